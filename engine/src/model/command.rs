@@ -1,0 +1,184 @@
+//! What clients ask of the engine, and how it says no.
+
+use serde::{Deserialize, Serialize};
+
+use super::id::{CommandId, Namespace, RunId, StepNo, Token};
+use super::payload::Payload;
+use super::run::RunState;
+use crate::numbered::numbered;
+
+/// Travels with every command.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Caller {
+    /// Whose runs are meant.
+    pub namespace: Namespace,
+    /// Who asks.
+    pub principal: String,
+    /// The command, the same in every retry of it.
+    pub command: CommandId,
+    /// W3C trace context.
+    pub traceparent: Option<String>,
+}
+
+/// Start a run, unless one of this id exists.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartRun {
+    /// The run.
+    pub id: RunId,
+    /// The name its id was made of, if any.
+    pub name: Option<String>,
+    /// The workflow's name.
+    pub workflow: String,
+    /// The workflow's version as the starter knows it.
+    pub version: u32,
+    /// The queue its turns go through.
+    pub queue: String,
+    /// 0 to 9, 0 first.
+    pub priority: u8,
+    /// Not granted before this many milliseconds have passed.
+    pub delay_ms: u64,
+    /// What the function gets.
+    pub input: Payload,
+}
+
+/// Which runs to list, newest first.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ListRuns {
+    /// Only runs in this state.
+    pub state: Option<RunState>,
+    /// Only runs of this workflow.
+    pub workflow: Option<String>,
+    /// Only runs started before this one (the last of the page before).
+    pub before: Option<u64>,
+    /// At most this many rows; at most [`PAGE_ROWS_MAX`](super::limits::PAGE_ROWS_MAX).
+    pub limit: u32,
+}
+
+macro_rules! refusals {
+    ($($(#[$meta:meta])* $number:literal => $name:ident { $($(#[$fmeta:meta])* $field:ident : $type:ty),* $(,)? } $message:literal),+ $(,)?) => {
+        $(
+            $(#[$meta])*
+            #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+            #[error($message)]
+            pub struct $name { $($(#[$fmeta])* pub $field: $type),* }
+        )+
+
+        numbered! {
+            /// How the engine says no. Nothing was changed by a call that got one.
+            #[derive(Debug, Clone, PartialEq, Eq)]
+            pub enum Refusal { $($(#[$meta])* $number => $name),+ }
+        }
+
+        impl std::fmt::Display for Refusal {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                match self { $(Self::$name(refusal) => refusal.fmt(f)),+ }
+            }
+        }
+
+        impl std::error::Error for Refusal {}
+    };
+}
+
+refusals! {
+    /// A run of this id exists and is another one.
+    1 => IdTaken {
+        /// The run.
+        id: RunId,
+        /// What differs: `workflow`, `input` or `name`.
+        differs: String,
+        /// What the existing run has.
+        existing: String,
+        /// What was asked for.
+        asked: String,
+    } "{id} exists already with another {differs}: it has {existing}, the call asks for {asked}",
+    /// No run of this id.
+    2 => NoSuchRun {
+        /// The run.
+        id: RunId,
+    } "there is no run {id}",
+    /// A payload over the limit.
+    3 => PayloadTooLarge {
+        /// Its length.
+        bytes: u64,
+        /// The limit.
+        bytes_max: u64,
+    } "the payload has {bytes} bytes, more than the {bytes_max} allowed: pass an id and read the data in a step, or raise `payload_bytes_max`",
+    /// A name that is empty, too long or holds control characters.
+    4 => BadName {
+        /// Of what.
+        what: String,
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        problem: String,
+    } "the {what} name `{name}` {problem}",
+    /// The run has ended.
+    5 => HasEnded {
+        /// The run.
+        id: RunId,
+        /// How.
+        state: RunState,
+    } "{id} has ended already: it is {state}",
+    /// The run is not in a state that allows this.
+    6 => NotResumable {
+        /// The run.
+        id: RunId,
+        /// Its state.
+        state: RunState,
+    } "{id} is {state}: only a parked or paused run can be resumed",
+    /// More in one call than allowed.
+    7 => TooMany {
+        /// Of what.
+        what: String,
+        /// How many.
+        count: u64,
+        /// The limit.
+        count_max: u64,
+    } "{count} {what} in one call are more than the {count_max} allowed",
+    /// The grant is not (or no longer) the current one.
+    8 => StaleToken {
+        /// The run.
+        id: Option<RunId>,
+        /// The step, if the report was about one.
+        number: Option<StepNo>,
+        /// The token of the report.
+        token: Token,
+        /// The current one, if there is one.
+        current: Option<Token>,
+    } "the report was made under token {token}, which is not the run's current one",
+    /// The journal is full.
+    9 => JournalFull {
+        /// The run.
+        id: RunId,
+        /// Entries it holds.
+        entries: u32,
+        /// The limit.
+        entries_max: u32,
+    } "{id} holds {entries} entries and may hold {entries_max}: it is paused; raise `journal_entries_max` and resume it",
+    /// What is stored about the run is damaged.
+    10 => Damaged {
+        /// The run.
+        id: Option<RunId>,
+        /// What disagrees with what.
+        what: String,
+    } "what is stored of the run is damaged: {what}; the run is stopped, others are not affected",
+    /// The engine has stopped for good.
+    11 => Poisoned {
+        /// Why.
+        cause: String,
+    } "the engine has stopped and acknowledges nothing more: {cause}",
+    /// A number out of its range.
+    12 => OutOfRange {
+        /// Of what.
+        what: String,
+        /// The number.
+        value: u64,
+        /// The largest allowed.
+        max: u64,
+    } "{what} {value} is out of range: at most {max}",
+    /// The request makes no sense to this version.
+    13 => NotUnderstood {
+        /// Why.
+        cause: String,
+    } "the request is not understood: {cause}",
+}

@@ -1,0 +1,36 @@
+//! Every limit has a name, a number and a reason. Reaching one refuses the call or the step that would exceed it;
+//! it never ends what is already there.
+
+use serde::{Deserialize, Serialize};
+
+/// The largest setting of `payload_bytes_max`.
+pub const PAYLOAD_BYTES_CEILING: usize = 16 << 20;
+
+/// How many runs one call may start: a frame of small inputs stays small.
+pub const START_MANY_MAX: usize = 10_000;
+
+/// How many queues there may be: each costs memory for ever.
+pub const QUEUES_MAX: usize = 10_000;
+
+/// The longest workflow, queue, step, principal or build name, in bytes.
+pub const NAME_BYTES_MAX: usize = 128;
+
+/// How many rows one page of a listing may have.
+pub const PAGE_ROWS_MAX: u32 = 1_000;
+
+/// The limits an operator may set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// The largest input or output of a step or run, in bytes. Default 64 KiB, at most 16 MiB.
+    pub payload_bytes_max: usize,
+    /// From this many entries on a run's journal draws a warning. Default 10,000.
+    pub journal_entries_warn: u32,
+    /// At this many entries the next step is refused and the run is paused. Default 500,000.
+    pub journal_entries_max: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { payload_bytes_max: 64 << 10, journal_entries_warn: 10_000, journal_entries_max: 500_000 }
+    }
+}

@@ -1,0 +1,11 @@
+//! The nouns: plain data, without behaviour that needs a clock, a disk or a network.
+
+pub mod command;
+pub mod entry;
+pub mod failure;
+pub mod id;
+pub mod limits;
+pub mod payload;
+pub mod retry;
+pub mod run;
+pub mod time;

@@ -1,0 +1,114 @@
+//! Tagged records with explicit numbers.
+//!
+//! Stored records and frames are a kind number followed by the fields in order (MessagePack, positional).
+//! A number never changes its meaning and is never used again; a field is only ever added at the end, with
+//! `#[serde(default)]`, so that old bytes still decode. Serde's own enum encoding would store variant *names*,
+//! which makes renaming a variant a change of format.
+
+/// Why bytes that should hold one of our records do not.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Undecodable {
+    /// There is not even a kind number.
+    #[error("the record is empty")]
+    Empty,
+    /// A kind number this version does not know.
+    #[error("kind {kind} of {what} is not known to this version")]
+    UnknownKind {
+        /// What was being decoded.
+        what: &'static str,
+        /// The number found.
+        kind: u8,
+    },
+    /// The fields do not have the shape their kind says.
+    #[error("a {what} does not decode: {cause}")]
+    Fields {
+        /// What was being decoded.
+        what: &'static str,
+        /// What the decoder said.
+        cause: String,
+    },
+    /// The record's checksum or chain does not match its bytes.
+    #[error("{what} is damaged: {cause}")]
+    Damaged {
+        /// What was being decoded.
+        what: &'static str,
+        /// What disagrees.
+        cause: String,
+    },
+}
+
+/// Encodes the fields of one record, positionally.
+pub(crate) fn encode_fields<T: serde::Serialize>(fields: &T, into: &mut Vec<u8>) {
+    // Writing plain data to a Vec cannot fail; a type that refuses to serialize would be ours alone.
+    assert!(rmp_serde::encode::write(into, fields).is_ok(), "our own records serialize");
+}
+
+/// Decodes the fields of one record; bytes after them are refused.
+pub(crate) fn decode_fields<T: serde::de::DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, Undecodable> {
+    let mut decoder = rmp_serde::Deserializer::from_read_ref(bytes);
+    serde::Deserialize::deserialize(&mut decoder).map_err(|e| Undecodable::Fields { what, cause: e.to_string() })
+}
+
+/// Declares an enum of record types with explicit kind numbers, its encoding, and serde impls that carry it as a
+/// byte string (so that it may be nested in other records).
+macro_rules! numbered {
+    ($(#[$meta:meta])* $vis:vis enum $name:ident { $($(#[$vmeta:meta])* $number:literal => $variant:ident),+ $(,)? }) => {
+        $(#[$meta])*
+        $vis enum $name { $($(#[$vmeta])* $variant($variant)),+ }
+
+        impl $name {
+            /// Every kind number with the name of its record, in order.
+            pub const KINDS: &'static [(u8, &'static str)] = &[$(($number, stringify!($variant))),+];
+
+            /// The kind number.
+            pub fn kind(&self) -> u8 {
+                match self { $(Self::$variant(_) => $number),+ }
+            }
+
+            /// The name of the record.
+            pub fn kind_name(&self) -> &'static str {
+                match self { $(Self::$variant(_) => stringify!($variant)),+ }
+            }
+
+            /// Appends the kind number and the fields.
+            pub fn encode_into(&self, into: &mut Vec<u8>) {
+                into.push(self.kind());
+                match self { $(Self::$variant(fields) => $crate::numbered::encode_fields(fields, into)),+ }
+            }
+
+            /// The kind number and the fields as bytes.
+            pub fn encode(&self) -> Vec<u8> {
+                let mut bytes = Vec::with_capacity(96);
+                self.encode_into(&mut bytes);
+                bytes
+            }
+
+            /// Reads what `encode` wrote. Errors: [`Undecodable`]($crate::numbered::Undecodable); never panics.
+            pub fn decode(bytes: &[u8]) -> Result<Self, $crate::numbered::Undecodable> {
+                let (&kind, fields) = bytes.split_first().ok_or($crate::numbered::Undecodable::Empty)?;
+                match kind {
+                    $($number => $crate::numbered::decode_fields(stringify!($variant), fields).map(Self::$variant),)+
+                    _ => Err($crate::numbered::Undecodable::UnknownKind { what: stringify!($name), kind }),
+                }
+            }
+        }
+
+        $(impl From<$variant> for $name {
+            fn from(record: $variant) -> Self { Self::$variant(record) }
+        })+
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_bytes(&self.encode())
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let bytes = <bytes::Bytes as serde::Deserialize>::deserialize(deserializer)?;
+                Self::decode(&bytes).map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+pub(crate) use numbered;

@@ -1,0 +1,84 @@
+//! Frames on a byte stream: a length, then a message.
+
+use bytes::{Buf, BytesMut};
+
+use super::message::Message;
+use crate::numbered::Undecodable;
+
+/// The longest frame, in bytes, its length field not counted: the largest payload and room for the rest.
+pub const FRAME_BYTES_MAX: usize = (16 << 20) + (1 << 20);
+
+/// A page of journal entries in one frame stays around this size, so that heartbeats are not held up behind it.
+pub const JOURNAL_FRAME_BYTES: usize = 256 << 10;
+
+/// Why a stream of frames cannot be read on. Ends the connection, nothing else.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// A length over the limit: most likely not our protocol at all.
+    #[error("a frame of {bytes} bytes was announced, more than the {bytes_max} allowed: the peer does not speak this protocol")]
+    TooLong {
+        /// The announced length.
+        bytes: usize,
+        /// The limit.
+        bytes_max: usize,
+    },
+    /// A frame that is not one of our messages.
+    #[error("a frame does not decode")]
+    Undecodable(#[from] Undecodable),
+}
+
+/// Appends one frame.
+pub fn encode(message: &Message, into: &mut Vec<u8>) {
+    let start = into.len();
+    into.extend_from_slice(&[0; 4]);
+    message.encode_into(into);
+    let length = (into.len() - start - 4) as u32;
+    into[start..start + 4].copy_from_slice(&length.to_le_bytes());
+}
+
+/// Takes the next whole frame off the front of `buffer`, if there is one.
+pub fn decode(buffer: &mut BytesMut, bytes_max: usize) -> Result<Option<Message>, FrameError> {
+    let Some(head) = buffer.first_chunk::<4>() else { return Ok(None) };
+    let bytes = u32::from_le_bytes(*head) as usize;
+    if bytes > bytes_max {
+        return Err(FrameError::TooLong { bytes, bytes_max });
+    }
+    if buffer.len() < 4 + bytes {
+        buffer.reserve(4 + bytes - buffer.len());
+        return Ok(None);
+    }
+    let message = Message::decode(&buffer[4..4 + bytes])?;
+    buffer.advance(4 + bytes);
+    Ok(Some(message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::message::{Closing, Heartbeat};
+
+    #[test]
+    fn frames_survive_any_split() {
+        let messages = [Message::from(Heartbeat { beat: 300 }), Closing { reason: "done".into() }.into()];
+        let mut bytes = Vec::new();
+        messages.iter().for_each(|m| encode(m, &mut bytes));
+        for cut in 0..=bytes.len() {
+            let (mut buffer, mut found) = (BytesMut::new(), Vec::new());
+            for part in [&bytes[..cut], &bytes[cut..]] {
+                buffer.extend_from_slice(part);
+                while let Some(message) = decode(&mut buffer, FRAME_BYTES_MAX).unwrap() {
+                    found.push(message);
+                }
+            }
+            assert_eq!(found, messages);
+        }
+    }
+
+    #[test]
+    fn garbage_is_an_error() {
+        let mut buffer = BytesMut::from(&b"GET / HTTP/1.1\r\n\r\n"[..]);
+        assert!(matches!(decode(&mut buffer, FRAME_BYTES_MAX), Err(FrameError::TooLong { .. })));
+        let mut buffer = BytesMut::from(&[2, 0, 0, 0, 255, 255][..]);
+        assert!(matches!(decode(&mut buffer, FRAME_BYTES_MAX), Err(FrameError::Undecodable(_))));
+    }
+}

@@ -1,0 +1,446 @@
+//! The messages, one struct each. Kind numbers are never used again; fields are only added at the end.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::model::command::{Caller, ListRuns, Refusal, StartRun};
+use crate::model::entry::Place;
+use crate::model::failure::Failure;
+use crate::model::id::{Incarnation, RunId, RunNo, SessionId, StepNo, Token};
+use crate::model::payload::Payload;
+use crate::model::retry::Retry;
+use crate::model::run::{Outcome, RunSummary, Stats};
+use crate::model::time::Time;
+use crate::numbered::numbered;
+
+/// The protocol's version. A hello with another one is refused with a reason.
+pub const PROTOCOL: u16 = 1;
+
+macro_rules! messages {
+    ($($(#[$meta:meta])* $number:literal => $name:ident { $($(#[$fmeta:meta])* $field:ident : $type:ty),* $(,)? }),+ $(,)?) => {
+        $(
+            $(#[$meta])*
+            #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+            pub struct $name { $($(#[$fmeta])* pub $field: $type),* }
+        )+
+
+        numbered! {
+            /// One frame, either way.
+            #[derive(Debug, Clone, PartialEq, Eq)]
+            pub enum Message { $($(#[$meta])* $number => $name),+ }
+        }
+    };
+}
+
+/// A grant a worker believes to hold when it comes back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// The run.
+    pub run: RunNo,
+    /// The token it was granted under.
+    pub token: Token,
+    /// How many entries of its journal the worker has.
+    pub seen: u32,
+}
+
+/// Slots a worker offers to a queue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueSlots {
+    /// The queue's name.
+    pub queue: String,
+    /// How many runs of it at a time.
+    pub slots: u32,
+}
+
+/// A workflow a worker can run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkflowOffer {
+    /// The workflow's name.
+    pub workflow: String,
+    /// The version of its code.
+    pub version: u32,
+}
+
+messages! {
+    /// The first frame of a connection, from the peer.
+    1 => Hello {
+        /// [`PROTOCOL`].
+        protocol: u16,
+        /// Whose runs; who; a command id that names this connection.
+        caller: Caller,
+        /// What proves it. Unused so far.
+        credentials: Option<Bytes>,
+        /// This life of the process.
+        incarnation: Incarnation,
+        /// What code it runs.
+        build: String,
+        /// Workflows it can run; empty for a client.
+        workflows: Vec<WorkflowOffer>,
+        /// Slots it offers; empty for a client.
+        queues: Vec<QueueSlots>,
+        /// Grants it still holds from before.
+        held: Vec<Held>,
+    },
+    /// The engine's answer to a hello.
+    2 => Welcome {
+        /// [`PROTOCOL`].
+        protocol: u16,
+        /// The number of this session.
+        session: SessionId,
+        /// The store's identity.
+        store: u64,
+        /// The epoch of this opening of the store.
+        epoch: u64,
+        /// Send a heartbeat this often, in milliseconds.
+        heartbeat_ms: u64,
+        /// A peer not heard of for this long is gone, in milliseconds.
+        session_timeout_ms: u64,
+        /// The largest payload.
+        payload_bytes_max: u64,
+        /// Engine time.
+        now: Time,
+    },
+    /// I am there. Either way.
+    3 => Heartbeat {
+        /// Counts up, for traces.
+        beat: u64,
+    },
+    /// The last frame before the sender closes, with the reason.
+    4 => Closing {
+        /// Why.
+        reason: String,
+    },
+
+    /// Engine to worker: run this. Its journal follows in this and, if long, in further [`Journal`] frames.
+    10 => HandOut {
+        /// The run.
+        run: RunNo,
+        /// The token of this grant.
+        token: Token,
+        /// Its id.
+        id: RunId,
+        /// How many entries its journal has.
+        count: u32,
+        /// The first of them as stored, from entry 0.
+        entries: Vec<Bytes>,
+    },
+    /// Engine to worker: more of a run's journal.
+    11 => Journal {
+        /// The run.
+        run: RunNo,
+        /// The token of the grant.
+        token: Token,
+        /// The index of the first entry here.
+        from: u32,
+        /// Entries as stored.
+        entries: Vec<Bytes>,
+    },
+    /// Engine to worker: this entry is now in the journal. Answers a report, or tells of a timer or a cancel request.
+    12 => Appended {
+        /// The run.
+        run: RunNo,
+        /// The token of the grant.
+        token: Token,
+        /// The entry's index.
+        index: u32,
+        /// The entry (not as stored: names and output are left out where the worker has them).
+        entry: Bytes,
+    },
+    /// Engine to worker: the turn is over on the engine's side too; forget the run.
+    13 => TurnEnded {
+        /// The run.
+        run: RunNo,
+        /// The token of the grant.
+        token: Token,
+    },
+    /// Engine to worker: the grant is not (or no longer) yours; drop the turn.
+    14 => Revoked {
+        /// The run.
+        run: RunNo,
+        /// The token that no longer counts.
+        token: Token,
+        /// Why.
+        reason: Refusal,
+    },
+    /// Engine to worker: the held grant goes on under another token. Entries it has not seen follow as
+    /// [`Journal`] frames up to `count`.
+    15 => Regranted {
+        /// The run.
+        run: RunNo,
+        /// The token so far.
+        old: Token,
+        /// The token from now on.
+        token: Token,
+        /// How many entries the journal has now.
+        count: u32,
+    },
+    /// Engine to worker: this report was refused, the grant goes on.
+    16 => ReportRefused {
+        /// The run.
+        run: RunNo,
+        /// The token of the grant.
+        token: Token,
+        /// The step it was about.
+        number: StepNo,
+        /// Why.
+        reason: Refusal,
+    },
+
+    /// Worker to engine: a step ended well.
+    20 => StepCompletedReport {
+        /// The run.
+        run: RunNo,
+        /// The token of the grant.
+        token: Token,
+        /// Which command.
+        number: StepNo,
+        /// Where in the code.
+        place: Place,
+        /// Which attempt.
+        attempt: u32,
+        /// What it returned.
+        output: Payload,
+    },
+    /// Worker to engine: an attempt at a step failed. The engine decides by `retry` whether it was the last.
+    21 => AttemptFailedReport {
+        /// The run.
+        run: RunNo,
+        /// The token of the grant.
+        token: Token,
+        /// Which command.
+        number: StepNo,
+        /// Where in the code.
+        place: Place,
+        /// Which attempt.
+        attempt: u32,
+        /// Why.
+        failure: Failure,
+        /// The step's policy.
+        retry: Retry,
+    },
+    /// Worker to engine: set a timer.
+    22 => TimerRequested {
+        /// The run.
+        run: RunNo,
+        /// The token of the grant.
+        token: Token,
+        /// Which command.
+        number: StepNo,
+        /// Where in the code.
+        place: Place,
+        /// Due after this many milliseconds.
+        delay_ms: u64,
+    },
+    /// Worker to engine: nothing to do but wait; the slot is free.
+    23 => TurnSuspended {
+        /// The run.
+        run: RunNo,
+        /// The token of the grant.
+        token: Token,
+        /// How many entries of its journal the worker has seen.
+        seen: u32,
+    },
+    /// Worker to engine: the function returned.
+    24 => TurnCompleted {
+        /// The run.
+        run: RunNo,
+        /// The token of the grant.
+        token: Token,
+        /// What.
+        output: Payload,
+    },
+    /// Worker to engine: the function failed.
+    25 => TurnFailed {
+        /// The run.
+        run: RunNo,
+        /// The token of the grant.
+        token: Token,
+        /// Why.
+        failure: Failure,
+        /// Whether it asked no command at all before, so that the whole function is one step.
+        whole: bool,
+    },
+    /// Worker to engine: code and journal disagree.
+    26 => TurnMismatched {
+        /// The run.
+        run: RunNo,
+        /// The token of the grant.
+        token: Token,
+        /// The entry they disagree at.
+        index: u32,
+        /// What the journal holds there.
+        journal_holds: String,
+        /// What the code asked.
+        code_asked: String,
+    },
+    /// Worker to engine: the grant comes back unharmed (drain); the run is ready at once.
+    27 => GiveBack {
+        /// The run.
+        run: RunNo,
+        /// The token of the grant.
+        token: Token,
+    },
+    /// Worker to engine: from now on I offer these slots (none while draining).
+    28 => Offer {
+        /// Slots per queue.
+        queues: Vec<QueueSlots>,
+    },
+
+    /// Client to engine: start these runs.
+    40 => Start {
+        /// The number of the request on this connection.
+        request: u64,
+        /// Who asks.
+        caller: Caller,
+        /// The runs.
+        runs: Vec<StartRun>,
+    },
+    /// Client to engine: how did it end?
+    41 => AskOutcome {
+        /// The number of the request on this connection.
+        request: u64,
+        /// Who asks.
+        caller: Caller,
+        /// The run.
+        id: RunId,
+        /// Answer only once it has ended.
+        wait: bool,
+    },
+    /// Client to engine: where is it?
+    42 => AskStatus {
+        /// The number of the request on this connection.
+        request: u64,
+        /// Who asks.
+        caller: Caller,
+        /// The run.
+        id: RunId,
+    },
+    /// Client to engine: a page of runs, newest first.
+    43 => AskList {
+        /// The number of the request on this connection.
+        request: u64,
+        /// Who asks.
+        caller: Caller,
+        /// Which.
+        list: ListRuns,
+    },
+    /// Client to engine: a page of a run's journal.
+    44 => AskJournal {
+        /// The number of the request on this connection.
+        request: u64,
+        /// Who asks.
+        caller: Caller,
+        /// The run.
+        id: RunId,
+        /// From this entry.
+        from: u32,
+        /// At most this many.
+        limit: u32,
+    },
+    /// Client to engine: stop it.
+    45 => Cancel {
+        /// The number of the request on this connection.
+        request: u64,
+        /// Who asks.
+        caller: Caller,
+        /// The run.
+        id: RunId,
+        /// Why.
+        reason: String,
+    },
+    /// Client to engine: let a parked or paused run go on.
+    46 => Resume {
+        /// The number of the request on this connection.
+        request: u64,
+        /// Who asks.
+        caller: Caller,
+        /// The run.
+        id: RunId,
+    },
+    /// Client to engine: a page of the dead letters, newest first.
+    47 => AskDead {
+        /// The number of the request on this connection.
+        request: u64,
+        /// Who asks.
+        caller: Caller,
+        /// Which; its `state` is not looked at.
+        list: ListRuns,
+    },
+    /// Client to engine: the counts.
+    48 => AskStats {
+        /// The number of the request on this connection.
+        request: u64,
+    },
+
+    /// Engine to client: a run each, in the order of the request.
+    60 => StartReply {
+        /// The number of the request.
+        request: u64,
+        /// The answers.
+        runs: Vec<StartAnswer>,
+    },
+    /// Engine to client.
+    61 => OutcomeReply {
+        /// The number of the request.
+        request: u64,
+        /// How it ended, or that it has not.
+        outcome: Outcome,
+    },
+    /// Engine to client.
+    62 => StatusReply {
+        /// The number of the request.
+        request: u64,
+        /// Where it is.
+        run: RunSummary,
+    },
+    /// Engine to client.
+    63 => ListReply {
+        /// The number of the request.
+        request: u64,
+        /// The page.
+        runs: Vec<RunSummary>,
+        /// Ask for `before` this number for the next page, if there may be more.
+        next: Option<u64>,
+    },
+    /// Engine to client.
+    64 => JournalReply {
+        /// The number of the request.
+        request: u64,
+        /// The index of the first entry here.
+        from: u32,
+        /// How many entries the journal has.
+        count: u32,
+        /// Entries, encoded without their chain.
+        entries: Vec<Bytes>,
+    },
+    /// Engine to client: it is done (cancel, resume).
+    65 => DoneReply {
+        /// The number of the request.
+        request: u64,
+    },
+    /// Engine to client.
+    66 => StatsReply {
+        /// The number of the request.
+        request: u64,
+        /// The counts.
+        stats: Stats,
+    },
+    /// Engine to client: no, and nothing was changed.
+    67 => RefusedReply {
+        /// The number of the request.
+        request: u64,
+        /// Why.
+        reason: Refusal,
+    },
+}
+
+/// The answer to one start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartAnswer {
+    /// The run.
+    pub id: RunId,
+    /// Whether this call started it; `false` if it existed already, the same.
+    pub started: bool,
+    /// Why not, if it was refused.
+    pub refused: Option<Refusal>,
+}

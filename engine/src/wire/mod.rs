@@ -1,0 +1,25 @@
+//! The protocol between engine, workers and clients.
+//!
+//! ```text
+//!   worker                                engine                               client
+//!     │ Hello(workflows, queues, held) ──►  │  ◄────────────────── Hello()         │
+//!     │ ◄────────── Welcome(session, …)     │  Welcome(…) ──────────────────────►  │
+//!     │ ◄─ Regranted / Revoked per held     │                                      │
+//!     │                                     │  ◄───────────────── Start(request)   │
+//!     │                                [commit: Started + Granted]                 │
+//!     │ ◄── HandOut(run, token, journal)    │  ── Reply(request, Started) ───────► │
+//!     │ StepCompletedReport ─────────────►  │                                      │
+//!     │                                [commit: StepCompleted]                     │
+//!     │ ◄── Appended(run, index, entry)     │                                      │
+//!     │ TurnCompleted ───────────────────►  │                                      │
+//!     │                                [commit: Completed, grant ends]             │
+//!     │ ◄── TurnEnded(run)                  │  ── Reply(request, Outcome) ───────► │
+//!     │ ◄─────────── Heartbeat ──────────►  │  ◄────────── Heartbeat ───────────►  │
+//! ```
+//!
+//! A frame is a length (4 bytes, little endian, of what follows), a kind number and positional MessagePack fields.
+//! Every frame of the engine was released by the commit that caused it. Duplicates are harmless: requests carry a
+//! number, starts are idempotent by run id, reports by (run, token, step).
+
+pub mod frame;
+pub mod message;
