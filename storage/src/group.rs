@@ -137,6 +137,11 @@ impl Submissions {
         self.alive().map_err(|failure| ReadFailure::Poisoned { reason: failure.to_string() })
     }
 
+    /// Whether nothing waits to be taken.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.pending.is_empty()
+    }
+
     /// Takes away what was never taken for a group: a crash decides over it.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = (Seq, Batch)> {
         std::mem::take(&mut self.pending).into_iter()

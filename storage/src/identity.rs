@@ -20,7 +20,7 @@ impl fmt::Display for StoreId {
 }
 
 /// Counts how often a store was opened; every open raises it durably before it returns.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Epoch(pub u64);
 
 impl fmt::Display for Epoch {

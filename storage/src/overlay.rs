@@ -73,7 +73,7 @@ impl Overlay {
     ///
     /// It ends with the `limit`-th value: that many rows lie at or before it, so that no later key can be in the answer.
     pub(crate) fn layer(&self, scan: &Scan) -> Layer {
-        let Some(keys) = self.spaces.get(&scan.space) else { return Layer::new() };
+        let Some(keys) = self.spaces.get(&scan.space).filter(|_| !scan.is_void()) else { return Layer::new() };
         let end = if scan.to.is_empty() { Bound::Unbounded } else { Bound::Excluded(&scan.to[..]) };
         let range = keys.range::<[u8], _>((Bound::Included(&scan.from[..]), end));
         if scan.reverse { up_to(range.rev(), scan.limit) } else { up_to(range, scan.limit) }

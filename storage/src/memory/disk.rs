@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use super::faults::{Fate, Faults, Planned};
-use crate::batch::Batch;
+use crate::batch::{Batch, Op};
 use crate::group::{Group, Submissions};
 use crate::identity::{Epoch, Identity, StoreId};
 use crate::receipt::{Receipt, Seq};
@@ -123,6 +123,25 @@ pub(super) struct Handle {
     in_flight: Group,
 }
 
+impl Handle {
+    /// Ends it for a commit that failed. What was queued behind that commit can no longer become durable.
+    fn fail(&mut self, failure: CommitFailure) -> CommitFailure {
+        self.take_air();
+        self.submissions.end(failure)
+    }
+
+    /// What is submitted and neither on the platters nor given up, in order.
+    fn take_air(&mut self) -> Vec<(Seq, Batch)> {
+        let mut air = std::mem::take(&mut self.in_flight).batches;
+        air.extend(self.submissions.drain());
+        air
+    }
+
+    fn is_idle(&self) -> bool {
+        self.in_flight.batches.is_empty() && self.submissions.is_idle()
+    }
+}
+
 impl Disk {
     pub(super) fn acquire(&mut self, new: StoreId) -> Result<Identity, OpenRefusal> {
         if self.faults.full {
@@ -130,7 +149,8 @@ impl Disk {
         }
         self.epoch = Epoch(self.epoch.0 + 1);
         for (held, handle) in &mut self.handles {
-            handle.end(CommitFailure::Fenced { held: *held, current: self.epoch });
+            handle.submissions.end(CommitFailure::Fenced { held: *held, current: self.epoch });
+            handle.take_air();
         }
         let submissions = Submissions::after(self.committed);
         let handle = Handle { submissions, usage: Usage::default(), in_flight: Group::default() };
@@ -148,7 +168,7 @@ impl Disk {
         let reason = CommitFailure::Unknown { cause: "the handle was dropped".to_owned() };
         let handle = self.handle(epoch);
         handle.submissions.end(reason);
-        if epoch != self.epoch || handle.in_flight.batches.is_empty() && handle.submissions.is_idle() {
+        if handle.is_idle() {
             self.handles.remove(&epoch);
         }
     }
@@ -169,7 +189,7 @@ impl Disk {
         if let Some((failure, fate)) = self.planned_failure() {
             let kept = kept_of(fate, group.batches.len());
             self.write(group.batches.into_iter().take(kept));
-            return Err(self.handle(epoch).end(failure));
+            return Err(self.handle(epoch).fail(failure));
         }
         let (last, ops, bytes) = (group.last(), group.ops as u64, group.bytes as u64);
         self.write(group.batches);
@@ -186,12 +206,13 @@ impl Disk {
             if kept_of(fate, 1) == 1 {
                 self.spaces.remove(&Space::Generation(generation));
             }
-            return Err(self.handle(epoch).end(failure));
+            return Err(self.handle(epoch).fail(failure));
         }
         self.spaces.remove(&Space::Generation(generation));
         Ok(())
     }
 
+    /// The failure that is planned for this write, and what it leaves.
     fn planned_failure(&mut self) -> Option<(CommitFailure, Fate)> {
         if self.faults.full {
             return Some((CommitFailure::Full { cause: FULL.to_owned() }, Fate::Lost));
@@ -203,7 +224,8 @@ impl Disk {
     fn crash(&mut self, cut: u64, cause: &str) -> Crash {
         let mut air: Vec<(Seq, Batch)> = Vec::new();
         for handle in self.handles.values_mut() {
-            air.append(&mut handle.end(CommitFailure::Unknown { cause: cause.to_owned() }).1);
+            handle.submissions.end(CommitFailure::Unknown { cause: cause.to_owned() });
+            air.append(&mut handle.take_air());
         }
         let unacknowledged = air.len() as u64;
         let kept = cut % (unacknowledged + 1);
@@ -218,8 +240,8 @@ impl Disk {
             for op in batch {
                 let rows = self.spaces.entry(op.space());
                 match op {
-                    crate::Op::Put { key, value, .. } => drop(rows.or_default().insert(key, value)),
-                    crate::Op::Delete { key, .. } => drop(rows.and_modify(|rows| drop(rows.remove(&key)))),
+                    Op::Put { key, value, .. } => drop(rows.or_default().insert(key, value)),
+                    Op::Delete { key, .. } => drop(rows.and_modify(|rows| drop(rows.remove(&key)))),
                 }
             }
         }
@@ -250,5 +272,39 @@ impl Disk {
     pub(super) fn bytes(&self) -> u64 {
         let row = |(key, value): (&Bytes, &Bytes)| (key.len() + value.len()) as u64;
         self.spaces.values().flatten().map(row).sum()
+    }
+}
+
+fn kept_of(fate: Fate, batches: usize) -> usize {
+    match fate {
+        Fate::Kept => batches,
+        Fate::Partly(cut) => (cut % (batches as u64 + 1)) as usize,
+        Fate::Lost => 0,
+    }
+}
+
+const FULL: &str = "no space left on device";
+
+/// FNV-1a: written out, because it must not change with a library or a build.
+struct Digest(u64);
+
+impl Digest {
+    fn new() -> Digest {
+        Digest(0xcbf2_9ce4_8422_2325)
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.number(bytes.len() as u64);
+        self.fold(bytes);
+    }
+
+    fn number(&mut self, number: u64) {
+        self.fold(&number.to_le_bytes());
+    }
+
+    fn fold(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
     }
 }
