@@ -90,17 +90,27 @@ impl Batch {
 
     /// An empty batch with room for `ops` changes.
     pub fn with_capacity(ops: usize) -> Batch {
-        Batch { ops: Vec::with_capacity(ops), bytes: 0 }
+        Batch {
+            ops: Vec::with_capacity(ops),
+            bytes: 0,
+        }
     }
 
     /// Writes `value` under `key`.
     pub fn put(&mut self, space: Space, key: impl Into<Bytes>, value: impl Into<Bytes>) {
-        self.push(Op::Put { space, key: key.into(), value: value.into() });
+        self.push(Op::Put {
+            space,
+            key: key.into(),
+            value: value.into(),
+        });
     }
 
     /// Removes `key`.
     pub fn delete(&mut self, space: Space, key: impl Into<Bytes>) {
-        self.push(Op::Delete { space, key: key.into() });
+        self.push(Op::Delete {
+            space,
+            key: key.into(),
+        });
     }
 
     /// Adds a change.
@@ -133,10 +143,16 @@ impl Batch {
     /// in-memory store as it is in production.
     pub fn check(&self) -> Result<(), SubmitRefusal> {
         if self.len() > BATCH_OPS_MAX {
-            return Err(SubmitRefusal::TooManyOps { ops: self.len(), ops_max: BATCH_OPS_MAX });
+            return Err(SubmitRefusal::TooManyOps {
+                ops: self.len(),
+                ops_max: BATCH_OPS_MAX,
+            });
         }
         if self.bytes > BATCH_BYTES_MAX {
-            return Err(SubmitRefusal::BatchTooLarge { bytes: self.bytes, bytes_max: BATCH_BYTES_MAX });
+            return Err(SubmitRefusal::BatchTooLarge {
+                bytes: self.bytes,
+                bytes_max: BATCH_BYTES_MAX,
+            });
         }
         self.ops.iter().try_for_each(check_op)
     }
@@ -166,11 +182,17 @@ fn check_op(op: &Op) -> Result<(), SubmitRefusal> {
         return Err(SubmitRefusal::KeyEmpty { space: op.space() });
     }
     if key_bytes > KEY_BYTES_MAX {
-        return Err(SubmitRefusal::KeyTooLong { bytes: key_bytes, bytes_max: KEY_BYTES_MAX });
+        return Err(SubmitRefusal::KeyTooLong {
+            bytes: key_bytes,
+            bytes_max: KEY_BYTES_MAX,
+        });
     }
     let value_bytes = op.value().map_or(0, Bytes::len);
     if value_bytes > VALUE_BYTES_MAX {
-        return Err(SubmitRefusal::ValueTooLarge { bytes: value_bytes, bytes_max: VALUE_BYTES_MAX });
+        return Err(SubmitRefusal::ValueTooLarge {
+            bytes: value_bytes,
+            bytes_max: VALUE_BYTES_MAX,
+        });
     }
     Ok(())
 }
@@ -183,19 +205,32 @@ mod tests {
     fn a_batch_at_its_limits_is_taken_and_one_beyond_them_is_refused() {
         let mut ops = Batch::with_capacity(BATCH_OPS_MAX);
         for i in 0..BATCH_OPS_MAX {
-            ops.put(Space::Lasting, (i as u32).to_be_bytes().to_vec(), Bytes::new());
+            ops.put(
+                Space::Lasting,
+                (i as u32).to_be_bytes().to_vec(),
+                Bytes::new(),
+            );
         }
         assert_eq!(ops.check(), Ok(()));
         ops.delete(Space::Lasting, &b"one more"[..]);
-        assert_eq!(ops.check(), Err(SubmitRefusal::TooManyOps { ops: BATCH_OPS_MAX + 1, ops_max: BATCH_OPS_MAX }));
+        assert_eq!(
+            ops.check(),
+            Err(SubmitRefusal::TooManyOps {
+                ops: BATCH_OPS_MAX + 1,
+                ops_max: BATCH_OPS_MAX
+            })
+        );
 
         let mut bytes = Batch::new();
-        while bytes.bytes() + VALUE_BYTES_MAX + 1 <= BATCH_BYTES_MAX {
+        while bytes.bytes() + VALUE_BYTES_MAX < BATCH_BYTES_MAX {
             bytes.put(Space::Lasting, &b"k"[..], vec![0; VALUE_BYTES_MAX]);
         }
         assert_eq!(bytes.check(), Ok(()));
         bytes.put(Space::Lasting, &b"k"[..], vec![0; VALUE_BYTES_MAX]);
-        assert!(matches!(bytes.check(), Err(SubmitRefusal::BatchTooLarge { .. })));
+        assert!(matches!(
+            bytes.check(),
+            Err(SubmitRefusal::BatchTooLarge { .. })
+        ));
     }
 
     #[test]
@@ -206,9 +241,20 @@ mod tests {
             batch.check()
         };
         assert_eq!(one(KEY_BYTES_MAX, VALUE_BYTES_MAX), Ok(()));
-        assert_eq!(one(0, 0), Err(SubmitRefusal::KeyEmpty { space: Space::Passing }));
-        assert!(matches!(one(KEY_BYTES_MAX + 1, 0), Err(SubmitRefusal::KeyTooLong { .. })));
-        assert!(matches!(one(1, VALUE_BYTES_MAX + 1), Err(SubmitRefusal::ValueTooLarge { .. })));
+        assert_eq!(
+            one(0, 0),
+            Err(SubmitRefusal::KeyEmpty {
+                space: Space::Passing
+            })
+        );
+        assert!(matches!(
+            one(KEY_BYTES_MAX + 1, 0),
+            Err(SubmitRefusal::KeyTooLong { .. })
+        ));
+        assert!(matches!(
+            one(1, VALUE_BYTES_MAX + 1),
+            Err(SubmitRefusal::ValueTooLarge { .. })
+        ));
     }
 
     // The reason for the limits: an item of a page or more can be torn in its middle.

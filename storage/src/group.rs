@@ -8,7 +8,7 @@
 //! There is no timer and no delay: a group is what queued up while the sync before it ran. One batch alone is a group of
 //! one, and under load the groups grow by themselves to what the disk makes worthwhile.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
@@ -45,6 +45,9 @@ pub(crate) struct Group {
     pub(crate) batches: Vec<(Seq, Batch)>,
     pub(crate) bytes: usize,
     pub(crate) ops: usize,
+    /// The generations that it puts into, also where a later delete of the same key undoes the put: the first put into a
+    /// generation makes it.
+    pub(crate) generations: BTreeSet<u32>,
 }
 
 impl Submissions {
@@ -71,7 +74,9 @@ impl Submissions {
     /// Takes a batch that has passed [`Batch::check`]; the caller checks before it takes the lock.
     pub(crate) fn submit(&mut self, batch: Batch) -> Result<Seq, SubmitRefusal> {
         if let Some(failure) = &self.ended {
-            return Err(SubmitRefusal::Poisoned { reason: failure.to_string() });
+            return Err(SubmitRefusal::Poisoned {
+                reason: failure.to_string(),
+            });
         }
         let seq = self.submitted.next();
         for op in &batch {
@@ -100,9 +105,16 @@ impl Submissions {
     /// Everything up to `through` is durable and in the tree below.
     pub(crate) fn applied(&mut self, through: Seq) -> Receipt {
         assert!(self.ended.is_none(), "G4: an ended handle moves no number");
-        assert!(self.committed <= through && through <= self.taken, "G1: only what was taken can be applied");
+        assert!(
+            self.committed <= through && through <= self.taken,
+            "G1: only what was taken can be applied"
+        );
         self.committed = through;
-        if through == self.submitted { self.overlay.clear() } else { self.overlay.applied(through) }
+        if through == self.submitted {
+            self.overlay.clear()
+        } else {
+            self.overlay.applied(through)
+        }
         Receipt::of(through)
     }
 
@@ -122,7 +134,11 @@ impl Submissions {
     }
 
     /// What is known of a key here: `None` sends the reader to the tree.
-    pub(crate) fn get(&self, space: Space, key: &[u8]) -> Result<Option<Option<Bytes>>, ReadFailure> {
+    pub(crate) fn get(
+        &self,
+        space: Space,
+        key: &[u8],
+    ) -> Result<Option<Option<Bytes>>, ReadFailure> {
         self.readable()?;
         Ok(self.overlay.get(space, key))
     }
@@ -134,7 +150,9 @@ impl Submissions {
     }
 
     pub(crate) fn readable(&self) -> Result<(), ReadFailure> {
-        self.alive().map_err(|failure| ReadFailure::Poisoned { reason: failure.to_string() })
+        self.alive().map_err(|failure| ReadFailure::Poisoned {
+            reason: failure.to_string(),
+        })
     }
 
     /// Whether nothing waits to be taken.
@@ -151,12 +169,22 @@ impl Submissions {
 impl Group {
     fn takes(&self, batch: &Batch) -> bool {
         self.batches.is_empty()
-            || (self.bytes + batch.bytes() <= GROUP_BYTES_MAX && self.ops + batch.len() <= GROUP_OPS_MAX)
+            || (self.bytes + batch.bytes() <= GROUP_BYTES_MAX
+                && self.ops + batch.len() <= GROUP_OPS_MAX)
     }
 
     fn push(&mut self, seq: Seq, batch: Batch) {
         self.bytes += batch.bytes();
         self.ops += batch.len();
+        for op in &batch {
+            if let Op::Put {
+                space: Space::Generation(generation),
+                ..
+            } = op
+            {
+                self.generations.insert(*generation);
+            }
+        }
         self.batches.push((seq, batch));
     }
 
@@ -169,6 +197,7 @@ impl Group {
     ///
     /// A tree that gives all of a write one version must not be handed two values for one key: which of them it would
     /// return is not defined. The order makes the inserts into its skip list cheap.
+    #[cfg(any(feature = "fjall", test))]
     pub(crate) fn merged(self) -> Vec<Op> {
         let mut ops: Vec<Op> = Vec::with_capacity(self.ops);
         ops.extend(self.batches.into_iter().flat_map(|(_, batch)| batch));
@@ -216,9 +245,15 @@ mod tests {
         subs.submit(put("k", "1")).unwrap();
         subs.take_group().unwrap().unwrap();
         subs.submit(put("k", "2")).unwrap();
-        assert_eq!(subs.get(Space::Lasting, b"k"), Ok(Some(Some(Bytes::from_static(b"2")))));
+        assert_eq!(
+            subs.get(Space::Lasting, b"k"),
+            Ok(Some(Some(Bytes::from_static(b"2"))))
+        );
         assert_eq!(subs.applied(Seq(1)).seq(), Seq(1));
-        assert_eq!(subs.get(Space::Lasting, b"k"), Ok(Some(Some(Bytes::from_static(b"2")))));
+        assert_eq!(
+            subs.get(Space::Lasting, b"k"),
+            Ok(Some(Some(Bytes::from_static(b"2"))))
+        );
         subs.take_group().unwrap().unwrap();
         subs.applied(Seq(2));
         assert_eq!(subs.get(Space::Lasting, b"k"), Ok(None));
@@ -247,11 +282,26 @@ mod tests {
     fn an_ended_handle_takes_nothing_and_keeps_its_first_failure() {
         let mut subs = Submissions::after(Seq(0));
         subs.submit(put("k", "1")).unwrap();
-        let first = CommitFailure::Full { cause: "no space left on device".into() };
+        let first = CommitFailure::Full {
+            cause: "no space left on device".into(),
+        };
         assert_eq!(subs.end(first.clone()), first);
-        assert_eq!(subs.end(CommitFailure::Unknown { cause: "later".into() }), first);
-        assert_eq!(subs.submit(put("k", "2")), Err(SubmitRefusal::Poisoned { reason: first.to_string() }));
+        assert_eq!(
+            subs.end(CommitFailure::Unknown {
+                cause: "later".into()
+            }),
+            first
+        );
+        assert_eq!(
+            subs.submit(put("k", "2")),
+            Err(SubmitRefusal::Poisoned {
+                reason: first.to_string()
+            })
+        );
         assert_eq!(subs.take_group().unwrap_err(), first);
-        assert!(matches!(subs.get(Space::Lasting, b"k"), Err(ReadFailure::Poisoned { .. })));
+        assert!(matches!(
+            subs.get(Space::Lasting, b"k"),
+            Err(ReadFailure::Poisoned { .. })
+        ));
     }
 }

@@ -42,7 +42,11 @@ pub struct MemOptions {
 impl Default for MemOptions {
     fn default() -> Self {
         let pause: Pause = Arc::new(|_| Box::pin(ready(())));
-        MemOptions { entropy: 0, sync_time: Duration::ZERO, pause }
+        MemOptions {
+            entropy: 0,
+            sync_time: Duration::ZERO,
+            pause,
+        }
     }
 }
 
@@ -61,7 +65,11 @@ impl MemStore {
     /// What older handles had submitted and not committed is gone.
     pub fn acquire(disk: &MemDisk, options: MemOptions) -> Result<MemStore, OpenRefusal> {
         let identity = disk.lock().acquire(StoreId(options.entropy))?;
-        Ok(MemStore { disk: disk.clone(), identity, options })
+        Ok(MemStore {
+            disk: disk.clone(),
+            identity,
+            options,
+        })
     }
 
     fn epoch(&self) -> Epoch {
@@ -108,7 +116,8 @@ struct Abandoned<'a>(&'a MemStore);
 impl Drop for Abandoned<'_> {
     fn drop(&mut self) {
         let cause = "the commit was abandoned during its sync".to_owned();
-        self.0.with(|submissions| submissions.end(CommitFailure::Unknown { cause }));
+        self.0
+            .with(|submissions| submissions.end(CommitFailure::Unknown { cause }));
     }
 }
 
@@ -135,21 +144,33 @@ impl Store for MemStore {
     }
 
     fn get(&self, space: Space, key: &[u8]) -> BoxFuture<'_, Result<Option<Bytes>, ReadFailure>> {
-        Box::pin(ready(read(&mut self.disk.lock(), self.epoch(), |disk, epoch| {
-            let over = disk.handle(epoch).submissions.get(space, key)?;
-            Ok(over.unwrap_or_else(|| disk.get(space, key)))
-        })))
+        Box::pin(ready(read(
+            &mut self.disk.lock(),
+            self.epoch(),
+            |disk, epoch| {
+                let over = disk.handle(epoch).submissions.get(space, key)?;
+                Ok(over.unwrap_or_else(|| disk.get(space, key)))
+            },
+        )))
     }
 
     fn scan(&self, scan: Scan) -> BoxFuture<'_, Result<Vec<Row>, ReadFailure>> {
-        Box::pin(ready(read(&mut self.disk.lock(), self.epoch(), |disk, epoch| {
-            let layer = disk.handle(epoch).submissions.layer(&scan)?;
-            merge(layer, disk.rows(&scan), &scan)
-        })))
+        Box::pin(ready(read(
+            &mut self.disk.lock(),
+            self.epoch(),
+            |disk, epoch| {
+                let layer = disk.handle(epoch).submissions.layer(&scan)?;
+                merge(layer, disk.rows(&scan), &scan)
+            },
+        )))
     }
 
     fn generations(&self) -> BoxFuture<'_, Result<Vec<u32>, ReadFailure>> {
-        Box::pin(ready(read(&mut self.disk.lock(), self.epoch(), |disk, _| Ok(disk.generations()))))
+        Box::pin(ready(read(
+            &mut self.disk.lock(),
+            self.epoch(),
+            |disk, _| Ok(disk.generations()),
+        )))
     }
 
     fn drop_generation(&self, generation: u32) -> BoxFuture<'_, Result<(), CommitFailure>> {
@@ -163,7 +184,10 @@ impl Store for MemStore {
     fn usage(&self) -> Usage {
         let mut disk = self.disk.lock();
         let disk_bytes = disk.bytes();
-        Usage { disk_bytes, ..disk.handle(self.epoch()).usage }
+        Usage {
+            disk_bytes,
+            ..disk.handle(self.epoch()).usage
+        }
     }
 }
 

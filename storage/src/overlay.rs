@@ -48,8 +48,14 @@ pub(crate) type Layer = Vec<(Bytes, Option<Bytes>)>;
 
 impl Overlay {
     pub(crate) fn put(&mut self, seq: Seq, op: &Op) {
-        let held = Held { seq, value: op.value().cloned() };
-        self.spaces.entry(op.space()).or_default().insert(op.key().clone(), held);
+        let held = Held {
+            seq,
+            value: op.value().cloned(),
+        };
+        self.spaces
+            .entry(op.space())
+            .or_default()
+            .insert(op.key().clone(), held);
     }
 
     /// Forgets what the batches up to `through` wrote last.
@@ -73,10 +79,20 @@ impl Overlay {
     ///
     /// It ends with the `limit`-th value: that many rows lie at or before it, so that no later key can be in the answer.
     pub(crate) fn layer(&self, scan: &Scan) -> Layer {
-        let Some(keys) = self.spaces.get(&scan.space).filter(|_| !scan.is_void()) else { return Layer::new() };
-        let end = if scan.to.is_empty() { Bound::Unbounded } else { Bound::Excluded(&scan.to[..]) };
+        let Some(keys) = self.spaces.get(&scan.space).filter(|_| !scan.is_void()) else {
+            return Layer::new();
+        };
+        let end = if scan.to.is_empty() {
+            Bound::Unbounded
+        } else {
+            Bound::Excluded(&scan.to[..])
+        };
         let range = keys.range::<[u8], _>((Bound::Included(&scan.from[..]), end));
-        if scan.reverse { up_to(range.rev(), scan.limit) } else { up_to(range, scan.limit) }
+        if scan.reverse {
+            up_to(range.rev(), scan.limit)
+        } else {
+            up_to(range, scan.limit)
+        }
     }
 }
 
@@ -136,8 +152,15 @@ mod tests {
         for (seq, key, value) in ops {
             let key = Bytes::from_static(key.as_bytes());
             let op = match value {
-                Some(value) => Op::Put { space: Space::Lasting, key, value: Bytes::from_static(value.as_bytes()) },
-                None => Op::Delete { space: Space::Lasting, key },
+                Some(value) => Op::Put {
+                    space: Space::Lasting,
+                    key,
+                    value: Bytes::from_static(value.as_bytes()),
+                },
+                None => Op::Delete {
+                    space: Space::Lasting,
+                    key,
+                },
             };
             overlay.put(Seq(*seq), &op);
         }
@@ -145,7 +168,10 @@ mod tests {
     }
 
     fn row(key: &'static str, value: &'static str) -> Row {
-        Row { key: Bytes::from_static(key.as_bytes()), value: Bytes::from_static(value.as_bytes()) }
+        Row {
+            key: Bytes::from_static(key.as_bytes()),
+            value: Bytes::from_static(value.as_bytes()),
+        }
     }
 
     fn merged(overlay: &Overlay, tree: &[Row], scan: &Scan) -> Vec<Row> {
@@ -158,7 +184,12 @@ mod tests {
 
     #[test]
     fn the_overlay_wins_and_its_deletes_hide() {
-        let over = overlay(&[(1, "a", Some("A")), (1, "c", None), (2, "d", Some("D")), (2, "z", None)]);
+        let over = overlay(&[
+            (1, "a", Some("A")),
+            (1, "c", None),
+            (2, "d", Some("D")),
+            (2, "z", None),
+        ]);
         let tree = [row("b", "b"), row("c", "c"), row("d", "d"), row("e", "e")];
         let all = Scan::range(Space::Lasting, "", "");
         let expected = [row("a", "A"), row("b", "b"), row("d", "D"), row("e", "e")];
@@ -168,15 +199,25 @@ mod tests {
         let mut backwards = expected.to_vec();
         backwards.reverse();
         assert_eq!(merged(&over, &tree, &all.clone().reversed()), backwards);
-        assert_eq!(merged(&over, &tree, &all.reversed().limit(3)), backwards[..3]);
+        assert_eq!(
+            merged(&over, &tree, &all.reversed().limit(3)),
+            backwards[..3]
+        );
     }
 
     #[test]
     fn an_applied_batch_leaves_only_what_it_wrote_last() {
-        let mut over = overlay(&[(1, "a", Some("old")), (1, "b", Some("b")), (2, "a", Some("new"))]);
+        let mut over = overlay(&[
+            (1, "a", Some("old")),
+            (1, "b", Some("b")),
+            (2, "a", Some("new")),
+        ]);
         over.applied(Seq(1));
         assert_eq!(over.get(Space::Lasting, b"b"), None);
-        assert_eq!(over.get(Space::Lasting, b"a"), Some(Some(Bytes::from_static(b"new"))));
+        assert_eq!(
+            over.get(Space::Lasting, b"a"),
+            Some(Some(Bytes::from_static(b"new")))
+        );
         over.applied(Seq(2));
         assert!(over.spaces.is_empty());
     }
@@ -186,6 +227,9 @@ mod tests {
         let over = overlay(&[(1, "a", Some("A"))]);
         let scan = Scan::range(Space::Lasting, "", "");
         let tree = [Ok(row("b", "b")), Err("damaged")];
-        assert_eq!(merge(over.layer(&scan), tree.into_iter(), &scan), Err("damaged"));
+        assert_eq!(
+            merge(over.layer(&scan), tree.into_iter(), &scan),
+            Err("damaged")
+        );
     }
 }

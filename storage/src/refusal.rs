@@ -107,7 +107,7 @@ pub enum ReadFailure {
     },
 }
 
-/// Why a store was not opened. Nothing in it was changed.
+/// Why a store was not opened. None of its records was changed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum OpenRefusal {
     /// Another process, or another handle in this one, has it open.
@@ -169,20 +169,31 @@ impl OpenRefusal {
     /// What the operator can do, in one line; shown below the message.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            OpenRefusal::Locked { .. } => Some("stop that process; the lock goes with it and needs no cleaning up"),
-            OpenRefusal::NotAStore { .. } => Some("give an empty or absent directory to create a store in"),
-            OpenRefusal::Format { found, supported } if found > supported => Some("a newer build wrote it: use that one"),
-            OpenRefusal::Format { .. } => Some("open it once with a build that still reads this format"),
+            OpenRefusal::Locked { .. } => {
+                Some("stop that process; the lock goes with it and needs no cleaning up")
+            }
+            OpenRefusal::NotAStore { .. } => {
+                Some("give an empty or absent directory to create a store in")
+            }
+            OpenRefusal::Format { found, supported } if found > supported => {
+                Some("a newer build wrote it: use that one")
+            }
+            OpenRefusal::Format { .. } => {
+                Some("open it once with a build that still reads this format")
+            }
             OpenRefusal::Damaged { .. } | OpenRefusal::Behind { .. } => {
                 Some("keep a copy of the directory, then restore a backup and open it as restored")
             }
-            OpenRefusal::Full { .. } => Some("make room on the disk and open it again; nothing was changed"),
+            OpenRefusal::Full { .. } => {
+                Some("make room on the disk and open it again; nothing was changed")
+            }
             OpenRefusal::Io { .. } => None,
         }
     }
 }
 
 fn holder_text(holder: &Option<u32>) -> String {
-    holder.map(|pid| format!(" by process {pid}")).unwrap_or_default()
+    holder
+        .map(|pid| format!(" by process {pid}"))
+        .unwrap_or_default()
 }
-

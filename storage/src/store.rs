@@ -75,7 +75,13 @@ pub struct Scan {
 impl Scan {
     /// Everything from `from` (inclusive) to `to` (exclusive), forwards, without a limit.
     pub fn range(space: Space, from: impl Into<Bytes>, to: impl Into<Bytes>) -> Scan {
-        Scan { space, from: from.into(), to: to.into(), limit: usize::MAX, reverse: false }
+        Scan {
+            space,
+            from: from.into(),
+            to: to.into(),
+            limit: usize::MAX,
+            reverse: false,
+        }
     }
 
     /// Everything whose key begins with `prefix`.
@@ -94,7 +100,10 @@ impl Scan {
     /// The same from the end backwards.
     #[must_use]
     pub fn reversed(self) -> Scan {
-        Scan { reverse: true, ..self }
+        Scan {
+            reverse: true,
+            ..self
+        }
     }
 
     /// Whether no key can be in it.

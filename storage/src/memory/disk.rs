@@ -57,7 +57,10 @@ impl MemDisk {
     /// The store on it, and how often it was opened; none before the first time.
     pub fn identity(&self) -> Option<Identity> {
         let disk = self.lock();
-        disk.store.map(|store| Identity { store, epoch: disk.epoch })
+        disk.store.map(|store| Identity {
+            store,
+            epoch: disk.epoch,
+        })
     }
 
     /// All that is durable, in order.
@@ -65,7 +68,15 @@ impl MemDisk {
         let disk = self.lock();
         let rows = |(space, rows): (&Space, &Rows)| {
             let space = *space;
-            let row = move |(key, value): (&Bytes, &Bytes)| (space, Row { key: key.clone(), value: value.clone() });
+            let row = move |(key, value): (&Bytes, &Bytes)| {
+                (
+                    space,
+                    Row {
+                        key: key.clone(),
+                        value: value.clone(),
+                    },
+                )
+            };
             rows.iter().map(row).collect::<Vec<_>>()
         };
         disk.spaces.iter().flat_map(rows).collect()
@@ -121,6 +132,7 @@ pub(super) struct Handle {
     pub(super) submissions: Submissions,
     pub(super) usage: Usage,
     in_flight: Group,
+    released: bool,
 }
 
 impl Handle {
@@ -145,29 +157,48 @@ impl Handle {
 impl Disk {
     pub(super) fn acquire(&mut self, new: StoreId) -> Result<Identity, OpenRefusal> {
         if self.faults.full {
-            return Err(OpenRefusal::Full { cause: FULL.to_owned() });
+            return Err(OpenRefusal::Full {
+                cause: FULL.to_owned(),
+            });
         }
         self.epoch = Epoch(self.epoch.0 + 1);
+        self.handles.retain(|_, handle| !handle.released);
         for (held, handle) in &mut self.handles {
-            handle.submissions.end(CommitFailure::Fenced { held: *held, current: self.epoch });
+            handle.submissions.end(CommitFailure::Fenced {
+                held: *held,
+                current: self.epoch,
+            });
             handle.take_air();
         }
         let submissions = Submissions::after(self.committed);
-        let handle = Handle { submissions, usage: Usage::default(), in_flight: Group::default() };
+        let handle = Handle {
+            submissions,
+            usage: Usage::default(),
+            in_flight: Group::default(),
+            released: false,
+        };
         self.handles.insert(self.epoch, handle);
-        Ok(Identity { store: *self.store.get_or_insert(new), epoch: self.epoch })
+        Ok(Identity {
+            store: *self.store.get_or_insert(new),
+            epoch: self.epoch,
+        })
     }
 
     pub(super) fn handle(&mut self, epoch: Epoch) -> &mut Handle {
-        self.handles.get_mut(&epoch).expect("a handle's record lives as long as the handle")
+        self.handles
+            .get_mut(&epoch)
+            .expect("a handle's record lives as long as the handle")
     }
 
     /// Its process has let go of it. What it had in the air stays in the air for a crash to decide over, until the next
     /// open.
     pub(super) fn release(&mut self, epoch: Epoch) {
-        let reason = CommitFailure::Unknown { cause: "the handle was dropped".to_owned() };
+        let reason = CommitFailure::Unknown {
+            cause: "the handle was dropped".to_owned(),
+        };
         let handle = self.handle(epoch);
         handle.submissions.end(reason);
+        handle.released = true;
         if handle.is_idle() {
             self.handles.remove(&epoch);
         }
@@ -176,7 +207,9 @@ impl Disk {
     /// Takes the next group into the air; false if there is nothing to take.
     pub(super) fn begin(&mut self, epoch: Epoch) -> Result<bool, CommitFailure> {
         let handle = self.handle(epoch);
-        let Some(group) = handle.submissions.take_group()? else { return Ok(false) };
+        let Some(group) = handle.submissions.take_group()? else {
+            return Ok(false);
+        };
         assert!(handle.in_flight.batches.is_empty(), "one commit at a time");
         handle.in_flight = group;
         Ok(true)
@@ -200,7 +233,11 @@ impl Disk {
         Ok(handle.submissions.applied(last))
     }
 
-    pub(super) fn drop_generation(&mut self, epoch: Epoch, generation: u32) -> Result<(), CommitFailure> {
+    pub(super) fn drop_generation(
+        &mut self,
+        epoch: Epoch,
+        generation: u32,
+    ) -> Result<(), CommitFailure> {
         self.handle(epoch).submissions.alive()?;
         if let Some((failure, fate)) = self.planned_failure() {
             if kept_of(fate, 1) == 1 {
@@ -215,27 +252,46 @@ impl Disk {
     /// The failure that is planned for this write, and what it leaves.
     fn planned_failure(&mut self) -> Option<(CommitFailure, Fate)> {
         if self.faults.full {
-            return Some((CommitFailure::Full { cause: FULL.to_owned() }, Fate::Lost));
+            return Some((
+                CommitFailure::Full {
+                    cause: FULL.to_owned(),
+                },
+                Fate::Lost,
+            ));
         }
         let fate = self.faults.commit.take()?;
-        Some((CommitFailure::Unknown { cause: "the sync failed".to_owned() }, fate))
+        Some((
+            CommitFailure::Unknown {
+                cause: "the sync failed".to_owned(),
+            },
+            fate,
+        ))
     }
 
     fn crash(&mut self, cut: u64, cause: &str) -> Crash {
         let mut air: Vec<(Seq, Batch)> = Vec::new();
         for handle in self.handles.values_mut() {
-            handle.submissions.end(CommitFailure::Unknown { cause: cause.to_owned() });
+            handle.submissions.end(CommitFailure::Unknown {
+                cause: cause.to_owned(),
+            });
             air.append(&mut handle.take_air());
         }
         let unacknowledged = air.len() as u64;
         let kept = cut % (unacknowledged + 1);
         self.write(air.into_iter().take(kept as usize));
-        Crash { unacknowledged, kept }
+        Crash {
+            unacknowledged,
+            kept,
+        }
     }
 
     fn write(&mut self, batches: impl IntoIterator<Item = (Seq, Batch)>) {
         for (seq, batch) in batches {
-            assert_eq!(seq, self.committed.next(), "batches reach the disk in order");
+            assert_eq!(
+                seq,
+                self.committed.next(),
+                "batches reach the disk in order"
+            );
             self.committed = seq;
             for op in batch {
                 let rows = self.spaces.entry(op.space());
@@ -251,14 +307,30 @@ impl Disk {
         self.spaces.get(&space)?.get(key).cloned()
     }
 
-    pub(super) fn rows<'a>(&'a self, scan: &Scan) -> Box<dyn Iterator<Item = Result<Row, ReadFailure>> + 'a> {
+    pub(super) fn rows<'a>(
+        &'a self,
+        scan: &Scan,
+    ) -> Box<dyn Iterator<Item = Result<Row, ReadFailure>> + 'a> {
         let Some(rows) = self.spaces.get(&scan.space).filter(|_| !scan.is_void()) else {
             return Box::new(std::iter::empty());
         };
-        let end = if scan.to.is_empty() { Bound::Unbounded } else { Bound::Excluded(&scan.to[..]) };
+        let end = if scan.to.is_empty() {
+            Bound::Unbounded
+        } else {
+            Bound::Excluded(&scan.to[..])
+        };
         let range = rows.range::<[u8], _>((Bound::Included(&scan.from[..]), end));
-        let row = |(key, value): (&Bytes, &Bytes)| Ok(Row { key: key.clone(), value: value.clone() });
-        if scan.reverse { Box::new(range.rev().map(row)) } else { Box::new(range.map(row)) }
+        let row = |(key, value): (&Bytes, &Bytes)| {
+            Ok(Row {
+                key: key.clone(),
+                value: value.clone(),
+            })
+        };
+        if scan.reverse {
+            Box::new(range.rev().map(row))
+        } else {
+            Box::new(range.map(row))
+        }
     }
 
     pub(super) fn generations(&self) -> Vec<u32> {
