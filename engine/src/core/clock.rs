@@ -1,0 +1,145 @@
+//! Engine time from the machine's two clocks.
+//!
+//! Engine time moves with the monotonic clock and is slewed towards the wall clock: a tenth faster while it is
+//! behind, a tenth slower while it is ahead. A wall clock more than a second ahead (the machine slept, or was set)
+//! is followed in one jump, up to 48 h, with an alert; a larger jump is not believed. It never goes backwards.
+//!
+//! Across restarts: a mark that engine time does not pass is stored ahead of time, in the order of all other writes;
+//! an engine that opens starts at the mark or at the wall, whichever is later.
+
+use std::time::Duration;
+
+use crate::model::time::Time;
+
+/// The wall may lead by this much before engine time jumps to it instead of being slewed.
+const SLEW_MAX: Duration = Duration::from_secs(1);
+/// The largest forward jump of the wall that is believed.
+pub const JUMP_MAX: Duration = Duration::from_secs(48 * 3_600);
+/// A stored mark this far ahead of the wall wants an operator's consent at open.
+pub const MARK_AHEAD_MAX: Duration = Duration::from_secs(60);
+/// How far ahead of engine time the mark is stored.
+pub const MARK_LEAD: Duration = Duration::from_secs(2);
+/// How much faster or slower engine time moves while it is slewed: one part in this many.
+const SLEW_PART: u32 = 10;
+
+/// What the machine's clocks say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reading {
+    /// Monotonic time of this process.
+    pub mono: Duration,
+    /// The wall clock.
+    pub wall: Time,
+}
+
+/// The wall clock moved in a way somebody should know of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClockAlert {
+    /// Engine time jumped forward with the wall.
+    Jumped {
+        /// By how much.
+        by: Duration,
+    },
+    /// The wall jumped further than is believed; engine time did not follow.
+    NotBelieved {
+        /// By how much.
+        by: Duration,
+    },
+}
+
+/// Engine time.
+#[derive(Debug)]
+pub struct EngineClock {
+    mono: Duration,
+    /// Microseconds since 1970, so that slewing short spans loses nothing.
+    micros: u64,
+    told_not_believed: bool,
+    accept_any: bool,
+}
+
+impl EngineClock {
+    /// Starts at the stored mark or at the wall, whichever is later.
+    pub fn open(reading: Reading, mark: Time, accept_any: bool) -> Self {
+        let micros = reading.wall.max(mark).0.saturating_mul(1_000);
+        Self { mono: reading.mono, micros, told_not_believed: false, accept_any }
+    }
+
+    /// Engine time as last advanced.
+    pub fn now(&self) -> Time {
+        Time(self.micros / 1_000)
+    }
+
+    /// Moves on to `reading`.
+    pub fn advance(&mut self, reading: Reading) -> Option<ClockAlert> {
+        let passed = reading.mono.saturating_sub(self.mono);
+        self.mono = self.mono.max(reading.mono);
+        let plain = self.micros.saturating_add(micros(passed));
+        let wall = reading.wall.0.saturating_mul(1_000);
+        if wall <= plain {
+            let slower = micros(passed / SLEW_PART).min(plain - wall);
+            self.micros = plain - slower;
+            self.told_not_believed = false;
+            return None;
+        }
+        let ahead = Duration::from_micros(wall - plain);
+        if ahead <= SLEW_MAX {
+            self.micros = plain + micros(passed / SLEW_PART).min(wall - plain);
+            self.told_not_believed = false;
+            return None;
+        }
+        if ahead > JUMP_MAX && !self.accept_any {
+            self.micros = plain;
+            let told = std::mem::replace(&mut self.told_not_believed, true);
+            return (!told).then_some(ClockAlert::NotBelieved { by: ahead });
+        }
+        self.micros = wall;
+        Some(ClockAlert::Jumped { by: ahead })
+    }
+}
+
+fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(mono_ms: u64, wall_ms: u64) -> Reading {
+        Reading { mono: Duration::from_millis(mono_ms), wall: Time(wall_ms) }
+    }
+
+    #[test]
+    fn never_goes_backwards() {
+        let mut clock = EngineClock::open(at(0, 1_000_000), Time(0), false);
+        assert_eq!(clock.advance(at(1_000, 500_000)), None);
+        assert_eq!(clock.now(), Time(1_000_900));
+    }
+
+    #[test]
+    fn is_slewed_to_a_wall_slightly_ahead() {
+        let mut clock = EngineClock::open(at(0, 1_000_000), Time(0), false);
+        clock.advance(at(1_000, 1_001_500));
+        assert_eq!(clock.now(), Time(1_001_100));
+    }
+
+    #[test]
+    fn follows_a_jump_and_says_so() {
+        let mut clock = EngineClock::open(at(0, 1_000_000), Time(0), false);
+        assert_eq!(clock.advance(at(10, 4_600_010)), Some(ClockAlert::Jumped { by: Duration::from_secs(3_600) }));
+        assert_eq!(clock.now(), Time(4_600_010));
+    }
+
+    #[test]
+    fn does_not_believe_a_year() {
+        let mut clock = EngineClock::open(at(0, 0), Time(0), false);
+        let year = 365 * 86_400_000;
+        assert!(matches!(clock.advance(at(10, year)), Some(ClockAlert::NotBelieved { .. })));
+        assert_eq!(clock.advance(at(20, year)), None);
+        assert_eq!(clock.now(), Time(20));
+    }
+
+    #[test]
+    fn opens_at_the_mark_if_the_wall_is_behind() {
+        assert_eq!(EngineClock::open(at(0, 10_000), Time(12_000), false).now(), Time(12_000));
+    }
+}

@@ -1,0 +1,314 @@
+//! Grants: a run, its token and its journal go to a session with a free slot.
+//!
+//! A grant is durable: one small record in a slot of its own, written in the batch whose commit causes the hand-out.
+//! After a restart of the engine granted runs stay reserved for their worker process for one session time-out.
+
+use std::collections::BTreeSet;
+
+use stepwell_storage::Space;
+
+use super::Core;
+use super::output::{Effect, Output};
+use super::queue::{DEATHS_MAX, ReadyItem};
+use super::run::{Run, RunImage};
+use crate::keys::{self, DeadRecord, GrantedRecord, Record};
+use crate::model::command::{Refusal, StaleToken};
+use crate::model::entry::{Died, Entry, TimerFired};
+use crate::model::failure::Failure;
+use crate::model::id::{RunNo, SessionId, Token};
+use crate::model::run::RunState;
+use crate::wire::message::{Held, Revoked, TurnEnded};
+
+/// Timers fired within the transition that grants; more of them fire right after it.
+const FIRE_MAX: usize = 32;
+
+/// Numbers of grant records, lowest first, so that they stay few and close together.
+#[derive(Debug, Default)]
+pub(super) struct Slots {
+    free: BTreeSet<u32>,
+    next: u32,
+}
+
+impl Slots {
+    pub(super) fn take(&mut self, slot: u32) {
+        while self.next <= slot {
+            self.free.insert(self.next);
+            self.next += 1;
+        }
+        self.free.remove(&slot);
+    }
+
+    fn lowest(&mut self) -> u32 {
+        self.free.pop_first().unwrap_or_else(|| {
+            self.next += 1;
+            self.next - 1
+        })
+    }
+
+    fn release(&mut self, slot: u32) {
+        self.free.insert(slot);
+    }
+}
+
+/// A run that a worker holds.
+#[derive(Debug)]
+pub(super) struct Granted {
+    pub(super) slot: u32,
+    pub(super) record: GrantedRecord,
+    /// `None` after a restart until somebody needs it.
+    pub(super) run: Option<Run>,
+    /// The session that holds it, unless its worker is absent.
+    pub(super) holder: Option<SessionId>,
+}
+
+impl Granted {
+    pub(super) fn restored(slot: u32, record: GrantedRecord) -> Self {
+        Self { slot, record, run: None, holder: None }
+    }
+
+    /// Takes what was read of the run.
+    pub(super) fn adopt(&mut self, run: Run) {
+        if run.next > self.record.entries {
+            self.record.deaths = 0;
+        }
+        self.run = Some(run);
+    }
+
+    /// Progress clears the suspicion.
+    pub(super) fn made_progress(&mut self) {
+        self.record.deaths = 0;
+    }
+
+    fn item(&self) -> ReadyItem {
+        ReadyItem {
+            run: self.record.run,
+            queue: self.record.queue,
+            priority: self.record.priority,
+            sequence: self.record.sequence,
+            workflow: self.record.workflow.clone(),
+            deaths: self.record.deaths,
+            avoid: self.record.avoid.clone(),
+            stored: false,
+        }
+    }
+}
+
+impl Core {
+    /// Grants a ready run, reading it first if need be. The session's slot is taken at once.
+    pub(super) fn grant_item(&mut self, session: SessionId, item: ReadyItem, out: &mut Output) {
+        let Some(taker) = self.sessions.get_mut(&session) else { return self.put_back(item) };
+        taker.take_slot(item.queue);
+        taker.reserved += 1;
+        self.want(item.run, super::load::Want::Grant { session, item }, out);
+    }
+
+    /// The run has been read: grant it, unless it or the session has changed meanwhile.
+    pub(super) fn grant_loaded(&mut self, image: RunImage, session: SessionId, item: ReadyItem, out: &mut Output) {
+        let present = self.sessions.contains_key(&session);
+        if let Some(taker) = self.sessions.get_mut(&session) {
+            taker.reserved = taker.reserved.saturating_sub(1);
+            taker.free_slot(item.queue);
+        }
+        if image.run.ended.is_some() || image.stopped.is_some() {
+            Self::dequeue_row(&item, out); // it ended in line (cancelled): its row was left for now
+            if let Some(taker) = self.sessions.get_mut(&session)
+                && taker.solitary == Some(item.run)
+            {
+                taker.solitary = None;
+            }
+            return self.line_up(session, item.queue);
+        }
+        if !present {
+            return self.put_back(item);
+        }
+        Self::dequeue_row(&item, out);
+        self.grant(image.run, session, item, out);
+    }
+
+    /// Grants `run`, whose item has no row any more.
+    pub(super) fn grant(&mut self, mut run: Run, session: SessionId, item: ReadyItem, out: &mut Output) {
+        let now = self.now();
+        let due: Vec<_> = run.commands.timers().filter(|(_, due)| *due <= now).take(FIRE_MAX).collect();
+        for (number, _) in due {
+            out.append(&mut run, &TimerFired { at: now, number }.into());
+        }
+        let Some(taker) = self.sessions.get_mut(&session) else { return };
+        taker.take_slot(item.queue);
+        taker.granted.insert(run.no);
+        if item.deaths >= DEATHS_MAX {
+            taker.solitary = Some(run.no);
+        }
+        let (incarnation, build) = (taker.incarnation, taker.build.clone());
+        let (slot, token) = (self.slots.lowest(), self.next_token());
+        let record = GrantedRecord {
+            run: run.no,
+            token,
+            incarnation,
+            build,
+            workflow: item.workflow,
+            queue: item.queue,
+            priority: item.priority,
+            sequence: item.sequence,
+            entries: run.next,
+            deaths: item.deaths,
+            avoid: item.avoid,
+        };
+        out.put(Space::Passing, keys::granted(slot), record.to_bytes());
+        out.effect(Effect::HandOut {
+            session,
+            run: run.no,
+            id: run.id,
+            token,
+            generation: run.generation,
+            count: run.next,
+        });
+        self.counts.grants += 1;
+        self.counts.replayed += u64::from(run.next - 1);
+        self.shift(RunState::Ready, RunState::Granted);
+        let no = run.no;
+        let granted = Granted { slot, record, run: Some(run), holder: Some(session) };
+        let before = self.granted.insert(no, granted);
+        assert!(before.is_none(), "G1: run number {no} is granted once");
+        self.arm_timers(no);
+    }
+
+    /// A worker came back with a run it holds: the grant goes on under a new token.
+    pub(super) fn regrant(&mut self, no: RunNo, session: SessionId, held: &Held, out: &mut Output) {
+        let Some(granted) = self.granted.get_mut(&no) else { return };
+        if granted.holder != Some(session) || granted.record.token != held.token {
+            return; // gone again meanwhile
+        }
+        let Some(run) = &granted.run else { return };
+        self.next_grant += 1;
+        let token =
+            Token { store: self.store, epoch: self.epoch, grant: crate::model::id::GrantNo(self.next_grant) };
+        assert!((token.epoch, token.grant) > (held.token.epoch, held.token.grant), "G2: tokens only rise");
+        granted.record.token = token;
+        out.put(Space::Passing, keys::granted(granted.slot), granted.record.to_bytes());
+        out.effect(Effect::Regrant {
+            session,
+            run: no,
+            old: held.token,
+            token,
+            generation: run.generation,
+            from: held.seen.min(run.next),
+            count: run.next,
+        });
+    }
+
+    /// The granted run a report is about, if the report counts (G3); otherwise the reporter is told.
+    pub(super) fn current(
+        &mut self,
+        session: SessionId,
+        no: RunNo,
+        token: Token,
+        out: &mut Output,
+    ) -> Option<&mut Granted> {
+        let found = self.granted.get(&no);
+        let holds = found.is_some_and(|g| g.record.token == token && g.holder == Some(session) && g.run.is_some());
+        if !holds {
+            let current = found.map(|granted| granted.record.token);
+            let id = found.and_then(|granted| granted.run.as_ref()).map(|run| run.id);
+            self.counts.refused_late += 1;
+            let reason: Refusal = StaleToken { id, number: None, token, current }.into();
+            out.send(session, Revoked { run: no, token, reason });
+            return None;
+        }
+        self.granted.get_mut(&no)
+    }
+
+    /// Takes a grant away: its record, its slot, its timers. The state's count is the caller's.
+    pub(super) fn ungrant(&mut self, no: RunNo, out: &mut Output) -> Option<(Granted, Run)> {
+        let mut granted = self.granted.remove(&no)?;
+        out.delete(Space::Passing, keys::granted(granted.slot));
+        self.slots.release(granted.slot);
+        let run = granted.run.take()?;
+        for (number, due) in run.commands.timers() {
+            self.armed.remove(&(due, no, number));
+        }
+        if let Some(session) = granted.holder.and_then(|holder| self.sessions.get_mut(&holder)) {
+            session.granted.remove(&no);
+            session.free_slot(granted.record.queue);
+            let was_alone = session.solitary == Some(no);
+            if was_alone {
+                session.solitary = None;
+            }
+            let (id, emptied) = (session.id, session.held_back && session.granted.is_empty());
+            self.unsettled.insert(granted.record.queue);
+            if was_alone || emptied {
+                // It was held back in all its queues.
+                let queues: Vec<u32> = self.queues.keys().copied().collect();
+                queues.into_iter().for_each(|queue| self.line_up(id, queue));
+                self.unsettled.extend(self.queues.keys());
+            } else {
+                self.line_up(id, granted.record.queue);
+            }
+        }
+        Some((granted, run))
+    }
+
+    /// Ends a turn: the worker forgets the run.
+    pub(super) fn end_turn(granted: &Granted, out: &mut Output) {
+        if let Some(session) = granted.holder {
+            out.send(session, TurnEnded { run: granted.record.run, token: granted.record.token });
+        }
+    }
+
+    /// Takes a granted run off its session; somebody decides about it next.
+    pub(super) fn let_go(&mut self, no: RunNo) {
+        let Some(granted) = self.granted.get_mut(&no) else { return };
+        let queue = granted.record.queue;
+        let Some(session) = granted.holder.take().and_then(|holder| self.sessions.get_mut(&holder)) else { return };
+        session.granted.remove(&no);
+        session.free_slot(queue);
+        if session.solitary == Some(no) {
+            session.solitary = None;
+        }
+        let id = session.id;
+        self.line_up(id, queue);
+    }
+
+    /// A grant comes back: in peace, or because its worker died with it.
+    pub(super) fn return_run(&mut self, no: RunNo, death: bool, out: &mut Output) {
+        let Some(granted) = self.granted.get(&no) else { return };
+        if granted.holder.is_some() {
+            return; // its worker came back meanwhile
+        }
+        let alone = granted.record.deaths >= DEATHS_MAX;
+        let Some((granted, mut run)) = self.ungrant(no, out) else { return };
+        if death && alone {
+            let why = format!(
+                "killed its worker: {} worker processes in a row were lost while they held this run, the last one held nothing else",
+                granted.record.deaths + 1
+            );
+            let failure = Failure::new(crate::model::failure::FailureKind::Terminal, "worker lost", why);
+            return self.die(&granted, &mut run, RunState::Granted, failure, out);
+        }
+        let mut item = granted.item();
+        if death {
+            item.deaths += 1;
+            self.counts.regrants += 1;
+        }
+        self.becomes_ready(RunState::Granted);
+        self.enqueue_item(item, out);
+    }
+
+    /// Ends a run as a dead letter.
+    pub(super) fn die(
+        &mut self,
+        granted: &Granted,
+        run: &mut Run,
+        from: RunState,
+        failure: Failure,
+        out: &mut Output,
+    ) {
+        let at = self.now();
+        let record = DeadRecord { workflow: run.workflow.clone(), class: failure.class.clone() };
+        out.note(super::output::Note::Died { id: run.id, reason: failure.to_string() });
+        let (incarnation, build) = (granted.record.incarnation, granted.record.build.clone());
+        out.append(run, &Entry::from(Died { at, failure, incarnation, build }));
+        out.put(Space::Lasting, keys::dead(at, run.no), record.to_bytes());
+        self.shift(from, RunState::Dead);
+        self.tell_end(run, out);
+    }
+}

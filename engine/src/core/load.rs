@@ -1,0 +1,350 @@
+//! Runs that are not in memory: what wants one waits in its mailbox, and other runs go on.
+//!
+//! A run is in memory while it is granted, or ready and started just now. Everything else is read when something is
+//! wanted of it, looked at or changed, and forgotten. While a read is under way nothing else changes that run, so what
+//! was read is the truth when it arrives.
+
+use super::output::{Note, Output, Read};
+use super::queue::ReadyItem;
+use super::run::{Run, RunImage};
+use super::Core;
+use crate::model::command::{Caller, Damaged, NoSuchRun, Refusal, StartRun};
+use crate::model::id::{Namespace, RunId, RunNo, SessionId};
+use crate::model::run::{Outcome, OutcomePending, RunState, RunSummary};
+use crate::model::time::Time;
+use crate::wire::message::{
+    AskOutcome, AskStatus, Cancel, Held, OutcomeReply, RefusedReply, Resume, StatusReply,
+};
+
+/// Waits for a run's number.
+#[derive(Debug)]
+pub(super) enum Lookup {
+    /// A start, number `at` of the call `start`.
+    Start { start: u64, at: usize, run: Box<StartRun> },
+    /// Anything else.
+    Want(Want),
+}
+
+/// Waits for a run.
+#[derive(Debug)]
+pub(super) enum Want {
+    Start { start: u64, at: usize, run: Box<StartRun> },
+    Outcome { session: SessionId, request: u64, wait: bool },
+    Status { session: SessionId, request: u64 },
+    Cancel { session: SessionId, request: u64, caller: Caller, reason: String },
+    Resume { session: SessionId, request: u64 },
+    /// To be granted to a session that has a slot reserved.
+    Grant { session: SessionId, item: ReadyItem },
+    /// To be granted again to the worker that came back with it.
+    Regrant { session: SessionId, held: Held },
+    /// To be put back into its queue, with or without a death to be counted.
+    Return { death: bool },
+    /// To be resumed because a build is here that it has not been tried on.
+    TryBuild,
+}
+
+impl Want {
+    pub(super) fn outcome(session: SessionId, ask: &AskOutcome) -> Self {
+        Self::Outcome { session, request: ask.request, wait: ask.wait }
+    }
+
+    pub(super) fn status(session: SessionId, ask: &AskStatus) -> Self {
+        Self::Status { session, request: ask.request }
+    }
+
+    pub(super) fn cancel(session: SessionId, ask: &Cancel) -> Self {
+        let (caller, reason) = (ask.caller.clone(), ask.reason.clone());
+        Self::Cancel { session, request: ask.request, caller, reason }
+    }
+
+    pub(super) fn resume(session: SessionId, ask: &Resume) -> Self {
+        Self::Resume { session, request: ask.request }
+    }
+
+    fn asker(&self) -> Option<(SessionId, u64)> {
+        match self {
+            Self::Outcome { session, request, .. }
+            | Self::Status { session, request }
+            | Self::Cancel { session, request, .. }
+            | Self::Resume { session, request } => Some((*session, *request)),
+            _ => None,
+        }
+    }
+}
+
+impl Core {
+    /// A client asks something of a run by its id.
+    pub(super) fn ask(&mut self, namespace: Namespace, id: RunId, want: Want, out: &mut Output) {
+        self.lookup(namespace, id, Lookup::Want(want), out);
+    }
+
+    pub(super) fn lookup(&mut self, namespace: Namespace, id: RunId, lookup: Lookup, out: &mut Output) {
+        let waiting = self.lookups.entry((namespace, id)).or_default();
+        if waiting.is_empty() {
+            out.read(Read::Index { namespace, id });
+        }
+        waiting.push(lookup);
+    }
+
+    pub(super) fn index_loaded(
+        &mut self,
+        namespace: Namespace,
+        id: RunId,
+        found: Result<Option<RunNo>, String>,
+        out: &mut Output,
+    ) {
+        let mut found = found;
+        for lookup in self.lookups.remove(&(namespace, id)).unwrap_or_default() {
+            match (&found, lookup) {
+                (Ok(Some(no)), Lookup::Start { start, at, run }) => {
+                    self.want(*no, Want::Start { start, at, run }, out);
+                }
+                (Ok(Some(no)), Lookup::Want(want)) => self.want(*no, want, out),
+                (Ok(None), Lookup::Start { start, at, run }) => {
+                    if let Some(no) = self.begin_run(start, at, *run, out) {
+                        found = Ok(Some(no));
+                    }
+                }
+                (Ok(None), Lookup::Want(want)) => self.refuse(&want, NoSuchRun { id }, out),
+                (Err(what), Lookup::Start { start, at, .. }) => {
+                    let reason = Damaged { id: Some(id), what: what.clone() };
+                    self.answer_start(start, at, id, Err(reason.into()), out);
+                }
+                (Err(what), Lookup::Want(want)) => {
+                    self.refuse(&want, Damaged { id: Some(id), what: what.clone() }, out);
+                }
+            }
+        }
+    }
+
+    fn refuse(&mut self, want: &Want, reason: impl Into<Refusal>, out: &mut Output) {
+        if let Some((session, request)) = want.asker() {
+            out.send(session, RefusedReply { request, reason: reason.into() });
+        }
+    }
+
+    /// Does what is wanted of a run now, or once it has been read.
+    pub(super) fn want(&mut self, no: RunNo, want: Want, out: &mut Output) {
+        if let Some(mailbox) = self.mailboxes.get_mut(&no) {
+            return mailbox.push(want);
+        }
+        let granted = self.granted.get(&no).is_some_and(|granted| granted.run.is_some());
+        if granted {
+            return self.serve_granted(no, want, out);
+        }
+        if let Some(run) = self.fresh.remove(&no) {
+            let image = RunImage { run, stopped: None, sleeps: false };
+            return self.serve(image, want, true, out);
+        }
+        let (generation, moved) = self.birth_of(no);
+        out.read(Read::Run { run: no, generation, moved });
+        self.mailboxes.insert(no, vec![want]);
+    }
+
+    pub(super) fn run_loaded(&mut self, no: RunNo, found: Result<Option<Box<RunImage>>, String>, out: &mut Output) {
+        let Some(wants) = self.mailboxes.remove(&no) else { return };
+        let image = match found {
+            Ok(Some(image)) => image,
+            Ok(None) => return self.cannot_serve(no, wants, "it has no journal", out),
+            Err(what) => return self.cannot_serve(no, wants, &what, out),
+        };
+        let mut wants = wants.into_iter();
+        if let Some(granted) = self.granted.get_mut(&no) {
+            granted.adopt(image.run);
+            self.arm_timers(no);
+        } else if let Some(want) = wants.next() {
+            self.serve(*image, want, false, out);
+        }
+        // What the first one did may have changed the run: the others ask afresh.
+        for want in wants {
+            self.want(no, want, out);
+        }
+    }
+
+    /// A damaged run is stopped where it is, with the reason; nothing is written about it.
+    fn cannot_serve(&mut self, no: RunNo, wants: Vec<Want>, what: &str, out: &mut Output) {
+        out.note(Note::Damaged { run: no, what: what.to_owned() });
+        for want in wants {
+            match want {
+                Want::Grant { session, item } => self.release_reserved(session, item.queue),
+                Want::Start { start, at, run } => {
+                    let reason = Damaged { id: Some(run.id), what: what.to_owned() };
+                    self.answer_start(start, at, run.id, Err(reason.into()), out);
+                }
+                Want::Return { .. } | Want::Regrant { .. } | Want::TryBuild => {}
+                asked => self.refuse(&asked, Damaged { id: None, what: what.to_owned() }, out),
+            }
+        }
+    }
+
+    /// What is wanted of a granted run.
+    fn serve_granted(&mut self, no: RunNo, want: Want, out: &mut Output) {
+        match want {
+            Want::Return { death } => self.return_run(no, death, out),
+            Want::Regrant { session, held } => self.regrant(no, session, &held, out),
+            Want::Cancel { session, request, caller, reason } => {
+                self.cancel_granted(no, (session, request), caller, reason, out);
+            }
+            Want::Grant { session, item } => {
+                self.release_reserved(session, item.queue); // granted meanwhile: the item was a ghost
+                Self::dequeue_row(&item, out);
+            }
+            want => {
+                let Some(granted) = self.granted.get(&no) else { return };
+                let Some(run) = &granted.run else { return };
+                let incarnation = granted.record.incarnation;
+                let mut summary = summary(run, RunState::Granted);
+                summary.incarnation = Some(incarnation);
+                self.answer(want, run.clone(), summary, out);
+            }
+        }
+    }
+
+    /// What is wanted of a run that nobody holds. `fresh` runs go back to memory unless they were changed.
+    fn serve(&mut self, image: RunImage, want: Want, fresh: bool, out: &mut Output) {
+        match want {
+            Want::Grant { session, item } => self.grant_loaded(image, session, item, out),
+            Want::Cancel { session, request, caller, reason } => {
+                self.cancel_waiting(image, (session, request), caller, reason, out);
+            }
+            Want::Resume { session, request } => self.resume_stopped(image, Some((session, request)), out),
+            Want::TryBuild => self.resume_stopped(image, None, out),
+            Want::Return { .. } | Want::Regrant { .. } => {} // it is not granted any more
+            want => {
+                let state = self.state_of(&image);
+                let mut summary = summary(&image.run, state);
+                summary.reason = image.stopped.as_ref().map(|stopped| stopped.reason.clone()).or(summary.reason);
+                if !image.sleeps {
+                    summary.wakes_at = None;
+                }
+                self.answer(want, image.run.clone(), summary, out);
+                if fresh {
+                    self.fresh.insert(image.run.no, image.run);
+                }
+            }
+        }
+    }
+
+    /// The state of a run that nobody holds.
+    pub fn state_of(&self, image: &RunImage) -> RunState {
+        if let Some(ended) = image.run.ended_state() {
+            return ended;
+        }
+        match &image.stopped {
+            Some(stopped) => stopped.state,
+            None if !image.sleeps => RunState::Ready,
+            None if image.run.next == 1 => RunState::Scheduled,
+            None => RunState::Suspended,
+        }
+    }
+
+    /// Who holds the run now, if somebody does, and what is known of it, for listings.
+    pub fn peek(&self, no: RunNo) -> Option<RunSummary> {
+        let granted = self.granted.get(&no)?;
+        let run = granted.run.as_ref()?;
+        Some(RunSummary { incarnation: Some(granted.record.incarnation), ..summary(run, RunState::Granted) })
+    }
+
+    /// Whether a worker process holds the run, even if it has not been read since the engine opened.
+    pub fn is_granted(&self, no: RunNo) -> bool {
+        self.granted.contains_key(&no)
+    }
+
+    /// The newest run's number and generation ranges, for listings.
+    pub fn newest_run(&self) -> RunNo {
+        RunNo(self.tally.next_run.saturating_sub(1))
+    }
+
+    /// The generation a run was born in and whether it may have been moved; for listings.
+    pub fn birth(&self, no: RunNo) -> (u32, bool) {
+        self.birth_of(no)
+    }
+
+    fn answer(&mut self, want: Want, run: Run, summary: RunSummary, out: &mut Output) {
+        match want {
+            Want::Start { start, at, run: asked } => {
+                let answer = Self::same_start(&run, &asked);
+                self.answer_start(start, at, run.id, answer.map(|()| false), out);
+            }
+            Want::Status { session, request } => out.send(session, StatusReply { request, run: summary }),
+            Want::Outcome { session, request, wait } => match run.ended {
+                Some(outcome) => out.send(session, OutcomeReply { request, outcome }),
+                None if wait => self.wait_for_end(run.no, session, request),
+                None => {
+                    let outcome: Outcome = OutcomePending { state: summary.state }.into();
+                    out.send(session, OutcomeReply { request, outcome });
+                }
+            },
+            Want::Resume { session, request } => {
+                let reason = crate::model::command::NotResumable { id: run.id, state: summary.state };
+                out.send(session, RefusedReply { request, reason: reason.into() });
+            }
+            _ => {}
+        }
+    }
+
+    fn wait_for_end(&mut self, no: RunNo, session: SessionId, request: u64) {
+        let Some(waiter) = self.sessions.get_mut(&session) else { return };
+        waiter.waits.insert(no);
+        let waiting = self.waiters.entry(no).or_default();
+        if !waiting.contains(&(session, request)) {
+            waiting.push((session, request));
+        }
+    }
+
+    /// Tells those who wait that the run has ended.
+    pub(super) fn tell_end(&mut self, run: &Run, out: &mut Output) {
+        let Some(outcome) = &run.ended else { return };
+        for (session, request) in self.waiters.remove(&run.no).unwrap_or_default() {
+            if let Some(waiter) = self.sessions.get_mut(&session) {
+                waiter.waits.remove(&run.no);
+                out.send(session, OutcomeReply { request, outcome: outcome.clone() });
+            }
+        }
+    }
+
+    pub(super) fn release_reserved(&mut self, session: SessionId, queue: u32) {
+        if let Some(session) = self.sessions.get_mut(&session) {
+            session.reserved = session.reserved.saturating_sub(1);
+            session.free_slot(queue);
+            let id = session.id;
+            self.line_up(id, queue);
+        }
+    }
+
+    /// Puts a session that has a free slot again in line.
+    pub(super) fn line_up(&mut self, session: SessionId, number: u32) {
+        let room = self.sessions.get(&session).is_some_and(|s| s.has_room(number));
+        if let Some(queue) = self.queues.get_mut(&number).filter(|_| room) {
+            queue.offer(session);
+            self.unsettled.insert(number);
+        }
+    }
+}
+
+/// A run as listings tell it.
+pub(super) fn summary(run: &Run, state: RunState) -> RunSummary {
+    let wakes_at: Option<Time> = match state {
+        RunState::Scheduled => run.not_before,
+        RunState::Suspended => run.commands.wakes_at(),
+        _ => None,
+    };
+    let reason = match &run.ended {
+        Some(Outcome::OutcomeDead(dead)) => Some(format!("{}: {}", dead.failure.class, dead.failure)),
+        _ => None,
+    };
+    RunSummary {
+        id: run.id,
+        name: run.name.clone(),
+        no: run.no,
+        workflow: run.workflow.clone(),
+        queue: run.queue.clone(),
+        state,
+        started_at: run.started_at,
+        changed_at: run.changed_at,
+        entries: run.next,
+        wakes_at,
+        reason,
+        incarnation: None,
+    }
+}

@@ -1,0 +1,396 @@
+//! The engine as a function: `(now, input) -> (writes, effects, reads)`.
+//!
+//! No tokio, no clock, no randomness, no unordered map, no waiting. The runtime feeds inputs and clock readings, submits
+//! the writes in order, releases the effects against the receipt of their commit, and answers the reads.
+//!
+//! ```text
+//!                 ┌──────────────── Core ────────────────┐
+//!   Input ──────► │ sessions  queues  grants  timers     │ ──► writes ──► store ──► receipt ─┐
+//!   (past tense)  │ (memory is a sum of stated parts;    │ ──► effects, withheld ◄───────────┘
+//!                 │  runs that wait are not in memory)   │ ──► reads ──► store ──► Input
+//!                 └──────────────────────────────────────┘
+//! ```
+//!
+//! A run's states and what is stored in each (besides its journal):
+//!
+//! ```text
+//!   Scheduled ── due ──► Ready ── grant ──► Granted ── wait ──► Suspended
+//!    (timer)            (ready)   ▲    │   (granted)             (timer)
+//!                          ▲      │    └─► Completed | Dead | Cancelled     Dead: (dead)
+//!                          │      └── session lost, given back
+//!                          └──────────── due ─────────────────────┘
+//!   Parked, Paused (stopped) ── resume, another build ──► Ready
+//! ```
+//!
+//! # Invariants
+//!
+//! - **Q1** A run that has not ended is in exactly one of ready, granted, timer, stopped.
+//! - **G1** A slot holds one run and a run has at most one slot.
+//! - **G2** Tokens only rise: (epoch, grant) of a later grant is larger.
+//! - **G3** A report changes something only if its token equals the run's current one and comes from its session.
+//! - **J1** Entries are numbered without a gap and nothing follows the last entry.
+//! - **S1** A command has at most one outcome.
+//! - **T1** A timer fires at or after its instant, in engine time.
+//! - **C1** The tally equals the states of all runs.
+
+pub mod clock;
+mod grant;
+mod load;
+mod open;
+pub mod output;
+mod queue;
+mod retention;
+pub mod run;
+mod session;
+mod start;
+mod step;
+mod stop;
+mod timer;
+mod turn;
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod scenarios;
+
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use self::clock::{ClockAlert, EngineClock, MARK_LEAD, Reading};
+use self::grant::{Granted, Slots};
+use self::load::{Lookup, Want};
+pub use self::open::{Opened, QueueRow};
+use self::output::{Note, Output};
+use self::queue::Queue;
+use self::retention::Cleaner;
+pub use self::retention::{GenerationRow, RETENTION_DEFAULT};
+use self::run::{Run, RunImage};
+use self::session::{Absent, Session};
+use self::start::PendingStart;
+use self::timer::Timers;
+use crate::keys::{self, Mark, ReadyRecord, Record, StoppedRecord, Tally, TimerRecord};
+use crate::model::id::{GrantNo, Incarnation, Namespace, RunId, RunNo, SessionId, StepNo, Token};
+use crate::model::limits::Limits;
+use crate::model::run::{RunState, Stats};
+use crate::model::time::Time;
+use crate::wire::message::Message;
+use bytes::Bytes;
+use stepwell_storage::Space;
+
+/// How a core behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// Limits on what users put in.
+    pub limits: Limits,
+    /// How often peers send heartbeats. Default 2 s.
+    pub heartbeat: Duration,
+    /// A session not heard of for this long is gone; so are grants whose worker does not come back for this long
+    /// after the engine has opened. Default 10 s.
+    pub session_timeout: Duration,
+    /// A worker whose connection broke without a goodbye may come back for this long. Default 500 ms.
+    pub disconnect_grace: Duration,
+    /// Ended runs are kept for this long. Default 7 days.
+    pub retention: Duration,
+    /// Follow the wall clock wherever it goes, by an operator's consent.
+    pub accept_clock: bool,
+    /// Whether the workers of an engine that ended are known to have ended with it (embedded).
+    pub workers_die_with_engine: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            heartbeat: Duration::from_secs(2),
+            session_timeout: Duration::from_secs(10),
+            disconnect_grace: Duration::from_millis(500),
+            retention: RETENTION_DEFAULT,
+            accept_clock: false,
+            workers_die_with_engine: false,
+        }
+    }
+}
+
+/// What has happened.
+#[derive(Debug)]
+pub enum Input {
+    /// A connection said this.
+    Received {
+        /// Which session.
+        session: SessionId,
+        /// What.
+        message: Message,
+    },
+    /// A connection is gone.
+    SessionClosed {
+        /// Which session.
+        session: SessionId,
+        /// Whether it said goodbye.
+        goodbye: bool,
+    },
+    /// An answer to [`Read::Index`](output::Read::Index).
+    IndexLoaded {
+        /// Whose run.
+        namespace: Namespace,
+        /// Which.
+        id: RunId,
+        /// Its number, if there is such a run, or what is damaged.
+        found: Result<Option<RunNo>, String>,
+    },
+    /// An answer to [`Read::Run`](output::Read::Run).
+    RunLoaded {
+        /// Which.
+        run: RunNo,
+        /// The run, or what is damaged.
+        found: Result<Option<Box<RunImage>>, String>,
+    },
+    /// An answer to [`Read::Ready`](output::Read::Ready).
+    ReadyLoaded {
+        /// The queue.
+        queue: u32,
+        /// The priority.
+        priority: u8,
+        /// The rows, in order.
+        rows: Vec<(u64, ReadyRecord)>,
+        /// Whether there are no more behind them.
+        end: bool,
+    },
+    /// An answer to [`Read::Timers`](output::Read::Timers).
+    TimersLoaded {
+        /// The rows, in order.
+        rows: Vec<(Time, RunNo, TimerRecord)>,
+        /// Whether there are no more behind them.
+        end: bool,
+    },
+    /// An answer to [`Read::Stopped`](output::Read::Stopped).
+    StoppedLoaded {
+        /// The rows, in order.
+        rows: Vec<(RunNo, StoppedRecord)>,
+        /// Whether there are no more behind them.
+        end: bool,
+    },
+    /// An answer to [`Read::Generation`](output::Read::Generation).
+    GenerationLoaded {
+        /// Which.
+        generation: u32,
+        /// The runs, in order.
+        rows: Vec<GenerationRow>,
+        /// Whether there are no more behind them.
+        end: bool,
+    },
+    /// An answer to [`Read::Copy`](output::Read::Copy).
+    RunCopied {
+        /// Which.
+        run: RunNo,
+        /// Its entries as stored.
+        entries: Vec<Bytes>,
+    },
+    /// A generation cannot be emptied because something in it cannot be read. It is kept.
+    CleaningFailed {
+        /// Which.
+        generation: u32,
+        /// What is damaged.
+        what: String,
+    },
+    /// Time has passed.
+    Ticked,
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub struct Core {
+    settings: Settings,
+    store: u64,
+    epoch: u64,
+    clock: EngineClock,
+    mono: Duration,
+    tally: Tally,
+    tally_dirty: bool,
+    mark: Mark,
+    mark_dirty: bool,
+    next_grant: u64,
+    next_start: u64,
+    sessions: BTreeMap<SessionId, Session>,
+    /// Where the grants of an incarnation are to be found.
+    seats: BTreeMap<Incarnation, SessionId>,
+    absent: BTreeMap<Incarnation, Absent>,
+    queues: BTreeMap<u32, Queue>,
+    queue_numbers: BTreeMap<String, u32>,
+    /// Queues in which a ready run and a free slot may have met.
+    unsettled: BTreeSet<u32>,
+    granted: BTreeMap<RunNo, Granted>,
+    /// Ready runs that need not be read, because they were started just now.
+    fresh: BTreeMap<RunNo, Run>,
+    slots: Slots,
+    timers: Timers,
+    /// Timers of granted runs.
+    armed: BTreeSet<(Time, RunNo, StepNo)>,
+    /// What waits for a run's number.
+    lookups: BTreeMap<(Namespace, RunId), Vec<Lookup>>,
+    /// What waits for a run to be read. Inputs about other runs go on.
+    mailboxes: BTreeMap<RunNo, Vec<Want>>,
+    starts: BTreeMap<u64, PendingStart>,
+    /// Who waits for a run to end.
+    waiters: BTreeMap<RunNo, Vec<(SessionId, u64)>>,
+    /// First run number of each generation.
+    generations: BTreeMap<RunNo, u32>,
+    cleaner: Cleaner,
+    builds_seen: BTreeSet<String>,
+    /// Runs to put back into their queues, a few at a time.
+    returning: Vec<(RunNo, bool)>,
+    counts: Stats,
+}
+
+impl Core {
+    /// Engine time as of the last input.
+    pub fn now(&self) -> Time {
+        self.clock.now()
+    }
+
+    /// The settings.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The counts, without what only the store knows.
+    pub fn stats(&self) -> Stats {
+        let workers = self.sessions.values().filter(|s| s.offers_anything()).count() as u64;
+        Stats {
+            runs: self.tally.runs.clone(),
+            workers,
+            store: self.store,
+            epoch: self.epoch,
+            now: self.now(),
+            ..self.counts.clone()
+        }
+    }
+
+    /// One transition.
+    pub fn handle(&mut self, reading: Reading, input: Input, out: &mut Output) {
+        self.advance(reading, out);
+        if out.is_full() {
+            self.seal(out);
+            out.close_batch();
+        }
+        match input {
+            Input::Received { session, message } => self.received(session, message, out),
+            Input::SessionClosed { session, goodbye } => self.session_closed(session, goodbye, out),
+            Input::IndexLoaded { namespace, id, found } => self.index_loaded(namespace, id, found, out),
+            Input::RunLoaded { run, found } => self.run_loaded(run, found, out),
+            Input::ReadyLoaded { queue, priority, rows, end } => self.ready_loaded(queue, priority, rows, end),
+            Input::TimersLoaded { rows, end } => self.timers_loaded(rows, end),
+            Input::StoppedLoaded { rows, end } => self.stopped_loaded(rows, end, out),
+            Input::GenerationLoaded { generation, rows, end } => self.generation_loaded(generation, rows, end, out),
+            Input::RunCopied { run, entries } => self.run_copied(run, &entries, out),
+            Input::CleaningFailed { generation, what } => self.cleaning_failed(generation, what, out),
+            Input::Ticked => self.ticked(out),
+        }
+        self.settle(out);
+    }
+
+    /// Completes what has been collected: counters and clock go into the last batch. Call it before taking the output.
+    pub fn seal(&mut self, out: &mut Output) {
+        if !out.writes_anything() {
+            return;
+        }
+        if std::mem::take(&mut self.tally_dirty) {
+            out.put(Space::Lasting, keys::tally(), self.tally.to_bytes());
+        }
+        if self.mark_dirty || self.now().after(MARK_LEAD / 2) > self.mark.time {
+            self.mark_dirty = false;
+            self.mark = Mark { time: self.now().after(MARK_LEAD), heads: self.heads(), timers: self.timers.cursor() };
+            out.put(Space::Lasting, keys::mark(), self.mark.to_bytes());
+        }
+    }
+
+    /// The message dispatch.
+    fn received(&mut self, session: SessionId, message: Message, out: &mut Output) {
+        if let Message::Hello(hello) = message {
+            return self.hello(session, hello, out);
+        }
+        let Some(heard) = self.sessions.get_mut(&session) else { return };
+        heard.last_heard = self.mono;
+        match message {
+            Message::Heartbeat(_) => {}
+            Message::StepCompletedReport(report) => self.step_completed(session, report, out),
+            Message::AttemptFailedReport(report) => self.attempt_failed(session, report, out),
+            Message::TimerRequested(report) => self.timer_requested(session, report, out),
+            Message::TurnSuspended(report) => self.turn_suspended(session, report, out),
+            Message::TurnCompleted(report) => self.turn_completed(session, report, out),
+            Message::TurnFailed(report) => self.turn_failed(session, report, out),
+            Message::TurnMismatched(report) => self.turn_mismatched(session, report, out),
+            Message::GiveBack(report) => self.give_back(session, report, out),
+            Message::Offer(offer) => self.offer(session, &offer.queues, out),
+            Message::Start(start) => self.start(session, start, out),
+            Message::AskOutcome(ask) => self.ask(ask.caller.namespace, ask.id, Want::outcome(session, &ask), out),
+            Message::AskStatus(ask) => self.ask(ask.caller.namespace, ask.id, Want::status(session, &ask), out),
+            Message::Cancel(ask) => self.ask(ask.caller.namespace, ask.id, Want::cancel(session, &ask), out),
+            Message::Resume(ask) => self.ask(ask.caller.namespace, ask.id, Want::resume(session, &ask), out),
+            _ => self.not_understood(session, &message, out),
+        }
+    }
+
+    fn advance(&mut self, reading: Reading, out: &mut Output) {
+        self.mono = self.mono.max(reading.mono);
+        let ms = |by: Duration| u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
+        match self.clock.advance(reading) {
+            Some(ClockAlert::Jumped { by }) => out.note(Note::ClockJumped { by_ms: ms(by) }),
+            Some(ClockAlert::NotBelieved { by }) => out.note(Note::ClockNotBelieved { by_ms: ms(by) }),
+            None => {}
+        }
+    }
+
+    /// When the core wants to be called with [`Input::Ticked`] at the latest: in how much time, if at all.
+    pub fn wakes_in(&self) -> Option<Duration> {
+        if !self.returning.is_empty() || !self.unsettled.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let now = self.now();
+        let armed = self.armed.first().map(|(due, _, _)| due.since(now));
+        let timers = self.timers.next_due().map(|due| due.since(now));
+        let watch = (!self.sessions.is_empty() || !self.absent.is_empty()).then_some(self.watch_interval());
+        let cleaning = self.cleans_in();
+        // A slewed clock may need a little more real time: called early, the core does nothing and is called again.
+        [armed, timers, watch, cleaning].into_iter().flatten().min()
+    }
+
+    /// How often sessions are looked at.
+    fn watch_interval(&self) -> Duration {
+        (self.settings.heartbeat / 4).clamp(Duration::from_millis(50), Duration::from_millis(500))
+    }
+
+    fn ticked(&mut self, out: &mut Output) {
+        self.watch_sessions(out);
+        self.return_some(out);
+        self.fire_armed(out);
+        self.fire_timers(out);
+        self.clean(out);
+    }
+
+    fn next_token(&mut self) -> Token {
+        self.next_grant += 1;
+        Token { store: self.store, epoch: self.epoch, grant: GrantNo(self.next_grant) }
+    }
+
+    fn count(&mut self, state: RunState, change: i64) {
+        let index = usize::from(u8::from(state)) - 1;
+        let count = &mut self.tally.runs[index];
+        *count = count.checked_add_signed(change).unwrap_or_else(|| panic!("C1: more runs left {state} than entered"));
+        self.tally_dirty = true;
+    }
+
+    fn shift(&mut self, from: RunState, to: RunState) {
+        self.count(from, -1);
+        self.count(to, 1);
+    }
+
+    /// The generation a run was born in, and whether it may have been moved since.
+    fn birth_of(&self, run: RunNo) -> (u32, bool) {
+        let generation = self.generations.range(..=run).next_back().map(|(_, generation)| *generation);
+        match generation {
+            Some(generation) => (generation, self.cleaner.may_have_moved(generation)),
+            None => (0, true),
+        }
+    }
+}

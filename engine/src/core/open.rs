@@ -1,0 +1,166 @@
+//! Opening: from what is stored to a core that can go on. Reads what is in flight, not all runs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::clock::{EngineClock, MARK_AHEAD_MAX, Reading};
+use super::grant::{Granted, Slots};
+use super::queue::Queue;
+use super::retention::Cleaner;
+use super::session::Absent;
+use super::timer::Timers;
+use super::{Core, Settings};
+use crate::keys::{self, FORMAT, GrantedRecord, Mark, Tally};
+use crate::model::id::RunNo;
+use crate::model::run::{RunState, Stats};
+use crate::model::time::Time;
+
+/// A queue as stored.
+pub type QueueRow = (u32, String);
+
+/// What was read to open a core.
+#[derive(Debug, Clone, Default)]
+pub struct Opened {
+    /// The store's identity.
+    pub store: u64,
+    /// The epoch of this opening.
+    pub epoch: u64,
+    /// The counters; none in a new store.
+    pub tally: Option<Tally>,
+    /// Engine time and cursors; none in a new store.
+    pub mark: Option<Mark>,
+    /// All queues.
+    pub queues: Vec<QueueRow>,
+    /// All grants.
+    pub granted: Vec<(u32, GrantedRecord)>,
+    /// First run number of each generation.
+    pub generations: Vec<(u32, RunNo)>,
+}
+
+/// Why a core does not open what was read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OpenRefused {
+    /// Written by another version.
+    #[error("the engine's records have format {found}; this version knows format {supported}")]
+    Format {
+        /// What the store holds.
+        found: u32,
+        /// What this version reads.
+        supported: u32,
+    },
+    /// The machine's clock is behind what was stored.
+    #[error("the wall clock says {wall}, but engine time had reached {mark} already")]
+    ClockBehind {
+        /// The wall clock.
+        wall: Time,
+        /// Stored engine time.
+        mark: Time,
+    },
+    /// Records contradict each other.
+    #[error("the engine's records are damaged: {what}")]
+    Damaged {
+        /// What contradicts what.
+        what: String,
+    },
+}
+
+impl Core {
+    /// A core that goes on where the records end.
+    pub fn open(settings: Settings, reading: Reading, opened: Opened) -> Result<Self, OpenRefused> {
+        let tally = opened.tally.unwrap_or(Tally {
+            format: FORMAT,
+            next_run: 1,
+            next_sequence: 1,
+            runs: vec![0; RunState::ALL.len()],
+        });
+        if tally.format != FORMAT {
+            return Err(OpenRefused::Format { found: tally.format, supported: FORMAT });
+        }
+        if tally.runs.len() != RunState::ALL.len() {
+            return Err(OpenRefused::Damaged { what: format!("the tally counts {} states", tally.runs.len()) });
+        }
+        let mark = opened.mark.unwrap_or(Mark { time: Time(0), heads: Vec::new(), timers: Time(0) });
+        let wall = reading.wall;
+        if mark.time > wall.after(MARK_AHEAD_MAX) && !settings.accept_clock {
+            return Err(OpenRefused::ClockBehind { wall, mark: mark.time });
+        }
+        let clock = EngineClock::open(reading, mark.time, settings.accept_clock);
+        let heads: BTreeMap<(u32, u8), u64> = mark.heads.iter().map(|(q, p, s)| ((*q, *p), *s)).collect();
+        let mut core = Self {
+            settings,
+            store: opened.store,
+            epoch: opened.epoch,
+            clock,
+            mono: reading.mono,
+            tally_dirty: false,
+            mark_dirty: true,
+            next_grant: 0,
+            next_start: 0,
+            sessions: BTreeMap::new(),
+            seats: BTreeMap::new(),
+            absent: BTreeMap::new(),
+            queues: BTreeMap::new(),
+            queue_numbers: BTreeMap::new(),
+            unsettled: BTreeSet::new(),
+            granted: BTreeMap::new(),
+            fresh: BTreeMap::new(),
+            slots: Slots::default(),
+            timers: Timers::open(mark.timers),
+            armed: BTreeSet::new(),
+            lookups: BTreeMap::new(),
+            mailboxes: BTreeMap::new(),
+            starts: BTreeMap::new(),
+            waiters: BTreeMap::new(),
+            generations: opened.generations.iter().map(|(generation, first)| (*first, *generation)).collect(),
+            cleaner: Cleaner::default(),
+            builds_seen: BTreeSet::new(),
+            returning: Vec::new(),
+            counts: Stats::default(),
+            tally,
+            mark,
+        };
+        for (number, name) in opened.queues {
+            core.queue_numbers.insert(name, number);
+            let head = |priority| heads.get(&(number, priority)).copied().unwrap_or(0);
+            core.queues.insert(number, Queue::stored(head));
+        }
+        core.restore_grants(opened.granted)?;
+        Ok(core)
+    }
+
+    /// Grants stay reserved for their worker processes, which may be alive and on their way back.
+    fn restore_grants(&mut self, granted: Vec<(u32, GrantedRecord)>) -> Result<(), OpenRefused> {
+        let patience =
+            if self.settings.workers_die_with_engine { Duration::ZERO } else { self.settings.session_timeout };
+        for (slot, record) in granted {
+            let (run, incarnation) = (record.run, record.incarnation);
+            self.slots.take(slot);
+            if let Some(twice) = self.granted.insert(run, Granted::restored(slot, record)) {
+                let what = format!("G1: run number {run} is granted in slots {} and {slot}", twice.slot);
+                return Err(OpenRefused::Damaged { what });
+            }
+            let until = self.mono + patience;
+            self.absent.entry(incarnation).or_insert_with(|| Absent::until(until)).runs.insert(run);
+        }
+        Ok(())
+    }
+
+    /// Where the ready lanes begin, for the mark.
+    pub(super) fn heads(&self) -> Vec<(u32, u8, u64)> {
+        let next = self.tally.next_sequence;
+        self.queues.iter().flat_map(|(number, queue)| queue.heads(next).map(|(p, s)| (*number, p, s))).collect()
+    }
+
+    /// The stored name of a queue.
+    pub(super) fn queue_number(&mut self, name: &str, out: &mut super::Output) -> u32 {
+        if let Some(number) = self.queue_numbers.get(name) {
+            return *number;
+        }
+        let number = self.queues.keys().next_back().map_or(1, |last| last + 1);
+        let record = keys::QueueRecord { name: name.to_owned() };
+        out.put(stepwell_storage::Space::Lasting, keys::queue(number), keys::Record::to_bytes(&record));
+        self.queue_numbers.insert(name.to_owned(), number);
+        self.queues.insert(number, Queue::new(self.tally.next_sequence));
+        number
+    }
+}

@@ -1,0 +1,331 @@
+//! What a transition brings about: writes, effects that wait for them, and reads.
+
+use bytes::Bytes;
+use stepwell_storage::{BATCH_BYTES_MAX, BATCH_OPS_MAX, Batch, Receipt, Seq, Space};
+
+use crate::core::run::Run;
+use crate::keys::journal;
+use crate::model::chain;
+use crate::model::entry::Entry;
+use crate::model::id::{Namespace, RunId, RunNo, SessionId, Token};
+use crate::model::time::Time;
+use crate::wire::message::Message;
+
+/// A batch this full is closed before the next transition, so that what one transition writes is in one batch.
+const FULL_OPS: usize = BATCH_OPS_MAX / 4;
+const FULL_BYTES: usize = BATCH_BYTES_MAX / 4;
+
+/// Something to be done outside, once the writes before it are durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Send a message to a session.
+    Send {
+        /// To whom.
+        session: SessionId,
+        /// What.
+        message: Message,
+    },
+    /// Hand a run out, with its journal.
+    HandOut {
+        /// To whom.
+        session: SessionId,
+        /// The run.
+        run: RunNo,
+        /// Its id.
+        id: RunId,
+        /// The token.
+        token: Token,
+        /// Where its journal is.
+        generation: u32,
+        /// How many entries it has.
+        count: u32,
+    },
+    /// Tell a worker that its grant goes on, with the entries it has not seen.
+    Regrant {
+        /// To whom.
+        session: SessionId,
+        /// The run.
+        run: RunNo,
+        /// The token so far.
+        old: Token,
+        /// The token from now on.
+        token: Token,
+        /// Where its journal is.
+        generation: u32,
+        /// The first entry to send.
+        from: u32,
+        /// How many entries it has.
+        count: u32,
+    },
+    /// Close a session's connection.
+    Close {
+        /// Whose.
+        session: SessionId,
+        /// Why.
+        reason: String,
+    },
+    /// Drop a generation whose survivors have been copied.
+    DropGeneration {
+        /// Which.
+        generation: u32,
+    },
+    /// Tell the operator.
+    Note(Note),
+}
+
+/// Something an operator should know; the runtime logs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Note {
+    /// The wall clock jumped forward and engine time with it.
+    ClockJumped {
+        /// By how many milliseconds.
+        by_ms: u64,
+    },
+    /// The wall clock jumped further than is believed.
+    ClockNotBelieved {
+        /// By how many milliseconds.
+        by_ms: u64,
+    },
+    /// A session is gone without a goodbye.
+    SessionLost {
+        /// Which.
+        session: SessionId,
+        /// How many runs it held.
+        runs: usize,
+    },
+    /// A run is parked: its code and its journal disagree.
+    Parked {
+        /// The run.
+        id: RunId,
+        /// The message, several lines.
+        reason: String,
+    },
+    /// A run is paused at a limit.
+    Paused {
+        /// The run.
+        id: RunId,
+        /// Why.
+        reason: String,
+    },
+    /// A run became a dead letter.
+    Died {
+        /// The run.
+        id: RunId,
+        /// Why.
+        reason: String,
+    },
+    /// A journal has become long.
+    LongJournal {
+        /// The run.
+        id: RunId,
+        /// Entries it holds.
+        entries: u32,
+    },
+    /// A generation is kept beyond its time because something in it cannot be read.
+    NotCleaned {
+        /// Which.
+        generation: u32,
+        /// What is damaged.
+        what: String,
+    },
+    /// What is stored of a run is damaged.
+    Damaged {
+        /// The run.
+        run: RunNo,
+        /// What is wrong.
+        what: String,
+    },
+}
+
+/// Effects that must not happen before their writes are durable. There is no other way to them than a receipt.
+#[derive(Debug, Default)]
+pub struct Withheld(Vec<Effect>);
+
+impl Withheld {
+    /// The effects, if `receipt` covers `seq`, the last write before them; otherwise they stay withheld.
+    pub fn release(self, seq: Seq, receipt: &Receipt) -> Result<Vec<Effect>, Self> {
+        if receipt.covers(seq) { Ok(self.0) } else { Err(self) }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is nothing to release.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The effects, for scenarios and checkers, which release nothing.
+    #[cfg(any(test, feature = "inspect"))]
+    pub fn peek(&self) -> &[Effect] {
+        &self.0
+    }
+}
+
+/// Something the core must see before it can go on. Answered by an input; other runs go on meanwhile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Read {
+    /// The number of a run.
+    Index {
+        /// Whose run.
+        namespace: Namespace,
+        /// Which.
+        id: RunId,
+    },
+    /// All the core needs to know of a run.
+    Run {
+        /// Which.
+        run: RunNo,
+        /// The generation it was born in, where its journal is unless it was moved.
+        generation: u32,
+        /// Whether it may have been moved.
+        moved: bool,
+    },
+    /// The next ready runs of a lane.
+    Ready {
+        /// The queue.
+        queue: u32,
+        /// The priority.
+        priority: u8,
+        /// From this sequence.
+        from: u64,
+        /// How many.
+        limit: usize,
+    },
+    /// The next timers.
+    Timers {
+        /// From this instant and run.
+        from: (Time, RunNo),
+        /// How many.
+        limit: usize,
+    },
+    /// All stopped runs behind one.
+    Stopped {
+        /// From this run.
+        from: RunNo,
+        /// How many.
+        limit: usize,
+    },
+    /// The next runs whose journals are in a generation.
+    Generation {
+        /// Which.
+        generation: u32,
+        /// From this run.
+        from: RunNo,
+        /// How many.
+        limit: usize,
+    },
+    /// All entries of a run, to be copied.
+    Copy {
+        /// Which.
+        run: RunNo,
+        /// Where they are.
+        generation: u32,
+    },
+}
+
+/// Collects what transitions bring about.
+#[derive(Debug, Default)]
+pub struct Output {
+    batches: Vec<Batch>,
+    current: Batch,
+    effects: Withheld,
+    reads: Vec<Read>,
+}
+
+impl Output {
+    /// An empty one.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes what has been collected: batches to submit in order, effects that wait for the last of them, reads to
+    /// do after they have been submitted.
+    pub fn take(&mut self) -> (Vec<Batch>, Withheld, Vec<Read>) {
+        if !self.current.is_empty() {
+            self.batches.push(std::mem::take(&mut self.current));
+        }
+        (std::mem::take(&mut self.batches), std::mem::take(&mut self.effects), std::mem::take(&mut self.reads))
+    }
+
+    /// Bytes and operations collected so far, so that a driver can stop adding to them.
+    pub fn size(&self) -> usize {
+        self.batches.iter().map(Batch::bytes).sum::<usize>() + self.current.bytes()
+    }
+
+    /// Whether nothing was collected.
+    pub fn is_empty(&self) -> bool {
+        self.batches.is_empty() && self.current.is_empty() && self.effects.is_empty() && self.reads.is_empty()
+    }
+
+    /// Whether anything is to be written.
+    pub(crate) fn writes_anything(&self) -> bool {
+        !self.current.is_empty()
+    }
+
+    /// Whether the current batch should be closed before another transition.
+    pub(crate) fn is_full(&self) -> bool {
+        self.current.len() >= FULL_OPS || self.current.bytes() >= FULL_BYTES
+    }
+
+    /// Closes the current batch.
+    pub(crate) fn close_batch(&mut self) {
+        self.batches.push(std::mem::take(&mut self.current));
+    }
+
+    pub(crate) fn put(&mut self, space: Space, key: impl Into<Bytes>, value: impl Into<Bytes>) {
+        self.current.put(space, key, value);
+    }
+
+    pub(crate) fn delete(&mut self, space: Space, key: impl Into<Bytes>) {
+        self.current.delete(space, key);
+    }
+
+    /// Writes `stored` as entry `index`. The parts of a long one go first, in batches of their own; only the row that
+    /// makes the entry exist is written with the transition.
+    pub(crate) fn put_entry(&mut self, generation: u32, run: RunNo, index: u32, stored: Vec<u8>) {
+        let space = Space::Generation(generation);
+        let mut rows: Vec<_> = journal::rows(run, index, stored).collect();
+        let Some((key, value)) = rows.pop() else { return };
+        let mut parts = Batch::new();
+        for (key, value) in rows {
+            if parts.bytes() >= FULL_BYTES {
+                self.batches.push(std::mem::take(&mut parts));
+            }
+            parts.put(space, key, value);
+        }
+        if !parts.is_empty() {
+            self.batches.push(parts);
+        }
+        self.current.put(space, key, value);
+    }
+
+    /// Appends an entry to a run's journal and to what is known of the run.
+    pub(crate) fn append(&mut self, run: &mut Run, entry: &Entry) -> u32 {
+        assert!(run.ended.is_none(), "J1: nothing follows the last entry of {}", run.id);
+        let (stored, sealed) = chain::sealed(run.chain, entry);
+        let index = run.next;
+        self.put_entry(run.generation, run.no, index, stored);
+        run.apply(entry);
+        run.chain = sealed;
+        index
+    }
+
+    pub(crate) fn effect(&mut self, effect: Effect) {
+        self.effects.0.push(effect);
+    }
+
+    pub(crate) fn note(&mut self, note: Note) {
+        self.effects.0.push(Effect::Note(note));
+    }
+
+    pub(crate) fn send(&mut self, session: SessionId, message: impl Into<Message>) {
+        self.effects.0.push(Effect::Send { session, message: message.into() });
+    }
+
+    pub(crate) fn read(&mut self, read: Read) {
+        self.reads.push(read);
+    }
+}

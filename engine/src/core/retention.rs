@@ -1,0 +1,167 @@
+//! Retention: ended runs are kept for a time and then dropped a generation at a time.
+//!
+//! Journals are born in the generation of their start day. Once a whole generation is old enough, its runs are looked
+//! at, a page at a time: of those that ended long enough ago the small records are deleted; the others are copied to
+//! the current generation. Then the generation is dropped whole, which costs next to nothing.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+use stepwell_storage::Space;
+
+use super::Core;
+use super::output::{Effect, Output, Read};
+use crate::keys::{self, MovedRecord, Record};
+use crate::model::id::{Namespace, RunId, RunNo};
+use crate::model::run::RunState;
+use crate::model::time::Time;
+
+/// How long ended runs are kept unless said otherwise.
+pub const RETENTION_DEFAULT: Duration = Duration::from_secs(7 * 86_400);
+/// Runs looked at in one transition.
+const PAGE: usize = 128;
+/// How often it is looked whether a generation is old enough.
+const INTERVAL: Duration = Duration::from_secs(60);
+
+/// A run whose journal is in a generation, as the runtime read it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GenerationRow {
+    /// Its number.
+    pub run: RunNo,
+    /// Whose it is.
+    pub namespace: Namespace,
+    /// Its id.
+    pub id: RunId,
+    /// How and when it ended, if it has.
+    pub ended: Option<(RunState, Time)>,
+}
+
+/// Works on one generation at a time.
+#[derive(Debug, Default)]
+pub(super) struct Cleaner {
+    next_look: Duration,
+    /// The generation being emptied.
+    current: Option<u32>,
+    /// All generations up to this one have been emptied or are being emptied.
+    emptied_to: Option<u32>,
+    /// Generations with damage in them: kept, and not looked at again before the next opening.
+    kept: BTreeSet<u32>,
+    /// Runs that must be copied before the next page.
+    copying: Vec<RunNo>,
+    /// Where the next page begins, once all are copied; none at the end.
+    next_page: Option<RunNo>,
+}
+
+impl Cleaner {
+    pub(super) fn may_have_moved(&self, generation: u32) -> bool {
+        self.emptied_to.is_some_and(|emptied| generation <= emptied)
+    }
+}
+
+impl Core {
+    pub(super) fn cleans_in(&self) -> Option<Duration> {
+        Some(self.cleaner.next_look.saturating_sub(self.mono).max(Duration::from_secs(1)))
+    }
+
+    /// Starts to empty the oldest generation, if its time has come.
+    pub(super) fn clean(&mut self, out: &mut Output) {
+        if self.mono < self.cleaner.next_look || self.cleaner.current.is_some() {
+            return;
+        }
+        self.cleaner.next_look = self.mono + INTERVAL;
+        let candidates = self.generations.values().copied().filter(|g| !self.cleaner.kept.contains(g));
+        let oldest = candidates.min();
+        let newest = self.generations.values().copied().max();
+        let Some(oldest) = oldest.filter(|oldest| Some(*oldest) != newest) else { return };
+        let end = Time(u64::from(oldest + 1) * 86_400_000);
+        if end.after(self.settings.retention) > self.now() {
+            return;
+        }
+        self.cleaner.current = Some(oldest);
+        self.cleaner.emptied_to = Some(oldest);
+        out.read(Read::Generation { generation: oldest, from: RunNo(0), limit: PAGE });
+    }
+
+    pub(super) fn generation_loaded(
+        &mut self,
+        generation: u32,
+        rows: Vec<GenerationRow>,
+        end: bool,
+        out: &mut Output,
+    ) {
+        if self.cleaner.current != Some(generation) {
+            return;
+        }
+        let last = rows.last().map(|row| row.run);
+        for row in rows {
+            let old = |at: Time| at.after(self.settings.retention) <= self.now();
+            match row.ended {
+                Some((state, at)) if old(at) => self.drop_records(&row, state, at, out),
+                _ => self.cleaner.copying.push(row.run),
+            }
+        }
+        self.cleaner.next_page = last.filter(|_| !end).map(|last| RunNo(last.0 + 1));
+        self.copy_next(generation, out);
+    }
+
+    fn drop_records(&mut self, row: &GenerationRow, state: RunState, at: Time, out: &mut Output) {
+        out.delete(Space::Lasting, keys::index(row.namespace, row.id));
+        out.delete(Space::Lasting, keys::moved(row.run));
+        if state == RunState::Dead {
+            out.delete(Space::Lasting, keys::dead(at, row.run));
+        }
+        self.count(state, -1);
+    }
+
+    fn copy_next(&mut self, generation: u32, out: &mut Output) {
+        if let Some(run) = self.cleaner.copying.last().copied() {
+            return out.read(Read::Copy { run, generation });
+        }
+        if let Some(from) = self.cleaner.next_page.take() {
+            return out.read(Read::Generation { generation, from, limit: PAGE });
+        }
+        // All that is left in it is no longer needed. The first run number stays known to later generations only.
+        self.cleaner.current = None;
+        self.cleaner.next_look = self.mono;
+        out.delete(Space::Lasting, keys::generation(generation));
+        self.generations.retain(|_, kept| *kept != generation);
+        out.effect(Effect::DropGeneration { generation });
+    }
+
+    /// Nothing is thrown away that cannot be read.
+    pub(super) fn cleaning_failed(&mut self, generation: u32, what: String, out: &mut Output) {
+        if self.cleaner.current == Some(generation) {
+            self.cleaner.current = None;
+            self.cleaner.copying.clear();
+            self.cleaner.kept.insert(generation);
+            out.note(super::output::Note::NotCleaned { generation, what });
+        }
+    }
+
+    /// Writes a copy of a run that outlives its generation.
+    pub(super) fn run_copied(&mut self, no: RunNo, entries: &[Bytes], out: &mut Output) {
+        let Some(from) = self.cleaner.current else { return };
+        let Some(target) = self.generations.values().copied().max() else { return };
+        let held = self.granted.get_mut(&no).and_then(|granted| granted.run.as_mut());
+        let grew = held.as_ref().is_some_and(|run| run.next as usize != entries.len());
+        if grew || self.mailboxes.contains_key(&no) {
+            return out.read(Read::Copy { run: no, generation: from }); // it changed meanwhile
+        }
+        for (index, stored) in entries.iter().enumerate() {
+            if out.is_full() {
+                out.close_batch();
+            }
+            out.put_entry(target, no, index as u32, stored.to_vec());
+        }
+        if let Some(run) = held {
+            run.generation = target;
+        }
+        if let Some(run) = self.fresh.get_mut(&no) {
+            run.generation = target;
+        }
+        out.put(Space::Lasting, keys::moved(no), MovedRecord { generation: target }.to_bytes());
+        self.cleaner.copying.pop();
+        self.copy_next(from, out);
+    }
+}

@@ -1,0 +1,315 @@
+//! Sessions: connections of workers and clients, their credits, their loss and their return.
+//!
+//! ```text
+//!   hello ──► open ── silence for the time-out ──► lost ─┐
+//!              │  └─── closed with a goodbye ────────────┼─► its grants go back to their queues
+//!              └── closed without ──► absent ── grace ───┘   (lost or absent: as suspects)
+//!                                       └── the same incarnation says hello ──► grants go on, under new tokens
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::Core;
+use super::load::Want;
+use super::output::{Effect, Note, Output, Read};
+use super::queue::ReadyItem;
+use crate::keys::StoppedRecord;
+use crate::model::command::{NotUnderstood, Refusal, StaleToken};
+use crate::model::id::{Incarnation, RunNo, SessionId};
+use crate::wire::message::{Hello, Message, PROTOCOL, QueueSlots, RefusedReply, Revoked, Welcome};
+
+/// Runs returned to their queues in one transition at most.
+const RETURN_MAX: usize = 128;
+/// Stopped runs looked at in one transition at most.
+const STOPPED_PAGE: usize = 128;
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Slots {
+    offered: u32,
+    used: u32,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) id: SessionId,
+    pub(super) incarnation: Incarnation,
+    pub(super) build: String,
+    workflows: BTreeSet<String>,
+    slots: BTreeMap<u32, Slots>,
+    pub(super) granted: BTreeSet<RunNo>,
+    /// Slots taken for runs that are being read.
+    pub(super) reserved: u32,
+    pub(super) last_heard: Duration,
+    /// Runs whose end it waits for.
+    pub(super) waits: BTreeSet<RunNo>,
+    /// The run it was given alone.
+    pub(super) solitary: Option<RunNo>,
+    /// It gets nothing more until it is empty, because a run waits to be alone with it.
+    pub(super) held_back: bool,
+}
+
+impl Session {
+    pub(super) fn offers_anything(&self) -> bool {
+        self.slots.values().any(|slots| slots.offered > 0)
+    }
+
+    pub(super) fn is_held_back(&self) -> bool {
+        self.held_back || self.solitary.is_some()
+    }
+
+    pub(super) fn has_room(&self, queue: u32) -> bool {
+        !self.is_held_back() && self.slots.get(&queue).is_some_and(|slots| slots.used < slots.offered)
+    }
+
+    pub(super) fn serves(&self, queue: u32) -> bool {
+        self.slots.get(&queue).is_some_and(|slots| slots.offered > 0)
+    }
+
+    pub(super) fn knows(&self, workflow: &str) -> bool {
+        self.workflows.contains(workflow)
+    }
+
+    pub(super) fn can_run(&self, item: &ReadyItem) -> bool {
+        self.knows(&item.workflow) && !item.avoid.contains(&self.build)
+    }
+
+    pub(super) fn can_run_alone(&self, item: &ReadyItem) -> bool {
+        self.serves(item.queue) && self.solitary.is_none() && self.can_run(item)
+    }
+
+    pub(super) fn take_slot(&mut self, queue: u32) {
+        self.slots.entry(queue).or_default().used += 1;
+    }
+
+    pub(super) fn free_slot(&mut self, queue: u32) {
+        if let Some(slots) = self.slots.get_mut(&queue) {
+            slots.used = slots.used.saturating_sub(1);
+        }
+    }
+}
+
+/// A worker process whose connection is gone, and what it held.
+#[derive(Debug)]
+pub(super) struct Absent {
+    pub(super) until: Duration,
+    pub(super) runs: BTreeSet<RunNo>,
+}
+
+impl Absent {
+    pub(super) fn until(until: Duration) -> Self {
+        Self { until, runs: BTreeSet::new() }
+    }
+}
+
+impl Core {
+    pub(super) fn hello(&mut self, session: SessionId, hello: Hello, out: &mut Output) {
+        if self.sessions.contains_key(&session) {
+            return; // the same hello again
+        }
+        if hello.protocol != PROTOCOL {
+            let reason = format!("this engine speaks protocol {PROTOCOL}, the peer speaks {}", hello.protocol);
+            return out.effect(Effect::Close { session, reason });
+        }
+        if let Some(older) = self.seats.get(&hello.incarnation).copied() {
+            out.effect(Effect::Close { session: older, reason: "the same process has connected again".to_owned() });
+            if let Some(left) = self.leave(older) {
+                self.absent.insert(left.incarnation, Absent { until: self.mono, runs: left.runs });
+            }
+        }
+        let new_build = !hello.workflows.is_empty() && self.builds_seen.insert(hello.build.clone());
+        self.sessions.insert(session, Session {
+            id: session,
+            incarnation: hello.incarnation,
+            build: hello.build,
+            workflows: hello.workflows.iter().map(|offer| offer.workflow.clone()).collect(),
+            slots: BTreeMap::new(),
+            granted: BTreeSet::new(),
+            reserved: 0,
+            last_heard: self.mono,
+            waits: BTreeSet::new(),
+            solitary: None,
+            held_back: false,
+        });
+        self.seats.insert(hello.incarnation, session);
+        let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        out.send(session, Welcome {
+            protocol: PROTOCOL,
+            session,
+            store: self.store,
+            epoch: self.epoch,
+            heartbeat_ms: ms(self.settings.heartbeat),
+            session_timeout_ms: ms(self.settings.session_timeout),
+            payload_bytes_max: self.settings.limits.payload_bytes_max as u64,
+            now: self.now(),
+        });
+        self.take_back(session, hello.incarnation, hello.held, out);
+        self.set_slots(session, &hello.queues, out);
+        if new_build {
+            out.read(Read::Stopped { from: RunNo(0), limit: STOPPED_PAGE });
+        }
+    }
+
+    /// Matches what a returning worker holds with what was kept for it.
+    fn take_back(
+        &mut self,
+        session: SessionId,
+        incarnation: Incarnation,
+        held: Vec<crate::wire::message::Held>,
+        out: &mut Output,
+    ) {
+        let mut kept = self.absent.remove(&incarnation).map(|absent| absent.runs).unwrap_or_default();
+        for held in held {
+            let current = self.granted.get(&held.run).map(|granted| granted.record.token);
+            if current == Some(held.token) && kept.remove(&held.run) {
+                self.reserve_again(session, held.run);
+                self.want(held.run, Want::Regrant { session, held }, out);
+            } else {
+                self.counts.refused_late += 1;
+                let reason = StaleToken { id: None, number: None, token: held.token, current }.into();
+                out.send(session, Revoked { run: held.run, token: held.token, reason });
+            }
+        }
+        // It never got these, or has let go of them: no harm was done.
+        self.returning.extend(kept.into_iter().map(|run| (run, false)));
+    }
+
+    fn reserve_again(&mut self, session: SessionId, run: RunNo) {
+        let Some(granted) = self.granted.get_mut(&run) else { return };
+        granted.holder = Some(session);
+        if let Some(session) = self.sessions.get_mut(&session) {
+            session.granted.insert(run);
+            session.take_slot(granted.record.queue);
+            if granted.record.deaths >= super::queue::DEATHS_MAX {
+                session.solitary = Some(run);
+            }
+        }
+    }
+
+    fn set_slots(&mut self, session: SessionId, queues: &[QueueSlots], out: &mut Output) {
+        let numbers: Vec<(u32, u32)> =
+            queues.iter().map(|queue| (self.queue_number(&queue.queue, out), queue.slots)).collect();
+        let Some(known) = self.sessions.get_mut(&session) else { return };
+        known.slots.values_mut().for_each(|slots| slots.offered = 0);
+        for (number, offered) in &numbers {
+            known.slots.entry(*number).or_default().offered = *offered;
+        }
+        let workflows: Vec<String> = known.workflows.iter().cloned().collect();
+        for (number, queue) in &mut self.queues {
+            match numbers.iter().any(|(offered, slots)| offered == number && *slots > 0) {
+                false => queue.withdraw(session),
+                true => {
+                    queue.offer(session);
+                    workflows.iter().for_each(|workflow| queue.recall(workflow));
+                    self.unsettled.insert(*number);
+                }
+            }
+        }
+    }
+
+    pub(super) fn offer(&mut self, session: SessionId, queues: &[QueueSlots], out: &mut Output) {
+        self.set_slots(session, queues, out);
+    }
+
+    pub(super) fn session_closed(&mut self, session: SessionId, goodbye: bool, out: &mut Output) {
+        let Some(left) = self.leave(session) else { return };
+        if goodbye {
+            self.returning.extend(left.runs.into_iter().map(|run| (run, false)));
+            return self.return_some(out);
+        }
+        let until = self.mono + self.settings.disconnect_grace;
+        self.absent.insert(left.incarnation, Absent { until, runs: left.runs });
+    }
+
+    /// Forgets a session; its grants, if any, have no holder until somebody decides about them.
+    fn leave(&mut self, id: SessionId) -> Option<Left> {
+        let session = self.sessions.remove(&id)?;
+        if self.seats.get(&session.incarnation) == Some(&id) {
+            self.seats.remove(&session.incarnation);
+        }
+        self.queues.values_mut().for_each(|queue| queue.withdraw(id));
+        self.unsettled.extend(session.slots.keys());
+        for run in &session.waits {
+            if let Some(waiting) = self.waiters.get_mut(run) {
+                waiting.retain(|(waiter, _)| *waiter != id);
+                if waiting.is_empty() {
+                    self.waiters.remove(run);
+                }
+            }
+        }
+        self.starts.retain(|_, start| start.session != id);
+        for run in &session.granted {
+            if let Some(granted) = self.granted.get_mut(run) {
+                granted.holder = None;
+            }
+        }
+        (!session.granted.is_empty()).then_some(Left { incarnation: session.incarnation, runs: session.granted })
+    }
+
+    /// Ends sessions that have gone silent and the patience with those that are absent.
+    pub(super) fn watch_sessions(&mut self, out: &mut Output) {
+        let silent: Vec<SessionId> = self
+            .sessions
+            .values()
+            .filter(|session| self.mono.saturating_sub(session.last_heard) > self.settings.session_timeout)
+            .map(|session| session.id)
+            .collect();
+        for id in silent {
+            let reason = format!("nothing was heard for {:?}", self.settings.session_timeout);
+            out.effect(Effect::Close { session: id, reason });
+            if let Some(left) = self.leave(id) {
+                self.lose(id, left.runs, out);
+            }
+        }
+        let gone: Vec<Incarnation> =
+            self.absent.iter().filter(|(_, absent)| absent.until <= self.mono).map(|(id, _)| *id).collect();
+        for incarnation in gone {
+            if let Some(absent) = self.absent.remove(&incarnation) {
+                self.lose(SessionId(0), absent.runs, out);
+            }
+        }
+    }
+
+    /// What a dead worker held goes back, as suspects.
+    fn lose(&mut self, session: SessionId, runs: BTreeSet<RunNo>, out: &mut Output) {
+        self.counts.sessions_lost += 1;
+        out.note(Note::SessionLost { session, runs: runs.len() });
+        self.returning.extend(runs.into_iter().map(|run| (run, true)));
+    }
+
+    /// Puts some of the runs whose worker is gone back into their queues.
+    pub(super) fn return_some(&mut self, out: &mut Output) {
+        for _ in 0..RETURN_MAX {
+            let Some((run, death)) = self.returning.pop() else { return };
+            self.want(run, Want::Return { death }, out);
+        }
+    }
+
+    pub(super) fn not_understood(&mut self, session: SessionId, message: &Message, out: &mut Output) {
+        let cause = format!("a {} is not something a peer may send", message.kind_name());
+        let reason: Refusal = NotUnderstood { cause }.into();
+        out.send(session, RefusedReply { request: 0, reason });
+    }
+
+    /// Parked runs try again by themselves on a build that they have not failed on.
+    pub(super) fn stopped_loaded(&mut self, rows: Vec<(RunNo, StoppedRecord)>, end: bool, out: &mut Output) {
+        let last = rows.last().map(|(run, _)| *run);
+        for (run, record) in rows {
+            let parked = record.state == crate::model::run::RunState::Parked;
+            let fits = |session: &Session| session.knows(&record.workflow) && !record.builds.contains(&session.build);
+            if parked && self.sessions.values().any(fits) {
+                self.want(run, Want::TryBuild, out);
+            }
+        }
+        if let (false, Some(last)) = (end, last) {
+            out.read(Read::Stopped { from: RunNo(last.0 + 1), limit: STOPPED_PAGE });
+        }
+    }
+}
+
+/// What a session left behind.
+struct Left {
+    incarnation: Incarnation,
+    runs: BTreeSet<RunNo>,
+}

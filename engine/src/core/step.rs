@@ -1,0 +1,120 @@
+//! What workers report while they run a turn: outcomes of steps, failed attempts, timers.
+//!
+//! Every report counts only under the run's current token (G3). A report that was committed before is not committed
+//! again: the worker has its acknowledgement, or gets it with the entries it has missed.
+
+use super::Core;
+use super::output::{Note, Output};
+use super::stop::StopReason;
+use crate::model::command::{JournalFull, PayloadTooLarge, Refusal};
+use crate::model::entry::{AttemptFailed, Entry, Place, StepCompleted, StepFailed, TimerArmed};
+use crate::model::id::{RunNo, SessionId, Token};
+use crate::model::payload::Payload;
+use crate::wire::message::{Appended, AttemptFailedReport, ReportRefused, StepCompletedReport, TimerRequested};
+
+impl Core {
+    pub(super) fn step_completed(&mut self, session: SessionId, report: StepCompletedReport, out: &mut Output) {
+        let (no, token, number) = (report.run, report.token, report.number);
+        let (now, limits) = (self.now(), self.settings.limits);
+        let Some(granted) = self.current(session, no, token, out) else { return };
+        let Some(run) = &mut granted.run else { return };
+        if run.commands.is_resolved(number) {
+            self.counts.repeated += 1;
+            return;
+        }
+        let bytes = report.output.len();
+        if bytes > limits.payload_bytes_max {
+            let reason = PayloadTooLarge { bytes: bytes as u64, bytes_max: limits.payload_bytes_max as u64 };
+            return out.send(session, ReportRefused { run: no, token, number, reason: reason.into() });
+        }
+        if run.next >= limits.journal_entries_max {
+            return self.journal_is_full(no, out);
+        }
+        let attempt = report.attempt;
+        let entry =
+            Entry::from(StepCompleted { at: now, number, place: report.place, attempt, output: report.output });
+        let index = out.append(run, &entry);
+        if run.next == limits.journal_entries_warn {
+            out.note(Note::LongJournal { id: run.id, entries: run.next });
+        }
+        granted.made_progress();
+        self.counts.steps += 1;
+        let told = StepCompleted { at: now, number, place: Place::default(), attempt, output: Payload::default() };
+        Self::tell(session, (no, token), index, &told.into(), out);
+    }
+
+    pub(super) fn attempt_failed(&mut self, session: SessionId, report: AttemptFailedReport, out: &mut Output) {
+        let (no, token, number) = (report.run, report.token, report.number);
+        let (now, limits) = (self.now(), self.settings.limits);
+        let Some(granted) = self.current(session, no, token, out) else { return };
+        let (incarnation, build) = (granted.record.incarnation, granted.record.build.clone());
+        let Some(run) = &mut granted.run else { return };
+        let open = run.commands.open(number).cloned().unwrap_or_default();
+        if run.commands.is_resolved(number) || report.attempt <= open.attempts {
+            self.counts.repeated += 1;
+            return;
+        }
+        if run.next >= limits.journal_entries_max {
+            return self.journal_is_full(no, out);
+        }
+        let counts = report.failure.retry_after_ms.is_none();
+        let attempt = open.attempts + 1;
+        let counted = open.counted + u32::from(counts);
+        let first_at = if open.attempts == 0 { now } else { open.first_failed_at };
+        let next = report.retry.next(&report.failure, (run.id, number), (attempt, counted), (now, first_at));
+        let (failure, place) = (report.failure, report.place);
+        let entry = match next {
+            Some(retry_at) => Entry::from(AttemptFailed {
+                at: now,
+                number,
+                place,
+                attempt,
+                failure,
+                retry_at,
+                counted: counts,
+                incarnation,
+                build,
+            }),
+            None => StepFailed { at: now, number, place, attempt, failure }.into(),
+        };
+        let index = out.append(run, &entry);
+        granted.made_progress();
+        if next.is_none() {
+            self.counts.steps += 1;
+        }
+        Self::tell(session, (no, token), index, &entry, out);
+    }
+
+    pub(super) fn timer_requested(&mut self, session: SessionId, report: TimerRequested, out: &mut Output) {
+        let (no, token, number) = (report.run, report.token, report.number);
+        let (now, limits) = (self.now(), self.settings.limits);
+        let Some(granted) = self.current(session, no, token, out) else { return };
+        let Some(run) = &mut granted.run else { return };
+        if run.commands.is_resolved(number) || run.commands.open(number).is_some_and(|open| open.due.is_some()) {
+            self.counts.repeated += 1;
+            return;
+        }
+        if run.next >= limits.journal_entries_max {
+            return self.journal_is_full(no, out);
+        }
+        let due = now.after(std::time::Duration::from_millis(report.delay_ms));
+        let entry = Entry::from(TimerArmed { at: now, number, place: report.place, due });
+        let index = out.append(run, &entry);
+        self.armed.insert((due, no, number));
+        let told = TimerArmed { at: now, number, place: Place::default(), due };
+        Self::tell(session, (no, token), index, &told.into(), out);
+    }
+
+    /// The limit pauses the run; nothing of what is there is lost.
+    fn journal_is_full(&mut self, no: RunNo, out: &mut Output) {
+        let Some(run) = self.granted.get(&no).and_then(|granted| granted.run.as_ref()) else { return };
+        let entries_max = self.settings.limits.journal_entries_max;
+        let reason: Refusal = JournalFull { id: run.id, entries: run.next, entries_max }.into();
+        self.stop_granted(no, StopReason::Paused(reason), out);
+    }
+
+    /// Tells a worker that an entry is in the journal now.
+    pub(super) fn tell(session: SessionId, (run, token): (RunNo, Token), index: u32, entry: &Entry, out: &mut Output) {
+        out.send(session, Appended { run, token, index, entry: entry.encode().into() });
+    }
+}

@@ -1,0 +1,196 @@
+//! Cancelling, parking, pausing and resuming.
+//!
+//! A cancel request is an entry of the journal: everything pending in the function answers with a cancelled failure,
+//! in the same place in every replay, and what the function starts afterwards runs normally, so that it can clean up.
+//! A run that was never handed out has nothing to clean up and is cancelled at once.
+
+use stepwell_storage::Space;
+
+use super::Core;
+use super::output::{Note, Output};
+use super::queue::ReadyItem;
+use super::run::{Run, RunImage};
+use crate::keys::{self, Record, StoppedRecord};
+use crate::model::command::{Caller, HasEnded, NotResumable, Refusal};
+use crate::model::entry::{CancelRequested, Cancelled, Entry};
+use crate::model::id::{RunNo, SessionId};
+use crate::model::run::RunState;
+use crate::wire::message::{DoneReply, RefusedReply, Revoked, TurnMismatched};
+
+/// Builds remembered of a run that does not go on.
+const BUILDS_MAX: usize = 16;
+
+/// Why a granted run is stopped.
+pub(super) enum StopReason {
+    /// Its code and its journal disagree.
+    Mismatch(TurnMismatched),
+    /// At a limit.
+    Paused(Refusal),
+    /// Its worker says it waits, but there is nothing to wait for.
+    WaitsForNothing,
+}
+
+type Asker = (SessionId, u64);
+
+impl Core {
+    /// Stops a granted run where it is. Its journal is not changed.
+    pub(super) fn stop_granted(&mut self, no: RunNo, why: StopReason, out: &mut Output) {
+        let Some((granted, run)) = self.ungrant(no, out) else { return };
+        let build = granted.record.build.clone();
+        let (state, reason) = match &why {
+            StopReason::Mismatch(report) => (RunState::Parked, mismatch_text(&run, report, &build)),
+            StopReason::Paused(limit) => (RunState::Paused, limit.to_string()),
+            StopReason::WaitsForNothing => {
+                let text = "its function waits for something that is neither a step nor a sleep, and nothing will wake it";
+                (RunState::Paused, text.to_owned())
+            }
+        };
+        match (why, granted.holder) {
+            (StopReason::Paused(reason), Some(session)) => {
+                out.send(session, Revoked { run: no, token: granted.record.token, reason });
+            }
+            _ => Self::end_turn(&granted, out),
+        }
+        let mut builds = granted.record.avoid.clone();
+        if state == RunState::Parked && !builds.contains(&build) {
+            builds.push(build);
+            let surplus = builds.len().saturating_sub(BUILDS_MAX);
+            builds.drain(..surplus);
+        }
+        out.note(match state {
+            RunState::Parked => Note::Parked { id: run.id, reason: reason.clone() },
+            _ => Note::Paused { id: run.id, reason: reason.clone() },
+        });
+        let workflow = run.workflow.clone();
+        let record = StoppedRecord { state, reason, builds, at: self.now(), workflow };
+        out.put(Space::Lasting, keys::stopped(no), record.to_bytes());
+        self.shift(RunState::Granted, state);
+        // A build that came while the run was granted has not been asked yet.
+        if state == RunState::Parked && self.other_build_waits(&record) {
+            self.want(no, super::load::Want::TryBuild, out);
+        }
+    }
+
+    fn other_build_waits(&self, record: &StoppedRecord) -> bool {
+        self.sessions.values().any(|s| s.knows(&record.workflow) && !record.builds.contains(&s.build))
+    }
+
+    /// A parked or paused run goes back into its queue: asked for by somebody, or to be tried on another build.
+    pub(super) fn resume_stopped(&mut self, image: RunImage, asker: Option<Asker>, out: &mut Output) {
+        let run = &image.run;
+        let Some(stopped) = image.stopped.as_ref() else {
+            let state = self.state_of(&image);
+            let fresh = self.keep_if_fresh(image);
+            if let Some((session, request)) = asker {
+                let reason = NotResumable { id: fresh, state }.into();
+                out.send(session, RefusedReply { request, reason });
+            }
+            return;
+        };
+        out.delete(Space::Lasting, keys::stopped(run.no));
+        self.becomes_ready(stopped.state);
+        let queue = self.queue_number(&run.queue, out);
+        let mut item: ReadyItem = self.arrival(run.no, queue, run.priority, run.workflow.clone());
+        if asker.is_none() {
+            item.avoid = stopped.builds.clone();
+        }
+        self.enqueue_item(item, out);
+        if let Some((session, request)) = asker {
+            out.send(session, DoneReply { request });
+        }
+    }
+
+    /// A run that was taken out of memory only to be looked at goes back there if it came from there.
+    fn keep_if_fresh(&mut self, image: RunImage) -> crate::model::id::RunId {
+        let id = image.run.id;
+        if image.run.next == 1 && !image.sleeps && image.run.ended.is_none() {
+            self.fresh.insert(image.run.no, image.run);
+        }
+        id
+    }
+
+    pub(super) fn cancel_granted(
+        &mut self,
+        no: RunNo,
+        (session, request): Asker,
+        caller: Caller,
+        reason: String,
+        out: &mut Output,
+    ) {
+        let now = self.now();
+        let Some(granted) = self.granted.get_mut(&no) else { return };
+        let Some(run) = &mut granted.run else { return };
+        if !run.cancel_requested {
+            for (number, due) in run.commands.timers() {
+                self.armed.remove(&(due, no, number));
+            }
+            let entry = Entry::from(CancelRequested { at: now, principal: caller.principal, reason });
+            let index = out.append(run, &entry);
+            if let Some(holder) = granted.holder {
+                Self::tell(holder, (no, granted.record.token), index, &entry, out);
+            }
+        }
+        out.send(session, DoneReply { request });
+    }
+
+    pub(super) fn cancel_waiting(
+        &mut self,
+        image: RunImage,
+        (session, request): Asker,
+        caller: Caller,
+        reason: String,
+        out: &mut Output,
+    ) {
+        let state = self.state_of(&image);
+        let RunImage { mut run, stopped, .. } = image;
+        if state.is_final() {
+            let reason = HasEnded { id: run.id, state }.into();
+            return out.send(session, RefusedReply { request, reason });
+        }
+        let asleep = match state {
+            RunState::Scheduled => run.not_before,
+            RunState::Suspended => run.commands.wakes_at(),
+            _ => None,
+        };
+        if let Some(due) = asleep {
+            self.disarm_stored(due, run.no, out);
+        }
+        if stopped.is_some() {
+            out.delete(Space::Lasting, keys::stopped(run.no));
+        }
+        out.send(session, DoneReply { request });
+        let at = self.now();
+        if run.next == 1 {
+            // Never handed out with anything to undo. A ready one's row is taken away when its turn comes.
+            out.append(&mut run, &Entry::from(CancelRequested { at, principal: caller.principal, reason }));
+            out.append(&mut run, &Entry::from(Cancelled { at }));
+            self.shift(state, RunState::Cancelled);
+            return self.tell_end(&run, out);
+        }
+        if !run.cancel_requested {
+            out.append(&mut run, &Entry::from(CancelRequested { at, principal: caller.principal, reason }));
+        }
+        if state != RunState::Ready {
+            self.becomes_ready(state);
+            self.enqueue(&run, out);
+        }
+    }
+}
+
+/// The message reads like a diff: what the journal holds, what the code asked, what was not changed, what to do.
+fn mismatch_text(run: &Run, report: &TurnMismatched, build: &str) -> String {
+    format!(
+        "{id} cannot continue: its code took another path than its journal\n\n  \
+         entry {index} holds    {holds}\n  the code asked{pad}    {asked}, build {build}\n\n\
+         Its journal is unchanged. The run is parked; other runs are not affected. The usual cause is a changed \
+         workflow: a step was added, removed, renamed or moved while the run was on its way.\n\n\
+         hint: deploy workers whose code fits the journal: the run is tried once on every new build\n\
+         hint: `stepwell run resume {id}` tries again on any build\n\
+         hint: `stepwell run show {id}` prints what was recorded",
+        id = run.id,
+        index = report.index,
+        holds = report.journal_holds,
+        asked = report.code_asked,
+        pad = " ".repeat(report.index.to_string().len().saturating_sub(2)),
+    )
+}

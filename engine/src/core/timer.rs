@@ -1,0 +1,163 @@
+//! Timers: a window in memory over the stored ones of waiting runs, and those of granted runs.
+//!
+//! A waiting run has one stored timer, its earliest. When that is due the run becomes ready; which of its timers are
+//! due is decided when it is granted. Timers never fire early in engine time (T1).
+
+use std::collections::BTreeMap;
+
+use stepwell_storage::Space;
+
+use super::Core;
+use super::output::{Output, Read};
+use crate::keys::{self, Record, TimerRecord};
+use crate::model::entry::{Entry, TimerFired};
+use crate::model::id::RunNo;
+use crate::model::run::RunState;
+use crate::model::time::Time;
+
+/// Stored timers held in memory at most.
+const WINDOW_MAX: usize = 4_096;
+/// With fewer, more are read.
+const WINDOW_LOW: usize = 512;
+/// Timers fired in one transition at most.
+const FIRE_MAX: usize = 256;
+
+/// The earliest stored timers.
+#[derive(Debug)]
+pub(super) struct Timers {
+    window: BTreeMap<(Time, RunNo), TimerRecord>,
+    /// All stored timers before this one are in the window.
+    read_to: (Time, RunNo),
+    /// Whether there are none behind `read_to`.
+    tail_in_memory: bool,
+    reading: bool,
+    grown: bool,
+    /// No stored timer is before this instant.
+    cursor: Time,
+}
+
+impl Timers {
+    /// A window that begins at the stored cursor.
+    pub(super) fn open(cursor: Time) -> Self {
+        Self {
+            window: BTreeMap::new(),
+            read_to: (cursor, RunNo(0)),
+            tail_in_memory: false,
+            reading: false,
+            grown: false,
+            cursor,
+        }
+    }
+
+    /// The instant before which there are no stored timers.
+    pub(super) fn cursor(&self) -> Time {
+        self.window.keys().next().map_or(self.cursor, |(due, _)| self.cursor.min(*due))
+    }
+
+    /// When to look next; at once if timers must be read first.
+    pub(super) fn next_due(&self) -> Option<Time> {
+        let must_read = !self.tail_in_memory && !self.reading && self.window.len() < WINDOW_LOW;
+        if must_read {
+            return Some(Time(0));
+        }
+        self.window.keys().next().map(|(due, _)| *due)
+    }
+
+    fn insert(&mut self, key: (Time, RunNo), record: TimerRecord) {
+        self.cursor = self.cursor.min(key.0);
+        if key < self.read_to {
+            self.window.insert(key, record);
+        } else if self.tail_in_memory && self.window.len() < WINDOW_MAX {
+            self.window.insert(key, record);
+        } else {
+            if self.tail_in_memory {
+                // From here on the window ends where its last timer does.
+                self.tail_in_memory = false;
+                self.read_to = self.window.keys().next_back().map_or(self.read_to, |(t, r)| (*t, RunNo(r.0 + 1)));
+                if key < self.read_to {
+                    self.window.insert(key, record);
+                }
+            }
+            self.grown = true;
+        }
+    }
+}
+
+impl Core {
+    /// Stores the timer of a waiting run.
+    pub(super) fn arm_stored(&mut self, due: Time, no: RunNo, record: TimerRecord, out: &mut Output) {
+        out.put(Space::Passing, keys::timer(due, no), record.to_bytes());
+        if due < self.mark.timers {
+            self.mark_dirty = true;
+        }
+        self.timers.insert((due, no), record);
+    }
+
+    /// Takes the stored timer of a waiting run away.
+    pub(super) fn disarm_stored(&mut self, due: Time, no: RunNo, out: &mut Output) {
+        out.delete(Space::Passing, keys::timer(due, no));
+        self.timers.window.remove(&(due, no));
+    }
+
+    /// Arms the timers of a run that is granted now.
+    pub(super) fn arm_timers(&mut self, no: RunNo) {
+        let Some(run) = self.granted.get(&no).and_then(|granted| granted.run.as_ref()) else { return };
+        self.armed.extend(run.commands.timers().map(|(number, due)| (due, no, number)));
+    }
+
+    /// Fires what is due for granted runs.
+    pub(super) fn fire_armed(&mut self, out: &mut Output) {
+        let now = self.now();
+        for _ in 0..FIRE_MAX {
+            let Some((due, no, number)) = self.armed.first().copied().filter(|(due, _, _)| *due <= now) else {
+                return;
+            };
+            assert!(due <= now, "T1: no timer fires early");
+            self.armed.pop_first();
+            let Some(granted) = self.granted.get_mut(&no) else { continue };
+            let Some(run) = &mut granted.run else { continue };
+            if run.commands.open(number).is_none_or(|open| open.due != Some(due)) {
+                continue; // a cancel request came before it
+            }
+            let entry = Entry::from(TimerFired { at: now, number });
+            let index = out.append(run, &entry);
+            granted.made_progress();
+            if let Some(session) = granted.holder {
+                Self::tell(session, (no, granted.record.token), index, &entry, out);
+            }
+        }
+    }
+
+    /// Makes waiting runs ready whose timer is due, and reads further timers.
+    pub(super) fn fire_timers(&mut self, out: &mut Output) {
+        let now = self.now();
+        for _ in 0..FIRE_MAX {
+            let Some(entry) = self.timers.window.first_entry().filter(|entry| entry.key().0 <= now) else { break };
+            let ((due, no), record) = entry.remove_entry();
+            self.timers.cursor = self.timers.cursor.max(due);
+            out.delete(Space::Passing, keys::timer(due, no));
+            let from = if record.delayed { RunState::Scheduled } else { RunState::Suspended };
+            self.becomes_ready(from);
+            let item = self.arrival(no, record.queue, record.priority, record.workflow);
+            self.enqueue_item(item, out);
+        }
+        let timers = &mut self.timers;
+        if !timers.tail_in_memory && !timers.reading && timers.window.len() < WINDOW_LOW {
+            timers.reading = true;
+            timers.grown = false;
+            out.read(Read::Timers { from: timers.read_to, limit: WINDOW_MAX - WINDOW_LOW });
+        }
+    }
+
+    pub(super) fn timers_loaded(&mut self, rows: Vec<(Time, RunNo, TimerRecord)>, end: bool) {
+        let timers = &mut self.timers;
+        timers.reading = false;
+        if let Some((due, no, _)) = rows.last() {
+            timers.read_to = timers.read_to.max((*due, RunNo(no.0 + 1)));
+        }
+        timers.tail_in_memory = end && !timers.grown;
+        for (due, no, record) in rows {
+            timers.window.insert((due, no), record);
+        }
+    }
+}

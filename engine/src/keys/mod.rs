@@ -1,0 +1,423 @@
+//! The schema: everything that is stored, visible in one place.
+//!
+//! A key is the shard (2 bytes), the family's number (1 byte) and the family's own parts, all big endian, so that
+//! the order of bytes is the order of values. A value is one positional MessagePack record. Numbers are never used
+//! again; fields are only added at the end.
+//!
+//! | no. | family | space | key | value | written |
+//! |---|---|---|---|---|---|
+//! | 1 | tally | lasting | – | [`Tally`] | with every batch that starts or ends runs |
+//! | 2 | index | lasting | namespace, run id | [`IndexRecord`] | at start |
+//! | 3 | queue | lasting | queue number | [`QueueRecord`] | when a queue is first named |
+//! | 4 | stopped | lasting | run number | [`StoppedRecord`] | when a run is parked or paused |
+//! | 5 | dead | lasting | died at, run number | [`DeadRecord`] | when a run dies |
+//! | 6 | ready | passing | queue, priority, sequence | [`ReadyRecord`] | when a run waits for a worker |
+//! | 7 | granted | passing | slot | [`GrantedRecord`] | once a turn |
+//! | 8 | timer | passing | due, run number | [`TimerRecord`] | when a run is suspended |
+//! | 9 | journal | generation | run number, entry, chunk | a stored entry, or a part | once an entry |
+//! | 10 | generation | lasting | generation | [`GenerationRecord`] | at the first start of a day |
+//! | 11 | moved | lasting | run number | [`MovedRecord`] | when a run outlives its generation |
+//! | 12 | mark | lasting | – | [`Mark`] | about once a second |
+//!
+//! Scans never start where deletes happen: ready and timer windows go on behind the cursors kept in [`Mark`];
+//! granted slots are used again, lowest first.
+
+pub mod journal;
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::model::id::{Incarnation, Namespace, RunId, RunNo, Token};
+use crate::model::run::RunState;
+use crate::model::time::Time;
+use crate::numbered::{Undecodable, decode_fields, encode_fields};
+
+/// The number of the engine's stored format, beside the store's own.
+pub const FORMAT: u32 = 1;
+
+/// The shard every key begins with. A node has one.
+pub const SHARD: u16 = 0;
+
+/// What a key is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Family {
+    /// Counters.
+    Tally = 1,
+    /// Run id to run number.
+    Index = 2,
+    /// Queue number to name.
+    Queue = 3,
+    /// Parked and paused runs.
+    Stopped = 4,
+    /// Dead letters.
+    Dead = 5,
+    /// Runs that wait for a worker.
+    Ready = 6,
+    /// Runs that a worker holds.
+    Granted = 7,
+    /// Runs that wait for time to pass.
+    Timer = 8,
+    /// Journals.
+    Journal = 9,
+    /// Where each generation's run numbers begin.
+    Generation = 10,
+    /// Runs whose journal was copied to a later generation.
+    Moved = 11,
+    /// Engine time and cursors.
+    Mark = 12,
+}
+
+impl Family {
+    /// All families.
+    pub const ALL: [Self; 12] = [
+        Self::Tally,
+        Self::Index,
+        Self::Queue,
+        Self::Stopped,
+        Self::Dead,
+        Self::Ready,
+        Self::Granted,
+        Self::Timer,
+        Self::Journal,
+        Self::Generation,
+        Self::Moved,
+        Self::Mark,
+    ];
+
+    /// The family of a stored key.
+    pub fn of(key: &[u8]) -> Option<Self> {
+        let number = *key.get(2)?;
+        Self::ALL.into_iter().find(|family| *family as u8 == number)
+    }
+}
+
+/// Builds a key.
+struct KeyBuilder(Vec<u8>);
+
+impl KeyBuilder {
+    fn new(family: Family) -> Self {
+        let mut bytes = Vec::with_capacity(24);
+        bytes.extend_from_slice(&SHARD.to_be_bytes());
+        bytes.push(family as u8);
+        Self(bytes)
+    }
+
+    fn part(mut self, bytes: &[u8]) -> Self {
+        self.0.extend_from_slice(bytes);
+        self
+    }
+
+    fn done(self) -> Bytes {
+        self.0.into()
+    }
+}
+
+/// The bytes before which all keys of a family lie, behind `prefix`: the smallest key that is larger than all of them.
+pub fn end_of(prefix: &[u8]) -> Bytes {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < u8::MAX {
+            end.push(last + 1);
+            break;
+        }
+    }
+    end.into()
+}
+
+/// The prefix of a whole family.
+pub fn family(family: Family) -> Bytes {
+    KeyBuilder::new(family).done()
+}
+
+/// Where the counters are.
+pub fn tally() -> Bytes {
+    family(Family::Tally)
+}
+
+/// Where engine time and the cursors are.
+pub fn mark() -> Bytes {
+    family(Family::Mark)
+}
+
+/// Where a run's number is.
+pub fn index(namespace: Namespace, id: RunId) -> Bytes {
+    KeyBuilder::new(Family::Index).part(&namespace.0.to_be_bytes()).part(&id.0.to_be_bytes()).done()
+}
+
+/// Where a queue's name is.
+pub fn queue(number: u32) -> Bytes {
+    KeyBuilder::new(Family::Queue).part(&number.to_be_bytes()).done()
+}
+
+/// Where it says why a run is stopped.
+pub fn stopped(run: RunNo) -> Bytes {
+    KeyBuilder::new(Family::Stopped).part(&run.0.to_be_bytes()).done()
+}
+
+/// Where a dead letter is.
+pub fn dead(at: Time, run: RunNo) -> Bytes {
+    KeyBuilder::new(Family::Dead).part(&at.0.to_be_bytes()).part(&run.0.to_be_bytes()).done()
+}
+
+/// Where a ready run waits.
+pub fn ready(queue: u32, priority: u8, sequence: u64) -> Bytes {
+    KeyBuilder::new(Family::Ready).part(&queue.to_be_bytes()).part(&[priority]).part(&sequence.to_be_bytes()).done()
+}
+
+/// The prefix of one lane of a queue.
+pub fn lane(queue: u32, priority: u8) -> Bytes {
+    KeyBuilder::new(Family::Ready).part(&queue.to_be_bytes()).part(&[priority]).done()
+}
+
+/// The sequence in the key of a ready run.
+pub fn sequence_of(key: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(key.get(8..16)?.try_into().ok()?))
+}
+
+/// Where a grant is.
+pub fn granted(slot: u32) -> Bytes {
+    KeyBuilder::new(Family::Granted).part(&slot.to_be_bytes()).done()
+}
+
+/// The slot in the key of a grant.
+pub fn slot_of(key: &[u8]) -> Option<u32> {
+    Some(u32::from_be_bytes(key.get(3..7)?.try_into().ok()?))
+}
+
+/// Where a timer is.
+pub fn timer(due: Time, run: RunNo) -> Bytes {
+    KeyBuilder::new(Family::Timer).part(&due.0.to_be_bytes()).part(&run.0.to_be_bytes()).done()
+}
+
+/// The instant and the run in the key of a timer (or of a dead letter).
+pub fn time_and_run_of(key: &[u8]) -> Option<(Time, RunNo)> {
+    let time = u64::from_be_bytes(key.get(3..11)?.try_into().ok()?);
+    let run = u64::from_be_bytes(key.get(11..19)?.try_into().ok()?);
+    Some((Time(time), RunNo(run)))
+}
+
+/// Where it says with which run a generation begins.
+pub fn generation(generation: u32) -> Bytes {
+    KeyBuilder::new(Family::Generation).part(&generation.to_be_bytes()).done()
+}
+
+/// The number in a key of 4 bytes behind the family: queue, slot or generation.
+pub fn number_of(key: &[u8]) -> Option<u32> {
+    slot_of(key)
+}
+
+/// The run number in a key that has just that.
+pub fn run_of(key: &[u8]) -> Option<RunNo> {
+    Some(RunNo(u64::from_be_bytes(key.get(3..11)?.try_into().ok()?)))
+}
+
+/// Where it says to which generation a run was copied.
+pub fn moved(run: RunNo) -> Bytes {
+    KeyBuilder::new(Family::Moved).part(&run.0.to_be_bytes()).done()
+}
+
+/// A stored record: positional MessagePack.
+pub trait Record: Serialize + DeserializeOwned {
+    /// Its name in messages.
+    const WHAT: &'static str;
+
+    /// Its bytes.
+    fn to_bytes(&self) -> Bytes {
+        let mut bytes = Vec::with_capacity(64);
+        encode_fields(self, &mut bytes);
+        bytes.into()
+    }
+
+    /// Reads what `to_bytes` wrote.
+    fn of_bytes(bytes: &[u8]) -> Result<Self, Undecodable> {
+        decode_fields(Self::WHAT, bytes)
+    }
+}
+
+macro_rules! records {
+    ($($(#[$meta:meta])* $name:ident { $($(#[$fmeta:meta])* $field:ident : $type:ty),* $(,)? })+) => {
+        $(
+            $(#[$meta])*
+            #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+            pub struct $name { $($(#[$fmeta])* pub $field: $type),* }
+
+            impl Record for $name {
+                const WHAT: &'static str = stringify!($name);
+            }
+        )+
+    };
+}
+
+records! {
+    /// Counters that are exact at every commit.
+    Tally {
+        /// [`FORMAT`].
+        format: u32,
+        /// The next run's number.
+        next_run: u64,
+        /// The next ready sequence.
+        next_sequence: u64,
+        /// Runs in each state, in the order of [`RunState::ALL`].
+        runs: Vec<u64>,
+    }
+
+    /// Finds a run by its id.
+    IndexRecord {
+        /// Its number.
+        run: RunNo,
+    }
+
+    /// A queue's name.
+    QueueRecord {
+        /// The name.
+        name: String,
+    }
+
+    /// Why a run is stopped.
+    StoppedRecord {
+        /// Parked or paused.
+        state: RunState,
+        /// Why, for people.
+        reason: String,
+        /// Builds on which it did not go on; another one is tried by itself.
+        builds: Vec<String>,
+        /// When.
+        at: Time,
+        /// Its workflow.
+        workflow: String,
+    }
+
+    /// A dead letter, for the listing; everything else is in the journal.
+    DeadRecord {
+        /// The workflow.
+        workflow: String,
+        /// The failure's class.
+        class: String,
+    }
+
+    /// A run that waits for a worker.
+    ReadyRecord {
+        /// The run.
+        run: RunNo,
+        /// Its workflow.
+        workflow: String,
+        /// Workers lost in a row while they held it.
+        deaths: u32,
+        /// Builds not to give it to.
+        avoid: Vec<String>,
+    }
+
+    /// A run that a worker holds.
+    GrantedRecord {
+        /// The run.
+        run: RunNo,
+        /// Under this token.
+        token: Token,
+        /// In this worker process.
+        incarnation: Incarnation,
+        /// The build that process runs.
+        build: String,
+        /// Its workflow.
+        workflow: String,
+        /// Its queue.
+        queue: u32,
+        /// Its priority.
+        priority: u8,
+        /// Its place in the queue, to go back to.
+        sequence: u64,
+        /// Entries in its journal when it was granted: more of them mean progress.
+        entries: u32,
+        /// Workers lost in a row while they held it.
+        deaths: u32,
+        /// Builds not to give it to.
+        avoid: Vec<String>,
+    }
+
+    /// A run that waits for time to pass.
+    TimerRecord {
+        /// Its workflow.
+        workflow: String,
+        /// The queue it goes to then.
+        queue: u32,
+        /// Its priority.
+        priority: u8,
+        /// Whether it was never granted (a delayed start).
+        delayed: bool,
+    }
+
+    /// Where a generation's run numbers begin.
+    GenerationRecord {
+        /// The first run number of the generation.
+        first: RunNo,
+    }
+
+    /// A run whose journal was copied to a later generation.
+    MovedRecord {
+        /// The generation it is in now.
+        generation: u32,
+    }
+
+    /// Engine time and cursors.
+    Mark {
+        /// Engine time has not passed this instant.
+        time: Time,
+        /// Per queue and priority: no ready run before this sequence.
+        heads: Vec<(u32, u8, u64)>,
+        /// No timer before this instant.
+        timers: Time,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    #[test]
+    fn golden_keys() {
+        assert_eq!(hex(&index(Namespace(1), RunId(2))), "0000020000000100000000000000000000000000000002");
+        assert_eq!(hex(&ready(1, 2, 3)), "00000600000001020000000000000003");
+        assert_eq!(hex(&granted(7)), "00000700000007");
+        assert_eq!(hex(&timer(Time(5), RunNo(6))), "00000800000000000000050000000000000006");
+        assert_eq!(hex(&journal::row(RunNo(1), 2, 3)), "0000090000000000000001000000020003");
+    }
+
+    #[test]
+    fn golden_records() {
+        let tally = Tally { format: 1, next_run: 2, next_sequence: 3, runs: vec![1, 0] };
+        assert_eq!(hex(&tally.to_bytes()), "94010203920100");
+        let granted = GrantedRecord {
+            run: RunNo(1),
+            token: Token { store: 2, epoch: 3, grant: crate::model::id::GrantNo(4) },
+            incarnation: Incarnation(5),
+            build: "b".into(),
+            workflow: "w".into(),
+            queue: 6,
+            priority: 7,
+            sequence: 8,
+            entries: 9,
+            deaths: 0,
+            avoid: vec![],
+        };
+        assert_eq!(
+            hex(&granted.to_bytes()),
+            "9b0193020304c41000000000000000000000000000000005a162a17706070809009\u{30}".replace('\u{30}', "0")
+        );
+        assert_eq!(GrantedRecord::of_bytes(&granted.to_bytes()).unwrap(), granted);
+    }
+
+    #[test]
+    fn the_order_of_keys_is_the_order_of_values() {
+        let mut keys = vec![ready(1, 0, 255), ready(1, 0, 256), ready(1, 1, 0), ready(2, 0, 0)];
+        let sorted = keys.clone();
+        keys.sort();
+        assert_eq!(keys, sorted);
+        assert_eq!(end_of(&[0, 255]), Bytes::from_static(&[1]));
+        assert_eq!(end_of(&[255]), Bytes::new());
+    }
+}
