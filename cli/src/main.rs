@@ -1,3 +1,135 @@
-//! The `stepwell` binary.
+//! The `stepwell` binary: the engine as a process, conduct at the terminal, a demo and a load generator.
+//!
+//! Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 done and the answer is no, 2 wrong usage or
+//! bad input, 3 not reachable.
 
-fn main() {}
+mod bench;
+mod clock;
+mod dead;
+mod demo;
+mod failure;
+mod process;
+mod quantity;
+mod reach;
+mod run;
+mod serve;
+mod stats;
+mod store;
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use failure::{Answer, CommandError, USAGE};
+use terminal::Terminal;
+
+/// Durable workflows: runs that survive the death of their worker, their engine and their machine
+#[derive(Debug, Parser)]
+#[command(name = "stepwell", version)]
+struct Arguments {
+    /// Print data as one JSON document
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the engine as a server
+    Serve(serve::Serve),
+    /// Start runs, look at them, stop them
+    #[command(subcommand)]
+    Run(run::RunCommand),
+    /// Look at runs that failed for good
+    #[command(subcommand)]
+    Dead(dead::DeadCommand),
+    /// Look at a store that no engine has open
+    #[command(subcommand)]
+    Store(store::StoreCommand),
+    /// Count runs in every state, and what the engine has done
+    Stats(stats::StatsCommand),
+    /// Work through 2,000 orders while workers and the server are killed
+    Demo(demo::Demo),
+    /// Measure this machine
+    Bench(bench::Bench),
+    #[command(hide = true)]
+    DemoWorker(demo::DemoWorker),
+    #[command(hide = true)]
+    BenchWorker(bench::BenchWorker),
+    #[command(hide = true)]
+    BenchClient(bench::BenchClient),
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return usage(&error),
+    };
+    log();
+    let terminal = Terminal {
+        json: arguments.json,
+    };
+    match run(arguments.command, terminal) {
+        Ok(answer) => answer.into(),
+        Err(error) => {
+            terminal.error(&error);
+            ExitCode::from(error.exit)
+        }
+    }
+}
+
+fn run(command: Command, terminal: Terminal) -> Result<Answer, CommandError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|e| CommandError::fault("no runtime can be started").caused_by(&e))?;
+    let answer = runtime.block_on(async {
+        match command {
+            Command::Serve(command) => command.execute(terminal).await,
+            Command::Run(command) => command.execute(terminal).await,
+            Command::Dead(command) => command.execute(terminal).await,
+            Command::Store(command) => command.execute(terminal).await,
+            Command::Stats(command) => command.execute(terminal).await,
+            Command::Demo(command) => command.execute(terminal).await,
+            Command::Bench(command) => command.execute(terminal).await,
+            Command::DemoWorker(command) => command.execute().await,
+            Command::BenchWorker(command) => command.execute().await,
+            Command::BenchClient(command) => command.execute().await,
+        }
+    });
+    // Reading stdin takes a thread that cannot be interrupted.
+    runtime.shutdown_background();
+    answer
+}
+
+/// What clap has to say: help and version are data, the rest is wrong usage.
+fn usage(error: &clap::Error) -> ExitCode {
+    let is_data = !error.use_stderr();
+    if !is_data && std::env::args_os().any(|arg| arg == "--json") {
+        let text = error.to_string();
+        let text = text.split("\n\n").next().unwrap_or_default();
+        let message = text.trim_start_matches("error: ").trim_end();
+        Terminal { json: true }.error(&CommandError {
+            kind: "usage",
+            ..CommandError::bad_input(message)
+        });
+    } else {
+        let _ = error.print();
+    }
+    if is_data {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(USAGE)
+    }
+}
+
+fn log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("STEPWELL_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+}

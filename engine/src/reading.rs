@@ -299,6 +299,10 @@ async fn generation_page(
         };
         let (run, ..) = journal::parts_of(&first.key).ok_or(Unreadable::Key { family: Family::Journal })?;
         from = RunNo(run.0 + 1);
+        // What was copied before goes on in its new place; what is left here is old.
+        if generation_of(store, run, (generation, true)).await? != generation {
+            continue;
+        }
         let Some(Entry::Started(started)) = first_entry(store, generation, run).await? else {
             let cause = format!("run number {run} does not begin with its start");
             return Err(Undecodable::Damaged { what: "a journal", cause }.into());
@@ -322,8 +326,19 @@ async fn first_entry(store: &dyn Store, generation: u32, run: RunNo) -> Result<O
     Ok(entries(store, generation, run, (0, 1), usize::MAX).await?.first().and_then(|stored| decode(stored)))
 }
 
+/// How many whole entries a journal has.
+pub async fn count(store: &dyn Store, generation: u32, run: RunNo) -> Result<u32, Unreadable> {
+    Ok(last_number(store, generation, run).await?.map_or(0, |number| number + 1))
+}
+
 /// The last whole entry of a journal, without checking the chain.
 pub async fn last_entry(store: &dyn Store, generation: u32, run: RunNo) -> Result<Option<Entry>, Unreadable> {
+    let Some(number) = last_number(store, generation, run).await? else { return Ok(None) };
+    let found = entries(store, generation, run, (number, number + 1), usize::MAX).await?;
+    Ok(found.first().and_then(|stored| decode(stored)))
+}
+
+async fn last_number(store: &dyn Store, generation: u32, run: RunNo) -> Result<Option<u32>, Unreadable> {
     let space = Space::Generation(generation);
     let mut end = journal::row(RunNo(run.0 + 1), 0, 0);
     loop {
@@ -333,8 +348,7 @@ pub async fn last_entry(store: &dyn Store, generation: u32, run: RunNo) -> Resul
         let (_, number, _) = journal::parts_of(&last.key).ok_or(Unreadable::Key { family: Family::Journal })?;
         // Parts whose first row never came do not make an entry.
         if store.get(space, &journal::row(run, number, 0)).await?.is_some() {
-            let found = entries(store, generation, run, (number, number + 1), usize::MAX).await?;
-            return Ok(found.first().and_then(|stored| decode(stored)));
+            return Ok(Some(number));
         }
         end = journal::row(run, number, 0);
     }

@@ -4,12 +4,14 @@
 //! wanted of it, looked at or changed, and forgotten. While a read is under way nothing else changes that run, so what
 //! was read is the truth when it arrives.
 
+use std::collections::BTreeMap;
+
 use super::output::{Note, Output, Read};
 use super::queue::ReadyItem;
 use super::run::{Run, RunImage};
 use super::Core;
 use crate::model::command::{Caller, Damaged, NoSuchRun, Refusal, StartRun};
-use crate::model::id::{Namespace, RunId, RunNo, SessionId};
+use crate::model::id::{Incarnation, Namespace, RunId, RunNo, SessionId};
 use crate::model::run::{Outcome, OutcomePending, RunState, RunSummary};
 use crate::model::time::Time;
 use crate::wire::message::{
@@ -211,7 +213,7 @@ impl Core {
             Want::TryBuild => self.resume_stopped(image, None, out),
             Want::Return { .. } | Want::Regrant { .. } => {} // it is not granted any more
             want => {
-                let state = self.state_of(&image);
+                let state = Self::state_of(&image);
                 let mut summary = summary(&image.run, state);
                 summary.reason = image.stopped.as_ref().map(|stopped| stopped.reason.clone()).or(summary.reason);
                 if !image.sleeps {
@@ -226,7 +228,7 @@ impl Core {
     }
 
     /// The state of a run that nobody holds.
-    pub fn state_of(&self, image: &RunImage) -> RunState {
+    pub fn state_of(image: &RunImage) -> RunState {
         if let Some(ended) = image.run.ended_state() {
             return ended;
         }
@@ -238,16 +240,9 @@ impl Core {
         }
     }
 
-    /// Who holds the run now, if somebody does, and what is known of it, for listings.
-    pub fn peek(&self, no: RunNo) -> Option<RunSummary> {
-        let granted = self.granted.get(&no)?;
-        let run = granted.run.as_ref()?;
-        Some(RunSummary { incarnation: Some(granted.record.incarnation), ..summary(run, RunState::Granted) })
-    }
-
-    /// Whether a worker process holds the run, even if it has not been read since the engine opened.
-    pub fn is_granted(&self, no: RunNo) -> bool {
-        self.granted.contains_key(&no)
+    /// Which runs are granted, and to which worker processes, for listings.
+    pub fn granted_runs(&self) -> BTreeMap<RunNo, Incarnation> {
+        self.granted.iter().map(|(no, granted)| (*no, granted.record.incarnation)).collect()
     }
 
     /// The newest run's number and generation ranges, for listings.
@@ -255,9 +250,10 @@ impl Core {
         RunNo(self.tally.next_run.saturating_sub(1))
     }
 
-    /// The generation a run was born in and whether it may have been moved; for listings.
-    pub fn birth(&self, no: RunNo) -> (u32, bool) {
-        self.birth_of(no)
+    /// Tells the generation a run was born in and whether it may have been moved; for listings.
+    pub fn births(&self) -> impl Fn(RunNo) -> (u32, bool) + Send + Sync + 'static {
+        let generations = self.generations.clone();
+        move |no| super::birth(&generations, no)
     }
 
     fn answer(&mut self, want: Want, run: Run, summary: RunSummary, out: &mut Output) {
@@ -323,7 +319,7 @@ impl Core {
 }
 
 /// A run as listings tell it.
-pub(super) fn summary(run: &Run, state: RunState) -> RunSummary {
+pub fn summary(run: &Run, state: RunState) -> RunSummary {
     let wakes_at: Option<Time> = match state {
         RunState::Scheduled => run.not_before,
         RunState::Suspended => run.commands.wakes_at(),

@@ -60,7 +60,8 @@ use std::time::Duration;
 use self::clock::{ClockAlert, EngineClock, MARK_LEAD, Reading};
 use self::grant::{Granted, Slots};
 use self::load::{Lookup, Want};
-pub use self::open::{Opened, QueueRow};
+pub use self::load::summary;
+pub use self::open::{OpenRefused, Opened, QueueRow};
 use self::output::{Note, Output};
 use self::queue::Queue;
 use self::retention::Cleaner;
@@ -387,10 +388,15 @@ impl Core {
 
     /// The generation a run was born in, and whether it may have been moved since.
     fn birth_of(&self, run: RunNo) -> (u32, bool) {
-        let generation = self.generations.range(..=run).next_back().map(|(_, generation)| *generation);
-        match generation {
-            Some(generation) => (generation, self.cleaner.may_have_moved(generation)),
-            None => (0, true),
-        }
+        birth(&self.generations, run)
+    }
+}
+
+/// Every generation but the newest may be being emptied, or have been when the engine last ended.
+fn birth(generations: &BTreeMap<RunNo, u32>, run: RunNo) -> (u32, bool) {
+    let newest = generations.values().next_back().copied();
+    match generations.range(..=run).next_back() {
+        Some((_, generation)) => (*generation, Some(*generation) != newest),
+        None => (0, true), // born in a generation that is gone
     }
 }

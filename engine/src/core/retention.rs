@@ -43,20 +43,12 @@ pub(super) struct Cleaner {
     next_look: Duration,
     /// The generation being emptied.
     current: Option<u32>,
-    /// All generations up to this one have been emptied or are being emptied.
-    emptied_to: Option<u32>,
     /// Generations with damage in them: kept, and not looked at again before the next opening.
     kept: BTreeSet<u32>,
     /// Runs that must be copied before the next page.
     copying: Vec<RunNo>,
     /// Where the next page begins, once all are copied; none at the end.
     next_page: Option<RunNo>,
-}
-
-impl Cleaner {
-    pub(super) fn may_have_moved(&self, generation: u32) -> bool {
-        self.emptied_to.is_some_and(|emptied| generation <= emptied)
-    }
 }
 
 impl Core {
@@ -79,7 +71,6 @@ impl Core {
             return;
         }
         self.cleaner.current = Some(oldest);
-        self.cleaner.emptied_to = Some(oldest);
         out.read(Read::Generation { generation: oldest, from: RunNo(0), limit: PAGE });
     }
 

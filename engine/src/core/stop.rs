@@ -79,7 +79,7 @@ impl Core {
     pub(super) fn resume_stopped(&mut self, image: RunImage, asker: Option<Asker>, out: &mut Output) {
         let run = &image.run;
         let Some(stopped) = image.stopped.as_ref() else {
-            let state = self.state_of(&image);
+            let state = Self::state_of(&image);
             let fresh = self.keep_if_fresh(image);
             if let Some((session, request)) = asker {
                 let reason = NotResumable { id: fresh, state }.into();
@@ -141,7 +141,7 @@ impl Core {
         reason: String,
         out: &mut Output,
     ) {
-        let state = self.state_of(&image);
+        let state = Self::state_of(&image);
         let RunImage { mut run, stopped, .. } = image;
         if state.is_final() {
             let reason = HasEnded { id: run.id, state }.into();

@@ -1,5 +1,6 @@
 //! The nouns: plain data, without behaviour that needs a clock, a disk or a network.
 
+pub mod chain;
 pub mod command;
 pub mod entry;
 pub mod failure;

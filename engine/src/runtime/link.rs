@@ -79,35 +79,51 @@ impl Link {
         let told = reason.clone();
         let answer = outward.downgrade();
         tokio::spawn(async move {
-            if let Err(problem) = read_frames(read, |m| to_user.send(m).is_ok()).await {
-                if let Some(answer) = answer.upgrade() {
-                    let _ = answer.send(Closing { reason: problem.clone() }.into());
+            let mut reader = FrameReader::new(read);
+            let problem = loop {
+                match reader.next().await {
+                    Ok(Some(message)) => {
+                        if to_user.send(message).is_err() {
+                            return;
+                        }
+                    }
+                    Ok(None) => return,
+                    Err(problem) => break problem,
                 }
-                let _ = told.set(problem);
+            };
+            if let Some(answer) = answer.upgrade() {
+                let _ = answer.send(Closing { reason: problem.clone() }.into());
             }
+            let _ = told.set(problem);
         });
         tokio::spawn(write_frames(write, to_write));
         Self { sender: LinkSender::new(move |m| outward.send(m).map_err(|_| Closed)), receiver, reason }
     }
 }
 
-/// Decodes frames and hands them on until the stream ends (`Ok`), `hand_on` says no (`Ok`), or something is wrong.
-pub(crate) async fn read_frames(
-    mut read: ReadHalf<Box<dyn Stream>>,
-    mut hand_on: impl FnMut(Message) -> bool,
-) -> Result<(), String> {
-    let mut buffer = BytesMut::with_capacity(WRITE_BYTES);
-    loop {
-        while let Some(message) = frame::decode(&mut buffer, FRAME_BYTES_MAX).map_err(|e| chain(&e))? {
-            if !hand_on(message) {
-                return Ok(());
+/// Reads a byte stream as messages.
+pub(crate) struct FrameReader {
+    read: ReadHalf<Box<dyn Stream>>,
+    buffer: BytesMut,
+}
+
+impl FrameReader {
+    pub(crate) fn new(read: ReadHalf<Box<dyn Stream>>) -> Self {
+        Self { read, buffer: BytesMut::with_capacity(WRITE_BYTES) }
+    }
+
+    /// The next message; `None` at the end of the stream; an error if it is not our protocol or reading fails.
+    pub(crate) async fn next(&mut self) -> Result<Option<Message>, String> {
+        loop {
+            if let Some(message) = frame::decode(&mut self.buffer, FRAME_BYTES_MAX).map_err(|e| chain(&e))? {
+                return Ok(Some(message));
             }
-        }
-        match read.read_buf(&mut buffer).await {
-            Ok(0) if buffer.is_empty() => return Ok(()),
-            Ok(0) => return Err("the peer closed the connection within a frame".to_owned()),
-            Ok(_) => {}
-            Err(e) => return Err(format!("reading failed: {e}")),
+            match self.read.read_buf(&mut self.buffer).await {
+                Ok(0) if self.buffer.is_empty() => return Ok(None),
+                Ok(0) => return Err("the peer closed the connection within a frame".to_owned()),
+                Ok(_) => {}
+                Err(e) => return Err(format!("reading failed: {e}")),
+            }
         }
     }
 }

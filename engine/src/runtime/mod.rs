@@ -1,4 +1,22 @@
 //! The only code that touches tokio: connections, worker, client, and (with the `server` feature) the engine's driver.
 
+pub mod client;
 pub mod env;
 pub mod link;
+pub mod session;
+pub mod worker;
+
+#[cfg(feature = "server")]
+mod committer;
+#[cfg(feature = "server")]
+mod driver;
+#[cfg(feature = "server")]
+pub mod engine;
+#[cfg(feature = "server")]
+pub mod inspect;
+#[cfg(feature = "server")]
+mod note;
+#[cfg(feature = "server")]
+mod query;
+#[cfg(feature = "server")]
+mod server;

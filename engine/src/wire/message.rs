@@ -239,6 +239,10 @@ messages! {
         token: Token,
         /// How many entries of its journal the worker has seen.
         seen: u32,
+        /// The first instant the function waits for. The journal alone does not tell: a timer or a backoff whose
+        /// future was dropped stays open in it, and nobody waits for that.
+        #[serde(default)]
+        wakes_at: Time,
     },
     /// Worker to engine: the function returned.
     24 => TurnCompleted {

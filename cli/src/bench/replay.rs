@@ -1,0 +1,99 @@
+//! One long run, killed near its end: how soon it has finished after the restart.
+
+use std::path::Path;
+use std::time::Duration;
+
+use stepwell::Client;
+use stepwell::model::id::RunId;
+use stepwell::model::run::Outcome;
+
+use super::Bench;
+use super::figures::Figures;
+use super::rig::{Mode, Rig};
+use super::workflow::{SEQUENCE, Sequence};
+use crate::clock;
+use crate::failure::CommandError;
+use crate::reach::asked;
+
+/// The kill comes when this many percent of the steps are in the journal.
+const KILL_AT_PERCENT: u64 = 99;
+/// How often the journal's length is asked for.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// A run that has not finished by then never will.
+const FINISH_WITHIN: Duration = Duration::from_secs(300);
+
+/// Kills engine and worker, and then, with another run, the server alone.
+pub(crate) async fn measure(
+    bench: &Bench,
+    dir: &Path,
+    steps: u32,
+    figures: &mut Figures,
+) -> Result<(), CommandError> {
+    let mut rig = Rig::start(bench.mode, dir, 1, bench.session_timeout).await?;
+    let id = nearly_done(&rig, bench, steps).await?;
+    rig.kill_engine().await?;
+    rig.kill_worker().await?;
+    let begin = clock::now();
+    rig.start_engine().await?;
+    rig.start_worker().await?;
+    finish(&rig, id, figures).await?;
+    figures.finish_s = Some(clock::now().duration_since(begin).as_secs_f64());
+
+    if bench.mode == Mode::Served {
+        let id = nearly_done(&rig, bench, steps).await?;
+        rig.kill_engine().await?;
+        let begin = clock::now();
+        rig.start_engine().await?;
+        finish(&rig, id, figures).await?;
+        figures.finish_server_killed_s = Some(clock::now().duration_since(begin).as_secs_f64());
+    }
+    rig.close().await
+}
+
+/// Starts a run and waits until most of it is done.
+async fn nearly_done(rig: &Rig, bench: &Bench, steps: u32) -> Result<RunId, CommandError> {
+    let client = rig.client().await?;
+    let ask = Sequence {
+        steps,
+        payload: bench.load.payload,
+        fail_at: None,
+    };
+    let id = client
+        .start(SEQUENCE, &ask)
+        .await
+        .map_err(|e| asked(&e))?
+        .id();
+    let enough = u64::from(steps) * KILL_AT_PERCENT / 100;
+    loop {
+        let run = client.status(id).await.map_err(|e| asked(&e))?;
+        if run.state.is_final() {
+            return Err(
+                CommandError::fault("the run was over before it could be killed")
+                    .hint("use a longer one: --replay 10000"),
+            );
+        }
+        if u64::from(run.entries) >= enough {
+            return Ok(id);
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+async fn finish(rig: &Rig, id: RunId, figures: &mut Figures) -> Result<(), CommandError> {
+    let client: Client = rig.client().await?;
+    let outcome = tokio::time::timeout(FINISH_WITHIN, client.outcome(id, true))
+        .await
+        .map_err(|_| {
+            CommandError::fault(format!(
+                "the run has not finished within {}",
+                clock::span(FINISH_WITHIN)
+            ))
+        })?;
+    if !matches!(
+        outcome.map_err(|e| asked(&e))?,
+        Outcome::OutcomeCompleted(_)
+    ) {
+        figures.errors += 1;
+    }
+    Ok(())
+}

@@ -1,0 +1,147 @@
+//! How a command reaches an engine: over TCP, over the socket of an embedded one, or by opening the store itself.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use stepwell::model::id::{Namespace, RunId};
+use stepwell::{Client, ClientError, Engine, OpenError};
+
+use crate::failure::CommandError;
+
+/// Where `stepwell serve` listens unless told otherwise.
+pub(crate) const SERVER: &str = "127.0.0.1:7400";
+/// The socket of an engine, in its data directory.
+const SOCKET: &str = "stepwell.sock";
+
+/// Where the engine is, and who asks.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Reach {
+    /// The server's address
+    #[arg(long, value_name = "ADDR", env = "STEPWELL_SERVER", default_value = SERVER, hide_env_values = true, conflicts_with = "data")]
+    server: String,
+    /// The data directory of an engine on this machine; opened by the command itself if no engine runs there
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Whose runs are meant
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    namespace: u32,
+    /// Who asks [default: USER@HOST]
+    #[arg(long, value_name = "NAME")]
+    principal: Option<String>,
+}
+
+/// A way to the engine. What it holds lives as long as the command.
+#[derive(Debug)]
+pub(crate) struct Door {
+    /// Asks.
+    pub(crate) client: Client,
+    /// The engine, if the command opened it.
+    engine: Option<Engine>,
+    namespace: Namespace,
+}
+
+impl Reach {
+    /// Finds the engine.
+    pub(crate) async fn open(&self) -> Result<Door, CommandError> {
+        let namespace = Namespace(self.namespace);
+        let (client, engine) = match &self.data {
+            None => (connect(&self.server).await?, None),
+            Some(dir) => match connect_socket(dir).await? {
+                Some(client) => (client, None),
+                None => {
+                    let engine = open_store(dir).await?;
+                    (engine.client(), Some(engine))
+                }
+            },
+        };
+        let client = client
+            .namespace(namespace)
+            .principal(self.principal.clone().unwrap_or_else(user_at_host));
+        Ok(Door {
+            client,
+            engine,
+            namespace,
+        })
+    }
+}
+
+impl Door {
+    /// The run that a person named, by its id or its name.
+    pub(crate) fn run(&self, text: &str) -> RunId {
+        RunId::of_text(self.namespace, text)
+    }
+
+    /// Whether the command runs the engine itself, without workers: nothing moves.
+    pub(crate) fn is_still(&self) -> bool {
+        self.engine.is_some()
+    }
+
+    /// Leaves in peace.
+    pub(crate) async fn close(self) {
+        drop(self.client);
+        if let Some(engine) = self.engine {
+            engine.close().await;
+        }
+    }
+}
+
+/// A client of the engine at `address`.
+pub(crate) async fn connect(address: &str) -> Result<Client, CommandError> {
+    Client::connect(address).await.map_err(|e| asked(&e))
+}
+
+/// A client of the engine that runs in `dir`, if one does.
+async fn connect_socket(dir: &Path) -> Result<Option<Client>, CommandError> {
+    let socket = dir.join(SOCKET);
+    if !socket.exists() {
+        return Ok(None);
+    }
+    match Client::connect(format!("unix:{}", socket.display())).await {
+        Ok(client) => Ok(Some(client)),
+        // What an engine that was killed has left behind.
+        Err(ClientError::NotReachable { .. }) => Ok(None),
+        Err(error) => Err(asked(&error)),
+    }
+}
+
+async fn open_store(dir: &Path) -> Result<Engine, CommandError> {
+    if !dir.is_dir() {
+        return Err(CommandError::bad_input(format!(
+            "there is no data directory {}",
+            dir.display()
+        ))
+        .hint("`stepwell serve --data DIR` makes one"));
+    }
+    Engine::open(dir).await.map_err(|e| opened(dir, &e))
+}
+
+/// A store that did not open, as the command's error.
+pub(crate) fn opened(dir: &Path, error: &OpenError) -> CommandError {
+    CommandError::store(format!("the store in {} does not open", dir.display())).caused_by(error)
+}
+
+/// A question that was not answered, as the command's error.
+pub(crate) fn asked(error: &ClientError) -> CommandError {
+    match error {
+        ClientError::NotReachable { address, cause } => CommandError::not_reachable(format!(
+            "no engine answers on {address}"
+        ))
+        .cause(cause)
+        .hint(
+            "start one with `stepwell serve --data DIR`, or name another with --server or --data",
+        ),
+        ClientError::Refused(refusal) => CommandError::refused(refusal),
+        other => CommandError::fault("the engine gave no answer").caused_by(other),
+    }
+}
+
+fn user_at_host() -> String {
+    let user = std::env::var("USER")
+        .or_else(|_| std::env::var("LOGNAME"))
+        .unwrap_or_else(|_| "unknown".to_owned());
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .ok()
+        .or_else(|| std::env::var("HOSTNAME").ok())
+        .map_or_else(|| "localhost".to_owned(), |host| host.trim().to_owned());
+    format!("{user}@{host}")
+}

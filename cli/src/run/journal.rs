@@ -1,0 +1,245 @@
+//! A run's journal, readable.
+
+use serde_json::{Value, json};
+use stepwell::model::entry::{Entry, Place};
+use stepwell::model::failure::{Failure, FailureKind};
+use stepwell::model::id::StepNo;
+use stepwell::model::payload::Payload;
+use stepwell::model::time::Time;
+
+use crate::clock;
+use crate::terminal::{Column, table};
+
+/// The longest payload or message in a table's cell, in characters.
+const CELL_CHARS: usize = 100;
+
+/// The journal as a table: index, time since the start, kind, number, name, where in the code, what.
+pub(crate) fn text(entries: &[Entry]) -> String {
+    let start = entries.first().map_or(Time(0), Entry::at);
+    let rows = entries
+        .iter()
+        .enumerate()
+        .map(|(index, entry)| {
+            let (name, at) =
+                place_of(entry).map_or_else(Default::default, |p| (p.name.clone(), p.at.clone()));
+            vec![
+                index.to_string(),
+                format!("+{:.3} s", entry.at().since(start).as_secs_f64()),
+                kind(entry).to_owned(),
+                number(entry).map_or_else(String::new, |n| n.to_string()),
+                name,
+                at,
+                cut(&what(entry)),
+            ]
+        })
+        .collect();
+    table(
+        &[
+            Column::Right("ENTRY"),
+            Column::Right("TIME"),
+            Column::Left("KIND"),
+            Column::Right("NO"),
+            Column::Left("NAME"),
+            Column::Left("PLACE"),
+            Column::Left("WHAT"),
+        ],
+        rows,
+    )
+}
+
+/// The journal for programs.
+pub(crate) fn json(entries: &[Entry]) -> Vec<Value> {
+    entries
+        .iter()
+        .enumerate()
+        .map(|(index, entry)| entry_json(index, entry))
+        .collect()
+}
+
+/// The payload as JSON, or a note of what it is.
+pub(crate) fn payload_json(payload: &Payload) -> Value {
+    payload
+        .to_json()
+        .unwrap_or_else(|e| json!({ "undecodable": e.to_string(), "bytes": payload.len() }))
+}
+
+/// A failure for programs.
+pub(crate) fn failure_json(failure: &Failure) -> Value {
+    json!({
+        "kind": failure_kind(failure.kind),
+        "class": failure.class,
+        "message": failure.message,
+        "causes": failure.causes,
+        "retry_after_ms": failure.retry_after_ms,
+    })
+}
+
+/// The word for a kind of failure.
+pub(crate) fn failure_kind(kind: FailureKind) -> &'static str {
+    match kind {
+        FailureKind::Retryable => "retryable",
+        FailureKind::Terminal => "terminal",
+        FailureKind::Cancelled => "cancelled",
+    }
+}
+
+/// The entry's kind as people read it.
+fn kind(entry: &Entry) -> &'static str {
+    match entry {
+        Entry::Started(_) => "started",
+        Entry::StepCompleted(_) => "step completed",
+        Entry::StepFailed(_) => "step failed",
+        Entry::AttemptFailed(_) => "attempt failed",
+        Entry::TimerArmed(_) => "timer armed",
+        Entry::TimerFired(_) => "timer fired",
+        Entry::CancelRequested(_) => "cancel requested",
+        Entry::Completed(_) => "completed",
+        Entry::Died(_) => "died",
+        Entry::Cancelled(_) => "cancelled",
+    }
+}
+
+fn number(entry: &Entry) -> Option<StepNo> {
+    entry.number().filter(|n| *n != StepNo::WHOLE)
+}
+
+fn place_of(entry: &Entry) -> Option<&Place> {
+    match entry {
+        Entry::StepCompleted(e) => Some(&e.place),
+        Entry::StepFailed(e) => Some(&e.place),
+        Entry::AttemptFailed(e) => Some(&e.place),
+        Entry::TimerArmed(e) => Some(&e.place),
+        _ => None,
+    }
+}
+
+fn what(entry: &Entry) -> String {
+    match entry {
+        Entry::Started(e) => payload_json(&e.input).to_string(),
+        Entry::StepCompleted(e) if e.attempt > 1 => {
+            format!("attempt {}: {}", e.attempt, payload_json(&e.output))
+        }
+        Entry::StepCompleted(e) => payload_json(&e.output).to_string(),
+        Entry::StepFailed(e) => format!("after attempt {}: {}", e.attempt, e.failure),
+        Entry::AttemptFailed(e) => {
+            format!(
+                "attempt {}: {}; again after {}",
+                e.attempt,
+                e.failure,
+                clock::span(e.retry_at.since(e.at))
+            )
+        }
+        Entry::TimerArmed(e) => format!("due in {}, {}", clock::span(e.due.since(e.at)), e.due),
+        Entry::TimerFired(_) | Entry::Cancelled(_) => String::new(),
+        Entry::CancelRequested(e) if e.reason.is_empty() => format!("by {}", e.principal),
+        Entry::CancelRequested(e) => format!("by {}: {}", e.principal, e.reason),
+        Entry::Completed(e) => payload_json(&e.output).to_string(),
+        Entry::Died(e) => e.failure.to_string(),
+    }
+}
+
+/// One line of at most [`CELL_CHARS`] characters.
+fn cut(text: &str) -> String {
+    let line: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(CELL_CHARS) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
+    }
+}
+
+fn entry_json(index: usize, entry: &Entry) -> Value {
+    let mut json = match entry {
+        Entry::Started(e) => json!({
+            "workflow": e.workflow,
+            "version": e.version,
+            "queue": e.queue,
+            "priority": e.priority,
+            "principal": e.principal,
+            "command": e.command.to_string(),
+            "traceparent": e.traceparent,
+            "not_before": e.not_before.map(|t| t.to_string()),
+            "input": payload_json(&e.input),
+        }),
+        Entry::StepCompleted(e) => {
+            json!({ "attempt": e.attempt, "output": payload_json(&e.output) })
+        }
+        Entry::StepFailed(e) => {
+            json!({ "attempt": e.attempt, "failure": failure_json(&e.failure) })
+        }
+        Entry::AttemptFailed(e) => json!({
+            "attempt": e.attempt,
+            "failure": failure_json(&e.failure),
+            "retry_at": e.retry_at.to_string(),
+            "counted": e.counted,
+            "incarnation": e.incarnation.to_string(),
+            "build": e.build,
+        }),
+        Entry::TimerArmed(e) => json!({ "due_at": e.due.to_string() }),
+        Entry::TimerFired(_) | Entry::Cancelled(_) => json!({}),
+        Entry::CancelRequested(e) => json!({ "principal": e.principal, "reason": e.reason }),
+        Entry::Completed(e) => json!({ "output": payload_json(&e.output) }),
+        Entry::Died(e) => json!({
+            "failure": failure_json(&e.failure),
+            "incarnation": e.incarnation.to_string(),
+            "build": e.build,
+        }),
+    };
+    json["index"] = json!(index);
+    json["at"] = json!(entry.at().to_string());
+    json["kind"] = json!(kind(entry).replace(' ', "_"));
+    if let Some(number) = number(entry) {
+        json["number"] = json!(number.0);
+    }
+    if let Some(place) = place_of(entry) {
+        json["name"] = json!(place.name);
+        json["place"] = json!(place.at);
+        json["version"] = json!(place.version);
+    }
+    json
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use stepwell::model::entry::{Completed, StepCompleted, TimerArmed};
+
+    #[test]
+    fn a_journal_reads_like_a_table() {
+        let place = |name: &str, at: &str| Place {
+            name: name.into(),
+            at: at.into(),
+            version: 1,
+        };
+        let entries: Vec<Entry> = vec![
+            StepCompleted {
+                at: Time(1_000),
+                number: StepNo(0),
+                place: place("charge", "order.rs:41"),
+                attempt: 2,
+                output: Payload::of("charge-17").unwrap(),
+            }
+            .into(),
+            TimerArmed {
+                at: Time(1_020),
+                number: StepNo(1),
+                place: place("", "order.rs:45"),
+                due: Time(3_020),
+            }
+            .into(),
+            Completed {
+                at: Time(3_100),
+                output: Payload::of(&17).unwrap(),
+            }
+            .into(),
+        ];
+        assert_eq!(
+            text(&entries),
+            "\
+ENTRY      TIME  KIND            NO  NAME    PLACE        WHAT
+    0  +0.000 s  step completed   0  charge  order.rs:41  attempt 2: \"charge-17\"
+    1  +0.020 s  timer armed      1          order.rs:45  due in 2.0 s, 1970-01-01T00:00:03.020Z
+    2  +2.100 s  completed                                17
+"
+        );
+    }
+}

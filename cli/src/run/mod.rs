@@ -1,0 +1,414 @@
+//! `stepwell run …`: start runs, look at them, stop them.
+
+mod journal;
+mod summary;
+
+use std::io::Read;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use stepwell::model::command::ListRuns;
+use stepwell::model::id::RunId;
+use stepwell::model::payload::Payload;
+use stepwell::model::run::{Outcome, RunState, RunSummary};
+
+use crate::failure::{Answer, CommandError};
+use crate::quantity;
+use crate::reach::{Door, Reach, asked};
+use crate::terminal::Terminal;
+
+/// How many rows a listing has unless told otherwise.
+const ROWS: u32 = 50;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RunCommand {
+    /// Start a run; durable when it returns
+    Start(Start),
+    /// List runs, newest first
+    List(List),
+    /// Print a run and its journal
+    Show(One),
+    /// Wait until a run has ended and print what it returned
+    Wait(One),
+    /// Ask a run to stop; it may clean up
+    Cancel(Cancel),
+    /// Let a parked or paused run go on
+    Resume(One),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Start {
+    /// The workflow's name
+    workflow: String,
+    /// The input: JSON, @FILE, or - for stdin
+    #[arg(long, value_name = "JSON", default_value = "null")]
+    input: String,
+    /// A name for the run: starting it again finds the first one
+    #[arg(long, value_name = "NAME")]
+    id: Option<String>,
+    /// The queue its turns go through
+    #[arg(long, value_name = "QUEUE", default_value = "default")]
+    queue: String,
+    /// Not before this much time has passed (10s, 5m, 7d)
+    #[arg(long, value_name = "SPAN", value_parser = quantity::span)]
+    delay: Option<Duration>,
+    /// Wait until it has ended and print what it returned
+    #[arg(long)]
+    wait: bool,
+    #[command(flatten)]
+    reach: Reach,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    /// Only runs in this state
+    #[arg(long, value_name = "STATE", value_parser = state)]
+    state: Option<RunState>,
+    #[command(flatten)]
+    page: Page,
+    #[command(flatten)]
+    reach: Reach,
+}
+
+/// Which part of a listing.
+#[derive(Debug, Args)]
+pub(crate) struct Page {
+    /// Only runs of this workflow
+    #[arg(long, value_name = "WORKFLOW")]
+    workflow: Option<String>,
+    /// At most this many
+    #[arg(long, value_name = "N", default_value_t = ROWS, value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct One {
+    /// The run: its id (`run_…`) or its name
+    pub(crate) run: String,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Cancel {
+    #[command(flatten)]
+    one: One,
+    /// Why, for those who look later
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    reason: String,
+}
+
+impl RunCommand {
+    pub(crate) async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
+        match self {
+            Self::Start(start) => start.execute(terminal).await,
+            Self::List(list) => list.execute(terminal).await,
+            Self::Show(one) => show(&one, terminal).await,
+            Self::Wait(one) => wait(&one, terminal).await,
+            Self::Cancel(cancel) => cancel.execute(terminal).await,
+            Self::Resume(one) => resume(&one, terminal).await,
+        }
+    }
+}
+
+impl Start {
+    async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
+        let input = input(&self.input)?;
+        let payload = Payload::of_json(&input).map_err(|e| {
+            CommandError::bad_input("the input does not become a payload").caused_by(&e)
+        })?;
+        let door = self.reach.open().await?;
+        let mut start = door
+            .client
+            .start_raw(&self.workflow, payload)
+            .queue(&self.queue);
+        if let Some(id) = &self.id {
+            start = start.id(id);
+        }
+        if let Some(delay) = self.delay {
+            start = start.delay(delay);
+        }
+        let run = start.await.map_err(|e| asked(&e))?;
+        let (id, started) = (run.id(), run.started());
+        if !self.wait {
+            let document = json!({ "id": id.to_string(), "name": self.id, "started": started });
+            terminal.data(&document, || {
+                if started {
+                    id.to_string()
+                } else {
+                    format!("{id} (existed already)")
+                }
+            })?;
+            door.close().await;
+            return Ok(Answer::Yes);
+        }
+        terminal.note(if started {
+            format!("started {id}")
+        } else {
+            format!("{id} existed already")
+        });
+        ended(door, id, terminal).await
+    }
+}
+
+impl List {
+    async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
+        let door = self.reach.open().await?;
+        let list = ListRuns {
+            state: self.state,
+            ..self.page.list()
+        };
+        let (runs, more) = pages(list, self.page.limit, async |list| {
+            door.client.list(list).await
+        })
+        .await?;
+        print_list(&runs, more, terminal)?;
+        door.close().await;
+        Ok(Answer::Yes)
+    }
+}
+
+impl Page {
+    /// The first page of it.
+    pub(crate) fn list(&self) -> ListRuns {
+        ListRuns {
+            workflow: self.workflow.clone(),
+            limit: self.limit.min(PAGE),
+            ..ListRuns::default()
+        }
+    }
+
+    /// How many rows are wanted.
+    pub(crate) fn limit(&self) -> u32 {
+        self.limit
+    }
+}
+
+/// Rows asked for at once.
+const PAGE: u32 = stepwell::model::limits::PAGE_ROWS_MAX;
+
+/// Up to `limit` rows, page by page, and whether there are more.
+pub(crate) async fn pages(
+    mut list: ListRuns,
+    limit: u32,
+    ask: impl AsyncFn(ListRuns) -> Result<(Vec<RunSummary>, Option<u64>), stepwell::ClientError>,
+) -> Result<(Vec<RunSummary>, bool), CommandError> {
+    let mut runs = Vec::new();
+    loop {
+        let left = limit - u32::try_from(runs.len()).unwrap_or(limit).min(limit);
+        list.limit = left.min(PAGE);
+        let (page, next) = ask(list.clone()).await.map_err(|e| asked(&e))?;
+        runs.extend(page);
+        list.before = next;
+        if next.is_none() || runs.len() >= limit as usize {
+            return Ok((runs, next.is_some()));
+        }
+    }
+}
+
+/// Prints a listing.
+pub(crate) fn print_list(
+    runs: &[RunSummary],
+    more: bool,
+    terminal: Terminal,
+) -> Result<(), CommandError> {
+    let document =
+        json!({ "runs": runs.iter().map(summary::json).collect::<Vec<_>>(), "more": more });
+    terminal.data(&document, || summary::list_text(runs))?;
+    if more && !terminal.json {
+        terminal.note("there are more: ask with a higher --limit");
+    }
+    Ok(())
+}
+
+/// Prints a run and its journal.
+async fn show(one: &One, terminal: Terminal) -> Result<Answer, CommandError> {
+    show_if(one, terminal, |_| true).await
+}
+
+/// Prints a dead letter and its journal: its input and every attempt stand there.
+pub(crate) async fn show_dead(one: &One, terminal: Terminal) -> Result<Answer, CommandError> {
+    show_if(one, terminal, |state| state == RunState::Dead).await
+}
+
+async fn show_if(
+    one: &One,
+    terminal: Terminal,
+    wanted: fn(RunState) -> bool,
+) -> Result<Answer, CommandError> {
+    let door = one.reach.open().await?;
+    let id = door.run(&one.run);
+    let run = door.client.status(id).await.map_err(|e| asked(&e))?;
+    if !wanted(run.state) {
+        return Err(CommandError::refused_as(
+            "not_dead",
+            format!("{id} is {}: it is no dead letter", run.state),
+        )
+        .hint(format!("`stepwell run show {id}` prints it")));
+    }
+    let entries = door.client.journal(id).await.map_err(|e| asked(&e))?;
+    let mut document = summary::json(&run);
+    document["journal"] = json!(journal::json(&entries));
+    terminal.data(&document, || {
+        format!(
+            "{}\n{}",
+            summary::header_text(&run),
+            journal::text(&entries)
+        )
+    })?;
+    door.close().await;
+    Ok(Answer::Yes)
+}
+
+async fn wait(one: &One, terminal: Terminal) -> Result<Answer, CommandError> {
+    let door = one.reach.open().await?;
+    let id = door.run(&one.run);
+    ended(door, id, terminal).await
+}
+
+/// Waits for the end of a run and prints it.
+async fn ended(door: Door, id: RunId, terminal: Terminal) -> Result<Answer, CommandError> {
+    // An engine that this command opened has no workers: the run cannot move, so there is nothing to wait for.
+    let outcome = door
+        .client
+        .outcome(id, !door.is_still())
+        .await
+        .map_err(|e| asked(&e))?;
+    door.close().await;
+    let (document, text, answer) = outcome_of(id, &outcome);
+    if answer == Answer::Yes || terminal.json {
+        terminal.data(&document, || text)?;
+        return Ok(answer);
+    }
+    terminal.error(
+        &CommandError::fault(text).hint(format!("`stepwell run show {id}` prints its journal")),
+    );
+    Ok(answer)
+}
+
+fn outcome_of(id: RunId, outcome: &Outcome) -> (Value, String, Answer) {
+    let of = |state: RunState, output: Value, failure: Value| json!({ "id": id.to_string(), "state": state.word(), "output": output, "failure": failure });
+    match outcome {
+        Outcome::OutcomeCompleted(done) => {
+            let output = journal::payload_json(&done.output);
+            let text = serde_json::to_string_pretty(&output).unwrap_or_default();
+            (
+                of(RunState::Completed, output, Value::Null),
+                text,
+                Answer::Yes,
+            )
+        }
+        Outcome::OutcomeDead(dead) => (
+            of(
+                RunState::Dead,
+                Value::Null,
+                journal::failure_json(&dead.failure),
+            ),
+            format!("{id} is a dead letter: {}", dead.failure),
+            Answer::No,
+        ),
+        Outcome::OutcomeCancelled(_) => (
+            of(RunState::Cancelled, Value::Null, Value::Null),
+            format!("{id} was cancelled"),
+            Answer::No,
+        ),
+        Outcome::OutcomePending(pending) => (
+            of(pending.state, Value::Null, Value::Null),
+            format!("{id} has not ended: it is {}", pending.state),
+            Answer::No,
+        ),
+    }
+}
+
+impl Cancel {
+    async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
+        let door = self.one.reach.open().await?;
+        let id = door.run(&self.one.run);
+        door.client
+            .cancel(id, &self.reason)
+            .await
+            .map_err(|e| asked(&e))?;
+        asked_to(&door, id, "cancel_requested", "asked to stop", terminal).await?;
+        door.close().await;
+        Ok(Answer::Yes)
+    }
+}
+
+async fn resume(one: &One, terminal: Terminal) -> Result<Answer, CommandError> {
+    let door = one.reach.open().await?;
+    let id = door.run(&one.run);
+    door.client.resume(id).await.map_err(|e| asked(&e))?;
+    asked_to(&door, id, "resumed", "resumed", terminal).await?;
+    door.close().await;
+    Ok(Answer::Yes)
+}
+
+async fn asked_to(
+    door: &Door,
+    id: RunId,
+    key: &str,
+    done: &str,
+    terminal: Terminal,
+) -> Result<(), CommandError> {
+    let run = door.client.status(id).await.map_err(|e| asked(&e))?;
+    let mut document = summary::json(&run);
+    document[key] = json!(true);
+    terminal.data(&document, || format!("{id} {done}; it is {}", run.state))
+}
+
+/// Reads the input of a run.
+fn input(text: &str) -> Result<Value, CommandError> {
+    let (json, from) = match text {
+        "-" => {
+            let mut json = String::new();
+            std::io::stdin().read_to_string(&mut json).map_err(|e| {
+                CommandError::bad_input("the input cannot be read from stdin").caused_by(&e)
+            })?;
+            (json, "stdin".to_owned())
+        }
+        _ => match text.strip_prefix('@') {
+            Some(path) => {
+                let json = std::fs::read_to_string(path).map_err(|e| {
+                    CommandError::bad_input(format!("the input {path} cannot be read"))
+                        .caused_by(&e)
+                })?;
+                (json, path.to_owned())
+            }
+            None => (text.to_owned(), "--input".to_owned()),
+        },
+    };
+    serde_json::from_str(&json).map_err(|e| {
+        CommandError::bad_input(format!("the input from {from} is not JSON"))
+            .caused_by(&e)
+            .hint("text needs its quotes: --input '\"text\"'; @FILE reads a file, - reads stdin")
+    })
+}
+
+fn state(word: &str) -> Result<RunState, String> {
+    let words = || RunState::ALL.map(RunState::word).join(", ");
+    RunState::of_word(word).ok_or_else(|| format!("the states are {}", words()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn input_is_json() {
+        assert_eq!(input("{\"a\":1}").unwrap(), json!({ "a": 1 }));
+        let error = input("{a:1}").unwrap_err();
+        assert_eq!(error.exit, crate::failure::USAGE);
+        assert_eq!(error.message, "the input from --input is not JSON");
+    }
+
+    #[test]
+    fn states_are_told_by_their_word() {
+        assert_eq!(state("parked"), Ok(RunState::Parked));
+        assert!(
+            state("gone")
+                .unwrap_err()
+                .contains("scheduled, ready, granted")
+        );
+    }
+}

@@ -1,0 +1,104 @@
+//! The commands a function has asked for and that still matter.
+
+use std::borrow::Cow;
+use std::panic::Location;
+use std::task::Waker;
+use std::time::Duration;
+
+use crate::model::entry::{CommandKind, Place};
+use crate::model::failure::Failure;
+use crate::model::payload::Payload;
+use crate::model::time::Time;
+
+/// How a command ended, before its future has taken notice.
+#[derive(Debug)]
+pub(crate) enum Resolution {
+    /// A step ended well.
+    Completed { index: u32, output: Payload },
+    /// A step ended badly, or the run was cancelled.
+    Failed(Failure),
+    /// A timer was due.
+    Fired,
+}
+
+/// Where a command is on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Nothing has been done for it in this turn, or the last attempt has failed.
+    Asked,
+    /// A step's body runs.
+    Running,
+    /// The engine was told and has not answered.
+    Reported,
+    /// A timer is armed.
+    Armed,
+}
+
+/// One command whose future exists. A command that has been answered or whose future was dropped is not kept.
+pub(crate) struct Command {
+    pub(crate) kind: CommandKind,
+    pub(crate) name: Cow<'static, str>,
+    pub(crate) span: Duration,
+    pub(crate) location: &'static Location<'static>,
+    pub(crate) stage: Stage,
+    /// Whether the function has ever polled it: only then it waits for it.
+    pub(crate) polled: bool,
+    /// Whether it wanted to start a body while that was not allowed.
+    pub(crate) gated: bool,
+    pub(crate) attempts: u32,
+    /// Not tried again before this, or due then.
+    pub(crate) wakes_at: Option<Time>,
+    pub(crate) resolution: Option<Resolution>,
+    pub(crate) waker: Option<Waker>,
+}
+
+impl Command {
+    pub(crate) fn new(
+        kind: CommandKind,
+        name: Cow<'static, str>,
+        span: Duration,
+        location: &'static Location<'static>,
+    ) -> Self {
+        Self {
+            kind,
+            name,
+            span,
+            location,
+            stage: Stage::Asked,
+            polled: false,
+            gated: false,
+            attempts: 0,
+            wakes_at: None,
+            resolution: None,
+            waker: None,
+        }
+    }
+
+    /// Where in the code it was asked for.
+    pub(crate) fn place(&self, version: u32) -> Place {
+        Place { name: self.name.to_string(), at: at(self.location), version }
+    }
+
+    /// Remembers whom to wake.
+    pub(crate) fn woken_by(&mut self, waker: &Waker) {
+        match &mut self.waker {
+            Some(known) => known.clone_from(waker),
+            none => *none = Some(waker.clone()),
+        }
+    }
+
+    /// Wakes whoever polled it last, unless that is the task that polls the function anyway.
+    pub(crate) fn wake(&self, turn: Option<&Waker>) {
+        if let Some(waker) = &self.waker
+            && !turn.is_some_and(|turn| turn.will_wake(waker))
+        {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+/// `order.rs:41`.
+pub(crate) fn at(location: &Location<'_>) -> String {
+    let file = location.file().rsplit(['/', '\\']).next().unwrap_or_default();
+    format!("{file}:{}", location.line())
+}

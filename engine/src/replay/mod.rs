@@ -1,0 +1,34 @@
+//! The twin of `workflow`: runs a function against a journal.
+//!
+//! A [`turn::Turn`] owns the author's future and what is known of the run. It is a sans-IO machine: entries, refusals and
+//! wake-ups come in, reports come out; the worker's turn task carries them to and from the engine.
+//!
+//! ```text
+//!   HandOut, Journal ──► history ──► one resolution ──► poll the function ──► asks: step 3, timer 4, …
+//!   Appended ─────────►    ▲   │            ▲                 │                     │
+//!                          │   └── notes ───┼──► commands ◄───┘          live only: start bodies,
+//!                          │  (retry, due)  └───────────────────────      queue reports
+//!                     the engine  ◄──── reports, kept until answered ◄───────┘
+//! ```
+//!
+//! Invariants, cited by the assertions and tests:
+//!
+//! - **W1** Entries are looked at in the order of their indexes, without gaps. A copy of an entry changes nothing.
+//! - **W2** Between two polls of the function at most one resolving entry is resolved.
+//! - **W3** No body starts and nothing is asked of the engine before the recorded entries are used up.
+//! - **W4** A step resolves only by its journal entry, never by its body's return.
+//! - **W5** A command's number is given where the code asks; each entry meets the command of its number, of the same
+//!   kind and name, after the code has asked for it. Otherwise code and journal disagree, and nothing more happens.
+//! - **W6** A report is kept until an entry or the end of the turn answers it, and is sent once under each token.
+//! - **W7** After a turn has ended, been suspended or been stopped, its function is not polled again.
+//!
+//! What a function that ends leaves unread is legal for commands it has asked for: their outcomes were under way when it
+//! ended the first time too. An unread entry of a command it never asked for is a disagreement.
+
+pub(crate) mod command;
+pub(crate) mod history;
+pub(crate) mod mismatch;
+pub(crate) mod report;
+pub(crate) mod shared;
+pub(crate) mod turn;
+pub(crate) mod world;

@@ -1,0 +1,381 @@
+//! One pass of a run's function, from its first poll to the report that ends it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::history::{History, Unreadable};
+use super::mismatch::Mismatch;
+use super::report::{Outstanding, Report};
+use super::shared::{Halt, Shared, Waits};
+use super::world::{Running, World, count};
+use crate::model::command::Refusal;
+use crate::model::entry::Entry;
+use crate::model::failure::Failure;
+use crate::model::id::{RunId, RunNo, StepNo, Token};
+use crate::model::payload::Payload;
+use crate::model::retry::Retry;
+use crate::wire::message::Message;
+use crate::workflow::Ctx;
+
+/// A wait shorter than this is waited for in memory; a longer one suspends the run.
+pub(crate) const MOMENT: Duration = Duration::from_millis(250);
+
+/// See the module `replay`.
+pub(crate) struct Turn {
+    run: RunNo,
+    id: RunId,
+    token: Token,
+    /// How many entries the engine has announced.
+    count: u32,
+    world: Arc<World>,
+    history: History,
+    /// Entries below this index have been looked at as they came.
+    noted: u32,
+    function: Option<Function>,
+    outstanding: Outstanding,
+    phase: Phase,
+    warned: bool,
+}
+
+/// The author's future and what it shares with us.
+struct Function {
+    shared: Arc<Shared>,
+    future: Running,
+    polled: bool,
+}
+
+/// Where a turn is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Waits for its journal.
+    Loading,
+    /// The function is polled.
+    Running,
+    /// Nothing but the wait is left to do; the engine has been told.
+    Suspending,
+    /// The engine has been told how it ended.
+    Ended,
+    /// It must not go on; the engine knows why.
+    Stopped,
+    /// This worker does not know the workflow.
+    Unknown(String),
+}
+
+impl Turn {
+    pub(crate) fn new(run: RunNo, id: RunId, token: Token, count: u32, world: Arc<World>) -> Self {
+        Self {
+            run,
+            id,
+            token,
+            count,
+            world,
+            history: History::new(id),
+            noted: 0,
+            function: None,
+            outstanding: Outstanding::default(),
+            phase: Phase::Loading,
+            warned: false,
+        }
+    }
+
+    pub(crate) fn phase(&self) -> &Phase {
+        &self.phase
+    }
+
+    /// How many entries it has, without gaps: what a worker that comes back tells the engine.
+    pub(crate) fn seen(&self) -> u32 {
+        self.history.seen()
+    }
+
+    /// Whether nothing would be lost if another worker had the run: no body runs and no report is without an answer.
+    pub(crate) fn is_idle(&self) -> bool {
+        match self.phase {
+            Phase::Loading => true,
+            Phase::Running => self.outstanding.is_empty() && self.function.as_ref().is_none_or(|f| f.shared.bodies() == 0),
+            _ => false,
+        }
+    }
+
+    /// A page of the journal.
+    pub(crate) fn stored(&mut self, from: u32, entries: Vec<Bytes>) {
+        let added = self.history.stored(from, entries);
+        self.note(added);
+    }
+
+    /// One entry, told live.
+    pub(crate) fn told(&mut self, index: u32, entry: &[u8]) {
+        let added = match Entry::decode(entry) {
+            Ok(entry) => {
+                self.world.engine_time.heard(entry.at(), self.world.clock.mono());
+                self.history.told(index, entry)
+            }
+            Err(cause) => Err(Unreadable { index, cause }),
+        };
+        self.note(added);
+    }
+
+    /// The grant goes on under another token; the journal has `count` entries.
+    pub(crate) fn regranted(&mut self, token: Token, count: u32) {
+        self.token = token;
+        self.count = self.count.max(count);
+        if self.phase == Phase::Suspending {
+            self.outstanding.withdraw_end();
+            self.phase = Phase::Running;
+        }
+    }
+
+    /// The engine refused what was reported about a command ([`StepNo::WHOLE`]: about the turn's end).
+    pub(crate) fn refused(&mut self, number: StepNo, reason: &Refusal) {
+        match reason {
+            Refusal::JournalFull(_) | Refusal::Poisoned(_) | Refusal::Damaged(_) | Refusal::StaleToken(_) => self.stop(),
+            Refusal::PayloadTooLarge(_) => self.too_large(number, Failure::terminal(reason).class("payload")),
+            _ => {
+                self.outstanding.withdraw_step(number.0);
+                self.outstanding.withdraw_end();
+                self.end(Report::Failed { failure: Failure::terminal(reason).class("refused"), whole: false });
+            }
+        }
+    }
+
+    /// Steps that were not allowed to start may try again.
+    pub(crate) fn gate_opened(&self) {
+        if let Some(function) = &self.function {
+            function.shared.gate_opened();
+        }
+    }
+
+    /// Sends the reports that have not been sent under the current token, once the journal is known up to where the
+    /// engine said it goes: it may hold the answers already.
+    pub(crate) fn flush(&mut self, send: impl FnMut(Message) -> bool) {
+        if self.history.seen() >= self.count || matches!(self.phase, Phase::Ended) {
+            self.outstanding.flush(self.run, self.token, send);
+        }
+    }
+
+    /// Polls the function as far as it goes: until it has ended, or waits and no further entry is there.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) {
+        if self.phase == Phase::Loading && self.history.seen() >= self.count.max(1) {
+            self.begin();
+        }
+        let mut woken = true;
+        while self.phase == Phase::Running {
+            let resolved = match self.advance() {
+                Ok(resolved) => resolved,
+                Err(mismatch) => return self.mismatched(mismatch),
+            };
+            if !resolved && !woken {
+                return self.suspend_if_it_only_waits();
+            }
+            woken = false;
+            self.poll_function(cx, resolved);
+        }
+    }
+
+    /// Drops the function. Its destructors are the author's code.
+    pub(crate) fn stop(&mut self) {
+        self.phase = Phase::Stopped;
+        self.drop_function();
+    }
+
+    /// The reports without an answer.
+    #[cfg(test)]
+    pub(crate) fn outstanding(&self) -> Vec<Report> {
+        self.outstanding.all().cloned().collect()
+    }
+}
+
+impl Turn {
+    /// Looks at entries as they come in: what they answer, and what they say about commands to come.
+    fn note(&mut self, added: Result<(), Unreadable>) {
+        for index in self.noted.max(self.history.next())..self.history.seen() {
+            if let Some(entry) = self.history.get_mut(index) {
+                self.outstanding.answered_by(entry);
+                if let Some(function) = &self.function {
+                    function.shared.record(index, entry);
+                }
+            }
+        }
+        self.noted = self.history.seen();
+        if let Err(Unreadable { index, cause }) = added
+            && matches!(self.phase, Phase::Loading | Phase::Running | Phase::Suspending)
+        {
+            self.outstanding.withdraw_end();
+            let code_asked = "nothing: the entry cannot be read".to_owned();
+            self.mismatched(Mismatch { index, journal_holds: cause.to_string(), code_asked });
+        }
+    }
+
+    /// The journal is here: calls the function.
+    fn begin(&mut self) {
+        let Some((_, Entry::Started(mut started))) = self.history.take() else {
+            let (journal_holds, code_asked) = ("something else than the start of a run".to_owned(), "its input".to_owned());
+            return self.mismatched(Mismatch { index: 0, journal_holds, code_asked });
+        };
+        let Some(code) = self.world.registry.get(&started.workflow).cloned() else {
+            self.phase = Phase::Unknown(started.workflow);
+            return;
+        };
+        count(&self.world.counts.turns);
+        let input = std::mem::take(&mut started.input);
+        let failed_whole = |entry: &Entry| matches!(entry, Entry::AttemptFailed(e) if e.number == StepNo::WHOLE);
+        let whole_attempt = 1 + self.history.waiting().filter(|(_, entry)| failed_whole(entry)).count() as u32;
+        let shared = Arc::new(Shared::new(started, whole_attempt, code.version, self.world.clone()));
+        for index in self.history.next()..self.history.seen() {
+            if let Some(entry) = self.history.get_mut(index) {
+                shared.record(index, entry);
+            }
+        }
+        let begun = catch_unwind(AssertUnwindSafe(|| (code.begin)(Ctx::new(shared.clone()), &input)));
+        match begun {
+            Ok(Ok(future)) => {
+                self.function = Some(Function { shared, future, polled: false });
+                self.phase = Phase::Running;
+            }
+            Ok(Err(failure)) => self.end(Report::Failed { failure, whole: true }),
+            Err(panic) => self.end(Report::Failed { failure: panicked(panic.as_ref()), whole: true }),
+        }
+    }
+
+    /// Looks at entries in order up to one that resolves (W2), or goes live (W3). Tells whether a poll can tell the
+    /// difference.
+    fn advance(&mut self) -> Result<bool, Mismatch> {
+        let Some(function) = self.function.as_ref().filter(|f| f.polled) else { return Ok(false) };
+        while let Some((index, entry)) = self.history.take() {
+            if function.shared.pass(index, entry)? {
+                return Ok(true);
+            }
+        }
+        Ok(function.shared.go_live())
+    }
+
+    /// Polls the function once.
+    fn poll_function(&mut self, cx: &mut Context<'_>, resolved: bool) {
+        let Some(function) = &mut self.function else { return };
+        // A poll that follows a resolution must not be skipped by a tokio primitive whose task has used up its budget:
+        // the next resolution would come before this one was noticed.
+        let unconstrained = resolved || !function.polled;
+        function.polled = true;
+        function.shared.polled_by(cx.waker());
+        let future = &mut function.future;
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            if unconstrained {
+                pin!(tokio::task::unconstrained(future)).poll(cx)
+            } else {
+                future.as_mut().poll(cx)
+            }
+        }));
+        for report in function.shared.take_outbox() {
+            if matches!(report, Report::StepCompleted { .. }) {
+                count(&self.world.counts.steps);
+            }
+            self.outstanding.push(report);
+        }
+        let (halt, whole) = (function.shared.take_halt(), function.shared.asked() == 0);
+        match (halt, polled) {
+            (Some(Halt::Mismatch(mismatch)), _) => self.mismatched(mismatch),
+            (Some(Halt::Failure(failure)), _) => self.end(Report::Failed { failure, whole: false }),
+            (None, Ok(Poll::Pending)) => {}
+            (None, Ok(Poll::Ready(returned))) => self.returned(returned, whole),
+            (None, Err(panic)) => self.end(Report::Failed { failure: panicked(panic.as_ref()), whole }),
+        }
+    }
+
+    /// The function has ended. Unread entries of commands it never asked for say that it ended too early.
+    fn returned(&mut self, returned: Result<Payload, Failure>, whole: bool) {
+        if let Some(function) = &self.function {
+            let asked = function.shared.asked();
+            let foreign = |number: &StepNo| *number != StepNo::WHOLE && number.0 >= asked;
+            let unread = self.history.waiting().find_map(|(i, e)| Some((i, e.number().filter(foreign)?)));
+            if let Some((index, number)) = unread {
+                let code_asked = match &returned {
+                    Ok(_) => "nothing: it returned".to_owned(),
+                    Err(failure) => format!("nothing: it failed with {failure:?}"),
+                };
+                let journal_holds = function.shared.holds_text(number);
+                return self.mismatched(Mismatch { index, journal_holds, code_asked });
+            }
+        }
+        match returned {
+            Ok(output) => self.end(Report::Completed { output }),
+            Err(failure) => self.end(Report::Failed { failure, whole }),
+        }
+    }
+
+    /// Suspends the run if all it waits for is a moment away or more, and nothing is under way.
+    fn suspend_if_it_only_waits(&mut self) {
+        let Some(function) = &self.function else { return };
+        if !self.outstanding.is_empty() || self.history.seen() < self.count {
+            return;
+        }
+        match function.shared.waits() {
+            Waits::Until(at) if at > self.world.engine_now().after(MOMENT) => {
+                count(&self.world.counts.suspended);
+                self.end(Report::Suspended { seen: self.history.seen(), wakes_at: at });
+                self.phase = Phase::Suspending;
+            }
+            Waits::Foreign if !self.warned => {
+                self.warned = true;
+                tracing::warn!(run = %self.id, "the function waits for something it did not ask of its context: such a wait is not recorded and cannot be replayed");
+            }
+            _ => {}
+        }
+    }
+
+    fn too_large(&mut self, number: StepNo, failure: Failure) {
+        match self.outstanding.withdraw_step(number.0) {
+            Some(
+                Report::StepCompleted { number, place, attempt, .. }
+                | Report::AttemptFailed { number, place, attempt, .. },
+            ) => {
+                let retry = Retry::never();
+                self.outstanding.push(Report::AttemptFailed { number, place, attempt, failure, retry });
+            }
+            _ if self.outstanding.withdraw_end().is_some() => {
+                self.end(Report::Failed { failure, whole: false });
+            }
+            _ => {}
+        }
+    }
+
+    fn mismatched(&mut self, mismatch: Mismatch) {
+        count(&self.world.counts.mismatches);
+        tracing::warn!(
+            run = %self.id,
+            entry = mismatch.index,
+            journal_holds = %mismatch.journal_holds,
+            code_asked = %mismatch.code_asked,
+            "the run's code took another path than its journal"
+        );
+        self.end(Report::Mismatched(mismatch));
+    }
+
+    /// The last report of the turn (W7). A suspended function stays in memory until the engine has answered.
+    fn end(&mut self, report: Report) {
+        if !matches!(report, Report::Suspended { .. }) {
+            self.drop_function();
+        }
+        self.outstanding.push(report);
+        self.phase = Phase::Ended;
+    }
+
+    fn drop_function(&mut self) {
+        if let Some(function) = self.function.take() {
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(function)));
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.drop_function();
+    }
+}
+
+fn panicked(panic: &(dyn std::any::Any + Send)) -> Failure {
+    Failure::terminal(crate::workflow::panic_text(panic)).class("panic")
+}

@@ -1,0 +1,165 @@
+//! What all turns of one worker share: time, the gate before bodies, limits, counts.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+
+use crate::model::failure::Failure;
+use crate::model::limits::Limits;
+use crate::model::payload::Payload;
+use crate::model::time::Time;
+use crate::runtime::env::Clock;
+use crate::workflow::Ctx;
+
+/// The future of a workflow function, its output encoded.
+pub(crate) type Running = BoxFuture<'static, Result<Payload, Failure>>;
+
+/// Decodes the input and calls the function. Runs the author's code.
+pub(crate) type Begin = dyn Fn(Ctx, &Payload) -> Result<Running, Failure> + Send + Sync;
+
+/// A workflow's code.
+#[derive(Clone)]
+pub(crate) struct Code {
+    /// Its version.
+    pub(crate) version: u32,
+    /// The function.
+    pub(crate) begin: Arc<Begin>,
+}
+
+/// Workflows by name.
+pub(crate) type Registry = BTreeMap<String, Code>;
+
+/// See the module.
+pub(crate) struct World {
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) registry: Registry,
+    pub(crate) gate: Gate,
+    pub(crate) engine_time: EngineTime,
+    pub(crate) counts: Counts,
+    payload_bytes_max: AtomicUsize,
+}
+
+impl World {
+    pub(crate) fn new(clock: Arc<dyn Clock>, registry: Registry) -> Self {
+        Self {
+            clock,
+            registry,
+            gate: Gate::default(),
+            engine_time: EngineTime::default(),
+            counts: Counts::default(),
+            payload_bytes_max: AtomicUsize::new(Limits::default().payload_bytes_max),
+        }
+    }
+
+    /// The largest payload, as the engine said in its welcome.
+    pub(crate) fn payload_bytes_max(&self) -> usize {
+        self.payload_bytes_max.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_payload_bytes_max(&self, bytes_max: u64) {
+        self.payload_bytes_max.store(usize::try_from(bytes_max).unwrap_or(usize::MAX), Ordering::Relaxed);
+    }
+
+    /// Engine time now, or a little earlier; never later.
+    pub(crate) fn engine_now(&self) -> Time {
+        self.engine_time.at(self.clock.mono())
+    }
+
+    /// Whether a body may start now.
+    pub(crate) fn may_start(&self) -> bool {
+        self.gate.is_open(self.clock.mono())
+    }
+}
+
+/// Bodies start only while it is open: for two thirds of the session time-out after the engine was heard, and never
+/// again once the worker drains.
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    open_until_ms: AtomicU64,
+    shut: std::sync::atomic::AtomicBool,
+}
+
+impl Gate {
+    pub(crate) fn is_open(&self, mono: Duration) -> bool {
+        let until = self.open_until_ms.load(Ordering::Relaxed);
+        !self.shut.load(Ordering::Relaxed) && mono.as_millis() < u128::from(until)
+    }
+
+    /// Opens it until `mono`.
+    pub(crate) fn open_until(&self, mono: Duration) {
+        self.open_until_ms.store(u64::try_from(mono.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Closes it for good.
+    pub(crate) fn shut(&self) {
+        self.shut.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Estimates engine time from the last instant the engine told and the monotonic time that has passed since it arrived.
+/// The way of the message makes it late, so the estimate is never ahead of the engine.
+#[derive(Debug, Default)]
+pub(crate) struct EngineTime {
+    /// Engine time less monotonic time, in milliseconds.
+    ahead_ms: AtomicI64,
+}
+
+impl EngineTime {
+    /// The engine said `at`, which arrived at `mono`.
+    pub(crate) fn heard(&self, at: Time, mono: Duration) {
+        let (at, mono) = (i128::from(at.0), mono.as_millis() as i128 + 1);
+        self.ahead_ms.store(i64::try_from(at - mono).unwrap_or(i64::MAX), Ordering::Relaxed);
+    }
+
+    pub(crate) fn at(&self, mono: Duration) -> Time {
+        let now = mono.as_millis() as i128 + i128::from(self.ahead_ms.load(Ordering::Relaxed));
+        Time(u64::try_from(now).unwrap_or(0))
+    }
+}
+
+/// What a worker has done since it started.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) turns: AtomicU64,
+    pub(crate) bodies: AtomicU64,
+    pub(crate) steps: AtomicU64,
+    pub(crate) replayed: AtomicU64,
+    pub(crate) mismatches: AtomicU64,
+    pub(crate) suspended: AtomicU64,
+    pub(crate) revoked: AtomicU64,
+    pub(crate) dropped: AtomicU64,
+    pub(crate) given_back: AtomicU64,
+}
+
+/// Adds one.
+pub(crate) fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_estimate_of_engine_time_is_never_ahead() {
+        let time = EngineTime::default();
+        time.heard(Time(1_000_000), Duration::from_micros(5_999));
+        assert!(time.at(Duration::from_micros(5_999)) <= Time(1_000_000));
+        assert!(time.at(Duration::from_micros(1_005_999)) <= Time(1_001_000));
+        assert!(time.at(Duration::from_micros(1_008_000)) >= Time(1_001_000));
+    }
+
+    #[test]
+    fn a_shut_gate_stays_shut() {
+        let gate = Gate::default();
+        assert!(!gate.is_open(Duration::ZERO));
+        gate.open_until(Duration::from_secs(6));
+        assert!(gate.is_open(Duration::from_millis(5_999)) && !gate.is_open(Duration::from_secs(6)));
+        gate.shut();
+        gate.open_until(Duration::from_secs(60));
+        assert!(!gate.is_open(Duration::ZERO));
+    }
+}

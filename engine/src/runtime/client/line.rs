@@ -1,0 +1,223 @@
+//! Requests on their way: numbered, kept until they are answered, sent again over the next connection.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{oneshot, watch};
+
+use super::error::ClientError;
+use crate::model::command::Caller;
+use crate::model::id::Incarnation;
+use crate::runtime::link::LinkSender;
+use crate::runtime::session::{Peer, SessionError};
+use crate::wire::message::{Hello, Message, PROTOCOL, RefusedReply, Welcome};
+
+/// What all calls of a client share. Callers send over it themselves; the session hands the answers back.
+#[derive(Debug, Default)]
+pub(crate) struct Line(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    last: u64,
+    pending: BTreeMap<u64, Pending>,
+    sender: Option<LinkSender>,
+    problem: Option<SessionError>,
+}
+
+/// A request without an answer.
+#[derive(Debug)]
+struct Pending {
+    message: Message,
+    answer: oneshot::Sender<Result<Message, ClientError>>,
+    sent: bool,
+}
+
+/// A call that waits for its answer. Dropping it forgets the request; it may have taken effect.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    line: Arc<Line>,
+    number: u64,
+    answer: oneshot::Receiver<Result<Message, ClientError>>,
+}
+
+impl Line {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends a request, now or over the next connection.
+    pub(crate) fn ask(self: &Arc<Self>, request: impl FnOnce(u64) -> Message) -> Asked {
+        let (reply, answer) = oneshot::channel();
+        let mut state = self.state();
+        state.last += 1;
+        let number = state.last;
+        let message = request(number);
+        let sent = state.sender.as_ref().is_some_and(|sender| sender.send(message.clone()).is_ok());
+        state.pending.insert(number, Pending { message, answer: reply, sent });
+        Asked { line: self.clone(), number, answer }
+    }
+
+    /// The connection is there: all that has no answer goes out (again), in the order in which it was asked.
+    fn open(&self, sender: LinkSender) {
+        let mut state = self.state();
+        for pending in state.pending.values_mut() {
+            pending.sent |= sender.send(pending.message.clone()).is_ok();
+        }
+        state.sender = Some(sender);
+        state.problem = None;
+    }
+
+    fn close(&self) {
+        self.state().sender = None;
+    }
+
+    /// An answer. One for a request that nobody waits for any more is dropped.
+    fn answered(&self, message: Message) {
+        let Some(number) = request_of(&message) else { return };
+        let pending = self.state().pending.remove(&number);
+        if let Some(pending) = pending {
+            let answer = match message {
+                Message::RefusedReply(RefusedReply { reason, .. }) => Err(ClientError::Refused(reason)),
+                message => Ok(message),
+            };
+            let _ = pending.answer.send(answer);
+        }
+    }
+
+    /// No connection for now; none at all if the engine does not want us.
+    fn failed(&self, error: &SessionError) {
+        let mut state = self.state();
+        state.problem = Some(error.clone());
+        if matches!(error, SessionError::HelloRefused { .. }) {
+            for (_, pending) in std::mem::take(&mut state.pending) {
+                let _ = pending.answer.send(Err(error.clone().into()));
+            }
+        }
+    }
+
+    /// Why a request has no answer after `limit`.
+    fn unanswered(&self, number: u64, limit: Duration, address: String) -> ClientError {
+        let state = self.state();
+        if state.pending.get(&number).is_some_and(|pending| pending.sent) {
+            return ClientError::TimedOut { limit };
+        }
+        match &state.problem {
+            Some(problem) => problem.clone().into(),
+            None => ClientError::NotReachable { address, cause: format!("no connection within {limit:?}") },
+        }
+    }
+}
+
+impl Asked {
+    /// The answer.
+    pub(crate) async fn answer(&mut self) -> Result<Message, ClientError> {
+        match (&mut self.answer).await {
+            Ok(answer) => answer,
+            Err(_) => Err(ClientError::Closed),
+        }
+    }
+
+    /// Why there is none after `limit`.
+    pub(crate) fn unanswered(&self, limit: Duration, address: String) -> ClientError {
+        self.line.unanswered(self.number, limit, address)
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.line.state().pending.remove(&self.number);
+    }
+}
+
+/// The number of the request that a message answers.
+fn request_of(message: &Message) -> Option<u64> {
+    Some(match message {
+        Message::StartReply(reply) => reply.request,
+        Message::OutcomeReply(reply) => reply.request,
+        Message::StatusReply(reply) => reply.request,
+        Message::ListReply(reply) => reply.request,
+        Message::JournalReply(reply) => reply.request,
+        Message::DoneReply(reply) => reply.request,
+        Message::StatsReply(reply) => reply.request,
+        Message::RefusedReply(reply) => reply.request,
+        _ => return None,
+    })
+}
+
+/// The client's side of the connection.
+pub(crate) struct ClientPeer {
+    line: Arc<Line>,
+    caller: Caller,
+    incarnation: Incarnation,
+    reached: watch::Sender<Option<Result<(), SessionError>>>,
+    deserted: bool,
+}
+
+impl ClientPeer {
+    pub(crate) fn new(
+        line: Arc<Line>,
+        caller: Caller,
+        incarnation: Incarnation,
+        reached: watch::Sender<Option<Result<(), SessionError>>>,
+    ) -> Self {
+        Self { line, caller, incarnation, reached, deserted: false }
+    }
+}
+
+impl Peer for ClientPeer {
+    /// Handles say nothing to the session but that they exist.
+    type Command = std::convert::Infallible;
+
+    fn hello(&mut self) -> Hello {
+        Hello {
+            protocol: PROTOCOL,
+            caller: self.caller.clone(),
+            credentials: None,
+            incarnation: self.incarnation,
+            build: String::new(),
+            workflows: Vec::new(),
+            queues: Vec::new(),
+            held: Vec::new(),
+        }
+    }
+
+    fn welcomed(&mut self, _welcome: &Welcome, sender: LinkSender, _now: Duration) {
+        self.line.open(sender);
+        let _ = self.reached.send(Some(Ok(())));
+    }
+
+    fn heard(&mut self, _now: Duration) {}
+
+    fn received(&mut self, message: Message, _now: Duration) {
+        self.line.answered(message);
+    }
+
+    fn lost(&mut self, _reason: &str, _now: Duration) {
+        self.line.close();
+    }
+
+    fn failed(&mut self, error: &SessionError) {
+        self.line.failed(error);
+        let _ = self.reached.send(Some(Err(error.clone())));
+    }
+
+    fn command(&mut self, command: Self::Command, _now: Duration) {
+        match command {}
+    }
+
+    fn deserted(&mut self) {
+        self.deserted = true;
+        self.line.close();
+    }
+
+    fn deadline(&self) -> Option<Duration> {
+        None
+    }
+
+    fn tick(&mut self, _now: Duration) {}
+
+    fn leaves(&self) -> Option<String> {
+        self.deserted.then(|| "done".to_owned())
+    }
+}

@@ -1,0 +1,428 @@
+//! The driver: feeds the core, submits its writes, answers its reads, and releases its effects against receipts.
+//!
+//! ```text
+//!   connections ──► inbox ──► core.handle … ──► submit ──► committer ──► fsync
+//!        ▲                       ▲   │                                     │ receipt
+//!        │                       │   └─► reads ──► answers                 │
+//!        └──── effects ◄── gate ◄──────────────────────────────────────────┘
+//! ```
+//!
+//! The core runs ahead of the disk in memory; the gate holds every effect until the last write before it is durable
+//! (R1). Refusals and answers to questions go through the same gate, because what they tell may not be durable yet.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use stepwell_storage::{Receipt, Seq, Store, SubmitRefusal};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::committer::{self, Done, Work};
+use super::env::Env;
+use super::link::LinkSender;
+use super::query::{self, Query};
+use crate::core::clock::Reading;
+use crate::core::output::{Effect, Output, Withheld};
+use crate::core::{Core, Input};
+use crate::model::id::{RunNo, SessionId, Token};
+use crate::reading::{self, Unreadable};
+use crate::wire::frame::JOURNAL_FRAME_BYTES;
+use crate::wire::message::{Closing, HandOut, Journal, Message, Regranted};
+
+/// Events handled between two submits at most.
+const EVENTS_MAX: usize = 512;
+/// Bytes collected between two submits at most (soft).
+const BYTES_MAX: usize = 1 << 20;
+
+/// What reaches the driver.
+pub(super) enum Event {
+    /// A connection was opened.
+    Opened { session: SessionId, sender: LinkSender, from: String, closer: Closer },
+    /// It said something.
+    Message { session: SessionId, message: Message },
+    /// It is gone.
+    Closed { session: SessionId },
+    /// The committer has news.
+    Store(Done),
+    /// A question has its answer, to be released like any other effect.
+    Answer { session: SessionId, message: Message },
+    /// Close in peace.
+    Close(oneshot::Sender<()>),
+}
+
+/// Ends the reading side of a connection.
+pub(super) type Closer = Option<tokio::task::AbortHandle>;
+
+/// The way to a driver.
+#[derive(Clone)]
+pub(super) struct DriverHandle {
+    pub(super) inbox: mpsc::UnboundedSender<Event>,
+    /// Events in the inbox, so that readers of sockets can hold back.
+    pub(super) depth: Arc<AtomicUsize>,
+    next_session: Arc<AtomicU64>,
+}
+
+impl DriverHandle {
+    /// A handle and the inbox it leads to.
+    pub(super) fn new() -> (Self, mpsc::UnboundedReceiver<Event>) {
+        let (inbox, events) = mpsc::unbounded_channel();
+        let handle =
+            Self { inbox, depth: Arc::new(AtomicUsize::new(0)), next_session: Arc::new(AtomicU64::new(1)) };
+        (handle, events)
+    }
+
+    pub(super) fn next_session(&self) -> SessionId {
+        SessionId(self.next_session.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(super) fn send(&self, event: Event) -> Result<(), super::link::Closed> {
+        self.depth.fetch_add(1, Ordering::Relaxed);
+        self.inbox.send(event).map_err(|_| super::link::Closed)
+    }
+}
+
+struct Connection {
+    sender: LinkSender,
+    closer: Closer,
+    from: String,
+    greeted: bool,
+    goodbye: bool,
+}
+
+/// Why a driver ended.
+#[derive(Debug, Clone)]
+pub(super) enum Ended {
+    /// It was asked to.
+    Closed,
+    /// It poisoned itself (R9).
+    Poisoned(String),
+}
+
+/// Owns the core.
+pub(super) struct Driver {
+    env: Env,
+    store: Arc<dyn Store>,
+    core: Core,
+    out: Output,
+    handle: DriverHandle,
+    inbox: mpsc::UnboundedReceiver<Event>,
+    connections: BTreeMap<SessionId, Connection>,
+    gate: VecDeque<(Seq, Withheld)>,
+    /// Answers to questions, by the sequence number they wait for.
+    answers: VecDeque<(Seq, SessionId, Message)>,
+    receipt: Option<Receipt>,
+    work: mpsc::UnboundedSender<Work>,
+    closing: Option<oneshot::Sender<()>>,
+}
+
+impl Driver {
+    /// Runs the driver and its committer to their end.
+    pub(super) async fn run(
+        env: Env,
+        store: Arc<dyn Store>,
+        core: Core,
+        handle: DriverHandle,
+        inbox: mpsc::UnboundedReceiver<Event>,
+        ended: watch::Sender<Option<Ended>>,
+    ) {
+        let (work, orders) = mpsc::unbounded_channel();
+        let (committer_gone, gone) = oneshot::channel::<()>();
+        let committing = {
+            let (store, driver) = (store.clone(), handle.inbox.clone());
+            async move {
+                committer::run(store, orders, driver).await;
+                drop(committer_gone);
+            }
+        };
+        let isolated = env.exec.isolated("stepwell-commit", Box::pin(committing));
+        let mut driver = Self {
+            env,
+            store,
+            core,
+            out: Output::new(),
+            handle,
+            inbox,
+            connections: BTreeMap::new(),
+            gate: VecDeque::new(),
+            answers: VecDeque::new(),
+            receipt: None,
+            work,
+            closing: None,
+        };
+        let outcome = match isolated {
+            Ok(()) => driver.work().await,
+            Err(e) => Err(format!("the committer's thread cannot be started: {e}")),
+        };
+        let reason = match &outcome {
+            Ok(()) => "the engine is closing".to_owned(),
+            Err(cause) => cause.clone(),
+        };
+        if let Err(cause) = &outcome {
+            tracing::error!(%cause, "the engine stops: nothing more is acknowledged");
+        }
+        for connection in driver.connections.values() {
+            let _ = connection.sender.send(Closing { reason: reason.clone() });
+        }
+        let closing = driver.closing.take();
+        driver.inbox.close();
+        drop(driver);
+        let _ = gone.await; // the store is closed once both are gone
+        let _ = ended.send(Some(outcome.map_or_else(Ended::Poisoned, |()| Ended::Closed)));
+        if let Some(closing) = closing {
+            let _ = closing.send(());
+        }
+    }
+
+    async fn work(&mut self) -> Result<(), String> {
+        self.handle(Input::Ticked);
+        self.flush().await?;
+        loop {
+            let nap = self.core.wakes_in().unwrap_or(Duration::from_secs(1));
+            let event = if nap.is_zero() {
+                self.inbox.try_recv().ok()
+            } else {
+                tokio::select! {
+                    biased;
+                    event = self.inbox.recv() => event,
+                    () = self.env.clock.sleep(nap) => None,
+                }
+            };
+            let waited = event.is_none();
+            let mut next = event;
+            for _ in 0..EVENTS_MAX {
+                let Some(event) = next.take() else { break };
+                self.handle.depth.fetch_sub(1, Ordering::Relaxed);
+                self.event(event).await?;
+                if self.out.size() >= BYTES_MAX {
+                    break;
+                }
+                next = self.inbox.try_recv().ok();
+            }
+            if let Some(event) = next {
+                // Taken off the inbox already: it must not be lost.
+                self.handle.depth.fetch_sub(1, Ordering::Relaxed);
+                self.event(event).await?;
+            }
+            if waited || self.core.wakes_in().is_some_and(|nap| nap.is_zero()) {
+                self.handle(Input::Ticked);
+            }
+            self.flush().await?;
+            if self.closing.is_some() && self.gate.is_empty() && self.answers.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn reading(&self) -> Reading {
+        Reading { mono: self.env.clock.mono(), wall: self.env.clock.wall() }
+    }
+
+    fn handle(&mut self, input: Input) {
+        let reading = self.reading();
+        self.core.handle(reading, input, &mut self.out);
+    }
+
+    async fn event(&mut self, event: Event) -> Result<(), String> {
+        match event {
+            Event::Opened { session, sender, from, closer } => {
+                tracing::debug!(%session, from, "connected");
+                let connection = Connection { sender, closer, from, greeted: false, goodbye: false };
+                self.connections.insert(session, connection);
+            }
+            Event::Message { session, message } => self.message(session, message),
+            Event::Closed { session } => {
+                if let Some(connection) = self.connections.remove(&session) {
+                    tracing::debug!(%session, from = connection.from, "connection closed");
+                    self.handle(Input::SessionClosed { session, goodbye: connection.goodbye });
+                }
+            }
+            Event::Store(Done::Committed(receipt)) => {
+                self.receipt = Some(receipt);
+                self.release().await?;
+            }
+            Event::Store(Done::Failed(failure)) => {
+                let cause = failure.to_string();
+                return Err(cause);
+            }
+            Event::Answer { session, message } => {
+                // It may tell of what is submitted and not yet durable.
+                self.submit()?;
+                self.answers.push_back((self.store.submitted(), session, message));
+                self.release().await?;
+            }
+            Event::Close(done) => self.closing = Some(done),
+        }
+        Ok(())
+    }
+
+    fn message(&mut self, session: SessionId, message: Message) {
+        let Some(connection) = self.connections.get_mut(&session) else { return };
+        match &message {
+            Message::Hello(_) => connection.greeted = true,
+            Message::Closing(closing) => {
+                connection.goodbye = true;
+                tracing::debug!(%session, reason = closing.reason, "the peer says goodbye");
+                return;
+            }
+            _ if !connection.greeted => {
+                let reason = "the first frame of a connection must be a hello".to_owned();
+                return self.close(session, reason);
+            }
+            _ => {}
+        }
+        match Query::of(message) {
+            Ok(query) => {
+                let now = self.reading();
+                let stats = self.core.stats();
+                let view = query::View::of(&self.core, self.store.clone(), stats, now);
+                let handle = self.handle.clone();
+                tokio::spawn(async move {
+                    let message = query.answer(&view).await;
+                    let _ = handle.send(Event::Answer { session, message });
+                });
+                // The core hears that the peer lives.
+                self.handle(Input::Received { session, message: crate::wire::message::Heartbeat { beat: 0 }.into() });
+            }
+            Err(message) => self.handle(Input::Received { session, message: *message }),
+        }
+    }
+
+    fn close(&mut self, session: SessionId, reason: String) {
+        let Some(connection) = self.connections.remove(&session) else { return };
+        tracing::info!(%session, from = connection.from, reason, "connection closed by the engine");
+        let _ = connection.sender.send(Closing { reason });
+        if let Some(closer) = connection.closer {
+            closer.abort();
+        }
+        self.handle(Input::SessionClosed { session, goodbye: connection.goodbye });
+    }
+
+    /// Submits what was collected, answers reads until there are none, and releases what is free already.
+    async fn flush(&mut self) -> Result<(), String> {
+        loop {
+            let reads = self.submit()?;
+            if reads.is_empty() {
+                break;
+            }
+            for read in reads {
+                let input = reading::answer(&*self.store, read).await.map_err(|e| unreadable(&e))?;
+                self.handle(input);
+            }
+        }
+        self.release().await
+    }
+
+    fn submit(&mut self) -> Result<Vec<crate::core::output::Read>, String> {
+        self.core.seal(&mut self.out);
+        let (batches, effects, reads) = self.out.take();
+        let wrote = !batches.is_empty();
+        for batch in batches {
+            match self.store.submit(batch) {
+                Ok(_) => {}
+                Err(SubmitRefusal::Poisoned { reason }) => return Err(reason),
+                Err(refusal) => panic!("the core writes batches the store takes: {refusal}"),
+            }
+        }
+        if wrote && self.work.send(Work::Commit).is_err() {
+            return Err("the committer is gone".to_owned());
+        }
+        if !effects.is_empty() {
+            self.gate.push_back((self.store.submitted(), effects));
+        }
+        Ok(reads)
+    }
+
+    /// Lets out, in order, what the receipt covers.
+    async fn release(&mut self) -> Result<(), String> {
+        loop {
+            let durable = |seq: Seq, receipt: &Option<Receipt>| {
+                receipt.as_ref().is_some_and(|r| r.covers(seq)) || seq <= self.store.committed()
+            };
+            let gate = self.gate.front().map(|(seq, _)| *seq);
+            let answer = self.answers.front().map(|(seq, ..)| *seq);
+            // Effects and answers leave in the order of what they wait for.
+            if answer.is_some_and(|seq| durable(seq, &self.receipt) && gate.is_none_or(|gate| seq < gate)) {
+                if let Some((_, session, message)) = self.answers.pop_front() {
+                    self.send(session, message);
+                }
+                continue;
+            }
+            let Some((seq, withheld)) = self.gate.pop_front() else { return Ok(()) };
+            let released = match &self.receipt {
+                Some(receipt) => withheld.release(seq, receipt),
+                None => Err(withheld),
+            };
+            match released {
+                Ok(effects) => {
+                    for effect in effects {
+                        self.effect(effect).await?;
+                    }
+                }
+                Err(withheld) => {
+                    self.gate.push_front((seq, withheld));
+                    // Nothing was written since the store was opened: its own commit gives the first receipt.
+                    if self.receipt.is_none() && self.work.send(Work::Commit).is_err() {
+                        return Err("the committer is gone".to_owned());
+                    }
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, session: SessionId, message: Message) {
+        if let Some(connection) = self.connections.get(&session) {
+            let _ = connection.sender.send(message);
+        }
+    }
+
+    async fn effect(&mut self, effect: Effect) -> Result<(), String> {
+        match effect {
+            Effect::Send { session, message } => self.send(session, message),
+            Effect::HandOut { session, run, id, token, generation, count } => {
+                let first = self.page(generation, run, (0, count)).await?;
+                let sent = first.len() as u32;
+                self.send(session, HandOut { run, token, id, count, entries: first }.into());
+                self.ship((session, run, token), generation, (sent, count)).await?;
+            }
+            Effect::Regrant { session, run, old, token, generation, from, count } => {
+                self.send(session, Regranted { run, old, token, count }.into());
+                self.ship((session, run, token), generation, (from, count)).await?;
+            }
+            Effect::Close { session, reason } => self.close(session, reason),
+            Effect::DropGeneration { generation } => {
+                tracing::info!(generation, "a generation has outlived its retention and is dropped");
+                let _ = self.work.send(Work::Drop(generation));
+            }
+            Effect::Note(note) => super::note::log(&note),
+        }
+        Ok(())
+    }
+
+    async fn page(&self, generation: u32, run: RunNo, range: (u32, u32)) -> Result<Vec<bytes::Bytes>, String> {
+        reading::entries(&*self.store, generation, run, range, JOURNAL_FRAME_BYTES).await.map_err(|e| unreadable(&e))
+    }
+
+    async fn ship(
+        &mut self,
+        (session, run, token): (SessionId, RunNo, Token),
+        generation: u32,
+        (mut from, count): (u32, u32),
+    ) -> Result<(), String> {
+        while from < count && self.connections.contains_key(&session) {
+            let entries = self.page(generation, run, (from, count)).await?;
+            if entries.is_empty() {
+                return Err(format!("entry {from} of run number {run} is gone"));
+            }
+            let sent = entries.len() as u32;
+            self.send(session, Journal { run, token, from, entries }.into());
+            from += sent;
+        }
+        Ok(())
+    }
+}
+
+fn unreadable(error: &Unreadable) -> String {
+    error.chain()
+}

@@ -1,0 +1,383 @@
+//! The worker: runs workflows for an engine.
+//!
+//! ```text
+//!   session (a thread of its own)             one task per run, on the caller's runtime
+//!     heartbeats, frames, held turns ───────►  turn task: inbox ─► turn ─► the author's function
+//!            ▲                                      │ reports, straight to the connection
+//!            └──────────────── gone ────────────────┘
+//! ```
+//!
+//! # The protocol of a worker, and what it relies on
+//!
+//! - **K1 Liveness is the session's.** Heartbeats come from a thread that no user code runs on. A function that blocks
+//!   holds up its own runtime, not its session.
+//! - **K2 A body starts only while the engine is near**: less than two thirds of the session time-out after anything was
+//!   heard of it, connected or not. So a body that starts has at least a third of the time-out before another worker
+//!   could start it too.
+//! - **K3 A held turn goes on while the connection is away.** Its body runs, its reports wait. It is dropped one session
+//!   time-out after the engine was last heard; or, if the connection broke (rather than fell silent) while the engine
+//!   was near, one time-out after the break. An engine that restarts reserves its grants for as long, counted from its
+//!   own start, which is later: so a restart of the engine under a long step does not run the step twice.
+//! - **K4 A return lists what is held**: run, token, and how many entries are known without a gap. For each, the engine
+//!   answers `Regranted` (the rest of the journal follows; then the reports without an answer go out again, under the new
+//!   token) or `Revoked`. What it does not answer within a session time-out is dropped.
+//! - **K5 A report is sent under the token it belongs to, over the connection that token belongs to.** A turn that has not
+//!   heard yet of its next token stays silent.
+//! - **K6 What arrives twice or late changes nothing.** Frames for a run that is not held or under another token are
+//!   dropped; a hand-out is matched against what is held and against the turns that ended last; entries are matched by
+//!   index. A `Regranted` for a turn that has been dropped meanwhile is answered with `GiveBack`.
+//! - **K7 A run is given back only after its function is gone** from memory, so that two workers never run it at a time.
+//!
+//! Draining: the worker offers no slots, starts no body, and gives back each run as soon as no body of it runs and none of
+//! its reports is without an answer. What still runs after the grace is dropped and given back. Then it says goodbye.
+
+mod outlet;
+mod peer;
+mod turn_task;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::{mpsc, watch};
+
+use self::peer::{Introduction, Reached, WorkerCommand, WorkerPeer};
+use super::env::Env;
+use super::link::{Dial, NetDial};
+use super::session::{Session, SessionError};
+use crate::model::command::Caller;
+use crate::model::failure::Failure;
+use crate::model::id::{CommandId, Incarnation, Namespace};
+use crate::model::limits::NAME_BYTES_MAX;
+use crate::replay::world::{Begin, Code, Registry, World};
+use crate::wire::message::{QueueSlots, WorkflowOffer};
+use crate::workflow::{Ctx, Workflow, encode};
+
+/// Slots a worker offers to its queue unless told otherwise.
+pub const SLOTS_DEFAULT: u32 = 32;
+/// How long running steps may take to end once a worker drains, unless told otherwise.
+pub const GRACE_DEFAULT: Duration = Duration::from_secs(10);
+
+/// Runs workflows for an engine.
+///
+/// ```no_run
+/// use stepwell::{Ctx, Failure, Worker, Workflow};
+///
+/// const GREET: Workflow<String, String> = Workflow::new("greet");
+///
+/// async fn greet(ctx: Ctx, name: String) -> Result<String, Failure> {
+///     ctx.step("say", |_| async { Ok::<_, std::io::Error>(format!("hello {name}")) }).await
+/// }
+///
+/// # async fn run() -> Result<(), stepwell::WorkerError> {
+/// Worker::connect("127.0.0.1:7400").register(GREET, greet).queue("default", 32).run_until_signal().await
+/// # }
+/// ```
+#[must_use = "a worker does nothing until it is started"]
+pub struct Worker {
+    dial: Arc<dyn Dial>,
+    env: Env,
+    registry: Registry,
+    workflows: Vec<WorkflowOffer>,
+    queues: Vec<QueueSlots>,
+    caller: Caller,
+    build: String,
+    grace: Duration,
+}
+
+/// Why a worker did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// There is nothing it could run.
+    #[error("no workflow is registered: a worker without one would never get a run")]
+    NothingRegistered,
+    /// Two functions for one name.
+    #[error("the workflow `{workflow}` is registered twice")]
+    RegisteredTwice {
+        /// Which.
+        workflow: String,
+    },
+    /// A name that no engine would take.
+    #[error("the {what} name `{name}` is empty or longer than {NAME_BYTES_MAX} bytes")]
+    BadName {
+        /// Of what.
+        what: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// The engine does not want this worker.
+    #[error(transparent)]
+    Refused(SessionError),
+    /// The machine gave no thread, or no signals.
+    #[error("the system refuses what a worker needs")]
+    System(#[source] std::io::Error),
+}
+
+impl Worker {
+    /// A worker for the engine at `address` (`HOST:PORT` or `unix:PATH`). It connects when started, and again whenever
+    /// the connection is lost.
+    pub fn connect(address: impl Into<String>) -> Self {
+        let env = Env::real();
+        Self::new(Arc::new(NetDial::new(env.clone(), address)), env)
+    }
+
+    /// A worker that reaches its engine by `dial`, in the world that `env` is.
+    pub fn new(dial: Arc<dyn Dial>, env: Env) -> Self {
+        Self {
+            dial,
+            env,
+            registry: Registry::new(),
+            workflows: Vec::new(),
+            queues: Vec::new(),
+            caller: Caller { principal: "worker".to_owned(), ..Caller::default() },
+            build: "unknown".to_owned(),
+            grace: GRACE_DEFAULT,
+        }
+    }
+
+    /// Sets who the worker is, for logs and records. Default `worker`.
+    pub fn principal(mut self, principal: impl Into<String>) -> Self {
+        self.caller.principal = principal.into();
+        self
+    }
+
+    /// Sets whose runs it takes. Default: the default namespace.
+    pub fn namespace(mut self, namespace: Namespace) -> Self {
+        self.caller.namespace = namespace;
+        self
+    }
+
+    /// Sets what code this is: a commit's hash, say. A run whose code and journal disagree is tried again on a build it has
+    /// not failed on. Default `unknown`.
+    pub fn build(mut self, build: impl Into<String>) -> Self {
+        self.build = build.into();
+        self
+    }
+
+    /// Registers the function of a workflow. What its steps need of the outside world (clients, pools) is captured here, so
+    /// that a test can capture its own.
+    pub fn register<In, Out, F, Fut>(mut self, workflow: Workflow<In, Out>, function: F) -> Self
+    where
+        In: DeserializeOwned + 'static,
+        Out: Serialize + 'static,
+        F: Fn(Ctx, In) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Out, Failure>> + Send + 'static,
+    {
+        let begin: Arc<Begin> = Arc::new(move |ctx, input| {
+            let input = input.to::<In>().map_err(|error| Failure::terminal(error).class("input"))?;
+            let world = ctx.world();
+            let running = function(ctx, input);
+            Ok(Box::pin(async move { encode(&running.await?, world.payload_bytes_max()) }))
+        });
+        let (name, version) = (workflow.name().to_owned(), workflow.code_version());
+        self.registry.insert(name.clone(), Code { version, begin });
+        self.workflows.push(WorkflowOffer { workflow: name, version });
+        self
+    }
+
+    /// Takes runs of this queue, at most `slots` at a time. May be called for several queues. Default: 32 of `default`.
+    pub fn queue(mut self, queue: impl Into<String>, slots: u32) -> Self {
+        let queue = queue.into();
+        self.queues.retain(|known| known.queue != queue);
+        self.queues.push(QueueSlots { queue, slots });
+        self
+    }
+
+    /// Sets how long steps that run may take to end when the worker drains. Default 10 s.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// Starts it. Its connection gets a thread of its own; functions run on the current tokio runtime.
+    ///
+    /// It does not wait for the engine: see [`WorkerHandle::connected`]. Dropping the handle does not stop the worker.
+    ///
+    /// Panics outside of a tokio runtime.
+    pub fn start(mut self) -> Result<WorkerHandle, WorkerError> {
+        self.check()?;
+        if self.queues.is_empty() {
+            self.queues.push(QueueSlots { queue: "default".to_owned(), slots: SLOTS_DEFAULT });
+        }
+        let Self { dial, env, registry, workflows, queues, caller, build, grace } = self;
+        let caller = Caller { command: CommandId(env.entropy.next_u128()), ..caller };
+        let incarnation = Incarnation(env.entropy.next_u128());
+        let introduction = Introduction { caller, incarnation, build, workflows, queues, grace };
+        let world = Arc::new(World::new(env.clock.clone(), registry));
+        let (commands, from_handles) = mpsc::unbounded_channel();
+        let (reached, is_reached) = watch::channel(None);
+        let (ended, has_ended) = watch::channel(());
+        let runtime = tokio::runtime::Handle::current();
+        let peer = WorkerPeer::new(introduction, world.clone(), runtime, reached, commands.clone());
+        let session = Session::new(env.clone(), dial, peer, from_handles);
+        let run = async move {
+            session.run().await;
+            drop(ended);
+        };
+        env.exec.isolated("stepwell-session", Box::pin(run)).map_err(WorkerError::System)?;
+        Ok(WorkerHandle { commands, reached: is_reached, ended: has_ended, world, incarnation })
+    }
+
+    /// Starts it, and drains it when the process gets SIGTERM or SIGINT.
+    ///
+    /// Errors: those of [`start`](Self::start); and if the engine refuses the worker's first hello.
+    pub async fn run_until_signal(self) -> Result<(), WorkerError> {
+        let handle = self.start()?;
+        let mut signal = std::pin::pin!(signal());
+        tokio::select! {
+            biased;
+            got = &mut signal => got.map_err(WorkerError::System)?,
+            reached = handle.connected() => {
+                reached.map_err(WorkerError::Refused)?;
+                signal.await.map_err(WorkerError::System)?;
+            }
+        }
+        tracing::info!("draining");
+        handle.drain().await;
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), WorkerError> {
+        if self.workflows.is_empty() {
+            return Err(WorkerError::NothingRegistered);
+        }
+        let workflows = self.workflows.iter().map(|offer| ("workflow", &offer.workflow));
+        let queues = self.queues.iter().map(|slots| ("queue", &slots.queue));
+        for (what, name) in workflows.chain(queues).chain([("build", &self.build)]) {
+            if name.is_empty() || name.len() > NAME_BYTES_MAX {
+                return Err(WorkerError::BadName { what, name: name.clone() });
+            }
+        }
+        for (index, offer) in self.workflows.iter().enumerate() {
+            if self.workflows[..index].iter().any(|earlier| earlier.workflow == offer.workflow) {
+                return Err(WorkerError::RegisteredTwice { workflow: offer.workflow.clone() });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Worker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Worker of {} workflows for {}", self.workflows.len(), self.dial.address())
+    }
+}
+
+/// A worker that runs. Dropping it does not stop the worker.
+#[derive(Clone)]
+pub struct WorkerHandle {
+    commands: mpsc::UnboundedSender<WorkerCommand>,
+    reached: watch::Receiver<Reached>,
+    ended: watch::Receiver<()>,
+    world: Arc<World>,
+    incarnation: Incarnation,
+}
+
+impl WorkerHandle {
+    /// Takes no more work, lets the steps that run end (within the grace), reports them, gives everything back, and leaves.
+    ///
+    /// **Cancel safety**: the worker drains even if this future is dropped.
+    pub async fn drain(&self) {
+        let _ = self.commands.send(WorkerCommand::Drain);
+        self.finished().await;
+    }
+
+    /// Drops what runs, gives everything back, and leaves. Returns at once; wait with [`finished`](Self::finished).
+    pub fn stop(&self) {
+        let _ = self.commands.send(WorkerCommand::Stop);
+    }
+
+    /// Ends once the worker has left, or its runtime is gone.
+    pub async fn finished(&self) {
+        let mut ended = self.ended.clone();
+        while ended.changed().await.is_ok() {}
+    }
+
+    /// Ends once the engine has welcomed the worker. A worker that cannot reach it goes on trying, and so does this.
+    ///
+    /// Errors: [`SessionError::HelloRefused`] if the engine refuses it (the worker goes on trying, every 5 s), and
+    /// [`SessionError::NotReachable`] if the worker has ended before.
+    pub async fn connected(&self) -> Result<(), SessionError> {
+        let mut reached = self.reached.clone();
+        loop {
+            match reached.borrow_and_update().clone() {
+                Some(Err(SessionError::NotReachable { .. })) | None => {}
+                Some(answer) => return answer,
+            }
+            if reached.changed().await.is_err() {
+                let cause = "the worker has ended".to_owned();
+                return Err(SessionError::NotReachable { address: "the engine".to_owned(), cause });
+            }
+        }
+    }
+
+    /// This life of the worker, as the engine's records name it.
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    /// What it has done so far.
+    pub fn stats(&self) -> WorkerStats {
+        let counts = &self.world.counts;
+        let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        WorkerStats {
+            turns: read(&counts.turns),
+            attempts: read(&counts.bodies),
+            steps: read(&counts.steps),
+            replayed: read(&counts.replayed),
+            suspended: read(&counts.suspended),
+            mismatches: read(&counts.mismatches),
+            revoked: read(&counts.revoked),
+            dropped: read(&counts.dropped),
+            given_back: read(&counts.given_back),
+        }
+    }
+}
+
+impl std::fmt::Debug for WorkerHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "WorkerHandle({})", self.incarnation)
+    }
+}
+
+/// What a worker has done since it started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct WorkerStats {
+    /// Turns begun.
+    pub turns: u64,
+    /// Bodies of steps started.
+    pub attempts: u64,
+    /// Bodies of steps that ended well.
+    pub steps: u64,
+    /// Recorded outcomes handed to functions in replay.
+    pub replayed: u64,
+    /// Turns suspended.
+    pub suspended: u64,
+    /// Turns whose code and journal disagreed.
+    pub mismatches: u64,
+    /// Grants the engine took back.
+    pub revoked: u64,
+    /// Turns dropped because the engine was away for too long.
+    pub dropped: u64,
+    /// Grants given back.
+    pub given_back: u64,
+}
+
+#[cfg(unix)]
+async fn signal() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        biased;
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+async fn signal() -> std::io::Result<()> {
+    tokio::signal::ctrl_c().await
+}

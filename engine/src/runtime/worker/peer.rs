@@ -1,0 +1,392 @@
+//! The worker's side of the connection: which runs it holds, and what becomes of them when the connection goes.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+
+use super::outlet::Outlet;
+use super::turn_task::{Gone, ToTurn, TurnTask};
+use crate::model::command::Caller;
+use crate::model::id::{Incarnation, RunNo, Token};
+use crate::replay::turn::Turn;
+use crate::replay::world::{World, count};
+use crate::runtime::link::LinkSender;
+use crate::runtime::session::{Peer, SessionError};
+use crate::wire::message::{
+    Appended, GiveBack, HandOut, Held, Hello, Journal, Message, Offer, PROTOCOL, QueueSlots, Regranted, ReportRefused,
+    Welcome, WorkflowOffer,
+};
+
+/// How many ended turns are remembered, so that a late copy of a hand-out does not begin one of them again.
+const ENDED_MAX: usize = 1_024;
+/// How long turns that were told to stop may take to do so. Code that never awaits cannot be stopped.
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
+/// What is assumed of the engine before it says so.
+const SESSION_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
+
+/// What handles and turns tell the session.
+#[derive(Debug)]
+pub(crate) enum WorkerCommand {
+    /// Take no more work, finish what runs, leave.
+    Drain,
+    /// Leave.
+    Stop,
+    /// The task of a turn is no more.
+    Gone { run: RunNo, turn: u64 },
+}
+
+/// Who the worker is and what it offers.
+#[derive(Debug, Clone)]
+pub(crate) struct Introduction {
+    pub(crate) caller: Caller,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) build: String,
+    pub(crate) workflows: Vec<WorkflowOffer>,
+    pub(crate) queues: Vec<QueueSlots>,
+    pub(crate) grace: Duration,
+}
+
+/// Whether the engine has welcomed the worker, or why not.
+pub(crate) type Reached = Option<Result<(), SessionError>>;
+
+/// See the module.
+pub(crate) struct WorkerPeer {
+    introduction: Introduction,
+    world: Arc<World>,
+    runtime: Handle,
+    reached: watch::Sender<Reached>,
+    to_session: mpsc::UnboundedSender<WorkerCommand>,
+    outlet: Arc<Outlet>,
+    connection: u64,
+    turns: BTreeMap<RunNo, HeldTurn>,
+    ended: Ended,
+    /// Tasks that have not said that they are gone.
+    tasks: usize,
+    next_turn: u64,
+    session_timeout: Duration,
+    heard_at: Duration,
+    /// While the connection is away: until when turns are held.
+    hold_until: Option<Duration>,
+    stage: Stage,
+}
+
+/// A turn as the session sees it.
+struct HeldTurn {
+    token: Token,
+    inbox: mpsc::UnboundedSender<ToTurn>,
+    seen: Arc<AtomicU32>,
+    turn: u64,
+    /// After a return: dropped if the engine has not said by then that the grant goes on.
+    answer_by: Option<Duration>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Stage {
+    Working,
+    Draining { until: Duration },
+    Stopping { until: Duration, gave_up: bool, reason: &'static str },
+}
+
+impl WorkerPeer {
+    pub(crate) fn new(
+        introduction: Introduction,
+        world: Arc<World>,
+        runtime: Handle,
+        reached: watch::Sender<Reached>,
+        to_session: mpsc::UnboundedSender<WorkerCommand>,
+    ) -> Self {
+        Self {
+            introduction,
+            world,
+            runtime,
+            reached,
+            to_session,
+            outlet: Arc::default(),
+            connection: 0,
+            turns: BTreeMap::new(),
+            ended: Ended::default(),
+            tasks: 0,
+            next_turn: 0,
+            session_timeout: SESSION_TIMEOUT_DEFAULT,
+            heard_at: Duration::ZERO,
+            hold_until: None,
+            stage: Stage::Working,
+        }
+    }
+
+    /// Bodies start for two thirds of the session time-out after the engine was heard.
+    fn quiet_after(&self) -> Duration {
+        self.heard_at + self.session_timeout * 2 / 3
+    }
+
+    fn hand_out(&mut self, HandOut { run, token, id, count, entries }: HandOut) {
+        if self.ended.holds(run, token) || self.turns.get(&run).is_some_and(|held| held.token >= token) {
+            return; // a copy, or older than what is held
+        }
+        if self.stage != Stage::Working {
+            self.outlet.send(self.connection, GiveBack { run, token });
+            return;
+        }
+        let (inbox, from_session) = mpsc::unbounded_channel();
+        let _ = inbox.send(ToTurn::Stored { from: 0, entries });
+        self.next_turn += 1;
+        self.tasks += 1;
+        let task = TurnTask {
+            run,
+            token,
+            turn: Turn::new(run, id, token, count, self.world.clone()),
+            inbox: from_session,
+            outlet: self.outlet.clone(),
+            connection: self.connection,
+            world: self.world.clone(),
+            seen: Arc::default(),
+            draining: false,
+            stopping: false,
+            gone: Gone { run, turn: self.next_turn, session: self.to_session.clone() },
+        };
+        let held = HeldTurn { token, inbox, seen: task.seen.clone(), turn: self.next_turn, answer_by: None };
+        self.turns.insert(run, held);
+        self.runtime.spawn(task.run());
+    }
+
+    /// Hands a message to the turn it is for. One for a turn that is not held, or under another token, is old.
+    fn tell(&self, run: RunNo, token: Token, message: ToTurn) {
+        if let Some(held) = self.turns.get(&run).filter(|held| held.token == token) {
+            let _ = held.inbox.send(message);
+        }
+    }
+
+    fn regranted(&mut self, Regranted { run, old, token, count }: Regranted) {
+        match self.turns.get_mut(&run) {
+            Some(held) if held.token == token => {} // a copy
+            Some(held) if held.token == old => {
+                held.token = token;
+                held.answer_by = None;
+                let _ = held.inbox.send(ToTurn::Regranted { token, count, connection: self.connection });
+            }
+            _ if self.ended.holds(run, token) => {}
+            // It was dropped after the hello that listed it.
+            _ => {
+                self.outlet.send(self.connection, GiveBack { run, token });
+            }
+        }
+    }
+
+    /// The engine says that a turn is over; dropping its channel ends the task.
+    fn over(&mut self, run: RunNo, token: Token) -> bool {
+        if !self.turns.get(&run).is_some_and(|held| held.token == token) {
+            return false;
+        }
+        self.turns.remove(&run);
+        self.ended.add(run, token);
+        true
+    }
+
+    /// Lets go of turns that somebody else may hold by now.
+    fn drop_turns(&mut self, which: impl Fn(&HeldTurn) -> bool) {
+        let before = self.turns.len();
+        self.turns.retain(|_, held| !which(held));
+        let dropped = before - self.turns.len();
+        if dropped > 0 {
+            tracing::warn!(turns = dropped, "turns are dropped: the engine was not heard of for the session time-out");
+            self.world.counts.dropped.fetch_add(dropped as u64, Ordering::Relaxed);
+        }
+    }
+
+    fn tell_all(&self, message: impl Fn() -> ToTurn) {
+        for held in self.turns.values() {
+            let _ = held.inbox.send(message());
+        }
+    }
+
+    fn drain(&mut self, now: Duration) {
+        if self.stage == Stage::Working {
+            self.stage = Stage::Draining { until: now + self.introduction.grace };
+            self.world.gate.shut();
+            self.outlet.send(self.connection, Offer { queues: Vec::new() });
+            self.tell_all(|| ToTurn::Drain);
+        }
+    }
+
+    fn stop(&mut self, now: Duration, reason: &'static str) {
+        if !matches!(self.stage, Stage::Stopping { .. }) {
+            self.stage = Stage::Stopping { until: now + STOP_TIMEOUT, gave_up: false, reason };
+            self.world.gate.shut();
+            self.outlet.send(self.connection, Offer { queues: Vec::new() });
+            self.tell_all(|| ToTurn::Stop);
+        }
+    }
+}
+
+impl Peer for WorkerPeer {
+    type Command = WorkerCommand;
+
+    fn hello(&mut self) -> Hello {
+        let me = &self.introduction;
+        let held = |(run, held): (&RunNo, &HeldTurn)| Held {
+            run: *run,
+            token: held.token,
+            seen: held.seen.load(Ordering::Relaxed),
+        };
+        Hello {
+            protocol: PROTOCOL,
+            caller: me.caller.clone(),
+            credentials: None,
+            incarnation: me.incarnation,
+            build: me.build.clone(),
+            workflows: me.workflows.clone(),
+            queues: if self.stage == Stage::Working { me.queues.clone() } else { Vec::new() },
+            held: self.turns.iter().map(held).collect(),
+        }
+    }
+
+    fn welcomed(&mut self, welcome: &Welcome, sender: LinkSender, now: Duration) {
+        self.session_timeout = Duration::from_millis(welcome.session_timeout_ms);
+        self.world.set_payload_bytes_max(welcome.payload_bytes_max);
+        self.world.engine_time.heard(welcome.now, now);
+        self.connection = self.outlet.open(sender);
+        self.hold_until = None;
+        let answer_by = Some(now + self.session_timeout);
+        self.turns.values_mut().for_each(|held| held.answer_by = answer_by);
+        if self.stage != Stage::Working {
+            // The hello may be from before the drain.
+            self.outlet.send(self.connection, Offer { queues: Vec::new() });
+        }
+        tracing::info!(session = %welcome.session, epoch = welcome.epoch, "connected to the engine");
+        let _ = self.reached.send(Some(Ok(())));
+    }
+
+    fn heard(&mut self, now: Duration) {
+        let was_quiet = now >= self.quiet_after();
+        self.heard_at = now;
+        self.world.gate.open_until(self.quiet_after());
+        if was_quiet {
+            self.tell_all(|| ToTurn::GateOpened);
+        }
+    }
+
+    fn received(&mut self, message: Message, _now: Duration) {
+        match message {
+            Message::HandOut(hand_out) => self.hand_out(hand_out),
+            Message::Journal(Journal { run, token, from, entries }) => {
+                self.tell(run, token, ToTurn::Stored { from, entries });
+            }
+            Message::Appended(Appended { run, token, index, entry }) => {
+                self.tell(run, token, ToTurn::Told { index, entry });
+            }
+            Message::ReportRefused(ReportRefused { run, token, number, reason }) => {
+                tracing::warn!(%run, step = %number, %reason, "a report was refused");
+                self.tell(run, token, ToTurn::Refused { number, reason });
+            }
+            Message::Regranted(regranted) => self.regranted(regranted),
+            Message::TurnEnded(ended) => {
+                self.over(ended.run, ended.token);
+            }
+            Message::Revoked(revoked) => {
+                if self.over(revoked.run, revoked.token) {
+                    tracing::warn!(run = %revoked.run, reason = %revoked.reason, "a grant was revoked");
+                    count(&self.world.counts.revoked);
+                }
+            }
+            message => tracing::debug!(kind = message.kind_name(), "not a message for a worker"),
+        }
+    }
+
+    fn lost(&mut self, _reason: &str, now: Duration) {
+        self.outlet.close();
+        // A connection that broke while the engine was well heard: the engine has died and may be back within the
+        // time-out, and keeps our grants for us. After a silence we cannot know since when we are given up.
+        let since = if now < self.quiet_after() { now } else { self.heard_at };
+        self.hold_until = Some(since + self.session_timeout);
+        self.turns.values_mut().for_each(|held| held.answer_by = None);
+    }
+
+    fn failed(&mut self, error: &SessionError) {
+        let first = self.reached.borrow().is_none();
+        if first || matches!(error, SessionError::HelloRefused { .. }) {
+            tracing::warn!(%error, "no connection to the engine");
+        }
+        let never_welcomed = !matches!(*self.reached.borrow(), Some(Ok(())));
+        if never_welcomed {
+            let _ = self.reached.send(Some(Err(error.clone())));
+        }
+    }
+
+    fn command(&mut self, command: WorkerCommand, now: Duration) {
+        match command {
+            WorkerCommand::Drain => self.drain(now),
+            WorkerCommand::Stop => self.stop(now, "stopped"),
+            WorkerCommand::Gone { run, turn } => {
+                self.tasks -= 1;
+                if let Some(held) = self.turns.get(&run)
+                    && held.turn == turn
+                {
+                    let token = held.token;
+                    self.turns.remove(&run);
+                    self.ended.add(run, token);
+                }
+            }
+        }
+    }
+
+    fn deserted(&mut self) {}
+
+    fn deadline(&self) -> Option<Duration> {
+        let hold = self.hold_until.filter(|_| !self.turns.is_empty());
+        let answer = self.turns.values().filter_map(|held| held.answer_by).min();
+        let stage = match self.stage {
+            Stage::Working => None,
+            Stage::Draining { until } | Stage::Stopping { until, gave_up: false, .. } => Some(until),
+            Stage::Stopping { .. } => None,
+        };
+        hold.into_iter().chain(answer).chain(stage).min()
+    }
+
+    fn tick(&mut self, now: Duration) {
+        if self.hold_until.is_some_and(|until| until <= now) {
+            self.drop_turns(|_| true);
+        }
+        self.drop_turns(|held| held.answer_by.is_some_and(|by| by <= now));
+        match &mut self.stage {
+            Stage::Draining { until } if *until <= now => self.stop(now, "drained"),
+            Stage::Stopping { until, gave_up, .. } if *until <= now => *gave_up = true,
+            _ => {}
+        }
+    }
+
+    fn leaves(&self) -> Option<String> {
+        match &self.stage {
+            Stage::Draining { .. } if self.tasks == 0 => Some("drained".to_owned()),
+            Stage::Stopping { gave_up, reason, .. } if self.tasks == 0 || *gave_up => Some((*reason).to_owned()),
+            _ => None,
+        }
+    }
+}
+
+/// The turns that ended last.
+#[derive(Debug, Default)]
+struct Ended {
+    order: VecDeque<(RunNo, Token)>,
+    set: BTreeSet<(RunNo, Token)>,
+}
+
+impl Ended {
+    fn add(&mut self, run: RunNo, token: Token) {
+        if self.set.insert((run, token)) {
+            self.order.push_back((run, token));
+        }
+        if self.order.len() > ENDED_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.set.remove(&oldest);
+        }
+    }
+
+    fn holds(&self, run: RunNo, token: Token) -> bool {
+        self.set.contains(&(run, token))
+    }
+}

@@ -1,0 +1,125 @@
+//! The task that carries one turn: messages of the engine in, reports out, the function polled in between.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::outlet::Outlet;
+use super::peer::WorkerCommand;
+use crate::model::command::Refusal;
+use crate::model::id::{RunNo, StepNo, Token};
+use crate::replay::turn::{Phase, Turn};
+use crate::replay::world::{World, count};
+use crate::wire::message::GiveBack;
+
+/// What the session tells a turn. That the turn is over it tells by closing the channel.
+#[derive(Debug)]
+pub(crate) enum ToTurn {
+    /// A page of the journal.
+    Stored { from: u32, entries: Vec<Bytes> },
+    /// An entry, live.
+    Told { index: u32, entry: Bytes },
+    /// A report was refused.
+    Refused { number: StepNo, reason: Refusal },
+    /// The grant goes on, over another connection.
+    Regranted { token: Token, count: u32, connection: u64 },
+    /// Bodies may start again.
+    GateOpened,
+    /// Give the run back as soon as nothing is lost by it.
+    Drain,
+    /// Give the run back now.
+    Stop,
+}
+
+/// See the module.
+pub(crate) struct TurnTask {
+    pub(crate) run: RunNo,
+    pub(crate) token: Token,
+    pub(crate) turn: Turn,
+    pub(crate) inbox: mpsc::UnboundedReceiver<ToTurn>,
+    pub(crate) outlet: Arc<Outlet>,
+    /// The connection that the token belongs to.
+    pub(crate) connection: u64,
+    pub(crate) world: Arc<World>,
+    /// How many entries it has, for a hello.
+    pub(crate) seen: Arc<AtomicU32>,
+    pub(crate) draining: bool,
+    pub(crate) stopping: bool,
+    /// Tells the session that it is gone, also if it is dropped.
+    pub(crate) gone: Gone,
+}
+
+/// Tells the session, when dropped, that a turn's task is no more.
+pub(crate) struct Gone {
+    pub(crate) run: RunNo,
+    pub(crate) turn: u64,
+    pub(crate) session: mpsc::UnboundedSender<WorkerCommand>,
+}
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        let _ = self.session.send(WorkerCommand::Gone { run: self.run, turn: self.turn });
+    }
+}
+
+impl TurnTask {
+    /// Carries the turn to its end.
+    pub(crate) async fn run(mut self) {
+        std::future::poll_fn(|cx| self.poll(cx)).await;
+        // The function goes before the word that it is gone.
+        self.turn.stop();
+        drop(self.gone);
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            match self.inbox.poll_recv(cx) {
+                Poll::Ready(Some(message)) => self.take(message),
+                Poll::Ready(None) => return Poll::Ready(()),
+                Poll::Pending => break,
+            }
+        }
+        if self.stopping {
+            return self.give_back();
+        }
+        self.turn.poll(cx);
+        self.seen.store(self.turn.seen(), Ordering::Relaxed);
+        self.turn.flush(|message| self.outlet.send(self.connection, message));
+        if let Phase::Unknown(workflow) = self.turn.phase() {
+            tracing::warn!(run = %self.run, workflow, "the engine handed out a run of a workflow that is not registered here");
+            return self.give_back();
+        }
+        if self.draining && self.turn.is_idle() {
+            return self.give_back();
+        }
+        Poll::Pending
+    }
+
+    fn take(&mut self, message: ToTurn) {
+        match message {
+            ToTurn::Stored { from, entries } => self.turn.stored(from, entries),
+            ToTurn::Told { index, entry } => self.turn.told(index, &entry),
+            ToTurn::Refused { number, reason } => self.turn.refused(number, &reason),
+            ToTurn::Regranted { token, count, connection } => {
+                (self.token, self.connection) = (token, connection);
+                self.turn.regranted(token, count);
+                self.turn.gate_opened();
+            }
+            ToTurn::GateOpened => self.turn.gate_opened(),
+            ToTurn::Drain => self.draining = true,
+            ToTurn::Stop => self.stopping = true,
+        }
+    }
+
+    /// The function is dropped first: the run may be granted to another worker as soon as the frame is there.
+    fn give_back(&mut self) -> Poll<()> {
+        self.turn.stop();
+        if self.outlet.send(self.connection, GiveBack { run: self.run, token: self.token }) {
+            count(&self.world.counts.given_back);
+        }
+        Poll::Ready(())
+    }
+}

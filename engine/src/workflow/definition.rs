@@ -1,0 +1,69 @@
+//! A workflow's name and types, shared by who starts it and who runs it.
+
+use std::marker::PhantomData;
+
+/// Ties the client that starts a workflow to the worker that runs it: its name, version, queue, input and output.
+///
+/// A constant of it is all the two need to share.
+///
+/// ```
+/// use stepwell::Workflow;
+/// const GREET: Workflow<String, String> = Workflow::new("greet").version(2).queue("mail");
+/// assert_eq!((GREET.name(), GREET.code_version(), GREET.queue_name()), ("greet", 2, "mail"));
+/// ```
+pub struct Workflow<In, Out> {
+    name: &'static str,
+    version: u32,
+    queue: &'static str,
+    types: PhantomData<fn(In) -> Out>,
+}
+
+impl<In, Out> Workflow<In, Out> {
+    /// The workflow of this name, version 1, queue `default`.
+    ///
+    /// The name is at most 128 bytes and identifies the code for ever: journals refer to it.
+    pub const fn new(name: &'static str) -> Self {
+        Self { name, version: 1, queue: "default", types: PhantomData }
+    }
+
+    /// Sets the version of the code. It is recorded with each step, for people; nothing is decided by it.
+    #[must_use]
+    pub const fn version(self, version: u32) -> Self {
+        Self { version, ..self }
+    }
+
+    /// Sets the queue its runs go through, unless a start names another.
+    #[must_use]
+    pub const fn queue(self, queue: &'static str) -> Self {
+        Self { queue, ..self }
+    }
+
+    /// Its name.
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The version of the code.
+    pub const fn code_version(&self) -> u32 {
+        self.version
+    }
+
+    /// The queue its runs go through, unless a start names another.
+    pub const fn queue_name(&self) -> &'static str {
+        self.queue
+    }
+}
+
+impl<In, Out> Clone for Workflow<In, Out> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<In, Out> Copy for Workflow<In, Out> {}
+
+impl<In, Out> std::fmt::Debug for Workflow<In, Out> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "workflow `{}` version {}", self.name, self.version)
+    }
+}

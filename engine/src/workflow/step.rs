@@ -1,0 +1,276 @@
+//! The future of `ctx.step`, and what its body gets.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::model::failure::{Failure, FailureKind};
+use crate::model::id::{RunId, StepNo};
+use crate::model::payload::Payload;
+use crate::model::retry::Retry;
+use crate::replay::shared::{Shared, Verdict};
+use crate::replay::command::Resolution;
+use crate::replay::mismatch::span_text;
+use crate::runtime::env::Clock;
+
+/// How long an attempt may take before its soft limit passes, unless told: 5 min.
+pub const SOFT_LIMIT_DEFAULT: Duration = Duration::from_secs(300);
+/// How long an attempt may take before it is dropped, unless told: 5 min 30 s.
+pub const HARD_LIMIT_DEFAULT: Duration = Duration::from_secs(330);
+
+/// What a step's body gets: one attempt at one step.
+#[derive(Clone)]
+pub struct Step {
+    run: RunId,
+    number: u32,
+    attempt: u32,
+    clock: Arc<dyn Clock>,
+    soft_at: Duration,
+}
+
+impl Step {
+    /// The idempotency key: the same in all attempts at this step, in whatever process, and no other step has it.
+    ///
+    /// Made of the run's id and the step's number: `run_…-3`.
+    pub fn key(&self) -> String {
+        format!("{}-{}", self.run, self.number)
+    }
+
+    /// Which attempt this is, the first is 1. An attempt that was cut short by a crash is made again under its number.
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// The run.
+    pub fn run(&self) -> RunId {
+        self.run
+    }
+
+    /// The step's number within its run.
+    pub fn number(&self) -> StepNo {
+        StepNo(self.number)
+    }
+
+    /// Ends when the soft limit of this attempt has passed: time to clean up, before the hard limit drops the body.
+    ///
+    /// **Cancel safety**: may be dropped and asked for again.
+    pub fn soft_limit(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.clock.sleep(self.soft_at.saturating_sub(self.clock.mono()))
+    }
+}
+
+impl std::fmt::Debug for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Step({}, attempt {})", self.key(), self.attempt)
+    }
+}
+
+/// A step, recorded. See [`Ctx::step`](super::Ctx::step).
+#[must_use = "a step does not run until it is awaited"]
+pub struct StepFuture<F, Fut, T> {
+    shared: Arc<Shared>,
+    number: u32,
+    body: F,
+    running: Option<Pin<Box<Fut>>>,
+    hard_limit: Option<BoxFuture<'static, ()>>,
+    backoff: Option<BoxFuture<'static, ()>>,
+    value: Option<T>,
+    retry: Retry,
+    soft: Duration,
+    hard: Duration,
+}
+
+// Nothing in it is ever pinned in place: the running body is boxed.
+impl<F, Fut, T> Unpin for StepFuture<F, Fut, T> {}
+
+impl<F, Fut, T> StepFuture<F, Fut, T> {
+    pub(crate) fn new(shared: Arc<Shared>, number: u32, body: F) -> Self {
+        Self {
+            shared,
+            number,
+            body,
+            running: None,
+            hard_limit: None,
+            backoff: None,
+            value: None,
+            retry: Retry::default(),
+            soft: SOFT_LIMIT_DEFAULT,
+            hard: HARD_LIMIT_DEFAULT,
+        }
+    }
+
+    /// Sets when failed attempts are made again. Default: [`Retry::default`].
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.retry = retry;
+        self
+    }
+
+    /// Sets how long an attempt may take: at `soft` the body is told ([`Step::soft_limit`]), at `hard` it is dropped, a
+    /// retryable failure of class `time limit`. Defaults: 5 min and 5 min 30 s.
+    ///
+    /// Dropping stops a body at an await. A body that never awaits cannot be stopped this way.
+    pub fn limits(mut self, soft: Duration, hard: Duration) -> Self {
+        (self.soft, self.hard) = (soft.min(hard), hard);
+        self
+    }
+
+    /// Drops the body, if one runs. Its destructors are the author's code and may panic.
+    fn stop_body(&mut self) {
+        (self.hard_limit, self.backoff) = (None, None);
+        if let Some(body) = self.running.take() {
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(body)));
+        }
+    }
+}
+
+impl<F, Fut, T, E> StepFuture<F, Fut, T>
+where
+    F: FnMut(Step) -> Fut,
+    Fut: Future<Output = Result<T, E>>,
+    T: Serialize + DeserializeOwned,
+    E: Into<Failure>,
+{
+    /// Calls the author's function for attempt number `attempt`.
+    fn start(&mut self, attempt: u32) -> Result<(), Failure> {
+        let clock = self.shared.world.clock.clone();
+        let soft_at = clock.mono().saturating_add(self.soft);
+        let step = Step { run: self.shared.started.id, number: self.number, attempt, clock, soft_at };
+        let body = self.shared.in_body(|| catch_unwind(AssertUnwindSafe(|| (self.body)(step))));
+        self.running = Some(Box::pin(body.map_err(|panic| panicked(panic.as_ref()))?));
+        Ok(())
+    }
+
+    /// Polls the body; once it has ended in whatever way, answers with what is to be reported.
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Payload, Failure>> {
+        let Some(body) = self.running.as_mut() else { return Poll::Pending };
+        let bytes_max = self.shared.world.payload_bytes_max();
+        let polled = self.shared.in_body(|| {
+            catch_unwind(AssertUnwindSafe(|| {
+                body.as_mut().poll(cx).map(|ended| match ended {
+                    Ok(value) => encode(&value, bytes_max).map(|payload| (value, payload)),
+                    Err(error) => Err(error.into()),
+                })
+            }))
+        });
+        match polled {
+            Ok(Poll::Ready(Ok((value, payload)))) => {
+                self.value = Some(value);
+                Poll::Ready(Ok(payload))
+            }
+            Ok(Poll::Ready(Err(failure))) => Poll::Ready(Err(failure)),
+            Err(panic) => Poll::Ready(Err(panicked(panic.as_ref()))),
+            Ok(Poll::Pending) => {
+                let limit = self.hard_limit.get_or_insert_with(|| self.shared.world.clock.sleep(self.hard));
+                ready!(limit.as_mut().poll(cx));
+                Poll::Ready(Err(over_time(self.hard)))
+            }
+        }
+    }
+
+    /// What the function sees: live the value itself, in replay what the record holds.
+    fn answer(&mut self, resolution: Resolution) -> Poll<Result<T, Failure>> {
+        match resolution {
+            Resolution::Failed(failure) => Poll::Ready(Err(failure)),
+            Resolution::Completed { index, output } => match self.value.take() {
+                Some(value) => Poll::Ready(Ok(value)),
+                None => match output.to() {
+                    Ok(value) => Poll::Ready(Ok(value)),
+                    Err(error) => {
+                        self.shared.does_not_decode(self.number, index, &error);
+                        Poll::Pending
+                    }
+                },
+            },
+            Resolution::Fired => Poll::Pending,
+        }
+    }
+}
+
+impl<F, Fut, T, E> Future for StepFuture<F, Fut, T>
+where
+    F: FnMut(Step) -> Fut,
+    Fut: Future<Output = Result<T, E>>,
+    T: Serialize + DeserializeOwned,
+    E: Into<Failure>,
+{
+    type Output = Result<T, Failure>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        loop {
+            match this.shared.poll_step(this.number, cx.waker()) {
+                Verdict::Wait => return Poll::Pending,
+                Verdict::Resolved(resolution) => {
+                    this.stop_body();
+                    return this.answer(resolution);
+                }
+                Verdict::Backoff(left) => {
+                    let wait = this.backoff.get_or_insert_with(|| this.shared.world.clock.sleep(left));
+                    ready!(wait.as_mut().poll(cx));
+                    this.backoff = None;
+                }
+                Verdict::Start { attempt } => {
+                    if let Err(failure) = this.start(attempt) {
+                        this.shared.body_ended(this.number, Err(failure), this.retry);
+                    }
+                }
+                Verdict::Running => {
+                    let ended = ready!(this.poll_body(cx));
+                    this.stop_body();
+                    this.shared.body_ended(this.number, ended, this.retry);
+                }
+            }
+        }
+    }
+}
+
+impl<F, Fut, T> Drop for StepFuture<F, Fut, T> {
+    fn drop(&mut self) {
+        self.stop_body();
+        self.shared.abandon(self.number);
+    }
+}
+
+impl<F, Fut, T> std::fmt::Debug for StepFuture<F, Fut, T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "step {}", self.number)
+    }
+}
+
+/// A value as a payload; the failure is final, because another attempt would meet the same type and the same limit.
+pub(crate) fn encode<T: Serialize + ?Sized>(value: &T, bytes_max: usize) -> Result<Payload, Failure> {
+    let payload = Payload::of(value).map_err(|e| Failure::terminal(e).class("payload"))?;
+    if payload.len() > bytes_max {
+        return Err(too_large(payload.len() as u64, bytes_max as u64));
+    }
+    Ok(payload)
+}
+
+/// The failure of whatever returned more than a payload may hold.
+pub(crate) fn too_large(bytes: u64, bytes_max: u64) -> Failure {
+    let refusal = crate::model::command::PayloadTooLarge { bytes, bytes_max };
+    Failure::terminal(refusal).class("payload")
+}
+
+/// The failure that a panic in a step is.
+fn panicked(panic: &(dyn Any + Send)) -> Failure {
+    Failure::new(FailureKind::Retryable, "panic", panic_text(panic))
+}
+
+/// What a panic said.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("a panic without a message").to_owned()
+}
+
+fn over_time(hard: Duration) -> Failure {
+    let text = format!("the attempt took longer than its hard limit of {}", span_text(hard));
+    Failure::new(FailureKind::Retryable, "time limit", text)
+}
