@@ -1,4 +1,78 @@
-//! Stepwell: durable workflows.
+//! Stepwell: a durable workflow engine in a library, or in one binary without a database.
+//!
+//! A **run** is an ordinary async function. The outcome of every step is written to the run's journal, on disk, before
+//! the next step starts. When anything dies (the step, the worker, the engine, the machine), the function is run again:
+//! finished steps return what was recorded, and the work goes on where it stopped.
+//!
+//! ```
+//! use serde::{Deserialize, Serialize};
+//! use stepwell::{Ctx, Engine, Failure, Retry, Workflow, millis, secs};
+//!
+//! #[derive(Serialize, Deserialize)]
+//! struct Order { id: u64, cents: u64 }
+//!
+//! const CHECKOUT: Workflow<Order, String> = Workflow::new("checkout");
+//!
+//! async fn checkout(ctx: Ctx, order: Order) -> Result<String, Failure> {
+//!     let charge = ctx
+//!         .step("charge", |s| payments::charge(order.cents, s.key().to_string()))
+//!         .retry(Retry::exponential(secs(2)).retries(5)) // 2, 4, 8, 16, 32 s: six attempts
+//!         .limits(secs(30), secs(40)) // soft, hard
+//!         .await?;
+//!     ctx.sleep(millis(20)).await?; // or three days: a waiting run holds no slot and no memory
+//!     ctx.step("thank", |_| async { Ok::<_, Failure>(()) }).await?;
+//!     Ok(charge)
+//! }
+//! # mod payments {
+//! #     pub async fn charge(cents: u64, key: String) -> Result<String, std::io::Error> {
+//! #         Ok(format!("{cents} cents charged, once, by {}", key.len()))
+//! #     }
+//! # }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let directory = tempfile::tempdir()?;
+//! # let path = directory.path();
+//! let engine = Engine::open(path).await?;
+//! let worker = engine.worker().register(CHECKOUT, checkout).queue("default", 32).start()?;
+//! let run = engine.client().start(CHECKOUT, &Order { id: 17, cents: 1999 }).id("order-17").await?; // durable now
+//! println!("{}", run.outcome().await?);
+//! worker.drain().await;
+//! engine.close().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What it is not
+//!
+//! Not a consensus system: one node holds the truth. Not exactly-once towards the outside: a step is *at-least-once in the
+//! world and exactly-once in the journal*; [`Step::key`] is the same for all its attempts, to guard its effect with.
+//! Not a place for large data: payloads are 64 KiB unless set higher.
+//!
+//! # Limits
+//!
+//! | what | number |
+//! |---|---|
+//! | a payload (input, output of a step or run) | 64 KiB, by setting up to 16 MiB |
+//! | entries in a journal | warns at 10,000; at 500,000 the run is paused until the limit is raised |
+//! | runs started in one call | 10,000 |
+//! | queues | 10,000; priorities 0 to 9 |
+//! | names of workflows, queues, steps | 128 bytes; of runs 256 |
+//! | a delay | ten years |
+//! | ended runs are kept for | 7 days, by setting |
+//!
+//! # Map
+//!
+//! - [`workflow`]: what an author writes: [`Workflow`], [`Ctx`], steps, sleeps, [`join!`], [`select!`].
+//! - [`Worker`] runs workflows, [`Client`] starts them and asks about them, over TCP or in the process of the engine.
+//! - [`Engine`] (feature `server`): embedded, or listening.
+//! - [`model`]: the nouns. [`core`]: the state machine, a function. [`keys`]: what is stored. [`wire`]: the protocol.
+//! - [`runtime`]: the only code that touches tokio; [`runtime::env`] is where a simulation puts another world.
+//!
+//! # Features
+//!
+//! `worker` (default): the SDK, worker and client; no store. `server` (default): the engine with the fjall store. Without
+//! either: the core alone, without tokio.
 
 pub mod core;
 pub mod keys;
@@ -13,17 +87,23 @@ pub mod wire;
 #[cfg(feature = "worker")]
 pub mod workflow;
 
+pub use model::command::Refusal;
 pub use model::failure::Failure;
+pub use model::id::RunId;
+pub use model::limits::Limits;
+pub use model::payload::Payload;
 pub use model::retry::Retry;
+pub use model::run::{Outcome, RunState};
+pub use model::time::Time;
 #[cfg(feature = "worker")]
 pub use runtime::client::{Client, ClientError, Run, RunError, StartBuilder};
+#[cfg(feature = "server")]
+pub use runtime::engine::{Engine, EngineOptions, OpenError};
+#[cfg(feature = "server")]
+pub use runtime::inspect::{StoreReport, store_check, store_dump};
 #[cfg(feature = "worker")]
 pub use runtime::session::SessionError;
 #[cfg(feature = "worker")]
 pub use runtime::worker::{Worker, WorkerError, WorkerHandle, WorkerStats};
 #[cfg(feature = "worker")]
 pub use workflow::{Ctx, Step, Workflow, days, hours, join_all, millis, mins, secs};
-#[cfg(feature = "server")]
-pub use runtime::engine::{Engine, EngineOptions, OpenError};
-#[cfg(feature = "server")]
-pub use runtime::inspect::{StoreReport, store_check, store_dump};
