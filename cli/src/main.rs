@@ -128,8 +128,10 @@ fn usage(error: &clap::Error) -> ExitCode {
 fn log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("STEPWELL_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
     tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(colours)
         .with_writer(std::io::stderr)
         .init();
 }

@@ -4,21 +4,23 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use stepwell::model::id::{Namespace, RunId};
-use stepwell::{Client, ClientError, Engine, OpenError};
+use stepwell::{Client, ClientError, Engine, EngineOptions, OpenError};
 
 use crate::failure::CommandError;
 
 /// Where `stepwell serve` listens unless told otherwise.
 pub(crate) const SERVER: &str = "127.0.0.1:7400";
+/// Names the server where `--server` does not.
+const SERVER_VARIABLE: &str = "STEPWELL_SERVER";
 /// The socket of an engine, in its data directory.
 const SOCKET: &str = "stepwell.sock";
 
 /// Where the engine is, and who asks.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Reach {
-    /// The server's address
-    #[arg(long, value_name = "ADDR", env = "STEPWELL_SERVER", default_value = SERVER, hide_env_values = true, conflicts_with = "data")]
-    server: String,
+    /// The server's address [env: STEPWELL_SERVER] [default: 127.0.0.1:7400]
+    #[arg(long, value_name = "ADDR", conflicts_with = "data")]
+    server: Option<String>,
     /// The data directory of an engine on this machine; opened by the command itself if no engine runs there
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -45,7 +47,7 @@ impl Reach {
     pub(crate) async fn open(&self) -> Result<Door, CommandError> {
         let namespace = Namespace(self.namespace);
         let (client, engine) = match &self.data {
-            None => (connect(&self.server).await?, None),
+            None => (connect(&self.server()).await?, None),
             Some(dir) => match connect_socket(dir).await? {
                 Some(client) => (client, None),
                 None => {
@@ -62,6 +64,18 @@ impl Reach {
             engine,
             namespace,
         })
+    }
+}
+
+impl Reach {
+    fn server(&self) -> String {
+        let named = self
+            .server
+            .clone()
+            .or_else(|| std::env::var(SERVER_VARIABLE).ok());
+        named
+            .filter(|server| !server.is_empty())
+            .unwrap_or_else(|| SERVER.to_owned())
     }
 }
 
@@ -112,12 +126,25 @@ async fn open_store(dir: &Path) -> Result<Engine, CommandError> {
         ))
         .hint("`stepwell serve --data DIR` makes one"));
     }
-    Engine::open(dir).await.map_err(|e| opened(dir, &e))
+    // Workers of a server that has died may still be there: their grants are theirs for a while.
+    let options = EngineOptions {
+        embedded: false,
+        socket: false,
+        ..EngineOptions::default()
+    };
+    options.open(dir).await.map_err(|e| opened(&e))
 }
 
-/// A store that did not open, as the command's error.
-pub(crate) fn opened(dir: &Path, error: &OpenError) -> CommandError {
-    CommandError::store(format!("the store in {} does not open", dir.display())).caused_by(error)
+/// An engine that did not open, as the command's error.
+pub(crate) fn opened(error: &OpenError) -> CommandError {
+    let refused = match error {
+        OpenError::Setting { .. } => CommandError::bad_input(error),
+        _ => CommandError::store(error),
+    };
+    let refused = std::error::Error::source(error)
+        .into_iter()
+        .fold(refused, CommandError::caused_by);
+    error.hint().into_iter().fold(refused, CommandError::hint)
 }
 
 /// A question that was not answered, as the command's error.
@@ -131,6 +158,7 @@ pub(crate) fn asked(error: &ClientError) -> CommandError {
             "start one with `stepwell serve --data DIR`, or name another with --server or --data",
         ),
         ClientError::Refused(refusal) => CommandError::refused(refusal),
+        ClientError::HelloRefused { .. } => CommandError::not_reachable(error),
         other => CommandError::fault("the engine gave no answer").caused_by(other),
     }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
-use stepwell::model::limits::PAYLOAD_BYTES_CEILING;
-use stepwell::{EngineOptions, Limits};
+use stepwell::EngineOptions;
+use stepwell::model::limits::{Limits, PAYLOAD_BYTES_CEILING};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::failure::{Answer, CommandError};
@@ -14,6 +14,9 @@ use crate::process;
 use crate::quantity;
 use crate::reach::{SERVER, opened};
 use crate::terminal::{self, Terminal};
+
+/// The smallest setting of `payload_bytes_max`.
+const PAYLOAD_BYTES_FLOOR: usize = 1 << 10;
 
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
@@ -61,7 +64,7 @@ impl Serve {
             .options()
             .open(&self.data)
             .await
-            .map_err(|e| opened(&self.data, &e))?;
+            .map_err(|e| opened(&e))?;
         let listening = engine.listen(&self.listen).await.map_err(|e| {
             CommandError::fault(format!("cannot listen on {}", self.listen))
                 .caused_by(&e)
@@ -108,6 +111,7 @@ impl Serve {
             heartbeat: self.session_timeout / 5,
             retention: self.retention,
             accept_clock: self.accept_clock,
+            embedded: false,
             ..EngineOptions::default()
         }
     }
@@ -147,9 +151,9 @@ impl Signals {
 
 fn payload_bytes(text: &str) -> Result<usize, String> {
     let bytes = quantity::bytes(text)?;
-    if (1..=PAYLOAD_BYTES_CEILING).contains(&bytes) {
+    if (PAYLOAD_BYTES_FLOOR..=PAYLOAD_BYTES_CEILING).contains(&bytes) {
         Ok(bytes)
     } else {
-        Err("from 1B to 16MiB are allowed".to_owned())
+        Err("from 1KiB to 16MiB are allowed".to_owned())
     }
 }

@@ -1,19 +1,22 @@
 //! `stepwell store …`: look at a store that no engine has open.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use serde_json::json;
+use stepwell::StoreReport;
 
 use crate::failure::{Answer, CommandError};
-use crate::terminal::Terminal;
+use crate::quantity::{bytes_text, counted, grouped};
+use crate::reach::opened;
+use crate::terminal::{Column, Terminal, table};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum StoreCommand {
-    /// Read everything and verify checksums, chains and references
+    /// Read everything and verify each record and each journal's chain
     Check(Directory),
-    /// Print every row, one a line
+    /// Print every record, one a line
     Dump(Directory),
 }
 
@@ -27,7 +30,90 @@ impl StoreCommand {
     pub(crate) async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
         match self {
             Self::Check(directory) => check(&directory, terminal).await,
-            Self::Dump(directory) => dump(&directory).await,
+            Self::Dump(directory) => dump(&directory, terminal).await,
+        }
+    }
+}
+
+async fn check(directory: &Directory, terminal: Terminal) -> Result<Answer, CommandError> {
+    let report = stepwell::store_check(&directory.dir)
+        .await
+        .map_err(|e| opened(&e))?;
+    let document = json!({
+        "sound": report.is_sound(),
+        "rows": report.rows,
+        "runs": report.runs,
+        "entries": report.entries,
+        "bytes": report.bytes,
+        "damage": report.damage,
+    });
+    terminal.data(&document, || text(&report))?;
+    Ok(if report.is_sound() {
+        Answer::Yes
+    } else {
+        Answer::No
+    })
+}
+
+fn text(report: &StoreReport) -> String {
+    let rows = report
+        .rows
+        .iter()
+        .map(|(family, rows)| vec![family.clone(), grouped(*rows)])
+        .collect();
+    let mut text = table(&[Column::Left("FAMILY"), Column::Right("ROWS")], rows);
+    text.push_str(&format!(
+        "\n{} with {} verified, {}\n",
+        counted(report.runs, "journal", "journals"),
+        counted(report.entries, "entry", "entries"),
+        bytes_text(report.bytes)
+    ));
+    for damage in &report.damage {
+        text.push_str(&format!("damaged: {damage}\n"));
+    }
+    if report.is_sound() {
+        text.push_str("the store is sound\n");
+    }
+    text
+}
+
+async fn dump(directory: &Directory, terminal: Terminal) -> Result<Answer, CommandError> {
+    if terminal.json {
+        let mut bytes = Vec::new();
+        stepwell::store_dump(&directory.dir, &mut bytes)
+            .await
+            .map_err(|e| opened(&e))?;
+        let records: Vec<_> = String::from_utf8_lossy(&bytes)
+            .lines()
+            .map(str::to_owned)
+            .collect();
+        terminal.data(&json!({ "records": records }), String::new)?;
+    } else {
+        let mut out = Reader(std::io::BufWriter::new(std::io::stdout()));
+        stepwell::store_dump(&directory.dir, &mut out)
+            .await
+            .map_err(|e| opened(&e))?;
+        out.flush()
+            .map_err(|e| CommandError::fault("stdout cannot be written").caused_by(&e))?;
+    }
+    Ok(Answer::Yes)
+}
+
+/// Whoever reads the dump. Having gone away (`| head`) is not an error.
+struct Reader<W>(W);
+
+impl<W: Write> Write for Reader<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match self.0.write(bytes) {
+            Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(bytes.len()),
+            other => other,
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        match self.0.flush() {
+            Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
+            other => other,
         }
     }
 }

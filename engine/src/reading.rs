@@ -202,18 +202,25 @@ pub async fn image(store: &dyn Store, run: RunNo, birth: (u32, bool)) -> Result<
         Some(_) => None,
         None => record::<StoppedRecord>(store, Space::Lasting, keys::stopped(run.no)).await?,
     };
-    let sleeps = stopped.is_none() && sleeps(store, &run).await?;
+    let sleeps = match stopped {
+        Some(_) => None,
+        None => sleeps(store, &run).await?,
+    };
     Ok(Some(Box::new(RunImage { run, stopped, sleeps })))
 }
 
-/// Whether the run's next instant has a stored timer.
-async fn sleeps(store: &dyn Store, run: &Run) -> Result<bool, Unreadable> {
+/// Which of the run's instants has a stored timer.
+async fn sleeps(store: &dyn Store, run: &Run) -> Result<Option<Time>, Unreadable> {
     if run.ended.is_some() {
-        return Ok(false);
+        return Ok(None);
     }
-    let due = if run.next == 1 { run.not_before } else { run.commands.wakes_at() };
-    let Some(due) = due else { return Ok(false) };
-    Ok(store.get(Space::Passing, &keys::timer(due, run.no)).await?.is_some())
+    let delayed = run.not_before.filter(|_| run.next == 1);
+    for due in run.commands.instants().into_iter().chain(delayed) {
+        if store.get(Space::Passing, &keys::timer(due, run.no)).await?.is_some() {
+            return Ok(Some(due));
+        }
+    }
+    Ok(None)
 }
 
 /// Answers one read. A read that fails for the whole store is an error; damage to one run is part of the answer.
@@ -300,20 +307,25 @@ async fn generation_page(
         let (run, ..) = journal::parts_of(&first.key).ok_or(Unreadable::Key { family: Family::Journal })?;
         from = RunNo(run.0 + 1);
         // What was copied before goes on in its new place; what is left here is old.
-        if generation_of(store, run, (generation, true)).await? != generation {
+        let moved = record::<MovedRecord>(store, Space::Lasting, keys::moved(run)).await?.map(|moved| moved.generation);
+        if moved.is_some_and(|moved| moved != generation) {
             continue;
         }
         let Some(Entry::Started(started)) = first_entry(store, generation, run).await? else {
             let cause = format!("run number {run} does not begin with its start");
             return Err(Undecodable::Damaged { what: "a journal", cause }.into());
         };
+        // A run that was dropped with the page before a crash has no records any more, nor is it counted.
+        if index(store, started.namespace, started.id).await? != Some(run) {
+            continue;
+        }
         let ended = last_entry(store, generation, run).await?.and_then(|entry| match &entry {
             Entry::Completed(e) => Some((RunState::Completed, e.at)),
             Entry::Died(e) => Some((RunState::Dead, e.at)),
             Entry::Cancelled(e) => Some((RunState::Cancelled, e.at)),
             _ => None,
         });
-        rows.push(GenerationRow { run, namespace: started.namespace, id: started.id, ended });
+        rows.push(GenerationRow { run, namespace: started.namespace, id: started.id, moved: moved.is_some(), ended });
     }
     Ok(Input::GenerationLoaded { generation, rows, end: false })
 }

@@ -10,7 +10,8 @@ use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::FuturesUnordered;
 use serde::{Deserialize, Serialize};
-use stepwell::{Client, Refusal, Run};
+use stepwell::model::command::Refusal;
+use stepwell::{Client, Run};
 
 use super::figures::percentile;
 use super::workflow::{SEQUENCE, Sequence, say};

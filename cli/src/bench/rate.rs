@@ -78,7 +78,7 @@ async fn served(bench: &Bench, dir: &Path, figures: &mut Figures) -> Result<(), 
 
 async fn embedded(load: Load, dir: &Path, figures: &mut Figures) -> Result<(), CommandError> {
     let data = dir.join("data");
-    let engine = Engine::open(&data).await.map_err(|e| opened(&data, &e))?;
+    let engine = Engine::open(&data).await.map_err(|e| opened(&e))?;
     let pulse = Pulse::new();
     let worker = equipped(engine.worker(), load.in_flight, &pulse)
         .start()

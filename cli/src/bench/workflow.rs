@@ -148,7 +148,7 @@ impl BenchWorker {
         let pulse = Pulse::new();
         let (worker, engine) = match (&self.server, &self.data) {
             (_, Some(dir)) => {
-                let engine = Engine::open(dir).await.map_err(|e| opened(dir, &e))?;
+                let engine = Engine::open(dir).await.map_err(|e| opened(&e))?;
                 (engine.worker(), Some(engine))
             }
             (Some(server), None) => (Worker::connect(server), None),
@@ -157,6 +157,10 @@ impl BenchWorker {
         let worker = equipped(worker, self.slots, &pulse)
             .start()
             .map_err(|e| CommandError::fault("the worker does not start").caused_by(&e))?;
+        let connected = worker.connected().await;
+        connected.map_err(|e| {
+            CommandError::not_reachable("the engine does not take the worker").caused_by(&e)
+        })?;
         say(&Working {
             pid: std::process::id(),
         })?;

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use stepwell::model::command::Refusal;
 use stepwell::model::entry::Entry;
 use stepwell::model::id::{Namespace, RunId, StepNo};
 use stepwell::model::run::Outcome;
-use stepwell::{Client, ClientError, Refusal};
+use stepwell::{Client, ClientError};
 
 use super::orders::Order;
 use super::provider::Ledger;

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use stepwell::Client;
 use tokio::task::JoinHandle;
 
 use super::orders::Order;
 use super::workflow::CHECKOUT;
 use crate::clock;
 use crate::failure::CommandError;
-use crate::reach;
 
 /// How many orders a second, as long as that takes neither too short nor too long.
 const ORDERS_PER_S: f64 = 45.0;
@@ -20,8 +20,6 @@ const SPREAD_MIN: Duration = Duration::from_secs(8);
 const SPREAD_MAX: Duration = Duration::from_secs(45);
 /// How often orders that came in are started.
 const TICK: Duration = Duration::from_millis(50);
-/// How long a start may take before it is tried again.
-const START_WITHIN: Duration = Duration::from_secs(3);
 /// At most this many starts in one call.
 const BATCH: usize = 1_000;
 
@@ -33,10 +31,10 @@ pub(crate) struct Feeder {
 }
 
 impl Feeder {
-    /// Starts all `orders`, one after the other, on the server at `address`.
-    pub(crate) fn start(address: String, orders: Vec<Order>) -> Self {
+    /// Starts all `orders`, one after the other, on the server that `client` reaches.
+    pub(crate) fn start(client: Client, orders: Vec<Order>) -> Self {
         let started = Arc::new(AtomicU64::new(0));
-        let task = tokio::spawn(feed(address, orders, started.clone()));
+        let task = tokio::spawn(feed(client, orders, started.clone()));
         Self { started, task }
     }
 
@@ -64,7 +62,7 @@ impl Drop for Feeder {
 }
 
 async fn feed(
-    address: String,
+    client: Client,
     orders: Vec<Order>,
     started: Arc<AtomicU64>,
 ) -> Result<(), CommandError> {
@@ -78,7 +76,7 @@ async fn feed(
         let due = ((orders.len() as f64 * elapsed) as usize)
             .clamp(next, orders.len())
             .min(next + BATCH);
-        if due > next && start_all(&address, &orders[next..due]).await? {
+        if due > next && start_all(&client, &orders[next..due]).await? {
             next = due;
             started.store(next as u64, Ordering::Relaxed);
         }
@@ -87,19 +85,12 @@ async fn feed(
 }
 
 /// Starts these orders; `false` if that is unknown, and to be tried again: the names make it harmless.
-async fn start_all(address: &str, orders: &[Order]) -> Result<bool, CommandError> {
+async fn start_all(client: &Client, orders: &[Order]) -> Result<bool, CommandError> {
     let runs = orders
         .iter()
         .map(|order| (Some(order.order_id.clone()), order.clone()))
         .collect();
-    let start = async {
-        let client = reach::connect(address).await?;
-        client
-            .start_many(CHECKOUT, runs)
-            .await
-            .map_err(|e| reach::asked(&e))
-    };
-    let Ok(Ok(answers)) = tokio::time::timeout(START_WITHIN, start).await else {
+    let Ok(answers) = client.start_many(CHECKOUT, runs).await else {
         return Ok(false);
     };
     match answers.into_iter().find_map(Result::err) {

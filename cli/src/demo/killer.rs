@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use stepwell::Client;
 
-use super::Line;
 use super::processes::{Processes, WORKERS};
 use super::progress::Progress;
 use super::tally::Tally;
@@ -48,7 +48,7 @@ impl Killer {
     pub(crate) async fn strike(
         &mut self,
         processes: &mut Processes,
-        line: &mut Line,
+        client: &Client,
         tally: &mut Tally,
         progress: &mut Progress,
     ) -> Result<(), CommandError> {
@@ -64,7 +64,7 @@ impl Killer {
         if self.server_at.last().is_some_and(|at| tally.ended() >= *at) {
             self.server_at.pop();
             // A killed server forgets what it has counted.
-            line.ask(tally).await;
+            super::ask(client, tally).await;
             let kill = processes.kill_server().await?;
             let down = clock::span(kill.down);
             progress.tell(&format!(

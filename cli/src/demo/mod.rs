@@ -135,12 +135,15 @@ async fn work(
     tally: &mut Tally,
     progress: &mut Progress,
 ) -> Result<(), CommandError> {
-    let mut feeder = Feeder::start(processes.address.clone(), orders.to_vec());
-    let mut line = Line::new(processes.address.clone());
+    // One client through all lives of the server: it connects again by itself.
+    let client = reach::connect(&processes.address)
+        .await?
+        .limit(ANSWER_WITHIN);
+    let mut feeder = Feeder::start(client.clone(), orders.to_vec());
     let (mut ended, mut moved_at) = (0, clock::now());
     loop {
         tokio::time::sleep(TICK).await;
-        line.ask(tally).await;
+        ask(&client, tally).await;
         progress.show(tally, processes.kills, feeder.started());
         feeder.check().await?;
         processes.check()?;
@@ -157,38 +160,14 @@ async fn work(
             ));
             return Ok(());
         }
-        killer.strike(processes, &mut line, tally, progress).await?;
+        killer.strike(processes, &client, tally, progress).await?;
     }
 }
 
-/// The line to the server, made again when it breaks.
-struct Line {
-    address: String,
-    client: Option<Client>,
-}
-
-impl Line {
-    fn new(address: String) -> Self {
-        Self {
-            address,
-            client: None,
-        }
-    }
-
-    /// Asks for the counts, if the server answers just now.
-    async fn ask(&mut self, tally: &mut Tally) {
-        let asking = async {
-            let client = match self.client.take() {
-                Some(client) => client,
-                None => reach::connect(&self.address).await.ok()?,
-            };
-            let stats = client.stats().await.ok()?;
-            self.client = Some(client);
-            Some(stats)
-        };
-        if let Ok(Some(stats)) = tokio::time::timeout(ANSWER_WITHIN, asking).await {
-            tally.heard(stats);
-        }
+/// Asks for the server's counts, if it answers just now.
+async fn ask(client: &Client, tally: &mut Tally) {
+    if let Ok(stats) = client.stats().await {
+        tally.heard(stats);
     }
 }
 

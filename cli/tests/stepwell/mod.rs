@@ -1,6 +1,11 @@
 //! The binary under test, as a user has it: processes, exit codes, text.
 
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test file uses its part; a test may panic")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "each test file uses its part; a test may panic"
+)]
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;

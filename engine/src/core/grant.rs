@@ -21,6 +21,8 @@ use crate::wire::message::{Held, Revoked, TurnEnded};
 
 /// Timers fired within the transition that grants; more of them fire right after it.
 const FIRE_MAX: usize = 32;
+/// Characters of a failure's class in the listing of dead letters.
+const CLASS_CHARS_MAX: usize = 256;
 
 /// Numbers of grant records, lowest first, so that they stay few and close together.
 #[derive(Debug, Default)]
@@ -107,30 +109,31 @@ impl Core {
         let present = self.sessions.contains_key(&session);
         if let Some(taker) = self.sessions.get_mut(&session) {
             taker.reserved = taker.reserved.saturating_sub(1);
-            taker.free_slot(item.queue);
         }
+        assert!(image.sleeps.is_none(), "Q1: run number {} is ready and waits for no timer", item.run);
         if image.run.ended.is_some() || image.stopped.is_some() {
             Self::dequeue_row(&item, out); // it ended in line (cancelled): its row was left for now
-            if let Some(taker) = self.sessions.get_mut(&session)
-                && taker.solitary == Some(item.run)
-            {
-                taker.solitary = None;
-            }
-            return self.line_up(session, item.queue);
+            return self.freed(session, item.run, item.queue);
         }
         if !present {
             return self.put_back(item);
         }
         Self::dequeue_row(&item, out);
+        if let Some(taker) = self.sessions.get_mut(&session) {
+            taker.free_slot(item.queue); // it is taken for good now
+        }
         self.grant(image.run, session, item, out);
     }
 
     /// Grants `run`, whose item has no row any more.
     pub(super) fn grant(&mut self, mut run: Run, session: SessionId, item: ReadyItem, out: &mut Output) {
         let now = self.now();
-        let due: Vec<_> = run.commands.timers().filter(|(_, due)| *due <= now).take(FIRE_MAX).collect();
-        for (number, _) in due {
+        self.touch(run.no);
+        let mut due: Vec<_> = run.commands.timers().filter(|(_, due)| *due <= now).map(|(n, due)| (due, n)).collect();
+        due.sort_unstable();
+        for (_, number) in due.into_iter().take(FIRE_MAX) {
             out.append(&mut run, &TimerFired { at: now, number }.into());
+            Self::warn_if_long(&run, self.settings.limits, out);
         }
         let Some(taker) = self.sessions.get_mut(&session) else { return };
         taker.take_slot(item.queue);
@@ -219,6 +222,7 @@ impl Core {
 
     /// Takes a grant away: its record, its slot, its timers. The state's count is the caller's.
     pub(super) fn ungrant(&mut self, no: RunNo, out: &mut Output) -> Option<(Granted, Run)> {
+        self.touch(no);
         let mut granted = self.granted.remove(&no)?;
         out.delete(Space::Passing, keys::granted(granted.slot));
         self.slots.release(granted.slot);
@@ -226,23 +230,8 @@ impl Core {
         for (number, due) in run.commands.timers() {
             self.armed.remove(&(due, no, number));
         }
-        if let Some(session) = granted.holder.and_then(|holder| self.sessions.get_mut(&holder)) {
-            session.granted.remove(&no);
-            session.free_slot(granted.record.queue);
-            let was_alone = session.solitary == Some(no);
-            if was_alone {
-                session.solitary = None;
-            }
-            let (id, emptied) = (session.id, session.held_back && session.granted.is_empty());
-            self.unsettled.insert(granted.record.queue);
-            if was_alone || emptied {
-                // It was held back in all its queues.
-                let queues: Vec<u32> = self.queues.keys().copied().collect();
-                queues.into_iter().for_each(|queue| self.line_up(id, queue));
-                self.unsettled.extend(self.queues.keys());
-            } else {
-                self.line_up(id, granted.record.queue);
-            }
+        if let Some(holder) = granted.holder {
+            self.took_back(holder, no, granted.record.queue);
         }
         Some((granted, run))
     }
@@ -258,14 +247,16 @@ impl Core {
     pub(super) fn let_go(&mut self, no: RunNo) {
         let Some(granted) = self.granted.get_mut(&no) else { return };
         let queue = granted.record.queue;
-        let Some(session) = granted.holder.take().and_then(|holder| self.sessions.get_mut(&holder)) else { return };
-        session.granted.remove(&no);
-        session.free_slot(queue);
-        if session.solitary == Some(no) {
-            session.solitary = None;
+        if let Some(holder) = granted.holder.take() {
+            self.took_back(holder, no, queue);
         }
-        let id = session.id;
-        self.line_up(id, queue);
+    }
+
+    fn took_back(&mut self, holder: SessionId, no: RunNo, queue: u32) {
+        if let Some(session) = self.sessions.get_mut(&holder) {
+            session.granted.remove(&no);
+            self.freed(holder, no, queue);
+        }
     }
 
     /// A grant comes back: in peace, or because its worker died with it.
@@ -303,7 +294,8 @@ impl Core {
         out: &mut Output,
     ) {
         let at = self.now();
-        let record = DeadRecord { workflow: run.workflow.clone(), class: failure.class.clone() };
+        let class = failure.class.chars().take(CLASS_CHARS_MAX).collect();
+        let record = DeadRecord { workflow: run.workflow.clone(), class };
         out.note(super::output::Note::Died { id: run.id, reason: failure.to_string() });
         let (incarnation, build) = (granted.record.incarnation, granted.record.build.clone());
         out.append(run, &Entry::from(Died { at, failure, incarnation, build }));

@@ -13,9 +13,8 @@ use super::Core;
 use crate::model::command::{Caller, Damaged, NoSuchRun, Refusal, StartRun};
 use crate::model::id::{Incarnation, Namespace, RunId, RunNo, SessionId};
 use crate::model::run::{Outcome, OutcomePending, RunState, RunSummary};
-use crate::model::time::Time;
 use crate::wire::message::{
-    AskOutcome, AskStatus, Cancel, Held, OutcomeReply, RefusedReply, Resume, StatusReply,
+    AskOutcome, AskStatus, Cancel, Held, OutcomeReply, RefusedReply, Resume, Revoked, StatusReply,
 };
 
 /// Waits for a run's number.
@@ -25,6 +24,14 @@ pub(super) enum Lookup {
     Start { start: u64, at: usize, run: Box<StartRun> },
     /// Anything else.
     Want(Want),
+}
+
+/// What waits for a run that is being read.
+#[derive(Debug, Default)]
+pub(super) struct Mailbox {
+    pub(super) wants: Vec<Want>,
+    /// The run's timer fired meanwhile: what the read finds may be no longer true.
+    stale: bool,
 }
 
 /// Waits for a run.
@@ -128,23 +135,38 @@ impl Core {
     /// Does what is wanted of a run now, or once it has been read.
     pub(super) fn want(&mut self, no: RunNo, want: Want, out: &mut Output) {
         if let Some(mailbox) = self.mailboxes.get_mut(&no) {
-            return mailbox.push(want);
+            return mailbox.wants.push(want);
         }
         let granted = self.granted.get(&no).is_some_and(|granted| granted.run.is_some());
         if granted {
             return self.serve_granted(no, want, out);
         }
         if let Some(run) = self.fresh.remove(&no) {
-            let image = RunImage { run, stopped: None, sleeps: false };
+            let image = RunImage { run, stopped: None, sleeps: None };
             return self.serve(image, want, true, out);
         }
+        self.mailboxes.insert(no, Mailbox { wants: vec![want], stale: false });
+        self.read_run(no, out);
+    }
+
+    fn read_run(&self, no: RunNo, out: &mut Output) {
         let (generation, moved) = self.birth_of(no);
         out.read(Read::Run { run: no, generation, moved });
-        self.mailboxes.insert(no, vec![want]);
+    }
+
+    /// A run has changed by itself. If it is being read, it is read once more.
+    pub(super) fn changed_while_read(&mut self, no: RunNo) {
+        if let Some(mailbox) = self.mailboxes.get_mut(&no) {
+            mailbox.stale = true;
+        }
     }
 
     pub(super) fn run_loaded(&mut self, no: RunNo, found: Result<Option<Box<RunImage>>, String>, out: &mut Output) {
-        let Some(wants) = self.mailboxes.remove(&no) else { return };
+        if let Some(mailbox) = self.mailboxes.get_mut(&no).filter(|mailbox| mailbox.stale) {
+            mailbox.stale = false;
+            return self.read_run(no, out);
+        }
+        let Some(Mailbox { wants, .. }) = self.mailboxes.remove(&no) else { return };
         let image = match found {
             Ok(Some(image)) => image,
             Ok(None) => return self.cannot_serve(no, wants, "it has no journal", out),
@@ -168,12 +190,17 @@ impl Core {
         out.note(Note::Damaged { run: no, what: what.to_owned() });
         for want in wants {
             match want {
-                Want::Grant { session, item } => self.release_reserved(session, item.queue),
+                Want::Grant { session, item } => self.release_reserved(session, &item),
+                Want::Regrant { session, held } => {
+                    self.let_go(no);
+                    let reason = Damaged { id: None, what: what.to_owned() }.into();
+                    out.send(session, Revoked { run: no, token: held.token, reason });
+                }
                 Want::Start { start, at, run } => {
                     let reason = Damaged { id: Some(run.id), what: what.to_owned() };
                     self.answer_start(start, at, run.id, Err(reason.into()), out);
                 }
-                Want::Return { .. } | Want::Regrant { .. } | Want::TryBuild => {}
+                Want::Return { .. } | Want::TryBuild => {}
                 asked => self.refuse(&asked, Damaged { id: None, what: what.to_owned() }, out),
             }
         }
@@ -188,7 +215,7 @@ impl Core {
                 self.cancel_granted(no, (session, request), caller, reason, out);
             }
             Want::Grant { session, item } => {
-                self.release_reserved(session, item.queue); // granted meanwhile: the item was a ghost
+                self.release_reserved(session, &item); // granted meanwhile: the item was a ghost
                 Self::dequeue_row(&item, out);
             }
             want => {
@@ -204,21 +231,22 @@ impl Core {
 
     /// What is wanted of a run that nobody holds. `fresh` runs go back to memory unless they were changed.
     fn serve(&mut self, image: RunImage, want: Want, fresh: bool, out: &mut Output) {
+        self.touch(image.run.no);
         match want {
             Want::Grant { session, item } => self.grant_loaded(image, session, item, out),
             Want::Cancel { session, request, caller, reason } => {
                 self.cancel_waiting(image, (session, request), caller, reason, out);
             }
-            Want::Resume { session, request } => self.resume_stopped(image, Some((session, request)), out),
-            Want::TryBuild => self.resume_stopped(image, None, out),
+            Want::Resume { session, request } if image.stopped.is_some() => {
+                self.resume_stopped(image, Some((session, request)), out);
+            }
+            Want::TryBuild if image.stopped.is_some() => self.resume_stopped(image, None, out),
             Want::Return { .. } | Want::Regrant { .. } => {} // it is not granted any more
             want => {
                 let state = Self::state_of(&image);
                 let mut summary = summary(&image.run, state);
                 summary.reason = image.stopped.as_ref().map(|stopped| stopped.reason.clone()).or(summary.reason);
-                if !image.sleeps {
-                    summary.wakes_at = None;
-                }
+                summary.wakes_at = image.sleeps;
                 self.answer(want, image.run.clone(), summary, out);
                 if fresh {
                     self.fresh.insert(image.run.no, image.run);
@@ -234,7 +262,7 @@ impl Core {
         }
         match &image.stopped {
             Some(stopped) => stopped.state,
-            None if !image.sleeps => RunState::Ready,
+            None if image.sleeps.is_none() => RunState::Ready,
             None if image.run.next == 1 => RunState::Scheduled,
             None => RunState::Suspended,
         }
@@ -299,32 +327,46 @@ impl Core {
         }
     }
 
-    pub(super) fn release_reserved(&mut self, session: SessionId, queue: u32) {
-        if let Some(session) = self.sessions.get_mut(&session) {
-            session.reserved = session.reserved.saturating_sub(1);
-            session.free_slot(queue);
-            let id = session.id;
-            self.line_up(id, queue);
+    /// The slot taken for a run that is being read is free again.
+    pub(super) fn release_reserved(&mut self, session: SessionId, item: &ReadyItem) {
+        if let Some(known) = self.sessions.get_mut(&session) {
+            known.reserved = known.reserved.saturating_sub(1);
+            self.freed(session, item.run, item.queue);
         }
     }
 
-    /// Puts a session that has a free slot again in line.
-    pub(super) fn line_up(&mut self, session: SessionId, number: u32) {
-        let room = self.sessions.get(&session).is_some_and(|s| s.has_room(number));
-        if let Some(queue) = self.queues.get_mut(&number).filter(|_| room) {
+    /// A session's slot is free again: it is put in line for more.
+    pub(super) fn freed(&mut self, session: SessionId, run: RunNo, queue: u32) {
+        let Some(known) = self.sessions.get_mut(&session) else { return };
+        known.free_slot(queue);
+        let was_held_back = known.is_held_back();
+        if known.solitary == Some(run) {
+            known.solitary = None;
+        }
+        match was_held_back {
+            true => self.line_up_everywhere(session), // it was held back in all its queues
+            false => self.line_up(session, queue),
+        }
+        self.unsettled.insert(queue);
+    }
+
+    fn line_up(&mut self, session: SessionId, number: u32) {
+        let serves = self.sessions.get(&session).is_some_and(|s| s.serves(number));
+        if let Some(queue) = self.queues.get_mut(&number).filter(|_| serves) {
             queue.offer(session);
             self.unsettled.insert(number);
         }
+    }
+
+    /// Puts a session in line in all its queues.
+    pub(super) fn line_up_everywhere(&mut self, session: SessionId) {
+        let queues: Vec<u32> = self.queues.keys().copied().collect();
+        queues.into_iter().for_each(|queue| self.line_up(session, queue));
     }
 }
 
 /// A run as listings tell it.
 pub fn summary(run: &Run, state: RunState) -> RunSummary {
-    let wakes_at: Option<Time> = match state {
-        RunState::Scheduled => run.not_before,
-        RunState::Suspended => run.commands.wakes_at(),
-        _ => None,
-    };
     let reason = match &run.ended {
         Some(Outcome::OutcomeDead(dead)) => Some(format!("{}: {}", dead.failure.class, dead.failure)),
         _ => None,
@@ -339,7 +381,7 @@ pub fn summary(run: &Run, state: RunState) -> RunSummary {
         started_at: run.started_at,
         changed_at: run.changed_at,
         entries: run.next,
-        wakes_at,
+        wakes_at: None,
         reason,
         incarnation: None,
     }

@@ -54,12 +54,12 @@ mod properties;
 mod scenarios;
 
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use self::clock::{ClockAlert, EngineClock, MARK_LEAD, Reading};
 use self::grant::{Granted, Slots};
-use self::load::{Lookup, Want};
+use self::load::{Lookup, Mailbox, Want};
 pub use self::load::summary;
 pub use self::open::{OpenRefused, Opened, QueueRow};
 use self::output::{Note, Output};
@@ -75,7 +75,7 @@ use crate::model::id::{GrantNo, Incarnation, Namespace, RunId, RunNo, SessionId,
 use crate::model::limits::Limits;
 use crate::model::run::{RunState, Stats};
 use crate::model::time::Time;
-use crate::wire::message::Message;
+use crate::wire::message::{Held, Message};
 use bytes::Bytes;
 use stepwell_storage::Space;
 
@@ -230,16 +230,19 @@ pub struct Core {
     /// What waits for a run's number.
     lookups: BTreeMap<(Namespace, RunId), Vec<Lookup>>,
     /// What waits for a run to be read. Inputs about other runs go on.
-    mailboxes: BTreeMap<RunNo, Vec<Want>>,
+    mailboxes: BTreeMap<RunNo, Mailbox>,
     starts: BTreeMap<u64, PendingStart>,
     /// Who waits for a run to end.
     waiters: BTreeMap<RunNo, Vec<(SessionId, u64)>>,
     /// First run number of each generation.
     generations: BTreeMap<RunNo, u32>,
     cleaner: Cleaner,
-    builds_seen: BTreeSet<String>,
+    /// Builds and workflows of theirs for which parked runs have been looked through.
+    builds_seen: BTreeSet<(String, String)>,
     /// Runs to put back into their queues, a few at a time.
     returning: Vec<(RunNo, bool)>,
+    /// Grants to go on with workers that came back, a few at a time.
+    regranting: VecDeque<(SessionId, Held)>,
     counts: Stats,
 }
 
@@ -300,7 +303,8 @@ impl Core {
         }
         if self.mark_dirty || self.now().after(MARK_LEAD / 2) > self.mark.time {
             self.mark_dirty = false;
-            self.mark = Mark { time: self.now().after(MARK_LEAD), heads: self.heads(), timers: self.timers.cursor() };
+            let (heads, rest) = self.heads();
+            self.mark = Mark { time: self.now().after(MARK_LEAD), heads, timers: self.timers.cursor(), rest };
             out.put(Space::Lasting, keys::mark(), self.mark.to_bytes());
         }
     }
@@ -344,7 +348,7 @@ impl Core {
 
     /// When the core wants to be called with [`Input::Ticked`] at the latest: in how much time, if at all.
     pub fn wakes_in(&self) -> Option<Duration> {
-        if !self.returning.is_empty() || !self.unsettled.is_empty() {
+        if !self.returning.is_empty() || !self.regranting.is_empty() || !self.unsettled.is_empty() {
             return Some(Duration::ZERO);
         }
         let now = self.now();
@@ -364,6 +368,7 @@ impl Core {
     fn ticked(&mut self, out: &mut Output) {
         self.watch_sessions(out);
         self.return_some(out);
+        self.regrant_some(out);
         self.fire_armed(out);
         self.fire_timers(out);
         self.clean(out);

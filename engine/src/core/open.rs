@@ -1,10 +1,11 @@
 //! Opening: from what is stored to a core that can go on. Reads what is in flight, not all runs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::clock::{EngineClock, MARK_AHEAD_MAX, Reading};
 use super::grant::{Granted, Slots};
+use super::load::Want;
 use super::queue::Queue;
 use super::retention::Cleaner;
 use super::session::Absent;
@@ -79,7 +80,7 @@ impl Core {
         if tally.runs.len() != RunState::ALL.len() {
             return Err(OpenRefused::Damaged { what: format!("the tally counts {} states", tally.runs.len()) });
         }
-        let mark = opened.mark.unwrap_or(Mark { time: Time(0), heads: Vec::new(), timers: Time(0) });
+        let mark = opened.mark.unwrap_or(Mark { time: Time(0), heads: Vec::new(), timers: Time(0), rest: 0 });
         let wall = reading.wall;
         if mark.time > wall.after(MARK_AHEAD_MAX) && !settings.accept_clock {
             return Err(OpenRefused::ClockBehind { wall, mark: mark.time });
@@ -115,13 +116,14 @@ impl Core {
             cleaner: Cleaner::default(),
             builds_seen: BTreeSet::new(),
             returning: Vec::new(),
+            regranting: VecDeque::new(),
             counts: Stats::default(),
             tally,
             mark,
         };
         for (number, name) in opened.queues {
             core.queue_numbers.insert(name, number);
-            let head = |priority| heads.get(&(number, priority)).copied().unwrap_or(0);
+            let head = |priority| heads.get(&(number, priority)).copied().unwrap_or(core.mark.rest);
             core.queues.insert(number, Queue::stored(head));
         }
         core.restore_grants(opened.granted)?;
@@ -145,10 +147,23 @@ impl Core {
         Ok(())
     }
 
-    /// Where the ready lanes begin, for the mark.
-    pub(super) fn heads(&self) -> Vec<(u32, u8, u64)> {
+    /// Where the ready lanes begin, for the mark: those that wait longest, and where all others begin.
+    pub(super) fn heads(&self) -> (Vec<(u32, u8, u64)>, u64) {
         let next = self.tally.next_sequence;
-        self.queues.iter().flat_map(|(number, queue)| queue.heads(next).map(|(p, s)| (*number, p, s))).collect()
+        let lanes = self.queues.iter().flat_map(|(number, queue)| queue.heads(next).map(|(p, s)| ((*number, p), s)));
+        let mut heads: BTreeMap<(u32, u8), u64> = lanes.filter(|(_, head)| *head < next).collect();
+        // Runs that are being read to be granted have left the window, but their rows are there.
+        for want in self.mailboxes.values().flat_map(|mailbox| &mailbox.wants) {
+            if let Want::Grant { item, .. } = want {
+                let head = heads.entry((item.queue, item.priority)).or_insert(next);
+                *head = (*head).min(item.sequence);
+            }
+        }
+        let mut heads: Vec<_> = heads.into_iter().map(|((queue, priority), head)| (queue, priority, head)).collect();
+        heads.sort_unstable_by_key(|(queue, priority, head)| (*head, *queue, *priority));
+        let rest = heads.get(keys::HEADS_MAX).map_or(next, |(.., head)| *head);
+        heads.truncate(keys::HEADS_MAX);
+        (heads, rest)
     }
 
     /// The stored name of a queue.

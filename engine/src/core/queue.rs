@@ -5,7 +5,7 @@
 //! the window, because they belong behind those not yet read. No scan starts where deletes happen: everything before
 //! the window has been deleted, and the window's start is kept in the mark.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use stepwell_storage::Space;
 
@@ -75,6 +75,21 @@ struct Lane {
     reading: bool,
     /// Rows were added behind `read_to` while a read was under way: its end is not the end.
     grown: bool,
+    /// Runs that came back to places behind `read_to` while a read was under way, which may have been too early to
+    /// see them.
+    late: Vec<ReadyItem>,
+}
+
+impl Lane {
+    fn loaded(&mut self, last: Option<u64>, end: bool, next_sequence: u64) {
+        self.reading = false;
+        self.read_to = self.read_to.max(last.unwrap_or(0));
+        if end && !self.grown {
+            self.tail_in_memory = true;
+            // Sequences are given in order: what comes later comes behind all that there is.
+            self.read_to = self.read_to.max(next_sequence - 1);
+        }
+    }
 }
 
 /// One queue.
@@ -162,15 +177,18 @@ impl Queue {
             if let Some(sequence) = fitting {
                 return lane.window.remove(&sequence);
             }
+            if lane.window.is_empty() && !lane.tail_in_memory {
+                return None; // being read: what comes may go before the lanes behind
+            }
         }
         None
     }
 
-    /// Sets aside runs at the front of the lanes whose workflow nobody offers.
-    fn set_aside(&mut self, is_offered: impl Fn(&str) -> bool) {
+    /// Sets aside runs at the front of the lanes that nobody can take.
+    fn set_aside(&mut self, can_run: impl Fn(&ReadyItem) -> bool) {
         for lane in self.lanes.values_mut() {
             while self.aside_count < ASIDE_MAX {
-                let Some(entry) = lane.window.first_entry().filter(|e| !is_offered(&e.get().workflow)) else { break };
+                let Some(entry) = lane.window.first_entry().filter(|e| !can_run(e.get())) else { break };
                 let item = entry.remove();
                 self.aside_count += 1;
                 self.aside.entry(item.workflow.clone()).or_default().push(item);
@@ -223,6 +241,9 @@ impl Core {
             lane.tail_in_memory = false;
             lane.grown = true;
             self.fresh.remove(&item.run);
+            if lane.reading && item.sequence + 1 < self.tally.next_sequence {
+                lane.late.push(item);
+            }
         }
     }
 
@@ -251,15 +272,10 @@ impl Core {
     pub(super) fn ready_loaded(&mut self, number: u32, priority: u8, rows: Vec<(u64, ReadyRecord)>, end: bool) {
         let Some(queue) = self.queues.get_mut(&number) else { return };
         let Some(lane) = queue.lanes.get_mut(&priority) else { return };
-        lane.reading = false;
-        if let Some((last, _)) = rows.last() {
-            lane.read_to = lane.read_to.max(*last);
-        }
-        if end && !lane.grown {
-            lane.tail_in_memory = true;
-            // Sequences are given in order: what comes later comes behind all that there is.
-            lane.read_to = lane.read_to.max(self.tally.next_sequence - 1);
-        }
+        lane.loaded(rows.last().map(|(last, _)| *last), end, self.tally.next_sequence);
+        let read_to = lane.read_to;
+        let seen: BTreeSet<u64> = rows.iter().map(|(sequence, _)| *sequence).collect();
+        let late: Vec<ReadyItem> = std::mem::take(&mut lane.late);
         for (sequence, record) in rows {
             queue.insert(ReadyItem {
                 run: record.run,
@@ -272,6 +288,8 @@ impl Core {
                 stored: true,
             });
         }
+        let missed = |item: &ReadyItem| item.sequence <= read_to && !seen.contains(&item.sequence);
+        late.into_iter().filter(missed).for_each(|item| queue.insert(item));
         self.unsettled.insert(number);
     }
 
@@ -292,7 +310,7 @@ impl Core {
         let Some(queue) = self.queues.get_mut(&number) else { return true };
         let serving = || self.sessions.values().filter(|session| session.serves(number));
         if serving().next().is_some() {
-            queue.set_aside(|workflow| serving().any(|session| session.knows(workflow)));
+            queue.set_aside(|item| serving().any(|session| session.can_run(item)));
         }
         let mut idle = 0;
         loop {
@@ -330,22 +348,40 @@ impl Core {
 
     /// Grants runs that killed workers, each to a session that holds nothing else; if none is idle, one is emptied.
     fn settle_solitary(&mut self, number: u32, out: &mut Output) {
-        loop {
-            let Some(queue) = self.queues.get_mut(&number) else { return };
-            let Some(item) = queue.solitary.front() else { return };
-            let able = queue.offers.iter().filter_map(|id| self.sessions.get(id)).filter(|s| s.can_run_alone(item));
-            let Some(taker) = able.min_by_key(|s| (s.granted.len(), s.id)).map(|s| s.id) else { return };
-            let Some(session) = self.sessions.get_mut(&taker) else { return };
+        let mut waits_for = None;
+        while let Some((at, taker)) = self.solitary_taker(number) {
+            let Some(session) = self.sessions.get_mut(&taker) else { break };
             if !session.granted.is_empty() || session.reserved > 0 {
-                session.held_back = true;
-                return;
+                session.held_back = Some(number);
+                waits_for = Some(taker);
+                break;
             }
-            session.held_back = false;
+            let Some(item) = self.queues.get_mut(&number).and_then(|queue| queue.solitary.remove(at)) else { break };
+            session.held_back = None;
             session.solitary = Some(item.run);
-            if let Some(item) = queue.solitary.pop_front() {
-                self.grant_item(taker, item, out);
-            }
+            self.grant_item(taker, item, out);
         }
+        self.stop_holding_back(number, waits_for);
+    }
+
+    /// The first run to be granted alone that somebody can take, and who.
+    fn solitary_taker(&self, number: u32) -> Option<(usize, SessionId)> {
+        let queue = self.queues.get(&number)?;
+        queue.solitary.iter().take(LOOK_MAX).enumerate().find_map(|(at, item)| {
+            let able = self.sessions.values().filter(|session| session.can_run_alone(item));
+            let taker = able.min_by_key(|s| (s.granted.len(), s.held_back != Some(number), s.id))?;
+            Some((at, taker.id))
+        })
+    }
+
+    /// Sessions that were emptied for this queue, and are not needed empty any more, get runs again.
+    fn stop_holding_back(&mut self, number: u32, but: Option<SessionId>) {
+        let held_back = |s: &&mut Session| s.held_back == Some(number) && Some(s.id) != but;
+        let free: Vec<SessionId> = self.sessions.values_mut().filter(held_back).map(|session| {
+            session.held_back = None;
+            session.id
+        }).collect();
+        free.into_iter().for_each(|session| self.line_up_everywhere(session));
     }
 
     /// Takes a ready run's row away.

@@ -33,6 +33,8 @@ pub struct GenerationRow {
     pub namespace: Namespace,
     /// Its id.
     pub id: RunId,
+    /// Whether it was copied here; otherwise it was born here, or is a part of a copy that was never finished.
+    pub moved: bool,
     /// How and when it ended, if it has.
     pub ended: Option<(RunState, Time)>,
 }
@@ -47,6 +49,8 @@ pub(super) struct Cleaner {
     kept: BTreeSet<u32>,
     /// Runs that must be copied before the next page.
     copying: Vec<RunNo>,
+    /// Whether the run being copied has changed since its entries were asked for.
+    touched: bool,
     /// Where the next page begins, once all are copied; none at the end.
     next_page: Option<RunNo>,
 }
@@ -66,7 +70,7 @@ impl Core {
         let oldest = candidates.min();
         let newest = self.generations.values().copied().max();
         let Some(oldest) = oldest.filter(|oldest| Some(*oldest) != newest) else { return };
-        let end = Time(u64::from(oldest + 1) * 86_400_000);
+        let end = Time((u64::from(oldest) + 1) * 86_400_000);
         if end.after(self.settings.retention) > self.now() {
             return;
         }
@@ -86,6 +90,9 @@ impl Core {
         }
         let last = rows.last().map(|row| row.run);
         for row in rows {
+            if !row.moved && self.birth_of(row.run).0 != generation {
+                continue; // a copy that a crash cut off: the run is elsewhere
+            }
             let old = |at: Time| at.after(self.settings.retention) <= self.now();
             match row.ended {
                 Some((state, at)) if old(at) => self.drop_records(&row, state, at, out),
@@ -107,6 +114,7 @@ impl Core {
 
     fn copy_next(&mut self, generation: u32, out: &mut Output) {
         if let Some(run) = self.cleaner.copying.last().copied() {
+            self.cleaner.touched = false;
             return out.read(Read::Copy { run, generation });
         }
         if let Some(from) = self.cleaner.next_page.take() {
@@ -118,6 +126,13 @@ impl Core {
         out.delete(Space::Lasting, keys::generation(generation));
         self.generations.retain(|_, kept| *kept != generation);
         out.effect(Effect::DropGeneration { generation });
+    }
+
+    /// A run changes, or may change: what was read of it to be copied is no longer the truth.
+    pub(super) fn touch(&mut self, no: RunNo) {
+        if self.cleaner.copying.last() == Some(&no) {
+            self.cleaner.touched = true;
+        }
     }
 
     /// Nothing is thrown away that cannot be read.
@@ -136,17 +151,19 @@ impl Core {
         let Some(target) = self.generations.values().copied().max() else { return };
         let held = self.granted.get_mut(&no).and_then(|granted| granted.run.as_mut());
         let grew = held.as_ref().is_some_and(|run| run.next as usize != entries.len());
-        if grew || self.mailboxes.contains_key(&no) {
+        if grew || self.cleaner.touched || self.mailboxes.contains_key(&no) {
+            self.cleaner.touched = false;
             return out.read(Read::Copy { run: no, generation: from }); // it changed meanwhile
-        }
-        for (index, stored) in entries.iter().enumerate() {
-            if out.is_full() {
-                out.close_batch();
-            }
-            out.put_entry(target, no, index as u32, stored.to_vec());
         }
         if let Some(run) = held {
             run.generation = target;
+        }
+        for (index, stored) in entries.iter().enumerate() {
+            if out.is_full() {
+                self.seal(out);
+                out.close_batch();
+            }
+            out.put_entry(target, no, index as u32, stored.to_vec());
         }
         if let Some(run) = self.fresh.get_mut(&no) {
             run.generation = target;

@@ -52,9 +52,10 @@ impl Commands {
         self.open.iter().filter_map(|(number, open)| Some((*number, open.due?)))
     }
 
-    /// The earliest instant at which something happens by itself.
-    pub fn wakes_at(&self) -> Option<Time> {
-        self.open.values().flat_map(|open| open.due.into_iter().chain(open.retry_at)).min()
+    /// The instants at which something may happen by itself, in order. Not all of them are waited for: the future of
+    /// a timer or a backoff may have been dropped.
+    pub fn instants(&self) -> BTreeSet<Time> {
+        self.open.values().flat_map(|open| open.due.into_iter().chain(open.retry_at)).collect()
     }
 
     fn resolve(&mut self, number: StepNo) {
@@ -237,6 +238,6 @@ pub struct RunImage {
     pub run: Run,
     /// Why it is stopped, if it is.
     pub stopped: Option<StoppedRecord>,
-    /// Whether the timer that `Commands::wakes_at` (or a delayed start) names is there: it sleeps.
-    pub sleeps: bool,
+    /// Until when it sleeps, if it does: the instant of its stored timer.
+    pub sleeps: Option<Time>,
 }

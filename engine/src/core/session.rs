@@ -14,15 +14,19 @@ use super::Core;
 use super::load::Want;
 use super::output::{Effect, Note, Output, Read};
 use super::queue::ReadyItem;
+use super::start::{check_name, check_name_length, check_range};
 use crate::keys::StoppedRecord;
 use crate::model::command::{NotUnderstood, Refusal, StaleToken};
 use crate::model::id::{Incarnation, RunNo, SessionId};
+use crate::model::limits::{NAME_BYTES_MAX, QUEUES_MAX};
 use crate::wire::message::{Hello, Message, PROTOCOL, QueueSlots, RefusedReply, Revoked, Welcome};
 
 /// Runs returned to their queues in one transition at most.
 const RETURN_MAX: usize = 128;
 /// Stopped runs looked at in one transition at most.
 const STOPPED_PAGE: usize = 128;
+/// Queues one worker may offer slots to: each new one is a record of the same transition.
+const QUEUES_PER_WORKER_MAX: u64 = 256;
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Slots {
@@ -46,8 +50,8 @@ pub(super) struct Session {
     pub(super) waits: BTreeSet<RunNo>,
     /// The run it was given alone.
     pub(super) solitary: Option<RunNo>,
-    /// It gets nothing more until it is empty, because a run waits to be alone with it.
-    pub(super) held_back: bool,
+    /// It gets nothing more until it is empty, because a run of this queue waits to be alone with it.
+    pub(super) held_back: Option<u32>,
 }
 
 impl Session {
@@ -56,7 +60,7 @@ impl Session {
     }
 
     pub(super) fn is_held_back(&self) -> bool {
-        self.held_back || self.solitary.is_some()
+        self.held_back.is_some() || self.solitary.is_some()
     }
 
     pub(super) fn has_room(&self, queue: u32) -> bool {
@@ -77,6 +81,11 @@ impl Session {
 
     pub(super) fn can_run_alone(&self, item: &ReadyItem) -> bool {
         self.serves(item.queue) && self.solitary.is_none() && self.can_run(item)
+    }
+
+    /// Whether a parked run could go on with it.
+    pub(super) fn could_try(&self, record: &StoppedRecord) -> bool {
+        self.offers_anything() && self.knows(&record.workflow) && !record.builds.contains(&self.build)
     }
 
     pub(super) fn take_slot(&mut self, queue: u32) {
@@ -112,13 +121,19 @@ impl Core {
             let reason = format!("this engine speaks protocol {PROTOCOL}, the peer speaks {}", hello.protocol);
             return out.effect(Effect::Close { session, reason });
         }
+        if let Err(refusal) = self.check_hello(&hello) {
+            return out.effect(Effect::Close { session, reason: refusal.to_string() });
+        }
         if let Some(older) = self.seats.get(&hello.incarnation).copied() {
             out.effect(Effect::Close { session: older, reason: "the same process has connected again".to_owned() });
             if let Some(left) = self.leave(older) {
                 self.absent.insert(left.incarnation, Absent { until: self.mono, runs: left.runs });
             }
         }
-        let new_build = !hello.workflows.is_empty() && self.builds_seen.insert(hello.build.clone());
+        let mut news = false;
+        for offer in &hello.workflows {
+            news |= self.builds_seen.insert((hello.build.clone(), offer.workflow.clone()));
+        }
         self.sessions.insert(session, Session {
             id: session,
             incarnation: hello.incarnation,
@@ -130,7 +145,7 @@ impl Core {
             last_heard: self.mono,
             waits: BTreeSet::new(),
             solitary: None,
-            held_back: false,
+            held_back: None,
         });
         self.seats.insert(hello.incarnation, session);
         let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
@@ -146,8 +161,26 @@ impl Core {
         });
         self.take_back(session, hello.incarnation, hello.held, out);
         self.set_slots(session, &hello.queues, out);
-        if new_build {
+        if news {
             out.read(Read::Stopped { from: RunNo(0), limit: STOPPED_PAGE });
+        }
+    }
+
+    /// What a peer calls itself and offers goes into records, which are short.
+    fn check_hello(&self, hello: &Hello) -> Result<(), Refusal> {
+        check_name_length("build", &hello.build)?;
+        check_name_length("principal", &hello.caller.principal)?;
+        hello.workflows.iter().try_for_each(|offer| check_name("workflow", &offer.workflow, NAME_BYTES_MAX))?;
+        self.check_queues(&hello.queues)
+    }
+
+    fn check_queues(&self, queues: &[QueueSlots]) -> Result<(), Refusal> {
+        queues.iter().try_for_each(|queue| check_name("queue", &queue.queue, NAME_BYTES_MAX))?;
+        check_range("the number of queues of one worker", queues.len() as u64, QUEUES_PER_WORKER_MAX)?;
+        let new = queues.iter().filter(|queue| !self.queue_numbers.contains_key(&queue.queue)).count();
+        match new {
+            0 => Ok(()),
+            _ => check_range("the number of queues", (self.queues.len() + new) as u64, QUEUES_MAX as u64),
         }
     }
 
@@ -160,11 +193,15 @@ impl Core {
         out: &mut Output,
     ) {
         let mut kept = self.absent.remove(&incarnation).map(|absent| absent.runs).unwrap_or_default();
+        let mut told = BTreeSet::new();
         for held in held {
+            if !told.insert(held.run) {
+                continue; // it holds a run once
+            }
             let current = self.granted.get(&held.run).map(|granted| granted.record.token);
             if current == Some(held.token) && kept.remove(&held.run) {
                 self.reserve_again(session, held.run);
-                self.want(held.run, Want::Regrant { session, held }, out);
+                self.regranting.push_back((session, held));
             } else {
                 self.counts.refused_late += 1;
                 let reason = StaleToken { id: None, number: None, token: held.token, current }.into();
@@ -173,6 +210,15 @@ impl Core {
         }
         // It never got these, or has let go of them: no harm was done.
         self.returning.extend(kept.into_iter().map(|run| (run, false)));
+        self.regrant_some(out);
+    }
+
+    /// Goes on with some of the grants whose workers came back.
+    pub(super) fn regrant_some(&mut self, out: &mut Output) {
+        for _ in 0..RETURN_MAX {
+            let Some((session, held)) = self.regranting.pop_front() else { return };
+            self.want(held.run, Want::Regrant { session, held }, out);
+        }
     }
 
     fn reserve_again(&mut self, session: SessionId, run: RunNo) {
@@ -209,6 +255,9 @@ impl Core {
     }
 
     pub(super) fn offer(&mut self, session: SessionId, queues: &[QueueSlots], out: &mut Output) {
+        if let Err(reason) = self.check_queues(queues) {
+            return out.send(session, RefusedReply { request: 0, reason });
+        }
         self.set_slots(session, queues, out);
     }
 
@@ -297,8 +346,7 @@ impl Core {
         let last = rows.last().map(|(run, _)| *run);
         for (run, record) in rows {
             let parked = record.state == crate::model::run::RunState::Parked;
-            let fits = |session: &Session| session.knows(&record.workflow) && !record.builds.contains(&session.build);
-            if parked && self.sessions.values().any(fits) {
+            if parked && self.sessions.values().any(|session| session.could_try(&record)) {
                 self.want(run, Want::TryBuild, out);
             }
         }

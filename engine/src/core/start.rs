@@ -37,6 +37,9 @@ impl Core {
             let reason = TooMany { what: "runs".to_owned(), count, count_max }.into();
             return out.send(session, RefusedReply { request, reason });
         }
+        if let Err(reason) = check_name_length("principal", &caller.principal) {
+            return out.send(session, RefusedReply { request, reason });
+        }
         self.next_start += 1;
         let (number, namespace) = (self.next_start, caller.namespace);
         let answers = runs.iter().map(|_| None).collect();
@@ -189,7 +192,12 @@ impl Core {
     }
 }
 
-fn check_name(what: &str, name: &str, bytes_max: usize) -> Result<(), Refusal> {
+/// A name that may be empty.
+pub(super) fn check_name_length(what: &str, name: &str) -> Result<(), Refusal> {
+    if name.is_empty() { Ok(()) } else { check_name(what, name, NAME_BYTES_MAX) }
+}
+
+pub(super) fn check_name(what: &str, name: &str, bytes_max: usize) -> Result<(), Refusal> {
     let problem = match name {
         "" => "is empty".to_owned(),
         _ if name.len() > bytes_max => format!("has {} bytes, more than {bytes_max}", name.len()),
@@ -200,7 +208,7 @@ fn check_name(what: &str, name: &str, bytes_max: usize) -> Result<(), Refusal> {
     Err(BadName { what: what.to_owned(), name, problem }.into())
 }
 
-fn check_range(what: &str, value: u64, max: u64) -> Result<(), Refusal> {
+pub(super) fn check_range(what: &str, value: u64, max: u64) -> Result<(), Refusal> {
     if value <= max { Ok(()) } else { Err(OutOfRange { what: what.to_owned(), value, max }.into()) }
 }
 

@@ -5,10 +5,12 @@
 
 use super::Core;
 use super::output::{Note, Output};
+use super::run::Run;
 use super::stop::StopReason;
 use crate::model::command::{JournalFull, PayloadTooLarge, Refusal};
 use crate::model::entry::{AttemptFailed, Entry, Place, StepCompleted, StepFailed, TimerArmed};
 use crate::model::id::{RunNo, SessionId, Token};
+use crate::model::limits::Limits;
 use crate::model::payload::Payload;
 use crate::wire::message::{Appended, AttemptFailedReport, ReportRefused, StepCompletedReport, TimerRequested};
 
@@ -33,11 +35,13 @@ impl Core {
         let attempt = report.attempt;
         let entry =
             Entry::from(StepCompleted { at: now, number, place: report.place, attempt, output: report.output });
+        let armed = run.commands.open(number).and_then(|open| open.due);
         let index = out.append(run, &entry);
-        if run.next == limits.journal_entries_warn {
-            out.note(Note::LongJournal { id: run.id, entries: run.next });
-        }
+        Self::warn_if_long(run, limits, out);
         granted.made_progress();
+        if let Some(due) = armed {
+            self.armed.remove(&(due, no, number));
+        }
         self.counts.steps += 1;
         let told = StepCompleted { at: now, number, place: Place::default(), attempt, output: Payload::default() };
         Self::tell(session, (no, token), index, &told.into(), out);
@@ -62,7 +66,7 @@ impl Core {
         let counted = open.counted + u32::from(counts);
         let first_at = if open.attempts == 0 { now } else { open.first_failed_at };
         let next = report.retry.next(&report.failure, (run.id, number), (attempt, counted), (now, first_at));
-        let (failure, place) = (report.failure, report.place);
+        let (failure, place) = (report.failure.bounded(), report.place);
         let entry = match next {
             Some(retry_at) => Entry::from(AttemptFailed {
                 at: now,
@@ -78,9 +82,13 @@ impl Core {
             None => StepFailed { at: now, number, place, attempt, failure }.into(),
         };
         let index = out.append(run, &entry);
+        Self::warn_if_long(run, limits, out);
         granted.made_progress();
         if next.is_none() {
             self.counts.steps += 1;
+            if let Some(due) = open.due {
+                self.armed.remove(&(due, no, number));
+            }
         }
         Self::tell(session, (no, token), index, &entry, out);
     }
@@ -100,9 +108,17 @@ impl Core {
         let due = now.after(std::time::Duration::from_millis(report.delay_ms));
         let entry = Entry::from(TimerArmed { at: now, number, place: report.place, due });
         let index = out.append(run, &entry);
+        Self::warn_if_long(run, limits, out);
         self.armed.insert((due, no, number));
         let told = TimerArmed { at: now, number, place: Place::default(), due };
         Self::tell(session, (no, token), index, &told.into(), out);
+    }
+
+    /// Warns once, when the journal has just reached the length.
+    pub(super) fn warn_if_long(run: &Run, limits: Limits, out: &mut Output) {
+        if run.next == limits.journal_entries_warn {
+            out.note(Note::LongJournal { id: run.id, entries: run.next });
+        }
     }
 
     /// The limit pauses the run; nothing of what is there is lost.

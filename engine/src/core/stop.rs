@@ -11,7 +11,7 @@ use super::output::{Note, Output};
 use super::queue::ReadyItem;
 use super::run::{Run, RunImage};
 use crate::keys::{self, Record, StoppedRecord};
-use crate::model::command::{Caller, HasEnded, NotResumable, Refusal};
+use crate::model::command::{Caller, HasEnded, Refusal};
 use crate::model::entry::{CancelRequested, Cancelled, Entry};
 use crate::model::id::{RunNo, SessionId};
 use crate::model::run::RunState;
@@ -19,6 +19,8 @@ use crate::wire::message::{DoneReply, RefusedReply, Revoked, TurnMismatched};
 
 /// Builds remembered of a run that does not go on.
 const BUILDS_MAX: usize = 16;
+/// The longest description of a side of a mismatch that is kept, in bytes.
+const MISMATCH_PART_BYTES_MAX: usize = 256;
 
 /// Why a granted run is stopped.
 pub(super) enum StopReason {
@@ -72,21 +74,13 @@ impl Core {
     }
 
     fn other_build_waits(&self, record: &StoppedRecord) -> bool {
-        self.sessions.values().any(|s| s.knows(&record.workflow) && !record.builds.contains(&s.build))
+        self.sessions.values().any(|session| session.could_try(record))
     }
 
     /// A parked or paused run goes back into its queue: asked for by somebody, or to be tried on another build.
     pub(super) fn resume_stopped(&mut self, image: RunImage, asker: Option<Asker>, out: &mut Output) {
         let run = &image.run;
-        let Some(stopped) = image.stopped.as_ref() else {
-            let state = Self::state_of(&image);
-            let fresh = self.keep_if_fresh(image);
-            if let Some((session, request)) = asker {
-                let reason = NotResumable { id: fresh, state }.into();
-                out.send(session, RefusedReply { request, reason });
-            }
-            return;
-        };
+        let Some(stopped) = image.stopped.as_ref() else { return };
         out.delete(Space::Lasting, keys::stopped(run.no));
         self.becomes_ready(stopped.state);
         let queue = self.queue_number(&run.queue, out);
@@ -98,15 +92,6 @@ impl Core {
         if let Some((session, request)) = asker {
             out.send(session, DoneReply { request });
         }
-    }
-
-    /// A run that was taken out of memory only to be looked at goes back there if it came from there.
-    fn keep_if_fresh(&mut self, image: RunImage) -> crate::model::id::RunId {
-        let id = image.run.id;
-        if image.run.next == 1 && !image.sleeps && image.run.ended.is_none() {
-            self.fresh.insert(image.run.no, image.run);
-        }
-        id
     }
 
     pub(super) fn cancel_granted(
@@ -142,17 +127,12 @@ impl Core {
         out: &mut Output,
     ) {
         let state = Self::state_of(&image);
-        let RunImage { mut run, stopped, .. } = image;
+        let RunImage { mut run, stopped, sleeps } = image;
         if state.is_final() {
             let reason = HasEnded { id: run.id, state }.into();
             return out.send(session, RefusedReply { request, reason });
         }
-        let asleep = match state {
-            RunState::Scheduled => run.not_before,
-            RunState::Suspended => run.commands.wakes_at(),
-            _ => None,
-        };
-        if let Some(due) = asleep {
+        if let Some(due) = sleeps {
             self.disarm_stored(due, run.no, out);
         }
         if stopped.is_some() {
@@ -189,8 +169,17 @@ fn mismatch_text(run: &Run, report: &TurnMismatched, build: &str) -> String {
          hint: `stepwell run show {id}` prints what was recorded",
         id = run.id,
         index = report.index,
-        holds = report.journal_holds,
-        asked = report.code_asked,
+        holds = cut(&report.journal_holds),
+        asked = cut(&report.code_asked),
         pad = " ".repeat(report.index.to_string().len().saturating_sub(2)),
     )
+}
+
+/// A worker may say anything; the reason must fit a record.
+fn cut(text: &str) -> &str {
+    let mut end = text.len().min(MISMATCH_PART_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }

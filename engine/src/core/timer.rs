@@ -3,7 +3,7 @@
 //! A waiting run has one stored timer, its earliest. When that is due the run becomes ready; which of its timers are
 //! due is decided when it is granted. Timers never fire early in engine time (T1).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use stepwell_storage::Space;
 
@@ -31,7 +31,12 @@ pub(super) struct Timers {
     /// Whether there are none behind `read_to`.
     tail_in_memory: bool,
     reading: bool,
+    /// Timers were stored behind `read_to` while a read was under way: its end is not the end.
     grown: bool,
+    /// What was stored behind `read_to` while a read was under way, which may have been too early to see it.
+    late: BTreeMap<(Time, RunNo), TimerRecord>,
+    /// What was taken away behind `read_to` while a read was under way, which may have seen it.
+    gone: BTreeSet<(Time, RunNo)>,
     /// No stored timer is before this instant.
     cursor: Time,
 }
@@ -45,6 +50,8 @@ impl Timers {
             tail_in_memory: false,
             reading: false,
             grown: false,
+            late: BTreeMap::new(),
+            gone: BTreeSet::new(),
             cursor,
         }
     }
@@ -69,17 +76,41 @@ impl Timers {
             self.window.insert(key, record);
         } else if self.tail_in_memory && self.window.len() < WINDOW_MAX {
             self.window.insert(key, record);
-        } else {
-            if self.tail_in_memory {
-                // From here on the window ends where its last timer does.
-                self.tail_in_memory = false;
-                self.read_to = self.window.keys().next_back().map_or(self.read_to, |(t, r)| (*t, RunNo(r.0 + 1)));
-                if key < self.read_to {
-                    self.window.insert(key, record);
-                }
+        } else if self.tail_in_memory {
+            // From here on the window ends where its last timer does.
+            self.tail_in_memory = false;
+            self.read_to = self.window.keys().next_back().map_or(self.read_to, |(t, r)| (*t, RunNo(r.0 + 1)));
+            if key < self.read_to {
+                self.window.insert(key, record);
             }
+        } else {
             self.grown = true;
+            if self.reading {
+                self.gone.remove(&key);
+                self.late.insert(key, record);
+            }
         }
+    }
+
+    fn remove(&mut self, key: (Time, RunNo)) {
+        self.window.remove(&key);
+        self.late.remove(&key);
+        if self.reading {
+            self.gone.insert(key);
+        }
+    }
+
+    fn loaded(&mut self, rows: Vec<(Time, RunNo, TimerRecord)>, end: bool) {
+        self.reading = false;
+        if let Some((due, no, _)) = rows.last() {
+            self.read_to = self.read_to.max((*due, RunNo(no.0 + 1)));
+        }
+        self.tail_in_memory = end && !self.grown;
+        let gone = std::mem::take(&mut self.gone);
+        let read = rows.into_iter().map(|(due, no, record)| ((due, no), record)).filter(|(key, _)| !gone.contains(key));
+        self.window.extend(read);
+        let late = std::mem::take(&mut self.late);
+        self.window.extend(late.into_iter().filter(|(key, _)| *key < self.read_to));
     }
 }
 
@@ -96,7 +127,7 @@ impl Core {
     /// Takes the stored timer of a waiting run away.
     pub(super) fn disarm_stored(&mut self, due: Time, no: RunNo, out: &mut Output) {
         out.delete(Space::Passing, keys::timer(due, no));
-        self.timers.window.remove(&(due, no));
+        self.timers.remove((due, no));
     }
 
     /// Arms the timers of a run that is granted now.
@@ -107,7 +138,7 @@ impl Core {
 
     /// Fires what is due for granted runs.
     pub(super) fn fire_armed(&mut self, out: &mut Output) {
-        let now = self.now();
+        let (now, limits) = (self.now(), self.settings.limits);
         for _ in 0..FIRE_MAX {
             let Some((due, no, number)) = self.armed.first().copied().filter(|(due, _, _)| *due <= now) else {
                 return;
@@ -121,6 +152,7 @@ impl Core {
             }
             let entry = Entry::from(TimerFired { at: now, number });
             let index = out.append(run, &entry);
+            Self::warn_if_long(run, limits, out);
             granted.made_progress();
             if let Some(session) = granted.holder {
                 Self::tell(session, (no, granted.record.token), index, &entry, out);
@@ -136,6 +168,7 @@ impl Core {
             let ((due, no), record) = entry.remove_entry();
             self.timers.cursor = self.timers.cursor.max(due);
             out.delete(Space::Passing, keys::timer(due, no));
+            self.changed_while_read(no);
             let from = if record.delayed { RunState::Scheduled } else { RunState::Suspended };
             self.becomes_ready(from);
             let item = self.arrival(no, record.queue, record.priority, record.workflow);
@@ -150,14 +183,6 @@ impl Core {
     }
 
     pub(super) fn timers_loaded(&mut self, rows: Vec<(Time, RunNo, TimerRecord)>, end: bool) {
-        let timers = &mut self.timers;
-        timers.reading = false;
-        if let Some((due, no, _)) = rows.last() {
-            timers.read_to = timers.read_to.max((*due, RunNo(no.0 + 1)));
-        }
-        timers.tail_in_memory = end && !timers.grown;
-        for (due, no, record) in rows {
-            timers.window.insert((due, no), record);
-        }
+        self.timers.loaded(rows, end);
     }
 }

@@ -36,27 +36,28 @@ impl Core {
         let Some((granted, mut run)) = self.ungrant(report.run, out) else { return };
         Self::end_turn(&granted, out);
         let now = self.now();
-        if run.cancel_requested && report.failure.is_cancelled() {
+        let failure = report.failure.bounded();
+        if run.cancel_requested && failure.is_cancelled() {
             out.append(&mut run, &Entry::from(Cancelled { at: now }));
             self.shift(RunState::Granted, RunState::Cancelled);
             return self.tell_end(&run, out);
         }
         // A workflow without steps is one implicit step, with the default retries.
         let open = run.commands.open(StepNo::WHOLE).cloned().unwrap_or_default();
-        let counts = report.failure.retry_after_ms.is_none();
+        let counts = failure.retry_after_ms.is_none();
         let (attempt, counted) = (open.attempts + 1, open.counted + u32::from(counts));
         let first_at = if open.attempts == 0 { now } else { open.first_failed_at };
         let whole = (run.id, StepNo::WHOLE);
-        let next = Retry::default().next(&report.failure, whole, (attempt, counted), (now, first_at));
+        let next = Retry::default().next(&failure, whole, (attempt, counted), (now, first_at));
         let (Some(retry_at), true) = (next, report.whole) else {
-            return self.die(&granted, &mut run, RunState::Granted, report.failure, out);
+            return self.die(&granted, &mut run, RunState::Granted, failure, out);
         };
         let entry = Entry::from(AttemptFailed {
             at: now,
             number: StepNo::WHOLE,
             place: Place { name: run.workflow.clone(), ..Place::default() },
             attempt,
-            failure: report.failure,
+            failure,
             retry_at,
             counted: counts,
             incarnation: granted.record.incarnation,
@@ -74,7 +75,9 @@ impl Core {
         let now = self.now();
         let Some(current) = self.current(session, report.run, report.token, out) else { return };
         let Some(seen_all) = current.run.as_ref().map(|run| run.next <= report.seen) else { return };
-        let wakes_at = current.run.as_ref().and_then(|run| run.commands.wakes_at());
+        // Of the instants in the journal only the worker knows which are waited for. It names one of them.
+        let instants = current.run.as_ref().map(|run| run.commands.instants()).unwrap_or_default();
+        let wakes_at = instants.range(report.wakes_at..).next().or(instants.last()).copied();
         if seen_all && wakes_at.is_none() {
             return self.stop_granted(report.run, StopReason::WaitsForNothing, out);
         }

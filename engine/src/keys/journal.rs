@@ -99,7 +99,7 @@ impl Joiner {
                 return Err(damaged(format!("part {next_part} of entry {} is missing", self.next)));
             }
             bytes.extend_from_slice(&row.value);
-            *next_part += 1;
+            *next_part = next_part.checked_add(1).ok_or_else(|| damaged(format!("entry {entry} has no end")))?;
             return self.finish_if_whole();
         }
         if part != 0 && entry.checked_add(1) == Some(self.next) {
@@ -110,6 +110,9 @@ impl Joiner {
         }
         if entry != self.next || part != 0 {
             return Err(damaged(format!("entry {} is missing, entry {entry} follows", self.next)));
+        }
+        if entry == u32::MAX {
+            return Err(damaged(format!("entry {entry} is more than a journal can hold")));
         }
         let mut value = row.value.clone();
         match value.first() {

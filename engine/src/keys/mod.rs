@@ -36,6 +36,9 @@ use crate::numbered::{Undecodable, decode_fields, encode_fields};
 /// The number of the engine's stored format, beside the store's own.
 pub const FORMAT: u32 = 1;
 
+/// Lanes named in the [`Mark`], so that it fits a value however many queues there are.
+pub const HEADS_MAX: usize = 128;
+
 /// The shard every key begins with. A node has one.
 pub const SHARD: u16 = 0;
 
@@ -363,10 +366,13 @@ records! {
     Mark {
         /// Engine time has not passed this instant.
         time: Time,
-        /// Per queue and priority: no ready run before this sequence.
+        /// Per queue and priority: no ready run before this sequence. At most [`HEADS_MAX`], those that wait longest.
         heads: Vec<(u32, u8, u64)>,
         /// No timer before this instant.
         timers: Time,
+        /// In the lanes that `heads` does not name: no ready run before this sequence.
+        #[serde(default)]
+        rest: u64,
     }
 }
 

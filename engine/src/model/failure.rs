@@ -112,6 +112,14 @@ impl Failure {
         self
     }
 
+    /// The same failure, cut to the limits: a worker may send anything.
+    #[must_use]
+    pub(crate) fn bounded(mut self) -> Self {
+        self.causes.truncate(FAILURE_CAUSES_MAX);
+        self.causes = self.causes.into_iter().map(cut).collect();
+        Self { class: cut(self.class), message: cut(self.message), ..self }
+    }
+
     /// Whether another attempt can help.
     pub fn is_retryable(&self) -> bool {
         self.kind == FailureKind::Retryable

@@ -5,6 +5,7 @@ pub mod command;
 pub mod entry;
 pub mod failure;
 pub mod id;
+mod json;
 pub mod limits;
 pub mod payload;
 pub mod retry;

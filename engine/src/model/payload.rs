@@ -72,7 +72,7 @@ impl Payload {
 
     /// The value as JSON, for people and for programs of other languages.
     pub fn to_json(&self) -> Result<serde_json::Value, PayloadError> {
-        self.to()
+        self.to().map(|super::json::Json(value)| value)
     }
 
     /// The payload that `value` stands for: decoding it gives what decoding the JSON would.

@@ -9,11 +9,11 @@ use crate::model::entry::Entry;
 use crate::model::id::RunId;
 use crate::numbered::Undecodable;
 
-/// An entry that came before its predecessors did.
+/// An entry as it came: a live one comes without its chain.
 #[derive(Debug)]
 enum Early {
     Stored(Bytes),
-    Told(Entry),
+    Told(Box<Entry>),
 }
 
 /// Entry number `index` cannot be read.
@@ -76,7 +76,7 @@ impl History {
 
     /// An entry as told live, without its chain.
     pub(crate) fn told(&mut self, index: u32, entry: Entry) -> Result<(), Unreadable> {
-        self.add(index, Early::Told(entry))
+        self.add(index, Early::Told(Box::new(entry)))
     }
 
     fn add(&mut self, index: u32, entry: Early) -> Result<(), Unreadable> {
@@ -97,7 +97,7 @@ impl History {
         let entry = match entry {
             Early::Told(entry) => {
                 self.chain = None;
-                entry
+                *entry
             }
             Early::Stored(bytes) => {
                 let opened = match self.chain {

@@ -32,3 +32,5 @@ pub(crate) mod report;
 pub(crate) mod shared;
 pub(crate) mod turn;
 pub(crate) mod world;
+#[cfg(test)]
+mod tests;

@@ -320,7 +320,10 @@ impl Turn {
             }
             Waits::Foreign if !self.warned => {
                 self.warned = true;
-                tracing::warn!(run = %self.id, "the function waits for something it did not ask of its context: such a wait is not recorded and cannot be replayed");
+                tracing::warn!(
+                    run = %self.id,
+                    "the function waits for something it did not ask of its context: that is not recorded and not replayed"
+                );
             }
             _ => {}
         }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use stepwell_storage::{CommitFailure, Receipt, Store};
 use tokio::sync::mpsc;
 
-use super::driver::Event;
+use super::driver::{DriverHandle, Event};
 
 /// What the committer is asked to do.
 pub(super) enum Work {
@@ -31,7 +31,7 @@ pub(super) enum Done {
 pub(super) async fn run(
     store: Arc<dyn Store>,
     mut work: mpsc::UnboundedReceiver<Work>,
-    driver: mpsc::UnboundedSender<Event>,
+    driver: DriverHandle,
 ) {
     while let Some(first) = work.recv().await {
         let mut drops = Vec::new();

@@ -129,7 +129,7 @@ impl Driver {
         let (work, orders) = mpsc::unbounded_channel();
         let (committer_gone, gone) = oneshot::channel::<()>();
         let committing = {
-            let (store, driver) = (store.clone(), handle.inbox.clone());
+            let (store, driver) = (store.clone(), handle.clone());
             async move {
                 committer::run(store, orders, driver).await;
                 drop(committer_gone);
@@ -180,6 +180,7 @@ impl Driver {
         loop {
             let nap = self.core.wakes_in().unwrap_or(Duration::from_secs(1));
             let event = if nap.is_zero() {
+                tokio::task::yield_now().await; // connections live on this thread, too
                 self.inbox.try_recv().ok()
             } else {
                 tokio::select! {

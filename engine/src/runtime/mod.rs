@@ -1,5 +1,7 @@
 //! The only code that touches tokio: connections, worker, client, and (with the `server` feature) the engine's driver.
 
+#[cfg(test)]
+mod bench;
 pub mod client;
 pub mod env;
 pub mod link;

@@ -17,7 +17,7 @@
 //! #     pub async fn charge(_: u64, _: u64, key: String) -> Result<String, std::io::Error> { Ok(key) }
 //! # }
 //! # mod mail {
-//! #     pub async fn review(_: &super::Order, _: String) -> Result<(), std::io::Error> { Ok(()) }
+//! #     pub async fn review<T>(_: &T, _: String) -> Result<(), std::io::Error> { Ok(()) }
 //! # }
 //! pub async fn checkout(ctx: Ctx, order: Order) -> Result<String, Failure> {
 //!     let charge = ctx

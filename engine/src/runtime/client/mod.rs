@@ -8,6 +8,8 @@ mod error;
 mod line;
 mod run;
 mod start;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

@@ -33,6 +33,8 @@
 
 mod outlet;
 mod peer;
+#[cfg(test)]
+mod tests;
 mod turn_task;
 
 use std::sync::Arc;
@@ -230,7 +232,10 @@ impl Worker {
             biased;
             got = &mut signal => got.map_err(WorkerError::System)?,
             reached = handle.connected() => {
-                reached.map_err(WorkerError::Refused)?;
+                if let Err(refused) = reached {
+                    handle.stop();
+                    return Err(WorkerError::Refused(refused));
+                }
                 signal.await.map_err(WorkerError::System)?;
             }
         }

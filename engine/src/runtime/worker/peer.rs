@@ -178,7 +178,7 @@ impl WorkerPeer {
 
     /// The engine says that a turn is over; dropping its channel ends the task.
     fn over(&mut self, run: RunNo, token: Token) -> bool {
-        if !self.turns.get(&run).is_some_and(|held| held.token == token) {
+        if self.turns.get(&run).is_none_or(|held| held.token != token) {
             return false;
         }
         self.turns.remove(&run);
@@ -213,10 +213,12 @@ impl WorkerPeer {
     }
 
     fn stop(&mut self, now: Duration, reason: &'static str) {
-        if !matches!(self.stage, Stage::Stopping { .. }) {
-            self.stage = Stage::Stopping { until: now + STOP_TIMEOUT, gave_up: false, reason };
+        if self.stage == Stage::Working {
             self.world.gate.shut();
             self.outlet.send(self.connection, Offer { queues: Vec::new() });
+        }
+        if !matches!(self.stage, Stage::Stopping { .. }) {
+            self.stage = Stage::Stopping { until: now + STOP_TIMEOUT, gave_up: false, reason };
             self.tell_all(|| ToTurn::Stop);
         }
     }

@@ -1,0 +1,5 @@
+//! The rules of replay, one by one, against a scripted engine; and all of them at once, at random.
+
+mod bench;
+mod random;
+mod rules;

@@ -1,0 +1,240 @@
+//! Any program, any order of acknowledgements, any restart: the same commands and the same result.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use proptest::prelude::*;
+
+use super::bench::{Bench, START, cancel, summary};
+use crate::model::entry::Entry;
+use crate::model::failure::Failure;
+use crate::model::id::StepNo;
+use crate::model::retry::Retry;
+use crate::model::time::Time;
+use crate::wire::message::Message;
+use crate::workflow::{Ctx, join_all};
+
+/// A workflow, as data.
+#[derive(Debug, Clone)]
+enum Program {
+    /// A step whose first `failures` attempts fail, and whose body is polled `polls` times before it ends.
+    Step { failures: u8, polls: u8, terminal: bool },
+    Sleep { ms: u64 },
+    /// A step that is asked for and never awaited.
+    Forgotten,
+    Draw,
+    Sequence(Vec<Program>),
+    Join(Vec<Program>),
+    Select(Box<Program>, Box<Program>),
+    Both(Box<Program>, Box<Program>),
+    /// Asked in one order, awaited in the other.
+    Crossed { first: u8, second: u8 },
+}
+
+fn program() -> impl Strategy<Value = Program> {
+    let leaf = prop_oneof![
+        4 => (0u8..3, 0u8..3, any::<bool>()).prop_map(|(failures, polls, terminal)| Program::Step { failures, polls, terminal }),
+        2 => prop_oneof![Just(0u64), 1..200u64, 300..100_000u64].prop_map(|ms| Program::Sleep { ms }),
+        1 => Just(Program::Forgotten),
+        1 => Just(Program::Draw),
+        1 => (0u8..3, 0u8..3).prop_map(|(first, second)| Program::Crossed { first, second }),
+    ];
+    leaf.prop_recursive(4, 24, 4, |inner| {
+        prop_oneof![
+            3 => prop::collection::vec(inner.clone(), 1..4).prop_map(Program::Sequence),
+            3 => prop::collection::vec(inner.clone(), 1..4).prop_map(Program::Join),
+            3 => (inner.clone(), inner.clone()).prop_map(|(a, b)| Program::Select(Box::new(a), Box::new(b))),
+            1 => (inner.clone(), inner).prop_map(|(a, b)| Program::Both(Box::new(a), Box::new(b))),
+        ]
+    })
+}
+
+type Log = Arc<Mutex<Vec<String>>>;
+
+/// A body that is polled a few times.
+async fn body(failures: u8, polls: u8, terminal: bool, attempt: u32) -> Result<u32, Failure> {
+    let mut left = polls;
+    std::future::poll_fn(|cx| {
+        if left == 0 {
+            return std::task::Poll::Ready(());
+        }
+        left -= 1;
+        cx.waker().wake_by_ref();
+        std::task::Poll::Pending
+    })
+    .await;
+    match attempt <= u32::from(failures) {
+        true if terminal => Err(Failure::terminal("no")),
+        true => Err(Failure::retryable("not yet")),
+        false => Ok(attempt),
+    }
+}
+
+/// Runs a program; the answer tells all that it saw, with the time and a drawn number.
+fn run<'a>(ctx: &'a Ctx, log: &'a Log, program: &'a Program) -> BoxFuture<'a, String> {
+    let asked = move |what: String| {
+        let mut log = log.lock().unwrap();
+        let number = log.len();
+        log.push(what.clone());
+        format!("{what}-{number}")
+    };
+    let step = move |failures: u8, polls: u8, terminal: bool| {
+        let name = asked("step".to_owned());
+        ctx.step(name, move |s| body(failures, polls, terminal, s.attempt())).retry(Retry::default().retries(2))
+    };
+    let seen = move |what: String| format!("{what}@{}{}", ctx.now().0 - START, if ctx.is_cancelled() { "!" } else { "" });
+    Box::pin(async move {
+        match program {
+            Program::Step { failures, polls, terminal } => match step(*failures, *polls, *terminal).await {
+                Ok(value) => seen(format!("ok{value}")),
+                Err(failure) => seen(failure.class),
+            },
+            Program::Sleep { ms } => {
+                asked("timer".to_owned());
+                match ctx.sleep(Duration::from_millis(*ms)).await {
+                    Ok(()) => seen("slept".to_owned()),
+                    Err(failure) => seen(failure.class),
+                }
+            }
+            Program::Forgotten => {
+                drop(step(0, 0, false));
+                seen("forgot".to_owned())
+            }
+            Program::Draw => format!("{:x}", ctx.random()),
+            Program::Sequence(parts) => {
+                let mut told = Vec::new();
+                for part in parts {
+                    told.push(run(ctx, log, part).await);
+                }
+                format!("[{}]", told.join(" "))
+            }
+            Program::Join(parts) => {
+                let told = join_all(parts.iter().map(|part| run(ctx, log, part)).collect()).await;
+                format!("({})", told.join(" "))
+            }
+            Program::Select(a, b) => crate::select! {
+                told = run(ctx, log, a) => format!("<{told}"),
+                told = run(ctx, log, b) => { format!("{told}>") }
+            },
+            Program::Both(a, b) => {
+                let (a, b) = crate::join!(run(ctx, log, a), run(ctx, log, b));
+                format!("{{{a} {b}}}")
+            }
+            Program::Crossed { first, second } => {
+                let one = step(0, *first, false);
+                let two = step(0, *second, false);
+                let two = two.await.map_or_else(|f| f.class, |v| v.to_string());
+                let one = one.await.map_or_else(|f| f.class, |v| v.to_string());
+                seen(format!("x{one}{two}"))
+            }
+        }
+    })
+}
+
+/// A bench on which `program` runs, and the log of what it asks.
+fn bench(program: &Program) -> (Bench, Log) {
+    let (program, log) = (program.clone(), Log::default());
+    let to = log.clone();
+    let bench = Bench::new(&(), move |ctx, (): ()| {
+        let (program, log) = (program.clone(), to.clone());
+        log.lock().unwrap().clear();
+        async move { Ok(run(&ctx, &log, &program).await) }
+    });
+    (bench, log)
+}
+
+/// Choices of a run of the engine, from one seed.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((self.0 >> 33) as usize) % sides
+    }
+}
+
+/// Runs to the end under an engine that acknowledges in any order, several at a time, and hands out again at any time.
+fn live(bench: &mut Bench, dice: &mut Dice, cancels: bool) -> String {
+    let mut cancelled = !cancels;
+    for _ in 0..5_000 {
+        bench.poll();
+        // Timers that are due fire, but not always at once.
+        for _ in 0..=dice.roll(3) {
+            let now = bench.now();
+            if let Some(number) = due(&bench.journal, now)
+                && dice.roll(2) == 0
+            {
+                bench.commit(crate::model::entry::TimerFired { at: now, number: StepNo(number) });
+            }
+            let ends = |m: &Message| {
+                matches!(m, Message::TurnCompleted(_) | Message::TurnFailed(_) | Message::TurnMismatched(_) | Message::TurnSuspended(_))
+            };
+            let choices = bench.sent.iter().filter(|m| !ends(m)).count();
+            if choices > 0 && dice.roll(3) > 0 {
+                let message = bench.sent.remove(dice.roll(choices));
+                let backoff = Duration::from_millis([1, 100, 5_000][dice.roll(3)]);
+                let entry = bench.entry_for(message, backoff);
+                bench.commit(entry);
+            } else if !cancelled && dice.roll(12) == 0 {
+                cancelled = true;
+                bench.commit(cancel(bench.now().0 - START));
+            }
+        }
+        let end = bench.sent.iter().find(|m| {
+            matches!(m, Message::TurnCompleted(_) | Message::TurnFailed(_) | Message::TurnMismatched(_))
+        });
+        if let Some(end) = end {
+            return summary(end);
+        }
+        if let Some(Message::TurnSuspended(suspended)) = bench.sent.last() {
+            let wait = suspended.wakes_at.0.saturating_sub(bench.now().0);
+            assert!(wait > 0 || bench.journal.len() as u32 > suspended.seen, "suspended for nothing");
+            bench.clock.advance(wait + dice.roll(50) as u64);
+            bench.hand_out();
+        } else if dice.roll(15) == 0 {
+            bench.hand_out();
+        }
+        bench.clock.advance([0, 1, 20, 300][dice.roll(4)]);
+    }
+    panic!("does not end: {:?}", bench.outstanding());
+}
+
+/// A timer of the journal that is due and has not fired.
+fn due(journal: &[Entry], now: Time) -> Option<u32> {
+    let fired = |n: StepNo| journal.iter().any(|e| matches!(e, Entry::TimerFired(f) if f.number == n));
+    journal.iter().find_map(|entry| match entry {
+        Entry::TimerArmed(armed) if armed.due <= now && !fired(armed.number) => Some(armed.number.0),
+        _ => None,
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    // W1 to W7, and the reason for all of them.
+    #[test]
+    fn every_replay_of_every_prefix_asks_the_same_and_ends_the_same(
+        program in program(), seed in any::<u64>(), cancels in any::<bool>()
+    ) {
+        let (mut bench, log) = bench(&program);
+        let result = live(&mut bench, &mut Dice(seed), cancels);
+        prop_assert!(result.starts_with("returned"), "{result}");
+        let asked = log.lock().unwrap().clone();
+        for count in 1..=bench.journal.len() {
+            bench.hand_out_prefix(count);
+            bench.poll();
+            let told = bench.told_engine();
+            prop_assert!(!told.iter().any(|m| m.starts_with("mismatch") || m.starts_with("died")), "{count}: {told:?}");
+            let again = log.lock().unwrap().clone();
+            prop_assert!(asked.starts_with(&again), "{count}: {again:?} is not how {asked:?} begins");
+            if let Some(end) = told.iter().find(|m| m.starts_with("returned")) {
+                prop_assert_eq!(end, &result, "{}", count);
+            }
+            if count == bench.journal.len() {
+                prop_assert!(told.contains(&result), "{told:?} does not hold {result}");
+                prop_assert_eq!(&again, &asked);
+            }
+        }
+    }
+}

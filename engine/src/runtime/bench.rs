@@ -1,0 +1,255 @@
+//! A world on tokio's paused clock and an engine that says what the test tells it to.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::env::{Clock, Entropy, Env, Exec, Listener, Net, Stream};
+use super::link::{Dial, Link};
+use crate::model::chain;
+use crate::model::entry::{Entry, Started};
+use crate::model::id::{GrantNo, RunId, RunNo, SessionId, Token};
+use crate::model::payload::Payload;
+use crate::model::time::Time;
+use crate::wire::message::{HandOut, Heartbeat, Hello, Message, PROTOCOL, Welcome};
+
+struct PausedClock(Instant);
+
+impl Clock for PausedClock {
+    fn mono(&self) -> Duration {
+        self.0.elapsed()
+    }
+
+    fn wall(&self) -> Time {
+        Time(0)
+    }
+
+    fn sleep(&self, span: Duration) -> BoxFuture<'static, ()> {
+        Box::pin(tokio::time::sleep(span))
+    }
+}
+
+struct Counting(AtomicU64);
+
+impl Entropy for Counting {
+    fn next_u64(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::SeqCst)
+    }
+}
+
+struct NoNet;
+
+impl Net for NoNet {
+    fn connect(&self, _: &str) -> BoxFuture<'static, io::Result<Box<dyn Stream>>> {
+        Box::pin(async { Err(io::ErrorKind::Unsupported.into()) })
+    }
+
+    fn bind(&self, _: &str) -> BoxFuture<'static, io::Result<Box<dyn Listener>>> {
+        Box::pin(async { Err(io::ErrorKind::Unsupported.into()) })
+    }
+}
+
+struct Tasks;
+
+impl Exec for Tasks {
+    fn isolated(&self, _: &str, future: BoxFuture<'static, ()>) -> io::Result<()> {
+        tokio::spawn(future);
+        Ok(())
+    }
+}
+
+pub(crate) fn env() -> Env {
+    Env {
+        clock: Arc::new(PausedClock(Instant::now())),
+        entropy: Arc::new(Counting(AtomicU64::new(1))),
+        net: Arc::new(NoNet),
+        exec: Arc::new(Tasks),
+    }
+}
+
+/// How the engine answers a dial.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Door {
+    Open,
+    Refused,
+    Hangs,
+}
+
+struct Dialling {
+    door: Arc<Mutex<Door>>,
+    dialled: mpsc::UnboundedSender<Link>,
+}
+
+impl Dial for Dialling {
+    fn dial(&self) -> BoxFuture<'static, io::Result<Link>> {
+        let (door, dialled) = (*self.door.lock().unwrap(), self.dialled.clone());
+        Box::pin(async move {
+            match door {
+                Door::Refused => Err(io::ErrorKind::ConnectionRefused.into()),
+                Door::Hangs => std::future::pending().await,
+                Door::Open => {
+                    let (ours, theirs) = Link::pair();
+                    let _ = dialled.send(ours);
+                    Ok(theirs)
+                }
+            }
+        })
+    }
+
+    fn address(&self) -> String {
+        "the bench".to_owned()
+    }
+}
+
+/// The engine's side of all connections.
+pub(crate) struct FakeEngine {
+    door: Arc<Mutex<Door>>,
+    dialled: mpsc::UnboundedReceiver<Link>,
+}
+
+/// The engine's side of one connection.
+pub(crate) struct Connection {
+    pub(crate) link: Link,
+    pub(crate) hello: Hello,
+}
+
+impl FakeEngine {
+    pub(crate) fn new() -> (Self, Arc<dyn Dial>) {
+        let (dialled, from_peer) = mpsc::unbounded_channel();
+        let door = Arc::new(Mutex::new(Door::Open));
+        (Self { door: door.clone(), dialled: from_peer }, Arc::new(Dialling { door, dialled }))
+    }
+
+    pub(crate) fn door(&self, door: Door) {
+        *self.door.lock().unwrap() = door;
+    }
+
+    /// The next connection and its hello, not answered.
+    pub(crate) async fn hello(&mut self) -> Connection {
+        let mut link = self.dialled.recv().await.unwrap();
+        let Some(Message::Hello(hello)) = link.receiver.recv().await else { panic!("no hello") };
+        Connection { link, hello }
+    }
+
+    /// The next connection, welcomed.
+    pub(crate) async fn accept(&mut self) -> Connection {
+        let connection = self.hello().await;
+        connection.send(Welcome {
+            protocol: PROTOCOL,
+            session: SessionId(1),
+            store: 7,
+            epoch: 1,
+            heartbeat_ms: 2_000,
+            session_timeout_ms: 10_000,
+            payload_bytes_max: 1_000,
+            now: Time(1_000_000),
+        });
+        connection
+    }
+
+    /// Whether a connection waits to be accepted.
+    pub(crate) fn is_dialled(&mut self) -> bool {
+        !self.dialled.is_empty()
+    }
+}
+
+impl Connection {
+    pub(crate) fn send(&self, message: impl Into<Message>) {
+        let _ = self.link.sender.send(message);
+    }
+
+    /// The next message that is not a heartbeat.
+    pub(crate) async fn next(&mut self) -> Message {
+        loop {
+            match self.link.receiver.recv().await {
+                Some(Message::Heartbeat(_)) => {}
+                Some(message) => return message,
+                None => panic!("the connection is closed"),
+            }
+        }
+    }
+
+    /// What has arrived and is not a heartbeat.
+    pub(crate) async fn arrived(&mut self) -> Vec<Message> {
+        settle().await;
+        let mut messages = Vec::new();
+        while let Ok(message) = self.link.receiver.try_recv() {
+            if !matches!(message, Message::Heartbeat(_)) {
+                messages.push(message);
+            }
+        }
+        messages
+    }
+
+    /// Lets time pass, with heartbeats of the engine.
+    pub(crate) async fn beat_for(&self, span: Duration) {
+        let mut left = span;
+        while !left.is_zero() {
+            self.send(Heartbeat { beat: 1 });
+            let part = left.min(Duration::from_secs(1));
+            tokio::time::sleep(part).await;
+            left -= part;
+        }
+        self.send(Heartbeat { beat: 1 });
+        settle().await;
+    }
+
+    /// Hands out run 1 with this journal.
+    pub(crate) fn hand_out(&self, grant: u64, journal: &[Entry]) {
+        let message = HandOut {
+            run: RunNo(1),
+            token: token(grant),
+            id: RunId(1),
+            count: journal.len() as u32,
+            entries: stored(journal),
+        };
+        self.send(message);
+    }
+}
+
+/// Lets all tasks do what they can without time passing.
+pub(crate) async fn settle() {
+    for _ in 0..50 {
+        tokio::task::yield_now().await;
+    }
+}
+
+pub(crate) fn token(grant: u64) -> Token {
+    Token { store: 7, epoch: 1, grant: GrantNo(grant) }
+}
+
+/// A journal as it is stored.
+pub(crate) fn stored(journal: &[Entry]) -> Vec<bytes::Bytes> {
+    let mut previous = chain::root(RunId(1));
+    let seal = |entry| {
+        let (bytes, chain) = chain::sealed(previous, entry);
+        previous = chain;
+        bytes.into()
+    };
+    journal.iter().map(seal).collect()
+}
+
+/// Entry 0 of a run of `workflow`.
+pub(crate) fn started(workflow: &str) -> Entry {
+    Started {
+        at: Time(1_000_000),
+        id: RunId(1),
+        name: None,
+        namespace: Default::default(),
+        workflow: workflow.to_owned(),
+        version: 1,
+        queue: "default".to_owned(),
+        priority: 5,
+        principal: "tester".to_owned(),
+        command: Default::default(),
+        traceparent: None,
+        input: Payload::of(&()).unwrap(),
+        not_before: None,
+    }
+    .into()
+}

@@ -1,0 +1,8 @@
+//! The programs on the simulated hosts: the engine's own server, worker and client code.
+
+pub(crate) mod client;
+pub(crate) mod server;
+pub(crate) mod worker;
+
+/// Where the server listens.
+pub(crate) const SERVER: &str = "server:7400";

@@ -1,0 +1,32 @@
+//! A worker with the shipped workloads.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use stepwell::Worker;
+use stepwell::runtime::link::NetDial;
+
+use super::SERVER;
+use crate::workload::{self, Outside};
+use crate::world::{Host, World};
+
+/// How often a worker looks whether it should leave.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// One life of a worker. It ends by itself if it is asked to drain.
+pub(crate) async fn work(world: Arc<World>, name: String) -> turmoil::Result {
+    let host = Host::begin(&world, &name);
+    let env = host.env();
+    let worker = Worker::new(Arc::new(NetDial::new(env.clone(), SERVER)), env).principal(name.clone()).build("sim");
+    let slots = world.plan.settings.slots;
+    let worker = workload::register(worker, &Outside::Live(host.clone()));
+    let handle = worker.queue("default", slots).grace(Duration::from_millis(500)).start()?;
+    while !world.takes_drain(&name) {
+        tokio::time::sleep(LOOK).await;
+    }
+    handle.drain().await;
+    host.note(format_args!("has drained"));
+    let stats = handle.stats();
+    world.saw_many("outcomes replayed", stats.replayed);
+    Ok(())
+}

@@ -1,0 +1,172 @@
+//! What clients do.
+
+use serde::{Deserialize, Serialize};
+
+use super::settings::{CLIENTS, Settings};
+use crate::draw::Draw;
+
+/// The input of a chain of steps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChainInput {
+    /// How many steps.
+    pub links: u32,
+    /// The value before the first.
+    pub salt: u64,
+    /// Sleeps after every so many steps.
+    pub sleeps_every: u32,
+    /// How long.
+    pub sleep_ms: u64,
+}
+
+/// The input of a checkout.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// What is charged.
+    pub cents: u64,
+    /// Whether the card is declined, for good.
+    pub declined: bool,
+    /// How long the order waits before it is shipped.
+    pub wait_ms: u64,
+    /// How long an answer of the customer is waited for.
+    pub patience_ms: u64,
+    /// How many mails are sent at once.
+    pub mails: u32,
+}
+
+/// The input of a workflow without steps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Solo {
+    /// Attempts that fail before one succeeds.
+    pub failures: u32,
+    /// What it answers.
+    pub answer: u64,
+}
+
+/// What a run does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Work {
+    /// Steps whose outputs are hashed onto one another.
+    Chain(ChainInput),
+    /// Concurrent steps, sleeps, compensation.
+    Checkout(Order),
+    /// No step at all.
+    Solo(Solo),
+}
+
+impl Work {
+    /// The workflow's name.
+    pub fn workflow(&self) -> &'static str {
+        match self {
+            Self::Chain(_) => crate::workload::CHAIN.name(),
+            Self::Checkout(_) => crate::workload::CHECKOUT.name(),
+            Self::Solo(_) => crate::workload::SOLO.name(),
+        }
+    }
+}
+
+/// What a client does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Job {
+    /// Starts a run, again and again until it is answered.
+    Start {
+        /// The run's name.
+        name: String,
+        /// What it does.
+        work: Work,
+        /// Not before so many milliseconds.
+        delay_ms: u64,
+        /// 0 to 9.
+        priority: u8,
+    },
+    /// Asks a run to stop, once.
+    Cancel {
+        /// The run's name.
+        name: String,
+    },
+    /// Waits for a run's outcome.
+    Wait {
+        /// The run's name.
+        name: String,
+    },
+    /// Asks where a run is, once.
+    Ask {
+        /// The run's name.
+        name: String,
+    },
+}
+
+/// A job, who does it, and when, in milliseconds from the beginning.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimedJob {
+    /// When.
+    pub at_ms: u64,
+    /// By which client.
+    pub client: u32,
+    /// What.
+    pub job: Job,
+}
+
+pub(super) fn draw_all(seed: u64, settings: &Settings) -> Vec<TimedJob> {
+    let runs = Draw::of(seed, "jobs").between(8, 24);
+    let mut jobs = Vec::new();
+    for run in 0..runs {
+        draw_run(run, &mut Draw::of(seed, format_args!("job {run}")), settings, &mut jobs);
+    }
+    jobs.sort_by_key(|job| job.at_ms);
+    jobs
+}
+
+/// All that happens to one run name.
+fn draw_run(run: u64, draw: &mut Draw, settings: &Settings, jobs: &mut Vec<TimedJob>) {
+    let name = format!("run-{run}");
+    let at_ms = draw.between(100, settings.faults_end_ms - 1_000);
+    let work = draw_work(draw);
+    let delay_ms = if draw.chance(150) { draw.between(1, 2_000) } else { 0 };
+    let priority = draw.between(4, 6) as u8;
+    let mut push = |at_ms, draw: &mut Draw, job| {
+        let client = draw.between(1, u64::from(CLIENTS)) as u32;
+        jobs.push(TimedJob { at_ms, client, job });
+    };
+    let start = |work| Job::Start { name: name.clone(), work, delay_ms, priority };
+    push(at_ms, draw, start(work.clone()));
+    if draw.chance(250) {
+        let again = at_ms + draw.between(0, 3_000);
+        push(again, draw, start(work));
+    }
+    if draw.chance(150) {
+        let again = at_ms + draw.between(0, 3_000);
+        let other = draw_work(draw);
+        push(again, draw, start(other));
+    }
+    if draw.chance(200) {
+        let after = at_ms + draw.between(0, 3_000);
+        push(after, draw, Job::Cancel { name: name.clone() });
+    }
+    for _ in 0..draw.between(0, 2) {
+        let after = at_ms + draw.between(0, 4_000);
+        push(after, draw, Job::Wait { name: name.clone() });
+    }
+    if draw.chance(200) {
+        let after = at_ms + draw.between(0, 4_000);
+        push(after, draw, Job::Ask { name: name.clone() });
+    }
+}
+
+fn draw_work(draw: &mut Draw) -> Work {
+    match draw.between(0, 9) {
+        0..=3 => Work::Chain(ChainInput {
+            links: draw.between(1, 12) as u32,
+            salt: draw.bits(),
+            sleeps_every: draw.between(2, 6) as u32,
+            sleep_ms: draw.between(0, 1_500),
+        }),
+        4..=8 => Work::Checkout(Order {
+            cents: draw.between(1, 99_999),
+            declined: draw.chance(100),
+            wait_ms: draw.between(0, 2_000),
+            patience_ms: draw.between(1, 600),
+            mails: draw.between(0, 3) as u32,
+        }),
+        _ => Work::Solo(Solo { failures: draw.between(0, 2) as u32, answer: draw.bits() }),
+    }
+}

@@ -1,0 +1,189 @@
+//! The simulated world: what its hosts share and what outlives them, and the engine's [`Env`](stepwell::runtime::env::Env) on it.
+
+mod clock;
+mod entropy;
+mod exec;
+mod net;
+mod store;
+mod stream;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use stepwell::runtime::env::Env;
+use stepwell::wire::message::Message;
+use stepwell_storage::{MemDisk, Op, Seq};
+
+use crate::checker::Court;
+use crate::ledger::Ledger;
+use crate::plan::{FaultKind, Plan};
+use crate::told::Told;
+use crate::trace::Trace;
+
+pub(crate) use self::store::WatchedStore;
+
+/// What all hosts of one simulation share.
+pub(crate) struct World {
+    pub(crate) plan: Plan,
+    /// The server's disk.
+    pub(crate) disk: MemDisk,
+    now_ms: AtomicU64,
+    trace: Mutex<Trace>,
+    court: Mutex<Court>,
+    ledger: Mutex<Ledger>,
+    told: Mutex<Told>,
+    counts: Mutex<Counts>,
+    lives: Mutex<BTreeMap<String, u32>>,
+    drains: Mutex<BTreeSet<String>>,
+    /// All runs have ended: one client asks about everything.
+    pub(crate) audit: AtomicBool,
+    /// It has.
+    pub(crate) audited: AtomicBool,
+}
+
+/// What was reached, by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// Faults that struck, by kind.
+    pub(crate) faults: BTreeMap<FaultKind, u64>,
+    /// Other things worth knowing.
+    pub(crate) seen: BTreeMap<&'static str, u64>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl World {
+    pub(crate) fn new(plan: Plan, keeps_lines: bool) -> Arc<Self> {
+        let told = Told::new(&plan);
+        Arc::new(Self {
+            plan,
+            disk: MemDisk::new(),
+            now_ms: AtomicU64::new(0),
+            trace: Mutex::new(Trace::new(keeps_lines)),
+            court: Mutex::new(Court::new()),
+            ledger: Mutex::default(),
+            told: Mutex::new(told),
+            counts: Mutex::default(),
+            lives: Mutex::default(),
+            drains: Mutex::default(),
+            audit: AtomicBool::new(false),
+            audited: AtomicBool::new(false),
+        })
+    }
+
+    /// Simulated time, as the last tick ended.
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.now_ms.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_now_ms(&self, now_ms: u64) {
+        self.now_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    pub(crate) fn note(&self, line: fmt::Arguments<'_>) {
+        lock(&self.trace).note(line);
+    }
+
+    pub(crate) fn trace(&self) -> MutexGuard<'_, Trace> {
+        lock(&self.trace)
+    }
+
+    pub(crate) fn court(&self) -> MutexGuard<'_, Court> {
+        lock(&self.court)
+    }
+
+    pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        lock(&self.ledger)
+    }
+
+    pub(crate) fn told(&self) -> MutexGuard<'_, Told> {
+        lock(&self.told)
+    }
+
+    pub(crate) fn struck(&self, kind: FaultKind) {
+        *lock(&self.counts).faults.entry(kind).or_default() += 1;
+    }
+
+    pub(crate) fn saw(&self, what: &'static str) {
+        self.saw_many(what, 1);
+    }
+
+    pub(crate) fn saw_many(&self, what: &'static str, count: u64) {
+        *lock(&self.counts).seen.entry(what).or_default() += count;
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        lock(&self.counts).clone()
+    }
+
+    /// Asks a worker to leave in peace.
+    pub(crate) fn ask_to_drain(&self, host: &str) {
+        lock(&self.drains).insert(host.to_owned());
+    }
+
+    pub(crate) fn takes_drain(&self, host: &str) -> bool {
+        lock(&self.drains).remove(host)
+    }
+
+    /// Batches have become durable.
+    fn committed(&self, now_ms: u64, seq: Seq, batches: &[(Seq, Vec<Op>)]) {
+        self.note(format_args!("{now_ms} committed {seq}: {} batches", batches.len()));
+        let mut court = self.court();
+        for (seq, ops) in batches {
+            court.committed(now_ms, *seq, ops);
+        }
+    }
+
+    /// A frame leaves the server.
+    fn released(&self, now_ms: u64, to: &str, message: &Message) {
+        self.court().released(now_ms, to, message);
+    }
+}
+
+/// One life of a host: from its start to its crash.
+pub(crate) struct Host {
+    pub(crate) world: Arc<World>,
+    pub(crate) name: String,
+    pub(crate) life: u32,
+    born_ms: u64,
+    born: tokio::time::Instant,
+}
+
+impl Host {
+    /// Begins the next life of a host. To be called from within it.
+    pub(crate) fn begin(world: &Arc<World>, name: &str) -> Arc<Self> {
+        let life = {
+            let mut lives = lock(&world.lives);
+            let life = lives.entry(name.to_owned()).or_default();
+            *life += 1;
+            *life
+        };
+        let born_ms = world.now_ms();
+        let host = Self { world: world.clone(), name: name.to_owned(), life, born_ms, born: tokio::time::Instant::now() };
+        host.note(format_args!("begins"));
+        Arc::new(host)
+    }
+
+    /// Simulated time.
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.born_ms + self.born.elapsed().as_millis() as u64
+    }
+
+    pub(crate) fn note(&self, line: fmt::Arguments<'_>) {
+        self.world.note(format_args!("{} {}.{} {line}", self.now_ms(), self.name, self.life));
+    }
+
+    /// The world as the engine's code sees it from here.
+    pub(crate) fn env(self: &Arc<Self>) -> Env {
+        Env {
+            clock: Arc::new(clock::HostClock(self.clone())),
+            entropy: Arc::new(entropy::HostEntropy::new(self)),
+            net: Arc::new(net::HostNet(self.clone())),
+            exec: Arc::new(exec::Tasks),
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! The simulated network.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures_util::future::BoxFuture;
+use stepwell::runtime::env::{Listener, Net, Stream};
+use turmoil::net::{TcpListener, TcpStream};
+
+use super::Host;
+use super::stream::FrameStream;
+
+/// TCP between hosts by their names.
+pub(super) struct HostNet(pub(super) Arc<Host>);
+
+impl Net for HostNet {
+    fn connect(&self, address: &str) -> BoxFuture<'static, io::Result<Box<dyn Stream>>> {
+        let (host, address) = (self.0.clone(), address.to_owned());
+        Box::pin(async move {
+            let stream = TcpStream::connect(address.as_str()).await;
+            let peer = address.split(':').next().unwrap_or_default().to_owned();
+            host.note(format_args!("dials {peer}: {}", if stream.is_ok() { "connected" } else { "refused" }));
+            let stream: Box<dyn Stream> = Box::new(FrameStream::new(host, peer, "dialled", stream?));
+            Ok(stream)
+        })
+    }
+
+    fn bind(&self, address: &str) -> BoxFuture<'static, io::Result<Box<dyn Listener>>> {
+        let (host, address) = (self.0.clone(), address.to_owned());
+        Box::pin(async move {
+            let listener = TcpListener::bind(address.as_str()).await?;
+            let listening: Box<dyn Listener> = Box::new(Listening { host, listener, address, accepted: AtomicU64::new(0) });
+            Ok(listening)
+        })
+    }
+}
+
+struct Listening {
+    host: Arc<Host>,
+    listener: TcpListener,
+    address: String,
+    accepted: AtomicU64,
+}
+
+impl Listener for Listening {
+    fn accept(&mut self) -> BoxFuture<'_, io::Result<(Box<dyn Stream>, String)>> {
+        Box::pin(async move {
+            let (stream, from) = self.listener.accept().await?;
+            let peer = turmoil::reverse_lookup(from.ip()).unwrap_or_else(|| from.ip().to_string());
+            let number = self.accepted.fetch_add(1, Ordering::Relaxed);
+            self.host.note(format_args!("accepts {peer}"));
+            let label = format!("accepted {number}");
+            let stream: Box<dyn Stream> = Box::new(FrameStream::new(self.host.clone(), peer.clone(), &label, stream));
+            Ok((stream, peer))
+        })
+    }
+
+    fn address(&self) -> String {
+        self.address.clone()
+    }
+}

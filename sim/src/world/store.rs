@@ -1,0 +1,117 @@
+//! The server's store, watched: the checkers hear of every batch when it has become durable, and of no other.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use stepwell_storage::{
+    Batch, BoxFuture, CommitFailure, Identity, MemOptions, MemStore, Op, OpenRefusal, ReadFailure, Receipt, Row, Scan,
+    Seq, Space, Store, SubmitRefusal, Usage,
+};
+
+use super::{Host, World};
+
+/// Batches that were submitted and are not known to be durable, over all lives of the server.
+#[derive(Default)]
+pub(crate) struct InAir(VecDeque<(Seq, Vec<Op>)>);
+
+impl InAir {
+    fn take_until(&mut self, seq: Seq) -> Vec<(Seq, Vec<Op>)> {
+        let count = self.0.iter().take_while(|(at, _)| *at <= seq).count();
+        self.0.drain(..count).collect()
+    }
+}
+
+/// A [`MemStore`] that tells what it commits.
+pub(crate) struct WatchedStore {
+    inner: MemStore,
+    host: Arc<Host>,
+    air: Arc<Mutex<InAir>>,
+}
+
+impl WatchedStore {
+    /// Opens the server's disk for this life of it.
+    pub(crate) fn acquire(host: Arc<Host>, air: Arc<Mutex<InAir>>) -> Result<Self, OpenRefusal> {
+        let world = host.world.clone();
+        let options = MemOptions {
+            entropy: crate::draw::hash(world.plan.seed, "store id"),
+            sync_time: Duration::from_millis(world.plan.settings.sync_ms),
+            pause: Arc::new(|span| Box::pin(tokio::time::sleep(span))),
+        };
+        // Which of the batches in the air survived, the disk alone knows.
+        let kept = world.disk.committed_seq();
+        let inner = MemStore::acquire(&world.disk, options)?;
+        let store = Self { inner, host, air };
+        store.tell(kept, &world);
+        store.air().0.clear();
+        Ok(store)
+    }
+
+    fn air(&self) -> std::sync::MutexGuard<'_, InAir> {
+        self.air.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, seq: Seq, world: &World) {
+        let batches = self.air().take_until(seq);
+        if !batches.is_empty() {
+            world.committed(self.host.now_ms(), seq, &batches);
+        }
+    }
+}
+
+impl Store for WatchedStore {
+    fn identity(&self) -> Identity {
+        self.inner.identity()
+    }
+
+    fn submit(&self, batch: Batch) -> Result<Seq, SubmitRefusal> {
+        let ops = batch.iter().cloned().collect();
+        let seq = self.inner.submit(batch)?;
+        self.air().0.push_back((seq, ops));
+        Ok(seq)
+    }
+
+    fn commit(&self) -> BoxFuture<'_, Result<Receipt, CommitFailure>> {
+        Box::pin(async move {
+            let receipt = self.inner.commit().await;
+            match &receipt {
+                Ok(receipt) => self.tell(receipt.seq(), &self.host.world),
+                Err(failure) => self.host.note(format_args!("commit failed: {failure}")),
+            }
+            receipt
+        })
+    }
+
+    fn submitted(&self) -> Seq {
+        self.inner.submitted()
+    }
+
+    fn committed(&self) -> Seq {
+        self.inner.committed()
+    }
+
+    fn get(&self, space: Space, key: &[u8]) -> BoxFuture<'_, Result<Option<Bytes>, ReadFailure>> {
+        self.inner.get(space, key)
+    }
+
+    fn scan(&self, scan: Scan) -> BoxFuture<'_, Result<Vec<Row>, ReadFailure>> {
+        self.inner.scan(scan)
+    }
+
+    fn generations(&self) -> BoxFuture<'_, Result<Vec<u32>, ReadFailure>> {
+        self.inner.generations()
+    }
+
+    fn drop_generation(&self, generation: u32) -> BoxFuture<'_, Result<(), CommitFailure>> {
+        Box::pin(async move {
+            let dropped = self.inner.drop_generation(generation).await;
+            self.tell(self.inner.committed(), &self.host.world);
+            dropped
+        })
+    }
+
+    fn usage(&self) -> Usage {
+        self.inner.usage()
+    }
+}

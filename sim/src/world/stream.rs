@@ -1,0 +1,142 @@
+//! A connection that knows where frames begin: it writes them down, sends some of them twice, and cuts what it sends
+//! into pieces.
+//!
+//! TCP never delivers bytes twice, so a copy of a message can only come from above it: a peer that sends again. That is
+//! what is simulated here.
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use stepwell::wire::message::Message;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use turmoil::net::TcpStream;
+use twox_hash::XxHash3_64;
+
+use super::Host;
+use crate::draw::Draw;
+
+/// The bytes before each frame that tell its length.
+const HEAD_BYTES: usize = 4;
+
+pub(super) struct FrameStream {
+    host: Arc<Host>,
+    peer: String,
+    inner: TcpStream,
+    draw: Draw,
+    sent: Frames,
+    received: Frames,
+    /// What is still to be written, one piece a write.
+    pieces: VecDeque<Bytes>,
+}
+
+impl FrameStream {
+    pub(super) fn new(host: Arc<Host>, peer: String, label: &str, inner: TcpStream) -> Self {
+        let label = format!("frames {} {} {peer} {label} {}", host.name, host.life, host.now_ms());
+        let draw = Draw::of(host.world.plan.seed, label);
+        Self { host, peer, inner, draw, sent: Frames::default(), received: Frames::default(), pieces: VecDeque::new() }
+    }
+
+    /// Takes what is written: whole frames go on, some twice, in pieces.
+    fn take(&mut self, bytes: &[u8]) {
+        let settings = &self.host.world.plan.settings;
+        self.sent.0.extend_from_slice(bytes);
+        let mut out = BytesMut::new();
+        while let Some(frame) = self.sent.next() {
+            self.look_at_sent(&frame);
+            out.extend_from_slice(&frame);
+            if self.draw.chance(settings.duplicates_per_mille) {
+                self.host.world.saw("frames sent twice");
+                out.extend_from_slice(&frame);
+            }
+        }
+        let mut out = out.freeze();
+        if self.draw.chance(settings.splits_per_mille) {
+            self.host.world.saw("writes cut into pieces");
+            for _ in 0..self.draw.between(1, 3) {
+                let at = self.draw.between(0, out.len() as u64) as usize;
+                if at > 0 && at < out.len() {
+                    self.pieces.push_back(out.split_to(at));
+                }
+            }
+        }
+        if !out.is_empty() {
+            self.pieces.push_back(out);
+        }
+    }
+
+    fn look_at_sent(&self, frame: &Bytes) {
+        let message = Message::decode(&frame[HEAD_BYTES..]);
+        let kind = message.as_ref().map_or("garbage", Message::kind_name);
+        self.host.note(format_args!("> {} {kind} {:016x}", self.peer, XxHash3_64::oneshot(frame)));
+        if let (Ok(message), "server") = (message, self.host.name.as_str()) {
+            self.host.world.released(self.host.now_ms(), &self.peer, &message);
+        }
+    }
+
+    fn look_at_received(&self, frame: &Bytes) {
+        self.host.note(format_args!("< {} kind {} {:016x}", self.peer, frame.get(HEAD_BYTES).unwrap_or(&0), XxHash3_64::oneshot(frame)));
+    }
+
+    fn poll_pieces(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(piece) = self.pieces.front_mut() {
+            let written = ready!(Pin::new(&mut self.inner).poll_write(cx, piece))?;
+            piece.advance(written);
+            if piece.is_empty() {
+                self.pieces.pop_front();
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for FrameStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
+        ready!(Pin::new(&mut self.inner).poll_read(cx, into))?;
+        let this = &mut *self;
+        this.received.0.extend_from_slice(&into.filled()[before..]);
+        while let Some(frame) = this.received.next() {
+            this.look_at_received(&frame);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for FrameStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_pieces(cx))?;
+        self.take(bytes);
+        // What does not go out now goes out before the next write, flush or shutdown.
+        if let Poll::Ready(Err(error)) = self.poll_pieces(cx) {
+            return Poll::Ready(Err(error));
+        }
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_pieces(cx))?;
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_pieces(cx))?;
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+/// Bytes, taken off frame by frame.
+#[derive(Default)]
+struct Frames(BytesMut);
+
+impl Frames {
+    /// The next whole frame with its head.
+    fn next(&mut self) -> Option<Bytes> {
+        let head = self.0.first_chunk::<HEAD_BYTES>()?;
+        let bytes = HEAD_BYTES + u32::from_le_bytes(*head) as usize;
+        (self.0.len() >= bytes).then(|| self.0.split_to(bytes).freeze())
+    }
+}
