@@ -107,3 +107,8 @@ pub use runtime::session::SessionError;
 pub use runtime::worker::{Worker, WorkerError, WorkerHandle, WorkerStats};
 #[cfg(feature = "worker")]
 pub use workflow::{Ctx, Step, Workflow, days, hours, join_all, millis, mins, secs};
+
+/// The README's examples, compiled and run with the others.
+#[cfg(all(doctest, feature = "server"))]
+#[doc = include_str!("../../README.md")]
+struct Readme;
