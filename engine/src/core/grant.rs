@@ -164,6 +164,7 @@ impl Core {
             token,
             generation: run.generation,
             count: run.next,
+            first: run.first.take(),
         });
         self.counts.grants += 1;
         self.counts.replayed += u64::from(run.next - 1);

@@ -169,7 +169,7 @@ impl Core {
         let Some(Mailbox { wants, .. }) = self.mailboxes.remove(&no) else { return };
         let image = match found {
             Ok(Some(image)) => image,
-            Ok(None) => return self.cannot_serve(no, wants, "it has no journal", out),
+            Ok(None) => return self.cannot_find(no, wants, out),
             Err(what) => return self.cannot_serve(no, wants, &what, out),
         };
         let mut wants = wants.into_iter();
@@ -182,6 +182,22 @@ impl Core {
         // What the first one did may have changed the run: the others ask afresh.
         for want in wants {
             self.want(no, want, out);
+        }
+    }
+
+    /// A run that was cancelled in line leaves its row there, even longer than its retention. Nothing else is wanted
+    /// of a run without a journal.
+    fn cannot_find(&mut self, no: RunNo, wants: Vec<Want>, out: &mut Output) {
+        let (ghosts, others): (Vec<Want>, Vec<Want>) =
+            wants.into_iter().partition(|want| matches!(want, Want::Grant { .. }));
+        for ghost in ghosts {
+            if let Want::Grant { session, item } = ghost {
+                self.release_reserved(session, &item);
+                Self::dequeue_row(&item, out);
+            }
+        }
+        if !others.is_empty() {
+            self.cannot_serve(no, others, "it has no journal", out);
         }
     }
 
@@ -367,6 +383,11 @@ impl Core {
 
 /// A run as listings tell it.
 pub fn summary(run: &Run, state: RunState) -> RunSummary {
+    let wakes_at = match state {
+        RunState::Scheduled => run.not_before,
+        RunState::Suspended => run.commands.instants().first().copied(),
+        _ => None,
+    };
     let reason = match &run.ended {
         Some(Outcome::OutcomeDead(dead)) => Some(format!("{}: {}", dead.failure.class, dead.failure)),
         _ => None,
@@ -381,7 +402,7 @@ pub fn summary(run: &Run, state: RunState) -> RunSummary {
         started_at: run.started_at,
         changed_at: run.changed_at,
         entries: run.next,
-        wakes_at: None,
+        wakes_at,
         reason,
         incarnation: None,
     }

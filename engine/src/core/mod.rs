@@ -34,7 +34,13 @@
 //! - **C1** The tally equals the states of all runs.
 
 pub mod clock;
+#[cfg(any(test, feature = "inspect"))]
+mod audit;
+#[cfg(any(test, feature = "inspect"))]
+pub(crate) mod drill;
 mod grant;
+#[cfg(any(test, feature = "inspect"))]
+mod inspect;
 mod load;
 mod open;
 pub mod output;
@@ -42,6 +48,8 @@ mod queue;
 mod retention;
 pub mod run;
 mod session;
+#[cfg(any(test, feature = "inspect"))]
+mod stage;
 mod start;
 mod step;
 mod stop;

@@ -15,6 +15,9 @@ use crate::wire::message::Message;
 const FULL_OPS: usize = BATCH_OPS_MAX / 4;
 const FULL_BYTES: usize = BATCH_BYTES_MAX / 4;
 
+/// The longest start that is kept in memory until its run is handed out.
+const FIRST_BYTES_MAX: usize = 1_024;
+
 /// Something to be done outside, once the writes before it are durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
@@ -39,6 +42,8 @@ pub enum Effect {
         generation: u32,
         /// How many entries it has.
         count: u32,
+        /// Entry 0 as stored, if it is the only one and at hand.
+        first: Option<Bytes>,
     },
     /// Tell a worker that its grant goes on, with the entries it has not seen.
     Regrant {
@@ -307,6 +312,7 @@ impl Output {
         assert!(run.ended.is_none(), "J1: nothing follows the last entry of {}", run.id);
         let (stored, sealed) = chain::sealed(run.chain, entry);
         let index = run.next;
+        run.first = (index == 0 && stored.len() <= FIRST_BYTES_MAX).then(|| Bytes::copy_from_slice(&stored));
         self.put_entry(run.generation, run.no, index, stored);
         run.apply(entry);
         run.chain = sealed;

@@ -1,0 +1,55 @@
+//! Any sequence of inputs keeps the numbered invariants, and everything ends once all is well.
+
+use proptest::prelude::*;
+
+use super::drill::{Drill, ORDERS, Order};
+
+/// Prints on one line, to be pasted into a regression below.
+#[derive(Clone)]
+struct Orders(Vec<Order>);
+
+impl std::fmt::Debug for Orders {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "&{:?}", self.0)
+    }
+}
+
+fn orders(count: usize) -> impl Strategy<Value = Orders> {
+    prop::collection::vec((0..ORDERS, any::<u8>(), any::<u8>(), any::<u8>()), 1..=count).prop_map(Orders)
+}
+
+fn drill(seed: u8, orders: &[Order]) {
+    let mut drill = Drill::new(seed);
+    drill.run(orders);
+    drill.finish();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(96),
+        max_shrink_iters: 20_000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    /// Q1, G1, G2, G3, J1, S1, T1, C1 and R1 after every order; then liveness.
+    #[test]
+    fn any_sequence_keeps_the_invariants(seed in any::<u8>(), orders in orders(250)) {
+        drill(seed, &orders.0);
+    }
+}
+
+#[test]
+#[ignore]
+fn tmp_stats() {
+    use proptest::strategy::ValueTree;
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    for _ in 0..12 {
+        let o = orders(250).new_tree(&mut runner).unwrap().current();
+        let mut drill = Drill::new(0);
+        drill.run(&o.0);
+        drill.tmp();
+        drill.finish();
+        drill.tmp();
+    }
+}

@@ -196,6 +196,31 @@ impl Queue {
         }
     }
 
+    #[cfg(any(test, feature = "inspect"))]
+    pub(super) fn has_solitary(&self) -> bool {
+        !self.solitary.is_empty()
+    }
+
+    /// All runs it holds in memory.
+    #[cfg(any(test, feature = "inspect"))]
+    pub(super) fn items(&self) -> impl Iterator<Item = &ReadyItem> {
+        let lanes = self.lanes.values().flat_map(|lane| lane.window.values());
+        lanes.chain(self.aside.values().flatten()).chain(&self.solitary)
+    }
+
+    /// Panics if its parts contradict each other.
+    #[cfg(any(test, feature = "inspect"))]
+    pub(super) fn check(&self) {
+        assert_eq!(self.aside_count, self.aside.values().map(Vec::len).sum::<usize>(), "what is set aside is counted");
+        let offers: BTreeSet<_> = self.offers.iter().collect();
+        assert_eq!(offers.len(), self.offers.len(), "a session is in line once");
+        for lane in self.lanes.values() {
+            let last = lane.window.keys().next_back().copied().unwrap_or(0);
+            assert!(last <= lane.read_to, "what waits in memory has been read");
+            assert!(!(lane.reading && lane.tail_in_memory), "nothing is read behind the end");
+        }
+    }
+
     fn refills(&mut self, number: u32, out: &mut Output) {
         for (priority, lane) in &mut self.lanes {
             if !lane.tail_in_memory && !lane.reading && lane.window.len() < WINDOW_LOW {

@@ -109,6 +109,8 @@ pub struct Run {
     pub ended: Option<Outcome>,
     /// The XXH3-128 hash of its input, to tell whether another start asks for the same.
     pub input_hash: u128,
+    /// Entry 0 as stored, while it is the only one and the run has not left memory: it need not be read to be handed out.
+    pub first: Option<bytes::Bytes>,
 }
 
 impl Run {
@@ -132,6 +134,7 @@ impl Run {
             cancel_requested: false,
             ended: None,
             input_hash: hash_of(&started.input),
+            first: None,
         }
     }
 

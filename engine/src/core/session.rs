@@ -88,6 +88,12 @@ impl Session {
         self.offers_anything() && self.knows(&record.workflow) && !record.builds.contains(&self.build)
     }
 
+    /// Queues and how many slots of them are taken.
+    #[cfg(any(test, feature = "inspect"))]
+    pub(super) fn slots_used(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
+        self.slots.iter().map(|(queue, slots)| (*queue, slots.used))
+    }
+
     pub(super) fn take_slot(&mut self, queue: u32) {
         self.slots.entry(queue).or_default().used += 1;
     }

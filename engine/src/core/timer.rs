@@ -70,6 +70,15 @@ impl Timers {
         self.window.keys().next().map(|(due, _)| *due)
     }
 
+    /// The timers in memory.
+    #[cfg(any(test, feature = "inspect"))]
+    pub(super) fn keys(&self) -> impl Iterator<Item = (Time, RunNo)> + '_ {
+        for key in self.window.keys() {
+            assert!(self.tail_in_memory || *key < self.read_to, "the timers in memory are those read");
+        }
+        self.window.keys().copied()
+    }
+
     fn insert(&mut self, key: (Time, RunNo), record: TimerRecord) {
         self.cursor = self.cursor.min(key.0);
         if key < self.read_to {

@@ -381,8 +381,11 @@ impl Driver {
     async fn effect(&mut self, effect: Effect) -> Result<(), String> {
         match effect {
             Effect::Send { session, message } => self.send(session, message),
-            Effect::HandOut { session, run, id, token, generation, count } => {
-                let first = self.page(generation, run, (0, count)).await?;
+            Effect::HandOut { session, run, id, token, generation, count, first } => {
+                let first = match first {
+                    Some(first) => vec![first],
+                    None => self.page(generation, run, (0, count)).await?,
+                };
                 let sent = first.len() as u32;
                 self.send(session, HandOut { run, token, id, count, entries: first }.into());
                 self.ship((session, run, token), generation, (sent, count)).await?;

@@ -20,6 +20,9 @@ use crate::reading::{self, Unreadable};
 /// The socket in an engine's directory, through which the command line reaches an embedded engine.
 pub const SOCKET: &str = "stepwell.sock";
 
+/// How long connections may take to write the engine's goodbye.
+const FAREWELL: Duration = Duration::from_millis(10);
+
 /// How an engine behaves. `..Default::default()` for the rest.
 #[derive(Debug, Clone)]
 pub struct EngineOptions {
@@ -228,10 +231,10 @@ impl Engine {
                     let _ = answer.send(bound);
                 }
             });
+            let farewell = world.clock.clone();
             Driver::run(world, store, core, handle, inbox, ended_tx).await;
             listening.abort();
-            // Farewells are still being written.
-            tokio::task::yield_now().await;
+            farewell.sleep(FAREWELL).await;
         };
         env.exec.isolated("stepwell-engine", Box::pin(engine)).map_err(OpenError::Thread)?;
         match is_open.await {

@@ -96,7 +96,7 @@ impl Link {
             }
             let _ = told.set(problem);
         });
-        tokio::spawn(write_frames(write, to_write));
+        tokio::spawn(write_frames(write, to_write, |_| {}));
         Self { sender: LinkSender::new(move |m| outward.send(m).map_err(|_| Closed)), receiver, reason }
     }
 }
@@ -129,17 +129,26 @@ impl FrameReader {
 }
 
 /// Writes what queues up, many frames a write, until all senders are gone or writing fails.
-pub(crate) async fn write_frames(mut write: WriteHalf<Box<dyn Stream>>, mut queue: mpsc::UnboundedReceiver<Message>) {
+///
+/// `written` is told how many messages have left the queue.
+pub(crate) async fn write_frames(
+    mut write: WriteHalf<Box<dyn Stream>>,
+    mut queue: mpsc::UnboundedReceiver<Message>,
+    written: impl Fn(usize) + Send,
+) {
     let mut buffer = Vec::with_capacity(WRITE_BYTES);
     while let Some(message) = queue.recv().await {
         buffer.clear();
         frame::encode(&message, &mut buffer);
         let mut closing = matches!(message, Message::Closing(_));
+        let mut taken = 1;
         while buffer.len() < WRITE_BYTES && !closing {
             let Ok(message) = queue.try_recv() else { break };
             closing = matches!(message, Message::Closing(_));
             frame::encode(&message, &mut buffer);
+            taken += 1;
         }
+        written(taken);
         if write.write_all(&buffer).await.is_err() || closing {
             break;
         }

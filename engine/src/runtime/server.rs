@@ -1,7 +1,7 @@
 //! The listening side: accepts connections and pumps their frames into the driver.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -15,6 +15,8 @@ use crate::wire::message::{Closing, Message};
 
 /// While more events than this wait for the driver, nothing more is read from sockets.
 const INBOX_MAX: usize = 16_384;
+/// A connection whose peer lets this many messages pile up is closed.
+const OUTBOX_MAX: usize = 200_000;
 /// How long to wait after a failed accept (out of file descriptors, say).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -41,7 +43,11 @@ fn serve(stream: Box<dyn Stream>, from: String, driver: &DriverHandle, clock: &A
     let (read, write) = tokio::io::split(stream);
     let (outward, to_write) = mpsc::unbounded_channel::<Message>();
     let refusal = outward.downgrade();
-    tokio::spawn(write_frames(write, to_write));
+    let queued = Arc::new(AtomicUsize::new(0));
+    let leaving = queued.clone();
+    tokio::spawn(write_frames(write, to_write, move |count| {
+        leaving.fetch_sub(count, Ordering::Relaxed);
+    }));
     let (driver, clock, inbox) = (driver.clone(), clock.clone(), driver.clone());
     let reader = tokio::spawn(async move {
         let mut reader = FrameReader::new(read);
@@ -68,7 +74,18 @@ fn serve(stream: Box<dyn Stream>, from: String, driver: &DriverHandle, clock: &A
         let _ = inbox.send(Event::Closed { session });
     });
     let closer = Some(reader.abort_handle());
+    let unread = reader.abort_handle();
+    let gone = driver.clone();
     let sender = LinkSender::new(move |message| {
+        // A peer that does not read must not fill the engine's memory.
+        if queued.fetch_add(1, Ordering::Relaxed) > OUTBOX_MAX {
+            if !unread.is_finished() {
+                tracing::warn!(%session, OUTBOX_MAX, "a peer does not read what it is sent: its connection is closed");
+                unread.abort();
+                let _ = gone.send(Event::Closed { session });
+            }
+            return Err(Closed);
+        }
         outward.send(message).map_err(|_| Closed)
     });
     let _ = driver.send(Event::Opened { session, sender, from, closer });

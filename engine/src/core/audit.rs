@@ -1,0 +1,269 @@
+//! The numbered invariants, checked against what is in the store. For tests, checkers and fuzzing.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use stepwell_storage::{MemStore, Space, block_on};
+
+use super::run::{Run, RunFold};
+use crate::keys::{
+    self, DeadRecord, Family, GenerationRecord, GrantedRecord, IndexRecord, Mark, MovedRecord, ReadyRecord, Record,
+    StoppedRecord, Tally, TimerRecord,
+};
+use crate::model::chain::CHAIN_BYTES;
+use crate::model::entry::Entry;
+use crate::model::id::{RunId, RunNo, StepNo};
+use crate::model::run::{Outcome, RunState};
+use crate::model::time::Time;
+use crate::reading;
+
+/// A run as the store has it.
+#[derive(Debug, Clone)]
+pub(super) struct RunFacts {
+    pub(super) run: Run,
+    pub(super) entries: Vec<Entry>,
+    pub(super) state: RunState,
+}
+
+/// All that is in a store.
+#[derive(Debug, Default)]
+pub(super) struct Facts {
+    pub(super) runs: BTreeMap<RunNo, RunFacts>,
+    pub(super) ids: BTreeMap<RunId, RunNo>,
+    pub(super) ready: Vec<((u32, u8, u64), ReadyRecord)>,
+    pub(super) granted: BTreeMap<u32, GrantedRecord>,
+    pub(super) timers: BTreeMap<(Time, RunNo), TimerRecord>,
+    pub(super) stopped: BTreeMap<RunNo, StoppedRecord>,
+    dead: BTreeMap<(Time, RunNo), DeadRecord>,
+    tally: Option<Tally>,
+    mark: Option<Mark>,
+}
+
+fn rows(store: &MemStore, space: Space, family: Family) -> Vec<(Bytes, Bytes)> {
+    let (prefix, mut found) = (keys::family(family), Vec::new());
+    block_on(reading::all_rows(store, space, prefix.clone(), keys::end_of(&prefix), |row| {
+        found.push((row.key.clone(), row.value.clone()));
+        Ok(())
+    }))
+    .expect("the store can be read");
+    found
+}
+
+fn record<R: Record>(bytes: &[u8]) -> R {
+    R::of_bytes(bytes).unwrap_or_else(|e| panic!("a record the core wrote: {e}"))
+}
+
+impl Facts {
+    pub(super) fn of(store: &MemStore) -> Self {
+        let mut facts = Self::default();
+        for (key, value) in rows(store, Space::Passing, Family::Ready) {
+            let queue = u32::from_be_bytes(key[3..7].try_into().expect("four bytes"));
+            let place = (queue, key[7], keys::sequence_of(&key).expect("a sequence"));
+            facts.ready.push((place, record(&value)));
+        }
+        for (key, value) in rows(store, Space::Passing, Family::Granted) {
+            facts.granted.insert(keys::slot_of(&key).expect("a slot"), record(&value));
+        }
+        for (key, value) in rows(store, Space::Passing, Family::Timer) {
+            facts.timers.insert(keys::time_and_run_of(&key).expect("a timer's key"), record(&value));
+        }
+        for (key, value) in rows(store, Space::Lasting, Family::Stopped) {
+            facts.stopped.insert(keys::run_of(&key).expect("a run"), record(&value));
+        }
+        for (key, value) in rows(store, Space::Lasting, Family::Dead) {
+            facts.dead.insert(keys::time_and_run_of(&key).expect("an instant and a run"), record(&value));
+        }
+        facts.tally = rows(store, Space::Lasting, Family::Tally).first().map(|(_, value)| record(value));
+        facts.mark = rows(store, Space::Lasting, Family::Mark).first().map(|(_, value)| record(value));
+        facts.read_runs(store);
+        facts
+    }
+
+    fn read_runs(&mut self, store: &MemStore) {
+        let generations: BTreeMap<RunNo, u32> = rows(store, Space::Lasting, Family::Generation)
+            .iter()
+            .map(|(key, value)| {
+                (record::<GenerationRecord>(value).first, keys::number_of(key).expect("a generation"))
+            })
+            .collect();
+        let moved: BTreeMap<RunNo, u32> = rows(store, Space::Lasting, Family::Moved)
+            .iter()
+            .map(|(key, value)| (keys::run_of(key).expect("a run"), record::<MovedRecord>(value).generation))
+            .collect();
+        for (key, value) in rows(store, Space::Lasting, Family::Index) {
+            let no = record::<IndexRecord>(&value).run;
+            let born = generations.range(..=no).next_back().map(|(_, generation)| *generation);
+            let generation = moved.get(&no).copied().or(born).unwrap_or_else(|| panic!("J1: {no} has no journal"));
+            let facts = self.read_run(store, no, generation);
+            assert_eq!(key, keys::index(facts.run.namespace, facts.run.id), "the index of {no} is its own");
+            self.ids.insert(facts.run.id, no);
+            self.runs.insert(no, facts);
+        }
+    }
+
+    fn read_run(&self, store: &MemStore, no: RunNo, generation: u32) -> RunFacts {
+        let stored = block_on(reading::entries(store, generation, no, (0, u32::MAX), usize::MAX))
+            .unwrap_or_else(|e| panic!("J1: the journal of {no}: {}", e.chain()));
+        let mut fold = RunFold::new(no, generation);
+        let mut entries = Vec::new();
+        for stored in &stored {
+            fold.push(stored).unwrap_or_else(|e| panic!("J1, S1: the journal of {no}: {e}"));
+            let body = &stored[..stored.len() - CHAIN_BYTES];
+            entries.push(Entry::decode(body).expect("an entry that was folded"));
+        }
+        let run = fold.finish().unwrap_or_else(|| panic!("J1: {no} has no journal"));
+        let state = self.state_of(&run);
+        RunFacts { run, entries, state }
+    }
+
+    /// The state by what is stored, which must be in exactly one place (Q1).
+    fn state_of(&self, run: &Run) -> RunState {
+        let no = run.no;
+        let ready = self.ready.iter().filter(|(_, record)| record.run == no).count();
+        let granted = self.granted.values().filter(|record| record.run == no).count();
+        let timers: Vec<_> = self.timers.iter().filter(|((_, run), _)| *run == no).collect();
+        let stopped = self.stopped.get(&no);
+        let places = (ready, granted, timers.len(), usize::from(stopped.is_some()));
+        if let Some(ended) = run.ended_state() {
+            let left = if ended == RunState::Cancelled { places.0.min(1) } else { 0 };
+            assert_eq!(places, (left, 0, 0, 0), "Q1: {no} is {ended} and in (ready, granted, timer, stopped)");
+            return ended;
+        }
+        match places {
+            (1, 0, 0, 0) => RunState::Ready,
+            (0, 1, 0, 0) => RunState::Granted,
+            (0, 0, 1, 0) => {
+                let ((due, _), record) = timers[0];
+                let of_journal = match record.delayed {
+                    true => run.not_before == Some(*due) && run.next == 1,
+                    false => run.commands.instants().contains(due),
+                };
+                assert!(of_journal, "T1: {no} sleeps until {due}, which its journal names");
+                if record.delayed { RunState::Scheduled } else { RunState::Suspended }
+            }
+            (0, 0, 0, 1) => stopped.map_or(RunState::Parked, |stopped| stopped.state),
+            _ => panic!("Q1: {no} is in (ready, granted, timer, stopped) {places:?} times; its journal: {run:?}"),
+        }
+    }
+
+    /// What must hold of any store, by itself.
+    fn check(&self) {
+        let mut counted = vec![0u64; RunState::ALL.len()];
+        for facts in self.runs.values() {
+            counted[usize::from(u8::from(facts.state)) - 1] += 1;
+            facts.check();
+            let dead = self.dead.keys().filter(|(_, no)| *no == facts.run.no).count();
+            assert_eq!(dead, usize::from(facts.state == RunState::Dead), "{} is {}", facts.run.no, facts.state);
+        }
+        if let Some(tally) = &self.tally {
+            assert_eq!(tally.runs, counted, "C1: the tally is the count");
+            assert!(self.runs.keys().all(|no| no.0 < tally.next_run), "run numbers are given once");
+            assert!(self.ready.iter().all(|((.., at), _)| *at < tally.next_sequence), "places are given once");
+        }
+        self.check_mark();
+    }
+
+    fn check_mark(&self) {
+        let Some(mark) = &self.mark else { return };
+        for ((queue, priority, sequence), record) in &self.ready {
+            let head = mark.heads.iter().find(|(q, p, _)| (q, p) == (queue, priority)).map_or(mark.rest, |h| h.2);
+            assert!(head <= *sequence, "Q1: {} waits at {sequence}, before the mark's {head}", record.run);
+        }
+        for (due, no) in self.timers.keys() {
+            assert!(mark.timers <= *due, "Q1: {no} sleeps until {due}, before the mark's {}", mark.timers);
+        }
+        for facts in self.runs.values() {
+            let last = facts.run.changed_at;
+            assert!(last <= mark.time, "R4: {} changed at {last}, behind the mark {}", facts.run.no, mark.time);
+        }
+    }
+}
+
+impl RunFacts {
+    fn check(&self) {
+        let no = self.run.no;
+        let mut due: BTreeMap<StepNo, Time> = BTreeMap::new();
+        let mut before = Time(0);
+        for entry in &self.entries {
+            assert!(entry.at() >= before, "R4: the journal of {no} goes back in time at {entry:?}");
+            before = entry.at();
+            match entry {
+                Entry::TimerArmed(armed) => {
+                    due.insert(armed.number, armed.due);
+                }
+                Entry::TimerFired(fired) => {
+                    let due = due.get(&fired.number).unwrap_or_else(|| panic!("T1: {no} fires what was never armed"));
+                    assert!(fired.at >= *due, "T1: {no} fires at {}, due at {due}", fired.at);
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// What was seen so far, to which the store must stay true.
+#[derive(Debug, Default)]
+pub(super) struct Audit {
+    last: Facts,
+    /// Starts whose answer has left.
+    pub(super) started: BTreeMap<RunId, ()>,
+    /// Outcomes that were told.
+    pub(super) told: BTreeMap<RunId, Outcome>,
+    /// Steps whose outcome was acknowledged.
+    pub(super) acknowledged: BTreeMap<(RunNo, StepNo), ()>,
+}
+
+impl Audit {
+    /// Checks the store as it is now. `crashed`: what was not durable may have gone since the last time.
+    pub(super) fn check(&mut self, store: &MemStore, now: Time, retention: Duration, crashed: bool) -> &Facts {
+        let facts = Facts::of(store);
+        facts.check();
+        self.forget_dropped(&facts, now, retention, crashed);
+        if !crashed {
+            self.check_change(&facts, now);
+        }
+        for id in self.started.keys() {
+            assert!(facts.ids.contains_key(id), "R1: {id} was started");
+        }
+        for (id, outcome) in &self.told {
+            let ended = facts.ids.get(id).and_then(|no| facts.runs[no].run.ended.as_ref());
+            assert_eq!(ended, Some(outcome), "R1: {id} ended and that was told");
+        }
+        for (no, number) in self.acknowledged.keys() {
+            let resolved = facts.runs.get(no).is_some_and(|facts| facts.run.commands.is_resolved(*number));
+            assert!(resolved, "R1: step {number} of {no} was acknowledged");
+        }
+        self.last = facts;
+        &self.last
+    }
+
+    /// Nothing is promised of runs that were dropped after their retention.
+    fn forget_dropped(&mut self, facts: &Facts, now: Time, retention: Duration, crashed: bool) {
+        for (no, before) in self.last.runs.iter().filter(|(no, _)| !facts.runs.contains_key(no)) {
+            let in_time = before.state.is_final() && before.run.changed_at.after(retention) <= now;
+            assert!(in_time || crashed, "{no} was dropped at {now}, {} since {}", before.state, before.run.changed_at);
+            if in_time {
+                self.started.remove(&before.run.id);
+                self.told.remove(&before.run.id);
+                self.acknowledged.retain(|(of, _), ()| of != no);
+            }
+        }
+    }
+
+    fn check_change(&self, facts: &Facts, now: Time) {
+        for (no, before) in &self.last.runs {
+            let Some(after) = facts.runs.get(no) else { continue };
+            assert!(after.entries.starts_with(&before.entries), "J1: the journal of {no} only grows");
+            let slept = self.last.timers.keys().find(|(_, run)| run == no);
+            if let Some((due, _)) = slept.filter(|key| !facts.timers.contains_key(key)) {
+                let cancelled = after.run.cancel_requested && !before.run.cancel_requested;
+                assert!(cancelled || *due <= now, "T1: {no} slept until {due} and was woken at {now}");
+            }
+        }
+    }
+
+    pub(super) fn facts(&self) -> &Facts {
+        &self.last
+    }
+}

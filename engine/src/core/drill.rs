@@ -1,0 +1,816 @@
+//! A small world around a core: three workers that run scripted workflows, a client, a clock that jumps, a disk that
+//! loses power. What happens in it is a list of orders; after each the invariants are checked. For tests and fuzzing.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+use stepwell_storage::{Store, block_on};
+
+use super::audit::Audit;
+use super::clock::JUMP_MAX;
+use super::output::Effect;
+use super::run::RunFold;
+use super::stage::Stage;
+use super::{Input, OpenRefused, Settings};
+use crate::model::command::{Caller, StartRun};
+use crate::model::entry::{Entry, Place};
+use crate::model::failure::Failure;
+use crate::model::id::{Incarnation, RunId, RunNo, SessionId, StepNo, Token};
+use crate::model::limits::Limits;
+use crate::model::payload::Payload;
+use crate::model::retry::Retry;
+use crate::model::run::{Outcome, RunState};
+use crate::model::time::Time;
+use crate::reading;
+use crate::wire::message::{
+    AskOutcome, AskStatus, AttemptFailedReport, Cancel, GiveBack, Heartbeat, Held, Hello, Message, Offer, PROTOCOL,
+    QueueSlots, Resume, Start, StepCompletedReport, TimerRequested, TurnCompleted, TurnFailed, TurnMismatched,
+    TurnSuspended, WorkflowOffer,
+};
+
+/// One order: what happens, and three numbers that say to whom and how.
+pub(crate) type Order = (u8, u8, u8, u8);
+
+/// How many sorts of orders there are.
+pub(crate) const ORDERS: u8 = 64;
+
+const WORKERS: usize = 3;
+const WORKFLOWS: [&str; 8] = ["two", "sleeper", "flaky", "doomed", "whole", "picky", "racer", "long"];
+const QUEUES: [&str; 2] = ["a", "b"];
+const RETENTION: Duration = Duration::from_secs(3_600);
+const START: Time = Time(1_000_000 * 86_400);
+
+/// What a scripted workflow does next.
+#[derive(Debug, Clone, Copy)]
+enum Command {
+    Step { fails: u32, terminal: bool },
+    Sleep { ms: u64 },
+    /// Two timers; the first one counts, the other one is dropped.
+    Race { short_ms: u64, long_ms: u64 },
+    /// Build `b1` does not know what comes here.
+    Mismatch,
+}
+
+fn script(workflow: &str) -> &'static [Command] {
+    const STEP: Command = Command::Step { fails: 0, terminal: false };
+    match workflow {
+        "two" => &[STEP, STEP],
+        "sleeper" => &[STEP, Command::Sleep { ms: 3_000 }, STEP],
+        "flaky" => &[Command::Step { fails: 2, terminal: false }, STEP],
+        "doomed" => &[STEP, Command::Step { fails: 1, terminal: true }],
+        "picky" => &[STEP, Command::Mismatch, Command::Sleep { ms: 1_000 }, STEP],
+        "racer" => &[
+            Command::Race { short_ms: 1_000, long_ms: 60_000 },
+            Command::Step { fails: 1, terminal: false },
+            Command::Sleep { ms: 2_000 },
+        ],
+        "long" => &[STEP, STEP, STEP, STEP, STEP, STEP, STEP, STEP, STEP, STEP],
+        _ => &[],
+    }
+}
+
+/// A run in a worker's hands.
+#[derive(Debug)]
+struct Holding {
+    token: Token,
+    workflow: String,
+    entries: Vec<Entry>,
+    /// The report that has no answer yet.
+    asked: Option<Message>,
+}
+
+/// What arrives at a worker, in order.
+#[derive(Debug)]
+enum Arrival {
+    HandOut { run: RunNo, token: Token, entries: Vec<Bytes> },
+    Regrant { run: RunNo, old: Token, token: Token, from: u32, entries: Vec<Entry> },
+    Message(Message),
+}
+
+#[derive(Debug, Default)]
+struct Worker {
+    incarnation: Incarnation,
+    build: String,
+    session: Option<SessionId>,
+    slots: u32,
+    holds: BTreeMap<RunNo, Holding>,
+    inbox: VecDeque<Arrival>,
+}
+
+/// See the module.
+pub(crate) struct Drill {
+    stage: Stage,
+    audit: Audit,
+    workers: Vec<Worker>,
+    client: Option<SessionId>,
+    next_session: u64,
+    next_incarnation: u128,
+    next_request: u64,
+    asked: BTreeMap<u64, RunId>,
+    /// The largest token of each run that was ever to be handed out.
+    tokens: BTreeMap<RunNo, Token>,
+    /// To whom each token was given.
+    given: BTreeMap<Token, SessionId>,
+    /// Messages that were sent, to be sent again.
+    sent: Vec<(SessionId, Message)>,
+}
+
+fn run_id(id: u8) -> RunId {
+    RunId(u128::from(id % 12) + 1)
+}
+
+fn caller() -> Caller {
+    Caller { principal: "drill".to_owned(), ..Caller::default() }
+}
+
+impl Drill {
+    pub(crate) fn new(seed: u8) -> Self {
+        let small = Limits { payload_bytes_max: 5_000, journal_entries_warn: 4, journal_entries_max: 8 };
+        let limits = if seed & 1 == 1 { small } else { Limits::default() };
+        let workers_die_with_engine = seed & 2 == 2;
+        let settings = Settings { limits, retention: RETENTION, workers_die_with_engine, ..Settings::default() };
+        let mut drill = Self {
+            stage: Stage::new(settings, START),
+            audit: Audit::default(),
+            workers: Vec::new(),
+            client: None,
+            next_session: 0,
+            next_incarnation: 0,
+            next_request: 0,
+            asked: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            given: BTreeMap::new(),
+            sent: Vec::new(),
+        };
+        for _ in 0..WORKERS {
+            drill.workers.push(Worker::default());
+        }
+        (0..WORKERS).for_each(|worker| drill.restart(worker, 0));
+        (0..WORKERS).filter(|worker| seed >> worker & 4 == 0).for_each(|worker| drill.hello(worker, seed / 32));
+        drill
+    }
+
+    /// Does what the orders say, and checks after each.
+    pub(crate) fn run(&mut self, orders: &[Order]) {
+        for order in orders {
+            self.follow(*order);
+            self.look(false);
+            // Mostly the disk is quick; sometimes reads and commits lag behind what happens.
+            if order.3 >= 96 {
+                self.settle();
+            }
+        }
+    }
+
+    /// Checks the store, once what was collected is submitted.
+    fn look(&mut self, crashed: bool) {
+        self.flush();
+        let now = self.stage.core.now();
+        self.audit.check(&self.stage.store, now, RETENTION, crashed);
+    }
+
+    fn follow(&mut self, (order, a, b, c): Order) {
+        let worker = usize::from(a) % WORKERS;
+        match order % ORDERS {
+            0..=8 => self.start(a, b, c),
+            9..=13 => self.hello(worker, b),
+            14..=15 => self.close(worker, b),
+            16..=30 => self.work(worker, b, c),
+            31..=34 => self.deliver(worker, usize::from(b)),
+            35..=36 => self.send_again(a, b),
+            37 => self.give_back(worker, b),
+            38 => self.offer(worker, b),
+            39..=40 => self.cancel(a),
+            41 => self.resume(a),
+            42 => self.ask(a, b),
+            43..=46 => self.pass(Duration::from_millis(u64::from(a) * 20), b),
+            47..=48 | 51 => self.pass(Duration::from_millis(u64::from(a) * 100), b),
+            49 => self.turn_wall(a, b),
+            50 => self.die(worker, b),
+            52 => self.crash(u64::from(a)),
+            53..=55 => self.commit(),
+            56..=58 => self.stage.read(usize::from(a)),
+            59..=61 => self.stage.answer(usize::from(a)),
+            62 => self.settle(),
+            _ => self.forge(a, b, c),
+        }
+    }
+
+    // What the machine does.
+
+    fn handle(&mut self, input: Input) {
+        self.stage.handle(input);
+    }
+
+    fn flush(&mut self) {
+        let (_, effects) = self.stage.flush();
+        for effect in effects {
+            if let Effect::HandOut { session, run, token, .. } | Effect::Regrant { session, run, token, .. } = effect {
+                let before = self.tokens.insert(run, token);
+                assert!(before.is_none_or(|before| before < token), "G2: {token} of {run} follows {before:?}");
+                self.given.insert(token, session);
+            }
+        }
+    }
+
+    fn commit(&mut self) {
+        self.flush();
+        for effect in self.stage.commit() {
+            self.effect(effect);
+        }
+    }
+
+    /// Does all that can be done at once.
+    fn settle(&mut self) {
+        for _ in 0..10_000 {
+            self.flush();
+            if !self.stage.reads.is_empty() {
+                self.stage.read(0);
+            } else if !self.stage.answers.is_empty() {
+                self.stage.answer(0);
+            } else {
+                return self.commit();
+            }
+        }
+        panic!("the core asks for ever");
+    }
+
+    fn effect(&mut self, effect: Effect) {
+        match effect {
+            Effect::Send { session, message } if Some(session) == self.client => self.client_hears(message),
+            Effect::Send { session, message } => self.arrives(session, Arrival::Message(message)),
+            Effect::HandOut { session, run, id, token, generation, count, .. } => {
+                let entries = self.journal(generation, run, (0, count));
+                assert!(entries.len() as u32 >= count, "the journal of {id} is there when it is handed out");
+                self.arrives(session, Arrival::HandOut { run, token, entries });
+            }
+            Effect::Regrant { session, run, old, token, generation, from, count } => {
+                let stored = self.journal(generation, run, (from, count));
+                let entry = |stored: &Bytes| Entry::decode(&stored[..stored.len() - 8]).expect("an entry");
+                let entries = stored.iter().map(entry).collect();
+                self.arrives(session, Arrival::Regrant { run, old, token, from, entries });
+            }
+            Effect::Close { session, .. } => {
+                self.disconnect(session);
+                self.handle(Input::SessionClosed { session, goodbye: false });
+            }
+            Effect::DropGeneration { generation } => {
+                block_on(self.stage.store.drop_generation(generation)).expect("a generation is dropped");
+            }
+            Effect::Note(note) => {
+                let damaged = matches!(note, super::output::Note::Damaged { .. } | super::output::Note::NotCleaned { .. });
+                assert!(!damaged, "nothing was damaged: {note:?}");
+            }
+        }
+    }
+
+    fn journal(&self, generation: u32, run: RunNo, range: (u32, u32)) -> Vec<Bytes> {
+        block_on(reading::entries(&self.stage.store, generation, run, range, usize::MAX)).expect("a journal is read")
+    }
+
+    fn arrives(&mut self, session: SessionId, arrival: Arrival) {
+        if let Some(worker) = self.workers.iter_mut().find(|worker| worker.session == Some(session)) {
+            worker.inbox.push_back(arrival);
+        }
+    }
+
+    fn disconnect(&mut self, session: SessionId) {
+        if self.client == Some(session) {
+            self.client = None;
+        }
+        for worker in self.workers.iter_mut().filter(|worker| worker.session == Some(session)) {
+            worker.session = None;
+            worker.inbox.clear();
+        }
+    }
+
+    fn pass(&mut self, span: Duration, beats: u8) {
+        self.stage.pass(span);
+        let workers = self.workers.iter().enumerate().filter(|(at, _)| beats >> at & 1 == 0);
+        let sessions: Vec<SessionId> = workers.filter_map(|(_, w)| w.session).chain(self.client).collect();
+        for session in sessions {
+            self.handle(Input::Received { session, message: Heartbeat { beat: 0 }.into() });
+        }
+        self.handle(Input::Ticked);
+    }
+
+    fn turn_wall(&mut self, by: u8, how: u8) {
+        let span = match how % 4 {
+            0 => Duration::from_millis(u64::from(by)),
+            1 => Duration::from_secs(u64::from(by) / 8),
+            2 => Duration::from_secs(25 * 3_600),
+            _ => JUMP_MAX + Duration::from_secs(1),
+        };
+        match how & 4 {
+            0 => self.stage.wall = self.stage.wall.after(span),
+            _ => self.stage.wall = Time(self.stage.wall.0.saturating_sub(span.as_millis() as u64).max(START.0)),
+        }
+        self.handle(Input::Ticked);
+    }
+
+    fn crash(&mut self, cut: u64) {
+        for worker in &mut self.workers {
+            worker.session = None;
+            worker.inbox.clear();
+        }
+        self.client = None;
+        self.asked.clear();
+        self.flush();
+        if self.stage.settings.workers_die_with_engine {
+            (0..WORKERS).for_each(|worker| self.restart(worker, 0));
+        }
+        match self.stage.crash(cut) {
+            Ok(()) => {}
+            Err(OpenRefused::ClockBehind { mark, .. }) => {
+                self.stage.wall = mark; // an operator sets it right
+                self.stage.reopen().expect("a store with the right clock opens");
+            }
+            Err(refused) => panic!("what the core wrote opens: {refused}"),
+        }
+        self.look(true);
+    }
+
+    // What the workers do.
+
+    fn session(&mut self) -> SessionId {
+        self.next_session += 1;
+        SessionId(self.next_session)
+    }
+
+    /// A new process in a worker's place.
+    fn restart(&mut self, worker: usize, build: u8) {
+        self.next_incarnation += 1;
+        let build = if build % 3 == 1 { "b1" } else { "b0" };
+        self.workers[worker] =
+            Worker { incarnation: Incarnation(self.next_incarnation), build: build.to_owned(), ..Worker::default() };
+    }
+
+    /// A worker process is killed.
+    fn die(&mut self, worker: usize, how: u8) {
+        let session = self.workers[worker].session;
+        self.restart(worker, how / 2);
+        if let Some(session) = session.filter(|_| how % 2 == 0) {
+            self.handle(Input::SessionClosed { session, goodbye: false });
+        }
+    }
+
+    fn hello(&mut self, at: usize, how: u8) {
+        let session = self.session();
+        let worker = &mut self.workers[at];
+        worker.inbox.clear();
+        worker.session = Some(session);
+        worker.slots = u32::from(how % 4) + 1;
+        let held = |(run, holding): (&RunNo, &Holding)| Held {
+            run: *run,
+            token: holding.token,
+            seen: holding.entries.len() as u32,
+        };
+        let held = worker.holds.iter().map(held).collect();
+        worker.holds.values_mut().for_each(|holding| holding.asked = None);
+        // The third worker does not know all workflows.
+        let known = if at == 2 { &WORKFLOWS[..5] } else { &WORKFLOWS[..] };
+        let offer = |workflow: &&str| WorkflowOffer { workflow: (*workflow).to_owned(), version: 1 };
+        let hello = Hello {
+            protocol: PROTOCOL,
+            caller: caller(),
+            credentials: None,
+            incarnation: worker.incarnation,
+            build: worker.build.clone(),
+            workflows: known.iter().map(offer).collect(),
+            queues: slots(worker.slots, how),
+            held,
+        };
+        self.handle(Input::Received { session, message: hello.into() });
+    }
+
+    fn close(&mut self, at: usize, how: u8) {
+        let Some(session) = self.workers[at].session else { return };
+        self.disconnect(session);
+        let goodbye = how % 4 == 0;
+        if goodbye {
+            self.workers[at].holds.clear();
+        }
+        // Sometimes the engine does not hear of it.
+        if how % 4 != 3 {
+            self.handle(Input::SessionClosed { session, goodbye });
+        }
+    }
+
+    fn deliver(&mut self, at: usize, count: usize) {
+        for _ in 0..=count {
+            let worker = &mut self.workers[at];
+            let Some(arrival) = worker.inbox.pop_front() else { return };
+            if let Some(acknowledged) = worker.take(arrival) {
+                self.audit.acknowledged.insert(acknowledged, ());
+            }
+        }
+    }
+
+    /// A worker goes on with one of its runs.
+    fn work(&mut self, at: usize, pick: u8, how: u8) {
+        self.deliver(at, 255);
+        let now = self.stage.core.now();
+        let worker = &mut self.workers[at];
+        let Some(session) = worker.session else { return };
+        if worker.holds.is_empty() {
+            return;
+        }
+        let nth = usize::from(pick) % worker.holds.len();
+        let Some((run, holding)) = worker.holds.iter_mut().nth(nth) else { return };
+        let message = match &holding.asked {
+            Some(asked) if how % 4 == 0 => asked.clone(), // the same once more
+            Some(_) => return,
+            None => holding.next(*run, &worker.build, now, how),
+        };
+        holding.asked = Some(message.clone());
+        self.report(session, message);
+    }
+
+    fn report(&mut self, session: SessionId, message: Message) {
+        if self.sent.len() < 512 {
+            self.sent.push((session, message.clone()));
+        }
+        self.look(false);
+        let about = report_of(&message);
+        let facts = self.audit.facts();
+        let before = about.and_then(|(run, token)| {
+            let current = facts.granted.values().find(|record| record.run == run).map(|record| record.token);
+            let counts = current == Some(token) && self.given.get(&token) == Some(&session);
+            Some((run, current, facts.runs.get(&run)?.entries.len())).filter(|_| !counts)
+        });
+        self.handle(Input::Received { session, message });
+        self.look(false);
+        let Some((run, current, entries)) = before else { return };
+        let facts = self.audit.facts();
+        let granted = facts.granted.values().find(|record| record.run == run).map(|record| record.token);
+        let after = facts.runs.get(&run).map(|facts| facts.entries.len());
+        assert!(after == Some(entries) || granted != current, "G3: a report of no grant changed the journal of {run}");
+    }
+
+    /// What was said before is said again: late, twice, by another session.
+    fn send_again(&mut self, pick: u8, how: u8) {
+        if self.sent.is_empty() {
+            return;
+        }
+        let (session, message) = self.sent[usize::from(pick) * 2 % self.sent.len()].clone();
+        let other = self.workers[usize::from(how) % WORKERS].session;
+        let session = if how & 4 == 0 { session } else { other.unwrap_or(session) };
+        self.report(session, message);
+    }
+
+    /// A report about anything under a token that was never given.
+    fn forge(&mut self, a: u8, b: u8, c: u8) {
+        let Some(session) = self.workers[usize::from(a) % WORKERS].session else { return };
+        let run = RunNo(u64::from(b) % 8);
+        let token = Token { store: 7, epoch: u64::from(c % 3), grant: crate::model::id::GrantNo(u64::from(c / 3)) };
+        let number = StepNo(u32::from(a) / 8);
+        let (place, output) = (Place::default(), Payload::default());
+        self.report(session, StepCompletedReport { run, token, number, place, attempt: 1, output }.into());
+    }
+
+    fn give_back(&mut self, at: usize, pick: u8) {
+        let worker = &mut self.workers[at];
+        let Some(session) = worker.session else { return };
+        if worker.holds.is_empty() {
+            return;
+        }
+        let nth = usize::from(pick) % worker.holds.len();
+        let Some((run, holding)) = worker.holds.iter().nth(nth).filter(|(_, h)| h.asked.is_none()) else { return };
+        let message: Message = GiveBack { run: *run, token: holding.token }.into();
+        let run = *run;
+        worker.holds.remove(&run);
+        self.report(session, message);
+    }
+
+    fn offer(&mut self, at: usize, how: u8) {
+        let worker = &mut self.workers[at];
+        let Some(session) = worker.session else { return };
+        worker.slots = u32::from(how % 4);
+        let queues = slots(worker.slots, how);
+        self.handle(Input::Received { session, message: Offer { queues }.into() });
+    }
+
+    // What the client does.
+
+    fn client(&mut self) -> SessionId {
+        if let Some(client) = self.client {
+            return client;
+        }
+        let session = self.session();
+        self.client = Some(session);
+        let hello = Hello {
+            protocol: PROTOCOL,
+            caller: caller(),
+            credentials: None,
+            incarnation: Incarnation(u128::MAX),
+            build: String::new(),
+            workflows: Vec::new(),
+            queues: Vec::new(),
+            held: Vec::new(),
+        };
+        self.handle(Input::Received { session, message: hello.into() });
+        session
+    }
+
+    fn request(&mut self, id: RunId, message: impl FnOnce(u64) -> Message) {
+        let session = self.client();
+        self.next_request += 1;
+        self.asked.insert(self.next_request, id);
+        let message = message(self.next_request);
+        self.handle(Input::Received { session, message });
+    }
+
+    fn start(&mut self, id: u8, workflow: u8, how: u8) {
+        // Mostly an id has its workflow; sometimes another one is asked for.
+        let workflow = if workflow % 8 == 7 { id.wrapping_add(1) } else { id };
+        let run = StartRun {
+            id: run_id(id),
+            name: None,
+            workflow: WORKFLOWS[usize::from(workflow) % WORKFLOWS.len()].to_owned(),
+            version: 1,
+            queue: QUEUES[usize::from(how / 4) % 2].to_owned(),
+            priority: how / 8 % 3,
+            delay_ms: if how % 4 == 3 { u64::from(how) * 40 } else { 0 },
+            input: Payload(vec![1; if how == 200 { 9_000 } else { 20 }].into()),
+        };
+        let runs = if how % 16 == 1 { vec![run.clone(), run] } else { vec![run] };
+        self.request(run_id(id), |request| Start { request, caller: caller(), runs }.into());
+    }
+
+    fn cancel(&mut self, id: u8) {
+        let ask = |request| Cancel { request, caller: caller(), id: run_id(id), reason: "no longer".to_owned() };
+        self.request(run_id(id), |request| ask(request).into());
+    }
+
+    fn resume(&mut self, id: u8) {
+        self.request(run_id(id), |request| Resume { request, caller: caller(), id: run_id(id) }.into());
+    }
+
+    fn ask(&mut self, id: u8, how: u8) {
+        let (id, wait) = (run_id(id), how % 4 != 0);
+        match how % 5 {
+            0 => self.request(id, |request| AskStatus { request, caller: caller(), id }.into()),
+            _ => self.request(id, |request| AskOutcome { request, caller: caller(), id, wait }.into()),
+        }
+    }
+
+    fn client_hears(&mut self, message: Message) {
+        match message {
+            Message::StartReply(reply) => {
+                for answer in reply.runs.iter().filter(|answer| answer.refused.is_none()) {
+                    self.audit.started.insert(answer.id, ());
+                }
+            }
+            Message::OutcomeReply(reply) => {
+                let Some(id) = self.asked.get(&reply.request).copied() else { return };
+                if !matches!(reply.outcome, Outcome::OutcomePending(_)) {
+                    // Another run of this id may have come after the retention of the first.
+                    self.audit.told.insert(id, reply.outcome);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    // The end.
+
+    /// All is well from here on: everything that was started must end.
+    pub(crate) fn finish(&mut self) {
+        self.stage.settings.limits = Limits::default();
+        self.crash(0);
+        for at in 0..WORKERS {
+            self.restart(at, 0);
+            self.hello(at, 3);
+        }
+        for round in 0..600 {
+            self.pass(Duration::from_secs(2), 0);
+            self.settle();
+            for _ in 0..8 {
+                for at in 0..WORKERS {
+                    self.deliver(at, usize::MAX - 1);
+                    for pick in 0..self.workers[at].holds.len() as u8 {
+                        self.work(at, pick, 1);
+                    }
+                }
+                self.settle();
+            }
+            self.look(false);
+            let facts = self.audit.facts();
+            if facts.runs.values().all(|run| run.state.is_final()) {
+                return;
+            }
+            if round % 50 == 49 {
+                let stopped: Vec<RunId> = facts.stopped.keys().map(|no| facts.runs[no].run.id).collect();
+                for id in stopped {
+                    self.request(id, |request| Resume { request, caller: caller(), id }.into());
+                }
+            }
+        }
+        let stuck = self.audit.facts().runs.values().filter(|run| !run.state.is_final());
+        let stuck: Vec<(RunNo, &str, RunState)> =
+            stuck.map(|facts| (facts.run.no, facts.run.workflow.as_str(), facts.state)).collect();
+        panic!("everything ends, but not {stuck:?}");
+    }
+}
+
+fn slots(slots: u32, how: u8) -> Vec<QueueSlots> {
+    let both = QUEUES.iter().map(|queue| QueueSlots { queue: (*queue).to_owned(), slots });
+    both.take(if how & 16 == 16 { 1 } else { 2 }).collect()
+}
+
+/// The run and token of a report.
+fn report_of(message: &Message) -> Option<(RunNo, Token)> {
+    match message {
+        Message::StepCompletedReport(m) => Some((m.run, m.token)),
+        Message::AttemptFailedReport(m) => Some((m.run, m.token)),
+        Message::TimerRequested(m) => Some((m.run, m.token)),
+        Message::TurnSuspended(m) => Some((m.run, m.token)),
+        Message::TurnCompleted(m) => Some((m.run, m.token)),
+        Message::TurnFailed(m) => Some((m.run, m.token)),
+        Message::TurnMismatched(m) => Some((m.run, m.token)),
+        Message::GiveBack(m) => Some((m.run, m.token)),
+        _ => None,
+    }
+}
+
+impl Worker {
+    /// Takes what arrives; tells the step whose outcome it acknowledges.
+    fn take(&mut self, arrival: Arrival) -> Option<(RunNo, StepNo)> {
+        match arrival {
+            Arrival::HandOut { run, token, entries } => {
+                let mut fold = RunFold::new(run, 0);
+                let mut known = Vec::new();
+                for stored in &entries {
+                    fold.push(stored).unwrap_or_else(|e| panic!("J1: the journal of {run} as shipped: {e}"));
+                    known.push(Entry::decode(&stored[..stored.len() - 8]).expect("an entry"));
+                }
+                let workflow = fold.finish().map(|run| run.workflow).unwrap_or_default();
+                self.holds.insert(run, Holding { token, workflow, entries: known, asked: None });
+                None
+            }
+            Arrival::Regrant { run, old, token, from, entries } => {
+                let holding = self.holds.get_mut(&run).filter(|holding| holding.token == old)?;
+                holding.token = token;
+                assert_eq!(from as usize, holding.entries.len(), "what was not seen follows what was");
+                holding.entries.extend(entries);
+                None
+            }
+            Arrival::Message(Message::Appended(told)) => {
+                let holding = self.holds.get_mut(&told.run).filter(|holding| holding.token == told.token)?;
+                assert!(told.index as usize <= holding.entries.len(), "J1: entries of {} are told in order", told.run);
+                if (told.index as usize) < holding.entries.len() {
+                    return None;
+                }
+                let entry = Entry::decode(&told.entry).expect("an entry");
+                let step = matches!(entry, Entry::StepCompleted(_) | Entry::StepFailed(_));
+                let number = entry.number();
+                // Timers and cancel requests come unasked.
+                if !matches!(entry, Entry::TimerFired(_)) {
+                    holding.asked = None;
+                }
+                holding.entries.push(entry);
+                number.filter(|_| step).map(|number| (told.run, number))
+            }
+            Arrival::Message(Message::TurnEnded(ended)) => self.drop_run(ended.run, ended.token),
+            Arrival::Message(Message::Revoked(revoked)) => self.drop_run(revoked.run, revoked.token),
+            Arrival::Message(Message::ReportRefused(refused)) => {
+                if let Some(holding) = self.holds.get_mut(&refused.run) {
+                    holding.asked = None;
+                }
+                None
+            }
+            Arrival::Message(_) => None,
+        }
+    }
+
+    fn drop_run(&mut self, run: RunNo, token: Token) -> Option<(RunNo, StepNo)> {
+        if self.holds.get(&run).is_some_and(|holding| holding.token == token) {
+            self.holds.remove(&run);
+        }
+        None
+    }
+}
+
+impl Holding {
+    /// The next report by the script and the journal.
+    fn next(&self, run: RunNo, build: &str, now: Time, how: u8) -> Message {
+        let token = self.token;
+        let mut known = Known::of(&self.entries);
+        if self.workflow == "whole" {
+            let failure = Failure::retryable("not yet");
+            return match known.whole < 2 && !known.cancelled {
+                true => TurnFailed { run, token, failure, whole: true }.into(),
+                false => TurnCompleted { run, token, output: Payload(vec![2].into()) }.into(),
+            };
+        }
+        let seen = self.entries.len() as u32;
+        let mut number = 0;
+        let commands: &[Command] =
+            if known.cancelled { &[Command::Step { fails: 0, terminal: false }] } else { script(&self.workflow) };
+        if known.cancelled {
+            number = 50;
+            known.failed.clear();
+        }
+        for command in commands {
+            let at = StepNo(number);
+            number += 1;
+            let place = Place { name: format!("c{at}"), at: "drill.rs:1".to_owned(), version: 1 };
+            match *command {
+                Command::Step { fails, terminal } => {
+                    if known.failed.contains(&at) {
+                        return TurnFailed { run, token, failure: Failure::terminal("no"), whole: false }.into();
+                    }
+                    if known.resolved.contains(&at) {
+                        continue;
+                    }
+                    let (attempts, retry_at) = known.attempts.get(&at).copied().unwrap_or((0, Time(0)));
+                    if retry_at > now {
+                        return TurnSuspended { run, token, seen, wakes_at: retry_at }.into();
+                    }
+                    let attempt = attempts + 1;
+                    if attempts < fails {
+                        let failure = match (terminal, how % 8) {
+                            (true, _) => Failure::terminal("never"),
+                            (false, 2) => Failure::retry_after(Duration::from_secs(1), "later"),
+                            (false, _) => Failure::retryable("not yet"),
+                        };
+                        let retry = Retry::default();
+                        return AttemptFailedReport { run, token, number: at, place, attempt, failure, retry }.into();
+                    }
+                    let bytes = if how % 16 == 5 { 4_500 } else { 10 };
+                    let output = Payload(vec![3; bytes].into());
+                    return StepCompletedReport { run, token, number: at, place, attempt, output }.into();
+                }
+                Command::Sleep { ms } => match known.due.get(&at) {
+                    _ if known.resolved.contains(&at) => {}
+                    Some(due) => return TurnSuspended { run, token, seen, wakes_at: *due }.into(),
+                    None => return TimerRequested { run, token, number: at, place, delay_ms: ms }.into(),
+                },
+                Command::Race { short_ms, long_ms } => {
+                    let other = StepNo(number);
+                    number += 1;
+                    if known.resolved.contains(&at) {
+                        continue;
+                    }
+                    match (known.due.get(&at), known.due.get(&other)) {
+                        (Some(due), Some(_)) => return TurnSuspended { run, token, seen, wakes_at: *due }.into(),
+                        (Some(_), None) => {
+                            return TimerRequested { run, token, number: other, place, delay_ms: long_ms }.into();
+                        }
+                        _ => return TimerRequested { run, token, number: at, place, delay_ms: short_ms }.into(),
+                    }
+                }
+                Command::Mismatch if build == "b1" => {
+                    let (journal_holds, code_asked) = ("step `c1`".to_owned(), "timer 1s".to_owned());
+                    return TurnMismatched { run, token, index: 2, journal_holds, code_asked }.into();
+                }
+                Command::Mismatch => {}
+            }
+        }
+        match known.cancelled {
+            true => TurnFailed { run, token, failure: Failure::cancelled("stopped"), whole: false }.into(),
+            false => TurnCompleted { run, token, output: Payload(vec![4].into()) }.into(),
+        }
+    }
+}
+
+/// What a journal says of its commands.
+#[derive(Default)]
+struct Known {
+    resolved: Vec<StepNo>,
+    failed: Vec<StepNo>,
+    attempts: BTreeMap<StepNo, (u32, Time)>,
+    due: BTreeMap<StepNo, Time>,
+    whole: u32,
+    cancelled: bool,
+}
+
+impl Known {
+    fn of(entries: &[Entry]) -> Self {
+        let mut known = Self::default();
+        for entry in entries {
+            match entry {
+                Entry::StepCompleted(e) => known.resolved.push(e.number),
+                Entry::TimerFired(e) => known.resolved.push(e.number),
+                Entry::StepFailed(e) => known.failed.push(e.number),
+                Entry::AttemptFailed(e) if e.number == StepNo::WHOLE => known.whole += 1,
+                Entry::AttemptFailed(e) => {
+                    known.attempts.insert(e.number, (e.attempt, e.retry_at));
+                }
+                Entry::TimerArmed(e) => {
+                    known.due.insert(e.number, e.due);
+                }
+                Entry::CancelRequested(_) => known.cancelled = true,
+                _ => {}
+            }
+        }
+        known
+    }
+}
+impl Drill {
+    pub(crate) fn tmp(&self) {
+        let s = self.stage.core.stats();
+        eprintln!("{:?} late {} rep {} grants {} regr {} lost {} steps {}", s.runs, s.refused_late, s.repeated, s.grants, s.regrants, s.sessions_lost, s.steps);
+    }
+}

@@ -1,0 +1,127 @@
+//! A core and a store in memory, stepped by hand. For tests, checkers and fuzzing.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use stepwell_storage::{Batch, MemDisk, MemOptions, MemStore, Seq, Store, block_on};
+
+use super::clock::Reading;
+use super::output::{Effect, Output, Read, Withheld};
+use super::{Core, Input, OpenRefused, Settings};
+use crate::model::time::Time;
+use crate::reading;
+
+/// See the module.
+pub(super) struct Stage {
+    pub(super) disk: MemDisk,
+    pub(super) store: MemStore,
+    pub(super) core: Core,
+    pub(super) settings: Settings,
+    pub(super) mono: Duration,
+    pub(super) wall: Time,
+    out: Output,
+    /// Reads that have been asked for and not been done.
+    pub(super) reads: VecDeque<Read>,
+    /// Reads that have been done and not been told.
+    pub(super) answers: VecDeque<Input>,
+    gate: VecDeque<(Seq, Withheld)>,
+}
+
+fn open(disk: &MemDisk, settings: Settings, at: Reading) -> Result<(MemStore, Core), OpenRefused> {
+    let store = MemStore::acquire(disk, MemOptions { entropy: 7, ..MemOptions::default() }).expect("the disk opens");
+    let opened = block_on(reading::open(&store)).expect("what the core wrote can be read");
+    let core = Core::open(settings, at, opened)?;
+    Ok((store, core))
+}
+
+impl Stage {
+    pub(super) fn new(settings: Settings, wall: Time) -> Self {
+        let (disk, mono) = (MemDisk::new(), Duration::ZERO);
+        let (store, core) = open(&disk, settings, Reading { mono, wall }).expect("a new store opens");
+        let (reads, answers, gate) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
+        Self { disk, store, core, settings, mono, wall, out: Output::new(), reads, answers, gate }
+    }
+
+    /// The power fails, and a prefix of what was not durable survives; then the engine opens again.
+    pub(super) fn crash(&mut self, cut: u64) -> Result<(), OpenRefused> {
+        self.disk.power_loss(cut);
+        self.reopen()
+    }
+
+    /// The engine opens again.
+    pub(super) fn reopen(&mut self) -> Result<(), OpenRefused> {
+        self.out = Output::new();
+        self.reads.clear();
+        self.answers.clear();
+        self.gate.clear();
+        self.mono = Duration::ZERO; // another process, another origin
+        let at = Reading { mono: self.mono, wall: self.wall };
+        let (store, core) = open(&self.disk, self.settings, at)?;
+        (self.store, self.core) = (store, core);
+        Ok(())
+    }
+
+    /// Time passes on both clocks.
+    pub(super) fn pass(&mut self, span: Duration) {
+        self.mono += span;
+        self.wall = self.wall.after(span);
+    }
+
+    pub(super) fn handle(&mut self, input: Input) {
+        let at = Reading { mono: self.mono, wall: self.wall };
+        self.core.handle(at, input, &mut self.out);
+        self.core.check();
+    }
+
+    /// Submits what has been collected. Tells the batches and shows the effects, which stay withheld.
+    pub(super) fn flush(&mut self) -> (Vec<Batch>, Vec<Effect>) {
+        self.core.seal(&mut self.out);
+        let (batches, withheld, reads) = self.out.take();
+        for batch in &batches {
+            self.store.submit(batch.clone()).expect("the core writes batches that the store takes");
+        }
+        self.reads.extend(reads);
+        let shown = withheld.peek().to_vec();
+        if !withheld.is_empty() {
+            self.gate.push_back((self.store.submitted(), withheld));
+        }
+        (batches, shown)
+    }
+
+    /// Makes durable what was submitted, and lets out the effects that waited for it.
+    pub(super) fn commit(&mut self) -> Vec<Effect> {
+        let receipt = block_on(self.store.commit()).expect("the disk takes it");
+        let mut released = Vec::new();
+        while let Some((seq, withheld)) = self.gate.pop_front() {
+            match withheld.release(seq, &receipt) {
+                Ok(effects) => released.extend(effects),
+                Err(withheld) => {
+                    self.gate.push_front((seq, withheld));
+                    break;
+                }
+            }
+        }
+        released
+    }
+
+    /// Does the read that is number `pick`, if there are any.
+    pub(super) fn read(&mut self, pick: usize) {
+        if self.reads.is_empty() {
+            return;
+        }
+        if let Some(read) = self.reads.remove(pick % self.reads.len()) {
+            let answer = block_on(reading::answer(&self.store, read)).expect("the store can be read");
+            self.answers.push_back(answer);
+        }
+    }
+
+    /// Tells the core the answer that is number `pick`, if there are any.
+    pub(super) fn answer(&mut self, pick: usize) {
+        if self.answers.is_empty() {
+            return;
+        }
+        if let Some(answer) = self.answers.remove(pick % self.answers.len()) {
+            self.handle(answer);
+        }
+    }
+}
