@@ -5,7 +5,9 @@
 //! is followed in one jump, up to 48 h, with an alert; a larger jump is not believed. It never goes backwards.
 //!
 //! Across restarts: a mark that engine time does not pass is stored ahead of time, in the order of all other writes;
-//! an engine that opens starts at the mark or at the wall, whichever is later.
+//! an engine that opens starts at the mark or at the wall, whichever is later. If that is the mark, engine time stands
+//! there until the wall has come as far, and the mark with it: were the mark moved on at once, each restart of a crash
+//! loop would carry engine time further away from the wall, until the store is refused.
 
 use std::time::Duration;
 
@@ -19,6 +21,9 @@ pub const JUMP_MAX: Duration = Duration::from_secs(48 * 3_600);
 pub const MARK_AHEAD_MAX: Duration = Duration::from_secs(60);
 /// How far ahead of engine time the mark is stored.
 pub const MARK_LEAD: Duration = Duration::from_secs(2);
+/// A mark at most this far ahead of the wall at open is waited for. It is more than [`MARK_LEAD`], since the wall may have
+/// been set back a little.
+const HOLD_MAX: Duration = Duration::from_secs(5);
 /// How much faster or slower engine time moves while it is slewed: one part in this many.
 const SLEW_PART: u32 = 10;
 
@@ -54,13 +59,22 @@ pub struct EngineClock {
     micros: u64,
     told_not_believed: bool,
     accept_any: bool,
+    /// Stands at the mark it was opened with, until this monotonic time at the latest.
+    held_until: Option<Duration>,
 }
 
 impl EngineClock {
     /// Starts at the stored mark or at the wall, whichever is later.
     pub fn open(reading: Reading, mark: Time, accept_any: bool) -> Self {
         let micros = reading.wall.max(mark).0.saturating_mul(1_000);
-        Self { mono: reading.mono, micros, told_not_believed: false, accept_any }
+        let ahead = mark.since(reading.wall);
+        let held_until = (!ahead.is_zero() && ahead <= HOLD_MAX).then(|| reading.mono + HOLD_MAX);
+        Self { mono: reading.mono, micros, told_not_believed: false, accept_any, held_until }
+    }
+
+    /// Whether it stands at the mark it was opened with. It does not pass that mark meanwhile.
+    pub fn is_held(&self) -> bool {
+        self.held_until.is_some()
     }
 
     /// Engine time as last advanced.
@@ -74,6 +88,12 @@ impl EngineClock {
         self.mono = self.mono.max(reading.mono);
         let plain = self.micros.saturating_add(micros(passed));
         let wall = reading.wall.0.saturating_mul(1_000);
+        if let Some(until) = self.held_until {
+            if wall < self.micros && reading.mono < until {
+                return None;
+            }
+            self.held_until = None;
+        }
         if wall <= plain {
             let slower = micros(passed / SLEW_PART).min(plain - wall);
             self.micros = plain - slower;
@@ -141,5 +161,35 @@ mod tests {
     #[test]
     fn opens_at_the_mark_if_the_wall_is_behind() {
         assert_eq!(EngineClock::open(at(0, 10_000), Time(12_000), false).now(), Time(12_000));
+    }
+
+    // What an engine does that is killed twice a second.
+    #[test]
+    fn restarts_do_not_carry_it_away_from_the_wall() {
+        let mut mark = Time(0);
+        for life in 0..1_000 {
+            let begin = 1_000_000 + life * 500;
+            let mut clock = EngineClock::open(at(0, begin), mark, false);
+            for mono in (0..500).step_by(100) {
+                let before = clock.now();
+                clock.advance(at(mono, begin + mono));
+                assert!(clock.now() >= before && clock.now() >= Time(begin));
+                if !clock.is_held() {
+                    mark = mark.max(clock.now().after(MARK_LEAD));
+                }
+                assert!(clock.now() <= mark, "in life {life}");
+            }
+            assert!(mark.since(Time(begin)) <= MARK_LEAD + Duration::from_millis(500), "in life {life}");
+        }
+    }
+
+    #[test]
+    fn stands_at_the_mark_for_some_seconds_at_most() {
+        let mut clock = EngineClock::open(at(0, 10_000), Time(12_000), false);
+        clock.advance(at(1_000, 11_000));
+        assert_eq!((clock.now(), clock.is_held()), (Time(12_000), true));
+        clock.advance(at(5_000, 4_000)); // set back meanwhile
+        assert!(clock.now() > Time(12_000) && !clock.is_held());
+        assert!(!EngineClock::open(at(0, 10_000), Time(40_000), false).is_held());
     }
 }

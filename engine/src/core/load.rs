@@ -284,6 +284,11 @@ impl Core {
         }
     }
 
+    /// How many runs are granted.
+    pub fn granted_count(&self) -> usize {
+        self.granted.len()
+    }
+
     /// Which runs are granted, and to which worker processes, for listings.
     pub fn granted_runs(&self) -> BTreeMap<RunNo, Incarnation> {
         self.granted.iter().map(|(no, granted)| (*no, granted.record.incarnation)).collect()

@@ -309,10 +309,13 @@ impl Core {
         if std::mem::take(&mut self.tally_dirty) {
             out.put(Space::Lasting, keys::tally(), self.tally.to_bytes());
         }
-        if self.mark_dirty || self.now().after(MARK_LEAD / 2) > self.mark.time {
+        // A clock that stands at the mark does not pass it.
+        let held = self.clock.is_held();
+        if self.mark_dirty || (!held && self.now().after(MARK_LEAD / 2) > self.mark.time) {
             self.mark_dirty = false;
             let (heads, rest) = self.heads();
-            self.mark = Mark { time: self.now().after(MARK_LEAD), heads, timers: self.timers.cursor(), rest };
+            let time = if held { self.mark.time } else { self.now().after(MARK_LEAD) };
+            self.mark = Mark { time, heads, timers: self.timers.cursor(), rest };
             out.put(Space::Lasting, keys::mark(), self.mark.to_bytes());
         }
     }

@@ -94,8 +94,10 @@ impl Core {
                 continue; // a copy that a crash cut off: the run is elsewhere
             }
             let old = |at: Time| at.after(self.settings.retention) <= self.now();
+            // Somebody has its number already and will look at it: it is kept, as if it had not ended long enough ago.
+            let asked = self.lookups.contains_key(&(row.namespace, row.id)) || self.mailboxes.contains_key(&row.run);
             match row.ended {
-                Some((state, at)) if old(at) => self.drop_records(&row, state, at, out),
+                Some((state, at)) if old(at) && !asked => self.drop_records(&row, state, at, out),
                 _ => self.cleaner.copying.push(row.run),
             }
         }

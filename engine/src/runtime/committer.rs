@@ -23,6 +23,8 @@ pub(super) enum Work {
 pub(super) enum Done {
     /// Durable up to here.
     Committed(Receipt),
+    /// A generation is gone.
+    Dropped,
     /// Nothing more will be committed.
     Failed(CommitFailure),
 }
@@ -65,6 +67,9 @@ pub(super) async fn run(
         for generation in drops {
             if let Err(failure) = store.drop_generation(generation).await {
                 let _ = driver.send(Event::Store(Done::Failed(failure)));
+                return;
+            }
+            if driver.send(Event::Store(Done::Dropped)).is_err() {
                 return;
             }
         }

@@ -112,6 +112,13 @@ pub(super) struct Driver {
     /// Answers to questions, by the sequence number they wait for.
     answers: VecDeque<(Seq, SessionId, Message)>,
     receipt: Option<Receipt>,
+    /// Something was submitted that nobody has been asked to commit.
+    uncommitted: bool,
+    /// The committer is at work, and has been asked to commit up to here.
+    committing: bool,
+    asked: Seq,
+    /// Generations the committer has been asked to drop and has not dropped yet.
+    dropping: usize,
     work: mpsc::UnboundedSender<Work>,
     closing: Option<oneshot::Sender<()>>,
 }
@@ -147,6 +154,10 @@ impl Driver {
             gate: VecDeque::new(),
             answers: VecDeque::new(),
             receipt: None,
+            uncommitted: false,
+            committing: false,
+            asked: Seq(0),
+            dropping: 0,
             work,
             closing: None,
         };
@@ -239,9 +250,12 @@ impl Driver {
                 }
             }
             Event::Store(Done::Committed(receipt)) => {
+                // Between two groups of a large backlog the committer goes on by itself.
+                self.committing = !receipt.covers(self.asked);
                 self.receipt = Some(receipt);
                 self.release().await?;
             }
+            Event::Store(Done::Dropped) => self.dropping -= 1,
             Event::Store(Done::Failed(failure)) => {
                 let cause = failure.to_string();
                 return Err(cause);
@@ -311,7 +325,32 @@ impl Driver {
                 self.handle(input);
             }
         }
+        self.commit().await?;
         self.release().await
+    }
+
+    /// Has what was submitted made durable: by the committer, so that the core can go on meanwhile; or, while nothing
+    /// else is going on, right here, which saves a lone run two switches of threads in each step.
+    async fn commit(&mut self) -> Result<(), String> {
+        if !self.uncommitted || self.committing || self.dropping > 0 {
+            return self.ask_committer();
+        }
+        if self.core.granted_count() > 1 || !self.inbox.is_empty() {
+            return self.ask_committer();
+        }
+        self.uncommitted = false;
+        let receipt = self.store.commit().await.map_err(|failure| failure.to_string())?;
+        self.uncommitted = !receipt.covers(self.store.submitted());
+        self.receipt = Some(receipt);
+        self.ask_committer()
+    }
+
+    fn ask_committer(&mut self) -> Result<(), String> {
+        if std::mem::take(&mut self.uncommitted) {
+            (self.committing, self.asked) = (true, self.store.submitted());
+            self.work.send(Work::Commit).map_err(|_| "the committer is gone".to_owned())?;
+        }
+        Ok(())
     }
 
     fn submit(&mut self) -> Result<Vec<crate::core::output::Read>, String> {
@@ -325,9 +364,7 @@ impl Driver {
                 Err(refusal) => panic!("the core writes batches the store takes: {refusal}"),
             }
         }
-        if wrote && self.work.send(Work::Commit).is_err() {
-            return Err("the committer is gone".to_owned());
-        }
+        self.uncommitted |= wrote;
         if !effects.is_empty() {
             self.gate.push_back((self.store.submitted(), effects));
         }
@@ -363,8 +400,9 @@ impl Driver {
                 Err(withheld) => {
                     self.gate.push_front((seq, withheld));
                     // Nothing was written since the store was opened: its own commit gives the first receipt.
-                    if self.receipt.is_none() && self.work.send(Work::Commit).is_err() {
-                        return Err("the committer is gone".to_owned());
+                    if self.receipt.is_none() && !self.committing {
+                        self.uncommitted = true;
+                        self.ask_committer()?;
                     }
                     return Ok(());
                 }
@@ -397,6 +435,7 @@ impl Driver {
             Effect::Close { session, reason } => self.close(session, reason),
             Effect::DropGeneration { generation } => {
                 tracing::info!(generation, "a generation has outlived its retention and is dropped");
+                self.dropping += 1;
                 let _ = self.work.send(Work::Drop(generation));
             }
             Effect::Note(note) => super::note::log(&note),

@@ -210,7 +210,7 @@ fn due(journal: &[Entry], now: Time) -> Option<u32> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1_000, ..ProptestConfig::default() })]
 
     // W1 to W7, and the reason for all of them.
     #[test]

@@ -539,7 +539,7 @@ fn futures_behind_wakers_of_their_own_are_woken() {
     }
     let order: Vec<u32> = (0..40).rev().collect();
     let expected = format!("returned {}", serde_json::to_string(&order).unwrap());
-    assert_eq!(bench.poll().told_engine(), [expected.clone()]);
+    assert_eq!(bench.poll().told_engine(), std::slice::from_ref(&expected));
     bench.hand_out();
     assert_eq!(bench.poll().told_engine(), [expected]);
 }
