@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use stepwell::model::command::Refusal;
+use stepwell::model::id::RunId;
 
 /// What the exit code tells: 0 done.
 pub(crate) const DONE: u8 = 0;
@@ -101,7 +102,7 @@ impl CommandError {
         let error = Self::new(refused_kind(refusal), NO, refusal);
         match refusal {
             Refusal::NoSuchRun(_) => {
-                error.hint("a run is told by its id (`run_…`) or by the name it was started with; `stepwell run list` prints both")
+                error.hint("a run is told by its id or by the name it was started with; `stepwell run list` prints them")
             }
             Refusal::IdTaken(taken) => error.hint(format!("`stepwell run show {}` prints the existing run", taken.id)),
             Refusal::HasEnded(ended) => error.hint(format!("`stepwell run show {}` prints how", ended.id)),
@@ -109,6 +110,20 @@ impl CommandError {
             Refusal::BadName(_) | Refusal::PayloadTooLarge(_) | Refusal::OutOfRange(_) => Self { exit: USAGE, ..error },
             _ => error,
         }
+    }
+
+    /// The same, with the run called by the name the user gave it.
+    pub(crate) fn calling(mut self, id: RunId, name: &str) -> Self {
+        let id = id.to_string();
+        if name != id {
+            self.message = self.message.replace(&id, &format!("`{name}`"));
+            self.hints = self
+                .hints
+                .iter()
+                .map(|hint| hint.replace(&id, name))
+                .collect();
+        }
+        self
     }
 
     /// Adds the chain of sources of `error`.

@@ -80,8 +80,8 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command, terminal: Terminal) -> Result<Answer, CommandError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+    // One thread is enough: the engine brings its own, and what else runs here waits for it most of the time.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|e| CommandError::fault("no runtime can be started").caused_by(&e))?;

@@ -1,5 +1,7 @@
 //! Commands on runs, against a real server with a real worker.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod stepwell;
 
 use stepwell::{Answer, Running, stepwell};
@@ -25,7 +27,7 @@ impl Scene {
 
     fn ask(&self, args: &[&str]) -> Answer {
         let address = self.server.address();
-        stepwell(&[args, &["--server", &address]].concat())
+        stepwell(&[args, &["--server", &address, "--principal", "ada@shop"]].concat())
     }
 
     fn complete(&self, name: &str) -> Answer {
@@ -207,6 +209,7 @@ fn a_second_server_on_a_directory_is_refused() {
         second
             .golden()
             .replace(scene.dir.path().to_str().unwrap(), "DIR")
+            .replace(&scene.server.child.id().to_string(), "PID")
     );
 }
 

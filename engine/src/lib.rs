@@ -75,6 +75,8 @@
 //! either: the core alone, without tokio.
 
 pub mod core;
+#[cfg(any(test, feature = "inspect"))]
+pub mod fuzzing;
 pub mod keys;
 pub mod model;
 pub mod numbered;

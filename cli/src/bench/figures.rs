@@ -65,6 +65,9 @@ pub(crate) struct Figures {
     /// From the restart of the engine and its worker until the long run had finished.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) finish_s: Option<f64>,
+    /// The same, when only the worker was killed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) finish_worker_killed_s: Option<f64>,
     /// The same, when only the server was killed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) finish_server_killed_s: Option<f64>,
@@ -136,6 +139,11 @@ impl Figures {
         );
         row("ready after kill -9", self.ready_s.map(seconds), None);
         row("finished after kill -9", self.finish_s.map(seconds), None);
+        row(
+            "the same, worker only",
+            self.finish_worker_killed_s.map(seconds),
+            None,
+        );
         row(
             "the same, server only",
             self.finish_server_killed_s.map(seconds),

@@ -1,9 +1,8 @@
 //! One long run, killed near its end: how soon it has finished after the restart.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use stepwell::Client;
 use stepwell::model::id::RunId;
 use stepwell::model::run::Outcome;
 
@@ -22,7 +21,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// A run that has not finished by then never will.
 const FINISH_WITHIN: Duration = Duration::from_secs(300);
 
-/// Kills engine and worker, and then, with another run, the server alone.
+/// Kills engine and worker; then, where they are two, with further runs, each of them alone.
 pub(crate) async fn measure(
     bench: &Bench,
     dir: &Path,
@@ -36,16 +35,20 @@ pub(crate) async fn measure(
     let begin = clock::now();
     rig.start_engine().await?;
     rig.start_worker().await?;
-    finish(&rig, id, figures).await?;
-    figures.finish_s = Some(clock::now().duration_since(begin).as_secs_f64());
+    figures.finish_s = Some(finish(&rig, id, begin, figures).await?);
 
     if bench.mode == Mode::Served {
         let id = nearly_done(&rig, bench, steps).await?;
         rig.kill_engine().await?;
         let begin = clock::now();
         rig.start_engine().await?;
-        finish(&rig, id, figures).await?;
-        figures.finish_server_killed_s = Some(clock::now().duration_since(begin).as_secs_f64());
+        figures.finish_server_killed_s = Some(finish(&rig, id, begin, figures).await?);
+
+        let id = nearly_done(&rig, bench, steps).await?;
+        rig.kill_worker().await?;
+        let begin = clock::now();
+        rig.start_worker().await?;
+        figures.finish_worker_killed_s = Some(finish(&rig, id, begin, figures).await?);
     }
     rig.close().await
 }
@@ -79,21 +82,23 @@ async fn nearly_done(rig: &Rig, bench: &Bench, steps: u32) -> Result<RunId, Comm
     }
 }
 
-async fn finish(rig: &Rig, id: RunId, figures: &mut Figures) -> Result<(), CommandError> {
-    let client: Client = rig.client().await?;
-    let outcome = tokio::time::timeout(FINISH_WITHIN, client.outcome(id, true))
-        .await
-        .map_err(|_| {
-            CommandError::fault(format!(
-                "the run has not finished within {}",
-                clock::span(FINISH_WITHIN)
-            ))
-        })?;
+/// Waits for the run's end; seconds since `begin`.
+async fn finish(
+    rig: &Rig,
+    id: RunId,
+    begin: Instant,
+    figures: &mut Figures,
+) -> Result<f64, CommandError> {
+    let client = rig.client().await?;
+    let outcome = tokio::time::timeout(FINISH_WITHIN, client.outcome(id, true)).await;
+    let limit = clock::span(FINISH_WITHIN);
+    let outcome = outcome
+        .map_err(|_| CommandError::fault(format!("the run has not finished within {limit}")))?;
     if !matches!(
         outcome.map_err(|e| asked(&e))?,
         Outcome::OutcomeCompleted(_)
     ) {
         figures.errors += 1;
     }
-    Ok(())
+    Ok(clock::now().duration_since(begin).as_secs_f64())
 }

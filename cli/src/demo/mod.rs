@@ -188,7 +188,7 @@ impl Place {
             .prefix("stepwell-demo-")
             .tempdir()
             .map_err(fault)?;
-        let (home, temporary) = if keep {
+        let (home, temporary) = if keep && data.is_none() {
             (temporary.keep(), None)
         } else {
             (temporary.path().to_owned(), Some(temporary))

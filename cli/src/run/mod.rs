@@ -129,7 +129,10 @@ impl Start {
         if let Some(delay) = self.delay {
             start = start.delay(delay);
         }
-        let run = start.await.map_err(|e| asked(&e))?;
+        let run = start.await.map_err(|e| match &self.id {
+            Some(name) => asked(&e).calling(door.run(name), name),
+            None => asked(&e),
+        })?;
         let (id, started) = (run.id(), run.started());
         if !self.wait {
             let document = json!({ "id": id.to_string(), "name": self.id, "started": started });
@@ -148,7 +151,8 @@ impl Start {
         } else {
             format!("{id} existed already")
         });
-        ended(door, id, terminal).await
+        let name = self.id.unwrap_or_else(|| id.to_string());
+        ended(door, (id, &name), terminal).await
     }
 }
 
@@ -239,15 +243,24 @@ async fn show_if(
 ) -> Result<Answer, CommandError> {
     let door = one.reach.open().await?;
     let id = door.run(&one.run);
-    let run = door.client.status(id).await.map_err(|e| asked(&e))?;
+    let run = door
+        .client
+        .status(id)
+        .await
+        .map_err(|e| asked(&e).calling(id, &one.run))?;
     if !wanted(run.state) {
         return Err(CommandError::refused_as(
             "not_dead",
             format!("{id} is {}: it is no dead letter", run.state),
         )
-        .hint(format!("`stepwell run show {id}` prints it")));
+        .hint(format!("`stepwell run show {id}` prints it"))
+        .calling(id, &one.run));
     }
-    let entries = door.client.journal(id).await.map_err(|e| asked(&e))?;
+    let entries = door
+        .client
+        .journal(id)
+        .await
+        .map_err(|e| asked(&e).calling(id, &one.run))?;
     let mut document = summary::json(&run);
     document["journal"] = json!(journal::json(&entries));
     terminal.data(&document, || {
@@ -264,17 +277,21 @@ async fn show_if(
 async fn wait(one: &One, terminal: Terminal) -> Result<Answer, CommandError> {
     let door = one.reach.open().await?;
     let id = door.run(&one.run);
-    ended(door, id, terminal).await
+    ended(door, (id, &one.run), terminal).await
 }
 
 /// Waits for the end of a run and prints it.
-async fn ended(door: Door, id: RunId, terminal: Terminal) -> Result<Answer, CommandError> {
+async fn ended(
+    door: Door,
+    (id, name): (RunId, &str),
+    terminal: Terminal,
+) -> Result<Answer, CommandError> {
     // An engine that this command opened has no workers: the run cannot move, so there is nothing to wait for.
     let outcome = door
         .client
         .outcome(id, !door.is_still())
         .await
-        .map_err(|e| asked(&e))?;
+        .map_err(|e| asked(&e).calling(id, name))?;
     door.close().await;
     let (document, text, answer) = outcome_of(id, &outcome);
     if answer == Answer::Yes || terminal.json {
@@ -282,7 +299,9 @@ async fn ended(door: Door, id: RunId, terminal: Terminal) -> Result<Answer, Comm
         return Ok(answer);
     }
     terminal.error(
-        &CommandError::fault(text).hint(format!("`stepwell run show {id}` prints its journal")),
+        &CommandError::fault(text)
+            .hint(format!("`stepwell run show {id}` prints its journal"))
+            .calling(id, name),
     );
     Ok(answer)
 }
@@ -328,7 +347,7 @@ impl Cancel {
         door.client
             .cancel(id, &self.reason)
             .await
-            .map_err(|e| asked(&e))?;
+            .map_err(|e| asked(&e).calling(id, &self.one.run))?;
         asked_to(&door, id, "cancel_requested", "asked to stop", terminal).await?;
         door.close().await;
         Ok(Answer::Yes)
@@ -338,7 +357,10 @@ impl Cancel {
 async fn resume(one: &One, terminal: Terminal) -> Result<Answer, CommandError> {
     let door = one.reach.open().await?;
     let id = door.run(&one.run);
-    door.client.resume(id).await.map_err(|e| asked(&e))?;
+    door.client
+        .resume(id)
+        .await
+        .map_err(|e| asked(&e).calling(id, &one.run))?;
     asked_to(&door, id, "resumed", "resumed", terminal).await?;
     door.close().await;
     Ok(Answer::Yes)

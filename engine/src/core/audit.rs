@@ -8,8 +8,8 @@ use stepwell_storage::{MemStore, Space, block_on};
 
 use super::run::{Run, RunFold};
 use crate::keys::{
-    self, DeadRecord, Family, GenerationRecord, GrantedRecord, IndexRecord, Mark, MovedRecord, ReadyRecord, Record,
-    StoppedRecord, Tally, TimerRecord,
+    self, DeadRecord, Family, GenerationRecord, GrantedRecord, IndexRecord, Mark, MovedRecord,
+    ReadyRecord, Record, StoppedRecord, Tally, TimerRecord,
 };
 use crate::model::chain::CHAIN_BYTES;
 use crate::model::entry::Entry;
@@ -42,10 +42,16 @@ pub(super) struct Facts {
 
 fn rows(store: &MemStore, space: Space, family: Family) -> Vec<(Bytes, Bytes)> {
     let (prefix, mut found) = (keys::family(family), Vec::new());
-    block_on(reading::all_rows(store, space, prefix.clone(), keys::end_of(&prefix), |row| {
-        found.push((row.key.clone(), row.value.clone()));
-        Ok(())
-    }))
+    block_on(reading::all_rows(
+        store,
+        space,
+        prefix.clone(),
+        keys::end_of(&prefix),
+        |row| {
+            found.push((row.key.clone(), row.value.clone()));
+            Ok(())
+        },
+    ))
     .expect("the store can be read");
     found
 }
@@ -63,19 +69,33 @@ impl Facts {
             facts.ready.push((place, record(&value)));
         }
         for (key, value) in rows(store, Space::Passing, Family::Granted) {
-            facts.granted.insert(keys::slot_of(&key).expect("a slot"), record(&value));
+            facts
+                .granted
+                .insert(keys::slot_of(&key).expect("a slot"), record(&value));
         }
         for (key, value) in rows(store, Space::Passing, Family::Timer) {
-            facts.timers.insert(keys::time_and_run_of(&key).expect("a timer's key"), record(&value));
+            facts.timers.insert(
+                keys::time_and_run_of(&key).expect("a timer's key"),
+                record(&value),
+            );
         }
         for (key, value) in rows(store, Space::Lasting, Family::Stopped) {
-            facts.stopped.insert(keys::run_of(&key).expect("a run"), record(&value));
+            facts
+                .stopped
+                .insert(keys::run_of(&key).expect("a run"), record(&value));
         }
         for (key, value) in rows(store, Space::Lasting, Family::Dead) {
-            facts.dead.insert(keys::time_and_run_of(&key).expect("an instant and a run"), record(&value));
+            facts.dead.insert(
+                keys::time_and_run_of(&key).expect("an instant and a run"),
+                record(&value),
+            );
         }
-        facts.tally = rows(store, Space::Lasting, Family::Tally).first().map(|(_, value)| record(value));
-        facts.mark = rows(store, Space::Lasting, Family::Mark).first().map(|(_, value)| record(value));
+        facts.tally = rows(store, Space::Lasting, Family::Tally)
+            .first()
+            .map(|(_, value)| record(value));
+        facts.mark = rows(store, Space::Lasting, Family::Mark)
+            .first()
+            .map(|(_, value)| record(value));
         facts.read_runs(store);
         facts
     }
@@ -84,50 +104,102 @@ impl Facts {
         let generations: BTreeMap<RunNo, u32> = rows(store, Space::Lasting, Family::Generation)
             .iter()
             .map(|(key, value)| {
-                (record::<GenerationRecord>(value).first, keys::number_of(key).expect("a generation"))
+                (
+                    record::<GenerationRecord>(value).first,
+                    keys::number_of(key).expect("a generation"),
+                )
             })
             .collect();
         let moved: BTreeMap<RunNo, u32> = rows(store, Space::Lasting, Family::Moved)
             .iter()
-            .map(|(key, value)| (keys::run_of(key).expect("a run"), record::<MovedRecord>(value).generation))
+            .map(|(key, value)| {
+                (
+                    keys::run_of(key).expect("a run"),
+                    record::<MovedRecord>(value).generation,
+                )
+            })
             .collect();
         for (key, value) in rows(store, Space::Lasting, Family::Index) {
             let no = record::<IndexRecord>(&value).run;
-            let born = generations.range(..=no).next_back().map(|(_, generation)| *generation);
-            let generation = moved.get(&no).copied().or(born).unwrap_or_else(|| panic!("J1: {no} has no journal"));
+            let born = generations
+                .range(..=no)
+                .next_back()
+                .map(|(_, generation)| *generation);
+            let generation = moved
+                .get(&no)
+                .copied()
+                .or(born)
+                .unwrap_or_else(|| panic!("J1: {no} has no journal"));
             let facts = self.read_run(store, no, generation);
-            assert_eq!(key, keys::index(facts.run.namespace, facts.run.id), "the index of {no} is its own");
+            assert_eq!(
+                key,
+                keys::index(facts.run.namespace, facts.run.id),
+                "the index of {no} is its own"
+            );
             self.ids.insert(facts.run.id, no);
             self.runs.insert(no, facts);
         }
     }
 
     fn read_run(&self, store: &MemStore, no: RunNo, generation: u32) -> RunFacts {
-        let stored = block_on(reading::entries(store, generation, no, (0, u32::MAX), usize::MAX))
-            .unwrap_or_else(|e| panic!("J1: the journal of {no}: {}", e.chain()));
+        let stored = block_on(reading::entries(
+            store,
+            generation,
+            no,
+            (0, u32::MAX),
+            usize::MAX,
+        ))
+        .unwrap_or_else(|e| panic!("J1: the journal of {no}: {}", e.chain()));
         let mut fold = RunFold::new(no, generation);
         let mut entries = Vec::new();
         for stored in &stored {
-            fold.push(stored).unwrap_or_else(|e| panic!("J1, S1: the journal of {no}: {e}"));
+            fold.push(stored)
+                .unwrap_or_else(|e| panic!("J1, S1: the journal of {no}: {e}"));
             let body = &stored[..stored.len() - CHAIN_BYTES];
             entries.push(Entry::decode(body).expect("an entry that was folded"));
         }
-        let run = fold.finish().unwrap_or_else(|| panic!("J1: {no} has no journal"));
+        let run = fold
+            .finish()
+            .unwrap_or_else(|| panic!("J1: {no} has no journal"));
         let state = self.state_of(&run);
-        RunFacts { run, entries, state }
+        RunFacts {
+            run,
+            entries,
+            state,
+        }
     }
 
     /// The state by what is stored, which must be in exactly one place (Q1).
     fn state_of(&self, run: &Run) -> RunState {
         let no = run.no;
-        let ready = self.ready.iter().filter(|(_, record)| record.run == no).count();
-        let granted = self.granted.values().filter(|record| record.run == no).count();
-        let timers: Vec<_> = self.timers.iter().filter(|((_, run), _)| *run == no).collect();
+        let ready = self
+            .ready
+            .iter()
+            .filter(|(_, record)| record.run == no)
+            .count();
+        let granted = self
+            .granted
+            .values()
+            .filter(|record| record.run == no)
+            .count();
+        let timers: Vec<_> = self
+            .timers
+            .iter()
+            .filter(|((_, run), _)| *run == no)
+            .collect();
         let stopped = self.stopped.get(&no);
         let places = (ready, granted, timers.len(), usize::from(stopped.is_some()));
         if let Some(ended) = run.ended_state() {
-            let left = if ended == RunState::Cancelled { places.0.min(1) } else { 0 };
-            assert_eq!(places, (left, 0, 0, 0), "Q1: {no} is {ended} and in (ready, granted, timer, stopped)");
+            let left = if ended == RunState::Cancelled {
+                places.0.min(1)
+            } else {
+                0
+            };
+            assert_eq!(
+                places,
+                (left, 0, 0, 0),
+                "Q1: {no} is {ended} and in (ready, granted, timer, stopped)"
+            );
             return ended;
         }
         match places {
@@ -139,11 +211,20 @@ impl Facts {
                     true => run.not_before == Some(*due) && run.next == 1,
                     false => run.commands.instants().contains(due),
                 };
-                assert!(of_journal, "T1: {no} sleeps until {due}, which its journal names");
-                if record.delayed { RunState::Scheduled } else { RunState::Suspended }
+                assert!(
+                    of_journal,
+                    "T1: {no} sleeps until {due}, which its journal names"
+                );
+                if record.delayed {
+                    RunState::Scheduled
+                } else {
+                    RunState::Suspended
+                }
             }
             (0, 0, 0, 1) => stopped.map_or(RunState::Parked, |stopped| stopped.state),
-            _ => panic!("Q1: {no} is in (ready, granted, timer, stopped) {places:?} times; its journal: {run:?}"),
+            _ => panic!(
+                "Q1: {no} is in (ready, granted, timer, stopped) {places:?} times; its journal: {run:?}"
+            ),
         }
     }
 
@@ -153,13 +234,31 @@ impl Facts {
         for facts in self.runs.values() {
             counted[usize::from(u8::from(facts.state)) - 1] += 1;
             facts.check();
-            let dead = self.dead.keys().filter(|(_, no)| *no == facts.run.no).count();
-            assert_eq!(dead, usize::from(facts.state == RunState::Dead), "{} is {}", facts.run.no, facts.state);
+            let dead = self
+                .dead
+                .keys()
+                .filter(|(_, no)| *no == facts.run.no)
+                .count();
+            assert_eq!(
+                dead,
+                usize::from(facts.state == RunState::Dead),
+                "{} is {}",
+                facts.run.no,
+                facts.state
+            );
         }
         if let Some(tally) = &self.tally {
             assert_eq!(tally.runs, counted, "C1: the tally is the count");
-            assert!(self.runs.keys().all(|no| no.0 < tally.next_run), "run numbers are given once");
-            assert!(self.ready.iter().all(|((.., at), _)| *at < tally.next_sequence), "places are given once");
+            assert!(
+                self.runs.keys().all(|no| no.0 < tally.next_run),
+                "run numbers are given once"
+            );
+            assert!(
+                self.ready
+                    .iter()
+                    .all(|((.., at), _)| *at < tally.next_sequence),
+                "places are given once"
+            );
         }
         self.check_mark();
     }
@@ -167,15 +266,32 @@ impl Facts {
     fn check_mark(&self) {
         let Some(mark) = &self.mark else { return };
         for ((queue, priority, sequence), record) in &self.ready {
-            let head = mark.heads.iter().find(|(q, p, _)| (q, p) == (queue, priority)).map_or(mark.rest, |h| h.2);
-            assert!(head <= *sequence, "Q1: {} waits at {sequence}, before the mark's {head}", record.run);
+            let head = mark
+                .heads
+                .iter()
+                .find(|(q, p, _)| (q, p) == (queue, priority))
+                .map_or(mark.rest, |h| h.2);
+            assert!(
+                head <= *sequence,
+                "Q1: {} waits at {sequence}, before the mark's {head}",
+                record.run
+            );
         }
         for (due, no) in self.timers.keys() {
-            assert!(mark.timers <= *due, "Q1: {no} sleeps until {due}, before the mark's {}", mark.timers);
+            assert!(
+                mark.timers <= *due,
+                "Q1: {no} sleeps until {due}, before the mark's {}",
+                mark.timers
+            );
         }
         for facts in self.runs.values() {
             let last = facts.run.changed_at;
-            assert!(last <= mark.time, "R4: {} changed at {last}, behind the mark {}", facts.run.no, mark.time);
+            assert!(
+                last <= mark.time,
+                "R4: {} changed at {last}, behind the mark {}",
+                facts.run.no,
+                mark.time
+            );
         }
     }
 }
@@ -186,15 +302,24 @@ impl RunFacts {
         let mut due: BTreeMap<StepNo, Time> = BTreeMap::new();
         let mut before = Time(0);
         for entry in &self.entries {
-            assert!(entry.at() >= before, "R4: the journal of {no} goes back in time at {entry:?}");
+            assert!(
+                entry.at() >= before,
+                "R4: the journal of {no} goes back in time at {entry:?}"
+            );
             before = entry.at();
             match entry {
                 Entry::TimerArmed(armed) => {
                     due.insert(armed.number, armed.due);
                 }
                 Entry::TimerFired(fired) => {
-                    let due = due.get(&fired.number).unwrap_or_else(|| panic!("T1: {no} fires what was never armed"));
-                    assert!(fired.at >= *due, "T1: {no} fires at {}, due at {due}", fired.at);
+                    let due = due
+                        .get(&fired.number)
+                        .unwrap_or_else(|| panic!("T1: {no} fires what was never armed"));
+                    assert!(
+                        fired.at >= *due,
+                        "T1: {no} fires at {}, due at {due}",
+                        fired.at
+                    );
                 }
                 _ => {}
             }
@@ -216,7 +341,13 @@ pub(super) struct Audit {
 
 impl Audit {
     /// Checks the store as it is now. `crashed`: what was not durable may have gone since the last time.
-    pub(super) fn check(&mut self, store: &MemStore, now: Time, retention: Duration, crashed: bool) -> &Facts {
+    pub(super) fn check(
+        &mut self,
+        store: &MemStore,
+        now: Time,
+        retention: Duration,
+        crashed: bool,
+    ) -> &Facts {
         let facts = Facts::of(store);
         facts.check();
         self.forget_dropped(&facts, now, retention, crashed);
@@ -227,11 +358,17 @@ impl Audit {
             assert!(facts.ids.contains_key(id), "R1: {id} was started");
         }
         for (id, outcome) in &self.told {
-            let ended = facts.ids.get(id).and_then(|no| facts.runs[no].run.ended.as_ref());
+            let ended = facts
+                .ids
+                .get(id)
+                .and_then(|no| facts.runs[no].run.ended.as_ref());
             assert_eq!(ended, Some(outcome), "R1: {id} ended and that was told");
         }
         for (no, number) in self.acknowledged.keys() {
-            let resolved = facts.runs.get(no).is_some_and(|facts| facts.run.commands.is_resolved(*number));
+            let resolved = facts
+                .runs
+                .get(no)
+                .is_some_and(|facts| facts.run.commands.is_resolved(*number));
             assert!(resolved, "R1: step {number} of {no} was acknowledged");
         }
         self.last = facts;
@@ -240,9 +377,19 @@ impl Audit {
 
     /// Nothing is promised of runs that were dropped after their retention.
     fn forget_dropped(&mut self, facts: &Facts, now: Time, retention: Duration, crashed: bool) {
-        for (no, before) in self.last.runs.iter().filter(|(no, _)| !facts.runs.contains_key(no)) {
+        for (no, before) in self
+            .last
+            .runs
+            .iter()
+            .filter(|(no, _)| !facts.runs.contains_key(no))
+        {
             let in_time = before.state.is_final() && before.run.changed_at.after(retention) <= now;
-            assert!(in_time || crashed, "{no} was dropped at {now}, {} since {}", before.state, before.run.changed_at);
+            assert!(
+                in_time || crashed,
+                "{no} was dropped at {now}, {} since {}",
+                before.state,
+                before.run.changed_at
+            );
             if in_time {
                 self.started.remove(&before.run.id);
                 self.told.remove(&before.run.id);
@@ -253,12 +400,20 @@ impl Audit {
 
     fn check_change(&self, facts: &Facts, now: Time) {
         for (no, before) in &self.last.runs {
-            let Some(after) = facts.runs.get(no) else { continue };
-            assert!(after.entries.starts_with(&before.entries), "J1: the journal of {no} only grows");
+            let Some(after) = facts.runs.get(no) else {
+                continue;
+            };
+            assert!(
+                after.entries.starts_with(&before.entries),
+                "J1: the journal of {no} only grows"
+            );
             let slept = self.last.timers.keys().find(|(_, run)| run == no);
             if let Some((due, _)) = slept.filter(|key| !facts.timers.contains_key(key)) {
                 let cancelled = after.run.cancel_requested && !before.run.cancel_requested;
-                assert!(cancelled || *due <= now, "T1: {no} slept until {due} and was woken at {now}");
+                assert!(
+                    cancelled || *due <= now,
+                    "T1: {no} slept until {due} and was woken at {now}"
+                );
             }
         }
     }

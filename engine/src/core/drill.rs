@@ -24,9 +24,9 @@ use crate::model::run::{Outcome, RunState};
 use crate::model::time::Time;
 use crate::reading;
 use crate::wire::message::{
-    AskOutcome, AskStatus, AttemptFailedReport, Cancel, GiveBack, Heartbeat, Held, Hello, Message, Offer, PROTOCOL,
-    QueueSlots, Resume, Start, StepCompletedReport, TimerRequested, TurnCompleted, TurnFailed, TurnMismatched,
-    TurnSuspended, WorkflowOffer,
+    AskOutcome, AskStatus, AttemptFailedReport, Cancel, GiveBack, Heartbeat, Held, Hello, Message,
+    Offer, PROTOCOL, QueueSlots, Resume, Start, StepCompletedReport, TimerRequested, TurnCompleted,
+    TurnFailed, TurnMismatched, TurnSuspended, WorkflowOffer,
 };
 
 /// One order: what happens, and three numbers that say to whom and how.
@@ -36,7 +36,9 @@ pub(crate) type Order = (u8, u8, u8, u8);
 pub(crate) const ORDERS: u8 = 64;
 
 const WORKERS: usize = 3;
-const WORKFLOWS: [&str; 8] = ["two", "sleeper", "flaky", "doomed", "whole", "picky", "racer", "long"];
+const WORKFLOWS: [&str; 8] = [
+    "two", "sleeper", "flaky", "doomed", "whole", "picky", "racer", "long",
+];
 const QUEUES: [&str; 2] = ["a", "b"];
 const RETENTION: Duration = Duration::from_secs(3_600);
 const START: Time = Time(1_000_000 * 86_400);
@@ -44,25 +46,54 @@ const START: Time = Time(1_000_000 * 86_400);
 /// What a scripted workflow does next.
 #[derive(Debug, Clone, Copy)]
 enum Command {
-    Step { fails: u32, terminal: bool },
-    Sleep { ms: u64 },
+    Step {
+        fails: u32,
+        terminal: bool,
+    },
+    Sleep {
+        ms: u64,
+    },
     /// Two timers; the first one counts, the other one is dropped.
-    Race { short_ms: u64, long_ms: u64 },
+    Race {
+        short_ms: u64,
+        long_ms: u64,
+    },
     /// Build `b1` does not know what comes here.
     Mismatch,
 }
 
 fn script(workflow: &str) -> &'static [Command] {
-    const STEP: Command = Command::Step { fails: 0, terminal: false };
+    const STEP: Command = Command::Step {
+        fails: 0,
+        terminal: false,
+    };
     match workflow {
         "two" => &[STEP, STEP],
         "sleeper" => &[STEP, Command::Sleep { ms: 3_000 }, STEP],
-        "flaky" => &[Command::Step { fails: 2, terminal: false }, STEP],
-        "doomed" => &[STEP, Command::Step { fails: 1, terminal: true }],
+        "flaky" => &[
+            Command::Step {
+                fails: 2,
+                terminal: false,
+            },
+            STEP,
+        ],
+        "doomed" => &[
+            STEP,
+            Command::Step {
+                fails: 1,
+                terminal: true,
+            },
+        ],
         "picky" => &[STEP, Command::Mismatch, Command::Sleep { ms: 1_000 }, STEP],
         "racer" => &[
-            Command::Race { short_ms: 1_000, long_ms: 60_000 },
-            Command::Step { fails: 1, terminal: false },
+            Command::Race {
+                short_ms: 1_000,
+                long_ms: 60_000,
+            },
+            Command::Step {
+                fails: 1,
+                terminal: false,
+            },
             Command::Sleep { ms: 2_000 },
         ],
         "long" => &[STEP, STEP, STEP, STEP, STEP, STEP, STEP, STEP, STEP, STEP],
@@ -83,8 +114,18 @@ struct Holding {
 /// What arrives at a worker, in order.
 #[derive(Debug)]
 enum Arrival {
-    HandOut { run: RunNo, token: Token, entries: Vec<Bytes> },
-    Regrant { run: RunNo, old: Token, token: Token, from: u32, entries: Vec<Entry> },
+    HandOut {
+        run: RunNo,
+        token: Token,
+        entries: Vec<Bytes>,
+    },
+    Regrant {
+        run: RunNo,
+        old: Token,
+        token: Token,
+        from: u32,
+        entries: Vec<Entry>,
+    },
     Message(Message),
 }
 
@@ -121,15 +162,31 @@ fn run_id(id: u8) -> RunId {
 }
 
 fn caller() -> Caller {
-    Caller { principal: "drill".to_owned(), ..Caller::default() }
+    Caller {
+        principal: "drill".to_owned(),
+        ..Caller::default()
+    }
 }
 
 impl Drill {
     pub(crate) fn new(seed: u8) -> Self {
-        let small = Limits { payload_bytes_max: 5_000, journal_entries_warn: 4, journal_entries_max: 8 };
-        let limits = if seed & 1 == 1 { small } else { Limits::default() };
+        let small = Limits {
+            payload_bytes_max: 5_000,
+            journal_entries_warn: 4,
+            journal_entries_max: 8,
+        };
+        let limits = if seed & 1 == 1 {
+            small
+        } else {
+            Limits::default()
+        };
         let workers_die_with_engine = seed & 2 == 2;
-        let settings = Settings { limits, retention: RETENTION, workers_die_with_engine, ..Settings::default() };
+        let settings = Settings {
+            limits,
+            retention: RETENTION,
+            workers_die_with_engine,
+            ..Settings::default()
+        };
         let mut drill = Self {
             stage: Stage::new(settings, START),
             audit: Audit::default(),
@@ -147,7 +204,9 @@ impl Drill {
             drill.workers.push(Worker::default());
         }
         (0..WORKERS).for_each(|worker| drill.restart(worker, 0));
-        (0..WORKERS).filter(|worker| seed >> worker & 4 == 0).for_each(|worker| drill.hello(worker, seed / 32));
+        (0..WORKERS)
+            .filter(|worker| seed >> worker & 4 == 0)
+            .for_each(|worker| drill.hello(worker, seed / 32));
         drill
     }
 
@@ -206,9 +265,24 @@ impl Drill {
     fn flush(&mut self) {
         let (_, effects) = self.stage.flush();
         for effect in effects {
-            if let Effect::HandOut { session, run, token, .. } | Effect::Regrant { session, run, token, .. } = effect {
+            if let Effect::HandOut {
+                session,
+                run,
+                token,
+                ..
+            }
+            | Effect::Regrant {
+                session,
+                run,
+                token,
+                ..
+            } = effect
+            {
                 let before = self.tokens.insert(run, token);
-                assert!(before.is_none_or(|before| before < token), "G2: {token} of {run} follows {before:?}");
+                assert!(
+                    before.is_none_or(|before| before < token),
+                    "G2: {token} of {run} follows {before:?}"
+                );
                 self.given.insert(token, session);
             }
         }
@@ -238,39 +312,95 @@ impl Drill {
 
     fn effect(&mut self, effect: Effect) {
         match effect {
-            Effect::Send { session, message } if Some(session) == self.client => self.client_hears(message),
-            Effect::Send { session, message } => self.arrives(session, Arrival::Message(message)),
-            Effect::HandOut { session, run, id, token, generation, count, .. } => {
-                let entries = self.journal(generation, run, (0, count));
-                assert!(entries.len() as u32 >= count, "the journal of {id} is there when it is handed out");
-                self.arrives(session, Arrival::HandOut { run, token, entries });
+            Effect::Send { session, message } if Some(session) == self.client => {
+                self.client_hears(message)
             }
-            Effect::Regrant { session, run, old, token, generation, from, count } => {
+            Effect::Send { session, message } => self.arrives(session, Arrival::Message(message)),
+            Effect::HandOut {
+                session,
+                run,
+                id,
+                token,
+                generation,
+                count,
+                ..
+            } => {
+                let entries = self.journal(generation, run, (0, count));
+                assert!(
+                    entries.len() as u32 >= count,
+                    "the journal of {id} is there when it is handed out"
+                );
+                self.arrives(
+                    session,
+                    Arrival::HandOut {
+                        run,
+                        token,
+                        entries,
+                    },
+                );
+            }
+            Effect::Regrant {
+                session,
+                run,
+                old,
+                token,
+                generation,
+                from,
+                count,
+            } => {
                 let stored = self.journal(generation, run, (from, count));
-                let entry = |stored: &Bytes| Entry::decode(&stored[..stored.len() - 8]).expect("an entry");
+                let entry =
+                    |stored: &Bytes| Entry::decode(&stored[..stored.len() - 8]).expect("an entry");
                 let entries = stored.iter().map(entry).collect();
-                self.arrives(session, Arrival::Regrant { run, old, token, from, entries });
+                self.arrives(
+                    session,
+                    Arrival::Regrant {
+                        run,
+                        old,
+                        token,
+                        from,
+                        entries,
+                    },
+                );
             }
             Effect::Close { session, .. } => {
                 self.disconnect(session);
-                self.handle(Input::SessionClosed { session, goodbye: false });
+                self.handle(Input::SessionClosed {
+                    session,
+                    goodbye: false,
+                });
             }
             Effect::DropGeneration { generation } => {
-                block_on(self.stage.store.drop_generation(generation)).expect("a generation is dropped");
+                block_on(self.stage.store.drop_generation(generation))
+                    .expect("a generation is dropped");
             }
             Effect::Note(note) => {
-                let damaged = matches!(note, super::output::Note::Damaged { .. } | super::output::Note::NotCleaned { .. });
+                let damaged = matches!(
+                    note,
+                    super::output::Note::Damaged { .. } | super::output::Note::NotCleaned { .. }
+                );
                 assert!(!damaged, "nothing was damaged: {note:?}");
             }
         }
     }
 
     fn journal(&self, generation: u32, run: RunNo, range: (u32, u32)) -> Vec<Bytes> {
-        block_on(reading::entries(&self.stage.store, generation, run, range, usize::MAX)).expect("a journal is read")
+        block_on(reading::entries(
+            &self.stage.store,
+            generation,
+            run,
+            range,
+            usize::MAX,
+        ))
+        .expect("a journal is read")
     }
 
     fn arrives(&mut self, session: SessionId, arrival: Arrival) {
-        if let Some(worker) = self.workers.iter_mut().find(|worker| worker.session == Some(session)) {
+        if let Some(worker) = self
+            .workers
+            .iter_mut()
+            .find(|worker| worker.session == Some(session))
+        {
             worker.inbox.push_back(arrival);
         }
     }
@@ -279,7 +409,11 @@ impl Drill {
         if self.client == Some(session) {
             self.client = None;
         }
-        for worker in self.workers.iter_mut().filter(|worker| worker.session == Some(session)) {
+        for worker in self
+            .workers
+            .iter_mut()
+            .filter(|worker| worker.session == Some(session))
+        {
             worker.session = None;
             worker.inbox.clear();
         }
@@ -287,10 +421,20 @@ impl Drill {
 
     fn pass(&mut self, span: Duration, beats: u8) {
         self.stage.pass(span);
-        let workers = self.workers.iter().enumerate().filter(|(at, _)| beats >> at & 1 == 0);
-        let sessions: Vec<SessionId> = workers.filter_map(|(_, w)| w.session).chain(self.client).collect();
+        let workers = self
+            .workers
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| beats >> at & 1 == 0);
+        let sessions: Vec<SessionId> = workers
+            .filter_map(|(_, w)| w.session)
+            .chain(self.client)
+            .collect();
         for session in sessions {
-            self.handle(Input::Received { session, message: Heartbeat { beat: 0 }.into() });
+            self.handle(Input::Received {
+                session,
+                message: Heartbeat { beat: 0 }.into(),
+            });
         }
         self.handle(Input::Ticked);
     }
@@ -304,7 +448,15 @@ impl Drill {
         };
         match how & 4 {
             0 => self.stage.wall = self.stage.wall.after(span),
-            _ => self.stage.wall = Time(self.stage.wall.0.saturating_sub(span.as_millis() as u64).max(START.0)),
+            _ => {
+                self.stage.wall = Time(
+                    self.stage
+                        .wall
+                        .0
+                        .saturating_sub(span.as_millis() as u64)
+                        .max(START.0),
+                )
+            }
         }
         self.handle(Input::Ticked);
     }
@@ -324,7 +476,9 @@ impl Drill {
             Ok(()) => {}
             Err(OpenRefused::ClockBehind { mark, .. }) => {
                 self.stage.wall = mark; // an operator sets it right
-                self.stage.reopen().expect("a store with the right clock opens");
+                self.stage
+                    .reopen()
+                    .expect("a store with the right clock opens");
             }
             Err(refused) => panic!("what the core wrote opens: {refused}"),
         }
@@ -342,16 +496,22 @@ impl Drill {
     fn restart(&mut self, worker: usize, build: u8) {
         self.next_incarnation += 1;
         let build = if build % 3 == 1 { "b1" } else { "b0" };
-        self.workers[worker] =
-            Worker { incarnation: Incarnation(self.next_incarnation), build: build.to_owned(), ..Worker::default() };
+        self.workers[worker] = Worker {
+            incarnation: Incarnation(self.next_incarnation),
+            build: build.to_owned(),
+            ..Worker::default()
+        };
     }
 
     /// A worker process is killed.
     fn die(&mut self, worker: usize, how: u8) {
         let session = self.workers[worker].session;
         self.restart(worker, how / 2);
-        if let Some(session) = session.filter(|_| how % 2 == 0) {
-            self.handle(Input::SessionClosed { session, goodbye: false });
+        if let Some(session) = session.filter(|_| how.is_multiple_of(2)) {
+            self.handle(Input::SessionClosed {
+                session,
+                goodbye: false,
+            });
         }
     }
 
@@ -367,10 +527,20 @@ impl Drill {
             seen: holding.entries.len() as u32,
         };
         let held = worker.holds.iter().map(held).collect();
-        worker.holds.values_mut().for_each(|holding| holding.asked = None);
+        worker
+            .holds
+            .values_mut()
+            .for_each(|holding| holding.asked = None);
         // The third worker does not know all workflows.
-        let known = if at == 2 { &WORKFLOWS[..5] } else { &WORKFLOWS[..] };
-        let offer = |workflow: &&str| WorkflowOffer { workflow: (*workflow).to_owned(), version: 1 };
+        let known = if at == 2 {
+            &WORKFLOWS[..5]
+        } else {
+            &WORKFLOWS[..]
+        };
+        let offer = |workflow: &&str| WorkflowOffer {
+            workflow: (*workflow).to_owned(),
+            version: 1,
+        };
         let hello = Hello {
             protocol: PROTOCOL,
             caller: caller(),
@@ -381,13 +551,18 @@ impl Drill {
             queues: slots(worker.slots, how),
             held,
         };
-        self.handle(Input::Received { session, message: hello.into() });
+        self.handle(Input::Received {
+            session,
+            message: hello.into(),
+        });
     }
 
     fn close(&mut self, at: usize, how: u8) {
-        let Some(session) = self.workers[at].session else { return };
+        let Some(session) = self.workers[at].session else {
+            return;
+        };
         self.disconnect(session);
-        let goodbye = how % 4 == 0;
+        let goodbye = how.is_multiple_of(4);
         if goodbye {
             self.workers[at].holds.clear();
         }
@@ -400,7 +575,9 @@ impl Drill {
     fn deliver(&mut self, at: usize, count: usize) {
         for _ in 0..=count {
             let worker = &mut self.workers[at];
-            let Some(arrival) = worker.inbox.pop_front() else { return };
+            let Some(arrival) = worker.inbox.pop_front() else {
+                return;
+            };
             if let Some(acknowledged) = worker.take(arrival) {
                 self.audit.acknowledged.insert(acknowledged, ());
             }
@@ -412,14 +589,18 @@ impl Drill {
         self.deliver(at, 255);
         let now = self.stage.core.now();
         let worker = &mut self.workers[at];
-        let Some(session) = worker.session else { return };
+        let Some(session) = worker.session else {
+            return;
+        };
         if worker.holds.is_empty() {
             return;
         }
         let nth = usize::from(pick) % worker.holds.len();
-        let Some((run, holding)) = worker.holds.iter_mut().nth(nth) else { return };
+        let Some((run, holding)) = worker.holds.iter_mut().nth(nth) else {
+            return;
+        };
         let message = match &holding.asked {
-            Some(asked) if how % 4 == 0 => asked.clone(), // the same once more
+            Some(asked) if how.is_multiple_of(4) => asked.clone(), // the same once more
             Some(_) => return,
             None => holding.next(*run, &worker.build, now, how),
         };
@@ -435,17 +616,30 @@ impl Drill {
         let about = report_of(&message);
         let facts = self.audit.facts();
         let before = about.and_then(|(run, token)| {
-            let current = facts.granted.values().find(|record| record.run == run).map(|record| record.token);
+            let current = facts
+                .granted
+                .values()
+                .find(|record| record.run == run)
+                .map(|record| record.token);
             let counts = current == Some(token) && self.given.get(&token) == Some(&session);
             Some((run, current, facts.runs.get(&run)?.entries.len())).filter(|_| !counts)
         });
         self.handle(Input::Received { session, message });
         self.look(false);
-        let Some((run, current, entries)) = before else { return };
+        let Some((run, current, entries)) = before else {
+            return;
+        };
         let facts = self.audit.facts();
-        let granted = facts.granted.values().find(|record| record.run == run).map(|record| record.token);
+        let granted = facts
+            .granted
+            .values()
+            .find(|record| record.run == run)
+            .map(|record| record.token);
         let after = facts.runs.get(&run).map(|facts| facts.entries.len());
-        assert!(after == Some(entries) || granted != current, "G3: a report of no grant changed the journal of {run}");
+        assert!(
+            after == Some(entries) || granted != current,
+            "G3: a report of no grant changed the journal of {run}"
+        );
     }
 
     /// What was said before is said again: late, twice, by another session.
@@ -455,29 +649,63 @@ impl Drill {
         }
         let (session, message) = self.sent[usize::from(pick) * 2 % self.sent.len()].clone();
         let other = self.workers[usize::from(how) % WORKERS].session;
-        let session = if how & 4 == 0 { session } else { other.unwrap_or(session) };
+        let session = if how & 4 == 0 {
+            session
+        } else {
+            other.unwrap_or(session)
+        };
         self.report(session, message);
     }
 
     /// A report about anything under a token that was never given.
     fn forge(&mut self, a: u8, b: u8, c: u8) {
-        let Some(session) = self.workers[usize::from(a) % WORKERS].session else { return };
+        let Some(session) = self.workers[usize::from(a) % WORKERS].session else {
+            return;
+        };
         let run = RunNo(u64::from(b) % 8);
-        let token = Token { store: 7, epoch: u64::from(c % 3), grant: crate::model::id::GrantNo(u64::from(c / 3)) };
+        let token = Token {
+            store: 7,
+            epoch: u64::from(c % 3),
+            grant: crate::model::id::GrantNo(u64::from(c / 3)),
+        };
         let number = StepNo(u32::from(a) / 8);
         let (place, output) = (Place::default(), Payload::default());
-        self.report(session, StepCompletedReport { run, token, number, place, attempt: 1, output }.into());
+        self.report(
+            session,
+            StepCompletedReport {
+                run,
+                token,
+                number,
+                place,
+                attempt: 1,
+                output,
+            }
+            .into(),
+        );
     }
 
     fn give_back(&mut self, at: usize, pick: u8) {
         let worker = &mut self.workers[at];
-        let Some(session) = worker.session else { return };
+        let Some(session) = worker.session else {
+            return;
+        };
         if worker.holds.is_empty() {
             return;
         }
         let nth = usize::from(pick) % worker.holds.len();
-        let Some((run, holding)) = worker.holds.iter().nth(nth).filter(|(_, h)| h.asked.is_none()) else { return };
-        let message: Message = GiveBack { run: *run, token: holding.token }.into();
+        let Some((run, holding)) = worker
+            .holds
+            .iter()
+            .nth(nth)
+            .filter(|(_, h)| h.asked.is_none())
+        else {
+            return;
+        };
+        let message: Message = GiveBack {
+            run: *run,
+            token: holding.token,
+        }
+        .into();
         let run = *run;
         worker.holds.remove(&run);
         self.report(session, message);
@@ -485,10 +713,15 @@ impl Drill {
 
     fn offer(&mut self, at: usize, how: u8) {
         let worker = &mut self.workers[at];
-        let Some(session) = worker.session else { return };
+        let Some(session) = worker.session else {
+            return;
+        };
         worker.slots = u32::from(how % 4);
         let queues = slots(worker.slots, how);
-        self.handle(Input::Received { session, message: Offer { queues }.into() });
+        self.handle(Input::Received {
+            session,
+            message: Offer { queues }.into(),
+        });
     }
 
     // What the client does.
@@ -509,7 +742,10 @@ impl Drill {
             queues: Vec::new(),
             held: Vec::new(),
         };
-        self.handle(Input::Received { session, message: hello.into() });
+        self.handle(Input::Received {
+            session,
+            message: hello.into(),
+        });
         session
     }
 
@@ -523,7 +759,11 @@ impl Drill {
 
     fn start(&mut self, id: u8, workflow: u8, how: u8) {
         // Mostly an id has its workflow; sometimes another one is asked for.
-        let workflow = if workflow % 8 == 7 { id.wrapping_add(1) } else { id };
+        let workflow = if workflow % 8 == 7 {
+            id.wrapping_add(1)
+        } else {
+            id
+        };
         let run = StartRun {
             id: run_id(id),
             name: None,
@@ -534,24 +774,62 @@ impl Drill {
             delay_ms: if how % 4 == 3 { u64::from(how) * 40 } else { 0 },
             input: Payload(vec![1; if how == 200 { 9_000 } else { 20 }].into()),
         };
-        let runs = if how % 16 == 1 { vec![run.clone(), run] } else { vec![run] };
-        self.request(run_id(id), |request| Start { request, caller: caller(), runs }.into());
+        let runs = if how % 16 == 1 {
+            vec![run.clone(), run]
+        } else {
+            vec![run]
+        };
+        self.request(run_id(id), |request| {
+            Start {
+                request,
+                caller: caller(),
+                runs,
+            }
+            .into()
+        });
     }
 
     fn cancel(&mut self, id: u8) {
-        let ask = |request| Cancel { request, caller: caller(), id: run_id(id), reason: "no longer".to_owned() };
+        let ask = |request| Cancel {
+            request,
+            caller: caller(),
+            id: run_id(id),
+            reason: "no longer".to_owned(),
+        };
         self.request(run_id(id), |request| ask(request).into());
     }
 
     fn resume(&mut self, id: u8) {
-        self.request(run_id(id), |request| Resume { request, caller: caller(), id: run_id(id) }.into());
+        self.request(run_id(id), |request| {
+            Resume {
+                request,
+                caller: caller(),
+                id: run_id(id),
+            }
+            .into()
+        });
     }
 
     fn ask(&mut self, id: u8, how: u8) {
-        let (id, wait) = (run_id(id), how % 4 != 0);
+        let (id, wait) = (run_id(id), !how.is_multiple_of(4));
         match how % 5 {
-            0 => self.request(id, |request| AskStatus { request, caller: caller(), id }.into()),
-            _ => self.request(id, |request| AskOutcome { request, caller: caller(), id, wait }.into()),
+            0 => self.request(id, |request| {
+                AskStatus {
+                    request,
+                    caller: caller(),
+                    id,
+                }
+                .into()
+            }),
+            _ => self.request(id, |request| {
+                AskOutcome {
+                    request,
+                    caller: caller(),
+                    id,
+                    wait,
+                }
+                .into()
+            }),
         }
     }
 
@@ -563,13 +841,46 @@ impl Drill {
                 }
             }
             Message::OutcomeReply(reply) => {
-                let Some(id) = self.asked.get(&reply.request).copied() else { return };
+                let Some(id) = self.asked.get(&reply.request).copied() else {
+                    return;
+                };
                 if !matches!(reply.outcome, Outcome::OutcomePending(_)) {
                     // Another run of this id may have come after the retention of the first.
                     self.audit.told.insert(id, reply.outcome);
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Somebody says anything at all.
+    pub(crate) fn say(&mut self, message: Message) {
+        let namespace = match &message {
+            Message::Start(m) => m.caller.namespace,
+            Message::Cancel(m) => m.caller.namespace,
+            Message::Resume(m) => m.caller.namespace,
+            Message::AskOutcome(m) => m.caller.namespace,
+            _ => Default::default(),
+        };
+        // The auditor knows runs by their ids, which are of the default namespace.
+        if namespace != Default::default() {
+            return;
+        }
+        let sessions: Vec<SessionId> = self
+            .workers
+            .iter()
+            .filter_map(|worker| worker.session)
+            .collect();
+        for session in sessions {
+            match report_of(&message) {
+                Some(_) => self.report(session, message.clone()),
+                None => self.handle(Input::Received {
+                    session,
+                    message: message.clone(),
+                }),
+            }
+            self.settle();
+            self.look(false);
         }
     }
 
@@ -601,21 +912,41 @@ impl Drill {
                 return;
             }
             if round % 50 == 49 {
-                let stopped: Vec<RunId> = facts.stopped.keys().map(|no| facts.runs[no].run.id).collect();
+                let stopped: Vec<RunId> = facts
+                    .stopped
+                    .keys()
+                    .map(|no| facts.runs[no].run.id)
+                    .collect();
                 for id in stopped {
-                    self.request(id, |request| Resume { request, caller: caller(), id }.into());
+                    self.request(id, |request| {
+                        Resume {
+                            request,
+                            caller: caller(),
+                            id,
+                        }
+                        .into()
+                    });
                 }
             }
         }
-        let stuck = self.audit.facts().runs.values().filter(|run| !run.state.is_final());
-        let stuck: Vec<(RunNo, &str, RunState)> =
-            stuck.map(|facts| (facts.run.no, facts.run.workflow.as_str(), facts.state)).collect();
+        let stuck = self
+            .audit
+            .facts()
+            .runs
+            .values()
+            .filter(|run| !run.state.is_final());
+        let stuck: Vec<(RunNo, &str, RunState)> = stuck
+            .map(|facts| (facts.run.no, facts.run.workflow.as_str(), facts.state))
+            .collect();
         panic!("everything ends, but not {stuck:?}");
     }
 }
 
 fn slots(slots: u32, how: u8) -> Vec<QueueSlots> {
-    let both = QUEUES.iter().map(|queue| QueueSlots { queue: (*queue).to_owned(), slots });
+    let both = QUEUES.iter().map(|queue| QueueSlots {
+        queue: (*queue).to_owned(),
+        slots,
+    });
     both.take(if how & 16 == 16 { 1 } else { 2 }).collect()
 }
 
@@ -638,27 +969,60 @@ impl Worker {
     /// Takes what arrives; tells the step whose outcome it acknowledges.
     fn take(&mut self, arrival: Arrival) -> Option<(RunNo, StepNo)> {
         match arrival {
-            Arrival::HandOut { run, token, entries } => {
+            Arrival::HandOut {
+                run,
+                token,
+                entries,
+            } => {
                 let mut fold = RunFold::new(run, 0);
                 let mut known = Vec::new();
                 for stored in &entries {
-                    fold.push(stored).unwrap_or_else(|e| panic!("J1: the journal of {run} as shipped: {e}"));
+                    fold.push(stored)
+                        .unwrap_or_else(|e| panic!("J1: the journal of {run} as shipped: {e}"));
                     known.push(Entry::decode(&stored[..stored.len() - 8]).expect("an entry"));
                 }
                 let workflow = fold.finish().map(|run| run.workflow).unwrap_or_default();
-                self.holds.insert(run, Holding { token, workflow, entries: known, asked: None });
+                self.holds.insert(
+                    run,
+                    Holding {
+                        token,
+                        workflow,
+                        entries: known,
+                        asked: None,
+                    },
+                );
                 None
             }
-            Arrival::Regrant { run, old, token, from, entries } => {
-                let holding = self.holds.get_mut(&run).filter(|holding| holding.token == old)?;
+            Arrival::Regrant {
+                run,
+                old,
+                token,
+                from,
+                entries,
+            } => {
+                let holding = self
+                    .holds
+                    .get_mut(&run)
+                    .filter(|holding| holding.token == old)?;
                 holding.token = token;
-                assert_eq!(from as usize, holding.entries.len(), "what was not seen follows what was");
+                assert_eq!(
+                    from as usize,
+                    holding.entries.len(),
+                    "what was not seen follows what was"
+                );
                 holding.entries.extend(entries);
                 None
             }
             Arrival::Message(Message::Appended(told)) => {
-                let holding = self.holds.get_mut(&told.run).filter(|holding| holding.token == told.token)?;
-                assert!(told.index as usize <= holding.entries.len(), "J1: entries of {} are told in order", told.run);
+                let holding = self
+                    .holds
+                    .get_mut(&told.run)
+                    .filter(|holding| holding.token == told.token)?;
+                assert!(
+                    told.index as usize <= holding.entries.len(),
+                    "J1: entries of {} are told in order",
+                    told.run
+                );
                 if (told.index as usize) < holding.entries.len() {
                     return None;
                 }
@@ -673,7 +1037,9 @@ impl Worker {
                 number.filter(|_| step).map(|number| (told.run, number))
             }
             Arrival::Message(Message::TurnEnded(ended)) => self.drop_run(ended.run, ended.token),
-            Arrival::Message(Message::Revoked(revoked)) => self.drop_run(revoked.run, revoked.token),
+            Arrival::Message(Message::Revoked(revoked)) => {
+                self.drop_run(revoked.run, revoked.token)
+            }
             Arrival::Message(Message::ReportRefused(refused)) => {
                 if let Some(holding) = self.holds.get_mut(&refused.run) {
                     holding.asked = None;
@@ -685,7 +1051,11 @@ impl Worker {
     }
 
     fn drop_run(&mut self, run: RunNo, token: Token) -> Option<(RunNo, StepNo)> {
-        if self.holds.get(&run).is_some_and(|holding| holding.token == token) {
+        if self
+            .holds
+            .get(&run)
+            .is_some_and(|holding| holding.token == token)
+        {
             self.holds.remove(&run);
         }
         None
@@ -700,14 +1070,31 @@ impl Holding {
         if self.workflow == "whole" {
             let failure = Failure::retryable("not yet");
             return match known.whole < 2 && !known.cancelled {
-                true => TurnFailed { run, token, failure, whole: true }.into(),
-                false => TurnCompleted { run, token, output: Payload(vec![2].into()) }.into(),
+                true => TurnFailed {
+                    run,
+                    token,
+                    failure,
+                    whole: true,
+                }
+                .into(),
+                false => TurnCompleted {
+                    run,
+                    token,
+                    output: Payload(vec![2].into()),
+                }
+                .into(),
             };
         }
         let seen = self.entries.len() as u32;
         let mut number = 0;
-        let commands: &[Command] =
-            if known.cancelled { &[Command::Step { fails: 0, terminal: false }] } else { script(&self.workflow) };
+        let commands: &[Command] = if known.cancelled {
+            &[Command::Step {
+                fails: 0,
+                terminal: false,
+            }]
+        } else {
+            script(&self.workflow)
+        };
         if known.cancelled {
             number = 50;
             known.failed.clear();
@@ -715,18 +1102,35 @@ impl Holding {
         for command in commands {
             let at = StepNo(number);
             number += 1;
-            let place = Place { name: format!("c{at}"), at: "drill.rs:1".to_owned(), version: 1 };
+            let place = Place {
+                name: format!("c{at}"),
+                at: "drill.rs:1".to_owned(),
+                version: 1,
+            };
             match *command {
                 Command::Step { fails, terminal } => {
                     if known.failed.contains(&at) {
-                        return TurnFailed { run, token, failure: Failure::terminal("no"), whole: false }.into();
+                        return TurnFailed {
+                            run,
+                            token,
+                            failure: Failure::terminal("no"),
+                            whole: false,
+                        }
+                        .into();
                     }
                     if known.resolved.contains(&at) {
                         continue;
                     }
-                    let (attempts, retry_at) = known.attempts.get(&at).copied().unwrap_or((0, Time(0)));
+                    let (attempts, retry_at) =
+                        known.attempts.get(&at).copied().unwrap_or((0, Time(0)));
                     if retry_at > now {
-                        return TurnSuspended { run, token, seen, wakes_at: retry_at }.into();
+                        return TurnSuspended {
+                            run,
+                            token,
+                            seen,
+                            wakes_at: retry_at,
+                        }
+                        .into();
                     }
                     let attempt = attempts + 1;
                     if attempts < fails {
@@ -736,16 +1140,50 @@ impl Holding {
                             (false, _) => Failure::retryable("not yet"),
                         };
                         let retry = Retry::default();
-                        return AttemptFailedReport { run, token, number: at, place, attempt, failure, retry }.into();
+                        return AttemptFailedReport {
+                            run,
+                            token,
+                            number: at,
+                            place,
+                            attempt,
+                            failure,
+                            retry,
+                        }
+                        .into();
                     }
                     let bytes = if how % 16 == 5 { 4_500 } else { 10 };
                     let output = Payload(vec![3; bytes].into());
-                    return StepCompletedReport { run, token, number: at, place, attempt, output }.into();
+                    return StepCompletedReport {
+                        run,
+                        token,
+                        number: at,
+                        place,
+                        attempt,
+                        output,
+                    }
+                    .into();
                 }
                 Command::Sleep { ms } => match known.due.get(&at) {
                     _ if known.resolved.contains(&at) => {}
-                    Some(due) => return TurnSuspended { run, token, seen, wakes_at: *due }.into(),
-                    None => return TimerRequested { run, token, number: at, place, delay_ms: ms }.into(),
+                    Some(due) => {
+                        return TurnSuspended {
+                            run,
+                            token,
+                            seen,
+                            wakes_at: *due,
+                        }
+                        .into();
+                    }
+                    None => {
+                        return TimerRequested {
+                            run,
+                            token,
+                            number: at,
+                            place,
+                            delay_ms: ms,
+                        }
+                        .into();
+                    }
                 },
                 Command::Race { short_ms, long_ms } => {
                     let other = StepNo(number);
@@ -754,23 +1192,66 @@ impl Holding {
                         continue;
                     }
                     match (known.due.get(&at), known.due.get(&other)) {
-                        (Some(due), Some(_)) => return TurnSuspended { run, token, seen, wakes_at: *due }.into(),
-                        (Some(_), None) => {
-                            return TimerRequested { run, token, number: other, place, delay_ms: long_ms }.into();
+                        (Some(due), Some(_)) => {
+                            return TurnSuspended {
+                                run,
+                                token,
+                                seen,
+                                wakes_at: *due,
+                            }
+                            .into();
                         }
-                        _ => return TimerRequested { run, token, number: at, place, delay_ms: short_ms }.into(),
+                        (Some(_), None) => {
+                            return TimerRequested {
+                                run,
+                                token,
+                                number: other,
+                                place,
+                                delay_ms: long_ms,
+                            }
+                            .into();
+                        }
+                        _ => {
+                            return TimerRequested {
+                                run,
+                                token,
+                                number: at,
+                                place,
+                                delay_ms: short_ms,
+                            }
+                            .into();
+                        }
                     }
                 }
                 Command::Mismatch if build == "b1" => {
-                    let (journal_holds, code_asked) = ("step `c1`".to_owned(), "timer 1s".to_owned());
-                    return TurnMismatched { run, token, index: 2, journal_holds, code_asked }.into();
+                    let (journal_holds, code_asked) =
+                        ("step `c1`".to_owned(), "timer 1s".to_owned());
+                    return TurnMismatched {
+                        run,
+                        token,
+                        index: 2,
+                        journal_holds,
+                        code_asked,
+                    }
+                    .into();
                 }
                 Command::Mismatch => {}
             }
         }
         match known.cancelled {
-            true => TurnFailed { run, token, failure: Failure::cancelled("stopped"), whole: false }.into(),
-            false => TurnCompleted { run, token, output: Payload(vec![4].into()) }.into(),
+            true => TurnFailed {
+                run,
+                token,
+                failure: Failure::cancelled("stopped"),
+                whole: false,
+            }
+            .into(),
+            false => TurnCompleted {
+                run,
+                token,
+                output: Payload(vec![4].into()),
+            }
+            .into(),
         }
     }
 }
@@ -806,11 +1287,5 @@ impl Known {
             }
         }
         known
-    }
-}
-impl Drill {
-    pub(crate) fn tmp(&self) {
-        let s = self.stage.core.stats();
-        eprintln!("{:?} late {} rep {} grants {} regr {} lost {} steps {}", s.runs, s.refused_late, s.repeated, s.grants, s.regrants, s.sessions_lost, s.steps);
     }
 }

@@ -19,11 +19,23 @@ impl Core {
     /// Who holds what is told in two places, alike.
     fn check_grants(&self) {
         for (no, granted) in &self.granted {
-            assert_eq!(granted.record.run, *no, "G1: the record of run number {no} is its own");
+            assert_eq!(
+                granted.record.run, *no,
+                "G1: the record of run number {no} is its own"
+            );
             if let Some(holder) = granted.holder {
-                let session = self.sessions.get(&holder).unwrap_or_else(|| panic!("G1: {no} is held by nobody"));
-                assert!(session.granted.contains(no), "G1: session {holder} knows that it holds {no}");
-                assert_eq!(session.incarnation, granted.record.incarnation, "G1: {no} is held by its worker");
+                let session = self
+                    .sessions
+                    .get(&holder)
+                    .unwrap_or_else(|| panic!("G1: {no} is held by nobody"));
+                assert!(
+                    session.granted.contains(no),
+                    "G1: session {holder} knows that it holds {no}"
+                );
+                assert_eq!(
+                    session.incarnation, granted.record.incarnation,
+                    "G1: {no} is held by its worker"
+                );
             }
         }
         for (id, session) in &self.sessions {
@@ -34,11 +46,21 @@ impl Core {
             assert_eq!(session.id, *id);
         }
         for (incarnation, session) in &self.seats {
-            assert_eq!(self.sessions.get(session).map(|s| s.incarnation), Some(*incarnation), "a seat is taken");
+            assert_eq!(
+                self.sessions.get(session).map(|s| s.incarnation),
+                Some(*incarnation),
+                "a seat is taken"
+            );
         }
         for no in self.absent.values().flat_map(|absent| &absent.runs) {
-            let granted = self.granted.get(no).unwrap_or_else(|| panic!("{no} is kept for a worker but not granted"));
-            assert_eq!(granted.holder, None, "{no} is kept for an absent worker and held by a present one");
+            let granted = self
+                .granted
+                .get(no)
+                .unwrap_or_else(|| panic!("{no} is kept for a worker but not granted"));
+            assert_eq!(
+                granted.holder, None,
+                "{no} is kept for an absent worker and held by a present one"
+            );
         }
         let used: BTreeSet<u32> = self.granted.values().map(|granted| granted.slot).collect();
         assert_eq!(used.len(), self.granted.len(), "G1: a slot holds one run");
@@ -58,54 +80,100 @@ impl Core {
             *reserved.entry(session).or_default() += 1;
         }
         for (id, session) in &self.sessions {
-            assert_eq!(session.reserved, reserved.get(id).copied().unwrap_or(0), "session {id}: runs being read for it");
+            assert_eq!(
+                session.reserved,
+                reserved.get(id).copied().unwrap_or(0),
+                "session {id}: runs being read for it"
+            );
             for (queue, used) in session.slots_used() {
                 let counted = taken.get(&(*id, queue)).copied().unwrap_or(0);
                 assert_eq!(used, counted, "session {id}, queue {queue}: slots in use");
             }
             if let Some(queue) = session.held_back {
-                let waits = self.queues.get(&queue).is_some_and(|queue| queue.has_solitary());
+                let waits = self
+                    .queues
+                    .get(&queue)
+                    .is_some_and(|queue| queue.has_solitary());
                 let settled = self.unsettled.is_empty();
-                assert!(waits || !settled, "session {id} is kept free though nobody waits to be alone");
+                assert!(
+                    waits || !settled,
+                    "session {id} is kept free though nobody waits to be alone"
+                );
             }
         }
     }
 
     fn reservations(&self) -> impl Iterator<Item = (SessionId, &super::queue::ReadyItem)> {
-        self.mailboxes.values().flat_map(|mailbox| &mailbox.wants).filter_map(|want| match want {
-            Want::Grant { session, item } if self.sessions.contains_key(session) => Some((*session, item)),
-            _ => None,
-        })
+        self.mailboxes
+            .values()
+            .flat_map(|mailbox| &mailbox.wants)
+            .filter_map(|want| match want {
+                Want::Grant { session, item } if self.sessions.contains_key(session) => {
+                    Some((*session, item))
+                }
+                _ => None,
+            })
     }
 
     /// A ready run is in memory once, and nobody holds it.
     fn check_items(&self) {
         let mut seen: BTreeSet<RunNo> = BTreeSet::new();
-        let wanted = self.mailboxes.values().flat_map(|mailbox| &mailbox.wants).filter_map(|want| match want {
-            Want::Grant { item, .. } => Some(item),
-            _ => None,
-        });
-        for item in self.queues.values().flat_map(|queue| queue.items()).chain(wanted) {
-            assert!(seen.insert(item.run), "Q1: run number {} waits in one place", item.run);
-            assert!(!self.granted.contains_key(&item.run), "Q1: run number {} waits or is held, not both", item.run);
+        let wanted = self
+            .mailboxes
+            .values()
+            .flat_map(|mailbox| &mailbox.wants)
+            .filter_map(|want| match want {
+                Want::Grant { item, .. } => Some(item),
+                _ => None,
+            });
+        for item in self
+            .queues
+            .values()
+            .flat_map(|queue| queue.items())
+            .chain(wanted)
+        {
+            assert!(
+                seen.insert(item.run),
+                "Q1: run number {} waits in one place",
+                item.run
+            );
+            assert!(
+                !self.granted.contains_key(&item.run),
+                "Q1: run number {} waits or is held, not both",
+                item.run
+            );
             assert!(item.stored, "run number {} waits with a row", item.run);
         }
         for queue in self.queues.values() {
             queue.check();
         }
         for no in self.fresh.keys() {
-            assert!(seen.contains(no), "run number {no} is in memory because it waits");
+            assert!(
+                seen.contains(no),
+                "run number {no} is in memory because it waits"
+            );
         }
     }
 
     /// The timers of granted runs are those their journals name.
     fn check_timers(&self) {
-        let runs = self.granted.values().filter_map(|granted| granted.run.as_ref());
-        let open: BTreeSet<_> =
-            runs.flat_map(|run| run.commands.timers().map(|(number, due)| (due, run.no, number))).collect();
+        let runs = self
+            .granted
+            .values()
+            .filter_map(|granted| granted.run.as_ref());
+        let open: BTreeSet<_> = runs
+            .flat_map(|run| {
+                run.commands
+                    .timers()
+                    .map(|(number, due)| (due, run.no, number))
+            })
+            .collect();
         assert_eq!(self.armed, open, "T1: the armed timers are the open ones");
         for (due, no) in self.timers.keys() {
-            assert!(!self.granted.contains_key(&no), "Q1: run number {no} sleeps until {due} and is held");
+            assert!(
+                !self.granted.contains_key(&no),
+                "Q1: run number {no} sleeps until {due} and is held"
+            );
         }
     }
 
@@ -114,12 +182,20 @@ impl Core {
         for (no, waiting) in &self.waiters {
             assert!(!waiting.is_empty(), "somebody waits for {no}");
             for (session, _) in waiting {
-                assert!(self.sessions.get(session).is_some_and(|s| s.waits.contains(no)), "{session} waits for {no}");
+                assert!(
+                    self.sessions
+                        .get(session)
+                        .is_some_and(|s| s.waits.contains(no)),
+                    "{session} waits for {no}"
+                );
             }
         }
         for (id, session) in &self.sessions {
             for no in &session.waits {
-                let waits = self.waiters.get(no).is_some_and(|w| w.iter().any(|(session, _)| session == id));
+                let waits = self
+                    .waiters
+                    .get(no)
+                    .is_some_and(|w| w.iter().any(|(session, _)| session == id));
                 assert!(waits, "session {id} waits for {no}");
             }
         }

@@ -57,6 +57,8 @@ mod timer;
 mod turn;
 
 #[cfg(test)]
+mod crowds;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod scenarios;
@@ -123,6 +125,8 @@ impl Default for Settings {
 
 /// What has happened.
 #[derive(Debug)]
+// Nearly all inputs are messages; boxing them would cost each an allocation.
+#[allow(clippy::large_enum_variant)]
 pub enum Input {
     /// A connection said this.
     Received {

@@ -15,7 +15,11 @@ impl std::fmt::Debug for Orders {
 }
 
 fn orders(count: usize) -> impl Strategy<Value = Orders> {
-    prop::collection::vec((0..ORDERS, any::<u8>(), any::<u8>(), any::<u8>()), 1..=count).prop_map(Orders)
+    prop::collection::vec(
+        (0..ORDERS, any::<u8>(), any::<u8>(), any::<u8>()),
+        1..=count,
+    )
+    .prop_map(Orders)
 }
 
 fn drill(seed: u8, orders: &[Order]) {
@@ -36,20 +40,5 @@ proptest! {
     #[test]
     fn any_sequence_keeps_the_invariants(seed in any::<u8>(), orders in orders(250)) {
         drill(seed, &orders.0);
-    }
-}
-
-#[test]
-#[ignore]
-fn tmp_stats() {
-    use proptest::strategy::ValueTree;
-    let mut runner = proptest::test_runner::TestRunner::deterministic();
-    for _ in 0..12 {
-        let o = orders(250).new_tree(&mut runner).unwrap().current();
-        let mut drill = Drill::new(0);
-        drill.run(&o.0);
-        drill.tmp();
-        drill.finish();
-        drill.tmp();
     }
 }

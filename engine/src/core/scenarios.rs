@@ -3,7 +3,7 @@
 //! The files are in `scenarios/`. With `UPDATE_SCENARIOS=1` they are rewritten to what the core does; look at the
 //! difference before you keep it.
 //!
-//! Each input is followed until nothing is left to do. The language:
+//! Each input is followed until nothing is left to do, unless it begins with `~`. The language:
 //!
 //! ```text
 //! worker a build=b1 workflows=order queues=q:2 held=r1@1.1:2     a worker process says hello (again)
@@ -13,6 +13,7 @@
 //! complete r1 | failed r1 | suspend r1 seen=2 wakes=3s | mismatch r1 | giveback r1
 //! cancel r1 | resume r1 | outcome r1 wait | status r1            what clients ask
 //! offer a queues=q:0 | beat a | close a goodbye | wait 5s | wall +3h | crash | reopen
+//! ~read | ~answer | ~commit                                     does one read, tells one answer, syncs the disk
 //! ```
 
 use std::collections::BTreeMap;
@@ -37,9 +38,9 @@ use crate::model::retry::Retry;
 use crate::model::run::{Outcome, RunState};
 use crate::model::time::Time;
 use crate::wire::message::{
-    AskOutcome, AskStatus, AttemptFailedReport, Cancel, GiveBack, Heartbeat, Held, Hello, Message, Offer, PROTOCOL,
-    QueueSlots, Resume, Start, StepCompletedReport, TimerRequested, TurnCompleted, TurnFailed, TurnMismatched,
-    TurnSuspended, WorkflowOffer,
+    AskOutcome, AskStatus, AttemptFailedReport, Cancel, GiveBack, Heartbeat, Held, Hello, Message,
+    Offer, PROTOCOL, QueueSlots, Resume, Start, StepCompletedReport, TimerRequested, TurnCompleted,
+    TurnFailed, TurnMismatched, TurnSuspended, WorkflowOffer,
 };
 
 const START: Time = Time(20_000 * 86_400_000);
@@ -47,7 +48,10 @@ const START: Time = Time(20_000 * 86_400_000);
 #[test]
 fn scenarios_do_exactly_what_they_say() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/core/scenarios");
-    let mut files: Vec<PathBuf> = std::fs::read_dir(&folder).unwrap().map(|file| file.unwrap().path()).collect();
+    let mut files: Vec<PathBuf> = std::fs::read_dir(&folder)
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .collect();
     files.sort();
     let mut failures = String::new();
     for file in files {
@@ -59,16 +63,29 @@ fn scenarios_do_exactly_what_they_say() {
         if std::env::var("UPDATE_SCENARIOS").is_ok_and(|value| value == "1") {
             std::fs::write(&file, found).unwrap();
         } else {
-            let _ = write!(failures, "{}\n{}", file.display(), difference(&expected, &found));
+            let _ = write!(
+                failures,
+                "{}\n{}",
+                file.display(),
+                difference(&expected, &found)
+            );
         }
     }
-    assert!(failures.is_empty(), "the core does something else (UPDATE_SCENARIOS=1 rewrites):\n{failures}");
+    assert!(
+        failures.is_empty(),
+        "the core does something else (UPDATE_SCENARIOS=1 rewrites):\n{failures}"
+    );
 }
 
 fn difference(expected: &str, found: &str) -> String {
     let mut text = String::new();
-    let (expected, found): (Vec<&str>, Vec<&str>) = (expected.lines().collect(), found.lines().collect());
-    let same = expected.iter().zip(&found).take_while(|(a, b)| a == b).count();
+    let (expected, found): (Vec<&str>, Vec<&str>) =
+        (expected.lines().collect(), found.lines().collect());
+    let same = expected
+        .iter()
+        .zip(&found)
+        .take_while(|(a, b)| a == b)
+        .count();
     let tail = |lines: &[&str], sign: &str, text: &mut String| {
         for line in lines.iter().skip(same).take(12) {
             let _ = writeln!(text, "  {sign} {line}");
@@ -126,7 +143,10 @@ impl<'a> Line<'a> {
     }
 
     fn word(&self, at: usize) -> &'a str {
-        self.words.get(at).copied().unwrap_or_else(|| panic!("word {at} of {:?}", self.words))
+        self.words
+            .get(at)
+            .copied()
+            .unwrap_or_else(|| panic!("word {at} of {:?}", self.words))
     }
 
     fn has(&self, word: &str) -> bool {
@@ -138,11 +158,15 @@ impl<'a> Line<'a> {
     }
 
     fn number<T: std::str::FromStr<Err: std::fmt::Debug>>(&self, field: &str, default: T) -> T {
-        self.fields.get(field).map_or(default, |text| text.parse().unwrap())
+        self.fields
+            .get(field)
+            .map_or(default, |text| text.parse().unwrap())
     }
 
     fn span(&self, field: &str) -> Duration {
-        self.fields.get(field).map_or(Duration::ZERO, |text| span(text))
+        self.fields
+            .get(field)
+            .map_or(Duration::ZERO, |text| span(text))
     }
 }
 
@@ -178,7 +202,11 @@ struct Scene {
 }
 
 fn run_id(name: &str) -> RunId {
-    RunId(name.strip_prefix('r').and_then(|digits| digits.parse().ok()).unwrap_or_else(|| panic!("a run's name: {name}")))
+    RunId(
+        name.strip_prefix('r')
+            .and_then(|digits| digits.parse().ok())
+            .unwrap_or_else(|| panic!("a run's name: {name}")),
+    )
 }
 
 fn run_name(id: RunId) -> String {
@@ -186,7 +214,10 @@ fn run_name(id: RunId) -> String {
 }
 
 fn caller() -> Caller {
-    Caller { principal: "ann".to_owned(), ..Caller::default() }
+    Caller {
+        principal: "ann".to_owned(),
+        ..Caller::default()
+    }
 }
 
 fn at(time: Time) -> String {
@@ -219,9 +250,9 @@ impl Scene {
 
     fn play(&mut self, inputs: &[&str]) -> String {
         for input in inputs {
-            let line = Line::of(input);
+            let line = Line::of(input.trim_start_matches('~'));
             self.follow(&line);
-            if self.open {
+            if self.open && !input.starts_with('~') {
                 self.settle();
             }
         }
@@ -244,13 +275,22 @@ impl Scene {
             "settings" => self.set(line),
             "worker" | "client" => self.hello(line),
             "start" => self.start(line),
-            "step" | "fail" | "timer" | "suspend" | "complete" | "failed" | "mismatch" | "giveback" => self.report(line),
+            "step" | "fail" | "timer" | "suspend" | "complete" | "failed" | "mismatch"
+            | "giveback" => self.report(line),
             "cancel" | "resume" | "outcome" | "status" => self.ask(line),
-            "offer" => self.hear(line.word(1), Offer { queues: queues(line) }),
+            "offer" => self.hear(
+                line.word(1),
+                Offer {
+                    queues: queues(line),
+                },
+            ),
             "beat" => self.hear(line.word(1), Heartbeat { beat: 0 }),
             "close" => {
                 let session = self.sessions[line.word(1)];
-                self.stage.handle(Input::SessionClosed { session, goodbye: line.has("goodbye") });
+                self.stage.handle(Input::SessionClosed {
+                    session,
+                    goodbye: line.has("goodbye"),
+                });
             }
             "wait" => {
                 self.stage.pass(span(line.word(1)));
@@ -262,6 +302,15 @@ impl Scene {
                 self.reopen(true);
             }
             "reopen" => self.reopen(false),
+            "read" => {
+                self.flush();
+                self.stage.read(0);
+            }
+            "answer" => self.stage.answer(0),
+            "commit" => {
+                self.flush();
+                self.commit();
+            }
             other => panic!("{other}?"),
         }
     }
@@ -281,12 +330,20 @@ impl Scene {
     }
 
     fn reopen(&mut self, crash: bool) {
-        let opened = if crash { self.stage.crash(0) } else { self.stage.reopen() };
+        let opened = if crash {
+            self.stage.crash(0)
+        } else {
+            self.stage.reopen()
+        };
         match opened {
             Ok(()) => {
                 self.open = true;
                 let epoch = self.stage.core.stats().epoch;
-                let _ = writeln!(self.told, "open epoch={epoch} now={}", at(self.stage.core.now()));
+                let _ = writeln!(
+                    self.told,
+                    "open epoch={epoch} now={}",
+                    at(self.stage.core.now())
+                );
             }
             Err(refused) => {
                 self.open = false;
@@ -311,45 +368,92 @@ impl Scene {
         self.next_session += 1;
         let session = SessionId(self.next_session);
         let next = Incarnation(self.incarnations.len() as u128 + 1);
-        let incarnation = *self.incarnations.entry(line.text("process", line.word(1)).to_owned()).or_insert(next);
+        let incarnation = *self
+            .incarnations
+            .entry(line.text("process", line.word(1)).to_owned())
+            .or_insert(next);
         self.sessions.insert(name.clone(), session);
         self.names.insert(session, name);
-        let workflows = line.text("workflows", if line.word(0) == "worker" { "order" } else { "" });
-        let offer = |workflow: &str| WorkflowOffer { workflow: workflow.to_owned(), version: 1 };
+        let workflows = line.text(
+            "workflows",
+            if line.word(0) == "worker" {
+                "order"
+            } else {
+                ""
+            },
+        );
+        let offer = |workflow: &str| WorkflowOffer {
+            workflow: workflow.to_owned(),
+            version: 1,
+        };
         let message = Hello {
             protocol: line.number("protocol", PROTOCOL),
             caller: caller(),
             credentials: None,
             incarnation,
-            build: line.text("build", if line.word(0) == "worker" { "b1" } else { "" }).to_owned(),
-            workflows: workflows.split(',').filter(|name| !name.is_empty()).map(offer).collect(),
-            queues: if line.word(0) == "worker" { queues(line) } else { Vec::new() },
-            held: line.text("held", "").split(',').filter(|held| !held.is_empty()).map(|held| self.held(held)).collect(),
+            build: line
+                .text("build", if line.word(0) == "worker" { "b1" } else { "" })
+                .to_owned(),
+            workflows: workflows
+                .split(',')
+                .filter(|name| !name.is_empty())
+                .map(offer)
+                .collect(),
+            queues: if line.word(0) == "worker" {
+                queues(line)
+            } else {
+                Vec::new()
+            },
+            held: line
+                .text("held", "")
+                .split(',')
+                .filter(|held| !held.is_empty())
+                .map(|held| self.held(held))
+                .collect(),
         };
-        self.stage.handle(Input::Received { session, message: message.into() });
+        self.stage.handle(Input::Received {
+            session,
+            message: message.into(),
+        });
     }
 
     /// `r1@1.1:2`: the run, the token, entries seen.
     fn held(&self, text: &str) -> Held {
         let (run, rest) = text.split_once('@').unwrap();
         let (token, seen) = rest.split_once(':').unwrap();
-        Held { run: self.run_no(run), token: self.token(token), seen: seen.parse().unwrap() }
+        Held {
+            run: self.run_no(run),
+            token: self.token(token),
+            seen: seen.parse().unwrap(),
+        }
     }
 
     fn token(&self, text: &str) -> Token {
         let (epoch, grant) = text.split_once('.').unwrap();
         let store = self.stage.store.identity().store.0;
-        Token { store, epoch: epoch.parse().unwrap(), grant: GrantNo(grant.parse().unwrap()) }
+        Token {
+            store,
+            epoch: epoch.parse().unwrap(),
+            grant: GrantNo(grant.parse().unwrap()),
+        }
     }
 
     fn run_no(&self, name: &str) -> RunNo {
-        let found = self.runs.iter().filter(|(_, known)| *known == name).map(|(no, _)| *no).next_back();
+        let found = self
+            .runs
+            .iter()
+            .filter(|(_, known)| *known == name)
+            .map(|(no, _)| *no)
+            .next_back();
         found.unwrap_or(RunNo(999))
     }
 
     fn hear(&mut self, name: &str, message: impl Into<Message>) {
         let session = self.sessions[name];
-        self.stage.handle(Input::Received { session, message: message.into() });
+        self.stage.handle(Input::Received {
+            session,
+            message: message.into(),
+        });
     }
 
     fn client(&mut self, line: &Line<'_>) -> (String, u64) {
@@ -375,28 +479,76 @@ impl Scene {
             input: Payload(input.clone().into()),
         };
         let runs = line.words[1..].iter().map(run).collect();
-        self.hear(&by, Start { request, caller: caller(), runs });
+        self.hear(
+            &by,
+            Start {
+                request,
+                caller: caller(),
+                runs,
+            },
+        );
     }
 
     fn ask(&mut self, line: &Line<'_>) {
         let (by, request) = self.client(line);
         let (id, caller) = (run_id(line.word(1)), caller());
         let message: Message = match line.word(0) {
-            "cancel" => Cancel { request, caller, id, reason: "no longer".to_owned() }.into(),
-            "resume" => Resume { request, caller, id }.into(),
-            "status" => AskStatus { request, caller, id }.into(),
-            _ => AskOutcome { request, caller, id, wait: line.has("wait") }.into(),
+            "cancel" => Cancel {
+                request,
+                caller,
+                id,
+                reason: "no longer".to_owned(),
+            }
+            .into(),
+            "resume" => Resume {
+                request,
+                caller,
+                id,
+            }
+            .into(),
+            "status" => AskStatus {
+                request,
+                caller,
+                id,
+            }
+            .into(),
+            _ => AskOutcome {
+                request,
+                caller,
+                id,
+                wait: line.has("wait"),
+            }
+            .into(),
         };
         self.hear(&by, message);
     }
 
     fn report(&mut self, line: &Line<'_>) {
         let run = self.run_no(line.word(1));
-        let known = self.tokens.get(&run).copied().unwrap_or((Token::default(), SessionId(0)));
-        let token = line.fields.get("token").map_or(known.0, |text| self.token(text));
-        let session = line.fields.get("by").map_or(known.1, |name| self.sessions[*name]);
-        let number = StepNo(line.words.get(2).and_then(|number| number.parse().ok()).unwrap_or(0));
-        let place = Place { name: format!("s{number}"), at: "order.rs:1".to_owned(), version: 1 };
+        let known = self
+            .tokens
+            .get(&run)
+            .copied()
+            .unwrap_or((Token::default(), SessionId(0)));
+        let token = line
+            .fields
+            .get("token")
+            .map_or(known.0, |text| self.token(text));
+        let session = line
+            .fields
+            .get("by")
+            .map_or(known.1, |name| self.sessions[*name]);
+        let number = StepNo(
+            line.words
+                .get(2)
+                .and_then(|number| number.parse().ok())
+                .unwrap_or(0),
+        );
+        let place = Place {
+            name: format!("s{number}"),
+            at: "order.rs:1".to_owned(),
+            version: 1,
+        };
         let attempt = line.number("attempt", 1);
         let output = Payload(vec![7; line.number("bytes", 1)].into());
         let kind = match (line.has("terminal"), line.has("cancelled")) {
@@ -405,27 +557,73 @@ impl Scene {
             _ => FailureKind::Retryable,
         };
         let failure = Failure::new(kind, "io", "no answer");
+        let failure = failure.class("c".repeat(line.number("class_bytes", 2)));
         let failure = match line.fields.contains_key("after") {
             true => Failure::retry_after(line.span("after"), "slow down"),
             false => failure,
         };
-        let retry = Retry::fixed(Duration::from_secs(2)).jitter(0).retries(line.number("retries", 5));
+        let retry = Retry::fixed(Duration::from_secs(2))
+            .jitter(0)
+            .retries(line.number("retries", 5));
         let message: Message = match line.word(0) {
-            "step" => StepCompletedReport { run, token, number, place, attempt, output }.into(),
-            "fail" => AttemptFailedReport { run, token, number, place, attempt, failure, retry }.into(),
+            "step" => StepCompletedReport {
+                run,
+                token,
+                number,
+                place,
+                attempt,
+                output,
+            }
+            .into(),
+            "fail" => AttemptFailedReport {
+                run,
+                token,
+                number,
+                place,
+                attempt,
+                failure,
+                retry,
+            }
+            .into(),
             "timer" => {
                 let delay_ms = line.span("delay").as_millis() as u64;
-                TimerRequested { run, token, number, place, delay_ms }.into()
+                TimerRequested {
+                    run,
+                    token,
+                    number,
+                    place,
+                    delay_ms,
+                }
+                .into()
             }
             "suspend" => {
                 let wakes_at = START.after(line.span("wakes"));
-                TurnSuspended { run, token, seen: line.number("seen", 0), wakes_at }.into()
+                TurnSuspended {
+                    run,
+                    token,
+                    seen: line.number("seen", 0),
+                    wakes_at,
+                }
+                .into()
             }
             "complete" => TurnCompleted { run, token, output }.into(),
-            "failed" => TurnFailed { run, token, failure, whole: line.has("whole") }.into(),
+            "failed" => TurnFailed {
+                run,
+                token,
+                failure,
+                whole: line.has("whole"),
+            }
+            .into(),
             "mismatch" => {
                 let (journal_holds, code_asked) = ("step `s0`".to_owned(), "timer 1s".to_owned());
-                TurnMismatched { run, token, index: 1, journal_holds, code_asked }.into()
+                TurnMismatched {
+                    run,
+                    token,
+                    index: 1,
+                    journal_holds,
+                    code_asked,
+                }
+                .into()
             }
             _ => GiveBack { run, token }.into(),
         };
@@ -435,15 +633,7 @@ impl Scene {
     /// Goes on until nothing is left to do, and tells what was written and what left.
     fn settle(&mut self) {
         loop {
-            let (batches, shown) = self.stage.flush();
-            for effect in &shown {
-                self.learn(effect);
-            }
-            batches.iter().flatten().for_each(|op| self.name_run(op));
-            for op in batches.iter().flatten() {
-                let text = self.write_text(op);
-                let _ = writeln!(self.told, "{text}");
-            }
+            self.flush();
             if !self.stage.reads.is_empty() {
                 self.stage.read(0);
             } else if !self.stage.answers.is_empty() {
@@ -454,6 +644,10 @@ impl Scene {
                 break;
             }
         }
+        self.commit();
+    }
+
+    fn commit(&mut self) {
         for effect in self.stage.commit() {
             let text = self.effect_text(&effect);
             let _ = writeln!(self.told, "{text}");
@@ -462,15 +656,42 @@ impl Scene {
                     block_on(self.stage.store.drop_generation(generation)).unwrap();
                 }
                 Effect::Close { session, .. } => {
-                    self.stage.handle(Input::SessionClosed { session, goodbye: false });
+                    self.stage.handle(Input::SessionClosed {
+                        session,
+                        goodbye: false,
+                    });
                 }
                 _ => {}
             }
         }
     }
 
+    fn flush(&mut self) {
+        let (batches, shown) = self.stage.flush();
+        for effect in &shown {
+            self.learn(effect);
+        }
+        batches.iter().flatten().for_each(|op| self.name_run(op));
+        for op in batches.iter().flatten() {
+            let text = self.write_text(op);
+            let _ = writeln!(self.told, "{text}");
+        }
+    }
+
     fn learn(&mut self, effect: &Effect) {
-        if let Effect::HandOut { session, run, token, .. } | Effect::Regrant { session, run, token, .. } = effect {
+        if let Effect::HandOut {
+            session,
+            run,
+            token,
+            ..
+        }
+        | Effect::Regrant {
+            session,
+            run,
+            token,
+            ..
+        } = effect
+        {
             self.tokens.insert(*run, (*token, *session));
         }
     }
@@ -478,23 +699,35 @@ impl Scene {
     fn name_run(&mut self, op: &Op) {
         if let (Some(Family::Index), Some(value)) = (Family::of(op.key()), op.value()) {
             let id = RunId(u128::from_be_bytes(op.key()[7..23].try_into().unwrap()));
-            self.runs.insert(keys::IndexRecord::of_bytes(value).unwrap().run, run_name(id));
+            self.runs.insert(
+                keys::IndexRecord::of_bytes(value).unwrap().run,
+                run_name(id),
+            );
         }
     }
 
     // Words for what is written.
 
     fn run_text(&self, no: RunNo) -> String {
-        self.runs.get(&no).cloned().unwrap_or_else(|| format!("run #{no}"))
+        self.runs
+            .get(&no)
+            .cloned()
+            .unwrap_or_else(|| format!("run #{no}"))
     }
 
     fn who(&self, incarnation: Incarnation) -> String {
-        let found = self.incarnations.iter().find(|(_, known)| **known == incarnation);
+        let found = self
+            .incarnations
+            .iter()
+            .find(|(_, known)| **known == incarnation);
         found.map_or_else(|| incarnation.to_string(), |(name, _)| name.clone())
     }
 
     fn session_text(&self, session: SessionId) -> String {
-        self.names.get(&session).cloned().unwrap_or_else(|| format!("session {session}"))
+        self.names
+            .get(&session)
+            .cloned()
+            .unwrap_or_else(|| format!("session {session}"))
     }
 
     fn write_text(&mut self, op: &Op) -> String {
@@ -507,23 +740,44 @@ impl Scene {
                 format!("index {}", run_name(id))
             }
             Family::Queue | Family::Granted | Family::Generation => {
-                format!("{} {}", format!("{family:?}").to_lowercase(), keys::number_of(key).unwrap())
+                format!(
+                    "{} {}",
+                    format!("{family:?}").to_lowercase(),
+                    keys::number_of(key).unwrap()
+                )
             }
             Family::Stopped | Family::Moved => {
-                format!("{} {}", format!("{family:?}").to_lowercase(), self.run_text(keys::run_of(key).unwrap()))
+                format!(
+                    "{} {}",
+                    format!("{family:?}").to_lowercase(),
+                    self.run_text(keys::run_of(key).unwrap())
+                )
             }
             Family::Dead | Family::Timer => {
                 let (time, run) = keys::time_and_run_of(key).unwrap();
-                format!("{} {} {}", format!("{family:?}").to_lowercase(), at(time), self.run_text(run))
+                format!(
+                    "{} {} {}",
+                    format!("{family:?}").to_lowercase(),
+                    at(time),
+                    self.run_text(run)
+                )
             }
             Family::Ready => {
                 let queue = u32::from_be_bytes(key[3..7].try_into().unwrap());
                 let queue = self.queues.get(&queue).cloned().unwrap_or_default();
-                format!("ready {queue}/{}/{}", key[7], keys::sequence_of(key).unwrap())
+                format!(
+                    "ready {queue}/{}/{}",
+                    key[7],
+                    keys::sequence_of(key).unwrap()
+                )
             }
             Family::Journal => {
                 let (run, entry, part) = journal::parts_of(key).unwrap();
-                let part = if part == 0 { String::new() } else { format!(" part {part}") };
+                let part = if part == 0 {
+                    String::new()
+                } else {
+                    format!(" part {part}")
+                };
                 format!("journal {}[{entry}]{part}", self.run_text(run))
             }
         };
@@ -537,41 +791,93 @@ impl Scene {
         match family {
             Family::Tally => {
                 let tally = keys::Tally::of_bytes(value).unwrap();
-                let counts = RunState::ALL.iter().zip(&tally.runs).filter(|(_, count)| **count > 0);
-                counts.fold(String::new(), |text, (state, count)| format!("{text} {state}={count}"))
+                let counts = RunState::ALL
+                    .iter()
+                    .zip(&tally.runs)
+                    .filter(|(_, count)| **count > 0);
+                counts.fold(String::new(), |text, (state, count)| {
+                    format!("{text} {state}={count}")
+                })
             }
             Family::Mark => {
                 let mark = keys::Mark::of_bytes(value).unwrap();
-                let heads = mark.heads.iter().map(|(queue, priority, head)| format!(" {queue}/{priority}:{head}"));
-                format!(" time={} timers={} rest={}{}", at(mark.time), at(mark.timers), mark.rest, heads.collect::<String>())
+                let heads = mark
+                    .heads
+                    .iter()
+                    .map(|(queue, priority, head)| format!(" {queue}/{priority}:{head}"));
+                format!(
+                    " time={} timers={} rest={}{}",
+                    at(mark.time),
+                    at(mark.timers),
+                    mark.rest,
+                    heads.collect::<String>()
+                )
             }
             Family::Index => String::new(),
             Family::Queue => {
                 let name = keys::QueueRecord::of_bytes(value).unwrap().name;
-                self.queues.insert(keys::number_of(key).unwrap(), name.clone());
+                self.queues
+                    .insert(keys::number_of(key).unwrap(), name.clone());
                 format!(" {name}")
             }
             Family::Stopped => {
                 let record = keys::StoppedRecord::of_bytes(value).unwrap();
-                let first = record.reason.lines().next().unwrap_or_default().to_owned();
-                format!(" {} builds={}: {first}", record.state, record.builds.join(","))
+                let first = short(record.reason.lines().next().unwrap_or_default());
+                format!(
+                    " {} builds={}: {first}",
+                    record.state,
+                    record.builds.join(",")
+                )
             }
-            Family::Dead => format!(" class={}", keys::DeadRecord::of_bytes(value).unwrap().class),
+            Family::Dead => {
+                let class = keys::DeadRecord::of_bytes(value).unwrap().class;
+                if class.len() > 64 {
+                    format!(" class of {} bytes", class.len())
+                } else {
+                    format!(" class={class}")
+                }
+            }
             Family::Ready => {
                 let record = keys::ReadyRecord::of_bytes(value).unwrap();
-                let deaths = if record.deaths > 0 { format!(" deaths={}", record.deaths) } else { String::new() };
-                let avoid = if record.avoid.is_empty() { String::new() } else { format!(" avoid={}", record.avoid.join(",")) };
+                let deaths = if record.deaths > 0 {
+                    format!(" deaths={}", record.deaths)
+                } else {
+                    String::new()
+                };
+                let avoid = if record.avoid.is_empty() {
+                    String::new()
+                } else {
+                    format!(" avoid={}", record.avoid.join(","))
+                };
                 format!(" {}{deaths}{avoid}", self.run_text(record.run))
             }
             Family::Granted => {
                 let record = keys::GrantedRecord::of_bytes(value).unwrap();
-                let deaths = if record.deaths > 0 { format!(" deaths={}", record.deaths) } else { String::new() };
+                let deaths = if record.deaths > 0 {
+                    format!(" deaths={}", record.deaths)
+                } else {
+                    String::new()
+                };
                 let (run, worker) = (self.run_text(record.run), self.who(record.incarnation));
-                format!(" {run} worker={worker} token={} entries={}{deaths}", record.token, record.entries)
+                format!(
+                    " {run} worker={worker} token={} entries={}{deaths}",
+                    record.token, record.entries
+                )
             }
-            Family::Timer => if keys::TimerRecord::of_bytes(value).unwrap().delayed { " delayed" } else { "" }.to_owned(),
-            Family::Generation => format!(" from run #{}", keys::GenerationRecord::of_bytes(value).unwrap().first),
-            Family::Moved => format!(" to {}", keys::MovedRecord::of_bytes(value).unwrap().generation),
+            Family::Timer => if keys::TimerRecord::of_bytes(value).unwrap().delayed {
+                " delayed"
+            } else {
+                ""
+            }
+            .to_owned(),
+            Family::Generation => format!(
+                " from run #{}",
+                keys::GenerationRecord::of_bytes(value).unwrap().first
+            ),
+            Family::Moved => format!(
+                " to {}",
+                keys::MovedRecord::of_bytes(value).unwrap().generation
+            ),
             Family::Journal => match value.first() {
                 Some(0) if journal::parts_of(key).is_some_and(|(.., part)| part == 0) => {
                     let stored = &value[1..value.len() - CHAIN_BYTES];
@@ -586,15 +892,42 @@ impl Scene {
 
     fn effect_text(&self, effect: &Effect) -> String {
         match effect {
-            Effect::Send { session, message } => format!("{} <- {}", self.session_text(*session), self.message_text(message)),
-            Effect::HandOut { session, run, token, count, .. } => {
-                format!("{} <- hand out {} token={token} entries={count}", self.session_text(*session), self.run_text(*run))
+            Effect::Send { session, message } => format!(
+                "{} <- {}",
+                self.session_text(*session),
+                self.message_text(message)
+            ),
+            Effect::HandOut {
+                session,
+                run,
+                token,
+                count,
+                ..
+            } => {
+                format!(
+                    "{} <- hand out {} token={token} entries={count}",
+                    self.session_text(*session),
+                    self.run_text(*run)
+                )
             }
-            Effect::Regrant { session, run, old, token, from, count, .. } => {
+            Effect::Regrant {
+                session,
+                run,
+                old,
+                token,
+                from,
+                count,
+                ..
+            } => {
                 let (session, run) = (self.session_text(*session), self.run_text(*run));
-                format!("{session} <- regranted {run} token={old} now {token} entries={from}..{count}")
+                format!(
+                    "{session} <- regranted {run} token={old} now {token} entries={from}..{count}"
+                )
             }
-            Effect::Close { session, reason } => format!("close {}: {reason}", self.session_text(*session)),
+            Effect::Close { session, reason } => {
+                let reason: String = reason.chars().take(100).collect();
+                format!("close {}: {reason}", self.session_text(*session))
+            }
             Effect::DropGeneration { generation } => format!("drop generation {generation}"),
             Effect::Note(note) => format!("note {}", self.note_text(note)),
         }
@@ -604,50 +937,93 @@ impl Scene {
         match note {
             Note::ClockJumped { by_ms } => format!("clock jumped by {by_ms} ms"),
             Note::ClockNotBelieved { by_ms } => format!("clock not believed, {by_ms} ms"),
-            Note::SessionLost { session, runs } => format!("{} lost with {runs} runs", self.session_text(*session)),
+            Note::SessionLost { session, runs } => {
+                format!("{} lost with {runs} runs", self.session_text(*session))
+            }
             Note::Parked { id, .. } => format!("{} parked", run_name(*id)),
             Note::Paused { id, .. } => format!("{} paused", run_name(*id)),
             Note::Died { id, reason } => format!("{} died: {reason}", run_name(*id)),
-            Note::LongJournal { id, entries } => format!("{} has a long journal: {entries} entries", run_name(*id)),
-            Note::NotCleaned { generation, what } => format!("generation {generation} not cleaned: {what}"),
+            Note::LongJournal { id, entries } => {
+                format!("{} has a long journal: {entries} entries", run_name(*id))
+            }
+            Note::NotCleaned { generation, what } => {
+                format!("generation {generation} not cleaned: {what}")
+            }
             Note::Damaged { run, what } => format!("{} damaged: {what}", self.run_text(*run)),
         }
     }
 
     fn message_text(&self, message: &Message) -> String {
         match message {
-            Message::Welcome(welcome) => format!("welcome epoch={} now={}", welcome.epoch, at(welcome.now)),
+            Message::Welcome(welcome) => {
+                format!("welcome epoch={} now={}", welcome.epoch, at(welcome.now))
+            }
             Message::Appended(told) => {
                 let entry = Entry::decode(&told.entry).unwrap();
-                format!("appended {}[{}] {}", self.run_text(told.run), told.index, entry_text(&entry))
+                format!(
+                    "appended {}[{}] {}",
+                    self.run_text(told.run),
+                    told.index,
+                    entry_text(&entry)
+                )
             }
-            Message::TurnEnded(ended) => format!("turn ended {} token={}", self.run_text(ended.run), ended.token),
+            Message::TurnEnded(ended) => format!(
+                "turn ended {} token={}",
+                self.run_text(ended.run),
+                ended.token
+            ),
             Message::Revoked(revoked) => {
-                format!("revoked {} token={}: {}", self.run_text(revoked.run), revoked.token, refusal_text(&revoked.reason))
+                format!(
+                    "revoked {} token={}: {}",
+                    self.run_text(revoked.run),
+                    revoked.token,
+                    refusal_text(&revoked.reason)
+                )
             }
             Message::ReportRefused(refused) => {
                 let run = self.run_text(refused.run);
-                format!("report refused {run} step {}: {}", refused.number, refusal_text(&refused.reason))
+                format!(
+                    "report refused {run} step {}: {}",
+                    refused.number,
+                    refusal_text(&refused.reason)
+                )
             }
-            Message::StartReply(reply) => reply.runs.iter().fold("start reply".to_owned(), |text, answer| {
-                let how = match (&answer.refused, answer.started) {
-                    (Some(reason), _) => format!("refused: {}", refusal_text(reason)),
-                    (None, true) => "started".to_owned(),
-                    (None, false) => "there already".to_owned(),
-                };
-                format!("{text} {} {how}", run_name(answer.id))
-            }),
-            Message::OutcomeReply(reply) => format!("outcome {}", match &reply.outcome {
-                Outcome::OutcomeCompleted(_) => "completed".to_owned(),
-                Outcome::OutcomeDead(dead) => format!("dead: {}", dead.failure),
-                Outcome::OutcomeCancelled(_) => "cancelled".to_owned(),
-                Outcome::OutcomePending(pending) => format!("pending: {}", pending.state),
-            }),
+            Message::StartReply(reply) => {
+                reply
+                    .runs
+                    .iter()
+                    .fold("start reply".to_owned(), |text, answer| {
+                        let how = match (&answer.refused, answer.started) {
+                            (Some(reason), _) => format!("refused: {}", refusal_text(reason)),
+                            (None, true) => "started".to_owned(),
+                            (None, false) => "there already".to_owned(),
+                        };
+                        format!("{text} {} {how}", run_name(answer.id))
+                    })
+            }
+            Message::OutcomeReply(reply) => format!(
+                "outcome {}",
+                match &reply.outcome {
+                    Outcome::OutcomeCompleted(_) => "completed".to_owned(),
+                    Outcome::OutcomeDead(dead) => format!("dead: {}", dead.failure),
+                    Outcome::OutcomeCancelled(_) => "cancelled".to_owned(),
+                    Outcome::OutcomePending(pending) => format!("pending: {}", pending.state),
+                }
+            ),
             Message::StatusReply(reply) => {
                 let run = &reply.run;
-                let wakes = run.wakes_at.map_or(String::new(), |time| format!(" wakes={}", at(time)));
-                let holder = run.incarnation.map_or(String::new(), |incarnation| format!(" worker={}", self.who(incarnation)));
-                format!("status {} {} entries={}{wakes}{holder}", run_name(run.id), run.state, run.entries)
+                let wakes = run
+                    .wakes_at
+                    .map_or(String::new(), |time| format!(" wakes={}", at(time)));
+                let holder = run.incarnation.map_or(String::new(), |incarnation| {
+                    format!(" worker={}", self.who(incarnation))
+                });
+                format!(
+                    "status {} {} entries={}{wakes}{holder}",
+                    run_name(run.id),
+                    run.state,
+                    run.entries
+                )
             }
             Message::DoneReply(_) => "done".to_owned(),
             Message::RefusedReply(refused) => format!("refused: {}", refusal_text(&refused.reason)),
@@ -657,34 +1033,61 @@ impl Scene {
 }
 
 fn queues(line: &Line<'_>) -> Vec<QueueSlots> {
-    let parts = line.text("queues", "q:1").split(',').filter(|part| !part.is_empty());
+    let parts = line
+        .text("queues", "q:1")
+        .split(',')
+        .filter(|part| !part.is_empty());
     parts
         .map(|part| {
             let (queue, slots) = part.split_once(':').unwrap();
-            QueueSlots { queue: queue.to_owned(), slots: slots.parse().unwrap() }
+            QueueSlots {
+                queue: queue.to_owned(),
+                slots: slots.parse().unwrap(),
+            }
         })
         .collect()
 }
 
-/// Ids are long and say little.
 fn refusal_text(refusal: &Refusal) -> String {
-    let text = refusal.to_string();
-    let shorter = text.split(' ').map(|word| word.parse::<RunId>().map_or_else(|_| word.to_owned(), run_name));
+    short(&refusal.to_string())
+}
+
+/// Ids are long and say little.
+fn short(text: &str) -> String {
+    let text: String = text.chars().take(160).collect();
+    let shorter = text.split(' ').map(|word| {
+        word.parse::<RunId>()
+            .map_or_else(|_| word.to_owned(), run_name)
+    });
     shorter.collect::<Vec<_>>().join(" ")
 }
 
 fn entry_text(entry: &Entry) -> String {
     let detail = match entry {
         Entry::Started(e) => {
-            let delayed = e.not_before.map_or(String::new(), |time| format!(" not before {}", at(time)));
-            format!(" workflow={} queue={} priority={}{delayed}", e.workflow, e.queue, e.priority)
+            let delayed = e
+                .not_before
+                .map_or(String::new(), |time| format!(" not before {}", at(time)));
+            format!(
+                " workflow={} queue={} priority={}{delayed}",
+                e.workflow, e.queue, e.priority
+            )
         }
         Entry::StepCompleted(e) => format!(" {} attempt={}", e.number, e.attempt),
         Entry::StepFailed(e) => format!(" {} attempt={}: {}", e.number, e.attempt, e.failure),
         Entry::AttemptFailed(e) => {
-            let number = if e.number == StepNo::WHOLE { "whole".to_owned() } else { e.number.to_string() };
+            let number = if e.number == StepNo::WHOLE {
+                "whole".to_owned()
+            } else {
+                e.number.to_string()
+            };
             let counted = if e.counted { "" } else { " uncounted" };
-            format!(" {number} attempt={}{counted} retry={}: {}", e.attempt, at(e.retry_at), e.failure)
+            format!(
+                " {number} attempt={}{counted} retry={}: {}",
+                e.attempt,
+                at(e.retry_at),
+                e.failure
+            )
         }
         Entry::TimerArmed(e) => format!(" {} due={}", e.number, at(e.due)),
         Entry::TimerFired(e) => format!(" {}", e.number),

@@ -28,7 +28,14 @@ pub(super) struct Stage {
 }
 
 fn open(disk: &MemDisk, settings: Settings, at: Reading) -> Result<(MemStore, Core), OpenRefused> {
-    let store = MemStore::acquire(disk, MemOptions { entropy: 7, ..MemOptions::default() }).expect("the disk opens");
+    let store = MemStore::acquire(
+        disk,
+        MemOptions {
+            entropy: 7,
+            ..MemOptions::default()
+        },
+    )
+    .expect("the disk opens");
     let opened = block_on(reading::open(&store)).expect("what the core wrote can be read");
     let core = Core::open(settings, at, opened)?;
     Ok((store, core))
@@ -37,9 +44,21 @@ fn open(disk: &MemDisk, settings: Settings, at: Reading) -> Result<(MemStore, Co
 impl Stage {
     pub(super) fn new(settings: Settings, wall: Time) -> Self {
         let (disk, mono) = (MemDisk::new(), Duration::ZERO);
-        let (store, core) = open(&disk, settings, Reading { mono, wall }).expect("a new store opens");
+        let (store, core) =
+            open(&disk, settings, Reading { mono, wall }).expect("a new store opens");
         let (reads, answers, gate) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
-        Self { disk, store, core, settings, mono, wall, out: Output::new(), reads, answers, gate }
+        Self {
+            disk,
+            store,
+            core,
+            settings,
+            mono,
+            wall,
+            out: Output::new(),
+            reads,
+            answers,
+            gate,
+        }
     }
 
     /// The power fails, and a prefix of what was not durable survives; then the engine opens again.
@@ -55,7 +74,10 @@ impl Stage {
         self.answers.clear();
         self.gate.clear();
         self.mono = Duration::ZERO; // another process, another origin
-        let at = Reading { mono: self.mono, wall: self.wall };
+        let at = Reading {
+            mono: self.mono,
+            wall: self.wall,
+        };
         let (store, core) = open(&self.disk, self.settings, at)?;
         (self.store, self.core) = (store, core);
         Ok(())
@@ -68,7 +90,10 @@ impl Stage {
     }
 
     pub(super) fn handle(&mut self, input: Input) {
-        let at = Reading { mono: self.mono, wall: self.wall };
+        let at = Reading {
+            mono: self.mono,
+            wall: self.wall,
+        };
         self.core.handle(at, input, &mut self.out);
         self.core.check();
     }
@@ -78,7 +103,9 @@ impl Stage {
         self.core.seal(&mut self.out);
         let (batches, withheld, reads) = self.out.take();
         for batch in &batches {
-            self.store.submit(batch.clone()).expect("the core writes batches that the store takes");
+            self.store
+                .submit(batch.clone())
+                .expect("the core writes batches that the store takes");
         }
         self.reads.extend(reads);
         let shown = withheld.peek().to_vec();
@@ -110,7 +137,8 @@ impl Stage {
             return;
         }
         if let Some(read) = self.reads.remove(pick % self.reads.len()) {
-            let answer = block_on(reading::answer(&self.store, read)).expect("the store can be read");
+            let answer =
+                block_on(reading::answer(&self.store, read)).expect("the store can be read");
             self.answers.push_back(answer);
         }
     }

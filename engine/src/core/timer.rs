@@ -81,9 +81,7 @@ impl Timers {
 
     fn insert(&mut self, key: (Time, RunNo), record: TimerRecord) {
         self.cursor = self.cursor.min(key.0);
-        if key < self.read_to {
-            self.window.insert(key, record);
-        } else if self.tail_in_memory && self.window.len() < WINDOW_MAX {
+        if key < self.read_to || (self.tail_in_memory && self.window.len() < WINDOW_MAX) {
             self.window.insert(key, record);
         } else if self.tail_in_memory {
             // From here on the window ends where its last timer does.

@@ -412,7 +412,7 @@ mod tests {
         };
         assert_eq!(
             hex(&granted.to_bytes()),
-            "9b0193020304c41000000000000000000000000000000005a162a17706070809009\u{30}".replace('\u{30}', "0")
+            "9b0193020304c41000000000000000000000000000000005a162a177060708090090"
         );
         assert_eq!(GrantedRecord::of_bytes(&granted.to_bytes()).unwrap(), granted);
     }

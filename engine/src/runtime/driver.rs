@@ -87,7 +87,6 @@ struct Connection {
     closer: Closer,
     from: String,
     greeted: bool,
-    goodbye: bool,
 }
 
 /// Why a driver ended.
@@ -239,14 +238,14 @@ impl Driver {
         match event {
             Event::Opened { session, sender, from, closer } => {
                 tracing::debug!(%session, from, "connected");
-                let connection = Connection { sender, closer, from, greeted: false, goodbye: false };
+                let connection = Connection { sender, closer, from, greeted: false };
                 self.connections.insert(session, connection);
             }
             Event::Message { session, message } => self.message(session, message),
             Event::Closed { session } => {
                 if let Some(connection) = self.connections.remove(&session) {
                     tracing::debug!(%session, from = connection.from, "connection closed");
-                    self.handle(Input::SessionClosed { session, goodbye: connection.goodbye });
+                    self.handle(Input::SessionClosed { session, goodbye: false });
                 }
             }
             Event::Store(Done::Committed(receipt)) => {
@@ -262,7 +261,7 @@ impl Driver {
             }
             Event::Answer { session, message } => {
                 // It may tell of what is submitted and not yet durable.
-                self.submit()?;
+                self.flush().await?;
                 self.answers.push_back((self.store.submitted(), session, message));
                 self.release().await?;
             }
@@ -276,9 +275,10 @@ impl Driver {
         match &message {
             Message::Hello(_) => connection.greeted = true,
             Message::Closing(closing) => {
-                connection.goodbye = true;
                 tracing::debug!(%session, reason = closing.reason, "the peer says goodbye");
-                return;
+                // It is gone with this: in the same process no socket will tell, and it waits for our end to close.
+                self.connections.remove(&session);
+                return self.handle(Input::SessionClosed { session, goodbye: true });
             }
             _ if !connection.greeted => {
                 let reason = "the first frame of a connection must be a hello".to_owned();
@@ -310,7 +310,7 @@ impl Driver {
         if let Some(closer) = connection.closer {
             closer.abort();
         }
-        self.handle(Input::SessionClosed { session, goodbye: connection.goodbye });
+        self.handle(Input::SessionClosed { session, goodbye: false });
     }
 
     /// Submits what was collected, answers reads until there are none, and releases what is free already.

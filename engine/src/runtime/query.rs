@@ -10,7 +10,7 @@ use stepwell_storage::{Scan, Space, Store};
 use crate::core::clock::Reading;
 use crate::core::{Core, summary};
 use crate::keys::{self, Family};
-use crate::model::chain::CHAIN_BYTES;
+use crate::model::chain::{self, CHAIN_BYTES};
 use crate::model::command::{Damaged, ListRuns, NoSuchRun, Refusal};
 use crate::model::id::{Incarnation, Namespace, RunId, RunNo};
 use crate::model::limits::PAGE_ROWS_MAX;
@@ -164,12 +164,26 @@ async fn journal(view: &View, ask: &AskJournal) -> Result<Message, Refusal> {
     let generation = reading::generation_of(&*view.store, no, (view.births)(no)).await.map_err(local)?;
     let count = reading::count(&*view.store, generation, no).await.map_err(local)?;
     let until = ask.from.saturating_add(ask.limit).min(count);
+    let mut chain = match ask.from {
+        0 => chain::root(id),
+        from if from < until => {
+            // It was verified with the page that it was on.
+            let before = reading::entries(&*view.store, generation, no, (from - 1, from), JOURNAL_FRAME_BYTES).await;
+            let before = before.map_err(local)?;
+            let chain = before.first().and_then(|stored| stored.last_chunk::<CHAIN_BYTES>());
+            u64::from_le_bytes(chain.copied().unwrap_or_default())
+        }
+        _ => 0,
+    };
     let entries = match ask.from < until {
         true => reading::entries(&*view.store, generation, no, (ask.from, until), JOURNAL_FRAME_BYTES)
             .await
             .map_err(local)?,
         false => Vec::new(),
     };
+    for stored in &entries {
+        chain = chain::open(chain, stored).map_err(|e| local(e.into()))?.1;
+    }
     let entries: Vec<Bytes> =
         entries.into_iter().map(|stored| stored.slice(..stored.len().saturating_sub(CHAIN_BYTES))).collect();
     Ok(JournalReply { request: ask.request, from: ask.from, count, entries }.into())

@@ -14,7 +14,7 @@ use crate::runtime::session::{Peer, SessionError};
 use crate::wire::message::{Hello, Message, PROTOCOL, RefusedReply, Welcome};
 
 /// What all calls of a client share. Callers send over it themselves; the session hands the answers back.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Line(Mutex<State>);
 
 #[derive(Debug, Default)]
@@ -42,6 +42,12 @@ pub(crate) struct Asked {
 }
 
 impl Line {
+    /// A line whose requests are numbered from some drawn number on, so that no late answer to an earlier life of this
+    /// process, or to another client behind the same address, is taken for one to a request of ours.
+    pub(crate) fn numbered_from(drawn: u64) -> Self {
+        Self(Mutex::new(State { last: drawn >> 32, ..State::default() }))
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -83,7 +83,8 @@ impl Client {
 
     /// A client that reaches its engine by `dial`, in the world that `env` is. It connects with the first call.
     pub fn new(dial: Arc<dyn Dial>, env: Env) -> Self {
-        let shared = Shared { env, dial, line: Arc::default(), serving: Mutex::default() };
+        let line = Arc::new(Line::numbered_from(env.entropy.next_u64()));
+        let shared = Shared { env, dial, line, serving: Mutex::default() };
         let caller = Caller { principal: "client".to_owned(), ..Caller::default() };
         Self { caller, limit: CALL_LIMIT_DEFAULT, shared: Arc::new(shared) }
     }

@@ -1,0 +1,219 @@
+//! More of everything than fits in memory, in a record or in a batch.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use stepwell_storage::{Store, block_on};
+
+use super::output::Effect;
+use super::stage::Stage;
+use super::{Input, Settings};
+use crate::model::command::{Caller, StartRun};
+use crate::model::id::{Incarnation, RunId, RunNo, SessionId, StepNo, Token};
+use crate::model::payload::Payload;
+use crate::model::run::RunState;
+use crate::model::time::Time;
+use crate::wire::message::{
+    Heartbeat, Held, Hello, Message, PROTOCOL, QueueSlots, Start, TimerRequested, TurnCompleted, TurnSuspended,
+    WorkflowOffer,
+};
+
+const CLIENT: SessionId = SessionId(1);
+
+struct Crowd {
+    stage: Stage,
+    started: u64,
+    /// In the order in which they were handed out.
+    granted: Vec<(RunNo, Token)>,
+    regranted: usize,
+}
+
+impl Crowd {
+    fn new() -> Self {
+        let stage = Stage::new(Settings::default(), Time(1_000 * 86_400_000));
+        let mut crowd = Self { stage, started: 0, granted: Vec::new(), regranted: 0 };
+        crowd.hello(CLIENT, &[], Vec::new());
+        crowd
+    }
+
+    fn hello(&mut self, session: SessionId, queues: &[QueueSlots], held: Vec<Held>) {
+        let workflows = vec![WorkflowOffer { workflow: "order".into(), version: 1 }];
+        let hello = Hello {
+            protocol: PROTOCOL,
+            caller: Caller::default(),
+            credentials: None,
+            incarnation: Incarnation(u128::from(session.0 % 10)),
+            build: "b1".into(),
+            workflows: if queues.is_empty() { Vec::new() } else { workflows },
+            queues: queues.to_vec(),
+            held,
+        };
+        self.hear(session, hello);
+    }
+
+    fn hear(&mut self, session: SessionId, message: impl Into<Message>) {
+        self.stage.handle(Input::Received { session, message: message.into() });
+    }
+
+    fn start(&mut self, count: u64, queue: impl Fn(u64) -> String) {
+        let run = |n: u64| StartRun {
+            id: RunId(u128::from(n) + 1),
+            name: None,
+            workflow: "order".into(),
+            version: 1,
+            queue: queue(n),
+            priority: 5,
+            delay_ms: 0,
+            input: Payload::default(),
+        };
+        let runs = (self.started..self.started + count).map(run).collect();
+        self.started += count;
+        self.hear(CLIENT, Start { request: 1, caller: Caller::default(), runs });
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        loop {
+            self.stage.flush();
+            if !self.stage.reads.is_empty() {
+                self.stage.read(0);
+            } else if !self.stage.answers.is_empty() {
+                self.stage.answer(0);
+            } else if self.stage.core.wakes_in() == Some(Duration::ZERO) {
+                self.stage.handle(Input::Ticked);
+            } else {
+                break;
+            }
+        }
+        for effect in self.stage.commit() {
+            match effect {
+                Effect::HandOut { run, token, .. } => self.granted.push((run, token)),
+                Effect::Regrant { run, old, token, .. } => {
+                    self.regranted += 1;
+                    let known = self.granted.iter_mut().find(|known| **known == (run, old)).unwrap();
+                    known.1 = token;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn runs_in(&self, state: RunState) -> u64 {
+        self.stage.core.stats().runs_in(state)
+    }
+
+    fn pass(&mut self, span: Duration, sessions: &[SessionId]) {
+        self.stage.pass(span);
+        sessions.iter().for_each(|session| self.hear(*session, Heartbeat { beat: 0 }));
+        self.stage.handle(Input::Ticked);
+        self.settle();
+    }
+}
+
+fn slots(queue: &str, slots: u32) -> QueueSlots {
+    QueueSlots { queue: queue.to_owned(), slots }
+}
+
+/// A lane keeps some thousands in memory and reads the others when it is their turn, in order.
+#[test]
+fn more_runs_wait_than_memory_holds() {
+    let mut crowd = Crowd::new();
+    crowd.start(6_000, |_| "q".to_owned());
+    assert_eq!(crowd.runs_in(RunState::Ready), 6_000);
+    crowd.stage.reopen().unwrap();
+    crowd.hello(CLIENT, &[], Vec::new());
+    crowd.hello(SessionId(2), &[slots("q", 40)], Vec::new());
+    crowd.settle();
+    let mut done = 0;
+    while done < crowd.granted.len() {
+        let (run, token) = crowd.granted[done];
+        crowd.hear(SessionId(2), TurnCompleted { run, token, output: Payload::default() });
+        done += 1;
+        if done % 20 == 0 || done == crowd.granted.len() {
+            crowd.settle();
+        }
+    }
+    assert_eq!(crowd.runs_in(RunState::Completed), 6_000);
+    assert!(crowd.granted.is_sorted_by_key(|(run, _)| run.0), "first come, first served");
+}
+
+/// The same for timers, which come in any order.
+#[test]
+fn more_runs_sleep_than_memory_holds() {
+    let mut crowd = Crowd::new();
+    let worker = SessionId(2);
+    crowd.hello(worker, &[slots("q", 100_000)], Vec::new());
+    crowd.start(6_000, |_| "q".to_owned());
+    let mut due = BTreeMap::new();
+    for (run, token) in std::mem::take(&mut crowd.granted) {
+        let delay_ms = 1_000 + run.0 * 7_919 % 60_000;
+        let (number, place) = (StepNo(0), Default::default());
+        crowd.hear(worker, TimerRequested { run, token, number, place, delay_ms });
+        crowd.hear(worker, TurnSuspended { run, token, seen: 2, wakes_at: Time(0) });
+        due.insert(run, delay_ms);
+    }
+    crowd.settle();
+    assert_eq!(crowd.runs_in(RunState::Suspended), 6_000);
+    for second in 1..=62u64 {
+        crowd.pass(Duration::from_secs(1), &[CLIENT, worker]);
+        let woken = due.values().filter(|ms| **ms <= second * 1_000).count();
+        assert_eq!(crowd.granted.len(), woken, "after {second} s");
+    }
+}
+
+/// The mark names a limited number of lanes, so that it fits a value.
+#[test]
+fn runs_wait_in_more_queues_than_the_mark_names() {
+    let mut crowd = Crowd::new();
+    crowd.start(600, |n| format!("queue {}", n % 300));
+    crowd.stage.reopen().unwrap();
+    crowd.hello(CLIENT, &[], Vec::new());
+    for (at, from) in (0..300).step_by(150).enumerate() {
+        let queues: Vec<_> = (from..from + 150).map(|n| slots(&format!("queue {n}"), 9)).collect();
+        crowd.hello(SessionId(2 + at as u64), &queues, Vec::new());
+    }
+    crowd.settle();
+    assert_eq!(crowd.runs_in(RunState::Granted), 600);
+}
+
+/// What comes back with a worker is written a page at a time, so that it fits a batch.
+#[test]
+fn a_worker_comes_back_with_more_than_a_batch_holds() {
+    let mut crowd = Crowd::new();
+    crowd.hello(SessionId(2), &[slots("q", 100_000)], Vec::new());
+    crowd.start(5_000, |_| "q".to_owned());
+    assert_eq!(crowd.granted.len(), 5_000);
+    let held = |(run, token): &(RunNo, Token)| Held { run: *run, token: *token, seen: 1 };
+    let all = crowd.granted.iter().map(held).collect();
+    crowd.hello(SessionId(12), &[slots("q", 100_000)], all);
+    crowd.settle();
+    assert_eq!((crowd.regranted, crowd.runs_in(RunState::Granted)), (5_000, 5_000));
+    crowd.stage.handle(Input::SessionClosed { session: SessionId(12), goodbye: true });
+    crowd.settle();
+    assert_eq!(crowd.runs_in(RunState::Ready), 5_000);
+}
+
+/// A generation with more runs than a page is emptied: ended ones go, others are copied.
+#[test]
+fn a_generation_of_many_runs_is_emptied() {
+    let mut crowd = Crowd::new();
+    crowd.hello(SessionId(2), &[slots("q", 100_000)], Vec::new());
+    crowd.start(600, |_| "q".to_owned());
+    for (run, token) in crowd.granted.clone().into_iter().filter(|(run, _)| run.0 % 3 != 0) {
+        crowd.hear(SessionId(2), TurnCompleted { run, token, output: Payload::default() });
+    }
+    crowd.settle();
+    crowd.stage.wall = crowd.stage.wall.after(Duration::from_secs(40 * 3_600));
+    crowd.stage.handle(Input::Ticked);
+    for _ in 0..5 {
+        crowd.stage.wall = crowd.stage.wall.after(Duration::from_secs(40 * 3_600));
+        crowd.pass(Duration::from_millis(10), &[CLIENT, SessionId(2)]);
+    }
+    crowd.start(1, |_| "q".to_owned());
+    crowd.pass(Duration::from_secs(5), &[CLIENT, SessionId(2)]);
+    for _ in 0..14 {
+        crowd.pass(Duration::from_secs(5), &[CLIENT, SessionId(2)]);
+    }
+    assert_eq!((crowd.runs_in(RunState::Completed), crowd.runs_in(RunState::Granted)), (0, 201));
+    block_on(crowd.stage.store.commit()).unwrap();
+}
