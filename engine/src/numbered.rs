@@ -40,13 +40,22 @@ pub enum Undecodable {
 /// Encodes the fields of one record, positionally.
 pub(crate) fn encode_fields<T: serde::Serialize>(fields: &T, into: &mut Vec<u8>) {
     // Writing plain data to a Vec cannot fail; a type that refuses to serialize would be ours alone.
-    assert!(rmp_serde::encode::write(into, fields).is_ok(), "our own records serialize");
+    assert!(
+        rmp_serde::encode::write(into, fields).is_ok(),
+        "our own records serialize"
+    );
 }
 
 /// Decodes the fields of one record; bytes after them are refused.
-pub(crate) fn decode_fields<T: serde::de::DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, Undecodable> {
+pub(crate) fn decode_fields<T: serde::de::DeserializeOwned>(
+    what: &'static str,
+    bytes: &[u8],
+) -> Result<T, Undecodable> {
     let mut decoder = rmp_serde::Deserializer::from_read_ref(bytes);
-    serde::Deserialize::deserialize(&mut decoder).map_err(|e| Undecodable::Fields { what, cause: e.to_string() })
+    serde::Deserialize::deserialize(&mut decoder).map_err(|e| Undecodable::Fields {
+        what,
+        cause: e.to_string(),
+    })
 }
 
 /// Declares an enum of record types with explicit kind numbers, its encoding, and serde impls that carry it as a

@@ -8,8 +8,8 @@ use crate::core::run::{Run, RunFold, RunImage};
 use crate::core::{GenerationRow, Input, Opened};
 use crate::keys::journal::{self, Joiner};
 use crate::keys::{
-    self, Family, GenerationRecord, GrantedRecord, IndexRecord, Mark, MovedRecord, QueueRecord, ReadyRecord, Record,
-    StoppedRecord, Tally, TimerRecord,
+    self, Family, GenerationRecord, GrantedRecord, IndexRecord, Mark, MovedRecord, QueueRecord,
+    ReadyRecord, Record, StoppedRecord, Tally, TimerRecord,
 };
 use crate::model::chain::CHAIN_BYTES;
 use crate::model::entry::Entry;
@@ -68,13 +68,23 @@ impl From<Undecodable> for Unreadable {
     }
 }
 
-async fn record<R: Record>(store: &dyn Store, space: Space, key: Bytes) -> Result<Option<R>, Unreadable> {
+async fn record<R: Record>(
+    store: &dyn Store,
+    space: Space,
+    key: Bytes,
+) -> Result<Option<R>, Unreadable> {
     let bytes = store.get(space, &key).await?;
     Ok(bytes.map(|bytes| R::of_bytes(&bytes)).transpose()?)
 }
 
 fn scan(space: Space, from: Bytes, to: Bytes, limit: usize) -> Scan {
-    Scan { space, from, to, limit, reverse: false }
+    Scan {
+        space,
+        from,
+        to,
+        limit,
+        reverse: false,
+    }
 }
 
 /// Reads all rows between two keys, a page at a time.
@@ -87,7 +97,9 @@ pub async fn all_rows(
 ) -> Result<(), Unreadable> {
     let mut from = from;
     loop {
-        let rows = store.scan(scan(space, from.clone(), to.clone(), PAGE_ROWS)).await?;
+        let rows = store
+            .scan(scan(space, from.clone(), to.clone(), PAGE_ROWS))
+            .await?;
         for row in &rows {
             each(row)?;
         }
@@ -103,41 +115,81 @@ pub async fn all_rows(
 /// What is needed to open a core.
 pub async fn open(store: &dyn Store) -> Result<Opened, Unreadable> {
     let identity = store.identity();
-    let mut opened = Opened { store: identity.store.0, epoch: identity.epoch.0, ..Opened::default() };
+    let mut opened = Opened {
+        store: identity.store.0,
+        epoch: identity.epoch.0,
+        ..Opened::default()
+    };
     opened.tally = record::<Tally>(store, Space::Lasting, keys::tally()).await?;
     opened.mark = record::<Mark>(store, Space::Lasting, keys::mark()).await?;
     let bad = |family| Unreadable::Key { family };
     let prefix = keys::family(Family::Queue);
-    all_rows(store, Space::Lasting, prefix.clone(), keys::end_of(&prefix), |row| {
-        let number = keys::number_of(&row.key).ok_or(bad(Family::Queue))?;
-        opened.queues.push((number, QueueRecord::of_bytes(&row.value)?.name));
-        Ok(())
-    })
+    all_rows(
+        store,
+        Space::Lasting,
+        prefix.clone(),
+        keys::end_of(&prefix),
+        |row| {
+            let number = keys::number_of(&row.key).ok_or(bad(Family::Queue))?;
+            opened
+                .queues
+                .push((number, QueueRecord::of_bytes(&row.value)?.name));
+            Ok(())
+        },
+    )
     .await?;
     let prefix = keys::family(Family::Generation);
-    all_rows(store, Space::Lasting, prefix.clone(), keys::end_of(&prefix), |row| {
-        let number = keys::number_of(&row.key).ok_or(bad(Family::Generation))?;
-        opened.generations.push((number, GenerationRecord::of_bytes(&row.value)?.first));
-        Ok(())
-    })
+    all_rows(
+        store,
+        Space::Lasting,
+        prefix.clone(),
+        keys::end_of(&prefix),
+        |row| {
+            let number = keys::number_of(&row.key).ok_or(bad(Family::Generation))?;
+            opened
+                .generations
+                .push((number, GenerationRecord::of_bytes(&row.value)?.first));
+            Ok(())
+        },
+    )
     .await?;
     let prefix = keys::family(Family::Granted);
-    all_rows(store, Space::Passing, prefix.clone(), keys::end_of(&prefix), |row| {
-        let slot = keys::slot_of(&row.key).ok_or(bad(Family::Granted))?;
-        opened.granted.push((slot, GrantedRecord::of_bytes(&row.value)?));
-        Ok(())
-    })
+    all_rows(
+        store,
+        Space::Passing,
+        prefix.clone(),
+        keys::end_of(&prefix),
+        |row| {
+            let slot = keys::slot_of(&row.key).ok_or(bad(Family::Granted))?;
+            opened
+                .granted
+                .push((slot, GrantedRecord::of_bytes(&row.value)?));
+            Ok(())
+        },
+    )
     .await?;
     Ok(opened)
 }
 
 /// The number of a run.
-pub async fn index(store: &dyn Store, namespace: Namespace, id: RunId) -> Result<Option<RunNo>, Unreadable> {
-    Ok(record::<IndexRecord>(store, Space::Lasting, keys::index(namespace, id)).await?.map(|found| found.run))
+pub async fn index(
+    store: &dyn Store,
+    namespace: Namespace,
+    id: RunId,
+) -> Result<Option<RunNo>, Unreadable> {
+    Ok(
+        record::<IndexRecord>(store, Space::Lasting, keys::index(namespace, id))
+            .await?
+            .map(|found| found.run),
+    )
 }
 
 /// Where a run's journal is now.
-pub async fn generation_of(store: &dyn Store, run: RunNo, birth: (u32, bool)) -> Result<u32, Unreadable> {
+pub async fn generation_of(
+    store: &dyn Store,
+    run: RunNo,
+    birth: (u32, bool),
+) -> Result<u32, Unreadable> {
     let (generation, may_have_moved) = birth;
     if !may_have_moved {
         return Ok(generation);
@@ -160,7 +212,14 @@ pub async fn entries(
     let end = journal::row(run, until, 0);
     loop {
         let limit = PAGE_ROWS.min(8 + (until - joiner.next().min(until)) as usize);
-        let rows = store.scan(scan(Space::Generation(generation), start, end.clone(), limit)).await?;
+        let rows = store
+            .scan(scan(
+                Space::Generation(generation),
+                start,
+                end.clone(),
+                limit,
+            ))
+            .await?;
         for row in &rows {
             if let Some(entry) = joiner.push(row)? {
                 bytes += entry.len();
@@ -170,34 +229,56 @@ pub async fn entries(
                 }
             }
         }
-        let Some(last) = rows.last().filter(|_| rows.len() == limit) else { break };
+        let Some(last) = rows.last().filter(|_| rows.len() == limit) else {
+            break;
+        };
         start = [&last.key[..], &[0]].concat().into();
     }
     if !joiner.is_whole() {
         let cause = format!("entry {} is cut off", joiner.next());
-        return Err(Undecodable::Damaged { what: "a journal", cause }.into());
+        return Err(Undecodable::Damaged {
+            what: "a journal",
+            cause,
+        }
+        .into());
     }
     Ok(found)
 }
 
 /// All that is known of a run, its chain verified.
-pub async fn image(store: &dyn Store, run: RunNo, birth: (u32, bool)) -> Result<Option<Box<RunImage>>, Unreadable> {
+pub async fn image(
+    store: &dyn Store,
+    run: RunNo,
+    birth: (u32, bool),
+) -> Result<Option<Box<RunImage>>, Unreadable> {
     let generation = generation_of(store, run, birth).await?;
     let mut fold = RunFold::new(run, generation);
     let mut joiner = Joiner::default();
     let space = Space::Generation(generation);
-    all_rows(store, space, journal::row(run, 0, 0), journal::row(RunNo(run.0 + 1), 0, 0), |row| {
-        if let Some(entry) = joiner.push(row)? {
-            fold.push(&entry)?;
-        }
-        Ok(())
-    })
+    all_rows(
+        store,
+        space,
+        journal::row(run, 0, 0),
+        journal::row(RunNo(run.0 + 1), 0, 0),
+        |row| {
+            if let Some(entry) = joiner.push(row)? {
+                fold.push(&entry)?;
+            }
+            Ok(())
+        },
+    )
     .await?;
     if !joiner.is_whole() {
         let cause = format!("entry {} is cut off", joiner.next());
-        return Err(Undecodable::Damaged { what: "a journal", cause }.into());
+        return Err(Undecodable::Damaged {
+            what: "a journal",
+            cause,
+        }
+        .into());
     }
-    let Some(run) = fold.finish() else { return Ok(None) };
+    let Some(run) = fold.finish() else {
+        return Ok(None);
+    };
     let stopped = match run.ended {
         Some(_) => None,
         None => record::<StoppedRecord>(store, Space::Lasting, keys::stopped(run.no)).await?,
@@ -206,7 +287,11 @@ pub async fn image(store: &dyn Store, run: RunNo, birth: (u32, bool)) -> Result<
         Some(_) => None,
         None => sleeps(store, &run).await?,
     };
-    Ok(Some(Box::new(RunImage { run, stopped, sleeps })))
+    Ok(Some(Box::new(RunImage {
+        run,
+        stopped,
+        sleeps,
+    })))
 }
 
 /// Which of the run's instants has a stored timer.
@@ -216,7 +301,11 @@ async fn sleeps(store: &dyn Store, run: &Run) -> Result<Option<Time>, Unreadable
     }
     let delayed = run.not_before.filter(|_| run.next == 1);
     for due in run.commands.instants().into_iter().chain(delayed) {
-        if store.get(Space::Passing, &keys::timer(due, run.no)).await?.is_some() {
+        if store
+            .get(Space::Passing, &keys::timer(due, run.no))
+            .await?
+            .is_some()
+        {
             return Ok(Some(due));
         }
     }
@@ -225,70 +314,137 @@ async fn sleeps(store: &dyn Store, run: &Run) -> Result<Option<Time>, Unreadable
 
 /// Answers one read. A read that fails for the whole store is an error; damage to one run is part of the answer.
 pub async fn answer(store: &dyn Store, read: Read) -> Result<Input, Unreadable> {
-    let local = |error: Unreadable| if error.is_local() { Ok(error.chain()) } else { Err(error) };
+    let local = |error: Unreadable| {
+        if error.is_local() {
+            Ok(error.chain())
+        } else {
+            Err(error)
+        }
+    };
     Ok(match read {
         Read::Index { namespace, id } => {
             let found = match index(store, namespace, id).await {
                 Ok(found) => Ok(found),
                 Err(error) => Err(local(error)?),
             };
-            Input::IndexLoaded { namespace, id, found }
+            Input::IndexLoaded {
+                namespace,
+                id,
+                found,
+            }
         }
-        Read::Run { run, generation, moved } => {
+        Read::Run {
+            run,
+            generation,
+            moved,
+        } => {
             let found = match image(store, run, (generation, moved)).await {
                 Ok(found) => Ok(found),
                 Err(error) => Err(local(error)?),
             };
             Input::RunLoaded { run, found }
         }
-        Read::Ready { queue, priority, from, limit } => ready(store, (queue, priority), from, limit).await?,
+        Read::Ready {
+            queue,
+            priority,
+            from,
+            limit,
+        } => ready(store, (queue, priority), from, limit).await?,
         Read::Timers { from, limit } => timers(store, from, limit).await?,
         Read::Stopped { from, limit } => stopped(store, from, limit).await?,
-        Read::Generation { generation, from, limit } => match generation_page(store, generation, from, limit).await {
+        Read::Generation {
+            generation,
+            from,
+            limit,
+        } => match generation_page(store, generation, from, limit).await {
             Ok(page) => page,
-            Err(error) => Input::CleaningFailed { generation, what: local(error)? },
+            Err(error) => Input::CleaningFailed {
+                generation,
+                what: local(error)?,
+            },
         },
         Read::Copy { run, generation } => {
             match entries(store, generation, run, (0, u32::MAX), usize::MAX).await {
                 Ok(entries) => Input::RunCopied { run, entries },
-                Err(error) => Input::CleaningFailed { generation, what: local(error)? },
+                Err(error) => Input::CleaningFailed {
+                    generation,
+                    what: local(error)?,
+                },
             }
         }
     })
 }
 
-async fn ready(store: &dyn Store, lane: (u32, u8), from: u64, limit: usize) -> Result<Input, Unreadable> {
+async fn ready(
+    store: &dyn Store,
+    lane: (u32, u8),
+    from: u64,
+    limit: usize,
+) -> Result<Input, Unreadable> {
     let (queue, priority) = lane;
     let end = keys::end_of(&keys::lane(queue, priority));
-    let found = store.scan(scan(Space::Passing, keys::ready(queue, priority, from), end, limit)).await?;
+    let found = store
+        .scan(scan(
+            Space::Passing,
+            keys::ready(queue, priority, from),
+            end,
+            limit,
+        ))
+        .await?;
     let mut rows = Vec::with_capacity(found.len());
     for row in &found {
-        let sequence = keys::sequence_of(&row.key).ok_or(Unreadable::Key { family: Family::Ready })?;
+        let sequence = keys::sequence_of(&row.key).ok_or(Unreadable::Key {
+            family: Family::Ready,
+        })?;
         rows.push((sequence, ReadyRecord::of_bytes(&row.value)?));
     }
-    Ok(Input::ReadyLoaded { queue, priority, rows, end: found.len() < limit })
+    Ok(Input::ReadyLoaded {
+        queue,
+        priority,
+        rows,
+        end: found.len() < limit,
+    })
 }
 
 async fn timers(store: &dyn Store, from: (Time, RunNo), limit: usize) -> Result<Input, Unreadable> {
     let end = keys::end_of(&keys::family(Family::Timer));
-    let found = store.scan(scan(Space::Passing, keys::timer(from.0, from.1), end, limit)).await?;
+    let found = store
+        .scan(scan(
+            Space::Passing,
+            keys::timer(from.0, from.1),
+            end,
+            limit,
+        ))
+        .await?;
     let mut rows = Vec::with_capacity(found.len());
     for row in &found {
-        let (due, run) = keys::time_and_run_of(&row.key).ok_or(Unreadable::Key { family: Family::Timer })?;
+        let (due, run) = keys::time_and_run_of(&row.key).ok_or(Unreadable::Key {
+            family: Family::Timer,
+        })?;
         rows.push((due, run, TimerRecord::of_bytes(&row.value)?));
     }
-    Ok(Input::TimersLoaded { rows, end: found.len() < limit })
+    Ok(Input::TimersLoaded {
+        rows,
+        end: found.len() < limit,
+    })
 }
 
 async fn stopped(store: &dyn Store, from: RunNo, limit: usize) -> Result<Input, Unreadable> {
     let end = keys::end_of(&keys::family(Family::Stopped));
-    let found = store.scan(scan(Space::Lasting, keys::stopped(from), end, limit)).await?;
+    let found = store
+        .scan(scan(Space::Lasting, keys::stopped(from), end, limit))
+        .await?;
     let mut rows = Vec::with_capacity(found.len());
     for row in &found {
-        let run = keys::run_of(&row.key).ok_or(Unreadable::Key { family: Family::Stopped })?;
+        let run = keys::run_of(&row.key).ok_or(Unreadable::Key {
+            family: Family::Stopped,
+        })?;
         rows.push((run, StoppedRecord::of_bytes(&row.value)?));
     }
-    Ok(Input::StoppedLoaded { rows, end: found.len() < limit })
+    Ok(Input::StoppedLoaded {
+        rows,
+        end: found.len() < limit,
+    })
 }
 
 /// The next runs of a generation: a seek for each, so that long journals cost no more than short ones.
@@ -300,66 +456,127 @@ async fn generation_page(
 ) -> Result<Input, Unreadable> {
     let (space, mut from, mut rows) = (Space::Generation(generation), from, Vec::new());
     while rows.len() < limit {
-        let found = store.scan(scan(space, journal::row(from, 0, 0), Bytes::new(), 1)).await?;
+        let found = store
+            .scan(scan(space, journal::row(from, 0, 0), Bytes::new(), 1))
+            .await?;
         let Some(first) = found.first() else {
-            return Ok(Input::GenerationLoaded { generation, rows, end: true });
+            return Ok(Input::GenerationLoaded {
+                generation,
+                rows,
+                end: true,
+            });
         };
-        let (run, ..) = journal::parts_of(&first.key).ok_or(Unreadable::Key { family: Family::Journal })?;
+        let (run, ..) = journal::parts_of(&first.key).ok_or(Unreadable::Key {
+            family: Family::Journal,
+        })?;
         from = RunNo(run.0 + 1);
         // What was copied before goes on in its new place; what is left here is old.
-        let moved = record::<MovedRecord>(store, Space::Lasting, keys::moved(run)).await?.map(|moved| moved.generation);
+        let moved = record::<MovedRecord>(store, Space::Lasting, keys::moved(run))
+            .await?
+            .map(|moved| moved.generation);
         if moved.is_some_and(|moved| moved != generation) {
             continue;
         }
         let Some(Entry::Started(started)) = first_entry(store, generation, run).await? else {
             let cause = format!("run number {run} does not begin with its start");
-            return Err(Undecodable::Damaged { what: "a journal", cause }.into());
+            return Err(Undecodable::Damaged {
+                what: "a journal",
+                cause,
+            }
+            .into());
         };
         // A run that was dropped with the page before a crash has no records any more, nor is it counted.
         if index(store, started.namespace, started.id).await? != Some(run) {
             continue;
         }
-        let ended = last_entry(store, generation, run).await?.and_then(|entry| match &entry {
-            Entry::Completed(e) => Some((RunState::Completed, e.at)),
-            Entry::Died(e) => Some((RunState::Dead, e.at)),
-            Entry::Cancelled(e) => Some((RunState::Cancelled, e.at)),
-            _ => None,
+        let ended = last_entry(store, generation, run)
+            .await?
+            .and_then(|entry| match &entry {
+                Entry::Completed(e) => Some((RunState::Completed, e.at)),
+                Entry::Died(e) => Some((RunState::Dead, e.at)),
+                Entry::Cancelled(e) => Some((RunState::Cancelled, e.at)),
+                _ => None,
+            });
+        rows.push(GenerationRow {
+            run,
+            namespace: started.namespace,
+            id: started.id,
+            moved: moved.is_some(),
+            ended,
         });
-        rows.push(GenerationRow { run, namespace: started.namespace, id: started.id, moved: moved.is_some(), ended });
     }
-    Ok(Input::GenerationLoaded { generation, rows, end: false })
+    Ok(Input::GenerationLoaded {
+        generation,
+        rows,
+        end: false,
+    })
 }
 
 fn decode(stored: &[u8]) -> Option<Entry> {
     Entry::decode(stored.split_last_chunk::<CHAIN_BYTES>()?.0).ok()
 }
 
-async fn first_entry(store: &dyn Store, generation: u32, run: RunNo) -> Result<Option<Entry>, Unreadable> {
-    Ok(entries(store, generation, run, (0, 1), usize::MAX).await?.first().and_then(|stored| decode(stored)))
+async fn first_entry(
+    store: &dyn Store,
+    generation: u32,
+    run: RunNo,
+) -> Result<Option<Entry>, Unreadable> {
+    Ok(entries(store, generation, run, (0, 1), usize::MAX)
+        .await?
+        .first()
+        .and_then(|stored| decode(stored)))
 }
 
 /// How many whole entries a journal has.
 pub async fn count(store: &dyn Store, generation: u32, run: RunNo) -> Result<u32, Unreadable> {
-    Ok(last_number(store, generation, run).await?.map_or(0, |number| number + 1))
+    Ok(last_number(store, generation, run)
+        .await?
+        .map_or(0, |number| number + 1))
 }
 
 /// The last whole entry of a journal, without checking the chain.
-pub async fn last_entry(store: &dyn Store, generation: u32, run: RunNo) -> Result<Option<Entry>, Unreadable> {
-    let Some(number) = last_number(store, generation, run).await? else { return Ok(None) };
+pub async fn last_entry(
+    store: &dyn Store,
+    generation: u32,
+    run: RunNo,
+) -> Result<Option<Entry>, Unreadable> {
+    let Some(number) = last_number(store, generation, run).await? else {
+        return Ok(None);
+    };
     let found = entries(store, generation, run, (number, number + 1), usize::MAX).await?;
     Ok(found.first().and_then(|stored| decode(stored)))
 }
 
-async fn last_number(store: &dyn Store, generation: u32, run: RunNo) -> Result<Option<u32>, Unreadable> {
+async fn last_number(
+    store: &dyn Store,
+    generation: u32,
+    run: RunNo,
+) -> Result<Option<u32>, Unreadable> {
     let space = Space::Generation(generation);
     let mut end = journal::row(RunNo(run.0 + 1), 0, 0);
     loop {
         let from = journal::row(run, 0, 0);
-        let rows = store.scan(Scan { space, from, to: end.clone(), limit: 1, reverse: true }).await?;
-        let Some(last) = rows.first() else { return Ok(None) };
-        let (_, number, _) = journal::parts_of(&last.key).ok_or(Unreadable::Key { family: Family::Journal })?;
+        let rows = store
+            .scan(Scan {
+                space,
+                from,
+                to: end.clone(),
+                limit: 1,
+                reverse: true,
+            })
+            .await?;
+        let Some(last) = rows.first() else {
+            return Ok(None);
+        };
+        let (_, number, _) = journal::parts_of(&last.key).ok_or(Unreadable::Key {
+            family: Family::Journal,
+        })?;
         // Parts whose first row never came do not make an entry.
-        if store.get(space, &journal::row(run, number, 0)).await?.is_some() {
+        if store
+            .get(space, &journal::row(run, number, 0))
+            .await?
+            .is_some()
+        {
             return Ok(Some(number));
         }
         end = journal::row(run, number, 0);

@@ -53,7 +53,11 @@ impl Ledger {
         let calls = self.calls.entry(key.to_owned()).or_default();
         *calls += 1;
         let mut draw = Draw::of(seed, format_args!("call {calls} {key}"));
-        let takes_ms = if draw.chance(100) { draw.between(100, 700) } else { draw.between(0, 40) };
+        let takes_ms = if draw.chance(100) {
+            draw.between(100, 700)
+        } else {
+            draw.between(0, 40)
+        };
         let plan = if *calls > BAD_CALLS_MAX {
             CallPlan::Answered
         } else if draw.chance(settings.failures_per_mille) {
@@ -75,12 +79,22 @@ impl Ledger {
         if let Some(effect) = self.effects.get_mut(key) {
             effect.absorbed += 1;
             if effect.request != request {
-                return Err(format!("key {key} asked for `{}` before and asks for `{request}` now", effect.request));
+                return Err(format!(
+                    "key {key} asked for `{}` before and asks for `{request}` now",
+                    effect.request
+                ));
             }
             return Ok(effect.value);
         }
         let value = hash(seed, format_args!("effect {key}"));
-        self.effects.insert(key.to_owned(), Effect { request: request.to_owned(), value, absorbed: 0 });
+        self.effects.insert(
+            key.to_owned(),
+            Effect {
+                request: request.to_owned(),
+                value,
+                absorbed: 0,
+            },
+        );
         Ok(value)
     }
 

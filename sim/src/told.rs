@@ -7,7 +7,7 @@ use stepwell::model::command::Refusal;
 use stepwell::model::id::{Namespace, RunId};
 use stepwell::model::run::{Outcome, RunSummary, Stats};
 
-use crate::plan::{Job, Plan, Work};
+use crate::plan::{Plan, Work};
 
 /// How far a job is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +67,10 @@ pub(crate) struct Told {
 
 impl Told {
     pub(crate) fn new(plan: &Plan) -> Self {
-        Self { jobs: vec![Progress::Waits; plan.jobs.len()], ..Self::default() }
+        Self {
+            jobs: vec![Progress::Waits; plan.jobs.len()],
+            ..Self::default()
+        }
     }
 
     /// Whether no job is left.
@@ -86,13 +89,17 @@ impl Told {
 
     /// Whether somebody was told that the run of this name exists.
     pub(crate) fn is_acknowledged(&self, name: &str) -> bool {
-        self.starts.iter().any(|start| start.name == name && matches!(start.answer, StartAnswer::Exists { .. }))
+        self.starts
+            .iter()
+            .any(|start| start.name == name && matches!(start.answer, StartAnswer::Exists { .. }))
     }
 
     /// A question about a run that had been acknowledged before (or not) got this error.
     pub(crate) fn refused(&mut self, name: &str, acknowledged: bool, error: &ClientError) {
         if acknowledged && matches!(error, ClientError::Refused(Refusal::NoSuchRun(_))) {
-            self.wrong.push(format!("a client was told that {name} exists, and then that it does not"));
+            self.wrong.push(format!(
+                "a client was told that {name} exists, and then that it does not"
+            ));
         }
     }
 }
@@ -100,11 +107,4 @@ impl Told {
 /// The id of the run called `name`.
 pub(crate) fn run_id(name: &str) -> RunId {
     RunId::of_name(Namespace::default(), name)
-}
-
-/// The name of the run a job is about.
-pub(crate) fn name_of(job: &Job) -> &str {
-    match job {
-        Job::Start { name, .. } | Job::Cancel { name } | Job::Wait { name } | Job::Ask { name } => name,
-    }
 }

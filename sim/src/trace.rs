@@ -16,7 +16,11 @@ pub(crate) struct Trace {
 impl Trace {
     /// An empty trace, which keeps its lines if it is told to.
     pub(crate) fn new(keeps_lines: bool) -> Self {
-        Self { hash: Fnv(0xcbf2_9ce4_8422_2325), count: 0, lines: keeps_lines.then(Vec::new) }
+        Self {
+            hash: Fnv(0xcbf2_9ce4_8422_2325),
+            count: 0,
+            lines: keeps_lines.then(Vec::new),
+        }
     }
 
     /// Adds a line.
@@ -71,11 +75,19 @@ pub fn first_difference(first: &[String], second: &[String]) -> Option<String> {
         None => first.len().min(second.len()),
         Some(at) => at,
     };
-    let mut told = format!("the same seed took two paths: the traces differ in line {}\n\n", at + 1);
+    let mut told = format!(
+        "the same seed took two paths: the traces differ in line {}\n\n",
+        at + 1
+    );
     for line in &first[at.saturating_sub(8)..at] {
         let _ = writeln!(told, "         {line}");
     }
-    let line = |lines: &[String]| lines.get(at).cloned().unwrap_or_else(|| "(the trace has ended)".to_owned());
+    let line = |lines: &[String]| {
+        lines
+            .get(at)
+            .cloned()
+            .unwrap_or_else(|| "(the trace has ended)".to_owned())
+    };
     let _ = writeln!(told, "first    {}", line(first));
     let _ = writeln!(told, "second   {}\n", line(second));
     told.push_str(

@@ -69,7 +69,13 @@ impl EngineClock {
         let micros = reading.wall.max(mark).0.saturating_mul(1_000);
         let ahead = mark.since(reading.wall);
         let held_until = (!ahead.is_zero() && ahead <= HOLD_MAX).then(|| reading.mono + HOLD_MAX);
-        Self { mono: reading.mono, micros, told_not_believed: false, accept_any, held_until }
+        Self {
+            mono: reading.mono,
+            micros,
+            told_not_believed: false,
+            accept_any,
+            held_until,
+        }
     }
 
     /// Whether it stands at the mark it was opened with. It does not pass that mark meanwhile.
@@ -125,7 +131,10 @@ mod tests {
     use super::*;
 
     fn at(mono_ms: u64, wall_ms: u64) -> Reading {
-        Reading { mono: Duration::from_millis(mono_ms), wall: Time(wall_ms) }
+        Reading {
+            mono: Duration::from_millis(mono_ms),
+            wall: Time(wall_ms),
+        }
     }
 
     #[test]
@@ -145,7 +154,12 @@ mod tests {
     #[test]
     fn follows_a_jump_and_says_so() {
         let mut clock = EngineClock::open(at(0, 1_000_000), Time(0), false);
-        assert_eq!(clock.advance(at(10, 4_600_010)), Some(ClockAlert::Jumped { by: Duration::from_secs(3_600) }));
+        assert_eq!(
+            clock.advance(at(10, 4_600_010)),
+            Some(ClockAlert::Jumped {
+                by: Duration::from_secs(3_600)
+            })
+        );
         assert_eq!(clock.now(), Time(4_600_010));
     }
 
@@ -153,14 +167,20 @@ mod tests {
     fn does_not_believe_a_year() {
         let mut clock = EngineClock::open(at(0, 0), Time(0), false);
         let year = 365 * 86_400_000;
-        assert!(matches!(clock.advance(at(10, year)), Some(ClockAlert::NotBelieved { .. })));
+        assert!(matches!(
+            clock.advance(at(10, year)),
+            Some(ClockAlert::NotBelieved { .. })
+        ));
         assert_eq!(clock.advance(at(20, year)), None);
         assert_eq!(clock.now(), Time(20));
     }
 
     #[test]
     fn opens_at_the_mark_if_the_wall_is_behind() {
-        assert_eq!(EngineClock::open(at(0, 10_000), Time(12_000), false).now(), Time(12_000));
+        assert_eq!(
+            EngineClock::open(at(0, 10_000), Time(12_000), false).now(),
+            Time(12_000)
+        );
     }
 
     // What an engine does that is killed twice a second.
@@ -179,7 +199,10 @@ mod tests {
                 }
                 assert!(clock.now() <= mark, "in life {life}");
             }
-            assert!(mark.since(Time(begin)) <= MARK_LEAD + Duration::from_millis(500), "in life {life}");
+            assert!(
+                mark.since(Time(begin)) <= MARK_LEAD + Duration::from_millis(500),
+                "in life {life}"
+            );
         }
     }
 

@@ -14,8 +14,8 @@ use crate::model::payload::Payload;
 use crate::model::run::RunState;
 use crate::model::time::Time;
 use crate::wire::message::{
-    Heartbeat, Held, Hello, Message, PROTOCOL, QueueSlots, Start, TimerRequested, TurnCompleted, TurnSuspended,
-    WorkflowOffer,
+    Heartbeat, Held, Hello, Message, PROTOCOL, QueueSlots, Start, TimerRequested, TurnCompleted,
+    TurnSuspended, WorkflowOffer,
 };
 
 const CLIENT: SessionId = SessionId(1);
@@ -30,21 +30,34 @@ struct Crowd {
 
 impl Crowd {
     fn new() -> Self {
-        let stage = Stage::new(Settings::default(), Time(1_000 * 86_400_000));
-        let mut crowd = Self { stage, started: 0, granted: Vec::new(), regranted: 0 };
+        let mut stage = Stage::new(Settings::default(), Time(1_000 * 86_400_000));
+        stage.check_every = 997;
+        let mut crowd = Self {
+            stage,
+            started: 0,
+            granted: Vec::new(),
+            regranted: 0,
+        };
         crowd.hello(CLIENT, &[], Vec::new());
         crowd
     }
 
     fn hello(&mut self, session: SessionId, queues: &[QueueSlots], held: Vec<Held>) {
-        let workflows = vec![WorkflowOffer { workflow: "order".into(), version: 1 }];
+        let workflows = vec![WorkflowOffer {
+            workflow: "order".into(),
+            version: 1,
+        }];
         let hello = Hello {
             protocol: PROTOCOL,
             caller: Caller::default(),
             credentials: None,
             incarnation: Incarnation(u128::from(session.0 % 10)),
             build: "b1".into(),
-            workflows: if queues.is_empty() { Vec::new() } else { workflows },
+            workflows: if queues.is_empty() {
+                Vec::new()
+            } else {
+                workflows
+            },
             queues: queues.to_vec(),
             held,
         };
@@ -52,7 +65,10 @@ impl Crowd {
     }
 
     fn hear(&mut self, session: SessionId, message: impl Into<Message>) {
-        self.stage.handle(Input::Received { session, message: message.into() });
+        self.stage.handle(Input::Received {
+            session,
+            message: message.into(),
+        });
     }
 
     fn start(&mut self, count: u64, queue: impl Fn(u64) -> String) {
@@ -68,7 +84,14 @@ impl Crowd {
         };
         let runs = (self.started..self.started + count).map(run).collect();
         self.started += count;
-        self.hear(CLIENT, Start { request: 1, caller: Caller::default(), runs });
+        self.hear(
+            CLIENT,
+            Start {
+                request: 1,
+                caller: Caller::default(),
+                runs,
+            },
+        );
         self.settle();
     }
 
@@ -88,9 +111,15 @@ impl Crowd {
         for effect in self.stage.commit() {
             match effect {
                 Effect::HandOut { run, token, .. } => self.granted.push((run, token)),
-                Effect::Regrant { run, old, token, .. } => {
+                Effect::Regrant {
+                    run, old, token, ..
+                } => {
                     self.regranted += 1;
-                    let known = self.granted.iter_mut().find(|known| **known == (run, old)).unwrap();
+                    let known = self
+                        .granted
+                        .iter_mut()
+                        .find(|known| **known == (run, old))
+                        .unwrap();
                     known.1 = token;
                 }
                 _ => {}
@@ -104,14 +133,19 @@ impl Crowd {
 
     fn pass(&mut self, span: Duration, sessions: &[SessionId]) {
         self.stage.pass(span);
-        sessions.iter().for_each(|session| self.hear(*session, Heartbeat { beat: 0 }));
+        sessions
+            .iter()
+            .for_each(|session| self.hear(*session, Heartbeat { beat: 0 }));
         self.stage.handle(Input::Ticked);
         self.settle();
     }
 }
 
 fn slots(queue: &str, slots: u32) -> QueueSlots {
-    QueueSlots { queue: queue.to_owned(), slots }
+    QueueSlots {
+        queue: queue.to_owned(),
+        slots,
+    }
 }
 
 /// A lane keeps some thousands in memory and reads the others when it is their turn, in order.
@@ -127,14 +161,24 @@ fn more_runs_wait_than_memory_holds() {
     let mut done = 0;
     while done < crowd.granted.len() {
         let (run, token) = crowd.granted[done];
-        crowd.hear(SessionId(2), TurnCompleted { run, token, output: Payload::default() });
+        crowd.hear(
+            SessionId(2),
+            TurnCompleted {
+                run,
+                token,
+                output: Payload::default(),
+            },
+        );
         done += 1;
         if done % 20 == 0 || done == crowd.granted.len() {
             crowd.settle();
         }
     }
     assert_eq!(crowd.runs_in(RunState::Completed), 6_000);
-    assert!(crowd.granted.is_sorted_by_key(|(run, _)| run.0), "first come, first served");
+    assert!(
+        crowd.granted.is_sorted_by_key(|(run, _)| run.0),
+        "first come, first served"
+    );
 }
 
 /// The same for timers, which come in any order.
@@ -148,8 +192,25 @@ fn more_runs_sleep_than_memory_holds() {
     for (run, token) in std::mem::take(&mut crowd.granted) {
         let delay_ms = 1_000 + run.0 * 7_919 % 60_000;
         let (number, place) = (StepNo(0), Default::default());
-        crowd.hear(worker, TimerRequested { run, token, number, place, delay_ms });
-        crowd.hear(worker, TurnSuspended { run, token, seen: 2, wakes_at: Time(0) });
+        crowd.hear(
+            worker,
+            TimerRequested {
+                run,
+                token,
+                number,
+                place,
+                delay_ms,
+            },
+        );
+        crowd.hear(
+            worker,
+            TurnSuspended {
+                run,
+                token,
+                seen: 2,
+                wakes_at: Time(0),
+            },
+        );
         due.insert(run, delay_ms);
     }
     crowd.settle();
@@ -169,7 +230,9 @@ fn runs_wait_in_more_queues_than_the_mark_names() {
     crowd.stage.reopen().unwrap();
     crowd.hello(CLIENT, &[], Vec::new());
     for (at, from) in (0..300).step_by(150).enumerate() {
-        let queues: Vec<_> = (from..from + 150).map(|n| slots(&format!("queue {n}"), 9)).collect();
+        let queues: Vec<_> = (from..from + 150)
+            .map(|n| slots(&format!("queue {n}"), 9))
+            .collect();
         crowd.hello(SessionId(2 + at as u64), &queues, Vec::new());
     }
     crowd.settle();
@@ -183,12 +246,22 @@ fn a_worker_comes_back_with_more_than_a_batch_holds() {
     crowd.hello(SessionId(2), &[slots("q", 100_000)], Vec::new());
     crowd.start(5_000, |_| "q".to_owned());
     assert_eq!(crowd.granted.len(), 5_000);
-    let held = |(run, token): &(RunNo, Token)| Held { run: *run, token: *token, seen: 1 };
+    let held = |(run, token): &(RunNo, Token)| Held {
+        run: *run,
+        token: *token,
+        seen: 1,
+    };
     let all = crowd.granted.iter().map(held).collect();
     crowd.hello(SessionId(12), &[slots("q", 100_000)], all);
     crowd.settle();
-    assert_eq!((crowd.regranted, crowd.runs_in(RunState::Granted)), (5_000, 5_000));
-    crowd.stage.handle(Input::SessionClosed { session: SessionId(12), goodbye: true });
+    assert_eq!(
+        (crowd.regranted, crowd.runs_in(RunState::Granted)),
+        (5_000, 5_000)
+    );
+    crowd.stage.handle(Input::SessionClosed {
+        session: SessionId(12),
+        goodbye: true,
+    });
     crowd.settle();
     assert_eq!(crowd.runs_in(RunState::Ready), 5_000);
 }
@@ -199,8 +272,20 @@ fn a_generation_of_many_runs_is_emptied() {
     let mut crowd = Crowd::new();
     crowd.hello(SessionId(2), &[slots("q", 100_000)], Vec::new());
     crowd.start(600, |_| "q".to_owned());
-    for (run, token) in crowd.granted.clone().into_iter().filter(|(run, _)| run.0 % 3 != 0) {
-        crowd.hear(SessionId(2), TurnCompleted { run, token, output: Payload::default() });
+    for (run, token) in crowd
+        .granted
+        .clone()
+        .into_iter()
+        .filter(|(run, _)| run.0 % 3 != 0)
+    {
+        crowd.hear(
+            SessionId(2),
+            TurnCompleted {
+                run,
+                token,
+                output: Payload::default(),
+            },
+        );
     }
     crowd.settle();
     crowd.stage.wall = crowd.stage.wall.after(Duration::from_secs(40 * 3_600));
@@ -214,6 +299,12 @@ fn a_generation_of_many_runs_is_emptied() {
     for _ in 0..14 {
         crowd.pass(Duration::from_secs(5), &[CLIENT, SessionId(2)]);
     }
-    assert_eq!((crowd.runs_in(RunState::Completed), crowd.runs_in(RunState::Granted)), (0, 201));
+    assert_eq!(
+        (
+            crowd.runs_in(RunState::Completed),
+            crowd.runs_in(RunState::Granted)
+        ),
+        (0, 201)
+    );
     block_on(crowd.stage.store.commit()).unwrap();
 }

@@ -240,7 +240,8 @@ impl Drill {
             35..=36 => self.send_again(a, b),
             37 => self.give_back(worker, b),
             38 => self.offer(worker, b),
-            39..=40 => self.cancel(a),
+            39 => self.cancel(a),
+            40 => self.lag(a, b, c),
             41 => self.resume(a),
             42 => self.ask(a, b),
             43..=46 => self.pass(Duration::from_millis(u64::from(a) * 20), b),
@@ -797,6 +798,21 @@ impl Drill {
             reason: "no longer".to_owned(),
         };
         self.request(run_id(id), |request| ask(request).into());
+    }
+
+    /// Somebody wants something of a run; while it is being read, time passes.
+    fn lag(&mut self, id: u8, span: u8, how: u8) {
+        match how % 3 {
+            0 => self.ask(id, how),
+            1 => self.resume(id),
+            _ => self.cancel(id),
+        }
+        self.flush();
+        (0..self.stage.reads.len()).for_each(|_| self.stage.read(0));
+        (0..self.stage.answers.len()).for_each(|_| self.stage.answer(0));
+        self.flush();
+        (0..self.stage.reads.len()).for_each(|_| self.stage.read(0));
+        self.pass(Duration::from_millis(u64::from(span) * 40), 0);
     }
 
     fn resume(&mut self, id: u8) {

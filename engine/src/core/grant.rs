@@ -65,7 +65,12 @@ pub(super) struct Granted {
 
 impl Granted {
     pub(super) fn restored(slot: u32, record: GrantedRecord) -> Self {
-        Self { slot, record, run: None, holder: None }
+        Self {
+            slot,
+            record,
+            run: None,
+            holder: None,
+        }
     }
 
     /// Takes what was read of the run.
@@ -98,19 +103,31 @@ impl Granted {
 impl Core {
     /// Grants a ready run, reading it first if need be. The session's slot is taken at once.
     pub(super) fn grant_item(&mut self, session: SessionId, item: ReadyItem, out: &mut Output) {
-        let Some(taker) = self.sessions.get_mut(&session) else { return self.put_back(item) };
+        let Some(taker) = self.sessions.get_mut(&session) else {
+            return self.put_back(item);
+        };
         taker.take_slot(item.queue);
         taker.reserved += 1;
         self.want(item.run, super::load::Want::Grant { session, item }, out);
     }
 
     /// The run has been read: grant it, unless it or the session has changed meanwhile.
-    pub(super) fn grant_loaded(&mut self, image: RunImage, session: SessionId, item: ReadyItem, out: &mut Output) {
+    pub(super) fn grant_loaded(
+        &mut self,
+        image: RunImage,
+        session: SessionId,
+        item: ReadyItem,
+        out: &mut Output,
+    ) {
         let present = self.sessions.contains_key(&session);
         if let Some(taker) = self.sessions.get_mut(&session) {
             taker.reserved = taker.reserved.saturating_sub(1);
         }
-        assert!(image.sleeps.is_none(), "Q1: run number {} is ready and waits for no timer", item.run);
+        assert!(
+            image.sleeps.is_none(),
+            "Q1: run number {} is ready and waits for no timer",
+            item.run
+        );
         if image.run.ended.is_some() || image.stopped.is_some() {
             Self::dequeue_row(&item, out); // it ended in line (cancelled): its row was left for now
             return self.freed(session, item.run, item.queue);
@@ -126,16 +143,29 @@ impl Core {
     }
 
     /// Grants `run`, whose item has no row any more.
-    pub(super) fn grant(&mut self, mut run: Run, session: SessionId, item: ReadyItem, out: &mut Output) {
+    pub(super) fn grant(
+        &mut self,
+        mut run: Run,
+        session: SessionId,
+        item: ReadyItem,
+        out: &mut Output,
+    ) {
         let now = self.now();
         self.touch(run.no);
-        let mut due: Vec<_> = run.commands.timers().filter(|(_, due)| *due <= now).map(|(n, due)| (due, n)).collect();
+        let mut due: Vec<_> = run
+            .commands
+            .timers()
+            .filter(|(_, due)| *due <= now)
+            .map(|(n, due)| (due, n))
+            .collect();
         due.sort_unstable();
         for (_, number) in due.into_iter().take(FIRE_MAX) {
             out.append(&mut run, &TimerFired { at: now, number }.into());
             Self::warn_if_long(&run, self.settings.limits, out);
         }
-        let Some(taker) = self.sessions.get_mut(&session) else { return };
+        let Some(taker) = self.sessions.get_mut(&session) else {
+            return;
+        };
         taker.take_slot(item.queue);
         taker.granted.insert(run.no);
         if item.deaths >= DEATHS_MAX {
@@ -170,7 +200,12 @@ impl Core {
         self.counts.replayed += u64::from(run.next - 1);
         self.shift(RunState::Ready, RunState::Granted);
         let no = run.no;
-        let granted = Granted { slot, record, run: Some(run), holder: Some(session) };
+        let granted = Granted {
+            slot,
+            record,
+            run: Some(run),
+            holder: Some(session),
+        };
         let before = self.granted.insert(no, granted);
         assert!(before.is_none(), "G1: run number {no} is granted once");
         self.arm_timers(no);
@@ -178,17 +213,29 @@ impl Core {
 
     /// A worker came back with a run it holds: the grant goes on under a new token.
     pub(super) fn regrant(&mut self, no: RunNo, session: SessionId, held: &Held, out: &mut Output) {
-        let Some(granted) = self.granted.get_mut(&no) else { return };
+        let Some(granted) = self.granted.get_mut(&no) else {
+            return;
+        };
         if granted.holder != Some(session) || granted.record.token != held.token {
             return; // gone again meanwhile
         }
         let Some(run) = &granted.run else { return };
         self.next_grant += 1;
-        let token =
-            Token { store: self.store, epoch: self.epoch, grant: crate::model::id::GrantNo(self.next_grant) };
-        assert!((token.epoch, token.grant) > (held.token.epoch, held.token.grant), "G2: tokens only rise");
+        let token = Token {
+            store: self.store,
+            epoch: self.epoch,
+            grant: crate::model::id::GrantNo(self.next_grant),
+        };
+        assert!(
+            (token.epoch, token.grant) > (held.token.epoch, held.token.grant),
+            "G2: tokens only rise"
+        );
         granted.record.token = token;
-        out.put(Space::Passing, keys::granted(granted.slot), granted.record.to_bytes());
+        out.put(
+            Space::Passing,
+            keys::granted(granted.slot),
+            granted.record.to_bytes(),
+        );
         out.effect(Effect::Regrant {
             session,
             run: no,
@@ -209,13 +256,30 @@ impl Core {
         out: &mut Output,
     ) -> Option<&mut Granted> {
         let found = self.granted.get(&no);
-        let holds = found.is_some_and(|g| g.record.token == token && g.holder == Some(session) && g.run.is_some());
+        let holds = found.is_some_and(|g| {
+            g.record.token == token && g.holder == Some(session) && g.run.is_some()
+        });
         if !holds {
             let current = found.map(|granted| granted.record.token);
-            let id = found.and_then(|granted| granted.run.as_ref()).map(|run| run.id);
+            let id = found
+                .and_then(|granted| granted.run.as_ref())
+                .map(|run| run.id);
             self.counts.refused_late += 1;
-            let reason: Refusal = StaleToken { id, number: None, token, current }.into();
-            out.send(session, Revoked { run: no, token, reason });
+            let reason: Refusal = StaleToken {
+                id,
+                number: None,
+                token,
+                current,
+            }
+            .into();
+            out.send(
+                session,
+                Revoked {
+                    run: no,
+                    token,
+                    reason,
+                },
+            );
             return None;
         }
         self.granted.get_mut(&no)
@@ -240,13 +304,21 @@ impl Core {
     /// Ends a turn: the worker forgets the run.
     pub(super) fn end_turn(granted: &Granted, out: &mut Output) {
         if let Some(session) = granted.holder {
-            out.send(session, TurnEnded { run: granted.record.run, token: granted.record.token });
+            out.send(
+                session,
+                TurnEnded {
+                    run: granted.record.run,
+                    token: granted.record.token,
+                },
+            );
         }
     }
 
     /// Takes a granted run off its session; somebody decides about it next.
     pub(super) fn let_go(&mut self, no: RunNo) {
-        let Some(granted) = self.granted.get_mut(&no) else { return };
+        let Some(granted) = self.granted.get_mut(&no) else {
+            return;
+        };
         let queue = granted.record.queue;
         if let Some(holder) = granted.holder.take() {
             self.took_back(holder, no, queue);
@@ -262,18 +334,26 @@ impl Core {
 
     /// A grant comes back: in peace, or because its worker died with it.
     pub(super) fn return_run(&mut self, no: RunNo, death: bool, out: &mut Output) {
-        let Some(granted) = self.granted.get(&no) else { return };
+        let Some(granted) = self.granted.get(&no) else {
+            return;
+        };
         if granted.holder.is_some() {
             return; // its worker came back meanwhile
         }
         let alone = granted.record.deaths >= DEATHS_MAX;
-        let Some((granted, mut run)) = self.ungrant(no, out) else { return };
+        let Some((granted, mut run)) = self.ungrant(no, out) else {
+            return;
+        };
         if death && alone {
             let why = format!(
                 "killed its worker: {} worker processes in a row were lost while they held this run, the last one held nothing else",
                 granted.record.deaths + 1
             );
-            let failure = Failure::new(crate::model::failure::FailureKind::Terminal, "worker lost", why);
+            let failure = Failure::new(
+                crate::model::failure::FailureKind::Terminal,
+                "worker lost",
+                why,
+            );
             return self.die(&granted, &mut run, RunState::Granted, failure, out);
         }
         let mut item = granted.item();
@@ -296,10 +376,24 @@ impl Core {
     ) {
         let at = self.now();
         let class = failure.class.chars().take(CLASS_CHARS_MAX).collect();
-        let record = DeadRecord { workflow: run.workflow.clone(), class };
-        out.note(super::output::Note::Died { id: run.id, reason: failure.to_string() });
+        let record = DeadRecord {
+            workflow: run.workflow.clone(),
+            class,
+        };
+        out.note(super::output::Note::Died {
+            id: run.id,
+            reason: failure.to_string(),
+        });
         let (incarnation, build) = (granted.record.incarnation, granted.record.build.clone());
-        out.append(run, &Entry::from(Died { at, failure, incarnation, build }));
+        out.append(
+            run,
+            &Entry::from(Died {
+                at,
+                failure,
+                incarnation,
+                build,
+            }),
+        );
         out.put(Space::Lasting, keys::dead(at, run.no), record.to_bytes());
         self.shift(from, RunState::Dead);
         self.tell_end(run, out);

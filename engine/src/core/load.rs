@@ -1,15 +1,15 @@
 //! Runs that are not in memory: what wants one waits in its mailbox, and other runs go on.
 //!
 //! A run is in memory while it is granted, or ready and started just now. Everything else is read when something is
-//! wanted of it, looked at or changed, and forgotten. While a read is under way nothing else changes that run, so what
-//! was read is the truth when it arrives.
+//! wanted of it, looked at or changed, and forgotten. While a read is under way nothing changes that run but its own
+//! timer, and then it is read once more; so what was read is the truth when it arrives.
 
 use std::collections::BTreeMap;
 
+use super::Core;
 use super::output::{Note, Output, Read};
 use super::queue::ReadyItem;
 use super::run::{Run, RunImage};
-use super::Core;
 use crate::model::command::{Caller, Damaged, NoSuchRun, Refusal, StartRun};
 use crate::model::id::{Incarnation, Namespace, RunId, RunNo, SessionId};
 use crate::model::run::{Outcome, OutcomePending, RunState, RunSummary};
@@ -21,7 +21,11 @@ use crate::wire::message::{
 #[derive(Debug)]
 pub(super) enum Lookup {
     /// A start, number `at` of the call `start`.
-    Start { start: u64, at: usize, run: Box<StartRun> },
+    Start {
+        start: u64,
+        at: usize,
+        run: Box<StartRun>,
+    },
     /// Anything else.
     Want(Want),
 }
@@ -37,44 +41,90 @@ pub(super) struct Mailbox {
 /// Waits for a run.
 #[derive(Debug)]
 pub(super) enum Want {
-    Start { start: u64, at: usize, run: Box<StartRun> },
-    Outcome { session: SessionId, request: u64, wait: bool },
-    Status { session: SessionId, request: u64 },
-    Cancel { session: SessionId, request: u64, caller: Caller, reason: String },
-    Resume { session: SessionId, request: u64 },
+    Start {
+        start: u64,
+        at: usize,
+        run: Box<StartRun>,
+    },
+    Outcome {
+        session: SessionId,
+        request: u64,
+        wait: bool,
+    },
+    Status {
+        session: SessionId,
+        request: u64,
+    },
+    Cancel {
+        session: SessionId,
+        request: u64,
+        caller: Caller,
+        reason: String,
+    },
+    Resume {
+        session: SessionId,
+        request: u64,
+    },
     /// To be granted to a session that has a slot reserved.
-    Grant { session: SessionId, item: ReadyItem },
+    Grant {
+        session: SessionId,
+        item: ReadyItem,
+    },
     /// To be granted again to the worker that came back with it.
-    Regrant { session: SessionId, held: Held },
+    Regrant {
+        session: SessionId,
+        held: Held,
+    },
     /// To be put back into its queue, with or without a death to be counted.
-    Return { death: bool },
+    Return {
+        death: bool,
+    },
     /// To be resumed because a build is here that it has not been tried on.
     TryBuild,
 }
 
 impl Want {
     pub(super) fn outcome(session: SessionId, ask: &AskOutcome) -> Self {
-        Self::Outcome { session, request: ask.request, wait: ask.wait }
+        Self::Outcome {
+            session,
+            request: ask.request,
+            wait: ask.wait,
+        }
     }
 
     pub(super) fn status(session: SessionId, ask: &AskStatus) -> Self {
-        Self::Status { session, request: ask.request }
+        Self::Status {
+            session,
+            request: ask.request,
+        }
     }
 
     pub(super) fn cancel(session: SessionId, ask: &Cancel) -> Self {
         let (caller, reason) = (ask.caller.clone(), ask.reason.clone());
-        Self::Cancel { session, request: ask.request, caller, reason }
+        Self::Cancel {
+            session,
+            request: ask.request,
+            caller,
+            reason,
+        }
     }
 
     pub(super) fn resume(session: SessionId, ask: &Resume) -> Self {
-        Self::Resume { session, request: ask.request }
+        Self::Resume {
+            session,
+            request: ask.request,
+        }
     }
 
     fn asker(&self) -> Option<(SessionId, u64)> {
         match self {
-            Self::Outcome { session, request, .. }
+            Self::Outcome {
+                session, request, ..
+            }
             | Self::Status { session, request }
-            | Self::Cancel { session, request, .. }
+            | Self::Cancel {
+                session, request, ..
+            }
             | Self::Resume { session, request } => Some((*session, *request)),
             _ => None,
         }
@@ -87,7 +137,13 @@ impl Core {
         self.lookup(namespace, id, Lookup::Want(want), out);
     }
 
-    pub(super) fn lookup(&mut self, namespace: Namespace, id: RunId, lookup: Lookup, out: &mut Output) {
+    pub(super) fn lookup(
+        &mut self,
+        namespace: Namespace,
+        id: RunId,
+        lookup: Lookup,
+        out: &mut Output,
+    ) {
         let waiting = self.lookups.entry((namespace, id)).or_default();
         if waiting.is_empty() {
             out.read(Read::Index { namespace, id });
@@ -116,11 +172,21 @@ impl Core {
                 }
                 (Ok(None), Lookup::Want(want)) => self.refuse(&want, NoSuchRun { id }, out),
                 (Err(what), Lookup::Start { start, at, .. }) => {
-                    let reason = Damaged { id: Some(id), what: what.clone() };
+                    let reason = Damaged {
+                        id: Some(id),
+                        what: what.clone(),
+                    };
                     self.answer_start(start, at, id, Err(reason.into()), out);
                 }
                 (Err(what), Lookup::Want(want)) => {
-                    self.refuse(&want, Damaged { id: Some(id), what: what.clone() }, out);
+                    self.refuse(
+                        &want,
+                        Damaged {
+                            id: Some(id),
+                            what: what.clone(),
+                        },
+                        out,
+                    );
                 }
             }
         }
@@ -128,7 +194,13 @@ impl Core {
 
     fn refuse(&mut self, want: &Want, reason: impl Into<Refusal>, out: &mut Output) {
         if let Some((session, request)) = want.asker() {
-            out.send(session, RefusedReply { request, reason: reason.into() });
+            out.send(
+                session,
+                RefusedReply {
+                    request,
+                    reason: reason.into(),
+                },
+            );
         }
     }
 
@@ -137,21 +209,38 @@ impl Core {
         if let Some(mailbox) = self.mailboxes.get_mut(&no) {
             return mailbox.wants.push(want);
         }
-        let granted = self.granted.get(&no).is_some_and(|granted| granted.run.is_some());
+        let granted = self
+            .granted
+            .get(&no)
+            .is_some_and(|granted| granted.run.is_some());
         if granted {
             return self.serve_granted(no, want, out);
         }
         if let Some(run) = self.fresh.remove(&no) {
-            let image = RunImage { run, stopped: None, sleeps: None };
+            let image = RunImage {
+                run,
+                stopped: None,
+                sleeps: None,
+            };
             return self.serve(image, want, true, out);
         }
-        self.mailboxes.insert(no, Mailbox { wants: vec![want], stale: false });
+        self.mailboxes.insert(
+            no,
+            Mailbox {
+                wants: vec![want],
+                stale: false,
+            },
+        );
         self.read_run(no, out);
     }
 
     fn read_run(&self, no: RunNo, out: &mut Output) {
         let (generation, moved) = self.birth_of(no);
-        out.read(Read::Run { run: no, generation, moved });
+        out.read(Read::Run {
+            run: no,
+            generation,
+            moved,
+        });
     }
 
     /// A run has changed by itself. If it is being read, it is read once more.
@@ -161,12 +250,19 @@ impl Core {
         }
     }
 
-    pub(super) fn run_loaded(&mut self, no: RunNo, found: Result<Option<Box<RunImage>>, String>, out: &mut Output) {
+    pub(super) fn run_loaded(
+        &mut self,
+        no: RunNo,
+        found: Result<Option<Box<RunImage>>, String>,
+        out: &mut Output,
+    ) {
         if let Some(mailbox) = self.mailboxes.get_mut(&no).filter(|mailbox| mailbox.stale) {
             mailbox.stale = false;
             return self.read_run(no, out);
         }
-        let Some(Mailbox { wants, .. }) = self.mailboxes.remove(&no) else { return };
+        let Some(Mailbox { wants, .. }) = self.mailboxes.remove(&no) else {
+            return;
+        };
         let image = match found {
             Ok(Some(image)) => image,
             Ok(None) => return self.cannot_find(no, wants, out),
@@ -188,8 +284,9 @@ impl Core {
     /// A run that was cancelled in line leaves its row there, even longer than its retention. Nothing else is wanted
     /// of a run without a journal.
     fn cannot_find(&mut self, no: RunNo, wants: Vec<Want>, out: &mut Output) {
-        let (ghosts, others): (Vec<Want>, Vec<Want>) =
-            wants.into_iter().partition(|want| matches!(want, Want::Grant { .. }));
+        let (ghosts, others): (Vec<Want>, Vec<Want>) = wants
+            .into_iter()
+            .partition(|want| matches!(want, Want::Grant { .. }));
         for ghost in ghosts {
             if let Want::Grant { session, item } = ghost {
                 self.release_reserved(session, &item);
@@ -203,21 +300,45 @@ impl Core {
 
     /// A damaged run is stopped where it is, with the reason; nothing is written about it.
     fn cannot_serve(&mut self, no: RunNo, wants: Vec<Want>, what: &str, out: &mut Output) {
-        out.note(Note::Damaged { run: no, what: what.to_owned() });
+        out.note(Note::Damaged {
+            run: no,
+            what: what.to_owned(),
+        });
         for want in wants {
             match want {
                 Want::Grant { session, item } => self.release_reserved(session, &item),
                 Want::Regrant { session, held } => {
                     self.let_go(no);
-                    let reason = Damaged { id: None, what: what.to_owned() }.into();
-                    out.send(session, Revoked { run: no, token: held.token, reason });
+                    let reason = Damaged {
+                        id: None,
+                        what: what.to_owned(),
+                    }
+                    .into();
+                    out.send(
+                        session,
+                        Revoked {
+                            run: no,
+                            token: held.token,
+                            reason,
+                        },
+                    );
                 }
                 Want::Start { start, at, run } => {
-                    let reason = Damaged { id: Some(run.id), what: what.to_owned() };
+                    let reason = Damaged {
+                        id: Some(run.id),
+                        what: what.to_owned(),
+                    };
                     self.answer_start(start, at, run.id, Err(reason.into()), out);
                 }
                 Want::Return { .. } | Want::TryBuild => {}
-                asked => self.refuse(&asked, Damaged { id: None, what: what.to_owned() }, out),
+                asked => self.refuse(
+                    &asked,
+                    Damaged {
+                        id: None,
+                        what: what.to_owned(),
+                    },
+                    out,
+                ),
             }
         }
     }
@@ -227,7 +348,12 @@ impl Core {
         match want {
             Want::Return { death } => self.return_run(no, death, out),
             Want::Regrant { session, held } => self.regrant(no, session, &held, out),
-            Want::Cancel { session, request, caller, reason } => {
+            Want::Cancel {
+                session,
+                request,
+                caller,
+                reason,
+            } => {
                 self.cancel_granted(no, (session, request), caller, reason, out);
             }
             Want::Grant { session, item } => {
@@ -235,7 +361,9 @@ impl Core {
                 Self::dequeue_row(&item, out);
             }
             want => {
-                let Some(granted) = self.granted.get(&no) else { return };
+                let Some(granted) = self.granted.get(&no) else {
+                    return;
+                };
                 let Some(run) = &granted.run else { return };
                 let incarnation = granted.record.incarnation;
                 let mut summary = summary(run, RunState::Granted);
@@ -250,7 +378,12 @@ impl Core {
         self.touch(image.run.no);
         match want {
             Want::Grant { session, item } => self.grant_loaded(image, session, item, out),
-            Want::Cancel { session, request, caller, reason } => {
+            Want::Cancel {
+                session,
+                request,
+                caller,
+                reason,
+            } => {
                 self.cancel_waiting(image, (session, request), caller, reason, out);
             }
             Want::Resume { session, request } if image.stopped.is_some() => {
@@ -261,7 +394,11 @@ impl Core {
             want => {
                 let state = Self::state_of(&image);
                 let mut summary = summary(&image.run, state);
-                summary.reason = image.stopped.as_ref().map(|stopped| stopped.reason.clone()).or(summary.reason);
+                summary.reason = image
+                    .stopped
+                    .as_ref()
+                    .map(|stopped| stopped.reason.clone())
+                    .or(summary.reason);
                 summary.wakes_at = image.sleeps;
                 self.answer(want, image.run.clone(), summary, out);
                 if fresh {
@@ -291,7 +428,10 @@ impl Core {
 
     /// Which runs are granted, and to which worker processes, for listings.
     pub fn granted_runs(&self) -> BTreeMap<RunNo, Incarnation> {
-        self.granted.iter().map(|(no, granted)| (*no, granted.record.incarnation)).collect()
+        self.granted
+            .iter()
+            .map(|(no, granted)| (*no, granted.record.incarnation))
+            .collect()
     }
 
     /// The newest run's number and generation ranges, for listings.
@@ -307,29 +447,57 @@ impl Core {
 
     fn answer(&mut self, want: Want, run: Run, summary: RunSummary, out: &mut Output) {
         match want {
-            Want::Start { start, at, run: asked } => {
+            Want::Start {
+                start,
+                at,
+                run: asked,
+            } => {
                 let answer = Self::same_start(&run, &asked);
                 self.answer_start(start, at, run.id, answer.map(|()| false), out);
             }
-            Want::Status { session, request } => out.send(session, StatusReply { request, run: summary }),
-            Want::Outcome { session, request, wait } => match run.ended {
+            Want::Status { session, request } => out.send(
+                session,
+                StatusReply {
+                    request,
+                    run: summary,
+                },
+            ),
+            Want::Outcome {
+                session,
+                request,
+                wait,
+            } => match run.ended {
                 Some(outcome) => out.send(session, OutcomeReply { request, outcome }),
                 None if wait => self.wait_for_end(run.no, session, request),
                 None => {
-                    let outcome: Outcome = OutcomePending { state: summary.state }.into();
+                    let outcome: Outcome = OutcomePending {
+                        state: summary.state,
+                    }
+                    .into();
                     out.send(session, OutcomeReply { request, outcome });
                 }
             },
             Want::Resume { session, request } => {
-                let reason = crate::model::command::NotResumable { id: run.id, state: summary.state };
-                out.send(session, RefusedReply { request, reason: reason.into() });
+                let reason = crate::model::command::NotResumable {
+                    id: run.id,
+                    state: summary.state,
+                };
+                out.send(
+                    session,
+                    RefusedReply {
+                        request,
+                        reason: reason.into(),
+                    },
+                );
             }
             _ => {}
         }
     }
 
     fn wait_for_end(&mut self, no: RunNo, session: SessionId, request: u64) {
-        let Some(waiter) = self.sessions.get_mut(&session) else { return };
+        let Some(waiter) = self.sessions.get_mut(&session) else {
+            return;
+        };
         waiter.waits.insert(no);
         let waiting = self.waiters.entry(no).or_default();
         if !waiting.contains(&(session, request)) {
@@ -343,7 +511,13 @@ impl Core {
         for (session, request) in self.waiters.remove(&run.no).unwrap_or_default() {
             if let Some(waiter) = self.sessions.get_mut(&session) {
                 waiter.waits.remove(&run.no);
-                out.send(session, OutcomeReply { request, outcome: outcome.clone() });
+                out.send(
+                    session,
+                    OutcomeReply {
+                        request,
+                        outcome: outcome.clone(),
+                    },
+                );
             }
         }
     }
@@ -358,7 +532,9 @@ impl Core {
 
     /// A session's slot is free again: it is put in line for more.
     pub(super) fn freed(&mut self, session: SessionId, run: RunNo, queue: u32) {
-        let Some(known) = self.sessions.get_mut(&session) else { return };
+        let Some(known) = self.sessions.get_mut(&session) else {
+            return;
+        };
         known.free_slot(queue);
         let was_held_back = known.is_held_back();
         if known.solitary == Some(run) {
@@ -372,7 +548,10 @@ impl Core {
     }
 
     fn line_up(&mut self, session: SessionId, number: u32) {
-        let serves = self.sessions.get(&session).is_some_and(|s| s.serves(number));
+        let serves = self
+            .sessions
+            .get(&session)
+            .is_some_and(|s| s.serves(number));
         if let Some(queue) = self.queues.get_mut(&number).filter(|_| serves) {
             queue.offer(session);
             self.unsettled.insert(number);
@@ -382,7 +561,9 @@ impl Core {
     /// Puts a session in line in all its queues.
     pub(super) fn line_up_everywhere(&mut self, session: SessionId) {
         let queues: Vec<u32> = self.queues.keys().copied().collect();
-        queues.into_iter().for_each(|queue| self.line_up(session, queue));
+        queues
+            .into_iter()
+            .for_each(|queue| self.line_up(session, queue));
     }
 }
 
@@ -394,7 +575,9 @@ pub fn summary(run: &Run, state: RunState) -> RunSummary {
         _ => None,
     };
     let reason = match &run.ended {
-        Some(Outcome::OutcomeDead(dead)) => Some(format!("{}: {}", dead.failure.class, dead.failure)),
+        Some(Outcome::OutcomeDead(dead)) => {
+            Some(format!("{}: {}", dead.failure.class, dead.failure))
+        }
         _ => None,
     };
     RunSummary {

@@ -33,9 +33,9 @@
 //! - **T1** A timer fires at or after its instant, in engine time.
 //! - **C1** The tally equals the states of all runs.
 
-pub mod clock;
 #[cfg(any(test, feature = "inspect"))]
 mod audit;
+pub mod clock;
 #[cfg(any(test, feature = "inspect"))]
 pub(crate) mod drill;
 mod grant;
@@ -63,14 +63,13 @@ mod properties;
 #[cfg(test)]
 mod scenarios;
 
-
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use self::clock::{ClockAlert, EngineClock, MARK_LEAD, Reading};
 use self::grant::{Granted, Slots};
-use self::load::{Lookup, Mailbox, Want};
 pub use self::load::summary;
+use self::load::{Lookup, Mailbox, Want};
 pub use self::open::{OpenRefused, Opened, QueueRow};
 use self::output::{Note, Output};
 use self::queue::Queue;
@@ -271,7 +270,11 @@ impl Core {
 
     /// The counts, without what only the store knows.
     pub fn stats(&self) -> Stats {
-        let workers = self.sessions.values().filter(|s| s.offers_anything()).count() as u64;
+        let workers = self
+            .sessions
+            .values()
+            .filter(|s| s.offers_anything())
+            .count() as u64;
         Stats {
             runs: self.tally.runs.clone(),
             workers,
@@ -292,14 +295,29 @@ impl Core {
         match input {
             Input::Received { session, message } => self.received(session, message, out),
             Input::SessionClosed { session, goodbye } => self.session_closed(session, goodbye, out),
-            Input::IndexLoaded { namespace, id, found } => self.index_loaded(namespace, id, found, out),
+            Input::IndexLoaded {
+                namespace,
+                id,
+                found,
+            } => self.index_loaded(namespace, id, found, out),
             Input::RunLoaded { run, found } => self.run_loaded(run, found, out),
-            Input::ReadyLoaded { queue, priority, rows, end } => self.ready_loaded(queue, priority, rows, end),
+            Input::ReadyLoaded {
+                queue,
+                priority,
+                rows,
+                end,
+            } => self.ready_loaded(queue, priority, rows, end),
             Input::TimersLoaded { rows, end } => self.timers_loaded(rows, end),
             Input::StoppedLoaded { rows, end } => self.stopped_loaded(rows, end, out),
-            Input::GenerationLoaded { generation, rows, end } => self.generation_loaded(generation, rows, end, out),
+            Input::GenerationLoaded {
+                generation,
+                rows,
+                end,
+            } => self.generation_loaded(generation, rows, end, out),
             Input::RunCopied { run, entries } => self.run_copied(run, &entries, out),
-            Input::CleaningFailed { generation, what } => self.cleaning_failed(generation, what, out),
+            Input::CleaningFailed { generation, what } => {
+                self.cleaning_failed(generation, what, out)
+            }
             Input::Ticked => self.ticked(out),
         }
         self.settle(out);
@@ -318,8 +336,17 @@ impl Core {
         if self.mark_dirty || (!held && self.now().after(MARK_LEAD / 2) > self.mark.time) {
             self.mark_dirty = false;
             let (heads, rest) = self.heads();
-            let time = if held { self.mark.time } else { self.now().after(MARK_LEAD) };
-            self.mark = Mark { time, heads, timers: self.timers.cursor(), rest };
+            let time = if held {
+                self.mark.time
+            } else {
+                self.now().after(MARK_LEAD)
+            };
+            self.mark = Mark {
+                time,
+                heads,
+                timers: self.timers.cursor(),
+                rest,
+            };
             out.put(Space::Lasting, keys::mark(), self.mark.to_bytes());
         }
     }
@@ -329,7 +356,9 @@ impl Core {
         if let Message::Hello(hello) = message {
             return self.hello(session, hello, out);
         }
-        let Some(heard) = self.sessions.get_mut(&session) else { return };
+        let Some(heard) = self.sessions.get_mut(&session) else {
+            return;
+        };
         heard.last_heard = self.mono;
         match message {
             Message::Heartbeat(_) => {}
@@ -343,10 +372,30 @@ impl Core {
             Message::GiveBack(report) => self.give_back(session, report, out),
             Message::Offer(offer) => self.offer(session, &offer.queues, out),
             Message::Start(start) => self.start(session, start, out),
-            Message::AskOutcome(ask) => self.ask(ask.caller.namespace, ask.id, Want::outcome(session, &ask), out),
-            Message::AskStatus(ask) => self.ask(ask.caller.namespace, ask.id, Want::status(session, &ask), out),
-            Message::Cancel(ask) => self.ask(ask.caller.namespace, ask.id, Want::cancel(session, &ask), out),
-            Message::Resume(ask) => self.ask(ask.caller.namespace, ask.id, Want::resume(session, &ask), out),
+            Message::AskOutcome(ask) => self.ask(
+                ask.caller.namespace,
+                ask.id,
+                Want::outcome(session, &ask),
+                out,
+            ),
+            Message::AskStatus(ask) => self.ask(
+                ask.caller.namespace,
+                ask.id,
+                Want::status(session, &ask),
+                out,
+            ),
+            Message::Cancel(ask) => self.ask(
+                ask.caller.namespace,
+                ask.id,
+                Want::cancel(session, &ask),
+                out,
+            ),
+            Message::Resume(ask) => self.ask(
+                ask.caller.namespace,
+                ask.id,
+                Want::resume(session, &ask),
+                out,
+            ),
             _ => self.not_understood(session, &message, out),
         }
     }
@@ -356,7 +405,9 @@ impl Core {
         let ms = |by: Duration| u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
         match self.clock.advance(reading) {
             Some(ClockAlert::Jumped { by }) => out.note(Note::ClockJumped { by_ms: ms(by) }),
-            Some(ClockAlert::NotBelieved { by }) => out.note(Note::ClockNotBelieved { by_ms: ms(by) }),
+            Some(ClockAlert::NotBelieved { by }) => {
+                out.note(Note::ClockNotBelieved { by_ms: ms(by) })
+            }
             None => {}
         }
     }
@@ -369,7 +420,8 @@ impl Core {
         let now = self.now();
         let armed = self.armed.first().map(|(due, _, _)| due.since(now));
         let timers = self.timers.next_due().map(|due| due.since(now));
-        let watch = (!self.sessions.is_empty() || !self.absent.is_empty()).then_some(self.watch_interval());
+        let watch =
+            (!self.sessions.is_empty() || !self.absent.is_empty()).then_some(self.watch_interval());
         let cleaning = self.cleans_in();
         // A slewed clock may need a little more real time: called early, the core does nothing and is called again.
         [armed, timers, watch, cleaning].into_iter().flatten().min()
@@ -391,13 +443,19 @@ impl Core {
 
     fn next_token(&mut self) -> Token {
         self.next_grant += 1;
-        Token { store: self.store, epoch: self.epoch, grant: GrantNo(self.next_grant) }
+        Token {
+            store: self.store,
+            epoch: self.epoch,
+            grant: GrantNo(self.next_grant),
+        }
     }
 
     fn count(&mut self, state: RunState, change: i64) {
         let index = usize::from(u8::from(state)) - 1;
         let count = &mut self.tally.runs[index];
-        *count = count.checked_add_signed(change).unwrap_or_else(|| panic!("C1: more runs left {state} than entered"));
+        *count = count
+            .checked_add_signed(change)
+            .unwrap_or_else(|| panic!("C1: more runs left {state} than entered"));
         self.tally_dirty = true;
     }
 

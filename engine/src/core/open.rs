@@ -75,18 +75,32 @@ impl Core {
             runs: vec![0; RunState::ALL.len()],
         });
         if tally.format != FORMAT {
-            return Err(OpenRefused::Format { found: tally.format, supported: FORMAT });
+            return Err(OpenRefused::Format {
+                found: tally.format,
+                supported: FORMAT,
+            });
         }
         if tally.runs.len() != RunState::ALL.len() {
-            return Err(OpenRefused::Damaged { what: format!("the tally counts {} states", tally.runs.len()) });
+            return Err(OpenRefused::Damaged {
+                what: format!("the tally counts {} states", tally.runs.len()),
+            });
         }
-        let mark = opened.mark.unwrap_or(Mark { time: Time(0), heads: Vec::new(), timers: Time(0), rest: 0 });
+        let mark = opened.mark.unwrap_or(Mark {
+            time: Time(0),
+            heads: Vec::new(),
+            timers: Time(0),
+            rest: 0,
+        });
         let wall = reading.wall;
         if mark.time > wall.after(MARK_AHEAD_MAX) && !settings.accept_clock {
-            return Err(OpenRefused::ClockBehind { wall, mark: mark.time });
+            return Err(OpenRefused::ClockBehind {
+                wall,
+                mark: mark.time,
+            });
         }
         let clock = EngineClock::open(reading, mark.time, settings.accept_clock);
-        let heads: BTreeMap<(u32, u8), u64> = mark.heads.iter().map(|(q, p, s)| ((*q, *p), *s)).collect();
+        let heads: BTreeMap<(u32, u8), u64> =
+            mark.heads.iter().map(|(q, p, s)| ((*q, *p), *s)).collect();
         let mut core = Self {
             settings,
             store: opened.store,
@@ -112,7 +126,11 @@ impl Core {
             mailboxes: BTreeMap::new(),
             starts: BTreeMap::new(),
             waiters: BTreeMap::new(),
-            generations: opened.generations.iter().map(|(generation, first)| (*first, *generation)).collect(),
+            generations: opened
+                .generations
+                .iter()
+                .map(|(generation, first)| (*first, *generation))
+                .collect(),
             cleaner: Cleaner::default(),
             builds_seen: BTreeSet::new(),
             returning: Vec::new(),
@@ -123,7 +141,12 @@ impl Core {
         };
         for (number, name) in opened.queues {
             core.queue_numbers.insert(name, number);
-            let head = |priority| heads.get(&(number, priority)).copied().unwrap_or(core.mark.rest);
+            let head = |priority| {
+                heads
+                    .get(&(number, priority))
+                    .copied()
+                    .unwrap_or(core.mark.rest)
+            };
             core.queues.insert(number, Queue::stored(head));
         }
         core.restore_grants(opened.granted)?;
@@ -132,17 +155,27 @@ impl Core {
 
     /// Grants stay reserved for their worker processes, which may be alive and on their way back.
     fn restore_grants(&mut self, granted: Vec<(u32, GrantedRecord)>) -> Result<(), OpenRefused> {
-        let patience =
-            if self.settings.workers_die_with_engine { Duration::ZERO } else { self.settings.session_timeout };
+        let patience = if self.settings.workers_die_with_engine {
+            Duration::ZERO
+        } else {
+            self.settings.session_timeout
+        };
         for (slot, record) in granted {
             let (run, incarnation) = (record.run, record.incarnation);
             self.slots.take(slot);
             if let Some(twice) = self.granted.insert(run, Granted::restored(slot, record)) {
-                let what = format!("G1: run number {run} is granted in slots {} and {slot}", twice.slot);
+                let what = format!(
+                    "G1: run number {run} is granted in slots {} and {slot}",
+                    twice.slot
+                );
                 return Err(OpenRefused::Damaged { what });
             }
             let until = self.mono + patience;
-            self.absent.entry(incarnation).or_insert_with(|| Absent::until(until)).runs.insert(run);
+            self.absent
+                .entry(incarnation)
+                .or_insert_with(|| Absent::until(until))
+                .runs
+                .insert(run);
         }
         Ok(())
     }
@@ -150,7 +183,10 @@ impl Core {
     /// Where the ready lanes begin, for the mark: those that wait longest, and where all others begin.
     pub(super) fn heads(&self) -> (Vec<(u32, u8, u64)>, u64) {
         let next = self.tally.next_sequence;
-        let lanes = self.queues.iter().flat_map(|(number, queue)| queue.heads(next).map(|(p, s)| ((*number, p), s)));
+        let lanes = self
+            .queues
+            .iter()
+            .flat_map(|(number, queue)| queue.heads(next).map(|(p, s)| ((*number, p), s)));
         let mut heads: BTreeMap<(u32, u8), u64> = lanes.filter(|(_, head)| *head < next).collect();
         // Runs that are being read to be granted have left the window, but their rows are there.
         for want in self.mailboxes.values().flat_map(|mailbox| &mailbox.wants) {
@@ -159,7 +195,10 @@ impl Core {
                 *head = (*head).min(item.sequence);
             }
         }
-        let mut heads: Vec<_> = heads.into_iter().map(|((queue, priority), head)| (queue, priority, head)).collect();
+        let mut heads: Vec<_> = heads
+            .into_iter()
+            .map(|((queue, priority), head)| (queue, priority, head))
+            .collect();
         heads.sort_unstable_by_key(|(queue, priority, head)| (*head, *queue, *priority));
         let rest = heads.get(keys::HEADS_MAX).map_or(next, |(.., head)| *head);
         heads.truncate(keys::HEADS_MAX);
@@ -172,10 +211,17 @@ impl Core {
             return *number;
         }
         let number = self.queues.keys().next_back().map_or(1, |last| last + 1);
-        let record = keys::QueueRecord { name: name.to_owned() };
-        out.put(stepwell_storage::Space::Lasting, keys::queue(number), keys::Record::to_bytes(&record));
+        let record = keys::QueueRecord {
+            name: name.to_owned(),
+        };
+        out.put(
+            stepwell_storage::Space::Lasting,
+            keys::queue(number),
+            keys::Record::to_bytes(&record),
+        );
         self.queue_numbers.insert(name.to_owned(), number);
-        self.queues.insert(number, Queue::new(self.tally.next_sequence));
+        self.queues
+            .insert(number, Queue::new(self.tally.next_sequence));
         number
     }
 }

@@ -149,7 +149,11 @@ pub struct Withheld(Vec<Effect>);
 impl Withheld {
     /// The effects, if `receipt` covers `seq`, the last write before them; otherwise they stay withheld.
     pub fn release(self, seq: Seq, receipt: &Receipt) -> Result<Vec<Effect>, Self> {
-        if receipt.covers(seq) { Ok(self.0) } else { Err(self) }
+        if receipt.covers(seq) {
+            Ok(self.0)
+        } else {
+            Err(self)
+        }
     }
 
     /// How many there are.
@@ -252,7 +256,11 @@ impl Output {
         if !self.current.is_empty() {
             self.batches.push(std::mem::take(&mut self.current));
         }
-        (std::mem::take(&mut self.batches), std::mem::take(&mut self.effects), std::mem::take(&mut self.reads))
+        (
+            std::mem::take(&mut self.batches),
+            std::mem::take(&mut self.effects),
+            std::mem::take(&mut self.reads),
+        )
     }
 
     /// Bytes and operations collected so far, so that a driver can stop adding to them.
@@ -262,7 +270,10 @@ impl Output {
 
     /// Whether nothing was collected.
     pub fn is_empty(&self) -> bool {
-        self.batches.is_empty() && self.current.is_empty() && self.effects.is_empty() && self.reads.is_empty()
+        self.batches.is_empty()
+            && self.current.is_empty()
+            && self.effects.is_empty()
+            && self.reads.is_empty()
     }
 
     /// Whether anything is to be written.
@@ -293,7 +304,9 @@ impl Output {
     pub(crate) fn put_entry(&mut self, generation: u32, run: RunNo, index: u32, stored: Vec<u8>) {
         let space = Space::Generation(generation);
         let mut rows: Vec<_> = journal::rows(run, index, stored).collect();
-        let Some((key, value)) = rows.pop() else { return };
+        let Some((key, value)) = rows.pop() else {
+            return;
+        };
         let mut parts = Batch::new();
         for (key, value) in rows {
             if parts.bytes() >= FULL_BYTES {
@@ -309,10 +322,15 @@ impl Output {
 
     /// Appends an entry to a run's journal and to what is known of the run.
     pub(crate) fn append(&mut self, run: &mut Run, entry: &Entry) -> u32 {
-        assert!(run.ended.is_none(), "J1: nothing follows the last entry of {}", run.id);
+        assert!(
+            run.ended.is_none(),
+            "J1: nothing follows the last entry of {}",
+            run.id
+        );
         let (stored, sealed) = chain::sealed(run.chain, entry);
         let index = run.next;
-        run.first = (index == 0 && stored.len() <= FIRST_BYTES_MAX).then(|| Bytes::copy_from_slice(&stored));
+        run.first = (index == 0 && stored.len() <= FIRST_BYTES_MAX)
+            .then(|| Bytes::copy_from_slice(&stored));
         self.put_entry(run.generation, run.no, index, stored);
         run.apply(entry);
         run.chain = sealed;
@@ -328,7 +346,10 @@ impl Output {
     }
 
     pub(crate) fn send(&mut self, session: SessionId, message: impl Into<Message>) {
-        self.effects.0.push(Effect::Send { session, message: message.into() });
+        self.effects.0.push(Effect::Send {
+            session,
+            message: message.into(),
+        });
     }
 
     pub(crate) fn read(&mut self, read: Read) {

@@ -107,13 +107,20 @@ pub(super) struct Queue {
 impl Queue {
     /// A queue that begins to exist now.
     pub(super) fn new(next_sequence: u64) -> Self {
-        let lane = || Lane { tail_in_memory: true, read_to: next_sequence.saturating_sub(1), ..Lane::default() };
+        let lane = || Lane {
+            tail_in_memory: true,
+            read_to: next_sequence.saturating_sub(1),
+            ..Lane::default()
+        };
         Self::with_lanes(|_| lane())
     }
 
     /// A queue with stored runs; `head` tells per priority the sequence before which there are none.
     pub(super) fn stored(head: impl Fn(u8) -> u64) -> Self {
-        Self::with_lanes(|priority| Lane { read_to: head(priority).saturating_sub(1), ..Lane::default() })
+        Self::with_lanes(|priority| Lane {
+            read_to: head(priority).saturating_sub(1),
+            ..Lane::default()
+        })
     }
 
     fn with_lanes(lane: impl Fn(u8) -> Lane) -> Self {
@@ -130,10 +137,20 @@ impl Queue {
     pub(super) fn heads(&self, next_sequence: u64) -> impl Iterator<Item = (u8, u64)> + '_ {
         self.lanes.iter().map(move |(priority, lane)| {
             let elsewhere = self.aside.values().flatten().chain(&self.solitary);
-            let first = elsewhere.filter(|item| item.priority == *priority).map(|item| item.sequence).min();
+            let first = elsewhere
+                .filter(|item| item.priority == *priority)
+                .map(|item| item.sequence)
+                .min();
             let window = lane.window.keys().next().copied();
-            let behind = if lane.tail_in_memory { next_sequence } else { lane.read_to + 1 };
-            (*priority, first.into_iter().chain(window).fold(behind, u64::min))
+            let behind = if lane.tail_in_memory {
+                next_sequence
+            } else {
+                lane.read_to + 1
+            };
+            (
+                *priority,
+                first.into_iter().chain(window).fold(behind, u64::min),
+            )
         })
     }
 
@@ -167,13 +184,20 @@ impl Queue {
 
     /// Whether a run that arrives at the end can be held in memory.
     fn admits(&self, priority: u8) -> bool {
-        self.lanes.get(&priority).is_some_and(|lane| lane.tail_in_memory && lane.window.len() < WINDOW_MAX)
+        self.lanes
+            .get(&priority)
+            .is_some_and(|lane| lane.tail_in_memory && lane.window.len() < WINDOW_MAX)
     }
 
     /// The next run that `session` can take.
     fn take_for(&mut self, session: &Session) -> Option<ReadyItem> {
         for lane in self.lanes.values_mut() {
-            let fitting = lane.window.values().take(LOOK_MAX).find(|item| session.can_run(item)).map(|i| i.sequence);
+            let fitting = lane
+                .window
+                .values()
+                .take(LOOK_MAX)
+                .find(|item| session.can_run(item))
+                .map(|i| i.sequence);
             if let Some(sequence) = fitting {
                 return lane.window.remove(&sequence);
             }
@@ -188,10 +212,15 @@ impl Queue {
     fn set_aside(&mut self, can_run: impl Fn(&ReadyItem) -> bool) {
         for lane in self.lanes.values_mut() {
             while self.aside_count < ASIDE_MAX {
-                let Some(entry) = lane.window.first_entry().filter(|e| !can_run(e.get())) else { break };
+                let Some(entry) = lane.window.first_entry().filter(|e| !can_run(e.get())) else {
+                    break;
+                };
                 let item = entry.remove();
                 self.aside_count += 1;
-                self.aside.entry(item.workflow.clone()).or_default().push(item);
+                self.aside
+                    .entry(item.workflow.clone())
+                    .or_default()
+                    .push(item);
             }
         }
     }
@@ -205,19 +234,28 @@ impl Queue {
     #[cfg(any(test, feature = "inspect"))]
     pub(super) fn items(&self) -> impl Iterator<Item = &ReadyItem> {
         let lanes = self.lanes.values().flat_map(|lane| lane.window.values());
-        lanes.chain(self.aside.values().flatten()).chain(&self.solitary)
+        lanes
+            .chain(self.aside.values().flatten())
+            .chain(&self.solitary)
     }
 
     /// Panics if its parts contradict each other.
     #[cfg(any(test, feature = "inspect"))]
     pub(super) fn check(&self) {
-        assert_eq!(self.aside_count, self.aside.values().map(Vec::len).sum::<usize>(), "what is set aside is counted");
+        assert_eq!(
+            self.aside_count,
+            self.aside.values().map(Vec::len).sum::<usize>(),
+            "what is set aside is counted"
+        );
         let offers: BTreeSet<_> = self.offers.iter().collect();
         assert_eq!(offers.len(), self.offers.len(), "a session is in line once");
         for lane in self.lanes.values() {
             let last = lane.window.keys().next_back().copied().unwrap_or(0);
             assert!(last <= lane.read_to, "what waits in memory has been read");
-            assert!(!(lane.reading && lane.tail_in_memory), "nothing is read behind the end");
+            assert!(
+                !(lane.reading && lane.tail_in_memory),
+                "nothing is read behind the end"
+            );
         }
     }
 
@@ -227,7 +265,12 @@ impl Queue {
                 lane.reading = true;
                 lane.grown = false;
                 let (from, limit) = (lane.read_to + 1, WINDOW_MAX - WINDOW_LOW);
-                out.read(Read::Ready { queue: number, priority: *priority, from, limit });
+                out.read(Read::Ready {
+                    queue: number,
+                    priority: *priority,
+                    from,
+                    limit,
+                });
             }
         }
     }
@@ -242,19 +285,38 @@ impl Core {
     }
 
     /// An item for the end of a lane.
-    pub(super) fn arrival(&mut self, run: RunNo, queue: u32, priority: u8, workflow: String) -> ReadyItem {
+    pub(super) fn arrival(
+        &mut self,
+        run: RunNo,
+        queue: u32,
+        priority: u8,
+        workflow: String,
+    ) -> ReadyItem {
         let sequence = self.tally.next_sequence;
         self.tally.next_sequence += 1;
         self.tally_dirty = true;
-        ReadyItem { run, queue, priority, sequence, workflow, deaths: 0, avoid: Vec::new(), stored: false }
+        ReadyItem {
+            run,
+            queue,
+            priority,
+            sequence,
+            workflow,
+            deaths: 0,
+            avoid: Vec::new(),
+            stored: false,
+        }
     }
 
     /// Writes an item and puts it in line by its sequence.
     pub(super) fn enqueue_item(&mut self, mut item: ReadyItem, out: &mut Output) {
         out.put(Space::Passing, item.key(), item.record().to_bytes());
         item.stored = true;
-        let Some(queue) = self.queues.get_mut(&item.queue) else { return };
-        let Some(lane) = queue.lanes.get_mut(&item.priority) else { return };
+        let Some(queue) = self.queues.get_mut(&item.queue) else {
+            return;
+        };
+        let Some(lane) = queue.lanes.get_mut(&item.priority) else {
+            return;
+        };
         self.unsettled.insert(item.queue);
         if item.sequence <= lane.read_to {
             self.mark_dirty = true; // it may be in front of the stored cursor
@@ -276,11 +338,18 @@ impl Core {
     pub(super) fn direct_taker(&mut self, item: &ReadyItem) -> Option<SessionId> {
         let queue = self.queues.get_mut(&item.queue)?;
         let empty = |lane: &Lane| lane.tail_in_memory && lane.window.is_empty();
-        if !queue.solitary.is_empty() || !queue.lanes.range(..=item.priority).all(|(_, lane)| empty(lane)) {
+        if !queue.solitary.is_empty()
+            || !queue
+                .lanes
+                .range(..=item.priority)
+                .all(|(_, lane)| empty(lane))
+        {
             return None;
         }
         let position = queue.offers.iter().position(|id| {
-            self.sessions.get(id).is_some_and(|s| s.has_room(item.queue) && s.can_run(item))
+            self.sessions
+                .get(id)
+                .is_some_and(|s| s.has_room(item.queue) && s.can_run(item))
         })?;
         let session = queue.offers.remove(position)?;
         queue.offers.push_back(session);
@@ -291,13 +360,29 @@ impl Core {
 
     /// Whether the queue holds runs at the end of a lane in memory.
     pub(super) fn keeps_fresh(&self, item: &ReadyItem) -> bool {
-        self.queues.get(&item.queue).is_some_and(|queue| queue.admits(item.priority))
+        self.queues
+            .get(&item.queue)
+            .is_some_and(|queue| queue.admits(item.priority))
     }
 
-    pub(super) fn ready_loaded(&mut self, number: u32, priority: u8, rows: Vec<(u64, ReadyRecord)>, end: bool) {
-        let Some(queue) = self.queues.get_mut(&number) else { return };
-        let Some(lane) = queue.lanes.get_mut(&priority) else { return };
-        lane.loaded(rows.last().map(|(last, _)| *last), end, self.tally.next_sequence);
+    pub(super) fn ready_loaded(
+        &mut self,
+        number: u32,
+        priority: u8,
+        rows: Vec<(u64, ReadyRecord)>,
+        end: bool,
+    ) {
+        let Some(queue) = self.queues.get_mut(&number) else {
+            return;
+        };
+        let Some(lane) = queue.lanes.get_mut(&priority) else {
+            return;
+        };
+        lane.loaded(
+            rows.last().map(|(last, _)| *last),
+            end,
+            self.tally.next_sequence,
+        );
         let read_to = lane.read_to;
         let seen: BTreeSet<u64> = rows.iter().map(|(sequence, _)| *sequence).collect();
         let late: Vec<ReadyItem> = std::mem::take(&mut lane.late);
@@ -314,7 +399,9 @@ impl Core {
             });
         }
         let missed = |item: &ReadyItem| item.sequence <= read_to && !seen.contains(&item.sequence);
-        late.into_iter().filter(missed).for_each(|item| queue.insert(item));
+        late.into_iter()
+            .filter(missed)
+            .for_each(|item| queue.insert(item));
         self.unsettled.insert(number);
     }
 
@@ -332,15 +419,30 @@ impl Core {
     /// Whether the queue is settled; not so if `left` ran out.
     fn settle_queue(&mut self, number: u32, left: &mut usize, out: &mut Output) -> bool {
         self.settle_solitary(number, out);
-        let Some(queue) = self.queues.get_mut(&number) else { return true };
-        let serving = || self.sessions.values().filter(|session| session.serves(number));
+        let Some(queue) = self.queues.get_mut(&number) else {
+            return true;
+        };
+        let serving = || {
+            self.sessions
+                .values()
+                .filter(|session| session.serves(number))
+        };
         if serving().next().is_some() {
             queue.set_aside(|item| serving().any(|session| session.can_run(item)));
         }
         let mut idle = 0;
         loop {
-            let Some(queue) = self.queues.get_mut(&number) else { return true };
-            let Some(id) = queue.offers.front().copied().filter(|_| idle < queue.offers.len()) else { break };
+            let Some(queue) = self.queues.get_mut(&number) else {
+                return true;
+            };
+            let Some(id) = queue
+                .offers
+                .front()
+                .copied()
+                .filter(|_| idle < queue.offers.len())
+            else {
+                break;
+            };
             let item = match self.sessions.get(&id) {
                 Some(session) if session.has_room(number) => queue.take_for(session),
                 Some(session) if session.is_held_back() => None,
@@ -365,7 +467,11 @@ impl Core {
                 }
             }
         }
-        if let Some(queue) = self.queues.get_mut(&number).filter(|queue| !queue.offers.is_empty()) {
+        if let Some(queue) = self
+            .queues
+            .get_mut(&number)
+            .filter(|queue| !queue.offers.is_empty())
+        {
             queue.refills(number, out);
         }
         true
@@ -375,13 +481,21 @@ impl Core {
     fn settle_solitary(&mut self, number: u32, out: &mut Output) {
         let mut waits_for = None;
         while let Some((at, taker)) = self.solitary_taker(number) {
-            let Some(session) = self.sessions.get_mut(&taker) else { break };
+            let Some(session) = self.sessions.get_mut(&taker) else {
+                break;
+            };
             if !session.granted.is_empty() || session.reserved > 0 {
                 session.held_back = Some(number);
                 waits_for = Some(taker);
                 break;
             }
-            let Some(item) = self.queues.get_mut(&number).and_then(|queue| queue.solitary.remove(at)) else { break };
+            let Some(item) = self
+                .queues
+                .get_mut(&number)
+                .and_then(|queue| queue.solitary.remove(at))
+            else {
+                break;
+            };
             session.held_back = None;
             session.solitary = Some(item.run);
             self.grant_item(taker, item, out);
@@ -392,21 +506,36 @@ impl Core {
     /// The first run to be granted alone that somebody can take, and who.
     fn solitary_taker(&self, number: u32) -> Option<(usize, SessionId)> {
         let queue = self.queues.get(&number)?;
-        queue.solitary.iter().take(LOOK_MAX).enumerate().find_map(|(at, item)| {
-            let able = self.sessions.values().filter(|session| session.can_run_alone(item));
-            let taker = able.min_by_key(|s| (s.granted.len(), s.held_back != Some(number), s.id))?;
-            Some((at, taker.id))
-        })
+        queue
+            .solitary
+            .iter()
+            .take(LOOK_MAX)
+            .enumerate()
+            .find_map(|(at, item)| {
+                let able = self
+                    .sessions
+                    .values()
+                    .filter(|session| session.can_run_alone(item));
+                let taker =
+                    able.min_by_key(|s| (s.granted.len(), s.held_back != Some(number), s.id))?;
+                Some((at, taker.id))
+            })
     }
 
     /// Sessions that were emptied for this queue, and are not needed empty any more, get runs again.
     fn stop_holding_back(&mut self, number: u32, but: Option<SessionId>) {
         let held_back = |s: &&mut Session| s.held_back == Some(number) && Some(s.id) != but;
-        let free: Vec<SessionId> = self.sessions.values_mut().filter(held_back).map(|session| {
-            session.held_back = None;
-            session.id
-        }).collect();
-        free.into_iter().for_each(|session| self.line_up_everywhere(session));
+        let free: Vec<SessionId> = self
+            .sessions
+            .values_mut()
+            .filter(held_back)
+            .map(|session| {
+                session.held_back = None;
+                session.id
+            })
+            .collect();
+        free.into_iter()
+            .for_each(|session| self.line_up_everywhere(session));
     }
 
     /// Takes a ready run's row away.

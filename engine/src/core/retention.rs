@@ -57,7 +57,12 @@ pub(super) struct Cleaner {
 
 impl Core {
     pub(super) fn cleans_in(&self) -> Option<Duration> {
-        Some(self.cleaner.next_look.saturating_sub(self.mono).max(Duration::from_secs(1)))
+        Some(
+            self.cleaner
+                .next_look
+                .saturating_sub(self.mono)
+                .max(Duration::from_secs(1)),
+        )
     }
 
     /// Starts to empty the oldest generation, if its time has come.
@@ -66,16 +71,26 @@ impl Core {
             return;
         }
         self.cleaner.next_look = self.mono + INTERVAL;
-        let candidates = self.generations.values().copied().filter(|g| !self.cleaner.kept.contains(g));
+        let candidates = self
+            .generations
+            .values()
+            .copied()
+            .filter(|g| !self.cleaner.kept.contains(g));
         let oldest = candidates.min();
         let newest = self.generations.values().copied().max();
-        let Some(oldest) = oldest.filter(|oldest| Some(*oldest) != newest) else { return };
+        let Some(oldest) = oldest.filter(|oldest| Some(*oldest) != newest) else {
+            return;
+        };
         let end = Time((u64::from(oldest) + 1) * 86_400_000);
         if end.after(self.settings.retention) > self.now() {
             return;
         }
         self.cleaner.current = Some(oldest);
-        out.read(Read::Generation { generation: oldest, from: RunNo(0), limit: PAGE });
+        out.read(Read::Generation {
+            generation: oldest,
+            from: RunNo(0),
+            limit: PAGE,
+        });
     }
 
     pub(super) fn generation_loaded(
@@ -95,7 +110,8 @@ impl Core {
             }
             let old = |at: Time| at.after(self.settings.retention) <= self.now();
             // Somebody has its number already and will look at it: it is kept, as if it had not ended long enough ago.
-            let asked = self.lookups.contains_key(&(row.namespace, row.id)) || self.mailboxes.contains_key(&row.run);
+            let asked = self.lookups.contains_key(&(row.namespace, row.id))
+                || self.mailboxes.contains_key(&row.run);
             match row.ended {
                 Some((state, at)) if old(at) && !asked => self.drop_records(&row, state, at, out),
                 _ => self.cleaner.copying.push(row.run),
@@ -120,7 +136,11 @@ impl Core {
             return out.read(Read::Copy { run, generation });
         }
         if let Some(from) = self.cleaner.next_page.take() {
-            return out.read(Read::Generation { generation, from, limit: PAGE });
+            return out.read(Read::Generation {
+                generation,
+                from,
+                limit: PAGE,
+            });
         }
         // All that is left in it is no longer needed. The first run number stays known to later generations only.
         self.cleaner.current = None;
@@ -149,13 +169,25 @@ impl Core {
 
     /// Writes a copy of a run that outlives its generation.
     pub(super) fn run_copied(&mut self, no: RunNo, entries: &[Bytes], out: &mut Output) {
-        let Some(from) = self.cleaner.current else { return };
-        let Some(target) = self.generations.values().copied().max() else { return };
-        let held = self.granted.get_mut(&no).and_then(|granted| granted.run.as_mut());
-        let grew = held.as_ref().is_some_and(|run| run.next as usize != entries.len());
+        let Some(from) = self.cleaner.current else {
+            return;
+        };
+        let Some(target) = self.generations.values().copied().max() else {
+            return;
+        };
+        let held = self
+            .granted
+            .get_mut(&no)
+            .and_then(|granted| granted.run.as_mut());
+        let grew = held
+            .as_ref()
+            .is_some_and(|run| run.next as usize != entries.len());
         if grew || self.cleaner.touched || self.mailboxes.contains_key(&no) {
             self.cleaner.touched = false;
-            return out.read(Read::Copy { run: no, generation: from }); // it changed meanwhile
+            return out.read(Read::Copy {
+                run: no,
+                generation: from,
+            }); // it changed meanwhile
         }
         if let Some(run) = held {
             run.generation = target;
@@ -170,7 +202,11 @@ impl Core {
         if let Some(run) = self.fresh.get_mut(&no) {
             run.generation = target;
         }
-        out.put(Space::Lasting, keys::moved(no), MovedRecord { generation: target }.to_bytes());
+        out.put(
+            Space::Lasting,
+            keys::moved(no),
+            MovedRecord { generation: target }.to_bytes(),
+        );
         self.cleaner.copying.pop();
         self.copy_next(from, out);
     }

@@ -49,17 +49,25 @@ impl Commands {
 
     /// Timers that are armed, with their instants.
     pub fn timers(&self) -> impl Iterator<Item = (StepNo, Time)> + '_ {
-        self.open.iter().filter_map(|(number, open)| Some((*number, open.due?)))
+        self.open
+            .iter()
+            .filter_map(|(number, open)| Some((*number, open.due?)))
     }
 
     /// The instants at which something may happen by itself, in order. Not all of them are waited for: the future of
     /// a timer or a backoff may have been dropped.
     pub fn instants(&self) -> BTreeSet<Time> {
-        self.open.values().flat_map(|open| open.due.into_iter().chain(open.retry_at)).collect()
+        self.open
+            .values()
+            .flat_map(|open| open.due.into_iter().chain(open.retry_at))
+            .collect()
     }
 
     fn resolve(&mut self, number: StepNo) {
-        assert!(!self.is_resolved(number), "S1: command {number} has one outcome");
+        assert!(
+            !self.is_resolved(number),
+            "S1: command {number} has one outcome"
+        );
         self.open.remove(&number);
         if number.0 == self.resolved_below {
             self.resolved_below += 1;
@@ -156,15 +164,29 @@ impl Run {
                 open.counted += u32::from(e.counted);
                 open.retry_at = Some(e.retry_at);
             }
-            Entry::TimerArmed(e) => self.commands.open.entry(e.number).or_default().due = Some(e.due),
+            Entry::TimerArmed(e) => {
+                self.commands.open.entry(e.number).or_default().due = Some(e.due)
+            }
             Entry::CancelRequested(_) => {
                 self.cancel_requested = true;
                 self.commands.open.clear();
             }
             Entry::Completed(e) => {
-                self.ended = Some(OutcomeCompleted { output: e.output.clone() }.into());
+                self.ended = Some(
+                    OutcomeCompleted {
+                        output: e.output.clone(),
+                    }
+                    .into(),
+                );
             }
-            Entry::Died(e) => self.ended = Some(OutcomeDead { failure: e.failure.clone() }.into()),
+            Entry::Died(e) => {
+                self.ended = Some(
+                    OutcomeDead {
+                        failure: e.failure.clone(),
+                    }
+                    .into(),
+                )
+            }
             Entry::Cancelled(_) => self.ended = Some(OutcomeCancelled {}.into()),
         }
     }
@@ -196,7 +218,11 @@ pub struct RunFold {
 impl RunFold {
     /// A fold over the journal of `no`.
     pub fn new(no: RunNo, generation: u32) -> Self {
-        Self { no, generation, run: None }
+        Self {
+            no,
+            generation,
+            run: None,
+        }
     }
 
     /// Takes the next stored entry.
@@ -204,24 +230,40 @@ impl RunFold {
         let run = match &mut self.run {
             Some(run) => run,
             None => {
-                let damaged = |cause: &str| Undecodable::Damaged { what: "a journal", cause: cause.to_owned() };
-                let body = stored.split_last_chunk::<{ chain::CHAIN_BYTES }>().ok_or(Undecodable::Empty)?.0;
+                let damaged = |cause: &str| Undecodable::Damaged {
+                    what: "a journal",
+                    cause: cause.to_owned(),
+                };
+                let body = stored
+                    .split_last_chunk::<{ chain::CHAIN_BYTES }>()
+                    .ok_or(Undecodable::Empty)?
+                    .0;
                 let Entry::Started(started) = Entry::decode(body)? else {
                     return Err(damaged("its first entry is not the start"));
                 };
-                self.run.insert(Run::new(self.no, self.generation, &started))
+                self.run
+                    .insert(Run::new(self.no, self.generation, &started))
             }
         };
         let (entry, sealed) = chain::open(run.chain, stored)?;
         if run.ended.is_some() {
-            return Err(Undecodable::Damaged { what: "a journal", cause: "an entry follows its end".to_owned() });
+            return Err(Undecodable::Damaged {
+                what: "a journal",
+                cause: "an entry follows its end".to_owned(),
+            });
         }
         if let Some(number) = entry.number()
-            && matches!(entry, Entry::StepCompleted(_) | Entry::StepFailed(_) | Entry::TimerFired(_))
+            && matches!(
+                entry,
+                Entry::StepCompleted(_) | Entry::StepFailed(_) | Entry::TimerFired(_)
+            )
             && run.commands.is_resolved(number)
         {
             let cause = format!("command {number} has two outcomes");
-            return Err(Undecodable::Damaged { what: "a journal", cause });
+            return Err(Undecodable::Damaged {
+                what: "a journal",
+                cause,
+            });
         }
         run.apply(&entry);
         run.chain = sealed;

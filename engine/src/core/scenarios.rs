@@ -257,6 +257,7 @@ impl Scene {
             }
         }
         if self.open {
+            self.settle();
             self.audit(inputs.contains(&"crash"));
         }
         match std::mem::take(&mut self.told) {

@@ -64,11 +64,17 @@ impl Session {
     }
 
     pub(super) fn has_room(&self, queue: u32) -> bool {
-        !self.is_held_back() && self.slots.get(&queue).is_some_and(|slots| slots.used < slots.offered)
+        !self.is_held_back()
+            && self
+                .slots
+                .get(&queue)
+                .is_some_and(|slots| slots.used < slots.offered)
     }
 
     pub(super) fn serves(&self, queue: u32) -> bool {
-        self.slots.get(&queue).is_some_and(|slots| slots.offered > 0)
+        self.slots
+            .get(&queue)
+            .is_some_and(|slots| slots.offered > 0)
     }
 
     pub(super) fn knows(&self, workflow: &str) -> bool {
@@ -85,7 +91,9 @@ impl Session {
 
     /// Whether a parked run could go on with it.
     pub(super) fn could_try(&self, record: &StoppedRecord) -> bool {
-        self.offers_anything() && self.knows(&record.workflow) && !record.builds.contains(&self.build)
+        self.offers_anything()
+            && self.knows(&record.workflow)
+            && !record.builds.contains(&self.build)
     }
 
     /// Queues and how many slots of them are taken.
@@ -114,7 +122,10 @@ pub(super) struct Absent {
 
 impl Absent {
     pub(super) fn until(until: Duration) -> Self {
-        Self { until, runs: BTreeSet::new() }
+        Self {
+            until,
+            runs: BTreeSet::new(),
+        }
     }
 }
 
@@ -124,51 +135,81 @@ impl Core {
             return; // the same hello again
         }
         if hello.protocol != PROTOCOL {
-            let reason = format!("this engine speaks protocol {PROTOCOL}, the peer speaks {}", hello.protocol);
+            let reason = format!(
+                "this engine speaks protocol {PROTOCOL}, the peer speaks {}",
+                hello.protocol
+            );
             return out.effect(Effect::Close { session, reason });
         }
         if let Err(refusal) = self.check_hello(&hello) {
-            return out.effect(Effect::Close { session, reason: refusal.to_string() });
+            return out.effect(Effect::Close {
+                session,
+                reason: refusal.to_string(),
+            });
         }
         if let Some(older) = self.seats.get(&hello.incarnation).copied() {
-            out.effect(Effect::Close { session: older, reason: "the same process has connected again".to_owned() });
+            out.effect(Effect::Close {
+                session: older,
+                reason: "the same process has connected again".to_owned(),
+            });
             if let Some(left) = self.leave(older) {
-                self.absent.insert(left.incarnation, Absent { until: self.mono, runs: left.runs });
+                self.absent.insert(
+                    left.incarnation,
+                    Absent {
+                        until: self.mono,
+                        runs: left.runs,
+                    },
+                );
             }
         }
         let mut news = false;
         for offer in &hello.workflows {
-            news |= self.builds_seen.insert((hello.build.clone(), offer.workflow.clone()));
+            news |= self
+                .builds_seen
+                .insert((hello.build.clone(), offer.workflow.clone()));
         }
-        self.sessions.insert(session, Session {
-            id: session,
-            incarnation: hello.incarnation,
-            build: hello.build,
-            workflows: hello.workflows.iter().map(|offer| offer.workflow.clone()).collect(),
-            slots: BTreeMap::new(),
-            granted: BTreeSet::new(),
-            reserved: 0,
-            last_heard: self.mono,
-            waits: BTreeSet::new(),
-            solitary: None,
-            held_back: None,
-        });
+        self.sessions.insert(
+            session,
+            Session {
+                id: session,
+                incarnation: hello.incarnation,
+                build: hello.build,
+                workflows: hello
+                    .workflows
+                    .iter()
+                    .map(|offer| offer.workflow.clone())
+                    .collect(),
+                slots: BTreeMap::new(),
+                granted: BTreeSet::new(),
+                reserved: 0,
+                last_heard: self.mono,
+                waits: BTreeSet::new(),
+                solitary: None,
+                held_back: None,
+            },
+        );
         self.seats.insert(hello.incarnation, session);
         let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-        out.send(session, Welcome {
-            protocol: PROTOCOL,
+        out.send(
             session,
-            store: self.store,
-            epoch: self.epoch,
-            heartbeat_ms: ms(self.settings.heartbeat),
-            session_timeout_ms: ms(self.settings.session_timeout),
-            payload_bytes_max: self.settings.limits.payload_bytes_max as u64,
-            now: self.now(),
-        });
+            Welcome {
+                protocol: PROTOCOL,
+                session,
+                store: self.store,
+                epoch: self.epoch,
+                heartbeat_ms: ms(self.settings.heartbeat),
+                session_timeout_ms: ms(self.settings.session_timeout),
+                payload_bytes_max: self.settings.limits.payload_bytes_max as u64,
+                now: self.now(),
+            },
+        );
         self.take_back(session, hello.incarnation, hello.held, out);
         self.set_slots(session, &hello.queues, out);
         if news {
-            out.read(Read::Stopped { from: RunNo(0), limit: STOPPED_PAGE });
+            out.read(Read::Stopped {
+                from: RunNo(0),
+                limit: STOPPED_PAGE,
+            });
         }
     }
 
@@ -176,17 +217,33 @@ impl Core {
     fn check_hello(&self, hello: &Hello) -> Result<(), Refusal> {
         check_name_length("build", &hello.build)?;
         check_name_length("principal", &hello.caller.principal)?;
-        hello.workflows.iter().try_for_each(|offer| check_name("workflow", &offer.workflow, NAME_BYTES_MAX))?;
+        hello
+            .workflows
+            .iter()
+            .try_for_each(|offer| check_name("workflow", &offer.workflow, NAME_BYTES_MAX))?;
         self.check_queues(&hello.queues)
     }
 
     fn check_queues(&self, queues: &[QueueSlots]) -> Result<(), Refusal> {
-        queues.iter().try_for_each(|queue| check_name("queue", &queue.queue, NAME_BYTES_MAX))?;
-        check_range("the number of queues of one worker", queues.len() as u64, QUEUES_PER_WORKER_MAX)?;
-        let new = queues.iter().filter(|queue| !self.queue_numbers.contains_key(&queue.queue)).count();
+        queues
+            .iter()
+            .try_for_each(|queue| check_name("queue", &queue.queue, NAME_BYTES_MAX))?;
+        check_range(
+            "the number of queues of one worker",
+            queues.len() as u64,
+            QUEUES_PER_WORKER_MAX,
+        )?;
+        let new = queues
+            .iter()
+            .filter(|queue| !self.queue_numbers.contains_key(&queue.queue))
+            .count();
         match new {
             0 => Ok(()),
-            _ => check_range("the number of queues", (self.queues.len() + new) as u64, QUEUES_MAX as u64),
+            _ => check_range(
+                "the number of queues",
+                (self.queues.len() + new) as u64,
+                QUEUES_MAX as u64,
+            ),
         }
     }
 
@@ -198,37 +255,62 @@ impl Core {
         held: Vec<crate::wire::message::Held>,
         out: &mut Output,
     ) {
-        let mut kept = self.absent.remove(&incarnation).map(|absent| absent.runs).unwrap_or_default();
+        let mut kept = self
+            .absent
+            .remove(&incarnation)
+            .map(|absent| absent.runs)
+            .unwrap_or_default();
         let mut told = BTreeSet::new();
         for held in held {
             if !told.insert(held.run) {
                 continue; // it holds a run once
             }
-            let current = self.granted.get(&held.run).map(|granted| granted.record.token);
+            let current = self
+                .granted
+                .get(&held.run)
+                .map(|granted| granted.record.token);
             if current == Some(held.token) && kept.remove(&held.run) {
                 self.reserve_again(session, held.run);
                 self.regranting.push_back((session, held));
             } else {
                 self.counts.refused_late += 1;
-                let reason = StaleToken { id: None, number: None, token: held.token, current }.into();
-                out.send(session, Revoked { run: held.run, token: held.token, reason });
+                let reason = StaleToken {
+                    id: None,
+                    number: None,
+                    token: held.token,
+                    current,
+                }
+                .into();
+                out.send(
+                    session,
+                    Revoked {
+                        run: held.run,
+                        token: held.token,
+                        reason,
+                    },
+                );
             }
         }
         // It never got these, or has let go of them: no harm was done.
-        self.returning.extend(kept.into_iter().map(|run| (run, false)));
+        self.returning
+            .extend(kept.into_iter().map(|run| (run, false)));
         self.regrant_some(out);
     }
 
     /// Goes on with some of the grants whose workers came back.
     pub(super) fn regrant_some(&mut self, out: &mut Output) {
         for _ in 0..RETURN_MAX {
-            let Some((session, held)) = self.regranting.pop_front() else { return };
+            let Some((session, held)) = self.regranting.pop_front() else {
+                return;
+            };
             self.want(held.run, Want::Regrant { session, held }, out);
         }
     }
 
     fn reserve_again(&mut self, session: SessionId, run: RunNo) {
-        let Some(granted) = self.granted.get_mut(&run) else { return };
+        let Some(granted) = self.granted.get_mut(&run) else {
+            return;
+        };
         granted.holder = Some(session);
         if let Some(session) = self.sessions.get_mut(&session) {
             session.granted.insert(run);
@@ -240,16 +322,23 @@ impl Core {
     }
 
     fn set_slots(&mut self, session: SessionId, queues: &[QueueSlots], out: &mut Output) {
-        let numbers: Vec<(u32, u32)> =
-            queues.iter().map(|queue| (self.queue_number(&queue.queue, out), queue.slots)).collect();
-        let Some(known) = self.sessions.get_mut(&session) else { return };
+        let numbers: Vec<(u32, u32)> = queues
+            .iter()
+            .map(|queue| (self.queue_number(&queue.queue, out), queue.slots))
+            .collect();
+        let Some(known) = self.sessions.get_mut(&session) else {
+            return;
+        };
         known.slots.values_mut().for_each(|slots| slots.offered = 0);
         for (number, offered) in &numbers {
             known.slots.entry(*number).or_default().offered = *offered;
         }
         let workflows: Vec<String> = known.workflows.iter().cloned().collect();
         for (number, queue) in &mut self.queues {
-            match numbers.iter().any(|(offered, slots)| offered == number && *slots > 0) {
+            match numbers
+                .iter()
+                .any(|(offered, slots)| offered == number && *slots > 0)
+            {
                 false => queue.withdraw(session),
                 true => {
                     queue.offer(session);
@@ -268,13 +357,22 @@ impl Core {
     }
 
     pub(super) fn session_closed(&mut self, session: SessionId, goodbye: bool, out: &mut Output) {
-        let Some(left) = self.leave(session) else { return };
+        let Some(left) = self.leave(session) else {
+            return;
+        };
         if goodbye {
-            self.returning.extend(left.runs.into_iter().map(|run| (run, false)));
+            self.returning
+                .extend(left.runs.into_iter().map(|run| (run, false)));
             return self.return_some(out);
         }
         let until = self.mono + self.settings.disconnect_grace;
-        self.absent.insert(left.incarnation, Absent { until, runs: left.runs });
+        self.absent.insert(
+            left.incarnation,
+            Absent {
+                until,
+                runs: left.runs,
+            },
+        );
     }
 
     /// Forgets a session; its grants, if any, have no holder until somebody decides about them.
@@ -283,7 +381,9 @@ impl Core {
         if self.seats.get(&session.incarnation) == Some(&id) {
             self.seats.remove(&session.incarnation);
         }
-        self.queues.values_mut().for_each(|queue| queue.withdraw(id));
+        self.queues
+            .values_mut()
+            .for_each(|queue| queue.withdraw(id));
         self.unsettled.extend(session.slots.keys());
         for run in &session.waits {
             if let Some(waiting) = self.waiters.get_mut(run) {
@@ -299,7 +399,10 @@ impl Core {
                 granted.holder = None;
             }
         }
-        (!session.granted.is_empty()).then_some(Left { incarnation: session.incarnation, runs: session.granted })
+        (!session.granted.is_empty()).then_some(Left {
+            incarnation: session.incarnation,
+            runs: session.granted,
+        })
     }
 
     /// Ends sessions that have gone silent and the patience with those that are absent.
@@ -307,18 +410,27 @@ impl Core {
         let silent: Vec<SessionId> = self
             .sessions
             .values()
-            .filter(|session| self.mono.saturating_sub(session.last_heard) > self.settings.session_timeout)
+            .filter(|session| {
+                self.mono.saturating_sub(session.last_heard) > self.settings.session_timeout
+            })
             .map(|session| session.id)
             .collect();
         for id in silent {
             let reason = format!("nothing was heard for {:?}", self.settings.session_timeout);
-            out.effect(Effect::Close { session: id, reason });
+            out.effect(Effect::Close {
+                session: id,
+                reason,
+            });
             if let Some(left) = self.leave(id) {
                 self.lose(id, left.runs, out);
             }
         }
-        let gone: Vec<Incarnation> =
-            self.absent.iter().filter(|(_, absent)| absent.until <= self.mono).map(|(id, _)| *id).collect();
+        let gone: Vec<Incarnation> = self
+            .absent
+            .iter()
+            .filter(|(_, absent)| absent.until <= self.mono)
+            .map(|(id, _)| *id)
+            .collect();
         for incarnation in gone {
             if let Some(absent) = self.absent.remove(&incarnation) {
                 self.lose(SessionId(0), absent.runs, out);
@@ -329,35 +441,59 @@ impl Core {
     /// What a dead worker held goes back, as suspects.
     fn lose(&mut self, session: SessionId, runs: BTreeSet<RunNo>, out: &mut Output) {
         self.counts.sessions_lost += 1;
-        out.note(Note::SessionLost { session, runs: runs.len() });
-        self.returning.extend(runs.into_iter().map(|run| (run, true)));
+        out.note(Note::SessionLost {
+            session,
+            runs: runs.len(),
+        });
+        self.returning
+            .extend(runs.into_iter().map(|run| (run, true)));
     }
 
     /// Puts some of the runs whose worker is gone back into their queues.
     pub(super) fn return_some(&mut self, out: &mut Output) {
         for _ in 0..RETURN_MAX {
-            let Some((run, death)) = self.returning.pop() else { return };
+            let Some((run, death)) = self.returning.pop() else {
+                return;
+            };
             self.want(run, Want::Return { death }, out);
         }
     }
 
-    pub(super) fn not_understood(&mut self, session: SessionId, message: &Message, out: &mut Output) {
+    pub(super) fn not_understood(
+        &mut self,
+        session: SessionId,
+        message: &Message,
+        out: &mut Output,
+    ) {
         let cause = format!("a {} is not something a peer may send", message.kind_name());
         let reason: Refusal = NotUnderstood { cause }.into();
         out.send(session, RefusedReply { request: 0, reason });
     }
 
     /// Parked runs try again by themselves on a build that they have not failed on.
-    pub(super) fn stopped_loaded(&mut self, rows: Vec<(RunNo, StoppedRecord)>, end: bool, out: &mut Output) {
+    pub(super) fn stopped_loaded(
+        &mut self,
+        rows: Vec<(RunNo, StoppedRecord)>,
+        end: bool,
+        out: &mut Output,
+    ) {
         let last = rows.last().map(|(run, _)| *run);
         for (run, record) in rows {
             let parked = record.state == crate::model::run::RunState::Parked;
-            if parked && self.sessions.values().any(|session| session.could_try(&record)) {
+            if parked
+                && self
+                    .sessions
+                    .values()
+                    .any(|session| session.could_try(&record))
+            {
                 self.want(run, Want::TryBuild, out);
             }
         }
         if let (false, Some(last)) = (end, last) {
-            out.read(Read::Stopped { from: RunNo(last.0 + 1), limit: STOPPED_PAGE });
+            out.read(Read::Stopped {
+                from: RunNo(last.0 + 1),
+                limit: STOPPED_PAGE,
+            });
         }
     }
 }

@@ -19,6 +19,9 @@ pub(super) struct Stage {
     pub(super) settings: Settings,
     pub(super) mono: Duration,
     pub(super) wall: Time,
+    /// After how many inputs the core's memory is looked through.
+    pub(super) check_every: u64,
+    handled: u64,
     out: Output,
     /// Reads that have been asked for and not been done.
     pub(super) reads: VecDeque<Read>,
@@ -48,6 +51,8 @@ impl Stage {
             open(&disk, settings, Reading { mono, wall }).expect("a new store opens");
         let (reads, answers, gate) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
         Self {
+            check_every: 1,
+            handled: 0,
             disk,
             store,
             core,
@@ -95,7 +100,10 @@ impl Stage {
             wall: self.wall,
         };
         self.core.handle(at, input, &mut self.out);
-        self.core.check();
+        self.handled += 1;
+        if self.handled.is_multiple_of(self.check_every) {
+            self.core.check();
+        }
     }
 
     /// Submits what has been collected. Tells the batches and shows the effects, which stay withheld.

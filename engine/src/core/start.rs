@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use stepwell_storage::Space;
 
+use super::Core;
 use super::load::{Lookup, Want};
 use super::output::Output;
 use super::run::{Run, hash_of};
-use super::Core;
 use crate::keys::{self, GenerationRecord, IndexRecord, Record, TimerRecord};
-use crate::model::command::{BadName, Caller, IdTaken, OutOfRange, PayloadTooLarge, Refusal, StartRun, TooMany};
+use crate::model::command::{
+    BadName, Caller, IdTaken, OutOfRange, PayloadTooLarge, Refusal, StartRun, TooMany,
+};
 use crate::model::entry::{Entry, Started};
 use crate::model::id::{RUN_NAME_BYTES_MAX, RunId, RunNo, SessionId};
 use crate::model::limits::{NAME_BYTES_MAX, QUEUES_MAX, START_MANY_MAX};
@@ -31,10 +33,19 @@ pub(super) struct PendingStart {
 
 impl Core {
     pub(super) fn start(&mut self, session: SessionId, start: Start, out: &mut Output) {
-        let Start { request, caller, runs } = start;
+        let Start {
+            request,
+            caller,
+            runs,
+        } = start;
         if runs.is_empty() || runs.len() > START_MANY_MAX {
             let (count, count_max) = (runs.len() as u64, START_MANY_MAX as u64);
-            let reason = TooMany { what: "runs".to_owned(), count, count_max }.into();
+            let reason = TooMany {
+                what: "runs".to_owned(),
+                count,
+                count_max,
+            }
+            .into();
             return out.send(session, RefusedReply { request, reason });
         }
         if let Err(reason) = check_name_length("principal", &caller.principal) {
@@ -43,13 +54,31 @@ impl Core {
         self.next_start += 1;
         let (number, namespace) = (self.next_start, caller.namespace);
         let answers = runs.iter().map(|_| None).collect();
-        self.starts.insert(number, PendingStart { session, request, caller, answers, left: runs.len() });
+        self.starts.insert(
+            number,
+            PendingStart {
+                session,
+                request,
+                caller,
+                answers,
+                left: runs.len(),
+            },
+        );
         for (at, run) in runs.into_iter().enumerate() {
             match self.check_start(&run) {
                 Err(reason) => self.answer_start(number, at, run.id, Err(reason), out),
                 Ok(()) => {
                     let id = run.id;
-                    self.lookup(namespace, id, Lookup::Start { start: number, at, run: Box::new(run) }, out);
+                    self.lookup(
+                        namespace,
+                        id,
+                        Lookup::Start {
+                            start: number,
+                            at,
+                            run: Box::new(run),
+                        },
+                        out,
+                    );
                 }
             }
         }
@@ -61,20 +90,37 @@ impl Core {
         if let Some(name) = &run.name {
             check_name("run", name, RUN_NAME_BYTES_MAX)?;
         }
-        let (bytes, bytes_max) = (run.input.len() as u64, self.settings.limits.payload_bytes_max as u64);
+        let (bytes, bytes_max) = (
+            run.input.len() as u64,
+            self.settings.limits.payload_bytes_max as u64,
+        );
         if bytes > bytes_max {
             return Err(PayloadTooLarge { bytes, bytes_max }.into());
         }
         check_range("priority", u64::from(run.priority), 9)?;
-        check_range("delay in milliseconds", run.delay_ms, DELAY_MAX.as_millis() as u64)?;
+        check_range(
+            "delay in milliseconds",
+            run.delay_ms,
+            DELAY_MAX.as_millis() as u64,
+        )?;
         if !self.queue_numbers.contains_key(&run.queue) {
-            check_range("the number of queues", self.queues.len() as u64 + 1, QUEUES_MAX as u64)?;
+            check_range(
+                "the number of queues",
+                self.queues.len() as u64 + 1,
+                QUEUES_MAX as u64,
+            )?;
         }
         Ok(())
     }
 
     /// Starts a run of whose id nothing is known. Nothing happens if the call is gone.
-    pub(super) fn begin_run(&mut self, start: u64, at: usize, asked: StartRun, out: &mut Output) -> Option<RunNo> {
+    pub(super) fn begin_run(
+        &mut self,
+        start: u64,
+        at: usize,
+        asked: StartRun,
+        out: &mut Output,
+    ) -> Option<RunNo> {
         let caller = self.starts.get(&start)?.caller.clone();
         let (now, id) = (self.now(), asked.id);
         let delayed = asked.delay_ms > 0;
@@ -98,10 +144,16 @@ impl Core {
             input: asked.input,
             not_before,
         });
-        let Entry::Started(started) = &entry else { return None };
+        let Entry::Started(started) = &entry else {
+            return None;
+        };
         let mut run = Run::new(no, generation, started);
         out.append(&mut run, &entry);
-        out.put(Space::Lasting, keys::index(run.namespace, id), IndexRecord { run: no }.to_bytes());
+        out.put(
+            Space::Lasting,
+            keys::index(run.namespace, id),
+            IndexRecord { run: no }.to_bytes(),
+        );
         match not_before {
             Some(due) => self.schedule(&run, due, out),
             None => self.begin_ready(run, out),
@@ -113,7 +165,12 @@ impl Core {
     /// A delayed run waits behind a timer.
     fn schedule(&mut self, run: &Run, due: crate::model::time::Time, out: &mut Output) {
         let queue = self.queue_number(&run.queue, out);
-        let record = TimerRecord { workflow: run.workflow.clone(), queue, priority: run.priority, delayed: true };
+        let record = TimerRecord {
+            workflow: run.workflow.clone(),
+            queue,
+            priority: run.priority,
+            delayed: true,
+        };
         self.arm_stored(due, run.no, record, out);
         self.count(RunState::Scheduled, 1);
     }
@@ -134,12 +191,19 @@ impl Core {
 
     /// Today's generation, which begins with `no` if it is new.
     fn current_generation(&mut self, no: RunNo, out: &mut Output) -> u32 {
-        let newest = self.generations.last_key_value().map(|(_, generation)| *generation);
+        let newest = self
+            .generations
+            .last_key_value()
+            .map(|(_, generation)| *generation);
         let today = self.now().day();
         match newest {
             Some(newest) if newest >= today => newest,
             _ => {
-                out.put(Space::Lasting, keys::generation(today), GenerationRecord { first: no }.to_bytes());
+                out.put(
+                    Space::Lasting,
+                    keys::generation(today),
+                    GenerationRecord { first: no }.to_bytes(),
+                );
                 self.generations.insert(no, today);
                 today
             }
@@ -154,34 +218,62 @@ impl Core {
         answer: Result<bool, Refusal>,
         out: &mut Output,
     ) {
-        let Some(pending) = self.starts.get_mut(&start) else { return };
+        let Some(pending) = self.starts.get_mut(&start) else {
+            return;
+        };
         let (started, refused) = match answer {
             Ok(started) => (started, None),
             Err(reason) => (false, Some(reason)),
         };
         let slot = &mut pending.answers[at];
-        if slot.replace(StartAnswer { id, started, refused }).is_none() {
+        if slot
+            .replace(StartAnswer {
+                id,
+                started,
+                refused,
+            })
+            .is_none()
+        {
             pending.left -= 1;
         }
         if pending.left == 0
             && let Some(whole) = self.starts.remove(&start)
         {
             let runs = whole.answers.into_iter().flatten().collect();
-            out.send(whole.session, StartReply { request: whole.request, runs });
+            out.send(
+                whole.session,
+                StartReply {
+                    request: whole.request,
+                    runs,
+                },
+            );
         }
     }
 
     /// Whether an existing run is what a start asks for.
     pub(super) fn same_start(run: &Run, asked: &StartRun) -> Result<(), Refusal> {
         let differs = |differs: &str, existing: String, asked: String| {
-            Err(IdTaken { id: run.id, differs: differs.to_owned(), existing, asked }.into())
+            Err(IdTaken {
+                id: run.id,
+                differs: differs.to_owned(),
+                existing,
+                asked,
+            }
+            .into())
         };
         if run.name != asked.name {
-            let text = |name: &Option<String>| name.as_ref().map_or("no name".to_owned(), |n| format!("`{n}`"));
+            let text = |name: &Option<String>| {
+                name.as_ref()
+                    .map_or("no name".to_owned(), |n| format!("`{n}`"))
+            };
             return differs("name", text(&run.name), text(&asked.name));
         }
         if run.workflow != asked.workflow {
-            return differs("workflow", format!("`{}`", run.workflow), format!("`{}`", asked.workflow));
+            return differs(
+                "workflow",
+                format!("`{}`", run.workflow),
+                format!("`{}`", asked.workflow),
+            );
         }
         let hash = hash_of(&asked.input);
         if run.input_hash != hash {
@@ -194,7 +286,11 @@ impl Core {
 
 /// A name that may be empty.
 pub(super) fn check_name_length(what: &str, name: &str) -> Result<(), Refusal> {
-    if name.is_empty() { Ok(()) } else { check_name(what, name, NAME_BYTES_MAX) }
+    if name.is_empty() {
+        Ok(())
+    } else {
+        check_name(what, name, NAME_BYTES_MAX)
+    }
 }
 
 pub(super) fn check_name(what: &str, name: &str, bytes_max: usize) -> Result<(), Refusal> {
@@ -205,11 +301,25 @@ pub(super) fn check_name(what: &str, name: &str, bytes_max: usize) -> Result<(),
         _ => return Ok(()),
     };
     let name = name.chars().take(64).collect();
-    Err(BadName { what: what.to_owned(), name, problem }.into())
+    Err(BadName {
+        what: what.to_owned(),
+        name,
+        problem,
+    }
+    .into())
 }
 
 pub(super) fn check_range(what: &str, value: u64, max: u64) -> Result<(), Refusal> {
-    if value <= max { Ok(()) } else { Err(OutOfRange { what: what.to_owned(), value, max }.into()) }
+    if value <= max {
+        Ok(())
+    } else {
+        Err(OutOfRange {
+            what: what.to_owned(),
+            value,
+            max,
+        }
+        .into())
+    }
 }
 
 impl From<Want> for Lookup {

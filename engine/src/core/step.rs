@@ -12,13 +12,22 @@ use crate::model::entry::{AttemptFailed, Entry, Place, StepCompleted, StepFailed
 use crate::model::id::{RunNo, SessionId, Token};
 use crate::model::limits::Limits;
 use crate::model::payload::Payload;
-use crate::wire::message::{Appended, AttemptFailedReport, ReportRefused, StepCompletedReport, TimerRequested};
+use crate::wire::message::{
+    Appended, AttemptFailedReport, ReportRefused, StepCompletedReport, TimerRequested,
+};
 
 impl Core {
-    pub(super) fn step_completed(&mut self, session: SessionId, report: StepCompletedReport, out: &mut Output) {
+    pub(super) fn step_completed(
+        &mut self,
+        session: SessionId,
+        report: StepCompletedReport,
+        out: &mut Output,
+    ) {
         let (no, token, number) = (report.run, report.token, report.number);
         let (now, limits) = (self.now(), self.settings.limits);
-        let Some(granted) = self.current(session, no, token, out) else { return };
+        let Some(granted) = self.current(session, no, token, out) else {
+            return;
+        };
         let Some(run) = &mut granted.run else { return };
         if run.commands.is_resolved(number) {
             self.counts.repeated += 1;
@@ -26,15 +35,31 @@ impl Core {
         }
         let bytes = report.output.len();
         if bytes > limits.payload_bytes_max {
-            let reason = PayloadTooLarge { bytes: bytes as u64, bytes_max: limits.payload_bytes_max as u64 };
-            return out.send(session, ReportRefused { run: no, token, number, reason: reason.into() });
+            let reason = PayloadTooLarge {
+                bytes: bytes as u64,
+                bytes_max: limits.payload_bytes_max as u64,
+            };
+            return out.send(
+                session,
+                ReportRefused {
+                    run: no,
+                    token,
+                    number,
+                    reason: reason.into(),
+                },
+            );
         }
         if run.next >= limits.journal_entries_max {
             return self.journal_is_full(no, out);
         }
         let attempt = report.attempt;
-        let entry =
-            Entry::from(StepCompleted { at: now, number, place: report.place, attempt, output: report.output });
+        let entry = Entry::from(StepCompleted {
+            at: now,
+            number,
+            place: report.place,
+            attempt,
+            output: report.output,
+        });
         let armed = run.commands.open(number).and_then(|open| open.due);
         let index = out.append(run, &entry);
         Self::warn_if_long(run, limits, out);
@@ -43,14 +68,27 @@ impl Core {
             self.armed.remove(&(due, no, number));
         }
         self.counts.steps += 1;
-        let told = StepCompleted { at: now, number, place: Place::default(), attempt, output: Payload::default() };
+        let told = StepCompleted {
+            at: now,
+            number,
+            place: Place::default(),
+            attempt,
+            output: Payload::default(),
+        };
         Self::tell(session, (no, token), index, &told.into(), out);
     }
 
-    pub(super) fn attempt_failed(&mut self, session: SessionId, report: AttemptFailedReport, out: &mut Output) {
+    pub(super) fn attempt_failed(
+        &mut self,
+        session: SessionId,
+        report: AttemptFailedReport,
+        out: &mut Output,
+    ) {
         let (no, token, number) = (report.run, report.token, report.number);
         let (now, limits) = (self.now(), self.settings.limits);
-        let Some(granted) = self.current(session, no, token, out) else { return };
+        let Some(granted) = self.current(session, no, token, out) else {
+            return;
+        };
         let (incarnation, build) = (granted.record.incarnation, granted.record.build.clone());
         let Some(run) = &mut granted.run else { return };
         let open = run.commands.open(number).cloned().unwrap_or_default();
@@ -64,8 +102,17 @@ impl Core {
         let counts = report.failure.retry_after_ms.is_none();
         let attempt = open.attempts + 1;
         let counted = open.counted + u32::from(counts);
-        let first_at = if open.attempts == 0 { now } else { open.first_failed_at };
-        let next = report.retry.next(&report.failure, (run.id, number), (attempt, counted), (now, first_at));
+        let first_at = if open.attempts == 0 {
+            now
+        } else {
+            open.first_failed_at
+        };
+        let next = report.retry.next(
+            &report.failure,
+            (run.id, number),
+            (attempt, counted),
+            (now, first_at),
+        );
         let (failure, place) = (report.failure.bounded(), report.place);
         let entry = match next {
             Some(retry_at) => Entry::from(AttemptFailed {
@@ -79,7 +126,14 @@ impl Core {
                 incarnation,
                 build,
             }),
-            None => StepFailed { at: now, number, place, attempt, failure }.into(),
+            None => StepFailed {
+                at: now,
+                number,
+                place,
+                attempt,
+                failure,
+            }
+            .into(),
         };
         let index = out.append(run, &entry);
         Self::warn_if_long(run, limits, out);
@@ -93,12 +147,24 @@ impl Core {
         Self::tell(session, (no, token), index, &entry, out);
     }
 
-    pub(super) fn timer_requested(&mut self, session: SessionId, report: TimerRequested, out: &mut Output) {
+    pub(super) fn timer_requested(
+        &mut self,
+        session: SessionId,
+        report: TimerRequested,
+        out: &mut Output,
+    ) {
         let (no, token, number) = (report.run, report.token, report.number);
         let (now, limits) = (self.now(), self.settings.limits);
-        let Some(granted) = self.current(session, no, token, out) else { return };
+        let Some(granted) = self.current(session, no, token, out) else {
+            return;
+        };
         let Some(run) = &mut granted.run else { return };
-        if run.commands.is_resolved(number) || run.commands.open(number).is_some_and(|open| open.due.is_some()) {
+        if run.commands.is_resolved(number)
+            || run
+                .commands
+                .open(number)
+                .is_some_and(|open| open.due.is_some())
+        {
             self.counts.repeated += 1;
             return;
         }
@@ -106,31 +172,69 @@ impl Core {
             return self.journal_is_full(no, out);
         }
         let due = now.after(std::time::Duration::from_millis(report.delay_ms));
-        let entry = Entry::from(TimerArmed { at: now, number, place: report.place, due });
+        let entry = Entry::from(TimerArmed {
+            at: now,
+            number,
+            place: report.place,
+            due,
+        });
         let index = out.append(run, &entry);
         Self::warn_if_long(run, limits, out);
         self.armed.insert((due, no, number));
-        let told = TimerArmed { at: now, number, place: Place::default(), due };
+        let told = TimerArmed {
+            at: now,
+            number,
+            place: Place::default(),
+            due,
+        };
         Self::tell(session, (no, token), index, &told.into(), out);
     }
 
     /// Warns once, when the journal has just reached the length.
     pub(super) fn warn_if_long(run: &Run, limits: Limits, out: &mut Output) {
         if run.next == limits.journal_entries_warn {
-            out.note(Note::LongJournal { id: run.id, entries: run.next });
+            out.note(Note::LongJournal {
+                id: run.id,
+                entries: run.next,
+            });
         }
     }
 
     /// The limit pauses the run; nothing of what is there is lost.
     fn journal_is_full(&mut self, no: RunNo, out: &mut Output) {
-        let Some(run) = self.granted.get(&no).and_then(|granted| granted.run.as_ref()) else { return };
+        let Some(run) = self
+            .granted
+            .get(&no)
+            .and_then(|granted| granted.run.as_ref())
+        else {
+            return;
+        };
         let entries_max = self.settings.limits.journal_entries_max;
-        let reason: Refusal = JournalFull { id: run.id, entries: run.next, entries_max }.into();
+        let reason: Refusal = JournalFull {
+            id: run.id,
+            entries: run.next,
+            entries_max,
+        }
+        .into();
         self.stop_granted(no, StopReason::Paused(reason), out);
     }
 
     /// Tells a worker that an entry is in the journal now.
-    pub(super) fn tell(session: SessionId, (run, token): (RunNo, Token), index: u32, entry: &Entry, out: &mut Output) {
-        out.send(session, Appended { run, token, index, entry: entry.encode().into() });
+    pub(super) fn tell(
+        session: SessionId,
+        (run, token): (RunNo, Token),
+        index: u32,
+        entry: &Entry,
+        out: &mut Output,
+    ) {
+        out.send(
+            session,
+            Appended {
+                run,
+                token,
+                index,
+                entry: entry.encode().into(),
+            },
+        );
     }
 }

@@ -37,7 +37,9 @@ type Asker = (SessionId, u64);
 impl Core {
     /// Stops a granted run where it is. Its journal is not changed.
     pub(super) fn stop_granted(&mut self, no: RunNo, why: StopReason, out: &mut Output) {
-        let Some((granted, run)) = self.ungrant(no, out) else { return };
+        let Some((granted, run)) = self.ungrant(no, out) else {
+            return;
+        };
         let build = granted.record.build.clone();
         let (state, reason) = match &why {
             StopReason::Mismatch(report) => (RunState::Parked, mismatch_text(&run, report, &build)),
@@ -49,7 +51,14 @@ impl Core {
         };
         match (why, granted.holder) {
             (StopReason::Paused(reason), Some(session)) => {
-                out.send(session, Revoked { run: no, token: granted.record.token, reason });
+                out.send(
+                    session,
+                    Revoked {
+                        run: no,
+                        token: granted.record.token,
+                        reason,
+                    },
+                );
             }
             _ => Self::end_turn(&granted, out),
         }
@@ -60,11 +69,23 @@ impl Core {
             builds.drain(..surplus);
         }
         out.note(match state {
-            RunState::Parked => Note::Parked { id: run.id, reason: reason.clone() },
-            _ => Note::Paused { id: run.id, reason: reason.clone() },
+            RunState::Parked => Note::Parked {
+                id: run.id,
+                reason: reason.clone(),
+            },
+            _ => Note::Paused {
+                id: run.id,
+                reason: reason.clone(),
+            },
         });
         let workflow = run.workflow.clone();
-        let record = StoppedRecord { state, reason, builds, at: self.now(), workflow };
+        let record = StoppedRecord {
+            state,
+            reason,
+            builds,
+            at: self.now(),
+            workflow,
+        };
         out.put(Space::Lasting, keys::stopped(no), record.to_bytes());
         self.shift(RunState::Granted, state);
         // A build that came while the run was granted has not been asked yet.
@@ -74,13 +95,22 @@ impl Core {
     }
 
     fn other_build_waits(&self, record: &StoppedRecord) -> bool {
-        self.sessions.values().any(|session| session.could_try(record))
+        self.sessions
+            .values()
+            .any(|session| session.could_try(record))
     }
 
     /// A parked or paused run goes back into its queue: asked for by somebody, or to be tried on another build.
-    pub(super) fn resume_stopped(&mut self, image: RunImage, asker: Option<Asker>, out: &mut Output) {
+    pub(super) fn resume_stopped(
+        &mut self,
+        image: RunImage,
+        asker: Option<Asker>,
+        out: &mut Output,
+    ) {
         let run = &image.run;
-        let Some(stopped) = image.stopped.as_ref() else { return };
+        let Some(stopped) = image.stopped.as_ref() else {
+            return;
+        };
         out.delete(Space::Lasting, keys::stopped(run.no));
         self.becomes_ready(stopped.state);
         let queue = self.queue_number(&run.queue, out);
@@ -103,13 +133,19 @@ impl Core {
         out: &mut Output,
     ) {
         let now = self.now();
-        let Some(granted) = self.granted.get_mut(&no) else { return };
+        let Some(granted) = self.granted.get_mut(&no) else {
+            return;
+        };
         let Some(run) = &mut granted.run else { return };
         if !run.cancel_requested {
             for (number, due) in run.commands.timers() {
                 self.armed.remove(&(due, no, number));
             }
-            let entry = Entry::from(CancelRequested { at: now, principal: caller.principal, reason });
+            let entry = Entry::from(CancelRequested {
+                at: now,
+                principal: caller.principal,
+                reason,
+            });
             let index = out.append(run, &entry);
             if let Some(holder) = granted.holder {
                 Self::tell(holder, (no, granted.record.token), index, &entry, out);
@@ -127,7 +163,11 @@ impl Core {
         out: &mut Output,
     ) {
         let state = Self::state_of(&image);
-        let RunImage { mut run, stopped, sleeps } = image;
+        let RunImage {
+            mut run,
+            stopped,
+            sleeps,
+        } = image;
         if state.is_final() {
             let reason = HasEnded { id: run.id, state }.into();
             return out.send(session, RefusedReply { request, reason });
@@ -142,13 +182,27 @@ impl Core {
         let at = self.now();
         if run.next == 1 {
             // Never handed out with anything to undo. A ready one's row is taken away when its turn comes.
-            out.append(&mut run, &Entry::from(CancelRequested { at, principal: caller.principal, reason }));
+            out.append(
+                &mut run,
+                &Entry::from(CancelRequested {
+                    at,
+                    principal: caller.principal,
+                    reason,
+                }),
+            );
             out.append(&mut run, &Entry::from(Cancelled { at }));
             self.shift(state, RunState::Cancelled);
             return self.tell_end(&run, out);
         }
         if !run.cancel_requested {
-            out.append(&mut run, &Entry::from(CancelRequested { at, principal: caller.principal, reason }));
+            out.append(
+                &mut run,
+                &Entry::from(CancelRequested {
+                    at,
+                    principal: caller.principal,
+                    reason,
+                }),
+            );
         }
         if state != RunState::Ready {
             self.becomes_ready(state);

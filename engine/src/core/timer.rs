@@ -58,7 +58,10 @@ impl Timers {
 
     /// The instant before which there are no stored timers.
     pub(super) fn cursor(&self) -> Time {
-        self.window.keys().next().map_or(self.cursor, |(due, _)| self.cursor.min(*due))
+        self.window
+            .keys()
+            .next()
+            .map_or(self.cursor, |(due, _)| self.cursor.min(*due))
     }
 
     /// When to look next; at once if timers must be read first.
@@ -74,7 +77,10 @@ impl Timers {
     #[cfg(any(test, feature = "inspect"))]
     pub(super) fn keys(&self) -> impl Iterator<Item = (Time, RunNo)> + '_ {
         for key in self.window.keys() {
-            assert!(self.tail_in_memory || *key < self.read_to, "the timers in memory are those read");
+            assert!(
+                self.tail_in_memory || *key < self.read_to,
+                "the timers in memory are those read"
+            );
         }
         self.window.keys().copied()
     }
@@ -86,7 +92,11 @@ impl Timers {
         } else if self.tail_in_memory {
             // From here on the window ends where its last timer does.
             self.tail_in_memory = false;
-            self.read_to = self.window.keys().next_back().map_or(self.read_to, |(t, r)| (*t, RunNo(r.0 + 1)));
+            self.read_to = self
+                .window
+                .keys()
+                .next_back()
+                .map_or(self.read_to, |(t, r)| (*t, RunNo(r.0 + 1)));
             if key < self.read_to {
                 self.window.insert(key, record);
             }
@@ -114,16 +124,26 @@ impl Timers {
         }
         self.tail_in_memory = end && !self.grown;
         let gone = std::mem::take(&mut self.gone);
-        let read = rows.into_iter().map(|(due, no, record)| ((due, no), record)).filter(|(key, _)| !gone.contains(key));
+        let read = rows
+            .into_iter()
+            .map(|(due, no, record)| ((due, no), record))
+            .filter(|(key, _)| !gone.contains(key));
         self.window.extend(read);
         let late = std::mem::take(&mut self.late);
-        self.window.extend(late.into_iter().filter(|(key, _)| *key < self.read_to));
+        self.window
+            .extend(late.into_iter().filter(|(key, _)| *key < self.read_to));
     }
 }
 
 impl Core {
     /// Stores the timer of a waiting run.
-    pub(super) fn arm_stored(&mut self, due: Time, no: RunNo, record: TimerRecord, out: &mut Output) {
+    pub(super) fn arm_stored(
+        &mut self,
+        due: Time,
+        no: RunNo,
+        record: TimerRecord,
+        out: &mut Output,
+    ) {
         out.put(Space::Passing, keys::timer(due, no), record.to_bytes());
         if due < self.mark.timers {
             self.mark_dirty = true;
@@ -139,22 +159,42 @@ impl Core {
 
     /// Arms the timers of a run that is granted now.
     pub(super) fn arm_timers(&mut self, no: RunNo) {
-        let Some(run) = self.granted.get(&no).and_then(|granted| granted.run.as_ref()) else { return };
-        self.armed.extend(run.commands.timers().map(|(number, due)| (due, no, number)));
+        let Some(run) = self
+            .granted
+            .get(&no)
+            .and_then(|granted| granted.run.as_ref())
+        else {
+            return;
+        };
+        self.armed
+            .extend(run.commands.timers().map(|(number, due)| (due, no, number)));
     }
 
     /// Fires what is due for granted runs.
     pub(super) fn fire_armed(&mut self, out: &mut Output) {
         let (now, limits) = (self.now(), self.settings.limits);
         for _ in 0..FIRE_MAX {
-            let Some((due, no, number)) = self.armed.first().copied().filter(|(due, _, _)| *due <= now) else {
+            let Some((due, no, number)) = self
+                .armed
+                .first()
+                .copied()
+                .filter(|(due, _, _)| *due <= now)
+            else {
                 return;
             };
             assert!(due <= now, "T1: no timer fires early");
             self.armed.pop_first();
-            let Some(granted) = self.granted.get_mut(&no) else { continue };
-            let Some(run) = &mut granted.run else { continue };
-            if run.commands.open(number).is_none_or(|open| open.due != Some(due)) {
+            let Some(granted) = self.granted.get_mut(&no) else {
+                continue;
+            };
+            let Some(run) = &mut granted.run else {
+                continue;
+            };
+            if run
+                .commands
+                .open(number)
+                .is_none_or(|open| open.due != Some(due))
+            {
                 continue; // a cancel request came before it
             }
             let entry = Entry::from(TimerFired { at: now, number });
@@ -171,12 +211,23 @@ impl Core {
     pub(super) fn fire_timers(&mut self, out: &mut Output) {
         let now = self.now();
         for _ in 0..FIRE_MAX {
-            let Some(entry) = self.timers.window.first_entry().filter(|entry| entry.key().0 <= now) else { break };
+            let Some(entry) = self
+                .timers
+                .window
+                .first_entry()
+                .filter(|entry| entry.key().0 <= now)
+            else {
+                break;
+            };
             let ((due, no), record) = entry.remove_entry();
             self.timers.cursor = self.timers.cursor.max(due);
             out.delete(Space::Passing, keys::timer(due, no));
             self.changed_while_read(no);
-            let from = if record.delayed { RunState::Scheduled } else { RunState::Suspended };
+            let from = if record.delayed {
+                RunState::Scheduled
+            } else {
+                RunState::Suspended
+            };
             self.becomes_ready(from);
             let item = self.arrival(no, record.queue, record.priority, record.workflow);
             self.enqueue_item(item, out);
@@ -185,7 +236,10 @@ impl Core {
         if !timers.tail_in_memory && !timers.reading && timers.window.len() < WINDOW_LOW {
             timers.reading = true;
             timers.grown = false;
-            out.read(Read::Timers { from: timers.read_to, limit: WINDOW_MAX - WINDOW_LOW });
+            out.read(Read::Timers {
+                from: timers.read_to,
+                limit: WINDOW_MAX - WINDOW_LOW,
+            });
         }
     }
 

@@ -12,28 +12,52 @@ use crate::model::run::RunState;
 use crate::wire::message::{GiveBack, TurnCompleted, TurnFailed, TurnMismatched, TurnSuspended};
 
 impl Core {
-    pub(super) fn turn_completed(&mut self, session: SessionId, report: TurnCompleted, out: &mut Output) {
-        if self.current(session, report.run, report.token, out).is_none() {
+    pub(super) fn turn_completed(
+        &mut self,
+        session: SessionId,
+        report: TurnCompleted,
+        out: &mut Output,
+    ) {
+        if self
+            .current(session, report.run, report.token, out)
+            .is_none()
+        {
             return;
         }
         let (bytes, bytes_max) = (report.output.len(), self.settings.limits.payload_bytes_max);
-        let Some((granted, mut run)) = self.ungrant(report.run, out) else { return };
+        let Some((granted, mut run)) = self.ungrant(report.run, out) else {
+            return;
+        };
         Self::end_turn(&granted, out);
         if bytes > bytes_max {
-            let why = format!("the workflow's output has {bytes} bytes, more than the {bytes_max} allowed");
+            let why = format!(
+                "the workflow's output has {bytes} bytes, more than the {bytes_max} allowed"
+            );
             let failure = Failure::new(FailureKind::Terminal, "payload", why);
             return self.die(&granted, &mut run, RunState::Granted, failure, out);
         }
-        out.append(&mut run, &Completed { at: self.now(), output: report.output }.into());
+        out.append(
+            &mut run,
+            &Completed {
+                at: self.now(),
+                output: report.output,
+            }
+            .into(),
+        );
         self.shift(RunState::Granted, RunState::Completed);
         self.tell_end(&run, out);
     }
 
     pub(super) fn turn_failed(&mut self, session: SessionId, report: TurnFailed, out: &mut Output) {
-        if self.current(session, report.run, report.token, out).is_none() {
+        if self
+            .current(session, report.run, report.token, out)
+            .is_none()
+        {
             return;
         }
-        let Some((granted, mut run)) = self.ungrant(report.run, out) else { return };
+        let Some((granted, mut run)) = self.ungrant(report.run, out) else {
+            return;
+        };
         Self::end_turn(&granted, out);
         let now = self.now();
         let failure = report.failure.bounded();
@@ -43,10 +67,18 @@ impl Core {
             return self.tell_end(&run, out);
         }
         // A workflow without steps is one implicit step, with the default retries.
-        let open = run.commands.open(StepNo::WHOLE).cloned().unwrap_or_default();
+        let open = run
+            .commands
+            .open(StepNo::WHOLE)
+            .cloned()
+            .unwrap_or_default();
         let counts = failure.retry_after_ms.is_none();
         let (attempt, counted) = (open.attempts + 1, open.counted + u32::from(counts));
-        let first_at = if open.attempts == 0 { now } else { open.first_failed_at };
+        let first_at = if open.attempts == 0 {
+            now
+        } else {
+            open.first_failed_at
+        };
         let whole = (run.id, StepNo::WHOLE);
         let next = Retry::default().next(&failure, whole, (attempt, counted), (now, first_at));
         let (Some(retry_at), true) = (next, report.whole) else {
@@ -55,7 +87,10 @@ impl Core {
         let entry = Entry::from(AttemptFailed {
             at: now,
             number: StepNo::WHOLE,
-            place: Place { name: run.workflow.clone(), ..Place::default() },
+            place: Place {
+                name: run.workflow.clone(),
+                ..Place::default()
+            },
             attempt,
             failure,
             retry_at,
@@ -65,28 +100,57 @@ impl Core {
         });
         out.append(&mut run, &entry);
         let (queue, priority) = (granted.record.queue, granted.record.priority);
-        let record = TimerRecord { workflow: run.workflow, queue, priority, delayed: false };
+        let record = TimerRecord {
+            workflow: run.workflow,
+            queue,
+            priority,
+            delayed: false,
+        };
         self.arm_stored(retry_at, run.no, record, out);
         self.shift(RunState::Granted, RunState::Suspended);
     }
 
     /// The worker says that only time can help. If the journal has grown behind its back, it cannot know.
-    pub(super) fn turn_suspended(&mut self, session: SessionId, report: TurnSuspended, out: &mut Output) {
+    pub(super) fn turn_suspended(
+        &mut self,
+        session: SessionId,
+        report: TurnSuspended,
+        out: &mut Output,
+    ) {
         let now = self.now();
-        let Some(current) = self.current(session, report.run, report.token, out) else { return };
-        let Some(seen_all) = current.run.as_ref().map(|run| run.next <= report.seen) else { return };
+        let Some(current) = self.current(session, report.run, report.token, out) else {
+            return;
+        };
+        let Some(seen_all) = current.run.as_ref().map(|run| run.next <= report.seen) else {
+            return;
+        };
         // Of the instants in the journal only the worker knows which are waited for. It names one of them.
-        let instants = current.run.as_ref().map(|run| run.commands.instants()).unwrap_or_default();
-        let wakes_at = instants.range(report.wakes_at..).next().or(instants.last()).copied();
+        let instants = current
+            .run
+            .as_ref()
+            .map(|run| run.commands.instants())
+            .unwrap_or_default();
+        let wakes_at = instants
+            .range(report.wakes_at..)
+            .next()
+            .or(instants.last())
+            .copied();
         if seen_all && wakes_at.is_none() {
             return self.stop_granted(report.run, StopReason::WaitsForNothing, out);
         }
-        let Some((granted, run)) = self.ungrant(report.run, out) else { return };
+        let Some((granted, run)) = self.ungrant(report.run, out) else {
+            return;
+        };
         Self::end_turn(&granted, out);
         match wakes_at.filter(|at| seen_all && *at > now) {
             Some(due) => {
                 let (queue, priority) = (granted.record.queue, granted.record.priority);
-                let record = TimerRecord { workflow: run.workflow, queue, priority, delayed: false };
+                let record = TimerRecord {
+                    workflow: run.workflow,
+                    queue,
+                    priority,
+                    delayed: false,
+                };
                 self.arm_stored(due, run.no, record, out);
                 self.shift(RunState::Granted, RunState::Suspended);
             }
@@ -97,15 +161,26 @@ impl Core {
         }
     }
 
-    pub(super) fn turn_mismatched(&mut self, session: SessionId, report: TurnMismatched, out: &mut Output) {
-        if self.current(session, report.run, report.token, out).is_some() {
+    pub(super) fn turn_mismatched(
+        &mut self,
+        session: SessionId,
+        report: TurnMismatched,
+        out: &mut Output,
+    ) {
+        if self
+            .current(session, report.run, report.token, out)
+            .is_some()
+        {
             self.stop_granted(report.run, StopReason::Mismatch(report), out);
         }
     }
 
     /// A draining worker hands a run back: it is ready at once, at its old place, and nobody is suspected.
     pub(super) fn give_back(&mut self, session: SessionId, report: GiveBack, out: &mut Output) {
-        if self.current(session, report.run, report.token, out).is_none() {
+        if self
+            .current(session, report.run, report.token, out)
+            .is_none()
+        {
             return;
         }
         if let Some(granted) = self.granted.get(&report.run) {

@@ -77,7 +77,10 @@ pub struct Joiner {
 impl Joiner {
     /// A joiner whose first entry has number `from`.
     pub fn from(from: u32) -> Self {
-        Self { next: from, pending: None }
+        Self {
+            next: from,
+            pending: None,
+        }
     }
 
     /// The number of the entry that is to come or being joined.
@@ -92,14 +95,23 @@ impl Joiner {
 
     /// Takes a row; gives the entry it completes.
     pub fn push(&mut self, row: &Row) -> Result<Option<Bytes>, Undecodable> {
-        let damaged = |cause: String| Undecodable::Damaged { what: "a journal", cause };
-        let (_, entry, part) = parts_of(&row.key).ok_or_else(|| damaged("a key is too short".to_owned()))?;
+        let damaged = |cause: String| Undecodable::Damaged {
+            what: "a journal",
+            cause,
+        };
+        let (_, entry, part) =
+            parts_of(&row.key).ok_or_else(|| damaged("a key is too short".to_owned()))?;
         if let Some((_, bytes, next_part)) = &mut self.pending {
             if entry != self.next || part != *next_part {
-                return Err(damaged(format!("part {next_part} of entry {} is missing", self.next)));
+                return Err(damaged(format!(
+                    "part {next_part} of entry {} is missing",
+                    self.next
+                )));
             }
             bytes.extend_from_slice(&row.value);
-            *next_part = next_part.checked_add(1).ok_or_else(|| damaged(format!("entry {entry} has no end")))?;
+            *next_part = next_part
+                .checked_add(1)
+                .ok_or_else(|| damaged(format!("entry {entry} has no end")))?;
             return self.finish_if_whole();
         }
         if part != 0 && entry.checked_add(1) == Some(self.next) {
@@ -109,10 +121,15 @@ impl Joiner {
             return Ok(None); // parts of an entry whose first row never came
         }
         if entry != self.next || part != 0 {
-            return Err(damaged(format!("entry {} is missing, entry {entry} follows", self.next)));
+            return Err(damaged(format!(
+                "entry {} is missing, entry {entry} follows",
+                self.next
+            )));
         }
         if entry == u32::MAX {
-            return Err(damaged(format!("entry {entry} is more than a journal can hold")));
+            return Err(damaged(format!(
+                "entry {entry} is more than a journal can hold"
+            )));
         }
         let mut value = row.value.clone();
         match value.first() {
@@ -126,12 +143,16 @@ impl Joiner {
                 self.pending = Some((length, value[5..].to_vec(), 1));
                 self.finish_if_whole()
             }
-            _ => Err(damaged(format!("entry {entry} begins with an unknown form"))),
+            _ => Err(damaged(format!(
+                "entry {entry} begins with an unknown form"
+            ))),
         }
     }
 
     fn finish_if_whole(&mut self) -> Result<Option<Bytes>, Undecodable> {
-        let Some((length, mut bytes, part)) = self.pending.take() else { return Ok(None) };
+        let Some((length, mut bytes, part)) = self.pending.take() else {
+            return Ok(None);
+        };
         if bytes.len() < length {
             self.pending = Some((length, bytes, part));
             return Ok(None);
@@ -151,22 +172,40 @@ mod tests {
 
     #[test]
     fn entries_of_any_length_survive_cutting_and_joining() {
-        let lengths = [0, 1, PART_BYTES - 6, PART_BYTES - 1, PART_BYTES, PART_BYTES + 1, 3 * PART_BYTES - 5, 100_000];
+        let lengths = [
+            0,
+            1,
+            PART_BYTES - 6,
+            PART_BYTES - 1,
+            PART_BYTES,
+            PART_BYTES + 1,
+            3 * PART_BYTES - 5,
+            100_000,
+        ];
         let mut rows_found = Vec::new();
         for (entry, length) in lengths.iter().enumerate() {
             let stored: Vec<u8> = (0..*length).map(|i| (i % 251) as u8).collect();
-            rows_found.extend(rows(RunNo(1), entry as u32, stored).map(|(key, value)| Row { key, value }));
+            rows_found.extend(
+                rows(RunNo(1), entry as u32, stored).map(|(key, value)| Row { key, value }),
+            );
         }
         rows_found.sort_by(|a, b| a.key.cmp(&b.key));
         let mut joiner = Joiner::default();
-        let found: Vec<usize> = rows_found.iter().filter_map(|r| joiner.push(r).unwrap()).map(|b| b.len()).collect();
+        let found: Vec<usize> = rows_found
+            .iter()
+            .filter_map(|r| joiner.push(r).unwrap())
+            .map(|b| b.len())
+            .collect();
         assert_eq!(found, lengths);
         assert!(joiner.is_whole());
     }
 
     #[test]
     fn a_missing_entry_is_found() {
-        let all: Vec<Row> = (0..3).flat_map(|e| rows(RunNo(1), e, vec![1])).map(|(key, value)| Row { key, value }).collect();
+        let all: Vec<Row> = (0..3)
+            .flat_map(|e| rows(RunNo(1), e, vec![1]))
+            .map(|(key, value)| Row { key, value })
+            .collect();
         let mut joiner = Joiner::default();
         assert!(joiner.push(&all[0]).is_ok());
         assert!(joiner.push(&all[2]).is_err());

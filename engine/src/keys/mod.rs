@@ -146,32 +146,49 @@ pub fn mark() -> Bytes {
 
 /// Where a run's number is.
 pub fn index(namespace: Namespace, id: RunId) -> Bytes {
-    KeyBuilder::new(Family::Index).part(&namespace.0.to_be_bytes()).part(&id.0.to_be_bytes()).done()
+    KeyBuilder::new(Family::Index)
+        .part(&namespace.0.to_be_bytes())
+        .part(&id.0.to_be_bytes())
+        .done()
 }
 
 /// Where a queue's name is.
 pub fn queue(number: u32) -> Bytes {
-    KeyBuilder::new(Family::Queue).part(&number.to_be_bytes()).done()
+    KeyBuilder::new(Family::Queue)
+        .part(&number.to_be_bytes())
+        .done()
 }
 
 /// Where it says why a run is stopped.
 pub fn stopped(run: RunNo) -> Bytes {
-    KeyBuilder::new(Family::Stopped).part(&run.0.to_be_bytes()).done()
+    KeyBuilder::new(Family::Stopped)
+        .part(&run.0.to_be_bytes())
+        .done()
 }
 
 /// Where a dead letter is.
 pub fn dead(at: Time, run: RunNo) -> Bytes {
-    KeyBuilder::new(Family::Dead).part(&at.0.to_be_bytes()).part(&run.0.to_be_bytes()).done()
+    KeyBuilder::new(Family::Dead)
+        .part(&at.0.to_be_bytes())
+        .part(&run.0.to_be_bytes())
+        .done()
 }
 
 /// Where a ready run waits.
 pub fn ready(queue: u32, priority: u8, sequence: u64) -> Bytes {
-    KeyBuilder::new(Family::Ready).part(&queue.to_be_bytes()).part(&[priority]).part(&sequence.to_be_bytes()).done()
+    KeyBuilder::new(Family::Ready)
+        .part(&queue.to_be_bytes())
+        .part(&[priority])
+        .part(&sequence.to_be_bytes())
+        .done()
 }
 
 /// The prefix of one lane of a queue.
 pub fn lane(queue: u32, priority: u8) -> Bytes {
-    KeyBuilder::new(Family::Ready).part(&queue.to_be_bytes()).part(&[priority]).done()
+    KeyBuilder::new(Family::Ready)
+        .part(&queue.to_be_bytes())
+        .part(&[priority])
+        .done()
 }
 
 /// The sequence in the key of a ready run.
@@ -181,7 +198,9 @@ pub fn sequence_of(key: &[u8]) -> Option<u64> {
 
 /// Where a grant is.
 pub fn granted(slot: u32) -> Bytes {
-    KeyBuilder::new(Family::Granted).part(&slot.to_be_bytes()).done()
+    KeyBuilder::new(Family::Granted)
+        .part(&slot.to_be_bytes())
+        .done()
 }
 
 /// The slot in the key of a grant.
@@ -191,7 +210,10 @@ pub fn slot_of(key: &[u8]) -> Option<u32> {
 
 /// Where a timer is.
 pub fn timer(due: Time, run: RunNo) -> Bytes {
-    KeyBuilder::new(Family::Timer).part(&due.0.to_be_bytes()).part(&run.0.to_be_bytes()).done()
+    KeyBuilder::new(Family::Timer)
+        .part(&due.0.to_be_bytes())
+        .part(&run.0.to_be_bytes())
+        .done()
 }
 
 /// The instant and the run in the key of a timer (or of a dead letter).
@@ -203,7 +225,9 @@ pub fn time_and_run_of(key: &[u8]) -> Option<(Time, RunNo)> {
 
 /// Where it says with which run a generation begins.
 pub fn generation(generation: u32) -> Bytes {
-    KeyBuilder::new(Family::Generation).part(&generation.to_be_bytes()).done()
+    KeyBuilder::new(Family::Generation)
+        .part(&generation.to_be_bytes())
+        .done()
 }
 
 /// The number in a key of 4 bytes behind the family: queue, slot or generation.
@@ -218,7 +242,9 @@ pub fn run_of(key: &[u8]) -> Option<RunNo> {
 
 /// Where it says to which generation a run was copied.
 pub fn moved(run: RunNo) -> Bytes {
-    KeyBuilder::new(Family::Moved).part(&run.0.to_be_bytes()).done()
+    KeyBuilder::new(Family::Moved)
+        .part(&run.0.to_be_bytes())
+        .done()
 }
 
 /// A stored record: positional MessagePack.
@@ -386,20 +412,38 @@ mod tests {
 
     #[test]
     fn golden_keys() {
-        assert_eq!(hex(&index(Namespace(1), RunId(2))), "0000020000000100000000000000000000000000000002");
+        assert_eq!(
+            hex(&index(Namespace(1), RunId(2))),
+            "0000020000000100000000000000000000000000000002"
+        );
         assert_eq!(hex(&ready(1, 2, 3)), "00000600000001020000000000000003");
         assert_eq!(hex(&granted(7)), "00000700000007");
-        assert_eq!(hex(&timer(Time(5), RunNo(6))), "00000800000000000000050000000000000006");
-        assert_eq!(hex(&journal::row(RunNo(1), 2, 3)), "0000090000000000000001000000020003");
+        assert_eq!(
+            hex(&timer(Time(5), RunNo(6))),
+            "00000800000000000000050000000000000006"
+        );
+        assert_eq!(
+            hex(&journal::row(RunNo(1), 2, 3)),
+            "0000090000000000000001000000020003"
+        );
     }
 
     #[test]
     fn golden_records() {
-        let tally = Tally { format: 1, next_run: 2, next_sequence: 3, runs: vec![1, 0] };
+        let tally = Tally {
+            format: 1,
+            next_run: 2,
+            next_sequence: 3,
+            runs: vec![1, 0],
+        };
         assert_eq!(hex(&tally.to_bytes()), "94010203920100");
         let granted = GrantedRecord {
             run: RunNo(1),
-            token: Token { store: 2, epoch: 3, grant: crate::model::id::GrantNo(4) },
+            token: Token {
+                store: 2,
+                epoch: 3,
+                grant: crate::model::id::GrantNo(4),
+            },
             incarnation: Incarnation(5),
             build: "b".into(),
             workflow: "w".into(),
@@ -414,12 +458,20 @@ mod tests {
             hex(&granted.to_bytes()),
             "9b0193020304c41000000000000000000000000000000005a162a177060708090090"
         );
-        assert_eq!(GrantedRecord::of_bytes(&granted.to_bytes()).unwrap(), granted);
+        assert_eq!(
+            GrantedRecord::of_bytes(&granted.to_bytes()).unwrap(),
+            granted
+        );
     }
 
     #[test]
     fn the_order_of_keys_is_the_order_of_values() {
-        let mut keys = vec![ready(1, 0, 255), ready(1, 0, 256), ready(1, 1, 0), ready(2, 0, 0)];
+        let mut keys = vec![
+            ready(1, 0, 255),
+            ready(1, 0, 256),
+            ready(1, 1, 0),
+            ready(2, 0, 0),
+        ];
         let sorted = keys.clone();
         keys.sort();
         assert_eq!(keys, sorted);

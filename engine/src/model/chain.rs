@@ -51,12 +51,16 @@ pub fn sealed(previous: u64, entry: &Entry) -> (Vec<u8>, u64) {
 ///
 /// Errors: [`Undecodable::Damaged`] if the chain does not match the bytes, and those of [`Entry::decode`].
 pub fn open(previous: u64, stored: &[u8]) -> Result<(Entry, u64), Undecodable> {
-    let Some((entry, found)) = stored.split_last_chunk::<CHAIN_BYTES>() else { return Err(Undecodable::Empty) };
+    let Some((entry, found)) = stored.split_last_chunk::<CHAIN_BYTES>() else {
+        return Err(Undecodable::Empty);
+    };
     let (found, chain) = (u64::from_le_bytes(*found), seal(previous, entry));
     if found != chain {
         return Err(Undecodable::Damaged {
             what: "a journal entry",
-            cause: format!("its chain is {found:016x}, its bytes and the entries before it give {chain:016x}"),
+            cause: format!(
+                "its chain is {found:016x}, its bytes and the entries before it give {chain:016x}"
+            ),
         });
     }
     Ok((Entry::decode(entry)?, chain))
@@ -71,7 +75,11 @@ mod tests {
     use crate::model::time::Time;
 
     fn fired(at: u64) -> Entry {
-        TimerFired { at: Time(at), number: StepNo(0) }.into()
+        TimerFired {
+            at: Time(at),
+            number: StepNo(0),
+        }
+        .into()
     }
 
     #[test]
@@ -80,8 +88,14 @@ mod tests {
         let (second, last) = sealed(chain, &Cancelled { at: Time(2) }.into());
         assert_eq!(open(root(RunId(7)), &first).unwrap(), (fired(1), chain));
         assert_eq!(open(chain, &second).unwrap().1, last);
-        assert!(matches!(open(root(RunId(7)), &second), Err(Undecodable::Damaged { .. })));
-        assert!(matches!(open(root(RunId(8)), &first), Err(Undecodable::Damaged { .. })));
+        assert!(matches!(
+            open(root(RunId(7)), &second),
+            Err(Undecodable::Damaged { .. })
+        ));
+        assert!(matches!(
+            open(root(RunId(8)), &first),
+            Err(Undecodable::Damaged { .. })
+        ));
     }
 
     #[test]
@@ -101,14 +115,29 @@ mod tests {
     fn small_and_large_entries_hash_alike() {
         for length in [0, 1, 503, 504, 505, 4_000] {
             let entry = vec![7u8; length];
-            let joined: Vec<u8> = 9u64.to_le_bytes().into_iter().chain(entry.iter().copied()).collect();
-            assert_eq!(seal(9, &entry), XxHash3_64::oneshot(&joined), "length {length}");
+            let joined: Vec<u8> = 9u64
+                .to_le_bytes()
+                .into_iter()
+                .chain(entry.iter().copied())
+                .collect();
+            assert_eq!(
+                seal(9, &entry),
+                XxHash3_64::oneshot(&joined),
+                "length {length}"
+            );
         }
     }
 
     #[test]
     fn golden_chain() {
-        let entry = Completed { at: Time(1_000), output: Payload::of(&17).unwrap() }.into();
-        assert_eq!(format!("{:016x}", sealed(root(RunId(1)), &entry).1), "6626cbe513c80c50");
+        let entry = Completed {
+            at: Time(1_000),
+            output: Payload::of(&17).unwrap(),
+        }
+        .into();
+        assert_eq!(
+            format!("{:016x}", sealed(root(RunId(1)), &entry).1),
+            "6626cbe513c80c50"
+        );
     }
 }

@@ -231,13 +231,19 @@ impl Entry {
     pub fn resolves(&self) -> bool {
         matches!(
             self,
-            Self::StepCompleted(_) | Self::StepFailed(_) | Self::TimerFired(_) | Self::CancelRequested(_)
+            Self::StepCompleted(_)
+                | Self::StepFailed(_)
+                | Self::TimerFired(_)
+                | Self::CancelRequested(_)
         )
     }
 
     /// Whether the run has ended with it.
     pub fn ends(&self) -> bool {
-        matches!(self, Self::Completed(_) | Self::Died(_) | Self::Cancelled(_))
+        matches!(
+            self,
+            Self::Completed(_) | Self::Died(_) | Self::Cancelled(_)
+        )
     }
 
     /// The command's kind and place, where the entry tells.
@@ -245,7 +251,9 @@ impl Entry {
         match self {
             Self::StepCompleted(e) => Some((CommandKind::Step, &e.place)),
             Self::StepFailed(e) => Some((CommandKind::Step, &e.place)),
-            Self::AttemptFailed(e) if e.number != StepNo::WHOLE => Some((CommandKind::Step, &e.place)),
+            Self::AttemptFailed(e) if e.number != StepNo::WHOLE => {
+                Some((CommandKind::Step, &e.place))
+            }
             Self::TimerArmed(e) => Some((CommandKind::Timer, &e.place)),
             _ => None,
         }
@@ -279,7 +287,11 @@ mod tests {
         let entry = Entry::from(StepCompleted {
             at: Time(1),
             number: StepNo(3),
-            place: Place { name: "charge".into(), at: "order.rs:41".into(), version: 2 },
+            place: Place {
+                name: "charge".into(),
+                at: "order.rs:41".into(),
+                version: 2,
+            },
             attempt: 1,
             output: Payload::of(&17).unwrap(),
         });
@@ -297,11 +309,18 @@ mod tests {
         let entry = Entry::from(StepCompleted {
             at: Time(1_000),
             number: StepNo(3),
-            place: Place { name: "charge".into(), at: "order.rs:41".into(), version: 2 },
+            place: Place {
+                name: "charge".into(),
+                at: "order.rs:41".into(),
+                version: 2,
+            },
             attempt: 1,
             output: Payload::of(&17).unwrap(),
         });
         let hex: String = entry.encode().iter().map(|b| format!("{b:02x}")).collect();
-        assert_eq!(hex, "0295cd03e80393a6636861726765ab6f726465722e72733a34310201c4020111");
+        assert_eq!(
+            hex,
+            "0295cd03e80393a6636861726765ab6f726465722e72733a34310201c4020111"
+        );
     }
 }

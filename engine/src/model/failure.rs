@@ -39,7 +39,9 @@ impl TryFrom<u8> for FailureKind {
             1 => Ok(Self::Retryable),
             2 => Ok(Self::Terminal),
             3 => Ok(Self::Cancelled),
-            _ => Err(format!("failure kind {number} is not known to this version")),
+            _ => Err(format!(
+                "failure kind {number} is not known to this version"
+            )),
         }
     }
 }
@@ -92,7 +94,10 @@ impl Failure {
     /// Such a failure uses up no retry; it is bounded by the policy's `give_up_after` instead.
     pub fn retry_after(after: Duration, message: impl std::fmt::Display) -> Self {
         let ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
-        Self { retry_after_ms: Some(ms), ..Self::new(FailureKind::Retryable, "retry after", message) }
+        Self {
+            retry_after_ms: Some(ms),
+            ..Self::new(FailureKind::Retryable, "retry after", message)
+        }
     }
 
     /// What a pending step or sleep answers once its run has been cancelled.
@@ -102,7 +107,13 @@ impl Failure {
 
     /// A failure of the given kind and class.
     pub fn new(kind: FailureKind, class: &str, message: impl std::fmt::Display) -> Self {
-        Self { kind, class: class.to_owned(), message: cut(message.to_string()), causes: Vec::new(), retry_after_ms: None }
+        Self {
+            kind,
+            class: class.to_owned(),
+            message: cut(message.to_string()),
+            causes: Vec::new(),
+            retry_after_ms: None,
+        }
     }
 
     /// The same failure under another class, for filtering.
@@ -117,7 +128,11 @@ impl Failure {
     pub(crate) fn bounded(mut self) -> Self {
         self.causes.truncate(FAILURE_CAUSES_MAX);
         self.causes = self.causes.into_iter().map(cut).collect();
-        Self { class: cut(self.class), message: cut(self.message), ..self }
+        Self {
+            class: cut(self.class),
+            message: cut(self.message),
+            ..self
+        }
     }
 
     /// Whether another attempt can help.
@@ -192,7 +207,10 @@ mod tests {
         #[error("the card service does not answer")]
         struct Outer(#[source] std::num::ParseIntError);
         let failure = Failure::from(Outer("x".parse::<u8>().unwrap_err()));
-        assert_eq!(failure.to_string(), "the card service does not answer: invalid digit found in string");
+        assert_eq!(
+            failure.to_string(),
+            "the card service does not answer: invalid digit found in string"
+        );
         assert!(failure.is_retryable());
     }
 }

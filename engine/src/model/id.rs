@@ -108,7 +108,8 @@ impl RunId {
 
     /// What a person typed: an id as printed, or else the name of a run.
     pub fn of_text(namespace: Namespace, text: &str) -> Self {
-        text.parse().unwrap_or_else(|_| Self::of_name(namespace, text))
+        text.parse()
+            .unwrap_or_else(|_| Self::of_name(namespace, text))
     }
 }
 
@@ -165,7 +166,9 @@ impl StepNo {
 ///
 /// `store` tells a store from its restored copy, `epoch` one opening of the store from the next, `grant` one grant
 /// from the next. Within a store, tokens only rise.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 pub struct Token {
     /// Which store granted.
     pub store: u64,
@@ -199,7 +202,13 @@ mod tests {
 
     #[test]
     fn a_name_has_one_id_in_a_namespace() {
-        assert_eq!(RunId::of_name(Namespace(0), "order-17"), RunId::of_name(Namespace(0), "order-17"));
-        assert_ne!(RunId::of_name(Namespace(0), "order-17"), RunId::of_name(Namespace(1), "order-17"));
+        assert_eq!(
+            RunId::of_name(Namespace(0), "order-17"),
+            RunId::of_name(Namespace(0), "order-17")
+        );
+        assert_ne!(
+            RunId::of_name(Namespace(0), "order-17"),
+            RunId::of_name(Namespace(1), "order-17")
+        );
     }
 }

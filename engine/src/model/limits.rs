@@ -31,6 +31,10 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { payload_bytes_max: 64 << 10, journal_entries_warn: 10_000, journal_entries_max: 500_000 }
+        Self {
+            payload_bytes_max: 64 << 10,
+            journal_entries_warn: 10_000,
+            journal_entries_max: 500_000,
+        }
     }
 }

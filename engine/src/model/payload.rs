@@ -48,9 +48,14 @@ impl Payload {
     pub fn of<T: Serialize + ?Sized>(value: &T) -> Result<Self, PayloadError> {
         let mut bytes = Vec::with_capacity(64);
         bytes.push(CODEC_MESSAGEPACK);
-        let mut serializer =
-            rmp_serde::Serializer::new(&mut bytes).with_struct_map().with_human_readable();
-        value.serialize(&mut serializer).map_err(|e| PayloadError::Encode { cause: e.to_string() })?;
+        let mut serializer = rmp_serde::Serializer::new(&mut bytes)
+            .with_struct_map()
+            .with_human_readable();
+        value
+            .serialize(&mut serializer)
+            .map_err(|e| PayloadError::Encode {
+                cause: e.to_string(),
+            })?;
         Ok(Self(bytes.into()))
     }
 
@@ -60,7 +65,13 @@ impl Payload {
         let body = match self.0.split_first() {
             Some((&CODEC_MESSAGEPACK, body)) => body,
             Some((&codec, _)) => return Err(PayloadError::Codec { codec }),
-            None => return Err(PayloadError::Decode { len: 0, wanted, cause: "it is empty".to_owned() }),
+            None => {
+                return Err(PayloadError::Decode {
+                    len: 0,
+                    wanted,
+                    cause: "it is empty".to_owned(),
+                });
+            }
         };
         let mut decoder = rmp_serde::Deserializer::from_read_ref(body).with_human_readable();
         T::deserialize(&mut decoder).map_err(|e| PayloadError::Decode {

@@ -50,17 +50,27 @@ fn ms(span: Duration) -> u64 {
 impl Retry {
     /// No retry: the first failure is final.
     pub fn never() -> Self {
-        Self { retries: 0, ..Self::default() }
+        Self {
+            retries: 0,
+            ..Self::default()
+        }
     }
 
     /// Waits `first`, twice that, four times that, …; 5 retries.
     pub fn exponential(first: Duration) -> Self {
-        Self { backoff_min_ms: ms(first), ..Self::default() }
+        Self {
+            backoff_min_ms: ms(first),
+            ..Self::default()
+        }
     }
 
     /// Waits `every` each time; 5 retries.
     pub fn fixed(every: Duration) -> Self {
-        Self { backoff_min_ms: ms(every), factor_percent: 100, ..Self::default() }
+        Self {
+            backoff_min_ms: ms(every),
+            factor_percent: 100,
+            ..Self::default()
+        }
     }
 
     /// Sets the number of retries after the first attempt.
@@ -72,19 +82,28 @@ impl Retry {
     /// Sets the longest wait.
     #[must_use]
     pub fn cap(self, backoff_max: Duration) -> Self {
-        Self { backoff_max_ms: ms(backoff_max), ..self }
+        Self {
+            backoff_max_ms: ms(backoff_max),
+            ..self
+        }
     }
 
     /// Sets how much shorter or longer a wait may be; 100 at most.
     #[must_use]
     pub fn jitter(self, percent: u32) -> Self {
-        Self { jitter_percent: percent.min(100), ..self }
+        Self {
+            jitter_percent: percent.min(100),
+            ..self
+        }
     }
 
     /// Sets the time after the first attempt from which on no retry is made.
     #[must_use]
     pub fn give_up_after(self, span: Duration) -> Self {
-        Self { give_up_after_ms: ms(span), ..self }
+        Self {
+            give_up_after_ms: ms(span),
+            ..self
+        }
     }
 
     /// The wait after attempt number `attempt` (the first is 1) has failed, without jitter.
@@ -144,9 +163,14 @@ mod tests {
 
     #[test]
     fn default_waits_are_the_documented_list() {
-        let waits: Vec<u64> = (1..=5).map(|a| Retry::default().backoff(a).as_secs()).collect();
+        let waits: Vec<u64> = (1..=5)
+            .map(|a| Retry::default().backoff(a).as_secs())
+            .collect();
         assert_eq!(waits, [2, 4, 8, 16, 32]);
-        assert_eq!(Retry::default().retries(20).backoff(15), Duration::from_secs(300));
+        assert_eq!(
+            Retry::default().retries(20).backoff(15),
+            Duration::from_secs(300)
+        );
     }
 
     #[test]
@@ -154,7 +178,10 @@ mod tests {
         let retry = Retry::default();
         for step in 0..500 {
             let wait = retry.backoff_jittered(RunId(7), StepNo(step), 1);
-            assert!((1_600..=2_400).contains(&(wait.as_millis() as u64)), "{wait:?}");
+            assert!(
+                (1_600..=2_400).contains(&(wait.as_millis() as u64)),
+                "{wait:?}"
+            );
             assert_eq!(wait, retry.backoff_jittered(RunId(7), StepNo(step), 1));
         }
     }
@@ -163,15 +190,28 @@ mod tests {
     fn retry_after_uses_up_no_retry_but_is_bounded() {
         let retry = Retry::default();
         let limited = Failure::retry_after(Duration::from_secs(30), "slow down");
-        let at = retry.next(&limited, (RunId(1), StepNo(0)), (9, 0), (Time(1_000), Time(1_000)));
+        let at = retry.next(
+            &limited,
+            (RunId(1), StepNo(0)),
+            (9, 0),
+            (Time(1_000), Time(1_000)),
+        );
         assert_eq!(at, Some(Time(31_000)));
         let late = Time(1_000 + 86_400_000);
-        assert_eq!(retry.next(&limited, (RunId(1), StepNo(0)), (9, 0), (late, Time(1_000))), None);
+        assert_eq!(
+            retry.next(&limited, (RunId(1), StepNo(0)), (9, 0), (late, Time(1_000))),
+            None
+        );
     }
 
     #[test]
     fn terminal_failures_are_final() {
-        let next = Retry::default().next(&Failure::terminal("no"), (RunId(1), StepNo(0)), (1, 1), (Time(0), Time(0)));
+        let next = Retry::default().next(
+            &Failure::terminal("no"),
+            (RunId(1), StepNo(0)),
+            (1, 1),
+            (Time(0), Time(0)),
+        );
         assert_eq!(next, None);
     }
 
@@ -179,7 +219,11 @@ mod tests {
     fn five_retries_make_six_attempts() {
         let retry = Retry::default();
         let failed = Failure::retryable("no");
-        let attempts = (1..=10).take_while(|&a| retry.next(&failed, (RunId(1), StepNo(0)), (a, a), (Time(0), Time(0))).is_some());
+        let attempts = (1..=10).take_while(|&a| {
+            retry
+                .next(&failed, (RunId(1), StepNo(0)), (a, a), (Time(0), Time(0)))
+                .is_some()
+        });
         assert_eq!(attempts.count(), 5);
     }
 }

@@ -80,7 +80,10 @@ impl std::fmt::Display for RunState {
 
 impl From<RunState> for u8 {
     fn from(state: RunState) -> Self {
-        1 + RunState::ALL.iter().position(|&s| s == state).map_or(0, |i| i as Self)
+        1 + RunState::ALL
+            .iter()
+            .position(|&s| s == state)
+            .map_or(0, |i| i as Self)
     }
 }
 
@@ -89,7 +92,10 @@ impl TryFrom<u8> for RunState {
 
     fn try_from(number: u8) -> Result<Self, String> {
         let index = usize::from(number).wrapping_sub(1);
-        Self::ALL.get(index).copied().ok_or_else(|| format!("run state {number} is not known to this version"))
+        Self::ALL
+            .get(index)
+            .copied()
+            .ok_or_else(|| format!("run state {number} is not known to this version"))
     }
 }
 
@@ -200,6 +206,9 @@ pub struct Stats {
 impl Stats {
     /// Runs in one state.
     pub fn runs_in(&self, state: RunState) -> u64 {
-        self.runs.get(usize::from(u8::from(state)) - 1).copied().unwrap_or(0)
+        self.runs
+            .get(usize::from(u8::from(state)) - 1)
+            .copied()
+            .unwrap_or(0)
     }
 }

@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 ///
 /// Engine time follows the machine's monotonic clock, is slewed to its wall clock, and never goes backwards, not
 /// even across restarts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct Time(pub u64);
 
@@ -47,7 +49,13 @@ impl std::fmt::Display for Time {
         let month = if mp < 10 { mp + 3 } else { mp - 9 };
         let year = yoe + era * 400 + i64::from(month <= 2);
         let (s, ms) = (ms / 1_000, ms % 1_000);
-        write!(f, "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{ms:03}Z", s / 3_600, s / 60 % 60, s % 60)
+        write!(
+            f,
+            "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{ms:03}Z",
+            s / 3_600,
+            s / 60 % 60,
+            s % 60
+        )
     }
 }
 
@@ -58,7 +66,10 @@ mod tests {
     #[test]
     fn prints_as_rfc_3339() {
         assert_eq!(Time(0).to_string(), "1970-01-01T00:00:00.000Z");
-        assert_eq!(Time(1_709_210_096_789).to_string(), "2024-02-29T12:34:56.789Z");
+        assert_eq!(
+            Time(1_709_210_096_789).to_string(),
+            "2024-02-29T12:34:56.789Z"
+        );
     }
 
     #[test]

@@ -76,7 +76,11 @@ impl Command {
 
     /// Where in the code it was asked for.
     pub(crate) fn place(&self, version: u32) -> Place {
-        Place { name: self.name.to_string(), at: at(self.location), version }
+        Place {
+            name: self.name.to_string(),
+            at: at(self.location),
+            version,
+        }
     }
 
     /// Remembers whom to wake.
@@ -99,6 +103,10 @@ impl Command {
 
 /// `order.rs:41`.
 pub(crate) fn at(location: &Location<'_>) -> String {
-    let file = location.file().rsplit(['/', '\\']).next().unwrap_or_default();
+    let file = location
+        .file()
+        .rsplit(['/', '\\'])
+        .next()
+        .unwrap_or_default();
     format!("{file}:{}", location.line())
 }

@@ -36,7 +36,12 @@ pub(crate) struct History {
 
 impl History {
     pub(crate) fn new(id: RunId) -> Self {
-        Self { next: 0, waiting: VecDeque::new(), early: BTreeMap::new(), chain: Some(chain::root(id)) }
+        Self {
+            next: 0,
+            waiting: VecDeque::new(),
+            early: BTreeMap::new(),
+            chain: Some(chain::root(id)),
+        }
     }
 
     /// How many entries are known without a gap.
@@ -116,7 +121,9 @@ impl History {
 
 /// Reads a stored entry whose predecessor's chain is not known, and trusts its own.
 fn adopt(stored: &[u8]) -> Result<(Entry, u64), Undecodable> {
-    let (entry, chain) = stored.split_last_chunk::<CHAIN_BYTES>().ok_or(Undecodable::Empty)?;
+    let (entry, chain) = stored
+        .split_last_chunk::<CHAIN_BYTES>()
+        .ok_or(Undecodable::Empty)?;
     Ok((Entry::decode(entry)?, u64::from_le_bytes(*chain)))
 }
 
@@ -128,7 +135,11 @@ mod tests {
     use crate::model::time::Time;
 
     fn fired(at: u64) -> Entry {
-        TimerFired { at: Time(at), number: StepNo(0) }.into()
+        TimerFired {
+            at: Time(at),
+            number: StepNo(0),
+        }
+        .into()
     }
 
     fn stored(count: u64) -> Vec<Bytes> {
@@ -142,10 +153,12 @@ mod tests {
     }
 
     fn drain(history: &mut History) -> Vec<u32> {
-        std::iter::from_fn(|| history.take()).map(|(index, entry)| {
-            assert_eq!(entry, fired(u64::from(index)));
-            index
-        }).collect()
+        std::iter::from_fn(|| history.take())
+            .map(|(index, entry)| {
+                assert_eq!(entry, fired(u64::from(index)));
+                index
+            })
+            .collect()
     }
 
     // W1: the network may repeat a frame, and a live entry may overtake the last page of a long journal.
@@ -168,7 +181,13 @@ mod tests {
         entries.remove(1);
         let unreadable = History::new(RunId(7)).stored(0, entries).unwrap_err();
         assert_eq!(unreadable.index, 1);
-        assert_eq!(History::new(RunId(8)).stored(0, stored(1)).unwrap_err().index, 0);
+        assert_eq!(
+            History::new(RunId(8))
+                .stored(0, stored(1))
+                .unwrap_err()
+                .index,
+            0
+        );
     }
 
     #[test]

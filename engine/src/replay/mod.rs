@@ -30,7 +30,7 @@ pub(crate) mod history;
 pub(crate) mod mismatch;
 pub(crate) mod report;
 pub(crate) mod shared;
-pub(crate) mod turn;
-pub(crate) mod world;
 #[cfg(test)]
 mod tests;
+pub(crate) mod turn;
+pub(crate) mod world;

@@ -7,8 +7,8 @@ use crate::model::payload::Payload;
 use crate::model::retry::Retry;
 use crate::model::time::Time;
 use crate::wire::message::{
-    AttemptFailedReport, Message, StepCompletedReport, TimerRequested, TurnCompleted, TurnFailed, TurnMismatched,
-    TurnSuspended,
+    AttemptFailedReport, Message, StepCompletedReport, TimerRequested, TurnCompleted, TurnFailed,
+    TurnMismatched, TurnSuspended,
 };
 
 use super::mismatch::Mismatch;
@@ -16,25 +16,59 @@ use super::mismatch::Mismatch;
 /// A report without the token it is made under, which may change before it is answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Report {
-    StepCompleted { number: u32, place: Place, attempt: u32, output: Payload },
-    AttemptFailed { number: u32, place: Place, attempt: u32, failure: Failure, retry: Retry },
-    TimerRequested { number: u32, place: Place, delay_ms: u64 },
-    Suspended { seen: u32, wakes_at: Time },
-    Completed { output: Payload },
-    Failed { failure: Failure, whole: bool },
+    StepCompleted {
+        number: u32,
+        place: Place,
+        attempt: u32,
+        output: Payload,
+    },
+    AttemptFailed {
+        number: u32,
+        place: Place,
+        attempt: u32,
+        failure: Failure,
+        retry: Retry,
+    },
+    TimerRequested {
+        number: u32,
+        place: Place,
+        delay_ms: u64,
+    },
+    Suspended {
+        seen: u32,
+        wakes_at: Time,
+    },
+    Completed {
+        output: Payload,
+    },
+    Failed {
+        failure: Failure,
+        whole: bool,
+    },
     Mismatched(Mismatch),
 }
 
 impl Report {
     /// Whether the turn is over with it.
     pub(crate) fn ends_turn(&self) -> bool {
-        !matches!(self, Self::StepCompleted { .. } | Self::AttemptFailed { .. } | Self::TimerRequested { .. })
+        !matches!(
+            self,
+            Self::StepCompleted { .. } | Self::AttemptFailed { .. } | Self::TimerRequested { .. }
+        )
     }
 
     /// Whether `entry` is the engine's answer to it.
     pub(crate) fn is_answered_by(&self, entry: &Entry) -> bool {
         match (self, entry) {
-            (Self::StepCompleted { number, attempt, .. } | Self::AttemptFailed { number, attempt, .. }, entry) => {
+            (
+                Self::StepCompleted {
+                    number, attempt, ..
+                }
+                | Self::AttemptFailed {
+                    number, attempt, ..
+                },
+                entry,
+            ) => {
                 let (about, answered) = match entry {
                     Entry::StepCompleted(e) => (e.number, u32::MAX),
                     Entry::StepFailed(e) => (e.number, u32::MAX),
@@ -52,21 +86,75 @@ impl Report {
     /// The frame that tells it.
     pub(crate) fn message(&self, run: RunNo, token: Token) -> Message {
         match self.clone() {
-            Self::StepCompleted { number, place, attempt, output } => {
-                StepCompletedReport { run, token, number: StepNo(number), place, attempt, output }.into()
+            Self::StepCompleted {
+                number,
+                place,
+                attempt,
+                output,
+            } => StepCompletedReport {
+                run,
+                token,
+                number: StepNo(number),
+                place,
+                attempt,
+                output,
             }
-            Self::AttemptFailed { number, place, attempt, failure, retry } => {
-                AttemptFailedReport { run, token, number: StepNo(number), place, attempt, failure, retry }.into()
+            .into(),
+            Self::AttemptFailed {
+                number,
+                place,
+                attempt,
+                failure,
+                retry,
+            } => AttemptFailedReport {
+                run,
+                token,
+                number: StepNo(number),
+                place,
+                attempt,
+                failure,
+                retry,
             }
-            Self::TimerRequested { number, place, delay_ms } => {
-                TimerRequested { run, token, number: StepNo(number), place, delay_ms }.into()
+            .into(),
+            Self::TimerRequested {
+                number,
+                place,
+                delay_ms,
+            } => TimerRequested {
+                run,
+                token,
+                number: StepNo(number),
+                place,
+                delay_ms,
             }
-            Self::Suspended { seen, wakes_at } => TurnSuspended { run, token, seen, wakes_at }.into(),
+            .into(),
+            Self::Suspended { seen, wakes_at } => TurnSuspended {
+                run,
+                token,
+                seen,
+                wakes_at,
+            }
+            .into(),
             Self::Completed { output } => TurnCompleted { run, token, output }.into(),
-            Self::Failed { failure, whole } => TurnFailed { run, token, failure, whole }.into(),
-            Self::Mismatched(Mismatch { index, journal_holds, code_asked }) => {
-                TurnMismatched { run, token, index, journal_holds, code_asked }.into()
+            Self::Failed { failure, whole } => TurnFailed {
+                run,
+                token,
+                failure,
+                whole,
             }
+            .into(),
+            Self::Mismatched(Mismatch {
+                index,
+                journal_holds,
+                code_asked,
+            }) => TurnMismatched {
+                run,
+                token,
+                index,
+                journal_holds,
+                code_asked,
+            }
+            .into(),
         }
     }
 }
@@ -107,7 +195,12 @@ impl Outstanding {
     }
 
     /// Sends what has not been sent under `token` (W6), until `send` says no.
-    pub(crate) fn flush(&mut self, run: RunNo, token: Token, mut send: impl FnMut(Message) -> bool) {
+    pub(crate) fn flush(
+        &mut self,
+        run: RunNo,
+        token: Token,
+        mut send: impl FnMut(Message) -> bool,
+    ) {
         for (report, sent) in &mut self.0 {
             if *sent != Some(token) {
                 if !send(report.message(run, token)) {

@@ -84,7 +84,12 @@ struct State {
 }
 
 impl Shared {
-    pub(crate) fn new(started: Started, whole_attempt: u32, version: u32, world: Arc<World>) -> Self {
+    pub(crate) fn new(
+        started: Started,
+        whole_attempt: u32,
+        version: u32,
+        world: Arc<World>,
+    ) -> Self {
         let state = State {
             now: started.at,
             asked: 0,
@@ -98,7 +103,14 @@ impl Shared {
             halt: None,
             turn: None,
         };
-        Self { started, whole_attempt, version, world, state: Mutex::new(state), in_body: AtomicBool::new(false) }
+        Self {
+            started,
+            whole_attempt,
+            version,
+            world,
+            state: Mutex::new(state),
+            in_body: AtomicBool::new(false),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -174,7 +186,9 @@ impl Shared {
     pub(crate) fn poll_step(&self, number: u32, waker: &Waker) -> Verdict {
         let mut state = self.state();
         let may_move = state.live && state.halt.is_none();
-        let Some(command) = state.commands.get_mut(&number) else { return Verdict::Wait };
+        let Some(command) = state.commands.get_mut(&number) else {
+            return Verdict::Wait;
+        };
         command.polled = true;
         if let Some(resolution) = command.resolution.take() {
             state.commands.remove(&number);
@@ -205,10 +219,17 @@ impl Shared {
     }
 
     /// What a timer that is polled answers.
-    pub(crate) fn poll_timer(&self, number: u32, span: Duration, waker: &Waker) -> Poll<Result<(), Failure>> {
+    pub(crate) fn poll_timer(
+        &self,
+        number: u32,
+        span: Duration,
+        waker: &Waker,
+    ) -> Poll<Result<(), Failure>> {
         let mut state = self.state();
         let may_move = state.live && state.halt.is_none();
-        let Some(command) = state.commands.get_mut(&number) else { return Poll::Pending };
+        let Some(command) = state.commands.get_mut(&number) else {
+            return Poll::Pending;
+        };
         command.polled = true;
         if let Some(resolution) = command.resolution.take() {
             state.commands.remove(&number);
@@ -222,7 +243,11 @@ impl Shared {
             command.stage = Stage::Reported;
             let delay_ms = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
             let place = command.place(self.version);
-            state.outbox.push(Report::TimerRequested { number, place, delay_ms });
+            state.outbox.push(Report::TimerRequested {
+                number,
+                place,
+                delay_ms,
+            });
         }
         Poll::Pending
     }
@@ -230,13 +255,26 @@ impl Shared {
     /// A body has ended; its outcome goes to the engine and comes back as an entry (W4).
     pub(crate) fn body_ended(&self, number: u32, ended: Result<Payload, Failure>, retry: Retry) {
         let mut state = self.state();
-        let Some(command) = state.commands.get_mut(&number) else { return };
+        let Some(command) = state.commands.get_mut(&number) else {
+            return;
+        };
         command.stage = Stage::Reported;
         let (place, attempt) = (command.place(self.version), command.attempts + 1);
         state.bodies -= 1;
         let report = match ended {
-            Ok(output) => Report::StepCompleted { number, place, attempt, output },
-            Err(failure) => Report::AttemptFailed { number, place, attempt, failure, retry },
+            Ok(output) => Report::StepCompleted {
+                number,
+                place,
+                attempt,
+                output,
+            },
+            Err(failure) => Report::AttemptFailed {
+                number,
+                place,
+                attempt,
+                failure,
+                retry,
+            },
         };
         state.outbox.push(report);
     }
@@ -255,7 +293,9 @@ impl Shared {
     pub(crate) fn does_not_decode(&self, number: u32, index: u32, error: &PayloadError) {
         let mismatch = Mismatch {
             index,
-            journal_holds: format!("the output of command {number}, which the code's type does not fit"),
+            journal_holds: format!(
+                "the output of command {number}, which the code's type does not fit"
+            ),
             code_asked: error.to_string(),
         };
         self.state().halt(Halt::Mismatch(mismatch));
@@ -286,14 +326,21 @@ impl Shared {
         let (number, kind, place) = match entry {
             Entry::StepCompleted(e) => (e.number, CommandKind::Step, &mut e.place),
             Entry::StepFailed(e) => (e.number, CommandKind::Step, &mut e.place),
-            Entry::AttemptFailed(e) if e.number != StepNo::WHOLE => (e.number, CommandKind::Step, &mut e.place),
+            Entry::AttemptFailed(e) if e.number != StepNo::WHOLE => {
+                (e.number, CommandKind::Step, &mut e.place)
+            }
             Entry::TimerArmed(e) => (e.number, CommandKind::Timer, &mut e.place),
             _ => return,
         };
         let mut state = self.state();
         if number.0 >= state.asked {
             let place = std::mem::take(place);
-            state.records.entry(number.0).or_insert(Record { index, kind, span, place });
+            state.records.entry(number.0).or_insert(Record {
+                index,
+                kind,
+                span,
+                place,
+            });
         }
     }
 
@@ -305,7 +352,11 @@ impl Shared {
             && number.0 >= state.asked
         {
             let code_asked = state.waits_text(self.version);
-            return Err(Mismatch { index, journal_holds: state.holds_text(number), code_asked });
+            return Err(Mismatch {
+                index,
+                journal_holds: state.holds_text(number),
+                code_asked,
+            });
         }
         let (resolves, at) = (entry.resolves(), entry.at());
         if resolves {
@@ -364,7 +415,11 @@ impl Shared {
             return Waits::Soon;
         }
         let mut first = Waits::Foreign;
-        for command in state.commands.values().filter(|c| c.polled && c.resolution.is_none()) {
+        for command in state
+            .commands
+            .values()
+            .filter(|c| c.polled && c.resolution.is_none())
+        {
             let at = match (command.stage, command.wakes_at) {
                 (Stage::Armed | Stage::Asked, Some(at)) => at,
                 _ => return Waits::Soon,
@@ -386,11 +441,24 @@ impl State {
 
     fn pass(&mut self, index: u32, entry: Entry) -> Result<(), Mismatch> {
         match entry {
-            Entry::StepCompleted(e) => {
-                self.resolve(e.number, index, CommandKind::Step, Resolution::Completed { index, output: e.output })
+            Entry::StepCompleted(e) => self.resolve(
+                e.number,
+                index,
+                CommandKind::Step,
+                Resolution::Completed {
+                    index,
+                    output: e.output,
+                },
+            ),
+            Entry::StepFailed(e) => self.resolve(
+                e.number,
+                index,
+                CommandKind::Step,
+                Resolution::Failed(e.failure),
+            ),
+            Entry::TimerFired(e) => {
+                self.resolve(e.number, index, CommandKind::Timer, Resolution::Fired)
             }
-            Entry::StepFailed(e) => self.resolve(e.number, index, CommandKind::Step, Resolution::Failed(e.failure)),
-            Entry::TimerFired(e) => self.resolve(e.number, index, CommandKind::Timer, Resolution::Fired),
             Entry::CancelRequested(e) => {
                 self.cancel(&e.reason);
                 Ok(())
@@ -412,7 +480,9 @@ impl State {
                 }
                 Ok(())
             }
-            Entry::Started(_) | Entry::Completed(_) | Entry::Died(_) | Entry::Cancelled(_) => Ok(()),
+            Entry::Started(_) | Entry::Completed(_) | Entry::Died(_) | Entry::Cancelled(_) => {
+                Ok(())
+            }
         }
     }
 
@@ -424,10 +494,16 @@ impl State {
         resolution: Resolution,
     ) -> Result<(), Mismatch> {
         // Not there: its future was dropped, or the run was cancelled before. Resolved: cancelled, and not yet noticed.
-        let Some(command) = self.commands.get_mut(&number.0) else { return Ok(()) };
+        let Some(command) = self.commands.get_mut(&number.0) else {
+            return Ok(());
+        };
         if command.kind != kind {
             let code_asked = format!("{} {number}", command.kind);
-            return Err(Mismatch { index, journal_holds: format!("the outcome of {kind} {number}"), code_asked });
+            return Err(Mismatch {
+                index,
+                journal_holds: format!("the outcome of {kind} {number}"),
+                code_asked,
+            });
         }
         if command.resolution.is_none() {
             self.bodies -= u32::from(command.stage == Stage::Running);
@@ -441,7 +517,11 @@ impl State {
     /// All that is pending answers with a cancelled failure.
     fn cancel(&mut self, reason: &str) {
         self.cancelled = true;
-        for command in self.commands.values_mut().filter(|c| c.resolution.is_none()) {
+        for command in self
+            .commands
+            .values_mut()
+            .filter(|c| c.resolution.is_none())
+        {
             self.bodies -= u32::from(command.stage == Stage::Running);
             command.stage = Stage::Reported;
             command.resolution = Some(Resolution::Failed(Failure::cancelled(reason)));
@@ -463,7 +543,10 @@ impl State {
     }
 
     fn waits_text(&self, version: u32) -> String {
-        let first = self.commands.values().find(|c| c.polled && c.resolution.is_none());
+        let first = self
+            .commands
+            .values()
+            .find(|c| c.polled && c.resolution.is_none());
         match first {
             Some(command) => {
                 let text = command_text(command.kind, Some(command.span), &command.place(version));

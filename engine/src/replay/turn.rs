@@ -96,7 +96,13 @@ impl Turn {
     pub(crate) fn is_idle(&self) -> bool {
         match self.phase {
             Phase::Loading => true,
-            Phase::Running => self.outstanding.is_empty() && self.function.as_ref().is_none_or(|f| f.shared.bodies() == 0),
+            Phase::Running => {
+                self.outstanding.is_empty()
+                    && self
+                        .function
+                        .as_ref()
+                        .is_none_or(|f| f.shared.bodies() == 0)
+            }
             _ => false,
         }
     }
@@ -111,7 +117,9 @@ impl Turn {
     pub(crate) fn told(&mut self, index: u32, entry: &[u8]) {
         let added = match Entry::decode(entry) {
             Ok(entry) => {
-                self.world.engine_time.heard(entry.at(), self.world.clock.mono());
+                self.world
+                    .engine_time
+                    .heard(entry.at(), self.world.clock.mono());
                 self.history.told(index, entry)
             }
             Err(cause) => Err(Unreadable { index, cause }),
@@ -132,12 +140,20 @@ impl Turn {
     /// The engine refused what was reported about a command ([`StepNo::WHOLE`]: about the turn's end).
     pub(crate) fn refused(&mut self, number: StepNo, reason: &Refusal) {
         match reason {
-            Refusal::JournalFull(_) | Refusal::Poisoned(_) | Refusal::Damaged(_) | Refusal::StaleToken(_) => self.stop(),
-            Refusal::PayloadTooLarge(_) => self.too_large(number, Failure::terminal(reason).class("payload")),
+            Refusal::JournalFull(_)
+            | Refusal::Poisoned(_)
+            | Refusal::Damaged(_)
+            | Refusal::StaleToken(_) => self.stop(),
+            Refusal::PayloadTooLarge(_) => {
+                self.too_large(number, Failure::terminal(reason).class("payload"))
+            }
             _ => {
                 self.outstanding.withdraw_step(number.0);
                 self.outstanding.withdraw_end();
-                self.end(Report::Failed { failure: Failure::terminal(reason).class("refused"), whole: false });
+                self.end(Report::Failed {
+                    failure: Failure::terminal(reason).class("refused"),
+                    whole: false,
+                });
             }
         }
     }
@@ -202,19 +218,33 @@ impl Turn {
         }
         self.noted = self.history.seen();
         if let Err(Unreadable { index, cause }) = added
-            && matches!(self.phase, Phase::Loading | Phase::Running | Phase::Suspending)
+            && matches!(
+                self.phase,
+                Phase::Loading | Phase::Running | Phase::Suspending
+            )
         {
             self.outstanding.withdraw_end();
             let code_asked = "nothing: the entry cannot be read".to_owned();
-            self.mismatched(Mismatch { index, journal_holds: cause.to_string(), code_asked });
+            self.mismatched(Mismatch {
+                index,
+                journal_holds: cause.to_string(),
+                code_asked,
+            });
         }
     }
 
     /// The journal is here: calls the function.
     fn begin(&mut self) {
         let Some((_, Entry::Started(mut started))) = self.history.take() else {
-            let (journal_holds, code_asked) = ("something else than the start of a run".to_owned(), "its input".to_owned());
-            return self.mismatched(Mismatch { index: 0, journal_holds, code_asked });
+            let (journal_holds, code_asked) = (
+                "something else than the start of a run".to_owned(),
+                "its input".to_owned(),
+            );
+            return self.mismatched(Mismatch {
+                index: 0,
+                journal_holds,
+                code_asked,
+            });
         };
         let Some(code) = self.world.registry.get(&started.workflow).cloned() else {
             self.phase = Phase::Unknown(started.workflow);
@@ -222,29 +252,53 @@ impl Turn {
         };
         count(&self.world.counts.turns);
         let input = std::mem::take(&mut started.input);
-        let failed_whole = |entry: &Entry| matches!(entry, Entry::AttemptFailed(e) if e.number == StepNo::WHOLE);
-        let whole_attempt = 1 + self.history.waiting().filter(|(_, entry)| failed_whole(entry)).count() as u32;
-        let shared = Arc::new(Shared::new(started, whole_attempt, code.version, self.world.clone()));
+        let failed_whole =
+            |entry: &Entry| matches!(entry, Entry::AttemptFailed(e) if e.number == StepNo::WHOLE);
+        let whole_attempt = 1 + self
+            .history
+            .waiting()
+            .filter(|(_, entry)| failed_whole(entry))
+            .count() as u32;
+        let shared = Arc::new(Shared::new(
+            started,
+            whole_attempt,
+            code.version,
+            self.world.clone(),
+        ));
         for index in self.history.next()..self.history.seen() {
             if let Some(entry) = self.history.get_mut(index) {
                 shared.record(index, entry);
             }
         }
-        let begun = catch_unwind(AssertUnwindSafe(|| (code.begin)(Ctx::new(shared.clone()), &input)));
+        let begun = catch_unwind(AssertUnwindSafe(|| {
+            (code.begin)(Ctx::new(shared.clone()), &input)
+        }));
         match begun {
             Ok(Ok(future)) => {
-                self.function = Some(Function { shared, future, polled: false });
+                self.function = Some(Function {
+                    shared,
+                    future,
+                    polled: false,
+                });
                 self.phase = Phase::Running;
             }
-            Ok(Err(failure)) => self.end(Report::Failed { failure, whole: true }),
-            Err(panic) => self.end(Report::Failed { failure: panicked(panic.as_ref()), whole: true }),
+            Ok(Err(failure)) => self.end(Report::Failed {
+                failure,
+                whole: true,
+            }),
+            Err(panic) => self.end(Report::Failed {
+                failure: panicked(panic.as_ref()),
+                whole: true,
+            }),
         }
     }
 
     /// Looks at entries in order up to one that resolves (W2), or goes live (W3). Tells whether a poll can tell the
     /// difference.
     fn advance(&mut self) -> Result<bool, Mismatch> {
-        let Some(function) = self.function.as_ref().filter(|f| f.polled) else { return Ok(false) };
+        let Some(function) = self.function.as_ref().filter(|f| f.polled) else {
+            return Ok(false);
+        };
         while let Some((index, entry)) = self.history.take() {
             if function.shared.pass(index, entry)? {
                 return Ok(true);
@@ -255,7 +309,9 @@ impl Turn {
 
     /// Polls the function once.
     fn poll_function(&mut self, cx: &mut Context<'_>, resolved: bool) {
-        let Some(function) = &mut self.function else { return };
+        let Some(function) = &mut self.function else {
+            return;
+        };
         // A poll that follows a resolution must not be skipped by a tokio primitive whose task has used up its budget:
         // the next resolution would come before this one was noticed.
         let unconstrained = resolved || !function.polled;
@@ -278,10 +334,16 @@ impl Turn {
         let (halt, whole) = (function.shared.take_halt(), function.shared.asked() == 0);
         match (halt, polled) {
             (Some(Halt::Mismatch(mismatch)), _) => self.mismatched(mismatch),
-            (Some(Halt::Failure(failure)), _) => self.end(Report::Failed { failure, whole: false }),
+            (Some(Halt::Failure(failure)), _) => self.end(Report::Failed {
+                failure,
+                whole: false,
+            }),
             (None, Ok(Poll::Pending)) => {}
             (None, Ok(Poll::Ready(returned))) => self.returned(returned, whole),
-            (None, Err(panic)) => self.end(Report::Failed { failure: panicked(panic.as_ref()), whole }),
+            (None, Err(panic)) => self.end(Report::Failed {
+                failure: panicked(panic.as_ref()),
+                whole,
+            }),
         }
     }
 
@@ -290,14 +352,21 @@ impl Turn {
         if let Some(function) = &self.function {
             let asked = function.shared.asked();
             let foreign = |number: &StepNo| *number != StepNo::WHOLE && number.0 >= asked;
-            let unread = self.history.waiting().find_map(|(i, e)| Some((i, e.number().filter(foreign)?)));
+            let unread = self
+                .history
+                .waiting()
+                .find_map(|(i, e)| Some((i, e.number().filter(foreign)?)));
             if let Some((index, number)) = unread {
                 let code_asked = match &returned {
                     Ok(_) => "nothing: it returned".to_owned(),
                     Err(failure) => format!("nothing: it failed with {failure:?}"),
                 };
                 let journal_holds = function.shared.holds_text(number);
-                return self.mismatched(Mismatch { index, journal_holds, code_asked });
+                return self.mismatched(Mismatch {
+                    index,
+                    journal_holds,
+                    code_asked,
+                });
             }
         }
         match returned {
@@ -308,14 +377,19 @@ impl Turn {
 
     /// Suspends the run if all it waits for is a moment away or more, and nothing is under way.
     fn suspend_if_it_only_waits(&mut self) {
-        let Some(function) = &self.function else { return };
+        let Some(function) = &self.function else {
+            return;
+        };
         if !self.outstanding.is_empty() || self.history.seen() < self.count {
             return;
         }
         match function.shared.waits() {
             Waits::Until(at) if at > self.world.engine_now().after(MOMENT) => {
                 count(&self.world.counts.suspended);
-                self.end(Report::Suspended { seen: self.history.seen(), wakes_at: at });
+                self.end(Report::Suspended {
+                    seen: self.history.seen(),
+                    wakes_at: at,
+                });
                 self.phase = Phase::Suspending;
             }
             Waits::Foreign if !self.warned => {
@@ -332,14 +406,33 @@ impl Turn {
     fn too_large(&mut self, number: StepNo, failure: Failure) {
         match self.outstanding.withdraw_step(number.0) {
             Some(
-                Report::StepCompleted { number, place, attempt, .. }
-                | Report::AttemptFailed { number, place, attempt, .. },
+                Report::StepCompleted {
+                    number,
+                    place,
+                    attempt,
+                    ..
+                }
+                | Report::AttemptFailed {
+                    number,
+                    place,
+                    attempt,
+                    ..
+                },
             ) => {
                 let retry = Retry::never();
-                self.outstanding.push(Report::AttemptFailed { number, place, attempt, failure, retry });
+                self.outstanding.push(Report::AttemptFailed {
+                    number,
+                    place,
+                    attempt,
+                    failure,
+                    retry,
+                });
             }
             _ if self.outstanding.withdraw_end().is_some() => {
-                self.end(Report::Failed { failure, whole: false });
+                self.end(Report::Failed {
+                    failure,
+                    whole: false,
+                });
             }
             _ => {}
         }

@@ -60,7 +60,10 @@ impl World {
     }
 
     pub(crate) fn set_payload_bytes_max(&self, bytes_max: u64) {
-        self.payload_bytes_max.store(usize::try_from(bytes_max).unwrap_or(usize::MAX), Ordering::Relaxed);
+        self.payload_bytes_max.store(
+            usize::try_from(bytes_max).unwrap_or(usize::MAX),
+            Ordering::Relaxed,
+        );
     }
 
     /// Engine time now, or a little earlier; never later.
@@ -90,7 +93,10 @@ impl Gate {
 
     /// Opens it until `mono`.
     pub(crate) fn open_until(&self, mono: Duration) {
-        self.open_until_ms.store(u64::try_from(mono.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.open_until_ms.store(
+            u64::try_from(mono.as_millis()).unwrap_or(u64::MAX),
+            Ordering::Relaxed,
+        );
     }
 
     /// Closes it for good.
@@ -111,7 +117,10 @@ impl EngineTime {
     /// The engine said `at`, which arrived at `mono`.
     pub(crate) fn heard(&self, at: Time, mono: Duration) {
         let (at, mono) = (i128::from(at.0), mono.as_millis() as i128 + 1);
-        self.ahead_ms.store(i64::try_from(at - mono).unwrap_or(i64::MAX), Ordering::Relaxed);
+        self.ahead_ms.store(
+            i64::try_from(at - mono).unwrap_or(i64::MAX),
+            Ordering::Relaxed,
+        );
     }
 
     pub(crate) fn at(&self, mono: Duration) -> Time {
@@ -157,7 +166,9 @@ mod tests {
         let gate = Gate::default();
         assert!(!gate.is_open(Duration::ZERO));
         gate.open_until(Duration::from_secs(6));
-        assert!(gate.is_open(Duration::from_millis(5_999)) && !gate.is_open(Duration::from_secs(6)));
+        assert!(
+            gate.is_open(Duration::from_millis(5_999)) && !gate.is_open(Duration::from_secs(6))
+        );
         gate.shut();
         gate.open_until(Duration::from_secs(60));
         assert!(!gate.is_open(Duration::ZERO));

@@ -38,15 +38,26 @@ const BYTES_MAX: usize = 1 << 20;
 /// What reaches the driver.
 pub(super) enum Event {
     /// A connection was opened.
-    Opened { session: SessionId, sender: LinkSender, from: String, closer: Closer },
+    Opened {
+        session: SessionId,
+        sender: LinkSender,
+        from: String,
+        closer: Closer,
+    },
     /// It said something.
-    Message { session: SessionId, message: Message },
+    Message {
+        session: SessionId,
+        message: Message,
+    },
     /// It is gone.
     Closed { session: SessionId },
     /// The committer has news.
     Store(Done),
     /// A question has its answer, to be released like any other effect.
-    Answer { session: SessionId, message: Message },
+    Answer {
+        session: SessionId,
+        message: Message,
+    },
     /// Close in peace.
     Close(oneshot::Sender<()>),
 }
@@ -67,8 +78,11 @@ impl DriverHandle {
     /// A handle and the inbox it leads to.
     pub(super) fn new() -> (Self, mpsc::UnboundedReceiver<Event>) {
         let (inbox, events) = mpsc::unbounded_channel();
-        let handle =
-            Self { inbox, depth: Arc::new(AtomicUsize::new(0)), next_session: Arc::new(AtomicU64::new(1)) };
+        let handle = Self {
+            inbox,
+            depth: Arc::new(AtomicUsize::new(0)),
+            next_session: Arc::new(AtomicU64::new(1)),
+        };
         (handle, events)
     }
 
@@ -172,13 +186,17 @@ impl Driver {
             tracing::error!(%cause, "the engine stops: nothing more is acknowledged");
         }
         for connection in driver.connections.values() {
-            let _ = connection.sender.send(Closing { reason: reason.clone() });
+            let _ = connection.sender.send(Closing {
+                reason: reason.clone(),
+            });
         }
         let closing = driver.closing.take();
         driver.inbox.close();
         drop(driver);
         let _ = gone.await; // the store is closed once both are gone
-        let _ = ended.send(Some(outcome.map_or_else(Ended::Poisoned, |()| Ended::Closed)));
+        let _ = ended.send(Some(
+            outcome.map_or_else(Ended::Poisoned, |()| Ended::Closed),
+        ));
         if let Some(closing) = closing {
             let _ = closing.send(());
         }
@@ -226,7 +244,10 @@ impl Driver {
     }
 
     fn reading(&self) -> Reading {
-        Reading { mono: self.env.clock.mono(), wall: self.env.clock.wall() }
+        Reading {
+            mono: self.env.clock.mono(),
+            wall: self.env.clock.wall(),
+        }
     }
 
     fn handle(&mut self, input: Input) {
@@ -236,16 +257,29 @@ impl Driver {
 
     async fn event(&mut self, event: Event) -> Result<(), String> {
         match event {
-            Event::Opened { session, sender, from, closer } => {
+            Event::Opened {
+                session,
+                sender,
+                from,
+                closer,
+            } => {
                 tracing::debug!(%session, from, "connected");
-                let connection = Connection { sender, closer, from, greeted: false };
+                let connection = Connection {
+                    sender,
+                    closer,
+                    from,
+                    greeted: false,
+                };
                 self.connections.insert(session, connection);
             }
             Event::Message { session, message } => self.message(session, message),
             Event::Closed { session } => {
                 if let Some(connection) = self.connections.remove(&session) {
                     tracing::debug!(%session, from = connection.from, "connection closed");
-                    self.handle(Input::SessionClosed { session, goodbye: false });
+                    self.handle(Input::SessionClosed {
+                        session,
+                        goodbye: false,
+                    });
                 }
             }
             Event::Store(Done::Committed(receipt)) => {
@@ -262,7 +296,8 @@ impl Driver {
             Event::Answer { session, message } => {
                 // It may tell of what is submitted and not yet durable.
                 self.flush().await?;
-                self.answers.push_back((self.store.submitted(), session, message));
+                self.answers
+                    .push_back((self.store.submitted(), session, message));
                 self.release().await?;
             }
             Event::Close(done) => self.closing = Some(done),
@@ -271,14 +306,19 @@ impl Driver {
     }
 
     fn message(&mut self, session: SessionId, message: Message) {
-        let Some(connection) = self.connections.get_mut(&session) else { return };
+        let Some(connection) = self.connections.get_mut(&session) else {
+            return;
+        };
         match &message {
             Message::Hello(_) => connection.greeted = true,
             Message::Closing(closing) => {
                 tracing::debug!(%session, reason = closing.reason, "the peer says goodbye");
                 // It is gone with this: in the same process no socket will tell, and it waits for our end to close.
                 self.connections.remove(&session);
-                return self.handle(Input::SessionClosed { session, goodbye: true });
+                return self.handle(Input::SessionClosed {
+                    session,
+                    goodbye: true,
+                });
             }
             _ if !connection.greeted => {
                 let reason = "the first frame of a connection must be a hello".to_owned();
@@ -297,20 +337,31 @@ impl Driver {
                     let _ = handle.send(Event::Answer { session, message });
                 });
                 // The core hears that the peer lives.
-                self.handle(Input::Received { session, message: crate::wire::message::Heartbeat { beat: 0 }.into() });
+                self.handle(Input::Received {
+                    session,
+                    message: crate::wire::message::Heartbeat { beat: 0 }.into(),
+                });
             }
-            Err(message) => self.handle(Input::Received { session, message: *message }),
+            Err(message) => self.handle(Input::Received {
+                session,
+                message: *message,
+            }),
         }
     }
 
     fn close(&mut self, session: SessionId, reason: String) {
-        let Some(connection) = self.connections.remove(&session) else { return };
+        let Some(connection) = self.connections.remove(&session) else {
+            return;
+        };
         tracing::info!(%session, from = connection.from, reason, "connection closed by the engine");
         let _ = connection.sender.send(Closing { reason });
         if let Some(closer) = connection.closer {
             closer.abort();
         }
-        self.handle(Input::SessionClosed { session, goodbye: false });
+        self.handle(Input::SessionClosed {
+            session,
+            goodbye: false,
+        });
     }
 
     /// Submits what was collected, answers reads until there are none, and releases what is free already.
@@ -321,7 +372,9 @@ impl Driver {
                 break;
             }
             for read in reads {
-                let input = reading::answer(&*self.store, read).await.map_err(|e| unreadable(&e))?;
+                let input = reading::answer(&*self.store, read)
+                    .await
+                    .map_err(|e| unreadable(&e))?;
                 self.handle(input);
             }
         }
@@ -339,7 +392,11 @@ impl Driver {
             return self.ask_committer();
         }
         self.uncommitted = false;
-        let receipt = self.store.commit().await.map_err(|failure| failure.to_string())?;
+        let receipt = self
+            .store
+            .commit()
+            .await
+            .map_err(|failure| failure.to_string())?;
         self.uncommitted = !receipt.covers(self.store.submitted());
         self.receipt = Some(receipt);
         self.ask_committer()
@@ -348,7 +405,9 @@ impl Driver {
     fn ask_committer(&mut self) -> Result<(), String> {
         if std::mem::take(&mut self.uncommitted) {
             (self.committing, self.asked) = (true, self.store.submitted());
-            self.work.send(Work::Commit).map_err(|_| "the committer is gone".to_owned())?;
+            self.work
+                .send(Work::Commit)
+                .map_err(|_| "the committer is gone".to_owned())?;
         }
         Ok(())
     }
@@ -380,13 +439,17 @@ impl Driver {
             let gate = self.gate.front().map(|(seq, _)| *seq);
             let answer = self.answers.front().map(|(seq, ..)| *seq);
             // Effects and answers leave in the order of what they wait for.
-            if answer.is_some_and(|seq| durable(seq, &self.receipt) && gate.is_none_or(|gate| seq < gate)) {
+            if answer.is_some_and(|seq| {
+                durable(seq, &self.receipt) && gate.is_none_or(|gate| seq < gate)
+            }) {
                 if let Some((_, session, message)) = self.answers.pop_front() {
                     self.send(session, message);
                 }
                 continue;
             }
-            let Some((seq, withheld)) = self.gate.pop_front() else { return Ok(()) };
+            let Some((seq, withheld)) = self.gate.pop_front() else {
+                return Ok(());
+            };
             let released = match &self.receipt {
                 Some(receipt) => withheld.release(seq, receipt),
                 None => Err(withheld),
@@ -419,22 +482,62 @@ impl Driver {
     async fn effect(&mut self, effect: Effect) -> Result<(), String> {
         match effect {
             Effect::Send { session, message } => self.send(session, message),
-            Effect::HandOut { session, run, id, token, generation, count, first } => {
+            Effect::HandOut {
+                session,
+                run,
+                id,
+                token,
+                generation,
+                count,
+                first,
+            } => {
                 let first = match first {
                     Some(first) => vec![first],
                     None => self.page(generation, run, (0, count)).await?,
                 };
                 let sent = first.len() as u32;
-                self.send(session, HandOut { run, token, id, count, entries: first }.into());
-                self.ship((session, run, token), generation, (sent, count)).await?;
+                self.send(
+                    session,
+                    HandOut {
+                        run,
+                        token,
+                        id,
+                        count,
+                        entries: first,
+                    }
+                    .into(),
+                );
+                self.ship((session, run, token), generation, (sent, count))
+                    .await?;
             }
-            Effect::Regrant { session, run, old, token, generation, from, count } => {
-                self.send(session, Regranted { run, old, token, count }.into());
-                self.ship((session, run, token), generation, (from, count)).await?;
+            Effect::Regrant {
+                session,
+                run,
+                old,
+                token,
+                generation,
+                from,
+                count,
+            } => {
+                self.send(
+                    session,
+                    Regranted {
+                        run,
+                        old,
+                        token,
+                        count,
+                    }
+                    .into(),
+                );
+                self.ship((session, run, token), generation, (from, count))
+                    .await?;
             }
             Effect::Close { session, reason } => self.close(session, reason),
             Effect::DropGeneration { generation } => {
-                tracing::info!(generation, "a generation has outlived its retention and is dropped");
+                tracing::info!(
+                    generation,
+                    "a generation has outlived its retention and is dropped"
+                );
                 self.dropping += 1;
                 let _ = self.work.send(Work::Drop(generation));
             }
@@ -443,8 +546,15 @@ impl Driver {
         Ok(())
     }
 
-    async fn page(&self, generation: u32, run: RunNo, range: (u32, u32)) -> Result<Vec<bytes::Bytes>, String> {
-        reading::entries(&*self.store, generation, run, range, JOURNAL_FRAME_BYTES).await.map_err(|e| unreadable(&e))
+    async fn page(
+        &self,
+        generation: u32,
+        run: RunNo,
+        range: (u32, u32),
+    ) -> Result<Vec<bytes::Bytes>, String> {
+        reading::entries(&*self.store, generation, run, range, JOURNAL_FRAME_BYTES)
+            .await
+            .map_err(|e| unreadable(&e))
     }
 
     async fn ship(
@@ -459,7 +569,16 @@ impl Driver {
                 return Err(format!("entry {from} of run number {run} is gone"));
             }
             let sent = entries.len() as u32;
-            self.send(session, Journal { run, token, from, entries }.into());
+            self.send(
+                session,
+                Journal {
+                    run,
+                    token,
+                    from,
+                    entries,
+                }
+                .into(),
+            );
             from += sent;
         }
         Ok(())

@@ -103,16 +103,22 @@ pub enum OpenError {
 impl OpenError {
     /// Whether another process has the directory open.
     pub fn is_locked(&self) -> bool {
-        matches!(self, Self::Store { cause: OpenRefusal::Locked { .. }, .. })
+        matches!(
+            self,
+            Self::Store {
+                cause: OpenRefusal::Locked { .. },
+                ..
+            }
+        )
     }
 
     /// What to do about it, if something can be said.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Store { cause, .. } => cause.hint(),
-            Self::Core(OpenRefused::ClockBehind { .. }) => {
-                Some("set the machine's clock, or open with `--accept-clock` if the clock is right now")
-            }
+            Self::Core(OpenRefused::ClockBehind { .. }) => Some(
+                "set the machine's clock, or open with `--accept-clock` if the clock is right now",
+            ),
             _ => None,
         }
     }
@@ -120,13 +126,32 @@ impl OpenError {
 
 impl EngineOptions {
     fn settings(&self) -> Result<Settings, OpenError> {
-        let bad = |setting, value, range| Err(OpenError::Setting { setting, value, range });
-        if self.limits.payload_bytes_max > PAYLOAD_BYTES_CEILING || self.limits.payload_bytes_max < 1_024 {
-            return bad("payload_bytes_max", self.limits.payload_bytes_max.to_string(), "1 KiB to 16 MiB");
+        let bad = |setting, value, range| {
+            Err(OpenError::Setting {
+                setting,
+                value,
+                range,
+            })
+        };
+        if self.limits.payload_bytes_max > PAYLOAD_BYTES_CEILING
+            || self.limits.payload_bytes_max < 1_024
+        {
+            return bad(
+                "payload_bytes_max",
+                self.limits.payload_bytes_max.to_string(),
+                "1 KiB to 16 MiB",
+            );
         }
         if self.heartbeat < Duration::from_millis(10) || self.session_timeout < self.heartbeat * 2 {
-            let value = format!("{:?} with heartbeats every {:?}", self.session_timeout, self.heartbeat);
-            return bad("session_timeout", value, "heartbeats of 10 ms or more, a time-out of two heartbeats or more");
+            let value = format!(
+                "{:?} with heartbeats every {:?}",
+                self.session_timeout, self.heartbeat
+            );
+            return bad(
+                "session_timeout",
+                value,
+                "heartbeats of 10 ms or more, a time-out of two heartbeats or more",
+            );
         }
         Ok(Settings {
             limits: self.limits,
@@ -151,7 +176,8 @@ impl EngineOptions {
         };
         let at = path.clone();
         let open = move || -> Result<Arc<dyn Store>, OpenError> {
-            let store = FjallStore::open(&at, options).map_err(|cause| OpenError::Store { path: at, cause })?;
+            let store = FjallStore::open(&at, options)
+                .map_err(|cause| OpenError::Store { path: at, cause })?;
             Ok(Arc::new(store))
         };
         let engine = Engine::launch(env, settings, open).await?;
@@ -236,19 +262,32 @@ impl Engine {
             listening.abort();
             farewell.sleep(FAREWELL).await;
         };
-        env.exec.isolated("stepwell-engine", Box::pin(engine)).map_err(OpenError::Thread)?;
+        env.exec
+            .isolated("stepwell-engine", Box::pin(engine))
+            .map_err(OpenError::Thread)?;
         match is_open.await {
-            Ok(Ok(())) => Ok(Self { env, driver, ended, listeners }),
+            Ok(Ok(())) => Ok(Self {
+                env,
+                driver,
+                ended,
+                listeners,
+            }),
             Ok(Err(error)) => Err(error),
-            Err(_) => Err(OpenError::Thread(std::io::Error::other("the engine's thread ended while it opened"))),
+            Err(_) => Err(OpenError::Thread(std::io::Error::other(
+                "the engine's thread ended while it opened",
+            ))),
         }
     }
 
     /// Listens on `HOST:PORT` (port 0: any free one) or `unix:PATH`, and tells the real address.
     pub async fn listen(&self, address: &str) -> std::io::Result<String> {
-        let closed = || std::io::Error::new(std::io::ErrorKind::NotConnected, "the engine is closed");
+        let closed =
+            || std::io::Error::new(std::io::ErrorKind::NotConnected, "the engine is closed");
         let (answer, answered) = oneshot::channel();
-        let listen = Listen { address: address.to_owned(), answer };
+        let listen = Listen {
+            address: address.to_owned(),
+            answer,
+        };
         self.listeners.send(listen).map_err(|_| closed())?;
         answered.await.map_err(|_| closed())?
     }
@@ -264,7 +303,9 @@ impl Engine {
     }
 
     fn dial(&self) -> EmbeddedDial {
-        EmbeddedDial { driver: self.driver.clone() }
+        EmbeddedDial {
+            driver: self.driver.clone(),
+        }
     }
 
     /// Ends when the engine has stopped by itself (a failed write, a full disk), with the reason; for ever pending
@@ -298,7 +339,10 @@ async fn prepare(
 ) -> Result<(Arc<dyn Store>, Core), OpenError> {
     let store = open()?;
     let opened = reading::open(&*store).await.map_err(OpenError::Records)?;
-    let now = Reading { mono: env.clock.mono(), wall: env.clock.wall() };
+    let now = Reading {
+        mono: env.clock.mono(),
+        wall: env.clock.wall(),
+    };
     let core = Core::open(settings, now, opened).map_err(OpenError::Core)?;
     Ok((store, core))
 }

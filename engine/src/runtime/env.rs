@@ -96,9 +96,14 @@ struct RealClock {
 }
 
 impl RealClock {
-    #[expect(clippy::disallowed_methods, reason = "this is the edge: the injected clock of production")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the edge: the injected clock of production"
+    )]
     fn new() -> Self {
-        Self { start: std::time::Instant::now() }
+        Self {
+            start: std::time::Instant::now(),
+        }
     }
 }
 
@@ -107,9 +112,14 @@ impl Clock for RealClock {
         self.start.elapsed()
     }
 
-    #[expect(clippy::disallowed_methods, reason = "this is the edge: the injected clock of production")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the edge: the injected clock of production"
+    )]
     fn wall(&self) -> Time {
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let since = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default();
         Time(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
 
@@ -171,7 +181,9 @@ impl Net for RealNet {
         Box::pin(async move {
             #[cfg(unix)]
             if let Some(path) = unix_path(&address) {
-                return Ok(Box::new(tokio::net::UnixStream::connect(path).await?) as Box<dyn Stream>);
+                return Ok(
+                    Box::new(tokio::net::UnixStream::connect(path).await?) as Box<dyn Stream>
+                );
             }
             let stream = tokio::net::TcpStream::connect(&address).await?;
             stream.set_nodelay(true)?;
@@ -203,8 +215,12 @@ struct RealExec;
 
 impl Exec for RealExec {
     fn isolated(&self, name: &str, future: BoxFuture<'static, ()>) -> io::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        std::thread::Builder::new().name(name.to_owned()).spawn(move || runtime.block_on(future))?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || runtime.block_on(future))?;
         Ok(())
     }
 }

@@ -92,12 +92,21 @@ impl Link {
                 }
             };
             if let Some(answer) = answer.upgrade() {
-                let _ = answer.send(Closing { reason: problem.clone() }.into());
+                let _ = answer.send(
+                    Closing {
+                        reason: problem.clone(),
+                    }
+                    .into(),
+                );
             }
             let _ = told.set(problem);
         });
         tokio::spawn(write_frames(write, to_write, |_| {}));
-        Self { sender: LinkSender::new(move |m| outward.send(m).map_err(|_| Closed)), receiver, reason }
+        Self {
+            sender: LinkSender::new(move |m| outward.send(m).map_err(|_| Closed)),
+            receiver,
+            reason,
+        }
     }
 }
 
@@ -109,13 +118,18 @@ pub(crate) struct FrameReader {
 
 impl FrameReader {
     pub(crate) fn new(read: ReadHalf<Box<dyn Stream>>) -> Self {
-        Self { read, buffer: BytesMut::with_capacity(WRITE_BYTES) }
+        Self {
+            read,
+            buffer: BytesMut::with_capacity(WRITE_BYTES),
+        }
     }
 
     /// The next message; `None` at the end of the stream; an error if it is not our protocol or reading fails.
     pub(crate) async fn next(&mut self) -> Result<Option<Message>, String> {
         loop {
-            if let Some(message) = frame::decode(&mut self.buffer, FRAME_BYTES_MAX).map_err(|e| chain(&e))? {
+            if let Some(message) =
+                frame::decode(&mut self.buffer, FRAME_BYTES_MAX).map_err(|e| chain(&e))?
+            {
                 return Ok(Some(message));
             }
             match self.read.read_buf(&mut self.buffer).await {
@@ -187,7 +201,10 @@ pub struct NetDial {
 impl NetDial {
     /// Dials `address` (`HOST:PORT` or `unix:PATH`).
     pub fn new(env: Env, address: impl Into<String>) -> Self {
-        Self { env, address: address.into() }
+        Self {
+            env,
+            address: address.into(),
+        }
     }
 }
 

@@ -5,19 +5,32 @@ use crate::core::output::Note;
 /// Logs one note.
 pub(super) fn log(note: &Note) {
     match note {
-        Note::ClockJumped { by_ms } => tracing::warn!(by_ms, "clock_jumped: the wall clock jumped forward, engine time followed"),
+        Note::ClockJumped { by_ms } => tracing::warn!(
+            by_ms,
+            "clock_jumped: the wall clock jumped forward, engine time followed"
+        ),
         Note::ClockNotBelieved { by_ms } => tracing::error!(
             by_ms,
             "the wall clock jumped further than is believed, engine time did not follow: set the clock right, or open with `--accept-clock`"
         ),
-        Note::SessionLost { session, runs } => tracing::warn!(%session, runs, "a worker is lost, its runs go back to their queues"),
+        Note::SessionLost { session, runs } => {
+            tracing::warn!(%session, runs, "a worker is lost, its runs go back to their queues")
+        }
         Note::Parked { id, reason } => tracing::error!(%id, "parked: {reason}"),
         Note::Paused { id, reason } => tracing::warn!(%id, "paused: {reason}"),
         Note::Died { id, reason } => tracing::warn!(%id, reason, "a run became a dead letter"),
-        Note::LongJournal { id, entries } => tracing::warn!(%id, entries, "a journal has become long"),
-        Note::NotCleaned { generation, what } => {
-            tracing::error!(generation, what, "a generation is kept beyond its retention: something in it cannot be read");
+        Note::LongJournal { id, entries } => {
+            tracing::warn!(%id, entries, "a journal has become long")
         }
-        Note::Damaged { run, what } => tracing::error!(%run, what, "a run is stopped: what is stored of it is damaged"),
+        Note::NotCleaned { generation, what } => {
+            tracing::error!(
+                generation,
+                what,
+                "a generation is kept beyond its retention: something in it cannot be read"
+            );
+        }
+        Note::Damaged { run, what } => {
+            tracing::error!(%run, what, "a run is stopped: what is stored of it is damaged")
+        }
     }
 }

@@ -18,7 +18,8 @@ use crate::model::run::{RunState, RunSummary, Stats};
 use crate::reading::{self, Unreadable};
 use crate::wire::frame::JOURNAL_FRAME_BYTES;
 use crate::wire::message::{
-    AskDead, AskJournal, AskList, AskStats, JournalReply, ListReply, Message, RefusedReply, StatsReply,
+    AskDead, AskJournal, AskList, AskStats, JournalReply, ListReply, Message, RefusedReply,
+    StatsReply,
 };
 
 /// Runs looked at for one page at most; the answer says where to go on.
@@ -37,13 +38,25 @@ impl View {
     pub(super) fn of(core: &Core, store: Arc<dyn Store>, stats: Stats, _now: Reading) -> Self {
         let births = core.births();
         let (granted, newest) = (core.granted_runs(), core.newest_run());
-        Self { store, granted, newest, births: Box::new(births), stats }
+        Self {
+            store,
+            granted,
+            newest,
+            births: Box::new(births),
+            stats,
+        }
     }
 
     async fn summary_of(&self, no: RunNo) -> Result<Option<(Namespace, RunSummary)>, Unreadable> {
-        let Some(image) = reading::image(&*self.store, no, (self.births)(no)).await? else { return Ok(None) };
+        let Some(image) = reading::image(&*self.store, no, (self.births)(no)).await? else {
+            return Ok(None);
+        };
         let held = self.granted.get(&no).filter(|_| image.run.ended.is_none());
-        let state = if held.is_some() { RunState::Granted } else { Core::state_of(&image) };
+        let state = if held.is_some() {
+            RunState::Granted
+        } else {
+            Core::state_of(&image)
+        };
         let mut row = summary(&image.run, state);
         row.incarnation = held.copied();
         if let Some(stopped) = &image.stopped {
@@ -75,9 +88,15 @@ impl Query {
 
     pub(super) async fn answer(self, view: &View) -> Message {
         let (request, answer) = match self {
-            Self::List(ask) => (ask.request, list(view, ask.caller.namespace, &ask.list, ask.request).await),
+            Self::List(ask) => (
+                ask.request,
+                list(view, ask.caller.namespace, &ask.list, ask.request).await,
+            ),
             Self::Journal(ask) => (ask.request, journal(view, &ask).await),
-            Self::Dead(ask) => (ask.request, dead(view, ask.caller.namespace, &ask.list, ask.request).await),
+            Self::Dead(ask) => (
+                ask.request,
+                dead(view, ask.caller.namespace, &ask.list, ask.request).await,
+            ),
             Self::Stats(ask) => (ask.request, Ok(stats(view, ask.request))),
         };
         answer.unwrap_or_else(|reason| RefusedReply { request, reason }.into())
@@ -85,7 +104,11 @@ impl Query {
 }
 
 fn damaged(error: &Unreadable) -> Refusal {
-    Damaged { id: None, what: error.chain() }.into()
+    Damaged {
+        id: None,
+        what: error.chain(),
+    }
+    .into()
 }
 
 fn stats(view: &View, request: u64) -> Message {
@@ -100,41 +123,74 @@ fn stats(view: &View, request: u64) -> Message {
 }
 
 fn fits(row: &RunSummary, list: &ListRuns) -> bool {
-    list.state.is_none_or(|state| state == row.state) && list.workflow.as_ref().is_none_or(|w| *w == row.workflow)
+    list.state.is_none_or(|state| state == row.state)
+        && list.workflow.as_ref().is_none_or(|w| *w == row.workflow)
 }
 
-async fn list(view: &View, namespace: Namespace, list: &ListRuns, request: u64) -> Result<Message, Refusal> {
+async fn list(
+    view: &View,
+    namespace: Namespace,
+    list: &ListRuns,
+    request: u64,
+) -> Result<Message, Refusal> {
     let limit = list.limit.clamp(1, PAGE_ROWS_MAX) as usize;
-    let mut no = view.newest.0.min(list.before.map_or(u64::MAX, |before| before.saturating_sub(1)));
+    let mut no = view.newest.0.min(
+        list.before
+            .map_or(u64::MAX, |before| before.saturating_sub(1)),
+    );
     let (mut runs, mut looked) = (Vec::new(), 0);
     while no > 0 && runs.len() < limit && looked < LOOK_MAX {
         // A run that has outlived its retention is not there any more; a damaged one is told by the others' side.
         match view.summary_of(RunNo(no)).await {
             Ok(Some((of, row))) if of == namespace && fits(&row, list) => runs.push(row),
             Ok(_) => {}
-            Err(error) if error.is_local() => tracing::error!(run = no, error = error.chain(), "not listed"),
+            Err(error) if error.is_local() => {
+                tracing::error!(run = no, error = error.chain(), "not listed")
+            }
             Err(error) => return Err(damaged(&error)),
         }
         no -= 1;
         looked += 1;
         tokio::task::yield_now().await;
     }
-    Ok(ListReply { request, runs, next: (no > 0).then_some(no + 1) }.into())
+    Ok(ListReply {
+        request,
+        runs,
+        next: (no > 0).then_some(no + 1),
+    }
+    .into())
 }
 
-async fn dead(view: &View, namespace: Namespace, list: &ListRuns, request: u64) -> Result<Message, Refusal> {
+async fn dead(
+    view: &View,
+    namespace: Namespace,
+    list: &ListRuns,
+    request: u64,
+) -> Result<Message, Refusal> {
     let limit = list.limit.clamp(1, PAGE_ROWS_MAX) as usize;
     let prefix = keys::family(Family::Dead);
     let mut to = keys::end_of(&prefix);
     let (mut runs, mut next) = (Vec::new(), None);
     let mut skipping = list.before;
     'pages: loop {
-        let scan = Scan { space: Space::Lasting, from: prefix.clone(), to: to.clone(), limit: 256, reverse: true };
-        let rows = view.store.scan(scan).await.map_err(|e| damaged(&e.into()))?;
+        let scan = Scan {
+            space: Space::Lasting,
+            from: prefix.clone(),
+            to: to.clone(),
+            limit: 256,
+            reverse: true,
+        };
+        let rows = view
+            .store
+            .scan(scan)
+            .await
+            .map_err(|e| damaged(&e.into()))?;
         let Some(last) = rows.last() else { break };
         to = last.key.clone();
         for row in &rows {
-            let Some((_, no)) = keys::time_and_run_of(&row.key) else { continue };
+            let Some((_, no)) = keys::time_and_run_of(&row.key) else {
+                continue;
+            };
             if let Some(before) = skipping {
                 skipping = (no.0 != before).then_some(before);
                 continue;
@@ -144,7 +200,10 @@ async fn dead(view: &View, namespace: Namespace, list: &ListRuns, request: u64) 
                 break 'pages;
             }
             match view.summary_of(no).await {
-                Ok(Some((of, row))) if of == namespace && list.workflow.as_ref().is_none_or(|w| *w == row.workflow) => {
+                Ok(Some((of, row)))
+                    if of == namespace
+                        && list.workflow.as_ref().is_none_or(|w| *w == row.workflow) =>
+                {
                     runs.push(row);
                 }
                 Ok(_) => {}
@@ -153,38 +212,72 @@ async fn dead(view: &View, namespace: Namespace, list: &ListRuns, request: u64) 
             tokio::task::yield_now().await;
         }
     }
-    Ok(ListReply { request, runs, next }.into())
+    Ok(ListReply {
+        request,
+        runs,
+        next,
+    }
+    .into())
 }
 
 async fn journal(view: &View, ask: &AskJournal) -> Result<Message, Refusal> {
     let id: RunId = ask.id;
     let local = |e: Unreadable| damaged(&e);
-    let found = reading::index(&*view.store, ask.caller.namespace, id).await.map_err(local)?;
+    let found = reading::index(&*view.store, ask.caller.namespace, id)
+        .await
+        .map_err(local)?;
     let no = found.ok_or(NoSuchRun { id })?;
-    let generation = reading::generation_of(&*view.store, no, (view.births)(no)).await.map_err(local)?;
-    let count = reading::count(&*view.store, generation, no).await.map_err(local)?;
+    let generation = reading::generation_of(&*view.store, no, (view.births)(no))
+        .await
+        .map_err(local)?;
+    let count = reading::count(&*view.store, generation, no)
+        .await
+        .map_err(local)?;
     let until = ask.from.saturating_add(ask.limit).min(count);
     let mut chain = match ask.from {
         0 => chain::root(id),
         from if from < until => {
             // It was verified with the page that it was on.
-            let before = reading::entries(&*view.store, generation, no, (from - 1, from), JOURNAL_FRAME_BYTES).await;
+            let before = reading::entries(
+                &*view.store,
+                generation,
+                no,
+                (from - 1, from),
+                JOURNAL_FRAME_BYTES,
+            )
+            .await;
             let before = before.map_err(local)?;
-            let chain = before.first().and_then(|stored| stored.last_chunk::<CHAIN_BYTES>());
+            let chain = before
+                .first()
+                .and_then(|stored| stored.last_chunk::<CHAIN_BYTES>());
             u64::from_le_bytes(chain.copied().unwrap_or_default())
         }
         _ => 0,
     };
     let entries = match ask.from < until {
-        true => reading::entries(&*view.store, generation, no, (ask.from, until), JOURNAL_FRAME_BYTES)
-            .await
-            .map_err(local)?,
+        true => reading::entries(
+            &*view.store,
+            generation,
+            no,
+            (ask.from, until),
+            JOURNAL_FRAME_BYTES,
+        )
+        .await
+        .map_err(local)?,
         false => Vec::new(),
     };
     for stored in &entries {
         chain = chain::open(chain, stored).map_err(|e| local(e.into()))?.1;
     }
-    let entries: Vec<Bytes> =
-        entries.into_iter().map(|stored| stored.slice(..stored.len().saturating_sub(CHAIN_BYTES))).collect();
-    Ok(JournalReply { request: ask.request, from: ask.from, count, entries }.into())
+    let entries: Vec<Bytes> = entries
+        .into_iter()
+        .map(|stored| stored.slice(..stored.len().saturating_sub(CHAIN_BYTES)))
+        .collect();
+    Ok(JournalReply {
+        request: ask.request,
+        from: ask.from,
+        count,
+        entries,
+    }
+    .into())
 }

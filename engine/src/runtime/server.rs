@@ -21,7 +21,11 @@ const OUTBOX_MAX: usize = 200_000;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts until the driver is gone.
-pub(super) async fn accept(mut listener: Box<dyn Listener>, driver: DriverHandle, clock: Arc<dyn Clock>) {
+pub(super) async fn accept(
+    mut listener: Box<dyn Listener>,
+    driver: DriverHandle,
+    clock: Arc<dyn Clock>,
+) {
     loop {
         let accepted = tokio::select! {
             biased;
@@ -88,7 +92,12 @@ fn serve(stream: Box<dyn Stream>, from: String, driver: &DriverHandle, clock: &A
         }
         outward.send(message).map_err(|_| Closed)
     });
-    let _ = driver.send(Event::Opened { session, sender, from, closer });
+    let _ = driver.send(Event::Opened {
+        session,
+        sender,
+        from,
+        closer,
+    });
 }
 
 /// Dials the engine of this very process.
@@ -105,7 +114,9 @@ struct Goodbye {
 
 impl Drop for Goodbye {
     fn drop(&mut self) {
-        let _ = self.driver.send(Event::Closed { session: self.session });
+        let _ = self.driver.send(Event::Closed {
+            session: self.session,
+        });
     }
 }
 
@@ -114,16 +125,27 @@ impl Dial for EmbeddedDial {
         let driver = self.driver.clone();
         Box::pin(async move {
             let session = driver.next_session();
-            let gone = |_| std::io::Error::new(std::io::ErrorKind::NotConnected, "the engine is closed");
+            let gone =
+                |_| std::io::Error::new(std::io::ErrorKind::NotConnected, "the engine is closed");
             let (to_peer, receiver) = mpsc::unbounded_channel::<Message>();
             let sender = LinkSender::new(move |message| to_peer.send(message).map_err(|_| Closed));
             driver
-                .send(Event::Opened { session, sender, from: "embedded".to_owned(), closer: None })
+                .send(Event::Opened {
+                    session,
+                    sender,
+                    from: "embedded".to_owned(),
+                    closer: None,
+                })
                 .map_err(gone)?;
             let goodbye = Goodbye { driver, session };
-            let sender =
-                LinkSender::new(move |message| goodbye.driver.send(Event::Message { session, message }));
-            Ok(Link { sender, receiver, reason: Arc::default() })
+            let sender = LinkSender::new(move |message| {
+                goodbye.driver.send(Event::Message { session, message })
+            });
+            Ok(Link {
+                sender,
+                receiver,
+                reason: Arc::default(),
+            })
         })
     }
 

@@ -108,8 +108,19 @@ struct Connected {
 }
 
 impl<P: Peer> Session<P> {
-    pub(crate) fn new(env: Env, dial: Arc<dyn Dial>, peer: P, commands: mpsc::UnboundedReceiver<P::Command>) -> Self {
-        Self { env, dial, peer, commands, deserted: false }
+    pub(crate) fn new(
+        env: Env,
+        dial: Arc<dyn Dial>,
+        peer: P,
+        commands: mpsc::UnboundedReceiver<P::Command>,
+    ) -> Self {
+        Self {
+            env,
+            dial,
+            peer,
+            commands,
+            deserted: false,
+        }
     }
 
     /// Runs. **Cancel safety**: dropping it closes the connection without a goodbye.
@@ -254,7 +265,10 @@ impl<P: Peer> Session<P> {
 /// Dials and says hello.
 async fn connect(env: Env, dial: Arc<dyn Dial>, hello: Hello) -> Result<Connected, SessionError> {
     let address = dial.address();
-    let not = |cause: String| SessionError::NotReachable { address: address.clone(), cause };
+    let not = |cause: String| SessionError::NotReachable {
+        address: address.clone(),
+        cause,
+    };
     let mut link = match within(&env, DIAL_TIMEOUT, dial.dial()).await {
         None => return Err(not(format!("no connection within {DIAL_TIMEOUT:?}"))),
         Some(Err(error)) => return Err(not(error.to_string())),
@@ -265,27 +279,47 @@ async fn connect(env: Env, dial: Arc<dyn Dial>, hello: Hello) -> Result<Connecte
         loop {
             match link.receiver.recv().await {
                 Some(Message::Welcome(welcome)) => return Ok(welcome),
-                Some(Message::Closing(Closing { reason })) => return Err(refused(&address, reason)),
+                Some(Message::Closing(Closing { reason })) => {
+                    return Err(refused(&address, reason));
+                }
                 Some(_) => {}
-                None => return Err(not("the connection was closed before the engine answered".to_owned())),
+                None => {
+                    return Err(not(
+                        "the connection was closed before the engine answered".to_owned()
+                    ));
+                }
             }
         }
     };
     let answer = within(&env, WELCOME_TIMEOUT, answered).await;
-    let welcome = answer.unwrap_or_else(|| Err(not(format!("no answer to the hello within {WELCOME_TIMEOUT:?}"))))?;
+    let welcome = answer.unwrap_or_else(|| {
+        Err(not(format!(
+            "no answer to the hello within {WELCOME_TIMEOUT:?}"
+        )))
+    })?;
     if welcome.protocol != PROTOCOL {
-        let reason = format!("it speaks protocol {}, this side speaks {PROTOCOL}", welcome.protocol);
+        let reason = format!(
+            "it speaks protocol {}, this side speaks {PROTOCOL}",
+            welcome.protocol
+        );
         return Err(refused(&address, reason));
     }
     Ok(Connected { link, welcome })
 }
 
 fn refused(address: &str, reason: String) -> SessionError {
-    SessionError::HelloRefused { address: address.to_owned(), reason }
+    SessionError::HelloRefused {
+        address: address.to_owned(),
+        reason,
+    }
 }
 
 /// The future's output, unless it takes longer than `limit`.
-pub(crate) async fn within<T>(env: &Env, limit: Duration, future: impl Future<Output = T>) -> Option<T> {
+pub(crate) async fn within<T>(
+    env: &Env,
+    limit: Duration,
+    future: impl Future<Output = T>,
+) -> Option<T> {
     // `select` polls its first argument first.
     match select(pin!(future), env.clock.sleep(limit)).await {
         Either::Left((output, _)) => Some(output),
@@ -303,13 +337,18 @@ async fn goodbye(env: &Env, mut link: Link, reason: String) {
 
 /// 50 ms, 100 ms, … 5 s, each up to half shorter. Peers that lost the same engine do not come back as one.
 fn backoff(failures: u32, drawn: u64) -> Duration {
-    let longest = BACKOFF_MIN.saturating_mul(1 << (failures - 1).min(7)).min(BACKOFF_MAX);
+    let longest = BACKOFF_MIN
+        .saturating_mul(1 << (failures - 1).min(7))
+        .min(BACKOFF_MAX);
     let ms = longest.as_millis() as u64;
     Duration::from_millis(ms / 2 + drawn % (ms / 2 + 1))
 }
 
 fn closed(link: &Link) -> String {
-    link.reason.get().cloned().unwrap_or_else(|| "the engine closed the connection".to_owned())
+    link.reason
+        .get()
+        .cloned()
+        .unwrap_or_else(|| "the engine closed the connection".to_owned())
 }
 
 #[cfg(test)]
@@ -319,7 +358,10 @@ mod tests {
     #[test]
     fn backoffs_grow_to_five_seconds() {
         let longest: Vec<u128> = (1..=9).map(|n| backoff(n, 0).as_millis() * 2).collect();
-        assert_eq!(longest, [50, 100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000]);
+        assert_eq!(
+            longest,
+            [50, 100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000]
+        );
         for drawn in 0..200 {
             let wait = backoff(3, drawn * 7_919);
             assert!((100..=200).contains(&wait.as_millis()), "{wait:?}");

@@ -15,7 +15,9 @@ pub const JOURNAL_FRAME_BYTES: usize = 256 << 10;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
     /// A length over the limit: most likely not our protocol at all.
-    #[error("a frame of {bytes} bytes was announced, more than the {bytes_max} allowed: the peer does not speak this protocol")]
+    #[error(
+        "a frame of {bytes} bytes was announced, more than the {bytes_max} allowed: the peer does not speak this protocol"
+    )]
     TooLong {
         /// The announced length.
         bytes: usize,
@@ -38,7 +40,9 @@ pub fn encode(message: &Message, into: &mut Vec<u8>) {
 
 /// Takes the next whole frame off the front of `buffer`, if there is one.
 pub fn decode(buffer: &mut BytesMut, bytes_max: usize) -> Result<Option<Message>, FrameError> {
-    let Some(head) = buffer.first_chunk::<4>() else { return Ok(None) };
+    let Some(head) = buffer.first_chunk::<4>() else {
+        return Ok(None);
+    };
     let bytes = u32::from_le_bytes(*head) as usize;
     if bytes > bytes_max {
         return Err(FrameError::TooLong { bytes, bytes_max });
@@ -59,7 +63,13 @@ mod tests {
 
     #[test]
     fn frames_survive_any_split() {
-        let messages = [Message::from(Heartbeat { beat: 300 }), Closing { reason: "done".into() }.into()];
+        let messages = [
+            Message::from(Heartbeat { beat: 300 }),
+            Closing {
+                reason: "done".into(),
+            }
+            .into(),
+        ];
         let mut bytes = Vec::new();
         messages.iter().for_each(|m| encode(m, &mut bytes));
         for cut in 0..=bytes.len() {
@@ -77,8 +87,14 @@ mod tests {
     #[test]
     fn garbage_is_an_error() {
         let mut buffer = BytesMut::from(&b"GET / HTTP/1.1\r\n\r\n"[..]);
-        assert!(matches!(decode(&mut buffer, FRAME_BYTES_MAX), Err(FrameError::TooLong { .. })));
+        assert!(matches!(
+            decode(&mut buffer, FRAME_BYTES_MAX),
+            Err(FrameError::TooLong { .. })
+        ));
         let mut buffer = BytesMut::from(&[2, 0, 0, 0, 255, 255][..]);
-        assert!(matches!(decode(&mut buffer, FRAME_BYTES_MAX), Err(FrameError::Undecodable(_))));
+        assert!(matches!(
+            decode(&mut buffer, FRAME_BYTES_MAX),
+            Err(FrameError::Undecodable(_))
+        ));
     }
 }

@@ -56,14 +56,23 @@ impl Ctx {
     ///
     /// Errors: the failure of the last attempt, or a cancelled failure once the run has been cancelled.
     #[track_caller]
-    pub fn step<F, Fut, T, E>(&self, name: impl Into<Cow<'static, str>>, body: F) -> StepFuture<F, Fut, T>
+    pub fn step<F, Fut, T, E>(
+        &self,
+        name: impl Into<Cow<'static, str>>,
+        body: F,
+    ) -> StepFuture<F, Fut, T>
     where
         F: FnMut(Step) -> Fut + Send,
         Fut: Future<Output = Result<T, E>> + Send,
         T: Serialize + DeserializeOwned + Send,
         E: Into<Failure>,
     {
-        let number = self.shared.ask(CommandKind::Step, name.into(), Duration::ZERO, Location::caller());
+        let number = self.shared.ask(
+            CommandKind::Step,
+            name.into(),
+            Duration::ZERO,
+            Location::caller(),
+        );
         StepFuture::new(self.shared.clone(), number, body)
     }
 
@@ -77,7 +86,12 @@ impl Ctx {
     /// Errors: a cancelled failure once the run has been cancelled.
     #[track_caller]
     pub fn sleep(&self, span: Duration) -> SleepFuture {
-        let number = self.shared.ask(CommandKind::Timer, Cow::Borrowed(""), span, Location::caller());
+        let number = self.shared.ask(
+            CommandKind::Timer,
+            Cow::Borrowed(""),
+            span,
+            Location::caller(),
+        );
         SleepFuture::new(self.shared.clone(), number, span)
     }
 

@@ -23,7 +23,12 @@ impl<In, Out> Workflow<In, Out> {
     ///
     /// The name is at most 128 bytes and identifies the code for ever: journals refer to it.
     pub const fn new(name: &'static str) -> Self {
-        Self { name, version: 1, queue: "default", types: PhantomData }
+        Self {
+            name,
+            version: 1,
+            queue: "default",
+            types: PhantomData,
+        }
     }
 
     /// Sets the version of the code. It is recorded with each step, for people; nothing is decided by it.

@@ -148,7 +148,9 @@ impl<F: Future> Slot<F> {
     /// Whether it is ready.
     fn poll(&mut self, cx: &mut Context<'_>) -> bool {
         if let Self::Pending(future) = self {
-            let Poll::Ready(output) = future.as_mut().poll(cx) else { return false };
+            let Poll::Ready(output) = future.as_mut().poll(cx) else {
+                return false;
+            };
             *self = Self::Ready(output);
         }
         true

@@ -42,6 +42,6 @@ pub use ctx::Ctx;
 pub use definition::Workflow;
 pub use join::join_all;
 pub use span::{days, hours, millis, mins, secs};
-pub(crate) use step::{encode, panic_text};
 pub use step::{HARD_LIMIT_DEFAULT, SOFT_LIMIT_DEFAULT, Step, StepFuture};
+pub(crate) use step::{encode, panic_text};
 pub use timer::SleepFuture;

@@ -15,9 +15,9 @@ use crate::model::failure::{Failure, FailureKind};
 use crate::model::id::{RunId, StepNo};
 use crate::model::payload::Payload;
 use crate::model::retry::Retry;
-use crate::replay::shared::{Shared, Verdict};
 use crate::replay::command::Resolution;
 use crate::replay::mismatch::span_text;
+use crate::replay::shared::{Shared, Verdict};
 use crate::runtime::env::Clock;
 
 /// How long an attempt may take before its soft limit passes, unless told: 5 min.
@@ -62,7 +62,8 @@ impl Step {
     ///
     /// **Cancel safety**: may be dropped and asked for again.
     pub fn soft_limit(&self) -> impl Future<Output = ()> + Send + 'static {
-        self.clock.sleep(self.soft_at.saturating_sub(self.clock.mono()))
+        self.clock
+            .sleep(self.soft_at.saturating_sub(self.clock.mono()))
     }
 }
 
@@ -141,15 +142,25 @@ where
     fn start(&mut self, attempt: u32) -> Result<(), Failure> {
         let clock = self.shared.world.clock.clone();
         let soft_at = clock.mono().saturating_add(self.soft);
-        let step = Step { run: self.shared.started.id, number: self.number, attempt, clock, soft_at };
-        let body = self.shared.in_body(|| catch_unwind(AssertUnwindSafe(|| (self.body)(step))));
+        let step = Step {
+            run: self.shared.started.id,
+            number: self.number,
+            attempt,
+            clock,
+            soft_at,
+        };
+        let body = self
+            .shared
+            .in_body(|| catch_unwind(AssertUnwindSafe(|| (self.body)(step))));
         self.running = Some(Box::pin(body.map_err(|panic| panicked(panic.as_ref()))?));
         Ok(())
     }
 
     /// Polls the body; once it has ended in whatever way, answers with what is to be reported.
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Payload, Failure>> {
-        let Some(body) = self.running.as_mut() else { return Poll::Pending };
+        let Some(body) = self.running.as_mut() else {
+            return Poll::Pending;
+        };
         let bytes_max = self.shared.world.payload_bytes_max();
         let polled = self.shared.in_body(|| {
             catch_unwind(AssertUnwindSafe(|| {
@@ -167,7 +178,9 @@ where
             Ok(Poll::Ready(Err(failure))) => Poll::Ready(Err(failure)),
             Err(panic) => Poll::Ready(Err(panicked(panic.as_ref()))),
             Ok(Poll::Pending) => {
-                let limit = self.hard_limit.get_or_insert_with(|| self.shared.world.clock.sleep(self.hard));
+                let limit = self
+                    .hard_limit
+                    .get_or_insert_with(|| self.shared.world.clock.sleep(self.hard));
                 ready!(limit.as_mut().poll(cx));
                 Poll::Ready(Err(over_time(self.hard)))
             }
@@ -212,13 +225,16 @@ where
                     return this.answer(resolution);
                 }
                 Verdict::Backoff(left) => {
-                    let wait = this.backoff.get_or_insert_with(|| this.shared.world.clock.sleep(left));
+                    let wait = this
+                        .backoff
+                        .get_or_insert_with(|| this.shared.world.clock.sleep(left));
                     ready!(wait.as_mut().poll(cx));
                     this.backoff = None;
                 }
                 Verdict::Start { attempt } => {
                     if let Err(failure) = this.start(attempt) {
-                        this.shared.body_ended(this.number, Err(failure), this.retry);
+                        this.shared
+                            .body_ended(this.number, Err(failure), this.retry);
                     }
                 }
                 Verdict::Running => {
@@ -245,7 +261,10 @@ impl<F, Fut, T> std::fmt::Debug for StepFuture<F, Fut, T> {
 }
 
 /// A value as a payload; the failure is final, because another attempt would meet the same type and the same limit.
-pub(crate) fn encode<T: Serialize + ?Sized>(value: &T, bytes_max: usize) -> Result<Payload, Failure> {
+pub(crate) fn encode<T: Serialize + ?Sized>(
+    value: &T,
+    bytes_max: usize,
+) -> Result<Payload, Failure> {
     let payload = Payload::of(value).map_err(|e| Failure::terminal(e).class("payload"))?;
     if payload.len() > bytes_max {
         return Err(too_large(payload.len() as u64, bytes_max as u64));
@@ -266,11 +285,17 @@ fn panicked(panic: &(dyn Any + Send)) -> Failure {
 
 /// What a panic said.
 pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     text.unwrap_or("a panic without a message").to_owned()
 }
 
 fn over_time(hard: Duration) -> Failure {
-    let text = format!("the attempt took longer than its hard limit of {}", span_text(hard));
+    let text = format!(
+        "the attempt took longer than its hard limit of {}",
+        span_text(hard)
+    );
     Failure::new(FailureKind::Retryable, "time limit", text)
 }

@@ -10,8 +10,8 @@ use stepwell::runtime::link::NetDial;
 use stepwell::{Client, ClientError};
 
 use super::SERVER;
-use crate::plan::{Job, Work};
-use crate::told::{OutcomeTold, Progress, StartAnswer, StartTold, name_of, run_id};
+use crate::plan::{ChainInput, Job, Work};
+use crate::told::{OutcomeTold, Progress, StartAnswer, StartTold, run_id};
 use crate::workload::{CHAIN, CHECKOUT, SOLO};
 use crate::world::{Host, World};
 
@@ -28,7 +28,9 @@ const PAGE: u32 = 7;
 pub(crate) async fn ask(world: Arc<World>, number: u32) -> turmoil::Result {
     let host = Host::begin(&world, &format!("client-{number}"));
     let env = host.env();
-    let client = Client::new(Arc::new(NetDial::new(env.clone(), SERVER)), env).principal(host.name.clone()).limit(LIMIT);
+    let client = Client::new(Arc::new(NetDial::new(env.clone(), SERVER)), env)
+        .principal(host.name.clone())
+        .limit(LIMIT);
     world.told().client_begins(&world.plan, number);
     for (index, job) in world.plan.jobs.iter().enumerate() {
         if job.client == number && world.told().jobs[index] == Progress::Waits {
@@ -37,7 +39,10 @@ pub(crate) async fn ask(world: Arc<World>, number: u32) -> turmoil::Result {
     }
     loop {
         tokio::time::sleep(LOOK).await;
-        if number == 1 && world.audit.load(Ordering::Relaxed) && !world.audited.load(Ordering::Relaxed) {
+        if number == 1
+            && world.audit.load(Ordering::Relaxed)
+            && !world.audited.load(Ordering::Relaxed)
+        {
             audit(&host, &client).await;
             world.audited.store(true, Ordering::Relaxed);
         }
@@ -47,14 +52,22 @@ pub(crate) async fn ask(world: Arc<World>, number: u32) -> turmoil::Result {
 /// One job, from its time to its end.
 async fn begin(host: Arc<Host>, client: Client, index: usize) {
     let timed = host.world.plan.jobs[index].clone();
-    tokio::time::sleep(Duration::from_millis(timed.at_ms.saturating_sub(host.now_ms()))).await;
+    tokio::time::sleep(Duration::from_millis(
+        timed.at_ms.saturating_sub(host.now_ms()),
+    ))
+    .await;
     host.world.told().jobs[index] = Progress::Runs(host.life);
-    let name = name_of(&timed.job).to_owned();
     match timed.job {
-        Job::Start { work, delay_ms, priority, .. } => start(&host, &client, &name, work, delay_ms, priority).await,
-        Job::Cancel { .. } => cancel(&host, &client, &name).await,
-        Job::Wait { .. } => wait(&host, &client, &name).await,
-        Job::Ask { .. } => look(&host, &client, &name).await,
+        Job::Start {
+            name,
+            work,
+            delay_ms,
+            priority,
+        } => start(&host, &client, &name, work, delay_ms, priority).await,
+        Job::StartMany { chains } => start_many(&host, &client, chains).await,
+        Job::Cancel { name } => cancel(&host, &client, &name).await,
+        Job::Wait { name } => wait(&host, &client, &name).await,
+        Job::Ask { name } => look(&host, &client, &name).await,
     }
     host.world.told().jobs[index] = Progress::Over;
 }
@@ -64,7 +77,13 @@ async fn start(host: &Host, client: &Client, name: &str, work: Work, delay_ms: u
     loop {
         macro_rules! start {
             ($workflow:expr, $input:expr) => {
-                client.start($workflow, $input).id(name).delay(delay).priority(priority).await.map(|run| run.started())
+                client
+                    .start($workflow, $input)
+                    .id(name)
+                    .delay(delay)
+                    .priority(priority)
+                    .await
+                    .map(|run| run.started())
             };
         }
         let answer = match &work {
@@ -72,21 +91,74 @@ async fn start(host: &Host, client: &Client, name: &str, work: Work, delay_ms: u
             Work::Checkout(input) => start!(CHECKOUT, input),
             Work::Solo(input) => start!(SOLO, input),
         };
-        let answer = match answer {
-            Ok(started) => StartAnswer::Exists { started },
-            Err(ClientError::Refused(Refusal::IdTaken(_))) => StartAnswer::Taken,
+        match answer_of(answer) {
+            Ok(answer) => return tell_start(host, name, work, answer),
+            Err(error) => match error {
+                ClientError::Refused(refusal) => {
+                    return wrong(host, format!("the start of {name} was refused: {refusal}"));
+                }
+                _ => again(host).await,
+            },
+        }
+    }
+}
+
+async fn start_many(host: &Host, client: &Client, chains: Vec<(String, ChainInput)>) {
+    loop {
+        let runs = chains
+            .iter()
+            .map(|(name, input)| (Some(name.clone()), input.clone()))
+            .collect();
+        let answers = match client.start_many(CHAIN, runs).await {
+            Ok(answers) => answers,
             Err(ClientError::Refused(refusal)) => {
-                return host.world.told().wrong.push(format!("the start of {name} was refused: {refusal}"));
+                return wrong(host, format!("a crowd was refused: {refusal}"));
             }
             Err(_) => {
-                host.world.saw("starts with unknown outcome");
-                tokio::time::sleep(AGAIN).await;
+                again(host).await;
                 continue;
             }
         };
-        host.note(format_args!("is told of {name}: {answer:?}"));
-        return host.world.told().starts.push(StartTold { name: name.to_owned(), work, answer });
+        for ((name, input), answer) in chains.into_iter().zip(answers) {
+            match answer_of(
+                answer
+                    .map(|run| run.started())
+                    .map_err(ClientError::Refused),
+            ) {
+                Ok(answer) => tell_start(host, &name, Work::Chain(input), answer),
+                Err(error) => wrong(host, format!("the start of {name} was refused: {error}")),
+            }
+        }
+        return;
     }
+}
+
+/// An answer that settles the question.
+fn answer_of(answer: Result<bool, ClientError>) -> Result<StartAnswer, ClientError> {
+    match answer {
+        Ok(started) => Ok(StartAnswer::Exists { started }),
+        Err(ClientError::Refused(Refusal::IdTaken(_))) => Ok(StartAnswer::Taken),
+        Err(error) => Err(error),
+    }
+}
+
+fn tell_start(host: &Host, name: &str, work: Work, answer: StartAnswer) {
+    host.note(format_args!("is told of {name}: {answer:?}"));
+    host.world.told().starts.push(StartTold {
+        name: name.to_owned(),
+        work,
+        answer,
+    });
+}
+
+fn wrong(host: &Host, text: String) {
+    host.world.told().wrong.push(text);
+}
+
+/// Whether the call has taken effect is unknown: it is made again.
+async fn again(host: &Host) {
+    host.world.saw("starts with unknown outcome");
+    tokio::time::sleep(AGAIN).await;
 }
 
 async fn cancel(host: &Host, client: &Client, name: &str) {
@@ -110,9 +182,17 @@ async fn wait(host: &Host, client: &Client, name: &str) {
 
 fn tell(host: &Host, name: &str, outcome: stepwell::model::run::Outcome) {
     let at_ms = host.now_ms();
-    host.note(format_args!("is told the outcome of {name}: {}", outcome.kind_name()));
+    host.note(format_args!(
+        "is told the outcome of {name}: {}",
+        outcome.kind_name()
+    ));
     let (name, client) = (name.to_owned(), host.name.clone());
-    host.world.told().outcomes.push(OutcomeTold { name, client, at_ms, outcome });
+    host.world.told().outcomes.push(OutcomeTold {
+        name,
+        client,
+        at_ms,
+        outcome,
+    });
 }
 
 async fn look(host: &Host, client: &Client, name: &str) {
@@ -124,22 +204,47 @@ async fn look(host: &Host, client: &Client, name: &str) {
 
 /// Asks about everything that anybody was told of.
 async fn audit(host: &Host, client: &Client) {
-    let names: std::collections::BTreeSet<String> =
-        host.world.told().starts.iter().map(|start| start.name.clone()).collect();
+    let names: std::collections::BTreeSet<String> = host
+        .world
+        .told()
+        .starts
+        .iter()
+        .map(|start| start.name.clone())
+        .collect();
     for name in names {
         match client.outcome(run_id(&name), false).await {
             Ok(outcome) => tell(host, &name, outcome),
-            Err(error) => host.world.told().wrong.push(format!("the outcome of {name} is not to be had: {error}")),
+            Err(error) => host
+                .world
+                .told()
+                .wrong
+                .push(format!("the outcome of {name} is not to be had: {error}")),
         }
     }
     let mut before = None;
     loop {
-        match client.list(ListRuns { before, limit: PAGE, ..ListRuns::default() }).await {
+        match client
+            .list(ListRuns {
+                before,
+                limit: PAGE,
+                ..ListRuns::default()
+            })
+            .await
+        {
             Ok((rows, next)) => {
-                host.world.told().listed.extend(rows.into_iter().map(|row| (row.id, row)));
+                host.world
+                    .told()
+                    .listed
+                    .extend(rows.into_iter().map(|row| (row.id, row)));
                 before = next;
             }
-            Err(error) => return host.world.told().wrong.push(format!("the runs are not listed: {error}")),
+            Err(error) => {
+                return host
+                    .world
+                    .told()
+                    .wrong
+                    .push(format!("the runs are not listed: {error}"));
+            }
         }
         if before.is_none() {
             break;
@@ -147,7 +252,11 @@ async fn audit(host: &Host, client: &Client) {
     }
     match client.stats().await {
         Ok(stats) => host.world.told().stats = Some(stats),
-        Err(error) => host.world.told().wrong.push(format!("the counts are not to be had: {error}")),
+        Err(error) => host
+            .world
+            .told()
+            .wrong
+            .push(format!("the counts are not to be had: {error}")),
     }
 }
 

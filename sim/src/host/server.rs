@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use stepwell::EngineOptions;
+use stepwell_storage::OpenRefusal;
 
 use crate::world::{Host, InAir, WatchedStore, World};
 
@@ -12,8 +13,14 @@ pub(crate) async fn serve(world: Arc<World>, air: Arc<Mutex<InAir>>) -> turmoil:
     let host = Host::begin(&world, "server");
     let store = match WatchedStore::acquire(host.clone(), air) {
         Ok(store) => store,
+        Err(OpenRefusal::Full { .. }) => {
+            host.note(format_args!("finds no room to open its store"));
+            return Ok(());
+        }
         Err(refusal) => {
-            world.court().charge("the store opens", host.now_ms(), format!("{refusal}"));
+            world
+                .court()
+                .charge("the store opens", host.now_ms(), format!("{refusal}"));
             return Ok(());
         }
     };
@@ -29,8 +36,14 @@ pub(crate) async fn serve(world: Arc<World>, air: Arc<Mutex<InAir>>) -> turmoil:
     let engine = match options.open_on(host.env(), Arc::new(store)).await {
         Ok(engine) => engine,
         Err(error) => {
-            let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-            world.court().charge("the engine opens", host.now_ms(), format!("{error}: {cause}"));
+            let cause = std::error::Error::source(&error)
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            world.court().charge(
+                "the engine opens",
+                host.now_ms(),
+                format!("{error}: {cause}"),
+            );
             return Ok(());
         }
     };

@@ -17,10 +17,15 @@ const LOOK: Duration = Duration::from_millis(20);
 pub(crate) async fn work(world: Arc<World>, name: String) -> turmoil::Result {
     let host = Host::begin(&world, &name);
     let env = host.env();
-    let worker = Worker::new(Arc::new(NetDial::new(env.clone(), SERVER)), env).principal(name.clone()).build("sim");
+    let worker = Worker::new(Arc::new(NetDial::new(env.clone(), SERVER)), env)
+        .principal(name.clone())
+        .build("sim");
     let slots = world.plan.settings.slots;
     let worker = workload::register(worker, &Outside::Live(host.clone()));
-    let handle = worker.queue("default", slots).grace(Duration::from_millis(500)).start()?;
+    let handle = worker
+        .queue("default", slots)
+        .grace(Duration::from_millis(500))
+        .start()?;
     while !world.takes_drain(&name) {
         tokio::time::sleep(LOOK).await;
     }

@@ -34,11 +34,13 @@ pub enum FaultKind {
     SlowDisk,
     /// A sync fails, and whether it has taken effect is unknown.
     SyncFailed,
+    /// The disk has no room.
+    DiskFull,
 }
 
 impl FaultKind {
     /// All kinds.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::WorkerKilled,
         Self::WorkerKilledSilently,
         Self::WorkerDrained,
@@ -51,6 +53,7 @@ impl FaultKind {
         Self::SlowLink,
         Self::SlowDisk,
         Self::SyncFailed,
+        Self::DiskFull,
     ];
 }
 
@@ -80,8 +83,17 @@ pub struct TimedFault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind, host, other, span_ms, extent } = self;
-        write!(f, "{kind:?} {host} {other} for {span_ms} ms, extent {extent}")
+        let Self {
+            kind,
+            host,
+            other,
+            span_ms,
+            extent,
+        } = self;
+        write!(
+            f,
+            "{kind:?} {host} {other} for {span_ms} ms, extent {extent}"
+        )
     }
 }
 
@@ -90,7 +102,9 @@ pub(super) fn draw_all(seed: u64, settings: &Settings) -> Vec<TimedFault> {
         return Vec::new();
     }
     let count = Draw::of(seed, "faults").between(2, 14);
-    let mut faults: Vec<TimedFault> = (0..count).map(|n| draw_one(&mut Draw::of(seed, format_args!("fault {n}")), settings)).collect();
+    let mut faults: Vec<TimedFault> = (0..count)
+        .map(|n| draw_one(&mut Draw::of(seed, format_args!("fault {n}")), settings))
+        .collect();
     faults.sort_by_key(|fault| fault.at_ms);
     faults
 }
@@ -100,14 +114,20 @@ fn draw_one(draw: &mut Draw, settings: &Settings) -> TimedFault {
     let kind = *draw.pick(&settings.kinds);
     let worker = format!("worker-{}", draw.between(1, u64::from(WORKERS)));
     let client = format!("client-{}", draw.between(1, u64::from(CLIENTS)));
-    let peer = if draw.chance(750) { worker.clone() } else { client.clone() };
+    let peer = if draw.chance(750) {
+        worker.clone()
+    } else {
+        client.clone()
+    };
     let server = "server".to_owned();
     let timeout = settings.session_timeout_ms;
     // From less than a heartbeat to well beyond the session time-out.
     let span_ms = draw.between(10, timeout * 2);
     let extent = draw.bits();
     let (host, other, extent) = match kind {
-        FaultKind::WorkerKilled | FaultKind::WorkerKilledSilently | FaultKind::WorkerDrained => (worker, String::new(), 0),
+        FaultKind::WorkerKilled | FaultKind::WorkerKilledSilently | FaultKind::WorkerDrained => {
+            (worker, String::new(), 0)
+        }
         FaultKind::ClientKilled => (client, String::new(), 0),
         FaultKind::ServerKilled | FaultKind::PowerLost => (server, String::new(), extent),
         FaultKind::Partitioned | FaultKind::Held => (server, peer, 0),
@@ -115,7 +135,16 @@ fn draw_one(draw: &mut Draw, settings: &Settings) -> TimedFault {
         FaultKind::CutOneWay => (peer, server, 0),
         FaultKind::SlowLink => (server, peer, 20 + extent % (timeout / 2)),
         FaultKind::SlowDisk => (server, String::new(), 20 + extent % (timeout * 2)),
-        FaultKind::SyncFailed => (server, String::new(), extent),
+        FaultKind::SyncFailed | FaultKind::DiskFull => (server, String::new(), extent),
     };
-    TimedFault { at_ms, fault: Fault { kind, host, other, span_ms, extent } }
+    TimedFault {
+        at_ms,
+        fault: Fault {
+            kind,
+            host,
+            other,
+            span_ms,
+            extent,
+        },
+    }
 }

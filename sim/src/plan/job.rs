@@ -40,6 +40,8 @@ pub struct Solo {
     pub failures: u32,
     /// What it answers.
     pub answer: u64,
+    /// So much text goes in and comes out.
+    pub pad: String,
 }
 
 /// What a run does.
@@ -78,6 +80,11 @@ pub enum Job {
         /// 0 to 9.
         priority: u8,
     },
+    /// Starts several runs in one call, again and again until it is answered.
+    StartMany {
+        /// Their names and what they do.
+        chains: Vec<(String, ChainInput)>,
+    },
     /// Asks a run to stop, once.
     Cancel {
         /// The run's name.
@@ -110,7 +117,20 @@ pub(super) fn draw_all(seed: u64, settings: &Settings) -> Vec<TimedJob> {
     let runs = Draw::of(seed, "jobs").between(8, 24);
     let mut jobs = Vec::new();
     for run in 0..runs {
-        draw_run(run, &mut Draw::of(seed, format_args!("job {run}")), settings, &mut jobs);
+        draw_run(
+            run,
+            &mut Draw::of(seed, format_args!("job {run}")),
+            settings,
+            &mut jobs,
+        );
+    }
+    for crowd in 0..Draw::of(seed, "crowds").between(0, 2) {
+        jobs.push(draw_crowd(
+            crowd,
+            &mut Draw::of(seed, format_args!("crowd {crowd}")),
+            settings,
+            runs,
+        ));
     }
     jobs.sort_by_key(|job| job.at_ms);
     jobs
@@ -121,13 +141,22 @@ fn draw_run(run: u64, draw: &mut Draw, settings: &Settings, jobs: &mut Vec<Timed
     let name = format!("run-{run}");
     let at_ms = draw.between(100, settings.faults_end_ms - 1_000);
     let work = draw_work(draw);
-    let delay_ms = if draw.chance(150) { draw.between(1, 2_000) } else { 0 };
+    let delay_ms = if draw.chance(150) {
+        draw.between(1, 2_000)
+    } else {
+        0
+    };
     let priority = draw.between(4, 6) as u8;
     let mut push = |at_ms, draw: &mut Draw, job| {
         let client = draw.between(1, u64::from(CLIENTS)) as u32;
         jobs.push(TimedJob { at_ms, client, job });
     };
-    let start = |work| Job::Start { name: name.clone(), work, delay_ms, priority };
+    let start = |work| Job::Start {
+        name: name.clone(),
+        work,
+        delay_ms,
+        priority,
+    };
     push(at_ms, draw, start(work.clone()));
     if draw.chance(250) {
         let again = at_ms + draw.between(0, 3_000);
@@ -152,14 +181,40 @@ fn draw_run(run: u64, draw: &mut Draw, settings: &Settings, jobs: &mut Vec<Timed
     }
 }
 
+/// Several runs in one call; some of the names are started alone too, with another input.
+fn draw_crowd(crowd: u64, draw: &mut Draw, settings: &Settings, runs: u64) -> TimedJob {
+    let chains = (0..draw.between(1, 5)).map(|n| {
+        let taken = draw.chance(100);
+        let name = if taken {
+            format!("run-{}", draw.between(0, runs - 1))
+        } else {
+            format!("crowd-{crowd}-{n}")
+        };
+        (name, draw_chain(draw))
+    });
+    let job = Job::StartMany {
+        chains: chains.collect(),
+    };
+    let at_ms = draw.between(100, settings.faults_end_ms - 1_000);
+    TimedJob {
+        at_ms,
+        client: draw.between(1, u64::from(CLIENTS)) as u32,
+        job,
+    }
+}
+
+fn draw_chain(draw: &mut Draw) -> ChainInput {
+    ChainInput {
+        links: draw.between(1, 12) as u32,
+        salt: draw.bits(),
+        sleeps_every: draw.between(2, 6) as u32,
+        sleep_ms: draw.between(0, 1_500),
+    }
+}
+
 fn draw_work(draw: &mut Draw) -> Work {
     match draw.between(0, 9) {
-        0..=3 => Work::Chain(ChainInput {
-            links: draw.between(1, 12) as u32,
-            salt: draw.bits(),
-            sleeps_every: draw.between(2, 6) as u32,
-            sleep_ms: draw.between(0, 1_500),
-        }),
+        0..=3 => Work::Chain(draw_chain(draw)),
         4..=8 => Work::Checkout(Order {
             cents: draw.between(1, 99_999),
             declined: draw.chance(100),
@@ -167,6 +222,11 @@ fn draw_work(draw: &mut Draw) -> Work {
             patience_ms: draw.between(1, 600),
             mails: draw.between(0, 3) as u32,
         }),
-        _ => Work::Solo(Solo { failures: draw.between(0, 2) as u32, answer: draw.bits() }),
+        _ => Work::Solo(Solo {
+            failures: draw.between(0, 2) as u32,
+            answer: draw.bits(),
+            // Entries are cut into parts beyond 3,400 bytes.
+            pad: "pad ".repeat(*draw.pick(&[0, 840, 860, 4_000])),
+        }),
     }
 }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 pub use self::fault::{Fault, FaultKind, TimedFault};
 pub use self::job::{ChainInput, Job, Order, Solo, TimedJob, Work};
 pub use self::settings::Settings;
+pub(crate) use self::settings::{CLIENTS, WORKERS};
 
 use crate::draw::Draw;
 
@@ -35,13 +36,21 @@ impl Plan {
         let settings = Settings::draw(&mut Draw::of(seed, "settings"));
         let jobs = job::draw_all(seed, &settings);
         let faults = fault::draw_all(seed, &settings);
-        Self { seed, settings, jobs, faults }
+        Self {
+            seed,
+            settings,
+            jobs,
+            faults,
+        }
     }
 
     /// The same without faults.
     #[must_use]
     pub fn calm(self) -> Self {
-        Self { faults: Vec::new(), ..self }
+        Self {
+            faults: Vec::new(),
+            ..self
+        }
     }
 }
 

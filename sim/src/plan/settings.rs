@@ -35,6 +35,8 @@ pub struct Settings {
     pub slots: u32,
     /// Frames sent twice.
     pub duplicates_per_mille: u64,
+    /// Frames sent again up to three seconds later, over whatever connection there is then.
+    pub late_copies_per_mille: u64,
     /// Writes that arrive in pieces.
     pub splits_per_mille: u64,
     /// Calls to the outside world that fail before their effect.
@@ -59,7 +61,11 @@ impl Settings {
     pub(super) fn draw(draw: &mut Draw) -> Self {
         let heartbeat_ms = draw.between(100, 300);
         // A fifth of the worlds see a midnight, where journals of new runs go into another generation.
-        let before_midnight = if draw.chance(200) { draw.between(1_000, 10_000) } else { DAY_MS / 2 };
+        let before_midnight = if draw.chance(200) {
+            draw.between(1_000, 10_000)
+        } else {
+            DAY_MS / 2
+        };
         Self {
             tick_ms: draw.between(2, 5),
             epoch_ms: MIDNIGHT_MS - before_midnight,
@@ -70,6 +76,7 @@ impl Settings {
             sync_ms: *draw.pick(&[0, 1, 5, 20]),
             slots: draw.between(1, 8) as u32,
             duplicates_per_mille: *draw.pick(&[0, 20, 100, 300]),
+            late_copies_per_mille: *draw.pick(&[0, 20, 100, 400]),
             splits_per_mille: *draw.pick(&[0, 50, 300]),
             failures_per_mille: *draw.pick(&[0, 50, 200]),
             lost_replies_per_mille: *draw.pick(&[0, 50, 200]),
@@ -77,8 +84,11 @@ impl Settings {
             panics_per_mille: *draw.pick(&[0, 20, 100]),
             server_ahead_ms: *draw.pick(&[0, 0, 700, 30_000]),
             faults_end_ms: draw.between(8_000, 14_000),
-            heal_max_ms: 90_000,
-            kinds: FaultKind::ALL.into_iter().filter(|_| draw.chance(500)).collect(),
+            heal_max_ms: 60_000,
+            kinds: FaultKind::ALL
+                .into_iter()
+                .filter(|_| draw.chance(500))
+                .collect(),
         }
     }
 }

@@ -13,7 +13,9 @@ pub(super) async fn chain(ctx: Ctx, input: ChainInput, outside: Outside) -> Resu
     let mut link = input.salt;
     for place in 0..input.links {
         let value = ctx
-            .step("link", |step| outside.clone().call(step, request(place, link)))
+            .step("link", |step| {
+                outside.clone().call(step, request(place, link))
+            })
             .retry(retry())
             .limits(HARD, HARD)
             .await?;
@@ -41,7 +43,11 @@ pub(crate) fn expected(input: &ChainInput, value: impl Fn(u32) -> u64) -> (Vec<u
         links.push(link);
         link = next(link, value(number));
         // A sleep takes a number too.
-        number += if (place + 1).is_multiple_of(input.sleeps_every) { 2 } else { 1 };
+        number += if (place + 1).is_multiple_of(input.sleeps_every) {
+            2
+        } else {
+            1
+        };
     }
     (links, link)
 }

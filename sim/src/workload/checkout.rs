@@ -27,8 +27,10 @@ pub(crate) struct Receipt {
 
 pub(super) async fn checkout(ctx: Ctx, order: Order, outside: Outside) -> Result<Receipt, Failure> {
     let call = |name, request| call(&ctx, &outside, name, request);
-    let (reserved, quoted) =
-        stepwell::join!(call("reserve", "reserve".to_owned()), call("quote", format!("quote {}", order.cents)));
+    let (reserved, quoted) = stepwell::join!(
+        call("reserve", "reserve".to_owned()),
+        call("quote", format!("quote {}", order.cents))
+    );
     let (reserved, quoted) = (reserved?, quoted?);
     let charged = match charge(&ctx, &order, &outside).await {
         Ok(charged) => charged,
@@ -40,7 +42,15 @@ pub(super) async fn checkout(ctx: Ctx, order: Order, outside: Outside) -> Result
     match deliver(&ctx, &order, &outside).await {
         Ok((answer, mails)) => {
             let (now, random) = (ctx.now().0, ctx.random());
-            Ok(Receipt { reserved, quoted, charged, answer, mails, now, random })
+            Ok(Receipt {
+                reserved,
+                quoted,
+                charged,
+                answer,
+                mails,
+                now,
+                random,
+            })
         }
         Err(failure) => {
             call("refund", format!("refund {charged:016x}")).await?;
@@ -62,7 +72,11 @@ async fn charge(ctx: &Ctx, order: &Order, outside: &Outside) -> Result<u64, Fail
     charge.retry(retry()).limits(HARD, HARD).await
 }
 
-async fn deliver(ctx: &Ctx, order: &Order, outside: &Outside) -> Result<(Option<u64>, Vec<u64>), Failure> {
+async fn deliver(
+    ctx: &Ctx,
+    order: &Order,
+    outside: &Outside,
+) -> Result<(Option<u64>, Vec<u64>), Failure> {
     ctx.sleep(Duration::from_millis(order.wait_ms)).await?;
     let answer = stepwell::select! {
         answer = call(ctx, outside, "ask", "ask".to_owned()) => Some(answer?),
@@ -71,8 +85,13 @@ async fn deliver(ctx: &Ctx, order: &Order, outside: &Outside) -> Result<(Option<
             None
         }
     };
-    let mails = (0..order.mails).map(|n| call(ctx, outside, "mail", format!("mail {n}"))).collect();
-    let mails = stepwell::join_all(mails).await.into_iter().collect::<Result<Vec<u64>, Failure>>()?;
+    let mails = (0..order.mails)
+        .map(|n| call(ctx, outside, "mail", format!("mail {n}")))
+        .collect();
+    let mails = stepwell::join_all(mails)
+        .await
+        .into_iter()
+        .collect::<Result<Vec<u64>, Failure>>()?;
     Ok((answer, mails))
 }
 
@@ -83,5 +102,9 @@ fn call<'a>(
     name: &'static str,
     request: String,
 ) -> impl Future<Output = Result<u64, Failure>> + Send + 'a {
-    ctx.step(name, move |step| outside.clone().call(step, request.clone())).retry(retry()).limits(HARD, HARD)
+    ctx.step(name, move |step| {
+        outside.clone().call(step, request.clone())
+    })
+    .retry(retry())
+    .limits(HARD, HARD)
 }

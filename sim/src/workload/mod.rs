@@ -20,7 +20,7 @@ pub(crate) const CHAIN: Workflow<ChainInput, u64> = Workflow::new("chain");
 /// Concurrent steps, sleeps, compensation.
 pub(crate) const CHECKOUT: Workflow<Order, Receipt> = Workflow::new("checkout");
 /// No step at all.
-pub(crate) const SOLO: Workflow<Solo, u64> = Workflow::new("solo");
+pub(crate) const SOLO: Workflow<Solo, (u64, String)> = Workflow::new("solo");
 
 /// The outside world.
 #[derive(Clone)]
@@ -36,7 +36,9 @@ pub(crate) fn register(worker: Worker, outside: &Outside) -> Worker {
     let (a, b) = (outside.clone(), outside.clone());
     worker
         .register(CHAIN, move |ctx, input| chain::chain(ctx, input, a.clone()))
-        .register(CHECKOUT, move |ctx, order| checkout::checkout(ctx, order, b.clone()))
+        .register(CHECKOUT, move |ctx, order| {
+            checkout::checkout(ctx, order, b.clone())
+        })
         .register(SOLO, solo::solo)
 }
 
@@ -55,13 +57,22 @@ impl Outside {
             Self::Live(host) => host,
             Self::Closed(started) => {
                 started.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                return Err(Failure::terminal("nothing may be done in a replay of what has ended"));
+                return Err(Failure::terminal(
+                    "nothing may be done in a replay of what has ended",
+                ));
             }
         };
         let (world, key) = (host.world.clone(), step.key());
-        let (plan, takes_ms) = world.ledger().begin(world.plan.seed, &world.plan.settings, &key);
-        host.note(format_args!("calls for `{request}` under {key}, attempt {}: {plan:?}", step.attempt()));
-        world.court().body_started(host.now_ms(), step.run(), step.number());
+        let (plan, takes_ms) = world
+            .ledger()
+            .begin(world.plan.seed, &world.plan.settings, &key);
+        host.note(format_args!(
+            "calls for `{request}` under {key}, attempt {}: {plan:?}",
+            step.attempt()
+        ));
+        world
+            .court()
+            .body_started(host.now_ms(), step.run(), step.number());
         tokio::time::sleep(Duration::from_millis(takes_ms / 2)).await;
         match plan {
             CallPlan::Failed => {
@@ -82,10 +93,11 @@ impl Outside {
         let value = world.ledger().effect(world.plan.seed, &key, &request);
         host.note(format_args!("effect `{request}` under {key}"));
         let value = value.map_err(|problem| {
-            world.court().charge("one request per key", host.now_ms(), problem.clone());
+            world
+                .court()
+                .charge("one request per key", host.now_ms(), problem.clone());
             Failure::terminal(problem)
         })?;
-        world.court().effect(host.now_ms(), step.run());
         tokio::time::sleep(Duration::from_millis(takes_ms / 2)).await;
         if plan == CallPlan::ReplyLost {
             world.saw("replies lost");

@@ -19,7 +19,11 @@ impl Clock for HostClock {
 
     fn wall(&self) -> Time {
         let settings = &self.0.world.plan.settings;
-        let ahead = if self.0.name == "server" { settings.server_ahead_ms } else { 0 };
+        let ahead = if self.0.name == "server" {
+            settings.server_ahead_ms
+        } else {
+            0
+        };
         Time(settings.epoch_ms + ahead + self.0.now_ms())
     }
 

@@ -12,6 +12,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use stepwell::runtime::env::Env;
 use stepwell::wire::message::Message;
 use stepwell_storage::{MemDisk, Op, Seq};
@@ -22,7 +23,7 @@ use crate::plan::{FaultKind, Plan};
 use crate::told::Told;
 use crate::trace::Trace;
 
-pub(crate) use self::store::WatchedStore;
+pub(crate) use self::store::{InAir, WatchedStore};
 
 /// What all hosts of one simulation share.
 pub(crate) struct World {
@@ -131,7 +132,10 @@ impl World {
 
     /// Batches have become durable.
     fn committed(&self, now_ms: u64, seq: Seq, batches: &[(Seq, Vec<Op>)]) {
-        self.note(format_args!("{now_ms} committed {seq}: {} batches", batches.len()));
+        self.note(format_args!(
+            "{now_ms} committed {seq}: {} batches",
+            batches.len()
+        ));
         let mut court = self.court();
         for (seq, ops) in batches {
             court.committed(now_ms, *seq, ops);
@@ -151,6 +155,8 @@ pub(crate) struct Host {
     pub(crate) life: u32,
     born_ms: u64,
     born: tokio::time::Instant,
+    /// Copies of frames that will be sent again, by peer.
+    again: Mutex<BTreeMap<String, Vec<(u64, Bytes)>>>,
 }
 
 impl Host {
@@ -163,7 +169,15 @@ impl Host {
             *life
         };
         let born_ms = world.now_ms();
-        let host = Self { world: world.clone(), name: name.to_owned(), life, born_ms, born: tokio::time::Instant::now() };
+        let (world, name, born) = (world.clone(), name.to_owned(), tokio::time::Instant::now());
+        let host = Self {
+            world,
+            name,
+            life,
+            born_ms,
+            born,
+            again: Mutex::default(),
+        };
         host.note(format_args!("begins"));
         Arc::new(host)
     }
@@ -174,7 +188,33 @@ impl Host {
     }
 
     pub(crate) fn note(&self, line: fmt::Arguments<'_>) {
-        self.world.note(format_args!("{} {}.{} {line}", self.now_ms(), self.name, self.life));
+        self.world.note(format_args!(
+            "{} {}.{} {line}",
+            self.now_ms(),
+            self.name,
+            self.life
+        ));
+    }
+
+    /// Keeps a frame, to be sent to the peer again from that time on, over whatever connection there is.
+    fn send_again(&self, peer: &str, due_ms: u64, frame: Bytes) {
+        lock(&self.again)
+            .entry(peer.to_owned())
+            .or_default()
+            .push((due_ms, frame));
+    }
+
+    fn due_again(&self, peer: &str) -> Vec<Bytes> {
+        let (now_ms, mut again) = (self.now_ms(), lock(&self.again));
+        let Some(kept) = again.get_mut(peer) else {
+            return Vec::new();
+        };
+        let (due, later) = std::mem::take(kept)
+            .into_iter()
+            .partition(|(due_ms, _)| *due_ms <= now_ms);
+        *kept = later;
+        let due: Vec<(u64, Bytes)> = due;
+        due.into_iter().map(|(_, frame)| frame).collect()
     }
 
     /// The world as the engine's code sees it from here.

@@ -20,8 +20,16 @@ impl Net for HostNet {
         Box::pin(async move {
             let stream = TcpStream::connect(address.as_str()).await;
             let peer = address.split(':').next().unwrap_or_default().to_owned();
-            host.note(format_args!("dials {peer}: {}", if stream.is_ok() { "connected" } else { "refused" }));
-            let stream: Box<dyn Stream> = Box::new(FrameStream::new(host, peer, "dialled", stream?));
+            host.note(format_args!(
+                "dials {peer}: {}",
+                if stream.is_ok() {
+                    "connected"
+                } else {
+                    "refused"
+                }
+            ));
+            let stream: Box<dyn Stream> =
+                Box::new(FrameStream::new(host, peer, "dialled", stream?));
             Ok(stream)
         })
     }
@@ -30,7 +38,12 @@ impl Net for HostNet {
         let (host, address) = (self.0.clone(), address.to_owned());
         Box::pin(async move {
             let listener = TcpListener::bind(address.as_str()).await?;
-            let listening: Box<dyn Listener> = Box::new(Listening { host, listener, address, accepted: AtomicU64::new(0) });
+            let listening: Box<dyn Listener> = Box::new(Listening {
+                host,
+                listener,
+                address,
+                accepted: AtomicU64::new(0),
+            });
             Ok(listening)
         })
     }
@@ -51,7 +64,12 @@ impl Listener for Listening {
             let number = self.accepted.fetch_add(1, Ordering::Relaxed);
             self.host.note(format_args!("accepts {peer}"));
             let label = format!("accepted {number}");
-            let stream: Box<dyn Stream> = Box::new(FrameStream::new(self.host.clone(), peer.clone(), &label, stream));
+            let stream: Box<dyn Stream> = Box::new(FrameStream::new(
+                self.host.clone(),
+                peer.clone(),
+                &label,
+                stream,
+            ));
             Ok((stream, peer))
         })
     }

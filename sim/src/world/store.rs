@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use stepwell_storage::{
-    Batch, BoxFuture, CommitFailure, Identity, MemOptions, MemStore, Op, OpenRefusal, ReadFailure, Receipt, Row, Scan,
-    Seq, Space, Store, SubmitRefusal, Usage,
+    Batch, BoxFuture, CommitFailure, Identity, MemOptions, MemStore, Op, OpenRefusal, ReadFailure,
+    Receipt, Row, Scan, Seq, Space, Store, SubmitRefusal, Usage,
 };
 
 use super::{Host, World};

@@ -1,5 +1,5 @@
-//! A connection that knows where frames begin: it writes them down, sends some of them twice, and cuts what it sends
-//! into pieces.
+//! A connection that knows where frames begin: it writes them down, sends some of them twice, some again much later,
+//! perhaps over another connection, and cuts what it sends into pieces.
 //!
 //! TCP never delivers bytes twice, so a copy of a message can only come from above it: a peer that sends again. That is
 //! what is simulated here.
@@ -21,12 +21,24 @@ use crate::draw::Draw;
 
 /// The bytes before each frame that tell its length.
 const HEAD_BYTES: usize = 4;
+/// The latest a copy comes.
+const LATE_MAX_MS: u64 = 3_000;
+
+/// Whether a frame is one that stands for itself. What is about the connection as such (hello, welcome, heartbeat,
+/// closing, offer) has no meaning outside its place.
+fn may_come_late(frame: &Bytes) -> bool {
+    frame
+        .get(HEAD_BYTES)
+        .is_some_and(|kind| matches!(kind, 10..=27 | 40..=48 | 60..))
+}
 
 pub(super) struct FrameStream {
     host: Arc<Host>,
     peer: String,
     inner: TcpStream,
     draw: Draw,
+    /// The first frame is out.
+    greeted: bool,
     sent: Frames,
     received: Frames,
     /// What is still to be written, one piece a write.
@@ -35,9 +47,24 @@ pub(super) struct FrameStream {
 
 impl FrameStream {
     pub(super) fn new(host: Arc<Host>, peer: String, label: &str, inner: TcpStream) -> Self {
-        let label = format!("frames {} {} {peer} {label} {}", host.name, host.life, host.now_ms());
+        let label = format!(
+            "frames {} {} {peer} {label} {}",
+            host.name,
+            host.life,
+            host.now_ms()
+        );
         let draw = Draw::of(host.world.plan.seed, label);
-        Self { host, peer, inner, draw, sent: Frames::default(), received: Frames::default(), pieces: VecDeque::new() }
+        let (sent, received) = (Frames::default(), Frames::default());
+        Self {
+            host,
+            peer,
+            inner,
+            draw,
+            greeted: false,
+            sent,
+            received,
+            pieces: VecDeque::new(),
+        }
     }
 
     /// Takes what is written: whole frames go on, some twice, in pieces.
@@ -48,11 +75,28 @@ impl FrameStream {
         while let Some(frame) = self.sent.next() {
             self.look_at_sent(&frame);
             out.extend_from_slice(&frame);
+            if may_come_late(&frame) && self.draw.chance(settings.late_copies_per_mille) {
+                let due_ms = self.host.now_ms() + self.draw.between(20, LATE_MAX_MS);
+                self.host.send_again(&self.peer, due_ms, frame.clone());
+            }
             if self.draw.chance(settings.duplicates_per_mille) {
                 self.host.world.saw("frames sent twice");
                 out.extend_from_slice(&frame);
             }
         }
+        // A hello comes first, in any case.
+        if self.greeted {
+            for frame in self.host.due_again(&self.peer) {
+                self.host.note(format_args!(
+                    "> {} again {:016x}",
+                    self.peer,
+                    XxHash3_64::oneshot(&frame)
+                ));
+                self.host.world.saw("frames sent again late");
+                out.extend_from_slice(&frame);
+            }
+        }
+        self.greeted = true;
         let mut out = out.freeze();
         if self.draw.chance(settings.splits_per_mille) {
             self.host.world.saw("writes cut into pieces");
@@ -71,14 +115,29 @@ impl FrameStream {
     fn look_at_sent(&self, frame: &Bytes) {
         let message = Message::decode(&frame[HEAD_BYTES..]);
         let kind = message.as_ref().map_or("garbage", Message::kind_name);
-        self.host.note(format_args!("> {} {kind} {:016x}", self.peer, XxHash3_64::oneshot(frame)));
-        if let (Ok(message), "server") = (message, self.host.name.as_str()) {
-            self.host.world.released(self.host.now_ms(), &self.peer, &message);
+        self.host.note(format_args!(
+            "> {} {kind} {:016x}",
+            self.peer,
+            XxHash3_64::oneshot(frame)
+        ));
+        match (message, self.host.name.as_str()) {
+            (Ok(message), "server") => {
+                self.host
+                    .world
+                    .released(self.host.now_ms(), &self.peer, &message)
+            }
+            (Ok(message), _) => self.host.world.court().reported(&message),
+            (Err(_), _) => {}
         }
     }
 
     fn look_at_received(&self, frame: &Bytes) {
-        self.host.note(format_args!("< {} kind {} {:016x}", self.peer, frame.get(HEAD_BYTES).unwrap_or(&0), XxHash3_64::oneshot(frame)));
+        self.host.note(format_args!(
+            "< {} kind {} {:016x}",
+            self.peer,
+            frame.get(HEAD_BYTES).unwrap_or(&0),
+            XxHash3_64::oneshot(frame)
+        ));
     }
 
     fn poll_pieces(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -94,7 +153,11 @@ impl FrameStream {
 }
 
 impl AsyncRead for FrameStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = into.filled().len();
         ready!(Pin::new(&mut self.inner).poll_read(cx, into))?;
         let this = &mut *self;
@@ -107,7 +170,11 @@ impl AsyncRead for FrameStream {
 }
 
 impl AsyncWrite for FrameStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         ready!(self.poll_pieces(cx))?;
         self.take(bytes);
         // What does not go out now goes out before the next write, flush or shutdown.

@@ -12,7 +12,8 @@ use serde::de::DeserializeOwned;
 
 use crate::model::chain;
 use crate::model::entry::{
-    AttemptFailed, CancelRequested, Entry, Place, Started, StepCompleted, StepFailed, TimerArmed, TimerFired,
+    AttemptFailed, CancelRequested, Entry, Place, Started, StepCompleted, StepFailed, TimerArmed,
+    TimerFired,
 };
 use crate::model::failure::Failure;
 use crate::model::id::{GrantNo, Incarnation, RunId, RunNo, StepNo, Token};
@@ -130,19 +131,31 @@ impl Bench {
         let code = Code {
             version: 4,
             begin: Arc::new(move |ctx, input| {
-                let input = input.to::<In>().map_err(|e| Failure::terminal(e).class("input"))?;
+                let input = input
+                    .to::<In>()
+                    .map_err(|e| Failure::terminal(e).class("input"))?;
                 let running = function(ctx, input);
                 Ok(Box::pin(async move { encode(&running.await?, 1_000) }))
             }),
         };
-        let world = World::new(Arc::new(Handle(clock.clone())), Registry::from([("checkout".to_owned(), code)]));
+        let world = World::new(
+            Arc::new(Handle(clock.clone())),
+            Registry::from([("checkout".to_owned(), code)]),
+        );
         world.set_payload_bytes_max(1_000);
         world.gate.open_until(Duration::MAX);
         world.engine_time.heard(Time(START), Duration::ZERO);
         let world = Arc::new(world);
         let turn = Turn::new(RunNo(1), RUN, token(1), 0, world.clone());
-        let mut bench =
-            Self { turn, clock, world, journal, wakes: Arc::default(), sent: Vec::new(), grants: 0 };
+        let mut bench = Self {
+            turn,
+            clock,
+            world,
+            journal,
+            wakes: Arc::default(),
+            sent: Vec::new(),
+            grants: 0,
+        };
         bench.hand_out();
         bench
     }
@@ -155,7 +168,13 @@ impl Bench {
     pub(super) fn hand_out_prefix(&mut self, count: usize) {
         self.grants += 1;
         self.sent.clear();
-        self.turn = Turn::new(RunNo(1), RUN, token(self.grants), count as u32, self.world.clone());
+        self.turn = Turn::new(
+            RunNo(1),
+            RUN,
+            token(self.grants),
+            count as u32,
+            self.world.clone(),
+        );
         self.turn.stored(0, self.stored()[..count].to_vec());
     }
 
@@ -218,17 +237,35 @@ impl Bench {
     pub(super) fn entry_for(&self, message: Message, backoff: Duration) -> Entry {
         let at = self.now();
         match message {
-            Message::StepCompletedReport(r) => {
-                StepCompleted { at, number: r.number, place: r.place, attempt: r.attempt, output: r.output }.into()
+            Message::StepCompletedReport(r) => StepCompleted {
+                at,
+                number: r.number,
+                place: r.place,
+                attempt: r.attempt,
+                output: r.output,
             }
+            .into(),
             Message::TimerRequested(r) => {
                 let due = at.after(Duration::from_millis(r.delay_ms));
-                TimerArmed { at, number: r.number, place: r.place, due }.into()
+                TimerArmed {
+                    at,
+                    number: r.number,
+                    place: r.place,
+                    due,
+                }
+                .into()
             }
             Message::AttemptFailedReport(r) => {
                 let (number, place, attempt, failure) = (r.number, r.place, r.attempt, r.failure);
                 if !failure.is_retryable() || attempt > r.retry.retries {
-                    return StepFailed { at, number, place, attempt, failure }.into();
+                    return StepFailed {
+                        at,
+                        number,
+                        place,
+                        attempt,
+                        failure,
+                    }
+                    .into();
                 }
                 AttemptFailed {
                     at,
@@ -258,30 +295,50 @@ impl Bench {
 }
 
 pub(super) fn token(grant: u64) -> Token {
-    Token { store: 7, epoch: 1, grant: GrantNo(grant) }
+    Token {
+        store: 7,
+        epoch: 1,
+        grant: GrantNo(grant),
+    }
 }
 
 pub(super) fn summary(message: &Message) -> String {
     match message {
         Message::StepCompletedReport(r) => format!("completed {} = {:?}", r.number, r.output),
-        Message::AttemptFailedReport(r) => format!("failed {} attempt {}: {:?}", r.number, r.attempt, r.failure),
+        Message::AttemptFailedReport(r) => {
+            format!("failed {} attempt {}: {:?}", r.number, r.attempt, r.failure)
+        }
         Message::TimerRequested(r) => format!("timer {} {} ms", r.number, r.delay_ms),
-        Message::TurnSuspended(r) => format!("suspended seen {} until +{} ms", r.seen, r.wakes_at.0 - START),
+        Message::TurnSuspended(r) => format!(
+            "suspended seen {} until +{} ms",
+            r.seen,
+            r.wakes_at.0 - START
+        ),
         Message::TurnCompleted(r) => format!("returned {:?}", r.output),
         Message::TurnFailed(r) => format!("died {:?} whole {}", r.failure, r.whole),
         Message::TurnMismatched(r) => {
-            format!("mismatch\n  entry {} holds    {}\n  the code asked   {}", r.index, r.journal_holds, r.code_asked)
+            format!(
+                "mismatch\n  entry {} holds    {}\n  the code asked   {}",
+                r.index, r.journal_holds, r.code_asked
+            )
         }
         other => format!("{other:?}"),
     }
 }
 
 pub(super) fn fired(at: u64, number: u32) -> TimerFired {
-    TimerFired { at: Time(START + at), number: StepNo(number) }
+    TimerFired {
+        at: Time(START + at),
+        number: StepNo(number),
+    }
 }
 
 pub(super) fn completed(at: u64, number: u32, name: &str, output: impl Serialize) -> StepCompleted {
-    let place = Place { name: name.to_owned(), at: "order.rs:41".to_owned(), version: 3 };
+    let place = Place {
+        name: name.to_owned(),
+        at: "order.rs:41".to_owned(),
+        version: 3,
+    };
     StepCompleted {
         at: Time(START + at),
         number: StepNo(number),
@@ -292,5 +349,9 @@ pub(super) fn completed(at: u64, number: u32, name: &str, output: impl Serialize
 }
 
 pub(super) fn cancel(at: u64) -> CancelRequested {
-    CancelRequested { at: Time(START + at), principal: "ops".to_owned(), reason: "not wanted".to_owned() }
+    CancelRequested {
+        at: Time(START + at),
+        principal: "ops".to_owned(),
+        reason: "not wanted".to_owned(),
+    }
 }

@@ -19,8 +19,14 @@ use crate::workflow::{Ctx, join_all};
 #[derive(Debug, Clone)]
 enum Program {
     /// A step whose first `failures` attempts fail, and whose body is polled `polls` times before it ends.
-    Step { failures: u8, polls: u8, terminal: bool },
-    Sleep { ms: u64 },
+    Step {
+        failures: u8,
+        polls: u8,
+        terminal: bool,
+    },
+    Sleep {
+        ms: u64,
+    },
     /// A step that is asked for and never awaited.
     Forgotten,
     Draw,
@@ -29,7 +35,10 @@ enum Program {
     Select(Box<Program>, Box<Program>),
     Both(Box<Program>, Box<Program>),
     /// Asked in one order, awaited in the other.
-    Crossed { first: u8, second: u8 },
+    Crossed {
+        first: u8,
+        second: u8,
+    },
 }
 
 fn program() -> impl Strategy<Value = Program> {
@@ -81,12 +90,23 @@ fn run<'a>(ctx: &'a Ctx, log: &'a Log, program: &'a Program) -> BoxFuture<'a, St
     };
     let step = move |failures: u8, polls: u8, terminal: bool| {
         let name = asked("step".to_owned());
-        ctx.step(name, move |s| body(failures, polls, terminal, s.attempt())).retry(Retry::default().retries(2))
+        ctx.step(name, move |s| body(failures, polls, terminal, s.attempt()))
+            .retry(Retry::default().retries(2))
     };
-    let seen = move |what: String| format!("{what}@{}{}", ctx.now().0 - START, if ctx.is_cancelled() { "!" } else { "" });
+    let seen = move |what: String| {
+        format!(
+            "{what}@{}{}",
+            ctx.now().0 - START,
+            if ctx.is_cancelled() { "!" } else { "" }
+        )
+    };
     Box::pin(async move {
         match program {
-            Program::Step { failures, polls, terminal } => match step(*failures, *polls, *terminal).await {
+            Program::Step {
+                failures,
+                polls,
+                terminal,
+            } => match step(*failures, *polls, *terminal).await {
                 Ok(value) => seen(format!("ok{value}")),
                 Err(failure) => seen(failure.class),
             },
@@ -149,7 +169,10 @@ struct Dice(u64);
 
 impl Dice {
     fn roll(&mut self, sides: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         ((self.0 >> 33) as usize) % sides
     }
 }
@@ -165,10 +188,19 @@ fn live(bench: &mut Bench, dice: &mut Dice, cancels: bool) -> String {
             if let Some(number) = due(&bench.journal, now)
                 && dice.roll(2) == 0
             {
-                bench.commit(crate::model::entry::TimerFired { at: now, number: StepNo(number) });
+                bench.commit(crate::model::entry::TimerFired {
+                    at: now,
+                    number: StepNo(number),
+                });
             }
             let ends = |m: &Message| {
-                matches!(m, Message::TurnCompleted(_) | Message::TurnFailed(_) | Message::TurnMismatched(_) | Message::TurnSuspended(_))
+                matches!(
+                    m,
+                    Message::TurnCompleted(_)
+                        | Message::TurnFailed(_)
+                        | Message::TurnMismatched(_)
+                        | Message::TurnSuspended(_)
+                )
             };
             let choices = bench.sent.iter().filter(|m| !ends(m)).count();
             if choices > 0 && dice.roll(3) > 0 {
@@ -182,14 +214,20 @@ fn live(bench: &mut Bench, dice: &mut Dice, cancels: bool) -> String {
             }
         }
         let end = bench.sent.iter().find(|m| {
-            matches!(m, Message::TurnCompleted(_) | Message::TurnFailed(_) | Message::TurnMismatched(_))
+            matches!(
+                m,
+                Message::TurnCompleted(_) | Message::TurnFailed(_) | Message::TurnMismatched(_)
+            )
         });
         if let Some(end) = end {
             return summary(end);
         }
         if let Some(Message::TurnSuspended(suspended)) = bench.sent.last() {
             let wait = suspended.wakes_at.0.saturating_sub(bench.now().0);
-            assert!(wait > 0 || bench.journal.len() as u32 > suspended.seen, "suspended for nothing");
+            assert!(
+                wait > 0 || bench.journal.len() as u32 > suspended.seen,
+                "suspended for nothing"
+            );
             bench.clock.advance(wait + dice.roll(50) as u64);
             bench.hand_out();
         } else if dice.roll(15) == 0 {
@@ -202,9 +240,15 @@ fn live(bench: &mut Bench, dice: &mut Dice, cancels: bool) -> String {
 
 /// A timer of the journal that is due and has not fired.
 fn due(journal: &[Entry], now: Time) -> Option<u32> {
-    let fired = |n: StepNo| journal.iter().any(|e| matches!(e, Entry::TimerFired(f) if f.number == n));
+    let fired = |n: StepNo| {
+        journal
+            .iter()
+            .any(|e| matches!(e, Entry::TimerFired(f) if f.number == n))
+    };
     journal.iter().find_map(|entry| match entry {
-        Entry::TimerArmed(armed) if armed.due <= now && !fired(armed.number) => Some(armed.number.0),
+        Entry::TimerArmed(armed) if armed.due <= now && !fired(armed.number) => {
+            Some(armed.number.0)
+        }
         _ => None,
     })
 }

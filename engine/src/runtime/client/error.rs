@@ -63,7 +63,9 @@ impl From<SessionError> for ClientError {
     fn from(error: SessionError) -> Self {
         match error {
             SessionError::NotReachable { address, cause } => Self::NotReachable { address, cause },
-            SessionError::HelloRefused { address, reason } => Self::HelloRefused { address, reason },
+            SessionError::HelloRefused { address, reason } => {
+                Self::HelloRefused { address, reason }
+            }
         }
     }
 }

@@ -45,7 +45,10 @@ impl Line {
     /// A line whose requests are numbered from some drawn number on, so that no late answer to an earlier life of this
     /// process, or to another client behind the same address, is taken for one to a request of ours.
     pub(crate) fn numbered_from(drawn: u64) -> Self {
-        Self(Mutex::new(State { last: drawn >> 32, ..State::default() }))
+        Self(Mutex::new(State {
+            last: drawn >> 32,
+            ..State::default()
+        }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -59,9 +62,23 @@ impl Line {
         state.last += 1;
         let number = state.last;
         let message = request(number);
-        let sent = state.sender.as_ref().is_some_and(|sender| sender.send(message.clone()).is_ok());
-        state.pending.insert(number, Pending { message, answer: reply, sent });
-        Asked { line: self.clone(), number, answer }
+        let sent = state
+            .sender
+            .as_ref()
+            .is_some_and(|sender| sender.send(message.clone()).is_ok());
+        state.pending.insert(
+            number,
+            Pending {
+                message,
+                answer: reply,
+                sent,
+            },
+        );
+        Asked {
+            line: self.clone(),
+            number,
+            answer,
+        }
     }
 
     /// The connection is there: all that has no answer goes out (again), in the order in which it was asked.
@@ -80,11 +97,15 @@ impl Line {
 
     /// An answer. One for a request that nobody waits for any more is dropped.
     fn answered(&self, message: Message) {
-        let Some(number) = request_of(&message) else { return };
+        let Some(number) = request_of(&message) else {
+            return;
+        };
         let pending = self.state().pending.remove(&number);
         if let Some(pending) = pending {
             let answer = match message {
-                Message::RefusedReply(RefusedReply { reason, .. }) => Err(ClientError::Refused(reason)),
+                Message::RefusedReply(RefusedReply { reason, .. }) => {
+                    Err(ClientError::Refused(reason))
+                }
                 message => Ok(message),
             };
             let _ = pending.answer.send(answer);
@@ -105,12 +126,19 @@ impl Line {
     /// Why a request has no answer after `limit`.
     fn unanswered(&self, number: u64, limit: Duration, address: String) -> ClientError {
         let state = self.state();
-        if state.pending.get(&number).is_some_and(|pending| pending.sent) {
+        if state
+            .pending
+            .get(&number)
+            .is_some_and(|pending| pending.sent)
+        {
             return ClientError::TimedOut { limit };
         }
         match &state.problem {
             Some(problem) => problem.clone().into(),
-            None => ClientError::NotReachable { address, cause: format!("no connection within {limit:?}") },
+            None => ClientError::NotReachable {
+                address,
+                cause: format!("no connection within {limit:?}"),
+            },
         }
     }
 }
@@ -167,7 +195,13 @@ impl ClientPeer {
         incarnation: Incarnation,
         reached: watch::Sender<Option<Result<(), SessionError>>>,
     ) -> Self {
-        Self { line, caller, incarnation, reached, deserted: false }
+        Self {
+            line,
+            caller,
+            incarnation,
+            reached,
+            deserted: false,
+        }
     }
 }
 

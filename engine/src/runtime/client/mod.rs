@@ -84,9 +84,21 @@ impl Client {
     /// A client that reaches its engine by `dial`, in the world that `env` is. It connects with the first call.
     pub fn new(dial: Arc<dyn Dial>, env: Env) -> Self {
         let line = Arc::new(Line::numbered_from(env.entropy.next_u64()));
-        let shared = Shared { env, dial, line, serving: Mutex::default() };
-        let caller = Caller { principal: "client".to_owned(), ..Caller::default() };
-        Self { caller, limit: CALL_LIMIT_DEFAULT, shared: Arc::new(shared) }
+        let shared = Shared {
+            env,
+            dial,
+            line,
+            serving: Mutex::default(),
+        };
+        let caller = Caller {
+            principal: "client".to_owned(),
+            ..Caller::default()
+        };
+        Self {
+            caller,
+            limit: CALL_LIMIT_DEFAULT,
+            shared: Arc::new(shared),
+        }
     }
 
     /// The same connection, for runs of another namespace.
@@ -134,7 +146,15 @@ impl Client {
     /// How a run ended, or that it has not; with `wait`, only once it has ended, however long that takes.
     pub async fn outcome(&self, id: RunId, wait: bool) -> Result<Outcome, ClientError> {
         let caller = self.calls();
-        let ask = |request| AskOutcome { request, caller, id, wait }.into();
+        let ask = |request| {
+            AskOutcome {
+                request,
+                caller,
+                id,
+                wait,
+            }
+            .into()
+        };
         let answer = match wait {
             true => self.call_without_limit(ask).await?,
             false => self.call(ask).await?,
@@ -148,25 +168,61 @@ impl Client {
     /// Where a run is in its life.
     pub async fn status(&self, id: RunId) -> Result<RunSummary, ClientError> {
         let caller = self.calls();
-        match self.call(|request| AskStatus { request, caller, id }.into()).await? {
+        match self
+            .call(|request| {
+                AskStatus {
+                    request,
+                    caller,
+                    id,
+                }
+                .into()
+            })
+            .await?
+        {
             Message::StatusReply(reply) => Ok(reply.run),
             other => Err(misfit(&other)),
         }
     }
 
     /// A page of runs, newest first, and what to ask `before` for the next page, if there may be more.
-    pub async fn list(&self, list: ListRuns) -> Result<(Vec<RunSummary>, Option<u64>), ClientError> {
+    pub async fn list(
+        &self,
+        list: ListRuns,
+    ) -> Result<(Vec<RunSummary>, Option<u64>), ClientError> {
         let caller = self.calls();
-        match self.call(|request| AskList { request, caller, list }.into()).await? {
+        match self
+            .call(|request| {
+                AskList {
+                    request,
+                    caller,
+                    list,
+                }
+                .into()
+            })
+            .await?
+        {
             Message::ListReply(reply) => Ok((reply.runs, reply.next)),
             other => Err(misfit(&other)),
         }
     }
 
     /// A page of the dead letters, newest first, and what to ask `before` for the next page, if there may be more.
-    pub async fn dead_list(&self, list: ListRuns) -> Result<(Vec<RunSummary>, Option<u64>), ClientError> {
+    pub async fn dead_list(
+        &self,
+        list: ListRuns,
+    ) -> Result<(Vec<RunSummary>, Option<u64>), ClientError> {
         let caller = self.calls();
-        match self.call(|request| AskDead { request, caller, list }.into()).await? {
+        match self
+            .call(|request| {
+                AskDead {
+                    request,
+                    caller,
+                    list,
+                }
+                .into()
+            })
+            .await?
+        {
             Message::ListReply(reply) => Ok((reply.runs, reply.next)),
             other => Err(misfit(&other)),
         }
@@ -177,13 +233,25 @@ impl Client {
         let mut entries = Vec::new();
         loop {
             let (caller, from) = (self.calls(), entries.len() as u32);
-            let ask = |request| AskJournal { request, caller, id, from, limit: JOURNAL_PAGE }.into();
+            let ask = |request| {
+                AskJournal {
+                    request,
+                    caller,
+                    id,
+                    from,
+                    limit: JOURNAL_PAGE,
+                }
+                .into()
+            };
             let reply = match self.call(ask).await? {
                 Message::JournalReply(reply) if reply.from == from => reply,
                 other => return Err(misfit(&other)),
             };
             for (index, bytes) in (from..).zip(&reply.entries) {
-                entries.push(Entry::decode(bytes).map_err(|cause| ClientError::Unreadable { index, cause })?);
+                entries.push(
+                    Entry::decode(bytes)
+                        .map_err(|cause| ClientError::Unreadable { index, cause })?,
+                );
             }
             if reply.entries.is_empty() || entries.len() as u32 >= reply.count {
                 return Ok(entries);
@@ -197,13 +265,30 @@ impl Client {
     /// [`Refusal::HasEnded`](crate::model::command::Refusal::HasEnded).
     pub async fn cancel(&self, id: RunId, reason: &str) -> Result<(), ClientError> {
         let (caller, reason) = (self.calls(), reason.to_owned());
-        self.done(|request| Cancel { request, caller, id, reason }.into()).await
+        self.done(|request| {
+            Cancel {
+                request,
+                caller,
+                id,
+                reason,
+            }
+            .into()
+        })
+        .await
     }
 
     /// Lets a parked or paused run go on.
     pub async fn resume(&self, id: RunId) -> Result<(), ClientError> {
         let caller = self.calls();
-        self.done(|request| Resume { request, caller, id }.into()).await
+        self.done(|request| {
+            Resume {
+                request,
+                caller,
+                id,
+            }
+            .into()
+        })
+        .await
     }
 
     /// The engine's counts.
@@ -230,7 +315,10 @@ impl Client {
         }
     }
 
-    async fn call_without_limit(&self, request: impl FnOnce(u64) -> Message) -> Result<Message, ClientError> {
+    async fn call_without_limit(
+        &self,
+        request: impl FnOnce(u64) -> Message,
+    ) -> Result<Message, ClientError> {
         self.serve();
         self.shared.line.ask(request).answer().await
     }
@@ -238,17 +326,31 @@ impl Client {
     /// Makes sure that there is a task that serves the connection: none yet, or its runtime was shut down.
     fn serve(&self) -> watch::Receiver<Option<Result<(), SessionError>>> {
         let shared = &self.shared;
-        let mut serving = shared.serving.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut serving = shared
+            .serving
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         match &*serving {
             Some(serving) if !serving.alive.is_closed() => serving.reached.clone(),
             _ => {
                 let (alive, is_alive) = mpsc::unbounded_channel();
                 let (reached, is_reached) = watch::channel(None);
-                let caller = Caller { command: CommandId(self.random()), ..self.caller.clone() };
-                let peer = ClientPeer::new(shared.line.clone(), caller, Incarnation(self.random()), reached);
+                let caller = Caller {
+                    command: CommandId(self.random()),
+                    ..self.caller.clone()
+                };
+                let peer = ClientPeer::new(
+                    shared.line.clone(),
+                    caller,
+                    Incarnation(self.random()),
+                    reached,
+                );
                 let session = Session::new(shared.env.clone(), shared.dial.clone(), peer, is_alive);
                 tokio::spawn(session.run());
-                *serving = Some(Serving { alive, reached: is_reached.clone() });
+                *serving = Some(Serving {
+                    alive,
+                    reached: is_reached.clone(),
+                });
                 is_reached
             }
         }
@@ -266,5 +368,7 @@ impl std::fmt::Debug for Client {
 }
 
 fn misfit(message: &Message) -> ClientError {
-    ClientError::Misfit { kind: message.kind_name() }
+    ClientError::Misfit {
+        kind: message.kind_name(),
+    }
 }

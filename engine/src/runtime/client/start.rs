@@ -33,7 +33,13 @@ pub struct StartBuilder<Out> {
 }
 
 impl<Out> StartBuilder<Out> {
-    fn new(client: Client, workflow: &str, version: u32, queue: &str, input: Result<Payload, PayloadError>) -> Self {
+    fn new(
+        client: Client,
+        workflow: &str,
+        version: u32,
+        queue: &str,
+        input: Result<Payload, PayloadError>,
+    ) -> Self {
         let run = input.map(|input| StartRun {
             id: client.random_id(),
             name: None,
@@ -44,7 +50,11 @@ impl<Out> StartBuilder<Out> {
             delay_ms: 0,
             input,
         });
-        Self { client, run, output: PhantomData }
+        Self {
+            client,
+            run,
+            output: PhantomData,
+        }
     }
 
     fn with(mut self, change: impl FnOnce(&Client, &mut StartRun)) -> Self {
@@ -90,7 +100,10 @@ impl<Out: Send + 'static> IntoFuture for StartBuilder<Out> {
         Box::pin(async move {
             let Self { client, run, .. } = self;
             let answers = client.send_start(vec![run?]).await?;
-            let answer = answers.into_iter().next().ok_or(ClientError::Misfit { kind: "StartReply" })?;
+            let answer = answers
+                .into_iter()
+                .next()
+                .ok_or(ClientError::Misfit { kind: "StartReply" })?;
             Ok(client.started(answer)?)
         })
     }
@@ -107,8 +120,16 @@ impl Client {
     ///
     /// **Durability**: the run survives a kill and a power cut once this has answered. If the connection is lost
     /// meanwhile, the request is sent again; it takes effect once.
-    pub fn start<In: Serialize, Out>(&self, workflow: Workflow<In, Out>, input: &In) -> StartBuilder<Out> {
-        let (name, version, queue) = (workflow.name(), workflow.code_version(), workflow.queue_name());
+    pub fn start<In: Serialize, Out>(
+        &self,
+        workflow: Workflow<In, Out>,
+        input: &In,
+    ) -> StartBuilder<Out> {
+        let (name, version, queue) = (
+            workflow.name(),
+            workflow.code_version(),
+            workflow.queue_name(),
+        );
         StartBuilder::new(self.clone(), name, version, queue, Payload::of(input))
     }
 
@@ -147,17 +168,35 @@ impl Client {
         if !frame.is_empty() {
             answers.extend(self.send_start(frame).await?);
         }
-        Ok(answers.into_iter().map(|answer| self.started(answer)).collect())
+        Ok(answers
+            .into_iter()
+            .map(|answer| self.started(answer))
+            .collect())
     }
 
     async fn send_start(&self, runs: Vec<StartRun>) -> Result<Vec<StartAnswer>, ClientError> {
         let count = runs.len();
-        if let Some(run) = runs.iter().find(|run| run.input.len() > PAYLOAD_BYTES_CEILING) {
+        if let Some(run) = runs
+            .iter()
+            .find(|run| run.input.len() > PAYLOAD_BYTES_CEILING)
+        {
             let (bytes, bytes_max) = (run.input.len() as u64, PAYLOAD_BYTES_CEILING as u64);
-            return Err(ClientError::Refused(PayloadTooLarge { bytes, bytes_max }.into()));
+            return Err(ClientError::Refused(
+                PayloadTooLarge { bytes, bytes_max }.into(),
+            ));
         }
         let caller = self.calls();
-        match self.call(|request| Start { request, caller, runs }.into()).await? {
+        match self
+            .call(|request| {
+                Start {
+                    request,
+                    caller,
+                    runs,
+                }
+                .into()
+            })
+            .await?
+        {
             Message::StartReply(reply) if reply.runs.len() == count => Ok(reply.runs),
             other => Err(misfit(&other)),
         }
@@ -176,6 +215,9 @@ impl Client {
 
     /// The caller of a new command.
     pub(super) fn calls(&self) -> crate::model::command::Caller {
-        crate::model::command::Caller { command: CommandId(self.random()), ..self.caller.clone() }
+        crate::model::command::Caller {
+            command: CommandId(self.random()),
+            ..self.caller.clone()
+        }
     }
 }

@@ -133,7 +133,10 @@ impl Worker {
             registry: Registry::new(),
             workflows: Vec::new(),
             queues: Vec::new(),
-            caller: Caller { principal: "worker".to_owned(), ..Caller::default() },
+            caller: Caller {
+                principal: "worker".to_owned(),
+                ..Caller::default()
+            },
             build: "unknown".to_owned(),
             grace: GRACE_DEFAULT,
         }
@@ -168,14 +171,21 @@ impl Worker {
         Fut: Future<Output = Result<Out, Failure>> + Send + 'static,
     {
         let begin: Arc<Begin> = Arc::new(move |ctx, input| {
-            let input = input.to::<In>().map_err(|error| Failure::terminal(error).class("input"))?;
+            let input = input
+                .to::<In>()
+                .map_err(|error| Failure::terminal(error).class("input"))?;
             let world = ctx.world();
             let running = function(ctx, input);
-            Ok(Box::pin(async move { encode(&running.await?, world.payload_bytes_max()) }))
+            Ok(Box::pin(async move {
+                encode(&running.await?, world.payload_bytes_max())
+            }))
         });
         let (name, version) = (workflow.name().to_owned(), workflow.code_version());
         self.registry.insert(name.clone(), Code { version, begin });
-        self.workflows.push(WorkflowOffer { workflow: name, version });
+        self.workflows.push(WorkflowOffer {
+            workflow: name,
+            version,
+        });
         self
     }
 
@@ -201,25 +211,61 @@ impl Worker {
     pub fn start(mut self) -> Result<WorkerHandle, WorkerError> {
         self.check()?;
         if self.queues.is_empty() {
-            self.queues.push(QueueSlots { queue: "default".to_owned(), slots: SLOTS_DEFAULT });
+            self.queues.push(QueueSlots {
+                queue: "default".to_owned(),
+                slots: SLOTS_DEFAULT,
+            });
         }
-        let Self { dial, env, registry, workflows, queues, caller, build, grace } = self;
-        let caller = Caller { command: CommandId(env.entropy.next_u128()), ..caller };
+        let Self {
+            dial,
+            env,
+            registry,
+            workflows,
+            queues,
+            caller,
+            build,
+            grace,
+        } = self;
+        let caller = Caller {
+            command: CommandId(env.entropy.next_u128()),
+            ..caller
+        };
         let incarnation = Incarnation(env.entropy.next_u128());
-        let introduction = Introduction { caller, incarnation, build, workflows, queues, grace };
+        let introduction = Introduction {
+            caller,
+            incarnation,
+            build,
+            workflows,
+            queues,
+            grace,
+        };
         let world = Arc::new(World::new(env.clock.clone(), registry));
         let (commands, from_handles) = mpsc::unbounded_channel();
         let (reached, is_reached) = watch::channel(None);
         let (ended, has_ended) = watch::channel(());
         let runtime = tokio::runtime::Handle::current();
-        let peer = WorkerPeer::new(introduction, world.clone(), runtime, reached, commands.clone());
+        let peer = WorkerPeer::new(
+            introduction,
+            world.clone(),
+            runtime,
+            reached,
+            commands.clone(),
+        );
         let session = Session::new(env.clone(), dial, peer, from_handles);
         let run = async move {
             session.run().await;
             drop(ended);
         };
-        env.exec.isolated("stepwell-session", Box::pin(run)).map_err(WorkerError::System)?;
-        Ok(WorkerHandle { commands, reached: is_reached, ended: has_ended, world, incarnation })
+        env.exec
+            .isolated("stepwell-session", Box::pin(run))
+            .map_err(WorkerError::System)?;
+        Ok(WorkerHandle {
+            commands,
+            reached: is_reached,
+            ended: has_ended,
+            world,
+            incarnation,
+        })
     }
 
     /// Starts it, and drains it when the process gets SIGTERM or SIGINT.
@@ -248,16 +294,27 @@ impl Worker {
         if self.workflows.is_empty() {
             return Err(WorkerError::NothingRegistered);
         }
-        let workflows = self.workflows.iter().map(|offer| ("workflow", &offer.workflow));
+        let workflows = self
+            .workflows
+            .iter()
+            .map(|offer| ("workflow", &offer.workflow));
         let queues = self.queues.iter().map(|slots| ("queue", &slots.queue));
         for (what, name) in workflows.chain(queues).chain([("build", &self.build)]) {
             if name.is_empty() || name.len() > NAME_BYTES_MAX {
-                return Err(WorkerError::BadName { what, name: name.clone() });
+                return Err(WorkerError::BadName {
+                    what,
+                    name: name.clone(),
+                });
             }
         }
         for (index, offer) in self.workflows.iter().enumerate() {
-            if self.workflows[..index].iter().any(|earlier| earlier.workflow == offer.workflow) {
-                return Err(WorkerError::RegisteredTwice { workflow: offer.workflow.clone() });
+            if self.workflows[..index]
+                .iter()
+                .any(|earlier| earlier.workflow == offer.workflow)
+            {
+                return Err(WorkerError::RegisteredTwice {
+                    workflow: offer.workflow.clone(),
+                });
             }
         }
         Ok(())
@@ -266,7 +323,12 @@ impl Worker {
 
 impl std::fmt::Debug for Worker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Worker of {} workflows for {}", self.workflows.len(), self.dial.address())
+        write!(
+            f,
+            "Worker of {} workflows for {}",
+            self.workflows.len(),
+            self.dial.address()
+        )
     }
 }
 
@@ -313,7 +375,10 @@ impl WorkerHandle {
             }
             if reached.changed().await.is_err() {
                 let cause = "the worker has ended".to_owned();
-                return Err(SessionError::NotReachable { address: "the engine".to_owned(), cause });
+                return Err(SessionError::NotReachable {
+                    address: "the engine".to_owned(),
+                    cause,
+                });
             }
         }
     }
@@ -373,7 +438,10 @@ pub struct WorkerStats {
 #[cfg(unix)]
 async fn signal() -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut terminate, mut interrupt) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
     tokio::select! {
         biased;
         _ = terminate.recv() => {}

@@ -17,8 +17,8 @@ use crate::replay::world::{World, count};
 use crate::runtime::link::LinkSender;
 use crate::runtime::session::{Peer, SessionError};
 use crate::wire::message::{
-    Appended, GiveBack, HandOut, Held, Hello, Journal, Message, Offer, PROTOCOL, QueueSlots, Regranted, ReportRefused,
-    Welcome, WorkflowOffer,
+    Appended, GiveBack, HandOut, Held, Hello, Journal, Message, Offer, PROTOCOL, QueueSlots,
+    Regranted, ReportRefused, Welcome, WorkflowOffer,
 };
 
 /// How many ended turns are remembered, so that a late copy of a hand-out does not begin one of them again.
@@ -87,8 +87,14 @@ struct HeldTurn {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Stage {
     Working,
-    Draining { until: Duration },
-    Stopping { until: Duration, gave_up: bool, reason: &'static str },
+    Draining {
+        until: Duration,
+    },
+    Stopping {
+        until: Duration,
+        gave_up: bool,
+        reason: &'static str,
+    },
 }
 
 impl WorkerPeer {
@@ -123,8 +129,19 @@ impl WorkerPeer {
         self.heard_at + self.session_timeout * 2 / 3
     }
 
-    fn hand_out(&mut self, HandOut { run, token, id, count, entries }: HandOut) {
-        if self.ended.holds(run, token) || self.turns.get(&run).is_some_and(|held| held.token >= token) {
+    fn hand_out(
+        &mut self,
+        HandOut {
+            run,
+            token,
+            id,
+            count,
+            entries,
+        }: HandOut,
+    ) {
+        if self.ended.holds(run, token)
+            || self.turns.get(&run).is_some_and(|held| held.token >= token)
+        {
             return; // a copy, or older than what is held
         }
         if self.stage != Stage::Working {
@@ -146,9 +163,19 @@ impl WorkerPeer {
             seen: Arc::default(),
             draining: false,
             stopping: false,
-            gone: Gone { run, turn: self.next_turn, session: self.to_session.clone() },
+            gone: Gone {
+                run,
+                turn: self.next_turn,
+                session: self.to_session.clone(),
+            },
         };
-        let held = HeldTurn { token, inbox, seen: task.seen.clone(), turn: self.next_turn, answer_by: None };
+        let held = HeldTurn {
+            token,
+            inbox,
+            seen: task.seen.clone(),
+            turn: self.next_turn,
+            answer_by: None,
+        };
         self.turns.insert(run, held);
         self.runtime.spawn(task.run());
     }
@@ -160,13 +187,25 @@ impl WorkerPeer {
         }
     }
 
-    fn regranted(&mut self, Regranted { run, old, token, count }: Regranted) {
+    fn regranted(
+        &mut self,
+        Regranted {
+            run,
+            old,
+            token,
+            count,
+        }: Regranted,
+    ) {
         match self.turns.get_mut(&run) {
             Some(held) if held.token == token => {} // a copy
             Some(held) if held.token == old => {
                 held.token = token;
                 held.answer_by = None;
-                let _ = held.inbox.send(ToTurn::Regranted { token, count, connection: self.connection });
+                let _ = held.inbox.send(ToTurn::Regranted {
+                    token,
+                    count,
+                    connection: self.connection,
+                });
             }
             _ if self.ended.holds(run, token) => {}
             // It was dropped after the hello that listed it.
@@ -192,8 +231,14 @@ impl WorkerPeer {
         self.turns.retain(|_, held| !which(held));
         let dropped = before - self.turns.len();
         if dropped > 0 {
-            tracing::warn!(turns = dropped, "turns are dropped: the engine was not heard of for the session time-out");
-            self.world.counts.dropped.fetch_add(dropped as u64, Ordering::Relaxed);
+            tracing::warn!(
+                turns = dropped,
+                "turns are dropped: the engine was not heard of for the session time-out"
+            );
+            self.world
+                .counts
+                .dropped
+                .fetch_add(dropped as u64, Ordering::Relaxed);
         }
     }
 
@@ -205,9 +250,12 @@ impl WorkerPeer {
 
     fn drain(&mut self, now: Duration) {
         if self.stage == Stage::Working {
-            self.stage = Stage::Draining { until: now + self.introduction.grace };
+            self.stage = Stage::Draining {
+                until: now + self.introduction.grace,
+            };
             self.world.gate.shut();
-            self.outlet.send(self.connection, Offer { queues: Vec::new() });
+            self.outlet
+                .send(self.connection, Offer { queues: Vec::new() });
             self.tell_all(|| ToTurn::Drain);
         }
     }
@@ -215,10 +263,15 @@ impl WorkerPeer {
     fn stop(&mut self, now: Duration, reason: &'static str) {
         if self.stage == Stage::Working {
             self.world.gate.shut();
-            self.outlet.send(self.connection, Offer { queues: Vec::new() });
+            self.outlet
+                .send(self.connection, Offer { queues: Vec::new() });
         }
         if !matches!(self.stage, Stage::Stopping { .. }) {
-            self.stage = Stage::Stopping { until: now + STOP_TIMEOUT, gave_up: false, reason };
+            self.stage = Stage::Stopping {
+                until: now + STOP_TIMEOUT,
+                gave_up: false,
+                reason,
+            };
             self.tell_all(|| ToTurn::Stop);
         }
     }
@@ -241,7 +294,11 @@ impl Peer for WorkerPeer {
             incarnation: me.incarnation,
             build: me.build.clone(),
             workflows: me.workflows.clone(),
-            queues: if self.stage == Stage::Working { me.queues.clone() } else { Vec::new() },
+            queues: if self.stage == Stage::Working {
+                me.queues.clone()
+            } else {
+                Vec::new()
+            },
             held: self.turns.iter().map(held).collect(),
         }
     }
@@ -253,10 +310,13 @@ impl Peer for WorkerPeer {
         self.connection = self.outlet.open(sender);
         self.hold_until = None;
         let answer_by = Some(now + self.session_timeout);
-        self.turns.values_mut().for_each(|held| held.answer_by = answer_by);
+        self.turns
+            .values_mut()
+            .for_each(|held| held.answer_by = answer_by);
         if self.stage != Stage::Working {
             // The hello may be from before the drain.
-            self.outlet.send(self.connection, Offer { queues: Vec::new() });
+            self.outlet
+                .send(self.connection, Offer { queues: Vec::new() });
         }
         tracing::info!(session = %welcome.session, epoch = welcome.epoch, "connected to the engine");
         let _ = self.reached.send(Some(Ok(())));
@@ -274,13 +334,28 @@ impl Peer for WorkerPeer {
     fn received(&mut self, message: Message, _now: Duration) {
         match message {
             Message::HandOut(hand_out) => self.hand_out(hand_out),
-            Message::Journal(Journal { run, token, from, entries }) => {
+            Message::Journal(Journal {
+                run,
+                token,
+                from,
+                entries,
+            }) => {
                 self.tell(run, token, ToTurn::Stored { from, entries });
             }
-            Message::Appended(Appended { run, token, index, entry }) => {
+            Message::Appended(Appended {
+                run,
+                token,
+                index,
+                entry,
+            }) => {
                 self.tell(run, token, ToTurn::Told { index, entry });
             }
-            Message::ReportRefused(ReportRefused { run, token, number, reason }) => {
+            Message::ReportRefused(ReportRefused {
+                run,
+                token,
+                number,
+                reason,
+            }) => {
                 tracing::warn!(%run, step = %number, %reason, "a report was refused");
                 self.tell(run, token, ToTurn::Refused { number, reason });
             }
@@ -302,9 +377,15 @@ impl Peer for WorkerPeer {
         self.outlet.close();
         // A connection that broke while the engine was well heard: the engine has died and may be back within the
         // time-out, and keeps our grants for us. After a silence we cannot know since when we are given up.
-        let since = if now < self.quiet_after() { now } else { self.heard_at };
+        let since = if now < self.quiet_after() {
+            now
+        } else {
+            self.heard_at
+        };
         self.hold_until = Some(since + self.session_timeout);
-        self.turns.values_mut().for_each(|held| held.answer_by = None);
+        self.turns
+            .values_mut()
+            .for_each(|held| held.answer_by = None);
     }
 
     fn failed(&mut self, error: &SessionError) {
@@ -342,7 +423,12 @@ impl Peer for WorkerPeer {
         let answer = self.turns.values().filter_map(|held| held.answer_by).min();
         let stage = match self.stage {
             Stage::Working => None,
-            Stage::Draining { until } | Stage::Stopping { until, gave_up: false, .. } => Some(until),
+            Stage::Draining { until }
+            | Stage::Stopping {
+                until,
+                gave_up: false,
+                ..
+            } => Some(until),
             Stage::Stopping { .. } => None,
         };
         hold.into_iter().chain(answer).chain(stage).min()
@@ -363,7 +449,9 @@ impl Peer for WorkerPeer {
     fn leaves(&self) -> Option<String> {
         match &self.stage {
             Stage::Draining { .. } if self.tasks == 0 => Some("drained".to_owned()),
-            Stage::Stopping { gave_up, reason, .. } if self.tasks == 0 || *gave_up => Some((*reason).to_owned()),
+            Stage::Stopping {
+                gave_up, reason, ..
+            } if self.tasks == 0 || *gave_up => Some((*reason).to_owned()),
             _ => None,
         }
     }

@@ -25,7 +25,11 @@ pub(crate) enum ToTurn {
     /// A report was refused.
     Refused { number: StepNo, reason: Refusal },
     /// The grant goes on, over another connection.
-    Regranted { token: Token, count: u32, connection: u64 },
+    Regranted {
+        token: Token,
+        count: u32,
+        connection: u64,
+    },
     /// Bodies may start again.
     GateOpened,
     /// Give the run back as soon as nothing is lost by it.
@@ -61,7 +65,10 @@ pub(crate) struct Gone {
 
 impl Drop for Gone {
     fn drop(&mut self) {
-        let _ = self.session.send(WorkerCommand::Gone { run: self.run, turn: self.turn });
+        let _ = self.session.send(WorkerCommand::Gone {
+            run: self.run,
+            turn: self.turn,
+        });
     }
 }
 
@@ -87,7 +94,8 @@ impl TurnTask {
         }
         self.turn.poll(cx);
         self.seen.store(self.turn.seen(), Ordering::Relaxed);
-        self.turn.flush(|message| self.outlet.send(self.connection, message));
+        self.turn
+            .flush(|message| self.outlet.send(self.connection, message));
         if let Phase::Unknown(workflow) = self.turn.phase() {
             tracing::warn!(run = %self.run, workflow, "a run of a workflow that is not registered here was handed out");
             return self.give_back();
@@ -103,7 +111,11 @@ impl TurnTask {
             ToTurn::Stored { from, entries } => self.turn.stored(from, entries),
             ToTurn::Told { index, entry } => self.turn.told(index, &entry),
             ToTurn::Refused { number, reason } => self.turn.refused(number, &reason),
-            ToTurn::Regranted { token, count, connection } => {
+            ToTurn::Regranted {
+                token,
+                count,
+                connection,
+            } => {
                 (self.token, self.connection) = (token, connection);
                 self.turn.regranted(token, count);
                 self.turn.gate_opened();
@@ -117,7 +129,13 @@ impl TurnTask {
     /// The function is dropped first: the run may be granted to another worker as soon as the frame is there.
     fn give_back(&mut self) -> Poll<()> {
         self.turn.stop();
-        if self.outlet.send(self.connection, GiveBack { run: self.run, token: self.token }) {
+        if self.outlet.send(
+            self.connection,
+            GiveBack {
+                run: self.run,
+                token: self.token,
+            },
+        ) {
             count(&self.world.counts.given_back);
         }
         Poll::Ready(())

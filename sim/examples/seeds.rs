@@ -1,0 +1,67 @@
+//! Plays seeds: `seeds FROM COUNT`, or one with its trace: `seeds SEED trace`.
+
+use std::collections::BTreeMap;
+
+use stepwell_sim::{Plan, run, run_traced};
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let from: u64 = arguments
+        .first()
+        .map_or(0, |text| text.parse().expect("a seed"));
+    if std::env::var_os("SIM_LOG").is_some() {
+        tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_env("SIM_LOG"))
+            .with_writer(std::io::stderr)
+            .init();
+    }
+    if arguments.get(1).is_some_and(|word| word == "trace") {
+        let plan = Plan::of_seed(from);
+        println!(
+            "{}",
+            serde_json::to_string_pretty(&plan).expect("a plan is data")
+        );
+        let (report, lines) = run_traced(plan);
+        lines.iter().for_each(|line| println!("{line}"));
+        println!("{report}");
+        return;
+    }
+    let count: u64 = arguments
+        .get(1)
+        .map_or(1, |text| text.parse().expect("a count"));
+    let (mut failed, mut faults, mut seen, mut runs) = (
+        Vec::new(),
+        BTreeMap::new(),
+        BTreeMap::new(),
+        BTreeMap::new(),
+    );
+    let (mut simulated_ms, mut healed_max_ms) = (0, 0);
+    for seed in from..from + count {
+        let report = run(Plan::of_seed(seed));
+        simulated_ms += report.simulated_ms;
+        healed_max_ms = healed_max_ms.max(report.healed_in_ms);
+        if !report.is_sound() {
+            println!("{report}");
+            failed.push(seed);
+        }
+        report
+            .faults
+            .iter()
+            .for_each(|(kind, n)| *faults.entry(*kind).or_insert(0) += n);
+        report
+            .seen
+            .iter()
+            .for_each(|(what, n)| *seen.entry(what.clone()).or_insert(0) += n);
+        report
+            .runs
+            .iter()
+            .for_each(|(what, n)| *runs.entry(what.clone()).or_insert(0) += n);
+    }
+    println!(
+        "{count} seeds, {} failed {failed:?}, {} simulated s",
+        failed.len(),
+        simulated_ms / 1_000
+    );
+    println!("all had ended at most {healed_max_ms} ms after the faults");
+    println!("runs {runs:?}\nfaults {faults:?}\nseen {seen:?}");
+}

@@ -1,0 +1,70 @@
+//! **One effect for each key, and none for what does not exist.**
+//!
+//! Source: rule R3 of the design: a step gets an idempotency key that is the same for all its attempts; and rule R1: a run is
+//! handed out only once its start is durable.
+
+use std::collections::BTreeMap;
+
+use stepwell::model::entry::Entry;
+use stepwell::model::id::RunId;
+
+use super::Bench;
+use crate::durable::Durable;
+use crate::ledger::Ledger;
+
+const NAME: &str = "one effect for each key";
+const GHOST: &str = "no effect for what does not exist";
+
+/// A body began.
+pub(super) fn body_started(durable: &Durable, run: RunId, bench: &mut Bench<'_>) {
+    if durable.run_of(run).is_none() {
+        bench.charge(
+            GHOST,
+            format!("a step of {run} began, and its start is not durable"),
+        );
+    }
+}
+
+/// What the journals hold is what the world answered; nothing was charged twice.
+pub(super) fn at_the_end(durable: &Durable, ledger: &Ledger, bench: &mut Bench<'_>) {
+    for run in durable.runs.values() {
+        let Some(started) = run.started() else {
+            continue;
+        };
+        for entry in &run.entries {
+            let Entry::StepCompleted(step) = entry else {
+                continue;
+            };
+            let key = format!("{}-{}", started.id, step.number);
+            let recorded: Option<u64> = step.output.to().ok();
+            let effect = ledger.effects().get(&key);
+            if effect.map(|effect| effect.value) != recorded {
+                bench.charge(
+                    NAME,
+                    format!(
+                        "{}: step {} recorded {recorded:?}, the world has {effect:?}",
+                        run.name(),
+                        step.number
+                    ),
+                );
+            }
+        }
+        let mut requests: BTreeMap<&str, u32> = BTreeMap::new();
+        for effect in ledger
+            .effects()
+            .iter()
+            .filter(|(key, _)| key.starts_with(&format!("{}-", started.id)))
+        {
+            *requests.entry(effect.1.request.as_str()).or_default() += 1;
+        }
+        for (request, count) in requests.into_iter().filter(|(_, count)| *count > 1) {
+            bench.charge(
+                NAME,
+                format!(
+                    "{}: `{request}` happened {count} times under different keys",
+                    run.name()
+                ),
+            );
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! **Everything ends after the faults stop, and leaves nothing behind.**
+//!
+//! Source: the simulation's own promise: once all hosts are up and all links are whole, every run ends within the stated
+//! simulated time; then no grant, ready row, timer or stopped run is left.
+
+use super::Bench;
+use crate::durable::Durable;
+use crate::told::{Progress, Told};
+
+const NAME: &str = "everything ends after the faults stop";
+
+pub(super) fn at_the_end(durable: &Durable, told: &Told, in_time: bool, bench: &mut Bench<'_>) {
+    for (no, run) in durable.runs.iter().filter(|(_, run)| !run.has_ended()) {
+        let last = run.entries.last().map(|entry| entry.kind_name());
+        bench.charge(
+            NAME,
+            format!(
+                "{} has not ended: it is in {:?}, its last entry is {last:?}",
+                run.name(),
+                durable.places(*no)
+            ),
+        );
+    }
+    for (no, stopped) in &durable.stopped {
+        bench.charge(
+            NAME,
+            format!("run {no} is {}: {}", stopped.state, stopped.reason),
+        );
+    }
+    let open = told
+        .jobs
+        .iter()
+        .filter(|job| **job != Progress::Over)
+        .count();
+    if open > 0 {
+        bench.charge(NAME, format!("{open} calls of clients have no answer"));
+    }
+    if !in_time && durable.runs.values().all(|run| run.has_ended()) && open == 0 {
+        bench.charge(NAME, "nobody answers the last questions".to_owned());
+    }
+    for grant in durable.granted.values() {
+        bench.charge(NAME, format!("a grant is left over: run {}", grant.run));
+    }
+    for run in durable.ready.values() {
+        bench.charge(NAME, format!("a ready row is left over: run {run}"));
+    }
+    for (due, run) in durable.timers.keys() {
+        bench.charge(NAME, format!("a timer is left over: run {run}, due {due}"));
+    }
+}

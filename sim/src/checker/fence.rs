@@ -1,0 +1,148 @@
+//! **Fencing tokens only rise, at most one grant is live, and only its holder is heard.**
+//!
+//! Source: rule R2 of the design and the core's invariants G1 (a run has at most one slot), G2 (tokens only rise), G3 (a
+//! report changes something only if its token equals the run's current one).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use stepwell::keys::GrantedRecord;
+use stepwell::model::entry::Entry;
+use stepwell::model::id::{RunNo, StepNo, Token};
+use stepwell::wire::message::Message;
+
+use super::Bench;
+use crate::durable::Durable;
+
+const NAME: &str = "only the holder of the grant is heard";
+const RISE: &str = "fencing tokens only rise";
+const ONE: &str = "a run has at most one grant";
+
+/// What a report is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Said {
+    Completed(StepNo),
+    Failed(StepNo),
+    Timer(StepNo),
+    Returned,
+    Gave,
+}
+
+/// What workers have said, and which token counts.
+#[derive(Default)]
+pub(super) struct Fence {
+    said: BTreeSet<(RunNo, Token, Said)>,
+    highest: Option<Token>,
+    /// The grant of each run; one that ended in the batch at hand counts for what that batch writes.
+    current: BTreeMap<RunNo, Token>,
+    before: BTreeMap<RunNo, Token>,
+}
+
+impl Fence {
+    pub(super) fn reported(&mut self, message: &Message) {
+        let (run, token, said) = match message {
+            Message::StepCompletedReport(r) => (r.run, r.token, Said::Completed(r.number)),
+            Message::AttemptFailedReport(r) => (r.run, r.token, Said::Failed(r.number)),
+            Message::TimerRequested(r) => (r.run, r.token, Said::Timer(r.number)),
+            Message::TurnCompleted(r) => (r.run, r.token, Said::Returned),
+            Message::TurnFailed(r) => (r.run, r.token, Said::Gave),
+            _ => return,
+        };
+        self.said.insert((run, token, said));
+    }
+
+    pub(super) fn batch_begins(&mut self) {
+        self.before = self.current.clone();
+    }
+
+    pub(super) fn granted(
+        &mut self,
+        durable: &Durable,
+        slot: u32,
+        before: Option<&GrantedRecord>,
+        bench: &mut Bench<'_>,
+    ) {
+        let Some(grant) = durable.granted.get(&slot) else {
+            return;
+        };
+        self.current.insert(grant.run, grant.token);
+        let again =
+            before.is_some_and(|before| before.token == grant.token && before.run == grant.run);
+        if !again && self.highest.is_some_and(|highest| grant.token <= highest) {
+            bench.charge(
+                RISE,
+                format!(
+                    "run {} is granted under {}, after {:?}",
+                    grant.run, grant.token, self.highest
+                ),
+            );
+        }
+        self.highest = self.highest.max(Some(grant.token));
+    }
+
+    /// Whatever is told of a turn was said under the token that counts.
+    pub(super) fn appended(
+        &mut self,
+        durable: &Durable,
+        no: RunNo,
+        index: u32,
+        bench: &mut Bench<'_>,
+    ) {
+        let Some(run) = durable.runs.get(&no) else {
+            return;
+        };
+        let whole = Said::Gave;
+        let (said, or) = match &run.entries[index as usize] {
+            Entry::StepCompleted(e) => (Said::Completed(e.number), None),
+            Entry::StepFailed(e) => (Said::Failed(e.number), None),
+            Entry::AttemptFailed(e) if e.number == StepNo::WHOLE => (whole, None),
+            Entry::AttemptFailed(e) => (Said::Failed(e.number), None),
+            Entry::TimerArmed(e) => (Said::Timer(e.number), None),
+            Entry::Completed(_) => (Said::Returned, None),
+            Entry::Died(e) if e.failure.class == super::proof::WORKER_LOST => return,
+            Entry::Died(_) => (whole, None),
+            Entry::Cancelled(_) if run.was_cancelled_in_line() => return,
+            Entry::Cancelled(_) => (whole, Some(Said::Returned)),
+            Entry::Started(_) | Entry::TimerFired(_) | Entry::CancelRequested(_) => return,
+        };
+        let tokens = [
+            durable
+                .granted
+                .values()
+                .find(|grant| grant.run == no)
+                .map(|grant| grant.token),
+            self.before.get(&no).copied(),
+            self.current.get(&no).copied(),
+        ];
+        let heard = |said: Said| {
+            tokens
+                .iter()
+                .flatten()
+                .any(|token| self.said.contains(&(no, *token, said)))
+        };
+        if !heard(said) && !or.is_some_and(heard) {
+            let under: Vec<String> = self
+                .said
+                .iter()
+                .filter(|(run, _, s)| *run == no && *s == said)
+                .map(|(_, token, _)| token.to_string())
+                .collect();
+            bench.charge(
+                NAME,
+                format!("{}: entry {index} ({}) was never said under the current grant, {tokens:?}, only under {under:?}", run.name(), run.entries[index as usize].kind_name()),
+            );
+        }
+    }
+}
+
+/// No two slots hold the same run.
+pub(super) fn one_grant_a_run(durable: &Durable, bench: &mut Bench<'_>) {
+    let mut seen = BTreeMap::new();
+    for (slot, grant) in &durable.granted {
+        if let Some(other) = seen.insert(grant.run, slot) {
+            bench.charge(
+                ONE,
+                format!("run {} is granted in slots {other} and {slot}", grant.run),
+            );
+        }
+    }
+}

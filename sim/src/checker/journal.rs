@@ -1,0 +1,80 @@
+//! **Every step is committed once, and what is committed stays.**
+//!
+//! Source: the core's invariants J1 (entries are numbered without a gap and nothing follows the last) and S1 (a command has
+//! at most one outcome), and the store's promise that what a receipt covered is there after any crash.
+
+use std::sync::Arc;
+
+use stepwell::model::id::RunNo;
+use stepwell::reading;
+use stepwell_storage::{MemDisk, MemOptions, MemStore, Seq, Store, block_on};
+
+use super::Bench;
+use crate::durable::Durable;
+
+const NAME: &str = "every step is committed once";
+
+/// A row contradicts what is there.
+pub(super) fn not_ours(problem: &str, seq: Seq, bench: &mut Bench<'_>) {
+    bench.charge(NAME, format!("batch {seq}: {problem}"));
+}
+
+/// An entry has become durable.
+pub(super) fn appended(durable: &Durable, no: RunNo, index: u32, bench: &mut Bench<'_>) {
+    let Some(run) = durable.runs.get(&no) else {
+        return;
+    };
+    let (before, entry) = (&run.entries[..index as usize], &run.entries[index as usize]);
+    if !entry.resolves() || entry.number().is_none() {
+        return;
+    }
+    if before
+        .iter()
+        .any(|earlier| earlier.resolves() && earlier.number() == entry.number())
+    {
+        bench.charge(
+            NAME,
+            format!(
+                "{}: entry {index} is a second outcome: {entry:?}",
+                run.name()
+            ),
+        );
+    }
+}
+
+/// The disk holds what was committed, as the engine itself reads it.
+pub(super) fn at_the_end(durable: &Durable, disk: &MemDisk, bench: &mut Bench<'_>) {
+    let store: Arc<dyn Store> = match MemStore::acquire(disk, MemOptions::default()) {
+        Ok(store) => Arc::new(store),
+        Err(refusal) => return bench.charge(NAME, format!("the disk does not open: {refusal}")),
+    };
+    let generations = match block_on(store.generations()) {
+        Ok(generations) => generations,
+        Err(failure) => return bench.charge(NAME, format!("the disk is not readable: {failure}")),
+    };
+    for (no, run) in &durable.runs {
+        let found = generations.iter().filter_map(|generation| {
+            block_on(reading::entries(
+                &*store,
+                *generation,
+                *no,
+                (0, u32::MAX),
+                usize::MAX,
+            ))
+            .ok()
+            .filter(|found| !found.is_empty())
+        });
+        let found: Vec<_> = found.collect();
+        if found.len() != 1 || found[0] != run.stored {
+            let lengths: Vec<usize> = found.iter().map(Vec::len).collect();
+            bench.charge(
+                NAME,
+                format!(
+                    "{}: {} entries were committed, the disk holds {lengths:?}",
+                    run.name(),
+                    run.stored.len()
+                ),
+            );
+        }
+    }
+}

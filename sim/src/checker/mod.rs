@@ -1,0 +1,181 @@
+//! What must hold, one file per property. Each says where the property is promised.
+//!
+//! Some are checked after every commit, against what is durable by then; some at every frame that leaves the server;
+//! some in the end, when all runs have ended.
+
+mod effect;
+mod ending;
+mod fence;
+mod journal;
+mod outcome;
+mod place;
+mod proof;
+mod release;
+mod replay;
+mod start;
+mod tally;
+mod timer;
+
+use stepwell::model::id::{RunId, StepNo};
+use stepwell::wire::message::Message;
+use stepwell_storage::{Op, Seq};
+
+use crate::durable::{Change, Durable};
+use crate::report::Violation;
+use crate::world::World;
+
+/// No more violations than this are written down.
+const VIOLATIONS_MAX: usize = 20;
+
+/// The checkers and what they know.
+#[derive(Default)]
+pub(crate) struct Court {
+    pub(crate) durable: Durable,
+    fence: fence::Fence,
+    violations: Vec<Violation>,
+    /// Bodies that began although the outcome of their step was durable: allowed for a worker that has not heard yet.
+    pub(crate) late_bodies: u64,
+}
+
+/// Where a checker says what it found.
+pub(crate) struct Bench<'a> {
+    now_ms: u64,
+    violations: &'a mut Vec<Violation>,
+}
+
+impl Bench<'_> {
+    /// Something does not hold.
+    pub(crate) fn charge(&mut self, checker: &'static str, text: String) {
+        if self.violations.len() < VIOLATIONS_MAX {
+            self.violations.push(Violation {
+                checker: checker.to_owned(),
+                at_ms: self.now_ms,
+                text,
+            });
+        }
+    }
+}
+
+impl Court {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    pub(crate) fn charge(&mut self, checker: &'static str, now_ms: u64, text: String) {
+        Bench {
+            now_ms,
+            violations: &mut self.violations,
+        }
+        .charge(checker, text);
+    }
+
+    pub(crate) fn has_charges(&self) -> bool {
+        !self.violations.is_empty()
+    }
+
+    pub(crate) fn take_charges(&mut self) -> Vec<Violation> {
+        std::mem::take(&mut self.violations)
+    }
+
+    /// A batch has become durable.
+    pub(crate) fn committed(&mut self, now_ms: u64, seq: Seq, ops: &[Op]) {
+        let mut bench = Bench {
+            now_ms,
+            violations: &mut self.violations,
+        };
+        let mut tallied = false;
+        let mut touched = std::collections::BTreeSet::new();
+        self.fence.batch_begins();
+        for op in ops {
+            let change = match self.durable.apply(op) {
+                Ok(change) => change,
+                Err(problem) => {
+                    journal::not_ours(&problem, seq, &mut bench);
+                    continue;
+                }
+            };
+            match &change {
+                Change::Appended { run, index } => {
+                    touched.insert(*run);
+                    journal::appended(&self.durable, *run, *index, &mut bench);
+                    timer::appended(&self.durable, *run, *index, &mut bench);
+                    self.fence.appended(&self.durable, *run, *index, &mut bench);
+                }
+                Change::Granted { slot, before } => {
+                    touched.extend(before.as_ref().map(|before| before.run));
+                    touched.extend(self.durable.granted.get(slot).map(|grant| grant.run));
+                    self.fence
+                        .granted(&self.durable, *slot, before.as_ref(), &mut bench);
+                }
+                Change::Indexed { id, run, before } => {
+                    start::indexed(*id, *run, *before, &mut bench)
+                }
+                Change::Tallied => tallied = true,
+                Change::Moved { run } => {
+                    touched.insert(*run);
+                }
+                Change::Other => {}
+            }
+        }
+        fence::one_grant_a_run(&self.durable, &mut bench);
+        place::batch_ended(&self.durable, &touched, &mut bench);
+        if tallied {
+            tally::batch_ended(&self.durable, &mut bench);
+        }
+    }
+
+    /// A worker sends something.
+    pub(crate) fn reported(&mut self, message: &Message) {
+        self.fence.reported(message);
+    }
+
+    /// The server sends something.
+    pub(crate) fn released(&mut self, now_ms: u64, to: &str, message: &Message) {
+        release::released(
+            &self.durable,
+            to,
+            message,
+            &mut Bench {
+                now_ms,
+                violations: &mut self.violations,
+            },
+        );
+    }
+
+    /// A step's body has begun.
+    pub(crate) fn body_started(&mut self, now_ms: u64, run: RunId, number: StepNo) {
+        let mut bench = Bench {
+            now_ms,
+            violations: &mut self.violations,
+        };
+        effect::body_started(&self.durable, run, &mut bench);
+        if self
+            .durable
+            .run_of(run)
+            .is_some_and(|run| run.resolves(number))
+        {
+            self.late_bodies += 1;
+        }
+    }
+}
+
+/// All runs have ended, or time is up: what is left to check.
+pub(crate) fn at_the_end(world: &World, in_time: bool) {
+    let (told, ledger) = (world.told(), world.ledger());
+    let mut court = world.court();
+    let court = &mut *court;
+    let mut bench = Bench {
+        now_ms: world.now_ms(),
+        violations: &mut court.violations,
+    };
+    ending::at_the_end(&court.durable, &told, in_time, &mut bench);
+    start::at_the_end(&court.durable, &told, &mut bench);
+    outcome::at_the_end(&court.durable, &told, &mut bench);
+    effect::at_the_end(&court.durable, &ledger, &mut bench);
+    proof::at_the_end(&court.durable, &ledger, &world.plan, &mut bench);
+    if in_time {
+        tally::at_the_end(&court.durable, &told, &mut bench);
+    }
+    journal::at_the_end(&court.durable, &world.disk, &mut bench);
+    replay::at_the_end(&court.durable, &mut bench);
+}

@@ -1,0 +1,26 @@
+//! **An outcome once told never changes.**
+//!
+//! Source: `Client::outcome`, and rule R1: an answer is durable when it leaves.
+
+use super::Bench;
+use crate::durable::Durable;
+use crate::told::{Told, run_id};
+
+const NAME: &str = "an outcome once told never changes";
+
+pub(super) fn at_the_end(durable: &Durable, told: &Told, bench: &mut Bench<'_>) {
+    for answer in &told.outcomes {
+        let held = durable
+            .run_of(run_id(&answer.name))
+            .and_then(|run| run.outcome());
+        if held.as_ref() != Some(&answer.outcome) {
+            bench.charge(
+                NAME,
+                format!(
+                    "{} was told of {} at {} ms: {:?}; its journal ends with {held:?}",
+                    answer.client, answer.name, answer.at_ms, answer.outcome
+                ),
+            );
+        }
+    }
+}

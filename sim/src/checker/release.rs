@@ -1,0 +1,77 @@
+//! **Nothing leaves before it is durable.**
+//!
+//! Source: rule R1 of the design. Looked at where it counts: at the frames that leave the server.
+
+use stepwell::model::command::Refusal;
+use stepwell::model::id::{RunId, RunNo, Token};
+use stepwell::model::run::Outcome;
+use stepwell::wire::message::Message;
+
+use super::Bench;
+use crate::durable::Durable;
+
+const NAME: &str = "nothing leaves before it is durable";
+
+pub(super) fn released(durable: &Durable, to: &str, message: &Message, bench: &mut Bench<'_>) {
+    let missing = match message {
+        Message::HandOut(m) => {
+            no_grant(durable, m.run, m.token).or_else(|| no_entry(durable, m.run, m.count))
+        }
+        Message::Regranted(m) => {
+            no_grant(durable, m.run, m.token).or_else(|| no_entry(durable, m.run, m.count))
+        }
+        Message::Appended(m) => no_entry(durable, m.run, m.index + 1),
+        Message::TurnEnded(m) => durable
+            .granted
+            .values()
+            .any(|grant| grant.token == m.token)
+            .then(|| format!("the end of the turn of run {} under {}", m.run, m.token)),
+        Message::StartReply(m) => m.runs.iter().find_map(|answer| match &answer.refused {
+            None => no_start(durable, answer.id),
+            Some(Refusal::IdTaken(taken)) => no_start(durable, taken.id),
+            Some(_) => None,
+        }),
+        Message::OutcomeReply(m) => no_outcome(durable, &m.outcome),
+        Message::StatusReply(m) => {
+            no_start(durable, m.run.id).or_else(|| no_entry(durable, m.run.no, m.run.entries))
+        }
+        _ => None,
+    };
+    if let Some(missing) = missing {
+        bench.charge(
+            NAME,
+            format!(
+                "{to} is sent {}, and {missing} is not durable",
+                message.kind_name()
+            ),
+        );
+    }
+}
+
+fn no_grant(durable: &Durable, run: RunNo, token: Token) -> Option<String> {
+    (!durable.tokens.contains(&token)).then(|| format!("the grant of run {run} under {token}"))
+}
+
+fn no_entry(durable: &Durable, no: RunNo, count: u32) -> Option<String> {
+    let found = durable.runs.get(&no).map_or(0, |run| run.entries.len());
+    (found < count as usize)
+        .then(|| format!("entry {} of run {no} (of {found} entries)", count - 1))
+}
+
+fn no_start(durable: &Durable, id: RunId) -> Option<String> {
+    durable
+        .run_of(id)
+        .is_none()
+        .then(|| format!("the start of {id}"))
+}
+
+fn no_outcome(durable: &Durable, outcome: &Outcome) -> Option<String> {
+    if matches!(outcome, Outcome::OutcomePending(_)) {
+        return None;
+    }
+    let found = durable
+        .runs
+        .values()
+        .any(|run| run.outcome().as_ref() == Some(outcome));
+    (!found).then(|| format!("the outcome {outcome:?}"))
+}

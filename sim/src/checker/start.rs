@@ -1,0 +1,100 @@
+//! **No acknowledged start is lost, and a name is one run.**
+//!
+//! Source: `Client::start`: the run survives a kill and a power cut once it has answered; if the request is sent again it
+//! takes effect once; the same id with another input is refused.
+
+use std::collections::BTreeMap;
+
+use stepwell::model::id::{RunId, RunNo};
+
+use super::Bench;
+use crate::durable::Durable;
+use crate::host::client::payload_of;
+use crate::told::{StartAnswer, Told, run_id};
+
+const NAME: &str = "no acknowledged start is lost";
+const ONE: &str = "a name is one run";
+
+/// An id was given a number.
+pub(super) fn indexed(id: RunId, run: RunNo, before: Option<RunNo>, bench: &mut Bench<'_>) {
+    if let Some(before) = before {
+        bench.charge(ONE, format!("{id} was run {before} and is run {run} now"));
+    }
+}
+
+pub(super) fn at_the_end(durable: &Durable, told: &Told, bench: &mut Bench<'_>) {
+    let mut begun: BTreeMap<&str, u32> = BTreeMap::new();
+    for start in &told.starts {
+        let Some(started) = durable
+            .run_of(run_id(&start.name))
+            .and_then(|run| run.started())
+        else {
+            bench.charge(
+                NAME,
+                format!(
+                    "{} was answered with {:?} and is not there",
+                    start.name, start.answer
+                ),
+            );
+            continue;
+        };
+        let same =
+            started.workflow == start.work.workflow() && started.input == payload_of(&start.work);
+        match &start.answer {
+            StartAnswer::Exists { .. } if !same => {
+                bench.charge(
+                    NAME,
+                    format!(
+                        "{} was acknowledged with another input than it has",
+                        start.name
+                    ),
+                );
+            }
+            StartAnswer::Taken if same => {
+                bench.charge(ONE, format!("{} was refused its own input", start.name))
+            }
+            StartAnswer::Exists { started: true } => *begun.entry(&start.name).or_default() += 1,
+            StartAnswer::Exists { started: false } | StartAnswer::Taken => {}
+        }
+    }
+    for (name, count) in begun {
+        if count > 1 {
+            bench.charge(
+                ONE,
+                format!("{count} calls were told that they had begun {name}"),
+            );
+        }
+    }
+    let ids: std::collections::BTreeSet<RunId> = durable
+        .runs
+        .values()
+        .filter_map(|run| run.started().map(|started| started.id))
+        .collect();
+    if ids.len() != durable.runs.len() || durable.index.len() != durable.runs.len() {
+        bench.charge(
+            ONE,
+            format!(
+                "{} runs have {} ids and {} rows in the index",
+                durable.runs.len(),
+                ids.len(),
+                durable.index.len()
+            ),
+        );
+    }
+    for name in &told.cancels {
+        let asked = durable.run_of(run_id(name)).is_some_and(|run| {
+            run.entries
+                .iter()
+                .any(|entry| matches!(entry.kind_name(), "CancelRequested" | "Cancelled"))
+        });
+        if !asked {
+            bench.charge(
+                NAME,
+                format!("{name} was to be cancelled, and its journal does not know of it"),
+            );
+        }
+    }
+    for wrong in &told.wrong {
+        bench.charge(NAME, wrong.clone());
+    }
+}

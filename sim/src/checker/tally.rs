@@ -1,0 +1,67 @@
+//! **The counts equal the truth.**
+//!
+//! Source: rule R8 of the design and the core's invariant C1: the tally equals the states of all runs, at every commit that
+//! writes it.
+
+use stepwell::model::run::RunState;
+
+use super::Bench;
+use crate::durable::Durable;
+use crate::told::Told;
+
+const NAME: &str = "the counts equal the truth";
+
+pub(super) fn batch_ended(durable: &Durable, bench: &mut Bench<'_>) {
+    let counted = durable.counted();
+    if let Some(tally) = durable.tally.as_ref().filter(|tally| tally.runs != counted) {
+        bench.charge(
+            NAME,
+            format!(
+                "the tally says {:?}, the store holds {counted:?}",
+                tally.runs
+            ),
+        );
+    }
+}
+
+/// What clients were told of all runs.
+pub(super) fn at_the_end(durable: &Durable, told: &Told, bench: &mut Bench<'_>) {
+    let Some(stats) = &told.stats else { return };
+    let counted = durable.counted();
+    if stats.runs != counted {
+        bench.charge(
+            NAME,
+            format!(
+                "the engine counts {:?}, the store holds {counted:?}",
+                stats.runs
+            ),
+        );
+    }
+    let listed: Vec<u64> = RunState::ALL
+        .iter()
+        .map(|state| {
+            told.listed
+                .values()
+                .filter(|row| row.state == *state)
+                .count() as u64
+        })
+        .collect();
+    if listed != counted {
+        bench.charge(
+            NAME,
+            format!("the listing has {listed:?}, the store holds {counted:?}"),
+        );
+    }
+    for (id, row) in &told.listed {
+        let entries = durable.run_of(*id).map_or(0, |run| run.entries.len());
+        if row.entries as usize != entries {
+            bench.charge(
+                NAME,
+                format!(
+                    "{id} is listed with {} entries and has {entries}",
+                    row.entries
+                ),
+            );
+        }
+    }
+}

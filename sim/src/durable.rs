@@ -1,0 +1,345 @@
+//! What is durable, as it follows from the batches that were committed: the engine's records, read.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use stepwell::keys::{
+    self, Family, GrantedRecord, IndexRecord, ReadyRecord, Record, StoppedRecord, Tally,
+    TimerRecord, journal,
+};
+use stepwell::model::chain;
+use stepwell::model::entry::{Entry, Started};
+use stepwell::model::id::{RunId, RunNo, StepNo, Token};
+use stepwell::model::run::{Outcome, OutcomeCancelled, OutcomeCompleted, OutcomeDead, RunState};
+use stepwell::model::time::Time;
+use stepwell_storage::{Op, Row, Space};
+
+/// A run's journal.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct DurableRun {
+    /// As stored, with their chain.
+    pub(crate) stored: Vec<Bytes>,
+    pub(crate) entries: Vec<Entry>,
+    chain: u64,
+}
+
+impl DurableRun {
+    /// Entry 0.
+    pub(crate) fn started(&self) -> Option<&Started> {
+        match self.entries.first() {
+            Some(Entry::Started(started)) => Some(started),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.entries.last().is_some_and(Entry::ends)
+    }
+
+    /// Whether it was cancelled before it was ever handed out.
+    pub(crate) fn was_cancelled_in_line(&self) -> bool {
+        matches!(
+            &self.entries[..],
+            [
+                Entry::Started(_),
+                Entry::CancelRequested(_),
+                Entry::Cancelled(_)
+            ]
+        )
+    }
+
+    /// The name it was started under, or its id.
+    pub(crate) fn name(&self) -> String {
+        self.started()
+            .map(|started| {
+                started
+                    .name
+                    .clone()
+                    .unwrap_or_else(|| started.id.to_string())
+            })
+            .unwrap_or_default()
+    }
+
+    /// How it ended.
+    pub(crate) fn outcome(&self) -> Option<Outcome> {
+        match self.entries.last()? {
+            Entry::Completed(e) => Some(
+                OutcomeCompleted {
+                    output: e.output.clone(),
+                }
+                .into(),
+            ),
+            Entry::Died(e) => Some(
+                OutcomeDead {
+                    failure: e.failure.clone(),
+                }
+                .into(),
+            ),
+            Entry::Cancelled(_) => Some(OutcomeCancelled {}.into()),
+            _ => None,
+        }
+    }
+
+    /// Whether a step or timer has its outcome.
+    pub(crate) fn resolves(&self, number: StepNo) -> bool {
+        self.entries
+            .iter()
+            .any(|entry| entry.resolves() && entry.number() == Some(number))
+    }
+}
+
+/// What an operation did.
+pub(crate) enum Change {
+    /// An entry was added.
+    Appended { run: RunNo, index: u32 },
+    /// A grant was written.
+    Granted {
+        slot: u32,
+        before: Option<GrantedRecord>,
+    },
+    /// An id was given a number.
+    Indexed {
+        id: RunId,
+        run: RunNo,
+        before: Option<RunNo>,
+    },
+    /// The counters were written.
+    Tallied,
+    /// A place of the run changed.
+    Moved { run: RunNo },
+    /// Nothing that is looked at.
+    Other,
+}
+
+/// The records.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Durable {
+    pub(crate) runs: BTreeMap<RunNo, DurableRun>,
+    pub(crate) index: BTreeMap<RunId, RunNo>,
+    pub(crate) granted: BTreeMap<u32, GrantedRecord>,
+    pub(crate) ready: BTreeMap<Bytes, RunNo>,
+    pub(crate) timers: BTreeMap<(Time, RunNo), TimerRecord>,
+    pub(crate) stopped: BTreeMap<RunNo, StoppedRecord>,
+    pub(crate) tally: Option<Tally>,
+    /// Parts of long entries.
+    parts: BTreeMap<(RunNo, u32, u16), Bytes>,
+    /// All tokens that ever were granted.
+    pub(crate) tokens: BTreeSet<Token>,
+}
+
+impl Durable {
+    /// Takes one operation. An error if its bytes cannot be what the engine writes, or contradict what is there.
+    pub(crate) fn apply(&mut self, op: &Op) -> Result<Change, String> {
+        let (key, value) = (op.key(), op.value());
+        let family = Family::of(key).ok_or_else(|| format!("the key {key:?} is of no family"))?;
+        let short = || format!("a key of family {family:?} is too short");
+        let bad = |e: stepwell::numbered::Undecodable| e.to_string();
+        Ok(match family {
+            Family::Journal if matches!(op.space(), Space::Generation(_)) => match value {
+                Some(value) => self.journal(key, value)?,
+                None => return Err("a row of a journal was deleted".to_owned()),
+            },
+            Family::Granted => {
+                let slot = keys::slot_of(key).ok_or_else(short)?;
+                match value {
+                    Some(value) => {
+                        let record = GrantedRecord::of_bytes(value).map_err(bad)?;
+                        self.tokens.insert(record.token);
+                        Change::Granted {
+                            slot,
+                            before: self.granted.insert(slot, record),
+                        }
+                    }
+                    None => moved(self.granted.remove(&slot).map(|before| before.run)),
+                }
+            }
+            Family::Index => {
+                let id = key
+                    .get(7..23)
+                    .and_then(|id| id.try_into().ok())
+                    .ok_or_else(short)?;
+                let id = RunId(u128::from_be_bytes(id));
+                let Some(value) = value else {
+                    return Err(format!("{id} was forgotten"));
+                };
+                let run = IndexRecord::of_bytes(value).map_err(bad)?.run;
+                Change::Indexed {
+                    id,
+                    run,
+                    before: self.index.insert(id, run),
+                }
+            }
+            Family::Ready => match value {
+                Some(value) => {
+                    let run = ReadyRecord::of_bytes(value).map_err(bad)?.run;
+                    self.ready.insert(key.clone(), run);
+                    moved(Some(run))
+                }
+                None => moved(self.ready.remove(key)),
+            },
+            Family::Timer => {
+                let at = keys::time_and_run_of(key).ok_or_else(short)?;
+                match value {
+                    Some(value) => {
+                        self.timers
+                            .insert(at, TimerRecord::of_bytes(value).map_err(bad)?);
+                    }
+                    None => {
+                        self.timers.remove(&at);
+                    }
+                }
+                moved(Some(at.1))
+            }
+            Family::Stopped => {
+                let run = keys::run_of(key).ok_or_else(short)?;
+                match value {
+                    Some(value) => {
+                        self.stopped
+                            .insert(run, StoppedRecord::of_bytes(value).map_err(bad)?);
+                    }
+                    None => {
+                        self.stopped.remove(&run);
+                    }
+                }
+                moved(Some(run))
+            }
+            Family::Tally => {
+                self.tally = value
+                    .map(|value| Tally::of_bytes(value))
+                    .transpose()
+                    .map_err(bad)?;
+                Change::Tallied
+            }
+            _ => Change::Other,
+        })
+    }
+
+    fn journal(&mut self, key: &Bytes, value: &Bytes) -> Result<Change, String> {
+        let (no, index, part) = journal::parts_of(key).ok_or("a key of a journal is too short")?;
+        if part > 0 {
+            self.parts.insert((no, index, part), value.clone());
+            return Ok(Change::Other);
+        }
+        let stored = self.join(no, index, key, value)?;
+        let run = self.runs.entry(no).or_default();
+        if let Some(before) = run.stored.get(index as usize) {
+            return Err(format!(
+                "entry {index} of run {no} was written again{}",
+                if *before == stored {
+                    ""
+                } else {
+                    ", with other bytes"
+                }
+            ));
+        }
+        if index as usize != run.stored.len() {
+            return Err(format!(
+                "entry {index} of run {no} follows entry {}",
+                run.stored.len().wrapping_sub(1)
+            ));
+        }
+        if run.has_ended() {
+            return Err(format!("entry {index} of run {no} follows its end"));
+        }
+        if index == 0 {
+            let entry = stored
+                .split_last_chunk::<{ chain::CHAIN_BYTES }>()
+                .and_then(|(entry, _)| Entry::decode(entry).ok());
+            let Some(Entry::Started(started)) = entry else {
+                return Err(format!("run {no} does not begin with its start"));
+            };
+            run.chain = chain::root(started.id);
+        }
+        let (entry, chain) = chain::open(run.chain, &stored)
+            .map_err(|e| format!("entry {index} of run {no}: {e}"))?;
+        run.chain = chain;
+        run.stored.push(stored);
+        run.entries.push(entry);
+        Ok(Change::Appended { run: no, index })
+    }
+
+    /// An entry, of its first row and the parts that were written before it.
+    fn join(&self, no: RunNo, index: u32, key: &Bytes, value: &Bytes) -> Result<Bytes, String> {
+        let first = Row {
+            key: key.clone(),
+            value: value.clone(),
+        };
+        let parts = self.parts.range((no, index, 0)..=(no, index, u16::MAX));
+        let parts = parts.map(|((_, _, part), value)| Row {
+            key: journal::row(no, index, *part),
+            value: value.clone(),
+        });
+        let mut joiner = journal::Joiner::from(index);
+        for row in std::iter::once(first).chain(parts) {
+            if let Some(entry) = joiner.push(&row).map_err(|error| error.to_string())? {
+                return Ok(entry);
+            }
+        }
+        Err(format!(
+            "entry {index} of run {no} is durable and its parts are not"
+        ))
+    }
+
+    /// The run of this id.
+    pub(crate) fn run_of(&self, id: RunId) -> Option<&DurableRun> {
+        self.runs.get(self.index.get(&id)?)
+    }
+
+    /// Whether all runs have ended and nothing is left of them but their journals.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.runs.values().all(DurableRun::has_ended)
+            && self.granted.is_empty()
+            && self.ready.is_empty()
+            && self.timers.is_empty()
+            && self.stopped.is_empty()
+    }
+
+    /// In how many places a run that has not ended waits, and the states they stand for.
+    pub(crate) fn places(&self, no: RunNo) -> Vec<RunState> {
+        let granted = self
+            .granted
+            .values()
+            .filter(|grant| grant.run == no)
+            .map(|_| RunState::Granted);
+        let ready = self
+            .ready
+            .values()
+            .filter(|run| **run == no)
+            .map(|_| RunState::Ready);
+        let delayed = |timer: &TimerRecord| {
+            if timer.delayed {
+                RunState::Scheduled
+            } else {
+                RunState::Suspended
+            }
+        };
+        let timers = self
+            .timers
+            .iter()
+            .filter(|((_, run), _)| *run == no)
+            .map(|(_, timer)| delayed(timer));
+        let stopped = self.stopped.get(&no).map(|stopped| stopped.state);
+        granted.chain(ready).chain(timers).chain(stopped).collect()
+    }
+
+    /// Runs in each state, counted.
+    pub(crate) fn counted(&self) -> Vec<u64> {
+        let mut counts = vec![0; RunState::ALL.len()];
+        for (no, run) in &self.runs {
+            let state = match run.entries.last() {
+                Some(Entry::Completed(_)) => Some(RunState::Completed),
+                Some(Entry::Died(_)) => Some(RunState::Dead),
+                Some(Entry::Cancelled(_)) => Some(RunState::Cancelled),
+                _ => self.places(*no).first().copied(),
+            };
+            if let Some(state) = state {
+                counts[usize::from(u8::from(state)) - 1] += 1;
+            }
+        }
+        counts
+    }
+}
+
+fn moved(run: Option<RunNo>) -> Change {
+    run.map_or(Change::Other, |run| Change::Moved { run })
+}

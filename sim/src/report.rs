@@ -1,0 +1,76 @@
+//! What a seed showed.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::plan::FaultKind;
+
+/// Something that must hold did not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Violation {
+    /// The property.
+    pub checker: String,
+    /// When it was noticed, in simulated milliseconds.
+    pub at_ms: u64,
+    /// What was found.
+    pub text: String,
+}
+
+/// What a seed showed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// A number made of all that happened, in order: the same for the same seed, or something is not simulated.
+    pub trace_hash: u64,
+    /// How many things happened.
+    pub events: u64,
+    /// Simulated time.
+    pub simulated_ms: u64,
+    /// How long it took until everything had ended after the faults were over.
+    pub healed_in_ms: u64,
+    /// Runs that ended, by how.
+    pub runs: BTreeMap<String, u64>,
+    /// Faults that struck, by kind.
+    pub faults: BTreeMap<FaultKind, u64>,
+    /// What else occurred.
+    pub seen: BTreeMap<String, u64>,
+    /// What did not hold; empty if all is well.
+    pub violations: Vec<Violation>,
+}
+
+impl Report {
+    /// Whether everything held.
+    pub fn is_sound(&self) -> bool {
+        self.violations.is_empty()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            seed,
+            trace_hash,
+            events,
+            simulated_ms,
+            ..
+        } = self;
+        writeln!(
+            f,
+            "seed {seed}: {events} events in {simulated_ms} ms, trace {trace_hash:016x}"
+        )?;
+        writeln!(f, "  runs {:?}", self.runs)?;
+        writeln!(f, "  faults {:?}", self.faults)?;
+        writeln!(f, "  seen {:?}", self.seen)?;
+        for violation in &self.violations {
+            writeln!(
+                f,
+                "  VIOLATED at {} ms: {}\n    {}",
+                violation.at_ms, violation.checker, violation.text
+            )?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,71 @@
+//! The gate: a seed is worth something only if it means the same every time, here and on any other machine.
+
+use std::process::Command;
+
+use stepwell_sim::{Plan, first_difference, run, run_traced};
+
+const SEEDS: std::ops::Range<u64> = 100_000..100_008;
+
+/// Anything that differs from one run to the next (the clock, an address, an iteration order) would show here.
+#[test]
+fn a_seed_is_the_same_twice_in_one_process() {
+    for seed in SEEDS {
+        let ((first, lines), (second, again)) = (
+            run_traced(Plan::of_seed(seed)),
+            run_traced(Plan::of_seed(seed)),
+        );
+        assert_eq!(first_difference(&lines, &again), None, "seed {seed}");
+        assert_eq!(first, second, "seed {seed}");
+        assert_eq!(
+            run(Plan::of_seed(seed)).trace_hash,
+            first.trace_hash,
+            "seed {seed}: looking must not change it"
+        );
+    }
+}
+
+/// What is the same within a process but not between two (a hash's random keys, an address) would show here.
+#[test]
+fn a_seed_is_the_same_in_two_processes() {
+    for seed in SEEDS {
+        let (report, lines) = run_traced(Plan::of_seed(seed));
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "child_of_the_gate", "--ignored", "--nocapture"])
+            .env("SIM_GATE_SEED", seed.to_string())
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&child.stdout);
+        let again: Vec<String> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("| ").map(str::to_owned))
+            .collect();
+        assert_eq!(first_difference(&lines, &again), None, "seed {seed}");
+        assert!(
+            text.contains(&format!("hash {:016x}", report.trace_hash)),
+            "seed {seed}: {text}"
+        );
+    }
+}
+
+/// Not a test: the other process.
+#[test]
+#[ignore = "the gate runs it in another process"]
+fn child_of_the_gate() {
+    let Ok(seed) = std::env::var("SIM_GATE_SEED") else {
+        return;
+    };
+    let (report, lines) = run_traced(Plan::of_seed(seed.parse().unwrap()));
+    println!();
+    lines.iter().for_each(|line| println!("| {line}"));
+    println!("hash {:016x}", report.trace_hash);
+}
+
+/// The gate itself must see a difference.
+#[test]
+fn other_seeds_differ() {
+    let (a, b) = (
+        run_traced(Plan::of_seed(1)).1,
+        run_traced(Plan::of_seed(2)).1,
+    );
+    assert!(first_difference(&a, &b).is_some());
+}

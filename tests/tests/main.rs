@@ -1,0 +1,21 @@
+//! The promises, a file each.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod host;
+mod peer;
+
+mod acknowledgement;
+mod damage;
+mod disk;
+mod drain;
+mod embedded;
+mod feature;
+mod format;
+mod garbage;
+mod journal;
+mod lock;
+mod refusal;
+mod requirement;
+mod restart;
+mod worker;
