@@ -1,4 +1,5 @@
-//! Plays seeds: `seeds FROM COUNT`, or one with its trace: `seeds SEED trace`.
+//! Plays seeds: `seeds FROM COUNT`; each of them twice, to compare: `seeds FROM COUNT twice`; one with its trace:
+//! `seeds SEED trace`.
 
 use std::collections::BTreeMap;
 
@@ -36,8 +37,13 @@ fn main() {
         BTreeMap::new(),
     );
     let (mut simulated_ms, mut healed_max_ms) = (0, 0);
+    let twice = arguments.get(2).is_some_and(|word| word == "twice");
     for seed in from..from + count {
         let report = run(Plan::of_seed(seed));
+        if twice && run(Plan::of_seed(seed)) != report {
+            println!("seed {seed} is not the same twice");
+            failed.push(seed);
+        }
         simulated_ms += report.simulated_ms;
         healed_max_ms = healed_max_ms.max(report.healed_in_ms);
         if !report.is_sound() {

@@ -314,7 +314,7 @@ impl Simulation<'_> {
     }
 
     fn crash(&mut self, host: &str, up_at: u64) {
-        self.sim.crash(host);
+        self.world.clone().while_crashing(|| self.sim.crash(host));
         self.down.insert(host.to_owned(), ());
         self.plan(up_at, Action::Bounce(host.to_owned()));
     }
@@ -323,7 +323,8 @@ impl Simulation<'_> {
         if self.down.remove(host).is_some() {
             self.world
                 .note(format_args!("{} {host} comes up", self.world.now_ms()));
-            self.sim.bounce(host);
+            // One that ended by itself may have left tasks behind.
+            self.world.clone().while_crashing(|| self.sim.bounce(host));
         }
     }
 

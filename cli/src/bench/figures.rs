@@ -62,7 +62,7 @@ pub(crate) struct Figures {
     /// From the start of a new engine process until it answered and a fresh run had completed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) ready_s: Option<f64>,
-    /// From the restart of the engine and its worker until the long run had finished.
+    /// From the restart until the long run had finished: the slower of engine killed and worker killed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) finish_s: Option<f64>,
     /// The same, when only the worker was killed.
@@ -71,6 +71,9 @@ pub(crate) struct Figures {
     /// The same, when only the server was killed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) finish_server_killed_s: Option<f64>,
+    /// The same, when both were killed at once: one session time-out longer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) finish_both_killed_s: Option<f64>,
     /// Starts and outcomes that were not as expected.
     pub(crate) errors: u64,
     /// Appends of 4 KiB with `fdatasync`, a second, just before.
@@ -140,14 +143,19 @@ impl Figures {
         row("ready after kill -9", self.ready_s.map(seconds), None);
         row("finished after kill -9", self.finish_s.map(seconds), None);
         row(
-            "the same, worker only",
+            "  worker killed",
             self.finish_worker_killed_s.map(seconds),
             None,
         );
         row(
-            "the same, server only",
+            "  server killed",
             self.finish_server_killed_s.map(seconds),
             None,
+        );
+        row(
+            "  both killed at once",
+            self.finish_both_killed_s.map(seconds),
+            Some("reserved for one session time-out".to_owned()),
         );
         row("errors", Some(grouped(self.errors)), None);
         row(

@@ -40,7 +40,7 @@ pub(crate) struct Bench {
     /// Instead: put N runs into a long sleep, kill the engine, wait until it is there again
     #[arg(long, value_name = "N", conflicts_with = "replay", value_parser = clap::value_parser!(u64).range(1..))]
     suspended: Option<u64>,
-    /// Instead: run N steps in a row, kill engine and worker near the end, wait until it has finished
+    /// Instead: run N steps in a row, kill the engine (then the worker, then both) near the end, wait until it has finished
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(100..))]
     replay: Option<u32>,
     /// A worker not heard of for this long is gone

@@ -10,18 +10,21 @@ mod stream;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
 use stepwell::runtime::env::Env;
 use stepwell::wire::message::Message;
 use stepwell_storage::{MemDisk, Op, Seq};
+use turmoil::net::TcpStream;
 
 use crate::checker::Court;
 use crate::ledger::Ledger;
 use crate::plan::{FaultKind, Plan};
 use crate::told::Told;
 use crate::trace::Trace;
+
+use self::stream::Socket;
 
 pub(crate) use self::store::{InAir, WatchedStore};
 
@@ -38,6 +41,8 @@ pub(crate) struct World {
     counts: Mutex<Counts>,
     lives: Mutex<BTreeMap<String, u32>>,
     drains: Mutex<BTreeSet<String>>,
+    /// A host's tasks are being dropped.
+    crashing: AtomicBool,
     /// All runs have ended: one client asks about everything.
     pub(crate) audit: AtomicBool,
     /// It has.
@@ -71,6 +76,7 @@ impl World {
             counts: Mutex::default(),
             lives: Mutex::default(),
             drains: Mutex::default(),
+            crashing: AtomicBool::new(false),
             audit: AtomicBool::new(false),
             audited: AtomicBool::new(false),
         })
@@ -121,6 +127,17 @@ impl World {
         lock(&self.counts).clone()
     }
 
+    /// Drops a host's tasks by `crash`.
+    pub(crate) fn while_crashing(&self, crash: impl FnOnce()) {
+        self.crashing.store(true, Ordering::Relaxed);
+        crash();
+        self.crashing.store(false, Ordering::Relaxed);
+    }
+
+    fn is_crashing(&self) -> bool {
+        self.crashing.load(Ordering::Relaxed)
+    }
+
     /// Asks a worker to leave in peace.
     pub(crate) fn ask_to_drain(&self, host: &str) {
         lock(&self.drains).insert(host.to_owned());
@@ -157,6 +174,8 @@ pub(crate) struct Host {
     born: tokio::time::Instant,
     /// Copies of frames that will be sent again, by peer.
     again: Mutex<BTreeMap<String, Vec<(u64, Bytes)>>>,
+    /// Its connections, in the order in which they were opened.
+    sockets: Mutex<Vec<Weak<Mutex<Option<TcpStream>>>>>,
 }
 
 impl Host {
@@ -177,6 +196,7 @@ impl Host {
             born_ms,
             born,
             again: Mutex::default(),
+            sockets: Mutex::default(),
         };
         host.note(format_args!("begins"));
         Arc::new(host)
@@ -194,6 +214,21 @@ impl Host {
             self.name,
             self.life
         ));
+    }
+
+    fn opened(&self, socket: &Socket) {
+        let mut sockets = lock(&self.sockets);
+        sockets.retain(|socket| socket.strong_count() > 0);
+        sockets.push(Arc::downgrade(socket));
+    }
+
+    fn close_all(&self) {
+        for socket in lock(&self.sockets)
+            .drain(..)
+            .filter_map(|socket| socket.upgrade())
+        {
+            drop(lock(&socket).take());
+        }
     }
 
     /// Keeps a frame, to be sent to the peer again from that time on, over whatever connection there is.

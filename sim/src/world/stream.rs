@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -32,10 +32,13 @@ fn may_come_late(frame: &Bytes) -> bool {
         .is_some_and(|kind| matches!(kind, 10..=27 | 40..=48 | 60..))
 }
 
+/// A connection as the simulator has it; empty once it is closed.
+pub(super) type Socket = Arc<Mutex<Option<TcpStream>>>;
+
 pub(super) struct FrameStream {
     host: Arc<Host>,
     peer: String,
-    inner: TcpStream,
+    socket: Socket,
     draw: Draw,
     /// The first frame is out.
     greeted: bool,
@@ -54,11 +57,13 @@ impl FrameStream {
             host.now_ms()
         );
         let draw = Draw::of(host.world.plan.seed, label);
+        let socket = Arc::new(Mutex::new(Some(inner)));
+        host.opened(&socket);
         let (sent, received) = (Frames::default(), Frames::default());
         Self {
             host,
             peer,
-            inner,
+            socket,
             draw,
             greeted: false,
             sent,
@@ -142,7 +147,7 @@ impl FrameStream {
 
     fn poll_pieces(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(piece) = self.pieces.front_mut() {
-            let written = ready!(Pin::new(&mut self.inner).poll_write(cx, piece))?;
+            let written = ready!(on(&self.socket, |inner| inner.poll_write(cx, piece)))?;
             piece.advance(written);
             if piece.is_empty() {
                 self.pieces.pop_front();
@@ -159,7 +164,7 @@ impl AsyncRead for FrameStream {
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = into.filled().len();
-        ready!(Pin::new(&mut self.inner).poll_read(cx, into))?;
+        ready!(on(&self.socket, |inner| inner.poll_read(cx, into)))?;
         let this = &mut *self;
         this.received.0.extend_from_slice(&into.filled()[before..]);
         while let Some(frame) = this.received.next() {
@@ -186,12 +191,37 @@ impl AsyncWrite for FrameStream {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_pieces(cx))?;
-        Pin::new(&mut self.inner).poll_flush(cx)
+        on(&self.socket, |inner| inner.poll_flush(cx))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_pieces(cx))?;
-        Pin::new(&mut self.inner).poll_shutdown(cx)
+        on(&self.socket, |inner| inner.poll_shutdown(cx))
+    }
+}
+
+impl Drop for FrameStream {
+    /// When a host crashes, its tasks are dropped in an order that depends on their ids, which are counted over the whole
+    /// process. So all connections are closed at once then, in the order in which they were opened.
+    fn drop(&mut self) {
+        if self.host.world.is_crashing() {
+            self.host.close_all();
+        }
+    }
+}
+
+/// Works on the connection, if it is still open.
+fn on<T>(
+    socket: &Socket,
+    work: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<T>>,
+) -> Poll<io::Result<T>> {
+    match socket
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .as_mut()
+    {
+        Some(inner) => work(Pin::new(inner)),
+        None => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
     }
 }
 
