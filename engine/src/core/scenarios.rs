@@ -307,7 +307,9 @@ impl Scene {
                 self.flush();
                 self.stage.read(0);
             }
-            "answer" => self.stage.answer(0),
+            "answer" => self
+                .stage
+                .answer(line.words.get(1).map_or(0, |pick| pick.parse().unwrap())),
             "commit" => {
                 self.flush();
                 self.commit();

@@ -35,6 +35,9 @@ const EVENTS_MAX: usize = 512;
 /// Bytes collected between two submits at most (soft).
 const BYTES_MAX: usize = 1 << 20;
 
+/// How long connections may take to write the engine's goodbye.
+const FAREWELL: Duration = Duration::from_millis(20);
+
 /// What reaches the driver.
 pub(super) enum Event {
     /// A connection was opened.
@@ -191,9 +194,13 @@ impl Driver {
             });
         }
         let closing = driver.closing.take();
+        let farewell = (!driver.connections.is_empty()).then(|| driver.env.clock.sleep(FAREWELL));
         driver.inbox.close();
         drop(driver);
         let _ = gone.await; // the store is closed once both are gone
+        if let Some(farewell) = farewell {
+            farewell.await; // whoever hears that the engine has ended may end the process
+        }
         let _ = ended.send(Some(
             outcome.map_or_else(Ended::Poisoned, |()| Ended::Closed),
         ));

@@ -20,9 +20,6 @@ use crate::reading::{self, Unreadable};
 /// The socket in an engine's directory, through which the command line reaches an embedded engine.
 pub const SOCKET: &str = "stepwell.sock";
 
-/// How long connections may take to write the engine's goodbye.
-const FAREWELL: Duration = Duration::from_millis(10);
-
 /// How an engine behaves. `..Default::default()` for the rest.
 #[derive(Debug, Clone)]
 pub struct EngineOptions {
@@ -257,10 +254,8 @@ impl Engine {
                     let _ = answer.send(bound);
                 }
             });
-            let farewell = world.clock.clone();
             Driver::run(world, store, core, handle, inbox, ended_tx).await;
             listening.abort();
-            farewell.sleep(FAREWELL).await;
         };
         env.exec
             .isolated("stepwell-engine", Box::pin(engine))
