@@ -27,7 +27,7 @@ pub(crate) struct Reach {
     /// Whose runs are meant
     #[arg(long, value_name = "N", default_value_t = 0)]
     namespace: u32,
-    /// Who asks [default: USER@HOST]
+    /// Who asks (default: USER@HOST)
     #[arg(long, value_name = "NAME")]
     principal: Option<String>,
 }

@@ -39,9 +39,13 @@ pub enum Unreadable {
 }
 
 impl Unreadable {
-    /// Whether only the asked record is bad and the store as such answers.
+    /// Whether only the asked record is bad and the store as such answers. A disk that cannot be read is not a damaged
+    /// run: the engine stops and says why, instead of taking the run for lost.
     pub fn is_local(&self) -> bool {
-        !matches!(self, Self::Store(ReadFailure::Poisoned { .. }))
+        !matches!(
+            self,
+            Self::Store(ReadFailure::Poisoned { .. } | ReadFailure::Io { .. })
+        )
     }
 
     /// The message with its causes.
