@@ -13,6 +13,7 @@ mod embedded;
 mod feature;
 mod format;
 mod garbage;
+mod heartbeat;
 mod journal;
 mod lock;
 mod refusal;

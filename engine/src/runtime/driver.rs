@@ -327,6 +327,10 @@ impl Driver {
                     goodbye: true,
                 });
             }
+            // An echo tells nothing but that the engine lives, so it does not wait for the disk.
+            Message::Heartbeat(heartbeat) if connection.greeted => {
+                let _ = connection.sender.send(heartbeat.clone());
+            }
             _ if !connection.greeted => {
                 let reason = "the first frame of a connection must be a hello".to_owned();
                 return self.close(session, reason);
