@@ -365,15 +365,6 @@ impl Simulation<'_> {
             self.sim.repair("server", peer.as_str());
             self.usual_latency("server", peer);
         }
-        // A cut link loses segments, and here the connection lives on without them, which TCP never does: it delivers or
-        // breaks. The server's restart breaks all connections, so that both sides compare what they hold.
-        if !self.down.contains_key("server") {
-            self.world
-                .clone()
-                .while_crashing(|| self.sim.crash("server"));
-            self.down.insert("server".to_owned(), ());
-            self.world.disk.crash_process(0);
-        }
         for host in std::mem::take(&mut self.down).into_keys() {
             self.down.insert(host.clone(), ());
             self.bounce(&host);

@@ -21,6 +21,8 @@
 //!   kind and name, after the code has asked for it. Otherwise code and journal disagree, and nothing more happens.
 //! - **W6** A report is kept until an entry or the end of the turn answers it, and is sent once under each token.
 //! - **W7** After a turn has ended, been suspended or been stopped, its function is not polled again.
+//! - **W8** Whatever lets the function go on (an outcome, a failed attempt to be made again, an open gate) is followed by a
+//!   poll of the future it concerns: at once by the turn, or by a waker.
 //!
 //! What a function that ends leaves unread is legal for commands it has asked for: their outcomes were under way when it
 //! ended the first time too. An unread entry of a command it never asked for is a disagreement.

@@ -58,6 +58,17 @@ struct Record {
     place: Place,
 }
 
+/// What an entry has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Passed {
+    /// It resolves something (W2).
+    Resolved,
+    /// A step that had been reported may be tried again.
+    Reopened,
+    /// Nothing the function could notice.
+    Noted,
+}
+
 /// What a pending function waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Waits {
@@ -204,7 +215,7 @@ impl Shared {
                         return Verdict::Backoff(left);
                     }
                 }
-                command.gated = !self.world.may_start();
+                command.gated = !self.world.may_start(); // if not, the gate tells us when
                 if command.gated {
                     return Verdict::Wait;
                 }
@@ -344,8 +355,8 @@ impl Shared {
         }
     }
 
-    /// Looks at one entry, in order. Tells whether it is one that resolves (W2).
-    pub(crate) fn pass(&self, index: u32, entry: Entry) -> Result<bool, Mismatch> {
+    /// Looks at one entry, in order.
+    pub(crate) fn pass(&self, index: u32, entry: Entry) -> Result<Passed, Mismatch> {
         let mut state = self.state();
         if let Some(number) = entry.number()
             && number != StepNo::WHOLE
@@ -365,8 +376,7 @@ impl Shared {
                 count(&self.world.counts.replayed);
             }
         }
-        state.pass(index, entry)?;
-        Ok(resolves)
+        state.pass(index, entry)
     }
 
     /// The recorded entries are used up: from now on bodies run (W3). Tells whether that is new.
@@ -439,51 +449,44 @@ impl State {
         self.halt.get_or_insert(why);
     }
 
-    fn pass(&mut self, index: u32, entry: Entry) -> Result<(), Mismatch> {
-        match entry {
-            Entry::StepCompleted(e) => self.resolve(
-                e.number,
-                index,
-                CommandKind::Step,
-                Resolution::Completed {
-                    index,
-                    output: e.output,
-                },
-            ),
-            Entry::StepFailed(e) => self.resolve(
-                e.number,
-                index,
-                CommandKind::Step,
-                Resolution::Failed(e.failure),
-            ),
-            Entry::TimerFired(e) => {
-                self.resolve(e.number, index, CommandKind::Timer, Resolution::Fired)
+    fn pass(&mut self, index: u32, entry: Entry) -> Result<Passed, Mismatch> {
+        let (number, kind, resolution) = match entry {
+            Entry::StepCompleted(e) => {
+                let output = e.output;
+                let resolution = Resolution::Completed { index, output };
+                (e.number, CommandKind::Step, resolution)
             }
+            Entry::StepFailed(e) => (e.number, CommandKind::Step, Resolution::Failed(e.failure)),
+            Entry::TimerFired(e) => (e.number, CommandKind::Timer, Resolution::Fired),
             Entry::CancelRequested(e) => {
                 self.cancel(&e.reason);
-                Ok(())
+                return Ok(Passed::Resolved);
             }
             Entry::AttemptFailed(e) => {
-                if let Some(command) = self.commands.get_mut(&e.number.0) {
-                    command.attempts = command.attempts.max(e.attempt);
-                    command.wakes_at = Some(e.retry_at);
-                    if command.stage == Stage::Reported {
-                        command.stage = Stage::Asked;
-                        command.wake(self.turn.as_ref());
-                    }
+                let Some(command) = self.commands.get_mut(&e.number.0) else {
+                    return Ok(Passed::Noted);
+                };
+                command.attempts = command.attempts.max(e.attempt);
+                command.wakes_at = Some(e.retry_at);
+                if command.stage != Stage::Reported {
+                    return Ok(Passed::Noted);
                 }
-                Ok(())
+                command.stage = Stage::Asked;
+                command.wake(self.turn.as_ref());
+                return Ok(Passed::Reopened);
             }
             Entry::TimerArmed(e) => {
                 if let Some(command) = self.commands.get_mut(&e.number.0) {
                     (command.wakes_at, command.stage) = (Some(e.due), Stage::Armed);
                 }
-                Ok(())
+                return Ok(Passed::Noted);
             }
             Entry::Started(_) | Entry::Completed(_) | Entry::Died(_) | Entry::Cancelled(_) => {
-                Ok(())
+                return Ok(Passed::Noted);
             }
-        }
+        };
+        self.resolve(number, index, kind, resolution)?;
+        Ok(Passed::Resolved)
     }
 
     fn resolve(

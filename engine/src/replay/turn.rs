@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::history::{History, Unreadable};
 use super::mismatch::Mismatch;
 use super::report::{Outstanding, Report};
-use super::shared::{Halt, Shared, Waits};
+use super::shared::{Halt, Passed, Shared, Waits};
 use super::world::{Running, World, count};
 use crate::model::command::Refusal;
 use crate::model::entry::Entry;
@@ -293,18 +293,21 @@ impl Turn {
         }
     }
 
-    /// Looks at entries in order up to one that resolves (W2), or goes live (W3). Tells whether a poll can tell the
-    /// difference.
+    /// Looks at entries in order up to one that resolves (W2), or goes live (W3). Tells whether the function must be
+    /// polled (W8).
     fn advance(&mut self) -> Result<bool, Mismatch> {
         let Some(function) = self.function.as_ref().filter(|f| f.polled) else {
             return Ok(false);
         };
+        let mut reopened = false;
         while let Some((index, entry)) = self.history.take() {
-            if function.shared.pass(index, entry)? {
-                return Ok(true);
+            match function.shared.pass(index, entry)? {
+                Passed::Resolved => return Ok(true),
+                Passed::Reopened => reopened = true,
+                Passed::Noted => {}
             }
         }
-        Ok(function.shared.go_live())
+        Ok(function.shared.go_live() || reopened)
     }
 
     /// Polls the function once.

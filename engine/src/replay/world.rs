@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -71,9 +71,9 @@ impl World {
         self.engine_time.at(self.clock.mono())
     }
 
-    /// Whether a body may start now.
+    /// Whether a body may start now. If not, the gate's opening is told.
     pub(crate) fn may_start(&self) -> bool {
-        self.gate.is_open(self.clock.mono())
+        self.gate.passes(&*self.clock)
     }
 }
 
@@ -81,27 +81,39 @@ impl World {
 /// again once the worker drains.
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
-    open_until_ms: AtomicU64,
-    shut: std::sync::atomic::AtomicBool,
+    /// Nanoseconds of monotonic time.
+    open_until: AtomicU64,
+    shut: AtomicBool,
+    /// Somebody was not let through and must be told.
+    waiting: AtomicBool,
 }
 
 impl Gate {
-    pub(crate) fn is_open(&self, mono: Duration) -> bool {
-        let until = self.open_until_ms.load(Ordering::Relaxed);
-        !self.shut.load(Ordering::Relaxed) && mono.as_millis() < u128::from(until)
+    /// Whether a body may start. If not, the next [`Self::open_until`] answers that somebody waits.
+    pub(crate) fn passes(&self, clock: &dyn Clock) -> bool {
+        if self.is_open(clock.mono()) {
+            return true;
+        }
+        // It may be opened by another thread right now: either that one sees our flag, or we see its instant.
+        self.waiting.store(true, Ordering::SeqCst);
+        self.is_open(clock.mono())
     }
 
-    /// Opens it until `mono`.
-    pub(crate) fn open_until(&self, mono: Duration) {
-        self.open_until_ms.store(
-            u64::try_from(mono.as_millis()).unwrap_or(u64::MAX),
-            Ordering::Relaxed,
-        );
+    fn is_open(&self, mono: Duration) -> bool {
+        let until = self.open_until.load(Ordering::SeqCst);
+        !self.shut.load(Ordering::SeqCst) && mono.as_nanos() < u128::from(until)
+    }
+
+    /// Opens it until `mono`, and tells whether somebody has been waiting for that.
+    pub(crate) fn open_until(&self, mono: Duration) -> bool {
+        let until = u64::try_from(mono.as_nanos()).unwrap_or(u64::MAX);
+        self.open_until.store(until, Ordering::SeqCst);
+        self.waiting.swap(false, Ordering::SeqCst)
     }
 
     /// Closes it for good.
     pub(crate) fn shut(&self) {
-        self.shut.store(true, Ordering::Relaxed);
+        self.shut.store(true, Ordering::SeqCst);
     }
 }
 
@@ -161,16 +173,40 @@ mod tests {
         assert!(time.at(Duration::from_micros(1_008_000)) >= Time(1_001_000));
     }
 
+    struct At(Duration);
+
+    impl Clock for At {
+        fn mono(&self) -> Duration {
+            self.0
+        }
+
+        fn wall(&self) -> Time {
+            Time(0)
+        }
+
+        fn sleep(&self, _: Duration) -> BoxFuture<'static, ()> {
+            Box::pin(std::future::pending())
+        }
+    }
+
     #[test]
     fn a_shut_gate_stays_shut() {
-        let gate = Gate::default();
-        assert!(!gate.is_open(Duration::ZERO));
-        gate.open_until(Duration::from_secs(6));
-        assert!(
-            gate.is_open(Duration::from_millis(5_999)) && !gate.is_open(Duration::from_secs(6))
-        );
+        let (gate, six) = (Gate::default(), Duration::from_secs(6));
+        assert!(!gate.passes(&At(Duration::ZERO)));
+        gate.open_until(six);
+        assert!(gate.passes(&At(six - Duration::from_nanos(1))) && !gate.passes(&At(six)));
         gate.shut();
-        gate.open_until(Duration::from_secs(60));
-        assert!(!gate.is_open(Duration::ZERO));
+        gate.open_until(six * 10);
+        assert!(!gate.passes(&At(Duration::ZERO)));
+    }
+
+    // Whoever was not let through is told, however short the gate was closed.
+    #[test]
+    fn a_gate_remembers_that_somebody_waits() {
+        let (gate, at) = (Gate::default(), Duration::from_micros(5_999_900));
+        assert!(!gate.open_until(at), "nobody has asked");
+        assert!(!gate.passes(&At(at)));
+        assert!(gate.open_until(at + Duration::from_micros(1)));
+        assert!(!gate.open_until(at + Duration::from_secs(1)), "told once");
     }
 }

@@ -90,6 +90,8 @@ pub(super) struct Bench {
     /// Reports that were sent and not looked at by the test.
     pub(super) sent: Vec<Message>,
     grants: u64,
+    /// Something was told to the turn since it was polled last.
+    told: bool,
 }
 
 impl Bench {
@@ -155,6 +157,7 @@ impl Bench {
             wakes: Arc::default(),
             sent: Vec::new(),
             grants: 0,
+            told: false,
         };
         bench.hand_out();
         bench
@@ -176,6 +179,7 @@ impl Bench {
             self.world.clone(),
         );
         self.turn.stored(0, self.stored()[..count].to_vec());
+        self.told = true;
     }
 
     /// The journal as it is stored.
@@ -191,6 +195,7 @@ impl Bench {
 
     /// Polls the turn and takes what it sends.
     pub(super) fn poll(&mut self) -> &mut Self {
+        self.told = false;
         let waker = Waker::from(self.wakes.clone());
         self.turn.poll(&mut Context::from_waker(&waker));
         let sent = &mut self.sent;
@@ -204,6 +209,11 @@ impl Bench {
     /// How often the turn's task was woken since the last call.
     pub(super) fn wakes(&self) -> usize {
         self.wakes.0.swap(0, Ordering::SeqCst)
+    }
+
+    /// Whether its task would poll the turn now.
+    pub(super) fn is_woken(&self) -> bool {
+        self.told || self.wakes() > 0
     }
 
     /// Engine time now.
@@ -223,6 +233,7 @@ impl Bench {
         }
         self.journal.push(entry);
         self.turn.told(index, &told.encode());
+        self.told = true;
         self
     }
 

@@ -312,6 +312,31 @@ fn a_failed_attempt_is_made_again_at_its_time_and_not_before() {
     assert_eq!(bench.poll().told_engine(), ["completed 0 = 3"]);
 }
 
+// Both answers come between two polls; the failed step's is the last, and it wakes nobody but the turn itself.
+#[test]
+fn a_failed_attempt_that_comes_with_an_outcome_is_made_again() {
+    let mut bench = Bench::new(&(), |ctx: Ctx, (): ()| async move {
+        let flaky = ctx.step("flaky", |s: Step| async move {
+            match s.attempt() {
+                1 => Err(Failure::retryable("not yet")),
+                attempt => Ok(attempt),
+            }
+        });
+        let (one, two) = crate::join!(ctx.step("one", |_| ok(1u32)), flaky);
+        Ok::<_, Failure>(one? + two?)
+    });
+    assert_eq!(bench.poll().sent.len(), 2);
+    for _ in 0..2 {
+        let message = bench.sent.remove(0);
+        let entry = bench.entry_for(message, millis(100));
+        bench.commit(entry);
+    }
+    bench.poll().wakes();
+    bench.clock.advance(102);
+    assert!(bench.wakes() > 0, "nobody waits for the second attempt");
+    assert_eq!(bench.poll().told_engine(), ["completed 0 = 2"]);
+}
+
 #[test]
 fn a_long_backoff_suspends_and_the_next_turn_knows_the_attempts() {
     let mut bench = Bench::new(&(), |ctx: Ctx, (): ()| async move {

@@ -323,10 +323,8 @@ impl Peer for WorkerPeer {
     }
 
     fn heard(&mut self, now: Duration) {
-        let was_quiet = now >= self.quiet_after();
         self.heard_at = now;
-        self.world.gate.open_until(self.quiet_after());
-        if was_quiet {
+        if self.world.gate.open_until(self.quiet_after()) {
             self.tell_all(|| ToTurn::GateOpened);
         }
     }
