@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use stepwell::{Client, Ctx, EngineOptions, Failure, Worker, Workflow};
+use stepwell::wire::message::{Heartbeat, Message};
+use stepwell::{Client, Ctx, EngineOptions, Failure, RunId, Worker, Workflow};
+
+use crate::peer::{Peer, hello, start, worker_hello};
 
 const LONG: Workflow<(), u32> = Workflow::new("long");
 
@@ -52,4 +55,44 @@ async fn a_step_many_session_time_outs_long_runs_once() {
     assert_eq!(stats.grants, 1, "grants given");
     worker.drain().await;
     engine.close().await;
+}
+
+// R6. A worker that went silent without its connection ending loses its run although other peers keep the engine busy: what
+// they say, more often than the engine looks at its sessions, must not put that look off.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_worker_is_noticed_while_others_talk() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = EngineOptions {
+        heartbeat: Duration::from_millis(200),
+        session_timeout: Duration::from_millis(600),
+        embedded: false,
+        ..EngineOptions::default()
+    };
+    let engine = options.open(directory.path().join("data")).await.unwrap();
+    let address = engine.listen("127.0.0.1:0").await.unwrap();
+    let (mut talker, _) = Peer::greeted(&address, hello(1)).await;
+    let (mut silent, _) = Peer::greeted(&address, worker_hello(2, "long", 1)).await;
+    assert!(talker.send(&[start(1, "long", RunId(7), &())]).await);
+    assert!(matches!(silent.next().await, Some(Message::HandOut(_))));
+
+    let talking = tokio::spawn(async move {
+        while talker.send(&[Heartbeat { beat: 1 }.into()]).await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    let worker = Worker::connect(&address)
+        .register(LONG, async |_, ()| Ok(5))
+        .start()
+        .unwrap();
+    let client = Client::connect(&address).await.unwrap();
+    let run = client.run::<u32>(RunId(7));
+    let outcome = tokio::time::timeout(Duration::from_secs(20), run.outcome()).await;
+    assert_eq!(
+        outcome.expect("the run is taken from the silent worker"),
+        Ok(5)
+    );
+    assert_eq!(client.stats().await.unwrap().sessions_lost, 1);
+    worker.drain().await;
+    engine.close().await;
+    talking.await.unwrap();
 }

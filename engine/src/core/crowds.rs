@@ -102,7 +102,7 @@ impl Crowd {
                 self.stage.read(0);
             } else if !self.stage.answers.is_empty() {
                 self.stage.answer(0);
-            } else if self.stage.core.wakes_in() == Some(Duration::ZERO) {
+            } else if self.stage.is_due() {
                 self.stage.handle(Input::Ticked);
             } else {
                 break;
@@ -146,6 +146,30 @@ fn slots(queue: &str, slots: u32) -> QueueSlots {
         queue: queue.to_owned(),
         slots,
     }
+}
+
+/// One peer that talks all the time does not keep another's silence from being noticed.
+#[test]
+fn inputs_that_keep_coming_do_not_put_a_tick_off() {
+    let mut crowd = Crowd::new();
+    crowd.hello(CLIENT, &[], Vec::new());
+    crowd.hello(SessionId(2), &[slots("q", 1)], Vec::new());
+    crowd.start(1, |_| "q".to_owned());
+    assert_eq!(crowd.runs_in(RunState::Granted), 1);
+    let span = Duration::from_millis(40);
+    for _ in 0..(11_000 / 40) {
+        crowd.stage.pass(span);
+        crowd.hear(CLIENT, Heartbeat { beat: 0 });
+        if crowd.stage.is_due() {
+            crowd.stage.handle(Input::Ticked);
+        }
+        crowd.settle();
+    }
+    assert_eq!(
+        crowd.runs_in(RunState::Ready),
+        1,
+        "the silent worker is still trusted"
+    );
 }
 
 /// A lane keeps some thousands in memory and reads the others when it is their turn, in order.

@@ -217,6 +217,8 @@ pub struct Core {
     epoch: u64,
     clock: EngineClock,
     mono: Duration,
+    /// When sessions are looked at next.
+    watch_at: Duration,
     tally: Tally,
     tally_dirty: bool,
     mark: Mark,
@@ -412,19 +414,23 @@ impl Core {
         }
     }
 
-    /// When the core wants to be called with [`Input::Ticked`] at the latest: in how much time, if at all.
-    pub fn wakes_in(&self) -> Option<Duration> {
+    /// When the core wants to be called with [`Input::Ticked`] at the latest, in monotonic time; the past says at once.
+    ///
+    /// It is an instant and not a span: inputs that keep coming must not put it off.
+    pub fn wakes_at(&self) -> Option<Duration> {
         if !self.returning.is_empty() || !self.regranting.is_empty() || !self.unsettled.is_empty() {
-            return Some(Duration::ZERO);
+            return Some(self.mono);
         }
-        let now = self.now();
-        let armed = self.armed.first().map(|(due, _, _)| due.since(now));
-        let timers = self.timers.next_due().map(|due| due.since(now));
-        let watch =
-            (!self.sessions.is_empty() || !self.absent.is_empty()).then_some(self.watch_interval());
-        let cleaning = self.cleans_in();
         // A slewed clock may need a little more real time: called early, the core does nothing and is called again.
-        [armed, timers, watch, cleaning].into_iter().flatten().min()
+        let due = |due: Time| self.mono + due.since(self.now());
+        let armed = self.armed.first().map(|(at, _, _)| due(*at));
+        let timers = self.timers.next_due().map(due);
+        let anybody = !self.sessions.is_empty() || !self.absent.is_empty();
+        let watch = anybody.then_some(self.watch_at);
+        [armed, timers, watch, self.cleans_at()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// How often sessions are looked at.
@@ -433,6 +439,7 @@ impl Core {
     }
 
     fn ticked(&mut self, out: &mut Output) {
+        self.watch_at = self.mono + self.watch_interval();
         self.watch_sessions(out);
         self.return_some(out);
         self.regrant_some(out);

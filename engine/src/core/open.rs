@@ -107,6 +107,7 @@ impl Core {
             epoch: opened.epoch,
             clock,
             mono: reading.mono,
+            watch_at: reading.mono,
             tally_dirty: false,
             mark_dirty: true,
             next_grant: 0,

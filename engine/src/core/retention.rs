@@ -56,13 +56,12 @@ pub(super) struct Cleaner {
 }
 
 impl Core {
-    pub(super) fn cleans_in(&self) -> Option<Duration> {
-        Some(
-            self.cleaner
-                .next_look
-                .saturating_sub(self.mono)
-                .max(Duration::from_secs(1)),
-        )
+    pub(super) fn cleans_at(&self) -> Option<Duration> {
+        // While one is being emptied, reads carry it on.
+        self.cleaner
+            .current
+            .is_none()
+            .then_some(self.cleaner.next_look)
     }
 
     /// Starts to empty the oldest generation, if its time has come.

@@ -641,7 +641,7 @@ impl Scene {
                 self.stage.read(0);
             } else if !self.stage.answers.is_empty() {
                 self.stage.answer(0);
-            } else if self.stage.core.wakes_in() == Some(Duration::ZERO) {
+            } else if self.stage.is_due() {
                 self.stage.handle(Input::Ticked);
             } else {
                 break;

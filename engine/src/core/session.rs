@@ -153,6 +153,7 @@ impl Core {
                 reason: "the same process has connected again".to_owned(),
             });
             if let Some(left) = self.leave(older) {
+                // For the lines below only.
                 self.absent.insert(
                     left.incarnation,
                     Absent {
@@ -366,6 +367,7 @@ impl Core {
             return self.return_some(out);
         }
         let until = self.mono + self.settings.disconnect_grace;
+        self.watch_at = self.watch_at.min(until);
         self.absent.insert(
             left.incarnation,
             Absent {

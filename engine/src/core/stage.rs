@@ -94,6 +94,11 @@ impl Stage {
         self.wall = self.wall.after(span);
     }
 
+    /// Whether the core wants a tick now.
+    pub(super) fn is_due(&self) -> bool {
+        self.core.wakes_at().is_some_and(|at| at <= self.mono)
+    }
+
     pub(super) fn handle(&mut self, input: Input) {
         let at = Reading {
             mono: self.mono,

@@ -213,7 +213,10 @@ impl Driver {
         self.handle(Input::Ticked);
         self.flush().await?;
         loop {
-            let nap = self.core.wakes_in().unwrap_or(Duration::from_secs(1));
+            let nap = match self.core.wakes_at() {
+                Some(at) => at.saturating_sub(self.env.clock.mono()),
+                None => Duration::from_secs(1),
+            };
             let event = if nap.is_zero() {
                 tokio::task::yield_now().await; // connections live on this thread, too
                 self.inbox.try_recv().ok()
@@ -224,7 +227,6 @@ impl Driver {
                     () = self.env.clock.sleep(nap) => None,
                 }
             };
-            let waited = event.is_none();
             let mut next = event;
             for _ in 0..EVENTS_MAX {
                 let Some(event) = next.take() else { break };
@@ -240,7 +242,8 @@ impl Driver {
                 self.handle.depth.fetch_sub(1, Ordering::Relaxed);
                 self.event(event).await?;
             }
-            if waited || self.core.wakes_in().is_some_and(|nap| nap.is_zero()) {
+            let due = self.core.wakes_at();
+            if due.is_some_and(|at| at <= self.env.clock.mono()) {
                 self.handle(Input::Ticked);
             }
             self.flush().await?;

@@ -17,6 +17,8 @@ use crate::world::{Host, World};
 
 /// How long a call may take.
 const LIMIT: Duration = Duration::from_secs(3);
+/// How long a call of the audit may take: a connection whose welcome was lost in the last cut is given up first.
+const AUDIT_LIMIT: Duration = Duration::from_secs(15);
 /// The wait before a start without an answer is repeated.
 const AGAIN: Duration = Duration::from_millis(100);
 /// How often it looks whether the end has come.
@@ -43,7 +45,7 @@ pub(crate) async fn ask(world: Arc<World>, number: u32) -> turmoil::Result {
             && world.audit.load(Ordering::Relaxed)
             && !world.audited.load(Ordering::Relaxed)
         {
-            audit(&host, &client).await;
+            audit(&host, &client.clone().limit(AUDIT_LIMIT)).await;
             world.audited.store(true, Ordering::Relaxed);
         }
     }

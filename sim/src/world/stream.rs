@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
+use stepwell::model::id::{RunNo, Token};
 use stepwell::wire::message::Message;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use turmoil::net::TcpStream;
@@ -120,8 +121,9 @@ impl FrameStream {
     fn look_at_sent(&self, frame: &Bytes) {
         let message = Message::decode(&frame[HEAD_BYTES..]);
         let kind = message.as_ref().map_or("garbage", Message::kind_name);
+        let about = message.as_ref().map_or(String::new(), brief);
         self.host.note(format_args!(
-            "> {} {kind} {:016x}",
+            "> {} {kind}{about} {:016x}",
             self.peer,
             XxHash3_64::oneshot(frame)
         ));
@@ -154,6 +156,55 @@ impl FrameStream {
             }
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+/// What a message is about, for the trace.
+fn brief(message: &Message) -> String {
+    let of = |run: RunNo, token: Token| format!(" run {run} grant {}.{}", token.epoch, token.grant);
+    match message {
+        Message::Hello(m) => format!(" holds {}", m.held.len()),
+        Message::Welcome(m) => format!(" {}", m.session),
+        Message::Closing(m) => format!(" `{}`", m.reason),
+        Message::HandOut(m) => {
+            format!("{}, {} of {}", of(m.run, m.token), m.entries.len(), m.count)
+        }
+        Message::Journal(m) => {
+            format!(
+                "{}, {} from {}",
+                of(m.run, m.token),
+                m.entries.len(),
+                m.from
+            )
+        }
+        Message::Appended(m) => format!("{} entry {}", of(m.run, m.token), m.index),
+        Message::TurnEnded(m) => of(m.run, m.token),
+        Message::Revoked(m) => format!("{}: {}", of(m.run, m.token), m.reason),
+        Message::Regranted(m) => format!("{}, has {}", of(m.run, m.token), m.count),
+        Message::ReportRefused(m) => format!("{} step {}", of(m.run, m.token), m.number),
+        Message::StepCompletedReport(m) => format!("{} step {}", of(m.run, m.token), m.number),
+        Message::AttemptFailedReport(m) => {
+            format!(
+                "{} step {} attempt {}",
+                of(m.run, m.token),
+                m.number,
+                m.attempt
+            )
+        }
+        Message::TimerRequested(m) => format!("{} step {}", of(m.run, m.token), m.number),
+        Message::TurnSuspended(m) => {
+            format!(
+                "{} seen {} until {}",
+                of(m.run, m.token),
+                m.seen,
+                m.wakes_at.0
+            )
+        }
+        Message::TurnCompleted(m) => of(m.run, m.token),
+        Message::TurnFailed(m) => of(m.run, m.token),
+        Message::TurnMismatched(m) => format!("{} entry {}", of(m.run, m.token), m.index),
+        Message::GiveBack(m) => of(m.run, m.token),
+        _ => String::new(),
     }
 }
 
