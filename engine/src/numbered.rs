@@ -46,7 +46,7 @@ pub(crate) fn encode_fields<T: serde::Serialize>(fields: &T, into: &mut Vec<u8>)
     );
 }
 
-/// Decodes the fields of one record; bytes after them are refused.
+/// Decodes the fields of one record. What comes after them is a later version's, and is not looked at.
 pub(crate) fn decode_fields<T: serde::de::DeserializeOwned>(
     what: &'static str,
     bytes: &[u8],

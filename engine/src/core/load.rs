@@ -576,7 +576,11 @@ pub fn summary(run: &Run, state: RunState) -> RunSummary {
     };
     let reason = match &run.ended {
         Some(Outcome::OutcomeDead(dead)) => {
-            Some(format!("{}: {}", dead.failure.class, dead.failure))
+            let failure = &dead.failure;
+            Some(match failure.class.as_str() {
+                "terminal" | "retryable" => failure.to_string(), // no class of its own
+                class => format!("{class}: {failure}"),
+            })
         }
         _ => None,
     };

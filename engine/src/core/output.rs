@@ -7,7 +7,7 @@ use crate::core::run::Run;
 use crate::keys::journal;
 use crate::model::chain;
 use crate::model::entry::Entry;
-use crate::model::id::{Namespace, RunId, RunNo, SessionId, Token};
+use crate::model::id::{Incarnation, Namespace, RunId, RunNo, SessionId, Token};
 use crate::model::time::Time;
 use crate::wire::message::Message;
 
@@ -91,10 +91,10 @@ pub enum Note {
         /// By how many milliseconds.
         by_ms: u64,
     },
-    /// A session is gone without a goodbye.
+    /// A worker or client is gone without a goodbye.
     SessionLost {
-        /// Which.
-        session: SessionId,
+        /// Which process.
+        incarnation: Incarnation,
         /// How many runs it held.
         runs: usize,
     },

@@ -940,8 +940,8 @@ impl Scene {
         match note {
             Note::ClockJumped { by_ms } => format!("clock jumped by {by_ms} ms"),
             Note::ClockNotBelieved { by_ms } => format!("clock not believed, {by_ms} ms"),
-            Note::SessionLost { session, runs } => {
-                format!("{} lost with {runs} runs", self.session_text(*session))
+            Note::SessionLost { incarnation, runs } => {
+                format!("{} lost with {runs} runs", self.who(*incarnation))
             }
             Note::Parked { id, .. } => format!("{} parked", run_name(*id)),
             Note::Paused { id, .. } => format!("{} paused", run_name(*id)),

@@ -424,7 +424,7 @@ impl Core {
                 reason,
             });
             if let Some(left) = self.leave(id) {
-                self.lose(id, left.runs, out);
+                self.lose(left.incarnation, left.runs, out);
             }
         }
         let gone: Vec<Incarnation> = self
@@ -435,16 +435,16 @@ impl Core {
             .collect();
         for incarnation in gone {
             if let Some(absent) = self.absent.remove(&incarnation) {
-                self.lose(SessionId(0), absent.runs, out);
+                self.lose(incarnation, absent.runs, out);
             }
         }
     }
 
     /// What a dead worker held goes back, as suspects.
-    fn lose(&mut self, session: SessionId, runs: BTreeSet<RunNo>, out: &mut Output) {
+    fn lose(&mut self, incarnation: Incarnation, runs: BTreeSet<RunNo>, out: &mut Output) {
         self.counts.sessions_lost += 1;
         out.note(Note::SessionLost {
-            session,
+            incarnation,
             runs: runs.len(),
         });
         self.returning

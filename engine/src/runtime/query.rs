@@ -59,6 +59,9 @@ impl View {
         };
         let mut row = summary(&image.run, state);
         row.incarnation = held.copied();
+        if state == RunState::Suspended {
+            row.wakes_at = image.sleeps;
+        }
         if let Some(stopped) = &image.stopped {
             row.reason = Some(stopped.reason.clone());
         }
