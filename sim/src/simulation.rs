@@ -12,6 +12,7 @@ use crate::checker;
 use crate::host::{client, server, worker};
 use crate::panics;
 use crate::plan::{CLIENTS, Fault, FaultKind, Plan, WORKERS};
+use crate::program::Program;
 use crate::report::{Report, Violation};
 use crate::world::{InAir, World};
 
@@ -23,17 +24,30 @@ const RESTART_MS: u64 = 150;
 const SEGMENTS_MAX: usize = 10_000;
 
 /// Simulates a plan.
+///
+/// Panics if the plan is not one of the engine's own suite: the workflows of others are in their suites.
 pub fn run(plan: Plan) -> Report {
-    simulate(plan, false).0
+    run_traced_of(plan, Arc::new(Program::engine()), false).0
 }
 
 /// Simulates a plan, and tells all that happened, line by line.
 pub fn run_traced(plan: Plan) -> (Report, Vec<String>) {
-    simulate(plan, true)
+    run_traced_of(plan, Arc::new(Program::engine()), true)
 }
 
-fn simulate(plan: Plan, keeps_lines: bool) -> (Report, Vec<String>) {
-    let world = World::new(plan, keeps_lines);
+/// Simulates a plan of `program`.
+pub(crate) fn run_traced_of(
+    plan: Plan,
+    program: Arc<Program>,
+    keeps_lines: bool,
+) -> (Report, Vec<String>) {
+    assert!(
+        plan.suite == program.name,
+        "the plan is one of the suite `{}`, not of `{}`",
+        plan.suite,
+        program.name
+    );
+    let world = World::new(plan, program, keeps_lines);
     let (_, panics) = panics::caught(|| {
         let mut simulation = Simulation::new(&world);
         let in_time = simulation.run();
@@ -56,19 +70,12 @@ fn simulate(plan: Plan, keeps_lines: bool) -> (Report, Vec<String>) {
 fn report(world: &World, violations: Vec<Violation>) -> (Report, Vec<String>) {
     let mut runs = BTreeMap::new();
     let (absorbed, late_bodies) = {
-        let (ledger, court) = (world.ledger(), world.court());
+        let (court, ledger) = (world.court(), world.ledger());
         for run in court.durable.runs.values() {
             let end = run.entries.last().map_or("", |entry| entry.kind_name());
             *runs.entry(end.to_owned()).or_default() += 1;
         }
-        (
-            ledger
-                .effects()
-                .values()
-                .map(|effect| u64::from(effect.absorbed))
-                .sum(),
-            court.late_bodies,
-        )
+        (ledger.absorbed(), court.late_bodies)
     };
     world.saw_many("effects absorbed", absorbed);
     world.saw_many("bodies begun late", late_bodies);
@@ -90,9 +97,22 @@ fn report(world: &World, violations: Vec<Violation>) -> (Report, Vec<String>) {
             .filter(|(_, count)| *count > 0)
             .map(|(what, count)| (what.to_owned(), count))
             .collect(),
+        reached: reached(world),
+        skipped_ms: 0,
         violations,
     };
     (report, trace.take_lines())
+}
+
+/// What the suite wants to see in some seed, and is so at the end of this one.
+fn reached(world: &World) -> std::collections::BTreeSet<String> {
+    world.with_history(|history| {
+        let rules = world.program.sometimes.iter();
+        rules
+            .filter(|sometimes| (sometimes.rule)(history))
+            .map(|sometimes| sometimes.name.clone())
+            .collect()
+    })
 }
 
 /// What the harness does next.
@@ -194,6 +214,7 @@ impl Simulation<'_> {
                     .charge("no program fails", now, error.to_string());
             }
             self.world.set_now_ms(now + settings.tick_ms);
+            self.world.check_rules();
             if now < looked + LOOK_MS {
                 continue;
             }

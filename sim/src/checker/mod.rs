@@ -45,7 +45,7 @@ pub(crate) struct Bench<'a> {
 
 impl Bench<'_> {
     /// Something does not hold.
-    pub(crate) fn charge(&mut self, checker: &'static str, text: String) {
+    pub(crate) fn charge(&mut self, checker: &str, text: String) {
         if self.violations.len() < VIOLATIONS_MAX {
             self.violations.push(Violation {
                 checker: checker.to_owned(),
@@ -61,7 +61,7 @@ impl Court {
         Self::default()
     }
 
-    pub(crate) fn charge(&mut self, checker: &'static str, now_ms: u64, text: String) {
+    pub(crate) fn charge(&mut self, checker: &str, now_ms: u64, text: String) {
         Bench {
             now_ms,
             violations: &mut self.violations,
@@ -168,14 +168,17 @@ pub(crate) fn at_the_end(world: &World, in_time: bool) {
         now_ms: world.now_ms(),
         violations: &mut court.violations,
     };
-    ending::at_the_end(&court.durable, &told, in_time, &mut bench);
+    let ending = &world.program.ending;
+    ending::at_the_end(&court.durable, &told, ending, in_time, &mut bench);
     start::at_the_end(&court.durable, &told, &mut bench);
     outcome::at_the_end(&court.durable, &told, &mut bench);
-    effect::at_the_end(&court.durable, &ledger, &mut bench);
-    proof::at_the_end(&court.durable, &ledger, &world.plan, &mut bench);
+    if world.program.is_engine() {
+        effect::at_the_end(&court.durable, &ledger, &mut bench);
+        proof::at_the_end(&court.durable, &ledger, &world.plan, &mut bench);
+    }
     if in_time {
         tally::at_the_end(&court.durable, &told, &mut bench);
     }
     journal::at_the_end(&court.durable, &world.disk, &mut bench);
-    replay::at_the_end(&court.durable, &mut bench);
+    replay::at_the_end(&court.durable, &world.program, &mut bench);
 }

@@ -10,7 +10,9 @@ use super::Bench;
 use crate::durable::{Durable, DurableRun};
 use crate::ledger::Ledger;
 use crate::plan::{ChainInput, Job, Order, Plan, Solo, TimedJob};
-use crate::workload::{CHAIN, CHECKOUT, DECLINED, Receipt, SOLO, chain_expected, chain_request};
+use crate::workload::{
+    CALL, CHAIN, CHECKOUT, DECLINED, Receipt, SOLO, chain_expected, chain_request,
+};
 
 const NAME: &str = "the workload's proof holds";
 /// The class of the failure of a run that lost too many workers.
@@ -23,7 +25,7 @@ pub(super) fn at_the_end(durable: &Durable, ledger: &Ledger, plan: &Plan, bench:
         };
         let asked = |job: &TimedJob| match &job.job {
             Job::Start { name, .. } => Some(name) == started.name.as_ref(),
-            Job::StartMany { chains } => chains
+            Job::StartMany { runs, .. } => runs
                 .iter()
                 .any(|(name, _)| Some(name) == started.name.as_ref()),
             _ => false,
@@ -63,8 +65,7 @@ fn chain(run: &DurableRun, ledger: &Ledger) -> Result<(), String> {
         Some(Entry::Completed(completed)) => {
             let value = |number| {
                 ledger
-                    .effects()
-                    .get(&format!("{id}-{number}"))
+                    .of_key(CALL, &format!("{id}-{number}"))
                     .map_or(0, |effect| effect.value)
             };
             let (links, result) = chain_expected(&input, value);
@@ -79,12 +80,10 @@ fn chain(run: &DurableRun, ledger: &Ledger) -> Result<(), String> {
                 .map(|(place, link)| chain_request(place, link))
                 .collect();
             let prefix = format!("{id}-");
-            let effects = ledger
-                .effects()
-                .iter()
-                .filter(|(key, _)| key.starts_with(&prefix));
+            let effects = ledger.happened().iter();
             match effects
-                .map(|(_, effect)| &effect.request)
+                .filter(|effect| effect.key.starts_with(&prefix))
+                .map(|effect| &effect.request)
                 .find(|request| !requests.contains(request))
             {
                 Some(strange) => Err(format!("`{strange}` is no link of the chain")),

@@ -19,25 +19,26 @@ use stepwell::wire::message::{HandOut, Message, PROTOCOL, TurnEnded, Welcome};
 
 use super::Bench;
 use crate::durable::{Durable, DurableRun};
-use crate::workload::{Outside, register};
+use crate::outside::Outside;
+use crate::program::Program;
 
 const NAME: &str = "a journal replays to the same result";
 /// No answer within this (simulated) time is none.
 const PATIENCE: Duration = Duration::from_secs(10);
 const HOUR_MS: u64 = 3_600_000;
 
-pub(super) fn at_the_end(durable: &Durable, bench: &mut Bench<'_>) {
+pub(super) fn at_the_end(durable: &Durable, program: &Program, bench: &mut Bench<'_>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build();
     match runtime {
-        Ok(runtime) => runtime.block_on(replay_all(durable, bench)),
+        Ok(runtime) => runtime.block_on(replay_all(durable, program, bench)),
         Err(error) => bench.charge(NAME, format!("no runtime: {error}")),
     }
 }
 
-async fn replay_all(durable: &Durable, bench: &mut Bench<'_>) {
+async fn replay_all(durable: &Durable, program: &Program, bench: &mut Bench<'_>) {
     let (mut engine, link) = Link::pair();
     let dial = Arc::new(OneLink(Mutex::new(Some(link))));
     let bodies = Arc::new(AtomicU64::new(0));
@@ -47,8 +48,9 @@ async fn replay_all(durable: &Durable, bench: &mut Bench<'_>) {
         net: Arc::new(NoNet),
         exec: Arc::new(Tasks),
     };
-    let worker = register(Worker::new(dial, env), &Outside::Closed(bodies.clone())).build("replay");
-    let Ok(_worker) = worker.queue("default", 1_000).start() else {
+    let outside = Outside::closed(bodies.clone());
+    let worker = program.worker(Worker::new(dial, env), outside, program.newest(), 1_000);
+    let Ok(_worker) = worker.build("replay").start() else {
         return bench.charge(NAME, "the worker does not start".to_owned());
     };
     let _ = engine.receiver.recv().await; // its hello

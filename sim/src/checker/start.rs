@@ -39,7 +39,7 @@ pub(super) fn at_the_end(durable: &Durable, told: &Told, bench: &mut Bench<'_>) 
             continue;
         };
         let same =
-            started.workflow == start.work.workflow() && started.input == payload_of(&start.work);
+            started.workflow == start.work.workflow && started.input == payload_of(&start.work);
         match &start.answer {
             StartAnswer::Exists { .. } if !same => {
                 bench.charge(

@@ -4,15 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use serde_json::Value;
 use stepwell::model::command::{ListRuns, Refusal};
 use stepwell::model::payload::Payload;
 use stepwell::runtime::link::NetDial;
 use stepwell::{Client, ClientError};
 
 use super::SERVER;
-use crate::plan::{ChainInput, Job, Work};
+use crate::plan::{Job, Work};
 use crate::told::{OutcomeTold, Progress, StartAnswer, StartTold, run_id};
-use crate::workload::{CHAIN, CHECKOUT, SOLO};
 use crate::world::{Host, World};
 
 /// How long a call may take.
@@ -66,7 +66,7 @@ async fn begin(host: Arc<Host>, client: Client, index: usize) {
             delay_ms,
             priority,
         } => start(&host, &client, &name, work, delay_ms, priority).await,
-        Job::StartMany { chains } => start_many(&host, &client, chains).await,
+        Job::StartMany { workflow, runs } => start_many(&host, &client, &workflow, runs).await,
         Job::Cancel { name } => cancel(&host, &client, &name).await,
         Job::Wait { name } => wait(&host, &client, &name).await,
         Job::Ask { name } => look(&host, &client, &name).await,
@@ -75,24 +75,17 @@ async fn begin(host: Arc<Host>, client: Client, index: usize) {
 }
 
 async fn start(host: &Host, client: &Client, name: &str, work: Work, delay_ms: u64, priority: u8) {
-    let delay = Duration::from_millis(delay_ms);
+    let Some(workflow) = host.world.program.workflow(&work.workflow) else {
+        return unknown(host, &work.workflow);
+    };
     loop {
-        macro_rules! start {
-            ($workflow:expr, $input:expr) => {
-                client
-                    .start($workflow, $input)
-                    .id(name)
-                    .delay(delay)
-                    .priority(priority)
-                    .await
-                    .map(|run| run.started())
-            };
-        }
-        let answer = match &work {
-            Work::Chain(input) => start!(CHAIN, input),
-            Work::Checkout(input) => start!(CHECKOUT, input),
-            Work::Solo(input) => start!(SOLO, input),
-        };
+        let answer = client
+            .start(workflow, &work.input)
+            .id(name)
+            .delay(Duration::from_millis(delay_ms))
+            .priority(priority)
+            .await
+            .map(|run| run.started());
         match answer_of(answer) {
             Ok(answer) => return tell_start(host, name, work, answer),
             Err(error) => match error {
@@ -105,13 +98,16 @@ async fn start(host: &Host, client: &Client, name: &str, work: Work, delay_ms: u
     }
 }
 
-async fn start_many(host: &Host, client: &Client, chains: Vec<(String, ChainInput)>) {
+async fn start_many(host: &Host, client: &Client, workflow: &str, runs: Vec<(String, Value)>) {
+    let Some(known) = host.world.program.workflow(workflow) else {
+        return unknown(host, workflow);
+    };
     loop {
-        let runs = chains
+        let named = runs
             .iter()
             .map(|(name, input)| (Some(name.clone()), input.clone()))
             .collect();
-        let answers = match client.start_many(CHAIN, runs).await {
+        let answers = match client.start_many(known, named).await {
             Ok(answers) => answers,
             Err(ClientError::Refused(refusal)) => {
                 return wrong(host, format!("a crowd was refused: {refusal}"));
@@ -121,18 +117,30 @@ async fn start_many(host: &Host, client: &Client, chains: Vec<(String, ChainInpu
                 continue;
             }
         };
-        for ((name, input), answer) in chains.into_iter().zip(answers) {
+        for ((name, input), answer) in runs.into_iter().zip(answers) {
+            let work = Work {
+                workflow: workflow.to_owned(),
+                input,
+            };
             match answer_of(
                 answer
                     .map(|run| run.started())
                     .map_err(ClientError::Refused),
             ) {
-                Ok(answer) => tell_start(host, &name, Work::Chain(input), answer),
+                Ok(answer) => tell_start(host, &name, work, answer),
                 Err(error) => wrong(host, format!("the start of {name} was refused: {error}")),
             }
         }
         return;
     }
+}
+
+fn unknown(host: &Host, workflow: &str) {
+    let suite = &host.world.program.name;
+    wrong(
+        host,
+        format!("the suite `{suite}` has no workflow `{workflow}`"),
+    );
 }
 
 /// An answer that settles the question.
@@ -264,10 +272,6 @@ async fn audit(host: &Host, client: &Client) {
 
 /// An input as it is stored.
 pub(crate) fn payload_of(work: &Work) -> Payload {
-    let encoded = match work {
-        Work::Chain(input) => Payload::of(input),
-        Work::Checkout(input) => Payload::of(input),
-        Work::Solo(input) => Payload::of(input),
-    };
+    let encoded = Payload::of_json(&work.input);
     encoded.unwrap_or_else(|error| panic!("an input of ours is a payload: {error}"))
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::settings::{CLIENTS, Settings, WORKERS};
 use crate::draw::Draw;
+use crate::suite::FaultClass;
 
 /// A kind of fault. Each has a switch (it is among [`Settings::kinds`] or not) and a count in the report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -55,6 +56,23 @@ impl FaultKind {
         Self::SyncFailed,
         Self::DiskFull,
     ];
+
+    /// The class of what happens in production that it belongs to.
+    pub fn class(self) -> FaultClass {
+        match self {
+            Self::WorkerKilled
+            | Self::WorkerKilledSilently
+            | Self::WorkerDrained
+            | Self::ClientKilled
+            | Self::ServerKilled
+            | Self::PowerLost
+            | Self::SyncFailed
+            | Self::DiskFull => FaultClass::Killed,
+            Self::Partitioned | Self::CutOneWay | Self::Held | Self::SlowLink | Self::SlowDisk => {
+                FaultClass::Delayed
+            }
+        }
+    }
 }
 
 /// What goes wrong with whom.

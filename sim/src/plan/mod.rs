@@ -7,6 +7,7 @@
 mod fault;
 mod job;
 mod settings;
+mod workload;
 
 use serde::{Deserialize, Serialize};
 
@@ -14,12 +15,18 @@ pub use self::fault::{Fault, FaultKind, TimedFault};
 pub use self::job::{ChainInput, Job, Order, Solo, TimedJob, Work};
 pub use self::settings::Settings;
 pub(crate) use self::settings::{CLIENTS, WORKERS};
+pub use self::workload::Workload;
 
 use crate::draw::Draw;
 
+/// The name of the engine's own suite.
+pub const ENGINE: &str = "engine";
+
 /// The plan of one simulated run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
+    /// Whose workflows it runs: the name of the suite.
+    pub suite: String,
     /// What it is drawn from, and what is decided underway.
     pub seed: u64,
     /// How the world is made.
@@ -31,15 +38,42 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The plan of a seed.
+    /// The plan of a seed of the engine's own suite.
     pub fn of_seed(seed: u64) -> Self {
-        let settings = Settings::draw(&mut Draw::of(seed, "settings"));
+        Self::of_engine(seed, |_| {})
+    }
+
+    pub(crate) fn of_engine(seed: u64, limit: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = Settings::draw(&mut Draw::of(seed, "settings"));
+        limit(&mut settings);
         let jobs = job::draw_all(seed, &settings);
         let faults = fault::draw_all(seed, &settings);
         Self {
+            suite: ENGINE.to_owned(),
             seed,
             settings,
             jobs,
+            faults,
+        }
+    }
+
+    /// The plan of a seed of another suite, whose jobs `draw` collects.
+    pub(crate) fn drawn(
+        suite: &str,
+        seed: u64,
+        limit: impl FnOnce(&mut Settings),
+        draw: impl FnOnce(&mut Workload),
+    ) -> Self {
+        let mut settings = Settings::draw(&mut Draw::of(seed, "settings"));
+        limit(&mut settings);
+        let mut workload = Workload::new(seed, &settings);
+        draw(&mut workload);
+        let faults = fault::draw_all(seed, &settings);
+        Self {
+            suite: suite.to_owned(),
+            seed,
+            settings,
+            jobs: workload.into_jobs(),
             faults,
         }
     }

@@ -19,8 +19,10 @@ use stepwell_storage::{MemDisk, Op, Seq};
 use turmoil::net::TcpStream;
 
 use crate::checker::Court;
+use crate::history::History;
 use crate::ledger::Ledger;
 use crate::plan::{FaultKind, Plan};
+use crate::program::Program;
 use crate::told::Told;
 use crate::trace::Trace;
 
@@ -31,6 +33,8 @@ pub(crate) use self::store::{InAir, WatchedStore};
 /// What all hosts of one simulation share.
 pub(crate) struct World {
     pub(crate) plan: Plan,
+    /// What runs in it.
+    pub(crate) program: Arc<Program>,
     /// The server's disk.
     pub(crate) disk: MemDisk,
     now_ms: AtomicU64,
@@ -41,6 +45,12 @@ pub(crate) struct World {
     counts: Mutex<Counts>,
     lives: Mutex<BTreeMap<String, u32>>,
     drains: Mutex<BTreeSet<String>>,
+    /// The version of the code that each worker has; the first where nothing is said.
+    deployed: Mutex<BTreeMap<String, usize>>,
+    /// Recorded outcomes that were handed out to be replayed.
+    replays: AtomicU64,
+    /// Something has happened that rules look at.
+    news: AtomicBool,
     /// A host's tasks are being dropped.
     crashing: AtomicBool,
     /// All runs have ended: one client asks about everything.
@@ -63,19 +73,24 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl World {
-    pub(crate) fn new(plan: Plan, keeps_lines: bool) -> Arc<Self> {
+    pub(crate) fn new(plan: Plan, program: Arc<Program>, keeps_lines: bool) -> Arc<Self> {
         let told = Told::new(&plan);
+        let ledger = Ledger::new(program.effects.clone());
         Arc::new(Self {
             plan,
+            program,
             disk: MemDisk::new(),
             now_ms: AtomicU64::new(0),
             trace: Mutex::new(Trace::new(keeps_lines)),
             court: Mutex::new(Court::new()),
-            ledger: Mutex::default(),
+            ledger: Mutex::new(ledger),
             told: Mutex::new(told),
             counts: Mutex::default(),
             lives: Mutex::default(),
             drains: Mutex::default(),
+            deployed: Mutex::default(),
+            replays: AtomicU64::new(0),
+            news: AtomicBool::new(false),
             crashing: AtomicBool::new(false),
             audit: AtomicBool::new(false),
             audited: AtomicBool::new(false),
@@ -147,12 +162,54 @@ impl World {
         lock(&self.drains).remove(host)
     }
 
+    /// The version of the code that a worker has from its next life on.
+    pub(crate) fn deployed(&self, host: &str) -> usize {
+        lock(&self.deployed).get(host).copied().unwrap_or_default()
+    }
+
+    /// Something has happened outside.
+    pub(crate) fn effect_happened(&self) {
+        self.news.store(true, Ordering::Relaxed);
+    }
+
+    /// What rules look at.
+    pub(crate) fn with_history<T>(&self, look: impl FnOnce(&History<'_>) -> T) -> T {
+        let faults = lock(&self.counts).faults.values().sum();
+        let (court, ledger) = (self.court(), self.ledger());
+        look(&History {
+            durable: &court.durable,
+            ledger: &ledger,
+            replays: self.replays.load(Ordering::Relaxed),
+            faults,
+            now_ms: self.now_ms(),
+        })
+    }
+
+    /// Looks whether the suite's own rules hold, if anything has happened since the last look.
+    pub(crate) fn check_rules(&self) {
+        if self.program.always.is_empty() || !self.news.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        let broken: Vec<&str> = self.with_history(|history| {
+            let rules = self.program.always.iter();
+            rules
+                .filter(|always| !(always.rule)(history))
+                .map(|always| always.name.as_str())
+                .collect()
+        });
+        for name in broken {
+            let text = "the suite's rule does not hold".to_owned();
+            self.court().charge(name, self.now_ms(), text);
+        }
+    }
+
     /// Batches have become durable.
     fn committed(&self, now_ms: u64, seq: Seq, batches: &[(Seq, Vec<Op>)]) {
         self.note(format_args!(
             "{now_ms} committed {seq}: {} batches",
             batches.len()
         ));
+        self.news.store(true, Ordering::Relaxed);
         let mut court = self.court();
         for (seq, ops) in batches {
             court.committed(now_ms, *seq, ops);
@@ -161,7 +218,14 @@ impl World {
 
     /// A frame leaves the server.
     fn released(&self, now_ms: u64, to: &str, message: &Message) {
-        self.court().released(now_ms, to, message);
+        let mut court = self.court();
+        if let Message::HandOut(hand_out) = message
+            && let Some(run) = court.durable.runs.get(&hand_out.run)
+        {
+            let replays = run.entries.iter().filter(|entry| entry.resolves()).count();
+            self.replays.fetch_add(replays as u64, Ordering::Relaxed);
+        }
+        court.released(now_ms, to, message);
     }
 }
 
