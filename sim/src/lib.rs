@@ -30,6 +30,7 @@
 //!
 //! One server, three workers, two clients; up to 34 runs; 8 to 14 simulated seconds of faults, and 60 to end in.
 
+mod audit;
 mod checker;
 pub mod draw;
 mod durable;
@@ -49,11 +50,12 @@ mod trace;
 mod workload;
 mod world;
 
+pub use audit::{Audit, AuditedStep, CrashMap, CrashPoint};
 pub use draw::Draw;
 pub use history::{EffectSeen, History, RunSeen};
 pub use ledger::Effect;
 pub use outside::{CallError, Outside};
-pub use plan::{Plan, Workload};
+pub use plan::{Plan, Point, Strike, Workload};
 pub use program::SimWorker;
 pub use report::{Report, Violation};
 pub use shrink::Shrunk;

@@ -9,6 +9,7 @@ use stepwell::RunId;
 use stepwell::model::id::StepNo;
 
 use crate::ledger::CallPlan;
+use crate::plan::{Point, Strike};
 use crate::world::Host;
 
 /// The outside world: providers, databases, mail servers, as one that remembers everything and survives every crash.
@@ -119,6 +120,14 @@ async fn called(
         }
         CallPlan::Answered | CallPlan::ReplyLost => {}
     }
+    let about = Some(host.name.as_str());
+    let before = Point::BeforeEffect(effect.to_owned());
+    if world
+        .passes(&before, about)
+        .is_some_and(Strike::hits_worker)
+    {
+        std::future::pending::<()>().await;
+    }
     let value = world
         .ledger()
         .effect((seed, host.now_ms()), place, &request);
@@ -132,6 +141,10 @@ async fn called(
         CallError::Wrong(problem)
     })?;
     world.effect_happened();
+    let after = Point::AfterEffect(effect.to_owned());
+    if world.passes(&after, about).is_some_and(Strike::hits_worker) {
+        std::future::pending::<()>().await;
+    }
     tokio::time::sleep(Duration::from_millis(takes_ms / 2)).await;
     if plan == CallPlan::ReplyLost {
         world.saw("replies lost");

@@ -49,6 +49,7 @@ pub(crate) fn shrink(
     loop {
         let before = search.best.plan.clone();
         search.drop_parts(|plan| &mut plan.faults);
+        search.drop_parts(|plan| &mut plan.script);
         search.drop_parts(|plan| &mut plan.jobs);
         search.soften();
         search.shorten();

@@ -5,13 +5,15 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
 
+use stepwell::model::entry::Entry;
 use stepwell_storage::Fate;
 use turmoil::Sim;
 
+use crate::audit::Observed;
 use crate::checker;
 use crate::host::{client, server, worker};
 use crate::panics;
-use crate::plan::{CLIENTS, Fault, FaultKind, Plan, WORKERS};
+use crate::plan::{CLIENTS, Fault, FaultKind, Plan, Strike, WORKERS};
 use crate::program::Program;
 use crate::report::{Report, Violation};
 use crate::world::{InAir, World};
@@ -20,6 +22,8 @@ use crate::world::{InAir, World};
 const LOOK_MS: u64 = 50;
 /// A program that ended by itself is started again after this time.
 const RESTART_MS: u64 = 150;
+/// How long a host is down that the script strikes.
+const SCRIPTED_SPAN_MS: u64 = 300;
 /// Segments on their way between two hosts; beyond this turmoil panics.
 const SEGMENTS_MAX: usize = 10_000;
 
@@ -41,6 +45,40 @@ pub(crate) fn run_traced_of(
     program: Arc<Program>,
     keeps_lines: bool,
 ) -> (Report, Vec<String>) {
+    let (world, violations) = simulate(plan, program, keeps_lines);
+    report(&world, violations)
+}
+
+/// Simulates a plan of `program`, and tells what it leaves behind.
+pub(crate) fn observe(plan: Plan, program: Arc<Program>) -> Observed {
+    let (world, violations) = simulate(plan, program, false);
+    let (report, _) = report(&world, violations);
+    let (court, ledger) = (world.court(), world.ledger());
+    let (mut steps, mut ends) = (BTreeMap::new(), BTreeMap::new());
+    for run in court.durable.runs.values() {
+        let Some(started) = run.started() else {
+            continue;
+        };
+        for entry in &run.entries {
+            if let Entry::StepCompleted(step) = entry {
+                let key = format!("{}-{}", started.id, step.number);
+                let place = (started.workflow.clone(), step.place.name.clone());
+                steps.insert(key, place);
+            }
+        }
+        let end = run.entries.last().map_or("", Entry::kind_name);
+        ends.insert(run.name(), end.to_lowercase());
+    }
+    Observed {
+        report,
+        passed: world.passed(),
+        happened: ledger.happened().to_vec(),
+        steps,
+        ends,
+    }
+}
+
+fn simulate(plan: Plan, program: Arc<Program>, keeps_lines: bool) -> (Arc<World>, Vec<Violation>) {
     assert!(
         plan.suite == program.name,
         "the plan is one of the suite `{}`, not of `{}`",
@@ -64,7 +102,7 @@ pub(crate) fn run_traced_of(
         at_ms,
         text,
     }));
-    report(&world, violations)
+    (world, violations)
 }
 
 fn report(world: &World, violations: Vec<Violation>) -> (Report, Vec<String>) {
@@ -215,6 +253,9 @@ impl Simulation<'_> {
             }
             self.world.set_now_ms(now + settings.tick_ms);
             self.world.check_rules();
+            for (strike, worker) in self.world.take_strikes() {
+                self.strike_as_scripted(strike, worker);
+            }
             if now < looked + LOOK_MS {
                 continue;
             }
@@ -274,6 +315,7 @@ impl Simulation<'_> {
         self.world.struck(fault.kind);
         match fault.kind {
             FaultKind::WorkerDrained => return self.world.ask_to_drain(&host),
+            FaultKind::Deployed => return self.deploy(),
             FaultKind::WorkerKilled | FaultKind::ClientKilled => self.crash(&host, ends_at),
             FaultKind::WorkerKilledSilently => {
                 self.sim.partition(host.as_str(), "server");
@@ -332,6 +374,38 @@ impl Simulation<'_> {
         if !dies {
             self.plan(ends_at, Action::Mend(fault));
         }
+    }
+
+    /// What the script strikes with, at the end of the tick in which its point was passed.
+    fn strike_as_scripted(&mut self, strike: Strike, worker: Option<String>) {
+        let is_worker = |host: &String| host.starts_with("worker-");
+        let worker = worker
+            .filter(is_worker)
+            .unwrap_or_else(|| "worker-1".to_owned());
+        let (kind, host) = match strike {
+            Strike::KillWorker => (FaultKind::WorkerKilled, worker),
+            Strike::KillWorkerSilently => (FaultKind::WorkerKilledSilently, worker),
+            Strike::KillServer => (FaultKind::ServerKilled, "server".to_owned()),
+            Strike::LosePower => (FaultKind::PowerLost, "server".to_owned()),
+            Strike::Deploy => (FaultKind::Deployed, String::new()),
+        };
+        self.strike(Fault {
+            kind,
+            host,
+            other: String::new(),
+            span_ms: SCRIPTED_SPAN_MS,
+            extent: 0,
+        });
+    }
+
+    /// Every worker is asked to leave, and comes back with the next version of the code.
+    fn deploy(&mut self) {
+        let workers = self.hosts.iter().filter(|host| host.starts_with("worker-"));
+        let workers: Vec<String> = workers.cloned().collect();
+        self.world.deploy(workers.iter().cloned());
+        workers
+            .iter()
+            .for_each(|worker| self.world.ask_to_drain(worker));
     }
 
     fn crash(&mut self, host: &str, up_at: u64) {

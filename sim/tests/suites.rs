@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 use stepwell::{Ctx, Failure, Workflow, days, mins};
-use stepwell_sim::{Draw, Effect, Faults, Options, Outside, Seeds, Sim, Suite, SuiteReport};
+use stepwell_sim::{
+    Draw, Effect, Faults, Options, Outside, Point, Seeds, Sim, Strike, Suite, SuiteReport,
+};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Order {
@@ -149,6 +151,51 @@ fn what_is_never_reached_fails_the_suite() {
     );
     assert_eq!(report.sometimes_unmet, ["a fault struck"]);
     assert_eq!(report.failed, 0, "{report}");
+}
+
+/// The mail goes out again if the worker dies before it is recorded, because nobody looks at its key.
+#[test]
+fn the_audit_names_the_step_that_is_not_safe_to_repeat() {
+    let audit = shop()
+        .effect("mail", Effect::unguarded())
+        .audit(1)
+        .expect("it can be audited");
+    println!("{audit}");
+    let verdicts: Vec<(&str, bool)> = audit
+        .steps
+        .iter()
+        .map(|step| (step.step.as_str(), step.is_safe))
+        .collect();
+    assert_eq!(verdicts, [("charge", true), ("mail", false)], "{audit}");
+    assert!(
+        audit.steps[1]
+            .text
+            .contains("happened 2 times instead of 1"),
+        "{audit}"
+    );
+    assert!(shop().audit(1).expect("it can be audited").is_sound());
+}
+
+#[test]
+fn every_point_of_a_checkout_may_be_struck() {
+    let map = shop().crash_map(1, &Strike::ALL).expect("it can be mapped");
+    println!("{map}");
+    assert!(map.points.len() >= 60, "{map}");
+    assert!(map.is_sound(), "{map}");
+}
+
+#[test]
+fn a_script_strikes_where_it_says() {
+    let report = failing(
+        shop()
+            .faults(Faults::none())
+            .at(Point::after_effect("charge"), Strike::KillWorker)
+            .sometimes("the charge was done again and found done", |h| {
+                h.absorbed() == 1
+            }),
+        2,
+    );
+    assert!(report.is_sound(), "{report}");
 }
 
 /// A month costs next to nothing.

@@ -38,7 +38,32 @@ pub(super) fn at_the_end(durable: &Durable, program: &Program, bench: &mut Bench
     }
 }
 
+/// A run may have been carried by several versions of the code: one that replays all of it is enough.
 async fn replay_all(durable: &Durable, program: &Program, bench: &mut Bench<'_>) {
+    let mut left: Vec<(RunNo, &DurableRun)> = durable
+        .runs
+        .iter()
+        .filter(|(_, run)| is_replayed(run))
+        .map(|(no, run)| (*no, run))
+        .collect();
+    for version in (0..=program.newest()).rev() {
+        let problems = replay_with(&left, program, version).await;
+        left.retain(|(no, _)| problems.iter().any(|(of, _)| of == no));
+        if version == 0 {
+            for (no, problem) in problems {
+                let name = durable.runs.get(&no).map(DurableRun::name);
+                bench.charge(NAME, format!("{}: {problem}", name.unwrap_or_default()));
+            }
+        }
+    }
+}
+
+/// What goes wrong when these runs are replayed with a version of the code.
+async fn replay_with(
+    runs: &[(RunNo, &DurableRun)],
+    program: &Program,
+    version: usize,
+) -> Vec<(RunNo, String)> {
     let (mut engine, link) = Link::pair();
     let dial = Arc::new(OneLink(Mutex::new(Some(link))));
     let bodies = Arc::new(AtomicU64::new(0));
@@ -49,9 +74,10 @@ async fn replay_all(durable: &Durable, program: &Program, bench: &mut Bench<'_>)
         exec: Arc::new(Tasks),
     };
     let outside = Outside::closed(bodies.clone());
-    let worker = program.worker(Worker::new(dial, env), outside, program.newest(), 1_000);
+    let worker = program.worker(Worker::new(dial, env), outside, version, 1_000);
     let Ok(_worker) = worker.build("replay").start() else {
-        return bench.charge(NAME, "the worker does not start".to_owned());
+        let told = |(no, _): &(RunNo, &DurableRun)| (*no, "the worker does not start".to_owned());
+        return runs.iter().map(told).collect();
     };
     let _ = engine.receiver.recv().await; // its hello
     let _ = engine.sender.send(Welcome {
@@ -64,15 +90,17 @@ async fn replay_all(durable: &Durable, program: &Program, bench: &mut Bench<'_>)
         payload_bytes_max: 1 << 20,
         now: Time(0),
     });
-    for (no, run) in durable.runs.iter().filter(|(_, run)| is_replayed(run)) {
+    let mut problems = Vec::new();
+    for (no, run) in runs {
         let problem = replay(&mut engine, *no, run).await.err();
         let started = bodies.swap(0, Ordering::Relaxed);
         if let Some(problem) =
             problem.or_else(|| (started > 0).then(|| format!("{started} bodies of steps began")))
         {
-            bench.charge(NAME, format!("{}: {problem}", run.name()));
+            problems.push((*no, problem));
         }
     }
+    problems
 }
 
 /// Whether the function itself ended the run.

@@ -37,11 +37,13 @@ pub enum FaultKind {
     SyncFailed,
     /// The disk has no room.
     DiskFull,
+    /// All workers are swapped to the next version of the code.
+    Deployed,
 }
 
 impl FaultKind {
     /// All kinds.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::WorkerKilled,
         Self::WorkerKilledSilently,
         Self::WorkerDrained,
@@ -55,6 +57,7 @@ impl FaultKind {
         Self::SlowDisk,
         Self::SyncFailed,
         Self::DiskFull,
+        Self::Deployed,
     ];
 
     /// The class of what happens in production that it belongs to.
@@ -71,6 +74,7 @@ impl FaultKind {
             Self::Partitioned | Self::CutOneWay | Self::Held | Self::SlowLink | Self::SlowDisk => {
                 FaultClass::Delayed
             }
+            Self::Deployed => FaultClass::Deployed,
         }
     }
 }
@@ -153,6 +157,7 @@ fn draw_one(draw: &mut Draw, settings: &Settings) -> TimedFault {
         FaultKind::CutOneWay => (peer, server, 0),
         FaultKind::SlowLink => (server, peer, 20 + extent % (timeout / 2)),
         FaultKind::SlowDisk => (server, String::new(), 20 + extent % (timeout * 2)),
+        FaultKind::Deployed => (String::new(), String::new(), 0),
         FaultKind::SyncFailed | FaultKind::DiskFull => (server, String::new(), extent),
     };
     TimedFault {

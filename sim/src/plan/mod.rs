@@ -6,6 +6,7 @@
 
 mod fault;
 mod job;
+mod script;
 mod settings;
 mod workload;
 
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::fault::{Fault, FaultKind, TimedFault};
 pub use self::job::{ChainInput, Job, Order, Solo, TimedJob, Work};
+pub use self::script::{Point, Scripted, Strike};
 pub use self::settings::Settings;
 pub(crate) use self::settings::{CLIENTS, WORKERS};
 pub use self::workload::Workload;
@@ -35,6 +37,9 @@ pub struct Plan {
     pub jobs: Vec<TimedJob>,
     /// What goes wrong.
     pub faults: Vec<TimedFault>,
+    /// What goes wrong at points of the program.
+    #[serde(default)]
+    pub script: Vec<Scripted>,
 }
 
 impl Plan {
@@ -54,6 +59,7 @@ impl Plan {
             settings,
             jobs,
             faults,
+            script: Vec::new(),
         }
     }
 
@@ -75,6 +81,7 @@ impl Plan {
             settings,
             jobs: workload.into_jobs(),
             faults,
+            script: Vec::new(),
         }
     }
 

@@ -19,10 +19,11 @@ use std::time::Duration;
 
 use stepwell::{Worker, Workflow};
 
+use crate::audit::{Audit, CrashMap};
 use crate::history::History;
 use crate::ledger::Effect;
 use crate::outside::Outside;
-use crate::plan::{Plan, Workload};
+use crate::plan::{Plan, Point, Scripted, Strike, Workload};
 use crate::program::{Named, Program, SimWorker};
 use crate::report::Report;
 use crate::simulation::run_traced_of;
@@ -46,6 +47,7 @@ impl Sim {
             seeds: Seeds::default(),
             workers: None,
             settles_within: None,
+            script: Vec::new(),
         }
     }
 
@@ -66,6 +68,7 @@ pub struct Suite {
     seeds: Seeds,
     workers: Option<u32>,
     settles_within: Option<Duration>,
+    script: Vec<Scripted>,
 }
 
 impl Suite {
@@ -148,6 +151,17 @@ impl Suite {
         self
     }
 
+    /// Strikes at a point of the program, at its first passing, in every seed.
+    pub fn at(self, point: Point, strike: Strike) -> Self {
+        self.at_nth(point, 1, strike)
+    }
+
+    /// Strikes at the `nth` passing of a point, counted from 1 over all hosts, in every seed.
+    pub fn at_nth(mut self, point: Point, nth: u32, strike: Strike) -> Self {
+        self.script.push(Scripted { point, nth, strike });
+        self
+    }
+
     /// Everything ends within this simulated time after the faults are over. Default: 60 s.
     pub fn eventually(mut self, name: impl Into<String>, within: Duration) -> Self {
         self.program.ending = name.into();
@@ -199,12 +213,26 @@ impl Suite {
         play::play(&self.ready(), &self.seeds, &options)
     }
 
+    /// **The idempotency audit**: for each effect of one run of each workflow, the worker is killed right after the effect
+    /// and before its record, the step is done again, and the outside world is compared with that of a calm run. Tells
+    /// the steps that are not safe to repeat.
+    pub fn audit(self, seed: u64) -> Result<Audit, String> {
+        crate::audit::audit(&self.ready(), seed)
+    }
+
+    /// **The crash map**: each point that one run of each workflow passes is struck once with each of `strikes`; the run
+    /// must end as it does when all is calm, and the outside world must be the same.
+    pub fn crash_map(self, seed: u64, strikes: &[Strike]) -> Result<CrashMap, String> {
+        crate::audit::crash_map(&self.ready(), seed, strikes)
+    }
+
     fn ready(&self) -> Ready {
         Ready {
             program: Arc::new(self.program.clone()),
             faults: self.faults.clone(),
             workers: self.workers,
             settles_within: self.settles_within,
+            script: self.script.clone(),
         }
     }
 }
@@ -231,18 +259,21 @@ pub(crate) struct Ready {
     faults: Faults,
     workers: Option<u32>,
     settles_within: Option<Duration>,
+    script: Vec<Scripted>,
 }
 
 impl Ready {
     /// The plan of a seed.
     pub(crate) fn plan(&self, seed: u64) -> Plan {
-        self.program.plan(seed, |settings| {
+        let mut plan = self.program.plan(seed, |settings| {
             self.faults.limit(settings);
             if let Some(within) = self.settles_within {
                 settings.heal_max_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
             }
             let _ = self.workers;
-        })
+        });
+        plan.script.clone_from(&self.script);
+        plan
     }
 
     pub(crate) fn simulate(&self, plan: Plan) -> Report {

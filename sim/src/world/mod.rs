@@ -21,7 +21,7 @@ use turmoil::net::TcpStream;
 use crate::checker::Court;
 use crate::history::History;
 use crate::ledger::Ledger;
-use crate::plan::{FaultKind, Plan};
+use crate::plan::{FaultKind, Plan, Point, Strike};
 use crate::program::Program;
 use crate::told::Told;
 use crate::trace::Trace;
@@ -49,6 +49,10 @@ pub(crate) struct World {
     deployed: Mutex<BTreeMap<String, usize>>,
     /// Recorded outcomes that were handed out to be replayed.
     replays: AtomicU64,
+    /// How often each point was passed.
+    passed: Mutex<BTreeMap<Point, u32>>,
+    /// What the script strikes with, and the worker it is about, once this tick is over.
+    strikes: Mutex<Vec<(Strike, Option<String>)>>,
     /// Something has happened that rules look at.
     news: AtomicBool,
     /// A host's tasks are being dropped.
@@ -90,6 +94,8 @@ impl World {
             drains: Mutex::default(),
             deployed: Mutex::default(),
             replays: AtomicU64::new(0),
+            passed: Mutex::default(),
+            strikes: Mutex::default(),
             news: AtomicBool::new(false),
             crashing: AtomicBool::new(false),
             audit: AtomicBool::new(false),
@@ -167,6 +173,61 @@ impl World {
         lock(&self.deployed).get(host).copied().unwrap_or_default()
     }
 
+    /// All workers have the next version of the code from their next lives on.
+    pub(crate) fn deploy(&self, workers: impl Iterator<Item = String>) {
+        let mut deployed = lock(&self.deployed);
+        for worker in workers {
+            let version = deployed.entry(worker).or_default();
+            *version = (*version + 1).min(self.program.newest().max(1));
+        }
+    }
+
+    /// A point is passed, on behalf of `worker` if it is about one. Tells whether the script strikes here: whoever passes
+    /// goes no further then, if it is what dies.
+    pub(crate) fn passes(&self, point: &Point, worker: Option<&str>) -> Option<Strike> {
+        let nth = {
+            let mut passed = lock(&self.passed);
+            match passed.get_mut(point) {
+                Some(nth) => {
+                    *nth += 1;
+                    *nth
+                }
+                None => {
+                    passed.insert(point.clone(), 1);
+                    1
+                }
+            }
+        };
+        let scripted = self.plan.script.iter();
+        let strike = scripted
+            .filter(|scripted| scripted.nth == nth && scripted.point == *point)
+            .map(|scripted| scripted.strike)
+            .next()?;
+        self.note(format_args!(
+            "{} the script strikes {point}: {strike}",
+            self.now_ms()
+        ));
+        lock(&self.strikes).push((strike, worker.map(str::to_owned)));
+        Some(strike)
+    }
+
+    pub(crate) fn take_strikes(&self) -> Vec<(Strike, Option<String>)> {
+        std::mem::take(&mut *lock(&self.strikes))
+    }
+
+    /// How often each point was passed.
+    pub(crate) fn passed(&self) -> BTreeMap<Point, u32> {
+        lock(&self.passed).clone()
+    }
+
+    /// A worker sends something.
+    fn reported(&self, worker: &str, message: &Message) {
+        self.court().reported(message);
+        if matches!(message.kind(), 20..=25) {
+            self.passes(&Point::Reported, Some(worker));
+        }
+    }
+
     /// Something has happened outside.
     pub(crate) fn effect_happened(&self) {
         self.news.store(true, Ordering::Relaxed);
@@ -226,6 +287,12 @@ impl World {
             self.replays.fetch_add(replays as u64, Ordering::Relaxed);
         }
         court.released(now_ms, to, message);
+        drop(court);
+        match message {
+            Message::Appended(_) => self.passes(&Point::AfterAck, Some(to)),
+            Message::HandOut(_) => self.passes(&Point::HandedOut, Some(to)),
+            _ => None,
+        };
     }
 }
 

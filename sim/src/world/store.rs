@@ -11,6 +11,7 @@ use stepwell_storage::{
 };
 
 use super::{Host, World};
+use crate::plan::{Point, Strike};
 
 /// Batches that were submitted and are not known to be durable, over all lives of the server.
 #[derive(Default)]
@@ -74,10 +75,23 @@ impl Store for WatchedStore {
 
     fn commit(&self) -> BoxFuture<'_, Result<Receipt, CommitFailure>> {
         Box::pin(async move {
+            let world = &self.host.world;
+            if world
+                .passes(&Point::BeforeFsync, None)
+                .is_some_and(Strike::hits_server)
+            {
+                std::future::pending::<()>().await;
+            }
             let receipt = self.inner.commit().await;
             match &receipt {
                 Ok(receipt) => self.tell(receipt.seq(), &self.host.world),
                 Err(failure) => self.host.note(format_args!("commit failed: {failure}")),
+            }
+            if world
+                .passes(&Point::AfterFsync, None)
+                .is_some_and(Strike::hits_server)
+            {
+                std::future::pending::<()>().await;
             }
             receipt
         })

@@ -133,7 +133,7 @@ impl FrameStream {
                     .world
                     .released(self.host.now_ms(), &self.peer, &message)
             }
-            (Ok(message), _) => self.host.world.court().reported(&message),
+            (Ok(message), host) => self.host.world.reported(host, &message),
             (Err(_), _) => {}
         }
     }
