@@ -11,7 +11,7 @@ use stepwell::{Client, ClientError};
 
 use super::SERVER;
 use crate::plan::{ChainInput, Job, Work};
-use crate::told::{OutcomeTold, Progress, StartAnswer, StartTold, run_id};
+use crate::told::{Asked, CallNo, OutcomeTold, Progress, StartAnswer, StartTold, run_id};
 use crate::workload::{CHAIN, CHECKOUT, SOLO};
 use crate::world::{Host, World};
 
@@ -88,11 +88,13 @@ async fn start(host: &Host, client: &Client, name: &str, work: Work, delay_ms: u
                     .map(|run| run.started())
             };
         }
+        let call = host.begins_call(name, begins(&work, delay_ms));
         let answer = match &work {
             Work::Chain(input) => start!(CHAIN, input),
             Work::Checkout(input) => start!(CHECKOUT, input),
             Work::Solo(input) => start!(SOLO, input),
         };
+        host.ends_call(call, &answer);
         match answer_of(answer) {
             Ok(answer) => return tell_start(host, name, work, answer),
             Err(error) => match error {
@@ -111,27 +113,41 @@ async fn start_many(host: &Host, client: &Client, chains: Vec<(String, ChainInpu
             .iter()
             .map(|(name, input)| (Some(name.clone()), input.clone()))
             .collect();
+        let calls = chains
+            .iter()
+            .map(|(name, input)| host.begins_call(name, begins(&Work::Chain(input.clone()), 0)));
+        let calls: Vec<CallNo> = calls.collect();
         let answers = match client.start_many(CHAIN, runs).await {
             Ok(answers) => answers,
             Err(ClientError::Refused(refusal)) => {
                 return wrong(host, format!("a crowd was refused: {refusal}"));
             }
-            Err(_) => {
+            Err(error) => {
+                let unanswered = |call| host.ends_call(call, &error);
+                calls.into_iter().for_each(unanswered);
                 again(host).await;
                 continue;
             }
         };
-        for ((name, input), answer) in chains.into_iter().zip(answers) {
-            match answer_of(
-                answer
-                    .map(|run| run.started())
-                    .map_err(ClientError::Refused),
-            ) {
+        for (((name, input), answer), call) in chains.into_iter().zip(answers).zip(calls) {
+            let answer = answer
+                .map(|run| run.started())
+                .map_err(ClientError::Refused);
+            host.ends_call(call, &answer);
+            match answer_of(answer) {
                 Ok(answer) => tell_start(host, &name, Work::Chain(input), answer),
                 Err(error) => wrong(host, format!("the start of {name} was refused: {error}")),
             }
         }
         return;
+    }
+}
+
+fn begins(work: &Work, delay_ms: u64) -> Asked {
+    Asked::Start {
+        workflow: work.workflow().to_owned(),
+        input: payload_of(work),
+        delayed: delay_ms > 0,
     }
 }
 
@@ -165,7 +181,10 @@ async fn again(host: &Host) {
 
 async fn cancel(host: &Host, client: &Client, name: &str) {
     let acknowledged = host.world.told().is_acknowledged(name);
-    match client.cancel(run_id(name), "the plan says so").await {
+    let call = host.begins_call(name, Asked::Cancel);
+    let answer = client.cancel(run_id(name), "the plan says so").await;
+    host.ends_call(call, &answer);
+    match answer {
         Ok(()) => {
             host.note(format_args!("is told that {name} is asked to stop"));
             host.world.told().cancels.push(name.to_owned());
@@ -176,7 +195,10 @@ async fn cancel(host: &Host, client: &Client, name: &str) {
 
 async fn wait(host: &Host, client: &Client, name: &str) {
     let acknowledged = host.world.told().is_acknowledged(name);
-    match client.outcome(run_id(name), true).await {
+    let call = host.begins_call(name, Asked::Outcome { waits: true });
+    let answer = client.outcome(run_id(name), true).await;
+    host.ends_call(call, &answer);
+    match answer {
         Ok(outcome) => tell(host, name, outcome),
         Err(error) => host.world.told().refused(name, acknowledged, &error),
     }
@@ -199,9 +221,17 @@ fn tell(host: &Host, name: &str, outcome: stepwell::model::run::Outcome) {
 
 async fn look(host: &Host, client: &Client, name: &str) {
     let acknowledged = host.world.told().is_acknowledged(name);
-    if let Err(error) = client.status(run_id(name)).await {
-        host.world.told().refused(name, acknowledged, &error);
+    let call = host.begins_call(name, Asked::Status);
+    let answer = client.status(run_id(name)).await;
+    host.ends_call(call, &answer);
+    if let Err(error) = answer {
+        return host.world.told().refused(name, acknowledged, &error);
     }
+    // Hardly ever is there anything to resume; the refusal tells where the run is as well.
+    let call = host.begins_call(name, Asked::Resume);
+    host.ends_call(call, &client.resume(run_id(name)).await);
+    let call = host.begins_call(name, Asked::Outcome { waits: false });
+    host.ends_call(call, &client.outcome(run_id(name), false).await);
 }
 
 /// Asks about everything that anybody was told of.
@@ -214,7 +244,10 @@ async fn audit(host: &Host, client: &Client) {
         .map(|start| start.name.clone())
         .collect();
     for name in names {
-        match client.outcome(run_id(&name), false).await {
+        let call = host.begins_call(&name, Asked::Outcome { waits: false });
+        let answer = client.outcome(run_id(&name), false).await;
+        host.ends_call(call, &answer);
+        match answer {
             Ok(outcome) => tell(host, &name, outcome),
             Err(error) => host
                 .world
