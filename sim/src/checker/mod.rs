@@ -7,6 +7,7 @@ mod effect;
 mod ending;
 mod fence;
 mod journal;
+mod model;
 mod outcome;
 mod place;
 mod proof;
@@ -172,6 +173,15 @@ pub(crate) fn at_the_end(world: &World, in_time: bool) {
     ending::at_the_end(&court.durable, &told, ending, in_time, &mut bench);
     start::at_the_end(&court.durable, &told, &mut bench);
     outcome::at_the_end(&court.durable, &told, &mut bench);
+    let checked = model::at_the_end(
+        &court.durable,
+        &told.calls,
+        &world.plan.settings,
+        &mut bench,
+    );
+    world.saw_many("calls explained", checked.calls);
+    world.saw_many("calls explained that have no answer", checked.unknown);
+    world.saw_many("runs with too many orders of calls", checked.given_up);
     if world.program.is_engine() {
         effect::at_the_end(&court.durable, &ledger, &mut bench);
         proof::at_the_end(&court.durable, &ledger, &world.plan, &mut bench);

@@ -12,7 +12,7 @@ use stepwell::{Client, ClientError};
 
 use super::SERVER;
 use crate::plan::{Job, Work};
-use crate::told::{OutcomeTold, Progress, StartAnswer, StartTold, run_id};
+use crate::told::{Asked, CallNo, OutcomeTold, Progress, StartAnswer, StartTold, run_id};
 use crate::world::{Host, World};
 
 /// How long a call may take.
@@ -79,6 +79,7 @@ async fn start(host: &Host, client: &Client, name: &str, work: Work, delay_ms: u
         return unknown(host, &work.workflow);
     };
     loop {
+        let call = host.begins_call(name, begins(&work, delay_ms));
         let answer = client
             .start(workflow, &work.input)
             .id(name)
@@ -86,6 +87,7 @@ async fn start(host: &Host, client: &Client, name: &str, work: Work, delay_ms: u
             .priority(priority)
             .await
             .map(|run| run.started());
+        host.ends_call(call, &answer);
         match answer_of(answer) {
             Ok(answer) => return tell_start(host, name, work, answer),
             Err(error) => match error {
@@ -107,31 +109,45 @@ async fn start_many(host: &Host, client: &Client, workflow: &str, runs: Vec<(Str
             .iter()
             .map(|(name, input)| (Some(name.clone()), input.clone()))
             .collect();
+        let work = |input: &Value| Work {
+            workflow: workflow.to_owned(),
+            input: input.clone(),
+        };
+        let calls = runs
+            .iter()
+            .map(|(name, input)| host.begins_call(name, begins(&work(input), 0)));
+        let calls: Vec<CallNo> = calls.collect();
         let answers = match client.start_many(known, named).await {
             Ok(answers) => answers,
             Err(ClientError::Refused(refusal)) => {
                 return wrong(host, format!("a crowd was refused: {refusal}"));
             }
-            Err(_) => {
+            Err(error) => {
+                let unanswered = |call| host.ends_call(call, &error);
+                calls.into_iter().for_each(unanswered);
                 again(host).await;
                 continue;
             }
         };
-        for ((name, input), answer) in runs.into_iter().zip(answers) {
-            let work = Work {
-                workflow: workflow.to_owned(),
-                input,
-            };
-            match answer_of(
-                answer
-                    .map(|run| run.started())
-                    .map_err(ClientError::Refused),
-            ) {
-                Ok(answer) => tell_start(host, &name, work, answer),
+        for (((name, input), answer), call) in runs.iter().zip(answers).zip(calls) {
+            let answer = answer
+                .map(|run| run.started())
+                .map_err(ClientError::Refused);
+            host.ends_call(call, &answer);
+            match answer_of(answer) {
+                Ok(answer) => tell_start(host, name, work(input), answer),
                 Err(error) => wrong(host, format!("the start of {name} was refused: {error}")),
             }
         }
         return;
+    }
+}
+
+fn begins(work: &Work, delay_ms: u64) -> Asked {
+    Asked::Start {
+        workflow: work.workflow.clone(),
+        input: payload_of(work),
+        delayed: delay_ms > 0,
     }
 }
 
@@ -173,7 +189,10 @@ async fn again(host: &Host) {
 
 async fn cancel(host: &Host, client: &Client, name: &str) {
     let acknowledged = host.world.told().is_acknowledged(name);
-    match client.cancel(run_id(name), "the plan says so").await {
+    let call = host.begins_call(name, Asked::Cancel);
+    let answer = client.cancel(run_id(name), "the plan says so").await;
+    host.ends_call(call, &answer);
+    match answer {
         Ok(()) => {
             host.note(format_args!("is told that {name} is asked to stop"));
             host.world.told().cancels.push(name.to_owned());
@@ -184,7 +203,10 @@ async fn cancel(host: &Host, client: &Client, name: &str) {
 
 async fn wait(host: &Host, client: &Client, name: &str) {
     let acknowledged = host.world.told().is_acknowledged(name);
-    match client.outcome(run_id(name), true).await {
+    let call = host.begins_call(name, Asked::Outcome { waits: true });
+    let answer = client.outcome(run_id(name), true).await;
+    host.ends_call(call, &answer);
+    match answer {
         Ok(outcome) => tell(host, name, outcome),
         Err(error) => host.world.told().refused(name, acknowledged, &error),
     }
@@ -207,9 +229,17 @@ fn tell(host: &Host, name: &str, outcome: stepwell::model::run::Outcome) {
 
 async fn look(host: &Host, client: &Client, name: &str) {
     let acknowledged = host.world.told().is_acknowledged(name);
-    if let Err(error) = client.status(run_id(name)).await {
-        host.world.told().refused(name, acknowledged, &error);
+    let call = host.begins_call(name, Asked::Status);
+    let answer = client.status(run_id(name)).await;
+    host.ends_call(call, &answer);
+    if let Err(error) = answer {
+        return host.world.told().refused(name, acknowledged, &error);
     }
+    // Hardly ever is there anything to resume; the refusal tells where the run is as well.
+    let call = host.begins_call(name, Asked::Resume);
+    host.ends_call(call, &client.resume(run_id(name)).await);
+    let call = host.begins_call(name, Asked::Outcome { waits: false });
+    host.ends_call(call, &client.outcome(run_id(name), false).await);
 }
 
 /// Asks about everything that anybody was told of.
@@ -222,7 +252,10 @@ async fn audit(host: &Host, client: &Client) {
         .map(|start| start.name.clone())
         .collect();
     for name in names {
-        match client.outcome(run_id(&name), false).await {
+        let call = host.begins_call(&name, Asked::Outcome { waits: false });
+        let answer = client.outcome(run_id(&name), false).await;
+        host.ends_call(call, &answer);
+        match answer {
             Ok(outcome) => tell(host, &name, outcome),
             Err(error) => host
                 .world
