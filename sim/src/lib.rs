@@ -18,6 +18,8 @@
 //! - `world`: clock, entropy, network and disk as the engine sees them.
 //! - `host`: the programs. `workload`: the workflows, which carry their own proof. `ledger`: the outside world.
 //! - `checker`: what must hold, one file per property.
+//! - [`run_recorded`]: a plan with all that happened, and its report as a page to look at. [`event`]: what is taken down;
+//!   [`picture`]: what is drawn of it.
 //! - [`first_difference`]: where two traces of one seed part.
 //!
 //! # What it is not
@@ -33,10 +35,14 @@
 mod checker;
 pub mod draw;
 mod durable;
+pub mod event;
 mod host;
 mod ledger;
+mod page;
 mod panics;
+pub mod picture;
 pub mod plan;
+mod recording;
 mod report;
 mod simulation;
 mod told;
@@ -45,6 +51,7 @@ mod workload;
 mod world;
 
 pub use plan::Plan;
+pub use recording::{Journal, JournalEntry, Recording, Written};
 pub use report::{Report, Violation};
-pub use simulation::{run, run_traced};
+pub use simulation::{run, run_recorded, run_traced};
 pub use trace::first_difference;

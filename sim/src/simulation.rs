@@ -9,11 +9,13 @@ use stepwell_storage::Fate;
 use turmoil::Sim;
 
 use crate::checker;
+use crate::event::What;
 use crate::host::{client, server, worker};
 use crate::panics;
 use crate::plan::{CLIENTS, Fault, FaultKind, Plan, WORKERS};
+use crate::recording::Recording;
 use crate::report::{Report, Violation};
-use crate::world::{InAir, World};
+use crate::world::{InAir, Keeps, World};
 
 /// How often it is looked whether a program ended by itself, and whether all is done.
 const LOOK_MS: u64 = 50;
@@ -24,25 +26,35 @@ const SEGMENTS_MAX: usize = 10_000;
 
 /// Simulates a plan.
 pub fn run(plan: Plan) -> Report {
-    simulate(plan, false).0
+    let world = World::new(plan, Keeps::Nothing);
+    simulate(&world).0
 }
 
 /// Simulates a plan, and tells all that happened, line by line.
 pub fn run_traced(plan: Plan) -> (Report, Vec<String>) {
-    simulate(plan, true)
+    let world = World::new(plan, Keeps::Lines);
+    simulate(&world)
 }
 
-fn simulate(plan: Plan, keeps_lines: bool) -> (Report, Vec<String>) {
-    let world = World::new(plan, keeps_lines);
+/// Simulates a plan, and takes down all that happened, for a report.
+pub fn run_recorded(plan: Plan) -> Recording {
+    let world = World::new(plan, Keeps::Events);
+    let (report, _) = simulate(&world);
+    let events = world.take_events();
+    Recording::new(world.plan.clone(), report, events, &world.court().durable)
+}
+
+fn simulate(world: &Arc<World>) -> (Report, Vec<String>) {
     let (_, panics) = panics::caught(|| {
-        let mut simulation = Simulation::new(&world);
+        let mut simulation = Simulation::new(world);
         let in_time = simulation.run();
-        drop(simulation);
+        world.while_crashing(|| drop(simulation));
         // What was found underway would be found again, in other words.
         if !world.court().has_charges() {
-            checker::at_the_end(&world, in_time);
+            checker::at_the_end(world, in_time);
         }
     });
+    world.pin_charges();
     let mut violations = world.court().take_charges();
     let at_ms = world.now_ms();
     violations.extend(panics.into_iter().map(|text| Violation {
@@ -50,7 +62,7 @@ fn simulate(plan: Plan, keeps_lines: bool) -> (Report, Vec<String>) {
         at_ms,
         text,
     }));
-    report(&world, violations)
+    report(world, violations)
 }
 
 fn report(world: &World, violations: Vec<Violation>) -> (Report, Vec<String>) {
@@ -229,9 +241,9 @@ impl Simulation<'_> {
         }
     }
 
-    fn note(&self, what: &str, fault: &Fault) {
-        self.world
-            .note(format_args!("{} {what}: {fault}", self.world.now_ms()));
+    fn tell(&self, what: &str, fault: &Fault, event: impl FnOnce() -> What) {
+        let line = format_args!("{} {what}: {fault}", self.world.now_ms());
+        self.world.tell(&fault.host, line, event);
     }
 
     fn strike(&mut self, fault: Fault) {
@@ -249,7 +261,12 @@ impl Simulation<'_> {
         if dies && self.down.contains_key(&host) {
             return;
         }
-        self.note("strikes", &fault);
+        self.tell("strikes", &fault, || What::FaultStruck {
+            kind: fault.kind,
+            other: fault.other.clone(),
+            span_ms: fault.span_ms,
+            extent: fault.extent,
+        });
         self.world.struck(fault.kind);
         match fault.kind {
             FaultKind::WorkerDrained => return self.world.ask_to_drain(&host),
@@ -315,6 +332,10 @@ impl Simulation<'_> {
 
     fn crash(&mut self, host: &str, up_at: u64) {
         self.world.clone().while_crashing(|| self.sim.crash(host));
+        let (now, life) = (self.world.now_ms(), self.world.life_of(host));
+        self.world.record(now, host, life, |_| What::LifeEnded {
+            how: "it is killed".to_owned(),
+        });
         self.down.insert(host.to_owned(), ());
         self.plan(up_at, Action::Bounce(host.to_owned()));
     }
@@ -322,14 +343,17 @@ impl Simulation<'_> {
     fn bounce(&mut self, host: &str) {
         if self.down.remove(host).is_some() {
             self.world
-                .note(format_args!("{} {host} comes up", self.world.now_ms()));
+                .line(format_args!("{} {host} comes up", self.world.now_ms()));
             // One that ended by itself may have left tasks behind.
             self.world.clone().while_crashing(|| self.sim.bounce(host));
         }
     }
 
     fn mend(&mut self, fault: &Fault) {
-        self.note("is over", fault);
+        self.tell("is over", fault, || What::FaultOver {
+            kind: fault.kind,
+            other: fault.other.clone(),
+        });
         let (host, other) = (fault.host.as_str(), fault.other.as_str());
         match fault.kind {
             FaultKind::WorkerKilledSilently => self.sim.repair(host, "server"),
@@ -355,8 +379,8 @@ impl Simulation<'_> {
 
     /// The faults are over: every link is whole, every host comes up.
     fn heal(&mut self) {
-        self.world
-            .note(format_args!("{} all is mended", self.world.now_ms()));
+        let line = format_args!("{} all is mended", self.world.now_ms());
+        self.world.tell("", line, || What::Mended);
         self.agenda.clear();
         self.world.disk.faults().slow_sync(Duration::ZERO);
         self.world.disk.faults().make_room();

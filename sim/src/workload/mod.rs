@@ -66,16 +66,18 @@ impl Outside {
         let (plan, takes_ms) = world
             .ledger()
             .begin(world.plan.seed, &world.plan.settings, &key);
-        host.note(format_args!(
+        host.line(format_args!(
             "calls for `{request}` under {key}, attempt {}: {plan:?}",
             step.attempt()
         ));
+        let record = host.record_call(step.run(), &key, &request, step.attempt(), plan);
         world
             .court()
             .body_started(host.now_ms(), step.run(), step.number());
         tokio::time::sleep(Duration::from_millis(takes_ms / 2)).await;
         match plan {
             CallPlan::Failed => {
+                record.ends("failed");
                 world.saw("calls that failed");
                 return Err(no_answer(&request));
             }
@@ -85,13 +87,16 @@ impl Outside {
             }
             CallPlan::Panics => {
                 world.saw("steps that panicked");
+                record.ends("panicked");
                 // Not through the panic hook, which is there for panics that nobody planned.
                 std::panic::resume_unwind(Box::new("the plan says so"));
             }
             CallPlan::Answered | CallPlan::ReplyLost => {}
         }
+        let again = world.ledger().effects().contains_key(&key);
         let value = world.ledger().effect(world.plan.seed, &key, &request);
-        host.note(format_args!("effect `{request}` under {key}"));
+        record.effect(again);
+        host.line(format_args!("effect `{request}` under {key}"));
         let value = value.map_err(|problem| {
             world
                 .court()
@@ -100,9 +105,11 @@ impl Outside {
         })?;
         tokio::time::sleep(Duration::from_millis(takes_ms / 2)).await;
         if plan == CallPlan::ReplyLost {
+            record.ends("reply lost");
             world.saw("replies lost");
             return Err(no_answer(&request));
         }
+        record.ends("answered");
         Ok(value)
     }
 }
