@@ -17,6 +17,8 @@ const TITLE: &str = "{{TITLE}}";
 struct Data<'a> {
     recording: &'a Recording,
     picture: Picture,
+    /// The trace's hash; as a number it has more digits than a page can hold.
+    trace: String,
     /// Commands that play it again.
     again: Vec<String>,
 }
@@ -25,6 +27,7 @@ pub(crate) fn render(recording: &Recording) -> String {
     let data = Data {
         recording,
         picture: Picture::of(recording),
+        trace: format!("{:016x}", recording.report.trace_hash),
         again: again(recording),
     };
     let json = serde_json::to_string(&data)

@@ -367,9 +367,7 @@ fn batches(events: &[Event]) -> Vec<Batch> {
         match &event.what {
             What::Submitted { seq, .. } => {
                 // The number is given again after a crash: what had it before is lost.
-                if let Some(before) = open.insert(*seq, batches.len()) {
-                    batches[before].to_ms = Some(event.at_ms);
-                }
+                open.insert(*seq, batches.len());
                 batches.push(Batch {
                     submitted: at,
                     committed: None,
@@ -381,6 +379,12 @@ fn batches(events: &[Event]) -> Vec<Batch> {
                 for covered in std::mem::replace(&mut open, later).into_values() {
                     batches[covered].committed = Some(at);
                     batches[covered].to_ms = Some(event.at_ms);
+                }
+            }
+            // What the disk has kept all the same, the next life is told of.
+            What::LifeEnded { .. } if event.host == "server" => {
+                for known in open.values() {
+                    batches[*known].to_ms = Some(event.at_ms);
                 }
             }
             _ => {}

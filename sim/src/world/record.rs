@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use stepwell::keys::journal;
-use stepwell::model::entry::Entry;
+use stepwell::model::chain;
+use stepwell::model::entry::{Entry, Started};
 use stepwell::model::id::{Incarnation, RunId, RunNo, Token};
 use stepwell::wire::message::Message;
 use stepwell_storage::{Op, Seq, Space};
@@ -87,7 +88,13 @@ impl Recorder {
         self.ids.get(&id).cloned().unwrap_or_else(|| id.to_string())
     }
 
-    fn entries(&self, ops: &[Op]) -> Vec<EntryAt> {
+    fn entries(&mut self, ops: &[Op]) -> Vec<EntryAt> {
+        for op in ops {
+            if let Some((run, started)) = start_in(op) {
+                self.names
+                    .insert(run, started.name.unwrap_or_else(|| started.id.to_string()));
+            }
+        }
         ops.iter()
             .filter(|op| matches!(op.space(), Space::Generation(_)) && op.value().is_some())
             .filter_map(|op| journal::parts_of(op.key()))
@@ -243,6 +250,18 @@ impl Recorder {
             }
         }
         frame
+    }
+}
+
+/// The start that an operation writes, if it writes one in one piece.
+fn start_in(op: &Op) -> Option<(RunNo, Started)> {
+    let (run, 0, 0) = journal::parts_of(op.key())? else {
+        return None;
+    };
+    let (entry, _) = op.value()?.split_last_chunk::<{ chain::CHAIN_BYTES }>()?;
+    match Entry::decode(entry) {
+        Ok(Entry::Started(started)) => Some((run, started)),
+        _ => None,
     }
 }
 
