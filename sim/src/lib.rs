@@ -18,6 +18,8 @@
 //! - `world`: clock, entropy, network and disk as the engine sees them.
 //! - `host`: the programs. `workload`: the workflows, which carry their own proof. `ledger`: the outside world.
 //! - `checker`: what must hold, one file per property.
+//! - [`run_recorded`]: a plan with all that happened, and its report as a page to look at. [`event`]: what is taken down;
+//!   [`picture`]: what is drawn of it.
 //! - [`first_difference`]: where two traces of one seed part.
 //!
 //! # What it is not
@@ -34,13 +36,17 @@ mod audit;
 mod checker;
 pub mod draw;
 mod durable;
+pub mod event;
 mod history;
 mod host;
 mod ledger;
 mod outside;
+mod page;
 mod panics;
+pub mod picture;
 pub mod plan;
 mod program;
+mod recording;
 mod report;
 mod shrink;
 mod simulation;
@@ -57,8 +63,9 @@ pub use ledger::Effect;
 pub use outside::{CallError, Outside};
 pub use plan::{Plan, Point, Strike, Workload};
 pub use program::SimWorker;
+pub use recording::{Journal, JournalEntry, Recording, Written};
 pub use report::{Report, Violation};
 pub use shrink::Shrunk;
-pub use simulation::{run, run_traced};
+pub use simulation::{run, run_recorded, run_traced};
 pub use suite::{Failed, FaultClass, Faults, Options, Seeds, Sim, Suite, SuiteReport};
 pub use trace::first_difference;

@@ -97,15 +97,19 @@ async fn called(
     };
     let seed = world.plan.seed;
     let (nth, plan, takes_ms) = world.ledger().begin(seed, &world.plan.settings, place);
-    host.note(format_args!(
+    host.line(format_args!(
         "calls for `{effect}` of {request} under {key}, call {nth}: {plan:?}"
     ));
-    if let Some((run, step)) = step_of(&key) {
+    let step = step_of(&key);
+    let asked = format!("{effect}: {request}");
+    let record = host.record_call(step.map(|(run, _)| run), &key, &asked, nth, plan);
+    if let Some((run, step)) = step {
         world.court().body_started(host.now_ms(), run, step);
     }
     tokio::time::sleep(Duration::from_millis(takes_ms / 2)).await;
     match plan {
         CallPlan::Failed => {
+            record.ends("failed");
             world.saw("calls that failed");
             return Err(no_answer());
         }
@@ -114,6 +118,7 @@ async fn called(
             std::future::pending::<()>().await;
         }
         CallPlan::Panics => {
+            record.ends("panicked");
             world.saw("steps that panicked");
             // Not through the panic hook, which is there for panics that nobody planned.
             std::panic::resume_unwind(Box::new("the plan says so"));
@@ -128,10 +133,12 @@ async fn called(
     {
         std::future::pending::<()>().await;
     }
+    let before = world.ledger().absorbed();
     let value = world
         .ledger()
         .effect((seed, host.now_ms()), place, &request);
-    host.note(format_args!("effect `{effect}` of {request} under {key}"));
+    record.effect(world.ledger().absorbed() > before);
+    host.line(format_args!("effect `{effect}` of {request} under {key}"));
     let value = value.map_err(|problem| {
         world.court().charge(
             "effects happen as often as they may",
@@ -147,9 +154,11 @@ async fn called(
     }
     tokio::time::sleep(Duration::from_millis(takes_ms / 2)).await;
     if plan == CallPlan::ReplyLost {
+        record.ends("reply lost");
         world.saw("replies lost");
         return Err(no_answer());
     }
+    record.ends("answered");
     Ok(value)
 }
 

@@ -58,7 +58,14 @@ pub(crate) fn write(suite: &Ready, plan: &Plan, directory: &Path) -> Result<Vec<
     let file = directory.join(format!("{}-{}.json", suite.program.name, plan.seed));
     let text = serde_json::to_string_pretty(plan).map_err(|error| error.to_string())?;
     std::fs::write(&file, text).map_err(|error| cannot(&file, error))?;
-    Ok(vec![file])
+    let recording = suite.record(plan.clone());
+    let (page, data) = (
+        file.with_extension("html"),
+        file.with_extension("events.json"),
+    );
+    std::fs::write(&page, recording.to_html()).map_err(|error| cannot(&page, error))?;
+    std::fs::write(&data, recording.to_json()).map_err(|error| cannot(&data, error))?;
+    Ok(vec![file, page, data])
 }
 
 impl Report {

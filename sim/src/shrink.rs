@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::plan::{Plan, Settings, TimedFault};
 use crate::program::Program;
 use crate::report::Report;
-use crate::simulation::run_traced_of;
+use crate::simulation::run_of;
 use crate::suite::Stopwatch;
 
 /// A reduced plan.
@@ -78,7 +78,7 @@ impl Search<'_> {
             return false;
         }
         self.best.tried += 1;
-        let (report, _) = run_traced_of(plan.clone(), self.program.clone(), false);
+        let report = run_of(plan.clone(), self.program.clone());
         if !(self.same)(&report) {
             return false;
         }

@@ -11,12 +11,14 @@ use turmoil::Sim;
 
 use crate::audit::Observed;
 use crate::checker;
+use crate::event::What;
 use crate::host::{client, server, worker};
 use crate::panics;
 use crate::plan::{CLIENTS, Fault, FaultKind, Plan, Strike, WORKERS};
 use crate::program::Program;
+use crate::recording::Recording;
 use crate::report::{Report, Violation};
-use crate::world::{InAir, World};
+use crate::world::{InAir, Keeps, World};
 
 /// How often it is looked whether a program ended by itself, and whether all is done.
 const LOOK_MS: u64 = 50;
@@ -31,27 +33,43 @@ const SEGMENTS_MAX: usize = 10_000;
 ///
 /// Panics if the plan is not one of the engine's own suite: the workflows of others are in their suites.
 pub fn run(plan: Plan) -> Report {
-    run_traced_of(plan, Arc::new(Program::engine()), false).0
+    run_of(plan, Arc::new(Program::engine()))
 }
 
 /// Simulates a plan, and tells all that happened, line by line.
 pub fn run_traced(plan: Plan) -> (Report, Vec<String>) {
-    run_traced_of(plan, Arc::new(Program::engine()), true)
+    let (world, violations) = simulate(plan, Arc::new(Program::engine()), Keeps::Lines);
+    report(&world, violations)
+}
+
+/// Simulates a plan of the engine's own suite, and takes down all that happened, for a report.
+pub fn run_recorded(plan: Plan) -> Recording {
+    run_recorded_of(plan, Arc::new(Program::engine()))
 }
 
 /// Simulates a plan of `program`.
-pub(crate) fn run_traced_of(
-    plan: Plan,
-    program: Arc<Program>,
-    keeps_lines: bool,
-) -> (Report, Vec<String>) {
-    let (world, violations) = simulate(plan, program, keeps_lines);
+pub(crate) fn run_of(plan: Plan, program: Arc<Program>) -> Report {
+    let (world, violations) = simulate(plan, program, Keeps::Nothing);
+    report(&world, violations).0
+}
+
+/// Simulates a plan of `program`, and tells all that happened, line by line.
+pub(crate) fn run_traced_of(plan: Plan, program: Arc<Program>) -> (Report, Vec<String>) {
+    let (world, violations) = simulate(plan, program, Keeps::Lines);
     report(&world, violations)
+}
+
+/// Simulates a plan of `program`, and takes down all that happened, for a report.
+pub(crate) fn run_recorded_of(plan: Plan, program: Arc<Program>) -> Recording {
+    let (world, violations) = simulate(plan, program, Keeps::Events);
+    let (report, _) = report(&world, violations);
+    let events = world.take_events();
+    Recording::new(world.plan.clone(), report, events, &world.court().durable)
 }
 
 /// Simulates a plan of `program`, and tells what it leaves behind.
 pub(crate) fn observe(plan: Plan, program: Arc<Program>) -> Observed {
-    let (world, violations) = simulate(plan, program, false);
+    let (world, violations) = simulate(plan, program, Keeps::Nothing);
     let (report, _) = report(&world, violations);
     let (court, ledger) = (world.court(), world.ledger());
     let (mut steps, mut ends) = (BTreeMap::new(), BTreeMap::new());
@@ -78,23 +96,24 @@ pub(crate) fn observe(plan: Plan, program: Arc<Program>) -> Observed {
     }
 }
 
-fn simulate(plan: Plan, program: Arc<Program>, keeps_lines: bool) -> (Arc<World>, Vec<Violation>) {
+fn simulate(plan: Plan, program: Arc<Program>, keeps: Keeps) -> (Arc<World>, Vec<Violation>) {
     assert!(
         plan.suite == program.name,
         "the plan is one of the suite `{}`, not of `{}`",
         plan.suite,
         program.name
     );
-    let world = World::new(plan, program, keeps_lines);
+    let world = World::new(plan, program, keeps);
     let (_, panics) = panics::caught(|| {
         let mut simulation = Simulation::new(&world);
         let in_time = simulation.run();
-        drop(simulation);
+        world.while_crashing(|| drop(simulation));
         // What was found underway would be found again, in other words.
         if !world.court().has_charges() {
             checker::at_the_end(&world, in_time);
         }
     });
+    world.pin_charges();
     let mut violations = world.court().take_charges();
     let at_ms = world.now_ms();
     violations.extend(panics.into_iter().map(|text| Violation {
@@ -291,9 +310,9 @@ impl Simulation<'_> {
         }
     }
 
-    fn note(&self, what: &str, fault: &Fault) {
-        self.world
-            .note(format_args!("{} {what}: {fault}", self.world.now_ms()));
+    fn tell(&self, what: &str, fault: &Fault, event: impl FnOnce() -> What) {
+        let line = format_args!("{} {what}: {fault}", self.world.now_ms());
+        self.world.tell(&fault.host, line, event);
     }
 
     fn strike(&mut self, fault: Fault) {
@@ -311,7 +330,12 @@ impl Simulation<'_> {
         if dies && self.down.contains_key(&host) {
             return;
         }
-        self.note("strikes", &fault);
+        self.tell("strikes", &fault, || What::FaultStruck {
+            kind: fault.kind,
+            other: fault.other.clone(),
+            span_ms: fault.span_ms,
+            extent: fault.extent,
+        });
         self.world.struck(fault.kind);
         match fault.kind {
             FaultKind::WorkerDrained => return self.world.ask_to_drain(&host),
@@ -410,6 +434,10 @@ impl Simulation<'_> {
 
     fn crash(&mut self, host: &str, up_at: u64) {
         self.world.clone().while_crashing(|| self.sim.crash(host));
+        let (now, life) = (self.world.now_ms(), self.world.life_of(host));
+        self.world.record(now, host, life, |_| What::LifeEnded {
+            how: "it is killed".to_owned(),
+        });
         self.down.insert(host.to_owned(), ());
         self.plan(up_at, Action::Bounce(host.to_owned()));
     }
@@ -417,14 +445,17 @@ impl Simulation<'_> {
     fn bounce(&mut self, host: &str) {
         if self.down.remove(host).is_some() {
             self.world
-                .note(format_args!("{} {host} comes up", self.world.now_ms()));
+                .line(format_args!("{} {host} comes up", self.world.now_ms()));
             // One that ended by itself may have left tasks behind.
             self.world.clone().while_crashing(|| self.sim.bounce(host));
         }
     }
 
     fn mend(&mut self, fault: &Fault) {
-        self.note("is over", fault);
+        self.tell("is over", fault, || What::FaultOver {
+            kind: fault.kind,
+            other: fault.other.clone(),
+        });
         let (host, other) = (fault.host.as_str(), fault.other.as_str());
         match fault.kind {
             FaultKind::WorkerKilledSilently => self.sim.repair(host, "server"),
@@ -450,8 +481,8 @@ impl Simulation<'_> {
 
     /// The faults are over: every link is whole, every host comes up.
     fn heal(&mut self) {
-        self.world
-            .note(format_args!("{} all is mended", self.world.now_ms()));
+        let line = format_args!("{} all is mended", self.world.now_ms());
+        self.world.tell("", line, || What::Mended);
         self.agenda.clear();
         self.world.disk.faults().slow_sync(Duration::ZERO);
         self.world.disk.faults().make_room();

@@ -74,6 +74,11 @@ impl Court {
         !self.violations.is_empty()
     }
 
+    /// What was found so far.
+    pub(crate) fn charges(&self) -> &[Violation] {
+        &self.violations
+    }
+
     pub(crate) fn take_charges(&mut self) -> Vec<Violation> {
         std::mem::take(&mut self.violations)
     }

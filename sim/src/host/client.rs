@@ -11,6 +11,7 @@ use stepwell::runtime::link::NetDial;
 use stepwell::{Client, ClientError};
 
 use super::SERVER;
+use crate::event::What;
 use crate::plan::{Job, Work};
 use crate::told::{Asked, CallNo, OutcomeTold, Progress, StartAnswer, StartTold, run_id};
 use crate::world::{Host, World};
@@ -59,6 +60,12 @@ async fn begin(host: Arc<Host>, client: Client, index: usize) {
     ))
     .await;
     host.world.told().jobs[index] = Progress::Runs(host.life);
+    let (call, runs) = timed.job.brief();
+    host.record(|_| What::Asked {
+        job: index,
+        call: call.to_owned(),
+        runs,
+    });
     match timed.job {
         Job::Start {
             name,
@@ -71,6 +78,7 @@ async fn begin(host: Arc<Host>, client: Client, index: usize) {
         Job::Wait { name } => wait(&host, &client, &name).await,
         Job::Ask { name } => look(&host, &client, &name).await,
     }
+    host.record(|_| What::Settled { job: index });
     host.world.told().jobs[index] = Progress::Over;
 }
 
@@ -169,7 +177,16 @@ fn answer_of(answer: Result<bool, ClientError>) -> Result<StartAnswer, ClientErr
 }
 
 fn tell_start(host: &Host, name: &str, work: Work, answer: StartAnswer) {
-    host.note(format_args!("is told of {name}: {answer:?}"));
+    host.tell(format_args!("is told of {name}: {answer:?}"), || {
+        What::Told {
+            run: name.to_owned(),
+            answer: match answer {
+                StartAnswer::Exists { started: true } => "it is started".to_owned(),
+                StartAnswer::Exists { started: false } => "it was there already".to_owned(),
+                StartAnswer::Taken => "another run has the name".to_owned(),
+            },
+        }
+    });
     host.world.told().starts.push(StartTold {
         name: name.to_owned(),
         work,
@@ -178,6 +195,7 @@ fn tell_start(host: &Host, name: &str, work: Work, answer: StartAnswer) {
 }
 
 fn wrong(host: &Host, text: String) {
+    host.note(format_args!("is told what cannot be right: {text}"));
     host.world.told().wrong.push(text);
 }
 
@@ -194,7 +212,12 @@ async fn cancel(host: &Host, client: &Client, name: &str) {
     host.ends_call(call, &answer);
     match answer {
         Ok(()) => {
-            host.note(format_args!("is told that {name} is asked to stop"));
+            host.tell(format_args!("is told that {name} is asked to stop"), || {
+                What::Told {
+                    run: name.to_owned(),
+                    answer: "it is asked to stop".to_owned(),
+                }
+            });
             host.world.told().cancels.push(name.to_owned());
         }
         Err(error) => host.world.told().refused(name, acknowledged, &error),
@@ -214,10 +237,14 @@ async fn wait(host: &Host, client: &Client, name: &str) {
 
 fn tell(host: &Host, name: &str, outcome: stepwell::model::run::Outcome) {
     let at_ms = host.now_ms();
-    host.note(format_args!(
-        "is told the outcome of {name}: {}",
-        outcome.kind_name()
-    ));
+    let kind = outcome.kind_name();
+    host.tell(
+        format_args!("is told the outcome of {name}: {kind}"),
+        || What::Told {
+            run: name.to_owned(),
+            answer: format!("its outcome: {kind}"),
+        },
+    );
     let (name, client) = (name.to_owned(), host.name.clone());
     host.world.told().outcomes.push(OutcomeTold {
         name,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use stepwell::EngineOptions;
 use stepwell_storage::OpenRefusal;
 
+use crate::event::What;
 use crate::world::{Host, InAir, WatchedStore, World};
 
 /// One life of the server. It ends by itself if the engine does.
@@ -14,7 +15,11 @@ pub(crate) async fn serve(world: Arc<World>, air: Arc<Mutex<InAir>>) -> turmoil:
     let store = match WatchedStore::acquire(host.clone(), air) {
         Ok(store) => store,
         Err(OpenRefusal::Full { .. }) => {
-            host.note(format_args!("finds no room to open its store"));
+            host.tell(format_args!("finds no room to open its store"), || {
+                What::LifeEnded {
+                    how: "it finds no room to open its store".to_owned(),
+                }
+            });
             return Ok(());
         }
         Err(refusal) => {
@@ -49,7 +54,11 @@ pub(crate) async fn serve(world: Arc<World>, air: Arc<Mutex<InAir>>) -> turmoil:
     };
     engine.listen("0.0.0.0:7400").await?;
     let reason = engine.stopped().await;
-    host.note(format_args!("stops by itself: {reason}"));
+    host.tell(format_args!("stops by itself: {reason}"), || {
+        What::LifeEnded {
+            how: format!("it stops by itself: {reason}"),
+        }
+    });
     world.saw("engines that poisoned themselves");
     Ok(())
 }

@@ -7,6 +7,7 @@ use stepwell::Worker;
 use stepwell::runtime::link::NetDial;
 
 use super::SERVER;
+use crate::event::What;
 use crate::outside::Outside;
 use crate::world::{Host, World};
 
@@ -30,7 +31,9 @@ pub(crate) async fn work(world: Arc<World>, name: String) -> turmoil::Result {
         tokio::time::sleep(LOOK).await;
     }
     handle.drain().await;
-    host.note(format_args!("has drained"));
+    host.tell(format_args!("has drained"), || What::LifeEnded {
+        how: "it has drained".to_owned(),
+    });
     let stats = handle.stats();
     world.saw_many("outcomes replayed", stats.replayed);
     Ok(())

@@ -109,6 +109,22 @@ pub enum Job {
     },
 }
 
+impl Job {
+    /// What it is in a word, and the names of the runs it is about.
+    pub(crate) fn brief(&self) -> (&'static str, Vec<String>) {
+        match self {
+            Self::Start { name, .. } => ("start", vec![name.clone()]),
+            Self::StartMany { runs, .. } => (
+                "start many",
+                runs.iter().map(|(name, _)| name.clone()).collect(),
+            ),
+            Self::Cancel { name } => ("cancel", vec![name.clone()]),
+            Self::Wait { name } => ("wait", vec![name.clone()]),
+            Self::Ask { name } => ("ask", vec![name.clone()]),
+        }
+    }
+}
+
 /// A job, who does it, and when, in milliseconds from the beginning.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TimedJob {

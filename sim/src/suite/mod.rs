@@ -25,8 +25,9 @@ use crate::ledger::Effect;
 use crate::outside::Outside;
 use crate::plan::{Plan, Point, Scripted, Strike, Workload};
 use crate::program::{Named, Program, SimWorker};
+use crate::recording::Recording;
 use crate::report::Report;
-use crate::simulation::run_traced_of;
+use crate::simulation::{run_of, run_recorded_of, run_traced_of};
 
 pub use self::faults::{FaultClass, Faults};
 pub use self::play::Options;
@@ -277,11 +278,15 @@ impl Ready {
     }
 
     pub(crate) fn simulate(&self, plan: Plan) -> Report {
-        run_traced_of(plan, self.program.clone(), false).0
+        run_of(plan, self.program.clone())
+    }
+
+    pub(crate) fn record(&self, plan: Plan) -> Recording {
+        run_recorded_of(plan, self.program.clone())
     }
 
     pub(crate) fn simulate_traced(&self, plan: Plan) -> (Report, Vec<String>) {
-        run_traced_of(plan, self.program.clone(), true)
+        run_traced_of(plan, self.program.clone())
     }
 }
 

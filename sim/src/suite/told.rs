@@ -123,8 +123,10 @@ impl fmt::Display for SuiteReport {
             failure.fmt(f)?;
         }
         for file in &self.files {
-            let what = match file.extension().and_then(|e| e.to_str()) {
-                Some("html") => "report",
+            let name = file.to_string_lossy();
+            let what = match name.rsplit_once('.') {
+                Some((_, "html")) => "report",
+                Some((stem, _)) if stem.ends_with(".events") => "events",
                 _ => "plan",
             };
             write!(f, "\n{what:<8} {}", file.display())?;

@@ -4,6 +4,7 @@ mod clock;
 mod entropy;
 mod exec;
 mod net;
+mod record;
 mod store;
 mod stream;
 
@@ -19,6 +20,7 @@ use stepwell_storage::{MemDisk, Op, Seq};
 use turmoil::net::TcpStream;
 
 use crate::checker::Court;
+use crate::event::What;
 use crate::history::History;
 use crate::ledger::Ledger;
 use crate::plan::{FaultKind, Plan, Point, Strike};
@@ -26,9 +28,13 @@ use crate::program::Program;
 use crate::told::Told;
 use crate::trace::Trace;
 
+use self::record::{Connections, Recorder};
 use self::stream::Socket;
 
 pub(crate) use self::store::{InAir, WatchedStore};
+
+/// The host the engine is on.
+const SERVER_NAME: &str = "server";
 
 /// What all hosts of one simulation share.
 pub(crate) struct World {
@@ -39,6 +45,11 @@ pub(crate) struct World {
     pub(crate) disk: MemDisk,
     now_ms: AtomicU64,
     trace: Mutex<Trace>,
+    /// Takes events down, if somebody will look at them.
+    recorder: Option<Mutex<Recorder>>,
+    connections: Mutex<Connections>,
+    /// Calls to the outside world, counted.
+    calls: AtomicU64,
     court: Mutex<Court>,
     ledger: Mutex<Ledger>,
     told: Mutex<Told>,
@@ -72,12 +83,23 @@ pub(crate) struct Counts {
     pub(crate) seen: BTreeMap<&'static str, u64>,
 }
 
+/// What is kept of what happened, beside its hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keeps {
+    /// Nothing.
+    Nothing,
+    /// The trace, line by line.
+    Lines,
+    /// Events.
+    Events,
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl World {
-    pub(crate) fn new(plan: Plan, program: Arc<Program>, keeps_lines: bool) -> Arc<Self> {
+    pub(crate) fn new(plan: Plan, program: Arc<Program>, keeps: Keeps) -> Arc<Self> {
         let told = Told::new(&plan);
         let ledger = Ledger::new(program.effects.clone());
         Arc::new(Self {
@@ -85,7 +107,10 @@ impl World {
             program,
             disk: MemDisk::new(),
             now_ms: AtomicU64::new(0),
-            trace: Mutex::new(Trace::new(keeps_lines)),
+            trace: Mutex::new(Trace::new(keeps == Keeps::Lines)),
+            recorder: (keeps == Keeps::Events).then(Mutex::default),
+            connections: Mutex::default(),
+            calls: AtomicU64::new(0),
             court: Mutex::new(Court::new()),
             ledger: Mutex::new(ledger),
             told: Mutex::new(told),
@@ -113,6 +138,14 @@ impl World {
     }
 
     pub(crate) fn note(&self, line: fmt::Arguments<'_>) {
+        lock(&self.trace).note(line);
+        self.record(self.now_ms(), "", 0, |_| What::Noted {
+            text: line.to_string(),
+        });
+    }
+
+    /// A line of the trace that has an event elsewhere.
+    pub(crate) fn line(&self, line: fmt::Arguments<'_>) {
         lock(&self.trace).note(line);
     }
 
@@ -266,12 +299,15 @@ impl World {
 
     /// Batches have become durable.
     fn committed(&self, now_ms: u64, seq: Seq, batches: &[(Seq, Vec<Op>)]) {
-        self.note(format_args!(
+        lock(&self.trace).note(format_args!(
             "{now_ms} committed {seq}: {} batches",
             batches.len()
         ));
         self.news.store(true, Ordering::Relaxed);
         let mut court = self.court();
+        if self.is_recording() {
+            return self.record_committed(now_ms, seq, batches, &mut court);
+        }
         for (seq, ops) in batches {
             court.committed(now_ms, *seq, ops);
         }
@@ -329,7 +365,8 @@ impl Host {
             again: Mutex::default(),
             sockets: Mutex::default(),
         };
-        host.note(format_args!("begins"));
+        host.tell(format_args!("begins"), || What::LifeBegan);
+        host.record_clock();
         Arc::new(host)
     }
 
@@ -338,13 +375,31 @@ impl Host {
         self.born_ms + self.born.elapsed().as_millis() as u64
     }
 
+    /// Something happens here that has no event of its own.
     pub(crate) fn note(&self, line: fmt::Arguments<'_>) {
-        self.world.note(format_args!(
+        self.tell(line, || What::Noted {
+            text: line.to_string(),
+        });
+    }
+
+    /// A line of the trace.
+    pub(crate) fn line(&self, line: fmt::Arguments<'_>) {
+        lock(&self.world.trace).note(format_args!(
             "{} {}.{} {line}",
             self.now_ms(),
             self.name,
             self.life
         ));
+    }
+
+    /// How far its wall clock is off, if it is.
+    fn record_clock(&self) {
+        let ahead_ms = self.world.plan.settings.server_ahead_ms;
+        if self.name == SERVER_NAME && ahead_ms > 0 {
+            self.record(|_| What::Clock {
+                offset_ms: ahead_ms as i64,
+            });
+        }
     }
 
     fn opened(&self, socket: &Socket) {
