@@ -33,6 +33,8 @@ pub(crate) struct Named {
 pub(crate) struct Program {
     /// The suite's name.
     pub(crate) name: String,
+    /// Whether it is the engine's own, whose workflows carry their proof.
+    pub(crate) is_engine: bool,
     /// The code, oldest first. Workers begin with the first; a deploy brings the next.
     pub(crate) versions: Vec<Arc<Register>>,
     /// What clients start, by name.
@@ -54,6 +56,7 @@ impl Program {
     pub(crate) fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
+            is_engine: false,
             versions: Vec::new(),
             workflows: BTreeMap::new(),
             draws: Vec::new(),
@@ -67,15 +70,12 @@ impl Program {
     /// The engine's own suite: workloads that carry their own proof.
     pub(crate) fn engine() -> Self {
         let mut program = Self::new(ENGINE);
+        program.is_engine = true;
         program.versions.push(Arc::new(workload::register));
         program.knows(workload::CHAIN);
         program.knows(workload::CHECKOUT);
         program.knows(workload::SOLO);
         program
-    }
-
-    pub(crate) fn is_engine(&self) -> bool {
-        self.name == ENGINE
     }
 
     /// Clients may start this.
@@ -117,8 +117,10 @@ impl Program {
 
     /// The plan of a seed, in a world that `limit` has changed.
     pub(crate) fn plan(&self, seed: u64, limit: impl FnOnce(&mut Settings)) -> Plan {
-        if self.is_engine() {
-            return Plan::of_engine(seed, limit);
+        if self.is_engine {
+            let mut plan = Plan::of_engine(seed, limit);
+            plan.suite.clone_from(&self.name);
+            return plan;
         }
         Plan::drawn(&self.name, seed, limit, |workload| {
             self.draws.iter().for_each(|draw| draw(workload));

@@ -187,7 +187,7 @@ pub(crate) fn at_the_end(world: &World, in_time: bool) {
     world.saw_many("calls explained", checked.calls);
     world.saw_many("calls explained that have no answer", checked.unknown);
     world.saw_many("runs with too many orders of calls", checked.given_up);
-    if world.program.is_engine() {
+    if world.program.is_engine {
         effect::at_the_end(&court.durable, &ledger, &mut bench);
         proof::at_the_end(&court.durable, &ledger, &world.plan, &mut bench);
     }

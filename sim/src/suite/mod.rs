@@ -27,10 +27,11 @@ use crate::plan::{Plan, Point, Scripted, Strike, Workload};
 use crate::program::{Named, Program, SimWorker};
 use crate::recording::Recording;
 use crate::report::Report;
+use crate::shrink::Shrunk;
 use crate::simulation::{run_of, run_recorded_of, run_traced_of};
 
 pub use self::faults::{FaultClass, Faults};
-pub use self::play::Options;
+pub use self::play::{Options, Progress};
 pub use self::seeds::Seeds;
 pub use self::told::{Failed, SuiteReport};
 
@@ -117,6 +118,12 @@ impl Suite {
     /// Lets clients start a workflow that no version of the code registers any more, or not yet.
     pub fn knows<In, Out>(mut self, workflow: Workflow<In, Out>) -> Self {
         self.program.knows(workflow);
+        self
+    }
+
+    /// The same suite under another name.
+    pub(crate) fn called(mut self, name: &str) -> Self {
+        self.program.name = name.to_owned();
         self
     }
 
@@ -210,8 +217,49 @@ impl Suite {
 
     /// Runs it and tells what it showed. An error says why it cannot be run.
     pub fn check(self, options: Options) -> Result<SuiteReport, String> {
+        self.check_with(options, |_| {})
+    }
+
+    /// The same, and `watch` is called after each seed.
+    pub fn check_with(
+        self,
+        options: Options,
+        watch: impl Fn(&Progress) + Sync,
+    ) -> Result<SuiteReport, String> {
         gate::play_as_child(&self.ready());
-        play::play(&self.ready(), &self.seeds, &options)
+        play::play(&self.ready(), &self.seeds, &options, &watch)
+    }
+
+    /// Reduces a plan that fails, within `budget` of real time, to one that fails in the same way. An error says why not:
+    /// it does not fail, say.
+    pub fn shrink(self, plan: Plan, budget: Duration) -> Result<Shrunk, String> {
+        let suite = self.ready();
+        let report = suite.simulate(plan.clone());
+        let Some(first) = report.violations.first() else {
+            return Err("the plan does not fail".to_owned());
+        };
+        let checker = first.checker.clone();
+        let same = move |report: &Report| {
+            let first = report.violations.first();
+            first.is_some_and(|violation| violation.checker == checker)
+        };
+        Ok(crate::shrink::shrink(
+            &suite.program,
+            plan,
+            report,
+            budget,
+            &same,
+        ))
+    }
+
+    /// The plan of a seed.
+    pub fn plan(&self, seed: u64) -> Plan {
+        self.ready().plan(seed)
+    }
+
+    /// Plays a plan and takes down all that happens, for a report.
+    pub fn record(&self, plan: Plan) -> Recording {
+        self.ready().record(plan)
     }
 
     /// **The idempotency audit**: for each effect of one run of each workflow, the worker is killed right after the effect

@@ -84,7 +84,25 @@ enum Item {
     Plan { file: PathBuf, why: String },
 }
 
-pub(super) fn play(suite: &Ready, seeds: &Seeds, options: &Options) -> Result<SuiteReport, String> {
+/// How far a suite is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Seeds and plans that were played.
+    pub played: u64,
+    /// Seeds and plans to be played.
+    pub total: u64,
+    /// Those that failed.
+    pub failed: u64,
+    /// Faults that struck in them.
+    pub faults: u64,
+}
+
+pub(super) fn play(
+    suite: &Ready,
+    seeds: &Seeds,
+    options: &Options,
+    watch: &(dyn Fn(&Progress) + Sync),
+) -> Result<SuiteReport, String> {
     if suite.program.versions.is_empty() {
         return Err("it has no workers: call `workers`".to_owned());
     }
@@ -117,6 +135,12 @@ pub(super) fn play(suite: &Ready, seeds: &Seeds, options: &Options) -> Result<Su
                         .lock()
                         .unwrap_or_else(std::sync::PoisonError::into_inner);
                     tally.add(played);
+                    watch(&Progress {
+                        played: tally.seeds,
+                        total,
+                        failed: tally.failed.len() as u64,
+                        faults: tally.faults.values().sum(),
+                    });
                     if tally.failed.len() >= FAILURES_MAX && !options.keeps_going {
                         stop.store(true, Ordering::Relaxed);
                     }

@@ -131,13 +131,13 @@ impl fmt::Display for SuiteReport {
             };
             write!(f, "\n{what:<8} {}", file.display())?;
         }
-        if let Some(failure) = &self.failure
-            && let Some(plan) = self
-                .files
-                .iter()
-                .find(|file| file.extension().is_some_and(|e| e == "json"))
+        let plan = self
+            .files
+            .iter()
+            .find(|file| file.extension().is_some_and(|e| e == "json"));
+        if let (Some(failure), Some(plan)) = (&self.failure, plan)
+            && let Some(test) = &failure.test
         {
-            let test = failure.test.as_deref().unwrap_or("NAME");
             let test = test.rsplit("::").next().unwrap_or(test);
             write!(
                 f,
