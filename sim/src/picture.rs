@@ -288,7 +288,7 @@ fn asks(events: &[Event]) -> Vec<Bar> {
 }
 
 /// What was open on a host, taken out.
-fn of_host<'a, K: Ord + Clone>(open: &mut BTreeMap<(&'a str, K), usize>, host: &str) -> Vec<usize> {
+fn of_host<K: Ord + Clone>(open: &mut BTreeMap<(&str, K), usize>, host: &str) -> Vec<usize> {
     let keys: Vec<_> = open.keys().filter(|key| key.0 == host).cloned().collect();
     keys.iter().filter_map(|key| open.remove(key)).collect()
 }

@@ -192,10 +192,10 @@ impl Known {
                 What::GrantBegan { run, token, holder } => {
                     grants.insert(run.clone(), (holder.clone(), token.clone()));
                 }
-                What::GrantEnded { run, token, .. } => {
-                    if grants.get(run).is_some_and(|(_, current)| current == token) {
-                        grants.remove(run);
-                    }
+                What::GrantEnded { run, token, .. }
+                    if grants.get(run).is_some_and(|(_, current)| current == token) =>
+                {
+                    grants.remove(run);
                 }
                 _ => {}
             }

@@ -8,29 +8,64 @@ use std::sync::LazyLock;
 use serde::Deserialize;
 use stepwell_sim::event::What;
 use stepwell_sim::picture::Picture;
+use stepwell_sim::plan::{Fault, FaultKind, TimedFault};
 use stepwell_sim::{Plan, Recording, Violation, run, run_recorded};
 
-/// A seed with kills, a power cut, slow and cut links, a failed sync, copies, and a clock that is off.
-static RECORDED: LazyLock<Recording> = LazyLock::new(|| run_recorded(Plan::of_seed(84)));
+static RECORDED: LazyLock<Recording> = LazyLock::new(|| run_recorded(plan()));
 
 /// The same world, in which nobody was given time to end: the checkers complain, and rightly.
 static VIOLATING: LazyLock<Recording> = LazyLock::new(|| {
-    let mut plan = Plan::of_seed(84);
+    let mut plan = plan();
     plan.settings.heal_max_ms = 0;
     run_recorded(plan)
 });
 
+/// Kills, a slow disk that loses its power with batches in the air, a link cut and a slow one, copies, and a clock that is off.
+fn plan() -> Plan {
+    let mut plan = Plan::of_seed(84);
+    plan.settings.duplicates_per_mille = 50;
+    plan.settings.late_copies_per_mille = 50;
+    plan.settings.server_ahead_ms = 30_000;
+    let fault = |at_ms, kind, host: &str, other: &str, span_ms, extent| TimedFault {
+        at_ms,
+        fault: Fault {
+            kind,
+            host: host.to_owned(),
+            other: other.to_owned(),
+            span_ms,
+            extent,
+        },
+    };
+    plan.faults = vec![
+        fault(2_000, FaultKind::WorkerKilled, "worker-1", "", 300, 0),
+        fault(3_500, FaultKind::Partitioned, "server", "worker-2", 900, 0),
+        fault(4_000, FaultKind::SlowLink, "server", "worker-3", 900, 200),
+        fault(5_000, FaultKind::SlowDisk, "server", "", 900, 400),
+        fault(5_700, FaultKind::PowerLost, "server", "", 700, 0),
+        fault(7_000, FaultKind::ClientKilled, "client-2", "", 200, 0),
+        fault(
+            8_000,
+            FaultKind::WorkerKilledSilently,
+            "worker-3",
+            "",
+            400,
+            0,
+        ),
+    ];
+    plan
+}
+
 fn data_in(page: &str) -> serde_json::Value {
-    let (_, rest) = page.split_once("id=\"data\">").unwrap();
-    let (data, _) = rest.split_once("</script>").unwrap();
-    serde_json::from_str(data).unwrap()
+    let (_, rest) = page.split_once("id=\"data\">").expect("there is data");
+    let (data, _) = rest.split_once("</script>").expect("it ends");
+    serde_json::from_str(data).expect("the data is JSON")
 }
 
 /// Recording must change nothing: what one looks at is what failed.
 #[test]
 fn what_is_recorded_is_what_is_run() {
-    assert_eq!(RECORDED.report, run(Plan::of_seed(84)));
-    assert_eq!(run_recorded(Plan::of_seed(84)), *RECORDED);
+    assert_eq!(RECORDED.report, run(plan()));
+    assert_eq!(run_recorded(plan()), *RECORDED);
 }
 
 #[test]
@@ -117,24 +152,22 @@ fn calls_asks_batches_and_faults_are_joined() {
         .batches
         .iter()
         .filter(|batch| batch.committed.is_none());
-    assert!(
-        lost.count() > 0,
-        "a kill of this seed takes a batch with it"
-    );
+    assert!(lost.count() > 0, "the power cut takes a batch with it");
     let server = picture.lanes.iter().find(|lane| lane.host == "server");
     let server = server.expect("there is a server");
-    assert!(server.lives.len() > 2);
+    assert!(server.lives.len() > 1);
     assert!(
         server
             .clock
             .iter()
-            .all(|(_, offset_ms)| *offset_ms == 30_000)
+            .any(|(_, offset_ms)| *offset_ms == 30_000)
     );
 }
 
 #[test]
 fn journals_tell_when_each_entry_became_durable() {
-    assert_eq!(RECORDED.journals.len(), 31);
+    let runs: u64 = RECORDED.report.runs.values().sum();
+    assert_eq!(RECORDED.journals.len() as u64, runs);
     for journal in &RECORDED.journals {
         assert!(!journal.end.is_empty(), "{} has ended", journal.run);
         let mut before = 0;
@@ -260,7 +293,7 @@ fn self_check(browser: &str, page: &Path, run: &str) -> serde_json::Value {
         .arg(format!("--user-data-dir={}", profile.display()))
         .arg(format!("file://{}#selfcheck={run}", page.display()))
         .output()
-        .unwrap();
+        .expect("the browser runs");
     let dom = String::from_utf8_lossy(&output.stdout);
     let (_, rest) = dom.split_once("<pre id=\"selfcheck\">").unwrap_or_else(|| {
         panic!(
@@ -268,7 +301,8 @@ fn self_check(browser: &str, page: &Path, run: &str) -> serde_json::Value {
             String::from_utf8_lossy(&output.stderr)
         )
     });
-    serde_json::from_str(rest.split_once("</pre>").unwrap().0).unwrap()
+    let (told, _) = rest.split_once("</pre>").expect("it ends");
+    serde_json::from_str(told).expect("it is JSON")
 }
 
 /// Loads the page in a browser, lets it draw everything, and compares what it drew with the data.
@@ -281,7 +315,11 @@ fn a_browser_draws_what_the_data_says() {
     let (recording, _) = accused();
     let directory = scratch("browser");
     let written = recording.write(&directory).unwrap();
-    let run = "run-12";
+    let longest = recording
+        .journals
+        .iter()
+        .max_by_key(|journal| journal.entries.len());
+    let run = longest.unwrap().run.as_str();
     let told = self_check(browser, &written.html, run);
     let picture = Picture::of(&recording);
     let lives: usize = picture.lanes.iter().map(|lane| lane.lives.len()).sum();
@@ -303,7 +341,7 @@ fn a_browser_draws_what_the_data_says() {
         "arrows": picture.arrows.len(),
         "lost": lost.count(),
         "pins": 1,
-        "clocks": 4,
+        "clocks": picture.lanes.iter().map(|lane| lane.clock.len()).sum::<usize>(),
         "words": true,
         "filtered": { "run": run, "arrows": of_run[0], "grants": of_run[1], "calls": of_run[2] },
     });
