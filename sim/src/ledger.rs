@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use stepwell::Failure;
+use stepwell::model::id::{RunId, RunNo};
 
 use crate::draw::{Draw, hash};
 use crate::plan::Settings;
@@ -45,6 +46,8 @@ pub(crate) enum CallPlan {
 pub(crate) struct Ledger {
     effects: BTreeMap<String, Effect>,
     calls: BTreeMap<String, u32>,
+    /// Effects of runs that have outlived their retention: their keys mean something else from then on.
+    forgotten: BTreeMap<RunNo, BTreeMap<String, Effect>>,
 }
 
 impl Ledger {
@@ -98,10 +101,44 @@ impl Ledger {
         Ok(value)
     }
 
-    /// All effects, by key.
-    pub(crate) fn effects(&self) -> &BTreeMap<String, Effect> {
-        &self.effects
+    /// The run is forgotten, and so are its keys.
+    pub(crate) fn forget(&mut self, run: RunNo, id: RunId) {
+        let prefix = prefix_of(id);
+        let (of_run, others) = std::mem::take(&mut self.effects)
+            .into_iter()
+            .partition(|(key, _)| key.starts_with(&prefix));
+        self.effects = others;
+        self.forgotten.insert(run, of_run);
     }
+
+    /// The effects of a run, by key.
+    pub(crate) fn effects_of(
+        &self,
+        run: RunNo,
+        id: RunId,
+    ) -> impl Iterator<Item = (&String, &Effect)> {
+        let prefix = prefix_of(id);
+        self.forgotten
+            .get(&run)
+            .unwrap_or(&self.effects)
+            .iter()
+            .filter(move |(key, _)| key.starts_with(&prefix))
+    }
+
+    /// The effect of a step of a run.
+    pub(crate) fn effect_of(&self, run: RunNo, key: &str) -> Option<&Effect> {
+        self.forgotten.get(&run).unwrap_or(&self.effects).get(key)
+    }
+
+    /// All effects.
+    pub(crate) fn effects(&self) -> impl Iterator<Item = &Effect> {
+        let forgotten = self.forgotten.values().flat_map(BTreeMap::values);
+        self.effects.values().chain(forgotten)
+    }
+}
+
+fn prefix_of(id: RunId) -> String {
+    format!("{id}-")
 }
 
 /// The failure of a call that did not work.

@@ -29,6 +29,8 @@ pub struct Report {
     pub events: u64,
     /// Simulated time.
     pub simulated_ms: u64,
+    /// Time by which all wall clocks were put forward while nothing could run; not counted above.
+    pub skipped_ms: u64,
     /// How long it took until everything had ended after the faults were over.
     pub healed_in_ms: u64,
     /// Runs that ended, by how.
@@ -55,11 +57,12 @@ impl fmt::Display for Report {
             trace_hash,
             events,
             simulated_ms,
+            skipped_ms,
             ..
         } = self;
         writeln!(
             f,
-            "seed {seed}: {events} events in {simulated_ms} ms, trace {trace_hash:016x}"
+            "seed {seed}: {events} events in {simulated_ms} ms and {skipped_ms} skipped, trace {trace_hash:016x}"
         )?;
         writeln!(f, "  runs {:?}", self.runs)?;
         writeln!(f, "  faults {:?}", self.faults)?;

@@ -5,6 +5,7 @@
 
 use stepwell::model::entry::Entry;
 use stepwell::model::failure::Failure;
+use stepwell::model::id::RunNo;
 
 use super::Bench;
 use crate::durable::{Durable, DurableRun};
@@ -17,7 +18,7 @@ const NAME: &str = "the workload's proof holds";
 pub(super) const WORKER_LOST: &str = "worker lost";
 
 pub(super) fn at_the_end(durable: &Durable, ledger: &Ledger, plan: &Plan, bench: &mut Bench<'_>) {
-    for run in durable.runs.values() {
+    for (no, run) in &durable.runs {
         let Some(started) = run.started() else {
             continue;
         };
@@ -32,7 +33,7 @@ pub(super) fn at_the_end(durable: &Durable, ledger: &Ledger, plan: &Plan, bench:
             bench.charge(NAME, format!("{} was never asked for", run.name()));
         }
         let problem = match started.workflow.as_str() {
-            name if name == CHAIN.name() => chain(run, ledger),
+            name if name == CHAIN.name() => chain(*no, run, ledger),
             name if name == CHECKOUT.name() => checkout(run),
             name if name == SOLO.name() => solo(run),
             other => Err(format!("there is no workflow {other}")),
@@ -56,15 +57,14 @@ fn may_die(failure: &Failure, planned: bool) -> Result<(), String> {
     }
 }
 
-fn chain(run: &DurableRun, ledger: &Ledger) -> Result<(), String> {
+fn chain(no: RunNo, run: &DurableRun, ledger: &Ledger) -> Result<(), String> {
     let input: ChainInput = input(run)?;
     let id = run.started().ok_or("no start")?.id;
     match run.entries.last() {
         Some(Entry::Completed(completed)) => {
             let value = |number| {
                 ledger
-                    .effects()
-                    .get(&format!("{id}-{number}"))
+                    .effect_of(no, &format!("{id}-{number}"))
                     .map_or(0, |effect| effect.value)
             };
             let (links, result) = chain_expected(&input, value);
@@ -78,12 +78,8 @@ fn chain(run: &DurableRun, ledger: &Ledger) -> Result<(), String> {
                 .zip(links)
                 .map(|(place, link)| chain_request(place, link))
                 .collect();
-            let prefix = format!("{id}-");
-            let effects = ledger
-                .effects()
-                .iter()
-                .filter(|(key, _)| key.starts_with(&prefix));
-            match effects
+            match ledger
+                .effects_of(no, id)
                 .map(|(_, effect)| &effect.request)
                 .find(|request| !requests.contains(request))
             {

@@ -40,12 +40,21 @@ pub(crate) async fn ask(world: Arc<World>, number: u32) -> turmoil::Result {
         }
     }
     loop {
-        tokio::time::sleep(LOOK).await;
+        host.rest(LOOK).await;
         if number == 1
             && world.audit.load(Ordering::Relaxed)
             && !world.audited.load(Ordering::Relaxed)
         {
-            audit(&host, &client.clone().limit(AUDIT_LIMIT)).await;
+            // Again, if runs outlived their retention while they were counted.
+            let forgotten = || world.court().durable.forgotten_count();
+            loop {
+                let before = forgotten();
+                audit(&host, &client.clone().limit(AUDIT_LIMIT)).await;
+                if forgotten() == before {
+                    break;
+                }
+                world.told().listed.clear();
+            }
             world.audited.store(true, Ordering::Relaxed);
         }
     }
@@ -54,7 +63,7 @@ pub(crate) async fn ask(world: Arc<World>, number: u32) -> turmoil::Result {
 /// One job, from its time to its end.
 async fn begin(host: Arc<Host>, client: Client, index: usize) {
     let timed = host.world.plan.jobs[index].clone();
-    tokio::time::sleep(Duration::from_millis(
+    host.rest(Duration::from_millis(
         timed.at_ms.saturating_sub(host.now_ms()),
     ))
     .await;
@@ -160,7 +169,7 @@ fn wrong(host: &Host, text: String) {
 /// Whether the call has taken effect is unknown: it is made again.
 async fn again(host: &Host) {
     host.world.saw("starts with unknown outcome");
-    tokio::time::sleep(AGAIN).await;
+    host.rest(AGAIN).await;
 }
 
 async fn cancel(host: &Host, client: &Client, name: &str) {
@@ -170,7 +179,7 @@ async fn cancel(host: &Host, client: &Client, name: &str) {
             host.note(format_args!("is told that {name} is asked to stop"));
             host.world.told().cancels.push(name.to_owned());
         }
-        Err(error) => host.world.told().refused(name, acknowledged, &error),
+        Err(error) => refused(host, name, acknowledged, &error),
     }
 }
 
@@ -178,8 +187,16 @@ async fn wait(host: &Host, client: &Client, name: &str) {
     let acknowledged = host.world.told().is_acknowledged(name);
     match client.outcome(run_id(name), true).await {
         Ok(outcome) => tell(host, name, outcome),
-        Err(error) => host.world.told().refused(name, acknowledged, &error),
+        Err(error) => refused(host, name, acknowledged, &error),
     }
+}
+
+/// A question about a run that had been acknowledged before (or not) got this error.
+fn refused(host: &Host, name: &str, acknowledged: bool, error: &ClientError) {
+    let forgotten = host.world.court().durable.was_forgotten(run_id(name));
+    host.world
+        .told()
+        .refused(name, acknowledged && !forgotten, error);
 }
 
 fn tell(host: &Host, name: &str, outcome: stepwell::model::run::Outcome) {
@@ -200,7 +217,7 @@ fn tell(host: &Host, name: &str, outcome: stepwell::model::run::Outcome) {
 async fn look(host: &Host, client: &Client, name: &str) {
     let acknowledged = host.world.told().is_acknowledged(name);
     if let Err(error) = client.status(run_id(name)).await {
-        host.world.told().refused(name, acknowledged, &error);
+        refused(host, name, acknowledged, &error);
     }
 }
 
@@ -216,6 +233,8 @@ async fn audit(host: &Host, client: &Client) {
     for name in names {
         match client.outcome(run_id(&name), false).await {
             Ok(outcome) => tell(host, &name, outcome),
+            Err(ClientError::Refused(Refusal::NoSuchRun(_)))
+                if host.world.court().durable.was_forgotten(run_id(&name)) => {}
             Err(error) => host
                 .world
                 .told()

@@ -27,7 +27,7 @@ pub(crate) async fn work(world: Arc<World>, name: String) -> turmoil::Result {
         .grace(Duration::from_millis(500))
         .start()?;
     while !world.takes_drain(&name) {
-        tokio::time::sleep(LOOK).await;
+        host.rest(LOOK).await;
     }
     handle.drain().await;
     host.note(format_args!("has drained"));

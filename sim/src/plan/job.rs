@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::settings::{CLIENTS, Settings};
+use super::settings::Settings;
 use crate::draw::Draw;
 
 /// The input of a chain of steps.
@@ -148,7 +148,7 @@ fn draw_run(run: u64, draw: &mut Draw, settings: &Settings, jobs: &mut Vec<Timed
     };
     let priority = draw.between(4, 6) as u8;
     let mut push = |at_ms, draw: &mut Draw, job| {
-        let client = draw.between(1, u64::from(CLIENTS)) as u32;
+        let client = draw.between(1, u64::from(settings.clients)) as u32;
         jobs.push(TimedJob { at_ms, client, job });
     };
     let start = |work| Job::Start {
@@ -198,7 +198,7 @@ fn draw_crowd(crowd: u64, draw: &mut Draw, settings: &Settings, runs: u64) -> Ti
     let at_ms = draw.between(100, settings.faults_end_ms - 1_000);
     TimedJob {
         at_ms,
-        client: draw.between(1, u64::from(CLIENTS)) as u32,
+        client: draw.between(1, u64::from(settings.clients)) as u32,
         job,
     }
 }

@@ -4,18 +4,18 @@
 //! again, so that leaving one out leaves the rest as it is. What is decided while the simulation runs (whether a frame is sent twice, how a call
 //! to the outside world ends) is a hash of the seed and of what it is about, and so does not depend on what else happens.
 
+mod clock;
 mod fault;
 mod job;
+mod long;
 mod settings;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::clock::ClockError;
 pub use self::fault::{Fault, FaultKind, TimedFault};
 pub use self::job::{ChainInput, Job, Order, Solo, TimedJob, Work};
 pub use self::settings::Settings;
-pub(crate) use self::settings::{CLIENTS, WORKERS};
-
-use crate::draw::Draw;
 
 /// The plan of one simulated run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,8 +33,23 @@ pub struct Plan {
 impl Plan {
     /// The plan of a seed.
     pub fn of_seed(seed: u64) -> Self {
-        let settings = Settings::draw(&mut Draw::of(seed, "settings"));
-        let jobs = job::draw_all(seed, &settings);
+        Self::of_settings(seed, Settings::draw(seed))
+    }
+
+    /// A plan in which nearly every run sleeps for hours, days or longer, several times.
+    pub fn timer_heavy(seed: u64) -> Self {
+        let settings = Settings {
+            tick_ms: 10,
+            skips_time: true,
+            long_waits_per_mille: 950,
+            ..Settings::draw(seed)
+        };
+        Self::of_settings(seed, settings)
+    }
+
+    fn of_settings(seed: u64, settings: Settings) -> Self {
+        let mut jobs = job::draw_all(seed, &settings);
+        long::lengthen(seed, &settings, &mut jobs);
         let faults = fault::draw_all(seed, &settings);
         Self {
             seed,
@@ -60,10 +75,35 @@ mod tests {
 
     #[test]
     fn a_plan_is_data() {
-        let plan = Plan::of_seed(7);
-        let text = serde_json::to_string(&plan).unwrap();
-        assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan);
-        assert_eq!(Plan::of_seed(7), plan);
-        assert_ne!(Plan::of_seed(8), plan);
+        for seed in 0..50 {
+            for plan in [Plan::of_seed(seed), Plan::timer_heavy(seed)] {
+                let text = serde_json::to_string(&plan).unwrap();
+                assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan);
+            }
+            assert_eq!(Plan::of_seed(seed), Plan::of_seed(seed));
+            assert_ne!(Plan::of_seed(seed), Plan::of_seed(seed + 1));
+        }
+    }
+
+    /// A share of the seeds has each: no setting stands still.
+    #[test]
+    fn seeds_draw_their_worlds_anew() {
+        let plans: Vec<Plan> = (0..200).map(Plan::of_seed).collect();
+        let counted = |of: &dyn Fn(&Plan) -> u64| {
+            let values: std::collections::BTreeSet<u64> = plans.iter().map(of).collect();
+            values.len()
+        };
+        assert_eq!(counted(&|plan| plan.settings.workers.into()), 5);
+        assert_eq!(counted(&|plan| plan.settings.clients.into()), 3);
+        assert_eq!(counted(&|plan| plan.settings.skips_time.into()), 2);
+        assert!(counted(&|plan| plan.settings.tick_ms) >= 5);
+        assert!(counted(&|plan| plan.faults.len() as u64) > 15);
+        assert!(counted(&|plan| plan.settings.clocks.len() as u64) > 4);
+        for kind in FaultKind::ALL {
+            let with = plans
+                .iter()
+                .filter(|plan| plan.settings.kinds.contains(&kind));
+            assert!((50..150).contains(&with.count()), "{kind:?}");
+        }
     }
 }

@@ -63,6 +63,11 @@ impl Outside {
             }
         };
         let (world, key) = (host.world.clone(), step.key());
+        if world.court().durable.is_forgotten(step.run()) {
+            // Its worker was away for longer than the run was kept, and than the world remembers keys.
+            world.saw("bodies of forgotten runs");
+            return Err(Failure::terminal("the run is forgotten"));
+        }
         let (plan, takes_ms) = world
             .ledger()
             .begin(world.plan.seed, &world.plan.settings, &key);
@@ -73,7 +78,7 @@ impl Outside {
         world
             .court()
             .body_started(host.now_ms(), step.run(), step.number());
-        tokio::time::sleep(Duration::from_millis(takes_ms / 2)).await;
+        host.rest(Duration::from_millis(takes_ms / 2)).await;
         match plan {
             CallPlan::Failed => {
                 world.saw("calls that failed");
@@ -98,7 +103,7 @@ impl Outside {
                 .charge("one request per key", host.now_ms(), problem.clone());
             Failure::terminal(problem)
         })?;
-        tokio::time::sleep(Duration::from_millis(takes_ms / 2)).await;
+        host.rest(Duration::from_millis(takes_ms / 2)).await;
         if plan == CallPlan::ReplyLost {
             world.saw("replies lost");
             return Err(no_answer(&request));
