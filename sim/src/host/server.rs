@@ -65,7 +65,10 @@ pub(crate) async fn serve(world: Arc<World>, air: Arc<Mutex<InAir>>) -> turmoil:
         }
     };
     world.clocks().withdraw_consent();
-    engine.listen("0.0.0.0:7400").await?;
+    if let Err(error) = engine.listen("0.0.0.0:7400").await {
+        // It met a fault of the disk in its first moments.
+        host.note(format_args!("does not listen: {error}"));
+    }
     let reason = engine.stopped().await;
     host.note(format_args!("stops by itself: {reason}"));
     world.saw("engines that poisoned themselves");

@@ -121,11 +121,6 @@ impl World {
         lock(&self.clocks)
     }
 
-    /// Simulated time and what was skipped of it.
-    pub(crate) fn passed_ms(&self) -> u64 {
-        self.now_ms() + self.clocks().skipped_ms()
-    }
-
     pub(crate) fn struck(&self, kind: FaultKind) {
         *lock(&self.counts).faults.entry(kind).or_default() += 1;
     }
