@@ -133,6 +133,8 @@ pub(crate) struct Durable {
     pub(crate) doomed: BTreeMap<u32, u32>,
     /// How often the store was opened.
     pub(crate) lives: u32,
+    /// Journals that were copied because they outlived their generation.
+    pub(crate) moves: u64,
     /// Parts of long entries, by generation.
     parts: BTreeMap<(u32, RunNo, u32, u16), Bytes>,
     /// Journals that are being copied into another generation.
@@ -298,6 +300,7 @@ impl Durable {
             ));
         }
         run.generation = generation;
+        self.moves += 1;
         Ok(())
     }
 

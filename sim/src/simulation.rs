@@ -58,7 +58,7 @@ fn simulate(plan: Plan, keeps_lines: bool) -> (Report, Vec<String>) {
 
 fn report(world: &World, violations: Vec<Violation>) -> (Report, Vec<String>) {
     let mut runs = BTreeMap::new();
-    let (absorbed, late_bodies) = {
+    let (absorbed, late_bodies, moves) = {
         let (ledger, court) = (world.ledger(), world.court());
         for run in court.durable.runs.values() {
             let end = run.entries.last().map_or("", |entry| entry.kind_name());
@@ -70,10 +70,12 @@ fn report(world: &World, violations: Vec<Violation>) -> (Report, Vec<String>) {
                 .map(|effect| u64::from(effect.absorbed))
                 .sum(),
             court.late_bodies,
+            court.durable.moves,
         )
     };
     world.saw_many("effects absorbed", absorbed);
     world.saw_many("bodies begun late", late_bodies);
+    world.saw_many("journals that outlived their generation", moves);
     let counts = world.counts();
     let mut trace = world.trace();
     let report = Report {

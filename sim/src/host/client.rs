@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use stepwell::model::command::{ListRuns, Refusal};
 use stepwell::model::payload::Payload;
+use stepwell::model::run::Stats;
 use stepwell::runtime::link::NetDial;
 use stepwell::{Client, ClientError};
 
@@ -23,6 +24,8 @@ const AUDIT_LIMIT: Duration = Duration::from_secs(15);
 const AGAIN: Duration = Duration::from_millis(100);
 /// How often it looks whether the end has come.
 const LOOK: Duration = Duration::from_millis(50);
+/// How often the engine is asked for its counts until it reads nothing.
+const STATS_TRIES: u32 = 10;
 /// Rows asked for at once in the end: few, so that pages are turned.
 const PAGE: u32 = 7;
 
@@ -271,13 +274,26 @@ async fn audit(host: &Host, client: &Client) {
             break;
         }
     }
-    match client.stats().await {
+    match stats_at_rest(host, client).await {
         Ok(stats) => host.world.told().stats = Some(stats),
         Err(error) => host
             .world
             .told()
             .wrong
             .push(format!("the counts are not to be had: {error}")),
+    }
+}
+
+/// The engine's counts, once it reads nothing. Copies of old questions still arrive, and are read for.
+async fn stats_at_rest(host: &Host, client: &Client) -> Result<Stats, ClientError> {
+    let mut tries = 0;
+    loop {
+        let stats = client.stats().await?;
+        tries += 1;
+        if stats.in_memory.reads == 0 || tries == STATS_TRIES {
+            return Ok(stats);
+        }
+        host.rest(LOOK).await;
     }
 }
 

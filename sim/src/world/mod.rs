@@ -191,6 +191,9 @@ impl World {
 
     /// A frame leaves the server.
     fn released(&self, now_ms: u64, to: &str, message: &Message) {
+        if matches!(message, Message::ReportRefused(_)) {
+            self.saw("late reports refused");
+        }
         self.court().released(now_ms, to, message);
     }
 }

@@ -63,6 +63,7 @@ impl Listener for Listening {
         Box::pin(async move {
             self.host.awake().await;
             let (stream, from) = self.listener.accept().await?;
+            self.host.awake().await;
             let peer = turmoil::reverse_lookup(from.ip()).unwrap_or_else(|| from.ip().to_string());
             let number = self.accepted.fetch_add(1, Ordering::Relaxed);
             self.host.note(format_args!("accepts {peer}"));
