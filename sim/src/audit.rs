@@ -89,7 +89,7 @@ fn calm(suite: &Ready, seed: u64) -> Plan {
     let mut plan = suite.plan(seed).calm();
     Faults::none().limit(&mut plan.settings);
     plan.settings.kinds.clear();
-    plan.settings.server_ahead_ms = 0;
+    plan.settings.clocks.clear();
     plan.settings.splits_per_mille = 0;
     plan.settings.slots = 4;
     plan.script.clear();

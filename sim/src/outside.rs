@@ -95,18 +95,23 @@ async fn called(
         effect: effect.to_owned(),
         request: request.clone(),
     };
+    let step = step_of(&key);
+    if step.is_some_and(|(run, _)| world.court().durable.is_forgotten(run)) {
+        // Its worker was away for longer than the run was kept, and than the world remembers keys.
+        world.saw("bodies of forgotten runs");
+        return Err(no_answer());
+    }
     let seed = world.plan.seed;
     let (nth, plan, takes_ms) = world.ledger().begin(seed, &world.plan.settings, place);
     host.line(format_args!(
         "calls for `{effect}` of {request} under {key}, call {nth}: {plan:?}"
     ));
-    let step = step_of(&key);
     let asked = format!("{effect}: {request}");
     let record = host.record_call(step.map(|(run, _)| run), &key, &asked, nth, plan);
     if let Some((run, step)) = step {
         world.court().body_started(host.now_ms(), run, step);
     }
-    tokio::time::sleep(Duration::from_millis(takes_ms / 2)).await;
+    host.rest(Duration::from_millis(takes_ms / 2)).await;
     match plan {
         CallPlan::Failed => {
             record.ends("failed");
@@ -152,7 +157,7 @@ async fn called(
     if world.passes(&after, about).is_some_and(Strike::hits_worker) {
         std::future::pending::<()>().await;
     }
-    tokio::time::sleep(Duration::from_millis(takes_ms / 2)).await;
+    host.rest(Duration::from_millis(takes_ms / 2)).await;
     if plan == CallPlan::ReplyLost {
         record.ends("reply lost");
         world.saw("replies lost");

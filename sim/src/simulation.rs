@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
 
 use stepwell::model::entry::Entry;
-use stepwell_storage::Fate;
+use stepwell_storage::{Fate, ReadFailure};
 use turmoil::Sim;
 
 use crate::audit::Observed;
@@ -14,10 +14,11 @@ use crate::checker;
 use crate::event::What;
 use crate::host::{client, server, worker};
 use crate::panics;
-use crate::plan::{CLIENTS, Fault, FaultKind, Plan, Strike, WORKERS};
+use crate::plan::{Fault, FaultKind, Plan, Strike};
 use crate::program::Program;
 use crate::recording::Recording;
 use crate::report::{Report, Violation};
+use crate::skip;
 use crate::world::{InAir, Keeps, World};
 
 /// How often it is looked whether a program ended by itself, and whether all is done.
@@ -26,6 +27,8 @@ const LOOK_MS: u64 = 50;
 const RESTART_MS: u64 = 150;
 /// How long a host is down that the script strikes.
 const SCRIPTED_SPAN_MS: u64 = 300;
+/// A server's wall clock that is further ahead of engine time than this is set right in the end.
+const BELIEVED_MS: i64 = 47 * 3_600_000;
 /// Segments on their way between two hosts; beyond this turmoil panics.
 const SEGMENTS_MAX: usize = 10_000;
 
@@ -126,16 +129,17 @@ fn simulate(plan: Plan, program: Arc<Program>, keeps: Keeps) -> (Arc<World>, Vec
 
 fn report(world: &World, violations: Vec<Violation>) -> (Report, Vec<String>) {
     let mut runs = BTreeMap::new();
-    let (absorbed, late_bodies) = {
+    let (absorbed, late_bodies, moves) = {
         let (court, ledger) = (world.court(), world.ledger());
         for run in court.durable.runs.values() {
             let end = run.entries.last().map_or("", |entry| entry.kind_name());
             *runs.entry(end.to_owned()).or_default() += 1;
         }
-        (ledger.absorbed(), court.late_bodies)
+        (ledger.absorbed(), court.late_bodies, court.durable.moves)
     };
     world.saw_many("effects absorbed", absorbed);
     world.saw_many("bodies begun late", late_bodies);
+    world.saw_many("journals that outlived their generation", moves);
     let counts = world.counts();
     let mut trace = world.trace();
     let report = Report {
@@ -143,6 +147,7 @@ fn report(world: &World, violations: Vec<Violation>) -> (Report, Vec<String>) {
         trace_hash: trace.hash(),
         events: trace.count(),
         simulated_ms: world.now_ms(),
+        skipped_ms: world.clocks().skipped_ms(),
         healed_in_ms: world
             .now_ms()
             .saturating_sub(world.plan.settings.faults_end_ms),
@@ -155,7 +160,6 @@ fn report(world: &World, violations: Vec<Violation>) -> (Report, Vec<String>) {
             .map(|(what, count)| (what.to_owned(), count))
             .collect(),
         reached: reached(world),
-        skipped_ms: 0,
         violations,
     };
     (report, trace.take_lines())
@@ -175,8 +179,12 @@ fn reached(world: &World) -> std::collections::BTreeSet<String> {
 /// What the harness does next.
 enum Action {
     Strike(Fault),
-    /// A fault on a link or the disk is over.
+    /// A fault on a link, the disk or a clock is over.
     Mend(Fault),
+    /// The link between the server and another host is cut for so long.
+    Cut(String, u64),
+    /// It is whole again.
+    Join(String),
     /// A host comes up.
     Bounce(String),
 }
@@ -208,17 +216,15 @@ impl Simulation<'_> {
         let air: Arc<Mutex<InAir>> = Arc::default();
         let here = world.clone();
         sim.host("server", move || server::serve(here.clone(), air.clone()));
-        let mut hosts = vec!["server".to_owned()];
-        for number in 1..=WORKERS {
+        let hosts = settings.hosts();
+        for number in 1..=settings.workers {
             let (name, here) = (format!("worker-{number}"), world.clone());
-            hosts.push(name.clone());
             sim.host(name.clone(), move || {
                 worker::work(here.clone(), name.clone())
             });
         }
-        for number in 1..=CLIENTS {
+        for number in 1..=settings.clients {
             let here = world.clone();
-            hosts.push(format!("client-{number}"));
             sim.host(format!("client-{number}"), move || {
                 client::ask(here.clone(), number)
             });
@@ -263,7 +269,15 @@ impl Simulation<'_> {
                     Action::Strike(fault) => self.strike(fault),
                     Action::Mend(fault) => self.mend(&fault),
                     Action::Bounce(host) => self.bounce(&host),
+                    Action::Cut(peer, span_ms) => {
+                        self.sim.partition("server", peer.as_str());
+                        self.plan(now + span_ms, Action::Join(peer));
+                    }
+                    Action::Join(peer) => self.sim.repair("server", peer.as_str()),
                 }
+            }
+            if settings.skips_time {
+                self.skip();
             }
             if let Err(error) = self.sim.step() {
                 self.world
@@ -289,6 +303,23 @@ impl Simulation<'_> {
             if now >= deadline {
                 return false;
             }
+        }
+    }
+
+    /// Puts all wall clocks forward, if nothing can run before a timer that is far away.
+    fn skip(&mut self) {
+        // While a process stands still, calls may be under way in it.
+        let up = |host: &String| host.starts_with("worker") || !self.world.is_paused(host);
+        if self.down.contains_key("server") || !self.hosts.iter().all(up) {
+            return;
+        }
+        if let Some(by_ms) = skip::skippable_ms(&self.world) {
+            self.world.saw("skips");
+            self.world.clocks().skip(by_ms);
+            self.world.note(format_args!(
+                "{} skips {by_ms} ms: all wall clocks are put forward",
+                self.world.now_ms()
+            ));
         }
     }
 
@@ -327,7 +358,11 @@ impl Simulation<'_> {
                 | FaultKind::ServerKilled
                 | FaultKind::PowerLost
         );
-        if dies && self.down.contains_key(&host) {
+        let pauses = matches!(
+            fault.kind,
+            FaultKind::WorkerPaused | FaultKind::ServerPaused | FaultKind::ClientPaused
+        );
+        if (dies || pauses) && self.down.contains_key(&host) {
             return;
         }
         self.tell("strikes", &fault, || What::FaultStruck {
@@ -394,6 +429,29 @@ impl Simulation<'_> {
                 self.world.disk.faults().fail_next_commit(fate);
                 return;
             }
+            FaultKind::ReadFailed => {
+                let cause = server::READ_FAULT.to_owned();
+                let failure = ReadFailure::Io { cause };
+                self.world.disk.faults().fail_next_read(failure);
+                return;
+            }
+            FaultKind::WorkerPaused | FaultKind::ServerPaused | FaultKind::ClientPaused => {
+                self.world.pause(&host);
+            }
+            FaultKind::RollingPartition => return self.roll(fault.span_ms),
+            FaultKind::AllCut => {
+                for peer in self.hosts.clone().into_iter().skip(1) {
+                    self.sim.partition("server", peer.as_str());
+                    self.plan(ends_at, Action::Join(peer));
+                }
+                return;
+            }
+            FaultKind::WallForward | FaultKind::WallBack => {
+                let by_ms = i64::try_from(fault.extent).unwrap_or(i64::MAX);
+                let back = fault.kind == FaultKind::WallBack;
+                let by_ms = if back { -by_ms } else { by_ms };
+                return self.world.jump_clock(&host, by_ms);
+            }
         }
         if !dies {
             self.plan(ends_at, Action::Mend(fault));
@@ -432,12 +490,22 @@ impl Simulation<'_> {
             .for_each(|worker| self.world.ask_to_drain(worker));
     }
 
+    /// Cuts one link after another, each for a part of the time; the next one goes just before the last one is whole.
+    fn roll(&mut self, span_ms: u64) {
+        let peers = self.hosts.len() as u64 - 1;
+        let (now, part) = (self.world.now_ms(), (span_ms / peers).max(10));
+        for (place, peer) in (0..).zip(self.hosts.clone().into_iter().skip(1)) {
+            self.plan(now + place * part, Action::Cut(peer, part + part / 10));
+        }
+    }
+
     fn crash(&mut self, host: &str, up_at: u64) {
         self.world.clone().while_crashing(|| self.sim.crash(host));
         let (now, life) = (self.world.now_ms(), self.world.life_of(host));
         self.world.record(now, host, life, |_| What::LifeEnded {
             how: "it is killed".to_owned(),
         });
+        self.world.resume(host);
         self.down.insert(host.to_owned(), ());
         self.plan(up_at, Action::Bounce(host.to_owned()));
     }
@@ -470,6 +538,9 @@ impl Simulation<'_> {
             FaultKind::SlowLink => self.usual_latency(host, other),
             FaultKind::SlowDisk => self.world.disk.faults().slow_sync(Duration::ZERO),
             FaultKind::DiskFull => self.world.disk.faults().make_room(),
+            FaultKind::WorkerPaused | FaultKind::ServerPaused | FaultKind::ClientPaused => {
+                self.world.resume(host);
+            }
             _ => {}
         }
     }
@@ -486,6 +557,11 @@ impl Simulation<'_> {
         self.agenda.clear();
         self.world.disk.faults().slow_sync(Duration::ZERO);
         self.world.disk.faults().make_room();
+        self.world.disk.faults().read_again();
+        self.set_clocks();
+        for host in &self.hosts {
+            self.world.resume(host);
+        }
         for peer in self.hosts.clone().iter().filter(|peer| *peer != "server") {
             self.sim.release("server", peer.as_str());
             self.sim.repair("server", peer.as_str());
@@ -494,6 +570,18 @@ impl Simulation<'_> {
         for host in std::mem::take(&mut self.down).into_keys() {
             self.down.insert(host.clone(), ());
             self.bounce(&host);
+        }
+    }
+
+    /// A server's clock that its engine does not believe is set to where engine time is.
+    fn set_clocks(&self) {
+        let mut clocks = self.world.clocks();
+        let Some(server) = clocks.server() else {
+            return;
+        };
+        let ahead_ms = server.wall.0 as i64 - server.engine.0 as i64;
+        if ahead_ms > BELIEVED_MS {
+            clocks.jump("server", -ahead_ms);
         }
     }
 }

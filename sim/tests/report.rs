@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use serde::Deserialize;
 use stepwell_sim::event::What;
 use stepwell_sim::picture::Picture;
-use stepwell_sim::plan::{Fault, FaultKind, TimedFault};
+use stepwell_sim::plan::{ClockError, Fault, FaultKind, TimedFault};
 use stepwell_sim::{Plan, Recording, Violation, run, run_recorded};
 
 static RECORDED: LazyLock<Recording> = LazyLock::new(|| run_recorded(plan()));
@@ -25,7 +25,17 @@ fn plan() -> Plan {
     let mut plan = Plan::of_seed(84);
     plan.settings.duplicates_per_mille = 50;
     plan.settings.late_copies_per_mille = 50;
-    plan.settings.server_ahead_ms = 30_000;
+    plan.settings.skips_time = false;
+    plan.settings.workers = 3;
+    plan.settings.clients = 2;
+    plan.settings.clocks = [(
+        "server".to_owned(),
+        ClockError {
+            offset_ms: 30_000,
+            ..ClockError::default()
+        },
+    )]
+    .into();
     let fault = |at_ms, kind, host: &str, other: &str, span_ms, extent| TimedFault {
         at_ms,
         fault: Fault {

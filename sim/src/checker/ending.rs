@@ -1,7 +1,10 @@
 //! **Everything ends after the faults stop, and leaves nothing behind.**
 //!
 //! Source: the simulation's own promise: once all hosts are up and all links are whole, every run ends within the stated
-//! simulated time; then no grant, ready row, timer or stopped run is left.
+//! simulated time; then no grant, ready row, timer or stopped run is left, and the engine has nothing in memory but the
+//! sessions of those who are there.
+
+use stepwell::model::run::InMemory;
 
 use super::Bench;
 use crate::durable::Durable;
@@ -42,6 +45,9 @@ pub(super) fn at_the_end(
     if !in_time && durable.runs.values().all(|run| run.has_ended()) && open == 0 {
         bench.charge(name, "nobody answers the last questions".to_owned());
     }
+    if let Some(stats) = told.stats.as_ref().filter(|_| in_time) {
+        nothing_in_memory(&stats.in_memory, bench);
+    }
     for grant in durable.granted.values() {
         bench.charge(name, format!("a grant is left over: run {}", grant.run));
     }
@@ -50,5 +56,19 @@ pub(super) fn at_the_end(
     }
     for (due, run) in durable.timers.keys() {
         bench.charge(name, format!("a timer is left over: run {run}, due {due}"));
+    }
+}
+
+/// What the engine said it had in memory when it was asked last.
+fn nothing_in_memory(held: &InMemory, bench: &mut Bench<'_>) {
+    let expected = InMemory {
+        sessions: held.sessions,
+        ..InMemory::default()
+    };
+    if *held != expected {
+        bench.charge(
+            "everything ends after the faults stop",
+            format!("the engine has something in memory: {held:?}"),
+        );
     }
 }

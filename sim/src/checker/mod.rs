@@ -13,11 +13,13 @@ mod place;
 mod proof;
 mod release;
 mod replay;
+mod retention;
 mod start;
 mod tally;
 mod timer;
 
 use stepwell::model::id::{RunId, StepNo};
+use stepwell::model::time::Time;
 use stepwell::wire::message::Message;
 use stepwell_storage::{Op, Seq};
 
@@ -33,6 +35,7 @@ const VIOLATIONS_MAX: usize = 20;
 pub(crate) struct Court {
     pub(crate) durable: Durable,
     fence: fence::Fence,
+    engine_time: timer::EngineTime,
     violations: Vec<Violation>,
     /// Bodies that began although the outcome of their step was durable: allowed for a worker that has not heard yet.
     pub(crate) late_bodies: u64,
@@ -91,6 +94,7 @@ impl Court {
         };
         let mut tallied = false;
         let mut touched = std::collections::BTreeSet::new();
+        let mut forgotten = Vec::new();
         self.fence.batch_begins();
         for op in ops {
             let change = match self.durable.apply(op) {
@@ -105,6 +109,8 @@ impl Court {
                     touched.insert(*run);
                     journal::appended(&self.durable, *run, *index, &mut bench);
                     timer::appended(&self.durable, *run, *index, &mut bench);
+                    self.engine_time
+                        .appended(&self.durable, *run, *index, &mut bench);
                     self.fence.appended(&self.durable, *run, *index, &mut bench);
                 }
                 Change::Granted { slot, before } => {
@@ -120,13 +126,29 @@ impl Court {
                 Change::Moved { run } => {
                     touched.insert(*run);
                 }
+                Change::Forgotten { run } => forgotten.push(*run),
                 Change::Other => {}
             }
         }
+        self.engine_time.batch_ended(&self.durable, &mut bench);
+        retention::batch_ended(&self.durable, &forgotten, &mut bench);
         fence::one_grant_a_run(&self.durable, &mut bench);
         place::batch_ended(&self.durable, &touched, &mut bench);
         if tallied {
             tally::batch_ended(&self.durable, &mut bench);
+        }
+    }
+
+    /// Engine time cannot be later than this, by all that the server's clocks have shown.
+    pub(crate) fn engine_latest(&mut self, latest: Option<Time>) {
+        self.engine_time.latest = latest;
+    }
+
+    /// A generation is gone from the disk.
+    pub(crate) fn generation_dropped(&mut self, now_ms: u64, generation: u32) {
+        self.durable.doomed.remove(&generation);
+        if let Err(problem) = self.durable.nobody_is_in(generation) {
+            self.charge(retention::NAME, now_ms, problem);
         }
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 use stepwell::model::command::{ListRuns, Refusal};
 use stepwell::model::payload::Payload;
+use stepwell::model::run::Stats;
 use stepwell::runtime::link::NetDial;
 use stepwell::{Client, ClientError};
 
@@ -24,6 +25,8 @@ const AUDIT_LIMIT: Duration = Duration::from_secs(15);
 const AGAIN: Duration = Duration::from_millis(100);
 /// How often it looks whether the end has come.
 const LOOK: Duration = Duration::from_millis(50);
+/// How often the engine is asked for its counts until it reads nothing.
+const STATS_TRIES: u32 = 10;
 /// Rows asked for at once in the end: few, so that pages are turned.
 const PAGE: u32 = 7;
 
@@ -41,12 +44,21 @@ pub(crate) async fn ask(world: Arc<World>, number: u32) -> turmoil::Result {
         }
     }
     loop {
-        tokio::time::sleep(LOOK).await;
+        host.rest(LOOK).await;
         if number == 1
             && world.audit.load(Ordering::Relaxed)
             && !world.audited.load(Ordering::Relaxed)
         {
-            audit(&host, &client.clone().limit(AUDIT_LIMIT)).await;
+            // Again, if runs outlived their retention while they were counted.
+            let forgotten = || world.court().durable.forgotten_count();
+            loop {
+                let before = forgotten();
+                audit(&host, &client.clone().limit(AUDIT_LIMIT)).await;
+                if forgotten() == before {
+                    break;
+                }
+                world.told().listed.clear();
+            }
             world.audited.store(true, Ordering::Relaxed);
         }
     }
@@ -55,7 +67,7 @@ pub(crate) async fn ask(world: Arc<World>, number: u32) -> turmoil::Result {
 /// One job, from its time to its end.
 async fn begin(host: Arc<Host>, client: Client, index: usize) {
     let timed = host.world.plan.jobs[index].clone();
-    tokio::time::sleep(Duration::from_millis(
+    host.rest(Duration::from_millis(
         timed.at_ms.saturating_sub(host.now_ms()),
     ))
     .await;
@@ -202,7 +214,7 @@ fn wrong(host: &Host, text: String) {
 /// Whether the call has taken effect is unknown: it is made again.
 async fn again(host: &Host) {
     host.world.saw("starts with unknown outcome");
-    tokio::time::sleep(AGAIN).await;
+    host.rest(AGAIN).await;
 }
 
 async fn cancel(host: &Host, client: &Client, name: &str) {
@@ -220,7 +232,7 @@ async fn cancel(host: &Host, client: &Client, name: &str) {
             });
             host.world.told().cancels.push(name.to_owned());
         }
-        Err(error) => host.world.told().refused(name, acknowledged, &error),
+        Err(error) => refused(host, name, acknowledged, &error),
     }
 }
 
@@ -231,8 +243,16 @@ async fn wait(host: &Host, client: &Client, name: &str) {
     host.ends_call(call, &answer);
     match answer {
         Ok(outcome) => tell(host, name, outcome),
-        Err(error) => host.world.told().refused(name, acknowledged, &error),
+        Err(error) => refused(host, name, acknowledged, &error),
     }
+}
+
+/// A question about a run that had been acknowledged before (or not) got this error.
+fn refused(host: &Host, name: &str, acknowledged: bool, error: &ClientError) {
+    let forgotten = host.world.court().durable.was_forgotten(run_id(name));
+    host.world
+        .told()
+        .refused(name, acknowledged && !forgotten, error);
 }
 
 fn tell(host: &Host, name: &str, outcome: stepwell::model::run::Outcome) {
@@ -260,7 +280,7 @@ async fn look(host: &Host, client: &Client, name: &str) {
     let answer = client.status(run_id(name)).await;
     host.ends_call(call, &answer);
     if let Err(error) = answer {
-        return host.world.told().refused(name, acknowledged, &error);
+        return refused(host, name, acknowledged, &error);
     }
     // Hardly ever is there anything to resume; the refusal tells where the run is as well.
     let call = host.begins_call(name, Asked::Resume);
@@ -284,6 +304,8 @@ async fn audit(host: &Host, client: &Client) {
         host.ends_call(call, &answer);
         match answer {
             Ok(outcome) => tell(host, &name, outcome),
+            Err(ClientError::Refused(Refusal::NoSuchRun(_)))
+                if host.world.court().durable.was_forgotten(run_id(&name)) => {}
             Err(error) => host
                 .world
                 .told()
@@ -320,13 +342,26 @@ async fn audit(host: &Host, client: &Client) {
             break;
         }
     }
-    match client.stats().await {
+    match stats_at_rest(host, client).await {
         Ok(stats) => host.world.told().stats = Some(stats),
         Err(error) => host
             .world
             .told()
             .wrong
             .push(format!("the counts are not to be had: {error}")),
+    }
+}
+
+/// The engine's counts, once it reads nothing. Copies of old questions still arrive, and are read for.
+async fn stats_at_rest(host: &Host, client: &Client) -> Result<Stats, ClientError> {
+    let mut tries = 0;
+    loop {
+        let stats = client.stats().await?;
+        tries += 1;
+        if stats.in_memory.reads == 0 || tries == STATS_TRIES {
+            return Ok(stats);
+        }
+        host.rest(LOOK).await;
     }
 }
 

@@ -28,7 +28,7 @@ pub(crate) async fn work(world: Arc<World>, name: String) -> turmoil::Result {
         .worker(worker, Outside::live(host.clone()), version, slots);
     let handle = worker.grace(Duration::from_millis(500)).start()?;
     while !world.takes_drain(&name) {
-        tokio::time::sleep(LOOK).await;
+        host.rest(LOOK).await;
     }
     handle.drain().await;
     host.tell(format_args!("has drained"), || What::LifeEnded {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use stepwell::Workflow;
 
-use super::settings::{CLIENTS, Settings};
+use super::settings::Settings;
 use crate::draw::Draw;
 use crate::workload::{CHAIN, CHECKOUT, SOLO};
 
@@ -171,7 +171,7 @@ fn draw_run(run: u64, draw: &mut Draw, settings: &Settings, jobs: &mut Vec<Timed
     };
     let priority = draw.between(4, 6) as u8;
     let mut push = |at_ms, draw: &mut Draw, job| {
-        let client = draw.between(1, u64::from(CLIENTS)) as u32;
+        let client = draw.between(1, u64::from(settings.clients)) as u32;
         jobs.push(TimedJob { at_ms, client, job });
     };
     let start = |work| Job::Start {
@@ -222,7 +222,7 @@ fn draw_crowd(crowd: u64, draw: &mut Draw, settings: &Settings, runs: u64) -> Ti
     let at_ms = draw.between(100, settings.faults_end_ms - 1_000);
     TimedJob {
         at_ms,
-        client: draw.between(1, u64::from(CLIENTS)) as u32,
+        client: draw.between(1, u64::from(settings.clients)) as u32,
         job,
     }
 }

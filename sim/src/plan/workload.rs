@@ -4,7 +4,7 @@ use serde::Serialize;
 use stepwell::Workflow;
 
 use super::job::{Job, TimedJob, Work};
-use super::settings::{CLIENTS, Settings};
+use super::settings::Settings;
 use crate::draw::Draw;
 
 /// Collects what clients do. A suite's own draws come from streams named after the call and its number, so that one
@@ -38,7 +38,7 @@ impl Workload {
     }
 
     fn push(&mut self, draw: &mut Draw, at_ms: u64, job: Job) {
-        let client = draw.between(1, u64::from(CLIENTS)) as u32;
+        let client = draw.between(1, u64::from(self.settings.clients)) as u32;
         self.jobs.push(TimedJob { at_ms, client, job });
     }
 

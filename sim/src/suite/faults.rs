@@ -120,6 +120,10 @@ impl Faults {
         } else {
             settings.kinds = self.kinds.iter().copied().collect();
         }
+        let wrong_clocks = [FaultKind::WallForward, FaultKind::WallBack];
+        if !wrong_clocks.iter().any(|kind| self.kinds.contains(kind)) {
+            settings.clocks.clear();
+        }
         if !self.retried {
             settings.failures_per_mille = 0;
             settings.lost_replies_per_mille = 0;
@@ -128,6 +132,8 @@ impl Faults {
         }
         if !self.duplicated {
             settings.duplicates_per_mille = 0;
+            settings.very_late_copies_per_mille = 0;
+            settings.cut_replies_per_mille = 0;
             settings.late_copies_per_mille = 0;
         }
     }

@@ -4,6 +4,7 @@ mod clock;
 mod entropy;
 mod exec;
 mod net;
+mod pause;
 mod record;
 mod store;
 mod stream;
@@ -23,7 +24,7 @@ use crate::checker::Court;
 use crate::event::What;
 use crate::history::History;
 use crate::ledger::Ledger;
-use crate::plan::{FaultKind, Plan, Point, Strike};
+use crate::plan::{ClockError, FaultKind, Plan, Point, Strike};
 use crate::program::Program;
 use crate::told::Told;
 use crate::trace::Trace;
@@ -31,6 +32,7 @@ use crate::trace::Trace;
 use self::record::{Connections, Recorder};
 use self::stream::Socket;
 
+pub(crate) use self::clock::Clocks;
 pub(crate) use self::store::{InAir, WatchedStore};
 
 /// The host the engine is on.
@@ -66,6 +68,8 @@ pub(crate) struct World {
     strikes: Mutex<Vec<(Strike, Option<String>)>>,
     /// Something has happened that rules look at.
     news: AtomicBool,
+    clocks: Mutex<Clocks>,
+    pauses: pause::Pauses,
     /// A host's tasks are being dropped.
     crashing: AtomicBool,
     /// All runs have ended: one client asks about everything.
@@ -122,6 +126,8 @@ impl World {
             passed: Mutex::default(),
             strikes: Mutex::default(),
             news: AtomicBool::new(false),
+            clocks: Mutex::default(),
+            pauses: pause::Pauses::default(),
             crashing: AtomicBool::new(false),
             audit: AtomicBool::new(false),
             audited: AtomicBool::new(false),
@@ -165,6 +171,10 @@ impl World {
         lock(&self.told)
     }
 
+    pub(crate) fn clocks(&self) -> MutexGuard<'_, Clocks> {
+        lock(&self.clocks)
+    }
+
     pub(crate) fn struck(&self, kind: FaultKind) {
         *lock(&self.counts).faults.entry(kind).or_default() += 1;
     }
@@ -190,6 +200,23 @@ impl World {
 
     fn is_crashing(&self) -> bool {
         self.crashing.load(Ordering::Relaxed)
+    }
+
+    /// How far a host's wall clock is off, what was skipped not counted.
+    fn clock_error_ms(&self, host: &str, now_ms: u64) -> i64 {
+        let clocks = self.clocks();
+        let right = self.plan.settings.epoch_ms + now_ms + clocks.skipped_ms();
+        let shown = clocks.wall(host, self, now_ms);
+        i64::try_from(i128::from(shown.0) - i128::from(right)).unwrap_or(i64::MAX)
+    }
+
+    /// One wall clock jumps.
+    pub(crate) fn jump_clock(&self, host: &str, by_ms: i64) {
+        self.clocks().jump(host, by_ms);
+        let (now, life) = (self.now_ms(), self.life_of(host));
+        self.record(now, host, life, |_| What::Clock {
+            offset_ms: self.clock_error_ms(host, now),
+        });
     }
 
     /// Asks a worker to leave in peace.
@@ -304,17 +331,41 @@ impl World {
             batches.len()
         ));
         self.news.store(true, Ordering::Relaxed);
+        let engine_latest = self.clocks().engine_latest();
         let mut court = self.court();
+        court.engine_latest(engine_latest);
         if self.is_recording() {
-            return self.record_committed(now_ms, seq, batches, &mut court);
+            self.record_committed(now_ms, seq, batches, &mut court);
+        } else {
+            for (seq, ops) in batches {
+                court.committed(now_ms, *seq, ops);
+            }
         }
-        for (seq, ops) in batches {
-            court.committed(now_ms, *seq, ops);
+        let forgotten = court.durable.take_forgotten();
+        drop(court);
+        for (run, id) in forgotten {
+            self.saw("runs forgotten after their retention");
+            self.ledger().forget(run, id);
         }
+    }
+
+    /// The server opens its disk.
+    fn store_opens(&self) {
+        self.court().durable.opens();
+    }
+
+    /// A generation is gone from the disk.
+    fn generation_dropped(&self, now_ms: u64, generation: u32) {
+        self.note(format_args!("{now_ms} dropped generation {generation}"));
+        self.saw("generations dropped");
+        self.court().generation_dropped(now_ms, generation);
     }
 
     /// A frame leaves the server.
     fn released(&self, now_ms: u64, to: &str, message: &Message) {
+        if matches!(message, Message::ReportRefused(_)) {
+            self.saw("late reports refused");
+        }
         let mut court = self.court();
         if let Message::HandOut(hand_out) = message
             && let Some(run) = court.durable.runs.get(&hand_out.run)
@@ -332,6 +383,22 @@ impl World {
     }
 }
 
+/// A frame that will be sent again.
+struct Copied {
+    /// When, counting what is skipped.
+    due_ms: u64,
+    /// When it was sent first.
+    sent_ms: u64,
+    /// Over which connection.
+    label: Arc<str>,
+    frame: Bytes,
+}
+
+/// A copy that is older than this is not sent any more: nothing in a network lives as long as a retention.
+const COPY_AGE_MAX_MS: u64 = 72 * 3_600_000;
+/// A copy is late by hours from here on.
+const HOUR_MS: u64 = 3_600_000;
+
 /// One life of a host: from its start to its crash.
 pub(crate) struct Host {
     pub(crate) world: Arc<World>,
@@ -339,8 +406,9 @@ pub(crate) struct Host {
     pub(crate) life: u32,
     born_ms: u64,
     born: tokio::time::Instant,
+    clock: ClockError,
     /// Copies of frames that will be sent again, by peer.
-    again: Mutex<BTreeMap<String, Vec<(u64, Bytes)>>>,
+    again: Mutex<BTreeMap<String, Vec<Copied>>>,
     /// Its connections, in the order in which they were opened.
     sockets: Mutex<Vec<Weak<Mutex<Option<TcpStream>>>>>,
 }
@@ -355,6 +423,10 @@ impl Host {
             *life
         };
         let born_ms = world.now_ms();
+        if name == "server" {
+            world.clocks().server_begins();
+        }
+        let clock = clock::error_of(world, name);
         let (world, name, born) = (world.clone(), name.to_owned(), tokio::time::Instant::now());
         let host = Self {
             world,
@@ -362,6 +434,7 @@ impl Host {
             life,
             born_ms,
             born,
+            clock,
             again: Mutex::default(),
             sockets: Mutex::default(),
         };
@@ -394,11 +467,9 @@ impl Host {
 
     /// How far its wall clock is off, if it is.
     fn record_clock(&self) {
-        let ahead_ms = self.world.plan.settings.server_ahead_ms;
-        if self.name == SERVER_NAME && ahead_ms > 0 {
-            self.record(|_| What::Clock {
-                offset_ms: ahead_ms as i64,
-            });
+        let offset_ms = self.world.clock_error_ms(&self.name, self.now_ms());
+        if offset_ms != 0 {
+            self.record(|_| What::Clock { offset_ms });
         }
     }
 
@@ -417,25 +488,49 @@ impl Host {
         }
     }
 
-    /// Keeps a frame, to be sent to the peer again from that time on, over whatever connection there is.
-    fn send_again(&self, peer: &str, due_ms: u64, frame: Bytes) {
+    /// Simulated time and what was skipped of it.
+    fn passed_ms(&self) -> u64 {
+        self.now_ms() + self.world.clocks().skipped_ms()
+    }
+
+    /// Keeps a frame, to be sent to the peer again after that time, over whatever connection there is.
+    fn send_again(&self, peer: &str, label: &Arc<str>, after_ms: u64, frame: Bytes) {
+        let (sent_ms, label) = (self.passed_ms(), label.clone());
+        let due_ms = sent_ms + after_ms;
         lock(&self.again)
             .entry(peer.to_owned())
             .or_default()
-            .push((due_ms, frame));
+            .push(Copied {
+                due_ms,
+                sent_ms,
+                label,
+                frame,
+            });
     }
 
-    fn due_again(&self, peer: &str) -> Vec<Bytes> {
-        let (now_ms, mut again) = (self.now_ms(), lock(&self.again));
+    /// What is to be sent again now, over the connection of this label.
+    fn due_again(&self, peer: &str, label: &Arc<str>) -> Vec<Bytes> {
+        let (now_ms, mut again) = (self.passed_ms(), lock(&self.again));
         let Some(kept) = again.get_mut(peer) else {
             return Vec::new();
         };
         let (due, later) = std::mem::take(kept)
             .into_iter()
-            .partition(|(due_ms, _)| *due_ms <= now_ms);
+            .partition(|copy| copy.due_ms <= now_ms);
         *kept = later;
-        let due: Vec<(u64, Bytes)> = due;
-        due.into_iter().map(|(_, frame)| frame).collect()
+        let mut due: Vec<Copied> = due;
+        due.retain(|copy| now_ms - copy.sent_ms <= COPY_AGE_MAX_MS);
+        for copy in &due {
+            self.world.saw("frames sent again late");
+            if copy.label != *label {
+                self.world
+                    .saw("frames sent again late over another connection");
+            }
+            if now_ms - copy.sent_ms >= HOUR_MS {
+                self.world.saw("frames sent again hours late");
+            }
+        }
+        due.into_iter().map(|copy| copy.frame).collect()
     }
 
     /// The world as the engine's code sees it from here.

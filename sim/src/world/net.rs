@@ -19,7 +19,9 @@ impl Net for HostNet {
     fn connect(&self, address: &str) -> BoxFuture<'static, io::Result<Box<dyn Stream>>> {
         let (host, address) = (self.0.clone(), address.to_owned());
         Box::pin(async move {
+            host.awake().await;
             let stream = TcpStream::connect(address.as_str()).await;
+            host.awake().await;
             let peer = address.split(':').next().unwrap_or_default().to_owned();
             let from = stream
                 .as_ref()
@@ -64,7 +66,9 @@ struct Listening {
 impl Listener for Listening {
     fn accept(&mut self) -> BoxFuture<'_, io::Result<(Box<dyn Stream>, String)>> {
         Box::pin(async move {
+            self.host.awake().await;
             let (stream, from) = self.listener.accept().await?;
+            self.host.awake().await;
             let peer = turmoil::reverse_lookup(from.ip()).unwrap_or_else(|| from.ip().to_string());
             let number = self.accepted.fetch_add(1, Ordering::Relaxed);
             let connection = lock(&self.host.world.connections).accepted(from);

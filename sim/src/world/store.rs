@@ -39,7 +39,13 @@ impl WatchedStore {
         let options = MemOptions {
             entropy: crate::draw::hash(world.plan.seed, "store id"),
             sync_time: Duration::from_millis(world.plan.settings.sync_ms),
-            pause: Arc::new(|span| Box::pin(tokio::time::sleep(span))),
+            pause: {
+                let host = host.clone();
+                Arc::new(move |span| {
+                    let host = host.clone();
+                    Box::pin(async move { host.rest(span).await })
+                })
+            },
         };
         // Which of the batches in the air survived, the disk alone knows.
         let kept = world.disk.committed_seq();
@@ -47,6 +53,7 @@ impl WatchedStore {
         let store = Self { inner, host, air };
         store.tell(kept, &world);
         store.air().0.clear();
+        world.store_opens();
         Ok(store)
     }
 
@@ -128,7 +135,11 @@ impl Store for WatchedStore {
     fn drop_generation(&self, generation: u32) -> BoxFuture<'_, Result<(), CommitFailure>> {
         Box::pin(async move {
             let dropped = self.inner.drop_generation(generation).await;
-            self.tell(self.inner.committed(), &self.host.world);
+            let world = &self.host.world;
+            self.tell(self.inner.committed(), world);
+            if dropped.is_ok() {
+                world.generation_dropped(self.host.now_ms(), generation);
+            }
             dropped
         })
     }

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use stepwell::model::id::{RunNo, Token};
@@ -25,6 +25,14 @@ use crate::event::{Copies, What};
 const HEAD_BYTES: usize = 4;
 /// The latest a copy comes.
 const LATE_MAX_MS: u64 = 3_000;
+/// The latest a copy comes that is late by hours.
+const VERY_LATE_MAX_MS: u64 = 47 * 3_600_000;
+
+/// Whether a frame of the server tells of a commit.
+fn is_answer(frame: &Bytes) -> bool {
+    let kind = frame.get(HEAD_BYTES);
+    kind.is_some_and(|kind| matches!(kind, 10 | 12 | 13 | 15 | 60..=62 | 65))
+}
 
 /// Whether a frame is one that stands for itself. What is about the connection as such (hello, welcome, heartbeat,
 /// closing, offer) has no meaning outside its place.
@@ -41,7 +49,10 @@ pub(super) struct FrameStream {
     host: Arc<Host>,
     peer: String,
     socket: Socket,
+    label: Arc<str>,
     draw: Draw,
+    /// Whoever waits for something to read, to be told if the connection is cut from here.
+    reader: Option<Waker>,
     /// The first frame is out.
     greeted: bool,
     sent: Frames,
@@ -68,7 +79,7 @@ impl FrameStream {
             host.life,
             host.now_ms()
         );
-        let draw = Draw::of(host.world.plan.seed, label);
+        let draw = Draw::of(host.world.plan.seed, &label);
         let socket = Arc::new(Mutex::new(Some(inner)));
         host.opened(&socket);
         let (sent, received) = (Frames::default(), Frames::default());
@@ -76,7 +87,9 @@ impl FrameStream {
             host,
             peer,
             socket,
+            label: label.into(),
             draw,
+            reader: None,
             greeted: false,
             sent,
             received,
@@ -94,13 +107,23 @@ impl FrameStream {
         self.sent.0.extend_from_slice(bytes);
         let mut out = BytesMut::new();
         while let Some(frame) = self.sent.next() {
+            if self.is_cut_before(&frame) {
+                return self.cut(&frame);
+            }
             let message = Message::decode(&frame[HEAD_BYTES..]).ok();
             self.count_sent(message.as_ref(), Copies::First);
             self.look_at_sent(&frame, message.as_ref());
             out.extend_from_slice(&frame);
             if may_come_late(&frame) && self.draw.chance(settings.late_copies_per_mille) {
-                let due_ms = self.host.now_ms() + self.draw.between(20, LATE_MAX_MS);
-                self.host.send_again(&self.peer, due_ms, frame.clone());
+                let very = settings.very_late_copies_per_mille;
+                let latest_ms = if settings.skips_time && self.draw.chance(very) {
+                    VERY_LATE_MAX_MS
+                } else {
+                    LATE_MAX_MS
+                };
+                let after_ms = self.draw.between(20, latest_ms);
+                self.host
+                    .send_again(&self.peer, &self.label, after_ms, frame.clone());
             }
             if self.draw.chance(settings.duplicates_per_mille) {
                 self.host.world.saw("frames sent twice");
@@ -110,7 +133,7 @@ impl FrameStream {
         }
         // A hello comes first, in any case.
         if self.greeted {
-            for frame in self.host.due_again(&self.peer) {
+            for frame in self.host.due_again(&self.peer, &self.label) {
                 self.host.line(format_args!(
                     "> {} again {:016x}",
                     self.peer,
@@ -120,7 +143,6 @@ impl FrameStream {
                     let message = Message::decode(&frame[HEAD_BYTES..]).ok();
                     self.count_sent(message.as_ref(), Copies::Late);
                 }
-                self.host.world.saw("frames sent again late");
                 out.extend_from_slice(&frame);
             }
         }
@@ -137,6 +159,34 @@ impl FrameStream {
         }
         if !out.is_empty() {
             self.pieces.push_back(out);
+        }
+    }
+
+    /// Whether this answer of the server never leaves.
+    fn is_cut_before(&mut self, frame: &Bytes) -> bool {
+        let settings = &self.host.world.plan.settings;
+        let per_mille = settings.cut_replies_per_mille;
+        if per_mille == 0 || self.host.name != "server" || !is_answer(frame) {
+            return false;
+        }
+        self.host.now_ms() < settings.faults_end_ms && self.draw.chance(per_mille)
+    }
+
+    /// The connection is gone, before this frame could leave.
+    fn cut(&mut self, frame: &Bytes) {
+        let kind = frame.get(HEAD_BYTES).copied().unwrap_or(0);
+        self.host
+            .note(format_args!("x {} cut before kind {kind}", self.peer));
+        self.host.world.saw("replies cut off after their commit");
+        self.pieces.clear();
+        drop(
+            self.socket
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
         }
     }
 
@@ -249,6 +299,8 @@ impl AsyncRead for FrameStream {
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        ready!(self.host.poll_awake(cx));
+        self.reader = Some(cx.waker().clone());
         let before = into.filled().len();
         ready!(on(&self.socket, |inner| inner.poll_read(cx, into)))?;
         let this = &mut *self;
@@ -266,6 +318,7 @@ impl AsyncWrite for FrameStream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.host.poll_awake(cx));
         ready!(self.poll_pieces(cx))?;
         self.take(bytes);
         // What does not go out now goes out before the next write, flush or shutdown.
@@ -276,11 +329,13 @@ impl AsyncWrite for FrameStream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.host.poll_awake(cx));
         ready!(self.poll_pieces(cx))?;
         on(&self.socket, |inner| inner.poll_flush(cx))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.host.poll_awake(cx));
         ready!(self.poll_pieces(cx))?;
         on(&self.socket, |inner| inner.poll_shutdown(cx))
     }
