@@ -18,6 +18,9 @@
 //! - `world`: clock, entropy, network and disk as the engine sees them.
 //! - `host`: the programs. `workload`: the workflows, which carry their own proof. `ledger`: the outside world.
 //! - `checker`: what must hold, one file per property. `skip`: time that nobody needs.
+//! - `checker`: what must hold, one file per property.
+//! - [`run_recorded`]: a plan with all that happened, and its report as a page to look at. [`event`]: what is taken down;
+//!   [`picture`]: what is drawn of it.
 //! - [`first_difference`]: where two traces of one seed part.
 //!
 //! # What it is not
@@ -32,22 +35,43 @@
 //! in, or 180 where waits are long. What is skipped does not count: in half of the worlds some runs wait for hours, days or
 //! a year, and all wall clocks are put forward while every run waits.
 
+mod audit;
 mod checker;
 pub mod draw;
 mod durable;
+pub mod event;
+mod history;
 mod host;
 mod ledger;
+mod outside;
+mod page;
 mod panics;
+pub mod picture;
 pub mod plan;
+mod program;
+mod recording;
 mod report;
+mod shipped;
+mod shrink;
 mod simulation;
 mod skip;
+mod suite;
 mod told;
 mod trace;
 mod workload;
 mod world;
 
-pub use plan::Plan;
+pub use audit::{Audit, AuditedStep, CrashMap, CrashPoint};
+pub use draw::Draw;
+pub use history::{EffectSeen, History, RunSeen};
+pub use ledger::Effect;
+pub use outside::{CallError, Outside};
+pub use plan::{Plan, Point, Strike, Workload};
+pub use program::SimWorker;
+pub use recording::{Journal, JournalEntry, Recording, Written};
 pub use report::{Report, Violation};
-pub use simulation::{run, run_traced};
+pub use shipped::Shipped;
+pub use shrink::Shrunk;
+pub use simulation::{run, run_recorded, run_traced};
+pub use suite::{Failed, FaultClass, Faults, Options, Progress, Seeds, Sim, Suite, SuiteReport};
 pub use trace::first_difference;

@@ -3,6 +3,13 @@
 use stepwell_sim::plan::{ChainInput, Fault, FaultKind, Job, TimedFault, TimedJob, Work};
 use stepwell_sim::{Plan, run};
 
+fn chain(input: &ChainInput) -> Work {
+    Work {
+        workflow: "chain".to_owned(),
+        input: serde_json::to_value(input).unwrap(),
+    }
+}
+
 /// Many chains, and this host stands still now and then, for so long.
 fn paused(kind: FaultKind, host: &str, span_ms: u64) -> Plan {
     let mut plan = Plan::of_seed(3).calm();
@@ -17,7 +24,7 @@ fn paused(kind: FaultKind, host: &str, span_ms: u64) -> Plan {
             client: 1,
             job: Job::Start {
                 name: format!("chain-{n}"),
-                work: Work::Chain(ChainInput {
+                work: chain(&ChainInput {
                     links: 30,
                     salt: n,
                     sleeps_every: 40,

@@ -3,6 +3,13 @@
 use stepwell_sim::plan::{ChainInput, Job, TimedJob, Work};
 use stepwell_sim::{Plan, run};
 
+fn chain(input: &ChainInput) -> Work {
+    Work {
+        workflow: "chain".to_owned(),
+        input: serde_json::to_value(input).unwrap(),
+    }
+}
+
 const DAY_MS: u64 = 86_400_000;
 
 /// One run that sleeps for so long, three times.
@@ -15,7 +22,7 @@ fn sleeper(sleep_ms: u64) -> Plan {
         client: 1,
         job: Job::Start {
             name: "sleeper".to_owned(),
-            work: Work::Chain(ChainInput {
+            work: chain(&ChainInput {
                 links: 3,
                 salt: 1,
                 sleeps_every: 1,

@@ -11,6 +11,7 @@ use stepwell::model::id::RunId;
 use super::Bench;
 use crate::durable::Durable;
 use crate::ledger::Ledger;
+use crate::workload::CALL;
 
 const NAME: &str = "one effect for each key";
 const GHOST: &str = "no effect for what does not exist";
@@ -37,7 +38,7 @@ pub(super) fn at_the_end(durable: &Durable, ledger: &Ledger, bench: &mut Bench<'
             };
             let key = format!("{}-{}", started.id, step.number);
             let recorded: Option<u64> = step.output.to().ok();
-            let effect = ledger.effect_of(*no, &key);
+            let effect = ledger.of_run(*no, CALL, &key);
             if effect.map(|effect| effect.value) != recorded {
                 bench.charge(
                     NAME,
@@ -50,7 +51,7 @@ pub(super) fn at_the_end(durable: &Durable, ledger: &Ledger, bench: &mut Bench<'
             }
         }
         let mut requests: BTreeMap<&str, u32> = BTreeMap::new();
-        for (_, effect) in ledger.effects_of(*no, started.id) {
+        for effect in ledger.effects_of(*no, started.id) {
             *requests.entry(effect.request.as_str()).or_default() += 1;
         }
         for (request, count) in requests.into_iter().filter(|(_, count)| *count > 1) {

@@ -7,6 +7,7 @@ mod effect;
 mod ending;
 mod fence;
 mod journal;
+mod model;
 mod outcome;
 mod place;
 mod proof;
@@ -48,7 +49,7 @@ pub(crate) struct Bench<'a> {
 
 impl Bench<'_> {
     /// Something does not hold.
-    pub(crate) fn charge(&mut self, checker: &'static str, text: String) {
+    pub(crate) fn charge(&mut self, checker: &str, text: String) {
         if self.violations.len() < VIOLATIONS_MAX {
             self.violations.push(Violation {
                 checker: checker.to_owned(),
@@ -64,7 +65,7 @@ impl Court {
         Self::default()
     }
 
-    pub(crate) fn charge(&mut self, checker: &'static str, now_ms: u64, text: String) {
+    pub(crate) fn charge(&mut self, checker: &str, now_ms: u64, text: String) {
         Bench {
             now_ms,
             violations: &mut self.violations,
@@ -74,6 +75,11 @@ impl Court {
 
     pub(crate) fn has_charges(&self) -> bool {
         !self.violations.is_empty()
+    }
+
+    /// What was found so far.
+    pub(crate) fn charges(&self) -> &[Violation] {
+        &self.violations
     }
 
     pub(crate) fn take_charges(&mut self) -> Vec<Violation> {
@@ -190,14 +196,26 @@ pub(crate) fn at_the_end(world: &World, in_time: bool) {
         now_ms: world.now_ms(),
         violations: &mut court.violations,
     };
-    ending::at_the_end(&court.durable, &told, in_time, &mut bench);
+    let ending = &world.program.ending;
+    ending::at_the_end(&court.durable, &told, ending, in_time, &mut bench);
     start::at_the_end(&court.durable, &told, &mut bench);
     outcome::at_the_end(&court.durable, &told, &mut bench);
-    effect::at_the_end(&court.durable, &ledger, &mut bench);
-    proof::at_the_end(&court.durable, &ledger, &world.plan, &mut bench);
+    let checked = model::at_the_end(
+        &court.durable,
+        &told.calls,
+        &world.plan.settings,
+        &mut bench,
+    );
+    world.saw_many("calls explained", checked.calls);
+    world.saw_many("calls explained that have no answer", checked.unknown);
+    world.saw_many("runs with too many orders of calls", checked.given_up);
+    if world.program.is_engine {
+        effect::at_the_end(&court.durable, &ledger, &mut bench);
+        proof::at_the_end(&court.durable, &ledger, &world.plan, &mut bench);
+    }
     if in_time {
         tally::at_the_end(&court.durable, &told, &mut bench);
     }
     journal::at_the_end(&court.durable, &world.disk, &mut bench);
-    replay::at_the_end(&court.durable, &mut bench);
+    replay::at_the_end(&court.durable, &world.program, &mut bench);
 }

@@ -14,7 +14,9 @@ use super::Bench;
 use crate::durable::{Durable, DurableRun};
 use crate::ledger::Ledger;
 use crate::plan::{ChainInput, Job, Order, Plan, Solo, TimedJob};
-use crate::workload::{CHAIN, CHECKOUT, DECLINED, Receipt, SOLO, chain_expected, chain_request};
+use crate::workload::{
+    CALL, CHAIN, CHECKOUT, DECLINED, Receipt, SOLO, chain_expected, chain_request,
+};
 
 const NAME: &str = "the workload's proof holds";
 /// The class of the failure of a run that lost too many workers.
@@ -27,7 +29,7 @@ pub(super) fn at_the_end(durable: &Durable, ledger: &Ledger, plan: &Plan, bench:
         };
         let asked = |job: &TimedJob| match &job.job {
             Job::Start { name, .. } => Some(name) == started.name.as_ref(),
-            Job::StartMany { chains } => chains
+            Job::StartMany { runs, .. } => runs
                 .iter()
                 .any(|(name, _)| Some(name) == started.name.as_ref()),
             _ => false,
@@ -89,7 +91,7 @@ fn chain(no: RunNo, run: &DurableRun, ledger: &Ledger) -> Result<(), String> {
         Some(Entry::Completed(completed)) => {
             let value = |number| {
                 ledger
-                    .effect_of(no, &format!("{id}-{number}"))
+                    .of_run(no, CALL, &format!("{id}-{number}"))
                     .map_or(0, |effect| effect.value)
             };
             let (links, result) = chain_expected(&input, value);
@@ -105,7 +107,7 @@ fn chain(no: RunNo, run: &DurableRun, ledger: &Ledger) -> Result<(), String> {
                 .collect();
             match ledger
                 .effects_of(no, id)
-                .map(|(_, effect)| &effect.request)
+                .map(|effect| &effect.request)
                 .find(|request| !requests.contains(request))
             {
                 Some(strange) => Err(format!("`{strange}` is no link of the chain")),

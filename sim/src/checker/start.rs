@@ -42,9 +42,8 @@ pub(super) fn at_the_end(durable: &Durable, told: &Told, bench: &mut Bench<'_>) 
             continue;
         }
         let input = payload_of(&start.work);
-        let is_same = |started: &&Started| {
-            started.workflow == start.work.workflow() && started.input == input
-        };
+        let is_same =
+            |started: &&Started| started.workflow == start.work.workflow && started.input == input;
         let same = runs.iter().filter(|started| is_same(started)).count();
         match &start.answer {
             StartAnswer::Exists { .. } if same == 0 => {

@@ -10,6 +10,7 @@ use stepwell::model::time::Time;
 use stepwell::runtime::engine::OpenError;
 use stepwell_storage::OpenRefusal;
 
+use crate::event::What;
 use crate::world::{Host, InAir, WatchedStore, World};
 
 /// What the disk says when a read is planned to fail.
@@ -21,7 +22,11 @@ pub(crate) async fn serve(world: Arc<World>, air: Arc<Mutex<InAir>>) -> turmoil:
     let store = match WatchedStore::acquire(host.clone(), air) {
         Ok(store) => store,
         Err(OpenRefusal::Full { .. }) => {
-            host.note(format_args!("finds no room to open its store"));
+            host.tell(format_args!("finds no room to open its store"), || {
+                What::LifeEnded {
+                    how: "it finds no room to open its store".to_owned(),
+                }
+            });
             return Ok(());
         }
         Err(refusal) => {
@@ -70,7 +75,11 @@ pub(crate) async fn serve(world: Arc<World>, air: Arc<Mutex<InAir>>) -> turmoil:
         host.note(format_args!("does not listen: {error}"));
     }
     let reason = engine.stopped().await;
-    host.note(format_args!("stops by itself: {reason}"));
+    host.tell(format_args!("stops by itself: {reason}"), || {
+        What::LifeEnded {
+            how: format!("it stops by itself: {reason}"),
+        }
+    });
     world.saw("engines that poisoned themselves");
     Ok(())
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::settings::Settings;
 use crate::draw::Draw;
+use crate::suite::FaultClass;
 
 const HOUR_MS: u64 = 3_600_000;
 /// A wall clock is set back by this much at most.
@@ -42,6 +43,8 @@ pub enum FaultKind {
     SyncFailed,
     /// The disk has no room.
     DiskFull,
+    /// All workers are swapped to the next version of the code.
+    Deployed,
     /// A worker process stands still, past its grants perhaps, and goes on where it was. Monotonic time goes on.
     WorkerPaused,
     /// The server process stands still.
@@ -62,7 +65,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All kinds.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::WorkerKilled,
         Self::WorkerKilledSilently,
         Self::WorkerDrained,
@@ -76,6 +79,7 @@ impl FaultKind {
         Self::SlowDisk,
         Self::SyncFailed,
         Self::DiskFull,
+        Self::Deployed,
         Self::WorkerPaused,
         Self::ServerPaused,
         Self::ClientPaused,
@@ -85,6 +89,34 @@ impl FaultKind {
         Self::WallBack,
         Self::ReadFailed,
     ];
+
+    /// The class of what happens in production that it belongs to.
+    pub fn class(self) -> FaultClass {
+        match self {
+            Self::WorkerKilled
+            | Self::WorkerKilledSilently
+            | Self::WorkerDrained
+            | Self::ClientKilled
+            | Self::ServerKilled
+            | Self::PowerLost
+            | Self::SyncFailed
+            | Self::DiskFull
+            | Self::ReadFailed => FaultClass::Killed,
+            Self::Partitioned
+            | Self::CutOneWay
+            | Self::Held
+            | Self::SlowLink
+            | Self::SlowDisk
+            | Self::WorkerPaused
+            | Self::ServerPaused
+            | Self::ClientPaused
+            | Self::RollingPartition
+            | Self::AllCut
+            | Self::WallForward
+            | Self::WallBack => FaultClass::Delayed,
+            Self::Deployed => FaultClass::Deployed,
+        }
+    }
 }
 
 /// What goes wrong with whom.
@@ -166,6 +198,7 @@ fn draw_one(draw: &mut Draw, settings: &Settings) -> TimedFault {
         FaultKind::CutOneWay => (peer, server, 0),
         FaultKind::SlowLink => (server, peer, 20 + extent % (timeout / 2)),
         FaultKind::SlowDisk => (server, String::new(), 20 + extent % (timeout * 2)),
+        FaultKind::Deployed => (String::new(), String::new(), 0),
         FaultKind::SyncFailed | FaultKind::DiskFull | FaultKind::ReadFailed => {
             (server, String::new(), extent)
         }

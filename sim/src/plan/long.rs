@@ -1,8 +1,9 @@
 //! Waits of hours, days and years, in the worlds that skip time.
 
-use super::job::{ChainInput, Job, TimedJob, Work};
+use super::job::{ChainInput, Job, Order, TimedJob, Work};
 use super::settings::Settings;
 use crate::draw::{Draw, hash};
+use crate::workload::{CHAIN, CHECKOUT};
 
 const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
@@ -26,24 +27,38 @@ pub(super) fn lengthen(seed: u64, settings: &Settings, jobs: &mut [TimedJob]) {
                 if draw.chance(settings.long_waits_per_mille / 4) {
                     *delay_ms = long_ms(&mut draw);
                 }
-                match work {
-                    Work::Chain(input) => lengthen_chain(seed, settings, input),
-                    Work::Checkout(order) => {
-                        let label = hash(order.cents, order.wait_ms);
-                        let mut draw = Draw::of(seed, format_args!("long wait of {label:016x}"));
-                        if draw.chance(settings.long_waits_per_mille) {
-                            order.wait_ms = long_ms(&mut draw);
-                        }
-                    }
-                    _ => {}
-                }
+                lengthen_work(seed, settings, work);
             }
-            Job::StartMany { chains } => {
-                for (_, input) in chains {
-                    lengthen_chain(seed, settings, input);
+            Job::StartMany { workflow, runs } => {
+                for (_, input) in runs {
+                    let mut work = Work {
+                        workflow: workflow.clone(),
+                        input: std::mem::take(input),
+                    };
+                    lengthen_work(seed, settings, &mut work);
+                    *input = work.input;
                 }
             }
             _ => {}
+        }
+    }
+}
+
+fn lengthen_work(seed: u64, settings: &Settings, work: &mut Work) {
+    if work.workflow == CHAIN.name()
+        && let Ok(mut input) = serde_json::from_value(work.input.clone())
+    {
+        lengthen_chain(seed, settings, &mut input);
+        *work = Work::of(CHAIN, &input);
+    }
+    if work.workflow == CHECKOUT.name()
+        && let Ok(mut order) = serde_json::from_value::<Order>(work.input.clone())
+    {
+        let label = hash(order.cents, order.wait_ms);
+        let mut draw = Draw::of(seed, format_args!("long wait of {label:016x}"));
+        if draw.chance(settings.long_waits_per_mille) {
+            order.wait_ms = long_ms(&mut draw);
+            *work = Work::of(CHECKOUT, &order);
         }
     }
 }

@@ -8,18 +8,27 @@ mod clock;
 mod fault;
 mod job;
 mod long;
+mod script;
 mod settings;
+mod workload;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::clock::ClockError;
 pub use self::fault::{Fault, FaultKind, TimedFault};
 pub use self::job::{ChainInput, Job, Order, Solo, TimedJob, Work};
+pub use self::script::{Point, Scripted, Strike};
 pub use self::settings::Settings;
+pub use self::workload::Workload;
+
+/// The name of the engine's own suite.
+pub const ENGINE: &str = "engine";
 
 /// The plan of one simulated run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
+    /// Whose workflows it runs: the name of the suite.
+    pub suite: String,
     /// What it is drawn from, and what is decided underway.
     pub seed: u64,
     /// How the world is made.
@@ -28,34 +37,62 @@ pub struct Plan {
     pub jobs: Vec<TimedJob>,
     /// What goes wrong.
     pub faults: Vec<TimedFault>,
+    /// What goes wrong at points of the program.
+    #[serde(default)]
+    pub script: Vec<Scripted>,
 }
 
 impl Plan {
-    /// The plan of a seed.
+    /// The plan of a seed of the engine's own suite.
     pub fn of_seed(seed: u64) -> Self {
-        Self::of_settings(seed, Settings::draw(seed))
+        Self::of_engine(seed, |_| {})
     }
 
     /// A plan in which nearly every run sleeps for hours, days or longer, several times.
     pub fn timer_heavy(seed: u64) -> Self {
-        let settings = Settings {
-            tick_ms: 10,
-            skips_time: true,
-            long_waits_per_mille: 950,
-            ..Settings::draw(seed)
-        };
-        Self::of_settings(seed, settings)
+        Self::of_engine(seed, |settings| {
+            settings.tick_ms = 10;
+            settings.skips_time = true;
+            settings.long_waits_per_mille = 950;
+            settings.heal_max_ms = 180_000;
+        })
     }
 
-    fn of_settings(seed: u64, settings: Settings) -> Self {
+    pub(crate) fn of_engine(seed: u64, limit: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = Settings::draw(seed);
+        limit(&mut settings);
         let mut jobs = job::draw_all(seed, &settings);
         long::lengthen(seed, &settings, &mut jobs);
         let faults = fault::draw_all(seed, &settings);
         Self {
+            suite: ENGINE.to_owned(),
             seed,
             settings,
             jobs,
             faults,
+            script: Vec::new(),
+        }
+    }
+
+    /// The plan of a seed of another suite, whose jobs `draw` collects.
+    pub(crate) fn drawn(
+        suite: &str,
+        seed: u64,
+        limit: impl FnOnce(&mut Settings),
+        draw: impl FnOnce(&mut Workload),
+    ) -> Self {
+        let mut settings = Settings::draw(seed);
+        limit(&mut settings);
+        let mut workload = Workload::new(seed, &settings);
+        draw(&mut workload);
+        let faults = fault::draw_all(seed, &settings);
+        Self {
+            suite: suite.to_owned(),
+            seed,
+            settings,
+            jobs: workload.into_jobs(),
+            faults,
+            script: Vec::new(),
         }
     }
 

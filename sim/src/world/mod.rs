@@ -5,6 +5,7 @@ mod entropy;
 mod exec;
 mod net;
 mod pause;
+mod record;
 mod store;
 mod stream;
 
@@ -20,23 +21,37 @@ use stepwell_storage::{MemDisk, Op, Seq};
 use turmoil::net::TcpStream;
 
 use crate::checker::Court;
+use crate::event::What;
+use crate::history::History;
 use crate::ledger::Ledger;
-use crate::plan::{ClockError, FaultKind, Plan};
+use crate::plan::{ClockError, FaultKind, Plan, Point, Strike};
+use crate::program::Program;
 use crate::told::Told;
 use crate::trace::Trace;
 
+use self::record::{Connections, Recorder};
 use self::stream::Socket;
 
 pub(crate) use self::clock::Clocks;
 pub(crate) use self::store::{InAir, WatchedStore};
 
+/// The host the engine is on.
+const SERVER_NAME: &str = "server";
+
 /// What all hosts of one simulation share.
 pub(crate) struct World {
     pub(crate) plan: Plan,
+    /// What runs in it.
+    pub(crate) program: Arc<Program>,
     /// The server's disk.
     pub(crate) disk: MemDisk,
     now_ms: AtomicU64,
     trace: Mutex<Trace>,
+    /// Takes events down, if somebody will look at them.
+    recorder: Option<Mutex<Recorder>>,
+    connections: Mutex<Connections>,
+    /// Calls to the outside world, counted.
+    calls: AtomicU64,
     court: Mutex<Court>,
     ledger: Mutex<Ledger>,
     told: Mutex<Told>,
@@ -45,6 +60,16 @@ pub(crate) struct World {
     drains: Mutex<BTreeSet<String>>,
     clocks: Mutex<Clocks>,
     pauses: pause::Pauses,
+    /// The version of the code that each worker has; the first where nothing is said.
+    deployed: Mutex<BTreeMap<String, usize>>,
+    /// Recorded outcomes that were handed out to be replayed.
+    replays: AtomicU64,
+    /// How often each point was passed.
+    passed: Mutex<BTreeMap<Point, u32>>,
+    /// What the script strikes with, and the worker it is about, once this tick is over.
+    strikes: Mutex<Vec<(Strike, Option<String>)>>,
+    /// Something has happened that rules look at.
+    news: AtomicBool,
     /// A host's tasks are being dropped.
     crashing: AtomicBool,
     /// All runs have ended: one client asks about everything.
@@ -62,26 +87,47 @@ pub(crate) struct Counts {
     pub(crate) seen: BTreeMap<&'static str, u64>,
 }
 
+/// What is kept of what happened, beside its hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keeps {
+    /// Nothing.
+    Nothing,
+    /// The trace, line by line.
+    Lines,
+    /// Events.
+    Events,
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl World {
-    pub(crate) fn new(plan: Plan, keeps_lines: bool) -> Arc<Self> {
+    pub(crate) fn new(plan: Plan, program: Arc<Program>, keeps: Keeps) -> Arc<Self> {
         let told = Told::new(&plan);
+        let ledger = Ledger::new(program.effects.clone());
         Arc::new(Self {
             plan,
+            program,
             disk: MemDisk::new(),
             now_ms: AtomicU64::new(0),
-            trace: Mutex::new(Trace::new(keeps_lines)),
+            trace: Mutex::new(Trace::new(keeps == Keeps::Lines)),
+            recorder: (keeps == Keeps::Events).then(Mutex::default),
+            connections: Mutex::default(),
+            calls: AtomicU64::new(0),
             court: Mutex::new(Court::new()),
-            ledger: Mutex::default(),
+            ledger: Mutex::new(ledger),
             told: Mutex::new(told),
             counts: Mutex::default(),
             lives: Mutex::default(),
             drains: Mutex::default(),
             clocks: Mutex::default(),
             pauses: pause::Pauses::default(),
+            deployed: Mutex::default(),
+            replays: AtomicU64::new(0),
+            passed: Mutex::default(),
+            strikes: Mutex::default(),
+            news: AtomicBool::new(false),
             crashing: AtomicBool::new(false),
             audit: AtomicBool::new(false),
             audited: AtomicBool::new(false),
@@ -98,6 +144,14 @@ impl World {
     }
 
     pub(crate) fn note(&self, line: fmt::Arguments<'_>) {
+        lock(&self.trace).note(line);
+        self.record(self.now_ms(), "", 0, |_| What::Noted {
+            text: line.to_string(),
+        });
+    }
+
+    /// A line of the trace that has an event elsewhere.
+    pub(crate) fn line(&self, line: fmt::Arguments<'_>) {
         lock(&self.trace).note(line);
     }
 
@@ -157,17 +211,118 @@ impl World {
         lock(&self.drains).remove(host)
     }
 
+    /// The version of the code that a worker has from its next life on.
+    pub(crate) fn deployed(&self, host: &str) -> usize {
+        lock(&self.deployed).get(host).copied().unwrap_or_default()
+    }
+
+    /// All workers have the next version of the code from their next lives on.
+    pub(crate) fn deploy(&self, workers: impl Iterator<Item = String>) {
+        let mut deployed = lock(&self.deployed);
+        for worker in workers {
+            let version = deployed.entry(worker).or_default();
+            *version = (*version + 1).min(self.program.newest().max(1));
+        }
+    }
+
+    /// A point is passed, on behalf of `worker` if it is about one. Tells whether the script strikes here: whoever passes
+    /// goes no further then, if it is what dies.
+    pub(crate) fn passes(&self, point: &Point, worker: Option<&str>) -> Option<Strike> {
+        let nth = {
+            let mut passed = lock(&self.passed);
+            match passed.get_mut(point) {
+                Some(nth) => {
+                    *nth += 1;
+                    *nth
+                }
+                None => {
+                    passed.insert(point.clone(), 1);
+                    1
+                }
+            }
+        };
+        let scripted = self.plan.script.iter();
+        let strike = scripted
+            .filter(|scripted| scripted.nth == nth && scripted.point == *point)
+            .map(|scripted| scripted.strike)
+            .next()?;
+        self.note(format_args!(
+            "{} the script strikes {point}: {strike}",
+            self.now_ms()
+        ));
+        lock(&self.strikes).push((strike, worker.map(str::to_owned)));
+        Some(strike)
+    }
+
+    pub(crate) fn take_strikes(&self) -> Vec<(Strike, Option<String>)> {
+        std::mem::take(&mut *lock(&self.strikes))
+    }
+
+    /// How often each point was passed.
+    pub(crate) fn passed(&self) -> BTreeMap<Point, u32> {
+        lock(&self.passed).clone()
+    }
+
+    /// A worker sends something.
+    fn reported(&self, worker: &str, message: &Message) {
+        self.court().reported(message);
+        if matches!(message.kind(), 20..=25) {
+            self.passes(&Point::Reported, Some(worker));
+        }
+    }
+
+    /// Something has happened outside.
+    pub(crate) fn effect_happened(&self) {
+        self.news.store(true, Ordering::Relaxed);
+    }
+
+    /// What rules look at.
+    pub(crate) fn with_history<T>(&self, look: impl FnOnce(&History<'_>) -> T) -> T {
+        let faults = lock(&self.counts).faults.values().sum();
+        let (court, ledger) = (self.court(), self.ledger());
+        look(&History {
+            durable: &court.durable,
+            ledger: &ledger,
+            replays: self.replays.load(Ordering::Relaxed),
+            faults,
+            now_ms: self.now_ms(),
+        })
+    }
+
+    /// Looks whether the suite's own rules hold, if anything has happened since the last look.
+    pub(crate) fn check_rules(&self) {
+        if self.program.always.is_empty() || !self.news.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        let broken: Vec<&str> = self.with_history(|history| {
+            let rules = self.program.always.iter();
+            rules
+                .filter(|always| !(always.rule)(history))
+                .map(|always| always.name.as_str())
+                .collect()
+        });
+        for name in broken {
+            let text = "the suite's rule does not hold".to_owned();
+            self.court().charge(name, self.now_ms(), text);
+        }
+    }
+
     /// Batches have become durable.
     fn committed(&self, now_ms: u64, seq: Seq, batches: &[(Seq, Vec<Op>)]) {
-        self.note(format_args!(
+        lock(&self.trace).note(format_args!(
             "{now_ms} committed {seq}: {} batches",
             batches.len()
         ));
+        self.news.store(true, Ordering::Relaxed);
         let engine_latest = self.clocks().engine_latest();
         let mut court = self.court();
         court.engine_latest(engine_latest);
-        for (seq, ops) in batches {
-            court.committed(now_ms, *seq, ops);
+        if self.is_recording() {
+            self.record_committed(now_ms, seq, batches, &mut court);
+        } else {
+            for (seq, ops) in batches {
+                court.committed(now_ms, *seq, ops);
+            }
         }
         let forgotten = court.durable.take_forgotten();
         drop(court);
@@ -194,7 +349,20 @@ impl World {
         if matches!(message, Message::ReportRefused(_)) {
             self.saw("late reports refused");
         }
-        self.court().released(now_ms, to, message);
+        let mut court = self.court();
+        if let Message::HandOut(hand_out) = message
+            && let Some(run) = court.durable.runs.get(&hand_out.run)
+        {
+            let replays = run.entries.iter().filter(|entry| entry.resolves()).count();
+            self.replays.fetch_add(replays as u64, Ordering::Relaxed);
+        }
+        court.released(now_ms, to, message);
+        drop(court);
+        match message {
+            Message::Appended(_) => self.passes(&Point::AfterAck, Some(to)),
+            Message::HandOut(_) => self.passes(&Point::HandedOut, Some(to)),
+            _ => None,
+        };
     }
 }
 
@@ -253,7 +421,8 @@ impl Host {
             again: Mutex::default(),
             sockets: Mutex::default(),
         };
-        host.note(format_args!("begins"));
+        host.tell(format_args!("begins"), || What::LifeBegan);
+        host.record_clock();
         Arc::new(host)
     }
 
@@ -262,13 +431,29 @@ impl Host {
         self.born_ms + self.born.elapsed().as_millis() as u64
     }
 
+    /// Something happens here that has no event of its own.
     pub(crate) fn note(&self, line: fmt::Arguments<'_>) {
-        self.world.note(format_args!(
+        self.tell(line, || What::Noted {
+            text: line.to_string(),
+        });
+    }
+
+    /// A line of the trace.
+    pub(crate) fn line(&self, line: fmt::Arguments<'_>) {
+        lock(&self.world.trace).note(format_args!(
             "{} {}.{} {line}",
             self.now_ms(),
             self.name,
             self.life
         ));
+    }
+
+    /// How far its wall clock is off, if it is.
+    fn record_clock(&self) {
+        let offset_ms = self.clock.offset_ms;
+        if offset_ms != 0 {
+            self.record(|_| What::Clock { offset_ms });
+        }
     }
 
     fn opened(&self, socket: &Socket) {

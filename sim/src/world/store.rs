@@ -11,6 +11,8 @@ use stepwell_storage::{
 };
 
 use super::{Host, World};
+use crate::event::What;
+use crate::plan::{Point, Strike};
 
 /// Batches that were submitted and are not known to be durable, over all lives of the server.
 #[derive(Default)]
@@ -73,18 +75,38 @@ impl Store for WatchedStore {
     }
 
     fn submit(&self, batch: Batch) -> Result<Seq, SubmitRefusal> {
-        let ops = batch.iter().cloned().collect();
+        let ops: Vec<Op> = batch.iter().cloned().collect();
         let seq = self.inner.submit(batch)?;
+        self.host.world.submitted(&self.host, seq, &ops);
         self.air().0.push_back((seq, ops));
         Ok(seq)
     }
 
     fn commit(&self) -> BoxFuture<'_, Result<Receipt, CommitFailure>> {
         Box::pin(async move {
+            let world = &self.host.world;
+            if world
+                .passes(&Point::BeforeFsync, None)
+                .is_some_and(Strike::hits_server)
+            {
+                std::future::pending::<()>().await;
+            }
             let receipt = self.inner.commit().await;
             match &receipt {
                 Ok(receipt) => self.tell(receipt.seq(), &self.host.world),
-                Err(failure) => self.host.note(format_args!("commit failed: {failure}")),
+                Err(failure) => self
+                    .host
+                    .tell(format_args!("commit failed: {failure}"), || {
+                        What::CommitFailed {
+                            text: failure.to_string(),
+                        }
+                    }),
+            }
+            if world
+                .passes(&Point::AfterFsync, None)
+                .is_some_and(Strike::hits_server)
+            {
+                std::future::pending::<()>().await;
             }
             receipt
         })

@@ -19,6 +19,7 @@ use twox_hash::XxHash3_64;
 
 use super::Host;
 use crate::draw::Draw;
+use crate::event::{Copies, What};
 
 /// The bytes before each frame that tell its length.
 const HEAD_BYTES: usize = 4;
@@ -56,12 +57,22 @@ pub(super) struct FrameStream {
     greeted: bool,
     sent: Frames,
     received: Frames,
+    /// Which connection this is, and how many frames went out and came in, for those who look.
+    connection: u32,
+    sent_count: u32,
+    received_count: u32,
     /// What is still to be written, one piece a write.
     pieces: VecDeque<Bytes>,
 }
 
 impl FrameStream {
-    pub(super) fn new(host: Arc<Host>, peer: String, label: &str, inner: TcpStream) -> Self {
+    pub(super) fn new(
+        host: Arc<Host>,
+        peer: String,
+        label: &str,
+        connection: u32,
+        inner: TcpStream,
+    ) -> Self {
         let label = format!(
             "frames {} {} {peer} {label} {}",
             host.name,
@@ -82,21 +93,26 @@ impl FrameStream {
             greeted: false,
             sent,
             received,
+            connection,
+            sent_count: 0,
+            received_count: 0,
             pieces: VecDeque::new(),
         }
     }
 
     /// Takes what is written: whole frames go on, some twice, in pieces.
     fn take(&mut self, bytes: &[u8]) {
-        let host = self.host.clone();
-        let settings = &host.world.plan.settings;
+        let world = self.host.world.clone();
+        let settings = &world.plan.settings;
         self.sent.0.extend_from_slice(bytes);
         let mut out = BytesMut::new();
         while let Some(frame) = self.sent.next() {
             if self.is_cut_before(&frame) {
                 return self.cut(&frame);
             }
-            self.look_at_sent(&frame);
+            let message = Message::decode(&frame[HEAD_BYTES..]).ok();
+            self.count_sent(message.as_ref(), Copies::First);
+            self.look_at_sent(&frame, message.as_ref());
             out.extend_from_slice(&frame);
             if may_come_late(&frame) && self.draw.chance(settings.late_copies_per_mille) {
                 let very = settings.very_late_copies_per_mille;
@@ -111,17 +127,22 @@ impl FrameStream {
             }
             if self.draw.chance(settings.duplicates_per_mille) {
                 self.host.world.saw("frames sent twice");
+                self.count_sent(message.as_ref(), Copies::Twice);
                 out.extend_from_slice(&frame);
             }
         }
         // A hello comes first, in any case.
         if self.greeted {
             for frame in self.host.due_again(&self.peer, &self.label) {
-                self.host.note(format_args!(
+                self.host.line(format_args!(
                     "> {} again {:016x}",
                     self.peer,
                     XxHash3_64::oneshot(&frame)
                 ));
+                if self.host.world.is_recording() {
+                    let message = Message::decode(&frame[HEAD_BYTES..]).ok();
+                    self.count_sent(message.as_ref(), Copies::Late);
+                }
                 out.extend_from_slice(&frame);
             }
         }
@@ -155,7 +176,7 @@ impl FrameStream {
     fn cut(&mut self, frame: &Bytes) {
         let kind = frame.get(HEAD_BYTES).copied().unwrap_or(0);
         self.host
-            .note(format_args!("x {} cut before kind {kind}", self.peer));
+            .line(format_args!("x {} cut before kind {kind}", self.peer));
         self.host.world.saw("replies cut off after their commit");
         self.pieces.clear();
         drop(
@@ -169,28 +190,41 @@ impl FrameStream {
         }
     }
 
-    fn look_at_sent(&self, frame: &Bytes) {
-        let message = Message::decode(&frame[HEAD_BYTES..]);
-        let kind = message.as_ref().map_or("garbage", Message::kind_name);
-        let about = message.as_ref().map_or(String::new(), brief);
-        self.host.note(format_args!(
+    fn look_at_sent(&self, frame: &Bytes, message: Option<&Message>) {
+        let kind = message.map_or("garbage", Message::kind_name);
+        let about = message.map_or(String::new(), brief);
+        self.host.line(format_args!(
             "> {} {kind}{about} {:016x}",
             self.peer,
             XxHash3_64::oneshot(frame)
         ));
         match (message, self.host.name.as_str()) {
-            (Ok(message), "server") => {
+            (Some(message), "server") => {
                 self.host
                     .world
-                    .released(self.host.now_ms(), &self.peer, &message)
+                    .released(self.host.now_ms(), &self.peer, message)
             }
-            (Ok(message), _) => self.host.world.court().reported(&message),
-            (Err(_), _) => {}
+            (Some(message), host) => self.host.world.reported(host, message),
+            (None, _) => {}
         }
     }
 
-    fn look_at_received(&self, frame: &Bytes) {
-        self.host.note(format_args!(
+    fn count_sent(&mut self, message: Option<&Message>, copy: Copies) {
+        let number = self.sent_count;
+        self.sent_count += 1;
+        self.host
+            .record_sent(&self.peer, self.connection, number, message, copy);
+    }
+
+    fn look_at_received(&mut self, frame: &Bytes) {
+        let number = self.received_count;
+        self.received_count += 1;
+        self.host.record(|_| What::Received {
+            peer: self.peer.clone(),
+            connection: self.connection,
+            number,
+        });
+        self.host.line(format_args!(
             "< {} kind {} {:016x}",
             self.peer,
             frame.get(HEAD_BYTES).unwrap_or(&0),
