@@ -87,12 +87,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl World {
     pub(crate) fn new(plan: Plan, keeps: Keeps) -> Arc<Self> {
         let told = Told::new(&plan);
+        let recorder = (keeps == Keeps::Events).then(|| Mutex::new(Recorder::new(&plan)));
         Arc::new(Self {
             plan,
             disk: MemDisk::new(),
             now_ms: AtomicU64::new(0),
             trace: Mutex::new(Trace::new(keeps == Keeps::Lines)),
-            recorder: (keeps == Keeps::Events).then(Mutex::default),
+            recorder,
             connections: Mutex::default(),
             calls: AtomicU64::new(0),
             court: Mutex::new(Court::new()),
