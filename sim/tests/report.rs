@@ -84,6 +84,32 @@ fn a_recording_is_data() {
     assert_eq!(again, *RECORDED);
 }
 
+/// A run is called by one name from the first question about it on, or a filter would miss a part of its story.
+#[test]
+fn runs_have_one_name() {
+    let known: BTreeSet<&str> = RECORDED
+        .journals
+        .iter()
+        .map(|journal| journal.run.as_str())
+        .collect();
+    for event in &RECORDED.events {
+        for run in event.what.runs() {
+            let asked = RECORDED
+                .plan
+                .jobs
+                .iter()
+                .any(|job| format!("{job:?}").contains(run));
+            assert!(known.contains(run.as_str()) || asked, "{event:?}");
+        }
+        if let What::Submitted { entries, .. } = &event.what {
+            assert!(
+                entries.iter().all(|entry| !entry.run.starts_with('#')),
+                "{event:?}"
+            );
+        }
+    }
+}
+
 #[test]
 fn every_arrow_has_both_ends_or_is_lost() {
     let (events, picture) = (&RECORDED.events, Picture::of(&RECORDED));

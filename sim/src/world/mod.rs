@@ -106,13 +106,14 @@ impl World {
     pub(crate) fn new(plan: Plan, program: Arc<Program>, keeps: Keeps) -> Arc<Self> {
         let told = Told::new(&plan);
         let ledger = Ledger::new(program.effects.clone());
+        let recorder = (keeps == Keeps::Events).then(|| Mutex::new(Recorder::new(&plan)));
         Arc::new(Self {
             plan,
             program,
             disk: MemDisk::new(),
             now_ms: AtomicU64::new(0),
             trace: Mutex::new(Trace::new(keeps == Keeps::Lines)),
-            recorder: (keeps == Keeps::Events).then(Mutex::default),
+            recorder,
             connections: Mutex::default(),
             calls: AtomicU64::new(0),
             court: Mutex::new(Court::new()),
