@@ -1,5 +1,5 @@
 //! Plays seeds: `seeds FROM COUNT`; each of them twice, to compare: `seeds FROM COUNT twice`; one with its trace:
-//! `seeds SEED trace`.
+//! `seeds SEED trace`. With `fjall` as the last word, on the production store in a temporary directory.
 
 use std::collections::BTreeMap;
 
@@ -16,8 +16,13 @@ fn main() {
             .with_writer(std::io::stderr)
             .init();
     }
+    let on_fjall = arguments.last().is_some_and(|word| word == "fjall");
+    let plan_of = |seed| match on_fjall {
+        true => Plan::of_seed(seed).on_fjall(),
+        false => Plan::of_seed(seed),
+    };
     if arguments.get(1).is_some_and(|word| word == "trace") {
-        let plan = Plan::of_seed(from);
+        let plan = plan_of(from);
         println!(
             "{}",
             serde_json::to_string_pretty(&plan).expect("a plan is data")
@@ -39,8 +44,8 @@ fn main() {
     let (mut simulated_ms, mut healed_max_ms) = (0, 0);
     let twice = arguments.get(2).is_some_and(|word| word == "twice");
     for seed in from..from + count {
-        let report = run(Plan::of_seed(seed));
-        if twice && run(Plan::of_seed(seed)) != report {
+        let report = run(plan_of(seed));
+        if twice && run(plan_of(seed)) != report {
             println!("seed {seed} is not the same twice");
             failed.push(seed);
         }

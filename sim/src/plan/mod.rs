@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 pub use self::fault::{Fault, FaultKind, TimedFault};
 pub use self::job::{ChainInput, Job, Order, Solo, TimedJob, Work};
-pub use self::settings::Settings;
 pub(crate) use self::settings::{CLIENTS, WORKERS};
+pub use self::settings::{Disk, Settings};
 
 use crate::draw::Draw;
 
@@ -51,6 +51,15 @@ impl Plan {
             faults: Vec::new(),
             ..self
         }
+    }
+
+    /// The same on the production store, without the faults that only the simulated disk has.
+    #[must_use]
+    pub fn on_fjall(mut self) -> Self {
+        let has = |kind| !matches!(kind, FaultKind::SyncFailed | FaultKind::DiskFull);
+        self.faults.retain(|timed| has(timed.fault.kind));
+        self.settings.disk = Disk::Fjall;
+        self
     }
 }
 

@@ -1,6 +1,7 @@
 //! The simulated world: what its hosts share and what outlives them, and the engine's [`Env`](stepwell::runtime::env::Env) on it.
 
 mod clock;
+mod directory;
 mod entropy;
 mod exec;
 mod net;
@@ -15,15 +16,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use bytes::Bytes;
 use stepwell::runtime::env::Env;
 use stepwell::wire::message::Message;
-use stepwell_storage::{MemDisk, Op, Seq};
+use stepwell_storage::{Crash, MemDisk, MemOptions, MemStore, Op, OpenRefusal, Seq, Store};
 use turmoil::net::TcpStream;
 
 use crate::checker::Court;
 use crate::ledger::Ledger;
-use crate::plan::{FaultKind, Plan};
+use crate::plan::{Disk, FaultKind, Plan};
 use crate::told::Told;
 use crate::trace::Trace;
 
+use self::directory::Directory;
 use self::stream::Socket;
 
 pub(crate) use self::store::{InAir, WatchedStore};
@@ -33,6 +35,8 @@ pub(crate) struct World {
     pub(crate) plan: Plan,
     /// The server's disk.
     pub(crate) disk: MemDisk,
+    /// Where the server's store lies instead, if it is the production store.
+    directory: Option<Directory>,
     now_ms: AtomicU64,
     trace: Mutex<Trace>,
     court: Mutex<Court>,
@@ -65,9 +69,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl World {
     pub(crate) fn new(plan: Plan, keeps_lines: bool) -> Arc<Self> {
         let told = Told::new(&plan);
+        let directory = (plan.settings.disk == Disk::Fjall).then(|| Directory::new(&plan));
         Arc::new(Self {
             plan,
             disk: MemDisk::new(),
+            directory,
             now_ms: AtomicU64::new(0),
             trace: Mutex::new(Trace::new(keeps_lines)),
             court: Mutex::new(Court::new()),
@@ -136,6 +142,31 @@ impl World {
 
     fn is_crashing(&self) -> bool {
         self.crashing.load(Ordering::Relaxed)
+    }
+
+    /// The server's process is dead: decides what is left of what it had submitted, by `extent` where chance has a say.
+    pub(crate) fn server_was_killed(&self, extent: u64) -> Crash {
+        match &self.directory {
+            None => self.disk.crash_process(extent),
+            Some(directory) => directory.process_killed(),
+        }
+    }
+
+    /// The server's machine is without power. The same.
+    pub(crate) fn server_lost_power(&self, extent: u64) -> Crash {
+        match &self.directory {
+            None => self.disk.power_loss(extent),
+            Some(directory) => directory.power_lost(extent),
+        }
+    }
+
+    /// What is on the server's disk in the end.
+    pub(crate) fn opened_disk(&self) -> Result<Arc<dyn Store>, OpenRefusal> {
+        match &self.directory {
+            None => MemStore::acquire(&self.disk, MemOptions::default())
+                .map(|store| Arc::new(store) as Arc<dyn Store>),
+            Some(directory) => directory.open().map(|store| store as Arc<dyn Store>),
+        }
     }
 
     /// Asks a worker to leave in peace.
