@@ -15,7 +15,7 @@
 //! ```
 //!
 //! - [`plan`]: all that chance decides before the run, as data, drawn from labelled streams.
-//! - `world`: clock, entropy, network and disk as the engine sees them.
+//! - `world`: clock, entropy, network and disk as the engine sees them; the disk is simulated, or the production store.
 //! - `host`: the programs. `workload`: the workflows, which carry their own proof. `ledger`: the outside world.
 //! - `checker`: what must hold, one file per property. `skip`: time that nobody needs.
 //! - [`run_recorded`]: a plan with all that happened, and its report as a page to look at. [`event`]: what is taken down;
@@ -25,7 +25,8 @@
 //! # What it is not
 //!
 //! Not a proof: a seed that holds says nothing of the next one. Not a simulation of the machine: memory, threads and the
-//! file system are as they are; the disk is a model of one, tied to the real store by the storage's conformance suite.
+//! file system are as they are; the disk is a model of one, tied to the real store by the storage's conformance suite, and
+//! by seeds that are played on both ([`Plan::on_fjall`]) and take the same path on both.
 //! TCP is simulated without retransmission: a connection that lost a segment stays dead, as after a long cut.
 //!
 //! # Limits

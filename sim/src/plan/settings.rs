@@ -69,6 +69,21 @@ pub struct Settings {
     pub faults: (u64, u64),
     /// The kinds of faults that occur.
     pub kinds: Vec<FaultKind>,
+    /// What the server's store lies on.
+    #[serde(default)]
+    pub disk: Disk,
+}
+
+/// What a server's store lies on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Disk {
+    /// The simulated disk, with all its faults.
+    #[default]
+    Simulated,
+    /// The production store, in a temporary directory of this machine. Kills and power cuts are real: what was written
+    /// stays, what was not synced is cut somewhere. Syncs do not fail there and there is always room. Power cuts need Linux:
+    /// where to cut is read from `/proc`.
+    Fjall,
 }
 
 impl Settings {
@@ -125,6 +140,7 @@ impl Settings {
                 .into_iter()
                 .filter(|_| draw.chance(500))
                 .collect(),
+            disk: Disk::Simulated,
         }
     }
 }
