@@ -30,6 +30,7 @@
 //!
 //! One server, three workers, two clients; up to 34 runs; 8 to 14 simulated seconds of faults, and 60 to end in.
 
+pub mod canary;
 mod checker;
 pub mod draw;
 mod durable;

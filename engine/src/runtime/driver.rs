@@ -22,6 +22,7 @@ use super::committer::{self, Done, Work};
 use super::env::Env;
 use super::link::LinkSender;
 use super::query::{self, Query};
+use crate::canary::canary;
 use crate::core::clock::Reading;
 use crate::core::output::{Effect, Output, Withheld};
 use crate::core::{Core, Input};
@@ -332,7 +333,9 @@ impl Driver {
             }
             // An echo tells nothing but that the engine lives, so it does not wait for the disk.
             Message::Heartbeat(heartbeat) if connection.greeted => {
-                let _ = connection.sender.send(heartbeat.clone());
+                if !canary!("heartbeats are not answered") {
+                    let _ = connection.sender.send(heartbeat.clone());
+                }
             }
             _ if !connection.greeted => {
                 let reason = "the first frame of a connection must be a hello".to_owned();
@@ -439,7 +442,12 @@ impl Driver {
         }
         self.uncommitted |= wrote;
         if !effects.is_empty() {
-            self.gate.push_back((self.store.submitted(), effects));
+            let seq = if canary!("effects wait for the commit before theirs") {
+                self.store.committed()
+            } else {
+                self.store.submitted()
+            };
+            self.gate.push_back((seq, effects));
         }
         Ok(reads)
     }
