@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
+use stepwell::model::id::Incarnation;
 use stepwell::runtime::env::Env;
 use stepwell::wire::message::Message;
 use stepwell_storage::{MemDisk, Op, Seq};
@@ -160,7 +161,7 @@ impl World {
     }
 
     /// A frame leaves the server.
-    fn released(&self, now_ms: u64, to: &str, message: &Message) {
+    fn released(&self, now_ms: u64, to: (&str, Option<Incarnation>), message: &Message) {
         self.court().released(now_ms, to, message);
     }
 }
