@@ -150,10 +150,6 @@ mod planted {
             "no run waits before the stored beginning of its lane",
         ),
         canary(
-            "a timer is armed before the stored cursor",
-            "no timer is stored before the stored beginning of the timers",
-        ),
-        canary(
             "a timer fires early",
             "T1: a timer fires at or after its instant",
         ),

@@ -26,6 +26,7 @@ use stepwell::wire::message::Message;
 use stepwell_storage::{Op, Seq};
 
 use crate::durable::{Change, Durable};
+use crate::plan::Plan;
 use crate::report::Violation;
 use crate::world::World;
 
@@ -151,8 +152,12 @@ impl Court {
     }
 
     /// A frame of this process has arrived at the server.
-    pub(crate) fn heard(&mut self, now_ms: u64, who: Incarnation, timeout_ms: u64) {
-        self.lines.heard(now_ms, who, timeout_ms);
+    pub(crate) fn heard(&mut self, now_ms: u64, who: Incarnation, plan: &Plan) {
+        let mut bench = Bench {
+            now_ms,
+            violations: &mut self.violations,
+        };
+        self.lines.heard(who, plan, &mut bench);
     }
 
     /// The server's end of its connection is gone.

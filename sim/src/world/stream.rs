@@ -164,8 +164,7 @@ impl FrameStream {
         }
         if let Some(who) = self.who {
             let world = &self.host.world;
-            let timeout_ms = world.plan.settings.session_timeout_ms;
-            world.court().heard(self.heard_ms, who, timeout_ms);
+            world.court().heard(self.heard_ms, who, &world.plan);
         }
     }
 
