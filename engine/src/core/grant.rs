@@ -269,10 +269,13 @@ impl Core {
     ) -> Option<&mut Granted> {
         let found = self.granted.get(&no);
         let holds = found.is_some_and(|g| {
-            let held = g.record.token == token && g.holder == Some(session)
-                || canary!("no fence")
-                || canary!("an older token counts") && token <= g.record.token;
-            held && g.run.is_some()
+            if canary!("no fence") {
+                return g.run.is_some();
+            }
+            if canary!("an older token counts") {
+                return token <= g.record.token && g.run.is_some();
+            }
+            g.record.token == token && g.holder == Some(session) && g.run.is_some()
         });
         if !holds {
             let current = found.map(|granted| granted.record.token);
