@@ -13,6 +13,7 @@ mod quantity;
 mod reach;
 mod run;
 mod serve;
+mod sim;
 mod stats;
 mod store;
 mod terminal;
@@ -51,6 +52,9 @@ enum Command {
     Stats(stats::StatsCommand),
     /// Work through 2,000 orders while workers and the server are killed
     Demo(demo::Demo),
+    /// Simulate workflows under faults, from seeds
+    #[command(subcommand)]
+    Sim(sim::SimCommand),
     /// Measure this machine
     Bench(bench::Bench),
     #[command(hide = true)]
@@ -66,11 +70,16 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return usage(&error),
     };
-    log();
+    log(matches!(arguments.command, Command::Sim(_)));
     let terminal = Terminal {
         json: arguments.json,
     };
-    match run(arguments.command, terminal) {
+    let answered = match arguments.command {
+        // A simulation brings runtimes of its own.
+        Command::Sim(command) => command.execute(terminal),
+        command => run(command, terminal),
+    };
+    match answered {
         Ok(answer) => answer.into(),
         Err(error) => {
             terminal.error(&error);
@@ -94,6 +103,7 @@ fn run(command: Command, terminal: Terminal) -> Result<Answer, CommandError> {
             Command::Stats(command) => command.execute(terminal).await,
             Command::Demo(command) => command.execute(terminal).await,
             Command::Bench(command) => command.execute(terminal).await,
+            Command::Sim(command) => command.execute(terminal),
             Command::DemoWorker(command) => command.execute().await,
             Command::BenchWorker(command) => command.execute().await,
             Command::BenchClient(command) => command.execute().await,
@@ -125,9 +135,11 @@ fn usage(error: &clap::Error) -> ExitCode {
     }
 }
 
-fn log() {
+/// What simulated engines and workers warn of is what the simulation is about: it is not logged unless asked for.
+fn log(simulates: bool) {
+    let usual = if simulates { "off" } else { "warn" };
     let filter = tracing_subscriber::EnvFilter::try_from_env("STEPWELL_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(usual));
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
     tracing_subscriber::fmt()
         .with_env_filter(filter)

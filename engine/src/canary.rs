@@ -113,6 +113,10 @@ mod planted {
             "R6: liveness, not age, decides",
         ),
         canary(
+            "silence is measured by the wall clock",
+            "R4: sessions live on monotonic time",
+        ),
+        canary(
             "heartbeats do not count as heard",
             "P2: any frame counts as heard",
         ),
@@ -168,6 +172,27 @@ mod planted {
         canary(
             "a turn suspends over what it has not seen",
             "a run whose journal has grown behind its worker's back is ready at once",
+        ),
+        // Clocks and retention.
+        canary(
+            "engine time begins at the wall clock",
+            "R4: engine time never goes backwards, across restarts too",
+        ),
+        canary(
+            "engine time is set back with the wall clock",
+            "R4: engine time never goes backwards",
+        ),
+        canary(
+            "a run is forgotten before its retention",
+            "ended runs are kept for seven days",
+        ),
+        canary(
+            "what outlives its generation is not copied",
+            "a generation is dropped when nothing in it is needed",
+        ),
+        canary(
+            "who has left still waits",
+            "a session leaves nothing behind in memory",
         ),
         // Steps.
         canary(

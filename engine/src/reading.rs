@@ -126,6 +126,7 @@ pub async fn open(store: &dyn Store) -> Result<Opened, Unreadable> {
     };
     opened.tally = record::<Tally>(store, Space::Lasting, keys::tally()).await?;
     opened.mark = record::<Mark>(store, Space::Lasting, keys::mark()).await?;
+    opened.spaces = store.generations().await?;
     let bad = |family| Unreadable::Key { family };
     let prefix = keys::family(Family::Queue);
     all_rows(

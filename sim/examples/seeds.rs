@@ -1,9 +1,17 @@
 //! Plays seeds: `seeds FROM COUNT`; each of them twice, to compare: `seeds FROM COUNT twice`; one with its trace:
-//! `seeds SEED trace`.
+//! `seeds SEED trace`. `SIM_HEAVY=1` plays timer-heavy plans instead.
 
 use std::collections::BTreeMap;
 
 use stepwell_sim::{Plan, run, run_traced};
+
+fn plan_of(seed: u64) -> Plan {
+    if std::env::var_os("SIM_HEAVY").is_some() {
+        Plan::timer_heavy(seed)
+    } else {
+        Plan::of_seed(seed)
+    }
+}
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -17,7 +25,7 @@ fn main() {
             .init();
     }
     if arguments.get(1).is_some_and(|word| word == "trace") {
-        let plan = Plan::of_seed(from);
+        let plan = plan_of(from);
         println!(
             "{}",
             serde_json::to_string_pretty(&plan).expect("a plan is data")
@@ -36,15 +44,16 @@ fn main() {
         BTreeMap::new(),
         BTreeMap::new(),
     );
-    let (mut simulated_ms, mut healed_max_ms) = (0, 0);
+    let (mut simulated_ms, mut skipped_ms, mut healed_max_ms) = (0, 0, 0);
     let twice = arguments.get(2).is_some_and(|word| word == "twice");
     for seed in from..from + count {
-        let report = run(Plan::of_seed(seed));
-        if twice && run(Plan::of_seed(seed)) != report {
+        let report = run(plan_of(seed));
+        if twice && run(plan_of(seed)) != report {
             println!("seed {seed} is not the same twice");
             failed.push(seed);
         }
         simulated_ms += report.simulated_ms;
+        skipped_ms += report.skipped_ms;
         healed_max_ms = healed_max_ms.max(report.healed_in_ms);
         if !report.is_sound() {
             println!("{report}");
@@ -64,9 +73,10 @@ fn main() {
             .for_each(|(what, n)| *runs.entry(what.clone()).or_insert(0) += n);
     }
     println!(
-        "{count} seeds, {} failed {failed:?}, {} simulated s",
+        "{count} seeds, {} failed {failed:?}, {} simulated s, {} days skipped",
         failed.len(),
-        simulated_ms / 1_000
+        simulated_ms / 1_000,
+        skipped_ms / 86_400_000
     );
     println!("all had ended at most {healed_max_ms} ms after the faults");
     println!("runs {runs:?}\nfaults {faults:?}\nseen {seen:?}");

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use stepwell::keys::{
-    self, Family, GrantedRecord, IndexRecord, ReadyRecord, Record, StoppedRecord, Tally,
-    TimerRecord, journal,
+    self, Family, GrantedRecord, IndexRecord, Mark, MovedRecord, ReadyRecord, Record,
+    StoppedRecord, Tally, TimerRecord, journal,
 };
 use stepwell::model::chain;
 use stepwell::model::entry::{Entry, Started};
@@ -20,6 +20,8 @@ pub(crate) struct DurableRun {
     /// As stored, with their chain.
     pub(crate) stored: Vec<Bytes>,
     pub(crate) entries: Vec<Entry>,
+    /// Where its journal is.
+    pub(crate) generation: u32,
     chain: u64,
 }
 
@@ -109,6 +111,8 @@ pub(crate) enum Change {
     Tallied,
     /// A place of the run changed.
     Moved { run: RunNo },
+    /// An id means nothing any more.
+    Forgotten { run: RunNo },
     /// Nothing that is looked at.
     Other,
 }
@@ -123,8 +127,22 @@ pub(crate) struct Durable {
     pub(crate) timers: BTreeMap<(Time, RunNo), TimerRecord>,
     pub(crate) stopped: BTreeMap<RunNo, StoppedRecord>,
     pub(crate) tally: Option<Tally>,
-    /// Parts of long entries.
-    parts: BTreeMap<(RunNo, u32, u16), Bytes>,
+    /// Engine time has not passed this; and where queues and timers begin.
+    pub(crate) mark: Option<Mark>,
+    /// Generations that the engine knows of.
+    pub(crate) generations: BTreeSet<u32>,
+    /// Generations that are to be dropped, and in which life of the server that was decided.
+    pub(crate) doomed: BTreeMap<u32, u32>,
+    /// How often the store was opened.
+    pub(crate) lives: u32,
+    /// Journals that were copied because they outlived their generation.
+    pub(crate) moves: u64,
+    /// Parts of long entries, by generation.
+    parts: BTreeMap<(u32, RunNo, u32, u16), Bytes>,
+    /// Journals that are being copied into another generation.
+    copies: BTreeMap<(u32, RunNo), BTreeMap<u32, Bytes>>,
+    forgotten: BTreeMap<RunNo, RunId>,
+    newly_forgotten: Vec<(RunNo, RunId)>,
     /// All tokens that ever were granted.
     pub(crate) tokens: BTreeSet<Token>,
 }
@@ -137,10 +155,15 @@ impl Durable {
         let short = || format!("a key of family {family:?} is too short");
         let bad = |e: stepwell::numbered::Undecodable| e.to_string();
         Ok(match family {
-            Family::Journal if matches!(op.space(), Space::Generation(_)) => match value {
-                Some(value) => self.journal(key, value)?,
-                None => return Err("a row of a journal was deleted".to_owned()),
-            },
+            Family::Journal => {
+                let Space::Generation(generation) = op.space() else {
+                    return Err(format!("a row of a journal is in {}", op.space()));
+                };
+                match value {
+                    Some(value) => self.journal(generation, key, value)?,
+                    None => return Err("a row of a journal was deleted".to_owned()),
+                }
+            }
             Family::Granted => {
                 let slot = keys::slot_of(key).ok_or_else(short)?;
                 match value {
@@ -162,7 +185,11 @@ impl Durable {
                     .ok_or_else(short)?;
                 let id = RunId(u128::from_be_bytes(id));
                 let Some(value) = value else {
-                    return Err(format!("{id} was forgotten"));
+                    let run = self.index.remove(&id);
+                    let run = run.ok_or_else(|| format!("{id} was forgotten twice"))?;
+                    self.forgotten.insert(run, id);
+                    self.newly_forgotten.push((run, id));
+                    return Ok(Change::Forgotten { run });
                 };
                 let run = IndexRecord::of_bytes(value).map_err(bad)?.run;
                 Change::Indexed {
@@ -213,18 +240,132 @@ impl Durable {
                     .map_err(bad)?;
                 Change::Tallied
             }
+            Family::Mark => {
+                self.mark = value
+                    .map(|value| Mark::of_bytes(value))
+                    .transpose()
+                    .map_err(bad)?;
+                Change::Other
+            }
+            Family::Generation => {
+                let generation = keys::number_of(key).ok_or_else(short)?;
+                if value.is_some() {
+                    self.generations.insert(generation);
+                } else {
+                    self.generations.remove(&generation);
+                    self.doomed.insert(generation, self.lives);
+                    self.nobody_is_in(generation)?;
+                }
+                Change::Other
+            }
+            Family::Moved => {
+                let run = keys::run_of(key).ok_or_else(short)?;
+                if let Some(value) = value {
+                    self.moved(run, MovedRecord::of_bytes(value).map_err(bad)?.generation)?;
+                }
+                Change::Other
+            }
             _ => Change::Other,
         })
     }
 
-    fn journal(&mut self, key: &Bytes, value: &Bytes) -> Result<Change, String> {
+    /// A generation goes: all that is left in it has been forgotten.
+    pub(crate) fn nobody_is_in(&self, generation: u32) -> Result<(), String> {
+        let left = |(no, run): &(&RunNo, &DurableRun)| {
+            run.generation == generation && !self.forgotten.contains_key(no)
+        };
+        match self.runs.iter().find(left) {
+            Some((_, run)) => Err(format!(
+                "generation {generation} is dropped with the journal of {}",
+                run.name()
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// A run's journal is in another generation from now on.
+    fn moved(&mut self, no: RunNo, generation: u32) -> Result<(), String> {
+        let copy = self.copies.remove(&(generation, no)).unwrap_or_default();
+        let run = self
+            .runs
+            .get_mut(&no)
+            .ok_or_else(|| format!("run {no} was moved and is not there"))?;
+        if run.generation == generation {
+            return Ok(());
+        }
+        if !copy
+            .into_iter()
+            .map(|(index, stored)| (index as usize, stored))
+            .eq(run.stored.iter().cloned().enumerate())
+        {
+            return Err(format!(
+                "the copy of run {no} in generation {generation} is not its journal"
+            ));
+        }
+        run.generation = generation;
+        self.moves += 1;
+        Ok(())
+    }
+
+    /// The store is opened again.
+    pub(crate) fn opens(&mut self) {
+        self.lives += 1;
+    }
+
+    /// Whether this run has outlived its retention, and no other has its id.
+    pub(crate) fn is_forgotten(&self, id: RunId) -> bool {
+        !self.index.contains_key(&id) && self.was_forgotten(id)
+    }
+
+    /// Whether a run of this id has outlived its retention.
+    pub(crate) fn was_forgotten(&self, id: RunId) -> bool {
+        self.forgotten.values().any(|forgotten| *forgotten == id)
+    }
+
+    pub(crate) fn forgotten_count(&self) -> usize {
+        self.forgotten.len()
+    }
+
+    /// Those that have been since this was asked last.
+    pub(crate) fn take_forgotten(&mut self) -> Vec<(RunNo, RunId)> {
+        std::mem::take(&mut self.newly_forgotten)
+    }
+
+    /// All runs that are not forgotten.
+    pub(crate) fn kept(&self) -> impl Iterator<Item = (&RunNo, &DurableRun)> {
+        self.runs
+            .iter()
+            .filter(|(no, _)| !self.forgotten.contains_key(no))
+    }
+
+    /// All runs of an id, also those that are forgotten.
+    pub(crate) fn runs_of(&self, id: RunId) -> impl Iterator<Item = &DurableRun> {
+        self.runs
+            .values()
+            .filter(move |run| run.started().is_some_and(|started| started.id == id))
+    }
+
+    fn journal(&mut self, generation: u32, key: &Bytes, value: &Bytes) -> Result<Change, String> {
         let (no, index, part) = journal::parts_of(key).ok_or("a key of a journal is too short")?;
         if part > 0 {
-            self.parts.insert((no, index, part), value.clone());
+            self.parts
+                .insert((generation, no, index, part), value.clone());
             return Ok(Change::Other);
         }
-        let stored = self.join(no, index, key, value)?;
+        let stored = self.join(generation, (no, index), key, value)?;
+        if self
+            .runs
+            .get(&no)
+            .is_some_and(|run| run.generation != generation)
+        {
+            self.copies
+                .entry((generation, no))
+                .or_default()
+                .insert(index, stored);
+            return Ok(Change::Other);
+        }
         let run = self.runs.entry(no).or_default();
+        run.generation = generation;
         if let Some(before) = run.stored.get(index as usize) {
             return Err(format!(
                 "entry {index} of run {no} was written again{}",
@@ -262,13 +403,21 @@ impl Durable {
     }
 
     /// An entry, of its first row and the parts that were written before it.
-    fn join(&self, no: RunNo, index: u32, key: &Bytes, value: &Bytes) -> Result<Bytes, String> {
+    fn join(
+        &self,
+        generation: u32,
+        (no, index): (RunNo, u32),
+        key: &Bytes,
+        value: &Bytes,
+    ) -> Result<Bytes, String> {
         let first = Row {
             key: key.clone(),
             value: value.clone(),
         };
-        let parts = self.parts.range((no, index, 0)..=(no, index, u16::MAX));
-        let parts = parts.map(|((_, _, part), value)| Row {
+        let parts = self
+            .parts
+            .range((generation, no, index, 0)..=(generation, no, index, u16::MAX));
+        let parts = parts.map(|((.., part), value)| Row {
             key: journal::row(no, index, *part),
             value: value.clone(),
         });
@@ -328,7 +477,7 @@ impl Durable {
     /// Runs in each state, counted.
     pub(crate) fn counted(&self) -> Vec<u64> {
         let mut counts = vec![0; RunState::ALL.len()];
-        for (no, run) in &self.runs {
+        for (no, run) in self.kept() {
             let state = match run.entries.last() {
                 Some(Entry::Completed(_)) => Some(RunState::Completed),
                 Some(Entry::Died(_)) => Some(RunState::Dead),

@@ -1,12 +1,12 @@
-//! The outside world: what steps do to it, by idempotency key. It survives every crash of the simulation.
+//! The outside world: what steps do to it, by effect and idempotency key. It survives every crash of the simulation.
 //!
 //! It is as unfriendly as the plan says: a call fails before its effect, has its effect and loses the reply, never ends,
-//! or panics in the caller's code. How the n-th call under a key ends is a hash of (seed, key, n), so that it does not
-//! depend on what else happens; from the fourth call on every call is answered.
+//! or panics in the caller's code. How the n-th call under a key ends is a hash of (seed, effect, key, n), so that it does
+//! not depend on what else happens; from the fourth call on every call is answered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use stepwell::Failure;
+use stepwell::model::id::{RunId, RunNo};
 
 use crate::draw::{Draw, hash};
 use crate::plan::Settings;
@@ -14,15 +14,66 @@ use crate::plan::Settings;
 /// Calls under one key that may go wrong.
 const BAD_CALLS_MAX: u32 = 3;
 
-/// One effect.
+/// What the outside world does with a call that it got before, and what is checked of it.
+///
+/// ```
+/// use stepwell_sim::Effect;
+/// let charge = Effect::once_per_key(); // a provider that honours idempotency keys
+/// let mail = Effect::unguarded().once_per_request(); // one that does not, and yet nobody may get the same mail twice
+/// # let _ = (charge, mail);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Effect {
+    guarded: bool,
+    once_per_request: bool,
+}
+
+impl Effect {
+    /// A second call under the same key changes nothing and gets the first answer. Checked: a key always comes with the
+    /// same request.
+    pub const fn once_per_key() -> Self {
+        Self {
+            guarded: true,
+            once_per_request: false,
+        }
+    }
+
+    /// Every call has its effect, whatever its key.
+    pub const fn unguarded() -> Self {
+        Self {
+            guarded: false,
+            once_per_request: false,
+        }
+    }
+
+    /// Checked besides: the same request never has its effect twice. A step that may be repeated and whose effect is not
+    /// guarded by a key is caught by this.
+    #[must_use]
+    pub const fn once_per_request(self) -> Self {
+        Self {
+            once_per_request: true,
+            ..self
+        }
+    }
+}
+
+/// An effect that has happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Effect {
-    /// What was asked for first.
+pub(crate) struct Happened {
+    /// Which effect.
+    pub(crate) effect: String,
+    /// Under which key.
+    pub(crate) key: String,
+    /// What was asked for.
     pub(crate) request: String,
-    /// What was answered, to all calls.
+    /// What was answered, to all calls that found it done.
     pub(crate) value: u64,
-    /// Calls after the first that found the effect done.
+    /// When, in simulated milliseconds.
+    pub(crate) at_ms: u64,
+    /// Calls after the first that found it done.
     pub(crate) absorbed: u32,
+    /// The run whose it is, once that is forgotten.
+    pub(crate) of: Option<RunNo>,
 }
 
 /// How a call will end.
@@ -43,16 +94,40 @@ pub(crate) enum CallPlan {
 /// The ledger.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
-    effects: BTreeMap<String, Effect>,
-    calls: BTreeMap<String, u32>,
+    rules: BTreeMap<String, Effect>,
+    happened: Vec<Happened>,
+    /// The first of each effect and key.
+    by_key: BTreeMap<(String, String), usize>,
+    /// The first of each effect and request.
+    by_request: BTreeMap<(String, String), usize>,
+    calls: BTreeMap<(String, String), u32>,
+    absorbed: u64,
+    /// Runs that have outlived their retention: their keys mean something else from then on.
+    forgotten: BTreeSet<RunNo>,
 }
 
 impl Ledger {
-    /// A call begins: how it will end, and after how many milliseconds.
-    pub(crate) fn begin(&mut self, seed: u64, settings: &Settings, key: &str) -> (CallPlan, u64) {
-        let calls = self.calls.entry(key.to_owned()).or_default();
+    /// An empty one.
+    pub(crate) fn new(rules: BTreeMap<String, Effect>) -> Self {
+        Self {
+            rules,
+            ..Self::default()
+        }
+    }
+
+    /// A call begins: which one under its key it is, how it will end, and after how many milliseconds.
+    pub(crate) fn begin(
+        &mut self,
+        seed: u64,
+        settings: &Settings,
+        (effect, key): (&str, &str),
+    ) -> (u32, CallPlan, u64) {
+        let calls = self
+            .calls
+            .entry((effect.to_owned(), key.to_owned()))
+            .or_default();
         *calls += 1;
-        let mut draw = Draw::of(seed, format_args!("call {calls} {key}"));
+        let mut draw = Draw::of(seed, format_args!("call {calls} {effect} {key}"));
         let takes_ms = if draw.chance(100) {
             draw.between(100, 700)
         } else {
@@ -71,40 +146,140 @@ impl Ledger {
         } else {
             CallPlan::Answered
         };
-        (plan, takes_ms)
+        (*calls, plan, takes_ms)
     }
 
-    /// The effect happens, or is found done. An error if another request had it under this key.
-    pub(crate) fn effect(&mut self, seed: u64, key: &str, request: &str) -> Result<u64, String> {
-        if let Some(effect) = self.effects.get_mut(key) {
-            effect.absorbed += 1;
-            if effect.request != request {
+    /// The effect happens, or is found done. An error if it must not happen; it has, then.
+    pub(crate) fn effect(
+        &mut self,
+        (seed, at_ms): (u64, u64),
+        (effect, key): (&str, &str),
+        request: &str,
+    ) -> Result<u64, String> {
+        let rule = self.rules.get(effect).copied();
+        let rule = rule.unwrap_or(Effect::once_per_key());
+        let place = (effect.to_owned(), key.to_owned());
+        let before = self.by_key.get(&place).copied();
+        if rule.guarded
+            && let Some(happened) = before.and_then(|at| self.happened.get_mut(at))
+        {
+            happened.absorbed += 1;
+            self.absorbed += 1;
+            if happened.request != request {
                 return Err(format!(
-                    "key {key} asked for `{}` before and asks for `{request}` now",
-                    effect.request
+                    "`{effect}`: the key {key} came with {} before and comes with {request} now",
+                    happened.request
                 ));
             }
-            return Ok(effect.value);
+            return Ok(happened.value);
         }
-        let value = hash(seed, format_args!("effect {key}"));
-        self.effects.insert(
-            key.to_owned(),
-            Effect {
-                request: request.to_owned(),
-                value,
-                absorbed: 0,
-            },
+        let value = hash(
+            seed,
+            format_args!(
+                "effect {effect} {key} {}",
+                if rule.guarded { 0 } else { self.happened.len() }
+            ),
         );
+        let at = self.happened.len();
+        self.by_key.entry(place).or_insert(at);
+        self.happened.push(Happened {
+            effect: effect.to_owned(),
+            key: key.to_owned(),
+            request: request.to_owned(),
+            value,
+            at_ms,
+            absorbed: 0,
+            of: None,
+        });
+        let asked = (effect.to_owned(), request.to_owned());
+        let first = *self.by_request.entry(asked).or_insert(at);
+        if rule.once_per_request && first != at {
+            let first = &self.happened[first];
+            return Err(format!(
+                "`{effect}` of {request} happened twice: at {} ms under the key {}, and at {at_ms} ms under {key}",
+                first.at_ms, first.key
+            ));
+        }
         Ok(value)
     }
 
-    /// All effects, by key.
-    pub(crate) fn effects(&self) -> &BTreeMap<String, Effect> {
-        &self.effects
+    /// The run is forgotten, and so are its keys.
+    pub(crate) fn forget(&mut self, run: RunNo, id: RunId) {
+        let prefix = prefix_of(id);
+        self.forgotten.insert(run);
+        for happened in &mut self.happened {
+            if happened.of.is_none() && happened.key.starts_with(&prefix) {
+                happened.of = Some(run);
+            }
+        }
+        let happened = &self.happened;
+        let is_known = |at: &mut usize| happened.get(*at).is_some_and(|known| known.of.is_none());
+        self.by_key.retain(|_, at| is_known(at));
+        self.by_request.retain(|_, at| is_known(at));
+    }
+
+    /// The effects of a run that happened under its steps' own keys.
+    pub(crate) fn effects_of(&self, run: RunNo, id: RunId) -> impl Iterator<Item = &Happened> {
+        let prefix = prefix_of(id);
+        let of = self.forgotten.contains(&run).then_some(run);
+        self.happened
+            .iter()
+            .filter(move |happened| happened.of == of && happened.key.starts_with(&prefix))
+    }
+
+    /// The first effect of a step of a run.
+    pub(crate) fn effect_of(&self, run: RunNo, effect: &str, key: &str) -> Option<&Happened> {
+        if !self.forgotten.contains(&run) {
+            let at = self.by_key.get(&(effect.to_owned(), key.to_owned()))?;
+            return self.happened.get(*at);
+        }
+        self.happened
+            .iter()
+            .find(|h| h.of == Some(run) && h.effect == effect && h.key == key)
+    }
+
+    /// All effects, in the order in which they happened.
+    pub(crate) fn happened(&self) -> &[Happened] {
+        &self.happened
+    }
+
+    /// Calls that found their effect done.
+    pub(crate) fn absorbed(&self) -> u64 {
+        self.absorbed
     }
 }
 
-/// The failure of a call that did not work.
-pub(crate) fn no_answer(what: &str) -> Failure {
-    Failure::retryable(format!("{what}: the provider does not answer")).class("provider")
+fn prefix_of(id: RunId) -> String {
+    format!("{id}-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ledger(rule: Effect) -> Ledger {
+        Ledger::new(BTreeMap::from([("e".to_owned(), rule)]))
+    }
+
+    #[test]
+    fn a_guarded_effect_happens_once_for_each_key() {
+        let mut ledger = ledger(Effect::once_per_key());
+        let first = ledger.effect((1, 5), ("e", "k"), "r").unwrap();
+        assert_eq!(ledger.effect((1, 6), ("e", "k"), "r"), Ok(first));
+        assert_eq!((ledger.happened().len(), ledger.absorbed()), (1, 1));
+        assert!(ledger.effect((1, 7), ("e", "k"), "other").is_err());
+        assert_ne!(ledger.effect((1, 8), ("e", "l"), "r"), Ok(first));
+    }
+
+    #[test]
+    fn an_unguarded_effect_happens_each_time_and_is_noticed_if_that_is_wrong() {
+        let mut free = ledger(Effect::unguarded());
+        assert!(free.effect((1, 5), ("e", "k"), "r").is_ok());
+        assert!(free.effect((1, 6), ("e", "k"), "r").is_ok());
+        assert_eq!(free.happened().len(), 2);
+        let mut once = ledger(Effect::unguarded().once_per_request());
+        assert!(once.effect((1, 5), ("e", "k"), "r").is_ok());
+        let told = once.effect((1, 6), ("e", "k2"), "r").unwrap_err();
+        assert!(told.contains("happened twice: at 5 ms"), "{told}");
+    }
 }

@@ -1,11 +1,13 @@
 //! What a seed showed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::plan::FaultKind;
+use crate::plan::{FaultKind, Plan};
+use crate::suite::Ready;
 
 /// Something that must hold did not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +31,8 @@ pub struct Report {
     pub events: u64,
     /// Simulated time.
     pub simulated_ms: u64,
+    /// Time by which all wall clocks were put forward while nothing could run; not counted above.
+    pub skipped_ms: u64,
     /// How long it took until everything had ended after the faults were over.
     pub healed_in_ms: u64,
     /// Runs that ended, by how.
@@ -37,8 +41,30 @@ pub struct Report {
     pub faults: BTreeMap<FaultKind, u64>,
     /// What else occurred.
     pub seen: BTreeMap<String, u64>,
+    /// What the suite wants to see in some seed, and was seen in this one.
+    #[serde(default)]
+    pub reached: BTreeSet<String>,
     /// What did not hold; empty if all is well.
     pub violations: Vec<Violation>,
+}
+
+/// Writes a plan into a directory, and what it showed beside it.
+pub(crate) fn write(suite: &Ready, plan: &Plan, directory: &Path) -> Result<Vec<PathBuf>, String> {
+    let cannot = |path: &Path, error: std::io::Error| {
+        format!("{} cannot be written: {error}", path.display())
+    };
+    std::fs::create_dir_all(directory).map_err(|error| cannot(directory, error))?;
+    let file = directory.join(format!("{}-{}.json", suite.program.name, plan.seed));
+    let text = serde_json::to_string_pretty(plan).map_err(|error| error.to_string())?;
+    std::fs::write(&file, text).map_err(|error| cannot(&file, error))?;
+    let recording = suite.record(plan.clone());
+    let (page, data) = (
+        file.with_extension("html"),
+        file.with_extension("events.json"),
+    );
+    std::fs::write(&page, recording.to_html()).map_err(|error| cannot(&page, error))?;
+    std::fs::write(&data, recording.to_json()).map_err(|error| cannot(&data, error))?;
+    Ok(vec![file, page, data])
 }
 
 impl Report {
@@ -55,11 +81,12 @@ impl fmt::Display for Report {
             trace_hash,
             events,
             simulated_ms,
+            skipped_ms,
             ..
         } = self;
         writeln!(
             f,
-            "seed {seed}: {events} events in {simulated_ms} ms, trace {trace_hash:016x}"
+            "seed {seed}: {events} events in {simulated_ms} ms and {skipped_ms} skipped, trace {trace_hash:016x}"
         )?;
         writeln!(f, "  runs {:?}", self.runs)?;
         writeln!(f, "  faults {:?}", self.faults)?;

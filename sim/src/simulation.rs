@@ -5,44 +5,118 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
 
-use stepwell_storage::Fate;
+use stepwell::model::entry::Entry;
+use stepwell_storage::{Fate, ReadFailure};
 use turmoil::Sim;
 
+use crate::audit::Observed;
 use crate::checker;
+use crate::event::What;
 use crate::host::{client, server, worker};
 use crate::panics;
-use crate::plan::{CLIENTS, Fault, FaultKind, Plan, WORKERS};
+use crate::plan::{Fault, FaultKind, Plan, Strike};
+use crate::program::Program;
+use crate::recording::Recording;
 use crate::report::{Report, Violation};
-use crate::world::{InAir, World};
+use crate::skip;
+use crate::world::{InAir, Keeps, World};
 
 /// How often it is looked whether a program ended by itself, and whether all is done.
 const LOOK_MS: u64 = 50;
 /// A program that ended by itself is started again after this time.
 const RESTART_MS: u64 = 150;
+/// How long a host is down that the script strikes.
+const SCRIPTED_SPAN_MS: u64 = 300;
+/// A server's wall clock that is further ahead of engine time than this is set right in the end.
+const BELIEVED_MS: i64 = 47 * 3_600_000;
 /// Segments on their way between two hosts; beyond this turmoil panics.
 const SEGMENTS_MAX: usize = 10_000;
 
 /// Simulates a plan.
+///
+/// Panics if the plan is not one of the engine's own suite: the workflows of others are in their suites.
 pub fn run(plan: Plan) -> Report {
-    simulate(plan, false).0
+    run_of(plan, Arc::new(Program::engine()))
 }
 
 /// Simulates a plan, and tells all that happened, line by line.
 pub fn run_traced(plan: Plan) -> (Report, Vec<String>) {
-    simulate(plan, true)
+    let (world, violations) = simulate(plan, Arc::new(Program::engine()), Keeps::Lines);
+    report(&world, violations)
 }
 
-fn simulate(plan: Plan, keeps_lines: bool) -> (Report, Vec<String>) {
-    let world = World::new(plan, keeps_lines);
+/// Simulates a plan of the engine's own suite, and takes down all that happened, for a report.
+pub fn run_recorded(plan: Plan) -> Recording {
+    run_recorded_of(plan, Arc::new(Program::engine()))
+}
+
+/// Simulates a plan of `program`.
+pub(crate) fn run_of(plan: Plan, program: Arc<Program>) -> Report {
+    let (world, violations) = simulate(plan, program, Keeps::Nothing);
+    report(&world, violations).0
+}
+
+/// Simulates a plan of `program`, and tells all that happened, line by line.
+pub(crate) fn run_traced_of(plan: Plan, program: Arc<Program>) -> (Report, Vec<String>) {
+    let (world, violations) = simulate(plan, program, Keeps::Lines);
+    report(&world, violations)
+}
+
+/// Simulates a plan of `program`, and takes down all that happened, for a report.
+pub(crate) fn run_recorded_of(plan: Plan, program: Arc<Program>) -> Recording {
+    let (world, violations) = simulate(plan, program, Keeps::Events);
+    let (report, _) = report(&world, violations);
+    let events = world.take_events();
+    Recording::new(world.plan.clone(), report, events, &world.court().durable)
+}
+
+/// Simulates a plan of `program`, and tells what it leaves behind.
+pub(crate) fn observe(plan: Plan, program: Arc<Program>) -> Observed {
+    let (world, violations) = simulate(plan, program, Keeps::Nothing);
+    let (report, _) = report(&world, violations);
+    let (court, ledger) = (world.court(), world.ledger());
+    let (mut steps, mut ends) = (BTreeMap::new(), BTreeMap::new());
+    for run in court.durable.runs.values() {
+        let Some(started) = run.started() else {
+            continue;
+        };
+        for entry in &run.entries {
+            if let Entry::StepCompleted(step) = entry {
+                let key = format!("{}-{}", started.id, step.number);
+                let place = (started.workflow.clone(), step.place.name.clone());
+                steps.insert(key, place);
+            }
+        }
+        let end = run.entries.last().map_or("", Entry::kind_name);
+        ends.insert(run.name(), end.to_lowercase());
+    }
+    Observed {
+        report,
+        passed: world.passed(),
+        happened: ledger.happened().to_vec(),
+        steps,
+        ends,
+    }
+}
+
+fn simulate(plan: Plan, program: Arc<Program>, keeps: Keeps) -> (Arc<World>, Vec<Violation>) {
+    assert!(
+        plan.suite == program.name,
+        "the plan is one of the suite `{}`, not of `{}`",
+        plan.suite,
+        program.name
+    );
+    let world = World::new(plan, program, keeps);
     let (_, panics) = panics::caught(|| {
         let mut simulation = Simulation::new(&world);
         let in_time = simulation.run();
-        drop(simulation);
+        world.while_crashing(|| drop(simulation));
         // What was found underway would be found again, in other words.
         if !world.court().has_charges() {
             checker::at_the_end(&world, in_time);
         }
     });
+    world.pin_charges();
     let mut violations = world.court().take_charges();
     let at_ms = world.now_ms();
     violations.extend(panics.into_iter().map(|text| Violation {
@@ -50,28 +124,22 @@ fn simulate(plan: Plan, keeps_lines: bool) -> (Report, Vec<String>) {
         at_ms,
         text,
     }));
-    report(&world, violations)
+    (world, violations)
 }
 
 fn report(world: &World, violations: Vec<Violation>) -> (Report, Vec<String>) {
     let mut runs = BTreeMap::new();
-    let (absorbed, late_bodies) = {
-        let (ledger, court) = (world.ledger(), world.court());
+    let (absorbed, late_bodies, moves) = {
+        let (court, ledger) = (world.court(), world.ledger());
         for run in court.durable.runs.values() {
             let end = run.entries.last().map_or("", |entry| entry.kind_name());
             *runs.entry(end.to_owned()).or_default() += 1;
         }
-        (
-            ledger
-                .effects()
-                .values()
-                .map(|effect| u64::from(effect.absorbed))
-                .sum(),
-            court.late_bodies,
-        )
+        (ledger.absorbed(), court.late_bodies, court.durable.moves)
     };
     world.saw_many("effects absorbed", absorbed);
     world.saw_many("bodies begun late", late_bodies);
+    world.saw_many("journals that outlived their generation", moves);
     let counts = world.counts();
     let mut trace = world.trace();
     let report = Report {
@@ -79,6 +147,7 @@ fn report(world: &World, violations: Vec<Violation>) -> (Report, Vec<String>) {
         trace_hash: trace.hash(),
         events: trace.count(),
         simulated_ms: world.now_ms(),
+        skipped_ms: world.clocks().skipped_ms(),
         healed_in_ms: world
             .now_ms()
             .saturating_sub(world.plan.settings.faults_end_ms),
@@ -90,16 +159,32 @@ fn report(world: &World, violations: Vec<Violation>) -> (Report, Vec<String>) {
             .filter(|(_, count)| *count > 0)
             .map(|(what, count)| (what.to_owned(), count))
             .collect(),
+        reached: reached(world),
         violations,
     };
     (report, trace.take_lines())
 }
 
+/// What the suite wants to see in some seed, and is so at the end of this one.
+fn reached(world: &World) -> std::collections::BTreeSet<String> {
+    world.with_history(|history| {
+        let rules = world.program.sometimes.iter();
+        rules
+            .filter(|sometimes| (sometimes.rule)(history))
+            .map(|sometimes| sometimes.name.clone())
+            .collect()
+    })
+}
+
 /// What the harness does next.
 enum Action {
     Strike(Fault),
-    /// A fault on a link or the disk is over.
+    /// A fault on a link, the disk or a clock is over.
     Mend(Fault),
+    /// The link between the server and another host is cut for so long.
+    Cut(String, u64),
+    /// It is whole again.
+    Join(String),
     /// A host comes up.
     Bounce(String),
 }
@@ -131,17 +216,15 @@ impl Simulation<'_> {
         let air: Arc<Mutex<InAir>> = Arc::default();
         let here = world.clone();
         sim.host("server", move || server::serve(here.clone(), air.clone()));
-        let mut hosts = vec!["server".to_owned()];
-        for number in 1..=WORKERS {
+        let hosts = settings.hosts();
+        for number in 1..=settings.workers {
             let (name, here) = (format!("worker-{number}"), world.clone());
-            hosts.push(name.clone());
             sim.host(name.clone(), move || {
                 worker::work(here.clone(), name.clone())
             });
         }
-        for number in 1..=CLIENTS {
+        for number in 1..=settings.clients {
             let here = world.clone();
-            hosts.push(format!("client-{number}"));
             sim.host(format!("client-{number}"), move || {
                 client::ask(here.clone(), number)
             });
@@ -186,7 +269,15 @@ impl Simulation<'_> {
                     Action::Strike(fault) => self.strike(fault),
                     Action::Mend(fault) => self.mend(&fault),
                     Action::Bounce(host) => self.bounce(&host),
+                    Action::Cut(peer, span_ms) => {
+                        self.sim.partition("server", peer.as_str());
+                        self.plan(now + span_ms, Action::Join(peer));
+                    }
+                    Action::Join(peer) => self.sim.repair("server", peer.as_str()),
                 }
+            }
+            if settings.skips_time {
+                self.skip();
             }
             if let Err(error) = self.sim.step() {
                 self.world
@@ -194,6 +285,10 @@ impl Simulation<'_> {
                     .charge("no program fails", now, error.to_string());
             }
             self.world.set_now_ms(now + settings.tick_ms);
+            self.world.check_rules();
+            for (strike, worker) in self.world.take_strikes() {
+                self.strike_as_scripted(strike, worker);
+            }
             if now < looked + LOOK_MS {
                 continue;
             }
@@ -208,6 +303,23 @@ impl Simulation<'_> {
             if now >= deadline {
                 return false;
             }
+        }
+    }
+
+    /// Puts all wall clocks forward, if nothing can run before a timer that is far away.
+    fn skip(&mut self) {
+        // While a process stands still, calls may be under way in it.
+        let up = |host: &String| host.starts_with("worker") || !self.world.is_paused(host);
+        if self.down.contains_key("server") || !self.hosts.iter().all(up) {
+            return;
+        }
+        if let Some(by_ms) = skip::skippable_ms(&self.world) {
+            self.world.saw("skips");
+            self.world.clocks().skip(by_ms);
+            self.world.note(format_args!(
+                "{} skips {by_ms} ms: all wall clocks are put forward",
+                self.world.now_ms()
+            ));
         }
     }
 
@@ -229,9 +341,9 @@ impl Simulation<'_> {
         }
     }
 
-    fn note(&self, what: &str, fault: &Fault) {
-        self.world
-            .note(format_args!("{} {what}: {fault}", self.world.now_ms()));
+    fn tell(&self, what: &str, fault: &Fault, event: impl FnOnce() -> What) {
+        let line = format_args!("{} {what}: {fault}", self.world.now_ms());
+        self.world.tell(&fault.host, line, event);
     }
 
     fn strike(&mut self, fault: Fault) {
@@ -246,13 +358,23 @@ impl Simulation<'_> {
                 | FaultKind::ServerKilled
                 | FaultKind::PowerLost
         );
-        if dies && self.down.contains_key(&host) {
+        let pauses = matches!(
+            fault.kind,
+            FaultKind::WorkerPaused | FaultKind::ServerPaused | FaultKind::ClientPaused
+        );
+        if (dies || pauses) && self.down.contains_key(&host) {
             return;
         }
-        self.note("strikes", &fault);
+        self.tell("strikes", &fault, || What::FaultStruck {
+            kind: fault.kind,
+            other: fault.other.clone(),
+            span_ms: fault.span_ms,
+            extent: fault.extent,
+        });
         self.world.struck(fault.kind);
         match fault.kind {
             FaultKind::WorkerDrained => return self.world.ask_to_drain(&host),
+            FaultKind::Deployed => return self.deploy(),
             FaultKind::WorkerKilled | FaultKind::ClientKilled => self.crash(&host, ends_at),
             FaultKind::WorkerKilledSilently => {
                 self.sim.partition(host.as_str(), "server");
@@ -307,14 +429,83 @@ impl Simulation<'_> {
                 self.world.disk.faults().fail_next_commit(fate);
                 return;
             }
+            FaultKind::ReadFailed => {
+                let cause = server::READ_FAULT.to_owned();
+                let failure = ReadFailure::Io { cause };
+                self.world.disk.faults().fail_next_read(failure);
+                return;
+            }
+            FaultKind::WorkerPaused | FaultKind::ServerPaused | FaultKind::ClientPaused => {
+                self.world.pause(&host);
+            }
+            FaultKind::RollingPartition => return self.roll(fault.span_ms),
+            FaultKind::AllCut => {
+                for peer in self.hosts.clone().into_iter().skip(1) {
+                    self.sim.partition("server", peer.as_str());
+                    self.plan(ends_at, Action::Join(peer));
+                }
+                return;
+            }
+            FaultKind::WallForward | FaultKind::WallBack => {
+                let by_ms = i64::try_from(fault.extent).unwrap_or(i64::MAX);
+                let back = fault.kind == FaultKind::WallBack;
+                let by_ms = if back { -by_ms } else { by_ms };
+                return self.world.jump_clock(&host, by_ms);
+            }
         }
         if !dies {
             self.plan(ends_at, Action::Mend(fault));
         }
     }
 
+    /// What the script strikes with, at the end of the tick in which its point was passed.
+    fn strike_as_scripted(&mut self, strike: Strike, worker: Option<String>) {
+        let is_worker = |host: &String| host.starts_with("worker-");
+        let worker = worker
+            .filter(is_worker)
+            .unwrap_or_else(|| "worker-1".to_owned());
+        let (kind, host) = match strike {
+            Strike::KillWorker => (FaultKind::WorkerKilled, worker),
+            Strike::KillWorkerSilently => (FaultKind::WorkerKilledSilently, worker),
+            Strike::KillServer => (FaultKind::ServerKilled, "server".to_owned()),
+            Strike::LosePower => (FaultKind::PowerLost, "server".to_owned()),
+            Strike::Deploy => (FaultKind::Deployed, String::new()),
+        };
+        self.strike(Fault {
+            kind,
+            host,
+            other: String::new(),
+            span_ms: SCRIPTED_SPAN_MS,
+            extent: 0,
+        });
+    }
+
+    /// Every worker is asked to leave, and comes back with the next version of the code.
+    fn deploy(&mut self) {
+        let workers = self.hosts.iter().filter(|host| host.starts_with("worker-"));
+        let workers: Vec<String> = workers.cloned().collect();
+        self.world.deploy(workers.iter().cloned());
+        workers
+            .iter()
+            .for_each(|worker| self.world.ask_to_drain(worker));
+    }
+
+    /// Cuts one link after another, each for a part of the time; the next one goes just before the last one is whole.
+    fn roll(&mut self, span_ms: u64) {
+        let peers = self.hosts.len() as u64 - 1;
+        let (now, part) = (self.world.now_ms(), (span_ms / peers).max(10));
+        for (place, peer) in (0..).zip(self.hosts.clone().into_iter().skip(1)) {
+            self.plan(now + place * part, Action::Cut(peer, part + part / 10));
+        }
+    }
+
     fn crash(&mut self, host: &str, up_at: u64) {
         self.world.clone().while_crashing(|| self.sim.crash(host));
+        let (now, life) = (self.world.now_ms(), self.world.life_of(host));
+        self.world.record(now, host, life, |_| What::LifeEnded {
+            how: "it is killed".to_owned(),
+        });
+        self.world.resume(host);
         self.down.insert(host.to_owned(), ());
         self.plan(up_at, Action::Bounce(host.to_owned()));
     }
@@ -322,14 +513,17 @@ impl Simulation<'_> {
     fn bounce(&mut self, host: &str) {
         if self.down.remove(host).is_some() {
             self.world
-                .note(format_args!("{} {host} comes up", self.world.now_ms()));
+                .line(format_args!("{} {host} comes up", self.world.now_ms()));
             // One that ended by itself may have left tasks behind.
             self.world.clone().while_crashing(|| self.sim.bounce(host));
         }
     }
 
     fn mend(&mut self, fault: &Fault) {
-        self.note("is over", fault);
+        self.tell("is over", fault, || What::FaultOver {
+            kind: fault.kind,
+            other: fault.other.clone(),
+        });
         let (host, other) = (fault.host.as_str(), fault.other.as_str());
         match fault.kind {
             FaultKind::WorkerKilledSilently => self.sim.repair(host, "server"),
@@ -344,6 +538,9 @@ impl Simulation<'_> {
             FaultKind::SlowLink => self.usual_latency(host, other),
             FaultKind::SlowDisk => self.world.disk.faults().slow_sync(Duration::ZERO),
             FaultKind::DiskFull => self.world.disk.faults().make_room(),
+            FaultKind::WorkerPaused | FaultKind::ServerPaused | FaultKind::ClientPaused => {
+                self.world.resume(host);
+            }
             _ => {}
         }
     }
@@ -355,11 +552,16 @@ impl Simulation<'_> {
 
     /// The faults are over: every link is whole, every host comes up.
     fn heal(&mut self) {
-        self.world
-            .note(format_args!("{} all is mended", self.world.now_ms()));
+        let line = format_args!("{} all is mended", self.world.now_ms());
+        self.world.tell("", line, || What::Mended);
         self.agenda.clear();
         self.world.disk.faults().slow_sync(Duration::ZERO);
         self.world.disk.faults().make_room();
+        self.world.disk.faults().read_again();
+        self.set_clocks();
+        for host in &self.hosts {
+            self.world.resume(host);
+        }
         for peer in self.hosts.clone().iter().filter(|peer| *peer != "server") {
             self.sim.release("server", peer.as_str());
             self.sim.repair("server", peer.as_str());
@@ -368,6 +570,18 @@ impl Simulation<'_> {
         for host in std::mem::take(&mut self.down).into_keys() {
             self.down.insert(host.clone(), ());
             self.bounce(&host);
+        }
+    }
+
+    /// A server's clock that its engine does not believe is set to where engine time is.
+    fn set_clocks(&self) {
+        let mut clocks = self.world.clocks();
+        let Some(server) = clocks.server() else {
+            return;
+        };
+        let ahead_ms = server.wall.0 as i64 - server.engine.0 as i64;
+        if ahead_ms > BELIEVED_MS {
+            clocks.jump("server", -ahead_ms);
         }
     }
 }

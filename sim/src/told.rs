@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use stepwell::ClientError;
 use stepwell::model::command::Refusal;
 use stepwell::model::id::{Namespace, RunId};
+use stepwell::model::payload::Payload;
 use stepwell::model::run::{Outcome, RunSummary, Stats};
 
 use crate::plan::{Plan, Work};
+use crate::world::Host;
 
 /// How far a job is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,10 +51,79 @@ pub(crate) struct OutcomeTold {
     pub(crate) outcome: Outcome,
 }
 
+/// What a call asks of one run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// To begin.
+    Start {
+        workflow: String,
+        input: Payload,
+        delayed: bool,
+    },
+    /// To stop.
+    Cancel,
+    /// To go on.
+    Resume,
+    /// How it ended, now or once it has.
+    Outcome { waits: bool },
+    /// Where it is.
+    Status,
+}
+
+/// What a call was told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// Nothing: it may have taken effect, or take effect at any later time, or never.
+    Unknown,
+    /// That the engine has not looked at it and never will.
+    NotAsked,
+    /// The run exists; whether this call began it.
+    Started(bool),
+    /// It is done.
+    Done,
+    /// How the run ended, or that it has not.
+    Outcome(Outcome),
+    /// Where the run is.
+    Status(RunSummary),
+    /// No.
+    Refused(Refusal),
+}
+
+/// When something happened: its place among all that calls and answers are, and the time of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Moment {
+    pub(crate) order: u64,
+    pub(crate) at_ms: u64,
+}
+
+/// A call about one run.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    pub(crate) client: String,
+    pub(crate) asked: Asked,
+    pub(crate) begun: Moment,
+    /// When it was answered or given up, if it was.
+    pub(crate) ended: Option<Moment>,
+    pub(crate) answer: Answer,
+}
+
+/// Finds a call again.
+#[derive(Debug, Clone)]
+pub(crate) struct CallNo(String, usize);
+
+/// All calls about runs, by the runs' names, each list in the order in which they began.
+#[derive(Debug, Default)]
+pub(crate) struct Calls {
+    pub(crate) of: BTreeMap<String, Vec<Call>>,
+    /// One host runs after the other, so that this order is one that time allows.
+    moments: u64,
+}
+
 /// The record.
 #[derive(Debug, Default)]
 pub(crate) struct Told {
     pub(crate) jobs: Vec<Progress>,
+    pub(crate) calls: Calls,
     pub(crate) starts: Vec<StartTold>,
     pub(crate) outcomes: Vec<OutcomeTold>,
     /// Cancels that were acknowledged.
@@ -100,6 +171,93 @@ impl Told {
             self.wrong.push(format!(
                 "a client was told that {name} exists, and then that it does not"
             ));
+        }
+    }
+}
+
+impl Host {
+    /// A call is about to be made.
+    pub(crate) fn begins_call(&self, name: &str, asked: Asked) -> CallNo {
+        let mut told = self.world.told();
+        let begun = told.calls.moment(self.now_ms());
+        let calls = told.calls.of.entry(name.to_owned()).or_default();
+        calls.push(Call {
+            client: format!("{}.{}", self.name, self.life),
+            asked,
+            begun,
+            ended: None,
+            answer: Answer::Unknown,
+        });
+        CallNo(name.to_owned(), calls.len() - 1)
+    }
+
+    /// It has come back.
+    pub(crate) fn ends_call(&self, CallNo(name, at): CallNo, answer: impl Into<Answer>) {
+        let mut told = self.world.told();
+        let ended = told.calls.moment(self.now_ms());
+        let call = told.calls.of.get_mut(&name).and_then(|of| of.get_mut(at));
+        if let Some(call) = call {
+            call.ended = Some(ended);
+            call.answer = answer.into();
+        }
+    }
+}
+
+impl Calls {
+    fn moment(&mut self, at_ms: u64) -> Moment {
+        self.moments += 1;
+        let order = self.moments;
+        Moment { order, at_ms }
+    }
+}
+
+impl From<&ClientError> for Answer {
+    fn from(error: &ClientError) -> Self {
+        match error {
+            ClientError::Refused(refusal) => Self::Refused(refusal.clone()),
+            ClientError::NotReachable { .. }
+            | ClientError::HelloRefused { .. }
+            | ClientError::Payload(_) => Self::NotAsked,
+            ClientError::TimedOut { .. }
+            | ClientError::Unreadable { .. }
+            | ClientError::Misfit { .. }
+            | ClientError::Closed => Self::Unknown,
+        }
+    }
+}
+
+impl From<&Result<bool, ClientError>> for Answer {
+    fn from(started: &Result<bool, ClientError>) -> Self {
+        match started {
+            Ok(started) => Self::Started(*started),
+            Err(error) => error.into(),
+        }
+    }
+}
+
+impl From<&Result<(), ClientError>> for Answer {
+    fn from(done: &Result<(), ClientError>) -> Self {
+        match done {
+            Ok(()) => Self::Done,
+            Err(error) => error.into(),
+        }
+    }
+}
+
+impl From<&Result<Outcome, ClientError>> for Answer {
+    fn from(outcome: &Result<Outcome, ClientError>) -> Self {
+        match outcome {
+            Ok(outcome) => Self::Outcome(outcome.clone()),
+            Err(error) => error.into(),
+        }
+    }
+}
+
+impl From<&Result<RunSummary, ClientError>> for Answer {
+    fn from(status: &Result<RunSummary, ClientError>) -> Self {
+        match status {
+            Ok(summary) => Self::Status(summary.clone()),
+            Err(error) => error.into(),
         }
     }
 }

@@ -83,7 +83,7 @@ use crate::canary::canary;
 use crate::keys::{self, Mark, ReadyRecord, Record, StoppedRecord, Tally, TimerRecord};
 use crate::model::id::{GrantNo, Incarnation, Namespace, RunId, RunNo, SessionId, StepNo, Token};
 use crate::model::limits::Limits;
-use crate::model::run::{RunState, Stats};
+use crate::model::run::{InMemory, RunState, Stats};
 use crate::model::time::Time;
 use crate::wire::message::{Held, Message};
 use bytes::Bytes;
@@ -284,7 +284,21 @@ impl Core {
             store: self.store,
             epoch: self.epoch,
             now: self.now(),
+            in_memory: self.in_memory(),
             ..self.counts.clone()
+        }
+    }
+
+    fn in_memory(&self) -> InMemory {
+        let count = |count: usize| count as u64;
+        InMemory {
+            sessions: count(self.sessions.len()),
+            granted: count(self.granted.len()),
+            fresh: count(self.fresh.len()),
+            timers: count(self.timers.len()),
+            armed: count(self.armed.len()),
+            waiters: count(self.waiters.values().map(Vec::len).sum()),
+            reads: count(self.lookups.len() + self.mailboxes.len() + self.starts.len()),
         }
     }
 
@@ -359,12 +373,13 @@ impl Core {
         if let Message::Hello(hello) = message {
             return self.hello(session, hello, out);
         }
+        let pulse = self.pulse();
         let Some(heard) = self.sessions.get_mut(&session) else {
             return;
         };
         if !canary!("heartbeats do not count as heard") || !matches!(message, Message::Heartbeat(_))
         {
-            heard.last_heard = self.mono;
+            heard.last_heard = pulse;
         }
         match message {
             Message::Heartbeat(_) => {}

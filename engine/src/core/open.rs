@@ -37,6 +37,8 @@ pub struct Opened {
     pub granted: Vec<(u32, GrantedRecord)>,
     /// First run number of each generation.
     pub generations: Vec<(u32, RunNo)>,
+    /// The generations the store has, also those that no record names.
+    pub spaces: Vec<u32>,
 }
 
 /// Why a core does not open what was read.
@@ -137,7 +139,7 @@ impl Core {
                 .iter()
                 .map(|(generation, first)| (*first, *generation))
                 .collect(),
-            cleaner: Cleaner::default(),
+            cleaner: Cleaner::open(&opened.generations, opened.spaces),
             builds_seen: BTreeSet::new(),
             returning: Vec::new(),
             regranting: VecDeque::new(),

@@ -12,6 +12,7 @@ use stepwell_storage::Space;
 
 use super::Core;
 use super::output::{Effect, Output, Read};
+use crate::canary::canary;
 use crate::keys::{self, MovedRecord, Record};
 use crate::model::id::{Namespace, RunId, RunNo};
 use crate::model::run::RunState;
@@ -45,6 +46,8 @@ pub(super) struct Cleaner {
     next_look: Duration,
     /// The generation being emptied.
     current: Option<u32>,
+    /// Generations that were emptied by an engine that ended before it had dropped them.
+    emptied: Vec<u32>,
     /// Generations with damage in them: kept, and not looked at again before the next opening.
     kept: BTreeSet<u32>,
     /// Runs that must be copied before the next page.
@@ -53,6 +56,22 @@ pub(super) struct Cleaner {
     touched: bool,
     /// Where the next page begins, once all are copied; none at the end.
     next_page: Option<RunNo>,
+}
+
+impl Cleaner {
+    /// A generation's record goes first and the generation itself is dropped once that is durable. If the engine ends
+    /// between the two, nobody knows of it any more: it is dropped now. Generations are emptied from the oldest on, and a
+    /// number below the newest is never used again, so none that is being written to is meant.
+    pub(super) fn open(known: &[(u32, RunNo)], spaces: Vec<u32>) -> Self {
+        let newest = known.iter().map(|(generation, _)| *generation).max();
+        let is_known = |space: &u32| known.iter().any(|(generation, _)| generation == space);
+        let mut emptied = spaces;
+        emptied.retain(|space| Some(*space) < newest && !is_known(space));
+        Self {
+            emptied,
+            ..Self::default()
+        }
+    }
 }
 
 impl Core {
@@ -70,6 +89,9 @@ impl Core {
             return;
         }
         self.cleaner.next_look = self.mono + INTERVAL;
+        for generation in std::mem::take(&mut self.cleaner.emptied) {
+            out.effect(Effect::DropGeneration { generation });
+        }
         let candidates = self
             .generations
             .values()
@@ -107,12 +129,16 @@ impl Core {
             if !row.moved && self.birth_of(row.run).0 != generation {
                 continue; // a copy that a crash cut off: the run is elsewhere
             }
-            let old = |at: Time| at.after(self.settings.retention) <= self.now();
+            let old = |at: Time| {
+                at.after(self.settings.retention) <= self.now()
+                    || canary!("a run is forgotten before its retention")
+            };
             // Somebody has its number already and will look at it: it is kept, as if it had not ended long enough ago.
             let asked = self.lookups.contains_key(&(row.namespace, row.id))
                 || self.mailboxes.contains_key(&row.run);
             match row.ended {
                 Some((state, at)) if old(at) && !asked => self.drop_records(&row, state, at, out),
+                _ if canary!("what outlives its generation is not copied") => {}
                 _ => self.cleaner.copying.push(row.run),
             }
         }

@@ -14,6 +14,7 @@
 //! cancel r1 | resume r1 | outcome r1 wait | status r1            what clients ask
 //! offer a queues=q:0 | beat a | close a goodbye | wait 5s | wall +3h | crash | reopen
 //! ~read | ~answer | ~commit                                     does one read, tells one answer, syncs the disk
+//! die                                                           syncs the disk and dies before anything leaves
 //! ```
 
 use std::collections::BTreeMap;
@@ -300,6 +301,12 @@ impl Scene {
             "wall" => self.turn_wall(line.word(1)),
             "crash" => {
                 self.stage.flush();
+                self.reopen(true);
+            }
+            "die" => {
+                // All is durable, and nothing of what was to be done then is.
+                self.flush();
+                self.stage.commit();
                 self.reopen(true);
             }
             "reopen" => self.reopen(false),

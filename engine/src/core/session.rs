@@ -184,7 +184,7 @@ impl Core {
                 slots: BTreeMap::new(),
                 granted: BTreeSet::new(),
                 reserved: 0,
-                last_heard: self.mono,
+                last_heard: self.pulse(),
                 waits: BTreeSet::new(),
                 solitary: None,
                 held_back: None,
@@ -391,7 +391,9 @@ impl Core {
             .for_each(|queue| queue.withdraw(id));
         self.unsettled.extend(session.slots.keys());
         for run in &session.waits {
-            if let Some(waiting) = self.waiters.get_mut(run) {
+            if let Some(waiting) = self.waiters.get_mut(run)
+                && !canary!("who has left still waits")
+            {
                 waiting.retain(|(waiter, _)| *waiter != id);
                 if waiting.is_empty() {
                     self.waiters.remove(run);
@@ -410,13 +412,21 @@ impl Core {
         })
     }
 
+    /// What silence is measured by.
+    pub(super) fn pulse(&self) -> Duration {
+        if canary!("silence is measured by the wall clock") {
+            return Duration::from_millis(self.now().0);
+        }
+        self.mono
+    }
+
     /// Ends sessions that have gone silent and the patience with those that are absent.
     pub(super) fn watch_sessions(&mut self, out: &mut Output) {
         let silent: Vec<SessionId> = self
             .sessions
             .values()
             .filter(|session| {
-                self.mono.saturating_sub(session.last_heard) > self.settings.session_timeout
+                self.pulse().saturating_sub(session.last_heard) > self.settings.session_timeout
             })
             .map(|session| session.id)
             .collect();

@@ -65,6 +65,11 @@ impl Timers {
             .map_or(self.cursor, |(due, _)| self.cursor.min(*due))
     }
 
+    /// How many are in memory.
+    pub(super) fn len(&self) -> usize {
+        self.window.len() + self.late.len()
+    }
+
     /// When to look next; at once if timers must be read first.
     pub(super) fn next_due(&self) -> Option<Time> {
         let must_read = !self.tail_in_memory && !self.reading && self.window.len() < WINDOW_LOW;

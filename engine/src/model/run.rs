@@ -201,6 +201,28 @@ pub struct Stats {
     pub commits: u64,
     /// Engine time now.
     pub now: Time,
+    /// What the engine has in memory now.
+    #[serde(default)]
+    pub in_memory: InMemory,
+}
+
+/// What an engine has in memory, counted. All but sessions and timers is about work under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct InMemory {
+    /// Connections of workers and clients.
+    pub sessions: u64,
+    /// Runs that workers hold, or that are kept for workers that may come back.
+    pub granted: u64,
+    /// Ready runs that were started just now and need not be read.
+    pub fresh: u64,
+    /// Timers of suspended runs, the earliest ones.
+    pub timers: u64,
+    /// Timers of granted runs.
+    pub armed: u64,
+    /// Calls that wait for the end of a run.
+    pub waiters: u64,
+    /// Runs, ids and starts that wait for something to be read.
+    pub reads: u64,
 }
 
 impl Stats {

@@ -20,25 +20,23 @@ pub(super) fn at_the_end(durable: &Durable, seed: u64, disk: &MemDisk, bench: &m
         return; // somebody else says so
     };
     let content = disk.content();
-    for (no, run) in &durable.runs {
-        let rows: Vec<(u32, &Row)> = content
+    for (no, run) in durable.kept() {
+        let space = Space::Generation(run.generation);
+        let rows: Vec<&Row> = content
             .iter()
-            .filter_map(|(space, row)| match space {
-                Space::Generation(generation) if is_of(row, *no) => Some((*generation, row)),
-                _ => None,
-            })
+            .filter(|(found, row)| *found == space && is_of(row, *no))
+            .map(|(_, row)| row)
             .collect();
         if rows.is_empty() {
             continue;
         }
         let mut draw = Draw::of(seed, format_args!("damage {no}"));
-        let (generation, row) = *draw.pick(&rows);
+        let row = *draw.pick(&rows);
         let bit = draw.between(0, row.value.len() as u64 * 8 - 1) as usize;
         let mut damaged = row.value.to_vec();
         damaged[bit / 8] ^= 1 << (bit % 8);
-        let space = Space::Generation(generation);
         disk.tamper(space, row.key.clone(), Some(Bytes::from(damaged)));
-        if block_on(reading::image(&store, *no, (generation, false))).is_ok() {
+        if block_on(reading::image(&store, *no, (run.generation, false))).is_ok() {
             bench.charge(
                 NAME,
                 format!(

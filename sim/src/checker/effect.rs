@@ -11,13 +11,14 @@ use stepwell::model::id::RunId;
 use super::Bench;
 use crate::durable::Durable;
 use crate::ledger::Ledger;
+use crate::workload::CALL;
 
 const NAME: &str = "one effect for each key";
 const GHOST: &str = "no effect for what does not exist";
 
 /// A body began.
 pub(super) fn body_started(durable: &Durable, run: RunId, bench: &mut Bench<'_>) {
-    if durable.run_of(run).is_none() {
+    if durable.run_of(run).is_none() && !durable.was_forgotten(run) {
         bench.charge(
             GHOST,
             format!("a step of {run} began, and its start is not durable"),
@@ -27,7 +28,7 @@ pub(super) fn body_started(durable: &Durable, run: RunId, bench: &mut Bench<'_>)
 
 /// What the journals hold is what the world answered; nothing was charged twice.
 pub(super) fn at_the_end(durable: &Durable, ledger: &Ledger, bench: &mut Bench<'_>) {
-    for run in durable.runs.values() {
+    for (no, run) in &durable.runs {
         let Some(started) = run.started() else {
             continue;
         };
@@ -37,7 +38,7 @@ pub(super) fn at_the_end(durable: &Durable, ledger: &Ledger, bench: &mut Bench<'
             };
             let key = format!("{}-{}", started.id, step.number);
             let recorded: Option<u64> = step.output.to().ok();
-            let effect = ledger.effects().get(&key);
+            let effect = ledger.effect_of(*no, CALL, &key);
             if effect.map(|effect| effect.value) != recorded {
                 bench.charge(
                     NAME,
@@ -50,12 +51,8 @@ pub(super) fn at_the_end(durable: &Durable, ledger: &Ledger, bench: &mut Bench<'
             }
         }
         let mut requests: BTreeMap<&str, u32> = BTreeMap::new();
-        for effect in ledger
-            .effects()
-            .iter()
-            .filter(|(key, _)| key.starts_with(&format!("{}-", started.id)))
-        {
-            *requests.entry(effect.1.request.as_str()).or_default() += 1;
+        for effect in ledger.effects_of(*no, started.id) {
+            *requests.entry(effect.request.as_str()).or_default() += 1;
         }
         for (request, count) in requests.into_iter().filter(|(_, count)| *count > 1) {
             bench.charge(

@@ -1,19 +1,26 @@
 //! **Everything ends after the faults stop, and leaves nothing behind.**
 //!
 //! Source: the simulation's own promise: once all hosts are up and all links are whole, every run ends within the stated
-//! simulated time; then no grant, ready row, timer or stopped run is left.
+//! simulated time; then no grant, ready row, timer or stopped run is left, and the engine has nothing in memory but the
+//! sessions of those who are there.
+
+use stepwell::model::run::InMemory;
 
 use super::Bench;
 use crate::durable::Durable;
 use crate::told::{Progress, Told};
 
-const NAME: &str = "everything ends after the faults stop";
-
-pub(super) fn at_the_end(durable: &Durable, told: &Told, in_time: bool, bench: &mut Bench<'_>) {
+pub(super) fn at_the_end(
+    durable: &Durable,
+    told: &Told,
+    name: &str,
+    in_time: bool,
+    bench: &mut Bench<'_>,
+) {
     for (no, run) in durable.runs.iter().filter(|(_, run)| !run.has_ended()) {
         let last = run.entries.last().map(|entry| entry.kind_name());
         bench.charge(
-            NAME,
+            name,
             format!(
                 "{} has not ended: it is in {:?}, its last entry is {last:?}",
                 run.name(),
@@ -23,7 +30,7 @@ pub(super) fn at_the_end(durable: &Durable, told: &Told, in_time: bool, bench: &
     }
     for (no, stopped) in &durable.stopped {
         bench.charge(
-            NAME,
+            name,
             format!("run {no} is {}: {}", stopped.state, stopped.reason),
         );
     }
@@ -33,18 +40,35 @@ pub(super) fn at_the_end(durable: &Durable, told: &Told, in_time: bool, bench: &
         .filter(|job| **job != Progress::Over)
         .count();
     if open > 0 {
-        bench.charge(NAME, format!("{open} calls of clients have no answer"));
+        bench.charge(name, format!("{open} calls of clients have no answer"));
     }
     if !in_time && durable.runs.values().all(|run| run.has_ended()) && open == 0 {
-        bench.charge(NAME, "nobody answers the last questions".to_owned());
+        bench.charge(name, "nobody answers the last questions".to_owned());
+    }
+    if let Some(stats) = told.stats.as_ref().filter(|_| in_time) {
+        nothing_in_memory(&stats.in_memory, bench);
     }
     for grant in durable.granted.values() {
-        bench.charge(NAME, format!("a grant is left over: run {}", grant.run));
+        bench.charge(name, format!("a grant is left over: run {}", grant.run));
     }
     for run in durable.ready.values() {
-        bench.charge(NAME, format!("a ready row is left over: run {run}"));
+        bench.charge(name, format!("a ready row is left over: run {run}"));
     }
     for (due, run) in durable.timers.keys() {
-        bench.charge(NAME, format!("a timer is left over: run {run}, due {due}"));
+        bench.charge(name, format!("a timer is left over: run {run}, due {due}"));
+    }
+}
+
+/// What the engine said it had in memory when it was asked last.
+fn nothing_in_memory(held: &InMemory, bench: &mut Bench<'_>) {
+    let expected = InMemory {
+        sessions: held.sessions,
+        ..InMemory::default()
+    };
+    if *held != expected {
+        bench.charge(
+            "everything ends after the faults stop",
+            format!("the engine has something in memory: {held:?}"),
+        );
     }
 }

@@ -9,7 +9,7 @@ use stepwell::model::id::RunNo;
 use stepwell::reading;
 use stepwell_storage::{MemDisk, MemOptions, MemStore, Seq, Store, block_on};
 
-use super::Bench;
+use super::{Bench, retention};
 use crate::durable::Durable;
 
 const NAME: &str = "every step is committed once";
@@ -52,21 +52,16 @@ pub(super) fn at_the_end(durable: &Durable, disk: &MemDisk, bench: &mut Bench<'_
         Ok(generations) => generations,
         Err(failure) => return bench.charge(NAME, format!("the disk is not readable: {failure}")),
     };
-    for (no, run) in &durable.runs {
-        let found = generations.iter().filter_map(|generation| {
-            block_on(reading::entries(
-                &*store,
-                *generation,
-                *no,
-                (0, u32::MAX),
-                usize::MAX,
-            ))
-            .ok()
-            .filter(|found| !found.is_empty())
-        });
-        let found: Vec<_> = found.collect();
-        if found.len() != 1 || found[0] != run.stored {
-            let lengths: Vec<usize> = found.iter().map(Vec::len).collect();
+    for (no, run) in durable.kept() {
+        let found = block_on(reading::entries(
+            &*store,
+            run.generation,
+            *no,
+            (0, u32::MAX),
+            usize::MAX,
+        ));
+        if found.as_ref() != Ok(&run.stored) {
+            let lengths = found.map(|found| found.len());
             bench.charge(
                 NAME,
                 format!(
@@ -77,4 +72,5 @@ pub(super) fn at_the_end(durable: &Durable, disk: &MemDisk, bench: &mut Bench<'_
             );
         }
     }
+    retention::nothing_is_left_behind(durable, &generations, bench);
 }

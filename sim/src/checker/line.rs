@@ -34,13 +34,18 @@ struct Line {
 }
 
 /// After this silence a session has ended, and its end has been told. The engine looks every half a second at the latest,
-/// and tells once what it has written is durable; on a slow disk it may even wait for that before it looks.
+/// and tells once what it has written is durable; on a slow disk it may even wait for that before it looks, and while it
+/// stands still it does not look at all.
 fn patience_ms(plan: &Plan) -> u64 {
     let settings = &plan.settings;
-    let is_slow = |kind| matches!(kind, FaultKind::SlowDisk);
-    let slow = plan.faults.iter().any(|timed| is_slow(timed.fault.kind));
+    let strikes = |kind| plan.faults.iter().any(|timed| timed.fault.kind == kind);
+    let slow = strikes(FaultKind::SlowDisk) || strikes(FaultKind::ServerPaused);
     let timeout_ms = settings.session_timeout_ms;
-    let slow_ms = if slow { 5 * timeout_ms } else { 0 };
+    let slow_ms = if slow || !plan.script.is_empty() {
+        10 * timeout_ms
+    } else {
+        timeout_ms / 10
+    };
     timeout_ms + (settings.heartbeat_ms / 4).clamp(50, 500) + slow_ms + 5 * settings.sync_ms + 100
 }
 

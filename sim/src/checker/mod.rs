@@ -5,23 +5,25 @@
 
 mod attempt;
 mod damage;
-mod delay;
 mod effect;
 mod ending;
 mod fence;
 mod journal;
 mod line;
+mod model;
 mod outcome;
 mod place;
 mod proof;
 mod release;
 mod replay;
+mod retention;
 mod start;
 mod suspect;
 mod tally;
 mod timer;
 
 use stepwell::model::id::{Incarnation, RunId, StepNo};
+use stepwell::model::time::Time;
 use stepwell::wire::message::Message;
 use stepwell_storage::{Op, Seq};
 
@@ -41,6 +43,7 @@ pub(crate) struct Court {
     attempts: attempt::Attempts,
     suspects: suspect::Suspects,
     lines: line::Lines,
+    engine_time: timer::EngineTime,
     violations: Vec<Violation>,
     /// Bodies that began although the outcome of their step was durable: allowed for a worker that has not heard yet.
     pub(crate) late_bodies: u64,
@@ -54,7 +57,7 @@ pub(crate) struct Bench<'a> {
 
 impl Bench<'_> {
     /// Something does not hold.
-    pub(crate) fn charge(&mut self, checker: &'static str, text: String) {
+    pub(crate) fn charge(&mut self, checker: &str, text: String) {
         if self.violations.len() < VIOLATIONS_MAX {
             self.violations.push(Violation {
                 checker: checker.to_owned(),
@@ -70,7 +73,7 @@ impl Court {
         Self::default()
     }
 
-    pub(crate) fn charge(&mut self, checker: &'static str, now_ms: u64, text: String) {
+    pub(crate) fn charge(&mut self, checker: &str, now_ms: u64, text: String) {
         Bench {
             now_ms,
             violations: &mut self.violations,
@@ -80,6 +83,11 @@ impl Court {
 
     pub(crate) fn has_charges(&self) -> bool {
         !self.violations.is_empty()
+    }
+
+    /// What was found so far.
+    pub(crate) fn charges(&self) -> &[Violation] {
+        &self.violations
     }
 
     pub(crate) fn take_charges(&mut self) -> Vec<Violation> {
@@ -94,6 +102,7 @@ impl Court {
         };
         let mut tallied = false;
         let mut touched = std::collections::BTreeSet::new();
+        let mut forgotten = Vec::new();
         self.fence.batch_begins();
         for op in ops {
             let change = match self.durable.apply(op) {
@@ -108,8 +117,9 @@ impl Court {
                     touched.insert(*run);
                     journal::appended(&self.durable, *run, *index, &mut bench);
                     timer::appended(&self.durable, *run, *index, &mut bench);
+                    self.engine_time
+                        .appended(&self.durable, *run, *index, &mut bench);
                     self.fence.appended(&self.durable, *run, *index, &mut bench);
-                    delay::appended(&self.durable, *run, *index, &mut bench);
                     self.attempts
                         .appended(&self.durable, *run, *index, &mut bench);
                     self.suspects
@@ -134,14 +144,30 @@ impl Court {
                 Change::Moved { run } => {
                     touched.insert(*run);
                 }
+                Change::Forgotten { run } => forgotten.push(*run),
                 Change::Other => {}
             }
         }
+        self.engine_time.batch_ended(&self.durable, &mut bench);
+        retention::batch_ended(&self.durable, &forgotten, &mut bench);
         fence::one_grant_a_run(&self.durable, &mut bench);
         place::batch_ended(&self.durable, &touched, &mut bench);
         suspect::batch_ended(&self.durable, &touched, &mut bench);
         if tallied {
             tally::batch_ended(&self.durable, &mut bench);
+        }
+    }
+
+    /// Engine time cannot be later than this, by all that the server's clocks have shown.
+    pub(crate) fn engine_latest(&mut self, latest: Option<Time>) {
+        self.engine_time.latest = latest;
+    }
+
+    /// A generation is gone from the disk.
+    pub(crate) fn generation_dropped(&mut self, now_ms: u64, generation: u32) {
+        self.durable.doomed.remove(&generation);
+        if let Err(problem) = self.durable.nobody_is_in(generation) {
+            self.charge(retention::NAME, now_ms, problem);
         }
     }
 
@@ -208,15 +234,27 @@ pub(crate) fn at_the_end(world: &World, in_time: bool) {
         now_ms: world.now_ms(),
         violations: &mut court.violations,
     };
-    ending::at_the_end(&court.durable, &told, in_time, &mut bench);
+    let ending = &world.program.ending;
+    ending::at_the_end(&court.durable, &told, ending, in_time, &mut bench);
     start::at_the_end(&court.durable, &told, &mut bench);
     outcome::at_the_end(&court.durable, &told, &mut bench);
-    effect::at_the_end(&court.durable, &ledger, &mut bench);
-    proof::at_the_end(&court.durable, &ledger, &world.plan, &mut bench);
+    let checked = model::at_the_end(
+        &court.durable,
+        &told.calls,
+        &world.plan.settings,
+        &mut bench,
+    );
+    world.saw_many("calls explained", checked.calls);
+    world.saw_many("calls explained that have no answer", checked.unknown);
+    world.saw_many("runs with too many orders of calls", checked.given_up);
+    if world.program.is_engine {
+        effect::at_the_end(&court.durable, &ledger, &mut bench);
+        proof::at_the_end(&court.durable, &ledger, &world.plan, &mut bench);
+    }
     if in_time {
         tally::at_the_end(&court.durable, &told, &mut bench);
     }
     journal::at_the_end(&court.durable, &world.disk, &mut bench);
-    replay::at_the_end(&court.durable, &mut bench);
+    replay::at_the_end(&court.durable, &world.program, &mut bench);
     damage::at_the_end(&court.durable, world.plan.seed, &world.disk, &mut bench);
 }

@@ -3,27 +3,33 @@
 //! Source: the workloads. A chain's result is the hash of all its steps in their order; a checkout's receipt is what its
 //! steps recorded; a run dies only of what the plan says, or of workers that died under it one after the other.
 
+use std::time::Duration;
+
+use stepwell::Retry;
 use stepwell::model::entry::Entry;
 use stepwell::model::failure::Failure;
+use stepwell::model::id::{RunNo, StepNo};
 
 use super::Bench;
 use crate::durable::{Durable, DurableRun};
 use crate::ledger::Ledger;
 use crate::plan::{ChainInput, Job, Order, Plan, Solo, TimedJob};
-use crate::workload::{CHAIN, CHECKOUT, DECLINED, Receipt, SOLO, chain_expected, chain_request};
+use crate::workload::{
+    CALL, CHAIN, CHECKOUT, DECLINED, Receipt, SOLO, chain_expected, chain_request,
+};
 
 const NAME: &str = "the workload's proof holds";
 /// The class of the failure of a run that lost too many workers.
 pub(super) const WORKER_LOST: &str = "worker lost";
 
 pub(super) fn at_the_end(durable: &Durable, ledger: &Ledger, plan: &Plan, bench: &mut Bench<'_>) {
-    for run in durable.runs.values() {
+    for (no, run) in &durable.runs {
         let Some(started) = run.started() else {
             continue;
         };
         let asked = |job: &TimedJob| match &job.job {
             Job::Start { name, .. } => Some(name) == started.name.as_ref(),
-            Job::StartMany { chains } => chains
+            Job::StartMany { runs, .. } => runs
                 .iter()
                 .any(|(name, _)| Some(name) == started.name.as_ref()),
             _ => false,
@@ -32,7 +38,7 @@ pub(super) fn at_the_end(durable: &Durable, ledger: &Ledger, plan: &Plan, bench:
             bench.charge(NAME, format!("{} was never asked for", run.name()));
         }
         let problem = match started.workflow.as_str() {
-            name if name == CHAIN.name() => chain(run, ledger),
+            name if name == CHAIN.name() => chain(*no, run, ledger),
             name if name == CHECKOUT.name() => checkout(run),
             name if name == SOLO.name() => solo(run),
             other => Err(format!("there is no workflow {other}")),
@@ -48,23 +54,44 @@ fn input<T: serde::de::DeserializeOwned>(run: &DurableRun) -> Result<T, String> 
     started.input.to().map_err(|error| error.to_string())
 }
 
-fn may_die(failure: &Failure, planned: bool) -> Result<(), String> {
+fn may_die(run: &DurableRun, failure: &Failure, planned: bool) -> Result<(), String> {
     match failure.class.as_str() {
         WORKER_LOST => Ok(()),
         DECLINED if planned => Ok(()),
+        _ if gave_up(run, failure) => Ok(()),
         _ => Err(format!("it died of what nobody planned: {failure:?}")),
     }
 }
 
-fn chain(run: &DurableRun, ledger: &Ledger) -> Result<(), String> {
+/// Whether it failed for the last time so long after it had failed first that no retry was left: its clock has jumped. Of
+/// steps with retries left the whole function is the last.
+fn gave_up(run: &DurableRun, failure: &Failure) -> bool {
+    let policy = Retry::default();
+    let longest = Duration::from_millis(policy.backoff_max_ms * 2);
+    let patience = Duration::from_millis(policy.give_up_after_ms).saturating_sub(longest);
+    let ends = run.entries.iter().filter_map(|entry| match entry {
+        Entry::StepFailed(end) if end.failure == *failure => Some((end.number, end.at)),
+        Entry::Died(end) if end.failure == *failure => Some((StepNo::WHOLE, end.at)),
+        _ => None,
+    });
+    ends.into_iter().any(|(number, ended_at)| {
+        run.entries.iter().any(|entry| match entry {
+            Entry::AttemptFailed(first) => {
+                first.number == number && first.at.after(patience) <= ended_at
+            }
+            _ => false,
+        })
+    })
+}
+
+fn chain(no: RunNo, run: &DurableRun, ledger: &Ledger) -> Result<(), String> {
     let input: ChainInput = input(run)?;
     let id = run.started().ok_or("no start")?.id;
     match run.entries.last() {
         Some(Entry::Completed(completed)) => {
             let value = |number| {
                 ledger
-                    .effects()
-                    .get(&format!("{id}-{number}"))
+                    .effect_of(no, CALL, &format!("{id}-{number}"))
                     .map_or(0, |effect| effect.value)
             };
             let (links, result) = chain_expected(&input, value);
@@ -78,20 +105,16 @@ fn chain(run: &DurableRun, ledger: &Ledger) -> Result<(), String> {
                 .zip(links)
                 .map(|(place, link)| chain_request(place, link))
                 .collect();
-            let prefix = format!("{id}-");
-            let effects = ledger
-                .effects()
-                .iter()
-                .filter(|(key, _)| key.starts_with(&prefix));
-            match effects
-                .map(|(_, effect)| &effect.request)
+            match ledger
+                .effects_of(no, id)
+                .map(|effect| &effect.request)
                 .find(|request| !requests.contains(request))
             {
                 Some(strange) => Err(format!("`{strange}` is no link of the chain")),
                 None => Ok(()),
             }
         }
-        Some(Entry::Died(died)) => may_die(&died.failure, false),
+        Some(Entry::Died(died)) => may_die(run, &died.failure, false),
         Some(Entry::Cancelled(_)) => was_asked_to_stop(run),
         _ => Ok(()),
     }
@@ -151,7 +174,7 @@ fn checkout(run: &DurableRun) -> Result<(), String> {
                 .then_some(())
                 .ok_or_else(|| "it completed with a declined card".to_owned())
         }
-        Some(Entry::Died(died)) => may_die(&died.failure, order.declined),
+        Some(Entry::Died(died)) => may_die(run, &died.failure, order.declined),
         Some(Entry::Cancelled(_)) => {
             // A charge that is recorded after the request was pending then: the function saw it cancelled.
             let asked = |entry: &&Entry| !matches!(entry, Entry::CancelRequested(_));
@@ -182,7 +205,7 @@ fn solo(run: &DurableRun) -> Result<(), String> {
             }
             Ok(())
         }
-        Some(Entry::Died(died)) => may_die(&died.failure, false),
+        Some(Entry::Died(died)) => may_die(run, &died.failure, false),
         Some(Entry::Cancelled(_)) => was_asked_to_stop(run),
         _ => Ok(()),
     }

@@ -59,9 +59,8 @@ fn no_entry(durable: &Durable, no: RunNo, count: u32) -> Option<String> {
 }
 
 fn no_start(durable: &Durable, id: RunId) -> Option<String> {
-    durable
-        .run_of(id)
-        .is_none()
+    // One that is forgotten was durable when this was said.
+    (durable.run_of(id).is_none() && !durable.was_forgotten(id))
         .then(|| format!("the start of {id}"))
 }
 

@@ -19,25 +19,51 @@ use stepwell::wire::message::{HandOut, Message, PROTOCOL, TurnEnded, Welcome};
 
 use super::Bench;
 use crate::durable::{Durable, DurableRun};
-use crate::workload::{Outside, register};
+use crate::outside::Outside;
+use crate::program::Program;
 
 const NAME: &str = "a journal replays to the same result";
 /// No answer within this (simulated) time is none.
 const PATIENCE: Duration = Duration::from_secs(10);
 const HOUR_MS: u64 = 3_600_000;
 
-pub(super) fn at_the_end(durable: &Durable, bench: &mut Bench<'_>) {
+pub(super) fn at_the_end(durable: &Durable, program: &Program, bench: &mut Bench<'_>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build();
     match runtime {
-        Ok(runtime) => runtime.block_on(replay_all(durable, bench)),
+        Ok(runtime) => runtime.block_on(replay_all(durable, program, bench)),
         Err(error) => bench.charge(NAME, format!("no runtime: {error}")),
     }
 }
 
-async fn replay_all(durable: &Durable, bench: &mut Bench<'_>) {
+/// A run may have been carried by several versions of the code: one that replays all of it is enough.
+async fn replay_all(durable: &Durable, program: &Program, bench: &mut Bench<'_>) {
+    let mut left: Vec<(RunNo, &DurableRun)> = durable
+        .runs
+        .iter()
+        .filter(|(_, run)| is_replayed(run))
+        .map(|(no, run)| (*no, run))
+        .collect();
+    for version in (0..=program.newest()).rev() {
+        let problems = replay_with(&left, program, version).await;
+        left.retain(|(no, _)| problems.iter().any(|(of, _)| of == no));
+        if version == 0 {
+            for (no, problem) in problems {
+                let name = durable.runs.get(&no).map(DurableRun::name);
+                bench.charge(NAME, format!("{}: {problem}", name.unwrap_or_default()));
+            }
+        }
+    }
+}
+
+/// What goes wrong when these runs are replayed with a version of the code.
+async fn replay_with(
+    runs: &[(RunNo, &DurableRun)],
+    program: &Program,
+    version: usize,
+) -> Vec<(RunNo, String)> {
     let (mut engine, link) = Link::pair();
     let dial = Arc::new(OneLink(Mutex::new(Some(link))));
     let bodies = Arc::new(AtomicU64::new(0));
@@ -47,9 +73,11 @@ async fn replay_all(durable: &Durable, bench: &mut Bench<'_>) {
         net: Arc::new(NoNet),
         exec: Arc::new(Tasks),
     };
-    let worker = register(Worker::new(dial, env), &Outside::Closed(bodies.clone())).build("replay");
-    let Ok(_worker) = worker.queue("default", 1_000).start() else {
-        return bench.charge(NAME, "the worker does not start".to_owned());
+    let outside = Outside::closed(bodies.clone());
+    let worker = program.worker(Worker::new(dial, env), outside, version, 1_000);
+    let Ok(_worker) = worker.build("replay").start() else {
+        let told = |(no, _): &(RunNo, &DurableRun)| (*no, "the worker does not start".to_owned());
+        return runs.iter().map(told).collect();
     };
     let _ = engine.receiver.recv().await; // its hello
     let _ = engine.sender.send(Welcome {
@@ -62,15 +90,17 @@ async fn replay_all(durable: &Durable, bench: &mut Bench<'_>) {
         payload_bytes_max: 1 << 20,
         now: Time(0),
     });
-    for (no, run) in durable.runs.iter().filter(|(_, run)| is_replayed(run)) {
+    let mut problems = Vec::new();
+    for (no, run) in runs {
         let problem = replay(&mut engine, *no, run).await.err();
         let started = bodies.swap(0, Ordering::Relaxed);
         if let Some(problem) =
             problem.or_else(|| (started > 0).then(|| format!("{started} bodies of steps began")))
         {
-            bench.charge(NAME, format!("{}: {problem}", run.name()));
+            problems.push((*no, problem));
         }
     }
+    problems
 }
 
 /// Whether the function itself ended the run.

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use stepwell::model::entry::Started;
 use stepwell::model::id::{RunId, RunNo};
 
 use super::Bench;
@@ -25,10 +26,12 @@ pub(super) fn indexed(id: RunId, run: RunNo, before: Option<RunNo>, bench: &mut 
 pub(super) fn at_the_end(durable: &Durable, told: &Told, bench: &mut Bench<'_>) {
     let mut begun: BTreeMap<&str, u32> = BTreeMap::new();
     for start in &told.starts {
-        let Some(started) = durable
-            .run_of(run_id(&start.name))
-            .and_then(|run| run.started())
-        else {
+        // More than one, if the name was used again after the retention.
+        let runs: Vec<_> = durable
+            .runs_of(run_id(&start.name))
+            .filter_map(|run| run.started())
+            .collect();
+        if runs.is_empty() {
             bench.charge(
                 NAME,
                 format!(
@@ -37,11 +40,13 @@ pub(super) fn at_the_end(durable: &Durable, told: &Told, bench: &mut Bench<'_>) 
                 ),
             );
             continue;
-        };
-        let same =
-            started.workflow == start.work.workflow() && started.input == payload_of(&start.work);
+        }
+        let input = payload_of(&start.work);
+        let is_same =
+            |started: &&Started| started.workflow == start.work.workflow && started.input == input;
+        let same = runs.iter().filter(|started| is_same(started)).count();
         match &start.answer {
-            StartAnswer::Exists { .. } if !same => {
+            StartAnswer::Exists { .. } if same == 0 => {
                 bench.charge(
                     NAME,
                     format!(
@@ -50,7 +55,7 @@ pub(super) fn at_the_end(durable: &Durable, told: &Told, bench: &mut Bench<'_>) 
                     ),
                 );
             }
-            StartAnswer::Taken if same => {
+            StartAnswer::Taken if same == runs.len() => {
                 bench.charge(ONE, format!("{} was refused its own input", start.name))
             }
             StartAnswer::Exists { started: true } => *begun.entry(&start.name).or_default() += 1,
@@ -58,7 +63,7 @@ pub(super) fn at_the_end(durable: &Durable, told: &Told, bench: &mut Bench<'_>) 
         }
     }
     for (name, count) in begun {
-        if count > 1 {
+        if count as usize > durable.runs_of(run_id(name)).count() {
             bench.charge(
                 ONE,
                 format!("{count} calls were told that they had begun {name}"),
@@ -66,23 +71,23 @@ pub(super) fn at_the_end(durable: &Durable, told: &Told, bench: &mut Bench<'_>) 
         }
     }
     let ids: std::collections::BTreeSet<RunId> = durable
-        .runs
-        .values()
-        .filter_map(|run| run.started().map(|started| started.id))
+        .kept()
+        .filter_map(|(_, run)| run.started().map(|started| started.id))
         .collect();
-    if ids.len() != durable.runs.len() || durable.index.len() != durable.runs.len() {
+    let kept = durable.kept().count();
+    if ids.len() != kept || durable.index.len() != kept {
         bench.charge(
             ONE,
             format!(
                 "{} runs have {} ids and {} rows in the index",
-                durable.runs.len(),
+                kept,
                 ids.len(),
                 durable.index.len()
             ),
         );
     }
     for name in &told.cancels {
-        let asked = durable.run_of(run_id(name)).is_some_and(|run| {
+        let asked = durable.runs_of(run_id(name)).any(|run| {
             run.entries
                 .iter()
                 .any(|entry| matches!(entry.kind_name(), "CancelRequested" | "Cancelled"))

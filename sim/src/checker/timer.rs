@@ -1,14 +1,68 @@
 //! **A timer never fires early.**
 //!
-//! Source: the core's invariant T1, in engine time, which never goes backwards within a journal either.
+//! Source: the core's invariant T1, in engine time; and rule R4: engine time never goes backwards, across restarts too. It
+//! is not ahead of all that the server's clocks have shown, however they jump and drift; a delayed start waits like a timer.
 
 use stepwell::model::entry::Entry;
 use stepwell::model::id::RunNo;
+use stepwell::model::time::Time;
 
 use super::Bench;
 use crate::durable::Durable;
 
 const NAME: &str = "a timer never fires early";
+const BACK: &str = "engine time never goes backwards";
+const AHEAD: &str = "engine time is not ahead of the clocks";
+
+/// Engine time as entries tell it, over all runs and all lives of the engine.
+#[derive(Default)]
+pub(super) struct EngineTime {
+    last: Option<Time>,
+    /// It cannot be later than this, by the clocks.
+    pub(super) latest: Option<Time>,
+}
+
+impl EngineTime {
+    pub(super) fn appended(
+        &mut self,
+        durable: &Durable,
+        no: RunNo,
+        index: u32,
+        bench: &mut Bench<'_>,
+    ) {
+        let entry = durable
+            .runs
+            .get(&no)
+            .and_then(|run| run.entries.get(index as usize));
+        let Some(at) = entry.map(Entry::at) else {
+            return;
+        };
+        if let Some(last) = self.last.filter(|last| *last > at) {
+            bench.charge(
+                BACK,
+                format!("entry {index} of run {no} is of {at}, another one was of {last} before"),
+            );
+        }
+        if let Some(latest) = self.latest.filter(|latest| *latest < at) {
+            bench.charge(
+                AHEAD,
+                format!("entry {index} of run {no} is of {at}, the clocks allow {latest}"),
+            );
+        }
+        self.last = self.last.max(Some(at));
+    }
+
+    /// What is stored of the clock is not passed by what is stored of runs.
+    pub(super) fn batch_ended(&self, durable: &Durable, bench: &mut Bench<'_>) {
+        let mark = durable.mark.as_ref().map(|mark| mark.time);
+        if self.last > mark {
+            bench.charge(
+                BACK,
+                format!("the mark is {mark:?}, an entry is of {:?}", self.last),
+            );
+        }
+    }
+}
 
 pub(super) fn appended(durable: &Durable, no: RunNo, index: u32, bench: &mut Bench<'_>) {
     let Some(run) = durable.runs.get(&no) else {
@@ -21,6 +75,25 @@ pub(super) fn appended(durable: &Durable, no: RunNo, index: u32, bench: &mut Ben
             format!(
                 "{}: entry {index} is older than the one before it",
                 run.name()
+            ),
+        );
+    }
+    let delayed = run.started().and_then(|started| started.not_before);
+    let may_come_first = matches!(
+        entry,
+        Entry::Started(_) | Entry::CancelRequested(_) | Entry::Cancelled(_)
+    );
+    if let Some(due) = delayed.filter(|due| !may_come_first && *due > entry.at())
+        && !before
+            .iter()
+            .any(|entry| matches!(entry, Entry::CancelRequested(_)))
+    {
+        bench.charge(
+            NAME,
+            format!(
+                "{}: entry {index} is of {}, and it was delayed until {due}",
+                run.name(),
+                entry.at()
             ),
         );
     }

@@ -4,15 +4,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use serde_json::Value;
 use stepwell::model::command::{ListRuns, Refusal};
 use stepwell::model::payload::Payload;
+use stepwell::model::run::Stats;
 use stepwell::runtime::link::NetDial;
 use stepwell::{Client, ClientError};
 
 use super::SERVER;
-use crate::plan::{ChainInput, Job, Work};
-use crate::told::{OutcomeTold, Progress, StartAnswer, StartTold, run_id};
-use crate::workload::{CHAIN, CHECKOUT, SOLO};
+use crate::event::What;
+use crate::plan::{Job, Work};
+use crate::told::{Asked, CallNo, OutcomeTold, Progress, StartAnswer, StartTold, run_id};
 use crate::world::{Host, World};
 
 /// How long a call may take.
@@ -23,6 +25,8 @@ const AUDIT_LIMIT: Duration = Duration::from_secs(15);
 const AGAIN: Duration = Duration::from_millis(100);
 /// How often it looks whether the end has come.
 const LOOK: Duration = Duration::from_millis(50);
+/// How often the engine is asked for its counts until it reads nothing.
+const STATS_TRIES: u32 = 10;
 /// Rows asked for at once in the end: few, so that pages are turned.
 const PAGE: u32 = 7;
 
@@ -40,12 +44,21 @@ pub(crate) async fn ask(world: Arc<World>, number: u32) -> turmoil::Result {
         }
     }
     loop {
-        tokio::time::sleep(LOOK).await;
+        host.rest(LOOK).await;
         if number == 1
             && world.audit.load(Ordering::Relaxed)
             && !world.audited.load(Ordering::Relaxed)
         {
-            audit(&host, &client.clone().limit(AUDIT_LIMIT)).await;
+            // Again, if runs outlived their retention while they were counted.
+            let forgotten = || world.court().durable.forgotten_count();
+            loop {
+                let before = forgotten();
+                audit(&host, &client.clone().limit(AUDIT_LIMIT)).await;
+                if forgotten() == before {
+                    break;
+                }
+                world.told().listed.clear();
+            }
             world.audited.store(true, Ordering::Relaxed);
         }
     }
@@ -54,11 +67,17 @@ pub(crate) async fn ask(world: Arc<World>, number: u32) -> turmoil::Result {
 /// One job, from its time to its end.
 async fn begin(host: Arc<Host>, client: Client, index: usize) {
     let timed = host.world.plan.jobs[index].clone();
-    tokio::time::sleep(Duration::from_millis(
+    host.rest(Duration::from_millis(
         timed.at_ms.saturating_sub(host.now_ms()),
     ))
     .await;
     host.world.told().jobs[index] = Progress::Runs(host.life);
+    let (call, runs) = timed.job.brief();
+    host.record(|_| What::Asked {
+        job: index,
+        call: call.to_owned(),
+        runs,
+    });
     match timed.job {
         Job::Start {
             name,
@@ -66,33 +85,29 @@ async fn begin(host: Arc<Host>, client: Client, index: usize) {
             delay_ms,
             priority,
         } => start(&host, &client, &name, work, delay_ms, priority).await,
-        Job::StartMany { chains } => start_many(&host, &client, chains).await,
+        Job::StartMany { workflow, runs } => start_many(&host, &client, &workflow, runs).await,
         Job::Cancel { name } => cancel(&host, &client, &name).await,
         Job::Wait { name } => wait(&host, &client, &name).await,
         Job::Ask { name } => look(&host, &client, &name).await,
     }
+    host.record(|_| What::Settled { job: index });
     host.world.told().jobs[index] = Progress::Over;
 }
 
 async fn start(host: &Host, client: &Client, name: &str, work: Work, delay_ms: u64, priority: u8) {
-    let delay = Duration::from_millis(delay_ms);
+    let Some(workflow) = host.world.program.workflow(&work.workflow) else {
+        return unknown(host, &work.workflow);
+    };
     loop {
-        macro_rules! start {
-            ($workflow:expr, $input:expr) => {
-                client
-                    .start($workflow, $input)
-                    .id(name)
-                    .delay(delay)
-                    .priority(priority)
-                    .await
-                    .map(|run| run.started())
-            };
-        }
-        let answer = match &work {
-            Work::Chain(input) => start!(CHAIN, input),
-            Work::Checkout(input) => start!(CHECKOUT, input),
-            Work::Solo(input) => start!(SOLO, input),
-        };
+        let call = host.begins_call(name, begins(&work, delay_ms));
+        let answer = client
+            .start(workflow, &work.input)
+            .id(name)
+            .delay(Duration::from_millis(delay_ms))
+            .priority(priority)
+            .await
+            .map(|run| run.started());
+        host.ends_call(call, &answer);
         match answer_of(answer) {
             Ok(answer) => return tell_start(host, name, work, answer),
             Err(error) => match error {
@@ -105,34 +120,63 @@ async fn start(host: &Host, client: &Client, name: &str, work: Work, delay_ms: u
     }
 }
 
-async fn start_many(host: &Host, client: &Client, chains: Vec<(String, ChainInput)>) {
+async fn start_many(host: &Host, client: &Client, workflow: &str, runs: Vec<(String, Value)>) {
+    let Some(known) = host.world.program.workflow(workflow) else {
+        return unknown(host, workflow);
+    };
     loop {
-        let runs = chains
+        let named = runs
             .iter()
             .map(|(name, input)| (Some(name.clone()), input.clone()))
             .collect();
-        let answers = match client.start_many(CHAIN, runs).await {
+        let work = |input: &Value| Work {
+            workflow: workflow.to_owned(),
+            input: input.clone(),
+        };
+        let calls = runs
+            .iter()
+            .map(|(name, input)| host.begins_call(name, begins(&work(input), 0)));
+        let calls: Vec<CallNo> = calls.collect();
+        let answers = match client.start_many(known, named).await {
             Ok(answers) => answers,
             Err(ClientError::Refused(refusal)) => {
                 return wrong(host, format!("a crowd was refused: {refusal}"));
             }
-            Err(_) => {
+            Err(error) => {
+                let unanswered = |call| host.ends_call(call, &error);
+                calls.into_iter().for_each(unanswered);
                 again(host).await;
                 continue;
             }
         };
-        for ((name, input), answer) in chains.into_iter().zip(answers) {
-            match answer_of(
-                answer
-                    .map(|run| run.started())
-                    .map_err(ClientError::Refused),
-            ) {
-                Ok(answer) => tell_start(host, &name, Work::Chain(input), answer),
+        for (((name, input), answer), call) in runs.iter().zip(answers).zip(calls) {
+            let answer = answer
+                .map(|run| run.started())
+                .map_err(ClientError::Refused);
+            host.ends_call(call, &answer);
+            match answer_of(answer) {
+                Ok(answer) => tell_start(host, name, work(input), answer),
                 Err(error) => wrong(host, format!("the start of {name} was refused: {error}")),
             }
         }
         return;
     }
+}
+
+fn begins(work: &Work, delay_ms: u64) -> Asked {
+    Asked::Start {
+        workflow: work.workflow.clone(),
+        input: payload_of(work),
+        delayed: delay_ms > 0,
+    }
+}
+
+fn unknown(host: &Host, workflow: &str) {
+    let suite = &host.world.program.name;
+    wrong(
+        host,
+        format!("the suite `{suite}` has no workflow `{workflow}`"),
+    );
 }
 
 /// An answer that settles the question.
@@ -145,7 +189,16 @@ fn answer_of(answer: Result<bool, ClientError>) -> Result<StartAnswer, ClientErr
 }
 
 fn tell_start(host: &Host, name: &str, work: Work, answer: StartAnswer) {
-    host.note(format_args!("is told of {name}: {answer:?}"));
+    host.tell(format_args!("is told of {name}: {answer:?}"), || {
+        What::Told {
+            run: name.to_owned(),
+            answer: match answer {
+                StartAnswer::Exists { started: true } => "it is started".to_owned(),
+                StartAnswer::Exists { started: false } => "it was there already".to_owned(),
+                StartAnswer::Taken => "another run has the name".to_owned(),
+            },
+        }
+    });
     host.world.told().starts.push(StartTold {
         name: name.to_owned(),
         work,
@@ -154,40 +207,64 @@ fn tell_start(host: &Host, name: &str, work: Work, answer: StartAnswer) {
 }
 
 fn wrong(host: &Host, text: String) {
+    host.note(format_args!("is told what cannot be right: {text}"));
     host.world.told().wrong.push(text);
 }
 
 /// Whether the call has taken effect is unknown: it is made again.
 async fn again(host: &Host) {
     host.world.saw("starts with unknown outcome");
-    tokio::time::sleep(AGAIN).await;
+    host.rest(AGAIN).await;
 }
 
 async fn cancel(host: &Host, client: &Client, name: &str) {
     let acknowledged = host.world.told().is_acknowledged(name);
-    match client.cancel(run_id(name), "the plan says so").await {
+    let call = host.begins_call(name, Asked::Cancel);
+    let answer = client.cancel(run_id(name), "the plan says so").await;
+    host.ends_call(call, &answer);
+    match answer {
         Ok(()) => {
-            host.note(format_args!("is told that {name} is asked to stop"));
+            host.tell(format_args!("is told that {name} is asked to stop"), || {
+                What::Told {
+                    run: name.to_owned(),
+                    answer: "it is asked to stop".to_owned(),
+                }
+            });
             host.world.told().cancels.push(name.to_owned());
         }
-        Err(error) => host.world.told().refused(name, acknowledged, &error),
+        Err(error) => refused(host, name, acknowledged, &error),
     }
 }
 
 async fn wait(host: &Host, client: &Client, name: &str) {
     let acknowledged = host.world.told().is_acknowledged(name);
-    match client.outcome(run_id(name), true).await {
+    let call = host.begins_call(name, Asked::Outcome { waits: true });
+    let answer = client.outcome(run_id(name), true).await;
+    host.ends_call(call, &answer);
+    match answer {
         Ok(outcome) => tell(host, name, outcome),
-        Err(error) => host.world.told().refused(name, acknowledged, &error),
+        Err(error) => refused(host, name, acknowledged, &error),
     }
+}
+
+/// A question about a run that had been acknowledged before (or not) got this error.
+fn refused(host: &Host, name: &str, acknowledged: bool, error: &ClientError) {
+    let forgotten = host.world.court().durable.was_forgotten(run_id(name));
+    host.world
+        .told()
+        .refused(name, acknowledged && !forgotten, error);
 }
 
 fn tell(host: &Host, name: &str, outcome: stepwell::model::run::Outcome) {
     let at_ms = host.now_ms();
-    host.note(format_args!(
-        "is told the outcome of {name}: {}",
-        outcome.kind_name()
-    ));
+    let kind = outcome.kind_name();
+    host.tell(
+        format_args!("is told the outcome of {name}: {kind}"),
+        || What::Told {
+            run: name.to_owned(),
+            answer: format!("its outcome: {kind}"),
+        },
+    );
     let (name, client) = (name.to_owned(), host.name.clone());
     host.world.told().outcomes.push(OutcomeTold {
         name,
@@ -199,9 +276,17 @@ fn tell(host: &Host, name: &str, outcome: stepwell::model::run::Outcome) {
 
 async fn look(host: &Host, client: &Client, name: &str) {
     let acknowledged = host.world.told().is_acknowledged(name);
-    if let Err(error) = client.status(run_id(name)).await {
-        host.world.told().refused(name, acknowledged, &error);
+    let call = host.begins_call(name, Asked::Status);
+    let answer = client.status(run_id(name)).await;
+    host.ends_call(call, &answer);
+    if let Err(error) = answer {
+        return refused(host, name, acknowledged, &error);
     }
+    // Hardly ever is there anything to resume; the refusal tells where the run is as well.
+    let call = host.begins_call(name, Asked::Resume);
+    host.ends_call(call, &client.resume(run_id(name)).await);
+    let call = host.begins_call(name, Asked::Outcome { waits: false });
+    host.ends_call(call, &client.outcome(run_id(name), false).await);
 }
 
 /// Asks about everything that anybody was told of.
@@ -214,8 +299,13 @@ async fn audit(host: &Host, client: &Client) {
         .map(|start| start.name.clone())
         .collect();
     for name in names {
-        match client.outcome(run_id(&name), false).await {
+        let call = host.begins_call(&name, Asked::Outcome { waits: false });
+        let answer = client.outcome(run_id(&name), false).await;
+        host.ends_call(call, &answer);
+        match answer {
             Ok(outcome) => tell(host, &name, outcome),
+            Err(ClientError::Refused(Refusal::NoSuchRun(_)))
+                if host.world.court().durable.was_forgotten(run_id(&name)) => {}
             Err(error) => host
                 .world
                 .told()
@@ -252,7 +342,7 @@ async fn audit(host: &Host, client: &Client) {
             break;
         }
     }
-    match client.stats().await {
+    match stats_at_rest(host, client).await {
         Ok(stats) => host.world.told().stats = Some(stats),
         Err(error) => host
             .world
@@ -262,12 +352,21 @@ async fn audit(host: &Host, client: &Client) {
     }
 }
 
+/// The engine's counts, once it reads nothing. Copies of old questions still arrive, and are read for.
+async fn stats_at_rest(host: &Host, client: &Client) -> Result<Stats, ClientError> {
+    let mut tries = 0;
+    loop {
+        let stats = client.stats().await?;
+        tries += 1;
+        if stats.in_memory.reads == 0 || tries == STATS_TRIES {
+            return Ok(stats);
+        }
+        host.rest(LOOK).await;
+    }
+}
+
 /// An input as it is stored.
 pub(crate) fn payload_of(work: &Work) -> Payload {
-    let encoded = match work {
-        Work::Chain(input) => Payload::of(input),
-        Work::Checkout(input) => Payload::of(input),
-        Work::Solo(input) => Payload::of(input),
-    };
+    let encoded = Payload::of_json(&work.input);
     encoded.unwrap_or_else(|error| panic!("an input of ours is a payload: {error}"))
 }

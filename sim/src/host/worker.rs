@@ -7,7 +7,8 @@ use stepwell::Worker;
 use stepwell::runtime::link::NetDial;
 
 use super::SERVER;
-use crate::workload::{self, Outside};
+use crate::event::What;
+use crate::outside::Outside;
 use crate::world::{Host, World};
 
 /// How often a worker looks whether it should leave.
@@ -21,16 +22,18 @@ pub(crate) async fn work(world: Arc<World>, name: String) -> turmoil::Result {
         .principal(name.clone())
         .build("sim");
     let slots = world.plan.settings.slots;
-    let worker = workload::register(worker, &Outside::Live(host.clone()));
-    let handle = worker
-        .queue("default", slots)
-        .grace(Duration::from_millis(500))
-        .start()?;
+    let version = world.deployed(&name);
+    let worker = world
+        .program
+        .worker(worker, Outside::live(host.clone()), version, slots);
+    let handle = worker.grace(Duration::from_millis(500)).start()?;
     while !world.takes_drain(&name) {
-        tokio::time::sleep(LOOK).await;
+        host.rest(LOOK).await;
     }
     handle.drain().await;
-    host.note(format_args!("has drained"));
+    host.tell(format_args!("has drained"), || What::LifeEnded {
+        how: "it has drained".to_owned(),
+    });
     let stats = handle.stats();
     world.saw_many("outcomes replayed", stats.replayed);
     Ok(())

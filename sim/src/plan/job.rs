@@ -1,9 +1,12 @@
 //! What clients do.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use stepwell::Workflow;
 
-use super::settings::{CLIENTS, Settings};
+use super::settings::Settings;
 use crate::draw::Draw;
+use crate::workload::{CHAIN, CHECKOUT, SOLO};
 
 /// The input of a chain of steps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,30 +47,32 @@ pub struct Solo {
     pub pad: String,
 }
 
-/// What a run does.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Work {
-    /// Steps whose outputs are hashed onto one another.
-    Chain(ChainInput),
-    /// Concurrent steps, sleeps, compensation.
-    Checkout(Order),
-    /// No step at all.
-    Solo(Solo),
+/// What a run does: its workflow, and the input as JSON.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Work {
+    /// The workflow's name.
+    pub workflow: String,
+    /// Its input.
+    pub input: Value,
 }
 
 impl Work {
-    /// The workflow's name.
-    pub fn workflow(&self) -> &'static str {
-        match self {
-            Self::Chain(_) => crate::workload::CHAIN.name(),
-            Self::Checkout(_) => crate::workload::CHECKOUT.name(),
-            Self::Solo(_) => crate::workload::SOLO.name(),
+    /// `workflow` with this input.
+    ///
+    /// Panics if the input cannot be written as JSON.
+    pub fn of<In: Serialize, Out>(workflow: Workflow<In, Out>, input: &In) -> Self {
+        let name = workflow.name();
+        let input = serde_json::to_value(input)
+            .unwrap_or_else(|e| panic!("an input of `{name}` is not JSON: {e}"));
+        Self {
+            workflow: name.to_owned(),
+            input,
         }
     }
 }
 
 /// What a client does.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Job {
     /// Starts a run, again and again until it is answered.
     Start {
@@ -82,8 +87,10 @@ pub enum Job {
     },
     /// Starts several runs in one call, again and again until it is answered.
     StartMany {
-        /// Their names and what they do.
-        chains: Vec<(String, ChainInput)>,
+        /// Their workflow.
+        workflow: String,
+        /// Their names and inputs.
+        runs: Vec<(String, Value)>,
     },
     /// Asks a run to stop, once.
     Cancel {
@@ -102,8 +109,24 @@ pub enum Job {
     },
 }
 
+impl Job {
+    /// What it is in a word, and the names of the runs it is about.
+    pub(crate) fn brief(&self) -> (&'static str, Vec<String>) {
+        match self {
+            Self::Start { name, .. } => ("start", vec![name.clone()]),
+            Self::StartMany { runs, .. } => (
+                "start many",
+                runs.iter().map(|(name, _)| name.clone()).collect(),
+            ),
+            Self::Cancel { name } => ("cancel", vec![name.clone()]),
+            Self::Wait { name } => ("wait", vec![name.clone()]),
+            Self::Ask { name } => ("ask", vec![name.clone()]),
+        }
+    }
+}
+
 /// A job, who does it, and when, in milliseconds from the beginning.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TimedJob {
     /// When.
     pub at_ms: u64,
@@ -148,7 +171,7 @@ fn draw_run(run: u64, draw: &mut Draw, settings: &Settings, jobs: &mut Vec<Timed
     };
     let priority = draw.between(4, 6) as u8;
     let mut push = |at_ms, draw: &mut Draw, job| {
-        let client = draw.between(1, u64::from(CLIENTS)) as u32;
+        let client = draw.between(1, u64::from(settings.clients)) as u32;
         jobs.push(TimedJob { at_ms, client, job });
     };
     let start = |work| Job::Start {
@@ -190,15 +213,16 @@ fn draw_crowd(crowd: u64, draw: &mut Draw, settings: &Settings, runs: u64) -> Ti
         } else {
             format!("crowd-{crowd}-{n}")
         };
-        (name, draw_chain(draw))
+        (name, Work::of(CHAIN, &draw_chain(draw)).input)
     });
     let job = Job::StartMany {
-        chains: chains.collect(),
+        workflow: CHAIN.name().to_owned(),
+        runs: chains.collect(),
     };
     let at_ms = draw.between(100, settings.faults_end_ms - 1_000);
     TimedJob {
         at_ms,
-        client: draw.between(1, u64::from(CLIENTS)) as u32,
+        client: draw.between(1, u64::from(settings.clients)) as u32,
         job,
     }
 }
@@ -214,19 +238,25 @@ fn draw_chain(draw: &mut Draw) -> ChainInput {
 
 fn draw_work(draw: &mut Draw) -> Work {
     match draw.between(0, 9) {
-        0..=3 => Work::Chain(draw_chain(draw)),
-        4..=8 => Work::Checkout(Order {
-            cents: draw.between(1, 99_999),
-            declined: draw.chance(100),
-            wait_ms: draw.between(0, 2_000),
-            patience_ms: draw.between(1, 600),
-            mails: draw.between(0, 3) as u32,
-        }),
-        _ => Work::Solo(Solo {
-            failures: draw.between(0, 2) as u32,
-            answer: draw.bits(),
-            // Entries are cut into parts beyond 3,400 bytes.
-            pad: "pad ".repeat(*draw.pick(&[0, 840, 860, 4_000])),
-        }),
+        0..=3 => Work::of(CHAIN, &draw_chain(draw)),
+        4..=8 => {
+            let order = Order {
+                cents: draw.between(1, 99_999),
+                declined: draw.chance(100),
+                wait_ms: draw.between(0, 2_000),
+                patience_ms: draw.between(1, 600),
+                mails: draw.between(0, 3) as u32,
+            };
+            Work::of(CHECKOUT, &order)
+        }
+        _ => {
+            let solo = Solo {
+                failures: draw.between(0, 2) as u32,
+                answer: draw.bits(),
+                // Entries are cut into parts beyond 3,400 bytes.
+                pad: "pad ".repeat(*draw.pick(&[0, 840, 860, 4_000])),
+            };
+            Work::of(SOLO, &solo)
+        }
     }
 }

@@ -4,22 +4,31 @@
 //! again, so that leaving one out leaves the rest as it is. What is decided while the simulation runs (whether a frame is sent twice, how a call
 //! to the outside world ends) is a hash of the seed and of what it is about, and so does not depend on what else happens.
 
+mod clock;
 mod fault;
 mod job;
+mod long;
+mod script;
 mod settings;
+mod workload;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::clock::ClockError;
 pub use self::fault::{Fault, FaultKind, TimedFault};
 pub use self::job::{ChainInput, Job, Order, Solo, TimedJob, Work};
+pub use self::script::{Point, Scripted, Strike};
 pub use self::settings::Settings;
-pub(crate) use self::settings::{CLIENTS, WORKERS};
+pub use self::workload::Workload;
 
-use crate::draw::Draw;
+/// The name of the engine's own suite.
+pub const ENGINE: &str = "engine";
 
 /// The plan of one simulated run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
+    /// Whose workflows it runs: the name of the suite.
+    pub suite: String,
     /// What it is drawn from, and what is decided underway.
     pub seed: u64,
     /// How the world is made.
@@ -28,19 +37,62 @@ pub struct Plan {
     pub jobs: Vec<TimedJob>,
     /// What goes wrong.
     pub faults: Vec<TimedFault>,
+    /// What goes wrong at points of the program.
+    #[serde(default)]
+    pub script: Vec<Scripted>,
 }
 
 impl Plan {
-    /// The plan of a seed.
+    /// The plan of a seed of the engine's own suite.
     pub fn of_seed(seed: u64) -> Self {
-        let settings = Settings::draw(&mut Draw::of(seed, "settings"));
-        let jobs = job::draw_all(seed, &settings);
+        Self::of_engine(seed, |_| {})
+    }
+
+    /// A plan in which nearly every run sleeps for hours, days or longer, several times.
+    pub fn timer_heavy(seed: u64) -> Self {
+        Self::of_engine(seed, |settings| {
+            settings.tick_ms = 10;
+            settings.skips_time = true;
+            settings.long_waits_per_mille = 950;
+            settings.heal_max_ms = 180_000;
+        })
+    }
+
+    pub(crate) fn of_engine(seed: u64, limit: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = Settings::draw(seed);
+        limit(&mut settings);
+        let mut jobs = job::draw_all(seed, &settings);
+        long::lengthen(seed, &settings, &mut jobs);
         let faults = fault::draw_all(seed, &settings);
         Self {
+            suite: ENGINE.to_owned(),
             seed,
             settings,
             jobs,
             faults,
+            script: Vec::new(),
+        }
+    }
+
+    /// The plan of a seed of another suite, whose jobs `draw` collects.
+    pub(crate) fn drawn(
+        suite: &str,
+        seed: u64,
+        limit: impl FnOnce(&mut Settings),
+        draw: impl FnOnce(&mut Workload),
+    ) -> Self {
+        let mut settings = Settings::draw(seed);
+        limit(&mut settings);
+        let mut workload = Workload::new(seed, &settings);
+        draw(&mut workload);
+        let faults = fault::draw_all(seed, &settings);
+        Self {
+            suite: suite.to_owned(),
+            seed,
+            settings,
+            jobs: workload.into_jobs(),
+            faults,
+            script: Vec::new(),
         }
     }
 
@@ -60,10 +112,35 @@ mod tests {
 
     #[test]
     fn a_plan_is_data() {
-        let plan = Plan::of_seed(7);
-        let text = serde_json::to_string(&plan).unwrap();
-        assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan);
-        assert_eq!(Plan::of_seed(7), plan);
-        assert_ne!(Plan::of_seed(8), plan);
+        for seed in 0..50 {
+            for plan in [Plan::of_seed(seed), Plan::timer_heavy(seed)] {
+                let text = serde_json::to_string(&plan).unwrap();
+                assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan);
+            }
+            assert_eq!(Plan::of_seed(seed), Plan::of_seed(seed));
+            assert_ne!(Plan::of_seed(seed), Plan::of_seed(seed + 1));
+        }
+    }
+
+    /// A share of the seeds has each: no setting stands still.
+    #[test]
+    fn seeds_draw_their_worlds_anew() {
+        let plans: Vec<Plan> = (0..200).map(Plan::of_seed).collect();
+        let counted = |of: &dyn Fn(&Plan) -> u64| {
+            let values: std::collections::BTreeSet<u64> = plans.iter().map(of).collect();
+            values.len()
+        };
+        assert_eq!(counted(&|plan| plan.settings.workers.into()), 5);
+        assert_eq!(counted(&|plan| plan.settings.clients.into()), 3);
+        assert_eq!(counted(&|plan| plan.settings.skips_time.into()), 2);
+        assert!(counted(&|plan| plan.settings.tick_ms) >= 5);
+        assert!(counted(&|plan| plan.faults.len() as u64) > 15);
+        assert!(counted(&|plan| plan.settings.clocks.len() as u64) > 4);
+        for kind in FaultKind::ALL {
+            let with = plans
+                .iter()
+                .filter(|plan| plan.settings.kinds.contains(&kind));
+            assert!((50..150).contains(&with.count()), "{kind:?}");
+        }
     }
 }

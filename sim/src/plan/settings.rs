@@ -1,14 +1,13 @@
 //! How the world of a seed is made.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
+use super::clock::{self, ClockError};
 use super::fault::FaultKind;
 use crate::draw::Draw;
 
-/// How many workers there are.
-pub(crate) const WORKERS: u32 = 3;
-/// How many clients there are.
-pub(crate) const CLIENTS: u32 = 2;
 /// The length of a day, in milliseconds.
 const DAY_MS: u64 = 86_400_000;
 /// Midnight of 2026-03-01, in milliseconds since 1970.
@@ -31,12 +30,20 @@ pub struct Settings {
     pub disconnect_grace_ms: u64,
     /// How long a sync of the disk takes.
     pub sync_ms: u64,
+    /// How many workers there are: `worker-1` and so on.
+    pub workers: u32,
+    /// How many clients there are: `client-1` and so on.
+    pub clients: u32,
     /// Slots of each worker.
     pub slots: u32,
     /// Frames sent twice.
     pub duplicates_per_mille: u64,
     /// Frames sent again up to three seconds later, over whatever connection there is then.
     pub late_copies_per_mille: u64,
+    /// Frames sent again hours later, by the wall clocks; there must be time to skip for that to happen.
+    pub very_late_copies_per_mille: u64,
+    /// Answers of the server that never leave: its connection is cut when they are due, after the commit.
+    pub cut_replies_per_mille: u64,
     /// Writes that arrive in pieces.
     pub splits_per_mille: u64,
     /// Calls to the outside world that fail before their effect.
@@ -47,18 +54,40 @@ pub struct Settings {
     pub hangs_per_mille: u64,
     /// Calls in which the step's code panics.
     pub panics_per_mille: u64,
-    /// How far the server's wall clock is ahead of the others.
-    pub server_ahead_ms: u64,
+    /// What is wrong with the clocks of which hosts.
+    pub clocks: BTreeMap<String, ClockError>,
+    /// Whether all wall clocks are put forward while every run waits for a timer that is far away. The times of a plan
+    /// do not count what is skipped.
+    pub skips_time: bool,
+    /// Waits that take hours, days or longer, if time is skipped.
+    pub long_waits_per_mille: u64,
     /// The phase of faults ends then.
     pub faults_end_ms: u64,
-    /// After it, all runs end within this time.
+    /// After it, all runs end within this time, not counting what is skipped.
     pub heal_max_ms: u64,
+    /// The fewest and the most faults.
+    pub faults: (u64, u64),
     /// The kinds of faults that occur.
     pub kinds: Vec<FaultKind>,
 }
 
 impl Settings {
-    pub(super) fn draw(draw: &mut Draw) -> Self {
+    /// The names of all hosts, the server's first.
+    pub(crate) fn hosts(&self) -> Vec<String> {
+        hosts(self.workers, self.clients)
+    }
+
+    pub(super) fn draw(seed: u64) -> Self {
+        let draw = &mut Draw::of(seed, "settings");
+        let (workers, clients) = {
+            let mut draw = Draw::of(seed, "hosts");
+            let workers = *draw.pick(&[1, 2, 3, 3, 3, 4, 5]);
+            (workers, *draw.pick(&[1, 2, 2, 3]))
+        };
+        let mut skipping = Draw::of(seed, "skipping");
+        let skips_time = skipping.chance(500);
+        let long_waits_per_mille = *skipping.pick(&[100, 300, 700]);
+        let very_late_copies_per_mille = *skipping.pick(&[0, 100, 500]);
         let heartbeat_ms = draw.between(100, 300);
         // A fifth of the worlds see a midnight, where journals of new runs go into another generation.
         let before_midnight = if draw.chance(200) {
@@ -67,28 +96,43 @@ impl Settings {
             DAY_MS / 2
         };
         Self {
-            tick_ms: draw.between(2, 5),
+            tick_ms: *Draw::of(seed, "tick").pick(&[2, 3, 4, 5, 5, 7, 10]),
             epoch_ms: MIDNIGHT_MS - before_midnight,
             latency_max_ms: *draw.pick(&[2, 10, 30, 80]),
             heartbeat_ms,
             session_timeout_ms: heartbeat_ms * draw.between(4, 8),
             disconnect_grace_ms: draw.between(0, 400),
             sync_ms: *draw.pick(&[0, 1, 5, 20]),
+            workers,
+            clients,
             slots: draw.between(1, 8) as u32,
             duplicates_per_mille: *draw.pick(&[0, 20, 100, 300]),
             late_copies_per_mille: *draw.pick(&[0, 20, 100, 400]),
+            very_late_copies_per_mille,
+            cut_replies_per_mille: *Draw::of(seed, "cut replies").pick(&[0, 0, 5, 30]),
             splits_per_mille: *draw.pick(&[0, 50, 300]),
             failures_per_mille: *draw.pick(&[0, 50, 200]),
             lost_replies_per_mille: *draw.pick(&[0, 50, 200]),
             hangs_per_mille: *draw.pick(&[0, 0, 30]),
             panics_per_mille: *draw.pick(&[0, 20, 100]),
-            server_ahead_ms: *draw.pick(&[0, 0, 700, 30_000]),
+            clocks: clock::draw_all(seed, &hosts(workers, clients)),
+            skips_time,
+            long_waits_per_mille,
             faults_end_ms: draw.between(8_000, 14_000),
-            heal_max_ms: 60_000,
+            heal_max_ms: if skips_time { 180_000 } else { 60_000 },
+            faults: *Draw::of(seed, "weather").pick(&[(0, 3), (2, 14), (2, 14), (10, 30)]),
             kinds: FaultKind::ALL
                 .into_iter()
                 .filter(|_| draw.chance(500))
                 .collect(),
         }
     }
+}
+
+/// The names of all hosts.
+fn hosts(workers: u32, clients: u32) -> Vec<String> {
+    let workers = (1..=workers).map(|number| format!("worker-{number}"));
+    let clients = (1..=clients).map(|number| format!("client-{number}"));
+    let server = std::iter::once("server".to_owned());
+    server.chain(workers).chain(clients).collect()
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use stepwell::{Ctx, Failure};
 
-use super::{HARD, Outside, retry};
+use super::{HARD, call, retry};
 use crate::draw::hash;
+use crate::outside::Outside;
 use crate::plan::ChainInput;
 
 pub(super) async fn chain(ctx: Ctx, input: ChainInput, outside: Outside) -> Result<u64, Failure> {
@@ -14,7 +15,7 @@ pub(super) async fn chain(ctx: Ctx, input: ChainInput, outside: Outside) -> Resu
     for place in 0..input.links {
         let value = ctx
             .step("link", |step| {
-                outside.clone().call(step, request(place, link))
+                call(outside.clone(), step, request(place, link))
             })
             .retry(retry())
             .limits(HARD, HARD)

@@ -5,7 +5,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use stepwell::{Ctx, Failure};
 
-use super::{HARD, Outside, retry};
+use super::{HARD, retry};
+use crate::outside::Outside;
 use crate::plan::Order;
 
 /// The class of a declined charge.
@@ -66,7 +67,7 @@ async fn charge(ctx: &Ctx, order: &Order, outside: &Outside) -> Result<u64, Fail
             if order.declined {
                 return Err(Failure::terminal("the card is declined").class(DECLINED));
             }
-            outside.call(step, format!("charge {}", order.cents)).await
+            super::call(outside, step, format!("charge {}", order.cents)).await
         }
     });
     charge.retry(retry()).limits(HARD, HARD).await
@@ -103,7 +104,7 @@ fn call<'a>(
     request: String,
 ) -> impl Future<Output = Result<u64, Failure>> + Send + 'a {
     ctx.step(name, move |step| {
-        outside.clone().call(step, request.clone())
+        super::call(outside.clone(), step, request.clone())
     })
     .retry(retry())
     .limits(HARD, HARD)

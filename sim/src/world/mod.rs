@@ -4,6 +4,8 @@ mod clock;
 mod entropy;
 mod exec;
 mod net;
+mod pause;
+mod record;
 mod store;
 mod stream;
 
@@ -20,28 +22,55 @@ use stepwell_storage::{MemDisk, Op, Seq};
 use turmoil::net::TcpStream;
 
 use crate::checker::Court;
+use crate::event::What;
+use crate::history::History;
 use crate::ledger::Ledger;
-use crate::plan::{FaultKind, Plan};
+use crate::plan::{ClockError, FaultKind, Plan, Point, Strike};
+use crate::program::Program;
 use crate::told::Told;
 use crate::trace::Trace;
 
+use self::record::{Connections, Recorder};
 use self::stream::Socket;
 
+pub(crate) use self::clock::Clocks;
 pub(crate) use self::store::{InAir, WatchedStore};
+
+/// The host the engine is on.
+const SERVER_NAME: &str = "server";
 
 /// What all hosts of one simulation share.
 pub(crate) struct World {
     pub(crate) plan: Plan,
+    /// What runs in it.
+    pub(crate) program: Arc<Program>,
     /// The server's disk.
     pub(crate) disk: MemDisk,
     now_ms: AtomicU64,
     trace: Mutex<Trace>,
+    /// Takes events down, if somebody will look at them.
+    recorder: Option<Mutex<Recorder>>,
+    connections: Mutex<Connections>,
+    /// Calls to the outside world, counted.
+    calls: AtomicU64,
     court: Mutex<Court>,
     ledger: Mutex<Ledger>,
     told: Mutex<Told>,
     counts: Mutex<Counts>,
     lives: Mutex<BTreeMap<String, u32>>,
     drains: Mutex<BTreeSet<String>>,
+    /// The version of the code that each worker has; the first where nothing is said.
+    deployed: Mutex<BTreeMap<String, usize>>,
+    /// Recorded outcomes that were handed out to be replayed.
+    replays: AtomicU64,
+    /// How often each point was passed.
+    passed: Mutex<BTreeMap<Point, u32>>,
+    /// What the script strikes with, and the worker it is about, once this tick is over.
+    strikes: Mutex<Vec<(Strike, Option<String>)>>,
+    /// Something has happened that rules look at.
+    news: AtomicBool,
+    clocks: Mutex<Clocks>,
+    pauses: pause::Pauses,
     /// A host's tasks are being dropped.
     crashing: AtomicBool,
     /// All runs have ended: one client asks about everything.
@@ -59,24 +88,48 @@ pub(crate) struct Counts {
     pub(crate) seen: BTreeMap<&'static str, u64>,
 }
 
+/// What is kept of what happened, beside its hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keeps {
+    /// Nothing.
+    Nothing,
+    /// The trace, line by line.
+    Lines,
+    /// Events.
+    Events,
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl World {
-    pub(crate) fn new(plan: Plan, keeps_lines: bool) -> Arc<Self> {
+    pub(crate) fn new(plan: Plan, program: Arc<Program>, keeps: Keeps) -> Arc<Self> {
         let told = Told::new(&plan);
+        let ledger = Ledger::new(program.effects.clone());
+        let recorder = (keeps == Keeps::Events).then(|| Mutex::new(Recorder::new(&plan)));
         Arc::new(Self {
             plan,
+            program,
             disk: MemDisk::new(),
             now_ms: AtomicU64::new(0),
-            trace: Mutex::new(Trace::new(keeps_lines)),
+            trace: Mutex::new(Trace::new(keeps == Keeps::Lines)),
+            recorder,
+            connections: Mutex::default(),
+            calls: AtomicU64::new(0),
             court: Mutex::new(Court::new()),
-            ledger: Mutex::default(),
+            ledger: Mutex::new(ledger),
             told: Mutex::new(told),
             counts: Mutex::default(),
             lives: Mutex::default(),
             drains: Mutex::default(),
+            deployed: Mutex::default(),
+            replays: AtomicU64::new(0),
+            passed: Mutex::default(),
+            strikes: Mutex::default(),
+            news: AtomicBool::new(false),
+            clocks: Mutex::default(),
+            pauses: pause::Pauses::default(),
             crashing: AtomicBool::new(false),
             audit: AtomicBool::new(false),
             audited: AtomicBool::new(false),
@@ -94,6 +147,14 @@ impl World {
 
     pub(crate) fn note(&self, line: fmt::Arguments<'_>) {
         lock(&self.trace).note(line);
+        self.record(self.now_ms(), "", 0, |_| What::Noted {
+            text: line.to_string(),
+        });
+    }
+
+    /// A line of the trace that has an event elsewhere.
+    pub(crate) fn line(&self, line: fmt::Arguments<'_>) {
+        lock(&self.trace).note(line);
     }
 
     pub(crate) fn trace(&self) -> MutexGuard<'_, Trace> {
@@ -110,6 +171,10 @@ impl World {
 
     pub(crate) fn told(&self) -> MutexGuard<'_, Told> {
         lock(&self.told)
+    }
+
+    pub(crate) fn clocks(&self) -> MutexGuard<'_, Clocks> {
+        lock(&self.clocks)
     }
 
     pub(crate) fn struck(&self, kind: FaultKind) {
@@ -139,6 +204,23 @@ impl World {
         self.crashing.load(Ordering::Relaxed)
     }
 
+    /// How far a host's wall clock is off, what was skipped not counted.
+    fn clock_error_ms(&self, host: &str, now_ms: u64) -> i64 {
+        let clocks = self.clocks();
+        let right = self.plan.settings.epoch_ms + now_ms + clocks.skipped_ms();
+        let shown = clocks.wall(host, self, now_ms);
+        i64::try_from(i128::from(shown.0) - i128::from(right)).unwrap_or(i64::MAX)
+    }
+
+    /// One wall clock jumps.
+    pub(crate) fn jump_clock(&self, host: &str, by_ms: i64) {
+        self.clocks().jump(host, by_ms);
+        let (now, life) = (self.now_ms(), self.life_of(host));
+        self.record(now, host, life, |_| What::Clock {
+            offset_ms: self.clock_error_ms(host, now),
+        });
+    }
+
     /// Asks a worker to leave in peace.
     pub(crate) fn ask_to_drain(&self, host: &str) {
         lock(&self.drains).insert(host.to_owned());
@@ -148,23 +230,176 @@ impl World {
         lock(&self.drains).remove(host)
     }
 
-    /// Batches have become durable.
-    fn committed(&self, now_ms: u64, seq: Seq, batches: &[(Seq, Vec<Op>)]) {
-        self.note(format_args!(
-            "{now_ms} committed {seq}: {} batches",
-            batches.len()
-        ));
-        let mut court = self.court();
-        for (seq, ops) in batches {
-            court.committed(now_ms, *seq, ops);
+    /// The version of the code that a worker has from its next life on.
+    pub(crate) fn deployed(&self, host: &str) -> usize {
+        lock(&self.deployed).get(host).copied().unwrap_or_default()
+    }
+
+    /// All workers have the next version of the code from their next lives on.
+    pub(crate) fn deploy(&self, workers: impl Iterator<Item = String>) {
+        let mut deployed = lock(&self.deployed);
+        for worker in workers {
+            let version = deployed.entry(worker).or_default();
+            *version = (*version + 1).min(self.program.newest().max(1));
         }
     }
 
+    /// A point is passed, on behalf of `worker` if it is about one. Tells whether the script strikes here: whoever passes
+    /// goes no further then, if it is what dies.
+    pub(crate) fn passes(&self, point: &Point, worker: Option<&str>) -> Option<Strike> {
+        let nth = {
+            let mut passed = lock(&self.passed);
+            match passed.get_mut(point) {
+                Some(nth) => {
+                    *nth += 1;
+                    *nth
+                }
+                None => {
+                    passed.insert(point.clone(), 1);
+                    1
+                }
+            }
+        };
+        let scripted = self.plan.script.iter();
+        let strike = scripted
+            .filter(|scripted| scripted.nth == nth && scripted.point == *point)
+            .map(|scripted| scripted.strike)
+            .next()?;
+        self.note(format_args!(
+            "{} the script strikes {point}: {strike}",
+            self.now_ms()
+        ));
+        lock(&self.strikes).push((strike, worker.map(str::to_owned)));
+        Some(strike)
+    }
+
+    pub(crate) fn take_strikes(&self) -> Vec<(Strike, Option<String>)> {
+        std::mem::take(&mut *lock(&self.strikes))
+    }
+
+    /// How often each point was passed.
+    pub(crate) fn passed(&self) -> BTreeMap<Point, u32> {
+        lock(&self.passed).clone()
+    }
+
+    /// A worker sends something.
+    fn reported(&self, worker: &str, message: &Message) {
+        self.court().reported(message);
+        if matches!(message.kind(), 20..=25) {
+            self.passes(&Point::Reported, Some(worker));
+        }
+    }
+
+    /// Something has happened outside.
+    pub(crate) fn effect_happened(&self) {
+        self.news.store(true, Ordering::Relaxed);
+    }
+
+    /// What rules look at.
+    pub(crate) fn with_history<T>(&self, look: impl FnOnce(&History<'_>) -> T) -> T {
+        let faults = lock(&self.counts).faults.values().sum();
+        let (court, ledger) = (self.court(), self.ledger());
+        look(&History {
+            durable: &court.durable,
+            ledger: &ledger,
+            replays: self.replays.load(Ordering::Relaxed),
+            faults,
+            now_ms: self.now_ms(),
+        })
+    }
+
+    /// Looks whether the suite's own rules hold, if anything has happened since the last look.
+    pub(crate) fn check_rules(&self) {
+        if self.program.always.is_empty() || !self.news.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        let broken: Vec<&str> = self.with_history(|history| {
+            let rules = self.program.always.iter();
+            rules
+                .filter(|always| !(always.rule)(history))
+                .map(|always| always.name.as_str())
+                .collect()
+        });
+        for name in broken {
+            let text = "the suite's rule does not hold".to_owned();
+            self.court().charge(name, self.now_ms(), text);
+        }
+    }
+
+    /// Batches have become durable.
+    fn committed(&self, now_ms: u64, seq: Seq, batches: &[(Seq, Vec<Op>)]) {
+        lock(&self.trace).note(format_args!(
+            "{now_ms} committed {seq}: {} batches",
+            batches.len()
+        ));
+        self.news.store(true, Ordering::Relaxed);
+        let engine_latest = self.clocks().engine_latest();
+        let mut court = self.court();
+        court.engine_latest(engine_latest);
+        if self.is_recording() {
+            self.record_committed(now_ms, seq, batches, &mut court);
+        } else {
+            for (seq, ops) in batches {
+                court.committed(now_ms, *seq, ops);
+            }
+        }
+        let forgotten = court.durable.take_forgotten();
+        drop(court);
+        for (run, id) in forgotten {
+            self.saw("runs forgotten after their retention");
+            self.ledger().forget(run, id);
+        }
+    }
+
+    /// The server opens its disk.
+    fn store_opens(&self) {
+        self.court().durable.opens();
+    }
+
+    /// A generation is gone from the disk.
+    fn generation_dropped(&self, now_ms: u64, generation: u32) {
+        self.note(format_args!("{now_ms} dropped generation {generation}"));
+        self.saw("generations dropped");
+        self.court().generation_dropped(now_ms, generation);
+    }
+
     /// A frame leaves the server.
-    fn released(&self, now_ms: u64, to: (&str, Option<Incarnation>), message: &Message) {
-        self.court().released(now_ms, to, message);
+    fn released(&self, now_ms: u64, (to, who): (&str, Option<Incarnation>), message: &Message) {
+        if matches!(message, Message::ReportRefused(_)) {
+            self.saw("late reports refused");
+        }
+        let mut court = self.court();
+        if let Message::HandOut(hand_out) = message
+            && let Some(run) = court.durable.runs.get(&hand_out.run)
+        {
+            let replays = run.entries.iter().filter(|entry| entry.resolves()).count();
+            self.replays.fetch_add(replays as u64, Ordering::Relaxed);
+        }
+        court.released(now_ms, (to, who), message);
+        drop(court);
+        match message {
+            Message::Appended(_) => self.passes(&Point::AfterAck, Some(to)),
+            Message::HandOut(_) => self.passes(&Point::HandedOut, Some(to)),
+            _ => None,
+        };
     }
 }
+
+/// A frame that will be sent again.
+struct Copied {
+    /// When, counting what is skipped.
+    due_ms: u64,
+    /// When it was sent first.
+    sent_ms: u64,
+    /// Over which connection.
+    label: Arc<str>,
+    frame: Bytes,
+}
+
+/// A copy that is older than this is not sent any more: nothing in a network lives as long as a retention.
+const COPY_AGE_MAX_MS: u64 = 72 * 3_600_000;
+/// A copy is late by hours from here on.
+const HOUR_MS: u64 = 3_600_000;
 
 /// One life of a host: from its start to its crash.
 pub(crate) struct Host {
@@ -173,8 +408,9 @@ pub(crate) struct Host {
     pub(crate) life: u32,
     born_ms: u64,
     born: tokio::time::Instant,
+    clock: ClockError,
     /// Copies of frames that will be sent again, by peer.
-    again: Mutex<BTreeMap<String, Vec<(u64, Bytes)>>>,
+    again: Mutex<BTreeMap<String, Vec<Copied>>>,
     /// Its connections, in the order in which they were opened.
     sockets: Mutex<Vec<Weak<Mutex<Option<TcpStream>>>>>,
 }
@@ -189,6 +425,10 @@ impl Host {
             *life
         };
         let born_ms = world.now_ms();
+        if name == "server" {
+            world.clocks().server_begins();
+        }
+        let clock = clock::error_of(world, name);
         let (world, name, born) = (world.clone(), name.to_owned(), tokio::time::Instant::now());
         let host = Self {
             world,
@@ -196,10 +436,12 @@ impl Host {
             life,
             born_ms,
             born,
+            clock,
             again: Mutex::default(),
             sockets: Mutex::default(),
         };
-        host.note(format_args!("begins"));
+        host.tell(format_args!("begins"), || What::LifeBegan);
+        host.record_clock();
         Arc::new(host)
     }
 
@@ -208,13 +450,29 @@ impl Host {
         self.born_ms + self.born.elapsed().as_millis() as u64
     }
 
+    /// Something happens here that has no event of its own.
     pub(crate) fn note(&self, line: fmt::Arguments<'_>) {
-        self.world.note(format_args!(
+        self.tell(line, || What::Noted {
+            text: line.to_string(),
+        });
+    }
+
+    /// A line of the trace.
+    pub(crate) fn line(&self, line: fmt::Arguments<'_>) {
+        lock(&self.world.trace).note(format_args!(
             "{} {}.{} {line}",
             self.now_ms(),
             self.name,
             self.life
         ));
+    }
+
+    /// How far its wall clock is off, if it is.
+    fn record_clock(&self) {
+        let offset_ms = self.world.clock_error_ms(&self.name, self.now_ms());
+        if offset_ms != 0 {
+            self.record(|_| What::Clock { offset_ms });
+        }
     }
 
     fn opened(&self, socket: &Socket) {
@@ -232,25 +490,49 @@ impl Host {
         }
     }
 
-    /// Keeps a frame, to be sent to the peer again from that time on, over whatever connection there is.
-    fn send_again(&self, peer: &str, due_ms: u64, frame: Bytes) {
+    /// Simulated time and what was skipped of it.
+    fn passed_ms(&self) -> u64 {
+        self.now_ms() + self.world.clocks().skipped_ms()
+    }
+
+    /// Keeps a frame, to be sent to the peer again after that time, over whatever connection there is.
+    fn send_again(&self, peer: &str, label: &Arc<str>, after_ms: u64, frame: Bytes) {
+        let (sent_ms, label) = (self.passed_ms(), label.clone());
+        let due_ms = sent_ms + after_ms;
         lock(&self.again)
             .entry(peer.to_owned())
             .or_default()
-            .push((due_ms, frame));
+            .push(Copied {
+                due_ms,
+                sent_ms,
+                label,
+                frame,
+            });
     }
 
-    fn due_again(&self, peer: &str) -> Vec<Bytes> {
-        let (now_ms, mut again) = (self.now_ms(), lock(&self.again));
+    /// What is to be sent again now, over the connection of this label.
+    fn due_again(&self, peer: &str, label: &Arc<str>) -> Vec<Bytes> {
+        let (now_ms, mut again) = (self.passed_ms(), lock(&self.again));
         let Some(kept) = again.get_mut(peer) else {
             return Vec::new();
         };
         let (due, later) = std::mem::take(kept)
             .into_iter()
-            .partition(|(due_ms, _)| *due_ms <= now_ms);
+            .partition(|copy| copy.due_ms <= now_ms);
         *kept = later;
-        let due: Vec<(u64, Bytes)> = due;
-        due.into_iter().map(|(_, frame)| frame).collect()
+        let mut due: Vec<Copied> = due;
+        due.retain(|copy| now_ms - copy.sent_ms <= COPY_AGE_MAX_MS);
+        for copy in &due {
+            self.world.saw("frames sent again late");
+            if copy.label != *label {
+                self.world
+                    .saw("frames sent again late over another connection");
+            }
+            if now_ms - copy.sent_ms >= HOUR_MS {
+                self.world.saw("frames sent again hours late");
+            }
+        }
+        due.into_iter().map(|copy| copy.frame).collect()
     }
 
     /// The world as the engine's code sees it from here.

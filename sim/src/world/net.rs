@@ -8,8 +8,9 @@ use futures_util::future::BoxFuture;
 use stepwell::runtime::env::{Listener, Net, Stream};
 use turmoil::net::{TcpListener, TcpStream};
 
-use super::Host;
 use super::stream::FrameStream;
+use super::{Host, lock};
+use crate::event::What;
 
 /// TCP between hosts by their names.
 pub(super) struct HostNet(pub(super) Arc<Host>);
@@ -18,18 +19,24 @@ impl Net for HostNet {
     fn connect(&self, address: &str) -> BoxFuture<'static, io::Result<Box<dyn Stream>>> {
         let (host, address) = (self.0.clone(), address.to_owned());
         Box::pin(async move {
+            host.awake().await;
             let stream = TcpStream::connect(address.as_str()).await;
+            host.awake().await;
             let peer = address.split(':').next().unwrap_or_default().to_owned();
-            host.note(format_args!(
-                "dials {peer}: {}",
-                if stream.is_ok() {
-                    "connected"
-                } else {
-                    "refused"
-                }
-            ));
+            let from = stream
+                .as_ref()
+                .ok()
+                .map(TcpStream::local_addr)
+                .transpose()?;
+            let connection = from.map(|from| lock(&host.world.connections).dialled(from));
+            let answer = connection.map_or("refused", |_| "connected");
+            host.tell(format_args!("dials {peer}: {answer}"), || What::Dialled {
+                peer: peer.clone(),
+                connection,
+            });
+            let connection = connection.unwrap_or_default();
             let stream: Box<dyn Stream> =
-                Box::new(FrameStream::new(host, peer, "dialled", stream?));
+                Box::new(FrameStream::new(host, peer, "dialled", connection, stream?));
             Ok(stream)
         })
     }
@@ -59,15 +66,23 @@ struct Listening {
 impl Listener for Listening {
     fn accept(&mut self) -> BoxFuture<'_, io::Result<(Box<dyn Stream>, String)>> {
         Box::pin(async move {
+            self.host.awake().await;
             let (stream, from) = self.listener.accept().await?;
+            self.host.awake().await;
             let peer = turmoil::reverse_lookup(from.ip()).unwrap_or_else(|| from.ip().to_string());
             let number = self.accepted.fetch_add(1, Ordering::Relaxed);
-            self.host.note(format_args!("accepts {peer}"));
+            let connection = lock(&self.host.world.connections).accepted(from);
+            self.host
+                .tell(format_args!("accepts {peer}"), || What::Accepted {
+                    peer: peer.clone(),
+                    connection,
+                });
             let label = format!("accepted {number}");
             let stream: Box<dyn Stream> = Box::new(FrameStream::new(
                 self.host.clone(),
                 peer.clone(),
                 &label,
+                connection,
                 stream,
             ));
             Ok((stream, peer))

@@ -11,6 +11,8 @@ use stepwell_storage::{
 };
 
 use super::{Host, World};
+use crate::event::What;
+use crate::plan::{Point, Strike};
 
 /// Batches that were submitted and are not known to be durable, over all lives of the server.
 #[derive(Default)]
@@ -37,7 +39,13 @@ impl WatchedStore {
         let options = MemOptions {
             entropy: crate::draw::hash(world.plan.seed, "store id"),
             sync_time: Duration::from_millis(world.plan.settings.sync_ms),
-            pause: Arc::new(|span| Box::pin(tokio::time::sleep(span))),
+            pause: {
+                let host = host.clone();
+                Arc::new(move |span| {
+                    let host = host.clone();
+                    Box::pin(async move { host.rest(span).await })
+                })
+            },
         };
         // Which of the batches in the air survived, the disk alone knows.
         let kept = world.disk.committed_seq();
@@ -45,6 +53,7 @@ impl WatchedStore {
         let store = Self { inner, host, air };
         store.tell(kept, &world);
         store.air().0.clear();
+        world.store_opens();
         Ok(store)
     }
 
@@ -66,18 +75,38 @@ impl Store for WatchedStore {
     }
 
     fn submit(&self, batch: Batch) -> Result<Seq, SubmitRefusal> {
-        let ops = batch.iter().cloned().collect();
+        let ops: Vec<Op> = batch.iter().cloned().collect();
         let seq = self.inner.submit(batch)?;
+        self.host.world.submitted(&self.host, seq, &ops);
         self.air().0.push_back((seq, ops));
         Ok(seq)
     }
 
     fn commit(&self) -> BoxFuture<'_, Result<Receipt, CommitFailure>> {
         Box::pin(async move {
+            let world = &self.host.world;
+            if world
+                .passes(&Point::BeforeFsync, None)
+                .is_some_and(Strike::hits_server)
+            {
+                std::future::pending::<()>().await;
+            }
             let receipt = self.inner.commit().await;
             match &receipt {
                 Ok(receipt) => self.tell(receipt.seq(), &self.host.world),
-                Err(failure) => self.host.note(format_args!("commit failed: {failure}")),
+                Err(failure) => self
+                    .host
+                    .tell(format_args!("commit failed: {failure}"), || {
+                        What::CommitFailed {
+                            text: failure.to_string(),
+                        }
+                    }),
+            }
+            if world
+                .passes(&Point::AfterFsync, None)
+                .is_some_and(Strike::hits_server)
+            {
+                std::future::pending::<()>().await;
             }
             receipt
         })
@@ -106,7 +135,11 @@ impl Store for WatchedStore {
     fn drop_generation(&self, generation: u32) -> BoxFuture<'_, Result<(), CommitFailure>> {
         Box::pin(async move {
             let dropped = self.inner.drop_generation(generation).await;
-            self.tell(self.inner.committed(), &self.host.world);
+            let world = &self.host.world;
+            self.tell(self.inner.committed(), world);
+            if dropped.is_ok() {
+                world.generation_dropped(self.host.now_ms(), generation);
+            }
             dropped
         })
     }

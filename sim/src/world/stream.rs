@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use stepwell::model::id::{Incarnation, RunNo, Token};
@@ -19,11 +19,20 @@ use twox_hash::XxHash3_64;
 
 use super::Host;
 use crate::draw::Draw;
+use crate::event::{Copies, What};
 
 /// The bytes before each frame that tell its length.
 const HEAD_BYTES: usize = 4;
 /// The latest a copy comes.
 const LATE_MAX_MS: u64 = 3_000;
+/// The latest a copy comes that is late by hours.
+const VERY_LATE_MAX_MS: u64 = 47 * 3_600_000;
+
+/// Whether a frame of the server tells of a commit.
+fn is_answer(frame: &Bytes) -> bool {
+    let kind = frame.get(HEAD_BYTES);
+    kind.is_some_and(|kind| matches!(kind, 10 | 12 | 13 | 15 | 60..=62 | 65))
+}
 
 /// Whether a frame is one that stands for itself. What is about the connection as such (hello, welcome, heartbeat,
 /// closing, offer) has no meaning outside its place.
@@ -40,7 +49,10 @@ pub(super) struct FrameStream {
     host: Arc<Host>,
     peer: String,
     socket: Socket,
+    label: Arc<str>,
     draw: Draw,
+    /// Whoever waits for something to read, to be told if the connection is cut from here.
+    reader: Option<Waker>,
     /// The first frame is out.
     greeted: bool,
     /// The process at the other end, if this is the server's.
@@ -49,19 +61,29 @@ pub(super) struct FrameStream {
     heard_ms: u64,
     sent: Frames,
     received: Frames,
+    /// Which connection this is, and how many frames went out and came in, for those who look.
+    connection: u32,
+    sent_count: u32,
+    received_count: u32,
     /// What is still to be written, one piece a write.
     pieces: VecDeque<Bytes>,
 }
 
 impl FrameStream {
-    pub(super) fn new(host: Arc<Host>, peer: String, label: &str, inner: TcpStream) -> Self {
+    pub(super) fn new(
+        host: Arc<Host>,
+        peer: String,
+        label: &str,
+        connection: u32,
+        inner: TcpStream,
+    ) -> Self {
         let label = format!(
             "frames {} {} {peer} {label} {}",
             host.name,
             host.life,
             host.now_ms()
         );
-        let draw = Draw::of(host.world.plan.seed, label);
+        let draw = Draw::of(host.world.plan.seed, &label);
         let socket = Arc::new(Mutex::new(Some(inner)));
         host.opened(&socket);
         let (sent, received) = (Frames::default(), Frames::default());
@@ -70,43 +92,65 @@ impl FrameStream {
             host,
             peer,
             socket,
+            label: label.into(),
             draw,
+            reader: None,
             greeted: false,
             who: None,
             opened_ms: now_ms,
             heard_ms: now_ms,
             sent,
             received,
+            connection,
+            sent_count: 0,
+            received_count: 0,
             pieces: VecDeque::new(),
         }
     }
 
     /// Takes what is written: whole frames go on, some twice, in pieces.
     fn take(&mut self, bytes: &[u8]) {
-        let settings = &self.host.world.plan.settings;
+        let world = self.host.world.clone();
+        let settings = &world.plan.settings;
         self.sent.0.extend_from_slice(bytes);
         let mut out = BytesMut::new();
         while let Some(frame) = self.sent.next() {
-            self.look_at_sent(&frame);
+            if self.is_cut_before(&frame) {
+                return self.cut(&frame);
+            }
+            let message = Message::decode(&frame[HEAD_BYTES..]).ok();
+            self.count_sent(message.as_ref(), Copies::First);
+            self.look_at_sent(&frame, message.as_ref());
             out.extend_from_slice(&frame);
             if may_come_late(&frame) && self.draw.chance(settings.late_copies_per_mille) {
-                let due_ms = self.host.now_ms() + self.draw.between(20, LATE_MAX_MS);
-                self.host.send_again(&self.peer, due_ms, frame.clone());
+                let very = settings.very_late_copies_per_mille;
+                let latest_ms = if settings.skips_time && self.draw.chance(very) {
+                    VERY_LATE_MAX_MS
+                } else {
+                    LATE_MAX_MS
+                };
+                let after_ms = self.draw.between(20, latest_ms);
+                self.host
+                    .send_again(&self.peer, &self.label, after_ms, frame.clone());
             }
             if self.draw.chance(settings.duplicates_per_mille) {
                 self.host.world.saw("frames sent twice");
+                self.count_sent(message.as_ref(), Copies::Twice);
                 out.extend_from_slice(&frame);
             }
         }
         // A hello comes first, in any case.
         if self.greeted {
-            for frame in self.host.due_again(&self.peer) {
-                self.host.note(format_args!(
+            for frame in self.host.due_again(&self.peer, &self.label) {
+                self.host.line(format_args!(
                     "> {} again {:016x}",
                     self.peer,
                     XxHash3_64::oneshot(&frame)
                 ));
-                self.host.world.saw("frames sent again late");
+                if self.host.world.is_recording() {
+                    let message = Message::decode(&frame[HEAD_BYTES..]).ok();
+                    self.count_sent(message.as_ref(), Copies::Late);
+                }
                 out.extend_from_slice(&frame);
             }
         }
@@ -126,29 +170,70 @@ impl FrameStream {
         }
     }
 
-    fn look_at_sent(&self, frame: &Bytes) {
-        let message = Message::decode(&frame[HEAD_BYTES..]);
-        let kind = message.as_ref().map_or("garbage", Message::kind_name);
-        let about = message.as_ref().map_or(String::new(), brief);
-        self.host.note(format_args!(
+    /// Whether this answer of the server never leaves.
+    fn is_cut_before(&mut self, frame: &Bytes) -> bool {
+        let settings = &self.host.world.plan.settings;
+        let per_mille = settings.cut_replies_per_mille;
+        if per_mille == 0 || self.host.name != "server" || !is_answer(frame) {
+            return false;
+        }
+        self.host.now_ms() < settings.faults_end_ms && self.draw.chance(per_mille)
+    }
+
+    /// The connection is gone, before this frame could leave.
+    fn cut(&mut self, frame: &Bytes) {
+        let kind = frame.get(HEAD_BYTES).copied().unwrap_or(0);
+        self.host
+            .note(format_args!("x {} cut before kind {kind}", self.peer));
+        self.host.world.saw("replies cut off after their commit");
+        self.pieces.clear();
+        drop(
+            self.socket
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
+
+    fn look_at_sent(&self, frame: &Bytes, message: Option<&Message>) {
+        let kind = message.map_or("garbage", Message::kind_name);
+        let about = message.map_or(String::new(), brief);
+        self.host.line(format_args!(
             "> {} {kind}{about} {:016x}",
             self.peer,
             XxHash3_64::oneshot(frame)
         ));
         match (message, self.host.name.as_str()) {
-            (Ok(message), "server") => {
+            (Some(message), "server") => {
                 self.host
                     .world
-                    .released(self.host.now_ms(), (&self.peer, self.who), &message)
+                    .released(self.host.now_ms(), (&self.peer, self.who), message)
             }
-            (Ok(message), _) => self.host.world.court().reported(&message),
-            (Err(_), _) => {}
+            (Some(message), host) => self.host.world.reported(host, message),
+            (None, _) => {}
         }
+    }
+
+    fn count_sent(&mut self, message: Option<&Message>, copy: Copies) {
+        let number = self.sent_count;
+        self.sent_count += 1;
+        self.host
+            .record_sent(&self.peer, self.connection, number, message, copy);
     }
 
     fn look_at_received(&mut self, frame: &Bytes) {
         self.heard_ms = self.host.now_ms();
-        self.host.note(format_args!(
+        let number = self.received_count;
+        self.received_count += 1;
+        self.host.record(|_| What::Received {
+            peer: self.peer.clone(),
+            connection: self.connection,
+            number,
+        });
+        self.host.line(format_args!(
             "< {} kind {} {:016x}",
             self.peer,
             frame.get(HEAD_BYTES).unwrap_or(&0),
@@ -178,6 +263,7 @@ impl FrameStream {
         let mended_ms = settings.faults_end_ms + 3 * settings.session_timeout_ms;
         let silent_ms = now_ms.saturating_sub(self.heard_ms);
         if !world.is_crashing()
+            && world.plan.script.is_empty()
             && self.opened_ms > mended_ms
             && silent_ms >= settings.session_timeout_ms
         {
@@ -256,6 +342,8 @@ impl AsyncRead for FrameStream {
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        ready!(self.host.poll_awake(cx));
+        self.reader = Some(cx.waker().clone());
         let before = into.filled().len();
         ready!(on(&self.socket, |inner| inner.poll_read(cx, into)))?;
         let this = &mut *self;
@@ -273,6 +361,7 @@ impl AsyncWrite for FrameStream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.host.poll_awake(cx));
         ready!(self.poll_pieces(cx))?;
         self.take(bytes);
         // What does not go out now goes out before the next write, flush or shutdown.
@@ -283,11 +372,13 @@ impl AsyncWrite for FrameStream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.host.poll_awake(cx));
         ready!(self.poll_pieces(cx))?;
         on(&self.socket, |inner| inner.poll_flush(cx))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.host.poll_awake(cx));
         ready!(self.poll_pieces(cx))?;
         on(&self.socket, |inner| inner.poll_shutdown(cx))
     }

@@ -55,6 +55,11 @@ impl Faults<'_> {
         self.0.lock().faults.sync_delay = delay;
     }
 
+    /// No read is planned to fail any more.
+    pub fn read_again(&self) {
+        self.0.lock().faults.read = None;
+    }
+
     /// Fails the next `get`, `scan` or `generations`, of whichever handle.
     pub fn fail_next_read(&self, failure: ReadFailure) {
         self.0.lock().faults.read = Some(failure);

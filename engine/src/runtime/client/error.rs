@@ -19,7 +19,7 @@ pub enum ClientError {
         /// What the system said.
         cause: String,
     },
-    /// The engine answered and does not want this client. The request was not looked at.
+    /// The engine answered and does not want this client. The request has taken no effect.
     #[error("the engine at {address} refuses the connection: {reason}")]
     HelloRefused {
         /// What was dialled.

@@ -119,12 +119,18 @@ impl Line {
         }
     }
 
-    /// No connection for now; none at all if the engine does not want us.
+    /// No connection for now; none at all if the engine does not want us. A command that went out over a connection
+    /// before may have taken effect there: it keeps waiting, since the refusal says that it has not.
     fn failed(&self, error: &SessionError) {
         let mut state = self.state();
         state.problem = Some(error.clone());
         if matches!(error, SessionError::HelloRefused { .. }) {
-            for (_, pending) in std::mem::take(&mut state.pending) {
+            let (open, hopeless) = std::mem::take(&mut state.pending)
+                .into_iter()
+                .partition(|(_, pending)| pending.sent && commands(&pending.message));
+            state.pending = open;
+            let hopeless: BTreeMap<u64, Pending> = hopeless;
+            for pending in hopeless.into_values() {
                 let _ = pending.answer.send(Err(error.clone().into()));
             }
         }
@@ -169,6 +175,14 @@ impl Drop for Asked {
     fn drop(&mut self) {
         self.line.state().pending.remove(&self.number);
     }
+}
+
+/// Whether a request changes something; else it only asks.
+fn commands(message: &Message) -> bool {
+    matches!(
+        message,
+        Message::Start(_) | Message::Cancel(_) | Message::Resume(_)
+    )
 }
 
 /// The number of the request that a message answers.

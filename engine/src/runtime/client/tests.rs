@@ -152,6 +152,31 @@ async fn a_refused_hello_ends_the_calls() {
     );
 }
 
+// An engine that fails closes the door on those who come back, and may have committed what they had sent before.
+#[tokio::test(start_paused = true)]
+async fn a_refused_hello_does_not_say_that_a_command_sent_before_took_no_effect() {
+    let (mut engine, client) = client();
+    let client = client.limit(secs(3));
+    let cancelling = tokio::spawn({
+        let client = client.clone();
+        async move { client.cancel(RunId(1), "no more").await }
+    });
+    let waiting = tokio::spawn(async move { client.outcome(RunId(1), true).await });
+    let mut connection = engine.accept().await;
+    assert_eq!(connection.arrived().await.len(), 2);
+    drop(connection);
+    let reason = "no room".to_owned();
+    engine.hello().await.send(Closing { reason });
+    assert!(matches!(
+        waiting.await.unwrap(),
+        Err(ClientError::HelloRefused { .. })
+    ));
+    assert_eq!(
+        cancelling.await.unwrap(),
+        Err(ClientError::TimedOut { limit: secs(3) })
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn many_wait_for_outcomes_on_one_connection_for_longer_than_a_call_may_take() {
     let (mut engine, client) = client();

@@ -1,0 +1,404 @@
+//! `stepwell sim …`: the suites that come with Stepwell, played from the terminal.
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+use stepwell_sim::{Options, Plan, Progress, Recording, Shipped, Strike, Suite, SuiteReport};
+
+use crate::failure::{Answer, CommandError};
+use crate::quantity::{counted, grouped, span};
+use crate::terminal::{Column, Terminal, table};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SimCommand {
+    /// Play seeds of a suite: everything must hold, and each seed must be the same twice
+    Run(RunSeeds),
+    /// Play a plan again
+    Replay(ReplayPlan),
+    /// Reduce a failing plan or seed to what is needed to fail
+    Shrink(ShrinkPlan),
+    /// Draw what happened in a plan or seed as a page
+    Report(DrawReport),
+    /// Kill a worker right after each effect, and tell which steps are not safe to repeat
+    Audit(AuditSuite),
+    /// Strike every point that a run passes, once each
+    Map(AuditSuite),
+    /// List the suites
+    List,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunSeeds {
+    /// Which suite; `stepwell sim list` tells
+    #[arg(long, default_value = "engine")]
+    suite: String,
+    /// How many seeds
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    seeds: u64,
+    /// The first seed; without it, one of chance
+    #[arg(long)]
+    from: Option<u64>,
+    /// Seeds at a time; default: one a core
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=64))]
+    jobs: Option<u64>,
+    /// Play all seeds, also after failures, and reduce none
+    #[arg(long)]
+    keep_going: bool,
+    /// Where plans and reports of failures go
+    #[arg(long, default_value = "sim-reports")]
+    out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReplayPlan {
+    /// The plan, as a failing run wrote it
+    plan: PathBuf,
+}
+
+/// A plan from a file or a seed.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Chosen {
+    /// A plan
+    plan: Option<PathBuf>,
+    /// A seed of the suite
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShrinkPlan {
+    #[command(flatten)]
+    chosen: Chosen,
+    /// The suite of the seed
+    #[arg(long, default_value = "engine", requires = "seed")]
+    suite: String,
+    /// How long to search
+    #[arg(long, default_value = "60s", value_parser = span)]
+    budget: Duration,
+    /// Where the reduced plan goes
+    #[arg(long, default_value = "sim-reports")]
+    out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DrawReport {
+    #[command(flatten)]
+    chosen: Chosen,
+    /// The suite of the seed
+    #[arg(long, default_value = "engine", requires = "seed")]
+    suite: String,
+    /// Where the page and its data go
+    #[arg(long, default_value = "sim-reports")]
+    out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AuditSuite {
+    /// Which suite; `stepwell sim list` tells
+    #[arg(long, default_value = "checkout")]
+    suite: String,
+    /// The seed of the inputs
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+impl SimCommand {
+    pub(crate) fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
+        match self {
+            Self::Run(command) => command.execute(terminal),
+            Self::Replay(command) => command.execute(terminal),
+            Self::Shrink(command) => command.execute(terminal),
+            Self::Report(command) => command.execute(terminal),
+            Self::Audit(command) => command.audit(terminal),
+            Self::Map(command) => command.map(terminal),
+            Self::List => list(terminal),
+        }
+    }
+}
+
+fn suite_of(name: &str) -> Result<Suite, CommandError> {
+    Shipped::named(name).map(|shipped| shipped.suite()).ok_or_else(|| {
+        CommandError::bad_input(format!("there is no suite `{name}`"))
+            .hint("`stepwell sim list` tells which there are; suites of your own are tests: `cargo test`")
+    })
+}
+
+fn read_plan(file: &Path) -> Result<Plan, CommandError> {
+    let text = std::fs::read_to_string(file).map_err(|e| {
+        CommandError::bad_input(format!("the plan {} cannot be read", file.display())).caused_by(&e)
+    })?;
+    serde_json::from_str(&text).map_err(|e| {
+        CommandError::bad_input(format!("{} is not a plan", file.display()))
+            .caused_by(&e)
+            .hint("a plan is the `.json` file that a failing suite names")
+    })
+}
+
+impl Chosen {
+    fn plan(&self, suite: &str) -> Result<(Suite, Plan), CommandError> {
+        match (&self.plan, self.seed) {
+            (Some(file), _) => {
+                let plan = read_plan(file)?;
+                Ok((suite_of(&plan.suite)?, plan))
+            }
+            (None, seed) => {
+                let suite = suite_of(suite)?;
+                let plan = suite.plan(seed.unwrap_or_default());
+                Ok((suite, plan))
+            }
+        }
+    }
+}
+
+impl RunSeeds {
+    fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
+        let suite = suite_of(&self.suite)?;
+        let options = Options {
+            seeds: Some(self.seeds),
+            from: self.from,
+            jobs: self.jobs.map(|jobs| jobs as usize),
+            report: Some(self.out),
+            keeps_going: self.keep_going,
+            ..Options::default()
+        };
+        let bar = Bar::begin(terminal);
+        let report = suite.check_with(options, |progress| bar.show(progress));
+        bar.end();
+        let report = report.map_err(CommandError::bad_input)?;
+        tell(&report, terminal)
+    }
+}
+
+fn tell(report: &SuiteReport, terminal: Terminal) -> Result<Answer, CommandError> {
+    terminal.data(report, || text(report))?;
+    Ok(if report.is_sound() {
+        Answer::Yes
+    } else {
+        Answer::No
+    })
+}
+
+fn text(report: &SuiteReport) -> String {
+    let mut text = report.to_string();
+    let rows = |counts: Vec<(String, u64)>| {
+        let rows = counts
+            .into_iter()
+            .map(|(name, count)| vec![name, grouped(count)]);
+        rows.collect::<Vec<_>>()
+    };
+    let faults = report
+        .faults
+        .iter()
+        .map(|(kind, count)| (format!("{kind:?}"), *count));
+    let seen = report
+        .seen
+        .iter()
+        .map(|(what, count)| (what.clone(), *count));
+    if report.failure.is_none() {
+        let left = table(
+            &[Column::Left("FAULTS"), Column::Right("STRUCK")],
+            rows(faults.collect()),
+        );
+        let right = table(
+            &[Column::Left("SEEN"), Column::Right("TIMES")],
+            rows(seen.collect()),
+        );
+        text.push_str(&format!("\n\n{left}\n{right}"));
+    }
+    if let Some(plan) = report.files.first().filter(|_| report.failure.is_some()) {
+        text.push_str(&format!(
+            "\nagain    stepwell sim replay {}\n",
+            plan.display()
+        ));
+    }
+    text
+}
+
+impl ReplayPlan {
+    fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
+        let plan = read_plan(&self.plan)?;
+        let suite = suite_of(&plan.suite)?;
+        let recording = suite.record(plan);
+        shown(&recording, &[], terminal)
+    }
+}
+
+/// What a plan showed, and what was written about it.
+fn shown(
+    recording: &Recording,
+    files: &[PathBuf],
+    terminal: Terminal,
+) -> Result<Answer, CommandError> {
+    let report = &recording.report;
+    let files: Vec<String> = files
+        .iter()
+        .map(|file| file.display().to_string())
+        .collect();
+    let document = json!({ "sound": report.is_sound(), "report": report, "files": files });
+    terminal.data(&document, || {
+        let mut text = report.to_string();
+        for file in &files {
+            text.push_str(&format!("{file}\n"));
+        }
+        text
+    })?;
+    Ok(if report.is_sound() {
+        Answer::Yes
+    } else {
+        Answer::No
+    })
+}
+
+fn written(recording: &Recording, out: &Path) -> Result<Vec<PathBuf>, CommandError> {
+    let written = recording.write(out).map_err(|e| {
+        CommandError::fault(format!(
+            "the report cannot be written into {}",
+            out.display()
+        ))
+        .caused_by(&e)
+    })?;
+    Ok(vec![written.html, written.json])
+}
+
+impl ShrinkPlan {
+    fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
+        let (suite, plan) = self.chosen.plan(&self.suite)?;
+        let (faults, jobs) = (plan.faults.len(), plan.jobs.len());
+        let name = format!("{}-{}.json", plan.suite, plan.seed);
+        let shrunk = suite.shrink(plan, self.budget).map_err(|problem| {
+            CommandError::bad_input(problem)
+                .hint("only what fails can be reduced: `stepwell sim replay` tells")
+        })?;
+        let file = self.out.join(name);
+        let cannot = |e: &std::io::Error| {
+            CommandError::fault(format!("{} cannot be written", file.display())).caused_by(e)
+        };
+        std::fs::create_dir_all(&self.out).map_err(|e| cannot(&e))?;
+        let text = serde_json::to_string_pretty(&shrunk.plan)
+            .map_err(|e| CommandError::fault("the plan does not become JSON").caused_by(&e))?;
+        std::fs::write(&file, text).map_err(|e| cannot(&e))?;
+        let document = json!({
+            "plan": file,
+            "tried": shrunk.tried,
+            "faults_before": faults,
+            "jobs_before": jobs,
+            "faults": shrunk.plan.faults.len(),
+            "jobs": shrunk.plan.jobs.len(),
+            "report": shrunk.report,
+        });
+        terminal.data(&document, || {
+            format!(
+                "{}reduced from {} and {} to {} and {}; {} played\n{}",
+                shrunk.report,
+                counted(faults as u64, "fault", "faults"),
+                counted(jobs as u64, "job", "jobs"),
+                shrunk.plan.faults.len(),
+                shrunk.plan.jobs.len(),
+                counted(shrunk.tried, "plan", "plans"),
+                file.display()
+            )
+        })?;
+        Ok(Answer::No)
+    }
+}
+
+impl DrawReport {
+    fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
+        let (suite, plan) = self.chosen.plan(&self.suite)?;
+        let recording = suite.record(plan);
+        let files = written(&recording, &self.out)?;
+        shown(&recording, &files, terminal)?;
+        Ok(Answer::Yes)
+    }
+}
+
+impl AuditSuite {
+    fn audit(self, terminal: Terminal) -> Result<Answer, CommandError> {
+        let audit = suite_of(&self.suite)?
+            .audit(self.seed)
+            .map_err(CommandError::bad_input)?;
+        terminal.data(&audit, || audit.to_string())?;
+        Ok(if audit.is_sound() {
+            Answer::Yes
+        } else {
+            Answer::No
+        })
+    }
+
+    fn map(self, terminal: Terminal) -> Result<Answer, CommandError> {
+        let map = suite_of(&self.suite)?
+            .crash_map(self.seed, &Strike::ALL)
+            .map_err(CommandError::bad_input)?;
+        terminal.data(&map, || map.to_string())?;
+        Ok(if map.is_sound() {
+            Answer::Yes
+        } else {
+            Answer::No
+        })
+    }
+}
+
+fn list(terminal: Terminal) -> Result<Answer, CommandError> {
+    let document: Vec<_> = Shipped::ALL
+        .iter()
+        .map(|shipped| json!({ "name": shipped.name, "about": shipped.about }))
+        .collect();
+    terminal.data(&document, || {
+        let rows = Shipped::ALL
+            .iter()
+            .map(|shipped| vec![shipped.name.to_owned(), shipped.about.to_owned()]);
+        table(
+            &[Column::Left("SUITE"), Column::Left("ABOUT")],
+            rows.collect(),
+        )
+    })?;
+    Ok(Answer::Yes)
+}
+
+/// How far it is: a bar on a terminal, nothing elsewhere.
+struct Bar(Option<Mutex<ProgressBar>>);
+
+impl Bar {
+    fn begin(terminal: Terminal) -> Self {
+        Self(terminal.draws().then(|| {
+            let bar =
+                ProgressBar::with_draw_target(Some(1), ProgressDrawTarget::stderr_with_hz(10));
+            let style = ProgressStyle::with_template(
+                "[{bar:40}] {human_pos} of {human_len} seeds, {per_sec}, {msg}",
+            );
+            bar.set_style(
+                style
+                    .unwrap_or_else(|_| ProgressStyle::default_bar())
+                    .progress_chars("=> "),
+            );
+            Mutex::new(bar)
+        }))
+    }
+
+    fn show(&self, progress: &Progress) {
+        let Some(bar) = &self.0 else { return };
+        let bar = bar
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        bar.set_length(progress.total);
+        bar.set_position(progress.played);
+        bar.set_message(format!(
+            "{}, {} failed",
+            counted(progress.faults, "fault", "faults"),
+            progress.failed
+        ));
+    }
+
+    fn end(self) {
+        if let Some(bar) = self.0 {
+            bar.into_inner()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .finish_and_clear();
+        }
+    }
+}

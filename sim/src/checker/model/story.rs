@@ -1,0 +1,171 @@
+//! What is told of a history that no order explains: no call more than it takes.
+
+use std::fmt::Write;
+
+use stepwell::model::payload::Payload;
+use stepwell::model::run::Outcome;
+use twox_hash::XxHash3_64;
+
+use super::search::{self, Verdict, answered_at};
+use super::{Answer, Asked, Call, Held, History, Life, State};
+
+impl History {
+    /// The calls in the order in which they began, a mark at the answer that nothing explains, and what would have been
+    /// possible.
+    pub(super) fn story(&self, name: &str) -> String {
+        let cut = self.first_unexplained();
+        let short = self.without_the_needless(cut);
+        let culprit = |call: &Call| answered_at(call) == Some(cut);
+        let mut told = match cut {
+            u64::MAX => format!("{name}: no order of the calls explains its journal\n"),
+            _ => format!("{name}: no order of the calls explains the answer marked `->`\n"),
+        };
+        for call in short.calls.iter().filter(|call| call.begun.order < cut) {
+            let mark = if culprit(call) { "->" } else { "  " };
+            let until = match answered_at(call).filter(|at| *at <= cut).and(call.ended) {
+                Some(ended) => ended.at_ms.to_string(),
+                None => String::new(),
+            };
+            let answer = match until.is_empty() {
+                true => "no answer".to_owned(),
+                false => answer(&call.answer),
+            };
+            let asked = asked(&call.asked);
+            let (client, from) = (&call.client, call.begun.at_ms);
+            let _ = writeln!(
+                told,
+                "      {mark} {client:<12} {from:>7}..{until:<7} ms  {asked:<28} {answer}"
+            );
+        }
+        if cut == u64::MAX {
+            let journal = self.journal.as_ref().map(Self::held);
+            let journal = journal.unwrap_or_else(|| "no such run".to_owned());
+            let _ = writeln!(
+                told,
+                "      -> {:<12} {:>7}  in the end: {journal}",
+                "journal", ""
+            );
+        }
+        let possible = self.possible_before(cut);
+        let _ = write!(told, "    until then it was, in every order: {possible}");
+        told
+    }
+
+    /// The answer with which the history becomes one that no order explains; for ever: only the journal does not fit.
+    fn first_unexplained(&self) -> u64 {
+        let mut answers: Vec<u64> = self.calls.iter().filter_map(answered_at).collect();
+        answers.sort_unstable();
+        let unexplained = |cut: &u64| self.fails(*cut);
+        answers.into_iter().find(unexplained).unwrap_or(u64::MAX)
+    }
+
+    fn fails(&self, cut: u64) -> bool {
+        search::verdict(self, &self.ops(cut)) == Verdict::Unexplained
+    }
+
+    /// Questions whose answers are not needed for the contradiction are left out. What may have changed the run stays.
+    fn without_the_needless(&self, cut: u64) -> Self {
+        let mut short = self.clone();
+        let mut at = 0;
+        while at < short.calls.len() {
+            let call = &short.calls[at];
+            let question = !matches!(call.asked, Asked::Start { .. } | Asked::Cancel);
+            let mut fewer = short.clone();
+            fewer.calls.remove(at);
+            if call.answer == Answer::NotAsked || (question && fewer.fails(cut)) {
+                short = fewer;
+            } else {
+                at += 1;
+            }
+        }
+        short
+    }
+
+    /// What the run may have been when all but the unexplained answer were given.
+    fn possible_before(&self, cut: u64) -> String {
+        let last = self
+            .calls
+            .iter()
+            .filter_map(answered_at)
+            .filter(|at| *at < cut)
+            .max();
+        let before = match last {
+            Some(last) => search::states_after(self, &self.ops(last)),
+            None => [State::Absent].into(),
+        };
+        let mut texts: Vec<String> = before.into_iter().map(|state| self.state(state)).collect();
+        texts.dedup();
+        texts.join("; or ")
+    }
+
+    fn state(&self, state: State) -> String {
+        let life = |word: &str, life: Life| {
+            let (workflow, input) = &self.kinds[life.kind];
+            let asked = if life.asked { ", asked to stop" } else { "" };
+            format!("{word} as {workflow} {}{asked}", brief(input))
+        };
+        match state {
+            State::Absent => "absent".to_owned(),
+            State::Live(alive) => life("live", alive),
+            State::Ended(ended) => {
+                let end = self.end().map(outcome).unwrap_or_default();
+                format!("{}, {end}", life("ended", ended))
+            }
+        }
+    }
+
+    fn held(held: &Held) -> String {
+        let asked = if held.asked { ", asked to stop" } else { "" };
+        let end = held.end.as_ref().map_or("not ended".to_owned(), outcome);
+        let (workflow, input) = (&held.workflow, brief(&held.input));
+        format!("{workflow} {input}{asked}, entries {}, {end}", held.entries)
+    }
+}
+
+fn asked(asked: &Asked) -> String {
+    match asked {
+        Asked::Start {
+            workflow,
+            input,
+            delayed,
+        } => {
+            let delayed = if *delayed { ", delayed" } else { "" };
+            format!("start {workflow} {}{delayed}", brief(input))
+        }
+        Asked::Cancel => "cancel".to_owned(),
+        Asked::Resume => "resume".to_owned(),
+        Asked::Outcome { waits: true } => "outcome, once it has ended".to_owned(),
+        Asked::Outcome { waits: false } => "outcome, now".to_owned(),
+        Asked::Status => "status".to_owned(),
+    }
+}
+
+fn answer(answer: &Answer) -> String {
+    match answer {
+        Answer::Unknown | Answer::NotAsked => "no answer".to_owned(),
+        Answer::Started(true) => "began it".to_owned(),
+        Answer::Started(false) => "exists already".to_owned(),
+        Answer::Done => "done".to_owned(),
+        Answer::Outcome(told) => outcome(told),
+        Answer::Status(told) => format!("{}, entries {}", told.state, told.entries),
+        Answer::Refused(refusal) => format!("refused: {refusal}"),
+    }
+}
+
+fn outcome(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::OutcomeCompleted(done) => format!("completed {}", brief(&done.output)),
+        Outcome::OutcomeDead(dead) => format!("dead: {}", dead.failure),
+        Outcome::OutcomeCancelled(_) => "cancelled".to_owned(),
+        Outcome::OutcomePending(pending) => format!("pending: {}", pending.state),
+    }
+}
+
+/// Long payloads are told apart by a few digits.
+fn brief(payload: &Payload) -> String {
+    let text = format!("{payload:?}");
+    match text.len() {
+        0..=16 => text,
+        _ => format!("#{:08x}", XxHash3_64::oneshot(&payload.0) >> 32),
+    }
+}

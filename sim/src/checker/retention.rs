@@ -1,0 +1,57 @@
+//! **What has not ended for long enough is kept, and what is dropped leaves nothing behind.**
+//!
+//! Source: the retention of the design: ended runs are kept for seven days of engine time; a generation is dropped when all
+//! that is left in it has ended and is forgotten; what outlives its generation is copied first, whole.
+
+use stepwell::core::RETENTION_DEFAULT;
+use stepwell::model::id::RunNo;
+
+use super::Bench;
+use crate::durable::Durable;
+
+pub(super) const NAME: &str = "a run is kept for its retention";
+const LEFT: &str = "what is dropped leaves nothing behind";
+
+/// These are not found by their ids any more.
+pub(super) fn batch_ended(durable: &Durable, forgotten: &[RunNo], bench: &mut Bench<'_>) {
+    for no in forgotten {
+        let (Some(run), Some(mark)) = (durable.runs.get(no), &durable.mark) else {
+            bench.charge(NAME, format!("run {no} is forgotten and was not known"));
+            continue;
+        };
+        let ended_at = run
+            .entries
+            .last()
+            .filter(|entry| entry.ends())
+            .map(|entry| entry.at());
+        // Engine time is before the mark.
+        if ended_at.is_none_or(|at| at.after(RETENTION_DEFAULT) > mark.time) {
+            bench.charge(
+                NAME,
+                format!(
+                    "{} is forgotten by {}, it ended at {ended_at:?}",
+                    run.name(),
+                    mark.time
+                ),
+            );
+        }
+    }
+}
+
+/// The disk has no generation that the engine does not know of, but for those that are just being dropped.
+pub(super) fn nothing_is_left_behind(
+    durable: &Durable,
+    generations: &[u32],
+    bench: &mut Bench<'_>,
+) {
+    for generation in generations {
+        let known = durable.generations.contains(generation);
+        let going = durable.doomed.get(generation) == Some(&durable.lives);
+        if !known && !going {
+            bench.charge(
+                LEFT,
+                format!("generation {generation} is on the disk and nobody knows of it"),
+            );
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! The outside world as the steps of workflows reach it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde::Serialize;
+use stepwell::RunId;
+use stepwell::model::id::StepNo;
+
+use crate::ledger::CallPlan;
+use crate::plan::{Point, Strike};
+use crate::world::Host;
+
+/// The outside world: providers, databases, mail servers, as one that remembers everything and survives every crash.
+///
+/// A suite gives it to the workflows in place of their real clients ([`SimWorker::world`](crate::SimWorker::world)). It is
+/// as unreliable as the seed says.
+#[derive(Clone)]
+pub struct Outside(Reach);
+
+#[derive(Clone)]
+enum Reach {
+    /// The ledger, as a host of the simulation reaches it.
+    Live(Arc<Host>),
+    /// Nothing may be done: a replay of what has ended. Counts the calls that were made all the same.
+    Closed(Arc<AtomicU64>),
+}
+
+/// Why a call to the outside world has no answer. Whether it had its effect is unknown.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// It failed before its effect, or the reply was lost.
+    #[error("{request}: the provider of `{effect}` does not answer")]
+    NoAnswer {
+        /// The effect.
+        effect: String,
+        /// What was asked for.
+        request: String,
+    },
+    /// The call breaks the effect's own rule; the suite fails by it.
+    #[error("{0}")]
+    Wrong(String),
+}
+
+impl Outside {
+    pub(crate) fn live(host: Arc<Host>) -> Self {
+        Self(Reach::Live(host))
+    }
+
+    pub(crate) fn closed(calls: Arc<AtomicU64>) -> Self {
+        Self(Reach::Closed(calls))
+    }
+
+    /// Calls for `effect` under an idempotency key, which is [`Step::key`](stepwell::Step::key) if the step is to be safe.
+    /// Answers with a number that is the same whenever the effect is found done.
+    ///
+    /// Takes 0 to 700 simulated milliseconds. Fails, hangs or panics as the seed says, three times a key at most.
+    ///
+    /// **Cancel safety**: dropped, it has had its effect or not.
+    pub async fn call(
+        &self,
+        effect: &str,
+        key: impl Into<String>,
+        request: impl Serialize,
+    ) -> Result<u64, CallError> {
+        let key = key.into();
+        let request = match serde_json::to_value(request) {
+            Ok(serde_json::Value::String(text)) => text,
+            Ok(value) => value.to_string(),
+            Err(error) => {
+                return Err(CallError::Wrong(format!(
+                    "the request is not JSON: {error}"
+                )));
+            }
+        };
+        match &self.0 {
+            Reach::Live(host) => called(host, effect, key, request).await,
+            Reach::Closed(calls) => {
+                calls.fetch_add(1, Ordering::Relaxed);
+                std::future::pending().await
+            }
+        }
+    }
+}
+
+async fn called(
+    host: &Arc<Host>,
+    effect: &str,
+    key: String,
+    request: String,
+) -> Result<u64, CallError> {
+    let (world, place) = (&host.world, (effect, key.as_str()));
+    let no_answer = || CallError::NoAnswer {
+        effect: effect.to_owned(),
+        request: request.clone(),
+    };
+    let step = step_of(&key);
+    if step.is_some_and(|(run, _)| world.court().durable.is_forgotten(run)) {
+        // Its worker was away for longer than the run was kept, and than the world remembers keys.
+        world.saw("bodies of forgotten runs");
+        return Err(no_answer());
+    }
+    let seed = world.plan.seed;
+    let (nth, plan, takes_ms) = world.ledger().begin(seed, &world.plan.settings, place);
+    host.line(format_args!(
+        "calls for `{effect}` of {request} under {key}, call {nth}: {plan:?}"
+    ));
+    let asked = format!("{effect}: {request}");
+    let record = host.record_call(step.map(|(run, _)| run), &key, &asked, nth, plan);
+    if let Some((run, step)) = step {
+        world.court().body_started(host.now_ms(), run, step);
+    }
+    host.rest(Duration::from_millis(takes_ms / 2)).await;
+    match plan {
+        CallPlan::Failed => {
+            record.ends("failed");
+            world.saw("calls that failed");
+            return Err(no_answer());
+        }
+        CallPlan::Hangs => {
+            world.saw("calls that hang");
+            std::future::pending::<()>().await;
+        }
+        CallPlan::Panics => {
+            record.ends("panicked");
+            world.saw("steps that panicked");
+            // Not through the panic hook, which is there for panics that nobody planned.
+            std::panic::resume_unwind(Box::new("the plan says so"));
+        }
+        CallPlan::Answered | CallPlan::ReplyLost => {}
+    }
+    let about = Some(host.name.as_str());
+    let before = Point::BeforeEffect(effect.to_owned());
+    if world
+        .passes(&before, about)
+        .is_some_and(Strike::hits_worker)
+    {
+        std::future::pending::<()>().await;
+    }
+    let before = world.ledger().absorbed();
+    let value = world
+        .ledger()
+        .effect((seed, host.now_ms()), place, &request);
+    record.effect(world.ledger().absorbed() > before);
+    host.line(format_args!("effect `{effect}` of {request} under {key}"));
+    let value = value.map_err(|problem| {
+        world.court().charge(
+            "effects happen as often as they may",
+            host.now_ms(),
+            problem.clone(),
+        );
+        CallError::Wrong(problem)
+    })?;
+    world.effect_happened();
+    let after = Point::AfterEffect(effect.to_owned());
+    if world.passes(&after, about).is_some_and(Strike::hits_worker) {
+        std::future::pending::<()>().await;
+    }
+    host.rest(Duration::from_millis(takes_ms / 2)).await;
+    if plan == CallPlan::ReplyLost {
+        record.ends("reply lost");
+        world.saw("replies lost");
+        return Err(no_answer());
+    }
+    record.ends("answered");
+    Ok(value)
+}
+
+/// The run and step that a key names, if it is a step's own.
+fn step_of(key: &str) -> Option<(RunId, StepNo)> {
+    let (run, step) = key.rsplit_once('-')?;
+    Some((run.parse().ok()?, StepNo(step.parse().ok()?)))
+}
+
+impl std::fmt::Debug for Outside {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self.0 {
+            Reach::Live(_) => "Outside(live)",
+            Reach::Closed(_) => "Outside(closed)",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_known_by_its_key() {
+        let run = RunId(77);
+        assert_eq!(step_of(&format!("{run}-3")), Some((run, StepNo(3))));
+        assert_eq!(step_of("order-17"), None);
+    }
+}

@@ -1,0 +1,141 @@
+//! Faults at points of the program, for when chance is too blunt.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A point that the world passes, again and again.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Point {
+    /// A step calls for this effect, and nothing has happened yet.
+    BeforeEffect(String),
+    /// The effect has happened, and the step does not know yet.
+    AfterEffect(String),
+    /// A worker has handed a report (of a step, a timer, the end of a turn) to its network.
+    Reported,
+    /// The server is about to sync what it has.
+    BeforeFsync,
+    /// What it had is durable, and nobody was told.
+    AfterFsync,
+    /// The server has handed an acknowledgement (of a report) to its network.
+    AfterAck,
+    /// The server has handed a run to a worker.
+    HandedOut,
+}
+
+impl Point {
+    /// A step calls for this effect, and nothing has happened yet.
+    pub fn before_effect(effect: impl Into<String>) -> Self {
+        Self::BeforeEffect(effect.into())
+    }
+
+    /// The effect has happened, and the step does not know yet.
+    pub fn after_effect(effect: impl Into<String>) -> Self {
+        Self::AfterEffect(effect.into())
+    }
+
+    /// The server is about to sync.
+    pub const fn before_fsync() -> Self {
+        Self::BeforeFsync
+    }
+
+    /// The server has synced, and nobody was told.
+    pub const fn after_fsync() -> Self {
+        Self::AfterFsync
+    }
+
+    /// The server has acknowledged a report.
+    pub const fn after_ack() -> Self {
+        Self::AfterAck
+    }
+}
+
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BeforeEffect(effect) => write!(f, "before the effect `{effect}`"),
+            Self::AfterEffect(effect) => write!(f, "after the effect `{effect}`"),
+            Self::Reported => f.write_str("after a report was sent"),
+            Self::BeforeFsync => f.write_str("before a sync"),
+            Self::AfterFsync => f.write_str("after a sync"),
+            Self::AfterAck => f.write_str("after an acknowledgement was sent"),
+            Self::HandedOut => f.write_str("after a run was handed out"),
+        }
+    }
+}
+
+/// What strikes at a point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Strike {
+    /// The worker that the point is about dies; its peers see the connection end. At a sync, the first worker.
+    KillWorker,
+    /// The same, and nobody is told.
+    KillWorkerSilently,
+    /// The server dies; what it had submitted and not synced is lost.
+    KillServer,
+    /// The server's machine dies; of what was not synced nothing survives.
+    LosePower,
+    /// All workers are swapped to the next version of the code.
+    Deploy,
+}
+
+impl Strike {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::KillWorker,
+        Self::KillWorkerSilently,
+        Self::KillServer,
+        Self::LosePower,
+        Self::Deploy,
+    ];
+
+    /// The head of its column in a table.
+    pub(crate) fn head(self) -> &'static str {
+        match self {
+            Self::KillWorker => "WORKER KILLED",
+            Self::KillWorkerSilently => "SILENTLY",
+            Self::KillServer => "SERVER KILLED",
+            Self::LosePower => "POWER LOST",
+            Self::Deploy => "DEPLOYED",
+        }
+    }
+
+    /// Whether it is the server that dies.
+    pub(crate) fn hits_server(self) -> bool {
+        matches!(self, Self::KillServer | Self::LosePower)
+    }
+
+    /// Whether it is the worker that dies.
+    pub(crate) fn hits_worker(self) -> bool {
+        matches!(self, Self::KillWorker | Self::KillWorkerSilently)
+    }
+}
+
+impl fmt::Display for Strike {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::KillWorker => "the worker is killed",
+            Self::KillWorkerSilently => "the worker is killed silently",
+            Self::KillServer => "the server is killed",
+            Self::LosePower => "the power is lost",
+            Self::Deploy => "another version of the code is deployed",
+        })
+    }
+}
+
+/// A strike at the `nth` passing of a point, counted from 1.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scripted {
+    /// Where.
+    pub point: Point,
+    /// At which passing, over all hosts.
+    pub nth: u32,
+    /// What.
+    pub strike: Strike,
+}
+
+impl fmt::Display for Scripted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, time {}: {}", self.point, self.nth, self.strike)
+    }
+}

@@ -1,0 +1,400 @@
+//! Plays the seeds of a suite on all cores.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::told::{Failed, SuiteReport};
+use super::{Ready, Seeds, Stopwatch, gate};
+use crate::plan::Plan;
+use crate::report::Report;
+use crate::shrink::shrink;
+
+/// Real time for reducing a failing plan.
+const SHRINK_BUDGET: Duration = Duration::from_secs(60);
+/// Every so many seeds one is played twice.
+const TWICE_EVERY: u64 = 10;
+/// Failing seeds after which no further ones are begun.
+const FAILURES_MAX: usize = 3;
+
+/// How a suite is played.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Options {
+    /// This seed alone.
+    pub seed: Option<u64>,
+    /// This plan alone.
+    pub plan: Option<PathBuf>,
+    /// So many fresh seeds, whatever the suite says.
+    pub seeds: Option<u64>,
+    /// The first of them.
+    pub from: Option<u64>,
+    /// So many at a time. Default: as many as there are cores.
+    pub jobs: Option<usize>,
+    /// Where plans and reports go. Default: `sim` in the target directory.
+    pub report: Option<PathBuf>,
+    /// Play on after failures, and reduce none.
+    pub keeps_going: bool,
+}
+
+impl Options {
+    /// What the environment says: `SIM_SEED`, `SIM_PLAN`, `SIM_SEEDS`, `SIM_FROM`, `SIM_JOBS`, `SIM_REPORT`.
+    pub fn of_environment() -> Result<Self, String> {
+        fn number<T: std::str::FromStr>(name: &str) -> Result<Option<T>, String> {
+            match std::env::var(name) {
+                Ok(text) => text
+                    .parse()
+                    .map(Some)
+                    .map_err(|_| format!("{name} is not a number: `{text}`")),
+                Err(_) => Ok(None),
+            }
+        }
+        let path = |name: &str| std::env::var_os(name).map(PathBuf::from);
+        Ok(Self {
+            seed: number("SIM_SEED")?,
+            plan: path("SIM_PLAN"),
+            seeds: number("SIM_SEEDS")?,
+            from: number("SIM_FROM")?,
+            jobs: number("SIM_JOBS")?,
+            report: path("SIM_REPORT"),
+            keeps_going: false,
+        })
+    }
+
+    pub(super) fn directory(&self) -> PathBuf {
+        if let Some(directory) = &self.report {
+            return directory.clone();
+        }
+        // target/debug/deps/NAME
+        let target = std::env::current_exe().ok().and_then(|exe| {
+            let target = exe
+                .ancestors()
+                .find(|path| path.join("CACHEDIR.TAG").exists())?;
+            Some(target.join("sim"))
+        });
+        target.unwrap_or_else(|| PathBuf::from("sim-reports"))
+    }
+}
+
+/// One thing to play.
+#[derive(Debug, Clone)]
+enum Item {
+    Seed { seed: u64, why: String },
+    Plan { file: PathBuf, why: String },
+}
+
+/// How far a suite is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Seeds and plans that were played.
+    pub played: u64,
+    /// Seeds and plans to be played.
+    pub total: u64,
+    /// Those that failed.
+    pub failed: u64,
+    /// Faults that struck in them.
+    pub faults: u64,
+}
+
+pub(super) fn play(
+    suite: &Ready,
+    seeds: &Seeds,
+    options: &Options,
+    watch: &(dyn Fn(&Progress) + Sync),
+) -> Result<SuiteReport, String> {
+    if suite.program.versions.is_empty() {
+        return Err("it has no workers: call `workers`".to_owned());
+    }
+    let clock = Stopwatch::begin();
+    let (banked, fresh) = items(seeds, options)?;
+    let alone = options.seed.is_some() || options.plan.is_some();
+    let (from, count) = fresh.unwrap_or((0, 0));
+    let total = banked.len() as u64 + count;
+    let tally = Mutex::new(Tally::default());
+    let (next, stop) = (AtomicU64::new(0), AtomicBool::new(false));
+    let problem = Mutex::new(None);
+    let work = || {
+        while !stop.load(Ordering::Relaxed) {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= total {
+                return;
+            }
+            let item = match banked.get(number as usize) {
+                Some(item) => item.clone(),
+                None if seeds.budget.is_some_and(|budget| clock.passed() > budget) => return,
+                None => Item::Seed {
+                    seed: from + number - banked.len() as u64,
+                    why: String::new(),
+                },
+            };
+            let twice = alone || number.is_multiple_of(TWICE_EVERY);
+            match played(suite, &item, twice) {
+                Ok(played) => {
+                    let mut tally = tally
+                        .lock()
+                        .unwrap_or_else(std::sync::PoisonError::into_inner);
+                    tally.add(played);
+                    watch(&Progress {
+                        played: tally.seeds,
+                        total,
+                        failed: tally.failed.len() as u64,
+                        faults: tally.faults.values().sum(),
+                    });
+                    if tally.failed.len() >= FAILURES_MAX && !options.keeps_going {
+                        stop.store(true, Ordering::Relaxed);
+                    }
+                }
+                Err(text) => {
+                    *problem
+                        .lock()
+                        .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(text);
+                    stop.store(true, Ordering::Relaxed);
+                }
+            }
+        }
+    };
+    let jobs = options
+        .jobs
+        .or_else(|| std::thread::available_parallelism().ok().map(Into::into))
+        .unwrap_or(1)
+        .clamp(1, 64);
+    std::thread::scope(|scope| {
+        for _ in 1..jobs {
+            scope.spawn(work);
+        }
+        work();
+    });
+    if let Some(problem) = problem
+        .into_inner()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+    {
+        return Err(problem);
+    }
+    let mut tally = tally
+        .into_inner()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let seconds = clock.passed().as_secs_f64();
+    if !alone && let Some(difference) = gate::other_process(suite, from) {
+        tally.differences.push(difference);
+    }
+    tally.failed.sort_by_key(|(_, report)| report.seed);
+    let mut report = tally.report(suite, seconds, (!alone && count > 0).then_some(from));
+    if alone {
+        report.sometimes_unmet.clear();
+    }
+    write_up(suite, options, tally.failed, &mut report)?;
+    if alone && report.is_sound() && options.report.is_some() {
+        let plan = one_plan(suite, &banked)?;
+        let files = crate::report::write(suite, &plan, &options.directory())?;
+        report.files.extend(files);
+    }
+    Ok(report)
+}
+
+/// What comes from the bank, and the range of fresh seeds.
+#[allow(clippy::type_complexity, reason = "a pair that is taken apart at once")]
+fn items(seeds: &Seeds, options: &Options) -> Result<(Vec<Item>, Option<(u64, u64)>), String> {
+    if let Some(file) = &options.plan {
+        let (file, why) = (file.clone(), String::new());
+        return Ok((vec![Item::Plan { file, why }], None));
+    }
+    if let Some(seed) = options.seed {
+        let why = String::new();
+        return Ok((vec![Item::Seed { seed, why }], None));
+    }
+    let bank = match &seeds.bank {
+        Some(path) => super::seeds::Bank::read(path)?,
+        None => super::seeds::Bank::default(),
+    };
+    let plans = bank.plan.into_iter().map(|plan| Item::Plan {
+        file: plan.file,
+        why: plan.why,
+    });
+    let known = bank.seed.into_iter().map(|seed| Item::Seed {
+        seed: seed.seed,
+        why: seed.why,
+    });
+    let count = options.seeds.unwrap_or(seeds.fresh);
+    let from = options.from.or(seeds.from).unwrap_or_else(any_seed);
+    Ok((plans.chain(known).collect(), Some((from, count))))
+}
+
+/// A seed that nobody chose: small enough to be typed again.
+fn any_seed() -> u64 {
+    use std::hash::BuildHasher;
+    std::collections::hash_map::RandomState::new().hash_one(0) % 1_000_000_000
+}
+
+struct Played {
+    plan: Plan,
+    report: Report,
+    why: String,
+    difference: Option<String>,
+    compared: bool,
+}
+
+fn played(suite: &Ready, item: &Item, twice: bool) -> Result<Played, String> {
+    let (plan, why) = match item {
+        Item::Seed { seed, why } => (suite.plan(*seed), why),
+        Item::Plan { file, why } => (read_plan(suite, file)?, why),
+    };
+    let report = suite.simulate(plan.clone());
+    let difference = if twice {
+        gate::twice(suite, &plan, &report)
+    } else {
+        None
+    };
+    Ok(Played {
+        plan,
+        report,
+        why: why.clone(),
+        difference,
+        compared: twice,
+    })
+}
+
+fn one_plan(suite: &Ready, items: &[Item]) -> Result<Plan, String> {
+    match items.first() {
+        Some(Item::Plan { file, .. }) => read_plan(suite, file),
+        Some(Item::Seed { seed, .. }) => Ok(suite.plan(*seed)),
+        None => Err("there is nothing to play".to_owned()),
+    }
+}
+
+fn read_plan(suite: &Ready, file: &Path) -> Result<Plan, String> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| format!("the plan {} cannot be read: {error}", file.display()))?;
+    let plan: Plan = serde_json::from_str(&text)
+        .map_err(|error| format!("the plan {} is not understood: {error}", file.display()))?;
+    if plan.suite != suite.program.name {
+        return Err(format!(
+            "the plan {} is one of the suite `{}`, not of `{}`",
+            file.display(),
+            plan.suite,
+            suite.program.name
+        ));
+    }
+    Ok(plan)
+}
+
+/// Reduces the first failing plan and writes it down.
+fn write_up(
+    suite: &Ready,
+    options: &Options,
+    failed: Vec<(Plan, Report)>,
+    report: &mut SuiteReport,
+) -> Result<(), String> {
+    let Some((plan, first)) = failed.into_iter().next() else {
+        return Ok(());
+    };
+    let checker = first.violations.first().map(|v| v.checker.clone());
+    let faults = plan.faults.len();
+    let jobs = plan.jobs.len();
+    let clock = Stopwatch::begin();
+    let (plan, shown, tried) = if options.keeps_going {
+        (plan, first, 0)
+    } else {
+        let shrunk = shrink(
+            &suite.program,
+            plan,
+            first,
+            SHRINK_BUDGET,
+            &move |report: &Report| {
+                report.violations.first().map(|v| &v.checker) == checker.as_ref()
+            },
+        );
+        (shrunk.plan, shrunk.report, shrunk.tried)
+    };
+    let files = crate::report::write(suite, &plan, &options.directory())?;
+    report.failure = Some(Failed {
+        seed: shown.seed,
+        violations: shown.violations,
+        faults_before: faults,
+        jobs_before: jobs,
+        faults: plan
+            .faults
+            .iter()
+            .map(|timed| format!("{:>6} ms  {}", timed.at_ms, timed.fault))
+            .collect(),
+        jobs: plan.jobs.len(),
+        tried,
+        shrink_s: clock.passed().as_secs_f64(),
+        test: gate::test_name(),
+    });
+    report.files.extend(files);
+    Ok(())
+}
+
+/// What was seen over all seeds.
+#[derive(Default)]
+struct Tally {
+    seeds: u64,
+    compared: u64,
+    simulated_ms: u64,
+    skipped_ms: u64,
+    failed: Vec<(Plan, Report)>,
+    known: Vec<String>,
+    differences: Vec<String>,
+    reached: BTreeSet<String>,
+    faults: BTreeMap<crate::plan::FaultKind, u64>,
+    seen: BTreeMap<String, u64>,
+    runs: BTreeMap<String, u64>,
+}
+
+impl Tally {
+    fn add(&mut self, played: Played) {
+        let report = played.report;
+        self.seeds += 1;
+        self.compared += u64::from(played.compared);
+        self.simulated_ms += report.simulated_ms;
+        self.skipped_ms += report.skipped_ms;
+        self.reached.extend(report.reached.iter().cloned());
+        self.differences.extend(played.difference);
+        for (kind, count) in &report.faults {
+            *self.faults.entry(*kind).or_default() += count;
+        }
+        for (what, count) in &report.seen {
+            *self.seen.entry(what.clone()).or_default() += count;
+        }
+        for (end, count) in &report.runs {
+            *self.runs.entry(end.clone()).or_default() += count;
+        }
+        if !report.is_sound() {
+            if !played.why.is_empty() {
+                self.known
+                    .push(format!("seed {} is back: {}", report.seed, played.why));
+            }
+            self.failed.push((played.plan, report));
+        }
+    }
+
+    fn report(&self, suite: &Ready, seconds: f64, from: Option<u64>) -> SuiteReport {
+        let rules = suite.program.sometimes.iter();
+        let unmet = rules
+            .filter(|rule| !self.reached.contains(&rule.name))
+            .map(|rule| rule.name.clone());
+        let simulated_s = self.simulated_ms as f64 / 1_000.0;
+        SuiteReport {
+            suite: suite.program.name.clone(),
+            seeds: self.seeds,
+            from,
+            failed: self.failed.len() as u64,
+            failing_seeds: self.failed.iter().map(|(_, report)| report.seed).collect(),
+            mismatches: self.differences.len() as u64,
+            compared: self.compared,
+            differences: self.differences.clone(),
+            seconds,
+            seeds_per_min: (self.seeds + self.compared) as f64 * 60.0 / seconds.max(0.001),
+            sim_seconds_per_s: simulated_s / seconds.max(0.001),
+            skipped_s: self.skipped_ms as f64 / 1_000.0,
+            sometimes_unmet: unmet.collect(),
+            known: self.known.clone(),
+            runs: self.runs.clone(),
+            faults: self.faults.clone(),
+            seen: self.seen.clone(),
+            failure: None,
+            files: Vec::new(),
+        }
+    }
+}

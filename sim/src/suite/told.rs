@@ -1,0 +1,178 @@
+//! What a suite showed.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::plan::FaultKind;
+use crate::report::Violation;
+
+/// What a suite showed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SuiteReport {
+    /// Its name.
+    pub suite: String,
+    /// Seeds and plans that were played.
+    pub seeds: u64,
+    /// The first of the fresh seeds, if there were any.
+    pub from: Option<u64>,
+    /// How many of them failed.
+    pub failed: u64,
+    /// Which.
+    pub failing_seeds: Vec<u64>,
+    /// Seeds that were not the same twice.
+    pub mismatches: u64,
+    /// Seeds that were played twice.
+    pub compared: u64,
+    /// How they differed.
+    pub differences: Vec<String>,
+    /// Real time, in seconds.
+    pub seconds: f64,
+    /// Simulations a minute.
+    pub seeds_per_min: f64,
+    /// Simulated seconds in a real one, time that was skipped not counted.
+    pub sim_seconds_per_s: f64,
+    /// Time that was skipped, in seconds.
+    pub skipped_s: f64,
+    /// What should have been reached and was not, in any seed.
+    pub sometimes_unmet: Vec<String>,
+    /// What the bank says of seeds that failed.
+    pub known: Vec<String>,
+    /// Runs that ended, by how.
+    pub runs: BTreeMap<String, u64>,
+    /// Faults that struck, by kind.
+    pub faults: BTreeMap<FaultKind, u64>,
+    /// What else occurred.
+    pub seen: BTreeMap<String, u64>,
+    /// The first seed that failed, reduced.
+    pub failure: Option<Failed>,
+    /// What was written.
+    pub files: Vec<PathBuf>,
+}
+
+/// A failing seed, reduced.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Failed {
+    /// The seed.
+    pub seed: u64,
+    /// What did not hold.
+    pub violations: Vec<Violation>,
+    /// Faults of its plan before it was reduced.
+    pub faults_before: usize,
+    /// Jobs of its plan before it was reduced.
+    pub jobs_before: usize,
+    /// The faults that are left.
+    pub faults: Vec<String>,
+    /// How many jobs are left.
+    pub jobs: usize,
+    /// Plans that were played to reduce it.
+    pub tried: u64,
+    /// Real seconds that took.
+    pub shrink_s: f64,
+    /// The test that found it, if that is known.
+    pub test: Option<String>,
+}
+
+impl SuiteReport {
+    /// Whether all held: no seed failed, none differed from itself, and all was reached that should have been.
+    pub fn is_sound(&self) -> bool {
+        self.failed == 0 && self.mismatches == 0 && self.sometimes_unmet.is_empty()
+    }
+}
+
+impl fmt::Display for SuiteReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ends: Vec<String> = self
+            .runs
+            .iter()
+            .map(|(end, n)| format!("{n} {}", end.to_lowercase()))
+            .collect();
+        let struck: u64 = self.faults.values().sum();
+        write!(
+            f,
+            "suite `{}`: {} seeds, {} failed, {} not the same twice (of {}); {struck} faults; runs: {}; {:.1} s, {:.0} seeds/min, {:.0} simulated s/s",
+            self.suite,
+            self.seeds,
+            self.failed,
+            self.mismatches,
+            self.compared,
+            if ends.is_empty() {
+                "none".to_owned()
+            } else {
+                ends.join(", ")
+            },
+            self.seconds,
+            self.seeds_per_min,
+            self.sim_seconds_per_s,
+        )?;
+        if let Some(from) = self.from {
+            write!(f, "; fresh seeds from {from}")?;
+        }
+        for name in &self.sometimes_unmet {
+            write!(f, "\n\nnever reached in any seed: {name}")?;
+        }
+        for difference in &self.differences {
+            write!(f, "\n\nnot deterministic, {difference}")?;
+        }
+        for known in &self.known {
+            write!(f, "\n\n{known}")?;
+        }
+        if let Some(failure) = &self.failure {
+            failure.fmt(f)?;
+        }
+        for file in &self.files {
+            let name = file.to_string_lossy();
+            let what = match name.rsplit_once('.') {
+                Some((_, "html")) => "report",
+                Some((stem, _)) if stem.ends_with(".events") => "events",
+                _ => "plan",
+            };
+            write!(f, "\n{what:<8} {}", file.display())?;
+        }
+        let plan = self
+            .files
+            .iter()
+            .find(|file| file.extension().is_some_and(|e| e == "json"));
+        if let (Some(failure), Some(plan)) = (&self.failure, plan)
+            && let Some(test) = &failure.test
+        {
+            let test = test.rsplit("::").next().unwrap_or(test);
+            write!(
+                f,
+                "\nagain    SIM_PLAN={} cargo test {test}",
+                plan.display()
+            )?;
+            write!(f, "\nwhole    SIM_SEED={} cargo test {test}", failure.seed)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\n\nseed {} fails", self.seed)?;
+        for violation in &self.violations {
+            write!(
+                f,
+                "\n  at {} ms: {}\n    {}",
+                violation.at_ms, violation.checker, violation.text
+            )?;
+        }
+        write!(
+            f,
+            "\n\nreduced from {} faults and {} jobs to {} and {} in {:.1} s ({} plans played)",
+            self.faults_before,
+            self.jobs_before,
+            self.faults.len(),
+            self.jobs,
+            self.shrink_s,
+            self.tried
+        )?;
+        for fault in &self.faults {
+            write!(f, "\n  {fault}")?;
+        }
+        writeln!(f)
+    }
+}

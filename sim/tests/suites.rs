@@ -1,0 +1,219 @@
+//! Suites as a user writes them, of workflows that are sound and of workflows that are not.
+
+use serde::{Deserialize, Serialize};
+use stepwell::{Ctx, Failure, Workflow, days, mins};
+use stepwell_sim::{
+    Draw, Effect, Faults, Options, Outside, Point, Seeds, Sim, Strike, Suite, SuiteReport,
+};
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Order {
+    id: u64,
+    cents: u64,
+}
+
+impl Order {
+    fn arbitrary(draw: &mut Draw) -> Self {
+        Self {
+            id: draw.between(1, 1_000_000),
+            cents: draw.between(100, 99_999),
+        }
+    }
+}
+
+const CHECKOUT: Workflow<Order, u64> = Workflow::new("checkout").queue("shop");
+
+async fn checkout(ctx: Ctx, order: Order, world: Outside) -> Result<u64, Failure> {
+    let charge = ctx
+        .step("charge", |s| world.call("charge", s.key(), &order))
+        .await?;
+    ctx.step("mail", |s| world.call("mail", s.key(), order.id))
+        .await?;
+    Ok(charge)
+}
+
+fn shop() -> Suite {
+    Sim::suite("shop")
+        .workers(3, |w| {
+            let world = w.world();
+            w.register(CHECKOUT, move |ctx, order| {
+                checkout(ctx, order, world.clone())
+            })
+        })
+        .workload(|w| {
+            w.start_many(CHECKOUT, 20, Order::arbitrary);
+        })
+        .effect("charge", Effect::once_per_key())
+        .eventually("all orders settle", mins(10))
+}
+
+#[test]
+fn checkout_survives_chaos() {
+    shop()
+        .faults(Faults::swarm())
+        .always("nobody is charged twice", |h| {
+            let mut ids: Vec<u64> = h
+                .effects("charge")
+                .filter_map(|e| e.request::<Order>())
+                .map(|order| order.id)
+                .collect();
+            ids.sort_unstable();
+            ids.windows(2).all(|pair| pair[0] != pair[1])
+        })
+        .sometimes("a completed step was replayed", |h| h.replays() > 0)
+        .sometimes("a call found its effect done", |h| h.absorbed() > 0)
+        .seeds(Seeds::fresh_only(40))
+        .run();
+}
+
+fn failing(suite: Suite, seeds: u64) -> SuiteReport {
+    let directory = tempfile::tempdir().expect("a directory");
+    let options = Options {
+        report: Some(directory.path().to_owned()),
+        seeds: Some(seeds),
+        from: Some(0),
+        ..Options::default()
+    };
+    let report = suite.check(options).expect("it can be run");
+    println!("{report}");
+    // What was written plays again, and fails again.
+    if let Some(plan) = report.files.first() {
+        assert!(plan.exists());
+    }
+    report
+}
+
+/// The key is another in each attempt: the provider cannot know that it is the same charge.
+#[test]
+fn a_key_that_changes_is_caught_and_reduced() {
+    let careless = Sim::suite("careless")
+        .workers(2, |w| {
+            let world = w.world();
+            w.register(CHECKOUT, move |ctx: Ctx, order: Order| {
+                let world = world.clone();
+                async move {
+                    ctx.step("charge", |s| {
+                        let key = format!("{} {}", order.id, s.attempt());
+                        world.call("charge", key, &order)
+                    })
+                    .await
+                }
+            })
+        })
+        .workload(|w| {
+            w.start_many(CHECKOUT, 10, Order::arbitrary);
+        })
+        .effect("charge", Effect::once_per_key().once_per_request());
+    let report = failing(careless, 20);
+    assert!(report.failed > 0, "{report}");
+    let failure = report.failure.unwrap();
+    assert!(
+        failure.violations[0].text.contains("happened twice"),
+        "{failure}"
+    );
+    assert!(failure.faults.len() <= 5 && failure.jobs <= 2, "{failure}");
+}
+
+/// The wall clock and a counter outside the journal decide: the gate says so.
+#[test]
+fn a_workflow_that_is_not_deterministic_is_caught() {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static TURNS: AtomicU64 = AtomicU64::new(0);
+    let shifty = Sim::suite("shifty")
+        .workers(2, |w| {
+            let world = w.world();
+            w.register(CHECKOUT, move |ctx: Ctx, order: Order| {
+                let world = world.clone();
+                async move {
+                    let text = format!("turn {}", TURNS.fetch_add(1, Ordering::Relaxed));
+                    ctx.step("say", |s| world.call("say", s.key(), &text))
+                        .await?;
+                    Ok(order.cents)
+                }
+            })
+        })
+        .workload(|w| {
+            w.start_many(CHECKOUT, 5, Order::arbitrary);
+        })
+        .faults(Faults::none());
+    let report = failing(shifty, 3);
+    assert!(report.mismatches > 0, "{report}");
+    assert!(report.differences[0].contains("usual causes"), "{report}");
+}
+
+#[test]
+fn what_is_never_reached_fails_the_suite() {
+    let report = failing(
+        shop()
+            .faults(Faults::none())
+            .sometimes("a fault struck", |h| h.faults() > 0),
+        3,
+    );
+    assert_eq!(report.sometimes_unmet, ["a fault struck"]);
+    assert_eq!(report.failed, 0, "{report}");
+}
+
+/// The mail goes out again if the worker dies before it is recorded, because nobody looks at its key.
+#[test]
+fn the_audit_names_the_step_that_is_not_safe_to_repeat() {
+    let audit = shop()
+        .effect("mail", Effect::unguarded())
+        .audit(1)
+        .expect("it can be audited");
+    println!("{audit}");
+    let verdicts: Vec<(&str, bool)> = audit
+        .steps
+        .iter()
+        .map(|step| (step.step.as_str(), step.is_safe))
+        .collect();
+    assert_eq!(verdicts, [("charge", true), ("mail", false)], "{audit}");
+    assert!(
+        audit.steps[1]
+            .text
+            .contains("happened 2 times instead of 1"),
+        "{audit}"
+    );
+    assert!(shop().audit(1).expect("it can be audited").is_sound());
+}
+
+#[test]
+fn every_point_of_a_checkout_may_be_struck() {
+    let map = shop().crash_map(1, &Strike::ALL).expect("it can be mapped");
+    println!("{map}");
+    assert!(map.points.len() >= 60, "{map}");
+    assert!(map.is_sound(), "{map}");
+}
+
+#[test]
+fn a_script_strikes_where_it_says() {
+    let report = failing(
+        shop()
+            .faults(Faults::none())
+            .at(Point::after_effect("charge"), Strike::KillWorker)
+            .sometimes("the charge was done again and found done", |h| {
+                h.absorbed() == 1
+            }),
+        2,
+    );
+    assert!(report.is_sound(), "{report}");
+}
+
+/// A month costs next to nothing.
+#[test]
+#[ignore = "time is not skipped yet"]
+fn a_month_passes() {
+    const PATIENT: Workflow<u64, u64> = Workflow::new("patient");
+    Sim::suite("patient")
+        .workers(1, |w| {
+            w.register(PATIENT, async |ctx: Ctx, n: u64| {
+                ctx.sleep(days(30)).await?;
+                Ok(n)
+            })
+        })
+        .workload(|w| {
+            w.start_many(PATIENT, 5, |draw| draw.bits());
+        })
+        .eventually("a month passes", mins(10))
+        .seeds(Seeds::fresh_only(5))
+        .run();
+}
