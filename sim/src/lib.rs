@@ -36,6 +36,7 @@
 //! a year, and all wall clocks are put forward while every run waits.
 
 mod audit;
+pub mod canary;
 mod checker;
 pub mod draw;
 mod durable;

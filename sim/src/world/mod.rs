@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
+use stepwell::model::id::Incarnation;
 use stepwell::runtime::env::Env;
 use stepwell::wire::message::Message;
 use stepwell_storage::{Crash, MemDisk, MemOptions, MemStore, Op, OpenRefusal, Seq, Store};
@@ -394,7 +395,7 @@ impl World {
     }
 
     /// A frame leaves the server.
-    fn released(&self, now_ms: u64, to: &str, message: &Message) {
+    fn released(&self, now_ms: u64, (to, who): (&str, Option<Incarnation>), message: &Message) {
         if matches!(message, Message::ReportRefused(_)) {
             self.saw("late reports refused");
         }
@@ -405,7 +406,7 @@ impl World {
             let replays = run.entries.iter().filter(|entry| entry.resolves()).count();
             self.replays.fetch_add(replays as u64, Ordering::Relaxed);
         }
-        court.released(now_ms, to, message);
+        court.released(now_ms, (to, who), message);
         drop(court);
         match message {
             Message::Appended(_) => self.passes(&Point::AfterAck, Some(to)),
