@@ -1,10 +1,37 @@
-//! The world of a durable engine, simulated from one seed.
+//! Simulation suites: your own workflows, run by the production engine, server, workers and client, in a world that one
+//! seed decides.
 //!
-//! The engine's own server, workers and clients run unchanged on simulated hosts, over a simulated network, on a simulated
-//! disk. From a seed comes a [`Plan`]: how the world is made, what clients do, and what goes wrong: processes die and stand
-//! still, the power goes, links are cut, held and slow, frames come twice, late (by hours) and in pieces, answers are cut off,
-//! clocks are wrong, drift and jump, syncs are slow and fail, reads fail, the disk is full, steps fail, hang and panic. [`run`] plays it, and checkers look at what becomes durable, at what leaves the server, and at what
-//! is left in the end.
+//! [`Sim::suite`] is where to begin; `docs/simulation.md` leads from nothing to a first caught bug in five minutes.
+//!
+//! ```
+//! use stepwell::{Ctx, Workflow};
+//! use stepwell_sim::{Effect, Faults, Seeds, Sim};
+//!
+//! const CHECKOUT: Workflow<u64, u64> = Workflow::new("checkout");
+//!
+//! Sim::suite("checkout")
+//!     .workers(3, |w| {
+//!         let world = w.world(); // stands for your providers, and is as unreliable as the seed says
+//!         w.register(CHECKOUT, move |ctx: Ctx, order: u64| {
+//!             let world = world.clone();
+//!             async move { ctx.step("charge", |s| world.call("charge", s.key(), order)).await }
+//!         })
+//!     })
+//!     .workload(|w| {
+//!         w.start_many(CHECKOUT, 5, |draw| draw.bits());
+//!     })
+//!     .faults(Faults::swarm())
+//!     .effect("charge", Effect::once_per_key().once_per_request())
+//!     .seeds(Seeds::fresh_only(3))
+//!     .run(); // panics with the seed, the reduced plan, a report, and the line that plays it again
+//! ```
+//!
+//! The server, workers and clients run unchanged on simulated hosts, over a simulated network, on a simulated disk. From a
+//! seed comes a [`Plan`]: how the world is made, what clients do, and what goes wrong: processes die and stand still, the
+//! power goes, links are cut, held and slow, frames come twice, late (by hours) and in pieces, answers are cut off, clocks are
+//! wrong, drift and jump, syncs are slow and fail, reads fail, the disk is full, other versions of the code are deployed,
+//! steps fail, hang and panic. Checkers look at what becomes durable, at what leaves the server, at what clients are told and
+//! at what is left in the end. The engine's own suite ([`Sim::engine`]) has workflows that carry their own proof:
 //!
 //! ```
 //! use stepwell_sim::{Plan, run};
