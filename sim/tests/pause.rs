@@ -6,7 +6,7 @@ use stepwell_sim::{Plan, run};
 fn chain(input: &ChainInput) -> Work {
     Work {
         workflow: "chain".to_owned(),
-        input: serde_json::to_value(input).unwrap(),
+        input: serde_json::to_value(input).expect("an input is JSON"),
     }
 }
 

@@ -26,6 +26,10 @@ fn plan() -> Plan {
     plan.settings.duplicates_per_mille = 50;
     plan.settings.late_copies_per_mille = 50;
     (plan.settings.workers, plan.settings.clients) = (3, 2);
+    for job in &mut plan.jobs {
+        job.client = 1 + job.client % 2;
+    }
+    plan.settings.skips_time = false;
     let ahead = ClockError {
         offset_ms: 30_000,
         ..ClockError::default()
