@@ -403,6 +403,7 @@ mod seeds {
                 id: RunId(5),
                 count: 1,
                 entries: vec![Bytes::from_static(b"x")],
+                now: Time(1_000),
             }
             .into(),
             StepCompletedReport {

@@ -74,6 +74,10 @@
 //! `worker` (default): the SDK, worker and client; no store. `server` (default): the engine with the fjall store. Without
 //! either: the core alone, without tokio.
 
+#[cfg(canary)]
+pub mod canary;
+#[cfg(not(canary))]
+mod canary;
 pub mod core;
 #[cfg(any(test, feature = "inspect"))]
 pub mod fuzzing;

@@ -105,6 +105,8 @@ pub(crate) enum Change {
         run: RunNo,
         before: Option<RunNo>,
     },
+    /// A run is in line.
+    Queued { run: RunNo, deaths: u32 },
     /// The counters were written.
     Tallied,
     /// A place of the run changed.
@@ -198,9 +200,10 @@ impl Durable {
             }
             Family::Ready => match value {
                 Some(value) => {
-                    let run = ReadyRecord::of_bytes(value).map_err(bad)?.run;
+                    let ReadyRecord { run, deaths, .. } =
+                        ReadyRecord::of_bytes(value).map_err(bad)?;
                     self.ready.insert(key.clone(), run);
-                    moved(Some(run))
+                    Change::Queued { run, deaths }
                 }
                 None => moved(self.ready.remove(key)),
             },

@@ -4,7 +4,7 @@
 //! or panics in the caller's code. How the n-th call under a key ends is a hash of (seed, effect, key, n), so that it does
 //! not depend on what else happens; from the fourth call on every call is answered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use stepwell::model::id::{RunId, RunNo};
 
@@ -72,8 +72,8 @@ pub(crate) struct Happened {
     pub(crate) at_ms: u64,
     /// Calls after the first that found it done.
     pub(crate) absorbed: u32,
-    /// The run it was for, if that has outlived its retention.
-    pub(crate) forgotten: Option<RunNo>,
+    /// The run whose it is, once that is forgotten.
+    pub(crate) of: Option<RunNo>,
 }
 
 /// How a call will end.
@@ -102,8 +102,8 @@ pub(crate) struct Ledger {
     by_request: BTreeMap<(String, String), usize>,
     calls: BTreeMap<(String, String), u32>,
     absorbed: u64,
-    /// Keys of runs that have outlived their retention: they mean something else from then on.
-    forgotten: BTreeMap<RunNo, BTreeMap<(String, String), usize>>,
+    /// Runs that have outlived their retention: their keys mean something else from then on.
+    forgotten: BTreeSet<RunNo>,
 }
 
 impl Ledger {
@@ -189,7 +189,7 @@ impl Ledger {
             value,
             at_ms,
             absorbed: 0,
-            forgotten: None,
+            of: None,
         });
         let asked = (effect.to_owned(), request.to_owned());
         let first = *self.by_request.entry(asked).or_insert(at);
@@ -203,6 +203,41 @@ impl Ledger {
         Ok(value)
     }
 
+    /// The run is forgotten, and so are its keys.
+    pub(crate) fn forget(&mut self, run: RunNo, id: RunId) {
+        let prefix = prefix_of(id);
+        self.forgotten.insert(run);
+        for happened in &mut self.happened {
+            if happened.of.is_none() && happened.key.starts_with(&prefix) {
+                happened.of = Some(run);
+            }
+        }
+        let happened = &self.happened;
+        let is_known = |at: &mut usize| happened.get(*at).is_some_and(|known| known.of.is_none());
+        self.by_key.retain(|_, at| is_known(at));
+        self.by_request.retain(|_, at| is_known(at));
+    }
+
+    /// The effects of a run that happened under its steps' own keys.
+    pub(crate) fn effects_of(&self, run: RunNo, id: RunId) -> impl Iterator<Item = &Happened> {
+        let prefix = prefix_of(id);
+        let of = self.forgotten.contains(&run).then_some(run);
+        self.happened
+            .iter()
+            .filter(move |happened| happened.of == of && happened.key.starts_with(&prefix))
+    }
+
+    /// The first effect of a step of a run.
+    pub(crate) fn effect_of(&self, run: RunNo, effect: &str, key: &str) -> Option<&Happened> {
+        if !self.forgotten.contains(&run) {
+            let at = self.by_key.get(&(effect.to_owned(), key.to_owned()))?;
+            return self.happened.get(*at);
+        }
+        self.happened
+            .iter()
+            .find(|h| h.of == Some(run) && h.effect == effect && h.key == key)
+    }
+
     /// All effects, in the order in which they happened.
     pub(crate) fn happened(&self) -> &[Happened] {
         &self.happened
@@ -211,38 +246,6 @@ impl Ledger {
     /// Calls that found their effect done.
     pub(crate) fn absorbed(&self) -> u64 {
         self.absorbed
-    }
-
-    /// The run is forgotten, and so are its keys.
-    pub(crate) fn forget(&mut self, run: RunNo, id: RunId) {
-        let prefix = prefix_of(id);
-        let of_run = |key: &str| key.starts_with(&prefix);
-        for happened in &mut self.happened {
-            if happened.forgotten.is_none() && of_run(&happened.key) {
-                happened.forgotten = Some(run);
-            }
-        }
-        let (mine, others) = std::mem::take(&mut self.by_key)
-            .into_iter()
-            .partition(|((_, key), _)| of_run(key));
-        self.by_key = others;
-        self.forgotten.insert(run, mine);
-    }
-
-    /// The effects of a run, in the order in which they happened.
-    pub(crate) fn effects_of(&self, run: RunNo, id: RunId) -> impl Iterator<Item = &Happened> {
-        let prefix = prefix_of(id);
-        let forgotten = self.forgotten.contains_key(&run).then_some(run);
-        self.happened.iter().filter(move |happened| {
-            happened.forgotten == forgotten && happened.key.starts_with(&prefix)
-        })
-    }
-
-    /// The first effect of a run under a key.
-    pub(crate) fn of_run(&self, run: RunNo, effect: &str, key: &str) -> Option<&Happened> {
-        let by_key = self.forgotten.get(&run).unwrap_or(&self.by_key);
-        let at = by_key.get(&(effect.to_owned(), key.to_owned()))?;
-        self.happened.get(*at)
     }
 }
 

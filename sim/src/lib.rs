@@ -15,10 +15,9 @@
 //! ```
 //!
 //! - [`plan`]: all that chance decides before the run, as data, drawn from labelled streams.
-//! - `world`: clock, entropy, network and disk as the engine sees them.
+//! - `world`: clock, entropy, network and disk as the engine sees them; the disk is simulated, or the production store.
 //! - `host`: the programs. `workload`: the workflows, which carry their own proof. `ledger`: the outside world.
 //! - `checker`: what must hold, one file per property. `skip`: time that nobody needs.
-//! - `checker`: what must hold, one file per property.
 //! - [`run_recorded`]: a plan with all that happened, and its report as a page to look at. [`event`]: what is taken down;
 //!   [`picture`]: what is drawn of it.
 //! - [`first_difference`]: where two traces of one seed part.
@@ -26,16 +25,18 @@
 //! # What it is not
 //!
 //! Not a proof: a seed that holds says nothing of the next one. Not a simulation of the machine: memory, threads and the
-//! file system are as they are; the disk is a model of one, tied to the real store by the storage's conformance suite.
+//! file system are as they are; the disk is a model of one, tied to the real store by the storage's conformance suite, and
+//! by seeds that are played on both ([`Plan::on_fjall`]) and take the same path on both.
 //! TCP is simulated without retransmission: a connection that lost a segment stays dead, as after a long cut.
 //!
 //! # Limits
 //!
 //! One server, one to five workers, one to three clients; up to 34 runs; 8 to 14 simulated seconds of faults, and 60 to end
-//! in, or 180 where waits are long. What is skipped does not count: in half of the worlds some runs wait for hours, days or
+//! in, 180 where waits are long, 300 where all goes through one slot or two. What is skipped does not count: in half of the worlds some runs wait for hours, days or
 //! a year, and all wall clocks are put forward while every run waits.
 
 mod audit;
+pub mod canary;
 mod checker;
 pub mod draw;
 mod durable;

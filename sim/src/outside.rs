@@ -95,19 +95,17 @@ async fn called(
         effect: effect.to_owned(),
         request: request.clone(),
     };
+    let step = step_of(&key);
+    if step.is_some_and(|(run, _)| world.court().durable.is_forgotten(run)) {
+        // Its worker was away for longer than the run was kept, and than the world remembers keys.
+        world.saw("bodies of forgotten runs");
+        return Err(no_answer());
+    }
     let seed = world.plan.seed;
     let (nth, plan, takes_ms) = world.ledger().begin(seed, &world.plan.settings, place);
     host.line(format_args!(
         "calls for `{effect}` of {request} under {key}, call {nth}: {plan:?}"
     ));
-    let step = step_of(&key);
-    if let Some((run, _)) = step
-        && world.court().durable.is_forgotten(run)
-    {
-        // Its worker was away for longer than the run was kept, and than the world remembers keys.
-        world.saw("bodies of forgotten runs");
-        return Err(no_answer());
-    }
     let asked = format!("{effect}: {request}");
     let record = host.record_call(step.map(|(run, _)| run), &key, &asked, nth, plan);
     if let Some((run, step)) = step {

@@ -31,6 +31,8 @@ pub struct Report {
     pub events: u64,
     /// Simulated time.
     pub simulated_ms: u64,
+    /// Time by which all wall clocks were put forward while nothing could run; not counted above.
+    pub skipped_ms: u64,
     /// How long it took until everything had ended after the faults were over.
     pub healed_in_ms: u64,
     /// Runs that ended, by how.
@@ -42,9 +44,6 @@ pub struct Report {
     /// What the suite wants to see in some seed, and was seen in this one.
     #[serde(default)]
     pub reached: BTreeSet<String>,
-    /// Time by which all wall clocks were put forward because nothing could happen in it; not among the simulated time.
-    #[serde(default)]
-    pub skipped_ms: u64,
     /// What did not hold; empty if all is well.
     pub violations: Vec<Violation>,
 }

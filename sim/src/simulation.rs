@@ -25,10 +25,10 @@ use crate::world::{InAir, Keeps, World};
 const LOOK_MS: u64 = 50;
 /// A program that ended by itself is started again after this time.
 const RESTART_MS: u64 = 150;
-/// A server's wall clock that is further ahead of engine time than this is set right in the end.
-const BELIEVED_MS: i64 = 47 * 3_600_000;
 /// How long a host is down that the script strikes.
 const SCRIPTED_SPAN_MS: u64 = 300;
+/// A server's wall clock that is further ahead of engine time than this is set right in the end.
+const BELIEVED_MS: i64 = 47 * 3_600_000;
 /// Segments on their way between two hosts; beyond this turmoil panics.
 const SEGMENTS_MAX: usize = 10_000;
 
@@ -135,8 +135,7 @@ fn report(world: &World, violations: Vec<Violation>) -> (Report, Vec<String>) {
             let end = run.entries.last().map_or("", |entry| entry.kind_name());
             *runs.entry(end.to_owned()).or_default() += 1;
         }
-        let moves = court.durable.moves;
-        (ledger.absorbed(), court.late_bodies, moves)
+        (ledger.absorbed(), court.late_bodies, court.durable.moves)
     };
     world.saw_many("effects absorbed", absorbed);
     world.saw_many("bodies begun late", late_bodies);
@@ -385,7 +384,7 @@ impl Simulation<'_> {
             }
             FaultKind::ServerKilled => {
                 self.crash(&host, ends_at);
-                let crash = self.world.disk.crash_process(fault.extent);
+                let crash = self.world.server_was_killed(fault.extent);
                 self.world.note(format_args!(
                     "of {} batches in the air {} were kept",
                     crash.unacknowledged, crash.kept
@@ -397,7 +396,7 @@ impl Simulation<'_> {
                     self.sim.partition(host.as_str(), peer.as_str());
                 }
                 self.crash(&host, ends_at);
-                let crash = self.world.disk.power_loss(fault.extent);
+                let crash = self.world.server_lost_power(fault.extent);
                 self.world.note(format_args!(
                     "of {} batches in the air {} were kept",
                     crash.unacknowledged, crash.kept
@@ -451,26 +450,11 @@ impl Simulation<'_> {
                 let by_ms = i64::try_from(fault.extent).unwrap_or(i64::MAX);
                 let back = fault.kind == FaultKind::WallBack;
                 let by_ms = if back { -by_ms } else { by_ms };
-                self.world.clocks().jump(&host, by_ms);
-                let life = self.world.life_of(&host);
-                let offset_ms = self.world.clocks().offset_ms(&self.world, &host);
-                let now = self.world.now_ms();
-                return self
-                    .world
-                    .record(now, &host, life, |_| What::Clock { offset_ms });
+                return self.world.jump_clock(&host, by_ms);
             }
         }
         if !dies {
             self.plan(ends_at, Action::Mend(fault));
-        }
-    }
-
-    /// Cuts one link after another, each for a part of the time; the next one goes just before the last one is whole.
-    fn roll(&mut self, span_ms: u64) {
-        let peers = self.hosts.len() as u64 - 1;
-        let (now, part) = (self.world.now_ms(), (span_ms / peers).max(10));
-        for (place, peer) in (0..).zip(self.hosts.clone().into_iter().skip(1)) {
-            self.plan(now + place * part, Action::Cut(peer, part + part / 10));
         }
     }
 
@@ -504,6 +488,15 @@ impl Simulation<'_> {
         workers
             .iter()
             .for_each(|worker| self.world.ask_to_drain(worker));
+    }
+
+    /// Cuts one link after another, each for a part of the time; the next one goes just before the last one is whole.
+    fn roll(&mut self, span_ms: u64) {
+        let peers = self.hosts.len() as u64 - 1;
+        let (now, part) = (self.world.now_ms(), (span_ms / peers).max(10));
+        for (place, peer) in (0..).zip(self.hosts.clone().into_iter().skip(1)) {
+            self.plan(now + place * part, Action::Cut(peer, part + part / 10));
+        }
     }
 
     fn crash(&mut self, host: &str, up_at: u64) {

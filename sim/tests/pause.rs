@@ -3,13 +3,6 @@
 use stepwell_sim::plan::{ChainInput, Fault, FaultKind, Job, TimedFault, TimedJob, Work};
 use stepwell_sim::{Plan, run};
 
-fn chain(input: &ChainInput) -> Work {
-    Work {
-        workflow: "chain".to_owned(),
-        input: serde_json::to_value(input).expect("an input is JSON"),
-    }
-}
-
 /// Many chains, and this host stands still now and then, for so long.
 fn paused(kind: FaultKind, host: &str, span_ms: u64) -> Plan {
     let mut plan = Plan::of_seed(3).calm();
@@ -24,12 +17,16 @@ fn paused(kind: FaultKind, host: &str, span_ms: u64) -> Plan {
             client: 1,
             job: Job::Start {
                 name: format!("chain-{n}"),
-                work: chain(&ChainInput {
-                    links: 30,
-                    salt: n,
-                    sleeps_every: 40,
-                    sleep_ms: 0,
-                }),
+                work: Work {
+                    workflow: "chain".to_owned(),
+                    input: serde_json::to_value(ChainInput {
+                        links: 30,
+                        salt: n,
+                        sleeps_every: 40,
+                        sleep_ms: 0,
+                    })
+                    .expect("an input is JSON"),
+                },
                 delay_ms: 0,
                 priority: 5,
             },

@@ -3,13 +3,6 @@
 use stepwell_sim::plan::{ChainInput, Job, TimedJob, Work};
 use stepwell_sim::{Plan, run};
 
-fn chain(input: &ChainInput) -> Work {
-    Work {
-        workflow: "chain".to_owned(),
-        input: serde_json::to_value(input).expect("an input is JSON"),
-    }
-}
-
 const DAY_MS: u64 = 86_400_000;
 
 /// One run that sleeps for so long, three times.
@@ -22,12 +15,16 @@ fn sleeper(sleep_ms: u64) -> Plan {
         client: 1,
         job: Job::Start {
             name: "sleeper".to_owned(),
-            work: chain(&ChainInput {
-                links: 3,
-                salt: 1,
-                sleeps_every: 1,
-                sleep_ms,
-            }),
+            work: Work {
+                workflow: "chain".to_owned(),
+                input: serde_json::to_value(ChainInput {
+                    links: 3,
+                    salt: 1,
+                    sleeps_every: 1,
+                    sleep_ms,
+                })
+                .expect("an input is JSON"),
+            },
             delay_ms: 0,
             priority: 5,
         },

@@ -13,6 +13,7 @@ use std::collections::{BTreeSet, VecDeque};
 use bytes::Bytes;
 
 use crate::batch::{Batch, Op};
+use crate::canary::canary;
 use crate::overlay::{Layer, Overlay};
 use crate::receipt::{Receipt, Seq};
 use crate::refusal::{CommitFailure, ReadFailure, SubmitRefusal};
@@ -110,10 +111,13 @@ impl Submissions {
             "G1: only what was taken can be applied"
         );
         self.committed = through;
-        if through == self.submitted {
+        if through == self.submitted || canary!("reads miss what is in flight") {
             self.overlay.clear()
         } else {
             self.overlay.applied(through)
+        }
+        if canary!("acknowledged before the sync") {
+            return Receipt::of(self.submitted);
         }
         Receipt::of(through)
     }

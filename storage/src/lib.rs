@@ -51,6 +51,10 @@
 //! | undetected loss | the last second before a power cut | the watermark is synced once a second |
 
 mod batch;
+#[cfg(canary)]
+pub mod canary;
+#[cfg(not(canary))]
+mod canary;
 pub mod conformance;
 #[cfg(feature = "fjall")]
 mod fjall_store;

@@ -11,6 +11,7 @@
 
 use std::time::Duration;
 
+use crate::canary::canary;
 use crate::model::time::Time;
 
 /// The wall may lead by this much before engine time jumps to it instead of being slewed.
@@ -66,7 +67,11 @@ pub struct EngineClock {
 impl EngineClock {
     /// Starts at the stored mark or at the wall, whichever is later.
     pub fn open(reading: Reading, mark: Time, accept_any: bool) -> Self {
-        let micros = reading.wall.max(mark).0.saturating_mul(1_000);
+        let begin = match canary!("engine time begins at the wall clock") {
+            true => reading.wall,
+            false => reading.wall.max(mark),
+        };
+        let micros = begin.0.saturating_mul(1_000);
         let ahead = mark.since(reading.wall);
         let held_until = (!ahead.is_zero() && ahead <= HOLD_MAX).then(|| reading.mono + HOLD_MAX);
         Self {
@@ -101,7 +106,10 @@ impl EngineClock {
             self.held_until = None;
         }
         if wall <= plain {
-            let slower = micros(passed / SLEW_PART).min(plain - wall);
+            let slower = match canary!("engine time is set back with the wall clock") {
+                true => plain - wall,
+                false => micros(passed / SLEW_PART).min(plain - wall),
+            };
             self.micros = plain - slower;
             self.told_not_believed = false;
             return None;

@@ -11,6 +11,7 @@ use super::Core;
 use super::output::{Effect, Output};
 use super::queue::{DEATHS_MAX, ReadyItem};
 use super::run::{Run, RunImage};
+use crate::canary::canary;
 use crate::keys::{self, DeadRecord, GrantedRecord, Record};
 use crate::model::command::{Refusal, StaleToken};
 use crate::model::entry::{Died, Entry, TimerFired};
@@ -83,6 +84,9 @@ impl Granted {
 
     /// Progress clears the suspicion.
     pub(super) fn made_progress(&mut self) {
+        if canary!("a suspect is never cleared") {
+            return;
+        }
         self.record.deaths = 0;
     }
 
@@ -152,10 +156,14 @@ impl Core {
     ) {
         let now = self.now();
         self.touch(run.no);
+        let until = match canary!("a timer fires early") {
+            true => now.after(std::time::Duration::from_millis(100)),
+            false => now,
+        };
         let mut due: Vec<_> = run
             .commands
             .timers()
-            .filter(|(_, due)| *due <= now)
+            .filter(|(_, due)| *due <= until)
             .map(|(n, due)| (due, n))
             .collect();
         due.sort_unstable();
@@ -242,7 +250,11 @@ impl Core {
             old: held.token,
             token,
             generation: run.generation,
-            from: held.seen.min(run.next),
+            from: if canary!("a regrant sends nothing that was missed") {
+                run.next
+            } else {
+                held.seen.min(run.next)
+            },
             count: run.next,
         });
     }
@@ -257,6 +269,12 @@ impl Core {
     ) -> Option<&mut Granted> {
         let found = self.granted.get(&no);
         let holds = found.is_some_and(|g| {
+            if canary!("no fence") {
+                return g.run.is_some();
+            }
+            if canary!("an older token counts") {
+                return token <= g.record.token && g.run.is_some();
+            }
             g.record.token == token && g.holder == Some(session) && g.run.is_some()
         });
         if !holds {
@@ -290,6 +308,9 @@ impl Core {
         self.touch(no);
         let mut granted = self.granted.remove(&no)?;
         out.delete(Space::Passing, keys::granted(granted.slot));
+        if canary!("a transition is cut in two") {
+            out.close_batch();
+        }
         self.slots.release(granted.slot);
         let run = granted.run.take()?;
         for (number, due) in run.commands.timers() {
@@ -328,6 +349,9 @@ impl Core {
     fn took_back(&mut self, holder: SessionId, no: RunNo, queue: u32) {
         if let Some(session) = self.sessions.get_mut(&holder) {
             session.granted.remove(&no);
+            if canary!("a slot is never free again") {
+                return;
+            }
             self.freed(holder, no, queue);
         }
     }
@@ -395,7 +419,9 @@ impl Core {
             }),
         );
         out.put(Space::Lasting, keys::dead(at, run.no), record.to_bytes());
-        self.shift(from, RunState::Dead);
+        if !canary!("dead letters are not counted") {
+            self.shift(from, RunState::Dead);
+        }
         self.tell_end(run, out);
     }
 }

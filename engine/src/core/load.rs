@@ -10,6 +10,7 @@ use super::Core;
 use super::output::{Note, Output, Read};
 use super::queue::ReadyItem;
 use super::run::{Run, RunImage};
+use crate::canary::canary;
 use crate::model::command::{Caller, Damaged, NoSuchRun, Refusal, StartRun};
 use crate::model::id::{Incarnation, Namespace, RunId, RunNo, SessionId};
 use crate::model::run::{Outcome, OutcomePending, RunState, RunSummary};
@@ -166,7 +167,9 @@ impl Core {
                 }
                 (Ok(Some(no)), Lookup::Want(want)) => self.want(*no, want, out),
                 (Ok(None), Lookup::Start { start, at, run }) => {
-                    if let Some(no) = self.begin_run(start, at, *run, out) {
+                    if let Some(no) = self.begin_run(start, at, *run, out)
+                        && !canary!("two starts wait for one look-up")
+                    {
                         found = Ok(Some(no));
                     }
                 }
@@ -508,7 +511,12 @@ impl Core {
     /// Tells those who wait that the run has ended.
     pub(super) fn tell_end(&mut self, run: &Run, out: &mut Output) {
         let Some(outcome) = &run.ended else { return };
-        for (session, request) in self.waiters.remove(&run.no).unwrap_or_default() {
+        let waiters = if canary!("an outcome goes to those who wait for another run") {
+            self.waiters.pop_first().map(|(_, waiters)| waiters)
+        } else {
+            self.waiters.remove(&run.no)
+        };
+        for (session, request) in waiters.unwrap_or_default() {
             if let Some(waiter) = self.sessions.get_mut(&session) {
                 waiter.waits.remove(&run.no);
                 out.send(

@@ -79,6 +79,7 @@ use self::run::{Run, RunImage};
 use self::session::{Absent, Session};
 use self::start::PendingStart;
 use self::timer::Timers;
+use crate::canary::canary;
 use crate::keys::{self, Mark, ReadyRecord, Record, StoppedRecord, Tally, TimerRecord};
 use crate::model::id::{GrantNo, Incarnation, Namespace, RunId, RunNo, SessionId, StepNo, Token};
 use crate::model::limits::Limits;
@@ -372,10 +373,14 @@ impl Core {
         if let Message::Hello(hello) = message {
             return self.hello(session, hello, out);
         }
+        let pulse = self.pulse();
         let Some(heard) = self.sessions.get_mut(&session) else {
             return;
         };
-        heard.last_heard = self.mono;
+        if !canary!("heartbeats do not count as heard") || !matches!(message, Message::Heartbeat(_))
+        {
+            heard.last_heard = pulse;
+        }
         match message {
             Message::Heartbeat(_) => {}
             Message::StepCompletedReport(report) => self.step_completed(session, report, out),
@@ -440,7 +445,10 @@ impl Core {
         let armed = self.armed.first().map(|(at, _, _)| due(*at));
         let timers = self.timers.next_due().map(due);
         let anybody = !self.sessions.is_empty() || !self.absent.is_empty();
-        let watch = anybody.then_some(self.watch_at);
+        let watch = match canary!("inputs put the watch over sessions off") {
+            true => anybody.then_some(self.mono + self.watch_interval()),
+            false => anybody.then_some(self.watch_at),
+        };
         [armed, timers, watch, self.cleans_at()]
             .into_iter()
             .flatten()
@@ -466,7 +474,11 @@ impl Core {
         self.next_grant += 1;
         Token {
             store: self.store,
-            epoch: self.epoch,
+            epoch: if canary!("tokens forget their epoch") {
+                1
+            } else {
+                self.epoch
+            },
             grant: GrantNo(self.next_grant),
         }
     }
@@ -494,7 +506,11 @@ impl Core {
 /// Every generation but the newest may be being emptied, or have been when the engine last ended.
 fn birth(generations: &BTreeMap<RunNo, u32>, run: RunNo) -> (u32, bool) {
     let newest = generations.values().next_back().copied();
-    match generations.range(..=run).next_back() {
+    let before = match canary!("the first run of a day is looked for in the day before") {
+        true => generations.range(..run).next_back(),
+        false => generations.range(..=run).next_back(),
+    };
+    match before {
         Some((_, generation)) => (*generation, Some(*generation) != newest),
         None => (0, true), // born in a generation that is gone
     }

@@ -11,6 +11,7 @@ use super::retention::Cleaner;
 use super::session::Absent;
 use super::timer::Timers;
 use super::{Core, Settings};
+use crate::canary::canary;
 use crate::keys::{self, FORMAT, GrantedRecord, Mark, Tally};
 use crate::model::id::RunNo;
 use crate::model::run::{RunState, Stats};
@@ -123,7 +124,11 @@ impl Core {
             granted: BTreeMap::new(),
             fresh: BTreeMap::new(),
             slots: Slots::default(),
-            timers: Timers::open(mark.timers),
+            timers: Timers::open(if canary!("timers are forgotten at a restart") {
+                mark.time
+            } else {
+                mark.timers
+            }),
             armed: BTreeSet::new(),
             lookups: BTreeMap::new(),
             mailboxes: BTreeMap::new(),
@@ -145,6 +150,9 @@ impl Core {
         for (number, name) in opened.queues {
             core.queue_numbers.insert(name, number);
             let head = |priority| {
+                if canary!("ready runs are forgotten at a restart") {
+                    return core.tally.next_sequence;
+                }
                 heads
                     .get(&(number, priority))
                     .copied()
@@ -173,6 +181,9 @@ impl Core {
                 );
                 return Err(OpenRefused::Damaged { what });
             }
+            if canary!("grants are forgotten at a restart") {
+                continue;
+            }
             let until = self.mono + patience;
             self.absent
                 .entry(incarnation)
@@ -193,7 +204,9 @@ impl Core {
         let mut heads: BTreeMap<(u32, u8), u64> = lanes.filter(|(_, head)| *head < next).collect();
         // Runs that are being read to be granted have left the window, but their rows are there.
         for want in self.mailboxes.values().flat_map(|mailbox| &mailbox.wants) {
-            if let Want::Grant { item, .. } = want {
+            if let Want::Grant { item, .. } = want
+                && !canary!("the stored cursor passes a run that is being granted")
+            {
                 let head = heads.entry((item.queue, item.priority)).or_insert(next);
                 *head = (*head).min(item.sequence);
             }

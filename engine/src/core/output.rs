@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use stepwell_storage::{BATCH_BYTES_MAX, BATCH_OPS_MAX, Batch, Receipt, Seq, Space};
 
+use crate::canary::canary;
 use crate::core::run::Run;
 use crate::keys::journal;
 use crate::model::chain;
@@ -307,6 +308,10 @@ impl Output {
         let Some((key, value)) = rows.pop() else {
             return;
         };
+        if canary!("a long entry's first row goes first") && !rows.is_empty() {
+            self.current.put(space, key.clone(), value.clone());
+            self.close_batch();
+        }
         let mut parts = Batch::new();
         for (key, value) in rows {
             if parts.bytes() >= FULL_BYTES {

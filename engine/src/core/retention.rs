@@ -12,6 +12,7 @@ use stepwell_storage::Space;
 
 use super::Core;
 use super::output::{Effect, Output, Read};
+use crate::canary::canary;
 use crate::keys::{self, MovedRecord, Record};
 use crate::model::id::{Namespace, RunId, RunNo};
 use crate::model::run::RunState;
@@ -128,12 +129,16 @@ impl Core {
             if !row.moved && self.birth_of(row.run).0 != generation {
                 continue; // a copy that a crash cut off: the run is elsewhere
             }
-            let old = |at: Time| at.after(self.settings.retention) <= self.now();
+            let old = |at: Time| {
+                at.after(self.settings.retention) <= self.now()
+                    || canary!("a run is forgotten before its retention")
+            };
             // Somebody has its number already and will look at it: it is kept, as if it had not ended long enough ago.
             let asked = self.lookups.contains_key(&(row.namespace, row.id))
                 || self.mailboxes.contains_key(&row.run);
             match row.ended {
                 Some((state, at)) if old(at) && !asked => self.drop_records(&row, state, at, out),
+                _ if canary!("what outlives its generation is not copied") => {}
                 _ => self.cleaner.copying.push(row.run),
             }
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
+use crate::canary::canary;
 use crate::keys::StoppedRecord;
 use crate::model::chain;
 use crate::model::entry::{Entry, Started};
@@ -161,6 +162,9 @@ impl Run {
                     open.first_failed_at = e.at;
                 }
                 open.attempts = e.attempt;
+                if canary!("retries are counted anew") {
+                    open.counted = 0;
+                }
                 open.counted += u32::from(e.counted);
                 open.retry_at = Some(e.retry_at);
             }

@@ -15,6 +15,7 @@ use super::load::Want;
 use super::output::{Effect, Note, Output, Read};
 use super::queue::ReadyItem;
 use super::start::{check_name, check_name_length, check_range};
+use crate::canary::canary;
 use crate::keys::StoppedRecord;
 use crate::model::command::{NotUnderstood, Refusal, StaleToken};
 use crate::model::id::{Incarnation, RunNo, SessionId};
@@ -183,7 +184,7 @@ impl Core {
                 slots: BTreeMap::new(),
                 granted: BTreeSet::new(),
                 reserved: 0,
-                last_heard: self.mono,
+                last_heard: self.pulse(),
                 waits: BTreeSet::new(),
                 solitary: None,
                 held_back: None,
@@ -293,8 +294,10 @@ impl Core {
             }
         }
         // It never got these, or has let go of them: no harm was done.
-        self.returning
-            .extend(kept.into_iter().map(|run| (run, false)));
+        if !canary!("a hand-out lost with its connection is forgotten") {
+            self.returning
+                .extend(kept.into_iter().map(|run| (run, false)));
+        }
         self.regrant_some(out);
     }
 
@@ -388,7 +391,9 @@ impl Core {
             .for_each(|queue| queue.withdraw(id));
         self.unsettled.extend(session.slots.keys());
         for run in &session.waits {
-            if let Some(waiting) = self.waiters.get_mut(run) {
+            if let Some(waiting) = self.waiters.get_mut(run)
+                && !canary!("who has left still waits")
+            {
                 waiting.retain(|(waiter, _)| *waiter != id);
                 if waiting.is_empty() {
                     self.waiters.remove(run);
@@ -407,13 +412,21 @@ impl Core {
         })
     }
 
+    /// What silence is measured by.
+    pub(super) fn pulse(&self) -> Duration {
+        if canary!("silence is measured by the wall clock") {
+            return Duration::from_millis(self.now().0);
+        }
+        self.mono
+    }
+
     /// Ends sessions that have gone silent and the patience with those that are absent.
     pub(super) fn watch_sessions(&mut self, out: &mut Output) {
         let silent: Vec<SessionId> = self
             .sessions
             .values()
             .filter(|session| {
-                self.mono.saturating_sub(session.last_heard) > self.settings.session_timeout
+                self.pulse().saturating_sub(session.last_heard) > self.settings.session_timeout
             })
             .map(|session| session.id)
             .collect();
@@ -427,6 +440,8 @@ impl Core {
                 self.lose(left.incarnation, left.runs, out);
             }
         }
+        #[cfg(canary)]
+        self.lose_the_old();
         let gone: Vec<Incarnation> = self
             .absent
             .iter()
@@ -437,6 +452,23 @@ impl Core {
             if let Some(absent) = self.absent.remove(&incarnation) {
                 self.lose(incarnation, absent.runs, out);
             }
+        }
+    }
+
+    #[cfg(canary)]
+    fn lose_the_old(&mut self) {
+        if !canary!("a grant expires by its age") {
+            return;
+        }
+        let (now, age) = (self.now(), self.settings.session_timeout);
+        let is_old = |granted: &super::grant::Granted| {
+            let changed = granted.run.as_ref().map(|run| run.changed_at);
+            granted.holder.is_some() && changed.is_some_and(|at| at.after(age) < now)
+        };
+        let old = self.granted.iter().filter(|(_, granted)| is_old(granted));
+        for run in old.map(|(run, _)| *run).collect::<Vec<_>>() {
+            self.let_go(run);
+            self.returning.push((run, true));
         }
     }
 

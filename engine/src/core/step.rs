@@ -7,6 +7,7 @@ use super::Core;
 use super::output::{Note, Output};
 use super::run::Run;
 use super::stop::StopReason;
+use crate::canary::canary;
 use crate::model::command::{JournalFull, PayloadTooLarge, Refusal};
 use crate::model::entry::{AttemptFailed, Entry, Place, StepCompleted, StepFailed, TimerArmed};
 use crate::model::id::{RunNo, SessionId, Token};
@@ -29,7 +30,7 @@ impl Core {
             return;
         };
         let Some(run) = &mut granted.run else { return };
-        if run.commands.is_resolved(number) {
+        if run.commands.is_resolved(number) && !canary!("an outcome counts twice") {
             self.counts.repeated += 1;
             return;
         }
@@ -92,7 +93,8 @@ impl Core {
         let (incarnation, build) = (granted.record.incarnation, granted.record.build.clone());
         let Some(run) = &mut granted.run else { return };
         let open = run.commands.open(number).cloned().unwrap_or_default();
-        if run.commands.is_resolved(number) || report.attempt <= open.attempts {
+        let known = report.attempt <= open.attempts && !canary!("a failed attempt counts twice");
+        if run.commands.is_resolved(number) || known {
             self.counts.repeated += 1;
             return;
         }
@@ -164,6 +166,7 @@ impl Core {
                 .commands
                 .open(number)
                 .is_some_and(|open| open.due.is_some())
+                && !canary!("a timer is armed twice")
         {
             self.counts.repeated += 1;
             return;

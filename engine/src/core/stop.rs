@@ -10,6 +10,7 @@ use super::Core;
 use super::output::{Note, Output};
 use super::queue::ReadyItem;
 use super::run::{Run, RunImage};
+use crate::canary::canary;
 use crate::keys::{self, Record, StoppedRecord};
 use crate::model::command::{Caller, HasEnded, Refusal};
 use crate::model::entry::{CancelRequested, Cancelled, Entry};
@@ -137,7 +138,7 @@ impl Core {
             return;
         };
         let Some(run) = &mut granted.run else { return };
-        if !run.cancel_requested {
+        if !run.cancel_requested && !canary!("a cancel is lost") {
             for (number, due) in run.commands.timers() {
                 self.armed.remove(&(due, no, number));
             }

@@ -3,6 +3,7 @@
 use super::Core;
 use super::output::Output;
 use super::stop::StopReason;
+use crate::canary::canary;
 use crate::keys::TimerRecord;
 use crate::model::entry::{AttemptFailed, Cancelled, Completed, Entry, Place};
 use crate::model::failure::{Failure, FailureKind};
@@ -124,6 +125,7 @@ impl Core {
         let Some(seen_all) = current.run.as_ref().map(|run| run.next <= report.seen) else {
             return;
         };
+        let seen_all = seen_all || canary!("a turn suspends over what it has not seen");
         // Of the instants in the journal only the worker knows which are waited for. It names one of them.
         let instants = current
             .run
@@ -188,6 +190,8 @@ impl Core {
         }
         // The run is let go of first, so that returning it does not take it for still held.
         self.let_go(report.run);
-        self.return_run(report.run, false, out);
+        if !canary!("a run given back is forgotten") {
+            self.return_run(report.run, false, out);
+        }
     }
 }

@@ -13,6 +13,7 @@ use twox_hash::XxHash3_64;
 
 use super::entry::Entry;
 use super::id::RunId;
+use crate::canary::canary;
 use crate::numbered::Undecodable;
 
 /// Bytes the chain adds to each stored entry.
@@ -55,7 +56,7 @@ pub fn open(previous: u64, stored: &[u8]) -> Result<(Entry, u64), Undecodable> {
         return Err(Undecodable::Empty);
     };
     let (found, chain) = (u64::from_le_bytes(*found), seal(previous, entry));
-    if found != chain {
+    if found != chain && !canary!("the chain is not checked") {
         return Err(Undecodable::Damaged {
             what: "a journal entry",
             cause: format!(

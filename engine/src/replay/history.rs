@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
+use crate::canary::canary;
 use crate::model::chain::{self, CHAIN_BYTES};
 use crate::model::entry::Entry;
 use crate::model::id::RunId;
@@ -85,7 +86,8 @@ impl History {
     }
 
     fn add(&mut self, index: u32, entry: Early) -> Result<(), Unreadable> {
-        if index != self.seen() {
+        let copy = index < self.seen() && canary!("a copy of an entry counts");
+        if index != self.seen() && !copy {
             if index > self.seen() {
                 self.early.entry(index).or_insert(entry);
             }

@@ -14,6 +14,7 @@ use super::command::{Command, Resolution, Stage};
 use super::mismatch::{Mismatch, command_text, span_of};
 use super::report::Report;
 use super::world::{World, count};
+use crate::canary::canary;
 use crate::model::entry::{CommandKind, Entry, Place, Started};
 use crate::model::failure::Failure;
 use crate::model::id::StepNo;
@@ -164,6 +165,9 @@ impl Shared {
     }
 
     pub(crate) fn now(&self) -> Time {
+        if canary!("the time of a replay is its own") {
+            return self.world.engine_now();
+        }
         self.state().now
     }
 
@@ -196,7 +200,7 @@ impl Shared {
     /// What a step that is polled is to do.
     pub(crate) fn poll_step(&self, number: u32, waker: &Waker) -> Verdict {
         let mut state = self.state();
-        let may_move = state.live && state.halt.is_none();
+        let may_move = (state.live || canary!("a replay executes steps")) && state.halt.is_none();
         let Some(command) = state.commands.get_mut(&number) else {
             return Verdict::Wait;
         };
@@ -209,7 +213,9 @@ impl Shared {
         match command.stage {
             Stage::Running => Verdict::Running,
             Stage::Asked if may_move => {
-                if let Some(at) = command.wakes_at {
+                if let Some(at) = command.wakes_at
+                    && !canary!("no backoff")
+                {
                     let left = at.since(self.world.engine_now());
                     if !left.is_zero() {
                         return Verdict::Backoff(left);
@@ -473,6 +479,9 @@ impl State {
                 }
                 command.stage = Stage::Asked;
                 command.wake(self.turn.as_ref());
+                if canary!("a failed attempt that comes with an outcome is not made again") {
+                    return Ok(Passed::Noted);
+                }
                 return Ok(Passed::Reopened);
             }
             Entry::TimerArmed(e) => {
@@ -520,6 +529,9 @@ impl State {
     /// All that is pending answers with a cancelled failure.
     fn cancel(&mut self, reason: &str) {
         self.cancelled = true;
+        if canary!("a cancel is passed over in replay") && !self.live {
+            return;
+        }
         for command in self
             .commands
             .values_mut()

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
+use crate::canary::canary;
 use crate::model::failure::Failure;
 use crate::model::limits::Limits;
 use crate::model::payload::Payload;
@@ -95,7 +96,8 @@ impl Gate {
             return true;
         }
         // It may be opened by another thread right now: either that one sees our flag, or we see its instant.
-        self.waiting.store(true, Ordering::SeqCst);
+        let waits = !canary!("the gate forgets who waits");
+        self.waiting.store(waits, Ordering::SeqCst);
         self.is_open(clock.mono())
     }
 

@@ -215,6 +215,7 @@ impl Connection {
             id: RunId(1),
             count: journal.len() as u32,
             entries: stored(journal),
+            now: Time(0),
         };
         self.send(message);
     }

@@ -22,6 +22,7 @@ use super::committer::{self, Done, Work};
 use super::env::Env;
 use super::link::LinkSender;
 use super::query::{self, Query};
+use crate::canary::canary;
 use crate::core::clock::Reading;
 use crate::core::output::{Effect, Output, Withheld};
 use crate::core::{Core, Input};
@@ -331,6 +332,7 @@ impl Driver {
                 });
             }
             // An echo tells nothing but that the engine lives, so it does not wait for the disk.
+            Message::Heartbeat(_) if canary!("heartbeats are not answered") => {}
             Message::Heartbeat(heartbeat) if connection.greeted => {
                 let _ = connection.sender.send(heartbeat.clone());
             }
@@ -439,7 +441,12 @@ impl Driver {
         }
         self.uncommitted |= wrote;
         if !effects.is_empty() {
-            self.gate.push_back((self.store.submitted(), effects));
+            let seq = if canary!("effects wait for the commit before theirs") {
+                self.store.committed()
+            } else {
+                self.store.submitted()
+            };
+            self.gate.push_back((seq, effects));
         }
         Ok(reads)
     }
@@ -509,7 +516,7 @@ impl Driver {
                     Some(first) => vec![first],
                     None => self.page(generation, run, (0, count)).await?,
                 };
-                let sent = first.len() as u32;
+                let (sent, now) = (first.len() as u32, self.core.now());
                 self.send(
                     session,
                     HandOut {
@@ -518,6 +525,7 @@ impl Driver {
                         id,
                         count,
                         entries: first,
+                        now,
                     }
                     .into(),
                 );

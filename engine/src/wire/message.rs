@@ -123,6 +123,10 @@ messages! {
         count: u32,
         /// The first of them as stored, from entry 0.
         entries: Vec<Bytes>,
+        /// Engine time. A worker that goes on counting from what it heard long ago may be ahead of an engine whose clock
+        /// stands or is slewed, and must not take a backoff for over that is not.
+        #[serde(default)]
+        now: Time,
     },
     /// Engine to worker: more of a run's journal.
     11 => Journal {

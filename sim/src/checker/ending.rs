@@ -46,7 +46,7 @@ pub(super) fn at_the_end(
         bench.charge(name, "nobody answers the last questions".to_owned());
     }
     if let Some(stats) = told.stats.as_ref().filter(|_| in_time) {
-        nothing_in_memory(&stats.in_memory, name, bench);
+        nothing_in_memory(&stats.in_memory, bench);
     }
     for grant in durable.granted.values() {
         bench.charge(name, format!("a grant is left over: run {}", grant.run));
@@ -60,14 +60,14 @@ pub(super) fn at_the_end(
 }
 
 /// What the engine said it had in memory when it was asked last.
-fn nothing_in_memory(held: &InMemory, name: &str, bench: &mut Bench<'_>) {
+fn nothing_in_memory(held: &InMemory, bench: &mut Bench<'_>) {
     let expected = InMemory {
         sessions: held.sessions,
         ..InMemory::default()
     };
     if *held != expected {
         bench.charge(
-            name,
+            "everything ends after the faults stop",
             format!("the engine has something in memory: {held:?}"),
         );
     }

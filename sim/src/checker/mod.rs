@@ -3,10 +3,13 @@
 //! Some are checked after every commit, against what is durable by then; some at every frame that leaves the server;
 //! some in the end, when all runs have ended.
 
+mod attempt;
+mod damage;
 mod effect;
 mod ending;
 mod fence;
 mod journal;
+mod line;
 mod model;
 mod outcome;
 mod place;
@@ -15,15 +18,17 @@ mod release;
 mod replay;
 mod retention;
 mod start;
+mod suspect;
 mod tally;
 mod timer;
 
-use stepwell::model::id::{RunId, StepNo};
+use stepwell::model::id::{Incarnation, RunId, StepNo};
 use stepwell::model::time::Time;
 use stepwell::wire::message::Message;
 use stepwell_storage::{Op, Seq};
 
 use crate::durable::{Change, Durable};
+use crate::plan::Plan;
 use crate::report::Violation;
 use crate::world::World;
 
@@ -35,6 +40,9 @@ const VIOLATIONS_MAX: usize = 20;
 pub(crate) struct Court {
     pub(crate) durable: Durable,
     fence: fence::Fence,
+    attempts: attempt::Attempts,
+    suspects: suspect::Suspects,
+    lines: line::Lines,
     engine_time: timer::EngineTime,
     violations: Vec<Violation>,
     /// Bodies that began although the outcome of their step was durable: allowed for a worker that has not heard yet.
@@ -112,15 +120,25 @@ impl Court {
                     self.engine_time
                         .appended(&self.durable, *run, *index, &mut bench);
                     self.fence.appended(&self.durable, *run, *index, &mut bench);
+                    self.attempts
+                        .appended(&self.durable, *run, *index, &mut bench);
+                    self.suspects
+                        .appended(&self.durable, *run, *index, &self.lines, &mut bench);
                 }
                 Change::Granted { slot, before } => {
                     touched.extend(before.as_ref().map(|before| before.run));
                     touched.extend(self.durable.granted.get(slot).map(|grant| grant.run));
                     self.fence
                         .granted(&self.durable, *slot, before.as_ref(), &mut bench);
+                    self.suspects.granted(&self.durable, *slot);
                 }
                 Change::Indexed { id, run, before } => {
                     start::indexed(*id, *run, *before, &mut bench)
+                }
+                Change::Queued { run, deaths } => {
+                    touched.insert(*run);
+                    self.suspects
+                        .queued(&self.durable, *run, *deaths, &self.lines, &mut bench);
                 }
                 Change::Tallied => tallied = true,
                 Change::Moved { run } => {
@@ -134,6 +152,7 @@ impl Court {
         retention::batch_ended(&self.durable, &forgotten, &mut bench);
         fence::one_grant_a_run(&self.durable, &mut bench);
         place::batch_ended(&self.durable, &touched, &mut bench);
+        suspect::batch_ended(&self.durable, &touched, &mut bench);
         if tallied {
             tally::batch_ended(&self.durable, &mut bench);
         }
@@ -155,19 +174,38 @@ impl Court {
     /// A worker sends something.
     pub(crate) fn reported(&mut self, message: &Message) {
         self.fence.reported(message);
+        self.attempts.reported(message);
     }
 
-    /// The server sends something.
-    pub(crate) fn released(&mut self, now_ms: u64, to: &str, message: &Message) {
-        release::released(
-            &self.durable,
-            to,
-            message,
-            &mut Bench {
-                now_ms,
-                violations: &mut self.violations,
-            },
-        );
+    /// A frame of this process has arrived at the server.
+    pub(crate) fn heard(&mut self, now_ms: u64, who: Incarnation, plan: &Plan) {
+        let mut bench = Bench {
+            now_ms,
+            violations: &mut self.violations,
+        };
+        self.lines.heard(who, plan, &mut bench);
+    }
+
+    /// The server's end of its connection is gone.
+    pub(crate) fn parted(&mut self, who: Incarnation) {
+        self.lines.parted(who);
+    }
+
+    /// The server sends something, `to` a host and, if that has said so, to `who` on it.
+    pub(crate) fn released(
+        &mut self,
+        now_ms: u64,
+        (to, who): (&str, Option<Incarnation>),
+        message: &Message,
+    ) {
+        let mut bench = Bench {
+            now_ms,
+            violations: &mut self.violations,
+        };
+        if let (Message::Closing(closing), Some(who)) = (message, who) {
+            self.lines.closes(who, closing, &mut bench);
+        }
+        release::released(&self.durable, to, message, &mut bench);
     }
 
     /// A step's body has begun.
@@ -216,6 +254,7 @@ pub(crate) fn at_the_end(world: &World, in_time: bool) {
     if in_time {
         tally::at_the_end(&court.durable, &told, &mut bench);
     }
-    journal::at_the_end(&court.durable, &world.disk, &mut bench);
+    journal::at_the_end(&court.durable, world.opened_disk(), &mut bench);
     replay::at_the_end(&court.durable, &world.program, &mut bench);
+    damage::at_the_end(&court.durable, world.plan.seed, &world.disk, &mut bench);
 }

@@ -91,7 +91,7 @@ fn chain(no: RunNo, run: &DurableRun, ledger: &Ledger) -> Result<(), String> {
         Some(Entry::Completed(completed)) => {
             let value = |number| {
                 ledger
-                    .of_run(no, CALL, &format!("{id}-{number}"))
+                    .effect_of(no, CALL, &format!("{id}-{number}"))
                     .map_or(0, |effect| effect.value)
             };
             let (links, result) = chain_expected(&input, value);

@@ -135,6 +135,7 @@ async fn replay(engine: &mut Link, no: RunNo, run: &DurableRun) -> Result<(), St
         id: started.id,
         count,
         entries: stored.to_vec(),
+        now: Time(0),
     });
     let said = tokio::time::timeout(PATIENCE, async {
         loop {

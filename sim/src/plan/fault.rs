@@ -104,14 +104,14 @@ impl FaultKind {
             | Self::ReadFailed => FaultClass::Killed,
             Self::Partitioned
             | Self::CutOneWay
+            | Self::RollingPartition
+            | Self::AllCut
             | Self::Held
             | Self::SlowLink
             | Self::SlowDisk
             | Self::WorkerPaused
             | Self::ServerPaused
             | Self::ClientPaused
-            | Self::RollingPartition
-            | Self::AllCut
             | Self::WallForward
             | Self::WallBack => FaultClass::Delayed,
             Self::Deployed => FaultClass::Deployed,

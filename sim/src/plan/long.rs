@@ -1,6 +1,10 @@
 //! Waits of hours, days and years, in the worlds that skip time.
 
-use super::job::{ChainInput, Job, Order, TimedJob, Work};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::job::{ChainInput, Job, Order, TimedJob};
 use super::settings::Settings;
 use crate::draw::{Draw, hash};
 use crate::workload::{CHAIN, CHECKOUT};
@@ -27,16 +31,24 @@ pub(super) fn lengthen(seed: u64, settings: &Settings, jobs: &mut [TimedJob]) {
                 if draw.chance(settings.long_waits_per_mille / 4) {
                     *delay_ms = long_ms(&mut draw);
                 }
-                lengthen_work(seed, settings, work);
+                let name = work.workflow.as_str();
+                if name == CHAIN.name() {
+                    changed(&mut work.input, |input| {
+                        lengthen_chain(seed, settings, input);
+                    });
+                } else if name == CHECKOUT.name() {
+                    changed(&mut work.input, |order: &mut Order| {
+                        let label = hash(order.cents, order.wait_ms);
+                        let mut draw = Draw::of(seed, format_args!("long wait of {label:016x}"));
+                        if draw.chance(settings.long_waits_per_mille) {
+                            order.wait_ms = long_ms(&mut draw);
+                        }
+                    });
+                }
             }
-            Job::StartMany { workflow, runs } => {
+            Job::StartMany { runs, .. } => {
                 for (_, input) in runs {
-                    let mut work = Work {
-                        workflow: workflow.clone(),
-                        input: std::mem::take(input),
-                    };
-                    lengthen_work(seed, settings, &mut work);
-                    *input = work.input;
+                    changed(input, |input| lengthen_chain(seed, settings, input));
                 }
             }
             _ => {}
@@ -44,23 +56,13 @@ pub(super) fn lengthen(seed: u64, settings: &Settings, jobs: &mut [TimedJob]) {
     }
 }
 
-fn lengthen_work(seed: u64, settings: &Settings, work: &mut Work) {
-    if work.workflow == CHAIN.name()
-        && let Ok(mut input) = serde_json::from_value(work.input.clone())
-    {
-        lengthen_chain(seed, settings, &mut input);
-        *work = Work::of(CHAIN, &input);
-    }
-    if work.workflow == CHECKOUT.name()
-        && let Ok(mut order) = serde_json::from_value::<Order>(work.input.clone())
-    {
-        let label = hash(order.cents, order.wait_ms);
-        let mut draw = Draw::of(seed, format_args!("long wait of {label:016x}"));
-        if draw.chance(settings.long_waits_per_mille) {
-            order.wait_ms = long_ms(&mut draw);
-            *work = Work::of(CHECKOUT, &order);
-        }
-    }
+/// Changes an input of ours that was written as JSON.
+fn changed<T: Serialize + DeserializeOwned>(json: &mut Value, change: impl FnOnce(&mut T)) {
+    let read = serde_json::from_value(json.take());
+    let mut input: T = read.unwrap_or_else(|error| panic!("an input of ours is read: {error}"));
+    change(&mut input);
+    let written = serde_json::to_value(input);
+    *json = written.unwrap_or_else(|error| panic!("an input of ours is JSON: {error}"));
 }
 
 fn lengthen_chain(seed: u64, settings: &Settings, input: &mut ChainInput) {

@@ -120,14 +120,8 @@ impl Faults {
         } else {
             settings.kinds = self.kinds.iter().copied().collect();
         }
-        let class = |kind: &FaultKind| kind.class();
-        if !self
-            .kinds
-            .iter()
-            .map(class)
-            .any(|class| class == FaultClass::Delayed)
-        {
-            settings.cut_replies_per_mille = 0;
+        let wrong_clocks = [FaultKind::WallForward, FaultKind::WallBack];
+        if !wrong_clocks.iter().any(|kind| self.kinds.contains(kind)) {
             settings.clocks.clear();
         }
         if !self.retried {
@@ -137,8 +131,9 @@ impl Faults {
             settings.panics_per_mille = 0;
         }
         if !self.duplicated {
-            settings.very_late_copies_per_mille = 0;
             settings.duplicates_per_mille = 0;
+            settings.very_late_copies_per_mille = 0;
+            settings.cut_replies_per_mille = 0;
             settings.late_copies_per_mille = 0;
         }
     }

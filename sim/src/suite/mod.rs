@@ -319,7 +319,9 @@ impl Ready {
             if let Some(within) = self.settles_within {
                 settings.heal_max_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
             }
-            let _ = self.workers;
+            if let Some(workers) = self.workers {
+                settings.workers = workers;
+            }
         });
         plan.script.clone_from(&self.script);
         plan

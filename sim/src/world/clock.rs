@@ -114,12 +114,6 @@ impl Clocks {
         *self.jumped_ms.entry(host.to_owned()).or_default() += by_ms;
     }
 
-    /// How far a wall clock is off, but for its rate.
-    pub(crate) fn offset_ms(&self, world: &super::World, host: &str) -> i64 {
-        let jumped_ms = self.jumped_ms.get(host).copied().unwrap_or(0);
-        error_of(world, host).offset_ms + jumped_ms
-    }
-
     /// All wall clocks are put forward.
     pub(crate) fn skip(&mut self, by_ms: u64) {
         self.skipped_ms += by_ms;

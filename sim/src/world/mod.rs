@@ -1,6 +1,7 @@
 //! The simulated world: what its hosts share and what outlives them, and the engine's [`Env`](stepwell::runtime::env::Env) on it.
 
 mod clock;
+mod directory;
 mod entropy;
 mod exec;
 mod net;
@@ -15,20 +16,22 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
+use stepwell::model::id::Incarnation;
 use stepwell::runtime::env::Env;
 use stepwell::wire::message::Message;
-use stepwell_storage::{MemDisk, Op, Seq};
+use stepwell_storage::{Crash, MemDisk, MemOptions, MemStore, Op, OpenRefusal, Seq, Store};
 use turmoil::net::TcpStream;
 
 use crate::checker::Court;
 use crate::event::What;
 use crate::history::History;
 use crate::ledger::Ledger;
-use crate::plan::{ClockError, FaultKind, Plan, Point, Strike};
+use crate::plan::{ClockError, Disk, FaultKind, Plan, Point, Strike};
 use crate::program::Program;
 use crate::told::Told;
 use crate::trace::Trace;
 
+use self::directory::Directory;
 use self::record::{Connections, Recorder};
 use self::stream::Socket;
 
@@ -45,6 +48,8 @@ pub(crate) struct World {
     pub(crate) program: Arc<Program>,
     /// The server's disk.
     pub(crate) disk: MemDisk,
+    /// Where the server's store lies instead, if it is the production store.
+    directory: Option<Directory>,
     now_ms: AtomicU64,
     trace: Mutex<Trace>,
     /// Takes events down, if somebody will look at them.
@@ -58,8 +63,6 @@ pub(crate) struct World {
     counts: Mutex<Counts>,
     lives: Mutex<BTreeMap<String, u32>>,
     drains: Mutex<BTreeSet<String>>,
-    clocks: Mutex<Clocks>,
-    pauses: pause::Pauses,
     /// The version of the code that each worker has; the first where nothing is said.
     deployed: Mutex<BTreeMap<String, usize>>,
     /// Recorded outcomes that were handed out to be replayed.
@@ -70,6 +73,8 @@ pub(crate) struct World {
     strikes: Mutex<Vec<(Strike, Option<String>)>>,
     /// Something has happened that rules look at.
     news: AtomicBool,
+    clocks: Mutex<Clocks>,
+    pauses: pause::Pauses,
     /// A host's tasks are being dropped.
     crashing: AtomicBool,
     /// All runs have ended: one client asks about everything.
@@ -106,13 +111,16 @@ impl World {
     pub(crate) fn new(plan: Plan, program: Arc<Program>, keeps: Keeps) -> Arc<Self> {
         let told = Told::new(&plan);
         let ledger = Ledger::new(program.effects.clone());
+        let recorder = (keeps == Keeps::Events).then(|| Mutex::new(Recorder::new(&plan)));
+        let directory = (plan.settings.disk == Disk::Fjall).then(|| Directory::new(&plan));
         Arc::new(Self {
             plan,
             program,
             disk: MemDisk::new(),
+            directory,
             now_ms: AtomicU64::new(0),
             trace: Mutex::new(Trace::new(keeps == Keeps::Lines)),
-            recorder: (keeps == Keeps::Events).then(Mutex::default),
+            recorder,
             connections: Mutex::default(),
             calls: AtomicU64::new(0),
             court: Mutex::new(Court::new()),
@@ -121,13 +129,13 @@ impl World {
             counts: Mutex::default(),
             lives: Mutex::default(),
             drains: Mutex::default(),
-            clocks: Mutex::default(),
-            pauses: pause::Pauses::default(),
             deployed: Mutex::default(),
             replays: AtomicU64::new(0),
             passed: Mutex::default(),
             strikes: Mutex::default(),
             news: AtomicBool::new(false),
+            clocks: Mutex::default(),
+            pauses: pause::Pauses::default(),
             crashing: AtomicBool::new(false),
             audit: AtomicBool::new(false),
             audited: AtomicBool::new(false),
@@ -200,6 +208,48 @@ impl World {
 
     fn is_crashing(&self) -> bool {
         self.crashing.load(Ordering::Relaxed)
+    }
+
+    /// How far a host's wall clock is off, what was skipped not counted.
+    fn clock_error_ms(&self, host: &str, now_ms: u64) -> i64 {
+        let clocks = self.clocks();
+        let right = self.plan.settings.epoch_ms + now_ms + clocks.skipped_ms();
+        let shown = clocks.wall(host, self, now_ms);
+        i64::try_from(i128::from(shown.0) - i128::from(right)).unwrap_or(i64::MAX)
+    }
+
+    /// One wall clock jumps.
+    pub(crate) fn jump_clock(&self, host: &str, by_ms: i64) {
+        self.clocks().jump(host, by_ms);
+        let (now, life) = (self.now_ms(), self.life_of(host));
+        self.record(now, host, life, |_| What::Clock {
+            offset_ms: self.clock_error_ms(host, now),
+        });
+    }
+
+    /// The server's process is dead: decides what is left of what it had submitted, by `extent` where chance has a say.
+    pub(crate) fn server_was_killed(&self, extent: u64) -> Crash {
+        match &self.directory {
+            None => self.disk.crash_process(extent),
+            Some(directory) => directory.process_killed(),
+        }
+    }
+
+    /// The server's machine is without power. The same.
+    pub(crate) fn server_lost_power(&self, extent: u64) -> Crash {
+        match &self.directory {
+            None => self.disk.power_loss(extent),
+            Some(directory) => directory.power_lost(extent),
+        }
+    }
+
+    /// What is on the server's disk in the end.
+    pub(crate) fn opened_disk(&self) -> Result<Arc<dyn Store>, OpenRefusal> {
+        match &self.directory {
+            None => MemStore::acquire(&self.disk, MemOptions::default())
+                .map(|store| Arc::new(store) as Arc<dyn Store>),
+            Some(directory) => directory.open().map(|store| store as Arc<dyn Store>),
+        }
     }
 
     /// Asks a worker to leave in peace.
@@ -345,7 +395,7 @@ impl World {
     }
 
     /// A frame leaves the server.
-    fn released(&self, now_ms: u64, to: &str, message: &Message) {
+    fn released(&self, now_ms: u64, (to, who): (&str, Option<Incarnation>), message: &Message) {
         if matches!(message, Message::ReportRefused(_)) {
             self.saw("late reports refused");
         }
@@ -356,7 +406,7 @@ impl World {
             let replays = run.entries.iter().filter(|entry| entry.resolves()).count();
             self.replays.fetch_add(replays as u64, Ordering::Relaxed);
         }
-        court.released(now_ms, to, message);
+        court.released(now_ms, (to, who), message);
         drop(court);
         match message {
             Message::Appended(_) => self.passes(&Point::AfterAck, Some(to)),
@@ -450,7 +500,7 @@ impl Host {
 
     /// How far its wall clock is off, if it is.
     fn record_clock(&self) {
-        let offset_ms = self.clock.offset_ms;
+        let offset_ms = self.world.clock_error_ms(&self.name, self.now_ms());
         if offset_ms != 0 {
             self.record(|_| What::Clock { offset_ms });
         }

@@ -14,12 +14,14 @@ use stepwell::model::chain;
 use stepwell::model::entry::{Entry, Started};
 use stepwell::model::id::{Incarnation, RunId, RunNo, Token};
 use stepwell::wire::message::Message;
-use stepwell_storage::{Op, Seq, Space};
+use stepwell_storage::{Op, Row, Seq, Space};
 
 use super::{Host, World, lock};
 use crate::checker::Court;
 use crate::durable::Durable;
 use crate::event::{Copies, EntryAt, Event, Frame, What};
+use crate::plan::Plan;
+use crate::told::run_id;
 
 /// What was taken down so far, and whose name is whose.
 #[derive(Default)]
@@ -58,6 +60,15 @@ impl Connections {
 }
 
 impl Recorder {
+    /// A recorder that knows the names which the plan's clients use.
+    pub(super) fn new(plan: &Plan) -> Self {
+        let names = plan.jobs.iter().flat_map(|job| job.job.brief().1);
+        Self {
+            ids: names.map(|name| (run_id(&name), name)).collect(),
+            ..Self::default()
+        }
+    }
+
     fn push(&mut self, at_ms: u64, host: &str, life: u32, what: What) {
         self.events.push(Event {
             at_ms,
@@ -258,7 +269,12 @@ fn start_in(op: &Op) -> Option<(RunNo, Started)> {
     let (run, 0, 0) = journal::parts_of(op.key())? else {
         return None;
     };
-    let (entry, _) = op.value()?.split_last_chunk::<{ chain::CHAIN_BYTES }>()?;
+    let row = Row {
+        key: op.key().clone(),
+        value: op.value()?.clone(),
+    };
+    let stored = journal::Joiner::from(0).push(&row).ok()??;
+    let (entry, _) = stored.split_last_chunk::<{ chain::CHAIN_BYTES }>()?;
     match Entry::decode(entry) {
         Ok(Entry::Started(started)) => Some((run, started)),
         _ => None,

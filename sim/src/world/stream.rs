@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use stepwell::model::id::{RunNo, Token};
+use stepwell::model::id::{Incarnation, RunNo, Token};
 use stepwell::wire::message::Message;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use turmoil::net::TcpStream;
@@ -55,6 +55,10 @@ pub(super) struct FrameStream {
     reader: Option<Waker>,
     /// The first frame is out.
     greeted: bool,
+    /// The process at the other end, if this is the server's.
+    who: Option<Incarnation>,
+    opened_ms: u64,
+    heard_ms: u64,
     sent: Frames,
     received: Frames,
     /// Which connection this is, and how many frames went out and came in, for those who look.
@@ -83,6 +87,7 @@ impl FrameStream {
         let socket = Arc::new(Mutex::new(Some(inner)));
         host.opened(&socket);
         let (sent, received) = (Frames::default(), Frames::default());
+        let now_ms = host.now_ms();
         Self {
             host,
             peer,
@@ -91,6 +96,9 @@ impl FrameStream {
             draw,
             reader: None,
             greeted: false,
+            who: None,
+            opened_ms: now_ms,
+            heard_ms: now_ms,
             sent,
             received,
             connection,
@@ -176,7 +184,7 @@ impl FrameStream {
     fn cut(&mut self, frame: &Bytes) {
         let kind = frame.get(HEAD_BYTES).copied().unwrap_or(0);
         self.host
-            .line(format_args!("x {} cut before kind {kind}", self.peer));
+            .note(format_args!("x {} cut before kind {kind}", self.peer));
         self.host.world.saw("replies cut off after their commit");
         self.pieces.clear();
         drop(
@@ -202,7 +210,7 @@ impl FrameStream {
             (Some(message), "server") => {
                 self.host
                     .world
-                    .released(self.host.now_ms(), &self.peer, message)
+                    .released(self.host.now_ms(), (&self.peer, self.who), message)
             }
             (Some(message), host) => self.host.world.reported(host, message),
             (None, _) => {}
@@ -217,6 +225,7 @@ impl FrameStream {
     }
 
     fn look_at_received(&mut self, frame: &Bytes) {
+        self.heard_ms = self.host.now_ms();
         let number = self.received_count;
         self.received_count += 1;
         self.host.record(|_| What::Received {
@@ -230,6 +239,40 @@ impl FrameStream {
             frame.get(HEAD_BYTES).unwrap_or(&0),
             XxHash3_64::oneshot(frame)
         ));
+        if self.host.name != "server" {
+            return;
+        }
+        if self.who.is_none()
+            && let Ok(Message::Hello(hello)) = Message::decode(&frame[HEAD_BYTES..])
+        {
+            self.who = Some(hello.incarnation);
+        }
+        if let Some(who) = self.who {
+            let world = &self.host.world;
+            world.court().heard(self.heard_ms, who, &world.plan);
+        }
+    }
+
+    /// Once all is mended, the engine is heard on every connection that is opened, and the other way round.
+    fn look_at_end(&self) {
+        let (world, settings) = (&self.host.world, &self.host.world.plan.settings);
+        if let Some(who) = self.who {
+            world.court().parted(who);
+        }
+        let now_ms = world.now_ms();
+        let mended_ms = settings.faults_end_ms + 3 * settings.session_timeout_ms;
+        let silent_ms = now_ms.saturating_sub(self.heard_ms);
+        if !world.is_crashing()
+            && world.plan.script.is_empty()
+            && self.opened_ms > mended_ms
+            && silent_ms >= settings.session_timeout_ms
+        {
+            let (host, peer) = (&self.host.name, &self.peer);
+            let text = format!("{host} heard nothing of {peer} for {silent_ms} ms on a whole link");
+            world
+                .court()
+                .charge("a whole link is not silent", now_ms, text);
+        }
     }
 
     fn poll_pieces(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -345,6 +388,7 @@ impl Drop for FrameStream {
     /// When a host crashes, its tasks are dropped in an order that depends on their ids, which are counted over the whole
     /// process. So all connections are closed at once then, in the order in which they were opened.
     fn drop(&mut self) {
+        self.look_at_end();
         if self.host.world.is_crashing() {
             self.host.close_all();
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
 use super::error::ClientError;
+use crate::canary::canary;
 use crate::model::command::Caller;
 use crate::model::id::Incarnation;
 use crate::runtime::link::LinkSender;
@@ -46,7 +47,10 @@ impl Line {
     /// process, or to another client behind the same address, is taken for one to a request of ours.
     pub(crate) fn numbered_from(drawn: u64) -> Self {
         Self(Mutex::new(State {
-            last: drawn >> 32,
+            last: match canary!("requests are numbered from one in each life") {
+                true => 0,
+                false => drawn >> 32,
+            },
             ..State::default()
         }))
     }
@@ -85,6 +89,9 @@ impl Line {
     fn open(&self, sender: LinkSender) {
         let mut state = self.state();
         for pending in state.pending.values_mut() {
+            if canary!("requests are lost with their connection") && pending.sent {
+                continue;
+            }
             pending.sent |= sender.send(pending.message.clone()).is_ok();
         }
         state.sender = Some(sender);

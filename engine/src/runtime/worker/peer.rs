@@ -12,6 +12,7 @@ use super::outlet::Outlet;
 use super::turn_task::{Gone, ToTurn, TurnTask};
 use crate::model::command::Caller;
 use crate::model::id::{Incarnation, RunNo, Token};
+use crate::model::time::Time;
 use crate::replay::turn::Turn;
 use crate::replay::world::{World, count};
 use crate::runtime::link::LinkSender;
@@ -137,12 +138,17 @@ impl WorkerPeer {
             id,
             count,
             entries,
+            now,
         }: HandOut,
+        mono: Duration,
     ) {
         if self.ended.holds(run, token)
             || self.turns.get(&run).is_some_and(|held| held.token >= token)
         {
             return; // a copy, or older than what is held
+        }
+        if now > Time(0) {
+            self.world.engine_time.heard(now, mono);
         }
         if self.stage != Stage::Working {
             self.outlet.send(self.connection, GiveBack { run, token });
@@ -329,9 +335,9 @@ impl Peer for WorkerPeer {
         }
     }
 
-    fn received(&mut self, message: Message, _now: Duration) {
+    fn received(&mut self, message: Message, now: Duration) {
         match message {
-            Message::HandOut(hand_out) => self.hand_out(hand_out),
+            Message::HandOut(hand_out) => self.hand_out(hand_out, now),
             Message::Journal(Journal {
                 run,
                 token,

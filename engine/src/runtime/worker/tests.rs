@@ -583,6 +583,7 @@ impl Connection {
             id: RunId(1),
             count: 1,
             entries,
+            now: Time(0),
         });
     }
 }

@@ -1,0 +1,273 @@
+//! The engine's canaries: bugs planted on purpose, to see that the simulation notices them. See the storage's module of
+//! this name for how; in a build without `--cfg canary` there are none.
+
+/// Whether the canary of this name is awake. A name that is not listed does not compile.
+#[cfg(not(canary))]
+macro_rules! canary {
+    ($name:literal) => {
+        false
+    };
+}
+
+/// Whether the canary of this name is awake. A name that is not listed does not compile.
+#[cfg(canary)]
+macro_rules! canary {
+    ($name:literal) => {{
+        const NUMBER: u64 = stepwell_storage::canary::listed($crate::canary::ALL, $name);
+        stepwell_storage::canary::is_awake(NUMBER)
+    }};
+}
+
+pub(crate) use canary;
+
+#[cfg(canary)]
+pub use planted::ALL;
+#[cfg(canary)]
+pub use stepwell_storage::canary::{Canary, select};
+
+#[cfg(canary)]
+mod planted {
+    use super::Canary;
+
+    const fn canary(name: &'static str, breaks: &'static str) -> Canary {
+        Canary { name, breaks }
+    }
+
+    /// The engine's canaries.
+    pub const ALL: &[Canary] = &[
+        // What leaves.
+        canary(
+            "effects wait for the commit before theirs",
+            "R1: nothing leaves before it is durable",
+        ),
+        canary(
+            "an outcome goes to those who wait for another run",
+            "a waiting client is told the outcome of the run it asked for",
+        ),
+        canary(
+            "a crowd is answered with its first",
+            "a call that starts several runs is answered when all of them are decided",
+        ),
+        canary(
+            "a transition is cut in two",
+            "what one transition writes is in one batch",
+        ),
+        canary(
+            "a long entry's first row goes first",
+            "the row that makes a long entry exist is written after its parts",
+        ),
+        // Starts.
+        canary(
+            "a start leaves no index row",
+            "a start is idempotent by its id, also after a restart",
+        ),
+        canary(
+            "two starts wait for one look-up",
+            "a start is idempotent by its id, also while another is under way",
+        ),
+        canary(
+            "another input is taken for the same",
+            "the same id with another input is refused",
+        ),
+        canary(
+            "the first run of a day is looked for in the day before",
+            "a run's journal is found where it was born",
+        ),
+        // Grants.
+        canary(
+            "no fence",
+            "R2, G3: a report counts only under the run's current token, from its session",
+        ),
+        canary(
+            "an older token counts",
+            "R2, G3: a token must equal the current one, not be at most it",
+        ),
+        canary("tokens forget their epoch", "G2: tokens only rise"),
+        canary(
+            "a granted run keeps its ready row",
+            "Q1: a run that has not ended is in exactly one place",
+        ),
+        canary(
+            "grants are forgotten at a restart",
+            "R6: a granted run is reserved for its worker, and ready again without it",
+        ),
+        canary(
+            "a hand-out lost with its connection is forgotten",
+            "what a worker does not hold when it comes back is ready again",
+        ),
+        canary(
+            "a run given back is forgotten",
+            "a run that is given back is ready again",
+        ),
+        canary(
+            "a regrant sends nothing that was missed",
+            "K4: a worker that comes back is told the entries it has not seen",
+        ),
+        canary(
+            "a slot is never free again",
+            "a worker has as many free slots as it holds no runs",
+        ),
+        // Liveness.
+        canary(
+            "a grant expires by its age",
+            "R6: liveness, not age, decides",
+        ),
+        canary(
+            "silence is measured by the wall clock",
+            "R4: sessions live on monotonic time",
+        ),
+        canary(
+            "heartbeats do not count as heard",
+            "P2: any frame counts as heard",
+        ),
+        canary(
+            "heartbeats are not answered",
+            "P2: each side sends a heartbeat, whatever else it sends",
+        ),
+        canary(
+            "inputs put the watch over sessions off",
+            "a silent session is noticed after its time-out, whatever else happens",
+        ),
+        canary(
+            "a suspect is never cleared",
+            "progress clears a suspect: only deaths in a row make a dead letter",
+        ),
+        canary(
+            "a suspect is not granted alone",
+            "after two deaths in a row a run is granted alone",
+        ),
+        // Queues and timers across restarts.
+        canary(
+            "ready runs are forgotten at a restart",
+            "Q1: a ready run is found again from where its lane begins",
+        ),
+        canary(
+            "timers are forgotten at a restart",
+            "Q1: a waiting run is found again from the first timer on",
+        ),
+        canary(
+            "a run comes back before the stored cursor",
+            "no run waits before the stored beginning of its lane",
+        ),
+        canary(
+            "the stored cursor passes a run that is being granted",
+            "no run waits before the stored beginning of its lane",
+        ),
+        canary(
+            "a timer fires early",
+            "T1: a timer fires at or after its instant",
+        ),
+        canary(
+            "a delayed run starts early",
+            "a delayed run starts at or after its instant",
+        ),
+        canary(
+            "a delayed run is counted as a suspended one",
+            "C1: the tally equals the states of all runs",
+        ),
+        canary(
+            "the worker is not told of its timer",
+            "what is appended to a granted run's journal is told to its worker",
+        ),
+        canary(
+            "a turn suspends over what it has not seen",
+            "a run whose journal has grown behind its worker's back is ready at once",
+        ),
+        // Clocks and retention.
+        canary(
+            "engine time begins at the wall clock",
+            "R4: engine time never goes backwards, across restarts too",
+        ),
+        canary(
+            "engine time is set back with the wall clock",
+            "R4: engine time never goes backwards",
+        ),
+        canary(
+            "a run is forgotten before its retention",
+            "ended runs are kept for seven days",
+        ),
+        canary(
+            "what outlives its generation is not copied",
+            "a generation is dropped when nothing in it is needed",
+        ),
+        canary(
+            "who has left still waits",
+            "a session leaves nothing behind in memory",
+        ),
+        // Steps.
+        canary(
+            "an outcome counts twice",
+            "S1: a command has at most one outcome",
+        ),
+        canary(
+            "a failed attempt counts twice",
+            "an attempt is recorded once, however often it is reported",
+        ),
+        canary(
+            "a timer is armed twice",
+            "a timer is armed once, however often it is asked for",
+        ),
+        canary(
+            "retries are counted anew",
+            "each wait of a step's backoff is longer than the one before",
+        ),
+        canary(
+            "no backoff",
+            "a failed attempt is not made again before its instant",
+        ),
+        canary(
+            "dead letters are not counted",
+            "C1: the tally equals the states of all runs",
+        ),
+        canary(
+            "a cancel is lost",
+            "a cancel that was acknowledged is in the journal",
+        ),
+        // Replay.
+        canary(
+            "the chain is not checked",
+            "a journal's chain is verified whenever it is read",
+        ),
+        canary(
+            "a replay executes steps",
+            "W3: bodies run when the journal is used up",
+        ),
+        canary(
+            "two outcomes between two polls",
+            "W2: exactly one outcome is resolved between two polls",
+        ),
+        canary(
+            "a cancel is passed over in replay",
+            "a cancel resolves what is pending in the same place in every replay",
+        ),
+        canary(
+            "the time of a replay is its own",
+            "`ctx.now` is the instant of the last outcome, also in a replay",
+        ),
+        canary(
+            "a copy of an entry counts",
+            "W1: each entry is taken in once",
+        ),
+        canary(
+            "a failed attempt that comes with an outcome is not made again",
+            "W8: what lets the function go on is followed by a poll",
+        ),
+        canary(
+            "the gate forgets who waits",
+            "W8: a step that was not allowed to start is told when it may",
+        ),
+        canary(
+            "reports are not sent again",
+            "W6: a report is sent once under each token until it is answered",
+        ),
+        // Clients.
+        canary(
+            "requests are numbered from one in each life",
+            "a late answer to an earlier life of a client answers no request",
+        ),
+        canary(
+            "requests are lost with their connection",
+            "a request without an answer is sent again over the next connection",
+        ),
+    ];
+}

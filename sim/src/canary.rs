@@ -1,0 +1,142 @@
+//! Who watches the checkers: bugs planted on purpose, one at a time, and how long it takes until a seed shows each.
+//!
+//! A canary that no seed shows within its budget says that a checker, a fault or a workload is missing. A seed that shows
+//! one is played once more while all of them sleep: what it shows then, if anything, was not the canary's doing.
+//!
+//! The canaries are there only in a build with `--cfg canary`; see `tests/canaries`.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::report::Violation;
+
+/// How long one canary is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    /// Seeds, from 0 on.
+    pub seeds: u64,
+    /// Processor time, looked at between two seeds.
+    pub cpu: Duration,
+}
+
+impl Default for Budget {
+    /// As many seeds as five minutes of processor time allow.
+    fn default() -> Self {
+        Self {
+            seeds: u64::MAX,
+            cpu: Duration::from_secs(300),
+        }
+    }
+}
+
+/// What came of looking for one canary.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Hunt {
+    /// The planted bug.
+    pub name: &'static str,
+    /// The rule that it breaks.
+    pub breaks: &'static str,
+    /// Whether a seed showed it.
+    pub caught: bool,
+    /// How many seeds were played with it.
+    pub seeds: u64,
+    /// The processor time they took, in seconds.
+    pub cpu_s: f64,
+    /// The first property that did not hold.
+    pub checker: Option<String>,
+    /// What was found.
+    pub text: Option<String>,
+    /// What the same seed shows without it: anything here is another bug, and the canary is not caught.
+    pub without: Vec<Violation>,
+}
+
+/// This build holds no canaries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoCanaries;
+
+impl std::fmt::Display for NoCanaries {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("this build holds no canaries: they are compiled in with RUSTFLAGS=\"--cfg canary\" only")
+    }
+}
+
+impl std::error::Error for NoCanaries {}
+
+/// Looks for the canaries whose names contain `pattern`, one after the other, and tells of each when it is done with it.
+#[cfg(not(canary))]
+pub fn hunt_all(
+    _pattern: &str,
+    _budget: Budget,
+    _tell: impl FnMut(&Hunt),
+) -> Result<Vec<Hunt>, NoCanaries> {
+    Err(NoCanaries)
+}
+
+/// Looks for the canaries whose names contain `pattern`, one after the other, and tells of each when it is done with it.
+#[cfg(canary)]
+pub fn hunt_all(
+    pattern: &str,
+    budget: Budget,
+    mut tell: impl FnMut(&Hunt),
+) -> Result<Vec<Hunt>, NoCanaries> {
+    let all = stepwell_storage::canary::ALL
+        .iter()
+        .chain(stepwell::canary::ALL);
+    let hunts = all
+        .filter(|canary| canary.name.contains(pattern))
+        .map(|canary| {
+            let hunt = planted::hunt(canary, budget);
+            tell(&hunt);
+            hunt
+        });
+    Ok(hunts.collect())
+}
+
+#[cfg(canary)]
+mod planted {
+    use std::time::Duration;
+
+    use stepwell::canary::{Canary, select};
+
+    use super::{Budget, Hunt};
+    use crate::{Plan, run};
+
+    /// Plays seeds until one shows the canary or the budget is used up.
+    pub(super) fn hunt(canary: &Canary, budget: Budget) -> Hunt {
+        let begun = processor_time();
+        let mut hunt = Hunt {
+            name: canary.name,
+            breaks: canary.breaks,
+            caught: false,
+            seeds: 0,
+            cpu_s: 0.0,
+            checker: None,
+            text: None,
+            without: Vec::new(),
+        };
+        while hunt.seeds < budget.seeds && processor_time().saturating_sub(begun) < budget.cpu {
+            let seed = hunt.seeds;
+            hunt.seeds += 1;
+            select(Some(canary.name));
+            let shown = run(Plan::of_seed(seed)).violations;
+            select(None);
+            if let Some(violation) = shown.into_iter().next() {
+                hunt.checker = Some(violation.checker);
+                hunt.text = Some(violation.text);
+                hunt.without = run(Plan::of_seed(seed)).violations;
+                hunt.caught = hunt.without.is_empty();
+                break;
+            }
+        }
+        hunt.cpu_s = processor_time().saturating_sub(begun).as_secs_f64();
+        hunt
+    }
+
+    /// What this thread has used of the processor; no time at all where the system does not tell.
+    fn processor_time() -> Duration {
+        let told = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+        let nanos = told.split(' ').next().and_then(|word| word.parse().ok());
+        Duration::from_nanos(nanos.unwrap_or_default())
+    }
+}

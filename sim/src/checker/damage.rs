@@ -1,0 +1,54 @@
+//! **A damaged journal is noticed.**
+//!
+//! Source: ARCHITECTURE.md, what is stored: the chain over a journal is verified whenever the journal is read. In the end one
+//! bit of each journal on the disk is turned, as a failing disk would, and the journal is read as the engine reads it.
+
+use bytes::Bytes;
+use stepwell::keys::journal;
+use stepwell::model::id::RunNo;
+use stepwell::reading;
+use stepwell_storage::{MemDisk, MemOptions, MemStore, Row, Space, block_on};
+
+use super::Bench;
+use crate::draw::Draw;
+use crate::durable::Durable;
+
+const NAME: &str = "a damaged journal is noticed";
+
+pub(super) fn at_the_end(durable: &Durable, seed: u64, disk: &MemDisk, bench: &mut Bench<'_>) {
+    let Ok(store) = MemStore::acquire(disk, MemOptions::default()) else {
+        return; // somebody else says so
+    };
+    let content = disk.content();
+    for (no, run) in durable.kept() {
+        let space = Space::Generation(run.generation);
+        let rows: Vec<&Row> = content
+            .iter()
+            .filter(|(found, row)| *found == space && is_of(row, *no))
+            .map(|(_, row)| row)
+            .collect();
+        if rows.is_empty() {
+            continue;
+        }
+        let mut draw = Draw::of(seed, format_args!("damage {no}"));
+        let row = *draw.pick(&rows);
+        let bit = draw.between(0, row.value.len() as u64 * 8 - 1) as usize;
+        let mut damaged = row.value.to_vec();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        disk.tamper(space, row.key.clone(), Some(Bytes::from(damaged)));
+        if block_on(reading::image(&store, *no, (run.generation, false))).is_ok() {
+            bench.charge(
+                NAME,
+                format!(
+                    "{}: bit {bit} of {row:?} was turned, and nobody noticed",
+                    run.name()
+                ),
+            );
+        }
+        disk.tamper(space, row.key.clone(), Some(row.value.clone()));
+    }
+}
+
+fn is_of(row: &Row, no: RunNo) -> bool {
+    journal::parts_of(&row.key).is_some_and(|(run, ..)| run == no)
+}

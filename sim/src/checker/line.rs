@@ -1,0 +1,109 @@
+//! **Who is heard is not given up, and who is silent is.**
+//!
+//! Source: rule R6 of the design, liveness and not age decides, and P2 and P3 of the sessions: any frame counts as heard, and
+//! only a silence of the time-out, or a broken connection, ends a session. A run's worker is taken for dead only then. After
+//! such a silence the session does end, whatever the others do.
+
+use std::collections::BTreeMap;
+
+use stepwell::model::id::Incarnation;
+use stepwell::wire::message::Closing;
+
+use super::Bench;
+use crate::plan::{FaultKind, Plan};
+
+const NAME: &str = "who is heard is not given up";
+const NOTICED: &str = "who is silent is given up";
+/// How the engine begins when it closes a connection for its silence.
+const SILENT: &str = "nothing was heard";
+
+/// What arrived at the server, by process.
+#[derive(Default)]
+pub(super) struct Lines {
+    /// After this time without a frame, or a little more, the engine may give a process up.
+    limit_ms: u64,
+    lines: BTreeMap<Incarnation, Line>,
+}
+
+struct Line {
+    heard_ms: u64,
+    /// It was silent for the limit once, or its connection was broken.
+    broken: bool,
+    /// The server has a connection with it.
+    open: bool,
+}
+
+/// After this silence a session has ended, and its end has been told. The engine looks every half a second at the latest,
+/// and tells once what it has written is durable; on a slow disk it may even wait for that before it looks, and while it
+/// stands still it does not look at all.
+fn patience_ms(plan: &Plan) -> u64 {
+    let settings = &plan.settings;
+    let strikes = |kind| plan.faults.iter().any(|timed| timed.fault.kind == kind);
+    let slow = strikes(FaultKind::SlowDisk) || strikes(FaultKind::ServerPaused);
+    let timeout_ms = settings.session_timeout_ms;
+    let slow_ms = if slow || !plan.script.is_empty() {
+        10 * timeout_ms
+    } else {
+        timeout_ms / 10
+    };
+    timeout_ms + (settings.heartbeat_ms / 4).clamp(50, 500) + slow_ms + 5 * settings.sync_ms + 100
+}
+
+impl Lines {
+    /// A frame has arrived. The limit is a little less than the time-out: what arrives is looked at later.
+    pub(super) fn heard(&mut self, who: Incarnation, plan: &Plan, bench: &mut Bench<'_>) {
+        self.limit_ms = plan.settings.session_timeout_ms * 9 / 10;
+        let (now_ms, limit_ms, patience_ms) = (bench.now_ms, self.limit_ms, patience_ms(plan));
+        for (other, line) in self.lines.iter_mut().filter(|(_, line)| line.open) {
+            let silent_ms = now_ms.saturating_sub(line.heard_ms);
+            if silent_ms > patience_ms && *other != who {
+                bench.charge(
+                    NOTICED,
+                    format!("{other} has been silent for {silent_ms} ms, and its session goes on"),
+                );
+            }
+        }
+        let line = self.lines.entry(who).or_insert(Line {
+            heard_ms: now_ms,
+            broken: false,
+            open: true,
+        });
+        line.open = true;
+        line.broken |= now_ms.saturating_sub(line.heard_ms) >= limit_ms;
+        line.heard_ms = now_ms;
+    }
+
+    /// Its connection is gone at the server's end.
+    pub(super) fn parted(&mut self, who: Incarnation) {
+        if let Some(line) = self.lines.get_mut(&who) {
+            (line.broken, line.open) = (true, false);
+        }
+    }
+
+    /// Whether it was well heard all its life.
+    fn is_sound(&self, now_ms: u64, who: Incarnation) -> bool {
+        self.lines.get(&who).is_some_and(|line| {
+            !line.broken && now_ms.saturating_sub(line.heard_ms) < self.limit_ms
+        })
+    }
+
+    /// The engine closes a connection.
+    pub(super) fn closes(&self, who: Incarnation, closing: &Closing, bench: &mut Bench<'_>) {
+        if closing.reason.starts_with(SILENT) && self.is_sound(bench.now_ms, who) {
+            bench.charge(
+                NAME,
+                format!("{who} is told: {}, and was never silent", closing.reason),
+            );
+        }
+    }
+
+    /// The engine takes a process for dead.
+    pub(super) fn buries(&self, who: Incarnation, run: &str, bench: &mut Bench<'_>) {
+        if self.is_sound(bench.now_ms, who) {
+            bench.charge(
+                NAME,
+                format!("{run} is taken from {who} as from a dead one, which was never silent"),
+            );
+        }
+    }
+}
