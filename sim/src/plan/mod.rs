@@ -54,7 +54,7 @@ impl Plan {
             settings.tick_ms = 10;
             settings.skips_time = true;
             settings.long_waits_per_mille = 950;
-            settings.heal_max_ms = 180_000;
+            settings.heal_max_ms = settings.heal_max_ms.max(180_000);
         })
     }
 
