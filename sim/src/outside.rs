@@ -12,6 +12,9 @@ use crate::ledger::CallPlan;
 use crate::plan::{Point, Strike};
 use crate::world::Host;
 
+/// How long a call hangs, in the suites of others than the engine: in that, for ever.
+const HANG: Duration = Duration::from_secs(20);
+
 /// The outside world: providers, databases, mail servers, as one that remembers everything and survives every crash.
 ///
 /// A suite gives it to the workflows in place of their real clients ([`SimWorker::world`](crate::SimWorker::world)). It is
@@ -55,7 +58,8 @@ impl Outside {
     /// Calls for `effect` under an idempotency key, which is [`Step::key`](stepwell::Step::key) if the step is to be safe.
     /// Answers with a number that is the same whenever the effect is found done.
     ///
-    /// Takes 0 to 700 simulated milliseconds. Fails, hangs or panics as the seed says, three times a key at most.
+    /// Takes 0 to 700 simulated milliseconds. Fails, hangs for 20 s (as behind a client's time-out) or panics as the seed
+    /// says, three times a key at most.
     ///
     /// **Cancel safety**: dropped, it has had its effect or not.
     pub async fn call(
@@ -120,7 +124,12 @@ async fn called(
         }
         CallPlan::Hangs => {
             world.saw("calls that hang");
-            std::future::pending::<()>().await;
+            if world.program.is_engine {
+                std::future::pending::<()>().await;
+            }
+            host.rest(HANG).await;
+            record.ends("timed out");
+            return Err(no_answer());
         }
         CallPlan::Panics => {
             record.ends("panicked");

@@ -24,6 +24,9 @@ pub use self::workload::Workload;
 /// The name of the engine's own suite.
 pub const ENGINE: &str = "engine";
 
+/// Within this time everything ends in the suites of others than the engine, unless they say otherwise.
+const SETTLES_MS: u64 = 300_000;
+
 /// The plan of one simulated run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
@@ -82,6 +85,9 @@ impl Plan {
         draw: impl FnOnce(&mut Workload),
     ) -> Self {
         let mut settings = Settings::draw(seed);
+        settings.heal_max_ms = SETTLES_MS;
+        // Waits are the suite's own: whatever they are, nobody wants to sit through them.
+        settings.skips_time = true;
         limit(&mut settings);
         let mut workload = Workload::new(seed, &settings);
         draw(&mut workload);

@@ -170,7 +170,7 @@ impl Suite {
         self
     }
 
-    /// Everything ends within this simulated time after the faults are over. Default: 60 s.
+    /// Everything ends within this simulated time after the faults are over. Default: five minutes.
     pub fn eventually(mut self, name: impl Into<String>, within: Duration) -> Self {
         self.program.ending = name.into();
         self.settles_within = Some(within);
