@@ -1,5 +1,6 @@
 //! Plays seeds: `seeds FROM COUNT`; each of them twice, to compare: `seeds FROM COUNT twice`; one with its trace:
-//! `seeds SEED trace`. `SIM_HEAVY=1` plays timer-heavy plans instead.
+//! `seeds SEED trace`. `SIM_HEAVY=1` plays timer-heavy plans instead. With `fjall` as the last word, on the production store
+//! in a temporary directory.
 
 use std::collections::BTreeMap;
 
@@ -24,6 +25,11 @@ fn main() {
             .with_writer(std::io::stderr)
             .init();
     }
+    let on_fjall = arguments.last().is_some_and(|word| word == "fjall");
+    let plan_of = |seed| match on_fjall {
+        true => plan_of(seed).on_fjall(),
+        false => plan_of(seed),
+    };
     if arguments.get(1).is_some_and(|word| word == "trace") {
         let plan = plan_of(from);
         println!(

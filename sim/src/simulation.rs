@@ -384,7 +384,7 @@ impl Simulation<'_> {
             }
             FaultKind::ServerKilled => {
                 self.crash(&host, ends_at);
-                let crash = self.world.disk.crash_process(fault.extent);
+                let crash = self.world.server_was_killed(fault.extent);
                 self.world.note(format_args!(
                     "of {} batches in the air {} were kept",
                     crash.unacknowledged, crash.kept
@@ -396,7 +396,7 @@ impl Simulation<'_> {
                     self.sim.partition(host.as_str(), peer.as_str());
                 }
                 self.crash(&host, ends_at);
-                let crash = self.world.disk.power_loss(fault.extent);
+                let crash = self.world.server_lost_power(fault.extent);
                 self.world.note(format_args!(
                     "of {} batches in the air {} were kept",
                     crash.unacknowledged, crash.kept

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use stepwell::model::id::RunNo;
 use stepwell::reading;
-use stepwell_storage::{MemDisk, MemOptions, MemStore, Seq, Store, block_on};
+use stepwell_storage::{OpenRefusal, Seq, Store, block_on};
 
 use super::{Bench, retention};
 use crate::durable::Durable;
@@ -43,9 +43,13 @@ pub(super) fn appended(durable: &Durable, no: RunNo, index: u32, bench: &mut Ben
 }
 
 /// The disk holds what was committed, as the engine itself reads it.
-pub(super) fn at_the_end(durable: &Durable, disk: &MemDisk, bench: &mut Bench<'_>) {
-    let store: Arc<dyn Store> = match MemStore::acquire(disk, MemOptions::default()) {
-        Ok(store) => Arc::new(store),
+pub(super) fn at_the_end(
+    durable: &Durable,
+    disk: Result<Arc<dyn Store>, OpenRefusal>,
+    bench: &mut Bench<'_>,
+) {
+    let store = match disk {
+        Ok(store) => store,
         Err(refusal) => return bench.charge(NAME, format!("the disk does not open: {refusal}")),
     };
     let generations = match block_on(store.generations()) {

@@ -254,7 +254,7 @@ pub(crate) fn at_the_end(world: &World, in_time: bool) {
     if in_time {
         tally::at_the_end(&court.durable, &told, &mut bench);
     }
-    journal::at_the_end(&court.durable, &world.disk, &mut bench);
+    journal::at_the_end(&court.durable, world.opened_disk(), &mut bench);
     replay::at_the_end(&court.durable, &world.program, &mut bench);
     damage::at_the_end(&court.durable, world.plan.seed, &world.disk, &mut bench);
 }

@@ -18,7 +18,7 @@ pub use self::clock::ClockError;
 pub use self::fault::{Fault, FaultKind, TimedFault};
 pub use self::job::{ChainInput, Job, Order, Solo, TimedJob, Work};
 pub use self::script::{Point, Scripted, Strike};
-pub use self::settings::Settings;
+pub use self::settings::{Disk, Settings};
 pub use self::workload::Workload;
 
 /// The name of the engine's own suite.
@@ -54,7 +54,7 @@ impl Plan {
             settings.tick_ms = 10;
             settings.skips_time = true;
             settings.long_waits_per_mille = 950;
-            settings.heal_max_ms = 180_000;
+            settings.heal_max_ms = settings.heal_max_ms.max(180_000);
         })
     }
 
@@ -103,6 +103,20 @@ impl Plan {
             faults: Vec::new(),
             ..self
         }
+    }
+
+    /// The same on the production store, without the faults that only the simulated disk has.
+    #[must_use]
+    pub fn on_fjall(mut self) -> Self {
+        let has = |kind| !{
+            matches!(
+                kind,
+                FaultKind::SyncFailed | FaultKind::DiskFull | FaultKind::ReadFailed
+            )
+        };
+        self.faults.retain(|timed| has(timed.fault.kind));
+        self.settings.disk = Disk::Fjall;
+        self
     }
 }
 

@@ -69,6 +69,21 @@ pub struct Settings {
     pub faults: (u64, u64),
     /// The kinds of faults that occur.
     pub kinds: Vec<FaultKind>,
+    /// What the server's store lies on.
+    #[serde(default)]
+    pub disk: Disk,
+}
+
+/// What a server's store lies on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Disk {
+    /// The simulated disk, with all its faults.
+    #[default]
+    Simulated,
+    /// The production store, in a temporary directory of this machine. Kills and power cuts are real: what was written
+    /// stays, what was not synced is cut somewhere. Syncs do not fail there and there is always room. Power cuts need Linux:
+    /// where to cut is read from `/proc`.
+    Fjall,
 }
 
 impl Settings {
@@ -95,7 +110,7 @@ impl Settings {
         } else {
             DAY_MS / 2
         };
-        Self {
+        let mut settings = Self {
             tick_ms: *Draw::of(seed, "tick").pick(&[2, 3, 4, 5, 5, 7, 10]),
             epoch_ms: MIDNIGHT_MS - before_midnight,
             latency_max_ms: *draw.pick(&[2, 10, 30, 80]),
@@ -119,13 +134,26 @@ impl Settings {
             skips_time,
             long_waits_per_mille,
             faults_end_ms: draw.between(8_000, 14_000),
-            heal_max_ms: if skips_time { 180_000 } else { 60_000 },
+            heal_max_ms: 0,
             faults: *Draw::of(seed, "weather").pick(&[(0, 3), (2, 14), (2, 14), (10, 30)]),
             kinds: FaultKind::ALL
                 .into_iter()
                 .filter(|_| draw.chance(500))
                 .collect(),
-        }
+            disk: Disk::Simulated,
+        };
+        settings.heal_max_ms = heal_max_ms(settings.workers * settings.slots, skips_time);
+        settings
+    }
+}
+
+/// How long all runs may take to end. Of 34 runs of 12 steps, through one slot, over a slow network, with retries, each
+/// step takes half a second.
+fn heal_max_ms(slots: u32, skips_time: bool) -> u64 {
+    match slots {
+        1..=2 => 300_000,
+        _ if skips_time => 180_000,
+        _ => 60_000,
     }
 }
 

@@ -26,10 +26,18 @@ pub(super) fn twice(suite: &Ready, plan: &Plan, first: &Report) -> Option<String
     Some(format!("seed {}: {told}", plan.seed))
 }
 
-/// Plays `seed` here and in another process, and tells how they differ. Nothing, if this is not a test that can be
-/// called by its name.
-pub(super) fn other_process(suite: &Ready, seed: u64) -> Option<String> {
-    let test = test_name()?;
+/// Plays `seed` here and in another process, and tells how they differ. Nothing, if this is neither a test that can be
+/// called by its name nor a program that may be called again.
+pub(super) fn other_process(suite: &Ready, seed: u64, calls_itself: bool) -> Option<String> {
+    let arguments: Vec<String> = if calls_itself {
+        std::env::args().skip(1).collect()
+    } else {
+        let flags = ["--exact", "--nocapture", "--include-ignored"];
+        let test = test_name()?;
+        std::iter::once(test)
+            .chain(flags.map(str::to_owned))
+            .collect()
+    };
     let file = std::env::temp_dir().join(format!(
         "stepwell-gate-{}-{}-{seed}",
         std::process::id(),
@@ -39,7 +47,7 @@ pub(super) fn other_process(suite: &Ready, seed: u64) -> Option<String> {
             .replace(|c: char| !c.is_ascii_alphanumeric(), "-")
     ));
     let output = Command::new(std::env::current_exe().ok()?)
-        .args([&test, "--exact", "--nocapture", "--include-ignored"])
+        .args(arguments)
         .env(
             CHILD,
             format!("{seed} {} {}", file.display(), suite.program.name),

@@ -36,6 +36,9 @@ pub struct Options {
     pub report: Option<PathBuf>,
     /// Play on after failures, and reduce none.
     pub keeps_going: bool,
+    /// The program may be called again with its own arguments, to compare a seed in two processes; it must come to this
+    /// suite first. Tests are called by their names.
+    pub calls_itself: bool,
 }
 
 impl Options {
@@ -59,6 +62,7 @@ impl Options {
             jobs: number("SIM_JOBS")?,
             report: path("SIM_REPORT"),
             keeps_going: false,
+            calls_itself: false,
         })
     }
 
@@ -175,7 +179,7 @@ pub(super) fn play(
         .into_inner()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
     let seconds = clock.passed().as_secs_f64();
-    if !alone && let Some(difference) = gate::other_process(suite, from) {
+    if !alone && let Some(difference) = gate::other_process(suite, from, options.calls_itself) {
         tally.differences.push(difference);
     }
     tally.failed.sort_by_key(|(_, report)| report.seed);

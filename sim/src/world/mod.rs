@@ -1,6 +1,7 @@
 //! The simulated world: what its hosts share and what outlives them, and the engine's [`Env`](stepwell::runtime::env::Env) on it.
 
 mod clock;
+mod directory;
 mod entropy;
 mod exec;
 mod net;
@@ -18,18 +19,19 @@ use bytes::Bytes;
 use stepwell::model::id::Incarnation;
 use stepwell::runtime::env::Env;
 use stepwell::wire::message::Message;
-use stepwell_storage::{MemDisk, Op, Seq};
+use stepwell_storage::{Crash, MemDisk, MemOptions, MemStore, Op, OpenRefusal, Seq, Store};
 use turmoil::net::TcpStream;
 
 use crate::checker::Court;
 use crate::event::What;
 use crate::history::History;
 use crate::ledger::Ledger;
-use crate::plan::{ClockError, FaultKind, Plan, Point, Strike};
+use crate::plan::{ClockError, Disk, FaultKind, Plan, Point, Strike};
 use crate::program::Program;
 use crate::told::Told;
 use crate::trace::Trace;
 
+use self::directory::Directory;
 use self::record::{Connections, Recorder};
 use self::stream::Socket;
 
@@ -46,6 +48,8 @@ pub(crate) struct World {
     pub(crate) program: Arc<Program>,
     /// The server's disk.
     pub(crate) disk: MemDisk,
+    /// Where the server's store lies instead, if it is the production store.
+    directory: Option<Directory>,
     now_ms: AtomicU64,
     trace: Mutex<Trace>,
     /// Takes events down, if somebody will look at them.
@@ -108,10 +112,12 @@ impl World {
         let told = Told::new(&plan);
         let ledger = Ledger::new(program.effects.clone());
         let recorder = (keeps == Keeps::Events).then(|| Mutex::new(Recorder::new(&plan)));
+        let directory = (plan.settings.disk == Disk::Fjall).then(|| Directory::new(&plan));
         Arc::new(Self {
             plan,
             program,
             disk: MemDisk::new(),
+            directory,
             now_ms: AtomicU64::new(0),
             trace: Mutex::new(Trace::new(keeps == Keeps::Lines)),
             recorder,
@@ -219,6 +225,31 @@ impl World {
         self.record(now, host, life, |_| What::Clock {
             offset_ms: self.clock_error_ms(host, now),
         });
+    }
+
+    /// The server's process is dead: decides what is left of what it had submitted, by `extent` where chance has a say.
+    pub(crate) fn server_was_killed(&self, extent: u64) -> Crash {
+        match &self.directory {
+            None => self.disk.crash_process(extent),
+            Some(directory) => directory.process_killed(),
+        }
+    }
+
+    /// The server's machine is without power. The same.
+    pub(crate) fn server_lost_power(&self, extent: u64) -> Crash {
+        match &self.directory {
+            None => self.disk.power_loss(extent),
+            Some(directory) => directory.power_lost(extent),
+        }
+    }
+
+    /// What is on the server's disk in the end.
+    pub(crate) fn opened_disk(&self) -> Result<Arc<dyn Store>, OpenRefusal> {
+        match &self.directory {
+            None => MemStore::acquire(&self.disk, MemOptions::default())
+                .map(|store| Arc::new(store) as Arc<dyn Store>),
+            Some(directory) => directory.open().map(|store| store as Arc<dyn Store>),
+        }
     }
 
     /// Asks a worker to leave in peace.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use stepwell_storage::{
-    Batch, BoxFuture, CommitFailure, Identity, MemOptions, MemStore, Op, OpenRefusal, ReadFailure,
-    Receipt, Row, Scan, Seq, Space, Store, SubmitRefusal, Usage,
+    Batch, BoxFuture, CommitFailure, FjallStore, Identity, MemOptions, MemStore, Op, OpenRefusal,
+    ReadFailure, Receipt, Row, Scan, Seq, Space, Store, SubmitRefusal, Usage,
 };
 
 use super::{Host, World};
@@ -16,43 +16,68 @@ use crate::plan::{Point, Strike};
 
 /// Batches that were submitted and are not known to be durable, over all lives of the server.
 #[derive(Default)]
-pub(crate) struct InAir(VecDeque<(Seq, Vec<Op>)>);
+pub(crate) struct InAir {
+    batches: VecDeque<(Seq, Vec<Op>)>,
+    /// The last that is.
+    committed: Seq,
+}
 
 impl InAir {
     fn take_until(&mut self, seq: Seq) -> Vec<(Seq, Vec<Op>)> {
-        let count = self.0.iter().take_while(|(at, _)| *at <= seq).count();
-        self.0.drain(..count).collect()
+        let known = self.batches.iter().take_while(|(at, _)| *at <= seq);
+        let count = known.count();
+        self.batches.drain(..count).collect()
+    }
+
+    fn clear(&mut self) {
+        self.batches.clear();
     }
 }
 
-/// A [`MemStore`] that tells what it commits.
+/// A store that tells what it commits.
 pub(crate) struct WatchedStore {
-    inner: MemStore,
+    inner: Inner,
     host: Arc<Host>,
     air: Arc<Mutex<InAir>>,
+}
+
+enum Inner {
+    Simulated(MemStore),
+    /// Every call of it is done when it returns: the trace cannot see the threads that it has.
+    Fjall(Arc<FjallStore>),
 }
 
 impl WatchedStore {
     /// Opens the server's disk for this life of it.
     pub(crate) fn acquire(host: Arc<Host>, air: Arc<Mutex<InAir>>) -> Result<Self, OpenRefusal> {
         let world = host.world.clone();
-        let options = MemOptions {
-            entropy: crate::draw::hash(world.plan.seed, "store id"),
-            sync_time: Duration::from_millis(world.plan.settings.sync_ms),
-            pause: {
-                let host = host.clone();
-                Arc::new(move |span| {
-                    let host = host.clone();
-                    Box::pin(async move { host.rest(span).await })
-                })
-            },
-        };
         // Which of the batches in the air survived, the disk alone knows.
-        let kept = world.disk.committed_seq();
-        let inner = MemStore::acquire(&world.disk, options)?;
+        let (inner, kept) = match &world.directory {
+            Some(directory) => {
+                let store = directory.open()?;
+                let kept = store.committed();
+                (Inner::Fjall(store), kept)
+            }
+            None => {
+                let options = MemOptions {
+                    entropy: crate::draw::hash(world.plan.seed, "store id"),
+                    sync_time: Duration::from_millis(world.plan.settings.sync_ms),
+                    pause: {
+                        let host = host.clone();
+                        Arc::new(move |span| {
+                            let host = host.clone();
+                            Box::pin(async move { host.rest(span).await })
+                        })
+                    },
+                };
+                let kept = world.disk.committed_seq();
+                let store = MemStore::acquire(&world.disk, options)?;
+                (Inner::Simulated(store), kept)
+            }
+        };
         let store = Self { inner, host, air };
         store.tell(kept, &world);
-        store.air().0.clear();
+        store.air().clear();
         world.store_opens();
         Ok(store)
     }
@@ -62,23 +87,64 @@ impl WatchedStore {
     }
 
     fn tell(&self, seq: Seq, world: &World) {
-        let batches = self.air().take_until(seq);
+        let batches = {
+            let mut air = self.air();
+            air.committed = seq;
+            air.take_until(seq)
+        };
         if !batches.is_empty() {
             world.committed(self.host.now_ms(), seq, &batches);
+        }
+    }
+
+    fn store(&self) -> &dyn Store {
+        match &self.inner {
+            Inner::Simulated(store) => store,
+            Inner::Fjall(store) => &**store,
+        }
+    }
+
+    async fn commit_group(&self) -> Result<Receipt, CommitFailure> {
+        match &self.inner {
+            Inner::Simulated(store) => store.commit().await,
+            Inner::Fjall(store) => self.commit_on(store).await,
+        }
+    }
+
+    /// The bytes are on the real disk at once; the sync takes its simulated time all the same.
+    async fn commit_on(&self, store: &FjallStore) -> Result<Receipt, CommitFailure> {
+        let Some(directory) = &self.host.world.directory else {
+            return store.commit().await;
+        };
+        if store.committed() == store.submitted() {
+            return store.commit().await;
+        }
+        let receipt = directory.commit(store)?;
+        self.sync_time().await;
+        directory.acknowledged();
+        Ok(receipt)
+    }
+
+    async fn sync_time(&self) {
+        let world = &self.host.world;
+        let usual = Duration::from_millis(world.plan.settings.sync_ms);
+        let span = usual + world.disk.faults().sync_delay();
+        if !span.is_zero() {
+            self.host.rest(span).await;
         }
     }
 }
 
 impl Store for WatchedStore {
     fn identity(&self) -> Identity {
-        self.inner.identity()
+        self.store().identity()
     }
 
     fn submit(&self, batch: Batch) -> Result<Seq, SubmitRefusal> {
         let ops: Vec<Op> = batch.iter().cloned().collect();
-        let seq = self.inner.submit(batch)?;
+        let seq = self.store().submit(batch)?;
         self.host.world.submitted(&self.host, seq, &ops);
-        self.air().0.push_back((seq, ops));
+        self.air().batches.push_back((seq, ops));
         Ok(seq)
     }
 
@@ -91,7 +157,7 @@ impl Store for WatchedStore {
             {
                 std::future::pending::<()>().await;
             }
-            let receipt = self.inner.commit().await;
+            let receipt = self.commit_group().await;
             match &receipt {
                 Ok(receipt) => self.tell(receipt.seq(), &self.host.world),
                 Err(failure) => self
@@ -113,38 +179,62 @@ impl Store for WatchedStore {
     }
 
     fn submitted(&self) -> Seq {
-        self.inner.submitted()
+        self.store().submitted()
     }
 
     fn committed(&self) -> Seq {
-        self.inner.committed()
+        match &self.inner {
+            Inner::Simulated(store) => store.committed(),
+            // What is on the disk and not acknowledged is nobody's business.
+            Inner::Fjall(_) => self.air().committed,
+        }
     }
 
     fn get(&self, space: Space, key: &[u8]) -> BoxFuture<'_, Result<Option<Bytes>, ReadFailure>> {
-        self.inner.get(space, key)
+        self.store().get(space, key)
     }
 
     fn scan(&self, scan: Scan) -> BoxFuture<'_, Result<Vec<Row>, ReadFailure>> {
-        self.inner.scan(scan)
+        self.store().scan(scan)
     }
 
     fn generations(&self) -> BoxFuture<'_, Result<Vec<u32>, ReadFailure>> {
-        self.inner.generations()
+        self.store().generations()
     }
 
     fn drop_generation(&self, generation: u32) -> BoxFuture<'_, Result<(), CommitFailure>> {
         Box::pin(async move {
-            let dropped = self.inner.drop_generation(generation).await;
             let world = &self.host.world;
-            self.tell(self.inner.committed(), world);
-            if dropped.is_ok() {
-                world.generation_dropped(self.host.now_ms(), generation);
-            }
-            dropped
+            let committed = match &self.inner {
+                Inner::Simulated(store) => {
+                    let dropped = store.drop_generation(generation).await;
+                    self.tell(store.committed(), world);
+                    if dropped.is_ok() {
+                        world.generation_dropped(self.host.now_ms(), generation);
+                    }
+                    return dropped;
+                }
+                Inner::Fjall(store) => {
+                    while store.committed() < store.submitted() {
+                        self.commit_on(store).await?;
+                    }
+                    self.sync_time().await;
+                    store.drop_generation(generation).await?;
+                    store.committed()
+                }
+            };
+            self.tell(committed, world);
+            world.generation_dropped(self.host.now_ms(), generation);
+            Ok(())
         })
     }
 
+    /// Bytes are the disk's own business, and not the same on every one.
     fn usage(&self) -> Usage {
-        self.inner.usage()
+        Usage {
+            disk_bytes: 0,
+            wal_bytes_written: 0,
+            ..self.store().usage()
+        }
     }
 }

@@ -60,6 +60,11 @@ impl Faults<'_> {
         self.0.lock().faults.read = None;
     }
 
+    /// How much longer a sync takes now.
+    pub fn sync_delay(&self) -> Duration {
+        self.0.lock().faults.sync_delay
+    }
+
     /// Fails the next `get`, `scan` or `generations`, of whichever handle.
     pub fn fail_next_read(&self, failure: ReadFailure) {
         self.0.lock().faults.read = Some(failure);
