@@ -190,10 +190,6 @@ mod planted {
             "what outlives its generation is not copied",
             "a generation is dropped when nothing in it is needed",
         ),
-        canary(
-            "who has left still waits",
-            "a session leaves nothing behind in memory",
-        ),
         // Steps.
         canary(
             "an outcome counts twice",

@@ -391,9 +391,7 @@ impl Core {
             .for_each(|queue| queue.withdraw(id));
         self.unsettled.extend(session.slots.keys());
         for run in &session.waits {
-            if let Some(waiting) = self.waiters.get_mut(run)
-                && !canary!("who has left still waits")
-            {
+            if let Some(waiting) = self.waiters.get_mut(run) {
                 waiting.retain(|(waiter, _)| *waiter != id);
                 if waiting.is_empty() {
                     self.waiters.remove(run);

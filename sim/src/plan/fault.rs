@@ -187,6 +187,9 @@ fn draw_one(draw: &mut Draw, settings: &Settings) -> TimedFault {
     // From less than a heartbeat to well beyond the session time-out.
     let span_ms = draw.between(10, timeout * 2);
     let extent = draw.bits();
+    // Long enough that a worker starts no more steps, too short for its session to end.
+    let nearly_lost = extent.is_multiple_of(3);
+    let nearly_lost_ms = timeout * (60 + extent / 3 % 26) / 100;
     let (host, other, extent) = match kind {
         FaultKind::WorkerKilled | FaultKind::WorkerKilledSilently | FaultKind::WorkerDrained => {
             (worker, String::new(), 0)
@@ -219,6 +222,7 @@ fn draw_one(draw: &mut Draw, settings: &Settings) -> TimedFault {
     };
     // From less than the grace for a broken connection to several session time-outs.
     let span_ms = match kind {
+        FaultKind::WorkerPaused | FaultKind::Held if nearly_lost => nearly_lost_ms,
         FaultKind::WorkerPaused | FaultKind::ServerPaused | FaultKind::ClientPaused => {
             let longest = *draw.pick(&[settings.disconnect_grace_ms.max(20), timeout, 4 * timeout]);
             draw.between(10, longest)

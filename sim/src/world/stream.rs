@@ -253,12 +253,17 @@ impl FrameStream {
         }
     }
 
+    /// The server has noticed that the connection is gone.
+    fn parts(&self) {
+        if let Some(who) = self.who {
+            self.host.world.court().parted(who);
+        }
+    }
+
     /// Once all is mended, the engine is heard on every connection that is opened, and the other way round.
     fn look_at_end(&self) {
+        self.parts();
         let (world, settings) = (&self.host.world, &self.host.world.plan.settings);
-        if let Some(who) = self.who {
-            world.court().parted(who);
-        }
         let now_ms = world.now_ms();
         let mended_ms = settings.faults_end_ms + 3 * settings.session_timeout_ms;
         let silent_ms = now_ms.saturating_sub(self.heard_ms);
@@ -277,8 +282,14 @@ impl FrameStream {
 
     fn poll_pieces(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(piece) = self.pieces.front_mut() {
-            let written = ready!(on(&self.socket, |inner| inner.poll_write(cx, piece)))?;
-            piece.advance(written);
+            let written = ready!(on(&self.socket, |inner| inner.poll_write(cx, piece)));
+            match written {
+                Ok(written) => piece.advance(written),
+                Err(error) => {
+                    self.parts();
+                    return Poll::Ready(Err(error));
+                }
+            }
             if piece.is_empty() {
                 self.pieces.pop_front();
             }
@@ -345,7 +356,11 @@ impl AsyncRead for FrameStream {
         ready!(self.host.poll_awake(cx));
         self.reader = Some(cx.waker().clone());
         let before = into.filled().len();
-        ready!(on(&self.socket, |inner| inner.poll_read(cx, into)))?;
+        let read = ready!(on(&self.socket, |inner| inner.poll_read(cx, into)));
+        if read.is_err() || into.filled().len() == before {
+            self.parts();
+        }
+        read?;
         let this = &mut *self;
         this.received.0.extend_from_slice(&into.filled()[before..]);
         while let Some(frame) = this.received.next() {
