@@ -28,6 +28,9 @@ fn plan() -> Plan {
     plan.settings.skips_time = false;
     plan.settings.workers = 3;
     plan.settings.clients = 2;
+    for job in &mut plan.jobs {
+        job.client = 1 + job.client % 2;
+    }
     plan.settings.clocks = [(
         "server".to_owned(),
         ClockError {

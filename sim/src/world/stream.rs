@@ -345,8 +345,15 @@ impl AsyncRead for FrameStream {
         ready!(self.host.poll_awake(cx));
         self.reader = Some(cx.waker().clone());
         let before = into.filled().len();
-        ready!(on(&self.socket, |inner| inner.poll_read(cx, into)))?;
+        let read = ready!(on(&self.socket, |inner| inner.poll_read(cx, into)));
         let this = &mut *self;
+        if let Some(who) = this.who
+            && (read.is_err() || into.filled().len() == before)
+        {
+            // The engine hears of it now, and may act before both halves of the connection are gone.
+            this.host.world.court().parted(who);
+        }
+        read?;
         this.received.0.extend_from_slice(&into.filled()[before..]);
         while let Some(frame) = this.received.next() {
             this.look_at_received(&frame);
