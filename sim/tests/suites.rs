@@ -24,10 +24,13 @@ impl Order {
 const CHECKOUT: Workflow<Order, u64> = Workflow::new("checkout").queue("shop");
 
 async fn checkout(ctx: Ctx, order: Order, world: Outside) -> Result<u64, Failure> {
+    // Calls hang now and then: without limits of their own, two of them would take longer than all orders may.
     let charge = ctx
         .step("charge", |s| world.call("charge", s.key(), &order))
+        .limits(secs(5), secs(10))
         .await?;
     ctx.step("mail", |s| world.call("mail", s.key(), order.id))
+        .limits(secs(5), secs(10))
         .await?;
     Ok(charge)
 }
