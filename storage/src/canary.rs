@@ -3,7 +3,7 @@
 //! They are compiled in only with `--cfg canary`, and of those at most one is awake, selected while the program runs. In
 //! any other build `canary!` is the word `false`, so that nothing of them is left.
 //!
-//! ```ignore
+//! ```text
 //! if canary!("no fence") || token == current { … }
 //! ```
 //!
