@@ -42,6 +42,9 @@ pub(crate) struct HuntCanaries {
     /// Processor time for each
     #[arg(long, default_value = "5m", value_parser = span)]
     cpu: Duration,
+    /// Reduce each plan that caught one, for so long at most
+    #[arg(long, default_value = "0s", value_parser = span)]
+    shrink: Duration,
 }
 
 #[derive(Debug, Args)]
@@ -362,6 +365,7 @@ impl HuntCanaries {
     fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
         let budget = Budget {
             cpu: self.cpu,
+            shrink: self.shrink,
             ..Budget::default()
         };
         let hunts = hunt_all(&self.pattern, budget, |hunt| {

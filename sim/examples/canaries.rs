@@ -1,4 +1,5 @@
-//! Looks for the bugs that were planted on purpose: `canaries [--json] [--seeds N] [--cpu SECONDS] [PATTERN]`.
+//! Looks for the bugs that were planted on purpose: `canaries [--json] [--seeds N] [--cpu SECONDS] [--shrink SECONDS]
+//! [PATTERN]`.
 //!
 //! Exit 0 if each was caught, 1 if one was not, 2 if this build holds none.
 
@@ -18,6 +19,7 @@ fn main() -> ExitCode {
         match argument.as_str() {
             "--json" => json = true,
             "--seeds" => budget.seeds = number(),
+            "--shrink" => budget.shrink = Duration::from_secs(number()),
             "--cpu" => budget.cpu = Duration::from_secs(number()),
             _ => pattern = argument,
         }
@@ -65,6 +67,9 @@ fn tell(hunt: &Hunt) {
         "{:<62}  {caught_by:<44}  {:>6}  {:>7.2}  {}",
         hunt.name, hunt.seeds, hunt.cpu_s, hunt.breaks
     );
+    if let Some(faults) = hunt.faults_after_shrink {
+        println!("    reduced to {faults} faults in {:.1} s", hunt.shrink_s);
+    }
     for violation in &hunt.without {
         println!("    without it: {}: {}", violation.checker, violation.text);
     }
@@ -74,6 +79,11 @@ fn sum_up(hunts: &[Hunt]) {
     let mut cpu_s: Vec<f64> = hunts.iter().map(|hunt| hunt.cpu_s).collect();
     cpu_s.sort_by(f64::total_cmp);
     let missed = hunts.iter().filter(|hunt| !hunt.caught).count();
+    let reduced = hunts.iter().filter_map(|hunt| hunt.faults_after_shrink);
+    let few = reduced.clone().filter(|faults| *faults <= 5).count();
+    if reduced.clone().count() > 0 {
+        println!("{few} of {} reduced to at most 5 faults", reduced.count());
+    }
     println!(
         "{} canaries, {missed} not caught; CPU: median {:.2} s, longest {:.2} s, all {:.0} s",
         hunts.len(),

@@ -18,6 +18,8 @@ pub struct Budget {
     pub seeds: u64,
     /// Processor time, looked at between two seeds.
     pub cpu: Duration,
+    /// Real time for reducing the plan that caught it; none, and it is not reduced.
+    pub shrink: Duration,
 }
 
 impl Default for Budget {
@@ -26,6 +28,7 @@ impl Default for Budget {
         Self {
             seeds: u64::MAX,
             cpu: Duration::from_secs(300),
+            shrink: Duration::ZERO,
         }
     }
 }
@@ -47,6 +50,10 @@ pub struct Hunt {
     pub checker: Option<String>,
     /// What was found.
     pub text: Option<String>,
+    /// Faults and strikes that are left of the catching plan when it is reduced, if that was asked for.
+    pub faults_after_shrink: Option<usize>,
+    /// Real seconds that took.
+    pub shrink_s: f64,
     /// What the same seed shows without it: anything here is another bug, and the canary is not caught.
     pub without: Vec<Violation>,
 }
@@ -95,12 +102,16 @@ pub fn hunt_all(
 
 #[cfg(canary)]
 mod planted {
+    use std::sync::Arc;
     use std::time::Duration;
 
     use stepwell::canary::{Canary, select};
 
     use super::{Budget, Hunt};
-    use crate::{Plan, run};
+    use crate::program::Program;
+    use crate::shrink::shrink;
+    use crate::suite::Stopwatch;
+    use crate::{Plan, Report, run};
 
     /// Plays seeds until one shows the canary or the budget is used up.
     pub(super) fn hunt(canary: &Canary, budget: Budget) -> Hunt {
@@ -113,6 +124,8 @@ mod planted {
             cpu_s: 0.0,
             checker: None,
             text: None,
+            faults_after_shrink: None,
+            shrink_s: 0.0,
             without: Vec::new(),
         };
         while hunt.seeds < budget.seeds && processor_time().saturating_sub(begun) < budget.cpu {
@@ -130,7 +143,27 @@ mod planted {
             }
         }
         hunt.cpu_s = processor_time().saturating_sub(begun).as_secs_f64();
+        if hunt.caught && !budget.shrink.is_zero() {
+            select(Some(canary.name));
+            reduce(&mut hunt, budget.shrink);
+            select(None);
+        }
         hunt
+    }
+
+    /// Reduces the plan that caught it to one that fails by the same property.
+    fn reduce(hunt: &mut Hunt, budget: Duration) {
+        let clock = Stopwatch::begin();
+        let plan = Plan::of_seed(hunt.seeds - 1);
+        let report = run(plan.clone());
+        let checker = hunt.checker.clone();
+        let same = move |report: &Report| {
+            report.violations.first().map(|first| &first.checker) == checker.as_ref()
+        };
+        let program = Arc::new(Program::engine());
+        let shrunk = shrink(&program, plan, report, budget, &same).plan;
+        hunt.faults_after_shrink = Some(shrunk.faults.len() + shrunk.script.len());
+        hunt.shrink_s = clock.passed().as_secs_f64();
     }
 
     /// What this thread has used of the processor; no time at all where the system does not tell.
