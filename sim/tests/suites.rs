@@ -65,7 +65,7 @@ fn checkout_survives_chaos() {
         })
         .sometimes("a completed step was replayed", |h| h.replays() > 0)
         .sometimes("a call found its effect done", |h| h.absorbed() > 0)
-        .seeds(Seeds::fresh_only(20).budget(secs(20)))
+        .seeds(Seeds::fresh_only(20).from(0).budget(secs(20)))
         .run();
 }
 
@@ -216,6 +216,6 @@ fn a_month_passes() {
             w.start_many(PATIENT, 5, |draw| draw.bits());
         })
         .eventually("a month passes", mins(10))
-        .seeds(Seeds::fresh_only(5))
+        .seeds(Seeds::fresh_only(5).from(0))
         .run();
 }
