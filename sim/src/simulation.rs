@@ -573,13 +573,16 @@ impl Simulation<'_> {
         }
     }
 
-    /// A server's clock that its engine does not believe is set to where engine time is.
+    /// A server's clock that its engine does not believe is set to where engine time is. It is the clock as it is now that
+    /// counts, which the server may not have seen yet: it may have stood still, or be down.
     fn set_clocks(&self) {
+        let mark = self.world.court().durable.mark.as_ref().map(|mark| mark.time);
         let mut clocks = self.world.clocks();
-        let Some(server) = clocks.server() else {
+        let Some(engine) = clocks.engine().or(mark) else {
             return;
         };
-        let ahead_ms = server.wall.0 as i64 - server.engine.0 as i64;
+        let wall = clocks.wall("server", &self.world, self.world.now_ms());
+        let ahead_ms = wall.0 as i64 - engine.0 as i64;
         if ahead_ms > BELIEVED_MS {
             clocks.jump("server", -ahead_ms);
         }

@@ -96,7 +96,7 @@ pub(crate) struct ServerTime {
 
 impl Clocks {
     /// What the wall clock of a host shows.
-    pub(super) fn wall(&self, host: &str, world: &super::World, now_ms: u64) -> Time {
+    pub(crate) fn wall(&self, host: &str, world: &super::World, now_ms: u64) -> Time {
         let settings = &world.plan.settings;
         let error = settings.clocks.get(host).copied().unwrap_or_default();
         let passed = i128::from(now_ms);
@@ -172,6 +172,11 @@ impl Clocks {
             engine: shown.clock.now(),
             wall: shown.reading.wall,
         })
+    }
+
+    /// Engine time when the running server looked last.
+    pub(crate) fn engine(&self) -> Option<Time> {
+        self.engine.as_ref().map(|shown| shown.clock.now())
     }
 
     /// Engine time cannot be later than this, by all that the clocks have shown.
