@@ -190,6 +190,10 @@ mod planted {
             "what outlives its generation is not copied",
             "a generation is dropped when nothing in it is needed",
         ),
+        canary(
+            "a generation emptied before the engine ended is forgotten",
+            "what is dropped whole is dropped, also after a restart between its record and itself",
+        ),
         // Steps.
         canary(
             "an outcome counts twice",
@@ -210,6 +214,10 @@ mod planted {
         canary(
             "no backoff",
             "a failed attempt is not made again before its instant",
+        ),
+        canary(
+            "a hand-out does not tell the time",
+            "a worker that waits for a backoff knows engine time, not an estimate that ran ahead",
         ),
         canary(
             "dead letters are not counted",
@@ -260,6 +268,10 @@ mod planted {
         canary(
             "requests are numbered from one in each life",
             "a late answer to an earlier life of a client answers no request",
+        ),
+        canary(
+            "a refused hello answers for commands sent before",
+            "a command that may have taken effect is not told to have taken none",
         ),
         canary(
             "requests are lost with their connection",

@@ -1,5 +1,8 @@
 //! Looks for the bugs that were planted on purpose: `canaries [--json] [--seeds N] [--cpu SECONDS] [--shrink SECONDS]
-//! [PATTERN]`.
+//! [--bank DIR] [--keep DIR] [PATTERN]`.
+//!
+//! With `--bank`, the plan of each in that directory is played before any seed; with `--keep` (and `--shrink`) the reduced
+//! plans are written there.
 //!
 //! Exit 0 if each was caught, 1 if one was not, 2 if this build holds none.
 
@@ -12,13 +15,13 @@ fn main() -> ExitCode {
     let (mut json, mut pattern, mut budget) = (false, String::new(), Budget::default());
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
-        let mut number = || -> u64 {
-            let text = arguments.next().expect("a number");
-            text.parse().expect("a number")
-        };
+        let mut word = || arguments.next().expect("a value");
+        let mut number = || -> u64 { word().parse().expect("a number") };
         match argument.as_str() {
             "--json" => json = true,
             "--seeds" => budget.seeds = number(),
+            "--bank" => budget.bank = Some(word().into()),
+            "--keep" => budget.keep = Some(word().into()),
             "--shrink" => budget.shrink = Duration::from_secs(number()),
             "--cpu" => budget.cpu = Duration::from_secs(number()),
             _ => pattern = argument,
@@ -30,7 +33,7 @@ fn main() -> ExitCode {
             "canary", "caught by", "seeds", "CPU s"
         );
     }
-    let hunts = hunt_all(&pattern, budget, |hunt| {
+    let hunts = hunt_all(&pattern, &budget, |hunt| {
         if !json {
             tell(hunt);
         }
@@ -63,9 +66,13 @@ fn tell(hunt: &Hunt) {
         (Some(_), false) => "SHOWN WITHOUT IT TOO",
         (None, _) => "NOT CAUGHT",
     };
+    let seeds = match hunt.banked {
+        true => "bank".to_owned(),
+        false => hunt.seeds.to_string(),
+    };
     println!(
-        "{:<62}  {caught_by:<44}  {:>6}  {:>7.2}  {}",
-        hunt.name, hunt.seeds, hunt.cpu_s, hunt.breaks
+        "{:<62}  {caught_by:<44}  {seeds:>6}  {:>7.2}  {}",
+        hunt.name, hunt.cpu_s, hunt.breaks
     );
     if let Some(faults) = hunt.faults_after_shrink {
         println!("    reduced to {faults} faults in {:.1} s", hunt.shrink_s);

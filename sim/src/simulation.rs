@@ -576,7 +576,13 @@ impl Simulation<'_> {
     /// A server's clock that its engine does not believe is set to where engine time is. It is the clock as it is now that
     /// counts, which the server may not have seen yet: it may have stood still, or be down.
     fn set_clocks(&self) {
-        let mark = self.world.court().durable.mark.as_ref().map(|mark| mark.time);
+        let mark = self
+            .world
+            .court()
+            .durable
+            .mark
+            .as_ref()
+            .map(|mark| mark.time);
         let mut clocks = self.world.clocks();
         let Some(engine) = clocks.engine().or(mark) else {
             return;

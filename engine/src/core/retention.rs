@@ -67,6 +67,9 @@ impl Cleaner {
         let is_known = |space: &u32| known.iter().any(|(generation, _)| generation == space);
         let mut emptied = spaces;
         emptied.retain(|space| Some(*space) < newest && !is_known(space));
+        if canary!("a generation emptied before the engine ended is forgotten") {
+            emptied.clear();
+        }
         Self {
             emptied,
             ..Self::default()

@@ -125,9 +125,14 @@ impl Line {
         let mut state = self.state();
         state.problem = Some(error.clone());
         if matches!(error, SessionError::HelloRefused { .. }) {
-            let (open, hopeless) = std::mem::take(&mut state.pending)
-                .into_iter()
-                .partition(|(_, pending)| pending.sent && commands(&pending.message));
+            let (open, hopeless) =
+                std::mem::take(&mut state.pending)
+                    .into_iter()
+                    .partition(|(_, pending)| {
+                        pending.sent
+                            && commands(&pending.message)
+                            && !canary!("a refused hello answers for commands sent before")
+                    });
             state.pending = open;
             let hopeless: BTreeMap<u64, Pending> = hopeless;
             for pending in hopeless.into_values() {
