@@ -14,10 +14,10 @@ use crate::checker;
 use crate::event::What;
 use crate::host::{client, server, worker};
 use crate::panics;
-use crate::plan::{Fault, FaultKind, Plan, Strike};
+use crate::plan::{Disk, Fault, FaultKind, Plan, Strike};
 use crate::program::Program;
 use crate::recording::Recording;
-use crate::report::{Report, Violation};
+use crate::report::{ON_FJALL, Report, Violation};
 use crate::skip;
 use crate::world::{InAir, Keeps, World};
 
@@ -137,6 +137,9 @@ fn report(world: &World, violations: Vec<Violation>) -> (Report, Vec<String>) {
         }
         (ledger.absorbed(), court.late_bodies, court.durable.moves)
     };
+    if world.plan.settings.disk == Disk::Fjall {
+        world.saw(ON_FJALL);
+    }
     world.saw_many("effects absorbed", absorbed);
     world.saw_many("bodies begun late", late_bodies);
     world.saw_many("journals that outlived their generation", moves);
@@ -576,7 +579,13 @@ impl Simulation<'_> {
     /// A server's clock that its engine does not believe is set to where engine time is. It is the clock as it is now that
     /// counts, which the server may not have seen yet: it may have stood still, or be down.
     fn set_clocks(&self) {
-        let mark = self.world.court().durable.mark.as_ref().map(|mark| mark.time);
+        let mark = self
+            .world
+            .court()
+            .durable
+            .mark
+            .as_ref()
+            .map(|mark| mark.time);
         let mut clocks = self.world.clocks();
         let Some(engine) = clocks.engine().or(mark) else {
             return;
