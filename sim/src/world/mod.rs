@@ -379,6 +379,7 @@ impl World {
         for (run, id) in forgotten {
             self.saw("runs forgotten after their retention");
             self.ledger().forget(run, id);
+            self.told().calls.has_forgotten(run, id, now_ms);
         }
     }
 

@@ -11,6 +11,7 @@ use stepwell_storage::{
 };
 
 use super::{Host, World};
+use crate::durable;
 use crate::event::What;
 use crate::plan::{Point, Strike};
 
@@ -144,6 +145,10 @@ impl Store for WatchedStore {
         let ops: Vec<Op> = batch.iter().cloned().collect();
         let seq = self.store().submit(batch)?;
         self.host.world.submitted(&self.host, seq, &ops);
+        for id in ops.iter().filter_map(durable::forgets) {
+            let at_ms = self.host.now_ms();
+            self.host.world.told().calls.forgets(id, at_ms);
+        }
         self.air().batches.push_back((seq, ops));
         Ok(seq)
     }
