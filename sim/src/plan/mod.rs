@@ -137,6 +137,7 @@ impl Plan {
             )
         };
         self.faults.retain(|timed| has(timed.fault.kind));
+        self.script.retain(|s| s.strike != Strike::FailSync);
         self.settings.disk = Disk::Fjall;
         self
     }
