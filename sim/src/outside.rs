@@ -146,13 +146,10 @@ async fn called(
         .effect((seed, host.now_ms()), place, &request);
     record.effect(world.ledger().absorbed() > before);
     host.line(format_args!("effect `{effect}` of {request} under {key}"));
-    let value = value.map_err(|problem| {
-        world.court().charge(
-            "effects happen as often as they may",
-            host.now_ms(),
-            problem.clone(),
-        );
-        CallError::Wrong(problem)
+    let value = value.map_err(|wrong| {
+        let (checker, now_ms) = (wrong.checker, host.now_ms());
+        world.court().charge(checker, now_ms, wrong.text.clone());
+        CallError::Wrong(wrong.text)
     })?;
     world.effect_happened();
     host.passes(&Point::after_effect(effect)).await;

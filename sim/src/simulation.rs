@@ -127,14 +127,17 @@ fn simulate(plan: Plan, program: Arc<Program>, keeps: Keeps) -> (Arc<World>, Vec
 
 fn report(world: &World, violations: Vec<Violation>) -> (Report, Vec<String>) {
     let mut runs = BTreeMap::new();
-    let (absorbed, late_bodies, moves) = {
+    let (absorbed, late_bodies, moves, (moved, missed)) = {
         let (court, ledger) = (world.court(), world.ledger());
         for run in court.durable.runs.values() {
             let end = run.entries.last().map_or("", |entry| entry.kind_name());
             *runs.entry(end.to_owned()).or_default() += 1;
         }
-        (ledger.absorbed(), court.late_bodies, court.durable.moves)
+        let (late, moves) = (court.late_bodies, court.durable.moves);
+        (ledger.absorbed(), late, moves, ledger.ring_counts())
     };
+    world.saw_many("nodes moved along the ring", moved);
+    world.saw_many("swaps in the ring that somebody else was ahead of", missed);
     if world.plan.settings.disk == Disk::Fjall {
         world.saw(ON_FJALL);
     }

@@ -17,6 +17,7 @@ mod proof;
 mod release;
 mod replay;
 mod retention;
+mod ring;
 mod start;
 mod suspect;
 mod tally;
@@ -251,6 +252,7 @@ pub(crate) fn at_the_end(world: &World, in_time: bool) {
     world.saw_many("runs with too many orders of calls", checked.given_up);
     if world.program.is_engine {
         effect::at_the_end(&court.durable, &ledger, &mut bench);
+        ring::at_the_end(&court.durable, &ledger, &mut bench);
         proof::at_the_end(&court.durable, &ledger, &world.plan, &mut bench);
     }
     if in_time {

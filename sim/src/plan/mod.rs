@@ -8,6 +8,7 @@ mod clock;
 mod fault;
 mod job;
 mod long;
+mod ring;
 mod script;
 mod settings;
 mod workload;
@@ -19,6 +20,7 @@ use crate::draw::Draw;
 pub use self::clock::ClockError;
 pub use self::fault::{Fault, FaultKind, TimedFault};
 pub use self::job::{ChainInput, Job, Order, Solo, TimedJob, Work};
+pub use self::ring::RingInput;
 pub use self::script::{Point, Scripted, Strike};
 pub use self::settings::{Disk, Settings};
 pub use self::workload::Workload;
@@ -70,6 +72,8 @@ impl Plan {
         let mut settings = Settings::draw(seed);
         limit(&mut settings);
         let mut jobs = job::draw_all(seed, &settings);
+        jobs.extend(ring::draw_all(seed, &settings));
+        jobs.sort_by_key(|job| job.at_ms);
         long::lengthen(seed, &settings, &mut jobs);
         let faults = fault::draw_all(seed, &settings);
         Self {
