@@ -15,7 +15,7 @@ use crate::durable::{Durable, DurableRun};
 use crate::ledger::Ledger;
 use crate::plan::{ChainInput, Job, Order, Plan, Solo, TimedJob};
 use crate::workload::{
-    CALL, CHAIN, CHECKOUT, DECLINED, Receipt, SOLO, chain_expected, chain_request,
+    CALL, CHAIN, CHECKOUT, DECLINED, RING, Receipt, SOLO, chain_expected, chain_request,
 };
 
 const NAME: &str = "the workload's proof holds";
@@ -41,6 +41,7 @@ pub(super) fn at_the_end(durable: &Durable, ledger: &Ledger, plan: &Plan, bench:
             name if name == CHAIN.name() => chain(*no, run, ledger),
             name if name == CHECKOUT.name() => checkout(run),
             name if name == SOLO.name() => solo(run),
+            name if name == RING.name() => ring(*no, run, ledger),
             other => Err(format!("there is no workflow {other}")),
         };
         if let Err(problem) = problem {
@@ -185,6 +186,15 @@ fn checkout(run: &DurableRun) -> Result<(), String> {
             }
             was_asked_to_stop(run)
         }
+        _ => Ok(()),
+    }
+}
+
+fn ring(no: RunNo, run: &DurableRun, ledger: &Ledger) -> Result<(), String> {
+    match run.entries.last() {
+        Some(Entry::Completed(_)) => super::ring::moved(no, run, ledger),
+        Some(Entry::Died(died)) => may_die(run, &died.failure, false),
+        Some(Entry::Cancelled(_)) => was_asked_to_stop(run),
         _ => Ok(()),
     }
 }
