@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use stepwell_sim::{Options, Seeds, Sim};
+use stepwell_sim::{Options, Plan, Seeds, Sim, run};
 
 const BANK: &str = "bank/bank.toml";
 
@@ -16,6 +16,19 @@ fn plans_that_showed_a_bug_are_sound_without_it() {
     println!("{report}");
     assert_eq!(report.failed, 0, "{report}");
     assert_eq!(report.seeds, plans_in("bank").len() as u64);
+}
+
+/// A plan may show that a seed is not the same twice, which need not be so at every second time.
+#[test]
+fn plans_in_the_bank_are_the_same_each_time() {
+    for file in plans_in("bank") {
+        let text = std::fs::read_to_string(Path::new("bank").join(&file)).expect("a plan");
+        let plan: Plan = serde_json::from_str(&text).expect("a plan");
+        let first = run(plan.clone()).trace_hash;
+        for _ in 0..3 {
+            assert_eq!(run(plan.clone()).trace_hash, first, "{file}");
+        }
+    }
 }
 
 /// A plan that nobody lists is never played.
