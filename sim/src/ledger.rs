@@ -49,6 +49,7 @@ const BAD_CALLS_MAX: u32 = 3;
 pub struct Effect {
     guarded: bool,
     once_per_request: bool,
+    optional: bool,
 }
 
 impl Effect {
@@ -58,6 +59,7 @@ impl Effect {
         Self {
             guarded: true,
             once_per_request: false,
+            optional: false,
         }
     }
 
@@ -66,6 +68,7 @@ impl Effect {
         Self {
             guarded: false,
             once_per_request: false,
+            optional: false,
         }
     }
 
@@ -77,6 +80,20 @@ impl Effect {
             once_per_request: true,
             ..self
         }
+    }
+
+    /// It may rightly not happen after a crash, or happen only then, because it races with something, as with a timer. The
+    /// audit and the crash map look only that it does not happen more often.
+    #[must_use]
+    pub const fn optional(self) -> Self {
+        Self {
+            optional: true,
+            ..self
+        }
+    }
+
+    pub(crate) const fn is_optional(self) -> bool {
+        self.optional
     }
 }
 

@@ -188,6 +188,16 @@ fn every_point_of_a_checkout_may_be_struck() {
     assert!(map.is_sound(), "{map}");
 }
 
+/// An effect that races with a timer may be missed; that is not held against its workflow.
+#[test]
+fn every_point_of_the_engines_own_workflows_may_be_struck() {
+    let map = Sim::engine()
+        .crash_map(1, &[Strike::KillWorker, Strike::PauseWorker])
+        .expect("it can be mapped");
+    assert!(map.points.len() >= 60, "{map}");
+    assert!(map.is_sound(), "{map}");
+}
+
 #[test]
 fn a_script_strikes_where_it_says() {
     let report = failing(

@@ -38,7 +38,8 @@ pub(super) fn at_the_end(durable: &Durable, ledger: &Ledger, bench: &mut Bench<'
             };
             let key = format!("{}-{}", started.id, step.number);
             let recorded: Option<u64> = step.output.to().ok();
-            let effect = ledger.effect_of(*no, effect_of(&started.workflow), &key);
+            let name = effect_of(&started.workflow, &step.place.name);
+            let effect = ledger.effect_of(*no, name, &key);
             if effect.map(|effect| effect.value) != recorded {
                 bench.charge(
                     NAME,

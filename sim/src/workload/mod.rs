@@ -28,13 +28,17 @@ pub(crate) const RING: Workflow<RingInput, u64> = Workflow::new("ring");
 
 /// The effect that all other steps have.
 pub(crate) const CALL: &str = "call";
+/// What races with a customer's patience.
+pub(crate) const ASK: &str = "ask";
 /// The effect of steps that change the ring.
 pub(crate) const RING_EFFECT: &str = "ring";
 
-/// The effect of a workflow's steps.
-pub(crate) fn effect_of(workflow: &str) -> &'static str {
+/// The effect of a workflow's step.
+pub(crate) fn effect_of(workflow: &str, step: &str) -> &'static str {
     if workflow == RING.name() {
         RING_EFFECT
+    } else if step == ASK {
+        ASK
     } else {
         CALL
     }
