@@ -245,6 +245,7 @@ impl Peer for ClientPeer {
             workflows: Vec::new(),
             queues: Vec::new(),
             held: Vec::new(),
+            tags: Vec::new(),
         }
     }
 
