@@ -121,3 +121,8 @@ pub use workflow::{Ctx, Step, Workflow, days, hours, join_all, millis, mins, sec
 #[cfg(all(doctest, feature = "server"))]
 #[doc = include_str!("../../README.md")]
 struct Readme;
+
+/// The page about queues, likewise.
+#[cfg(all(doctest, feature = "server"))]
+#[doc = include_str!("../../docs/queues.md")]
+struct QueuesPage;

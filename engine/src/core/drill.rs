@@ -841,7 +841,7 @@ impl Drill {
             ..QueueChange::default()
         };
         match what % 8 {
-            0..=1 => change.paused = Some(number % 2 == 0),
+            0..=1 => change.paused = Some(number.is_multiple_of(2)),
             2..=3 => change.concurrency = Some(number % 4),
             4 => change.oldest_every = Some(number % 5),
             _ => {
@@ -871,7 +871,9 @@ impl Drill {
     /// Somebody looks at the queues: what is told is what is stored then.
     fn ask_queues(&mut self, how: u8) {
         self.look(false);
-        let queue = (how % 4 == 0).then(|| QUEUES[usize::from(how / 4) % 2].to_owned());
+        let queue = how
+            .is_multiple_of(4)
+            .then(|| QUEUES[usize::from(how / 4) % 2].to_owned());
         self.request(RunId(0), |request| AskQueues { request, queue }.into());
         self.look(false);
     }

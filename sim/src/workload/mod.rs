@@ -21,18 +21,24 @@ pub(crate) const CHECKOUT: Workflow<Order, Receipt> = Workflow::new("checkout");
 /// No step at all.
 pub(crate) const SOLO: Workflow<Solo, (u64, String)> = Workflow::new("solo");
 
+/// A chain in a queue of its own, which operators pause and limit.
+pub(crate) const ERRAND: Workflow<ChainInput, u64> = Workflow::new("errand").queue("errands");
+
 /// The effect that all steps have.
 pub(crate) const CALL: &str = "call";
 
 /// Registers all workloads.
 pub(crate) fn register(worker: SimWorker) -> SimWorker {
-    let (a, b) = (worker.world(), worker.world());
+    let (a, b, c) = (worker.world(), worker.world(), worker.world());
     worker
         .register(CHAIN, move |ctx, input| chain::chain(ctx, input, a.clone()))
         .register(CHECKOUT, move |ctx, order| {
             checkout::checkout(ctx, order, b.clone())
         })
         .register(SOLO, solo::solo)
+        .register(ERRAND, move |ctx, input| {
+            chain::chain(ctx, input, c.clone())
+        })
 }
 
 /// The policy of all steps: more retries than calls can fail, soon.
