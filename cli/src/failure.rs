@@ -107,7 +107,8 @@ impl CommandError {
             Refusal::IdTaken(taken) => error.hint(format!("`stepwell run show {}` prints the existing run", taken.id)),
             Refusal::HasEnded(ended) => error.hint(format!("`stepwell run show {}` prints how", ended.id)),
             Refusal::NotResumable(run) => error.hint(format!("`stepwell run show {}` prints where it is", run.id)),
-            Refusal::BadName(_) | Refusal::PayloadTooLarge(_) | Refusal::OutOfRange(_) => Self { exit: USAGE, ..error },
+            Refusal::NoSuchQueue(_) => error.hint("`stepwell queue list` prints them; `queue limit` makes one"),
+            Refusal::BadName(_) | Refusal::BadRate(_) | Refusal::PayloadTooLarge(_) | Refusal::OutOfRange(_) => Self { exit: USAGE, ..error },
             _ => error,
         }
     }
@@ -188,6 +189,8 @@ fn refused_kind(refusal: &Refusal) -> &'static str {
         Refusal::Damaged(_) => "damaged",
         Refusal::Poisoned(_) => "stopped",
         Refusal::OutOfRange(_) => "out_of_range",
+        Refusal::NoSuchQueue(_) => "no_such_queue",
+        Refusal::BadRate(_) => "bad_rate",
         _ => "refused",
     }
 }

@@ -10,6 +10,7 @@ mod demo;
 mod failure;
 mod process;
 mod quantity;
+mod queue;
 mod reach;
 mod run;
 mod serve;
@@ -42,6 +43,9 @@ enum Command {
     /// Start runs, look at them, stop them
     #[command(subcommand)]
     Run(run::RunCommand),
+    /// Look at queues, pause them, limit them
+    #[command(subcommand)]
+    Queue(queue::QueueCommand),
     /// Look at runs that failed for good
     #[command(subcommand)]
     Dead(dead::DeadCommand),
@@ -98,6 +102,7 @@ fn run(command: Command, terminal: Terminal) -> Result<Answer, CommandError> {
         match command {
             Command::Serve(command) => command.execute(terminal).await,
             Command::Run(command) => command.execute(terminal).await,
+            Command::Queue(command) => command.execute(terminal).await,
             Command::Dead(command) => command.execute(terminal).await,
             Command::Store(command) => command.execute(terminal).await,
             Command::Stats(command) => command.execute(terminal).await,

@@ -173,6 +173,35 @@ mod planted {
             "a turn suspends over what it has not seen",
             "a run whose journal has grown behind its worker's back is ready at once",
         ),
+        // What a queue's settings let through.
+        canary(
+            "the limit is looked at after the grant",
+            "A1: a new grant leaves at most as many granted as the concurrency limit says",
+        ),
+        canary(
+            "restored grants have no place in the limit",
+            "A1: runs kept for workers that may come back are granted",
+        ),
+        canary(
+            "a dead worker's place in the limit is lost",
+            "A1: a run that is no longer granted takes no place",
+        ),
+        canary(
+            "the bucket is full again after a restart",
+            "A2: what is left of a rate limit is durable with the grants it paid for",
+        ),
+        canary(
+            "a paused queue hands out",
+            "A3: while a queue is paused there is no new grant in it",
+        ),
+        canary(
+            "the oldest never gets its share",
+            "A4: one hand-out in so many goes to the run that waits longest",
+        ),
+        canary(
+            "tags are not looked at",
+            "a run goes only where its tags are offered",
+        ),
         // Clocks and retention.
         canary(
             "engine time begins at the wall clock",

@@ -10,7 +10,7 @@ use crate::core::run::RunFold;
 use crate::keys::journal::{self, Joiner};
 use crate::keys::{
     self, DeadRecord, Family, GenerationRecord, GrantedRecord, IndexRecord, Mark, MovedRecord,
-    QueueRecord, ReadyRecord, Record, StoppedRecord, Tally, TimerRecord,
+    PoolRecord, QueueRecord, ReadyRecord, Record, StoppedRecord, Tally, TimerRecord,
 };
 use crate::model::chain;
 use crate::model::entry::Entry;
@@ -68,6 +68,7 @@ pub fn stored(data: &[u8]) {
     record::<GenerationRecord>(data);
     record::<MovedRecord>(data);
     record::<Mark>(data);
+    record::<PoolRecord>(data);
     if let Ok(entry) = Entry::decode(data) {
         assert_eq!(
             Entry::decode(&entry.encode()).as_ref(),
@@ -358,6 +359,7 @@ mod seeds {
             priority: 5,
             delay_ms: 0,
             input: Payload(Bytes::from_static(b"\x01\x2a")),
+            tags: vec!["gpu".into()],
         };
         let (run_no, number, output) = (
             RunNo(1),
@@ -384,6 +386,7 @@ mod seeds {
                     token: TOKEN,
                     seen: 3,
                 }],
+                tags: vec!["gpu".into()],
             }
             .into(),
             Welcome {
@@ -468,6 +471,7 @@ mod seeds {
             traceparent: None,
             input: Payload::default(),
             not_before: Some(Time(5)),
+            tags: Vec::new(),
         };
         let failed = AttemptFailed {
             at: Time(3),
@@ -529,6 +533,8 @@ mod seeds {
                 workflow: workflow.clone(),
                 deaths: 1,
                 avoid: vec!["b1".into()],
+                tags: vec!["gpu".into()],
+                since: Time(4),
             }
             .to_bytes(),
             GrantedRecord {
@@ -543,6 +549,9 @@ mod seeds {
                 entries: 3,
                 deaths: 0,
                 avoid: vec![],
+                tags: vec!["gpu".into()],
+                since: Time(4),
+                at: Time(5),
             }
             .to_bytes(),
         ]

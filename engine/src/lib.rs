@@ -57,6 +57,8 @@
 //! | entries in a journal | warns at 10,000; at 500,000 the run is paused until the limit is raised |
 //! | runs started in one call | 10,000 |
 //! | queues | 10,000; priorities 0 to 9 |
+//! | tags of a run, of a worker | 8, of 64 bytes |
+//! | a queue's concurrency limit, the count and burst of its rate limit | 1,000,000 |
 //! | names of workflows, queues, steps | 128 bytes; of runs 256 |
 //! | a delay | ten years |
 //! | ended runs are kept for | 7 days, by setting |
@@ -98,11 +100,12 @@ pub use model::failure::Failure;
 pub use model::id::RunId;
 pub use model::limits::Limits;
 pub use model::payload::Payload;
+pub use model::queue::{QueueChange, QueueSettings, QueueSummary, RateLimit};
 pub use model::retry::Retry;
 pub use model::run::{Outcome, RunState};
 pub use model::time::Time;
 #[cfg(feature = "worker")]
-pub use runtime::client::{Client, ClientError, Run, RunError, StartBuilder};
+pub use runtime::client::{Client, ClientError, Queues, Run, RunError, StartBuilder};
 #[cfg(feature = "server")]
 pub use runtime::engine::{Engine, EngineOptions, OpenError};
 #[cfg(feature = "server")]
@@ -118,3 +121,8 @@ pub use workflow::{Ctx, Step, Workflow, days, hours, join_all, millis, mins, sec
 #[cfg(all(doctest, feature = "server"))]
 #[doc = include_str!("../../README.md")]
 struct Readme;
+
+/// The page about queues, likewise.
+#[cfg(all(doctest, feature = "server"))]
+#[doc = include_str!("../../docs/queues.md")]
+struct QueuesPage;

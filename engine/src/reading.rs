@@ -1,5 +1,7 @@
 //! Answers the core's reads from a store. No tokio: a store's reads are futures, and who polls them is not our business.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use bytes::Bytes;
 use stepwell_storage::{ReadFailure, Row, Scan, Space, Store};
 
@@ -8,8 +10,8 @@ use crate::core::run::{Run, RunFold, RunImage};
 use crate::core::{GenerationRow, Input, Opened};
 use crate::keys::journal::{self, Joiner};
 use crate::keys::{
-    self, Family, GenerationRecord, GrantedRecord, IndexRecord, Mark, MovedRecord, QueueRecord,
-    ReadyRecord, Record, StoppedRecord, Tally, TimerRecord,
+    self, Family, GenerationRecord, GrantedRecord, IndexRecord, Mark, MovedRecord, PoolRecord,
+    QueueRecord, ReadyRecord, Record, StoppedRecord, Tally, TimerRecord,
 };
 use crate::model::chain::CHAIN_BYTES;
 use crate::model::entry::Entry;
@@ -138,7 +140,22 @@ pub async fn open(store: &dyn Store) -> Result<Opened, Unreadable> {
             let number = keys::number_of(&row.key).ok_or(bad(Family::Queue))?;
             opened
                 .queues
-                .push((number, QueueRecord::of_bytes(&row.value)?.name));
+                .push((number, QueueRecord::of_bytes(&row.value)?));
+            Ok(())
+        },
+    )
+    .await?;
+    let prefix = keys::family(Family::Pool);
+    all_rows(
+        store,
+        Space::Lasting,
+        prefix.clone(),
+        keys::end_of(&prefix),
+        |row| {
+            let number = keys::number_of(&row.key).ok_or(bad(Family::Pool))?;
+            opened
+                .pools
+                .push((number, PoolRecord::of_bytes(&row.value)?));
             Ok(())
         },
     )
@@ -173,7 +190,62 @@ pub async fn open(store: &dyn Store) -> Result<Opened, Unreadable> {
         },
     )
     .await?;
+    let has = |number: &u32| opened.pools.iter().any(|(pool, _)| pool == number);
+    let uncounted: BTreeSet<u32> = opened.queues.iter().map(|(number, _)| *number).collect();
+    let uncounted: BTreeSet<u32> = uncounted.into_iter().filter(|n| !has(n)).collect();
+    if !uncounted.is_empty() {
+        opened.uncounted = counted_pools(store, &opened, &uncounted).await?;
+    }
     Ok(opened)
+}
+
+/// What queues count of which that was never written: their store is older than these counts.
+async fn counted_pools(
+    store: &dyn Store,
+    opened: &Opened,
+    uncounted: &BTreeSet<u32>,
+) -> Result<Vec<(u32, PoolRecord)>, Unreadable> {
+    let mut pools: BTreeMap<u32, PoolRecord> = uncounted
+        .iter()
+        .map(|n| (*n, PoolRecord::default()))
+        .collect();
+    let mut ready = Vec::new();
+    let prefix = keys::family(Family::Ready);
+    let end = keys::end_of(&prefix);
+    all_rows(store, Space::Passing, prefix, end, |row| {
+        let number = keys::number_of(&row.key).ok_or(Unreadable::Key {
+            family: Family::Ready,
+        })?;
+        if uncounted.contains(&number) {
+            ready.push((number, ReadyRecord::of_bytes(&row.value)?.run));
+        }
+        Ok(())
+    })
+    .await?;
+    let mut births: Vec<(RunNo, u32)> = opened.generations.iter().map(|(g, r)| (*r, *g)).collect();
+    births.sort_unstable();
+    for (number, run) in ready {
+        // A run that was cancelled in line has left its row there.
+        let born = births.iter().rev().find(|(first, _)| *first <= run);
+        let birth = (born.map_or(0, |(_, generation)| *generation), true);
+        let image = image(store, run, birth).await?;
+        if image.is_some_and(|image| image.run.ended.is_none()) {
+            pools.entry(number).or_default().ready += 1;
+        }
+    }
+    let prefix = keys::family(Family::Timer);
+    let end = keys::end_of(&prefix);
+    all_rows(store, Space::Passing, prefix, end, |row| {
+        let timer = TimerRecord::of_bytes(&row.value)?;
+        match pools.get_mut(&timer.queue) {
+            Some(pool) if timer.delayed => pool.scheduled += 1,
+            Some(pool) => pool.suspended += 1,
+            None => {}
+        }
+        Ok(())
+    })
+    .await?;
+    Ok(pools.into_iter().collect())
 }
 
 /// The number of a run.

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use stepwell::QueueSettings;
 use stepwell::keys::{
-    self, Family, GrantedRecord, IndexRecord, Mark, MovedRecord, ReadyRecord, Record,
-    StoppedRecord, Tally, TimerRecord, journal,
+    self, Family, GrantedRecord, IndexRecord, Mark, MovedRecord, PoolRecord, QueueRecord,
+    ReadyRecord, Record, StoppedRecord, Tally, TimerRecord, journal,
 };
 use stepwell::model::chain;
 use stepwell::model::entry::{Entry, Started};
@@ -109,6 +110,8 @@ pub(crate) enum Change {
     Queued { run: RunNo, deaths: u32 },
     /// The counters were written.
     Tallied,
+    /// A queue was named, or something was set on it.
+    QueueSet { queue: u32 },
     /// A place of the run changed.
     Moved { run: RunNo },
     /// An id means nothing any more.
@@ -117,6 +120,9 @@ pub(crate) enum Change {
     Other,
 }
 
+/// A place in line: queue, priority, sequence.
+pub(crate) type Place = (u32, u8, u64);
+
 /// The records.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Durable {
@@ -124,6 +130,10 @@ pub(crate) struct Durable {
     pub(crate) index: BTreeMap<RunId, RunNo>,
     pub(crate) granted: BTreeMap<u32, GrantedRecord>,
     pub(crate) ready: BTreeMap<Bytes, RunNo>,
+    /// The same rows, by their places.
+    pub(crate) waiting: BTreeMap<Place, ReadyRecord>,
+    pub(crate) queues: BTreeMap<u32, QueueRecord>,
+    pub(crate) pools: BTreeMap<u32, PoolRecord>,
     pub(crate) timers: BTreeMap<(Time, RunNo), TimerRecord>,
     pub(crate) stopped: BTreeMap<RunNo, StoppedRecord>,
     pub(crate) tally: Option<Tally>,
@@ -196,13 +206,32 @@ impl Durable {
             }
             Family::Ready => match value {
                 Some(value) => {
-                    let ReadyRecord { run, deaths, .. } =
-                        ReadyRecord::of_bytes(value).map_err(bad)?;
+                    let record = ReadyRecord::of_bytes(value).map_err(bad)?;
+                    let (run, deaths) = (record.run, record.deaths);
                     self.ready.insert(key.clone(), run);
+                    self.waiting
+                        .insert(place_of(key).ok_or_else(short)?, record);
                     Change::Queued { run, deaths }
                 }
-                None => moved(self.ready.remove(key)),
+                None => {
+                    self.waiting.remove(&place_of(key).ok_or_else(short)?);
+                    moved(self.ready.remove(key))
+                }
             },
+            Family::Queue => {
+                let queue = keys::number_of(key).ok_or_else(short)?;
+                let value = value.ok_or("a queue was deleted")?;
+                let record = QueueRecord::of_bytes(value).map_err(bad)?;
+                self.queues.insert(queue, record);
+                Change::QueueSet { queue }
+            }
+            Family::Pool => {
+                let queue = keys::number_of(key).ok_or_else(short)?;
+                let value = value.ok_or("a queue's counts were deleted")?;
+                let record = PoolRecord::of_bytes(value).map_err(bad)?;
+                self.pools.insert(queue, record);
+                Change::Tallied
+            }
             Family::Timer => {
                 let at = keys::time_and_run_of(key).ok_or_else(short)?;
                 match value {
@@ -263,6 +292,18 @@ impl Durable {
             }
             _ => Change::Other,
         })
+    }
+
+    /// What is set on a queue.
+    pub(crate) fn settings_of(&self, queue: u32) -> QueueSettings {
+        self.queues
+            .get(&queue)
+            .map_or_else(QueueSettings::default, |record| record.settings)
+    }
+
+    /// The queue of this name.
+    pub(crate) fn queue_named(&self, name: &str) -> Option<&QueueRecord> {
+        self.queues.values().find(|record| record.name == name)
     }
 
     /// A generation goes: all that is left in it has been forgotten.
@@ -504,4 +545,10 @@ fn indexed(key: &[u8]) -> Option<RunId> {
 
 fn moved(run: Option<RunNo>) -> Change {
     run.map_or(Change::Other, |run| Change::Moved { run })
+}
+
+/// The place in the key of a ready run.
+fn place_of(key: &[u8]) -> Option<Place> {
+    let queue = keys::number_of(key)?;
+    Some((queue, *key.get(7)?, keys::sequence_of(key)?))
 }

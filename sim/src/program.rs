@@ -79,6 +79,7 @@ impl Program {
         // It races with the customer's patience.
         let ask = Effect::once_per_key().optional();
         program.effects.insert(workload::ASK.to_owned(), ask);
+        program.knows(workload::ERRAND);
         program
     }
 

@@ -29,6 +29,7 @@ fn paused(kind: FaultKind, host: &str, span_ms: u64) -> Plan {
                 },
                 delay_ms: 0,
                 priority: 5,
+                tags: Vec::new(),
             },
         })
         .collect();

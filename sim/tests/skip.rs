@@ -27,6 +27,7 @@ fn sleeper(sleep_ms: u64) -> Plan {
             },
             delay_ms: 0,
             priority: 5,
+            tags: Vec::new(),
         },
     }];
     plan

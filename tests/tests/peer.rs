@@ -104,6 +104,7 @@ pub(crate) fn hello(number: u128) -> Hello {
         workflows: Vec::new(),
         queues: Vec::new(),
         held: Vec::new(),
+        tags: Vec::new(),
     }
 }
 
@@ -131,6 +132,7 @@ pub(crate) fn start(request: u64, workflow: &str, id: RunId, input: &impl Serial
         priority: 5,
         delay_ms: 0,
         input: Payload::of(input).unwrap(),
+        tags: Vec::new(),
     };
     let caller = Caller {
         command: CommandId(id.0),

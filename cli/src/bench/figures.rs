@@ -10,7 +10,7 @@ use crate::terminal::{Column, table};
 pub(crate) struct Figures {
     /// `embedded` or `served`.
     pub(crate) mode: String,
-    /// `rate`, `suspended` or `replay`.
+    /// `rate`, `suspended`, `queued` or `replay`.
     pub(crate) measured: String,
     /// Steps of a run.
     pub(crate) steps: u64,
@@ -50,7 +50,19 @@ pub(crate) struct Figures {
     /// Bytes handed to the write-ahead log for each step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) wal_bytes_per_step: Option<f64>,
-    /// Bytes on disk for each suspended run.
+    /// Until all runs were in line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) queue_s: Option<f64>,
+    /// Runs handed out a second, of the long line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) handouts_per_s: Option<f64>,
+    /// The same of a line of 1,000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) handouts_per_s_few: Option<f64>,
+    /// From the start of an urgent run behind the long line to its outcome.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) urgent_ms: Option<f64>,
+    /// Bytes on disk for each suspended run, or each run in line.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) disk_bytes_per_run: Option<f64>,
     /// Until all runs were started and suspended.
@@ -132,6 +144,26 @@ impl Figures {
         row(
             "disk bytes per run",
             self.disk_bytes_per_run.map(|n| format!("{n:.0} B")),
+            None,
+        );
+        row("all in line after", self.queue_s.map(seconds), None);
+        row(
+            "handed out per second",
+            self.handouts_per_s.map(per_s),
+            times(
+                self.handouts_per_s,
+                self.handouts_per_s_few,
+                "that of a line of 1,000",
+            ),
+        );
+        row(
+            "  of a line of 1,000",
+            self.handouts_per_s_few.map(per_s),
+            None,
+        );
+        row(
+            "an urgent run behind them",
+            self.urgent_ms.map(|ms| format!("{ms:.1} ms")),
             None,
         );
         row("all suspended after", self.suspend_s.map(seconds), None);

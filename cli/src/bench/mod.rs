@@ -2,6 +2,7 @@
 
 mod figures;
 mod load;
+mod queued;
 mod rate;
 mod replay;
 mod rig;
@@ -43,6 +44,9 @@ pub(crate) struct Bench {
     /// Instead: run N steps in a row, kill the engine (then the worker, then both) near the end, wait until it has finished
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(100..))]
     replay: Option<u32>,
+    /// Instead: put N runs in line, hand out some of them, start an urgent one behind them, kill the engine
+    #[arg(long, value_name = "N", conflicts_with_all = ["replay", "suspended"], value_parser = clap::value_parser!(u64).range(1..))]
+    queued: Option<u64>,
     /// A worker not heard of for this long is gone
     #[arg(long, value_name = "SPAN", default_value = "10s", value_parser = quantity::span)]
     pub(crate) session_timeout: Duration,
@@ -76,6 +80,10 @@ impl Bench {
     async fn measure(&self, dir: &Path) -> Result<Figures, CommandError> {
         let mut figures = self.heading();
         self.raw(dir, &mut figures)?;
+        if let Some(count) = self.queued {
+            queued::measure(self, dir, count, &mut figures).await?;
+            return Ok(figures);
+        }
         match (self.suspended, self.replay) {
             (Some(count), _) => suspended::measure(self, dir, count, &mut figures).await?,
             (None, Some(steps)) => replay::measure(self, dir, steps, &mut figures).await?,
@@ -86,6 +94,7 @@ impl Bench {
 
     fn heading(&self) -> Figures {
         let (measured, steps, in_flight) = match (self.suspended, self.replay) {
+            _ if self.queued.is_some() => ("queued", 1, self.queued.unwrap_or_default()),
             (Some(count), _) => ("suspended", 0, count),
             (None, Some(steps)) => ("replay", u64::from(steps), 1),
             (None, None) => (

@@ -50,6 +50,12 @@ pub(crate) struct Start {
     /// The queue its turns go through
     #[arg(long, value_name = "QUEUE", default_value = "default")]
     queue: String,
+    /// 0 (first) to 9
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=9))]
+    priority: Option<u8>,
+    /// Only on workers that offer this tag; may be given more than once
+    #[arg(long, value_name = "TAG")]
+    tag: Vec<String>,
     /// Not before this much time has passed (10s, 5m, 7d)
     #[arg(long, value_name = "SPAN", value_parser = quantity::span)]
     delay: Option<Duration>,
@@ -122,7 +128,11 @@ impl Start {
         let mut start = door
             .client
             .start_raw(&self.workflow, payload)
-            .queue(&self.queue);
+            .queue(&self.queue)
+            .tags(&self.tag);
+        if let Some(priority) = self.priority {
+            start = start.priority(priority);
+        }
         if let Some(id) = &self.id {
             start = start.id(id);
         }

@@ -9,11 +9,12 @@ use stepwell_storage::{MemStore, Space, block_on};
 use super::run::{Run, RunFold};
 use crate::keys::{
     self, DeadRecord, Family, GenerationRecord, GrantedRecord, IndexRecord, Mark, MovedRecord,
-    ReadyRecord, Record, StoppedRecord, Tally, TimerRecord,
+    PoolRecord, QueueRecord, ReadyRecord, Record, StoppedRecord, Tally, TimerRecord,
 };
 use crate::model::chain::CHAIN_BYTES;
 use crate::model::entry::Entry;
 use crate::model::id::{RunId, RunNo, StepNo};
+use crate::model::queue::QueueSummary;
 use crate::model::run::{Outcome, RunState};
 use crate::model::time::Time;
 use crate::reading;
@@ -36,6 +37,8 @@ pub(super) struct Facts {
     pub(super) timers: BTreeMap<(Time, RunNo), TimerRecord>,
     pub(super) stopped: BTreeMap<RunNo, StoppedRecord>,
     dead: BTreeMap<(Time, RunNo), DeadRecord>,
+    queues: BTreeMap<u32, QueueRecord>,
+    pools: BTreeMap<u32, PoolRecord>,
     tally: Option<Tally>,
     mark: Option<Mark>,
 }
@@ -89,6 +92,14 @@ impl Facts {
                 keys::time_and_run_of(&key).expect("an instant and a run"),
                 record(&value),
             );
+        }
+        for (key, value) in rows(store, Space::Lasting, Family::Queue) {
+            let number = keys::number_of(&key).expect("a queue");
+            facts.queues.insert(number, record(&value));
+        }
+        for (key, value) in rows(store, Space::Lasting, Family::Pool) {
+            let number = keys::number_of(&key).expect("a queue");
+            facts.pools.insert(number, record(&value));
         }
         facts.tally = rows(store, Space::Lasting, Family::Tally)
             .first()
@@ -260,7 +271,64 @@ impl Facts {
                 "places are given once"
             );
         }
+        self.check_pools();
         self.check_mark();
+    }
+
+    /// C1: what a queue counts is the states of its runs.
+    fn check_pools(&self) {
+        for (number, queue) in &self.queues {
+            let count = |state| self.runs_in(&queue.name, state);
+            let pool = self.pools.get(number);
+            let pool = pool.unwrap_or_else(|| panic!("C1: queue {} is counted", queue.name));
+            assert_eq!(
+                (pool.ready, pool.scheduled, pool.suspended),
+                (
+                    count(RunState::Ready),
+                    count(RunState::Scheduled),
+                    count(RunState::Suspended)
+                ),
+                "C1: queue {} counts (ready, scheduled, suspended)",
+                queue.name
+            );
+        }
+    }
+
+    fn runs_in(&self, queue: &str, state: RunState) -> u64 {
+        let of = |facts: &&RunFacts| facts.run.queue == queue && facts.state == state;
+        self.runs.values().filter(of).count() as u64
+    }
+
+    /// What is told of queues is what is there.
+    pub(super) fn check_gauges(&self, told: &[QueueSummary]) {
+        for told in told {
+            let (number, queue) = self
+                .queues
+                .iter()
+                .find(|(_, queue)| queue.name == told.name)
+                .unwrap_or_else(|| panic!("queue {} is stored", told.name));
+            let count = |state| self.runs_in(&queue.name, state);
+            assert_eq!(told.settings, queue.settings, "of queue {}", told.name);
+            assert_eq!(
+                (told.ready, told.granted, told.scheduled, told.suspended),
+                (
+                    count(RunState::Ready),
+                    count(RunState::Granted),
+                    count(RunState::Scheduled),
+                    count(RunState::Suspended)
+                ),
+                "C1: queue {} is told to hold (ready, granted, scheduled, suspended)",
+                told.name
+            );
+            let waiting = self.ready.iter().filter(|((of, ..), _)| of == number);
+            let oldest = waiting.map(|(_, record)| record.since).min();
+            assert_eq!(
+                told.oldest_since,
+                oldest.filter(|_| told.ready > 0),
+                "of queue {}",
+                told.name
+            );
+        }
     }
 
     fn check_mark(&self) {

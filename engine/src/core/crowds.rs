@@ -18,18 +18,20 @@ use crate::wire::message::{
     TurnSuspended, WorkflowOffer,
 };
 
-const CLIENT: SessionId = SessionId(1);
+pub(super) const CLIENT: SessionId = SessionId(1);
 
-struct Crowd {
-    stage: Stage,
+pub(super) struct Crowd {
+    pub(super) stage: Stage,
     started: u64,
     /// In the order in which they were handed out.
-    granted: Vec<(RunNo, Token)>,
+    pub(super) granted: Vec<(RunNo, Token)>,
     regranted: usize,
+    /// What clients and workers were sent, beside runs.
+    pub(super) sent: Vec<Message>,
 }
 
 impl Crowd {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut stage = Stage::new(Settings::default(), Time(1_000 * 86_400_000));
         stage.check_every = 997;
         let mut crowd = Self {
@@ -37,12 +39,13 @@ impl Crowd {
             started: 0,
             granted: Vec::new(),
             regranted: 0,
+            sent: Vec::new(),
         };
         crowd.hello(CLIENT, &[], Vec::new());
         crowd
     }
 
-    fn hello(&mut self, session: SessionId, queues: &[QueueSlots], held: Vec<Held>) {
+    pub(super) fn hello(&mut self, session: SessionId, queues: &[QueueSlots], held: Vec<Held>) {
         let workflows = vec![WorkflowOffer {
             workflow: "order".into(),
             version: 1,
@@ -60,11 +63,12 @@ impl Crowd {
             },
             queues: queues.to_vec(),
             held,
+            tags: Vec::new(),
         };
         self.hear(session, hello);
     }
 
-    fn hear(&mut self, session: SessionId, message: impl Into<Message>) {
+    pub(super) fn hear(&mut self, session: SessionId, message: impl Into<Message>) {
         self.stage.handle(Input::Received {
             session,
             message: message.into(),
@@ -72,15 +76,15 @@ impl Crowd {
     }
 
     fn start(&mut self, count: u64, queue: impl Fn(u64) -> String) {
-        let run = |n: u64| StartRun {
-            id: RunId(u128::from(n) + 1),
-            name: None,
-            workflow: "order".into(),
-            version: 1,
-            queue: queue(n),
-            priority: 5,
-            delay_ms: 0,
-            input: Payload::default(),
+        self.start_as(count, |n, run| run.queue = queue(n));
+    }
+
+    /// Starts runs, with what each is to have beside the usual.
+    pub(super) fn start_as(&mut self, count: u64, what: impl Fn(u64, &mut StartRun)) {
+        let run = |n: u64| {
+            let mut run = plain(n);
+            what(n, &mut run);
+            run
         };
         let runs = (self.started..self.started + count).map(run).collect();
         self.started += count;
@@ -95,7 +99,7 @@ impl Crowd {
         self.settle();
     }
 
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         loop {
             self.stage.flush();
             if !self.stage.reads.is_empty() {
@@ -122,16 +126,17 @@ impl Crowd {
                         .unwrap();
                     known.1 = token;
                 }
+                Effect::Send { message, .. } => self.sent.push(message),
                 _ => {}
             }
         }
     }
 
-    fn runs_in(&self, state: RunState) -> u64 {
+    pub(super) fn runs_in(&self, state: RunState) -> u64 {
         self.stage.core.stats().runs_in(state)
     }
 
-    fn pass(&mut self, span: Duration, sessions: &[SessionId]) {
+    pub(super) fn pass(&mut self, span: Duration, sessions: &[SessionId]) {
         self.stage.pass(span);
         sessions
             .iter()
@@ -141,7 +146,21 @@ impl Crowd {
     }
 }
 
-fn slots(queue: &str, slots: u32) -> QueueSlots {
+fn plain(n: u64) -> StartRun {
+    StartRun {
+        id: RunId(u128::from(n) + 1),
+        name: None,
+        workflow: "order".into(),
+        version: 1,
+        queue: "q".to_owned(),
+        priority: 5,
+        delay_ms: 0,
+        input: Payload::default(),
+        tags: Vec::new(),
+    }
+}
+
+pub(super) fn slots(queue: &str, slots: u32) -> QueueSlots {
     QueueSlots {
         queue: queue.to_owned(),
         slots,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use stepwell_storage::{Store, block_on};
 
-use super::audit::Audit;
+use super::audit::{Audit, Facts};
 use super::clock::JUMP_MAX;
 use super::output::Effect;
 use super::run::RunFold;
@@ -19,27 +19,29 @@ use crate::model::failure::Failure;
 use crate::model::id::{Incarnation, RunId, RunNo, SessionId, StepNo, Token};
 use crate::model::limits::Limits;
 use crate::model::payload::Payload;
+use crate::model::queue::{QueueChange, RateLimit};
 use crate::model::retry::Retry;
 use crate::model::run::{Outcome, RunState};
 use crate::model::time::Time;
 use crate::reading;
 use crate::wire::message::{
-    AskOutcome, AskStatus, AttemptFailedReport, Cancel, GiveBack, Heartbeat, Held, Hello, Message,
-    Offer, PROTOCOL, QueueSlots, Resume, Start, StepCompletedReport, TimerRequested, TurnCompleted,
-    TurnFailed, TurnMismatched, TurnSuspended, WorkflowOffer,
+    AskOutcome, AskQueues, AskStatus, AttemptFailedReport, Cancel, GiveBack, Heartbeat, Held,
+    Hello, Message, Offer, PROTOCOL, QueueSlots, Resume, SetQueue, Start, StepCompletedReport,
+    TimerRequested, TurnCompleted, TurnFailed, TurnMismatched, TurnSuspended, WorkflowOffer,
 };
 
 /// One order: what happens, and three numbers that say to whom and how.
 pub(crate) type Order = (u8, u8, u8, u8);
 
 /// How many sorts of orders there are.
-pub(crate) const ORDERS: u8 = 64;
+pub(crate) const ORDERS: u8 = 68;
 
 const WORKERS: usize = 3;
 const WORKFLOWS: [&str; 8] = [
     "two", "sleeper", "flaky", "doomed", "whole", "picky", "racer", "long",
 ];
 const QUEUES: [&str; 2] = ["a", "b"];
+const TAG: &str = "gpu";
 const RETENTION: Duration = Duration::from_secs(3_600);
 const START: Time = Time(1_000_000 * 86_400);
 
@@ -253,6 +255,9 @@ impl Drill {
             56..=58 => self.stage.read(usize::from(a)),
             59..=61 => self.stage.answer(usize::from(a)),
             62 => self.settle(),
+            64..=65 => self.set_queue(a, b, c),
+            66 => self.ask_queues(a),
+            67 => self.pass(Duration::from_millis(u64::from(a)), 0),
             _ => self.forge(a, b, c),
         }
     }
@@ -265,6 +270,15 @@ impl Drill {
 
     fn flush(&mut self) {
         let (_, effects) = self.stage.flush();
+        if let [
+            Effect::Send {
+                message: Message::QueuesReply(told),
+                ..
+            },
+        ] = &effects[..]
+        {
+            Facts::of(&self.stage.store).check_gauges(&told.queues);
+        }
         for effect in effects {
             if let Effect::HandOut {
                 session,
@@ -551,6 +565,8 @@ impl Drill {
             workflows: known.iter().map(offer).collect(),
             queues: slots(worker.slots, how),
             held,
+            // The first worker offers what no other does.
+            tags: (at == 0).then(|| TAG.to_owned()).into_iter().collect(),
         };
         self.handle(Input::Received {
             session,
@@ -742,6 +758,7 @@ impl Drill {
             workflows: Vec::new(),
             queues: Vec::new(),
             held: Vec::new(),
+            tags: Vec::new(),
         };
         self.handle(Input::Received {
             session,
@@ -774,6 +791,7 @@ impl Drill {
             priority: how / 8 % 3,
             delay_ms: if how % 4 == 3 { u64::from(how) * 40 } else { 0 },
             input: Payload(vec![1; if how == 200 { 9_000 } else { 20 }].into()),
+            tags: (how % 8 == 2).then(|| TAG.to_owned()).into_iter().collect(),
         };
         let runs = if how % 16 == 1 {
             vec![run.clone(), run]
@@ -813,6 +831,51 @@ impl Drill {
         self.flush();
         (0..self.stage.reads.len()).for_each(|_| self.stage.read(0));
         self.pass(Duration::from_millis(u64::from(span) * 40), 0);
+    }
+
+    /// An operator sets something on a queue.
+    fn set_queue(&mut self, queue: u8, what: u8, number: u8) {
+        let number = u32::from(number);
+        let mut change = QueueChange {
+            create: queue & 2 == 2,
+            ..QueueChange::default()
+        };
+        match what % 8 {
+            0..=1 => change.paused = Some(number.is_multiple_of(2)),
+            2..=3 => change.concurrency = Some(number % 4),
+            4 => change.oldest_every = Some(number % 5),
+            _ => {
+                change.rate = Some(RateLimit {
+                    count: number % 6,
+                    per_ms: u64::from(number) * 10,
+                    burst: 1 + number % 3,
+                });
+            }
+        }
+        self.change_queue(usize::from(queue), change);
+    }
+
+    fn change_queue(&mut self, queue: usize, change: QueueChange) {
+        let queue = QUEUES[queue % QUEUES.len()].to_owned();
+        self.request(RunId(0), |request| {
+            SetQueue {
+                request,
+                caller: caller(),
+                queue,
+                change,
+            }
+            .into()
+        });
+    }
+
+    /// Somebody looks at the queues: what is told is what is stored then.
+    fn ask_queues(&mut self, how: u8) {
+        self.look(false);
+        let queue = how
+            .is_multiple_of(4)
+            .then(|| QUEUES[usize::from(how / 4) % 2].to_owned());
+        self.request(RunId(0), |request| AskQueues { request, queue }.into());
+        self.look(false);
     }
 
     fn resume(&mut self, id: u8) {
@@ -909,6 +972,20 @@ impl Drill {
         for at in 0..WORKERS {
             self.restart(at, 0);
             self.hello(at, 3);
+        }
+        // What is paused goes on, and what is limited to little, slowly.
+        for queue in 0..QUEUES.len() {
+            let change = QueueChange {
+                paused: Some(false),
+                rate: Some(RateLimit {
+                    count: 0,
+                    per_ms: 1,
+                    burst: 1,
+                }),
+                create: true,
+                ..QueueChange::default()
+            };
+            self.change_queue(queue, change);
         }
         for round in 0..600 {
             self.pass(Duration::from_secs(2), 0);

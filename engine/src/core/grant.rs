@@ -99,7 +99,10 @@ impl Granted {
             workflow: self.record.workflow.clone(),
             deaths: self.record.deaths,
             avoid: self.record.avoid.clone(),
+            tags: self.record.tags.clone(),
+            since: self.record.since,
             stored: false,
+            as_oldest: false,
         }
     }
 }
@@ -112,6 +115,9 @@ impl Core {
         };
         taker.take_slot(item.queue);
         taker.reserved += 1;
+        if let Some(queue) = self.queues.get_mut(&item.queue) {
+            queue.admission.reserve();
+        }
         self.want(item.run, super::load::Want::Grant { session, item }, out);
     }
 
@@ -132,11 +138,17 @@ impl Core {
             "Q1: run number {} is ready and waits for no timer",
             item.run
         );
+        let admitted = self.claim(item.queue);
         if image.run.ended.is_some() || image.stopped.is_some() {
+            self.unchoose(&item);
             Self::dequeue_row(&item, out); // it ended in line (cancelled): its row was left for now
             return self.freed(session, item.run, item.queue);
         }
         if !present {
+            return self.put_back(item);
+        }
+        if !admitted {
+            self.freed(session, item.run, item.queue); // an operator came in between
             return self.put_back(item);
         }
         Self::dequeue_row(&item, out);
@@ -193,6 +205,9 @@ impl Core {
             entries: run.next,
             deaths: item.deaths,
             avoid: item.avoid,
+            tags: item.tags,
+            since: item.since,
+            at: now,
         };
         out.put(Space::Passing, keys::granted(slot), record.to_bytes());
         out.effect(Effect::HandOut {
@@ -206,7 +221,8 @@ impl Core {
         });
         self.counts.grants += 1;
         self.counts.replayed += u64::from(run.next - 1);
-        self.shift(RunState::Ready, RunState::Granted);
+        self.shift(item.queue, RunState::Ready, RunState::Granted);
+        self.admit(item.queue);
         let no = run.no;
         let granted = Granted {
             slot,
@@ -312,6 +328,7 @@ impl Core {
             out.close_batch();
         }
         self.slots.release(granted.slot);
+        self.dismiss(granted.record.queue, granted.holder.is_some());
         let run = granted.run.take()?;
         for (number, due) in run.commands.timers() {
             self.armed.remove(&(due, no, number));
@@ -385,7 +402,7 @@ impl Core {
             item.deaths += 1;
             self.counts.regrants += 1;
         }
-        self.becomes_ready(RunState::Granted);
+        self.becomes_ready(item.queue, RunState::Granted);
         self.enqueue_item(item, out);
     }
 
@@ -420,7 +437,7 @@ impl Core {
         );
         out.put(Space::Lasting, keys::dead(at, run.no), record.to_bytes());
         if !canary!("dead letters are not counted") {
-            self.shift(from, RunState::Dead);
+            self.shift(granted.record.queue, from, RunState::Dead);
         }
         self.tell_end(run, out);
     }

@@ -11,6 +11,7 @@ impl Core {
     pub fn check(&self) {
         self.check_grants();
         self.check_slots();
+        self.check_places();
         self.check_items();
         self.check_timers();
         self.check_waiters();
@@ -100,6 +101,30 @@ impl Core {
                     "session {id} is kept free though nobody waits to be alone"
                 );
             }
+        }
+    }
+
+    /// A1: the places in the limits are those of granted runs and of runs being read to be granted.
+    fn check_places(&self) {
+        let mut granted: BTreeMap<u32, u64> = BTreeMap::new();
+        for held in self.granted.values() {
+            *granted.entry(held.record.queue).or_default() += 1;
+        }
+        let mut reserved: BTreeMap<u32, u64> = BTreeMap::new();
+        for mailbox in self.mailboxes.values() {
+            for want in &mailbox.wants {
+                if let Want::Grant { item, .. } = want {
+                    *reserved.entry(item.queue).or_default() += 1;
+                }
+            }
+        }
+        for (number, queue) in &self.queues {
+            let of = |counts: &BTreeMap<u32, u64>| counts.get(number).copied().unwrap_or(0);
+            assert_eq!(
+                queue.admission.places(),
+                (of(&granted), of(&reserved)),
+                "A1: places of queue {number} (granted, kept)"
+            );
         }
     }
 

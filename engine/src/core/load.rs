@@ -532,6 +532,11 @@ impl Core {
 
     /// The slot taken for a run that is being read is free again.
     pub(super) fn release_reserved(&mut self, session: SessionId, item: &ReadyItem) {
+        self.unchoose(item);
+        if let Some(queue) = self.queues.get_mut(&item.queue) {
+            queue.admission.release();
+            self.unsettled.insert(item.queue);
+        }
         if let Some(known) = self.sessions.get_mut(&session) {
             known.reserved = known.reserved.saturating_sub(1);
             self.freed(session, item.run, item.queue);

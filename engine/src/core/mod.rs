@@ -31,16 +31,20 @@
 //! - **J1** Entries are numbered without a gap and nothing follows the last entry.
 //! - **S1** A command has at most one outcome.
 //! - **T1** A timer fires at or after its instant, in engine time.
-//! - **C1** The tally equals the states of all runs.
+//! - **C1** The tally equals the states of all runs; what a queue counts equals the states of its runs.
+//! - **A1** to **A4** What a queue's settings let through: see `admission`.
 
+mod admission;
 #[cfg(any(test, feature = "inspect"))]
 mod audit;
 pub mod clock;
 #[cfg(any(test, feature = "inspect"))]
 pub(crate) mod drill;
+mod gauge;
 mod grant;
 #[cfg(any(test, feature = "inspect"))]
 mod inspect;
+mod lane;
 mod load;
 mod open;
 pub mod output;
@@ -59,6 +63,8 @@ mod turn;
 #[cfg(test)]
 mod crowds;
 #[cfg(test)]
+mod pools;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod scenarios;
@@ -67,6 +73,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use self::clock::{ClockAlert, EngineClock, MARK_LEAD, Reading};
+use self::gauge::{AskedQueues, Unoffered};
 use self::grant::{Granted, Slots};
 pub use self::load::summary;
 use self::load::{Lookup, Mailbox, Want};
@@ -105,6 +112,8 @@ pub struct Settings {
     pub retention: Duration,
     /// Follow the wall clock wherever it goes, by an operator's consent.
     pub accept_clock: bool,
+    /// Ready work that no connected worker offers is told of after this time. Default 60 s.
+    pub unoffered_after: Duration,
     /// Whether the workers of an engine that ended are known to have ended with it (embedded).
     pub workers_die_with_engine: bool,
 }
@@ -118,6 +127,7 @@ impl Default for Settings {
             disconnect_grace: Duration::from_millis(500),
             retention: RETENTION_DEFAULT,
             accept_clock: false,
+            unoffered_after: Duration::from_secs(60),
             workers_die_with_engine: false,
         }
     }
@@ -234,6 +244,16 @@ pub struct Core {
     queue_numbers: BTreeMap<String, u32>,
     /// Queues in which a ready run and a free slot may have met.
     unsettled: BTreeSet<u32>,
+    /// Queues whose counts, or what is left of whose rate limit, have changed since they were written last.
+    pools_dirty: BTreeSet<u32>,
+    /// Queues whose counts were never written: their store is older than these.
+    pools_unwritten: BTreeSet<u32>,
+    /// When a rate limit lets something through again.
+    opens_at: BTreeSet<(Time, u32)>,
+    /// Who asked for gauges that something must be read for.
+    asked_queues: Vec<AskedQueues>,
+    /// Ready work that no connected worker offers.
+    unoffered: Unoffered,
     granted: BTreeMap<RunNo, Granted>,
     /// Ready runs that need not be read, because they were started just now.
     fresh: BTreeMap<RunNo, Run>,
@@ -338,6 +358,7 @@ impl Core {
             Input::Ticked => self.ticked(out),
         }
         self.settle(out);
+        self.answer_queues(out);
     }
 
     /// Completes what has been collected: counters and clock go into the last batch. Call it before taking the output.
@@ -345,6 +366,7 @@ impl Core {
         if !out.writes_anything() {
             return;
         }
+        self.seal_pools(out);
         if std::mem::take(&mut self.tally_dirty) {
             out.put(Space::Lasting, keys::tally(), self.tally.to_bytes());
         }
@@ -417,6 +439,8 @@ impl Core {
                 Want::resume(session, &ask),
                 out,
             ),
+            Message::AskQueues(ask) => self.ask_queues(session, ask),
+            Message::SetQueue(ask) => self.set_queue(session, ask, out),
             _ => self.not_understood(session, &message, out),
         }
     }
@@ -449,10 +473,18 @@ impl Core {
             true => anybody.then_some(self.mono + self.watch_interval()),
             false => anybody.then_some(self.watch_at),
         };
-        [armed, timers, watch, self.cleans_at()]
-            .into_iter()
-            .flatten()
-            .min()
+        let opens = self.opens_at.first().map(|(at, _)| due(*at));
+        [
+            armed,
+            timers,
+            watch,
+            self.cleans_at(),
+            opens,
+            self.looks_for_workers_at(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// How often sessions are looked at.
@@ -463,10 +495,12 @@ impl Core {
     fn ticked(&mut self, out: &mut Output) {
         self.watch_at = self.mono + self.watch_interval();
         self.watch_sessions(out);
+        self.open_pools();
         self.return_some(out);
         self.regrant_some(out);
         self.fire_armed(out);
         self.fire_timers(out);
+        self.look_for_workers(out);
         self.clean(out);
     }
 
@@ -490,11 +524,6 @@ impl Core {
             .checked_add_signed(change)
             .unwrap_or_else(|| panic!("C1: more runs left {state} than entered"));
         self.tally_dirty = true;
-    }
-
-    fn shift(&mut self, from: RunState, to: RunState) {
-        self.count(from, -1);
-        self.count(to, 1);
     }
 
     /// The generation a run was born in, and whether it may have been moved since.

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use super::admission::Admission;
 use super::clock::{EngineClock, MARK_AHEAD_MAX, Reading};
+use super::gauge::Unoffered;
 use super::grant::{Granted, Slots};
 use super::load::Want;
 use super::queue::Queue;
@@ -12,13 +14,14 @@ use super::session::Absent;
 use super::timer::Timers;
 use super::{Core, Settings};
 use crate::canary::canary;
-use crate::keys::{self, FORMAT, GrantedRecord, Mark, Tally};
+use crate::keys::{self, FORMAT, GrantedRecord, Mark, PoolRecord, QueueRecord, Tally};
 use crate::model::id::RunNo;
+use crate::model::queue::QueueSettings;
 use crate::model::run::{RunState, Stats};
 use crate::model::time::Time;
 
 /// A queue as stored.
-pub type QueueRow = (u32, String);
+pub type QueueRow = (u32, QueueRecord);
 
 /// What was read to open a core.
 #[derive(Debug, Clone, Default)]
@@ -33,6 +36,10 @@ pub struct Opened {
     pub mark: Option<Mark>,
     /// All queues.
     pub queues: Vec<QueueRow>,
+    /// What the queues count. A queue that never held a run has none.
+    pub pools: Vec<(u32, PoolRecord)>,
+    /// The same of queues of which it is not written: it was counted now, and is to be written.
+    pub uncounted: Vec<(u32, PoolRecord)>,
     /// All grants.
     pub granted: Vec<(u32, GrantedRecord)>,
     /// First run number of each generation.
@@ -121,6 +128,11 @@ impl Core {
             queues: BTreeMap::new(),
             queue_numbers: BTreeMap::new(),
             unsettled: BTreeSet::new(),
+            pools_dirty: BTreeSet::new(),
+            pools_unwritten: BTreeSet::new(),
+            opens_at: BTreeSet::new(),
+            asked_queues: Vec::new(),
+            unoffered: Unoffered::default(),
             granted: BTreeMap::new(),
             fresh: BTreeMap::new(),
             slots: Slots::default(),
@@ -147,8 +159,13 @@ impl Core {
             tally,
             mark,
         };
-        for (number, name) in opened.queues {
+        core.pools_unwritten = opened.uncounted.iter().map(|(number, _)| *number).collect();
+        let pools = opened.pools.into_iter().chain(opened.uncounted);
+        let mut pools: BTreeMap<u32, PoolRecord> = pools.collect();
+        for (number, QueueRecord { name, settings }) in opened.queues {
             core.queue_numbers.insert(name, number);
+            let pool = pools.remove(&number);
+            let admission = Admission::stored(settings, pool, core.now(), core.epoch);
             let head = |priority| {
                 if canary!("ready runs are forgotten at a restart") {
                     return core.tally.next_sequence;
@@ -158,7 +175,7 @@ impl Core {
                     .copied()
                     .unwrap_or(core.mark.rest)
             };
-            core.queues.insert(number, Queue::stored(head));
+            core.queues.insert(number, Queue::stored(admission, head));
         }
         core.restore_grants(opened.granted)?;
         Ok(core)
@@ -174,6 +191,7 @@ impl Core {
         for (slot, record) in granted {
             let (run, incarnation) = (record.run, record.incarnation);
             self.slots.take(slot);
+            self.admit_restored(record.queue);
             if let Some(twice) = self.granted.insert(run, Granted::restored(slot, record)) {
                 let what = format!(
                     "G1: run number {run} is granted in slots {} and {slot}",
@@ -229,6 +247,7 @@ impl Core {
         let number = self.queues.keys().next_back().map_or(1, |last| last + 1);
         let record = keys::QueueRecord {
             name: name.to_owned(),
+            settings: QueueSettings::default(),
         };
         out.put(
             stepwell_storage::Space::Lasting,
@@ -236,6 +255,7 @@ impl Core {
             keys::Record::to_bytes(&record),
         );
         self.queue_numbers.insert(name.to_owned(), number);
+        self.pools_dirty.insert(number);
         self.queues
             .insert(number, Queue::new(self.tally.next_sequence));
         number

@@ -127,6 +127,31 @@ pub enum Note {
         /// Entries it holds.
         entries: u32,
     },
+    /// An operator has set something on a queue.
+    QueueSet {
+        /// The queue.
+        queue: String,
+        /// What.
+        what: String,
+        /// Who.
+        by: String,
+    },
+    /// Work is ready that no connected worker offers.
+    NoWorker {
+        /// Its queue.
+        queue: String,
+        /// What nobody offers.
+        reason: String,
+        /// For how long, in milliseconds.
+        for_ms: u64,
+    },
+    /// Somebody offers it again, or it is gone.
+    NoWorkerCleared {
+        /// Its queue.
+        queue: String,
+        /// What nobody offered.
+        reason: String,
+    },
     /// A generation is kept beyond its time because something in it cannot be read.
     NotCleaned {
         /// Which.

@@ -1,6 +1,7 @@
-//! Ready queues: a window in memory over what is stored, refilled behind a cursor.
+//! Ready queues: a lane for each priority, and who is next in line for runs.
 //!
-//! Within a queue there is a lane per priority, in the order of sequence numbers. A lane keeps at most
+//! Within a queue there is a lane per priority, in the order of sequence numbers, which are given in the order of arrival
+//! over the whole engine: the run that waits longest is at the head of some lane. A lane keeps at most
 //! [`WINDOW_MAX`] runs in memory; while the store may hold more (`tail_in_memory` is false) new ones are not added to
 //! the window, because they belong behind those not yet read. No scan starts where deletes happen: everything before
 //! the window has been deleted, and the window's start is kept in the mark.
@@ -9,6 +10,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use stepwell_storage::Space;
 
+use super::admission::{Admission, Shut};
+use super::lane::{LOOK_PAST_MAX, Lane, WINDOW_LOW, WINDOW_MAX};
 use super::output::{Output, Read};
 use super::run::Run;
 use super::{Core, Session};
@@ -16,14 +19,9 @@ use crate::canary::canary;
 use crate::keys::{self, ReadyRecord, Record};
 use crate::model::id::{RunNo, SessionId};
 use crate::model::run::RunState;
+use crate::model::time::Time;
 
-/// Ready runs of one lane held in memory at most (plus those that came back to the front).
-pub(super) const WINDOW_MAX: usize = 4_096;
-/// A lane with fewer is refilled.
-const WINDOW_LOW: usize = 512;
-/// Runs set aside because no worker knows their workflow, per queue at most.
-const ASIDE_MAX: usize = 4_096;
-/// How far a session looks for a run it can take.
+/// How far is looked for a run to be granted alone that somebody can take.
 const LOOK_MAX: usize = 64;
 /// Runs granted in one transition at most, so that its writes fit a batch.
 const SETTLE_MAX: usize = 256;
@@ -47,8 +45,14 @@ pub(super) struct ReadyItem {
     pub deaths: u32,
     /// Builds not to give it to.
     pub avoid: Vec<String>,
+    /// Only workers that offer all of these get it.
+    pub tags: Vec<String>,
+    /// Since when it has its place.
+    pub since: Time,
     /// Whether it has a row in the store.
     pub stored: bool,
+    /// It was chosen because it waits longest, whatever its priority.
+    pub as_oldest: bool,
 }
 
 impl ReadyItem {
@@ -58,38 +62,13 @@ impl ReadyItem {
             workflow: self.workflow.clone(),
             deaths: self.deaths,
             avoid: self.avoid.clone(),
+            tags: self.tags.clone(),
+            since: self.since,
         }
     }
 
     fn key(&self) -> bytes::Bytes {
         keys::ready(self.queue, self.priority, self.sequence)
-    }
-}
-
-#[derive(Debug, Default)]
-struct Lane {
-    window: BTreeMap<u64, ReadyItem>,
-    /// All rows up to this sequence have been read (or were born in memory).
-    read_to: u64,
-    /// Whether there are no rows behind `read_to`.
-    tail_in_memory: bool,
-    reading: bool,
-    /// Rows were added behind `read_to` while a read was under way: its end is not the end.
-    grown: bool,
-    /// Runs that came back to places behind `read_to` while a read was under way, which may have been too early to
-    /// see them.
-    late: Vec<ReadyItem>,
-}
-
-impl Lane {
-    fn loaded(&mut self, last: Option<u64>, end: bool, next_sequence: u64) {
-        self.reading = false;
-        self.read_to = self.read_to.max(last.unwrap_or(0));
-        if end && !self.grown {
-            self.tail_in_memory = true;
-            // Sequences are given in order: what comes later comes behind all that there is.
-            self.read_to = self.read_to.max(next_sequence - 1);
-        }
     }
 }
 
@@ -99,50 +78,46 @@ pub(super) struct Queue {
     lanes: BTreeMap<u8, Lane>,
     /// Sessions that may have a free slot, in the order in which they are next.
     offers: VecDeque<SessionId>,
-    aside: BTreeMap<String, Vec<ReadyItem>>,
-    aside_count: usize,
     /// Runs that are granted alone.
     solitary: VecDeque<ReadyItem>,
+    /// What its settings let through.
+    pub(super) admission: Admission,
 }
 
 impl Queue {
     /// A queue that begins to exist now.
     pub(super) fn new(next_sequence: u64) -> Self {
-        let lane = || Lane {
-            tail_in_memory: true,
-            read_to: next_sequence.saturating_sub(1),
-            ..Lane::default()
-        };
-        Self::with_lanes(|_| lane())
-    }
-
-    /// A queue with stored runs; `head` tells per priority the sequence before which there are none.
-    pub(super) fn stored(head: impl Fn(u8) -> u64) -> Self {
-        Self::with_lanes(|priority| Lane {
-            read_to: head(priority).saturating_sub(1),
-            ..Lane::default()
+        Self::with_lanes(Admission::new(), |_| {
+            Lane::read_to(next_sequence.saturating_sub(1), true)
         })
     }
 
-    fn with_lanes(lane: impl Fn(u8) -> Lane) -> Self {
+    /// A queue with stored runs; `head` tells per priority the sequence before which there are none.
+    pub(super) fn stored(admission: Admission, head: impl Fn(u8) -> u64) -> Self {
+        Self::with_lanes(admission, |priority| {
+            Lane::read_to(head(priority).saturating_sub(1), false)
+        })
+    }
+
+    fn with_lanes(admission: Admission, lane: impl Fn(u8) -> Lane) -> Self {
         Self {
             lanes: (0..=9).map(|priority| (priority, lane(priority))).collect(),
             offers: VecDeque::new(),
-            aside: BTreeMap::new(),
-            aside_count: 0,
             solitary: VecDeque::new(),
+            admission,
         }
     }
 
     /// Per priority, the sequence before which no run waits.
     pub(super) fn heads(&self, next_sequence: u64) -> impl Iterator<Item = (u8, u64)> + '_ {
         self.lanes.iter().map(move |(priority, lane)| {
-            let elsewhere = self.aside.values().flatten().chain(&self.solitary);
-            let first = elsewhere
+            let first = self
+                .solitary
+                .iter()
                 .filter(|item| item.priority == *priority)
                 .map(|item| item.sequence)
                 .min();
-            let window = lane.window.keys().next().copied();
+            let window = lane.first().map(|item| item.sequence);
             let behind = if lane.tail_in_memory {
                 next_sequence
             } else {
@@ -167,19 +142,11 @@ impl Queue {
         self.offers.retain(|s| *s != session);
     }
 
-    /// Brings back what was set aside for a workflow.
-    pub(super) fn recall(&mut self, workflow: &str) {
-        for item in self.aside.remove(workflow).unwrap_or_default() {
-            self.aside_count -= 1;
-            self.insert(item);
-        }
-    }
-
     fn insert(&mut self, item: ReadyItem) {
         if item.deaths >= DEATHS_MAX && !canary!("a suspect is not granted alone") {
             self.solitary.push_back(item);
         } else if let Some(lane) = self.lanes.get_mut(&item.priority) {
-            lane.window.insert(item.sequence, item);
+            lane.insert(item);
         }
     }
 
@@ -187,43 +154,83 @@ impl Queue {
     fn admits(&self, priority: u8) -> bool {
         self.lanes
             .get(&priority)
-            .is_some_and(|lane| lane.tail_in_memory && lane.window.len() < WINDOW_MAX)
+            .is_some_and(|lane| lane.tail_in_memory && lane.len() < WINDOW_MAX)
     }
 
-    /// The next run that `session` can take.
-    fn take_for(&mut self, session: &Session) -> Option<ReadyItem> {
-        for lane in self.lanes.values_mut() {
-            let fitting = lane
-                .window
-                .values()
-                .take(LOOK_MAX)
-                .find(|item| session.can_run(item))
-                .map(|i| i.sequence);
-            if let Some(sequence) = fitting {
-                return lane.window.remove(&sequence);
+    /// The next run that `session` can take: of the smallest priority, or, when that is owed, the one that waits longest.
+    /// None also if one that is being read may go before it.
+    fn take_for(&mut self, session: &Session, number: u32) -> Option<ReadyItem> {
+        let as_oldest = self.owes_oldest(session, number);
+        let (priority, sequence) = match as_oldest {
+            true => self.oldest_for(session)?,
+            false => self.most_urgent_for(session)?,
+        };
+        let mut item = self.lanes.get_mut(&priority)?.remove(sequence)?;
+        item.as_oldest = as_oldest;
+        Some(item)
+    }
+
+    fn owes_oldest(&self, session: &Session, number: u32) -> bool {
+        self.admission.owes_oldest() || self.admission.owes_oldest_of(session.passed_over(number))
+    }
+
+    fn most_urgent_for(&self, session: &Session) -> Option<(u8, u64)> {
+        for (priority, lane) in &self.lanes {
+            if let Some(sequence) = lane.first_for(session) {
+                return Some((*priority, sequence));
             }
-            if lane.window.is_empty() && !lane.tail_in_memory {
+            if !lane.tail_in_memory && lane.len() < LOOK_PAST_MAX {
                 return None; // being read: what comes may go before the lanes behind
             }
         }
         None
     }
 
-    /// Sets aside runs at the front of the lanes that nobody can take.
-    fn set_aside(&mut self, can_run: impl Fn(&ReadyItem) -> bool) {
-        for lane in self.lanes.values_mut() {
-            while self.aside_count < ASIDE_MAX {
-                let Some(entry) = lane.window.first_entry().filter(|e| !can_run(e.get())) else {
-                    break;
-                };
-                let item = entry.remove();
-                self.aside_count += 1;
-                self.aside
-                    .entry(item.workflow.clone())
-                    .or_default()
-                    .push(item);
+    fn oldest_for(&self, session: &Session) -> Option<(u8, u64)> {
+        let mut oldest: Option<(u8, u64)> = None;
+        for (priority, lane) in &self.lanes {
+            let first = lane.first_for(session);
+            let older = |sequence: u64| oldest.is_none_or(|(_, known)| sequence < known);
+            match first.filter(|sequence| older(*sequence)) {
+                Some(sequence) => oldest = Some((*priority, sequence)),
+                // What is yet to be read may be older than what is known.
+                None if first.is_none() && lane.may_hold_before(oldest.map(|(_, at)| at)) => {
+                    return None;
+                }
+                None => {}
             }
         }
+        oldest
+    }
+
+    /// Takes a run out of line, if it is in memory there.
+    pub(super) fn remove(&mut self, run: RunNo, priority: u8) -> Option<ReadyItem> {
+        if let Some(at) = self.solitary.iter().position(|item| item.run == run) {
+            return self.solitary.remove(at);
+        }
+        let lane = self.lanes.get_mut(&priority)?;
+        let sequence = lane.items().find(|item| item.run == run)?.sequence;
+        lane.remove(sequence)
+    }
+
+    /// Since when the first run in line has its place, of those in memory.
+    pub(super) fn oldest_since(&self) -> Option<Time> {
+        let heads = self.lanes.values().filter_map(Lane::first);
+        heads.chain(&self.solitary).map(|item| item.since).min()
+    }
+
+    /// Whether some lane must be read to tell where it begins.
+    pub(super) fn is_unread(&self) -> bool {
+        self.lanes.values().any(Lane::is_unread)
+    }
+
+    /// What the runs in memory need: workflow, tags, builds to avoid.
+    pub(super) fn needs(&self) -> impl Iterator<Item = (&String, &[String], &[String])> {
+        let alone = self.solitary.iter();
+        let alone = alone.map(|item| (&item.workflow, &item.tags[..], &item.avoid[..]));
+        let classes = self.lanes.values().flat_map(Lane::classes);
+        let classes = classes.map(|class| (&class.workflow, &class.tags[..], &class.avoid[..]));
+        classes.chain(alone)
     }
 
     #[cfg(any(test, feature = "inspect"))]
@@ -234,35 +241,22 @@ impl Queue {
     /// All runs it holds in memory.
     #[cfg(any(test, feature = "inspect"))]
     pub(super) fn items(&self) -> impl Iterator<Item = &ReadyItem> {
-        let lanes = self.lanes.values().flat_map(|lane| lane.window.values());
-        lanes
-            .chain(self.aside.values().flatten())
-            .chain(&self.solitary)
+        let lanes = self.lanes.values().flat_map(Lane::items);
+        lanes.chain(&self.solitary)
     }
 
     /// Panics if its parts contradict each other.
     #[cfg(any(test, feature = "inspect"))]
     pub(super) fn check(&self) {
-        assert_eq!(
-            self.aside_count,
-            self.aside.values().map(Vec::len).sum::<usize>(),
-            "what is set aside is counted"
-        );
         let offers: BTreeSet<_> = self.offers.iter().collect();
         assert_eq!(offers.len(), self.offers.len(), "a session is in line once");
-        for lane in self.lanes.values() {
-            let last = lane.window.keys().next_back().copied().unwrap_or(0);
-            assert!(last <= lane.read_to, "what waits in memory has been read");
-            assert!(
-                !(lane.reading && lane.tail_in_memory),
-                "nothing is read behind the end"
-            );
-        }
+        self.lanes.values().for_each(Lane::check);
     }
 
-    fn refills(&mut self, number: u32, out: &mut Output) {
+    /// Reads on in lanes with fewer than `low` runs in memory.
+    pub(super) fn refills(&mut self, number: u32, low: usize, out: &mut Output) {
         for (priority, lane) in &mut self.lanes {
-            if !lane.tail_in_memory && !lane.reading && lane.window.len() < WINDOW_LOW {
+            if !lane.tail_in_memory && !lane.reading && lane.len() < low {
                 lane.reading = true;
                 lane.grown = false;
                 let (from, limit) = (lane.read_to + 1, WINDOW_MAX - WINDOW_LOW);
@@ -281,8 +275,14 @@ impl Core {
     /// Puts a run in line at the end. The state's count is the caller's.
     pub(super) fn enqueue(&mut self, run: &Run, out: &mut Output) {
         let queue = self.queue_number(&run.queue, out);
-        let item = self.arrival(run.no, queue, run.priority, run.workflow.clone());
+        let item = self.arrival_of(run, queue);
         self.enqueue_item(item, out);
+    }
+
+    /// A run for the end of its lane.
+    pub(super) fn arrival_of(&mut self, run: &Run, queue: u32) -> ReadyItem {
+        let what = (run.workflow.clone(), run.tags.clone());
+        self.arrival(run.no, queue, run.priority, what)
     }
 
     /// An item for the end of a lane.
@@ -291,7 +291,7 @@ impl Core {
         run: RunNo,
         queue: u32,
         priority: u8,
-        workflow: String,
+        (workflow, tags): (String, Vec<String>),
     ) -> ReadyItem {
         let sequence = self.tally.next_sequence;
         self.tally.next_sequence += 1;
@@ -304,12 +304,16 @@ impl Core {
             workflow,
             deaths: 0,
             avoid: Vec::new(),
+            tags,
+            since: self.now(),
             stored: false,
+            as_oldest: false,
         }
     }
 
     /// Writes an item and puts it in line by its sequence.
     pub(super) fn enqueue_item(&mut self, mut item: ReadyItem, out: &mut Output) {
+        item.since = known_since(item.since, self.now());
         out.put(Space::Passing, item.key(), item.record().to_bytes());
         item.stored = true;
         let Some(queue) = self.queues.get_mut(&item.queue) else {
@@ -322,7 +326,7 @@ impl Core {
         if item.sequence <= lane.read_to {
             self.mark_dirty |= !canary!("a run comes back before the stored cursor"); // it may be in front of it
             queue.insert(item);
-        } else if lane.tail_in_memory && lane.window.len() < WINDOW_MAX {
+        } else if lane.tail_in_memory && lane.len() < WINDOW_MAX {
             lane.read_to = item.sequence;
             queue.insert(item);
         } else {
@@ -337,25 +341,31 @@ impl Core {
 
     /// Whether a run that becomes ready now would be granted at once, and to whom.
     pub(super) fn direct_taker(&mut self, item: &ReadyItem) -> Option<SessionId> {
+        let now = self.now();
         let queue = self.queues.get_mut(&item.queue)?;
-        let empty = |lane: &Lane| lane.tail_in_memory && lane.window.is_empty();
-        if !queue.solitary.is_empty()
-            || !queue
-                .lanes
-                .range(..=item.priority)
-                .all(|(_, lane)| empty(lane))
-        {
+        if !queue.solitary.is_empty() || queue.admission.shut(now).is_some() {
             return None;
         }
+        let before = |lanes| queue.lanes.range(lanes).all(|(_, lane)| lane.is_deserted());
+        if !before(0..=item.priority) {
+            return None;
+        }
+        let owed = |s: &Session| queue.owes_oldest(s, item.queue);
         let position = queue.offers.iter().position(|id| {
-            self.sessions
-                .get(id)
-                .is_some_and(|s| s.has_room(item.queue) && s.can_run(item))
+            self.sessions.get(id).is_some_and(|s| {
+                s.has_room(item.queue) && s.can_run(item) && (!owed(s) || before(0..=9))
+            })
         })?;
+        let taker = queue
+            .offers
+            .get(position)
+            .and_then(|id| self.sessions.get(id));
+        let as_oldest = taker.is_some_and(owed);
         let session = queue.offers.remove(position)?;
         queue.offers.push_back(session);
         let lane = queue.lanes.get_mut(&item.priority)?;
         lane.read_to = lane.read_to.max(item.sequence);
+        self.choose(session, item.queue, as_oldest);
         Some(session)
     }
 
@@ -379,6 +389,7 @@ impl Core {
         let Some(lane) = queue.lanes.get_mut(&priority) else {
             return;
         };
+        let now = self.clock.now();
         lane.loaded(
             rows.last().map(|(last, _)| *last),
             end,
@@ -396,7 +407,10 @@ impl Core {
                 workflow: record.workflow,
                 deaths: record.deaths,
                 avoid: record.avoid,
+                tags: record.tags,
+                since: known_since(record.since, now),
                 stored: true,
+                as_oldest: false,
             });
         }
         let missed = |item: &ReadyItem| item.sequence <= read_to && !seen.contains(&item.sequence);
@@ -420,32 +434,26 @@ impl Core {
     /// Whether the queue is settled; not so if `left` ran out.
     fn settle_queue(&mut self, number: u32, left: &mut usize, out: &mut Output) -> bool {
         self.settle_solitary(number, out);
-        let Some(queue) = self.queues.get_mut(&number) else {
-            return true;
-        };
-        let serving = || {
-            self.sessions
-                .values()
-                .filter(|session| session.serves(number))
-        };
-        if serving().next().is_some() {
-            queue.set_aside(|item| serving().any(|session| session.can_run(item)));
-        }
+        let now = self.now();
         let mut idle = 0;
-        loop {
+        let shut = loop {
             let Some(queue) = self.queues.get_mut(&number) else {
                 return true;
             };
+            let shut = queue.admission.shut(now);
+            if shut.is_some() {
+                break shut;
+            }
             let Some(id) = queue
                 .offers
                 .front()
                 .copied()
                 .filter(|_| idle < queue.offers.len())
             else {
-                break;
+                break None;
             };
             let item = match self.sessions.get(&id) {
-                Some(session) if session.has_room(number) => queue.take_for(session),
+                Some(session) if session.has_room(number) => queue.take_for(session, number),
                 Some(session) if session.is_held_back() => None,
                 _ => {
                     queue.offers.pop_front(); // it comes back in line when a slot becomes free
@@ -456,7 +464,8 @@ impl Core {
             match item {
                 None => idle += 1,
                 Some(_) if *left == 0 => {
-                    if let Some(item) = item {
+                    if let Some(mut item) = item {
+                        item.as_oldest = false;
                         queue.insert(item);
                     }
                     return false;
@@ -464,24 +473,51 @@ impl Core {
                 Some(item) => {
                     idle = 0;
                     *left -= 1;
+                    self.choose(id, number, item.as_oldest);
                     self.grant_item(id, item, out);
                 }
             }
+        };
+        if let Some(Shut::Empty { until }) = shut {
+            self.opens_at.insert((until, number));
         }
         if let Some(queue) = self
             .queues
             .get_mut(&number)
             .filter(|queue| !queue.offers.is_empty())
         {
-            queue.refills(number, out);
+            // Whoever is still in line found nothing to take in what is in memory.
+            let low = if shut.is_some() {
+                WINDOW_LOW
+            } else {
+                LOOK_PAST_MAX
+            };
+            queue.refills(number, low, out);
         }
         true
     }
 
+    /// A run has been chosen to be handed out: counts whose share it was.
+    fn choose(&mut self, session: SessionId, number: u32, as_oldest: bool) {
+        if let Some(queue) = self.queues.get_mut(&number) {
+            queue.admission.chosen(as_oldest);
+        }
+        if let Some(session) = self.sessions.get_mut(&session) {
+            session.chosen(number, as_oldest);
+        }
+    }
+
+    /// A run that was chosen is not handed out after all. If it was the oldest one's share, that is still owed.
+    pub(super) fn unchoose(&mut self, item: &ReadyItem) {
+        if let Some(queue) = self.queues.get_mut(&item.queue).filter(|_| item.as_oldest) {
+            queue.admission.owe_again();
+        }
+    }
+
     /// Grants runs that killed workers, each to a session that holds nothing else; if none is idle, one is emptied.
     fn settle_solitary(&mut self, number: u32, out: &mut Output) {
-        let mut waits_for = None;
-        while let Some((at, taker)) = self.solitary_taker(number) {
+        let (mut waits_for, now) = (None, self.now());
+        while let Some((at, taker)) = self.solitary_taker(number, now) {
             let Some(session) = self.sessions.get_mut(&taker) else {
                 break;
             };
@@ -499,14 +535,18 @@ impl Core {
             };
             session.held_back = None;
             session.solitary = Some(item.run);
+            self.choose(taker, number, false);
             self.grant_item(taker, item, out);
         }
         self.stop_holding_back(number, waits_for);
     }
 
     /// The first run to be granted alone that somebody can take, and who.
-    fn solitary_taker(&self, number: u32) -> Option<(usize, SessionId)> {
+    fn solitary_taker(&self, number: u32, now: Time) -> Option<(usize, SessionId)> {
         let queue = self.queues.get(&number)?;
+        if queue.solitary.is_empty() || queue.admission.shut(now).is_some() {
+            return None;
+        }
         queue
             .solitary
             .iter()
@@ -547,15 +587,32 @@ impl Core {
     }
 
     /// Puts an item back in memory where it was (its row was not touched).
-    pub(super) fn put_back(&mut self, item: ReadyItem) {
+    pub(super) fn put_back(&mut self, mut item: ReadyItem) {
+        self.unchoose(&item);
+        item.as_oldest = false;
         if let Some(queue) = self.queues.get_mut(&item.queue) {
             self.unsettled.insert(item.queue);
             queue.insert(item);
         }
     }
 
-    /// Counts a run that became ready.
-    pub(super) fn becomes_ready(&mut self, from: RunState) {
-        self.shift(from, RunState::Ready);
+    /// Takes a run that ended in line out of it. One that is not in memory leaves its row there until its turn comes.
+    pub(super) fn leave_line(&mut self, run: &Run, out: &mut Output) {
+        let number = self.queue_numbers.get(&run.queue).copied();
+        let queue = number.and_then(|number| self.queues.get_mut(&number));
+        if let Some(item) = queue.and_then(|queue| queue.remove(run.no, run.priority)) {
+            self.unsettled.insert(item.queue);
+            Self::dequeue_row(&item, out);
+        }
     }
+
+    /// Counts a run that became ready.
+    pub(super) fn becomes_ready(&mut self, queue: u32, from: RunState) {
+        self.shift(queue, from, RunState::Ready);
+    }
+}
+
+/// Since when a run has its place. Rows that were written before that was recorded do not tell: they count from now.
+fn known_since(since: Time, now: Time) -> Time {
+    if since == Time(0) { now } else { since }
 }

@@ -98,6 +98,8 @@ pub struct Run {
     pub queue: String,
     /// Its priority.
     pub priority: u8,
+    /// Only workers that offer all of these get it.
+    pub tags: Vec<String>,
     /// Where its journal is.
     pub generation: u32,
     /// The index of the next entry: how many there are.
@@ -133,6 +135,7 @@ impl Run {
             workflow: started.workflow.clone(),
             queue: started.queue.clone(),
             priority: started.priority,
+            tags: started.tags.clone(),
             generation,
             next: 0,
             chain: chain::root(started.id),

@@ -11,6 +11,7 @@
 //! start r1 workflow=order queue=q priority=0 delay=5s input=x   and name=…; more than one: `start r1 r2`
 //! step r1 0 | fail r1 0 | timer r1 1 delay=3s                    reports, by the holder under its token
 //! complete r1 | failed r1 | suspend r1 seen=2 wakes=3s | mismatch r1 | giveback r1
+//! queue q create paused=yes concurrency=2 rate=3/1s burst=2 oldest=4    an operator sets something; queues q   asks
 //! cancel r1 | resume r1 | outcome r1 wait | status r1            what clients ask
 //! offer a queues=q:0 | beat a | close a goodbye | wait 5s | wall +3h | crash | reopen
 //! ~read | ~answer | ~commit                                     does one read, tells one answer, syncs the disk
@@ -35,13 +36,14 @@ use crate::model::entry::{Entry, Place};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::id::{GrantNo, Incarnation, RunId, RunNo, SessionId, StepNo, Token};
 use crate::model::payload::Payload;
+use crate::model::queue::{QueueChange, QueueSettings, QueueSummary, RateLimit};
 use crate::model::retry::Retry;
 use crate::model::run::{Outcome, RunState};
 use crate::model::time::Time;
 use crate::wire::message::{
-    AskOutcome, AskStatus, AttemptFailedReport, Cancel, GiveBack, Heartbeat, Held, Hello, Message,
-    Offer, PROTOCOL, QueueSlots, Resume, Start, StepCompletedReport, TimerRequested, TurnCompleted,
-    TurnFailed, TurnMismatched, TurnSuspended, WorkflowOffer,
+    AskOutcome, AskQueues, AskStatus, AttemptFailedReport, Cancel, GiveBack, Heartbeat, Held,
+    Hello, Message, Offer, PROTOCOL, QueueSlots, Resume, SetQueue, Start, StepCompletedReport,
+    TimerRequested, TurnCompleted, TurnFailed, TurnMismatched, TurnSuspended, WorkflowOffer,
 };
 
 const START: Time = Time(20_000 * 86_400_000);
@@ -121,6 +123,49 @@ fn play(text: &str) -> String {
     }
     assert!(inputs.is_empty(), "inputs without dashes: {inputs:?}");
     format!("{}\n", played.trim_end())
+}
+
+/// What is set, if anything is.
+fn settings_text(settings: &QueueSettings) -> String {
+    let parts = [
+        settings.paused.then(|| " paused".to_owned()),
+        settings
+            .concurrency
+            .map(|limit| format!(" concurrency={limit}")),
+        settings.rate.map(|rate| format!(" rate={rate}")),
+        settings
+            .oldest_every
+            .map(|every| format!(" oldest={every}")),
+    ];
+    parts.into_iter().flatten().collect()
+}
+
+fn queue_text(queue: &QueueSummary) -> String {
+    let oldest = queue
+        .oldest_since
+        .map(|since| format!(" oldest={}", at(since)));
+    let reasons = match queue.reasons.is_empty() {
+        true => String::new(),
+        false => format!(" ({})", queue.reasons.join(", ")),
+    };
+    format!(
+        "{} ready={} granted={} scheduled={} suspended={}{} slots={}{}{reasons}",
+        queue.name,
+        queue.ready,
+        queue.granted,
+        queue.scheduled,
+        queue.suspended,
+        oldest.unwrap_or_default(),
+        queue.slots,
+        settings_text(&queue.settings),
+    )
+}
+
+fn tags(line: &Line<'_>) -> Vec<String> {
+    let tags = line.text("tags", "").split(',');
+    tags.filter(|tag| !tag.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 /// What a line says besides its words.
@@ -280,6 +325,12 @@ impl Scene {
             "step" | "fail" | "timer" | "suspend" | "complete" | "failed" | "mismatch"
             | "giveback" => self.report(line),
             "cancel" | "resume" | "outcome" | "status" => self.ask(line),
+            "queue" => self.set_queue(line),
+            "queues" => {
+                let (by, request) = self.client(line);
+                let queue = line.words.get(1).map(|name| (*name).to_owned());
+                self.hear(&by, AskQueues { request, queue });
+            }
             "offer" => self.hear(
                 line.word(1),
                 Offer {
@@ -420,6 +471,7 @@ impl Scene {
                 .filter(|held| !held.is_empty())
                 .map(|held| self.held(held))
                 .collect(),
+            tags: tags(line),
         };
         self.stage.handle(Input::Received {
             session,
@@ -487,6 +539,7 @@ impl Scene {
             priority: line.number("priority", 5),
             delay_ms: line.span("delay").as_millis() as u64,
             input: Payload(input.clone().into()),
+            tags: tags(line),
         };
         let runs = line.words[1..].iter().map(run).collect();
         self.hear(
@@ -495,6 +548,36 @@ impl Scene {
                 request,
                 caller: caller(),
                 runs,
+            },
+        );
+    }
+
+    fn set_queue(&mut self, line: &Line<'_>) {
+        let (by, request) = self.client(line);
+        let has = |field: &str| line.fields.contains_key(field).then_some(());
+        let rate = line.fields.get("rate").map(|text| {
+            let (count, per) = text.split_once('/').unwrap();
+            RateLimit {
+                count: count.parse().unwrap(),
+                per_ms: span(per).as_millis() as u64,
+                burst: line.number("burst", 1),
+            }
+        });
+        let change = QueueChange {
+            paused: has("paused").map(|()| line.text("paused", "") == "yes"),
+            concurrency: has("concurrency").map(|()| line.number("concurrency", 0)),
+            rate,
+            oldest_every: has("oldest").map(|()| line.number("oldest", 0)),
+            create: line.has("create"),
+        };
+        let (queue, caller) = (line.word(1).to_owned(), caller());
+        self.hear(
+            &by,
+            SetQueue {
+                request,
+                caller,
+                queue,
+                change,
             },
         );
     }
@@ -749,6 +832,10 @@ impl Scene {
                 let id = RunId(u128::from_be_bytes(key[7..23].try_into().unwrap()));
                 format!("index {}", run_name(id))
             }
+            Family::Pool => {
+                let queue = keys::number_of(key).and_then(|queue| self.queues.get(&queue));
+                format!("pool {}", queue.cloned().unwrap_or_default())
+            }
             Family::Queue | Family::Granted | Family::Generation => {
                 format!(
                     "{} {}",
@@ -825,10 +912,26 @@ impl Scene {
             }
             Family::Index => String::new(),
             Family::Queue => {
-                let name = keys::QueueRecord::of_bytes(value).unwrap().name;
+                let record = keys::QueueRecord::of_bytes(value).unwrap();
+                let (name, settings) = (record.name, settings_text(&record.settings));
                 self.queues
                     .insert(keys::number_of(key).unwrap(), name.clone());
-                format!(" {name}")
+                format!(" {name}{settings}")
+            }
+            Family::Pool => {
+                let pool = keys::PoolRecord::of_bytes(value).unwrap();
+                let counts = [
+                    ("ready", pool.ready),
+                    ("scheduled", pool.scheduled),
+                    ("suspended", pool.suspended),
+                ];
+                let counts = counts.iter().filter(|(_, count)| *count > 0);
+                let counts = counts.map(|(what, count)| format!(" {what}={count}"));
+                let bucket = match pool.at {
+                    Time(0) => String::new(),
+                    then => format!(" level={} at={}", pool.level, at(then)),
+                };
+                format!("{}{bucket}", counts.collect::<String>())
             }
             Family::Stopped => {
                 let record = keys::StoppedRecord::of_bytes(value).unwrap();
@@ -956,6 +1059,15 @@ impl Scene {
             Note::LongJournal { id, entries } => {
                 format!("{} has a long journal: {entries} entries", run_name(*id))
             }
+            Note::QueueSet { queue, what, by } => format!("queue {queue} set by {by}: {what}"),
+            Note::NoWorker {
+                queue,
+                reason,
+                for_ms,
+            } => format!("queue {queue}: {reason}, for {for_ms} ms"),
+            Note::NoWorkerCleared { queue, reason } => {
+                format!("queue {queue}: no longer that {reason}")
+            }
             Note::NotCleaned { generation, what } => {
                 format!("generation {generation} not cleaned: {what}")
             }
@@ -1036,6 +1148,10 @@ impl Scene {
                 )
             }
             Message::DoneReply(_) => "done".to_owned(),
+            Message::QueuesReply(reply) => {
+                let queues: Vec<String> = reply.queues.iter().map(queue_text).collect();
+                format!("queues: {}", queues.join("; "))
+            }
             Message::RefusedReply(refused) => format!("refused: {}", refusal_text(&refused.reason)),
             other => other.kind_name().to_owned(),
         }

@@ -14,7 +14,7 @@ use super::Core;
 use super::load::Want;
 use super::output::{Effect, Note, Output, Read};
 use super::queue::ReadyItem;
-use super::start::{check_name, check_name_length, check_range};
+use super::start::{check_name, check_name_length, check_range, check_tags};
 use crate::canary::canary;
 use crate::keys::StoppedRecord;
 use crate::model::command::{NotUnderstood, Refusal, StaleToken};
@@ -33,6 +33,8 @@ const QUEUES_PER_WORKER_MAX: u64 = 256;
 struct Slots {
     offered: u32,
     used: u32,
+    /// Hand-outs of the queue since one went to the oldest.
+    passed_over: u32,
 }
 
 /// One connection.
@@ -42,6 +44,7 @@ pub(super) struct Session {
     pub(super) incarnation: Incarnation,
     pub(super) build: String,
     workflows: BTreeSet<String>,
+    tags: BTreeSet<String>,
     slots: BTreeMap<u32, Slots>,
     pub(super) granted: BTreeSet<RunNo>,
     /// Slots taken for runs that are being read.
@@ -83,7 +86,38 @@ impl Session {
     }
 
     pub(super) fn can_run(&self, item: &ReadyItem) -> bool {
-        self.knows(&item.workflow) && !item.avoid.contains(&self.build)
+        self.can_take(&item.workflow, &item.tags, &item.avoid)
+    }
+
+    /// Whether it can take runs that need this.
+    pub(super) fn can_take(&self, workflow: &str, tags: &[String], avoid: &[String]) -> bool {
+        self.knows(workflow) && self.has(tags) && !avoid.contains(&self.build)
+    }
+
+    /// Whether it offers all of these tags.
+    pub(super) fn has(&self, tags: &[String]) -> bool {
+        tags.iter().all(|tag| self.tags.contains(tag)) || canary!("tags are not looked at")
+    }
+
+    /// Slots it offers to a queue.
+    pub(super) fn offered(&self, queue: u32) -> u32 {
+        self.slots.get(&queue).map_or(0, |slots| slots.offered)
+    }
+
+    /// Hand-outs of a queue since one went to the oldest.
+    pub(super) fn passed_over(&self, queue: u32) -> u32 {
+        self.slots.get(&queue).map_or(0, |slots| slots.passed_over)
+    }
+
+    /// A run of a queue was chosen for it.
+    pub(super) fn chosen(&mut self, queue: u32, as_oldest: bool) {
+        if let Some(slots) = self.slots.get_mut(&queue) {
+            slots.passed_over = if as_oldest {
+                0
+            } else {
+                slots.passed_over.saturating_add(1)
+            };
+        }
     }
 
     pub(super) fn can_run_alone(&self, item: &ReadyItem) -> bool {
@@ -181,6 +215,7 @@ impl Core {
                     .iter()
                     .map(|offer| offer.workflow.clone())
                     .collect(),
+                tags: hello.tags.into_iter().collect(),
                 slots: BTreeMap::new(),
                 granted: BTreeSet::new(),
                 reserved: 0,
@@ -223,6 +258,7 @@ impl Core {
             .workflows
             .iter()
             .try_for_each(|offer| check_name("workflow", &offer.workflow, NAME_BYTES_MAX))?;
+        check_tags(&hello.tags)?;
         self.check_queues(&hello.queues)
     }
 
@@ -337,7 +373,6 @@ impl Core {
         for (number, offered) in &numbers {
             known.slots.entry(*number).or_default().offered = *offered;
         }
-        let workflows: Vec<String> = known.workflows.iter().cloned().collect();
         for (number, queue) in &mut self.queues {
             match numbers
                 .iter()
@@ -346,7 +381,6 @@ impl Core {
                 false => queue.withdraw(session),
                 true => {
                     queue.offer(session);
-                    workflows.iter().for_each(|workflow| queue.recall(workflow));
                     self.unsettled.insert(*number);
                 }
             }

@@ -15,7 +15,7 @@ use crate::model::command::{
 };
 use crate::model::entry::{Entry, Started};
 use crate::model::id::{RUN_NAME_BYTES_MAX, RunId, RunNo, SessionId};
-use crate::model::limits::{NAME_BYTES_MAX, QUEUES_MAX, START_MANY_MAX};
+use crate::model::limits::{NAME_BYTES_MAX, QUEUES_MAX, START_MANY_MAX, TAG_BYTES_MAX, TAGS_MAX};
 use crate::model::run::RunState;
 use crate::wire::message::{RefusedReply, Start, StartAnswer, StartReply};
 
@@ -91,6 +91,7 @@ impl Core {
         if let Some(name) = &run.name {
             check_name("run", name, RUN_NAME_BYTES_MAX)?;
         }
+        check_tags(&run.tags)?;
         let (bytes, bytes_max) = (
             run.input.len() as u64,
             self.settings.limits.payload_bytes_max as u64,
@@ -144,6 +145,7 @@ impl Core {
             traceparent: caller.traceparent,
             input: asked.input,
             not_before,
+            tags: asked.tags,
         });
         let Entry::Started(started) = &entry else {
             return None;
@@ -173,16 +175,17 @@ impl Core {
             queue,
             priority: run.priority,
             delayed: true,
+            tags: run.tags.clone(),
         };
         self.arm_stored(due, run.no, record, out);
-        self.count(RunState::Scheduled, 1);
+        self.enters(queue, RunState::Scheduled);
     }
 
     /// A new run goes straight to a worker if nobody waits before it; it never has a row in the queue then.
     fn begin_ready(&mut self, run: Run, out: &mut Output) {
-        self.count(RunState::Ready, 1);
         let queue = self.queue_number(&run.queue, out);
-        let item = self.arrival(run.no, queue, run.priority, run.workflow.clone());
+        self.enters(queue, RunState::Ready);
+        let item = self.arrival_of(&run, queue);
         if let Some(session) = self.direct_taker(&item) {
             return self.grant(run, session, item, out);
         }
@@ -310,6 +313,13 @@ pub(super) fn check_name(what: &str, name: &str, bytes_max: usize) -> Result<(),
         problem,
     }
     .into())
+}
+
+/// Tags are in every record of a run.
+pub(super) fn check_tags(tags: &[String]) -> Result<(), Refusal> {
+    check_range("the number of tags", tags.len() as u64, TAGS_MAX as u64)?;
+    tags.iter()
+        .try_for_each(|tag| check_name("tag", tag, TAG_BYTES_MAX))
 }
 
 pub(super) fn check_range(what: &str, value: u64, max: u64) -> Result<(), Refusal> {

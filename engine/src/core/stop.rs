@@ -88,7 +88,7 @@ impl Core {
             workflow,
         };
         out.put(Space::Lasting, keys::stopped(no), record.to_bytes());
-        self.shift(RunState::Granted, state);
+        self.shift(granted.record.queue, RunState::Granted, state);
         // A build that came while the run was granted has not been asked yet.
         if state == RunState::Parked && self.other_build_waits(&record) {
             self.want(no, super::load::Want::TryBuild, out);
@@ -113,9 +113,9 @@ impl Core {
             return;
         };
         out.delete(Space::Lasting, keys::stopped(run.no));
-        self.becomes_ready(stopped.state);
         let queue = self.queue_number(&run.queue, out);
-        let mut item: ReadyItem = self.arrival(run.no, queue, run.priority, run.workflow.clone());
+        self.becomes_ready(queue, stopped.state);
+        let mut item: ReadyItem = self.arrival_of(run, queue);
         if asker.is_none() {
             item.avoid = stopped.builds.clone();
         }
@@ -181,8 +181,10 @@ impl Core {
         }
         out.send(session, DoneReply { request });
         let at = self.now();
+        let queue = self.queue_number(&run.queue, out);
         if run.next == 1 {
-            // Never handed out with anything to undo. A ready one's row is taken away when its turn comes.
+            // Never handed out with anything to undo.
+            self.leave_line(&run, out);
             out.append(
                 &mut run,
                 &Entry::from(CancelRequested {
@@ -192,7 +194,7 @@ impl Core {
                 }),
             );
             out.append(&mut run, &Entry::from(Cancelled { at }));
-            self.shift(state, RunState::Cancelled);
+            self.shift(queue, state, RunState::Cancelled);
             return self.tell_end(&run, out);
         }
         if !run.cancel_requested {
@@ -206,7 +208,7 @@ impl Core {
             );
         }
         if state != RunState::Ready {
-            self.becomes_ready(state);
+            self.becomes_ready(queue, state);
             self.enqueue(&run, out);
         }
     }

@@ -236,8 +236,9 @@ impl Core {
             } else {
                 RunState::Suspended
             };
-            self.becomes_ready(from);
-            let item = self.arrival(no, record.queue, record.priority, record.workflow);
+            self.becomes_ready(record.queue, from);
+            let needs = (record.workflow, record.tags);
+            let item = self.arrival(no, record.queue, record.priority, needs);
             self.enqueue_item(item, out);
         }
         let timers = &mut self.timers;

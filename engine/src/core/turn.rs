@@ -45,7 +45,7 @@ impl Core {
             }
             .into(),
         );
-        self.shift(RunState::Granted, RunState::Completed);
+        self.shift(granted.record.queue, RunState::Granted, RunState::Completed);
         self.tell_end(&run, out);
     }
 
@@ -64,7 +64,7 @@ impl Core {
         let failure = report.failure.bounded();
         if run.cancel_requested && failure.is_cancelled() {
             out.append(&mut run, &Entry::from(Cancelled { at: now }));
-            self.shift(RunState::Granted, RunState::Cancelled);
+            self.shift(granted.record.queue, RunState::Granted, RunState::Cancelled);
             return self.tell_end(&run, out);
         }
         // A workflow without steps is one implicit step, with the default retries.
@@ -106,9 +106,10 @@ impl Core {
             queue,
             priority,
             delayed: false,
+            tags: run.tags,
         };
         self.arm_stored(retry_at, run.no, record, out);
-        self.shift(RunState::Granted, RunState::Suspended);
+        self.shift(queue, RunState::Granted, RunState::Suspended);
     }
 
     /// The worker says that only time can help. If the journal has grown behind its back, it cannot know.
@@ -152,12 +153,13 @@ impl Core {
                     queue,
                     priority,
                     delayed: false,
+                    tags: run.tags,
                 };
                 self.arm_stored(due, run.no, record, out);
-                self.shift(RunState::Granted, RunState::Suspended);
+                self.shift(queue, RunState::Granted, RunState::Suspended);
             }
             None => {
-                self.becomes_ready(RunState::Granted);
+                self.becomes_ready(granted.record.queue, RunState::Granted);
                 self.enqueue(&run, out);
             }
         }

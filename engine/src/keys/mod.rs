@@ -18,6 +18,7 @@
 //! | 10 | generation | lasting | generation | [`GenerationRecord`] | at the first start of a day |
 //! | 11 | moved | lasting | run number | [`MovedRecord`] | when a run outlives its generation |
 //! | 12 | mark | lasting | – | [`Mark`] | about once a second |
+//! | 13 | pool | lasting | queue number | [`PoolRecord`] | with every batch that moves runs of the queue |
 //!
 //! Scans never start where deletes happen: ready and timer windows go on behind the cursors kept in [`Mark`];
 //! granted slots are used again, lowest first.
@@ -29,6 +30,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::model::id::{Incarnation, Namespace, RunId, RunNo, Token};
+use crate::model::queue::QueueSettings;
 use crate::model::run::RunState;
 use crate::model::time::Time;
 use crate::numbered::{Undecodable, decode_fields, encode_fields};
@@ -70,11 +72,13 @@ pub enum Family {
     Moved = 11,
     /// Engine time and cursors.
     Mark = 12,
+    /// What each queue counts, and what is left of its rate limit.
+    Pool = 13,
 }
 
 impl Family {
     /// All families.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Tally,
         Self::Index,
         Self::Queue,
@@ -87,6 +91,7 @@ impl Family {
         Self::Generation,
         Self::Moved,
         Self::Mark,
+        Self::Pool,
     ];
 
     /// The family of a stored key.
@@ -156,6 +161,13 @@ pub fn index(namespace: Namespace, id: RunId) -> Bytes {
 pub fn queue(number: u32) -> Bytes {
     KeyBuilder::new(Family::Queue)
         .part(&number.to_be_bytes())
+        .done()
+}
+
+/// Where a queue's counts are.
+pub fn pool(queue: u32) -> Bytes {
+    KeyBuilder::new(Family::Pool)
+        .part(&queue.to_be_bytes())
         .done()
 }
 
@@ -302,6 +314,23 @@ records! {
     QueueRecord {
         /// The name.
         name: String,
+        /// What an operator has set.
+        #[serde(default)]
+        settings: QueueSettings,
+    }
+
+    /// What a queue counts, exact at every commit, and what is left of its rate limit. Granted runs are counted at open.
+    PoolRecord {
+        /// Runs that wait for a worker.
+        ready: u64,
+        /// Delayed runs that are not due.
+        scheduled: u64,
+        /// Runs that wait for a timer or a backoff.
+        suspended: u64,
+        /// What the bucket held at `at`, in units of which a hand-out takes `per_ms` and a millisecond brings `count`.
+        level: u64,
+        /// When that was.
+        at: Time,
     }
 
     /// Why a run is stopped.
@@ -336,6 +365,12 @@ records! {
         deaths: u32,
         /// Builds not to give it to.
         avoid: Vec<String>,
+        /// Only workers that offer all of these get it.
+        #[serde(default)]
+        tags: Vec<String>,
+        /// Since when it has its place in line.
+        #[serde(default)]
+        since: Time,
     }
 
     /// A run that a worker holds.
@@ -362,6 +397,15 @@ records! {
         deaths: u32,
         /// Builds not to give it to.
         avoid: Vec<String>,
+        /// Only workers that offer all of these get it.
+        #[serde(default)]
+        tags: Vec<String>,
+        /// Since when it had its place in line.
+        #[serde(default)]
+        since: Time,
+        /// When it was granted; going on with a returned worker is no new grant.
+        #[serde(default)]
+        at: Time,
     }
 
     /// A run that waits for time to pass.
@@ -374,6 +418,9 @@ records! {
         priority: u8,
         /// Whether it was never granted (a delayed start).
         delayed: bool,
+        /// Only workers that offer all of these get it.
+        #[serde(default)]
+        tags: Vec<String>,
     }
 
     /// Where a generation's run numbers begin.
@@ -402,6 +449,19 @@ records! {
     }
 }
 
+impl Default for PoolRecord {
+    /// Of a queue without runs.
+    fn default() -> Self {
+        Self {
+            ready: 0,
+            scheduled: 0,
+            suspended: 0,
+            level: 0,
+            at: Time(0),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -418,6 +478,7 @@ mod tests {
         );
         assert_eq!(hex(&ready(1, 2, 3)), "00000600000001020000000000000003");
         assert_eq!(hex(&granted(7)), "00000700000007");
+        assert_eq!(hex(&pool(8)), "00000d00000008");
         assert_eq!(
             hex(&timer(Time(5), RunNo(6))),
             "00000800000000000000050000000000000006"
@@ -453,10 +514,35 @@ mod tests {
             entries: 9,
             deaths: 0,
             avoid: vec![],
+            tags: vec!["t".into()],
+            since: Time(10),
+            at: Time(11),
         };
         assert_eq!(
             hex(&granted.to_bytes()),
-            "9b0193020304c41000000000000000000000000000000005a162a177060708090090"
+            "9e0193020304c41000000000000000000000000000000005a162a17706070809009091a1740a0b"
+        );
+        let pool = PoolRecord {
+            ready: 1,
+            scheduled: 2,
+            suspended: 3,
+            level: 4,
+            at: Time(5),
+        };
+        assert_eq!(hex(&pool.to_bytes()), "950102030405");
+        let queue = QueueRecord {
+            name: "q".into(),
+            settings: QueueSettings {
+                paused: true,
+                concurrency: Some(2),
+                ..QueueSettings::default()
+            },
+        };
+        assert_eq!(hex(&queue.to_bytes()), "92a17194c302c0c0");
+        let old = QueueRecord::of_bytes(&[0x91, 0xa1, 0x71]).unwrap();
+        assert_eq!(
+            (old.name.as_str(), old.settings),
+            ("q", QueueSettings::default())
         );
         assert_eq!(
             GrantedRecord::of_bytes(&granted.to_bytes()).unwrap(),

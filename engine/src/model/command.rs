@@ -39,6 +39,9 @@ pub struct StartRun {
     pub delay_ms: u64,
     /// What the function gets.
     pub input: Payload,
+    /// Only workers that offer all of these get it.
+    #[serde(default)]
+    pub tags: Vec<String>,
 }
 
 /// Which runs to list, newest first.
@@ -181,4 +184,14 @@ refusals! {
         /// Why.
         cause: String,
     } "the request is not understood: {cause}",
+    /// No queue of this name.
+    20 => NoSuchQueue {
+        /// The name.
+        queue: String,
+    } "there is no queue `{queue}`: nothing was ever started in it and no worker offers it",
+    /// A rate limit out of its range.
+    21 => BadRate {
+        /// What was asked for.
+        rate: String,
+    } "the rate limit {rate} is out of range: 1 to 1,000,000 hand-outs, in 1 ms to 1 day, burst 1 to 1,000,000",
 }

@@ -42,6 +42,9 @@ pub struct Started {
     /// Not granted before this instant.
     #[serde(default)]
     pub not_before: Option<Time>,
+    /// Only workers that offer all of these get it.
+    #[serde(default)]
+    pub tags: Vec<String>,
 }
 
 /// Where in the code a command was given, for people.

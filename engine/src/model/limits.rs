@@ -15,6 +15,18 @@ pub const QUEUES_MAX: usize = 10_000;
 /// The longest workflow, queue, step, principal or build name, in bytes.
 pub const NAME_BYTES_MAX: usize = 128;
 
+/// How many tags a run may ask for, or a worker offer: they are in each of its records.
+pub const TAGS_MAX: usize = 8;
+
+/// The longest tag, in bytes.
+pub const TAG_BYTES_MAX: usize = 64;
+
+/// The largest concurrency limit, and the most hand-outs in a rate limit's period or burst.
+pub const QUEUE_BURST_MAX: u32 = 1_000_000;
+
+/// The longest period of a rate limit: a day.
+pub const QUEUE_RATE_PERIOD_MS_MAX: u64 = 86_400_000;
+
 /// How many rows one page of a listing may have.
 pub const PAGE_ROWS_MAX: u32 = 1_000;
 

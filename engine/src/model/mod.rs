@@ -8,6 +8,7 @@ pub mod id;
 mod json;
 pub mod limits;
 pub mod payload;
+pub mod queue;
 pub mod retry;
 pub mod run;
 pub mod time;

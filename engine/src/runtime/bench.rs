@@ -263,6 +263,7 @@ pub(crate) fn started(workflow: &str) -> Entry {
         traceparent: None,
         input: Payload::of(&()).unwrap(),
         not_before: None,
+        tags: Vec::new(),
     }
     .into()
 }

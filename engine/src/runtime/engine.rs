@@ -35,6 +35,8 @@ pub struct EngineOptions {
     pub retention: Duration,
     /// Follow the wall clock wherever it goes (after it was wrong, and has been set right).
     pub accept_clock: bool,
+    /// Ready work that no connected worker offers (its queue, workflow or tags) is warned of after this time. Default 60 s.
+    pub unoffered_after: Duration,
     /// Memory for blocks read from disk. Default 64 MiB.
     pub cache_bytes: u64,
     /// The directory is a restored copy: it gets a new store id, so that workers of its past are fenced.
@@ -56,6 +58,7 @@ impl Default for EngineOptions {
             disconnect_grace: settings.disconnect_grace,
             retention: RETENTION_DEFAULT,
             accept_clock: false,
+            unoffered_after: settings.unoffered_after,
             cache_bytes: 64 << 20,
             restored: false,
             socket: true,
@@ -157,6 +160,7 @@ impl EngineOptions {
             disconnect_grace: self.disconnect_grace,
             retention: self.retention,
             accept_clock: self.accept_clock,
+            unoffered_after: self.unoffered_after,
             workers_die_with_engine: self.embedded,
         })
     }

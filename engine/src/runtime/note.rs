@@ -22,6 +22,17 @@ pub(super) fn log(note: &Note) {
         Note::LongJournal { id, entries } => {
             tracing::warn!(%id, entries, "a journal has become long")
         }
+        Note::QueueSet { queue, what, by } => {
+            tracing::warn!(queue, by, "a queue was set: {what}")
+        }
+        Note::NoWorker {
+            queue,
+            reason,
+            for_ms,
+        } => tracing::warn!(queue, for_ms, "no_worker: runs are ready, and {reason}"),
+        Note::NoWorkerCleared { queue, reason } => {
+            tracing::warn!(queue, "no_worker is over: it was that {reason}")
+        }
         Note::NotCleaned { generation, what } => {
             tracing::error!(
                 generation,

@@ -8,6 +8,7 @@ use crate::model::entry::Place;
 use crate::model::failure::Failure;
 use crate::model::id::{Incarnation, RunId, RunNo, SessionId, StepNo, Token};
 use crate::model::payload::Payload;
+use crate::model::queue::{QueueChange, QueueSummary};
 use crate::model::retry::Retry;
 use crate::model::run::{Outcome, RunSummary, Stats};
 use crate::model::time::Time;
@@ -80,6 +81,9 @@ messages! {
         queues: Vec<QueueSlots>,
         /// Grants it still holds from before.
         held: Vec<Held>,
+        /// Tags it offers: runs that ask for others go elsewhere.
+        #[serde(default)]
+        tags: Vec<String>,
     },
     /// The engine's answer to a hello.
     2 => Welcome {
@@ -439,6 +443,32 @@ messages! {
         request: u64,
         /// Why.
         reason: Refusal,
+    },
+
+    /// Client to engine: how are the queues?
+    80 => AskQueues {
+        /// The number of the request on this connection.
+        request: u64,
+        /// Only this one.
+        queue: Option<String>,
+    },
+    /// Client to engine: set something on a queue.
+    81 => SetQueue {
+        /// The number of the request on this connection.
+        request: u64,
+        /// Who asks.
+        caller: Caller,
+        /// The queue's name.
+        queue: String,
+        /// What to set.
+        change: QueueChange,
+    },
+    /// Engine to client: the queues, by name.
+    87 => QueuesReply {
+        /// The number of the request.
+        request: u64,
+        /// The queues.
+        queues: Vec<QueueSummary>,
     },
 }
 

@@ -15,6 +15,7 @@ pub struct Workflow<In, Out> {
     name: &'static str,
     version: u32,
     queue: &'static str,
+    tags: &'static [&'static str],
     types: PhantomData<fn(In) -> Out>,
 }
 
@@ -27,6 +28,7 @@ impl<In, Out> Workflow<In, Out> {
             name,
             version: 1,
             queue: "default",
+            tags: &[],
             types: PhantomData,
         }
     }
@@ -43,6 +45,18 @@ impl<In, Out> Workflow<In, Out> {
         Self { queue, ..self }
     }
 
+    /// Sets the tags that a worker must offer to get its runs, unless a start names others.
+    ///
+    /// ```
+    /// use stepwell::Workflow;
+    /// const RENDER: Workflow<String, ()> = Workflow::new("render").tags(&["gpu"]);
+    /// assert_eq!(RENDER.tag_names(), ["gpu"]);
+    /// ```
+    #[must_use]
+    pub const fn tags(self, tags: &'static [&'static str]) -> Self {
+        Self { tags, ..self }
+    }
+
     /// Its name.
     pub const fn name(&self) -> &'static str {
         self.name
@@ -56,6 +70,11 @@ impl<In, Out> Workflow<In, Out> {
     /// The queue its runs go through, unless a start names another.
     pub const fn queue_name(&self) -> &'static str {
         self.queue
+    }
+
+    /// The tags that a worker must offer to get its runs, unless a start names others.
+    pub const fn tag_names(&self) -> &'static [&'static str] {
+        self.tags
     }
 }
 

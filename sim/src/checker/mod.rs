@@ -3,11 +3,13 @@
 //! Some are checked after every commit, against what is durable by then; some at every frame that leaves the server;
 //! some in the end, when all runs have ended.
 
+mod admission;
 mod attempt;
 mod damage;
 mod effect;
 mod ending;
 mod fence;
+mod gauge;
 mod journal;
 mod line;
 mod model;
@@ -18,11 +20,13 @@ mod release;
 mod replay;
 mod retention;
 mod ring;
+mod share;
 mod start;
 mod suspect;
 mod tally;
 mod timer;
 
+use stepwell::QueueSummary;
 use stepwell::model::id::{Incarnation, RunId, StepNo};
 use stepwell::model::time::Time;
 use stepwell::wire::message::Message;
@@ -45,6 +49,9 @@ pub(crate) struct Court {
     suspects: suspect::Suspects,
     lines: line::Lines,
     engine_time: timer::EngineTime,
+    admissions: admission::Admissions,
+    shares: share::Shares,
+    gauges: gauge::Gauges,
     violations: Vec<Violation>,
     /// Bodies that began although the outcome of their step was durable: allowed for a worker that has not heard yet.
     pub(crate) late_bodies: u64,
@@ -132,7 +139,17 @@ impl Court {
                     self.fence
                         .granted(&self.durable, *slot, before.as_ref(), &mut bench);
                     self.suspects.granted(&self.durable, *slot);
+                    let grant = self.durable.granted.get(slot).filter(|grant| {
+                        before.as_ref().is_none_or(|before| before.run != grant.run)
+                    });
+                    if let Some(grant) = grant {
+                        self.admissions.granted(&self.durable, grant, &mut bench);
+                        let admissions = &self.admissions;
+                        self.shares
+                            .granted(&self.durable, grant, admissions, &mut bench);
+                    }
                 }
+                Change::QueueSet { queue } => self.admissions.set(&self.durable, *queue),
                 Change::Indexed { id, run, before } => {
                     start::indexed(*id, *run, *before, &mut bench)
                 }
@@ -148,6 +165,7 @@ impl Court {
                 Change::Forgotten { run } => forgotten.push(*run),
                 Change::Other => {}
             }
+            self.gauges.changed(&self.durable);
         }
         self.engine_time.batch_ended(&self.durable, &mut bench);
         let latest = self.engine_time.latest;
@@ -173,8 +191,25 @@ impl Court {
         }
     }
 
+    /// Somebody asks how the queues are: tells from where on the answer may be true.
+    pub(crate) fn gauges_asked(&mut self) -> usize {
+        self.gauges.asked(&self.durable)
+    }
+
+    /// And is told.
+    pub(crate) fn gauges_told(&mut self, now_ms: u64, from: usize, queues: &[QueueSummary]) {
+        let mut bench = Bench {
+            now_ms,
+            violations: &mut self.violations,
+        };
+        self.gauges.told(from, queues, &mut bench);
+    }
+
     /// A worker sends something.
     pub(crate) fn reported(&mut self, message: &Message) {
+        if let Message::Hello(hello) = message {
+            self.admissions.hello(hello);
+        }
         self.fence.reported(message);
         self.attempts.reported(message);
     }
@@ -237,6 +272,7 @@ pub(crate) fn at_the_end(world: &World, in_time: bool) {
         violations: &mut court.violations,
     };
     let ending = &world.program.ending;
+    court.shares.at_the_end(&court.durable, &mut bench);
     ending::at_the_end(&court.durable, &told, ending, in_time, &mut bench);
     start::at_the_end(&court.durable, &told, &mut bench);
     outcome::at_the_end(&court.durable, &told, &mut bench);

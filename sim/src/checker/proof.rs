@@ -15,7 +15,7 @@ use crate::durable::{Durable, DurableRun};
 use crate::ledger::Ledger;
 use crate::plan::{ChainInput, Job, Order, Plan, Solo, TimedJob};
 use crate::workload::{
-    CALL, CHAIN, CHECKOUT, DECLINED, RING, Receipt, SOLO, chain_expected, chain_request,
+    CALL, CHAIN, CHECKOUT, DECLINED, ERRAND, RING, Receipt, SOLO, chain_expected, chain_request,
 };
 
 const NAME: &str = "the workload's proof holds";
@@ -38,7 +38,7 @@ pub(super) fn at_the_end(durable: &Durable, ledger: &Ledger, plan: &Plan, bench:
             bench.charge(NAME, format!("{} was never asked for", run.name()));
         }
         let problem = match started.workflow.as_str() {
-            name if name == CHAIN.name() => chain(*no, run, ledger),
+            name if name == CHAIN.name() || name == ERRAND.name() => chain(*no, run, ledger),
             name if name == CHECKOUT.name() => checkout(run),
             name if name == SOLO.name() => solo(run),
             name if name == RING.name() => ring(*no, run, ledger),

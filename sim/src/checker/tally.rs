@@ -3,6 +3,7 @@
 //! Source: rule R8 of the design and the core's invariant C1: the tally equals the states of all runs, at every commit that
 //! writes it.
 
+use stepwell::model::id::RunNo;
 use stepwell::model::run::RunState;
 
 use super::Bench;
@@ -12,6 +13,7 @@ use crate::told::Told;
 const NAME: &str = "the counts equal the truth";
 
 pub(super) fn batch_ended(durable: &Durable, bench: &mut Bench<'_>) {
+    pools(durable, bench);
     let counted = durable.counted();
     if let Some(tally) = durable.tally.as_ref().filter(|tally| tally.runs != counted) {
         bench.charge(
@@ -21,6 +23,31 @@ pub(super) fn batch_ended(durable: &Durable, bench: &mut Bench<'_>) {
                 tally.runs
             ),
         );
+    }
+}
+
+/// What each queue counts.
+fn pools(durable: &Durable, bench: &mut Bench<'_>) {
+    for (number, pool) in &durable.pools {
+        let waiting = durable
+            .waiting
+            .iter()
+            .filter(|((queue, ..), _)| queue == number);
+        let lives = |run: &RunNo| durable.runs.get(run).is_some_and(|run| !run.has_ended());
+        let ready = waiting.filter(|(_, record)| lives(&record.run)).count() as u64;
+        let timers = |delayed: bool| {
+            let timers = durable.timers.values();
+            let of = timers.filter(|timer| timer.queue == *number && timer.delayed == delayed);
+            of.count() as u64
+        };
+        let counted = (ready, timers(true), timers(false));
+        let told = (pool.ready, pool.scheduled, pool.suspended);
+        if told != counted {
+            bench.charge(
+                NAME,
+                format!("queue {number} says {told:?} (ready, scheduled, suspended), the store holds {counted:?}"),
+            );
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use stepwell::model::command::{ListRuns, Refusal};
 use stepwell::model::payload::Payload;
 use stepwell::model::run::Stats;
 use stepwell::runtime::link::NetDial;
-use stepwell::{Client, ClientError};
+use stepwell::{Client, ClientError, QueueChange, RateLimit};
 
 use super::SERVER;
 use crate::event::What;
@@ -25,6 +25,8 @@ const AUDIT_LIMIT: Duration = Duration::from_secs(15);
 const AGAIN: Duration = Duration::from_millis(100);
 /// How often it looks whether the end has come.
 const LOOK: Duration = Duration::from_millis(50);
+/// So long after the faults queues stay limited.
+const TIDY_MS: u64 = 8_000;
 /// How often the engine is asked for its counts until it reads nothing.
 const STATS_TRIES: u32 = 10;
 /// Rows asked for at once in the end: few, so that pages are turned.
@@ -45,6 +47,9 @@ pub(crate) async fn ask(world: Arc<World>, number: u32) -> turmoil::Result {
     }
     loop {
         host.rest(LOOK).await;
+        if number == 1 && world.program.is_engine {
+            tidy(&host, &client).await;
+        }
         if number == 1
             && world.audit.load(Ordering::Relaxed)
             && !world.audited.load(Ordering::Relaxed)
@@ -84,27 +89,43 @@ async fn begin(host: Arc<Host>, client: Client, index: usize) {
             work,
             delay_ms,
             priority,
-        } => start(&host, &client, &name, work, delay_ms, priority).await,
+            tags,
+        } => {
+            let how = (Duration::from_millis(delay_ms), priority, tags);
+            start(&host, &client, &name, work, how).await;
+        }
         Job::StartMany { workflow, runs } => start_many(&host, &client, &workflow, runs).await,
         Job::Cancel { name } => cancel(&host, &client, &name).await,
         Job::Wait { name } => wait(&host, &client, &name).await,
         Job::Ask { name } => look(&host, &client, &name).await,
+        Job::SetQueue { queue, change } => {
+            if client.queues().set(&queue, change).await.is_ok() {
+                host.world.saw("queues set");
+            }
+        }
+        Job::Gauges => gauges(&host, &client).await,
     }
     host.record(|_| What::Settled { job: index });
     host.world.told().jobs[index] = Progress::Over;
 }
 
-async fn start(host: &Host, client: &Client, name: &str, work: Work, delay_ms: u64, priority: u8) {
+/// How a run is started: its delay, its priority, its tags.
+type How = (Duration, u8, Vec<String>);
+
+async fn start(host: &Host, client: &Client, name: &str, work: Work, how: How) {
+    let (delay, priority, tags) = how;
     let Some(workflow) = host.world.program.workflow(&work.workflow) else {
         return unknown(host, &work.workflow);
     };
     loop {
+        let delay_ms = u64::try_from(delay.as_millis()).unwrap_or_default();
         let call = host.begins_call(name, begins(&work, delay_ms));
         let answer = client
             .start(workflow, &work.input)
             .id(name)
-            .delay(Duration::from_millis(delay_ms))
+            .delay(delay)
             .priority(priority)
+            .tags(tags.clone())
             .await
             .map(|run| run.started());
         host.ends_call(call, &answer);
@@ -272,6 +293,48 @@ fn tell(host: &Host, name: &str, outcome: stepwell::model::run::Outcome) {
         at_ms,
         outcome,
     });
+}
+
+/// Asks how the queues are. What is told must be true at some instant of the call.
+async fn gauges(host: &Host, client: &Client) {
+    let from = host.world.court().gauges_asked();
+    if let Ok(queues) = client.queues().list().await {
+        let mut court = host.world.court();
+        court.gauges_told(host.now_ms(), from, &queues);
+        drop(court);
+        host.world.saw("gauges told");
+    }
+}
+
+/// Once faults are over: what is paused goes on, and somewhat later what is limited, too. A late copy of an old command may
+/// come after that, so this is done again.
+async fn tidy(host: &Host, client: &Client) {
+    let over_ms = host.world.plan.settings.faults_end_ms;
+    if host.now_ms() < over_ms {
+        return;
+    }
+    let name = crate::workload::ERRAND.queue_name();
+    let settings = {
+        let court = host.world.court();
+        court.durable.queue_named(name).map(|queue| queue.settings)
+    };
+    let Some(settings) = settings else { return };
+    let late = host.now_ms() > over_ms + TIDY_MS;
+    let limited = settings.concurrency.is_some() || settings.rate.is_some();
+    if !(settings.paused || late && limited) {
+        return;
+    }
+    let change = QueueChange {
+        paused: Some(false),
+        concurrency: late.then_some(0),
+        rate: late.then_some(RateLimit {
+            count: 0,
+            per_ms: 1,
+            burst: 1,
+        }),
+        ..QueueChange::default()
+    };
+    let _ = client.queues().set(name, change).await;
 }
 
 async fn look(host: &Host, client: &Client, name: &str) {

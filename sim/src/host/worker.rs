@@ -26,6 +26,8 @@ pub(crate) async fn work(world: Arc<World>, name: String) -> turmoil::Result {
     let worker = world
         .program
         .worker(worker, Outside::live(host.clone()), version, slots);
+    let tags = world.plan.settings.tags_of(&name);
+    let worker = tags.into_iter().fold(worker, |worker, tag| worker.tag(tag));
     let handle = worker.grace(Duration::from_millis(500)).start()?;
     while !world.takes_drain(&name) {
         host.rest(LOOK).await;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use stepwell::Workflow;
+use stepwell::{QueueChange, Workflow};
 
 use super::settings::Settings;
 use crate::draw::Draw;
@@ -84,6 +84,9 @@ pub enum Job {
         delay_ms: u64,
         /// 0 to 9.
         priority: u8,
+        /// What its workers must offer.
+        #[serde(default)]
+        tags: Vec<String>,
     },
     /// Starts several runs in one call, again and again until it is answered.
     StartMany {
@@ -107,6 +110,15 @@ pub enum Job {
         /// The run's name.
         name: String,
     },
+    /// Sets something on a queue, once.
+    SetQueue {
+        /// The queue's name.
+        queue: String,
+        /// What.
+        change: QueueChange,
+    },
+    /// Asks how the queues are, once.
+    Gauges,
 }
 
 impl Job {
@@ -121,6 +133,8 @@ impl Job {
             Self::Cancel { name } => ("cancel", vec![name.clone()]),
             Self::Wait { name } => ("wait", vec![name.clone()]),
             Self::Ask { name } => ("ask", vec![name.clone()]),
+            Self::SetQueue { .. } => ("set queue", Vec::new()),
+            Self::Gauges => ("gauges", Vec::new()),
         }
     }
 }
@@ -179,6 +193,7 @@ fn draw_run(run: u64, draw: &mut Draw, settings: &Settings, jobs: &mut Vec<Timed
         work,
         delay_ms,
         priority,
+        tags: Vec::new(),
     };
     push(at_ms, draw, start(work.clone()));
     if draw.chance(250) {

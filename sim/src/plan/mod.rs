@@ -5,6 +5,7 @@
 //! to the outside world ends) is a hash of the seed and of what it is about, and so does not depend on what else happens.
 
 mod clock;
+mod errand;
 mod fault;
 mod job;
 mod long;
@@ -75,6 +76,8 @@ impl Plan {
         jobs.extend(ring::draw_all(seed, &settings));
         jobs.sort_by_key(|job| job.at_ms);
         long::lengthen(seed, &settings, &mut jobs);
+        errand::draw_all(seed, &settings, &mut jobs);
+        jobs.sort_by_key(|job| job.at_ms);
         let faults = fault::draw_all(seed, &settings);
         Self {
             suite: ENGINE.to_owned(),

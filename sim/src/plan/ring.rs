@@ -46,6 +46,7 @@ pub(super) fn draw_all(seed: u64, settings: &Settings) -> Vec<TimedJob> {
             work: Work::of(RING, &input),
             delay_ms: 0,
             priority: 5,
+            tags: Vec::new(),
         };
         let mut push = |at_ms: u64, draw: &mut Draw, job| {
             let client = draw.between(1, u64::from(settings.clients)) as u32;

@@ -92,6 +92,16 @@ impl Settings {
         hosts(self.workers, self.clients)
     }
 
+    /// The tags that a worker offers. Each is offered by some worker.
+    pub(crate) fn tags_of(&self, worker: &str) -> Vec<&'static str> {
+        let is = |number: u32| worker == format!("worker-{number}");
+        let (red, blue) = (is(1), is(self.workers));
+        let both = self.workers > 1 && is(2);
+        let offered = [("red", red || both), ("blue", blue || both)];
+        let offered = offered.into_iter().filter(|(_, offers)| *offers);
+        offered.map(|(tag, _)| tag).collect()
+    }
+
     pub(super) fn draw(seed: u64) -> Self {
         let draw = &mut Draw::of(seed, "settings");
         let (workers, clients) = {

@@ -85,6 +85,7 @@ impl Workload {
             work: Work::of(workflow, input),
             delay_ms: 0,
             priority: 5,
+            tags: Vec::new(),
         };
         self.push(&mut draw, at_ms, job.clone());
         if draw.chance(100) {

@@ -26,6 +26,9 @@ pub(crate) const SOLO: Workflow<Solo, (u64, String)> = Workflow::new("solo");
 /// Moves along a ring that all its runs share; answers with how many.
 pub(crate) const RING: Workflow<RingInput, u64> = Workflow::new("ring");
 
+/// A chain in a queue of its own, which operators pause and limit.
+pub(crate) const ERRAND: Workflow<ChainInput, u64> = Workflow::new("errand").queue("errands");
+
 /// The effect that all other steps have.
 pub(crate) const CALL: &str = "call";
 /// What races with a customer's patience.
@@ -46,7 +49,12 @@ pub(crate) fn effect_of(workflow: &str, step: &str) -> &'static str {
 
 /// Registers all workloads.
 pub(crate) fn register(worker: SimWorker) -> SimWorker {
-    let (a, b, c) = (worker.world(), worker.world(), worker.world());
+    let (a, b, c, d) = (
+        worker.world(),
+        worker.world(),
+        worker.world(),
+        worker.world(),
+    );
     worker
         .register(CHAIN, move |ctx, input| chain::chain(ctx, input, a.clone()))
         .register(CHECKOUT, move |ctx, order| {
@@ -54,6 +62,9 @@ pub(crate) fn register(worker: SimWorker) -> SimWorker {
         })
         .register(SOLO, solo::solo)
         .register(RING, move |ctx, input| ring::ring(ctx, input, c.clone()))
+        .register(ERRAND, move |ctx, input| {
+            chain::chain(ctx, input, d.clone())
+        })
 }
 
 /// The policy of all steps: more retries than calls can fail, soon.

@@ -226,6 +226,12 @@ impl Recorder {
             }
             Message::AskList(m) => frame.request = Some(m.request),
             Message::AskStats(m) => frame.request = Some(m.request),
+            Message::AskQueues(m) => frame.request = Some(m.request),
+            Message::SetQueue(m) => {
+                frame.request = Some(m.request);
+                frame.text = format!("{}: {}", m.queue, m.change);
+            }
+            Message::QueuesReply(m) => frame.request = Some(m.request),
             Message::StartReply(m) => {
                 frame.request = Some(m.request);
                 let answers = m.runs.iter().map(|answer| match &answer.refused {

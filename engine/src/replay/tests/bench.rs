@@ -117,6 +117,7 @@ impl Bench {
             traceparent: None,
             input: Payload::of(input).unwrap(),
             not_before: None,
+            tags: Vec::new(),
         };
         Self::of_journal(vec![started.into()], function)
     }

@@ -186,7 +186,7 @@ impl Drop for Asked {
 fn commands(message: &Message) -> bool {
     matches!(
         message,
-        Message::Start(_) | Message::Cancel(_) | Message::Resume(_)
+        Message::Start(_) | Message::Cancel(_) | Message::Resume(_) | Message::SetQueue(_)
     )
 }
 
@@ -200,6 +200,7 @@ fn request_of(message: &Message) -> Option<u64> {
         Message::JournalReply(reply) => reply.request,
         Message::DoneReply(reply) => reply.request,
         Message::StatsReply(reply) => reply.request,
+        Message::QueuesReply(reply) => reply.request,
         Message::RefusedReply(reply) => reply.request,
         _ => return None,
     })
@@ -245,6 +246,7 @@ impl Peer for ClientPeer {
             workflows: Vec::new(),
             queues: Vec::new(),
             held: Vec::new(),
+            tags: Vec::new(),
         }
     }
 

@@ -6,6 +6,7 @@
 
 mod error;
 mod line;
+mod queues;
 mod run;
 mod start;
 #[cfg(test)]
@@ -18,6 +19,7 @@ use tokio::sync::{mpsc, watch};
 
 pub use self::error::{ClientError, RunError};
 use self::line::{ClientPeer, Line};
+pub use self::queues::Queues;
 pub use self::run::Run;
 pub use self::start::StartBuilder;
 use super::env::Env;

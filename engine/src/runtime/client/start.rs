@@ -49,6 +49,7 @@ impl<Out> StartBuilder<Out> {
             priority: PRIORITY_DEFAULT,
             delay_ms: 0,
             input,
+            tags: Vec::new(),
         });
         Self {
             client,
@@ -89,6 +90,12 @@ impl<Out> StartBuilder<Out> {
     /// Sets the priority, 0 (first) to 9. Default 5.
     pub fn priority(self, priority: u8) -> Self {
         self.with(|_, run| run.priority = priority)
+    }
+
+    /// Runs it only on workers that offer all of these tags ([`Worker::tag`](crate::Worker::tag)). Default: the workflow's.
+    pub fn tags<T: Into<String>>(self, tags: impl IntoIterator<Item = T>) -> Self {
+        let tags = tags.into_iter().map(Into::into).collect();
+        self.with(|_, run| run.tags = tags)
     }
 }
 
@@ -131,6 +138,7 @@ impl Client {
             workflow.queue_name(),
         );
         StartBuilder::new(self.clone(), name, version, queue, Payload::of(input))
+            .tags(workflow.tag_names().iter().copied())
     }
 
     /// Starts a run of a workflow that is only known by its name, with an encoded input

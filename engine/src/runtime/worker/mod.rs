@@ -84,6 +84,7 @@ pub struct Worker {
     registry: Registry,
     workflows: Vec<WorkflowOffer>,
     queues: Vec<QueueSlots>,
+    tags: Vec<String>,
     caller: Caller,
     build: String,
     grace: Duration,
@@ -133,6 +134,7 @@ impl Worker {
             registry: Registry::new(),
             workflows: Vec::new(),
             queues: Vec::new(),
+            tags: Vec::new(),
             caller: Caller {
                 principal: "worker".to_owned(),
                 ..Caller::default()
@@ -197,6 +199,16 @@ impl Worker {
         self
     }
 
+    /// Offers a tag: runs that ask for it ([`StartBuilder::tags`](crate::StartBuilder::tags)) come here, and all that ask for
+    /// none. May be called for up to 8 tags.
+    pub fn tag(mut self, tag: impl Into<String>) -> Self {
+        let tag = tag.into();
+        if !self.tags.contains(&tag) {
+            self.tags.push(tag);
+        }
+        self
+    }
+
     /// Sets how long steps that run may take to end when the worker drains. Default 10 s.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
@@ -222,6 +234,7 @@ impl Worker {
             registry,
             workflows,
             queues,
+            tags,
             caller,
             build,
             grace,
@@ -237,6 +250,7 @@ impl Worker {
             build,
             workflows,
             queues,
+            tags,
             grace,
         };
         let world = Arc::new(World::new(env.clock.clone(), registry));
@@ -299,7 +313,9 @@ impl Worker {
             .iter()
             .map(|offer| ("workflow", &offer.workflow));
         let queues = self.queues.iter().map(|slots| ("queue", &slots.queue));
-        for (what, name) in workflows.chain(queues).chain([("build", &self.build)]) {
+        let tags = self.tags.iter().map(|tag| ("tag", tag));
+        let named = workflows.chain(queues).chain(tags);
+        for (what, name) in named.chain([("build", &self.build)]) {
             if name.is_empty() || name.len() > NAME_BYTES_MAX {
                 return Err(WorkerError::BadName {
                     what,

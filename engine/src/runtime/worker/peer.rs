@@ -49,6 +49,7 @@ pub(crate) struct Introduction {
     pub(crate) build: String,
     pub(crate) workflows: Vec<WorkflowOffer>,
     pub(crate) queues: Vec<QueueSlots>,
+    pub(crate) tags: Vec<String>,
     pub(crate) grace: Duration,
 }
 
@@ -307,6 +308,7 @@ impl Peer for WorkerPeer {
                 Vec::new()
             },
             held: self.turns.iter().map(held).collect(),
+            tags: me.tags.clone(),
         }
     }
 

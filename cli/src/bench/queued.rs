@@ -1,0 +1,154 @@
+//! Many runs in line: what they cost, how fast they are handed out beside a short line, how soon the engine is there again
+//! after it was killed, and how long an urgent run takes behind them.
+
+use std::path::Path;
+use std::time::Duration;
+
+use stepwell::{Client, QueueChange};
+
+use super::Bench;
+use super::figures::Figures;
+use super::rig::Rig;
+use super::workflow::{SEQUENCE, Sequence};
+use crate::clock;
+use crate::failure::CommandError;
+use crate::reach::asked;
+
+const QUEUE: &str = "default";
+/// The short line.
+const FEW: u64 = 1_000;
+/// How often the short line is worked off.
+const ROUNDS: u64 = 10;
+/// Runs started by one call.
+const BATCH: u64 = 1_000;
+/// Runs the worker takes at a time.
+const SLOTS: u32 = 64;
+/// How often is looked.
+const LOOK: Duration = Duration::from_millis(5);
+/// Without another hand-out for this long, the measurement gives up.
+const STUCK_AFTER: Duration = Duration::from_secs(60);
+const WORK: Sequence = Sequence {
+    steps: 1,
+    payload: 100,
+    fail_at: None,
+};
+
+/// Queues `count` runs behind a paused queue, and lets them go.
+pub(crate) async fn measure(
+    bench: &Bench,
+    dir: &Path,
+    count: u64,
+    figures: &mut Figures,
+) -> Result<(), CommandError> {
+    let mut rig = Rig::start(bench.mode, dir, SLOTS, bench.session_timeout).await?;
+    let client = rig.client().await?;
+    let mut few_s = 0.0;
+    for _ in 0..ROUNDS {
+        pause(&client, true).await?;
+        start(&client, FEW, figures).await?;
+        few_s += hand_out(&client, FEW).await?;
+        empty(&client).await?;
+    }
+    figures.handouts_per_s_few = rate(ROUNDS * FEW, few_s);
+
+    pause(&client, true).await?;
+    let begin = clock::now();
+    start(&client, count, figures).await?;
+    figures.queue_s = Some(clock::now().duration_since(begin).as_secs_f64());
+    (figures.rss_bytes_server, figures.rss_bytes_worker) = (rig.rss_engine(), rig.rss_worker());
+    let handed_out = (count / 2).clamp(1, ROUNDS * FEW);
+    figures.handouts_per_s = rate(handed_out, hand_out(&client, handed_out).await?);
+    figures.urgent_ms = Some(urgent(&client, figures).await?);
+    let stats = client.stats().await.map_err(|e| asked(&e))?;
+    figures.disk_bytes_per_run = Some((stats.disk_bytes as f64 / count as f64).round());
+    drop(client);
+
+    rig.kill_engine().await?;
+    let begin = clock::now();
+    rig.start_engine().await?;
+    let client = rig.client().await?;
+    urgent(&client, figures).await?;
+    figures.ready_s = Some(clock::now().duration_since(begin).as_secs_f64());
+    figures.rss_bytes_reopened = rig.rss_engine();
+    drop(client);
+    rig.close().await
+}
+
+fn rate(count: u64, seconds: f64) -> Option<f64> {
+    (seconds > 0.0).then(|| (count as f64 / seconds * 10.0).round() / 10.0)
+}
+
+async fn pause(client: &Client, paused: bool) -> Result<(), CommandError> {
+    let change = QueueChange {
+        paused: Some(paused),
+        create: true,
+        ..QueueChange::default()
+    };
+    let set = client.queues().set(QUEUE, change).await;
+    set.map_err(|e| asked(&e))
+}
+
+async fn start(client: &Client, count: u64, figures: &mut Figures) -> Result<(), CommandError> {
+    let mut left = count;
+    while left > 0 {
+        let batch = left.min(BATCH);
+        let runs = vec![(None, WORK); usize::try_from(batch).unwrap_or_default()];
+        let answers = client.start_many(SEQUENCE, runs).await;
+        let answers = answers.map_err(|e| asked(&e))?;
+        figures.errors += answers.iter().filter(|answer| answer.is_err()).count() as u64;
+        left -= batch;
+    }
+    Ok(())
+}
+
+/// Lets go, and tells how long it takes until so many have been handed out.
+async fn hand_out(client: &Client, count: u64) -> Result<f64, CommandError> {
+    let grants = async || {
+        let stats = client.stats().await.map_err(|e| asked(&e))?;
+        Ok::<u64, CommandError>(stats.grants)
+    };
+    let until = grants().await? + count;
+    let begin = clock::now();
+    pause(client, false).await?;
+    let (mut most, mut moved_at) = (0, begin);
+    loop {
+        let now = grants().await?;
+        let passed = clock::now().duration_since(begin);
+        if now >= until {
+            return Ok(passed.as_secs_f64());
+        }
+        if now > most {
+            (most, moved_at) = (now, clock::now());
+        }
+        if clock::now().duration_since(moved_at) > STUCK_AFTER {
+            let left = until - now;
+            return Err(CommandError::fault(format!(
+                "{left} of {count} runs are not handed out and nothing moves"
+            )));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Waits until the queue is empty.
+async fn empty(client: &Client) -> Result<(), CommandError> {
+    loop {
+        let queue = client.queues().show(QUEUE).await.map_err(|e| asked(&e))?;
+        if queue.ready + queue.granted == 0 {
+            return Ok(());
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// How long an urgent run takes, in milliseconds, from its start to its outcome.
+async fn urgent(client: &Client, figures: &mut Figures) -> Result<f64, CommandError> {
+    let begin = clock::now();
+    let run = client.start(SEQUENCE, &WORK).priority(0).await;
+    let run = run.map_err(|e| asked(&e))?;
+    if run.outcome().await.is_err() {
+        figures.errors += 1;
+    }
+    let ms = clock::now().duration_since(begin).as_secs_f64() * 1e3;
+    Ok((ms * 10.0).round() / 10.0)
+}

@@ -1,0 +1,443 @@
+//! `stepwell queue …`: how the queues are, and what an operator sets on them.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
+use stepwell::{QueueChange, QueueSettings, QueueSummary, RateLimit};
+
+use crate::failure::{Answer, CommandError};
+use crate::quantity::{self, counted, grouped};
+use crate::reach::{Door, Reach, asked};
+use crate::terminal::{Column, Terminal, pairs, table};
+
+/// How often a drain looks.
+const LOOK: Duration = Duration::from_millis(100);
+/// Where there is no terminal, a draining queue is told of this often.
+const LOOKS_PER_LINE: u32 = 50;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum QueueCommand {
+    /// List the queues: what waits, for how long, and why
+    List(List),
+    /// Print one queue
+    Show(One),
+    /// Hand out nothing more; what is granted goes on, and starts are taken
+    Pause(One),
+    /// Hand out again
+    Resume(One),
+    /// Pause, and wait until nothing of the queue is granted
+    Drain(One),
+    /// Limit what is handed out; limits that are not named stay
+    Limit(Limit),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    #[command(flatten)]
+    reach: Reach,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct One {
+    /// The queue's name
+    queue: String,
+    #[command(flatten)]
+    reach: Reach,
+}
+
+#[derive(Debug, Args)]
+#[group(skip)]
+pub(crate) struct Limit {
+    /// The queue's name; it begins to exist if there is none
+    queue: String,
+    /// Runs granted at once, over all workers, or `none`
+    #[arg(long, value_name = "N", value_parser = number_or_none)]
+    concurrency: Option<u32>,
+    /// Hand-outs in a time (100/s, 30/m, 5/250ms), or `none`
+    #[arg(long, value_name = "RATE", value_parser = rate_or_none)]
+    rate: Option<RateLimit>,
+    /// Hand-outs at once after a quiet time [default: as many as in the rate's time]
+    #[arg(long, value_name = "N", requires = "rate", value_parser = clap::value_parser!(u32).range(1..))]
+    burst: Option<u32>,
+    /// Give one hand-out in N to the run that waits longest, whatever its priority, or `none` [default: 10]
+    #[arg(long, value_name = "N", value_parser = number_or_none)]
+    oldest_every: Option<u32>,
+    #[command(flatten)]
+    reach: Reach,
+}
+
+impl QueueCommand {
+    pub(crate) async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
+        match self {
+            Self::List(list) => list.execute(terminal).await,
+            Self::Show(one) => one.show(terminal).await,
+            Self::Pause(one) => one.pause(true, terminal).await,
+            Self::Resume(one) => one.pause(false, terminal).await,
+            Self::Drain(one) => one.drain(terminal).await,
+            Self::Limit(limit) => limit.execute(terminal).await,
+        }
+    }
+}
+
+impl List {
+    async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
+        let door = self.reach.open().await?;
+        let queues = door.client.queues().list().await.map_err(|e| asked(&e))?;
+        let document = json!({ "queues": queues.iter().map(document).collect::<Vec<_>>() });
+        terminal.data(&document, || list_text(&queues))?;
+        door.close().await;
+        Ok(Answer::Yes)
+    }
+}
+
+impl One {
+    async fn show(self, terminal: Terminal) -> Result<Answer, CommandError> {
+        let door = self.reach.open().await?;
+        let queue = ask(&door, &self.queue).await?;
+        terminal.data(&document(&queue), || text(&queue))?;
+        door.close().await;
+        Ok(Answer::Yes)
+    }
+
+    async fn pause(self, paused: bool, terminal: Terminal) -> Result<Answer, CommandError> {
+        let door = self.reach.open().await?;
+        let queues = door.client.queues();
+        let set = match paused {
+            true => queues.pause(&self.queue).await,
+            false => queues.resume(&self.queue).await,
+        };
+        set.map_err(|e| asked(&e))?;
+        let queue = ask(&door, &self.queue).await?;
+        terminal.data(&document(&queue), || is_set(&queue))?;
+        door.close().await;
+        Ok(Answer::Yes)
+    }
+
+    async fn drain(self, terminal: Terminal) -> Result<Answer, CommandError> {
+        let door = self.reach.open().await?;
+        let paused = door.client.queues().pause(&self.queue).await;
+        paused.map_err(|e| asked(&e))?;
+        let mut queue = ask(&door, &self.queue).await?;
+        let mut draining = Draining::begin(terminal, queue.granted);
+        // An engine that this command opened has no workers: what is granted stays so.
+        while queue.granted > 0 && !door.is_still() {
+            draining.show(&queue);
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => {}
+                _ = tokio::signal::ctrl_c() => return Err(left(&queue)),
+            }
+            queue = ask(&door, &self.queue).await?;
+        }
+        draining.end();
+        terminal.data(&document(&queue), || is_set(&queue))?;
+        door.close().await;
+        Ok(if queue.granted == 0 {
+            Answer::Yes
+        } else {
+            Answer::No
+        })
+    }
+}
+
+impl Limit {
+    async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
+        if self.concurrency.is_none() && self.rate.is_none() && self.oldest_every.is_none() {
+            return Err(CommandError::bad_input("nothing is to be set")
+                .hint("name at least one of --concurrency, --rate and --oldest-every"));
+        }
+        let rate = self.rate.map(|rate| RateLimit {
+            burst: self.burst.unwrap_or(rate.burst),
+            ..rate
+        });
+        let change = QueueChange {
+            concurrency: self.concurrency,
+            rate,
+            oldest_every: self.oldest_every,
+            create: true,
+            ..QueueChange::default()
+        };
+        let door = self.reach.open().await?;
+        let set = door.client.queues().set(&self.queue, change).await;
+        set.map_err(|e| asked(&e))?;
+        let queue = ask(&door, &self.queue).await?;
+        terminal.data(&document(&queue), || is_set(&queue))?;
+        door.close().await;
+        Ok(Answer::Yes)
+    }
+}
+
+async fn ask(door: &Door, queue: &str) -> Result<QueueSummary, CommandError> {
+    let shown = door.client.queues().show(queue).await;
+    shown.map_err(|e| asked(&e))
+}
+
+/// A drain that was left before its end.
+fn left(queue: &QueueSummary) -> CommandError {
+    let granted = counted(queue.granted, "run is", "runs are");
+    CommandError::refused_as(
+        "interrupted",
+        format!("`{}` stays paused; {granted} still granted", queue.name),
+    )
+    .hint(format!(
+        "`stepwell queue resume {}` hands out again",
+        queue.name
+    ))
+}
+
+/// What is shown while a queue drains: a bar on a terminal, a line now and then elsewhere.
+struct Draining {
+    terminal: Terminal,
+    bar: Option<ProgressBar>,
+    most: u64,
+    looks: u32,
+}
+
+impl Draining {
+    fn begin(terminal: Terminal, granted: u64) -> Self {
+        let bar = (terminal.draws() && granted > 0).then(|| {
+            let target = ProgressDrawTarget::stderr_with_hz(10);
+            let bar = ProgressBar::with_draw_target(Some(granted), target);
+            let style = ProgressStyle::with_template(
+                "  [{bar:40}] {human_pos} of {human_len} ended, {elapsed}",
+            );
+            let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+            bar.set_style(style.progress_chars("=> "));
+            bar
+        });
+        Self {
+            terminal,
+            bar,
+            most: granted,
+            looks: 0,
+        }
+    }
+
+    fn show(&mut self, queue: &QueueSummary) {
+        match &self.bar {
+            Some(bar) => bar.set_position(self.most.saturating_sub(queue.granted)),
+            None if self.looks.is_multiple_of(LOOKS_PER_LINE) => {
+                let granted = counted(queue.granted, "run is", "runs are");
+                self.terminal.note(format!("{granted} granted still"));
+            }
+            None => {}
+        }
+        self.looks += 1;
+    }
+
+    fn end(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// One line after something was set.
+fn is_set(queue: &QueueSummary) -> String {
+    let limits = limits(&queue.settings);
+    let state = match (queue.settings.paused, limits.is_empty()) {
+        (true, true) => "paused".to_owned(),
+        (true, false) => format!("paused; {limits}"),
+        (false, true) => "open, without limits".to_owned(),
+        (false, false) => format!("open; {limits}"),
+    };
+    format!(
+        "`{}` is {state} ({} granted, {} ready)",
+        queue.name,
+        grouped(queue.granted),
+        grouped(queue.ready)
+    )
+}
+
+fn list_text(queues: &[QueueSummary]) -> String {
+    let rows = queues.iter().map(|queue| {
+        let why = queue.reasons.first().cloned().unwrap_or_default();
+        let more = queue.reasons.len().saturating_sub(1);
+        vec![
+            queue.name.clone(),
+            grouped(queue.ready),
+            age(queue),
+            grouped(queue.granted),
+            grouped(queue.scheduled),
+            grouped(queue.suspended),
+            grouped(queue.slots),
+            limits(&queue.settings),
+            match more {
+                0 => why,
+                _ => format!("{why}, and {more} more"),
+            },
+        ]
+    });
+    table(
+        &[
+            Column::Left("QUEUE"),
+            Column::Right("READY"),
+            Column::Right("OLDEST"),
+            Column::Right("GRANTED"),
+            Column::Right("SCHEDULED"),
+            Column::Right("SUSPENDED"),
+            Column::Right("SLOTS"),
+            Column::Left("LIMITS"),
+            Column::Left("WHY IT WAITS"),
+        ],
+        rows.collect(),
+    )
+}
+
+fn text(queue: &QueueSummary) -> String {
+    let settings = &queue.settings;
+    let none = || "none".to_owned();
+    let every = match settings.oldest_every() {
+        0 => "no share: strictly by priority".to_owned(),
+        every => format!("one hand-out in {every}"),
+    };
+    let mut rows = vec![
+        ("queue", queue.name.clone()),
+        (
+            "state",
+            if settings.paused { "paused" } else { "open" }.to_owned(),
+        ),
+        ("ready", grouped(queue.ready)),
+        (
+            "oldest ready",
+            Some(age(queue))
+                .filter(|a| !a.is_empty())
+                .unwrap_or_else(none),
+        ),
+        ("granted", grouped(queue.granted)),
+        ("scheduled", grouped(queue.scheduled)),
+        ("suspended", grouped(queue.suspended)),
+        ("workers", grouped(queue.workers)),
+        ("slots", grouped(queue.slots)),
+        (
+            "concurrency limit",
+            settings
+                .concurrency
+                .map_or_else(none, |n| grouped(n.into())),
+        ),
+        (
+            "rate limit",
+            settings.rate.map_or_else(none, |rate| rate.to_string()),
+        ),
+        ("for the oldest", every),
+    ];
+    rows.extend(
+        queue
+            .reasons
+            .iter()
+            .map(|why| ("waits because", why.clone())),
+    );
+    pairs(rows)
+}
+
+fn document(queue: &QueueSummary) -> Value {
+    let settings = &queue.settings;
+    json!({
+        "name": queue.name,
+        "paused": settings.paused,
+        "ready": queue.ready,
+        "granted": queue.granted,
+        "scheduled": queue.scheduled,
+        "suspended": queue.suspended,
+        "oldest_ready_ms": queue.oldest_since.map(|since| queue.now.since(since).as_millis() as u64),
+        "workers": queue.workers,
+        "slots": queue.slots,
+        "concurrency": settings.concurrency,
+        "rate": settings.rate.map(|rate| json!({
+            "count": rate.count,
+            "per_ms": rate.per_ms,
+            "burst": rate.burst,
+        })),
+        "oldest_every": settings.oldest_every(),
+        "reasons": queue.reasons,
+    })
+}
+
+fn limits(settings: &QueueSettings) -> String {
+    let parts = [
+        settings
+            .concurrency
+            .map(|limit| format!("{} at once", grouped(limit.into()))),
+        settings.rate.map(|rate| rate.to_string()),
+        settings.oldest_every.map(|every| match every {
+            0 => "no share for the oldest".to_owned(),
+            _ => format!("oldest 1 in {every}"),
+        }),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    parts.join("; ")
+}
+
+/// How long the oldest ready run waits.
+fn age(queue: &QueueSummary) -> String {
+    let Some(since) = queue.oldest_since else {
+        return String::new();
+    };
+    let age = queue.now.since(since);
+    match age.as_secs() {
+        0..10 => format!("{:.1} s", age.as_secs_f64()),
+        10..120 => format!("{} s", age.as_secs()),
+        120..7_200 => format!("{} min", age.as_secs() / 60),
+        7_200..172_800 => format!("{} h", age.as_secs() / 3_600),
+        secs => format!("{} d", secs / 86_400),
+    }
+}
+
+/// A number of one or more; 0 stands for none.
+fn number_or_none(text: &str) -> Result<u32, String> {
+    match text {
+        "none" => Ok(0),
+        _ => match text.parse() {
+            Ok(0) | Err(_) => Err("expected a whole number, or `none`".to_owned()),
+            Ok(number) => Ok(number),
+        },
+    }
+}
+
+/// Reads `100/s`, `30/m`, `5/250ms`; the burst is as large as the count.
+fn rate_or_none(text: &str) -> Result<RateLimit, String> {
+    if text == "none" {
+        return Ok(RateLimit {
+            count: 0,
+            per_ms: 1,
+            burst: 1,
+        });
+    }
+    let hint = "expected a number and a time, like 100/s, 30/m or 5/250ms, or `none`";
+    let (count, per) = text.split_once('/').ok_or(hint)?;
+    let count = count
+        .trim()
+        .parse()
+        .ok()
+        .filter(|count| *count > 0)
+        .ok_or(hint)?;
+    let per = per.trim();
+    let per = match per.starts_with(|c: char| c.is_ascii_digit()) {
+        true => quantity::span(per)?,
+        false => quantity::span(&format!("1{per}"))?,
+    };
+    let per_ms = u64::try_from(per.as_millis()).map_err(|_| hint)?;
+    Ok(RateLimit {
+        count,
+        per_ms,
+        burst: count,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_read_as_they_are_told() {
+        for text in ["100/s", "30/m", "5/250ms", "7/2h"] {
+            let rate = rate_or_none(text).unwrap();
+            assert_eq!(rate.to_string(), format!("{text}, burst {}", rate.count));
+        }
+        assert_eq!(rate_or_none("none").unwrap().count, 0);
+        for text in ["100", "0/s", "x/s", "5/", "5/fortnight"] {
+            assert!(rate_or_none(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! What is told of queues: gauges that are exact at the commit they are told with, and work that nobody offers.
+//!
+//! Counts are kept per queue and written with every batch that changes them ([`PoolRecord`](crate::keys::PoolRecord)). The
+//! run that waits longest is at the head of some lane; a lane that has not been read yet is read before the answer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::admission::Shut;
+use super::lane::WINDOW_LOW;
+use super::load::Want;
+use super::output::{Note, Output};
+use super::{Core, Session};
+use crate::model::command::NoSuchQueue;
+use crate::model::id::SessionId;
+use crate::model::queue::QueueSummary;
+use crate::model::run::RunState;
+use crate::model::time::Time;
+use crate::wire::message::{AskQueues, QueuesReply, RefusedReply};
+
+/// Work that nobody offers is looked for this often while any is ready, or more often if it is to be told sooner.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Reasons of one queue that are told at most.
+const REASONS_MAX: usize = 16;
+
+/// A question about queues.
+#[derive(Debug)]
+pub(super) struct AskedQueues {
+    session: SessionId,
+    ask: AskQueues,
+}
+
+/// Ready work that no connected worker offers, by queue and reason.
+#[derive(Debug, Default)]
+pub(super) struct Unoffered {
+    known: BTreeMap<(u32, String), Since>,
+    look_at: Duration,
+}
+
+#[derive(Debug)]
+struct Since {
+    mono: Duration,
+    told: bool,
+}
+
+impl Core {
+    pub(super) fn ask_queues(&mut self, session: SessionId, ask: AskQueues) {
+        self.asked_queues.push(AskedQueues { session, ask });
+    }
+
+    /// Answers questions about queues, unless something must be read first.
+    pub(super) fn answer_queues(&mut self, out: &mut Output) {
+        for asked in std::mem::take(&mut self.asked_queues) {
+            if !self.sessions.contains_key(&asked.session) {
+                continue;
+            }
+            let request = asked.ask.request;
+            let numbers = match self.queues_asked(&asked.ask) {
+                Ok(numbers) => numbers,
+                Err(reason) => {
+                    let reason = reason.into();
+                    out.send(asked.session, RefusedReply { request, reason });
+                    continue;
+                }
+            };
+            if self.reads_heads(&numbers, out) {
+                self.asked_queues.push(asked);
+                continue;
+            }
+            let queues = numbers.iter().map(|(name, no)| self.gauges(name, *no));
+            let queues = queues.collect();
+            out.send(asked.session, QueuesReply { request, queues });
+        }
+    }
+
+    fn queues_asked(&self, ask: &AskQueues) -> Result<Vec<(String, u32)>, NoSuchQueue> {
+        let all = self
+            .queue_numbers
+            .iter()
+            .map(|(name, no)| (name.clone(), *no));
+        match &ask.queue {
+            None => Ok(all.collect()),
+            Some(queue) => match self.queue_numbers.get(queue) {
+                Some(number) => Ok(vec![(queue.clone(), *number)]),
+                None => Err(NoSuchQueue {
+                    queue: queue.clone(),
+                }),
+            },
+        }
+    }
+
+    /// Whether lanes must be read before it is known where they begin.
+    fn reads_heads(&mut self, numbers: &[(String, u32)], out: &mut Output) -> bool {
+        let mut reads = false;
+        for (_, number) in numbers {
+            let Some(queue) = self.queues.get_mut(number) else {
+                continue;
+            };
+            if queue.admission.ready > 0 && queue.is_unread() {
+                queue.refills(*number, WINDOW_LOW, out);
+                reads = true;
+            }
+        }
+        reads
+    }
+
+    fn gauges(&self, name: &str, number: u32) -> QueueSummary {
+        let now = self.now();
+        let Some(queue) = self.queues.get(&number) else {
+            return QueueSummary::default();
+        };
+        let pool = &queue.admission;
+        let mut reasons = Vec::new();
+        match pool.shut(now) {
+            Some(Shut::Paused) => reasons.push("paused".to_owned()),
+            Some(Shut::AtLimit) if pool.ready > 0 => {
+                reasons.push("at its concurrency limit".to_owned());
+            }
+            Some(Shut::Empty { .. }) if pool.ready > 0 => {
+                reasons.push("at its rate limit".to_owned());
+            }
+            _ => {}
+        }
+        reasons.extend(self.unoffered_of(number).into_iter().take(REASONS_MAX));
+        let offered = || {
+            self.sessions
+                .values()
+                .map(|session| session.offered(number))
+        };
+        QueueSummary {
+            name: name.to_owned(),
+            settings: pool.settings(),
+            ready: pool.ready,
+            granted: pool.granted(),
+            scheduled: pool.scheduled,
+            suspended: pool.suspended,
+            oldest_since: self.oldest_since(number).filter(|_| pool.ready > 0),
+            workers: offered().filter(|slots| *slots > 0).count() as u64,
+            slots: offered().map(u64::from).sum(),
+            reasons,
+            now,
+        }
+    }
+
+    /// Since when the first run in line has its place: in a lane, or on its way to a worker.
+    fn oldest_since(&self, number: u32) -> Option<Time> {
+        let wants = self.mailboxes.values().flat_map(|mailbox| &mailbox.wants);
+        let leaving = wants.filter_map(|want| match want {
+            Want::Grant { item, .. } if item.queue == number => Some(item.since),
+            _ => None,
+        });
+        let waiting = self
+            .queues
+            .get(&number)
+            .and_then(|queue| queue.oldest_since());
+        leaving.chain(waiting).min()
+    }
+
+    /// What is ready in a queue, as far as it is in memory, and offered by nobody: why, in words.
+    fn unoffered_of(&self, number: u32) -> BTreeSet<String> {
+        let mut reasons = BTreeSet::new();
+        let Some(queue) = self.queues.get(&number).filter(|q| q.admission.ready > 0) else {
+            return reasons;
+        };
+        let serving: Vec<&Session> = self
+            .sessions
+            .values()
+            .filter(|s| s.serves(number))
+            .collect();
+        if serving.is_empty() {
+            reasons.insert("no worker offers this queue".to_owned());
+            return reasons;
+        }
+        for (workflow, tags, avoid) in queue.needs() {
+            if serving.iter().any(|s| s.can_take(workflow, tags, avoid)) {
+                continue;
+            }
+            let knowing: Vec<_> = serving.iter().filter(|s| s.knows(workflow)).collect();
+            if knowing.is_empty() {
+                reasons.insert(format!("no worker offers workflow `{workflow}`"));
+            } else if knowing.iter().any(|s| s.has(tags)) {
+                reasons.insert(format!(
+                    "no worker offers workflow `{workflow}` in a build it has not failed on"
+                ));
+            } else {
+                let tags: Vec<String> = tags.iter().map(|tag| format!("`{tag}`")).collect();
+                let (tags, s) = (tags.join(" and "), if tags.len() == 1 { "" } else { "s" });
+                reasons.insert(format!(
+                    "no worker offers workflow `{workflow}` with tag{s} {tags}"
+                ));
+            }
+        }
+        reasons
+    }
+
+    /// When work that nobody offers is looked for next.
+    pub(super) fn looks_for_workers_at(&self) -> Option<Duration> {
+        let ready = self.tally.runs[usize::from(u8::from(RunState::Ready)) - 1];
+        (ready > 0 || !self.unoffered.known.is_empty()).then_some(self.unoffered.look_at)
+    }
+
+    /// Tells once of work that nobody has offered for a while, and once more when somebody does.
+    pub(super) fn look_for_workers(&mut self, out: &mut Output) {
+        let after = self.settings.unoffered_after;
+        if self.mono < self.unoffered.look_at {
+            return;
+        }
+        self.unoffered.look_at =
+            self.mono + LOOK_EVERY.min((after / 12).max(Duration::from_millis(50)));
+        let names = self.queue_numbers.iter();
+        let names: BTreeMap<u32, String> = names.map(|(name, no)| (*no, name.clone())).collect();
+        let mut known = std::mem::take(&mut self.unoffered.known);
+        for (number, name) in &names {
+            for reason in self.unoffered_of(*number) {
+                let key = (*number, reason);
+                let mut since = known.remove(&key).unwrap_or(Since {
+                    mono: self.mono,
+                    told: false,
+                });
+                let span = self.mono.saturating_sub(since.mono);
+                if span >= after && !since.told {
+                    since.told = true;
+                    out.note(Note::NoWorker {
+                        queue: name.clone(),
+                        reason: key.1.clone(),
+                        for_ms: u64::try_from(span.as_millis()).unwrap_or(u64::MAX),
+                    });
+                }
+                self.unoffered.known.insert(key, since);
+            }
+        }
+        for ((number, reason), _) in known.into_iter().filter(|(_, since)| since.told) {
+            let queue = names.get(&number).cloned().unwrap_or_default();
+            out.note(Note::NoWorkerCleared { queue, reason });
+        }
+    }
+}

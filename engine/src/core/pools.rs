@@ -1,0 +1,277 @@
+//! Queues beside each other, priorities, tags and gauges, in numbers.
+
+use std::time::Duration;
+
+use super::crowds::{CLIENT, Crowd, slots};
+use crate::model::command::{Caller, StartRun};
+use crate::model::id::{Incarnation, RunNo, SessionId};
+use crate::model::payload::Payload;
+use crate::model::queue::{QueueChange, QueueSummary, RateLimit};
+use crate::model::run::RunState;
+use crate::wire::message::{
+    AskQueues, Hello, Message, Offer, PROTOCOL, QueueSlots, SetQueue, TurnCompleted, WorkflowOffer,
+};
+
+const WORKER: SessionId = SessionId(2);
+
+impl Crowd {
+    /// Ends a run that a worker holds, and tells which are handed out for it.
+    fn complete(&mut self, by: SessionId, run: RunNo) -> Vec<RunNo> {
+        let before = self.granted.len();
+        let token = self.granted.iter().rev().find(|(no, _)| *no == run);
+        let token = token.expect("it was handed out").1;
+        self.hear(
+            by,
+            TurnCompleted {
+                run,
+                token,
+                output: Payload::default(),
+            },
+        );
+        self.settle();
+        self.granted[before..].iter().map(|(no, _)| *no).collect()
+    }
+
+    fn set(&mut self, queue: &str, change: QueueChange) {
+        let change = QueueChange {
+            create: true,
+            ..change
+        };
+        self.hear(
+            CLIENT,
+            SetQueue {
+                request: 1,
+                caller: Caller::default(),
+                queue: queue.to_owned(),
+                change,
+            },
+        );
+        self.settle();
+    }
+
+    fn queue(&mut self, name: &str) -> QueueSummary {
+        let queue = Some(name.to_owned());
+        self.hear(CLIENT, AskQueues { request: 1, queue });
+        self.settle();
+        match self.sent.last() {
+            Some(Message::QueuesReply(reply)) => reply.queues[0].clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn tagged(&mut self, session: SessionId, queues: &[QueueSlots], tags: &[&str]) {
+        let hello = Hello {
+            protocol: PROTOCOL,
+            caller: Caller::default(),
+            credentials: None,
+            incarnation: Incarnation(u128::from(session.0)),
+            build: "b1".into(),
+            workflows: vec![WorkflowOffer {
+                workflow: "order".into(),
+                version: 1,
+            }],
+            queues: queues.to_vec(),
+            held: Vec::new(),
+            tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
+        };
+        self.hear(session, hello);
+        self.settle();
+    }
+}
+
+fn low(_: u64, run: &mut StartRun) {
+    run.priority = 9;
+}
+
+fn urgent(_: u64, run: &mut StartRun) {
+    run.priority = 0;
+}
+
+// A31: an urgent job behind 100,000 low ones starts next, when a slot is free.
+#[test]
+fn an_urgent_run_overtakes_a_hundred_thousand() {
+    let mut crowd = Crowd::new();
+    crowd.stage.check_every = 50_000;
+    for _ in 0..10 {
+        crowd.start_as(10_000, low);
+    }
+    crowd.hello(WORKER, &[slots("q", 1)], Vec::new());
+    crowd.settle();
+    assert_eq!(crowd.granted[0].0, RunNo(1));
+    crowd.start_as(1, urgent);
+    assert_eq!(crowd.complete(WORKER, RunNo(1)), [RunNo(100_001)]);
+    assert_eq!(crowd.complete(WORKER, RunNo(100_001)), [RunNo(2)]);
+    assert_eq!(crowd.runs_in(RunState::Ready), 99_998);
+}
+
+// A31: low ones still move: one hand-out in ten is theirs, however many urgent ones there are.
+#[test]
+fn low_runs_move_while_urgent_ones_keep_coming() {
+    let mut crowd = Crowd::new();
+    crowd.start_as(20, low);
+    crowd.start_as(1_000, urgent);
+    crowd.hello(WORKER, &[slots("q", 1)], Vec::new());
+    crowd.settle();
+    let mut held = crowd.granted[0].0;
+    for _ in 1..200 {
+        held = crowd.complete(WORKER, held)[0];
+    }
+    let low: Vec<usize> = (0..200).filter(|n| crowd.granted[*n].0.0 <= 20).collect();
+    let every_tenth: Vec<usize> = (0..20).map(|n| 10 * n + 9).collect();
+    assert_eq!(low, every_tenth);
+}
+
+// A31: the same where nobody stays long: an engine that dies after each hand-out still gives the oldest its share.
+#[test]
+fn low_runs_move_in_a_crash_loop() {
+    let mut crowd = Crowd::new();
+    crowd.stage.settings.workers_die_with_engine = true;
+    crowd.start_as(5, low);
+    crowd.start_as(100, urgent);
+    let mut completed_low = 0;
+    for life in 0..40 {
+        crowd.stage.reopen().unwrap();
+        crowd.granted.clear();
+        crowd.stage.pass(Duration::from_millis(10));
+        crowd.hello(SessionId(2 + 10 * life), &[slots("q", 1)], Vec::new());
+        crowd.settle();
+        let (run, _) = crowd.granted[0];
+        completed_low += u32::from(run.0 <= 5);
+        // It dies with this one done, before it hands out another one.
+        let none = Offer { queues: Vec::new() };
+        crowd.hear(SessionId(2 + 10 * life), none);
+        crowd.complete(SessionId(2 + 10 * life), run);
+    }
+    assert_eq!(completed_low, 4);
+}
+
+// A32: a run with a tag goes only where it is offered, and does not stand in the way of others, however many there are.
+#[test]
+fn tagged_runs_go_where_their_tags_are_offered() {
+    let mut crowd = Crowd::new();
+    let gpu = |_: u64, run: &mut StartRun| run.tags = vec!["gpu".to_owned()];
+    crowd.start_as(6_000, gpu);
+    crowd.start_as(3, |_, _| {});
+    crowd.tagged(WORKER, &[slots("q", 2)], &["ssd"]);
+    assert_eq!(crowd.granted.len(), 2, "of 6,003 it can take 3");
+    assert!(crowd.granted.iter().all(|(run, _)| run.0 > 6_000));
+    let told = crowd.queue("q").reasons;
+    assert_eq!(told, ["no worker offers workflow `order` with tag `gpu`"]);
+
+    crowd.tagged(SessionId(3), &[slots("q", 5)], &["gpu"]);
+    let taken: Vec<u64> = crowd.granted[2..].iter().map(|(run, _)| run.0).collect();
+    assert_eq!(taken, [1, 2, 3, 4, 5], "in order");
+    assert!(crowd.queue("q").reasons.is_empty());
+}
+
+// A45: 10,000 slow exports queued leave the start latency of mail unchanged: the two worlds are the same, to the instant.
+#[test]
+fn slow_runs_in_one_queue_do_not_delay_another() {
+    assert_eq!(mail_starts(10_000), mail_starts(0));
+}
+
+/// When mails are handed out, in milliseconds: one comes every 100 ms and takes 50 ms, beside so many exports of 3 s.
+fn mail_starts(exports: u64) -> Vec<(RunNo, u64)> {
+    let mut crowd = Crowd::new();
+    crowd.stage.check_every = 10_007;
+    let pools = [slots("mail", 2), slots("export", 8)];
+    crowd.hello(WORKER, &pools, Vec::new());
+    crowd.start_as(10_000, |n, run| {
+        run.queue = "export".to_owned();
+        run.delay_ms = if n < exports { 0 } else { 3_600_000 };
+    });
+    let (mut starts, mut ends) = (Vec::new(), Vec::<(u64, RunNo)>::new());
+    let mut seen = 0;
+    for now in (0..20_000).step_by(10) {
+        if now % 100 == 0 {
+            crowd.start_as(1, |_, run| run.queue = "mail".to_owned());
+        }
+        for (run, _) in &crowd.granted[seen..] {
+            let is_mail = run.0 > 10_000;
+            ends.push((now + if is_mail { 50 } else { 3_000 }, *run));
+            if is_mail {
+                starts.push((*run, now));
+            }
+        }
+        seen = crowd.granted.len();
+        let over: Vec<(u64, RunNo)> = ends.extract_if(.., |(at, _)| *at <= now).collect();
+        for (_, run) in over {
+            crowd.complete(WORKER, run);
+        }
+        crowd.pass(Duration::from_millis(10), &[CLIENT, WORKER]);
+    }
+    assert_eq!(starts.len(), 200);
+    starts
+}
+
+// A46: gauges of a queue follow what happens to its runs; A47: a delayed one that is not due is not old.
+#[test]
+fn gauges_follow_the_runs_of_their_queue() {
+    let mut crowd = Crowd::new();
+    crowd.start_as(3, |_, run| run.delay_ms = 60_000);
+    crowd.start_as(2, |_, run| run.queue = "other".to_owned());
+    crowd.pass(Duration::from_secs(5), &[CLIENT]);
+    let told = crowd.queue("q");
+    assert_eq!(
+        (told.scheduled, told.ready, told.oldest_since),
+        (3, 0, None)
+    );
+    let begin = told.now;
+    crowd.start_as(2, |_, _| {});
+    crowd.pass(Duration::from_secs(5), &[CLIENT]);
+    let told = crowd.queue("q");
+    assert_eq!((told.scheduled, told.ready), (3, 2));
+    assert_eq!(told.oldest_since, Some(begin), "of what is ready");
+    for _ in 0..10 {
+        crowd.pass(Duration::from_secs(5), &[CLIENT]);
+    }
+    assert_eq!(crowd.queue("q").ready, 5, "they are due");
+    crowd.hello(WORKER, &[slots("q", 3)], Vec::new());
+    crowd.settle();
+    let told = crowd.queue("q");
+    assert_eq!((told.granted, told.ready, told.slots), (3, 2, 3));
+    assert!(told.oldest_since > Some(begin), "the oldest ones are gone");
+}
+
+/// A limit that is set while thousands wait admits just what it says, and paused just nothing.
+#[test]
+fn limits_hold_over_a_backlog() {
+    let mut crowd = Crowd::new();
+    crowd.start_as(5_000, |_, _| {});
+    let rate = RateLimit {
+        count: 10,
+        per_ms: 1_000,
+        burst: 5,
+    };
+    crowd.set(
+        "q",
+        QueueChange {
+            rate: Some(rate),
+            concurrency: Some(30),
+            ..QueueChange::default()
+        },
+    );
+    crowd.hello(WORKER, &[slots("q", 1_000)], Vec::new());
+    crowd.settle();
+    assert_eq!(crowd.granted.len(), 5);
+    for tenth in 1..=20 {
+        crowd.pass(Duration::from_millis(100), &[CLIENT, WORKER]);
+        assert_eq!(
+            crowd.granted.len(),
+            5 + tenth,
+            "one every tenth of a second"
+        );
+    }
+    for _ in 0..50 {
+        crowd.pass(Duration::from_millis(100), &[CLIENT, WORKER]);
+    }
+    assert_eq!(crowd.granted.len(), 30, "at its limit");
+    let paused = QueueChange {
+        paused: Some(true),
+        concurrency: Some(0),
+        ..QueueChange::default()
+    };
+    crowd.set("q", paused);
+    crowd.pass(Duration::from_secs(5), &[CLIENT, WORKER]);
+    assert_eq!(crowd.granted.len(), 30, "paused");
+}

@@ -1,0 +1,162 @@
+//! Queues: what an operator sets, and what is told of them.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::limits::{QUEUE_BURST_MAX, QUEUE_RATE_PERIOD_MS_MAX};
+use super::time::Time;
+
+/// Every so many hand-outs of a queue one goes to the run that has waited longest, unless the queue says otherwise.
+pub const OLDEST_EVERY_DEFAULT: u32 = 10;
+
+/// So many hand-outs in a period: a token bucket. In any span there are at most `burst` hand-outs and the rate's share of
+/// the span, in engine time, across restarts too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RateLimit {
+    /// Hand-outs in each period.
+    pub count: u32,
+    /// The period, in milliseconds.
+    pub per_ms: u64,
+    /// Hand-outs at once, after a quiet time.
+    pub burst: u32,
+}
+
+impl RateLimit {
+    /// What a full bucket holds, in units of which a hand-out takes `per_ms` and a millisecond brings `count`.
+    pub(crate) fn full(&self) -> u64 {
+        u64::from(self.burst) * self.per_ms
+    }
+
+    /// Whether all of it is in range: what is refused cannot overflow.
+    pub(crate) fn is_in_range(&self) -> bool {
+        (1..=QUEUE_BURST_MAX).contains(&self.count)
+            && (1..=QUEUE_BURST_MAX).contains(&self.burst)
+            && (1..=QUEUE_RATE_PERIOD_MS_MAX).contains(&self.per_ms)
+    }
+}
+
+impl fmt::Display for RateLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (per, unit) = match self.per_ms {
+            ms if ms % 86_400_000 == 0 => (ms / 86_400_000, "d"),
+            ms if ms % 3_600_000 == 0 => (ms / 3_600_000, "h"),
+            ms if ms % 60_000 == 0 => (ms / 60_000, "m"),
+            ms if ms % 1_000 == 0 => (ms / 1_000, "s"),
+            ms => (ms, "ms"),
+        };
+        let per = if per == 1 {
+            String::new()
+        } else {
+            per.to_string()
+        };
+        write!(f, "{}/{per}{unit}, burst {}", self.count, self.burst)
+    }
+}
+
+/// What an operator has set on a queue. **Durability**: survives a kill and a power cut once it is acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct QueueSettings {
+    /// Nothing is handed out. What is granted goes on, and starts are taken.
+    pub paused: bool,
+    /// Runs granted at once, over all workers. What waits takes no place.
+    pub concurrency: Option<u32>,
+    /// Hand-outs in a time.
+    pub rate: Option<RateLimit>,
+    /// One hand-out in so many goes to the run that has waited longest, whatever its priority; 0: none does.
+    /// Default [`OLDEST_EVERY_DEFAULT`].
+    pub oldest_every: Option<u32>,
+}
+
+impl QueueSettings {
+    /// One hand-out in so many goes to the oldest; 0: none does.
+    pub fn oldest_every(&self) -> u32 {
+        self.oldest_every.unwrap_or(OLDEST_EVERY_DEFAULT)
+    }
+}
+
+/// What to set on a queue. What is `None` stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct QueueChange {
+    /// Whether it is paused.
+    pub paused: Option<bool>,
+    /// Runs granted at once; 0 takes the limit away. Lowering it ends nothing: it only admits no more.
+    pub concurrency: Option<u32>,
+    /// Hand-outs in a time; a count of 0 takes the limit away.
+    pub rate: Option<RateLimit>,
+    /// One hand-out in so many goes to the oldest; 0: none does.
+    pub oldest_every: Option<u32>,
+    /// Whether a queue that nobody has named yet begins to exist; refused otherwise.
+    pub create: bool,
+}
+
+impl fmt::Display for QueueChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rate = self.rate.map(|rate| match rate.count {
+            0 => "no rate limit".to_owned(),
+            _ => format!("rate {rate}"),
+        });
+        let concurrency = self.concurrency.map(|limit| match limit {
+            0 => "no concurrency limit".to_owned(),
+            _ => format!("concurrency {limit}"),
+        });
+        let paused = self
+            .paused
+            .map(|paused| if paused { "paused" } else { "resumed" }.to_owned());
+        let oldest = self
+            .oldest_every
+            .map(|every| format!("oldest every {every}"));
+        let parts: Vec<String> = [paused, concurrency, rate, oldest]
+            .into_iter()
+            .flatten()
+            .collect();
+        f.write_str(&parts.join(", "))
+    }
+}
+
+/// A queue as listings tell it: its settings, and gauges that are exact at the commit they are told with.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct QueueSummary {
+    /// Its name.
+    pub name: String,
+    /// What is set.
+    pub settings: QueueSettings,
+    /// Runs that wait for a worker.
+    pub ready: u64,
+    /// Runs that workers hold, or that are kept for workers that may come back.
+    pub granted: u64,
+    /// Delayed runs that are not due. They count neither as ready nor as old.
+    pub scheduled: u64,
+    /// Runs that wait for a timer or a backoff.
+    pub suspended: u64,
+    /// Since when the ready run waits that waits longest. Of a run whose worker was lost: since it was in line before.
+    pub oldest_since: Option<Time>,
+    /// Workers connected now that offer slots to it.
+    pub workers: u64,
+    /// Slots they offer.
+    pub slots: u64,
+    /// Why nothing, or not all, of it is handed out: paused, at a limit, nobody offers it.
+    pub reasons: Vec<String>,
+    /// Engine time.
+    pub now: Time,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_reads_as_it_is_typed() {
+        let rate = |count, per_ms, burst| {
+            RateLimit {
+                count,
+                per_ms,
+                burst,
+            }
+            .to_string()
+        };
+        assert_eq!(rate(100, 1_000, 20), "100/s, burst 20");
+        assert_eq!(rate(1, 90_000, 1), "1/90s, burst 1");
+        assert_eq!(rate(5, 250, 5), "5/250ms, burst 5");
+    }
+}

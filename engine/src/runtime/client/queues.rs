@@ -1,0 +1,125 @@
+//! Queues: their gauges, and what an operator sets on them.
+
+use std::time::Duration;
+
+use super::error::ClientError;
+use super::{Client, misfit};
+use crate::model::queue::{QueueChange, QueueSummary};
+use crate::wire::message::{AskQueues, Message, SetQueue};
+
+/// How often a drain asks what is still granted.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// The queues of an engine: see [`Client::queues`].
+///
+/// **Durability**: what is set survives a kill and a power cut once it has answered. It counts for what is handed out from
+/// then on; nothing that is granted is ended by it.
+#[derive(Debug, Clone)]
+pub struct Queues {
+    client: Client,
+}
+
+impl Client {
+    /// The queues: gauges, pause and resume, limits.
+    ///
+    /// ```no_run
+    /// # async fn run(client: stepwell::Client) -> Result<(), stepwell::ClientError> {
+    /// client.queues().pause("exports").await?;
+    /// for queue in client.queues().list().await? {
+    ///     println!("{}: {} ready, {} granted", queue.name, queue.ready, queue.granted);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn queues(&self) -> Queues {
+        Queues {
+            client: self.clone(),
+        }
+    }
+}
+
+impl Queues {
+    /// All queues, by name, all as of one instant.
+    pub async fn list(&self) -> Result<Vec<QueueSummary>, ClientError> {
+        self.ask(None).await
+    }
+
+    /// One queue.
+    ///
+    /// Errors: [`Refusal::NoSuchQueue`](crate::model::command::Refusal::NoSuchQueue).
+    pub async fn show(&self, queue: &str) -> Result<QueueSummary, ClientError> {
+        let found = self.ask(Some(queue.to_owned())).await?;
+        let none = ClientError::Misfit {
+            kind: "QueuesReply",
+        };
+        found.into_iter().next().ok_or(none)
+    }
+
+    /// Hands out nothing more of a queue. What is granted goes on, and starts are taken.
+    ///
+    /// Errors: [`Refusal::NoSuchQueue`](crate::model::command::Refusal::NoSuchQueue).
+    pub async fn pause(&self, queue: &str) -> Result<(), ClientError> {
+        let paused = Some(true);
+        self.set(
+            queue,
+            QueueChange {
+                paused,
+                ..QueueChange::default()
+            },
+        )
+        .await
+    }
+
+    /// Hands out runs of a queue again.
+    ///
+    /// Errors: [`Refusal::NoSuchQueue`](crate::model::command::Refusal::NoSuchQueue).
+    pub async fn resume(&self, queue: &str) -> Result<(), ClientError> {
+        let paused = Some(false);
+        self.set(
+            queue,
+            QueueChange {
+                paused,
+                ..QueueChange::default()
+            },
+        )
+        .await
+    }
+
+    /// Pauses a queue and waits until nothing of it is granted, however long that takes.
+    ///
+    /// **Cancel safety**: dropped, it leaves the queue paused.
+    pub async fn drain(&self, queue: &str) -> Result<(), ClientError> {
+        self.pause(queue).await?;
+        while self.show(queue).await?.granted > 0 {
+            self.client.shared.env.clock.sleep(LOOK).await;
+        }
+        Ok(())
+    }
+
+    /// Sets what `change` names, and leaves the rest.
+    ///
+    /// Errors: [`Refusal::NoSuchQueue`](crate::model::command::Refusal::NoSuchQueue) unless `change.create`;
+    /// [`Refusal::BadRate`](crate::model::command::Refusal::BadRate),
+    /// [`Refusal::OutOfRange`](crate::model::command::Refusal::OutOfRange).
+    pub async fn set(&self, queue: &str, change: QueueChange) -> Result<(), ClientError> {
+        let (caller, queue) = (self.client.calls(), queue.to_owned());
+        let ask = |request| {
+            SetQueue {
+                request,
+                caller,
+                queue,
+                change,
+            }
+            .into()
+        };
+        self.client.done(ask).await
+    }
+
+    async fn ask(&self, queue: Option<String>) -> Result<Vec<QueueSummary>, ClientError> {
+        let ask = |request| AskQueues { request, queue }.into();
+        match self.client.call(ask).await? {
+            Message::QueuesReply(reply) => Ok(reply.queues),
+            other => Err(misfit(&other)),
+        }
+    }
+}

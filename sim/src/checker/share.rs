@@ -1,0 +1,180 @@
+//! **The most urgent run goes first, and one hand-out in so many goes to the oldest.**
+//!
+//! Source: the core's invariant A4. Of all that is ready and that its worker can take, a run that is granted is of the
+//! smallest priority, or it is the oldest; and of as many grants in a row as the queue's setting says, one went to the
+//! oldest, in each life of the engine. Not so often that priorities mean nothing: at most two in so many overtake a more
+//! urgent one (one for the queue, one for the worker).
+//!
+//! The engine decides before what it decides is durable. So a run counts as ready here only if another grant, of an earlier
+//! instant, became durable after it was in line; one that is granted at the same instant does not count as passed over, and
+//! those of one instant may have been chosen in any order.
+//! Between choosing a run and granting it, the worker it was chosen for may leave, and somebody else gets another run
+//! meanwhile: so one of each is forgiven.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use stepwell::keys::GrantedRecord;
+use stepwell::model::id::RunNo;
+use stepwell::model::time::Time;
+
+use super::Bench;
+use super::admission::Admissions;
+use crate::durable::{Durable, Place};
+
+const URGENT: &str = "the most urgent run goes first";
+const SHARE: &str = "the oldest run has its share";
+/// Runs that killed so many workers are granted alone, out of line.
+const ALONE: u32 = 2;
+
+#[derive(Default)]
+pub(super) struct Shares {
+    /// Places in line, and the instant of the first grant that became durable after each.
+    known: BTreeMap<Place, Time>,
+    queues: BTreeMap<u32, Queue>,
+}
+
+#[derive(Default)]
+struct Queue {
+    /// Grants of the last instant: what they passed over may be granted yet, at the same instant.
+    open: Vec<Passing>,
+    epoch: u64,
+    every: u32,
+    grants: u64,
+    overtaking: u64,
+    /// Grants in a row that passed over an older run.
+    streak: u64,
+    /// Runs that were passed over by one that was neither more urgent nor the oldest.
+    wronged: BTreeMap<RunNo, Time>,
+}
+
+/// A grant, and what it passed over.
+struct Passing {
+    at: Time,
+    run: RunNo,
+    more_urgent: BTreeSet<RunNo>,
+    older: BTreeSet<RunNo>,
+}
+
+impl Shares {
+    /// A run is granted that was not.
+    pub(super) fn granted(
+        &mut self,
+        durable: &Durable,
+        grant: &GrantedRecord,
+        admissions: &Admissions,
+        bench: &mut Bench<'_>,
+    ) {
+        self.known
+            .retain(|place, _| durable.waiting.contains_key(place));
+        for place in durable.waiting.keys() {
+            self.known.entry(*place).or_insert(grant.at);
+        }
+        let every = durable.settings_of(grant.queue).oldest_every();
+        let queue = self.queues.entry(grant.queue).or_default();
+        if (queue.epoch, queue.every) != (grant.token.epoch, every) {
+            *queue = Queue {
+                epoch: grant.token.epoch,
+                every,
+                ..Queue::default()
+            };
+        }
+        for passing in &mut queue.open {
+            passing.more_urgent.remove(&grant.run);
+            passing.older.remove(&grant.run);
+        }
+        if queue.open.first().is_some_and(|open| open.at < grant.at) {
+            queue.close(durable, bench);
+        }
+        if grant.deaths >= ALONE {
+            return;
+        }
+        let passed = |(place, record): &(&Place, &stepwell::keys::ReadyRecord)| {
+            place.0 == grant.queue
+                && record.deaths < ALONE
+                && !record.avoid.contains(&grant.build)
+                && admissions.offers(grant.incarnation, &record.tags)
+                && self.known.get(place).is_some_and(|known| *known < grant.at)
+                && durable
+                    .runs
+                    .get(&record.run)
+                    .is_some_and(|run| !run.has_ended())
+        };
+        let passed: Vec<(Place, RunNo)> = durable
+            .waiting
+            .iter()
+            .filter(passed)
+            .map(|(place, record)| (*place, record.run))
+            .collect();
+        let of = |which: &dyn Fn(Place) -> bool| {
+            let found = passed.iter().filter(|(place, _)| which(*place));
+            found.map(|(_, run)| *run).collect()
+        };
+        queue.open.push(Passing {
+            at: grant.at,
+            run: grant.run,
+            more_urgent: of(&|(_, priority, _)| priority < grant.priority),
+            older: of(&|(.., sequence)| sequence < grant.sequence),
+        });
+    }
+
+    /// All that is granted is durable.
+    pub(super) fn at_the_end(&mut self, durable: &Durable, bench: &mut Bench<'_>) {
+        self.queues
+            .values_mut()
+            .for_each(|queue| queue.close(durable, bench));
+    }
+}
+
+impl Queue {
+    /// The last instant is over.
+    fn close(&mut self, durable: &Durable, bench: &mut Bench<'_>) {
+        let every = u64::from(self.every);
+        let name = |run: &RunNo| durable.runs.get(run).map(|run| run.name());
+        let open = std::mem::take(&mut self.open);
+        // In which order those of one instant were chosen is not told.
+        let served = open.iter().filter(|passing| passing.older.is_empty());
+        let served = served.count() as u64;
+        let passed_over = open.len() as u64 - served;
+        self.streak += passed_over;
+        if every > 0 && self.streak > every * (served + 1) {
+            let older = open.iter().flat_map(|passing| &passing.older);
+            let text = format!(
+                "{} grants in a row passed over older runs, and one in {every} goes to the oldest: {:?}",
+                self.streak,
+                older.map(name).collect::<BTreeSet<_>>()
+            );
+            bench.charge(SHARE, text);
+        }
+        if served > 0 {
+            self.streak = 0;
+        }
+        for passing in open {
+            self.grants += 1;
+            self.overtaking += u64::from(!passing.more_urgent.is_empty());
+            for wronged in passing
+                .more_urgent
+                .iter()
+                .filter(|_| !passing.older.is_empty())
+            {
+                if self
+                    .wronged
+                    .insert(*wronged, passing.at)
+                    .is_some_and(|at| at < passing.at)
+                {
+                    let (run, wronged) = (name(&passing.run), name(wronged));
+                    let text =
+                        format!("{run:?} is granted before {wronged:?}, and is not the oldest");
+                    bench.charge(URGENT, text);
+                }
+            }
+        }
+        let allowed = (2 * self.grants).checked_div(every).unwrap_or(0) + 2;
+        if self.overtaking > allowed {
+            let text = format!(
+                "{} of {} grants overtook more urgent runs, and one in {every} goes to the oldest",
+                self.overtaking, self.grants
+            );
+            bench.charge(URGENT, text);
+        }
+    }
+}
