@@ -12,6 +12,7 @@ use super::history::{History, Unreadable};
 use super::mismatch::Mismatch;
 use super::report::{Outstanding, Report};
 use super::shared::{Halt, Passed, Shared, Waits};
+use super::watch::Watch;
 use super::world::{Running, World, count};
 use crate::canary::canary;
 use crate::model::command::Refusal;
@@ -34,6 +35,7 @@ pub(crate) struct Turn {
     /// How many entries the engine has announced.
     count: u32,
     world: Arc<World>,
+    watch: Arc<Watch>,
     history: History,
     /// Entries below this index have been looked at as they came.
     noted: u32,
@@ -75,6 +77,7 @@ impl Turn {
             token,
             count,
             world,
+            watch: Arc::default(),
             history: History::new(id),
             noted: 0,
             function: None,
@@ -86,6 +89,17 @@ impl Turn {
 
     pub(crate) fn phase(&self) -> &Phase {
         &self.phase
+    }
+
+    /// How many bodies run.
+    #[cfg(unix)]
+    pub(crate) fn bodies(&self) -> u32 {
+        self.function.as_ref().map_or(0, |f| f.shared.bodies())
+    }
+
+    /// What the session may know of its bodies.
+    pub(crate) fn watch(&self) -> Arc<Watch> {
+        self.watch.clone()
     }
 
     /// How many entries it has, without gaps: what a worker that comes back tells the engine.
@@ -265,6 +279,7 @@ impl Turn {
             whole_attempt,
             code.version,
             self.world.clone(),
+            self.watch.clone(),
         ));
         for index in self.history.next()..self.history.seen() {
             if let Some(entry) = self.history.get_mut(index) {

@@ -4,6 +4,7 @@
 mod bench;
 pub mod client;
 pub mod env;
+pub mod isolated;
 pub mod link;
 pub mod session;
 pub mod worker;
