@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 
 use super::history::{History, Unreadable};
 use super::mismatch::Mismatch;
@@ -22,7 +23,7 @@ use crate::model::id::{RunId, RunNo, StepNo, Token};
 use crate::model::payload::Payload;
 use crate::model::retry::Retry;
 use crate::wire::message::Message;
-use crate::workflow::Ctx;
+use crate::workflow::{Ctx, HARD_LIMIT_DEFAULT, over_time};
 
 /// A wait shorter than this is waited for in memory; a longer one suspends the run.
 pub(crate) const MOMENT: Duration = Duration::from_millis(250);
@@ -43,6 +44,8 @@ pub(crate) struct Turn {
     outstanding: Outstanding,
     phase: Phase,
     warned: bool,
+    /// The end of a function that has asked for nothing, as the one step that it is.
+    whole_limit: Option<BoxFuture<'static, ()>>,
 }
 
 /// The author's future and what it shares with us.
@@ -84,6 +87,7 @@ impl Turn {
             outstanding: Outstanding::default(),
             phase: Phase::Loading,
             warned: false,
+            whole_limit: None,
         }
     }
 
@@ -200,7 +204,8 @@ impl Turn {
                 Err(mismatch) => return self.mismatched(mismatch),
             };
             if !resolved && !woken {
-                return self.suspend_if_it_only_waits();
+                self.suspend_if_it_only_waits();
+                return self.end_if_it_takes_too_long(cx);
             }
             woken = false;
             self.poll_function(cx, resolved);
@@ -425,6 +430,23 @@ impl Turn {
                 );
             }
             _ => {}
+        }
+    }
+
+    /// A function that has asked for nothing is one step, with a step's default limit.
+    fn end_if_it_takes_too_long(&mut self, cx: &mut Context<'_>) {
+        let asked = |function: &Function| function.shared.asked();
+        if self.phase != Phase::Running || self.function.as_ref().map(asked) != Some(0) {
+            return;
+        }
+        let limit = self
+            .whole_limit
+            .get_or_insert_with(|| self.world.clock.sleep(HARD_LIMIT_DEFAULT));
+        if limit.as_mut().poll(cx).is_ready() {
+            self.end(Report::Failed {
+                failure: over_time(HARD_LIMIT_DEFAULT),
+                whole: true,
+            });
         }
     }
 

@@ -19,6 +19,8 @@ pub mod engine;
 pub mod inspect;
 #[cfg(feature = "server")]
 mod note;
+#[cfg(all(test, feature = "server"))]
+mod patience;
 #[cfg(feature = "server")]
 mod query;
 #[cfg(feature = "server")]

@@ -45,5 +45,5 @@ pub use isolation::Isolation;
 pub use join::join_all;
 pub use span::{days, hours, millis, mins, secs};
 pub use step::{HARD_LIMIT_DEFAULT, SOFT_LIMIT_DEFAULT, SoftLimit, Step, StepFuture};
-pub(crate) use step::{TIME_LIMIT, encode, panic_text};
+pub(crate) use step::{TIME_LIMIT, encode, over_time, panic_text};
 pub use timer::SleepFuture;
