@@ -75,6 +75,7 @@ impl Program {
         program.knows(workload::CHAIN);
         program.knows(workload::CHECKOUT);
         program.knows(workload::SOLO);
+        program.knows(workload::LIMITED);
         program
     }
 

@@ -9,6 +9,7 @@ mod effect;
 mod ending;
 mod fence;
 mod journal;
+mod limit;
 mod line;
 mod model;
 mod outcome;
@@ -21,6 +22,8 @@ mod start;
 mod suspect;
 mod tally;
 mod timer;
+
+pub(crate) use self::limit::Attempt;
 
 use stepwell::model::id::{Incarnation, RunId, StepNo};
 use stepwell::model::time::Time;
@@ -43,6 +46,7 @@ pub(crate) struct Court {
     attempts: attempt::Attempts,
     suspects: suspect::Suspects,
     lines: line::Lines,
+    pub(crate) limits: limit::Limits,
     engine_time: timer::EngineTime,
     violations: Vec<Violation>,
     /// Bodies that began although the outcome of their step was durable: allowed for a worker that has not heard yet.
@@ -172,9 +176,45 @@ impl Court {
     }
 
     /// A worker sends something.
-    pub(crate) fn reported(&mut self, message: &Message) {
+    pub(crate) fn reported(&mut self, passed_ms: u64, message: &Message) {
         self.fence.reported(message);
-        self.attempts.reported(message);
+        self.attempts.reported(passed_ms, message);
+    }
+
+    /// An attempt begins, at a time that counts what was skipped.
+    pub(crate) fn attempt_begins(
+        &mut self,
+        now_ms: u64,
+        attempt: (RunId, StepNo, u32),
+        passed_ms: u64,
+        right_clocks: bool,
+    ) {
+        let mut bench = Bench {
+            now_ms,
+            violations: &mut self.violations,
+        };
+        if right_clocks {
+            self.attempts
+                .begins(&self.durable, attempt, passed_ms, &mut bench);
+        }
+    }
+
+    /// An attempt was told of its soft limit.
+    pub(crate) fn soft_limit_told(&mut self, now_ms: u64, id: u64, pauses: u64) {
+        let mut bench = Bench {
+            now_ms,
+            violations: &mut self.violations,
+        };
+        self.limits.told(id, pauses, &mut bench);
+    }
+
+    /// An attempt is gone.
+    pub(crate) fn attempt_ends(&mut self, now_ms: u64, id: u64, pauses: u64) {
+        let mut bench = Bench {
+            now_ms,
+            violations: &mut self.violations,
+        };
+        self.limits.ends(id, pauses, &mut bench);
     }
 
     /// A frame of this process has arrived at the server.
@@ -234,6 +274,7 @@ pub(crate) fn at_the_end(world: &World, in_time: bool) {
         now_ms: world.now_ms(),
         violations: &mut court.violations,
     };
+    court.limits.at_the_end(world.stood_still(), &mut bench);
     let ending = &world.program.ending;
     ending::at_the_end(&court.durable, &told, ending, in_time, &mut bench);
     start::at_the_end(&court.durable, &told, &mut bench);

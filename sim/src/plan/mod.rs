@@ -7,6 +7,7 @@
 mod clock;
 mod fault;
 mod job;
+mod limited;
 mod long;
 mod script;
 mod settings;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 pub use self::clock::ClockError;
 pub use self::fault::{Fault, FaultKind, TimedFault};
 pub use self::job::{ChainInput, Job, Order, Solo, TimedJob, Work};
+pub use self::limited::{Deed, Limited};
 pub use self::script::{Point, Scripted, Strike};
 pub use self::settings::{Disk, Settings};
 pub use self::workload::Workload;

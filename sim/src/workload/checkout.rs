@@ -67,7 +67,7 @@ async fn charge(ctx: &Ctx, order: &Order, outside: &Outside) -> Result<u64, Fail
             if order.declined {
                 return Err(Failure::terminal("the card is declined").class(DECLINED));
             }
-            super::call(outside, step, format!("charge {}", order.cents)).await
+            super::call(outside, step, format!("charge {}", order.cents), HARD).await
         }
     });
     charge.retry(retry()).limits(HARD, HARD).await
@@ -104,7 +104,7 @@ fn call<'a>(
     request: String,
 ) -> impl Future<Output = Result<u64, Failure>> + Send + 'a {
     ctx.step(name, move |step| {
-        super::call(outside.clone(), step, request.clone())
+        super::call(outside.clone(), step, request.clone(), HARD)
     })
     .retry(retry())
     .limits(HARD, HARD)

@@ -2,6 +2,7 @@
 
 mod chain;
 mod checkout;
+mod limited;
 mod solo;
 
 use std::time::Duration;
@@ -10,8 +11,9 @@ use stepwell::{Failure, Retry, Step, Workflow};
 
 pub(crate) use self::chain::{expected as chain_expected, request as chain_request};
 pub(crate) use self::checkout::{DECLINED, Receipt};
+pub(crate) use self::limited::{CLEANED, PLANNED};
 use crate::outside::{CallError, Outside};
-use crate::plan::{ChainInput, Order, Solo};
+use crate::plan::{ChainInput, Limited, Order, Solo};
 use crate::program::SimWorker;
 
 /// Steps hashed onto one another.
@@ -21,18 +23,24 @@ pub(crate) const CHECKOUT: Workflow<Order, Receipt> = Workflow::new("checkout");
 /// No step at all.
 pub(crate) const SOLO: Workflow<Solo, (u64, String)> = Workflow::new("solo");
 
+/// A step whose attempts are planned.
+pub(crate) const LIMITED: Workflow<Limited, u64> = Workflow::new("limited");
+
 /// The effect that all steps have.
 pub(crate) const CALL: &str = "call";
 
 /// Registers all workloads.
 pub(crate) fn register(worker: SimWorker) -> SimWorker {
-    let (a, b) = (worker.world(), worker.world());
+    let (a, b, c) = (worker.world(), worker.world(), worker.world());
     worker
         .register(CHAIN, move |ctx, input| chain::chain(ctx, input, a.clone()))
         .register(CHECKOUT, move |ctx, order| {
             checkout::checkout(ctx, order, b.clone())
         })
         .register(SOLO, solo::solo)
+        .register(LIMITED, move |ctx, input| {
+            limited::limited(ctx, input, c.clone())
+        })
 }
 
 /// The policy of all steps: more retries than calls can fail, soon.
@@ -43,8 +51,14 @@ fn retry() -> Retry {
 /// Attempts end within this time.
 const HARD: Duration = Duration::from_millis(1_500);
 
-/// One call under the step's key.
-async fn call(outside: Outside, step: Step, request: String) -> Result<u64, Failure> {
+/// One call under the step's key, in a step with this hard limit.
+async fn call(
+    outside: Outside,
+    step: Step,
+    request: String,
+    hard: Duration,
+) -> Result<u64, Failure> {
+    let _watch = outside.watches(&step, None, hard);
     let answer = outside.call(CALL, step.key(), &request).await;
     answer.map_err(|error| match error {
         CallError::NoAnswer { .. } => Failure::retryable(error).class("provider"),

@@ -75,6 +75,7 @@ pub(crate) struct World {
     news: AtomicBool,
     clocks: Mutex<Clocks>,
     pauses: pause::Pauses,
+    stood_still: AtomicU64,
     /// A host's tasks are being dropped.
     crashing: AtomicBool,
     /// All runs have ended: one client asks about everything.
@@ -136,6 +137,7 @@ impl World {
             news: AtomicBool::new(false),
             clocks: Mutex::default(),
             pauses: pause::Pauses::default(),
+            stood_still: AtomicU64::new(0),
             crashing: AtomicBool::new(false),
             audit: AtomicBool::new(false),
             audited: AtomicBool::new(false),
@@ -206,7 +208,7 @@ impl World {
         self.crashing.store(false, Ordering::Relaxed);
     }
 
-    fn is_crashing(&self) -> bool {
+    pub(crate) fn is_crashing(&self) -> bool {
         self.crashing.load(Ordering::Relaxed)
     }
 
@@ -315,7 +317,8 @@ impl World {
 
     /// A worker sends something.
     fn reported(&self, worker: &str, message: &Message) {
-        self.court().reported(message);
+        let passed_ms = self.now_ms() + self.clocks().skipped_ms();
+        self.court().reported(passed_ms, message);
         if matches!(message.kind(), 20..=25) {
             self.passes(&Point::Reported, Some(worker));
         }
