@@ -110,12 +110,12 @@ impl Outside {
             hard_ms: ms(hard),
             pauses: world.stood_still(),
         };
-        let passed_ms = host.now_ms() + world.clocks().skipped_ms();
+        let now = world.moment(host.now_ms());
         let right = world.has_right_clocks();
         let mut court = world.court();
         let id = court.limits.begins(attempt);
         let begins = (step.run(), step.number(), step.attempt());
-        court.attempt_begins(world.now_ms(), begins, passed_ms, right);
+        court.attempt_begins(world.now_ms(), begins, now, right);
         drop(court);
         Watch(Some((host, id)))
     }

@@ -20,17 +20,26 @@ const NAME: &str = "an attempt is recorded once, as it was made";
 const EARLY: &str = "a failed attempt waits for its instant";
 const POLICY: &str = "attempts follow their policy";
 
+/// When something happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Moment {
+    /// In simulated milliseconds, what was skipped counted.
+    pub(crate) passed_ms: u64,
+    /// In which life of the server: engine time of the next one begins somewhat ahead.
+    pub(crate) server_life: u32,
+}
+
 /// What workers said of attempts, and since when their failures are durable.
 #[derive(Default)]
 pub(super) struct Attempts {
     said: BTreeMap<(RunNo, StepNo, u32), Option<Retry>>,
-    /// When failures were told first, what was skipped counted.
-    said_ms: BTreeMap<(RunNo, StepNo, u32), u64>,
+    /// When failures were told first.
+    said_at: BTreeMap<(RunNo, StepNo, u32), Moment>,
     failed_ms: BTreeMap<(RunNo, StepNo), u64>,
 }
 
 impl Attempts {
-    pub(super) fn reported(&mut self, passed_ms: u64, message: &Message) {
+    pub(super) fn reported(&mut self, now: Moment, message: &Message) {
         match message {
             Message::StepCompletedReport(r) => {
                 self.said.entry((r.run, r.number, r.attempt)).or_default();
@@ -38,18 +47,19 @@ impl Attempts {
             Message::AttemptFailedReport(r) => {
                 let attempt = (r.run, r.number, r.attempt);
                 self.said.insert(attempt, Some(r.retry));
-                self.said_ms.entry(attempt).or_insert(passed_ms);
+                self.said_at.entry(attempt).or_insert(now);
             }
             _ => {}
         }
     }
 
-    /// An attempt begins where all clocks are right: then the whole wait has passed since the failure before was told.
+    /// An attempt begins where all clocks are right: then the whole wait has passed since the failure before was told, if
+    /// that was in the same life of the server.
     pub(super) fn begins(
         &self,
         durable: &Durable,
         (id, number, attempt): (RunId, StepNo, u32),
-        passed_ms: u64,
+        now: Moment,
         bench: &mut Bench<'_>,
     ) {
         let Some((no, run)) = durable
@@ -66,12 +76,15 @@ impl Attempts {
             Entry::AttemptFailed(e) if e.number == number && e.attempt + 1 == attempt => Some(e),
             _ => None,
         });
-        let said_ms = self.said_ms.get(&(*no, number, attempt - 1));
-        let (Some(before), Some(said_ms)) = (before, said_ms) else {
+        let said_at = self.said_at.get(&(*no, number, attempt - 1));
+        let (Some(before), Some(said_at)) = (before, said_at) else {
             return;
         };
+        if said_at.server_life != now.server_life {
+            return;
+        }
         let wait_ms = before.retry_at.since(before.at).as_millis() as u64;
-        let waited_ms = passed_ms.saturating_sub(*said_ms);
+        let waited_ms = now.passed_ms.saturating_sub(said_at.passed_ms);
         if waited_ms < wait_ms {
             bench.charge(
                 EARLY,

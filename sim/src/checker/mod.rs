@@ -23,6 +23,7 @@ mod suspect;
 mod tally;
 mod timer;
 
+pub(crate) use self::attempt::Moment;
 pub(crate) use self::limit::Attempt;
 
 use stepwell::model::id::{Incarnation, RunId, StepNo};
@@ -176,17 +177,17 @@ impl Court {
     }
 
     /// A worker sends something.
-    pub(crate) fn reported(&mut self, passed_ms: u64, message: &Message) {
+    pub(crate) fn reported(&mut self, now: Moment, message: &Message) {
         self.fence.reported(message);
-        self.attempts.reported(passed_ms, message);
+        self.attempts.reported(now, message);
     }
 
-    /// An attempt begins, at a time that counts what was skipped.
+    /// An attempt begins.
     pub(crate) fn attempt_begins(
         &mut self,
         now_ms: u64,
         attempt: (RunId, StepNo, u32),
-        passed_ms: u64,
+        at: Moment,
         right_clocks: bool,
     ) {
         let mut bench = Bench {
@@ -194,8 +195,7 @@ impl Court {
             violations: &mut self.violations,
         };
         if right_clocks {
-            self.attempts
-                .begins(&self.durable, attempt, passed_ms, &mut bench);
+            self.attempts.begins(&self.durable, attempt, at, &mut bench);
         }
     }
 

@@ -22,7 +22,7 @@ use stepwell::wire::message::Message;
 use stepwell_storage::{Crash, MemDisk, MemOptions, MemStore, Op, OpenRefusal, Seq, Store};
 use turmoil::net::TcpStream;
 
-use crate::checker::Court;
+use crate::checker::{Court, Moment};
 use crate::event::What;
 use crate::history::History;
 use crate::ledger::Ledger;
@@ -315,10 +315,18 @@ impl World {
         lock(&self.passed).clone()
     }
 
+    /// Now, as checkers tell it.
+    pub(crate) fn moment(&self, now_ms: u64) -> Moment {
+        Moment {
+            passed_ms: now_ms + self.clocks().skipped_ms(),
+            server_life: self.life_of(SERVER_NAME),
+        }
+    }
+
     /// A worker sends something.
     fn reported(&self, worker: &str, message: &Message) {
-        let passed_ms = self.now_ms() + self.clocks().skipped_ms();
-        self.court().reported(passed_ms, message);
+        let now = self.moment(self.now_ms());
+        self.court().reported(now, message);
         if matches!(message.kind(), 20..=25) {
             self.passes(&Point::Reported, Some(worker));
         }
