@@ -120,3 +120,8 @@ pub use workflow::{
 #[cfg(all(doctest, feature = "server"))]
 #[doc = include_str!("../../README.md")]
 struct Readme;
+
+/// Those of the pages.
+#[cfg(all(doctest, feature = "server"))]
+#[doc = include_str!("../../docs/limits.md")]
+struct LimitsPage;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use stepwell::model::entry::Entry as JournalEntry;
 use stepwell::{Client, Failure, RunError, millis, secs};
-use stepwell_tests::order::{EngineOrder, WorkerOrder};
+use stepwell_tests::order::{EngineOrder, Order, WorkerOrder};
 use stepwell_tests::workflow::{CRASH, Crash, Entry, LEDGER, SPIN, Spin};
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -156,4 +156,21 @@ async fn an_isolated_step_that_wants_too_much_memory_is_a_failed_attempt() {
         text.contains("SIGABRT") && text.contains("memory allocation of"),
         "{text}"
     );
+}
+
+// A43: a program with the engine in it cannot be opened twice: its copy for a step opens nothing and comes to its worker.
+#[tokio::test]
+async fn an_embedded_engine_runs_isolated_steps_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut host = Host::start(&Order::Embedded {
+        data: directory.path().join("data"),
+        effects: directory.path().join("effects"),
+        how: Crash::Abort,
+    });
+    let outcome = host.says("outcome").await;
+    assert_eq!(outcome, r#"outcome Ok("attempt 2, in place: false")"#);
+    let ended = host.ended().await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    // Past the start of its worker the program runs once only.
+    assert_eq!(ended.stdout.matches("started").count(), 1, "{ended:?}");
 }

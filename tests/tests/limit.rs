@@ -1,13 +1,13 @@
 //! Limits of steps that run in place, and leases.
 
 use stepwell::model::entry::Entry as JournalEntry;
-use stepwell::{Client, STUCK_EXIT_CODE, millis, secs};
+use stepwell::{Client, Engine, STUCK_EXIT_CODE, millis, secs};
 use stepwell_tests::order::{EngineOrder, WorkerOrder};
-use stepwell_tests::workflow::{BLOCK, Block, EXPORT, LONG, Long};
+use stepwell_tests::workflow::{self, BLOCK, Block, EXPORT, LONG, Long, World};
 use tokio::process::Command;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
-use crate::host::{Host, count, effects, until, until_stats};
+use crate::host::{Host, PATIENCE, count, effects, until, until_stats};
 
 /// The kinds of a run's entries.
 async fn kinds(client: &Client, run: stepwell::RunId) -> Vec<&'static str> {
@@ -170,5 +170,34 @@ async fn a_worker_that_stands_still_loses_its_run_and_its_late_result_is_refused
     assert_eq!(count(&lines, "begun after"), 1, "{lines:#?}");
     second.close().await;
     first.close().await;
+    engine.close().await;
+}
+
+// A worker in somebody's program does not end that program: it reports, refuses more work, and tells whoever asks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_embedded_worker_with_a_stuck_thread_leaves_and_the_program_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let engine = Engine::open(directory.path().join("data")).await.unwrap();
+    let world = World::new(directory.path().join("effects"), |_| {});
+    let worker = workflow::register(engine.worker(), &world)
+        .grace(millis(100))
+        .start()
+        .unwrap();
+    let client = engine.client();
+    let until_there = directory.path().join("go-on");
+    let block = Block {
+        hard: millis(100),
+        until: until_there.clone(),
+    };
+    let run = client.start(BLOCK, &block).await.unwrap();
+    timeout(PATIENCE, worker.finished())
+        .await
+        .expect("it leaves");
+    assert_eq!(worker.stats().stuck, 1);
+    assert_eq!(kinds(&client, run.id()).await, ["Started", "AttemptFailed"]);
+    let next = workflow::register(engine.worker(), &world).start().unwrap();
+    assert_eq!(run.outcome().await.unwrap(), "attempt 2");
+    std::fs::write(&until_there, "").unwrap();
+    next.drain().await;
     engine.close().await;
 }
