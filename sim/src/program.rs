@@ -76,6 +76,7 @@ impl Program {
         program.knows(workload::CHECKOUT);
         program.knows(workload::SOLO);
         program.knows(workload::LIMITED);
+        program.knows(workload::RING);
         program
     }
 

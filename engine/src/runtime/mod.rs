@@ -19,7 +19,8 @@ pub mod engine;
 pub mod inspect;
 #[cfg(feature = "server")]
 mod note;
-#[cfg(all(test, feature = "server"))]
+#[cfg(feature = "server")]
+#[cfg(test)]
 mod patience;
 #[cfg(feature = "server")]
 mod query;

@@ -7,13 +7,16 @@
 //!
 //! ```text
 //!   absent ──start──► live ──cancel──► live, asked to stop
-//!                      │ by itself        │ by itself
-//!                      └──► ended ◄───────┘      as its journal says; `cancelled` only if it was asked to stop
+//!     ▲                │ by itself        │ by itself
+//!     │                └──► ended ◄───────┘      as its journal says; `cancelled` only if it was asked to stop
+//!     └──forgotten────────────┘
 //! ```
 //!
 //! - A start begins a run that is absent, finds the one of its workflow and input, and is refused by any other.
 //! - A cancel is acknowledged while the run lives. It is a request: the run may complete or die all the same. Its journal
 //!   holds it, though, whatever comes after.
+//! - A run is forgotten once, after its end: between the moment at which the engine gave that to the disk and the one at
+//!   which it was durable (`retention` has an eye on engine time). From then on nobody knows it, and a start begins another.
 //! - The journal is the last to be asked, and must fit the order too: so a call that was acknowledged and forgotten shows.
 //! - A call without an answer may have taken effect at any time since, or never. One that was answered may have gone out
 //!   over more than one connection: it may have taken effect while it was under way *before* the copy that was answered
@@ -25,16 +28,19 @@ mod story;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+
 use stepwell::model::command::Refusal;
 use stepwell::model::entry::Entry;
+use stepwell::model::id::RunId;
 use stepwell::model::payload::Payload;
 use stepwell::model::run::{Outcome, RunState};
 
-use self::search::{Op, Verdict};
+use self::search::{Op, Verdict, What};
 use super::Bench;
 use crate::durable::{Durable, DurableRun};
 use crate::plan::Settings;
-use crate::told::{Answer, Asked, Call, Calls, run_id};
+use crate::told::{Answer, Asked, Call, Calls, Forgotten, run_id};
 
 const NAME: &str = "an order of the calls explains the answers";
 
@@ -45,6 +51,8 @@ pub(crate) struct Checked {
     pub(crate) calls: u64,
     /// Of these, how many have no answer.
     pub(crate) unknown: u64,
+    /// Runs that were forgotten, and whose calls before and after are explained.
+    pub(crate) forgotten: u64,
     /// Runs whose calls have too many orders to try them all.
     pub(crate) given_up: u64,
 }
@@ -57,15 +65,23 @@ pub(super) fn at_the_end(
 ) -> Checked {
     let mut checked = Checked::default();
     let repeats = settings.late_copies_per_mille > 0 || settings.duplicates_per_mille > 0;
-    for (name, calls) in &calls.of {
-        // A name means another run once the first has outlived its retention; which call was about which is not told.
-        if durable.was_forgotten(run_id(name)) {
+    // A name means another run once the first has outlived its retention.
+    let mut lives: BTreeMap<RunId, (Vec<Held>, Vec<Forgotten>)> = BTreeMap::new();
+    for (no, run) in &durable.runs {
+        let Some((held, started)) = Held::of(run).zip(run.started()) else {
             continue;
-        }
-        let journal = durable.run_of(run_id(name)).and_then(Held::of);
-        let history = History::new(calls.clone(), journal, repeats);
+        };
+        let of_id = lives.entry(started.id).or_default();
+        of_id.0.push(held);
+        of_id.1.extend(calls.forgotten.get(no));
+    }
+    for (name, calls) in &calls.of {
+        let (lives, forgotten) = lives.remove(&run_id(name)).unwrap_or_default();
+        let forgotten_count = forgotten.len() as u64;
+        let history = History::new(calls.clone(), (lives, forgotten), repeats);
         match history.verdict() {
             Verdict::Explained => {
+                checked.forgotten += forgotten_count;
                 let unknown = |call: &&Call| call.answer == Answer::Unknown;
                 checked.calls += calls.len() as u64;
                 checked.unknown += calls.iter().filter(unknown).count() as u64;
@@ -105,17 +121,22 @@ impl Held {
 #[derive(Debug, Clone)]
 struct History {
     calls: Vec<Call>,
-    journal: Option<Held>,
+    /// The runs that had the name, one after the other, as their journals hold them in the end.
+    lives: Vec<Held>,
+    /// When they were forgotten; only the last may not have been.
+    forgotten: Vec<Forgotten>,
     /// What the starts ask for, each once. A run began as one of them.
     kinds: Vec<(String, Payload)>,
     /// The network repeats frames, also after their answers.
     repeats: bool,
 }
 
-/// A run as the model knows it. Invariant: nothing leads back from `Ended` to `Live`, or to `Absent` from either.
+/// A run as the model knows it. Invariant: nothing leads back from `Ended` to `Live`, and to `Absent` only the forgetting of
+/// a run that has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum State {
-    Absent,
+    /// So many runs of the name have been forgotten.
+    Absent(usize),
     Live(Life),
     /// Its outcome is what the journal says.
     Ended(Life),
@@ -123,6 +144,8 @@ enum State {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Life {
+    /// Which run of the name it is.
+    nth: usize,
     /// What it was started as: one of the history's kinds.
     kind: usize,
     /// It was asked to stop.
@@ -134,7 +157,11 @@ struct Life {
 }
 
 impl History {
-    fn new(calls: Vec<Call>, journal: Option<Held>, repeats: bool) -> Self {
+    fn new(
+        calls: Vec<Call>,
+        (lives, forgotten): (Vec<Held>, Vec<Forgotten>),
+        repeats: bool,
+    ) -> Self {
         let mut kinds: Vec<(String, Payload)> = Vec::new();
         for call in &calls {
             if let Asked::Start {
@@ -147,7 +174,8 @@ impl History {
         }
         Self {
             calls,
-            journal,
+            lives,
+            forgotten,
             kinds,
             repeats,
         }
@@ -157,9 +185,9 @@ impl History {
         search::verdict(self, &self.ops(u64::MAX))
     }
 
-    /// How the run ended, if it did.
-    fn end(&self) -> Option<&Outcome> {
-        self.journal.as_ref().and_then(|held| held.end.as_ref())
+    /// How a run ended, if it did.
+    fn end(&self, life: Life) -> Option<&Outcome> {
+        self.lives.get(life.nth).and_then(|held| held.end.as_ref())
     }
 
     fn kind_of(&self, workflow: &str, input: &Payload) -> Option<usize> {
@@ -169,25 +197,29 @@ impl History {
 
     /// The state and what it may have become by itself.
     fn with_time(&self, state: State) -> impl Iterator<Item = State> {
-        let ended = match (state, self.end()) {
-            (State::Live(life), Some(end)) => {
-                let may = life.asked || !matches!(end, Outcome::OutcomeCancelled(_));
-                may.then_some(State::Ended(life))
-            }
+        let live = match state {
+            State::Live(life) => Some(life),
             _ => None,
         };
-        std::iter::once(state).chain(ended)
+        let ended = live.filter(|life| match self.end(*life) {
+            Some(Outcome::OutcomeCancelled(_)) => life.asked,
+            end => end.is_some(),
+        });
+        std::iter::once(state).chain(ended.map(State::Ended))
     }
 
     /// What an operation may make of a state; nothing if it cannot have happened then.
     fn after(&self, op: &Op, state: State) -> Vec<State> {
         let states = self.with_time(state);
-        match op.call {
-            None => states.filter(|state| self.is_held(*state)).collect(),
-            Some(call) if op.answered => states
+        match op.what {
+            What::Journal => states.filter(|state| self.is_held(*state)).collect(),
+            What::Forgotten(nth) => states
+                .filter_map(|state| self.forgotten(nth, state))
+                .collect(),
+            What::Call(call) if op.answered => states
                 .filter_map(|state| self.answered(&self.calls[call], state))
                 .collect(),
-            Some(call) => states
+            What::Call(call) => states
                 .filter_map(|state| self.unanswered(&self.calls[call], state))
                 .collect(),
         }
@@ -195,15 +227,27 @@ impl History {
 
     /// Whether the journal may say this in the end.
     fn is_held(&self, state: State) -> bool {
-        match (&self.journal, state) {
-            (None, State::Absent) => true,
-            (Some(held), State::Live(life)) => held.end.is_none() && self.is(held, life),
-            (Some(held), State::Ended(life)) => held.end.is_some() && self.is(held, life),
-            _ => false,
+        let last = |life: Life| life.nth + 1 == self.lives.len() && self.is(life);
+        match state {
+            State::Absent(forgotten) => forgotten == self.lives.len(),
+            State::Live(life) => last(life) && self.end(life).is_none(),
+            State::Ended(life) => last(life) && self.end(life).is_some(),
         }
     }
 
-    fn is(&self, held: &Held, life: Life) -> bool {
+    /// The run of this number is forgotten: it has ended, as its journal says.
+    fn forgotten(&self, nth: usize, state: State) -> Option<State> {
+        match state {
+            State::Ended(life) if life.nth == nth && self.is(life) => Some(State::Absent(nth + 1)),
+            _ => None,
+        }
+    }
+
+    /// Whether its journal is one of such a life.
+    fn is(&self, life: Life) -> bool {
+        let Some(held) = self.lives.get(life.nth) else {
+            return false;
+        };
         self.kind_of(&held.workflow, &held.input) == Some(life.kind)
             && held.asked == life.asked
             && held.entries >= life.entries
@@ -212,7 +256,7 @@ impl History {
     /// A copy of a call has its effect, unseen. None where it has none.
     fn unanswered(&self, call: &Call, state: State) -> Option<State> {
         match (&call.asked, state) {
-            (Asked::Start { .. }, State::Absent) => self.begun(call),
+            (Asked::Start { .. }, State::Absent(nth)) => self.begun(call, nth),
             (Asked::Cancel, State::Live(life)) if !life.asked => Some(State::Live(Life {
                 asked: true,
                 ..life
@@ -221,7 +265,7 @@ impl History {
         }
     }
 
-    fn begun(&self, call: &Call) -> Option<State> {
+    fn begun(&self, call: &Call, nth: usize) -> Option<State> {
         let Asked::Start {
             workflow,
             input,
@@ -233,6 +277,7 @@ impl History {
         let kind = self.kind_of(workflow, input)?;
         let (delayed, asked, entries) = (*delayed, false, 1);
         Some(State::Live(Life {
+            nth,
             kind,
             asked,
             delayed,
@@ -243,19 +288,18 @@ impl History {
     /// A call is answered as it was: what the state becomes, if it is one in which this answer is right.
     fn answered(&self, call: &Call, state: State) -> Option<State> {
         let ended = |told: RunState| {
-            let right = self.end().map(state_of) == Some(told);
-            matches!(state, State::Ended(_)).then_some(())?;
-            right.then_some(state)
+            let State::Ended(life) = state else {
+                return None;
+            };
+            (self.end(life).map(state_of) == Some(told)).then_some(state)
         };
+        let mine = || self.begun(call, 0)?.life().map(|life| life.kind);
         match (&call.asked, &call.answer) {
             (_, Answer::Refused(refusal)) => match refusal {
                 Refusal::NoSuchRun(_) if !matches!(call.asked, Asked::Start { .. }) => {
-                    (state == State::Absent).then_some(state)
+                    matches!(state, State::Absent(_)).then_some(state)
                 }
-                Refusal::IdTaken(_) => {
-                    let mine = self.begun(call)?.life()?.kind;
-                    (state.life()?.kind != mine).then_some(state)
-                }
+                Refusal::IdTaken(_) => (state.life()?.kind != mine()?).then_some(state),
                 Refusal::HasEnded(refusal) if call.asked == Asked::Cancel => ended(refusal.state),
                 Refusal::NotResumable(refusal) if call.asked == Asked::Resume => {
                     match refusal.state {
@@ -266,28 +310,28 @@ impl History {
                 }
                 refusal => is_at_fault(refusal).then_some(state),
             },
-            (Asked::Start { .. }, Answer::Started(true)) => {
-                (state == State::Absent).then(|| self.begun(call))?
-            }
+            (Asked::Start { .. }, Answer::Started(true)) => match state {
+                State::Absent(nth) => self.begun(call, nth),
+                State::Live(_) | State::Ended(_) => None,
+            },
             (Asked::Start { .. }, Answer::Started(false)) => {
-                let mine = self.begun(call)?.life()?.kind;
-                (state.life()?.kind == mine).then_some(state)
+                (state.life()?.kind == mine()?).then_some(state)
             }
             (Asked::Cancel, Answer::Done) => match state {
                 State::Live(life) => Some(State::Live(Life {
                     asked: true,
                     ..life
                 })),
-                State::Absent | State::Ended(_) => None,
+                State::Absent(_) | State::Ended(_) => None,
             },
             (Asked::Resume, Answer::Done) => matches!(state, State::Live(_)).then_some(state),
             (Asked::Outcome { waits }, Answer::Outcome(outcome)) => match outcome {
                 Outcome::OutcomePending(_) if *waits => None,
                 Outcome::OutcomePending(pending) => self.lives_as(pending.state, state),
-                told => {
-                    let right = matches!(state, State::Ended(_)) && self.end() == Some(told);
-                    right.then_some(state)
-                }
+                told => match state {
+                    State::Ended(life) if self.end(life) == Some(told) => Some(state),
+                    _ => None,
+                },
             },
             (Asked::Status, Answer::Status(told)) => {
                 let state = match told.state.is_final() {
@@ -318,7 +362,7 @@ impl History {
     /// Journals never get shorter, and one that has ended never longer.
     fn has_grown(&self, workflow: &str, entries: u32, state: State) -> Option<State> {
         let life = state.life()?;
-        let ends_with = self.journal.as_ref().map_or(0, |held| held.entries);
+        let ends_with = self.lives.get(life.nth).map_or(0, |held| held.entries);
         let fits = match state {
             State::Ended(_) => entries == ends_with,
             _ => (life.entries..=ends_with).contains(&entries),
@@ -336,7 +380,7 @@ impl History {
 impl State {
     fn life(self) -> Option<Life> {
         match self {
-            Self::Absent => None,
+            Self::Absent(_) => None,
             Self::Live(life) | Self::Ended(life) => Some(life),
         }
     }

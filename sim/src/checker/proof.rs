@@ -15,8 +15,8 @@ use crate::durable::{Durable, DurableRun};
 use crate::ledger::Ledger;
 use crate::plan::{ChainInput, Deed, Job, Limited, Order, Plan, Solo, TimedJob};
 use crate::workload::{
-    CALL, CHAIN, CHECKOUT, CLEANED, DECLINED, LIMITED, PLANNED, Receipt, SOLO, chain_expected,
-    chain_request,
+    CALL, CHAIN, CHECKOUT, CLEANED, DECLINED, LIMITED, PLANNED, RING, Receipt, SOLO,
+    chain_expected, chain_request,
 };
 
 const NAME: &str = "the workload's proof holds";
@@ -43,6 +43,7 @@ pub(super) fn at_the_end(durable: &Durable, ledger: &Ledger, plan: &Plan, bench:
             name if name == CHECKOUT.name() => checkout(run),
             name if name == SOLO.name() => solo(run),
             name if name == LIMITED.name() => limited(*no, run, ledger),
+            name if name == RING.name() => ring(*no, run, ledger),
             other => Err(format!("there is no workflow {other}")),
         };
         if let Err(problem) = problem {
@@ -187,6 +188,15 @@ fn checkout(run: &DurableRun) -> Result<(), String> {
             }
             was_asked_to_stop(run)
         }
+        _ => Ok(()),
+    }
+}
+
+fn ring(no: RunNo, run: &DurableRun, ledger: &Ledger) -> Result<(), String> {
+    match run.entries.last() {
+        Some(Entry::Completed(_)) => super::ring::moved(no, run, ledger),
+        Some(Entry::Died(died)) => may_die(run, &died.failure, false),
+        Some(Entry::Cancelled(_)) => was_asked_to_stop(run),
         _ => Ok(()),
     }
 }

@@ -3,17 +3,19 @@
 mod chain;
 mod checkout;
 mod limited;
+mod ring;
 mod solo;
 
 use std::time::Duration;
 
+use serde::Serialize;
 use stepwell::{Failure, Retry, Step, Workflow};
 
 pub(crate) use self::chain::{expected as chain_expected, request as chain_request};
 pub(crate) use self::checkout::{DECLINED, Receipt};
 pub(crate) use self::limited::{CLEANED, PLANNED};
 use crate::outside::{CallError, Outside};
-use crate::plan::{ChainInput, Limited, Order, Solo};
+use crate::plan::{ChainInput, Limited, Order, RingInput, Solo};
 use crate::program::SimWorker;
 
 /// Steps hashed onto one another.
@@ -25,13 +27,27 @@ pub(crate) const SOLO: Workflow<Solo, (u64, String)> = Workflow::new("solo");
 
 /// A step whose attempts are planned.
 pub(crate) const LIMITED: Workflow<Limited, u64> = Workflow::new("limited");
+/// Moves along a ring that all its runs share; answers with how many.
+pub(crate) const RING: Workflow<RingInput, u64> = Workflow::new("ring");
 
-/// The effect that all steps have.
+/// The effect that all other steps have.
 pub(crate) const CALL: &str = "call";
+/// The effect of steps that change the ring.
+pub(crate) const RING_EFFECT: &str = "ring";
+
+/// The effect of a workflow's steps.
+pub(crate) fn effect_of(workflow: &str) -> &'static str {
+    if workflow == RING.name() {
+        RING_EFFECT
+    } else {
+        CALL
+    }
+}
 
 /// Registers all workloads.
 pub(crate) fn register(worker: SimWorker) -> SimWorker {
-    let (a, b, c) = (worker.world(), worker.world(), worker.world());
+    let (a, b) = (worker.world(), worker.world());
+    let (c, d) = (worker.world(), worker.world());
     worker
         .register(CHAIN, move |ctx, input| chain::chain(ctx, input, a.clone()))
         .register(CHECKOUT, move |ctx, order| {
@@ -39,8 +55,9 @@ pub(crate) fn register(worker: SimWorker) -> SimWorker {
         })
         .register(SOLO, solo::solo)
         .register(LIMITED, move |ctx, input| {
-            limited::limited(ctx, input, c.clone())
+            limited::limited(ctx, input, d.clone())
         })
+        .register(RING, move |ctx, input| ring::ring(ctx, input, c.clone()))
 }
 
 /// The policy of all steps: more retries than calls can fail, soon.
@@ -58,8 +75,28 @@ async fn call(
     request: String,
     hard: Duration,
 ) -> Result<u64, Failure> {
+    call_within(hard, CALL, outside, step, request).await
+}
+
+/// The same for another effect.
+async fn call_for(
+    effect: &str,
+    outside: Outside,
+    step: Step,
+    request: impl Serialize,
+) -> Result<u64, Failure> {
+    call_within(HARD, effect, outside, step, request).await
+}
+
+async fn call_within(
+    hard: Duration,
+    effect: &str,
+    outside: Outside,
+    step: Step,
+    request: impl Serialize,
+) -> Result<u64, Failure> {
     let _watch = outside.watches(&step, None, hard);
-    let answer = outside.call(CALL, step.key(), &request).await;
+    let answer = outside.call(effect, step.key(), &request).await;
     answer.map_err(|error| match error {
         CallError::NoAnswer { .. } => Failure::retryable(error).class("provider"),
         CallError::Wrong(problem) => Failure::terminal(problem),
