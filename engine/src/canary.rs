@@ -245,6 +245,26 @@ mod planted {
             "a failed attempt is not made again before its instant",
         ),
         canary(
+            "the wait is one backoff short",
+            "A12, A40: each wait is the one the policy says, to the millisecond",
+        ),
+        canary(
+            "a retry after uses up a retry",
+            "A14: a failure that says when to come back uses up no retry",
+        ),
+        canary(
+            "the hard limit does not fire",
+            "A44: an attempt ends at its hard limit",
+        ),
+        canary(
+            "the slot is not free after a hard limit",
+            "A44: an attempt that was ended at its hard limit is reported, and its run goes on",
+        ),
+        canary(
+            "the soft limit is told after the hard one",
+            "A42: the soft limit is told in time to clean up",
+        ),
+        canary(
             "a hand-out does not tell the time",
             "a worker that waits for a backoff knows engine time, not an estimate that ran ahead",
         ),

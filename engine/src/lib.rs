@@ -113,9 +113,11 @@ pub use runtime::inspect::{StoreReport, store_check, store_dump};
 #[cfg(feature = "worker")]
 pub use runtime::session::SessionError;
 #[cfg(feature = "worker")]
-pub use runtime::worker::{Worker, WorkerError, WorkerHandle, WorkerStats};
+pub use runtime::worker::{STUCK_EXIT_CODE, Worker, WorkerError, WorkerHandle, WorkerStats};
 #[cfg(feature = "worker")]
-pub use workflow::{Ctx, Step, Workflow, days, hours, join_all, millis, mins, secs};
+pub use workflow::{
+    Ctx, Isolation, SoftLimit, Step, Workflow, days, hours, join_all, millis, mins, secs,
+};
 
 /// The README's examples, compiled and run with the others.
 #[cfg(all(doctest, feature = "server"))]
@@ -126,3 +128,7 @@ struct Readme;
 #[cfg(all(doctest, feature = "server"))]
 #[doc = include_str!("../../docs/queues.md")]
 struct QueuesPage;
+/// Those of the pages.
+#[cfg(all(doctest, feature = "server"))]
+#[doc = include_str!("../../docs/limits.md")]
+struct LimitsPage;

@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
-use stepwell::RunId;
 use stepwell::model::id::StepNo;
+use stepwell::{RunId, Step};
 
+use crate::checker::Attempt;
 use crate::ledger::CallPlan;
 use crate::plan::Point;
 use crate::world::Host;
@@ -84,6 +85,82 @@ impl Outside {
                 calls.fetch_add(1, Ordering::Relaxed);
                 std::future::pending().await
             }
+        }
+    }
+}
+
+impl Outside {
+    /// An attempt begins that must be gone after `hard`, and is told after `soft` if it listens. It ends when what this
+    /// returns is dropped.
+    pub(crate) fn watches(&self, step: &Step, soft: Option<Duration>, hard: Duration) -> Watch {
+        let ms = |span: Duration| span.as_millis() as u64;
+        let host = match &self.0 {
+            Reach::Live(host) => host.clone(),
+            Reach::Closed(calls) => {
+                calls.fetch_add(1, Ordering::Relaxed);
+                return Watch(None);
+            }
+        };
+        let world = &host.world;
+        let attempt = Attempt {
+            of: format!("{}, attempt {}", step.key(), step.attempt()),
+            host: host.name.clone(),
+            began_ms: world.now_ms(),
+            soft_ms: soft.map(ms),
+            hard_ms: ms(hard),
+            pauses: world.stood_still(),
+        };
+        let now = world.moment(host.now_ms());
+        let right = world.has_right_clocks();
+        let mut court = world.court();
+        let id = court.limits.begins(attempt);
+        let begins = (step.run(), step.number(), step.attempt());
+        court.attempt_begins(world.now_ms(), begins, now, right);
+        drop(court);
+        Watch(Some((host, id)))
+    }
+
+    /// Waits on the host's clock.
+    pub(crate) async fn rest(&self, span: Duration) {
+        match &self.0 {
+            Reach::Live(host) => host.rest(span).await,
+            Reach::Closed(_) => std::future::pending().await,
+        }
+    }
+}
+
+/// An attempt that runs. Dropping it tells that it is gone.
+pub(crate) struct Watch(Option<(Arc<Host>, u64)>);
+
+impl Watch {
+    /// It was told of its soft limit.
+    pub(crate) fn told(&mut self) {
+        if let Some((host, id)) = &self.0 {
+            let world = &host.world;
+            world.saw("soft limits told");
+            let pauses = world.stood_still();
+            world.court().soft_limit_told(world.now_ms(), *id, pauses);
+        }
+    }
+
+    /// It has cleaned up.
+    pub(crate) fn cleaned(&mut self) {
+        if let Some((host, _)) = &self.0 {
+            host.world.saw("attempts that cleaned up");
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let Some((host, id)) = self.0.take() {
+            let world = &host.world;
+            // What dies with its host proves nothing.
+            let pauses = match world.is_crashing() {
+                true => u64::MAX,
+                false => world.stood_still(),
+            };
+            world.court().attempt_ends(world.now_ms(), id, pauses);
         }
     }
 }

@@ -75,6 +75,7 @@ impl Program {
         program.knows(workload::CHAIN);
         program.knows(workload::CHECKOUT);
         program.knows(workload::SOLO);
+        program.knows(workload::LIMITED);
         program.knows(workload::RING);
         // It races with the customer's patience.
         let ask = Effect::once_per_key().optional();

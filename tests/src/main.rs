@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use stepwell::{Client, Engine, Worker};
 use stepwell_tests::order::{EngineOrder, Order, WorkerOrder};
 use stepwell_tests::verdict;
-use stepwell_tests::workflow::{self, LEDGER, World};
+use stepwell_tests::workflow::{self, CRASH, Crash, LEDGER, World};
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -36,6 +36,7 @@ async fn execute(order: Order) -> Result<(), String> {
         Order::Engine(order) => engine(order).await,
         Order::Worker(order) => worker(order).await,
         Order::Client { server, run } => client(&server, &run).await,
+        Order::Embedded { data, effects, how } => embedded(&data, &effects, how).await,
         Order::Judge { data, content } => {
             println!("verdict: {}", verdict::judge(&data, &content).await);
             Ok(())
@@ -74,6 +75,25 @@ async fn worker(order: WorkerOrder) -> Result<(), String> {
         ended = worker.run_until_signal() => ended.map_err(|e| verdict::chain(&e)),
         () = stdin_closed() => Ok(()),
     }
+}
+
+async fn embedded(
+    data: &std::path::Path,
+    effects: &std::path::Path,
+    how: Crash,
+) -> Result<(), String> {
+    let engine = Engine::open(data).await.map_err(|e| verdict::chain(&e))?;
+    let world = World::new(effects, |line| println!("{line}"));
+    let worker = workflow::register(engine.worker(), &world)
+        .start()
+        .map_err(|e| verdict::chain(&e))?;
+    println!("started");
+    let run = engine.client().start(CRASH, &how).await;
+    let run = run.map_err(|e| verdict::chain(&e))?;
+    println!("outcome {:?}", run.outcome().await);
+    worker.drain().await;
+    engine.close().await;
+    Ok(())
 }
 
 async fn client(server: &str, run: &str) -> Result<(), String> {

@@ -6,6 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use stepwell::EngineOptions;
 
+use crate::workflow::Crash;
+
 /// The argument of `stepwell-tests-host`, as JSON.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Order {
@@ -19,6 +21,15 @@ pub enum Order {
         server: String,
         /// The run's name.
         run: String,
+    },
+    /// Be a program with an engine of its own, that runs [`CRASH`](crate::workflow::CRASH) once and tells its outcome.
+    Embedded {
+        /// The data directory.
+        data: PathBuf,
+        /// The file that stands for the world.
+        effects: PathBuf,
+        /// How the step's first attempt ends.
+        how: Crash,
     },
     /// Judge a directory: see [`verdict`](crate::verdict).
     Judge {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use stepwell::model::failure::FailureKind;
-use stepwell::{Ctx, Failure, Retry, Step, Worker, Workflow, hours, secs};
+use stepwell::{Ctx, Failure, Isolation, Retry, Step, Worker, Workflow, hours, secs};
 
 /// One step, `write`, that returns twice the input.
 pub const LEDGER: Workflow<Entry, u64> = Workflow::new("ledger");
@@ -21,6 +21,14 @@ pub const TIDY: Workflow<u64, ()> = Workflow::new("tidy");
 pub const RETRIED: Workflow<u64, u32> = Workflow::new("retried");
 /// A step that fails for good.
 pub const DOOMED: Workflow<u64, ()> = Workflow::new("doomed");
+/// An isolated step that never ends by itself, and never awaits.
+pub const SPIN: Workflow<Spin, ()> = Workflow::new("spin");
+/// An isolated step, after another, whose first attempt ends its process.
+pub const CRASH: Workflow<Crash, String> = Workflow::new("crash");
+/// A step whose first attempt blocks its thread until a file is there.
+pub const BLOCK: Workflow<Block, String> = Workflow::new("block");
+/// A step that waits for ever and cleans up when its soft limit has passed.
+pub const EXPORT: Workflow<u64, u32> = Workflow::new("export");
 /// Many steps, one after the other.
 pub const BOOK: Workflow<Book, ()> = Workflow::new("book");
 
@@ -48,6 +56,35 @@ impl Entry {
 pub struct Long {
     /// How long its first step takes.
     pub work: Duration,
+}
+
+/// What `spin` gets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spin {
+    /// How long an attempt may take.
+    pub hard: Duration,
+}
+
+/// What `crash` gets: how its process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Crash {
+    /// By a memory access that is not allowed.
+    Segfault,
+    /// By itself, as after a broken invariant.
+    Abort,
+    /// By an exit in the middle of the work.
+    Exit,
+    /// By asking for more memory than it may have.
+    Memory,
+}
+
+/// What `block` gets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Block {
+    /// How long an attempt may take.
+    pub hard: Duration,
+    /// The file that ends the first attempt.
+    pub until: PathBuf,
 }
 
 /// What `book` gets.
@@ -99,6 +136,7 @@ impl World {
 pub fn register(worker: Worker, world: &World) -> Worker {
     let with = || world.clone();
     let (w1, w2, w3, w4, w5, w6) = (with(), with(), with(), with(), with(), with());
+    let (w7, w8, w9, w10) = (with(), with(), with(), with());
     worker
         .register(LEDGER, move |ctx, entry| ledger(ctx, entry, w1.clone()))
         .register(LONG, move |ctx, long| run_long(ctx, long, w2.clone()))
@@ -107,6 +145,10 @@ pub fn register(worker: Worker, world: &World) -> Worker {
         .register(RETRIED, move |ctx, number| retried(ctx, number, w5.clone()))
         .register(BOOK, write_book)
         .register(DOOMED, move |ctx, number| doomed(ctx, number, w6.clone()))
+        .register(SPIN, move |ctx, spin| run_spin(ctx, spin, w7.clone()))
+        .register(CRASH, move |ctx, how| crash(ctx, how, w8.clone()))
+        .register(BLOCK, move |ctx, block| run_block(ctx, block, w9.clone()))
+        .register(EXPORT, move |ctx, number| export(ctx, number, w10.clone()))
 }
 
 async fn ledger(ctx: Ctx, entry: Entry, world: World) -> Result<u64, Failure> {
@@ -180,6 +222,102 @@ async fn doomed(ctx: Ctx, number: u64, world: World) -> Result<(), Failure> {
             "number {number} is refused by the bank"
         )))
     })
+    .await
+}
+
+async fn run_spin(ctx: Ctx, spin: Spin, world: World) -> Result<(), Failure> {
+    let world = &world;
+    ctx.step("spin", |s| async move {
+        world.note(&format!("pid {}", std::process::id()), "spin", &s)?;
+        loop {
+            std::hint::black_box(s.attempt());
+        }
+        #[allow(unreachable_code, reason = "it tells the type")]
+        Ok::<(), std::io::Error>(())
+    })
+    .isolation(Isolation::process())
+    .limits(spin.hard, spin.hard)
+    .retry(Retry::never())
+    .await
+}
+
+async fn crash(ctx: Ctx, how: Crash, world: World) -> Result<String, Failure> {
+    let world = &world;
+    let before = ctx
+        .step("before", |s| async move {
+            world.work("before", &s, Duration::ZERO).await?;
+            Ok::<_, std::io::Error>(std::process::id())
+        })
+        .await?;
+    let attempt = |s: Step| async move {
+        world.work("crash", &s, Duration::ZERO).await?;
+        println!("noise on stdout, without an end of line: \u{1}\u{2}");
+        if s.attempt() == 1 {
+            eprintln!("about to end by {how:?}");
+            end_by(how);
+        }
+        Ok::<_, std::io::Error>((s.attempt(), before == std::process::id()))
+    };
+    let (attempt, in_place) = ctx
+        .step("crash", attempt)
+        .isolation(Isolation::process().memory(512 << 20))
+        .retry(Retry::fixed(Duration::from_millis(10)).retries(2))
+        .await?;
+    Ok(format!("attempt {attempt}, in place: {in_place}"))
+}
+
+/// Ends this process, in the way that is asked for.
+fn end_by(how: Crash) {
+    match how {
+        Crash::Segfault => loop {
+            let pid = std::process::id().to_string();
+            let _ = std::process::Command::new("kill")
+                .args(["-SEGV", &pid])
+                .status();
+        },
+        Crash::Abort => std::process::abort(),
+        Crash::Exit => std::process::exit(3),
+        Crash::Memory => {
+            let mut hoard: Vec<Vec<u8>> = Vec::new();
+            loop {
+                hoard.push(std::hint::black_box(vec![1; 16 << 20]));
+            }
+        }
+    }
+}
+
+async fn run_block(ctx: Ctx, block: Block, world: World) -> Result<String, Failure> {
+    let (world, until) = (&world, &block.until);
+    ctx.step("block", |s| async move {
+        world.note("begun", "block", &s)?;
+        while s.attempt() == 1 && !until.exists() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        world.note("done", "block", &s)?;
+        Ok::<_, std::io::Error>(format!("attempt {}", s.attempt()))
+    })
+    .limits(block.hard, block.hard)
+    .retry(Retry::fixed(Duration::from_millis(10)))
+    .await
+}
+
+async fn export(ctx: Ctx, _number: u64, world: World) -> Result<u32, Failure> {
+    let world = &world;
+    ctx.step("export", |s| async move {
+        world.note("begun", "export", &s)?;
+        if s.attempt() > 1 {
+            return Ok(s.attempt());
+        }
+        match s.until_soft_limit(std::future::pending::<()>()).await {
+            Ok(()) => Ok(0),
+            Err(passed) => {
+                world.note("cleaned", "export", &s)?;
+                Err(Failure::from(passed))
+            }
+        }
+    })
+    .limits(Duration::from_millis(300), secs(600))
+    .retry(Retry::fixed(Duration::from_millis(10)))
     .await
 }
 

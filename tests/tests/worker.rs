@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::host::{Host, count, effects};
 
-// R6 and R3: a killed process closes its connection, which tells more than the session time-out would; its runs go to the
+// A39. R6 and R3: a killed process closes its connection, which tells more than the session time-out would; its runs go to the
 // next worker after the short grace for broken connections. The step is done again, and the world can tell by its key.
 #[tokio::test]
 async fn the_step_of_a_killed_worker_is_done_again_by_another_under_the_same_key() {

@@ -120,13 +120,16 @@ fn what(entry: &Entry) -> String {
             format!("attempt {}: {}", e.attempt, payload_json(&e.output))
         }
         Entry::StepCompleted(e) => payload_json(&e.output).to_string(),
-        Entry::StepFailed(e) => format!("after attempt {}: {}", e.attempt, e.failure),
+        Entry::StepFailed(e) => {
+            format!("after attempt {}: {}", e.attempt, failure_text(&e.failure))
+        }
         Entry::AttemptFailed(e) => {
             format!(
-                "attempt {}: {}; again after {}",
+                "attempt {}, again after {}{}: {}",
                 e.attempt,
-                e.failure,
-                clock::span(e.retry_at.since(e.at))
+                clock::span(e.retry_at.since(e.at)),
+                if e.counted { "" } else { ", no retry used up" },
+                failure_text(&e.failure)
             )
         }
         Entry::TimerArmed(e) => format!("due in {}, {}", clock::span(e.due.since(e.at)), e.due),
@@ -134,7 +137,16 @@ fn what(entry: &Entry) -> String {
         Entry::CancelRequested(e) if e.reason.is_empty() => format!("by {}", e.principal),
         Entry::CancelRequested(e) => format!("by {}: {}", e.principal, e.reason),
         Entry::Completed(e) => payload_json(&e.output).to_string(),
-        Entry::Died(e) => e.failure.to_string(),
+        Entry::Died(e) => failure_text(&e.failure),
+    }
+}
+
+/// What failed, after its class where that says more than that something did. A Rust type's name is for `--json`.
+fn failure_text(failure: &Failure) -> String {
+    match failure.class.as_str() {
+        "retryable" | "terminal" | "retry after" | "cancelled" => failure.to_string(),
+        class if class.is_empty() || class.contains("::") => failure.to_string(),
+        class => format!("{class}: {failure}"),
     }
 }
 
@@ -201,7 +213,36 @@ fn entry_json(index: usize, entry: &Entry) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use stepwell::model::entry::{Completed, StepCompleted, TimerArmed};
+    use stepwell::model::entry::{AttemptFailed, Completed, StepCompleted, TimerArmed};
+
+    // A14, A42, A43: why an attempt failed, and when the next one is made, stands in `run show`.
+    #[test]
+    fn failed_attempts_tell_their_class_and_when_they_are_made_again() {
+        let failed = |failure: Failure, counted| {
+            let entry = Entry::from(AttemptFailed {
+                at: Time(1_000),
+                number: StepNo(0),
+                place: Place::default(),
+                attempt: 2,
+                failure,
+                retry_at: Time(3_000),
+                counted,
+                incarnation: Default::default(),
+                build: String::new(),
+            });
+            what(&entry)
+        };
+        let killed = Failure::retryable("its process was killed").class("time limit");
+        assert_eq!(
+            failed(killed, true),
+            "attempt 2, again after 2.0 s: time limit: its process was killed"
+        );
+        let later = Failure::retry_after(std::time::Duration::from_secs(2), "slow down");
+        assert_eq!(
+            failed(later, false),
+            "attempt 2, again after 2.0 s, no retry used up: slow down"
+        );
+    }
 
     #[test]
     fn a_journal_reads_like_a_table() {

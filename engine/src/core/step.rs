@@ -101,7 +101,8 @@ impl Core {
         if run.next >= limits.journal_entries_max {
             return self.journal_is_full(no, out);
         }
-        let counts = report.failure.retry_after_ms.is_none();
+        let counts =
+            report.failure.retry_after_ms.is_none() || canary!("a retry after uses up a retry");
         let attempt = open.attempts + 1;
         let counted = open.counted + u32::from(counts);
         let first_at = if open.attempts == 0 {
@@ -115,6 +116,12 @@ impl Core {
             (attempt, counted),
             (now, first_at),
         );
+        let next = match canary!("the wait is one backoff short") && counts && counted > 1 {
+            true => {
+                next.map(|_| now.after(report.retry.backoff_jittered(run.id, number, counted - 1)))
+            }
+            false => next,
+        };
         let (failure, place) = (report.failure.bounded(), report.place);
         let entry = match next {
             Some(retry_at) => Entry::from(AttemptFailed {

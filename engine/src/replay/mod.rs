@@ -28,6 +28,7 @@
 //! ended the first time too. An unread entry of a command it never asked for is a disagreement.
 
 pub(crate) mod command;
+pub(crate) mod elsewhere;
 pub(crate) mod history;
 pub(crate) mod mismatch;
 pub(crate) mod report;
@@ -35,4 +36,5 @@ pub(crate) mod shared;
 #[cfg(test)]
 mod tests;
 pub(crate) mod turn;
+pub(crate) mod watch;
 pub(crate) mod world;

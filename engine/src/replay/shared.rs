@@ -13,6 +13,7 @@ use twox_hash::XxHash3_64;
 use super::command::{Command, Resolution, Stage};
 use super::mismatch::{Mismatch, command_text, span_of};
 use super::report::Report;
+use super::watch::{Body, Watch};
 use super::world::{World, count};
 use crate::canary::canary;
 use crate::model::entry::{CommandKind, Entry, Place, Started};
@@ -31,6 +32,7 @@ pub(crate) struct Shared {
     pub(crate) whole_attempt: u32,
     pub(crate) world: Arc<World>,
     version: u32,
+    watch: Arc<Watch>,
     state: Mutex<State>,
     in_body: AtomicBool,
 }
@@ -83,6 +85,8 @@ pub(crate) enum Waits {
 
 struct State {
     now: Time,
+    /// How many entries have been looked at.
+    passed: u32,
     asked: u32,
     commands: BTreeMap<u32, Command>,
     records: BTreeMap<u32, Record>,
@@ -101,9 +105,11 @@ impl Shared {
         whole_attempt: u32,
         version: u32,
         world: Arc<World>,
+        watch: Arc<Watch>,
     ) -> Self {
         let state = State {
             now: started.at,
+            passed: 1,
             asked: 0,
             commands: BTreeMap::new(),
             records: BTreeMap::new(),
@@ -120,6 +126,7 @@ impl Shared {
             whole_attempt,
             version,
             world,
+            watch,
             state: Mutex::new(state),
             in_body: AtomicBool::new(false),
         }
@@ -213,7 +220,12 @@ impl Shared {
         match command.stage {
             Stage::Running => Verdict::Running,
             Stage::Asked if may_move => {
+                let only = self.world.only.get();
+                if only.is_some_and(|only| only.number != number) {
+                    return Verdict::Wait;
+                }
                 if let Some(at) = command.wakes_at
+                    && only.is_none()
                     && !canary!("no backoff")
                 {
                     let left = at.since(self.world.engine_now());
@@ -221,7 +233,7 @@ impl Shared {
                         return Verdict::Backoff(left);
                     }
                 }
-                command.gated = !self.world.may_start(); // if not, the gate tells us when
+                command.gated = only.is_none() && !self.world.may_start(); // if not, the gate tells us when
                 if command.gated {
                     return Verdict::Wait;
                 }
@@ -233,6 +245,44 @@ impl Shared {
             }
             _ => Verdict::Wait,
         }
+    }
+
+    /// A body begins in place, and should have ended by `hard_at`.
+    pub(crate) fn watches(
+        &self,
+        number: u32,
+        (attempt, retry): (u32, Retry),
+        (hard, hard_at): (Duration, Duration),
+    ) {
+        let state = self.state();
+        let Some(command) = state.commands.get(&number) else {
+            return;
+        };
+        let body = Body {
+            name: command.name.clone(),
+            location: command.location,
+            version: self.version,
+            attempt,
+            retry,
+            hard,
+            hard_at,
+        };
+        self.watch.begins(number, body);
+    }
+
+    /// A body that was watched is gone.
+    pub(crate) fn watches_no_more(&self, number: u32) {
+        self.watch.ends(number);
+    }
+
+    /// How many entries the function has seen, and what a step of its is called.
+    pub(crate) fn seen_by(&self, number: u32) -> (u32, String) {
+        let state = self.state();
+        let name = state.commands.get(&number);
+        (
+            state.passed,
+            name.map_or_else(String::new, |command| command.name.to_string()),
+        )
     }
 
     /// What a timer that is polled answers.
@@ -376,6 +426,7 @@ impl Shared {
             });
         }
         let (resolves, at) = (entry.resolves(), entry.at());
+        state.passed = index + 1;
         if resolves {
             state.now = at;
             if !state.live {

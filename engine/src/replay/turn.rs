@@ -7,11 +7,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 
 use super::history::{History, Unreadable};
 use super::mismatch::Mismatch;
 use super::report::{Outstanding, Report};
 use super::shared::{Halt, Passed, Shared, Waits};
+use super::watch::Watch;
 use super::world::{Running, World, count};
 use crate::canary::canary;
 use crate::model::command::Refusal;
@@ -21,7 +23,7 @@ use crate::model::id::{RunId, RunNo, StepNo, Token};
 use crate::model::payload::Payload;
 use crate::model::retry::Retry;
 use crate::wire::message::Message;
-use crate::workflow::Ctx;
+use crate::workflow::{Ctx, HARD_LIMIT_DEFAULT, over_time};
 
 /// A wait shorter than this is waited for in memory; a longer one suspends the run.
 pub(crate) const MOMENT: Duration = Duration::from_millis(250);
@@ -34,6 +36,7 @@ pub(crate) struct Turn {
     /// How many entries the engine has announced.
     count: u32,
     world: Arc<World>,
+    watch: Arc<Watch>,
     history: History,
     /// Entries below this index have been looked at as they came.
     noted: u32,
@@ -41,6 +44,8 @@ pub(crate) struct Turn {
     outstanding: Outstanding,
     phase: Phase,
     warned: bool,
+    /// The end of a function that has asked for nothing, as the one step that it is.
+    whole_limit: Option<BoxFuture<'static, ()>>,
 }
 
 /// The author's future and what it shares with us.
@@ -75,17 +80,30 @@ impl Turn {
             token,
             count,
             world,
+            watch: Arc::default(),
             history: History::new(id),
             noted: 0,
             function: None,
             outstanding: Outstanding::default(),
             phase: Phase::Loading,
             warned: false,
+            whole_limit: None,
         }
     }
 
     pub(crate) fn phase(&self) -> &Phase {
         &self.phase
+    }
+
+    /// How many bodies run.
+    #[cfg(unix)]
+    pub(crate) fn bodies(&self) -> u32 {
+        self.function.as_ref().map_or(0, |f| f.shared.bodies())
+    }
+
+    /// What the session may know of its bodies.
+    pub(crate) fn watch(&self) -> Arc<Watch> {
+        self.watch.clone()
     }
 
     /// How many entries it has, without gaps: what a worker that comes back tells the engine.
@@ -186,7 +204,8 @@ impl Turn {
                 Err(mismatch) => return self.mismatched(mismatch),
             };
             if !resolved && !woken {
-                return self.suspend_if_it_only_waits();
+                self.suspend_if_it_only_waits();
+                return self.end_if_it_takes_too_long(cx);
             }
             woken = false;
             self.poll_function(cx, resolved);
@@ -265,6 +284,7 @@ impl Turn {
             whole_attempt,
             code.version,
             self.world.clone(),
+            self.watch.clone(),
         ));
         for index in self.history.next()..self.history.seen() {
             if let Some(entry) = self.history.get_mut(index) {
@@ -410,6 +430,23 @@ impl Turn {
                 );
             }
             _ => {}
+        }
+    }
+
+    /// A function that has asked for nothing is one step, with a step's default limit.
+    fn end_if_it_takes_too_long(&mut self, cx: &mut Context<'_>) {
+        let asked = |function: &Function| function.shared.asked();
+        if self.phase != Phase::Running || self.function.as_ref().map(asked) != Some(0) {
+            return;
+        }
+        let limit = self
+            .whole_limit
+            .get_or_insert_with(|| self.world.clock.sleep(HARD_LIMIT_DEFAULT));
+        if limit.as_mut().poll(cx).is_ready() {
+            self.end(Report::Failed {
+                failure: over_time(HARD_LIMIT_DEFAULT),
+                whole: true,
+            });
         }
     }
 

@@ -1,8 +1,8 @@
 //! What all turns of one worker share: time, the gate before bodies, limits, counts.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -12,6 +12,7 @@ use crate::model::failure::Failure;
 use crate::model::limits::Limits;
 use crate::model::payload::Payload;
 use crate::model::time::Time;
+use crate::replay::elsewhere::{Elsewhere, Only};
 use crate::runtime::env::Clock;
 use crate::workflow::Ctx;
 
@@ -40,6 +41,10 @@ pub(crate) struct World {
     pub(crate) gate: Gate,
     pub(crate) engine_time: EngineTime,
     pub(crate) counts: Counts,
+    /// Where isolated steps run. None: in place.
+    pub(crate) elsewhere: Option<Arc<dyn Elsewhere>>,
+    /// The one step that this process is for, if it is an isolated step's.
+    pub(crate) only: OnceLock<Only>,
     payload_bytes_max: AtomicUsize,
 }
 
@@ -51,8 +56,15 @@ impl World {
             gate: Gate::default(),
             engine_time: EngineTime::default(),
             counts: Counts::default(),
+            elsewhere: None,
+            only: OnceLock::new(),
             payload_bytes_max: AtomicUsize::new(Limits::default().payload_bytes_max),
         }
+    }
+
+    /// The same, with a place for isolated steps.
+    pub(crate) fn with_elsewhere(self, elsewhere: Option<Arc<dyn Elsewhere>>) -> Self {
+        Self { elsewhere, ..self }
     }
 
     /// The largest payload, as the engine said in its welcome.
@@ -155,6 +167,8 @@ pub(crate) struct Counts {
     pub(crate) revoked: AtomicU64,
     pub(crate) dropped: AtomicU64,
     pub(crate) given_back: AtomicU64,
+    /// Bodies that ran on past their hard limit because they block their thread.
+    pub(crate) stuck: AtomicU64,
 }
 
 /// Adds one.

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::client::Client;
 use super::driver::{Driver, DriverHandle, Ended, Event};
 use super::env::Env;
+use super::isolated::is_isolated;
 use super::server::{self, EmbeddedDial};
 use super::worker::Worker;
 use crate::core::clock::Reading;
@@ -169,6 +170,9 @@ impl EngineOptions {
     pub async fn open(self, path: impl AsRef<Path>) -> Result<Engine, OpenError> {
         let path = path.as_ref().to_owned();
         let (env, settings) = (Env::real(), self.settings()?);
+        if is_isolated() {
+            return Ok(Engine::closed(env));
+        }
         let options = Options {
             entropy: env.entropy.next_u64(),
             cache_bytes: self.cache_bytes,
@@ -222,9 +226,23 @@ impl std::fmt::Debug for Engine {
 impl Engine {
     /// Opens the engine in `path` with the default options, creating it if there is nothing.
     ///
+    /// In the process of an isolated step ([`Isolation::Process`](crate::Isolation::Process)) nothing is opened: a program
+    /// that uses such steps starts its worker before it asks its client for anything.
+    ///
     /// Errors: [`OpenError`], by kind. Nothing is changed in a directory that is not ours.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
         EngineOptions::default().open(path).await
+    }
+
+    /// What an engine is in the process of an isolated step, whose parent has the directory open: its worker serves the
+    /// parent, its clients reach nobody.
+    fn closed(env: Env) -> Self {
+        Self {
+            env,
+            driver: DriverHandle::new().0,
+            ended: watch::channel(None).1,
+            listeners: mpsc::unbounded_channel().0,
+        }
     }
 
     async fn launch(
@@ -287,6 +305,9 @@ impl Engine {
             address: address.to_owned(),
             answer,
         };
+        if is_isolated() {
+            return Ok(address.to_owned());
+        }
         self.listeners.send(listen).map_err(|_| closed())?;
         answered.await.map_err(|_| closed())?
     }
@@ -298,7 +319,7 @@ impl Engine {
 
     /// A worker of this engine, in this process.
     pub fn worker(&self) -> Worker {
-        Worker::new(Arc::new(self.dial()), self.env.clone())
+        Worker::new(Arc::new(self.dial()), self.env.clone()).exit_when_stuck(false)
     }
 
     fn dial(&self) -> EmbeddedDial {

@@ -58,6 +58,11 @@ pub trait Exec: Send + Sync {
     /// Runs `future` to its end apart from the caller: on a thread with a runtime of its own in production, as a task
     /// in a simulation.
     fn isolated(&self, name: &str, future: BoxFuture<'static, ()>) -> io::Result<()>;
+
+    /// Whether this process may execute itself again, for isolated steps. In a simulation they run in place.
+    fn has_processes(&self) -> bool {
+        false
+    }
 }
 
 /// All of it. Cheap to clone.
@@ -222,5 +227,9 @@ impl Exec for RealExec {
             .name(name.to_owned())
             .spawn(move || runtime.block_on(future))?;
         Ok(())
+    }
+
+    fn has_processes(&self) -> bool {
+        cfg!(unix)
     }
 }

@@ -4,6 +4,7 @@
 mod bench;
 pub mod client;
 pub mod env;
+pub mod isolated;
 pub mod link;
 pub mod session;
 pub mod worker;
@@ -18,6 +19,9 @@ pub mod engine;
 pub mod inspect;
 #[cfg(feature = "server")]
 mod note;
+#[cfg(feature = "server")]
+#[cfg(test)]
+mod patience;
 #[cfg(feature = "server")]
 mod query;
 #[cfg(feature = "server")]

@@ -33,6 +33,7 @@
 
 mod ctx;
 mod definition;
+mod isolation;
 pub mod join;
 mod span;
 mod step;
@@ -40,8 +41,9 @@ mod timer;
 
 pub use ctx::Ctx;
 pub use definition::Workflow;
+pub use isolation::Isolation;
 pub use join::join_all;
 pub use span::{days, hours, millis, mins, secs};
-pub use step::{HARD_LIMIT_DEFAULT, SOFT_LIMIT_DEFAULT, Step, StepFuture};
-pub(crate) use step::{encode, panic_text};
+pub use step::{HARD_LIMIT_DEFAULT, SOFT_LIMIT_DEFAULT, SoftLimit, Step, StepFuture};
+pub(crate) use step::{TIME_LIMIT, encode, over_time, panic_text};
 pub use timer::SleepFuture;

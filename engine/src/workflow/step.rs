@@ -2,27 +2,30 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, Either, select};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::isolation::Isolation;
+use crate::canary::canary;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::id::{RunId, StepNo};
 use crate::model::payload::Payload;
 use crate::model::retry::Retry;
 use crate::replay::command::Resolution;
+use crate::replay::elsewhere::Errand;
 use crate::replay::mismatch::span_text;
 use crate::replay::shared::{Shared, Verdict};
 use crate::runtime::env::Clock;
 
 /// How long an attempt may take before its soft limit passes, unless told: 5 min.
 pub const SOFT_LIMIT_DEFAULT: Duration = Duration::from_secs(300);
-/// How long an attempt may take before it is dropped, unless told: 5 min 30 s.
+/// How long an attempt may take before it is ended, unless told: 5 min 30 s.
 pub const HARD_LIMIT_DEFAULT: Duration = Duration::from_secs(330);
 
 /// What a step's body gets: one attempt at one step.
@@ -32,6 +35,7 @@ pub struct Step {
     number: u32,
     attempt: u32,
     clock: Arc<dyn Clock>,
+    soft: Duration,
     soft_at: Duration,
 }
 
@@ -58,13 +62,53 @@ impl Step {
         StepNo(self.number)
     }
 
-    /// Ends when the soft limit of this attempt has passed: time to clean up, before the hard limit drops the body.
+    /// Ends when the soft limit of this attempt has passed: time to clean up, before the hard limit ends the attempt.
     ///
     /// **Cancel safety**: may be dropped and asked for again.
     pub fn soft_limit(&self) -> impl Future<Output = ()> + Send + 'static {
         self.clock
             .sleep(self.soft_at.saturating_sub(self.clock.mono()))
     }
+
+    /// What `work` answers, unless the soft limit of this attempt passes first: then `work` is dropped, and what is left of
+    /// the time up to the hard limit is for cleaning up.
+    ///
+    /// ```
+    /// # use stepwell::{Ctx, Failure, Step};
+    /// # struct Export;
+    /// # impl Export {
+    /// #     async fn write(&mut self) -> Result<u64, std::io::Error> { Ok(3) }
+    /// #     async fn discard(self) -> Result<(), std::io::Error> { Ok(()) }
+    /// # }
+    /// # async fn begin(_: String) -> Result<Export, std::io::Error> { Ok(Export) }
+    /// async fn export(s: Step) -> Result<u64, Failure> {
+    ///     let mut export = begin(s.key()).await?;
+    ///     match s.until_soft_limit(export.write()).await {
+    ///         Ok(rows) => Ok(rows?),
+    ///         Err(passed) => {
+    ///             export.discard().await?;
+    ///             Err(passed.into()) // a failed attempt, made again by the step's policy
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// **Cancel safety**: dropping it drops `work`.
+    pub async fn until_soft_limit<F: Future>(&self, work: F) -> Result<F::Output, SoftLimit> {
+        // The work is polled first: what is done in time is done.
+        match select(pin!(work), pin!(self.soft_limit())).await {
+            Either::Left((output, _)) => Ok(output),
+            Either::Right(_) => Err(SoftLimit { limit: self.soft }),
+        }
+    }
+}
+
+/// The soft limit of an attempt has passed. As a failure (by `?`) it is retryable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the attempt took longer than its soft limit of {}", span_text(*.limit))]
+pub struct SoftLimit {
+    /// The limit.
+    pub limit: Duration,
 }
 
 impl std::fmt::Debug for Step {
@@ -80,12 +124,19 @@ pub struct StepFuture<F, Fut, T> {
     number: u32,
     body: F,
     running: Option<Pin<Box<Fut>>>,
+    /// The attempt, if another process makes it.
+    elsewhere: Option<BoxFuture<'static, Result<Payload, Failure>>>,
+    /// Whether the session watches the body.
+    watched: bool,
+    /// When the attempt that runs is over, in monotonic time.
+    hard_at: Duration,
     hard_limit: Option<BoxFuture<'static, ()>>,
     backoff: Option<BoxFuture<'static, ()>>,
     value: Option<T>,
     retry: Retry,
     soft: Duration,
     hard: Duration,
+    isolation: Isolation,
 }
 
 // Nothing in it is ever pinned in place: the running body is boxed.
@@ -98,12 +149,16 @@ impl<F, Fut, T> StepFuture<F, Fut, T> {
             number,
             body,
             running: None,
+            elsewhere: None,
+            watched: false,
+            hard_at: Duration::MAX,
             hard_limit: None,
             backoff: None,
             value: None,
             retry: Retry::default(),
             soft: SOFT_LIMIT_DEFAULT,
             hard: HARD_LIMIT_DEFAULT,
+            isolation: Isolation::InPlace,
         }
     }
 
@@ -113,21 +168,53 @@ impl<F, Fut, T> StepFuture<F, Fut, T> {
         self
     }
 
-    /// Sets how long an attempt may take: at `soft` the body is told ([`Step::soft_limit`]), at `hard` it is dropped, a
+    /// Sets how long an attempt may take: at `soft` the body is told ([`Step::until_soft_limit`]), at `hard` it is dropped, a
     /// retryable failure of class `time limit`. Defaults: 5 min and 5 min 30 s.
     ///
-    /// Dropping stops a body at an await. A body that never awaits cannot be stopped this way.
+    /// Dropping stops a body at an await. A body that never awaits cannot be stopped this way: 5 s later its worker reports
+    /// the attempt as failed and leaves (see [`STUCK_EXIT_CODE`](crate::runtime::worker::STUCK_EXIT_CODE)). Work of that
+    /// kind belongs into a process of its own: [`isolation`](Self::isolation).
     pub fn limits(mut self, soft: Duration, hard: Duration) -> Self {
         (self.soft, self.hard) = (soft.min(hard), hard);
         self
     }
 
-    /// Drops the body, if one runs. Its destructors are the author's code and may panic.
+    /// Sets where attempts are made. Default: [`Isolation::InPlace`].
+    pub fn isolation(mut self, isolation: Isolation) -> Self {
+        self.isolation = isolation;
+        self
+    }
+
+    /// Drops the body, if one runs. Its destructors are the author's code and may panic, or block.
     fn stop_body(&mut self) {
-        (self.hard_limit, self.backoff) = (None, None);
+        (self.hard_limit, self.backoff, self.elsewhere) = (None, None, None);
         if let Some(body) = self.running.take() {
             let _ = catch_unwind(AssertUnwindSafe(|| drop(body)));
         }
+        if std::mem::take(&mut self.watched) {
+            self.shared.watches_no_more(self.number);
+        }
+    }
+
+    /// Has another process make the attempt, if the step is to run in one and there are such processes.
+    fn sent_elsewhere(&mut self) -> bool {
+        let (Isolation::Process { memory_bytes_max }, Some(elsewhere)) =
+            (self.isolation, &self.shared.world.elsewhere)
+        else {
+            return false;
+        };
+        let (seen, name) = self.shared.seen_by(self.number);
+        self.elsewhere = Some(elsewhere.run(Errand {
+            run: self.shared.started.id,
+            number: self.number,
+            name,
+            seen,
+            hard: self.hard,
+            memory_bytes_max,
+            payload_bytes_max: self.shared.world.payload_bytes_max(),
+            now: self.shared.world.engine_now(),
+        }));
+        true
     }
 }
 
@@ -140,13 +227,27 @@ where
 {
     /// Calls the author's function for attempt number `attempt`.
     fn start(&mut self, attempt: u32) -> Result<(), Failure> {
-        let clock = self.shared.world.clock.clone();
-        let soft_at = clock.mono().saturating_add(self.soft);
+        let world = &self.shared.world;
+        let (clock, now) = (world.clock.clone(), world.clock.mono());
+        let age = world.only.get().map_or(Duration::ZERO, |only| only.age);
+        let at = |limit: Duration| now.saturating_add(limit.saturating_sub(age));
+        let soft_at = match canary!("the soft limit is told after the hard one") {
+            true => at(self.hard).saturating_add(Duration::from_millis(100)),
+            false => at(self.soft),
+        };
+        self.hard_at = at(self.hard);
+        if self.sent_elsewhere() {
+            return Ok(());
+        }
+        let (attempts, limits) = ((attempt, self.retry), (self.hard, self.hard_at));
+        self.shared.watches(self.number, attempts, limits);
+        self.watched = true;
         let step = Step {
             run: self.shared.started.id,
             number: self.number,
             attempt,
             clock,
+            soft: self.soft,
             soft_at,
         };
         let body = self
@@ -156,7 +257,38 @@ where
         Ok(())
     }
 
-    /// Polls the body; once it has ended in whatever way, answers with what is to be reported.
+    /// Polls the attempt; once it has ended in whatever way, answers with what is to be reported.
+    fn poll_attempt(&mut self, cx: &mut Context<'_>) -> Poll<Result<Payload, Failure>> {
+        if let Some(attempt) = &mut self.elsewhere {
+            // Whoever makes it there ends it, too, at its limit.
+            return match ready!(attempt.as_mut().poll(cx)) {
+                Ok(payload) => Poll::Ready(self.came_back(payload)),
+                Err(failure) => Poll::Ready(Err(failure)),
+            };
+        }
+        let polled = self.poll_body(cx);
+        if polled.is_ready() || self.running.is_none() || canary!("the hard limit does not fire") {
+            return polled;
+        }
+        let clock = &self.shared.world.clock;
+        let limit = self
+            .hard_limit
+            .get_or_insert_with(|| clock.sleep(self.hard_at.saturating_sub(clock.mono())));
+        ready!(limit.as_mut().poll(cx));
+        Poll::Ready(Err(over_time(self.hard)))
+    }
+
+    /// A value that was made elsewhere.
+    fn came_back(&mut self, payload: Payload) -> Result<Payload, Failure> {
+        let bytes_max = self.shared.world.payload_bytes_max();
+        if payload.len() > bytes_max {
+            return Err(too_large(payload.len() as u64, bytes_max as u64));
+        }
+        let value = payload.to();
+        self.value = Some(value.map_err(|e| Failure::terminal(e).class("payload"))?);
+        Ok(payload)
+    }
+
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Payload, Failure>> {
         let Some(body) = self.running.as_mut() else {
             return Poll::Pending;
@@ -177,13 +309,7 @@ where
             }
             Ok(Poll::Ready(Err(failure))) => Poll::Ready(Err(failure)),
             Err(panic) => Poll::Ready(Err(panicked(panic.as_ref()))),
-            Ok(Poll::Pending) => {
-                let limit = self
-                    .hard_limit
-                    .get_or_insert_with(|| self.shared.world.clock.sleep(self.hard));
-                ready!(limit.as_mut().poll(cx));
-                Poll::Ready(Err(over_time(self.hard)))
-            }
+            Ok(Poll::Pending) => Poll::Pending,
         }
     }
 
@@ -233,13 +359,19 @@ where
                 }
                 Verdict::Start { attempt } => {
                     if let Err(failure) = this.start(attempt) {
+                        this.stop_body();
                         this.shared
                             .body_ended(this.number, Err(failure), this.retry);
                     }
                 }
                 Verdict::Running => {
-                    let ended = ready!(this.poll_body(cx));
+                    let ended = ready!(this.poll_attempt(cx));
                     this.stop_body();
+                    if canary!("the slot is not free after a hard limit")
+                        && ended.as_ref().is_err_and(|f| f.class == TIME_LIMIT)
+                    {
+                        return Poll::Pending;
+                    }
                     this.shared.body_ended(this.number, ended, this.retry);
                 }
             }
@@ -292,10 +424,14 @@ pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
     text.unwrap_or("a panic without a message").to_owned()
 }
 
-fn over_time(hard: Duration) -> Failure {
+/// The class of attempts that took too long.
+pub(crate) const TIME_LIMIT: &str = "time limit";
+
+/// The failure of an attempt that took too long.
+pub(crate) fn over_time(hard: Duration) -> Failure {
     let text = format!(
         "the attempt took longer than its hard limit of {}",
         span_text(hard)
     );
-    Failure::new(FailureKind::Retryable, "time limit", text)
+    Failure::new(FailureKind::Retryable, TIME_LIMIT, text)
 }

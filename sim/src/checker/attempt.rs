@@ -1,14 +1,15 @@
 //! **An attempt is recorded once, as it was made, and the next one waits.**
 //!
 //! Source: `Retry`: attempts are numbered from 1, each wait follows from the policy and from how many attempts failed before,
-//! and no attempt is made before its instant; a failure is final only if the policy says so. W6: what is reported again is
+//! and no attempt is made before its instant; a failure is final only if the policy says so, and one that says when to come
+//! back uses up no retry (A12, A14, A40). Instants are compared to the millisecond. W6: what is reported again is
 //! recorded once. After a cancel request everything is counted anew, so what comes then is not looked at.
 
 use std::collections::BTreeMap;
 
 use stepwell::Retry;
 use stepwell::model::entry::{AttemptFailed, Entry};
-use stepwell::model::id::{RunNo, StepNo};
+use stepwell::model::id::{RunId, RunNo, StepNo};
 use stepwell::model::time::Time;
 use stepwell::wire::message::Message;
 
@@ -19,24 +20,79 @@ const NAME: &str = "an attempt is recorded once, as it was made";
 const EARLY: &str = "a failed attempt waits for its instant";
 const POLICY: &str = "attempts follow their policy";
 
+/// When something happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Moment {
+    /// In simulated milliseconds, what was skipped counted.
+    pub(crate) passed_ms: u64,
+    /// In which life of the server: engine time of the next one begins somewhat ahead.
+    pub(crate) server_life: u32,
+}
+
 /// What workers said of attempts, and since when their failures are durable.
 #[derive(Default)]
 pub(super) struct Attempts {
     said: BTreeMap<(RunNo, StepNo, u32), Option<Retry>>,
+    /// When failures were told first.
+    said_at: BTreeMap<(RunNo, StepNo, u32), Moment>,
     failed_ms: BTreeMap<(RunNo, StepNo), u64>,
 }
 
 impl Attempts {
-    pub(super) fn reported(&mut self, message: &Message) {
+    pub(super) fn reported(&mut self, now: Moment, message: &Message) {
         match message {
             Message::StepCompletedReport(r) => {
                 self.said.entry((r.run, r.number, r.attempt)).or_default();
             }
             Message::AttemptFailedReport(r) => {
-                self.said
-                    .insert((r.run, r.number, r.attempt), Some(r.retry));
+                let attempt = (r.run, r.number, r.attempt);
+                self.said.insert(attempt, Some(r.retry));
+                self.said_at.entry(attempt).or_insert(now);
             }
             _ => {}
+        }
+    }
+
+    /// An attempt begins where all clocks are right: then the whole wait has passed since the failure before was told, if
+    /// that was in the same life of the server.
+    pub(super) fn begins(
+        &self,
+        durable: &Durable,
+        (id, number, attempt): (RunId, StepNo, u32),
+        now: Moment,
+        bench: &mut Bench<'_>,
+    ) {
+        let Some((no, run)) = durable
+            .kept()
+            .find(|(_, run)| run.started().is_some_and(|started| started.id == id))
+        else {
+            return;
+        };
+        let is_cancelled = |entry: &Entry| matches!(entry, Entry::CancelRequested(_));
+        if run.entries.iter().any(is_cancelled) {
+            return;
+        }
+        let before = run.entries.iter().find_map(|entry| match entry {
+            Entry::AttemptFailed(e) if e.number == number && e.attempt + 1 == attempt => Some(e),
+            _ => None,
+        });
+        let said_at = self.said_at.get(&(*no, number, attempt - 1));
+        let (Some(before), Some(said_at)) = (before, said_at) else {
+            return;
+        };
+        if said_at.server_life != now.server_life {
+            return;
+        }
+        let wait_ms = before.retry_at.since(before.at).as_millis() as u64;
+        let waited_ms = now.passed_ms.saturating_sub(said_at.passed_ms);
+        if waited_ms < wait_ms {
+            bench.charge(
+                EARLY,
+                format!(
+                    "{}: attempt {attempt} at step {number} begins {waited_ms} ms after the failure before it was told, and was to wait for {wait_ms} ms",
+                    run.name()
+                ),
+            );
         }
     }
 
@@ -107,6 +163,12 @@ impl Attempts {
                 );
             }
         }
+        if let Entry::AttemptFailed(e) = entry
+            && e.counted != uses_up(&e.failure)
+        {
+            let text = format!("{told}, has counted: {}, after {:?}", e.counted, e.failure);
+            bench.charge(POLICY, text);
+        }
         let policy = match number {
             StepNo::WHOLE => Some(Retry::default()),
             _ => said.copied().flatten(),
@@ -126,6 +188,11 @@ impl Attempts {
     }
 }
 
+/// Whether a failure uses up a retry.
+fn uses_up(failure: &stepwell::Failure) -> bool {
+    failure.retry_after_ms.is_none()
+}
+
 /// When the policy lets a failed attempt be made again.
 fn next(
     policy: &Retry,
@@ -134,8 +201,8 @@ fn next(
     number: StepNo,
     (before, entry): (&[&AttemptFailed], &Entry),
 ) -> Option<Time> {
-    let counts = u32::from(failure.retry_after_ms.is_none());
-    let counted = counts + before.iter().map(|e| u32::from(e.counted)).sum::<u32>();
+    let failures = before.iter().map(|e| &e.failure).chain([failure]);
+    let counted = failures.filter(|failure| uses_up(failure)).count() as u32;
     let attempt = before.len() as u32 + 1;
     let first_at = before.first().map_or(entry.at(), |first| first.at);
     policy.next(

@@ -11,6 +11,7 @@ mod ending;
 mod fence;
 mod gauge;
 mod journal;
+mod limit;
 mod line;
 mod model;
 mod outcome;
@@ -27,6 +28,10 @@ mod tally;
 mod timer;
 
 use stepwell::QueueSummary;
+
+pub(crate) use self::attempt::Moment;
+pub(crate) use self::limit::Attempt;
+
 use stepwell::model::id::{Incarnation, RunId, StepNo};
 use stepwell::model::time::Time;
 use stepwell::wire::message::Message;
@@ -48,6 +53,7 @@ pub(crate) struct Court {
     attempts: attempt::Attempts,
     suspects: suspect::Suspects,
     lines: line::Lines,
+    pub(crate) limits: limit::Limits,
     engine_time: timer::EngineTime,
     admissions: admission::Admissions,
     shares: share::Shares,
@@ -206,12 +212,47 @@ impl Court {
     }
 
     /// A worker sends something.
-    pub(crate) fn reported(&mut self, message: &Message) {
+    pub(crate) fn reported(&mut self, now: Moment, message: &Message) {
         if let Message::Hello(hello) = message {
             self.admissions.hello(hello);
         }
         self.fence.reported(message);
-        self.attempts.reported(message);
+        self.attempts.reported(now, message);
+    }
+
+    /// An attempt begins.
+    pub(crate) fn attempt_begins(
+        &mut self,
+        now_ms: u64,
+        attempt: (RunId, StepNo, u32),
+        at: Moment,
+        right_clocks: bool,
+    ) {
+        let mut bench = Bench {
+            now_ms,
+            violations: &mut self.violations,
+        };
+        if right_clocks {
+            self.attempts.begins(&self.durable, attempt, at, &mut bench);
+        }
+    }
+
+    /// An attempt was told of its soft limit.
+    pub(crate) fn soft_limit_told(&mut self, now_ms: u64, id: u64, pauses: u64) {
+        let mut bench = Bench {
+            now_ms,
+            violations: &mut self.violations,
+        };
+        self.limits.told(id, pauses, &mut bench);
+    }
+
+    /// An attempt is gone.
+    pub(crate) fn attempt_ends(&mut self, now_ms: u64, id: u64, pauses: u64) {
+        let mut bench = Bench {
+            now_ms,
+            violations: &mut self.violations,
+        };
+        self.limits.ends(id, pauses, &mut bench);
     }
 
     /// A frame of this process has arrived at the server.
@@ -271,6 +312,7 @@ pub(crate) fn at_the_end(world: &World, in_time: bool) {
         now_ms: world.now_ms(),
         violations: &mut court.violations,
     };
+    court.limits.at_the_end(world.stood_still(), &mut bench);
     let ending = &world.program.ending;
     court.shares.at_the_end(&court.durable, &mut bench);
     ending::at_the_end(&court.durable, &told, ending, in_time, &mut bench);

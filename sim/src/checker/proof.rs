@@ -13,9 +13,10 @@ use stepwell::model::id::{RunNo, StepNo};
 use super::Bench;
 use crate::durable::{Durable, DurableRun};
 use crate::ledger::Ledger;
-use crate::plan::{ChainInput, Job, Order, Plan, Solo, TimedJob};
+use crate::plan::{ChainInput, Deed, Job, Limited, Order, Plan, Solo, TimedJob};
 use crate::workload::{
-    CALL, CHAIN, CHECKOUT, DECLINED, ERRAND, RING, Receipt, SOLO, chain_expected, chain_request,
+    CALL, CHAIN, CHECKOUT, CLEANED, DECLINED, ERRAND, LIMITED, PLANNED, RING, Receipt, SOLO,
+    chain_expected, chain_request,
 };
 
 const NAME: &str = "the workload's proof holds";
@@ -41,6 +42,7 @@ pub(super) fn at_the_end(durable: &Durable, ledger: &Ledger, plan: &Plan, bench:
             name if name == CHAIN.name() || name == ERRAND.name() => chain(*no, run, ledger),
             name if name == CHECKOUT.name() => checkout(run),
             name if name == SOLO.name() => solo(run),
+            name if name == LIMITED.name() => limited(*no, run, ledger),
             name if name == RING.name() => ring(*no, run, ledger),
             other => Err(format!("there is no workflow {other}")),
         };
@@ -219,4 +221,61 @@ fn solo(run: &DurableRun) -> Result<(), String> {
         Some(Entry::Cancelled(_)) => was_asked_to_stop(run),
         _ => Ok(()),
     }
+}
+
+/// The attempts failed as planned, in their order, and no others before the call.
+fn limited(no: RunNo, run: &DurableRun, ledger: &Ledger) -> Result<(), String> {
+    let input: Limited = input(run)?;
+    let mut failures = run.entries.iter().filter_map(|entry| match entry {
+        Entry::AttemptFailed(failed) => Some(&failed.failure),
+        Entry::StepFailed(failed) => Some(&failed.failure),
+        _ => None,
+    });
+    let end = run.entries.last();
+    if let Some(Entry::Died(died)) = end
+        && (died.failure.class == WORKER_LOST || gave_up(run, &died.failure))
+    {
+        return Ok(());
+    }
+    if let Some(Entry::Cancelled(_)) = end {
+        return was_asked_to_stop(run);
+    }
+    for (nth, deed) in input.deeds.iter().enumerate() {
+        let failure = failures.next();
+        if !failure.is_some_and(|failure| fits(*deed, failure)) {
+            return Err(format!(
+                "attempt {} was to be {deed:?}, not {failure:?}",
+                nth + 1
+            ));
+        }
+    }
+    match end {
+        Some(Entry::Completed(completed)) if !input.dies => {
+            let key = format!("{}-0", run.started().ok_or("no start")?.id);
+            let value = ledger.effect_of(no, CALL, &key).map(|effect| effect.value);
+            (completed.output.to().ok() == value)
+                .then_some(())
+                .ok_or_else(|| format!("it returned something else than {value:?}"))
+        }
+        Some(Entry::Died(died)) if input.dies => match failures.next() {
+            None => Ok(()),
+            Some(more) => Err(format!(
+                "one attempt more was made: {more:?}, {:?}",
+                died.failure
+            )),
+        },
+        Some(Entry::Completed(_) | Entry::Died(_)) => Err(format!("it was to die: {}", input.dies)),
+        _ => Ok(()),
+    }
+}
+
+/// A worker that stood still may find the hard limit passed together with the soft one.
+fn fits(deed: Deed, failure: &Failure) -> bool {
+    let classes: &[&str] = match deed {
+        Deed::Fails => &[PLANNED],
+        Deed::ComesLater { .. } => &["retry after"],
+        Deed::Hangs => &["time limit"],
+        Deed::CleansUp { .. } => &[CLEANED, "time limit"],
+    };
+    classes.contains(&failure.class.as_str())
 }

@@ -107,10 +107,13 @@ pub(super) fn batch_ended(durable: &Durable, touched: &BTreeSet<RunNo>, bench: &
         if grant.deaths < DEATHS_MAX {
             continue;
         }
-        let with = durable
-            .granted
-            .values()
-            .find(|other| other.incarnation == grant.incarnation && other.run != grant.run);
+        // A grant from before a restart, whose worker came back without it, is still there until its run has been read. It is
+        // not with that worker: where it is, it goes on under a token of the new epoch first.
+        let with = durable.granted.values().find(|other| {
+            other.incarnation == grant.incarnation
+                && other.run != grant.run
+                && other.token.epoch <= grant.token.epoch
+        });
         if let Some(other) = with
             && (touched.contains(&grant.run) || touched.contains(&other.run))
         {

@@ -169,6 +169,7 @@ pub(super) fn draw_all(seed: u64, settings: &Settings) -> Vec<TimedJob> {
             runs,
         ));
     }
+    super::limited::draw_all(seed, settings, &mut jobs);
     jobs.sort_by_key(|job| job.at_ms);
     jobs
 }

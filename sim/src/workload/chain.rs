@@ -15,7 +15,7 @@ pub(super) async fn chain(ctx: Ctx, input: ChainInput, outside: Outside) -> Resu
     for place in 0..input.links {
         let value = ctx
             .step("link", |step| {
-                call(outside.clone(), step, request(place, link))
+                call(outside.clone(), step, request(place, link), HARD)
             })
             .retry(retry())
             .limits(HARD, HARD)

@@ -67,7 +67,7 @@ async fn charge(ctx: &Ctx, order: &Order, outside: &Outside) -> Result<u64, Fail
             if order.declined {
                 return Err(Failure::terminal("the card is declined").class(DECLINED));
             }
-            super::call(outside, step, format!("charge {}", order.cents)).await
+            super::call(outside, step, format!("charge {}", order.cents), HARD).await
         }
     });
     charge.retry(retry()).limits(HARD, HARD).await

@@ -2,6 +2,7 @@
 
 mod chain;
 mod checkout;
+mod limited;
 mod ring;
 mod solo;
 
@@ -12,8 +13,9 @@ use stepwell::{Failure, Retry, Step, Workflow};
 
 pub(crate) use self::chain::{expected as chain_expected, request as chain_request};
 pub(crate) use self::checkout::{DECLINED, Receipt};
+pub(crate) use self::limited::{CLEANED, PLANNED};
 use crate::outside::{CallError, Outside};
-use crate::plan::{ChainInput, Order, RingInput, Solo};
+use crate::plan::{ChainInput, Limited, Order, RingInput, Solo};
 use crate::program::SimWorker;
 
 /// Steps hashed onto one another.
@@ -23,6 +25,8 @@ pub(crate) const CHECKOUT: Workflow<Order, Receipt> = Workflow::new("checkout");
 /// No step at all.
 pub(crate) const SOLO: Workflow<Solo, (u64, String)> = Workflow::new("solo");
 
+/// A step whose attempts are planned.
+pub(crate) const LIMITED: Workflow<Limited, u64> = Workflow::new("limited");
 /// Moves along a ring that all its runs share; answers with how many.
 pub(crate) const RING: Workflow<RingInput, u64> = Workflow::new("ring");
 
@@ -49,7 +53,8 @@ pub(crate) fn effect_of(workflow: &str, step: &str) -> &'static str {
 
 /// Registers all workloads.
 pub(crate) fn register(worker: SimWorker) -> SimWorker {
-    let (a, b, c, d) = (
+    let (a, b, c, d, e) = (
+        worker.world(),
         worker.world(),
         worker.world(),
         worker.world(),
@@ -61,9 +66,12 @@ pub(crate) fn register(worker: SimWorker) -> SimWorker {
             checkout::checkout(ctx, order, b.clone())
         })
         .register(SOLO, solo::solo)
+        .register(LIMITED, move |ctx, input| {
+            limited::limited(ctx, input, d.clone())
+        })
         .register(RING, move |ctx, input| ring::ring(ctx, input, c.clone()))
         .register(ERRAND, move |ctx, input| {
-            chain::chain(ctx, input, d.clone())
+            chain::chain(ctx, input, e.clone())
         })
 }
 
@@ -75,9 +83,14 @@ fn retry() -> Retry {
 /// Attempts end within this time.
 const HARD: Duration = Duration::from_millis(1_500);
 
-/// One call under the step's key.
-async fn call(outside: Outside, step: Step, request: String) -> Result<u64, Failure> {
-    call_for(CALL, outside, step, request).await
+/// One call under the step's key, in a step with this hard limit.
+async fn call(
+    outside: Outside,
+    step: Step,
+    request: String,
+    hard: Duration,
+) -> Result<u64, Failure> {
+    call_within(hard, CALL, outside, step, request).await
 }
 
 /// The same for another effect.
@@ -87,6 +100,17 @@ async fn call_for(
     step: Step,
     request: impl Serialize,
 ) -> Result<u64, Failure> {
+    call_within(HARD, effect, outside, step, request).await
+}
+
+async fn call_within(
+    hard: Duration,
+    effect: &str,
+    outside: Outside,
+    step: Step,
+    request: impl Serialize,
+) -> Result<u64, Failure> {
+    let _watch = outside.watches(&step, None, hard);
     let answer = outside.call(effect, step.key(), &request).await;
     answer.map_err(|error| match error {
         CallError::NoAnswer { .. } => Failure::retryable(error).class("provider"),

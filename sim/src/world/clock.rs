@@ -114,6 +114,11 @@ impl Clocks {
         *self.jumped_ms.entry(host.to_owned()).or_default() += by_ms;
     }
 
+    /// Whether some wall clock has jumped.
+    fn has_jumped(&self) -> bool {
+        !self.jumped_ms.is_empty()
+    }
+
     /// All wall clocks are put forward.
     pub(crate) fn skip(&mut self, by_ms: u64) {
         self.skipped_ms += by_ms;
@@ -196,6 +201,13 @@ impl super::World {
             None => Time(0),
         };
         self.clocks().read(reading, mark);
+    }
+}
+
+impl super::World {
+    /// Whether all clocks have been right so far.
+    pub(crate) fn has_right_clocks(&self) -> bool {
+        self.plan.settings.clocks.is_empty() && !self.clocks().has_jumped()
     }
 }
 

@@ -23,7 +23,7 @@ use stepwell::wire::message::Message;
 use stepwell_storage::{Crash, MemDisk, MemOptions, MemStore, Op, OpenRefusal, Seq, Store};
 use turmoil::net::TcpStream;
 
-use crate::checker::Court;
+use crate::checker::{Court, Moment};
 use crate::event::What;
 use crate::history::History;
 use crate::ledger::Ledger;
@@ -76,6 +76,7 @@ pub(crate) struct World {
     news: AtomicBool,
     clocks: Mutex<Clocks>,
     pauses: pause::Pauses,
+    stood_still: AtomicU64,
     /// A host's tasks are being dropped.
     crashing: AtomicBool,
     /// All runs have ended: one client asks about everything.
@@ -137,6 +138,7 @@ impl World {
             news: AtomicBool::new(false),
             clocks: Mutex::default(),
             pauses: pause::Pauses::default(),
+            stood_still: AtomicU64::new(0),
             crashing: AtomicBool::new(false),
             audit: AtomicBool::new(false),
             audited: AtomicBool::new(false),
@@ -207,7 +209,7 @@ impl World {
         self.crashing.store(false, Ordering::Relaxed);
     }
 
-    fn is_crashing(&self) -> bool {
+    pub(crate) fn is_crashing(&self) -> bool {
         self.crashing.load(Ordering::Relaxed)
     }
 
@@ -276,9 +278,18 @@ impl World {
         }
     }
 
+    /// Now, as checkers tell it.
+    pub(crate) fn moment(&self, now_ms: u64) -> Moment {
+        Moment {
+            passed_ms: now_ms + self.clocks().skipped_ms(),
+            server_life: self.life_of(SERVER_NAME),
+        }
+    }
+
     /// A worker sends something.
     fn reported(&self, worker: &str, message: &Message) {
-        self.court().reported(message);
+        let now = self.moment(self.now_ms());
+        self.court().reported(now, message);
         if matches!(message.kind(), 20..=25) {
             self.passes(&Point::Reported, Some(worker));
         }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -22,13 +23,20 @@ impl Pauses {
 impl World {
     /// Stops a host.
     pub(crate) fn pause(&self, host: &str) {
+        self.stood_still.fetch_add(1, Ordering::Relaxed);
         self.pauses.lock().entry(host.to_owned()).or_default();
     }
 
     /// Lets a host go on where it was, or forgets that it stood still.
     pub(crate) fn resume(&self, host: &str) {
+        self.stood_still.fetch_add(1, Ordering::Relaxed);
         let wakers = self.pauses.lock().remove(host).unwrap_or_default();
         wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Changes whenever some host begins to stand still or goes on.
+    pub(crate) fn stood_still(&self) -> u64 {
+        self.stood_still.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_paused(&self, host: &str) -> bool {

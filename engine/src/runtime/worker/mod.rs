@@ -26,13 +26,18 @@
 //! - **K6 What arrives twice or late changes nothing.** Frames for a run that is not held or under another token are
 //!   dropped; a hand-out is matched against what is held and against the turns that ended last; entries are matched by
 //!   index. A `Regranted` for a turn that has been dropped meanwhile is answered with `GiveBack`.
-//! - **K7 A run is given back only after its function is gone** from memory, so that two workers never run it at a time.
+//! - **K7 A run is given back only after its function is gone** from memory, so that two workers never run it at a time. Not
+//!   so if a step of it blocks its thread past its hard limit: see `stuck`.
 //!
 //! Draining: the worker offers no slots, starts no body, and gives back each run as soon as no body of it runs and none of
 //! its reports is without an answer. What still runs after the grace is dropped and given back. Then it says goodbye.
+//!
+//! A worker also drains by itself, and then exits with [`STUCK_EXIT_CODE`] if the process is its own, once a step has blocked
+//! its thread for 5 s past its hard limit: the session's thread reports that attempt as failed.
 
 mod outlet;
 mod peer;
+mod stuck;
 #[cfg(test)]
 mod tests;
 mod turn_task;
@@ -45,14 +50,17 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, watch};
 
-use self::peer::{Introduction, Reached, WorkerCommand, WorkerPeer};
+use self::peer::{Introduction, Reached, WorkerPeer};
+pub(crate) use self::peer::{PageWanted, WorkerCommand};
 use super::env::Env;
+use super::isolated;
 use super::link::{Dial, NetDial};
 use super::session::{Session, SessionError};
 use crate::model::command::Caller;
 use crate::model::failure::Failure;
 use crate::model::id::{CommandId, Incarnation, Namespace};
 use crate::model::limits::NAME_BYTES_MAX;
+use crate::replay::elsewhere::Elsewhere;
 use crate::replay::world::{Begin, Code, Registry, World};
 use crate::wire::message::{QueueSlots, WorkflowOffer};
 use crate::workflow::{Ctx, Workflow, encode};
@@ -61,6 +69,9 @@ use crate::workflow::{Ctx, Workflow, encode};
 pub const SLOTS_DEFAULT: u32 = 32;
 /// How long running steps may take to end once a worker drains, unless told otherwise.
 pub const GRACE_DEFAULT: Duration = Duration::from_secs(10);
+/// The exit code of a worker process that left because a step blocks its thread past its hard limit (`EX_TEMPFAIL`): a
+/// supervisor should start it again.
+pub const STUCK_EXIT_CODE: i32 = 75;
 
 /// Runs workflows for an engine.
 ///
@@ -88,6 +99,7 @@ pub struct Worker {
     caller: Caller,
     build: String,
     grace: Duration,
+    exits_when_stuck: Option<bool>,
 }
 
 /// Why a worker did not start, or ended.
@@ -141,6 +153,7 @@ impl Worker {
             },
             build: "unknown".to_owned(),
             grace: GRACE_DEFAULT,
+            exits_when_stuck: None,
         }
     }
 
@@ -215,12 +228,53 @@ impl Worker {
         self
     }
 
+    /// Sets whether the process exits, with [`STUCK_EXIT_CODE`], once a step has blocked its thread past its hard limit and
+    /// the worker has drained. Default: yes for [`run_until_signal`](Self::run_until_signal), no for
+    /// [`start`](Self::start), where the process is not the worker's alone, and never for a worker of an
+    /// [`Engine`](crate::Engine) in the same process.
+    ///
+    /// A worker that does not exit leaves all the same: it reports the attempt as failed, gives its runs back, takes no more
+    /// work, logs an error, and [`WorkerHandle::finished`] ends. Its blocked thread stays.
+    pub fn exit_when_stuck(mut self, exits: bool) -> Self {
+        self.exits_when_stuck = Some(exits);
+        self
+    }
+
     /// Starts it. Its connection gets a thread of its own; functions run on the current tokio runtime.
     ///
     /// It does not wait for the engine: see [`WorkerHandle::connected`]. Dropping the handle does not stop the worker.
     ///
+    /// In the process of an isolated step (see [`Isolation::Process`](crate::Isolation::Process)) it does not return: it runs
+    /// that step, and the process ends. There, a runtime of the `current_thread` flavor that it is called on stands
+    /// still; [`run_until_signal`](Self::run_until_signal) does not have that effect.
+    ///
     /// Panics outside of a tokio runtime.
-    pub fn start(mut self) -> Result<WorkerHandle, WorkerError> {
+    pub fn start(self) -> Result<WorkerHandle, WorkerError> {
+        if self.serves_a_step(true)? {
+            loop {
+                std::thread::park();
+            }
+        }
+        self.launch()
+    }
+
+    /// In the process of an isolated step, serves that.
+    #[cfg(unix)]
+    fn serves_a_step(&self, blocks: bool) -> Result<bool, WorkerError> {
+        let Some(socket) = isolated::marker().filter(|_| self.env.exec.has_processes()) else {
+            return Ok(false);
+        };
+        let world = World::new(self.env.clock.clone(), self.registry.clone());
+        isolated::serve(&self.env, socket, world, blocks).map_err(WorkerError::System)?;
+        Ok(true)
+    }
+
+    #[cfg(not(unix))]
+    fn serves_a_step(&self, _blocks: bool) -> Result<bool, WorkerError> {
+        Ok(false)
+    }
+
+    fn launch(mut self) -> Result<WorkerHandle, WorkerError> {
         self.check()?;
         if self.queues.is_empty() {
             self.queues.push(QueueSlots {
@@ -238,6 +292,7 @@ impl Worker {
             caller,
             build,
             grace,
+            exits_when_stuck,
         } = self;
         let caller = Caller {
             command: CommandId(env.entropy.next_u128()),
@@ -253,8 +308,9 @@ impl Worker {
             tags,
             grace,
         };
-        let world = Arc::new(World::new(env.clock.clone(), registry));
         let (commands, from_handles) = mpsc::unbounded_channel();
+        let world = World::new(env.clock.clone(), registry);
+        let world = Arc::new(world.with_elsewhere(elsewhere(&env, &commands)));
         let (reached, is_reached) = watch::channel(None);
         let (ended, has_ended) = watch::channel(());
         let runtime = tokio::runtime::Handle::current();
@@ -266,8 +322,12 @@ impl Worker {
             commands.clone(),
         );
         let session = Session::new(env.clone(), dial, peer, from_handles);
+        let after = world.clone();
         let run = async move {
             session.run().await;
+            if after.counts.stuck.load(Ordering::Relaxed) > 0 {
+                leaves_stuck(exits_when_stuck.unwrap_or(false));
+            }
             drop(ended);
         };
         env.exec
@@ -285,8 +345,12 @@ impl Worker {
     /// Starts it, and drains it when the process gets SIGTERM or SIGINT.
     ///
     /// Errors: those of [`start`](Self::start); and if the engine refuses the worker's first hello.
-    pub async fn run_until_signal(self) -> Result<(), WorkerError> {
-        let handle = self.start()?;
+    pub async fn run_until_signal(mut self) -> Result<(), WorkerError> {
+        if self.serves_a_step(false)? {
+            return std::future::pending().await;
+        }
+        self.exits_when_stuck.get_or_insert(true);
+        let handle = self.launch()?;
         let mut signal = std::pin::pin!(signal());
         tokio::select! {
             biased;
@@ -418,6 +482,7 @@ impl WorkerHandle {
             revoked: read(&counts.revoked),
             dropped: read(&counts.dropped),
             given_back: read(&counts.given_back),
+            stuck: read(&counts.stuck),
         }
     }
 }
@@ -449,6 +514,37 @@ pub struct WorkerStats {
     pub dropped: u64,
     /// Grants given back.
     pub given_back: u64,
+    /// Bodies that blocked their threads past their hard limits.
+    pub stuck: u64,
+}
+
+/// Where isolated steps run.
+#[cfg(unix)]
+fn elsewhere(
+    env: &Env,
+    session: &mpsc::UnboundedSender<WorkerCommand>,
+) -> Option<Arc<dyn Elsewhere>> {
+    let processes = || Arc::new(isolated::Processes::new(env.clone(), session.clone()));
+    env.exec.has_processes().then(|| processes() as _)
+}
+
+#[cfg(not(unix))]
+fn elsewhere(_: &Env, _: &mpsc::UnboundedSender<WorkerCommand>) -> Option<Arc<dyn Elsewhere>> {
+    None
+}
+
+/// The last of a worker with a thread that is blocked. From the session's thread: the others may be blocked, too.
+fn leaves_stuck(exits: bool) {
+    tracing::error!(
+        exits,
+        "the worker has left: a step blocks its thread past its hard limit. Such work belongs into a process of its own (`Isolation::Process`)"
+    );
+    if exits {
+        eprintln!(
+            "stepwell: a step blocks its thread past its hard limit; the worker exits with code {STUCK_EXIT_CODE}"
+        );
+        std::process::exit(STUCK_EXIT_CODE);
+    }
 }
 
 #[cfg(unix)]

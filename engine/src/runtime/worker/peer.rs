@@ -5,16 +5,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::outlet::Outlet;
 use super::turn_task::{Gone, ToTurn, TurnTask};
 use crate::canary::canary;
 use crate::model::command::Caller;
-use crate::model::id::{Incarnation, RunNo, Token};
+use crate::model::id::{Incarnation, RunId, RunNo, Token};
 use crate::model::time::Time;
 use crate::replay::turn::Turn;
+use crate::replay::watch::Watch;
 use crate::replay::world::{World, count};
 use crate::runtime::link::LinkSender;
 use crate::runtime::session::{Peer, SessionError};
@@ -39,6 +41,17 @@ pub(crate) enum WorkerCommand {
     Stop,
     /// The task of a turn is no more.
     Gone { run: RunNo, turn: u64 },
+    /// An isolated step wants a page of its run's journal.
+    Read(PageWanted),
+}
+
+/// A page of a run's journal, for an isolated step. Without an answer, there was no connection, or it was lost.
+#[derive(Debug)]
+pub(crate) struct PageWanted {
+    pub(crate) run: RunId,
+    pub(crate) from: u32,
+    pub(crate) limit: u32,
+    pub(crate) answer: oneshot::Sender<Result<Vec<Bytes>, String>>,
 }
 
 /// Who the worker is and what it offers.
@@ -58,17 +71,26 @@ pub(crate) type Reached = Option<Result<(), SessionError>>;
 
 /// See the module.
 pub(crate) struct WorkerPeer {
-    introduction: Introduction,
-    world: Arc<World>,
+    pub(super) introduction: Introduction,
+    pub(super) world: Arc<World>,
     runtime: Handle,
     reached: watch::Sender<Reached>,
     to_session: mpsc::UnboundedSender<WorkerCommand>,
-    outlet: Arc<Outlet>,
-    connection: u64,
-    turns: BTreeMap<RunNo, HeldTurn>,
-    ended: Ended,
+    pub(super) outlet: Arc<Outlet>,
+    pub(super) connection: u64,
+    pub(super) turns: BTreeMap<RunNo, HeldTurn>,
+    pub(super) ended: Ended,
     /// Tasks that have not said that they are gone.
     tasks: usize,
+    /// Those among them that block their threads and will not be waited for.
+    pub(super) stuck: BTreeSet<u64>,
+    /// One of them was met: the worker leaves.
+    pub(super) condemned: bool,
+    /// Not looked for again before this.
+    pub(super) look_at: Duration,
+    /// Pages that were asked for over this connection.
+    pub(super) pages: BTreeMap<u64, PageWanted>,
+    pub(super) next_page: u64,
     next_turn: u64,
     session_timeout: Duration,
     heard_at: Duration,
@@ -78,13 +100,14 @@ pub(crate) struct WorkerPeer {
 }
 
 /// A turn as the session sees it.
-struct HeldTurn {
-    token: Token,
+pub(super) struct HeldTurn {
+    pub(super) token: Token,
     inbox: mpsc::UnboundedSender<ToTurn>,
     seen: Arc<AtomicU32>,
-    turn: u64,
+    pub(super) watch: Arc<Watch>,
+    pub(super) turn: u64,
     /// After a return: dropped if the engine has not said by then that the grant goes on.
-    answer_by: Option<Duration>,
+    pub(super) answer_by: Option<Duration>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,6 +142,11 @@ impl WorkerPeer {
             turns: BTreeMap::new(),
             ended: Ended::default(),
             tasks: 0,
+            stuck: BTreeSet::new(),
+            condemned: false,
+            look_at: Duration::ZERO,
+            pages: BTreeMap::new(),
+            next_page: 0,
             next_turn: 0,
             session_timeout: SESSION_TIMEOUT_DEFAULT,
             heard_at: Duration::ZERO,
@@ -160,10 +188,12 @@ impl WorkerPeer {
         let _ = inbox.send(ToTurn::Stored { from: 0, entries });
         self.next_turn += 1;
         self.tasks += 1;
+        let turn = Turn::new(run, id, token, count, self.world.clone());
         let task = TurnTask {
             run,
             token,
-            turn: Turn::new(run, id, token, count, self.world.clone()),
+            watch: turn.watch(),
+            turn,
             inbox: from_session,
             outlet: self.outlet.clone(),
             connection: self.connection,
@@ -181,6 +211,7 @@ impl WorkerPeer {
             token,
             inbox,
             seen: task.seen.clone(),
+            watch: task.watch.clone(),
             turn: self.next_turn,
             answer_by: None,
         };
@@ -256,7 +287,7 @@ impl WorkerPeer {
         }
     }
 
-    fn drain(&mut self, now: Duration) {
+    pub(super) fn drain(&mut self, now: Duration) {
         if self.stage == Stage::Working {
             self.stage = Stage::Draining {
                 until: now + self.introduction.grace,
@@ -367,6 +398,16 @@ impl Peer for WorkerPeer {
                 self.tell(run, token, ToTurn::Refused { number, reason });
             }
             Message::Regranted(regranted) => self.regranted(regranted),
+            Message::JournalReply(reply) => {
+                if let Some(wanted) = self.pages.remove(&reply.request) {
+                    let _ = wanted.answer.send(Ok(reply.entries));
+                }
+            }
+            Message::RefusedReply(reply) => {
+                if let Some(wanted) = self.pages.remove(&reply.request) {
+                    let _ = wanted.answer.send(Err(reply.reason.to_string()));
+                }
+            }
             Message::TurnEnded(ended) => {
                 self.over(ended.run, ended.token);
             }
@@ -382,6 +423,7 @@ impl Peer for WorkerPeer {
 
     fn lost(&mut self, _reason: &str, now: Duration) {
         self.outlet.close();
+        self.pages.clear();
         // A connection that broke while the engine was well heard: the engine has died and may be back within the
         // time-out, and keeps our grants for us. After a silence we cannot know since when we are given up.
         let since = if now < self.quiet_after() {
@@ -410,8 +452,10 @@ impl Peer for WorkerPeer {
         match command {
             WorkerCommand::Drain => self.drain(now),
             WorkerCommand::Stop => self.stop(now, "stopped"),
+            WorkerCommand::Read(wanted) => self.ask_page(wanted),
             WorkerCommand::Gone { run, turn } => {
                 self.tasks -= 1;
+                self.stuck.remove(&turn);
                 if let Some(held) = self.turns.get(&run)
                     && held.turn == turn
                 {
@@ -438,7 +482,11 @@ impl Peer for WorkerPeer {
             } => Some(until),
             Stage::Stopping { .. } => None,
         };
-        hold.into_iter().chain(answer).chain(stage).min()
+        hold.into_iter()
+            .chain(answer)
+            .chain(stage)
+            .chain([self.look_at])
+            .min()
     }
 
     fn tick(&mut self, now: Duration) {
@@ -446,19 +494,27 @@ impl Peer for WorkerPeer {
             self.drop_turns(|_| true);
         }
         self.drop_turns(|held| held.answer_by.is_some_and(|by| by <= now));
+        self.look_for_stuck(now);
         match &mut self.stage {
             Stage::Draining { until } if *until <= now => self.stop(now, "drained"),
-            Stage::Stopping { until, gave_up, .. } if *until <= now => *gave_up = true,
+            Stage::Stopping { until, gave_up, .. } if *until <= now && !*gave_up => {
+                *gave_up = true;
+                let blocking = self.turns.values().filter(|held| held.watch.blocks(now));
+                self.world
+                    .counts
+                    .stuck
+                    .fetch_add(blocking.count() as u64, Ordering::Relaxed);
+            }
             _ => {}
         }
     }
 
     fn leaves(&self) -> Option<String> {
         match &self.stage {
-            Stage::Draining { .. } if self.tasks == 0 => Some("drained".to_owned()),
+            Stage::Draining { .. } if self.tasks == self.stuck.len() => Some("drained".to_owned()),
             Stage::Stopping {
                 gave_up, reason, ..
-            } if self.tasks == 0 || *gave_up => Some((*reason).to_owned()),
+            } if self.tasks == self.stuck.len() || *gave_up => Some((*reason).to_owned()),
             _ => None,
         }
     }
@@ -466,13 +522,13 @@ impl Peer for WorkerPeer {
 
 /// The turns that ended last.
 #[derive(Debug, Default)]
-struct Ended {
+pub(super) struct Ended {
     order: VecDeque<(RunNo, Token)>,
     set: BTreeSet<(RunNo, Token)>,
 }
 
 impl Ended {
-    fn add(&mut self, run: RunNo, token: Token) {
+    pub(super) fn add(&mut self, run: RunNo, token: Token) {
         if self.set.insert((run, token)) {
             self.order.push_back((run, token));
         }

@@ -12,6 +12,7 @@ use super::peer::WorkerCommand;
 use crate::model::command::Refusal;
 use crate::model::id::{RunNo, StepNo, Token};
 use crate::replay::turn::{Phase, Turn};
+use crate::replay::watch::Watch;
 use crate::replay::world::{World, count};
 use crate::wire::message::GiveBack;
 
@@ -43,6 +44,7 @@ pub(crate) struct TurnTask {
     pub(crate) run: RunNo,
     pub(crate) token: Token,
     pub(crate) turn: Turn,
+    pub(crate) watch: Arc<Watch>,
     pub(crate) inbox: mpsc::UnboundedReceiver<ToTurn>,
     pub(crate) outlet: Arc<Outlet>,
     /// The connection that the token belongs to.
@@ -92,7 +94,9 @@ impl TurnTask {
         if self.stopping {
             return self.give_back();
         }
+        self.watch.poll_begins(self.world.clock.mono());
         self.turn.poll(cx);
+        self.watch.poll_ends();
         self.seen.store(self.turn.seen(), Ordering::Relaxed);
         self.turn
             .flush(|message| self.outlet.send(self.connection, message));

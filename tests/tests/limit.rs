@@ -1,0 +1,203 @@
+//! Limits of steps that run in place, and leases.
+
+use stepwell::model::entry::Entry as JournalEntry;
+use stepwell::{Client, Engine, STUCK_EXIT_CODE, millis, secs};
+use stepwell_tests::order::{EngineOrder, WorkerOrder};
+use stepwell_tests::workflow::{self, BLOCK, Block, EXPORT, LONG, Long, World};
+use tokio::process::Command;
+use tokio::time::{Instant, timeout};
+
+use crate::host::{Host, PATIENCE, count, effects, until, until_stats};
+
+/// The kinds of a run's entries.
+async fn kinds(client: &Client, run: stepwell::RunId) -> Vec<&'static str> {
+    let journal = client.journal(run).await.unwrap();
+    journal.iter().map(JournalEntry::kind_name).collect()
+}
+
+// A44, and the rule of the hard limit for what cannot be dropped: a step that blocks its thread has failed 5 s after its
+// limit. Its worker says so itself, over a thread that the step cannot block, takes no more work, ends what runs besides
+// and exits with a code of its own; the step is made again elsewhere, and what it returns in the end is refused.
+#[tokio::test]
+async fn a_worker_whose_thread_is_stuck_reports_the_attempt_and_exits_with_its_code() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut order = EngineOrder::new(directory.path().join("data"));
+    order.session_timeout = secs(60);
+    let (engine, server) = Host::engine(&order).await;
+    let client = Client::connect(&server).await.unwrap();
+    let world = directory.path().join("effects");
+    let order = WorkerOrder {
+        server,
+        slots: 4,
+        grace: secs(20),
+        effects: world.clone(),
+    };
+    let mut first = Host::worker(&order);
+    let until_there = directory.path().join("go-on");
+    let block = Block {
+        hard: millis(300),
+        until: until_there.clone(),
+    };
+    let stuck = client.start(BLOCK, &block).await.unwrap();
+    first.says("begun block").await;
+    // It ends well in time, beside the thread that is stuck, after the worker has taken its leave.
+    let beside = client.start(LONG, &Long { work: secs(9) }).await.unwrap();
+    first.says("begun work").await;
+
+    until("the attempt has failed", || async {
+        kinds(&client, stuck.id()).await.contains(&"AttemptFailed")
+    })
+    .await;
+    let mut second = Host::worker(&order);
+    second.says("begun block").await;
+    assert_eq!(stuck.outcome().await.unwrap(), "attempt 2");
+    let late = client.stats().await.unwrap().refused_late;
+    std::fs::write(&until_there, "").unwrap();
+    first.says("done block").await;
+    until_stats(&client, "the late result is refused", |stats| {
+        stats.refused_late > late
+    })
+    .await;
+
+    let ended = first.ended().await;
+    assert_eq!(ended.code, Some(STUCK_EXIT_CODE), "{ended:?}");
+    assert!(ended.stderr.contains("blocks its thread"), "{ended:?}");
+    assert_eq!(beside.outcome().await.unwrap(), "both done");
+    let lines = effects(&world);
+    assert_eq!(count(&lines, "begun work"), 1, "{lines:#?}");
+    assert_eq!(
+        kinds(&client, stuck.id()).await,
+        ["Started", "AttemptFailed", "StepCompleted", "Completed"]
+    );
+    let journal = client.journal(stuck.id()).await.unwrap();
+    let JournalEntry::AttemptFailed(failed) = &journal[1] else {
+        panic!("{journal:?}")
+    };
+    assert_eq!(failed.failure.class, "time limit");
+    assert!(
+        failed.failure.message.contains("stuck"),
+        "{}",
+        failed.failure
+    );
+    assert_eq!(client.stats().await.unwrap().sessions_lost, 0);
+    second.close().await;
+    engine.close().await;
+}
+
+// A42: the soft limit is a word to the step, which is still there to clean up.
+#[tokio::test]
+async fn a_step_cleans_up_when_its_soft_limit_has_passed() {
+    let directory = tempfile::tempdir().unwrap();
+    let order = EngineOrder::new(directory.path().join("data"));
+    let (engine, server) = Host::engine(&order).await;
+    let client = Client::connect(&server).await.unwrap();
+    let order = WorkerOrder {
+        server,
+        slots: 4,
+        grace: secs(1),
+        effects: directory.path().join("effects"),
+    };
+    let mut worker = Host::worker(&order);
+    let run = client.start(EXPORT, &1).await.unwrap();
+    worker.says("begun export").await;
+    worker.says("cleaned export").await;
+    assert_eq!(run.outcome().await, Ok(2), "the second attempt");
+    let journal = client.journal(run.id()).await.unwrap();
+    let JournalEntry::AttemptFailed(failed) = &journal[1] else {
+        panic!("{journal:?}")
+    };
+    assert!(
+        failed.failure.message.contains("soft limit of 300ms"),
+        "{}",
+        failed.failure
+    );
+    worker.close().await;
+    engine.close().await;
+}
+
+async fn signal(host: &Host, name: &str) {
+    let pid = host.pid().to_string();
+    let sent = Command::new("kill").args([name, &pid]).status().await;
+    assert!(sent.unwrap().success());
+}
+
+// A39: a worker that stands still, its connection open, loses its lease with the session time-out, within a second more
+// the next one has the run, and what the first still wants to say counts for nothing.
+#[tokio::test]
+async fn a_worker_that_stands_still_loses_its_run_and_its_late_result_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut order = EngineOrder::new(directory.path().join("data"));
+    order.session_timeout = secs(2);
+    let lease = order.session_timeout;
+    let (engine, server) = Host::engine(&order).await;
+    let client = Client::connect(&server).await.unwrap();
+    let world = directory.path().join("effects");
+    let order = WorkerOrder {
+        server,
+        slots: 4,
+        grace: secs(1),
+        effects: world.clone(),
+    };
+    let mut first = Host::worker(&order);
+    let run = client
+        .start(
+            LONG,
+            &Long {
+                work: millis(1_500),
+            },
+        )
+        .await
+        .unwrap();
+    let begun = first.says("begun work").await;
+    let mut second = Host::worker(&order);
+    second.says("working").await;
+    signal(&first, "-STOP").await;
+    let stopped_at = Instant::now();
+    assert_eq!(second.says("begun work").await, begun, "the same key");
+    let taken = stopped_at.elapsed();
+    assert!(taken < lease + secs(1), "redelivered after {taken:?}");
+    signal(&first, "-CONT").await;
+    assert_eq!(run.outcome().await.unwrap(), "both done");
+    assert_eq!(
+        kinds(&client, run.id()).await,
+        ["Started", "StepCompleted", "StepCompleted", "Completed"]
+    );
+    until("the first is told that its grant is revoked", || async {
+        first.log().contains("revoked") || first.log().contains("turns are dropped")
+    })
+    .await;
+    let lines = effects(&world);
+    assert_eq!(count(&lines, "begun after"), 1, "{lines:#?}");
+    second.close().await;
+    first.close().await;
+    engine.close().await;
+}
+
+// A worker in somebody's program does not end that program: it reports, refuses more work, and tells whoever asks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_embedded_worker_with_a_stuck_thread_leaves_and_the_program_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let engine = Engine::open(directory.path().join("data")).await.unwrap();
+    let world = World::new(directory.path().join("effects"), |_| {});
+    let worker = workflow::register(engine.worker(), &world)
+        .grace(millis(100))
+        .start()
+        .unwrap();
+    let client = engine.client();
+    let until_there = directory.path().join("go-on");
+    let block = Block {
+        hard: millis(100),
+        until: until_there.clone(),
+    };
+    let run = client.start(BLOCK, &block).await.unwrap();
+    timeout(PATIENCE, worker.finished())
+        .await
+        .expect("it leaves");
+    assert_eq!(worker.stats().stuck, 1);
+    assert_eq!(kinds(&client, run.id()).await, ["Started", "AttemptFailed"]);
+    let next = workflow::register(engine.worker(), &world).start().unwrap();
+    assert_eq!(run.outcome().await.unwrap(), "attempt 2");
+    std::fs::write(&until_there, "").unwrap();
+    next.drain().await;
+    engine.close().await;
+}
