@@ -1091,6 +1091,7 @@ impl Holding {
                     token,
                     failure,
                     whole: true,
+                    end: None,
                 }
                 .into(),
                 false => TurnCompleted {
@@ -1131,6 +1132,7 @@ impl Holding {
                             token,
                             failure: Failure::terminal("no"),
                             whole: false,
+                            end: None,
                         }
                         .into();
                     }
@@ -1260,6 +1262,7 @@ impl Holding {
                 token,
                 failure: Failure::cancelled("stopped"),
                 whole: false,
+                end: None,
             }
             .into(),
             false => TurnCompleted {

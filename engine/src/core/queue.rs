@@ -226,6 +226,40 @@ impl Queue {
         }
     }
 
+    /// Takes up to `left` of the runs that are set aside or wait to be granted alone, came before `sequence`, and are of a
+    /// workflow that nobody knows.
+    pub(super) fn take_out(
+        &mut self,
+        left: usize,
+        sequence: u64,
+        nobody_knows: impl Fn(&str) -> bool,
+    ) -> Vec<ReadyItem> {
+        let mut taken = Vec::new();
+        self.aside.retain(|workflow, items| {
+            if taken.len() < left && nobody_knows(workflow) {
+                let (mut room, mut kept) = (left - taken.len(), Vec::new());
+                for item in items.drain(..) {
+                    if room > 0 && item.sequence < sequence {
+                        room -= 1;
+                        taken.push(item);
+                    } else {
+                        kept.push(item);
+                    }
+                }
+                *items = kept;
+            }
+            !items.is_empty()
+        });
+        self.aside_count -= taken.len();
+        let wanted = |item: &ReadyItem| item.sequence < sequence && nobody_knows(&item.workflow);
+        while taken.len() < left
+            && let Some(at) = self.solitary.iter().position(wanted)
+        {
+            taken.extend(self.solitary.remove(at));
+        }
+        taken
+    }
+
     #[cfg(any(test, feature = "inspect"))]
     pub(super) fn has_solitary(&self) -> bool {
         !self.solitary.is_empty()

@@ -134,6 +134,8 @@ impl Core {
                 place,
                 attempt,
                 failure,
+                incarnation,
+                build,
             }
             .into(),
         };

@@ -181,4 +181,23 @@ refusals! {
         /// Why.
         cause: String,
     } "the request is not understood: {cause}",
+    /// Only a dead letter can be edited, redriven or discarded.
+    30 => NotDead {
+        /// The run.
+        id: RunId,
+        /// Its state.
+        state: RunState,
+    } "{id} is {state}: it is no dead letter",
+    /// The workflow did more after it had seen the failure it died of.
+    31 => WentOn {
+        /// The run.
+        id: RunId,
+        /// The step that failed.
+        step: StepNo,
+    } "{id} cannot be redriven: its workflow went on after it had seen step {step} fail, and trying that step again would undo the order of what it did since; start another run instead",
+    /// Bytes that are no payload.
+    32 => BadInput {
+        /// What is wrong with them.
+        problem: String,
+    } "the input is no payload: {problem}",
 }

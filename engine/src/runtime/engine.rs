@@ -33,6 +33,9 @@ pub struct EngineOptions {
     pub disconnect_grace: Duration,
     /// Ended runs are kept for this long, rounded up to whole days. Default 7 days.
     pub retention: Duration,
+    /// A run becomes a dead letter when it has been ready for so long, and no worker that knows its workflow was connected
+    /// while others served its queue. Default 10 min.
+    pub unknown_workflow_after: Duration,
     /// Follow the wall clock wherever it goes (after it was wrong, and has been set right).
     pub accept_clock: bool,
     /// Memory for blocks read from disk. Default 64 MiB.
@@ -55,6 +58,7 @@ impl Default for EngineOptions {
             session_timeout: settings.session_timeout,
             disconnect_grace: settings.disconnect_grace,
             retention: RETENTION_DEFAULT,
+            unknown_workflow_after: settings.unknown_workflow_after,
             accept_clock: false,
             cache_bytes: 64 << 20,
             restored: false,
@@ -156,6 +160,7 @@ impl EngineOptions {
             session_timeout: self.session_timeout,
             disconnect_grace: self.disconnect_grace,
             retention: self.retention,
+            unknown_workflow_after: self.unknown_workflow_after,
             accept_clock: self.accept_clock,
             workers_die_with_engine: self.embedded,
         })

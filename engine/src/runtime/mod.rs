@@ -17,6 +17,8 @@ pub mod engine;
 #[cfg(feature = "server")]
 pub mod inspect;
 #[cfg(feature = "server")]
+mod letters;
+#[cfg(feature = "server")]
 mod note;
 #[cfg(feature = "server")]
 mod query;

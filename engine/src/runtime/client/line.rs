@@ -186,7 +186,12 @@ impl Drop for Asked {
 fn commands(message: &Message) -> bool {
     matches!(
         message,
-        Message::Start(_) | Message::Cancel(_) | Message::Resume(_)
+        Message::Start(_)
+            | Message::Cancel(_)
+            | Message::Resume(_)
+            | Message::EditInput(_)
+            | Message::Redrive(_)
+            | Message::Discard(_)
     )
 }
 
@@ -201,6 +206,8 @@ fn request_of(message: &Message) -> Option<u64> {
         Message::DoneReply(reply) => reply.request,
         Message::StatsReply(reply) => reply.request,
         Message::RefusedReply(reply) => reply.request,
+        Message::LettersReply(reply) => reply.request,
+        Message::ActsReply(reply) => reply.request,
         _ => return None,
     })
 }
