@@ -83,7 +83,9 @@ impl Core {
     /// Looks for acts that are old enough to go.
     pub(super) fn forget_acts(&mut self, out: &mut Output) {
         let due = self.acts.cursor.after(self.settings.retention) <= self.now();
-        if self.mono < self.acts.next_look || self.acts.reading || !due {
+        // One after the other: a generation that is being emptied is read page by page.
+        let is_busy = self.acts.reading || self.cleaner.is_at_work();
+        if self.mono < self.acts.next_look || is_busy || !due {
             return;
         }
         self.acts.reading = true;

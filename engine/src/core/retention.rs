@@ -81,6 +81,12 @@ impl Cleaner {
     }
 }
 
+impl Cleaner {
+    pub(super) fn is_at_work(&self) -> bool {
+        self.current.is_some()
+    }
+}
+
 impl Core {
     pub(super) fn cleans_at(&self) -> Option<Duration> {
         // While one is being emptied, reads carry it on.

@@ -2,4 +2,5 @@
 
 mod bench;
 mod random;
+mod redrive;
 mod rules;
