@@ -72,9 +72,12 @@ impl Program {
         let mut program = Self::new(ENGINE);
         program.is_engine = true;
         program.versions.push(Arc::new(workload::register));
+        program.versions.push(Arc::new(workload::register_later));
         program.knows(workload::CHAIN);
         program.knows(workload::CHECKOUT);
         program.knows(workload::SOLO);
+        program.knows(workload::POISON);
+        program.knows(workload::ORPHAN);
         program
     }
 

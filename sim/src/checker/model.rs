@@ -9,11 +9,16 @@
 //!   absent ──start──► live ──cancel──► live, asked to stop
 //!                      │ by itself        │ by itself
 //!                      └──► ended ◄───────┘      as its journal says; `cancelled` only if it was asked to stop
+//!               live ◄── redrive ── dead ◄──► edit
+//!                                   dead ── discard ──► discarded
 //! ```
 //!
 //! - A start begins a run that is absent, finds the one of its workflow and input, and is refused by any other.
 //! - A cancel is acknowledged while the run lives. It is a request: the run may complete or die all the same. Its journal
 //!   holds it, though, whatever comes after.
+//! - What operators do with a dead letter is in its journal, in its order, each command once: an act that was acknowledged is
+//!   the journal's next one, or has been done. One that was refused because the run is no dead letter, is none then.
+//! - An outcome once told never changes, unless the run is redriven: each of its lives has its own.
 //! - The journal is the last to be asked, and must fit the order too: so a call that was acknowledged and forgotten shows.
 //! - A call without an answer may have taken effect at any time since, or never. One that was answered may have gone out
 //!   over more than one connection: it may have taken effect while it was under way *before* the copy that was answered
@@ -26,9 +31,11 @@ mod story;
 mod tests;
 
 use stepwell::model::command::Refusal;
+use stepwell::model::dead::ActKind;
 use stepwell::model::entry::Entry;
+use stepwell::model::id::CommandId;
 use stepwell::model::payload::Payload;
-use stepwell::model::run::{Outcome, RunState};
+use stepwell::model::run::{Outcome, OutcomeDead, RunState};
 
 use self::search::{Op, Verdict};
 use super::Bench;
@@ -84,7 +91,10 @@ struct Held {
     input: Payload,
     asked: bool,
     entries: u32,
-    end: Option<Outcome>,
+    /// What operators did: the entry, the command, and what.
+    acts: Vec<(u32, CommandId, ActKind)>,
+    /// How each life ended, and with which entry; the last one perhaps not.
+    ends: Vec<Option<(u32, Outcome)>>,
 }
 
 impl Held {
@@ -96,9 +106,72 @@ impl Held {
             input: started.input.clone(),
             asked: run.entries.iter().any(asked),
             entries: run.entries.len() as u32,
-            end: run.outcome(),
+            acts: acts_of(run),
+            ends: ends_of(run),
         })
     }
+
+    /// Which life of the run it is after so many acts.
+    fn life_after(&self, acts: u32) -> usize {
+        let redrive = |act: &&(u32, CommandId, ActKind)| act.2 == ActKind::Redrive;
+        let done = self.acts.iter().take(acts as usize);
+        done.filter(redrive).count()
+    }
+
+    fn end_after(&self, acts: u32) -> Option<&(u32, Outcome)> {
+        self.ends.get(self.life_after(acts))?.as_ref()
+    }
+
+    fn is_discarded_after(&self, acts: u32) -> bool {
+        let last = acts.checked_sub(1).and_then(|at| self.acts.get(at as usize));
+        last.is_some_and(|act| act.2 == ActKind::Discard)
+    }
+
+    /// How many entries its journal has when it has ended, after so many acts.
+    fn entries_after(&self, acts: u32) -> u32 {
+        let act = acts.checked_sub(1).and_then(|at| self.acts.get(at as usize));
+        match act.filter(|act| act.2 != ActKind::Redrive) {
+            Some((index, ..)) => index + 1,
+            None => self.end_after(acts).map_or(self.entries, |(index, _)| index + 1),
+        }
+    }
+
+    fn place_of(&self, command: CommandId) -> Option<u32> {
+        let at = self.acts.iter().position(|act| act.1 == command)?;
+        Some(at as u32)
+    }
+}
+
+fn acts_of(run: &DurableRun) -> Vec<(u32, CommandId, ActKind)> {
+    let act = |(index, entry): (u32, &Entry)| match entry {
+        Entry::Redriven(e) => Some((index, e.command, ActKind::Redrive)),
+        Entry::InputEdited(e) => Some((index, e.command, ActKind::Edit)),
+        Entry::Discarded(e) => Some((index, e.command, ActKind::Discard)),
+        _ => None,
+    };
+    (0..).zip(&run.entries).filter_map(act).collect()
+}
+
+fn ends_of(run: &DurableRun) -> Vec<Option<(u32, Outcome)>> {
+    let mut ends = vec![None];
+    for (index, entry) in (0..).zip(&run.entries) {
+        let end: Option<Outcome> = match entry {
+            Entry::Redriven(_) => {
+                ends.push(None);
+                continue;
+            }
+            Entry::Died(e) => {
+                let failure = e.failure.clone();
+                Some(OutcomeDead { failure }.into())
+            }
+            Entry::Completed(_) | Entry::Cancelled(_) => run.outcome(),
+            _ => continue,
+        };
+        if let Some(last) = ends.last_mut() {
+            *last = end.map(|end| (index, end));
+        }
+    }
+    ends
 }
 
 /// The calls about one run, and what became of it.
@@ -112,7 +185,8 @@ struct History {
     repeats: bool,
 }
 
-/// A run as the model knows it. Invariant: nothing leads back from `Ended` to `Live`, or to `Absent` from either.
+/// A run as the model knows it. Invariant: nothing but a redrive leads back from `Ended` to `Live`, and nothing to `Absent`
+/// from either.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum State {
     Absent,
@@ -131,6 +205,8 @@ struct Life {
     delayed: bool,
     /// Its journal holds this much at least.
     entries: u32,
+    /// How many acts of operators have been done.
+    acts: u32,
 }
 
 impl History {
@@ -157,9 +233,42 @@ impl History {
         search::verdict(self, &self.ops(u64::MAX))
     }
 
-    /// How the run ended, if it did.
-    fn end(&self) -> Option<&Outcome> {
-        self.journal.as_ref().and_then(|held| held.end.as_ref())
+    /// How this life of the run ended, if it did.
+    fn end(&self, life: Life) -> Option<&Outcome> {
+        let (_, outcome) = self.journal.as_ref()?.end_after(life.acts)?;
+        Some(outcome)
+    }
+
+    /// The state of a run that has ended.
+    fn end_state(&self, life: Life) -> Option<RunState> {
+        let discarded = self.journal.as_ref()?.is_discarded_after(life.acts);
+        let end = state_of(self.end(life)?);
+        Some(if discarded { RunState::Discarded } else { end })
+    }
+
+    /// Does the journal's next act, if that is `command`.
+    fn act(&self, command: CommandId, life: Life) -> Option<State> {
+        let held = self.journal.as_ref()?;
+        let dead = self.end_state(life) == Some(RunState::Dead);
+        if !dead || held.place_of(command)? != life.acts {
+            return None;
+        }
+        let (index, _, kind) = held.acts[life.acts as usize];
+        let acts = life.acts + 1;
+        Some(match kind {
+            ActKind::Redrive => State::Live(Life {
+                acts,
+                entries: index + 1,
+                ..life
+            }),
+            _ => State::Ended(Life { acts, ..life }),
+        })
+    }
+
+    /// Whether the command has been carried out.
+    fn has_acted(&self, command: CommandId, life: Life) -> bool {
+        let place = self.journal.as_ref().and_then(|held| held.place_of(command));
+        place.is_some_and(|place| place < life.acts)
     }
 
     fn kind_of(&self, workflow: &str, input: &Payload) -> Option<usize> {
@@ -169,11 +278,11 @@ impl History {
 
     /// The state and what it may have become by itself.
     fn with_time(&self, state: State) -> impl Iterator<Item = State> {
-        let ended = match (state, self.end()) {
-            (State::Live(life), Some(end)) => {
+        let ended = match state {
+            State::Live(life) => self.end(life).and_then(|end| {
                 let may = life.asked || !matches!(end, Outcome::OutcomeCancelled(_));
                 may.then_some(State::Ended(life))
-            }
+            }),
             _ => None,
         };
         std::iter::once(state).chain(ended)
@@ -197,8 +306,8 @@ impl History {
     fn is_held(&self, state: State) -> bool {
         match (&self.journal, state) {
             (None, State::Absent) => true,
-            (Some(held), State::Live(life)) => held.end.is_none() && self.is(held, life),
-            (Some(held), State::Ended(life)) => held.end.is_some() && self.is(held, life),
+            (Some(held), State::Live(life)) => self.end(life).is_none() && self.is(held, life),
+            (Some(held), State::Ended(life)) => self.end(life).is_some() && self.is(held, life),
             _ => false,
         }
     }
@@ -207,6 +316,7 @@ impl History {
         self.kind_of(&held.workflow, &held.input) == Some(life.kind)
             && held.asked == life.asked
             && held.entries >= life.entries
+            && held.acts.len() as u32 == life.acts
     }
 
     /// A copy of a call has its effect, unseen. None where it has none.
@@ -217,6 +327,7 @@ impl History {
                 asked: true,
                 ..life
             })),
+            (Asked::Act { command, .. }, State::Ended(life)) => self.act(*command, life),
             _ => None,
         }
     }
@@ -237,15 +348,15 @@ impl History {
             asked,
             delayed,
             entries,
+            acts: 0,
         }))
     }
 
     /// A call is answered as it was: what the state becomes, if it is one in which this answer is right.
     fn answered(&self, call: &Call, state: State) -> Option<State> {
-        let ended = |told: RunState| {
-            let right = self.end().map(state_of) == Some(told);
-            matches!(state, State::Ended(_)).then_some(())?;
-            right.then_some(state)
+        let ended = |told: RunState| match state {
+            State::Ended(life) => (self.end_state(life) == Some(told)).then_some(state),
+            _ => None,
         };
         match (&call.asked, &call.answer) {
             (_, Answer::Refused(refusal)) => match refusal {
@@ -264,7 +375,25 @@ impl History {
                         told => self.lives_as(told, state),
                     }
                 }
+                Refusal::NotDead(refusal) => {
+                    let Asked::Act { command, .. } = &call.asked else {
+                        return None;
+                    };
+                    let acted = self.has_acted(*command, state.life()?);
+                    match refusal.state {
+                        _ if acted => None,
+                        RunState::Dead => None,
+                        told if told.is_final() => ended(told),
+                        told => self.lives_as(told, state),
+                    }
+                }
+                Refusal::WentOn(_) => ended(RunState::Dead),
                 refusal => is_at_fault(refusal).then_some(state),
+            },
+            (Asked::Act { command, .. }, Answer::Done) => match state {
+                _ if self.has_acted(*command, state.life()?) => Some(state),
+                State::Ended(life) => self.act(*command, life),
+                _ => None,
             },
             (Asked::Start { .. }, Answer::Started(true)) => {
                 (state == State::Absent).then(|| self.begun(call))?
@@ -284,10 +413,10 @@ impl History {
             (Asked::Outcome { waits }, Answer::Outcome(outcome)) => match outcome {
                 Outcome::OutcomePending(_) if *waits => None,
                 Outcome::OutcomePending(pending) => self.lives_as(pending.state, state),
-                told => {
-                    let right = matches!(state, State::Ended(_)) && self.end() == Some(told);
-                    right.then_some(state)
-                }
+                told => match state {
+                    State::Ended(life) => (self.end(life) == Some(told)).then_some(state),
+                    _ => None,
+                },
             },
             (Asked::Status, Answer::Status(told)) => {
                 let state = match told.state.is_final() {
@@ -318,7 +447,11 @@ impl History {
     /// Journals never get shorter, and one that has ended never longer.
     fn has_grown(&self, workflow: &str, entries: u32, state: State) -> Option<State> {
         let life = state.life()?;
-        let ends_with = self.journal.as_ref().map_or(0, |held| held.entries);
+        let held = self.journal.as_ref();
+        let ends_with = held.map_or(0, |held| match state {
+            State::Ended(life) => held.entries_after(life.acts),
+            _ => held.end_after(life.acts).map_or(held.entries, |(at, _)| at + 1),
+        });
         let fits = match state {
             State::Ended(_) => entries == ends_with,
             _ => (life.entries..=ends_with).contains(&entries),

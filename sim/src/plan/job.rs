@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use stepwell::Workflow;
 
+use super::poison::Act;
 use super::settings::Settings;
 use crate::draw::Draw;
 use crate::workload::{CHAIN, CHECKOUT, SOLO};
@@ -107,6 +108,13 @@ pub enum Job {
         /// The run's name.
         name: String,
     },
+    /// Does something with a dead letter, again and again until it is answered.
+    Act {
+        /// The run's name.
+        name: String,
+        /// What.
+        act: Act,
+    },
 }
 
 impl Job {
@@ -121,6 +129,14 @@ impl Job {
             Self::Cancel { name } => ("cancel", vec![name.clone()]),
             Self::Wait { name } => ("wait", vec![name.clone()]),
             Self::Ask { name } => ("ask", vec![name.clone()]),
+            Self::Act { name, act } => {
+                let what = match act {
+                    Act::Redrive => "redrive",
+                    Act::Edit(_) => "edit",
+                    Act::Discard => "discard",
+                };
+                (what, vec![name.clone()])
+            }
         }
     }
 }
@@ -155,6 +171,7 @@ pub(super) fn draw_all(seed: u64, settings: &Settings) -> Vec<TimedJob> {
             runs,
         ));
     }
+    jobs.extend(super::poison::draw_all(seed, settings));
     jobs.sort_by_key(|job| job.at_ms);
     jobs
 }

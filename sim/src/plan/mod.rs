@@ -8,6 +8,7 @@ mod clock;
 mod fault;
 mod job;
 mod long;
+mod poison;
 mod script;
 mod settings;
 mod workload;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 pub use self::clock::ClockError;
 pub use self::fault::{Fault, FaultKind, TimedFault};
 pub use self::job::{ChainInput, Job, Order, Solo, TimedJob, Work};
+pub use self::poison::{Act, Ill, Poison};
 pub use self::script::{Point, Scripted, Strike};
 pub use self::settings::{Disk, Settings};
 pub use self::workload::Workload;
@@ -67,13 +69,14 @@ impl Plan {
         let mut jobs = job::draw_all(seed, &settings);
         long::lengthen(seed, &settings, &mut jobs);
         let faults = fault::draw_all(seed, &settings);
+        let script = poison::draw_kills(seed, &jobs);
         Self {
             suite: ENGINE.to_owned(),
             seed,
             settings,
             jobs,
             faults,
-            script: Vec::new(),
+            script,
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod chain;
 mod checkout;
+mod poison;
 mod solo;
 
 use std::time::Duration;
@@ -10,8 +11,9 @@ use stepwell::{Failure, Retry, Step, Workflow};
 
 pub(crate) use self::chain::{expected as chain_expected, request as chain_request};
 pub(crate) use self::checkout::{DECLINED, Receipt};
+pub(crate) use self::poison::{Dose, KILL, POISONED, orphan_expected};
 use crate::outside::{CallError, Outside};
-use crate::plan::{ChainInput, Order, Solo};
+use crate::plan::{ChainInput, Order, Poison, Solo};
 use crate::program::SimWorker;
 
 /// Steps hashed onto one another.
@@ -20,19 +22,34 @@ pub(crate) const CHAIN: Workflow<ChainInput, u64> = Workflow::new("chain");
 pub(crate) const CHECKOUT: Workflow<Order, Receipt> = Workflow::new("checkout");
 /// No step at all.
 pub(crate) const SOLO: Workflow<Solo, (u64, String)> = Workflow::new("solo");
+/// What dies, and may be redriven.
+pub(crate) const POISON: Workflow<Poison, Dose> = Workflow::new("poison");
+/// What only the second version of the code knows.
+pub(crate) const ORPHAN: Workflow<u64, u64> = Workflow::new("orphan");
 
 /// The effect that all steps have.
 pub(crate) const CALL: &str = "call";
 
 /// Registers all workloads.
 pub(crate) fn register(worker: SimWorker) -> SimWorker {
-    let (a, b) = (worker.world(), worker.world());
+    let (a, b, c) = (worker.world(), worker.world(), worker.world());
     worker
         .register(CHAIN, move |ctx, input| chain::chain(ctx, input, a.clone()))
         .register(CHECKOUT, move |ctx, order| {
             checkout::checkout(ctx, order, b.clone())
         })
         .register(SOLO, solo::solo)
+        .register(POISON, move |ctx, input| {
+            poison::poison(ctx, input, c.clone())
+        })
+}
+
+/// The same in the version that is deployed later.
+pub(crate) fn register_later(worker: SimWorker) -> SimWorker {
+    let world = worker.world();
+    register(worker).register(ORPHAN, move |ctx, salt| {
+        poison::orphan(ctx, salt, world.clone())
+    })
 }
 
 /// The policy of all steps: more retries than calls can fail, soon.
