@@ -188,6 +188,9 @@ fn refused_kind(refusal: &Refusal) -> &'static str {
         Refusal::Damaged(_) => "damaged",
         Refusal::Poisoned(_) => "stopped",
         Refusal::OutOfRange(_) => "out_of_range",
+        Refusal::NotDead(_) => "not_dead",
+        Refusal::WentOn(_) => "went_on",
+        Refusal::BadInput(_) => "bad_input",
         _ => "refused",
     }
 }

@@ -137,9 +137,7 @@ impl DurableRun {
     pub(crate) fn resolves(&self, number: StepNo) -> bool {
         let superseded = Superseded::of((0..).zip(&self.entries));
         (0..).zip(&self.entries).any(|(index, entry)| {
-            entry.resolves()
-                && entry.number() == Some(number)
-                && !superseded.covers(index, entry)
+            entry.resolves() && entry.number() == Some(number) && !superseded.covers(index, entry)
         })
     }
 }
@@ -482,7 +480,9 @@ impl Durable {
             Some(_) => false,
         };
         if !may {
-            return Err(format!("entry {index} of run {no} follows its end: {entry:?}"));
+            return Err(format!(
+                "entry {index} of run {no} follows its end: {entry:?}"
+            ));
         }
         run.chain = chain;
         run.stored.push(stored);

@@ -155,6 +155,9 @@ fn line(entry: &Entry) -> String {
         Entry::Completed(e) => format!("completed: {}", e.output.to_json().unwrap()),
         Entry::Died(e) => format!("died: {}", e.failure.message),
         Entry::Cancelled(_) => "cancelled".to_owned(),
+        Entry::Redriven(e) => format!("redriven by {}", e.principal),
+        Entry::InputEdited(e) => format!("input edited by {}", e.principal),
+        Entry::Discarded(e) => format!("discarded by {}: {}", e.principal, e.reason),
     }
 }
 

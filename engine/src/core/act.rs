@@ -108,7 +108,10 @@ impl Core {
             out.delete(Space::Lasting, keys::act(at, number));
         }
         // Behind the end none is old enough before a whole retention has passed since now.
-        let oldest_kept = Time(now.0.saturating_sub(self.settings.retention.as_millis() as u64));
+        let oldest_kept = Time(
+            now.0
+                .saturating_sub(self.settings.retention.as_millis() as u64),
+        );
         self.acts.cursor = match (all_old && !end, last) {
             (true, Some(last)) => self.acts.cursor.max(last),
             _ => self.acts.cursor.max(oldest_kept),

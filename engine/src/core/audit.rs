@@ -8,8 +8,8 @@ use stepwell_storage::{MemStore, Space, block_on};
 
 use super::run::{Run, RunFold};
 use crate::keys::{
-    self, ActRecord, DeadRecord, Family, GenerationRecord, GrantedRecord, IndexRecord, Mark, MovedRecord,
-    ReadyRecord, Record, StoppedRecord, Tally, TimerRecord,
+    self, ActRecord, DeadRecord, Family, GenerationRecord, GrantedRecord, IndexRecord, Mark,
+    MovedRecord, ReadyRecord, Record, StoppedRecord, Tally, TimerRecord,
 };
 use crate::model::chain::CHAIN_BYTES;
 use crate::model::dead::{ActKind, Superseded};
@@ -402,7 +402,10 @@ impl Audit {
                 .ids
                 .get(id)
                 .and_then(|no| facts.runs[no].run.ended.as_ref());
-            let was = facts.ids.get(id).is_some_and(|no| facts.runs[no].died_as(outcome));
+            let was = facts
+                .ids
+                .get(id)
+                .is_some_and(|no| facts.runs[no].died_as(outcome));
             assert!(
                 ended == Some(outcome) || was,
                 "R1: {id} ended and that was told: {outcome:?}, not {ended:?}"
@@ -412,12 +415,9 @@ impl Audit {
             facts.check_acts(&self_acts, now, retention);
         }
         for (no, number) in self.acknowledged.keys() {
-            let resolved = facts
-                .runs
-                .get(no)
-                .is_some_and(|facts| {
-                    facts.run.commands.is_resolved(*number) || facts.has_superseded(*number)
-                });
+            let resolved = facts.runs.get(no).is_some_and(|facts| {
+                facts.run.commands.is_resolved(*number) || facts.has_superseded(*number)
+            });
             assert!(resolved, "R1: step {number} of {no} was acknowledged");
         }
         self.last = facts;

@@ -27,9 +27,7 @@ use super::output::{Note, Output};
 use super::run::{Run, RunImage};
 use crate::canary::canary;
 use crate::keys::{self, DeadRecord, Record};
-use crate::model::command::{
-    BadInput, Caller, NotDead, PayloadTooLarge, Refusal, WentOn,
-};
+use crate::model::command::{BadInput, Caller, NotDead, PayloadTooLarge, Refusal, WentOn};
 use crate::model::dead::{ActKind, WORKER_LOST};
 use crate::model::entry::{Died, Discarded, Entry, FunctionEnd, InputEdited, Redriven};
 use crate::model::failure::{Failure, FailureKind};

@@ -25,9 +25,9 @@ use crate::model::run::{Outcome, RunState};
 use crate::model::time::Time;
 use crate::reading;
 use crate::wire::message::{
-    AskOutcome, AskStatus, AttemptFailedReport, Cancel, Discard, EditInput, GiveBack, Heartbeat, Held, Hello, Message,
-    Offer, PROTOCOL, QueueSlots, Redrive, Resume, Start, StepCompletedReport, TimerRequested, TurnCompleted,
-    TurnFailed, TurnMismatched, TurnSuspended, WorkflowOffer,
+    AskOutcome, AskStatus, AttemptFailedReport, Cancel, Discard, EditInput, GiveBack, Heartbeat,
+    Held, Hello, Message, Offer, PROTOCOL, QueueSlots, Redrive, Resume, Start, StepCompletedReport,
+    TimerRequested, TurnCompleted, TurnFailed, TurnMismatched, TurnSuspended, WorkflowOffer,
 };
 
 /// One order: what happens, and three numbers that say to whom and how.
@@ -832,7 +832,11 @@ impl Drill {
     fn act(&mut self, id: u8, what: u8, how: u8) {
         let id = run_id(id);
         let new = self.next_request + 1;
-        let command = if how % 4 == 0 { u64::from(how) } else { 1_000 + new };
+        let command = if how % 4 == 0 {
+            u64::from(how)
+        } else {
+            1_000 + new
+        };
         let caller = Caller {
             command: CommandId(u128::from(command)),
             ..caller()

@@ -422,7 +422,10 @@ impl Core {
                 request,
                 caller,
             } if image.stopped.is_some() => {
-                let subject = (Some(image.run.id), image.run.name.clone().unwrap_or_default());
+                let subject = (
+                    Some(image.run.id),
+                    image.run.name.clone().unwrap_or_default(),
+                );
                 self.record_act(&caller, ActKind::Resume, subject, String::new(), out);
                 self.resume_stopped(image, Some((session, request)), out);
             }

@@ -165,7 +165,10 @@ impl Core {
         out.delete(Space::Lasting, keys::index(row.namespace, row.id));
         out.delete(Space::Lasting, keys::moved(row.run));
         if state == RunState::Dead {
-            out.delete(Space::Lasting, keys::dead(row.died_at.unwrap_or(at), row.run));
+            out.delete(
+                Space::Lasting,
+                keys::dead(row.died_at.unwrap_or(at), row.run),
+            );
         }
         self.count(state, -1);
     }

@@ -301,7 +301,10 @@ impl Run {
             },
             None if death.by_engine => Ok(death.index),
             None => {
-                let last = self.failed.iter().find(|(at, _)| *at + 1 >= self.first_told);
+                let last = self
+                    .failed
+                    .iter()
+                    .find(|(at, _)| *at + 1 >= self.first_told);
                 match (last, self.failed.last()) {
                     (Some((at, _)), _) => Ok(*at),
                     (None, Some((_, step))) => Err(*step),

@@ -40,9 +40,9 @@ use crate::model::retry::Retry;
 use crate::model::run::{Outcome, RunState};
 use crate::model::time::Time;
 use crate::wire::message::{
-    AskOutcome, AskStatus, AttemptFailedReport, Cancel, Discard, EditInput, GiveBack, Heartbeat, Held, Hello, Message,
-    Offer, PROTOCOL, QueueSlots, Redrive, Resume, Start, StepCompletedReport, TimerRequested, TurnCompleted,
-    TurnFailed, TurnMismatched, TurnSuspended, WorkflowOffer,
+    AskOutcome, AskStatus, AttemptFailedReport, Cancel, Discard, EditInput, GiveBack, Heartbeat,
+    Held, Hello, Message, Offer, PROTOCOL, QueueSlots, Redrive, Resume, Start, StepCompletedReport,
+    TimerRequested, TurnCompleted, TurnFailed, TurnMismatched, TurnSuspended, WorkflowOffer,
 };
 
 const START: Time = Time(20_000 * 86_400_000);

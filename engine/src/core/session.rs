@@ -406,7 +406,10 @@ impl Core {
         }
         self.starts.retain(|_, start| start.session != id);
         let others = &self.sessions;
-        let lost = session.workflows.iter().filter(|workflow| !others.values().any(|s| s.knows(workflow)));
+        let lost = session
+            .workflows
+            .iter()
+            .filter(|workflow| !others.values().any(|s| s.knows(workflow)));
         self.unknown.nobody_knows(lost.cloned(), self.mono);
         for run in &session.granted {
             if let Some(granted) = self.granted.get_mut(run) {

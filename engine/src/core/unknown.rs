@@ -79,8 +79,7 @@ impl Unknown {
 
     /// A worker that knew these workflows has left, and nobody else knows them.
     pub(super) fn nobody_knows(&mut self, workflows: impl Iterator<Item = String>, mono: Duration) {
-        self.left
-            .extend(workflows.map(|workflow| (workflow, mono)));
+        self.left.extend(workflows.map(|workflow| (workflow, mono)));
     }
 
     fn nobody_knew_since(&self, workflow: &str, mono: Duration) -> bool {

@@ -20,8 +20,8 @@ use crate::model::time::Time;
 use crate::reading::{self, Unreadable};
 use crate::wire::frame::JOURNAL_FRAME_BYTES;
 use crate::wire::message::{
-    AskActs, AskDead, AskJournal, AskLetters, AskList, AskStats, JournalReply, ListReply, Message, RefusedReply,
-    StatsReply,
+    AskActs, AskDead, AskJournal, AskLetters, AskList, AskStats, JournalReply, ListReply, Message,
+    RefusedReply, StatsReply,
 };
 
 /// Runs looked at for one page at most; the answer says where to go on.

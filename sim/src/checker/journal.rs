@@ -31,9 +31,7 @@ pub(super) fn appended(durable: &Durable, no: RunNo, index: u32, bench: &mut Ben
     }
     let superseded = Superseded::of((0..).zip(before));
     if (0..).zip(before).any(|(at, earlier)| {
-        earlier.resolves()
-            && earlier.number() == entry.number()
-            && !superseded.covers(at, earlier)
+        earlier.resolves() && earlier.number() == entry.number() && !superseded.covers(at, earlier)
     }) {
         bench.charge(
             NAME,

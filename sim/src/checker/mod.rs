@@ -130,8 +130,7 @@ impl Court {
                     self.fence.appended(&self.durable, *run, *index, &mut bench);
                     self.attempts
                         .appended(&self.durable, *run, *index, &mut bench);
-                    self.acts
-                        .appended(&self.durable, *run, *index, &mut bench);
+                    self.acts.appended(&self.durable, *run, *index, &mut bench);
                     self.patience
                         .appended(&self.durable, *run, *index, &mut bench);
                     self.suspects
@@ -229,7 +228,6 @@ impl Court {
             violations: &mut self.violations,
         };
         effect::body_started(&self.durable, run, &mut bench);
-        redrive::body_started(&self.durable, run, number, &mut bench);
         if self
             .durable
             .run_of(run)

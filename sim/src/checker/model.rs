@@ -123,16 +123,22 @@ impl Held {
     }
 
     fn is_discarded_after(&self, acts: u32) -> bool {
-        let last = acts.checked_sub(1).and_then(|at| self.acts.get(at as usize));
+        let last = acts
+            .checked_sub(1)
+            .and_then(|at| self.acts.get(at as usize));
         last.is_some_and(|act| act.2 == ActKind::Discard)
     }
 
     /// How many entries its journal has when it has ended, after so many acts.
     fn entries_after(&self, acts: u32) -> u32 {
-        let act = acts.checked_sub(1).and_then(|at| self.acts.get(at as usize));
+        let act = acts
+            .checked_sub(1)
+            .and_then(|at| self.acts.get(at as usize));
         match act.filter(|act| act.2 != ActKind::Redrive) {
             Some((index, ..)) => index + 1,
-            None => self.end_after(acts).map_or(self.entries, |(index, _)| index + 1),
+            None => self
+                .end_after(acts)
+                .map_or(self.entries, |(index, _)| index + 1),
         }
     }
 
@@ -267,7 +273,10 @@ impl History {
 
     /// Whether the command has been carried out.
     fn has_acted(&self, command: CommandId, life: Life) -> bool {
-        let place = self.journal.as_ref().and_then(|held| held.place_of(command));
+        let place = self
+            .journal
+            .as_ref()
+            .and_then(|held| held.place_of(command));
         place.is_some_and(|place| place < life.acts)
     }
 
@@ -450,7 +459,9 @@ impl History {
         let held = self.journal.as_ref();
         let ends_with = held.map_or(0, |held| match state {
             State::Ended(life) => held.entries_after(life.acts),
-            _ => held.end_after(life.acts).map_or(held.entries, |(at, _)| at + 1),
+            _ => held
+                .end_after(life.acts)
+                .map_or(held.entries, |(at, _)| at + 1),
         });
         let fits = match state {
             State::Ended(_) => entries == ends_with,

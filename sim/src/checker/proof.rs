@@ -17,8 +17,8 @@ use crate::durable::{Durable, DurableRun};
 use crate::ledger::Ledger;
 use crate::plan::{ChainInput, Ill, Job, Order, Plan, Poison, Solo, TimedJob};
 use crate::workload::{
-    CALL, CHAIN, CHECKOUT, DECLINED, Dose, ORPHAN, POISON, POISONED, Receipt, SOLO,
-    chain_expected, chain_request, orphan_expected,
+    CALL, CHAIN, CHECKOUT, DECLINED, Dose, ORPHAN, POISON, POISONED, Receipt, SOLO, chain_expected,
+    chain_request, orphan_expected,
 };
 
 const NAME: &str = "the workload's proof holds";
@@ -245,9 +245,9 @@ fn poison(run: &DurableRun) -> Result<(), String> {
             }
             Ok(())
         }
-        (Some(Entry::Completed(_)), Err(error)) => {
-            Err(format!("it completed with an input that nobody reads: {error}"))
-        }
+        (Some(Entry::Completed(_)), Err(error)) => Err(format!(
+            "it completed with an input that nobody reads: {error}"
+        )),
         (Some(Entry::Died(died)), Ok(input)) => {
             let poisoned = died.failure.class == POISONED && !input.cured;
             let tired = input.ill == Ill::Retries; // of the provider

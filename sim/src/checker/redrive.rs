@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use stepwell::model::dead::{ActKind, Superseded};
 use stepwell::model::entry::Entry;
-use stepwell::model::id::{CommandId, RunId, RunNo, StepNo};
+use stepwell::model::id::{CommandId, RunNo, StepNo};
 use stepwell::model::run::RunState;
 use stepwell::model::time::Time;
 
@@ -58,7 +58,10 @@ impl Acts {
         if let Some(number) = entry.number().filter(|number| *number != StepNo::WHOLE)
             && finished_before_redrive(before, number)
         {
-            let text = format!("{}: entry {index} is about step {number}: {entry:?}", run.name());
+            let text = format!(
+                "{}: entry {index} is about step {number}: {entry:?}",
+                run.name()
+            );
             bench.charge(AGAIN, text);
         }
         tries_again(run, before, entry, bench);
@@ -76,7 +79,10 @@ impl Acts {
             let count = recorded.remove(command).unwrap_or(0);
             if count != 1 {
                 let name = durable.runs.get(no).map(DurableRun::name);
-                let text = format!("{}: {command} is recorded {count} times", name.unwrap_or_default());
+                let text = format!(
+                    "{}: {command} is recorded {count} times",
+                    name.unwrap_or_default()
+                );
                 bench.charge(ACTS, text);
             }
         }
@@ -106,7 +112,11 @@ fn tries_again(run: &DurableRun, before: &[Entry], entry: &Entry, bench: &mut Be
     let same =
         |earlier: &Entry| matches!(earlier, Entry::StepFailed(e) if e.failure == died.failure);
     if died.end.is_some() && before.iter().any(same) {
-        let text = format!("{} is redriven and dies at once of {:?}", run.name(), died.failure);
+        let text = format!(
+            "{} is redriven and dies at once of {:?}",
+            run.name(),
+            died.failure
+        );
         bench.charge(TRIES, text);
     }
 }
@@ -123,21 +133,10 @@ fn the_list_is_true(durable: &Durable, bench: &mut Bench<'_>) {
         .collect();
     if durable.dead != expected {
         let odd: Vec<_> = durable.dead.symmetric_difference(&expected).collect();
-        bench.charge(LIST, format!("these are listed and not dead, or the other way round: {odd:?}"));
-    }
-}
-
-/// A step's body has begun.
-pub(super) fn body_started(
-    durable: &Durable,
-    run: RunId,
-    number: StepNo,
-    bench: &mut Bench<'_>,
-) {
-    if let Some(run) = durable.run_of(run)
-        && finished_before_redrive(&run.entries, number)
-    {
-        bench.charge(AGAIN, format!("{}: step {number} has begun again", run.name()));
+        bench.charge(
+            LIST,
+            format!("these are listed and not dead, or the other way round: {odd:?}"),
+        );
     }
 }
 
@@ -146,7 +145,10 @@ pub(super) fn at_the_end(durable: &Durable, told: &Told, bench: &mut Bench<'_>) 
     if let Some(letters) = &told.letters {
         let held: Vec<RunNo> = durable.dead.iter().rev().map(|(_, no)| *no).collect();
         if *letters != held {
-            bench.charge(LIST, format!("the listing has {letters:?}, the store {held:?}"));
+            bench.charge(
+                LIST,
+                format!("the listing has {letters:?}, the store {held:?}"),
+            );
         }
     }
     if let Some(acts) = &told.acts {
@@ -157,7 +159,10 @@ pub(super) fn at_the_end(durable: &Durable, told: &Told, bench: &mut Bench<'_>) 
             .map(|((at, _), act)| (*at, act.kind))
             .collect();
         if *acts != held {
-            bench.charge(ACTS, format!("the listing has {acts:?}, the store {held:?}"));
+            bench.charge(
+                ACTS,
+                format!("the listing has {acts:?}, the store {held:?}"),
+            );
         }
     }
     for (no, run) in &durable.runs {
@@ -171,7 +176,10 @@ pub(super) fn at_the_end(durable: &Durable, told: &Told, bench: &mut Bench<'_>) 
         if lives != superseded.redrives() + dead {
             bench.charge(
                 ONCE,
-                format!("run {no} died {lives} times and was redriven {} times", superseded.redrives()),
+                format!(
+                    "run {no} died {lives} times and was redriven {} times",
+                    superseded.redrives()
+                ),
             );
         }
     }

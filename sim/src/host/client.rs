@@ -254,12 +254,13 @@ async fn operate(host: &Host, client: &Client, name: &str, act: Act) {
         match &answer {
             Ok(()) => {
                 host.world.saw("acts on dead letters");
-                return host.tell(format_args!("is told that {act:?} of {name} is done"), || {
-                    What::Told {
+                return host.tell(
+                    format_args!("is told that {act:?} of {name} is done"),
+                    || What::Told {
                         run: name.to_owned(),
                         answer: format!("{act:?} is done"),
-                    }
-                });
+                    },
+                );
             }
             Err(ClientError::Refused(refusal)) => {
                 if matches!(refusal, Refusal::WentOn(_)) {

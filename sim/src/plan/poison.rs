@@ -139,7 +139,13 @@ fn draw_run(run: u64, draw: &mut Draw, settings: &Settings, jobs: &mut Vec<Timed
     }
     if draw.chance(300) {
         let after = at_ms + draw.between(500, 8_000);
-        push(jobs, draw, settings, after, Job::Wait { name: name.clone() });
+        push(
+            jobs,
+            draw,
+            settings,
+            after,
+            Job::Wait { name: name.clone() },
+        );
     }
     if draw.chance(200) {
         let after = at_ms + draw.between(500, 8_000);

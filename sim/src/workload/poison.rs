@@ -50,7 +50,9 @@ pub(super) async fn poison(ctx: Ctx, input: Poison, outside: Outside) -> Result<
     let critical = match critical {
         Ok(critical) => critical,
         Err(failure) if input.ill == Ill::Compensates => {
-            let step = ctx.step("undo", |step| call(outside.clone(), step, "undo".to_owned()));
+            let step = ctx.step("undo", |step| {
+                call(outside.clone(), step, "undo".to_owned())
+            });
             step.retry(retry()).limits(HARD, HARD).await?;
             return Err(failure);
         }
@@ -98,7 +100,9 @@ async fn critical(ctx: &Ctx, input: &Poison, outside: &Outside) -> Result<u64, F
 
 /// The workflow that only the second version of the code knows.
 pub(super) async fn orphan(ctx: Ctx, salt: u64, outside: Outside) -> Result<u64, Failure> {
-    let step = ctx.step("late", |step| call(outside.clone(), step, "late".to_owned()));
+    let step = ctx.step("late", |step| {
+        call(outside.clone(), step, "late".to_owned())
+    });
     let value = step.retry(retry()).limits(HARD, HARD).await?;
     Ok(orphan_expected(salt, value))
 }
@@ -106,4 +110,3 @@ pub(super) async fn orphan(ctx: Ctx, salt: u64, outside: Outside) -> Result<u64,
 pub(crate) fn orphan_expected(salt: u64, value: u64) -> u64 {
     hash(salt, format_args!("late {value}"))
 }
-

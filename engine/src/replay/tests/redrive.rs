@@ -90,14 +90,23 @@ fn a_redriven_run_tries_the_failed_step_again_and_no_finished_one() {
         }
     });
     bench.poll().answer().poll().answer().poll();
-    assert_eq!(bench.told_engine().pop().unwrap(), "died Terminal (terminal): no whole false");
+    assert_eq!(
+        bench.told_engine().pop().unwrap(),
+        "died Terminal (terminal): no whole false"
+    );
     let end = die(&mut bench);
     assert_eq!((end.failed_at, end.went_on), (Some(2), None));
     redrive(&mut bench);
     let key = format!("completed 1 = [\"{}-1\",1]", super::bench::RUN);
     assert_eq!(bench.poll().told_engine(), [key]);
     bench.answer().poll();
-    assert!(bench.told_engine().pop().unwrap().starts_with("returned [1,"));
+    assert!(
+        bench
+            .told_engine()
+            .pop()
+            .unwrap()
+            .starts_with("returned [1,")
+    );
     let counted = (first.load(Ordering::SeqCst), second.load(Ordering::SeqCst));
     assert_eq!(counted, (1, 2));
 }
@@ -125,7 +134,9 @@ fn steps_that_ended_beside_the_failed_one_are_kept() {
 fn a_function_that_went_on_is_not_redriven() {
     async fn saga(ctx: Ctx, (): ()) -> Result<(), Failure> {
         let charged = ctx
-            .step("charge", |_| async { Err::<u32, _>(Failure::terminal("no")) })
+            .step("charge", |_| async {
+                Err::<u32, _>(Failure::terminal("no"))
+            })
             .await;
         if let Err(failure) = charged {
             ctx.step("release", |_| ok(1u32)).await?;
@@ -145,10 +156,14 @@ fn a_function_that_went_on_is_not_redriven() {
 fn a_step_that_failed_after_another_was_dealt_with_may_be_tried_again() {
     async fn fallback(ctx: Ctx, (): ()) -> Result<(), Failure> {
         let _ = ctx
-            .step("first", |_| async { Err::<u32, _>(Failure::terminal("no")) })
+            .step("first", |_| async {
+                Err::<u32, _>(Failure::terminal("no"))
+            })
             .await;
-        ctx.step("second", |_| async { Err::<u32, _>(Failure::terminal("nor this")) })
-            .await?;
+        ctx.step("second", |_| async {
+            Err::<u32, _>(Failure::terminal("nor this"))
+        })
+        .await?;
         Ok(())
     }
     let mut bench = Bench::new(&(), fallback);
@@ -264,5 +279,8 @@ fn code_that_no_longer_asks_for_the_failed_step_is_a_mismatch() {
     );
     redrive(&mut bench);
     let told = bench.poll().told_engine().pop().unwrap();
-    assert!(told.starts_with("mismatch\n  entry 1 holds    step \"charge\""), "{told}");
+    assert!(
+        told.starts_with("mismatch\n  entry 1 holds    step \"charge\""),
+        "{told}"
+    );
 }

@@ -141,17 +141,43 @@ fn an_outcome_holds_until_the_run_is_redriven() {
     let edited = (6, 7, act(1, Deed::Edit(payload(2))), Answer::Done);
     let redrive = (8, 9, act(2, Deed::Redrive), Answer::Done);
     let made = |more: &[Made]| {
-        let first = [begun.clone(), told(4, dead()), edited.clone(), redrive.clone()];
+        let first = [
+            begun.clone(),
+            told(4, dead()),
+            edited.clone(),
+            redrive.clone(),
+        ];
         first.into_iter().chain(more.to_vec()).collect::<Vec<_>>()
     };
     holds(&made(&[told(10, completed(7))]), redriven());
     fails(&made(&[told(10, dead())]), redriven());
-    let early = [begun.clone(), told(4, completed(7)), edited.clone(), redrive.clone()];
+    let early = [
+        begun.clone(),
+        told(4, completed(7)),
+        edited.clone(),
+        redrive.clone(),
+    ];
     fails(&early, redriven());
     // While it was dead it had four entries, and five once it was edited.
     let entries = |from, count| (from, from + 1, Asked::Status, status(RunState::Dead, count));
-    holds(&[begun.clone(), entries(4, 4), edited.clone(), redrive.clone()], redriven());
-    fails(&[begun.clone(), entries(4, 5), edited.clone(), redrive.clone()], redriven());
+    holds(
+        &[
+            begun.clone(),
+            entries(4, 4),
+            edited.clone(),
+            redrive.clone(),
+        ],
+        redriven(),
+    );
+    fails(
+        &[
+            begun.clone(),
+            entries(4, 5),
+            edited.clone(),
+            redrive.clone(),
+        ],
+        redriven(),
+    );
 }
 
 // D5: a command that was answered late, or twice, has acted once.
@@ -174,16 +200,30 @@ fn a_command_acts_once() {
     // One that has acted is not refused, one that was acknowledged is in the journal, and they are in its order.
     let refused = redrive(10, 11, not_dead(RunState::Completed));
     fails(
-        &[begun.clone(), edit(3, 4, Answer::Done), redrive(5, 6, Answer::Done), refused],
+        &[
+            begun.clone(),
+            edit(3, 4, Answer::Done),
+            redrive(5, 6, Answer::Done),
+            refused,
+        ],
         redriven(),
     );
     let done = (10, 11, act(3, Deed::Redrive), Answer::Done);
     fails(
-        &[begun.clone(), edit(3, 4, Answer::Done), redrive(5, 6, Answer::Done), done],
+        &[
+            begun.clone(),
+            edit(3, 4, Answer::Done),
+            redrive(5, 6, Answer::Done),
+            done,
+        ],
         redriven(),
     );
     fails(
-        &[begun.clone(), redrive(3, 4, Answer::Done), edit(5, 6, Answer::Done)],
+        &[
+            begun.clone(),
+            redrive(3, 4, Answer::Done),
+            edit(5, 6, Answer::Done),
+        ],
         redriven(),
     );
     // What nobody asked for is not done.
