@@ -237,11 +237,7 @@ impl Durable {
                 }
             }
             Family::Index => {
-                let id = key
-                    .get(7..23)
-                    .and_then(|id| id.try_into().ok())
-                    .ok_or_else(short)?;
-                let id = RunId(u128::from_be_bytes(id));
+                let id = indexed(key).ok_or_else(short)?;
                 let Some(value) = value else {
                     let run = self.index.remove(&id);
                     let run = run.ok_or_else(|| format!("{id} was forgotten twice"))?;
@@ -575,6 +571,20 @@ impl Durable {
         }
         counts
     }
+}
+
+/// The id that a batch makes mean nothing any more, if the operation does that.
+pub(crate) fn forgets(op: &Op) -> Option<RunId> {
+    let is_index = Family::of(op.key()) == Some(Family::Index);
+    (is_index && op.value().is_none())
+        .then(|| indexed(op.key()))
+        .flatten()
+}
+
+/// The id that a row of the index is about.
+fn indexed(key: &[u8]) -> Option<RunId> {
+    let id = key.get(7..23)?.try_into().ok()?;
+    Some(RunId(u128::from_be_bytes(id)))
 }
 
 fn moved(run: Option<RunNo>) -> Change {

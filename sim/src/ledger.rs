@@ -4,12 +4,35 @@
 //! or panics in the caller's code. How the n-th call under a key ends is a hash of (seed, effect, key, n), so that it does
 //! not depend on what else happens; from the fourth call on every call is answered.
 
+mod ring;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use stepwell::model::id::{RunId, RunNo};
 
 use crate::draw::{Draw, hash};
 use crate::plan::Settings;
+use crate::workload::RING_EFFECT;
+
+pub(crate) use self::ring::{Ask, AskWhat, Ring, unpaired};
+
+/// The property that the ring is there for.
+pub(crate) const RING_IS_ONE: &str = "the ring is one ring";
+const AS_OFTEN: &str = "effects happen as often as they may";
+
+/// An effect that must not happen: which property it breaks, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wrong {
+    pub(crate) checker: &'static str,
+    pub(crate) text: String,
+}
+
+impl Wrong {
+    fn as_often(text: String) -> Self {
+        let checker = AS_OFTEN;
+        Self { checker, text }
+    }
+}
 
 /// Calls under one key that may go wrong.
 const BAD_CALLS_MAX: u32 = 3;
@@ -26,6 +49,7 @@ const BAD_CALLS_MAX: u32 = 3;
 pub struct Effect {
     guarded: bool,
     once_per_request: bool,
+    optional: bool,
 }
 
 impl Effect {
@@ -35,6 +59,7 @@ impl Effect {
         Self {
             guarded: true,
             once_per_request: false,
+            optional: false,
         }
     }
 
@@ -43,6 +68,7 @@ impl Effect {
         Self {
             guarded: false,
             once_per_request: false,
+            optional: false,
         }
     }
 
@@ -54,6 +80,20 @@ impl Effect {
             once_per_request: true,
             ..self
         }
+    }
+
+    /// It may rightly not happen after a crash, or happen only then, because it races with something, as with a timer. The
+    /// audit and the crash map look only that it does not happen more often.
+    #[must_use]
+    pub const fn optional(self) -> Self {
+        Self {
+            optional: true,
+            ..self
+        }
+    }
+
+    pub(crate) const fn is_optional(self) -> bool {
+        self.optional
     }
 }
 
@@ -102,6 +142,8 @@ pub(crate) struct Ledger {
     by_request: BTreeMap<(String, String), usize>,
     calls: BTreeMap<(String, String), u32>,
     absorbed: u64,
+    /// What one of the engine's workloads changes.
+    ring: Ring,
     /// Runs that have outlived their retention: their keys mean something else from then on.
     forgotten: BTreeSet<RunNo>,
 }
@@ -155,7 +197,7 @@ impl Ledger {
         (seed, at_ms): (u64, u64),
         (effect, key): (&str, &str),
         request: &str,
-    ) -> Result<u64, String> {
+    ) -> Result<u64, Wrong> {
         let rule = self.rules.get(effect).copied();
         let rule = rule.unwrap_or(Effect::once_per_key());
         let place = (effect.to_owned(), key.to_owned());
@@ -166,20 +208,22 @@ impl Ledger {
             happened.absorbed += 1;
             self.absorbed += 1;
             if happened.request != request {
-                return Err(format!(
+                return Err(Wrong::as_often(format!(
                     "`{effect}`: the key {key} came with {} before and comes with {request} now",
                     happened.request
-                ));
+                )));
             }
             return Ok(happened.value);
         }
-        let value = hash(
-            seed,
-            format_args!(
-                "effect {effect} {key} {}",
-                if rule.guarded { 0 } else { self.happened.len() }
-            ),
-        );
+        let count = if rule.guarded { 0 } else { self.happened.len() };
+        let of_ring = (effect == RING_EFFECT).then(|| {
+            let who = key.rsplit_once('-').map_or(key, |(run, _)| run);
+            self.ring.answer(who, request)
+        });
+        let value = match &of_ring {
+            Some(answer) => answer.clone().unwrap_or_default(),
+            None => hash(seed, format_args!("effect {effect} {key} {count}")),
+        };
         let at = self.happened.len();
         self.by_key.entry(place).or_insert(at);
         self.happened.push(Happened {
@@ -191,14 +235,18 @@ impl Ledger {
             absorbed: 0,
             of: None,
         });
+        if let Some(Err(text)) = of_ring {
+            let checker = RING_IS_ONE;
+            return Err(Wrong { checker, text });
+        }
         let asked = (effect.to_owned(), request.to_owned());
         let first = *self.by_request.entry(asked).or_insert(at);
         if rule.once_per_request && first != at {
             let first = &self.happened[first];
-            return Err(format!(
+            return Err(Wrong::as_often(format!(
                 "`{effect}` of {request} happened twice: at {} ms under the key {}, and at {at_ms} ms under {key}",
                 first.at_ms, first.key
-            ));
+            )));
         }
         Ok(value)
     }
@@ -207,6 +255,7 @@ impl Ledger {
     pub(crate) fn forget(&mut self, run: RunNo, id: RunId) {
         let prefix = prefix_of(id);
         self.forgotten.insert(run);
+        self.ring.forget(&id.to_string());
         for happened in &mut self.happened {
             if happened.of.is_none() && happened.key.starts_with(&prefix) {
                 happened.of = Some(run);
@@ -236,6 +285,22 @@ impl Ledger {
         self.happened
             .iter()
             .find(|h| h.of == Some(run) && h.effect == effect && h.key == key)
+    }
+
+    /// The ring.
+    pub(crate) fn ring(&self) -> &Ring {
+        &self.ring
+    }
+
+    /// How many nodes a run has put back; not known of one that is forgotten.
+    pub(crate) fn ring_returned(&self, run: RunNo, id: RunId) -> Option<u64> {
+        let is_known = !self.forgotten.contains(&run);
+        is_known.then(|| self.ring.returned(&id.to_string()))
+    }
+
+    /// Nodes moved along the ring, and swaps that found something else.
+    pub(crate) fn ring_counts(&self) -> (u64, u64) {
+        (self.ring.moved, self.ring.missed)
     }
 
     /// All effects, in the order in which they happened.
@@ -280,6 +345,6 @@ mod tests {
         let mut once = ledger(Effect::unguarded().once_per_request());
         assert!(once.effect((1, 5), ("e", "k"), "r").is_ok());
         let told = once.effect((1, 6), ("e", "k2"), "r").unwrap_err();
-        assert!(told.contains("happened twice: at 5 ms"), "{told}");
+        assert!(told.text.contains("happened twice: at 5 ms"), "{told:?}");
     }
 }

@@ -9,7 +9,7 @@ use stepwell::RunId;
 use stepwell::model::id::StepNo;
 
 use crate::ledger::CallPlan;
-use crate::plan::{Point, Strike};
+use crate::plan::Point;
 use crate::world::Host;
 
 /// How long a call hangs, in the suites of others than the engine: in that, for ever.
@@ -147,33 +147,20 @@ async fn called(
         }
         CallPlan::Answered | CallPlan::ReplyLost => {}
     }
-    let about = Some(host.name.as_str());
-    let before = Point::BeforeEffect(effect.to_owned());
-    if world
-        .passes(&before, about)
-        .is_some_and(Strike::hits_worker)
-    {
-        std::future::pending::<()>().await;
-    }
+    host.passes(&Point::before_effect(effect)).await;
     let before = world.ledger().absorbed();
     let value = world
         .ledger()
         .effect((seed, host.now_ms()), place, &request);
     record.effect(world.ledger().absorbed() > before);
     host.line(format_args!("effect `{effect}` of {request} under {key}"));
-    let value = value.map_err(|problem| {
-        world.court().charge(
-            "effects happen as often as they may",
-            host.now_ms(),
-            problem.clone(),
-        );
-        CallError::Wrong(problem)
+    let value = value.map_err(|wrong| {
+        let (checker, now_ms) = (wrong.checker, host.now_ms());
+        world.court().charge(checker, now_ms, wrong.text.clone());
+        CallError::Wrong(wrong.text)
     })?;
     world.effect_happened();
-    let after = Point::AfterEffect(effect.to_owned());
-    if world.passes(&after, about).is_some_and(Strike::hits_worker) {
-        std::future::pending::<()>().await;
-    }
+    host.passes(&Point::after_effect(effect)).await;
     host.rest(Duration::from_millis(takes_ms / 2)).await;
     if plan == CallPlan::ReplyLost {
         record.ends("reply lost");

@@ -33,10 +33,7 @@ pub(crate) fn render(recording: &Recording) -> String {
     let json = serde_json::to_string(&data)
         .unwrap_or_else(|error| panic!("a recording of ours is data: {error}"));
     let (head, tail) = TEMPLATE.split_once(DATA).unwrap_or((TEMPLATE, ""));
-    let title = match recording.report.violations.len() {
-        0 => format!("seed {}: all held", recording.plan.seed),
-        count => format!("seed {}: {count} violated", recording.plan.seed),
-    };
+    let title = escaped(&title(recording));
     // No text in it can end the script it stands in.
     [
         &head.replacen(TITLE, &title, 1),
@@ -44,6 +41,21 @@ pub(crate) fn render(recording: &Recording) -> String {
         tail,
     ]
     .concat()
+}
+
+/// What is shown, and how it went; of what failed, the property that is named first.
+fn title(recording: &Recording) -> String {
+    let (plan, violations) = (&recording.plan, &recording.report.violations);
+    let verdict = match violations.first() {
+        None => "all held".to_owned(),
+        Some(first) => format!("failed: {}", first.checker),
+    };
+    format!("{}, seed {}: {verdict}", plan.suite, plan.seed)
+}
+
+/// Suites and their rules are called as their authors please.
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;")
 }
 
 fn again(recording: &Recording) -> Vec<String> {

@@ -78,6 +78,10 @@ impl Program {
         program.knows(workload::SOLO);
         program.knows(workload::POISON);
         program.knows(workload::ORPHAN);
+        program.knows(workload::RING);
+        // It races with the customer's patience.
+        let ask = Effect::once_per_key().optional();
+        program.effects.insert(workload::ASK.to_owned(), ask);
         program
     }
 

@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 use crate::plan::{FaultKind, Plan};
 use crate::suite::Ready;
 
+/// What is seen in a world whose server is on the production store.
+pub(crate) const ON_FJALL: &str = "worlds on the production store";
+
 /// Something that must hold did not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Violation {

@@ -14,10 +14,10 @@ use crate::checker;
 use crate::event::What;
 use crate::host::{client, server, worker};
 use crate::panics;
-use crate::plan::{Fault, FaultKind, Plan, Strike};
+use crate::plan::{Disk, Fault, FaultKind, Plan, Strike};
 use crate::program::Program;
 use crate::recording::Recording;
-use crate::report::{Report, Violation};
+use crate::report::{ON_FJALL, Report, Violation};
 use crate::skip;
 use crate::world::{InAir, Keeps, World};
 
@@ -25,8 +25,6 @@ use crate::world::{InAir, Keeps, World};
 const LOOK_MS: u64 = 50;
 /// A program that ended by itself is started again after this time.
 const RESTART_MS: u64 = 150;
-/// How long a host is down that the script strikes.
-const SCRIPTED_SPAN_MS: u64 = 300;
 /// A server's wall clock that is further ahead of engine time than this is set right in the end.
 const BELIEVED_MS: i64 = 47 * 3_600_000;
 /// Segments on their way between two hosts; beyond this turmoil panics.
@@ -129,14 +127,20 @@ fn simulate(plan: Plan, program: Arc<Program>, keeps: Keeps) -> (Arc<World>, Vec
 
 fn report(world: &World, violations: Vec<Violation>) -> (Report, Vec<String>) {
     let mut runs = BTreeMap::new();
-    let (absorbed, late_bodies, moves) = {
+    let (absorbed, late_bodies, moves, (moved, missed)) = {
         let (court, ledger) = (world.court(), world.ledger());
         for run in court.durable.runs.values() {
             let end = run.entries.last().map_or("", |entry| entry.kind_name());
             *runs.entry(end.to_owned()).or_default() += 1;
         }
-        (ledger.absorbed(), court.late_bodies, court.durable.moves)
+        let (late, moves) = (court.late_bodies, court.durable.moves);
+        (ledger.absorbed(), late, moves, ledger.ring_counts())
     };
+    world.saw_many("nodes moved along the ring", moved);
+    world.saw_many("swaps in the ring that somebody else was ahead of", missed);
+    if world.plan.settings.disk == Disk::Fjall {
+        world.saw(ON_FJALL);
+    }
     world.saw_many("effects absorbed", absorbed);
     world.saw_many("bodies begun late", late_bodies);
     world.saw_many("journals that outlived their generation", moves);
@@ -197,6 +201,8 @@ struct Simulation<'a> {
     /// Hosts that are down, or will be bounced.
     down: BTreeMap<String, ()>,
     hosts: Vec<String>,
+    /// When all is mended: later than the plan says, if the script strikes shortly before.
+    faults_end_ms: u64,
 }
 
 impl Simulation<'_> {
@@ -236,6 +242,7 @@ impl Simulation<'_> {
             next: 0,
             down: BTreeMap::new(),
             hosts,
+            faults_end_ms: settings.faults_end_ms,
         };
         for timed in &world.plan.faults {
             simulation.plan(timed.at_ms, Action::Strike(timed.fault.clone()));
@@ -251,12 +258,11 @@ impl Simulation<'_> {
     /// Both phases. Tells whether everything ended within the time for it.
     fn run(&mut self) -> bool {
         let settings = self.world.plan.settings.clone();
-        let deadline = settings.faults_end_ms + settings.heal_max_ms;
         let mut healed = false;
         let mut looked = 0;
         loop {
             let now = self.world.now_ms();
-            if !healed && now >= settings.faults_end_ms {
+            if !healed && now >= self.faults_end_ms {
                 healed = true;
                 self.heal();
             }
@@ -300,7 +306,7 @@ impl Simulation<'_> {
             if healed && self.is_done() {
                 return true;
             }
-            if now >= deadline {
+            if now >= self.faults_end_ms + settings.heal_max_ms {
                 return false;
             }
         }
@@ -464,20 +470,11 @@ impl Simulation<'_> {
         let worker = worker
             .filter(is_worker)
             .unwrap_or_else(|| "worker-1".to_owned());
-        let (kind, host) = match strike {
-            Strike::KillWorker => (FaultKind::WorkerKilled, worker),
-            Strike::KillWorkerSilently => (FaultKind::WorkerKilledSilently, worker),
-            Strike::KillServer => (FaultKind::ServerKilled, "server".to_owned()),
-            Strike::LosePower => (FaultKind::PowerLost, "server".to_owned()),
-            Strike::Deploy => (FaultKind::Deployed, String::new()),
-        };
-        self.strike(Fault {
-            kind,
-            host,
-            other: String::new(),
-            span_ms: SCRIPTED_SPAN_MS,
-            extent: 0,
-        });
+        let (now, settings) = (self.world.now_ms(), &self.world.plan.settings);
+        let chance = crate::draw::hash(self.world.plan.seed, format_args!("strike at {now}"));
+        let fault = strike.fault(worker, settings, chance);
+        self.faults_end_ms = self.faults_end_ms.max(now + fault.span_ms);
+        self.strike(fault);
     }
 
     /// Every worker is asked to leave, and comes back with the next version of the code.

@@ -123,10 +123,23 @@ pub(crate) struct Call {
 #[derive(Debug, Clone)]
 pub(crate) struct CallNo(String, usize);
 
+/// When a run was forgotten after its retention, as places among all that calls and answers are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Forgotten {
+    /// Not before this: then the engine gave it to the disk.
+    pub(crate) from: u64,
+    /// By then, since nothing that follows from it is told before it is durable.
+    pub(crate) until: u64,
+}
+
 /// All calls about runs, by the runs' names, each list in the order in which they began.
 #[derive(Debug, Default)]
 pub(crate) struct Calls {
     pub(crate) of: BTreeMap<String, Vec<Call>>,
+    /// When runs were forgotten.
+    pub(crate) forgotten: BTreeMap<RunNo, Forgotten>,
+    /// Ids whose deletion is on its way to the disk, and since when.
+    going: BTreeMap<RunId, u64>,
     /// One host runs after the other, so that this order is one that time allows.
     moments: u64,
 }
@@ -220,6 +233,19 @@ impl Host {
 }
 
 impl Calls {
+    /// The engine gives it to the disk that an id means nothing any more; again, if a crash took that.
+    pub(crate) fn forgets(&mut self, id: RunId, at_ms: u64) {
+        let from = self.moment(at_ms).order;
+        self.going.insert(id, from);
+    }
+
+    /// That is durable.
+    pub(crate) fn has_forgotten(&mut self, run: RunNo, id: RunId, at_ms: u64) {
+        let until = self.moment(at_ms).order;
+        let from = self.going.remove(&id).unwrap_or(until);
+        self.forgotten.insert(run, Forgotten { from, until });
+    }
+
     fn moment(&mut self, at_ms: u64) -> Moment {
         self.moments += 1;
         let order = self.moments;

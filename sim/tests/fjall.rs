@@ -2,8 +2,8 @@
 //!
 //! `SIM_FJALL_SEEDS` sets how many seeds are played (6), `SIM_FROM` the first (0).
 
-use stepwell_sim::plan::Disk;
-use stepwell_sim::{Plan, first_difference, run_traced};
+use stepwell_sim::plan::{Disk, FaultKind};
+use stepwell_sim::{Options, Plan, Point, Shipped, Sim, Strike, first_difference, run_traced};
 
 fn seeds() -> std::ops::Range<u64> {
     let number = |name: &str| {
@@ -86,4 +86,45 @@ fn a_seed_is_the_same_twice_on_the_production_store() {
         assert_eq!(first_difference(&lines, &again), None, "seed {seed}");
         assert_eq!(first, second, "seed {seed}");
     }
+}
+
+/// A share of the engine's own seeds is played there without being asked for, and is counted.
+#[test]
+#[cfg(target_os = "linux")]
+fn the_engine_suite_tells_how_many_worlds_were_on_the_production_store() {
+    let real = |seed: &u64| Plan::of_seed(*seed).settings.disk == Disk::Fjall;
+    let Some(seed) = (0..1_000).find(real) else {
+        panic!("no seed is on the production store");
+    };
+    let options = Options {
+        from: Some(seed),
+        seeds: Some(1),
+        ..Options::default()
+    };
+    let report = Sim::engine().check(options).expect("it can be run");
+    assert!(report.is_sound(), "{report}");
+    assert_eq!(report.seen.get("worlds on the production store"), Some(&1));
+    assert_eq!(report.compared, 1, "each of these is played twice");
+    assert!(
+        report
+            .to_string()
+            .contains("1 seeds (1 on the production store)")
+    );
+}
+
+/// The suites of others are there only if they ask for it.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_suite_is_on_the_production_store_if_it_says_so() {
+    let shop = || Shipped::named("checkout").expect("it is shipped").suite();
+    for seed in 0..100 {
+        assert_eq!(shop().plan(seed).settings.disk, Disk::Simulated);
+    }
+    let real = shop()
+        .on_fjall(1_000)
+        .at(Point::after_fsync(), Strike::LosePower);
+    assert_eq!(real.plan(1).settings.disk, Disk::Fjall);
+    let recording = real.record(real.plan(1));
+    assert!(recording.report.is_sound(), "{}", recording.report);
+    assert!(recording.report.faults.contains_key(&FaultKind::PowerLost));
 }

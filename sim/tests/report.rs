@@ -310,6 +310,25 @@ fn the_page_holds_all_of_it_and_asks_nobody() {
     std::fs::remove_dir_all(directory).unwrap();
 }
 
+/// A tab among many says what it shows.
+#[test]
+fn the_page_is_called_by_its_suite_its_seed_and_what_failed() {
+    let title = |recording: &Recording| {
+        let page = recording.to_html();
+        let (_, rest) = page.split_once("<title>").expect("it has a title");
+        let (title, _) = rest.split_once("</title>").expect("it ends");
+        title.to_owned()
+    };
+    assert_eq!(title(&RECORDED), "engine, seed 84: all held");
+    let (mut accused, _) = accused();
+    assert_eq!(
+        title(&accused),
+        "engine, seed 84: failed: what a test believes"
+    );
+    accused.plan.suite = "<b> & Co".to_owned();
+    assert!(title(&accused).starts_with("&lt;b> &amp; Co, seed 84: "));
+}
+
 fn scratch(name: &str) -> PathBuf {
     std::env::temp_dir().join(format!("stepwell-report-{name}-{}", std::process::id()))
 }
@@ -380,6 +399,7 @@ fn a_browser_draws_what_the_data_says() {
         "arrows": picture.arrows.len(),
         "lost": lost.count(),
         "pins": 1,
+        "title": "engine, seed 84: failed: what a test believes",
         "clocks": picture.lanes.iter().map(|lane| lane.clock.len()).sum::<usize>(),
         "words": true,
         "filtered": { "run": run, "arrows": of_run[0], "grants": of_run[1], "calls": of_run[2] },

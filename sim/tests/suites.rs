@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use stepwell::{Ctx, Failure, Workflow, days, mins, secs};
+use stepwell_sim::plan::FaultKind;
 use stepwell_sim::{
     Draw, Effect, Faults, Options, Outside, Point, Seeds, Sim, Strike, Suite, SuiteReport,
 };
@@ -187,6 +188,16 @@ fn every_point_of_a_checkout_may_be_struck() {
     assert!(map.is_sound(), "{map}");
 }
 
+/// An effect that races with a timer may be missed; that is not held against its workflow.
+#[test]
+fn every_point_of_the_engines_own_workflows_may_be_struck() {
+    let map = Sim::engine()
+        .crash_map(1, &[Strike::KillWorker, Strike::PauseWorker])
+        .expect("it can be mapped");
+    assert!(map.points.len() >= 60, "{map}");
+    assert!(map.is_sound(), "{map}");
+}
+
 #[test]
 fn a_script_strikes_where_it_says() {
     let report = failing(
@@ -199,6 +210,62 @@ fn a_script_strikes_where_it_says() {
         2,
     );
     assert!(report.is_sound(), "{report}");
+}
+
+/// Strikes after which the worker lives: the charge is done again by another, or told late, and nobody pays twice.
+fn survives(strike: Strike, kind: FaultKind) -> SuiteReport {
+    let report = failing(
+        shop()
+            .workers(2, |w| {
+                let world = w.world();
+                w.register(CHECKOUT, move |ctx, order| {
+                    checkout(ctx, order, world.clone())
+                })
+            })
+            .effect("charge", Effect::once_per_key().once_per_request())
+            .faults(Faults::none())
+            .at(Point::after_effect("charge"), strike),
+        5,
+    );
+    assert!(report.is_sound(), "{report}");
+    assert_eq!(report.faults.get(&kind), Some(&5), "once in each seed");
+    assert_eq!(report.runs.get("Completed"), Some(&100), "{report}");
+    report
+}
+
+#[test]
+fn a_worker_that_is_cut_off_after_its_effect_is_fenced() {
+    let report = survives(Strike::CutWorker, FaultKind::Partitioned);
+    let absorbed = report.seen.get("effects absorbed").copied();
+    assert!(absorbed >= Some(5), "the charge was done again: {report}");
+}
+
+/// It wakes when its session is gone, and reports what another worker has done meanwhile.
+#[test]
+fn a_zombie_after_its_effect_is_fenced() {
+    let report = survives(Strike::PauseWorker, FaultKind::WorkerPaused);
+    let absorbed = report.seen.get("effects absorbed").copied();
+    assert!(absorbed >= Some(5), "the charge was done again: {report}");
+}
+
+#[test]
+fn a_sync_that_fails_after_an_effect_is_survived() {
+    let report = survives(Strike::FailSync, FaultKind::SyncFailed);
+    let poisoned = report.seen.get("engines that poisoned themselves").copied();
+    assert_eq!(poisoned, Some(5), "{report}");
+}
+
+/// The very commit that the point is about fails.
+#[test]
+fn a_sync_can_fail_where_the_script_says() {
+    let report = failing(
+        shop()
+            .faults(Faults::none())
+            .at_nth(Point::before_fsync(), 3, Strike::FailSync),
+        2,
+    );
+    assert!(report.is_sound(), "{report}");
+    assert_eq!(report.faults.get(&FaultKind::SyncFailed), Some(&2));
 }
 
 /// A month costs next to nothing.

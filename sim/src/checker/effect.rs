@@ -11,7 +11,7 @@ use stepwell::model::id::RunId;
 use super::Bench;
 use crate::durable::Durable;
 use crate::ledger::Ledger;
-use crate::workload::CALL;
+use crate::workload::effect_of;
 
 const NAME: &str = "one effect for each key";
 const GHOST: &str = "no effect for what does not exist";
@@ -38,7 +38,8 @@ pub(super) fn at_the_end(durable: &Durable, ledger: &Ledger, bench: &mut Bench<'
             };
             let key = format!("{}-{}", started.id, step.number);
             let recorded: Option<u64> = step.output.to().ok();
-            let effect = ledger.effect_of(*no, CALL, &key);
+            let name = effect_of(&started.workflow, &step.place.name);
+            let effect = ledger.effect_of(*no, name, &key);
             if effect.map(|effect| effect.value) != recorded {
                 bench.charge(
                     NAME,

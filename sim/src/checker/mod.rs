@@ -18,6 +18,7 @@ mod redrive;
 mod release;
 mod replay;
 mod retention;
+mod ring;
 mod start;
 mod suspect;
 mod tally;
@@ -161,7 +162,8 @@ impl Court {
             }
         }
         self.engine_time.batch_ended(&self.durable, &mut bench);
-        retention::batch_ended(&self.durable, &forgotten, &mut bench);
+        let latest = self.engine_time.latest;
+        retention::batch_ended(&self.durable, &forgotten, latest, &mut bench);
         fence::one_grant_a_run(&self.durable, &mut bench);
         place::batch_ended(&self.durable, &touched, &mut bench);
         suspect::batch_ended(&self.durable, &touched, &mut bench);
@@ -259,9 +261,11 @@ pub(crate) fn at_the_end(world: &World, in_time: bool) {
     );
     world.saw_many("calls explained", checked.calls);
     world.saw_many("calls explained that have no answer", checked.unknown);
+    world.saw_many("runs explained beyond their retention", checked.forgotten);
     world.saw_many("runs with too many orders of calls", checked.given_up);
     if world.program.is_engine {
         effect::at_the_end(&court.durable, &ledger, &mut bench);
+        ring::at_the_end(&court.durable, &ledger, &mut bench);
         proof::at_the_end(&court.durable, &ledger, &world.plan, &mut bench);
     }
     if in_time {

@@ -7,8 +7,9 @@
 //!
 //! ```text
 //!   absent ──start──► live ──cancel──► live, asked to stop
-//!                      │ by itself        │ by itself
-//!                      └──► ended ◄───────┘      as its journal says; `cancelled` only if it was asked to stop
+//!     ▲                │ by itself        │ by itself
+//!     │                └──► ended ◄───────┘      as its journal says; `cancelled` only if it was asked to stop
+//!     └──forgotten────────────┘
 //!               live ◄── redrive ── dead ◄──► edit
 //!                                   dead ── discard ──► discarded
 //! ```
@@ -19,6 +20,8 @@
 //! - What operators do with a dead letter is in its journal, in its order, each command once: an act that was acknowledged is
 //!   the journal's next one, or has been done. One that was refused because the run is no dead letter, is none then.
 //! - An outcome once told never changes, unless the run is redriven: each of its lives has its own.
+//! - A run is forgotten once, after its end: between the moment at which the engine gave that to the disk and the one at
+//!   which it was durable (`retention` has an eye on engine time). From then on nobody knows it, and a start begins another.
 //! - The journal is the last to be asked, and must fit the order too: so a call that was acknowledged and forgotten shows.
 //! - A call without an answer may have taken effect at any time since, or never. One that was answered may have gone out
 //!   over more than one connection: it may have taken effect while it was under way *before* the copy that was answered
@@ -30,18 +33,20 @@ mod story;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+
 use stepwell::model::command::Refusal;
 use stepwell::model::dead::ActKind;
 use stepwell::model::entry::Entry;
-use stepwell::model::id::CommandId;
+use stepwell::model::id::{CommandId, RunId};
 use stepwell::model::payload::Payload;
 use stepwell::model::run::{Outcome, OutcomeDead, RunState};
 
-use self::search::{Op, Verdict};
+use self::search::{Op, Verdict, What};
 use super::Bench;
 use crate::durable::{Durable, DurableRun};
 use crate::plan::Settings;
-use crate::told::{Answer, Asked, Call, Calls, run_id};
+use crate::told::{Answer, Asked, Call, Calls, Forgotten, run_id};
 
 const NAME: &str = "an order of the calls explains the answers";
 
@@ -52,6 +57,8 @@ pub(crate) struct Checked {
     pub(crate) calls: u64,
     /// Of these, how many have no answer.
     pub(crate) unknown: u64,
+    /// Runs that were forgotten, and whose calls before and after are explained.
+    pub(crate) forgotten: u64,
     /// Runs whose calls have too many orders to try them all.
     pub(crate) given_up: u64,
 }
@@ -64,15 +71,23 @@ pub(super) fn at_the_end(
 ) -> Checked {
     let mut checked = Checked::default();
     let repeats = settings.late_copies_per_mille > 0 || settings.duplicates_per_mille > 0;
-    for (name, calls) in &calls.of {
-        // A name means another run once the first has outlived its retention; which call was about which is not told.
-        if durable.was_forgotten(run_id(name)) {
+    // A name means another run once the first has outlived its retention.
+    let mut lives: BTreeMap<RunId, (Vec<Held>, Vec<Forgotten>)> = BTreeMap::new();
+    for (no, run) in &durable.runs {
+        let Some((held, started)) = Held::of(run).zip(run.started()) else {
             continue;
-        }
-        let journal = durable.run_of(run_id(name)).and_then(Held::of);
-        let history = History::new(calls.clone(), journal, repeats);
+        };
+        let of_id = lives.entry(started.id).or_default();
+        of_id.0.push(held);
+        of_id.1.extend(calls.forgotten.get(no));
+    }
+    for (name, calls) in &calls.of {
+        let (lives, forgotten) = lives.remove(&run_id(name)).unwrap_or_default();
+        let forgotten_count = forgotten.len() as u64;
+        let history = History::new(calls.clone(), (lives, forgotten), repeats);
         match history.verdict() {
             Verdict::Explained => {
+                checked.forgotten += forgotten_count;
                 let unknown = |call: &&Call| call.answer == Answer::Unknown;
                 checked.calls += calls.len() as u64;
                 checked.unknown += calls.iter().filter(unknown).count() as u64;
@@ -184,18 +199,22 @@ fn ends_of(run: &DurableRun) -> Vec<Option<(u32, Outcome)>> {
 #[derive(Debug, Clone)]
 struct History {
     calls: Vec<Call>,
-    journal: Option<Held>,
+    /// The runs that had the name, one after the other, as their journals hold them in the end.
+    lives: Vec<Held>,
+    /// When they were forgotten; only the last may not have been.
+    forgotten: Vec<Forgotten>,
     /// What the starts ask for, each once. A run began as one of them.
     kinds: Vec<(String, Payload)>,
     /// The network repeats frames, also after their answers.
     repeats: bool,
 }
 
-/// A run as the model knows it. Invariant: nothing but a redrive leads back from `Ended` to `Live`, and nothing to `Absent`
-/// from either.
+/// A run as the model knows it. Invariant: nothing but a redrive leads back from `Ended` to `Live`, and to `Absent` only the
+/// forgetting of a run that has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum State {
-    Absent,
+    /// So many runs of the name have been forgotten.
+    Absent(usize),
     Live(Life),
     /// Its outcome is what the journal says.
     Ended(Life),
@@ -203,6 +222,8 @@ enum State {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Life {
+    /// Which run of the name it is.
+    nth: usize,
     /// What it was started as: one of the history's kinds.
     kind: usize,
     /// It was asked to stop.
@@ -216,7 +237,11 @@ struct Life {
 }
 
 impl History {
-    fn new(calls: Vec<Call>, journal: Option<Held>, repeats: bool) -> Self {
+    fn new(
+        calls: Vec<Call>,
+        (lives, forgotten): (Vec<Held>, Vec<Forgotten>),
+        repeats: bool,
+    ) -> Self {
         let mut kinds: Vec<(String, Payload)> = Vec::new();
         for call in &calls {
             if let Asked::Start {
@@ -229,7 +254,8 @@ impl History {
         }
         Self {
             calls,
-            journal,
+            lives,
+            forgotten,
             kinds,
             repeats,
         }
@@ -241,20 +267,24 @@ impl History {
 
     /// How this life of the run ended, if it did.
     fn end(&self, life: Life) -> Option<&Outcome> {
-        let (_, outcome) = self.journal.as_ref()?.end_after(life.acts)?;
+        let (_, outcome) = self.journal_of(life)?.end_after(life.acts)?;
         Some(outcome)
+    }
+
+    fn journal_of(&self, life: Life) -> Option<&Held> {
+        self.lives.get(life.nth)
     }
 
     /// The state of a run that has ended.
     fn end_state(&self, life: Life) -> Option<RunState> {
-        let discarded = self.journal.as_ref()?.is_discarded_after(life.acts);
+        let discarded = self.journal_of(life)?.is_discarded_after(life.acts);
         let end = state_of(self.end(life)?);
         Some(if discarded { RunState::Discarded } else { end })
     }
 
     /// Does the journal's next act, if that is `command`.
     fn act(&self, command: CommandId, life: Life) -> Option<State> {
-        let held = self.journal.as_ref()?;
+        let held = self.journal_of(life)?;
         let dead = self.end_state(life) == Some(RunState::Dead);
         if !dead || held.place_of(command)? != life.acts {
             return None;
@@ -274,8 +304,7 @@ impl History {
     /// Whether the command has been carried out.
     fn has_acted(&self, command: CommandId, life: Life) -> bool {
         let place = self
-            .journal
-            .as_ref()
+            .journal_of(life)
             .and_then(|held| held.place_of(command));
         place.is_some_and(|place| place < life.acts)
     }
@@ -287,25 +316,29 @@ impl History {
 
     /// The state and what it may have become by itself.
     fn with_time(&self, state: State) -> impl Iterator<Item = State> {
-        let ended = match state {
-            State::Live(life) => self.end(life).and_then(|end| {
-                let may = life.asked || !matches!(end, Outcome::OutcomeCancelled(_));
-                may.then_some(State::Ended(life))
-            }),
+        let live = match state {
+            State::Live(life) => Some(life),
             _ => None,
         };
-        std::iter::once(state).chain(ended)
+        let ended = live.filter(|life| match self.end(*life) {
+            Some(Outcome::OutcomeCancelled(_)) => life.asked,
+            end => end.is_some(),
+        });
+        std::iter::once(state).chain(ended.map(State::Ended))
     }
 
     /// What an operation may make of a state; nothing if it cannot have happened then.
     fn after(&self, op: &Op, state: State) -> Vec<State> {
         let states = self.with_time(state);
-        match op.call {
-            None => states.filter(|state| self.is_held(*state)).collect(),
-            Some(call) if op.answered => states
+        match op.what {
+            What::Journal => states.filter(|state| self.is_held(*state)).collect(),
+            What::Forgotten(nth) => states
+                .filter_map(|state| self.forgotten(nth, state))
+                .collect(),
+            What::Call(call) if op.answered => states
                 .filter_map(|state| self.answered(&self.calls[call], state))
                 .collect(),
-            Some(call) => states
+            What::Call(call) => states
                 .filter_map(|state| self.unanswered(&self.calls[call], state))
                 .collect(),
         }
@@ -313,15 +346,27 @@ impl History {
 
     /// Whether the journal may say this in the end.
     fn is_held(&self, state: State) -> bool {
-        match (&self.journal, state) {
-            (None, State::Absent) => true,
-            (Some(held), State::Live(life)) => self.end(life).is_none() && self.is(held, life),
-            (Some(held), State::Ended(life)) => self.end(life).is_some() && self.is(held, life),
-            _ => false,
+        let last = |life: Life| life.nth + 1 == self.lives.len() && self.is(life);
+        match state {
+            State::Absent(forgotten) => forgotten == self.lives.len(),
+            State::Live(life) => last(life) && self.end(life).is_none(),
+            State::Ended(life) => last(life) && self.end(life).is_some(),
         }
     }
 
-    fn is(&self, held: &Held, life: Life) -> bool {
+    /// The run of this number is forgotten: it has ended, as its journal says.
+    fn forgotten(&self, nth: usize, state: State) -> Option<State> {
+        match state {
+            State::Ended(life) if life.nth == nth && self.is(life) => Some(State::Absent(nth + 1)),
+            _ => None,
+        }
+    }
+
+    /// Whether its journal is one of such a life.
+    fn is(&self, life: Life) -> bool {
+        let Some(held) = self.lives.get(life.nth) else {
+            return false;
+        };
         self.kind_of(&held.workflow, &held.input) == Some(life.kind)
             && held.asked == life.asked
             && held.entries >= life.entries
@@ -331,7 +376,7 @@ impl History {
     /// A copy of a call has its effect, unseen. None where it has none.
     fn unanswered(&self, call: &Call, state: State) -> Option<State> {
         match (&call.asked, state) {
-            (Asked::Start { .. }, State::Absent) => self.begun(call),
+            (Asked::Start { .. }, State::Absent(nth)) => self.begun(call, nth),
             (Asked::Cancel, State::Live(life)) if !life.asked => Some(State::Live(Life {
                 asked: true,
                 ..life
@@ -341,7 +386,7 @@ impl History {
         }
     }
 
-    fn begun(&self, call: &Call) -> Option<State> {
+    fn begun(&self, call: &Call, nth: usize) -> Option<State> {
         let Asked::Start {
             workflow,
             input,
@@ -353,6 +398,7 @@ impl History {
         let kind = self.kind_of(workflow, input)?;
         let (delayed, asked, entries) = (*delayed, false, 1);
         Some(State::Live(Life {
+            nth,
             kind,
             asked,
             delayed,
@@ -367,15 +413,13 @@ impl History {
             State::Ended(life) => (self.end_state(life) == Some(told)).then_some(state),
             _ => None,
         };
+        let mine = || self.begun(call, 0)?.life().map(|life| life.kind);
         match (&call.asked, &call.answer) {
             (_, Answer::Refused(refusal)) => match refusal {
                 Refusal::NoSuchRun(_) if !matches!(call.asked, Asked::Start { .. }) => {
-                    (state == State::Absent).then_some(state)
+                    matches!(state, State::Absent(_)).then_some(state)
                 }
-                Refusal::IdTaken(_) => {
-                    let mine = self.begun(call)?.life()?.kind;
-                    (state.life()?.kind != mine).then_some(state)
-                }
+                Refusal::IdTaken(_) => (state.life()?.kind != mine()?).then_some(state),
                 Refusal::HasEnded(refusal) if call.asked == Asked::Cancel => ended(refusal.state),
                 Refusal::NotResumable(refusal) if call.asked == Asked::Resume => {
                     match refusal.state {
@@ -404,26 +448,26 @@ impl History {
                 State::Ended(life) => self.act(*command, life),
                 _ => None,
             },
-            (Asked::Start { .. }, Answer::Started(true)) => {
-                (state == State::Absent).then(|| self.begun(call))?
-            }
+            (Asked::Start { .. }, Answer::Started(true)) => match state {
+                State::Absent(nth) => self.begun(call, nth),
+                State::Live(_) | State::Ended(_) => None,
+            },
             (Asked::Start { .. }, Answer::Started(false)) => {
-                let mine = self.begun(call)?.life()?.kind;
-                (state.life()?.kind == mine).then_some(state)
+                (state.life()?.kind == mine()?).then_some(state)
             }
             (Asked::Cancel, Answer::Done) => match state {
                 State::Live(life) => Some(State::Live(Life {
                     asked: true,
                     ..life
                 })),
-                State::Absent | State::Ended(_) => None,
+                State::Absent(_) | State::Ended(_) => None,
             },
             (Asked::Resume, Answer::Done) => matches!(state, State::Live(_)).then_some(state),
             (Asked::Outcome { waits }, Answer::Outcome(outcome)) => match outcome {
                 Outcome::OutcomePending(_) if *waits => None,
                 Outcome::OutcomePending(pending) => self.lives_as(pending.state, state),
                 told => match state {
-                    State::Ended(life) => (self.end(life) == Some(told)).then_some(state),
+                    State::Ended(life) if self.end(life) == Some(told) => Some(state),
                     _ => None,
                 },
             },
@@ -456,8 +500,7 @@ impl History {
     /// Journals never get shorter, and one that has ended never longer.
     fn has_grown(&self, workflow: &str, entries: u32, state: State) -> Option<State> {
         let life = state.life()?;
-        let held = self.journal.as_ref();
-        let ends_with = held.map_or(0, |held| match state {
+        let ends_with = self.journal_of(life).map_or(0, |held| match state {
             State::Ended(life) => held.entries_after(life.acts),
             _ => held
                 .end_after(life.acts)
@@ -480,7 +523,7 @@ impl History {
 impl State {
     fn life(self) -> Option<Life> {
         match self {
-            Self::Absent => None,
+            Self::Absent(_) => None,
             Self::Live(life) | Self::Ended(life) => Some(life),
         }
     }

@@ -17,8 +17,8 @@ use crate::durable::{Durable, DurableRun};
 use crate::ledger::Ledger;
 use crate::plan::{ChainInput, Ill, Job, Order, Plan, Poison, Solo, TimedJob};
 use crate::workload::{
-    CALL, CHAIN, CHECKOUT, DECLINED, Dose, ORPHAN, POISON, POISONED, Receipt, SOLO, chain_expected,
-    chain_request, orphan_expected,
+    CALL, CHAIN, CHECKOUT, DECLINED, Dose, ORPHAN, POISON, POISONED, RING, Receipt, SOLO,
+    chain_expected, chain_request, orphan_expected,
 };
 
 const NAME: &str = "the workload's proof holds";
@@ -49,6 +49,7 @@ pub(super) fn at_the_end(durable: &Durable, ledger: &Ledger, plan: &Plan, bench:
             name if name == SOLO.name() => solo(run),
             name if name == POISON.name() => poison(run),
             name if name == ORPHAN.name() => orphan(*no, run, ledger),
+            name if name == RING.name() => ring(*no, run, ledger),
             other => Err(format!("there is no workflow {other}")),
         };
         if let Err(problem) = problem {
@@ -193,6 +194,15 @@ fn checkout(run: &DurableRun) -> Result<(), String> {
             }
             was_asked_to_stop(run)
         }
+        _ => Ok(()),
+    }
+}
+
+fn ring(no: RunNo, run: &DurableRun, ledger: &Ledger) -> Result<(), String> {
+    match run.end().map(|(_, end)| end) {
+        Some(Entry::Completed(_)) => super::ring::moved(no, run, ledger),
+        Some(Entry::Died(died)) => may_die(run, &died.failure, false),
+        Some(Entry::Cancelled(_)) => was_asked_to_stop(run),
         _ => Ok(()),
     }
 }

@@ -9,22 +9,29 @@ mod fault;
 mod job;
 mod long;
 mod poison;
+mod ring;
 mod script;
 mod settings;
 mod workload;
 
 use serde::{Deserialize, Serialize};
 
+use crate::draw::Draw;
+
 pub use self::clock::ClockError;
 pub use self::fault::{Fault, FaultKind, TimedFault};
 pub use self::job::{ChainInput, Job, Order, Solo, TimedJob, Work};
 pub use self::poison::{Act, Ill, Poison};
+pub use self::ring::RingInput;
 pub use self::script::{Point, Scripted, Strike};
 pub use self::settings::{Disk, Settings};
 pub use self::workload::Workload;
 
 /// The name of the engine's own suite.
 pub const ENGINE: &str = "engine";
+
+/// So many of a thousand seeds of the engine's own suite are played on the production store.
+pub(crate) const ENGINE_ON_FJALL_PER_MILLE: u64 = 40;
 
 /// Within this time everything ends in the suites of others than the engine, unless they say otherwise.
 const SETTLES_MS: u64 = 300_000;
@@ -50,7 +57,7 @@ pub struct Plan {
 impl Plan {
     /// The plan of a seed of the engine's own suite.
     pub fn of_seed(seed: u64) -> Self {
-        Self::of_engine(seed, |_| {})
+        Self::of_engine(seed, |_| {}).on_fjall_by_chance(ENGINE_ON_FJALL_PER_MILLE)
     }
 
     /// A plan in which nearly every run sleeps for hours, days or longer, several times.
@@ -67,6 +74,8 @@ impl Plan {
         let mut settings = Settings::draw(seed);
         limit(&mut settings);
         let mut jobs = job::draw_all(seed, &settings);
+        jobs.extend(ring::draw_all(seed, &settings));
+        jobs.sort_by_key(|job| job.at_ms);
         long::lengthen(seed, &settings, &mut jobs);
         let faults = fault::draw_all(seed, &settings);
         let script = poison::draw_kills(seed, &jobs);
@@ -114,6 +123,17 @@ impl Plan {
         }
     }
 
+    /// The same, in so many of a thousand seeds on the production store. Always the same where power cannot be cut on it:
+    /// that needs Linux.
+    pub(crate) fn on_fjall_by_chance(self, per_mille: u64) -> Self {
+        let drawn = Draw::of(self.seed, "production store").chance(per_mille);
+        if drawn && cfg!(target_os = "linux") {
+            self.on_fjall()
+        } else {
+            self
+        }
+    }
+
     /// The same on the production store, without the faults that only the simulated disk has.
     #[must_use]
     pub fn on_fjall(mut self) -> Self {
@@ -124,6 +144,7 @@ impl Plan {
             )
         };
         self.faults.retain(|timed| has(timed.fault.kind));
+        self.script.retain(|s| s.strike != Strike::FailSync);
         self.settings.disk = Disk::Fjall;
         self
     }
@@ -142,6 +163,21 @@ mod tests {
             }
             assert_eq!(Plan::of_seed(seed), Plan::of_seed(seed));
             assert_ne!(Plan::of_seed(seed), Plan::of_seed(seed + 1));
+        }
+    }
+
+    /// A share of the engine's seeds is played on the production store, and draws all else as it would on the other.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn some_seeds_are_on_the_production_store() {
+        let plans: Vec<Plan> = (0..1_000).map(Plan::of_seed).collect();
+        let real = |plan: &&Plan| plan.settings.disk == Disk::Fjall;
+        assert!((25..60).contains(&plans.iter().filter(real).count()));
+        for plan in plans.iter().filter(real) {
+            let drawn = Plan::of_engine(plan.seed, |_| {});
+            assert_eq!(drawn.settings.disk, Disk::Simulated);
+            assert_eq!(drawn.jobs, plan.jobs);
+            assert_eq!(drawn.on_fjall(), *plan);
         }
     }
 

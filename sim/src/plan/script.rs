@@ -4,6 +4,12 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::fault::{Fault, FaultKind};
+use super::settings::Settings;
+
+/// How long a host is down.
+const DOWN_MS: u64 = 300;
+
 /// A point that the world passes, again and again.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Point {
@@ -48,6 +54,16 @@ impl Point {
     pub const fn after_ack() -> Self {
         Self::AfterAck
     }
+
+    /// A worker has reported, and has no answer.
+    pub const fn after_report() -> Self {
+        Self::Reported
+    }
+
+    /// The server has handed a run out, and the worker does not know yet.
+    pub const fn after_hand_out() -> Self {
+        Self::HandedOut
+    }
 }
 
 impl fmt::Display for Point {
@@ -77,16 +93,28 @@ pub enum Strike {
     LosePower,
     /// All workers are swapped to the next version of the code.
     Deploy,
+    /// Nothing passes between the server and the worker that the point is about, for twice the session time-out: the worker
+    /// lives on, its work is given to others, and it hears of that afterwards. At a sync, the first worker.
+    CutWorker,
+    /// The worker that the point is about stands still for twice the session time-out, and then goes on where it was: a
+    /// zombie, whose work has been given to others. At a sync, the first worker.
+    PauseWorker,
+    /// The next sync fails, and whether it has taken effect is unknown; before a sync, that very one. The production store has
+    /// no such fault.
+    FailSync,
 }
 
 impl Strike {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 8] = [
         Self::KillWorker,
         Self::KillWorkerSilently,
         Self::KillServer,
         Self::LosePower,
         Self::Deploy,
+        Self::CutWorker,
+        Self::PauseWorker,
+        Self::FailSync,
     ];
 
     /// The head of its column in a table.
@@ -97,16 +125,50 @@ impl Strike {
             Self::KillServer => "SERVER KILLED",
             Self::LosePower => "POWER LOST",
             Self::Deploy => "DEPLOYED",
+            Self::CutWorker => "LINK CUT",
+            Self::PauseWorker => "WORKER PAUSED",
+            Self::FailSync => "SYNC FAILED",
+        }
+    }
+
+    /// What it is, if it is about this worker. `chance` decides what is left open: whether a sync that fails has taken effect.
+    /// All else strikes as hard as it can.
+    pub(crate) fn fault(self, worker: String, settings: &Settings, chance: u64) -> Fault {
+        let (server, nobody) = ("server".to_owned(), String::new());
+        let (kind, host, other) = match self {
+            Self::KillWorker => (FaultKind::WorkerKilled, worker, nobody),
+            Self::KillWorkerSilently => (FaultKind::WorkerKilledSilently, worker, nobody),
+            Self::KillServer => (FaultKind::ServerKilled, server, nobody),
+            Self::LosePower => (FaultKind::PowerLost, server, nobody),
+            Self::Deploy => (FaultKind::Deployed, String::new(), nobody),
+            Self::CutWorker => (FaultKind::Partitioned, server, worker),
+            Self::PauseWorker => (FaultKind::WorkerPaused, worker, nobody),
+            Self::FailSync => (FaultKind::SyncFailed, server, nobody),
+        };
+        let span_ms = match self {
+            Self::CutWorker | Self::PauseWorker => 2 * settings.session_timeout_ms,
+            _ => DOWN_MS,
+        };
+        let extent = match self {
+            Self::FailSync => chance,
+            _ => 0,
+        };
+        Fault {
+            kind,
+            host,
+            other,
+            span_ms,
+            extent,
         }
     }
 
     /// Whether it is the server that dies.
-    pub(crate) fn hits_server(self) -> bool {
+    pub(crate) fn kills_server(self) -> bool {
         matches!(self, Self::KillServer | Self::LosePower)
     }
 
     /// Whether it is the worker that dies.
-    pub(crate) fn hits_worker(self) -> bool {
+    pub(crate) fn kills_worker(self) -> bool {
         matches!(self, Self::KillWorker | Self::KillWorkerSilently)
     }
 }
@@ -119,6 +181,9 @@ impl fmt::Display for Strike {
             Self::KillServer => "the server is killed",
             Self::LosePower => "the power is lost",
             Self::Deploy => "another version of the code is deployed",
+            Self::CutWorker => "the link to the worker is cut",
+            Self::PauseWorker => "the worker stands still",
+            Self::FailSync => "a sync fails",
         })
     }
 }

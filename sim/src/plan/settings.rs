@@ -151,7 +151,7 @@ impl Settings {
     }
 }
 
-/// How long all runs may take to end. Of 34 runs of 12 steps, through one slot, over a slow network, with retries, each
+/// How long all runs may take to end. Of 38 runs of 12 steps, through one slot, over a slow network, with retries, each
 /// step takes half a second.
 fn heal_max_ms(slots: u32, skips_time: bool) -> u64 {
     match slots {

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use super::told::{Failed, SuiteReport};
 use super::{Ready, Seeds, Stopwatch, gate};
-use crate::plan::Plan;
+use crate::plan::{Disk, Plan};
 use crate::report::Report;
 use crate::shrink::shrink;
 
 /// Real time for reducing a failing plan.
 const SHRINK_BUDGET: Duration = Duration::from_secs(60);
-/// Every so many seeds one is played twice.
+/// Every so many seeds one is played twice; and each that is on the production store.
 const TWICE_EVERY: u64 = 10;
 /// Failing seeds after which no further ones are begun.
 const FAILURES_MAX: usize = 3;
@@ -179,8 +179,12 @@ pub(super) fn play(
         .into_inner()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
     let seconds = clock.passed().as_secs_f64();
-    if !alone && let Some(difference) = gate::other_process(suite, from, options.calls_itself) {
-        tally.differences.push(difference);
+    if !alone {
+        // One on the production store besides, if there was one.
+        let seeds = std::iter::once(from).chain(tally.on_fjall.filter(|seed| *seed != from));
+        let compared =
+            seeds.filter_map(|seed| gate::other_process(suite, seed, options.calls_itself));
+        tally.differences.extend(compared);
     }
     tally.failed.sort_by_key(|(_, report)| report.seed);
     let mut report = tally.report(suite, seconds, (!alone && count > 0).then_some(from));
@@ -236,6 +240,8 @@ struct Played {
     why: String,
     difference: Option<String>,
     compared: bool,
+    /// The plan is the one that the suite draws from the seed.
+    fresh: bool,
 }
 
 fn played(suite: &Ready, item: &Item, twice: bool) -> Result<Played, String> {
@@ -244,6 +250,8 @@ fn played(suite: &Ready, item: &Item, twice: bool) -> Result<Played, String> {
         Item::Plan { file, why } => (read_plan(suite, file)?, why),
     };
     let report = suite.simulate(plan.clone());
+    // Threads and files of this machine take part there.
+    let twice = twice || plan.settings.disk == Disk::Fjall;
     let difference = if twice {
         gate::twice(suite, &plan, &report)
     } else {
@@ -255,6 +263,7 @@ fn played(suite: &Ready, item: &Item, twice: bool) -> Result<Played, String> {
         why: why.clone(),
         difference,
         compared: twice,
+        fresh: matches!(item, Item::Seed { .. }),
     })
 }
 
@@ -335,6 +344,8 @@ fn write_up(
 struct Tally {
     seeds: u64,
     compared: u64,
+    /// The first seed on the production store.
+    on_fjall: Option<u64>,
     simulated_ms: u64,
     skipped_ms: u64,
     failed: Vec<(Plan, Report)>,
@@ -349,6 +360,12 @@ struct Tally {
 impl Tally {
     fn add(&mut self, played: Played) {
         let report = played.report;
+        if played.fresh && played.plan.settings.disk == Disk::Fjall {
+            let first = self
+                .on_fjall
+                .map_or(report.seed, |seed| seed.min(report.seed));
+            self.on_fjall = Some(first);
+        }
         self.seeds += 1;
         self.compared += u64::from(played.compared);
         self.simulated_ms += report.simulated_ms;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::plan::FaultKind;
-use crate::report::Violation;
+use crate::report::{ON_FJALL, Violation};
 
 /// What a suite showed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -90,9 +90,13 @@ impl fmt::Display for SuiteReport {
             .map(|(end, n)| format!("{n} {}", end.to_lowercase()))
             .collect();
         let struck: u64 = self.faults.values().sum();
+        let on_fjall = match self.seen.get(ON_FJALL) {
+            Some(count) => format!(" ({count} on the production store)"),
+            None => String::new(),
+        };
         write!(
             f,
-            "suite `{}`: {} seeds, {} failed, {} not the same twice (of {}); {struck} faults; runs: {}; {:.1} s, {:.0} seeds/min, {:.0} simulated s/s",
+            "suite `{}`: {} seeds{on_fjall}, {} failed, {} not the same twice (of {}); {struck} faults; runs: {}; {:.1} s, {:.0} seeds/min, {:.0} simulated s/s",
             self.suite,
             self.seeds,
             self.failed,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use stepwell::{Ctx, Failure};
 
-use super::{HARD, retry};
+use super::{ASK, CHECKOUT, HARD, effect_of, retry};
 use crate::outside::Outside;
 use crate::plan::Order;
 
@@ -80,7 +80,7 @@ async fn deliver(
 ) -> Result<(Option<u64>, Vec<u64>), Failure> {
     ctx.sleep(Duration::from_millis(order.wait_ms)).await?;
     let answer = stepwell::select! {
-        answer = call(ctx, outside, "ask", "ask".to_owned()) => Some(answer?),
+        answer = call(ctx, outside, ASK, ASK.to_owned()) => Some(answer?),
         slept = ctx.sleep(Duration::from_millis(order.patience_ms)) => {
             slept?;
             None
@@ -104,7 +104,8 @@ fn call<'a>(
     request: String,
 ) -> impl Future<Output = Result<u64, Failure>> + Send + 'a {
     ctx.step(name, move |step| {
-        super::call(outside.clone(), step, request.clone())
+        let effect = effect_of(CHECKOUT.name(), name);
+        super::call_for(effect, outside.clone(), step, request.clone())
     })
     .retry(retry())
     .limits(HARD, HARD)

@@ -3,17 +3,19 @@
 mod chain;
 mod checkout;
 mod poison;
+mod ring;
 mod solo;
 
 use std::time::Duration;
 
+use serde::Serialize;
 use stepwell::{Failure, Retry, Step, Workflow};
 
 pub(crate) use self::chain::{expected as chain_expected, request as chain_request};
 pub(crate) use self::checkout::{DECLINED, Receipt};
 pub(crate) use self::poison::{Dose, KILL, POISONED, orphan_expected};
 use crate::outside::{CallError, Outside};
-use crate::plan::{ChainInput, Order, Poison, Solo};
+use crate::plan::{ChainInput, Order, Poison, RingInput, Solo};
 use crate::program::SimWorker;
 
 /// Steps hashed onto one another.
@@ -27,20 +29,40 @@ pub(crate) const POISON: Workflow<Poison, Dose> = Workflow::new("poison");
 /// What only the second version of the code knows.
 pub(crate) const ORPHAN: Workflow<u64, u64> = Workflow::new("orphan");
 
-/// The effect that all steps have.
+/// Moves along a ring that all its runs share; answers with how many.
+pub(crate) const RING: Workflow<RingInput, u64> = Workflow::new("ring");
+
+/// The effect that all other steps have.
 pub(crate) const CALL: &str = "call";
+/// What races with a customer's patience.
+pub(crate) const ASK: &str = "ask";
+/// The effect of steps that change the ring.
+pub(crate) const RING_EFFECT: &str = "ring";
+
+/// The effect of a workflow's step.
+pub(crate) fn effect_of(workflow: &str, step: &str) -> &'static str {
+    if workflow == RING.name() {
+        RING_EFFECT
+    } else if step == ASK {
+        ASK
+    } else {
+        CALL
+    }
+}
 
 /// Registers all workloads.
 pub(crate) fn register(worker: SimWorker) -> SimWorker {
-    let (a, b, c) = (worker.world(), worker.world(), worker.world());
+    let (a, b) = (worker.world(), worker.world());
+    let (c, d) = (worker.world(), worker.world());
     worker
         .register(CHAIN, move |ctx, input| chain::chain(ctx, input, a.clone()))
         .register(CHECKOUT, move |ctx, order| {
             checkout::checkout(ctx, order, b.clone())
         })
         .register(SOLO, solo::solo)
+        .register(RING, move |ctx, input| ring::ring(ctx, input, c.clone()))
         .register(POISON, move |ctx, input| {
-            poison::poison(ctx, input, c.clone())
+            poison::poison(ctx, input, d.clone())
         })
 }
 
@@ -62,7 +84,17 @@ const HARD: Duration = Duration::from_millis(1_500);
 
 /// One call under the step's key.
 async fn call(outside: Outside, step: Step, request: String) -> Result<u64, Failure> {
-    let answer = outside.call(CALL, step.key(), &request).await;
+    call_for(CALL, outside, step, request).await
+}
+
+/// The same for another effect.
+async fn call_for(
+    effect: &str,
+    outside: Outside,
+    step: Step,
+    request: impl Serialize,
+) -> Result<u64, Failure> {
+    let answer = outside.call(effect, step.key(), &request).await;
     answer.map_err(|error| match error {
         CallError::NoAnswer { .. } => Failure::retryable(error).class("provider"),
         CallError::Wrong(problem) => Failure::terminal(problem),

@@ -20,7 +20,7 @@ use stepwell_storage::{
 };
 use tempfile::TempDir;
 
-use crate::plan::{FaultKind, Plan};
+use crate::plan::{FaultKind, Plan, Strike};
 
 /// The machine's disk.
 pub(super) struct Directory(Mutex<State>);
@@ -52,10 +52,11 @@ impl Directory {
     pub(super) fn new(plan: &Plan) -> Self {
         let home = home().unwrap_or_else(|e| panic!("no temporary directory: {e}"));
         let cuts = |kind| kind == FaultKind::PowerLost;
+        let by_script = plan.script.iter().any(|s| s.strike == Strike::LosePower);
         Self(Mutex::new(State {
             images: 0,
             entropy: crate::draw::hash(plan.seed, "store id"),
-            loses_power: plan.faults.iter().any(|timed| cuts(timed.fault.kind)),
+            loses_power: by_script || plan.faults.iter().any(|timed| cuts(timed.fault.kind)),
             store: None,
             on_its_way: None,
             kept: None,

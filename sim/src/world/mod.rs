@@ -6,6 +6,7 @@ mod entropy;
 mod exec;
 mod net;
 mod pause;
+mod point;
 mod record;
 mod store;
 mod stream;
@@ -276,44 +277,6 @@ impl World {
         }
     }
 
-    /// A point is passed, on behalf of `worker` if it is about one. Tells whether the script strikes here: whoever passes
-    /// goes no further then, if it is what dies.
-    pub(crate) fn passes(&self, point: &Point, worker: Option<&str>) -> Option<Strike> {
-        let nth = {
-            let mut passed = lock(&self.passed);
-            match passed.get_mut(point) {
-                Some(nth) => {
-                    *nth += 1;
-                    *nth
-                }
-                None => {
-                    passed.insert(point.clone(), 1);
-                    1
-                }
-            }
-        };
-        let scripted = self.plan.script.iter();
-        let strike = scripted
-            .filter(|scripted| scripted.nth == nth && scripted.point == *point)
-            .map(|scripted| scripted.strike)
-            .next()?;
-        self.note(format_args!(
-            "{} the script strikes {point}: {strike}",
-            self.now_ms()
-        ));
-        lock(&self.strikes).push((strike, worker.map(str::to_owned)));
-        Some(strike)
-    }
-
-    pub(crate) fn take_strikes(&self) -> Vec<(Strike, Option<String>)> {
-        std::mem::take(&mut *lock(&self.strikes))
-    }
-
-    /// How often each point was passed.
-    pub(crate) fn passed(&self) -> BTreeMap<Point, u32> {
-        lock(&self.passed).clone()
-    }
-
     /// A worker sends something.
     fn reported(&self, worker: &str, message: &Message) {
         self.court().reported(message);
@@ -380,6 +343,7 @@ impl World {
         for (run, id) in forgotten {
             self.saw("runs forgotten after their retention");
             self.ledger().forget(run, id);
+            self.told().calls.has_forgotten(run, id, now_ms);
         }
     }
 

@@ -1,14 +1,14 @@
 //! The simulated network.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use futures_util::future::BoxFuture;
 use stepwell::runtime::env::{Listener, Net, Stream};
 use turmoil::net::{TcpListener, TcpStream};
 
-use super::stream::FrameStream;
+use super::stream::{FrameStream, Socket};
 use super::{Host, lock};
 use crate::event::What;
 
@@ -21,13 +21,11 @@ impl Net for HostNet {
         Box::pin(async move {
             host.awake().await;
             let stream = TcpStream::connect(address.as_str()).await;
+            let from = stream.as_ref().ok().map(TcpStream::local_addr);
+            let opening = stream.map(|stream| Opening::new(host.clone(), stream));
             host.awake().await;
             let peer = address.split(':').next().unwrap_or_default().to_owned();
-            let from = stream
-                .as_ref()
-                .ok()
-                .map(TcpStream::local_addr)
-                .transpose()?;
+            let from = from.transpose()?;
             let connection = from.map(|from| lock(&host.world.connections).dialled(from));
             let answer = connection.map_or("refused", |_| "connected");
             host.tell(format_args!("dials {peer}: {answer}"), || What::Dialled {
@@ -35,8 +33,9 @@ impl Net for HostNet {
                 connection,
             });
             let connection = connection.unwrap_or_default();
+            let socket = opening?.socket.clone();
             let stream: Box<dyn Stream> =
-                Box::new(FrameStream::new(host, peer, "dialled", connection, stream?));
+                Box::new(FrameStream::new(host, peer, "dialled", connection, socket));
             Ok(stream)
         })
     }
@@ -56,6 +55,29 @@ impl Net for HostNet {
     }
 }
 
+/// A connection that the operating system has opened and the program has not seen: it may stand still.
+struct Opening {
+    host: Arc<Host>,
+    socket: Socket,
+}
+
+impl Opening {
+    fn new(host: Arc<Host>, stream: TcpStream) -> Self {
+        let socket = Arc::new(Mutex::new(Some(stream)));
+        host.opened(&socket);
+        Self { host, socket }
+    }
+}
+
+impl Drop for Opening {
+    /// As with a [`FrameStream`]: all connections of a host that crashes are closed in the order in which they were opened.
+    fn drop(&mut self) {
+        if self.host.world.is_crashing() {
+            self.host.close_all();
+        }
+    }
+}
+
 struct Listening {
     host: Arc<Host>,
     listener: TcpListener,
@@ -68,6 +90,7 @@ impl Listener for Listening {
         Box::pin(async move {
             self.host.awake().await;
             let (stream, from) = self.listener.accept().await?;
+            let opening = Opening::new(self.host.clone(), stream);
             self.host.awake().await;
             let peer = turmoil::reverse_lookup(from.ip()).unwrap_or_else(|| from.ip().to_string());
             let number = self.accepted.fetch_add(1, Ordering::Relaxed);
@@ -83,7 +106,7 @@ impl Listener for Listening {
                 peer.clone(),
                 &label,
                 connection,
-                stream,
+                opening.socket.clone(),
             ));
             Ok((stream, peer))
         })

@@ -11,8 +11,9 @@ use stepwell_storage::{
 };
 
 use super::{Host, World};
+use crate::durable;
 use crate::event::What;
-use crate::plan::{Point, Strike};
+use crate::plan::Point;
 
 /// Batches that were submitted and are not known to be durable, over all lives of the server.
 #[derive(Default)]
@@ -144,19 +145,17 @@ impl Store for WatchedStore {
         let ops: Vec<Op> = batch.iter().cloned().collect();
         let seq = self.store().submit(batch)?;
         self.host.world.submitted(&self.host, seq, &ops);
+        for id in ops.iter().filter_map(durable::forgets) {
+            let at_ms = self.host.now_ms();
+            self.host.world.told().calls.forgets(id, at_ms);
+        }
         self.air().batches.push_back((seq, ops));
         Ok(seq)
     }
 
     fn commit(&self) -> BoxFuture<'_, Result<Receipt, CommitFailure>> {
         Box::pin(async move {
-            let world = &self.host.world;
-            if world
-                .passes(&Point::BeforeFsync, None)
-                .is_some_and(Strike::hits_server)
-            {
-                std::future::pending::<()>().await;
-            }
+            self.host.passes(&Point::BeforeFsync).await;
             let receipt = self.commit_group().await;
             match &receipt {
                 Ok(receipt) => self.tell(receipt.seq(), &self.host.world),
@@ -168,12 +167,7 @@ impl Store for WatchedStore {
                         }
                     }),
             }
-            if world
-                .passes(&Point::AfterFsync, None)
-                .is_some_and(Strike::hits_server)
-            {
-                std::future::pending::<()>().await;
-            }
+            self.host.passes(&Point::AfterFsync).await;
             receipt
         })
     }

@@ -75,7 +75,7 @@ impl FrameStream {
         peer: String,
         label: &str,
         connection: u32,
-        inner: TcpStream,
+        socket: Socket,
     ) -> Self {
         let label = format!(
             "frames {} {} {peer} {label} {}",
@@ -84,8 +84,6 @@ impl FrameStream {
             host.now_ms()
         );
         let draw = Draw::of(host.world.plan.seed, &label);
-        let socket = Arc::new(Mutex::new(Some(inner)));
-        host.opened(&socket);
         let (sent, received) = (Frames::default(), Frames::default());
         let now_ms = host.now_ms();
         Self {

@@ -18,10 +18,20 @@ pub(super) struct Op {
     pub(super) from: u64,
     /// and before this one,
     pub(super) until: u64,
-    /// with the answer that was given; else unseen, and perhaps not at all.
+    /// with the answer that was given, or durably; else unseen, and perhaps not at all.
     pub(super) answered: bool,
-    /// The call; none: the journal is looked at, in the end.
-    pub(super) call: Option<usize>,
+    /// What it is.
+    pub(super) what: What,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum What {
+    /// The call of this number takes effect.
+    Call(usize),
+    /// The run of this number is forgotten.
+    Forgotten(usize),
+    /// The journal is looked at, in the end.
+    Journal,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +57,7 @@ impl History {
                     from,
                     until,
                     answered: true,
-                    call: Some(at),
+                    what: What::Call(at),
                 });
             }
             if may_act_unseen(call) {
@@ -55,7 +65,18 @@ impl History {
                     from,
                     until: answered_at.filter(|_| !self.repeats).unwrap_or(u64::MAX),
                     answered: false,
-                    call: Some(at),
+                    what: What::Call(at),
+                });
+            }
+        }
+        for (nth, forgotten) in self.forgotten.iter().enumerate() {
+            let durable = forgotten.until <= cut;
+            if forgotten.from <= cut {
+                ops.push(Op {
+                    from: forgotten.from,
+                    until: if durable { forgotten.until } else { u64::MAX },
+                    answered: durable,
+                    what: What::Forgotten(nth),
                 });
             }
         }
@@ -64,7 +85,7 @@ impl History {
                 from: u64::MAX,
                 until: u64::MAX,
                 answered: true,
-                call: None,
+                what: What::Journal,
             });
         }
         ops
@@ -114,7 +135,7 @@ enum Walked {
 
 /// Tries all orders; `found` is told the state after each whole one and says whether to stop.
 fn walk(history: &History, ops: &[Op], mut found: impl FnMut(State) -> bool) -> Walked {
-    let start = (Set::of(ops.len()), State::Absent);
+    let start = (Set::of(ops.len()), State::Absent(0));
     let mut seen = BTreeSet::from([start.clone()]);
     let mut left = vec![start];
     while let Some((done, state)) = left.pop() {

@@ -22,7 +22,14 @@ impl History {
             u64::MAX => format!("{name}: no order of the calls explains its journal\n"),
             _ => format!("{name}: no order of the calls explains the answer marked `->`\n"),
         };
+        let mut forgotten = (1..).zip(&self.forgotten).peekable();
+        let mut forgets = |told: &mut String, before: u64| {
+            while let Some((nth, _)) = forgotten.next_if(|(_, at)| at.from < before) {
+                let _ = writeln!(told, "         engine       forgets run {nth} of the name");
+            }
+        };
         for call in short.calls.iter().filter(|call| call.begun.order < cut) {
+            forgets(&mut told, call.begun.order);
             let mark = if culprit(call) { "->" } else { "  " };
             let until = match answered_at(call).filter(|at| *at <= cut).and(call.ended) {
                 Some(ended) => ended.at_ms.to_string(),
@@ -39,9 +46,12 @@ impl History {
                 "      {mark} {client:<12} {from:>7}..{until:<7} ms  {asked:<28} {answer}"
             );
         }
+        forgets(&mut told, cut);
         if cut == u64::MAX {
-            let journal = self.journal.as_ref().map(Self::held);
-            let journal = journal.unwrap_or_else(|| "no such run".to_owned());
+            let journal = match self.lives.get(self.forgotten.len()) {
+                Some(held) => Self::held(held),
+                None => "no such run".to_owned(),
+            };
             let _ = writeln!(
                 told,
                 "      -> {:<12} {:>7}  in the end: {journal}",
@@ -96,7 +106,7 @@ impl History {
             .max();
         let before = match last {
             Some(last) => search::states_after(self, &self.ops(last)),
-            None => [State::Absent].into(),
+            None => [State::Absent(0)].into(),
         };
         let mut texts: Vec<String> = before.into_iter().map(|state| self.state(state)).collect();
         texts.dedup();
@@ -114,7 +124,8 @@ impl History {
             format!("{word} as {workflow} {}{asked}{acts}", brief(input))
         };
         match state {
-            State::Absent => "absent".to_owned(),
+            State::Absent(0) => "absent".to_owned(),
+            State::Absent(_) => "forgotten".to_owned(),
             State::Live(alive) => life("live", alive),
             State::Ended(ended) => {
                 let end = self.end(ended).map(outcome).unwrap_or_default();

@@ -259,6 +259,11 @@ fn done(value: u64) -> Option<Held> {
 type Made = (u64, u64, Asked, Answer);
 
 fn history(made: &[Made], journal: Option<Held>, repeats: bool) -> History {
+    lives(made, journal.into_iter().collect(), &[], repeats)
+}
+
+/// Several runs of the name, forgotten at these times.
+fn lives(made: &[Made], held: Vec<Held>, forgotten: &[(u64, u64)], repeats: bool) -> History {
     let mut times: BTreeMap<u64, u64> = BTreeMap::new();
     for (from, until, ..) in made {
         times.extend([(*from, 0), (*until, 0)]);
@@ -274,7 +279,14 @@ fn history(made: &[Made], journal: Option<Held>, repeats: bool) -> History {
         ended: (*until > 0).then(|| moment(*until)),
         answer: answer.clone(),
     };
-    History::new(made.iter().map(call).collect(), journal, repeats)
+    let forgotten = forgotten
+        .iter()
+        .map(|(from, until)| Forgotten {
+            from: *from,
+            until: *until,
+        })
+        .collect();
+    History::new(made.iter().map(call).collect(), (held, forgotten), repeats)
 }
 
 #[track_caller]
@@ -572,4 +584,82 @@ fn many_calls_at_once_are_no_trouble() {
         history(&made, held(1, true, Some(cancelled())), true).verdict(),
         Verdict::Explained
     );
+}
+
+/// A run that ends and is forgotten between 100 and 110, and what is asked about it.
+fn forgotten(more: &[Made], second: Option<Held>) -> Verdict {
+    let mut made = vec![
+        (1, 10, start(1), Answer::Started(true)),
+        (11, 20, WAIT, Answer::Outcome(completed(7))),
+    ];
+    made.extend_from_slice(more);
+    let held = done(1).into_iter().chain(second).collect();
+    let history = lives(&made, held, &[(100, 110)], false);
+    let verdict = history.verdict();
+    if verdict == Verdict::Unexplained {
+        println!("{}\n", history.story("r"));
+    }
+    verdict
+}
+
+// Retention ends: nobody knows the run, and its name is free.
+#[test]
+fn a_run_may_be_forgotten_and_begun_anew() {
+    assert_eq!(forgotten(&[], None), Verdict::Explained);
+    let unknown = (120, 130, PEEK, none_such());
+    let cancel = (121, 131, Asked::Cancel, none_such());
+    assert_eq!(forgotten(&[unknown, cancel], None), Verdict::Explained);
+    // Somebody who asks while it happens is told the one or the other.
+    for answer in [none_such(), Answer::Outcome(completed(7))] {
+        let during = (90, 105, PEEK, answer);
+        assert_eq!(forgotten(&[during], None), Verdict::Explained);
+    }
+    // Another run of the name, with another input, which lives, and one that is told of that.
+    let second = [
+        (120, 130, start(2), Answer::Started(true)),
+        (131, 140, start(1), taken()),
+        (141, 150, PEEK, pending()),
+        (151, 160, Asked::Status, status(RunState::Granted, 4)),
+    ];
+    assert_eq!(forgotten(&second, held(2, false, None)), Verdict::Explained);
+    // The same again, by a call that has no answer.
+    let again = (120, 0, start(1), Answer::Unknown);
+    assert_eq!(forgotten(&[again], done(1)), Verdict::Explained);
+}
+
+#[test]
+fn a_run_is_not_forgotten_before_its_time() {
+    for made in [
+        (30, 40, PEEK, none_such()),
+        (30, 40, start(1), Answer::Started(true)),
+        (30, 99, Asked::Status, none_such()),
+    ] {
+        assert_eq!(forgotten(&[made], None), Verdict::Unexplained);
+    }
+    // Nor while it lives.
+    let made = [(1, 10, start(1), Answer::Started(true))];
+    let live = held(1, false, None).into_iter().collect();
+    let history = lives(&made, live, &[(100, 110)], false);
+    assert_eq!(history.verdict(), Verdict::Unexplained);
+}
+
+#[test]
+fn what_is_forgotten_stays_so() {
+    for made in [
+        (120, 130, PEEK, Answer::Outcome(completed(7))),
+        (120, 130, start(1), Answer::Started(false)),
+        (120, 130, Asked::Cancel, has_ended(RunState::Completed)),
+    ] {
+        assert_eq!(forgotten(&[made], None), Verdict::Unexplained);
+    }
+    // A second run that nobody began, one that a call began and that is gone, and one that is told the first one's end.
+    assert_eq!(forgotten(&[], done(1)), Verdict::Unexplained);
+    let begun = (120, 130, start(2), Answer::Started(true));
+    assert_eq!(
+        forgotten(std::slice::from_ref(&begun), None),
+        Verdict::Unexplained
+    );
+    let old = (131, 140, PEEK, Answer::Outcome(completed(7)));
+    let second = held(2, false, Some(completed(8)));
+    assert_eq!(forgotten(&[begun, old], second), Verdict::Unexplained);
 }
