@@ -832,7 +832,7 @@ impl Drill {
     fn act(&mut self, id: u8, what: u8, how: u8) {
         let id = run_id(id);
         let new = self.next_request + 1;
-        let command = if how % 4 == 0 {
+        let command = if how.is_multiple_of(4) {
             u64::from(how)
         } else {
             1_000 + new

@@ -30,6 +30,9 @@ pub const UNKNOWN_WORKFLOW_AFTER_DEFAULT: Duration = Duration::from_secs(600);
 /// Runs that are read at a time to die.
 const DYING_MAX: usize = 128;
 
+/// Workflows remembered that somebody knew once: those that were known last.
+const LEFT_MAX: usize = 10_000;
+
 /// How long a queue has been served, and marks of it.
 #[derive(Debug, Default)]
 struct Service {
@@ -80,6 +83,12 @@ impl Unknown {
     /// A worker that knew these workflows has left, and nobody else knows them.
     pub(super) fn nobody_knows(&mut self, workflows: impl Iterator<Item = String>, mono: Duration) {
         self.left.extend(workflows.map(|workflow| (workflow, mono)));
+        while self.left.len() > LEFT_MAX
+            && let Some(oldest) = self.left.iter().min_by_key(|(_, at)| **at)
+        {
+            let oldest = oldest.0.clone();
+            self.left.remove(&oldest);
+        }
     }
 
     fn nobody_knew_since(&self, workflow: &str, mono: Duration) -> bool {

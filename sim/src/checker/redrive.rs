@@ -70,7 +70,7 @@ impl Acts {
     /// What was done in a batch was recorded in it, and nothing else.
     pub(super) fn batch_ended(&self, durable: &Durable, bench: &mut Bench<'_>) {
         let mut recorded: BTreeMap<CommandId, u32> = BTreeMap::new();
-        for (_, act) in &durable.new_acts {
+        for act in durable.new_acts.values() {
             if !matches!(act.kind, ActKind::Resume | ActKind::Cancel) {
                 *recorded.entry(act.command).or_default() += 1;
             }
