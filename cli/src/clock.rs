@@ -28,6 +28,14 @@ pub(crate) fn span(span: Duration) -> String {
     }
 }
 
+/// `2024-02-29T12:34:56.789Z` as `2024-02-29 12:34:56Z`.
+pub(crate) fn seconds(time: &str) -> String {
+    match time.split_once('.') {
+        Some((whole, _)) => format!("{}Z", whole.replace('T', " ")),
+        None => time.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -191,6 +191,9 @@ fn refused_kind(refusal: &Refusal) -> &'static str {
         Refusal::OutOfRange(_) => "out_of_range",
         Refusal::NoSuchQueue(_) => "no_such_queue",
         Refusal::BadRate(_) => "bad_rate",
+        Refusal::NotDead(_) => "not_dead",
+        Refusal::WentOn(_) => "went_on",
+        Refusal::BadInput(_) => "bad_input",
         _ => "refused",
     }
 }

@@ -219,7 +219,7 @@ fn stats_count_every_state() {
     scene.complete("order-1");
     let stats = scene.ask(&["stats", "--json"]).json();
     assert_eq!(stats["runs"]["completed"], 1);
-    assert_eq!(stats["runs"].as_object().unwrap().len(), 9);
+    assert_eq!(stats["runs"].as_object().unwrap().len(), 10);
     assert_eq!(stats["steps"], 2);
     assert!(scene.ask(&["stats"]).stdout.contains("steps committed"));
 }

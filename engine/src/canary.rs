@@ -326,5 +326,34 @@ mod planted {
             "requests are lost with their connection",
             "a request without an answer is sent again over the next connection",
         ),
+        // Dead letters.
+        canary(
+            "a redrive runs finished steps again",
+            "D2: a redrive keeps finished steps",
+        ),
+        canary(
+            "a redrive resets nothing",
+            "D2: a redrive supersedes the failed step",
+        ),
+        canary(
+            "an edit is forgotten at replay",
+            "W10: the function gets the input of the last edit",
+        ),
+        canary(
+            "an act is not recorded",
+            "what an operator does is recorded in the same batch",
+        ),
+        canary(
+            "a discarded run stays on the list",
+            "D1: the list of dead letters is the dead runs",
+        ),
+        canary(
+            "a redrive given twice acts twice",
+            "D5: a command acts once",
+        ),
+        canary(
+            "a run of an unknown workflow dies at once",
+            "a workflow that nobody knows is waited for",
+        ),
     ];
 }

@@ -526,6 +526,7 @@ mod seeds {
                 heads: vec![(1, 5, 9)],
                 timers: Time(3),
                 rest: 4,
+                acts: Time(5),
             }
             .to_bytes(),
             ReadyRecord {

@@ -440,6 +440,7 @@ pub async fn answer(store: &dyn Store, read: Read) -> Result<Input, Unreadable> 
                 what: local(error)?,
             },
         },
+        Read::Acts { from, limit } => acts(store, from, limit).await?,
         Read::Copy { run, generation } => {
             match entries(store, generation, run, (0, u32::MAX), usize::MAX).await {
                 Ok(entries) => Input::RunCopied { run, entries },
@@ -524,6 +525,21 @@ async fn stopped(store: &dyn Store, from: RunNo, limit: usize) -> Result<Input, 
     })
 }
 
+async fn acts(store: &dyn Store, from: Time, limit: usize) -> Result<Input, Unreadable> {
+    let end = keys::end_of(&keys::family(Family::Act));
+    let found = store
+        .scan(scan(Space::Lasting, keys::act(from, 0), end, limit))
+        .await?;
+    let bad = Unreadable::Key {
+        family: Family::Act,
+    };
+    let rows: Option<Vec<_>> = found.iter().map(|row| keys::act_of(&row.key)).collect();
+    Ok(Input::ActsLoaded {
+        rows: rows.ok_or(bad)?,
+        end: found.len() < limit,
+    })
+}
+
 /// The next runs of a generation: a seek for each, so that long journals cost no more than short ones.
 async fn generation_page(
     store: &dyn Store,
@@ -566,20 +582,27 @@ async fn generation_page(
         if index(store, started.namespace, started.id).await? != Some(run) {
             continue;
         }
-        let ended = last_entry(store, generation, run)
-            .await?
-            .and_then(|entry| match &entry {
-                Entry::Completed(e) => Some((RunState::Completed, e.at)),
-                Entry::Died(e) => Some((RunState::Dead, e.at)),
-                Entry::Cancelled(e) => Some((RunState::Cancelled, e.at)),
-                _ => None,
-            });
+        let last = last_entry(store, generation, run).await?;
+        let ended = last.as_ref().and_then(|entry| match entry {
+            Entry::Completed(e) => Some((RunState::Completed, e.at)),
+            Entry::Died(e) => Some((RunState::Dead, e.at)),
+            Entry::InputEdited(e) => Some((RunState::Dead, e.at)),
+            Entry::Discarded(e) => Some((RunState::Discarded, e.at)),
+            Entry::Cancelled(e) => Some((RunState::Cancelled, e.at)),
+            _ => None,
+        });
+        let died_at = last.as_ref().and_then(|entry| match entry {
+            Entry::Died(e) => Some(e.at),
+            Entry::InputEdited(e) => Some(e.died_at),
+            _ => None,
+        });
         rows.push(GenerationRow {
             run,
             namespace: started.namespace,
             id: started.id,
             moved: moved.is_some(),
             ended,
+            died_at,
         });
     }
     Ok(Input::GenerationLoaded {
@@ -589,7 +612,8 @@ async fn generation_page(
     })
 }
 
-fn decode(stored: &[u8]) -> Option<Entry> {
+/// Reads a stored entry without checking its chain.
+pub fn decode(stored: &[u8]) -> Option<Entry> {
     Entry::decode(stored.split_last_chunk::<CHAIN_BYTES>()?.0).ok()
 }
 

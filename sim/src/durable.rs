@@ -5,12 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use stepwell::QueueSettings;
 use stepwell::keys::{
-    self, Family, GrantedRecord, IndexRecord, Mark, MovedRecord, PoolRecord, QueueRecord,
-    ReadyRecord, Record, StoppedRecord, Tally, TimerRecord, journal,
+    self, ActRecord, Family, GrantedRecord, IndexRecord, Mark, MovedRecord, PoolRecord,
+    QueueRecord, ReadyRecord, Record, StoppedRecord, Tally, TimerRecord, journal,
 };
 use stepwell::model::chain;
+use stepwell::model::dead::Superseded;
 use stepwell::model::entry::{Entry, Started};
 use stepwell::model::id::{RunId, RunNo, StepNo, Token};
+use stepwell::model::payload::Payload;
 use stepwell::model::run::{Outcome, OutcomeCancelled, OutcomeCompleted, OutcomeDead, RunState};
 use stepwell::model::time::Time;
 use stepwell_storage::{Op, Row, Space};
@@ -63,9 +65,58 @@ impl DurableRun {
             .unwrap_or_default()
     }
 
+    /// The entry that ended it: what operators did with a dead letter since is not looked at.
+    pub(crate) fn end(&self) -> Option<(usize, &Entry)> {
+        let is_act = |entry: &Entry| matches!(entry, Entry::InputEdited(_) | Entry::Discarded(_));
+        let at = self.entries.iter().rposition(|entry| !is_act(entry))?;
+        Some((at, &self.entries[at])).filter(|(_, entry)| entry.ends())
+    }
+
+    /// When it died, if it has not been redriven since.
+    pub(crate) fn died_at(&self) -> Option<Time> {
+        match self.end()?.1 {
+            Entry::Died(died) => Some(died.at),
+            _ => None,
+        }
+    }
+
+    /// Its state, if it has ended.
+    pub(crate) fn state_if_ended(&self) -> Option<RunState> {
+        match self.entries.last()? {
+            Entry::Completed(_) => Some(RunState::Completed),
+            Entry::Died(_) | Entry::InputEdited(_) => Some(RunState::Dead),
+            Entry::Cancelled(_) => Some(RunState::Cancelled),
+            Entry::Discarded(_) => Some(RunState::Discarded),
+            _ => None,
+        }
+    }
+
+    /// All outcomes that it ever had: redriven, it may have another one.
+    pub(crate) fn outcomes(&self) -> Vec<Outcome> {
+        let died = self.entries.iter().filter_map(|entry| match entry {
+            Entry::Died(e) => Some(
+                OutcomeDead {
+                    failure: e.failure.clone(),
+                }
+                .into(),
+            ),
+            _ => None,
+        });
+        died.chain(self.outcome()).collect()
+    }
+
+    /// What its function gets.
+    pub(crate) fn input(&self) -> Option<&Payload> {
+        let edited = self.entries.iter().rev().find_map(|entry| match entry {
+            Entry::InputEdited(edited) => Some(&edited.input),
+            _ => None,
+        });
+        edited.or(self.started().map(|started| &started.input))
+    }
+
     /// How it ended.
     pub(crate) fn outcome(&self) -> Option<Outcome> {
-        match self.entries.last()? {
+        match self.end()?.1 {
             Entry::Completed(e) => Some(
                 OutcomeCompleted {
                     output: e.output.clone(),
@@ -85,9 +136,10 @@ impl DurableRun {
 
     /// Whether a step or timer has its outcome.
     pub(crate) fn resolves(&self, number: StepNo) -> bool {
-        self.entries
-            .iter()
-            .any(|entry| entry.resolves() && entry.number() == Some(number))
+        let superseded = Superseded::of((0..).zip(&self.entries));
+        (0..).zip(&self.entries).any(|(index, entry)| {
+            entry.resolves() && entry.number() == Some(number) && !superseded.covers(index, entry)
+        })
     }
 }
 
@@ -155,6 +207,12 @@ pub(crate) struct Durable {
     newly_forgotten: Vec<(RunNo, RunId)>,
     /// All tokens that ever were granted.
     pub(crate) tokens: BTreeSet<Token>,
+    /// The list of dead letters.
+    pub(crate) dead: BTreeSet<(Time, RunNo)>,
+    /// What operators did.
+    pub(crate) acts: BTreeMap<(Time, u64), ActRecord>,
+    /// Of these, what was recorded in the batch at hand.
+    pub(crate) new_acts: BTreeMap<(Time, u64), ActRecord>,
 }
 
 impl Durable {
@@ -283,6 +341,28 @@ impl Durable {
                 }
                 Change::Other
             }
+            Family::Dead => {
+                let at = keys::time_and_run_of(key).ok_or_else(short)?;
+                match value {
+                    Some(_) => self.dead.insert(at),
+                    None => self.dead.remove(&at),
+                };
+                Change::Other
+            }
+            Family::Act => {
+                let at = keys::act_of(key).ok_or_else(short)?;
+                match value {
+                    Some(value) => {
+                        let record = ActRecord::of_bytes(value).map_err(bad)?;
+                        self.acts.insert(at, record.clone());
+                        self.new_acts.insert(at, record);
+                    }
+                    None => {
+                        self.acts.remove(&at);
+                    }
+                }
+                Change::Other
+            }
             Family::Moved => {
                 let run = keys::run_of(key).ok_or_else(short)?;
                 if let Some(value) = value {
@@ -290,7 +370,6 @@ impl Durable {
                 }
                 Change::Other
             }
-            _ => Change::Other,
         })
     }
 
@@ -419,9 +498,7 @@ impl Durable {
                 run.stored.len().wrapping_sub(1)
             ));
         }
-        if run.has_ended() {
-            return Err(format!("entry {index} of run {no} follows its end"));
-        }
+        let ended = run.state_if_ended();
         if index == 0 {
             let entry = stored
                 .split_last_chunk::<{ chain::CHAIN_BYTES }>()
@@ -433,6 +510,16 @@ impl Durable {
         }
         let (entry, chain) = chain::open(run.chain, &stored)
             .map_err(|e| format!("entry {index} of run {no}: {e}"))?;
+        let may = match ended {
+            None => entry.act().is_none(),
+            Some(RunState::Dead) => entry.act().is_some(),
+            Some(_) => false,
+        };
+        if !may {
+            return Err(format!(
+                "entry {index} of run {no} follows its end: {entry:?}"
+            ));
+        }
         run.chain = chain;
         run.stored.push(stored);
         run.entries.push(entry);
@@ -515,12 +602,9 @@ impl Durable {
     pub(crate) fn counted(&self) -> Vec<u64> {
         let mut counts = vec![0; RunState::ALL.len()];
         for (no, run) in self.kept() {
-            let state = match run.entries.last() {
-                Some(Entry::Completed(_)) => Some(RunState::Completed),
-                Some(Entry::Died(_)) => Some(RunState::Dead),
-                Some(Entry::Cancelled(_)) => Some(RunState::Cancelled),
-                _ => self.places(*no).first().copied(),
-            };
+            let state = run
+                .state_if_ended()
+                .or_else(|| self.places(*no).first().copied());
             if let Some(state) = state {
                 counts[usize::from(u8::from(state)) - 1] += 1;
             }

@@ -56,6 +56,14 @@ impl Outside {
         Self(Reach::Closed(calls))
     }
 
+    /// Simulated milliseconds since the beginning.
+    pub(crate) fn now_ms(&self) -> u64 {
+        match &self.0 {
+            Reach::Live(host) => host.now_ms(),
+            Reach::Closed(_) => 0,
+        }
+    }
+
     /// Calls for `effect` under an idempotency key, which is [`Step::key`](stepwell::Step::key) if the step is to be safe.
     /// Answers with a number that is the same whenever the effect is found done.
     ///

@@ -72,10 +72,13 @@ impl Program {
         let mut program = Self::new(ENGINE);
         program.is_engine = true;
         program.versions.push(Arc::new(workload::register));
+        program.versions.push(Arc::new(workload::register_later));
         program.knows(workload::CHAIN);
         program.knows(workload::CHECKOUT);
         program.knows(workload::SOLO);
         program.knows(workload::LIMITED);
+        program.knows(workload::POISON);
+        program.knows(workload::ORPHAN);
         program.knows(workload::RING);
         // It races with the customer's patience.
         let ask = Effect::once_per_key().optional();

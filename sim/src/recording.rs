@@ -247,6 +247,9 @@ fn journal_entry(at: &EntryAt, entry: &Entry, known: &Known) -> JournalEntry {
         Entry::Completed(e) => (None, format!("{:?}", e.output)),
         Entry::Died(e) => (None, format!("{}: {}", e.failure.class, e.failure.message)),
         Entry::TimerFired(_) | Entry::Cancelled(_) => (None, String::new()),
+        Entry::Redriven(e) => (None, format!("by {}, from entry {}", e.principal, e.from)),
+        Entry::InputEdited(e) => (None, format!("by {}, input {:?}", e.principal, e.input)),
+        Entry::Discarded(e) => (None, format!("by {}: {}", e.principal, e.reason)),
     };
     let place = entry.place().map(|(_, place)| place);
     let (durable, holder) = (known.durable.get(at), known.holders.get(at));

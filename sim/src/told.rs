@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use stepwell::ClientError;
 use stepwell::model::command::Refusal;
-use stepwell::model::id::{Namespace, RunId, RunNo};
+use stepwell::model::dead::ActKind;
+use stepwell::model::id::{CommandId, Namespace, RunId, RunNo};
 use stepwell::model::payload::Payload;
 use stepwell::model::run::{Outcome, RunSummary, Stats};
+use stepwell::model::time::Time;
 
 use crate::plan::{Plan, Work};
 use crate::world::Host;
@@ -68,6 +70,16 @@ pub(crate) enum Asked {
     Outcome { waits: bool },
     /// Where it is.
     Status,
+    /// To do something with a dead letter.
+    Act { command: CommandId, deed: Deed },
+}
+
+/// What is done with a dead letter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Deed {
+    Redrive,
+    Edit(Payload),
+    Discard,
 }
 
 /// What a call was told.
@@ -147,6 +159,10 @@ pub(crate) struct Told {
     pub(crate) stats: Option<Stats>,
     /// What listings told, at the end.
     pub(crate) listed: BTreeMap<RunId, RunSummary>,
+    /// The dead letters, newest first, at the end.
+    pub(crate) letters: Option<Vec<RunNo>>,
+    /// The acts, newest first, at the end.
+    pub(crate) acts: Option<Vec<(Time, ActKind)>>,
 }
 
 impl Told {

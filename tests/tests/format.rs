@@ -12,9 +12,10 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use stepwell::model::command::ListRuns;
+use stepwell::model::dead::DeadFilter;
 use stepwell::model::entry::Entry;
 use stepwell::runtime::env::{Clock, Env};
-use stepwell::{Client, Engine, EngineOptions, RunState, Time, days};
+use stepwell::{Client, Engine, EngineOptions, Outcome, RunState, Time, days};
 use stepwell_storage::{FjallStore, Options};
 use stepwell_tests::workflow::{self, World};
 
@@ -155,6 +156,9 @@ fn line(entry: &Entry) -> String {
         Entry::Completed(e) => format!("completed: {}", e.output.to_json().unwrap()),
         Entry::Died(e) => format!("died: {}", e.failure.message),
         Entry::Cancelled(_) => "cancelled".to_owned(),
+        Entry::Redriven(e) => format!("redriven by {}", e.principal),
+        Entry::InputEdited(e) => format!("input edited by {}", e.principal),
+        Entry::Discarded(e) => format!("discarded by {}: {}", e.principal, e.reason),
     }
 }
 
@@ -191,6 +195,45 @@ async fn a_database_of_format_1_opens_with_all_its_runs_and_they_go_on() {
         worker.drain().await;
         engine.close().await;
     }
+}
+
+// A49: dead letters that an older version wrote are listed by their queue, and redriven: the failed step is tried again.
+#[tokio::test]
+async fn dead_letters_of_format_1_are_listed_and_redriven() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    unpack(&fixture("format-1"), &data);
+    let engine = open(&data, Duration::ZERO).await;
+    let client = engine.client();
+    let listed = async |queue: &str| {
+        let filter = DeadFilter {
+            queue: Some(queue.to_owned()),
+            workflow: Some("doomed".to_owned()),
+            ..DeadFilter::default()
+        };
+        client.dead_letters(&filter, None, 100).await.unwrap().0
+    };
+    let letters = listed("default").await;
+    assert!(
+        letters
+            .iter()
+            .any(|letter| letter.name.as_deref() == Some("doomed-0"))
+    );
+    assert_eq!(listed("elsewhere").await.len(), 0);
+    let id = client.find::<()>("doomed-0").id();
+    client.redrive(id).await.unwrap();
+    let world = World::new(directory.path().join("effects"), |_| {});
+    let worker = workflow::register(engine.worker(), &world).start().unwrap();
+    let Outcome::OutcomeDead(_) = client.outcome(id, true).await.unwrap() else {
+        panic!("the bank refuses it again");
+    };
+    let journal = client.journal(id).await.unwrap();
+    let failed = journal
+        .iter()
+        .filter(|entry| matches!(entry, Entry::StepFailed(_)));
+    assert_eq!(failed.count(), 2, "{journal:?}");
+    worker.drain().await;
+    engine.close().await;
 }
 
 /// Writes the fixture of the format that this version writes. To be run by hand, once for each new format:

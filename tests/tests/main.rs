@@ -7,6 +7,7 @@ mod peer;
 
 mod acknowledgement;
 mod damage;
+mod dead;
 mod disk;
 mod drain;
 mod embedded;

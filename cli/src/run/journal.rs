@@ -96,6 +96,9 @@ fn kind(entry: &Entry) -> &'static str {
         Entry::Completed(_) => "completed",
         Entry::Died(_) => "died",
         Entry::Cancelled(_) => "cancelled",
+        Entry::Redriven(_) => "redriven",
+        Entry::InputEdited(_) => "input edited",
+        Entry::Discarded(_) => "discarded",
     }
 }
 
@@ -138,6 +141,10 @@ fn what(entry: &Entry) -> String {
         Entry::CancelRequested(e) => format!("by {}: {}", e.principal, e.reason),
         Entry::Completed(e) => payload_json(&e.output).to_string(),
         Entry::Died(e) => failure_text(&e.failure),
+        Entry::Redriven(e) => format!("by {}, from entry {}", e.principal, e.from),
+        Entry::InputEdited(e) => format!("by {}: {}", e.principal, payload_json(&e.input)),
+        Entry::Discarded(e) if e.reason.is_empty() => format!("by {}", e.principal),
+        Entry::Discarded(e) => format!("by {}: {}", e.principal, e.reason),
     }
 }
 
@@ -175,9 +182,12 @@ fn entry_json(index: usize, entry: &Entry) -> Value {
         Entry::StepCompleted(e) => {
             json!({ "attempt": e.attempt, "output": payload_json(&e.output) })
         }
-        Entry::StepFailed(e) => {
-            json!({ "attempt": e.attempt, "failure": failure_json(&e.failure) })
-        }
+        Entry::StepFailed(e) => json!({
+            "attempt": e.attempt,
+            "failure": failure_json(&e.failure),
+            "incarnation": e.incarnation.to_string(),
+            "build": e.build,
+        }),
         Entry::AttemptFailed(e) => json!({
             "attempt": e.attempt,
             "failure": failure_json(&e.failure),
@@ -194,6 +204,21 @@ fn entry_json(index: usize, entry: &Entry) -> Value {
             "failure": failure_json(&e.failure),
             "incarnation": e.incarnation.to_string(),
             "build": e.build,
+        }),
+        Entry::Redriven(e) => json!({
+            "principal": e.principal,
+            "command": e.command.to_string(),
+            "from": e.from,
+        }),
+        Entry::InputEdited(e) => json!({
+            "principal": e.principal,
+            "command": e.command.to_string(),
+            "input": payload_json(&e.input),
+        }),
+        Entry::Discarded(e) => json!({
+            "principal": e.principal,
+            "command": e.command.to_string(),
+            "reason": e.reason,
         }),
     };
     json["index"] = json!(index);

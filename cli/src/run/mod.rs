@@ -1,7 +1,7 @@
 //! `stepwell run …`: start runs, look at them, stop them.
 
-mod journal;
-mod summary;
+pub(crate) mod journal;
+pub(crate) mod summary;
 
 use std::io::Read;
 use std::time::Duration;
@@ -192,11 +192,6 @@ impl Page {
             ..ListRuns::default()
         }
     }
-
-    /// How many rows are wanted.
-    pub(crate) fn limit(&self) -> u32 {
-        self.limit
-    }
 }
 
 /// Rows asked for at once.
@@ -238,19 +233,6 @@ pub(crate) fn print_list(
 
 /// Prints a run and its journal.
 async fn show(one: &One, terminal: Terminal) -> Result<Answer, CommandError> {
-    show_if(one, terminal, |_| true).await
-}
-
-/// Prints a dead letter and its journal: its input and every attempt stand there.
-pub(crate) async fn show_dead(one: &One, terminal: Terminal) -> Result<Answer, CommandError> {
-    show_if(one, terminal, |state| state == RunState::Dead).await
-}
-
-async fn show_if(
-    one: &One,
-    terminal: Terminal,
-    wanted: fn(RunState) -> bool,
-) -> Result<Answer, CommandError> {
     let door = one.reach.open().await?;
     let id = door.run(&one.run);
     let run = door
@@ -258,14 +240,6 @@ async fn show_if(
         .status(id)
         .await
         .map_err(|e| asked(&e).calling(id, &one.run))?;
-    if !wanted(run.state) {
-        return Err(CommandError::refused_as(
-            "not_dead",
-            format!("{id} is {}: it is no dead letter", run.state),
-        )
-        .hint(format!("`stepwell run show {id}` prints it"))
-        .calling(id, &one.run));
-    }
     let entries = door
         .client
         .journal(id)
@@ -390,7 +364,7 @@ async fn asked_to(
 }
 
 /// Reads the input of a run.
-fn input(text: &str) -> Result<Value, CommandError> {
+pub(crate) fn input(text: &str) -> Result<Value, CommandError> {
     let (json, from) = match text {
         "-" => {
             let mut json = String::new();

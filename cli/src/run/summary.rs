@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use stepwell::model::run::{RunState, RunSummary};
 
+use crate::clock;
 use crate::terminal::{Column, pairs, table};
 
 /// Runs as a table. The name stands for the id where there is one; both are accepted everywhere.
@@ -16,7 +17,7 @@ pub(crate) fn list_text(runs: &[RunSummary]) -> String {
                 run.queue.clone(),
                 run.state.to_string(),
                 run.entries.to_string(),
-                seconds(&run.started_at.to_string()),
+                clock::seconds(&run.started_at.to_string()),
                 run.reason.as_deref().map(first_line).unwrap_or_default(),
             ]
         })
@@ -83,14 +84,6 @@ fn state_text(run: &RunSummary) -> String {
             format!("{}, wakes {at}", run.state)
         }
         _ => run.state.to_string(),
-    }
-}
-
-/// `2024-02-29T12:34:56.789Z` as `2024-02-29 12:34:56Z`.
-fn seconds(time: &str) -> String {
-    match time.split_once('.') {
-        Some((whole, _)) => format!("{}Z", whole.replace('T', " ")),
-        None => time.to_owned(),
     }
 }
 

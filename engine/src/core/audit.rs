@@ -8,12 +8,13 @@ use stepwell_storage::{MemStore, Space, block_on};
 
 use super::run::{Run, RunFold};
 use crate::keys::{
-    self, DeadRecord, Family, GenerationRecord, GrantedRecord, IndexRecord, Mark, MovedRecord,
-    PoolRecord, QueueRecord, ReadyRecord, Record, StoppedRecord, Tally, TimerRecord,
+    self, ActRecord, DeadRecord, Family, GenerationRecord, GrantedRecord, IndexRecord, Mark,
+    MovedRecord, PoolRecord, QueueRecord, ReadyRecord, Record, StoppedRecord, Tally, TimerRecord,
 };
 use crate::model::chain::CHAIN_BYTES;
+use crate::model::dead::{ActKind, Superseded};
 use crate::model::entry::Entry;
-use crate::model::id::{RunId, RunNo, StepNo};
+use crate::model::id::{CommandId, RunId, RunNo, StepNo};
 use crate::model::queue::QueueSummary;
 use crate::model::run::{Outcome, RunState};
 use crate::model::time::Time;
@@ -39,6 +40,8 @@ pub(super) struct Facts {
     dead: BTreeMap<(Time, RunNo), DeadRecord>,
     queues: BTreeMap<u32, QueueRecord>,
     pools: BTreeMap<u32, PoolRecord>,
+    /// How often each command of an operator is recorded as an act.
+    acts: BTreeMap<CommandId, u32>,
     tally: Option<Tally>,
     mark: Option<Mark>,
 }
@@ -100,6 +103,12 @@ impl Facts {
         for (key, value) in rows(store, Space::Lasting, Family::Pool) {
             let number = keys::number_of(&key).expect("a queue");
             facts.pools.insert(number, record(&value));
+        }
+        for (_, value) in rows(store, Space::Lasting, Family::Act) {
+            let act: ActRecord = record(&value);
+            if act.kind != ActKind::Resume {
+                *facts.acts.entry(act.command).or_default() += 1;
+            }
         }
         facts.tally = rows(store, Space::Lasting, Family::Tally)
             .first()
@@ -245,15 +254,14 @@ impl Facts {
         for facts in self.runs.values() {
             counted[usize::from(u8::from(facts.state)) - 1] += 1;
             facts.check();
-            let dead = self
-                .dead
-                .keys()
-                .filter(|(_, no)| *no == facts.run.no)
-                .count();
+            let dead = self.dead.keys().filter(|(_, no)| *no == facts.run.no);
+            let dead: Vec<Time> = dead.map(|(at, _)| *at).collect();
+            let death = facts.run.death.map(|death| death.at);
+            let listed = death.filter(|_| facts.state == RunState::Dead);
             assert_eq!(
                 dead,
-                usize::from(facts.state == RunState::Dead),
-                "{} is {}",
+                listed.into_iter().collect::<Vec<_>>(),
+                "D1: {} is {}",
                 facts.run.no,
                 facts.state
             );
@@ -365,6 +373,37 @@ impl Facts {
 }
 
 impl RunFacts {
+    /// Whether this was its outcome before it was redriven.
+    fn died_as(&self, outcome: &Outcome) -> bool {
+        self.entries.iter().any(|entry| match (entry, outcome) {
+            (Entry::Died(died), Outcome::OutcomeDead(told)) => died.failure == told.failure,
+            _ => false,
+        })
+    }
+
+    /// Whether a failure of this step counts no more.
+    fn has_superseded(&self, number: StepNo) -> bool {
+        let superseded = Superseded::of((0..).zip(&self.entries));
+        (0..).zip(&self.entries).any(|(index, entry)| {
+            let failed = matches!(entry, Entry::StepFailed(e) if e.number == number);
+            failed && superseded.covers(index, entry)
+        })
+    }
+
+    /// D5, and each act of the journal is recorded once, while acts are kept.
+    fn check_acts(&self, acts: &BTreeMap<CommandId, u32>, now: Time, retention: Duration) {
+        let mut seen = BTreeMap::new();
+        for entry in &self.entries {
+            let Some(command) = entry.act() else { continue };
+            let twice = seen.insert(command, ()).is_some();
+            assert!(!twice, "D5: {command} acted twice on {}", self.run.no);
+            if entry.at().after(retention) > now {
+                let recorded = acts.get(&command).copied().unwrap_or(0);
+                assert!(recorded >= 1, "{command} on {} is an act", self.run.no);
+            }
+        }
+    }
+
     fn check(&self) {
         let no = self.run.no;
         let mut due: BTreeMap<StepNo, Time> = BTreeMap::new();
@@ -422,6 +461,7 @@ impl Audit {
         if !crashed {
             self.check_change(&facts, now);
         }
+        let self_acts = facts.acts.clone();
         for id in self.started.keys() {
             assert!(facts.ids.contains_key(id), "R1: {id} was started");
         }
@@ -430,13 +470,22 @@ impl Audit {
                 .ids
                 .get(id)
                 .and_then(|no| facts.runs[no].run.ended.as_ref());
-            assert_eq!(ended, Some(outcome), "R1: {id} ended and that was told");
+            let was = facts
+                .ids
+                .get(id)
+                .is_some_and(|no| facts.runs[no].died_as(outcome));
+            assert!(
+                ended == Some(outcome) || was,
+                "R1: {id} ended and that was told: {outcome:?}, not {ended:?}"
+            );
+        }
+        for facts in facts.runs.values() {
+            facts.check_acts(&self_acts, now, retention);
         }
         for (no, number) in self.acknowledged.keys() {
-            let resolved = facts
-                .runs
-                .get(no)
-                .is_some_and(|facts| facts.run.commands.is_resolved(*number));
+            let resolved = facts.runs.get(no).is_some_and(|facts| {
+                facts.run.commands.is_resolved(*number) || facts.has_superseded(*number)
+            });
             assert!(resolved, "R1: step {number} of {no} was acknowledged");
         }
         self.last = facts;

@@ -351,3 +351,41 @@ fn a_generation_of_many_runs_is_emptied() {
     );
     block_on(crowd.stage.store.commit()).unwrap();
 }
+
+// A16: they die a bounded number at a time, from the front of their lane; there is no object for each.
+#[test]
+fn a_backlog_of_a_workflow_that_nobody_knows_dies() {
+    const RUNS: u64 = 10_000;
+    let mut crowd = Crowd::new();
+    crowd.start(RUNS, |_| "q".to_owned());
+    let worker = SessionId(2);
+    let hello = Hello {
+        protocol: PROTOCOL,
+        caller: Caller::default(),
+        credentials: None,
+        incarnation: Incarnation(2),
+        build: "b1".into(),
+        workflows: vec![WorkflowOffer {
+            workflow: "another".into(),
+            version: 1,
+        }],
+        queues: vec![slots("q", 1)],
+        held: Vec::new(),
+        tags: Vec::new(),
+    };
+    crowd.hear(worker, hello);
+    crowd.settle();
+    let limit = Settings::default().unknown_workflow_after;
+    let (mut passed, mut most) = (Duration::ZERO, 0);
+    while passed < limit - Duration::from_secs(10) {
+        crowd.pass(Duration::from_secs(5), &[CLIENT, worker]);
+        passed += Duration::from_secs(5);
+        assert_eq!(crowd.runs_in(RunState::Dead), 0, "after {passed:?}");
+    }
+    for _ in 0..60 {
+        crowd.pass(Duration::from_secs(5), &[CLIENT, worker]);
+        most = most.max(crowd.stage.core.stats().in_memory.reads);
+    }
+    assert_eq!(crowd.runs_in(RunState::Dead), RUNS);
+    assert!(most <= 128, "{most} were read at a time");
+}

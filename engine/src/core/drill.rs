@@ -14,9 +14,10 @@ use super::run::RunFold;
 use super::stage::Stage;
 use super::{Input, OpenRefused, Settings};
 use crate::model::command::{Caller, StartRun};
-use crate::model::entry::{Entry, Place};
+use crate::model::dead::Superseded;
+use crate::model::entry::{Entry, FunctionEnd, Place};
 use crate::model::failure::Failure;
-use crate::model::id::{Incarnation, RunId, RunNo, SessionId, StepNo, Token};
+use crate::model::id::{CommandId, Incarnation, RunId, RunNo, SessionId, StepNo, Token};
 use crate::model::limits::Limits;
 use crate::model::payload::Payload;
 use crate::model::queue::{QueueChange, RateLimit};
@@ -25,9 +26,10 @@ use crate::model::run::{Outcome, RunState};
 use crate::model::time::Time;
 use crate::reading;
 use crate::wire::message::{
-    AskOutcome, AskQueues, AskStatus, AttemptFailedReport, Cancel, GiveBack, Heartbeat, Held,
-    Hello, Message, Offer, PROTOCOL, QueueSlots, Resume, SetQueue, Start, StepCompletedReport,
-    TimerRequested, TurnCompleted, TurnFailed, TurnMismatched, TurnSuspended, WorkflowOffer,
+    AskOutcome, AskQueues, AskStatus, AttemptFailedReport, Cancel, Discard, EditInput, GiveBack,
+    Heartbeat, Held, Hello, Message, Offer, PROTOCOL, QueueSlots, Redrive, Resume, SetQueue, Start,
+    StepCompletedReport, TimerRequested, TurnCompleted, TurnFailed, TurnMismatched, TurnSuspended,
+    WorkflowOffer,
 };
 
 /// One order: what happens, and three numbers that say to whom and how.
@@ -244,6 +246,7 @@ impl Drill {
             38 => self.offer(worker, b),
             39 => self.cancel(a),
             40 => self.lag(a, b, c),
+            41 if b >= 64 => self.act(a, b, c),
             41 => self.resume(a),
             42 => self.ask(a, b),
             43..=46 => self.pass(Duration::from_millis(u64::from(a) * 20), b),
@@ -889,6 +892,43 @@ impl Drill {
         });
     }
 
+    /// An operator does something with a run, or did it before.
+    fn act(&mut self, id: u8, what: u8, how: u8) {
+        let id = run_id(id);
+        let new = self.next_request + 1;
+        let command = if how.is_multiple_of(4) {
+            u64::from(how)
+        } else {
+            1_000 + new
+        };
+        let caller = Caller {
+            command: CommandId(u128::from(command)),
+            ..caller()
+        };
+        self.request(id, |request| match what % 8 {
+            0 => Discard {
+                request,
+                caller,
+                id,
+                reason: "of no use".to_owned(),
+            }
+            .into(),
+            1 | 2 => EditInput {
+                request,
+                caller,
+                id,
+                input: Payload(vec![1; 1 + usize::from(how) * 30].into()),
+            }
+            .into(),
+            _ => Redrive {
+                request,
+                caller,
+                id,
+            }
+            .into(),
+        });
+    }
+
     fn ask(&mut self, id: u8, how: u8) {
         let (id, wait) = (run_id(id), !how.is_multiple_of(4));
         match how % 5 {
@@ -938,6 +978,9 @@ impl Drill {
             Message::Start(m) => m.caller.namespace,
             Message::Cancel(m) => m.caller.namespace,
             Message::Resume(m) => m.caller.namespace,
+            Message::EditInput(m) => m.caller.namespace,
+            Message::Redrive(m) => m.caller.namespace,
+            Message::Discard(m) => m.caller.namespace,
             Message::AskOutcome(m) => m.caller.namespace,
             _ => Default::default(),
         };
@@ -1156,6 +1199,19 @@ impl Worker {
 }
 
 impl Holding {
+    /// How the function came to its failure: it asks for nothing once it has seen a step fail. An older worker says nothing.
+    fn end(&self) -> Option<FunctionEnd> {
+        let superseded = Superseded::of((0..).zip(&self.entries));
+        let failed = (0..).zip(&self.entries).find(|(index, entry)| {
+            matches!(entry, Entry::StepFailed(_)) && !superseded.covers(*index, entry)
+        });
+        let end = FunctionEnd {
+            failed_at: failed.map(|(index, _)| index),
+            went_on: None,
+        };
+        (self.token.grant.0.is_multiple_of(2)).then_some(end)
+    }
+
     /// The next report by the script and the journal.
     fn next(&self, run: RunNo, build: &str, now: Time, how: u8) -> Message {
         let token = self.token;
@@ -1168,6 +1224,7 @@ impl Holding {
                     token,
                     failure,
                     whole: true,
+                    end: None,
                 }
                 .into(),
                 false => TurnCompleted {
@@ -1208,6 +1265,7 @@ impl Holding {
                             token,
                             failure: Failure::terminal("no"),
                             whole: false,
+                            end: self.end(),
                         }
                         .into();
                     }
@@ -1337,6 +1395,7 @@ impl Holding {
                 token,
                 failure: Failure::cancelled("stopped"),
                 whole: false,
+                end: None,
             }
             .into(),
             false => TurnCompleted {
@@ -1363,8 +1422,10 @@ struct Known {
 impl Known {
     fn of(entries: &[Entry]) -> Self {
         let mut known = Self::default();
-        for entry in entries {
+        let superseded = Superseded::of((0..).zip(entries));
+        for (index, entry) in (0..).zip(entries) {
             match entry {
+                entry if superseded.covers(index, entry) => {}
                 Entry::StepCompleted(e) => known.resolved.push(e.number),
                 Entry::TimerFired(e) => known.resolved.push(e.number),
                 Entry::StepFailed(e) => known.failed.push(e.number),

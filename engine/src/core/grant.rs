@@ -8,22 +8,20 @@ use std::collections::BTreeSet;
 use stepwell_storage::Space;
 
 use super::Core;
+use super::dead::{self, Death};
 use super::output::{Effect, Output};
 use super::queue::{DEATHS_MAX, ReadyItem};
 use super::run::{Run, RunImage};
 use crate::canary::canary;
-use crate::keys::{self, DeadRecord, GrantedRecord, Record};
+use crate::keys::{self, GrantedRecord, Record};
 use crate::model::command::{Refusal, StaleToken};
-use crate::model::entry::{Died, Entry, TimerFired};
-use crate::model::failure::Failure;
+use crate::model::entry::TimerFired;
 use crate::model::id::{RunNo, SessionId, Token};
 use crate::model::run::RunState;
 use crate::wire::message::{Held, Revoked, TurnEnded};
 
 /// Timers fired within the transition that grants; more of them fire right after it.
 const FIRE_MAX: usize = 32;
-/// Characters of a failure's class in the listing of dead letters.
-const CLASS_CHARS_MAX: usize = 256;
 
 /// Numbers of grant records, lowest first, so that they stay few and close together.
 #[derive(Debug, Default)]
@@ -386,16 +384,13 @@ impl Core {
             return;
         };
         if death && alone {
-            let why = format!(
-                "killed its worker: {} worker processes in a row were lost while they held this run, the last one held nothing else",
-                granted.record.deaths + 1
-            );
-            let failure = Failure::new(
-                crate::model::failure::FailureKind::Terminal,
-                "worker lost",
-                why,
-            );
-            return self.die(&granted, &mut run, RunState::Granted, failure, out);
+            let death = Death {
+                from: RunState::Granted,
+                failure: dead::worker_lost(granted.record.deaths + 1),
+                end: None,
+                worker: (granted.record.incarnation, granted.record.build.clone()),
+            };
+            return self.die(&mut run, death, out);
         }
         let mut item = granted.item();
         if death {
@@ -404,41 +399,5 @@ impl Core {
         }
         self.becomes_ready(item.queue, RunState::Granted);
         self.enqueue_item(item, out);
-    }
-
-    /// Ends a run as a dead letter.
-    pub(super) fn die(
-        &mut self,
-        granted: &Granted,
-        run: &mut Run,
-        from: RunState,
-        failure: Failure,
-        out: &mut Output,
-    ) {
-        let at = self.now();
-        let class = failure.class.chars().take(CLASS_CHARS_MAX).collect();
-        let record = DeadRecord {
-            workflow: run.workflow.clone(),
-            class,
-        };
-        out.note(super::output::Note::Died {
-            id: run.id,
-            reason: failure.to_string(),
-        });
-        let (incarnation, build) = (granted.record.incarnation, granted.record.build.clone());
-        out.append(
-            run,
-            &Entry::from(Died {
-                at,
-                failure,
-                incarnation,
-                build,
-            }),
-        );
-        out.put(Space::Lasting, keys::dead(at, run.no), record.to_bytes());
-        if !canary!("dead letters are not counted") {
-            self.shift(granted.record.queue, from, RunState::Dead);
-        }
-        self.tell_end(run, out);
     }
 }

@@ -148,7 +148,7 @@ impl Core {
             .values()
             .flat_map(|mailbox| &mailbox.wants)
             .filter_map(|want| match want {
-                Want::Grant { item, .. } => Some(item),
+                Want::Grant { item, .. } | Want::Unknown { item } => Some(item),
                 _ => None,
             });
         for item in self

@@ -125,6 +125,22 @@ impl Lane {
         Some(item)
     }
 
+    /// Takes up to `left` runs that came before `sequence` and are of a workflow that nobody knows.
+    pub(super) fn take_out(
+        &mut self,
+        left: usize,
+        sequence: u64,
+        nobody_knows: impl Fn(&str) -> bool,
+    ) -> Vec<ReadyItem> {
+        let unknown = self.classes.iter().filter(|c| nobody_knows(&c.workflow));
+        let places = unknown.flat_map(|class| class.at.range(..sequence).copied());
+        let places: Vec<u64> = places.take(left).collect();
+        places
+            .into_iter()
+            .filter_map(|place| self.remove(place))
+            .collect()
+    }
+
     fn class_of(&self, item: &ReadyItem) -> Result<usize, usize> {
         let key = (&item.workflow, &item.tags, &item.avoid);
         self.classes

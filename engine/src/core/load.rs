@@ -12,6 +12,7 @@ use super::queue::ReadyItem;
 use super::run::{Run, RunImage};
 use crate::canary::canary;
 use crate::model::command::{Caller, Damaged, NoSuchRun, Refusal, StartRun};
+use crate::model::dead::ActKind;
 use crate::model::id::{Incarnation, Namespace, RunId, RunNo, SessionId};
 use crate::model::run::{Outcome, OutcomePending, RunState, RunSummary};
 use crate::wire::message::{
@@ -65,6 +66,7 @@ pub(super) enum Want {
     Resume {
         session: SessionId,
         request: u64,
+        caller: Caller,
     },
     /// To be granted to a session that has a slot reserved.
     Grant {
@@ -79,6 +81,12 @@ pub(super) enum Want {
     /// To be put back into its queue, with or without a death to be counted.
     Return {
         death: bool,
+    },
+    /// To be edited, redriven or discarded.
+    Order(super::dead::Order),
+    /// To become a dead letter because nobody knows its workflow.
+    Unknown {
+        item: ReadyItem,
     },
     /// To be resumed because a build is here that it has not been tried on.
     TryBuild,
@@ -114,6 +122,7 @@ impl Want {
         Self::Resume {
             session,
             request: ask.request,
+            caller: ask.caller.clone(),
         }
     }
 
@@ -126,7 +135,10 @@ impl Want {
             | Self::Cancel {
                 session, request, ..
             }
-            | Self::Resume { session, request } => Some((*session, *request)),
+            | Self::Resume {
+                session, request, ..
+            } => Some((*session, *request)),
+            Self::Order(order) => Some((order.session, order.request)),
             _ => None,
         }
     }
@@ -289,11 +301,18 @@ impl Core {
     fn cannot_find(&mut self, no: RunNo, wants: Vec<Want>, out: &mut Output) {
         let (ghosts, others): (Vec<Want>, Vec<Want>) = wants
             .into_iter()
-            .partition(|want| matches!(want, Want::Grant { .. }));
+            .partition(|want| matches!(want, Want::Grant { .. } | Want::Unknown { .. }));
         for ghost in ghosts {
-            if let Want::Grant { session, item } = ghost {
-                self.release_reserved(session, &item);
-                Self::dequeue_row(&item, out);
+            match ghost {
+                Want::Grant { session, item } => {
+                    self.release_reserved(session, &item);
+                    Self::dequeue_row(&item, out);
+                }
+                Want::Unknown { item } => {
+                    self.unknown.one_less();
+                    Self::dequeue_row(&item, out);
+                }
+                _ => {}
             }
         }
         if !others.is_empty() {
@@ -310,6 +329,7 @@ impl Core {
         for want in wants {
             match want {
                 Want::Grant { session, item } => self.release_reserved(session, &item),
+                Want::Unknown { .. } => self.unknown.one_less(),
                 Want::Regrant { session, held } => {
                     self.let_go(no);
                     let reason = Damaged {
@@ -363,6 +383,10 @@ impl Core {
                 self.release_reserved(session, &item); // granted meanwhile: the item was a ghost
                 Self::dequeue_row(&item, out);
             }
+            Want::Unknown { item } => {
+                self.unknown.one_less(); // a ghost too
+                Self::dequeue_row(&item, out);
+            }
             want => {
                 let Some(granted) = self.granted.get(&no) else {
                     return;
@@ -389,7 +413,20 @@ impl Core {
             } => {
                 self.cancel_waiting(image, (session, request), caller, reason, out);
             }
-            Want::Resume { session, request } if image.stopped.is_some() => {
+            Want::Unknown { item } => self.unknown_loaded(image, item, out),
+            Want::Order(order) if image.run.is_dead_letter() => {
+                self.follow_order(image, order, out);
+            }
+            Want::Resume {
+                session,
+                request,
+                caller,
+            } if image.stopped.is_some() => {
+                let subject = (
+                    Some(image.run.id),
+                    image.run.name.clone().unwrap_or_default(),
+                );
+                self.record_act(&caller, ActKind::Resume, subject, String::new(), out);
                 self.resume_stopped(image, Some((session, request)), out);
             }
             Want::TryBuild if image.stopped.is_some() => self.resume_stopped(image, None, out),
@@ -480,7 +517,10 @@ impl Core {
                     out.send(session, OutcomeReply { request, outcome });
                 }
             },
-            Want::Resume { session, request } => {
+            Want::Order(order) => Self::no_dead_letter(&run, summary.state, &order, out),
+            Want::Resume {
+                session, request, ..
+            } => {
                 let reason = crate::model::command::NotResumable {
                     id: run.id,
                     state: summary.state,

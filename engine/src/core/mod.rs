@@ -20,6 +20,7 @@
 //!                          │      └── session lost, given back
 //!                          └──────────── due ─────────────────────┘
 //!   Parked, Paused (stopped) ── resume, another build ──► Ready
+//!   Dead ── redrive ──► Ready,  Dead ── discard ──► Discarded
 //! ```
 //!
 //! # Invariants
@@ -31,13 +32,16 @@
 //! - **J1** Entries are numbered without a gap and nothing follows the last entry.
 //! - **S1** A command has at most one outcome.
 //! - **T1** A timer fires at or after its instant, in engine time.
+//! - **D1–D5** Dead letters: see `core/dead.rs`.
 //! - **C1** The tally equals the states of all runs; what a queue counts equals the states of its runs.
 //! - **A1** to **A4** What a queue's settings let through: see `admission`.
 
+mod act;
 mod admission;
 #[cfg(any(test, feature = "inspect"))]
 mod audit;
 pub mod clock;
+mod dead;
 #[cfg(any(test, feature = "inspect"))]
 pub(crate) mod drill;
 mod gauge;
@@ -59,6 +63,7 @@ mod step;
 mod stop;
 mod timer;
 mod turn;
+mod unknown;
 
 #[cfg(test)]
 mod crowds;
@@ -72,6 +77,7 @@ mod scenarios;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use self::act::Acts;
 use self::clock::{ClockAlert, EngineClock, MARK_LEAD, Reading};
 use self::gauge::{AskedQueues, Unoffered};
 use self::grant::{Granted, Slots};
@@ -86,6 +92,8 @@ use self::run::{Run, RunImage};
 use self::session::{Absent, Session};
 use self::start::PendingStart;
 use self::timer::Timers;
+pub use self::unknown::UNKNOWN_WORKFLOW_AFTER_DEFAULT;
+use self::unknown::Unknown;
 use crate::canary::canary;
 use crate::keys::{self, Mark, ReadyRecord, Record, StoppedRecord, Tally, TimerRecord};
 use crate::model::id::{GrantNo, Incarnation, Namespace, RunId, RunNo, SessionId, StepNo, Token};
@@ -110,6 +118,9 @@ pub struct Settings {
     pub disconnect_grace: Duration,
     /// Ended runs are kept for this long. Default 7 days.
     pub retention: Duration,
+    /// A run becomes a dead letter when it has been ready for so long, and no worker that knows its workflow was connected
+    /// while others served its queue. Default 10 min.
+    pub unknown_workflow_after: Duration,
     /// Follow the wall clock wherever it goes, by an operator's consent.
     pub accept_clock: bool,
     /// Ready work that no connected worker offers is told of after this time. Default 60 s.
@@ -126,6 +137,7 @@ impl Default for Settings {
             session_timeout: Duration::from_secs(10),
             disconnect_grace: Duration::from_millis(500),
             retention: RETENTION_DEFAULT,
+            unknown_workflow_after: UNKNOWN_WORKFLOW_AFTER_DEFAULT,
             accept_clock: false,
             unoffered_after: Duration::from_secs(60),
             workers_die_with_engine: false,
@@ -209,6 +221,13 @@ pub enum Input {
         /// Its entries as stored.
         entries: Vec<Bytes>,
     },
+    /// An answer to [`Read::Acts`](output::Read::Acts).
+    ActsLoaded {
+        /// When each was done, and its number, in order.
+        rows: Vec<(Time, u64)>,
+        /// Whether there are no more behind them.
+        end: bool,
+    },
     /// A generation cannot be emptied because something in it cannot be read. It is kept.
     CleaningFailed {
         /// Which.
@@ -271,6 +290,8 @@ pub struct Core {
     /// First run number of each generation.
     generations: BTreeMap<RunNo, u32>,
     cleaner: Cleaner,
+    acts: Acts,
+    unknown: Unknown,
     /// Builds and workflows of theirs for which parked runs have been looked through.
     builds_seen: BTreeSet<(String, String)>,
     /// Runs to put back into their queues, a few at a time.
@@ -351,6 +372,7 @@ impl Core {
                 rows,
                 end,
             } => self.generation_loaded(generation, rows, end, out),
+            Input::ActsLoaded { rows, end } => self.acts_loaded(rows, end, out),
             Input::RunCopied { run, entries } => self.run_copied(run, &entries, out),
             Input::CleaningFailed { generation, what } => {
                 self.cleaning_failed(generation, what, out)
@@ -385,6 +407,7 @@ impl Core {
                 heads,
                 timers: self.timers.cursor(),
                 rest,
+                acts: self.acts.cursor,
             };
             out.put(Space::Lasting, keys::mark(), self.mark.to_bytes());
         }
@@ -441,6 +464,9 @@ impl Core {
             ),
             Message::AskQueues(ask) => self.ask_queues(session, ask),
             Message::SetQueue(ask) => self.set_queue(session, ask, out),
+            Message::EditInput(ask) => self.order(session, ask.id, ask, out),
+            Message::Redrive(ask) => self.order(session, ask.id, ask, out),
+            Message::Discard(ask) => self.order(session, ask.id, ask, out),
             _ => self.not_understood(session, &message, out),
         }
     }
@@ -461,7 +487,8 @@ impl Core {
     ///
     /// It is an instant and not a span: inputs that keep coming must not put it off.
     pub fn wakes_at(&self) -> Option<Duration> {
-        if !self.returning.is_empty() || !self.regranting.is_empty() || !self.unsettled.is_empty() {
+        let at_once = !self.unsettled.is_empty() || self.unknown.goes_on();
+        if at_once || !self.returning.is_empty() || !self.regranting.is_empty() {
             return Some(self.mono);
         }
         // A slewed clock may need a little more real time: called early, the core does nothing and is called again.
@@ -502,6 +529,8 @@ impl Core {
         self.fire_timers(out);
         self.look_for_workers(out);
         self.clean(out);
+        self.look_for_unknown(out);
+        self.forget_acts(out);
     }
 
     fn next_token(&mut self) -> Token {

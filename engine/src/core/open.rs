@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use super::act::Acts;
 use super::admission::Admission;
 use super::clock::{EngineClock, MARK_AHEAD_MAX, Reading};
 use super::gauge::Unoffered;
@@ -12,6 +13,7 @@ use super::queue::Queue;
 use super::retention::Cleaner;
 use super::session::Absent;
 use super::timer::Timers;
+use super::unknown::Unknown;
 use super::{Core, Settings};
 use crate::canary::canary;
 use crate::keys::{self, FORMAT, GrantedRecord, Mark, PoolRecord, QueueRecord, Tally};
@@ -90,16 +92,21 @@ impl Core {
                 supported: FORMAT,
             });
         }
-        if tally.runs.len() != RunState::ALL.len() {
+        if tally.runs.is_empty() || tally.runs.len() > RunState::ALL.len() {
             return Err(OpenRefused::Damaged {
                 what: format!("the tally counts {} states", tally.runs.len()),
             });
         }
+        // States that came with later versions have no run yet.
+        let mut tally = tally;
+        tally.runs.resize(RunState::ALL.len(), 0);
+        let is_new = opened.mark.is_none();
         let mark = opened.mark.unwrap_or(Mark {
             time: Time(0),
             heads: Vec::new(),
             timers: Time(0),
             rest: 0,
+            acts: Time(0),
         });
         let wall = reading.wall;
         if mark.time > wall.after(MARK_AHEAD_MAX) && !settings.accept_clock {
@@ -109,6 +116,7 @@ impl Core {
             });
         }
         let clock = EngineClock::open(reading, mark.time, settings.accept_clock);
+        let clock_now = clock.now();
         let heads: BTreeMap<(u32, u8), u64> =
             mark.heads.iter().map(|(q, p, s)| ((*q, *p), *s)).collect();
         let mut core = Self {
@@ -152,6 +160,8 @@ impl Core {
                 .map(|(generation, first)| (*first, *generation))
                 .collect(),
             cleaner: Cleaner::open(&opened.generations, opened.spaces),
+            acts: Acts::open(if is_new { clock_now } else { mark.acts }),
+            unknown: Unknown::default(),
             builds_seen: BTreeSet::new(),
             returning: Vec::new(),
             regranting: VecDeque::new(),
@@ -222,7 +232,7 @@ impl Core {
         let mut heads: BTreeMap<(u32, u8), u64> = lanes.filter(|(_, head)| *head < next).collect();
         // Runs that are being read to be granted have left the window, but their rows are there.
         for want in self.mailboxes.values().flat_map(|mailbox| &mailbox.wants) {
-            if let Want::Grant { item, .. } = want
+            if let Want::Grant { item, .. } | Want::Unknown { item } = want
                 && !canary!("the stored cursor passes a run that is being granted")
             {
                 let head = heads.entry((item.queue, item.priority)).or_insert(next);

@@ -252,6 +252,13 @@ pub enum Read {
         /// How many.
         limit: usize,
     },
+    /// The oldest acts of operators.
+    Acts {
+        /// From this instant.
+        from: Time,
+        /// How many.
+        limit: usize,
+    },
     /// All entries of a run, to be copied.
     Copy {
         /// Which.
@@ -353,7 +360,7 @@ impl Output {
     /// Appends an entry to a run's journal and to what is known of the run.
     pub(crate) fn append(&mut self, run: &mut Run, entry: &Entry) -> u32 {
         assert!(
-            run.ended.is_none(),
+            run.may_go_on_with(entry),
             "J1: nothing follows the last entry of {}",
             run.id
         );

@@ -233,6 +233,26 @@ impl Queue {
         classes.chain(alone)
     }
 
+    /// Takes up to `left` of the runs in memory that came before `sequence` and are of a workflow that nobody knows.
+    pub(super) fn take_out(
+        &mut self,
+        left: usize,
+        sequence: u64,
+        nobody_knows: impl Fn(&str) -> bool,
+    ) -> Vec<ReadyItem> {
+        let mut taken = Vec::new();
+        for lane in self.lanes.values_mut() {
+            taken.extend(lane.take_out(left - taken.len(), sequence, &nobody_knows));
+        }
+        let wanted = |item: &ReadyItem| item.sequence < sequence && nobody_knows(&item.workflow);
+        while taken.len() < left
+            && let Some(at) = self.solitary.iter().position(wanted)
+        {
+            taken.extend(self.solitary.remove(at));
+        }
+        taken
+    }
+
     #[cfg(any(test, feature = "inspect"))]
     pub(super) fn has_solitary(&self) -> bool {
         !self.solitary.is_empty()

@@ -38,6 +38,8 @@ pub struct GenerationRow {
     pub moved: bool,
     /// How and when it ended, if it has.
     pub ended: Option<(RunState, Time)>,
+    /// When it died, if it is a dead letter: it was edited since, perhaps.
+    pub died_at: Option<Time>,
 }
 
 /// Works on one generation at a time.
@@ -52,6 +54,8 @@ pub(super) struct Cleaner {
     kept: BTreeSet<u32>,
     /// Runs that must be copied before the next page.
     copying: Vec<RunNo>,
+    /// Dead letters that something was done with while the page they may be on was read.
+    acted_on: BTreeSet<RunNo>,
     /// Whether the run being copied has changed since its entries were asked for.
     touched: bool,
     /// Where the next page begins, once all are copied; none at the end.
@@ -74,6 +78,12 @@ impl Cleaner {
             emptied,
             ..Self::default()
         }
+    }
+}
+
+impl Cleaner {
+    pub(super) fn is_at_work(&self) -> bool {
+        self.current.is_some()
     }
 }
 
@@ -138,13 +148,15 @@ impl Core {
             };
             // Somebody has its number already and will look at it: it is kept, as if it had not ended long enough ago.
             let asked = self.lookups.contains_key(&(row.namespace, row.id))
-                || self.mailboxes.contains_key(&row.run);
+                || self.mailboxes.contains_key(&row.run)
+                || self.cleaner.acted_on.contains(&row.run);
             match row.ended {
                 Some((state, at)) if old(at) && !asked => self.drop_records(&row, state, at, out),
                 _ if canary!("what outlives its generation is not copied") => {}
                 _ => self.cleaner.copying.push(row.run),
             }
         }
+        self.cleaner.acted_on.clear();
         self.cleaner.next_page = last.filter(|_| !end).map(|last| RunNo(last.0 + 1));
         self.copy_next(generation, out);
     }
@@ -153,7 +165,10 @@ impl Core {
         out.delete(Space::Lasting, keys::index(row.namespace, row.id));
         out.delete(Space::Lasting, keys::moved(row.run));
         if state == RunState::Dead {
-            out.delete(Space::Lasting, keys::dead(at, row.run));
+            out.delete(
+                Space::Lasting,
+                keys::dead(row.died_at.unwrap_or(at), row.run),
+            );
         }
         self.count(state, -1);
     }
@@ -176,6 +191,13 @@ impl Core {
         out.delete(Space::Lasting, keys::generation(generation));
         self.generations.retain(|_, kept| *kept != generation);
         out.effect(Effect::DropGeneration { generation });
+    }
+
+    /// A dead letter is worked on. What a page that is being read tells of it may be no longer true.
+    pub(super) fn cleaner_must_keep(&mut self, no: RunNo) {
+        if self.cleaner.current.is_some() {
+            self.cleaner.acted_on.insert(no);
+        }
     }
 
     /// A run changes, or may change: what was read of it to be copied is no longer the truth.

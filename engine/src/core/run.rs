@@ -6,8 +6,9 @@ use std::collections::BTreeSet;
 use crate::canary::canary;
 use crate::keys::StoppedRecord;
 use crate::model::chain;
-use crate::model::entry::{Entry, Started};
-use crate::model::id::{Namespace, RunId, RunNo, StepNo};
+use crate::model::dead::{UNKNOWN_WORKFLOW, WORKER_LOST};
+use crate::model::entry::{Died, Entry, FunctionEnd, Started};
+use crate::model::id::{CommandId, Namespace, RunId, RunNo, StepNo};
 use crate::model::payload::Payload;
 use crate::model::run::{Outcome, OutcomeCancelled, OutcomeCompleted, OutcomeDead, RunState};
 use crate::model::time::Time;
@@ -64,6 +65,28 @@ impl Commands {
             .collect()
     }
 
+    /// Its outcome is superseded: it may have another one.
+    fn unresolve(&mut self, number: StepNo) {
+        if number.0 < self.resolved_below {
+            self.resolved.extend(number.0 + 1..self.resolved_below);
+            self.resolved_below = number.0;
+        } else {
+            self.resolved.remove(&number.0);
+        }
+    }
+
+    /// All that has no outcome is tried as if for the first time. Timers stay armed.
+    fn begin_anew(&mut self) {
+        self.open.retain(|_, open| {
+            let due = open.due;
+            *open = OpenCommand {
+                due,
+                ..OpenCommand::default()
+            };
+            due.is_some()
+        });
+    }
+
     fn resolve(&mut self, number: StepNo) {
         assert!(
             !self.is_resolved(number),
@@ -118,6 +141,22 @@ pub struct Run {
     pub cancel_requested: bool,
     /// How it ended.
     pub ended: Option<Outcome>,
+    /// Its death, while it is one.
+    pub death: Option<Death>,
+    /// Whether somebody took it off the list of dead letters.
+    pub discarded: bool,
+    /// Failed steps that are not superseded: the entry and the step of each.
+    pub failed: Vec<(u32, StepNo)>,
+    /// The entry behind the last one that was the first about its command.
+    pub first_told: u32,
+    /// How often it was redriven.
+    pub redriven: u32,
+    /// Whether its input was edited.
+    pub edited: bool,
+    /// The commands of operators that acted on it: each acts once.
+    pub acts: Vec<CommandId>,
+    /// Commands below this number have been told of.
+    told_below: u32,
     /// The XXH3-128 hash of its input, to tell whether another start asks for the same.
     pub input_hash: u128,
     /// Entry 0 as stored, while it is the only one and the run has not left memory: it need not be read to be handed out.
@@ -145,6 +184,14 @@ impl Run {
             not_before: started.not_before,
             cancel_requested: false,
             ended: None,
+            death: None,
+            discarded: false,
+            failed: Vec::new(),
+            first_told: 0,
+            redriven: 0,
+            edited: false,
+            acts: Vec::new(),
+            told_below: 0,
             input_hash: hash_of(&started.input),
             first: None,
         }
@@ -152,12 +199,22 @@ impl Run {
 
     /// Folds one more entry into what is known.
     pub fn apply(&mut self, entry: &Entry) {
+        let index = self.next;
         self.next += 1;
         self.changed_at = entry.at();
+        self.acts.extend(entry.act());
+        if let Some(number) = entry.number().filter(|number| *number != StepNo::WHOLE)
+            && number.0 >= self.told_below
+        {
+            (self.told_below, self.first_told) = (number.0 + 1, self.next);
+        }
         match entry {
             Entry::Started(_) => {}
             Entry::StepCompleted(e) => self.commands.resolve(e.number),
-            Entry::StepFailed(e) => self.commands.resolve(e.number),
+            Entry::StepFailed(e) => {
+                self.commands.resolve(e.number);
+                self.failed.push((index, e.number));
+            }
             Entry::TimerFired(e) => self.commands.resolve(e.number),
             Entry::AttemptFailed(e) => {
                 let open = self.commands.open.entry(e.number).or_default();
@@ -187,6 +244,7 @@ impl Run {
                 );
             }
             Entry::Died(e) => {
+                self.death = Some(Death::of(index, e));
                 self.ended = Some(
                     OutcomeDead {
                         failure: e.failure.clone(),
@@ -195,6 +253,67 @@ impl Run {
                 )
             }
             Entry::Cancelled(_) => self.ended = Some(OutcomeCancelled {}.into()),
+            Entry::Redriven(e) => self.redrive(e.from),
+            Entry::InputEdited(_) => self.edited = true,
+            Entry::Discarded(_) => self.discarded = true,
+        }
+    }
+
+    /// Takes back what a redrive supersedes.
+    fn redrive(&mut self, from: u32) {
+        let kept = self.failed.partition_point(|(index, _)| *index < from);
+        for (_, number) in self.failed.drain(kept..) {
+            self.commands.unresolve(number);
+        }
+        if canary!("a redrive runs finished steps again") {
+            self.commands = Commands::default();
+        }
+        self.commands.begin_anew();
+        (self.ended, self.death) = (None, None);
+        self.redriven += 1;
+    }
+
+    /// Whether it is on the list of dead letters.
+    pub fn is_dead_letter(&self) -> bool {
+        self.death.is_some() && !self.discarded
+    }
+
+    /// Whether `entry` may be the next one. Nothing follows the end but what operators do with a dead letter.
+    pub fn may_go_on_with(&self, entry: &Entry) -> bool {
+        match entry {
+            Entry::Redriven(_) | Entry::InputEdited(_) | Entry::Discarded(_) => {
+                self.is_dead_letter()
+            }
+            _ => self.ended.is_none(),
+        }
+    }
+
+    /// From which entry on a redrive supersedes failed steps, or the step after whose failure the workflow went on.
+    ///
+    /// The worker that ran the function has said how it came to its end. Deaths that older versions recorded do not tell:
+    /// then the journal is gone by, which knows of a command only once something has become of it.
+    pub fn redrive_from(&self) -> Result<u32, StepNo> {
+        let Some(death) = self.death else {
+            return Ok(self.next);
+        };
+        match death.end {
+            Some(end) => match (end.went_on, end.failed_at) {
+                (Some(step), _) => Err(step),
+                (None, Some(failed_at)) => Ok(failed_at.min(death.index)),
+                (None, None) => Ok(death.index),
+            },
+            None if death.by_engine => Ok(death.index),
+            None => {
+                let last = self
+                    .failed
+                    .iter()
+                    .find(|(at, _)| *at + 1 >= self.first_told);
+                match (last, self.failed.last()) {
+                    (Some((at, _)), _) => Ok(*at),
+                    (None, Some((_, step))) => Err(*step),
+                    (None, None) => Ok(death.index),
+                }
+            }
         }
     }
 
@@ -202,9 +321,35 @@ impl Run {
     pub fn ended_state(&self) -> Option<RunState> {
         match self.ended.as_ref()? {
             Outcome::OutcomeCompleted(_) => Some(RunState::Completed),
+            Outcome::OutcomeDead(_) if self.discarded => Some(RunState::Discarded),
             Outcome::OutcomeDead(_) => Some(RunState::Dead),
             Outcome::OutcomeCancelled(_) => Some(RunState::Cancelled),
             Outcome::OutcomePending(_) => None,
+        }
+    }
+}
+
+/// A death that nothing has superseded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Death {
+    /// Its entry.
+    pub index: u32,
+    /// When.
+    pub at: Time,
+    /// How the function came to it, if it did.
+    pub end: Option<FunctionEnd>,
+    /// Whether the engine ended the run, and not its function.
+    pub by_engine: bool,
+}
+
+impl Death {
+    fn of(index: u32, died: &Died) -> Self {
+        let class = died.failure.class.as_str();
+        Self {
+            index,
+            at: died.at,
+            end: died.end,
+            by_engine: died.end.is_none() && matches!(class, WORKER_LOST | UNKNOWN_WORKFLOW),
         }
     }
 }
@@ -253,7 +398,7 @@ impl RunFold {
             }
         };
         let (entry, sealed) = chain::open(run.chain, stored)?;
-        if run.ended.is_some() {
+        if !run.may_go_on_with(&entry) {
             return Err(Undecodable::Damaged {
                 what: "a journal",
                 cause: "an entry follows its end".to_owned(),

@@ -13,6 +13,7 @@
 //! complete r1 | failed r1 | suspend r1 seen=2 wakes=3s | mismatch r1 | giveback r1
 //! queue q create paused=yes concurrency=2 rate=3/1s burst=2 oldest=4    an operator sets something; queues q   asks
 //! cancel r1 | resume r1 | outcome r1 wait | status r1            what clients ask
+//! redrive r1 command=7 | edit r1 input=y | discard r1           what operators do
 //! offer a queues=q:0 | beat a | close a goodbye | wait 5s | wall +3h | crash | reopen
 //! ~read | ~answer | ~commit                                     does one read, tells one answer, syncs the disk
 //! die                                                           syncs the disk and dies before anything leaves
@@ -32,18 +33,19 @@ use super::{Input, Settings};
 use crate::keys::{self, Family, Record, journal};
 use crate::model::chain::CHAIN_BYTES;
 use crate::model::command::{Caller, Refusal, StartRun};
-use crate::model::entry::{Entry, Place};
+use crate::model::entry::{Entry, FunctionEnd, Place};
 use crate::model::failure::{Failure, FailureKind};
-use crate::model::id::{GrantNo, Incarnation, RunId, RunNo, SessionId, StepNo, Token};
+use crate::model::id::{CommandId, GrantNo, Incarnation, RunId, RunNo, SessionId, StepNo, Token};
 use crate::model::payload::Payload;
 use crate::model::queue::{QueueChange, QueueSettings, QueueSummary, RateLimit};
 use crate::model::retry::Retry;
 use crate::model::run::{Outcome, RunState};
 use crate::model::time::Time;
 use crate::wire::message::{
-    AskOutcome, AskQueues, AskStatus, AttemptFailedReport, Cancel, GiveBack, Heartbeat, Held,
-    Hello, Message, Offer, PROTOCOL, QueueSlots, Resume, SetQueue, Start, StepCompletedReport,
-    TimerRequested, TurnCompleted, TurnFailed, TurnMismatched, TurnSuspended, WorkflowOffer,
+    AskOutcome, AskQueues, AskStatus, AttemptFailedReport, Cancel, Discard, EditInput, GiveBack,
+    Heartbeat, Held, Hello, Message, Offer, PROTOCOL, QueueSlots, Redrive, Resume, SetQueue, Start,
+    StepCompletedReport, TimerRequested, TurnCompleted, TurnFailed, TurnMismatched, TurnSuspended,
+    WorkflowOffer,
 };
 
 const START: Time = Time(20_000 * 86_400_000);
@@ -331,6 +333,7 @@ impl Scene {
                 let queue = line.words.get(1).map(|name| (*name).to_owned());
                 self.hear(&by, AskQueues { request, queue });
             }
+            "redrive" | "edit" | "discard" => self.order(line),
             "offer" => self.hear(
                 line.word(1),
                 Offer {
@@ -386,6 +389,9 @@ impl Scene {
         settings.accept_clock |= line.has("accept_clock");
         if line.fields.contains_key("retention") {
             settings.retention = line.span("retention");
+        }
+        if line.fields.contains_key("unknown") {
+            settings.unknown_workflow_after = line.span("unknown");
         }
         self.reopen(false);
     }
@@ -616,6 +622,48 @@ impl Scene {
         self.hear(&by, message);
     }
 
+    fn order(&mut self, line: &Line<'_>) {
+        let (by, request) = self.client(line);
+        let id = run_id(line.word(1));
+        let caller = Caller {
+            command: CommandId(line.number("command", u128::from(1_000 + request))),
+            ..caller()
+        };
+        let message: Message = match line.word(0) {
+            "redrive" => Redrive {
+                request,
+                caller,
+                id,
+            }
+            .into(),
+            "edit" => {
+                let mut input = match line.has("raw") {
+                    true => Vec::new(),
+                    false => vec![1],
+                };
+                match line.number("bytes", 0usize) {
+                    0 => input.extend(line.text("input", "").bytes()),
+                    bytes => input.resize(bytes, 7),
+                }
+                EditInput {
+                    request,
+                    caller,
+                    id,
+                    input: Payload(input.into()),
+                }
+                .into()
+            }
+            _ => Discard {
+                request,
+                caller,
+                id,
+                reason: "of no use".to_owned(),
+            }
+            .into(),
+        };
+        self.hear(&by, message);
+    }
+
     fn report(&mut self, line: &Line<'_>) {
         let run = self.run_no(line.word(1));
         let known = self
@@ -705,6 +753,13 @@ impl Scene {
                 token,
                 failure,
                 whole: line.has("whole"),
+                end: line.has("end").then(|| FunctionEnd {
+                    failed_at: line.fields.get("at").map(|at| at.parse().unwrap()),
+                    went_on: line
+                        .fields
+                        .get("went_on")
+                        .map(|step| StepNo(step.parse().unwrap())),
+                }),
             }
             .into(),
             "mismatch" => {
@@ -859,6 +914,10 @@ impl Scene {
                     self.run_text(run)
                 )
             }
+            Family::Act => {
+                let (time, _) = keys::act_of(key).unwrap();
+                format!("act {}", at(time))
+            }
             Family::Ready => {
                 let queue = u32::from_be_bytes(key[3..7].try_into().unwrap());
                 let queue = self.queues.get(&queue).cloned().unwrap_or_default();
@@ -949,6 +1008,11 @@ impl Scene {
                 } else {
                     format!(" class={class}")
                 }
+            }
+            Family::Act => {
+                let act = keys::ActRecord::of_bytes(value).unwrap();
+                let run = act.run.map_or(String::new(), run_name);
+                format!(" {} {run} by={}: {}", act.kind, act.principal, act.detail)
             }
             Family::Ready => {
                 let record = keys::ReadyRecord::of_bytes(value).unwrap();
@@ -1220,6 +1284,9 @@ fn entry_text(entry: &Entry) -> String {
         Entry::CancelRequested(e) => format!(" by={}: {}", e.principal, e.reason),
         Entry::Completed(_) | Entry::Cancelled(_) => String::new(),
         Entry::Died(e) => format!(": {}", e.failure),
+        Entry::Redriven(e) => format!(" by={} from={}", e.principal, e.from),
+        Entry::InputEdited(e) => format!(" by={} {} bytes", e.principal, e.input.len()),
+        Entry::Discarded(e) => format!(" by={}: {}", e.principal, e.reason),
     };
     format!("{} at={}{detail}", entry.kind_name(), at(entry.at()))
 }

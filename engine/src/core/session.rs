@@ -81,6 +81,12 @@ impl Session {
             .is_some_and(|slots| slots.offered > 0)
     }
 
+    /// The queues it offers slots of.
+    pub(super) fn queues(&self) -> impl Iterator<Item = u32> + '_ {
+        let offered = self.slots.iter().filter(|(_, slots)| slots.offered > 0);
+        offered.map(|(queue, _)| *queue)
+    }
+
     pub(super) fn knows(&self, workflow: &str) -> bool {
         self.workflows.contains(workflow)
     }
@@ -433,6 +439,12 @@ impl Core {
             }
         }
         self.starts.retain(|_, start| start.session != id);
+        let others = &self.sessions;
+        let lost = session
+            .workflows
+            .iter()
+            .filter(|workflow| !others.values().any(|s| s.knows(workflow)));
+        self.unknown.nobody_knows(lost.cloned(), self.mono);
         for run in &session.granted {
             if let Some(granted) = self.granted.get_mut(run) {
                 granted.holder = None;

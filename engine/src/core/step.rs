@@ -141,6 +141,8 @@ impl Core {
                 place,
                 attempt,
                 failure,
+                incarnation,
+                build,
             }
             .into(),
         };

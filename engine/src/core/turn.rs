@@ -1,11 +1,13 @@
 //! The end of a turn: completed, failed, suspended, disagreed with its journal, or given back.
 
 use super::Core;
+use super::dead::Death;
+use super::grant::Granted;
 use super::output::Output;
 use super::stop::StopReason;
 use crate::canary::canary;
 use crate::keys::TimerRecord;
-use crate::model::entry::{AttemptFailed, Cancelled, Completed, Entry, Place};
+use crate::model::entry::{AttemptFailed, Cancelled, Completed, Entry, FunctionEnd, Place};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::id::{SessionId, StepNo};
 use crate::model::retry::Retry;
@@ -35,7 +37,8 @@ impl Core {
                 "the workflow's output has {bytes} bytes, more than the {bytes_max} allowed"
             );
             let failure = Failure::new(FailureKind::Terminal, "payload", why);
-            return self.die(&granted, &mut run, RunState::Granted, failure, out);
+            let end = Some(FunctionEnd::default());
+            return self.die(&mut run, death(&granted, failure, end), out);
         }
         out.append(
             &mut run,
@@ -83,7 +86,7 @@ impl Core {
         let whole = (run.id, StepNo::WHOLE);
         let next = Retry::default().next(&failure, whole, (attempt, counted), (now, first_at));
         let (Some(retry_at), true) = (next, report.whole) else {
-            return self.die(&granted, &mut run, RunState::Granted, failure, out);
+            return self.die(&mut run, death(&granted, failure, report.end), out);
         };
         let entry = Entry::from(AttemptFailed {
             at: now,
@@ -195,5 +198,15 @@ impl Core {
         if !canary!("a run given back is forgotten") {
             self.return_run(report.run, false, out);
         }
+    }
+}
+
+/// The death of a run whose turn has ended.
+fn death(granted: &Granted, failure: Failure, end: Option<FunctionEnd>) -> Death {
+    Death {
+        from: RunState::Granted,
+        failure,
+        end,
+        worker: (granted.record.incarnation, granted.record.build.clone()),
     }
 }

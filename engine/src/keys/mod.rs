@@ -19,6 +19,7 @@
 //! | 11 | moved | lasting | run number | [`MovedRecord`] | when a run outlives its generation |
 //! | 12 | mark | lasting | – | [`Mark`] | about once a second |
 //! | 13 | pool | lasting | queue number | [`PoolRecord`] | with every batch that moves runs of the queue |
+//! | 15 | act | lasting | done at, number | [`ActRecord`] | with each act of an operator |
 //!
 //! Scans never start where deletes happen: ready and timer windows go on behind the cursors kept in [`Mark`];
 //! granted slots are used again, lowest first.
@@ -29,7 +30,8 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::model::id::{Incarnation, Namespace, RunId, RunNo, Token};
+use crate::model::dead::ActKind;
+use crate::model::id::{CommandId, Incarnation, Namespace, RunId, RunNo, Token};
 use crate::model::queue::QueueSettings;
 use crate::model::run::RunState;
 use crate::model::time::Time;
@@ -74,11 +76,13 @@ pub enum Family {
     Mark = 12,
     /// What each queue counts, and what is left of its rate limit.
     Pool = 13,
+    /// What operators did.
+    Act = 15,
 }
 
 impl Family {
     /// All families.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Tally,
         Self::Index,
         Self::Queue,
@@ -92,6 +96,7 @@ impl Family {
         Self::Moved,
         Self::Mark,
         Self::Pool,
+        Self::Act,
     ];
 
     /// The family of a stored key.
@@ -259,6 +264,19 @@ pub fn moved(run: RunNo) -> Bytes {
         .done()
 }
 
+/// Where an act is.
+pub fn act(at: Time, number: u64) -> Bytes {
+    KeyBuilder::new(Family::Act)
+        .part(&at.0.to_be_bytes())
+        .part(&number.to_be_bytes())
+        .done()
+}
+
+/// The instant and the number in the key of an act.
+pub fn act_of(key: &[u8]) -> Option<(Time, u64)> {
+    time_and_run_of(key).map(|(at, number)| (at, number.0))
+}
+
 /// A stored record: positional MessagePack.
 pub trait Record: Serialize + DeserializeOwned {
     /// Its name in messages.
@@ -353,6 +371,27 @@ records! {
         workflow: String,
         /// The failure's class.
         class: String,
+        /// Its queue. Empty in what older versions wrote.
+        #[serde(default)]
+        queue: String,
+    }
+
+    /// What an operator did.
+    ActRecord {
+        /// Whose runs or queues.
+        namespace: Namespace,
+        /// Who.
+        principal: String,
+        /// What.
+        kind: ActKind,
+        /// On which run, if on one.
+        run: Option<RunId>,
+        /// On what else, by its name, or the run's name.
+        subject: String,
+        /// Why, or what it was done with.
+        detail: String,
+        /// The command that did it.
+        command: CommandId,
     }
 
     /// A run that waits for a worker.
@@ -446,6 +485,9 @@ records! {
         /// In the lanes that `heads` does not name: no ready run before this sequence.
         #[serde(default)]
         rest: u64,
+        /// No act before this instant.
+        #[serde(default)]
+        acts: Time,
     }
 }
 
@@ -483,6 +525,11 @@ mod tests {
             hex(&timer(Time(5), RunNo(6))),
             "00000800000000000000050000000000000006"
         );
+        assert_eq!(
+            hex(&act(Time(5), 6)),
+            "00000f00000000000000050000000000000006"
+        );
+        assert_eq!(act_of(&act(Time(5), 6)), Some((Time(5), 6)));
         assert_eq!(
             hex(&journal::row(RunNo(1), 2, 3)),
             "0000090000000000000001000000020003"
@@ -547,6 +594,31 @@ mod tests {
         assert_eq!(
             GrantedRecord::of_bytes(&granted.to_bytes()).unwrap(),
             granted
+        );
+    }
+
+    #[test]
+    fn golden_records_of_dead_letters_and_acts() {
+        let dead = DeadRecord {
+            workflow: "w".into(),
+            class: "c".into(),
+            queue: "q".into(),
+        };
+        assert_eq!(hex(&dead.to_bytes()), "93a177a163a171");
+        let old = DeadRecord::of_bytes(&[0x92, 0xa1, b'w', 0xa1, b'c']).unwrap();
+        assert_eq!(old.queue, "");
+        let act = ActRecord {
+            namespace: Namespace(1),
+            principal: "ops".into(),
+            kind: ActKind::Redrive,
+            run: Some(RunId(2)),
+            subject: "n".into(),
+            detail: String::new(),
+            command: CommandId(3),
+        };
+        assert_eq!(
+            hex(&act.to_bytes()),
+            "9701a36f707302c41000000000000000000000000000000002a16ea0c41000000000000000000000000000000003"
         );
     }
 

@@ -194,4 +194,23 @@ refusals! {
         /// What was asked for.
         rate: String,
     } "the rate limit {rate} is out of range: 1 to 1,000,000 hand-outs, in 1 ms to 1 day, burst 1 to 1,000,000",
+    /// Only a dead letter can be edited, redriven or discarded.
+    30 => NotDead {
+        /// The run.
+        id: RunId,
+        /// Its state.
+        state: RunState,
+    } "{id} is {state}: it is no dead letter",
+    /// The workflow did more after it had seen the failure it died of.
+    31 => WentOn {
+        /// The run.
+        id: RunId,
+        /// The step that failed.
+        step: StepNo,
+    } "{id} cannot be redriven: its workflow went on after it had seen step {step} fail, and trying that step again would undo the order of what it did since; start another run instead",
+    /// Bytes that are no payload.
+    32 => BadInput {
+        /// What is wrong with them.
+        problem: String,
+    } "the input is no payload: {problem}",
 }

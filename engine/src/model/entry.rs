@@ -86,6 +86,12 @@ pub struct StepFailed {
     pub attempt: u32,
     /// Why the last one failed.
     pub failure: Failure,
+    /// The worker process it failed in.
+    #[serde(default)]
+    pub incarnation: Incarnation,
+    /// The build that worker ran.
+    #[serde(default)]
+    pub build: String,
 }
 
 /// One attempt at a step failed and another will be made. Resolves nothing.
@@ -154,7 +160,16 @@ pub struct Completed {
     pub output: Payload,
 }
 
-/// The run failed and is a dead letter. The last entry, unless it is redriven.
+/// How a function came to its failure, as the worker that ran it saw it: what a redrive has to supersede.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct FunctionEnd {
+    /// The entry of the first failed step that the function saw after it had asked for its last command.
+    pub failed_at: Option<u32>,
+    /// The step whose failure it ended with although it had asked for further commands after it had seen it.
+    pub went_on: Option<StepNo>,
+}
+
+/// The run failed and is a dead letter. The last entry, unless it is edited, redriven or discarded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Died {
     /// When it was committed.
@@ -165,6 +180,51 @@ pub struct Died {
     pub incarnation: Incarnation,
     /// The build that worker ran.
     pub build: String,
+    /// How its function came to the failure; none if it did not end by itself.
+    #[serde(default)]
+    pub end: Option<FunctionEnd>,
+}
+
+/// Somebody sent a dead letter back to work. Supersedes the death, the failed steps from `from` on and all failed
+/// attempts of steps without an outcome; they stay in the journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Redriven {
+    /// When it was committed.
+    pub at: Time,
+    /// Who.
+    pub principal: String,
+    /// The command that did it.
+    pub command: CommandId,
+    /// Failed steps from this entry on are superseded.
+    pub from: u32,
+}
+
+/// Somebody gave a dead letter another input. The last one counts; the first stays in [`Started`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputEdited {
+    /// When it was committed.
+    pub at: Time,
+    /// Who.
+    pub principal: String,
+    /// The command that did it.
+    pub command: CommandId,
+    /// What the function gets from now on.
+    pub input: Payload,
+    /// When the run died.
+    pub died_at: Time,
+}
+
+/// Somebody took a dead letter off the list. The last entry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Discarded {
+    /// When it was committed.
+    pub at: Time,
+    /// Who.
+    pub principal: String,
+    /// The command that did it.
+    pub command: CommandId,
+    /// Why.
+    pub reason: String,
 }
 
 /// The run ended because it was cancelled. The last entry.
@@ -198,6 +258,12 @@ numbered! {
         9 => Died,
         /// The end.
         10 => Cancelled,
+        /// The way back from the dead letters.
+        11 => Redriven,
+        /// About a dead letter.
+        12 => InputEdited,
+        /// The end of a dead letter.
+        13 => Discarded,
     }
 }
 
@@ -215,6 +281,9 @@ impl Entry {
             Self::Completed(e) => e.at,
             Self::Died(e) => e.at,
             Self::Cancelled(e) => e.at,
+            Self::Redriven(e) => e.at,
+            Self::InputEdited(e) => e.at,
+            Self::Discarded(e) => e.at,
         }
     }
 
@@ -241,12 +310,22 @@ impl Entry {
         )
     }
 
-    /// Whether the run has ended with it.
+    /// Whether a run has ended whose last entry this is.
     pub fn ends(&self) -> bool {
         matches!(
             self,
             Self::Completed(_) | Self::Died(_) | Self::Cancelled(_)
-        )
+        ) || matches!(self, Self::InputEdited(_) | Self::Discarded(_))
+    }
+
+    /// The operator's command that brought it about, if one did: it acts once.
+    pub fn act(&self) -> Option<CommandId> {
+        match self {
+            Self::Redriven(e) => Some(e.command),
+            Self::InputEdited(e) => Some(e.command),
+            Self::Discarded(e) => Some(e.command),
+            _ => None,
+        }
     }
 
     /// The command's kind and place, where the entry tells.
@@ -299,6 +378,65 @@ mod tests {
             output: Payload::of(&17).unwrap(),
         });
         assert_eq!(Entry::decode(&entry.encode()).unwrap(), entry);
+    }
+
+    // Stores of the first format hold deaths and failed steps without what later versions add.
+    #[test]
+    fn entries_of_older_versions_are_read() {
+        let failure = Failure::terminal("no");
+        let short = (Time(1), failure.clone(), Incarnation(2), "b");
+        let mut bytes = vec![9];
+        crate::numbered::encode_fields(&short, &mut bytes);
+        let Entry::Died(died) = Entry::decode(&bytes).unwrap() else {
+            panic!("a death");
+        };
+        assert_eq!((died.failure, died.end), (failure.clone(), None));
+        let short = (Time(1), StepNo(3), Place::default(), 1, failure);
+        let mut bytes = vec![3];
+        crate::numbered::encode_fields(&short, &mut bytes);
+        let Entry::StepFailed(failed) = Entry::decode(&bytes).unwrap() else {
+            panic!("a failed step");
+        };
+        assert_eq!((failed.attempt, failed.build.as_str()), (1, ""));
+    }
+
+    #[test]
+    fn golden_bytes_of_the_acts() {
+        let (at, principal, command) = (Time(1_000), "ops".to_owned(), CommandId(7));
+        let hex = |entry: Entry| -> String {
+            entry.encode().iter().map(|b| format!("{b:02x}")).collect()
+        };
+        let redriven = Redriven {
+            at,
+            principal: principal.clone(),
+            command,
+            from: 5,
+        };
+        let edited = InputEdited {
+            at,
+            principal: principal.clone(),
+            command,
+            input: Payload::of(&17).unwrap(),
+            died_at: Time(900),
+        };
+        let discarded = Discarded {
+            at,
+            principal,
+            command,
+            reason: "old".into(),
+        };
+        assert_eq!(
+            hex(redriven.into()),
+            "0b94cd03e8a36f7073c4100000000000000000000000000000000705"
+        );
+        assert_eq!(
+            hex(edited.into()),
+            "0c95cd03e8a36f7073c41000000000000000000000000000000007c4020111cd0384"
+        );
+        assert_eq!(
+            hex(discarded.into()),
+            "0d94cd03e8a36f7073c41000000000000000000000000000000007a36f6c64"
+        );
     }
 
     #[test]

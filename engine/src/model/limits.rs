@@ -30,6 +30,9 @@ pub const QUEUE_RATE_PERIOD_MS_MAX: u64 = 86_400_000;
 /// How many rows one page of a listing may have.
 pub const PAGE_ROWS_MAX: u32 = 1_000;
 
+/// How many times one run may be edited, redriven and discarded: each act is an entry of its journal.
+pub const ACTS_PER_RUN_MAX: usize = 1_000;
+
 /// The limits an operator may set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {

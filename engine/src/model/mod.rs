@@ -2,6 +2,7 @@
 
 pub mod chain;
 pub mod command;
+pub mod dead;
 pub mod entry;
 pub mod failure;
 pub mod id;

@@ -30,11 +30,13 @@ pub enum RunState {
     Dead,
     /// Ended: cancelled.
     Cancelled,
+    /// Ended: a dead letter that somebody took off the list.
+    Discarded,
 }
 
 impl RunState {
     /// All states, in the order of a run's life.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Scheduled,
         Self::Ready,
         Self::Granted,
@@ -44,11 +46,15 @@ impl RunState {
         Self::Completed,
         Self::Dead,
         Self::Cancelled,
+        Self::Discarded,
     ];
 
     /// Whether the run has ended.
     pub fn is_final(self) -> bool {
-        matches!(self, Self::Completed | Self::Dead | Self::Cancelled)
+        matches!(
+            self,
+            Self::Completed | Self::Dead | Self::Cancelled | Self::Discarded
+        )
     }
 
     /// The word for it, lower case.
@@ -63,6 +69,7 @@ impl RunState {
             Self::Completed => "completed",
             Self::Dead => "dead",
             Self::Cancelled => "cancelled",
+            Self::Discarded => "discarded",
         }
     }
 

@@ -23,12 +23,23 @@
 //! - **W7** After a turn has ended, been suspended or been stopped, its function is not polled again.
 //! - **W8** Whatever lets the function go on (an outcome, a failed attempt to be made again, an open gate) is followed by a
 //!   poll of the future it concerns: at once by the turn, or by a waker.
+//! - **W9** What a redrive supersedes ([`Superseded`](crate::model::dead::Superseded)) resolves nothing: such an entry is
+//!   compared with the code (W5) and passed over. All others resolve as they did, and their steps are not run again.
+//! - **W10** The function gets the input of the last edit, or of its start if there is none.
+//! - **W11** How a function came to its failure is told with it: the entry of the first failed step it saw after it had
+//!   asked for its last command, or the step whose failure it ended with although it had gone on.
+//!
+//! Why a redrive is sound: let `i` be the first superseded entry. Up to there the function sees what it saw before, so it
+//! gives the same commands, under the same numbers. Behind `i` it gave none in the life that failed (W11), so every number
+//! that the journal knows belongs to a command that it gives again, and every number that comes is new. What was recorded
+//! behind `i` of commands given before is as true as it was, and resolves in its order.
 //!
 //! What a function that ends leaves unread is legal for commands it has asked for: their outcomes were under way when it
 //! ended the first time too. An unread entry of a command it never asked for is a disagreement.
 
 pub(crate) mod command;
 pub(crate) mod elsewhere;
+pub(crate) mod fall;
 pub(crate) mod history;
 pub(crate) mod mismatch;
 pub(crate) mod report;

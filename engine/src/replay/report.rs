@@ -1,7 +1,7 @@
 //! What a turn tells the engine, until it is answered.
 
 use crate::canary::canary;
-use crate::model::entry::{Entry, Place};
+use crate::model::entry::{Entry, FunctionEnd, Place};
 use crate::model::failure::Failure;
 use crate::model::id::{RunNo, StepNo, Token};
 use crate::model::payload::Payload;
@@ -45,6 +45,7 @@ pub(crate) enum Report {
     Failed {
         failure: Failure,
         whole: bool,
+        end: FunctionEnd,
     },
     Mismatched(Mismatch),
 }
@@ -137,11 +138,16 @@ impl Report {
             }
             .into(),
             Self::Completed { output } => TurnCompleted { run, token, output }.into(),
-            Self::Failed { failure, whole } => TurnFailed {
+            Self::Failed {
+                failure,
+                whole,
+                end,
+            } => TurnFailed {
                 run,
                 token,
                 failure,
                 whole,
+                end: Some(end),
             }
             .into(),
             Self::Mismatched(Mismatch {

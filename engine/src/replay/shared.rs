@@ -411,9 +411,9 @@ impl Shared {
         }
     }
 
-    /// Looks at one entry, in order.
-    pub(crate) fn pass(&self, index: u32, entry: Entry) -> Result<Passed, Mismatch> {
-        let mut state = self.state();
+    /// Whether the code has asked for the command that an entry is about (W5).
+    pub(crate) fn meets(&self, index: u32, entry: &Entry) -> Result<(), Mismatch> {
+        let state = self.state();
         if let Some(number) = entry.number()
             && number != StepNo::WHOLE
             && number.0 >= state.asked
@@ -425,6 +425,13 @@ impl Shared {
                 code_asked,
             });
         }
+        Ok(())
+    }
+
+    /// Looks at one entry, in order.
+    pub(crate) fn pass(&self, index: u32, entry: Entry) -> Result<Passed, Mismatch> {
+        self.meets(index, &entry)?;
+        let mut state = self.state();
         let (resolves, at) = (entry.resolves(), entry.at());
         state.passed = index + 1;
         if resolves {
@@ -542,6 +549,9 @@ impl State {
                 return Ok(Passed::Noted);
             }
             Entry::Started(_) | Entry::Completed(_) | Entry::Died(_) | Entry::Cancelled(_) => {
+                return Ok(Passed::Noted);
+            }
+            Entry::Redriven(_) | Entry::InputEdited(_) | Entry::Discarded(_) => {
                 return Ok(Passed::Noted);
             }
         };

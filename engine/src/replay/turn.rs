@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
+use super::fall::Fall;
 use super::history::{History, Unreadable};
 use super::mismatch::Mismatch;
 use super::report::{Outstanding, Report};
@@ -17,6 +18,7 @@ use super::watch::Watch;
 use super::world::{Running, World, count};
 use crate::canary::canary;
 use crate::model::command::Refusal;
+use crate::model::dead::Superseded;
 use crate::model::entry::Entry;
 use crate::model::failure::Failure;
 use crate::model::id::{RunId, RunNo, StepNo, Token};
@@ -46,6 +48,8 @@ pub(crate) struct Turn {
     warned: bool,
     /// The end of a function that has asked for nothing, as the one step that it is.
     whole_limit: Option<BoxFuture<'static, ()>>,
+    superseded: Superseded,
+    fall: Fall,
 }
 
 /// The author's future and what it shares with us.
@@ -88,6 +92,8 @@ impl Turn {
             phase: Phase::Loading,
             warned: false,
             whole_limit: None,
+            superseded: Superseded::default(),
+            fall: Fall::default(),
         }
     }
 
@@ -169,10 +175,7 @@ impl Turn {
             _ => {
                 self.outstanding.withdraw_step(number.0);
                 self.outstanding.withdraw_end();
-                self.end(Report::Failed {
-                    failure: Failure::terminal(reason).class("refused"),
-                    whole: false,
-                });
+                self.fail(Failure::terminal(reason).class("refused"), false);
             }
         }
     }
@@ -271,14 +274,15 @@ impl Turn {
             return;
         };
         count(&self.world.counts.turns);
-        let input = std::mem::take(&mut started.input);
+        // Nobody redrives a run that is granted: what is superseded now stays so for this turn.
+        self.superseded = Superseded::of(self.history.waiting());
+        let input = self.input(std::mem::take(&mut started.input));
         let failed_whole =
             |entry: &Entry| matches!(entry, Entry::AttemptFailed(e) if e.number == StepNo::WHOLE);
-        let whole_attempt = 1 + self
-            .history
-            .waiting()
-            .filter(|(_, entry)| failed_whole(entry))
-            .count() as u32;
+        let counts = |(index, entry): &(u32, &Entry)| {
+            failed_whole(entry) && !self.superseded.covers(*index, entry)
+        };
+        let whole_attempt = 1 + self.history.waiting().filter(counts).count() as u32;
         let shared = Arc::new(Shared::new(
             started,
             whole_attempt,
@@ -303,14 +307,20 @@ impl Turn {
                 });
                 self.phase = Phase::Running;
             }
-            Ok(Err(failure)) => self.end(Report::Failed {
-                failure,
-                whole: true,
-            }),
-            Err(panic) => self.end(Report::Failed {
-                failure: panicked(panic.as_ref()),
-                whole: true,
-            }),
+            Ok(Err(failure)) => self.fail(failure, true),
+            Err(panic) => self.fail(panicked(panic.as_ref()), true),
+        }
+    }
+
+    /// What the function gets (W10).
+    fn input(&self, first: Payload) -> Payload {
+        let edits = self.history.waiting().filter_map(|(_, entry)| match entry {
+            Entry::InputEdited(edited) => Some(&edited.input),
+            _ => None,
+        });
+        match edits.last() {
+            Some(input) if !canary!("an edit is forgotten at replay") => input.clone(),
+            _ => first,
         }
     }
 
@@ -322,6 +332,17 @@ impl Turn {
         };
         let mut reopened = false;
         while let Some((index, entry)) = self.history.take() {
+            let finished = matches!(&entry, Entry::StepCompleted(_));
+            let again = finished
+                && self.superseded.redrives() > 0
+                && canary!("a redrive runs finished steps again");
+            if self.superseded.covers(index, &entry) || again {
+                function.shared.meets(index, &entry)?;
+                continue;
+            }
+            if let Entry::StepFailed(failed) = &entry {
+                self.fall.sees(index, failed.number, &failed.failure);
+            }
             match function.shared.pass(index, entry)? {
                 Passed::Resolved
                     if canary!("two outcomes between two polls")
@@ -361,19 +382,14 @@ impl Turn {
             }
             self.outstanding.push(report);
         }
+        self.fall.asked(function.shared.asked());
         let (halt, whole) = (function.shared.take_halt(), function.shared.asked() == 0);
         match (halt, polled) {
             (Some(Halt::Mismatch(mismatch)), _) => self.mismatched(mismatch),
-            (Some(Halt::Failure(failure)), _) => self.end(Report::Failed {
-                failure,
-                whole: false,
-            }),
+            (Some(Halt::Failure(failure)), _) => self.fail(failure, false),
             (None, Ok(Poll::Pending)) => {}
             (None, Ok(Poll::Ready(returned))) => self.returned(returned, whole),
-            (None, Err(panic)) => self.end(Report::Failed {
-                failure: panicked(panic.as_ref()),
-                whole,
-            }),
+            (None, Err(panic)) => self.fail(panicked(panic.as_ref()), whole),
         }
     }
 
@@ -401,8 +417,18 @@ impl Turn {
         }
         match returned {
             Ok(output) => self.end(Report::Completed { output }),
-            Err(failure) => self.end(Report::Failed { failure, whole }),
+            Err(failure) => self.fail(failure, whole),
         }
+    }
+
+    /// The function has failed, in a way that a redrive goes by (W11).
+    fn fail(&mut self, failure: Failure, whole: bool) {
+        let end = self.fall.end(&failure);
+        self.end(Report::Failed {
+            failure,
+            whole,
+            end,
+        });
     }
 
     /// Suspends the run if all it waits for is a moment away or more, and nothing is under way.
@@ -443,10 +469,7 @@ impl Turn {
             .whole_limit
             .get_or_insert_with(|| self.world.clock.sleep(HARD_LIMIT_DEFAULT));
         if limit.as_mut().poll(cx).is_ready() {
-            self.end(Report::Failed {
-                failure: over_time(HARD_LIMIT_DEFAULT),
-                whole: true,
-            });
+            self.fail(over_time(HARD_LIMIT_DEFAULT), true);
         }
     }
 
@@ -475,12 +498,7 @@ impl Turn {
                     retry,
                 });
             }
-            _ if self.outstanding.withdraw_end().is_some() => {
-                self.end(Report::Failed {
-                    failure,
-                    whole: false,
-                });
-            }
+            _ if self.outstanding.withdraw_end().is_some() => self.fail(failure, false),
             _ => {}
         }
     }

@@ -34,6 +34,9 @@ pub struct EngineOptions {
     pub disconnect_grace: Duration,
     /// Ended runs are kept for this long, rounded up to whole days. Default 7 days.
     pub retention: Duration,
+    /// A run becomes a dead letter when it has been ready for so long, and no worker that knows its workflow was connected
+    /// while others served its queue. Default 10 min.
+    pub unknown_workflow_after: Duration,
     /// Follow the wall clock wherever it goes (after it was wrong, and has been set right).
     pub accept_clock: bool,
     /// Ready work that no connected worker offers (its queue, workflow or tags) is warned of after this time. Default 60 s.
@@ -58,6 +61,7 @@ impl Default for EngineOptions {
             session_timeout: settings.session_timeout,
             disconnect_grace: settings.disconnect_grace,
             retention: RETENTION_DEFAULT,
+            unknown_workflow_after: settings.unknown_workflow_after,
             accept_clock: false,
             unoffered_after: settings.unoffered_after,
             cache_bytes: 64 << 20,
@@ -160,6 +164,7 @@ impl EngineOptions {
             session_timeout: self.session_timeout,
             disconnect_grace: self.disconnect_grace,
             retention: self.retention,
+            unknown_workflow_after: self.unknown_workflow_after,
             accept_clock: self.accept_clock,
             unoffered_after: self.unoffered_after,
             workers_die_with_engine: self.embedded,

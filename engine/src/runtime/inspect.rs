@@ -10,7 +10,7 @@ use super::engine::OpenError;
 use crate::core::run::RunFold;
 use crate::keys::journal::{self, Joiner};
 use crate::keys::{
-    DeadRecord, Family, GenerationRecord, GrantedRecord, IndexRecord, Mark, MovedRecord,
+    ActRecord, DeadRecord, Family, GenerationRecord, GrantedRecord, IndexRecord, Mark, MovedRecord,
     PoolRecord, QueueRecord, ReadyRecord, Record, StoppedRecord, Tally, TimerRecord,
 };
 use crate::model::chain::CHAIN_BYTES;
@@ -165,6 +165,7 @@ fn decode(family: Family, row: &Row) -> Result<String, String> {
         Family::Moved => text::<MovedRecord>(value),
         Family::Mark => text::<Mark>(value),
         Family::Pool => text::<PoolRecord>(value),
+        Family::Act => text::<ActRecord>(value),
         Family::Journal => Ok(String::new()),
     }
 }

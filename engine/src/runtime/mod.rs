@@ -18,6 +18,8 @@ pub mod engine;
 #[cfg(feature = "server")]
 pub mod inspect;
 #[cfg(feature = "server")]
+mod letters;
+#[cfg(feature = "server")]
 mod note;
 #[cfg(feature = "server")]
 #[cfg(test)]

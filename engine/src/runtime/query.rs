@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use stepwell_storage::{Scan, Space, Store};
 
+use super::letters;
 use crate::core::clock::Reading;
 use crate::core::{Core, summary};
 use crate::keys::{self, Family};
@@ -15,11 +16,12 @@ use crate::model::command::{Damaged, ListRuns, NoSuchRun, Refusal};
 use crate::model::id::{Incarnation, Namespace, RunId, RunNo};
 use crate::model::limits::PAGE_ROWS_MAX;
 use crate::model::run::{RunState, RunSummary, Stats};
+use crate::model::time::Time;
 use crate::reading::{self, Unreadable};
 use crate::wire::frame::JOURNAL_FRAME_BYTES;
 use crate::wire::message::{
-    AskDead, AskJournal, AskList, AskStats, JournalReply, ListReply, Message, RefusedReply,
-    StatsReply,
+    AskActs, AskDead, AskJournal, AskLetters, AskList, AskStats, JournalReply, ListReply, Message,
+    RefusedReply, StatsReply,
 };
 
 /// Runs looked at for one page at most; the answer says where to go on.
@@ -32,9 +34,23 @@ pub(super) struct View {
     newest: RunNo,
     births: Box<dyn Fn(RunNo) -> (u32, bool) + Send + Sync>,
     stats: Stats,
+    acts_from: Time,
 }
 
 impl View {
+    pub(super) fn store(&self) -> &dyn Store {
+        &*self.store
+    }
+
+    pub(super) fn birth_of(&self, no: RunNo) -> (u32, bool) {
+        (self.births)(no)
+    }
+
+    /// No act is stored before this instant.
+    pub(super) fn acts_from(&self) -> Time {
+        self.acts_from
+    }
+
     pub(super) fn of(core: &Core, store: Arc<dyn Store>, stats: Stats, _now: Reading) -> Self {
         let births = core.births();
         let (granted, newest) = (core.granted_runs(), core.newest_run());
@@ -44,6 +60,7 @@ impl View {
             newest,
             births: Box::new(births),
             stats,
+            acts_from: core.acts_from(),
         }
     }
 
@@ -75,6 +92,8 @@ pub(super) enum Query {
     Journal(AskJournal),
     Dead(AskDead),
     Stats(AskStats),
+    Letters(AskLetters),
+    Acts(AskActs),
 }
 
 impl Query {
@@ -85,6 +104,8 @@ impl Query {
             Message::AskJournal(ask) => Ok(Self::Journal(ask)),
             Message::AskDead(ask) => Ok(Self::Dead(ask)),
             Message::AskStats(ask) => Ok(Self::Stats(ask)),
+            Message::AskLetters(ask) => Ok(Self::Letters(ask)),
+            Message::AskActs(ask) => Ok(Self::Acts(ask)),
             other => Err(Box::new(other)),
         }
     }
@@ -101,12 +122,14 @@ impl Query {
                 dead(view, ask.caller.namespace, &ask.list, ask.request).await,
             ),
             Self::Stats(ask) => (ask.request, Ok(stats(view, ask.request))),
+            Self::Letters(ask) => (ask.request, letters::letters(view, &ask).await),
+            Self::Acts(ask) => (ask.request, letters::acts(view, &ask).await),
         };
         answer.unwrap_or_else(|reason| RefusedReply { request, reason }.into())
     }
 }
 
-fn damaged(error: &Unreadable) -> Refusal {
+pub(super) fn damaged(error: &Unreadable) -> Refusal {
     Damaged {
         id: None,
         what: error.chain(),

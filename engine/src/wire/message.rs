@@ -4,7 +4,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::model::command::{Caller, ListRuns, Refusal, StartRun};
-use crate::model::entry::Place;
+use crate::model::dead::{Act, ActCursor, DeadCursor, DeadFilter, DeadLetter};
+use crate::model::entry::{FunctionEnd, Place};
 use crate::model::failure::Failure;
 use crate::model::id::{Incarnation, RunId, RunNo, SessionId, StepNo, Token};
 use crate::model::payload::Payload;
@@ -271,6 +272,9 @@ messages! {
         failure: Failure,
         /// Whether it asked no command at all before, so that the whole function is one step.
         whole: bool,
+        /// How the function came to it: what a redrive would have to supersede.
+        #[serde(default)]
+        end: Option<FunctionEnd>,
     },
     /// Worker to engine: code and journal disagree.
     26 => TurnMismatched {
@@ -384,6 +388,64 @@ messages! {
         request: u64,
     },
 
+    /// Client to engine: a page of the dead letters that fit, newest first.
+    90 => AskLetters {
+        /// The number of the request on this connection.
+        request: u64,
+        /// Who asks.
+        caller: Caller,
+        /// Which.
+        filter: DeadFilter,
+        /// Behind this one.
+        behind: Option<DeadCursor>,
+        /// At most this many.
+        limit: u32,
+    },
+    /// Client to engine: give a dead letter another input.
+    91 => EditInput {
+        /// The number of the request on this connection.
+        request: u64,
+        /// Who asks; its command acts once.
+        caller: Caller,
+        /// The run.
+        id: RunId,
+        /// What its function gets from now on.
+        input: Payload,
+    },
+    /// Client to engine: send a dead letter back to work.
+    92 => Redrive {
+        /// The number of the request on this connection.
+        request: u64,
+        /// Who asks; its command acts once.
+        caller: Caller,
+        /// The run.
+        id: RunId,
+    },
+    /// Client to engine: take a dead letter off the list.
+    93 => Discard {
+        /// The number of the request on this connection.
+        request: u64,
+        /// Who asks; its command acts once.
+        caller: Caller,
+        /// The run.
+        id: RunId,
+        /// Why.
+        reason: String,
+    },
+    /// Client to engine: a page of what operators did, newest first.
+    94 => AskActs {
+        /// The number of the request on this connection.
+        request: u64,
+        /// Who asks.
+        caller: Caller,
+        /// Only what was done with this run.
+        run: Option<RunId>,
+        /// Behind this one.
+        behind: Option<ActCursor>,
+        /// At most this many.
+        limit: u32,
+    },
+
     /// Engine to client: a run each, in the order of the request.
     60 => StartReply {
         /// The number of the request.
@@ -469,6 +531,24 @@ messages! {
         request: u64,
         /// The queues.
         queues: Vec<QueueSummary>,
+    },
+    /// Engine to client.
+    97 => LettersReply {
+        /// The number of the request.
+        request: u64,
+        /// The page.
+        letters: Vec<DeadLetter>,
+        /// Where to go on, if there may be more.
+        next: Option<DeadCursor>,
+    },
+    /// Engine to client.
+    98 => ActsReply {
+        /// The number of the request.
+        request: u64,
+        /// The page.
+        acts: Vec<Act>,
+        /// Where to go on, if there may be more.
+        next: Option<ActCursor>,
     },
 }
 

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 
 use stepwell::Retry;
+use stepwell::model::dead::Superseded;
 use stepwell::model::entry::{AttemptFailed, Entry};
 use stepwell::model::id::{RunId, RunNo, StepNo};
 use stepwell::model::time::Time;
@@ -131,9 +132,12 @@ impl Attempts {
         if is_anew {
             return;
         }
-        let failed: Vec<&AttemptFailed> = before
-            .iter()
-            .filter_map(|earlier| match earlier {
+        // Redriven, it is counted anew.
+        let superseded = Superseded::of((0..).zip(before));
+        let failed: Vec<&AttemptFailed> = (0..)
+            .zip(before)
+            .filter(|(at, earlier)| !superseded.covers(*at, earlier))
+            .filter_map(|(_, earlier)| match earlier {
                 Entry::AttemptFailed(e) if e.number == number => Some(e),
                 _ => None,
             })

@@ -98,11 +98,12 @@ impl Fence {
             Entry::AttemptFailed(e) => (Said::Failed(e.number), None),
             Entry::TimerArmed(e) => (Said::Timer(e.number), None),
             Entry::Completed(_) => (Said::Returned, None),
-            Entry::Died(e) if e.failure.class == super::proof::WORKER_LOST => return,
+            Entry::Died(e) if super::proof::is_by_engine(e) => return,
             Entry::Died(_) => (whole, None),
             Entry::Cancelled(_) if run.was_cancelled_in_line() => return,
             Entry::Cancelled(_) => (whole, Some(Said::Returned)),
             Entry::Started(_) | Entry::TimerFired(_) | Entry::CancelRequested(_) => return,
+            Entry::Redriven(_) | Entry::InputEdited(_) | Entry::Discarded(_) => return,
         };
         let tokens = [
             durable

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use stepwell::model::dead::Superseded;
 use stepwell::model::id::RunNo;
 use stepwell::reading;
 use stepwell_storage::{OpenRefusal, Seq, Store, block_on};
@@ -28,10 +29,10 @@ pub(super) fn appended(durable: &Durable, no: RunNo, index: u32, bench: &mut Ben
     if !entry.resolves() || entry.number().is_none() {
         return;
     }
-    if before
-        .iter()
-        .any(|earlier| earlier.resolves() && earlier.number() == entry.number())
-    {
+    let superseded = Superseded::of((0..).zip(before));
+    if (0..).zip(before).any(|(at, earlier)| {
+        earlier.resolves() && earlier.number() == entry.number() && !superseded.covers(at, earlier)
+    }) {
         bench.charge(
             NAME,
             format!(

@@ -17,6 +17,7 @@ mod model;
 mod outcome;
 mod place;
 mod proof;
+mod redrive;
 mod release;
 mod replay;
 mod retention;
@@ -26,6 +27,7 @@ mod start;
 mod suspect;
 mod tally;
 mod timer;
+mod unknown;
 
 use stepwell::QueueSummary;
 
@@ -52,6 +54,8 @@ pub(crate) struct Court {
     fence: fence::Fence,
     attempts: attempt::Attempts,
     suspects: suspect::Suspects,
+    acts: redrive::Acts,
+    patience: unknown::Patience,
     lines: line::Lines,
     pub(crate) limits: limit::Limits,
     engine_time: timer::EngineTime,
@@ -83,8 +87,10 @@ impl Bench<'_> {
 }
 
 impl Court {
-    pub(crate) fn new() -> Self {
-        Self::default()
+    pub(crate) fn new(plan: &Plan) -> Self {
+        let mut court = Self::default();
+        court.patience.limit_ms = plan.settings.unknown_after_ms;
+        court
     }
 
     pub(crate) fn charge(&mut self, checker: &str, now_ms: u64, text: String) {
@@ -118,6 +124,8 @@ impl Court {
         let mut touched = std::collections::BTreeSet::new();
         let mut forgotten = Vec::new();
         self.fence.batch_begins();
+        self.acts.batch_begins();
+        self.durable.new_acts.clear();
         for op in ops {
             let change = match self.durable.apply(op) {
                 Ok(change) => change,
@@ -135,6 +143,9 @@ impl Court {
                         .appended(&self.durable, *run, *index, &mut bench);
                     self.fence.appended(&self.durable, *run, *index, &mut bench);
                     self.attempts
+                        .appended(&self.durable, *run, *index, &mut bench);
+                    self.acts.appended(&self.durable, *run, *index, &mut bench);
+                    self.patience
                         .appended(&self.durable, *run, *index, &mut bench);
                     self.suspects
                         .appended(&self.durable, *run, *index, &self.lines, &mut bench);
@@ -161,6 +172,7 @@ impl Court {
                 }
                 Change::Queued { run, deaths } => {
                     touched.insert(*run);
+                    self.patience.queued(*run, &bench);
                     self.suspects
                         .queued(&self.durable, *run, *deaths, &self.lines, &mut bench);
                 }
@@ -179,6 +191,7 @@ impl Court {
         fence::one_grant_a_run(&self.durable, &mut bench);
         place::batch_ended(&self.durable, &touched, &mut bench);
         suspect::batch_ended(&self.durable, &touched, &mut bench);
+        self.acts.batch_ended(&self.durable, &mut bench);
         if tallied {
             tally::batch_ended(&self.durable, &mut bench);
         }
@@ -336,6 +349,7 @@ pub(crate) fn at_the_end(world: &World, in_time: bool) {
     if in_time {
         tally::at_the_end(&court.durable, &told, &mut bench);
     }
+    redrive::at_the_end(&court.durable, &told, &mut bench);
     journal::at_the_end(&court.durable, world.opened_disk(), &mut bench);
     replay::at_the_end(&court.durable, &world.program, &mut bench);
     damage::at_the_end(&court.durable, world.plan.seed, &world.disk, &mut bench);

@@ -10,11 +10,16 @@
 //!     ▲                │ by itself        │ by itself
 //!     │                └──► ended ◄───────┘      as its journal says; `cancelled` only if it was asked to stop
 //!     └──forgotten────────────┘
+//!               live ◄── redrive ── dead ◄──► edit
+//!                                   dead ── discard ──► discarded
 //! ```
 //!
 //! - A start begins a run that is absent, finds the one of its workflow and input, and is refused by any other.
 //! - A cancel is acknowledged while the run lives. It is a request: the run may complete or die all the same. Its journal
 //!   holds it, though, whatever comes after.
+//! - What operators do with a dead letter is in its journal, in its order, each command once: an act that was acknowledged is
+//!   the journal's next one, or has been done. One that was refused because the run is no dead letter, is none then.
+//! - An outcome once told never changes, unless the run is redriven: each of its lives has its own.
 //! - A run is forgotten once, after its end: between the moment at which the engine gave that to the disk and the one at
 //!   which it was durable (`retention` has an eye on engine time). From then on nobody knows it, and a start begins another.
 //! - The journal is the last to be asked, and must fit the order too: so a call that was acknowledged and forgotten shows.
@@ -31,10 +36,11 @@ mod tests;
 use std::collections::BTreeMap;
 
 use stepwell::model::command::Refusal;
+use stepwell::model::dead::ActKind;
 use stepwell::model::entry::Entry;
-use stepwell::model::id::RunId;
+use stepwell::model::id::{CommandId, RunId};
 use stepwell::model::payload::Payload;
-use stepwell::model::run::{Outcome, RunState};
+use stepwell::model::run::{Outcome, OutcomeDead, RunState};
 
 use self::search::{Op, Verdict, What};
 use super::Bench;
@@ -100,7 +106,10 @@ struct Held {
     input: Payload,
     asked: bool,
     entries: u32,
-    end: Option<Outcome>,
+    /// What operators did: the entry, the command, and what.
+    acts: Vec<(u32, CommandId, ActKind)>,
+    /// How each life ended, and with which entry; the last one perhaps not.
+    ends: Vec<Option<(u32, Outcome)>>,
 }
 
 impl Held {
@@ -112,9 +121,78 @@ impl Held {
             input: started.input.clone(),
             asked: run.entries.iter().any(asked),
             entries: run.entries.len() as u32,
-            end: run.outcome(),
+            acts: acts_of(run),
+            ends: ends_of(run),
         })
     }
+
+    /// Which life of the run it is after so many acts.
+    fn life_after(&self, acts: u32) -> usize {
+        let redrive = |act: &&(u32, CommandId, ActKind)| act.2 == ActKind::Redrive;
+        let done = self.acts.iter().take(acts as usize);
+        done.filter(redrive).count()
+    }
+
+    fn end_after(&self, acts: u32) -> Option<&(u32, Outcome)> {
+        self.ends.get(self.life_after(acts))?.as_ref()
+    }
+
+    fn is_discarded_after(&self, acts: u32) -> bool {
+        let last = acts
+            .checked_sub(1)
+            .and_then(|at| self.acts.get(at as usize));
+        last.is_some_and(|act| act.2 == ActKind::Discard)
+    }
+
+    /// How many entries its journal has when it has ended, after so many acts.
+    fn entries_after(&self, acts: u32) -> u32 {
+        let act = acts
+            .checked_sub(1)
+            .and_then(|at| self.acts.get(at as usize));
+        match act.filter(|act| act.2 != ActKind::Redrive) {
+            Some((index, ..)) => index + 1,
+            None => self
+                .end_after(acts)
+                .map_or(self.entries, |(index, _)| index + 1),
+        }
+    }
+
+    fn place_of(&self, command: CommandId) -> Option<u32> {
+        let at = self.acts.iter().position(|act| act.1 == command)?;
+        Some(at as u32)
+    }
+}
+
+fn acts_of(run: &DurableRun) -> Vec<(u32, CommandId, ActKind)> {
+    let act = |(index, entry): (u32, &Entry)| match entry {
+        Entry::Redriven(e) => Some((index, e.command, ActKind::Redrive)),
+        Entry::InputEdited(e) => Some((index, e.command, ActKind::Edit)),
+        Entry::Discarded(e) => Some((index, e.command, ActKind::Discard)),
+        _ => None,
+    };
+    (0..).zip(&run.entries).filter_map(act).collect()
+}
+
+fn ends_of(run: &DurableRun) -> Vec<Option<(u32, Outcome)>> {
+    let mut ends = vec![None];
+    for (index, entry) in (0..).zip(&run.entries) {
+        let end: Option<Outcome> = match entry {
+            Entry::Redriven(_) => {
+                ends.push(None);
+                continue;
+            }
+            Entry::Died(e) => {
+                let failure = e.failure.clone();
+                Some(OutcomeDead { failure }.into())
+            }
+            Entry::Completed(_) | Entry::Cancelled(_) => run.outcome(),
+            _ => continue,
+        };
+        if let Some(last) = ends.last_mut() {
+            *last = end.map(|end| (index, end));
+        }
+    }
+    ends
 }
 
 /// The calls about one run, and what became of it.
@@ -131,8 +209,8 @@ struct History {
     repeats: bool,
 }
 
-/// A run as the model knows it. Invariant: nothing leads back from `Ended` to `Live`, and to `Absent` only the forgetting of
-/// a run that has ended.
+/// A run as the model knows it. Invariant: nothing but a redrive leads back from `Ended` to `Live`, and to `Absent` only the
+/// forgetting of a run that has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum State {
     /// So many runs of the name have been forgotten.
@@ -154,6 +232,8 @@ struct Life {
     delayed: bool,
     /// Its journal holds this much at least.
     entries: u32,
+    /// How many acts of operators have been done.
+    acts: u32,
 }
 
 impl History {
@@ -185,9 +265,48 @@ impl History {
         search::verdict(self, &self.ops(u64::MAX))
     }
 
-    /// How a run ended, if it did.
+    /// How this life of the run ended, if it did.
     fn end(&self, life: Life) -> Option<&Outcome> {
-        self.lives.get(life.nth).and_then(|held| held.end.as_ref())
+        let (_, outcome) = self.journal_of(life)?.end_after(life.acts)?;
+        Some(outcome)
+    }
+
+    fn journal_of(&self, life: Life) -> Option<&Held> {
+        self.lives.get(life.nth)
+    }
+
+    /// The state of a run that has ended.
+    fn end_state(&self, life: Life) -> Option<RunState> {
+        let discarded = self.journal_of(life)?.is_discarded_after(life.acts);
+        let end = state_of(self.end(life)?);
+        Some(if discarded { RunState::Discarded } else { end })
+    }
+
+    /// Does the journal's next act, if that is `command`.
+    fn act(&self, command: CommandId, life: Life) -> Option<State> {
+        let held = self.journal_of(life)?;
+        let dead = self.end_state(life) == Some(RunState::Dead);
+        if !dead || held.place_of(command)? != life.acts {
+            return None;
+        }
+        let (index, _, kind) = held.acts[life.acts as usize];
+        let acts = life.acts + 1;
+        Some(match kind {
+            ActKind::Redrive => State::Live(Life {
+                acts,
+                entries: index + 1,
+                ..life
+            }),
+            _ => State::Ended(Life { acts, ..life }),
+        })
+    }
+
+    /// Whether the command has been carried out.
+    fn has_acted(&self, command: CommandId, life: Life) -> bool {
+        let place = self
+            .journal_of(life)
+            .and_then(|held| held.place_of(command));
+        place.is_some_and(|place| place < life.acts)
     }
 
     fn kind_of(&self, workflow: &str, input: &Payload) -> Option<usize> {
@@ -251,6 +370,7 @@ impl History {
         self.kind_of(&held.workflow, &held.input) == Some(life.kind)
             && held.asked == life.asked
             && held.entries >= life.entries
+            && held.acts.len() as u32 == life.acts
     }
 
     /// A copy of a call has its effect, unseen. None where it has none.
@@ -261,6 +381,7 @@ impl History {
                 asked: true,
                 ..life
             })),
+            (Asked::Act { command, .. }, State::Ended(life)) => self.act(*command, life),
             _ => None,
         }
     }
@@ -282,16 +403,15 @@ impl History {
             asked,
             delayed,
             entries,
+            acts: 0,
         }))
     }
 
     /// A call is answered as it was: what the state becomes, if it is one in which this answer is right.
     fn answered(&self, call: &Call, state: State) -> Option<State> {
-        let ended = |told: RunState| {
-            let State::Ended(life) = state else {
-                return None;
-            };
-            (self.end(life).map(state_of) == Some(told)).then_some(state)
+        let ended = |told: RunState| match state {
+            State::Ended(life) => (self.end_state(life) == Some(told)).then_some(state),
+            _ => None,
         };
         let mine = || self.begun(call, 0)?.life().map(|life| life.kind);
         match (&call.asked, &call.answer) {
@@ -308,7 +428,25 @@ impl History {
                         told => self.lives_as(told, state),
                     }
                 }
+                Refusal::NotDead(refusal) => {
+                    let Asked::Act { command, .. } = &call.asked else {
+                        return None;
+                    };
+                    let acted = self.has_acted(*command, state.life()?);
+                    match refusal.state {
+                        _ if acted => None,
+                        RunState::Dead => None,
+                        told if told.is_final() => ended(told),
+                        told => self.lives_as(told, state),
+                    }
+                }
+                Refusal::WentOn(_) => ended(RunState::Dead),
                 refusal => is_at_fault(refusal).then_some(state),
+            },
+            (Asked::Act { command, .. }, Answer::Done) => match state {
+                _ if self.has_acted(*command, state.life()?) => Some(state),
+                State::Ended(life) => self.act(*command, life),
+                _ => None,
             },
             (Asked::Start { .. }, Answer::Started(true)) => match state {
                 State::Absent(nth) => self.begun(call, nth),
@@ -362,7 +500,12 @@ impl History {
     /// Journals never get shorter, and one that has ended never longer.
     fn has_grown(&self, workflow: &str, entries: u32, state: State) -> Option<State> {
         let life = state.life()?;
-        let ends_with = self.lives.get(life.nth).map_or(0, |held| held.entries);
+        let ends_with = self.journal_of(life).map_or(0, |held| match state {
+            State::Ended(life) => held.entries_after(life.acts),
+            _ => held
+                .end_after(life.acts)
+                .map_or(held.entries, |(at, _)| at + 1),
+        });
         let fits = match state {
             State::Ended(_) => entries == ends_with,
             _ => (life.entries..=ends_with).contains(&entries),

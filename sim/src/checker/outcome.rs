@@ -1,6 +1,6 @@
-//! **An outcome once told never changes.**
+//! **An outcome once told never changes, unless the run is redriven.**
 //!
-//! Source: `Client::outcome`, and rule R1: an answer is durable when it leaves.
+//! Source: `Client::outcome`, and rule R1: an answer is durable when it leaves. A death that was redriven stays in the journal.
 
 use super::Bench;
 use crate::durable::Durable;
@@ -13,7 +13,7 @@ pub(super) fn at_the_end(durable: &Durable, told: &Told, bench: &mut Bench<'_>) 
         // More than one, if the name was used again after the retention.
         let held: Vec<_> = durable
             .runs_of(run_id(&answer.name))
-            .filter_map(|run| run.outcome())
+            .flat_map(|run| run.outcomes())
             .collect();
         if !held.contains(&answer.outcome) {
             bench.charge(

@@ -6,22 +6,27 @@
 use std::time::Duration;
 
 use stepwell::Retry;
-use stepwell::model::entry::Entry;
+use stepwell::model::dead::{UNKNOWN_WORKFLOW, WORKER_LOST};
+use stepwell::model::entry::{Died, Entry};
 use stepwell::model::failure::Failure;
 use stepwell::model::id::{RunNo, StepNo};
+use stepwell::model::payload::Payload;
 
 use super::Bench;
 use crate::durable::{Durable, DurableRun};
 use crate::ledger::Ledger;
-use crate::plan::{ChainInput, Deed, Job, Limited, Order, Plan, Solo, TimedJob};
+use crate::plan::{ChainInput, Deed, Ill, Job, Limited, Order, Plan, Poison, Solo, TimedJob};
 use crate::workload::{
-    CALL, CHAIN, CHECKOUT, CLEANED, DECLINED, ERRAND, LIMITED, PLANNED, RING, Receipt, SOLO,
-    chain_expected, chain_request,
+    CALL, CHAIN, CHECKOUT, CLEANED, DECLINED, Dose, ERRAND, LIMITED, ORPHAN, PLANNED, POISON,
+    POISONED, RING, Receipt, SOLO, chain_expected, chain_request, orphan_expected,
 };
 
 const NAME: &str = "the workload's proof holds";
-/// The class of the failure of a run that lost too many workers.
-pub(super) const WORKER_LOST: &str = "worker lost";
+
+/// Whether the engine let the run die, and not its function.
+pub(super) fn is_by_engine(died: &Died) -> bool {
+    matches!(died.failure.class.as_str(), WORKER_LOST | UNKNOWN_WORKFLOW) && died.end.is_none()
+}
 
 pub(super) fn at_the_end(durable: &Durable, ledger: &Ledger, plan: &Plan, bench: &mut Bench<'_>) {
     for (no, run) in &durable.runs {
@@ -43,6 +48,8 @@ pub(super) fn at_the_end(durable: &Durable, ledger: &Ledger, plan: &Plan, bench:
             name if name == CHECKOUT.name() => checkout(run),
             name if name == SOLO.name() => solo(run),
             name if name == LIMITED.name() => limited(*no, run, ledger),
+            name if name == POISON.name() => poison(run),
+            name if name == ORPHAN.name() => orphan(*no, run, ledger),
             name if name == RING.name() => ring(*no, run, ledger),
             other => Err(format!("there is no workflow {other}")),
         };
@@ -53,13 +60,13 @@ pub(super) fn at_the_end(durable: &Durable, ledger: &Ledger, plan: &Plan, bench:
 }
 
 fn input<T: serde::de::DeserializeOwned>(run: &DurableRun) -> Result<T, String> {
-    let started = run.started().ok_or("no start")?;
-    started.input.to().map_err(|error| error.to_string())
+    let input = run.input().ok_or("no start")?;
+    input.to().map_err(|error| error.to_string())
 }
 
 fn may_die(run: &DurableRun, failure: &Failure, planned: bool) -> Result<(), String> {
     match failure.class.as_str() {
-        WORKER_LOST => Ok(()),
+        WORKER_LOST | UNKNOWN_WORKFLOW => Ok(()),
         DECLINED if planned => Ok(()),
         _ if gave_up(run, failure) => Ok(()),
         _ => Err(format!("it died of what nobody planned: {failure:?}")),
@@ -90,7 +97,7 @@ fn gave_up(run: &DurableRun, failure: &Failure) -> bool {
 fn chain(no: RunNo, run: &DurableRun, ledger: &Ledger) -> Result<(), String> {
     let input: ChainInput = input(run)?;
     let id = run.started().ok_or("no start")?.id;
-    match run.entries.last() {
+    match run.end().map(|(_, end)| end) {
         Some(Entry::Completed(completed)) => {
             let value = |number| {
                 ledger
@@ -149,7 +156,7 @@ fn checkout(run: &DurableRun) -> Result<(), String> {
         found.sort_unstable();
         found.into_iter().map(|(_, value)| value).collect()
     };
-    match run.entries.last() {
+    match run.end().map(|(_, end)| end) {
         Some(Entry::Completed(completed)) => {
             let receipt: Receipt = completed.output.to().map_err(|error| error.to_string())?;
             let steps = [
@@ -193,7 +200,7 @@ fn checkout(run: &DurableRun) -> Result<(), String> {
 }
 
 fn ring(no: RunNo, run: &DurableRun, ledger: &Ledger) -> Result<(), String> {
-    match run.entries.last() {
+    match run.end().map(|(_, end)| end) {
         Some(Entry::Completed(_)) => super::ring::moved(no, run, ledger),
         Some(Entry::Died(died)) => may_die(run, &died.failure, false),
         Some(Entry::Cancelled(_)) => was_asked_to_stop(run),
@@ -203,7 +210,7 @@ fn ring(no: RunNo, run: &DurableRun, ledger: &Ledger) -> Result<(), String> {
 
 fn solo(run: &DurableRun) -> Result<(), String> {
     let input: Solo = input(run)?;
-    match run.entries.last() {
+    match run.end().map(|(_, end)| end) {
         Some(Entry::Completed(completed)) => {
             let (found, pad): (u64, String) =
                 completed.output.to().map_err(|error| error.to_string())?;
@@ -278,4 +285,68 @@ fn fits(deed: Deed, failure: &Failure) -> bool {
         Deed::CleansUp { .. } => &[CLEANED, "time limit"],
     };
     classes.contains(&failure.class.as_str())
+}
+
+/// The function that ended it had the input that was edited last before it was redriven last.
+fn input_of_last_life(run: &DurableRun) -> Option<&Payload> {
+    let redriven = run
+        .entries
+        .iter()
+        .rposition(|entry| matches!(entry, Entry::Redriven(_)));
+    let before = &run.entries[..redriven.unwrap_or(0)];
+    let edited = before.iter().rev().find_map(|entry| match entry {
+        Entry::InputEdited(edited) => Some(&edited.input),
+        _ => None,
+    });
+    edited.or(run.started().map(|started| &started.input))
+}
+
+fn poison(run: &DurableRun) -> Result<(), String> {
+    let input = input_of_last_life(run).ok_or("no start")?;
+    let input: Result<Poison, _> = input.to();
+    match (run.end().map(|(_, end)| end), input) {
+        (Some(Entry::Completed(completed)), Ok(input)) => {
+            let dose: Dose = completed.output.to().map_err(|error| error.to_string())?;
+            let own = input.ill == Ill::Own && !input.cured;
+            if own || dose.salt != input.salt || dose.before.len() != input.before as usize + 1 {
+                return Err(format!("it answered {dose:?} for {input:?}"));
+            }
+            Ok(())
+        }
+        (Some(Entry::Completed(_)), Err(error)) => Err(format!(
+            "it completed with an input that nobody reads: {error}"
+        )),
+        (Some(Entry::Died(died)), Ok(input)) => {
+            let poisoned = died.failure.class == POISONED && !input.cured;
+            let tired = input.ill == Ill::Retries; // of the provider
+            if poisoned || tired {
+                return Ok(());
+            }
+            may_die(run, &died.failure, false)
+        }
+        (Some(Entry::Died(died)), Err(_)) if died.failure.class == "input" => Ok(()),
+        (Some(Entry::Died(died)), Err(_)) => may_die(run, &died.failure, false),
+        (Some(Entry::Cancelled(_)), _) => was_asked_to_stop(run),
+        _ => Ok(()),
+    }
+}
+
+fn orphan(no: RunNo, run: &DurableRun, ledger: &Ledger) -> Result<(), String> {
+    let id = run.started().ok_or("no start")?.id;
+    let input = input_of_last_life(run).ok_or("no start")?;
+    match run.end().map(|(_, end)| end) {
+        Some(Entry::Completed(completed)) => {
+            let salt: u64 = input.to().map_err(|error| error.to_string())?;
+            let found: u64 = completed.output.to().map_err(|error| error.to_string())?;
+            let value = ledger
+                .effect_of(no, CALL, &format!("{id}-0"))
+                .map_or(0, |effect| effect.value);
+            (found == orphan_expected(salt, value))
+                .then_some(())
+                .ok_or_else(|| format!("it answered {found:016x}"))
+        }
+        Some(Entry::Died(died)) => may_die(run, &died.failure, false),
+        Some(Entry::Cancelled(_)) => was_asked_to_stop(run),
+        _ => Ok(()),
+    }
 }

@@ -71,6 +71,6 @@ fn no_outcome(durable: &Durable, outcome: &Outcome) -> Option<String> {
     let found = durable
         .runs
         .values()
-        .any(|run| run.outcome().as_ref() == Some(outcome));
+        .any(|run| run.outcomes().contains(outcome));
     (!found).then(|| format!("the outcome {outcome:?}"))
 }

@@ -105,9 +105,9 @@ async fn replay_with(
 
 /// Whether the function itself ended the run.
 fn is_replayed(run: &DurableRun) -> bool {
-    match run.entries.last() {
+    match run.end().map(|(_, end)| end) {
         Some(Entry::Completed(_)) => true,
-        Some(Entry::Died(died)) => died.failure.class != super::proof::WORKER_LOST,
+        Some(Entry::Died(died)) => !super::proof::is_by_engine(died),
         // One that was never handed out is cancelled without its function.
         Some(Entry::Cancelled(_)) => !run.was_cancelled_in_line(),
         _ => false,
@@ -115,12 +115,8 @@ fn is_replayed(run: &DurableRun) -> bool {
 }
 
 async fn replay(engine: &mut Link, no: RunNo, run: &DurableRun) -> Result<(), String> {
-    let (Some(started), Some((end, stored))) = (
-        run.started(),
-        run.entries
-            .last()
-            .zip(run.stored.split_last().map(|(_, rest)| rest)),
-    ) else {
+    let end = run.end().map(|(at, end)| (end, &run.stored[..at]));
+    let (Some(started), Some((end, stored))) = (run.started(), end) else {
         return Err("an empty journal".to_owned());
     };
     let token = Token {

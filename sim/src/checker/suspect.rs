@@ -71,7 +71,7 @@ impl Suspects {
         let Entry::Died(died) = &run.entries[index as usize] else {
             return;
         };
-        if died.failure.class != super::proof::WORKER_LOST {
+        if died.failure.class != stepwell::model::dead::WORKER_LOST {
             return;
         }
         if grant.deaths < DEATHS_MAX || made_progress(run, grant, index as usize) {

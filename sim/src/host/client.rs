@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 use stepwell::model::command::{ListRuns, Refusal};
+use stepwell::model::dead::DeadFilter;
+use stepwell::model::id::CommandId;
 use stepwell::model::payload::Payload;
 use stepwell::model::run::Stats;
 use stepwell::runtime::link::NetDial;
@@ -13,8 +15,8 @@ use stepwell::{Client, ClientError, QueueChange, RateLimit};
 
 use super::SERVER;
 use crate::event::What;
-use crate::plan::{Job, Work};
-use crate::told::{Asked, CallNo, OutcomeTold, Progress, StartAnswer, StartTold, run_id};
+use crate::plan::{Act, Job, Work};
+use crate::told::{Asked, CallNo, Deed, OutcomeTold, Progress, StartAnswer, StartTold, run_id};
 use crate::world::{Host, World};
 
 /// How long a call may take.
@@ -104,6 +106,7 @@ async fn begin(host: Arc<Host>, client: Client, index: usize) {
             }
         }
         Job::Gauges => gauges(&host, &client).await,
+        Job::Act { name, act } => operate(&host, &client, &name, act).await,
     }
     host.record(|_| What::Settled { job: index });
     host.world.told().jobs[index] = Progress::Over;
@@ -257,6 +260,54 @@ async fn cancel(host: &Host, client: &Client, name: &str) {
     }
 }
 
+/// The same command, until it is answered.
+async fn operate(host: &Host, client: &Client, name: &str, act: Act) {
+    let (command, id) = (client.new_command(), run_id(name));
+    loop {
+        let acknowledged = host.world.told().is_acknowledged(name);
+        let call = host.begins_call(name, asks(command, &act));
+        let answer = match &act {
+            Act::Redrive => client.redrive_as(command, id).await,
+            Act::Discard => client.discard_as(command, id, "the plan says so").await,
+            Act::Edit(input) => client.edit_input_as(command, id, encoded(input)).await,
+        };
+        host.ends_call(call, &answer);
+        match &answer {
+            Ok(()) => {
+                host.world.saw("acts on dead letters");
+                return host.tell(
+                    format_args!("is told that {act:?} of {name} is done"),
+                    || What::Told {
+                        run: name.to_owned(),
+                        answer: format!("{act:?} is done"),
+                    },
+                );
+            }
+            Err(ClientError::Refused(refusal)) => {
+                if matches!(refusal, Refusal::WentOn(_)) {
+                    host.world.saw("redrives refused because the run went on");
+                }
+                let error = ClientError::Refused(refusal.clone());
+                return refused(host, name, acknowledged, &error);
+            }
+            Err(_) => again(host).await,
+        }
+    }
+}
+
+fn asks(command: CommandId, act: &Act) -> Asked {
+    let deed = match act {
+        Act::Redrive => Deed::Redrive,
+        Act::Discard => Deed::Discard,
+        Act::Edit(input) => Deed::Edit(encoded(input)),
+    };
+    Asked::Act { command, deed }
+}
+
+fn encoded(input: &Value) -> Payload {
+    Payload::of_json(input).unwrap_or_else(|error| panic!("an input of ours is a payload: {error}"))
+}
+
 async fn wait(host: &Host, client: &Client, name: &str) {
     let acknowledged = host.world.told().is_acknowledged(name);
     let call = host.begins_call(name, Asked::Outcome { waits: true });
@@ -405,6 +456,10 @@ async fn audit(host: &Host, client: &Client) {
             break;
         }
     }
+    if let Err(error) = list_letters_and_acts(host, client).await {
+        let text = format!("the dead letters and acts are not listed: {error}");
+        return host.world.told().wrong.push(text);
+    }
     match stats_at_rest(host, client).await {
         Ok(stats) => host.world.told().stats = Some(stats),
         Err(error) => host
@@ -413,6 +468,31 @@ async fn audit(host: &Host, client: &Client) {
             .wrong
             .push(format!("the counts are not to be had: {error}")),
     }
+}
+
+async fn list_letters_and_acts(host: &Host, client: &Client) -> Result<(), ClientError> {
+    let (mut letters, mut behind) = (Vec::new(), None);
+    loop {
+        let all = DeadFilter::default();
+        let (page, next) = client.dead_letters(&all, behind, PAGE).await?;
+        letters.extend(page.into_iter().map(|letter| letter.no));
+        behind = next;
+        if behind.is_none() {
+            break;
+        }
+    }
+    let (mut acts, mut behind) = (Vec::new(), None);
+    loop {
+        let (page, next) = client.acts(None, behind, PAGE).await?;
+        acts.extend(page.into_iter().map(|act| (act.at, act.kind)));
+        behind = next;
+        if behind.is_none() {
+            break;
+        }
+    }
+    let mut told = host.world.told();
+    (told.letters, told.acts) = (Some(letters), Some(acts));
+    Ok(())
 }
 
 /// The engine's counts, once it reads nothing. Copies of old questions still arrive, and are read for.
@@ -430,6 +510,5 @@ async fn stats_at_rest(host: &Host, client: &Client) -> Result<Stats, ClientErro
 
 /// An input as it is stored.
 pub(crate) fn payload_of(work: &Work) -> Payload {
-    let encoded = Payload::of_json(&work.input);
-    encoded.unwrap_or_else(|error| panic!("an input of ours is a payload: {error}"))
+    encoded(&work.input)
 }

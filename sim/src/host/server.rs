@@ -46,6 +46,13 @@ pub(crate) async fn serve(world: Arc<World>, air: Arc<Mutex<InAir>>) -> turmoil:
         accept_clock: world.clocks().consents(),
         ..EngineOptions::default()
     };
+    let options = match settings.unknown_after_ms {
+        0 => options,
+        ms => EngineOptions {
+            unknown_workflow_after: Duration::from_millis(ms),
+            ..options
+        },
+    };
     let engine = match options.open_on(host.env(), Arc::new(store)).await {
         Ok(engine) => engine,
         Err(OpenError::Core(OpenRefused::ClockBehind { wall, mark })) => {

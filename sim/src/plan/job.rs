@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use stepwell::{QueueChange, Workflow};
 
+use super::poison::Act;
 use super::settings::Settings;
 use crate::draw::Draw;
 use crate::workload::{CHAIN, CHECKOUT, SOLO};
@@ -119,6 +120,13 @@ pub enum Job {
     },
     /// Asks how the queues are, once.
     Gauges,
+    /// Does something with a dead letter, again and again until it is answered.
+    Act {
+        /// The run's name.
+        name: String,
+        /// What.
+        act: Act,
+    },
 }
 
 impl Job {
@@ -135,6 +143,14 @@ impl Job {
             Self::Ask { name } => ("ask", vec![name.clone()]),
             Self::SetQueue { .. } => ("set queue", Vec::new()),
             Self::Gauges => ("gauges", Vec::new()),
+            Self::Act { name, act } => {
+                let what = match act {
+                    Act::Redrive => "redrive",
+                    Act::Edit(_) => "edit",
+                    Act::Discard => "discard",
+                };
+                (what, vec![name.clone()])
+            }
         }
     }
 }
@@ -170,6 +186,7 @@ pub(super) fn draw_all(seed: u64, settings: &Settings) -> Vec<TimedJob> {
         ));
     }
     super::limited::draw_all(seed, settings, &mut jobs);
+    jobs.extend(super::poison::draw_all(seed, settings));
     jobs.sort_by_key(|job| job.at_ms);
     jobs
 }

@@ -10,6 +10,7 @@ mod fault;
 mod job;
 mod limited;
 mod long;
+mod poison;
 mod ring;
 mod script;
 mod settings;
@@ -23,6 +24,7 @@ pub use self::clock::ClockError;
 pub use self::fault::{Fault, FaultKind, TimedFault};
 pub use self::job::{ChainInput, Job, Order, Solo, TimedJob, Work};
 pub use self::limited::{Deed, Limited};
+pub use self::poison::{Act, Ill, Poison};
 pub use self::ring::RingInput;
 pub use self::script::{Point, Scripted, Strike};
 pub use self::settings::{Disk, Settings};
@@ -81,13 +83,14 @@ impl Plan {
         errand::draw_all(seed, &settings, &mut jobs);
         jobs.sort_by_key(|job| job.at_ms);
         let faults = fault::draw_all(seed, &settings);
+        let script = poison::draw_kills(seed, &jobs);
         Self {
             suite: ENGINE.to_owned(),
             seed,
             settings,
             jobs,
             faults,
-            script: Vec::new(),
+            script,
         }
     }
 

@@ -72,6 +72,9 @@ pub struct Settings {
     /// What the server's store lies on.
     #[serde(default)]
     pub disk: Disk,
+    /// After so long a run dies whose workflow nobody knows; by the engine's own setting if it is 0.
+    #[serde(default)]
+    pub unknown_after_ms: u64,
 }
 
 /// What a server's store lies on.
@@ -151,6 +154,7 @@ impl Settings {
                 .filter(|_| draw.chance(500))
                 .collect(),
             disk: Disk::Simulated,
+            unknown_after_ms: Draw::of(seed, "unknown").between(1_000, 8_000),
         };
         settings.heal_max_ms = heal_max_ms(settings.workers * settings.slots, skips_time);
         settings

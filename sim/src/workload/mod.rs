@@ -3,6 +3,7 @@
 mod chain;
 mod checkout;
 mod limited;
+mod poison;
 mod ring;
 mod solo;
 
@@ -14,8 +15,9 @@ use stepwell::{Failure, Retry, Step, Workflow};
 pub(crate) use self::chain::{expected as chain_expected, request as chain_request};
 pub(crate) use self::checkout::{DECLINED, Receipt};
 pub(crate) use self::limited::{CLEANED, PLANNED};
+pub(crate) use self::poison::{Dose, KILL, POISONED, orphan_expected};
 use crate::outside::{CallError, Outside};
-use crate::plan::{ChainInput, Limited, Order, RingInput, Solo};
+use crate::plan::{ChainInput, Limited, Order, Poison, RingInput, Solo};
 use crate::program::SimWorker;
 
 /// Steps hashed onto one another.
@@ -24,6 +26,10 @@ pub(crate) const CHAIN: Workflow<ChainInput, u64> = Workflow::new("chain");
 pub(crate) const CHECKOUT: Workflow<Order, Receipt> = Workflow::new("checkout");
 /// No step at all.
 pub(crate) const SOLO: Workflow<Solo, (u64, String)> = Workflow::new("solo");
+/// What dies, and may be redriven.
+pub(crate) const POISON: Workflow<Poison, Dose> = Workflow::new("poison");
+/// What only the second version of the code knows.
+pub(crate) const ORPHAN: Workflow<u64, u64> = Workflow::new("orphan");
 
 /// A step whose attempts are planned.
 pub(crate) const LIMITED: Workflow<Limited, u64> = Workflow::new("limited");
@@ -53,13 +59,8 @@ pub(crate) fn effect_of(workflow: &str, step: &str) -> &'static str {
 
 /// Registers all workloads.
 pub(crate) fn register(worker: SimWorker) -> SimWorker {
-    let (a, b, c, d, e) = (
-        worker.world(),
-        worker.world(),
-        worker.world(),
-        worker.world(),
-        worker.world(),
-    );
+    let world = || worker.world();
+    let (a, b, c, d, e, f) = (world(), world(), world(), world(), world(), world());
     worker
         .register(CHAIN, move |ctx, input| chain::chain(ctx, input, a.clone()))
         .register(CHECKOUT, move |ctx, order| {
@@ -73,6 +74,17 @@ pub(crate) fn register(worker: SimWorker) -> SimWorker {
         .register(ERRAND, move |ctx, input| {
             chain::chain(ctx, input, e.clone())
         })
+        .register(POISON, move |ctx, input| {
+            poison::poison(ctx, input, f.clone())
+        })
+}
+
+/// The same in the version that is deployed later.
+pub(crate) fn register_later(worker: SimWorker) -> SimWorker {
+    let world = worker.world();
+    register(worker).register(ORPHAN, move |ctx, salt| {
+        poison::orphan(ctx, salt, world.clone())
+    })
 }
 
 /// The policy of all steps: more retries than calls can fail, soon.

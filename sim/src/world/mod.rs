@@ -111,6 +111,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl World {
     pub(crate) fn new(plan: Plan, program: Arc<Program>, keeps: Keeps) -> Arc<Self> {
+        let court = Court::new(&plan);
         let told = Told::new(&plan);
         let ledger = Ledger::new(program.effects.clone());
         let recorder = (keeps == Keeps::Events).then(|| Mutex::new(Recorder::new(&plan)));
@@ -125,7 +126,7 @@ impl World {
             recorder,
             connections: Mutex::default(),
             calls: AtomicU64::new(0),
-            court: Mutex::new(Court::new()),
+            court: Mutex::new(court),
             ledger: Mutex::new(ledger),
             told: Mutex::new(told),
             counts: Mutex::default(),

@@ -224,6 +224,19 @@ impl Recorder {
                 frame.runs = vec![self.name_of_id(m.id)];
                 frame.text.clone_from(&m.reason);
             }
+            Message::EditInput(m) => {
+                frame.request = Some(m.request);
+                frame.runs = vec![self.name_of_id(m.id)];
+            }
+            Message::Redrive(m) => {
+                frame.request = Some(m.request);
+                frame.runs = vec![self.name_of_id(m.id)];
+            }
+            Message::Discard(m) => {
+                frame.request = Some(m.request);
+                frame.runs = vec![self.name_of_id(m.id)];
+                frame.text.clone_from(&m.reason);
+            }
             Message::AskList(m) => frame.request = Some(m.request),
             Message::AskStats(m) => frame.request = Some(m.request),
             Message::AskQueues(m) => frame.request = Some(m.request),

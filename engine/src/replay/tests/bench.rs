@@ -276,6 +276,8 @@ impl Bench {
                         place,
                         attempt,
                         failure,
+                        incarnation: Incarnation(1),
+                        build: "b".to_owned(),
                     }
                     .into();
                 }

@@ -186,7 +186,13 @@ impl Drop for Asked {
 fn commands(message: &Message) -> bool {
     matches!(
         message,
-        Message::Start(_) | Message::Cancel(_) | Message::Resume(_) | Message::SetQueue(_)
+        Message::Start(_)
+            | Message::Cancel(_)
+            | Message::Resume(_)
+            | Message::SetQueue(_)
+            | Message::EditInput(_)
+            | Message::Redrive(_)
+            | Message::Discard(_)
     )
 }
 
@@ -202,6 +208,8 @@ fn request_of(message: &Message) -> Option<u64> {
         Message::StatsReply(reply) => reply.request,
         Message::QueuesReply(reply) => reply.request,
         Message::RefusedReply(reply) => reply.request,
+        Message::LettersReply(reply) => reply.request,
+        Message::ActsReply(reply) => reply.request,
         _ => return None,
     })
 }

@@ -1,9 +1,10 @@
 //! The client: starts runs, asks about them, stops them.
 //!
 //! All calls of a client and its clones share one connection, on which requests carry numbers. After a reconnect, what has
-//! no answer is sent again as the same command; starts are idempotent by run id, cancel and resume by what they ask for.
+//! no answer is sent again as the same command; starts are idempotent by run id, acts on dead letters by their command, cancel and resume by what they ask for.
 //! So nothing is lost or done twice, and a call ends with an answer, a refusal, or within its time limit.
 
+pub mod dead;
 mod error;
 mod line;
 mod queues;

@@ -93,7 +93,10 @@ impl History {
 }
 
 fn may_act_unseen(call: &Call) -> bool {
-    let acts = matches!(call.asked, Asked::Start { .. } | Asked::Cancel);
+    let acts = matches!(
+        call.asked,
+        Asked::Start { .. } | Asked::Cancel | Asked::Act { .. }
+    );
     acts && !matches!(&call.answer, Answer::Refused(refusal) if is_at_fault(refusal))
 }
 

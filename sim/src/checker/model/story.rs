@@ -7,6 +7,8 @@ use stepwell::model::run::Outcome;
 use twox_hash::XxHash3_64;
 
 use super::search::{self, Verdict, answered_at};
+use crate::told::Deed;
+
 use super::{Answer, Asked, Call, Held, History, Life, State};
 
 impl History {
@@ -79,7 +81,10 @@ impl History {
         let mut at = 0;
         while at < short.calls.len() {
             let call = &short.calls[at];
-            let question = !matches!(call.asked, Asked::Start { .. } | Asked::Cancel);
+            let question = !matches!(
+                call.asked,
+                Asked::Start { .. } | Asked::Cancel | Asked::Act { .. }
+            );
             let mut fewer = short.clone();
             fewer.calls.remove(at);
             if call.answer == Answer::NotAsked || (question && fewer.fails(cut)) {
@@ -112,7 +117,11 @@ impl History {
         let life = |word: &str, life: Life| {
             let (workflow, input) = &self.kinds[life.kind];
             let asked = if life.asked { ", asked to stop" } else { "" };
-            format!("{word} as {workflow} {}{asked}", brief(input))
+            let acts = match life.acts {
+                0 => String::new(),
+                acts => format!(", after {acts} acts"),
+            };
+            format!("{word} as {workflow} {}{asked}{acts}", brief(input))
         };
         match state {
             State::Absent(0) => "absent".to_owned(),
@@ -127,7 +136,11 @@ impl History {
 
     fn held(held: &Held) -> String {
         let asked = if held.asked { ", asked to stop" } else { "" };
-        let end = held.end.as_ref().map_or("not ended".to_owned(), outcome);
+        let end = held.ends.iter().map(|end| match end {
+            Some((_, end)) => outcome(end),
+            None => "not ended".to_owned(),
+        });
+        let end = end.collect::<Vec<_>>().join("; redriven, ");
         let (workflow, input) = (&held.workflow, brief(&held.input));
         format!("{workflow} {input}{asked}, entries {}, {end}", held.entries)
     }
@@ -148,6 +161,11 @@ fn asked(asked: &Asked) -> String {
         Asked::Outcome { waits: true } => "outcome, once it has ended".to_owned(),
         Asked::Outcome { waits: false } => "outcome, now".to_owned(),
         Asked::Status => "status".to_owned(),
+        Asked::Act { command, deed } => match deed {
+            Deed::Redrive => format!("redrive ({command})"),
+            Deed::Edit(input) => format!("edit {} ({command})", brief(input)),
+            Deed::Discard => format!("discard ({command})"),
+        },
     }
 }
 

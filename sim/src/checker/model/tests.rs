@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use stepwell::model::command::{HasEnded, IdTaken, NoSuchRun, NotResumable};
+use stepwell::model::command::{HasEnded, IdTaken, NoSuchRun, NotDead, NotResumable};
 use stepwell::model::failure::Failure;
-use stepwell::model::id::{Namespace, RunId, RunNo};
+use stepwell::model::id::{CommandId, Namespace, RunId, RunNo};
 use stepwell::model::run::{
     OutcomeCancelled, OutcomeCompleted, OutcomeDead, OutcomePending, RunSummary,
 };
 use stepwell::model::time::Time;
 
 use super::*;
-use crate::told::Moment;
+use crate::told::{Deed, Moment};
 
 fn payload(value: u64) -> Payload {
     Payload::of(&value).unwrap()
@@ -102,8 +102,153 @@ fn held(value: u64, asked: bool, end: Option<Outcome>) -> Option<Held> {
         input: payload(value),
         asked,
         entries: 10,
-        end,
+        acts: Vec::new(),
+        ends: vec![end.map(|end| (9, end))],
     })
+}
+
+fn dead() -> Outcome {
+    let failure = Failure::terminal("no");
+    OutcomeDead { failure }.into()
+}
+
+/// A journal of ten entries: dead with entry 3, edited by command 1, redriven by command 2, and completed.
+fn redriven() -> Option<Held> {
+    let act = |index, command, kind| (index, CommandId(command), kind);
+    Some(Held {
+        acts: vec![act(4, 1, ActKind::Edit), act(5, 2, ActKind::Redrive)],
+        ends: vec![Some((3, dead())), Some((9, completed(7)))],
+        ..held(1, false, None)?
+    })
+}
+
+fn act(command: u128, deed: Deed) -> Asked {
+    Asked::Act {
+        command: CommandId(command),
+        deed,
+    }
+}
+
+fn not_dead(state: RunState) -> Answer {
+    Answer::Refused(NotDead { id: id(), state }.into())
+}
+
+// A49: each life of a run has its outcome, and what was told of one does not hold for the next.
+#[test]
+fn an_outcome_holds_until_the_run_is_redriven() {
+    let begun = (1, 2, start(1), Answer::Started(true));
+    let told = |from, outcome| (from, from + 1, PEEK, Answer::Outcome(outcome));
+    let edited = (6, 7, act(1, Deed::Edit(payload(2))), Answer::Done);
+    let redrive = (8, 9, act(2, Deed::Redrive), Answer::Done);
+    let made = |more: &[Made]| {
+        let first = [
+            begun.clone(),
+            told(4, dead()),
+            edited.clone(),
+            redrive.clone(),
+        ];
+        first.into_iter().chain(more.to_vec()).collect::<Vec<_>>()
+    };
+    holds(&made(&[told(10, completed(7))]), redriven());
+    fails(&made(&[told(10, dead())]), redriven());
+    let early = [
+        begun.clone(),
+        told(4, completed(7)),
+        edited.clone(),
+        redrive.clone(),
+    ];
+    fails(&early, redriven());
+    // While it was dead it had four entries, and five once it was edited.
+    let entries = |from, count| (from, from + 1, Asked::Status, status(RunState::Dead, count));
+    holds(
+        &[
+            begun.clone(),
+            entries(4, 4),
+            edited.clone(),
+            redrive.clone(),
+        ],
+        redriven(),
+    );
+    fails(
+        &[
+            begun.clone(),
+            entries(4, 5),
+            edited.clone(),
+            redrive.clone(),
+        ],
+        redriven(),
+    );
+}
+
+// D5: a command that was answered late, or twice, has acted once.
+#[test]
+fn a_command_acts_once() {
+    let begun = (1, 2, start(1), Answer::Started(true));
+    let edit = |from, until, answer| (from, until, act(1, Deed::Edit(payload(2))), answer);
+    let redrive = |from, until, answer| (from, until, act(2, Deed::Redrive), answer);
+    holds(
+        &[
+            begun.clone(),
+            edit(3, 0, Answer::Unknown),
+            redrive(4, 5, Answer::Done),
+            edit(6, 7, Answer::Done),
+            redrive(8, 9, Answer::Done),
+            (10, 11, act(3, Deed::Redrive), not_dead(RunState::Completed)),
+        ],
+        redriven(),
+    );
+    // One that has acted is not refused, one that was acknowledged is in the journal, and they are in its order.
+    let refused = redrive(10, 11, not_dead(RunState::Completed));
+    fails(
+        &[
+            begun.clone(),
+            edit(3, 4, Answer::Done),
+            redrive(5, 6, Answer::Done),
+            refused,
+        ],
+        redriven(),
+    );
+    let done = (10, 11, act(3, Deed::Redrive), Answer::Done);
+    fails(
+        &[
+            begun.clone(),
+            edit(3, 4, Answer::Done),
+            redrive(5, 6, Answer::Done),
+            done,
+        ],
+        redriven(),
+    );
+    fails(
+        &[
+            begun.clone(),
+            redrive(3, 4, Answer::Done),
+            edit(5, 6, Answer::Done),
+        ],
+        redriven(),
+    );
+    // What nobody asked for is not done.
+    fails(&[begun, edit(3, 4, Answer::Done)], redriven());
+}
+
+#[test]
+fn what_is_discarded_stays_ended() {
+    let begun = (1, 2, start(1), Answer::Started(true));
+    let journal = || {
+        Some(Held {
+            acts: vec![(4, CommandId(1), ActKind::Discard)],
+            ends: vec![Some((3, dead()))],
+            entries: 5,
+            ..held(1, false, None)?
+        })
+    };
+    let discard = (3, 4, act(1, Deed::Discard), Answer::Done);
+    let peek = (5, 6, PEEK, Answer::Outcome(dead()));
+    let gone = |state| (7, 8, act(2, Deed::Redrive), not_dead(state));
+    let made = |last| [begun.clone(), discard.clone(), peek.clone(), last];
+    holds(&made(gone(RunState::Discarded)), journal());
+    fails(&made(gone(RunState::Granted)), journal());
+    let asked = (7, 8, Asked::Cancel, has_ended(RunState::Discarded));
+    holds(&made(asked), journal());
 }
 
 fn done(value: u64) -> Option<Held> {

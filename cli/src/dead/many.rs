@@ -1,0 +1,304 @@
+//! Redriving and discarding, one dead letter or many.
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
+use stepwell::model::dead::DeadFilter;
+use stepwell::model::id::RunId;
+use stepwell::runtime::client::dead::ManyDeed;
+use stepwell::{Client, ClientError, Refusal};
+
+use super::{Filter, letter_json, letters, list_text};
+use crate::failure::{Answer, CommandError};
+use crate::quantity::counted;
+use crate::reach::{Door, Reach, asked};
+use crate::terminal::Terminal;
+
+/// Letters counted beforehand at most, for the bar and the question.
+const COUNT_MAX: usize = 100_000;
+/// Letters that a dry run prints.
+const SHOWN: usize = 50;
+
+/// Which of them, and how fast.
+#[derive(Debug, Args)]
+pub(crate) struct Which {
+    /// These runs: ids (`run_…`) or names
+    #[arg(value_name = "RUN")]
+    runs: Vec<String>,
+    /// All dead letters, or all that fit
+    #[arg(long, conflicts_with = "runs")]
+    all: bool,
+    #[command(flatten)]
+    filter: Filter,
+    /// At most so many a second: 50/s
+    #[arg(long, value_name = "N/s", value_parser = rate)]
+    rate: Option<u32>,
+    /// Print which it would be, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    reach: Reach,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RedriveCommand {
+    #[command(flatten)]
+    which: Which,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DiscardCommand {
+    #[command(flatten)]
+    which: Which,
+    /// Why, for those who look later
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    reason: String,
+}
+
+impl RedriveCommand {
+    pub(super) async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
+        self.which.execute(&ManyDeed::Redrive, terminal).await
+    }
+}
+
+impl DiscardCommand {
+    pub(super) async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
+        let deed = ManyDeed::Discard(self.reason);
+        self.which.execute(&deed, terminal).await
+    }
+}
+
+/// What has been done.
+#[derive(Default)]
+struct Done {
+    done: Vec<RunId>,
+    refused: Vec<(RunId, Refusal)>,
+}
+
+impl Done {
+    fn take(&mut self, id: RunId, answer: Result<(), Refusal>) {
+        match answer {
+            Ok(()) => self.done.push(id),
+            Err(refusal) => self.refused.push((id, refusal)),
+        }
+    }
+}
+
+impl Which {
+    async fn execute(&self, deed: &ManyDeed, terminal: Terminal) -> Result<Answer, CommandError> {
+        if self.runs.is_empty() && !self.all && !self.filter.is_set() {
+            return Err(CommandError::bad_input("no run is named, and no filter")
+                .hint("name runs, or some of --queue, --workflow, --class, --older-than, --younger-than, or --all"));
+        }
+        let door = self.reach.open().await?;
+        let answer = match self.runs.is_empty() {
+            false => self.named(&door, deed, terminal).await,
+            true => self.filtered(&door, deed, terminal).await,
+        };
+        door.close().await;
+        answer
+    }
+
+    /// The runs that are named, one after the other.
+    async fn named(
+        &self,
+        door: &Door,
+        deed: &ManyDeed,
+        terminal: Terminal,
+    ) -> Result<Answer, CommandError> {
+        let ids: Vec<RunId> = self.runs.iter().map(|run| door.run(run)).collect();
+        if self.dry_run {
+            let document = json!({ "dry_run": true, "runs": ids.iter().map(ToString::to_string).collect::<Vec<_>>() });
+            terminal.data(&document, || lines(&ids))?;
+            return Ok(Answer::Yes);
+        }
+        let mut done = Done::default();
+        for (id, name) in ids.into_iter().zip(&self.runs) {
+            let answer = match deed {
+                ManyDeed::Redrive => door.client.redrive(id).await,
+                ManyDeed::Discard(reason) => door.client.discard(id, reason).await,
+            };
+            match answer {
+                // What is said of the only one is the command's own answer.
+                Err(error) if self.runs.len() == 1 => {
+                    return Err(explained(&error, id).calling(id, name));
+                }
+                Err(ClientError::Refused(refusal)) => done.take(id, Err(refusal)),
+                answer => done.take(id, Ok(answer.map_err(|e| asked(&e))?)),
+            }
+            if let Some(rate) = self.rate {
+                tokio::time::sleep(Duration::from_secs(1) / rate).await;
+            }
+        }
+        tell(&done, deed, terminal)
+    }
+
+    /// All that fit, page by page.
+    async fn filtered(
+        &self,
+        door: &Door,
+        deed: &ManyDeed,
+        terminal: Terminal,
+    ) -> Result<Answer, CommandError> {
+        let filter = self.filter.of(&door.client).await?;
+        let (found, more) = letters(&door.client, &filter, COUNT_MAX).await?;
+        let count = match more {
+            true => format!(
+                "more than {}",
+                counted(COUNT_MAX as u64, "dead letter", "dead letters")
+            ),
+            false => counted(found.len() as u64, "dead letter", "dead letters"),
+        };
+        if self.dry_run {
+            let document = json!({
+                "dry_run": true, "count": found.len(), "more": more,
+                "letters": found.iter().map(letter_json).collect::<Vec<_>>(),
+            });
+            terminal.data(&document, || list_text(&found[..found.len().min(SHOWN)]))?;
+            if !terminal.json {
+                terminal.note(format!("{count} would be {}; nothing is done", word(deed)));
+            }
+            return Ok(Answer::Yes);
+        }
+        if !found.is_empty() && !self.yes && !consents(&count, deed)? {
+            terminal.note("nothing is done");
+            return Ok(Answer::No);
+        }
+        let bar = bar(terminal, found.len() as u64);
+        drop(found);
+        let done = self.work(&door.client, &filter, deed, &bar).await;
+        bar.finish_and_clear();
+        tell(&done?, deed, terminal)
+    }
+
+    async fn work(
+        &self,
+        client: &Client,
+        filter: &DeadFilter,
+        deed: &ManyDeed,
+        bar: &ProgressBar,
+    ) -> Result<Done, CommandError> {
+        let mut done = Done::default();
+        let worked = client.dead_many(filter, deed, self.rate, |looked| {
+            done.take(looked.letter.id, looked.answer);
+            bar.inc(1);
+        });
+        worked
+            .await
+            .map_err(|e| asked(&e).hint("give the command again: it goes on with what is left"))?;
+        Ok(done)
+    }
+}
+
+/// Asks, if there is somebody to be asked.
+fn consents(count: &str, deed: &ManyDeed) -> Result<bool, CommandError> {
+    if !std::io::stdin().is_terminal() {
+        return Err(CommandError::bad_input(format!(
+            "{count} would be {}, and there is nobody to be asked",
+            word(deed)
+        ))
+        .hint("--yes does it, --dry-run prints which they are"));
+    }
+    let _ = write!(
+        std::io::stderr(),
+        "{count} will be {}: go on? [y/N] ",
+        word(deed)
+    );
+    let mut answer = String::new();
+    let read = std::io::stdin().read_line(&mut answer);
+    read.map_err(|e| CommandError::bad_input("the answer cannot be read").caused_by(&e))?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+fn word(deed: &ManyDeed) -> &'static str {
+    match deed {
+        ManyDeed::Redrive => "redriven",
+        ManyDeed::Discard(_) => "discarded",
+    }
+}
+
+fn bar(terminal: Terminal, count: u64) -> ProgressBar {
+    if !terminal.draws() || terminal.json {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::with_draw_target(Some(count), ProgressDrawTarget::stderr_with_hz(10));
+    let style = ProgressStyle::with_template("  [{bar:50}] {human_pos} of {human_len}, {elapsed}");
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+    bar.set_style(style.progress_chars("=> "));
+    bar
+}
+
+fn lines(ids: &[RunId]) -> String {
+    ids.iter().map(|id| format!("{id}\n")).collect()
+}
+
+fn tell(done: &Done, deed: &ManyDeed, terminal: Terminal) -> Result<Answer, CommandError> {
+    let refused = |(id, refusal): &(RunId, Refusal)| -> Value {
+        json!({ "id": id.to_string(), "why": refusal.to_string() })
+    };
+    let mut document = json!({
+        "refused": done.refused.iter().map(refused).collect::<Vec<_>>(),
+    });
+    document[word(deed)] = json!(
+        done.done
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+    );
+    terminal.data(&document, || {
+        let count = counted(done.done.len() as u64, "dead letter", "dead letters");
+        format!("{count} {}", word(deed))
+    })?;
+    if !terminal.json {
+        for (_, refusal) in &done.refused {
+            terminal.note(format!("refused: {refusal}"));
+        }
+    }
+    Ok(match done.refused.is_empty() {
+        true => Answer::Yes,
+        false => Answer::No,
+    })
+}
+
+/// A refusal of the only run that was named, with what to do.
+fn explained(error: &ClientError, id: RunId) -> CommandError {
+    match error {
+        ClientError::Refused(Refusal::WentOn(_)) => asked(error)
+            .hint(format!(
+                "`stepwell dead show {id}` prints what it did since"
+            ))
+            .hint(format!(
+                "`stepwell dead discard {id}` takes it off the list"
+            )),
+        ClientError::Refused(Refusal::NotDead(_)) => {
+            asked(error).hint(format!("`stepwell run show {id}` prints it"))
+        }
+        other => asked(other),
+    }
+}
+
+fn rate(text: &str) -> Result<u32, String> {
+    let number = text.strip_suffix("/s").unwrap_or(text);
+    match number.parse() {
+        Ok(rate) if rate > 0 => Ok(rate),
+        _ => Err("expected a whole number a second, like 50/s".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_a_number_a_second() {
+        assert_eq!(rate("50/s"), Ok(50));
+        assert_eq!(rate("7"), Ok(7));
+        assert!(rate("0/s").is_err() && rate("fast").is_err());
+    }
+}

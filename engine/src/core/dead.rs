@@ -1,0 +1,302 @@
+//! Dead letters: how a run becomes one, and what operators do with it.
+//!
+//! ```text
+//!   Granted, Ready ── dies ──► Dead ── edited ──► Dead ── discarded ──► Discarded
+//!                               │ ▲
+//!                 Ready ◄── redriven
+//! ```
+//!
+//! No code of the user's runs on the way there. Whatever is done with a dead letter is an entry of its journal and an act
+//! ([`act`](super::act)), written in one batch.
+//!
+//! # Invariants
+//!
+//! - **D1** A row in the list of dead letters stands for a run whose state is dead, and for each there is one.
+//! - **D2** A redrive supersedes the death, the failed steps that the function saw after it had asked for its last command,
+//!   and all failed attempts of steps without an outcome. Nothing else: no finished step is run again, commands keep
+//!   their numbers and so their keys. What the function does up to the first superseded entry is what it did before.
+//! - **D3** After it the retries are counted anew, the workers lost too.
+//! - **D4** A run whose function went on after it had seen the failure it ended with is not redriven: the commands it gave
+//!   since have numbers, and keys, that other commands would get.
+//! - **D5** A command of an operator acts once, however often it arrives.
+
+use stepwell_storage::Space;
+
+use super::Core;
+use super::output::{Note, Output};
+use super::run::{Run, RunImage};
+use crate::canary::canary;
+use crate::keys::{self, DeadRecord, Record};
+use crate::model::command::{BadInput, Caller, NotDead, PayloadTooLarge, Refusal, WentOn};
+use crate::model::dead::{ActKind, WORKER_LOST};
+use crate::model::entry::{Died, Discarded, Entry, FunctionEnd, InputEdited, Redriven};
+use crate::model::failure::{Failure, FailureKind};
+use crate::model::id::{Incarnation, SessionId};
+use crate::model::limits::ACTS_PER_RUN_MAX;
+use crate::model::payload::{CODEC_MESSAGEPACK, Payload};
+use crate::model::run::RunState;
+use crate::wire::message::{Discard, DoneReply, EditInput, Redrive, RefusedReply};
+
+/// Characters of a failure's class in the listing of dead letters.
+const CLASS_CHARS_MAX: usize = 256;
+/// Bytes of a reason that are kept.
+const REASON_BYTES_MAX: usize = 512;
+
+/// Where and how a run died.
+pub(super) struct Death {
+    pub(super) from: RunState,
+    pub(super) failure: Failure,
+    /// How its function came to it, if it did.
+    pub(super) end: Option<FunctionEnd>,
+    /// The worker that had it, and its build.
+    pub(super) worker: (Incarnation, String),
+}
+
+/// What is to be done with a dead letter.
+#[derive(Debug)]
+pub(super) enum Deed {
+    Edit(Payload),
+    Redrive,
+    Discard(String),
+}
+
+/// Who wants it done.
+#[derive(Debug)]
+pub(super) struct Order {
+    pub(super) session: SessionId,
+    pub(super) request: u64,
+    pub(super) caller: Caller,
+    pub(super) deed: Deed,
+}
+
+impl From<EditInput> for Order {
+    fn from(ask: EditInput) -> Self {
+        Self {
+            session: SessionId(0),
+            request: ask.request,
+            caller: ask.caller,
+            deed: Deed::Edit(ask.input),
+        }
+    }
+}
+
+impl From<Redrive> for Order {
+    fn from(ask: Redrive) -> Self {
+        Self {
+            session: SessionId(0),
+            request: ask.request,
+            caller: ask.caller,
+            deed: Deed::Redrive,
+        }
+    }
+}
+
+impl From<Discard> for Order {
+    fn from(ask: Discard) -> Self {
+        Self {
+            session: SessionId(0),
+            request: ask.request,
+            caller: ask.caller,
+            deed: Deed::Discard(cut(ask.reason)),
+        }
+    }
+}
+
+/// The failure of a run that killed its workers.
+pub(super) fn worker_lost(deaths: u32) -> Failure {
+    let why = format!(
+        "killed its worker: {deaths} worker processes in a row were lost while they held this run, the last one held nothing else"
+    );
+    Failure::new(FailureKind::Terminal, WORKER_LOST, why)
+}
+
+impl Core {
+    /// Ends a run as a dead letter.
+    pub(super) fn die(&mut self, run: &mut Run, death: Death, out: &mut Output) {
+        let at = self.now();
+        let Death {
+            from,
+            failure,
+            end,
+            worker: (incarnation, build),
+        } = death;
+        let record = DeadRecord {
+            workflow: run.workflow.clone(),
+            class: failure.class.chars().take(CLASS_CHARS_MAX).collect(),
+            queue: run.queue.clone(),
+        };
+        out.note(Note::Died {
+            id: run.id,
+            reason: failure.to_string(),
+        });
+        let end = end.map(|end| FunctionEnd {
+            failed_at: end.failed_at.filter(|index| *index < run.next), // a worker may say anything
+            ..end
+        });
+        out.append(
+            run,
+            &Entry::from(Died {
+                at,
+                failure,
+                incarnation,
+                build,
+                end,
+            }),
+        );
+        out.put(Space::Lasting, keys::dead(at, run.no), record.to_bytes());
+        if !canary!("dead letters are not counted") {
+            let queue = self.queue_number(&run.queue, out);
+            self.shift(queue, from, RunState::Dead);
+        }
+        self.tell_end(run, out);
+    }
+
+    /// An operator wants something done with a run.
+    pub(super) fn order(
+        &mut self,
+        session: SessionId,
+        id: crate::model::id::RunId,
+        order: impl Into<Order>,
+        out: &mut Output,
+    ) {
+        let order = Order {
+            session,
+            ..order.into()
+        };
+        let namespace = order.caller.namespace;
+        match self.check_order(&order) {
+            Ok(()) => self.ask(namespace, id, super::load::Want::Order(order), out),
+            Err(reason) => out.send(
+                session,
+                RefusedReply {
+                    request: order.request,
+                    reason,
+                },
+            ),
+        }
+    }
+
+    fn check_order(&self, order: &Order) -> Result<(), Refusal> {
+        super::start::check_name_length("principal", &order.caller.principal)?;
+        let Deed::Edit(input) = &order.deed else {
+            return Ok(());
+        };
+        let (bytes, bytes_max) = (
+            input.len() as u64,
+            self.settings.limits.payload_bytes_max as u64,
+        );
+        if bytes > bytes_max {
+            return Err(PayloadTooLarge { bytes, bytes_max }.into());
+        }
+        let problem = match input.0.first() {
+            None => "it is empty".to_owned(),
+            Some(&CODEC_MESSAGEPACK) => return Ok(()),
+            Some(codec) => format!("its codec {codec} is not known to this version"),
+        };
+        Err(BadInput { problem }.into())
+    }
+
+    /// The answer to an order about a run that is no dead letter.
+    pub(super) fn no_dead_letter(run: &Run, state: RunState, order: &Order, out: &mut Output) {
+        let (session, request) = (order.session, order.request);
+        if run.acts.contains(&order.caller.command) {
+            return out.send(session, DoneReply { request }); // D5
+        }
+        let reason = NotDead { id: run.id, state }.into();
+        out.send(session, RefusedReply { request, reason });
+    }
+
+    /// Does what is wanted with a dead letter, unless it has been done.
+    pub(super) fn follow_order(&mut self, image: RunImage, order: Order, out: &mut Output) {
+        let mut run = image.run;
+        let (session, request) = (order.session, order.request);
+        let done = run.acts.contains(&order.caller.command)
+            && !(canary!("a redrive given twice acts twice")
+                && matches!(order.deed, Deed::Redrive));
+        if !done && let Err(reason) = self.carry_out(&mut run, order, out) {
+            return out.send(session, RefusedReply { request, reason });
+        }
+        out.send(session, DoneReply { request });
+    }
+
+    fn carry_out(&mut self, run: &mut Run, order: Order, out: &mut Output) -> Result<(), Refusal> {
+        super::start::check_range(
+            "the number of acts on one run",
+            run.acts.len() as u64 + 1,
+            ACTS_PER_RUN_MAX as u64,
+        )?;
+        let (at, caller) = (self.now(), order.caller);
+        let (principal, command) = (caller.principal.clone(), caller.command);
+        let died_at = run.death.map_or(at, |death| death.at);
+        let (kind, entry, detail) = match order.deed {
+            Deed::Edit(input) => {
+                let detail = format!("{} bytes", input.len());
+                let entry = InputEdited {
+                    at,
+                    principal,
+                    command,
+                    input,
+                    died_at,
+                };
+                (ActKind::Edit, Entry::from(entry), detail)
+            }
+            Deed::Redrive => {
+                let from = run
+                    .redrive_from()
+                    .map_err(|step| WentOn { id: run.id, step })?;
+                let from = match canary!("a redrive resets nothing") {
+                    true => run.next,
+                    false => from,
+                };
+                let entry = Redriven {
+                    at,
+                    principal,
+                    command,
+                    from,
+                };
+                (ActKind::Redrive, entry.into(), String::new())
+            }
+            Deed::Discard(reason) => {
+                let entry = Discarded {
+                    at,
+                    principal,
+                    command,
+                    reason: reason.clone(),
+                };
+                (ActKind::Discard, entry.into(), reason)
+            }
+        };
+        self.cleaner_must_keep(run.no);
+        out.append(run, &entry);
+        let name = run.name.clone().unwrap_or_default();
+        self.record_act(&caller, kind, (Some(run.id), name), detail, out);
+        match kind {
+            ActKind::Redrive => {
+                out.delete(Space::Lasting, keys::dead(died_at, run.no));
+                let queue = self.queue_number(&run.queue, out);
+                self.becomes_ready(queue, RunState::Dead);
+                self.enqueue(run, out);
+            }
+            ActKind::Discard => {
+                if !canary!("a discarded run stays on the list") {
+                    out.delete(Space::Lasting, keys::dead(died_at, run.no));
+                }
+                let queue = self.queue_number(&run.queue, out);
+                self.shift(queue, RunState::Dead, RunState::Discarded);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+fn cut(mut text: String) -> String {
+    if text.len() > REASON_BYTES_MAX {
+        let mut end = REASON_BYTES_MAX;
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+    }
+    text
+}

@@ -1,0 +1,286 @@
+//! Redriven runs: W9 to W11, with the engine's own decision about what is superseded.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::bench::{Bench, completed};
+use crate::core::run::{Run, RunFold};
+use crate::model::entry::{AttemptFailed, Died, Entry, FunctionEnd, InputEdited, Redriven};
+use crate::model::failure::Failure;
+use crate::model::id::{CommandId, Incarnation, RunNo, StepNo};
+use crate::model::payload::Payload;
+use crate::wire::message::Message;
+use crate::workflow::{Ctx, Step, secs};
+
+async fn ok<T>(value: T) -> Result<T, Failure> {
+    Ok(value)
+}
+
+/// The engine records the death that the turn has reported.
+fn die(bench: &mut Bench) -> FunctionEnd {
+    let failed = bench.sent.iter().rev().find_map(|message| match message {
+        Message::TurnFailed(failed) => Some(failed.clone()),
+        _ => None,
+    });
+    let failed = failed.expect("the turn has failed");
+    let end = failed.end.expect("it tells how");
+    bench.journal.push(
+        Died {
+            at: bench.now(),
+            failure: failed.failure,
+            incarnation: Incarnation(1),
+            build: "b".into(),
+            end: Some(end),
+        }
+        .into(),
+    );
+    end
+}
+
+fn run_of(bench: &Bench) -> Run {
+    let mut fold = RunFold::new(RunNo(1), 0);
+    for stored in bench.stored() {
+        fold.push(&stored).expect("a sound journal");
+    }
+    fold.finish().expect("a run")
+}
+
+/// An operator redrives it, and it is handed out again.
+fn redrive(bench: &mut Bench) {
+    let from = run_of(bench).redrive_from().expect("it may be redriven");
+    bench.journal.push(
+        Redriven {
+            at: bench.now(),
+            principal: "ops".into(),
+            command: CommandId(bench.journal.len() as u128),
+            from,
+        }
+        .into(),
+    );
+    run_of(bench); // the journal folds
+    bench.hand_out();
+}
+
+// A49: finished steps are kept, the failed one is tried again under the same key.
+#[test]
+fn a_redriven_run_tries_the_failed_step_again_and_no_finished_one() {
+    let (first, second) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let counts = (first.clone(), second.clone());
+    let mut bench = Bench::new(&(), move |ctx: Ctx, (): ()| {
+        let (first, second) = counts.clone();
+        async move {
+            let one = ctx
+                .step("one", |_| {
+                    first.fetch_add(1, Ordering::SeqCst);
+                    ok(1u32)
+                })
+                .await?;
+            let two = ctx
+                .step("two", |step: Step| {
+                    let tries = second.fetch_add(1, Ordering::SeqCst);
+                    async move {
+                        match tries {
+                            0 => Err(Failure::terminal("no")),
+                            _ => Ok((step.key().to_owned(), step.attempt())),
+                        }
+                    }
+                })
+                .await?;
+            Ok((one, two))
+        }
+    });
+    bench.poll().answer().poll().answer().poll();
+    assert_eq!(
+        bench.told_engine().pop().unwrap(),
+        "died Terminal (terminal): no whole false"
+    );
+    let end = die(&mut bench);
+    assert_eq!((end.failed_at, end.went_on), (Some(2), None));
+    redrive(&mut bench);
+    let key = format!("completed 1 = [\"{}-1\",1]", super::bench::RUN);
+    assert_eq!(bench.poll().told_engine(), [key]);
+    bench.answer().poll();
+    assert!(
+        bench
+            .told_engine()
+            .pop()
+            .unwrap()
+            .starts_with("returned [1,")
+    );
+    let counted = (first.load(Ordering::SeqCst), second.load(Ordering::SeqCst));
+    assert_eq!(counted, (1, 2));
+}
+
+// W9: what others have finished behind the failure stays finished.
+#[test]
+fn steps_that_ended_beside_the_failed_one_are_kept() {
+    async fn pair(ctx: Ctx, (): ()) -> Result<u32, Failure> {
+        let a = ctx.step("a", |_| async { Err::<u32, _>(Failure::terminal("no")) });
+        let b = ctx.step("b", |_| ok(2u32));
+        let (a, b) = crate::join!(a, b);
+        Ok(a? + b?)
+    }
+    let mut bench = Bench::new(&(), pair);
+    bench.poll().answer().poll().answer().poll();
+    let end = die(&mut bench);
+    assert_eq!((end.failed_at, end.went_on), (Some(1), None));
+    redrive(&mut bench);
+    let told = bench.poll().told_engine();
+    assert_eq!(told, ["failed 0 attempt 1: Terminal (terminal): no"]);
+}
+
+// D4: the commands given since have numbers, and keys, that others would get.
+#[test]
+fn a_function_that_went_on_is_not_redriven() {
+    async fn saga(ctx: Ctx, (): ()) -> Result<(), Failure> {
+        let charged = ctx
+            .step("charge", |_| async {
+                Err::<u32, _>(Failure::terminal("no"))
+            })
+            .await;
+        if let Err(failure) = charged {
+            ctx.step("release", |_| ok(1u32)).await?;
+            return Err(failure);
+        }
+        Ok(())
+    }
+    let mut bench = Bench::new(&(), saga);
+    bench.poll().answer().poll().answer().poll();
+    let end = die(&mut bench);
+    assert_eq!((end.failed_at, end.went_on), (None, Some(StepNo(0))));
+    assert_eq!(run_of(&bench).redrive_from(), Err(StepNo(0)));
+}
+
+// The compensation failed, not what it compensates: it may be tried again.
+#[test]
+fn a_step_that_failed_after_another_was_dealt_with_may_be_tried_again() {
+    async fn fallback(ctx: Ctx, (): ()) -> Result<(), Failure> {
+        let _ = ctx
+            .step("first", |_| async {
+                Err::<u32, _>(Failure::terminal("no"))
+            })
+            .await;
+        ctx.step("second", |_| async {
+            Err::<u32, _>(Failure::terminal("nor this"))
+        })
+        .await?;
+        Ok(())
+    }
+    let mut bench = Bench::new(&(), fallback);
+    bench.poll().answer().poll().answer().poll();
+    let end = die(&mut bench);
+    assert_eq!((end.failed_at, end.went_on), (Some(2), None));
+    redrive(&mut bench);
+    let told = bench.poll().told_engine();
+    assert_eq!(told, ["failed 1 attempt 1: Terminal (terminal): nor this"]);
+}
+
+// D3: attempts are counted anew, at steps and at the function itself.
+#[test]
+fn attempts_are_counted_anew() {
+    let failed = |bench: &Bench, number, attempt| {
+        Entry::from(AttemptFailed {
+            at: bench.now(),
+            number,
+            place: Default::default(),
+            attempt,
+            failure: Failure::retryable("no"),
+            retry_at: bench.now().after(secs(3_600)),
+            counted: true,
+            incarnation: Incarnation(1),
+            build: "b".into(),
+        })
+    };
+    async fn whole(ctx: Ctx, (): ()) -> Result<(), Failure> {
+        Err(Failure::terminal(format!("attempt {}", ctx.attempt())))
+    }
+    let mut bench = Bench::new(&(), whole);
+    for attempt in 1..3 {
+        let entry = failed(&bench, StepNo::WHOLE, attempt);
+        bench.journal.push(entry);
+    }
+    bench.hand_out();
+    assert_eq!(
+        bench.poll().told_engine(),
+        ["died Terminal (terminal): attempt 3 whole true"]
+    );
+    die(&mut bench);
+    redrive(&mut bench);
+    assert_eq!(
+        bench.poll().told_engine(),
+        ["died Terminal (terminal): attempt 1 whole true"]
+    );
+    assert_eq!(run_of(&bench).commands, Default::default());
+}
+
+// W10, and W5 for what follows from it.
+#[test]
+fn the_function_gets_the_last_edited_input() {
+    let mut bench = Bench::new(&7u32, |ctx: Ctx, input: u32| async move {
+        let one = ctx.step("one", |_| ok(1u32)).await?;
+        match input {
+            7 => Err(Failure::terminal("not seven")),
+            _ => Ok(one + input),
+        }
+    });
+    bench.poll().answer().poll();
+    let end = die(&mut bench);
+    assert_eq!(end, FunctionEnd::default());
+    for input in [7u32, 40] {
+        bench.journal.push(
+            InputEdited {
+                at: bench.now(),
+                principal: "ops".into(),
+                command: CommandId(u128::from(input)),
+                input: Payload::of(&input).unwrap(),
+                died_at: bench.now(),
+            }
+            .into(),
+        );
+    }
+    redrive(&mut bench);
+    assert_eq!(bench.poll().told_engine(), ["returned 41"]);
+}
+
+// W9: superseded entries are compared all the same. Code that goes another way stops, and does no harm.
+#[test]
+fn code_that_no_longer_asks_for_the_failed_step_is_a_mismatch() {
+    let mut bench = Bench::new(&(), |ctx: Ctx, (): ()| async move {
+        ctx.step("other", |_| ok(1u32)).await
+    });
+    let failure = Failure::terminal("no");
+    let end = Some(FunctionEnd {
+        failed_at: Some(1),
+        went_on: None,
+    });
+    let mut failed = completed(1, 0, "charge", 1);
+    failed.attempt = 1;
+    bench.journal.push(
+        crate::model::entry::StepFailed {
+            at: failed.at,
+            number: failed.number,
+            place: failed.place,
+            attempt: 1,
+            failure: failure.clone(),
+            incarnation: Incarnation(1),
+            build: "b".into(),
+        }
+        .into(),
+    );
+    bench.journal.push(
+        Died {
+            at: bench.now(),
+            failure,
+            incarnation: Incarnation(1),
+            build: "b".into(),
+            end,
+        }
+        .into(),
+    );
+    redrive(&mut bench);
+    let told = bench.poll().told_engine().pop().unwrap();
+    assert!(
+        told.starts_with("mismatch\n  entry 1 holds    step \"charge\""),
+        "{told}"
+    );
+}

@@ -1,0 +1,222 @@
+//! Pages of dead letters and of acts, read from the store beside the core.
+//!
+//! Both are listed by time, newest first, behind the last row of the page before: what comes meanwhile comes in front of
+//! it, so no page repeats or leaves out a row. What does not fit a filter is passed over here, a bounded number of rows
+//! a page.
+
+use bytes::Bytes;
+use stepwell_storage::{Row, Scan, Space};
+
+use super::query::{View, damaged};
+use crate::core::run::RunImage;
+use crate::keys::{self, ActRecord, DeadRecord, Family, Record};
+use crate::model::command::Refusal;
+use crate::model::dead::{Act, ActCursor, DeadCursor, DeadFilter, DeadLetter};
+use crate::model::entry::Entry;
+use crate::model::id::{Incarnation, RunNo};
+use crate::model::limits::PAGE_ROWS_MAX;
+use crate::model::run::Outcome;
+use crate::model::time::Time;
+use crate::reading;
+use crate::wire::message::{ActsReply, AskActs, AskLetters, LettersReply, Message};
+
+/// Rows looked at for one page at most; the answer says where to go on.
+const LOOK_MAX: usize = 2_000;
+/// Rows read at once.
+const READ: usize = 256;
+
+/// A scan from the newest row on.
+struct Backwards {
+    from: Bytes,
+    to: Bytes,
+    looked: usize,
+}
+
+impl Backwards {
+    /// The next rows; none at the end, or once enough has been looked at.
+    async fn next(&mut self, view: &View) -> Result<Vec<Row>, Refusal> {
+        if self.looked >= LOOK_MAX || self.from >= self.to {
+            return Ok(Vec::new());
+        }
+        let scan = Scan {
+            space: Space::Lasting,
+            from: self.from.clone(),
+            to: self.to.clone(),
+            limit: READ,
+            reverse: true,
+        };
+        let found = view.store().scan(scan).await;
+        let rows = found.map_err(|e| damaged(&e.into()))?;
+        self.looked += rows.len();
+        if let Some(last) = rows.last() {
+            self.to = last.key.clone();
+        }
+        if rows.len() < READ {
+            self.from = self.to.clone(); // nothing is left
+        }
+        Ok(rows)
+    }
+
+    fn has_more(&self) -> bool {
+        self.from < self.to
+    }
+}
+
+pub(super) async fn letters(view: &View, ask: &AskLetters) -> Result<Message, Refusal> {
+    let limit = ask.limit.clamp(1, PAGE_ROWS_MAX) as usize;
+    let filter = &ask.filter;
+    let family = keys::family(Family::Dead);
+    let until = filter.before.map(|before| keys::dead(before, RunNo(0)));
+    let behind = ask.behind.map(|at| keys::dead(at.died_at, at.run));
+    let ends = [Some(keys::end_of(&family)), until, behind];
+    let mut scan = Backwards {
+        from: filter
+            .since
+            .map_or(family, |since| keys::dead(since, RunNo(0))),
+        to: ends.into_iter().flatten().min().unwrap_or_default(),
+        looked: 0,
+    };
+    let (mut letters, mut last) = (Vec::new(), None);
+    loop {
+        let rows = scan.next(view).await?;
+        if rows.is_empty() {
+            break;
+        }
+        for row in &rows {
+            let Some((died_at, run)) = keys::time_and_run_of(&row.key) else {
+                continue;
+            };
+            last = Some(DeadCursor { died_at, run });
+            let record = DeadRecord::of_bytes(&row.value).map_err(|e| damaged(&e.into()))?;
+            if !fits(&record, filter) {
+                continue;
+            }
+            if let Some(letter) = letter(view, run, ask).await? {
+                letters.push(letter);
+            }
+            if letters.len() >= limit {
+                return Ok(reply(ask.request, letters, last));
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+    Ok(reply(
+        ask.request,
+        letters,
+        last.filter(|_| scan.has_more()),
+    ))
+}
+
+fn reply(request: u64, letters: Vec<DeadLetter>, next: Option<DeadCursor>) -> Message {
+    LettersReply {
+        request,
+        letters,
+        next,
+    }
+    .into()
+}
+
+/// Whether a row may stand for a letter that is wanted. What older versions wrote does not name its queue.
+fn fits(record: &DeadRecord, filter: &DeadFilter) -> bool {
+    let is = |wanted: &Option<String>, found: &String| wanted.as_ref().is_none_or(|w| w == found);
+    let queue = record.queue.is_empty() || is(&filter.queue, &record.queue);
+    queue && is(&filter.workflow, &record.workflow) && is(&filter.class, &record.class)
+}
+
+/// The letter of a run, if it is one still, of the right namespace and queue.
+async fn letter(view: &View, no: RunNo, ask: &AskLetters) -> Result<Option<DeadLetter>, Refusal> {
+    let found = reading::image(view.store(), no, view.birth_of(no)).await;
+    let Some(image) = found.map_err(|e| damaged(&e))? else {
+        return Ok(None);
+    };
+    let run = &image.run;
+    let wanted = ask.filter.queue.as_ref().is_none_or(|q| *q == run.queue);
+    if run.namespace != ask.caller.namespace || !wanted || !run.is_dead_letter() {
+        return Ok(None);
+    }
+    let (incarnation, build) = worker_of(view, &image).await?;
+    let Some(Outcome::OutcomeDead(dead)) = &run.ended else {
+        return Ok(None);
+    };
+    Ok(Some(DeadLetter {
+        id: run.id,
+        name: run.name.clone(),
+        no,
+        workflow: run.workflow.clone(),
+        queue: run.queue.clone(),
+        class: dead.failure.class.clone(),
+        message: dead.failure.to_string(),
+        started_at: run.started_at,
+        died_at: run.death.map_or(run.changed_at, |death| death.at),
+        entries: run.next,
+        incarnation: Some(incarnation).filter(|who| *who != Incarnation::default()),
+        build,
+        redriven: run.redriven,
+        edited: run.edited,
+    }))
+}
+
+/// The worker that a dead letter ran in last: its death tells.
+async fn worker_of(view: &View, image: &RunImage) -> Result<(Incarnation, String), Refusal> {
+    let Some(death) = image.run.death else {
+        return Ok(Default::default());
+    };
+    let (generation, no, at) = (image.run.generation, image.run.no, death.index);
+    let found = reading::entries(view.store(), generation, no, (at, at + 1), usize::MAX).await;
+    let stored = found.map_err(|e| damaged(&e))?;
+    let entry = stored.first().and_then(|stored| reading::decode(stored));
+    Ok(match entry {
+        Some(Entry::Died(died)) => (died.incarnation, died.build),
+        _ => Default::default(),
+    })
+}
+
+pub(super) async fn acts(view: &View, ask: &AskActs) -> Result<Message, Refusal> {
+    let limit = ask.limit.clamp(1, PAGE_ROWS_MAX) as usize;
+    let family = keys::family(Family::Act);
+    let end = keys::end_of(&family);
+    let mut scan = Backwards {
+        to: ask.behind.map_or(end, |at| keys::act(at.at, at.number)),
+        from: keys::act(view.acts_from(), 0).max(family),
+        looked: 0,
+    };
+    let (mut acts, mut last) = (Vec::new(), None);
+    'pages: loop {
+        let rows = scan.next(view).await?;
+        if rows.is_empty() {
+            break;
+        }
+        for row in &rows {
+            let Some((at, number)) = keys::act_of(&row.key) else {
+                continue;
+            };
+            let record = ActRecord::of_bytes(&row.value).map_err(|e| damaged(&e.into()))?;
+            let of_run = ask.run.is_none() || record.run == ask.run;
+            if acts.len() >= limit {
+                break 'pages;
+            }
+            last = Some(ActCursor { at, number });
+            if of_run && record.namespace == ask.caller.namespace {
+                acts.push(act(at, record));
+            }
+        }
+    }
+    let next = last.filter(|_| acts.len() >= limit || scan.has_more());
+    Ok(ActsReply {
+        request: ask.request,
+        acts,
+        next,
+    }
+    .into())
+}
+
+fn act(at: Time, record: ActRecord) -> Act {
+    Act {
+        at,
+        principal: record.principal,
+        kind: record.kind,
+        run: record.run,
+        subject: record.subject,
+        detail: record.detail,
+    }
+}

@@ -1,0 +1,186 @@
+//! **A redrive goes on where the run failed, and every act is done and recorded once.**
+//!
+//! Source: D1 to D5 of the core's dead letters, and `Client::redrive`: finished steps are kept, the failed one is tried again
+//! under its key; an edit counts from the next redrive on; what was discarded is not listed; a command acts once,
+//! however often it arrives; and what an operator was told is done is among the acts.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use stepwell::model::dead::{ActKind, Superseded};
+use stepwell::model::entry::Entry;
+use stepwell::model::id::{CommandId, RunNo, StepNo};
+use stepwell::model::run::RunState;
+use stepwell::model::time::Time;
+
+use super::Bench;
+use crate::durable::{Durable, DurableRun};
+use crate::told::Told;
+
+const AGAIN: &str = "a redrive runs no finished step again";
+const TRIES: &str = "a redrive tries again";
+const ONCE: &str = "a command acts once";
+const LIST: &str = "the dead letters are the dead runs";
+const ACTS: &str = "every act is recorded once";
+
+/// The acts of the batch at hand.
+#[derive(Default)]
+pub(super) struct Acts {
+    done: BTreeSet<(RunNo, CommandId)>,
+    touched: bool,
+}
+
+impl Acts {
+    pub(super) fn batch_begins(&mut self) {
+        self.done.clear();
+        self.touched = false;
+    }
+
+    /// An entry has become durable.
+    pub(super) fn appended(
+        &mut self,
+        durable: &Durable,
+        no: RunNo,
+        index: u32,
+        bench: &mut Bench<'_>,
+    ) {
+        let Some(run) = durable.runs.get(&no) else {
+            return;
+        };
+        let (before, entry) = (&run.entries[..index as usize], &run.entries[index as usize]);
+        self.touched |= entry.ends() || entry.act().is_some();
+        if let Some(command) = entry.act() {
+            self.done.insert((no, command));
+            if before.iter().any(|earlier| earlier.act() == Some(command)) {
+                let text = format!("{}: {command} acts again with entry {index}", run.name());
+                bench.charge(ONCE, text);
+            }
+        }
+        if let Some(number) = entry.number().filter(|number| *number != StepNo::WHOLE)
+            && finished_before_redrive(before, number)
+        {
+            let text = format!(
+                "{}: entry {index} is about step {number}: {entry:?}",
+                run.name()
+            );
+            bench.charge(AGAIN, text);
+        }
+        tries_again(run, before, entry, bench);
+    }
+
+    /// What was done in a batch was recorded in it, and nothing else.
+    pub(super) fn batch_ended(&self, durable: &Durable, bench: &mut Bench<'_>) {
+        let mut recorded: BTreeMap<CommandId, u32> = BTreeMap::new();
+        for act in durable.new_acts.values() {
+            if !matches!(act.kind, ActKind::Resume | ActKind::Cancel) {
+                *recorded.entry(act.command).or_default() += 1;
+            }
+        }
+        for (no, command) in &self.done {
+            let count = recorded.remove(command).unwrap_or(0);
+            if count != 1 {
+                let name = durable.runs.get(no).map(DurableRun::name);
+                let text = format!(
+                    "{}: {command} is recorded {count} times",
+                    name.unwrap_or_default()
+                );
+                bench.charge(ACTS, text);
+            }
+        }
+        for command in recorded.keys() {
+            bench.charge(ACTS, format!("{command} is recorded, and nothing was done"));
+        }
+        if self.touched {
+            the_list_is_true(durable, bench);
+        }
+    }
+}
+
+/// Whether a step ended well before the run was redriven last.
+fn finished_before_redrive(before: &[Entry], number: StepNo) -> bool {
+    let redriven = before
+        .iter()
+        .rposition(|entry| matches!(entry, Entry::Redriven(_)));
+    let finished = |entry: &Entry| matches!(entry, Entry::StepCompleted(e) if e.number == number);
+    redriven.is_some_and(|at| before[..at].iter().any(finished))
+}
+
+/// A run that died of a failed step which it passed on does not die of it again without trying it.
+fn tries_again(run: &DurableRun, before: &[Entry], entry: &Entry, bench: &mut Bench<'_>) {
+    let (Entry::Died(died), Some(Entry::Redriven(_))) = (entry, before.last()) else {
+        return;
+    };
+    let same =
+        |earlier: &Entry| matches!(earlier, Entry::StepFailed(e) if e.failure == died.failure);
+    if died.end.is_some() && before.iter().any(same) {
+        let text = format!(
+            "{} is redriven and dies at once of {:?}",
+            run.name(),
+            died.failure
+        );
+        bench.charge(TRIES, text);
+    }
+}
+
+/// D1
+fn the_list_is_true(durable: &Durable, bench: &mut Bench<'_>) {
+    let dead = |run: &DurableRun| match run.state_if_ended() {
+        Some(RunState::Dead) => run.died_at(),
+        _ => None,
+    };
+    let expected: BTreeSet<(Time, RunNo)> = durable
+        .kept()
+        .filter_map(|(no, run)| Some((dead(run)?, *no)))
+        .collect();
+    if durable.dead != expected {
+        let odd: Vec<_> = durable.dead.symmetric_difference(&expected).collect();
+        bench.charge(
+            LIST,
+            format!("these are listed and not dead, or the other way round: {odd:?}"),
+        );
+    }
+}
+
+/// What clients were told in the end of dead letters and acts.
+pub(super) fn at_the_end(durable: &Durable, told: &Told, bench: &mut Bench<'_>) {
+    if let Some(letters) = &told.letters {
+        let held: Vec<RunNo> = durable.dead.iter().rev().map(|(_, no)| *no).collect();
+        if *letters != held {
+            bench.charge(
+                LIST,
+                format!("the listing has {letters:?}, the store {held:?}"),
+            );
+        }
+    }
+    if let Some(acts) = &told.acts {
+        let held: Vec<(Time, ActKind)> = durable
+            .acts
+            .iter()
+            .rev()
+            .map(|((at, _), act)| (*at, act.kind))
+            .collect();
+        if *acts != held {
+            bench.charge(
+                ACTS,
+                format!("the listing has {acts:?}, the store {held:?}"),
+            );
+        }
+    }
+    for (no, run) in &durable.runs {
+        let superseded = Superseded::of((0..).zip(&run.entries));
+        let lives = run
+            .entries
+            .iter()
+            .filter(|entry| matches!(entry, Entry::Died(_)))
+            .count();
+        let dead = usize::from(run.died_at().is_some());
+        if lives != superseded.redrives() + dead {
+            bench.charge(
+                ONCE,
+                format!(
+                    "run {no} died {lives} times and was redriven {} times",
+                    superseded.redrives()
+                ),
+            );
+        }
+    }
+}

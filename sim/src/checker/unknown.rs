@@ -1,0 +1,68 @@
+//! **A workflow that nobody knows is waited for.**
+//!
+//! Source: `EngineOptions::unknown_workflow_after`: a run becomes a dead letter when it has been ready for so long; less of it
+//! never, whatever the clocks say.
+
+use std::collections::BTreeMap;
+
+use stepwell::model::dead::UNKNOWN_WORKFLOW;
+use stepwell::model::entry::Entry;
+use stepwell::model::id::RunNo;
+
+use super::Bench;
+use crate::durable::Durable;
+
+const NAME: &str = "a workflow that nobody knows is waited for";
+
+/// Since when runs are in line; one that was given back goes to its old place.
+#[derive(Default)]
+pub(super) struct Patience {
+    queued_ms: BTreeMap<RunNo, u64>,
+    /// How long is waited.
+    pub(super) limit_ms: u64,
+}
+
+impl Patience {
+    pub(super) fn queued(&mut self, no: RunNo, bench: &Bench<'_>) {
+        self.queued_ms.entry(no).or_insert(bench.now_ms);
+    }
+
+    pub(super) fn appended(
+        &mut self,
+        durable: &Durable,
+        no: RunNo,
+        index: u32,
+        bench: &mut Bench<'_>,
+    ) {
+        let Some(run) = durable.runs.get(&no) else {
+            return;
+        };
+        let died = match &run.entries[index as usize] {
+            Entry::Died(died) => died,
+            Entry::Redriven(_) => {
+                self.queued_ms.remove(&no);
+                return;
+            }
+            _ => return,
+        };
+        if died.failure.class != UNKNOWN_WORKFLOW {
+            return;
+        }
+        let waited = self
+            .queued_ms
+            .get(&no)
+            .map_or(0, |queued| bench.now_ms.saturating_sub(*queued));
+        // A slow disk is told of the beginning late. So what passed by this and by engine time together is never less than
+        // the wait, if not for a clock that is a little fast.
+        let before = &run.entries[index as usize - 1];
+        let engine_ms = died.at.since(before.at()).as_millis() as u64;
+        if waited + engine_ms < self.limit_ms * 98 / 100 {
+            let text = format!(
+                "{} dies {waited} ms after it is in line, {engine_ms} by engine time, and was to wait for {} ms",
+                run.name(),
+                self.limit_ms
+            );
+            bench.charge(NAME, text);
+        }
+    }
+}
