@@ -358,6 +358,7 @@ mod seeds {
             priority: 5,
             delay_ms: 0,
             input: Payload(Bytes::from_static(b"\x01\x2a")),
+            unique: None,
         };
         let (run_no, number, output) = (
             RunNo(1),
@@ -468,6 +469,8 @@ mod seeds {
             traceparent: None,
             input: Payload::default(),
             not_before: Some(Time(5)),
+            unique: None,
+            batch: None,
         };
         let failed = AttemptFailed {
             at: Time(3),

@@ -93,6 +93,7 @@ pub mod wire;
 #[cfg(feature = "worker")]
 pub mod workflow;
 
+pub use model::batch::{BatchEnded, BatchSummary};
 pub use model::command::Refusal;
 pub use model::failure::Failure;
 pub use model::id::RunId;
@@ -101,8 +102,11 @@ pub use model::payload::Payload;
 pub use model::retry::Retry;
 pub use model::run::{Outcome, RunState};
 pub use model::time::Time;
+pub use model::unique::Unique;
 #[cfg(feature = "worker")]
-pub use runtime::client::{Client, ClientError, Run, RunError, StartBuilder};
+pub use runtime::client::{
+    BatchBuilder, BatchStarted, Client, ClientError, Run, RunError, StartBuilder, StartMany,
+};
 #[cfg(feature = "server")]
 pub use runtime::engine::{Engine, EngineOptions, OpenError};
 #[cfg(feature = "server")]
@@ -112,7 +116,7 @@ pub use runtime::session::SessionError;
 #[cfg(feature = "worker")]
 pub use runtime::worker::{Worker, WorkerError, WorkerHandle, WorkerStats};
 #[cfg(feature = "worker")]
-pub use workflow::{Ctx, Step, Workflow, days, hours, join_all, millis, mins, secs};
+pub use workflow::{BatchPolicy, Ctx, Item, Step, Workflow, days, hours, join_all, millis, mins, secs};
 
 /// The README's examples, compiled and run with the others.
 #[cfg(all(doctest, feature = "server"))]

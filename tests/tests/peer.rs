@@ -131,6 +131,7 @@ pub(crate) fn start(request: u64, workflow: &str, id: RunId, input: &impl Serial
         priority: 5,
         delay_ms: 0,
         input: Payload::of(input).unwrap(),
+        unique: None,
     };
     let caller = Caller {
         command: CommandId(id.0),

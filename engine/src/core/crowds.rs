@@ -81,6 +81,7 @@ impl Crowd {
             priority: 5,
             delay_ms: 0,
             input: Payload::default(),
+            unique: None,
         };
         let runs = (self.started..self.started + count).map(run).collect();
         self.started += count;

@@ -22,10 +22,11 @@ use crate::model::payload::Payload;
 use crate::model::retry::Retry;
 use crate::model::run::{Outcome, RunState};
 use crate::model::time::Time;
+use crate::model::unique::{Unique, UniqueKey};
 use crate::reading;
 use crate::wire::message::{
     AskOutcome, AskStatus, AttemptFailedReport, Cancel, GiveBack, Heartbeat, Held, Hello, Message,
-    Offer, PROTOCOL, QueueSlots, Resume, Start, StepCompletedReport, TimerRequested, TurnCompleted,
+    Offer, PROTOCOL, QueueSlots, Resume, Start, StartBatch, StartTogether, StepCompletedReport, TimerRequested, TurnCompleted,
     TurnFailed, TurnMismatched, TurnSuspended, WorkflowOffer,
 };
 
@@ -159,6 +160,17 @@ pub(crate) struct Drill {
 
 fn run_id(id: u8) -> RunId {
     RunId(u128::from(id % 12) + 1)
+}
+
+/// A share of the ids has a unique key, which several ids share.
+fn unique(id: u8, how: u8) -> Option<UniqueKey> {
+    let scope = match how % 8 {
+        0 | 4 => Unique::Queued,
+        1 => Unique::Running,
+        2 => Unique::Ttl(Duration::from_secs(u64::from(how) / 16 + 1)),
+        _ => return None,
+    };
+    (id % 3 == 0).then(|| UniqueKey::new("key", scope))
 }
 
 fn caller() -> Caller {
@@ -774,17 +786,69 @@ impl Drill {
             priority: how / 8 % 3,
             delay_ms: if how % 4 == 3 { u64::from(how) * 40 } else { 0 },
             input: Payload(vec![1; if how == 200 { 9_000 } else { 20 }].into()),
+            unique: unique(id, how),
         };
         let runs = if how % 16 == 1 {
             vec![run.clone(), run]
         } else {
             vec![run]
         };
+        if how % 16 == 5 {
+            return self.start_together(id, runs);
+        }
+        if how % 16 >= 13 {
+            return self.start_batch(id, how, runs);
+        }
         self.request(run_id(id), |request| {
             Start {
                 request,
                 caller: caller(),
                 runs,
+            }
+            .into()
+        });
+    }
+
+    /// All or nothing, with a second run.
+    fn start_together(&mut self, id: u8, runs: Vec<StartRun>) {
+        let mut runs = runs;
+        let (other, name) = (id.wrapping_add(5), WORKFLOWS[usize::from(id) % 8]);
+        runs.push(StartRun {
+            id: run_id(other),
+            workflow: name.to_owned(),
+            queue: QUEUES[0].to_owned(),
+            input: Payload(vec![1; 20].into()),
+            unique: unique(other, id),
+            ..StartRun::default()
+        });
+        self.request(run_id(id), |request| {
+            StartTogether {
+                request,
+                caller: caller(),
+                runs,
+            }
+            .into()
+        });
+    }
+
+    /// As runs of a batch. Names are used again and again, also those of batches that have ended.
+    fn start_batch(&mut self, id: u8, how: u8, runs: Vec<StartRun>) {
+        let follow_up = StartRun {
+            workflow: "two".to_owned(),
+            queue: QUEUES[1].to_owned(),
+            input: Payload::of(&id).expect("a number"),
+            ..StartRun::default()
+        };
+        let name = format!("b{}", self.next_request / 16);
+        let (seal, follows) = (how & 32 == 0, how & 64 == 0);
+        self.request(run_id(id), |request| {
+            StartBatch {
+                request,
+                caller: caller(),
+                name,
+                runs,
+                follow_up: follows.then_some(follow_up),
+                seal,
             }
             .into()
         });
@@ -852,6 +916,11 @@ impl Drill {
     fn client_hears(&mut self, message: Message) {
         match message {
             Message::StartReply(reply) => {
+                for answer in reply.runs.iter().filter(|answer| answer.refused.is_none()) {
+                    self.audit.started.insert(answer.id, ());
+                }
+            }
+            Message::BatchReply(reply) => {
                 for answer in reply.runs.iter().filter(|answer| answer.refused.is_none()) {
                     self.audit.started.insert(answer.id, ());
                 }

@@ -32,12 +32,17 @@
 //! - **S1** A command has at most one outcome.
 //! - **T1** A timer fires at or after its instant, in engine time.
 //! - **C1** The tally equals the states of all runs.
+//!
+//! Those of unique keys (U) are in `unique.rs`, of calls that are all or nothing (A) in `together.rs`, of batches (B) in
+//! `batch.rs`.
 
 #[cfg(any(test, feature = "inspect"))]
 mod audit;
+mod batch;
 pub mod clock;
 #[cfg(any(test, feature = "inspect"))]
 pub(crate) mod drill;
+mod expiry;
 mod grant;
 #[cfg(any(test, feature = "inspect"))]
 mod inspect;
@@ -54,7 +59,9 @@ mod start;
 mod step;
 mod stop;
 mod timer;
+mod together;
 mod turn;
+mod unique;
 
 #[cfg(test)]
 mod crowds;
@@ -66,7 +73,9 @@ mod scenarios;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use self::batch::Batches;
 use self::clock::{ClockAlert, EngineClock, MARK_LEAD, Reading};
+use self::expiry::Expiries;
 use self::grant::{Granted, Slots};
 pub use self::load::summary;
 use self::load::{Lookup, Mailbox, Want};
@@ -79,7 +88,11 @@ use self::run::{Run, RunImage};
 use self::session::{Absent, Session};
 use self::start::PendingStart;
 use self::timer::Timers;
+use self::unique::Uniques;
 use crate::canary::canary;
+use crate::keys::batch::BatchRecord;
+use crate::keys::expiry::Expiry;
+use crate::keys::unique::UniqueRecord;
 use crate::keys::{self, Mark, ReadyRecord, Record, StoppedRecord, Tally, TimerRecord};
 use crate::model::id::{GrantNo, Incarnation, Namespace, RunId, RunNo, SessionId, StepNo, Token};
 use crate::model::limits::Limits;
@@ -206,6 +219,31 @@ pub enum Input {
         /// What is damaged.
         what: String,
     },
+    /// An answer to [`Read::Unique`](output::Read::Unique).
+    UniqueLoaded {
+        /// Whose key.
+        namespace: Namespace,
+        /// What it is stored under.
+        hash: u128,
+        /// Who holds it, or what is damaged.
+        found: Result<Option<UniqueRecord>, String>,
+    },
+    /// An answer to [`Read::Batch`](output::Read::Batch).
+    BatchLoaded {
+        /// Whose batch.
+        namespace: Namespace,
+        /// What it is stored under.
+        hash: u128,
+        /// The batch, if one of this name has ended, or what is damaged.
+        found: Result<Option<BatchRecord>, String>,
+    },
+    /// An answer to [`Read::Expired`](output::Read::Expired).
+    ExpiredLoaded {
+        /// What has expired, in order.
+        rows: Vec<Expiry>,
+        /// When the next thing expires, or the end of time; none if more has expired already.
+        first: Option<Time>,
+    },
     /// Time has passed.
     Ticked,
 }
@@ -246,6 +284,13 @@ pub struct Core {
     /// What waits for a run to be read. Inputs about other runs go on.
     mailboxes: BTreeMap<RunNo, Mailbox>,
     starts: BTreeMap<u64, PendingStart>,
+    /// Runs that began while somebody waited for what is stored of their ids.
+    begun_meanwhile: BTreeMap<(Namespace, RunId), RunNo>,
+    /// The id whose look-ups are being answered, when a call that is all or nothing is among them.
+    resolving: Option<(Namespace, RunId)>,
+    uniques: Uniques,
+    batches: Batches,
+    expiries: Expiries,
     /// Who waits for a run to end.
     waiters: BTreeMap<RunNo, Vec<(SessionId, u64)>>,
     /// First run number of each generation.
@@ -298,7 +343,13 @@ impl Core {
             timers: count(self.timers.len()),
             armed: count(self.armed.len()),
             waiters: count(self.waiters.values().map(Vec::len).sum()),
-            reads: count(self.lookups.len() + self.mailboxes.len() + self.starts.len()),
+            reads: count(
+                self.lookups.len()
+                    + self.mailboxes.len()
+                    + self.starts.len()
+                    + self.uniques.len()
+                    + self.batches.len(),
+            ),
         }
     }
 
@@ -335,6 +386,17 @@ impl Core {
             Input::CleaningFailed { generation, what } => {
                 self.cleaning_failed(generation, what, out)
             }
+            Input::UniqueLoaded {
+                namespace,
+                hash,
+                found,
+            } => self.unique_loaded((namespace, hash), found, out),
+            Input::BatchLoaded {
+                namespace,
+                hash,
+                found,
+            } => self.batch_loaded((namespace, hash), found, out),
+            Input::ExpiredLoaded { rows, first } => self.expired_loaded(rows, first, out),
             Input::Ticked => self.ticked(out),
         }
         self.settle(out);
@@ -345,6 +407,7 @@ impl Core {
         if !out.writes_anything() {
             return;
         }
+        self.write_batches(out);
         if std::mem::take(&mut self.tally_dirty) {
             out.put(Space::Lasting, keys::tally(), self.tally.to_bytes());
         }
@@ -393,6 +456,9 @@ impl Core {
             Message::GiveBack(report) => self.give_back(session, report, out),
             Message::Offer(offer) => self.offer(session, &offer.queues, out),
             Message::Start(start) => self.start(session, start, out),
+            Message::StartTogether(start) => self.start_together(session, start, out),
+            Message::StartBatch(start) => self.start_batch(session, start, out),
+            Message::AskBatch(ask) => self.ask_batch(session, ask, out),
             Message::AskOutcome(ask) => self.ask(
                 ask.caller.namespace,
                 ask.id,
@@ -449,7 +515,7 @@ impl Core {
             true => anybody.then_some(self.mono + self.watch_interval()),
             false => anybody.then_some(self.watch_at),
         };
-        [armed, timers, watch, self.cleans_at()]
+        [armed, timers, watch, self.cleans_at(), self.expires_at()]
             .into_iter()
             .flatten()
             .min()
@@ -468,6 +534,7 @@ impl Core {
         self.fire_armed(out);
         self.fire_timers(out);
         self.clean(out);
+        self.expire(out);
     }
 
     fn next_token(&mut self) -> Token {

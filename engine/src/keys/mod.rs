@@ -18,11 +18,19 @@
 //! | 10 | generation | lasting | generation | [`GenerationRecord`] | at the first start of a day |
 //! | 11 | moved | lasting | run number | [`MovedRecord`] | when a run outlives its generation |
 //! | 12 | mark | lasting | – | [`Mark`] | about once a second |
+//! | 19 | unique | lasting | namespace, key's hash | [`UniqueRecord`](unique::UniqueRecord) | at a start with a unique key |
+//! | 21 | batch | lasting | slot | [`BatchRecord`](batch::BatchRecord) | with every batch that starts or ends runs of it |
+//! | 22 | expiry | lasting | instant, what, namespace, hash | nothing; without an instant [`ExpiryMark`](expiry::ExpiryMark) | with what expires |
+//! | 23 | ended batch | lasting | namespace, name's hash | [`BatchRecord`](batch::BatchRecord) | when a batch ends |
+//! | 24 | follow-up | lasting | slot | [`FollowUpRecord`](batch::FollowUpRecord) | when a batch gets its follow-up |
 //!
 //! Scans never start where deletes happen: ready and timer windows go on behind the cursors kept in [`Mark`];
 //! granted slots are used again, lowest first.
 
+pub mod batch;
+pub mod expiry;
 pub mod journal;
+pub mod unique;
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -70,11 +78,21 @@ pub enum Family {
     Moved = 11,
     /// Engine time and cursors.
     Mark = 12,
+    /// Who holds a unique key.
+    Unique = 19,
+    /// Batches that have not ended.
+    Batch = 21,
+    /// What is deleted when its time is over.
+    Expiry = 22,
+    /// Batches that have ended.
+    EndedBatch = 23,
+    /// What follows batches that have not ended.
+    FollowUp = 24,
 }
 
 impl Family {
     /// All families.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 17] = [
         Self::Tally,
         Self::Index,
         Self::Queue,
@@ -87,6 +105,11 @@ impl Family {
         Self::Generation,
         Self::Moved,
         Self::Mark,
+        Self::Unique,
+        Self::Batch,
+        Self::Expiry,
+        Self::EndedBatch,
+        Self::FollowUp,
     ];
 
     /// The family of a stored key.

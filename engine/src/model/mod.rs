@@ -1,5 +1,6 @@
 //! The nouns: plain data, without behaviour that needs a clock, a disk or a network.
 
+pub mod batch;
 pub mod chain;
 pub mod command;
 pub mod entry;
@@ -11,3 +12,4 @@ pub mod payload;
 pub mod retry;
 pub mod run;
 pub mod time;
+pub mod unique;

@@ -263,6 +263,8 @@ pub(crate) fn started(workflow: &str) -> Entry {
         traceparent: None,
         input: Payload::of(&()).unwrap(),
         not_before: None,
+        unique: None,
+        batch: None,
     }
     .into()
 }

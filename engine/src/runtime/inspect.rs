@@ -8,7 +8,10 @@ use stepwell_storage::{FjallStore, Options, Row, Space, Store};
 
 use super::engine::OpenError;
 use crate::core::run::RunFold;
+use crate::keys::batch::{BatchRecord, FollowUpRecord};
+use crate::keys::expiry::{self, ExpiryMark};
 use crate::keys::journal::{self, Joiner};
+use crate::keys::unique::UniqueRecord;
 use crate::keys::{
     DeadRecord, Family, GenerationRecord, GrantedRecord, IndexRecord, Mark, MovedRecord,
     QueueRecord, ReadyRecord, Record, StoppedRecord, Tally, TimerRecord,
@@ -165,6 +168,11 @@ fn decode(family: Family, row: &Row) -> Result<String, String> {
         Family::Moved => text::<MovedRecord>(value),
         Family::Mark => text::<Mark>(value),
         Family::Journal => Ok(String::new()),
+        Family::Unique => text::<UniqueRecord>(value),
+        Family::Batch | Family::EndedBatch => text::<BatchRecord>(value),
+        Family::Expiry if expiry::is_mark(&row.key) => text::<ExpiryMark>(value),
+        Family::Expiry => Ok(String::new()),
+        Family::FollowUp => text::<FollowUpRecord>(value),
     }
 }
 

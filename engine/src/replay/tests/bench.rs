@@ -117,6 +117,8 @@ impl Bench {
             traceparent: None,
             input: Payload::of(input).unwrap(),
             not_before: None,
+            unique: None,
+            batch: None,
         };
         Self::of_journal(vec![started.into()], function)
     }

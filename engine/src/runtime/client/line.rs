@@ -201,6 +201,7 @@ fn request_of(message: &Message) -> Option<u64> {
         Message::DoneReply(reply) => reply.request,
         Message::StatsReply(reply) => reply.request,
         Message::RefusedReply(reply) => reply.request,
+        Message::BatchReply(reply) => reply.request,
         _ => return None,
     })
 }
