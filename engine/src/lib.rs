@@ -116,7 +116,9 @@ pub use runtime::session::SessionError;
 #[cfg(feature = "worker")]
 pub use runtime::worker::{Worker, WorkerError, WorkerHandle, WorkerStats};
 #[cfg(feature = "worker")]
-pub use workflow::{BatchPolicy, Ctx, Item, Step, Workflow, days, hours, join_all, millis, mins, secs};
+pub use workflow::{
+    BatchPolicy, Ctx, Item, Step, Workflow, days, hours, join_all, millis, mins, secs,
+};
 
 /// The README's examples, compiled and run with the others.
 #[cfg(all(doctest, feature = "server"))]

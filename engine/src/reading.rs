@@ -294,7 +294,9 @@ pub async fn image(
         // Its journal does not tell whether it has let go of its key: the key's row does.
         let key = keys::unique::unique(run.namespace, held.hash);
         let row = record::<UniqueRecord>(store, Space::Lasting, key).await?;
-        run.unique = run.unique.filter(|_| row.is_some_and(|row| row.run == run.no));
+        run.unique = run
+            .unique
+            .filter(|_| row.is_some_and(|row| row.run == run.no));
     }
     let stopped = match run.ended {
         Some(_) => None,

@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use stepwell::keys::batch::BatchRecord;
+use stepwell::keys::unique::UniqueRecord;
 use stepwell::keys::{
     self, Family, GrantedRecord, IndexRecord, Mark, MovedRecord, ReadyRecord, Record,
     StoppedRecord, Tally, TimerRecord, journal,
 };
+use stepwell::model::batch::BatchNo;
 use stepwell::model::chain;
 use stepwell::model::entry::{Entry, Started};
 use stepwell::model::id::{RunId, RunNo, StepNo, Token};
@@ -113,6 +116,8 @@ pub(crate) enum Change {
     Moved { run: RunNo },
     /// An id means nothing any more.
     Forgotten { run: RunNo },
+    /// A batch changed.
+    Batched,
     /// Nothing that is looked at.
     Other,
 }
@@ -143,6 +148,12 @@ pub(crate) struct Durable {
     copies: BTreeMap<(u32, RunNo), BTreeMap<u32, Bytes>>,
     forgotten: BTreeMap<RunNo, RunId>,
     newly_forgotten: Vec<(RunNo, RunId)>,
+    /// Who holds unique keys.
+    pub(crate) keys: BTreeMap<Bytes, UniqueRecord>,
+    /// Batches that have not ended, by their slots.
+    pub(crate) batches: BTreeMap<u32, BatchRecord>,
+    /// All that have ended, also those that are forgotten.
+    pub(crate) ended_batches: BTreeMap<BatchNo, BatchRecord>,
     /// All tokens that ever were granted.
     pub(crate) tokens: BTreeSet<Token>,
 }
@@ -264,6 +275,39 @@ impl Durable {
                     self.moved(run, MovedRecord::of_bytes(value).map_err(bad)?.generation)?;
                 }
                 Change::Other
+            }
+            Family::Unique => match value {
+                Some(value) => {
+                    let record = UniqueRecord::of_bytes(value).map_err(bad)?;
+                    self.keys.insert(key.clone(), record);
+                    Change::Other
+                }
+                None => {
+                    self.keys.remove(key);
+                    Change::Other
+                }
+            },
+            Family::Batch => {
+                let slot = keys::slot_of(key).ok_or_else(short)?;
+                match value {
+                    Some(value) => {
+                        let record = BatchRecord::of_bytes(value).map_err(bad)?;
+                        self.batches.insert(slot, record);
+                    }
+                    None => {
+                        self.batches.remove(&slot);
+                    }
+                }
+                Change::Batched
+            }
+            Family::EndedBatch => {
+                if let Some(value) = value {
+                    let record = BatchRecord::of_bytes(value).map_err(bad)?;
+                    if self.ended_batches.insert(record.no, record).is_some() {
+                        return Err("a batch ended twice".to_owned());
+                    }
+                }
+                Change::Batched
             }
             _ => Change::Other,
         })
@@ -444,6 +488,12 @@ impl Durable {
             && self.ready.is_empty()
             && self.timers.is_empty()
             && self.stopped.is_empty()
+    }
+
+    /// Whether a run is of a batch, or follows one.
+    pub(crate) fn is_batched(&self, no: RunNo) -> bool {
+        let started = self.runs.get(&no).and_then(|run| run.started());
+        started.is_some_and(|started| started.batch.is_some() || started.name.is_none())
     }
 
     /// In how many places a run that has not ended waits, and the states they stand for.

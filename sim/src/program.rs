@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use stepwell::{Ctx, Failure, Worker, Workflow};
+use stepwell::{BatchPolicy, Ctx, Failure, Item, Worker, Workflow};
 
 use crate::history::History;
 use crate::ledger::Effect;
@@ -75,6 +75,7 @@ impl Program {
         program.knows(workload::CHAIN);
         program.knows(workload::CHECKOUT);
         program.knows(workload::SOLO);
+        program.knows(workload::ITEM);
         program
     }
 
@@ -178,6 +179,32 @@ impl SimWorker {
         self.worker = self
             .worker
             .map(|worker| worker.register(workflow, function));
+        self.known
+            .insert(workflow.name().to_owned(), untyped(workflow));
+        let slots = self.slots;
+        self.queues
+            .entry(workflow.queue_name().to_owned())
+            .or_insert(slots);
+        self
+    }
+
+    /// Registers a batch handler, as [`Worker::register_batch`] does, and offers slots of the workflow's queue.
+    #[must_use]
+    pub fn register_batch<In, Out, F, Fut>(
+        mut self,
+        workflow: Workflow<In, Out>,
+        policy: BatchPolicy,
+        handler: F,
+    ) -> Self
+    where
+        In: DeserializeOwned + Send + 'static,
+        Out: Serialize + DeserializeOwned + Send + 'static,
+        F: Fn(Vec<Item<In>>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Vec<Result<Out, Failure>>> + Send + 'static,
+    {
+        self.worker = self
+            .worker
+            .map(|worker| worker.register_batch(workflow, policy, handler));
         self.known
             .insert(workflow.name().to_owned(), untyped(workflow));
         let slots = self.slots;

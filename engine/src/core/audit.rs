@@ -100,7 +100,9 @@ impl Facts {
         }
         for family in [Family::Batch, Family::EndedBatch] {
             let rows = rows(store, Space::Lasting, family);
-            facts.batches.extend(rows.iter().map(|(_, value)| record::<BatchRecord>(value)));
+            facts
+                .batches
+                .extend(rows.iter().map(|(_, value)| record::<BatchRecord>(value)));
         }
         facts.tally = rows(store, Space::Lasting, Family::Tally)
             .first()
@@ -281,7 +283,10 @@ impl Facts {
 
     /// U1: a row names a run that holds the key, and a run that holds a key has its row.
     fn check_keys(&self) {
-        let key_of = |run: &Run| run.unique.map(|held| unique::unique(run.namespace, held.hash));
+        let key_of = |run: &Run| {
+            run.unique
+                .map(|held| unique::unique(run.namespace, held.hash))
+        };
         for (key, record) in self.unique.iter().filter(|(_, row)| row.until == Time(0)) {
             let facts = self.runs.get(&record.run);
             let facts = facts.unwrap_or_else(|| panic!("U1: {} holds a key", record.run));
@@ -295,7 +300,12 @@ impl Facts {
             let until_end = facts.run.unique.filter(|held| !held.until_granted);
             if let (Some(_), Some(key)) = (until_end, key_of(&facts.run)) {
                 let row = self.unique.get(&key).map(|row| row.run);
-                assert_eq!(row, Some(facts.run.no), "U1: {} holds its key", facts.run.no);
+                assert_eq!(
+                    row,
+                    Some(facts.run.no),
+                    "U1: {} holds its key",
+                    facts.run.no
+                );
             }
         }
     }

@@ -37,9 +37,7 @@ use crate::model::command::{
     StartRun,
 };
 use crate::model::id::{Namespace, RunId, SessionId};
-use crate::model::limits::{
-    BATCH_RUNS_MAX, BATCHES_OPEN_MAX, FOLLOW_UP_BYTES_MAX, NAME_BYTES_MAX,
-};
+use crate::model::limits::{BATCH_RUNS_MAX, BATCHES_OPEN_MAX, FOLLOW_UP_BYTES_MAX, NAME_BYTES_MAX};
 use crate::model::payload::CODEC_MESSAGEPACK;
 use crate::wire::message::{AskBatch, BatchReply, RefusedReply, StartAnswer, StartBatch};
 
@@ -105,6 +103,11 @@ impl Batches {
 
     pub(super) fn len(&self) -> usize {
         self.reading.len()
+    }
+
+    /// Whether a row is to be written: sealing a batch may be all that a transition does.
+    pub(super) fn are_dirty(&self) -> bool {
+        !self.dirty.is_empty()
     }
 }
 

@@ -26,8 +26,8 @@ use crate::model::unique::{Unique, UniqueKey};
 use crate::reading;
 use crate::wire::message::{
     AskOutcome, AskStatus, AttemptFailedReport, Cancel, GiveBack, Heartbeat, Held, Hello, Message,
-    Offer, PROTOCOL, QueueSlots, Resume, Start, StartBatch, StartTogether, StepCompletedReport, TimerRequested, TurnCompleted,
-    TurnFailed, TurnMismatched, TurnSuspended, WorkflowOffer,
+    Offer, PROTOCOL, QueueSlots, Resume, Start, StartBatch, StartTogether, StepCompletedReport,
+    TimerRequested, TurnCompleted, TurnFailed, TurnMismatched, TurnSuspended, WorkflowOffer,
 };
 
 /// One order: what happens, and three numbers that say to whom and how.

@@ -404,7 +404,8 @@ impl Core {
 
     /// Completes what has been collected: counters and clock go into the last batch. Call it before taking the output.
     pub fn seal(&mut self, out: &mut Output) {
-        if !out.writes_anything() {
+        let sealed_alone = self.batches.are_dirty() && !canary!("a seal alone is not written");
+        if !out.writes_anything() && !sealed_alone {
             return;
         }
         self.write_batches(out);

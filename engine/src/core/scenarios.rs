@@ -42,9 +42,10 @@ use crate::model::run::{Outcome, RunState};
 use crate::model::time::Time;
 use crate::model::unique::{Unique, UniqueKey};
 use crate::wire::message::{
-    AskBatch, AskOutcome, AskStatus, AttemptFailedReport, Cancel, GiveBack, Heartbeat, Held, Hello, Message,
-    Offer, PROTOCOL, QueueSlots, Resume, Start, StartAnswer, StartBatch, StartTogether, StepCompletedReport, TimerRequested, TurnCompleted,
-    TurnFailed, TurnMismatched, TurnSuspended, WorkflowOffer,
+    AskBatch, AskOutcome, AskStatus, AttemptFailedReport, Cancel, GiveBack, Heartbeat, Held, Hello,
+    Message, Offer, PROTOCOL, QueueSlots, Resume, Start, StartAnswer, StartBatch, StartTogether,
+    StepCompletedReport, TimerRequested, TurnCompleted, TurnFailed, TurnMismatched, TurnSuspended,
+    WorkflowOffer,
 };
 
 const START: Time = Time(20_000 * 86_400_000);

@@ -21,9 +21,7 @@ use crate::model::command::{
 };
 use crate::model::entry::{Entry, Started};
 use crate::model::id::{RUN_NAME_BYTES_MAX, RunId, RunNo, SessionId};
-use crate::model::limits::{
-    NAME_BYTES_MAX, QUEUES_MAX, START_MANY_MAX, UNIQUE_KEY_BYTES_MAX,
-};
+use crate::model::limits::{NAME_BYTES_MAX, QUEUES_MAX, START_MANY_MAX, UNIQUE_KEY_BYTES_MAX};
 use crate::model::run::RunState;
 use crate::model::unique::UniqueKey;
 use crate::wire::message::{RefusedReply, Start, StartAnswer, StartReply};
@@ -393,7 +391,11 @@ pub(super) fn check_count(count: usize, least: usize) -> Result<(), Refusal> {
 fn check_unique(unique: &UniqueKey) -> Result<(), Refusal> {
     check_name("unique key", &unique.key, UNIQUE_KEY_BYTES_MAX)?;
     let ttl_max = DELAY_MAX.as_millis() as u64;
-    check_range("time to hold a key, in milliseconds,", unique.ttl_ms, ttl_max)?;
+    check_range(
+        "time to hold a key, in milliseconds,",
+        unique.ttl_ms,
+        ttl_max,
+    )?;
     match unique.scope() {
         Some(_) => Ok(()),
         None => Err(NotUnderstood {

@@ -218,7 +218,12 @@ impl Core {
             let key = unique::place_of(namespace, run);
             together.begun.contains(&run.id) || key.is_some_and(|key| together.taken.contains(&key))
         };
-        let again: Vec<usize> = together.free.iter().filter(changed).map(|(at, _)| *at).collect();
+        let again: Vec<usize> = together
+            .free
+            .iter()
+            .filter(changed)
+            .map(|(at, _)| *at)
+            .collect();
         if !again.is_empty() {
             together.begun.clear();
             together.taken.clear();
@@ -294,7 +299,8 @@ impl Core {
 
 /// Whether two starts of one id in one call ask for the same.
 fn same_run(first: &StartRun, other: &StartRun) -> Result<(), Refusal> {
-    if (&first.name, &first.workflow, &first.input) == (&other.name, &other.workflow, &other.input) {
+    if (&first.name, &first.workflow, &first.input) == (&other.name, &other.workflow, &other.input)
+    {
         return Ok(());
     }
     Err(crate::model::command::IdTaken {

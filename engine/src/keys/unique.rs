@@ -50,9 +50,6 @@ mod tests {
             hex(&record.to_bytes()),
             "9301c4100000000000000000000000000000000203"
         );
-        assert_eq!(
-            UniqueRecord::of_bytes(&record.to_bytes()).unwrap(),
-            record
-        );
+        assert_eq!(UniqueRecord::of_bytes(&record.to_bytes()).unwrap(), record);
     }
 }

@@ -190,10 +190,7 @@ where
     }
 
     /// Waits for the group to be full, or for its time, and calls the handler once.
-    fn call(
-        &self,
-        members: Arc<Members>,
-    ) -> impl Future<Output = Outcomes<Out>> + Send + 'static {
+    fn call(&self, members: Arc<Members>) -> impl Future<Output = Outcomes<Out>> + Send + 'static {
         let (clock, policy, handler) = (self.clock.clone(), self.policy, self.handler.clone());
         async move {
             let waited = clock.sleep(policy.wait_max);
@@ -228,7 +225,11 @@ fn items_of<In: DeserializeOwned>(
         let Some((step, input)) = member else {
             continue;
         };
-        let times = if canary!("an item is in its group twice") { 2 } else { 1 };
+        let times = if canary!("an item is in its group twice") {
+            2
+        } else {
+            1
+        };
         for _ in 0..times {
             let step = step.clone();
             let input = input

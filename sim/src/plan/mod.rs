@@ -10,6 +10,7 @@ mod job;
 mod long;
 mod script;
 mod settings;
+mod starts;
 mod workload;
 
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,7 @@ pub use self::fault::{Fault, FaultKind, TimedFault};
 pub use self::job::{ChainInput, Job, Order, Solo, TimedJob, Work};
 pub use self::script::{Point, Scripted, Strike};
 pub use self::settings::{Disk, Settings};
+pub use self::starts::Hold;
 pub use self::workload::Workload;
 
 /// The name of the engine's own suite.
@@ -66,6 +68,8 @@ impl Plan {
         limit(&mut settings);
         let mut jobs = job::draw_all(seed, &settings);
         long::lengthen(seed, &settings, &mut jobs);
+        jobs.extend(starts::draw_all(seed, &settings));
+        jobs.sort_by_key(|job| job.at_ms);
         let faults = fault::draw_all(seed, &settings);
         Self {
             suite: ENGINE.to_owned(),

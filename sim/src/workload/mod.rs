@@ -2,14 +2,16 @@
 
 mod chain;
 mod checkout;
+mod item;
 mod solo;
 
 use std::time::Duration;
 
-use stepwell::{Failure, Retry, Step, Workflow};
+use stepwell::{BatchEnded, Failure, Retry, Step, Workflow};
 
 pub(crate) use self::chain::{expected as chain_expected, request as chain_request};
 pub(crate) use self::checkout::{DECLINED, Receipt};
+pub(crate) use self::item::{Follow, ItemInput};
 use crate::outside::{CallError, Outside};
 use crate::plan::{ChainInput, Order, Solo};
 use crate::program::SimWorker;
@@ -21,18 +23,27 @@ pub(crate) const CHECKOUT: Workflow<Order, Receipt> = Workflow::new("checkout");
 /// No step at all.
 pub(crate) const SOLO: Workflow<Solo, (u64, String)> = Workflow::new("solo");
 
+/// Handled by several, each with an outcome of its own.
+pub(crate) const ITEM: Workflow<ItemInput, u64> = Workflow::new("item");
+/// What follows a batch.
+pub(crate) const FOLLOW: Workflow<BatchEnded<u64>, Follow> = Workflow::new("follow");
+
 /// The effect that all steps have.
 pub(crate) const CALL: &str = "call";
 
 /// Registers all workloads.
 pub(crate) fn register(worker: SimWorker) -> SimWorker {
-    let (a, b) = (worker.world(), worker.world());
+    let (a, b, c) = (worker.world(), worker.world(), worker.world());
     worker
         .register(CHAIN, move |ctx, input| chain::chain(ctx, input, a.clone()))
         .register(CHECKOUT, move |ctx, order| {
             checkout::checkout(ctx, order, b.clone())
         })
         .register(SOLO, solo::solo)
+        .register(FOLLOW, item::follow)
+        .register_batch(ITEM, item::policy(), move |items| {
+            item::handle(items, c.clone())
+        })
 }
 
 /// The policy of all steps: more retries than calls can fail, soon.

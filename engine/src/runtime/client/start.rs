@@ -190,7 +190,8 @@ pub(super) fn frames(runs: Vec<StartRun>) -> Vec<Vec<StartRun>> {
     for run in runs {
         let size = RUN_BYTES + run.input.len();
         let full = |frame: &Vec<StartRun>| frame.len() == START_MANY_MAX;
-        if (bytes > 0 && bytes.saturating_add(size) > FRAME_BYTES) || frames.last().is_none_or(full) {
+        if (bytes > 0 && bytes.saturating_add(size) > FRAME_BYTES) || frames.last().is_none_or(full)
+        {
             frames.push(Vec::new());
             bytes = 0;
         }
@@ -265,7 +266,11 @@ impl Client {
         if bytes > TOGETHER_BYTES_MAX || count > START_MANY_MAX {
             let (what, count, count_max) = match count > START_MANY_MAX {
                 true => ("runs", count, START_MANY_MAX),
-                false => ("bytes of input of runs that are all or nothing", bytes, TOGETHER_BYTES_MAX),
+                false => (
+                    "bytes of input of runs that are all or nothing",
+                    bytes,
+                    TOGETHER_BYTES_MAX,
+                ),
             };
             let refusal = TooMany {
                 what: what.to_owned(),
