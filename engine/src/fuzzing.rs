@@ -7,7 +7,10 @@ use stepwell_storage::Row;
 
 use crate::core::drill::{Drill, Order};
 use crate::core::run::RunFold;
+use crate::keys::batch::{BatchRecord, FollowUpRecord};
+use crate::keys::expiry::ExpiryMark;
 use crate::keys::journal::{self, Joiner};
+use crate::keys::unique::UniqueRecord;
 use crate::keys::{
     self, DeadRecord, Family, GenerationRecord, GrantedRecord, IndexRecord, Mark, MovedRecord,
     QueueRecord, ReadyRecord, Record, StoppedRecord, Tally, TimerRecord,
@@ -68,6 +71,10 @@ pub fn stored(data: &[u8]) {
     record::<GenerationRecord>(data);
     record::<MovedRecord>(data);
     record::<Mark>(data);
+    record::<UniqueRecord>(data);
+    record::<BatchRecord>(data);
+    record::<FollowUpRecord>(data);
+    record::<ExpiryMark>(data);
     if let Ok(entry) = Entry::decode(data) {
         assert_eq!(
             Entry::decode(&entry.encode()).as_ref(),
@@ -86,6 +93,7 @@ pub fn stored(data: &[u8]) {
     let _ = (
         keys::time_and_run_of(data),
         keys::number_of(data),
+        keys::expiry::of_key(data),
         journal::parts_of(data),
     );
     joins(data);
@@ -321,9 +329,11 @@ mod seeds {
     use crate::model::payload::Payload;
     use crate::model::retry::Retry;
     use crate::model::run::RunState;
+    use crate::model::unique::{Unique, UniqueKey};
     use crate::wire::message::{
-        AttemptFailedReport, Cancel, HandOut, Held, Hello, PROTOCOL, QueueSlots, RefusedReply,
-        Start, StepCompletedReport, TurnSuspended, Welcome, WorkflowOffer,
+        AskBatch, AttemptFailedReport, Cancel, HandOut, Held, Hello, PROTOCOL, QueueSlots,
+        RefusedReply, Start, StartBatch, StartTogether, StepCompletedReport, TurnSuspended,
+        Welcome, WorkflowOffer,
     };
 
     const TOKEN: Token = Token {
@@ -358,8 +368,9 @@ mod seeds {
             priority: 5,
             delay_ms: 0,
             input: Payload(Bytes::from_static(b"\x01\x2a")),
-            unique: None,
+            unique: Some(UniqueKey::new("k", Unique::Running)),
         };
+        let again = run.clone();
         let (run_no, number, output) = (
             RunNo(1),
             StepNo(0),
@@ -449,6 +460,31 @@ mod seeds {
             RefusedReply {
                 request: 2,
                 reason: NoSuchRun { id: RunId(5) }.into(),
+            }
+            .into(),
+            StartTogether {
+                request: 3,
+                caller: caller(),
+                runs: vec![again.clone(), again.clone()],
+            }
+            .into(),
+            StartBatch {
+                request: 4,
+                caller: caller(),
+                name: "b".into(),
+                runs: vec![again.clone()],
+                follow_up: Some(StartRun {
+                    name: None,
+                    unique: None,
+                    ..again
+                }),
+                seal: true,
+            }
+            .into(),
+            AskBatch {
+                request: 5,
+                caller: caller(),
+                name: "b".into(),
             }
             .into(),
         ]

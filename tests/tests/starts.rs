@@ -395,3 +395,55 @@ async fn a_panic_of_a_batch_handler_fails_one_attempt_of_each_item() {
     worker.drain().await;
     engine.close().await;
 }
+
+// A38: work guarded by a key, across runs: however many runs ask for it at a time, it is done once, and each gets the first
+// result. So it is after a restart of the engine.
+#[tokio::test]
+async fn what_is_to_be_done_once_is_done_once_for_all_runs() {
+    const RATE: Workflow<String, u64> = Workflow::new("rate").queue("rates");
+    const INVOICE: Workflow<u64, u64> = Workflow::new("invoice");
+    let (directory, engine) = engine().await;
+    let done = Arc::new(AtomicU64::new(0));
+    let workers = |engine: &Engine| {
+        let (client, done) = (engine.client(), done.clone());
+        let worker = engine
+            .worker()
+            .register(RATE, move |ctx: Ctx, _day: String| {
+                let done = done.clone();
+                async move {
+                    let fetch = move |_| {
+                        let nth = done.fetch_add(1, Ordering::SeqCst);
+                        async move { Ok::<u64, Failure>(100 + nth) }
+                    };
+                    ctx.step("fetch", fetch).await
+                }
+            });
+        let worker = worker.register(INVOICE, move |ctx: Ctx, number: u64| {
+            let client = client.clone();
+            async move {
+                let day = format!("day, as invoice {number} knows it");
+                ctx.step("rate", |_| client.once("2026-03-01", RATE, &day))
+                    .await
+            }
+        });
+        worker
+            .queue("default", 8)
+            .queue("rates", 1)
+            .start()
+            .unwrap()
+    };
+    let worker = workers(&engine);
+    let runs = (0..40).map(|number| (None, number)).collect();
+    for run in engine.client().start_many(INVOICE, runs).await.unwrap() {
+        assert_eq!(run.unwrap().outcome().await, Ok(100));
+    }
+    worker.drain().await;
+    engine.close().await;
+    let engine = Engine::open(directory.path().join("data")).await.unwrap();
+    let worker = workers(&engine);
+    let late = engine.client().start(INVOICE, &41).await.unwrap();
+    assert_eq!(late.outcome().await, Ok(100));
+    assert_eq!(done.load(Ordering::SeqCst), 1);
+    worker.drain().await;
+    engine.close().await;
+}

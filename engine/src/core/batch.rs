@@ -53,6 +53,8 @@ pub(super) struct Batches {
     /// Those whose rows are written with the current batch of the store.
     dirty: BTreeSet<BatchNo>,
     reading: BTreeMap<BatchPlace, Vec<Asked>>,
+    /// The one that ended last.
+    ended: Option<BatchRecord>,
 }
 
 #[derive(Debug)]
@@ -89,7 +91,7 @@ impl Batches {
         } in rows
         {
             batches.slots.take(slot);
-            let place = (record.namespace, batch_hash(&record.name));
+            let place = place_of(&record);
             batches.names.insert(place, record.no);
             let open = OpenBatch {
                 slot,
@@ -109,6 +111,10 @@ impl Batches {
     pub(super) fn are_dirty(&self) -> bool {
         !self.dirty.is_empty()
     }
+}
+
+fn place_of(record: &BatchRecord) -> BatchPlace {
+    (record.namespace, batch_hash(&record.name))
 }
 
 fn summary(record: &BatchRecord) -> BatchSummary {
@@ -182,7 +188,14 @@ impl Core {
         found: Result<Option<BatchRecord>, String>,
         out: &mut Output,
     ) {
+        let mut found = found;
+        self.batches.ended = None;
         for asked in self.batches.reading.remove(&place).unwrap_or_default() {
+            self.close_if_full(out);
+            // One that was opened just now may have ended at once.
+            if let Some(ended) = self.batches.ended.take_if(|ended| place_of(ended) == place) {
+                found = Ok(Some(ended));
+            }
             if let Some(no) = self.batches.names.get(&place).copied() {
                 self.serve_open(no, asked, out);
                 continue;
@@ -464,7 +477,7 @@ impl Core {
             follow_up,
         } = self.batches.open.remove(&no)?;
         self.batches.dirty.remove(&no);
-        let (namespace, hash) = (record.namespace, batch_hash(&record.name));
+        let (namespace, hash) = place_of(&record);
         self.batches.names.remove(&(namespace, hash));
         self.batches.slots.release(slot);
         out.delete(Space::Lasting, batch::batch(slot));
@@ -497,6 +510,7 @@ impl Core {
             },
             out,
         );
+        self.batches.ended = Some(record.clone());
         Some(record)
     }
 

@@ -942,6 +942,8 @@ impl Drill {
     pub(crate) fn say(&mut self, message: Message) {
         let namespace = match &message {
             Message::Start(m) => m.caller.namespace,
+            Message::StartTogether(m) => m.caller.namespace,
+            Message::StartBatch(m) => m.caller.namespace,
             Message::Cancel(m) => m.caller.namespace,
             Message::Resume(m) => m.caller.namespace,
             Message::AskOutcome(m) => m.caller.namespace,

@@ -286,6 +286,8 @@ pub struct Core {
     starts: BTreeMap<u64, PendingStart>,
     /// Runs that began while somebody waited for what is stored of their ids.
     begun_meanwhile: BTreeMap<(Namespace, RunId), RunNo>,
+    /// Calls that are all or nothing and not answered yet; some that are gone may be among them.
+    togethers: BTreeSet<u64>,
     /// The id whose look-ups are being answered, when a call that is all or nothing is among them.
     resolving: Option<(Namespace, RunId)>,
     uniques: Uniques,
@@ -356,10 +358,7 @@ impl Core {
     /// One transition.
     pub fn handle(&mut self, reading: Reading, input: Input, out: &mut Output) {
         self.advance(reading, out);
-        if out.is_full() {
-            self.seal(out);
-            out.close_batch();
-        }
+        self.close_if_full(out);
         match input {
             Input::Received { session, message } => self.received(session, message, out),
             Input::SessionClosed { session, goodbye } => self.session_closed(session, goodbye, out),
@@ -400,6 +399,14 @@ impl Core {
             Input::Ticked => self.ticked(out),
         }
         self.settle(out);
+    }
+
+    /// Closes a batch that might have no room for what is written next.
+    fn close_if_full(&mut self, out: &mut Output) {
+        if out.is_full() {
+            self.seal(out);
+            out.close_batch();
+        }
     }
 
     /// Completes what has been collected: counters and clock go into the last batch. Call it before taking the output.

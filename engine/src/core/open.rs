@@ -142,6 +142,7 @@ impl Core {
             mailboxes: BTreeMap::new(),
             starts: BTreeMap::new(),
             begun_meanwhile: BTreeMap::new(),
+            togethers: BTreeSet::new(),
             resolving: None,
             uniques: Uniques::opened_at(RunNo(tally.next_run)),
             batches: Batches::restore(opened.batches),

@@ -19,13 +19,15 @@ use super::unique::{self, KeyPlace, Waiter};
 use crate::canary::canary;
 use crate::keys::unique::UniqueRecord;
 use crate::model::command::{
-    Damaged, NotAllStarted, Offender, Offenders, Refusal, StartRun, TooMany,
+    Caller, Damaged, NotAllStarted, Offender, Offenders, Refusal, StartRun, TooMany,
 };
 use crate::model::id::{Namespace, RunId, SessionId};
 use crate::model::limits::{TOGETHER_BYTES_MAX, TOGETHER_WRITES_MAX};
 use crate::model::unique::Unique;
 use crate::wire::message::{RefusedReply, StartAnswer, StartReply, StartTogether};
 
+/// What the rows of a run hold besides names and input, at most.
+const RUN_BYTES: usize = 160;
 /// Offenders that a refusal names.
 const OFFENDERS_MAX: usize = 100;
 
@@ -55,13 +57,14 @@ impl Core {
         } = start;
         let checked = check_count(runs.len(), 1)
             .and_then(|()| check_name_length("principal", &caller.principal))
-            .and_then(|()| self.check_fits(&runs));
+            .and_then(|()| self.check_fits(&caller, &runs));
         if let Err(reason) = checked {
             return out.send(session, RefusedReply { request, reason });
         }
         let namespace = caller.namespace;
         let together = CallKind::Together(Together::default());
         let number = self.begin_call(session, request, caller, runs.len(), together);
+        self.togethers.insert(number);
         let mut seen: BTreeMap<RunId, usize> = BTreeMap::new();
         let mut wanted = Vec::new();
         for (at, run) in runs.iter().enumerate() {
@@ -87,7 +90,7 @@ impl Core {
     }
 
     /// Whether one batch of the store has room for the call.
-    fn check_fits(&self, runs: &[StartRun]) -> Result<(), Refusal> {
+    fn check_fits(&self, caller: &Caller, runs: &[StartRun]) -> Result<(), Refusal> {
         let too_many = |what: &str, count: usize, count_max: usize| {
             Err(TooMany {
                 what: what.to_owned(),
@@ -111,10 +114,17 @@ impl Core {
             let what = "writes (3 for a run, 4 with a unique key, 6 with one held for a time) of runs that are all or nothing";
             return too_many(what, writes, TOGETHER_WRITES_MAX);
         }
-        let bytes = runs.iter().map(|run| run.input.len()).sum::<usize>();
+        let of_caller = caller.principal.len() + caller.traceparent.as_ref().map_or(0, String::len);
+        let names = |run: &StartRun| {
+            let name = run.name.as_ref().map_or(0, String::len);
+            let key = run.unique.as_ref().map_or(0, |key| key.key.len());
+            name + key + run.queue.len() + 2 * run.workflow.len()
+        };
+        let bytes_of = |run: &StartRun| RUN_BYTES + of_caller + names(run) + run.input.len();
+        let bytes = runs.iter().map(bytes_of).sum::<usize>();
         if bytes > TOGETHER_BYTES_MAX {
             return too_many(
-                "bytes of input of runs that are all or nothing",
+                "bytes (inputs, names, and 160 for a run) of runs that are all or nothing",
                 bytes,
                 TOGETHER_BYTES_MAX,
             );
@@ -197,14 +207,19 @@ impl Core {
 
     /// A run begins: calls that found its id and its key free look again.
     pub(super) fn begun(&mut self, namespace: Namespace, id: RunId, key: Option<KeyPlace>) {
-        for call in self.starts.values_mut() {
+        let starts = &mut self.starts;
+        self.togethers.retain(|number| {
+            let Some(call) = starts.get_mut(number) else {
+                return false; // answered, or its session is gone
+            };
             if call.caller.namespace == namespace
                 && let CallKind::Together(together) = &mut call.kind
             {
                 together.begun.insert(id);
                 together.taken.extend(key);
             }
-        }
+            true
+        });
     }
 
     /// Everything is known of the call: all of it begins, or nothing.

@@ -134,7 +134,12 @@ impl Core {
         found: Result<Option<UniqueRecord>, String>,
         out: &mut Output,
     ) {
-        while let Some(read) = self.uniques.reading.get_mut(&key) {
+        loop {
+            // Each of those that wait may begin and be granted at once: what one of them writes is in one batch.
+            self.close_if_full(out);
+            let Some(read) = self.uniques.reading.get_mut(&key) else {
+                return;
+            };
             let row = match &read.known {
                 Some(known) => Ok(known.clone()),
                 None => found.clone(),

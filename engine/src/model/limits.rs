@@ -22,7 +22,7 @@ pub const UNIQUE_KEY_BYTES_MAX: usize = 256;
 /// three, four with a unique key, six with one that is held for a time.
 pub const TOGETHER_WRITES_MAX: usize = 4_000;
 
-/// How many bytes the inputs of a start that is all or nothing may have, together.
+/// How many bytes a start that is all or nothing may write: inputs, names, and 160 for each run.
 pub const TOGETHER_BYTES_MAX: usize = 900 << 10;
 
 /// How many batches may be open at a time: their progress is held in memory.

@@ -7,6 +7,7 @@
 mod batch;
 mod error;
 mod line;
+mod once;
 mod run;
 mod start;
 #[cfg(test)]

@@ -140,7 +140,7 @@ impl<Out> StartMany<Out> {
     /// as failures, so that the call may be repeated.
     ///
     /// All of it must fit one batch of the store: 4,000 writes (a run takes 3, with a unique key 4, with one that is held for
-    /// a time 6; so 1,333 plain runs) and 900 KiB of inputs together.
+    /// a time 6; so 1,333 plain runs) and 900 KiB of inputs and names, with 160 bytes for each run.
     ///
     /// Errors (when awaited): [`Refusal::NotAllStarted`] names the runs for which nothing was started;
     /// [`Refusal::TooMany`] if the call is too large.
