@@ -473,11 +473,11 @@ mod seeds {
                 caller: caller(),
                 name: "b".into(),
                 runs: vec![again.clone()],
-                follow_up: Some(StartRun {
+                follow_up: Some(Box::new(StartRun {
                     name: None,
                     unique: None,
                     ..again
-                }),
+                })),
                 seal: true,
             }
             .into(),

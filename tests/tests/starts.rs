@@ -22,6 +22,9 @@ const RECORDS: Workflow<Vec<u64>, u64> = Workflow::new("records");
 const REPORT: Workflow<BatchEnded<String>, (String, u64, u64)> = Workflow::new("report");
 const ITEM: Workflow<u64, u64> = Workflow::new("item");
 
+/// The items of a call of a batch handler, and which attempts these are.
+type Call = Vec<(u64, u32)>;
+
 /// An engine in this process, without a worker yet.
 async fn engine() -> (TempDir, Engine) {
     let directory = tempfile::tempdir().unwrap();
@@ -328,7 +331,7 @@ async fn of_a_hundred_items_three_fail_and_only_they_are_tried_again() {
     let client = engine.client();
     let runs = (0..100).map(|n| (Some(format!("item-{n}")), n)).collect();
     let runs = client.start_many(ITEM, runs).await.unwrap();
-    let calls: Arc<Mutex<Vec<Vec<(u64, u32)>>>> = Arc::default();
+    let calls: Arc<Mutex<Vec<Call>>> = Arc::default();
     let (noted, bad) = (calls.clone(), [3, 50, 99]);
     let handler = move |items: Vec<Item<u64>>| {
         let call = items.iter().map(|item| (item.input, item.attempt()));

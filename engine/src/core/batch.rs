@@ -334,7 +334,7 @@ impl Core {
             None => {
                 let run = StartRun {
                     id: follow_up_id(open.record.namespace, &open.record.name, no),
-                    ..asked.clone()
+                    ..StartRun::clone(asked)
                 };
                 let mut caller = start.caller.clone();
                 caller.traceparent = None; // of any length, and the row must be short

@@ -170,7 +170,7 @@ fn unique(id: u8, how: u8) -> Option<UniqueKey> {
         2 => Unique::Ttl(Duration::from_secs(u64::from(how) / 16 + 1)),
         _ => return None,
     };
-    (id % 3 == 0).then(|| UniqueKey::new("key", scope))
+    id.is_multiple_of(3).then(|| UniqueKey::new("key", scope))
 }
 
 fn caller() -> Caller {
@@ -847,7 +847,7 @@ impl Drill {
                 caller: caller(),
                 name,
                 runs,
-                follow_up: follows.then_some(follow_up),
+                follow_up: follows.then(|| Box::new(follow_up)),
                 seal,
             }
             .into()

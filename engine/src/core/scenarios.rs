@@ -545,11 +545,13 @@ impl Scene {
                 caller,
                 name: (*name).to_owned(),
                 runs,
-                follow_up: line.fields.get("then").map(|workflow| StartRun {
-                    workflow: (*workflow).to_owned(),
-                    queue: line.text("queue", "q").to_owned(),
-                    input: Payload::of(&1).unwrap(),
-                    ..StartRun::default()
+                follow_up: line.fields.get("then").map(|workflow| {
+                    Box::new(StartRun {
+                        workflow: (*workflow).to_owned(),
+                        queue: line.text("queue", "q").to_owned(),
+                        input: Payload::of(&1).unwrap(),
+                        ..StartRun::default()
+                    })
                 }),
                 seal: line.has("seal"),
             }

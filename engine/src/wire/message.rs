@@ -453,7 +453,7 @@ messages! {
         /// The runs.
         runs: Vec<StartRun>,
         /// The run that follows when all have ended; its id is the engine's.
-        follow_up: Option<StartRun>,
+        follow_up: Option<Box<StartRun>>,
         /// These are all.
         seal: bool,
     },

@@ -122,10 +122,13 @@ struct Group<Out> {
     call: Shared<BoxFuture<'static, Outcomes<Out>>>,
 }
 
+/// In the order in which they came; none where one has left again.
+type Waiting = Vec<Option<(Step, Payload)>>;
+
 #[derive(Default)]
 struct Members {
-    /// In the order in which they came; none where one has left again.
-    waiting: Mutex<Option<Vec<Option<(Step, Payload)>>>>,
+    /// None once the handler has been called.
+    waiting: Mutex<Option<Waiting>>,
     full: Notify,
 }
 
@@ -218,7 +221,7 @@ where
 
 /// The items that are still there, and their places.
 fn items_of<In: DeserializeOwned>(
-    members: Vec<Option<(Step, Payload)>>,
+    members: Waiting,
 ) -> Result<(Vec<usize>, Vec<Item<In>>), Failure> {
     let (mut places, mut items) = (Vec::new(), Vec::new());
     for (place, member) in members.into_iter().enumerate() {
@@ -285,7 +288,7 @@ impl Members {
     }
 
     /// Takes in no more, and tells who is there.
-    fn close(&self) -> Vec<Option<(Step, Payload)>> {
+    fn close(&self) -> Waiting {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.take().unwrap_or_default()
     }

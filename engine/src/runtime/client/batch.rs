@@ -213,7 +213,7 @@ impl Client {
         seal: bool,
     ) -> Result<BatchReply, ClientError> {
         let (count, caller) = (runs.len(), self.calls());
-        let (name, follow_up) = (name.to_owned(), follow_up.clone());
+        let (name, follow_up) = (name.to_owned(), follow_up.clone().map(Box::new));
         let ask = |request| {
             StartBatch {
                 request,
