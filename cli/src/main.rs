@@ -3,6 +3,7 @@
 //! Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 done and the answer is no, 2 wrong usage or
 //! bad input, 3 not reachable.
 
+mod batch;
 mod bench;
 mod clock;
 mod dead;
@@ -46,6 +47,9 @@ enum Command {
     /// Look at queues, pause them, limit them
     #[command(subcommand)]
     Queue(queue::QueueCommand),
+    /// Start many runs as one batch, and see how far they are
+    #[command(subcommand)]
+    Batch(batch::BatchCommand),
     /// Look at runs that failed for good
     #[command(subcommand)]
     Dead(dead::DeadCommand),
@@ -103,6 +107,7 @@ fn run(command: Command, terminal: Terminal) -> Result<Answer, CommandError> {
             Command::Serve(command) => command.execute(terminal).await,
             Command::Run(command) => command.execute(terminal).await,
             Command::Queue(command) => command.execute(terminal).await,
+            Command::Batch(command) => command.execute(terminal).await,
             Command::Dead(command) => command.execute(terminal).await,
             Command::Store(command) => command.execute(terminal).await,
             Command::Stats(command) => command.execute(terminal).await,

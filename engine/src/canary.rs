@@ -73,6 +73,51 @@ mod planted {
             "the first run of a day is looked for in the day before",
             "a run's journal is found where it was born",
         ),
+        canary(
+            "unique keys are forgotten at a restart",
+            "U1: a key has one holder, also after a restart",
+        ),
+        canary(
+            "a unique key is never let go of",
+            "U3: the end of a run, or its first grant, lets go of its key",
+        ),
+        canary(
+            "an all-or-nothing start is cut in two",
+            "A1: the runs that a call begins are written in one batch",
+        ),
+        canary(
+            "an all-or-nothing start starts some",
+            "A2: a call begins none of its runs if one of them is refused",
+        ),
+        // Batches.
+        canary(
+            "a batch does not count its dead",
+            "B1: a batch's counts equal the states of its runs",
+        ),
+        canary(
+            "a seal alone is not written",
+            "B3, R1: a batch that is told to be sealed is sealed",
+        ),
+        canary(
+            "a follow-up starts one early",
+            "B3: a batch ends when its last run has ended",
+        ),
+        canary(
+            "a follow-up never starts",
+            "B3: the follow-up of a batch begins in the commit that ends it",
+        ),
+        canary(
+            "a follow-up starts twice",
+            "B3: a batch is followed by one run",
+        ),
+        canary(
+            "an item is in its group twice",
+            "I1: an item is in a group once",
+        ),
+        canary(
+            "outcomes of items are mixed up",
+            "I2: an outcome is that of the item at its place",
+        ),
         // Grants.
         canary(
             "no fence",

@@ -7,7 +7,10 @@ use stepwell_storage::Row;
 
 use crate::core::drill::{Drill, Order};
 use crate::core::run::RunFold;
+use crate::keys::batch::{BatchRecord, FollowUpRecord};
+use crate::keys::expiry::ExpiryMark;
 use crate::keys::journal::{self, Joiner};
+use crate::keys::unique::UniqueRecord;
 use crate::keys::{
     self, DeadRecord, Family, GenerationRecord, GrantedRecord, IndexRecord, Mark, MovedRecord,
     PoolRecord, QueueRecord, ReadyRecord, Record, StoppedRecord, Tally, TimerRecord,
@@ -69,6 +72,10 @@ pub fn stored(data: &[u8]) {
     record::<MovedRecord>(data);
     record::<Mark>(data);
     record::<PoolRecord>(data);
+    record::<UniqueRecord>(data);
+    record::<BatchRecord>(data);
+    record::<FollowUpRecord>(data);
+    record::<ExpiryMark>(data);
     if let Ok(entry) = Entry::decode(data) {
         assert_eq!(
             Entry::decode(&entry.encode()).as_ref(),
@@ -87,6 +94,7 @@ pub fn stored(data: &[u8]) {
     let _ = (
         keys::time_and_run_of(data),
         keys::number_of(data),
+        keys::expiry::of_key(data),
         journal::parts_of(data),
     );
     joins(data);
@@ -322,9 +330,11 @@ mod seeds {
     use crate::model::payload::Payload;
     use crate::model::retry::Retry;
     use crate::model::run::RunState;
+    use crate::model::unique::{Unique, UniqueKey};
     use crate::wire::message::{
-        AttemptFailedReport, Cancel, HandOut, Held, Hello, PROTOCOL, QueueSlots, RefusedReply,
-        Start, StepCompletedReport, TurnSuspended, Welcome, WorkflowOffer,
+        AskBatch, AttemptFailedReport, Cancel, HandOut, Held, Hello, PROTOCOL, QueueSlots,
+        RefusedReply, Start, StartBatch, StartTogether, StepCompletedReport, TurnSuspended,
+        Welcome, WorkflowOffer,
     };
 
     const TOKEN: Token = Token {
@@ -360,7 +370,9 @@ mod seeds {
             delay_ms: 0,
             input: Payload(Bytes::from_static(b"\x01\x2a")),
             tags: vec!["gpu".into()],
+            unique: Some(UniqueKey::new("k", Unique::Running)),
         };
+        let again = run.clone();
         let (run_no, number, output) = (
             RunNo(1),
             StepNo(0),
@@ -453,6 +465,31 @@ mod seeds {
                 reason: NoSuchRun { id: RunId(5) }.into(),
             }
             .into(),
+            StartTogether {
+                request: 3,
+                caller: caller(),
+                runs: vec![again.clone(), again.clone()],
+            }
+            .into(),
+            StartBatch {
+                request: 4,
+                caller: caller(),
+                name: "b".into(),
+                runs: vec![again.clone()],
+                follow_up: Some(Box::new(StartRun {
+                    name: None,
+                    unique: None,
+                    ..again
+                })),
+                seal: true,
+            }
+            .into(),
+            AskBatch {
+                request: 5,
+                caller: caller(),
+                name: "b".into(),
+            }
+            .into(),
         ]
     }
 
@@ -472,6 +509,8 @@ mod seeds {
             input: Payload::default(),
             not_before: Some(Time(5)),
             tags: Vec::new(),
+            unique: None,
+            batch: None,
         };
         let failed = AttemptFailed {
             at: Time(3),

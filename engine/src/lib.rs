@@ -95,6 +95,7 @@ pub mod wire;
 #[cfg(feature = "worker")]
 pub mod workflow;
 
+pub use model::batch::{BatchEnded, BatchSummary};
 pub use model::command::Refusal;
 pub use model::failure::Failure;
 pub use model::id::RunId;
@@ -104,8 +105,11 @@ pub use model::queue::{QueueChange, QueueSettings, QueueSummary, RateLimit};
 pub use model::retry::Retry;
 pub use model::run::{Outcome, RunState};
 pub use model::time::Time;
+pub use model::unique::Unique;
 #[cfg(feature = "worker")]
-pub use runtime::client::{Client, ClientError, Queues, Run, RunError, StartBuilder};
+pub use runtime::client::{
+    BatchBuilder, BatchStarted, Client, ClientError, Queues, Run, RunError, StartBuilder, StartMany,
+};
 #[cfg(feature = "server")]
 pub use runtime::engine::{Engine, EngineOptions, OpenError};
 #[cfg(feature = "server")]
@@ -116,7 +120,8 @@ pub use runtime::session::SessionError;
 pub use runtime::worker::{STUCK_EXIT_CODE, Worker, WorkerError, WorkerHandle, WorkerStats};
 #[cfg(feature = "worker")]
 pub use workflow::{
-    Ctx, Isolation, SoftLimit, Step, Workflow, days, hours, join_all, millis, mins, secs,
+    BatchPolicy, Ctx, Isolation, Item, SoftLimit, Step, Workflow, days, hours, join_all, millis,
+    mins, secs,
 };
 
 /// The README's examples, compiled and run with the others.

@@ -8,7 +8,10 @@ use stepwell_storage::{ReadFailure, Row, Scan, Space, Store};
 use crate::core::output::Read;
 use crate::core::run::{Run, RunFold, RunImage};
 use crate::core::{GenerationRow, Input, Opened};
+use crate::keys::batch::{BatchRecord, OpenBatchRow};
+use crate::keys::expiry::{self, Expiry, ExpiryMark};
 use crate::keys::journal::{self, Joiner};
+use crate::keys::unique::UniqueRecord;
 use crate::keys::{
     self, Family, GenerationRecord, GrantedRecord, IndexRecord, Mark, MovedRecord, PoolRecord,
     QueueRecord, ReadyRecord, Record, StoppedRecord, Tally, TimerRecord,
@@ -196,6 +199,9 @@ pub async fn open(store: &dyn Store) -> Result<Opened, Unreadable> {
     if !uncounted.is_empty() {
         opened.uncounted = counted_pools(store, &opened, &uncounted).await?;
     }
+    opened.batches = open_batches(store).await?;
+    let first = expiries(store, 1).await?;
+    opened.first_expiry = first.first().map(|row| row.at);
     Ok(opened)
 }
 
@@ -353,9 +359,17 @@ pub async fn image(
         }
         .into());
     }
-    let Some(run) = fold.finish() else {
+    let Some(mut run) = fold.finish() else {
         return Ok(None);
     };
+    if let Some(held) = run.unique {
+        // Its journal does not tell whether it has let go of its key: the key's row does.
+        let key = keys::unique::unique(run.namespace, held.hash);
+        let row = record::<UniqueRecord>(store, Space::Lasting, key).await?;
+        run.unique = run
+            .unique
+            .filter(|_| row.is_some_and(|row| row.run == run.no));
+    }
     let stopped = match run.ended {
         Some(_) => None,
         None => record::<StoppedRecord>(store, Space::Lasting, keys::stopped(run.no)).await?,
@@ -441,6 +455,31 @@ pub async fn answer(store: &dyn Store, read: Read) -> Result<Input, Unreadable> 
             },
         },
         Read::Acts { from, limit } => acts(store, from, limit).await?,
+        Read::Unique { namespace, hash } => {
+            let key = keys::unique::unique(namespace, hash);
+            let found = match record::<UniqueRecord>(store, Space::Lasting, key).await {
+                Ok(found) => Ok(found),
+                Err(error) => Err(local(error)?),
+            };
+            Input::UniqueLoaded {
+                namespace,
+                hash,
+                found,
+            }
+        }
+        Read::Batch { namespace, hash } => {
+            let key = keys::batch::ended(namespace, hash);
+            let found = match record::<BatchRecord>(store, Space::Lasting, key).await {
+                Ok(found) => Ok(found),
+                Err(error) => Err(local(error)?),
+            };
+            Input::BatchLoaded {
+                namespace,
+                hash,
+                found,
+            }
+        }
+        Read::Expired { until, limit } => expired(store, until, limit).await?,
         Read::Copy { run, generation } => {
             match entries(store, generation, run, (0, u32::MAX), usize::MAX).await {
                 Ok(entries) => Input::RunCopied { run, entries },
@@ -451,6 +490,53 @@ pub async fn answer(store: &dyn Store, read: Read) -> Result<Input, Unreadable> 
             }
         }
     })
+}
+
+/// What expires first, behind the mark.
+async fn expiries(store: &dyn Store, limit: usize) -> Result<Vec<Expiry>, Unreadable> {
+    let mark = record::<ExpiryMark>(store, Space::Lasting, expiry::mark()).await?;
+    let from = expiry::from(mark.unwrap_or_default().at);
+    let to = keys::end_of(&keys::family(Family::Expiry));
+    let found = store.scan(scan(Space::Lasting, from, to, limit)).await?;
+    let rows = found.iter().map(|row| {
+        expiry::of_key(&row.key).ok_or(Unreadable::Key {
+            family: Family::Expiry,
+        })
+    });
+    rows.collect()
+}
+
+/// What has expired, and what comes next.
+async fn expired(store: &dyn Store, until: Time, limit: usize) -> Result<Input, Unreadable> {
+    let mut rows = expiries(store, limit).await?;
+    let later = rows.iter().find(|row| row.at > until).map(|row| row.at);
+    let first = later.or((rows.len() < limit).then_some(Time(u64::MAX)));
+    rows.retain(|row| row.at <= until);
+    Ok(Input::ExpiredLoaded { rows, first })
+}
+
+/// Batches that have not ended.
+async fn open_batches(store: &dyn Store) -> Result<Vec<OpenBatchRow>, Unreadable> {
+    let mut open = Vec::new();
+    let prefix = keys::family(Family::Batch);
+    let end = keys::end_of(&prefix);
+    all_rows(store, Space::Lasting, prefix, end, |row| {
+        let slot = keys::slot_of(&row.key).ok_or(Unreadable::Key {
+            family: Family::Batch,
+        })?;
+        open.push(OpenBatchRow {
+            slot,
+            record: BatchRecord::of_bytes(&row.value)?,
+            follow_up: None,
+        });
+        Ok(())
+    })
+    .await?;
+    for batch in &mut open {
+        let key = keys::batch::follow_up(batch.slot);
+        batch.follow_up = record(store, Space::Lasting, key).await?;
+    }
+    Ok(open)
 }
 
 async fn ready(

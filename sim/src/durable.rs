@@ -4,10 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use stepwell::QueueSettings;
+use stepwell::keys::batch::BatchRecord;
+use stepwell::keys::unique::UniqueRecord;
 use stepwell::keys::{
     self, ActRecord, Family, GrantedRecord, IndexRecord, Mark, MovedRecord, PoolRecord,
     QueueRecord, ReadyRecord, Record, StoppedRecord, Tally, TimerRecord, journal,
 };
+use stepwell::model::batch::BatchNo;
 use stepwell::model::chain;
 use stepwell::model::dead::Superseded;
 use stepwell::model::entry::{Entry, Started};
@@ -168,6 +171,8 @@ pub(crate) enum Change {
     Moved { run: RunNo },
     /// An id means nothing any more.
     Forgotten { run: RunNo },
+    /// A batch changed.
+    Batched,
     /// Nothing that is looked at.
     Other,
 }
@@ -205,6 +210,12 @@ pub(crate) struct Durable {
     copies: BTreeMap<(u32, RunNo), BTreeMap<u32, Bytes>>,
     forgotten: BTreeMap<RunNo, RunId>,
     newly_forgotten: Vec<(RunNo, RunId)>,
+    /// Who holds unique keys.
+    pub(crate) keys: BTreeMap<Bytes, UniqueRecord>,
+    /// Batches that have not ended, by their slots.
+    pub(crate) batches: BTreeMap<u32, BatchRecord>,
+    /// All that have ended, also those that are forgotten.
+    pub(crate) ended_batches: BTreeMap<BatchNo, BatchRecord>,
     /// All tokens that ever were granted.
     pub(crate) tokens: BTreeSet<Token>,
     /// The list of dead letters.
@@ -370,6 +381,40 @@ impl Durable {
                 }
                 Change::Other
             }
+            Family::Unique => match value {
+                Some(value) => {
+                    let record = UniqueRecord::of_bytes(value).map_err(bad)?;
+                    self.keys.insert(key.clone(), record);
+                    Change::Other
+                }
+                None => {
+                    self.keys.remove(key);
+                    Change::Other
+                }
+            },
+            Family::Batch => {
+                let slot = keys::slot_of(key).ok_or_else(short)?;
+                match value {
+                    Some(value) => {
+                        let record = BatchRecord::of_bytes(value).map_err(bad)?;
+                        self.batches.insert(slot, record);
+                    }
+                    None => {
+                        self.batches.remove(&slot);
+                    }
+                }
+                Change::Batched
+            }
+            Family::EndedBatch => {
+                if let Some(value) = value {
+                    let record = BatchRecord::of_bytes(value).map_err(bad)?;
+                    if self.ended_batches.insert(record.no, record).is_some() {
+                        return Err("a batch ended twice".to_owned());
+                    }
+                }
+                Change::Batched
+            }
+            Family::Expiry | Family::FollowUp => Change::Other,
         })
     }
 
@@ -568,6 +613,12 @@ impl Durable {
             && self.ready.is_empty()
             && self.timers.is_empty()
             && self.stopped.is_empty()
+    }
+
+    /// Whether a run is of a batch, or follows one.
+    pub(crate) fn is_batched(&self, no: RunNo) -> bool {
+        let started = self.runs.get(&no).and_then(|run| run.started());
+        started.is_some_and(|started| started.batch.is_some() || started.name.is_none())
     }
 
     /// In how many places a run that has not ended waits, and the states they stand for.

@@ -64,6 +64,21 @@ impl Outside {
         }
     }
 
+    /// A batch handler of the engine's own suite has been called with these runs, in these attempts.
+    pub(crate) fn handles(&self, items: impl Iterator<Item = (RunId, u32)>) {
+        if let Reach::Live(host) = &self.0 {
+            let items: Vec<_> = items.collect();
+            host.world.saw("calls of a batch handler");
+            if items.len() > 1 {
+                host.world
+                    .saw("calls of a batch handler with several items");
+            }
+            host.world
+                .court()
+                .items_handled(host.now_ms(), &host.name, &items);
+        }
+    }
+
     /// Calls for `effect` under an idempotency key, which is [`Step::key`](stepwell::Step::key) if the step is to be safe.
     /// Answers with a number that is the same whenever the effect is found done.
     ///

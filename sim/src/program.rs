@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use stepwell::{Ctx, Failure, Worker, Workflow};
+use stepwell::{BatchPolicy, Ctx, Failure, Item, Worker, Workflow};
 
 use crate::history::History;
 use crate::ledger::Effect;
@@ -84,6 +84,7 @@ impl Program {
         let ask = Effect::once_per_key().optional();
         program.effects.insert(workload::ASK.to_owned(), ask);
         program.knows(workload::ERRAND);
+        program.knows(workload::ITEM);
         program
     }
 
@@ -187,6 +188,32 @@ impl SimWorker {
         self.worker = self
             .worker
             .map(|worker| worker.register(workflow, function));
+        self.known
+            .insert(workflow.name().to_owned(), untyped(workflow));
+        let slots = self.slots;
+        self.queues
+            .entry(workflow.queue_name().to_owned())
+            .or_insert(slots);
+        self
+    }
+
+    /// Registers a batch handler, as [`Worker::register_batch`] does, and offers slots of the workflow's queue.
+    #[must_use]
+    pub fn register_batch<In, Out, F, Fut>(
+        mut self,
+        workflow: Workflow<In, Out>,
+        policy: BatchPolicy,
+        handler: F,
+    ) -> Self
+    where
+        In: DeserializeOwned + Send + 'static,
+        Out: Serialize + DeserializeOwned + Send + 'static,
+        F: Fn(Vec<Item<In>>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Vec<Result<Out, Failure>>> + Send + 'static,
+    {
+        self.worker = self
+            .worker
+            .map(|worker| worker.register_batch(workflow, policy, handler));
         self.known
             .insert(workflow.name().to_owned(), untyped(workflow));
         let slots = self.slots;

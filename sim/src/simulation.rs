@@ -23,6 +23,8 @@ use crate::world::{InAir, Keeps, World};
 
 /// How often it is looked whether a program ended by itself, and whether all is done.
 const LOOK_MS: u64 = 50;
+/// How often everything may be asked about again, because a run began meanwhile.
+const AUDITS_AGAIN_MAX: u32 = 20;
 /// A program that ended by itself is started again after this time.
 const RESTART_MS: u64 = 150;
 /// A server's wall clock that is further ahead of engine time than this is set right in the end.
@@ -203,6 +205,8 @@ struct Simulation<'a> {
     hosts: Vec<String>,
     /// When all is mended: later than the plan says, if the script strikes shortly before.
     faults_end_ms: u64,
+    /// How often everything may be asked about again.
+    audits_again: u32,
 }
 
 impl Simulation<'_> {
@@ -243,6 +247,7 @@ impl Simulation<'_> {
             down: BTreeMap::new(),
             hosts,
             faults_end_ms: settings.faults_end_ms,
+            audits_again: AUDITS_AGAIN_MAX,
         };
         for timed in &world.plan.faults {
             simulation.plan(timed.at_ms, Action::Strike(timed.fault.clone()));
@@ -335,7 +340,25 @@ impl Simulation<'_> {
             let done = self.world.told().is_over() && self.world.court().durable.is_at_rest();
             self.world.audit.store(done, Ordering::Relaxed);
         }
-        self.world.audited.load(Ordering::Relaxed)
+        self.world.audited.load(Ordering::Relaxed) && !self.went_on()
+    }
+
+    /// Whether a run began after everything had been asked about: a copy of a start that was answered with the holder of
+    /// its unique key arrived late, when the key was free. Then everything is asked about again.
+    fn went_on(&mut self) -> bool {
+        let at_rest = self.world.court().durable.is_at_rest();
+        let kept = self.world.court().durable.kept().count();
+        let listed = self.world.told().listed.len();
+        if (at_rest && kept == listed) || self.audits_again == 0 {
+            return false;
+        }
+        self.audits_again -= 1;
+        let mut told = self.world.told();
+        told.listed.clear();
+        told.stats = None;
+        self.world.audit.store(false, Ordering::Relaxed);
+        self.world.audited.store(false, Ordering::Relaxed);
+        true
     }
 
     fn restart_what_ended(&mut self) {

@@ -158,6 +158,7 @@ fn what_is_never_reached_fails_the_suite() {
 }
 
 /// The mail goes out again if the worker dies before it is recorded, because nobody looks at its key.
+// A6: twice is once. Every step is forced to a second delivery; what has no key is named.
 #[test]
 fn the_audit_names_the_step_that_is_not_safe_to_repeat() {
     let audit = shop()
@@ -180,6 +181,8 @@ fn the_audit_names_the_step_that_is_not_safe_to_repeat() {
     assert!(shop().audit(1).expect("it can be audited").is_sound());
 }
 
+// A5, A7: a job may run twice. It is struck at every point of it once, between the effect and the "done" mark too; it ends,
+// and its effects, counted by key, are one.
 #[test]
 fn every_point_of_a_checkout_may_be_struck() {
     let map = shop().crash_map(1, &Strike::ALL).expect("it can be mapped");

@@ -25,7 +25,7 @@ struct Acknowledged {
     steps: BTreeMap<RunId, u64>,
 }
 
-// R1: nothing leaves before it is durable. The kill comes in the moment in which an acknowledgement has arrived, with
+// A3: fire and forget, durably. R1: nothing leaves before it is durable. The kill comes in the moment in which an acknowledgement has arrived, with
 // others under way: one that was sent ahead of its sync would be of a run that is not there afterwards. A worker by hand
 // reports outcomes of steps meanwhile, and the same holds for the entry that acknowledges a report.
 #[tokio::test]

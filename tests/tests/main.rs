@@ -22,4 +22,5 @@ mod lock;
 mod refusal;
 mod requirement;
 mod restart;
+mod starts;
 mod worker;

@@ -133,6 +133,7 @@ pub(crate) fn start(request: u64, workflow: &str, id: RunId, input: &impl Serial
         delay_ms: 0,
         input: Payload::of(input).unwrap(),
         tags: Vec::new(),
+        unique: None,
     };
     let caller = Caller {
         command: CommandId(id.0),

@@ -80,7 +80,7 @@ async fn the_same_name_finds_its_run_and_another_input_is_refused() {
     engine.close().await;
 }
 
-// R7: a limit has a name and a figure, and whoever meets it is told both what they have and what is allowed.
+// A4: pass ids, not objects. R7: a limit has a name and a figure, and whoever meets it is told both what they have and what is allowed.
 #[tokio::test]
 async fn a_payload_over_the_limit_is_refused_naming_size_and_limit() {
     const LIMIT: usize = 2_048;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
+use stepwell::Unique;
 use stepwell::model::command::ListRuns;
 use stepwell::model::id::RunId;
 use stepwell::model::payload::Payload;
@@ -59,6 +60,12 @@ pub(crate) struct Start {
     /// Not before this much time has passed (10s, 5m, 7d)
     #[arg(long, value_name = "SPAN", value_parser = quantity::span)]
     delay: Option<Duration>,
+    /// Not if another run of the workflow holds this key: that run is the answer then
+    #[arg(long, value_name = "KEY")]
+    unique: Option<String>,
+    /// Until when the run holds its key: `queued`, `running`, or a span (10s, 5m, 7d)
+    #[arg(long, value_name = "SCOPE", default_value = "running", value_parser = scope, requires = "unique")]
+    unique_scope: Unique,
     /// Wait until it has ended and print what it returned
     #[arg(long)]
     wait: bool,
@@ -135,6 +142,9 @@ impl Start {
         }
         if let Some(id) = &self.id {
             start = start.id(id);
+        }
+        if let Some(key) = &self.unique {
+            start = start.unique(key, self.unique_scope);
         }
         if let Some(delay) = self.delay {
             start = start.delay(delay);
@@ -389,6 +399,16 @@ pub(crate) fn input(text: &str) -> Result<Value, CommandError> {
             .caused_by(&e)
             .hint("text needs its quotes: --input '\"text\"'; @FILE reads a file, - reads stdin")
     })
+}
+
+fn scope(text: &str) -> Result<Unique, String> {
+    match text {
+        "queued" => Ok(Unique::Queued),
+        "running" => Ok(Unique::Running),
+        span => quantity::span(span)
+            .map(Unique::Ttl)
+            .map_err(|e| format!("{e}; or `queued`, or `running`")),
+    }
 }
 
 fn state(word: &str) -> Result<RunState, String> {

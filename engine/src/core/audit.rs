@@ -7,10 +7,13 @@ use bytes::Bytes;
 use stepwell_storage::{MemStore, Space, block_on};
 
 use super::run::{Run, RunFold};
+use crate::keys::batch::BatchRecord;
+use crate::keys::unique::{self, UniqueRecord};
 use crate::keys::{
     self, ActRecord, DeadRecord, Family, GenerationRecord, GrantedRecord, IndexRecord, Mark,
     MovedRecord, PoolRecord, QueueRecord, ReadyRecord, Record, StoppedRecord, Tally, TimerRecord,
 };
+use crate::model::batch::BatchCounts;
 use crate::model::chain::CHAIN_BYTES;
 use crate::model::dead::{ActKind, Superseded};
 use crate::model::entry::Entry;
@@ -42,6 +45,8 @@ pub(super) struct Facts {
     pools: BTreeMap<u32, PoolRecord>,
     /// How often each command of an operator is recorded as an act.
     acts: BTreeMap<CommandId, u32>,
+    unique: BTreeMap<Bytes, UniqueRecord>,
+    batches: Vec<BatchRecord>,
     tally: Option<Tally>,
     mark: Option<Mark>,
 }
@@ -109,6 +114,15 @@ impl Facts {
             if act.kind != ActKind::Resume {
                 *facts.acts.entry(act.command).or_default() += 1;
             }
+        }
+        for (key, value) in rows(store, Space::Lasting, Family::Unique) {
+            facts.unique.insert(key, record(&value));
+        }
+        for family in [Family::Batch, Family::EndedBatch] {
+            let rows = rows(store, Space::Lasting, family);
+            facts
+                .batches
+                .extend(rows.iter().map(|(_, value)| record::<BatchRecord>(value)));
         }
         facts.tally = rows(store, Space::Lasting, Family::Tally)
             .first()
@@ -281,6 +295,65 @@ impl Facts {
         }
         self.check_pools();
         self.check_mark();
+        self.check_keys();
+        for batch in &self.batches {
+            self.check_batch(batch);
+        }
+    }
+
+    /// U1: a row names a run that holds the key, and a run that holds a key has its row.
+    fn check_keys(&self) {
+        let key_of = |run: &Run| {
+            run.unique
+                .map(|held| unique::unique(run.namespace, held.hash))
+        };
+        for (key, record) in self.unique.iter().filter(|(_, row)| row.until == Time(0)) {
+            let facts = self.runs.get(&record.run);
+            let facts = facts.unwrap_or_else(|| panic!("U1: {} holds a key", record.run));
+            assert_eq!(key_of(&facts.run).as_ref(), Some(key), "U1: its own key");
+            assert!(facts.run.ended.is_none(), "U3: {} has ended", record.run);
+            let granted = facts.state == RunState::Granted;
+            let lets_go = facts.run.unique.is_some_and(|held| held.until_granted);
+            assert!(!(granted && lets_go), "U3: {} is granted", record.run);
+        }
+        for facts in self.runs.values().filter(|facts| facts.run.ended.is_none()) {
+            let until_end = facts.run.unique.filter(|held| !held.until_granted);
+            if let (Some(_), Some(key)) = (until_end, key_of(&facts.run)) {
+                let row = self.unique.get(&key).map(|row| row.run);
+                assert_eq!(
+                    row,
+                    Some(facts.run.no),
+                    "U1: {} holds its key",
+                    facts.run.no
+                );
+            }
+        }
+    }
+
+    /// B1, B3. Runs that have outlived their retention are counted still.
+    fn check_batch(&self, batch: &BatchRecord) {
+        let mine = || {
+            let runs = self.runs.values();
+            runs.filter(|facts| facts.run.batch == Some(batch.no))
+        };
+        let is = |state| mine().filter(|facts| facts.state == state).count() as u64;
+        let found = BatchCounts {
+            total: mine().count() as u64,
+            completed: is(RunState::Completed),
+            dead: is(RunState::Dead),
+            cancelled: is(RunState::Cancelled),
+        };
+        let counts = batch.counts;
+        let (open, left) = (found.total - found.ended(), counts.total - counts.ended());
+        assert_eq!(open, left, "B1: runs of `{}` that go on", batch.name);
+        if found.total == counts.total {
+            assert_eq!(found, counts, "B1: the counts of `{}`", batch.name);
+        }
+        let over = batch.sealed && left == 0;
+        assert_eq!(over, batch.ended_at.is_some(), "B3: `{}`", batch.name);
+        if let Some(follow_up) = batch.follow_up.filter(|_| found.total > 0) {
+            assert!(self.ids.contains_key(&follow_up), "B3: `{}`", batch.name);
+        }
     }
 
     /// C1: what a queue counts is the states of its runs.

@@ -157,6 +157,7 @@ fn plain(n: u64) -> StartRun {
         delay_ms: 0,
         input: Payload::default(),
         tags: Vec::new(),
+        unique: None,
     }
 }
 

@@ -24,12 +24,13 @@ use crate::model::queue::{QueueChange, RateLimit};
 use crate::model::retry::Retry;
 use crate::model::run::{Outcome, RunState};
 use crate::model::time::Time;
+use crate::model::unique::{Unique, UniqueKey};
 use crate::reading;
 use crate::wire::message::{
     AskOutcome, AskQueues, AskStatus, AttemptFailedReport, Cancel, Discard, EditInput, GiveBack,
     Heartbeat, Held, Hello, Message, Offer, PROTOCOL, QueueSlots, Redrive, Resume, SetQueue, Start,
-    StepCompletedReport, TimerRequested, TurnCompleted, TurnFailed, TurnMismatched, TurnSuspended,
-    WorkflowOffer,
+    StartBatch, StartTogether, StepCompletedReport, TimerRequested, TurnCompleted, TurnFailed,
+    TurnMismatched, TurnSuspended, WorkflowOffer,
 };
 
 /// One order: what happens, and three numbers that say to whom and how.
@@ -163,6 +164,17 @@ pub(crate) struct Drill {
 
 fn run_id(id: u8) -> RunId {
     RunId(u128::from(id % 12) + 1)
+}
+
+/// A share of the ids has a unique key, which several ids share.
+fn unique(id: u8, how: u8) -> Option<UniqueKey> {
+    let scope = match how % 8 {
+        0 | 4 => Unique::Queued,
+        1 => Unique::Running,
+        2 => Unique::Ttl(Duration::from_secs(u64::from(how) / 16 + 1)),
+        _ => return None,
+    };
+    id.is_multiple_of(3).then(|| UniqueKey::new("key", scope))
 }
 
 fn caller() -> Caller {
@@ -795,17 +807,69 @@ impl Drill {
             delay_ms: if how % 4 == 3 { u64::from(how) * 40 } else { 0 },
             input: Payload(vec![1; if how == 200 { 9_000 } else { 20 }].into()),
             tags: (how % 8 == 2).then(|| TAG.to_owned()).into_iter().collect(),
+            unique: unique(id, how),
         };
         let runs = if how % 16 == 1 {
             vec![run.clone(), run]
         } else {
             vec![run]
         };
+        if how % 16 == 5 {
+            return self.start_together(id, runs);
+        }
+        if how % 16 >= 13 {
+            return self.start_batch(id, how, runs);
+        }
         self.request(run_id(id), |request| {
             Start {
                 request,
                 caller: caller(),
                 runs,
+            }
+            .into()
+        });
+    }
+
+    /// All or nothing, with a second run.
+    fn start_together(&mut self, id: u8, runs: Vec<StartRun>) {
+        let mut runs = runs;
+        let (other, name) = (id.wrapping_add(5), WORKFLOWS[usize::from(id) % 8]);
+        runs.push(StartRun {
+            id: run_id(other),
+            workflow: name.to_owned(),
+            queue: QUEUES[0].to_owned(),
+            input: Payload(vec![1; 20].into()),
+            unique: unique(other, id),
+            ..StartRun::default()
+        });
+        self.request(run_id(id), |request| {
+            StartTogether {
+                request,
+                caller: caller(),
+                runs,
+            }
+            .into()
+        });
+    }
+
+    /// As runs of a batch. Names are used again and again, also those of batches that have ended.
+    fn start_batch(&mut self, id: u8, how: u8, runs: Vec<StartRun>) {
+        let follow_up = StartRun {
+            workflow: "two".to_owned(),
+            queue: QUEUES[1].to_owned(),
+            input: Payload::of(&id).expect("a number"),
+            ..StartRun::default()
+        };
+        let name = format!("b{}", self.next_request / 16);
+        let (seal, follows) = (how & 32 == 0, how & 64 == 0);
+        self.request(run_id(id), |request| {
+            StartBatch {
+                request,
+                caller: caller(),
+                name,
+                runs,
+                follow_up: follows.then(|| Box::new(follow_up)),
+                seal,
             }
             .into()
         });
@@ -959,6 +1023,11 @@ impl Drill {
                     self.audit.started.insert(answer.id, ());
                 }
             }
+            Message::BatchReply(reply) => {
+                for answer in reply.runs.iter().filter(|answer| answer.refused.is_none()) {
+                    self.audit.started.insert(answer.id, ());
+                }
+            }
             Message::OutcomeReply(reply) => {
                 let Some(id) = self.asked.get(&reply.request).copied() else {
                     return;
@@ -976,6 +1045,8 @@ impl Drill {
     pub(crate) fn say(&mut self, message: Message) {
         let namespace = match &message {
             Message::Start(m) => m.caller.namespace,
+            Message::StartTogether(m) => m.caller.namespace,
+            Message::StartBatch(m) => m.caller.namespace,
             Message::Cancel(m) => m.caller.namespace,
             Message::Resume(m) => m.caller.namespace,
             Message::EditInput(m) => m.caller.namespace,

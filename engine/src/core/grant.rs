@@ -39,14 +39,14 @@ impl Slots {
         self.free.remove(&slot);
     }
 
-    fn lowest(&mut self) -> u32 {
+    pub(super) fn lowest(&mut self) -> u32 {
         self.free.pop_first().unwrap_or_else(|| {
             self.next += 1;
             self.next - 1
         })
     }
 
-    fn release(&mut self, slot: u32) {
+    pub(super) fn release(&mut self, slot: u32) {
         self.free.insert(slot);
     }
 }
@@ -166,6 +166,7 @@ impl Core {
     ) {
         let now = self.now();
         self.touch(run.no);
+        self.release_key_granted(&mut run, out);
         let until = match canary!("a timer fires early") {
             true => now.after(std::time::Duration::from_millis(100)),
             false => now,

@@ -10,6 +10,7 @@ use super::Core;
 use super::output::{Note, Output, Read};
 use super::queue::ReadyItem;
 use super::run::{Run, RunImage};
+use super::unique;
 use crate::canary::canary;
 use crate::model::command::{Caller, Damaged, NoSuchRun, Refusal, StartRun};
 use crate::model::dead::ActKind;
@@ -171,15 +172,52 @@ impl Core {
         found: Result<Option<RunNo>, String>,
         out: &mut Output,
     ) {
+        let lookups = self.lookups.remove(&(namespace, id)).unwrap_or_default();
+        let begun = self.begun_meanwhile.remove(&(namespace, id));
+        let found = begun.map_or(found, |no| Ok(Some(no)));
+        self.resolve_lookups((namespace, id), found, lookups, out);
+    }
+
+    /// Does what waits for an id, of which this is known.
+    pub(super) fn resolve_lookups(
+        &mut self,
+        (namespace, id): (Namespace, RunId),
+        found: Result<Option<RunNo>, String>,
+        lookups: Vec<Lookup>,
+        out: &mut Output,
+    ) {
         let mut found = found;
-        for lookup in self.lookups.remove(&(namespace, id)).unwrap_or_default() {
+        let mut lookups = lookups.into_iter();
+        while let Some(lookup) = lookups.next() {
             match (&found, lookup) {
                 (Ok(Some(no)), Lookup::Start { start, at, run }) => {
                     self.want(*no, Want::Start { start, at, run }, out);
                 }
                 (Ok(Some(no)), Lookup::Want(want)) => self.want(*no, want, out),
+                (Ok(None), Lookup::Start { start, at, run }) if self.is_together(start) => {
+                    // The call may have waited for this alone, and begin its runs now.
+                    self.resolving = Some((namespace, id));
+                    self.id_is_free((start, at), run, out);
+                    self.resolving = None;
+                    if let Some(no) = self.begun_meanwhile.remove(&(namespace, id)) {
+                        found = Ok(Some(no));
+                    }
+                }
+                (Ok(None), Lookup::Start { start, at, run })
+                    if run.unique.is_some() && self.starts.contains_key(&start) =>
+                {
+                    // Until its key has been read, the id stays as it is: all others wait behind.
+                    let key = unique::place_of(namespace, &run);
+                    let first = Lookup::Start { start, at, run };
+                    let line = std::iter::once(first).chain(lookups).collect();
+                    self.lookups.insert((namespace, id), line);
+                    if let Some(key) = key {
+                        self.look_up_key(key, unique::Waiter::Id(id), out);
+                    }
+                    return;
+                }
                 (Ok(None), Lookup::Start { start, at, run }) => {
-                    if let Some(no) = self.begin_run(start, at, *run, out)
+                    if let Some(no) = self.begin_run(start, at, *run, None, out)
                         && !canary!("two starts wait for one look-up")
                     {
                         found = Ok(Some(no));
@@ -551,6 +589,8 @@ impl Core {
     /// Tells those who wait that the run has ended.
     pub(super) fn tell_end(&mut self, run: &Run, out: &mut Output) {
         let Some(outcome) = &run.ended else { return };
+        self.release_key(run, out);
+        self.left_batch(run, out);
         let waiters = if canary!("an outcome goes to those who wait for another run") {
             self.waiters.pop_first().map(|(_, waiters)| waiters)
         } else {

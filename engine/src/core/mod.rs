@@ -35,15 +35,20 @@
 //! - **D1–D5** Dead letters: see `core/dead.rs`.
 //! - **C1** The tally equals the states of all runs; what a queue counts equals the states of its runs.
 //! - **A1** to **A4** What a queue's settings let through: see `admission`.
+//!
+//! Those of unique keys (U) are in `unique.rs`, of calls that are all or nothing (A) in `together.rs`, of batches (B) in
+//! `batch.rs`.
 
 mod act;
 mod admission;
 #[cfg(any(test, feature = "inspect"))]
 mod audit;
+mod batch;
 pub mod clock;
 mod dead;
 #[cfg(any(test, feature = "inspect"))]
 pub(crate) mod drill;
+mod expiry;
 mod gauge;
 mod grant;
 #[cfg(any(test, feature = "inspect"))]
@@ -62,7 +67,9 @@ mod start;
 mod step;
 mod stop;
 mod timer;
+mod together;
 mod turn;
+mod unique;
 mod unknown;
 
 #[cfg(test)]
@@ -78,7 +85,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use self::act::Acts;
+use self::batch::Batches;
 use self::clock::{ClockAlert, EngineClock, MARK_LEAD, Reading};
+use self::expiry::Expiries;
 use self::gauge::{AskedQueues, Unoffered};
 use self::grant::{Granted, Slots};
 pub use self::load::summary;
@@ -92,9 +101,13 @@ use self::run::{Run, RunImage};
 use self::session::{Absent, Session};
 use self::start::PendingStart;
 use self::timer::Timers;
+use self::unique::Uniques;
 pub use self::unknown::UNKNOWN_WORKFLOW_AFTER_DEFAULT;
 use self::unknown::Unknown;
 use crate::canary::canary;
+use crate::keys::batch::BatchRecord;
+use crate::keys::expiry::Expiry;
+use crate::keys::unique::UniqueRecord;
 use crate::keys::{self, Mark, ReadyRecord, Record, StoppedRecord, Tally, TimerRecord};
 use crate::model::id::{GrantNo, Incarnation, Namespace, RunId, RunNo, SessionId, StepNo, Token};
 use crate::model::limits::Limits;
@@ -235,6 +248,31 @@ pub enum Input {
         /// What is damaged.
         what: String,
     },
+    /// An answer to [`Read::Unique`](output::Read::Unique).
+    UniqueLoaded {
+        /// Whose key.
+        namespace: Namespace,
+        /// What it is stored under.
+        hash: u128,
+        /// Who holds it, or what is damaged.
+        found: Result<Option<UniqueRecord>, String>,
+    },
+    /// An answer to [`Read::Batch`](output::Read::Batch).
+    BatchLoaded {
+        /// Whose batch.
+        namespace: Namespace,
+        /// What it is stored under.
+        hash: u128,
+        /// The batch, if one of this name has ended, or what is damaged.
+        found: Result<Option<BatchRecord>, String>,
+    },
+    /// An answer to [`Read::Expired`](output::Read::Expired).
+    ExpiredLoaded {
+        /// What has expired, in order.
+        rows: Vec<Expiry>,
+        /// When the next thing expires, or the end of time; none if more has expired already.
+        first: Option<Time>,
+    },
     /// Time has passed.
     Ticked,
 }
@@ -285,6 +323,15 @@ pub struct Core {
     /// What waits for a run to be read. Inputs about other runs go on.
     mailboxes: BTreeMap<RunNo, Mailbox>,
     starts: BTreeMap<u64, PendingStart>,
+    /// Runs that began while somebody waited for what is stored of their ids.
+    begun_meanwhile: BTreeMap<(Namespace, RunId), RunNo>,
+    /// Calls that are all or nothing and not answered yet; some that are gone may be among them.
+    togethers: BTreeSet<u64>,
+    /// The id whose look-ups are being answered, when a call that is all or nothing is among them.
+    resolving: Option<(Namespace, RunId)>,
+    uniques: Uniques,
+    batches: Batches,
+    expiries: Expiries,
     /// Who waits for a run to end.
     waiters: BTreeMap<RunNo, Vec<(SessionId, u64)>>,
     /// First run number of each generation.
@@ -339,17 +386,20 @@ impl Core {
             timers: count(self.timers.len()),
             armed: count(self.armed.len()),
             waiters: count(self.waiters.values().map(Vec::len).sum()),
-            reads: count(self.lookups.len() + self.mailboxes.len() + self.starts.len()),
+            reads: count(
+                self.lookups.len()
+                    + self.mailboxes.len()
+                    + self.starts.len()
+                    + self.uniques.len()
+                    + self.batches.len(),
+            ),
         }
     }
 
     /// One transition.
     pub fn handle(&mut self, reading: Reading, input: Input, out: &mut Output) {
         self.advance(reading, out);
-        if out.is_full() {
-            self.seal(out);
-            out.close_batch();
-        }
+        self.close_if_full(out);
         match input {
             Input::Received { session, message } => self.received(session, message, out),
             Input::SessionClosed { session, goodbye } => self.session_closed(session, goodbye, out),
@@ -377,18 +427,39 @@ impl Core {
             Input::CleaningFailed { generation, what } => {
                 self.cleaning_failed(generation, what, out)
             }
+            Input::UniqueLoaded {
+                namespace,
+                hash,
+                found,
+            } => self.unique_loaded((namespace, hash), found, out),
+            Input::BatchLoaded {
+                namespace,
+                hash,
+                found,
+            } => self.batch_loaded((namespace, hash), found, out),
+            Input::ExpiredLoaded { rows, first } => self.expired_loaded(rows, first, out),
             Input::Ticked => self.ticked(out),
         }
         self.settle(out);
         self.answer_queues(out);
     }
 
+    /// Closes a batch that might have no room for what is written next.
+    fn close_if_full(&mut self, out: &mut Output) {
+        if out.is_full() {
+            self.seal(out);
+            out.close_batch();
+        }
+    }
+
     /// Completes what has been collected: counters and clock go into the last batch. Call it before taking the output.
     pub fn seal(&mut self, out: &mut Output) {
-        if !out.writes_anything() {
+        let sealed_alone = self.batches.are_dirty() && !canary!("a seal alone is not written");
+        if !out.writes_anything() && !sealed_alone {
             return;
         }
         self.seal_pools(out);
+        self.write_batches(out);
         if std::mem::take(&mut self.tally_dirty) {
             out.put(Space::Lasting, keys::tally(), self.tally.to_bytes());
         }
@@ -438,6 +509,9 @@ impl Core {
             Message::GiveBack(report) => self.give_back(session, report, out),
             Message::Offer(offer) => self.offer(session, &offer.queues, out),
             Message::Start(start) => self.start(session, start, out),
+            Message::StartTogether(start) => self.start_together(session, start, out),
+            Message::StartBatch(start) => self.start_batch(session, start, out),
+            Message::AskBatch(ask) => self.ask_batch(session, ask, out),
             Message::AskOutcome(ask) => self.ask(
                 ask.caller.namespace,
                 ask.id,
@@ -508,6 +582,7 @@ impl Core {
             self.cleans_at(),
             opens,
             self.looks_for_workers_at(),
+            self.expires_at(),
         ]
         .into_iter()
         .flatten()
@@ -531,6 +606,7 @@ impl Core {
         self.clean(out);
         self.look_for_unknown(out);
         self.forget_acts(out);
+        self.expire(out);
     }
 
     fn next_token(&mut self) -> Token {

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use super::act::Acts;
 use super::admission::Admission;
+use super::batch::Batches;
 use super::clock::{EngineClock, MARK_AHEAD_MAX, Reading};
+use super::expiry::Expiries;
 use super::gauge::Unoffered;
 use super::grant::{Granted, Slots};
 use super::load::Want;
@@ -13,9 +15,11 @@ use super::queue::Queue;
 use super::retention::Cleaner;
 use super::session::Absent;
 use super::timer::Timers;
+use super::unique::Uniques;
 use super::unknown::Unknown;
 use super::{Core, Settings};
 use crate::canary::canary;
+use crate::keys::batch::OpenBatchRow;
 use crate::keys::{self, FORMAT, GrantedRecord, Mark, PoolRecord, QueueRecord, Tally};
 use crate::model::id::RunNo;
 use crate::model::queue::QueueSettings;
@@ -46,6 +50,10 @@ pub struct Opened {
     pub granted: Vec<(u32, GrantedRecord)>,
     /// First run number of each generation.
     pub generations: Vec<(u32, RunNo)>,
+    /// All batches that have not ended.
+    pub batches: Vec<OpenBatchRow>,
+    /// When the first thing expires that does.
+    pub first_expiry: Option<Time>,
     /// The generations the store has, also those that no record names.
     pub spaces: Vec<u32>,
 }
@@ -153,6 +161,12 @@ impl Core {
             lookups: BTreeMap::new(),
             mailboxes: BTreeMap::new(),
             starts: BTreeMap::new(),
+            begun_meanwhile: BTreeMap::new(),
+            togethers: BTreeSet::new(),
+            resolving: None,
+            uniques: Uniques::opened_at(RunNo(tally.next_run)),
+            batches: Batches::restore(opened.batches),
+            expiries: Expiries::opened(opened.first_expiry),
             waiters: BTreeMap::new(),
             generations: opened
                 .generations

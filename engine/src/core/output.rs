@@ -259,6 +259,27 @@ pub enum Read {
         /// How many.
         limit: usize,
     },
+    /// Who holds a unique key.
+    Unique {
+        /// Whose key.
+        namespace: Namespace,
+        /// What it is stored under.
+        hash: u128,
+    },
+    /// A batch that has ended.
+    Batch {
+        /// Whose batch.
+        namespace: Namespace,
+        /// What it is stored under.
+        hash: u128,
+    },
+    /// What has expired and was not deleted yet.
+    Expired {
+        /// By this instant.
+        until: Time,
+        /// How many.
+        limit: usize,
+    },
     /// All entries of a run, to be copied.
     Copy {
         /// Which.

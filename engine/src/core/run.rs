@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
+use super::unique::HeldKey;
 use crate::canary::canary;
 use crate::keys::StoppedRecord;
+use crate::model::batch::BatchNo;
 use crate::model::chain;
 use crate::model::dead::{UNKNOWN_WORKFLOW, WORKER_LOST};
 use crate::model::entry::{Died, Entry, FunctionEnd, Started};
@@ -159,6 +161,10 @@ pub struct Run {
     told_below: u32,
     /// The XXH3-128 hash of its input, to tell whether another start asks for the same.
     pub input_hash: u128,
+    /// The unique key it holds; what is read of a run holds it only if the key's row says so.
+    pub unique: Option<HeldKey>,
+    /// The batch it belongs to.
+    pub batch: Option<BatchNo>,
     /// Entry 0 as stored, while it is the only one and the run has not left memory: it need not be read to be handed out.
     pub first: Option<bytes::Bytes>,
 }
@@ -193,6 +199,8 @@ impl Run {
             acts: Vec::new(),
             told_below: 0,
             input_hash: hash_of(&started.input),
+            unique: HeldKey::of(&started.workflow, started.unique.as_ref()),
+            batch: started.batch,
             first: None,
         }
     }

@@ -9,6 +9,8 @@
 //! worker a build=b1 workflows=order queues=q:2 held=r1@1.1:2     a worker process says hello (again)
 //! client c                                                      a client says hello
 //! start r1 workflow=order queue=q priority=0 delay=5s input=x   and name=…; more than one: `start r1 r2`
+//! … unique=k:running together                                   also `:queued`, `:5s`; all or nothing
+//! … batch=b seal then=x                                          runs of a batch, which `x` follows; `batch b` asks
 //! step r1 0 | fail r1 0 | timer r1 1 delay=3s                    reports, by the holder under its token
 //! complete r1 | failed r1 | suspend r1 seen=2 wakes=3s | mismatch r1 | giveback r1
 //! queue q create paused=yes concurrency=2 rate=3/1s burst=2 oldest=4    an operator sets something; queues q   asks
@@ -41,11 +43,12 @@ use crate::model::queue::{QueueChange, QueueSettings, QueueSummary, RateLimit};
 use crate::model::retry::Retry;
 use crate::model::run::{Outcome, RunState};
 use crate::model::time::Time;
+use crate::model::unique::{Unique, UniqueKey};
 use crate::wire::message::{
-    AskOutcome, AskQueues, AskStatus, AttemptFailedReport, Cancel, Discard, EditInput, GiveBack,
-    Heartbeat, Held, Hello, Message, Offer, PROTOCOL, QueueSlots, Redrive, Resume, SetQueue, Start,
-    StepCompletedReport, TimerRequested, TurnCompleted, TurnFailed, TurnMismatched, TurnSuspended,
-    WorkflowOffer,
+    AskBatch, AskOutcome, AskQueues, AskStatus, AttemptFailedReport, Cancel, Discard, EditInput,
+    GiveBack, Heartbeat, Held, Hello, Message, Offer, PROTOCOL, QueueSlots, Redrive, Resume,
+    SetQueue, Start, StartAnswer, StartBatch, StartTogether, StepCompletedReport, TimerRequested,
+    TurnCompleted, TurnFailed, TurnMismatched, TurnSuspended, WorkflowOffer,
 };
 
 const START: Time = Time(20_000 * 86_400_000);
@@ -257,8 +260,26 @@ fn run_id(name: &str) -> RunId {
     )
 }
 
+fn is_run(word: &str) -> bool {
+    word.strip_prefix('r')
+        .is_some_and(|digits| digits.parse::<u128>().is_ok())
+}
+
 fn run_name(id: RunId) -> String {
-    format!("r{}", id.0)
+    match id.0 {
+        short @ 0..1_000_000 => format!("r{short}"),
+        _ => "what follows".to_owned(), // made of a batch's name
+    }
+}
+
+fn unique(line: &Line<'_>) -> Option<UniqueKey> {
+    let (key, scope) = line.fields.get("unique")?.split_once(':')?;
+    let scope = match scope {
+        "queued" => Unique::Queued,
+        "running" => Unique::Running,
+        ttl => Unique::Ttl(span(ttl)),
+    };
+    Some(UniqueKey::new(key, scope))
 }
 
 fn caller() -> Caller {
@@ -266,6 +287,21 @@ fn caller() -> Caller {
         principal: "ann".to_owned(),
         ..Caller::default()
     }
+}
+
+fn batch_text(record: &keys::batch::BatchRecord) -> String {
+    let counts = record.counts;
+    let sealed = if record.sealed { " sealed" } else { "" };
+    let follow_up = record.follow_up.map_or("", |_| ", and it is followed");
+    format!(
+        " {}{sealed} {} of {} ended: {} completed, {} dead, {} cancelled{follow_up}",
+        record.name,
+        counts.ended(),
+        counts.total,
+        counts.completed,
+        counts.dead,
+        counts.cancelled
+    )
 }
 
 fn at(time: Time) -> String {
@@ -334,6 +370,16 @@ impl Scene {
                 self.hear(&by, AskQueues { request, queue });
             }
             "redrive" | "edit" | "discard" => self.order(line),
+            "batch" => {
+                let (by, request) = self.client(line);
+                let (caller, name) = (caller(), line.word(1).to_owned());
+                let ask = AskBatch {
+                    request,
+                    caller,
+                    name,
+                };
+                self.hear(&by, ask);
+            }
             "offer" => self.hear(
                 line.word(1),
                 Offer {
@@ -546,16 +592,42 @@ impl Scene {
             delay_ms: line.span("delay").as_millis() as u64,
             input: Payload(input.clone().into()),
             tags: tags(line),
+            unique: unique(line),
         };
-        let runs = line.words[1..].iter().map(run).collect();
-        self.hear(
-            &by,
-            Start {
+        let names = line.words[1..].iter().filter(|word| is_run(word));
+        let runs = names.map(run).collect();
+        let caller = caller();
+        let message: Message = match line.fields.get("batch") {
+            Some(name) => StartBatch {
                 request,
-                caller: caller(),
+                caller,
+                name: (*name).to_owned(),
                 runs,
-            },
-        );
+                follow_up: line.fields.get("then").map(|workflow| {
+                    Box::new(StartRun {
+                        workflow: (*workflow).to_owned(),
+                        queue: line.text("queue", "q").to_owned(),
+                        input: Payload::of(&1).unwrap(),
+                        ..StartRun::default()
+                    })
+                }),
+                seal: line.has("seal"),
+            }
+            .into(),
+            None if line.has("together") => StartTogether {
+                request,
+                caller,
+                runs,
+            }
+            .into(),
+            None => Start {
+                request,
+                caller,
+                runs,
+            }
+            .into(),
+        };
+        self.hear(&by, message);
     }
 
     fn set_queue(&mut self, line: &Line<'_>) {
@@ -898,6 +970,15 @@ impl Scene {
                     keys::number_of(key).unwrap()
                 )
             }
+            Family::Unique | Family::EndedBatch => format!("{family:?}").to_lowercase(),
+            Family::Batch | Family::FollowUp => {
+                let slot = keys::slot_of(key).unwrap();
+                format!("{} {slot}", format!("{family:?}").to_lowercase())
+            }
+            Family::Expiry => match keys::expiry::of_key(key) {
+                Some(expiry) => format!("expiry {} {:?}", at(expiry.at), expiry.what),
+                None => "expiry mark".to_owned(),
+            },
             Family::Stopped | Family::Moved => {
                 format!(
                     "{} {}",
@@ -969,7 +1050,22 @@ impl Scene {
                     heads.collect::<String>()
                 )
             }
-            Family::Index => String::new(),
+            Family::Index | Family::Expiry => String::new(),
+            Family::Unique => {
+                let record = keys::unique::UniqueRecord::of_bytes(value).unwrap();
+                let until = match record.until {
+                    Time(0) => String::new(),
+                    until => format!(" until {}", at(until)),
+                };
+                format!(" {}{until}", run_name(record.id))
+            }
+            Family::Batch | Family::EndedBatch => {
+                batch_text(&keys::batch::BatchRecord::of_bytes(value).unwrap())
+            }
+            Family::FollowUp => {
+                let record = keys::batch::FollowUpRecord::of_bytes(value).unwrap();
+                format!(" {}", record.run.workflow)
+            }
             Family::Queue => {
                 let record = keys::QueueRecord::of_bytes(value).unwrap();
                 let (name, settings) = (record.name, settings_text(&record.settings));
@@ -1174,18 +1270,14 @@ impl Scene {
                     refusal_text(&refused.reason)
                 )
             }
-            Message::StartReply(reply) => {
-                reply
-                    .runs
-                    .iter()
-                    .fold("start reply".to_owned(), |text, answer| {
-                        let how = match (&answer.refused, answer.started) {
-                            (Some(reason), _) => format!("refused: {}", refusal_text(reason)),
-                            (None, true) => "started".to_owned(),
-                            (None, false) => "there already".to_owned(),
-                        };
-                        format!("{text} {} {how}", run_name(answer.id))
-                    })
+            Message::StartReply(reply) => format!("start reply{}", answers_text(&reply.runs)),
+            Message::BatchReply(reply) => {
+                let batch = &reply.batch;
+                let sealed = if batch.sealed { " sealed" } else { "" };
+                let ended = batch.ended_at.map_or("", |_| " ended");
+                let (name, runs) = (&batch.name, answers_text(&reply.runs));
+                let (over, total) = (batch.counts.ended(), batch.counts.total);
+                format!("batch {name}{sealed}{ended}, {over} of {total} ended{runs}")
             }
             Message::OutcomeReply(reply) => format!(
                 "outcome {}",
@@ -1236,6 +1328,17 @@ fn queues(line: &Line<'_>) -> Vec<QueueSlots> {
             }
         })
         .collect()
+}
+
+fn answers_text(answers: &[StartAnswer]) -> String {
+    answers.iter().fold(String::new(), |text, answer| {
+        let how = match (&answer.refused, answer.started) {
+            (Some(reason), _) => format!("refused: {}", refusal_text(reason)),
+            (None, true) => "started".to_owned(),
+            (None, false) => "there already".to_owned(),
+        };
+        format!("{text} {} {how}", run_name(answer.id))
+    })
 }
 
 fn refusal_text(refusal: &Refusal) -> String {

@@ -5,18 +5,27 @@ use std::time::Duration;
 use stepwell_storage::Space;
 
 use super::Core;
+use super::batch::BatchCall;
 use super::load::{Lookup, Want};
 use super::output::Output;
 use super::run::{Run, hash_of};
+use super::together::Together;
+use super::unique;
 use crate::canary::canary;
+use crate::keys::unique::UniqueRecord;
 use crate::keys::{self, GenerationRecord, IndexRecord, Record, TimerRecord};
+use crate::model::batch::BatchNo;
 use crate::model::command::{
-    BadName, Caller, IdTaken, OutOfRange, PayloadTooLarge, Refusal, StartRun, TooMany,
+    BadName, Caller, IdTaken, NotUnderstood, OutOfRange, PayloadTooLarge, Refusal, StartRun,
+    TooMany,
 };
 use crate::model::entry::{Entry, Started};
 use crate::model::id::{RUN_NAME_BYTES_MAX, RunId, RunNo, SessionId};
-use crate::model::limits::{NAME_BYTES_MAX, QUEUES_MAX, START_MANY_MAX, TAG_BYTES_MAX, TAGS_MAX};
+use crate::model::limits::{
+    NAME_BYTES_MAX, QUEUES_MAX, START_MANY_MAX, TAG_BYTES_MAX, TAGS_MAX, UNIQUE_KEY_BYTES_MAX,
+};
 use crate::model::run::RunState;
+use crate::model::unique::UniqueKey;
 use crate::wire::message::{RefusedReply, Start, StartAnswer, StartReply};
 
 /// The longest delay: ten years.
@@ -26,10 +35,22 @@ const DELAY_MAX: Duration = Duration::from_secs(10 * 366 * 86_400);
 #[derive(Debug)]
 pub(super) struct PendingStart {
     pub(super) session: SessionId,
-    request: u64,
-    caller: Caller,
-    answers: Vec<Option<StartAnswer>>,
-    left: usize,
+    pub(super) request: u64,
+    pub(super) caller: Caller,
+    pub(super) answers: Vec<Option<StartAnswer>>,
+    pub(super) left: usize,
+    pub(super) kind: CallKind,
+}
+
+/// What is to come of a call.
+#[derive(Debug)]
+pub(super) enum CallKind {
+    /// Each of its runs by itself.
+    Each,
+    /// All of them or none.
+    Together(Together),
+    /// Each by itself, as runs of a batch.
+    Batch(BatchCall),
 }
 
 impl Core {
@@ -39,32 +60,46 @@ impl Core {
             caller,
             runs,
         } = start;
-        if runs.is_empty() || runs.len() > START_MANY_MAX {
-            let (count, count_max) = (runs.len() as u64, START_MANY_MAX as u64);
-            let reason = TooMany {
-                what: "runs".to_owned(),
-                count,
-                count_max,
-            }
-            .into();
+        let checked = check_count(runs.len(), 1)
+            .and_then(|()| check_name_length("principal", &caller.principal));
+        if let Err(reason) = checked {
             return out.send(session, RefusedReply { request, reason });
         }
-        if let Err(reason) = check_name_length("principal", &caller.principal) {
-            return out.send(session, RefusedReply { request, reason });
-        }
+        let number = self.begin_call(session, request, caller, runs.len(), CallKind::Each);
+        self.look_up_all(number, runs, out);
+    }
+
+    /// A call that waits for answers about its runs.
+    pub(super) fn begin_call(
+        &mut self,
+        session: SessionId,
+        request: u64,
+        caller: Caller,
+        runs: usize,
+        kind: CallKind,
+    ) -> u64 {
         self.next_start += 1;
-        let (number, namespace) = (self.next_start, caller.namespace);
-        let answers = runs.iter().map(|_| None).collect();
+        let answers = vec![None; runs];
         self.starts.insert(
-            number,
+            self.next_start,
             PendingStart {
                 session,
                 request,
                 caller,
                 answers,
-                left: runs.len(),
+                left: runs,
+                kind,
             },
         );
+        self.next_start
+    }
+
+    /// Refuses what cannot be, and looks the others up.
+    pub(super) fn look_up_all(&mut self, number: u64, runs: Vec<StartRun>, out: &mut Output) {
+        let Some(call) = self.starts.get(&number) else {
+            return;
+        };
+        let namespace = call.caller.namespace;
         for (at, run) in runs.into_iter().enumerate() {
             match self.check_start(&run) {
                 Err(reason) => self.answer_start(number, at, run.id, Err(reason), out),
@@ -85,7 +120,7 @@ impl Core {
         }
     }
 
-    fn check_start(&self, run: &StartRun) -> Result<(), Refusal> {
+    pub(super) fn check_start(&self, run: &StartRun) -> Result<(), Refusal> {
         check_name("workflow", &run.workflow, NAME_BYTES_MAX)?;
         check_name("queue", &run.queue, NAME_BYTES_MAX)?;
         if let Some(name) = &run.name {
@@ -112,19 +147,51 @@ impl Core {
                 QUEUES_MAX as u64,
             )?;
         }
-        Ok(())
+        match &run.unique {
+            Some(unique) => check_unique(unique),
+            None => Ok(()),
+        }
     }
 
-    /// Starts a run of whose id nothing is known. Nothing happens if the call is gone.
+    /// Starts a run of whose id nothing is known, and whose key nobody holds; `before` is what is stored under the key.
+    /// Nothing happens if the call is gone, or its batch takes no more.
     pub(super) fn begin_run(
         &mut self,
         start: u64,
         at: usize,
         asked: StartRun,
+        before: Option<&UniqueRecord>,
         out: &mut Output,
     ) -> Option<RunNo> {
-        let caller = self.starts.get(&start)?.caller.clone();
+        let call = self.starts.get(&start)?;
+        let (caller, id) = (call.caller.clone(), asked.id);
+        let batch = match &call.kind {
+            CallKind::Batch(batch) => Some(batch.no),
+            CallKind::Each | CallKind::Together(_) => None,
+        };
+        if let Some(batch) = batch
+            && let Err(reason) = self.admits_run(batch, start)
+        {
+            self.answer_start(start, at, id, Err(reason), out);
+            return None;
+        }
+        let no = self.create_run(caller, asked, batch, before, out);
+        self.answer_start(start, at, id, Ok(true), out);
+        Some(no)
+    }
+
+    /// A run begins to exist, with its key, in its batch.
+    pub(super) fn create_run(
+        &mut self,
+        caller: Caller,
+        asked: StartRun,
+        batch: Option<BatchNo>,
+        before: Option<&UniqueRecord>,
+        out: &mut Output,
+    ) -> RunNo {
         let (now, id) = (self.now(), asked.id);
+        let key = unique::place_of(caller.namespace, &asked);
+        self.begun(caller.namespace, id, key);
         let delayed = asked.delay_ms > 0;
         let not_before = delayed.then(|| now.after(Duration::from_millis(asked.delay_ms)));
         let no = RunNo(self.tally.next_run);
@@ -146,12 +213,20 @@ impl Core {
             input: asked.input,
             not_before,
             tags: asked.tags,
+            unique: asked.unique,
+            batch,
         });
         let Entry::Started(started) = &entry else {
-            return None;
+            unreachable!("it was made of one");
         };
         let mut run = Run::new(no, generation, started);
         out.append(&mut run, &entry);
+        if let (Some(key), Some(unique)) = (key, &started.unique) {
+            self.take_key((no, id), key, unique, before, out);
+        }
+        if let Some(batch) = batch {
+            self.joined_batch(batch);
+        }
         if !canary!("a start leaves no index row") {
             out.put(
                 Space::Lasting,
@@ -163,8 +238,11 @@ impl Core {
             Some(due) => self.schedule(&run, due, out),
             None => self.begin_ready(run, out),
         }
-        self.answer_start(start, at, id, Ok(true), out);
-        Some(no)
+        let place = (caller.namespace, id);
+        if self.lookups.contains_key(&place) || self.resolving == Some(place) {
+            self.begun_meanwhile.insert(place, no);
+        }
+        no
     }
 
     /// A delayed run waits behind a timer.
@@ -242,17 +320,29 @@ impl Core {
         {
             pending.left -= 1;
         }
-        if (pending.left == 0 || canary!("a crowd is answered with its first"))
-            && let Some(whole) = self.starts.remove(&start)
-        {
-            let runs = whole.answers.into_iter().flatten().collect();
-            out.send(
-                whole.session,
-                StartReply {
-                    request: whole.request,
-                    runs,
-                },
-            );
+        if pending.left == 0 || canary!("a crowd is answered with its first") {
+            self.conclude(start, out);
+        }
+    }
+
+    /// All answers of a call are known.
+    pub(super) fn conclude(&mut self, start: u64, out: &mut Output) {
+        let Some(whole) = self.starts.remove(&start) else {
+            return;
+        };
+        match whole.kind {
+            CallKind::Together(_) => self.conclude_together(start, whole, out),
+            CallKind::Batch(_) => self.conclude_batch(whole, out),
+            CallKind::Each => {
+                let runs = whole.answers.into_iter().flatten().collect();
+                out.send(
+                    whole.session,
+                    StartReply {
+                        request: whole.request,
+                        runs,
+                    },
+                );
+            }
         }
     }
 
@@ -287,6 +377,36 @@ impl Core {
             return differs("input", text(run.input_hash), text(hash));
         }
         Ok(())
+    }
+}
+
+/// A call starts at least `least` runs.
+pub(super) fn check_count(count: usize, least: usize) -> Result<(), Refusal> {
+    if (least..=START_MANY_MAX).contains(&count) {
+        return Ok(());
+    }
+    Err(TooMany {
+        what: "runs".to_owned(),
+        count: count as u64,
+        count_max: START_MANY_MAX as u64,
+    }
+    .into())
+}
+
+fn check_unique(unique: &UniqueKey) -> Result<(), Refusal> {
+    check_name("unique key", &unique.key, UNIQUE_KEY_BYTES_MAX)?;
+    let ttl_max = DELAY_MAX.as_millis() as u64;
+    check_range(
+        "time to hold a key, in milliseconds,",
+        unique.ttl_ms,
+        ttl_max,
+    )?;
+    match unique.scope() {
+        Some(_) => Ok(()),
+        None => Err(NotUnderstood {
+            cause: format!("the scope {} of a unique key", unique.scope),
+        }
+        .into()),
     }
 }
 

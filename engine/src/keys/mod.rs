@@ -20,11 +20,19 @@
 //! | 12 | mark | lasting | – | [`Mark`] | about once a second |
 //! | 13 | pool | lasting | queue number | [`PoolRecord`] | with every batch that moves runs of the queue |
 //! | 15 | act | lasting | done at, number | [`ActRecord`] | with each act of an operator |
+//! | 19 | unique | lasting | namespace, key's hash | [`UniqueRecord`](unique::UniqueRecord) | at a start with a unique key |
+//! | 21 | batch | lasting | slot | [`BatchRecord`](batch::BatchRecord) | with every batch that starts or ends runs of it |
+//! | 22 | expiry | lasting | instant, what, namespace, hash | nothing; without an instant [`ExpiryMark`](expiry::ExpiryMark) | with what expires |
+//! | 23 | ended batch | lasting | namespace, name's hash | [`BatchRecord`](batch::BatchRecord) | when a batch ends |
+//! | 24 | follow-up | lasting | slot | [`FollowUpRecord`](batch::FollowUpRecord) | when a batch gets its follow-up |
 //!
 //! Scans never start where deletes happen: ready and timer windows go on behind the cursors kept in [`Mark`];
 //! granted slots are used again, lowest first.
 
+pub mod batch;
+pub mod expiry;
 pub mod journal;
+pub mod unique;
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -78,11 +86,21 @@ pub enum Family {
     Pool = 13,
     /// What operators did.
     Act = 15,
+    /// Who holds a unique key.
+    Unique = 19,
+    /// Batches that have not ended.
+    Batch = 21,
+    /// What is deleted when its time is over.
+    Expiry = 22,
+    /// Batches that have ended.
+    EndedBatch = 23,
+    /// What follows batches that have not ended.
+    FollowUp = 24,
 }
 
 impl Family {
     /// All families.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 19] = [
         Self::Tally,
         Self::Index,
         Self::Queue,
@@ -97,6 +115,11 @@ impl Family {
         Self::Mark,
         Self::Pool,
         Self::Act,
+        Self::Unique,
+        Self::Batch,
+        Self::Expiry,
+        Self::EndedBatch,
+        Self::FollowUp,
     ];
 
     /// The family of a stored key.

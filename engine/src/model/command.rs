@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::id::{CommandId, Namespace, RunId, StepNo, Token};
 use super::payload::Payload;
 use super::run::RunState;
+use super::unique::UniqueKey;
 use crate::numbered::numbered;
 
 /// Travels with every command.
@@ -21,7 +22,7 @@ pub struct Caller {
 }
 
 /// Start a run, unless one of this id exists.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct StartRun {
     /// The run.
     pub id: RunId,
@@ -42,6 +43,45 @@ pub struct StartRun {
     /// Only workers that offer all of these get it.
     #[serde(default)]
     pub tags: Vec<String>,
+    /// Unless another run holds this key.
+    #[serde(default)]
+    pub unique: Option<UniqueKey>,
+}
+
+/// A run of a call that could not be started, and so none of the call was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offender {
+    /// Its place in the call, from 0.
+    pub at: u32,
+    /// Its id.
+    pub id: RunId,
+    /// Why not.
+    pub reason: Refusal,
+}
+
+/// The runs for which nothing of a call was started.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Offenders(pub Vec<Offender>);
+
+impl std::fmt::Display for Offenders {
+    /// The first three of them.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        const TOLD: usize = 3;
+        for (index, offender) in self.0.iter().take(TOLD).enumerate() {
+            let and = if index > 0 { "; " } else { "" };
+            write!(
+                f,
+                "{and}number {} of the call: {}",
+                offender.at + 1,
+                offender.reason
+            )?;
+        }
+        match self.0.len() > TOLD {
+            true => f.write_str("; and others"),
+            false => Ok(()),
+        }
+    }
 }
 
 /// Which runs to list, newest first.
@@ -213,4 +253,32 @@ refusals! {
         /// What is wrong with them.
         problem: String,
     } "the input is no payload: {problem}",
+    /// A call that is all or nothing, and not all of it can be.
+    55 => NotAllStarted {
+        /// Runs in the call.
+        count: u64,
+        /// How many of them cannot be started.
+        offending: u64,
+        /// The first of these, at most a hundred.
+        offenders: Offenders,
+    } "none of the {count} runs was started, because {offending} of them cannot be: {offenders}",
+    /// No batch of this name.
+    56 => NoSuchBatch {
+        /// The name.
+        name: String,
+    } "there is no batch `{name}`",
+    /// The batch takes no more runs.
+    57 => BatchSealed {
+        /// The name.
+        name: String,
+    } "the batch `{name}` is sealed and takes no more runs",
+    /// The batch has another run to follow it.
+    58 => OtherFollowUp {
+        /// The batch.
+        name: String,
+        /// The workflow that follows it.
+        existing: String,
+        /// The one that was asked for.
+        asked: String,
+    } "the batch `{name}` is followed by `{existing}` already; the call asks for `{asked}`, or for another input",
 }

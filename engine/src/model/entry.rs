@@ -6,10 +6,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::batch::BatchNo;
 use super::failure::Failure;
 use super::id::{CommandId, Incarnation, Namespace, RunId, StepNo};
 use super::payload::Payload;
 use super::time::Time;
+use super::unique::UniqueKey;
 use crate::numbered::numbered;
 
 /// The run began to exist. Always entry 0.
@@ -45,6 +47,12 @@ pub struct Started {
     /// Only workers that offer all of these get it.
     #[serde(default)]
     pub tags: Vec<String>,
+    /// The unique key it took.
+    #[serde(default)]
+    pub unique: Option<UniqueKey>,
+    /// The batch it belongs to.
+    #[serde(default)]
+    pub batch: Option<BatchNo>,
 }
 
 /// Where in the code a command was given, for people.

@@ -26,6 +26,24 @@ pub const QUEUE_BURST_MAX: u32 = 1_000_000;
 
 /// The longest period of a rate limit: a day.
 pub const QUEUE_RATE_PERIOD_MS_MAX: u64 = 86_400_000;
+/// The longest unique key, in bytes.
+pub const UNIQUE_KEY_BYTES_MAX: usize = 256;
+
+/// How many writes a start that is all or nothing may take: what fits one batch of the store, and some room. A run takes
+/// three, four with a unique key, six with one that is held for a time.
+pub const TOGETHER_WRITES_MAX: usize = 4_000;
+
+/// How many bytes a start that is all or nothing may write: inputs, names, and 160 for each run.
+pub const TOGETHER_BYTES_MAX: usize = 900 << 10;
+
+/// How many batches may be open at a time: their progress is held in memory.
+pub const BATCHES_OPEN_MAX: usize = 4_096;
+
+/// How many runs a batch may have.
+pub const BATCH_RUNS_MAX: u64 = 1_000_000;
+
+/// The longest input of the run that follows a batch, in bytes: it is held in memory while the batch is open.
+pub const FOLLOW_UP_BYTES_MAX: usize = 2_048;
 
 /// How many rows one page of a listing may have.
 pub const PAGE_ROWS_MAX: u32 = 1_000;

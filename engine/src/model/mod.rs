@@ -1,5 +1,6 @@
 //! The nouns: plain data, without behaviour that needs a clock, a disk or a network.
 
+pub mod batch;
 pub mod chain;
 pub mod command;
 pub mod dead;
@@ -13,3 +14,4 @@ pub mod queue;
 pub mod retry;
 pub mod run;
 pub mod time;
+pub mod unique;

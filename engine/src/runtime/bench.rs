@@ -264,6 +264,8 @@ pub(crate) fn started(workflow: &str) -> Entry {
         input: Payload::of(&()).unwrap(),
         not_before: None,
         tags: Vec::new(),
+        unique: None,
+        batch: None,
     }
     .into()
 }

@@ -8,7 +8,10 @@ use stepwell_storage::{FjallStore, Options, Row, Space, Store};
 
 use super::engine::OpenError;
 use crate::core::run::RunFold;
+use crate::keys::batch::{BatchRecord, FollowUpRecord};
+use crate::keys::expiry::{self, ExpiryMark};
 use crate::keys::journal::{self, Joiner};
+use crate::keys::unique::UniqueRecord;
 use crate::keys::{
     ActRecord, DeadRecord, Family, GenerationRecord, GrantedRecord, IndexRecord, Mark, MovedRecord,
     PoolRecord, QueueRecord, ReadyRecord, Record, StoppedRecord, Tally, TimerRecord,
@@ -167,6 +170,11 @@ fn decode(family: Family, row: &Row) -> Result<String, String> {
         Family::Pool => text::<PoolRecord>(value),
         Family::Act => text::<ActRecord>(value),
         Family::Journal => Ok(String::new()),
+        Family::Unique => text::<UniqueRecord>(value),
+        Family::Batch | Family::EndedBatch => text::<BatchRecord>(value),
+        Family::Expiry if expiry::is_mark(&row.key) => text::<ExpiryMark>(value),
+        Family::Expiry => Ok(String::new()),
+        Family::FollowUp => text::<FollowUpRecord>(value),
     }
 }
 

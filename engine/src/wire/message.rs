@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::model::batch::BatchSummary;
 use crate::model::command::{Caller, ListRuns, Refusal, StartRun};
 use crate::model::dead::{Act, ActCursor, DeadCursor, DeadFilter, DeadLetter};
 use crate::model::entry::{FunctionEnd, Place};
@@ -549,6 +550,48 @@ messages! {
         acts: Vec<Act>,
         /// Where to go on, if there may be more.
         next: Option<ActCursor>,
+    },
+    /// Client to engine: add runs to a batch, which is opened if there is none of this name.
+    110 => StartBatch {
+        /// The number of the request on this connection.
+        request: u64,
+        /// Who asks.
+        caller: Caller,
+        /// The batch's name.
+        name: String,
+        /// The runs.
+        runs: Vec<StartRun>,
+        /// The run that follows when all have ended; its id is the engine's.
+        follow_up: Option<Box<StartRun>>,
+        /// These are all.
+        seal: bool,
+    },
+    /// Client to engine: how far is it?
+    111 => AskBatch {
+        /// The number of the request on this connection.
+        request: u64,
+        /// Who asks.
+        caller: Caller,
+        /// The batch's name.
+        name: String,
+    },
+    /// Client to engine: start all of these runs or none.
+    112 => StartTogether {
+        /// The number of the request on this connection.
+        request: u64,
+        /// Who asks.
+        caller: Caller,
+        /// The runs.
+        runs: Vec<StartRun>,
+    },
+    /// Engine to client: the batch as it is now, and an answer for each run of the call.
+    117 => BatchReply {
+        /// The number of the request.
+        request: u64,
+        /// The batch.
+        batch: BatchSummary,
+        /// The answers, in the order of the request.
+        runs: Vec<StartAnswer>,
     },
 }
 

@@ -34,6 +34,7 @@
 mod ctx;
 mod definition;
 mod isolation;
+mod item;
 pub mod join;
 mod span;
 mod step;
@@ -42,6 +43,8 @@ mod timer;
 pub use ctx::Ctx;
 pub use definition::Workflow;
 pub use isolation::Isolation;
+pub(crate) use item::Gatherer;
+pub use item::{BATCH_LIMIT_DEFAULT, BatchPolicy, Item};
 pub use join::join_all;
 pub use span::{days, hours, millis, mins, secs};
 pub use step::{HARD_LIMIT_DEFAULT, SOFT_LIMIT_DEFAULT, SoftLimit, Step, StepFuture};

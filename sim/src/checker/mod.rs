@@ -5,11 +5,13 @@
 
 mod admission;
 mod attempt;
+mod batch;
 mod damage;
 mod effect;
 mod ending;
 mod fence;
 mod gauge;
+mod item;
 mod journal;
 mod limit;
 mod line;
@@ -27,6 +29,8 @@ mod start;
 mod suspect;
 mod tally;
 mod timer;
+mod together;
+mod unique;
 mod unknown;
 
 use stepwell::QueueSummary;
@@ -39,6 +43,7 @@ use stepwell::model::time::Time;
 use stepwell::wire::message::Message;
 use stepwell_storage::{Op, Seq};
 
+pub(crate) use self::unique::Begun as KeysBegun;
 use crate::durable::{Change, Durable};
 use crate::plan::Plan;
 use crate::report::Violation;
@@ -62,6 +67,8 @@ pub(crate) struct Court {
     admissions: admission::Admissions,
     shares: share::Shares,
     gauges: gauge::Gauges,
+    keys: unique::Keys,
+    together: together::Calls,
     violations: Vec<Violation>,
     /// Bodies that began although the outcome of their step was durable: allowed for a worker that has not heard yet.
     pub(crate) late_bodies: u64,
@@ -115,12 +122,12 @@ impl Court {
     }
 
     /// A batch has become durable.
-    pub(crate) fn committed(&mut self, now_ms: u64, seq: Seq, ops: &[Op]) {
+    pub(crate) fn committed(&mut self, now_ms: u64, seq: Seq, ops: &[Op], plan: &Plan) {
         let mut bench = Bench {
             now_ms,
             violations: &mut self.violations,
         };
-        let mut tallied = false;
+        let (mut tallied, mut batched) = (false, false);
         let mut touched = std::collections::BTreeSet::new();
         let mut forgotten = Vec::new();
         self.fence.batch_begins();
@@ -138,6 +145,12 @@ impl Court {
                 Change::Appended { run, index } => {
                     touched.insert(*run);
                     journal::appended(&self.durable, *run, *index, &mut bench);
+                    self.keys.appended(&self.durable, *run, *index, &mut bench);
+                    if *index == 0 {
+                        let name = together::name_of(&self.durable, *run);
+                        name.iter().for_each(|name| self.together.began(name));
+                    }
+                    batched |= self.durable.is_batched(*run);
                     timer::appended(&self.durable, *run, *index, &mut bench);
                     self.engine_time
                         .appended(&self.durable, *run, *index, &mut bench);
@@ -152,7 +165,9 @@ impl Court {
                 }
                 Change::Granted { slot, before } => {
                     touched.extend(before.as_ref().map(|before| before.run));
-                    touched.extend(self.durable.granted.get(slot).map(|grant| grant.run));
+                    let grant = self.durable.granted.get(slot).map(|grant| grant.run);
+                    touched.extend(grant);
+                    grant.into_iter().for_each(|run| self.keys.granted(run));
                     self.fence
                         .granted(&self.durable, *slot, before.as_ref(), &mut bench);
                     self.suspects.granted(&self.durable, *slot);
@@ -177,6 +192,7 @@ impl Court {
                         .queued(&self.durable, *run, *deaths, &self.lines, &mut bench);
                 }
                 Change::Tallied => tallied = true,
+                Change::Batched => batched = true,
                 Change::Moved { run } => {
                     touched.insert(*run);
                 }
@@ -195,6 +211,39 @@ impl Court {
         if tallied {
             tally::batch_ended(&self.durable, &mut bench);
         }
+        self.keys.batch_ended(&self.durable, &mut bench);
+        self.together.batch_ended(plan, &mut bench);
+        if batched {
+            batch::batch_ended(&self.durable, &mut bench);
+        }
+    }
+
+    /// A client is about to start a run with a unique key.
+    pub(crate) fn keys_asked(&self, workflow: &str, key: &str) -> KeysBegun {
+        self.keys.asked(&self.durable, workflow, key)
+    }
+
+    /// It was answered with a run: the start's name, the run, and whether this call began it.
+    pub(crate) fn key_answered(
+        &mut self,
+        now_ms: u64,
+        begun: &KeysBegun,
+        answer: (&str, RunId, bool),
+    ) {
+        let mut bench = Bench {
+            now_ms,
+            violations: &mut self.violations,
+        };
+        self.keys.answered(&self.durable, begun, answer, &mut bench);
+    }
+
+    /// A batch handler was called.
+    pub(crate) fn items_handled(&mut self, now_ms: u64, host: &str, items: &[(RunId, u32)]) {
+        let mut bench = Bench {
+            now_ms,
+            violations: &mut self.violations,
+        };
+        item::handled(host, items, &mut bench);
     }
 
     /// Engine time cannot be later than this, by all that the server's clocks have shown.
@@ -344,6 +393,7 @@ pub(crate) fn at_the_end(world: &World, in_time: bool) {
     if world.program.is_engine {
         effect::at_the_end(&court.durable, &ledger, &mut bench);
         ring::at_the_end(&court.durable, &ledger, &mut bench);
+        batch::at_the_end(&court.durable, &mut bench);
         proof::at_the_end(&court.durable, &ledger, &world.plan, &mut bench);
     }
     if in_time {

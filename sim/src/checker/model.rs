@@ -537,6 +537,8 @@ fn is_at_fault(refusal: &Refusal) -> bool {
             | Refusal::BadName(_)
             | Refusal::TooMany(_)
             | Refusal::OutOfRange(_)
+            // Another run of the call was at fault.
+            | Refusal::NotAllStarted(_)
     )
 }
 

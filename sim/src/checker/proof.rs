@@ -17,8 +17,9 @@ use crate::durable::{Durable, DurableRun};
 use crate::ledger::Ledger;
 use crate::plan::{ChainInput, Deed, Ill, Job, Limited, Order, Plan, Poison, Solo, TimedJob};
 use crate::workload::{
-    CALL, CHAIN, CHECKOUT, CLEANED, DECLINED, Dose, ERRAND, LIMITED, ORPHAN, PLANNED, POISON,
-    POISONED, RING, Receipt, SOLO, chain_expected, chain_request, orphan_expected,
+    CALL, CHAIN, CHECKOUT, CLEANED, DECLINED, Dose, ERRAND, FOLLOW, ITEM, ItemInput, LIMITED,
+    ORPHAN, PLANNED, POISON, POISONED, RING, Receipt, SOLO, chain_expected, chain_request,
+    orphan_expected,
 };
 
 const NAME: &str = "the workload's proof holds";
@@ -38,6 +39,16 @@ pub(super) fn at_the_end(durable: &Durable, ledger: &Ledger, plan: &Plan, bench:
             Job::StartMany { runs, .. } => runs
                 .iter()
                 .any(|(name, _)| Some(name) == started.name.as_ref()),
+            Job::StartUnique { name, .. } => Some(name) == started.name.as_ref(),
+            Job::StartTogether { runs, .. } => runs
+                .iter()
+                .any(|(name, _)| Some(name) == started.name.as_ref()),
+            Job::Batch { parts, .. } => {
+                // What follows has no name; another checker knows it.
+                let names = parts.iter().flatten().map(|(name, _)| Some(name));
+                let is_follower = started.workflow == FOLLOW.name();
+                is_follower || names.into_iter().any(|name| name == started.name.as_ref())
+            }
             _ => false,
         };
         if !plan.jobs.iter().any(asked) {
@@ -51,6 +62,8 @@ pub(super) fn at_the_end(durable: &Durable, ledger: &Ledger, plan: &Plan, bench:
             name if name == POISON.name() => poison(run),
             name if name == ORPHAN.name() => orphan(*no, run, ledger),
             name if name == RING.name() => ring(*no, run, ledger),
+            name if name == ITEM.name() => item(run),
+            name if name == FOLLOW.name() => Ok(()),
             other => Err(format!("there is no workflow {other}")),
         };
         if let Err(problem) = problem {
@@ -203,6 +216,34 @@ fn ring(no: RunNo, run: &DurableRun, ledger: &Ledger) -> Result<(), String> {
     match run.end().map(|(_, end)| end) {
         Some(Entry::Completed(_)) => super::ring::moved(no, run, ledger),
         Some(Entry::Died(died)) => may_die(run, &died.failure, false),
+        Some(Entry::Cancelled(_)) => was_asked_to_stop(run),
+        _ => Ok(()),
+    }
+}
+
+/// An item dies of what it is doomed to, and of nothing that befell its neighbours.
+fn item(run: &DurableRun) -> Result<(), String> {
+    let input: ItemInput = input(run)?;
+    match run.entries.last() {
+        Some(Entry::Completed(_)) if input.doomed => {
+            Err("it completed and was to fail for good".to_owned())
+        }
+        Some(Entry::Completed(completed)) => {
+            let told: u64 = completed.output.to().map_err(|error| error.to_string())?;
+            let outcome = run.entries.iter().find_map(|entry| match entry {
+                Entry::StepCompleted(step) => step.output.to::<u64>().ok(),
+                _ => None,
+            });
+            let failed = |entry: &&Entry| matches!(entry, Entry::AttemptFailed(_));
+            let failures = run.entries.iter().filter(failed).count();
+            if outcome != Some(told) || failures < input.failures as usize {
+                return Err(format!(
+                    "it answered {told} after {failures} failures, its step {outcome:?}"
+                ));
+            }
+            Ok(())
+        }
+        Some(Entry::Died(died)) => may_die(run, &died.failure, input.doomed),
         Some(Entry::Cancelled(_)) => was_asked_to_stop(run),
         _ => Ok(()),
     }

@@ -2,10 +2,11 @@
 //!
 //! Source: rule R1 of the design. Looked at where it counts: at the frames that leave the server.
 
+use stepwell::model::batch::BatchSummary;
 use stepwell::model::command::Refusal;
 use stepwell::model::id::{RunId, RunNo, Token};
 use stepwell::model::run::Outcome;
-use stepwell::wire::message::Message;
+use stepwell::wire::message::{Message, StartAnswer};
 
 use super::Bench;
 use crate::durable::Durable;
@@ -31,6 +32,15 @@ pub(super) fn released(durable: &Durable, to: &str, message: &Message, bench: &m
             Some(Refusal::IdTaken(taken)) => no_start(durable, taken.id),
             Some(_) => None,
         }),
+        Message::BatchReply(m) => {
+            let refused = |answer: &&StartAnswer| answer.refused.is_none();
+            let missing = m
+                .runs
+                .iter()
+                .filter(refused)
+                .find_map(|answer| no_start(durable, answer.id));
+            missing.or_else(|| no_batch(durable, &m.batch))
+        }
         Message::OutcomeReply(m) => no_outcome(durable, &m.outcome),
         Message::StatusReply(m) => {
             no_start(durable, m.run.id).or_else(|| no_entry(durable, m.run.no, m.run.entries))
@@ -62,6 +72,20 @@ fn no_start(durable: &Durable, id: RunId) -> Option<String> {
     // One that is forgotten was durable when this was said.
     (durable.run_of(id).is_none() && !durable.was_forgotten(id))
         .then(|| format!("the start of {id}"))
+}
+
+/// What is told of a batch is durable, or was: its counts only grow.
+fn no_batch(durable: &Durable, told: &BatchSummary) -> Option<String> {
+    let open = durable.batches.values();
+    let known = open.chain(durable.ended_batches.values()).any(|record| {
+        let counts = record.counts;
+        record.name == told.name
+            && counts.total >= told.counts.total
+            && counts.ended() >= told.counts.ended()
+            && (record.sealed || !told.sealed)
+            && (record.ended_at.is_some() || told.ended_at.is_none())
+    });
+    (!known).then(|| format!("what is told of the batch: {told:?}"))
 }
 
 fn no_outcome(durable: &Durable, outcome: &Outcome) -> Option<String> {

@@ -13,7 +13,7 @@ use stepwell::model::run::Stats;
 use stepwell::runtime::link::NetDial;
 use stepwell::{Client, ClientError, QueueChange, RateLimit};
 
-use super::SERVER;
+use super::{SERVER, starts};
 use crate::event::What;
 use crate::plan::{Act, Job, Work};
 use crate::told::{Asked, CallNo, Deed, OutcomeTold, Progress, StartAnswer, StartTold, run_id};
@@ -97,6 +97,21 @@ async fn begin(host: Arc<Host>, client: Client, index: usize) {
             start(&host, &client, &name, work, how).await;
         }
         Job::StartMany { workflow, runs } => start_many(&host, &client, &workflow, runs).await,
+        Job::StartUnique {
+            name,
+            key,
+            hold,
+            work,
+        } => starts::unique(&host, &client, &name, (&key, hold), work).await,
+        Job::StartTogether { workflow, runs } => {
+            starts::together(&host, &client, &workflow, runs).await;
+        }
+        Job::Batch {
+            name,
+            workflow,
+            parts,
+            salt,
+        } => starts::batch(&host, &client, (&name, &workflow), parts, salt).await,
         Job::Cancel { name } => cancel(&host, &client, &name).await,
         Job::Wait { name } => wait(&host, &client, &name).await,
         Job::Ask { name } => look(&host, &client, &name).await,
@@ -187,7 +202,7 @@ async fn start_many(host: &Host, client: &Client, workflow: &str, runs: Vec<(Str
     }
 }
 
-fn begins(work: &Work, delay_ms: u64) -> Asked {
+pub(super) fn begins(work: &Work, delay_ms: u64) -> Asked {
     Asked::Start {
         workflow: work.workflow.clone(),
         input: payload_of(work),
@@ -195,7 +210,7 @@ fn begins(work: &Work, delay_ms: u64) -> Asked {
     }
 }
 
-fn unknown(host: &Host, workflow: &str) {
+pub(super) fn unknown(host: &Host, workflow: &str) {
     let suite = &host.world.program.name;
     wrong(
         host,
@@ -204,7 +219,7 @@ fn unknown(host: &Host, workflow: &str) {
 }
 
 /// An answer that settles the question.
-fn answer_of(answer: Result<bool, ClientError>) -> Result<StartAnswer, ClientError> {
+pub(super) fn answer_of(answer: Result<bool, ClientError>) -> Result<StartAnswer, ClientError> {
     match answer {
         Ok(started) => Ok(StartAnswer::Exists { started }),
         Err(ClientError::Refused(Refusal::IdTaken(_))) => Ok(StartAnswer::Taken),
@@ -212,7 +227,7 @@ fn answer_of(answer: Result<bool, ClientError>) -> Result<StartAnswer, ClientErr
     }
 }
 
-fn tell_start(host: &Host, name: &str, work: Work, answer: StartAnswer) {
+pub(super) fn tell_start(host: &Host, name: &str, work: Work, answer: StartAnswer) {
     host.tell(format_args!("is told of {name}: {answer:?}"), || {
         What::Told {
             run: name.to_owned(),
@@ -230,13 +245,13 @@ fn tell_start(host: &Host, name: &str, work: Work, answer: StartAnswer) {
     });
 }
 
-fn wrong(host: &Host, text: String) {
+pub(super) fn wrong(host: &Host, text: String) {
     host.note(format_args!("is told what cannot be right: {text}"));
     host.world.told().wrong.push(text);
 }
 
 /// Whether the call has taken effect is unknown: it is made again.
-async fn again(host: &Host) {
+pub(super) async fn again(host: &Host) {
     host.world.saw("starts with unknown outcome");
     host.rest(AGAIN).await;
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod client;
 pub(crate) mod server;
+mod starts;
 pub(crate) mod worker;
 
 /// Where the server listens.

@@ -6,6 +6,7 @@ use stepwell::{QueueChange, Workflow};
 
 use super::poison::Act;
 use super::settings::Settings;
+use super::starts::Hold;
 use crate::draw::Draw;
 use crate::workload::{CHAIN, CHECKOUT, SOLO};
 
@@ -96,6 +97,35 @@ pub enum Job {
         /// Their names and inputs.
         runs: Vec<(String, Value)>,
     },
+    /// Starts a run with a unique key, again and again until it is answered.
+    StartUnique {
+        /// The run's name, if it is this one that begins.
+        name: String,
+        /// The key.
+        key: String,
+        /// Until when it is held.
+        hold: Hold,
+        /// What it does.
+        work: Work,
+    },
+    /// Starts all of several runs in one call, or none, again and again until it is answered.
+    StartTogether {
+        /// Their workflow.
+        workflow: String,
+        /// Their names and inputs.
+        runs: Vec<(String, Value)>,
+    },
+    /// Adds runs to a batch, part by part, each again and again until it is answered, and seals it with the last.
+    Batch {
+        /// The batch's name.
+        name: String,
+        /// The workflow of its runs.
+        workflow: String,
+        /// The names and inputs of each part.
+        parts: Vec<Vec<(String, Value)>>,
+        /// What the run gets that follows.
+        salt: u64,
+    },
     /// Asks a run to stop, once.
     Cancel {
         /// The run's name.
@@ -137,6 +167,19 @@ impl Job {
             Self::StartMany { runs, .. } => (
                 "start many",
                 runs.iter().map(|(name, _)| name.clone()).collect(),
+            ),
+            Self::StartUnique { name, .. } => ("start unique", vec![name.clone()]),
+            Self::StartTogether { runs, .. } => (
+                "start together",
+                runs.iter().map(|(name, _)| name.clone()).collect(),
+            ),
+            Self::Batch { parts, .. } => (
+                "batch",
+                parts
+                    .iter()
+                    .flatten()
+                    .map(|(name, _)| name.clone())
+                    .collect(),
             ),
             Self::Cancel { name } => ("cancel", vec![name.clone()]),
             Self::Wait { name } => ("wait", vec![name.clone()]),

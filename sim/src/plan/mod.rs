@@ -14,6 +14,7 @@ mod poison;
 mod ring;
 mod script;
 mod settings;
+mod starts;
 mod workload;
 
 use serde::{Deserialize, Serialize};
@@ -28,6 +29,7 @@ pub use self::poison::{Act, Ill, Poison};
 pub use self::ring::RingInput;
 pub use self::script::{Point, Scripted, Strike};
 pub use self::settings::{Disk, Settings};
+pub use self::starts::Hold;
 pub use self::workload::Workload;
 
 /// The name of the engine's own suite.
@@ -81,6 +83,7 @@ impl Plan {
         jobs.sort_by_key(|job| job.at_ms);
         long::lengthen(seed, &settings, &mut jobs);
         errand::draw_all(seed, &settings, &mut jobs);
+        jobs.extend(starts::draw_all(seed, &settings));
         jobs.sort_by_key(|job| job.at_ms);
         let faults = fault::draw_all(seed, &settings);
         let script = poison::draw_kills(seed, &jobs);

@@ -2,6 +2,7 @@
 
 mod chain;
 mod checkout;
+mod item;
 mod limited;
 mod poison;
 mod ring;
@@ -10,10 +11,11 @@ mod solo;
 use std::time::Duration;
 
 use serde::Serialize;
-use stepwell::{Failure, Retry, Step, Workflow};
+use stepwell::{BatchEnded, Failure, Retry, Step, Workflow};
 
 pub(crate) use self::chain::{expected as chain_expected, request as chain_request};
 pub(crate) use self::checkout::{DECLINED, Receipt};
+pub(crate) use self::item::{Follow, ItemInput};
 pub(crate) use self::limited::{CLEANED, PLANNED};
 pub(crate) use self::poison::{Dose, KILL, POISONED, orphan_expected};
 use crate::outside::{CallError, Outside};
@@ -38,6 +40,10 @@ pub(crate) const RING: Workflow<RingInput, u64> = Workflow::new("ring");
 
 /// A chain in a queue of its own, which operators pause and limit.
 pub(crate) const ERRAND: Workflow<ChainInput, u64> = Workflow::new("errand").queue("errands");
+/// Handled by several, each with an outcome of its own.
+pub(crate) const ITEM: Workflow<ItemInput, u64> = Workflow::new("item");
+/// What follows a batch.
+pub(crate) const FOLLOW: Workflow<BatchEnded<u64>, Follow> = Workflow::new("follow");
 
 /// The effect that all other steps have.
 pub(crate) const CALL: &str = "call";
@@ -60,7 +66,15 @@ pub(crate) fn effect_of(workflow: &str, step: &str) -> &'static str {
 /// Registers all workloads.
 pub(crate) fn register(worker: SimWorker) -> SimWorker {
     let world = || worker.world();
-    let (a, b, c, d, e, f) = (world(), world(), world(), world(), world(), world());
+    let (a, b, c, d, e, f, g) = (
+        world(),
+        world(),
+        world(),
+        world(),
+        world(),
+        world(),
+        world(),
+    );
     worker
         .register(CHAIN, move |ctx, input| chain::chain(ctx, input, a.clone()))
         .register(CHECKOUT, move |ctx, order| {
@@ -76,6 +90,10 @@ pub(crate) fn register(worker: SimWorker) -> SimWorker {
         })
         .register(POISON, move |ctx, input| {
             poison::poison(ctx, input, f.clone())
+        })
+        .register(FOLLOW, item::follow)
+        .register_batch(ITEM, item::policy(), move |items| {
+            item::handle(items, g.clone())
         })
 }
 

@@ -346,7 +346,7 @@ impl World {
             self.record_committed(now_ms, seq, batches, &mut court);
         } else {
             for (seq, ops) in batches {
-                court.committed(now_ms, *seq, ops);
+                court.committed(now_ms, *seq, ops, &self.plan);
             }
         }
         let forgotten = court.durable.take_forgotten();

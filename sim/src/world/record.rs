@@ -254,6 +254,17 @@ impl Recorder {
                 });
                 frame.text = answers.collect::<Vec<_>>().join(", ");
             }
+            Message::BatchReply(m) => {
+                frame.request = Some(m.request);
+                frame.text = format!(
+                    "{} of {} ended",
+                    m.batch.counts.ended(),
+                    m.batch.counts.total
+                );
+            }
+            Message::StartBatch(m) => frame.request = Some(m.request),
+            Message::StartTogether(m) => frame.request = Some(m.request),
+            Message::AskBatch(m) => frame.request = Some(m.request),
             Message::OutcomeReply(m) => {
                 frame.request = Some(m.request);
                 m.outcome.kind_name().clone_into(&mut frame.text);
@@ -404,7 +415,7 @@ impl World {
         recorder.push(now_ms, server, life, committed);
         for (seq, ops) in batches {
             let before = Before::of(&court.durable);
-            court.committed(now_ms, *seq, ops);
+            court.committed(now_ms, *seq, ops, &self.plan);
             for what in changes(&mut recorder, *seq, &before, &court.durable) {
                 recorder.push(now_ms, server, life, what);
             }

@@ -118,6 +118,8 @@ impl Bench {
             input: Payload::of(input).unwrap(),
             not_before: None,
             tags: Vec::new(),
+            unique: None,
+            batch: None,
         };
         Self::of_journal(vec![started.into()], function)
     }

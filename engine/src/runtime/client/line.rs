@@ -210,6 +210,7 @@ fn request_of(message: &Message) -> Option<u64> {
         Message::RefusedReply(reply) => reply.request,
         Message::LettersReply(reply) => reply.request,
         Message::ActsReply(reply) => reply.request,
+        Message::BatchReply(reply) => reply.request,
         _ => return None,
     })
 }

@@ -4,9 +4,11 @@
 //! no answer is sent again as the same command; starts are idempotent by run id, acts on dead letters by their command, cancel and resume by what they ask for.
 //! So nothing is lost or done twice, and a call ends with an answer, a refusal, or within its time limit.
 
+mod batch;
 pub mod dead;
 mod error;
 mod line;
+mod once;
 mod queues;
 mod run;
 mod start;
@@ -18,11 +20,12 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
+pub use self::batch::{BatchBuilder, BatchStarted};
 pub use self::error::{ClientError, RunError};
 use self::line::{ClientPeer, Line};
 pub use self::queues::Queues;
 pub use self::run::Run;
-pub use self::start::StartBuilder;
+pub use self::start::{StartBuilder, StartMany};
 use super::env::Env;
 use super::link::{Dial, NetDial};
 use super::session::{Session, SessionError, within};

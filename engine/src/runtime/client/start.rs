@@ -9,11 +9,12 @@ use serde::Serialize;
 use super::error::ClientError;
 use super::run::Run;
 use super::{Client, misfit};
-use crate::model::command::{PayloadTooLarge, Refusal, StartRun};
+use crate::model::command::{PayloadTooLarge, Refusal, StartRun, TooMany};
 use crate::model::id::{CommandId, RunId};
-use crate::model::limits::{PAYLOAD_BYTES_CEILING, START_MANY_MAX};
+use crate::model::limits::{PAYLOAD_BYTES_CEILING, START_MANY_MAX, TOGETHER_BYTES_MAX};
 use crate::model::payload::{Payload, PayloadError};
-use crate::wire::message::{Message, Start, StartAnswer};
+use crate::model::unique::{Unique, UniqueKey};
+use crate::wire::message::{Message, Start, StartAnswer, StartTogether};
 use crate::workflow::Workflow;
 
 /// One frame of a bulk start carries about this many bytes at most.
@@ -28,7 +29,7 @@ const PRIORITY_DEFAULT: u8 = 5;
 #[must_use = "nothing is started until this is awaited"]
 pub struct StartBuilder<Out> {
     client: Client,
-    run: Result<StartRun, PayloadError>,
+    pub(super) run: Result<StartRun, PayloadError>,
     output: PhantomData<fn() -> Out>,
 }
 
@@ -50,6 +51,7 @@ impl<Out> StartBuilder<Out> {
             delay_ms: 0,
             input,
             tags: Vec::new(),
+            unique: None,
         });
         Self {
             client,
@@ -87,6 +89,15 @@ impl<Out> StartBuilder<Out> {
         self.with(|_, run| run.delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX))
     }
 
+    /// Gives the run a unique key. If another run of the workflow holds it, that run is the answer, and nothing is started
+    /// ([`Run::started`] tells); it is never an error. How long a run holds its key is the scope *it* was started with.
+    ///
+    /// **Durability**: the key is taken in the commit that starts the run and let go of in the one that ends it (or grants
+    /// it, if [`Unique::Queued`]); a kill or a power cut changes nothing. Two starts at once begin one run.
+    pub fn unique(self, key: impl Into<String>, scope: Unique) -> Self {
+        self.with(|_, run| run.unique = Some(UniqueKey::new(key, scope)))
+    }
+
     /// Sets the priority, 0 (first) to 9. Default 5.
     pub fn priority(self, priority: u8) -> Self {
         self.with(|_, run| run.priority = priority)
@@ -122,6 +133,83 @@ impl<Out> std::fmt::Debug for StartBuilder<Out> {
     }
 }
 
+/// Runs about to be started: await it.
+#[must_use = "nothing is started until this is awaited"]
+pub struct StartMany<Out> {
+    client: Client,
+    runs: Result<Vec<StartRun>, PayloadError>,
+    together: bool,
+    output: PhantomData<fn() -> Out>,
+}
+
+impl<Out> StartMany<Out> {
+    /// Starts all of them, in one durable commit, or none. Runs that exist already, the same, are found and do not count
+    /// as failures, so that the call may be repeated.
+    ///
+    /// All of it must fit one batch of the store: 4,000 writes (a run takes 3, with a unique key 4, with one that is held for
+    /// a time 6; so 1,333 plain runs) and 900 KiB of inputs and names, with 160 bytes for each run.
+    ///
+    /// Errors (when awaited): [`Refusal::NotAllStarted`] names the runs for which nothing was started;
+    /// [`Refusal::TooMany`] if the call is too large.
+    pub fn all_or_nothing(mut self) -> Self {
+        self.together = true;
+        self
+    }
+
+    /// Gives each run a unique key, made of its place in the call. See [`StartBuilder::unique`].
+    pub fn unique(mut self, scope: Unique, key: impl Fn(usize) -> String) -> Self {
+        if let Ok(runs) = &mut self.runs {
+            for (at, run) in runs.iter_mut().enumerate() {
+                run.unique = Some(UniqueKey::new(key(at), scope));
+            }
+        }
+        self
+    }
+}
+
+impl<Out: Send + 'static> IntoFuture for StartMany<Out> {
+    type Output = Result<Vec<Result<Run<Out>, Refusal>>, ClientError>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let (client, runs) = (self.client, self.runs?);
+            let answers = match self.together && !runs.is_empty() {
+                true => client.start_together(runs).await?,
+                false => client.start_each(runs).await?,
+            };
+            let started = answers.into_iter().map(|answer| client.started(answer));
+            Ok(started.collect())
+        })
+    }
+}
+
+impl<Out> std::fmt::Debug for StartMany<Out> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let count = self.runs.as_ref().map_or(0, Vec::len);
+        write!(f, "StartMany of {count} runs")
+    }
+}
+
+/// Runs in frames of a moderate length.
+pub(super) fn frames(runs: Vec<StartRun>) -> Vec<Vec<StartRun>> {
+    let (mut frames, mut bytes) = (Vec::new(), usize::MAX);
+    for run in runs {
+        let size = RUN_BYTES + run.input.len();
+        let full = |frame: &Vec<StartRun>| frame.len() == START_MANY_MAX;
+        if (bytes > 0 && bytes.saturating_add(size) > FRAME_BYTES) || frames.last().is_none_or(full)
+        {
+            frames.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += size;
+        if let Some(frame) = frames.last_mut() {
+            frame.push(run);
+        }
+    }
+    frames
+}
+
 impl Client {
     /// Starts a run of `workflow`.
     ///
@@ -148,38 +236,70 @@ impl Client {
     }
 
     /// Starts many runs of one workflow, each with a name or without one, in few frames. The answers are in the order of
-    /// the inputs.
+    /// the inputs. See [`StartMany::all_or_nothing`].
     ///
     /// Errors: a refusal for each run that is refused; the others are started. A [`ClientError`] leaves some started and
     /// some not: with names, the call may be repeated.
-    pub async fn start_many<In: Serialize, Out>(
+    pub fn start_many<In: Serialize, Out>(
         &self,
         workflow: Workflow<In, Out>,
         runs: Vec<(Option<String>, In)>,
-    ) -> Result<Vec<Result<Run<Out>, Refusal>>, ClientError> {
-        let mut answers = Vec::with_capacity(runs.len());
-        let (mut frame, mut bytes) = (Vec::new(), 0);
-        for (name, input) in runs {
+    ) -> StartMany<Out> {
+        let runs = runs.into_iter().map(|(name, input)| {
             let builder: StartBuilder<Out> = self.start(workflow, &input);
-            let run = match name {
-                Some(name) => builder.id(name).run?,
-                None => builder.run?,
-            };
-            let size = RUN_BYTES + run.input.len();
-            if !frame.is_empty() && (frame.len() == START_MANY_MAX || bytes + size > FRAME_BYTES) {
-                answers.extend(self.send_start(std::mem::take(&mut frame)).await?);
-                bytes = 0;
+            match name {
+                Some(name) => builder.id(name).run,
+                None => builder.run,
             }
-            bytes += size;
-            frame.push(run);
+        });
+        StartMany {
+            client: self.clone(),
+            runs: runs.collect(),
+            together: false,
+            output: PhantomData,
         }
-        if !frame.is_empty() {
+    }
+
+    async fn start_each(&self, runs: Vec<StartRun>) -> Result<Vec<StartAnswer>, ClientError> {
+        let mut answers = Vec::with_capacity(runs.len());
+        for frame in frames(runs) {
             answers.extend(self.send_start(frame).await?);
         }
-        Ok(answers
-            .into_iter()
-            .map(|answer| self.started(answer))
-            .collect())
+        Ok(answers)
+    }
+
+    async fn start_together(&self, runs: Vec<StartRun>) -> Result<Vec<StartAnswer>, ClientError> {
+        let (count, bytes) = (runs.len(), runs.iter().map(|run| run.input.len()).sum());
+        // The engine says so too; but a frame must not be longer than it reads.
+        if bytes > TOGETHER_BYTES_MAX || count > START_MANY_MAX {
+            let (what, count, count_max) = match count > START_MANY_MAX {
+                true => ("runs", count, START_MANY_MAX),
+                false => (
+                    "bytes of input of runs that are all or nothing",
+                    bytes,
+                    TOGETHER_BYTES_MAX,
+                ),
+            };
+            let refusal = TooMany {
+                what: what.to_owned(),
+                count: count as u64,
+                count_max: count_max as u64,
+            };
+            return Err(ClientError::Refused(refusal.into()));
+        }
+        let caller = self.calls();
+        let ask = |request| {
+            StartTogether {
+                request,
+                caller,
+                runs,
+            }
+            .into()
+        };
+        match self.call(ask).await? {
+            Message::StartReply(reply) if reply.runs.len() == count => Ok(reply.runs),
+            other => Err(misfit(&other)),
+        }
     }
 
     async fn send_start(&self, runs: Vec<StartRun>) -> Result<Vec<StartAnswer>, ClientError> {
@@ -210,7 +330,7 @@ impl Client {
         }
     }
 
-    fn started<Out>(&self, answer: StartAnswer) -> Result<Run<Out>, Refusal> {
+    pub(super) fn started<Out>(&self, answer: StartAnswer) -> Result<Run<Out>, Refusal> {
         match answer.refused {
             Some(refusal) => Err(refusal),
             None => Ok(Run::new(self.clone(), answer.id, answer.started)),

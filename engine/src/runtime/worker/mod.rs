@@ -63,7 +63,7 @@ use crate::model::limits::NAME_BYTES_MAX;
 use crate::replay::elsewhere::Elsewhere;
 use crate::replay::world::{Begin, Code, Registry, World};
 use crate::wire::message::{QueueSlots, WorkflowOffer};
-use crate::workflow::{Ctx, Workflow, encode};
+use crate::workflow::{BatchPolicy, Ctx, Gatherer, Item, Workflow, encode};
 
 /// Slots a worker offers to its queue unless told otherwise.
 pub const SLOTS_DEFAULT: u32 = 32;
@@ -202,6 +202,60 @@ impl Worker {
             version,
         });
         self
+    }
+
+    /// Registers a batch handler: one call handles as many runs of the workflow as have come together, each with an outcome
+    /// of its own. It answers one outcome for each item, in their order.
+    ///
+    /// Offers `items_max` slots of the workflow's queue, unless [`queue`](Self::queue) says otherwise: with fewer no group
+    /// is ever full, and each waits for `wait_max`.
+    ///
+    /// Items are ordinary runs: of a hundred, three fail, ninety-seven have ended, and three are tried again or are dead
+    /// letters. A panic of the handler, its limit, or a wrong number of outcomes fails the attempt of each of its items. Items
+    /// of a lost worker come again one by one, in whatever group is gathered then.
+    ///
+    /// **Cancel safety**: a run that is cancelled while it waits leaves its group; one that is cancelled while the handler
+    /// runs leaves the call as it is, and its outcome is not looked at. The call is dropped with the last of its items.
+    pub fn register_batch<In, Out, F, Fut>(
+        mut self,
+        workflow: Workflow<In, Out>,
+        policy: BatchPolicy,
+        handler: F,
+    ) -> Self
+    where
+        In: DeserializeOwned + Send + 'static,
+        Out: Serialize + DeserializeOwned + Send + 'static,
+        F: Fn(Vec<Item<In>>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Vec<Result<Out, Failure>>> + Send + 'static,
+    {
+        let gatherer = Arc::new(Gatherer::new(self.env.clock.clone(), policy, handler));
+        let begin: Arc<Begin> = Arc::new(move |ctx, input| {
+            // One that cannot be read is found out here: no handler ever gets it.
+            input
+                .to::<In>()
+                .map_err(|error| Failure::terminal(error).class("input"))?;
+            let (input, gatherer, world) = (input.clone(), gatherer.clone(), ctx.world());
+            let limit = policy.attempt_limit();
+            Ok(Box::pin(async move {
+                let handled = ctx
+                    .step("item", |step| gatherer.clone().handle(step, input.clone()))
+                    .retry(policy.retry)
+                    .limits(limit, limit)
+                    .await?;
+                encode(&handled, world.payload_bytes_max())
+            }))
+        });
+        let (name, version) = (workflow.name().to_owned(), workflow.code_version());
+        self.registry.insert(name.clone(), Code { version, begin });
+        self.workflows.push(WorkflowOffer {
+            workflow: name,
+            version,
+        });
+        let queue = workflow.queue_name();
+        match self.queues.iter().any(|known| known.queue == queue) {
+            true => self,
+            false => self.queue(queue, policy.items_max),
+        }
     }
 
     /// Takes runs of this queue, at most `slots` at a time. May be called for several queues. Default: 32 of `default`.

@@ -1,0 +1,356 @@
+//! Calls that are all or nothing: either all runs of the call begin, in one batch of the store, or none.
+//!
+//! All its ids and keys are looked up first. While some are being read, others may change: what begins meanwhile is noted in
+//! each such call that is open, and what it had found free is looked at again. Once nothing is open it begins all its runs
+//! in one transition, in a batch that has room for them; what that is, is a limit (`TOGETHER_WRITES_MAX`).
+//!
+//! # Invariants
+//!
+//! - **A1** The runs that a call begins are written in one batch.
+//! - **A2** It begins none if one of its runs is refused. One that exists already, the same, is not refused.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Core;
+use super::load::Lookup;
+use super::output::Output;
+use super::start::{CallKind, PendingStart, check_count, check_name_length};
+use super::unique::{self, KeyPlace, Waiter};
+use crate::canary::canary;
+use crate::keys::unique::UniqueRecord;
+use crate::model::command::{
+    Caller, Damaged, NotAllStarted, Offender, Offenders, Refusal, StartRun, TooMany,
+};
+use crate::model::id::{Namespace, RunId, SessionId};
+use crate::model::limits::{TOGETHER_BYTES_MAX, TOGETHER_WRITES_MAX};
+use crate::model::unique::Unique;
+use crate::wire::message::{RefusedReply, StartAnswer, StartReply, StartTogether};
+
+/// What the rows of a run hold besides names and input, at most.
+const RUN_BYTES: usize = 160;
+/// Offenders that a refusal names.
+const OFFENDERS_MAX: usize = 100;
+
+/// What is known of the runs of a call.
+#[derive(Debug, Default)]
+pub(super) struct Together {
+    /// Those whose id and key were found free, and what is stored under the key.
+    free: BTreeMap<usize, (Box<StartRun>, Option<UniqueRecord>)>,
+    /// Runs that are in the call twice, and where they are first.
+    twins: BTreeMap<usize, usize>,
+    /// Ids that were given, and keys that were taken, since this was found out.
+    begun: BTreeSet<RunId>,
+    taken: BTreeSet<KeyPlace>,
+}
+
+impl Core {
+    pub(super) fn start_together(
+        &mut self,
+        session: SessionId,
+        start: StartTogether,
+        out: &mut Output,
+    ) {
+        let StartTogether {
+            request,
+            caller,
+            runs,
+        } = start;
+        let checked = check_count(runs.len(), 1)
+            .and_then(|()| check_name_length("principal", &caller.principal))
+            .and_then(|()| self.check_fits(&caller, &runs));
+        if let Err(reason) = checked {
+            return out.send(session, RefusedReply { request, reason });
+        }
+        let namespace = caller.namespace;
+        let together = CallKind::Together(Together::default());
+        let number = self.begin_call(session, request, caller, runs.len(), together);
+        self.togethers.insert(number);
+        let mut seen: BTreeMap<RunId, usize> = BTreeMap::new();
+        let mut wanted = Vec::new();
+        for (at, run) in runs.iter().enumerate() {
+            match (self.check_start(run), seen.get(&run.id)) {
+                (Ok(()), Some(first)) => match same_run(&runs[*first], run) {
+                    Ok(()) => self.twin(number, at, *first),
+                    Err(reason) => wanted.push((at, Err(reason))),
+                },
+                (Ok(()), None) => {
+                    seen.insert(run.id, at);
+                    wanted.push((at, Ok(())));
+                }
+                (Err(reason), _) => wanted.push((at, Err(reason))),
+            }
+        }
+        for (at, checked) in wanted {
+            let run = runs[at].clone();
+            match checked {
+                Err(reason) => self.answer_start(number, at, run.id, Err(reason), out),
+                Ok(()) => self.look_up_one(number, at, Box::new(run), namespace, out),
+            }
+        }
+    }
+
+    /// Whether one batch of the store has room for the call.
+    fn check_fits(&self, caller: &Caller, runs: &[StartRun]) -> Result<(), Refusal> {
+        let too_many = |what: &str, count: usize, count_max: usize| {
+            Err(TooMany {
+                what: what.to_owned(),
+                count: count as u64,
+                count_max: count_max as u64,
+            }
+            .into())
+        };
+        let writes = |run: &StartRun| match run.unique.as_ref().and_then(|key| key.scope()) {
+            None => 3,
+            Some(Unique::Ttl(_)) => 6,
+            Some(Unique::Queued | Unique::Running) => 4,
+        };
+        let queues: BTreeSet<&str> = runs
+            .iter()
+            .map(|run| run.queue.as_str())
+            .filter(|queue| !self.queue_numbers.contains_key(*queue))
+            .collect();
+        let writes = runs.iter().map(writes).sum::<usize>() + queues.len();
+        if writes > TOGETHER_WRITES_MAX {
+            let what = "writes (3 for a run, 4 with a unique key, 6 with one held for a time) of runs that are all or nothing";
+            return too_many(what, writes, TOGETHER_WRITES_MAX);
+        }
+        let of_caller = caller.principal.len() + caller.traceparent.as_ref().map_or(0, String::len);
+        let names = |run: &StartRun| {
+            let name = run.name.as_ref().map_or(0, String::len);
+            let key = run.unique.as_ref().map_or(0, |key| key.key.len());
+            name + key + run.queue.len() + 2 * run.workflow.len()
+        };
+        let bytes_of = |run: &StartRun| RUN_BYTES + of_caller + names(run) + run.input.len();
+        let bytes = runs.iter().map(bytes_of).sum::<usize>();
+        if bytes > TOGETHER_BYTES_MAX {
+            return too_many(
+                "bytes (inputs, names, and 160 for a run) of runs that are all or nothing",
+                bytes,
+                TOGETHER_BYTES_MAX,
+            );
+        }
+        Ok(())
+    }
+
+    fn twin(&mut self, start: u64, at: usize, first: usize) {
+        if let Some(call) = self.starts.get_mut(&start)
+            && let CallKind::Together(together) = &mut call.kind
+        {
+            together.twins.insert(at, first);
+            call.left -= 1;
+        }
+    }
+
+    fn look_up_one(
+        &mut self,
+        start: u64,
+        at: usize,
+        run: Box<StartRun>,
+        namespace: Namespace,
+        out: &mut Output,
+    ) {
+        let id = run.id;
+        self.lookup(namespace, id, Lookup::Start { start, at, run }, out);
+    }
+
+    pub(super) fn is_together(&self, start: u64) -> bool {
+        let call = self.starts.get(&start);
+        call.is_some_and(|call| matches!(call.kind, CallKind::Together(_)))
+    }
+
+    /// The id of a run of such a call is free; now its key.
+    pub(super) fn id_is_free(
+        &mut self,
+        (start, at): (u64, usize),
+        run: Box<StartRun>,
+        out: &mut Output,
+    ) {
+        let Some(call) = self.starts.get(&start) else {
+            return;
+        };
+        match unique::place_of(call.caller.namespace, &run) {
+            Some(key) => self.look_up_key(key, Waiter::Together { start, at, run }, out),
+            None => self.decide_together((start, at), run, Ok(None), None, out),
+        }
+    }
+
+    /// The id of a run of such a call is free, and this is known of its key.
+    pub(super) fn decide_together(
+        &mut self,
+        (start, at): (u64, usize),
+        run: Box<StartRun>,
+        held: Result<Option<RunId>, String>,
+        before: Option<UniqueRecord>,
+        out: &mut Output,
+    ) {
+        match held {
+            Err(what) => {
+                let reason = Damaged { id: None, what };
+                self.answer_start(start, at, run.id, Err(reason.into()), out);
+            }
+            Ok(Some(holder)) => self.answer_start(start, at, holder, Ok(false), out),
+            Ok(None) => {
+                let Some(call) = self.starts.get_mut(&start) else {
+                    return;
+                };
+                let CallKind::Together(together) = &mut call.kind else {
+                    return;
+                };
+                together.free.insert(at, (run, before));
+                call.left -= 1;
+                if call.left == 0 {
+                    self.conclude(start, out);
+                }
+            }
+        }
+    }
+
+    /// A run begins: calls that found its id and its key free look again.
+    pub(super) fn begun(&mut self, namespace: Namespace, id: RunId, key: Option<KeyPlace>) {
+        let starts = &mut self.starts;
+        self.togethers.retain(|number| {
+            let Some(call) = starts.get_mut(number) else {
+                return false; // answered, or its session is gone
+            };
+            if call.caller.namespace == namespace
+                && let CallKind::Together(together) = &mut call.kind
+            {
+                together.begun.insert(id);
+                together.taken.extend(key);
+            }
+            true
+        });
+    }
+
+    /// Everything is known of the call: all of it begins, or nothing.
+    pub(super) fn conclude_together(&mut self, start: u64, call: PendingStart, out: &mut Output) {
+        let mut call = call;
+        let CallKind::Together(together) = &mut call.kind else {
+            return;
+        };
+        let namespace = call.caller.namespace;
+        let changed = |(_, (run, _)): &(&usize, &(Box<StartRun>, _))| {
+            let key = unique::place_of(namespace, run);
+            together.begun.contains(&run.id) || key.is_some_and(|key| together.taken.contains(&key))
+        };
+        let again: Vec<usize> = together
+            .free
+            .iter()
+            .filter(changed)
+            .map(|(at, _)| *at)
+            .collect();
+        if !again.is_empty() {
+            together.begun.clear();
+            together.taken.clear();
+            call.left = again.len();
+            let again: Vec<_> = again
+                .into_iter()
+                .filter_map(|at| Some((at, together.free.remove(&at)?.0)))
+                .collect();
+            self.starts.insert(start, call);
+            for (at, run) in again {
+                self.look_up_one(start, at, run, namespace, out);
+            }
+            return;
+        }
+        let (session, request) = (call.session, call.request);
+        match refusal(&call) {
+            Some(reason) if !canary!("an all-or-nothing start starts some") => {
+                out.send(session, RefusedReply { request, reason });
+            }
+            _ => {
+                let runs = self.begin_together(call, out);
+                out.send(session, StartReply { request, runs });
+            }
+        }
+    }
+
+    /// Begins all its runs, in a batch that holds nothing else.
+    fn begin_together(&mut self, call: PendingStart, out: &mut Output) -> Vec<StartAnswer> {
+        let CallKind::Together(together) = call.kind else {
+            return Vec::new();
+        };
+        let mut answers = call.answers;
+        let mut taken: BTreeMap<KeyPlace, RunId> = BTreeMap::new();
+        self.close_for_room(out);
+        let half = together.free.len() / 2;
+        for (begun, (at, (run, before))) in together.free.into_iter().enumerate() {
+            if canary!("an all-or-nothing start is cut in two") && begun == half {
+                self.close_for_room(out);
+            }
+            let key = unique::place_of(call.caller.namespace, &run);
+            let holder = key.and_then(|key| taken.get(&key).copied());
+            let (id, started) = (holder.unwrap_or(run.id), holder.is_none());
+            if started {
+                self.create_run(call.caller.clone(), *run, None, before.as_ref(), out);
+                taken.extend(key.map(|key| (key, id)));
+            }
+            answers[at] = Some(StartAnswer {
+                id,
+                started,
+                refused: None,
+            });
+        }
+        for (at, first) in together.twins {
+            answers[at] = answers[first].clone().map(|answer| StartAnswer {
+                started: false,
+                ..answer
+            });
+        }
+        // What this transition goes on with has a batch of its own.
+        if out.is_full() {
+            self.close_for_room(out);
+        }
+        answers.into_iter().flatten().collect()
+    }
+
+    fn close_for_room(&mut self, out: &mut Output) {
+        if out.writes_anything() {
+            self.seal(out);
+            out.close_batch();
+        }
+    }
+}
+
+/// Whether two starts of one id in one call ask for the same.
+fn same_run(first: &StartRun, other: &StartRun) -> Result<(), Refusal> {
+    if (&first.name, &first.workflow, &first.input) == (&other.name, &other.workflow, &other.input)
+    {
+        return Ok(());
+    }
+    Err(crate::model::command::IdTaken {
+        id: other.id,
+        differs: "start in the same call".to_owned(),
+        existing: format!("`{}`", first.workflow),
+        asked: format!("`{}`", other.workflow),
+    }
+    .into())
+}
+
+/// Why nothing of the call can begin, if so.
+fn refusal(call: &PendingStart) -> Option<Refusal> {
+    let refused = || {
+        call.answers.iter().enumerate().filter_map(|(at, answer)| {
+            let answer = answer.as_ref()?;
+            Some((at, answer.id, answer.refused.clone()?))
+        })
+    };
+    let offending = refused().count() as u64;
+    let offenders = refused()
+        .take(OFFENDERS_MAX)
+        .map(|(at, id, reason)| Offender {
+            at: at as u32,
+            id,
+            reason,
+        })
+        .collect();
+    let count = call.answers.len() as u64;
+    (offending > 0).then(|| {
+        NotAllStarted {
+            count,
+            offending,
+            offenders: Offenders(offenders),
+        }
+        .into()
+    })
+}

@@ -1,0 +1,115 @@
+//! Batches of runs: those that are open lie in numbered slots that are used again, like grants, so that an engine that
+//! opens reads as many rows as there are open batches; those that have ended lie under their names.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::{Family, KeyBuilder, Record};
+use crate::model::batch::{BatchCounts, BatchNo};
+use crate::model::command::{Caller, StartRun};
+use crate::model::id::{Namespace, RunId};
+use crate::model::time::Time;
+
+/// A batch: exact at every commit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchRecord {
+    /// Its number, which its runs carry.
+    pub no: BatchNo,
+    /// Whose it is.
+    pub namespace: Namespace,
+    /// Its name.
+    pub name: String,
+    /// Whether no more runs can be added.
+    pub sealed: bool,
+    /// Its progress.
+    pub counts: BatchCounts,
+    /// When it was opened.
+    pub opened_at: Time,
+    /// When it ended.
+    pub ended_at: Option<Time>,
+    /// The run that followed it.
+    pub follow_up: Option<RunId>,
+}
+
+impl Record for BatchRecord {
+    const WHAT: &'static str = "BatchRecord";
+}
+
+/// The run that is to follow a batch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FollowUpRecord {
+    /// Who asked for it.
+    pub caller: Caller,
+    /// What; its id is made of the batch's name and number.
+    pub run: StartRun,
+}
+
+impl Record for FollowUpRecord {
+    const WHAT: &'static str = "FollowUpRecord";
+}
+
+/// What is stored of a batch that has not ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenBatchRow {
+    /// Its slot.
+    pub slot: u32,
+    /// The batch.
+    pub record: BatchRecord,
+    /// What is to follow it.
+    pub follow_up: Option<FollowUpRecord>,
+}
+
+/// Where a batch is that has not ended.
+pub fn batch(slot: u32) -> Bytes {
+    KeyBuilder::new(Family::Batch)
+        .part(&slot.to_be_bytes())
+        .done()
+}
+
+/// Where it says what follows a batch.
+pub fn follow_up(slot: u32) -> Bytes {
+    KeyBuilder::new(Family::FollowUp)
+        .part(&slot.to_be_bytes())
+        .done()
+}
+
+/// Where a batch is that has ended.
+pub fn ended(namespace: Namespace, hash: u128) -> Bytes {
+    KeyBuilder::new(Family::EndedBatch)
+        .part(&namespace.0.to_be_bytes())
+        .part(&hash.to_be_bytes())
+        .done()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn golden_bytes() {
+        let hex = |bytes: &[u8]| -> String { bytes.iter().map(|b| format!("{b:02x}")).collect() };
+        assert_eq!(hex(&batch(7)), "00001500000007");
+        assert_eq!(hex(&follow_up(7)), "00001800000007");
+        assert_eq!(
+            hex(&ended(Namespace(1), 2)),
+            "0000170000000100000000000000000000000000000002"
+        );
+        let record = BatchRecord {
+            no: BatchNo(5),
+            namespace: Namespace(0),
+            name: "n".to_owned(),
+            sealed: true,
+            counts: BatchCounts {
+                total: 3,
+                completed: 1,
+                dead: 1,
+                cancelled: 0,
+            },
+            opened_at: Time(9),
+            ended_at: None,
+            follow_up: None,
+        };
+        assert_eq!(hex(&record.to_bytes()), "980500a16ec3940301010009c0c0");
+        assert_eq!(BatchRecord::of_bytes(&record.to_bytes()).unwrap(), record);
+    }
+}

@@ -1,0 +1,87 @@
+//! Unique keys: at most one run at a time holds one.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use twox_hash::XxHash3_128;
+
+/// Until when a run holds its unique key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unique {
+    /// Until it begins its first turn, or ends before.
+    Queued,
+    /// Until it ends.
+    Running,
+    /// For so long after its start, in engine time, however it ends.
+    Ttl(Duration),
+}
+
+/// A unique key as it travels and as the journal holds it. Keys are of a workflow: the same key of another workflow is
+/// another key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UniqueKey {
+    /// The key.
+    pub key: String,
+    /// 1 queued, 2 running, 3 for a time.
+    pub scope: u8,
+    /// For how long, in milliseconds, if for a time.
+    pub ttl_ms: u64,
+}
+
+impl UniqueKey {
+    /// `key`, held until `scope` says.
+    pub fn new(key: impl Into<String>, scope: Unique) -> Self {
+        let (number, ttl_ms) = match scope {
+            Unique::Queued => (1, 0),
+            Unique::Running => (2, 0),
+            Unique::Ttl(ttl) => (3, u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
+        };
+        Self {
+            key: key.into(),
+            scope: number,
+            ttl_ms,
+        }
+    }
+
+    /// Until when it is held; none if a later version wrote it.
+    pub fn scope(&self) -> Option<Unique> {
+        match self.scope {
+            1 => Some(Unique::Queued),
+            2 => Some(Unique::Running),
+            3 => Some(Unique::Ttl(Duration::from_millis(self.ttl_ms))),
+            _ => None,
+        }
+    }
+
+    /// What it is stored under, in its namespace.
+    pub fn hash(&self, workflow: &str) -> u128 {
+        let mut bytes = Vec::with_capacity(8 + workflow.len() + self.key.len());
+        bytes.extend_from_slice(&(workflow.len() as u64).to_be_bytes());
+        bytes.extend_from_slice(workflow.as_bytes());
+        bytes.extend_from_slice(self.key.as_bytes());
+        XxHash3_128::oneshot(&bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_of_its_workflow() {
+        let key = UniqueKey::new("invoice-17", Unique::Running);
+        assert_eq!(key.hash("bill"), key.hash("bill"));
+        assert_ne!(key.hash("bill"), key.hash("mail"));
+        assert_ne!(
+            UniqueKey::new("b", Unique::Queued).hash("a"),
+            UniqueKey::new("", Unique::Queued).hash("ab")
+        );
+        for scope in [
+            Unique::Queued,
+            Unique::Running,
+            Unique::Ttl(Duration::from_secs(5)),
+        ] {
+            assert_eq!(UniqueKey::new("k", scope).scope(), Some(scope));
+        }
+    }
+}

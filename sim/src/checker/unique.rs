@@ -1,0 +1,164 @@
+//! **One run for each unique key, as long as it is held.**
+//!
+//! Source: `StartBuilder::unique`, and the core's invariants U1 to U3: a run takes its key in the commit that begins it and
+//! lets go of it in the one that grants it (`Queued`), ends it (`Queued`, `Running`), or when its time is over. A start that
+//! is answered with another run is answered with one that held the key at some moment while the call was under way. The
+//! truth is taken from the journals and the grants; the rows of the keys themselves are what is judged.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use stepwell::Unique;
+use stepwell::keys::unique;
+use stepwell::model::entry::Started;
+use stepwell::model::id::{Namespace, RunId, RunNo};
+use stepwell::model::time::Time;
+
+use super::Bench;
+use crate::durable::Durable;
+
+const NAME: &str = "one run for each unique key";
+
+/// What follows from the journals and grants.
+#[derive(Debug, Default)]
+pub(super) struct Keys {
+    /// The runs of each key, in the order in which they began.
+    of: BTreeMap<Bytes, Vec<RunNo>>,
+    /// Runs that were granted at least once.
+    granted: BTreeSet<RunNo>,
+    /// The latest instant that any entry names.
+    latest: Time,
+}
+
+/// What is known when a call begins.
+#[derive(Debug, Clone)]
+pub(crate) struct Begun {
+    key: Bytes,
+    /// Runs that have let go of the key already.
+    released: BTreeSet<RunId>,
+}
+
+fn key_of(started: &Started) -> Option<Bytes> {
+    let key = started.unique.as_ref()?;
+    Some(unique::unique(
+        started.namespace,
+        key.hash(&started.workflow),
+    ))
+}
+
+impl Keys {
+    pub(super) fn granted(&mut self, run: RunNo) {
+        self.granted.insert(run);
+    }
+
+    /// An entry was added: a run that begins with a key must be alone with it.
+    pub(super) fn appended(
+        &mut self,
+        durable: &Durable,
+        no: RunNo,
+        index: u32,
+        bench: &mut Bench<'_>,
+    ) {
+        let Some(run) = durable.runs.get(&no) else {
+            return;
+        };
+        if let Some(entry) = run.entries.get(index as usize) {
+            self.latest = self.latest.max(entry.at());
+        }
+        let Some((started, key)) = run
+            .started()
+            .filter(|_| index == 0)
+            .and_then(|started| Some((started, key_of(started)?)))
+        else {
+            return;
+        };
+        let runs = self.of.entry(key).or_default();
+        let before = runs.clone();
+        runs.push(no);
+        for other in before {
+            if self.holds(durable, other, started.at) {
+                let other = durable.runs.get(&other).map(|run| run.name());
+                bench.charge(
+                    NAME,
+                    format!("{} began while {other:?} held its key", run.name()),
+                );
+            }
+        }
+    }
+
+    /// Whether a run holds its key at an instant of engine time, by all that is durable.
+    fn holds(&self, durable: &Durable, no: RunNo, now: Time) -> bool {
+        let Some(run) = durable.runs.get(&no) else {
+            return false;
+        };
+        let Some(started) = run.started() else {
+            return false;
+        };
+        match started.unique.as_ref().and_then(|key| key.scope()) {
+            Some(Unique::Queued) => !self.granted.contains(&no) && !run.has_ended(),
+            Some(Unique::Running) => !run.has_ended(),
+            Some(Unique::Ttl(ttl)) => started.at.after(ttl) > now,
+            None => false,
+        }
+    }
+
+    /// After each batch: the rows are those of the runs that hold a key.
+    pub(super) fn batch_ended(&self, durable: &Durable, bench: &mut Bench<'_>) {
+        for (key, runs) in &self.of {
+            let holders = runs.iter().filter(|no| {
+                let run = durable.runs.get(no);
+                let started = run.and_then(|run| run.started());
+                let scope = started.and_then(|s| s.unique.as_ref()?.scope());
+                !matches!(scope, Some(Unique::Ttl(_))) && self.holds(durable, **no, self.latest)
+            });
+            let holders: Vec<RunNo> = holders.copied().collect();
+            let row = durable.keys.get(key).filter(|row| row.until == Time(0));
+            let row: Vec<RunNo> = row.map(|row| row.run).into_iter().collect();
+            if holders != row {
+                bench.charge(
+                    NAME,
+                    format!("a key is held by runs {holders:?}, its row says {row:?}"),
+                );
+            }
+        }
+    }
+
+    /// A client is about to ask for a key.
+    pub(super) fn asked(&self, durable: &Durable, workflow: &str, key: &str) -> Begun {
+        let hash = stepwell::model::unique::UniqueKey::new(key, Unique::Queued).hash(workflow);
+        let key = unique::unique(Namespace::default(), hash);
+        let released = self.of.get(&key).into_iter().flatten().filter_map(|no| {
+            let id = durable.runs.get(no)?.started()?.id;
+            (!self.holds(durable, *no, self.latest)).then_some(id)
+        });
+        let released = released.collect();
+        Begun { key, released }
+    }
+
+    /// It was answered with this run.
+    pub(super) fn answered(
+        &self,
+        durable: &Durable,
+        begun: &Begun,
+        (name, id, started): (&str, RunId, bool),
+        bench: &mut Bench<'_>,
+    ) {
+        let mine = crate::told::run_id(name);
+        let ids = self.of.get(&begun.key).into_iter().flatten();
+        let mut ids = ids.filter_map(|no| Some(durable.runs.get(no)?.started()?.id));
+        let problem = if !ids.any(|known| known == id) {
+            "it never had that key"
+        } else if started && id != mine {
+            "it is not the one that was to begin"
+        } else if !started && id != mine && begun.released.contains(&id) {
+            "it had let go of the key before the call began"
+        } else {
+            return;
+        };
+        let told = durable.run_of(id).map_or(id.to_string(), |run| run.name());
+        bench.charge(
+            NAME,
+            format!("the start of {name} was answered with {told}: {problem}"),
+        );
+    }
+}

@@ -1,0 +1,180 @@
+//! A client that starts runs with unique keys, all of several or none, and batches.
+
+use serde_json::Value;
+use stepwell::model::command::Refusal;
+use stepwell::{Client, ClientError, Workflow};
+
+use super::client::{again, answer_of, begins, tell_start, unknown, wrong};
+use crate::plan::{Hold, Work};
+use crate::told::CallNo;
+use crate::workload::FOLLOW;
+use crate::world::Host;
+
+/// A start with a unique key: it may be answered with another run, which must have held the key meanwhile.
+pub(super) async fn unique(
+    host: &Host,
+    client: &Client,
+    name: &str,
+    (key, hold): (&str, Hold),
+    work: Work,
+) {
+    let Some(workflow) = host.world.program.workflow(&work.workflow) else {
+        return unknown(host, &work.workflow);
+    };
+    loop {
+        let begun = host.world.court().keys_asked(&work.workflow, key);
+        let start = client.start(workflow, &work.input).id(name);
+        match start.unique(key, hold.scope()).await {
+            Ok(run) => {
+                let (id, started) = (run.id(), run.started());
+                host.line(format_args!(
+                    "is told of {name}, key {key}: {id}, started: {started}"
+                ));
+                let now_ms = host.now_ms();
+                host.world
+                    .court()
+                    .key_answered(now_ms, &begun, (name, id, started));
+                return;
+            }
+            Err(ClientError::Refused(refusal)) => {
+                return wrong(host, format!("the start of {name} was refused: {refusal}"));
+            }
+            Err(_) => again(host).await,
+        }
+    }
+}
+
+fn works(workflow: &str, runs: &[(String, Value)]) -> Vec<(String, Work)> {
+    let work = |(name, input): &(String, Value)| {
+        let (workflow, input) = (workflow.to_owned(), input.clone());
+        (name.clone(), Work { workflow, input })
+    };
+    runs.iter().map(work).collect()
+}
+
+fn named(runs: Vec<(String, Value)>) -> Vec<(Option<String>, Value)> {
+    let named = runs.into_iter().map(|(name, input)| (Some(name), input));
+    named.collect()
+}
+
+fn begin_calls(host: &Host, works: &[(String, Work)]) -> Vec<CallNo> {
+    let begin = |(name, work): &(String, Work)| host.begins_call(name, begins(work, 0));
+    works.iter().map(begin).collect()
+}
+
+/// All answers of a call.
+fn end_calls(
+    host: &Host,
+    calls: Vec<CallNo>,
+    works: Vec<(String, Work)>,
+    answers: Vec<Result<bool, Refusal>>,
+) {
+    for (((name, work), answer), call) in works.into_iter().zip(answers).zip(calls) {
+        let answer = answer.map_err(ClientError::Refused);
+        host.ends_call(call, &answer);
+        match answer_of(answer) {
+            Ok(answer) => tell_start(host, &name, work, answer),
+            Err(error) => wrong(host, format!("the start of {name} was refused: {error}")),
+        }
+    }
+}
+
+/// All of several runs, or none.
+pub(super) async fn together(
+    host: &Host,
+    client: &Client,
+    workflow: &str,
+    runs: Vec<(String, Value)>,
+) {
+    let Some(known) = host.world.program.workflow(workflow) else {
+        return unknown(host, workflow);
+    };
+    loop {
+        let works = works(workflow, &runs);
+        let calls = begin_calls(host, &works);
+        let start = client.start_many(known, named(runs.clone()));
+        match start.all_or_nothing().await {
+            Ok(answers) if answers.iter().any(Result::is_err) => {
+                let text = "a call that is all or nothing was answered in part";
+                return wrong(host, text.to_owned());
+            }
+            Ok(answers) => {
+                host.world.saw("calls that started all");
+                let started = answers.into_iter().map(|answer| Ok(answer?.started()));
+                return end_calls(host, calls, works, started.collect());
+            }
+            Err(error) => {
+                let refused = matches!(error, ClientError::Refused(Refusal::NotAllStarted(_)));
+                for call in calls {
+                    host.ends_call(call, &error);
+                }
+                match error {
+                    _ if refused => return host.world.saw("calls that started none"),
+                    ClientError::Refused(refusal) => {
+                        return wrong(host, format!("a call for all was refused: {refusal}"));
+                    }
+                    _ => again(host).await,
+                }
+            }
+        }
+    }
+}
+
+/// A batch, part by part.
+pub(super) async fn batch(
+    host: &Host,
+    client: &Client,
+    (name, workflow): (&str, &str),
+    parts: Vec<Vec<(String, Value)>>,
+    salt: u64,
+) {
+    let Some(known) = host.world.program.workflow(workflow) else {
+        return unknown(host, workflow);
+    };
+    let last = parts.len().saturating_sub(1);
+    for (at, runs) in parts.into_iter().enumerate() {
+        if !part(host, client, (name, known), runs, salt, at == last).await {
+            return;
+        }
+    }
+    host.world.saw("batches sealed");
+}
+
+async fn part(
+    host: &Host,
+    client: &Client,
+    (name, workflow): (&str, Workflow<Value, Value>),
+    runs: Vec<(String, Value)>,
+    salt: u64,
+    seals: bool,
+) -> bool {
+    loop {
+        let works = works(workflow.name(), &runs);
+        let calls = begin_calls(host, &works);
+        let batch = client
+            .batch(name)
+            .starts(workflow, named(runs.clone()))
+            .then(FOLLOW, &salt);
+        let answered = match seals {
+            true => batch.start().await,
+            false => batch.add().await,
+        };
+        match answered {
+            Ok(told) => {
+                let started = told.runs.into_iter().map(|answer| Ok(answer?.started()));
+                end_calls(host, calls, works, started.collect());
+                return true;
+            }
+            Err(error) => {
+                for call in calls {
+                    host.ends_call(call, &error);
+                }
+                if let ClientError::Refused(refusal) = error {
+                    wrong(host, format!("a part of a batch was refused: {refusal}"));
+                    return false;
+                }
+                again(host).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Starts of other sorts: with unique keys, all or nothing, in batches, and items of a batch handler.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use stepwell::Unique;
+
+use super::job::{ChainInput, Job, TimedJob, Work};
+use super::settings::Settings;
+use crate::draw::Draw;
+use crate::workload::{CHAIN, ITEM, ItemInput};
+
+/// Until when a run holds its unique key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Hold {
+    /// Until it is granted for the first time.
+    Queued,
+    /// Until it ends.
+    Running,
+    /// For so many milliseconds.
+    Ttl(u64),
+}
+
+impl Hold {
+    pub(crate) fn scope(self) -> Unique {
+        match self {
+            Self::Queued => Unique::Queued,
+            Self::Running => Unique::Running,
+            Self::Ttl(ms) => Unique::Ttl(Duration::from_millis(ms)),
+        }
+    }
+}
+
+/// The drawn jobs of this sort. Each has a stream of its own.
+pub(super) fn draw_all(seed: u64, settings: &Settings) -> Vec<TimedJob> {
+    let mut jobs = Vec::new();
+    let mut counts = Draw::of(seed, "starts");
+    for key in 0..counts.between(0, 2) {
+        let draw = &mut Draw::of(seed, format_args!("unique {key}"));
+        draw_unique(key, draw, settings, &mut jobs);
+    }
+    for call in 0..counts.between(0, 2) {
+        let draw = &mut Draw::of(seed, format_args!("together {call}"));
+        draw_together(call, draw, settings, &mut jobs);
+    }
+    if counts.chance(500) {
+        draw_batch(&mut Draw::of(seed, "batch"), settings, &mut jobs);
+    }
+    if counts.chance(400) {
+        draw_items(&mut Draw::of(seed, "items"), settings, &mut jobs);
+    }
+    jobs
+}
+
+fn at(draw: &mut Draw, settings: &Settings) -> u64 {
+    draw.between(100, settings.faults_end_ms - 1_000)
+}
+
+fn client(draw: &mut Draw, settings: &Settings) -> u32 {
+    draw.between(1, u64::from(settings.clients)) as u32
+}
+
+fn short_chain(draw: &mut Draw) -> ChainInput {
+    ChainInput {
+        links: draw.between(1, 3) as u32,
+        salt: draw.bits(),
+        sleeps_every: 2,
+        sleep_ms: draw.between(0, 800),
+    }
+}
+
+/// Several starts with one key, some of them at the same time.
+fn draw_unique(key: u64, draw: &mut Draw, settings: &Settings, jobs: &mut Vec<TimedJob>) {
+    let begin = at(draw, settings);
+    let hold = *draw.pick(&[Hold::Queued, Hold::Running, Hold::Running, Hold::Ttl(0)]);
+    for n in 0..draw.between(3, 8) {
+        let hold = match hold {
+            Hold::Ttl(_) => Hold::Ttl(draw.between(200, 4_000)),
+            other => other,
+        };
+        let late = *draw.pick(&[0, 0, 500, 3_000, 6_000]);
+        let job = Job::StartUnique {
+            name: format!("unique-{key}-{n}"),
+            key: format!("key-{key}"),
+            hold,
+            work: Work::of(CHAIN, &short_chain(draw)),
+        };
+        jobs.push(TimedJob {
+            at_ms: begin + draw.between(0, late),
+            client: client(draw, settings),
+            job,
+        });
+    }
+}
+
+/// One call; sometimes one of its names is that of another run, now or soon.
+fn draw_together(call: u64, draw: &mut Draw, settings: &Settings, jobs: &mut Vec<TimedJob>) {
+    let mut runs: Vec<_> = (0..draw.between(2, 6))
+        .map(|n| {
+            let work = Work::of(CHAIN, &short_chain(draw));
+            (format!("together-{call}-{n}"), work.input)
+        })
+        .collect();
+    if draw.chance(400) {
+        let place = draw.between(0, runs.len() as u64) as usize;
+        let work = Work::of(CHAIN, &short_chain(draw));
+        runs.insert(place, (format!("run-{}", draw.between(0, 7)), work.input));
+    }
+    let job = Job::StartTogether {
+        workflow: CHAIN.name().to_owned(),
+        runs,
+    };
+    jobs.push(TimedJob {
+        at_ms: at(draw, settings),
+        client: client(draw, settings),
+        job,
+    });
+}
+
+/// A batch in one to three parts.
+fn draw_batch(draw: &mut Draw, settings: &Settings, jobs: &mut Vec<TimedJob>) {
+    let mut parts = Vec::new();
+    for part in 0..draw.between(1, 3) {
+        let count = draw.between(0, 4);
+        let one = |n| {
+            let work = Work::of(CHAIN, &short_chain(draw));
+            (format!("batch-{part}-{n}"), work.input)
+        };
+        parts.push((0..count).map(one).collect::<Vec<_>>());
+    }
+    let names: Vec<String> = parts
+        .iter()
+        .flatten()
+        .map(|(name, _)| name.clone())
+        .collect();
+    let at_ms = at(draw, settings);
+    let (owner, salt) = (client(draw, settings), draw.bits());
+    jobs.push(TimedJob {
+        at_ms,
+        client: owner,
+        job: Job::Batch {
+            name: "batch".to_owned(),
+            workflow: CHAIN.name().to_owned(),
+            parts,
+            salt,
+        },
+    });
+    for name in names {
+        if draw.chance(150) {
+            jobs.push(TimedJob {
+                at_ms: at_ms + draw.between(0, 3_000),
+                client: client(draw, settings),
+                job: Job::Cancel { name },
+            });
+        }
+    }
+}
+
+/// Items that come together, some of which fail now and then, or for good.
+fn draw_items(draw: &mut Draw, settings: &Settings, jobs: &mut Vec<TimedJob>) {
+    let begin = at(draw, settings);
+    for n in 0..draw.between(4, 10) {
+        let input = ItemInput {
+            value: draw.bits(),
+            failures: if draw.chance(300) { 1 } else { 0 },
+            doomed: draw.chance(100),
+        };
+        let job = Job::Start {
+            name: format!("item-{n}"),
+            work: Work::of(ITEM, &input),
+            delay_ms: 0,
+            priority: 5,
+            tags: Vec::new(),
+        };
+        jobs.push(TimedJob {
+            at_ms: begin + draw.between(0, 400),
+            client: client(draw, settings),
+            job,
+        });
+    }
+}
