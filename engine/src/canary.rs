@@ -240,6 +240,10 @@ mod planted {
             "A3: while a queue is paused there is no new grant in it",
         ),
         canary(
+            "priorities are not looked at",
+            "A4: the smallest priority goes first",
+        ),
+        canary(
             "the oldest never gets its share",
             "A4: one hand-out in so many goes to the run that waits longest",
         ),

@@ -220,13 +220,17 @@ impl Admission {
     /// Whether the next hand-out is the oldest one's.
     pub(super) fn owes_oldest(&self) -> bool {
         let every = self.settings.oldest_every();
-        every > 0 && self.passed_over + 1 >= every && !canary!("the oldest never gets its share")
+        every > 0
+            && self.passed_over.saturating_add(1) >= every
+            && !canary!("the oldest never gets its share")
     }
 
     /// Whether a worker that took so many in a row owes one to the oldest.
     pub(super) fn owes_oldest_of(&self, passed_over: u32) -> bool {
         let every = self.settings.oldest_every();
-        every > 0 && passed_over + 1 >= every && !canary!("the oldest never gets its share")
+        every > 0
+            && passed_over.saturating_add(1) >= every
+            && !canary!("the oldest never gets its share")
     }
 
     /// A run has been chosen.
@@ -240,7 +244,7 @@ impl Admission {
 
     /// A run that was chosen as the oldest is not handed out: the share is still owed.
     pub(super) fn owe_again(&mut self) {
-        self.passed_over = u32::MAX - 1;
+        self.passed_over = self.passed_over.max(self.settings.oldest_every());
     }
 
     fn set(&mut self, settings: QueueSettings, now: Time) {
@@ -545,5 +549,15 @@ mod tests {
             Admission::stored(QueueSettings::default(), None, Time(0), *epoch).owes_oldest()
         });
         assert_eq!(lives.count(), 3);
+    }
+
+    #[test]
+    fn a_share_that_is_owed_stays_owed() {
+        let mut admission = Admission::new();
+        admission.owe_again();
+        (0..3).for_each(|_| admission.chosen(false)); // what is granted alone is nobody's share
+        assert!(admission.owes_oldest());
+        admission.chosen(true);
+        assert!(!admission.owes_oldest());
     }
 }

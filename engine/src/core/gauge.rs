@@ -121,7 +121,7 @@ impl Core {
             }
             _ => {}
         }
-        reasons.extend(self.unoffered_of(number).into_iter().take(REASONS_MAX));
+        reasons.extend(self.unoffered_of(number));
         let offered = || {
             self.sessions
                 .values()
@@ -156,10 +156,19 @@ impl Core {
         leaving.chain(waiting).min()
     }
 
-    /// What is ready in a queue, as far as it is in memory, and offered by nobody: why, in words.
-    fn unoffered_of(&self, number: u32) -> BTreeSet<String> {
+    /// What is ready in a queue, as far as it is in memory, and offered by nobody: why, in words. Of a paused queue nothing
+    /// is missed.
+    fn unoffered_of(&self, number: u32) -> impl Iterator<Item = String> + use<> {
+        self.all_unoffered_of(number).into_iter().take(REASONS_MAX)
+    }
+
+    fn all_unoffered_of(&self, number: u32) -> BTreeSet<String> {
         let mut reasons = BTreeSet::new();
-        let Some(queue) = self.queues.get(&number).filter(|q| q.admission.ready > 0) else {
+        let Some(queue) = self
+            .queues
+            .get(&number)
+            .filter(|q| q.admission.ready > 0 && !q.admission.settings().paused)
+        else {
             return reasons;
         };
         let serving: Vec<&Session> = self

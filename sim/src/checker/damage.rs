@@ -11,7 +11,7 @@ use stepwell_storage::{MemDisk, MemOptions, MemStore, Row, Space, block_on};
 
 use super::Bench;
 use crate::draw::Draw;
-use crate::durable::Durable;
+use crate::durable::{Durable, DurableRun};
 
 const NAME: &str = "a damaged journal is noticed";
 
@@ -24,7 +24,7 @@ pub(super) fn at_the_end(durable: &Durable, seed: u64, disk: &MemDisk, bench: &m
         let space = Space::Generation(run.generation);
         let rows: Vec<&Row> = content
             .iter()
-            .filter(|(found, row)| *found == space && is_of(row, *no))
+            .filter(|(found, row)| *found == space && is_of(row, *no, run))
             .map(|(_, row)| row)
             .collect();
         if rows.is_empty() {
@@ -49,6 +49,14 @@ pub(super) fn at_the_end(durable: &Durable, seed: u64, disk: &MemDisk, bench: &m
     }
 }
 
-fn is_of(row: &Row, no: RunNo) -> bool {
-    journal::parts_of(&row.key).is_some_and(|(run, ..)| run == no)
+/// Whether it is a row of the journal. The parts of a long start that was lost with the power lie beside it, and nobody
+/// reads them: its number was given again.
+fn is_of(row: &Row, no: RunNo, run: &DurableRun) -> bool {
+    let Some((of, entry, _)) = journal::parts_of(&row.key) else {
+        return false;
+    };
+    let stored = run.stored.get(entry as usize).filter(|_| of == no);
+    stored.is_some_and(|stored| {
+        journal::rows(no, entry, stored.to_vec()).any(|(key, _)| key == row.key)
+    })
 }
