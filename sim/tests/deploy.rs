@@ -44,10 +44,7 @@ fn suite(new: &'static [&'static str]) -> Suite {
         .always(
             "what is done is what the old code does, or what the new one does",
             |h| {
-                let lines: Vec<String> = h
-                    .effects("line")
-                    .filter_map(|e| Some(e.text().to_owned()))
-                    .collect();
+                let lines: Vec<String> = h.effects("line").map(|e| e.text().to_owned()).collect();
                 OLD.iter().zip(&lines).all(|(step, line)| step == line)
                     || NEW.iter().zip(&lines).all(|(step, line)| step == line)
             },

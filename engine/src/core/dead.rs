@@ -35,6 +35,7 @@ use crate::model::id::{Incarnation, SessionId};
 use crate::model::limits::ACTS_PER_RUN_MAX;
 use crate::model::payload::{CODEC_MESSAGEPACK, Payload};
 use crate::model::run::RunState;
+use crate::model::time::Time;
 use crate::wire::message::{Discard, DoneReply, EditInput, Redrive, RefusedReply};
 
 /// Characters of a failure's class in the listing of dead letters.
@@ -226,46 +227,8 @@ impl Core {
             ACTS_PER_RUN_MAX as u64,
         )?;
         let (at, caller) = (self.now(), order.caller);
-        let (principal, command) = (caller.principal.clone(), caller.command);
         let died_at = run.death.map_or(at, |death| death.at);
-        let (kind, entry, detail) = match order.deed {
-            Deed::Edit(input) => {
-                let detail = format!("{} bytes", input.len());
-                let entry = InputEdited {
-                    at,
-                    principal,
-                    command,
-                    input,
-                    died_at,
-                };
-                (ActKind::Edit, Entry::from(entry), detail)
-            }
-            Deed::Redrive => {
-                let from = run
-                    .redrive_from()
-                    .map_err(|step| WentOn { id: run.id, step })?;
-                let from = match canary!("a redrive resets nothing") {
-                    true => run.next,
-                    false => from,
-                };
-                let entry = Redriven {
-                    at,
-                    principal,
-                    command,
-                    from,
-                };
-                (ActKind::Redrive, entry.into(), String::new())
-            }
-            Deed::Discard(reason) => {
-                let entry = Discarded {
-                    at,
-                    principal,
-                    command,
-                    reason: reason.clone(),
-                };
-                (ActKind::Discard, entry.into(), reason)
-            }
-        };
+        let (kind, entry, detail) = entry_of(order.deed, run, (at, died_at), &caller)?;
         self.cleaner_must_keep(run.no);
         out.append(run, &entry);
         let name = run.name.clone().unwrap_or_default();
@@ -288,6 +251,52 @@ impl Core {
         }
         Ok(())
     }
+}
+
+/// The entry that does it, and what to tell of it.
+fn entry_of(
+    deed: Deed,
+    run: &Run,
+    (at, died_at): (Time, Time),
+    caller: &Caller,
+) -> Result<(ActKind, Entry, String), Refusal> {
+    let (principal, command) = (caller.principal.clone(), caller.command);
+    Ok(match deed {
+        Deed::Edit(input) => {
+            let detail = format!("{} bytes", input.len());
+            let entry = InputEdited {
+                at,
+                principal,
+                command,
+                input,
+                died_at,
+            };
+            (ActKind::Edit, entry.into(), detail)
+        }
+        Deed::Redrive => {
+            let from = run.redrive_from();
+            let mut from = from.map_err(|step| WentOn { id: run.id, step })?;
+            if canary!("a redrive resets nothing") {
+                from = run.next;
+            }
+            let entry = Redriven {
+                at,
+                principal,
+                command,
+                from,
+            };
+            (ActKind::Redrive, entry.into(), String::new())
+        }
+        Deed::Discard(reason) => {
+            let entry = Discarded {
+                at,
+                principal,
+                command,
+                reason: reason.clone(),
+            };
+            (ActKind::Discard, entry.into(), reason)
+        }
+    })
 }
 
 fn cut(mut text: String) -> String {
