@@ -27,8 +27,8 @@ pub const SPIN: Workflow<Spin, ()> = Workflow::new("spin");
 pub const CRASH: Workflow<Crash, String> = Workflow::new("crash");
 /// A step whose first attempt blocks its thread until a file is there.
 pub const BLOCK: Workflow<Block, String> = Workflow::new("block");
-/// A step that waits for ever and cleans up when its soft limit has passed.
-pub const EXPORT: Workflow<u64, u32> = Workflow::new("export");
+/// A step that waits for ever and cleans up when its soft limit has passed; isolated, if its input is so.
+pub const EXPORT: Workflow<bool, u32> = Workflow::new("export");
 /// Many steps, one after the other.
 pub const BOOK: Workflow<Book, ()> = Workflow::new("book");
 
@@ -148,7 +148,9 @@ pub fn register(worker: Worker, world: &World) -> Worker {
         .register(SPIN, move |ctx, spin| run_spin(ctx, spin, w7.clone()))
         .register(CRASH, move |ctx, how| crash(ctx, how, w8.clone()))
         .register(BLOCK, move |ctx, block| run_block(ctx, block, w9.clone()))
-        .register(EXPORT, move |ctx, number| export(ctx, number, w10.clone()))
+        .register(EXPORT, move |ctx, isolated| {
+            export(ctx, isolated, w10.clone())
+        })
 }
 
 async fn ledger(ctx: Ctx, entry: Entry, world: World) -> Result<u64, Failure> {
@@ -301,8 +303,12 @@ async fn run_block(ctx: Ctx, block: Block, world: World) -> Result<String, Failu
     .await
 }
 
-async fn export(ctx: Ctx, _number: u64, world: World) -> Result<u32, Failure> {
+async fn export(ctx: Ctx, isolated: bool, world: World) -> Result<u32, Failure> {
     let world = &world;
+    let isolation = match isolated {
+        true => Isolation::process(),
+        false => Isolation::InPlace,
+    };
     ctx.step("export", |s| async move {
         world.note("begun", "export", &s)?;
         if s.attempt() > 1 {
@@ -316,6 +322,7 @@ async fn export(ctx: Ctx, _number: u64, world: World) -> Result<u32, Failure> {
             }
         }
     })
+    .isolation(isolation)
     .limits(Duration::from_millis(300), secs(600))
     .retry(Retry::fixed(Duration::from_millis(10)))
     .await

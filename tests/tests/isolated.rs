@@ -99,6 +99,20 @@ async fn the_process_of_a_step_does_not_outlive_its_worker() {
     shop.engine.close().await;
 }
 
+// A cancelled run's step is dropped; here that means killed.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn the_process_of_a_step_ends_when_its_run_is_cancelled() {
+    let mut shop = Shop::open().await;
+    let hard = secs(600);
+    let run = shop.client.start(SPIN, &Spin { hard }).await.unwrap();
+    let pid = pid_of(&shop.worker.says("pid ").await);
+    run.cancel("it spins").await.unwrap();
+    until("the process is gone", || async { !is_there(&pid) }).await;
+    assert_eq!(run.outcome().await, Err(RunError::Cancelled));
+    shop.close().await;
+}
+
 /// A crash in an isolated step: the failure of its first attempt.
 async fn crashes(how: Crash) -> Failure {
     let shop = Shop::open().await;

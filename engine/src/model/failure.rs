@@ -68,7 +68,7 @@ impl TryFrom<u8> for FailureKind {
 pub struct Failure {
     /// Whether trying again can help.
     pub kind: FailureKind,
-    /// The sort of error, for filtering: a Rust type's name, `panic`, `time limit`, …
+    /// The sort of error, for filtering: a Rust type's name, `panic`, `time limit`, `process`, …
     pub class: String,
     /// What happened.
     pub message: String,

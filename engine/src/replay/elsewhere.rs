@@ -15,10 +15,10 @@ use crate::model::time::Time;
 pub(crate) struct Errand {
     /// The run.
     pub(crate) run: RunId,
+    /// Its workflow.
+    pub(crate) workflow: String,
     /// Which command.
     pub(crate) number: u32,
-    /// What the step is called, for messages.
-    pub(crate) name: String,
     /// The function has seen so many entries of its journal when it asks for this attempt: a replay of exactly these
     /// asks for it too.
     pub(crate) seen: u32,

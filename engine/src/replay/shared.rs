@@ -275,14 +275,9 @@ impl Shared {
         self.watch.ends(number);
     }
 
-    /// How many entries the function has seen, and what a step of its is called.
-    pub(crate) fn seen_by(&self, number: u32) -> (u32, String) {
-        let state = self.state();
-        let name = state.commands.get(&number);
-        (
-            state.passed,
-            name.map_or_else(String::new, |command| command.name.to_string()),
-        )
+    /// How many entries the function has seen.
+    pub(crate) fn seen(&self) -> u32 {
+        self.state().passed
     }
 
     /// What a timer that is polled answers.

@@ -203,12 +203,11 @@ impl<F, Fut, T> StepFuture<F, Fut, T> {
         else {
             return false;
         };
-        let (seen, name) = self.shared.seen_by(self.number);
         self.elsewhere = Some(elsewhere.run(Errand {
             run: self.shared.started.id,
+            workflow: self.shared.started.workflow.clone(),
             number: self.number,
-            name,
-            seen,
+            seen: self.shared.seen(),
             hard: self.hard,
             memory_bytes_max,
             payload_bytes_max: self.shared.world.payload_bytes_max(),

@@ -20,12 +20,26 @@ use crate::replay::elsewhere::Only;
 use crate::replay::turn::{Phase, Turn};
 use crate::replay::world::World;
 use crate::runtime::env::Env;
+use crate::runtime::link::{Dial, Link};
 use crate::wire::message::Message;
 
 /// A replay that has used up its journal asks for its step within this time.
 const ASKS_WITHIN: Duration = Duration::from_secs(10);
 /// The exit code of a child that does not reach its parent.
 const ALONE: i32 = 69;
+
+/// The engine of those workers of the program that the step is none of: it never answers.
+pub(crate) struct Nowhere;
+
+impl Dial for Nowhere {
+    fn dial(&self) -> BoxFuture<'static, io::Result<Link>> {
+        Box::pin(std::future::pending())
+    }
+
+    fn address(&self) -> String {
+        "nowhere".to_owned()
+    }
+}
 
 /// Serves the parent. The function runs on the current runtime; `blocks` says that the caller will not give its thread
 /// back, so that a runtime of one thread cannot be it.

@@ -42,12 +42,15 @@ mod pipe;
 use std::ffi::OsString;
 
 #[cfg(unix)]
-pub(crate) use self::child::serve;
+pub(crate) use self::child::{Nowhere, serve};
 #[cfg(unix)]
 pub(crate) use self::parent::Processes;
 
 /// The environment variable that tells a program that it is the process of an isolated step: its value is the socket.
 pub const ISOLATED_VARIABLE: &str = "STEPWELL_ISOLATED";
+/// The one that tells it of which workflow: another worker of the same program leaves the step to the one that knows it.
+#[cfg(unix)]
+const WORKFLOW_VARIABLE: &str = "STEPWELL_ISOLATED_WORKFLOW";
 
 /// The class of attempts whose process ended without an answer.
 #[cfg(unix)]
@@ -56,6 +59,12 @@ pub(crate) const PROCESS: &str = "process";
 /// Where the parent listens, in the process of an isolated step.
 pub(crate) fn marker() -> Option<OsString> {
     std::env::var_os(ISOLATED_VARIABLE)
+}
+
+/// Whether the step is one of this workflow.
+#[cfg(unix)]
+pub(crate) fn is_of(workflow: &str) -> bool {
+    std::env::var_os(WORKFLOW_VARIABLE).is_some_and(|of| of == workflow)
 }
 
 /// Whether this program runs as the process of one isolated step. Then [`Worker::start`](crate::Worker::start) does not

@@ -17,7 +17,7 @@ use tokio::process::{Child, ChildStderr, ChildStdin, Command};
 use tokio::sync::{mpsc, oneshot};
 
 use super::pipe::{Page, Pipe, Said, Task};
-use super::{ISOLATED_VARIABLE, PROCESS};
+use super::{ISOLATED_VARIABLE, PROCESS, WORKFLOW_VARIABLE};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::payload::Payload;
 use crate::replay::elsewhere::{Elsewhere, Errand};
@@ -118,7 +118,7 @@ async fn supervise(env: Env, session: mpsc::UnboundedSender<WorkerCommand>, laun
         mut answer,
     } = launch;
     let clock = env.clock.clone();
-    let mut process = match Process::start(env.entropy.next_u128()) {
+    let mut process = match Process::start(env.entropy.next_u128(), &errand.workflow) {
         Ok(process) => process,
         Err(error) => {
             let text = format!("the step's process cannot be started: {error}");
@@ -173,7 +173,7 @@ struct Process {
 }
 
 impl Process {
-    fn start(drawn: u128) -> io::Result<Self> {
+    fn start(drawn: u128, workflow: &str) -> io::Result<Self> {
         let door = Door::open(drawn)?;
         let mut arguments = std::env::args_os();
         let mut command = Command::new(program()?);
@@ -183,6 +183,7 @@ impl Process {
         command
             .args(arguments)
             .env(ISOLATED_VARIABLE, &door.socket)
+            .env(WORKFLOW_VARIABLE, workflow)
             .stdin(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0)

@@ -125,6 +125,9 @@ pub enum WorkerError {
     /// The engine does not want this worker.
     #[error(transparent)]
     Refused(SessionError),
+    /// A step blocks its thread past its hard limit, so the worker has left.
+    #[error("the worker has left: a step blocks its thread past its hard limit")]
+    Stuck,
     /// The machine gave no thread, or no signals.
     #[error("the system refuses what a worker needs")]
     System(#[source] std::io::Error),
@@ -303,7 +306,7 @@ impl Worker {
     /// still; [`run_until_signal`](Self::run_until_signal) does not have that effect.
     ///
     /// Panics outside of a tokio runtime.
-    pub fn start(self) -> Result<WorkerHandle, WorkerError> {
+    pub fn start(mut self) -> Result<WorkerHandle, WorkerError> {
         if self.serves_a_step(true)? {
             loop {
                 std::thread::park();
@@ -312,19 +315,23 @@ impl Worker {
         self.launch()
     }
 
-    /// In the process of an isolated step, serves that.
+    /// In the process of an isolated step, serves that, if it is one of its workflows'. A worker without it does nothing there.
     #[cfg(unix)]
-    fn serves_a_step(&self, blocks: bool) -> Result<bool, WorkerError> {
+    fn serves_a_step(&mut self, blocks: bool) -> Result<bool, WorkerError> {
         let Some(socket) = isolated::marker().filter(|_| self.env.exec.has_processes()) else {
             return Ok(false);
         };
+        if !self.registry.keys().any(|name| isolated::is_of(name)) {
+            self.dial = Arc::new(isolated::Nowhere);
+            return Ok(false);
+        }
         let world = World::new(self.env.clock.clone(), self.registry.clone());
         isolated::serve(&self.env, socket, world, blocks).map_err(WorkerError::System)?;
         Ok(true)
     }
 
     #[cfg(not(unix))]
-    fn serves_a_step(&self, _blocks: bool) -> Result<bool, WorkerError> {
+    fn serves_a_step(&mut self, _blocks: bool) -> Result<bool, WorkerError> {
         Ok(false)
     }
 
@@ -398,7 +405,8 @@ impl Worker {
 
     /// Starts it, and drains it when the process gets SIGTERM or SIGINT.
     ///
-    /// Errors: those of [`start`](Self::start); and if the engine refuses the worker's first hello.
+    /// Errors: those of [`start`](Self::start); if the engine refuses the worker's first hello; and [`WorkerError::Stuck`] if
+    /// the worker has left by itself and the process does not exit ([`exit_when_stuck`](Self::exit_when_stuck)).
     pub async fn run_until_signal(mut self) -> Result<(), WorkerError> {
         if self.serves_a_step(false)? {
             return std::future::pending().await;
@@ -414,7 +422,11 @@ impl Worker {
                     handle.stop();
                     return Err(WorkerError::Refused(refused));
                 }
-                signal.await.map_err(WorkerError::System)?;
+                tokio::select! {
+                    biased;
+                    got = &mut signal => got.map_err(WorkerError::System)?,
+                    () = handle.finished() => return Err(WorkerError::Stuck),
+                }
             }
         }
         tracing::info!("draining");
@@ -568,7 +580,7 @@ pub struct WorkerStats {
     pub dropped: u64,
     /// Grants given back.
     pub given_back: u64,
-    /// Bodies that blocked their threads past their hard limits.
+    /// Turns whose bodies blocked their threads past their hard limits, when that was noticed first: the worker leaves.
     pub stuck: u64,
 }
 

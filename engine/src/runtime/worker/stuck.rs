@@ -39,7 +39,11 @@ impl WorkerPeer {
         let late = |held: &HeldTurn| held.overdue_at().is_some_and(|at| at <= now);
         let blocks = |held: &&HeldTurn| late(held) && held.watch.blocks(now);
         let blocking = self.turns.values().filter(blocks).count();
-        if blocking > 0 {
+        if blocking > 0 && !self.condemned {
+            tracing::error!(
+                steps = blocking,
+                "a step blocks its thread past its hard limit: the worker takes no more work and leaves"
+            );
             self.world
                 .counts
                 .stuck
@@ -70,7 +74,7 @@ impl WorkerPeer {
         let (token, blocks) = (held.token, held.watch.blocks(now));
         for (number, body) in held.watch.overdue(now) {
             let failure = stuck(&body, blocks);
-            tracing::error!(%run, step = number, name = %body.name, attempt = body.attempt, %failure, "the worker leaves");
+            let text = failure.to_string();
             let told = self.outlet.send(
                 self.connection,
                 AttemptFailedReport {
@@ -86,6 +90,7 @@ impl WorkerPeer {
             if !told {
                 return; // again, once there is a connection
             }
+            tracing::error!(%run, step = number, name = %body.name, attempt = body.attempt, failure = text, "reported for a step");
         }
         self.outlet.send(self.connection, GiveBack { run, token });
         count(&self.world.counts.given_back);
