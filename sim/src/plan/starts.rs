@@ -117,13 +117,27 @@ fn draw_together(call: u64, draw: &mut Draw, settings: &Settings, jobs: &mut Vec
     });
 }
 
+/// A run of a batch: of a batch of items some fail for good.
+fn draw_member(items: bool, draw: &mut Draw) -> Work {
+    if !items {
+        return Work::of(CHAIN, &short_chain(draw));
+    }
+    let input = ItemInput {
+        value: draw.bits(),
+        failures: 0,
+        doomed: draw.chance(300),
+    };
+    Work::of(ITEM, &input)
+}
+
 /// A batch in one to three parts.
 fn draw_batch(draw: &mut Draw, settings: &Settings, jobs: &mut Vec<TimedJob>) {
+    let items = draw.chance(500);
     let mut parts = Vec::new();
     for part in 0..draw.between(1, 3) {
         let count = draw.between(0, 4);
         let one = |n| {
-            let work = Work::of(CHAIN, &short_chain(draw));
+            let work = draw_member(items, draw);
             (format!("batch-{part}-{n}"), work.input)
         };
         parts.push((0..count).map(one).collect::<Vec<_>>());
@@ -140,7 +154,7 @@ fn draw_batch(draw: &mut Draw, settings: &Settings, jobs: &mut Vec<TimedJob>) {
         client: owner,
         job: Job::Batch {
             name: "batch".to_owned(),
-            workflow: CHAIN.name().to_owned(),
+            workflow: if items { ITEM.name() } else { CHAIN.name() }.to_owned(),
             parts,
             salt,
         },
