@@ -59,6 +59,7 @@
 //! | queues | 10,000; priorities 0 to 9 |
 //! | names of workflows, queues, steps | 128 bytes; of runs 256 |
 //! | a delay | ten years |
+//! | schedules | 10,000; an input of theirs 2 KiB; intervals from 1 s |
 //! | ended runs are kept for | 7 days, by setting |
 //!
 //! # Map
@@ -71,8 +72,8 @@
 //!
 //! # Features
 //!
-//! `worker` (default): the SDK, worker and client; no store. `server` (default): the engine with the fjall store. Without
-//! either: the core alone, without tokio.
+//! `worker` (default): the SDK, worker and client; no store. `server` (default): the engine with the fjall store, and
+//! `calendar`, which reads cron expressions and knows the time zones. Without any: the core alone, without tokio.
 
 #[cfg(canary)]
 pub mod canary;
@@ -100,9 +101,13 @@ pub use model::limits::Limits;
 pub use model::payload::Payload;
 pub use model::retry::Retry;
 pub use model::run::{Outcome, RunState};
+pub use model::schedule::Overlap;
 pub use model::time::Time;
 #[cfg(feature = "worker")]
-pub use runtime::client::{Client, ClientError, Run, RunError, StartBuilder};
+pub use runtime::client::{
+    Client, ClientError, Filled, Run, RunError, ScheduleBuilder, ScheduleSet, Schedules,
+    StartBuilder,
+};
 #[cfg(feature = "server")]
 pub use runtime::engine::{Engine, EngineOptions, OpenError};
 #[cfg(feature = "server")]

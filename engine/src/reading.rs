@@ -1,15 +1,17 @@
 //! Answers the core's reads from a store. No tokio: a store's reads are futures, and who polls them is not our business.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use stepwell_storage::{ReadFailure, Row, Scan, Space, Store};
 
 use crate::core::output::Read;
 use crate::core::run::{Run, RunFold, RunImage};
-use crate::core::{GenerationRow, Input, Opened};
+use crate::core::{GenerationRow, Input, Opened, ScheduleRow};
 use crate::keys::journal::{self, Joiner};
 use crate::keys::{
     self, Family, GenerationRecord, GrantedRecord, IndexRecord, Mark, MovedRecord, QueueRecord,
-    ReadyRecord, Record, StoppedRecord, Tally, TimerRecord,
+    ReadyRecord, Record, ScheduleRecord, ScheduleState, StoppedRecord, Tally, TimerRecord,
 };
 use crate::model::chain::CHAIN_BYTES;
 use crate::model::entry::Entry;
@@ -158,6 +160,7 @@ pub async fn open(store: &dyn Store) -> Result<Opened, Unreadable> {
         },
     )
     .await?;
+    opened.schedules = schedules(store).await?;
     let prefix = keys::family(Family::Granted);
     all_rows(
         store,
@@ -174,6 +177,30 @@ pub async fn open(store: &dyn Store) -> Result<Opened, Unreadable> {
     )
     .await?;
     Ok(opened)
+}
+
+/// All schedules, and how far they are.
+async fn schedules(store: &dyn Store) -> Result<Vec<ScheduleRow>, Unreadable> {
+    let mut rows: Vec<ScheduleRow> = Vec::new();
+    let mut states = BTreeMap::new();
+    let space = Space::Lasting;
+    let prefix = keys::family(Family::ScheduleState);
+    let number = |row: &Row, family| keys::number_of(&row.key).ok_or(Unreadable::Key { family });
+    all_rows(store, space, prefix.clone(), keys::end_of(&prefix), |row| {
+        let state = ScheduleState::of_bytes(&row.value)?;
+        states.insert(number(row, Family::ScheduleState)?, state);
+        Ok(())
+    })
+    .await?;
+    let prefix = keys::family(Family::Schedule);
+    all_rows(store, space, prefix.clone(), keys::end_of(&prefix), |row| {
+        let number = number(row, Family::Schedule)?;
+        let state = states.remove(&number).unwrap_or_default();
+        rows.push((number, ScheduleRecord::of_bytes(&row.value)?, state));
+        Ok(())
+    })
+    .await?;
+    Ok(rows)
 }
 
 /// The number of a run.

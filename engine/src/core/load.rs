@@ -10,6 +10,7 @@ use super::Core;
 use super::output::{Note, Output, Read};
 use super::queue::ReadyItem;
 use super::run::{Run, RunImage};
+use super::schedule::{Look, Starting};
 use crate::canary::canary;
 use crate::model::command::{Caller, Damaged, NoSuchRun, Refusal, StartRun};
 use crate::model::id::{Incarnation, Namespace, RunId, RunNo, SessionId};
@@ -27,6 +28,8 @@ pub(super) enum Lookup {
         at: usize,
         run: Box<StartRun>,
     },
+    /// An occurrence of a schedule.
+    Occurrence(Starting),
     /// Anything else.
     Want(Want),
 }
@@ -82,6 +85,8 @@ pub(super) enum Want {
     },
     /// To be resumed because a build is here that it has not been tried on.
     TryBuild,
+    /// Whether it has ended, for the schedule that started it.
+    Look(Look),
 }
 
 impl Want {
@@ -166,6 +171,13 @@ impl Core {
                     self.want(*no, Want::Start { start, at, run }, out);
                 }
                 (Ok(Some(no)), Lookup::Want(want)) => self.want(*no, want, out),
+                (Ok(run), Lookup::Occurrence(starting)) => {
+                    let begun = self.occurrence_looked_up(starting, *run, out);
+                    found = begun.map(Some).map_or(found, Ok);
+                }
+                (Err(what), Lookup::Occurrence(starting)) => {
+                    self.occurrence_lost(starting, what, out);
+                }
                 (Ok(None), Lookup::Start { start, at, run }) => {
                     if let Some(no) = self.begin_run(start, at, *run, out)
                         && !canary!("two starts wait for one look-up")
@@ -289,11 +301,16 @@ impl Core {
     fn cannot_find(&mut self, no: RunNo, wants: Vec<Want>, out: &mut Output) {
         let (ghosts, others): (Vec<Want>, Vec<Want>) = wants
             .into_iter()
-            .partition(|want| matches!(want, Want::Grant { .. }));
+            .partition(|want| matches!(want, Want::Grant { .. } | Want::Look(_)));
         for ghost in ghosts {
-            if let Want::Grant { session, item } = ghost {
-                self.release_reserved(session, &item);
-                Self::dequeue_row(&item, out);
+            match ghost {
+                Want::Grant { session, item } => {
+                    self.release_reserved(session, &item);
+                    Self::dequeue_row(&item, out);
+                }
+                // It ended longer ago than its retention.
+                Want::Look(look) => self.looked_at_last(look, false, out),
+                _ => {}
             }
         }
         if !others.is_empty() {
@@ -334,6 +351,7 @@ impl Core {
                     self.answer_start(start, at, run.id, Err(reason.into()), out);
                 }
                 Want::Return { .. } | Want::TryBuild => {}
+                Want::Look(look) => self.looked_at_last(look, false, out), // it will not go on
                 asked => self.refuse(
                     &asked,
                     Damaged {
@@ -357,7 +375,14 @@ impl Core {
                 caller,
                 reason,
             } => {
-                self.cancel_granted(no, (session, request), caller, reason, out);
+                self.cancel_granted(no, Some((session, request)), caller, reason, out);
+            }
+            Want::Look(look) => {
+                if look.stops {
+                    let (caller, reason) = Self::replaced();
+                    self.cancel_granted(no, None, caller, reason, out);
+                }
+                self.looked_at_last(look, !look.stops, out);
             }
             Want::Grant { session, item } => {
                 self.release_reserved(session, &item); // granted meanwhile: the item was a ghost
@@ -387,7 +412,17 @@ impl Core {
                 caller,
                 reason,
             } => {
-                self.cancel_waiting(image, (session, request), caller, reason, out);
+                self.cancel_waiting(image, Some((session, request)), caller, reason, out);
+            }
+            Want::Look(look) => {
+                let goes = image.run.ended.is_none();
+                if goes && look.stops {
+                    let (caller, reason) = Self::replaced();
+                    self.cancel_waiting(image, None, caller, reason, out);
+                } else if fresh {
+                    self.fresh.insert(image.run.no, image.run);
+                }
+                self.looked_at_last(look, goes && !look.stops, out);
             }
             Want::Resume { session, request } if image.stopped.is_some() => {
                 self.resume_stopped(image, Some((session, request)), out);
@@ -511,6 +546,7 @@ impl Core {
     /// Tells those who wait that the run has ended.
     pub(super) fn tell_end(&mut self, run: &Run, out: &mut Output) {
         let Some(outcome) = &run.ended else { return };
+        self.schedule_hears_end(run.no);
         let waiters = if canary!("an outcome goes to those who wait for another run") {
             self.waiters.pop_first().map(|(_, waiters)| waiters)
         } else {

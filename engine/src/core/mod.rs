@@ -32,6 +32,7 @@
 //! - **S1** A command has at most one outcome.
 //! - **T1** A timer fires at or after its instant, in engine time.
 //! - **C1** The tally equals the states of all runs.
+//! - **O1**–**O6** are about schedules, in `schedule.rs`.
 
 #[cfg(any(test, feature = "inspect"))]
 mod audit;
@@ -47,6 +48,8 @@ pub mod output;
 mod queue;
 mod retention;
 pub mod run;
+mod schedule;
+mod schedule_command;
 mod session;
 #[cfg(any(test, feature = "inspect"))]
 mod stage;
@@ -58,6 +61,8 @@ mod turn;
 
 #[cfg(test)]
 mod crowds;
+#[cfg(all(test, feature = "calendar"))]
+mod occurrences;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
@@ -76,6 +81,8 @@ use self::queue::Queue;
 use self::retention::Cleaner;
 pub use self::retention::{GenerationRow, RETENTION_DEFAULT};
 use self::run::{Run, RunImage};
+pub use self::schedule::ScheduleRow;
+use self::schedule::Schedules;
 use self::session::{Absent, Session};
 use self::start::PendingStart;
 use self::timer::Timers;
@@ -257,6 +264,7 @@ pub struct Core {
     returning: Vec<(RunNo, bool)>,
     /// Grants to go on with workers that came back, a few at a time.
     regranting: VecDeque<(SessionId, Held)>,
+    schedules: Schedules,
     counts: Stats,
 }
 
@@ -417,6 +425,13 @@ impl Core {
                 Want::resume(session, &ask),
                 out,
             ),
+            Message::SetSchedule(_)
+            | Message::AskSchedules(_)
+            | Message::AskOccurrences(_)
+            | Message::PauseSchedule(_)
+            | Message::ResumeSchedule(_)
+            | Message::RemoveSchedule(_)
+            | Message::Backfill(_) => self.schedule_asked(session, message, out),
             _ => self.not_understood(session, &message, out),
         }
     }
@@ -449,7 +464,8 @@ impl Core {
             true => anybody.then_some(self.mono + self.watch_interval()),
             false => anybody.then_some(self.watch_at),
         };
-        [armed, timers, watch, self.cleans_at()]
+        let schedules = self.schedules.next_due().map(due);
+        [armed, timers, schedules, watch, self.cleans_at()]
             .into_iter()
             .flatten()
             .min()
@@ -467,6 +483,7 @@ impl Core {
         self.regrant_some(out);
         self.fire_armed(out);
         self.fire_timers(out);
+        self.fire_schedules(out);
         self.clean(out);
     }
 

@@ -8,6 +8,7 @@ use super::grant::{Granted, Slots};
 use super::load::Want;
 use super::queue::Queue;
 use super::retention::Cleaner;
+use super::schedule::Schedules;
 use super::session::Absent;
 use super::timer::Timers;
 use super::{Core, Settings};
@@ -35,6 +36,8 @@ pub struct Opened {
     pub queues: Vec<QueueRow>,
     /// All grants.
     pub granted: Vec<(u32, GrantedRecord)>,
+    /// All schedules.
+    pub schedules: Vec<super::ScheduleRow>,
     /// First run number of each generation.
     pub generations: Vec<(u32, RunNo)>,
     /// The generations the store has, also those that no record names.
@@ -102,6 +105,8 @@ impl Core {
             });
         }
         let clock = EngineClock::open(reading, mark.time, settings.accept_clock);
+        let schedules =
+            Schedules::open(opened.schedules).map_err(|what| OpenRefused::Damaged { what })?;
         let heads: BTreeMap<(u32, u8), u64> =
             mark.heads.iter().map(|(q, p, s)| ((*q, *p), *s)).collect();
         let mut core = Self {
@@ -143,6 +148,7 @@ impl Core {
             builds_seen: BTreeSet::new(),
             returning: Vec::new(),
             regranting: VecDeque::new(),
+            schedules,
             counts: Stats::default(),
             tally,
             mark,

@@ -749,7 +749,11 @@ impl Scene {
                 let id = RunId(u128::from_be_bytes(key[7..23].try_into().unwrap()));
                 format!("index {}", run_name(id))
             }
-            Family::Queue | Family::Granted | Family::Generation => {
+            Family::Queue
+            | Family::Granted
+            | Family::Generation
+            | Family::Schedule
+            | Family::ScheduleState => {
                 format!(
                     "{} {}",
                     format!("{family:?}").to_lowercase(),
@@ -884,6 +888,7 @@ impl Scene {
                 " from run #{}",
                 keys::GenerationRecord::of_bytes(value).unwrap().first
             ),
+            Family::Schedule | Family::ScheduleState => format!(" {} bytes", value.len()),
             Family::Moved => format!(
                 " to {}",
                 keys::MovedRecord::of_bytes(value).unwrap().generation
@@ -958,6 +963,12 @@ impl Scene {
             }
             Note::NotCleaned { generation, what } => {
                 format!("generation {generation} not cleaned: {what}")
+            }
+            Note::OccurrencesMissed {
+                schedule, missed, ..
+            } => format!("{missed} occurrences of `{schedule}` missed"),
+            Note::ScheduleUnreadable { schedule, what } => {
+                format!("`{schedule}` unreadable: {what}")
             }
             Note::Damaged { run, what } => format!("{} damaged: {what}", self.run_text(*run)),
         }

@@ -17,7 +17,8 @@ use crate::model::entry::{Entry, Started};
 use crate::model::id::{RUN_NAME_BYTES_MAX, RunId, RunNo, SessionId};
 use crate::model::limits::{NAME_BYTES_MAX, QUEUES_MAX, START_MANY_MAX};
 use crate::model::run::RunState;
-use crate::wire::message::{RefusedReply, Start, StartAnswer, StartReply};
+use crate::model::time::Time;
+use crate::wire::message::{BackfillReply, RefusedReply, Start, StartAnswer, StartReply};
 
 /// The longest delay: ten years.
 const DELAY_MAX: Duration = Duration::from_secs(10 * 366 * 86_400);
@@ -30,6 +31,8 @@ pub(super) struct PendingStart {
     caller: Caller,
     answers: Vec<Option<StartAnswer>>,
     left: usize,
+    /// It is a page of a backfill, and behind it comes this.
+    page: Option<Option<Time>>,
 }
 
 impl Core {
@@ -63,6 +66,7 @@ impl Core {
                 caller,
                 answers,
                 left: runs.len(),
+                page: None,
             },
         );
         for (at, run) in runs.into_iter().enumerate() {
@@ -85,7 +89,28 @@ impl Core {
         }
     }
 
-    fn check_start(&self, run: &StartRun) -> Result<(), Refusal> {
+    /// A call that starts `count` occurrences of the past, behind which comes `next`.
+    pub(super) fn begin_page(
+        &mut self,
+        session: SessionId,
+        (request, caller): (u64, Caller),
+        count: usize,
+        next: Option<Time>,
+    ) -> u64 {
+        self.next_start += 1;
+        let pending = PendingStart {
+            session,
+            request,
+            caller,
+            answers: (0..count).map(|_| None).collect(),
+            left: count,
+            page: Some(next),
+        };
+        self.starts.insert(self.next_start, pending);
+        self.next_start
+    }
+
+    pub(super) fn check_start(&self, run: &StartRun) -> Result<(), Refusal> {
         check_name("workflow", &run.workflow, NAME_BYTES_MAX)?;
         check_name("queue", &run.queue, NAME_BYTES_MAX)?;
         if let Some(name) = &run.name {
@@ -123,6 +148,19 @@ impl Core {
         out: &mut Output,
     ) -> Option<RunNo> {
         let caller = self.starts.get(&start)?.caller.clone();
+        let id = asked.id;
+        let no = self.begin_asked(caller, asked, out);
+        self.answer_start(start, at, id, Ok(true), out);
+        Some(no)
+    }
+
+    /// Starts a run of whose id nothing is known.
+    pub(super) fn begin_asked(
+        &mut self,
+        caller: Caller,
+        asked: StartRun,
+        out: &mut Output,
+    ) -> RunNo {
         let (now, id) = (self.now(), asked.id);
         let delayed = asked.delay_ms > 0;
         let not_before = delayed.then(|| now.after(Duration::from_millis(asked.delay_ms)));
@@ -130,7 +168,7 @@ impl Core {
         self.tally.next_run += 1;
         self.tally_dirty = true;
         let generation = self.current_generation(no, out);
-        let entry = Entry::from(Started {
+        let started = Started {
             at: now,
             id,
             name: asked.name,
@@ -144,12 +182,9 @@ impl Core {
             traceparent: caller.traceparent,
             input: asked.input,
             not_before,
-        });
-        let Entry::Started(started) = &entry else {
-            return None;
         };
-        let mut run = Run::new(no, generation, started);
-        out.append(&mut run, &entry);
+        let mut run = Run::new(no, generation, &started);
+        out.append(&mut run, &Entry::from(started));
         if !canary!("a start leaves no index row") {
             out.put(
                 Space::Lasting,
@@ -161,8 +196,7 @@ impl Core {
             Some(due) => self.schedule(&run, due, out),
             None => self.begin_ready(run, out),
         }
-        self.answer_start(start, at, id, Ok(true), out);
-        Some(no)
+        no
     }
 
     /// A delayed run waits behind a timer.
@@ -239,17 +273,21 @@ impl Core {
         {
             pending.left -= 1;
         }
-        if (pending.left == 0 || canary!("a crowd is answered with its first"))
+        self.answer_if_whole(start, out);
+    }
+
+    /// Answers a call all of whose runs are decided.
+    pub(super) fn answer_if_whole(&mut self, start: u64, out: &mut Output) {
+        let left = self.starts.get(&start).map_or(0, |pending| pending.left);
+        if (left == 0 || canary!("a crowd is answered with its first"))
             && let Some(whole) = self.starts.remove(&start)
         {
-            let runs = whole.answers.into_iter().flatten().collect();
-            out.send(
-                whole.session,
-                StartReply {
-                    request: whole.request,
-                    runs,
-                },
-            );
+            let (session, request) = (whole.session, whole.request);
+            let runs: Vec<StartAnswer> = whole.answers.into_iter().flatten().collect();
+            match whole.page {
+                None => out.send(session, StartReply { request, runs }),
+                Some(next) => out.send(session, BackfillReply::of(request, &runs, next)),
+            }
         }
     }
 

@@ -18,6 +18,8 @@
 //! | 10 | generation | lasting | generation | [`GenerationRecord`] | at the first start of a day |
 //! | 11 | moved | lasting | run number | [`MovedRecord`] | when a run outlives its generation |
 //! | 12 | mark | lasting | – | [`Mark`] | about once a second |
+//! | 17 | schedule | lasting | schedule number | [`ScheduleRecord`] | when a schedule is set |
+//! | 18 | schedule state | lasting | schedule number | [`ScheduleState`] | with each occurrence, in the batch of its run |
 //!
 //! Scans never start where deletes happen: ready and timer windows go on behind the cursors kept in [`Mark`];
 //! granted slots are used again, lowest first.
@@ -30,6 +32,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::id::{Incarnation, Namespace, RunId, RunNo, Token};
 use crate::model::run::RunState;
+use crate::model::schedule::ScheduleSpec;
+pub use crate::model::schedule::ScheduleState;
 use crate::model::time::Time;
 use crate::numbered::{Undecodable, decode_fields, encode_fields};
 
@@ -70,11 +74,15 @@ pub enum Family {
     Moved = 11,
     /// Engine time and cursors.
     Mark = 12,
+    /// Schedules.
+    Schedule = 17,
+    /// How far schedules are.
+    ScheduleState = 18,
 }
 
 impl Family {
     /// All families.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Tally,
         Self::Index,
         Self::Queue,
@@ -87,6 +95,8 @@ impl Family {
         Self::Generation,
         Self::Moved,
         Self::Mark,
+        Self::Schedule,
+        Self::ScheduleState,
     ];
 
     /// The family of a stored key.
@@ -247,6 +257,20 @@ pub fn moved(run: RunNo) -> Bytes {
         .done()
 }
 
+/// Where a schedule is.
+pub fn schedule(number: u32) -> Bytes {
+    KeyBuilder::new(Family::Schedule)
+        .part(&number.to_be_bytes())
+        .done()
+}
+
+/// Where it says how far a schedule is.
+pub fn schedule_state(number: u32) -> Bytes {
+    KeyBuilder::new(Family::ScheduleState)
+        .part(&number.to_be_bytes())
+        .done()
+}
+
 /// A stored record: positional MessagePack.
 pub trait Record: Serialize + DeserializeOwned {
     /// Its name in messages.
@@ -277,6 +301,10 @@ macro_rules! records {
             }
         )+
     };
+}
+
+impl Record for ScheduleState {
+    const WHAT: &'static str = "ScheduleState";
 }
 
 records! {
@@ -400,6 +428,18 @@ records! {
         #[serde(default)]
         rest: u64,
     }
+
+    /// A schedule.
+    ScheduleRecord {
+        /// Whose it is.
+        namespace: Namespace,
+        /// What it starts, and when.
+        spec: ScheduleSpec,
+        /// When it was set to this.
+        set_at: Time,
+        /// By whom.
+        set_by: String,
+    }
 }
 
 #[cfg(test)]
@@ -422,6 +462,8 @@ mod tests {
             hex(&timer(Time(5), RunNo(6))),
             "00000800000000000000050000000000000006"
         );
+        assert_eq!(hex(&schedule(7)), "00001100000007");
+        assert_eq!(hex(&schedule_state(7)), "00001200000007");
         assert_eq!(
             hex(&journal::row(RunNo(1), 2, 3)),
             "0000090000000000000001000000020003"

@@ -11,7 +11,8 @@ use crate::core::run::RunFold;
 use crate::keys::journal::{self, Joiner};
 use crate::keys::{
     DeadRecord, Family, GenerationRecord, GrantedRecord, IndexRecord, Mark, MovedRecord,
-    QueueRecord, ReadyRecord, Record, StoppedRecord, Tally, TimerRecord,
+    QueueRecord, ReadyRecord, Record, ScheduleRecord, ScheduleState, StoppedRecord, Tally,
+    TimerRecord,
 };
 use crate::model::chain::CHAIN_BYTES;
 use crate::model::entry::Entry;
@@ -164,6 +165,8 @@ fn decode(family: Family, row: &Row) -> Result<String, String> {
         Family::Generation => text::<GenerationRecord>(value),
         Family::Moved => text::<MovedRecord>(value),
         Family::Mark => text::<Mark>(value),
+        Family::Schedule => text::<ScheduleRecord>(value),
+        Family::ScheduleState => text::<ScheduleState>(value),
         Family::Journal => Ok(String::new()),
     }
 }

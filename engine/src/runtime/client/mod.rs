@@ -7,6 +7,7 @@
 mod error;
 mod line;
 mod run;
+mod schedule;
 mod start;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 pub use self::error::{ClientError, RunError};
 use self::line::{ClientPeer, Line};
 pub use self::run::Run;
+pub use self::schedule::{Filled, ScheduleBuilder, ScheduleSet, Schedules};
 pub use self::start::StartBuilder;
 use super::env::Env;
 use super::link::{Dial, NetDial};
