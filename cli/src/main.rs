@@ -12,6 +12,7 @@ mod process;
 mod quantity;
 mod reach;
 mod run;
+mod schedule;
 mod serve;
 mod sim;
 mod stats;
@@ -45,6 +46,9 @@ enum Command {
     /// Look at runs that failed for good
     #[command(subcommand)]
     Dead(dead::DeadCommand),
+    /// Start runs again and again: cron expressions and intervals
+    #[command(subcommand)]
+    Schedule(schedule::ScheduleCommand),
     /// Look at a store that no engine has open
     #[command(subcommand)]
     Store(store::StoreCommand),
@@ -99,6 +103,7 @@ fn run(command: Command, terminal: Terminal) -> Result<Answer, CommandError> {
             Command::Serve(command) => command.execute(terminal).await,
             Command::Run(command) => command.execute(terminal).await,
             Command::Dead(command) => command.execute(terminal).await,
+            Command::Schedule(command) => command.execute(terminal).await,
             Command::Store(command) => command.execute(terminal).await,
             Command::Stats(command) => command.execute(terminal).await,
             Command::Demo(command) => command.execute(terminal).await,

@@ -368,7 +368,7 @@ impl HuntCanaries {
             shrink: self.shrink,
             ..Budget::default()
         };
-        let hunts = hunt_all(&self.pattern, budget, |hunt| {
+        let hunts = hunt_all(&self.pattern, &budget, |hunt| {
             if !terminal.json {
                 terminal.note(format_args!(
                     "{} {}",

@@ -19,4 +19,5 @@ mod lock;
 mod refusal;
 mod requirement;
 mod restart;
+mod schedule;
 mod worker;

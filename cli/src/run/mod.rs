@@ -18,6 +18,8 @@ use crate::quantity;
 use crate::reach::{Door, Reach, asked};
 use crate::terminal::Terminal;
 
+pub(crate) use self::journal::payload_json;
+
 /// How many rows a listing has unless told otherwise.
 const ROWS: u32 = 50;
 
@@ -380,7 +382,7 @@ async fn asked_to(
 }
 
 /// Reads the input of a run.
-fn input(text: &str) -> Result<Value, CommandError> {
+pub(crate) fn input(text: &str) -> Result<Value, CommandError> {
     let (json, from) = match text {
         "-" => {
             let mut json = String::new();

@@ -265,7 +265,8 @@ impl Schedule {
             false => now,
         };
         let passed = self.spec().passed(&self.calendar, next, now)?;
-        if canary!("all that was missed is started") && passed.missed > 0 {
+        // Not of hours: a world that starts a hundred thousand runs at once shows nothing more.
+        if canary!("all that was missed is started") && (1..100).contains(&passed.missed) {
             let (newest, next) = (Some(next), self.calendar.after(next));
             return Some(Passed {
                 newest,

@@ -68,7 +68,7 @@ impl Core {
         let calendar = self.check_schedule(&caller, &spec)?;
         let (now, namespace) = (self.now(), caller.namespace);
         let known = self.schedules.find(namespace, &spec.name);
-        if let Some((_, schedule)) = known.filter(|(_, schedule)| schedule.record.spec == spec) {
+        if let Some((_, schedule)) = known.filter(|(_, schedule)| schedule.record.spec == *spec) {
             return Ok(Some(reply(request, schedule, false)));
         }
         let (number, before) = match known {
@@ -88,7 +88,7 @@ impl Core {
         };
         let record = ScheduleRecord {
             namespace,
-            spec,
+            spec: *spec,
             set_at: now,
             set_by: caller.principal,
         };
@@ -163,7 +163,7 @@ impl Core {
         let first = schedule.state.next.or_else(|| calendar.after(self.now()));
         Ok(ScheduleReply {
             request: ask.request,
-            schedule: info(schedule),
+            schedule: Box::new(info(schedule)),
             changed: false,
             next: schedule.record.spec.occurrences(calendar, first, ask.count),
         }
@@ -294,7 +294,7 @@ fn info(schedule: &Schedule) -> ScheduleInfo {
 fn reply(request: u64, schedule: &Schedule, changed: bool) -> Message {
     ScheduleReply {
         request,
-        schedule: info(schedule),
+        schedule: Box::new(info(schedule)),
         changed,
         next: Vec::new(),
     }

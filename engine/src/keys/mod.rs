@@ -507,6 +507,60 @@ mod tests {
     }
 
     #[test]
+    fn golden_schedules() {
+        use crate::model::schedule::{CronTimes, EveryTimes, Overlap, ScheduleSpec};
+        let spec = ScheduleSpec {
+            name: "n".into(),
+            workflow: "w".into(),
+            version: 1,
+            queue: "q".into(),
+            priority: 5,
+            input: crate::model::payload::Payload(Bytes::from_static(&[1, 0xc0])),
+            when: CronTimes {
+                expression: "0 6 * * *".into(),
+                zone: "UTC".into(),
+            }
+            .into(),
+            jitter_ms: 0,
+            overlap: Overlap::QueueAll,
+            catch_up_ms: 10_000,
+        };
+        let record = ScheduleRecord {
+            namespace: Namespace(1),
+            spec,
+            set_at: Time(2),
+            set_by: "p".into(),
+        };
+        let bytes = record.to_bytes();
+        assert_eq!(
+            hex(&bytes),
+            "94019aa16ea17701a17105c40201c0c4100192a9302036202a202a202aa35554430003cd271002a170"
+        );
+        assert_eq!(ScheduleRecord::of_bytes(&bytes).unwrap(), record);
+        let every = EveryTimes {
+            every_ms: 900_000,
+            anchor: Time(0),
+        };
+        assert_eq!(
+            hex(&crate::model::schedule::When::from(every).encode()),
+            "0292ce000dbba000"
+        );
+        let state = ScheduleState {
+            at: Time(1),
+            paused_by: None,
+            next: Some(Time(3)),
+            last: Some(Time(2)),
+            last_run: Some(RunNo(7)),
+            pending: vec![Time(4)],
+            started: 5,
+            skipped: 6,
+            missed: 0,
+        };
+        assert_eq!(hex(&state.to_bytes()), "9901c00302079104050600");
+        assert_eq!(ScheduleState::of_bytes(&state.to_bytes()).unwrap(), state);
+    }
+
+    #[test]
     fn the_order_of_keys_is_the_order_of_values() {
         let mut keys = vec![
             ready(1, 0, 255),

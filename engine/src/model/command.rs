@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::id::{CommandId, Namespace, RunId, StepNo, Token};
 use super::payload::Payload;
 use super::run::RunState;
+use super::schedule::span_text;
 use super::time::Time;
 use crate::numbered::numbered;
 
@@ -202,18 +203,18 @@ refusals! {
         zone: String,
         /// Names that are near it.
         near: String,
-    } "there is no time zone `{zone}`: names like {near} are known",
+    } "there is no time zone `{zone}`; there is {near}",
     /// A span that is too short or too long.
     43 => BadSpan {
         /// Of what.
         what: String,
-        /// The span in milliseconds.
-        ms: u64,
+        /// The span, as text.
+        span: String,
         /// The shortest allowed.
-        min_ms: u64,
+        min: String,
         /// The longest allowed.
-        max_ms: u64,
-    } "{what} is {ms} ms: from {min_ms} to {max_ms} ms are allowed",
+        max: String,
+    } "{what} is {span}: from {min} to {max} are allowed",
     /// A cron expression that names no day there is.
     44 => NeverFires {
         /// The expression.
@@ -244,12 +245,11 @@ refusals! {
 
 impl BadSpan {
     pub(crate) fn of(what: &str, ms: u64, min_ms: u64, max_ms: u64) -> Refusal {
-        let what = what.to_owned();
         Self {
-            what,
-            ms,
-            min_ms,
-            max_ms,
+            what: what.to_owned(),
+            span: span_text(ms),
+            min: span_text(min_ms),
+            max: span_text(max_ms),
         }
         .into()
     }

@@ -167,6 +167,8 @@ fn zone_of(name: &str) -> Result<TimeZone, Refusal> {
         })
         .collect();
     near.sort();
+    let nearest = near.first().map_or(0, |(distance, _)| *distance);
+    near.retain(|(distance, _)| *distance <= nearest + 1);
     near.truncate(NEAR_MAX);
     Err(UnknownZone {
         zone: name.chars().take(64).collect(),
@@ -174,7 +176,7 @@ fn zone_of(name: &str) -> Result<TimeZone, Refusal> {
             .into_iter()
             .map(|(_, name)| name)
             .collect::<Vec<_>>()
-            .join(", "),
+            .join(" or "),
     }
     .into())
 }

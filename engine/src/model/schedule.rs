@@ -301,14 +301,69 @@ pub fn nominal_text(nominal: Time) -> String {
     }
 }
 
+/// A span in the largest unit that divides it: `15m`, `1d`.
+pub fn span_text(ms: u64) -> String {
+    const UNITS: [(u64, &str); 4] = [
+        (86_400_000, "d"),
+        (3_600_000, "h"),
+        (60_000, "m"),
+        (1_000, "s"),
+    ];
+    let unit = UNITS
+        .iter()
+        .find(|(unit, _)| ms > 0 && ms.is_multiple_of(*unit));
+    unit.map_or_else(
+        || format!("{ms}ms"),
+        |(unit, name)| format!("{}{name}", ms / unit),
+    )
+}
+
 impl std::fmt::Display for When {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::CronTimes(cron) => write!(f, "{} {}", cron.expression, cron.zone),
             Self::EveryTimes(every) => {
-                let span = Duration::from_millis(every.every_ms);
-                write!(f, "every {span:?} from {}", nominal_text(every.anchor))
+                write!(f, "every {}", span_text(every.every_ms))?;
+                match every.anchor {
+                    Time(0) => Ok(()),
+                    anchor => write!(f, " from {}", nominal_text(anchor)),
+                }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_told_in_their_largest_unit() {
+        let texts = [0, 1_500, 30_000, 900_000, 7_200_000, 86_400_000].map(span_text);
+        assert_eq!(texts, ["0ms", "1500ms", "30s", "15m", "2h", "1d"]);
+    }
+
+    #[test]
+    fn a_run_is_named_after_its_schedule_and_nominal_time() {
+        assert_eq!(
+            nominal_text(Time(1_772_344_800_000)),
+            "2026-03-01T06:00:00Z"
+        );
+        assert_eq!(
+            nominal_text(Time(1_772_344_800_250)),
+            "2026-03-01T06:00:00.250Z"
+        );
+    }
+
+    #[test]
+    fn policies_are_told_by_their_word_and_number() {
+        for (number, policy) in (1..).zip(Overlap::ALL) {
+            assert_eq!(Overlap::of_word(policy.word()), Some(policy));
+            assert_eq!(
+                (u8::from(policy), Overlap::try_from(number)),
+                (number, Ok(policy))
+            );
+        }
+        assert!(Overlap::try_from(0).is_err() && Overlap::try_from(6).is_err());
     }
 }

@@ -449,7 +449,7 @@ messages! {
         /// Who asks.
         caller: Caller,
         /// The schedule.
-        spec: ScheduleSpec,
+        spec: Box<ScheduleSpec>,
     },
     /// Client to engine: a page of schedules, by name. Answered by [`SchedulesReply`].
     101 => AskSchedules {
@@ -520,7 +520,7 @@ messages! {
         /// The number of the request.
         request: u64,
         /// The schedule as it is now.
-        schedule: ScheduleInfo,
+        schedule: Box<ScheduleInfo>,
         /// Whether this call changed anything.
         changed: bool,
         /// Its next occurrences, if they were asked for.

@@ -201,6 +201,9 @@ fn request_of(message: &Message) -> Option<u64> {
         Message::DoneReply(reply) => reply.request,
         Message::StatsReply(reply) => reply.request,
         Message::RefusedReply(reply) => reply.request,
+        Message::ScheduleReply(reply) => reply.request,
+        Message::SchedulesReply(reply) => reply.request,
+        Message::BackfillReply(reply) => reply.request,
         _ => return None,
     })
 }

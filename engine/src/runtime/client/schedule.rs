@@ -143,7 +143,7 @@ impl ScheduleBuilder {
     /// [`Refusal::ScheduleInputTooLarge`](crate::Refusal::ScheduleInputTooLarge) and those of a start.
     pub fn set(self) -> BoxFuture<'static, Result<ScheduleSet, ClientError>> {
         Box::pin(async move {
-            let (caller, spec) = (self.client.calls(), self.spec?);
+            let (caller, spec) = (self.client.calls(), Box::new(self.spec?));
             let reply = self.client.schedule_reply(|request| {
                 SetSchedule {
                     request,
@@ -154,7 +154,7 @@ impl ScheduleBuilder {
             });
             let reply = reply.await?;
             Ok(ScheduleSet {
-                schedule: reply.schedule,
+                schedule: *reply.schedule,
                 changed: reply.changed,
             })
         })
@@ -275,7 +275,7 @@ impl Schedules {
             }
             .into()
         });
-        reply.await.map(|reply| (reply.schedule, reply.next))
+        reply.await.map(|reply| (*reply.schedule, reply.next))
     }
 
     /// A schedule.
