@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use stepwell::keys::{
     self, Family, GrantedRecord, IndexRecord, Mark, MovedRecord, ReadyRecord, Record,
-    StoppedRecord, Tally, TimerRecord, journal,
+    ScheduleRecord, ScheduleState, StoppedRecord, Tally, TimerRecord, journal,
 };
+use stepwell::model::calendar::Calendar;
 use stepwell::model::chain;
 use stepwell::model::entry::{Entry, Started};
 use stepwell::model::id::{RunId, RunNo, StepNo, Token};
@@ -113,8 +114,26 @@ pub(crate) enum Change {
     Moved { run: RunNo },
     /// An id means nothing any more.
     Forgotten { run: RunNo },
+    /// A schedule, or how far it is, was written or deleted.
+    Scheduled { number: u32 },
     /// Nothing that is looked at.
     Other,
+}
+
+/// A schedule as stored.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct DurableSchedule {
+    pub(crate) record: ScheduleRecord,
+    pub(crate) state: ScheduleState,
+}
+
+impl DurableSchedule {
+    /// When its next occurrence is to be started.
+    pub(crate) fn due(&self) -> Option<Time> {
+        let next = self.state.next.filter(|_| self.state.paused_by.is_none())?;
+        let calendar = Calendar::of(&self.record.spec.when).ok()?;
+        Some(self.record.spec.due(&calendar, next))
+    }
 }
 
 /// The records.
@@ -129,6 +148,7 @@ pub(crate) struct Durable {
     pub(crate) tally: Option<Tally>,
     /// Engine time has not passed this; and where queues and timers begin.
     pub(crate) mark: Option<Mark>,
+    pub(crate) schedules: BTreeMap<u32, DurableSchedule>,
     /// Generations that the engine knows of.
     pub(crate) generations: BTreeSet<u32>,
     /// Generations that are to be dropped, and in which life of the server that was decided.
@@ -264,6 +284,30 @@ impl Durable {
                     self.moved(run, MovedRecord::of_bytes(value).map_err(bad)?.generation)?;
                 }
                 Change::Other
+            }
+            Family::Schedule => {
+                let number = keys::number_of(key).ok_or_else(short)?;
+                match value {
+                    Some(value) => {
+                        let record = ScheduleRecord::of_bytes(value).map_err(bad)?;
+                        let state = ScheduleState::default();
+                        let schedule = DurableSchedule { record, state };
+                        self.schedules.insert(number, schedule);
+                    }
+                    None => {
+                        self.schedules.remove(&number);
+                    }
+                }
+                Change::Scheduled { number }
+            }
+            Family::ScheduleState => {
+                let number = keys::number_of(key).ok_or_else(short)?;
+                if let (Some(value), Some(schedule)) = (value, self.schedules.get_mut(&number)) {
+                    schedule.state = ScheduleState::of_bytes(value).map_err(bad)?;
+                } else if value.is_some() {
+                    return Err(format!("schedule {number} has a state and is not there"));
+                }
+                Change::Scheduled { number }
             }
             _ => Change::Other,
         })
@@ -444,6 +488,7 @@ impl Durable {
             && self.ready.is_empty()
             && self.timers.is_empty()
             && self.stopped.is_empty()
+            && self.schedules.is_empty()
     }
 
     /// In how many places a run that has not ended waits, and the states they stand for.

@@ -17,6 +17,7 @@ mod proof;
 mod release;
 mod replay;
 mod retention;
+mod schedule;
 mod start;
 mod suspect;
 mod tally;
@@ -44,6 +45,7 @@ pub(crate) struct Court {
     suspects: suspect::Suspects,
     lines: line::Lines,
     engine_time: timer::EngineTime,
+    schedules: schedule::Schedules,
     violations: Vec<Violation>,
     /// Bodies that began although the outcome of their step was durable: allowed for a worker that has not heard yet.
     pub(crate) late_bodies: u64,
@@ -119,6 +121,7 @@ impl Court {
                     timer::appended(&self.durable, *run, *index, &mut bench);
                     self.engine_time
                         .appended(&self.durable, *run, *index, &mut bench);
+                    self.schedules.appended(&self.durable, *run, *index);
                     self.fence.appended(&self.durable, *run, *index, &mut bench);
                     self.attempts
                         .appended(&self.durable, *run, *index, &mut bench);
@@ -145,9 +148,11 @@ impl Court {
                     touched.insert(*run);
                 }
                 Change::Forgotten { run } => forgotten.push(*run),
+                Change::Scheduled { number } => self.schedules.touched(*number),
                 Change::Other => {}
             }
         }
+        self.schedules.batch_ended(&self.durable, &mut bench);
         self.engine_time.batch_ended(&self.durable, &mut bench);
         retention::batch_ended(&self.durable, &forgotten, &mut bench);
         fence::one_grant_a_run(&self.durable, &mut bench);

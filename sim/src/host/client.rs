@@ -11,7 +11,7 @@ use stepwell::model::run::Stats;
 use stepwell::runtime::link::NetDial;
 use stepwell::{Client, ClientError};
 
-use super::SERVER;
+use super::{SERVER, schedule};
 use crate::event::What;
 use crate::plan::{Job, Work};
 use crate::told::{Asked, CallNo, OutcomeTold, Progress, StartAnswer, StartTold, run_id};
@@ -25,6 +25,8 @@ const AUDIT_LIMIT: Duration = Duration::from_secs(15);
 const AGAIN: Duration = Duration::from_millis(100);
 /// How often it looks whether the end has come.
 const LOOK: Duration = Duration::from_millis(50);
+/// Schedules go on for so long after the faults; then they are removed, so that everything ends.
+const SCHEDULES_GO_ON_MS: u64 = 3_000;
 /// How often the engine is asked for its counts until it reads nothing.
 const STATS_TRIES: u32 = 10;
 /// Rows asked for at once in the end: few, so that pages are turned.
@@ -45,6 +47,9 @@ pub(crate) async fn ask(world: Arc<World>, number: u32) -> turmoil::Result {
     }
     loop {
         host.rest(LOOK).await;
+        if number == 1 && host.now_ms() >= world.plan.settings.faults_end_ms + SCHEDULES_GO_ON_MS {
+            schedule::remove_all(&host, &client).await;
+        }
         if number == 1
             && world.audit.load(Ordering::Relaxed)
             && !world.audited.load(Ordering::Relaxed)
@@ -89,6 +94,7 @@ async fn begin(host: Arc<Host>, client: Client, index: usize) {
         Job::Cancel { name } => cancel(&host, &client, &name).await,
         Job::Wait { name } => wait(&host, &client, &name).await,
         Job::Ask { name } => look(&host, &client, &name).await,
+        job => schedule::ask(&host, &client, job).await,
     }
     host.record(|_| What::Settled { job: index });
     host.world.told().jobs[index] = Progress::Over;
@@ -206,13 +212,13 @@ fn tell_start(host: &Host, name: &str, work: Work, answer: StartAnswer) {
     });
 }
 
-fn wrong(host: &Host, text: String) {
+pub(super) fn wrong(host: &Host, text: String) {
     host.note(format_args!("is told what cannot be right: {text}"));
     host.world.told().wrong.push(text);
 }
 
 /// Whether the call has taken effect is unknown: it is made again.
-async fn again(host: &Host) {
+pub(super) async fn again(host: &Host) {
     host.world.saw("starts with unknown outcome");
     host.rest(AGAIN).await;
 }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use stepwell::Workflow;
 
+use super::schedule::Scheduled;
 use super::settings::Settings;
 use crate::draw::Draw;
 use crate::workload::{CHAIN, CHECKOUT, SOLO};
@@ -107,6 +108,30 @@ pub enum Job {
         /// The run's name.
         name: String,
     },
+    /// Sets a schedule, again and again until it is answered.
+    SetSchedule(Box<Scheduled>),
+    /// Pauses a schedule, once.
+    PauseSchedule {
+        /// The schedule's name.
+        name: String,
+    },
+    /// Lets a paused schedule go on, once.
+    ResumeSchedule {
+        /// The schedule's name.
+        name: String,
+    },
+    /// Removes a schedule, once.
+    RemoveSchedule {
+        /// The schedule's name.
+        name: String,
+    },
+    /// Starts a schedule's occurrences up to now, page by page.
+    Backfill {
+        /// The schedule's name.
+        name: String,
+        /// From so long ago.
+        back_ms: u64,
+    },
 }
 
 impl Job {
@@ -121,6 +146,11 @@ impl Job {
             Self::Cancel { name } => ("cancel", vec![name.clone()]),
             Self::Wait { name } => ("wait", vec![name.clone()]),
             Self::Ask { name } => ("ask", vec![name.clone()]),
+            Self::SetSchedule(schedule) => ("set schedule", vec![schedule.name.clone()]),
+            Self::PauseSchedule { name } => ("pause schedule", vec![name.clone()]),
+            Self::ResumeSchedule { name } => ("resume schedule", vec![name.clone()]),
+            Self::RemoveSchedule { name } => ("remove schedule", vec![name.clone()]),
+            Self::Backfill { name, .. } => ("backfill", vec![name.clone()]),
         }
     }
 }

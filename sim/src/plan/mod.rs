@@ -8,6 +8,7 @@ mod clock;
 mod fault;
 mod job;
 mod long;
+mod schedule;
 mod script;
 mod settings;
 mod workload;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 pub use self::clock::ClockError;
 pub use self::fault::{Fault, FaultKind, TimedFault};
 pub use self::job::{ChainInput, Job, Order, Solo, TimedJob, Work};
+pub use self::schedule::Scheduled;
 pub use self::script::{Point, Scripted, Strike};
 pub use self::settings::{Disk, Settings};
 pub use self::workload::Workload;
@@ -66,6 +68,8 @@ impl Plan {
         limit(&mut settings);
         let mut jobs = job::draw_all(seed, &settings);
         long::lengthen(seed, &settings, &mut jobs);
+        jobs.extend(schedule::draw_all(seed, &settings));
+        jobs.sort_by_key(|job| job.at_ms);
         let faults = fault::draw_all(seed, &settings);
         Self {
             suite: ENGINE.to_owned(),
