@@ -108,6 +108,9 @@ impl CommandError {
             Refusal::HasEnded(ended) => error.hint(format!("`stepwell run show {}` prints how", ended.id)),
             Refusal::NotResumable(run) => error.hint(format!("`stepwell run show {}` prints where it is", run.id)),
             Refusal::NoSuchQueue(_) => error.hint("`stepwell queue list` prints them; `queue limit` makes one"),
+            Refusal::NoSuchSchedule(_) => error.hint("`stepwell schedule list` prints the schedules there are"),
+            Refusal::BadCron(_) | Refusal::UnknownZone(_) | Refusal::NeverFires(_) | Refusal::BadSpan(_)
+            | Refusal::BadBackfill(_) | Refusal::ScheduleInputTooLarge(_) => Self { exit: USAGE, ..error },
             Refusal::BadName(_) | Refusal::BadRate(_) | Refusal::PayloadTooLarge(_) | Refusal::OutOfRange(_) => Self { exit: USAGE, ..error },
             _ => error,
         }
@@ -194,6 +197,13 @@ fn refused_kind(refusal: &Refusal) -> &'static str {
         Refusal::NotDead(_) => "not_dead",
         Refusal::WentOn(_) => "went_on",
         Refusal::BadInput(_) => "bad_input",
+        Refusal::NoSuchSchedule(_) => "no_such_schedule",
+        Refusal::BadCron(_) => "bad_cron",
+        Refusal::UnknownZone(_) => "unknown_zone",
+        Refusal::NeverFires(_) => "never_fires",
+        Refusal::BadSpan(_) => "bad_span",
+        Refusal::BadBackfill(_) => "bad_backfill",
+        Refusal::TooManySchedules(_) => "too_many_schedules",
         _ => "refused",
     }
 }

@@ -14,6 +14,7 @@ mod quantity;
 mod queue;
 mod reach;
 mod run;
+mod schedule;
 mod serve;
 mod sim;
 mod stats;
@@ -53,6 +54,9 @@ enum Command {
     /// Look at runs that failed for good
     #[command(subcommand)]
     Dead(dead::DeadCommand),
+    /// Start runs again and again: cron expressions and intervals
+    #[command(subcommand)]
+    Schedule(schedule::ScheduleCommand),
     /// Look at a store that no engine has open
     #[command(subcommand)]
     Store(store::StoreCommand),
@@ -109,6 +113,7 @@ fn run(command: Command, terminal: Terminal) -> Result<Answer, CommandError> {
             Command::Queue(command) => command.execute(terminal).await,
             Command::Batch(command) => command.execute(terminal).await,
             Command::Dead(command) => command.execute(terminal).await,
+            Command::Schedule(command) => command.execute(terminal).await,
             Command::Store(command) => command.execute(terminal).await,
             Command::Stats(command) => command.execute(terminal).await,
             Command::Demo(command) => command.execute(terminal).await,

@@ -362,6 +362,35 @@ mod planted {
             "reports are not sent again",
             "W6: a report is sent once under each token until it is answered",
         ),
+        // Schedules.
+        canary(
+            "an occurrence fires early",
+            "O1: an occurrence is started at or after its instant",
+        ),
+        canary(
+            "an occurrence's run id is made of when it is started",
+            "O2: one run for each schedule and nominal time",
+        ),
+        canary(
+            "a schedule moves on without its run",
+            "O3: the run and the advanced record are in one batch",
+        ),
+        canary(
+            "all that was missed is started",
+            "O4: of what was missed only the newest is started",
+        ),
+        canary(
+            "a paused schedule fires",
+            "O5: a paused schedule starts nothing",
+        ),
+        canary(
+            "the last run of a schedule is not looked at",
+            "O6: while the last run has not ended, the overlap policy says what happens",
+        ),
+        canary(
+            "what a gap of the clocks skips is left out",
+            "a wall time that is skipped is the first instant after the gap",
+        ),
         // Clients.
         canary(
             "requests are numbered from one in each life",

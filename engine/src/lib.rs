@@ -61,6 +61,7 @@
 //! | a queue's concurrency limit, the count and burst of its rate limit | 1,000,000 |
 //! | names of workflows, queues, steps | 128 bytes; of runs 256 |
 //! | a delay | ten years |
+//! | schedules | 10,000; an input of theirs 2 KiB; intervals from 1 s |
 //! | ended runs are kept for | 7 days, by setting |
 //!
 //! # Map
@@ -73,8 +74,8 @@
 //!
 //! # Features
 //!
-//! `worker` (default): the SDK, worker and client; no store. `server` (default): the engine with the fjall store. Without
-//! either: the core alone, without tokio.
+//! `worker` (default): the SDK, worker and client; no store. `server` (default): the engine with the fjall store, and
+//! `calendar`, which reads cron expressions and knows the time zones. Without any: the core alone, without tokio.
 
 #[cfg(canary)]
 pub mod canary;
@@ -104,11 +105,13 @@ pub use model::payload::Payload;
 pub use model::queue::{QueueChange, QueueSettings, QueueSummary, RateLimit};
 pub use model::retry::Retry;
 pub use model::run::{Outcome, RunState};
+pub use model::schedule::Overlap;
 pub use model::time::Time;
 pub use model::unique::Unique;
 #[cfg(feature = "worker")]
 pub use runtime::client::{
-    BatchBuilder, BatchStarted, Client, ClientError, Queues, Run, RunError, StartBuilder, StartMany,
+    BatchBuilder, BatchStarted, Client, ClientError, Filled, Queues, Run, RunError,
+    ScheduleBuilder, ScheduleSet, Schedules, StartBuilder, StartMany,
 };
 #[cfg(feature = "server")]
 pub use runtime::engine::{Engine, EngineOptions, OpenError};

@@ -7,14 +7,15 @@ use stepwell_storage::{ReadFailure, Row, Scan, Space, Store};
 
 use crate::core::output::Read;
 use crate::core::run::{Run, RunFold, RunImage};
-use crate::core::{GenerationRow, Input, Opened};
+use crate::core::{GenerationRow, Input, Opened, ScheduleRow};
 use crate::keys::batch::{BatchRecord, OpenBatchRow};
 use crate::keys::expiry::{self, Expiry, ExpiryMark};
 use crate::keys::journal::{self, Joiner};
 use crate::keys::unique::UniqueRecord;
 use crate::keys::{
     self, Family, GenerationRecord, GrantedRecord, IndexRecord, Mark, MovedRecord, PoolRecord,
-    QueueRecord, ReadyRecord, Record, StoppedRecord, Tally, TimerRecord,
+    QueueRecord, ReadyRecord, Record, ScheduleRecord, ScheduleState, StoppedRecord, Tally,
+    TimerRecord,
 };
 use crate::model::chain::CHAIN_BYTES;
 use crate::model::entry::Entry;
@@ -178,6 +179,7 @@ pub async fn open(store: &dyn Store) -> Result<Opened, Unreadable> {
         },
     )
     .await?;
+    opened.schedules = schedules(store).await?;
     let prefix = keys::family(Family::Granted);
     all_rows(
         store,
@@ -252,6 +254,30 @@ async fn counted_pools(
     })
     .await?;
     Ok(pools.into_iter().collect())
+}
+
+/// All schedules, and how far they are.
+async fn schedules(store: &dyn Store) -> Result<Vec<ScheduleRow>, Unreadable> {
+    let mut rows: Vec<ScheduleRow> = Vec::new();
+    let mut states = BTreeMap::new();
+    let space = Space::Lasting;
+    let prefix = keys::family(Family::ScheduleState);
+    let number = |row: &Row, family| keys::number_of(&row.key).ok_or(Unreadable::Key { family });
+    all_rows(store, space, prefix.clone(), keys::end_of(&prefix), |row| {
+        let state = ScheduleState::of_bytes(&row.value)?;
+        states.insert(number(row, Family::ScheduleState)?, state);
+        Ok(())
+    })
+    .await?;
+    let prefix = keys::family(Family::Schedule);
+    all_rows(store, space, prefix.clone(), keys::end_of(&prefix), |row| {
+        let number = number(row, Family::Schedule)?;
+        let state = states.remove(&number).unwrap_or_default();
+        rows.push((number, ScheduleRecord::of_bytes(&row.value)?, state));
+        Ok(())
+    })
+    .await?;
+    Ok(rows)
 }
 
 /// The number of a run.

@@ -8,9 +8,11 @@ use stepwell::keys::batch::BatchRecord;
 use stepwell::keys::unique::UniqueRecord;
 use stepwell::keys::{
     self, ActRecord, Family, GrantedRecord, IndexRecord, Mark, MovedRecord, PoolRecord,
-    QueueRecord, ReadyRecord, Record, StoppedRecord, Tally, TimerRecord, journal,
+    QueueRecord, ReadyRecord, Record, ScheduleRecord, ScheduleState, StoppedRecord, Tally,
+    TimerRecord, journal,
 };
 use stepwell::model::batch::BatchNo;
+use stepwell::model::calendar::Calendar;
 use stepwell::model::chain;
 use stepwell::model::dead::Superseded;
 use stepwell::model::entry::{Entry, Started};
@@ -173,12 +175,29 @@ pub(crate) enum Change {
     Forgotten { run: RunNo },
     /// A batch changed.
     Batched,
+    /// A schedule, or how far it is, was written or deleted.
+    Scheduled { number: u32 },
     /// Nothing that is looked at.
     Other,
 }
 
 /// A place in line: queue, priority, sequence.
 pub(crate) type Place = (u32, u8, u64);
+/// A schedule as stored.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct DurableSchedule {
+    pub(crate) record: ScheduleRecord,
+    pub(crate) state: ScheduleState,
+}
+
+impl DurableSchedule {
+    /// When its next occurrence is to be started.
+    pub(crate) fn due(&self) -> Option<Time> {
+        let next = self.state.next.filter(|_| self.state.paused_by.is_none())?;
+        let calendar = Calendar::of(&self.record.spec.when).ok()?;
+        Some(self.record.spec.due(&calendar, next))
+    }
+}
 
 /// The records.
 #[derive(Debug, Clone, Default)]
@@ -196,6 +215,7 @@ pub(crate) struct Durable {
     pub(crate) tally: Option<Tally>,
     /// Engine time has not passed this; and where queues and timers begin.
     pub(crate) mark: Option<Mark>,
+    pub(crate) schedules: BTreeMap<u32, DurableSchedule>,
     /// Generations that the engine knows of.
     pub(crate) generations: BTreeSet<u32>,
     /// Generations that are to be dropped, and in which life of the server that was decided.
@@ -415,6 +435,30 @@ impl Durable {
                 Change::Batched
             }
             Family::Expiry | Family::FollowUp => Change::Other,
+            Family::Schedule => {
+                let number = keys::number_of(key).ok_or_else(short)?;
+                match value {
+                    Some(value) => {
+                        let record = ScheduleRecord::of_bytes(value).map_err(bad)?;
+                        let state = ScheduleState::default();
+                        let schedule = DurableSchedule { record, state };
+                        self.schedules.insert(number, schedule);
+                    }
+                    None => {
+                        self.schedules.remove(&number);
+                    }
+                }
+                Change::Scheduled { number }
+            }
+            Family::ScheduleState => {
+                let number = keys::number_of(key).ok_or_else(short)?;
+                if let (Some(value), Some(schedule)) = (value, self.schedules.get_mut(&number)) {
+                    schedule.state = ScheduleState::of_bytes(value).map_err(bad)?;
+                } else if value.is_some() {
+                    return Err(format!("schedule {number} has a state and is not there"));
+                }
+                Change::Scheduled { number }
+            }
         })
     }
 
@@ -613,6 +657,7 @@ impl Durable {
             && self.ready.is_empty()
             && self.timers.is_empty()
             && self.stopped.is_empty()
+            && self.schedules.is_empty()
     }
 
     /// Whether a run is of a batch, or follows one.

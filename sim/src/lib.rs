@@ -58,7 +58,8 @@
 //!
 //! # Limits
 //!
-//! One server, one to five workers, one to three clients; up to 38 runs; 8 to 14 simulated seconds of faults, and 60 to end
+//! One server, one to five workers, one to three clients; up to 38 runs, and in a third of the worlds those of one to four
+//! schedules; 8 to 14 simulated seconds of faults, and 60 to end
 //! in, 180 where waits are long, 300 where all goes through one slot or two. What is skipped does not count: in half of the worlds some runs wait for hours, days or
 //! a year, and all wall clocks are put forward while every run waits.
 

@@ -1,5 +1,5 @@
 //! Time that nobody needs is skipped: when every run waits for a timer that is far away, all wall clocks are put forward at
-//! once, until just before the first one is due.
+//! once, until just before the first one is due, or the next occurrence of a schedule.
 //!
 //! Leases, heartbeats and time-outs live on monotonic time, durable timers on engine time, which follows the wall clock. So
 //! a skip is what a world sees in which all machines slept: nothing was on its way, everybody's date has moved on, and no
@@ -25,8 +25,12 @@ pub(crate) fn skippable_ms(world: &World) -> Option<u64> {
         let court = world.court();
         let durable = &court.durable;
         let rest = durable.granted.is_empty() && durable.ready.is_empty();
-        let (due, _) = durable.timers.keys().next().filter(|_| rest)?;
-        *due
+        let timer = durable.timers.keys().next().map(|(due, _)| *due);
+        let occurrence = durable
+            .schedules
+            .values()
+            .filter_map(|schedule| schedule.due());
+        timer.into_iter().chain(occurrence).min().filter(|_| rest)?
     };
     if due
         <= server

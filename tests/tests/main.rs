@@ -22,5 +22,6 @@ mod lock;
 mod refusal;
 mod requirement;
 mod restart;
+mod schedule;
 mod starts;
 mod worker;

@@ -19,6 +19,8 @@ use crate::quantity;
 use crate::reach::{Door, Reach, asked};
 use crate::terminal::Terminal;
 
+pub(crate) use self::journal::payload_json;
+
 /// How many rows a listing has unless told otherwise.
 const ROWS: u32 = 50;
 

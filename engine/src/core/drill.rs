@@ -1,6 +1,8 @@
 //! A small world around a core: three workers that run scripted workflows, a client, a clock that jumps, a disk that
 //! loses power. What happens in it is a list of orders; after each the invariants are checked. For tests and fuzzing.
 
+mod schedule;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -260,6 +262,7 @@ impl Drill {
             40 => self.lag(a, b, c),
             41 if b >= 64 => self.act(a, b, c),
             41 => self.resume(a),
+            42 if b >= 96 => self.schedule(a, b, c),
             42 => self.ask(a, b),
             43..=46 => self.pass(Duration::from_millis(u64::from(a) * 20), b),
             47..=48 | 51 => self.pass(Duration::from_millis(u64::from(a) * 100), b),
@@ -1053,6 +1056,7 @@ impl Drill {
             Message::Redrive(m) => m.caller.namespace,
             Message::Discard(m) => m.caller.namespace,
             Message::AskOutcome(m) => m.caller.namespace,
+            Message::SetSchedule(m) => m.caller.namespace,
             _ => Default::default(),
         };
         // The auditor knows runs by their ids, which are of the default namespace.
@@ -1101,6 +1105,7 @@ impl Drill {
             };
             self.change_queue(queue, change);
         }
+        self.remove_schedules();
         for round in 0..600 {
             self.pass(Duration::from_secs(2), 0);
             self.settle();

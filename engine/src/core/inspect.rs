@@ -10,6 +10,7 @@ impl Core {
     /// Panics if two parts of the core's memory contradict each other.
     pub fn check(&self) {
         self.check_grants();
+        self.schedules.check();
         self.check_slots();
         self.check_places();
         self.check_items();

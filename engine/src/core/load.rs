@@ -10,6 +10,7 @@ use super::Core;
 use super::output::{Note, Output, Read};
 use super::queue::ReadyItem;
 use super::run::{Run, RunImage};
+use super::schedule::{Look, Starting};
 use super::unique;
 use crate::canary::canary;
 use crate::model::command::{Caller, Damaged, NoSuchRun, Refusal, StartRun};
@@ -29,6 +30,8 @@ pub(super) enum Lookup {
         at: usize,
         run: Box<StartRun>,
     },
+    /// An occurrence of a schedule.
+    Occurrence(Starting),
     /// Anything else.
     Want(Want),
 }
@@ -91,6 +94,8 @@ pub(super) enum Want {
     },
     /// To be resumed because a build is here that it has not been tried on.
     TryBuild,
+    /// Whether it has ended, for the schedule that started it.
+    Look(Look),
 }
 
 impl Want {
@@ -216,6 +221,13 @@ impl Core {
                     }
                     return;
                 }
+                (Ok(run), Lookup::Occurrence(starting)) => {
+                    let begun = self.occurrence_looked_up(starting, *run, out);
+                    found = begun.map(Some).map_or(found, Ok);
+                }
+                (Err(what), Lookup::Occurrence(starting)) => {
+                    self.occurrence_lost(starting, what, out);
+                }
                 (Ok(None), Lookup::Start { start, at, run }) => {
                     if let Some(no) = self.begin_run(start, at, *run, None, out)
                         && !canary!("two starts wait for one look-up")
@@ -337,9 +349,12 @@ impl Core {
     /// A run that was cancelled in line leaves its row there, even longer than its retention. Nothing else is wanted
     /// of a run without a journal.
     fn cannot_find(&mut self, no: RunNo, wants: Vec<Want>, out: &mut Output) {
-        let (ghosts, others): (Vec<Want>, Vec<Want>) = wants
-            .into_iter()
-            .partition(|want| matches!(want, Want::Grant { .. } | Want::Unknown { .. }));
+        let (ghosts, others): (Vec<Want>, Vec<Want>) = wants.into_iter().partition(|want| {
+            matches!(
+                want,
+                Want::Grant { .. } | Want::Unknown { .. } | Want::Look(_)
+            )
+        });
         for ghost in ghosts {
             match ghost {
                 Want::Grant { session, item } => {
@@ -350,6 +365,8 @@ impl Core {
                     self.unknown.one_less();
                     Self::dequeue_row(&item, out);
                 }
+                // It ended longer ago than its retention.
+                Want::Look(look) => self.looked_at_last(look, false, out),
                 _ => {}
             }
         }
@@ -392,6 +409,7 @@ impl Core {
                     self.answer_start(start, at, run.id, Err(reason.into()), out);
                 }
                 Want::Return { .. } | Want::TryBuild => {}
+                Want::Look(look) => self.looked_at_last(look, false, out), // it will not go on
                 asked => self.refuse(
                     &asked,
                     Damaged {
@@ -415,7 +433,14 @@ impl Core {
                 caller,
                 reason,
             } => {
-                self.cancel_granted(no, (session, request), caller, reason, out);
+                self.cancel_granted(no, Some((session, request)), caller, reason, out);
+            }
+            Want::Look(look) => {
+                if look.stops {
+                    let (caller, reason) = Self::replaced();
+                    self.cancel_granted(no, None, caller, reason, out);
+                }
+                self.looked_at_last(look, !look.stops, out);
             }
             Want::Grant { session, item } => {
                 self.release_reserved(session, &item); // granted meanwhile: the item was a ghost
@@ -449,7 +474,17 @@ impl Core {
                 caller,
                 reason,
             } => {
-                self.cancel_waiting(image, (session, request), caller, reason, out);
+                self.cancel_waiting(image, Some((session, request)), caller, reason, out);
+            }
+            Want::Look(look) => {
+                let goes = image.run.ended.is_none();
+                if goes && look.stops {
+                    let (caller, reason) = Self::replaced();
+                    self.cancel_waiting(image, None, caller, reason, out);
+                } else if fresh {
+                    self.fresh.insert(image.run.no, image.run);
+                }
+                self.looked_at_last(look, goes && !look.stops, out);
             }
             Want::Unknown { item } => self.unknown_loaded(image, item, out),
             Want::Order(order) if image.run.is_dead_letter() => {
@@ -591,6 +626,7 @@ impl Core {
         let Some(outcome) = &run.ended else { return };
         self.release_key(run, out);
         self.left_batch(run, out);
+        self.schedule_hears_end(run.no);
         let waiters = if canary!("an outcome goes to those who wait for another run") {
             self.waiters.pop_first().map(|(_, waiters)| waiters)
         } else {

@@ -35,6 +35,7 @@
 //! - **D1–D5** Dead letters: see `core/dead.rs`.
 //! - **C1** The tally equals the states of all runs; what a queue counts equals the states of its runs.
 //! - **A1** to **A4** What a queue's settings let through: see `admission`.
+//! - **O1**–**O6** are about schedules, in `schedule.rs`.
 //!
 //! Those of unique keys (U) are in `unique.rs`, of calls that are all or nothing (A) in `together.rs`, of batches (B) in
 //! `batch.rs`.
@@ -60,6 +61,8 @@ pub mod output;
 mod queue;
 mod retention;
 pub mod run;
+mod schedule;
+mod schedule_command;
 mod session;
 #[cfg(any(test, feature = "inspect"))]
 mod stage;
@@ -74,6 +77,8 @@ mod unknown;
 
 #[cfg(test)]
 mod crowds;
+#[cfg(all(test, feature = "calendar"))]
+mod occurrences;
 #[cfg(test)]
 mod pools;
 #[cfg(test)]
@@ -98,6 +103,8 @@ use self::queue::Queue;
 use self::retention::Cleaner;
 pub use self::retention::{GenerationRow, RETENTION_DEFAULT};
 use self::run::{Run, RunImage};
+pub use self::schedule::ScheduleRow;
+use self::schedule::Schedules;
 use self::session::{Absent, Session};
 use self::start::PendingStart;
 use self::timer::Timers;
@@ -345,6 +352,7 @@ pub struct Core {
     returning: Vec<(RunNo, bool)>,
     /// Grants to go on with workers that came back, a few at a time.
     regranting: VecDeque<(SessionId, Held)>,
+    schedules: Schedules,
     counts: Stats,
 }
 
@@ -541,6 +549,13 @@ impl Core {
             Message::EditInput(ask) => self.order(session, ask.id, ask, out),
             Message::Redrive(ask) => self.order(session, ask.id, ask, out),
             Message::Discard(ask) => self.order(session, ask.id, ask, out),
+            Message::SetSchedule(_)
+            | Message::AskSchedules(_)
+            | Message::AskOccurrences(_)
+            | Message::PauseSchedule(_)
+            | Message::ResumeSchedule(_)
+            | Message::RemoveSchedule(_)
+            | Message::Backfill(_) => self.schedule_asked(session, message, out),
             _ => self.not_understood(session, &message, out),
         }
     }
@@ -575,9 +590,11 @@ impl Core {
             false => anybody.then_some(self.watch_at),
         };
         let opens = self.opens_at.first().map(|(at, _)| due(*at));
+        let schedules = self.schedules.next_due().map(due);
         [
             armed,
             timers,
+            schedules,
             watch,
             self.cleans_at(),
             opens,
@@ -603,6 +620,7 @@ impl Core {
         self.fire_armed(out);
         self.fire_timers(out);
         self.look_for_workers(out);
+        self.fire_schedules(out);
         self.clean(out);
         self.look_for_unknown(out);
         self.forget_acts(out);

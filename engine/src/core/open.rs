@@ -13,6 +13,7 @@ use super::grant::{Granted, Slots};
 use super::load::Want;
 use super::queue::Queue;
 use super::retention::Cleaner;
+use super::schedule::Schedules;
 use super::session::Absent;
 use super::timer::Timers;
 use super::unique::Uniques;
@@ -48,6 +49,8 @@ pub struct Opened {
     pub uncounted: Vec<(u32, PoolRecord)>,
     /// All grants.
     pub granted: Vec<(u32, GrantedRecord)>,
+    /// All schedules.
+    pub schedules: Vec<super::ScheduleRow>,
     /// First run number of each generation.
     pub generations: Vec<(u32, RunNo)>,
     /// All batches that have not ended.
@@ -125,6 +128,8 @@ impl Core {
         }
         let clock = EngineClock::open(reading, mark.time, settings.accept_clock);
         let clock_now = clock.now();
+        let schedules =
+            Schedules::open(opened.schedules).map_err(|what| OpenRefused::Damaged { what })?;
         let heads: BTreeMap<(u32, u8), u64> =
             mark.heads.iter().map(|(q, p, s)| ((*q, *p), *s)).collect();
         let mut core = Self {
@@ -179,6 +184,7 @@ impl Core {
             builds_seen: BTreeSet::new(),
             returning: Vec::new(),
             regranting: VecDeque::new(),
+            schedules,
             counts: Stats::default(),
             tally,
             mark,

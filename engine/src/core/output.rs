@@ -159,6 +159,22 @@ pub enum Note {
         /// What is damaged.
         what: String,
     },
+    /// Occurrences of a schedule were missed: the engine was away, or too many were waiting.
+    OccurrencesMissed {
+        /// Which schedule.
+        schedule: String,
+        /// How many, at least.
+        missed: u64,
+        /// The nominal time of the first.
+        from: Option<Time>,
+    },
+    /// What is stored of a schedule's run cannot be read.
+    ScheduleUnreadable {
+        /// Which schedule.
+        schedule: String,
+        /// What is wrong.
+        what: String,
+    },
     /// What is stored of a run is damaged.
     Damaged {
         /// The run.

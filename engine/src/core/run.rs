@@ -278,6 +278,8 @@ impl Run {
         }
         self.commands.begin_anew();
         (self.ended, self.death) = (None, None);
+        // Its batch has counted its end, and may have ended with it.
+        self.batch = None;
         self.redriven += 1;
     }
 

@@ -963,7 +963,11 @@ impl Scene {
                 let queue = keys::number_of(key).and_then(|queue| self.queues.get(&queue));
                 format!("pool {}", queue.cloned().unwrap_or_default())
             }
-            Family::Queue | Family::Granted | Family::Generation => {
+            Family::Queue
+            | Family::Granted
+            | Family::Generation
+            | Family::Schedule
+            | Family::ScheduleState => {
                 format!(
                     "{} {}",
                     format!("{family:?}").to_lowercase(),
@@ -1147,6 +1151,7 @@ impl Scene {
                 " from run #{}",
                 keys::GenerationRecord::of_bytes(value).unwrap().first
             ),
+            Family::Schedule | Family::ScheduleState => format!(" {} bytes", value.len()),
             Family::Moved => format!(
                 " to {}",
                 keys::MovedRecord::of_bytes(value).unwrap().generation
@@ -1230,6 +1235,12 @@ impl Scene {
             }
             Note::NotCleaned { generation, what } => {
                 format!("generation {generation} not cleaned: {what}")
+            }
+            Note::OccurrencesMissed {
+                schedule, missed, ..
+            } => format!("{missed} occurrences of `{schedule}` missed"),
+            Note::ScheduleUnreadable { schedule, what } => {
+                format!("`{schedule}` unreadable: {what}")
             }
             Note::Damaged { run, what } => format!("{} damaged: {what}", self.run_text(*run)),
         }

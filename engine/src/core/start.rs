@@ -25,8 +25,9 @@ use crate::model::limits::{
     NAME_BYTES_MAX, QUEUES_MAX, START_MANY_MAX, TAG_BYTES_MAX, TAGS_MAX, UNIQUE_KEY_BYTES_MAX,
 };
 use crate::model::run::RunState;
+use crate::model::time::Time;
 use crate::model::unique::UniqueKey;
-use crate::wire::message::{RefusedReply, Start, StartAnswer, StartReply};
+use crate::wire::message::{BackfillReply, RefusedReply, Start, StartAnswer, StartReply};
 
 /// The longest delay: ten years.
 const DELAY_MAX: Duration = Duration::from_secs(10 * 366 * 86_400);
@@ -51,6 +52,8 @@ pub(super) enum CallKind {
     Together(Together),
     /// Each by itself, as runs of a batch.
     Batch(BatchCall),
+    /// Each by itself, a page of a backfill, and behind it comes this.
+    Page(Option<Time>),
 }
 
 impl Core {
@@ -167,7 +170,7 @@ impl Core {
         let (caller, id) = (call.caller.clone(), asked.id);
         let batch = match &call.kind {
             CallKind::Batch(batch) => Some(batch.no),
-            CallKind::Each | CallKind::Together(_) => None,
+            CallKind::Each | CallKind::Together(_) | CallKind::Page(_) => None,
         };
         if let Some(batch) = batch
             && let Err(reason) = self.admits_run(batch, start)
@@ -342,6 +345,11 @@ impl Core {
                         runs,
                     },
                 );
+            }
+            CallKind::Page(next) => {
+                let (session, request) = (whole.session, whole.request);
+                let runs: Vec<StartAnswer> = whole.answers.into_iter().flatten().collect();
+                out.send(session, BackfillReply::of(request, &runs, next));
             }
         }
     }

@@ -128,7 +128,7 @@ impl Core {
     pub(super) fn cancel_granted(
         &mut self,
         no: RunNo,
-        (session, request): Asker,
+        asker: Option<Asker>,
         caller: Caller,
         reason: String,
         out: &mut Output,
@@ -152,13 +152,31 @@ impl Core {
                 Self::tell(holder, (no, granted.record.token), index, &entry, out);
             }
         }
-        out.send(session, DoneReply { request });
+        Self::tell_done(asker, out);
+    }
+
+    fn tell_done(asker: Option<Asker>, out: &mut Output) {
+        if let Some((session, request)) = asker {
+            out.send(session, DoneReply { request });
+        }
+    }
+
+    /// Who stops a run in whose place its schedule starts the next one, and why.
+    pub(super) fn replaced() -> (Caller, String) {
+        let caller = Caller {
+            principal: "schedule".to_owned(),
+            ..Caller::default()
+        };
+        (
+            caller,
+            "the next occurrence of its schedule is due".to_owned(),
+        )
     }
 
     pub(super) fn cancel_waiting(
         &mut self,
         image: RunImage,
-        (session, request): Asker,
+        asker: Option<Asker>,
         caller: Caller,
         reason: String,
         out: &mut Output,
@@ -171,7 +189,10 @@ impl Core {
         } = image;
         if state.is_final() {
             let reason = HasEnded { id: run.id, state }.into();
-            return out.send(session, RefusedReply { request, reason });
+            if let Some((session, request)) = asker {
+                out.send(session, RefusedReply { request, reason });
+            }
+            return;
         }
         if let Some(due) = sleeps {
             self.disarm_stored(due, run.no, out);
@@ -179,7 +200,7 @@ impl Core {
         if stopped.is_some() {
             out.delete(Space::Lasting, keys::stopped(run.no));
         }
-        out.send(session, DoneReply { request });
+        Self::tell_done(asker, out);
         let at = self.now();
         let queue = self.queue_number(&run.queue, out);
         if run.next == 1 {

@@ -25,6 +25,8 @@
 //! | 22 | expiry | lasting | instant, what, namespace, hash | nothing; without an instant [`ExpiryMark`](expiry::ExpiryMark) | with what expires |
 //! | 23 | ended batch | lasting | namespace, name's hash | [`BatchRecord`](batch::BatchRecord) | when a batch ends |
 //! | 24 | follow-up | lasting | slot | [`FollowUpRecord`](batch::FollowUpRecord) | when a batch gets its follow-up |
+//! | 17 | schedule | lasting | schedule number | [`ScheduleRecord`] | when a schedule is set |
+//! | 18 | schedule state | lasting | schedule number | [`ScheduleState`] | with each occurrence, in the batch of its run |
 //!
 //! Scans never start where deletes happen: ready and timer windows go on behind the cursors kept in [`Mark`];
 //! granted slots are used again, lowest first.
@@ -42,6 +44,8 @@ use crate::model::dead::ActKind;
 use crate::model::id::{CommandId, Incarnation, Namespace, RunId, RunNo, Token};
 use crate::model::queue::QueueSettings;
 use crate::model::run::RunState;
+use crate::model::schedule::ScheduleSpec;
+pub use crate::model::schedule::ScheduleState;
 use crate::model::time::Time;
 use crate::numbered::{Undecodable, decode_fields, encode_fields};
 
@@ -96,11 +100,15 @@ pub enum Family {
     EndedBatch = 23,
     /// What follows batches that have not ended.
     FollowUp = 24,
+    /// Schedules.
+    Schedule = 17,
+    /// How far schedules are.
+    ScheduleState = 18,
 }
 
 impl Family {
     /// All families.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::Tally,
         Self::Index,
         Self::Queue,
@@ -120,6 +128,8 @@ impl Family {
         Self::Expiry,
         Self::EndedBatch,
         Self::FollowUp,
+        Self::Schedule,
+        Self::ScheduleState,
     ];
 
     /// The family of a stored key.
@@ -300,6 +310,20 @@ pub fn act_of(key: &[u8]) -> Option<(Time, u64)> {
     time_and_run_of(key).map(|(at, number)| (at, number.0))
 }
 
+/// Where a schedule is.
+pub fn schedule(number: u32) -> Bytes {
+    KeyBuilder::new(Family::Schedule)
+        .part(&number.to_be_bytes())
+        .done()
+}
+
+/// Where it says how far a schedule is.
+pub fn schedule_state(number: u32) -> Bytes {
+    KeyBuilder::new(Family::ScheduleState)
+        .part(&number.to_be_bytes())
+        .done()
+}
+
 /// A stored record: positional MessagePack.
 pub trait Record: Serialize + DeserializeOwned {
     /// Its name in messages.
@@ -330,6 +354,10 @@ macro_rules! records {
             }
         )+
     };
+}
+
+impl Record for ScheduleState {
+    const WHAT: &'static str = "ScheduleState";
 }
 
 records! {
@@ -512,6 +540,18 @@ records! {
         #[serde(default)]
         acts: Time,
     }
+
+    /// A schedule.
+    ScheduleRecord {
+        /// Whose it is.
+        namespace: Namespace,
+        /// What it starts, and when.
+        spec: ScheduleSpec,
+        /// When it was set to this.
+        set_at: Time,
+        /// By whom.
+        set_by: String,
+    }
 }
 
 impl Default for PoolRecord {
@@ -548,6 +588,8 @@ mod tests {
             hex(&timer(Time(5), RunNo(6))),
             "00000800000000000000050000000000000006"
         );
+        assert_eq!(hex(&schedule(7)), "00001100000007");
+        assert_eq!(hex(&schedule_state(7)), "00001200000007");
         assert_eq!(
             hex(&act(Time(5), 6)),
             "00000f00000000000000050000000000000006"
@@ -643,6 +685,60 @@ mod tests {
             hex(&act.to_bytes()),
             "9701a36f707302c41000000000000000000000000000000002a16ea0c41000000000000000000000000000000003"
         );
+    }
+
+    #[test]
+    fn golden_schedules() {
+        use crate::model::schedule::{CronTimes, EveryTimes, Overlap, ScheduleSpec};
+        let spec = ScheduleSpec {
+            name: "n".into(),
+            workflow: "w".into(),
+            version: 1,
+            queue: "q".into(),
+            priority: 5,
+            input: crate::model::payload::Payload(Bytes::from_static(&[1, 0xc0])),
+            when: CronTimes {
+                expression: "0 6 * * *".into(),
+                zone: "UTC".into(),
+            }
+            .into(),
+            jitter_ms: 0,
+            overlap: Overlap::QueueAll,
+            catch_up_ms: 10_000,
+        };
+        let record = ScheduleRecord {
+            namespace: Namespace(1),
+            spec,
+            set_at: Time(2),
+            set_by: "p".into(),
+        };
+        let bytes = record.to_bytes();
+        assert_eq!(
+            hex(&bytes),
+            "94019aa16ea17701a17105c40201c0c4100192a9302036202a202a202aa35554430003cd271002a170"
+        );
+        assert_eq!(ScheduleRecord::of_bytes(&bytes).unwrap(), record);
+        let every = EveryTimes {
+            every_ms: 900_000,
+            anchor: Time(0),
+        };
+        assert_eq!(
+            hex(&crate::model::schedule::When::from(every).encode()),
+            "0292ce000dbba000"
+        );
+        let state = ScheduleState {
+            at: Time(1),
+            paused_by: None,
+            next: Some(Time(3)),
+            last: Some(Time(2)),
+            last_run: Some(RunNo(7)),
+            pending: vec![Time(4)],
+            started: 5,
+            skipped: 6,
+            missed: 0,
+        };
+        assert_eq!(hex(&state.to_bytes()), "9901c00302079104050600");
+        assert_eq!(ScheduleState::of_bytes(&state.to_bytes()).unwrap(), state);
     }
 
     #[test]

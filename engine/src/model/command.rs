@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::id::{CommandId, Namespace, RunId, StepNo, Token};
 use super::payload::Payload;
 use super::run::RunState;
+use super::schedule::span_text;
+use super::time::Time;
 use super::unique::UniqueKey;
 use crate::numbered::numbered;
 
@@ -281,4 +283,74 @@ refusals! {
         /// The one that was asked for.
         asked: String,
     } "the batch `{name}` is followed by `{existing}` already; the call asks for `{asked}`, or for another input",
+    /// No schedule of this name.
+    40 => NoSuchSchedule {
+        /// The name.
+        name: String,
+    } "there is no schedule `{name}`",
+    /// A cron expression that cannot be read.
+    41 => BadCron {
+        /// The expression.
+        expression: String,
+        /// Where it goes wrong: the number of the character, from 1.
+        position: u32,
+        /// What is wrong there, and what is expected.
+        problem: String,
+    } "the cron expression `{expression}` is wrong at character {position}: {problem}",
+    /// A time zone that is not known.
+    42 => UnknownZone {
+        /// Its name.
+        zone: String,
+        /// Names that are near it.
+        near: String,
+    } "there is no time zone `{zone}`; there is {near}",
+    /// A span that is too short or too long.
+    43 => BadSpan {
+        /// Of what.
+        what: String,
+        /// The span, as text.
+        span: String,
+        /// The shortest allowed.
+        min: String,
+        /// The longest allowed.
+        max: String,
+    } "{what} is {span}: from {min} to {max} are allowed",
+    /// A cron expression that names no day there is.
+    44 => NeverFires {
+        /// The expression.
+        expression: String,
+    } "the cron expression `{expression}` names no instant that will ever come",
+    /// As many schedules as there may be.
+    45 => TooManySchedules {
+        /// The limit.
+        count_max: u64,
+    } "there are {count_max} schedules, and no more are allowed: remove one, or let one start several runs",
+    /// A part of the past that cannot be filled.
+    46 => BadBackfill {
+        /// From.
+        from: Time,
+        /// To.
+        to: Time,
+        /// Why.
+        problem: String,
+    } "from {from} to {to} cannot be filled: {problem}",
+    /// An input that does not fit a schedule.
+    47 => ScheduleInputTooLarge {
+        /// Its length.
+        bytes: u64,
+        /// The limit.
+        bytes_max: u64,
+    } "the input has {bytes} bytes, and that of a schedule at most {bytes_max}: pass an id and read the data in a step",
+}
+
+impl BadSpan {
+    pub(crate) fn of(what: &str, ms: u64, min_ms: u64, max_ms: u64) -> Refusal {
+        Self {
+            what: what.to_owned(),
+            span: span_text(ms),
+            min: span_text(min_ms),
+            max: span_text(max_ms),
+        }
+        .into()
+    }
 }

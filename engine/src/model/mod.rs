@@ -1,8 +1,11 @@
 //! The nouns: plain data, without behaviour that needs a clock, a disk or a network.
 
 pub mod batch;
+pub mod calendar;
 pub mod chain;
 pub mod command;
+#[cfg(feature = "calendar")]
+mod cron;
 pub mod dead;
 pub mod entry;
 pub mod failure;
@@ -13,5 +16,6 @@ pub mod payload;
 pub mod queue;
 pub mod retry;
 pub mod run;
+pub mod schedule;
 pub mod time;
 pub mod unique;

@@ -14,7 +14,8 @@ use crate::keys::journal::{self, Joiner};
 use crate::keys::unique::UniqueRecord;
 use crate::keys::{
     ActRecord, DeadRecord, Family, GenerationRecord, GrantedRecord, IndexRecord, Mark, MovedRecord,
-    PoolRecord, QueueRecord, ReadyRecord, Record, StoppedRecord, Tally, TimerRecord,
+    PoolRecord, QueueRecord, ReadyRecord, Record, ScheduleRecord, ScheduleState, StoppedRecord,
+    Tally, TimerRecord,
 };
 use crate::model::chain::CHAIN_BYTES;
 use crate::model::entry::Entry;
@@ -169,6 +170,8 @@ fn decode(family: Family, row: &Row) -> Result<String, String> {
         Family::Mark => text::<Mark>(value),
         Family::Pool => text::<PoolRecord>(value),
         Family::Act => text::<ActRecord>(value),
+        Family::Schedule => text::<ScheduleRecord>(value),
+        Family::ScheduleState => text::<ScheduleState>(value),
         Family::Journal => Ok(String::new()),
         Family::Unique => text::<UniqueRecord>(value),
         Family::Batch | Family::EndedBatch => text::<BatchRecord>(value),

@@ -40,6 +40,26 @@ pub(super) fn log(note: &Note) {
                 "a generation is kept beyond its retention: something in it cannot be read"
             );
         }
+        Note::OccurrencesMissed {
+            schedule,
+            missed,
+            from,
+        } => {
+            let from = from.map(|from| from.to_string());
+            tracing::warn!(
+                schedule,
+                missed,
+                from,
+                "occurrences of a schedule were missed"
+            );
+        }
+        Note::ScheduleUnreadable { schedule, what } => {
+            tracing::error!(
+                schedule,
+                what,
+                "an occurrence of a schedule is missed: its run cannot be looked up"
+            );
+        }
         Note::Damaged { run, what } => {
             tracing::error!(%run, what, "a run is stopped: what is stored of it is damaged")
         }

@@ -13,6 +13,7 @@ use crate::model::payload::Payload;
 use crate::model::queue::{QueueChange, QueueSummary};
 use crate::model::retry::Retry;
 use crate::model::run::{Outcome, RunSummary, Stats};
+use crate::model::schedule::{Occurrence, ScheduleInfo, ScheduleSpec};
 use crate::model::time::Time;
 use crate::numbered::numbered;
 
@@ -593,6 +594,129 @@ messages! {
         /// The answers, in the order of the request.
         runs: Vec<StartAnswer>,
     },
+    /// Client to engine: there be this schedule. Answered by [`ScheduleReply`].
+    100 => SetSchedule {
+        /// The number of the request on this connection.
+        request: u64,
+        /// Who asks.
+        caller: Caller,
+        /// The schedule.
+        spec: Box<ScheduleSpec>,
+    },
+    /// Client to engine: a page of schedules, by name. Answered by [`SchedulesReply`].
+    101 => AskSchedules {
+        /// The number of the request on this connection.
+        request: u64,
+        /// Who asks.
+        caller: Caller,
+        /// Only those behind this name (the last of the page before).
+        after: Option<String>,
+        /// At most this many.
+        limit: u32,
+    },
+    /// Client to engine: a schedule, and its next occurrences. Answered by [`ScheduleReply`].
+    102 => AskOccurrences {
+        /// The number of the request on this connection.
+        request: u64,
+        /// Who asks.
+        caller: Caller,
+        /// The schedule.
+        name: String,
+        /// At most this many.
+        count: u32,
+    },
+    /// Client to engine: start no more occurrences. Answered by [`ScheduleReply`].
+    103 => PauseSchedule {
+        /// The number of the request on this connection.
+        request: u64,
+        /// Who asks.
+        caller: Caller,
+        /// The schedule.
+        name: String,
+    },
+    /// Client to engine: go on with the next occurrence from now. Answered by [`ScheduleReply`].
+    104 => ResumeSchedule {
+        /// The number of the request on this connection.
+        request: u64,
+        /// Who asks.
+        caller: Caller,
+        /// The schedule.
+        name: String,
+    },
+    /// Client to engine: forget this schedule; its runs go on. Answered by [`DoneReply`].
+    105 => RemoveSchedule {
+        /// The number of the request on this connection.
+        request: u64,
+        /// Who asks.
+        caller: Caller,
+        /// The schedule.
+        name: String,
+    },
+    /// Client to engine: start occurrences of the past. Answered by [`BackfillReply`].
+    106 => Backfill {
+        /// The number of the request on this connection.
+        request: u64,
+        /// Who asks.
+        caller: Caller,
+        /// The schedule.
+        name: String,
+        /// Nominal times from here on.
+        from: Time,
+        /// And before this, which has passed.
+        to: Time,
+        /// At most this many.
+        limit: u32,
+    },
+    /// Engine to client.
+    107 => ScheduleReply {
+        /// The number of the request.
+        request: u64,
+        /// The schedule as it is now.
+        schedule: Box<ScheduleInfo>,
+        /// Whether this call changed anything.
+        changed: bool,
+        /// Its next occurrences, if they were asked for.
+        next: Vec<Occurrence>,
+    },
+    /// Engine to client.
+    108 => SchedulesReply {
+        /// The number of the request.
+        request: u64,
+        /// The page.
+        schedules: Vec<ScheduleInfo>,
+        /// Ask for those `after` this for the next page, if there may be more.
+        next: Option<String>,
+    },
+    /// Engine to client.
+    109 => BackfillReply {
+        /// The number of the request.
+        request: u64,
+        /// Runs that were started.
+        started: u64,
+        /// Runs that were there already.
+        existed: u64,
+        /// Go on from here, if there is more.
+        next: Option<Time>,
+    },
+}
+
+impl BackfillReply {
+    /// What became of a page. A run that is there already is that of its occurrence, whatever it was started with.
+    pub(crate) fn of(request: u64, runs: &[StartAnswer], next: Option<Time>) -> Message {
+        let refused = runs.iter().filter_map(|run| run.refused.as_ref());
+        let mut others = refused.filter(|reason| !matches!(reason, Refusal::IdTaken(_)));
+        if let Some(reason) = others.next().cloned() {
+            return RefusedReply { request, reason }.into();
+        }
+        let started = runs.iter().filter(|run| run.started).count() as u64;
+        Self {
+            request,
+            started,
+            existed: runs.len() as u64 - started,
+            next,
+        }
+        .into()
+    }
 }
 
 /// The answer to one start.

@@ -24,6 +24,7 @@ mod release;
 mod replay;
 mod retention;
 mod ring;
+mod schedule;
 mod share;
 mod start;
 mod suspect;
@@ -69,6 +70,7 @@ pub(crate) struct Court {
     gauges: gauge::Gauges,
     keys: unique::Keys,
     together: together::Calls,
+    schedules: schedule::Schedules,
     violations: Vec<Violation>,
     /// Bodies that began although the outcome of their step was durable: allowed for a worker that has not heard yet.
     pub(crate) late_bodies: u64,
@@ -154,6 +156,7 @@ impl Court {
                     timer::appended(&self.durable, *run, *index, &mut bench);
                     self.engine_time
                         .appended(&self.durable, *run, *index, &mut bench);
+                    self.schedules.appended(&self.durable, *run, *index);
                     self.fence.appended(&self.durable, *run, *index, &mut bench);
                     self.attempts
                         .appended(&self.durable, *run, *index, &mut bench);
@@ -197,10 +200,12 @@ impl Court {
                     touched.insert(*run);
                 }
                 Change::Forgotten { run } => forgotten.push(*run),
+                Change::Scheduled { number } => self.schedules.touched(*number),
                 Change::Other => {}
             }
             self.gauges.changed(&self.durable);
         }
+        self.schedules.batch_ended(&self.durable, &mut bench);
         self.engine_time.batch_ended(&self.durable, &mut bench);
         let latest = self.engine_time.latest;
         retention::batch_ended(&self.durable, &forgotten, latest, &mut bench);

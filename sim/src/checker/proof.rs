@@ -49,6 +49,10 @@ pub(super) fn at_the_end(durable: &Durable, ledger: &Ledger, plan: &Plan, bench:
                 let is_follower = started.workflow == FOLLOW.name();
                 is_follower || names.into_iter().any(|name| name == started.name.as_ref())
             }
+            Job::SetSchedule(schedule) => started
+                .name
+                .as_ref()
+                .is_some_and(|name| name.starts_with(&format!("schedule/{}/", schedule.name))),
             _ => false,
         };
         if !plan.jobs.iter().any(asked) {

@@ -45,6 +45,13 @@ pub(super) fn released(durable: &Durable, to: &str, message: &Message, bench: &m
         Message::StatusReply(m) => {
             no_start(durable, m.run.id).or_else(|| no_entry(durable, m.run.no, m.run.entries))
         }
+        Message::ScheduleReply(m) => {
+            let (name, told) = (&m.schedule.spec.name, &m.schedule.state);
+            let mut schedules = durable.schedules.values();
+            schedules
+                .any(|known| known.record.spec.name == *name && known.state.at < told.at)
+                .then(|| format!("the state of `{name}` of {}", told.at))
+        }
         _ => None,
     };
     if let Some(missing) = missing {

@@ -13,7 +13,7 @@ use stepwell::model::run::Stats;
 use stepwell::runtime::link::NetDial;
 use stepwell::{Client, ClientError, QueueChange, RateLimit};
 
-use super::{SERVER, starts};
+use super::{SERVER, schedule, starts};
 use crate::event::What;
 use crate::plan::{Act, Job, Work};
 use crate::told::{Asked, CallNo, Deed, OutcomeTold, Progress, StartAnswer, StartTold, run_id};
@@ -29,6 +29,8 @@ const AGAIN: Duration = Duration::from_millis(100);
 const LOOK: Duration = Duration::from_millis(50);
 /// So long after the faults queues stay limited.
 const TIDY_MS: u64 = 8_000;
+/// Schedules go on for so long after the faults; then they are removed, so that everything ends.
+const SCHEDULES_GO_ON_MS: u64 = 3_000;
 /// How often the engine is asked for its counts until it reads nothing.
 const STATS_TRIES: u32 = 10;
 /// Rows asked for at once in the end: few, so that pages are turned.
@@ -51,6 +53,9 @@ pub(crate) async fn ask(world: Arc<World>, number: u32) -> turmoil::Result {
         host.rest(LOOK).await;
         if number == 1 && world.program.is_engine {
             tidy(&host, &client).await;
+        }
+        if number == 1 && host.now_ms() >= world.plan.settings.faults_end_ms + SCHEDULES_GO_ON_MS {
+            schedule::remove_all(&host, &client).await;
         }
         if number == 1
             && world.audit.load(Ordering::Relaxed)
@@ -122,6 +127,7 @@ async fn begin(host: Arc<Host>, client: Client, index: usize) {
         }
         Job::Gauges => gauges(&host, &client).await,
         Job::Act { name, act } => operate(&host, &client, &name, act).await,
+        job => schedule::ask(&host, &client, job).await,
     }
     host.record(|_| What::Settled { job: index });
     host.world.told().jobs[index] = Progress::Over;

@@ -1,6 +1,7 @@
 //! The programs on the simulated hosts: the engine's own server, worker and client code.
 
 pub(crate) mod client;
+mod schedule;
 pub(crate) mod server;
 mod starts;
 pub(crate) mod worker;

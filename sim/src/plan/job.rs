@@ -5,6 +5,7 @@ use serde_json::Value;
 use stepwell::{QueueChange, Workflow};
 
 use super::poison::Act;
+use super::schedule::Scheduled;
 use super::settings::Settings;
 use super::starts::Hold;
 use crate::draw::Draw;
@@ -157,6 +158,30 @@ pub enum Job {
         /// What.
         act: Act,
     },
+    /// Sets a schedule, again and again until it is answered.
+    SetSchedule(Box<Scheduled>),
+    /// Pauses a schedule, once.
+    PauseSchedule {
+        /// The schedule's name.
+        name: String,
+    },
+    /// Lets a paused schedule go on, once.
+    ResumeSchedule {
+        /// The schedule's name.
+        name: String,
+    },
+    /// Removes a schedule, once.
+    RemoveSchedule {
+        /// The schedule's name.
+        name: String,
+    },
+    /// Starts a schedule's occurrences up to now, page by page.
+    Backfill {
+        /// The schedule's name.
+        name: String,
+        /// From so long ago.
+        back_ms: u64,
+    },
 }
 
 impl Job {
@@ -194,6 +219,11 @@ impl Job {
                 };
                 (what, vec![name.clone()])
             }
+            Self::SetSchedule(schedule) => ("set schedule", vec![schedule.name.clone()]),
+            Self::PauseSchedule { name } => ("pause schedule", vec![name.clone()]),
+            Self::ResumeSchedule { name } => ("resume schedule", vec![name.clone()]),
+            Self::RemoveSchedule { name } => ("remove schedule", vec![name.clone()]),
+            Self::Backfill { name, .. } => ("backfill", vec![name.clone()]),
         }
     }
 }

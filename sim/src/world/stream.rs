@@ -35,11 +35,12 @@ fn is_answer(frame: &Bytes) -> bool {
 }
 
 /// Whether a frame is one that stands for itself. What is about the connection as such (hello, welcome, heartbeat,
-/// closing, offer) has no meaning outside its place.
+/// closing, offer) has no meaning outside its place; nor has what is asked of a schedule (100 to 106): set late, it is set to
+/// what it was before.
 fn may_come_late(frame: &Bytes) -> bool {
     frame
         .get(HEAD_BYTES)
-        .is_some_and(|kind| matches!(kind, 10..=27 | 40..=48 | 60..))
+        .is_some_and(|kind| matches!(kind, 10..=27 | 40..=48 | 60..=99 | 107..))
 }
 
 /// A connection as the simulator has it; empty once it is closed.

@@ -211,6 +211,9 @@ fn request_of(message: &Message) -> Option<u64> {
         Message::LettersReply(reply) => reply.request,
         Message::ActsReply(reply) => reply.request,
         Message::BatchReply(reply) => reply.request,
+        Message::ScheduleReply(reply) => reply.request,
+        Message::SchedulesReply(reply) => reply.request,
+        Message::BackfillReply(reply) => reply.request,
         _ => return None,
     })
 }

@@ -11,6 +11,7 @@ mod line;
 mod once;
 mod queues;
 mod run;
+mod schedule;
 mod start;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ pub use self::error::{ClientError, RunError};
 use self::line::{ClientPeer, Line};
 pub use self::queues::Queues;
 pub use self::run::Run;
+pub use self::schedule::{Filled, ScheduleBuilder, ScheduleSet, Schedules};
 pub use self::start::{StartBuilder, StartMany};
 use super::env::Env;
 use super::link::{Dial, NetDial};

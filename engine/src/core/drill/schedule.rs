@@ -1,0 +1,100 @@
+//! Schedules in the drill: set, paused, resumed, removed, filled, like everything else in any order.
+
+use super::{Drill, caller};
+use crate::model::id::{Namespace, RunId};
+use crate::model::payload::Payload;
+use crate::model::schedule::{EveryTimes, Overlap, ScheduleSpec};
+use crate::model::time::Time;
+use crate::wire::message::{
+    AskOccurrences, Backfill, Message, PauseSchedule, RemoveSchedule, ResumeSchedule, SetSchedule,
+};
+
+const NAMES: [&str; 3] = ["x", "y", "z"];
+
+impl Drill {
+    /// Asks something of a schedule.
+    pub(super) fn schedule(&mut self, which: u8, what: u8, how: u8) {
+        let name = NAMES[usize::from(which) % NAMES.len()].to_owned();
+        let now = self.stage.core.now();
+        self.request(RunId(0), |request| {
+            let caller = caller();
+            match what % 8 {
+                0..=2 => SetSchedule {
+                    request,
+                    caller,
+                    spec: Box::new(spec(name, how)),
+                }
+                .into(),
+                3 => PauseSchedule {
+                    request,
+                    caller,
+                    name,
+                }
+                .into(),
+                4 => ResumeSchedule {
+                    request,
+                    caller,
+                    name,
+                }
+                .into(),
+                5 => RemoveSchedule {
+                    request,
+                    caller,
+                    name,
+                }
+                .into(),
+                6 => Backfill {
+                    request,
+                    caller,
+                    name,
+                    from: Time(now.0 - u64::from(how) * 200),
+                    to: now,
+                    limit: 5,
+                }
+                .into(),
+                _ => AskOccurrences {
+                    request,
+                    caller,
+                    name,
+                    count: 3,
+                }
+                .into(),
+            }
+        });
+    }
+
+    /// No run comes any more that nobody asks for.
+    pub(super) fn remove_schedules(&mut self) {
+        let rows = self.stage.core.schedules.page(Namespace::default(), None);
+        let names: Vec<String> = rows.map(|row| row.record.spec.name.clone()).collect();
+        for name in names {
+            self.request(RunId(0), |request| {
+                let caller = caller();
+                Message::from(RemoveSchedule {
+                    request,
+                    caller,
+                    name,
+                })
+            });
+        }
+    }
+}
+
+fn spec(name: String, how: u8) -> ScheduleSpec {
+    ScheduleSpec {
+        name,
+        workflow: ["two", "sleeper", "doomed"][usize::from(how) % 3].to_owned(),
+        version: 1,
+        queue: "a".to_owned(),
+        priority: how % 10,
+        input: Payload::default(),
+        when: EveryTimes {
+            every_ms: 2_000 + u64::from(how % 4) * 3_000,
+            anchor: Time(0),
+        }
+        .into(),
+        jitter_ms: u64::from(how % 3) * 1_000,
+        overlap: Overlap::ALL[usize::from(how / 16) % 5],
+        catch_up_ms: 10_000 + u64::from(how / 2) * 1_000,
+    }
+}

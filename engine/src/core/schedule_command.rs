@@ -1,0 +1,304 @@
+//! What clients ask of schedules. All of it is in memory, so that it is answered at once.
+
+use stepwell_storage::Space;
+
+use super::Core;
+use super::load::Lookup;
+use super::output::Output;
+use super::schedule::Schedule;
+use super::start::CallKind;
+use super::start::{check_name, check_name_length, check_range};
+use crate::canary::canary;
+use crate::keys::{self, Record, ScheduleRecord};
+use crate::model::calendar::Calendar;
+use crate::model::command::{
+    BadBackfill, BadSpan, Caller, NoSuchSchedule, Refusal, ScheduleInputTooLarge, TooManySchedules,
+};
+use crate::model::id::SessionId;
+use crate::model::limits::NAME_BYTES_MAX;
+use crate::model::schedule::{
+    BACKFILL_PAGE_MAX, CATCH_UP_MIN, NEXT_MAX, SCHEDULE_INPUT_BYTES_MAX, SCHEDULE_ROWS_MAX,
+    SCHEDULES_MAX, SPAN_MAX, ScheduleInfo, ScheduleSpec, ScheduleState,
+};
+use crate::model::time::Time;
+use crate::wire::message::{
+    AskOccurrences, AskSchedules, Backfill, DoneReply, Message, PauseSchedule, RefusedReply,
+    RemoveSchedule, ResumeSchedule, ScheduleReply, SchedulesReply, SetSchedule,
+};
+
+impl Core {
+    /// A message about schedules.
+    pub(super) fn schedule_asked(
+        &mut self,
+        session: SessionId,
+        message: Message,
+        out: &mut Output,
+    ) {
+        let (request, answer) = match message {
+            Message::SetSchedule(ask) => (ask.request, self.set_schedule(ask, out)),
+            Message::AskSchedules(ask) => (ask.request, Ok(Some(self.list_schedules(&ask)))),
+            Message::AskOccurrences(ask) => (ask.request, self.occurrences(&ask).map(Some)),
+            Message::PauseSchedule(ask) => (ask.request, self.pause_schedule(&ask, out).map(Some)),
+            Message::ResumeSchedule(ask) => {
+                (ask.request, self.resume_schedule(&ask, out).map(Some))
+            }
+            Message::RemoveSchedule(ask) => {
+                (ask.request, self.remove_schedule(&ask, out).map(Some))
+            }
+            Message::Backfill(ask) => (ask.request, self.backfill(session, ask, out)),
+            _ => return,
+        };
+        match answer {
+            Ok(Some(message)) => out.send(session, message),
+            Ok(None) => {} // answered later
+            Err(reason) => out.send(session, RefusedReply { request, reason }),
+        }
+    }
+
+    /// Sets a schedule: idempotent by its content. Another content is the same schedule with its next occurrence from now.
+    fn set_schedule(
+        &mut self,
+        ask: SetSchedule,
+        out: &mut Output,
+    ) -> Result<Option<Message>, Refusal> {
+        let SetSchedule {
+            request,
+            caller,
+            spec,
+        } = ask;
+        let calendar = self.check_schedule(&caller, &spec)?;
+        let (now, namespace) = (self.now(), caller.namespace);
+        let known = self.schedules.find(namespace, &spec.name);
+        if let Some((_, schedule)) = known.filter(|(_, schedule)| schedule.record.spec == *spec) {
+            return Ok(Some(reply(request, schedule, false)));
+        }
+        let (number, before) = match known {
+            Some((number, schedule)) => (number, schedule.state.clone()),
+            None if self.schedules.len() >= SCHEDULES_MAX => {
+                let count_max = SCHEDULES_MAX as u64;
+                return Err(TooManySchedules { count_max }.into());
+            }
+            None => (self.schedules.next_number(), ScheduleState::default()),
+        };
+        let state = ScheduleState {
+            at: now,
+            next: calendar.after(now).filter(|_| before.paused_by.is_none()),
+            missed: before.missed + before.pending.len() as u64,
+            pending: Vec::new(),
+            ..before
+        };
+        let record = ScheduleRecord {
+            namespace,
+            spec: *spec,
+            set_at: now,
+            set_by: caller.principal,
+        };
+        self.queue_number(&record.spec.queue, out);
+        out.put(Space::Lasting, keys::schedule(number), record.to_bytes());
+        out.put(
+            Space::Lasting,
+            keys::schedule_state(number),
+            state.to_bytes(),
+        );
+        let name = record.spec.name.clone();
+        self.schedules.insert(number, record, state, calendar);
+        let set = self.schedules.find(namespace, &name);
+        Ok(set.map(|(_, schedule)| reply(request, schedule, true)))
+    }
+
+    fn check_schedule(&self, caller: &Caller, spec: &ScheduleSpec) -> Result<Calendar, Refusal> {
+        check_name("schedule", &spec.name, NAME_BYTES_MAX)?;
+        check_name_length("principal", &caller.principal)?;
+        let (bytes, bytes_max) = (spec.input.len() as u64, SCHEDULE_INPUT_BYTES_MAX as u64);
+        if bytes > bytes_max {
+            return Err(ScheduleInputTooLarge { bytes, bytes_max }.into());
+        }
+        let (min, max) = (CATCH_UP_MIN.as_millis() as u64, SPAN_MAX.as_millis() as u64);
+        if !(min..=max).contains(&spec.catch_up_ms) {
+            return Err(BadSpan::of(
+                "the catch-up window",
+                spec.catch_up_ms,
+                min,
+                max,
+            ));
+        }
+        if spec.jitter_ms > max {
+            return Err(BadSpan::of("the jitter", spec.jitter_ms, 0, max));
+        }
+        self.check_start(&spec.run(caller.namespace, Time(0), Time(0)))?;
+        Calendar::of(&spec.when)
+    }
+
+    fn schedule_of(&self, caller: &Caller, name: &str) -> Result<(u32, &Schedule), Refusal> {
+        let found = self.schedules.find(caller.namespace, name);
+        found.ok_or_else(|| {
+            let name = name.chars().take(64).collect();
+            NoSuchSchedule { name }.into()
+        })
+    }
+
+    fn list_schedules(&self, ask: &AskSchedules) -> Message {
+        let limit = ask.limit.clamp(1, SCHEDULE_ROWS_MAX) as usize;
+        let rows = self
+            .schedules
+            .page(ask.caller.namespace, ask.after.as_deref());
+        let schedules: Vec<ScheduleInfo> = rows.take(limit).map(info).collect();
+        let last = schedules.last().filter(|_| schedules.len() == limit);
+        let next = last.map(|last| last.spec.name.clone());
+        SchedulesReply {
+            request: ask.request,
+            schedules,
+            next,
+        }
+        .into()
+    }
+
+    fn occurrences(&self, ask: &AskOccurrences) -> Result<Message, Refusal> {
+        check_range(
+            "the number of occurrences",
+            u64::from(ask.count),
+            u64::from(NEXT_MAX),
+        )?;
+        let (_, schedule) = self.schedule_of(&ask.caller, &ask.name)?;
+        let calendar = &schedule.calendar;
+        let first = schedule.state.next.or_else(|| calendar.after(self.now()));
+        Ok(ScheduleReply {
+            request: ask.request,
+            schedule: Box::new(info(schedule)),
+            changed: false,
+            next: schedule.record.spec.occurrences(calendar, first, ask.count),
+        }
+        .into())
+    }
+
+    fn pause_schedule(
+        &mut self,
+        ask: &PauseSchedule,
+        out: &mut Output,
+    ) -> Result<Message, Refusal> {
+        check_name_length("principal", &ask.caller.principal)?;
+        let (number, schedule) = self.schedule_of(&ask.caller, &ask.name)?;
+        if schedule.state.paused_by.is_some() {
+            return Ok(reply(ask.request, schedule, false));
+        }
+        let state = ScheduleState {
+            paused_by: Some(ask.caller.principal.clone()),
+            next: schedule
+                .state
+                .next
+                .filter(|_| canary!("a paused schedule fires")),
+            ..schedule.state.clone()
+        };
+        self.change_schedule(number, state, out);
+        let (_, schedule) = self.schedule_of(&ask.caller, &ask.name)?;
+        Ok(reply(ask.request, schedule, true))
+    }
+
+    /// What came due meanwhile is not made up for: the next occurrence is the first from now on.
+    fn resume_schedule(
+        &mut self,
+        ask: &ResumeSchedule,
+        out: &mut Output,
+    ) -> Result<Message, Refusal> {
+        let (number, schedule) = self.schedule_of(&ask.caller, &ask.name)?;
+        if schedule.state.paused_by.is_none() {
+            return Ok(reply(ask.request, schedule, false));
+        }
+        let state = ScheduleState {
+            paused_by: None,
+            next: schedule.calendar.after(self.now()),
+            ..schedule.state.clone()
+        };
+        self.change_schedule(number, state, out);
+        let (_, schedule) = self.schedule_of(&ask.caller, &ask.name)?;
+        Ok(reply(ask.request, schedule, true))
+    }
+
+    fn change_schedule(&mut self, number: u32, mut state: ScheduleState, out: &mut Output) {
+        state.at = self.now();
+        out.put(
+            Space::Lasting,
+            keys::schedule_state(number),
+            state.to_bytes(),
+        );
+        self.schedules.replace_state(number, state);
+    }
+
+    fn remove_schedule(
+        &mut self,
+        ask: &RemoveSchedule,
+        out: &mut Output,
+    ) -> Result<Message, Refusal> {
+        let (number, _) = self.schedule_of(&ask.caller, &ask.name)?;
+        out.delete(Space::Lasting, keys::schedule(number));
+        out.delete(Space::Lasting, keys::schedule_state(number));
+        self.schedules.remove(number);
+        Ok(DoneReply {
+            request: ask.request,
+        }
+        .into())
+    }
+
+    /// Starts a page of the occurrences of a part of the past; the answer comes when all of them are decided.
+    fn backfill(
+        &mut self,
+        session: SessionId,
+        ask: Backfill,
+        out: &mut Output,
+    ) -> Result<Option<Message>, Refusal> {
+        let (now, namespace) = (self.now(), ask.caller.namespace);
+        check_name_length("principal", &ask.caller.principal)?;
+        let (_, schedule) = self.schedule_of(&ask.caller, &ask.name)?;
+        let bad = |problem: &str| BadBackfill {
+            from: ask.from,
+            to: ask.to,
+            problem: problem.to_owned(),
+        };
+        if ask.from > ask.to {
+            return Err(bad("it ends before it begins").into());
+        }
+        if ask.to > now {
+            return Err(bad("it ends in the future, and only what is past can be filled").into());
+        }
+        let (spec, calendar) = (&schedule.record.spec, &schedule.calendar);
+        let count = ask.limit.clamp(1, BACKFILL_PAGE_MAX) as usize;
+        let nominals = std::iter::successors(calendar.from(ask.from), |at| calendar.after(*at));
+        let mut nominals = nominals.take_while(|at| *at < ask.to);
+        let runs: Vec<_> = nominals
+            .by_ref()
+            .take(count)
+            .map(|nominal| spec.run(namespace, nominal, now))
+            .collect();
+        let next = nominals.next();
+        let kind = CallKind::Page(next);
+        let start = self.begin_call(session, ask.request, ask.caller, runs.len(), kind);
+        if runs.is_empty() {
+            self.conclude(start, out);
+        }
+        for (at, run) in runs.into_iter().enumerate() {
+            let (id, run) = (run.id, Box::new(run));
+            self.lookup(namespace, id, Lookup::Start { start, at, run }, out);
+        }
+        Ok(None)
+    }
+}
+
+fn info(schedule: &Schedule) -> ScheduleInfo {
+    let record = &schedule.record;
+    ScheduleInfo {
+        spec: record.spec.clone(),
+        set_at: record.set_at,
+        set_by: record.set_by.clone(),
+        state: schedule.state.clone(),
+    }
+}
+
+fn reply(request: u64, schedule: &Schedule, changed: bool) -> Message {
+    ScheduleReply {
+        request,
+        schedule: Box::new(info(schedule)),
+        changed,
+        next: Vec::new(),
+    }
+    .into()
+}

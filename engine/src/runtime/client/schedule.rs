@@ -1,0 +1,373 @@
+//! Schedules: setting them, asking about them, filling the past.
+
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use serde::Serialize;
+
+use super::error::ClientError;
+use super::{Client, misfit};
+use crate::model::id::RunId;
+use crate::model::payload::{Payload, PayloadError};
+use crate::model::schedule::{
+    BACKFILL_PAGE_MAX, CATCH_UP_DEFAULT, CronTimes, EveryTimes, Occurrence, Overlap,
+    SCHEDULE_ROWS_MAX, ScheduleInfo, ScheduleSpec, When,
+};
+use crate::model::time::Time;
+use crate::wire::message::{
+    AskOccurrences, AskSchedules, Backfill, Message, PauseSchedule, RemoveSchedule, ResumeSchedule,
+    ScheduleReply, SetSchedule,
+};
+use crate::workflow::Workflow;
+
+/// The priority of runs that were given none.
+const PRIORITY_DEFAULT: u8 = 5;
+
+/// A schedule about to be set: say when with [`cron`](Self::cron) or [`every`](Self::every), then [`set`](Self::set) it.
+#[must_use = "nothing is set until `set` is awaited"]
+#[derive(Debug)]
+pub struct ScheduleBuilder {
+    client: Client,
+    spec: Result<ScheduleSpec, PayloadError>,
+}
+
+impl ScheduleBuilder {
+    fn new(
+        client: Client,
+        name: &str,
+        (workflow, version, queue): (&str, u32, &str),
+        input: Result<Payload, PayloadError>,
+    ) -> Self {
+        let spec = input.map(|input| ScheduleSpec {
+            name: name.to_owned(),
+            workflow: workflow.to_owned(),
+            version,
+            queue: queue.to_owned(),
+            priority: PRIORITY_DEFAULT,
+            input,
+            when: CronTimes {
+                expression: String::new(),
+                zone: "UTC".to_owned(),
+            }
+            .into(),
+            jitter_ms: 0,
+            overlap: Overlap::default(),
+            catch_up_ms: ms(CATCH_UP_DEFAULT),
+        });
+        Self { client, spec }
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut ScheduleSpec)) -> Self {
+        if let Ok(spec) = &mut self.spec {
+            change(spec);
+        }
+        self
+    }
+
+    /// At the wall times a cron expression names: five fields (minute, hour, day of month, month, day of week), or six
+    /// with the second in front. If both a day of the month and a day of the week are named, either will do.
+    pub fn cron(self, expression: impl Into<String>) -> Self {
+        self.with(|spec| {
+            let zone = match &spec.when {
+                When::CronTimes(cron) => cron.zone.clone(),
+                When::EveryTimes(_) => "UTC".to_owned(),
+            };
+            let expression = expression.into();
+            spec.when = CronTimes { expression, zone }.into();
+        })
+    }
+
+    /// In this IANA time zone. Default UTC. A wall time that is skipped when clocks go forward is the first instant after
+    /// the gap; one that is repeated when they go back is the first of the two.
+    pub fn zone(self, zone: impl Into<String>) -> Self {
+        self.with(|spec| {
+            if let When::CronTimes(cron) = &mut spec.when {
+                cron.zone = zone.into();
+            }
+        })
+    }
+
+    /// Every so often, from 1970-01-01T00:00:00Z on: 15 minutes are the quarters of the hour. At least a second.
+    pub fn every(self, every: Duration) -> Self {
+        self.with(|spec| {
+            spec.when = EveryTimes {
+                every_ms: ms(every),
+                anchor: Time(0),
+            }
+            .into();
+        })
+    }
+
+    /// Intervals are counted from this instant.
+    pub fn anchor(self, anchor: Time) -> Self {
+        self.with(|spec| {
+            if let When::EveryTimes(every) = &mut spec.when {
+                every.anchor = anchor;
+            }
+        })
+    }
+
+    /// Sets the queue. Default: the workflow's.
+    pub fn queue(self, queue: impl Into<String>) -> Self {
+        self.with(|spec| spec.queue = queue.into())
+    }
+
+    /// Sets the priority, 0 (first) to 9. Default 5.
+    pub fn priority(self, priority: u8) -> Self {
+        self.with(|spec| spec.priority = priority)
+    }
+
+    /// Puts each occurrence off by up to this much, never beyond the next. How much is made of the schedule's name and the
+    /// nominal time, which stays as it is.
+    pub fn jitter(self, jitter: Duration) -> Self {
+        self.with(|spec| spec.jitter_ms = ms(jitter))
+    }
+
+    /// What happens to an occurrence while the last run has not ended. Default [`Overlap::Skip`].
+    pub fn overlap(self, overlap: Overlap) -> Self {
+        self.with(|spec| spec.overlap = overlap)
+    }
+
+    /// Of the occurrences missed within this time only the newest is started. Default 1 h, at least 10 s.
+    pub fn catch_up(self, window: Duration) -> Self {
+        self.with(|spec| spec.catch_up_ms = ms(window))
+    }
+
+    /// Sets it. Setting the same again changes nothing; another content goes on with its first occurrence from now.
+    ///
+    /// **Durability**: the schedule survives a kill and a power cut once this has answered.
+    ///
+    /// Errors: [`Refusal::BadCron`](crate::Refusal::BadCron), [`Refusal::UnknownZone`](crate::Refusal::UnknownZone),
+    /// [`Refusal::NeverFires`](crate::Refusal::NeverFires), [`Refusal::BadSpan`](crate::Refusal::BadSpan),
+    /// [`Refusal::TooManySchedules`](crate::Refusal::TooManySchedules),
+    /// [`Refusal::ScheduleInputTooLarge`](crate::Refusal::ScheduleInputTooLarge) and those of a start.
+    pub fn set(self) -> BoxFuture<'static, Result<ScheduleSet, ClientError>> {
+        Box::pin(async move {
+            let (caller, spec) = (self.client.calls(), Box::new(self.spec?));
+            let reply = self.client.schedule_reply(|request| {
+                SetSchedule {
+                    request,
+                    caller,
+                    spec,
+                }
+                .into()
+            });
+            let reply = reply.await?;
+            Ok(ScheduleSet {
+                schedule: *reply.schedule,
+                changed: reply.changed,
+            })
+        })
+    }
+}
+
+/// A schedule that was set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScheduleSet {
+    /// The schedule.
+    pub schedule: ScheduleInfo,
+    /// Whether this call changed anything.
+    pub changed: bool,
+}
+
+/// A page of a backfill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Filled {
+    /// Runs that were started.
+    pub started: u64,
+    /// Runs that were there already.
+    pub existed: u64,
+    /// Where the next page begins, if there is more.
+    pub next: Option<Time>,
+}
+
+/// All that can be asked of schedules. See [`Client::schedules`].
+#[derive(Debug, Clone)]
+pub struct Schedules(Client);
+
+impl Client {
+    /// A schedule of this name that starts runs of `workflow` with this input.
+    ///
+    /// ```no_run
+    /// # use stepwell::{Client, Workflow};
+    /// # const REPORT: Workflow<String, String> = Workflow::new("report");
+    /// # async fn set(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// client.schedule("nightly", REPORT, &"all".to_owned()).cron("0 6 * * *").zone("Europe/Berlin").set().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn schedule<In: Serialize, Out>(
+        &self,
+        name: &str,
+        workflow: Workflow<In, Out>,
+        input: &In,
+    ) -> ScheduleBuilder {
+        let of = (
+            workflow.name(),
+            workflow.code_version(),
+            workflow.queue_name(),
+        );
+        ScheduleBuilder::new(self.clone(), name, of, Payload::of(input))
+    }
+
+    /// A schedule of a workflow that is only known by its name, with an encoded input.
+    pub fn schedule_raw(&self, name: &str, workflow: &str, input: Payload) -> ScheduleBuilder {
+        ScheduleBuilder::new(self.clone(), name, (workflow, 1, "default"), Ok(input))
+    }
+
+    /// Asks about schedules, pauses and removes them.
+    pub fn schedules(&self) -> Schedules {
+        Schedules(self.clone())
+    }
+
+    async fn schedule_reply(
+        &self,
+        ask: impl FnOnce(u64) -> Message,
+    ) -> Result<ScheduleReply, ClientError> {
+        match self.call(ask).await? {
+            Message::ScheduleReply(reply) => Ok(reply),
+            other => Err(misfit(&other)),
+        }
+    }
+}
+
+impl Schedules {
+    /// All schedules, by name.
+    pub async fn list(&self) -> Result<Vec<ScheduleInfo>, ClientError> {
+        let (mut all, mut after) = (Vec::new(), None);
+        loop {
+            let caller = self.0.calls();
+            let ask = |request| {
+                AskSchedules {
+                    request,
+                    caller,
+                    after,
+                    limit: SCHEDULE_ROWS_MAX,
+                }
+                .into()
+            };
+            match self.0.call(ask).await? {
+                Message::SchedulesReply(reply) => {
+                    all.extend(reply.schedules);
+                    after = reply.next;
+                }
+                other => return Err(misfit(&other)),
+            }
+            if after.is_none() {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// A schedule and its next occurrences, at most 1,000.
+    pub async fn next(
+        &self,
+        name: &str,
+        count: u32,
+    ) -> Result<(ScheduleInfo, Vec<Occurrence>), ClientError> {
+        let (caller, name) = (self.0.calls(), name.to_owned());
+        let reply = self.0.schedule_reply(|request| {
+            AskOccurrences {
+                request,
+                caller,
+                name,
+                count,
+            }
+            .into()
+        });
+        reply.await.map(|reply| (*reply.schedule, reply.next))
+    }
+
+    /// A schedule.
+    ///
+    /// Errors: [`Refusal::NoSuchSchedule`](crate::Refusal::NoSuchSchedule), as for all calls that name one.
+    pub async fn show(&self, name: &str) -> Result<ScheduleInfo, ClientError> {
+        Ok(self.next(name, 0).await?.0)
+    }
+
+    /// Starts no more occurrences until it is resumed. Tells whether that changed anything.
+    pub async fn pause(&self, name: &str) -> Result<bool, ClientError> {
+        let (caller, name) = (self.0.calls(), name.to_owned());
+        let reply = self.0.schedule_reply(|request| {
+            PauseSchedule {
+                request,
+                caller,
+                name,
+            }
+            .into()
+        });
+        reply.await.map(|reply| reply.changed)
+    }
+
+    /// Goes on with the first occurrence from now; what came due meanwhile is not made up for. Tells whether that changed
+    /// anything.
+    pub async fn resume(&self, name: &str) -> Result<bool, ClientError> {
+        let (caller, name) = (self.0.calls(), name.to_owned());
+        let reply = self.0.schedule_reply(|request| {
+            ResumeSchedule {
+                request,
+                caller,
+                name,
+            }
+            .into()
+        });
+        reply.await.map(|reply| reply.changed)
+    }
+
+    /// Forgets a schedule. Runs that it started go on.
+    pub async fn remove(&self, name: &str) -> Result<(), ClientError> {
+        let (caller, name) = (self.0.calls(), name.to_owned());
+        let remove = |request| {
+            RemoveSchedule {
+                request,
+                caller,
+                name,
+            }
+            .into()
+        };
+        self.0.done(remove).await
+    }
+
+    /// Starts a page of the occurrences from `from` on and before `to`, at most 100, whatever the overlap policy and even
+    /// while it is paused. What was started before is found and left as it is, for as long as its run is kept.
+    ///
+    /// Errors: [`Refusal::BadBackfill`](crate::Refusal::BadBackfill) if `to` has not passed.
+    pub async fn backfill(
+        &self,
+        name: &str,
+        from: Time,
+        to: Time,
+        limit: u32,
+    ) -> Result<Filled, ClientError> {
+        let (caller, name) = (self.0.calls(), name.to_owned());
+        let limit = limit.min(BACKFILL_PAGE_MAX);
+        let ask = |request| {
+            Backfill {
+                request,
+                caller,
+                name,
+                from,
+                to,
+                limit,
+            }
+            .into()
+        };
+        match self.0.call(ask).await? {
+            Message::BackfillReply(reply) => Ok(Filled {
+                started: reply.started,
+                existed: reply.existed,
+                next: reply.next,
+            }),
+            other => Err(misfit(&other)),
+        }
+    }
+
+    /// The id of an occurrence's run.
+    pub fn run_id(&self, spec: &ScheduleSpec, nominal: Time) -> RunId {
+        RunId::of_name(self.0.caller.namespace, &spec.run_name(nominal))
+    }
+}
+
+fn ms(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}

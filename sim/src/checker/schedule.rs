@@ -1,0 +1,538 @@
+//! **Every occurrence of a schedule has one run, at its nominal time, and none is early, missing or there twice.**
+//!
+//! Source: the core's invariants O1 to O6, in `core/schedule.rs`, and the rule for clocks that are put forward and back, in
+//! `model/calendar.rs`. What is durable of a schedule goes from one state to the next; each such step must be one that the rules
+//! allow at the engine time written with it: a run was started, and it is that of the newest occurrence due; or the last
+//! run goes on, and the policy says what became of the occurrence; or somebody set, paused or resumed it. Which instants
+//! are occurrences is worked out here once more, by looking at every minute (or second) there is.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::{AmbiguousOffset, TimeZone};
+use stepwell::Overlap;
+use stepwell::model::calendar::Calendar;
+use stepwell::model::entry::{Entry, Started};
+use stepwell::model::id::RunNo;
+use stepwell::model::schedule::{ScheduleSpec, ScheduleState, When, nominal_text};
+use stepwell::model::time::Time;
+
+use super::Bench;
+use crate::durable::{Durable, DurableRun, DurableSchedule};
+
+const NAME: &str = "an occurrence has one run";
+const EARLY: &str = "an occurrence is never early";
+const MISSING: &str = "no occurrence is missing";
+const PAUSED: &str = "a paused schedule starts nothing";
+const OVERLAP: &str = "the overlap policy is kept";
+const MISSED: &str = "of what was missed only the newest is started";
+/// Who starts what schedules start.
+const ENGINE: &str = "schedule";
+/// An occurrence that was due for so long, while the engine wrote so many batches, is missing.
+const OVERDUE_MS: u64 = 5_000;
+const OVERDUE_BATCHES: u32 = 20;
+/// Occurrences counted at most.
+const COUNT_MAX: usize = 1_000;
+/// An occurrence is looked for this far.
+const LOOK_MINUTES: u64 = 3 * 1_440;
+
+/// The schedules as of the last batch.
+#[derive(Default)]
+pub(super) struct Schedules {
+    known: BTreeMap<u32, DurableSchedule>,
+    /// In this batch.
+    touched: BTreeSet<u32>,
+    begun: Vec<RunNo>,
+    ends: Vec<RunNo>,
+    /// In batches before it.
+    ended: BTreeSet<RunNo>,
+    /// Runs of schedules, by name.
+    named: BTreeMap<String, RunNo>,
+    /// The latest engine time that was written.
+    now: Time,
+    /// Schedules whose next occurrence is due: since when, for how many batches, in which life of the server.
+    overdue: BTreeMap<u32, (u64, u32, u32)>,
+}
+
+impl Schedules {
+    /// A schedule was written or deleted.
+    pub(super) fn touched(&mut self, number: u32) {
+        self.touched.insert(number);
+    }
+
+    /// An entry was written.
+    pub(super) fn appended(&mut self, durable: &Durable, no: RunNo, index: u32) {
+        let entry = durable
+            .runs
+            .get(&no)
+            .and_then(|run| run.entries.get(index as usize));
+        let Some(entry) = entry else { return };
+        self.now = self.now.max(entry.at());
+        match entry {
+            Entry::Started(_) => self.begun.push(no),
+            end if end.ends() => self.ends.push(no),
+            _ => {}
+        }
+    }
+
+    pub(super) fn batch_ended(&mut self, durable: &Durable, bench: &mut Bench<'_>) {
+        let begun = std::mem::take(&mut self.begun);
+        let mut owed = self.begin(durable, &begun, bench);
+        for number in std::mem::take(&mut self.touched) {
+            let before = self.known.remove(&number);
+            let after = durable.schedules.get(&number);
+            self.overdue.remove(&number);
+            if let Some(after) = after {
+                self.now = self.now.max(after.state.at);
+                self.known.insert(number, after.clone());
+            }
+            let (Some(before), Some(after)) = (before.as_ref(), after) else {
+                if let Some(after) = after {
+                    is_set(after, bench);
+                }
+                continue;
+            };
+            if before.record != after.record {
+                is_set(after, bench);
+            } else {
+                self.moves(durable, before, after, &mut owed, bench);
+            }
+        }
+        for no in owed {
+            let name = durable
+                .runs
+                .get(&no)
+                .map(DurableRun::name)
+                .unwrap_or_default();
+            bench.charge(
+                NAME,
+                format!("{name} was started, and its schedule does not know of it"),
+            );
+        }
+        self.ended
+            .append(&mut std::mem::take(&mut self.ends).into_iter().collect());
+        self.look_for_overdue(durable, bench);
+    }
+
+    /// Runs began: those of schedules have names that nobody else has. Tells which their schedules must know of.
+    fn begin(
+        &mut self,
+        durable: &Durable,
+        begun: &[RunNo],
+        bench: &mut Bench<'_>,
+    ) -> BTreeSet<RunNo> {
+        let mut owed = BTreeSet::new();
+        for no in begun {
+            let started = durable.runs.get(no).and_then(DurableRun::started);
+            let Some((started, name)) = started.and_then(|s| Some((s, s.name.clone()?))) else {
+                continue;
+            };
+            if !name.starts_with("schedule/") {
+                continue;
+            }
+            if started.principal == ENGINE {
+                owed.insert(*no);
+            }
+            is_not_early(started, &name, bench);
+            if let Some(before) = self.named.insert(name.clone(), *no) {
+                let first = durable.runs.get(&before).and_then(DurableRun::started);
+                let forgotten = first.is_some_and(|first| durable.was_forgotten(first.id));
+                if !forgotten {
+                    bench.charge(
+                        NAME,
+                        format!("{name} was started twice: as run {before} and as run {no}"),
+                    );
+                }
+            }
+        }
+        owed
+    }
+
+    /// A schedule that is what it was is somewhere else.
+    fn moves(
+        &self,
+        durable: &Durable,
+        before: &DurableSchedule,
+        after: &DurableSchedule,
+        owed: &mut BTreeSet<RunNo>,
+        bench: &mut Bench<'_>,
+    ) {
+        let (spec, from, to) = (&after.record.spec, &before.state, &after.state);
+        let name = &spec.name;
+        if from.paused_by.is_some() != to.paused_by.is_some() {
+            let expected = match to.paused_by {
+                Some(_) => None,
+                None => Oracle::of(spec).after(to.at),
+            };
+            if to.next != expected {
+                bench.charge(
+                    PAUSED,
+                    format!(
+                        "`{name}` was paused or resumed: its next is {:?}, not {expected:?}",
+                        to.next
+                    ),
+                );
+            }
+            return;
+        }
+        let begins = to.last_run != from.last_run || to.started != from.started;
+        if begins && from.paused_by.is_some() {
+            bench.charge(
+                PAUSED,
+                format!("`{name}` is paused and started {:?}", to.last),
+            );
+        }
+        match (begins, to.next == from.next) {
+            (true, true) => self.pending_begins(before, after, bench),
+            (_, false) => self.comes_due(before, after, begins, bench),
+            (false, true) if to.missed > from.missed => {} // one that cannot be looked up
+            (false, true) => bench.charge(
+                NAME,
+                format!("`{name}` was written, and nothing became of it"),
+            ),
+        }
+        if begins {
+            self.has_run(durable, before, after, owed, bench);
+        }
+    }
+
+    /// The first of those that wait is started.
+    fn pending_begins(
+        &self,
+        before: &DurableSchedule,
+        after: &DurableSchedule,
+        bench: &mut Bench<'_>,
+    ) {
+        let (name, waits) = (&after.record.spec.name, &before.state.pending);
+        let first = waits.first().copied();
+        if first.is_none() || after.state.last != first || after.state.pending[..] != waits[1..] {
+            let started = after.state.last;
+            bench.charge(
+                OVERLAP,
+                format!("`{name}` started {started:?} while {waits:?} waited"),
+            );
+        }
+    }
+
+    /// The run of an occurrence: the schedule knows it, it is new with this batch, and the last one was no hindrance.
+    fn has_run(
+        &self,
+        durable: &Durable,
+        before: &DurableSchedule,
+        after: &DurableSchedule,
+        owed: &mut BTreeSet<RunNo>,
+        bench: &mut Bench<'_>,
+    ) {
+        let (spec, state) = (&after.record.spec, &after.state);
+        let (Some(nominal), Some(no)) = (state.last, state.last_run) else {
+            return bench.charge(
+                NAME,
+                format!("`{}` started something without a name", spec.name),
+            );
+        };
+        let name = spec.run_name(nominal);
+        let run = durable.runs.get(&no);
+        if run.map(DurableRun::name).as_ref() != Some(&name) {
+            bench.charge(
+                NAME,
+                format!("run {no} is not {name}, as its schedule says"),
+            );
+        }
+        let is_new = owed.remove(&no);
+        if is_new != (state.started > before.state.started) {
+            bench.charge(
+                NAME,
+                format!("{name} was counted, and its run is of another batch"),
+            );
+        }
+        let last = before.state.last_run.filter(|last| *last != no);
+        let last = last.and_then(|last| durable.runs.get(&last));
+        let stopped = |run: &DurableRun| {
+            run.entries
+                .iter()
+                .any(|e| matches!(e, Entry::CancelRequested(_)))
+        };
+        let hindered = match spec.overlap {
+            Overlap::Allow => false,
+            Overlap::CancelOld => last.is_some_and(|last| !last.has_ended() && !stopped(last)),
+            _ => last.is_some_and(|last| !last.has_ended()),
+        };
+        if hindered {
+            let policy = spec.overlap.word();
+            bench.charge(
+                OVERLAP,
+                format!("{name} was started under `{policy}`, and the run before it has not ended"),
+            );
+        }
+    }
+
+    /// Occurrences have come due, and the schedule has moved on.
+    fn comes_due(
+        &self,
+        before: &DurableSchedule,
+        after: &DurableSchedule,
+        begins: bool,
+        bench: &mut Bench<'_>,
+    ) {
+        let (spec, from, to) = (&after.record.spec, &before.state, &after.state);
+        let name = &spec.name;
+        let Some(next) = from.next else {
+            return bench.charge(
+                NAME,
+                format!("`{name}` had no next occurrence and has {:?}", to.next),
+            );
+        };
+        let Some(passed) = Oracle::of(spec).passed(next, to.at) else {
+            return bench.charge(
+                EARLY,
+                format!("`{name}` moved on at {}, and {next} was not due", to.at),
+            );
+        };
+        if to.next != passed.next {
+            let problem = format!(
+                "`{name}` moved on at {} from {next} to {:?}, not to {:?}",
+                to.at, to.next, passed.next
+            );
+            return bench.charge(MISSED, problem);
+        }
+        let waits = to.pending.len() > from.pending.len();
+        let skips = to.skipped > from.skipped;
+        let missed = to.missed - from.missed;
+        let in_time = passed.in_time.then_some(passed.newest);
+        match in_time {
+            None if begins || waits || skips => {
+                bench.charge(
+                    MISSED,
+                    format!(
+                        "`{name}` started {} at {}, which is too late",
+                        passed.newest, to.at
+                    ),
+                );
+            }
+            None => is_counted(name, missed, passed.older + 1, bench),
+            Some(nominal) if begins => {
+                if to.last != Some(nominal) {
+                    bench.charge(
+                        MISSED,
+                        format!(
+                            "`{name}` started {:?} and not {nominal}, the newest",
+                            to.last
+                        ),
+                    );
+                }
+                is_counted(name, missed, passed.older, bench);
+            }
+            Some(nominal) => {
+                let full = missed > passed.older;
+                is_counted(name, missed - u64::from(full), passed.older, bench);
+                if waits && to.pending.last() != Some(&nominal) {
+                    bench.charge(
+                        OVERLAP,
+                        format!("`{name}` lets {:?} wait, not {nominal}", to.pending.last()),
+                    );
+                }
+                self.may_wait(from, spec, (waits, skips, full), bench);
+            }
+        }
+    }
+
+    /// Whether the newest occurrence may be left out or made to wait.
+    fn may_wait(
+        &self,
+        from: &ScheduleState,
+        spec: &ScheduleSpec,
+        (waits, skips, full): (bool, bool, bool),
+        bench: &mut Bench<'_>,
+    ) {
+        let over = from.last_run.is_none_or(|last| self.ended.contains(&last));
+        let allowed = match spec.overlap {
+            Overlap::Skip => skips,
+            Overlap::QueueOne if from.pending.is_empty() => waits,
+            Overlap::QueueOne => skips,
+            Overlap::QueueAll => waits || (full && from.pending.len() >= 100),
+            Overlap::CancelOld | Overlap::Allow => false,
+        };
+        if !allowed || (over && from.pending.is_empty()) {
+            let (name, policy) = (&spec.name, spec.overlap.word());
+            bench.charge(OVERLAP, format!("an occurrence of `{name}` was not started under `{policy}`: waits {waits}, left out {skips}, missed {full}; the last run is over: {over}"));
+        }
+    }
+
+    /// What is due is attended to.
+    fn look_for_overdue(&mut self, durable: &Durable, bench: &mut Bench<'_>) {
+        for (number, schedule) in &self.known {
+            if schedule.due().is_none_or(|due| due > self.now) {
+                continue;
+            }
+            let fresh = (bench.now_ms, 0, durable.lives);
+            let since = self.overdue.entry(*number).or_insert(fresh);
+            if since.2 != durable.lives {
+                *since = fresh;
+            }
+            since.1 += 1;
+            if bench.now_ms > since.0 + OVERDUE_MS && since.1 > OVERDUE_BATCHES {
+                let (name, next) = (&schedule.record.spec.name, schedule.state.next);
+                bench.charge(
+                    MISSING,
+                    format!(
+                        "{next:?} of `{name}` is due since {} ms, and nothing becomes of it",
+                        since.0
+                    ),
+                );
+                *since = fresh;
+            }
+        }
+    }
+}
+
+/// A schedule was set: its next occurrence is the first from then on, and nothing waits.
+fn is_set(schedule: &DurableSchedule, bench: &mut Bench<'_>) {
+    let (spec, state) = (&schedule.record.spec, &schedule.state);
+    let expected = match state.paused_by {
+        Some(_) => None,
+        None => Oracle::of(spec).after(state.at),
+    };
+    if state.next != expected || !state.pending.is_empty() {
+        let problem = format!(
+            "`{}` was set at {}: its next is {:?}, not {expected:?}",
+            spec.name, state.at, state.next
+        );
+        bench.charge(NAME, problem);
+    }
+}
+
+/// No run of a schedule begins before the instant in its name.
+fn is_not_early(started: &Started, name: &str, bench: &mut Bench<'_>) {
+    let at = nominal_text(started.at);
+    let nominal = name
+        .rsplit('/')
+        .next()
+        .and_then(|text| text.parse::<Timestamp>().ok());
+    let nominal = nominal.map(|nominal| nominal.as_millisecond() as u64);
+    if nominal.is_none_or(|nominal| nominal > started.at.0) {
+        bench.charge(EARLY, format!("{name} was started at {at}"));
+    }
+}
+
+/// Those that were missed are counted, those of a long time not all of them.
+fn is_counted(name: &str, missed: u64, expected: u64, bench: &mut Bench<'_>) {
+    if missed != expected && expected < COUNT_MAX as u64 {
+        bench.charge(
+            MISSED,
+            format!("`{name}` counts {missed} as missed, not {expected}"),
+        );
+    }
+}
+
+/// What came due.
+struct Passed {
+    newest: Time,
+    in_time: bool,
+    older: u64,
+    next: Option<Time>,
+}
+
+/// Occurrences, found by looking at every instant.
+struct Oracle<'a> {
+    spec: &'a ScheduleSpec,
+    /// Only to draw the jitter.
+    calendar: Option<Calendar>,
+    zone: Option<TimeZone>,
+}
+
+impl<'a> Oracle<'a> {
+    fn of(spec: &'a ScheduleSpec) -> Self {
+        let zone = match &spec.when {
+            When::CronTimes(cron) => TimeZone::get(&cron.zone).ok(),
+            When::EveryTimes(_) => None,
+        };
+        let calendar = Calendar::of(&spec.when).ok().filter(|_| spec.jitter_ms > 0);
+        Self {
+            spec,
+            calendar,
+            zone,
+        }
+    }
+
+    fn due(&self, nominal: Time) -> Time {
+        match &self.calendar {
+            Some(calendar) => self.spec.due(calendar, nominal),
+            None => nominal,
+        }
+    }
+
+    fn after(&self, t: Time) -> Option<Time> {
+        let (expression, zone) = match (&self.spec.when, &self.zone) {
+            (When::CronTimes(cron), Some(zone)) => (&cron.expression, zone),
+            (When::EveryTimes(every), _) => {
+                let gone = (t.0 - every.anchor.0) / every.every_ms + 1;
+                return Some(Time(every.anchor.0 + gone * every.every_ms));
+            }
+            _ => return None,
+        };
+        let fields: Vec<&str> = expression.split(' ').collect();
+        let grain = if fields.len() == 6 { 1_000 } else { 60_000 };
+        let first = t.0 / grain + 1;
+        let instants = (first..first + LOOK_MINUTES * 60_000 / grain).map(|n| Time(n * grain));
+        let mut found = instants.filter(|at| is_occurrence(&fields, zone, *at, grain));
+        found.next()
+    }
+
+    fn passed(&self, next: Time, now: Time) -> Option<Passed> {
+        if self.due(next) > now {
+            return None;
+        }
+        let (mut newest, mut older) = (next, 0);
+        let mut after = self.after(next);
+        while let Some(later) = after.filter(|later| self.due(*later) <= now) {
+            (newest, older) = (later, older + 1);
+            after = self.after(later);
+        }
+        let late_ms = now.since(self.due(newest)).as_millis() as u64;
+        Some(Passed {
+            newest,
+            in_time: late_ms <= self.spec.catch_up_ms,
+            older,
+            next: after,
+        })
+    }
+}
+
+/// Whether the wall time of an instant is named and was not there before, or one that was skipped just before it is.
+fn is_occurrence(fields: &[&str], zone: &TimeZone, at: Time, grain: u64) -> bool {
+    let instant = |ms: u64| Timestamp::from_millisecond(ms as i64).unwrap_or_default();
+    let wall = zone.to_datetime(instant(at.0));
+    let offset = zone.to_offset(instant(at.0));
+    let before = zone.to_offset(instant(at.0 - grain));
+    // Clocks were put forward: the wall times between are skipped.
+    let skipped_s = offset.seconds() - before.seconds();
+    if skipped_s > 0 {
+        let step = jiff::SignedDuration::from_millis(grain as i64);
+        let mut skipped = zone.to_datetime(instant(at.0 - grain)) + step;
+        while skipped < wall {
+            if is_named(fields, skipped) {
+                return true;
+            }
+            skipped += step;
+        }
+    }
+    let again = match zone.to_ambiguous_timestamp(wall).offset() {
+        AmbiguousOffset::Fold { before, .. } => before != offset,
+        _ => false,
+    };
+    !again && is_named(fields, wall)
+}
+
+/// Plans name no days: `*`, `*/n` and numbers, for seconds, minutes and hours.
+fn is_named(fields: &[&str], wall: DateTime) -> bool {
+    let values = [wall.second(), wall.minute(), wall.hour()];
+    let values = &values[6 - fields.len()..];
+    fields
+        .iter()
+        .zip(values)
+        .all(|(field, value)| match field.strip_prefix("*/") {
+            Some(step) => step.parse::<i8>().is_ok_and(|step| value % step == 0),
+            None => *field == "*" || field.parse() == Ok(*value),
+        })
+}
