@@ -175,7 +175,7 @@ pub(crate) enum Change {
     Forgotten { run: RunNo },
     /// A batch changed.
     Batched,
-    /// A schedule, or how far it is, was written or deleted.
+    /// How far a schedule is was written, or the schedule deleted.
     Scheduled { number: u32 },
     /// Nothing that is looked at.
     Other,
@@ -437,27 +437,28 @@ impl Durable {
             Family::Expiry | Family::FollowUp => Change::Other,
             Family::Schedule => {
                 let number = keys::number_of(key).ok_or_else(short)?;
-                match value {
-                    Some(value) => {
-                        let record = ScheduleRecord::of_bytes(value).map_err(bad)?;
-                        let state = ScheduleState::default();
-                        let schedule = DurableSchedule { record, state };
-                        self.schedules.insert(number, schedule);
-                    }
-                    None => {
-                        self.schedules.remove(&number);
-                    }
-                }
-                Change::Scheduled { number }
+                let Some(value) = value else {
+                    self.schedules.remove(&number);
+                    return Ok(Change::Scheduled { number });
+                };
+                let record = ScheduleRecord::of_bytes(value).map_err(bad)?;
+                let state = ScheduleState::default();
+                self.schedules
+                    .insert(number, DurableSchedule { record, state });
+                Change::Other // its state follows
             }
             Family::ScheduleState => {
                 let number = keys::number_of(key).ok_or_else(short)?;
-                if let (Some(value), Some(schedule)) = (value, self.schedules.get_mut(&number)) {
-                    schedule.state = ScheduleState::of_bytes(value).map_err(bad)?;
-                } else if value.is_some() {
-                    return Err(format!("schedule {number} has a state and is not there"));
+                match (value, self.schedules.get_mut(&number)) {
+                    (None, _) => Change::Other,
+                    (Some(_), None) => {
+                        return Err(format!("schedule {number} has a state and is not there"));
+                    }
+                    (Some(value), Some(schedule)) => {
+                        schedule.state = ScheduleState::of_bytes(value).map_err(bad)?;
+                        Change::Scheduled { number }
+                    }
                 }
-                Change::Scheduled { number }
             }
         })
     }

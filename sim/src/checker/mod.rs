@@ -200,7 +200,7 @@ impl Court {
                     touched.insert(*run);
                 }
                 Change::Forgotten { run } => forgotten.push(*run),
-                Change::Scheduled { number } => self.schedules.touched(*number),
+                Change::Scheduled { number } => self.schedules.written(&self.durable, *number),
                 Change::Other => {}
             }
             self.gauges.changed(&self.durable);

@@ -41,8 +41,8 @@ const LOOK_MINUTES: u64 = 3 * 1_440;
 #[derive(Default)]
 pub(super) struct Schedules {
     known: BTreeMap<u32, DurableSchedule>,
-    /// In this batch.
-    touched: BTreeSet<u32>,
+    /// In this batch, one after the other: a batch holds what several inputs brought about.
+    written: Vec<(u32, Option<DurableSchedule>)>,
     begun: Vec<RunNo>,
     ends: Vec<RunNo>,
     /// In batches before it.
@@ -56,9 +56,10 @@ pub(super) struct Schedules {
 }
 
 impl Schedules {
-    /// A schedule was written or deleted.
-    pub(super) fn touched(&mut self, number: u32) {
-        self.touched.insert(number);
+    /// How far a schedule is was written, or the schedule deleted.
+    pub(super) fn written(&mut self, durable: &Durable, number: u32) {
+        let schedule = durable.schedules.get(&number).cloned();
+        self.written.push((number, schedule));
     }
 
     /// An entry was written.
@@ -79,14 +80,14 @@ impl Schedules {
     pub(super) fn batch_ended(&mut self, durable: &Durable, bench: &mut Bench<'_>) {
         let begun = std::mem::take(&mut self.begun);
         let mut owed = self.begin(durable, &begun, bench);
-        for number in std::mem::take(&mut self.touched) {
+        for (number, after) in std::mem::take(&mut self.written) {
             let before = self.known.remove(&number);
-            let after = durable.schedules.get(&number);
             self.overdue.remove(&number);
-            if let Some(after) = after {
+            if let Some(after) = &after {
                 self.now = self.now.max(after.state.at);
                 self.known.insert(number, after.clone());
             }
+            let after = after.as_ref();
             let (Some(before), Some(after)) = (before.as_ref(), after) else {
                 if let Some(after) = after {
                     is_set(after, bench);

@@ -30,7 +30,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// So long after the faults queues stay limited.
 const TIDY_MS: u64 = 8_000;
 /// Schedules go on for so long after the faults; then they are removed, so that everything ends.
-const SCHEDULES_GO_ON_MS: u64 = 3_000;
+const SCHEDULES_GO_ON_MS: u64 = 5_000;
 /// How often the engine is asked for its counts until it reads nothing.
 const STATS_TRIES: u32 = 10;
 /// Rows asked for at once in the end: few, so that pages are turned.
