@@ -1,6 +1,6 @@
 //! The plan of a seed: all that chance decides before the run, as data.
 //!
-//! Settings, jobs and faults are drawn from streams of their own ([`Draw`](crate::Draw)), each fault and each job from its own
+//! Settings, jobs and faults are drawn from streams of their own ([`Draw`]), each fault and each job from its own
 //! again, so that leaving one out leaves the rest as it is. What is decided while the simulation runs (whether a frame is sent twice, how a call
 //! to the outside world ends) is a hash of the seed and of what it is about, and so does not depend on what else happens.
 
