@@ -28,6 +28,7 @@ pub(super) struct Admissions {
     /// New grants of each queue since its rate limit was set to what it is.
     since: BTreeMap<u32, (Option<RateLimit>, Vec<Time>)>,
     tags: BTreeMap<Incarnation, BTreeSet<String>>,
+    workflows: BTreeMap<Incarnation, BTreeSet<String>>,
     latest: Time,
 }
 
@@ -36,6 +37,14 @@ impl Admissions {
     pub(super) fn hello(&mut self, hello: &Hello) {
         let tags = hello.tags.iter().cloned().collect();
         self.tags.insert(hello.incarnation, tags);
+        let known = hello.workflows.iter().map(|offer| offer.workflow.clone());
+        self.workflows.insert(hello.incarnation, known.collect());
+    }
+
+    /// Whether a worker process knows this workflow.
+    pub(super) fn knows(&self, who: Incarnation, workflow: &str) -> bool {
+        let known = self.workflows.get(&who);
+        known.is_some_and(|known| known.contains(workflow))
     }
 
     /// Whether a worker process offers these tags.

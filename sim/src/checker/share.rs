@@ -93,6 +93,7 @@ impl Shares {
                 && record.deaths < ALONE
                 && !record.avoid.contains(&grant.build)
                 && admissions.offers(grant.incarnation, &record.tags)
+                && admissions.knows(grant.incarnation, &record.workflow)
                 && self.known.get(place).is_some_and(|known| *known < grant.at)
                 && durable
                     .runs
