@@ -74,9 +74,10 @@ fn is_as_asked(spec: &ScheduleSpec, schedule: &Scheduled) -> bool {
         && spec.jitter_ms == schedule.jitter_ms
 }
 
-/// Starts what is missing up to now, by the engine's clock.
+/// Starts what is missing up to when the schedule was last written: that has passed by the engine's clock. (The engine's counts
+/// tell its clock, too, but also the bytes on its disk, which are others on each store.)
 async fn backfill(client: &Client, name: &str, back_ms: u64) -> Result<(), ClientError> {
-    let to = client.stats().await?.now;
+    let to = client.schedules().show(name).await?.state.at;
     let mut from = Time(to.0.saturating_sub(back_ms));
     loop {
         let page = client.schedules().backfill(name, from, to, PAGE).await?;
