@@ -145,6 +145,49 @@ fn a_workflow_that_is_not_deterministic_is_caught() {
     assert!(report.differences[0].contains("usual causes"), "{report}");
 }
 
+/// A key that is another in each turn parks its run for good. What will not end is not waited for, and what is not the same
+/// twice cannot be reduced: the verdict must not take as long as the time for everything to end, times a hundred plays.
+#[test]
+fn a_run_that_is_parked_for_good_is_told_at_once() {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static TURNS: AtomicU64 = AtomicU64::new(0);
+    let drifting = Sim::suite("drifting")
+        .workers(2, |w| {
+            let world = w.world();
+            w.register(CHECKOUT, move |ctx: Ctx, order: Order| {
+                let world = world.clone();
+                let turn = TURNS.fetch_add(1, Ordering::Relaxed);
+                async move {
+                    let name = format!("say {turn}");
+                    ctx.step(name, |s| world.call("say", s.key(), order.id))
+                        .await?;
+                    ctx.sleep(secs(30)).await?;
+                    Ok(order.cents)
+                }
+            })
+        })
+        .workload(|w| {
+            w.start_many(CHECKOUT, 3, Order::arbitrary);
+        })
+        .faults(Faults::none())
+        .eventually("all end", days(1));
+    let report = failing(drifting, 1);
+    let failure = report.failure.clone().expect("it fails");
+    assert!(
+        failure.violations[0].text.contains("Parked"),
+        "it is parked: {failure}"
+    );
+    assert!(failure.violations[0].at_ms < 600_000, "{failure}");
+    assert_eq!(failure.tried, 0, "{failure}");
+    assert!(
+        failure
+            .to_string()
+            .contains("this seed is not the same twice"),
+        "{failure}"
+    );
+    assert!(report.mismatches > 0, "{report}");
+}
+
 #[test]
 fn what_is_never_reached_fails_the_suite() {
     let report = failing(

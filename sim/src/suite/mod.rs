@@ -30,10 +30,15 @@ use crate::report::Report;
 use crate::shrink::Shrunk;
 use crate::simulation::{run_of, run_recorded_of, run_traced_of};
 
+use self::play::Watch;
+
 pub use self::faults::{FaultClass, Faults};
 pub use self::play::{Options, Progress};
 pub use self::seeds::Seeds;
 pub use self::told::{Failed, SuiteReport};
+
+/// What chance from outside decides cannot be made smaller: the next play is another one.
+const NOT_REDUCED: &str = "not reduced: this seed is not the same twice";
 
 /// Where suites begin.
 #[derive(Debug, Clone, Copy)]
@@ -230,18 +235,21 @@ impl Suite {
     }
 
     /// Runs it and tells what it showed. An error says why it cannot be run.
+    ///
+    /// Every ten seconds of real time a line on stderr tells how far it is.
     pub fn check(self, options: Options) -> Result<SuiteReport, String> {
-        self.check_with(options, |_| {})
+        gate::play_as_child(&self.ready());
+        play::play(&self.ready(), &self.seeds, &options, &Watch::Lines)
     }
 
-    /// The same, and `watch` is called after each seed.
+    /// The same, and in place of these lines `watch` is called after each seed.
     pub fn check_with(
         self,
         options: Options,
         watch: impl Fn(&Progress) + Sync,
     ) -> Result<SuiteReport, String> {
         gate::play_as_child(&self.ready());
-        play::play(&self.ready(), &self.seeds, &options, &watch)
+        play::play(&self.ready(), &self.seeds, &options, &Watch::Call(&watch))
     }
 
     /// Reduces a plan that fails, within `budget` of real time, to one that fails in the same way. An error says why not:
@@ -252,6 +260,9 @@ impl Suite {
         let Some(first) = report.violations.first() else {
             return Err("the plan does not fail".to_owned());
         };
+        if let Some(difference) = gate::twice(&suite, &plan, &report) {
+            return Err(format!("{NOT_REDUCED}: {difference}"));
+        }
         let checker = first.checker.clone();
         let same = move |report: &Report| {
             let first = report.violations.first();

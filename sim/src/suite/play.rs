@@ -1,9 +1,12 @@
 //! Plays the seeds of a suite on all cores.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::RecvTimeoutError;
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::told::{Failed, SuiteReport};
@@ -16,6 +19,8 @@ use crate::shrink::shrink;
 const SHRINK_BUDGET: Duration = Duration::from_secs(60);
 /// Every so many seeds one is played twice; and each that is on the production store.
 const TWICE_EVERY: u64 = 10;
+/// How often a line tells how far a suite is.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 /// Failing seeds after which no further ones are begun.
 const FAILURES_MAX: usize = 3;
 
@@ -101,11 +106,42 @@ pub struct Progress {
     pub faults: u64,
 }
 
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            played,
+            total,
+            failed,
+            ..
+        } = self;
+        write!(f, "{played} of {total} seeds, {failed} failed")
+    }
+}
+
+/// Who is told how far a suite is.
+pub(super) enum Watch<'a> {
+    /// Whoever looks at stderr, now and then.
+    Lines,
+    /// This, after each seed.
+    Call(&'a (dyn Fn(&Progress) + Sync)),
+}
+
+impl Watch<'_> {
+    /// A line past the capture of the test runner: who waits looks at it now, not when all is over.
+    fn line(&self, suite: &Ready, text: fmt::Arguments<'_>) {
+        if matches!(self, Self::Lines) {
+            let line = format!("suite `{}`: {text}\n", suite.program.name);
+            // Nobody reads it, perhaps.
+            let _ = std::io::stderr().write_all(line.as_bytes());
+        }
+    }
+}
+
 pub(super) fn play(
     suite: &Ready,
     seeds: &Seeds,
     options: &Options,
-    watch: &(dyn Fn(&Progress) + Sync),
+    watch: &Watch<'_>,
 ) -> Result<SuiteReport, String> {
     if suite.program.versions.is_empty() {
         return Err("it has no workers: call `workers`".to_owned());
@@ -135,24 +171,17 @@ pub(super) fn play(
             let twice = alone || number.is_multiple_of(TWICE_EVERY);
             match played(suite, &item, twice) {
                 Ok(played) => {
-                    let mut tally = tally
-                        .lock()
-                        .unwrap_or_else(std::sync::PoisonError::into_inner);
+                    let mut tally = locked(&tally);
                     tally.add(played);
-                    watch(&Progress {
-                        played: tally.seeds,
-                        total,
-                        failed: tally.failed.len() as u64,
-                        faults: tally.faults.values().sum(),
-                    });
+                    if let Watch::Call(watch) = watch {
+                        watch(&tally.progress(total));
+                    }
                     if tally.failed.len() >= FAILURES_MAX && !options.keeps_going {
                         stop.store(true, Ordering::Relaxed);
                     }
                 }
                 Err(text) => {
-                    *problem
-                        .lock()
-                        .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(text);
+                    *locked(&problem) = Some(text);
                     stop.store(true, Ordering::Relaxed);
                 }
             }
@@ -163,11 +192,25 @@ pub(super) fn play(
         .or_else(|| std::thread::available_parallelism().ok().map(Into::into))
         .unwrap_or(1)
         .clamp(1, 64);
-    std::thread::scope(|scope| {
-        for _ in 1..jobs {
-            scope.spawn(work);
+    let (playing, is_over) = std::sync::mpsc::channel::<()>();
+    let told = &tally;
+    let tell = move || {
+        while is_over.recv_timeout(TELL_EVERY) == Err(RecvTimeoutError::Timeout) {
+            let progress = locked(told).progress(total);
+            watch.line(suite, format_args!("{progress}"));
         }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(tell);
+        let others: Vec<_> = (1..jobs).map(|_| scope.spawn(work)).collect();
+        // Whatever becomes of this thread and the others, the one that tells is let go.
+        let _playing = playing;
         work();
+        for other in others {
+            if let Err(panic) = other.join() {
+                std::panic::resume_unwind(panic);
+            }
+        }
     });
     if let Some(problem) = problem
         .into_inner()
@@ -191,13 +234,18 @@ pub(super) fn play(
     if alone {
         report.sometimes_unmet.clear();
     }
-    write_up(suite, options, tally.failed, &mut report)?;
+    write_up(suite, options, watch, tally.failed, &mut report)?;
     if alone && report.is_sound() && options.report.is_some() {
         let plan = one_plan(suite, &banked)?;
         let files = crate::report::write(suite, &plan, &options.directory())?;
         report.files.extend(files);
     }
     Ok(report)
+}
+
+fn locked<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
+    what.lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// What comes from the bank, and the range of fresh seeds.
@@ -295,28 +343,35 @@ fn read_plan(suite: &Ready, file: &Path) -> Result<Plan, String> {
 fn write_up(
     suite: &Ready,
     options: &Options,
+    watch: &Watch<'_>,
     failed: Vec<(Plan, Report)>,
     report: &mut SuiteReport,
 ) -> Result<(), String> {
     let Some((plan, first)) = failed.into_iter().next() else {
         return Ok(());
     };
-    let checker = first.violations.first().map(|v| v.checker.clone());
-    let faults = plan.faults.len();
-    let jobs = plan.jobs.len();
+    let (faults, jobs) = (plan.faults.len(), plan.jobs.len());
     let clock = Stopwatch::begin();
-    let (plan, shown, tried) = if options.keeps_going {
+    let not_reduced = match options.keeps_going {
+        true => None,
+        false => parts_from_itself(suite, &plan, &first, report),
+    };
+    let (plan, shown, tried) = if options.keeps_going || not_reduced.is_some() {
         (plan, first, 0)
     } else {
-        let shrunk = shrink(
-            &suite.program,
-            plan,
-            first,
-            SHRINK_BUDGET,
-            &move |report: &Report| {
-                report.violations.first().map(|v| &v.checker) == checker.as_ref()
-            },
+        watch.line(
+            suite,
+            format_args!(
+                "seed {} fails and is reduced, for {} s at most",
+                first.seed,
+                SHRINK_BUDGET.as_secs()
+            ),
         );
+        let checker = first.violations.first().map(|v| v.checker.clone());
+        let same = move |report: &Report| {
+            report.violations.first().map(|v| &v.checker) == checker.as_ref()
+        };
+        let shrunk = shrink(&suite.program, plan, first, SHRINK_BUDGET, &same);
         (shrunk.plan, shrunk.report, shrunk.tried)
     };
     let files = crate::report::write(suite, &plan, &options.directory())?;
@@ -333,10 +388,27 @@ fn write_up(
         jobs: plan.jobs.len(),
         tried,
         shrink_s: clock.passed().as_secs_f64(),
+        not_reduced,
         test: gate::test_name(),
     });
     report.files.extend(files);
     Ok(())
+}
+
+/// Why a plan is not reduced: it is another one each time. Then that is told of the suite besides.
+fn parts_from_itself(
+    suite: &Ready,
+    plan: &Plan,
+    first: &Report,
+    told: &mut SuiteReport,
+) -> Option<String> {
+    let known = format!("seed {}: ", plan.seed);
+    if !told.differences.iter().any(|told| told.starts_with(&known)) {
+        let difference = gate::twice(suite, plan, first)?;
+        told.mismatches += 1;
+        told.differences.push(difference);
+    }
+    Some(super::NOT_REDUCED.to_owned())
 }
 
 /// What was seen over all seeds.
@@ -358,6 +430,15 @@ struct Tally {
 }
 
 impl Tally {
+    fn progress(&self, total: u64) -> Progress {
+        Progress {
+            played: self.seeds,
+            total,
+            failed: self.failed.len() as u64,
+            faults: self.faults.values().sum(),
+        }
+    }
+
     fn add(&mut self, played: Played) {
         let report = played.report;
         if played.fresh && played.plan.settings.disk == Disk::Fjall {

@@ -71,6 +71,9 @@ pub struct Failed {
     pub tried: u64,
     /// Real seconds that took.
     pub shrink_s: f64,
+    /// Why it was not reduced, if it was not.
+    #[serde(default)]
+    pub not_reduced: Option<String>,
     /// The test that found it, if that is known.
     pub test: Option<String>,
 }
@@ -163,6 +166,9 @@ impl fmt::Display for Failed {
                 "\n  at {} ms: {}\n    {}",
                 violation.at_ms, violation.checker, violation.text
             )?;
+        }
+        if let Some(why) = &self.not_reduced {
+            return writeln!(f, "\n\n{why}");
         }
         write!(
             f,
