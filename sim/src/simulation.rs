@@ -15,7 +15,7 @@ use crate::durable::Durable;
 use crate::event::What;
 use crate::host::{client, server, worker};
 use crate::panics;
-use crate::plan::{Disk, Fault, FaultKind, Job, Plan, Scripted, Strike};
+use crate::plan::{Disk, Fault, FaultKind, Job, Plan, Point, Scripted, Strike};
 use crate::program::Program;
 use crate::recording::Recording;
 use crate::report::{ON_FJALL, Report, Violation};
@@ -66,6 +66,15 @@ pub(crate) fn run_unless(
 ) -> Option<Report> {
     let (world, violations) = simulate_unless(plan, program, Keeps::Nothing, is_over)?;
     Some(report(&world, violations).0)
+}
+
+/// Simulates a plan of `program`, and tells besides how often each point was passed.
+pub(crate) fn run_and_points_of(
+    plan: Plan,
+    program: Arc<Program>,
+) -> (Report, BTreeMap<Point, u32>) {
+    let (world, violations) = simulate(plan, program, Keeps::Nothing);
+    (report(&world, violations).0, world.passed())
 }
 
 /// Simulates a plan of `program`, and tells all that happened, line by line.

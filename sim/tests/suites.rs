@@ -185,6 +185,9 @@ fn a_run_that_is_parked_for_good_is_told_at_once() {
             .contains("this seed is not the same twice"),
         "{failure}"
     );
+    let text = report.to_string();
+    assert!(text.contains("broken: all end"), "{text}");
+    assert!(text.contains(" not ended; "), "{text}");
     assert!(report.mismatches > 0, "{report}");
 }
 
@@ -198,6 +201,59 @@ fn what_is_never_reached_fails_the_suite() {
     );
     assert_eq!(report.sometimes_unmet, ["a fault struck"]);
     assert_eq!(report.failed, 0, "{report}");
+}
+
+/// A declaration that nothing refers to says nothing: a suite that passes with it tests less than it seems to.
+#[test]
+fn an_effect_that_is_misspelt_fails_the_suite() {
+    let report = failing(
+        shop()
+            .faults(Faults::none())
+            .effect("chrage", Effect::once_per_key().once_per_request())
+            .at(Point::after_effect("mial"), Strike::KillWorker)
+            .at_nth(Point::before_effect("mail"), 1_000, Strike::KillWorker),
+        1,
+    );
+    assert!(report.failed == 0 && !report.is_sound(), "{report}");
+    assert_eq!(
+        report.unreached,
+        [
+            "effect `chrage` was declared and never called; called were: `charge`, `mail`",
+            "the script strikes after the effect `mial`, at passing 1, and that never came; called were: `charge`, `mail`",
+            "the script strikes before the effect `mail`, at passing 1000, and that never came; no seed passes that more than 20 times",
+        ]
+    );
+    let audit = shop().effect("mial", Effect::unguarded()).audit(1);
+    assert_eq!(
+        audit.expect_err("no call for it"),
+        "effect `mial` was declared and never called; called were: `charge`, `mail`"
+    );
+}
+
+#[test]
+fn a_suite_that_starts_nothing_fails_and_a_bank_that_is_not_there_is_told() {
+    let idle = Sim::suite("idle")
+        .workers(1, |w| {
+            let world = w.world();
+            w.register(CHECKOUT, move |ctx, order| {
+                checkout(ctx, order, world.clone())
+            })
+        })
+        .faults(Faults::none())
+        .seeds(Seeds::bank("tests/nope.toml"));
+    let report = failing(idle, 1);
+    assert!(!report.is_sound(), "{report}");
+    assert!(report.unreached[0].starts_with("no run was started"));
+    let text = report.to_string();
+    let told = "the bank tests/nope.toml is not there: no seeds and plans of it are played";
+    assert!(text.contains(told), "{text}");
+    assert!(text.contains("runs: none"), "{text}");
+}
+
+#[test]
+#[should_panic(expected = "register no workflow")]
+fn workers_without_a_workflow_are_refused() {
+    let _ = Sim::suite("empty").workers(1, |w| w);
 }
 
 /// The mail goes out again if the worker dies before it is recorded, because nobody looks at its key.

@@ -10,8 +10,8 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::told::{Failed, SuiteReport};
-use super::{Ready, Seeds, Stopwatch, gate};
-use crate::plan::{Disk, Plan};
+use super::{Ready, Seeds, Stopwatch, gate, reach};
+use crate::plan::{Disk, Plan, Point};
 use crate::report::Report;
 use crate::shrink::shrink;
 
@@ -147,7 +147,11 @@ pub(super) fn play(
         return Err("it has no workers: call `workers`".to_owned());
     }
     let clock = Stopwatch::begin();
-    let (banked, fresh) = items(seeds, options)?;
+    let Items {
+        banked,
+        fresh,
+        notes,
+    } = items(seeds, options)?;
     let alone = options.seed.is_some() || options.plan.is_some();
     let (from, count) = fresh.unwrap_or((0, 0));
     let total = banked.len() as u64 + count;
@@ -231,8 +235,11 @@ pub(super) fn play(
     }
     tally.failed.sort_by_key(|(_, report)| report.seed);
     let mut report = tally.report(suite, seconds, (!alone && count > 0).then_some(from));
+    report.notes = notes;
     if alone {
         report.sometimes_unmet.clear();
+    } else if tally.drawn > 0 {
+        report.unreached = reach::unreached(suite, &tally.passed, &tally.runs);
     }
     write_up(suite, options, watch, tally.failed, &mut report)?;
     if alone && report.is_sound() && options.report.is_some() {
@@ -248,17 +255,37 @@ fn locked<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
         .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// What comes from the bank, and the range of fresh seeds.
-#[allow(clippy::type_complexity, reason = "a pair that is taken apart at once")]
-fn items(seeds: &Seeds, options: &Options) -> Result<(Vec<Item>, Option<(u64, u64)>), String> {
+/// What is to be played.
+#[derive(Default)]
+struct Items {
+    /// What comes from the bank, or was asked for alone.
+    banked: Vec<Item>,
+    /// The first of the fresh seeds, and how many.
+    fresh: Option<(u64, u64)>,
+    /// What is to be told of it.
+    notes: Vec<String>,
+}
+
+fn items(seeds: &Seeds, options: &Options) -> Result<Items, String> {
+    let alone = |item| Items {
+        banked: vec![item],
+        ..Items::default()
+    };
     if let Some(file) = &options.plan {
         let (file, why) = (file.clone(), String::new());
-        return Ok((vec![Item::Plan { file, why }], None));
+        return Ok(alone(Item::Plan { file, why }));
     }
     if let Some(seed) = options.seed {
         let why = String::new();
-        return Ok((vec![Item::Seed { seed, why }], None));
+        return Ok(alone(Item::Seed { seed, why }));
     }
+    let missing = seeds.bank.iter().filter(|path| !path.exists());
+    let notes = missing.map(|path| {
+        format!(
+            "the bank {} is not there: no seeds and plans of it are played",
+            path.display()
+        )
+    });
     let bank = match &seeds.bank {
         Some(path) => super::seeds::Bank::read(path)?,
         None => super::seeds::Bank::default(),
@@ -273,7 +300,11 @@ fn items(seeds: &Seeds, options: &Options) -> Result<(Vec<Item>, Option<(u64, u6
     });
     let count = options.seeds.unwrap_or(seeds.fresh);
     let from = options.from.or(seeds.from).unwrap_or_else(any_seed);
-    Ok((plans.chain(known).collect(), Some((from, count))))
+    Ok(Items {
+        banked: plans.chain(known).collect(),
+        fresh: Some((from, count)),
+        notes: notes.collect(),
+    })
 }
 
 /// A seed that nobody chose: small enough to be typed again.
@@ -286,6 +317,8 @@ struct Played {
     plan: Plan,
     report: Report,
     why: String,
+    /// How often each point was passed.
+    passed: BTreeMap<Point, u32>,
     difference: Option<String>,
     compared: bool,
     /// The plan is the one that the suite draws from the seed.
@@ -297,7 +330,7 @@ fn played(suite: &Ready, item: &Item, twice: bool) -> Result<Played, String> {
         Item::Seed { seed, why } => (suite.plan(*seed), why),
         Item::Plan { file, why } => (read_plan(suite, file)?, why),
     };
-    let report = suite.simulate(plan.clone());
+    let (report, passed) = suite.simulate_and_points(plan.clone());
     // Threads and files of this machine take part there.
     let twice = twice || plan.settings.disk == Disk::Fjall;
     let difference = if twice {
@@ -309,6 +342,7 @@ fn played(suite: &Ready, item: &Item, twice: bool) -> Result<Played, String> {
         plan,
         report,
         why: why.clone(),
+        passed,
         difference,
         compared: twice,
         fresh: matches!(item, Item::Seed { .. }),
@@ -415,6 +449,10 @@ fn parts_from_itself(
 #[derive(Default)]
 struct Tally {
     seeds: u64,
+    /// Of these, such as were drawn: plans may have been reduced.
+    drawn: u64,
+    /// How often each point was passed in the seed that passed it most.
+    passed: BTreeMap<Point, u32>,
     compared: u64,
     /// The first seed on the production store.
     on_fjall: Option<u64>,
@@ -448,6 +486,11 @@ impl Tally {
             self.on_fjall = Some(first);
         }
         self.seeds += 1;
+        self.drawn += u64::from(played.fresh);
+        for (point, count) in played.passed {
+            let most = self.passed.entry(point).or_default();
+            *most = count.max(*most);
+        }
         self.compared += u64::from(played.compared);
         self.simulated_ms += report.simulated_ms;
         self.skipped_ms += report.skipped_ms;
@@ -491,6 +534,8 @@ impl Tally {
             sim_seconds_per_s: simulated_s / seconds.max(0.001),
             skipped_s: self.skipped_ms as f64 / 1_000.0,
             sometimes_unmet: unmet.collect(),
+            unreached: Vec::new(),
+            notes: Vec::new(),
             known: self.known.clone(),
             runs: self.runs.clone(),
             faults: self.faults.clone(),
