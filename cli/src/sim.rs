@@ -184,9 +184,15 @@ impl RunSeeds {
             calls_itself: true,
             ..Options::default()
         };
-        let bar = Bar::begin(terminal);
-        let report = suite.check_with(options, |progress| bar.show(progress));
-        bar.end();
+        // Where no bar is drawn, the suite tells now and then how far it is.
+        let report = match Bar::begin(terminal) {
+            Some(bar) => {
+                let report = suite.check_with(options, |progress| bar.show(progress));
+                bar.end();
+                report
+            }
+            None => suite.check(options),
+        };
         let report = report.map_err(CommandError::bad_input)?;
         tell(&report, terminal)
     }
@@ -426,12 +432,13 @@ fn list(terminal: Terminal) -> Result<Answer, CommandError> {
     Ok(Answer::Yes)
 }
 
-/// How far it is: a bar on a terminal, nothing elsewhere.
-struct Bar(Option<Mutex<ProgressBar>>);
+/// How far it is, as a bar.
+struct Bar(Mutex<ProgressBar>);
 
 impl Bar {
-    fn begin(terminal: Terminal) -> Self {
-        Self(terminal.draws().then(|| {
+    /// On a terminal.
+    fn begin(terminal: Terminal) -> Option<Self> {
+        terminal.draws().then(|| {
             let bar =
                 ProgressBar::with_draw_target(Some(1), ProgressDrawTarget::stderr_with_hz(10));
             let style = ProgressStyle::with_template(
@@ -442,13 +449,13 @@ impl Bar {
                     .unwrap_or_else(|_| ProgressStyle::default_bar())
                     .progress_chars("=> "),
             );
-            Mutex::new(bar)
-        }))
+            Self(Mutex::new(bar))
+        })
     }
 
     fn show(&self, progress: &Progress) {
-        let Some(bar) = &self.0 else { return };
-        let bar = bar
+        let bar = self
+            .0
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         bar.set_length(progress.total);
@@ -461,10 +468,9 @@ impl Bar {
     }
 
     fn end(self) {
-        if let Some(bar) = self.0 {
-            bar.into_inner()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .finish_and_clear();
-        }
+        self.0
+            .into_inner()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .finish_and_clear();
     }
 }

@@ -48,7 +48,7 @@ fn title(recording: &Recording) -> String {
     let (plan, violations) = (&recording.plan, &recording.report.violations);
     let verdict = match violations.first() {
         None => "all held".to_owned(),
-        Some(first) => format!("failed: {}", first.checker),
+        Some(first) => format!("broken: {}", first.checker),
     };
     format!("{}, seed {}: {verdict}", plan.suite, plan.seed)
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::plan::{Plan, Settings, TimedFault};
 use crate::program::Program;
 use crate::report::Report;
-use crate::simulation::run_of;
+use crate::simulation::run_unless;
 use crate::suite::Stopwatch;
 
 /// A reduced plan.
@@ -78,7 +78,11 @@ impl Search<'_> {
             return false;
         }
         self.best.tried += 1;
-        let report = run_of(plan.clone(), self.program.clone());
+        // One play may take longer than all of the budget.
+        let is_over = || self.is_over();
+        let Some(report) = run_unless(plan.clone(), self.program.clone(), &is_over) else {
+            return false;
+        };
         if !(self.same)(&report) {
             return false;
         }

@@ -11,14 +11,16 @@ use turmoil::Sim;
 
 use crate::audit::Observed;
 use crate::checker;
+use crate::durable::Durable;
 use crate::event::What;
 use crate::host::{client, server, worker};
 use crate::panics;
-use crate::plan::{Disk, Fault, FaultKind, Plan, Strike};
+use crate::plan::{Disk, Fault, FaultKind, Job, Plan, Point, Scripted, Strike};
 use crate::program::Program;
 use crate::recording::Recording;
 use crate::report::{ON_FJALL, Report, Violation};
 use crate::skip;
+use crate::told::Progress;
 use crate::world::{InAir, Keeps, World};
 
 /// How often it is looked whether a program ended by itself, and whether all is done.
@@ -27,6 +29,8 @@ const LOOK_MS: u64 = 50;
 const AUDITS_AGAIN_MAX: u32 = 20;
 /// A program that ended by itself is started again after this time.
 const RESTART_MS: u64 = 150;
+/// When for so many session time-outs after the faults only parked and paused runs were left, nothing ends any more.
+const STUCK_TIMEOUTS: u64 = 3;
 /// A server's wall clock that is further ahead of engine time than this is set right in the end.
 const BELIEVED_MS: i64 = 47 * 3_600_000;
 /// Segments on their way between two hosts; beyond this turmoil panics.
@@ -54,6 +58,25 @@ pub fn run_recorded(plan: Plan) -> Recording {
 pub(crate) fn run_of(plan: Plan, program: Arc<Program>) -> Report {
     let (world, violations) = simulate(plan, program, Keeps::Nothing);
     report(&world, violations).0
+}
+
+/// Simulates a plan of `program`, unless `is_over` says underway that nobody waits for it any more.
+pub(crate) fn run_unless(
+    plan: Plan,
+    program: Arc<Program>,
+    is_over: &dyn Fn() -> bool,
+) -> Option<Report> {
+    let (world, violations) = simulate_unless(plan, program, Keeps::Nothing, is_over)?;
+    Some(report(&world, violations).0)
+}
+
+/// Simulates a plan of `program`, and tells besides how often each point was passed.
+pub(crate) fn run_and_points_of(
+    plan: Plan,
+    program: Arc<Program>,
+) -> (Report, BTreeMap<Point, u32>) {
+    let (world, violations) = simulate(plan, program, Keeps::Nothing);
+    (report(&world, violations).0, world.passed())
 }
 
 /// Simulates a plan of `program`, and tells all that happened, line by line.
@@ -100,6 +123,16 @@ pub(crate) fn observe(plan: Plan, program: Arc<Program>) -> Observed {
 }
 
 fn simulate(plan: Plan, program: Arc<Program>, keeps: Keeps) -> (Arc<World>, Vec<Violation>) {
+    simulate_unless(plan, program, keeps, &|| false)
+        .unwrap_or_else(|| unreachable!("nobody gives it up"))
+}
+
+fn simulate_unless(
+    plan: Plan,
+    program: Arc<Program>,
+    keeps: Keeps,
+    is_over: &dyn Fn() -> bool,
+) -> Option<(Arc<World>, Vec<Violation>)> {
     assert!(
         plan.suite == program.name,
         "the plan is one of the suite `{}`, not of `{}`",
@@ -107,15 +140,19 @@ fn simulate(plan: Plan, program: Arc<Program>, keeps: Keeps) -> (Arc<World>, Vec
         program.name
     );
     let world = World::new(plan, program, keeps);
-    let (_, panics) = panics::caught(|| {
+    let (end, panics) = panics::caught(|| {
         let mut simulation = Simulation::new(&world);
-        let in_time = simulation.run();
+        let end = simulation.run(is_over);
         world.while_crashing(|| drop(simulation));
         // What was found underway would be found again, in other words.
-        if !world.court().has_charges() {
-            checker::at_the_end(&world, in_time);
+        if end != End::GivenUp && !world.court().has_charges() {
+            checker::at_the_end(&world, end == End::InTime);
         }
+        end
     });
+    if end == Some(End::GivenUp) {
+        return None;
+    }
     world.pin_charges();
     let mut violations = world.court().take_charges();
     let at_ms = world.now_ms();
@@ -124,7 +161,7 @@ fn simulate(plan: Plan, program: Arc<Program>, keeps: Keeps) -> (Arc<World>, Vec
         at_ms,
         text,
     }));
-    (world, violations)
+    Some((world, violations))
 }
 
 fn report(world: &World, violations: Vec<Violation>) -> (Report, Vec<String>) {
@@ -180,6 +217,17 @@ fn reached(world: &World) -> std::collections::BTreeSet<String> {
             .map(|sometimes| sometimes.name.clone())
             .collect()
     })
+}
+
+/// How a simulation ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Everything ended within the time for it.
+    InTime,
+    /// It did not, or something is wrong already.
+    Late,
+    /// Nobody waits for it any more.
+    GivenUp,
 }
 
 /// What the harness does next.
@@ -260,10 +308,11 @@ impl Simulation<'_> {
         self.agenda.insert((at_ms, self.next), action);
     }
 
-    /// Both phases. Tells whether everything ended within the time for it.
-    fn run(&mut self) -> bool {
+    /// Both phases.
+    fn run(&mut self, is_over: &dyn Fn() -> bool) -> End {
         let settings = self.world.plan.settings.clone();
         let mut healed = false;
+        let mut stuck_since = None;
         let mut looked = 0;
         loop {
             let now = self.world.now_ms();
@@ -306,13 +355,24 @@ impl Simulation<'_> {
             looked = now;
             self.restart_what_ended();
             if self.world.court().has_charges() {
-                return false;
+                return End::Late;
             }
             if healed && self.is_done() {
-                return true;
+                return End::InTime;
             }
             if now >= self.faults_end_ms + settings.heal_max_ms {
-                return false;
+                return End::Late;
+            }
+            stuck_since = match healed && self.is_stuck() {
+                true => stuck_since.or(Some(now)),
+                false => None,
+            };
+            if stuck_since.is_some_and(|at| now > at + STUCK_TIMEOUTS * settings.session_timeout_ms)
+            {
+                return End::Late;
+            }
+            if is_over() {
+                return End::GivenUp;
             }
         }
     }
@@ -359,6 +419,31 @@ impl Simulation<'_> {
         self.world.audit.store(false, Ordering::Relaxed);
         self.world.audited.store(false, Ordering::Relaxed);
         true
+    }
+
+    /// Only parked and paused runs are left, and nothing is to come that could set them going: no fault, no deployment, no
+    /// call of a client but one that waits for an outcome. Waiting for the deadline would change nothing.
+    fn is_stuck(&self) -> bool {
+        let plan = &self.world.plan;
+        let answered = {
+            let told = self.world.told();
+            let mut jobs = told.jobs.iter().zip(&plan.jobs);
+            jobs.all(|(progress, timed)| match progress {
+                Progress::Over => true,
+                Progress::Runs(_) => matches!(timed.job, Job::Wait { .. }),
+                Progress::Waits => false,
+            })
+        };
+        let passed = self.world.passed();
+        let deploys = |scripted: &Scripted| {
+            let nth = passed.get(&scripted.point).copied().unwrap_or_default();
+            scripted.strike == Strike::Deploy && nth < scripted.nth
+        };
+        answered
+            && self.agenda.is_empty()
+            && self.down.is_empty()
+            && !plan.script.iter().any(deploys)
+            && only_stopped(&self.world.court().durable)
     }
 
     fn restart_what_ended(&mut self) {
@@ -613,4 +698,14 @@ impl Simulation<'_> {
             clocks.jump("server", -ahead_ms);
         }
     }
+}
+
+/// Whether runs that have not ended are left, and all of them are parked or paused.
+fn only_stopped(durable: &Durable) -> bool {
+    let mut left = durable.runs.iter().filter(|(_, run)| !run.has_ended());
+    !durable.stopped.is_empty()
+        && durable.granted.is_empty()
+        && durable.ready.is_empty()
+        && durable.timers.is_empty()
+        && left.all(|(no, _)| durable.stopped.contains_key(no))
 }

@@ -323,7 +323,7 @@ fn the_page_is_called_by_its_suite_its_seed_and_what_failed() {
     let (mut accused, _) = accused();
     assert_eq!(
         title(&accused),
-        "engine, seed 84: failed: what a test believes"
+        "engine, seed 84: broken: what a test believes"
     );
     accused.plan.suite = "<b> & Co".to_owned();
     assert!(title(&accused).starts_with("&lt;b> &amp; Co, seed 84: "));
@@ -399,7 +399,7 @@ fn a_browser_draws_what_the_data_says() {
         "arrows": picture.arrows.len(),
         "lost": lost.count(),
         "pins": 1,
-        "title": "engine, seed 84: failed: what a test believes",
+        "title": "engine, seed 84: broken: what a test believes",
         "clocks": picture.lanes.iter().map(|lane| lane.clock.len()).sum::<usize>(),
         "words": true,
         "filtered": { "run": run, "arrows": of_run[0], "grants": of_run[1], "calls": of_run[2] },

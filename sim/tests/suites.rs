@@ -145,6 +145,52 @@ fn a_workflow_that_is_not_deterministic_is_caught() {
     assert!(report.differences[0].contains("usual causes"), "{report}");
 }
 
+/// A key that is another in each turn parks its run for good. What will not end is not waited for, and what is not the same
+/// twice cannot be reduced: the verdict must not take as long as the time for everything to end, times a hundred plays.
+#[test]
+fn a_run_that_is_parked_for_good_is_told_at_once() {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static TURNS: AtomicU64 = AtomicU64::new(0);
+    let drifting = Sim::suite("drifting")
+        .workers(2, |w| {
+            let world = w.world();
+            w.register(CHECKOUT, move |ctx: Ctx, order: Order| {
+                let world = world.clone();
+                let turn = TURNS.fetch_add(1, Ordering::Relaxed);
+                async move {
+                    let name = format!("say {turn}");
+                    ctx.step(name, |s| world.call("say", s.key(), order.id))
+                        .await?;
+                    ctx.sleep(secs(30)).await?;
+                    Ok(order.cents)
+                }
+            })
+        })
+        .workload(|w| {
+            w.start_many(CHECKOUT, 3, Order::arbitrary);
+        })
+        .faults(Faults::none())
+        .eventually("all end", days(1));
+    let report = failing(drifting, 1);
+    let failure = report.failure.clone().expect("it fails");
+    assert!(
+        failure.violations[0].text.contains("Parked"),
+        "it is parked: {failure}"
+    );
+    assert!(failure.violations[0].at_ms < 600_000, "{failure}");
+    assert_eq!(failure.tried, 0, "{failure}");
+    assert!(
+        failure
+            .to_string()
+            .contains("this seed is not the same twice"),
+        "{failure}"
+    );
+    let text = report.to_string();
+    assert!(text.contains("broken: all end"), "{text}");
+    assert!(text.contains(" not ended; "), "{text}");
+    assert!(report.mismatches > 0, "{report}");
+}
+
 #[test]
 fn what_is_never_reached_fails_the_suite() {
     let report = failing(
@@ -155,6 +201,59 @@ fn what_is_never_reached_fails_the_suite() {
     );
     assert_eq!(report.sometimes_unmet, ["a fault struck"]);
     assert_eq!(report.failed, 0, "{report}");
+}
+
+/// A declaration that nothing refers to says nothing: a suite that passes with it tests less than it seems to.
+#[test]
+fn an_effect_that_is_misspelt_fails_the_suite() {
+    let report = failing(
+        shop()
+            .faults(Faults::none())
+            .effect("chrage", Effect::once_per_key().once_per_request())
+            .at(Point::after_effect("mial"), Strike::KillWorker)
+            .at_nth(Point::before_effect("mail"), 1_000, Strike::KillWorker),
+        1,
+    );
+    assert!(report.failed == 0 && !report.is_sound(), "{report}");
+    assert_eq!(
+        report.unreached,
+        [
+            "effect `chrage` was declared and never called; called were: `charge`, `mail`",
+            "the script strikes after the effect `mial`, at passing 1, and that never came; called were: `charge`, `mail`",
+            "the script strikes before the effect `mail`, at passing 1000, and that never came; no seed passes that more than 20 times",
+        ]
+    );
+    let audit = shop().effect("mial", Effect::unguarded()).audit(1);
+    assert_eq!(
+        audit.expect_err("no call for it"),
+        "effect `mial` was declared and never called; called were: `charge`, `mail`"
+    );
+}
+
+#[test]
+fn a_suite_that_starts_nothing_fails_and_a_bank_that_is_not_there_is_told() {
+    let idle = Sim::suite("idle")
+        .workers(1, |w| {
+            let world = w.world();
+            w.register(CHECKOUT, move |ctx, order| {
+                checkout(ctx, order, world.clone())
+            })
+        })
+        .faults(Faults::none())
+        .seeds(Seeds::bank("tests/nope.toml"));
+    let report = failing(idle, 1);
+    assert!(!report.is_sound(), "{report}");
+    assert!(report.unreached[0].starts_with("no run was started"));
+    let text = report.to_string();
+    let told = "the bank tests/nope.toml is not there: no seeds and plans of it are played";
+    assert!(text.contains(told), "{text}");
+    assert!(text.contains("runs: none"), "{text}");
+}
+
+#[test]
+#[should_panic(expected = "register no workflow")]
+fn workers_without_a_workflow_are_refused() {
+    let _ = Sim::suite("empty").workers(1, |w| w);
 }
 
 /// The mail goes out again if the worker dies before it is recorded, because nobody looks at its key.

@@ -10,9 +10,11 @@
 mod faults;
 mod gate;
 mod play;
+mod reach;
 mod seeds;
 mod told;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,12 +30,17 @@ use crate::program::{Named, Program, SimWorker};
 use crate::recording::Recording;
 use crate::report::Report;
 use crate::shrink::Shrunk;
-use crate::simulation::{run_of, run_recorded_of, run_traced_of};
+use crate::simulation::{run_and_points_of, run_of, run_recorded_of, run_traced_of};
+
+use self::play::Watch;
 
 pub use self::faults::{FaultClass, Faults};
 pub use self::play::{Options, Progress};
 pub use self::seeds::Seeds;
 pub use self::told::{Failed, SuiteReport};
+
+/// What chance from outside decides cannot be made smaller: the next play is another one.
+const NOT_REDUCED: &str = "not reduced: this seed is not the same twice";
 
 /// Where suites begin.
 #[derive(Debug, Clone, Copy)]
@@ -79,6 +86,9 @@ pub struct Suite {
 impl Suite {
     /// `count` workers with this code: production code, unchanged, to which [`SimWorker::world`] is given in place of its
     /// clients to the outside.
+    ///
+    /// Panics without a worker, and if they register no workflow.
+    #[track_caller]
     pub fn workers(
         mut self,
         count: u32,
@@ -92,6 +102,7 @@ impl Suite {
 
     /// The next version of the code, to which workers are swapped under running work
     /// ([`FaultClass::Deployed`](crate::FaultClass::Deployed)).
+    #[track_caller]
     pub fn deploy(self, register: impl Fn(SimWorker) -> SimWorker + Send + Sync + 'static) -> Self {
         assert!(
             !self.program.versions.is_empty(),
@@ -100,6 +111,7 @@ impl Suite {
         self.version(register)
     }
 
+    #[track_caller]
     fn version(
         mut self,
         register: impl Fn(SimWorker) -> SimWorker + Send + Sync + 'static,
@@ -107,6 +119,11 @@ impl Suite {
         // Registered once for its names; nothing is connected.
         let outside = Outside::closed(Arc::default());
         let known = SimWorker::names(Worker::connect("nowhere:1"), outside, &register);
+        assert!(
+            !known.is_empty(),
+            "the workers of suite `{}` register no workflow: call `register` on what they are given",
+            self.program.name
+        );
         self.program.workflows.extend(known);
         self.program.versions.push(Arc::new(register));
         self
@@ -135,7 +152,8 @@ impl Suite {
         Self { faults, ..self }
     }
 
-    /// What the outside world does with calls for `effect`. Default: [`Effect::once_per_key`].
+    /// What the outside world does with calls for `effect`. Default: [`Effect::once_per_key`]. If no seed calls for it, the
+    /// suite fails, unless it is [optional](Effect::optional): it is misspelt, perhaps.
     pub fn effect(mut self, effect: impl Into<String>, rule: Effect) -> Self {
         self.program.effects.insert(effect.into(), rule);
         self
@@ -162,7 +180,7 @@ impl Suite {
         self
     }
 
-    /// Strikes at a point of the program, at its first passing, in every seed.
+    /// Strikes at a point of the program, at its first passing, in every seed. If no seed passes it, the suite fails.
     pub fn at(self, point: Point, strike: Strike) -> Self {
         self.at_nth(point, 1, strike)
     }
@@ -183,6 +201,7 @@ impl Suite {
     /// Plays so many of a thousand seeds on the production store, in a temporary directory: real files, kills and power cuts.
     /// Its syncs and reads do not fail and there is always room, so such a seed is without these faults. Default: none; 40
     /// in the engine's own suite. Only Linux tells what a power cut needs to know; elsewhere it changes nothing.
+    #[track_caller]
     pub fn on_fjall(self, per_mille: u64) -> Self {
         assert!(per_mille <= 1_000, "there are a thousand in a thousand");
         Self {
@@ -205,8 +224,11 @@ impl Suite {
     #[track_caller]
     pub fn run(self) {
         let name = self.program.name.clone();
-        let options =
-            Options::of_environment().unwrap_or_else(|problem| panic!("suite `{name}`: {problem}"));
+        // Not in a closure: the panic names the line of the test.
+        let options = match Options::of_environment() {
+            Ok(options) => options,
+            Err(problem) => panic!("suite `{name}`: {problem}"),
+        };
         match self.check(options) {
             Ok(report) if report.is_sound() => println!("{report}"),
             Ok(report) => panic!("{report}"),
@@ -230,18 +252,21 @@ impl Suite {
     }
 
     /// Runs it and tells what it showed. An error says why it cannot be run.
+    ///
+    /// Every ten seconds of real time a line on stderr tells how far it is.
     pub fn check(self, options: Options) -> Result<SuiteReport, String> {
-        self.check_with(options, |_| {})
+        gate::play_as_child(&self.ready());
+        play::play(&self.ready(), &self.seeds, &options, &Watch::Lines)
     }
 
-    /// The same, and `watch` is called after each seed.
+    /// The same, and in place of these lines `watch` is called after each seed.
     pub fn check_with(
         self,
         options: Options,
         watch: impl Fn(&Progress) + Sync,
     ) -> Result<SuiteReport, String> {
         gate::play_as_child(&self.ready());
-        play::play(&self.ready(), &self.seeds, &options, &watch)
+        play::play(&self.ready(), &self.seeds, &options, &Watch::Call(&watch))
     }
 
     /// Reduces a plan that fails, within `budget` of real time, to one that fails in the same way. An error says why not:
@@ -252,6 +277,9 @@ impl Suite {
         let Some(first) = report.violations.first() else {
             return Err("the plan does not fail".to_owned());
         };
+        if let Some(difference) = gate::twice(&suite, &plan, &report) {
+            return Err(format!("{NOT_REDUCED}: {difference}"));
+        }
         let checker = first.checker.clone();
         let same = move |report: &Report| {
             let first = report.violations.first();
@@ -278,9 +306,14 @@ impl Suite {
 
     /// **The idempotency audit**: for each effect of one run of each workflow, the worker is killed right after the effect
     /// and before its record, the step is done again, and the outside world is compared with that of a calm run. Tells
-    /// the steps that are not safe to repeat.
+    /// the steps that are not safe to repeat. An error says why there is no audit: an effect was declared that is never
+    /// called, say.
     pub fn audit(self, seed: u64) -> Result<Audit, String> {
-        crate::audit::audit(&self.ready(), seed)
+        let suite = self.ready();
+        let audit = crate::audit::audit(&suite, seed)?;
+        let called = audit.steps.iter().map(|step| step.effect.as_str());
+        suite.calls_all(seed, called.collect())?;
+        Ok(audit)
     }
 
     /// **The crash map**: each point that one run of each workflow passes is struck once with each of `strikes`; the run
@@ -328,6 +361,20 @@ pub(crate) struct Ready {
 }
 
 impl Ready {
+    /// An error if an effect was declared that neither `called` holds nor the seed's own world calls for.
+    fn calls_all(&self, seed: u64, called: BTreeSet<&str>) -> Result<(), String> {
+        if reach::uncalled(&self.program, &called).is_empty() {
+            return Ok(());
+        }
+        let (_, passed) = self.simulate_and_points(self.plan(seed));
+        let mut all = reach::called(passed.keys());
+        all.extend(called);
+        match reach::uncalled(&self.program, &all).first() {
+            Some(problem) => Err(problem.clone()),
+            None => Ok(()),
+        }
+    }
+
     /// The plan of a seed.
     pub(crate) fn plan(&self, seed: u64) -> Plan {
         let mut plan = self.program.plan(seed, |settings| {
@@ -345,6 +392,11 @@ impl Ready {
 
     pub(crate) fn simulate(&self, plan: Plan) -> Report {
         run_of(plan, self.program.clone())
+    }
+
+    /// The same, and how often each point was passed.
+    pub(crate) fn simulate_and_points(&self, plan: Plan) -> (Report, BTreeMap<Point, u32>) {
+        run_and_points_of(plan, self.program.clone())
     }
 
     pub(crate) fn record(&self, plan: Plan) -> Recording {

@@ -1,14 +1,17 @@
 //! Plays the seeds of a suite on all cores.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::RecvTimeoutError;
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::told::{Failed, SuiteReport};
-use super::{Ready, Seeds, Stopwatch, gate};
-use crate::plan::{Disk, Plan};
+use super::{Ready, Seeds, Stopwatch, gate, reach};
+use crate::plan::{Disk, Plan, Point};
 use crate::report::Report;
 use crate::shrink::shrink;
 
@@ -16,6 +19,8 @@ use crate::shrink::shrink;
 const SHRINK_BUDGET: Duration = Duration::from_secs(60);
 /// Every so many seeds one is played twice; and each that is on the production store.
 const TWICE_EVERY: u64 = 10;
+/// How often a line tells how far a suite is.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 /// Failing seeds after which no further ones are begun.
 const FAILURES_MAX: usize = 3;
 
@@ -101,17 +106,52 @@ pub struct Progress {
     pub faults: u64,
 }
 
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            played,
+            total,
+            failed,
+            ..
+        } = self;
+        write!(f, "{played} of {total} seeds, {failed} failed")
+    }
+}
+
+/// Who is told how far a suite is.
+pub(super) enum Watch<'a> {
+    /// Whoever looks at stderr, now and then.
+    Lines,
+    /// This, after each seed.
+    Call(&'a (dyn Fn(&Progress) + Sync)),
+}
+
+impl Watch<'_> {
+    /// A line past the capture of the test runner: who waits looks at it now, not when all is over.
+    fn line(&self, suite: &Ready, text: fmt::Arguments<'_>) {
+        if matches!(self, Self::Lines) {
+            let line = format!("suite `{}`: {text}\n", suite.program.name);
+            // Nobody reads it, perhaps.
+            let _ = std::io::stderr().write_all(line.as_bytes());
+        }
+    }
+}
+
 pub(super) fn play(
     suite: &Ready,
     seeds: &Seeds,
     options: &Options,
-    watch: &(dyn Fn(&Progress) + Sync),
+    watch: &Watch<'_>,
 ) -> Result<SuiteReport, String> {
     if suite.program.versions.is_empty() {
         return Err("it has no workers: call `workers`".to_owned());
     }
     let clock = Stopwatch::begin();
-    let (banked, fresh) = items(seeds, options)?;
+    let Items {
+        banked,
+        fresh,
+        notes,
+    } = items(seeds, options)?;
     let alone = options.seed.is_some() || options.plan.is_some();
     let (from, count) = fresh.unwrap_or((0, 0));
     let total = banked.len() as u64 + count;
@@ -135,24 +175,17 @@ pub(super) fn play(
             let twice = alone || number.is_multiple_of(TWICE_EVERY);
             match played(suite, &item, twice) {
                 Ok(played) => {
-                    let mut tally = tally
-                        .lock()
-                        .unwrap_or_else(std::sync::PoisonError::into_inner);
+                    let mut tally = locked(&tally);
                     tally.add(played);
-                    watch(&Progress {
-                        played: tally.seeds,
-                        total,
-                        failed: tally.failed.len() as u64,
-                        faults: tally.faults.values().sum(),
-                    });
+                    if let Watch::Call(watch) = watch {
+                        watch(&tally.progress(total));
+                    }
                     if tally.failed.len() >= FAILURES_MAX && !options.keeps_going {
                         stop.store(true, Ordering::Relaxed);
                     }
                 }
                 Err(text) => {
-                    *problem
-                        .lock()
-                        .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(text);
+                    *locked(&problem) = Some(text);
                     stop.store(true, Ordering::Relaxed);
                 }
             }
@@ -163,11 +196,25 @@ pub(super) fn play(
         .or_else(|| std::thread::available_parallelism().ok().map(Into::into))
         .unwrap_or(1)
         .clamp(1, 64);
-    std::thread::scope(|scope| {
-        for _ in 1..jobs {
-            scope.spawn(work);
+    let (playing, is_over) = std::sync::mpsc::channel::<()>();
+    let told = &tally;
+    let tell = move || {
+        while is_over.recv_timeout(TELL_EVERY) == Err(RecvTimeoutError::Timeout) {
+            let progress = locked(told).progress(total);
+            watch.line(suite, format_args!("{progress}"));
         }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(tell);
+        let others: Vec<_> = (1..jobs).map(|_| scope.spawn(work)).collect();
+        // Whatever becomes of this thread and the others, the one that tells is let go.
+        let _playing = playing;
         work();
+        for other in others {
+            if let Err(panic) = other.join() {
+                std::panic::resume_unwind(panic);
+            }
+        }
     });
     if let Some(problem) = problem
         .into_inner()
@@ -188,10 +235,13 @@ pub(super) fn play(
     }
     tally.failed.sort_by_key(|(_, report)| report.seed);
     let mut report = tally.report(suite, seconds, (!alone && count > 0).then_some(from));
+    report.notes = notes;
     if alone {
         report.sometimes_unmet.clear();
+    } else if tally.drawn > 0 {
+        report.unreached = reach::unreached(suite, &tally.passed, &tally.runs);
     }
-    write_up(suite, options, tally.failed, &mut report)?;
+    write_up(suite, options, watch, tally.failed, &mut report)?;
     if alone && report.is_sound() && options.report.is_some() {
         let plan = one_plan(suite, &banked)?;
         let files = crate::report::write(suite, &plan, &options.directory())?;
@@ -200,17 +250,42 @@ pub(super) fn play(
     Ok(report)
 }
 
-/// What comes from the bank, and the range of fresh seeds.
-#[allow(clippy::type_complexity, reason = "a pair that is taken apart at once")]
-fn items(seeds: &Seeds, options: &Options) -> Result<(Vec<Item>, Option<(u64, u64)>), String> {
+fn locked<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
+    what.lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// What is to be played.
+#[derive(Default)]
+struct Items {
+    /// What comes from the bank, or was asked for alone.
+    banked: Vec<Item>,
+    /// The first of the fresh seeds, and how many.
+    fresh: Option<(u64, u64)>,
+    /// What is to be told of it.
+    notes: Vec<String>,
+}
+
+fn items(seeds: &Seeds, options: &Options) -> Result<Items, String> {
+    let alone = |item| Items {
+        banked: vec![item],
+        ..Items::default()
+    };
     if let Some(file) = &options.plan {
         let (file, why) = (file.clone(), String::new());
-        return Ok((vec![Item::Plan { file, why }], None));
+        return Ok(alone(Item::Plan { file, why }));
     }
     if let Some(seed) = options.seed {
         let why = String::new();
-        return Ok((vec![Item::Seed { seed, why }], None));
+        return Ok(alone(Item::Seed { seed, why }));
     }
+    let missing = seeds.bank.iter().filter(|path| !path.exists());
+    let notes = missing.map(|path| {
+        format!(
+            "the bank {} is not there: no seeds and plans of it are played",
+            path.display()
+        )
+    });
     let bank = match &seeds.bank {
         Some(path) => super::seeds::Bank::read(path)?,
         None => super::seeds::Bank::default(),
@@ -225,7 +300,11 @@ fn items(seeds: &Seeds, options: &Options) -> Result<(Vec<Item>, Option<(u64, u6
     });
     let count = options.seeds.unwrap_or(seeds.fresh);
     let from = options.from.or(seeds.from).unwrap_or_else(any_seed);
-    Ok((plans.chain(known).collect(), Some((from, count))))
+    Ok(Items {
+        banked: plans.chain(known).collect(),
+        fresh: Some((from, count)),
+        notes: notes.collect(),
+    })
 }
 
 /// A seed that nobody chose: small enough to be typed again.
@@ -238,6 +317,8 @@ struct Played {
     plan: Plan,
     report: Report,
     why: String,
+    /// How often each point was passed.
+    passed: BTreeMap<Point, u32>,
     difference: Option<String>,
     compared: bool,
     /// The plan is the one that the suite draws from the seed.
@@ -249,7 +330,7 @@ fn played(suite: &Ready, item: &Item, twice: bool) -> Result<Played, String> {
         Item::Seed { seed, why } => (suite.plan(*seed), why),
         Item::Plan { file, why } => (read_plan(suite, file)?, why),
     };
-    let report = suite.simulate(plan.clone());
+    let (report, passed) = suite.simulate_and_points(plan.clone());
     // Threads and files of this machine take part there.
     let twice = twice || plan.settings.disk == Disk::Fjall;
     let difference = if twice {
@@ -261,6 +342,7 @@ fn played(suite: &Ready, item: &Item, twice: bool) -> Result<Played, String> {
         plan,
         report,
         why: why.clone(),
+        passed,
         difference,
         compared: twice,
         fresh: matches!(item, Item::Seed { .. }),
@@ -295,28 +377,35 @@ fn read_plan(suite: &Ready, file: &Path) -> Result<Plan, String> {
 fn write_up(
     suite: &Ready,
     options: &Options,
+    watch: &Watch<'_>,
     failed: Vec<(Plan, Report)>,
     report: &mut SuiteReport,
 ) -> Result<(), String> {
     let Some((plan, first)) = failed.into_iter().next() else {
         return Ok(());
     };
-    let checker = first.violations.first().map(|v| v.checker.clone());
-    let faults = plan.faults.len();
-    let jobs = plan.jobs.len();
+    let (faults, jobs) = (plan.faults.len(), plan.jobs.len());
     let clock = Stopwatch::begin();
-    let (plan, shown, tried) = if options.keeps_going {
+    let not_reduced = match options.keeps_going {
+        true => None,
+        false => parts_from_itself(suite, &plan, &first, report),
+    };
+    let (plan, shown, tried) = if options.keeps_going || not_reduced.is_some() {
         (plan, first, 0)
     } else {
-        let shrunk = shrink(
-            &suite.program,
-            plan,
-            first,
-            SHRINK_BUDGET,
-            &move |report: &Report| {
-                report.violations.first().map(|v| &v.checker) == checker.as_ref()
-            },
+        watch.line(
+            suite,
+            format_args!(
+                "seed {} fails and is reduced, for {} s at most",
+                first.seed,
+                SHRINK_BUDGET.as_secs()
+            ),
         );
+        let checker = first.violations.first().map(|v| v.checker.clone());
+        let same = move |report: &Report| {
+            report.violations.first().map(|v| &v.checker) == checker.as_ref()
+        };
+        let shrunk = shrink(&suite.program, plan, first, SHRINK_BUDGET, &same);
         (shrunk.plan, shrunk.report, shrunk.tried)
     };
     let files = crate::report::write(suite, &plan, &options.directory())?;
@@ -333,16 +422,37 @@ fn write_up(
         jobs: plan.jobs.len(),
         tried,
         shrink_s: clock.passed().as_secs_f64(),
+        not_reduced,
         test: gate::test_name(),
     });
     report.files.extend(files);
     Ok(())
 }
 
+/// Why a plan is not reduced: it is another one each time. Then that is told of the suite besides.
+fn parts_from_itself(
+    suite: &Ready,
+    plan: &Plan,
+    first: &Report,
+    told: &mut SuiteReport,
+) -> Option<String> {
+    let known = format!("seed {}: ", plan.seed);
+    if !told.differences.iter().any(|told| told.starts_with(&known)) {
+        let difference = gate::twice(suite, plan, first)?;
+        told.mismatches += 1;
+        told.differences.push(difference);
+    }
+    Some(super::NOT_REDUCED.to_owned())
+}
+
 /// What was seen over all seeds.
 #[derive(Default)]
 struct Tally {
     seeds: u64,
+    /// Of these, such as were drawn: plans may have been reduced.
+    drawn: u64,
+    /// How often each point was passed in the seed that passed it most.
+    passed: BTreeMap<Point, u32>,
     compared: u64,
     /// The first seed on the production store.
     on_fjall: Option<u64>,
@@ -358,6 +468,15 @@ struct Tally {
 }
 
 impl Tally {
+    fn progress(&self, total: u64) -> Progress {
+        Progress {
+            played: self.seeds,
+            total,
+            failed: self.failed.len() as u64,
+            faults: self.faults.values().sum(),
+        }
+    }
+
     fn add(&mut self, played: Played) {
         let report = played.report;
         if played.fresh && played.plan.settings.disk == Disk::Fjall {
@@ -367,6 +486,11 @@ impl Tally {
             self.on_fjall = Some(first);
         }
         self.seeds += 1;
+        self.drawn += u64::from(played.fresh);
+        for (point, count) in played.passed {
+            let most = self.passed.entry(point).or_default();
+            *most = count.max(*most);
+        }
         self.compared += u64::from(played.compared);
         self.simulated_ms += report.simulated_ms;
         self.skipped_ms += report.skipped_ms;
@@ -410,6 +534,8 @@ impl Tally {
             sim_seconds_per_s: simulated_s / seconds.max(0.001),
             skipped_s: self.skipped_ms as f64 / 1_000.0,
             sometimes_unmet: unmet.collect(),
+            unreached: Vec::new(),
+            notes: Vec::new(),
             known: self.known.clone(),
             runs: self.runs.clone(),
             faults: self.faults.clone(),

@@ -38,9 +38,15 @@ pub struct SuiteReport {
     pub skipped_s: f64,
     /// What should have been reached and was not, in any seed.
     pub sometimes_unmet: Vec<String>,
+    /// What was declared and never reached, in any seed, and what was in its place.
+    #[serde(default)]
+    pub unreached: Vec<String>,
+    /// What else is worth a line.
+    #[serde(default)]
+    pub notes: Vec<String>,
     /// What the bank says of seeds that failed.
     pub known: Vec<String>,
-    /// Runs that ended, by how.
+    /// Runs, by the kinds of their last entries.
     pub runs: BTreeMap<String, u64>,
     /// Faults that struck, by kind.
     pub faults: BTreeMap<FaultKind, u64>,
@@ -71,6 +77,9 @@ pub struct Failed {
     pub tried: u64,
     /// Real seconds that took.
     pub shrink_s: f64,
+    /// Why it was not reduced, if it was not.
+    #[serde(default)]
+    pub not_reduced: Option<String>,
     /// The test that found it, if that is known.
     pub test: Option<String>,
 }
@@ -78,17 +87,39 @@ pub struct Failed {
 impl SuiteReport {
     /// Whether all held: no seed failed, none differed from itself, and all was reached that should have been.
     pub fn is_sound(&self) -> bool {
-        self.failed == 0 && self.mismatches == 0 && self.sometimes_unmet.is_empty()
+        self.failed == 0
+            && self.mismatches == 0
+            && self.sometimes_unmet.is_empty()
+            && self.unreached.is_empty()
+    }
+
+    /// Runs by how they ended, in words.
+    fn ends(&self) -> String {
+        let of = |kinds: &[&str]| -> u64 { kinds.iter().filter_map(|k| self.runs.get(*k)).sum() };
+        let ends = [
+            ("completed", of(&["Completed"])),
+            // An edited input leaves a dead letter where it is.
+            ("dead", of(&["Died", "InputEdited"])),
+            ("discarded", of(&["Discarded"])),
+            ("cancelled", of(&["Cancelled"])),
+        ];
+        let all: u64 = self.runs.values().sum();
+        let ended: u64 = ends.iter().map(|(_, count)| count).sum();
+        let told: Vec<String> = ends
+            .into_iter()
+            .chain([("not ended", all - ended)])
+            .filter(|(_, count)| *count > 0)
+            .map(|(how, count)| format!("{count} {how}"))
+            .collect();
+        match told.is_empty() {
+            true => "none".to_owned(),
+            false => told.join(", "),
+        }
     }
 }
 
 impl fmt::Display for SuiteReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ends: Vec<String> = self
-            .runs
-            .iter()
-            .map(|(end, n)| format!("{n} {}", end.to_lowercase()))
-            .collect();
         let struck: u64 = self.faults.values().sum();
         let on_fjall = match self.seen.get(ON_FJALL) {
             Some(count) => format!(" ({count} on the production store)"),
@@ -102,17 +133,19 @@ impl fmt::Display for SuiteReport {
             self.failed,
             self.mismatches,
             self.compared,
-            if ends.is_empty() {
-                "none".to_owned()
-            } else {
-                ends.join(", ")
-            },
+            self.ends(),
             self.seconds,
             self.seeds_per_min,
             self.sim_seconds_per_s,
         )?;
         if let Some(from) = self.from {
             write!(f, "; fresh seeds from {from}")?;
+        }
+        for note in &self.notes {
+            write!(f, "\n{note}")?;
+        }
+        for problem in &self.unreached {
+            write!(f, "\n\n{problem}")?;
         }
         for name in &self.sometimes_unmet {
             write!(f, "\n\nnever reached in any seed: {name}")?;
@@ -122,6 +155,10 @@ impl fmt::Display for SuiteReport {
         }
         for known in &self.known {
             write!(f, "\n\n{known}")?;
+        }
+        if self.failing_seeds.len() > 1 {
+            let seeds: Vec<String> = self.failing_seeds.iter().map(u64::to_string).collect();
+            write!(f, "\n\nfailed seeds: {}", seeds.join(", "))?;
         }
         if let Some(failure) = &self.failure {
             failure.fmt(f)?;
@@ -160,9 +197,12 @@ impl fmt::Display for Failed {
         for violation in &self.violations {
             write!(
                 f,
-                "\n  at {} ms: {}\n    {}",
+                "\n  at {} ms: broken: {}\n    {}",
                 violation.at_ms, violation.checker, violation.text
             )?;
+        }
+        if let Some(why) = &self.not_reduced {
+            return writeln!(f, "\n\n{why}");
         }
         write!(
             f,
