@@ -103,12 +103,18 @@ impl Calendar {
     }
 
     /// How many occurrences are between `first`, which is one, and `end`, not counted beyond `max` unless that is easy.
+    #[cfg_attr(not(feature = "calendar"), allow(unused_variables))]
     pub(crate) fn count(&self, first: Time, end: Time, max: u64) -> u64 {
-        if let Kind::Every { every_ms, .. } = &self.0 {
-            return end.0.saturating_sub(first.0).div_ceil(*every_ms);
+        match &self.0 {
+            Kind::Every { every_ms, .. } => end.0.saturating_sub(first.0).div_ceil(*every_ms),
+            #[cfg(feature = "calendar")]
+            Kind::Cron(_) => {
+                let nominals = std::iter::successors(Some(first), |nominal| self.after(*nominal));
+                let before = nominals.take_while(|nominal| *nominal < end);
+                before
+                    .take(usize::try_from(max).unwrap_or(usize::MAX))
+                    .count() as u64
+            }
         }
-        let nominals = std::iter::successors(Some(first), |nominal| self.after(*nominal));
-        let before = nominals.take_while(|nominal| *nominal < end);
-        before.take(max as usize).count() as u64
     }
 }
