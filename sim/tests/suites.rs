@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use stepwell::{Ctx, Failure, Workflow, days, mins, secs};
 use stepwell_sim::plan::FaultKind;
 use stepwell_sim::{
-    Draw, Effect, Faults, Options, Outside, Point, Seeds, Sim, Strike, Suite, SuiteReport,
+    Draw, Effect, Faults, Options, Outside, Point, Progress, Seeds, Sim, Strike, Suite, SuiteReport,
 };
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -368,6 +368,18 @@ fn a_sync_can_fail_where_the_script_says() {
     );
     assert!(report.is_sound(), "{report}");
     assert_eq!(report.faults.get(&FaultKind::SyncFailed), Some(&2));
+}
+
+/// What stderr is told every ten seconds.
+#[test]
+fn progress_reads_as_a_line() {
+    let progress = Progress {
+        played: 17,
+        total: 100,
+        failed: 0,
+        faults: 3,
+    };
+    assert_eq!(progress.to_string(), "17 of 100 seeds, 0 failed");
 }
 
 /// A month costs next to nothing.

@@ -82,7 +82,14 @@ impl Options {
                 .find(|path| path.join("CACHEDIR.TAG").exists())?;
             Some(target.join("sim"))
         });
-        target.unwrap_or_else(|| PathBuf::from("sim-reports"))
+        let target = target.unwrap_or_else(|| PathBuf::from("sim-reports"));
+        // Shorter where it can be: the working directory of a test is its package's.
+        let here = std::env::current_dir();
+        let beside = here.ok().and_then(|here| {
+            let below = target.strip_prefix(here).ok()?;
+            Some(below.to_owned())
+        });
+        beside.unwrap_or(target)
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a suite showed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 
@@ -156,8 +156,10 @@ impl fmt::Display for SuiteReport {
         for known in &self.known {
             write!(f, "\n\n{known}")?;
         }
-        if self.failing_seeds.len() > 1 {
-            let seeds: Vec<String> = self.failing_seeds.iter().map(u64::to_string).collect();
+        // One may be in the bank twice: as a seed, and as its reduced plan.
+        let seeds: BTreeSet<u64> = self.failing_seeds.iter().copied().collect();
+        if seeds.len() > 1 {
+            let seeds: Vec<String> = seeds.iter().map(u64::to_string).collect();
             write!(f, "\n\nfailed seeds: {}", seeds.join(", "))?;
         }
         if let Some(failure) = &self.failure {
