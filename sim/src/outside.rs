@@ -132,6 +132,7 @@ impl Outside {
             soft_ms: soft.map(ms),
             hard_ms: ms(hard),
             pauses: world.stood_still(),
+            told: false,
         };
         let now = world.moment(host.now_ms());
         let right = world.has_right_clocks();

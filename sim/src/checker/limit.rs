@@ -26,6 +26,8 @@ pub(crate) struct Attempt {
     pub(crate) hard_ms: u64,
     /// How often hosts had stood still when it began.
     pub(crate) pauses: u64,
+    /// It was told that its soft limit has passed.
+    pub(crate) told: bool,
 }
 
 /// Those that run.
@@ -42,11 +44,13 @@ impl Limits {
         self.next
     }
 
-    pub(super) fn told(&self, id: u64, pauses: u64, bench: &mut Bench<'_>) {
-        let Some((attempt, soft_ms)) = self.open.get(&id).and_then(|a| Some((a, a.soft_ms?)))
+    pub(super) fn told(&mut self, id: u64, pauses: u64, bench: &mut Bench<'_>) {
+        let open = self.open.get_mut(&id);
+        let Some((attempt, soft_ms)) = open.and_then(|a| a.soft_ms.map(|soft_ms| (a, soft_ms)))
         else {
             return;
         };
+        attempt.told = true;
         let after_ms = bench.now_ms.saturating_sub(attempt.began_ms);
         let early = after_ms + SLACK_MS < soft_ms * 98 / 100;
         let late = after_ms > most(soft_ms) && attempt.pauses == pauses;
@@ -80,6 +84,16 @@ fn most(limit_ms: u64) -> u64 {
 
 fn in_time(attempt: &Attempt, pauses: u64, bench: &mut Bench<'_>) {
     let lasted_ms = bench.now_ms.saturating_sub(attempt.began_ms);
+    let unheard = attempt.soft_ms.filter(|_| !attempt.told);
+    if unheard.is_some_and(|soft_ms| lasted_ms > most(soft_ms)) && attempt.pauses == pauses {
+        let text = format!(
+            "{} on {}: ran for {lasted_ms} ms and was not told of its soft limit of {} ms",
+            attempt.of,
+            attempt.host,
+            unheard.unwrap_or_default()
+        );
+        bench.charge(SOFT, text);
+    }
     if lasted_ms > most(attempt.hard_ms) && attempt.pauses == pauses {
         let text = format!(
             "{} on {}: ran for {lasted_ms} ms, its hard limit is {} ms",

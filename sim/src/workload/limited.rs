@@ -36,7 +36,9 @@ async fn attempt(
     let Some(deed) = deeds.get(nth - 1) else {
         return super::call(outside, step, "limited".to_owned(), hard).await;
     };
-    let mut watch = outside.watches(&step, Some(soft), hard);
+    // The others do not listen.
+    let soft = matches!(deed, Deed::CleansUp { .. }).then_some(soft);
+    let mut watch = outside.watches(&step, soft, hard);
     match *deed {
         Deed::Fails => Err(Failure::retryable("so it was planned").class(PLANNED)),
         Deed::ComesLater { after_ms } => {
