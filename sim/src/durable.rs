@@ -188,14 +188,29 @@ pub(crate) type Place = (u32, u8, u64);
 pub(crate) struct DurableSchedule {
     pub(crate) record: ScheduleRecord,
     pub(crate) state: ScheduleState,
+    /// When its next occurrence is to be started; follows from the other two.
+    pub(crate) due: Option<Time>,
 }
 
 impl DurableSchedule {
-    /// When its next occurrence is to be started.
-    pub(crate) fn due(&self) -> Option<Time> {
-        let next = self.state.next.filter(|_| self.state.paused_by.is_none())?;
-        let calendar = Calendar::of(&self.record.spec.when).ok()?;
-        Some(self.record.spec.due(&calendar, next))
+    fn of(record: ScheduleRecord) -> Self {
+        Self {
+            record,
+            state: ScheduleState::default(),
+            due: None,
+        }
+    }
+
+    fn goes_on(&mut self, state: ScheduleState) {
+        let (spec, next) = (&self.record.spec, state.next);
+        let calendar = || Calendar::of(&spec.when).ok();
+        self.due = match next.filter(|_| state.paused_by.is_none()) {
+            Some(next) if spec.jitter_ms > 0 => {
+                calendar().map(|calendar| spec.due(&calendar, next))
+            }
+            next => next,
+        };
+        self.state = state;
     }
 }
 
@@ -442,9 +457,7 @@ impl Durable {
                     return Ok(Change::Scheduled { number });
                 };
                 let record = ScheduleRecord::of_bytes(value).map_err(bad)?;
-                let state = ScheduleState::default();
-                self.schedules
-                    .insert(number, DurableSchedule { record, state });
+                self.schedules.insert(number, DurableSchedule::of(record));
                 Change::Other // its state follows
             }
             Family::ScheduleState => {
@@ -455,7 +468,7 @@ impl Durable {
                         return Err(format!("schedule {number} has a state and is not there"));
                     }
                     (Some(value), Some(schedule)) => {
-                        schedule.state = ScheduleState::of_bytes(value).map_err(bad)?;
+                        schedule.goes_on(ScheduleState::of_bytes(value).map_err(bad)?);
                         Change::Scheduled { number }
                     }
                 }

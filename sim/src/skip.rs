@@ -29,7 +29,7 @@ pub(crate) fn skippable_ms(world: &World) -> Option<u64> {
         let occurrence = durable
             .schedules
             .values()
-            .filter_map(|schedule| schedule.due());
+            .filter_map(|schedule| schedule.due);
         timer.into_iter().chain(occurrence).min().filter(|_| rest)?
     };
     if due

@@ -63,10 +63,8 @@ impl Attempts {
         now: Moment,
         bench: &mut Bench<'_>,
     ) {
-        let Some((no, run)) = durable
-            .kept()
-            .find(|(_, run)| run.started().is_some_and(|started| started.id == id))
-        else {
+        let no = durable.index.get(&id);
+        let Some((no, run)) = no.and_then(|no| Some((no, durable.runs.get(no)?))) else {
             return;
         };
         let is_cancelled = |entry: &Entry| matches!(entry, Entry::CancelRequested(_));

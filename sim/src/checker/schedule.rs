@@ -6,6 +6,7 @@
 //! run goes on, and the policy says what became of the occurrence; or somebody set, paused or resumed it. Which instants
 //! are occurrences is worked out here once more, by looking at every minute (or second) there is.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
@@ -15,7 +16,7 @@ use stepwell::Overlap;
 use stepwell::model::calendar::Calendar;
 use stepwell::model::entry::{Entry, Started};
 use stepwell::model::id::RunNo;
-use stepwell::model::schedule::{ScheduleSpec, ScheduleState, When, nominal_text};
+use stepwell::model::schedule::{CronTimes, ScheduleSpec, ScheduleState, When, nominal_text};
 use stepwell::model::time::Time;
 
 use super::Bench;
@@ -36,6 +37,8 @@ const OVERDUE_BATCHES: u32 = 20;
 const COUNT_MAX: usize = 1_000;
 /// An occurrence is looked for this far.
 const LOOK_MINUTES: u64 = 3 * 1_440;
+/// The seconds of a day.
+const DAY_S: i64 = 86_400;
 
 /// The schedules as of the last batch.
 #[derive(Default)]
@@ -363,7 +366,7 @@ impl Schedules {
     /// What is due is attended to.
     fn look_for_overdue(&mut self, durable: &Durable, bench: &mut Bench<'_>) {
         for (number, schedule) in &self.known {
-            if schedule.due().is_none_or(|due| due > self.now) {
+            if schedule.due.is_none_or(|due| due > self.now) {
                 continue;
             }
             let fresh = (bench.now_ms, 0, durable.lives);
@@ -439,20 +442,22 @@ struct Oracle<'a> {
     spec: &'a ScheduleSpec,
     /// Only to draw the jitter.
     calendar: Option<Calendar>,
-    zone: Option<TimeZone>,
+    walls: Option<Walls>,
+    span: Cell<Span>,
 }
 
 impl<'a> Oracle<'a> {
     fn of(spec: &'a ScheduleSpec) -> Self {
-        let zone = match &spec.when {
-            When::CronTimes(cron) => TimeZone::get(&cron.zone).ok(),
+        let walls = match &spec.when {
+            When::CronTimes(cron) => Walls::of(cron),
             When::EveryTimes(_) => None,
         };
         let calendar = Calendar::of(&spec.when).ok().filter(|_| spec.jitter_ms > 0);
         Self {
             spec,
             calendar,
-            zone,
+            walls,
+            span: Cell::default(),
         }
     }
 
@@ -463,21 +468,24 @@ impl<'a> Oracle<'a> {
         }
     }
 
+    fn is_due(&self, nominal: Time, now: Time) -> bool {
+        // No draw is longer than the jitter.
+        nominal.0 + self.spec.jitter_ms <= now.0 || self.due(nominal) <= now
+    }
+
     fn after(&self, t: Time) -> Option<Time> {
-        let (expression, zone) = match (&self.spec.when, &self.zone) {
-            (When::CronTimes(cron), Some(zone)) => (&cron.expression, zone),
-            (When::EveryTimes(every), _) => {
-                let gone = (t.0 - every.anchor.0) / every.every_ms + 1;
-                return Some(Time(every.anchor.0 + gone * every.every_ms));
-            }
-            _ => return None,
-        };
-        let fields: Vec<&str> = expression.split(' ').collect();
-        let grain = if fields.len() == 6 { 1_000 } else { 60_000 };
+        if let When::EveryTimes(every) = &self.spec.when {
+            let gone = (t.0 - every.anchor.0) / every.every_ms + 1;
+            return Some(Time(every.anchor.0 + gone * every.every_ms));
+        }
+        let walls = self.walls.as_ref()?;
+        let grain = walls.grain_ms;
         let first = t.0 / grain + 1;
-        let instants = (first..first + LOOK_MINUTES * 60_000 / grain).map(|n| Time(n * grain));
-        let mut found = instants.filter(|at| is_occurrence(&fields, zone, *at, grain));
-        found.next()
+        let mut instants = (first..first + LOOK_MINUTES * 60_000 / grain).map(|n| Time(n * grain));
+        let mut span = self.span.get();
+        let found = instants.find(|at| walls.is_occurrence(*at, &mut span));
+        self.span.set(span);
+        found
     }
 
     fn passed(&self, next: Time, now: Time) -> Option<Passed> {
@@ -486,7 +494,7 @@ impl<'a> Oracle<'a> {
         }
         let (mut newest, mut older) = (next, 0);
         let mut after = self.after(next);
-        while let Some(later) = after.filter(|later| self.due(*later) <= now) {
+        while let Some(later) = after.filter(|later| self.is_due(*later, now)) {
             (newest, older) = (later, older + 1);
             after = self.after(later);
         }
@@ -500,40 +508,124 @@ impl<'a> Oracle<'a> {
     }
 }
 
-/// Whether the wall time of an instant is named and was not there before, or one that was skipped just before it is.
-fn is_occurrence(fields: &[&str], zone: &TimeZone, at: Time, grain: u64) -> bool {
-    let instant = |ms: u64| Timestamp::from_millisecond(ms as i64).unwrap_or_default();
-    let wall = zone.to_datetime(instant(at.0));
-    let offset = zone.to_offset(instant(at.0));
-    let before = zone.to_offset(instant(at.0 - grain));
-    // Clocks were put forward: the wall times between are skipped.
-    let skipped_s = offset.seconds() - before.seconds();
-    if skipped_s > 0 {
-        let step = jiff::SignedDuration::from_millis(grain as i64);
-        let mut skipped = zone.to_datetime(instant(at.0 - grain)) + step;
-        while skipped < wall {
-            if is_named(fields, skipped) {
-                return true;
-            }
-            skipped += step;
-        }
-    }
-    let again = match zone.to_ambiguous_timestamp(wall).offset() {
-        AmbiguousOffset::Fold { before, .. } => before != offset,
-        _ => false,
-    };
-    !again && is_named(fields, wall)
+/// The wall times that a cron expression names, in its zone.
+struct Walls {
+    /// Of seconds, minutes and hours, or of minutes and hours. Plans name no days.
+    fields: Vec<Field>,
+    grain_ms: u64,
+    zone: TimeZone,
 }
 
-/// Plans name no days: `*`, `*/n` and numbers, for seconds, minutes and hours.
-fn is_named(fields: &[&str], wall: DateTime) -> bool {
-    let values = [wall.second(), wall.minute(), wall.hour()];
-    let values = &values[6 - fields.len()..];
-    fields
-        .iter()
-        .zip(values)
-        .all(|(field, value)| match field.strip_prefix("*/") {
-            Some(step) => step.parse::<i8>().is_ok_and(|step| value % step == 0),
-            None => *field == "*" || field.parse() == Ok(*value),
+/// `*`, `*/n` or a number: what plans name.
+enum Field {
+    Step(i64),
+    Number(i64),
+}
+
+/// Instants among which the clocks of a zone are not changed. More than a day after a change all of them have one offset,
+/// and every wall time among them is there once.
+#[derive(Default, Clone, Copy)]
+struct Span {
+    from_ms: u64,
+    until_ms: u64,
+    /// Of such ones.
+    offset_ms: Option<i64>,
+}
+
+impl Walls {
+    fn of(cron: &CronTimes) -> Option<Self> {
+        let fields: Vec<&str> = cron.expression.split(' ').collect();
+        let of = |field: &&str| match field.strip_prefix("*/") {
+            Some(step) => step.parse().ok().map(Field::Step),
+            None if *field == "*" => Some(Field::Step(1)),
+            None => field.parse().ok().map(Field::Number),
+        };
+        let (seconds, named) = match fields.len() {
+            6 => (true, &fields[..3]),
+            _ => (false, &fields[..2]),
+        };
+        Some(Self {
+            fields: named.iter().map(of).collect::<Option<_>>()?,
+            grain_ms: if seconds { 1_000 } else { 60_000 },
+            zone: TimeZone::get(&cron.zone).ok()?,
         })
+    }
+
+    /// Whether the wall time of an instant is named and was not there before, or one that was skipped just before it is.
+    fn is_occurrence(&self, at: Time, span: &mut Span) -> bool {
+        if !(span.from_ms..span.until_ms).contains(&at.0) {
+            *span = self.span(at);
+        }
+        if let Some(offset_ms) = span.offset_ms {
+            let second = (at.0 as i64 + offset_ms).div_euclid(1_000);
+            return self.names(second.rem_euclid(DAY_S));
+        }
+        let wall = self.zone.to_datetime(instant(at.0));
+        let offset = self.zone.to_offset(instant(at.0));
+        let before = self.zone.to_offset(instant(at.0 - self.grain_ms));
+        // Clocks were put forward: the wall times between are skipped.
+        if offset.seconds() > before.seconds() {
+            let step = jiff::SignedDuration::from_millis(self.grain_ms as i64);
+            let mut skipped = self.zone.to_datetime(instant(at.0 - self.grain_ms)) + step;
+            while skipped < wall {
+                if self.names(second_of_day(skipped)) {
+                    return true;
+                }
+                skipped += step;
+            }
+        }
+        let again = match self.zone.to_ambiguous_timestamp(wall).offset() {
+            AmbiguousOffset::Fold { before, .. } => before != offset,
+            _ => false,
+        };
+        !again && self.names(second_of_day(wall))
+    }
+
+    /// The span in which an instant is.
+    fn span(&self, at: Time) -> Span {
+        let now = instant(at.0);
+        let change = |change: Timestamp| change.as_millisecond().max(0) as u64;
+        // One at this very instant, too.
+        let last = self.zone.preceding(instant(at.0 + 1)).next();
+        let last = last.map(|last| change(last.timestamp()));
+        let quiet = last.map_or(0, |last| last + DAY_S as u64 * 1_000);
+        let next = self.zone.following(now).next();
+        let next = next.map_or(u64::MAX, |next| change(next.timestamp()));
+        if at.0 < quiet {
+            return Span {
+                from_ms: last.unwrap_or(0),
+                until_ms: next.min(quiet),
+                offset_ms: None,
+            };
+        }
+        Span {
+            from_ms: quiet,
+            until_ms: next,
+            offset_ms: Some(i64::from(self.zone.to_offset(now).seconds()) * 1_000),
+        }
+    }
+
+    fn names(&self, second_of_day: i64) -> bool {
+        let values = [
+            second_of_day % 60,
+            second_of_day / 60 % 60,
+            second_of_day / 3_600,
+        ];
+        let values = &values[3 - self.fields.len()..];
+        self.fields
+            .iter()
+            .zip(values)
+            .all(|(field, value)| match field {
+                Field::Step(step) => value % step == 0,
+                Field::Number(number) => value == number,
+            })
+    }
+}
+
+fn instant(ms: u64) -> Timestamp {
+    Timestamp::from_millisecond(ms as i64).unwrap_or_default()
+}
+
+fn second_of_day(wall: DateTime) -> i64 {
+    i64::from(wall.hour()) * 3_600 + i64::from(wall.minute()) * 60 + i64::from(wall.second())
 }
