@@ -52,7 +52,18 @@ fn main() {
     );
     let (mut simulated_ms, mut skipped_ms, mut healed_max_ms) = (0, 0, 0);
     let twice = arguments.get(2).is_some_and(|word| word == "twice");
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "how long it takes, for who watches"
+    )]
+    let begun = std::time::Instant::now();
     for seed in from..from + count {
+        let played = seed - from;
+        if played > 0 && played % 1_000 == 0 {
+            let failed = failed.len();
+            let seconds = begun.elapsed().as_secs();
+            eprintln!("{played} of {count} seeds, {failed} failed, {seconds} s");
+        }
         let report = run(plan_of(seed));
         if twice && run(plan_of(seed)) != report {
             println!("seed {seed} is not the same twice");

@@ -447,8 +447,16 @@ impl Simulation<'_> {
     }
 
     fn restart_what_ended(&mut self) {
+        let (now, plan) = (self.world.now_ms(), &self.world.plan);
+        let clients: Vec<String> = (1..=plan.settings.clients)
+            .filter(|number| self.world.told().has_left(plan, *number, now))
+            .map(|number| format!("client-{number}"))
+            .collect();
         for host in self.hosts.clone() {
-            if !self.down.contains_key(&host) && !self.sim.is_host_running(host.as_str()) {
+            if !self.down.contains_key(&host)
+                && !clients.contains(&host)
+                && !self.sim.is_host_running(host.as_str())
+            {
                 self.down.insert(host.clone(), ());
                 self.plan(self.world.now_ms() + RESTART_MS, Action::Bounce(host));
             }

@@ -178,6 +178,14 @@ impl Told {
         self.jobs.iter().all(|job| *job == Progress::Over)
     }
 
+    /// Whether a client other than the first has done all its jobs, after the faults.
+    pub(crate) fn has_left(&self, plan: &Plan, client: u32, now_ms: u64) -> bool {
+        let mut own = self.jobs.iter().zip(&plan.jobs);
+        client > 1
+            && now_ms > plan.settings.faults_end_ms
+            && own.all(|(progress, job)| job.client != client || *progress == Progress::Over)
+    }
+
     /// A client begins a life: what it did in the one before will never be answered.
     pub(crate) fn client_begins(&mut self, plan: &Plan, client: u32) {
         for (progress, job) in self.jobs.iter_mut().zip(&plan.jobs) {

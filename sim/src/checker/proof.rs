@@ -259,11 +259,8 @@ fn solo(run: &DurableRun) -> Result<(), String> {
         Some(Entry::Completed(completed)) => {
             let (found, pad): (u64, String) =
                 completed.output.to().map_err(|error| error.to_string())?;
-            let failures = run
-                .entries
-                .iter()
-                .filter(|entry| matches!(entry, Entry::AttemptFailed(_)))
-                .count();
+            let failed = |entry: &&Entry| matches!(entry, Entry::AttemptFailed(_));
+            let failures = last_life(run).iter().filter(failed).count();
             if found != input.answer || pad != input.pad || failures != input.failures as usize {
                 return Err(format!("it answered {found} after {failures} failures"));
             }
@@ -275,10 +272,17 @@ fn solo(run: &DurableRun) -> Result<(), String> {
     }
 }
 
+/// The entries since it was redriven last: from then on its attempts are counted anew.
+fn last_life(run: &DurableRun) -> &[Entry] {
+    let redriven = |entry: &Entry| matches!(entry, Entry::Redriven(_));
+    let at = run.entries.iter().rposition(redriven);
+    &run.entries[at.unwrap_or(0)..]
+}
+
 /// The attempts failed as planned, in their order, and no others before the call.
 fn limited(no: RunNo, run: &DurableRun, ledger: &Ledger) -> Result<(), String> {
     let input: Limited = input(run)?;
-    let mut failures = run.entries.iter().filter_map(|entry| match entry {
+    let mut failures = last_life(run).iter().filter_map(|entry| match entry {
         Entry::AttemptFailed(failed) => Some(&failed.failure),
         Entry::StepFailed(failed) => Some(&failed.failure),
         _ => None,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use serde_json::Value;
 use stepwell::model::command::{ListRuns, Refusal};
 use stepwell::model::dead::DeadFilter;
@@ -28,15 +29,18 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// How often it looks whether the end has come.
 const LOOK: Duration = Duration::from_millis(50);
 /// So long after the faults queues stay limited.
-const TIDY_MS: u64 = 8_000;
+const TIDY_MS: u64 = 5_000;
 /// Schedules go on for so long after the faults; then they are removed, so that everything ends.
-const SCHEDULES_GO_ON_MS: u64 = 5_000;
+const SCHEDULES_GO_ON_MS: u64 = 3_000;
 /// How often the engine is asked for its counts until it reads nothing.
 const STATS_TRIES: u32 = 10;
+/// Outcomes asked for at once in the end.
+const AT_ONCE: usize = 16;
 /// Rows asked for at once in the end: few, so that pages are turned.
 const PAGE: u32 = 7;
 
-/// One life of client number `number`.
+/// One life of client number `number`. The first stays to the end, the others leave when they have nothing left to do and
+/// nothing can happen to them any more.
 pub(crate) async fn ask(world: Arc<World>, number: u32) -> turmoil::Result {
     let host = Host::begin(&world, &format!("client-{number}"));
     let env = host.env();
@@ -51,6 +55,9 @@ pub(crate) async fn ask(world: Arc<World>, number: u32) -> turmoil::Result {
     }
     loop {
         host.rest(LOOK).await;
+        if world.told().has_left(&world.plan, number, host.now_ms()) {
+            return Ok(());
+        }
         if number == 1 && world.program.is_engine {
             tidy(&host, &client).await;
         }
@@ -424,29 +431,31 @@ async fn look(host: &Host, client: &Client, name: &str) {
     host.ends_call(call, &client.outcome(run_id(name), false).await);
 }
 
+async fn audit_outcome(host: &Host, client: &Client, name: &str) {
+    let call = host.begins_call(name, Asked::Outcome { waits: false });
+    let answer = client.outcome(run_id(name), false).await;
+    host.ends_call(call, &answer);
+    match answer {
+        Ok(outcome) => tell(host, name, outcome),
+        Err(ClientError::Refused(Refusal::NoSuchRun(_)))
+            if host.world.court().durable.was_forgotten(run_id(name)) => {}
+        Err(error) => host
+            .world
+            .told()
+            .wrong
+            .push(format!("the outcome of {name} is not to be had: {error}")),
+    }
+}
+
 /// Asks about everything that anybody was told of.
 async fn audit(host: &Host, client: &Client) {
-    let names: std::collections::BTreeSet<String> = host
-        .world
-        .told()
-        .starts
-        .iter()
-        .map(|start| start.name.clone())
-        .collect();
-    for name in names {
-        let call = host.begins_call(&name, Asked::Outcome { waits: false });
-        let answer = client.outcome(run_id(&name), false).await;
-        host.ends_call(call, &answer);
-        match answer {
-            Ok(outcome) => tell(host, &name, outcome),
-            Err(ClientError::Refused(Refusal::NoSuchRun(_)))
-                if host.world.court().durable.was_forgotten(run_id(&name)) => {}
-            Err(error) => host
-                .world
-                .told()
-                .wrong
-                .push(format!("the outcome of {name} is not to be had: {error}")),
-        }
+    let names: std::collections::BTreeSet<String> = {
+        let told = host.world.told();
+        told.starts.iter().map(|start| start.name.clone()).collect()
+    };
+    let names: Vec<String> = names.into_iter().collect();
+    for some in names.chunks(AT_ONCE) {
+        join_all(some.iter().map(|name| audit_outcome(host, client, name))).await;
     }
     let mut before = None;
     loop {

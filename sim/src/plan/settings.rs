@@ -10,8 +10,14 @@ use crate::draw::Draw;
 
 /// The length of a day, in milliseconds.
 const DAY_MS: u64 = 86_400_000;
-/// Midnight of 2026-03-01, in milliseconds since 1970.
-const MIDNIGHT_MS: u64 = 20_513 * DAY_MS;
+/// 2026-03-01, in days since 1970.
+const FIRST_DAY: u64 = 20_513;
+/// Days on which some zone of the plans puts its clocks forward or back: 8 and 29 March, 5 April, 4 and 25 October and 1
+/// November 2026.
+const CHANGES: [u64; 6] = [20_520, 20_541, 20_548, 20_730, 20_751, 20_758];
+
+/// Grains of simulated time. A simulated second costs 200 ticks on average: what a tick costs does not depend on its length.
+const TICKS_MS: [u64; 18] = [2, 3, 4, 4, 5, 5, 5, 5, 5, 5, 5, 7, 7, 7, 7, 10, 10, 10];
 
 /// How the world is made. Times are in milliseconds, rates in parts of a thousand.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,8 +130,8 @@ impl Settings {
             DAY_MS / 2
         };
         let mut settings = Self {
-            tick_ms: *Draw::of(seed, "tick").pick(&[2, 3, 4, 5, 5, 7, 10]),
-            epoch_ms: MIDNIGHT_MS - before_midnight,
+            tick_ms: *Draw::of(seed, "tick").pick(&TICKS_MS),
+            epoch_ms: draw_day(seed) * DAY_MS - before_midnight,
             latency_max_ms: *draw.pick(&[2, 10, 30, 80]),
             heartbeat_ms,
             session_timeout_ms: heartbeat_ms * draw.between(4, 8),
@@ -146,7 +152,7 @@ impl Settings {
             clocks: clock::draw_all(seed, &hosts(workers, clients)),
             skips_time,
             long_waits_per_mille,
-            faults_end_ms: draw.between(8_000, 14_000),
+            faults_end_ms: draw.between(7_000, 13_000),
             heal_max_ms: 0,
             faults: *Draw::of(seed, "weather").pick(&[(0, 3), (2, 14), (2, 14), (10, 30)]),
             kinds: FaultKind::ALL
@@ -158,6 +164,15 @@ impl Settings {
         };
         settings.heal_max_ms = heal_max_ms(settings.workers * settings.slots, skips_time);
         settings
+    }
+}
+
+/// The day at whose midnight, or in the twelve hours before it, the world begins.
+fn draw_day(seed: u64) -> u64 {
+    let mut draw = Draw::of(seed, "day");
+    match draw.chance(300) {
+        true => *draw.pick(&CHANGES),
+        false => FIRST_DAY,
     }
 }
 
