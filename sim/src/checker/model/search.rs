@@ -61,12 +61,19 @@ impl History {
                 });
             }
             if may_act_unseen(call) {
-                ops.push(Op {
-                    from,
-                    until: answered_at.filter(|_| !self.repeats).unwrap_or(u64::MAX),
-                    answered: false,
-                    what: What::Call(at),
-                });
+                let until = answered_at.filter(|_| !self.repeats).unwrap_or(u64::MAX);
+                // A start begins a run of its own after each that was forgotten, if the network keeps copies of it.
+                let again = matches!(call.asked, Asked::Start { .. }) && self.repeats;
+                let again = self.forgotten.iter().filter(|_| again);
+                let again = again.map(|forgotten| forgotten.from.max(from));
+                for from in std::iter::once(from).chain(again.filter(|from| *from <= cut)) {
+                    ops.push(Op {
+                        from,
+                        until,
+                        answered: false,
+                        what: What::Call(at),
+                    });
+                }
             }
         }
         for (nth, forgotten) in self.forgotten.iter().enumerate() {

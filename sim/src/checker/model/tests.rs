@@ -663,3 +663,18 @@ fn what_is_forgotten_stays_so() {
     let second = held(2, false, Some(completed(8)));
     assert_eq!(forgotten(&[begun, old], second), Verdict::Unexplained);
 }
+
+// A start that goes out twice begins a run by its first copy and is told that there is one by its second; a third comes
+// when the name is free again.
+#[test]
+fn a_late_copy_of_a_start_begins_another_run_after_the_first_is_forgotten() {
+    let made = [
+        (1, 20, start(1), Answer::Started(false)),
+        (120, 130, PEEK, Answer::Outcome(completed(7))),
+    ];
+    let held: Vec<Held> = done(1).into_iter().chain(done(1)).collect();
+    let history = lives(&made, held.clone(), &[(100, 110)], true);
+    assert_eq!(history.verdict(), Verdict::Explained);
+    let history = lives(&made, held, &[(100, 110)], false);
+    assert_eq!(history.verdict(), Verdict::Unexplained);
+}
