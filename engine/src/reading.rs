@@ -1,16 +1,17 @@
 //! Answers the core's reads from a store. No tokio: a store's reads are futures, and who polls them is not our business.
 
+mod journals;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use stepwell_storage::{ReadFailure, Row, Scan, Space, Store};
 
 use crate::core::output::Read;
-use crate::core::run::{Run, RunFold, RunImage};
 use crate::core::{GenerationRow, Input, Opened, ScheduleRow};
 use crate::keys::batch::{BatchRecord, OpenBatchRow};
 use crate::keys::expiry::{self, Expiry, ExpiryMark};
-use crate::keys::journal::{self, Joiner};
+use crate::keys::journal;
 use crate::keys::unique::UniqueRecord;
 use crate::keys::{
     self, Family, GenerationRecord, GrantedRecord, IndexRecord, Mark, MovedRecord, PoolRecord,
@@ -23,6 +24,8 @@ use crate::model::id::{Namespace, RunId, RunNo};
 use crate::model::run::RunState;
 use crate::model::time::Time;
 use crate::numbered::Undecodable;
+
+pub use self::journals::{entries, generation_of, image};
 
 /// Rows read from a store in one go.
 const PAGE_ROWS: usize = 1_024;
@@ -293,142 +296,6 @@ pub async fn index(
     )
 }
 
-/// Where a run's journal is now.
-pub async fn generation_of(
-    store: &dyn Store,
-    run: RunNo,
-    birth: (u32, bool),
-) -> Result<u32, Unreadable> {
-    let (generation, may_have_moved) = birth;
-    if !may_have_moved {
-        return Ok(generation);
-    }
-    let moved = record::<MovedRecord>(store, Space::Lasting, keys::moved(run)).await?;
-    Ok(moved.map_or(generation, |moved| moved.generation))
-}
-
-/// Entries of a journal as stored, from `from` on, until `until` or until `bytes_max` have been read.
-pub async fn entries(
-    store: &dyn Store,
-    generation: u32,
-    run: RunNo,
-    (from, until): (u32, u32),
-    bytes_max: usize,
-) -> Result<Vec<Bytes>, Unreadable> {
-    let mut joiner = Joiner::from(from);
-    let (mut found, mut bytes) = (Vec::new(), 0);
-    let mut start = journal::row(run, from, 0);
-    let end = journal::row(run, until, 0);
-    loop {
-        let limit = PAGE_ROWS.min(8 + (until - joiner.next().min(until)) as usize);
-        let rows = store
-            .scan(scan(
-                Space::Generation(generation),
-                start,
-                end.clone(),
-                limit,
-            ))
-            .await?;
-        for row in &rows {
-            if let Some(entry) = joiner.push(row)? {
-                bytes += entry.len();
-                found.push(entry);
-                if bytes >= bytes_max {
-                    return Ok(found);
-                }
-            }
-        }
-        let Some(last) = rows.last().filter(|_| rows.len() == limit) else {
-            break;
-        };
-        start = [&last.key[..], &[0]].concat().into();
-    }
-    if !joiner.is_whole() {
-        let cause = format!("entry {} is cut off", joiner.next());
-        return Err(Undecodable::Damaged {
-            what: "a journal",
-            cause,
-        }
-        .into());
-    }
-    Ok(found)
-}
-
-/// All that is known of a run, its chain verified.
-pub async fn image(
-    store: &dyn Store,
-    run: RunNo,
-    birth: (u32, bool),
-) -> Result<Option<Box<RunImage>>, Unreadable> {
-    let generation = generation_of(store, run, birth).await?;
-    let mut fold = RunFold::new(run, generation);
-    let mut joiner = Joiner::default();
-    let space = Space::Generation(generation);
-    all_rows(
-        store,
-        space,
-        journal::row(run, 0, 0),
-        journal::row(RunNo(run.0 + 1), 0, 0),
-        |row| {
-            if let Some(entry) = joiner.push(row)? {
-                fold.push(&entry)?;
-            }
-            Ok(())
-        },
-    )
-    .await?;
-    if !joiner.is_whole() {
-        let cause = format!("entry {} is cut off", joiner.next());
-        return Err(Undecodable::Damaged {
-            what: "a journal",
-            cause,
-        }
-        .into());
-    }
-    let Some(mut run) = fold.finish() else {
-        return Ok(None);
-    };
-    if let Some(held) = run.unique {
-        // Its journal does not tell whether it has let go of its key: the key's row does.
-        let key = keys::unique::unique(run.namespace, held.hash);
-        let row = record::<UniqueRecord>(store, Space::Lasting, key).await?;
-        run.unique = run
-            .unique
-            .filter(|_| row.is_some_and(|row| row.run == run.no));
-    }
-    let stopped = match run.ended {
-        Some(_) => None,
-        None => record::<StoppedRecord>(store, Space::Lasting, keys::stopped(run.no)).await?,
-    };
-    let sleeps = match stopped {
-        Some(_) => None,
-        None => sleeps(store, &run).await?,
-    };
-    Ok(Some(Box::new(RunImage {
-        run,
-        stopped,
-        sleeps,
-    })))
-}
-
-/// Which of the run's instants has a stored timer.
-async fn sleeps(store: &dyn Store, run: &Run) -> Result<Option<Time>, Unreadable> {
-    if run.ended.is_some() {
-        return Ok(None);
-    }
-    let delayed = run.not_before.filter(|_| run.next == 1);
-    for due in run.commands.instants().into_iter().chain(delayed) {
-        if store
-            .get(Space::Passing, &keys::timer(due, run.no))
-            .await?
-            .is_some()
-        {
-            return Ok(Some(due));
-        }
-    }
-    Ok(None)
-}
-
 /// Answers one read. A read that fails for the whole store is an error; damage to one run is part of the answer.
 pub async fn answer(store: &dyn Store, read: Read) -> Result<Input, Unreadable> {
     let local = |error: Unreadable| {
@@ -454,8 +321,9 @@ pub async fn answer(store: &dyn Store, read: Read) -> Result<Input, Unreadable> 
             run,
             generation,
             moved,
+            brief,
         } => {
-            let found = match image(store, run, (generation, moved)).await {
+            let found = match journals::image_of(store, run, (generation, moved), brief).await {
                 Ok(found) => Ok(found),
                 Err(error) => Err(local(error)?),
             };

@@ -664,6 +664,11 @@ impl Durable {
         self.runs.get(self.index.get(&id)?)
     }
 
+    /// How many entries all journals have.
+    pub(crate) fn entry_count(&self) -> usize {
+        self.runs.values().map(|run| run.entries.len()).sum()
+    }
+
     /// Whether all runs have ended and nothing is left of them but their journals.
     pub(crate) fn is_at_rest(&self) -> bool {
         self.runs.values().all(DurableRun::has_ended)

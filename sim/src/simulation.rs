@@ -255,6 +255,8 @@ struct Simulation<'a> {
     faults_end_ms: u64,
     /// How often everything may be asked about again.
     audits_again: u32,
+    /// How many entries were durable when everything was asked about.
+    entries_at_audit: usize,
 }
 
 impl Simulation<'_> {
@@ -296,6 +298,7 @@ impl Simulation<'_> {
             hosts,
             faults_end_ms: settings.faults_end_ms,
             audits_again: AUDITS_AGAIN_MAX,
+            entries_at_audit: 0,
         };
         for timed in &world.plan.faults {
             simulation.plan(timed.at_ms, Action::Strike(timed.fault.clone()));
@@ -398,18 +401,21 @@ impl Simulation<'_> {
     fn is_done(&mut self) -> bool {
         if !self.world.audit.load(Ordering::Relaxed) {
             let done = self.world.told().is_over() && self.world.court().durable.is_at_rest();
+            self.entries_at_audit = self.world.court().durable.entry_count();
             self.world.audit.store(done, Ordering::Relaxed);
         }
         self.world.audited.load(Ordering::Relaxed) && !self.went_on()
     }
 
-    /// Whether a run began after everything had been asked about: a copy of a start that was answered with the holder of
-    /// its unique key arrived late, when the key was free. Then everything is asked about again.
+    /// Whether a run began while everything was asked about, or after it: a copy of a start arrived late, when the name or
+    /// the unique key was free. Then everything is asked about again.
     fn went_on(&mut self) -> bool {
         let at_rest = self.world.court().durable.is_at_rest();
         let kept = self.world.court().durable.kept().count();
+        let entries = self.world.court().durable.entry_count();
         let listed = self.world.told().listed.len();
-        if (at_rest && kept == listed) || self.audits_again == 0 {
+        let same = at_rest && kept == listed && entries == self.entries_at_audit;
+        if same || self.audits_again == 0 {
             return false;
         }
         self.audits_again -= 1;

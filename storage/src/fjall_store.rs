@@ -12,6 +12,7 @@
 mod check;
 mod directory;
 mod fault;
+mod glance;
 mod open;
 mod record;
 mod tree;
@@ -35,6 +36,7 @@ use crate::refusal::{CommitFailure, OpenRefusal, ReadFailure, SubmitRefusal};
 use crate::store::{BoxFuture, Row, Scan, Space, Store, Usage};
 use directory::Directory;
 use fault::{commit_failure, file_commit_failure, read_failure};
+use glance::Glance;
 use record::CommitRecord;
 use tree::Tree;
 use watermark::{Mark, Watermark};
@@ -84,6 +86,7 @@ pub struct FjallStore {
     submissions: Mutex<Submissions>,
     writer: Mutex<Writer>,
     identity: Identity,
+    disk_bytes: Glance,
     // The order of the last two matters: the tree is closed before the directory is unlocked.
     tree: Tree,
     directory: Directory,
@@ -111,6 +114,7 @@ impl FjallStore {
                 usage: Usage::default(),
             }),
             identity: opened.identity,
+            disk_bytes: Glance::default(),
             tree: opened.tree,
             directory: opened.directory,
         })
@@ -266,9 +270,8 @@ impl Store for FjallStore {
     }
 
     fn usage(&self) -> Usage {
-        let disk_bytes = self.directory.bytes();
         Usage {
-            disk_bytes,
+            disk_bytes: self.disk_bytes.get(|| self.directory.bytes()),
             ..self.writer().usage
         }
     }

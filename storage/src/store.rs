@@ -136,7 +136,7 @@ pub struct Row {
 /// What a store takes up and has done, for the metrics.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Usage {
-    /// Bytes on the disk.
+    /// Bytes on the disk, as of a second ago at most.
     pub disk_bytes: u64,
     /// Bytes this handle has handed to the write-ahead log.
     pub wal_bytes_written: u64,

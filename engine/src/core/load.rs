@@ -289,6 +289,8 @@ impl Core {
             };
             return self.serve(image, want, true, out);
         }
+        // Most that come from a long line have never been granted.
+        let brief = matches!(&want, Want::Grant { item, .. } if item.deaths == 0);
         self.mailboxes.insert(
             no,
             Mailbox {
@@ -296,15 +298,16 @@ impl Core {
                 stale: false,
             },
         );
-        self.read_run(no, out);
+        self.read_run(no, brief, out);
     }
 
-    fn read_run(&self, no: RunNo, out: &mut Output) {
+    fn read_run(&self, no: RunNo, brief: bool, out: &mut Output) {
         let (generation, moved) = self.birth_of(no);
         out.read(Read::Run {
             run: no,
             generation,
             moved,
+            brief,
         });
     }
 
@@ -323,7 +326,7 @@ impl Core {
     ) {
         if let Some(mailbox) = self.mailboxes.get_mut(&no).filter(|mailbox| mailbox.stale) {
             mailbox.stale = false;
-            return self.read_run(no, out);
+            return self.read_run(no, false, out);
         }
         let Some(Mailbox { wants, .. }) = self.mailboxes.remove(&no) else {
             return;

@@ -233,6 +233,8 @@ pub enum Read {
         generation: u32,
         /// Whether it may have been moved.
         moved: bool,
+        /// Whether its journal probably holds one entry: a guess, which only makes the reading faster.
+        brief: bool,
     },
     /// The next ready runs of a lane.
     Ready {

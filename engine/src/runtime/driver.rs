@@ -324,8 +324,12 @@ impl Driver {
             Message::Hello(_) => connection.greeted = true,
             Message::Closing(closing) => {
                 tracing::debug!(%session, reason = closing.reason, "the peer says goodbye");
-                // It is gone with this: in the same process no socket will tell, and it waits for our end to close.
-                self.connections.remove(&session);
+                // It is gone with this: in the same process no socket will tell, and it waits for our end to close. Nor
+                // does a socket whose link is cut: it would be read for ever.
+                let connection = self.connections.remove(&session);
+                if let Some(closer) = connection.and_then(|connection| connection.closer) {
+                    closer.abort();
+                }
                 return self.handle(Input::SessionClosed {
                     session,
                     goodbye: true,

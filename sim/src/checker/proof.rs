@@ -366,7 +366,8 @@ fn poison(run: &DurableRun) -> Result<(), String> {
             "it completed with an input that nobody reads: {error}"
         )),
         (Some(Entry::Died(died)), Ok(input)) => {
-            let poisoned = died.failure.class == POISONED && !input.cured;
+            let poisoned =
+                died.failure.class == POISONED && (!input.cured || failed_before_edit(run, died));
             let tired = input.ill == Ill::Retries; // of the provider
             if poisoned || tired {
                 return Ok(());
@@ -378,6 +379,15 @@ fn poison(run: &DurableRun) -> Result<(), String> {
         (Some(Entry::Cancelled(_)), _) => was_asked_to_stop(run),
         _ => Ok(()),
     }
+}
+
+/// Whether the step that it died of had failed with an earlier input. A redrive supersedes what the run died of before, which
+/// may have been the loss of its workers: the step's failure stays.
+fn failed_before_edit(run: &DurableRun, died: &Died) -> bool {
+    let edited = |entry: &Entry| matches!(entry, Entry::InputEdited(_));
+    let edited = run.entries.iter().rposition(edited).unwrap_or(0);
+    let failed = |entry: &Entry| matches!(entry, Entry::StepFailed(e) if e.failure == died.failure);
+    run.entries[..edited].iter().any(failed)
 }
 
 fn orphan(no: RunNo, run: &DurableRun, ledger: &Ledger) -> Result<(), String> {

@@ -8,8 +8,9 @@
 //! The engine decides before what it decides is durable. So a run counts as ready here only if another grant, of an earlier
 //! instant, became durable after it was in line; one that is granted at the same instant does not count as passed over, and
 //! those of one instant may have been chosen in any order.
-//! Between choosing a run and granting it, the worker it was chosen for may leave, and somebody else gets another run
-//! meanwhile: so one of each is forgiven.
+//! Between choosing a run and granting it, the worker it was chosen for may leave, or its queue be paused or limited, and
+//! others get other runs meanwhile, at the same instant: so what one instant passes over counts once, and one of each is
+//! forgiven.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -40,8 +41,9 @@ struct Queue {
     epoch: u64,
     every: u32,
     grants: u64,
+    /// Instants at which a more urgent run was overtaken.
     overtaking: u64,
-    /// Grants in a row that passed over an older run.
+    /// Instants in a row whose grants passed over an older run.
     streak: u64,
     /// Runs that were passed over by one that was neither more urgent nor the oldest.
     wronged: BTreeMap<RunNo, Time>,
@@ -135,12 +137,12 @@ impl Queue {
         // In which order those of one instant were chosen is not told.
         let served = open.iter().filter(|passing| passing.older.is_empty());
         let served = served.count() as u64;
-        let passed_over = open.len() as u64 - served;
-        self.streak += passed_over;
+        let passed_over = open.len() as u64 > served;
+        self.streak += u64::from(passed_over);
         if every > 0 && self.streak > every * (served + 1) {
             let older = open.iter().flat_map(|passing| &passing.older);
             let text = format!(
-                "{} grants in a row passed over older runs, and one in {every} goes to the oldest: {:?}",
+                "grants of {} instants in a row passed over older runs, and one in {every} goes to the oldest: {:?}",
                 self.streak,
                 older.map(name).collect::<BTreeSet<_>>()
             );
@@ -149,9 +151,10 @@ impl Queue {
         if served > 0 {
             self.streak = 0;
         }
+        let overtakes = |passing: &Passing| !passing.more_urgent.is_empty();
+        self.overtaking += u64::from(open.iter().any(overtakes));
         for passing in open {
             self.grants += 1;
-            self.overtaking += u64::from(!passing.more_urgent.is_empty());
             for wronged in passing
                 .more_urgent
                 .iter()
@@ -172,7 +175,7 @@ impl Queue {
         let allowed = (2 * self.grants).checked_div(every).unwrap_or(0) + 2;
         if self.overtaking > allowed {
             let text = format!(
-                "{} of {} grants overtook more urgent runs, and one in {every} goes to the oldest",
+                "at {} instants some of {} grants overtook more urgent runs, and one in {every} goes to the oldest",
                 self.overtaking, self.grants
             );
             bench.charge(URGENT, text);

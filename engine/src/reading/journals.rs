@@ -1,0 +1,235 @@
+//! Reads journals, and what is known of a run from its journal.
+//!
+//! A range over a store of many tables costs several times what a look-up does. Where it is known, or likely, that there
+//! are few rows, they are looked up one by one; what does not fit the guess is read as a range.
+
+use bytes::Bytes;
+use stepwell_storage::{Row, Space, Store};
+
+use super::{PAGE_ROWS, Unreadable, all_rows, record, scan};
+use crate::core::run::{Run, RunFold, RunImage};
+use crate::keys::journal::{self, Joiner};
+use crate::keys::unique::UniqueRecord;
+use crate::keys::{self, MovedRecord, StoppedRecord};
+use crate::model::id::RunNo;
+use crate::model::time::Time;
+use crate::numbered::Undecodable;
+
+/// So few entries of a journal are looked up one by one.
+const FEW_ENTRIES: u32 = 2;
+
+/// Where a run's journal is now.
+pub async fn generation_of(
+    store: &dyn Store,
+    run: RunNo,
+    birth: (u32, bool),
+) -> Result<u32, Unreadable> {
+    let (generation, may_have_moved) = birth;
+    if !may_have_moved {
+        return Ok(generation);
+    }
+    let moved = record::<MovedRecord>(store, Space::Lasting, keys::moved(run)).await?;
+    Ok(moved.map_or(generation, |moved| moved.generation))
+}
+
+/// A few entries of a journal, if all of them are there and of one row each.
+async fn few_entries(
+    store: &dyn Store,
+    generation: u32,
+    run: RunNo,
+    (from, until): (u32, u32),
+) -> Result<Option<Vec<Bytes>>, Unreadable> {
+    let (mut joiner, mut found) = (Joiner::from(from), Vec::new());
+    for row in few_rows(store, generation, run, (from, until)).await? {
+        let Some(row) = row else { return Ok(None) };
+        match joiner.push(&row)? {
+            Some(entry) => found.push(entry),
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(found))
+}
+
+/// Entries of a journal as stored, from `from` on, until `until` or until `bytes_max` have been read.
+pub async fn entries(
+    store: &dyn Store,
+    generation: u32,
+    run: RunNo,
+    (from, until): (u32, u32),
+    bytes_max: usize,
+) -> Result<Vec<Bytes>, Unreadable> {
+    if (1..=FEW_ENTRIES).contains(&until.saturating_sub(from))
+        && let Some(found) = few_entries(store, generation, run, (from, until)).await?
+        && found.iter().map(Bytes::len).sum::<usize>() < bytes_max
+    {
+        return Ok(found);
+    }
+    let mut joiner = Joiner::from(from);
+    let (mut found, mut bytes) = (Vec::new(), 0);
+    let mut start = journal::row(run, from, 0);
+    let end = journal::row(run, until, 0);
+    loop {
+        let limit = PAGE_ROWS.min(8 + (until - joiner.next().min(until)) as usize);
+        let rows = store
+            .scan(scan(
+                Space::Generation(generation),
+                start,
+                end.clone(),
+                limit,
+            ))
+            .await?;
+        for row in &rows {
+            if let Some(entry) = joiner.push(row)? {
+                bytes += entry.len();
+                found.push(entry);
+                if bytes >= bytes_max {
+                    return Ok(found);
+                }
+            }
+        }
+        let Some(last) = rows.last().filter(|_| rows.len() == limit) else {
+            break;
+        };
+        start = [&last.key[..], &[0]].concat().into();
+    }
+    if !joiner.is_whole() {
+        let cause = format!("entry {} is cut off", joiner.next());
+        return Err(Undecodable::Damaged {
+            what: "a journal",
+            cause,
+        }
+        .into());
+    }
+    Ok(found)
+}
+
+/// The first entry of a journal, if it is the only one and of one row.
+///
+/// Two look-ups, which cost a fraction of a scan in a store of many tables.
+async fn lone_entry(
+    store: &dyn Store,
+    generation: u32,
+    run: RunNo,
+) -> Result<Option<Bytes>, Unreadable> {
+    let mut rows = few_rows(store, generation, run, (0, 2)).await?.into_iter();
+    match (rows.next().flatten(), rows.next().flatten()) {
+        (Some(row), None) => Ok(Joiner::default().push(&row)?),
+        _ => Ok(None),
+    }
+}
+
+/// The first rows of some entries.
+async fn few_rows(
+    store: &dyn Store,
+    generation: u32,
+    run: RunNo,
+    (from, until): (u32, u32),
+) -> Result<Vec<Option<Row>>, Unreadable> {
+    let mut rows = Vec::new();
+    for entry in from..until {
+        let key = journal::row(run, entry, 0);
+        let value = store.get(Space::Generation(generation), &key).await?;
+        rows.push(value.map(|value| Row { key, value }));
+    }
+    Ok(rows)
+}
+
+async fn fold_of(store: &dyn Store, generation: u32, run: RunNo) -> Result<RunFold, Unreadable> {
+    let mut fold = RunFold::new(run, generation);
+    let mut joiner = Joiner::default();
+    all_rows(
+        store,
+        Space::Generation(generation),
+        journal::row(run, 0, 0),
+        journal::row(RunNo(run.0 + 1), 0, 0),
+        |row| {
+            if let Some(entry) = joiner.push(row)? {
+                fold.push(&entry)?;
+            }
+            Ok(())
+        },
+    )
+    .await?;
+    if !joiner.is_whole() {
+        let cause = format!("entry {} is cut off", joiner.next());
+        return Err(Undecodable::Damaged {
+            what: "a journal",
+            cause,
+        }
+        .into());
+    }
+    Ok(fold)
+}
+
+/// All that is known of a run, its chain verified.
+pub async fn image(
+    store: &dyn Store,
+    run: RunNo,
+    birth: (u32, bool),
+) -> Result<Option<Box<RunImage>>, Unreadable> {
+    image_of(store, run, birth, false).await
+}
+
+/// The same. `brief` is a guess that its journal holds one entry.
+pub(super) async fn image_of(
+    store: &dyn Store,
+    run: RunNo,
+    birth: (u32, bool),
+    brief: bool,
+) -> Result<Option<Box<RunImage>>, Unreadable> {
+    let generation = generation_of(store, run, birth).await?;
+    let lone = match brief {
+        true => lone_entry(store, generation, run).await?,
+        false => None,
+    };
+    let fold = match lone {
+        Some(entry) => {
+            let mut fold = RunFold::new(run, generation);
+            fold.push(&entry)?;
+            fold
+        }
+        None => fold_of(store, generation, run).await?,
+    };
+    let Some(mut run) = fold.finish() else {
+        return Ok(None);
+    };
+    if let Some(held) = run.unique {
+        // Its journal does not tell whether it has let go of its key: the key's row does.
+        let key = keys::unique::unique(run.namespace, held.hash);
+        let row = record::<UniqueRecord>(store, Space::Lasting, key).await?;
+        run.unique = run
+            .unique
+            .filter(|_| row.is_some_and(|row| row.run == run.no));
+    }
+    let stopped = match run.ended {
+        Some(_) => None,
+        None => record::<StoppedRecord>(store, Space::Lasting, keys::stopped(run.no)).await?,
+    };
+    let sleeps = match stopped {
+        Some(_) => None,
+        None => sleeps(store, &run).await?,
+    };
+    Ok(Some(Box::new(RunImage {
+        run,
+        stopped,
+        sleeps,
+    })))
+}
+
+/// Which of the run's instants has a stored timer.
+async fn sleeps(store: &dyn Store, run: &Run) -> Result<Option<Time>, Unreadable> {
+    if run.ended.is_some() {
+        return Ok(None);
+    }
+    let delayed = run.not_before.filter(|_| run.next == 1);
+    for due in run.commands.instants().into_iter().chain(delayed) {
+        if store
+            .get(Space::Passing, &keys::timer(due, run.no))
+            .await?
+            .is_some()
+        {
+            return Ok(Some(due));
+        }
+    }
+    Ok(None)
+}
