@@ -1,29 +1,44 @@
-//! The audit: every order is followed through its run, its journal and the provider's books.
+//! The audit: every order is followed through its run, its journal and the provider's books, then each of the scenes.
 
 use std::collections::BTreeMap;
 
-use stepwell::model::command::Refusal;
 use stepwell::model::entry::Entry;
 use stepwell::model::id::{Namespace, RunId, StepNo};
 use stepwell::model::run::Outcome;
-use stepwell::{Client, ClientError};
 
+use super::cast::Cast;
+use super::line::{self, Span};
 use super::orders::Order;
 use super::provider::Ledger;
 use super::report::{Calls, Report};
+use super::scenes::Played;
+use super::stage::Stage;
 use super::workflow::{Receipt, parcel_of};
+use super::{dead_letter, pools, schedule, urgent};
 use crate::failure::CommandError;
-use crate::reach;
 
 /// Steps of one order.
 const STEPS: usize = 4;
 /// How many findings are told.
 const FINDINGS_MAX: usize = 10;
 
-/// Follows each order. What it finds wrong is in the report, not an error.
+/// What the journals tell of when orders stood in line.
+#[derive(Debug, Default)]
+struct Lines {
+    /// Until they began.
+    first: Vec<Span>,
+    /// Each time, but for the urgent order.
+    others: Vec<Span>,
+    /// The urgent order's journal.
+    urgent: Vec<Entry>,
+}
+
+/// Follows each order, and what became of the scenes. What it finds wrong is in the report, not an error.
 pub(crate) async fn audit(
-    client: &Client,
+    stage: &Stage,
     orders: &[Order],
+    cast: &Cast,
+    played: Played,
     ledger: &Ledger,
 ) -> Result<Report, CommandError> {
     let mut report = Report {
@@ -34,22 +49,43 @@ pub(crate) async fn audit(
     report.charges = ledger.charges.values().map(|c| c.len() as u64).sum();
     report.mails = ledger.mails.values().map(|m| m.len() as u64).sum();
     report.cents = ledger.charges.values().flatten().map(|c| c.cents).sum();
+    let urgent = cast.urgent.as_ref();
+    let mut lines = Lines::default();
     for order in orders {
-        let id = RunId::of_name(Namespace::default(), &order.order_id);
-        match client.outcome(id, false).await {
-            Ok(outcome) => count_outcome(&mut report, order, &outcome),
-            Err(ClientError::Refused(Refusal::NoSuchRun(_))) => {
-                report.lost += 1;
-                find(&mut report, &order.order_id, "has no run");
-                continue;
-            }
-            Err(error) => return Err(reach::asked(&error)),
+        let Some(journal) = follow(stage, order, ledger, &mut report).await? else {
+            continue;
+        };
+        if urgent == Some(order) {
+            lines.urgent = journal;
+            continue;
         }
-        let journal = client.journal(id).await.map_err(|e| reach::asked(&e))?;
-        count_journal(&mut report, order, &journal);
-        count_effects(&mut report, order, ledger);
+        lines.first.extend(line::first(&journal));
+        lines.others.extend(line::stands(&journal));
     }
+    report.urgent = urgent.map(|order| urgent::audit(order, &lines.urgent, &lines.others));
+    report.pools = pools::audit(stage, played.exports, &lines.first, &played.unmeasured).await?;
+    report.dead_letter = dead_letter::audit(stage, &cast.mistyped, played.letter, ledger).await?;
+    report.schedule = schedule::audit(stage, &played.times, ledger).await?;
     Ok(report)
+}
+
+/// Follows one order. Returns its journal, if it has a run.
+async fn follow(
+    stage: &Stage,
+    order: &Order,
+    ledger: &Ledger,
+    report: &mut Report,
+) -> Result<Option<Vec<Entry>>, CommandError> {
+    let id = RunId::of_name(Namespace::default(), &order.order_id);
+    let Some((outcome, journal)) = stage.run(id).await? else {
+        report.lost += 1;
+        find(report, &order.order_id, "has no run");
+        return Ok(None);
+    };
+    count_outcome(report, order, &outcome);
+    count_journal(report, order, &journal);
+    count_effects(report, order, ledger);
+    Ok(Some(journal))
 }
 
 fn count_outcome(report: &mut Report, order: &Order, outcome: &Outcome) {

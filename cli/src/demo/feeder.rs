@@ -23,6 +23,11 @@ const TICK: Duration = Duration::from_millis(50);
 /// At most this many starts in one call.
 const BATCH: usize = 1_000;
 
+/// How long it takes until all of so many orders have come in.
+pub(crate) fn spread(orders: usize) -> Duration {
+    Duration::from_secs_f64(orders as f64 / ORDERS_PER_S).clamp(SPREAD_MIN, SPREAD_MAX)
+}
+
 /// Starts runs in the background.
 #[derive(Debug)]
 pub(crate) struct Feeder {
@@ -66,8 +71,7 @@ async fn feed(
     orders: Vec<Order>,
     started: Arc<AtomicU64>,
 ) -> Result<(), CommandError> {
-    let spread =
-        Duration::from_secs_f64(orders.len() as f64 / ORDERS_PER_S).clamp(SPREAD_MIN, SPREAD_MAX);
+    let spread = spread(orders.len());
     let begin = clock::now();
     let mut next = 0;
     while next < orders.len() {

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use stepwell::Client;
 
 use super::processes::{Processes, WORKERS};
 use super::progress::Progress;
+use super::stage::{Stage, Victim};
 use super::tally::Tally;
 use crate::clock;
 use crate::failure::CommandError;
@@ -44,15 +44,16 @@ impl Killer {
         }
     }
 
-    /// Kills what is due.
+    /// Kills what is due, unless a scene holds it back.
     pub(crate) async fn strike(
         &mut self,
         processes: &mut Processes,
-        client: &Client,
+        stage: &Stage,
         tally: &mut Tally,
         progress: &mut Progress,
     ) -> Result<(), CommandError> {
-        if self.worker_at.is_some_and(|at| clock::now() >= at) {
+        let due = |at| clock::now() >= at && !stage.spares(Victim::Workers);
+        if self.worker_at.is_some_and(due) {
             self.worker_at = Some(self.next_worker());
             let index = self.random.random_range(0..WORKERS);
             let pid = processes.kill_worker(index).await?;
@@ -61,10 +62,11 @@ impl Killer {
                 index + 1
             ));
         }
-        if self.server_at.last().is_some_and(|at| tally.ended() >= *at) {
+        let due = |at: &u64| tally.orders_ended() >= *at && !stage.spares(Victim::Server);
+        if self.server_at.last().is_some_and(due) {
             self.server_at.pop();
             // A killed server forgets what it has counted.
-            super::ask(client, tally).await;
+            super::hear(&stage.client, tally).await;
             let kill = processes.kill_server().await?;
             let down = clock::span(kill.down);
             progress.tell(&format!(

@@ -7,47 +7,67 @@
 //!                      └─ provider: payments and mails ◄────HTTP────┘
 //! ```
 //!
-//! The server and the workers are real processes, the kills are real kills. At the end every order is audited: its
-//! run, its journal, and the provider's books.
+//! The server and the workers are real processes, the kills are real kills. Meanwhile slow exports go through a queue of
+//! their own, an urgent order overtakes a long line, one order becomes a dead letter and is mended, and a schedule fires.
+//! At the end every order is audited: its run, its journal, and the provider's books; and each of those scenes.
 
 mod audit;
+mod cast;
+mod dead_letter;
+mod exports;
 mod feeder;
 mod killer;
+mod line;
 pub(crate) mod orders;
+mod place;
+mod pools;
 mod processes;
 mod progress;
+mod promise;
 mod provider;
 mod report;
+mod scenes;
+mod schedule;
+mod sections;
+mod shop;
+mod stage;
 mod tally;
+mod urgent;
+mod worker;
 mod workflow;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use stepwell::Client;
-use tempfile::TempDir;
+use tokio::sync::mpsc::UnboundedReceiver;
 
-pub(crate) use workflow::DemoWorker;
+pub(crate) use worker::DemoWorker;
 
 use crate::clock;
 use crate::failure::{Answer, CommandError};
 use crate::quantity::counted;
 use crate::reach;
 use crate::terminal::Terminal;
+use cast::Cast;
 use feeder::Feeder;
 use killer::Killer;
 use orders::Order;
+use place::Place;
 use processes::{Processes, WORKERS};
 use progress::Progress;
 use provider::Provider;
+use scenes::{Played, Scenes};
+use stage::Stage;
 use tally::Tally;
+use worker::EXPORT_SLOTS;
 
 /// How often things are looked at.
 const TICK: Duration = Duration::from_millis(100);
 /// How long the server may take to answer a question.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
-/// Without a single order ended for this long, the demo gives up.
+/// Without a single order or export ended for this long, the demo gives up.
 const STUCK_AFTER: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Args)]
@@ -96,23 +116,29 @@ impl Demo {
             processes.address,
             place.data.display()
         ));
-        let mut tally = Tally::default();
-        let mut progress = Progress::begin(terminal, orders.len() as u64);
-        let killer = if self.no_kills {
-            Killer::peaceful()
-        } else {
-            Killer::new(self.seed, orders.len() as u64)
+        let mut shop = Shopping {
+            cast: Cast::of(orders),
+            killer: match self.no_kills {
+                true => Killer::peaceful(),
+                false => Killer::new(self.seed, orders.len() as u64),
+            },
+            tally: Tally::default(),
+            progress: Progress::begin(terminal, orders.len() as u64),
+            orders: orders.len() as u64,
         };
-        work(&mut processes, orders, killer, &mut tally, &mut progress).await?;
-        let elapsed = progress.elapsed();
-        progress.end();
+        // One client through all lives of the server: it connects again by itself.
+        let client = reach::connect(&processes.address).await?;
+        let (stage, heard) = Stage::new(client.limit(ANSWER_WITHIN));
+        let played = shop.work(&mut processes, &stage, heard).await?;
+        let elapsed = shop.progress.elapsed();
+        shop.progress.end();
         terminal.note("");
 
-        let client = reach::connect(&processes.address).await?;
-        let mut report = audit::audit(&client, orders, &provider.ledger()).await?;
+        let mut report =
+            audit::audit(&stage, orders, &shop.cast, played, &provider.ledger()).await?;
         (report.counts, report.kills, report.seconds) =
-            (tally.counts(), processes.kills, elapsed.as_secs_f64());
-        drop(client);
+            (shop.tally.counts(), processes.kills, elapsed.as_secs_f64());
+        drop(stage);
         processes.close().await?;
         terminal.data(&report.json(), || report.text())?;
         if self.keep {
@@ -127,97 +153,93 @@ impl Demo {
     }
 }
 
-/// Until every order has ended, or nothing moves any more.
-async fn work(
-    processes: &mut Processes,
-    orders: &[Order],
-    mut killer: Killer,
-    tally: &mut Tally,
-    progress: &mut Progress,
-) -> Result<(), CommandError> {
-    // One client through all lives of the server: it connects again by itself.
-    let client = reach::connect(&processes.address)
-        .await?
-        .limit(ANSWER_WITHIN);
-    let mut feeder = Feeder::start(client.clone(), orders.to_vec());
-    let (mut ended, mut moved_at) = (0, clock::now());
-    loop {
-        tokio::time::sleep(TICK).await;
-        ask(&client, tally).await;
-        progress.show(tally, processes.kills, feeder.started());
-        feeder.check().await?;
-        processes.check()?;
-        if tally.ended() >= orders.len() as u64 {
-            return Ok(());
-        }
-        if tally.ended() > ended {
-            (ended, moved_at) = (tally.ended(), clock::now());
-        }
-        if clock::now().duration_since(moved_at) > STUCK_AFTER {
-            progress.tell(&format!(
-                "no order has ended for {}: giving up",
-                clock::span(STUCK_AFTER)
-            ));
-            return Ok(());
-        }
-        killer.strike(processes, &client, tally, progress).await?;
-    }
+/// The demo while it goes on.
+struct Shopping {
+    cast: Cast,
+    killer: Killer,
+    tally: Tally,
+    progress: Progress,
+    orders: u64,
 }
 
-/// Asks for the server's counts, if it answers just now.
-async fn ask(client: &Client, tally: &mut Tally) {
-    if let Ok(stats) = client.stats().await {
-        tally.heard(stats);
-    }
-}
-
-/// Where the server keeps its data and all processes write their logs.
-struct Place {
-    data: PathBuf,
-    logs: PathBuf,
-    /// Removed with it.
-    _temporary: Option<TempDir>,
-}
-
-impl Place {
-    fn make(data: Option<PathBuf>, keep: bool) -> Result<Self, CommandError> {
-        let fault = |e: std::io::Error| {
-            CommandError::fault("there is no room for the demo's data").caused_by(&e)
-        };
-        let temporary = tempfile::Builder::new()
-            .prefix("stepwell-demo-")
-            .tempdir()
-            .map_err(fault)?;
-        let (home, temporary) = if keep && data.is_none() {
-            (temporary.keep(), None)
-        } else {
-            (temporary.path().to_owned(), Some(temporary))
-        };
-        let data = match data {
-            Some(data) => {
-                empty(&data)?;
-                data
+impl Shopping {
+    /// Until every order and every export has ended and every scene is over, or nothing moves any more.
+    async fn work(
+        &mut self,
+        processes: &mut Processes,
+        stage: &Stage,
+        mut heard: UnboundedReceiver<String>,
+    ) -> Result<Played, CommandError> {
+        let schedule = schedule::set(stage).await?;
+        let exports = exports::count_beside(feeder::spread(self.orders as usize));
+        exports::start(stage, exports).await?;
+        self.tally = Tally::new(exports);
+        self.progress.tell(&format!(
+            "{} in line for {} slots of their own; a stock report every {} s",
+            counted(exports, "export", "exports"),
+            WORKERS as u32 * EXPORT_SLOTS,
+            schedule::EVERY.as_secs()
+        ));
+        let mut feeder = Feeder::start(stage.client.clone(), self.cast.coming.clone());
+        let mut scenes = Scenes::begin(stage, &self.cast);
+        let (mut ended, mut moved_at) = (0, clock::now());
+        loop {
+            tokio::time::sleep(TICK).await;
+            scenes.look(stage, &self.cast, feeder.started()).await?;
+            let (started, over) = (feeder.started() + scenes.started(), scenes.are_over());
+            let is_heard = see(&stage.client, &mut self.tally, started).await;
+            self.progress.show(&self.tally, processes.kills);
+            self.tell(&mut heard);
+            feeder.check().await?;
+            processes.check()?;
+            if is_heard && over && self.tally.all_ended(self.orders) {
+                break;
             }
-            None => home.join("data"),
-        };
-        let logs = home.join("logs");
-        for dir in [&data, &logs] {
-            std::fs::create_dir_all(dir).map_err(fault)?;
+            let ended_now = self.tally.orders_ended() + self.tally.exports_ended();
+            if ended_now > ended {
+                (ended, moved_at) = (ended_now, clock::now());
+            }
+            if clock::now().duration_since(moved_at) > STUCK_AFTER {
+                let span = clock::span(STUCK_AFTER);
+                self.progress
+                    .tell(&format!("nothing has ended for {span}: giving up"));
+                break;
+            }
+            self.killer
+                .strike(processes, stage, &mut self.tally, &mut self.progress)
+                .await?;
         }
-        Ok(Self {
-            data,
-            logs,
-            _temporary: temporary,
-        })
+        let times = schedule::end(stage, schedule).await?;
+        see(&stage.client, &mut self.tally, self.orders).await;
+        self.tell(&mut heard);
+        Ok(scenes.played(exports, times, self.tally.standstills()))
+    }
+
+    /// What scenes have said.
+    fn tell(&self, heard: &mut UnboundedReceiver<String>) {
+        while let Ok(line) = heard.try_recv() {
+            self.progress.tell(&line);
+        }
     }
 }
 
-/// Refuses a directory with something in it: runs of an earlier demo would be found instead of started.
-fn empty(dir: &Path) -> Result<(), CommandError> {
-    let is_empty = std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none());
-    if is_empty || !dir.exists() {
-        return Ok(());
+/// Asks for the server's counts and gauges; `false` if it does not answer just now.
+async fn see(client: &Client, tally: &mut Tally, started: u64) -> bool {
+    let heard = hear(client, tally).await;
+    match client.queues().list().await {
+        Ok(queues) => tally.saw(queues, started),
+        Err(_) => return false,
     }
-    Err(CommandError::bad_input(format!("{} is not an empty directory", dir.display()))
-        .hint("the demo's runs are named after its orders: those of an earlier demo would be found instead of started"))
+    heard
+}
+
+/// Asks for the server's counts; `false` if it does not answer just now.
+async fn hear(client: &Client, tally: &mut Tally) -> bool {
+    match client.stats().await {
+        Ok(stats) => {
+            tally.heard(stats);
+            true
+        }
+        Err(_) => false,
+    }
 }

@@ -238,7 +238,8 @@ fn text(column: &str, bytes: &[u8]) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-fn is_address(text: &str) -> bool {
+/// Whether a mail can go there.
+pub(crate) fn is_address(text: &str) -> bool {
     let whole = !text.contains(char::is_whitespace);
     whole
         && text.split_once('@').is_some_and(|(name, host)| {

@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use stepwell::model::run::RunState;
 
+use super::exports::EXPORTS;
 use super::processes::Kills;
 use super::tally::Tally;
+use super::workflow::ORDERS;
 use crate::clock;
 use crate::quantity::{counted, grouped};
 use crate::terminal::Terminal;
@@ -51,21 +52,24 @@ impl Progress {
     }
 
     /// Shows where things are.
-    pub(crate) fn show(&mut self, tally: &Tally, kills: Kills, started: u64) {
-        let working = tally.runs_in(RunState::Granted) + tally.runs_in(RunState::Ready);
+    pub(crate) fn show(&mut self, tally: &Tally, kills: Kills) {
         let state = format!(
             "{} steps replayed, {} and {} killed",
             grouped(tally.counts().replayed),
             counted(kills.workers, "worker", "workers"),
             counted(kills.servers, "server", "servers"),
         );
+        let (orders, exports) = (tally.queue(ORDERS), tally.queue(EXPORTS));
         match &self.bar {
             Some(bar) => {
-                bar.set_position(tally.ended());
-                let sleeping = tally.runs_in(RunState::Suspended);
+                bar.set_position(tally.orders_ended());
                 bar.set_message(format!(
-                    "{} started, {working} at work, {sleeping} asleep\n  {state}\n  {}",
-                    grouped(started),
+                    "orders   {:>4} in line, {:>3} at work, {:>3} asleep\n  exports  {:>4} in line, {:>3} at work\n  {state}\n  {}",
+                    orders.ready,
+                    orders.granted,
+                    orders.suspended,
+                    exports.ready,
+                    exports.granted,
                     self.last
                 ));
             }
@@ -73,10 +77,12 @@ impl Progress {
                 let elapsed = self.elapsed();
                 if elapsed >= self.line_at {
                     self.line_at = elapsed + LINE_EVERY;
-                    let (ended, orders) = (grouped(tally.ended()), grouped(self.orders));
+                    let ended = grouped(tally.orders_ended());
                     self.terminal.note(format!(
-                        "{:>5.1} s  {ended} of {orders} orders, {state}",
-                        elapsed.as_secs_f64()
+                        "{:>5.1} s  {ended} of {} orders, {} exports in line, {state}",
+                        elapsed.as_secs_f64(),
+                        grouped(self.orders),
+                        grouped(exports.ready),
                     ));
                 }
             }

@@ -23,6 +23,7 @@ use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
+use super::orders::is_address;
 use crate::failure::CommandError;
 
 /// The header that makes a repeated call harmless.
@@ -56,7 +57,16 @@ pub(crate) struct Mail {
     pub(crate) subject: String,
 }
 
-/// The answer to both.
+/// What a worker asks of `POST /reports`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StockReport {
+    /// The run that counted.
+    pub(crate) run: String,
+    /// What was counted.
+    pub(crate) shelf: String,
+}
+
+/// The answer to all of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Confirmation {
     /// `charge-17`, `mail-23`: counts effects, so a second effect would have another one.
@@ -70,6 +80,8 @@ pub(crate) struct Ledger {
     pub(crate) charges: BTreeMap<String, Vec<Charge>>,
     /// The mails of each order that went out.
     pub(crate) mails: BTreeMap<String, Vec<Mail>>,
+    /// How many stock reports of each run came in.
+    pub(crate) reports: BTreeMap<String, u64>,
     /// Calls of any kind.
     pub(crate) calls: u64,
     /// Calls whose key had taken effect before: answered again, without another effect.
@@ -78,7 +90,7 @@ pub(crate) struct Ledger {
     pub(crate) unavailable: u64,
     /// Calls that took effect and were never answered.
     pub(crate) lost: u64,
-    /// Calls that were refused for good: no key, or the key of another call.
+    /// Calls that were refused for good: no key, the key of another call, a mail to no address.
     pub(crate) refused: u64,
     keys: BTreeMap<String, (Vec<u8>, Confirmation)>,
 }
@@ -108,6 +120,7 @@ impl Provider {
         let router = Router::new()
             .route("/charges", post(charges))
             .route("/mails", post(mails))
+            .route("/reports", post(reports))
             .with_state(shop);
         let serving = tokio::spawn(async move {
             // Serving ends with the task only.
@@ -147,7 +160,8 @@ enum Mood {
 }
 
 async fn charges(State(shop): State<Shop>, headers: HeaderMap, body: Bytes) -> Response {
-    shop.serve::<Charge>("charge", &headers, &body, |ledger, charge| {
+    let sound = |_: &Charge| Ok(());
+    shop.serve("charge", &headers, &body, sound, |ledger, charge| {
         ledger
             .charges
             .entry(charge.order_id.clone())
@@ -158,7 +172,11 @@ async fn charges(State(shop): State<Shop>, headers: HeaderMap, body: Bytes) -> R
 }
 
 async fn mails(State(shop): State<Shop>, headers: HeaderMap, body: Bytes) -> Response {
-    shop.serve::<Mail>("mail", &headers, &body, |ledger, mail| {
+    let sound = |mail: &Mail| match is_address(&mail.to) {
+        true => Ok(()),
+        false => Err(format!("`{}` is no address", mail.to)),
+    };
+    shop.serve("mail", &headers, &body, sound, |ledger, mail| {
         ledger
             .mails
             .entry(mail.order_id.clone())
@@ -168,12 +186,22 @@ async fn mails(State(shop): State<Shop>, headers: HeaderMap, body: Bytes) -> Res
     .await
 }
 
+async fn reports(State(shop): State<Shop>, headers: HeaderMap, body: Bytes) -> Response {
+    let sound = |_: &StockReport| Ok(());
+    shop.serve("report", &headers, &body, sound, |ledger, report| {
+        *ledger.reports.entry(report.run).or_default() += 1;
+    })
+    .await
+}
+
 impl Shop {
+    /// Answers a call. What is not `sound` is refused for good and leaves no key.
     async fn serve<T: for<'a> Deserialize<'a>>(
         &self,
         kind: &str,
         headers: &HeaderMap,
         body: &[u8],
+        sound: impl FnOnce(&T) -> Result<(), String>,
         effect: impl FnOnce(&mut Ledger, T),
     ) -> Response {
         let (mood, latency) = self.mood();
@@ -188,6 +216,10 @@ impl Shop {
         if mood == Mood::Unavailable {
             ledger.unavailable += 1;
             return StatusCode::SERVICE_UNAVAILABLE.into_response();
+        }
+        if let Err(why) = sound(&asked) {
+            ledger.refused += 1;
+            return (StatusCode::UNPROCESSABLE_ENTITY, why).into_response();
         }
         let confirmation = match ledger.keys.get(key).cloned() {
             Some((first, _)) if first != body => {

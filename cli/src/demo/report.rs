@@ -3,9 +3,14 @@
 use serde::Serialize;
 use serde_json::json;
 
+use super::dead_letter::DeadLetterFacts;
+use super::pools::PoolFacts;
 use super::processes::Kills;
+use super::promise::Promise;
 use super::provider::Ledger;
+use super::schedule::ScheduleFacts;
 use super::tally::Counts;
+use super::urgent::UrgentFacts;
 use crate::quantity::{counted, grouped};
 use crate::terminal::{Column, pairs, table};
 
@@ -40,6 +45,14 @@ pub(crate) struct Report {
     pub(crate) mails: u64,
     /// What was charged in all.
     pub(crate) cents: u64,
+    /// The orders and the exports, each with slots of their own.
+    pub(crate) pools: PoolFacts,
+    /// The order that overtook the others, if there was one.
+    pub(crate) urgent: Option<UrgentFacts>,
+    /// The order that died and was mended.
+    pub(crate) dead_letter: DeadLetterFacts,
+    /// The schedule's times and their runs.
+    pub(crate) schedule: ScheduleFacts,
     /// What the server counted.
     pub(crate) counts: Counts,
     /// Kills.
@@ -74,30 +87,13 @@ impl From<&Ledger> for Calls {
     }
 }
 
-/// Something the demo promises.
-struct Promise {
-    what: &'static str,
-    promised: u64,
-    seen: u64,
-}
-
-impl Promise {
-    fn kept(&self) -> bool {
-        self.promised == self.seen
-    }
-}
-
 impl Report {
     fn promises(&self) -> Vec<Promise> {
-        let promise = |what, promised, seen| Promise {
-            what,
-            promised,
-            seen,
-        };
-        vec![
+        let promise = Promise::exactly;
+        let mut promises = vec![
             promise("orders completed", self.orders, self.completed),
             promise("orders lost", 0, self.lost),
-            promise("dead letters", 0, self.dead_letters),
+            promise("dead letters left", 0, self.dead_letters),
             promise(
                 "orders charged exactly once, the right amount",
                 self.orders,
@@ -116,7 +112,12 @@ impl Report {
                 0,
                 self.steps_wrong,
             ),
-        ]
+        ];
+        promises.extend(self.pools.promises());
+        promises.extend(self.urgent.iter().flat_map(UrgentFacts::promises));
+        promises.extend(self.dead_letter.promises());
+        promises.extend(self.schedule.promises());
+        promises
     }
 
     /// Whether all is as promised.
@@ -154,26 +155,24 @@ impl Report {
             "provider_unavailable": self.calls.unavailable,
             "provider_replies_lost": self.calls.lost,
             "provider_refused": self.calls.refused,
+            "queues": self.pools.json(),
+            "urgent": self.urgent.as_ref().map(UrgentFacts::json),
+            "dead_letter": self.dead_letter.json(),
+            "schedule": self.schedule.json(),
             "seconds": (self.seconds * 10.0).round() / 10.0,
+            "broken": self.broken(),
             "findings": self.findings,
         })
     }
 
+    /// A line for each broken promise.
+    fn broken(&self) -> Vec<String> {
+        self.promises().iter().filter_map(Promise::broken).collect()
+    }
+
     /// For people.
     pub(crate) fn text(&self) -> String {
-        let rows = self
-            .promises()
-            .iter()
-            .map(|p| {
-                let verdict = if p.kept() { "kept" } else { "BROKEN" };
-                vec![
-                    p.what.to_owned(),
-                    grouped(p.promised),
-                    grouped(p.seen),
-                    verdict.to_owned(),
-                ]
-            })
-            .collect();
+        let rows = self.promises().iter().map(Promise::row).collect();
         let columns = [
             Column::Left("PROMISE"),
             Column::Right("PROMISED"),
@@ -181,10 +180,21 @@ impl Report {
             Column::Left(""),
         ];
         let mut text = table(&columns, rows);
-        text.push('\n');
-        text.push_str(&pairs(self.happened()));
-        for finding in &self.findings {
-            text.push_str(&format!("\nbroken: {finding}"));
+        let mut section = |heading: &str, body: String| {
+            text.push_str(&format!("\n{heading}\n"));
+            for line in body.lines() {
+                text.push_str(&format!("  {line}\n"));
+            }
+        };
+        section("WHAT HAPPENED", pairs(self.happened()));
+        section("TWO QUEUES, SLOTS OF THEIR OWN", self.pools.text());
+        if let Some(urgent) = &self.urgent {
+            section("AN URGENT ORDER, PRIORITY 0", urgent.text());
+        }
+        section("A DEAD LETTER", self.dead_letter.text());
+        section("A SCHEDULE", self.schedule.text());
+        for line in self.broken().iter().chain(&self.findings) {
+            text.push_str(&format!("\nbroken: {line}"));
         }
         text
     }
@@ -243,9 +253,24 @@ mod tests {
             mails: 2,
             ..Report::default()
         };
-        assert!(report.is_kept());
+        let others = report.broken();
+        assert!(others.iter().all(|line| !line.starts_with("charges")));
         report.charges = 3;
-        assert!(!report.is_kept());
-        assert!(report.text().contains("BROKEN"));
+        let broken = "charges in all: 2 promised, 3 seen";
+        assert!(!report.is_kept() && report.broken().contains(&broken.to_owned()));
+        assert!(report.text().contains(&format!("broken: {broken}")));
+    }
+
+    /// A demo in which nothing was played keeps none of the scenes' promises.
+    #[test]
+    fn what_was_not_seen_is_not_kept() {
+        let report = Report {
+            urgent: Some(UrgentFacts::default()),
+            ..Report::default()
+        };
+        let broken = report.broken().join("\n");
+        for what in ["urgent", "edit and redrive", "mended", "stock reports"] {
+            assert!(broken.contains(what), "{what} is not in\n{broken}");
+        }
     }
 }

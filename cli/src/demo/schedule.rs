@@ -1,0 +1,284 @@
+//! The stock report, every two seconds: whatever is killed, each time that came due has one run.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use stepwell::model::command::ListRuns;
+use stepwell::model::limits::PAGE_ROWS_MAX;
+use stepwell::model::run::RunState;
+use stepwell::model::schedule::{ScheduleInfo, ScheduleSpec};
+use stepwell::{Ctx, Failure, Overlap, Time, Workflow};
+
+use super::provider::{Ledger, StockReport};
+use super::shop::{CALL_HARD, CALL_SOFT, Shop, patience};
+use super::stage::Stage;
+use super::tally::unfinished;
+use crate::clock;
+use crate::failure::CommandError;
+
+/// The queue of the stock reports.
+pub(crate) const REPORTS: &str = "reports";
+/// Counts what is on the shelves.
+pub(crate) const STOCK_REPORT: Workflow<Shelf, String> =
+    Workflow::new("stock-report").queue(REPORTS);
+/// The schedule's name.
+const NAME: &str = "stock";
+/// How often it is.
+pub(crate) const EVERY: Duration = Duration::from_secs(2);
+/// Occurrences made up for in one call.
+const PAGE: u32 = 100;
+/// How often it is looked at while it comes to its end.
+const LOOK: Duration = Duration::from_millis(50);
+/// The last reports end within this long, or the audit finds them unfinished.
+const ENDS_WITHIN: Duration = Duration::from_secs(20);
+
+/// What is counted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Shelf {
+    /// Its name.
+    pub(crate) shelf: String,
+}
+
+/// Sends one report.
+pub(crate) async fn stock_report(shop: Shop, ctx: Ctx, ask: Shelf) -> Result<String, Failure> {
+    let report = StockReport {
+        run: ctx.run_name().unwrap_or_default().to_owned(),
+        shelf: ask.shelf,
+    };
+    let sent = ctx
+        .step("send", |s| shop.call("/reports", &report, s.key()))
+        .retry(patience())
+        .limits(CALL_SOFT, CALL_HARD)
+        .await?;
+    Ok(sent.confirmation)
+}
+
+/// The times that came due in the demo.
+#[derive(Debug, Clone)]
+pub(crate) struct Times {
+    spec: ScheduleSpec,
+    /// The first one.
+    first: Time,
+    /// Those before this instant count.
+    until: Time,
+    /// Missed ones whose runs an operator started, by a backfill.
+    made_up: u64,
+}
+
+/// What is found of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct ScheduleFacts {
+    /// Times that came due.
+    pub(crate) due: u64,
+    /// Those that have exactly one run, and it completed.
+    pub(crate) one_run: u64,
+    /// Those whose report the provider got exactly once.
+    pub(crate) one_report: u64,
+    /// Runs of no time of the schedule, and further ones of one that has a run.
+    pub(crate) stray: u64,
+    /// Missed ones that were made up for.
+    pub(crate) made_up: u64,
+    /// The first run and the last.
+    pub(crate) names: Option<(String, String)>,
+}
+
+/// Sets the schedule.
+pub(crate) async fn set(stage: &Stage) -> Result<ScheduleInfo, CommandError> {
+    let shelf = Shelf {
+        shelf: "all".to_owned(),
+    };
+    let set = stage
+        .insist(|client| {
+            let schedule = client.schedule(NAME, STOCK_REPORT, &shelf);
+            schedule.every(EVERY).overlap(Overlap::Allow).set()
+        })
+        .await?;
+    Ok(set.schedule)
+}
+
+/// Ends the schedule: all that came due until now counts. What was missed while the server was dead is made up for.
+pub(crate) async fn end(stage: &Stage, set: ScheduleInfo) -> Result<Times, CommandError> {
+    let first = set.state.next.unwrap_or(set.set_at);
+    let stats = stage
+        .insist(|client| async move { client.stats().await })
+        .await?;
+    let until = stats.now;
+    let begin = clock::now();
+    let passed = |info: &ScheduleInfo| info.state.next.is_some_and(|next| next >= until);
+    let mut info = show(stage).await?;
+    while !passed(&info) && clock::now().duration_since(begin) < ENDS_WITHIN {
+        tokio::time::sleep(LOOK).await;
+        info = show(stage).await?;
+    }
+    stage
+        .insist(|client| async move { client.schedules().pause(NAME).await })
+        .await?;
+    let made_up = match info.state.missed {
+        0 => 0,
+        _ => make_up(stage, first, until).await?,
+    };
+    while !is_idle(stage).await? && clock::now().duration_since(begin) < ENDS_WITHIN {
+        tokio::time::sleep(LOOK).await;
+    }
+    Ok(Times {
+        spec: set.spec,
+        first,
+        until,
+        made_up,
+    })
+}
+
+async fn show(stage: &Stage) -> Result<ScheduleInfo, CommandError> {
+    stage
+        .insist(|client| async move { client.schedules().show(NAME).await })
+        .await
+}
+
+async fn make_up(stage: &Stage, first: Time, until: Time) -> Result<u64, CommandError> {
+    let (mut made_up, mut from) = (0, Some(first));
+    while let Some(begin) = from {
+        let filled = stage
+            .insist(
+                |client| async move { client.schedules().backfill(NAME, begin, until, PAGE).await },
+            )
+            .await?;
+        made_up += filled.started;
+        from = filled.next;
+    }
+    Ok(made_up)
+}
+
+async fn is_idle(stage: &Stage) -> Result<bool, CommandError> {
+    let queues = stage
+        .insist(|client| async move { client.queues().list().await })
+        .await?;
+    Ok(unfinished(&queues, REPORTS) == 0)
+}
+
+/// Compares the times with the list of all runs of the workflow, and with the provider's books.
+pub(crate) async fn audit(
+    stage: &Stage,
+    times: &Times,
+    ledger: &Ledger,
+) -> Result<ScheduleFacts, CommandError> {
+    let mut runs: BTreeMap<String, Vec<RunState>> = BTreeMap::new();
+    let mut before = None;
+    loop {
+        let page = ListRuns {
+            state: None,
+            workflow: Some(STOCK_REPORT.name().to_owned()),
+            before,
+            limit: PAGE_ROWS_MAX,
+        };
+        let (rows, next) = stage
+            .insist(|client| {
+                let page = page.clone();
+                async move { client.list(page).await }
+            })
+            .await?;
+        for row in rows {
+            let name = row.name.unwrap_or_else(|| row.id.to_string());
+            runs.entry(name).or_default().push(row.state);
+        }
+        before = next;
+        if before.is_none() {
+            break;
+        }
+    }
+    Ok(compare(times, &runs, &ledger.reports))
+}
+
+fn compare(
+    times: &Times,
+    runs: &BTreeMap<String, Vec<RunState>>,
+    reports: &BTreeMap<String, u64>,
+) -> ScheduleFacts {
+    let name = |nominal: Time| times.spec.run_name(nominal);
+    let step = EVERY.as_millis() as usize;
+    let due: Vec<String> = (times.first.0..times.until.0)
+        .step_by(step)
+        .map(|at| name(Time(at)))
+        .collect();
+    // The schedule went on for a moment after the end of the count.
+    let later: BTreeSet<String> = (times.first.0..)
+        .step_by(step)
+        .skip(due.len())
+        .take(due.len() + 1)
+        .map(|at| name(Time(at)))
+        .collect();
+    let states = |name: &String| runs.get(name).map_or(&[][..], Vec::as_slice);
+    let is_one = |name: &&String| states(name) == [RunState::Completed];
+    let surplus = |(name, states): (&String, &Vec<RunState>)| match due.contains(name) {
+        true => states.len() as u64 - 1,
+        false if later.contains(name) => 0,
+        false => states.len() as u64,
+    };
+    ScheduleFacts {
+        due: due.len() as u64,
+        one_run: due.iter().filter(is_one).count() as u64,
+        one_report: due.iter().filter(|n| reports.get(*n) == Some(&1)).count() as u64,
+        stray: runs.iter().map(surplus).sum(),
+        made_up: times.made_up,
+        names: due.first().cloned().zip(due.last().cloned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use stepwell::Payload;
+    use stepwell::model::schedule::EveryTimes;
+
+    fn times() -> Times {
+        let spec = ScheduleSpec {
+            name: NAME.into(),
+            workflow: "stock-report".into(),
+            version: 1,
+            queue: REPORTS.into(),
+            priority: 5,
+            input: Payload::of(&()).unwrap(),
+            when: EveryTimes {
+                every_ms: 2_000,
+                anchor: Time(0),
+            }
+            .into(),
+            jitter_ms: 0,
+            overlap: Overlap::Allow,
+            catch_up_ms: 3_600_000,
+        };
+        Times {
+            spec,
+            first: Time(2_000),
+            until: Time(6_001),
+            made_up: 0,
+        }
+    }
+
+    // A run that is missing, one too many, one of no time and one that was not sent are each found.
+    #[test]
+    fn each_time_has_one_run_and_one_report() {
+        let times = times();
+        let names: Vec<String> = [2_000, 4_000, 6_000, 8_000, 3_000]
+            .map(|at| times.spec.run_name(Time(at)))
+            .to_vec();
+        let ran = |names: &[String]| -> BTreeMap<String, Vec<RunState>> {
+            let one = |name: &String| (name.clone(), vec![RunState::Completed]);
+            names.iter().map(one).collect()
+        };
+        let sent = |names: &[String]| names.iter().map(|n| (n.clone(), 1)).collect();
+        let found =
+            |facts: ScheduleFacts| (facts.due, facts.one_run, facts.one_report, facts.stray);
+
+        let sound = compare(&times, &ran(&names[..4]), &sent(&names[..4]));
+        assert_eq!(found(sound), (3, 3, 3, 0), "the fourth came later");
+        let missing = compare(&times, &ran(&names[..2]), &sent(&names[1..3]));
+        assert_eq!(found(missing), (3, 2, 2, 0));
+        let stray = compare(&times, &ran(&names), &sent(&names[..3]));
+        assert_eq!(found(stray), (3, 3, 3, 1));
+        let mut runs = ran(&names[..3]);
+        runs.insert(names[0].clone(), vec![RunState::Completed; 2]);
+        let twice = compare(&times, &runs, &sent(&names[..3]));
+        assert_eq!(found(twice), (3, 2, 3, 1));
+    }
+}
