@@ -95,6 +95,10 @@ mod planted {
             "B1: a batch's counts equal the states of its runs",
         ),
         canary(
+            "a redriven run counts twice for its batch",
+            "B4: a batch counts a run that is redriven once",
+        ),
+        canary(
             "a seal alone is not written",
             "B3, R1: a batch that is told to be sealed is sealed",
         ),

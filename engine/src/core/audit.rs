@@ -340,7 +340,7 @@ impl Facts {
         let found = BatchCounts {
             total: mine().count() as u64,
             completed: is(RunState::Completed),
-            dead: is(RunState::Dead),
+            dead: is(RunState::Dead) + is(RunState::Discarded),
             cancelled: is(RunState::Cancelled),
         };
         let counts = batch.counts;

@@ -10,11 +10,11 @@
 //!
 //! # Invariants
 //!
-//! - **B1** A batch's counts equal the states of its runs, at every commit.
+//! - **B1** A batch's counts equal the states of its runs, at every commit until it ends; then they stay.
 //! - **B2** A run is added to a batch when it begins and at no other time, and only while the batch is not sealed.
 //! - **B3** A batch ends in the transition in which it is sealed and its last run has ended; its follow-up begins in it.
-//!
-//! A run that is redriven has ended for its batch already, and is not counted again.
+//! - **B4** A run that is redriven goes on for its batch while that has not ended, and leaves it for good otherwise. Which,
+//!   its journal says: a batch never counts a run twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -402,6 +402,27 @@ impl Core {
     pub(super) fn joined_batch(&mut self, no: BatchNo) {
         if let Some(open) = self.batches.open.get_mut(&no) {
             open.record.counts.total += 1;
+            self.batches.dirty.insert(no);
+        }
+    }
+
+    /// Whether there is a batch, and it has not ended.
+    pub(super) fn is_open(&self, batch: Option<BatchNo>) -> bool {
+        batch.is_some_and(|no| self.batches.open.contains_key(&no))
+    }
+
+    /// A dead letter of a batch goes back to work (B4). What has left its batch has none any more.
+    pub(super) fn rejoined_batch(&mut self, run: &Run) {
+        if canary!("a redriven run counts twice for its batch") {
+            return;
+        }
+        if let Some(no) = run.batch
+            && let Some(open) = self.batches.open.get_mut(&no)
+        {
+            let dead = &mut open.record.counts.dead;
+            *dead = dead
+                .checked_sub(1)
+                .unwrap_or_else(|| panic!("B1: `{}` has not counted {}", open.record.name, run.no));
             self.batches.dirty.insert(no);
         }
     }

@@ -1398,7 +1398,10 @@ fn entry_text(entry: &Entry) -> String {
         Entry::CancelRequested(e) => format!(" by={}: {}", e.principal, e.reason),
         Entry::Completed(_) | Entry::Cancelled(_) => String::new(),
         Entry::Died(e) => format!(": {}", e.failure),
-        Entry::Redriven(e) => format!(" by={} from={}", e.principal, e.from),
+        Entry::Redriven(e) => {
+            let rejoins = if e.rejoins { " rejoins" } else { "" };
+            format!(" by={} from={}{rejoins}", e.principal, e.from)
+        }
         Entry::InputEdited(e) => format!(" by={} {} bytes", e.principal, e.input.len()),
         Entry::Discarded(e) => format!(" by={}: {}", e.principal, e.reason),
     };

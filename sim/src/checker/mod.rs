@@ -69,6 +69,7 @@ pub(crate) struct Court {
     shares: share::Shares,
     gauges: gauge::Gauges,
     keys: unique::Keys,
+    batches: batch::Batches,
     together: together::Calls,
     schedules: schedule::Schedules,
     violations: Vec<Violation>,
@@ -161,6 +162,8 @@ impl Court {
                     self.attempts
                         .appended(&self.durable, *run, *index, &mut bench);
                     self.acts.appended(&self.durable, *run, *index, &mut bench);
+                    self.batches
+                        .appended(&self.durable, *run, *index, &mut bench);
                     self.patience
                         .appended(&self.durable, *run, *index, &mut bench);
                     self.suspects
@@ -219,7 +222,7 @@ impl Court {
         self.keys.batch_ended(&self.durable, &mut bench);
         self.together.batch_ended(plan, &mut bench);
         if batched {
-            batch::batch_ended(&self.durable, &mut bench);
+            self.batches.batch_ended(&self.durable, &mut bench);
         }
     }
 
@@ -395,6 +398,11 @@ pub(crate) fn at_the_end(world: &World, in_time: bool) {
     world.saw_many("calls explained that have no answer", checked.unknown);
     world.saw_many("runs explained beyond their retention", checked.forgotten);
     world.saw_many("runs with too many orders of calls", checked.given_up);
+    world.saw_many("runs of open batches redriven", court.batches.rejoined);
+    world.saw_many(
+        "runs of batches redriven after their end",
+        court.batches.left(),
+    );
     if world.program.is_engine {
         effect::at_the_end(&court.durable, &ledger, &mut bench);
         ring::at_the_end(&court.durable, &ledger, &mut bench);

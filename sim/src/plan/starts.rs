@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use stepwell::Unique;
 
 use super::job::{ChainInput, Job, TimedJob, Work};
+use super::poison::Act;
 use super::settings::Settings;
 use crate::draw::Draw;
 use crate::workload::{CHAIN, ITEM, ItemInput};
@@ -44,7 +46,7 @@ pub(super) fn draw_all(seed: u64, settings: &Settings) -> Vec<TimedJob> {
         draw_together(call, draw, settings, &mut jobs);
     }
     if counts.chance(500) {
-        draw_batch(&mut Draw::of(seed, "batch"), settings, &mut jobs);
+        draw_batch(seed, settings, &mut jobs);
     }
     if counts.chance(400) {
         draw_items(&mut Draw::of(seed, "items"), settings, &mut jobs);
@@ -131,7 +133,8 @@ fn draw_member(items: bool, draw: &mut Draw) -> Work {
 }
 
 /// A batch in one to three parts.
-fn draw_batch(draw: &mut Draw, settings: &Settings, jobs: &mut Vec<TimedJob>) {
+fn draw_batch(seed: u64, settings: &Settings, jobs: &mut Vec<TimedJob>) {
+    let draw = &mut Draw::of(seed, "batch");
     let items = draw.chance(500);
     let mut parts = Vec::new();
     for part in 0..draw.between(1, 3) {
@@ -149,6 +152,9 @@ fn draw_batch(draw: &mut Draw, settings: &Settings, jobs: &mut Vec<TimedJob>) {
         .collect();
     let at_ms = at(draw, settings);
     let (owner, salt) = (client(draw, settings), draw.bits());
+    if items {
+        draw_redrives(seed, at_ms, settings, &mut parts, jobs);
+    }
     jobs.push(TimedJob {
         at_ms,
         client: owner,
@@ -165,6 +171,44 @@ fn draw_batch(draw: &mut Draw, settings: &Settings, jobs: &mut Vec<TimedJob>) {
                 at_ms: at_ms + draw.between(0, 3_000),
                 client: client(draw, settings),
                 job: Job::Cancel { name },
+            });
+        }
+    }
+}
+
+/// Of a batch of items some take longer, so that it is open still when others have died; and of those that die many are
+/// redriven, with the same input or with one that is not doomed.
+fn draw_redrives(
+    seed: u64,
+    at_ms: u64,
+    settings: &Settings,
+    parts: &mut [Vec<(String, Value)>],
+    jobs: &mut Vec<TimedJob>,
+) {
+    let draw = &mut Draw::of(seed, "batch redrives");
+    for (name, input) in parts.iter_mut().flatten() {
+        let is_doomed = input["doomed"] == true;
+        if !is_doomed && draw.chance(400) {
+            input["failures"] = draw.between(1, 15).into();
+        }
+        if !draw.chance(if is_doomed { 800 } else { 100 }) {
+            continue;
+        }
+        let mut cured = input.clone();
+        cured["doomed"] = false.into();
+        let mut act_at = at_ms;
+        for _ in 0..draw.between(1, 4) {
+            act_at += draw.between(100, 1_500);
+            let act = match draw.between(0, 9) {
+                0..=5 => Act::Redrive,
+                6..=8 => Act::Edit(cured.clone()),
+                _ => Act::Discard,
+            };
+            let name = name.clone();
+            jobs.push(TimedJob {
+                at_ms: act_at,
+                client: client(draw, settings),
+                job: Job::Act { name, act },
             });
         }
     }
