@@ -41,6 +41,10 @@ pub(super) fn draw_all(seed: u64, settings: &Settings) -> Vec<TimedJob> {
         let draw = &mut Draw::of(seed, format_args!("unique {key}"));
         draw_unique(key, draw, settings, &mut jobs);
     }
+    let draw = &mut Draw::of(seed, "unique redrives");
+    if draw.chance(300) {
+        draw_unique_items(draw, settings, &mut jobs);
+    }
     for call in 0..counts.between(0, 2) {
         let draw = &mut Draw::of(seed, format_args!("together {call}"));
         draw_together(call, draw, settings, &mut jobs);
@@ -92,6 +96,44 @@ fn draw_unique(key: u64, draw: &mut Draw, settings: &Settings, jobs: &mut Vec<Ti
             client: client(draw, settings),
             job,
         });
+    }
+}
+
+/// Starts with one key of which most fail for good, and are redriven while another has the key, or nobody.
+fn draw_unique_items(draw: &mut Draw, settings: &Settings, jobs: &mut Vec<TimedJob>) {
+    let begin = at(draw, settings);
+    let hold = *draw.pick(&[Hold::Queued, Hold::Running, Hold::Running, Hold::Ttl(3_000)]);
+    for n in 0..draw.between(3, 8) {
+        let input = ItemInput {
+            value: draw.bits(),
+            failures: draw.between(0, 4) as u32,
+            doomed: draw.chance(700),
+        };
+        let cured = ItemInput {
+            doomed: false,
+            ..input.clone()
+        };
+        let cured = Act::Edit(Work::of(ITEM, &cured).input);
+        let (name, work) = (format!("unique-item-{n}"), Work::of(ITEM, &input));
+        let at_ms = begin + draw.between(0, 4_000);
+        let acts = [Act::Redrive, Act::Redrive, cured];
+        let start = Job::StartUnique {
+            name: name.clone(),
+            key: "key-of-items".to_owned(),
+            hold,
+            work,
+        };
+        let mut push = |draw: &mut Draw, at_ms, job| {
+            let client = client(draw, settings);
+            jobs.push(TimedJob { at_ms, client, job });
+        };
+        push(draw, at_ms, start);
+        let mut act_at = at_ms;
+        for _ in 0..draw.between(0, 3) {
+            act_at += draw.between(200, 2_500);
+            let (name, act) = (name.clone(), draw.pick(&acts).clone());
+            push(draw, act_at, Job::Act { name, act });
+        }
     }
 }
 
