@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use stepwell::model::batch::BatchCounts;
+use stepwell::model::entry::Entry;
 use stepwell::{
-    BatchEnded, BatchSummary, Client, Ctx, Engine, Failure, RunError, Worker, WorkerHandle,
-    Workflow,
+    BatchEnded, BatchSummary, Client, ClientError, Ctx, Engine, Failure, Refusal, RunError, Worker,
+    WorkerHandle, Workflow,
 };
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
@@ -138,5 +139,57 @@ async fn a_redriven_run_of_a_batch_counts_as_not_ended_while_the_batch_goes_on()
     assert_eq!(client.batch_status("over").await.unwrap(), over);
     let follow_up = client.run::<(u64, u64, u64)>(over.follow_up.unwrap());
     assert_eq!(follow_up.outcome().await, Ok((0, 1, 0)));
+    mill.close().await;
+}
+
+// A20: an operator who has started the wrong file stops it with one command. Whoever has not ended is asked, once; what has
+// ended stays, other runs are left alone, and the report comes all the same and tells how many were cancelled.
+#[tokio::test]
+async fn a_batch_is_cancelled_run_by_run_and_followed_all_the_same() {
+    let mill = Mill::open().await;
+    let client = mill.engine.client();
+    mill.healed.store(true, Ordering::SeqCst);
+    let mut other = Vec::new();
+    for half in [0..1_100, 1_100..2_200] {
+        let runs = half.map(|n| (Some(format!("wrong-{n}")), n));
+        let batch = client.batch("wrong").starts(MEMBER, runs.collect());
+        batch.add().await.unwrap();
+        other.push(client.start(MEMBER, &7).await.unwrap());
+    }
+    let seal = client.batch("wrong").then(REPORT, &String::new());
+    seal.start().await.unwrap();
+    until(&client, "wrong", |batch| batch.counts.completed == 1).await;
+
+    let told = client
+        .cancel_batch("wrong", "the wrong file")
+        .await
+        .unwrap();
+    assert_eq!(told.asked, 2_199);
+    let batch = until(&client, "wrong", |batch| batch.ended_at.is_some()).await;
+    assert_eq!(batch.counts, counts(2_200, 1, 0, 2_199));
+    let follow_up = client.run::<(u64, u64, u64)>(batch.follow_up.unwrap());
+    assert_eq!(follow_up.outcome().await, Ok((1, 0, 2_199)));
+    let run = client
+        .batch("wrong")
+        .starts(MEMBER, vec![(Some("wrong-1500".to_owned()), 1_500)]);
+    let run = run.add().await.unwrap().runs.remove(0).unwrap();
+    let asked = client.journal(run.id()).await.unwrap();
+    let asked = asked.iter().filter(|entry| match entry {
+        Entry::CancelRequested(asked) => asked.reason == "the wrong file",
+        _ => false,
+    });
+    assert_eq!(asked.count(), 1);
+
+    let again = client.cancel_batch("wrong", "once more").await.unwrap();
+    assert_eq!((again.asked, again.batch), (0, batch));
+    let none = client.cancel_batch("none", "").await;
+    assert!(matches!(
+        none,
+        Err(ClientError::Refused(Refusal::NoSuchBatch(_)))
+    ));
+    mill.gate.add_permits(2);
+    for run in other {
+        assert_eq!(run.outcome().await, Ok(7));
+    }
     mill.close().await;
 }

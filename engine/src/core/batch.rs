@@ -30,13 +30,13 @@ use crate::keys::Record;
 use crate::keys::batch::{self, BatchRecord, FollowUpRecord, OpenBatchRow};
 use crate::keys::expiry::{Expires, Expiry};
 use crate::model::batch::{
-    BatchCounts, BatchNo, BatchSummary, batch_hash, ended_payload, follow_up_id,
+    BatchCounts, BatchNo, BatchSummary, Span, batch_hash, ended_payload, follow_up_id,
 };
 use crate::model::command::{
     BatchSealed, Damaged, NoSuchBatch, NotUnderstood, OtherFollowUp, PayloadTooLarge, Refusal,
     StartRun,
 };
-use crate::model::id::{Namespace, RunId, SessionId};
+use crate::model::id::{Namespace, RunId, RunNo, SessionId};
 use crate::model::limits::{BATCH_RUNS_MAX, BATCHES_OPEN_MAX, FOLLOW_UP_BYTES_MAX, NAME_BYTES_MAX};
 use crate::model::payload::CODEC_MESSAGEPACK;
 use crate::wire::message::{AskBatch, BatchReply, RefusedReply, StartAnswer, StartBatch};
@@ -125,6 +125,8 @@ fn summary(record: &BatchRecord) -> BatchSummary {
         opened_at: record.opened_at,
         ended_at: record.ended_at,
         follow_up: record.follow_up,
+        no: record.no,
+        span: record.span,
     }
 }
 
@@ -276,6 +278,7 @@ impl Core {
             opened_at: self.now(),
             ended_at: None,
             follow_up: None,
+            span: Span::default(),
         };
         let slot = self.batches.slots.lowest();
         out.put(Space::Lasting, batch::batch(slot), record.to_bytes());
@@ -399,9 +402,14 @@ impl Core {
     }
 
     /// A run of a batch begins.
-    pub(super) fn joined_batch(&mut self, no: BatchNo) {
+    pub(super) fn joined_batch(&mut self, no: BatchNo, run: RunNo) {
         if let Some(open) = self.batches.open.get_mut(&no) {
-            open.record.counts.total += 1;
+            let record = &mut open.record;
+            if record.counts.total == 0 {
+                record.span.first = run;
+            }
+            record.span.last = run;
+            record.counts.total += 1;
             self.batches.dirty.insert(no);
         }
     }

@@ -228,7 +228,7 @@ impl Core {
             self.take_key((no, id), key, unique, before, out);
         }
         if let Some(batch) = batch {
-            self.joined_batch(batch);
+            self.joined_batch(batch, no);
         }
         if !canary!("a start leaves no index row") {
             out.put(
