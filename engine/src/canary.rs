@@ -395,6 +395,15 @@ mod planted {
             "what a gap of the clocks skips is left out",
             "a wall time that is skipped is the first instant after the gap",
         ),
+        // Orders.
+        canary(
+            "a late copy of an order acts again",
+            "N1: an order about a queue or a schedule acts once",
+        ),
+        canary(
+            "orders are forgotten at a restart",
+            "N1: an order that was carried out is known after a restart",
+        ),
         // Clients.
         canary(
             "requests are numbered from one in each life",
