@@ -1,4 +1,4 @@
-//! `stepwell batch …`: start many runs with one that follows them, and see how far they are.
+//! `stepwell batch …`: start many runs with one that follows them, see how far they are, and stop them.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -7,8 +7,8 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
-use stepwell::BatchSummary;
 use stepwell::model::payload::Payload;
+use stepwell::{BatchCancelled, BatchSummary};
 
 use crate::failure::{Answer, CommandError};
 use crate::quantity::{counted, grouped};
@@ -26,6 +26,8 @@ pub(crate) enum BatchCommand {
     Start(Start),
     /// Show how far a batch is
     Show(Show),
+    /// Ask all runs of a batch that have not ended to stop; what follows it begins when they have
+    Cancel(Cancel),
 }
 
 #[derive(Debug, Args)]
@@ -69,11 +71,23 @@ pub(crate) struct Show {
     reach: Reach,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct Cancel {
+    /// The batch's name
+    name: String,
+    /// Why, for those who look later
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    reason: String,
+    #[command(flatten)]
+    reach: Reach,
+}
+
 impl BatchCommand {
     pub(crate) async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
         match self {
             Self::Start(start) => start.execute(terminal).await,
             Self::Show(show) => show.execute(terminal).await,
+            Self::Cancel(cancel) => cancel.execute(terminal).await,
         }
     }
 }
@@ -262,6 +276,30 @@ impl Show {
         bar.finish_and_clear();
         Ok(batch)
     }
+}
+
+impl Cancel {
+    async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
+        let door = self.reach.open().await?;
+        let told = door.client.cancel_batch(&self.name, &self.reason).await;
+        let told = told.map_err(|e| asked(&e))?;
+        door.close().await;
+        let mut document = document(&told.batch);
+        document["asked_to_stop"] = json!(told.asked);
+        terminal.data(&document, || cancelled_text(&told))?;
+        Ok(Answer::Yes)
+    }
+}
+
+fn cancelled_text(told: &BatchCancelled) -> String {
+    let (batch, counts) = (&told.batch, told.batch.counts);
+    let runs = counted(told.asked, "run", "runs");
+    let (ended, total) = (grouped(counts.ended()), grouped(counts.total));
+    format!(
+        "{}: {runs} asked to stop; {ended} of {total} ended; it is {}",
+        batch.name,
+        state(batch)
+    )
 }
 
 fn bar(terminal: Terminal, total: u64, what: &str) -> ProgressBar {

@@ -80,6 +80,48 @@ fn a_file_becomes_a_batch_that_is_watched_to_its_end() {
     );
 }
 
+// A20: the wrong file is stopped with one command, which may be repeated, and what follows begins all the same.
+#[test]
+fn a_batch_is_asked_to_stop() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Running::server(dir.path());
+    let address = server.address();
+    let ask = |args: &[&str]| -> Answer { stepwell(&[args, &["--server", &address]].concat()) };
+    let file = dir.path().join("wrong.jsonl");
+    std::fs::write(&file, "{\"order\":1}\n{\"order\":2}\n").unwrap();
+    let start = [
+        "batch",
+        "start",
+        file.to_str().unwrap(),
+        "--workflow",
+        "import",
+    ];
+    assert_eq!(ask(&[&start[..], &["--open"]].concat()).code, 0);
+
+    let asked = ask(&["batch", "cancel", "wrong", "--reason", "not this one"]);
+    assert_eq!(asked.code, 0, "{}", asked.stderr);
+    let told = "wrong: 2 runs asked to stop; 2 of 2 ended; it is open for more";
+    assert!(asked.stdout.contains(told), "{}", asked.stdout);
+    let shown = ask(&["run", "show", "wrong/1"]);
+    assert!(shown.stdout.contains("not this one"), "{}", shown.stdout);
+
+    let sealed = ask(&[&start[..], &["--then", "report", "--json"]].concat());
+    assert_eq!(sealed.json()["ended"], json!(true), "{}", sealed.stdout);
+    assert!(sealed.json()["follow_up"].is_string());
+    let again = ask(&["batch", "cancel", "wrong", "--json"]);
+    assert_eq!(again.code, 0, "{}", again.stderr);
+    let document = again.json();
+    assert_eq!(document["asked_to_stop"], json!(0));
+    assert_eq!(document["counts"]["cancelled"], json!(2));
+    let none = ask(&["batch", "cancel", "none"]);
+    assert_eq!(none.code, 1);
+    assert!(
+        none.stderr.contains("there is no batch `none`"),
+        "{}",
+        none.stderr
+    );
+}
+
 // `unique` at the terminal: the second start is answered with the first run, and that is no error.
 #[test]
 fn a_unique_key_is_answered_with_its_holder() {

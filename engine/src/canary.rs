@@ -95,6 +95,10 @@ mod planted {
             "B1: a batch's counts equal the states of its runs",
         ),
         canary(
+            "a redriven run counts twice for its batch",
+            "B4: a batch counts a run that is redriven once",
+        ),
+        canary(
             "a seal alone is not written",
             "B3, R1: a batch that is told to be sealed is sealed",
         ),
@@ -390,6 +394,15 @@ mod planted {
         canary(
             "what a gap of the clocks skips is left out",
             "a wall time that is skipped is the first instant after the gap",
+        ),
+        // Orders.
+        canary(
+            "a late copy of an order acts again",
+            "N1: an order about a queue or a schedule acts once",
+        ),
+        canary(
+            "orders are forgotten at a restart",
+            "N1: an order that was carried out is known after a restart",
         ),
         // Clients.
         canary(

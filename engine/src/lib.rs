@@ -110,7 +110,7 @@ pub use model::time::Time;
 pub use model::unique::Unique;
 #[cfg(feature = "worker")]
 pub use runtime::client::{
-    BatchBuilder, BatchStarted, Client, ClientError, Filled, Queues, Run, RunError,
+    BatchBuilder, BatchCancelled, BatchStarted, Client, ClientError, Filled, Queues, Run, RunError,
     ScheduleBuilder, ScheduleSet, Schedules, StartBuilder, StartMany,
 };
 #[cfg(feature = "server")]

@@ -12,6 +12,7 @@ use crate::core::{GenerationRow, Input, Opened, ScheduleRow};
 use crate::keys::batch::{BatchRecord, OpenBatchRow};
 use crate::keys::expiry::{self, Expiry, ExpiryMark};
 use crate::keys::journal;
+use crate::keys::order::OrderRecord;
 use crate::keys::unique::UniqueRecord;
 use crate::keys::{
     self, Family, GenerationRecord, GrantedRecord, IndexRecord, Mark, MovedRecord, PoolRecord,
@@ -205,6 +206,13 @@ pub async fn open(store: &dyn Store) -> Result<Opened, Unreadable> {
         opened.uncounted = counted_pools(store, &opened, &uncounted).await?;
     }
     opened.batches = open_batches(store).await?;
+    let prefix = keys::family(Family::Order);
+    let end = keys::end_of(&prefix);
+    all_rows(store, Space::Lasting, prefix, end, |row| {
+        opened.orders.push(OrderRecord::of_bytes(&row.value)?);
+        Ok(())
+    })
+    .await?;
     let first = expiries(store, 1).await?;
     opened.first_expiry = first.first().map(|row| row.at);
     Ok(opened)

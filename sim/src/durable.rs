@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use stepwell::QueueSettings;
 use stepwell::keys::batch::BatchRecord;
+use stepwell::keys::order::OrderRecord;
 use stepwell::keys::unique::UniqueRecord;
 use stepwell::keys::{
     self, ActRecord, Family, GrantedRecord, IndexRecord, Mark, MovedRecord, PoolRecord,
@@ -16,7 +17,7 @@ use stepwell::model::calendar::Calendar;
 use stepwell::model::chain;
 use stepwell::model::dead::Superseded;
 use stepwell::model::entry::{Entry, Started};
-use stepwell::model::id::{RunId, RunNo, StepNo, Token};
+use stepwell::model::id::{CommandId, RunId, RunNo, StepNo, Token};
 use stepwell::model::payload::Payload;
 use stepwell::model::run::{Outcome, OutcomeCancelled, OutcomeCompleted, OutcomeDead, RunState};
 use stepwell::model::time::Time;
@@ -177,6 +178,8 @@ pub(crate) enum Change {
     Batched,
     /// How far a schedule is was written, or the schedule deleted.
     Scheduled { number: u32 },
+    /// An order about a queue or a schedule was carried out.
+    Ordered { command: CommandId },
     /// Nothing that is looked at.
     Other,
 }
@@ -450,6 +453,11 @@ impl Durable {
                 Change::Batched
             }
             Family::Expiry | Family::FollowUp => Change::Other,
+            Family::Order => {
+                let value = value.ok_or("an order was deleted")?;
+                let command = OrderRecord::of_bytes(value).map_err(bad)?.command;
+                Change::Ordered { command }
+            }
             Family::Schedule => {
                 let number = keys::number_of(key).ok_or_else(short)?;
                 let Some(value) = value else {

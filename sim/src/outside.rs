@@ -56,8 +56,8 @@ impl Outside {
         Self(Reach::Closed(calls))
     }
 
-    /// Simulated milliseconds since the beginning.
-    pub(crate) fn now_ms(&self) -> u64 {
+    /// Simulated milliseconds since the beginning: for a downstream that is down for a time.
+    pub fn now_ms(&self) -> u64 {
         match &self.0 {
             Reach::Live(host) => host.now_ms(),
             Reach::Closed(_) => 0,

@@ -6,6 +6,7 @@ mod host;
 mod peer;
 
 mod acknowledgement;
+mod batch;
 mod damage;
 mod dead;
 mod disk;

@@ -197,6 +197,67 @@ async fn a_unique_key_is_held_across_a_restart_of_the_engine() {
     engine.close().await;
 }
 
+// A49: a run lets go of its key once. Redriven while another run holds the key, and read back from the store after a restart, it
+// ends without taking the key from that run.
+#[tokio::test]
+async fn a_redriven_run_that_is_read_back_takes_no_key_from_another() {
+    let (directory, engine) = engine().await;
+    let (tries, gate) = (Arc::new(AtomicU64::new(0)), Arc::new(Semaphore::new(0)));
+    let worker = |engine: &Engine| {
+        let shared = (tries.clone(), gate.clone());
+        let worker = engine
+            .worker()
+            .register(FRAGILE, move |ctx: Ctx, number: u64| {
+                let (tries, gate) = shared.clone();
+                async move {
+                    let first = tries.fetch_add(1, Ordering::SeqCst) == 0;
+                    let wait = number > 1;
+                    let once_more = move |_| {
+                        let gate = gate.clone();
+                        async move {
+                            if first {
+                                return Err(Failure::terminal("the first time"));
+                            }
+                            if wait {
+                                gate.acquire().await.unwrap().forget();
+                            }
+                            Ok(number)
+                        }
+                    };
+                    ctx.step("once more", once_more).await
+                }
+            });
+        worker.queue("default", 4).start().unwrap()
+    };
+    let start = async |client: &Client, number: u64| {
+        let start = client.start(FRAGILE, &number);
+        start.unique("k", Unique::Running).await.unwrap()
+    };
+    let serving = worker(&engine);
+    let first = start(&engine.client(), 1).await;
+    assert!(matches!(first.outcome().await, Err(RunError::Failed(_))));
+    serving.drain().await;
+    engine.client().redrive(first.id()).await.unwrap();
+    let second = start(&engine.client(), 2).await;
+    assert!(second.started());
+    engine.close().await;
+
+    let engine = Engine::open(directory.path().join("data")).await.unwrap();
+    let client = engine.client();
+    let serving = worker(&engine);
+    let read_back = client.run::<u64>(first.id());
+    assert_eq!(read_back.outcome().await, Ok(1));
+    let third = start(&client, 3).await;
+    assert_eq!((third.started(), third.id()), (false, second.id()));
+    gate.add_permits(2);
+    assert_eq!(third.outcome().await, Ok(2));
+    let fourth = start(&client, 4).await;
+    assert!(fourth.started());
+    assert_eq!(fourth.outcome().await, Ok(4));
+    serving.drain().await;
+    engine.close().await;
+}
+
 // A bulk start by choice all or nothing: one name among a thousand is taken by another job, and nothing is started; the
 // refusal says which. Too many for one commit are refused with the figures.
 #[tokio::test]

@@ -270,8 +270,15 @@ impl Core {
     /// Sets something on a queue, at once for what is decided from now on.
     pub(super) fn set_queue(&mut self, session: SessionId, ask: SetQueue, out: &mut Output) {
         let request = ask.request;
-        match self.change_queue(&ask.queue, ask.change, &ask.caller, out) {
-            Ok(()) => out.send(session, DoneReply { request }),
+        let done = match self.was_ordered(&ask.caller) {
+            true => Ok(()),
+            false => self.change_queue(&ask.queue, ask.change, &ask.caller, out),
+        };
+        match done {
+            Ok(()) => {
+                self.remember_order(&ask.caller, out);
+                out.send(session, DoneReply { request });
+            }
             Err(reason) => out.send(session, RefusedReply { request, reason }),
         }
     }

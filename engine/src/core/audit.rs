@@ -312,11 +312,13 @@ impl Facts {
             let facts = facts.unwrap_or_else(|| panic!("U1: {} holds a key", record.run));
             assert_eq!(key_of(&facts.run).as_ref(), Some(key), "U1: its own key");
             assert!(facts.run.ended.is_none(), "U3: {} has ended", record.run);
+            assert_eq!(facts.run.redriven, 0, "U3: {} had ended", record.run);
             let granted = facts.state == RunState::Granted;
             let lets_go = facts.run.unique.is_some_and(|held| held.until_granted);
             assert!(!(granted && lets_go), "U3: {} is granted", record.run);
         }
-        for facts in self.runs.values().filter(|facts| facts.run.ended.is_none()) {
+        let goes_on = |facts: &&RunFacts| facts.run.ended.is_none() && facts.run.redriven == 0;
+        for facts in self.runs.values().filter(goes_on) {
             let until_end = facts.run.unique.filter(|held| !held.until_granted);
             if let (Some(_), Some(key)) = (until_end, key_of(&facts.run)) {
                 let row = self.unique.get(&key).map(|row| row.run);
@@ -340,7 +342,7 @@ impl Facts {
         let found = BatchCounts {
             total: mine().count() as u64,
             completed: is(RunState::Completed),
-            dead: is(RunState::Dead),
+            dead: is(RunState::Dead) + is(RunState::Discarded),
             cancelled: is(RunState::Cancelled),
         };
         let counts = batch.counts;

@@ -10,11 +10,11 @@
 //!
 //! # Invariants
 //!
-//! - **B1** A batch's counts equal the states of its runs, at every commit.
+//! - **B1** A batch's counts equal the states of its runs, at every commit until it ends; then they stay.
 //! - **B2** A run is added to a batch when it begins and at no other time, and only while the batch is not sealed.
 //! - **B3** A batch ends in the transition in which it is sealed and its last run has ended; its follow-up begins in it.
-//!
-//! A run that is redriven has ended for its batch already, and is not counted again.
+//! - **B4** A run that is redriven goes on for its batch while that has not ended, and leaves it for good otherwise. Which,
+//!   its journal says: a batch never counts a run twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,13 +30,13 @@ use crate::keys::Record;
 use crate::keys::batch::{self, BatchRecord, FollowUpRecord, OpenBatchRow};
 use crate::keys::expiry::{Expires, Expiry};
 use crate::model::batch::{
-    BatchCounts, BatchNo, BatchSummary, batch_hash, ended_payload, follow_up_id,
+    BatchCounts, BatchNo, BatchSummary, Span, batch_hash, ended_payload, follow_up_id,
 };
 use crate::model::command::{
     BatchSealed, Damaged, NoSuchBatch, NotUnderstood, OtherFollowUp, PayloadTooLarge, Refusal,
     StartRun,
 };
-use crate::model::id::{Namespace, RunId, SessionId};
+use crate::model::id::{Namespace, RunId, RunNo, SessionId};
 use crate::model::limits::{BATCH_RUNS_MAX, BATCHES_OPEN_MAX, FOLLOW_UP_BYTES_MAX, NAME_BYTES_MAX};
 use crate::model::payload::CODEC_MESSAGEPACK;
 use crate::wire::message::{AskBatch, BatchReply, RefusedReply, StartAnswer, StartBatch};
@@ -125,6 +125,8 @@ fn summary(record: &BatchRecord) -> BatchSummary {
         opened_at: record.opened_at,
         ended_at: record.ended_at,
         follow_up: record.follow_up,
+        no: record.no,
+        span: record.span,
     }
 }
 
@@ -276,6 +278,7 @@ impl Core {
             opened_at: self.now(),
             ended_at: None,
             follow_up: None,
+            span: Span::default(),
         };
         let slot = self.batches.slots.lowest();
         out.put(Space::Lasting, batch::batch(slot), record.to_bytes());
@@ -399,9 +402,35 @@ impl Core {
     }
 
     /// A run of a batch begins.
-    pub(super) fn joined_batch(&mut self, no: BatchNo) {
+    pub(super) fn joined_batch(&mut self, no: BatchNo, run: RunNo) {
         if let Some(open) = self.batches.open.get_mut(&no) {
-            open.record.counts.total += 1;
+            let record = &mut open.record;
+            if record.counts.total == 0 {
+                record.span.first = run;
+            }
+            record.span.last = run;
+            record.counts.total += 1;
+            self.batches.dirty.insert(no);
+        }
+    }
+
+    /// Whether there is a batch, and it has not ended.
+    pub(super) fn is_open(&self, batch: Option<BatchNo>) -> bool {
+        batch.is_some_and(|no| self.batches.open.contains_key(&no))
+    }
+
+    /// A dead letter of a batch goes back to work (B4). What has left its batch has none any more.
+    pub(super) fn rejoined_batch(&mut self, run: &Run) {
+        if canary!("a redriven run counts twice for its batch") {
+            return;
+        }
+        if let Some(no) = run.batch
+            && let Some(open) = self.batches.open.get_mut(&no)
+        {
+            let dead = &mut open.record.counts.dead;
+            *dead = dead
+                .checked_sub(1)
+                .unwrap_or_else(|| panic!("B1: `{}` has not counted {}", open.record.name, run.no));
             self.batches.dirty.insert(no);
         }
     }

@@ -228,7 +228,8 @@ impl Core {
         )?;
         let (at, caller) = (self.now(), order.caller);
         let died_at = run.death.map_or(at, |death| death.at);
-        let (kind, entry, detail) = entry_of(order.deed, run, (at, died_at), &caller)?;
+        let rejoins = self.is_open(run.batch);
+        let (kind, entry, detail) = entry_of(order.deed, run, (at, died_at), rejoins, &caller)?;
         self.cleaner_must_keep(run.no);
         out.append(run, &entry);
         let name = run.name.clone().unwrap_or_default();
@@ -236,6 +237,7 @@ impl Core {
         match kind {
             ActKind::Redrive => {
                 out.delete(Space::Lasting, keys::dead(died_at, run.no));
+                self.rejoined_batch(run);
                 let queue = self.queue_number(&run.queue, out);
                 self.becomes_ready(queue, RunState::Dead);
                 self.enqueue(run, out);
@@ -258,6 +260,7 @@ fn entry_of(
     deed: Deed,
     run: &Run,
     (at, died_at): (Time, Time),
+    rejoins: bool,
     caller: &Caller,
 ) -> Result<(ActKind, Entry, String), Refusal> {
     let (principal, command) = (caller.principal.clone(), caller.command);
@@ -284,6 +287,7 @@ fn entry_of(
                 principal,
                 command,
                 from,
+                rejoins,
             };
             (ActKind::Redrive, entry.into(), String::new())
         }

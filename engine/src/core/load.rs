@@ -729,5 +729,6 @@ pub fn summary(run: &Run, state: RunState) -> RunSummary {
         wakes_at,
         reason,
         incarnation: None,
+        batch: run.batch,
     }
 }

@@ -35,7 +35,7 @@
 //! - **D1–D5** Dead letters: see `core/dead.rs`.
 //! - **C1** The tally equals the states of all runs; what a queue counts equals the states of its runs.
 //! - **A1** to **A4** What a queue's settings let through: see `admission`.
-//! - **O1**–**O6** are about schedules, in `schedule.rs`.
+//! - **O1**–**O6** are about schedules, in `schedule.rs`; **N1**, **N2** about orders, in `order.rs`.
 //!
 //! Those of unique keys (U) are in `unique.rs`, of calls that are all or nothing (A) in `together.rs`, of batches (B) in
 //! `batch.rs`.
@@ -57,6 +57,7 @@ mod inspect;
 mod lane;
 mod load;
 mod open;
+mod order;
 pub mod output;
 mod queue;
 mod retention;
@@ -98,6 +99,7 @@ use self::grant::{Granted, Slots};
 pub use self::load::summary;
 use self::load::{Lookup, Mailbox, Want};
 pub use self::open::{OpenRefused, Opened, QueueRow};
+use self::order::Orders;
 use self::output::{Note, Output};
 use self::queue::Queue;
 use self::retention::Cleaner;
@@ -353,6 +355,7 @@ pub struct Core {
     /// Grants to go on with workers that came back, a few at a time.
     regranting: VecDeque<(SessionId, Held)>,
     schedules: Schedules,
+    orders: Orders,
     counts: Stats,
 }
 

@@ -12,7 +12,7 @@ use crate::keys::{Family, journal};
 use crate::model::chain::CHAIN_BYTES;
 use crate::model::command::{Caller, Refusal};
 use crate::model::entry::{Entry, Started};
-use crate::model::id::{Incarnation, Namespace, RunId, RunNo, SessionId};
+use crate::model::id::{CommandId, Incarnation, Namespace, RunId, RunNo, SessionId};
 use crate::model::payload::Payload;
 use crate::model::schedule::{
     CronTimes, EveryTimes, Overlap, ScheduleInfo, ScheduleSpec, When, nominal_text,
@@ -33,6 +33,8 @@ const NEW_YEAR: Time = Time(20_454 * DAY);
 
 struct Desk {
     stage: Stage,
+    /// The command of the next order; zero names none.
+    command: u128,
     heard: Vec<Message>,
     notes: Vec<Note>,
     /// Runs whose start is durable, by name, and when they were started.
@@ -80,6 +82,7 @@ impl Desk {
     fn new(wall: Time) -> Self {
         let mut desk = Self {
             stage: Stage::new(Settings::default(), wall),
+            command: 0,
             heard: Vec::new(),
             notes: Vec::new(),
             runs: BTreeMap::new(),
@@ -111,6 +114,14 @@ impl Desk {
         });
     }
 
+    /// Who gives the next order: a command of its own, if the test names one.
+    fn orders(&self) -> Caller {
+        Caller {
+            command: CommandId(self.command),
+            ..caller()
+        }
+    }
+
     /// Says something and hears the answer.
     fn ask(&mut self, message: impl Into<Message>) -> Message {
         self.heard.clear();
@@ -121,7 +132,7 @@ impl Desk {
     }
 
     fn set(&mut self, spec: ScheduleSpec) -> ScheduleReply {
-        let (request, caller, spec) = (1, caller(), Box::new(spec));
+        let (request, caller, spec) = (1, self.orders(), Box::new(spec));
         match self.ask(SetSchedule {
             request,
             caller,
@@ -146,7 +157,7 @@ impl Desk {
     }
 
     fn pause(&mut self, name: &str) -> Message {
-        let (request, caller, name) = (1, caller(), name.to_owned());
+        let (request, caller, name) = (1, self.orders(), name.to_owned());
         self.ask(PauseSchedule {
             request,
             caller,
@@ -155,7 +166,7 @@ impl Desk {
     }
 
     fn resume(&mut self, name: &str) -> Message {
-        let (request, caller, name) = (1, caller(), name.to_owned());
+        let (request, caller, name) = (1, self.orders(), name.to_owned());
         self.ask(ResumeSchedule {
             request,
             caller,
@@ -164,7 +175,7 @@ impl Desk {
     }
 
     fn remove(&mut self, name: &str) -> Message {
-        let (request, caller, name) = (1, caller(), name.to_owned());
+        let (request, caller, name) = (1, self.orders(), name.to_owned());
         self.ask(RemoveSchedule {
             request,
             caller,
@@ -173,7 +184,7 @@ impl Desk {
     }
 
     fn backfill(&mut self, name: &str, from: Time, to: Time) -> Result<BackfillReply, Refusal> {
-        let (request, caller, name) = (1, caller(), name.to_owned());
+        let (request, caller, name) = (1, self.orders(), name.to_owned());
         match self.ask(Backfill {
             request,
             caller,
@@ -586,6 +597,67 @@ fn cancel_old_stops_the_last_run_and_allow_does_not_look_at_it() {
     assert_eq!(names(&desk), ["01:00Z", "02:00Z", "03:00Z", "04:00Z"]);
     let stats = desk.stage.core.stats();
     assert_eq!(stats.runs_in(crate::model::run::RunState::Ready), 4);
+}
+
+// N1: an order that comes again, late and over another connection, must not undo what was ordered since: not while the
+// schedule is there, not once it is gone, and not after a restart.
+#[test]
+fn a_late_copy_of_an_order_undoes_nothing() {
+    let mut desk = Desk::new(NEW_YEAR);
+    let (daily, hourly) = (every(DAY, NEW_YEAR), every(HOUR, NEW_YEAR));
+    let set = |desk: &mut Desk, command, when: &When| {
+        desk.command = command;
+        desk.set(spec("s", when.clone(), Overlap::Skip))
+    };
+    assert!(set(&mut desk, 1, &daily).changed);
+    desk.command = 2;
+    desk.pause("s");
+    desk.command = 3;
+    desk.resume("s");
+    assert!(set(&mut desk, 4, &hourly).changed);
+    for restarts in [false, true] {
+        if restarts {
+            desk.restart(0);
+            desk.hello();
+        }
+        desk.command = 2;
+        let Message::ScheduleReply(again) = desk.pause("s") else {
+            panic!("the schedule as it is");
+        };
+        assert!(!again.changed && again.schedule.state.paused_by.is_none());
+        let again = set(&mut desk, 1, &daily);
+        assert!(!again.changed && again.schedule.spec.when == hourly);
+    }
+
+    desk.pass_until(Time(NEW_YEAR.0 + HOUR + MINUTE));
+    desk.hello();
+    desk.command = 5;
+    let day = (Time(NEW_YEAR.0 - DAY), NEW_YEAR);
+    let filled = desk.backfill("s", day.0, day.1).unwrap();
+    assert_eq!((filled.started, filled.existed), (24, 0));
+    set(&mut desk, 6, &every(MINUTE, NEW_YEAR));
+    desk.command = 5;
+    let filled = desk.backfill("s", day.0, day.1).unwrap();
+    assert_eq!((filled.started, filled.existed), (0, 100));
+
+    desk.command = 7;
+    desk.remove("s");
+    desk.command = 1;
+    let spec = Box::new(spec("s", daily, Overlap::Skip));
+    let (request, caller) = (1, desk.orders());
+    let again = desk.ask(SetSchedule {
+        request,
+        caller,
+        spec,
+    });
+    let gone = |answer: &Message| matches!(answer, Message::RefusedReply(refused) if matches!(refused.reason, Refusal::NoSuchSchedule(_)));
+    assert!(gone(&again), "{again:?}");
+    desk.command = 7;
+    let again = desk.remove("s");
+    assert!(matches!(again, Message::DoneReply(_)), "{again:?}");
+    desk.command = 8;
+    let other = desk.remove("s");
+    assert!(gone(&other), "{other:?}");
 }
 
 // A19: firing twice is harmless: a backfill over what has been started starts nothing again.

@@ -11,6 +11,7 @@ use super::expiry::Expiries;
 use super::gauge::Unoffered;
 use super::grant::{Granted, Slots};
 use super::load::Want;
+use super::order::Orders;
 use super::queue::Queue;
 use super::retention::Cleaner;
 use super::schedule::Schedules;
@@ -21,6 +22,7 @@ use super::unknown::Unknown;
 use super::{Core, Settings};
 use crate::canary::canary;
 use crate::keys::batch::OpenBatchRow;
+use crate::keys::order::OrderRecord;
 use crate::keys::{self, FORMAT, GrantedRecord, Mark, PoolRecord, QueueRecord, Tally};
 use crate::model::id::RunNo;
 use crate::model::queue::QueueSettings;
@@ -55,6 +57,8 @@ pub struct Opened {
     pub generations: Vec<(u32, RunNo)>,
     /// All batches that have not ended.
     pub batches: Vec<OpenBatchRow>,
+    /// The last orders about queues and schedules, in any order.
+    pub orders: Vec<OrderRecord>,
     /// When the first thing expires that does.
     pub first_expiry: Option<Time>,
     /// The generations the store has, also those that no record names.
@@ -185,6 +189,10 @@ impl Core {
             returning: Vec::new(),
             regranting: VecDeque::new(),
             schedules,
+            orders: match canary!("orders are forgotten at a restart") {
+                true => Orders::default(),
+                false => Orders::restore(opened.orders),
+            },
             counts: Stats::default(),
             tally,
             mark,

@@ -163,7 +163,7 @@ pub struct Run {
     pub input_hash: u128,
     /// The unique key it holds; what is read of a run holds it only if the key's row says so.
     pub unique: Option<HeldKey>,
-    /// The batch it belongs to.
+    /// The batch it belongs to, unless that had ended when it was redriven.
     pub batch: Option<BatchNo>,
     /// Entry 0 as stored, while it is the only one and the run has not left memory: it need not be read to be handed out.
     pub first: Option<bytes::Bytes>,
@@ -261,14 +261,14 @@ impl Run {
                 )
             }
             Entry::Cancelled(_) => self.ended = Some(OutcomeCancelled {}.into()),
-            Entry::Redriven(e) => self.redrive(e.from),
+            Entry::Redriven(e) => self.redrive(e.from, e.rejoins),
             Entry::InputEdited(_) => self.edited = true,
             Entry::Discarded(_) => self.discarded = true,
         }
     }
 
     /// Takes back what a redrive supersedes.
-    fn redrive(&mut self, from: u32) {
+    fn redrive(&mut self, from: u32, rejoins: bool) {
         let kept = self.failed.partition_point(|(index, _)| *index < from);
         for (_, number) in self.failed.drain(kept..) {
             self.commands.unresolve(number);
@@ -278,8 +278,7 @@ impl Run {
         }
         self.commands.begin_anew();
         (self.ended, self.death) = (None, None);
-        // Its batch has counted its end, and may have ended with it.
-        self.batch = None;
+        self.batch = self.batch.filter(|_| rejoins);
         self.redriven += 1;
     }
 

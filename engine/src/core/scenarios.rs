@@ -13,7 +13,7 @@
 //! … batch=b seal then=x                                          runs of a batch, which `x` follows; `batch b` asks
 //! step r1 0 | fail r1 0 | timer r1 1 delay=3s                    reports, by the holder under its token
 //! complete r1 | failed r1 | suspend r1 seen=2 wakes=3s | mismatch r1 | giveback r1
-//! queue q create paused=yes concurrency=2 rate=3/1s burst=2 oldest=4    an operator sets something; queues q   asks
+//! queue q create paused=yes concurrency=2 rate=3/1s burst=2 oldest=4    an operator sets something (command=7); queues q   asks
 //! cancel r1 | resume r1 | outcome r1 wait | status r1            what clients ask
 //! redrive r1 command=7 | edit r1 input=y | discard r1           what operators do
 //! offer a queues=q:0 | beat a | close a goodbye | wait 5s | wall +3h | crash | reopen
@@ -648,7 +648,11 @@ impl Scene {
             oldest_every: has("oldest").map(|()| line.number("oldest", 0)),
             create: line.has("create"),
         };
-        let (queue, caller) = (line.word(1).to_owned(), caller());
+        let queue = line.word(1).to_owned();
+        let caller = Caller {
+            command: CommandId(line.number("command", 0)),
+            ..caller()
+        };
         self.hear(
             &by,
             SetQueue {
@@ -975,7 +979,7 @@ impl Scene {
                 )
             }
             Family::Unique | Family::EndedBatch => format!("{family:?}").to_lowercase(),
-            Family::Batch | Family::FollowUp => {
+            Family::Batch | Family::FollowUp | Family::Order => {
                 let slot = keys::slot_of(key).unwrap();
                 format!("{} {slot}", format!("{family:?}").to_lowercase())
             }
@@ -1065,6 +1069,10 @@ impl Scene {
             }
             Family::Batch | Family::EndedBatch => {
                 batch_text(&keys::batch::BatchRecord::of_bytes(value).unwrap())
+            }
+            Family::Order => {
+                let record = keys::order::OrderRecord::of_bytes(value).unwrap();
+                format!(" command={}", record.command.0)
             }
             Family::FollowUp => {
                 let record = keys::batch::FollowUpRecord::of_bytes(value).unwrap();
@@ -1398,7 +1406,10 @@ fn entry_text(entry: &Entry) -> String {
         Entry::CancelRequested(e) => format!(" by={}: {}", e.principal, e.reason),
         Entry::Completed(_) | Entry::Cancelled(_) => String::new(),
         Entry::Died(e) => format!(": {}", e.failure),
-        Entry::Redriven(e) => format!(" by={} from={}", e.principal, e.from),
+        Entry::Redriven(e) => {
+            let rejoins = if e.rejoins { " rejoins" } else { "" };
+            format!(" by={} from={}{rejoins}", e.principal, e.from)
+        }
         Entry::InputEdited(e) => format!(" by={} {} bytes", e.principal, e.input.len()),
         Entry::Discarded(e) => format!(" by={}: {}", e.principal, e.reason),
     };

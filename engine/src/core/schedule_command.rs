@@ -22,8 +22,8 @@ use crate::model::schedule::{
 };
 use crate::model::time::Time;
 use crate::wire::message::{
-    AskOccurrences, AskSchedules, Backfill, DoneReply, Message, PauseSchedule, RefusedReply,
-    RemoveSchedule, ResumeSchedule, ScheduleReply, SchedulesReply, SetSchedule,
+    AskOccurrences, AskSchedules, Backfill, BackfillReply, DoneReply, Message, PauseSchedule,
+    RefusedReply, RemoveSchedule, ResumeSchedule, ScheduleReply, SchedulesReply, SetSchedule,
 };
 
 impl Core {
@@ -34,6 +34,13 @@ impl Core {
         message: Message,
         out: &mut Output,
     ) {
+        let order = order_of(&message);
+        if let Some(order) = order
+            .as_ref()
+            .filter(|order| self.was_ordered(&order.caller))
+        {
+            return self.answer_again(session, order, out);
+        }
         let (request, answer) = match message {
             Message::SetSchedule(ask) => (ask.request, self.set_schedule(ask, out)),
             Message::AskSchedules(ask) => (ask.request, Ok(Some(self.list_schedules(&ask)))),
@@ -49,8 +56,26 @@ impl Core {
             _ => return,
         };
         match answer {
-            Ok(Some(message)) => out.send(session, message),
+            Ok(Some(message)) => {
+                if let Some(order) = order {
+                    self.remember_order(&order.caller, out);
+                }
+                out.send(session, message);
+            }
             Ok(None) => {} // answered later
+            Err(reason) => out.send(session, RefusedReply { request, reason }),
+        }
+    }
+
+    /// An order that was carried out comes again: it is told how its schedule is now.
+    fn answer_again(&self, session: SessionId, order: &Order, out: &mut Output) {
+        let request = order.request;
+        let schedule = match order.removes {
+            true => return out.send(session, DoneReply { request }),
+            false => self.schedule_of(&order.caller, &order.name),
+        };
+        match schedule {
+            Ok((_, schedule)) => out.send(session, reply(request, schedule, false)),
             Err(reason) => out.send(session, RefusedReply { request, reason }),
         }
     }
@@ -270,6 +295,15 @@ impl Core {
             .map(|nominal| spec.run(namespace, nominal, now))
             .collect();
         let next = nominals.next();
+        if self.was_ordered(&ask.caller) {
+            let again = BackfillReply {
+                request: ask.request,
+                started: 0,
+                existed: runs.len() as u64,
+                next,
+            };
+            return Ok(Some(again.into()));
+        }
         let kind = CallKind::Page(next);
         let start = self.begin_call(session, ask.request, ask.caller, runs.len(), kind);
         if runs.is_empty() {
@@ -281,6 +315,30 @@ impl Core {
         }
         Ok(None)
     }
+}
+
+/// What is wanted of a schedule, and acts once. A backfill is remembered when all its runs are decided.
+struct Order {
+    request: u64,
+    caller: Caller,
+    name: String,
+    removes: bool,
+}
+
+fn order_of(message: &Message) -> Option<Order> {
+    let (request, caller, name) = match message {
+        Message::SetSchedule(ask) => (ask.request, &ask.caller, &ask.spec.name),
+        Message::PauseSchedule(ask) => (ask.request, &ask.caller, &ask.name),
+        Message::ResumeSchedule(ask) => (ask.request, &ask.caller, &ask.name),
+        Message::RemoveSchedule(ask) => (ask.request, &ask.caller, &ask.name),
+        _ => return None,
+    };
+    Some(Order {
+        request,
+        caller: caller.clone(),
+        name: name.clone(),
+        removes: matches!(message, Message::RemoveSchedule(_)),
+    })
 }
 
 fn info(schedule: &Schedule) -> ScheduleInfo {

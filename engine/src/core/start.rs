@@ -27,7 +27,7 @@ use crate::model::limits::{
 use crate::model::run::RunState;
 use crate::model::time::Time;
 use crate::model::unique::UniqueKey;
-use crate::wire::message::{BackfillReply, RefusedReply, Start, StartAnswer, StartReply};
+use crate::wire::message::{BackfillReply, Message, RefusedReply, Start, StartAnswer, StartReply};
 
 /// The longest delay: ten years.
 const DELAY_MAX: Duration = Duration::from_secs(10 * 366 * 86_400);
@@ -228,7 +228,7 @@ impl Core {
             self.take_key((no, id), key, unique, before, out);
         }
         if let Some(batch) = batch {
-            self.joined_batch(batch);
+            self.joined_batch(batch, no);
         }
         if !canary!("a start leaves no index row") {
             out.put(
@@ -349,7 +349,11 @@ impl Core {
             CallKind::Page(next) => {
                 let (session, request) = (whole.session, whole.request);
                 let runs: Vec<StartAnswer> = whole.answers.into_iter().flatten().collect();
-                out.send(session, BackfillReply::of(request, &runs, next));
+                let reply = BackfillReply::of(request, &runs, next);
+                if !matches!(reply, Message::RefusedReply(_)) {
+                    self.remember_order(&whole.caller, out);
+                }
+                out.send(session, reply);
             }
         }
     }

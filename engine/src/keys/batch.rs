@@ -5,7 +5,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{Family, KeyBuilder, Record};
-use crate::model::batch::{BatchCounts, BatchNo};
+use crate::model::batch::{BatchCounts, BatchNo, Span};
 use crate::model::command::{Caller, StartRun};
 use crate::model::id::{Namespace, RunId};
 use crate::model::time::Time;
@@ -29,6 +29,9 @@ pub struct BatchRecord {
     pub ended_at: Option<Time>,
     /// The run that followed it.
     pub follow_up: Option<RunId>,
+    /// Its first and its last run.
+    #[serde(default)]
+    pub span: Span,
 }
 
 impl Record for BatchRecord {
@@ -84,6 +87,7 @@ pub fn ended(namespace: Namespace, hash: u128) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::id::RunNo;
 
     #[test]
     fn golden_bytes() {
@@ -108,8 +112,20 @@ mod tests {
             opened_at: Time(9),
             ended_at: None,
             follow_up: None,
+            span: Span {
+                first: RunNo(4),
+                last: RunNo(6),
+            },
         };
-        assert_eq!(hex(&record.to_bytes()), "980500a16ec3940301010009c0c0");
-        assert_eq!(BatchRecord::of_bytes(&record.to_bytes()).unwrap(), record);
+        let bytes = record.to_bytes();
+        assert_eq!(hex(&bytes), "990500a16ec3940301010009c0c0920406");
+        assert_eq!(BatchRecord::of_bytes(&bytes).unwrap(), record);
+        // Before the span was noted.
+        let older = [&[0x98], &bytes[1..bytes.len() - 3]].concat();
+        let span = Span::default();
+        assert_eq!(
+            BatchRecord::of_bytes(&older).unwrap(),
+            BatchRecord { span, ..record }
+        );
     }
 }

@@ -25,6 +25,7 @@
 //! | 22 | expiry | lasting | instant, what, namespace, hash | nothing; without an instant [`ExpiryMark`](expiry::ExpiryMark) | with what expires |
 //! | 23 | ended batch | lasting | namespace, name's hash | [`BatchRecord`](batch::BatchRecord) | when a batch ends |
 //! | 24 | follow-up | lasting | slot | [`FollowUpRecord`](batch::FollowUpRecord) | when a batch gets its follow-up |
+//! | 26 | order | lasting | slot | [`OrderRecord`](order::OrderRecord) | with each order about a queue or a schedule |
 //! | 17 | schedule | lasting | schedule number | [`ScheduleRecord`] | when a schedule is set |
 //! | 18 | schedule state | lasting | schedule number | [`ScheduleState`] | with each occurrence, in the batch of its run |
 //!
@@ -34,6 +35,7 @@
 pub mod batch;
 pub mod expiry;
 pub mod journal;
+pub mod order;
 pub mod unique;
 
 use bytes::Bytes;
@@ -100,6 +102,8 @@ pub enum Family {
     EndedBatch = 23,
     /// What follows batches that have not ended.
     FollowUp = 24,
+    /// Orders that were carried out, the last ones.
+    Order = 26,
     /// Schedules.
     Schedule = 17,
     /// How far schedules are.
@@ -108,7 +112,7 @@ pub enum Family {
 
 impl Family {
     /// All families.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Tally,
         Self::Index,
         Self::Queue,
@@ -128,6 +132,7 @@ impl Family {
         Self::Expiry,
         Self::EndedBatch,
         Self::FollowUp,
+        Self::Order,
         Self::Schedule,
         Self::ScheduleState,
     ];

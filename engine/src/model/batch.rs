@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use twox_hash::XxHash3_128;
 
-use super::id::{Namespace, RunId};
+use super::id::{Namespace, RunId, RunNo};
 use super::payload::{CODEC_MESSAGEPACK, Payload};
 use super::run::RunState;
 use super::time::Time;
@@ -60,6 +60,21 @@ pub struct BatchSummary {
     pub ended_at: Option<Time>,
     /// The run that follows; there is one once the batch has ended, if one was asked for.
     pub follow_up: Option<RunId>,
+    /// Its number, which its runs carry.
+    #[serde(default)]
+    pub no: BatchNo,
+    /// Where its runs are in the order of starts: the first and the last of them. Other runs may be between them.
+    #[serde(default)]
+    pub span: Span,
+}
+
+/// The first and the last run of a batch. Zero is not known: older versions did not note it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Span {
+    /// The first.
+    pub first: RunNo,
+    /// The last so far.
+    pub last: RunNo,
 }
 
 /// What the run gets that follows a batch.

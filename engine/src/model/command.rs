@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::batch::BatchNo;
 use super::id::{CommandId, Namespace, RunId, StepNo, Token};
 use super::payload::Payload;
 use super::run::RunState;
@@ -97,6 +98,12 @@ pub struct ListRuns {
     pub before: Option<u64>,
     /// At most this many rows; at most [`PAGE_ROWS_MAX`](super::limits::PAGE_ROWS_MAX).
     pub limit: u32,
+    /// Only runs of this batch.
+    #[serde(default)]
+    pub batch: Option<BatchNo>,
+    /// Only this run and those started after it.
+    #[serde(default)]
+    pub from: Option<u64>,
 }
 
 macro_rules! refusals {

@@ -228,6 +228,7 @@ mod tests {
             principal: String::new(),
             command: CommandId(1),
             from: 2,
+            rejoins: false,
         }
         .into();
         let entries = [

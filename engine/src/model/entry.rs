@@ -205,6 +205,10 @@ pub struct Redriven {
     pub command: CommandId,
     /// Failed steps from this entry on are superseded.
     pub from: u32,
+    /// Its batch had not ended, and counts it among the runs that go on. Else it has left its batch: what older versions
+    /// redrove has, too.
+    #[serde(default)]
+    pub rejoins: bool,
 }
 
 /// Somebody gave a dead letter another input. The last one counts; the first stays in [`Started`].
@@ -399,6 +403,13 @@ mod tests {
             panic!("a death");
         };
         assert_eq!((died.failure, died.end), (failure.clone(), None));
+        let short = (Time(1), "ops", CommandId(7), 5);
+        let mut bytes = vec![11];
+        crate::numbered::encode_fields(&short, &mut bytes);
+        let Entry::Redriven(redriven) = Entry::decode(&bytes).unwrap() else {
+            panic!("a redrive");
+        };
+        assert_eq!((redriven.from, redriven.rejoins), (5, false));
         let short = (Time(1), StepNo(3), Place::default(), 1, failure);
         let mut bytes = vec![3];
         crate::numbered::encode_fields(&short, &mut bytes);
@@ -419,6 +430,7 @@ mod tests {
             principal: principal.clone(),
             command,
             from: 5,
+            rejoins: true,
         };
         let edited = InputEdited {
             at,
@@ -435,7 +447,7 @@ mod tests {
         };
         assert_eq!(
             hex(redriven.into()),
-            "0b94cd03e8a36f7073c4100000000000000000000000000000000705"
+            "0b95cd03e8a36f7073c4100000000000000000000000000000000705c3"
         );
         assert_eq!(
             hex(edited.into()),

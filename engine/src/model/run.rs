@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::batch::BatchNo;
 use super::failure::Failure;
 use super::id::{Incarnation, RunId, RunNo};
 use super::payload::Payload;
@@ -133,6 +134,9 @@ pub struct RunSummary {
     pub reason: Option<String>,
     /// The worker process that holds it, if one does.
     pub incarnation: Option<Incarnation>,
+    /// The batch it belongs to, unless that had ended when it was redriven.
+    #[serde(default)]
+    pub batch: Option<BatchNo>,
 }
 
 /// The run's function returned this.

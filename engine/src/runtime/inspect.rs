@@ -11,6 +11,7 @@ use crate::core::run::RunFold;
 use crate::keys::batch::{BatchRecord, FollowUpRecord};
 use crate::keys::expiry::{self, ExpiryMark};
 use crate::keys::journal::{self, Joiner};
+use crate::keys::order::OrderRecord;
 use crate::keys::unique::UniqueRecord;
 use crate::keys::{
     ActRecord, DeadRecord, Family, GenerationRecord, GrantedRecord, IndexRecord, Mark, MovedRecord,
@@ -178,6 +179,7 @@ fn decode(family: Family, row: &Row) -> Result<String, String> {
         Family::Expiry if expiry::is_mark(&row.key) => text::<ExpiryMark>(value),
         Family::Expiry => Ok(String::new()),
         Family::FollowUp => text::<FollowUpRecord>(value),
+        Family::Order => text::<OrderRecord>(value),
     }
 }
 

@@ -151,6 +151,7 @@ fn stats(view: &View, request: u64) -> Message {
 fn fits(row: &RunSummary, list: &ListRuns) -> bool {
     list.state.is_none_or(|state| state == row.state)
         && list.workflow.as_ref().is_none_or(|w| *w == row.workflow)
+        && list.batch.is_none_or(|batch| row.batch == Some(batch))
 }
 
 async fn list(
@@ -165,7 +166,8 @@ async fn list(
             .map_or(u64::MAX, |before| before.saturating_sub(1)),
     );
     let (mut runs, mut looked) = (Vec::new(), 0);
-    while no > 0 && runs.len() < limit && looked < LOOK_MAX {
+    let until = list.from.unwrap_or_default().saturating_sub(1);
+    while no > until && runs.len() < limit && looked < LOOK_MAX {
         // A run that has outlived its retention is not there any more; a damaged one is told by the others' side.
         match view.summary_of(RunNo(no)).await {
             Ok(Some((of, row))) if of == namespace && fits(&row, list) => runs.push(row),
@@ -182,7 +184,7 @@ async fn list(
     Ok(ListReply {
         request,
         runs,
-        next: (no > 0).then_some(no + 1),
+        next: (no > until).then_some(no + 1),
     }
     .into())
 }

@@ -1,12 +1,16 @@
 //! **A batch's counts equal the truth, and one run follows it.**
 //!
-//! Source: `BatchBuilder::start`, and the core's invariants B1 to B3: at every commit the counts of a batch are those of its
+//! Source: `BatchBuilder::start`, and the core's invariants B1 to B4: at every commit the counts of a batch are those of its
 //! runs; a batch ends in the commit in which it is sealed and its last run has ended, and what follows it begins in that
-//! commit, once, with these counts.
+//! commit, once, with these counts. A run that is redriven before its batch has ended goes on for it; one that is redriven
+//! afterwards does not change it.
+
+use std::collections::BTreeMap;
 
 use stepwell::keys::batch::BatchRecord;
 use stepwell::model::batch::{BatchCounts, BatchEnded, BatchNo};
 use stepwell::model::entry::Entry;
+use stepwell::model::id::RunNo;
 
 use super::Bench;
 use crate::durable::{Durable, DurableRun};
@@ -15,65 +19,117 @@ use crate::workload::{FOLLOW, Follow};
 const COUNTS: &str = "a batch's counts equal the truth";
 const FOLLOWS: &str = "one run follows a batch";
 
-/// What is durable of the runs of a batch.
-fn counted(durable: &Durable, no: BatchNo) -> BatchCounts {
-    let mut counts = BatchCounts::default();
-    let mine = |run: &&DurableRun| run.started().is_some_and(|s| s.batch == Some(no));
-    for run in durable.runs.values().filter(mine) {
-        counts.total += 1;
-        match run.entries.last() {
-            Some(Entry::Completed(_)) => counts.completed += 1,
-            Some(Entry::Died(_)) => counts.dead += 1,
-            Some(Entry::Cancelled(_)) => counts.cancelled += 1,
-            _ => {}
-        }
-    }
-    counts
+/// Runs of batches that were redriven.
+#[derive(Default)]
+pub(super) struct Batches {
+    /// Those whose batch had ended, and with which entry: for their batch they are what they were before it.
+    alone: BTreeMap<RunNo, usize>,
+    /// How often one went on for its batch.
+    pub(super) rejoined: u64,
 }
 
-/// After each batch of the store.
-pub(super) fn batch_ended(durable: &Durable, bench: &mut Bench<'_>) {
-    for record in durable.batches.values() {
-        equal(durable, record, bench);
-        if record.sealed && record.counts.ended() == record.counts.total {
+impl Batches {
+    /// An entry has become durable. The rows of a batch that ended before it were.
+    pub(super) fn appended(
+        &mut self,
+        durable: &Durable,
+        no: RunNo,
+        index: u32,
+        bench: &mut Bench<'_>,
+    ) {
+        let Some(run) = durable.runs.get(&no) else {
+            return;
+        };
+        let batch = run.started().and_then(|started| started.batch);
+        let (Some(batch), Entry::Redriven(redriven)) = (batch, &run.entries[index as usize]) else {
+            return;
+        };
+        let is_over = durable.ended_batches.contains_key(&batch);
+        match is_over {
+            true => {
+                self.alone.entry(no).or_insert(index as usize);
+            }
+            false => self.rejoined += 1,
+        }
+        if redriven.rejoins == is_over {
+            let (name, says) = (run.name(), redriven.rejoins);
             bench.charge(
-                FOLLOWS,
+                COUNTS,
                 format!(
-                    "`{}` is sealed, all of it has ended, and it has not",
-                    record.name
+                    "{name} is redriven, its batch is over: {is_over}, it goes on for it: {says}"
                 ),
             );
         }
     }
-    let mut followed = 0;
-    for record in durable.ended_batches.values() {
-        equal(durable, record, bench);
-        followed += usize::from(record.follow_up.is_some());
-        follows(durable, record, bench);
-    }
-    let is_follower = |run: &&DurableRun| {
-        let started = run.started();
-        started.is_some_and(|started| started.workflow == FOLLOW.name())
-    };
-    let followers = durable.runs.values().filter(is_follower).count();
-    if followers != followed {
-        bench.charge(
-            FOLLOWS,
-            format!("{followers} runs follow {followed} batches that have ended"),
-        );
-    }
-}
 
-fn equal(durable: &Durable, record: &BatchRecord, bench: &mut Bench<'_>) {
-    let truth = counted(durable, record.no);
-    if record.counts != truth {
-        bench.charge(
-            COUNTS,
-            format!(
-                "`{}` counts {:?}, it is {truth:?}",
-                record.name, record.counts
-            ),
-        );
+    /// How many runs left their batch.
+    pub(super) fn left(&self) -> u64 {
+        self.alone.len() as u64
+    }
+
+    /// What is durable of the runs of a batch.
+    fn counted(&self, durable: &Durable, no: BatchNo) -> BatchCounts {
+        let mut counts = BatchCounts::default();
+        let mine = |run: &&DurableRun| run.started().is_some_and(|s| s.batch == Some(no));
+        for (no, run) in durable.runs.iter().filter(|(_, run)| mine(run)) {
+            counts.total += 1;
+            let until = self.alone.get(no).copied().unwrap_or(run.entries.len());
+            let is_act =
+                |entry: &&Entry| matches!(entry, Entry::InputEdited(_) | Entry::Discarded(_));
+            match run.entries[..until].iter().rev().find(|e| !is_act(e)) {
+                Some(Entry::Completed(_)) => counts.completed += 1,
+                Some(Entry::Died(_)) => counts.dead += 1,
+                Some(Entry::Cancelled(_)) => counts.cancelled += 1,
+                _ => {}
+            }
+        }
+        counts
+    }
+
+    /// After each batch of the store.
+    pub(super) fn batch_ended(&self, durable: &Durable, bench: &mut Bench<'_>) {
+        for record in durable.batches.values() {
+            self.equal(durable, record, bench);
+            if record.sealed && record.counts.ended() == record.counts.total {
+                bench.charge(
+                    FOLLOWS,
+                    format!(
+                        "`{}` is sealed, all of it has ended, and it has not",
+                        record.name
+                    ),
+                );
+            }
+        }
+        let mut followed = 0;
+        for record in durable.ended_batches.values() {
+            self.equal(durable, record, bench);
+            followed += usize::from(record.follow_up.is_some());
+            follows(durable, record, bench);
+        }
+        let is_follower = |run: &&DurableRun| {
+            let started = run.started();
+            started.is_some_and(|started| started.workflow == FOLLOW.name())
+        };
+        let followers = durable.runs.values().filter(is_follower).count();
+        if followers != followed {
+            bench.charge(
+                FOLLOWS,
+                format!("{followers} runs follow {followed} batches that have ended"),
+            );
+        }
+    }
+
+    fn equal(&self, durable: &Durable, record: &BatchRecord, bench: &mut Bench<'_>) {
+        let truth = self.counted(durable, record.no);
+        if record.counts != truth {
+            bench.charge(
+                COUNTS,
+                format!(
+                    "`{}` counts {:?}, it is {truth:?}",
+                    record.name, record.counts
+                ),
+            );
+        }
     }
 }
 

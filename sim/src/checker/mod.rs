@@ -16,6 +16,7 @@ mod journal;
 mod limit;
 mod line;
 mod model;
+mod order;
 mod outcome;
 mod place;
 mod proof;
@@ -69,6 +70,8 @@ pub(crate) struct Court {
     shares: share::Shares,
     gauges: gauge::Gauges,
     keys: unique::Keys,
+    batches: batch::Batches,
+    orders: order::Orders,
     together: together::Calls,
     schedules: schedule::Schedules,
     violations: Vec<Violation>,
@@ -161,6 +164,8 @@ impl Court {
                     self.attempts
                         .appended(&self.durable, *run, *index, &mut bench);
                     self.acts.appended(&self.durable, *run, *index, &mut bench);
+                    self.batches
+                        .appended(&self.durable, *run, *index, &mut bench);
                     self.patience
                         .appended(&self.durable, *run, *index, &mut bench);
                     self.suspects
@@ -184,7 +189,11 @@ impl Court {
                             .granted(&self.durable, grant, admissions, &mut bench);
                     }
                 }
-                Change::QueueSet { queue } => self.admissions.set(&self.durable, *queue),
+                Change::QueueSet { queue } => {
+                    self.admissions.set(&self.durable, *queue);
+                    self.orders.queue_set(&self.durable, *queue);
+                }
+                Change::Ordered { command } => self.orders.carried_out(*command, &mut bench),
                 Change::Indexed { id, run, before } => {
                     start::indexed(*id, *run, *before, &mut bench)
                 }
@@ -200,11 +209,15 @@ impl Court {
                     touched.insert(*run);
                 }
                 Change::Forgotten { run } => forgotten.push(*run),
-                Change::Scheduled { number } => self.schedules.written(&self.durable, *number),
+                Change::Scheduled { number } => {
+                    self.schedules.written(&self.durable, *number);
+                    self.orders.scheduled(&self.durable, *number);
+                }
                 Change::Other => {}
             }
             self.gauges.changed(&self.durable);
         }
+        self.orders.batch_ended(&mut bench);
         self.schedules.batch_ended(&self.durable, &mut bench);
         self.engine_time.batch_ended(&self.durable, &mut bench);
         let latest = self.engine_time.latest;
@@ -219,7 +232,7 @@ impl Court {
         self.keys.batch_ended(&self.durable, &mut bench);
         self.together.batch_ended(plan, &mut bench);
         if batched {
-            batch::batch_ended(&self.durable, &mut bench);
+            self.batches.batch_ended(&self.durable, &mut bench);
         }
     }
 
@@ -395,6 +408,12 @@ pub(crate) fn at_the_end(world: &World, in_time: bool) {
     world.saw_many("calls explained that have no answer", checked.unknown);
     world.saw_many("runs explained beyond their retention", checked.forgotten);
     world.saw_many("runs with too many orders of calls", checked.given_up);
+    world.saw_many("orders carried out", court.orders.count());
+    world.saw_many("runs of open batches redriven", court.batches.rejoined);
+    world.saw_many(
+        "runs of batches redriven after their end",
+        court.batches.left(),
+    );
     if world.program.is_engine {
         effect::at_the_end(&court.durable, &ledger, &mut bench);
         ring::at_the_end(&court.durable, &ledger, &mut bench);

@@ -227,8 +227,9 @@ fn ring(no: RunNo, run: &DurableRun, ledger: &Ledger) -> Result<(), String> {
 
 /// An item dies of what it is doomed to, and of nothing that befell its neighbours.
 fn item(run: &DurableRun) -> Result<(), String> {
-    let input: ItemInput = input(run)?;
-    match run.entries.last() {
+    let input = input_of_last_life(run).ok_or("no start")?;
+    let input: ItemInput = input.to().map_err(|error| error.to_string())?;
+    match run.end().map(|(_, end)| end) {
         Some(Entry::Completed(_)) if input.doomed => {
             Err("it completed and was to fail for good".to_owned())
         }
@@ -239,7 +240,7 @@ fn item(run: &DurableRun) -> Result<(), String> {
                 _ => None,
             });
             let failed = |entry: &&Entry| matches!(entry, Entry::AttemptFailed(_));
-            let failures = run.entries.iter().filter(failed).count();
+            let failures = last_life(run).iter().filter(failed).count();
             if outcome != Some(told) || failures < input.failures as usize {
                 return Err(format!(
                     "it answered {told} after {failures} failures, its step {outcome:?}"

@@ -1,7 +1,8 @@
 //! **One run for each unique key, as long as it is held.**
 //!
 //! Source: `StartBuilder::unique`, and the core's invariants U1 to U3: a run takes its key in the commit that begins it and
-//! lets go of it in the one that grants it (`Queued`), ends it (`Queued`, `Running`), or when its time is over. A start that
+//! lets go of it in the one that grants it (`Queued`), ends it (`Queued`, `Running`), or when its time is over, once: one that
+//! is redriven does not take it again. A start that
 //! is answered with another run is answered with one that held the key at some moment while the call was under way. The
 //! truth is taken from the journals and the grants; the rows of the keys themselves are what is judged.
 
@@ -26,6 +27,8 @@ pub(super) struct Keys {
     of: BTreeMap<Bytes, Vec<RunNo>>,
     /// Runs that were granted at least once.
     granted: BTreeSet<RunNo>,
+    /// Runs that have ended at least once.
+    ended: BTreeSet<RunNo>,
     /// The latest instant that any entry names.
     latest: Time,
 }
@@ -64,6 +67,9 @@ impl Keys {
         };
         if let Some(entry) = run.entries.get(index as usize) {
             self.latest = self.latest.max(entry.at());
+            if entry.ends() {
+                self.ended.insert(no);
+            }
         }
         let Some((started, key)) = run
             .started()
@@ -95,8 +101,8 @@ impl Keys {
             return false;
         };
         match started.unique.as_ref().and_then(|key| key.scope()) {
-            Some(Unique::Queued) => !self.granted.contains(&no) && !run.has_ended(),
-            Some(Unique::Running) => !run.has_ended(),
+            Some(Unique::Queued) => !self.granted.contains(&no) && !self.ended.contains(&no),
+            Some(Unique::Running) => !self.ended.contains(&no),
             Some(Unique::Ttl(ttl)) => started.at.after(ttl) > now,
             None => false,
         }

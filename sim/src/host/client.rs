@@ -385,8 +385,8 @@ async fn gauges(host: &Host, client: &Client) {
     }
 }
 
-/// Once faults are over: what is paused goes on, and somewhat later what is limited, too. A late copy of an old command may
-/// come after that, so this is done again.
+/// Once faults are over: what is paused goes on, and somewhat later what is limited, too. An old command may come late that had
+/// never come before, so this is done again.
 async fn tidy(host: &Host, client: &Client) {
     let over_ms = host.world.plan.settings.faults_end_ms;
     if host.now_ms() < over_ms {

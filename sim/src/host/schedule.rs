@@ -36,7 +36,8 @@ async fn set(host: &Host, client: &Client, schedule: &Scheduled) {
     loop {
         match builder(client, schedule).set().await {
             Ok(set) => {
-                let as_asked = is_as_asked(&set.schedule.spec, schedule);
+                // Asked for again after a lost answer, it is told how the schedule is by then.
+                let as_asked = !set.changed || is_as_asked(&set.schedule.spec, schedule);
                 if !as_asked {
                     wrong(
                         host,
@@ -45,6 +46,8 @@ async fn set(host: &Host, client: &Client, schedule: &Scheduled) {
                 }
                 return host.world.saw("schedules set");
             }
+            // It was set, and somebody removed it before the answer came, which was asked for again.
+            Err(ClientError::Refused(Refusal::NoSuchSchedule(_))) => return,
             Err(ClientError::Refused(refusal)) => {
                 return wrong(host, format!("`{}` was refused: {refusal}", schedule.name));
             }

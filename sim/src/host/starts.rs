@@ -6,7 +6,7 @@ use stepwell::{Client, ClientError, Workflow};
 
 use super::client::{again, answer_of, begins, tell_start, unknown, wrong};
 use crate::plan::{Hold, Work};
-use crate::told::CallNo;
+use crate::told::{Answer, CallNo, run_id};
 use crate::workload::FOLLOW;
 use crate::world::Host;
 
@@ -23,6 +23,7 @@ pub(super) async fn unique(
     };
     loop {
         let begun = host.world.court().keys_asked(&work.workflow, key);
+        let call = host.begins_call(name, begins(&work, 0));
         let start = client.start(workflow, &work.input).id(name);
         match start.unique(key, hold.scope()).await {
             Ok(run) => {
@@ -30,6 +31,10 @@ pub(super) async fn unique(
                 host.line(format_args!(
                     "is told of {name}, key {key}: {id}, started: {started}"
                 ));
+                // Answered with another run, it may have begun its own before: that stays unknown.
+                if id == run_id(name) {
+                    host.ends_call(call, Answer::Started(started));
+                }
                 let now_ms = host.now_ms();
                 host.world
                     .court()
@@ -39,7 +44,10 @@ pub(super) async fn unique(
             Err(ClientError::Refused(refusal)) => {
                 return wrong(host, format!("the start of {name} was refused: {refusal}"));
             }
-            Err(_) => again(host).await,
+            Err(error) => {
+                host.ends_call(call, &error);
+                again(host).await;
+            }
         }
     }
 }

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use stepwell::Unique;
 
 use super::job::{ChainInput, Job, TimedJob, Work};
+use super::poison::Act;
 use super::settings::Settings;
 use crate::draw::Draw;
 use crate::workload::{CHAIN, ITEM, ItemInput};
@@ -39,12 +41,16 @@ pub(super) fn draw_all(seed: u64, settings: &Settings) -> Vec<TimedJob> {
         let draw = &mut Draw::of(seed, format_args!("unique {key}"));
         draw_unique(key, draw, settings, &mut jobs);
     }
+    let draw = &mut Draw::of(seed, "unique redrives");
+    if draw.chance(300) {
+        draw_unique_items(draw, settings, &mut jobs);
+    }
     for call in 0..counts.between(0, 2) {
         let draw = &mut Draw::of(seed, format_args!("together {call}"));
         draw_together(call, draw, settings, &mut jobs);
     }
     if counts.chance(500) {
-        draw_batch(&mut Draw::of(seed, "batch"), settings, &mut jobs);
+        draw_batch(seed, settings, &mut jobs);
     }
     if counts.chance(400) {
         draw_items(&mut Draw::of(seed, "items"), settings, &mut jobs);
@@ -93,6 +99,44 @@ fn draw_unique(key: u64, draw: &mut Draw, settings: &Settings, jobs: &mut Vec<Ti
     }
 }
 
+/// Starts with one key of which most fail for good, and are redriven while another has the key, or nobody.
+fn draw_unique_items(draw: &mut Draw, settings: &Settings, jobs: &mut Vec<TimedJob>) {
+    let begin = at(draw, settings);
+    let hold = *draw.pick(&[Hold::Queued, Hold::Running, Hold::Running, Hold::Ttl(3_000)]);
+    for n in 0..draw.between(3, 8) {
+        let input = ItemInput {
+            value: draw.bits(),
+            failures: draw.between(0, 4) as u32,
+            doomed: draw.chance(700),
+        };
+        let cured = ItemInput {
+            doomed: false,
+            ..input.clone()
+        };
+        let cured = Act::Edit(Work::of(ITEM, &cured).input);
+        let (name, work) = (format!("unique-item-{n}"), Work::of(ITEM, &input));
+        let at_ms = begin + draw.between(0, 4_000);
+        let acts = [Act::Redrive, Act::Redrive, cured];
+        let start = Job::StartUnique {
+            name: name.clone(),
+            key: "key-of-items".to_owned(),
+            hold,
+            work,
+        };
+        let mut push = |draw: &mut Draw, at_ms, job| {
+            let client = client(draw, settings);
+            jobs.push(TimedJob { at_ms, client, job });
+        };
+        push(draw, at_ms, start);
+        let mut act_at = at_ms;
+        for _ in 0..draw.between(0, 3) {
+            act_at += draw.between(200, 2_500);
+            let (name, act) = (name.clone(), draw.pick(&acts).clone());
+            push(draw, act_at, Job::Act { name, act });
+        }
+    }
+}
+
 /// One call; sometimes one of its names is that of another run, now or soon.
 fn draw_together(call: u64, draw: &mut Draw, settings: &Settings, jobs: &mut Vec<TimedJob>) {
     let mut runs: Vec<_> = (0..draw.between(2, 6))
@@ -131,7 +175,8 @@ fn draw_member(items: bool, draw: &mut Draw) -> Work {
 }
 
 /// A batch in one to three parts.
-fn draw_batch(draw: &mut Draw, settings: &Settings, jobs: &mut Vec<TimedJob>) {
+fn draw_batch(seed: u64, settings: &Settings, jobs: &mut Vec<TimedJob>) {
+    let draw = &mut Draw::of(seed, "batch");
     let items = draw.chance(500);
     let mut parts = Vec::new();
     for part in 0..draw.between(1, 3) {
@@ -149,6 +194,9 @@ fn draw_batch(draw: &mut Draw, settings: &Settings, jobs: &mut Vec<TimedJob>) {
         .collect();
     let at_ms = at(draw, settings);
     let (owner, salt) = (client(draw, settings), draw.bits());
+    if items {
+        draw_redrives(seed, at_ms, settings, &mut parts, jobs);
+    }
     jobs.push(TimedJob {
         at_ms,
         client: owner,
@@ -165,6 +213,44 @@ fn draw_batch(draw: &mut Draw, settings: &Settings, jobs: &mut Vec<TimedJob>) {
                 at_ms: at_ms + draw.between(0, 3_000),
                 client: client(draw, settings),
                 job: Job::Cancel { name },
+            });
+        }
+    }
+}
+
+/// Of a batch of items some take longer, so that it is open still when others have died; and of those that die many are
+/// redriven, with the same input or with one that is not doomed.
+fn draw_redrives(
+    seed: u64,
+    at_ms: u64,
+    settings: &Settings,
+    parts: &mut [Vec<(String, Value)>],
+    jobs: &mut Vec<TimedJob>,
+) {
+    let draw = &mut Draw::of(seed, "batch redrives");
+    for (name, input) in parts.iter_mut().flatten() {
+        let is_doomed = input["doomed"] == true;
+        if !is_doomed && draw.chance(400) {
+            input["failures"] = draw.between(1, 15).into();
+        }
+        if !draw.chance(if is_doomed { 800 } else { 100 }) {
+            continue;
+        }
+        let mut cured = input.clone();
+        cured["doomed"] = false.into();
+        let mut act_at = at_ms;
+        for _ in 0..draw.between(1, 4) {
+            act_at += draw.between(100, 1_500);
+            let act = match draw.between(0, 9) {
+                0..=5 => Act::Redrive,
+                6..=8 => Act::Edit(cured.clone()),
+                _ => Act::Discard,
+            };
+            let name = name.clone();
+            jobs.push(TimedJob {
+                at_ms: act_at,
+                client: client(draw, settings),
+                job: Job::Act { name, act },
             });
         }
     }

@@ -35,12 +35,18 @@ fn is_answer(frame: &Bytes) -> bool {
 }
 
 /// Whether a frame is one that stands for itself. What is about the connection as such (hello, welcome, heartbeat,
-/// closing, offer) has no meaning outside its place; nor has what is asked of a schedule (100 to 106): set late, it is set to
-/// what it was before.
+/// closing, offer) has no meaning outside its place.
 fn may_come_late(frame: &Bytes) -> bool {
     frame
         .get(HEAD_BYTES)
-        .is_some_and(|kind| matches!(kind, 10..=27 | 40..=48 | 60..=99 | 107..))
+        .is_some_and(|kind| matches!(kind, 10..=27 | 40..=48 | 60..))
+}
+
+/// Whether a frame is about a schedule: its copies are drawn from a stream of their own.
+fn is_of_schedule(frame: &Bytes) -> bool {
+    frame
+        .get(HEAD_BYTES)
+        .is_some_and(|kind| matches!(kind, 100..=106))
 }
 
 /// A connection as the simulator has it; empty once it is closed.
@@ -52,6 +58,7 @@ pub(super) struct FrameStream {
     socket: Socket,
     label: Arc<str>,
     draw: Draw,
+    order_draw: Draw,
     /// Whoever waits for something to read, to be told if the connection is cut from here.
     reader: Option<Waker>,
     /// The first frame is out.
@@ -85,6 +92,7 @@ impl FrameStream {
             host.now_ms()
         );
         let draw = Draw::of(host.world.plan.seed, &label);
+        let order_draw = Draw::of(host.world.plan.seed, format_args!("orders {label}"));
         let (sent, received) = (Frames::default(), Frames::default());
         let now_ms = host.now_ms();
         Self {
@@ -93,6 +101,7 @@ impl FrameStream {
             socket,
             label: label.into(),
             draw,
+            order_draw,
             reader: None,
             greeted: false,
             who: None,
@@ -121,14 +130,7 @@ impl FrameStream {
             self.count_sent(message.as_ref(), Copies::First);
             self.look_at_sent(&frame, message.as_ref());
             out.extend_from_slice(&frame);
-            if may_come_late(&frame) && self.draw.chance(settings.late_copies_per_mille) {
-                let very = settings.very_late_copies_per_mille;
-                let latest_ms = if settings.skips_time && self.draw.chance(very) {
-                    VERY_LATE_MAX_MS
-                } else {
-                    LATE_MAX_MS
-                };
-                let after_ms = self.draw.between(20, latest_ms);
+            if let Some(after_ms) = self.comes_again_after(&frame) {
                 self.host
                     .send_again(&self.peer, &self.label, after_ms, frame.clone());
             }
@@ -167,6 +169,25 @@ impl FrameStream {
         if !out.is_empty() {
             self.pieces.push_back(out);
         }
+    }
+
+    /// After how many milliseconds a copy of the frame comes, if one does.
+    fn comes_again_after(&mut self, frame: &Bytes) -> Option<u64> {
+        let settings = &self.host.world.plan.settings;
+        let draw = match is_of_schedule(frame) {
+            true => &mut self.order_draw,
+            false => &mut self.draw,
+        };
+        if !may_come_late(frame) || !draw.chance(settings.late_copies_per_mille) {
+            return None;
+        }
+        let very = settings.very_late_copies_per_mille;
+        let latest_ms = if settings.skips_time && draw.chance(very) {
+            VERY_LATE_MAX_MS
+        } else {
+            LATE_MAX_MS
+        };
+        Some(draw.between(20, latest_ms))
     }
 
     /// Whether this answer of the server never leaves.

@@ -1,6 +1,6 @@
 //! Schedules in the drill: set, paused, resumed, removed, filled, like everything else in any order.
 
-use super::{Drill, caller};
+use super::{Drill, caller, orders};
 use crate::model::id::{Namespace, RunId};
 use crate::model::payload::Payload;
 use crate::model::schedule::{EveryTimes, Overlap, ScheduleSpec};
@@ -17,7 +17,7 @@ impl Drill {
         let name = NAMES[usize::from(which) % NAMES.len()].to_owned();
         let now = self.stage.core.now();
         self.request(RunId(0), |request| {
-            let caller = caller();
+            let caller = orders(request);
             match what % 8 {
                 0..=2 => SetSchedule {
                     request,

@@ -54,6 +54,7 @@ fn redrive(bench: &mut Bench) {
             principal: "ops".into(),
             command: CommandId(bench.journal.len() as u128),
             from,
+            rejoins: false,
         }
         .into(),
     );

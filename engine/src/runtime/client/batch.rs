@@ -2,6 +2,7 @@
 
 use std::marker::PhantomData;
 
+use futures_util::future::join_all;
 use serde::Serialize;
 
 use super::error::ClientError;
@@ -9,11 +10,15 @@ use super::run::Run;
 use super::start::frames;
 use super::{Client, misfit};
 use crate::model::batch::{BatchEnded, BatchSummary};
-use crate::model::command::{Refusal, StartRun};
+use crate::model::command::{ListRuns, Refusal, StartRun};
 use crate::model::id::RunId;
+use crate::model::limits::PAGE_ROWS_MAX;
 use crate::model::payload::{Payload, PayloadError};
 use crate::wire::message::{AskBatch, BatchReply, Message, StartBatch};
 use crate::workflow::Workflow;
+
+/// Runs of a batch that are asked to stop at a time.
+const AT_ONCE: usize = 64;
 
 /// A batch about to be started, or to get more runs.
 #[must_use = "nothing is started until `start` or `add` is awaited"]
@@ -32,6 +37,15 @@ pub struct BatchStarted<Out> {
     pub batch: BatchSummary,
     /// The runs of the call, in its order, or why one was refused.
     pub runs: Vec<Result<Run<Out>, Refusal>>,
+}
+
+/// What came of cancelling a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BatchCancelled {
+    /// The batch as it was when all of them had been asked. Most have not stopped by then.
+    pub batch: BatchSummary,
+    /// Runs that were asked to stop, now or before.
+    pub asked: u64,
 }
 
 impl Client {
@@ -82,6 +96,57 @@ impl Client {
             Message::BatchReply(reply) => Ok(reply.batch),
             other => Err(misfit(&other)),
         }
+    }
+
+    /// Asks all runs of a batch that have not ended to stop, each by a request of its own in its journal. Answers once these
+    /// are durable, not once the runs have stopped; what follows the batch begins when all have ended, as ever, and is told
+    /// how many were cancelled.
+    ///
+    /// A run that ends meanwhile is left as it is. One that is added or redriven meanwhile or later is not asked: a batch
+    /// that is open for more can be sealed first. The call may be repeated, and asks no run twice. It looks at all runs that
+    /// were started between the first and the last run of the batch.
+    ///
+    /// Errors: [`Refusal::NoSuchBatch`] if there is none of this name, or it ended longer ago than the retention.
+    ///
+    /// **Cancel safety**: may be dropped; who was asked stays asked.
+    pub async fn cancel_batch(
+        &self,
+        name: &str,
+        reason: &str,
+    ) -> Result<BatchCancelled, ClientError> {
+        let batch = self.batch_status(name).await?;
+        let mut asked = 0;
+        let mut list = batch.ended_at.is_none().then(|| ListRuns {
+            batch: Some(batch.no),
+            from: Some(batch.span.first.0),
+            before: Some(batch.span.last.0)
+                .filter(|no| *no > 0)
+                .map(|no| no + 1),
+            limit: PAGE_ROWS_MAX,
+            ..ListRuns::default()
+        });
+        while let Some(page) = list {
+            let (mut runs, next) = self.list(page.clone()).await?;
+            // An engine that does not know of batches in listings lists all runs.
+            runs.retain(|run| run.batch == Some(batch.no) && !run.state.is_final());
+            for runs in runs.chunks(AT_ONCE) {
+                let answers = runs.iter().map(|run| self.cancel(run.id, reason));
+                for answer in join_all(answers).await {
+                    match answer {
+                        Err(ClientError::Refused(Refusal::HasEnded(_) | Refusal::NoSuchRun(_))) => {
+                        }
+                        answer => asked += answer.map(|()| 1)?,
+                    }
+                }
+            }
+            let goes_on = |before| ListRuns {
+                before: Some(before),
+                ..page
+            };
+            list = next.map(goes_on);
+        }
+        let batch = self.batch_status(name).await?;
+        Ok(BatchCancelled { batch, asked })
     }
 }
 

@@ -193,6 +193,13 @@ fn commands(message: &Message) -> bool {
             | Message::EditInput(_)
             | Message::Redrive(_)
             | Message::Discard(_)
+            | Message::StartTogether(_)
+            | Message::StartBatch(_)
+            | Message::SetSchedule(_)
+            | Message::PauseSchedule(_)
+            | Message::ResumeSchedule(_)
+            | Message::RemoveSchedule(_)
+            | Message::Backfill(_)
     )
 }
 

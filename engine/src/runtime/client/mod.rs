@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-pub use self::batch::{BatchBuilder, BatchStarted};
+pub use self::batch::{BatchBuilder, BatchCancelled, BatchStarted};
 pub use self::error::{ClientError, RunError};
 use self::line::{ClientPeer, Line};
 pub use self::queues::Queues;

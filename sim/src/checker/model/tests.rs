@@ -69,6 +69,7 @@ fn status(state: RunState, entries: u32) -> Answer {
         wakes_at: None,
         reason: None,
         incarnation: None,
+        batch: None,
     })
 }
 
