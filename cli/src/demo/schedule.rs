@@ -166,10 +166,10 @@ pub(crate) async fn audit(
     let mut before = None;
     loop {
         let page = ListRuns {
-            state: None,
             workflow: Some(STOCK_REPORT.name().to_owned()),
             before,
             limit: PAGE_ROWS_MAX,
+            ..ListRuns::default()
         };
         let (rows, next) = stage
             .insist(|client| {
