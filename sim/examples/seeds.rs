@@ -59,7 +59,7 @@ fn main() {
     let begun = std::time::Instant::now();
     for seed in from..from + count {
         let played = seed - from;
-        if played > 0 && played % 1_000 == 0 {
+        if played > 0 && played.is_multiple_of(1_000) {
             let failed = failed.len();
             let seconds = begun.elapsed().as_secs();
             eprintln!("{played} of {count} seeds, {failed} failed, {seconds} s");
