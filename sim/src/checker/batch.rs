@@ -17,6 +17,7 @@ use crate::durable::{Durable, DurableRun};
 use crate::workload::{FOLLOW, Follow};
 
 const COUNTS: &str = "a batch's counts equal the truth";
+const ASKED: &str = "a batch that is cancelled is asked to stop";
 const FOLLOWS: &str = "one run follows a batch";
 
 /// Runs of batches that were redriven.
@@ -160,6 +161,37 @@ fn follows(durable: &Durable, record: &BatchRecord, bench: &mut Bench<'_>) {
                 record.name
             ),
         );
+    }
+}
+
+/// Runs of the batch of this name that go on, and how long their journals are.
+pub(super) fn going_on(durable: &Durable, name: &str) -> Vec<(RunNo, usize)> {
+    let open = durable.batches.values().find(|batch| batch.name == name);
+    let is_of = |run: &DurableRun| {
+        let batch = run.started().and_then(|started| started.batch);
+        batch.is_some() && batch == open.map(|open| open.no) && !run.has_ended()
+    };
+    let runs = durable.runs.iter().filter(|(_, run)| is_of(run));
+    runs.map(|(no, run)| (*no, run.entries.len())).collect()
+}
+
+/// A client was told that these are asked to stop. One that ended is left, also if it was redriven since.
+pub(super) fn cancelled(
+    durable: &Durable,
+    name: &str,
+    meant: &[(RunNo, usize)],
+    bench: &mut Bench<'_>,
+) {
+    for (no, begun) in meant {
+        let Some(run) = durable.runs.get(no) else {
+            continue;
+        };
+        let is_asked = |entry: &Entry| matches!(entry, Entry::CancelRequested(_));
+        let asked = run.entries.iter().any(is_asked);
+        if !asked && !run.entries[*begun..].iter().any(Entry::ends) {
+            let text = format!("{} of `{name}` goes on and was not asked", run.name());
+            bench.charge(ASKED, text);
+        }
     }
 }
 

@@ -40,7 +40,7 @@ use stepwell::QueueSummary;
 pub(crate) use self::attempt::Moment;
 pub(crate) use self::limit::Attempt;
 
-use stepwell::model::id::{Incarnation, RunId, StepNo};
+use stepwell::model::id::{Incarnation, RunId, RunNo, StepNo};
 use stepwell::model::time::Time;
 use stepwell::wire::message::Message;
 use stepwell_storage::{Op, Seq};
@@ -253,6 +253,20 @@ impl Court {
             violations: &mut self.violations,
         };
         self.keys.answered(&self.durable, begun, answer, &mut bench);
+    }
+
+    /// A client is about to ask all runs of a batch to stop: those that are meant for sure.
+    pub(crate) fn batch_goes_on(&self, name: &str) -> Vec<(RunNo, usize)> {
+        batch::going_on(&self.durable, name)
+    }
+
+    /// It was told that they are asked.
+    pub(crate) fn batch_cancelled(&mut self, now_ms: u64, name: &str, meant: &[(RunNo, usize)]) {
+        let mut bench = Bench {
+            now_ms,
+            violations: &mut self.violations,
+        };
+        batch::cancelled(&self.durable, name, meant, &mut bench);
     }
 
     /// A batch handler was called.

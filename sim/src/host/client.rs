@@ -125,6 +125,9 @@ async fn begin(host: Arc<Host>, client: Client, index: usize) {
             salt,
         } => starts::batch(&host, &client, (&name, &workflow), parts, salt).await,
         Job::Cancel { name } => cancel(&host, &client, &name).await,
+        Job::CancelBatch { name, runs } => {
+            starts::cancel_batch(&host, &client, &name, &runs).await;
+        }
         Job::Wait { name } => wait(&host, &client, &name).await,
         Job::Ask { name } => look(&host, &client, &name).await,
         Job::SetQueue { queue, change } => {

@@ -6,7 +6,7 @@ use stepwell::{Client, ClientError, Workflow};
 
 use super::client::{again, answer_of, begins, tell_start, unknown, wrong};
 use crate::plan::{Hold, Work};
-use crate::told::{Answer, CallNo, run_id};
+use crate::told::{Answer, Asked, CallNo, run_id};
 use crate::workload::FOLLOW;
 use crate::world::Host;
 
@@ -146,6 +146,29 @@ pub(super) async fn batch(
         }
     }
     host.world.saw("batches sealed");
+}
+
+/// All runs of a batch are asked to stop. Which of them is not told: to the model each may have been asked, or not.
+pub(super) async fn cancel_batch(host: &Host, client: &Client, name: &str, runs: &[String]) {
+    for run in runs {
+        host.begins_call(run, Asked::Cancel);
+    }
+    let meant = host.world.court().batch_goes_on(name);
+    match client.cancel_batch(name, "the plan says so").await {
+        Ok(_) => {
+            host.world.saw("batches cancelled");
+            let mut court = host.world.court();
+            court.batch_cancelled(host.now_ms(), name, &meant);
+        }
+        Err(ClientError::Refused(Refusal::NoSuchBatch(_))) => {}
+        Err(ClientError::Refused(refusal)) => {
+            wrong(
+                host,
+                format!("the cancel of a batch was refused: {refusal}"),
+            );
+        }
+        Err(_) => host.world.saw("cancels of batches with unknown outcome"),
+    }
 }
 
 async fn part(

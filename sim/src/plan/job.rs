@@ -132,6 +132,13 @@ pub enum Job {
         /// The run's name.
         name: String,
     },
+    /// Asks all runs of a batch to stop, once.
+    CancelBatch {
+        /// The batch's name.
+        name: String,
+        /// The names of those that it may have.
+        runs: Vec<String>,
+    },
     /// Waits for a run's outcome.
     Wait {
         /// The run's name.
@@ -207,6 +214,7 @@ impl Job {
                     .collect(),
             ),
             Self::Cancel { name } => ("cancel", vec![name.clone()]),
+            Self::CancelBatch { runs, .. } => ("cancel batch", runs.clone()),
             Self::Wait { name } => ("wait", vec![name.clone()]),
             Self::Ask { name } => ("ask", vec![name.clone()]),
             Self::SetQueue { .. } => ("set queue", Vec::new()),

@@ -207,6 +207,17 @@ fn draw_batch(seed: u64, settings: &Settings, jobs: &mut Vec<TimedJob>) {
             salt,
         },
     });
+    let stops = &mut Draw::of(seed, "batch cancel");
+    if stops.chance(250) {
+        jobs.push(TimedJob {
+            at_ms: at_ms + stops.between(0, 4_000),
+            client: client(stops, settings),
+            job: Job::CancelBatch {
+                name: "batch".to_owned(),
+                runs: names.clone(),
+            },
+        });
+    }
     for name in names {
         if draw.chance(150) {
             jobs.push(TimedJob {
