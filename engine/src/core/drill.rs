@@ -188,12 +188,19 @@ fn caller() -> Caller {
 
 /// Who gives an order about a queue or a schedule; some are copies of older ones.
 fn orders(request: u64) -> Caller {
-    let command = match request % 8 {
-        0 => request / 16,
-        _ => 1_000 + request,
-    };
+    match request % 8 {
+        0 => Caller {
+            command: CommandId(u128::from(request / 16)),
+            ..caller()
+        },
+        _ => orders_anew(request),
+    }
+}
+
+/// Who gives an order that nobody gave before.
+fn orders_anew(request: u64) -> Caller {
     Caller {
-        command: CommandId(u128::from(command)),
+        command: CommandId(1_000 + u128::from(request)),
         ..caller()
     }
 }
@@ -934,15 +941,15 @@ impl Drill {
                 });
             }
         }
-        self.change_queue(usize::from(queue), change);
+        self.change_queue(usize::from(queue), change, orders);
     }
 
-    fn change_queue(&mut self, queue: usize, change: QueueChange) {
+    fn change_queue(&mut self, queue: usize, change: QueueChange, who: fn(u64) -> Caller) {
         let queue = QUEUES[queue % QUEUES.len()].to_owned();
         self.request(RunId(0), |request| {
             SetQueue {
                 request,
-                caller: orders(request),
+                caller: who(request),
                 queue,
                 change,
             }
@@ -1115,7 +1122,7 @@ impl Drill {
                 create: true,
                 ..QueueChange::default()
             };
-            self.change_queue(queue, change);
+            self.change_queue(queue, change, orders_anew);
         }
         self.remove_schedules();
         for round in 0..600 {
