@@ -254,6 +254,8 @@ pub(crate) struct Durable {
     pub(crate) batches: BTreeMap<u32, BatchRecord>,
     /// All that have ended, also those that are forgotten.
     pub(crate) ended_batches: BTreeMap<BatchNo, BatchRecord>,
+    /// How many runs of each batch had ended when most of them had: one that is redriven has not ended again.
+    pub(crate) most_ended: BTreeMap<BatchNo, u64>,
     /// All tokens that ever were granted.
     pub(crate) tokens: BTreeSet<Token>,
     /// The list of dead letters.
@@ -435,6 +437,8 @@ impl Durable {
                 match value {
                     Some(value) => {
                         let record = BatchRecord::of_bytes(value).map_err(bad)?;
+                        let most = self.most_ended.entry(record.no).or_default();
+                        *most = record.counts.ended().max(*most);
                         self.batches.insert(slot, record);
                     }
                     None => {

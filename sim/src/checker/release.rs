@@ -81,14 +81,15 @@ fn no_start(durable: &Durable, id: RunId) -> Option<String> {
         .then(|| format!("the start of {id}"))
 }
 
-/// What is told of a batch is durable, or was: its counts only grow.
+/// What is told of a batch is durable, or was: its runs only get more, and so many had ended once.
 fn no_batch(durable: &Durable, told: &BatchSummary) -> Option<String> {
     let open = durable.batches.values();
     let known = open.chain(durable.ended_batches.values()).any(|record| {
         let counts = record.counts;
+        let ended = durable.most_ended.get(&record.no).copied();
         record.name == told.name
             && counts.total >= told.counts.total
-            && counts.ended() >= told.counts.ended()
+            && counts.ended().max(ended.unwrap_or(0)) >= told.counts.ended()
             && (record.sealed || !told.sealed)
             && (record.ended_at.is_some() || told.ended_at.is_none())
     });
