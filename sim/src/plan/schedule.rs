@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use stepwell::Overlap;
 
 use super::job::{ChainInput, Job, TimedJob, Work};
-use super::settings::Settings;
+use super::settings::{Settings, zone_that_changes};
 use crate::draw::Draw;
 use crate::workload::CHAIN;
 
@@ -79,10 +79,11 @@ fn draw_one(
         let at_ms = at_ms.min(latest);
         jobs.push(TimedJob { at_ms, client, job });
     };
-    let first = draw_spec(&name, pace, draw);
+    let changing = zone_that_changes(settings.epoch_ms);
+    let first = draw_spec(&name, (pace, changing), draw);
     push(at_ms, draw, Job::SetSchedule(Box::new(first.clone())));
     if draw.chance(300) {
-        let mut other = draw_spec(&name, pace, draw);
+        let mut other = draw_spec(&name, (pace, changing), draw);
         other.work = first.work.clone();
         let after = at_ms + draw.between(500, 6_000);
         push(after, draw, Job::SetSchedule(Box::new(other)));
@@ -111,7 +112,7 @@ fn draw_one(
     }
 }
 
-fn draw_spec(name: &str, pace: Pace, draw: &mut Draw) -> Scheduled {
+fn draw_spec(name: &str, (pace, changing): (Pace, Option<&str>), draw: &mut Draw) -> Scheduled {
     let (crons, every_ms): (&[&str], u64) = match pace {
         Pace::Seconds => (
             &["*/2 * * * * *", "*/3 * * * * *"],
@@ -136,11 +137,15 @@ fn draw_spec(name: &str, pace: Pace, draw: &mut Draw) -> Scheduled {
         sleeps_every: 2,
         sleep_ms: *draw.pick(&[0, 100, short, 2 * short]),
     };
+    let zone = match changing.filter(|_| draw.chance(700)) {
+        Some(zone) => zone,
+        None => draw.pick(&ZONES),
+    };
     Scheduled {
         name: name.to_owned(),
         work: Work::of(CHAIN, &input),
         cron,
-        zone: (*draw.pick(&ZONES)).to_owned(),
+        zone: zone.to_owned(),
         every_ms,
         jitter_ms: *draw.pick(&[0, 0, short]),
         overlap: draw.pick(&Overlap::ALL).word().to_owned(),

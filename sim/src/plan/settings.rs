@@ -12,9 +12,19 @@ use crate::draw::Draw;
 const DAY_MS: u64 = 86_400_000;
 /// 2026-03-01, in days since 1970.
 const FIRST_DAY: u64 = 20_513;
-/// Days on which some zone of the plans puts its clocks forward or back: 8 and 29 March, 5 April, 4 and 25 October and 1
-/// November 2026.
-const CHANGES: [u64; 6] = [20_520, 20_541, 20_548, 20_730, 20_751, 20_758];
+/// Days on which a zone of the plans puts its clocks forward or back: 8 and 29 March, 5 April, 4 and 25 October and 1
+/// November 2026. Those that skip wall times are there twice.
+const CHANGES: [(u64, &str); 9] = [
+    (20_520, "America/New_York"),
+    (20_520, "America/New_York"),
+    (20_541, "Europe/Berlin"),
+    (20_541, "Europe/Berlin"),
+    (20_548, "Australia/Lord_Howe"),
+    (20_730, "Australia/Lord_Howe"),
+    (20_730, "Australia/Lord_Howe"),
+    (20_751, "Europe/Berlin"),
+    (20_758, "America/New_York"),
+];
 
 /// Grains of simulated time. A simulated second costs 200 ticks on average: what a tick costs does not depend on its length.
 const TICKS_MS: [u64; 18] = [2, 3, 4, 4, 5, 5, 5, 5, 5, 5, 5, 7, 7, 7, 7, 10, 10, 10];
@@ -170,10 +180,17 @@ impl Settings {
 /// The day at whose midnight, or in the twelve hours before it, the world begins.
 fn draw_day(seed: u64) -> u64 {
     let mut draw = Draw::of(seed, "day");
-    match draw.chance(300) {
-        true => *draw.pick(&CHANGES),
+    match draw.chance(400) {
+        true => draw.pick(&CHANGES).0,
         false => FIRST_DAY,
     }
+}
+
+/// The zone whose clocks are changed on the day after the world begins.
+pub(super) fn zone_that_changes(epoch_ms: u64) -> Option<&'static str> {
+    let day = epoch_ms.div_ceil(DAY_MS);
+    let change = CHANGES.iter().find(|(changes, _)| *changes == day);
+    change.map(|(_, zone)| *zone)
 }
 
 /// How long all runs may take to end. Of 38 runs of 12 steps, through one slot, over a slow network, with retries, each
