@@ -102,6 +102,7 @@ impl Court {
     pub(crate) fn new(plan: &Plan) -> Self {
         let mut court = Self::default();
         court.patience.limit_ms = plan.settings.unknown_after_ms;
+        court.patience.told_late_ms = unknown::told_late_ms(plan);
         court
     }
 

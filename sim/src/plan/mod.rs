@@ -145,6 +145,12 @@ impl Plan {
         }
     }
 
+    /// Whether its disk cannot be read at some time.
+    pub(crate) fn fails_to_read(&self) -> bool {
+        let fails = |timed: &TimedFault| timed.fault.kind == FaultKind::ReadFailed;
+        self.faults.iter().any(fails)
+    }
+
     /// The same on the production store, without the faults that only the simulated disk has.
     #[must_use]
     pub fn on_fjall(mut self) -> Self {
