@@ -62,8 +62,10 @@ impl History {
             }
             if may_act_unseen(call) {
                 let until = answered_at.filter(|_| !self.repeats).unwrap_or(u64::MAX);
-                // A start begins a run of its own after each that was forgotten, if the network keeps copies of it.
-                let again = matches!(call.asked, Asked::Start { .. }) && self.repeats;
+                // A start begins a run of its own after each that was forgotten, if the network keeps copies of it, and a
+                // cancel asks that one to stop, too.
+                let again = matches!(call.asked, Asked::Start { .. } | Asked::Cancel);
+                let again = again && self.repeats;
                 let again = self.forgotten.iter().filter(|_| again);
                 let again = again.map(|forgotten| forgotten.from.max(from));
                 for from in std::iter::once(from).chain(again.filter(|from| *from <= cut)) {
