@@ -11,6 +11,19 @@ pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
+/// The wall clock in microseconds, which all processes of the machine read alike.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the edge: what passes between two processes is measured, nothing is decided"
+)]
+pub(crate) fn wall_us() -> u64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| {
+            u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+        })
+}
+
 /// Microseconds since `then`, at most what fits.
 pub(crate) fn micros_since(then: Instant) -> u32 {
     u32::try_from(now().duration_since(then).as_micros()).unwrap_or(u32::MAX)

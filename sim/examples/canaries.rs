@@ -1,8 +1,8 @@
 //! Looks for the bugs that were planted on purpose: `canaries [--json] [--seeds N] [--cpu SECONDS] [--shrink SECONDS]
-//! [--bank DIR] [--keep DIR] [PATTERN]`.
+//! [--bank DIR] [--keep DIR] [--share N/M] [PATTERN]`.
 //!
 //! With `--bank`, the plan of each in that directory is played before any seed; with `--keep` (and `--shrink`) the reduced
-//! plans are written there.
+//! plans are written there. With `--share 1/2` every second canary, with `--share 2/2` the others.
 //!
 //! Exit 0 if each was caught, 1 if one was not, 2 if this build holds none.
 
@@ -22,6 +22,7 @@ fn main() -> ExitCode {
             "--seeds" => budget.seeds = number(),
             "--bank" => budget.bank = Some(word().into()),
             "--keep" => budget.keep = Some(word().into()),
+            "--share" => budget.share = share(&word()),
             "--shrink" => budget.shrink = Duration::from_secs(number()),
             "--cpu" => budget.cpu = Duration::from_secs(number()),
             _ => pattern = argument,
@@ -58,6 +59,13 @@ fn main() -> ExitCode {
     } else {
         ExitCode::FAILURE
     }
+}
+
+/// `2/3` as the second, and each third from there.
+fn share(text: &str) -> (usize, usize) {
+    let (nth, of) = text.split_once('/').expect("N/M");
+    let nth: usize = nth.parse().expect("a number");
+    (nth - 1, of.parse().expect("a number"))
 }
 
 fn tell(hunt: &Hunt) {

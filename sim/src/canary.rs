@@ -28,6 +28,8 @@ pub struct Budget {
     pub bank: Option<PathBuf>,
     /// Reduced plans are written into this directory.
     pub keep: Option<PathBuf>,
+    /// Every `.1`th canary from the `.0`th on, so that several processes may share the work. Default: all, (0, 1).
+    pub share: (usize, usize),
 }
 
 impl Default for Budget {
@@ -39,6 +41,7 @@ impl Default for Budget {
             shrink: Duration::ZERO,
             bank: None,
             keep: None,
+            share: (0, 1),
         }
     }
 }
@@ -113,8 +116,11 @@ pub fn hunt_all(
     let all = stepwell_storage::canary::ALL
         .iter()
         .chain(stepwell::canary::ALL);
+    let (from, every) = budget.share;
     let hunts = all
         .filter(|canary| canary.name.contains(pattern))
+        .skip(from)
+        .step_by(every.max(1))
         .map(|canary| {
             let hunt = planted::hunt(canary, budget);
             tell(&hunt);

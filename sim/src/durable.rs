@@ -23,6 +23,8 @@ use stepwell::model::run::{Outcome, OutcomeCancelled, OutcomeCompleted, OutcomeD
 use stepwell::model::time::Time;
 use stepwell_storage::{Op, Row, Space};
 
+use crate::places::{self, Places};
+
 /// A run's journal.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct DurableRun {
@@ -223,9 +225,11 @@ pub(crate) struct Durable {
     pub(crate) runs: BTreeMap<RunNo, DurableRun>,
     pub(crate) index: BTreeMap<RunId, RunNo>,
     pub(crate) granted: BTreeMap<u32, GrantedRecord>,
-    pub(crate) ready: BTreeMap<Bytes, RunNo>,
-    /// The same rows, by their places.
+    /// Ready runs, by their places in line.
     pub(crate) waiting: BTreeMap<Place, ReadyRecord>,
+    /// Places that were taken or left, in order.
+    pub(crate) waiting_changes: Vec<Place>,
+    places: Places,
     pub(crate) queues: BTreeMap<u32, QueueRecord>,
     pub(crate) pools: BTreeMap<u32, PoolRecord>,
     pub(crate) timers: BTreeMap<(Time, RunNo), TimerRecord>,
@@ -246,6 +250,8 @@ pub(crate) struct Durable {
     parts: BTreeMap<(u32, RunNo, u32, u16), Bytes>,
     /// Journals that are being copied into another generation.
     copies: BTreeMap<(u32, RunNo), BTreeMap<u32, Bytes>>,
+    /// The runs that an id was ever given to, in their order.
+    named: BTreeMap<RunId, Vec<RunNo>>,
     forgotten: BTreeMap<RunNo, RunId>,
     newly_forgotten: Vec<(RunNo, RunId)>,
     /// Who holds unique keys.
@@ -289,12 +295,17 @@ impl Durable {
                     Some(value) => {
                         let record = GrantedRecord::of_bytes(value).map_err(bad)?;
                         self.tokens.insert(record.token);
-                        Change::Granted {
-                            slot,
-                            before: self.granted.insert(slot, record),
-                        }
+                        let run = record.run;
+                        let before = self.granted.insert(slot, record);
+                        self.ungranted(before.as_ref());
+                        self.places.changed(run, None, Some(RunState::Granted));
+                        Change::Granted { slot, before }
                     }
-                    None => moved(self.granted.remove(&slot).map(|before| before.run)),
+                    None => {
+                        let before = self.granted.remove(&slot);
+                        self.ungranted(before.as_ref());
+                        moved(before.map(|before| before.run))
+                    }
                 }
             }
             Family::Index => {
@@ -307,6 +318,10 @@ impl Durable {
                     return Ok(Change::Forgotten { run });
                 };
                 let run = IndexRecord::of_bytes(value).map_err(bad)?.run;
+                let named = self.named.entry(id).or_default();
+                if !named.contains(&run) {
+                    named.push(run);
+                }
                 Change::Indexed {
                     id,
                     run,
@@ -317,14 +332,19 @@ impl Durable {
                 Some(value) => {
                     let record = ReadyRecord::of_bytes(value).map_err(bad)?;
                     let (run, deaths) = (record.run, record.deaths);
-                    self.ready.insert(key.clone(), run);
-                    self.waiting
-                        .insert(place_of(key).ok_or_else(short)?, record);
+                    let place = place_of(key).ok_or_else(short)?;
+                    self.waiting_changes.push(place);
+                    let before = self.waiting.insert(place, record);
+                    self.left_line(before.as_ref());
+                    self.places.changed(run, None, Some(RunState::Ready));
                     Change::Queued { run, deaths }
                 }
                 None => {
-                    self.waiting.remove(&place_of(key).ok_or_else(short)?);
-                    moved(self.ready.remove(key))
+                    let place = place_of(key).ok_or_else(short)?;
+                    self.waiting_changes.push(place);
+                    let before = self.waiting.remove(&place);
+                    self.left_line(before.as_ref());
+                    moved(before.map(|before| before.run))
                 }
             },
             Family::Queue => {
@@ -343,28 +363,28 @@ impl Durable {
             }
             Family::Timer => {
                 let at = keys::time_and_run_of(key).ok_or_else(short)?;
-                match value {
-                    Some(value) => {
-                        self.timers
-                            .insert(at, TimerRecord::of_bytes(value).map_err(bad)?);
-                    }
-                    None => {
-                        self.timers.remove(&at);
-                    }
-                }
+                let record = value.map(|value| TimerRecord::of_bytes(value));
+                let record = record.transpose().map_err(bad)?;
+                let after = record.as_ref().map(places::timed);
+                let before = match record {
+                    Some(record) => self.timers.insert(at, record),
+                    None => self.timers.remove(&at),
+                };
+                let before = before.as_ref().map(places::timed);
+                self.places.changed(at.1, before, after);
                 moved(Some(at.1))
             }
             Family::Stopped => {
                 let run = keys::run_of(key).ok_or_else(short)?;
-                match value {
-                    Some(value) => {
-                        self.stopped
-                            .insert(run, StoppedRecord::of_bytes(value).map_err(bad)?);
-                    }
-                    None => {
-                        self.stopped.remove(&run);
-                    }
-                }
+                let record = value.map(|value| StoppedRecord::of_bytes(value));
+                let record = record.transpose().map_err(bad)?;
+                let after = record.as_ref().map(|record| record.state);
+                let before = match record {
+                    Some(record) => self.stopped.insert(run, record),
+                    None => self.stopped.remove(&run),
+                };
+                let before = before.map(|before| before.state);
+                self.places.changed(run, before, after);
                 moved(Some(run))
             }
             Family::Tally => {
@@ -550,7 +570,8 @@ impl Durable {
 
     /// Whether a run of this id has outlived its retention.
     pub(crate) fn was_forgotten(&self, id: RunId) -> bool {
-        self.forgotten.values().any(|forgotten| *forgotten == id)
+        let numbers = self.named.get(&id);
+        numbers.is_some_and(|numbers| numbers.iter().any(|no| self.forgotten.contains_key(no)))
     }
 
     pub(crate) fn forgotten_count(&self) -> usize {
@@ -571,9 +592,8 @@ impl Durable {
 
     /// All runs of an id, also those that are forgotten.
     pub(crate) fn runs_of(&self, id: RunId) -> impl Iterator<Item = &DurableRun> {
-        self.runs
-            .values()
-            .filter(move |run| run.started().is_some_and(|started| started.id == id))
+        let numbers = self.named.get(&id).map_or(&[][..], Vec::as_slice);
+        numbers.iter().filter_map(|no| self.runs.get(no))
     }
 
     fn journal(&mut self, generation: u32, key: &Bytes, value: &Bytes) -> Result<Change, String> {
@@ -685,7 +705,7 @@ impl Durable {
     pub(crate) fn is_at_rest(&self) -> bool {
         self.runs.values().all(DurableRun::has_ended)
             && self.granted.is_empty()
-            && self.ready.is_empty()
+            && self.waiting.is_empty()
             && self.timers.is_empty()
             && self.stopped.is_empty()
             && self.schedules.is_empty()
@@ -698,31 +718,21 @@ impl Durable {
     }
 
     /// In how many places a run that has not ended waits, and the states they stand for.
-    pub(crate) fn places(&self, no: RunNo) -> Vec<RunState> {
-        let granted = self
-            .granted
-            .values()
-            .filter(|grant| grant.run == no)
-            .map(|_| RunState::Granted);
-        let ready = self
-            .ready
-            .values()
-            .filter(|run| **run == no)
-            .map(|_| RunState::Ready);
-        let delayed = |timer: &TimerRecord| {
-            if timer.delayed {
-                RunState::Scheduled
-            } else {
-                RunState::Suspended
-            }
-        };
-        let timers = self
-            .timers
-            .iter()
-            .filter(|((_, run), _)| *run == no)
-            .map(|(_, timer)| delayed(timer));
-        let stopped = self.stopped.get(&no).map(|stopped| stopped.state);
-        granted.chain(ready).chain(timers).chain(stopped).collect()
+    pub(crate) fn places(&self, no: RunNo) -> &[RunState] {
+        self.places.of(no)
+    }
+
+    fn ungranted(&mut self, before: Option<&GrantedRecord>) {
+        if let Some(before) = before {
+            self.places
+                .changed(before.run, Some(RunState::Granted), None);
+        }
+    }
+
+    fn left_line(&mut self, before: Option<&ReadyRecord>) {
+        if let Some(before) = before {
+            self.places.changed(before.run, Some(RunState::Ready), None);
+        }
     }
 
     /// Runs in each state, counted.

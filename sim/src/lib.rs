@@ -76,6 +76,7 @@ mod outside;
 mod page;
 mod panics;
 pub mod picture;
+mod places;
 pub mod plan;
 mod program;
 mod recording;

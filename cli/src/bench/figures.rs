@@ -1,5 +1,7 @@
 //! What was measured, under stable names.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use crate::quantity::{bytes_text, grouped};
@@ -10,11 +12,11 @@ use crate::terminal::{Column, table};
 pub(crate) struct Figures {
     /// `embedded` or `served`.
     pub(crate) mode: String,
-    /// `rate`, `suspended`, `queued` or `replay`.
+    /// `rate`, `arrivals`, `suspended`, `queued` or `replay`.
     pub(crate) measured: String,
     /// Steps of a run.
     pub(crate) steps: u64,
-    /// Runs at a time, or in all.
+    /// Runs at a time, or in all, or a second.
     pub(crate) in_flight: u64,
     /// Bytes a step returns.
     pub(crate) payload_bytes: u64,
@@ -41,6 +43,24 @@ pub(crate) struct Figures {
     /// The same, 99th percentile.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) step_p99_us: Option<u64>,
+    /// From when a run was to be started to the beginning of its function, median of the windows' medians.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) start_p50_us: Option<u64>,
+    /// The same, median of the windows' 99th percentiles.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) start_p99_us: Option<u64>,
+    /// The smallest and the largest of those.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) start_p99_us_spread: Option<Range<u64>>,
+    /// `start_p50_us` beside slow runs of another queue.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) start_p50_us_beside: Option<u64>,
+    /// `start_p99_us` beside slow runs of another queue.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) start_p99_us_beside: Option<u64>,
+    /// How many of those were in line in the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) beside_ready: Option<u64>,
     /// Resident memory of the engine's process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) rss_bytes_server: Option<u64>,
@@ -126,6 +146,25 @@ impl Figures {
             above(self.step_p50_us, commit),
         );
         row("step, p99", self.step_p99_us.map(us), None);
+        row("started to begun, p50", self.start_p50_us.map(us), None);
+        row(
+            "started to begun, p99",
+            self.start_p99_us.map(us),
+            self.start_p99_us_spread
+                .as_ref()
+                .map(|spread| format!("windows from {} to {}", us(spread.start), us(spread.end))),
+        );
+        row(
+            "  beside slow runs, p50",
+            self.start_p50_us_beside.map(us),
+            self.beside_ready
+                .map(|ready| format!("{} of them in line", grouped(ready))),
+        );
+        row(
+            "  beside slow runs, p99",
+            self.start_p99_us_beside.map(us),
+            None,
+        );
         row(
             "memory of the engine",
             self.rss_bytes_server.map(bytes_text),

@@ -1,5 +1,6 @@
 //! `stepwell bench`: what this machine does, with what its disk can do beside it.
 
+mod arrivals;
 mod figures;
 mod load;
 mod queued;
@@ -47,6 +48,12 @@ pub(crate) struct Bench {
     /// Instead: put N runs in line, hand out some of them, start an urgent one behind them, kill the engine
     #[arg(long, value_name = "N", conflicts_with_all = ["replay", "suspended"], value_parser = clap::value_parser!(u64).range(1..))]
     queued: Option<u64>,
+    /// Instead: start N runs a second at a steady pace, and measure how soon they begin
+    #[arg(long, value_name = "N", conflicts_with_all = ["replay", "suspended", "queued"], value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    arrivals: Option<u32>,
+    /// Measure that again with N slow runs in line in another queue
+    #[arg(long, value_name = "N", requires = "arrivals", default_value_t = 0)]
+    beside: u64,
     /// A worker not heard of for this long is gone
     #[arg(long, value_name = "SPAN", default_value = "10s", value_parser = quantity::span)]
     pub(crate) session_timeout: Duration,
@@ -80,6 +87,10 @@ impl Bench {
     async fn measure(&self, dir: &Path) -> Result<Figures, CommandError> {
         let mut figures = self.heading();
         self.raw(dir, &mut figures)?;
+        if let Some(per_s) = self.arrivals {
+            arrivals::measure(self, dir, (per_s, self.beside), &mut figures).await?;
+            return Ok(figures);
+        }
         if let Some(count) = self.queued {
             queued::measure(self, dir, count, &mut figures).await?;
             return Ok(figures);
@@ -94,6 +105,9 @@ impl Bench {
 
     fn heading(&self) -> Figures {
         let (measured, steps, in_flight) = match (self.suspended, self.replay) {
+            _ if self.arrivals.is_some() => {
+                ("arrivals", 1, u64::from(self.arrivals.unwrap_or_default()))
+            }
             _ if self.queued.is_some() => ("queued", 1, self.queued.unwrap_or_default()),
             (Some(count), _) => ("suspended", 0, count),
             (None, Some(steps)) => ("replay", u64::from(steps), 1),

@@ -47,7 +47,7 @@ pub(crate) async fn measure(
         pause(&client, true).await?;
         start(&client, FEW, figures).await?;
         few_s += hand_out(&client, FEW).await?;
-        empty(&client).await?;
+        empty(&client, QUEUE).await?;
     }
     figures.handouts_per_s_few = rate(ROUNDS * FEW, few_s);
 
@@ -130,10 +130,10 @@ async fn hand_out(client: &Client, count: u64) -> Result<f64, CommandError> {
     }
 }
 
-/// Waits until the queue is empty.
-async fn empty(client: &Client) -> Result<(), CommandError> {
+/// Waits until a queue is empty.
+pub(super) async fn empty(client: &Client, queue: &str) -> Result<(), CommandError> {
     loop {
-        let queue = client.queues().show(QUEUE).await.map_err(|e| asked(&e))?;
+        let queue = client.queues().show(queue).await.map_err(|e| asked(&e))?;
         if queue.ready + queue.granted == 0 {
             return Ok(());
         }

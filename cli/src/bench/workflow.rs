@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -21,6 +21,14 @@ pub(crate) const SEQUENCE: Workflow<Sequence, u32> = Workflow::new("bench-sequen
 /// A long sleep.
 pub(crate) const NAP: Workflow<Nap, ()> = Workflow::new("bench-nap");
 
+/// One step, and how soon it began.
+pub(crate) const ARRIVAL: Workflow<Arrival, ()> = Workflow::new("bench-arrival");
+/// One slow step, in a queue of its own.
+pub(crate) const EXPORT: Workflow<Export, ()> =
+    Workflow::new("bench-export").queue("bench-exports");
+/// Exports run at a time.
+pub(crate) const EXPORTS_AT_ONCE: u32 = 8;
+
 /// What a sequence is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Sequence {
@@ -38,6 +46,33 @@ pub(crate) struct Sequence {
 pub(crate) struct Nap {
     /// Milliseconds.
     pub(crate) ms: u64,
+}
+
+/// When a run was to be started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Arrival {
+    /// On the machine's wall clock, in microseconds.
+    pub(crate) at_us: u64,
+}
+
+/// How long a slow step takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Export {
+    /// Milliseconds.
+    pub(crate) ms: u64,
+}
+
+async fn arrival(pulse: Arc<Pulse>, ctx: Ctx, ask: Arrival) -> Result<(), Failure> {
+    pulse.begins(ask);
+    ctx.step("work", async |_| Ok::<_, Failure>(())).await
+}
+
+async fn export(ctx: Ctx, ask: Export) -> Result<(), Failure> {
+    ctx.step("export", async |_| {
+        tokio::time::sleep(Duration::from_millis(ask.ms)).await;
+        Ok::<_, Failure>(())
+    })
+    .await
 }
 
 async fn sequence(pulse: Arc<Pulse>, ctx: Ctx, ask: Sequence) -> Result<u32, Failure> {
@@ -68,6 +103,7 @@ async fn nap(ctx: Ctx, ask: Nap) -> Result<(), Failure> {
 pub(crate) struct Pulse {
     begin: Instant,
     samples: Mutex<Vec<u32>>,
+    starts: Mutex<Vec<u32>>,
 }
 
 /// What the worker measured.
@@ -77,6 +113,12 @@ pub(crate) struct StepTimes {
     pub(crate) step_p50_us: Option<u64>,
     /// 99th percentile.
     pub(crate) step_p99_us: Option<u64>,
+    /// Arrivals that began.
+    pub(crate) begun: u64,
+    /// From when a run was to be started to the beginning of its function, median.
+    pub(crate) start_p50_us: Option<u64>,
+    /// The same, 99th percentile.
+    pub(crate) start_p99_us: Option<u64>,
 }
 
 impl Pulse {
@@ -84,6 +126,7 @@ impl Pulse {
         Arc::new(Self {
             begin: clock::now(),
             samples: Mutex::default(),
+            starts: Mutex::default(),
         })
     }
 
@@ -93,32 +136,45 @@ impl Pulse {
         let before = last.swap(now, Ordering::Relaxed);
         if before > 0 {
             let sample = u32::try_from(now - before).unwrap_or(u32::MAX);
-            self.samples
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(sample);
+            locked(&self.samples).push(sample);
         }
+    }
+
+    /// An arrival's function begins.
+    fn begins(&self, ask: Arrival) {
+        let waited = clock::wall_us().saturating_sub(ask.at_us);
+        locked(&self.starts).push(u32::try_from(waited).unwrap_or(u32::MAX));
     }
 
     /// What was measured since the last call.
     pub(crate) fn take(&self) -> StepTimes {
-        let mut samples =
-            std::mem::take(&mut *self.samples.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut samples = std::mem::take(&mut *locked(&self.samples));
+        let mut starts = std::mem::take(&mut *locked(&self.starts));
         StepTimes {
             step_p50_us: percentile(&mut samples, 50),
             step_p99_us: percentile(&mut samples, 99),
+            begun: starts.len() as u64,
+            start_p50_us: percentile(&mut starts, 50),
+            start_p99_us: percentile(&mut starts, 99),
         }
     }
 }
 
+fn locked(samples: &Mutex<Vec<u32>>) -> MutexGuard<'_, Vec<u32>> {
+    samples.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A worker that runs what is measured.
 pub(crate) fn equipped(worker: Worker, slots: u32, pulse: &Arc<Pulse>) -> Worker {
-    let pulse = pulse.clone();
+    let (pulse, arrivals) = (pulse.clone(), pulse.clone());
     worker
         .build("bench")
         .register(SEQUENCE, move |ctx, ask| sequence(pulse.clone(), ctx, ask))
         .register(NAP, nap)
+        .register(ARRIVAL, move |ctx, ask| arrival(arrivals.clone(), ctx, ask))
+        .register(EXPORT, export)
         .queue("default", slots)
+        .queue(EXPORT.queue_name(), EXPORTS_AT_ONCE)
 }
 
 /// `stepwell bench-worker`: the worker of a measurement, or engine and worker in one process.

@@ -3,6 +3,8 @@
 //! Source: ARCHITECTURE.md, what is stored: the chain over a journal is verified whenever the journal is read. In the end one
 //! bit of each journal on the disk is turned, as a failing disk would, and the journal is read as the engine reads it.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use stepwell::keys::journal;
 use stepwell::model::id::RunNo;
@@ -20,12 +22,18 @@ pub(super) fn at_the_end(durable: &Durable, seed: u64, disk: &MemDisk, bench: &m
         return; // somebody else says so
     };
     let content = disk.content();
+    let mut journals: BTreeMap<(Space, RunNo), Vec<&Row>> = BTreeMap::new();
+    for (space, row) in &content {
+        if let Some((no, ..)) = journal::parts_of(&row.key) {
+            journals.entry((*space, no)).or_default().push(row);
+        }
+    }
     for (no, run) in durable.kept() {
         let space = Space::Generation(run.generation);
-        let rows: Vec<&Row> = content
-            .iter()
-            .filter(|(found, row)| *found == space && is_of(row, *no, run))
-            .map(|(_, row)| row)
+        let rows = journals.remove(&(space, *no)).unwrap_or_default();
+        let rows: Vec<&Row> = rows
+            .into_iter()
+            .filter(|row| is_of(row, *no, run))
             .collect();
         if rows.is_empty() {
             continue;

@@ -51,7 +51,7 @@ pub(super) fn at_the_end(
     for grant in durable.granted.values() {
         bench.charge(name, format!("a grant is left over: run {}", grant.run));
     }
-    for run in durable.ready.values() {
+    for run in durable.waiting.values().map(|record| &record.run) {
         bench.charge(name, format!("a ready row is left over: run {run}"));
     }
     for (due, run) in durable.timers.keys() {

@@ -32,8 +32,9 @@ enum Said {
 pub(super) struct Fence {
     said: BTreeSet<(RunNo, Token, Said)>,
     highest: Option<Token>,
-    /// The grant of each run; one that ended in the batch at hand counts for what that batch writes.
+    /// The latest grant of each run.
     current: BTreeMap<RunNo, Token>,
+    /// One that ended in the batch at hand counts for what that batch writes.
     before: BTreeMap<RunNo, Token>,
 }
 
@@ -51,7 +52,7 @@ impl Fence {
     }
 
     pub(super) fn batch_begins(&mut self) {
-        self.before = self.current.clone();
+        self.before.clear();
     }
 
     pub(super) fn granted(
@@ -64,7 +65,9 @@ impl Fence {
         let Some(grant) = durable.granted.get(&slot) else {
             return;
         };
-        self.current.insert(grant.run, grant.token);
+        if let Some(old) = self.current.insert(grant.run, grant.token) {
+            self.before.entry(grant.run).or_insert(old);
+        }
         let again =
             before.is_some_and(|before| before.token == grant.token && before.run == grant.run);
         if !again && self.highest.is_some_and(|highest| grant.token <= highest) {

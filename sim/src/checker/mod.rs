@@ -74,6 +74,7 @@ pub(crate) struct Court {
     orders: order::Orders,
     together: together::Calls,
     schedules: schedule::Schedules,
+    tally: tally::Tallies,
     violations: Vec<Violation>,
     /// Bodies that began although the outcome of their step was durable: allowed for a worker that has not heard yet.
     pub(crate) late_bodies: u64,
@@ -133,7 +134,7 @@ impl Court {
             now_ms,
             violations: &mut self.violations,
         };
-        let (mut tallied, mut batched) = (false, false);
+        let mut batched = false;
         let mut touched = std::collections::BTreeSet::new();
         let mut forgotten = Vec::new();
         self.fence.batch_begins();
@@ -204,7 +205,7 @@ impl Court {
                     self.suspects
                         .queued(&self.durable, *run, *deaths, &self.lines, &mut bench);
                 }
-                Change::Tallied => tallied = true,
+                Change::Tallied => self.tally.written(),
                 Change::Batched => batched = true,
                 Change::Moved { run } => {
                     touched.insert(*run);
@@ -227,9 +228,7 @@ impl Court {
         place::batch_ended(&self.durable, &touched, &mut bench);
         suspect::batch_ended(&self.durable, &touched, &mut bench);
         self.acts.batch_ended(&self.durable, &mut bench);
-        if tallied {
-            tally::batch_ended(&self.durable, &mut bench);
-        }
+        self.tally.batch_ended(&self.durable, &mut bench);
         self.keys.batch_ended(&self.durable, &mut bench);
         self.together.batch_ended(plan, &mut bench);
         if batched {

@@ -14,7 +14,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use stepwell::keys::GrantedRecord;
+use stepwell::keys::{GrantedRecord, ReadyRecord};
 use stepwell::model::id::RunNo;
 use stepwell::model::time::Time;
 
@@ -31,6 +31,8 @@ const ALONE: u32 = 2;
 pub(super) struct Shares {
     /// Places in line, and the instant of the first grant that became durable after each.
     known: BTreeMap<Place, Time>,
+    /// How many of the changes of places have been looked at.
+    seen: usize,
     queues: BTreeMap<u32, Queue>,
 }
 
@@ -66,11 +68,17 @@ impl Shares {
         admissions: &Admissions,
         bench: &mut Bench<'_>,
     ) {
-        self.known
-            .retain(|place, _| durable.waiting.contains_key(place));
-        for place in durable.waiting.keys() {
-            self.known.entry(*place).or_insert(grant.at);
+        for place in &durable.waiting_changes[self.seen..] {
+            match durable.waiting.contains_key(place) {
+                true => {
+                    self.known.entry(*place).or_insert(grant.at);
+                }
+                false => {
+                    self.known.remove(place);
+                }
+            }
         }
+        self.seen = durable.waiting_changes.len();
         let every = durable.settings_of(grant.queue).oldest_every();
         let queue = self.queues.entry(grant.queue).or_default();
         if (queue.epoch, queue.every) != (grant.token.epoch, every) {
@@ -90,9 +98,8 @@ impl Shares {
         if grant.deaths >= ALONE {
             return;
         }
-        let passed = |(place, record): &(&Place, &stepwell::keys::ReadyRecord)| {
-            place.0 == grant.queue
-                && record.deaths < ALONE
+        let passed = |(place, record): &(&Place, &ReadyRecord)| {
+            record.deaths < ALONE
                 && !record.avoid.contains(&grant.build)
                 && admissions.offers(grant.incarnation, &record.tags)
                 && admissions.knows(grant.incarnation, &record.workflow)
@@ -102,21 +109,22 @@ impl Shares {
                     .get(&record.run)
                     .is_some_and(|run| !run.has_ended())
         };
-        let passed: Vec<(Place, RunNo)> = durable
-            .waiting
-            .iter()
-            .filter(passed)
-            .map(|(place, record)| (*place, record.run))
-            .collect();
-        let of = |which: &dyn Fn(Place) -> bool| {
-            let found = passed.iter().filter(|(place, _)| which(*place));
-            found.map(|(_, run)| *run).collect()
+        let of = |rows: &mut dyn Iterator<Item = (&Place, &ReadyRecord)>| -> BTreeSet<RunNo> {
+            let found = rows.filter(passed);
+            found.map(|(_, record)| record.run).collect()
+        };
+        // A long line is looked through only as far as it was passed over.
+        let (at, first) = (grant.queue, |priority| (grant.queue, priority, 0));
+        let more_urgent = of(&mut durable.waiting.range(first(0)..first(grant.priority)));
+        let older = |priority| {
+            let until = (at, priority, grant.sequence);
+            of(&mut durable.waiting.range(first(priority)..until))
         };
         queue.open.push(Passing {
             at: grant.at,
             run: grant.run,
-            more_urgent: of(&|(_, priority, _)| priority < grant.priority),
-            older: of(&|(.., sequence)| sequence < grant.sequence),
+            more_urgent,
+            older: (0..=9).flat_map(older).collect(),
         });
     }
 
