@@ -24,7 +24,7 @@ type Begun = Arc<Mutex<Vec<(u64, Duration)>>>;
 async fn mail(ctx: Ctx, begun: Begun, n: u64) -> Result<(), Failure> {
     ctx.step("send", async |_| {
         let now = turmoil::sim_elapsed().unwrap_or_default();
-        begun.lock().unwrap().push((n, now));
+        begun.lock().expect("nobody panicked").push((n, now));
         Ok::<_, Failure>(())
     })
     .await
@@ -92,14 +92,15 @@ fn delays(exports: u64) -> Vec<Duration> {
         .seeds(Seeds::fresh_only(1));
     let plan = world(suite.plan(7), exports);
     let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("pools-{exports}.json"));
-    std::fs::write(&file, serde_json::to_vec(&plan).unwrap()).unwrap();
+    std::fs::write(&file, serde_json::to_vec(&plan).expect("a plan is data"))
+        .expect("it is written");
     let report = suite.check(Options {
         plan: Some(file),
         ..Options::default()
     });
-    let report = report.unwrap();
+    let report = report.expect("it can be played");
     assert!(report.is_sound(), "{report}");
-    let mut begun = std::mem::take(&mut *begun.lock().unwrap());
+    let mut begun = std::mem::take(&mut *begun.lock().expect("nobody panicked"));
     begun.sort_unstable();
     begun.dedup_by_key(|(n, _)| *n);
     let delay = |(n, at): (u64, Duration)| at - Duration::from_millis(FIRST_MS + n * EVERY_MS);
