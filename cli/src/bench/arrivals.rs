@@ -91,10 +91,13 @@ async fn arrive(
     window: Duration,
     figures: &mut Figures,
 ) -> Result<u64, CommandError> {
-    let pace = Duration::from_secs(1) / per_s;
-    let mut ticks = tokio::time::interval(pace);
+    // Both clocks are read at one place: what lies between the reading and the first arrival counts as waiting.
+    let (begin, wall) = (
+        tokio::time::Instant::from_std(clock::now()),
+        clock::wall_us(),
+    );
+    let mut ticks = tokio::time::interval_at(begin, Duration::from_secs(1) / per_s);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
-    let (begin, wall) = (ticks.tick().await, clock::wall_us());
     let mut starts = FuturesUnordered::new();
     let mut started = 0;
     loop {
