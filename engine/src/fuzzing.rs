@@ -428,6 +428,7 @@ mod seeds {
                 place: place(),
                 attempt: 1,
                 output,
+                once: None,
             }
             .into(),
             AttemptFailedReport {

@@ -432,6 +432,7 @@ impl Durable {
                     Change::Other
                 }
             },
+            Family::Once => Change::Other,
             Family::Batch => {
                 let slot = keys::slot_of(key).ok_or_else(short)?;
                 match value {

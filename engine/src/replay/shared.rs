@@ -10,15 +10,16 @@ use std::time::Duration;
 
 use twox_hash::XxHash3_64;
 
-use super::command::{Command, Resolution, Stage};
+use super::command::{Claim, Command, Resolution, Stage};
 use super::mismatch::{Mismatch, command_text, span_of};
 use super::report::Report;
 use super::watch::{Body, Watch};
 use super::world::{World, count};
 use crate::canary::canary;
+use crate::core::NOT_ATTEMPTED;
 use crate::model::entry::{CommandKind, Entry, Place, Started};
 use crate::model::failure::Failure;
-use crate::model::id::StepNo;
+use crate::model::id::{OnceKey, StepNo};
 use crate::model::limits::NAME_BYTES_MAX;
 use crate::model::payload::{Payload, PayloadError};
 use crate::model::retry::Retry;
@@ -41,7 +42,11 @@ pub(crate) struct Shared {
 pub(crate) enum Verdict {
     Wait,
     Backoff(Duration),
-    Start { attempt: u32 },
+    Start {
+        attempt: u32,
+    },
+    /// The attempt has failed before its body began.
+    Failed(Failure),
     Running,
     Resolved(Resolution),
 }
@@ -171,6 +176,13 @@ impl Shared {
         number
     }
 
+    /// The first result of a step is that of all steps with this key.
+    pub(crate) fn claims(&self, number: u32, key: OnceKey) {
+        if let Some(command) = self.state().commands.get_mut(&number) {
+            command.claim = Some(Claim::new(key));
+        }
+    }
+
     pub(crate) fn now(&self) -> Time {
         if canary!("the time of a replay is its own") {
             return self.world.engine_now();
@@ -213,7 +225,9 @@ impl Shared {
         };
         command.polled = true;
         if let Some(resolution) = command.resolution.take() {
-            state.commands.remove(&number);
+            if let Some(command) = state.commands.remove(&number) {
+                state.return_claim(number, &command);
+            }
             return Verdict::Resolved(resolution);
         }
         command.woken_by(waker);
@@ -237,8 +251,28 @@ impl Shared {
                 if command.gated {
                     return Verdict::Wait;
                 }
-                command.stage = Stage::Running;
                 let attempt = command.attempts + 1;
+                if let Some(claim) = command.claim.as_mut().filter(|_| only.is_none()) {
+                    if let Some(failure) = claim.failure.take() {
+                        command.stage = Stage::Running;
+                        state.bodies += 1;
+                        return Verdict::Failed(failure);
+                    }
+                    if !claim.granted {
+                        claim.asked = true;
+                        let once = claim.key;
+                        command.stage = Stage::Claiming;
+                        let place = command.place(self.version);
+                        state.outbox.push(Report::AskOnce {
+                            number,
+                            place,
+                            attempt,
+                            once,
+                        });
+                        return Verdict::Wait;
+                    }
+                }
+                command.stage = Stage::Running;
                 state.bodies += 1;
                 count(&self.world.counts.bodies);
                 Verdict::Start { attempt }
@@ -322,6 +356,10 @@ impl Shared {
         };
         command.stage = Stage::Reported;
         let (place, attempt) = (command.place(self.version), command.attempts + 1);
+        let once = command.claim.as_mut().map(|claim| {
+            claim.settled();
+            (claim.key, retry)
+        });
         state.bodies -= 1;
         let report = match ended {
             Ok(output) => Report::StepCompleted {
@@ -329,6 +367,7 @@ impl Shared {
                 place,
                 attempt,
                 output,
+                once,
             },
             Err(failure) => Report::AttemptFailed {
                 number,
@@ -344,10 +383,9 @@ impl Shared {
     /// The future of a command is gone; what is still to come for it is skipped.
     pub(crate) fn abandon(&self, number: u32) {
         let mut state = self.state();
-        if let Some(command) = state.commands.remove(&number)
-            && command.stage == Stage::Running
-        {
-            state.bodies -= 1;
+        if let Some(command) = state.commands.remove(&number) {
+            state.bodies -= u32::from(command.stage == Stage::Running);
+            state.return_claim(number, &command);
         }
     }
 
@@ -462,6 +500,41 @@ impl Shared {
         self.state().halt.take()
     }
 
+    /// A step may make its attempt. Tells whether it wants to, or does already.
+    pub(crate) fn once_granted(&self, number: StepNo) -> bool {
+        let State { commands, turn, .. } = &mut *self.state();
+        let Some(command) = commands.get_mut(&number.0) else {
+            return false;
+        };
+        let stage = command.stage;
+        let Some(claim) = command.claim.as_mut().filter(|claim| claim.asked) else {
+            return false;
+        };
+        if stage == Stage::Claiming {
+            claim.granted = true;
+            command.stage = Stage::Asked;
+            command.wake(turn.as_ref());
+        }
+        command.resolution.is_none()
+    }
+
+    /// What is stored under a step's key cannot be read. Tells whether the step waits for it: its attempt fails.
+    pub(crate) fn once_failed(&self, number: StepNo, failure: Failure) -> bool {
+        let State { commands, turn, .. } = &mut *self.state();
+        let Some(command) = commands.get_mut(&number.0) else {
+            return false;
+        };
+        let stage = command.stage;
+        let Some(claim) = command.claim.as_mut().filter(|_| stage == Stage::Claiming) else {
+            return false;
+        };
+        claim.settled();
+        claim.failure = Some(failure);
+        command.stage = Stage::Asked;
+        command.wake(turn.as_ref());
+        true
+    }
+
     /// How many commands the code has asked for.
     pub(crate) fn asked(&self) -> u32 {
         self.state().asked
@@ -511,8 +584,11 @@ impl State {
     fn pass(&mut self, index: u32, entry: Entry) -> Result<Passed, Mismatch> {
         let (number, kind, resolution) = match entry {
             Entry::StepCompleted(e) => {
-                let output = e.output;
-                let resolution = Resolution::Completed { index, output };
+                let (own, output) = (e.attempt != NOT_ATTEMPTED, e.output);
+                let resolution = Resolution::Completed { index, own, output };
+                if let Some(claim) = self.claim_of(e.number) {
+                    claim.settled(); // the engine knows that it is over
+                }
                 (e.number, CommandKind::Step, resolution)
             }
             Entry::StepFailed(e) => (e.number, CommandKind::Step, Resolution::Failed(e.failure)),
@@ -580,6 +656,17 @@ impl State {
             command.wake(self.turn.as_ref());
         }
         Ok(())
+    }
+
+    fn claim_of(&mut self, number: StepNo) -> Option<&mut Claim> {
+        self.commands.get_mut(&number.0)?.claim.as_mut()
+    }
+
+    /// A command is gone. If the engine counts on it to make an attempt, or keeps its place in line, it is told.
+    fn return_claim(&mut self, number: u32, command: &Command) {
+        if command.claim.as_ref().is_some_and(|claim| claim.asked) {
+            self.outbox.push(Report::OnceReturned { number });
+        }
     }
 
     /// All that is pending answers with a cancelled failure.
