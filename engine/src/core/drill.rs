@@ -281,7 +281,6 @@ impl Drill {
         self.flush();
         let now = self.stage.core.now();
         self.audit.check(&self.stage.store, now, RETENTION, crashed);
-        self.stage.core.check_onces();
     }
 
     fn follow(&mut self, (order, a, b, c): Order) {
