@@ -518,21 +518,18 @@ impl Shared {
         command.resolution.is_none()
     }
 
-    /// What is stored under a step's key cannot be read. Tells whether the step waits for it: its attempt fails.
-    pub(crate) fn once_failed(&self, number: StepNo, failure: Failure) -> bool {
+    /// What is stored under a step's key cannot be read. If the step waits for it, its attempt fails.
+    pub(crate) fn once_failed(&self, number: StepNo, failure: Failure) {
         let State { commands, turn, .. } = &mut *self.state();
-        let Some(command) = commands.get_mut(&number.0) else {
-            return false;
-        };
-        let stage = command.stage;
-        let Some(claim) = command.claim.as_mut().filter(|_| stage == Stage::Claiming) else {
-            return false;
-        };
-        claim.settled();
-        claim.failure = Some(failure);
-        command.stage = Stage::Asked;
-        command.wake(turn.as_ref());
-        true
+        let waits = |command: &&mut Command| command.stage == Stage::Claiming;
+        if let Some(command) = commands.get_mut(&number.0).filter(waits)
+            && let Some(claim) = &mut command.claim
+        {
+            claim.settled();
+            claim.failure = Some(failure);
+            command.stage = Stage::Asked;
+            command.wake(turn.as_ref());
+        }
     }
 
     /// How many commands the code has asked for.

@@ -165,7 +165,7 @@ impl Turn {
     /// The engine refused what was reported about a command ([`StepNo::WHOLE`]: about the turn's end).
     pub(crate) fn refused(&mut self, number: StepNo, reason: &Refusal) {
         match reason {
-            Refusal::Damaged(_) if self.once_failed(number, reason) => {}
+            Refusal::Damaged(_) if number != StepNo::WHOLE => self.once_failed(number, reason),
             Refusal::JournalFull(_)
             | Refusal::Poisoned(_)
             | Refusal::Damaged(_)
@@ -490,30 +490,28 @@ impl Turn {
         }
     }
 
-    /// The engine cannot read the first result for a step's key: the attempt fails. Tells whether it is such a step.
-    fn once_failed(&mut self, number: StepNo, reason: &Refusal) -> bool {
+    /// The engine cannot read the first result for a step's key: an attempt that waits for it, or comes with another one, fails.
+    /// One that is being made goes on; its result is looked at then.
+    fn once_failed(&mut self, number: StepNo, reason: &Refusal) {
         let failure = Failure::retryable(reason).class("once");
-        match self.outstanding.withdraw_result(number.0) {
-            Some(Report::StepCompleted {
+        let result = self.outstanding.withdraw_result(number.0);
+        if let Some(Report::StepCompleted {
+            number,
+            place,
+            attempt,
+            once: Some((_, retry)),
+            ..
+        }) = result
+        {
+            self.outstanding.push(Report::AttemptFailed {
                 number,
                 place,
                 attempt,
-                once: Some((_, retry)),
-                ..
-            }) => {
-                self.outstanding.push(Report::AttemptFailed {
-                    number,
-                    place,
-                    attempt,
-                    failure,
-                    retry,
-                });
-                true
-            }
-            _ => {
-                let function = self.function.as_ref();
-                function.is_some_and(|function| function.shared.once_failed(number, failure))
-            }
+                failure,
+                retry,
+            });
+        } else if let Some(function) = &self.function {
+            function.shared.once_failed(number, failure);
         }
     }
 

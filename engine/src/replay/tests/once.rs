@@ -186,3 +186,36 @@ fn it_is_asked_before_each_attempt() {
         bench.sent
     );
 }
+
+// An engine that came back was asked again while the body ran, and cannot read what is there: the body goes on.
+#[test]
+fn a_body_goes_on_although_the_engine_cannot_read_the_result() {
+    let mut bench = Bench::new(&(), |ctx: Ctx, (): ()| async move {
+        ctx.once("rate", |_| std::future::pending::<Result<u32, Failure>>())
+            .await
+    });
+    bench.poll();
+    bench.turn.once_granted(StepNo(0));
+    bench.poll();
+    bench.turn.regranted(super::bench::token(9), 1);
+    bench.sent.clear();
+    bench.poll();
+    assert!(asks(&bench.sent[0]), "{:?}", bench.sent);
+    for number in [0, 7] {
+        let damaged = Damaged {
+            id: None,
+            what: "the result".to_owned(),
+        };
+        bench.turn.refused(StepNo(number), &damaged.into());
+    }
+    bench.sent.clear();
+    bench.poll();
+    assert!(bench.sent.is_empty(), "{:?}", bench.sent);
+    assert_eq!(*bench.turn.phase(), crate::replay::turn::Phase::Running);
+    let mut first = completed(5, 0, "rate", 8u32);
+    first.attempt = 0;
+    bench
+        .turn
+        .told(1, &crate::model::entry::Entry::from(first).encode());
+    assert_eq!(bench.poll().told_engine(), ["returned 8"]);
+}
