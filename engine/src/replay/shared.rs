@@ -1,5 +1,7 @@
 //! What the function's futures and the turn that polls them know in common.
 
+mod claim;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::panic::Location;
@@ -10,7 +12,7 @@ use std::time::Duration;
 
 use twox_hash::XxHash3_64;
 
-use super::command::{Claim, Command, Resolution, Stage};
+use super::command::{Command, Resolution, Stage};
 use super::mismatch::{Mismatch, command_text, span_of};
 use super::report::Report;
 use super::watch::{Body, Watch};
@@ -19,7 +21,7 @@ use crate::canary::canary;
 use crate::core::NOT_ATTEMPTED;
 use crate::model::entry::{CommandKind, Entry, Place, Started};
 use crate::model::failure::Failure;
-use crate::model::id::{OnceKey, StepNo};
+use crate::model::id::StepNo;
 use crate::model::limits::NAME_BYTES_MAX;
 use crate::model::payload::{Payload, PayloadError};
 use crate::model::retry::Retry;
@@ -174,13 +176,6 @@ impl Shared {
         }
         state.commands.insert(number, command);
         number
-    }
-
-    /// The first result of a step is that of all steps with this key.
-    pub(crate) fn claims(&self, number: u32, key: OnceKey) {
-        if let Some(command) = self.state().commands.get_mut(&number) {
-            command.claim = Some(Claim::new(key));
-        }
     }
 
     pub(crate) fn now(&self) -> Time {
@@ -500,38 +495,6 @@ impl Shared {
         self.state().halt.take()
     }
 
-    /// A step may make its attempt. Tells whether it wants to, or does already.
-    pub(crate) fn once_granted(&self, number: StepNo) -> bool {
-        let State { commands, turn, .. } = &mut *self.state();
-        let Some(command) = commands.get_mut(&number.0) else {
-            return false;
-        };
-        let stage = command.stage;
-        let Some(claim) = command.claim.as_mut().filter(|claim| claim.asked) else {
-            return false;
-        };
-        if stage == Stage::Claiming {
-            claim.granted = true;
-            command.stage = Stage::Asked;
-            command.wake(turn.as_ref());
-        }
-        command.resolution.is_none()
-    }
-
-    /// What is stored under a step's key cannot be read. If the step waits for it, its attempt fails.
-    pub(crate) fn once_failed(&self, number: StepNo, failure: Failure) {
-        let State { commands, turn, .. } = &mut *self.state();
-        let waits = |command: &&mut Command| command.stage == Stage::Claiming;
-        if let Some(command) = commands.get_mut(&number.0).filter(waits)
-            && let Some(claim) = &mut command.claim
-        {
-            claim.settled();
-            claim.failure = Some(failure);
-            command.stage = Stage::Asked;
-            command.wake(turn.as_ref());
-        }
-    }
-
     /// How many commands the code has asked for.
     pub(crate) fn asked(&self) -> u32 {
         self.state().asked
@@ -653,17 +616,6 @@ impl State {
             command.wake(self.turn.as_ref());
         }
         Ok(())
-    }
-
-    fn claim_of(&mut self, number: StepNo) -> Option<&mut Claim> {
-        self.commands.get_mut(&number.0)?.claim.as_mut()
-    }
-
-    /// A command is gone. If the engine counts on it to make an attempt, or keeps its place in line, it is told.
-    fn return_claim(&mut self, number: u32, command: &Command) {
-        if command.claim.as_ref().is_some_and(|claim| claim.asked) {
-            self.outbox.push(Report::OnceReturned { number });
-        }
     }
 
     /// All that is pending answers with a cancelled failure.
