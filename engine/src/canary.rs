@@ -82,6 +82,22 @@ mod planted {
             "U3: the end of a run, or its first grant, lets go of its key",
         ),
         canary(
+            "a once key is forgotten at a restart",
+            "E1: a once key has one result, also after a restart",
+        ),
+        canary(
+            "the second result of a once key counts",
+            "E1, E2: the result that is committed first is the result",
+        ),
+        canary(
+            "a once claim is not passed on",
+            "E3: when an attempt at a once key ends, the next in line makes one",
+        ),
+        canary(
+            "two bodies of a once key at a time",
+            "E3: one attempt at a once key is made at a time",
+        ),
+        canary(
             "an all-or-nothing start is cut in two",
             "A1: the runs that a call begins are written in one batch",
         ),

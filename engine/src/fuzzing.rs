@@ -326,15 +326,15 @@ mod seeds {
         AttemptFailed, Completed, Place, Started, StepCompleted, TimerArmed,
     };
     use crate::model::failure::Failure;
-    use crate::model::id::{CommandId, GrantNo, Incarnation, SessionId, StepNo, Token};
+    use crate::model::id::{CommandId, GrantNo, Incarnation, OnceKey, SessionId, StepNo, Token};
     use crate::model::payload::Payload;
     use crate::model::retry::Retry;
     use crate::model::run::RunState;
     use crate::model::unique::{Unique, UniqueKey};
     use crate::wire::message::{
-        AskBatch, AttemptFailedReport, Cancel, HandOut, Held, Hello, PROTOCOL, QueueSlots,
-        RefusedReply, Start, StartBatch, StartTogether, StepCompletedReport, TurnSuspended,
-        Welcome, WorkflowOffer,
+        AskBatch, AskOnce, AttemptFailedReport, Cancel, HandOut, Held, Hello, OnceGranted,
+        OnceReturned, PROTOCOL, QueueSlots, RefusedReply, Start, StartBatch, StartTogether,
+        StepCompletedReport, TurnSuspended, Welcome, WorkflowOffer,
     };
 
     const TOKEN: Token = Token {
@@ -428,6 +428,7 @@ mod seeds {
                 place: place(),
                 attempt: 1,
                 output,
+                once: None,
             }
             .into(),
             AttemptFailedReport {
@@ -488,6 +489,26 @@ mod seeds {
                 request: 5,
                 caller: caller(),
                 name: "b".into(),
+            }
+            .into(),
+            AskOnce {
+                run: run_no,
+                token: TOKEN,
+                number,
+                place: place(),
+                once: OnceKey::of(Namespace(0), "rate"),
+            }
+            .into(),
+            OnceGranted {
+                run: run_no,
+                token: TOKEN,
+                number,
+            }
+            .into(),
+            OnceReturned {
+                run: run_no,
+                token: TOKEN,
+                number,
             }
             .into(),
         ]

@@ -12,6 +12,7 @@ use crate::core::{GenerationRow, Input, Opened, ScheduleRow};
 use crate::keys::batch::{BatchRecord, OpenBatchRow};
 use crate::keys::expiry::{self, Expiry, ExpiryMark};
 use crate::keys::journal;
+use crate::keys::once::OnceRecord;
 use crate::keys::order::OrderRecord;
 use crate::keys::unique::UniqueRecord;
 use crate::keys::{
@@ -364,6 +365,35 @@ pub async fn answer(store: &dyn Store, read: Read) -> Result<Input, Unreadable> 
                 Err(error) => Err(local(error)?),
             };
             Input::UniqueLoaded {
+                namespace,
+                hash,
+                found,
+            }
+        }
+        Read::Once { namespace, hash } => {
+            let key = keys::once::once(namespace, hash);
+            let found = match record::<OnceRecord>(store, Space::Lasting, key).await {
+                Ok(found) => Ok(found),
+                Err(error) => Err(local(error)?),
+            };
+            Input::OnceLoaded {
+                namespace,
+                hash,
+                found,
+            }
+        }
+        Read::OnceResult {
+            namespace,
+            hash,
+            run,
+            birth,
+            entry,
+        } => {
+            let found = match journals::output_of(store, run, birth, entry).await {
+                Ok(found) => Ok(found),
+                Err(error) => Err(local(error)?),
+            };
+            Input::OnceResultLoaded {
                 namespace,
                 hash,
                 found,

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use stepwell::QueueSettings;
 use stepwell::keys::batch::BatchRecord;
+use stepwell::keys::once::{self, OnceRecord};
 use stepwell::keys::order::OrderRecord;
 use stepwell::keys::unique::UniqueRecord;
 use stepwell::keys::{
@@ -17,7 +18,7 @@ use stepwell::model::calendar::Calendar;
 use stepwell::model::chain;
 use stepwell::model::dead::Superseded;
 use stepwell::model::entry::{Entry, Started};
-use stepwell::model::id::{CommandId, RunId, RunNo, StepNo, Token};
+use stepwell::model::id::{CommandId, Namespace, RunId, RunNo, StepNo, Token};
 use stepwell::model::payload::Payload;
 use stepwell::model::run::{Outcome, OutcomeCancelled, OutcomeCompleted, OutcomeDead, RunState};
 use stepwell::model::time::Time;
@@ -155,6 +156,11 @@ impl DurableRun {
 pub(crate) enum Change {
     /// An entry was added.
     Appended { run: RunNo, index: u32 },
+    /// The first result of what is done once was written or deleted.
+    Once {
+        place: (Namespace, u128),
+        before: Option<OnceRecord>,
+    },
     /// A grant was written.
     Granted {
         slot: u32,
@@ -256,6 +262,8 @@ pub(crate) struct Durable {
     newly_forgotten: Vec<(RunNo, RunId)>,
     /// Who holds unique keys.
     pub(crate) keys: BTreeMap<Bytes, UniqueRecord>,
+    /// The first results of what is done once.
+    pub(crate) once: BTreeMap<(Namespace, u128), OnceRecord>,
     /// Batches that have not ended, by their slots.
     pub(crate) batches: BTreeMap<u32, BatchRecord>,
     /// All that have ended, also those that are forgotten.
@@ -452,6 +460,17 @@ impl Durable {
                     Change::Other
                 }
             },
+            Family::Once => {
+                let place = once::of_key(key).ok_or_else(short)?;
+                let before = match value {
+                    Some(value) => {
+                        let record = OnceRecord::of_bytes(value).map_err(bad)?;
+                        self.once.insert(place, record)
+                    }
+                    None => self.once.remove(&place),
+                };
+                Change::Once { place, before }
+            }
             Family::Batch => {
                 let slot = keys::slot_of(key).ok_or_else(short)?;
                 match value {

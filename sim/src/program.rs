@@ -80,6 +80,7 @@ impl Program {
         program.knows(workload::POISON);
         program.knows(workload::ORPHAN);
         program.knows(workload::RING);
+        program.knows(workload::SHARED);
         // It races with the customer's patience.
         let ask = Effect::once_per_key().optional();
         program.effects.insert(workload::ASK.to_owned(), ask);

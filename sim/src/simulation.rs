@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
 
 use stepwell::model::entry::Entry;
+use stepwell::model::id::OnceKey;
 use stepwell_storage::{Fate, ReadFailure};
 use turmoil::Sim;
 
@@ -107,7 +108,12 @@ pub(crate) fn observe(plan: Plan, program: Arc<Program>) -> Observed {
             if let Entry::StepCompleted(step) = entry {
                 let key = format!("{}-{}", started.id, step.number);
                 let place = (started.workflow.clone(), step.place.name.clone());
-                steps.insert(key, place);
+                let once = OnceKey::of(started.namespace, &step.place.name);
+                let is_once = court
+                    .durable
+                    .once
+                    .contains_key(&(started.namespace, once.0));
+                steps.insert(if is_once { once.to_string() } else { key }, place);
             }
         }
         let end = run.entries.last().map_or("", Entry::kind_name);

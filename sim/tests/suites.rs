@@ -400,3 +400,68 @@ fn a_month_passes() {
         .seeds(Seeds::fresh_only(5).from(0))
         .run();
 }
+
+const CONVERT: Workflow<Order, u64> = Workflow::new("convert").queue("shop");
+
+async fn convert(ctx: Ctx, order: Order, world: Outside) -> Result<u64, Failure> {
+    let rate = ctx
+        .once("the rate of the day", |s| {
+            world.call("rate", s.key(), "the rate of the day")
+        })
+        .limits(secs(5), secs(10))
+        .await?;
+    ctx.step("charge", |s| {
+        world.call("charge", s.key(), (order.id, rate))
+    })
+    .limits(secs(5), secs(10))
+    .await
+}
+
+fn bureau() -> Suite {
+    Sim::suite("bureau")
+        .workers(3, |w| {
+            let world = w.world();
+            w.register(CONVERT, move |ctx, order| {
+                convert(ctx, order, world.clone())
+            })
+        })
+        .workload(|w| {
+            w.start_many(CONVERT, 12, Order::arbitrary);
+        })
+        .effect("rate", Effect::once_per_key().once_per_request())
+        .eventually("all orders settle", mins(10))
+}
+
+// A38: a closure that is done once for all runs, among faults: every run charges by one rate, whoever found it.
+#[test]
+fn what_is_done_once_survives_chaos() {
+    bureau()
+        .faults(Faults::swarm())
+        .always("all charge by one rate", |h| {
+            let rates: std::collections::BTreeSet<u64> = h
+                .effects("charge")
+                .filter_map(|e| e.request::<(u64, u64)>())
+                .map(|(_, rate)| rate)
+                .collect();
+            rates.len() <= 1
+        })
+        .seeds(Seeds::fresh_only(20).from(0).budget(secs(20)))
+        .run();
+}
+
+// Its worker is killed after the effect and before the record, and at every other point: the audit knows the step by its key.
+#[test]
+fn what_is_done_once_may_be_struck_at_every_point() {
+    let audit = bureau().audit(1).expect("it can be audited");
+    println!("{audit}");
+    assert!(audit.is_sound(), "{audit}");
+    assert_eq!(audit.steps[0].step, "the rate of the day", "{audit}");
+    assert_eq!(
+        audit.steps[0].text, "done again, and found done under its key",
+        "{audit}"
+    );
+    let strikes = [Strike::KillWorker, Strike::KillServer, Strike::LosePower];
+    let map = bureau().crash_map(1, &strikes).expect("it can be mapped");
+    println!("{map}");
+    assert!(map.is_sound(), "{map}");
+}

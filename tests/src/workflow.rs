@@ -31,6 +31,8 @@ pub const BLOCK: Workflow<Block, String> = Workflow::new("block");
 pub const EXPORT: Workflow<bool, u32> = Workflow::new("export");
 /// Many steps, one after the other.
 pub const BOOK: Workflow<Book, ()> = Workflow::new("book");
+/// What is done once for all runs; answers with the run that did it.
+pub const RATE: Workflow<Rate, String> = Workflow::new("rate");
 
 /// What `ledger` gets: a number, and weight to carry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,6 +89,15 @@ pub struct Block {
     pub until: PathBuf,
 }
 
+/// What `rate` gets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rate {
+    /// How long the work takes.
+    pub work: Duration,
+    /// Whether it is done in a process of its own.
+    pub isolated: bool,
+}
+
 /// What `book` gets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Book {
@@ -136,7 +147,7 @@ impl World {
 pub fn register(worker: Worker, world: &World) -> Worker {
     let with = || world.clone();
     let (w1, w2, w3, w4, w5, w6) = (with(), with(), with(), with(), with(), with());
-    let (w7, w8, w9, w10) = (with(), with(), with(), with());
+    let (w7, w8, w9, w10, w11) = (with(), with(), with(), with(), with());
     worker
         .register(LEDGER, move |ctx, entry| ledger(ctx, entry, w1.clone()))
         .register(LONG, move |ctx, long| run_long(ctx, long, w2.clone()))
@@ -148,6 +159,7 @@ pub fn register(worker: Worker, world: &World) -> Worker {
         .register(SPIN, move |ctx, spin| run_spin(ctx, spin, w7.clone()))
         .register(CRASH, move |ctx, how| crash(ctx, how, w8.clone()))
         .register(BLOCK, move |ctx, block| run_block(ctx, block, w9.clone()))
+        .register(RATE, move |ctx, rate| find_rate(ctx, rate, w11.clone()))
         .register(EXPORT, move |ctx, isolated| {
             export(ctx, isolated, w10.clone())
         })
@@ -174,6 +186,20 @@ async fn run_long(ctx: Ctx, long: Long, world: World) -> Result<String, Failure>
     })
     .await?;
     Ok("both done".to_owned())
+}
+
+async fn find_rate(ctx: Ctx, rate: Rate, world: World) -> Result<String, Failure> {
+    let (world, me) = (&world, ctx.run_id().to_string());
+    let me = &me;
+    let find = |s: Step| async move {
+        world.work("rate", &s, rate.work).await?;
+        Ok::<_, std::io::Error>(me.clone())
+    };
+    let isolation = match rate.isolated {
+        true => Isolation::process(),
+        false => Isolation::InPlace,
+    };
+    ctx.once("rate of the day", find).isolation(isolation).await
 }
 
 async fn sleeper(ctx: Ctx, _number: u64, world: World) -> Result<(), Failure> {

@@ -158,6 +158,7 @@ fn outcome(grant: &HandOut) -> (RunId, Message) {
             place,
             attempt: 1,
             output,
+            once: None,
         }
         .into(),
     )

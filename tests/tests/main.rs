@@ -20,6 +20,7 @@ mod isolated;
 mod journal;
 mod limit;
 mod lock;
+mod once;
 mod refusal;
 mod requirement;
 mod restart;

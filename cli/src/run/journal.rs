@@ -122,6 +122,9 @@ fn what(entry: &Entry) -> String {
         Entry::StepCompleted(e) if e.attempt > 1 => {
             format!("attempt {}: {}", e.attempt, payload_json(&e.output))
         }
+        Entry::StepCompleted(e) if e.attempt == 0 => {
+            format!("done once, for another run: {}", payload_json(&e.output))
+        }
         Entry::StepCompleted(e) => payload_json(&e.output).to_string(),
         Entry::StepFailed(e) => {
             format!("after attempt {}: {}", e.attempt, failure_text(&e.failure))
@@ -267,6 +270,19 @@ mod tests {
             failed(later, false),
             "attempt 2, again after 2.0 s, no retry used up: slow down"
         );
+    }
+
+    // A38: a result that another run came to is told as such.
+    #[test]
+    fn what_was_done_once_for_another_run_is_told_as_such() {
+        let entry = Entry::from(StepCompleted {
+            at: Time(1_000),
+            number: StepNo(0),
+            place: Place::default(),
+            attempt: 0,
+            output: Payload::of(&17).unwrap(),
+        });
+        assert_eq!(what(&entry), "done once, for another run: 17");
     }
 
     #[test]

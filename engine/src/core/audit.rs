@@ -6,8 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use stepwell_storage::{MemStore, Space, block_on};
 
+use super::once::NOT_ATTEMPTED;
 use super::run::{Run, RunFold};
+use super::unique::KeyPlace;
 use crate::keys::batch::BatchRecord;
+use crate::keys::expiry::{self, Expires};
+use crate::keys::once::OnceRecord;
 use crate::keys::unique::{self, UniqueRecord};
 use crate::keys::{
     self, ActRecord, DeadRecord, Family, GenerationRecord, GrantedRecord, IndexRecord, Mark,
@@ -16,8 +20,8 @@ use crate::keys::{
 use crate::model::batch::BatchCounts;
 use crate::model::chain::CHAIN_BYTES;
 use crate::model::dead::{ActKind, Superseded};
-use crate::model::entry::Entry;
-use crate::model::id::{CommandId, RunId, RunNo, StepNo};
+use crate::model::entry::{Entry, StepCompleted};
+use crate::model::id::{CommandId, OnceKey, RunId, RunNo, StepNo};
 use crate::model::queue::QueueSummary;
 use crate::model::run::{Outcome, RunState};
 use crate::model::time::Time;
@@ -46,6 +50,9 @@ pub(super) struct Facts {
     /// How often each command of an operator is recorded as an act.
     acts: BTreeMap<CommandId, u32>,
     unique: BTreeMap<Bytes, UniqueRecord>,
+    /// The first results of what is done once, and until when rows of them expire.
+    once: BTreeMap<KeyPlace, OnceRecord>,
+    once_until: BTreeMap<KeyPlace, Vec<Time>>,
     batches: Vec<BatchRecord>,
     tally: Option<Tally>,
     mark: Option<Mark>,
@@ -117,6 +124,18 @@ impl Facts {
         }
         for (key, value) in rows(store, Space::Lasting, Family::Unique) {
             facts.unique.insert(key, record(&value));
+        }
+        for (key, value) in rows(store, Space::Lasting, Family::Once) {
+            let place = keys::once::of_key(&key).expect("a namespace and a hash");
+            facts.once.insert(place, record(&value));
+        }
+        let rows_of_time = rows(store, Space::Lasting, Family::Expiry);
+        let expiries = rows_of_time
+            .iter()
+            .filter_map(|(key, _)| expiry::of_key(key));
+        for row in expiries.filter(|row| row.what == Expires::Once) {
+            let place = (row.namespace, row.hash);
+            facts.once_until.entry(place).or_default().push(row.at);
         }
         for family in [Family::Batch, Family::EndedBatch] {
             let rows = rows(store, Space::Lasting, family);
@@ -296,6 +315,7 @@ impl Facts {
         self.check_pools();
         self.check_mark();
         self.check_keys();
+        self.check_once();
         for batch in &self.batches {
             self.check_batch(batch);
         }
@@ -330,6 +350,45 @@ impl Facts {
                 );
             }
         }
+    }
+
+    /// E1: a row names an attempt that succeeded, and will expire.
+    fn check_once(&self) {
+        for (place, row) in &self.once {
+            let until = self.once_until.get(place);
+            assert!(
+                until.is_some_and(|until| until.contains(&row.until)),
+                "E1: {place:?} expires: {row:?}"
+            );
+            if self.runs.contains_key(&row.run) {
+                let result = self.result_of(row);
+                let own = result.is_some_and(|result| result.attempt != NOT_ATTEMPTED);
+                assert!(own, "E1: {row:?} is the result of an attempt");
+            }
+        }
+    }
+
+    fn result_of(&self, row: &OnceRecord) -> Option<&StepCompleted> {
+        match self.runs.get(&row.run)?.entries.get(row.entry as usize)? {
+            Entry::StepCompleted(completed) => Some(completed),
+            _ => None,
+        }
+    }
+
+    /// E2: what a run was told is the result of the row that counts, or did a moment ago.
+    fn check_told(&self, before: &Self, run: &Run, told: &StepCompleted) {
+        let place = (
+            run.namespace,
+            OnceKey::of(run.namespace, &told.place.name).0,
+        );
+        let rows = [self.once.get(&place), before.once.get(&place)];
+        let mut rows = rows.into_iter().flatten().peekable();
+        assert!(rows.peek().is_some(), "E2: {} was told of a row", run.no);
+        let same = |row: &OnceRecord| match self.result_of(row) {
+            Some(result) => result.output == told.output,
+            None => !self.runs.contains_key(&row.run),
+        };
+        assert!(rows.any(same), "E2: {} was told the first result", run.no);
     }
 
     /// B1, B3. Runs that have outlived their retention are counted still.
@@ -591,6 +650,10 @@ impl Audit {
     }
 
     fn check_change(&self, facts: &Facts, now: Time) {
+        for (place, before) in self.last.once.iter().filter(|(_, row)| row.until > now) {
+            let after = facts.once.get(place);
+            assert_eq!(after, Some(before), "E1: {place:?} has one result");
+        }
         for (no, before) in &self.last.runs {
             let Some(after) = facts.runs.get(no) else {
                 continue;
@@ -599,6 +662,14 @@ impl Audit {
                 after.entries.starts_with(&before.entries),
                 "J1: the journal of {no} only grows"
             );
+            for entry in &after.entries[before.entries.len()..] {
+                match entry {
+                    Entry::StepCompleted(told) if told.attempt == NOT_ATTEMPTED => {
+                        facts.check_told(&self.last, &after.run, told);
+                    }
+                    _ => {}
+                }
+            }
             let slept = self.last.timers.keys().find(|(_, run)| run == no);
             if let Some((due, _)) = slept.filter(|key| !facts.timers.contains_key(key)) {
                 let cancelled = after.run.cancel_requested && !before.run.cancel_requested;

@@ -19,7 +19,9 @@ use crate::model::command::{Caller, StartRun};
 use crate::model::dead::Superseded;
 use crate::model::entry::{Entry, FunctionEnd, Place};
 use crate::model::failure::Failure;
-use crate::model::id::{CommandId, Incarnation, RunId, RunNo, SessionId, StepNo, Token};
+use crate::model::id::{
+    CommandId, Incarnation, Namespace, OnceKey, RunId, RunNo, SessionId, StepNo, Token,
+};
 use crate::model::limits::Limits;
 use crate::model::payload::Payload;
 use crate::model::queue::{QueueChange, RateLimit};
@@ -29,10 +31,10 @@ use crate::model::time::Time;
 use crate::model::unique::{Unique, UniqueKey};
 use crate::reading;
 use crate::wire::message::{
-    AskOutcome, AskQueues, AskStatus, AttemptFailedReport, Cancel, Discard, EditInput, GiveBack,
-    Heartbeat, Held, Hello, Message, Offer, PROTOCOL, QueueSlots, Redrive, Resume, SetQueue, Start,
-    StartBatch, StartTogether, StepCompletedReport, TimerRequested, TurnCompleted, TurnFailed,
-    TurnMismatched, TurnSuspended, WorkflowOffer,
+    AskOnce, AskOutcome, AskQueues, AskStatus, AttemptFailedReport, Cancel, Discard, EditInput,
+    GiveBack, Heartbeat, Held, Hello, Message, Offer, OnceReturned, PROTOCOL, QueueSlots, Redrive,
+    Resume, SetQueue, Start, StartBatch, StartTogether, StepCompletedReport, TimerRequested,
+    TurnCompleted, TurnFailed, TurnMismatched, TurnSuspended, WorkflowOffer,
 };
 
 /// One order: what happens, and three numbers that say to whom and how.
@@ -42,9 +44,11 @@ pub(crate) type Order = (u8, u8, u8, u8);
 pub(crate) const ORDERS: u8 = 68;
 
 const WORKERS: usize = 3;
-const WORKFLOWS: [&str; 8] = [
-    "two", "sleeper", "flaky", "doomed", "whole", "picky", "racer", "long",
+const WORKFLOWS: [&str; 9] = [
+    "two", "sleeper", "flaky", "doomed", "whole", "picky", "racer", "long", "shared",
 ];
+/// Keys of what is done once for all runs.
+const ONCE: [&str; 2] = ["k0", "k1"];
 const QUEUES: [&str; 2] = ["a", "b"];
 const TAG: &str = "gpu";
 const RETENTION: Duration = Duration::from_secs(3_600);
@@ -59,6 +63,11 @@ enum Command {
     },
     Sleep {
         ms: u64,
+    },
+    /// A step whose first result is everybody's.
+    Once {
+        key: usize,
+        fails: u32,
     },
     /// Two timers; the first one counts, the other one is dropped.
     Race {
@@ -103,6 +112,12 @@ fn script(workflow: &str) -> &'static [Command] {
             },
             Command::Sleep { ms: 2_000 },
         ],
+        "shared" => &[
+            Command::Once { key: 0, fails: 1 },
+            STEP,
+            Command::Once { key: 1, fails: 0 },
+            Command::Once { key: 0, fails: 1 },
+        ],
         "long" => &[STEP, STEP, STEP, STEP, STEP, STEP, STEP, STEP, STEP, STEP],
         _ => &[],
     }
@@ -116,6 +131,8 @@ struct Holding {
     entries: Vec<Entry>,
     /// The report that has no answer yet.
     asked: Option<Message>,
+    /// The step that may make its attempt at what is done once.
+    once: Option<StepNo>,
 }
 
 /// What arrives at a worker, in order.
@@ -733,6 +750,7 @@ impl Drill {
                 place,
                 attempt: 1,
                 output,
+                once: None,
             }
             .into(),
         );
@@ -1187,6 +1205,8 @@ fn report_of(message: &Message) -> Option<(RunNo, Token)> {
         Message::StepCompletedReport(m) => Some((m.run, m.token)),
         Message::AttemptFailedReport(m) => Some((m.run, m.token)),
         Message::TimerRequested(m) => Some((m.run, m.token)),
+        Message::AskOnce(m) => Some((m.run, m.token)),
+        Message::OnceReturned(m) => Some((m.run, m.token)),
         Message::TurnSuspended(m) => Some((m.run, m.token)),
         Message::TurnCompleted(m) => Some((m.run, m.token)),
         Message::TurnFailed(m) => Some((m.run, m.token)),
@@ -1220,6 +1240,7 @@ impl Worker {
                         workflow,
                         entries: known,
                         asked: None,
+                        once: None,
                     },
                 );
                 None
@@ -1236,6 +1257,9 @@ impl Worker {
                     .get_mut(&run)
                     .filter(|holding| holding.token == old)?;
                 holding.token = token;
+                if matches!(holding.asked, Some(Message::AskOnce(_))) {
+                    holding.asked = None; // asked again, under the new token
+                }
                 assert_eq!(
                     from as usize,
                     holding.entries.len(),
@@ -1262,7 +1286,7 @@ impl Worker {
                 let number = entry.number();
                 // Timers and cancel requests come unasked.
                 if !matches!(entry, Entry::TimerFired(_)) {
-                    holding.asked = None;
+                    (holding.asked, holding.once) = (None, None);
                 }
                 holding.entries.push(entry);
                 number.filter(|_| step).map(|number| (told.run, number))
@@ -1273,8 +1297,24 @@ impl Worker {
             }
             Arrival::Message(Message::ReportRefused(refused)) => {
                 if let Some(holding) = self.holds.get_mut(&refused.run) {
-                    holding.asked = None;
+                    (holding.asked, holding.once) = (None, None);
                 }
+                None
+            }
+            Arrival::Message(Message::OnceGranted(granted)) => {
+                let holding = self
+                    .holds
+                    .get_mut(&granted.run)
+                    .filter(|holding| holding.token == granted.token)?;
+                if matches!(&holding.asked, Some(Message::AskOnce(m)) if m.number == granted.number)
+                {
+                    (holding.asked, holding.once) = (None, Some(granted.number));
+                }
+                None
+            }
+            Arrival::Message(Message::OnceReturned(returned)) => {
+                let holding = self.holds.get_mut(&returned.run)?;
+                (holding.asked, holding.once) = (None, None);
                 None
             }
             Arrival::Message(_) => None,
@@ -1305,6 +1345,51 @@ impl Holding {
             went_on: None,
         };
         (self.token.grant.0.is_multiple_of(2)).then_some(end)
+    }
+
+    /// Asks before each attempt. What was granted is mostly done, sometimes given back; a worker that an engine left in the
+    /// middle of it comes with a result without having asked this one.
+    fn next_once(
+        &self,
+        (run, number): (RunNo, StepNo),
+        place: Place,
+        (attempts, fails): (u32, u32),
+        how: u8,
+    ) -> Message {
+        let (token, once) = (self.token, OnceKey::of(Namespace::default(), &place.name));
+        match self.once == Some(number) || how % 32 == 7 {
+            false => AskOnce {
+                run,
+                token,
+                number,
+                place,
+                once,
+            }
+            .into(),
+            true if how % 32 == 9 => OnceReturned { run, token, number }.into(),
+            true if attempts < fails && run.0.is_multiple_of(2) => AttemptFailedReport {
+                run,
+                token,
+                number,
+                place,
+                attempt: attempts + 1,
+                failure: Failure::retryable("not yet"),
+                retry: Retry::fixed(Duration::from_secs(1)).retries(u32::from(how % 2)),
+            }
+            .into(),
+            true => StepCompletedReport {
+                run,
+                token,
+                number,
+                place,
+                attempt: attempts + 1,
+                output: Payload(
+                    vec![(run.0 % 250) as u8; if how % 16 == 5 { 4_500 } else { 10 }].into(),
+                ),
+                once: Some(once),
+            }
+            .into(),
+        }
     }
 
     /// The next report by the script and the journal.
@@ -1406,8 +1491,30 @@ impl Holding {
                         place,
                         attempt,
                         output,
+                        once: None,
                     }
                     .into();
+                }
+                Command::Once { key, fails } => {
+                    if known.failed.contains(&at) || known.resolved.contains(&at) {
+                        continue;
+                    }
+                    let (attempts, retry_at) =
+                        known.attempts.get(&at).copied().unwrap_or((0, Time(0)));
+                    if retry_at > now {
+                        return TurnSuspended {
+                            run,
+                            token,
+                            seen,
+                            wakes_at: retry_at,
+                        }
+                        .into();
+                    }
+                    let place = Place {
+                        name: ONCE[key].to_owned(),
+                        ..place
+                    };
+                    return self.next_once((run, at), place, (attempts, fails), how);
                 }
                 Command::Sleep { ms } => match known.due.get(&at) {
                     _ if known.resolved.contains(&at) => {}

@@ -322,6 +322,7 @@ impl Core {
     pub(super) fn ungrant(&mut self, no: RunNo, out: &mut Output) -> Option<(Granted, Run)> {
         self.touch(no);
         let mut granted = self.granted.remove(&no)?;
+        self.leave_onces(no, out);
         out.delete(Space::Passing, keys::granted(granted.slot));
         if canary!("a transition is cut in two") {
             out.close_batch();

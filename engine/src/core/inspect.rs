@@ -9,6 +9,7 @@ use crate::model::id::{RunNo, SessionId};
 impl Core {
     /// Panics if two parts of the core's memory contradict each other.
     pub fn check(&self) {
+        self.check_onces();
         self.check_grants();
         self.schedules.check();
         self.check_slots();

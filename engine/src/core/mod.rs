@@ -37,7 +37,7 @@
 //! - **A1** to **A4** What a queue's settings let through: see `admission`.
 //! - **O1**–**O6** are about schedules, in `schedule.rs`; **N1**, **N2** about orders, in `order.rs`.
 //!
-//! Those of unique keys (U) are in `unique.rs`, of calls that are all or nothing (A) in `together.rs`, of batches (B) in
+//! Those of unique keys (U) are in `unique.rs`, of work that is done once (E) in `once.rs`, of calls that are all or nothing (A) in `together.rs`, of batches (B) in
 //! `batch.rs`.
 
 mod act;
@@ -56,6 +56,7 @@ mod grant;
 mod inspect;
 mod lane;
 mod load;
+mod once;
 mod open;
 mod order;
 pub mod output;
@@ -98,6 +99,8 @@ use self::gauge::{AskedQueues, Unoffered};
 use self::grant::{Granted, Slots};
 pub use self::load::summary;
 use self::load::{Lookup, Mailbox, Want};
+pub use self::once::NOT_ATTEMPTED;
+use self::once::Onces;
 pub use self::open::{OpenRefused, Opened, QueueRow};
 use self::order::Orders;
 use self::output::{Note, Output};
@@ -116,10 +119,12 @@ use self::unknown::Unknown;
 use crate::canary::canary;
 use crate::keys::batch::BatchRecord;
 use crate::keys::expiry::Expiry;
+use crate::keys::once::OnceRecord;
 use crate::keys::unique::UniqueRecord;
 use crate::keys::{self, Mark, ReadyRecord, Record, StoppedRecord, Tally, TimerRecord};
 use crate::model::id::{GrantNo, Incarnation, Namespace, RunId, RunNo, SessionId, StepNo, Token};
 use crate::model::limits::Limits;
+use crate::model::payload::Payload;
 use crate::model::run::{InMemory, RunState, Stats};
 use crate::model::time::Time;
 use crate::wire::message::{Held, Message};
@@ -266,6 +271,24 @@ pub enum Input {
         /// Who holds it, or what is damaged.
         found: Result<Option<UniqueRecord>, String>,
     },
+    /// An answer to [`Read::Once`](output::Read::Once).
+    OnceLoaded {
+        /// Whose key.
+        namespace: Namespace,
+        /// What it is stored under.
+        hash: u128,
+        /// Where its first result is, if there is one, or what is damaged.
+        found: Result<Option<OnceRecord>, String>,
+    },
+    /// An answer to [`Read::OnceResult`](output::Read::OnceResult).
+    OnceResultLoaded {
+        /// Whose key.
+        namespace: Namespace,
+        /// What it is stored under.
+        hash: u128,
+        /// The result, unless the run is gone, or what is damaged.
+        found: Result<Option<Payload>, String>,
+    },
     /// An answer to [`Read::Batch`](output::Read::Batch).
     BatchLoaded {
         /// Whose batch.
@@ -339,6 +362,7 @@ pub struct Core {
     /// The id whose look-ups are being answered, when a call that is all or nothing is among them.
     resolving: Option<(Namespace, RunId)>,
     uniques: Uniques,
+    onces: Onces,
     batches: Batches,
     expiries: Expiries,
     /// Who waits for a run to end.
@@ -404,6 +428,7 @@ impl Core {
                     + self.uniques.len()
                     + self.batches.len(),
             ),
+            once: count(self.onces.len()),
         }
     }
 
@@ -443,6 +468,16 @@ impl Core {
                 hash,
                 found,
             } => self.unique_loaded((namespace, hash), found, out),
+            Input::OnceLoaded {
+                namespace,
+                hash,
+                found,
+            } => self.once_loaded((namespace, hash), found, out),
+            Input::OnceResultLoaded {
+                namespace,
+                hash,
+                found,
+            } => self.once_result_loaded((namespace, hash), found, out),
             Input::BatchLoaded {
                 namespace,
                 hash,
@@ -518,6 +553,8 @@ impl Core {
             Message::TurnFailed(report) => self.turn_failed(session, report, out),
             Message::TurnMismatched(report) => self.turn_mismatched(session, report, out),
             Message::GiveBack(report) => self.give_back(session, report, out),
+            Message::AskOnce(ask) => self.ask_once(session, ask, out),
+            Message::OnceReturned(report) => self.once_returned(session, &report, out),
             Message::Offer(offer) => self.offer(session, &offer.queues, out),
             Message::Start(start) => self.start(session, start, out),
             Message::StartTogether(start) => self.start_together(session, start, out),
@@ -579,7 +616,7 @@ impl Core {
     ///
     /// It is an instant and not a span: inputs that keep coming must not put it off.
     pub fn wakes_at(&self) -> Option<Duration> {
-        let at_once = !self.unsettled.is_empty() || self.unknown.goes_on();
+        let at_once = !self.unsettled.is_empty() || self.unknown.goes_on() || self.onces.has_news();
         if at_once || !self.returning.is_empty() || !self.regranting.is_empty() {
             return Some(self.mono);
         }
@@ -620,6 +657,7 @@ impl Core {
         self.open_pools();
         self.return_some(out);
         self.regrant_some(out);
+        self.tell_results(out);
         self.fire_armed(out);
         self.fire_timers(out);
         self.look_for_workers(out);

@@ -11,6 +11,7 @@ use super::expiry::Expiries;
 use super::gauge::Unoffered;
 use super::grant::{Granted, Slots};
 use super::load::Want;
+use super::once::Onces;
 use super::order::Orders;
 use super::queue::Queue;
 use super::retention::Cleaner;
@@ -174,6 +175,7 @@ impl Core {
             togethers: BTreeSet::new(),
             resolving: None,
             uniques: Uniques::opened_at(RunNo(tally.next_run)),
+            onces: Onces::opened_at(RunNo(tally.next_run)),
             batches: Batches::restore(opened.batches),
             expiries: Expiries::opened(opened.first_expiry),
             waiters: BTreeMap::new(),

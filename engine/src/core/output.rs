@@ -284,6 +284,26 @@ pub enum Read {
         /// What it is stored under.
         hash: u128,
     },
+    /// Where the first result for a once key is.
+    Once {
+        /// Whose key.
+        namespace: Namespace,
+        /// What it is stored under.
+        hash: u128,
+    },
+    /// The first result for a once key.
+    OnceResult {
+        /// Whose key.
+        namespace: Namespace,
+        /// What it is stored under.
+        hash: u128,
+        /// The run that came to it.
+        run: RunNo,
+        /// The generation that was born in, and whether it may have been moved.
+        birth: (u32, bool),
+        /// The entry that holds it.
+        entry: u32,
+    },
     /// A batch that has ended.
     Batch {
         /// Whose batch.

@@ -12,6 +12,7 @@
 //! … unique=k:running together                                   also `:queued`, `:5s`; all or nothing
 //! … batch=b seal then=x                                          runs of a batch, which `x` follows; `batch b` asks
 //! step r1 0 | fail r1 0 | timer r1 1 delay=3s                    reports, by the holder under its token
+//! once r1 0 key=k | return r1 0 | step r1 0 key=k               of a step that is done once for all runs
 //! complete r1 | failed r1 | suspend r1 seen=2 wakes=3s | mismatch r1 | giveback r1
 //! queue q create paused=yes concurrency=2 rate=3/1s burst=2 oldest=4    an operator sets something (command=7); queues q   asks
 //! cancel r1 | resume r1 | outcome r1 wait | status r1            what clients ask
@@ -37,7 +38,9 @@ use crate::model::chain::CHAIN_BYTES;
 use crate::model::command::{Caller, Refusal, StartRun};
 use crate::model::entry::{Entry, FunctionEnd, Place};
 use crate::model::failure::{Failure, FailureKind};
-use crate::model::id::{CommandId, GrantNo, Incarnation, RunId, RunNo, SessionId, StepNo, Token};
+use crate::model::id::{
+    CommandId, GrantNo, Incarnation, Namespace, OnceKey, RunId, RunNo, SessionId, StepNo, Token,
+};
 use crate::model::payload::Payload;
 use crate::model::queue::{QueueChange, QueueSettings, QueueSummary, RateLimit};
 use crate::model::retry::Retry;
@@ -45,10 +48,11 @@ use crate::model::run::{Outcome, RunState};
 use crate::model::time::Time;
 use crate::model::unique::{Unique, UniqueKey};
 use crate::wire::message::{
-    AskBatch, AskOutcome, AskQueues, AskStatus, AttemptFailedReport, Cancel, Discard, EditInput,
-    GiveBack, Heartbeat, Held, Hello, Message, Offer, PROTOCOL, QueueSlots, Redrive, Resume,
-    SetQueue, Start, StartAnswer, StartBatch, StartTogether, StepCompletedReport, TimerRequested,
-    TurnCompleted, TurnFailed, TurnMismatched, TurnSuspended, WorkflowOffer,
+    AskBatch, AskOnce, AskOutcome, AskQueues, AskStatus, AttemptFailedReport, Cancel, Discard,
+    EditInput, GiveBack, Heartbeat, Held, Hello, Message, Offer, OnceReturned, PROTOCOL,
+    QueueSlots, Redrive, Resume, SetQueue, Start, StartAnswer, StartBatch, StartTogether,
+    StepCompletedReport, TimerRequested, TurnCompleted, TurnFailed, TurnMismatched, TurnSuspended,
+    WorkflowOffer,
 };
 
 const START: Time = Time(20_000 * 86_400_000);
@@ -360,8 +364,8 @@ impl Scene {
             "settings" => self.set(line),
             "worker" | "client" => self.hello(line),
             "start" => self.start(line),
-            "step" | "fail" | "timer" | "suspend" | "complete" | "failed" | "mismatch"
-            | "giveback" => self.report(line),
+            "once" | "return" | "step" | "fail" | "timer" | "suspend" | "complete" | "failed"
+            | "mismatch" | "giveback" => self.report(line),
             "cancel" | "resume" | "outcome" | "status" => self.ask(line),
             "queue" => self.set_queue(line),
             "queues" => {
@@ -761,11 +765,13 @@ impl Scene {
                 .and_then(|number| number.parse().ok())
                 .unwrap_or(0),
         );
+        let key = line.fields.get("key");
         let place = Place {
-            name: format!("s{number}"),
+            name: key.map_or(format!("s{number}"), |key| (*key).to_owned()),
             at: "order.rs:1".to_owned(),
             version: 1,
         };
+        let once = key.map(|key| OnceKey::of(Namespace::default(), key));
         let attempt = line.number("attempt", 1);
         let output = Payload(vec![7; line.number("bytes", 1)].into());
         let kind = match (line.has("terminal"), line.has("cancelled")) {
@@ -783,6 +789,15 @@ impl Scene {
             .jitter(0)
             .retries(line.number("retries", 5));
         let message: Message = match line.word(0) {
+            "once" => AskOnce {
+                run,
+                token,
+                number,
+                place,
+                once: once.unwrap(),
+            }
+            .into(),
+            "return" => OnceReturned { run, token, number }.into(),
             "step" => StepCompletedReport {
                 run,
                 token,
@@ -790,6 +805,7 @@ impl Scene {
                 place,
                 attempt,
                 output,
+                once,
             }
             .into(),
             "fail" => AttemptFailedReport {
@@ -978,7 +994,9 @@ impl Scene {
                     keys::number_of(key).unwrap()
                 )
             }
-            Family::Unique | Family::EndedBatch => format!("{family:?}").to_lowercase(),
+            Family::Unique | Family::Once | Family::EndedBatch => {
+                format!("{family:?}").to_lowercase()
+            }
             Family::Batch | Family::FollowUp | Family::Order => {
                 let slot = keys::slot_of(key).unwrap();
                 format!("{} {slot}", format!("{family:?}").to_lowercase())
@@ -1066,6 +1084,11 @@ impl Scene {
                     until => format!(" until {}", at(until)),
                 };
                 format!(" {}{until}", run_name(record.id))
+            }
+            Family::Once => {
+                let record = keys::once::OnceRecord::of_bytes(value).unwrap();
+                let run = self.run_text(record.run);
+                format!(" {run}[{}] until {}", record.entry, at(record.until))
             }
             Family::Batch | Family::EndedBatch => {
                 batch_text(&keys::batch::BatchRecord::of_bytes(value).unwrap())
@@ -1280,6 +1303,14 @@ impl Scene {
                     revoked.token,
                     refusal_text(&revoked.reason)
                 )
+            }
+            Message::OnceGranted(granted) => {
+                let run = self.run_text(granted.run);
+                format!("once granted {run} step {}", granted.number)
+            }
+            Message::OnceReturned(returned) => {
+                let run = self.run_text(returned.run);
+                format!("once returned {run} step {}", returned.number)
             }
             Message::ReportRefused(refused) => {
                 let run = self.run_text(refused.run);

@@ -449,6 +449,7 @@ impl Core {
             if let Some(granted) = self.granted.get_mut(run) {
                 granted.holder = None;
             }
+            self.onces.stop_waiting(*run);
         }
         (!session.granted.is_empty()).then_some(Left {
             incarnation: session.incarnation,

@@ -53,6 +53,9 @@ impl Core {
         if run.next >= limits.journal_entries_max {
             return self.journal_is_full(no, out);
         }
+        if report.once.is_some() {
+            return self.once_completed(report, out);
+        }
         let attempt = report.attempt;
         let entry = Entry::from(StepCompleted {
             at: now,
@@ -77,6 +80,7 @@ impl Core {
             output: Payload::default(),
         };
         Self::tell(session, (no, token), index, &told.into(), out);
+        self.leave_once((no, number), out);
     }
 
     pub(super) fn attempt_failed(
@@ -156,6 +160,7 @@ impl Core {
             }
         }
         Self::tell(session, (no, token), index, &entry, out);
+        self.leave_once((no, number), out);
     }
 
     pub(super) fn timer_requested(
@@ -213,7 +218,7 @@ impl Core {
     }
 
     /// The limit pauses the run; nothing of what is there is lost.
-    fn journal_is_full(&mut self, no: RunNo, out: &mut Output) {
+    pub(super) fn journal_is_full(&mut self, no: RunNo, out: &mut Output) {
         let Some(run) = self
             .granted
             .get(&no)

@@ -15,11 +15,13 @@ pub enum Expires {
     Unique = 1,
     /// A batch that has ended.
     Batch = 2,
+    /// The first result for a once key.
+    Once = 3,
 }
 
 impl Expires {
     fn of(number: u8) -> Option<Self> {
-        [Self::Unique, Self::Batch]
+        [Self::Unique, Self::Batch, Self::Once]
             .into_iter()
             .find(|expires| *expires as u8 == number)
     }

@@ -21,6 +21,7 @@
 //! | 13 | pool | lasting | queue number | [`PoolRecord`] | with every batch that moves runs of the queue |
 //! | 15 | act | lasting | done at, number | [`ActRecord`] | with each act of an operator |
 //! | 19 | unique | lasting | namespace, key's hash | [`UniqueRecord`](unique::UniqueRecord) | at a start with a unique key |
+//! | 20 | once | lasting | namespace, key's hash | [`OnceRecord`](once::OnceRecord) | with the first result for a once key |
 //! | 21 | batch | lasting | slot | [`BatchRecord`](batch::BatchRecord) | with every batch that starts or ends runs of it |
 //! | 22 | expiry | lasting | instant, what, namespace, hash | nothing; without an instant [`ExpiryMark`](expiry::ExpiryMark) | with what expires |
 //! | 23 | ended batch | lasting | namespace, name's hash | [`BatchRecord`](batch::BatchRecord) | when a batch ends |
@@ -35,6 +36,7 @@
 pub mod batch;
 pub mod expiry;
 pub mod journal;
+pub mod once;
 pub mod order;
 pub mod unique;
 
@@ -94,6 +96,8 @@ pub enum Family {
     Act = 15,
     /// Who holds a unique key.
     Unique = 19,
+    /// The first results of work that is done once.
+    Once = 20,
     /// Batches that have not ended.
     Batch = 21,
     /// What is deleted when its time is over.
@@ -112,7 +116,7 @@ pub enum Family {
 
 impl Family {
     /// All families.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Tally,
         Self::Index,
         Self::Queue,
@@ -128,6 +132,7 @@ impl Family {
         Self::Pool,
         Self::Act,
         Self::Unique,
+        Self::Once,
         Self::Batch,
         Self::Expiry,
         Self::EndedBatch,

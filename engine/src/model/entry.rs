@@ -75,7 +75,7 @@ pub struct StepCompleted {
     pub number: StepNo,
     /// Where in the code.
     pub place: Place,
-    /// Which attempt, the first is 1.
+    /// Which attempt, the first is 1. 0 if another run came to the result: see [`Ctx::once`](crate::Ctx::once).
     pub attempt: u32,
     /// What it returned.
     pub output: Payload,

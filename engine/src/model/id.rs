@@ -97,6 +97,21 @@ bytes16! {
     CommandId, "cmd_"
 }
 
+bytes16! {
+    /// A key under which work is done once for all who ask, in whatever run: see [`Ctx::once`](crate::Ctx::once).
+    OnceKey, "once_"
+}
+
+impl OnceKey {
+    /// The XXH3-128 hash of a namespace and a key.
+    pub fn of(namespace: Namespace, key: &str) -> Self {
+        let mut bytes = Vec::with_capacity(4 + key.len());
+        bytes.extend_from_slice(&namespace.0.to_be_bytes());
+        bytes.extend_from_slice(key.as_bytes());
+        Self(XxHash3_128::oneshot(&bytes))
+    }
+}
+
 impl RunId {
     /// The id of the run called `name` in `namespace`.
     pub fn of_name(namespace: Namespace, name: &str) -> Self {

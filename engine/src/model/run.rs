@@ -234,6 +234,9 @@ pub struct InMemory {
     pub waiters: u64,
     /// Runs, ids and starts that wait for something to be read.
     pub reads: u64,
+    /// Steps that make an attempt at what is done once for all runs, or wait for somebody else's.
+    #[serde(default)]
+    pub once: u64,
 }
 
 impl Stats {

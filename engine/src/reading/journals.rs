@@ -6,12 +6,14 @@
 use bytes::Bytes;
 use stepwell_storage::{Row, Space, Store};
 
-use super::{PAGE_ROWS, Unreadable, all_rows, record, scan};
+use super::{PAGE_ROWS, Unreadable, all_rows, decode, record, scan};
 use crate::core::run::{Run, RunFold, RunImage};
 use crate::keys::journal::{self, Joiner};
 use crate::keys::unique::UniqueRecord;
 use crate::keys::{self, MovedRecord, StoppedRecord};
+use crate::model::entry::Entry;
 use crate::model::id::RunNo;
+use crate::model::payload::Payload;
 use crate::model::time::Time;
 use crate::numbered::Undecodable;
 
@@ -159,6 +161,41 @@ async fn fold_of(store: &dyn Store, generation: u32, run: RunNo) -> Result<RunFo
         .into());
     }
     Ok(fold)
+}
+
+/// What a finished step returned, the chain up to its entry verified; none if the journal is gone.
+pub(super) async fn output_of(
+    store: &dyn Store,
+    run: RunNo,
+    birth: (u32, bool),
+    entry: u32,
+) -> Result<Option<Payload>, Unreadable> {
+    let generation = generation_of(store, run, birth).await?;
+    let (mut fold, mut joiner) = (RunFold::new(run, generation), Joiner::default());
+    let (mut count, mut last) = (0, None);
+    all_rows(
+        store,
+        Space::Generation(generation),
+        journal::row(run, 0, 0),
+        journal::row(run, entry.saturating_add(1), 0),
+        |row| {
+            if let Some(stored) = joiner.push(row)? {
+                fold.push(&stored)?;
+                (count, last) = (count + 1, Some(stored));
+            }
+            Ok(())
+        },
+    )
+    .await?;
+    let Some(last) = last else { return Ok(None) };
+    match decode(&last) {
+        Some(Entry::StepCompleted(completed)) if count == entry + 1 => Ok(Some(completed.output)),
+        _ => Err(Undecodable::Damaged {
+            what: "a journal",
+            cause: format!("entry {entry} is not the result of a step"),
+        }
+        .into()),
+    }
 }
 
 /// All that is known of a run, its chain verified.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::model::entry::{CommandKind, Place};
 use crate::model::failure::Failure;
+use crate::model::id::OnceKey;
 use crate::model::payload::Payload;
 use crate::model::time::Time;
 
@@ -14,7 +15,12 @@ use crate::model::time::Time;
 #[derive(Debug)]
 pub(crate) enum Resolution {
     /// A step ended well.
-    Completed { index: u32, output: Payload },
+    Completed {
+        index: u32,
+        /// Whether this run came to it: the value that its body returned counts.
+        own: bool,
+        output: Payload,
+    },
     /// A step ended badly, or the run was cancelled.
     Failed(Failure),
     /// A timer was due.
@@ -26,12 +32,42 @@ pub(crate) enum Resolution {
 pub(crate) enum Stage {
     /// Nothing has been done for it in this turn, or the last attempt has failed.
     Asked,
+    /// A step whose first result is everybody's has asked whether it may make an attempt.
+    Claiming,
     /// A step's body runs.
     Running,
     /// The engine was told and has not answered.
     Reported,
     /// A timer is armed.
     Armed,
+}
+
+/// A step whose first result is everybody's.
+#[derive(Debug, Clone)]
+pub(crate) struct Claim {
+    pub(crate) key: OnceKey,
+    /// The engine has been asked, and may count on us.
+    pub(crate) asked: bool,
+    /// The attempt may be made.
+    pub(crate) granted: bool,
+    /// What is stored under the key cannot be read.
+    pub(crate) failure: Option<Failure>,
+}
+
+impl Claim {
+    pub(crate) fn new(key: OnceKey) -> Self {
+        Self {
+            key,
+            asked: false,
+            granted: false,
+            failure: None,
+        }
+    }
+
+    /// The attempt is over, and the engine learns of that.
+    pub(crate) fn settled(&mut self) {
+        (self.asked, self.granted) = (false, false);
+    }
 }
 
 /// One command whose future exists. A command that has been answered or whose future was dropped is not kept.
@@ -45,6 +81,7 @@ pub(crate) struct Command {
     pub(crate) polled: bool,
     /// Whether it wanted to start a body while that was not allowed.
     pub(crate) gated: bool,
+    pub(crate) claim: Option<Claim>,
     pub(crate) attempts: u32,
     /// Not tried again before this, or due then.
     pub(crate) wakes_at: Option<Time>,
@@ -67,6 +104,7 @@ impl Command {
             stage: Stage::Asked,
             polled: false,
             gated: false,
+            claim: None,
             attempts: 0,
             wakes_at: None,
             resolution: None,

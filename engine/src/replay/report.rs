@@ -3,13 +3,13 @@
 use crate::canary::canary;
 use crate::model::entry::{Entry, FunctionEnd, Place};
 use crate::model::failure::Failure;
-use crate::model::id::{RunNo, StepNo, Token};
+use crate::model::id::{OnceKey, RunNo, StepNo, Token};
 use crate::model::payload::Payload;
 use crate::model::retry::Retry;
 use crate::model::time::Time;
 use crate::wire::message::{
-    AttemptFailedReport, Message, StepCompletedReport, TimerRequested, TurnCompleted, TurnFailed,
-    TurnMismatched, TurnSuspended,
+    AskOnce, AttemptFailedReport, Message, OnceReturned, StepCompletedReport, TimerRequested,
+    TurnCompleted, TurnFailed, TurnMismatched, TurnSuspended,
 };
 
 use super::mismatch::Mismatch;
@@ -22,6 +22,8 @@ pub(crate) enum Report {
         place: Place,
         attempt: u32,
         output: Payload,
+        /// Its key, if its first result is everybody's, and the step's policy: the engine may not be able to take it.
+        once: Option<(OnceKey, Retry)>,
     },
     AttemptFailed {
         number: u32,
@@ -34,6 +36,15 @@ pub(crate) enum Report {
         number: u32,
         place: Place,
         delay_ms: u64,
+    },
+    AskOnce {
+        number: u32,
+        place: Place,
+        attempt: u32,
+        once: OnceKey,
+    },
+    OnceReturned {
+        number: u32,
     },
     Suspended {
         seen: u32,
@@ -55,7 +66,11 @@ impl Report {
     pub(crate) fn ends_turn(&self) -> bool {
         !matches!(
             self,
-            Self::StepCompleted { .. } | Self::AttemptFailed { .. } | Self::TimerRequested { .. }
+            Self::StepCompleted { .. }
+                | Self::AttemptFailed { .. }
+                | Self::TimerRequested { .. }
+                | Self::AskOnce { .. }
+                | Self::OnceReturned { .. }
         )
     }
 
@@ -67,6 +82,9 @@ impl Report {
                     number, attempt, ..
                 }
                 | Self::AttemptFailed {
+                    number, attempt, ..
+                }
+                | Self::AskOnce {
                     number, attempt, ..
                 },
                 entry,
@@ -93,6 +111,7 @@ impl Report {
                 place,
                 attempt,
                 output,
+                once,
             } => StepCompletedReport {
                 run,
                 token,
@@ -100,6 +119,7 @@ impl Report {
                 place,
                 attempt,
                 output,
+                once: once.map(|(key, _)| key),
             }
             .into(),
             Self::AttemptFailed {
@@ -128,6 +148,25 @@ impl Report {
                 number: StepNo(number),
                 place,
                 delay_ms,
+            }
+            .into(),
+            Self::AskOnce {
+                number,
+                place,
+                once,
+                ..
+            } => AskOnce {
+                run,
+                token,
+                number: StepNo(number),
+                place,
+                once,
+            }
+            .into(),
+            Self::OnceReturned { number } => OnceReturned {
+                run,
+                token,
+                number: StepNo(number),
             }
             .into(),
             Self::Suspended { seen, wakes_at } => TurnSuspended {
@@ -175,8 +214,31 @@ impl Outstanding {
         self.0.is_empty()
     }
 
+    /// Whether nothing would be lost if they were forgotten: they only ask.
+    pub(crate) fn only_asks(&self) -> bool {
+        self.0
+            .iter()
+            .all(|(report, _)| matches!(report, Report::AskOnce { .. }))
+    }
+
+    /// Adds a report. Whatever is told of a step after it has asked goes in the place of that.
     pub(crate) fn push(&mut self, report: Report) {
+        if let Report::StepCompleted { number, .. }
+        | Report::AttemptFailed { number, .. }
+        | Report::OnceReturned { number } = &report
+        {
+            self.0.retain(|(earlier, _)| {
+                !matches!(earlier, Report::AskOnce { number: asked, .. } if asked == number)
+            });
+        }
         self.0.push((report, None));
+    }
+
+    /// The engine knows that an attempt is not made.
+    pub(crate) fn is_returned(&mut self, number: u32) {
+        self.0.retain(|(report, _)| {
+            !matches!(report, Report::OnceReturned { number: returned } if *returned == number)
+        });
     }
 
     /// Forgets what `entry` answers.
@@ -197,6 +259,14 @@ impl Outstanding {
             | Report::AttemptFailed { number: n, .. }
             | Report::TimerRequested { number: n, .. } => *n == number,
             _ => false,
+        })?;
+        Some(self.0.remove(at).0)
+    }
+
+    /// Takes back the result of a step that is done once for all runs.
+    pub(crate) fn withdraw_result(&mut self, number: u32) -> Option<Report> {
+        let at = self.0.iter().position(|(report, _)| {
+            matches!(report, Report::StepCompleted { number: n, once: Some(_), .. } if *n == number)
         })?;
         Some(self.0.remove(at).0)
     }

@@ -1,5 +1,7 @@
 //! What the function's futures and the turn that polls them know in common.
 
+mod claim;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::panic::Location;
@@ -16,6 +18,7 @@ use super::report::Report;
 use super::watch::{Body, Watch};
 use super::world::{World, count};
 use crate::canary::canary;
+use crate::core::NOT_ATTEMPTED;
 use crate::model::entry::{CommandKind, Entry, Place, Started};
 use crate::model::failure::Failure;
 use crate::model::id::StepNo;
@@ -41,7 +44,11 @@ pub(crate) struct Shared {
 pub(crate) enum Verdict {
     Wait,
     Backoff(Duration),
-    Start { attempt: u32 },
+    Start {
+        attempt: u32,
+    },
+    /// The attempt has failed before its body began.
+    Failed(Failure),
     Running,
     Resolved(Resolution),
 }
@@ -213,7 +220,9 @@ impl Shared {
         };
         command.polled = true;
         if let Some(resolution) = command.resolution.take() {
-            state.commands.remove(&number);
+            if let Some(command) = state.commands.remove(&number) {
+                state.return_claim(number, &command);
+            }
             return Verdict::Resolved(resolution);
         }
         command.woken_by(waker);
@@ -237,8 +246,28 @@ impl Shared {
                 if command.gated {
                     return Verdict::Wait;
                 }
-                command.stage = Stage::Running;
                 let attempt = command.attempts + 1;
+                if let Some(claim) = command.claim.as_mut().filter(|_| only.is_none()) {
+                    if let Some(failure) = claim.failure.take() {
+                        command.stage = Stage::Running;
+                        state.bodies += 1;
+                        return Verdict::Failed(failure);
+                    }
+                    if !claim.granted {
+                        claim.asked = true;
+                        let once = claim.key;
+                        command.stage = Stage::Claiming;
+                        let place = command.place(self.version);
+                        state.outbox.push(Report::AskOnce {
+                            number,
+                            place,
+                            attempt,
+                            once,
+                        });
+                        return Verdict::Wait;
+                    }
+                }
+                command.stage = Stage::Running;
                 state.bodies += 1;
                 count(&self.world.counts.bodies);
                 Verdict::Start { attempt }
@@ -322,6 +351,10 @@ impl Shared {
         };
         command.stage = Stage::Reported;
         let (place, attempt) = (command.place(self.version), command.attempts + 1);
+        let once = command.claim.as_mut().map(|claim| {
+            claim.settled();
+            (claim.key, retry)
+        });
         state.bodies -= 1;
         let report = match ended {
             Ok(output) => Report::StepCompleted {
@@ -329,6 +362,7 @@ impl Shared {
                 place,
                 attempt,
                 output,
+                once,
             },
             Err(failure) => Report::AttemptFailed {
                 number,
@@ -344,10 +378,9 @@ impl Shared {
     /// The future of a command is gone; what is still to come for it is skipped.
     pub(crate) fn abandon(&self, number: u32) {
         let mut state = self.state();
-        if let Some(command) = state.commands.remove(&number)
-            && command.stage == Stage::Running
-        {
-            state.bodies -= 1;
+        if let Some(command) = state.commands.remove(&number) {
+            state.bodies -= u32::from(command.stage == Stage::Running);
+            state.return_claim(number, &command);
         }
     }
 
@@ -511,8 +544,11 @@ impl State {
     fn pass(&mut self, index: u32, entry: Entry) -> Result<Passed, Mismatch> {
         let (number, kind, resolution) = match entry {
             Entry::StepCompleted(e) => {
-                let output = e.output;
-                let resolution = Resolution::Completed { index, output };
+                let (own, output) = (e.attempt != NOT_ATTEMPTED, e.output);
+                let resolution = Resolution::Completed { index, own, output };
+                if let Some(claim) = self.claim_of(e.number) {
+                    claim.settled(); // the engine knows that it is over
+                }
                 (e.number, CommandKind::Step, resolution)
             }
             Entry::StepFailed(e) => (e.number, CommandKind::Step, Resolution::Failed(e.failure)),

@@ -122,7 +122,7 @@ impl Turn {
         match self.phase {
             Phase::Loading => true,
             Phase::Running => {
-                self.outstanding.is_empty()
+                self.outstanding.only_asks()
                     && self
                         .function
                         .as_ref()
@@ -165,6 +165,7 @@ impl Turn {
     /// The engine refused what was reported about a command ([`StepNo::WHOLE`]: about the turn's end).
     pub(crate) fn refused(&mut self, number: StepNo, reason: &Refusal) {
         match reason {
+            Refusal::Damaged(_) if number != StepNo::WHOLE => self.once_failed(number, reason),
             Refusal::JournalFull(_)
             | Refusal::Poisoned(_)
             | Refusal::Damaged(_)
@@ -178,6 +179,22 @@ impl Turn {
                 self.fail(Failure::terminal(reason).class("refused"), false);
             }
         }
+    }
+
+    /// A step that is done once for all runs may make its attempt. If it wants to no more, the engine is told.
+    pub(crate) fn once_granted(&mut self, number: StepNo) {
+        let function = self.function.as_ref();
+        let wanted = function.is_some_and(|function| function.shared.once_granted(number));
+        if !wanted && matches!(self.phase, Phase::Running | Phase::Suspending) {
+            let number = number.0;
+            self.outstanding.is_returned(number);
+            self.outstanding.push(Report::OnceReturned { number });
+        }
+    }
+
+    /// The engine knows that an attempt is not made.
+    pub(crate) fn once_returned(&mut self, number: StepNo) {
+        self.outstanding.is_returned(number.0);
     }
 
     /// Steps that were not allowed to start may try again.
@@ -470,6 +487,31 @@ impl Turn {
             .get_or_insert_with(|| self.world.clock.sleep(HARD_LIMIT_DEFAULT));
         if limit.as_mut().poll(cx).is_ready() {
             self.fail(over_time(HARD_LIMIT_DEFAULT), true);
+        }
+    }
+
+    /// The engine cannot read the first result for a step's key: an attempt that waits for it, or comes with another one, fails.
+    /// One that is being made goes on; its result is looked at then.
+    fn once_failed(&mut self, number: StepNo, reason: &Refusal) {
+        let failure = Failure::retryable(reason).class("once");
+        let result = self.outstanding.withdraw_result(number.0);
+        if let Some(Report::StepCompleted {
+            number,
+            place,
+            attempt,
+            once: Some((_, retry)),
+            ..
+        }) = result
+        {
+            self.outstanding.push(Report::AttemptFailed {
+                number,
+                place,
+                attempt,
+                failure,
+                retry,
+            });
+        } else if let Some(function) = &self.function {
+            function.shared.once_failed(number, failure);
         }
     }
 

@@ -8,7 +8,7 @@ use crate::model::command::{Caller, ListRuns, Refusal, StartRun};
 use crate::model::dead::{Act, ActCursor, DeadCursor, DeadFilter, DeadLetter};
 use crate::model::entry::{FunctionEnd, Place};
 use crate::model::failure::Failure;
-use crate::model::id::{Incarnation, RunId, RunNo, SessionId, StepNo, Token};
+use crate::model::id::{Incarnation, OnceKey, RunId, RunNo, SessionId, StepNo, Token};
 use crate::model::payload::Payload;
 use crate::model::queue::{QueueChange, QueueSummary};
 use crate::model::retry::Retry;
@@ -211,6 +211,9 @@ messages! {
         attempt: u32,
         /// What it returned.
         output: Payload,
+        /// The key, if it is a step whose first result is everybody's.
+        #[serde(default)]
+        once: Option<OnceKey>,
     },
     /// Worker to engine: an attempt at a step failed. The engine decides by `retry` whether it was the last.
     21 => AttemptFailedReport {
@@ -302,6 +305,38 @@ messages! {
     28 => Offer {
         /// Slots per queue.
         queues: Vec<QueueSlots>,
+    },
+    /// Worker to engine: a step whose first result is everybody's wants to make an attempt. Answered with `OnceGranted`, when
+    /// nobody else makes one, or with `Appended`, when there is a result. Asking again changes nothing.
+    35 => AskOnce {
+        /// The run.
+        run: RunNo,
+        /// The token of the grant.
+        token: Token,
+        /// Which command.
+        number: StepNo,
+        /// Where in the code.
+        place: Place,
+        /// The key.
+        once: OnceKey,
+    },
+    /// Engine to worker: make the attempt.
+    36 => OnceGranted {
+        /// The run.
+        run: RunNo,
+        /// The token of the grant.
+        token: Token,
+        /// Which command.
+        number: StepNo,
+    },
+    /// Worker to engine: the attempt is not made, or no longer. Engine to worker: so it is.
+    37 => OnceReturned {
+        /// The run.
+        run: RunNo,
+        /// The token of the grant.
+        token: Token,
+        /// Which command.
+        number: StepNo,
     },
 
     /// Client to engine: start these runs.

@@ -12,7 +12,7 @@ use super::step::{Step, StepFuture};
 use super::timer::SleepFuture;
 use crate::model::entry::CommandKind;
 use crate::model::failure::Failure;
-use crate::model::id::RunId;
+use crate::model::id::{OnceKey, RunId};
 use crate::model::time::Time;
 use crate::replay::shared::Shared;
 use crate::replay::world::World;
@@ -74,6 +74,64 @@ impl Ctx {
             Location::caller(),
         );
         StepFuture::new(self.shared.clone(), number, body)
+    }
+
+    /// Asks for a step whose first result is everybody's: of all steps with this key, in whatever run or process, the first that
+    /// succeeds gives the result to all of them.
+    ///
+    /// ```
+    /// # use stepwell::{Ctx, Failure};
+    /// # async fn fetch(_: String) -> Result<u64, std::io::Error> { Ok(3) }
+    /// # async fn convert(ctx: Ctx) -> Result<u64, Failure> {
+    /// let rate: u64 = ctx
+    ///     .once("rate of 2026-03-01", |s| async move { fetch(s.key()).await })
+    ///     .await?;
+    /// # Ok(rate)
+    /// # }
+    /// ```
+    ///
+    /// In all else it is a [`step`](Self::step), which is called as the key: it has a number, attempts, retries and limits of its
+    /// own, and its result is recorded in this run's journal. Before each attempt the engine is asked. It answers with the
+    /// result if there is one; otherwise one attempt at a time is made, and the other steps wait in line for its result. They
+    /// are told of it; nobody polls. If it fails, if its worker is lost, or if its run no longer wants it, the next in line
+    /// makes an attempt, with its own body. A step that fails for good fails its own run and no other.
+    ///
+    /// The key is of the namespace, not of the workflow: the same text must mean the same work and the same type. It has 128
+    /// bytes at most. The result is kept for the engine's retention (7 days by default), counted from when it was committed;
+    /// then the work is done again, under the same [`Step::key`].
+    ///
+    /// A step that waits holds its run's slot. Its limits count from when its body begins. For work of many minutes that
+    /// thousands wait for, [`Client::once`](crate::Client::once) runs a workflow of its own, in a queue of its own.
+    ///
+    /// **Determinism**: takes a number when called, as a step does. The key must be the same in each replay.
+    ///
+    /// **Durability**: the first result and that it is the first are committed at once. After a restart of the engine two bodies
+    /// may run at a time, if one of them went on without it; as ever a body may also run twice if its worker is lost. The result
+    /// that is committed first is the result, of the other bodies as well. [`Step::key`] is the same in all of them.
+    ///
+    /// **Cancel safety**: dropping the future stops the body, or the wait, and the next in line is granted.
+    ///
+    /// Errors: the failure of this step's last attempt; a cancelled failure once the run has been cancelled; a retryable
+    /// failure of class `once` for each attempt while the stored result cannot be read. A result of another type parks the
+    /// run, like a recorded outcome of another type.
+    #[track_caller]
+    pub fn once<F, Fut, T, E>(
+        &self,
+        key: impl Into<Cow<'static, str>>,
+        body: F,
+    ) -> StepFuture<F, Fut, T>
+    where
+        F: FnMut(Step) -> Fut + Send,
+        Fut: Future<Output = Result<T, E>> + Send,
+        T: Serialize + DeserializeOwned + Send,
+        E: Into<Failure>,
+    {
+        let key = key.into();
+        let once = OnceKey::of(self.shared.started.namespace, &key);
+        let number = self
+            .shared
+            .ask(CommandKind::Step, key, Duration::ZERO, Location::caller());
+        StepFuture::new(self.shared.clone(), number, body).once(once)
     }
 
     /// Waits for `span` of engine time, across restarts of everything. A waiting run holds no slot and no memory.

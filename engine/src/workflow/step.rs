@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use super::isolation::Isolation;
 use crate::canary::canary;
 use crate::model::failure::{Failure, FailureKind};
-use crate::model::id::{RunId, StepNo};
+use crate::model::id::{OnceKey, RunId, StepNo};
 use crate::model::payload::Payload;
 use crate::model::retry::Retry;
 use crate::replay::command::Resolution;
@@ -33,6 +33,7 @@ pub const HARD_LIMIT_DEFAULT: Duration = Duration::from_secs(330);
 pub struct Step {
     run: RunId,
     number: u32,
+    once: Option<OnceKey>,
     attempt: u32,
     clock: Arc<dyn Clock>,
     soft: Duration,
@@ -42,9 +43,13 @@ pub struct Step {
 impl Step {
     /// The idempotency key: the same in all attempts at this step, in whatever process, and no other step has it.
     ///
-    /// Made of the run's id and the step's number: `run_…-3`.
+    /// Made of the run's id and the step's number: `run_…-3`. In [`Ctx::once`](super::Ctx::once) made of the namespace and the
+    /// key, and the same in all runs: `once_…`.
     pub fn key(&self) -> String {
-        format!("{}-{}", self.run, self.number)
+        match self.once {
+            Some(once) => once.to_string(),
+            None => format!("{}-{}", self.run, self.number),
+        }
     }
 
     /// Which attempt this is, the first is 1. An attempt that was cut short by a crash is made again under its number.
@@ -122,6 +127,8 @@ impl std::fmt::Debug for Step {
 pub struct StepFuture<F, Fut, T> {
     shared: Arc<Shared>,
     number: u32,
+    /// Its key, if its first result is that of all runs.
+    once: Option<OnceKey>,
     body: F,
     running: Option<Pin<Box<Fut>>>,
     /// The attempt, if another process makes it.
@@ -147,6 +154,7 @@ impl<F, Fut, T> StepFuture<F, Fut, T> {
         Self {
             shared,
             number,
+            once: None,
             body,
             running: None,
             elsewhere: None,
@@ -160,6 +168,13 @@ impl<F, Fut, T> StepFuture<F, Fut, T> {
             hard: HARD_LIMIT_DEFAULT,
             isolation: Isolation::InPlace,
         }
+    }
+
+    /// The same, done once for all steps of this key.
+    pub(crate) fn once(mut self, key: OnceKey) -> Self {
+        self.shared.claims(self.number, key);
+        self.once = Some(key);
+        self
     }
 
     /// Sets when failed attempts are made again. Default: [`Retry::default`].
@@ -244,6 +259,7 @@ where
         let step = Step {
             run: self.shared.started.id,
             number: self.number,
+            once: self.once,
             attempt,
             clock,
             soft: self.soft,
@@ -316,7 +332,8 @@ where
     fn answer(&mut self, resolution: Resolution) -> Poll<Result<T, Failure>> {
         match resolution {
             Resolution::Failed(failure) => Poll::Ready(Err(failure)),
-            Resolution::Completed { index, output } => match self.value.take() {
+            Resolution::Completed { index, own, output } => match self.value.take().filter(|_| own)
+            {
                 Some(value) => Poll::Ready(Ok(value)),
                 None => match output.to() {
                     Ok(value) => Poll::Ready(Ok(value)),
@@ -362,6 +379,10 @@ where
                         this.shared
                             .body_ended(this.number, Err(failure), this.retry);
                     }
+                }
+                Verdict::Failed(failure) => {
+                    this.shared
+                        .body_ended(this.number, Err(failure), this.retry);
                 }
                 Verdict::Running => {
                     let ended = ready!(this.poll_attempt(cx));

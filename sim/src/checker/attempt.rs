@@ -120,6 +120,7 @@ impl Attempts {
             }
             Entry::AttemptFailed(e) => (e.number, e.attempt, Some(e.retry_at)),
             Entry::StepFailed(e) => (e.number, e.attempt, None),
+            Entry::StepCompleted(e) if e.attempt == 0 => return, // somebody else's: see `once`
             Entry::StepCompleted(e) => (e.number, e.attempt, None),
             _ => return,
         };

@@ -21,6 +21,7 @@ const ONE: &str = "a run has at most one grant";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Said {
     Completed(StepNo),
+    Asked(StepNo),
     Failed(StepNo),
     Timer(StepNo),
     Returned,
@@ -43,6 +44,7 @@ impl Fence {
         let (run, token, said) = match message {
             Message::StepCompletedReport(r) => (r.run, r.token, Said::Completed(r.number)),
             Message::AttemptFailedReport(r) => (r.run, r.token, Said::Failed(r.number)),
+            Message::AskOnce(r) => (r.run, r.token, Said::Asked(r.number)),
             Message::TimerRequested(r) => (r.run, r.token, Said::Timer(r.number)),
             Message::TurnCompleted(r) => (r.run, r.token, Said::Returned),
             Message::TurnFailed(r) => (r.run, r.token, Said::Gave),
@@ -95,6 +97,10 @@ impl Fence {
         };
         let whole = Said::Gave;
         let (said, or) = match &run.entries[index as usize] {
+            // Somebody else's result: the step had asked for it, or come with another one.
+            Entry::StepCompleted(e) if e.attempt == 0 => {
+                (Said::Asked(e.number), Some(Said::Completed(e.number)))
+            }
             Entry::StepCompleted(e) => (Said::Completed(e.number), None),
             Entry::StepFailed(e) => (Said::Failed(e.number), None),
             Entry::AttemptFailed(e) if e.number == StepNo::WHOLE => (whole, None),

@@ -16,6 +16,7 @@ mod journal;
 mod limit;
 mod line;
 mod model;
+mod once;
 mod order;
 mod outcome;
 mod place;
@@ -70,6 +71,7 @@ pub(crate) struct Court {
     shares: share::Shares,
     gauges: gauge::Gauges,
     keys: unique::Keys,
+    once: once::Onces,
     batches: batch::Batches,
     orders: order::Orders,
     together: together::Calls,
@@ -153,6 +155,7 @@ impl Court {
                     touched.insert(*run);
                     journal::appended(&self.durable, *run, *index, &mut bench);
                     self.keys.appended(&self.durable, *run, *index, &mut bench);
+                    self.once.appended(*run, *index);
                     if *index == 0 {
                         let name = together::name_of(&self.durable, *run);
                         name.iter().for_each(|name| self.together.began(name));
@@ -195,6 +198,7 @@ impl Court {
                     self.admissions.set(&self.durable, *queue);
                     self.orders.queue_set(&self.durable, *queue);
                 }
+                Change::Once { place, before } => self.once.written(*place, *before),
                 Change::Ordered { command } => self.orders.carried_out(*command, &mut bench),
                 Change::Indexed { id, run, before } => {
                     start::indexed(*id, *run, *before, &mut bench)
@@ -230,6 +234,7 @@ impl Court {
         self.acts.batch_ended(&self.durable, &mut bench);
         self.tally.batch_ended(&self.durable, &mut bench);
         self.keys.batch_ended(&self.durable, &mut bench);
+        self.once.batch_ended(&self.durable, latest, &mut bench);
         self.together.batch_ended(plan, &mut bench);
         if batched {
             self.batches.batch_ended(&self.durable, &mut bench);
@@ -267,6 +272,20 @@ impl Court {
             violations: &mut self.violations,
         };
         batch::cancelled(&self.durable, name, meant, &mut bench);
+    }
+
+    /// A body of what is done once begins. Tells what to call it by when it ends.
+    pub(crate) fn once_begins(&mut self, now_ms: u64, key: String, of: String) -> u64 {
+        let mut bench = Bench {
+            now_ms,
+            violations: &mut self.violations,
+        };
+        self.once.begins(key, of, self.durable.lives, &mut bench)
+    }
+
+    /// It is gone.
+    pub(crate) fn once_ends(&mut self, id: u64) {
+        self.once.ends(id);
     }
 
     /// A batch handler was called.
@@ -309,6 +328,9 @@ impl Court {
     pub(crate) fn reported(&mut self, now: Moment, message: &Message) {
         if let Message::Hello(hello) = message {
             self.admissions.hello(hello);
+        }
+        if matches!(message, Message::AskOnce(_)) {
+            self.once.asked();
         }
         self.fence.reported(message);
         self.attempts.reported(now, message);
@@ -361,6 +383,7 @@ impl Court {
     /// The server's end of its connection is gone.
     pub(crate) fn parted(&mut self, who: Incarnation) {
         self.lines.parted(who);
+        self.once.lost();
     }
 
     /// The server sends something, `to` a host and, if that has said so, to `who` on it.
@@ -374,6 +397,9 @@ impl Court {
             now_ms,
             violations: &mut self.violations,
         };
+        if matches!(message, Message::Closing(_)) {
+            self.once.lost();
+        }
         if let (Message::Closing(closing), Some(who)) = (message, who) {
             self.lines.closes(who, closing, &mut bench);
         }
@@ -422,6 +448,9 @@ pub(crate) fn at_the_end(world: &World, in_time: bool) {
     world.saw_many("calls explained that have no answer", checked.unknown);
     world.saw_many("runs explained beyond their retention", checked.forgotten);
     world.saw_many("runs with too many orders of calls", checked.given_up);
+    world.saw_many("results of what is done once", court.once.results);
+    world.saw_many("results told to others", court.once.told);
+    world.saw_many("attempts at what is done once asked for", court.once.waited);
     world.saw_many("orders carried out", court.orders.count());
     world.saw_many("runs of open batches redriven", court.batches.rejoined);
     world.saw_many(

@@ -15,11 +15,13 @@ use stepwell::model::payload::Payload;
 use super::Bench;
 use crate::durable::{Durable, DurableRun};
 use crate::ledger::Ledger;
-use crate::plan::{ChainInput, Deed, Ill, Job, Limited, Order, Plan, Poison, Solo, TimedJob};
+use crate::plan::{
+    ChainInput, Deed, Ill, Job, Limited, Order, Plan, Poison, Shared, Solo, TimedJob,
+};
 use crate::workload::{
-    CALL, CHAIN, CHECKOUT, CLEANED, DECLINED, Dose, ERRAND, FOLLOW, ITEM, ItemInput, LIMITED,
-    ORPHAN, PLANNED, POISON, POISONED, RING, Receipt, SOLO, chain_expected, chain_request,
-    orphan_expected,
+    CALL, CHAIN, CHECKOUT, CLEANED, DECLINED, Dose, ERRAND, FOLLOW, Found, ITEM, ItemInput,
+    LIMITED, ONCE, ORPHAN, PLANNED, POISON, POISONED, RING, Receipt, SHARED, SOLO, chain_expected,
+    chain_request, orphan_expected,
 };
 
 const NAME: &str = "the workload's proof holds";
@@ -67,6 +69,7 @@ pub(super) fn at_the_end(durable: &Durable, ledger: &Ledger, plan: &Plan, bench:
             name if name == ORPHAN.name() => orphan(*no, run, ledger),
             name if name == RING.name() => ring(*no, run, ledger),
             name if name == ITEM.name() => item(run),
+            name if name == SHARED.name() => shared(run, ledger),
             name if name == FOLLOW.name() => Ok(()),
             other => Err(format!("there is no workflow {other}")),
         };
@@ -269,6 +272,39 @@ fn solo(run: &DurableRun) -> Result<(), String> {
         }
         Some(Entry::Died(died)) => may_die(run, &died.failure, false),
         Some(Entry::Cancelled(_)) => was_asked_to_stop(run),
+        _ => Ok(()),
+    }
+}
+
+/// It returned what its steps recorded, and all of that is what the world answered under the key.
+fn shared(run: &DurableRun, ledger: &Ledger) -> Result<(), String> {
+    let input: Shared = input(run)?;
+    let mut recorded: Vec<(u32, Found)> = Vec::new();
+    for entry in &run.entries {
+        if let Entry::StepCompleted(step) = entry {
+            let found: Found = step.output.to().map_err(|error| error.to_string())?;
+            let happened = ledger.happened().iter().any(|happened| {
+                happened.effect == ONCE
+                    && happened.request == step.place.name
+                    && happened.value == found.value
+            });
+            if !happened {
+                return Err(format!("{found:?} never happened"));
+            }
+            recorded.push((step.number.0, found));
+        }
+    }
+    recorded.sort_by_key(|(number, _)| *number);
+    let recorded: Vec<Found> = recorded.into_iter().map(|(_, found)| found).collect();
+    match run.end().map(|(_, end)| end) {
+        Some(Entry::Completed(completed)) => {
+            let returned: Vec<Found> = completed.output.to().map_err(|e| e.to_string())?;
+            (returned == recorded && returned.len() == input.keys.len())
+                .then_some(())
+                .ok_or_else(|| format!("it returned {returned:?} instead of {recorded:?}"))
+        }
+        Some(Entry::Cancelled(_)) => was_asked_to_stop(run),
+        Some(Entry::Died(died)) => may_die(run, &died.failure, false),
         _ => Ok(()),
     }
 }

@@ -10,6 +10,7 @@ mod fault;
 mod job;
 mod limited;
 mod long;
+mod once;
 mod poison;
 mod ring;
 mod schedule;
@@ -26,6 +27,7 @@ pub use self::clock::ClockError;
 pub use self::fault::{Fault, FaultKind, TimedFault};
 pub use self::job::{ChainInput, Job, Order, Solo, TimedJob, Work};
 pub use self::limited::{Deed, Limited};
+pub use self::once::Shared;
 pub use self::poison::{Act, Ill, Poison};
 pub use self::ring::RingInput;
 pub use self::schedule::Scheduled;
@@ -87,9 +89,11 @@ impl Plan {
         errand::draw_all(seed, &settings, &mut jobs);
         jobs.extend(starts::draw_all(seed, &settings));
         jobs.extend(schedule::draw_all(seed, &settings));
+        jobs.extend(once::draw_all(seed, &settings));
         jobs.sort_by_key(|job| job.at_ms);
         let faults = fault::draw_all(seed, &settings);
-        let script = poison::draw_kills(seed, &jobs);
+        let mut script = poison::draw_kills(seed, &jobs);
+        script.extend(once::draw_strikes(seed, &jobs));
         Self {
             suite: ENGINE.to_owned(),
             seed,

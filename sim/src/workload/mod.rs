@@ -6,6 +6,7 @@ mod item;
 mod limited;
 mod poison;
 mod ring;
+mod shared;
 mod solo;
 
 use std::time::Duration;
@@ -18,8 +19,9 @@ pub(crate) use self::checkout::{DECLINED, Receipt};
 pub(crate) use self::item::{Follow, ItemInput};
 pub(crate) use self::limited::{CLEANED, PLANNED};
 pub(crate) use self::poison::{Dose, KILL, POISONED, orphan_expected};
+pub(crate) use self::shared::Found;
 use crate::outside::{CallError, Outside};
-use crate::plan::{ChainInput, Limited, Order, Poison, RingInput, Solo};
+use crate::plan::{ChainInput, Limited, Order, Poison, RingInput, Shared, Solo};
 use crate::program::SimWorker;
 
 /// Steps hashed onto one another.
@@ -38,6 +40,9 @@ pub(crate) const LIMITED: Workflow<Limited, u64> = Workflow::new("limited");
 /// Moves along a ring that all its runs share; answers with how many.
 pub(crate) const RING: Workflow<RingInput, u64> = Workflow::new("ring");
 
+/// Asks for what is done once for all runs.
+pub(crate) const SHARED: Workflow<Shared, Vec<Found>> = Workflow::new("shared");
+
 /// A chain in a queue of its own, which operators pause and limit.
 pub(crate) const ERRAND: Workflow<ChainInput, u64> = Workflow::new("errand").queue("errands");
 /// Handled by several, each with an outcome of its own.
@@ -51,6 +56,8 @@ pub(crate) const CALL: &str = "call";
 pub(crate) const ASK: &str = "ask";
 /// The effect of steps that change the ring.
 pub(crate) const RING_EFFECT: &str = "ring";
+/// The effect of what is done once.
+pub(crate) const ONCE: &str = "once";
 
 /// The effect of a workflow's step.
 pub(crate) fn effect_of(workflow: &str, step: &str) -> &'static str {
@@ -66,7 +73,8 @@ pub(crate) fn effect_of(workflow: &str, step: &str) -> &'static str {
 /// Registers all workloads.
 pub(crate) fn register(worker: SimWorker) -> SimWorker {
     let world = || worker.world();
-    let (a, b, c, d, e, f, g) = (
+    let (a, b, c, d, e, f, g, h) = (
+        world(),
         world(),
         world(),
         world(),
@@ -90,6 +98,9 @@ pub(crate) fn register(worker: SimWorker) -> SimWorker {
         })
         .register(POISON, move |ctx, input| {
             poison::poison(ctx, input, f.clone())
+        })
+        .register(SHARED, move |ctx, input| {
+            shared::shared(ctx, input, h.clone())
         })
         .register(FOLLOW, item::follow)
         .register_batch(ITEM, item::policy(), move |items| {

@@ -2,6 +2,7 @@
 
 mod bench;
 mod limits;
+mod once;
 mod random;
 mod redrive;
 mod rules;

@@ -30,6 +30,8 @@ impl Client {
     /// The step that waits holds its slot: give the work a queue of its own, or those that wait may hold all the slots it
     /// needs. Waiting ends with the step's hard limit; the work goes on, and the next attempt waits for it again.
     ///
+    /// For a closure in place of a workflow see [`Ctx::once`](crate::Ctx::once).
+    ///
     /// Errors: a terminal failure if the work is a dead letter or was cancelled (all who ask get it; redriving it changes
     /// what later calls get), a retryable one if the engine gives no answer.
     pub fn once<In: Serialize, Out>(

@@ -21,8 +21,8 @@ use crate::replay::world::{World, count};
 use crate::runtime::link::LinkSender;
 use crate::runtime::session::{Peer, SessionError};
 use crate::wire::message::{
-    Appended, GiveBack, HandOut, Held, Hello, Journal, Message, Offer, PROTOCOL, QueueSlots,
-    Regranted, ReportRefused, Welcome, WorkflowOffer,
+    Appended, GiveBack, HandOut, Held, Hello, Journal, Message, Offer, OnceGranted, OnceReturned,
+    PROTOCOL, QueueSlots, Regranted, ReportRefused, Welcome, WorkflowOffer,
 };
 
 /// How many ended turns are remembered, so that a late copy of a hand-out does not begin one of them again.
@@ -396,6 +396,12 @@ impl Peer for WorkerPeer {
             }) => {
                 tracing::warn!(%run, step = %number, %reason, "a report was refused");
                 self.tell(run, token, ToTurn::Refused { number, reason });
+            }
+            Message::OnceGranted(OnceGranted { run, token, number }) => {
+                self.tell(run, token, ToTurn::OnceGranted { number });
+            }
+            Message::OnceReturned(OnceReturned { run, token, number }) => {
+                self.tell(run, token, ToTurn::OnceReturned { number });
             }
             Message::Regranted(regranted) => self.regranted(regranted),
             Message::JournalReply(reply) => {

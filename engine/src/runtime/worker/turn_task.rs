@@ -31,6 +31,10 @@ pub(crate) enum ToTurn {
         count: u32,
         connection: u64,
     },
+    /// A step that is done once for all runs may make its attempt.
+    OnceGranted { number: StepNo },
+    /// The engine knows that it makes none.
+    OnceReturned { number: StepNo },
     /// Bodies may start again.
     GateOpened,
     /// Give the run back as soon as nothing is lost by it.
@@ -124,6 +128,8 @@ impl TurnTask {
                 self.turn.regranted(token, count);
                 self.turn.gate_opened();
             }
+            ToTurn::OnceGranted { number } => self.turn.once_granted(number),
+            ToTurn::OnceReturned { number } => self.turn.once_returned(number),
             ToTurn::GateOpened => self.turn.gate_opened(),
             ToTurn::Drain => self.draining = true,
             ToTurn::Stop => self.stopping = true,

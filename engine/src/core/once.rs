@@ -1,0 +1,549 @@
+//! Work that is done once for all runs that ask for it: steps whose first result is everybody's.
+//!
+//! A key is of a namespace. Its row names the first result: an entry in the journal of the run that came to it, written in
+//! the batch of that entry. The row is kept for the retention, like a run that ended at that instant. Who makes an attempt
+//! and who waits is in memory only, so that a first result costs one small row and a wait costs nothing.
+//!
+//! ```text
+//!   worker                    core                                          store
+//!     asks (before each ──► is the key in memory? ── no ──► read the row ──► read the result in its journal
+//!     attempt)                 │                                              │
+//!     granted ◄── none holds ──┤                  told of the first result ◄──┘
+//!     body                     │ others wait, in line            ▲
+//!     succeeded ─────────────► first: entry and row, one batch ──┴─► entries of those who wait, without an attempt
+//!     failed, gone, dropped ─► the next in line is granted
+//! ```
+//!
+//! What is told to a run is an entry of its own journal (attempt 0: it made none, or its own did not count), so that each
+//! journal is whole by itself.
+//!
+//! After a restart of the engine nobody holds a key: a worker that makes an attempt asks again when it comes back, but another
+//! one may have been granted the key before. Then two bodies run, and the result that is committed first is the result.
+//!
+//! # Invariants
+//!
+//! - **E1** A key has one result as long as its row counts: the row does not change before its instant.
+//! - **E2** Whoever is told a result under a key is told that of its row; so is one that comes with another result.
+//! - **E3** At most one step holds a key, and only while no result is known. If steps wait and nothing is read, one holds it.
+//! - **E4** Who holds a key or waits for it is a step without an outcome of a granted run. Who waits has its worker here: one
+//!   that comes back asks again.
+//! - **E5** No place outlives its grant, and a key without places is not in memory.
+
+#[cfg(any(test, feature = "inspect"))]
+mod check;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use stepwell_storage::Space;
+
+use super::Core;
+use super::output::{Note, Output, Read};
+use super::unique::KeyPlace;
+use crate::canary::canary;
+use crate::keys::Record;
+use crate::keys::expiry::{self, Expires, Expiry};
+use crate::keys::once::{self, OnceRecord};
+use crate::model::command::{Damaged, Refusal};
+use crate::model::entry::{Entry, Place, StepCompleted};
+use crate::model::id::{RunNo, SessionId, StepNo, Token};
+use crate::model::payload::Payload;
+use crate::model::time::Time;
+use crate::wire::message::{
+    AskOnce, OnceGranted, OnceReturned, ReportRefused, StepCompletedReport,
+};
+
+/// Steps told of a result in one transition at most.
+const TELL_MAX: usize = 64;
+/// Bytes of results told in one transition, softly.
+const TELL_BYTES_MAX: usize = 1 << 20;
+
+/// The attempt of a result that somebody else came to.
+pub const NOT_ATTEMPTED: u32 = 0;
+
+/// A step of a run.
+type Asker = (RunNo, StepNo);
+
+/// Keys that somebody holds or waits for.
+#[derive(Debug, Default)]
+pub(super) struct Onces {
+    keys: BTreeMap<KeyPlace, Key>,
+    /// Where each step that holds or waits is.
+    places: BTreeMap<Asker, KeyPlace>,
+    /// Keys with a result that some have not been told.
+    telling: BTreeSet<KeyPlace>,
+    /// The first run of this opening, for the canary that forgets the others.
+    opened_at: RunNo,
+}
+
+#[derive(Debug)]
+struct Key {
+    known: Known,
+    holder: Option<Waiter>,
+    waiting: VecDeque<Waiter>,
+    /// Until when a result counted that does so no more, and whose rows may be there.
+    before: Option<Time>,
+}
+
+/// What is known of a key's result.
+#[derive(Debug)]
+enum Known {
+    /// It is being read.
+    Reading(Option<OnceRecord>),
+    /// There is none.
+    Nothing,
+    /// This one.
+    Result(Payload),
+}
+
+/// A step that holds a key or waits.
+#[derive(Debug)]
+struct Waiter {
+    asker: Asker,
+    place: Place,
+    /// It comes with a result, of which it is not known yet whether it is the first.
+    done: Option<Done>,
+}
+
+/// A result as it was reported.
+#[derive(Debug)]
+struct Done {
+    attempt: u32,
+    output: Payload,
+}
+
+impl Onces {
+    pub(super) fn opened_at(next: RunNo) -> Self {
+        Self {
+            opened_at: next,
+            ..Self::default()
+        }
+    }
+
+    /// How many steps hold a key or wait.
+    pub(super) fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Whether a result is to be told to more of those who wait.
+    pub(super) fn has_news(&self) -> bool {
+        !self.telling.is_empty()
+    }
+
+    /// A run's worker is away: its steps leave their lines, and keep what they hold (E4).
+    pub(super) fn stop_waiting(&mut self, run: RunNo) {
+        for (asker, place) in self.of_run(run) {
+            if let Some(key) = self.keys.get_mut(&place)
+                && key.holder.as_ref().is_none_or(|held| held.asker != asker)
+            {
+                key.waiting.retain(|waiter| waiter.asker != asker);
+                self.places.remove(&asker);
+                self.forget(place);
+            }
+        }
+    }
+
+    fn of_run(&self, run: RunNo) -> Vec<(Asker, KeyPlace)> {
+        let places = self
+            .places
+            .range((run, StepNo(0))..=(run, StepNo(u32::MAX)));
+        places.map(|(asker, place)| (*asker, *place)).collect()
+    }
+
+    /// Takes a step out of its place.
+    fn remove(&mut self, asker: Asker) -> Option<KeyPlace> {
+        let place = self.places.remove(&asker)?;
+        if let Some(key) = self.keys.get_mut(&place) {
+            key.waiting.retain(|waiter| waiter.asker != asker);
+            let holds = key.holder.as_ref().is_some_and(|held| held.asker == asker);
+            if holds && !canary!("a once claim is not passed on") {
+                key.holder = None;
+            }
+        }
+        Some(place)
+    }
+
+    /// A key without places is not kept (E5), unless it is being read.
+    fn forget(&mut self, place: KeyPlace) {
+        let empty = |key: &Key| key.holder.is_none() && key.waiting.is_empty();
+        let reading = |key: &Key| matches!(key.known, Known::Reading(_));
+        if self
+            .keys
+            .get(&place)
+            .is_some_and(|key| empty(key) && !reading(key))
+        {
+            self.keys.remove(&place);
+            self.telling.remove(&place);
+        }
+    }
+}
+
+impl Core {
+    /// A step wants to make an attempt. Asked again, it changes nothing.
+    pub(super) fn ask_once(&mut self, session: SessionId, ask: AskOnce, out: &mut Output) {
+        let AskOnce {
+            run,
+            token,
+            number,
+            place,
+            once,
+        } = ask;
+        let Some(granted) = self.current(session, run, token, out) else {
+            return;
+        };
+        let Some(known) = &granted.run else { return };
+        if known.commands.is_resolved(number) {
+            self.counts.repeated += 1;
+            return; // its worker has the entry, or gets it with those that it has missed
+        }
+        let (key, asker) = ((known.namespace, once.0), (run, number));
+        let waiter = Waiter {
+            asker,
+            place,
+            done: None,
+        };
+        match self.onces.places.get(&asker) {
+            Some(at) if *at == key => {
+                let held = self
+                    .onces
+                    .keys
+                    .get(&key)
+                    .and_then(|key| key.holder.as_ref());
+                if held.is_some_and(|held| held.asker == asker) {
+                    out.send(session, OnceGranted { run, token, number });
+                }
+            }
+            _ => {
+                self.leave_once(asker, out);
+                self.wait_for_once(key, waiter, out);
+            }
+        }
+    }
+
+    /// An attempt is not made, or no longer.
+    pub(super) fn once_returned(
+        &mut self,
+        session: SessionId,
+        report: &OnceReturned,
+        out: &mut Output,
+    ) {
+        let (run, token, number) = (report.run, report.token, report.number);
+        if self.current(session, run, token, out).is_some() {
+            self.leave_once((run, number), out);
+            out.send(session, OnceReturned { run, token, number });
+        }
+    }
+
+    /// A step has come to a result. If it is not known whether another one was first, that is read before (E1).
+    pub(super) fn once_completed(&mut self, report: StepCompletedReport, out: &mut Output) {
+        let asker = (report.run, report.number);
+        let granted = self.granted.get(&report.run);
+        let namespace = granted.and_then(|granted| granted.run.as_ref().map(|run| run.namespace));
+        let (Some(namespace), Some(once)) = (namespace, report.once) else {
+            return;
+        };
+        let key = (namespace, once.0);
+        let waiter = Waiter {
+            asker,
+            place: report.place,
+            done: Some(Done {
+                attempt: report.attempt,
+                output: report.output,
+            }),
+        };
+        if canary!("the second result of a once key counts") {
+            self.onces.remove(asker);
+            return self.first_result(key, waiter, out);
+        }
+        // A place that it has already is taken by the same step with its result.
+        if let Some(before) = self.onces.remove(asker)
+            && before != key
+        {
+            self.pass_on(before, out);
+        }
+        self.wait_for_once(key, waiter, out);
+    }
+
+    fn wait_for_once(&mut self, place: KeyPlace, waiter: Waiter, out: &mut Output) {
+        self.onces.places.insert(waiter.asker, place);
+        let key = self.onces.keys.entry(place).or_insert_with(|| {
+            let (namespace, hash) = place;
+            out.read(Read::Once { namespace, hash });
+            Key {
+                known: Known::Reading(None),
+                holder: None,
+                waiting: VecDeque::new(),
+                before: None,
+            }
+        });
+        key.waiting.push_back(waiter);
+        self.serve_once(place, out);
+    }
+
+    /// A step's attempt has ended without a result, or is not made.
+    pub(super) fn leave_once(&mut self, asker: Asker, out: &mut Output) {
+        if let Some(place) = self.onces.remove(asker) {
+            self.pass_on(place, out);
+        }
+    }
+
+    /// The grant of a run is over, and so are its places (E5).
+    pub(super) fn leave_onces(&mut self, run: RunNo, out: &mut Output) {
+        let places = self.onces.of_run(run);
+        for (asker, _) in &places {
+            self.onces.remove(*asker); // all of them first, so that none is passed on to another of the same run
+        }
+        for (_, place) in places {
+            self.pass_on(place, out);
+        }
+    }
+
+    fn pass_on(&mut self, place: KeyPlace, out: &mut Output) {
+        let key = self.onces.keys.get(&place);
+        if key.is_some_and(|key| matches!(key.known, Known::Nothing)) {
+            self.grant_once(place, out);
+        }
+        self.onces.forget(place);
+    }
+
+    pub(super) fn once_loaded(
+        &mut self,
+        place: KeyPlace,
+        found: Result<Option<OnceRecord>, String>,
+        out: &mut Output,
+    ) {
+        let forgotten = |row: &OnceRecord| {
+            canary!("a once key is forgotten at a restart") && row.run < self.onces.opened_at
+        };
+        let found = found.map(|row| row.filter(|row| !forgotten(row)));
+        let now = self.now();
+        let Some(key) = self.onces.keys.get_mut(&place) else {
+            return;
+        };
+        match found {
+            Ok(Some(row)) if row.until > now => {
+                key.known = Known::Reading(Some(row));
+                let (namespace, hash) = place;
+                out.read(Read::OnceResult {
+                    namespace,
+                    hash,
+                    run: row.run,
+                    birth: self.birth_of(row.run),
+                    entry: row.entry,
+                });
+            }
+            Ok(before) => {
+                (key.known, key.before) = (Known::Nothing, before.map(|row| row.until));
+                self.serve_once(place, out);
+            }
+            Err(what) => self.cannot_tell_once(place, &what, out),
+        }
+    }
+
+    pub(super) fn once_result_loaded(
+        &mut self,
+        place: KeyPlace,
+        found: Result<Option<Payload>, String>,
+        out: &mut Output,
+    ) {
+        let Some(key) = self.onces.keys.get_mut(&place) else {
+            return;
+        };
+        let Known::Reading(Some(row)) = &key.known else {
+            return;
+        };
+        let (run, until) = (row.run, row.until);
+        match found {
+            Ok(Some(output)) => key.known = Known::Result(output),
+            // The run has outlived its retention: that was longer when the row was written.
+            Ok(None) => (key.known, key.before) = (Known::Nothing, Some(until)),
+            Err(what) => {
+                let note = format!("it holds the first result for a once key: {what}");
+                out.note(Note::Damaged { run, what: note });
+                return self.cannot_tell_once(place, &what, out);
+            }
+        }
+        self.serve_once(place, out);
+    }
+
+    /// What is stored of a key cannot be read: the attempts fail, and may be made again.
+    fn cannot_tell_once(&mut self, place: KeyPlace, what: &str, out: &mut Output) {
+        let Some(key) = self.onces.keys.remove(&place) else {
+            return;
+        };
+        for waiter in key.holder.into_iter().chain(key.waiting) {
+            self.onces.places.remove(&waiter.asker);
+            let (run, number) = waiter.asker;
+            let reason: Refusal = Damaged {
+                id: None,
+                what: format!(
+                    "the first result for the key `{}`: {what}",
+                    waiter.place.name
+                ),
+            }
+            .into();
+            if let Some((session, token)) = self.where_granted(run) {
+                out.send(
+                    session,
+                    ReportRefused {
+                        run,
+                        token,
+                        number,
+                        reason,
+                    },
+                );
+            }
+        }
+    }
+
+    fn where_granted(&self, run: RunNo) -> Option<(SessionId, Token)> {
+        let granted = self.granted.get(&run)?;
+        Some((granted.holder?, granted.record.token))
+    }
+
+    /// Does what can be done for those in line, now that something has changed.
+    fn serve_once(&mut self, place: KeyPlace, out: &mut Output) {
+        let Some(key) = self.onces.keys.get_mut(&place) else {
+            return;
+        };
+        match &key.known {
+            Known::Reading(_) => {}
+            Known::Nothing => {
+                let done = |waiter: &Waiter| waiter.done.is_some();
+                if let Some(first) = key.waiting.iter().position(done)
+                    && let Some(first) = key.waiting.remove(first)
+                {
+                    self.onces.places.remove(&first.asker);
+                    return self.first_result(place, first, out);
+                }
+                self.grant_once(place, out);
+            }
+            Known::Result(_) => {
+                self.onces.telling.insert(place);
+                self.tell_results(out);
+            }
+        }
+        self.onces.forget(place);
+    }
+
+    /// The first in line may make its attempt, if nobody does (E3).
+    fn grant_once(&mut self, place: KeyPlace, out: &mut Output) {
+        while let Some(key) = self.onces.keys.get_mut(&place)
+            && (key.holder.is_none() || canary!("two bodies of a once key at a time"))
+            && let Some(next) = key.waiting.pop_front()
+        {
+            let (run, number) = next.asker;
+            key.holder = Some(next);
+            if let Some((session, token)) = self.where_granted(run) {
+                out.send(session, OnceGranted { run, token, number });
+            }
+        }
+    }
+
+    /// The entry and the row of a key's first result, in one batch.
+    fn first_result(&mut self, place: KeyPlace, first: Waiter, out: &mut Output) {
+        let (Some(done), (run, _)) = (first.done, first.asker) else {
+            return;
+        };
+        let output = done.output.clone();
+        let Some(entry) = self.complete(first.asker, first.place, done.attempt, done.output, out)
+        else {
+            return self.serve_once(place, out);
+        };
+        let (namespace, hash) = place;
+        let row = |at| Expiry {
+            at,
+            what: Expires::Once,
+            namespace,
+            hash,
+        };
+        let key = self.onces.keys.get_mut(&place);
+        if let Some(before) = key.and_then(|key| key.before.take()) {
+            out.delete(Space::Lasting, expiry::expiry(row(before)));
+        }
+        let until = self.now().after(self.settings.retention).max(Time(1));
+        let record = OnceRecord { run, entry, until };
+        out.put(
+            Space::Lasting,
+            once::once(namespace, hash),
+            record.to_bytes(),
+        );
+        self.expires(row(until), out);
+        if let Some(key) = self.onces.keys.get_mut(&place) {
+            key.known = Known::Result(output);
+            if !canary!("the second result of a once key counts") {
+                key.waiting.extend(key.holder.take()); // what it comes to does not count any more
+            }
+        }
+        self.serve_once(place, out);
+    }
+
+    /// Tells some of those who wait what the result is.
+    pub(super) fn tell_results(&mut self, out: &mut Output) {
+        let (mut told, mut bytes) = (0, 0);
+        while told < TELL_MAX
+            && bytes < TELL_BYTES_MAX
+            && let Some(place) = self.onces.telling.first().copied()
+        {
+            self.close_if_full(out);
+            let key = self.onces.keys.get_mut(&place);
+            let next = key.and_then(|key| match &key.known {
+                Known::Result(output) => Some((key.waiting.pop_front()?, output.clone())),
+                _ => None,
+            });
+            let Some((waiter, output)) = next else {
+                self.onces.telling.remove(&place);
+                self.onces.forget(place);
+                continue;
+            };
+            (told, bytes) = (told + 1, bytes + output.len());
+            self.onces.places.remove(&waiter.asker);
+            self.complete(waiter.asker, waiter.place, NOT_ATTEMPTED, output, out);
+        }
+    }
+
+    /// Completes a step of a granted run, and tells its worker: of its own result that it counts, of another what it is.
+    fn complete(
+        &mut self,
+        (no, number): Asker,
+        place: Place,
+        attempt: u32,
+        output: Payload,
+        out: &mut Output,
+    ) -> Option<u32> {
+        let (now, limits) = (self.now(), self.settings.limits);
+        let granted = self.granted.get_mut(&no)?;
+        let run = granted.run.as_mut()?;
+        if run.commands.is_resolved(number) {
+            return None;
+        }
+        if run.next >= limits.journal_entries_max {
+            self.journal_is_full(no, out);
+            return None;
+        }
+        let mut entry = StepCompleted {
+            at: now,
+            number,
+            place,
+            attempt,
+            output,
+        };
+        let due = run.commands.open(number).and_then(|open| open.due);
+        let index = out.append(run, &Entry::from(entry.clone()));
+        Self::warn_if_long(run, limits, out);
+        granted.made_progress();
+        let (holder, token) = (granted.holder, granted.record.token);
+        if let Some(due) = due {
+            self.armed.remove(&(due, no, number));
+        }
+        self.counts.steps += 1;
+        if attempt != NOT_ATTEMPTED {
+            (entry.place, entry.output) = (Place::default(), Payload::default());
+        }
+        if let Some(holder) = holder {
+            Self::tell(holder, (no, token), index, &entry.into(), out);
+        }
+        Some(index)
+    }
+}

@@ -1,0 +1,42 @@
+//! Whether what is in memory of once keys agrees with itself.
+
+use super::Known;
+use crate::core::Core;
+
+impl Core {
+    /// E3, E4, E5.
+    pub(in crate::core) fn check_onces(&self) {
+        let mut places = 0;
+        for (place, key) in &self.onces.keys {
+            let reading = matches!(key.known, Known::Reading(_));
+            let nothing = matches!(key.known, Known::Nothing);
+            assert!(key.holder.is_none() || nothing, "E3: {place:?} is held");
+            if nothing && !key.waiting.is_empty() {
+                assert!(key.holder.is_some(), "E3: nobody holds {place:?}: {key:?}");
+            }
+            let told = self.onces.telling.contains(place);
+            assert_eq!(
+                told,
+                matches!(key.known, Known::Result(_)),
+                "E2: {place:?} has a result that is told"
+            );
+            let waits = key.waiting.iter().map(|waiter| (waiter, true));
+            for (waiter, waits) in key.holder.iter().map(|held| (held, false)).chain(waits) {
+                places += 1;
+                let (run, number) = waiter.asker;
+                let granted = self.granted.get(&run);
+                let granted = granted.unwrap_or_else(|| panic!("E5: {run} is granted"));
+                assert!(!waits || granted.holder.is_some(), "E4: {run} is here");
+                let known = granted.run.as_ref();
+                let open = known.is_some_and(|run| !run.commands.is_resolved(number));
+                assert!(open, "E4: step {number} of {run} has no outcome");
+                assert_eq!(self.onces.places.get(&waiter.asker), Some(place));
+            }
+            assert!(
+                reading || told || key.holder.is_some() || !key.waiting.is_empty(),
+                "E5: {place:?} is kept for nobody"
+            );
+        }
+        assert_eq!(places, self.onces.places.len(), "E5: places are of keys");
+    }
+}

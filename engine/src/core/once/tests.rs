@@ -1,0 +1,149 @@
+//! Once keys by the thousand, and with damaged journals.
+
+use super::*;
+use crate::core::Input;
+use crate::core::crowds::{Crowd, slots};
+use crate::model::id::{Namespace, OnceKey};
+use crate::wire::message::Message;
+
+const WORKER: SessionId = SessionId(2);
+
+fn asks(crowd: &mut Crowd, at: usize, number: u32) {
+    let (run, token) = crowd.granted[at];
+    let place = Place {
+        name: "rate".to_owned(),
+        ..Place::default()
+    };
+    let ask = AskOnce {
+        run,
+        token,
+        number: StepNo(number),
+        place,
+        once: OnceKey::of(Namespace::default(), "rate"),
+    };
+    crowd.hear(WORKER, ask);
+}
+
+fn succeeds(crowd: &mut Crowd, at: usize, bytes: usize) {
+    let (run, token) = crowd.granted[at];
+    let report = StepCompletedReport {
+        run,
+        token,
+        number: StepNo(0),
+        place: Place {
+            name: "rate".to_owned(),
+            ..Place::default()
+        },
+        attempt: 1,
+        output: Payload(vec![7; bytes].into()),
+        once: Some(OnceKey::of(Namespace::default(), "rate")),
+    };
+    crowd.hear(WORKER, report);
+}
+
+fn crowd(runs: u32) -> Crowd {
+    let mut crowd = Crowd::new();
+    crowd.hello(WORKER, &[slots("q", runs)], Vec::new());
+    crowd.start_as(u64::from(runs), |_, _| {});
+    assert_eq!(crowd.granted.len(), runs as usize);
+    crowd.sent.clear();
+    crowd
+}
+
+// Those who wait are told a few at a time, so that no transition grows with their number; then nothing of them is kept.
+#[test]
+fn thousands_that_wait_are_told_of_one_result() {
+    let mut crowd = crowd(5_000);
+    for at in 0..5_000 {
+        asks(&mut crowd, at, 0);
+    }
+    crowd.settle();
+    assert_eq!(crowd.sent.len(), 1, "one is granted");
+    assert_eq!(crowd.stage.core.stats().in_memory.once, 5_000);
+    crowd.sent.clear();
+    succeeds(&mut crowd, 0, 200);
+    let (batches, _) = crowd.stage.flush();
+    let ops: usize = batches.iter().map(|batch| batch.len()).sum();
+    assert!(ops < 2 * TELL_MAX + 8, "{ops} operations in one transition");
+    crowd.settle();
+    let told = |message: &Message| matches!(message, Message::Appended(_));
+    assert_eq!(
+        crowd.sent.iter().filter(|message| told(message)).count(),
+        5_000
+    );
+    assert_eq!(crowd.stage.core.stats().in_memory.once, 0);
+    crowd.stage.core.check_onces();
+}
+
+// What is damaged fails the attempts that ask for it, and is no answer that there is nothing.
+#[test]
+fn a_damaged_result_refuses_those_who_ask() {
+    let mut crowd = crowd(3);
+    asks(&mut crowd, 0, 0);
+    crowd.settle();
+    succeeds(&mut crowd, 0, 10);
+    crowd.settle();
+    crowd.sent.clear();
+    asks(&mut crowd, 1, 0);
+    succeeds(&mut crowd, 2, 20);
+    crowd.stage.flush();
+    crowd.stage.read(0);
+    crowd.stage.answer(0);
+    crowd.stage.flush();
+    assert!(matches!(crowd.stage.reads[0], Read::OnceResult { .. }));
+    crowd.stage.reads.clear();
+    crowd.stage.handle(Input::OnceResultLoaded {
+        namespace: Namespace::default(),
+        hash: OnceKey::of(Namespace::default(), "rate").0,
+        found: Err("its chain is broken".to_owned()),
+    });
+    crowd.settle();
+    let refused = |message: &Message| match message {
+        Message::ReportRefused(refused) => matches!(refused.reason, Refusal::Damaged(_)),
+        _ => false,
+    };
+    assert!(crowd.sent.iter().all(refused), "{:?}", crowd.sent);
+    assert_eq!(crowd.sent.len(), 2);
+    assert_eq!(crowd.stage.core.stats().in_memory.once, 0);
+    // They ask again, and it can be read.
+    crowd.sent.clear();
+    asks(&mut crowd, 1, 0);
+    crowd.settle();
+    assert!(
+        matches!(crowd.sent[..], [Message::Appended(_)]),
+        "{:?}",
+        crowd.sent
+    );
+}
+
+// A journal whose chain does not hold is damage; one that is gone was kept for less time than its row.
+#[test]
+fn a_result_is_read_from_its_journal_and_checked() {
+    let mut crowd = crowd(1);
+    asks(&mut crowd, 0, 0);
+    crowd.settle();
+    succeeds(&mut crowd, 0, 10);
+    crowd.settle();
+    let run = crowd.granted[0].0;
+    let read = |run, entry| Read::OnceResult {
+        namespace: Namespace::default(),
+        hash: 1,
+        run,
+        birth: (1_000, false),
+        entry,
+    };
+    let found = |crowd: &Crowd, read| {
+        let answer = crate::reading::answer(&crowd.stage.store, read);
+        match stepwell_storage::block_on(answer) {
+            Ok(Input::OnceResultLoaded { found, .. }) => found,
+            other => panic!("{other:?}"),
+        }
+    };
+    let output = Payload(vec![7; 10].into());
+    assert_eq!(found(&crowd, read(run, 1)), Ok(Some(output)));
+    assert_eq!(found(&crowd, read(RunNo(99), 1)), Ok(None));
+    let wrong = found(&crowd, read(run, 0)).unwrap_err();
+    assert!(wrong.contains("not the result of a step"), "{wrong}");
+    let missing = found(&crowd, read(run, 5)).unwrap_err();
+    assert!(missing.contains("not the result of a step"), "{missing}");
+}

@@ -1,0 +1,59 @@
+//! Where the first result for a once key is.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::{Family, KeyBuilder, Record};
+use crate::model::id::{Namespace, RunNo};
+use crate::model::time::Time;
+
+/// The first result for a key: an entry in the journal of the run that came to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OnceRecord {
+    /// The run.
+    pub run: RunNo,
+    /// The entry that holds the result. The run ends later than it was written, so that it is kept for as long.
+    pub entry: u32,
+    /// It counts until this instant.
+    pub until: Time,
+}
+
+impl Record for OnceRecord {
+    const WHAT: &'static str = "OnceRecord";
+}
+
+/// Where it says what the first result for a key is.
+pub fn once(namespace: Namespace, hash: u128) -> Bytes {
+    KeyBuilder::new(Family::Once)
+        .part(&namespace.0.to_be_bytes())
+        .part(&hash.to_be_bytes())
+        .done()
+}
+
+/// The namespace and the hash of a key of the family.
+pub fn of_key(key: &[u8]) -> Option<(Namespace, u128)> {
+    Some((
+        Namespace(u32::from_be_bytes(key.get(3..7)?.try_into().ok()?)),
+        u128::from_be_bytes(key.get(7..23)?.try_into().ok()?),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn golden_bytes() {
+        let hex = |bytes: &[u8]| -> String { bytes.iter().map(|b| format!("{b:02x}")).collect() };
+        let key = once(Namespace(1), 2);
+        assert_eq!(hex(&key), "0000140000000100000000000000000000000000000002");
+        assert_eq!(of_key(&key), Some((Namespace(1), 2)));
+        let record = OnceRecord {
+            run: RunNo(1),
+            entry: 2,
+            until: Time(3),
+        };
+        assert_eq!(hex(&record.to_bytes()), "93010203");
+        assert_eq!(OnceRecord::of_bytes(&record.to_bytes()).unwrap(), record);
+    }
+}

@@ -1,0 +1,221 @@
+//! Steps whose first result is everybody's: what a turn asks, and what it does with the answers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures_util::future::select;
+
+use super::bench::{Bench, cancel, completed};
+use crate::model::command::Damaged;
+use crate::model::failure::Failure;
+use crate::model::id::{Namespace, OnceKey, StepNo};
+use crate::model::retry::Retry;
+use crate::wire::message::Message;
+use crate::workflow::{Ctx, millis, secs};
+
+/// A run that does one thing once, and counts its bodies.
+fn bench() -> (Bench, Arc<AtomicUsize>) {
+    let bodies = Arc::new(AtomicUsize::new(0));
+    let counted = bodies.clone();
+    let bench = Bench::new(&(), move |ctx: Ctx, (): ()| {
+        let counted = counted.clone();
+        async move {
+            let key = OnceKey::of(Namespace::default(), "rate").to_string();
+            let body = |s: crate::Step| {
+                counted.fetch_add(1, Ordering::SeqCst);
+                assert_eq!(s.key(), key, "the same in all runs");
+                async move { Ok::<u32, Failure>(7) }
+            };
+            let retry = Retry::fixed(secs(2)).retries(1);
+            ctx.once("rate", body).retry(retry).await
+        }
+    });
+    (bench, bodies)
+}
+
+fn asks(message: &Message) -> bool {
+    matches!(message, Message::AskOnce(ask) if ask.place.name == "rate")
+}
+
+// E3: no body begins before the engine has said so, and a turn that waits is neither suspended nor in the way of a drain.
+#[test]
+fn a_body_begins_when_the_engine_grants_it() {
+    let (mut bench, bodies) = bench();
+    bench.poll();
+    assert!(
+        bench.sent.len() == 1 && asks(&bench.sent[0]),
+        "{:?}",
+        bench.sent
+    );
+    assert!(bench.turn.is_idle());
+    bench.sent.clear();
+    bench.poll();
+    assert_eq!((bench.sent.len(), bodies.load(Ordering::SeqCst)), (0, 0));
+    bench.turn.once_granted(StepNo(0));
+    bench.turn.once_granted(StepNo(0)); // a copy
+    assert_eq!(bench.poll().told_engine(), ["completed 0 = 7"]);
+    assert!(matches!(&bench.sent[0], Message::StepCompletedReport(r) if r.once.is_some()));
+    assert_eq!(bench.answer().poll().told_engine(), ["returned 7"]);
+    assert_eq!(bodies.load(Ordering::SeqCst), 1);
+    // A replay asks for nothing.
+    bench.hand_out();
+    assert_eq!(bench.poll().told_engine(), ["returned 7"]);
+}
+
+// E2: what somebody else came to is the result, also for one that has a value of its own.
+#[test]
+fn the_first_result_is_the_result() {
+    for own in [false, true] {
+        let (mut bench, bodies) = bench();
+        bench.poll();
+        if own {
+            bench.turn.once_granted(StepNo(0));
+            bench.poll();
+        }
+        bench.sent.clear();
+        let mut first = completed(5, 0, "rate", 8u32);
+        first.attempt = 0;
+        let index = bench.journal.len() as u32;
+        bench.journal.push(first.clone().into());
+        bench
+            .turn
+            .told(index, &crate::model::entry::Entry::from(first).encode());
+        assert_eq!(bench.poll().told_engine(), ["returned 8"]);
+        assert_eq!(bodies.load(Ordering::SeqCst), usize::from(own));
+        bench.hand_out();
+        assert_eq!(bench.poll().told_engine(), ["returned 8"]);
+    }
+}
+
+// E5: the engine is told of each attempt that is not made. That is kept until it is answered, like a report.
+#[test]
+fn what_is_not_wanted_any_more_is_given_back() {
+    let (mut bench, bodies) = bench();
+    bench.poll();
+    bench.sent.clear();
+    bench.commit(cancel(5)).poll();
+    assert!(
+        matches!(
+            bench.sent[..],
+            [Message::OnceReturned(_), Message::TurnFailed(_)]
+        ),
+        "{:?}",
+        bench.sent
+    );
+    let mut bench = Bench::new(&(), |ctx: Ctx, (): ()| async move {
+        let once = Box::pin(ctx.once("rate", |_| async { Ok::<u32, Failure>(7) }));
+        let other = Box::pin(ctx.step("other", |_| async { Ok::<u32, Failure>(1) }));
+        drop(select(once, other).await);
+        ctx.step("last", |_| std::future::pending::<Result<(), Failure>>())
+            .await
+    });
+    bench.poll();
+    assert!(asks(&bench.sent.remove(0)));
+    bench.answer().poll();
+    let returned = |message: &Message| matches!(message, Message::OnceReturned(_));
+    assert!(bench.sent.iter().any(returned), "{:?}", bench.sent);
+    bench.sent.clear();
+    bench.turn.once_granted(StepNo(0)); // it was on its way
+    bench.poll();
+    assert!(
+        bench.sent.len() == 1 && returned(&bench.sent[0]),
+        "{:?}",
+        bench.sent
+    );
+    bench.turn.once_returned(StepNo(0));
+    assert!(
+        !bench
+            .outstanding()
+            .iter()
+            .any(|report| format!("{report:?}").contains("Once"))
+    );
+    assert_eq!(bodies.load(Ordering::SeqCst), 0);
+}
+
+// Before each attempt, and again under each token.
+#[test]
+fn it_is_asked_before_each_attempt() {
+    let (mut bench, bodies) = bench();
+    bench.poll();
+    bench.sent.clear();
+    let damaged = Damaged {
+        id: None,
+        what: "the result".to_owned(),
+    };
+    bench.turn.refused(StepNo(0), &damaged.into());
+    bench.poll();
+    assert!(
+        matches!(&bench.sent[0], Message::AttemptFailedReport(r) if r.failure.is_retryable()),
+        "{:?}",
+        bench.sent
+    );
+    let failed = bench.sent.remove(0);
+    let failed = bench.entry_for(failed, millis(200));
+    bench.commit(failed).poll();
+    assert!(bench.sent.is_empty(), "{:?}", bench.sent);
+    bench.clock.advance(300);
+    bench.poll();
+    assert!(
+        bench.sent.len() == 1 && asks(&bench.sent[0]),
+        "{:?}",
+        bench.sent
+    );
+    bench.sent.clear();
+    bench.turn.regranted(super::bench::token(9), 2);
+    bench.poll();
+    assert!(
+        bench.sent.len() == 1 && asks(&bench.sent[0]),
+        "{:?}",
+        bench.sent
+    );
+    bench.turn.once_granted(StepNo(0));
+    bench.sent.clear();
+    assert_eq!(bench.poll().told_engine(), ["completed 0 = 7"]);
+    assert_eq!(bodies.load(Ordering::SeqCst), 1);
+    // A result that the engine cannot compare with the first is a failed attempt, too.
+    bench.sent.clear();
+    let damaged = Damaged {
+        id: None,
+        what: "the result".to_owned(),
+    };
+    bench.turn.refused(StepNo(0), &damaged.into());
+    bench.poll();
+    assert!(
+        matches!(&bench.sent[0], Message::AttemptFailedReport(r) if r.attempt == 2),
+        "{:?}",
+        bench.sent
+    );
+}
+
+// An engine that came back was asked again while the body ran, and cannot read what is there: the body goes on.
+#[test]
+fn a_body_goes_on_although_the_engine_cannot_read_the_result() {
+    let mut bench = Bench::new(&(), |ctx: Ctx, (): ()| async move {
+        ctx.once("rate", |_| std::future::pending::<Result<u32, Failure>>())
+            .await
+    });
+    bench.poll();
+    bench.turn.once_granted(StepNo(0));
+    bench.poll();
+    bench.turn.regranted(super::bench::token(9), 1);
+    bench.sent.clear();
+    bench.poll();
+    assert!(asks(&bench.sent[0]), "{:?}", bench.sent);
+    for number in [0, 7] {
+        let damaged = Damaged {
+            id: None,
+            what: "the result".to_owned(),
+        };
+        bench.turn.refused(StepNo(number), &damaged.into());
+    }
+    bench.sent.clear();
+    bench.poll();
+    assert!(bench.sent.is_empty(), "{:?}", bench.sent);
+    assert_eq!(*bench.turn.phase(), crate::replay::turn::Phase::Running);
+    let mut first = completed(5, 0, "rate", 8u32);
+    first.attempt = 0;
+    bench
+        .turn
+        .told(1, &crate::model::entry::Entry::from(first).encode());
+    assert_eq!(bench.poll().told_engine(), ["returned 8"]);
+}

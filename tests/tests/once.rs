@@ -1,0 +1,241 @@
+//! What a step does once for all runs that ask for it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use stepwell::model::entry::Entry;
+use stepwell::{
+    Client, Ctx, Engine, Failure, Retry, Run, RunError, Worker, Workflow, millis, secs,
+};
+use stepwell_tests::order::{EngineOrder, WorkerOrder};
+use stepwell_tests::workflow::{RATE, Rate};
+
+use crate::host::{Host, count, effects, until_stats};
+
+const INVOICE: Workflow<u64, u64> = Workflow::new("invoice");
+const MOODY: Workflow<u64, u64> = Workflow::new("moody");
+
+/// Its first body fails, the others answer with a hundred and how many there were before.
+fn rates(worker: Worker, done: &Arc<AtomicU64>) -> Worker {
+    let done = done.clone();
+    worker
+        .register(INVOICE, move |ctx: Ctx, _number: u64| {
+            let done = done.clone();
+            async move {
+                let fetch = |_| {
+                    let nth = done.fetch_add(1, Ordering::SeqCst);
+                    async move {
+                        match nth {
+                            0 => Err(Failure::retryable("not yet")),
+                            nth => Ok(100 + nth),
+                        }
+                    }
+                };
+                let retry = Retry::fixed(millis(50)).retries(3);
+                ctx.once("rate of 2026-03-01", fetch).retry(retry).await
+            }
+        })
+        .queue("default", 16)
+}
+
+async fn attempts_of(client: &Client, run: &Run<u64>) -> Vec<u32> {
+    let journal = client.journal(run.id()).await.unwrap();
+    let attempt = |entry: &Entry| match entry {
+        Entry::StepCompleted(step) => Some(step.attempt),
+        _ => None,
+    };
+    journal.iter().filter_map(attempt).collect()
+}
+
+// A38: work guarded by a key, across runs: however many runs ask for it at a time, it is done once, and each gets the first
+// result, also after a restart of the engine. A failed attempt passes it on.
+#[tokio::test]
+async fn the_second_call_gets_the_first_result() {
+    let directory = tempfile::tempdir().unwrap();
+    let engine = Engine::open(directory.path().join("data")).await.unwrap();
+    let done = Arc::new(AtomicU64::new(0));
+    let worker = rates(engine.worker(), &done).start().unwrap();
+    let runs = (0..40).map(|number| (None, number)).collect();
+    let mut told = Vec::new();
+    for run in engine.client().start_many(INVOICE, runs).await.unwrap() {
+        let run = run.unwrap();
+        assert_eq!(run.outcome().await, Ok(101));
+        told.extend(attempts_of(&engine.client(), &run).await);
+    }
+    assert_eq!(done.load(Ordering::SeqCst), 2, "one failed, one did not");
+    told.sort_unstable();
+    assert_eq!((told[38], told.len()), (0, 40), "one attempt: {told:?}");
+    worker.drain().await;
+    engine.close().await;
+    let engine = Engine::open(directory.path().join("data")).await.unwrap();
+    let worker = rates(engine.worker(), &done).start().unwrap();
+    let late = engine.client().start(INVOICE, &41).await.unwrap();
+    assert_eq!(late.outcome().await, Ok(101));
+    assert_eq!(done.load(Ordering::SeqCst), 2);
+    worker.drain().await;
+    engine.close().await;
+}
+
+// A failure for good is that of one run. The next in line makes its own attempt, with its own body.
+#[tokio::test]
+async fn one_run_that_fails_for_good_does_not_fail_the_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let engine = Engine::open(directory.path().join("data")).await.unwrap();
+    let worker = engine
+        .worker()
+        .register(MOODY, |ctx: Ctx, number: u64| async move {
+            let body = |_| async move {
+                match number {
+                    0 => Err(Failure::terminal("not with this one")),
+                    number => Ok(number),
+                }
+            };
+            ctx.once("mood", body).await
+        })
+        .queue("default", 1) // one after the other
+        .start()
+        .unwrap();
+    let runs = (0..4).map(|number| (None, number)).collect();
+    let mut runs = engine
+        .client()
+        .start_many(MOODY, runs)
+        .await
+        .unwrap()
+        .into_iter();
+    let first = runs.next().unwrap().unwrap().outcome().await;
+    assert!(matches!(first, Err(RunError::Failed(_))), "{first:?}");
+    for run in runs {
+        assert_eq!(run.unwrap().outcome().await, Ok(1));
+    }
+    worker.drain().await;
+    engine.close().await;
+}
+
+/// An engine and a place for workers, each a process.
+struct Shop {
+    order: EngineOrder,
+    engine: Host,
+    client: Client,
+    directory: tempfile::TempDir,
+}
+
+impl Shop {
+    async fn open() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut order = EngineOrder::new(directory.path().join("data"));
+        let (engine, server) = Host::engine(&order).await;
+        order.listen = server.clone();
+        Self {
+            order,
+            engine,
+            client: Client::connect(&server).await.unwrap(),
+            directory,
+        }
+    }
+
+    fn worker(&self) -> Host {
+        Host::worker(&WorkerOrder {
+            server: self.order.listen.clone(),
+            slots: 1,
+            grace: secs(1),
+            effects: self.directory.path().join("effects"),
+        })
+    }
+
+    async fn rate(&self, work: std::time::Duration) -> Run<String> {
+        let rate = Rate {
+            work,
+            isolated: false,
+        };
+        self.client.start(RATE, &rate).await.unwrap()
+    }
+
+    fn effects(&self) -> Vec<String> {
+        effects(&self.directory.path().join("effects"))
+    }
+
+    async fn restart_engine(&mut self) {
+        self.engine.kill();
+        let (engine, _) = Host::engine(&self.order).await;
+        self.engine = engine;
+    }
+}
+
+// A38: the worker of the attempt dies with it. The next in line does the work, under the same key, and the first run gets
+// that result when it comes again.
+#[tokio::test]
+async fn a_worker_that_dies_leaves_the_work_to_the_next_in_line() {
+    let shop = Shop::open().await;
+    let mut first = shop.worker();
+    let held = shop.rate(secs(600)).await;
+    let begun = first.says("begun rate").await;
+    let mut second = shop.worker();
+    let waits = shop.rate(millis(10)).await;
+    until_stats(&shop.client, "one holds it, one waits", |stats| {
+        stats.in_memory.once == 2
+    })
+    .await;
+    assert_eq!(count(&shop.effects(), "begun rate"), 1);
+    first.kill();
+    assert_eq!(second.says("begun rate").await, begun, "the same key");
+    let by = waits.outcome().await.unwrap();
+    assert_eq!(by, waits.id().to_string());
+    assert_eq!(held.outcome().await.unwrap(), by);
+    let lines = shop.effects();
+    assert_eq!(
+        (count(&lines, "begun rate"), count(&lines, "done rate")),
+        (2, 1),
+        "{lines:#?}"
+    );
+    second.close().await;
+    shop.engine.close().await;
+}
+
+// A38: the engine is killed while a body runs and while it knows a result. The body goes on without it, and whoever asks
+// gets one result, before and after.
+#[tokio::test]
+async fn a_killed_engine_forgets_no_result() {
+    let mut shop = Shop::open().await;
+    let (mut first, second) = (shop.worker(), shop.worker());
+    let one = shop.rate(secs(2)).await;
+    let two = shop.rate(secs(2)).await;
+    first.says("begun rate").await;
+    until_stats(&shop.client, "one holds it, one waits", |stats| {
+        stats.in_memory.once == 2
+    })
+    .await;
+    shop.restart_engine().await;
+    let by = one.outcome().await.unwrap();
+    assert_eq!(two.outcome().await.unwrap(), by);
+    let begun = count(&shop.effects(), "begun rate");
+    assert!((1..=2).contains(&begun), "{begun}");
+    shop.restart_engine().await;
+    let three = shop.rate(secs(2)).await;
+    assert_eq!(three.outcome().await.unwrap(), by);
+    assert_eq!(count(&shop.effects(), "begun rate"), begun);
+    first.close().await;
+    second.close().await;
+    shop.engine.close().await;
+}
+
+// In a process of its own, too, which asks nobody: its worker did.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn an_isolated_step_is_done_once() {
+    let shop = Shop::open().await;
+    let (first, second) = (shop.worker(), shop.worker());
+    let rate = Rate {
+        work: millis(100),
+        isolated: true,
+    };
+    let one = shop.client.start(RATE, &rate).await.unwrap();
+    let two = shop.client.start(RATE, &rate).await.unwrap();
+    let by = one.outcome().await.unwrap();
+    assert_eq!(two.outcome().await.unwrap(), by);
+    let lines = shop.effects();
+    assert_eq!(count(&lines, "begun rate"), 1, "{lines:#?}");
+    assert!(lines[0].contains("once_"), "{lines:#?}");
+    first.close().await;
+    second.close().await;
+    shop.engine.close().await;
+}
