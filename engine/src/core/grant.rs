@@ -254,6 +254,8 @@ impl Core {
             "G2: tokens only rise"
         );
         granted.record.token = token;
+        // What was said under the old token and waits for a read is said again (G3).
+        self.onces.stop_waiting(no);
         out.put(
             Space::Passing,
             keys::granted(granted.slot),

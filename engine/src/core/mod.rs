@@ -37,8 +37,8 @@
 //! - **A1** to **A4** What a queue's settings let through: see `admission`.
 //! - **O1**–**O6** are about schedules, in `schedule.rs`; **N1**, **N2** about orders, in `order.rs`.
 //!
-//! Those of unique keys (U) are in `unique.rs`, of work that is done once (E) in `once.rs`, of calls that are all or nothing (A) in `together.rs`, of batches (B) in
-//! `batch.rs`.
+//! Those of unique keys (U) are in `unique.rs`, of work that is done once (E) in `once.rs`, of calls that are all or nothing
+//! (A) in `together.rs`, of batches (B) in `batch.rs`.
 
 mod act;
 mod admission;

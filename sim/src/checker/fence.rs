@@ -97,9 +97,16 @@ impl Fence {
         };
         let whole = Said::Gave;
         let (said, or) = match &run.entries[index as usize] {
-            // Somebody else's result: the step had asked for it, or come with another one.
+            // Somebody else's result: the step had asked for it, or come with another one. Its place may be older than the
+            // token: a worker that comes back while its body runs does not ask again.
             Entry::StepCompleted(e) if e.attempt == 0 => {
-                (Said::Asked(e.number), Some(Said::Completed(e.number)))
+                let asked = [Said::Asked(e.number), Said::Completed(e.number)];
+                let said = |(of, _, said): &(RunNo, Token, Said)| *of == no && asked.contains(said);
+                if !self.said.iter().any(said) {
+                    let text = format!("{}: entry {index} was never asked for", run.name());
+                    bench.charge(NAME, text);
+                }
+                return;
             }
             Entry::StepCompleted(e) => (Said::Completed(e.number), None),
             Entry::StepFailed(e) => (Said::Failed(e.number), None),
