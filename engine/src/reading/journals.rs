@@ -94,14 +94,7 @@ pub async fn entries(
         };
         start = [&last.key[..], &[0]].concat().into();
     }
-    if !joiner.is_whole() {
-        let cause = format!("entry {} is cut off", joiner.next());
-        return Err(Undecodable::Damaged {
-            what: "a journal",
-            cause,
-        }
-        .into());
-    }
+    whole(&joiner)?;
     Ok(found)
 }
 
@@ -136,6 +129,16 @@ async fn few_rows(
     Ok(rows)
 }
 
+/// Whether no entry is cut off.
+fn whole(joiner: &Joiner) -> Result<(), Unreadable> {
+    if joiner.is_whole() {
+        return Ok(());
+    }
+    let cause = format!("entry {} is cut off", joiner.next());
+    let what = "a journal";
+    Err(Undecodable::Damaged { what, cause }.into())
+}
+
 async fn fold_of(store: &dyn Store, generation: u32, run: RunNo) -> Result<RunFold, Unreadable> {
     let mut fold = RunFold::new(run, generation);
     let mut joiner = Joiner::default();
@@ -152,14 +155,7 @@ async fn fold_of(store: &dyn Store, generation: u32, run: RunNo) -> Result<RunFo
         },
     )
     .await?;
-    if !joiner.is_whole() {
-        let cause = format!("entry {} is cut off", joiner.next());
-        return Err(Undecodable::Damaged {
-            what: "a journal",
-            cause,
-        }
-        .into());
-    }
+    whole(&joiner)?;
     Ok(fold)
 }
 
