@@ -381,9 +381,9 @@ impl Court {
     }
 
     /// The server's end of its connection is gone.
-    pub(crate) fn parted(&mut self, who: Incarnation) {
+    pub(crate) fn parted(&mut self, now_ms: u64, who: Incarnation) {
         self.lines.parted(who);
-        self.once.lost();
+        self.once.lost(now_ms);
     }
 
     /// The server sends something, `to` a host and, if that has said so, to `who` on it.
@@ -398,7 +398,7 @@ impl Court {
             violations: &mut self.violations,
         };
         if matches!(message, Message::Closing(_)) {
-            self.once.lost();
+            self.once.lost(now_ms);
         }
         if let (Message::Closing(closing), Some(who)) = (message, who) {
             self.lines.closes(who, closing, &mut bench);

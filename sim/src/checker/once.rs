@@ -3,7 +3,7 @@
 //! Source: `Ctx::once`, and the core's invariants E1 to E3. The first result for a key and its row are committed in one batch;
 //! as long as the row counts it does not change, and whoever gets a result gets that one: its entry tells of attempt 0. Each
 //! result says whose body came to it. At most one body of a key runs at a time, while the engine lives and has lost no
-//! connection since the body began.
+//! connection since shortly before the body began: what was granted may arrive after that, and the worker is given up later.
 
 use std::collections::BTreeMap;
 
@@ -35,6 +35,8 @@ pub(super) struct Onces {
     next: u64,
     /// Connections that were lost.
     losses: u64,
+    /// When the last one was.
+    lost_ms: Option<u64>,
     /// Results, those who were told of one, and those of them whose own did not count.
     pub(super) results: u64,
     pub(super) told: u64,
@@ -47,7 +49,12 @@ struct Body {
     of: String,
     /// The life of the server and the connections lost when it began.
     since: (u32, u64),
+    /// A connection had been lost shortly before: its worker may be given up while it runs.
+    excused: bool,
 }
+
+/// A worker whose connection is lost is given up within this time.
+const GIVEN_UP_MS: u64 = 5_000;
 
 impl Onces {
     pub(super) fn appended(&mut self, no: RunNo, index: u32) {
@@ -110,12 +117,21 @@ impl Onces {
     ) -> u64 {
         let since = (life, self.losses);
         let others = self.bodies.values();
-        for other in others.filter(|other| other.key == key && other.since == since) {
+        for other in
+            others.filter(|other| other.key == key && other.since == since && !other.excused)
+        {
             let text = format!("{of} began while {} ran, of the key {key}", other.of);
             bench.charge(ALONE, text);
         }
         self.next += 1;
-        self.bodies.insert(self.next, Body { key, of, since });
+        let lost_ms = self.lost_ms.map(|lost_ms| lost_ms + GIVEN_UP_MS);
+        let body = Body {
+            key,
+            of,
+            since,
+            excused: lost_ms.is_some_and(|until| bench.now_ms < until),
+        };
+        self.bodies.insert(self.next, body);
         self.next
     }
 
@@ -124,8 +140,9 @@ impl Onces {
     }
 
     /// A connection is gone at the server's end, or will be.
-    pub(super) fn lost(&mut self) {
+    pub(super) fn lost(&mut self, now_ms: u64) {
         self.losses += 1;
+        self.lost_ms = Some(now_ms);
     }
 
     /// Somebody asks whether it may make an attempt.
