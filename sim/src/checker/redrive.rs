@@ -104,14 +104,20 @@ fn finished_before_redrive(before: &[Entry], number: StepNo) -> bool {
     redriven.is_some_and(|at| before[..at].iter().any(finished))
 }
 
-/// A run that died of a failed step which it passed on does not die of it again without trying it.
+/// A run that died of a failed step which it passed on does not die of it again without trying it. One that died because
+/// its workers were lost may: its function had not come to its end, so the step stays failed until it has.
 fn tries_again(run: &DurableRun, before: &[Entry], entry: &Entry, bench: &mut Bench<'_>) {
     let (Entry::Died(died), Some(Entry::Redriven(_))) = (entry, before.last()) else {
         return;
     };
+    let deaths = before.iter().filter_map(|earlier| match earlier {
+        Entry::Died(death) => Some(death),
+        _ => None,
+    });
+    let passed_on = deaths.last().is_some_and(|death| death.end.is_some());
     let same =
         |earlier: &Entry| matches!(earlier, Entry::StepFailed(e) if e.failure == died.failure);
-    if died.end.is_some() && before.iter().any(same) {
+    if passed_on && died.end.is_some() && before.iter().any(same) {
         let text = format!(
             "{} is redriven and dies at once of {:?}",
             run.name(),
