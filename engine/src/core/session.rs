@@ -23,7 +23,7 @@ use crate::model::limits::{NAME_BYTES_MAX, QUEUES_MAX};
 use crate::wire::message::{Hello, Message, PROTOCOL, QueueSlots, RefusedReply, Revoked, Welcome};
 
 /// Runs returned to their queues in one transition at most.
-const RETURN_MAX: usize = 128;
+pub(super) const RETURN_MAX: usize = 128;
 /// Stopped runs looked at in one transition at most.
 const STOPPED_PAGE: usize = 128;
 /// Queues one worker may offer slots to: each new one is a record of the same transition.

@@ -3,8 +3,9 @@
 use super::*;
 use crate::core::Input;
 use crate::core::crowds::{Crowd, slots};
+use crate::core::session::RETURN_MAX;
 use crate::model::id::{Namespace, OnceKey};
-use crate::wire::message::Message;
+use crate::wire::message::{Held, Message};
 
 const WORKER: SessionId = SessionId(2);
 
@@ -73,6 +74,53 @@ fn thousands_that_wait_are_told_of_one_result() {
     );
     assert_eq!(crowd.stage.core.stats().in_memory.once, 0);
     crowd.stage.core.check_onces();
+}
+
+// G3: what a step asked under a token that is replaced while its key is being read is asked again under the next one; it
+// is not in line for it.
+#[test]
+fn who_asked_under_an_old_token_is_not_in_line_under_the_next() {
+    let back = SessionId(12);
+    let runs = RETURN_MAX + 1; // the last of them waits for its new token
+    let mut crowd = crowd(runs as u32);
+    let held = crowd.granted.iter().map(|(run, token)| Held {
+        run: *run,
+        token: *token,
+        seen: 1,
+    });
+    let held: Vec<Held> = held.collect();
+    let (run, token) = crowd.granted[runs - 1];
+    crowd.stage.handle(Input::SessionClosed {
+        session: WORKER,
+        goodbye: false,
+    });
+    crowd.hello(back, &[slots("q", runs as u32)], held);
+    let (number, once) = (StepNo(0), OnceKey::of(Namespace::default(), "rate"));
+    let place = Place::default();
+    let ask = AskOnce {
+        run,
+        token,
+        number,
+        place,
+        once,
+    };
+    crowd.hear(back, ask.clone());
+    crowd.stage.handle(Input::Ticked);
+    crowd.settle();
+    let (_, next) = crowd.granted[runs - 1];
+    assert_ne!(next, token, "its worker is back");
+    let granted = |message: &Message| matches!(message, Message::OnceGranted(_));
+    assert!(!crowd.sent.iter().any(granted), "{:?}", crowd.sent);
+    assert_eq!(crowd.stage.core.stats().in_memory.once, 0);
+    crowd.hear(back, AskOnce { token: next, ..ask });
+    crowd.settle();
+    let expected = Message::from(OnceGranted {
+        run,
+        token: next,
+        number,
+    });
+    assert_eq!(crowd.sent.iter().filter(|m| granted(m)).count(), 1);
+    assert!(crowd.sent.contains(&expected), "{:?}", crowd.sent);
 }
 
 // What is damaged fails the attempts that ask for it, and is no answer that there is nothing.
