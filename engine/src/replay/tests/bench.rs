@@ -10,6 +10,7 @@ use futures_util::future::BoxFuture;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::core::NOT_ATTEMPTED;
 use crate::model::chain;
 use crate::model::entry::{
     AttemptFailed, CancelRequested, Entry, Place, Started, StepCompleted, StepFailed, TimerArmed,
@@ -230,6 +231,7 @@ impl Bench {
         let entry = entry.into();
         let mut told = entry.clone();
         match &mut told {
+            Entry::StepCompleted(e) if e.attempt == NOT_ATTEMPTED => {}
             Entry::StepCompleted(e) => (e.place, e.output) = (Place::default(), Payload::default()),
             Entry::TimerArmed(e) => e.place = Place::default(),
             _ => {}
@@ -238,6 +240,12 @@ impl Bench {
         self.turn.told(index, &told.encode());
         self.told = true;
         self
+    }
+
+    /// The engine says something about a step that is no entry; the turn is not polled yet.
+    pub(super) fn say(&mut self, what: impl FnOnce(&mut Turn)) {
+        what(&mut self.turn);
+        self.told = true;
     }
 
     /// The engine takes the first report that it has not answered; the turn is told, not polled.

@@ -7,9 +7,12 @@ use futures_util::future::BoxFuture;
 use proptest::prelude::*;
 
 use super::bench::{Bench, START, cancel, summary};
-use crate::model::entry::Entry;
+use crate::core::NOT_ATTEMPTED;
+use crate::model::command::Damaged;
+use crate::model::entry::{Entry, Place, StepCompleted};
 use crate::model::failure::Failure;
 use crate::model::id::StepNo;
+use crate::model::payload::Payload;
 use crate::model::retry::Retry;
 use crate::model::time::Time;
 use crate::wire::message::Message;
@@ -20,6 +23,12 @@ use crate::workflow::{Ctx, join_all};
 enum Program {
     /// A step whose first `failures` attempts fail, and whose body is polled `polls` times before it ends.
     Step {
+        failures: u8,
+        polls: u8,
+        terminal: bool,
+    },
+    /// The same, done once for all runs.
+    Once {
         failures: u8,
         polls: u8,
         terminal: bool,
@@ -44,6 +53,7 @@ enum Program {
 fn program() -> impl Strategy<Value = Program> {
     let leaf = prop_oneof![
         4 => (0u8..3, 0u8..3, any::<bool>()).prop_map(|(failures, polls, terminal)| Program::Step { failures, polls, terminal }),
+        2 => (0u8..3, 0u8..3, any::<bool>()).prop_map(|(failures, polls, terminal)| Program::Once { failures, polls, terminal }),
         2 => prop_oneof![Just(0u64), 1..200u64, 300..100_000u64].prop_map(|ms| Program::Sleep { ms }),
         1 => Just(Program::Forgotten),
         1 => Just(Program::Draw),
@@ -110,6 +120,20 @@ fn run<'a>(ctx: &'a Ctx, log: &'a Log, program: &'a Program) -> BoxFuture<'a, St
                 Ok(value) => seen(format!("ok{value}")),
                 Err(failure) => seen(failure.class),
             },
+            Program::Once {
+                failures,
+                polls,
+                terminal,
+            } => {
+                let (failures, polls, terminal) = (*failures, *polls, *terminal);
+                let once = ctx.once(asked("once".to_owned()), move |s| {
+                    body(failures, polls, terminal, s.attempt())
+                });
+                match once.retry(Retry::default().retries(2)).await {
+                    Ok(value) => seen(format!("once{value}")),
+                    Err(failure) => seen(failure.class),
+                }
+            }
             Program::Sleep { ms } => {
                 asked("timer".to_owned());
                 match ctx.sleep(Duration::from_millis(*ms)).await {
@@ -210,9 +234,7 @@ fn live(bench: &mut Bench, dice: &mut Dice, cancels: bool) -> String {
             let choices = bench.sent.iter().filter(|m| !ends(m)).count();
             if choices > 0 && dice.roll(3) > 0 {
                 let message = bench.sent.remove(dice.roll(choices));
-                let backoff = Duration::from_millis([1, 100, 5_000][dice.roll(3)]);
-                let entry = bench.entry_for(message, backoff);
-                bench.commit(entry);
+                acknowledge(bench, dice, message);
             } else if !cancelled && dice.roll(12) == 0 {
                 cancelled = true;
                 bench.commit(cancel(bench.now().0 - START));
@@ -242,6 +264,53 @@ fn live(bench: &mut Bench, dice: &mut Dice, cancels: bool) -> String {
         bench.clock.advance([0, 1, 20, 300][dice.roll(4)]);
     }
     panic!("does not end: {:?}", bench.outstanding());
+}
+
+/// What the engine makes of a message that does not end the turn.
+fn acknowledge(bench: &mut Bench, dice: &mut Dice, message: Message) {
+    match message {
+        Message::AskOnce(ask) => match dice.roll(8) {
+            0 => {
+                let result = somebody_elses(bench, ask.number, ask.place);
+                bench.commit(result);
+            }
+            1 => {
+                let damaged = Damaged {
+                    id: None,
+                    what: "the result".to_owned(),
+                };
+                bench.say(|turn| turn.refused(ask.number, &damaged.into()));
+            }
+            copies => {
+                for _ in 0..copies.min(2) {
+                    bench.say(|turn| turn.once_granted(ask.number));
+                }
+            }
+        },
+        Message::OnceReturned(returned) => {
+            bench.say(|turn| turn.once_returned(returned.number));
+        }
+        Message::StepCompletedReport(report) if report.once.is_some() && dice.roll(4) == 0 => {
+            let result = somebody_elses(bench, report.number, report.place);
+            bench.commit(result);
+        }
+        message => {
+            let backoff = Duration::from_millis([1, 100, 5_000][dice.roll(3)]);
+            let entry = bench.entry_for(message, backoff);
+            bench.commit(entry);
+        }
+    }
+}
+
+/// The result of a once key that another run came to first.
+fn somebody_elses(bench: &Bench, number: StepNo, place: Place) -> StepCompleted {
+    StepCompleted {
+        at: bench.now(),
+        number,
+        place,
+        attempt: NOT_ATTEMPTED,
+        output: Payload::of(&77u32).unwrap(),
+    }
 }
 
 /// A timer of the journal that is due and has not fired.
