@@ -24,7 +24,7 @@ use super::Core;
 use super::grant::Slots;
 use super::output::{Output, Read};
 use super::run::Run;
-use super::start::{CallKind, PendingStart, check_count, check_name, check_name_length};
+use super::start::{CallKind, PendingStart, check_caller, check_count, check_name};
 use crate::canary::canary;
 use crate::keys::Record;
 use crate::keys::batch::{self, BatchRecord, FollowUpRecord, OpenBatchRow};
@@ -147,7 +147,7 @@ impl Core {
 
     fn check_batch(&self, start: &StartBatch) -> Result<(), Refusal> {
         check_name("batch", &start.name, NAME_BYTES_MAX)?;
-        check_name_length("principal", &start.caller.principal)?;
+        check_caller(&start.caller)?;
         check_count(start.runs.len(), 0)?;
         let Some(follow_up) = &start.follow_up else {
             return Ok(());

@@ -8,14 +8,14 @@ use stepwell_storage::{Store, block_on};
 use super::output::Effect;
 use super::stage::Stage;
 use super::{Input, Settings};
-use crate::model::command::{Caller, StartRun};
+use crate::model::command::{Caller, Refusal, StartRun};
 use crate::model::id::{Incarnation, RunId, RunNo, SessionId, StepNo, Token};
 use crate::model::payload::Payload;
 use crate::model::run::RunState;
 use crate::model::time::Time;
 use crate::wire::message::{
-    Heartbeat, Held, Hello, Message, PROTOCOL, QueueSlots, Start, TimerRequested, TurnCompleted,
-    TurnSuspended, WorkflowOffer,
+    Cancel, Heartbeat, Held, Hello, Message, PROTOCOL, QueueSlots, Resume, Start, StartTogether,
+    TimerRequested, TurnCompleted, TurnSuspended, WorkflowOffer,
 };
 
 pub(super) const CLIENT: SessionId = SessionId(1);
@@ -190,6 +190,99 @@ fn inputs_that_keep_coming_do_not_put_a_tick_off() {
         1,
         "the silent worker is still trusted"
     );
+}
+
+/// What callers say of themselves is in rows that must be short: it is refused where it is too long, and the engine goes on.
+#[test]
+fn callers_that_say_too_much_of_themselves_are_refused() {
+    let mut crowd = Crowd::new();
+    crowd.start(1, |_| "q".to_owned());
+    let caller = |principal: usize, context: usize| Caller {
+        principal: "p".repeat(principal),
+        traceparent: Some("t".repeat(context)),
+        ..Caller::default()
+    };
+    let (request, id) = (7, RunId(1));
+    let reason = "r".repeat(100_000);
+    for (principal, context) in [(5_000, 0), (0, 5_000)] {
+        let caller = caller(principal, context);
+        let runs = || vec![plain(9)];
+        let messages: [Message; 4] = [
+            Resume {
+                request,
+                caller: caller.clone(),
+                id,
+            }
+            .into(),
+            Cancel {
+                request,
+                caller: caller.clone(),
+                id,
+                reason: reason.clone(),
+            }
+            .into(),
+            Start {
+                request,
+                caller: caller.clone(),
+                runs: runs(),
+            }
+            .into(),
+            StartTogether {
+                request,
+                caller,
+                runs: runs(),
+            }
+            .into(),
+        ];
+        for message in messages {
+            crowd.sent.clear();
+            crowd.hear(CLIENT, message);
+            crowd.settle();
+            assert!(
+                matches!(&crowd.sent[..], [Message::RefusedReply(refused)] if matches!(refused.reason, Refusal::BadName(_))),
+                "{:?}",
+                crowd.sent
+            );
+        }
+    }
+    let caller = caller(128, 256);
+    let cancel = Cancel {
+        request,
+        caller,
+        id,
+        reason,
+    };
+    crowd.hear(CLIENT, cancel);
+    crowd.settle();
+    assert_eq!(crowd.runs_in(RunState::Cancelled), 1);
+}
+
+/// A hello is of a moderate size.
+#[test]
+fn a_worker_of_too_many_workflows_is_refused() {
+    let mut crowd = Crowd::new();
+    let offer = |n: u32| WorkflowOffer {
+        workflow: format!("w{n}"),
+        version: 1,
+    };
+    for (count, taken) in [(1_024, true), (1_025, false)] {
+        crowd.sent.clear();
+        let hello = Hello {
+            protocol: PROTOCOL,
+            caller: Caller::default(),
+            credentials: None,
+            incarnation: Incarnation(7),
+            build: "b".into(),
+            workflows: (0..count).map(offer).collect(),
+            queues: vec![slots("q", 1)],
+            held: Vec::new(),
+            tags: Vec::new(),
+        };
+        crowd.hear(SessionId(7), hello);
+        crowd.settle();
+        let welcomed = |message: &Message| matches!(message, Message::Welcome(_));
+        assert_eq!(crowd.sent.iter().any(welcomed), taken, "{count}");
+    }
 }
 
 /// A lane keeps some thousands in memory and reads the others when it is their turn, in order.

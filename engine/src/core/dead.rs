@@ -32,7 +32,7 @@ use crate::model::dead::{ActKind, WORKER_LOST};
 use crate::model::entry::{Died, Discarded, Entry, FunctionEnd, InputEdited, Redriven};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::id::{Incarnation, SessionId};
-use crate::model::limits::ACTS_PER_RUN_MAX;
+use crate::model::limits::{ACTS_PER_RUN_MAX, REASON_BYTES_MAX};
 use crate::model::payload::{CODEC_MESSAGEPACK, Payload};
 use crate::model::run::RunState;
 use crate::model::time::Time;
@@ -40,9 +40,6 @@ use crate::wire::message::{Discard, DoneReply, EditInput, Redrive, RefusedReply}
 
 /// Characters of a failure's class in the listing of dead letters.
 const CLASS_CHARS_MAX: usize = 256;
-/// Bytes of a reason that are kept.
-const REASON_BYTES_MAX: usize = 512;
-
 /// Where and how a run died.
 pub(super) struct Death {
     pub(super) from: RunState,
@@ -303,7 +300,8 @@ fn entry_of(
     })
 }
 
-fn cut(mut text: String) -> String {
+/// What is kept of a reason.
+pub(super) fn cut(mut text: String) -> String {
     if text.len() > REASON_BYTES_MAX {
         let mut end = REASON_BYTES_MAX;
         while !text.is_char_boundary(end) {

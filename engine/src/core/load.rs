@@ -115,7 +115,7 @@ impl Want {
     }
 
     pub(super) fn cancel(session: SessionId, ask: &Cancel) -> Self {
-        let (caller, reason) = (ask.caller.clone(), ask.reason.clone());
+        let (caller, reason) = (ask.caller.clone(), super::dead::cut(ask.reason.clone()));
         Self::Cancel {
             session,
             request: ask.request,

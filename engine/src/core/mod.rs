@@ -572,18 +572,14 @@ impl Core {
                 Want::status(session, &ask),
                 out,
             ),
-            Message::Cancel(ask) => self.ask(
-                ask.caller.namespace,
-                ask.id,
-                Want::cancel(session, &ask),
-                out,
-            ),
-            Message::Resume(ask) => self.ask(
-                ask.caller.namespace,
-                ask.id,
-                Want::resume(session, &ask),
-                out,
-            ),
+            Message::Cancel(ask) => {
+                let want = Want::cancel(session, &ask);
+                self.act_on_run(session, ask.request, &ask.caller, (ask.id, want), out);
+            }
+            Message::Resume(ask) => {
+                let want = Want::resume(session, &ask);
+                self.act_on_run(session, ask.request, &ask.caller, (ask.id, want), out);
+            }
             Message::AskQueues(ask) => self.ask_queues(session, ask),
             Message::SetQueue(ask) => self.set_queue(session, ask, out),
             Message::EditInput(ask) => self.order(session, ask.id, ask, out),

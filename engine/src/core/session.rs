@@ -27,6 +27,9 @@ pub(super) const RETURN_MAX: usize = 128;
 /// Stopped runs looked at in one transition at most.
 const STOPPED_PAGE: usize = 128;
 /// Queues one worker may offer slots to: each new one is a record of the same transition.
+const WORKFLOWS_PER_WORKER_MAX: u64 = 1_024;
+/// More pairs of a build and a workflow than this, and those of builds that are gone are forgotten.
+const BUILDS_SEEN_MAX: usize = 10_000;
 const QUEUES_PER_WORKER_MAX: u64 = 256;
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -204,6 +207,11 @@ impl Core {
                 );
             }
         }
+        if self.builds_seen.len() > BUILDS_SEEN_MAX {
+            let sessions = &self.sessions;
+            let here = |build: &str| sessions.values().any(|session| session.build == build);
+            self.builds_seen.retain(|(build, _)| here(build));
+        }
         let mut news = false;
         for offer in &hello.workflows {
             news |= self
@@ -264,6 +272,11 @@ impl Core {
             .workflows
             .iter()
             .try_for_each(|offer| check_name("workflow", &offer.workflow, NAME_BYTES_MAX))?;
+        check_range(
+            "the number of workflows of one worker",
+            hello.workflows.len() as u64,
+            WORKFLOWS_PER_WORKER_MAX,
+        )?;
         check_tags(&hello.tags)?;
         self.check_queues(&hello.queues)
     }
@@ -409,7 +422,7 @@ impl Core {
                 .extend(left.runs.into_iter().map(|run| (run, false)));
             return self.return_some(out);
         }
-        let until = self.mono + self.settings.disconnect_grace;
+        let until = self.mono.saturating_add(self.settings.disconnect_grace);
         self.watch_at = self.watch_at.min(until);
         self.absent.insert(
             left.incarnation,

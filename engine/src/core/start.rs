@@ -22,7 +22,8 @@ use crate::model::command::{
 use crate::model::entry::{Entry, Started};
 use crate::model::id::{RUN_NAME_BYTES_MAX, RunId, RunNo, SessionId};
 use crate::model::limits::{
-    NAME_BYTES_MAX, QUEUES_MAX, START_MANY_MAX, TAG_BYTES_MAX, TAGS_MAX, UNIQUE_KEY_BYTES_MAX,
+    NAME_BYTES_MAX, QUEUES_MAX, START_MANY_MAX, TAG_BYTES_MAX, TAGS_MAX, TRACEPARENT_BYTES_MAX,
+    UNIQUE_KEY_BYTES_MAX,
 };
 use crate::model::run::RunState;
 use crate::model::time::Time;
@@ -57,14 +58,28 @@ pub(super) enum CallKind {
 }
 
 impl Core {
+    /// Looks for a run on which somebody acts, if what they say of themselves can be kept.
+    pub(super) fn act_on_run(
+        &mut self,
+        session: SessionId,
+        request: u64,
+        caller: &Caller,
+        (id, want): (RunId, Want),
+        out: &mut Output,
+    ) {
+        match check_caller(caller) {
+            Ok(()) => self.ask(caller.namespace, id, want, out),
+            Err(reason) => out.send(session, RefusedReply { request, reason }),
+        }
+    }
+
     pub(super) fn start(&mut self, session: SessionId, start: Start, out: &mut Output) {
         let Start {
             request,
             caller,
             runs,
         } = start;
-        let checked = check_count(runs.len(), 1)
-            .and_then(|()| check_name_length("principal", &caller.principal));
+        let checked = check_count(runs.len(), 1).and_then(|()| check_caller(&caller));
         if let Err(reason) = checked {
             return out.send(session, RefusedReply { request, reason });
         }
@@ -419,6 +434,15 @@ fn check_unique(unique: &UniqueKey) -> Result<(), Refusal> {
             cause: format!("the scope {} of a unique key", unique.scope),
         }
         .into()),
+    }
+}
+
+/// What a caller says of itself is in rows that must be short.
+pub(super) fn check_caller(caller: &Caller) -> Result<(), Refusal> {
+    check_name_length("principal", &caller.principal)?;
+    match caller.traceparent.as_deref() {
+        None | Some("") => Ok(()),
+        Some(context) => check_name("trace context", context, TRACEPARENT_BYTES_MAX),
     }
 }
 

@@ -9,12 +9,15 @@
 //! - **A1** The runs that a call begins are written in one batch.
 //! - **A2** It begins none if one of its runs is refused. One that exists already, the same, is not refused.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Core;
 use super::load::Lookup;
 use super::output::Output;
-use super::start::{CallKind, PendingStart, check_count, check_name_length};
+use super::start::{CallKind, PendingStart, check_caller, check_count};
 use super::unique::{self, KeyPlace, Waiter};
 use crate::canary::canary;
 use crate::keys::unique::UniqueRecord;
@@ -26,8 +29,9 @@ use crate::model::limits::{TOGETHER_BYTES_MAX, TOGETHER_WRITES_MAX};
 use crate::model::unique::Unique;
 use crate::wire::message::{RefusedReply, StartAnswer, StartReply, StartTogether};
 
-/// What the rows of a run hold besides names and input, at most.
-const RUN_BYTES: usize = 160;
+/// What the rows of a run hold besides names, tags and input, at most; 128 of it is the build of a worker that gets it at
+/// once.
+const RUN_BYTES: usize = 320;
 /// Offenders that a refusal names.
 const OFFENDERS_MAX: usize = 100;
 
@@ -56,7 +60,7 @@ impl Core {
             runs,
         } = start;
         let checked = check_count(runs.len(), 1)
-            .and_then(|()| check_name_length("principal", &caller.principal))
+            .and_then(|()| check_caller(&caller))
             .and_then(|()| self.check_fits(&caller, &runs));
         if let Err(reason) = checked {
             return out.send(session, RefusedReply { request, reason });
@@ -99,32 +103,34 @@ impl Core {
             }
             .into())
         };
+        // The entry, the index, and the place in line or the grant; a key that is let go of at once is written and deleted.
         let writes = |run: &StartRun| match run.unique.as_ref().and_then(|key| key.scope()) {
             None => 3,
+            Some(Unique::Running) => 4,
+            Some(Unique::Queued) => 5,
             Some(Unique::Ttl(_)) => 6,
-            Some(Unique::Queued | Unique::Running) => 4,
         };
-        let queues: BTreeSet<&str> = runs
-            .iter()
-            .map(|run| run.queue.as_str())
-            .filter(|queue| !self.queue_numbers.contains_key(*queue))
-            .collect();
-        let writes = runs.iter().map(writes).sum::<usize>() + queues.len();
+        // The counts of each queue's states, and the queue itself if it is new.
+        let queues: BTreeSet<&str> = runs.iter().map(|run| run.queue.as_str()).collect();
+        let new = |queue: &&&str| !self.queue_numbers.contains_key(**queue);
+        let of_queues = queues.len() + queues.iter().filter(new).count();
+        let writes = runs.iter().map(writes).sum::<usize>() + of_queues;
         if writes > TOGETHER_WRITES_MAX {
-            let what = "writes (3 for a run, 4 with a unique key, 6 with one held for a time) of runs that are all or nothing";
+            let what = "writes (3 for a run, with a unique key 4 to 6, and 1 or 2 for a queue) of runs that are all or nothing";
             return too_many(what, writes, TOGETHER_WRITES_MAX);
         }
         let of_caller = caller.principal.len() + caller.traceparent.as_ref().map_or(0, String::len);
         let names = |run: &StartRun| {
             let name = run.name.as_ref().map_or(0, String::len);
             let key = run.unique.as_ref().map_or(0, |key| key.key.len());
-            name + key + run.queue.len() + 2 * run.workflow.len()
+            let tags: usize = run.tags.iter().map(|tag| tag.len() + 2).sum();
+            name + key + run.queue.len() + 2 * (run.workflow.len() + tags)
         };
         let bytes_of = |run: &StartRun| RUN_BYTES + of_caller + names(run) + run.input.len();
         let bytes = runs.iter().map(bytes_of).sum::<usize>();
         if bytes > TOGETHER_BYTES_MAX {
             return too_many(
-                "bytes (inputs, names, and 160 for a run) of runs that are all or nothing",
+                "bytes (inputs, names, tags twice, and 320 for a run) of runs that are all or nothing",
                 bytes,
                 TOGETHER_BYTES_MAX,
             );

@@ -26,14 +26,22 @@ pub const QUEUE_BURST_MAX: u32 = 1_000_000;
 
 /// The longest period of a rate limit: a day.
 pub const QUEUE_RATE_PERIOD_MS_MAX: u64 = 86_400_000;
+
+/// The longest trace context of a caller, in bytes: it is in the first entry of each run of the call.
+pub const TRACEPARENT_BYTES_MAX: usize = 256;
+
+/// The longest reason of a cancel or a discard that is kept, in bytes; the rest is cut off.
+pub const REASON_BYTES_MAX: usize = 512;
+
 /// The longest unique key, in bytes.
 pub const UNIQUE_KEY_BYTES_MAX: usize = 256;
 
 /// How many writes a start that is all or nothing may take: what fits one batch of the store, and some room. A run takes
-/// three, four with a unique key, six with one that is held for a time.
-pub const TOGETHER_WRITES_MAX: usize = 4_000;
+/// three, with a unique key four, five if it is held while the run is in line, and six if for a time; each queue one, and
+/// one more if it is new.
+pub const TOGETHER_WRITES_MAX: usize = 4_032;
 
-/// How many bytes a start that is all or nothing may write: inputs, names, and 160 for each run.
+/// How many bytes a start that is all or nothing may write: inputs, names, tags twice, and 320 for each run.
 pub const TOGETHER_BYTES_MAX: usize = 900 << 10;
 
 /// How many orders about queues and schedules are remembered, so that a copy that comes late does nothing.

@@ -245,7 +245,7 @@ impl Engine {
         Self {
             env,
             driver: DriverHandle::new().0,
-            ended: watch::channel(None).1,
+            ended: watch::channel(Some(Ended::Closed)).1,
             listeners: mpsc::unbounded_channel().0,
         }
     }
@@ -333,17 +333,20 @@ impl Engine {
         }
     }
 
-    /// Ends when the engine has stopped by itself (a failed write, a full disk), with the reason; for ever pending
-    /// if it is closed in peace first.
+    /// Ends when the engine has stopped by itself (a failed write, a full disk, a panic), with the reason; for ever
+    /// pending if it is closed in peace first.
     pub async fn stopped(&self) -> String {
         let mut ended = self.ended.clone();
-        loop {
-            if let Some(Ended::Poisoned(cause)) = &*ended.borrow_and_update() {
-                return cause.clone();
-            }
-            if ended.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
+        let said = ended.wait_for(Option::is_some).await;
+        let cause = match said.as_deref() {
+            Ok(Some(Ended::Poisoned(cause))) => Some(cause.clone()),
+            Ok(_) => None,
+            Err(_) => Some("its thread ended without a word, as after a panic".to_owned()),
+        };
+        drop(said);
+        match cause {
+            Some(cause) => cause,
+            None => std::future::pending().await,
         }
     }
 
@@ -370,4 +373,65 @@ async fn prepare(
     };
     let core = Core::open(settings, now, opened).map_err(OpenError::Core)?;
     Ok((store, core))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Mutex;
+
+    use futures_util::FutureExt;
+    use futures_util::future::BoxFuture;
+    use stepwell_storage::{MemDisk, MemOptions, MemStore};
+    use tokio::task::AbortHandle;
+
+    use super::*;
+    use crate::runtime::bench;
+    use crate::runtime::env::Exec;
+
+    /// Threads that the test can end.
+    #[derive(Default)]
+    struct Mortal(Mutex<Vec<AbortHandle>>);
+
+    impl Exec for Mortal {
+        fn isolated(&self, _: &str, future: BoxFuture<'static, ()>) -> io::Result<()> {
+            self.0
+                .lock()
+                .unwrap()
+                .push(tokio::spawn(future).abort_handle());
+            Ok(())
+        }
+    }
+
+    async fn open() -> (Engine, Arc<Mortal>) {
+        let threads = Arc::new(Mortal::default());
+        let env = Env {
+            exec: threads.clone(),
+            ..bench::env()
+        };
+        let store = MemStore::acquire(&MemDisk::new(), MemOptions::default()).unwrap();
+        let options = EngineOptions {
+            socket: false,
+            ..EngineOptions::default()
+        };
+        (
+            options.open_on(env, Arc::new(store)).await.unwrap(),
+            threads,
+        )
+    }
+
+    // R9: whoever waits for the end of an engine is told of it also if it could not say why.
+    #[tokio::test(start_paused = true)]
+    async fn an_engine_whose_thread_is_gone_has_stopped() {
+        let (engine, threads) = open().await;
+        assert_eq!(engine.stopped().now_or_never(), None, "it works");
+        threads
+            .0
+            .lock()
+            .unwrap()
+            .iter()
+            .for_each(AbortHandle::abort);
+        let why = engine.stopped().await;
+        assert!(why.contains("without a word"), "{why}");
+    }
 }

@@ -17,6 +17,8 @@ use crate::wire::message::{Closing, Message};
 const INBOX_MAX: usize = 16_384;
 /// A connection whose peer lets this many messages pile up is closed.
 const OUTBOX_MAX: usize = 200_000;
+/// How long a connection may take to say its first word.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait after a failed accept (out of file descriptors, say).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -55,11 +57,20 @@ fn serve(stream: Box<dyn Stream>, from: String, driver: &DriverHandle, clock: &A
     let (driver, clock, inbox) = (driver.clone(), clock.clone(), driver.clone());
     let reader = tokio::spawn(async move {
         let mut reader = FrameReader::new(read);
+        let mut patience = Some(clock.sleep(HELLO_TIMEOUT));
         let problem = loop {
             while inbox.depth.load(Ordering::Relaxed) > INBOX_MAX {
                 clock.sleep(Duration::from_millis(1)).await;
             }
-            match reader.next().await {
+            let heard = match patience.take() {
+                None => reader.next().await,
+                Some(over) => tokio::select! {
+                    biased;
+                    heard = reader.next() => heard,
+                    () = over => Err(format!("it said nothing for {} s", HELLO_TIMEOUT.as_secs())),
+                },
+            };
+            match heard {
                 Ok(Some(message)) => {
                     if inbox.send(Event::Message { session, message }).is_err() {
                         break None;

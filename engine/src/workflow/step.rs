@@ -220,6 +220,7 @@ impl<F, Fut, T> StepFuture<F, Fut, T> {
         };
         self.elsewhere = Some(elsewhere.run(Errand {
             run: self.shared.started.id,
+            namespace: self.shared.started.namespace,
             workflow: self.shared.started.workflow.clone(),
             number: self.number,
             seen: self.shared.seen(),

@@ -146,8 +146,9 @@ impl<Out> StartMany<Out> {
     /// Starts all of them, in one durable commit, or none. Runs that exist already, the same, are found and do not count
     /// as failures, so that the call may be repeated.
     ///
-    /// All of it must fit one batch of the store: 4,000 writes (a run takes 3, with a unique key 4, with one that is held for
-    /// a time 6; so 1,333 plain runs) and 900 KiB of inputs and names, with 160 bytes for each run.
+    /// All of it must fit one batch of the store: 4,032 writes (a run takes 3, with a unique key 4, 5 if it is held while
+    /// the run is in line, 6 if for a time; each queue 1, and one more if it is new; so 1,343 plain runs) and 900 KiB of
+    /// inputs, names and tags, with 320 bytes for each run.
     ///
     /// Errors (when awaited): [`Refusal::NotAllStarted`] names the runs for which nothing was started;
     /// [`Refusal::TooMany`] if the call is too large.

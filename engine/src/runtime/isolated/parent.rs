@@ -357,6 +357,7 @@ async fn page(
         let (answer, answered) = oneshot::channel();
         let wanted = PageWanted {
             run: errand.run,
+            namespace: errand.namespace,
             from,
             limit: errand.seen - from,
             answer,

@@ -58,7 +58,7 @@ use super::link::{Dial, NetDial};
 use super::session::{Session, SessionError};
 use crate::model::command::Caller;
 use crate::model::failure::Failure;
-use crate::model::id::{CommandId, Incarnation, Namespace};
+use crate::model::id::{CommandId, Incarnation};
 use crate::model::limits::NAME_BYTES_MAX;
 use crate::replay::elsewhere::Elsewhere;
 use crate::replay::world::{Begin, Code, Registry, World};
@@ -163,12 +163,6 @@ impl Worker {
     /// Sets who the worker is, for logs and records. Default `worker`.
     pub fn principal(mut self, principal: impl Into<String>) -> Self {
         self.caller.principal = principal.into();
-        self
-    }
-
-    /// Sets whose runs it takes. Default: the default namespace.
-    pub fn namespace(mut self, namespace: Namespace) -> Self {
-        self.caller.namespace = namespace;
         self
     }
 

@@ -13,7 +13,7 @@ use super::outlet::Outlet;
 use super::turn_task::{Gone, ToTurn, TurnTask};
 use crate::canary::canary;
 use crate::model::command::Caller;
-use crate::model::id::{Incarnation, RunId, RunNo, Token};
+use crate::model::id::{Incarnation, Namespace, RunId, RunNo, Token};
 use crate::model::time::Time;
 use crate::replay::turn::Turn;
 use crate::replay::watch::Watch;
@@ -49,6 +49,7 @@ pub(crate) enum WorkerCommand {
 #[derive(Debug)]
 pub(crate) struct PageWanted {
     pub(crate) run: RunId,
+    pub(crate) namespace: Namespace,
     pub(crate) from: u32,
     pub(crate) limit: u32,
     pub(crate) answer: oneshot::Sender<Result<Vec<Bytes>, String>>,
@@ -290,7 +291,7 @@ impl WorkerPeer {
     pub(super) fn drain(&mut self, now: Duration) {
         if self.stage == Stage::Working {
             self.stage = Stage::Draining {
-                until: now + self.introduction.grace,
+                until: now.saturating_add(self.introduction.grace),
             };
             self.world.gate.shut();
             self.outlet

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::peer::{HeldTurn, PageWanted, WorkerPeer};
+use crate::model::command::Caller;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::id::{RunNo, StepNo};
 use crate::replay::mismatch::span_text;
@@ -105,7 +106,10 @@ impl WorkerPeer {
         self.next_page += 1;
         let ask = AskJournal {
             request: self.next_page,
-            caller: self.introduction.caller.clone(),
+            caller: Caller {
+                namespace: wanted.namespace,
+                ..self.introduction.caller.clone()
+            },
             id: wanted.run,
             from: wanted.from,
             limit: wanted.limit,
