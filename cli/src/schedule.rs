@@ -71,6 +71,9 @@ pub(crate) struct Set {
     /// Their priority, 0 first
     #[arg(long, value_name = "0-9", default_value_t = 5, value_parser = clap::value_parser!(u8).range(0..=9))]
     priority: u8,
+    /// Only on workers that offer this tag; may be given more than once
+    #[arg(long, value_name = "TAG")]
+    tag: Vec<String>,
     /// Put each occurrence off by up to this much
     #[arg(long, value_name = "SPAN", value_parser = quantity::span)]
     jitter: Option<Duration>,
@@ -148,6 +151,7 @@ impl Set {
             .schedule_raw(&self.name, &self.workflow, payload)
             .queue(self.queue)
             .priority(self.priority)
+            .tags(self.tag)
             .overlap(self.overlap)
             .jitter(self.jitter.unwrap_or_default())
             .catch_up(self.catch_up.unwrap_or(CATCH_UP_DEFAULT));
@@ -430,6 +434,7 @@ fn info_json(info: &ScheduleInfo) -> Value {
         "workflow": spec.workflow,
         "queue": spec.queue,
         "priority": spec.priority,
+        "tags": spec.tags,
         "input": payload_json(&spec.input),
         "cron": cron,
         "zone": zone,

@@ -279,7 +279,7 @@ proptest! {
         let Ok(calendar) = Calendar::of(&when) else { return Ok(()) };
         let spec = ScheduleSpec {
             name: "s".into(), workflow: "w".into(), version: 1, queue: "q".into(), priority: 5, input: Payload::default(),
-            when, jitter_ms, overlap: Overlap::Skip, catch_up_ms,
+            when, jitter_ms, overlap: Overlap::Skip, catch_up_ms, tags: Vec::new(),
         };
         let next = calendar.from(begin).unwrap();
         let now = Time(next.0 + passes);

@@ -246,6 +246,7 @@ mod tests {
             jitter_ms: 0,
             overlap: Overlap::Allow,
             catch_up_ms: 3_600_000,
+            tags: Vec::new(),
         };
         Times {
             spec,

@@ -68,6 +68,7 @@ fn spec(name: &str, when: When, overlap: Overlap) -> ScheduleSpec {
         jitter_ms: 0,
         overlap,
         catch_up_ms: HOUR,
+        tags: Vec::new(),
     }
 }
 

@@ -159,6 +159,15 @@ pub enum Note {
         /// What is damaged.
         what: String,
     },
+    /// A schedule was set, paused, resumed or removed.
+    ScheduleSet {
+        /// Its name.
+        schedule: String,
+        /// What was done.
+        what: String,
+        /// By whom.
+        by: String,
+    },
     /// Occurrences of a schedule were missed: the engine was away, or too many were waiting.
     OccurrencesMissed {
         /// Which schedule.

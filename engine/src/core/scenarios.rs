@@ -1273,6 +1273,9 @@ impl Scene {
             Note::ScheduleUnreadable { schedule, what } => {
                 format!("`{schedule}` unreadable: {what}")
             }
+            Note::ScheduleSet { schedule, what, by } => {
+                format!("schedule {schedule} {what} by {by}")
+            }
             Note::Damaged { run, what } => format!("{} damaged: {what}", self.run_text(*run)),
         }
     }

@@ -4,7 +4,7 @@ use stepwell_storage::Space;
 
 use super::Core;
 use super::load::Lookup;
-use super::output::Output;
+use super::output::{Note, Output};
 use super::schedule::Schedule;
 use super::start::CallKind;
 use super::start::{check_name, check_name_length, check_range};
@@ -80,7 +80,8 @@ impl Core {
         }
     }
 
-    /// Sets a schedule: idempotent by its content. Another content is the same schedule with its next occurrence from now.
+    /// Sets a schedule: idempotent by its content. Another content is the same schedule: it goes on where it was if its
+    /// times are the same, and what waits goes on waiting if the policy is; else its next occurrence is the first from now.
     fn set_schedule(
         &mut self,
         ask: SetSchedule,
@@ -105,11 +106,29 @@ impl Core {
             }
             None => (self.schedules.next_number(), ScheduleState::default()),
         };
+        let spec_before = known.map(|(_, schedule)| &schedule.record.spec);
+        let goes_on = spec_before.is_some_and(|known| known.when == spec.when);
+        let waits_on = spec_before.is_some_and(|known| goes_on && known.overlap == spec.overlap);
+        let next = match before.next {
+            Some(next) if goes_on => Some(next),
+            _ => calendar.after(now),
+        };
+        let (pending, missed) = match waits_on {
+            true => (before.pending.clone(), 0),
+            false => (Vec::new(), before.pending.len() as u64),
+        };
+        if missed > 0 {
+            out.note(Note::OccurrencesMissed {
+                schedule: spec.name.clone(),
+                missed,
+                from: before.pending.first().copied(),
+            });
+        }
         let state = ScheduleState {
             at: now,
-            next: calendar.after(now).filter(|_| before.paused_by.is_none()),
-            missed: before.missed + before.pending.len() as u64,
-            pending: Vec::new(),
+            next: next.filter(|_| before.paused_by.is_none()),
+            missed: before.missed + missed,
+            pending,
             ..before
         };
         let record = ScheduleRecord {
@@ -126,6 +145,7 @@ impl Core {
             state.to_bytes(),
         );
         let name = record.spec.name.clone();
+        note(&name, "set", &record.set_by, out);
         self.schedules.insert(number, record, state, calendar);
         let set = self.schedules.find(namespace, &name);
         Ok(set.map(|(_, schedule)| reply(request, schedule, true)))
@@ -215,6 +235,7 @@ impl Core {
             ..schedule.state.clone()
         };
         self.change_schedule(number, state, out);
+        note(&ask.name, "paused", &ask.caller.principal, out);
         let (_, schedule) = self.schedule_of(&ask.caller, &ask.name)?;
         Ok(reply(ask.request, schedule, true))
     }
@@ -225,6 +246,7 @@ impl Core {
         ask: &ResumeSchedule,
         out: &mut Output,
     ) -> Result<Message, Refusal> {
+        check_name_length("principal", &ask.caller.principal)?;
         let (number, schedule) = self.schedule_of(&ask.caller, &ask.name)?;
         if schedule.state.paused_by.is_none() {
             return Ok(reply(ask.request, schedule, false));
@@ -235,6 +257,7 @@ impl Core {
             ..schedule.state.clone()
         };
         self.change_schedule(number, state, out);
+        note(&ask.name, "resumed", &ask.caller.principal, out);
         let (_, schedule) = self.schedule_of(&ask.caller, &ask.name)?;
         Ok(reply(ask.request, schedule, true))
     }
@@ -254,7 +277,9 @@ impl Core {
         ask: &RemoveSchedule,
         out: &mut Output,
     ) -> Result<Message, Refusal> {
+        check_name_length("principal", &ask.caller.principal)?;
         let (number, _) = self.schedule_of(&ask.caller, &ask.name)?;
+        note(&ask.name, "removed", &ask.caller.principal, out);
         out.delete(Space::Lasting, keys::schedule(number));
         out.delete(Space::Lasting, keys::schedule_state(number));
         self.schedules.remove(number);
@@ -315,6 +340,15 @@ impl Core {
         }
         Ok(None)
     }
+}
+
+/// What an operator did is in the log.
+fn note(schedule: &str, what: &str, by: &str, out: &mut Output) {
+    out.note(Note::ScheduleSet {
+        schedule: schedule.to_owned(),
+        what: what.to_owned(),
+        by: by.to_owned(),
+    });
 }
 
 /// What is wanted of a schedule, and acts once. A backfill is remembered when all its runs are decided.

@@ -715,6 +715,7 @@ mod tests {
             jitter_ms: 0,
             overlap: Overlap::QueueAll,
             catch_up_ms: 10_000,
+            tags: Vec::new(),
         };
         let record = ScheduleRecord {
             namespace: Namespace(1),

@@ -158,6 +158,9 @@ pub struct ScheduleSpec {
     pub overlap: Overlap,
     /// Of the occurrences missed within this time only the newest is started.
     pub catch_up_ms: u64,
+    /// Its runs go only to workers that offer all of these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
 }
 
 /// How far a schedule is.
@@ -238,7 +241,7 @@ impl ScheduleSpec {
             priority: self.priority,
             delay_ms: 0,
             input: self.input.clone(),
-            tags: Vec::new(),
+            tags: self.tags.clone(),
             unique: None,
         }
     }

@@ -40,6 +40,9 @@ pub(super) fn log(note: &Note) {
                 "a generation is kept beyond its retention: something in it cannot be read"
             );
         }
+        Note::ScheduleSet { schedule, what, by } => {
+            tracing::warn!(schedule, by, "a schedule was {what}")
+        }
         Note::OccurrencesMissed {
             schedule,
             missed,

@@ -93,12 +93,12 @@ impl Schedules {
             let after = after.as_ref();
             let (Some(before), Some(after)) = (before.as_ref(), after) else {
                 if let Some(after) = after {
-                    is_set(after, bench);
+                    is_set(None, after, bench);
                 }
                 continue;
             };
             if before.record != after.record {
-                is_set(after, bench);
+                is_set(Some(before), after, bench);
             } else {
                 self.moves(durable, before, after, &mut owed, bench);
             }
@@ -390,17 +390,25 @@ impl Schedules {
     }
 }
 
-/// A schedule was set: its next occurrence is the first from then on, and nothing waits.
-fn is_set(schedule: &DurableSchedule, bench: &mut Bench<'_>) {
+/// A schedule was set: it goes on where it was if its times are the same, and so does what waits if the policy is; else
+/// its next occurrence is the first from then on, and nothing waits.
+fn is_set(before: Option<&DurableSchedule>, schedule: &DurableSchedule, bench: &mut Bench<'_>) {
     let (spec, state) = (&schedule.record.spec, &schedule.state);
-    let expected = match state.paused_by {
-        Some(_) => None,
-        None => Oracle::of(spec).after(state.at),
+    let goes_on = before.filter(|before| before.record.spec.when == spec.when);
+    let waits_on = goes_on.filter(|before| before.record.spec.overlap == spec.overlap);
+    let expected = match (
+        &state.paused_by,
+        goes_on.and_then(|before| before.state.next),
+    ) {
+        (Some(_), _) => None,
+        (None, Some(next)) => Some(next),
+        (None, None) => Oracle::of(spec).after(state.at),
     };
-    if state.next != expected || !state.pending.is_empty() {
+    let waiting = waits_on.map_or(&[][..], |before| &before.state.pending[..]);
+    if state.next != expected || state.pending != waiting {
         let problem = format!(
-            "`{}` was set at {}: its next is {:?}, not {expected:?}",
-            spec.name, state.at, state.next
+            "`{}` was set at {}: its next is {:?}, not {expected:?}, and {:?} wait, not {waiting:?}",
+            spec.name, state.at, state.next, state.pending
         );
         bench.charge(NAME, problem);
     }

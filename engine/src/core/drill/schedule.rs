@@ -96,5 +96,6 @@ fn spec(name: String, how: u8) -> ScheduleSpec {
         jitter_ms: u64::from(how % 3) * 1_000,
         overlap: Overlap::ALL[usize::from(how / 16) % 5],
         catch_up_ms: 10_000 + u64::from(how / 2) * 1_000,
+        tags: Vec::new(),
     }
 }

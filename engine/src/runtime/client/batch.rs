@@ -211,7 +211,9 @@ impl<Out> BatchBuilder<Out> {
     ) -> Self {
         let start = Payload::of(input).and_then(|input| {
             let raw = self.client.start_raw(workflow.name(), input);
-            raw.queue(workflow.queue_name()).run
+            raw.queue(workflow.queue_name())
+                .tags(workflow.tag_names().iter().copied())
+                .run
         });
         self.follow_up = Some(start.map(|run| StartRun {
             id: RunId::default(),

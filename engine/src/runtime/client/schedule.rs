@@ -35,7 +35,7 @@ impl ScheduleBuilder {
     fn new(
         client: Client,
         name: &str,
-        (workflow, version, queue): (&str, u32, &str),
+        (workflow, version, queue, tags): (&str, u32, &str, &[&str]),
         input: Result<Payload, PayloadError>,
     ) -> Self {
         let spec = input.map(|input| ScheduleSpec {
@@ -53,6 +53,7 @@ impl ScheduleBuilder {
             jitter_ms: 0,
             overlap: Overlap::default(),
             catch_up_ms: ms(CATCH_UP_DEFAULT),
+            tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
         });
         Self { client, spec }
     }
@@ -117,6 +118,12 @@ impl ScheduleBuilder {
         self.with(|spec| spec.priority = priority)
     }
 
+    /// Runs it only on workers that offer all of these tags ([`Worker::tag`](crate::Worker::tag)). Default: the workflow's.
+    pub fn tags<T: Into<String>>(self, tags: impl IntoIterator<Item = T>) -> Self {
+        let tags = tags.into_iter().map(Into::into).collect();
+        self.with(|spec| spec.tags = tags)
+    }
+
     /// Puts each occurrence off by up to this much, never beyond the next. How much is made of the schedule's name and the
     /// nominal time, which stays as it is.
     pub fn jitter(self, jitter: Duration) -> Self {
@@ -133,7 +140,8 @@ impl ScheduleBuilder {
         self.with(|spec| spec.catch_up_ms = ms(window))
     }
 
-    /// Sets it. Setting the same again changes nothing; another content goes on with its first occurrence from now.
+    /// Sets it. Setting the same again changes nothing. Another content goes on where it was if its times are the same, so
+    /// that a deploy loses no occurrence; other times begin with their first from now.
     ///
     /// **Durability**: the schedule survives a kill and a power cut once this has answered.
     ///
@@ -206,13 +214,14 @@ impl Client {
             workflow.name(),
             workflow.code_version(),
             workflow.queue_name(),
+            workflow.tag_names(),
         );
         ScheduleBuilder::new(self.clone(), name, of, Payload::of(input))
     }
 
     /// A schedule of a workflow that is only known by its name, with an encoded input.
     pub fn schedule_raw(&self, name: &str, workflow: &str, input: Payload) -> ScheduleBuilder {
-        ScheduleBuilder::new(self.clone(), name, (workflow, 1, "default"), Ok(input))
+        ScheduleBuilder::new(self.clone(), name, (workflow, 1, "default", &[]), Ok(input))
     }
 
     /// Asks about schedules, pauses and removes them.
