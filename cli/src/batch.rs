@@ -11,7 +11,7 @@ use stepwell::model::payload::Payload;
 use stepwell::{BatchCancelled, BatchSummary};
 
 use crate::failure::{Answer, CommandError};
-use crate::quantity::{counted, grouped};
+use crate::quantity::{self, counted, grouped};
 use crate::reach::{Door, Reach, asked};
 use crate::terminal::{Terminal, pairs};
 
@@ -44,6 +44,15 @@ pub(crate) struct Start {
     /// The queue of the runs
     #[arg(long, value_name = "QUEUE", default_value = "default")]
     queue: String,
+    /// Their priority, 0 (first) to 9
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u8).range(0..=9))]
+    priority: u8,
+    /// Not before this much time has passed (10s, 5m, 7d)
+    #[arg(long, value_name = "SPAN", value_parser = quantity::span)]
+    delay: Option<Duration>,
+    /// Only on workers that offer this tag; may be given more than once
+    #[arg(long, value_name = "TAG")]
+    tag: Vec<String>,
     /// Name the runs after this field of their inputs, so that the command may be repeated (default: after their lines)
     #[arg(long, value_name = "FIELD")]
     id_field: Option<String>,
@@ -53,6 +62,9 @@ pub(crate) struct Start {
     /// What it gets besides the counts: JSON of at most 2 KB
     #[arg(long, value_name = "JSON", default_value = "null", requires = "then")]
     then_input: String,
+    /// What follows runs only on workers that offer this tag; may be given more than once
+    #[arg(long, value_name = "TAG", requires = "then")]
+    then_tag: Vec<String>,
     /// Leave the batch open for more
     #[arg(long)]
     open: bool,
@@ -115,9 +127,14 @@ impl Start {
             let mut call = door
                 .client
                 .batch(&name)
-                .starts_raw(&self.workflow, &self.queue, runs);
+                .starts_raw(&self.workflow, &self.queue, runs)
+                .priority(self.priority)
+                .delay(self.delay.unwrap_or_default())
+                .tags(self.tag.iter().cloned());
             if let Some((workflow, input)) = &follow_up {
-                call = call.then_raw(workflow, &self.queue, input.clone());
+                call = call
+                    .then_raw(workflow, &self.queue, input.clone())
+                    .then_tags(self.then_tag.iter().cloned());
             }
             let told = match seals {
                 true => call.start().await,

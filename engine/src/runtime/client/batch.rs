@@ -1,6 +1,7 @@
 //! Batches: many runs, their progress, and one run that follows.
 
 use std::marker::PhantomData;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde::Serialize;
@@ -187,6 +188,38 @@ impl<Out> BatchBuilder<Out> {
         self.with(more.collect())
     }
 
+    /// Sets the queue of all runs added so far. Default: the workflow's.
+    pub fn queue(self, queue: impl Into<String>) -> Self {
+        let queue = queue.into();
+        self.each(|run| run.queue.clone_from(&queue))
+    }
+
+    /// Sets the priority of all runs added so far, 0 (first) to 9. Default 5: a large backfill wants 9, so that it keeps
+    /// nobody waiting.
+    pub fn priority(self, priority: u8) -> Self {
+        self.each(|run| run.priority = priority)
+    }
+
+    /// Runs none of the runs added so far before this much engine time has passed.
+    pub fn delay(self, delay: Duration) -> Self {
+        let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        self.each(|run| run.delay_ms = delay_ms)
+    }
+
+    /// Runs all runs added so far only on workers that offer all of these tags ([`Worker::tag`](crate::Worker::tag)). Default:
+    /// the workflow's.
+    pub fn tags<T: Into<String>>(self, tags: impl IntoIterator<Item = T>) -> Self {
+        let tags: Vec<String> = tags.into_iter().map(Into::into).collect();
+        self.each(|run| run.tags.clone_from(&tags))
+    }
+
+    fn each(mut self, change: impl Fn(&mut StartRun)) -> Self {
+        if let Ok(runs) = &mut self.runs {
+            runs.iter_mut().for_each(change);
+        }
+        self
+    }
+
     fn with<More>(self, more: Result<Vec<StartRun>, PayloadError>) -> BatchBuilder<More> {
         let runs = self.runs.and_then(|runs| {
             let mut runs = runs;
@@ -230,6 +263,15 @@ impl<Out> BatchBuilder<Out> {
             id: RunId::default(),
             ..run
         }));
+        self
+    }
+
+    /// Runs what follows only on workers that offer all of these tags. Default: its workflow's. Call it behind
+    /// [`then`](Self::then).
+    pub fn then_tags<T: Into<String>>(mut self, tags: impl IntoIterator<Item = T>) -> Self {
+        if let Some(Ok(run)) = &mut self.follow_up {
+            run.tags = tags.into_iter().map(Into::into).collect();
+        }
         self
     }
 

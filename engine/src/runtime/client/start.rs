@@ -157,6 +157,38 @@ impl<Out> StartMany<Out> {
         self
     }
 
+    /// Sets the queue of all runs. Default: the workflow's.
+    pub fn queue(self, queue: impl Into<String>) -> Self {
+        let queue = queue.into();
+        self.each(|run| run.queue.clone_from(&queue))
+    }
+
+    /// Sets the priority of all runs, 0 (first) to 9. Default 5: a large backfill wants 9, so that it keeps
+    /// nobody waiting.
+    pub fn priority(self, priority: u8) -> Self {
+        self.each(|run| run.priority = priority)
+    }
+
+    /// Runs none of the runs before this much engine time has passed.
+    pub fn delay(self, delay: Duration) -> Self {
+        let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        self.each(|run| run.delay_ms = delay_ms)
+    }
+
+    /// Runs all runs only on workers that offer all of these tags ([`Worker::tag`](crate::Worker::tag)). Default:
+    /// the workflow's.
+    pub fn tags<T: Into<String>>(self, tags: impl IntoIterator<Item = T>) -> Self {
+        let tags: Vec<String> = tags.into_iter().map(Into::into).collect();
+        self.each(|run| run.tags.clone_from(&tags))
+    }
+
+    fn each(mut self, change: impl Fn(&mut StartRun)) -> Self {
+        if let Ok(runs) = &mut self.runs {
+            runs.iter_mut().for_each(change);
+        }
+        self
+    }
+
     /// Gives each run a unique key, made of its place in the call. See [`StartBuilder::unique`].
     pub fn unique(mut self, scope: Unique, key: impl Fn(usize) -> String) -> Self {
         if let Ok(runs) = &mut self.runs {
