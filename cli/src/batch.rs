@@ -13,7 +13,7 @@ use stepwell::{BatchCancelled, BatchSummary};
 use crate::failure::{Answer, CommandError};
 use crate::quantity::{self, counted, grouped};
 use crate::reach::{Door, Reach, asked};
-use crate::terminal::{Terminal, pairs};
+use crate::terminal::{Terminal, pairs, spinner};
 
 /// How often a batch is asked for while it is watched.
 const LOOK: Duration = Duration::from_millis(500);
@@ -298,7 +298,9 @@ impl Show {
 impl Cancel {
     async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
         let door = self.reach.open().await?;
+        let asks = spinner(terminal, "asking its runs to stop");
         let told = door.client.cancel_batch(&self.name, &self.reason).await;
+        asks.finish_and_clear();
         let told = told.map_err(|e| asked(&e))?;
         door.close().await;
         let mut document = document(&told.batch);

@@ -1,8 +1,10 @@
 //! What goes where: data on stdout, everything else on stderr, nothing told by colour alone.
 
 use std::io::{IsTerminal, Write};
+use std::time::Duration;
 
 use comfy_table::{CellAlignment, Table};
+use indicatif::{ProgressBar, ProgressDrawTarget};
 use serde::Serialize;
 
 use crate::failure::CommandError;
@@ -51,6 +53,17 @@ impl Terminal {
     pub(crate) fn draws(self) -> bool {
         std::io::stderr().is_terminal()
     }
+}
+
+/// Shows that something takes long of which nobody knows how long.
+pub(crate) fn spinner(terminal: Terminal, what: &'static str) -> ProgressBar {
+    if !terminal.draws() || terminal.json {
+        return ProgressBar::hidden();
+    }
+    let spinner = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10))
+        .with_message(what);
+    spinner.enable_steady_tick(Duration::from_millis(100));
+    spinner
 }
 
 fn json_text<T: Serialize>(document: &T) -> Result<String, CommandError> {

@@ -153,6 +153,24 @@ fn many_dead_letters_are_redriven_or_discarded_by_filter() {
     let unasked = scene.ask(&["dead", "redrive", "--all"]);
     assert_eq!(unasked.code, 2);
     assert!(unasked.stderr.contains("--yes"), "{}", unasked.stderr);
+    let both = scene.ask(&["dead", "discard", "order-1", "--older-than", "30d", "--yes"]);
+    assert_eq!(both.code, 2, "{}", both.stdout);
+    assert!(both.stderr.contains("not both"), "{}", both.stderr);
+    let named = [
+        "dead",
+        "discard",
+        "--dry-run",
+        "order-1",
+        "order-99",
+        "--json",
+    ];
+    let named = scene.ask(&named);
+    assert_eq!(named.code, 1, "one of them is no dead letter");
+    let dry: serde_json::Value = serde_json::from_str(&named.stdout).unwrap();
+    assert_eq!(
+        (&dry["count"], &dry["others"][0]["run"]),
+        (&json!(1), &json!("order-99"))
+    );
     let filter = ["--workflow", "bench-sequence", "--queue", "default"];
     let dry = scene.json(&[&["dead", "redrive", "--dry-run"], &filter[..]].concat());
     assert_eq!(

@@ -9,13 +9,13 @@ use serde_json::{Value, json};
 use stepwell::model::dead::DeadFilter;
 use stepwell::model::id::RunId;
 use stepwell::runtime::client::dead::ManyDeed;
-use stepwell::{Client, ClientError, Refusal};
+use stepwell::{Client, ClientError, Refusal, RunState};
 
 use super::{Filter, letter_json, letters, list_text};
 use crate::failure::{Answer, CommandError};
 use crate::quantity::counted;
 use crate::reach::{Door, Reach, asked};
-use crate::terminal::Terminal;
+use crate::terminal::{Terminal, spinner};
 
 /// Letters counted beforehand at most, for the bar and the question.
 const COUNT_MAX: usize = 100_000;
@@ -96,6 +96,12 @@ impl Which {
             return Err(CommandError::bad_input("no run is named, and no filter")
                 .hint("name runs, or some of --queue, --workflow, --class, --older-than, --younger-than, or --all"));
         }
+        if !self.runs.is_empty() && self.filter.is_set() {
+            return Err(
+                CommandError::bad_input("runs are named, and a filter is given")
+                    .hint("name the runs, or say by a filter which are meant, not both"),
+            );
+        }
         let door = self.reach.open().await?;
         let answer = match self.runs.is_empty() {
             false => self.named(&door, deed, terminal).await,
@@ -114,9 +120,7 @@ impl Which {
     ) -> Result<Answer, CommandError> {
         let ids: Vec<RunId> = self.runs.iter().map(|run| door.run(run)).collect();
         if self.dry_run {
-            let document = json!({ "dry_run": true, "runs": ids.iter().map(ToString::to_string).collect::<Vec<_>>() });
-            terminal.data(&document, || lines(&ids))?;
-            return Ok(Answer::Yes);
+            return self.named_dry(&ids, door, deed, terminal).await;
         }
         let mut done = Done::default();
         for (id, name) in ids.into_iter().zip(&self.runs) {
@@ -139,6 +143,42 @@ impl Which {
         tell(&done, deed, terminal)
     }
 
+    /// Which of the named runs are dead letters, and what the others are.
+    async fn named_dry(
+        &self,
+        ids: &[RunId],
+        door: &Door,
+        deed: &ManyDeed,
+        terminal: Terminal,
+    ) -> Result<Answer, CommandError> {
+        let (mut dead, mut others) = (Vec::new(), Vec::new());
+        for (id, name) in ids.iter().zip(&self.runs) {
+            match door.client.status(*id).await {
+                Ok(run) if run.state == RunState::Dead => dead.push(*id),
+                Ok(run) => others.push((name, format!("it is {}", run.state))),
+                Err(ClientError::Refused(refusal)) => others.push((name, refusal.to_string())),
+                Err(error) => return Err(asked(&error)),
+            }
+        }
+        let document = json!({
+            "dry_run": true, "count": dead.len(),
+            "runs": dead.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "others": others.iter().map(|(run, why)| json!({ "run": run, "why": why })).collect::<Vec<_>>(),
+        });
+        terminal.data(&document, || lines(&dead))?;
+        if !terminal.json {
+            for (run, why) in &others {
+                terminal.note(format!("{run} would not be {}: {why}", word(deed)));
+            }
+            let count = counted(dead.len() as u64, "dead letter", "dead letters");
+            terminal.note(format!("{count} would be {}; nothing is done", word(deed)));
+        }
+        Ok(match others.is_empty() {
+            true => Answer::Yes,
+            false => Answer::No,
+        })
+    }
+
     /// All that fit, page by page.
     async fn filtered(
         &self,
@@ -147,7 +187,10 @@ impl Which {
         terminal: Terminal,
     ) -> Result<Answer, CommandError> {
         let filter = self.filter.of(&door.client).await?;
-        let (found, more) = letters(&door.client, &filter, COUNT_MAX).await?;
+        let looks = spinner(terminal, "looking for dead letters");
+        let found = letters(&door.client, &filter, COUNT_MAX).await;
+        looks.finish_and_clear();
+        let (found, more) = found?;
         let count = match more {
             true => format!(
                 "more than {}",

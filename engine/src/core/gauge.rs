@@ -22,6 +22,8 @@ use crate::wire::message::{AskQueues, QueuesReply, RefusedReply};
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Reasons of one queue that are told at most.
 const REASONS_MAX: usize = 16;
+/// Kinds of work of one queue that are looked at, at most.
+const KINDS_MAX: usize = 256;
 
 /// A question about queues.
 #[derive(Debug)]
@@ -30,17 +32,17 @@ pub(super) struct AskedQueues {
     ask: AskQueues,
 }
 
-/// Ready work that no connected worker offers, by queue and reason.
+/// A workflow, the tags that are asked for, the builds to avoid; none: whatever is ready in the queue.
+type Kind = Option<(String, Vec<String>, Vec<String>)>;
+
+/// Ready work that no connected worker offers.
 #[derive(Debug, Default)]
 pub(super) struct Unoffered {
-    known: BTreeMap<(u32, String), Since>,
+    /// Since when, whatever the reason was meanwhile.
+    since: BTreeMap<(u32, Kind), Duration>,
+    /// What has been told: the queue and the reason.
+    told: BTreeSet<(u32, String)>,
     look_at: Duration,
-}
-
-#[derive(Debug)]
-struct Since {
-    mono: Duration,
-    told: bool,
 }
 
 impl Core {
@@ -159,11 +161,12 @@ impl Core {
     /// What is ready in a queue, as far as it is in memory, and offered by nobody: why, in words. Of a paused queue nothing
     /// is missed.
     fn unoffered_of(&self, number: u32) -> impl Iterator<Item = String> + use<> {
-        self.all_unoffered_of(number).into_iter().take(REASONS_MAX)
+        let reasons: BTreeSet<String> = self.kinds_unoffered_of(number).into_values().collect();
+        reasons.into_iter().take(REASONS_MAX)
     }
 
-    fn all_unoffered_of(&self, number: u32) -> BTreeSet<String> {
-        let mut reasons = BTreeSet::new();
+    fn kinds_unoffered_of(&self, number: u32) -> BTreeMap<Kind, String> {
+        let mut reasons = BTreeMap::new();
         let Some(queue) = self
             .queues
             .get(&number)
@@ -177,27 +180,31 @@ impl Core {
             .filter(|s| s.serves(number))
             .collect();
         if serving.is_empty() {
-            reasons.insert("no worker offers this queue".to_owned());
-            return reasons;
+            reasons.insert(None, "no worker offers this queue".to_owned());
         }
         for (workflow, tags, avoid) in queue.needs() {
+            if reasons.len() > KINDS_MAX {
+                break;
+            }
+            let kind = Some((workflow.clone(), tags.to_vec(), avoid.to_vec()));
+            if serving.is_empty() {
+                reasons.insert(kind, "no worker offers this queue".to_owned());
+                continue;
+            }
             if serving.iter().any(|s| s.can_take(workflow, tags, avoid)) {
                 continue;
             }
             let knowing: Vec<_> = serving.iter().filter(|s| s.knows(workflow)).collect();
-            if knowing.is_empty() {
-                reasons.insert(format!("no worker offers workflow `{workflow}`"));
+            let reason = if knowing.is_empty() {
+                format!("no worker offers workflow `{workflow}`")
             } else if knowing.iter().any(|s| s.has(tags)) {
-                reasons.insert(format!(
-                    "no worker offers workflow `{workflow}` in a build it has not failed on"
-                ));
+                format!("no worker offers workflow `{workflow}` in a build it has not failed on")
             } else {
                 let tags: Vec<String> = tags.iter().map(|tag| format!("`{tag}`")).collect();
                 let (tags, s) = (tags.join(" and "), if tags.len() == 1 { "" } else { "s" });
-                reasons.insert(format!(
-                    "no worker offers workflow `{workflow}` with tag{s} {tags}"
-                ));
-            }
+                format!("no worker offers workflow `{workflow}` with tag{s} {tags}")
+            };
+            reasons.insert(kind, reason);
         }
         reasons
     }
@@ -205,7 +212,7 @@ impl Core {
     /// When work that nobody offers is looked for next.
     pub(super) fn looks_for_workers_at(&self) -> Option<Duration> {
         let ready = self.tally.runs[usize::from(u8::from(RunState::Ready)) - 1];
-        (ready > 0 || !self.unoffered.known.is_empty()).then_some(self.unoffered.look_at)
+        (ready > 0 || !self.unoffered.since.is_empty()).then_some(self.unoffered.look_at)
     }
 
     /// Tells once of work that nobody has offered for a while, and once more when somebody does.
@@ -218,27 +225,36 @@ impl Core {
             self.mono + LOOK_EVERY.min((after / 12).max(Duration::from_millis(50)));
         let names = self.queue_numbers.iter();
         let names: BTreeMap<u32, String> = names.map(|(name, no)| (*no, name.clone())).collect();
-        let mut known = std::mem::take(&mut self.unoffered.known);
+        let before = std::mem::take(&mut self.unoffered.since);
+        let mut told = std::mem::take(&mut self.unoffered.told);
         for (number, name) in &names {
-            for reason in self.unoffered_of(*number) {
+            // For each reason: since when there is work for which it holds.
+            let mut reasons: BTreeMap<String, Duration> = BTreeMap::new();
+            let nobody_at_all = before.get(&(*number, None)).copied();
+            for (kind, reason) in self.kinds_unoffered_of(*number) {
+                let key = (*number, kind);
+                let since = before.get(&key).copied().or(nobody_at_all);
+                let since = since.unwrap_or(self.mono);
+                self.unoffered.since.insert(key, since);
+                let first = reasons.entry(reason).or_insert(since);
+                *first = since.min(*first);
+            }
+            for (reason, since) in reasons.into_iter().take(REASONS_MAX) {
+                let span = self.mono.saturating_sub(since);
                 let key = (*number, reason);
-                let mut since = known.remove(&key).unwrap_or(Since {
-                    mono: self.mono,
-                    told: false,
-                });
-                let span = self.mono.saturating_sub(since.mono);
-                if span >= after && !since.told {
-                    since.told = true;
+                if span >= after && !told.contains(&key) {
                     out.note(Note::NoWorker {
                         queue: name.clone(),
                         reason: key.1.clone(),
                         for_ms: u64::try_from(span.as_millis()).unwrap_or(u64::MAX),
                     });
                 }
-                self.unoffered.known.insert(key, since);
+                if told.remove(&key) || span >= after {
+                    self.unoffered.told.insert(key);
+                }
             }
         }
-        for ((number, reason), _) in known.into_iter().filter(|(_, since)| since.told) {
+        for (number, reason) in told {
             let queue = names.get(&number).cloned().unwrap_or_default();
             out.note(Note::NoWorkerCleared { queue, reason });
         }

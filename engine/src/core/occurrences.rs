@@ -9,6 +9,7 @@ use super::output::{Effect, Note};
 use super::stage::Stage;
 use super::{Input, OpenRefused, Settings};
 use crate::keys::{Family, journal};
+use crate::model::calendar::Calendar;
 use crate::model::chain::CHAIN_BYTES;
 use crate::model::command::{Caller, Refusal};
 use crate::model::entry::{Entry, Started};
@@ -503,6 +504,41 @@ fn a_paused_schedule_starts_nothing_and_goes_on_from_now() {
     desk.pass_until(Time(NEW_YEAR.0 + 11 * MINUTE + 500));
     let runs: Vec<String> = desk.runs().into_keys().collect();
     assert_eq!(runs[1..], ["schedule/often/2026-01-01T00:11:00Z"]);
+}
+
+// A18: a deploy sets its schedules again, with another version: what is due and put off by its jitter comes all the same,
+// and what waits for the last run goes on waiting.
+#[test]
+fn a_schedule_that_is_set_to_the_same_times_loses_no_occurrence() {
+    let mut desk = Desk::new(NEW_YEAR);
+    let mut nightly = spec("nightly", cron("0 6 * * *", "UTC"), Overlap::QueueAll);
+    nightly.jitter_ms = 30 * MINUTE;
+    let next = desk.set(nightly.clone()).schedule.state.next;
+    let due = nightly.due(&Calendar::of(&nightly.when).unwrap(), next.unwrap());
+    assert!(due > Time(NEW_YEAR.0 + 6 * HOUR + MINUTE), "{due}");
+    desk.pass_until(Time(NEW_YEAR.0 + 6 * HOUR + MINUTE));
+    desk.hello();
+    nightly.version = 2;
+    let reply = desk.set(nightly.clone());
+    assert!(reply.changed);
+    assert_eq!(reply.schedule.state.next, next);
+    desk.pass_until(Time(due.0 + 1_000));
+    let runs = || "schedule/nightly/2026-01-01T06:00:00Z".to_owned();
+    assert_eq!(desk.runs().into_keys().collect::<Vec<_>>(), [runs()]);
+
+    // The next one waits for the first.
+    desk.pass_until(Time(NEW_YEAR.0 + 31 * HOUR));
+    desk.hello();
+    nightly.version = 3;
+    let waits = desk.set(nightly.clone()).schedule.state;
+    assert_eq!((waits.pending.len(), waits.missed), (1, 0));
+    nightly.overlap = Overlap::Skip;
+    let missed = desk.set(nightly).schedule.state;
+    assert_eq!((missed.pending.len(), missed.missed), (0, 1));
+    let noted = |note: &Note| matches!(note, Note::OccurrencesMissed { missed: 1, .. });
+    assert!(desk.notes.iter().any(noted), "{:?}", desk.notes);
+    let who = |note: &&Note| matches!(note, Note::ScheduleSet { by, .. } if by == "desk");
+    assert_eq!(desk.notes.iter().filter(who).count(), 4);
 }
 
 #[test]

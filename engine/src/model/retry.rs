@@ -11,8 +11,8 @@ use super::time::Time;
 
 /// A step's retry policy: exponential backoff with jitter.
 ///
-/// The default waits 2, 4, 8, 16 and 32 s between six attempts, each wait up to 20 % shorter or longer, none longer
-/// than 5 min. **Determinism**: the jitter is drawn from (run, step, attempt), so that a policy gives the same times
+/// The default waits 2, 4, 8, 16 and 32 s between six attempts, each wait up to 20 % shorter or longer; before
+/// that, none is longer than 5 min. **Determinism**: the jitter is drawn from (run, step, attempt), so that a policy gives the same times
 /// in every replay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Retry {
@@ -79,7 +79,7 @@ impl Retry {
         Self { retries, ..self }
     }
 
-    /// Sets the longest wait.
+    /// Sets the longest wait, before its jitter.
     #[must_use]
     pub fn cap(self, backoff_max: Duration) -> Self {
         Self {

@@ -145,6 +145,16 @@ async fn attempts_are_made_at_the_policys_instants_to_the_millisecond() {
         .map(|attempt| policy.backoff_jittered(run.id(), StepNo(0), attempt))
         .collect();
     assert_eq!(planned, said);
+    for (wait, plain) in planned
+        .iter()
+        .zip([700, 1_400, 2_800, 5_600, 9_000, 9_000, 9_000])
+    {
+        let (least, most) = (millis(plain * 8 / 10), millis(plain * 12 / 10));
+        assert!((least..=most).contains(wait), "{wait:?} for {plain} ms");
+    }
+    let mut spread = planned[4..].to_vec();
+    spread.dedup();
+    assert_eq!(spread.len(), 3, "no two waits are the same: {planned:?}");
     in_time(&planned, &real);
     assert!(matches!(ended, Err(RunError::Failed(f)) if f.message == "attempt 8"));
 }
