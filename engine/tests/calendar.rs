@@ -300,3 +300,34 @@ proptest! {
         }
     }
 }
+
+// A backfill may begin anywhere: the beginning of time is an occurrence only if it is one.
+#[test]
+fn the_first_instant_is_an_occurrence_only_if_it_is_one() {
+    let cron = |expression: &str, zone: &str| {
+        When::CronTimes(CronTimes {
+            expression: expression.to_owned(),
+            zone: zone.to_owned(),
+        })
+    };
+    let every = |every_ms, anchor| {
+        When::EveryTimes(EveryTimes {
+            every_ms,
+            anchor: Time(anchor),
+        })
+    };
+    let hour = 3_600_000;
+    for (when, first) in [
+        (cron("0 6 * * *", "UTC"), 6 * hour),
+        (cron("0 * * * *", "UTC"), 0),
+        (cron("0 1 * * *", "Europe/Berlin"), 0),
+        (cron("0 6 * * *", "Europe/Berlin"), 5 * hour),
+        (every(hour, 0), 0),
+        (every(hour, 5 * hour + 1), 1),
+        (every(hour, 7), 7),
+    ] {
+        let calendar = Calendar::of(&when).unwrap();
+        assert_eq!(calendar.from(Time(0)), Some(Time(first)), "{when:?}");
+        assert_eq!(calendar.from(Time(first + 1)), calendar.after(Time(first)));
+    }
+}

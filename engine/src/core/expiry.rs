@@ -3,8 +3,8 @@
 //!
 //! Each has a row under its instant, behind a mark before which there is none. When the first is due, and at most once a
 //! minute, the engine looks behind the mark, [`PAGE`] rows at a time until no more are due, so that the work is bounded by
-//! what expires and no scan passes over what was deleted before. Nothing depends on it: what has expired counts as gone,
-//! whether its row is there or not.
+//! what expires and no scan passes over what was deleted before. Nothing depends on it: a key or a result that
+//! has expired counts as gone, whether its row is there or not; a batch that has ended is found until its row is deleted.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

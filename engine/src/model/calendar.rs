@@ -78,7 +78,16 @@ impl Calendar {
     pub fn from(&self, t: Time) -> Option<Time> {
         match t.0.checked_sub(1) {
             Some(before) => self.after(Time(before)),
-            None => Some(t),
+            None => self.from_zero(),
+        }
+    }
+
+    /// The first occurrence at or behind the beginning of 1970, in front of which there is no instant.
+    fn from_zero(&self) -> Option<Time> {
+        match &self.0 {
+            Kind::Every { every_ms, anchor } => Some(Time(anchor.0 % every_ms)),
+            #[cfg(feature = "calendar")]
+            Kind::Cron(cron) => cron.from_zero(),
         }
     }
 

@@ -47,7 +47,16 @@ impl Cron {
     }
 
     pub(super) fn after(&self, t: Time) -> Option<Time> {
-        let now = Timestamp::from_millisecond(i64::try_from(t.0).ok()?).ok()?;
+        self.after_ms(i64::try_from(t.0).ok()?)
+    }
+
+    /// The first occurrence at or behind the beginning of 1970.
+    pub(super) fn from_zero(&self) -> Option<Time> {
+        self.after_ms(-1)
+    }
+
+    fn after_ms(&self, ms: i64) -> Option<Time> {
+        let now = Timestamp::from_millisecond(ms).ok()?;
         let (mut wall, mut inclusive) = (self.wall(now)?, true);
         for _ in 0..LOOK_MAX {
             let found = self.pattern.find_next_occurrence(&wall, inclusive).ok()?;

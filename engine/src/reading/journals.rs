@@ -6,11 +6,12 @@
 use bytes::Bytes;
 use stepwell_storage::{Row, Space, Store};
 
-use super::{PAGE_ROWS, Unreadable, all_rows, decode, record, scan};
+use super::{PAGE_ROWS, Unreadable, all_rows, record, scan};
 use crate::core::run::{Run, RunFold, RunImage};
 use crate::keys::journal::{self, Joiner};
 use crate::keys::unique::UniqueRecord;
 use crate::keys::{self, MovedRecord, StoppedRecord};
+use crate::model::chain::{self, CHAIN_BYTES};
 use crate::model::entry::Entry;
 use crate::model::id::RunNo;
 use crate::model::payload::Payload;
@@ -159,7 +160,7 @@ async fn fold_of(store: &dyn Store, generation: u32, run: RunNo) -> Result<RunFo
     Ok(fold)
 }
 
-/// What a finished step returned, the chain up to its entry verified; none if the journal is gone.
+/// What a finished step returned, its link to the entry before it verified; none if the journal is gone.
 pub(super) async fn output_of(
     store: &dyn Store,
     run: RunNo,
@@ -167,31 +168,30 @@ pub(super) async fn output_of(
     entry: u32,
 ) -> Result<Option<Payload>, Unreadable> {
     let generation = generation_of(store, run, birth).await?;
-    let (mut fold, mut joiner) = (RunFold::new(run, generation), Joiner::default());
-    let (mut count, mut last) = (0, None);
-    all_rows(
-        store,
-        Space::Generation(generation),
-        journal::row(run, 0, 0),
-        journal::row(run, entry.saturating_add(1), 0),
-        |row| {
-            if let Some(stored) = joiner.push(row)? {
-                fold.push(&stored)?;
-                (count, last) = (count + 1, Some(stored));
+    let around = (entry.saturating_sub(1), entry.saturating_add(1));
+    let found = entries(store, generation, run, around, usize::MAX).await?;
+    let output = match &found[..] {
+        [before, stored] => {
+            let chain = before.last_chunk::<CHAIN_BYTES>();
+            let chain = u64::from_le_bytes(chain.copied().unwrap_or_default());
+            match chain::open(chain, stored)?.0 {
+                Entry::StepCompleted(completed) => Some(completed.output),
+                _ => None,
             }
-            Ok(())
-        },
-    )
-    .await?;
-    let Some(last) = last else { return Ok(None) };
-    match decode(&last) {
-        Some(Entry::StepCompleted(completed)) if count == entry + 1 => Ok(Some(completed.output)),
-        _ => Err(Undecodable::Damaged {
-            what: "a journal",
-            cause: format!("entry {entry} is not the result of a step"),
         }
-        .into()),
+        _ => None,
+    };
+    if output.is_none() && found.is_empty() {
+        let first = few_rows(store, generation, run, (0, 1)).await?;
+        if first.iter().all(Option::is_none) {
+            return Ok(None);
+        }
     }
+    let damaged = || Undecodable::Damaged {
+        what: "a journal",
+        cause: format!("entry {entry} is not the result of a step"),
+    };
+    output.map(Some).ok_or_else(|| damaged().into())
 }
 
 /// All that is known of a run, its chain verified.

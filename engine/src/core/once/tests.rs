@@ -192,6 +192,8 @@ fn a_result_is_read_from_its_journal_and_checked() {
     assert_eq!(found(&crowd, read(RunNo(99), 1)), Ok(None));
     let wrong = found(&crowd, read(run, 0)).unwrap_err();
     assert!(wrong.contains("not the result of a step"), "{wrong}");
+    let behind = found(&crowd, read(run, 2)).unwrap_err();
+    assert!(behind.contains("not the result of a step"), "{behind}");
     let missing = found(&crowd, read(run, 5)).unwrap_err();
     assert!(missing.contains("not the result of a step"), "{missing}");
 }
