@@ -140,6 +140,8 @@ impl Core {
         if image.run.ended.is_some() || image.stopped.is_some() {
             self.unchoose(&item);
             Self::dequeue_row(&item, out); // it ended in line (cancelled): its row was left for now
+            // Its place in the limits is free, also if the session is gone.
+            self.unsettled.insert(item.queue);
             return self.freed(session, item.run, item.queue);
         }
         if !present {
