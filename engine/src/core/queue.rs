@@ -137,9 +137,11 @@ impl Queue {
         }
     }
 
-    /// Takes a session out of line.
-    pub(super) fn withdraw(&mut self, session: SessionId) {
+    /// Takes a session out of line. Whether it was in it.
+    pub(super) fn withdraw(&mut self, session: SessionId) -> bool {
+        let before = self.offers.len();
         self.offers.retain(|s| *s != session);
+        self.offers.len() < before
     }
 
     fn insert(&mut self, item: ReadyItem) {

@@ -379,12 +379,18 @@ impl Core {
         for (number, offered) in &numbers {
             known.slots.entry(*number).or_default().offered = *offered;
         }
+        let held_back = known.held_back;
         for (number, queue) in &mut self.queues {
             match numbers
                 .iter()
                 .any(|(offered, slots)| offered == number && *slots > 0)
             {
-                false => queue.withdraw(session),
+                // A run of the queue may wait to be alone with it: it waits for another one now.
+                false => {
+                    if queue.withdraw(session) || held_back == Some(*number) {
+                        self.unsettled.insert(*number);
+                    }
+                }
                 true => {
                     queue.offer(session);
                     self.unsettled.insert(*number);
@@ -426,9 +432,9 @@ impl Core {
         if self.seats.get(&session.incarnation) == Some(&id) {
             self.seats.remove(&session.incarnation);
         }
-        self.queues
-            .values_mut()
-            .for_each(|queue| queue.withdraw(id));
+        for queue in self.queues.values_mut() {
+            queue.withdraw(id);
+        }
         self.unsettled.extend(session.slots.keys());
         for run in &session.waits {
             if let Some(waiting) = self.waiters.get_mut(run) {
