@@ -205,6 +205,12 @@ impl Queue {
         oldest
     }
 
+    /// A run in line, if it is in memory there.
+    pub(super) fn find(&self, run: RunNo, priority: u8) -> Option<&ReadyItem> {
+        let lane = self.lanes.get(&priority).into_iter().flat_map(Lane::items);
+        lane.chain(&self.solitary).find(|item| item.run == run)
+    }
+
     /// Takes a run out of line, if it is in memory there.
     pub(super) fn remove(&mut self, run: RunNo, priority: u8) -> Option<ReadyItem> {
         if let Some(at) = self.solitary.iter().position(|item| item.run == run) {

@@ -10,6 +10,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use twox_hash::XxHash3_128;
+
 use super::Core;
 use super::load::Want;
 use super::output::{Effect, Note, Output, Read};
@@ -130,11 +132,33 @@ impl Session {
         self.serves(item.queue) && self.solitary.is_none() && self.can_run(item)
     }
 
-    /// Whether a parked run could go on with it.
+    /// Whether a parked run could go on with it, as far as its row tells: that names neither queue nor tags.
     pub(super) fn could_try(&self, record: &StoppedRecord) -> bool {
         self.offers_anything()
             && self.knows(&record.workflow)
             && !record.builds.contains(&self.build)
+    }
+
+    /// What runs it can take, in one number: its build, its workflows, its tags, the queues it offers slots of. None if it
+    /// takes none.
+    fn abilities(&self) -> Option<u128> {
+        if !self.offers_anything() || self.workflows.is_empty() {
+            return None;
+        }
+        // No name holds a control character.
+        let mut text = self.build.clone();
+        let queues = self.queues().map(|queue| queue.to_string());
+        let queues: Vec<String> = queues.collect();
+        let lists: [&mut dyn Iterator<Item = &String>; 3] = [
+            &mut self.workflows.iter(),
+            &mut self.tags.iter(),
+            &mut queues.iter(),
+        ];
+        for list in lists {
+            text.push('\0');
+            list.for_each(|name| text.extend([name, "\0"]));
+        }
+        Some(XxHash3_128::oneshot(text.as_bytes()))
     }
 
     /// Queues and how many slots of them are taken.
@@ -204,12 +228,6 @@ impl Core {
                 );
             }
         }
-        let mut news = false;
-        for offer in &hello.workflows {
-            news |= self
-                .builds_seen
-                .insert((hello.build.clone(), offer.workflow.clone()));
-        }
         self.sessions.insert(
             session,
             Session {
@@ -248,12 +266,6 @@ impl Core {
         );
         self.take_back(session, hello.incarnation, hello.held, out);
         self.set_slots(session, &hello.queues, out);
-        if news {
-            out.read(Read::Stopped {
-                from: RunNo(0),
-                limit: STOPPED_PAGE,
-            });
-        }
     }
 
     /// What a peer calls itself and offers goes into records, which are short.
@@ -379,7 +391,7 @@ impl Core {
         for (number, offered) in &numbers {
             known.slots.entry(*number).or_default().offered = *offered;
         }
-        let held_back = known.held_back;
+        let (held_back, abilities) = (known.held_back, known.abilities());
         for (number, queue) in &mut self.queues {
             match numbers
                 .iter()
@@ -396,6 +408,12 @@ impl Core {
                     self.unsettled.insert(*number);
                 }
             }
+        }
+        if abilities.is_some_and(|abilities| self.abilities_seen.insert(abilities)) {
+            out.read(Read::Stopped {
+                from: RunNo(0),
+                limit: STOPPED_PAGE,
+            });
         }
     }
 
