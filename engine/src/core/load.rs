@@ -389,6 +389,7 @@ impl Core {
                 Want::Unknown { .. } => self.unknown.one_less(),
                 Want::Regrant { session, held } => {
                     self.let_go(no);
+                    self.leave_stranded(no);
                     let reason = Damaged {
                         id: None,
                         what: what.to_owned(),
@@ -410,7 +411,8 @@ impl Core {
                     };
                     self.answer_start(start, at, run.id, Err(reason.into()), out);
                 }
-                Want::Return { .. } | Want::TryBuild => {}
+                Want::Return { .. } => self.leave_stranded(no),
+                Want::TryBuild => {}
                 Want::Look(look) => self.looked_at_last(look, false, out), // it will not go on
                 asked => self.refuse(
                     &asked,
