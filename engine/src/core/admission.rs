@@ -5,7 +5,8 @@
 //! read, it is looked at once more, since an operator may have changed something.
 //!
 //! - **A1** A new grant leaves at most as many runs of its queue granted as the concurrency limit says. Going on with a
-//!   worker that came back is no new grant; a run that waits is not granted.
+//!   worker that came back is no new grant; a run that waits is not granted. One that is damaged, and that nobody goes on
+//!   with, stays granted and is not counted.
 //! - **A2** In any span of engine time there are at most `burst` new grants and the rate's share of the span, since the
 //!   limit was set.
 //! - **A3** While a queue is paused there is no new grant in it.
@@ -83,6 +84,8 @@ impl Bucket {
 pub(super) struct Admission {
     settings: QueueSettings,
     granted: u64,
+    /// Those of them that take no place, because they are damaged and nobody goes on with them.
+    stranded: u64,
     /// Places kept for runs that are being read to be granted.
     reserved: u64,
     bucket: Bucket,
@@ -101,6 +104,7 @@ impl Admission {
         Self {
             settings: QueueSettings::default(),
             granted: 0,
+            stranded: 0,
             reserved: 0,
             bucket: Bucket {
                 level: 0,
@@ -157,8 +161,8 @@ impl Admission {
     }
 
     #[cfg(any(test, feature = "inspect"))]
-    pub(super) fn places(&self) -> (u64, u64) {
-        (self.granted, self.reserved)
+    pub(super) fn places(&self) -> (u64, u64, u64) {
+        (self.granted, self.stranded, self.reserved)
     }
 
     /// What is stored of it is no longer true, or never was there.
@@ -187,7 +191,7 @@ impl Admission {
         }
         if let Some(limit) = self.settings.concurrency {
             let late = canary!("the limit is looked at after the grant");
-            let taken = self.granted + if late { 0 } else { self.reserved };
+            let taken = self.granted - self.stranded + if late { 0 } else { self.reserved };
             if taken >= u64::from(limit) + u64::from(late) {
                 return Some(Shut::AtLimit);
             }
@@ -405,6 +409,15 @@ impl Core {
         }
         if let Some(queue) = self.queues.get_mut(&number) {
             queue.admission.granted = queue.admission.granted.saturating_sub(1);
+            self.unsettled.insert(number);
+        }
+    }
+
+    /// One more or one less of the granted runs of a queue takes no place.
+    pub(super) fn strand(&mut self, number: u32, change: i64) {
+        if let Some(queue) = self.queues.get_mut(&number) {
+            let stranded = &mut queue.admission.stranded;
+            *stranded = stranded.saturating_add_signed(change);
             self.unsettled.insert(number);
         }
     }

@@ -14,8 +14,8 @@ use crate::model::payload::Payload;
 use crate::model::run::RunState;
 use crate::model::time::Time;
 use crate::wire::message::{
-    Cancel, Heartbeat, Held, Hello, Message, PROTOCOL, QueueSlots, Resume, Start, StartTogether,
-    TimerRequested, TurnCompleted, TurnSuspended, WorkflowOffer,
+    Cancel, Heartbeat, Held, Hello, Message, PROTOCOL, QueueSlots, Resume, Start, StartAnswer,
+    StartTogether, TimerRequested, TurnCompleted, TurnSuspended, WorkflowOffer,
 };
 
 pub(super) const CLIENT: SessionId = SessionId(1);
@@ -482,4 +482,45 @@ fn a_backlog_of_a_workflow_that_nobody_knows_dies() {
     }
     assert_eq!(crowd.runs_in(RunState::Dead), RUNS);
     assert!(most <= 128, "{most} were read at a time");
+}
+
+/// The most queues there may be hold for a call as a whole, not only for each of its runs.
+#[test]
+fn one_call_does_not_make_more_queues_than_there_may_be() {
+    let queue = |n: u64| format!("queue {n}");
+    let mut crowd = Crowd::new();
+    crowd.stage.check_every = u64::MAX;
+    crowd.start(9_999, queue);
+    let together = (20_000..20_002).map(|n| StartRun {
+        queue: queue(n),
+        ..plain(n)
+    });
+    let (request, caller, runs) = (2, Caller::default(), together.collect());
+    crowd.hear(
+        CLIENT,
+        StartTogether {
+            request,
+            caller,
+            runs,
+        },
+    );
+    crowd.settle();
+    let Some(Message::RefusedReply(refused)) = crowd.sent.last() else {
+        panic!("two more are too many");
+    };
+    assert!(
+        matches!(&refused.reason, Refusal::OutOfRange(_)),
+        "{}",
+        refused.reason
+    );
+    crowd.start(3, queue);
+    let Some(Message::StartReply(reply)) = crowd.sent.last() else {
+        panic!("an answer for each");
+    };
+    let started: Vec<bool> = reply.runs.iter().map(|run| run.started).collect();
+    assert_eq!(started, [true, false, false]);
+    let refused = |run: &StartAnswer| matches!(run.refused, Some(Refusal::OutOfRange(_)));
+    assert!(reply.runs[1..].iter().all(refused));
+    crowd.start(3, |n| queue(n % 100));
+    assert_eq!(crowd.runs_in(RunState::Ready), 10_003);
 }

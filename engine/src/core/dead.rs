@@ -235,6 +235,7 @@ impl Core {
             ActKind::Redrive => {
                 out.delete(Space::Lasting, keys::dead(died_at, run.no));
                 self.rejoined_batch(run);
+                self.schedule_hears_redrive(run.no);
                 let queue = self.queue_number(&run.queue, out);
                 self.becomes_ready(queue, RunState::Dead);
                 self.enqueue(run, out);

@@ -60,6 +60,8 @@ pub(super) struct Granted {
     pub(super) run: Option<Run>,
     /// The session that holds it, unless its worker is absent.
     pub(super) holder: Option<SessionId>,
+    /// Its journal is damaged and nobody goes on with it: it takes no place in the limits of its queue.
+    pub(super) stranded: bool,
 }
 
 impl Granted {
@@ -69,6 +71,7 @@ impl Granted {
             record,
             run: None,
             holder: None,
+            stranded: false,
         }
     }
 
@@ -140,6 +143,8 @@ impl Core {
         if image.run.ended.is_some() || image.stopped.is_some() {
             self.unchoose(&item);
             Self::dequeue_row(&item, out); // it ended in line (cancelled): its row was left for now
+            // Its place in the limits is free, also if the session is gone.
+            self.unsettled.insert(item.queue);
             return self.freed(session, item.run, item.queue);
         }
         if !present {
@@ -228,6 +233,7 @@ impl Core {
             record,
             run: Some(run),
             holder: Some(session),
+            stranded: false,
         };
         let before = self.granted.insert(no, granted);
         assert!(before.is_none(), "G1: run number {no} is granted once");
@@ -330,6 +336,9 @@ impl Core {
             out.close_batch();
         }
         self.slots.release(granted.slot);
+        if granted.stranded {
+            self.strand(granted.record.queue, -1);
+        }
         self.dismiss(granted.record.queue, granted.holder.is_some());
         let run = granted.run.take()?;
         for (number, due) in run.commands.timers() {
@@ -373,6 +382,17 @@ impl Core {
             }
             self.freed(holder, no, queue);
         }
+    }
+
+    /// A granted run cannot be read, and nobody holds it: it stays granted, and others get its place.
+    pub(super) fn leave_stranded(&mut self, no: RunNo) {
+        let granted = self.granted.get_mut(&no);
+        let Some(granted) = granted.filter(|g| g.holder.is_none() && !g.stranded) else {
+            return;
+        };
+        granted.stranded = true;
+        let queue = granted.record.queue;
+        self.strand(queue, 1);
     }
 
     /// A grant comes back: in peace, or because its worker died with it.

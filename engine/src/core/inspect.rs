@@ -109,8 +109,15 @@ impl Core {
     /// A1: the places in the limits are those of granted runs and of runs being read to be granted.
     fn check_places(&self) {
         let mut granted: BTreeMap<u32, u64> = BTreeMap::new();
-        for held in self.granted.values() {
+        let mut stranded: BTreeMap<u32, u64> = BTreeMap::new();
+        for (no, held) in &self.granted {
             *granted.entry(held.record.queue).or_default() += 1;
+            *stranded.entry(held.record.queue).or_default() += u64::from(held.stranded);
+            let nobody = held.holder.is_none();
+            assert!(
+                !held.stranded || nobody,
+                "A1: whoever holds {no} has a place"
+            );
         }
         let mut reserved: BTreeMap<u32, u64> = BTreeMap::new();
         for mailbox in self.mailboxes.values() {
@@ -124,8 +131,8 @@ impl Core {
             let of = |counts: &BTreeMap<u32, u64>| counts.get(number).copied().unwrap_or(0);
             assert_eq!(
                 queue.admission.places(),
-                (of(&granted), of(&reserved)),
-                "A1: places of queue {number} (granted, kept)"
+                (of(&granted), of(&stranded), of(&reserved)),
+                "A1: places of queue {number} (granted, of them without a place, kept)"
             );
         }
     }

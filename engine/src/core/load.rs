@@ -14,7 +14,6 @@ use super::schedule::{Look, Starting};
 use super::unique;
 use crate::canary::canary;
 use crate::model::command::{Caller, Damaged, NoSuchRun, Refusal, StartRun};
-use crate::model::dead::ActKind;
 use crate::model::id::{Incarnation, Namespace, RunId, RunNo, SessionId};
 use crate::model::run::{Outcome, OutcomePending, RunState, RunSummary};
 use crate::wire::message::{
@@ -390,6 +389,7 @@ impl Core {
                 Want::Unknown { .. } => self.unknown.one_less(),
                 Want::Regrant { session, held } => {
                     self.let_go(no);
+                    self.leave_stranded(no);
                     let reason = Damaged {
                         id: None,
                         what: what.to_owned(),
@@ -411,7 +411,8 @@ impl Core {
                     };
                     self.answer_start(start, at, run.id, Err(reason.into()), out);
                 }
-                Want::Return { .. } | Want::TryBuild => {}
+                Want::Return { .. } => self.leave_stranded(no),
+                Want::TryBuild => {}
                 Want::Look(look) => self.looked_at_last(look, false, out), // it will not go on
                 asked => self.refuse(
                     &asked,
@@ -498,14 +499,17 @@ impl Core {
                 request,
                 caller,
             } if image.stopped.is_some() => {
-                let subject = (
-                    Some(image.run.id),
-                    image.run.name.clone().unwrap_or_default(),
-                );
-                self.record_act(&caller, ActKind::Resume, subject, String::new(), out);
+                self.record_resume(&image.run, &caller, out);
                 self.resume_stopped(image, Some((session, request)), out);
             }
-            Want::TryBuild if image.stopped.is_some() => self.resume_stopped(image, None, out),
+            Want::Resume {
+                session,
+                request,
+                caller,
+            } if self.avoids_builds(&image) => {
+                self.avoid_nothing(&image.run, (session, request), &caller, out);
+            }
+            Want::TryBuild if image.stopped.is_some() => self.try_build(image, out),
             Want::Return { .. } | Want::Regrant { .. } => {} // it is not granted any more
             want => {
                 let state = Self::state_of(&image);

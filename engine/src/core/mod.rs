@@ -372,8 +372,8 @@ pub struct Core {
     cleaner: Cleaner,
     acts: Acts,
     unknown: Unknown,
-    /// Builds and workflows of theirs for which parked runs have been looked through.
-    builds_seen: BTreeSet<(String, String)>,
+    /// What workers can take for which parked runs have been looked through, since one was parked that none of them takes.
+    abilities_seen: BTreeSet<u128>,
     /// Runs to put back into their queues, a few at a time.
     returning: Vec<(RunNo, bool)>,
     /// Grants to go on with workers that came back, a few at a time.

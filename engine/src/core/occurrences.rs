@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use stepwell_storage::block_on;
 
+use super::crowds::slots;
 use super::output::{Effect, Note};
 use super::stage::Stage;
 use super::{Input, OpenRefused, Settings};
@@ -13,7 +14,8 @@ use crate::model::calendar::Calendar;
 use crate::model::chain::CHAIN_BYTES;
 use crate::model::command::{Caller, Refusal};
 use crate::model::entry::{Entry, Started};
-use crate::model::id::{CommandId, Incarnation, Namespace, RunId, RunNo, SessionId};
+use crate::model::failure::Failure;
+use crate::model::id::{CommandId, Incarnation, Namespace, RunId, RunNo, SessionId, Token};
 use crate::model::payload::Payload;
 use crate::model::schedule::{
     CronTimes, EveryTimes, Overlap, ScheduleInfo, ScheduleSpec, When, nominal_text,
@@ -21,8 +23,9 @@ use crate::model::schedule::{
 use crate::model::time::Time;
 use crate::reading;
 use crate::wire::message::{
-    AskOccurrences, Backfill, BackfillReply, Cancel, Heartbeat, Hello, Message, PROTOCOL,
-    PauseSchedule, RemoveSchedule, ResumeSchedule, ScheduleReply, SetSchedule,
+    AskOccurrences, AskStatus, Backfill, BackfillReply, Cancel, Heartbeat, Hello, Message,
+    PROTOCOL, PauseSchedule, Redrive, RemoveSchedule, ResumeSchedule, ScheduleReply, SetSchedule,
+    TurnFailed, WorkflowOffer,
 };
 
 const CLIENT: SessionId = SessionId(1);
@@ -44,6 +47,8 @@ struct Desk {
     air: Vec<(RunNo, Started)>,
     /// Those that were seen: a journal that outlives its generation is written again.
     seen: BTreeSet<RunNo>,
+    /// What was handed out last, and to whom.
+    handed: Option<(SessionId, RunNo, Token)>,
 }
 
 fn cron(expression: &str, zone: &str) -> When {
@@ -90,6 +95,7 @@ impl Desk {
             runs: BTreeMap::new(),
             air: Vec::new(),
             seen: BTreeSet::new(),
+            handed: None,
         };
         desk.hello();
         desk
@@ -259,6 +265,12 @@ impl Desk {
             match effect {
                 Effect::Send { message, .. } => self.heard.push(message),
                 Effect::Note(note) => self.notes.push(note),
+                Effect::HandOut {
+                    session,
+                    run,
+                    token,
+                    ..
+                } => self.handed = Some((session, run, token)),
                 _ => {}
             }
         }
@@ -634,6 +646,124 @@ fn cancel_old_stops_the_last_run_and_allow_does_not_look_at_it() {
     assert_eq!(names(&desk), ["01:00Z", "02:00Z", "03:00Z", "04:00Z"]);
     let stats = desk.stage.core.stats();
     assert_eq!(stats.runs_in(crate::model::run::RunState::Ready), 4);
+}
+
+impl Desk {
+    /// A worker comes, and what it is handed fails for good.
+    fn fail(&mut self) {
+        let session = SessionId(2);
+        let hello = Hello {
+            protocol: PROTOCOL,
+            caller: caller(),
+            credentials: None,
+            incarnation: Incarnation(2),
+            build: "b1".to_owned(),
+            workflows: vec![WorkflowOffer {
+                workflow: "report".to_owned(),
+                version: 1,
+            }],
+            queues: vec![slots("default", 1)],
+            held: Vec::new(),
+            tags: Vec::new(),
+        };
+        let message = hello.into();
+        self.stage.handle(Input::Received { session, message });
+        self.settle();
+        let (session, run, token) = self.handed.take().expect("a run is handed out");
+        let message = TurnFailed {
+            run,
+            token,
+            failure: Failure::terminal("broken"),
+            whole: false,
+            end: None,
+        };
+        let message = message.into();
+        self.stage.handle(Input::Received { session, message });
+        let goodbye = true;
+        self.stage.handle(Input::SessionClosed { session, goodbye });
+        self.settle();
+    }
+
+    fn redrive(&mut self, name: &str) {
+        let id = RunId::of_name(Namespace::default(), name);
+        let (request, caller) = (1, self.orders());
+        let answer = self.ask(Redrive {
+            request,
+            caller,
+            id,
+        });
+        assert!(matches!(answer, Message::DoneReply(_)), "{answer:?}");
+    }
+}
+
+// O6: a dead letter is over, and redriven it is not.
+#[test]
+fn the_last_run_of_a_schedule_goes_on_when_it_is_redriven() {
+    let first = "schedule/s/2026-01-01T00:01:00Z";
+    let redriven = |overlap| {
+        let mut desk = Desk::new(NEW_YEAR);
+        desk.set(spec("s", every(MINUTE, NEW_YEAR), overlap));
+        desk.pass_until(Time(NEW_YEAR.0 + MINUTE + 500));
+        desk.fail();
+        desk.hello();
+        desk.redrive(first);
+        desk.pass_until(Time(NEW_YEAR.0 + 3 * MINUTE + 500));
+        desk
+    };
+    for (overlap, begun) in [(Overlap::Skip, "04:00Z"), (Overlap::QueueAll, "02:00Z")] {
+        let mut desk = redriven(overlap);
+        assert_eq!(names(&desk), ["01:00Z"], "{overlap:?}");
+        desk.fail();
+        desk.pass_until(Time(NEW_YEAR.0 + 4 * MINUTE + 500));
+        assert_eq!(names(&desk), ["01:00Z", begun], "{overlap:?}");
+    }
+    let mut desk = redriven(Overlap::CancelOld);
+    assert_eq!(names(&desk), ["01:00Z", "02:00Z", "03:00Z"]);
+    desk.hello();
+    let id = RunId::of_name(Namespace::default(), first);
+    let (request, caller) = (1, caller());
+    let status = desk.ask(AskStatus {
+        request,
+        caller,
+        id,
+    });
+    let Message::StatusReply(status) = status else {
+        panic!("{status:?}");
+    };
+    assert_eq!(
+        status.run.entries, 4,
+        "started, died, redriven, asked to stop"
+    );
+}
+
+// O6: also if that comes between the decision to start the next one and its start.
+#[test]
+fn a_run_that_is_redriven_while_the_next_one_is_looked_up_hinders_it() {
+    let mut desk = Desk::new(NEW_YEAR);
+    desk.set(spec("s", every(MINUTE, NEW_YEAR), Overlap::Skip));
+    desk.pass_until(Time(NEW_YEAR.0 + MINUTE + 500));
+    desk.fail();
+    desk.hello();
+    let first = RunId::of_name(Namespace::default(), "schedule/s/2026-01-01T00:01:00Z");
+    desk.stage.pass(Duration::from_millis(MINUTE - 500));
+    desk.hear(Heartbeat { beat: 0 });
+    desk.hear(Redrive {
+        request: 1,
+        caller: caller(),
+        id: first,
+    });
+    desk.flush();
+    desk.stage.handle(Input::Ticked);
+    desk.flush();
+    // Its id, then the run itself; the id of the next one is looked up meanwhile, and told last.
+    desk.stage.read(0);
+    desk.stage.answer(0);
+    desk.flush();
+    desk.stage.read(1);
+    desk.stage.answer(0);
+    desk.settle();
+    assert_eq!(names(&desk), ["01:00Z"]);
+    assert_eq!(desk.show("s").state.skipped, 1);
 }
 
 // N1: an order that comes again, late and over another connection, must not undo what was ordered since: not while the

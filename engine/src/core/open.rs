@@ -187,7 +187,7 @@ impl Core {
             cleaner: Cleaner::open(&opened.generations, opened.spaces),
             acts: Acts::open(if is_new { clock_now } else { mark.acts }),
             unknown: Unknown::default(),
-            builds_seen: BTreeSet::new(),
+            abilities_seen: BTreeSet::new(),
             returning: Vec::new(),
             regranting: VecDeque::new(),
             schedules,

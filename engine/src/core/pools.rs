@@ -2,14 +2,18 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::crowds::{CLIENT, Crowd, slots};
+use crate::keys::journal;
 use crate::model::command::{Caller, StartRun};
 use crate::model::id::{Incarnation, RunNo, SessionId};
 use crate::model::payload::Payload;
 use crate::model::queue::{QueueChange, QueueSummary, RateLimit};
 use crate::model::run::RunState;
 use crate::wire::message::{
-    AskQueues, Hello, Message, Offer, PROTOCOL, QueueSlots, SetQueue, TurnCompleted, WorkflowOffer,
+    AskQueues, Held, Hello, Message, Offer, PROTOCOL, QueueSlots, SetQueue, TurnCompleted,
+    WorkflowOffer,
 };
 
 const WORKER: SessionId = SessionId(2);
@@ -274,4 +278,83 @@ fn limits_hold_over_a_backlog() {
     crowd.set("q", paused);
     crowd.pass(Duration::from_secs(5), &[CLIENT, WORKER]);
     assert_eq!(crowd.granted.len(), 30, "paused");
+}
+
+impl Crowd {
+    /// A bit of a run's journal is turned, as a failing disk would.
+    fn damage(&mut self, run: RunNo) {
+        let content = self.stage.disk.content();
+        let of_run = |key: &Bytes| journal::parts_of(key).is_some_and(|(of, ..)| of == run);
+        let row = content.into_iter().find(|(_, row)| of_run(&row.key));
+        let (space, row) = row.expect("it has a journal");
+        let mut value = row.value.to_vec();
+        value[1] ^= 1;
+        let value = Some(Bytes::from(value));
+        self.stage.disk.tamper(space, row.key, value);
+    }
+
+    /// The engine opens again, and the clients come back.
+    fn restart(&mut self, sessions: &[SessionId]) {
+        self.stage.reopen().unwrap();
+        self.hello(CLIENT, &[], Vec::new());
+        for session in sessions {
+            self.hello(*session, &[slots("q", 2)], Vec::new());
+        }
+        self.settle();
+    }
+}
+
+/// A run that nobody can go on with stays granted, since nothing can be written about it, and takes no place of others.
+#[test]
+fn a_damaged_granted_run_gives_its_place_up() {
+    let mut crowd = Crowd::new();
+    let one = QueueChange {
+        concurrency: Some(1),
+        ..QueueChange::default()
+    };
+    crowd.set("q", one);
+    crowd.hello(WORKER, &[slots("q", 2)], Vec::new());
+    crowd.start_as(1, |_, _| {});
+    crowd.damage(RunNo(1));
+    let other = SessionId(3);
+    for first in [2, 4] {
+        crowd.restart(&[other]);
+        crowd.start_as(2, |_, _| {});
+        let before = crowd.granted.len();
+        assert_eq!(before as u64, first - 1, "its place is kept for its worker");
+        for _ in 0..3 {
+            crowd.pass(Duration::from_secs(4), &[CLIENT, other]);
+        }
+        let granted: Vec<RunNo> = crowd.granted[before..].iter().map(|(no, _)| *no).collect();
+        assert_eq!(granted, [RunNo(first)], "one at a time, as before");
+        assert_eq!(crowd.queue("q").granted, 2, "and it is granted still");
+        assert_eq!(crowd.complete(other, RunNo(first)), [RunNo(first + 1)]);
+        crowd.complete(other, RunNo(first + 1));
+    }
+    assert_eq!(crowd.runs_in(RunState::Granted), 1);
+}
+
+#[test]
+fn a_damaged_run_that_its_worker_comes_back_with_gives_its_place_up() {
+    let mut crowd = Crowd::new();
+    let one = QueueChange {
+        concurrency: Some(1),
+        ..QueueChange::default()
+    };
+    crowd.set("q", one);
+    crowd.hello(WORKER, &[slots("q", 1)], Vec::new());
+    crowd.start_as(2, |_, _| {});
+    crowd.damage(RunNo(1));
+    let (run, token) = crowd.granted[0];
+    crowd.restart(&[]);
+    let held = Held {
+        run,
+        token,
+        seen: 1,
+    };
+    crowd.hello(WORKER, &[slots("q", 1)], vec![held]);
+    crowd.settle();
+    let revoked = |message: &Message| matches!(message, Message::Revoked(told) if told.run == run);
+    assert!(crowd.sent.iter().any(revoked));
+    assert_eq!(crowd.granted.last().map(|(no, _)| *no), Some(RunNo(2)));
 }

@@ -137,9 +137,11 @@ impl Queue {
         }
     }
 
-    /// Takes a session out of line.
-    pub(super) fn withdraw(&mut self, session: SessionId) {
+    /// Takes a session out of line. Whether it was in it.
+    pub(super) fn withdraw(&mut self, session: SessionId) -> bool {
+        let before = self.offers.len();
         self.offers.retain(|s| *s != session);
+        self.offers.len() < before
     }
 
     fn insert(&mut self, item: ReadyItem) {
@@ -201,6 +203,12 @@ impl Queue {
             }
         }
         oldest
+    }
+
+    /// A run in line, if it is in memory there.
+    pub(super) fn find(&self, run: RunNo, priority: u8) -> Option<&ReadyItem> {
+        let lane = self.lanes.get(&priority).into_iter().flat_map(Lane::items);
+        lane.chain(&self.solitary).find(|item| item.run == run)
     }
 
     /// Takes a run out of line, if it is in memory there.

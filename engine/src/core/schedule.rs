@@ -16,7 +16,7 @@
 //! - **O3** The run of an occurrence and the record that has moved on are in one batch.
 //! - **O4** Of the occurrences that came due together only the newest is started, and only within the catch-up window.
 //! - **O5** A paused schedule starts nothing; a backfill is nothing it starts.
-//! - **O6** While the last run has not ended, the overlap policy says what happens.
+//! - **O6** While the last run has not ended, the overlap policy says what happens. One that is redriven goes on.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -537,6 +537,21 @@ impl Core {
         let nominal = starting.nominal;
         let change = |state: &mut ScheduleState| state.pending.retain(|waits| *waits != nominal);
         self.moved_on(starting.number, (missed + 1, next), change, out);
+    }
+
+    /// A run that had ended goes on. If it is the last one of a schedule, what is under way there was decided while it was
+    /// over: that is decided anew.
+    pub(super) fn schedule_hears_redrive(&mut self, run: RunNo) {
+        let Some(number) = self.schedules.watched.get(&run).copied() else {
+            return;
+        };
+        self.schedules.revisions += 1;
+        let revision = self.schedules.revisions;
+        if let Some(schedule) = self.schedules.rows.get_mut(&number) {
+            (schedule.revision, schedule.busy) = (revision, false);
+            schedule.last_run = LastRun::Goes;
+            self.schedules.line_up(number);
+        }
     }
 
     /// A run has ended: a schedule may have waited for that.

@@ -10,6 +10,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use twox_hash::XxHash3_128;
+
 use super::Core;
 use super::load::Want;
 use super::output::{Effect, Note, Output, Read};
@@ -28,8 +30,8 @@ pub(super) const RETURN_MAX: usize = 128;
 const STOPPED_PAGE: usize = 128;
 /// Queues one worker may offer slots to: each new one is a record of the same transition.
 const WORKFLOWS_PER_WORKER_MAX: u64 = 1_024;
-/// More pairs of a build and a workflow than this, and those of builds that are gone are forgotten.
-const BUILDS_SEEN_MAX: usize = 10_000;
+/// More than this, and all are asked for again, once each.
+const ABILITIES_SEEN_MAX: usize = 10_000;
 const QUEUES_PER_WORKER_MAX: u64 = 256;
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -133,11 +135,33 @@ impl Session {
         self.serves(item.queue) && self.solitary.is_none() && self.can_run(item)
     }
 
-    /// Whether a parked run could go on with it.
+    /// Whether a parked run could go on with it, as far as its row tells: that names neither queue nor tags.
     pub(super) fn could_try(&self, record: &StoppedRecord) -> bool {
         self.offers_anything()
             && self.knows(&record.workflow)
             && !record.builds.contains(&self.build)
+    }
+
+    /// What runs it can take, in one number: its build, its workflows, its tags, the queues it offers slots of. None if it
+    /// takes none.
+    fn abilities(&self) -> Option<u128> {
+        if !self.offers_anything() || self.workflows.is_empty() {
+            return None;
+        }
+        // No name holds a control character.
+        let mut text = self.build.clone();
+        let queues = self.queues().map(|queue| queue.to_string());
+        let queues: Vec<String> = queues.collect();
+        let lists: [&mut dyn Iterator<Item = &String>; 3] = [
+            &mut self.workflows.iter(),
+            &mut self.tags.iter(),
+            &mut queues.iter(),
+        ];
+        for list in lists {
+            text.push('\0');
+            list.for_each(|name| text.extend([name, "\0"]));
+        }
+        Some(XxHash3_128::oneshot(text.as_bytes()))
     }
 
     /// Queues and how many slots of them are taken.
@@ -207,17 +231,6 @@ impl Core {
                 );
             }
         }
-        if self.builds_seen.len() > BUILDS_SEEN_MAX {
-            let sessions = &self.sessions;
-            let here = |build: &str| sessions.values().any(|session| session.build == build);
-            self.builds_seen.retain(|(build, _)| here(build));
-        }
-        let mut news = false;
-        for offer in &hello.workflows {
-            news |= self
-                .builds_seen
-                .insert((hello.build.clone(), offer.workflow.clone()));
-        }
         self.sessions.insert(
             session,
             Session {
@@ -256,12 +269,6 @@ impl Core {
         );
         self.take_back(session, hello.incarnation, hello.held, out);
         self.set_slots(session, &hello.queues, out);
-        if news {
-            out.read(Read::Stopped {
-                from: RunNo(0),
-                limit: STOPPED_PAGE,
-            });
-        }
     }
 
     /// What a peer calls itself and offers goes into records, which are short.
@@ -392,17 +399,32 @@ impl Core {
         for (number, offered) in &numbers {
             known.slots.entry(*number).or_default().offered = *offered;
         }
+        let (held_back, abilities) = (known.held_back, known.abilities());
         for (number, queue) in &mut self.queues {
             match numbers
                 .iter()
                 .any(|(offered, slots)| offered == number && *slots > 0)
             {
-                false => queue.withdraw(session),
+                // A run of the queue may wait to be alone with it: it waits for another one now.
+                false => {
+                    if queue.withdraw(session) || held_back == Some(*number) {
+                        self.unsettled.insert(*number);
+                    }
+                }
                 true => {
                     queue.offer(session);
                     self.unsettled.insert(*number);
                 }
             }
+        }
+        if self.abilities_seen.len() > ABILITIES_SEEN_MAX {
+            self.abilities_seen.clear();
+        }
+        if abilities.is_some_and(|abilities| self.abilities_seen.insert(abilities)) {
+            out.read(Read::Stopped {
+                from: RunNo(0),
+                limit: STOPPED_PAGE,
+            });
         }
     }
 
@@ -439,9 +461,9 @@ impl Core {
         if self.seats.get(&session.incarnation) == Some(&id) {
             self.seats.remove(&session.incarnation);
         }
-        self.queues
-            .values_mut()
-            .for_each(|queue| queue.withdraw(id));
+        for queue in self.queues.values_mut() {
+            queue.withdraw(id);
+        }
         self.unsettled.extend(session.slots.keys());
         for run in &session.waits {
             if let Some(waiting) = self.waiters.get_mut(run) {

@@ -1,5 +1,6 @@
 //! Starting runs: idempotent by run id. The same id with another workflow, input or name is refused.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use stepwell_storage::Space;
@@ -158,16 +159,29 @@ impl Core {
             run.delay_ms,
             DELAY_MAX.as_millis() as u64,
         )?;
-        if !self.queue_numbers.contains_key(&run.queue) {
-            check_range(
-                "the number of queues",
-                self.queues.len() as u64 + 1,
-                QUEUES_MAX as u64,
-            )?;
-        }
+        self.check_new_queues(std::iter::once(run.queue.as_str()))?;
         match &run.unique {
             Some(unique) => check_unique(unique),
             None => Ok(()),
+        }
+    }
+
+    /// Whether there may be these queues, too. Looked at once more when runs begin: others may have begun meanwhile, those of
+    /// the same call among them.
+    pub(super) fn check_new_queues<'a>(
+        &self,
+        queues: impl Iterator<Item = &'a str>,
+    ) -> Result<(), Refusal> {
+        let new: BTreeSet<&str> = queues
+            .filter(|queue| !self.queue_numbers.contains_key(*queue))
+            .collect();
+        match new.len() {
+            0 => Ok(()),
+            new => check_range(
+                "the number of queues",
+                (self.queues.len() + new) as u64,
+                QUEUES_MAX as u64,
+            ),
         }
     }
 
@@ -187,9 +201,9 @@ impl Core {
             CallKind::Batch(batch) => Some(batch.no),
             CallKind::Each | CallKind::Together(_) | CallKind::Page(_) => None,
         };
-        if let Some(batch) = batch
-            && let Err(reason) = self.admits_run(batch, start)
-        {
+        let admitted = batch.map_or(Ok(()), |batch| self.admits_run(batch, start));
+        let queue = std::iter::once(asked.queue.as_str());
+        if let Err(reason) = admitted.and_then(|()| self.check_new_queues(queue)) {
             self.answer_start(start, at, id, Err(reason), out);
             return None;
         }

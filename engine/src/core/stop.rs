@@ -13,6 +13,7 @@ use super::run::{Run, RunImage};
 use crate::canary::canary;
 use crate::keys::{self, Record, StoppedRecord};
 use crate::model::command::{Caller, HasEnded, Refusal};
+use crate::model::dead::ActKind;
 use crate::model::entry::{CancelRequested, Cancelled, Entry};
 use crate::model::id::{RunNo, SessionId};
 use crate::model::run::RunState;
@@ -89,9 +90,12 @@ impl Core {
         };
         out.put(Space::Lasting, keys::stopped(no), record.to_bytes());
         self.shift(granted.record.queue, RunState::Granted, state);
-        // A build that came while the run was granted has not been asked yet.
-        if state == RunState::Parked && self.other_build_waits(&record) {
-            self.want(no, super::load::Want::TryBuild, out);
+        if state == RunState::Parked {
+            // A worker that is away now is asked when it is back; one that came while the run was granted is asked now.
+            self.abilities_seen.clear();
+            if self.other_build_waits(&record) {
+                self.want(no, super::load::Want::TryBuild, out);
+            }
         }
     }
 
@@ -99,6 +103,58 @@ impl Core {
         self.sessions
             .values()
             .any(|session| session.could_try(record))
+    }
+
+    /// A parked run goes back into its queue if somebody serves that and can take it, with a build that it was not tried on.
+    /// Otherwise it stays as it is, with its reason: who comes later is asked then.
+    pub(super) fn try_build(&mut self, image: RunImage, out: &mut Output) {
+        let (run, stopped) = (&image.run, &image.stopped);
+        let parked = stopped
+            .as_ref()
+            .filter(|record| record.state == RunState::Parked);
+        let queue = self.queue_numbers.get(&run.queue);
+        let (Some(record), Some(queue)) = (parked, queue) else {
+            return;
+        };
+        let able = self.sessions.values().any(|session| {
+            session.serves(*queue) && session.can_take(&run.workflow, &run.tags, &record.builds)
+        });
+        if able {
+            self.resume_stopped(image, None, out);
+        }
+    }
+
+    /// Whether a run is in line, in memory, and not for all builds.
+    pub(super) fn avoids_builds(&self, image: &RunImage) -> bool {
+        let run = &image.run;
+        let queue = self.queue_numbers.get(&run.queue);
+        let queue = queue.and_then(|number| self.queues.get(number));
+        let item = queue.and_then(|queue| queue.find(run.no, run.priority));
+        run.ended.is_none() && item.is_some_and(|item| !item.avoid.is_empty())
+    }
+
+    /// A run in line is for all builds again, at its place: who resumes it does not want to wait for another one.
+    pub(super) fn avoid_nothing(
+        &mut self,
+        run: &Run,
+        (session, request): Asker,
+        caller: &Caller,
+        out: &mut Output,
+    ) {
+        let number = self.queue_numbers.get(&run.queue);
+        let queue = number.and_then(|number| self.queues.get_mut(number));
+        let Some(mut item) = queue.and_then(|queue| queue.remove(run.no, run.priority)) else {
+            return;
+        };
+        self.record_resume(run, caller, out);
+        item.avoid.clear();
+        self.enqueue_item(item, out);
+        out.send(session, DoneReply { request });
+    }
+
+    pub(super) fn record_resume(&mut self, run: &Run, caller: &Caller, out: &mut Output) {
+        let subject = (Some(run.id), run.name.clone().unwrap_or_default());
+        self.record_act(caller, ActKind::Resume, subject, String::new(), out);
     }
 
     /// A parked or paused run goes back into its queue: asked for by somebody, or to be tried on another build.

@@ -259,8 +259,10 @@ impl Core {
             }
             return;
         }
+        let queues = together.free.values().map(|(run, _)| run.queue.as_str());
+        let queues = self.check_new_queues(queues).err();
         let (session, request) = (call.session, call.request);
-        match refusal(&call) {
+        match refusal(&call).or(queues) {
             Some(reason) if !canary!("an all-or-nothing start starts some") => {
                 out.send(session, RefusedReply { request, reason });
             }

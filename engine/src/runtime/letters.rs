@@ -17,7 +17,7 @@ use crate::model::id::{Incarnation, RunNo};
 use crate::model::limits::PAGE_ROWS_MAX;
 use crate::model::run::Outcome;
 use crate::model::time::Time;
-use crate::reading;
+use crate::reading::{self, Unreadable};
 use crate::wire::message::{ActsReply, AskActs, AskLetters, LettersReply, Message};
 
 /// Rows looked at for one page at most; the answer says where to go on.
@@ -87,13 +87,12 @@ pub(super) async fn letters(view: &View, ask: &AskLetters) -> Result<Message, Re
                 continue;
             };
             last = Some(DeadCursor { died_at, run });
-            let record = DeadRecord::of_bytes(&row.value).map_err(|e| damaged(&e.into()))?;
-            if !fits(&record, filter) {
-                continue;
-            }
-            if let Some(letter) = letter(view, run, ask).await? {
-                letters.push(letter);
-            }
+            let found = match DeadRecord::of_bytes(&row.value) {
+                Ok(record) if !fits(&record, filter) => continue,
+                Ok(_) => letter(view, run, ask).await,
+                Err(error) => Err(error.into()),
+            };
+            letters.extend(listed(found, run)?.flatten());
             if letters.len() >= limit {
                 return Ok(reply(ask.request, letters, last));
             }
@@ -123,10 +122,29 @@ fn fits(record: &DeadRecord, filter: &DeadFilter) -> bool {
     queue && is(&filter.workflow, &record.workflow) && is(&filter.class, &record.class)
 }
 
+/// What is damaged is left out, and told by the engine's side: it must hide no other. A store that does not answer is no
+/// damaged row.
+pub(super) fn listed<T>(
+    found: Result<T, Unreadable>,
+    what: impl std::fmt::Display,
+) -> Result<Option<T>, Refusal> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.is_local() => {
+            tracing::error!(row = %what, error = error.chain(), "not listed");
+            Ok(None)
+        }
+        Err(error) => Err(damaged(&error)),
+    }
+}
+
 /// The letter of a run, if it is one still, of the right namespace and queue.
-async fn letter(view: &View, no: RunNo, ask: &AskLetters) -> Result<Option<DeadLetter>, Refusal> {
-    let found = reading::image(view.store(), no, view.birth_of(no)).await;
-    let Some(image) = found.map_err(|e| damaged(&e))? else {
+async fn letter(
+    view: &View,
+    no: RunNo,
+    ask: &AskLetters,
+) -> Result<Option<DeadLetter>, Unreadable> {
+    let Some(image) = reading::image(view.store(), no, view.birth_of(no)).await? else {
         return Ok(None);
     };
     let run = &image.run;
@@ -157,13 +175,13 @@ async fn letter(view: &View, no: RunNo, ask: &AskLetters) -> Result<Option<DeadL
 }
 
 /// The worker that a dead letter ran in last: its death tells.
-async fn worker_of(view: &View, image: &RunImage) -> Result<(Incarnation, String), Refusal> {
+async fn worker_of(view: &View, image: &RunImage) -> Result<(Incarnation, String), Unreadable> {
     let Some(death) = image.run.death else {
         return Ok(Default::default());
     };
     let (generation, no, at) = (image.run.generation, image.run.no, death.index);
     let found = reading::entries(view.store(), generation, no, (at, at + 1), usize::MAX).await;
-    let stored = found.map_err(|e| damaged(&e))?;
+    let stored = found?;
     let entry = stored.first().and_then(|stored| reading::decode(stored));
     Ok(match entry {
         Some(Entry::Died(died)) => (died.incarnation, died.build),
@@ -190,15 +208,17 @@ pub(super) async fn acts(view: &View, ask: &AskActs) -> Result<Message, Refusal>
             let Some((at, number)) = keys::act_of(&row.key) else {
                 continue;
             };
-            let record = ActRecord::of_bytes(&row.value).map_err(|e| damaged(&e.into()))?;
-            let of_run = ask.run.is_none() || record.run == ask.run;
             if acts.len() >= limit {
                 break 'pages;
             }
             last = Some(ActCursor { at, number });
-            if of_run && record.namespace == ask.caller.namespace {
-                acts.push(act(at, record));
-            }
+            let record = ActRecord::of_bytes(&row.value).map_err(Unreadable::from);
+            let wanted = |record: &ActRecord| {
+                let of_run = ask.run.is_none() || record.run == ask.run;
+                of_run && record.namespace == ask.caller.namespace
+            };
+            let record = listed(record, format_args!("act {number}"))?.filter(wanted);
+            acts.extend(record.map(|record| act(at, record)));
         }
     }
     let next = last.filter(|_| acts.len() >= limit || scan.has_more());
@@ -218,5 +238,89 @@ fn act(at: Time, record: ActRecord) -> Act {
         run: record.run,
         subject: record.subject,
         detail: record.detail,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use stepwell_storage::{MemDisk, MemOptions, MemStore};
+
+    use super::*;
+    use crate::keys::journal;
+    use crate::model::command::ListRuns;
+    use crate::model::failure::Failure;
+    use crate::runtime::client::dead::ManyDeed;
+    use crate::runtime::engine::EngineOptions;
+    use crate::runtime::patience;
+    use crate::workflow::{Ctx, Workflow, secs};
+
+    const BREAK: Workflow<u32, u32> = Workflow::new("break");
+
+    // A49: what cannot be read is left out, and the others can be seen and sent back to work.
+    #[tokio::test(start_paused = true)]
+    async fn a_damaged_dead_letter_hides_no_other() {
+        let disk = MemDisk::new();
+        let store = MemStore::acquire(&disk, MemOptions::default()).unwrap();
+        let options = EngineOptions {
+            socket: false,
+            ..EngineOptions::default()
+        };
+        let engine = options
+            .open_on(patience::env(), Arc::new(store))
+            .await
+            .unwrap();
+        let fails = |_: Ctx, _: u32| async { Err::<u32, _>(Failure::terminal("broken")) };
+        let worker = engine.worker().register(BREAK, fails);
+        let worker = worker.queue("default", 1).start().unwrap();
+        let client = engine.client();
+        for n in 0..3 {
+            let run = client.start(BREAK, &n).await.unwrap();
+            run.outcome().await.unwrap_err();
+        }
+        worker.stop();
+        tokio::time::sleep(secs(1)).await; // they died before now
+        let content = disk.content();
+        let of_first = |row: &Row| {
+            journal::parts_of(&row.key).is_some_and(|(no, entry, _)| (no, entry) == (RunNo(1), 0))
+        };
+        let second = |row: &Row| {
+            row.key.starts_with(&keys::family(Family::Dead))
+                && keys::time_and_run_of(&row.key).is_some_and(|(_, no)| no == RunNo(2))
+        };
+        let mut damaged = 0;
+        for (space, row) in content {
+            if of_first(&row) || second(&row) {
+                let value = Bytes::from_static(&[0xc1]);
+                disk.tamper(space, row.key, Some(value));
+                damaged += 1;
+            }
+        }
+        assert_eq!(damaged, 2);
+        let (letters, next) = client
+            .dead_letters(&DeadFilter::default(), None, 10)
+            .await
+            .unwrap();
+        let listed: Vec<RunNo> = letters.iter().map(|letter| letter.no).collect();
+        assert_eq!((listed, next), (vec![RunNo(3)], None));
+        let list = ListRuns {
+            limit: 10,
+            ..ListRuns::default()
+        };
+        let (runs, _) = client.dead_list(list).await.unwrap();
+        let listed: Vec<RunNo> = runs.iter().map(|run| run.no).collect();
+        assert_eq!(listed, [RunNo(3), RunNo(2)]);
+
+        let mut redriven = Vec::new();
+        let each = |looked: crate::runtime::client::dead::Looked| {
+            redriven.push((looked.letter.no, looked.answer.is_ok()));
+        };
+        let all = DeadFilter::default();
+        client
+            .dead_many(&all, &ManyDeed::Redrive, None, each)
+            .await
+            .unwrap();
+        assert_eq!(redriven, [(RunNo(3), true)]);
     }
 }

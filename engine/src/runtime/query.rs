@@ -169,14 +169,9 @@ async fn list(
     let until = list.from.unwrap_or_default().saturating_sub(1);
     while no > until && runs.len() < limit && looked < LOOK_MAX {
         // A run that has outlived its retention is not there any more; a damaged one is told by the others' side.
-        match view.summary_of(RunNo(no)).await {
-            Ok(Some((of, row))) if of == namespace && fits(&row, list) => runs.push(row),
-            Ok(_) => {}
-            Err(error) if error.is_local() => {
-                tracing::error!(run = no, error = error.chain(), "not listed")
-            }
-            Err(error) => return Err(damaged(&error)),
-        }
+        let found = letters::listed(view.summary_of(RunNo(no)).await, no)?.flatten();
+        let wanted = |(of, row): &(Namespace, RunSummary)| *of == namespace && fits(row, list);
+        runs.extend(found.filter(wanted).map(|(_, row)| row));
         no -= 1;
         looked += 1;
         tokio::task::yield_now().await;
@@ -227,16 +222,11 @@ async fn dead(
                 next = runs.last().map(|row: &RunSummary| row.no.0);
                 break 'pages;
             }
-            match view.summary_of(no).await {
-                Ok(Some((of, row)))
-                    if of == namespace
-                        && list.workflow.as_ref().is_none_or(|w| *w == row.workflow) =>
-                {
-                    runs.push(row);
-                }
-                Ok(_) => {}
-                Err(error) => return Err(damaged(&error)),
-            }
+            let wanted = |(of, row): &(Namespace, RunSummary)| {
+                *of == namespace && list.workflow.as_ref().is_none_or(|w| *w == row.workflow)
+            };
+            let found = letters::listed(view.summary_of(no).await, no)?.flatten();
+            runs.extend(found.filter(wanted).map(|(_, row)| row));
             tokio::task::yield_now().await;
         }
     }

@@ -48,7 +48,9 @@ pub(super) struct Schedules {
     written: Vec<(u32, Option<DurableSchedule>)>,
     begun: Vec<RunNo>,
     ends: Vec<RunNo>,
-    /// In batches before it.
+    /// Dead letters that went on in this batch.
+    redriven: BTreeSet<RunNo>,
+    /// In batches before it, and did not go on since.
     ended: BTreeSet<RunNo>,
     /// Runs of schedules, by name.
     named: BTreeMap<String, RunNo>,
@@ -75,6 +77,9 @@ impl Schedules {
         self.now = self.now.max(entry.at());
         match entry {
             Entry::Started(_) => self.begun.push(no),
+            Entry::Redriven(_) => {
+                self.redriven.insert(no);
+            }
             end if end.ends() => self.ends.push(no),
             _ => {}
         }
@@ -114,8 +119,12 @@ impl Schedules {
                 format!("{name} was started, and its schedule does not know of it"),
             );
         }
-        self.ended
-            .append(&mut std::mem::take(&mut self.ends).into_iter().collect());
+        for no in std::mem::take(&mut self.redriven) {
+            self.ended.remove(&no);
+        }
+        let ends = std::mem::take(&mut self.ends);
+        let over = |no: &RunNo| durable.runs.get(no).is_some_and(DurableRun::has_ended);
+        self.ended.extend(ends.into_iter().filter(over));
         self.look_for_overdue(durable, bench);
     }
 
@@ -257,7 +266,11 @@ impl Schedules {
                 .iter()
                 .any(|e| matches!(e, Entry::CancelRequested(_)))
         };
+        // One that was redriven in this batch may have been over when the next one was started.
+        let went_on = before.state.last_run;
+        let went_on = went_on.is_some_and(|last| self.redriven.contains(&last));
         let hindered = match spec.overlap {
+            _ if went_on => false,
             Overlap::Allow => false,
             Overlap::CancelOld => last.is_some_and(|last| !last.has_ended() && !stopped(last)),
             _ => last.is_some_and(|last| !last.has_ended()),
@@ -349,7 +362,9 @@ impl Schedules {
         (waits, skips, full): (bool, bool, bool),
         bench: &mut Bench<'_>,
     ) {
-        let over = from.last_run.is_none_or(|last| self.ended.contains(&last));
+        let over = from
+            .last_run
+            .is_none_or(|last| self.ended.contains(&last) && !self.redriven.contains(&last));
         let allowed = match spec.overlap {
             Overlap::Skip => skips,
             Overlap::QueueOne if from.pending.is_empty() => waits,

@@ -285,7 +285,7 @@ impl Client {
         .await
     }
 
-    /// Lets a parked or paused run go on.
+    /// Lets a parked or paused run go on. One that is ready for another build than those it failed on is ready for all again.
     pub async fn resume(&self, id: RunId) -> Result<(), ClientError> {
         let caller = self.calls();
         self.done(|request| {
