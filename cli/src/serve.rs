@@ -32,6 +32,9 @@ pub(crate) struct Serve {
     /// Keep ended runs for this long
     #[arg(long, value_name = "SPAN", default_value = "7d", value_parser = quantity::span)]
     retention: Duration,
+    /// Keep dead letters about which nobody has decided, and what operators did, for this long
+    #[arg(long, value_name = "SPAN", default_value = "30d", value_parser = quantity::span)]
+    dead_retention: Duration,
     /// A run of a workflow that no worker has known for this long becomes a dead letter
     #[arg(long, value_name = "SPAN", default_value = "10m", value_parser = quantity::span)]
     unknown_workflow_after: Duration,
@@ -116,6 +119,7 @@ impl Serve {
             session_timeout: self.session_timeout,
             heartbeat: self.session_timeout / 5,
             retention: self.retention,
+            dead_retention: self.dead_retention,
             unknown_workflow_after: self.unknown_workflow_after,
             accept_clock: self.accept_clock,
             unoffered_after: self.no_worker_after,

@@ -1,6 +1,6 @@
 //! Acts: what operators did, recorded in the batch that does it, so that there is none without the other.
 //!
-//! They are kept for the retention (7 days by default) and then deleted, from the oldest on, behind a cursor that is kept
+//! They are kept as long as dead letters (30 days by default) and then deleted, from the oldest on, behind a cursor that is kept
 //! in the mark: no scan starts where deletes happened.
 
 use std::time::Duration;
@@ -82,7 +82,7 @@ impl Core {
 
     /// Looks for acts that are old enough to go.
     pub(super) fn forget_acts(&mut self, out: &mut Output) {
-        let due = self.acts.cursor.after(self.settings.retention) <= self.now();
+        let due = self.acts.cursor.after(self.dead_retention()) <= self.now();
         // One after the other: a generation that is being emptied is read page by page.
         let is_busy = self.acts.reading || self.cleaner.is_at_work();
         if self.mono < self.acts.next_look || is_busy || !due {
@@ -98,7 +98,8 @@ impl Core {
     /// Deletes those that are.
     pub(super) fn acts_loaded(&mut self, rows: Vec<(Time, u64)>, end: bool, out: &mut Output) {
         let now = self.now();
-        let old = |at: Time| at.after(self.settings.retention) <= now;
+        let kept = self.dead_retention();
+        let old = |at: Time| at.after(kept) <= now;
         self.acts.reading = false;
         let found = rows.len();
         let gone: Vec<(Time, u64)> = rows.into_iter().filter(|(at, _)| old(*at)).collect();
@@ -108,10 +109,7 @@ impl Core {
             out.delete(Space::Lasting, keys::act(at, number));
         }
         // Behind the end none is old enough before a whole retention has passed since now.
-        let oldest_kept = Time(
-            now.0
-                .saturating_sub(self.settings.retention.as_millis() as u64),
-        );
+        let oldest_kept = Time(now.0.saturating_sub(kept.as_millis() as u64));
         self.acts.cursor = match (all_old && !end, last) {
             (true, Some(last)) => self.acts.cursor.max(last),
             _ => self.acts.cursor.max(oldest_kept),

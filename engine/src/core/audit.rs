@@ -586,7 +586,7 @@ impl Audit {
         &mut self,
         store: &MemStore,
         now: Time,
-        retention: Duration,
+        retention: (Duration, Duration),
         crashed: bool,
     ) -> &Facts {
         let facts = Facts::of(store);
@@ -614,7 +614,7 @@ impl Audit {
             );
         }
         for facts in facts.runs.values() {
-            facts.check_acts(&self_acts, now, retention);
+            facts.check_acts(&self_acts, now, retention.1);
         }
         for (no, number) in self.acknowledged.keys() {
             let resolved = facts.runs.get(no).is_some_and(|facts| {
@@ -626,14 +626,24 @@ impl Audit {
         &self.last
     }
 
-    /// Nothing is promised of runs that were dropped after their retention.
-    fn forget_dropped(&mut self, facts: &Facts, now: Time, retention: Duration, crashed: bool) {
+    /// Nothing is promised of runs that were dropped after their retention: of all, and of dead letters.
+    fn forget_dropped(
+        &mut self,
+        facts: &Facts,
+        now: Time,
+        retention: (Duration, Duration),
+        crashed: bool,
+    ) {
         for (no, before) in self
             .last
             .runs
             .iter()
             .filter(|(no, _)| !facts.runs.contains_key(no))
         {
+            let retention = match before.state {
+                RunState::Dead => retention.1,
+                _ => retention.0,
+            };
             let in_time = before.state.is_final() && before.run.changed_at.after(retention) <= now;
             assert!(
                 in_time || crashed,

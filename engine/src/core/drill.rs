@@ -52,6 +52,7 @@ const ONCE: [&str; 2] = ["k0", "k1"];
 const QUEUES: [&str; 2] = ["a", "b"];
 const TAG: &str = "gpu";
 const RETENTION: Duration = Duration::from_secs(3_600);
+const DEAD_RETENTION: Duration = Duration::from_secs(3 * 3_600);
 const START: Time = Time(1_000_000 * 86_400);
 
 /// What a scripted workflow does next.
@@ -238,6 +239,7 @@ impl Drill {
         let settings = Settings {
             limits,
             retention: RETENTION,
+            dead_retention: DEAD_RETENTION,
             workers_die_with_engine,
             ..Settings::default()
         };
@@ -280,7 +282,8 @@ impl Drill {
     fn look(&mut self, crashed: bool) {
         self.flush();
         let now = self.stage.core.now();
-        self.audit.check(&self.stage.store, now, RETENTION, crashed);
+        self.audit
+            .check(&self.stage.store, now, (RETENTION, DEAD_RETENTION), crashed);
     }
 
     fn follow(&mut self, (order, a, b, c): Order) {

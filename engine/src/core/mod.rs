@@ -106,7 +106,7 @@ use self::order::Orders;
 use self::output::{Note, Output};
 use self::queue::Queue;
 use self::retention::Cleaner;
-pub use self::retention::{GenerationRow, RETENTION_DEFAULT};
+pub use self::retention::{DEAD_RETENTION_DEFAULT, GenerationRow, RETENTION_DEFAULT};
 use self::run::{Run, RunImage};
 pub use self::schedule::ScheduleRow;
 use self::schedule::Schedules;
@@ -145,6 +145,9 @@ pub struct Settings {
     pub disconnect_grace: Duration,
     /// Ended runs are kept for this long. Default 7 days.
     pub retention: Duration,
+    /// Dead letters about which nobody has decided are kept for this long, and so are acts; not shorter than other ended
+    /// runs. Default 30 days.
+    pub dead_retention: Duration,
     /// A run becomes a dead letter when it has been ready for so long, and no worker that knows its workflow was connected
     /// while others served its queue. Default 10 min.
     pub unknown_workflow_after: Duration,
@@ -164,6 +167,7 @@ impl Default for Settings {
             session_timeout: Duration::from_secs(10),
             disconnect_grace: Duration::from_millis(500),
             retention: RETENTION_DEFAULT,
+            dead_retention: DEAD_RETENTION_DEFAULT,
             unknown_workflow_after: UNKNOWN_WORKFLOW_AFTER_DEFAULT,
             accept_clock: false,
             unoffered_after: Duration::from_secs(60),

@@ -152,6 +152,11 @@ pub enum Note {
         /// What nobody offered.
         reason: String,
     },
+    /// Dead letters have outlived their retention, and nobody had decided about them.
+    LettersForgotten {
+        /// How many.
+        count: u64,
+    },
     /// A generation is kept beyond its time because something in it cannot be read.
     NotCleaned {
         /// Which.

@@ -20,6 +20,8 @@ use crate::model::time::Time;
 
 /// How long ended runs are kept unless said otherwise.
 pub const RETENTION_DEFAULT: Duration = Duration::from_secs(7 * 86_400);
+/// How long dead letters are kept unless said otherwise.
+pub const DEAD_RETENTION_DEFAULT: Duration = Duration::from_secs(30 * 86_400);
 /// Runs looked at in one transition.
 const PAGE: usize = 128;
 /// How often it is looked whether a generation is old enough.
@@ -138,12 +140,13 @@ impl Core {
             return;
         }
         let last = rows.last().map(|row| row.run);
+        let mut undecided = 0;
         for row in rows {
             if !row.moved && self.birth_of(row.run).0 != generation {
                 continue; // a copy that a crash cut off: the run is elsewhere
             }
-            let old = |at: Time| {
-                at.after(self.settings.retention) <= self.now()
+            let old = |state: RunState, at: Time| {
+                at.after(self.retention_of(state)) <= self.now()
                     || canary!("a run is forgotten before its retention")
             };
             // Somebody has its number already and will look at it: it is kept, as if it had not ended long enough ago.
@@ -151,14 +154,33 @@ impl Core {
                 || self.mailboxes.contains_key(&row.run)
                 || self.cleaner.acted_on.contains(&row.run);
             match row.ended {
-                Some((state, at)) if old(at) && !asked => self.drop_records(&row, state, at, out),
+                Some((state, at)) if old(state, at) && !asked => {
+                    undecided += u64::from(state == RunState::Dead);
+                    self.drop_records(&row, state, at, out);
+                }
                 _ if canary!("what outlives its generation is not copied") => {}
                 _ => self.cleaner.copying.push(row.run),
             }
         }
+        if undecided > 0 {
+            out.note(super::output::Note::LettersForgotten { count: undecided });
+        }
         self.cleaner.acted_on.clear();
         self.cleaner.next_page = last.filter(|_| !end).map(|last| RunNo(last.0 + 1));
         self.copy_next(generation, out);
+    }
+
+    /// For how long a run that has ended so is kept.
+    fn retention_of(&self, state: RunState) -> Duration {
+        match state {
+            RunState::Dead => self.dead_retention(),
+            _ => self.settings.retention,
+        }
+    }
+
+    /// For how long dead letters and acts are kept.
+    pub(super) fn dead_retention(&self) -> Duration {
+        self.settings.dead_retention.max(self.settings.retention)
     }
 
     fn drop_records(&mut self, row: &GenerationRow, state: RunState, at: Time, out: &mut Output) {

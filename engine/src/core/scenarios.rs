@@ -355,7 +355,8 @@ impl Scene {
     }
 
     fn audit(&mut self, crashed: bool) {
-        let (now, retention) = (self.stage.core.now(), self.stage.settings.retention);
+        let (now, settings) = (self.stage.core.now(), self.stage.settings);
+        let retention = (settings.retention, settings.dead_retention);
         self.audit.check(&self.stage.store, now, retention, crashed);
     }
 
@@ -439,6 +440,10 @@ impl Scene {
         settings.accept_clock |= line.has("accept_clock");
         if line.fields.contains_key("retention") {
             settings.retention = line.span("retention");
+            settings.dead_retention = settings.retention;
+        }
+        if line.fields.contains_key("dead_retention") {
+            settings.dead_retention = line.span("dead_retention");
         }
         if line.fields.contains_key("unknown") {
             settings.unknown_workflow_after = line.span("unknown");
@@ -1273,6 +1278,7 @@ impl Scene {
             Note::ScheduleUnreadable { schedule, what } => {
                 format!("`{schedule}` unreadable: {what}")
             }
+            Note::LettersForgotten { count } => format!("{count} dead letters forgotten"),
             Note::ScheduleSet { schedule, what, by } => {
                 format!("schedule {schedule} {what} by {by}")
             }

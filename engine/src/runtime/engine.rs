@@ -34,6 +34,9 @@ pub struct EngineOptions {
     pub disconnect_grace: Duration,
     /// Ended runs are kept for this long, rounded up to whole days. Default 7 days.
     pub retention: Duration,
+    /// Dead letters about which nobody has decided are kept for this long, rounded up to whole days, and so is what operators
+    /// did; not shorter than other ended runs. Default 30 days.
+    pub dead_retention: Duration,
     /// A run becomes a dead letter when it has been ready for so long, and no worker that knows its workflow was connected
     /// while others served its queue. Default 10 min.
     pub unknown_workflow_after: Duration,
@@ -61,6 +64,7 @@ impl Default for EngineOptions {
             session_timeout: settings.session_timeout,
             disconnect_grace: settings.disconnect_grace,
             retention: RETENTION_DEFAULT,
+            dead_retention: settings.dead_retention,
             unknown_workflow_after: settings.unknown_workflow_after,
             accept_clock: false,
             unoffered_after: settings.unoffered_after,
@@ -164,6 +168,7 @@ impl EngineOptions {
             session_timeout: self.session_timeout,
             disconnect_grace: self.disconnect_grace,
             retention: self.retention,
+            dead_retention: self.dead_retention,
             unknown_workflow_after: self.unknown_workflow_after,
             accept_clock: self.accept_clock,
             unoffered_after: self.unoffered_after,

@@ -33,6 +33,10 @@ pub(super) fn log(note: &Note) {
         Note::NoWorkerCleared { queue, reason } => {
             tracing::warn!(queue, "no_worker is over: it was that {reason}")
         }
+        Note::LettersForgotten { count } => tracing::warn!(
+            count,
+            "dead letters are deleted: nobody has redriven or discarded them in the time they are kept (`--dead-retention`)"
+        ),
         Note::NotCleaned { generation, what } => {
             tracing::error!(
                 generation,

@@ -1,10 +1,11 @@
 //! **What has not ended for long enough is kept, and what is dropped leaves nothing behind.**
 //!
-//! Source: the retention of the design: ended runs are kept for seven days of engine time; a generation is dropped when all
+//! Source: the retention of the design: ended runs are kept for seven days of engine time, dead letters for thirty; a generation is dropped when all
 //! that is left in it has ended and is forgotten; what outlives its generation is copied first, whole.
 
-use stepwell::core::RETENTION_DEFAULT;
+use stepwell::core::{DEAD_RETENTION_DEFAULT, RETENTION_DEFAULT};
 use stepwell::model::id::RunNo;
+use stepwell::model::run::RunState;
 use stepwell::model::time::Time;
 
 use super::Bench;
@@ -34,7 +35,11 @@ pub(super) fn batch_ended(
             .map(|entry| entry.at());
         // Engine time is before the mark.
         let by = latest.map_or(mark.time, |latest| latest.min(mark.time));
-        if ended_at.is_none_or(|at| at.after(RETENTION_DEFAULT) > by) {
+        let kept = match run.state_if_ended() {
+            Some(RunState::Dead) => DEAD_RETENTION_DEFAULT,
+            _ => RETENTION_DEFAULT,
+        };
+        if ended_at.is_none_or(|at| at.after(kept) > by) {
             bench.charge(
                 NAME,
                 format!(
