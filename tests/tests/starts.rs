@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use futures_util::future::join_all;
 use stepwell::model::command::{NotAllStarted, TooMany};
+use stepwell::model::entry::Entry;
 use stepwell::{
     BatchEnded, BatchPolicy, Client, ClientError, Ctx, Engine, Failure, Item, Refusal, Retry,
     RunError, RunState, Unique, Worker, Workflow, hours, millis, secs,
@@ -435,7 +436,7 @@ async fn of_a_hundred_items_three_fail_and_only_they_are_tried_again() {
     engine.close().await;
 }
 
-// A handler that panics fails the attempt of each of its items, and nothing else: they come again, each by itself.
+// A21: a handler that panics fails the attempt of each of its items, and nothing else: they come again, and end well.
 #[tokio::test]
 async fn a_panic_of_a_batch_handler_fails_one_attempt_of_each_item() {
     let (_directory, engine) = engine().await;
@@ -445,16 +446,27 @@ async fn a_panic_of_a_batch_handler_fails_one_attempt_of_each_item() {
         assert!(!first, "planned");
         items.into_iter().map(|item| Ok(item.input)).collect()
     };
-    let policy = BatchPolicy::new(4, millis(50)).retry(Retry::fixed(millis(10)).retries(3));
+    // A call with fewer than four waits for others, so that the first has all of them.
+    let policy = BatchPolicy::new(4, secs(5)).retry(Retry::fixed(millis(10)).retries(3));
+    let runs = (0..4).map(|n| (None, n)).collect();
+    let runs = client.start_many(ITEM, runs).await.unwrap();
     let worker = engine
         .worker()
         .register_batch(ITEM, policy, handler)
         .start()
         .unwrap();
-    let runs = (0..4).map(|n| (None, n)).collect();
-    let runs = client.start_many(ITEM, runs).await.unwrap();
     for (number, run) in (0..).zip(runs) {
-        assert_eq!(run.unwrap().outcome().await, Ok(number));
+        let run = run.unwrap();
+        assert_eq!(run.outcome().await, Ok(number));
+        let journal = client.journal(run.id()).await.unwrap();
+        let failed: Vec<&str> = journal
+            .iter()
+            .filter_map(|entry| match entry {
+                Entry::AttemptFailed(failed) => Some(failed.failure.class.as_str()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(failed, ["panic"], "one attempt of item {number}");
     }
     worker.drain().await;
     engine.close().await;
