@@ -77,20 +77,6 @@ fn play(share: u64) {
     }
 }
 
-/// Seeds that failed once, and why. They are worth something for as long as plans are drawn as they were then.
-///
-/// - 18, 151: a client that came back numbered its requests from 1 again, and took a late answer to its earlier life for
-///   one to a request of its own.
-/// - 156: a cancel was committed and not answered, the next engine closed the door on the client, and the client was told
-///   that its cancel had not been looked at.
-#[test]
-fn seeds_that_failed_once_hold() {
-    for seed in [18, 151, 156] {
-        let report = run(Plan::of_seed(seed));
-        assert!(report.is_sound(), "{report}");
-    }
-}
-
 #[test]
 fn nothing_is_lost_or_done_twice_share_1() {
     play(0);
