@@ -51,26 +51,30 @@ fn held(worker: Worker, gate: &Arc<Semaphore>) -> Worker {
     })
 }
 
-// A1: work that cannot run in a request becomes a job. A start that waited for its body would make the request wait: here
-// every body is held until all starts have answered.
+// A1: work that cannot run in a request becomes a job. A start that waited for its body, or for a slot, would make the request
+// wait: here all handlers are busy with bodies that are held until all starts have answered.
 #[tokio::test]
-async fn a_start_answers_before_the_body_begins() {
+async fn a_start_answers_while_all_handlers_are_busy() {
     let (_directory, engine) = engine().await;
+    let address = engine.listen("127.0.0.1:0").await.unwrap();
     let gate = Arc::new(Semaphore::new(0));
-    let worker = held(engine.worker(), &gate)
+    let worker = held(Worker::connect(&address), &gate)
         .queue("default", 4)
         .start()
         .unwrap();
-    worker.connected().await.unwrap();
-    let client = engine.client();
+    let client = Client::connect(&address).await.unwrap();
     let mut runs = Vec::new();
-    for number in 0..200 {
+    for number in 0..4 {
         runs.push(client.start(HELD, &number).await.unwrap());
     }
-    assert_eq!(
-        client.stats().await.unwrap().runs_in(RunState::Completed),
-        0
-    );
+    until_stats(&client, "all handlers are busy", |stats| stats.grants == 4).await;
+    for number in 4..200 {
+        let answer = timeout(PATIENCE, async { client.start(HELD, &number).await });
+        runs.push(answer.await.unwrap().unwrap());
+    }
+    let stats = client.stats().await.unwrap();
+    let counts = [RunState::Completed, RunState::Granted, RunState::Ready];
+    assert_eq!(counts.map(|state| stats.runs_in(state)), [0, 4, 196]);
     gate.add_permits(200);
     for (number, run) in (0..).zip(runs) {
         assert_eq!(run.outcome().await, Ok(number));
