@@ -2,7 +2,8 @@
 //!
 //! `SIM_SEEDS` sets how many seeds are played (300), `SIM_FROM` the first (0); `SIM_SEED` plays one alone. The seeds are
 //! shared out over tests of their own, so that they run on all cores.
-// A3: with `SIM_SEEDS=1000` a thousand seeds in which servers are killed and lose power with acknowledgements under way.
+// A3: seeds in which servers are killed and lose power with acknowledgements under way. `tests/requirements A3` plays a
+// thousand of them (`SIM_SEEDS=1000`).
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
