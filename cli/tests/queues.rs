@@ -4,7 +4,10 @@
 
 mod stepwell;
 
-use stepwell::{Answer, Running, stepwell};
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use stepwell::{Answer, Running, stepwell, until};
 use tempfile::TempDir;
 
 struct Scene {
@@ -76,6 +79,47 @@ fn a_paused_queue_takes_starts_and_hands_nothing_out() {
     assert_eq!(drained.code, 0, "nothing of it is granted");
     scene.ask(&["queue", "resume", "default"]);
     assert_eq!(scene.ask(&["run", "wait", "order-1"]).code, 0);
+}
+
+/// A run is granted and goes on: the drain tells so and waits for it, and what was started meanwhile stays in line.
+#[test]
+fn a_drain_waits_for_what_is_granted() {
+    let scene = Scene::set();
+    let _worker = Running::worker(&scene.server.address());
+    let export = ["run", "start", "bench-export", "--queue", "bench-exports"];
+    let long = ["--id", "long", "--input", r#"{"ms":3600000}"#];
+    scene.ask(&[&export[..], &long].concat());
+    let exports = || {
+        scene
+            .ask(&["queue", "show", "bench-exports", "--json"])
+            .json()
+    };
+    until("it is granted", || exports()["granted"] == 1);
+
+    let address = scene.server.address();
+    let mut drain = Command::new(env!("CARGO_BIN_EXE_stepwell"))
+        .args(["queue", "drain", "bench-exports", "--server", &address])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut told = BufReader::new(drain.stderr.take().unwrap()).lines();
+    let line = told.next().unwrap().unwrap();
+    assert!(line.contains("1 run is granted still"), "{line}");
+    scene.ask(&[&export[..], &["--id", "behind", "--input", r#"{"ms":1}"#]].concat());
+    let told = exports();
+    assert_eq!((&told["granted"], &told["ready"]), (&1.into(), &1.into()));
+    assert_eq!(told["paused"], true);
+    assert!(drain.try_wait().unwrap().is_none(), "it waits");
+
+    assert_eq!(scene.ask(&["run", "cancel", "long"]).code, 0);
+    let drained = drain.wait_with_output().unwrap();
+    assert_eq!(drained.status.code(), Some(0));
+    let text = String::from_utf8(drained.stdout).unwrap();
+    assert_eq!(text, "`bench-exports` is paused (0 granted, 1 ready)\n");
+    scene.ask(&["queue", "resume", "bench-exports"]);
+    assert_eq!(scene.ask(&["run", "wait", "behind"]).code, 0);
 }
 
 #[test]

@@ -3,6 +3,9 @@
 use stepwell_sim::plan::{ChainInput, Fault, FaultKind, Job, TimedFault, TimedJob, Work};
 use stepwell_sim::{Plan, run};
 
+/// How often a worker was told that a grant is not its any more.
+const REVOKED: &str = "grants revoked from those who came late";
+
 /// Many chains, and this host stands still now and then, for so long.
 fn paused(kind: FaultKind, host: &str, span_ms: u64) -> Plan {
     let mut plan = Plan::of_seed(3).calm();
@@ -10,7 +13,11 @@ fn paused(kind: FaultKind, host: &str, span_ms: u64) -> Plan {
     plan.settings.workers = 2;
     plan.settings.clocks.clear();
     plan.settings.hangs_per_mille = 0;
+    // What comes late comes from whoever stood still, and not from the network.
     plan.settings.cut_replies_per_mille = 0;
+    plan.settings.duplicates_per_mille = 0;
+    plan.settings.late_copies_per_mille = 0;
+    plan.settings.very_late_copies_per_mille = 0;
     plan.jobs = (0..20)
         .map(|n| TimedJob {
             at_ms: 100 + 50 * n,
@@ -65,6 +72,11 @@ fn a_worker_that_slept_past_its_lease_is_not_heard() {
         absorbed > Some(0),
         "its steps were done again by others: {report}"
     );
+    let revoked = report.seen.get(REVOKED).copied();
+    assert!(
+        revoked > Some(0),
+        "what it holds and says counts no more: {report}"
+    );
 }
 
 /// Shorter than the session time-out: its connection is whole, nothing is taken from it.
@@ -74,7 +86,7 @@ fn a_short_pause_costs_nothing_but_time() {
     assert!(plan.settings.session_timeout_ms > 400);
     let report = run(plan);
     assert!(report.is_sound(), "{report}");
-    assert_eq!(report.seen.get("late reports refused"), None, "{report}");
+    assert_eq!(report.seen.get(REVOKED), None, "{report}");
 }
 
 #[test]

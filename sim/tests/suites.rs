@@ -1,7 +1,7 @@
 //! Suites as a user writes them, of workflows that are sound and of workflows that are not.
 
 use serde::{Deserialize, Serialize};
-use stepwell::{Ctx, Failure, Workflow, days, mins, secs};
+use stepwell::{Ctx, Failure, Workflow, days, millis, mins, secs};
 use stepwell_sim::plan::FaultKind;
 use stepwell_sim::{
     Draw, Effect, Faults, Options, Outside, Point, Progress, Seeds, Sim, Strike, Suite, SuiteReport,
@@ -201,6 +201,25 @@ fn what_is_never_reached_fails_the_suite() {
     );
     assert_eq!(report.sometimes_unmet, ["a fault struck"]);
     assert_eq!(report.failed, 0, "{report}");
+}
+
+/// A machine with other work to do plays fewer seeds in the same time; that must not look like a suite that tests nothing.
+#[test]
+fn what_is_not_reached_in_seeds_cut_short_is_told_and_does_not_fail_the_suite() {
+    let report = failing(
+        shop()
+            .faults(Faults::none())
+            .sometimes("a fault struck", |h| h.faults() > 0)
+            .seeds(Seeds::fresh_only(20).budget(millis(1))),
+        20,
+    );
+    assert!(report.is_sound(), "{report}");
+    assert!(report.seeds >= 1 && report.seeds < 20, "{report}");
+    let told = format!(
+        "the budget was used up after {} of 20 seeds; not reached in them: a fault struck",
+        report.seeds
+    );
+    assert!(report.notes.contains(&told), "{report}");
 }
 
 /// A declaration that nothing refers to says nothing: a suite that passes with it tests less than it seems to.

@@ -31,12 +31,24 @@ struct Shop {
 
 impl Shop {
     async fn open() -> Self {
+        Self::open_with(EngineOptions::default()).await
+    }
+
+    /// One that does not wait long for somebody who knows a workflow.
+    async fn open_impatient() -> Self {
+        Self::open_with(EngineOptions {
+            unknown_workflow_after: Duration::from_millis(400),
+            ..EngineOptions::default()
+        })
+        .await
+    }
+
+    async fn open_with(options: EngineOptions) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let options = EngineOptions {
-            unknown_workflow_after: Duration::from_millis(400),
             disconnect_grace: Duration::from_millis(10),
             embedded: false,
-            ..EngineOptions::default()
+            ..options
         };
         let engine = options.open(directory.path().join("data")).await.unwrap();
         let (first, second) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
@@ -189,7 +201,8 @@ async fn a_dead_letter_keeps_all_that_is_asked_of_it() {
 // A16: panic, bad input, unknown type, worker killed: all land there, and no user code is on the way.
 #[tokio::test]
 async fn a_panic_a_bad_input_and_an_unknown_type_are_dead_letters() {
-    let shop = Shop::open().await;
+    let shop = Shop::open_impatient().await;
+    shop.worker.connected().await.unwrap();
     let (_, failure) = shop
         .dies("panics", "function", Payload::of(&7).unwrap())
         .await;

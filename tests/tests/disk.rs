@@ -74,6 +74,18 @@ async fn stops(engine: Host, reason: &str) {
     assert!(!ending.stderr.contains("panicked"), "{ending:?}");
 }
 
+/// Set to anything, it lets these tests pass where they cannot be made.
+const MAY_SKIP: &str = "STEPWELL_TESTS_MAY_SKIP";
+
+/// A test that cannot be made here has not passed, unless somebody has said that it need not.
+fn skipped(what: &str, reason: &str) {
+    assert!(
+        std::env::var_os(MAY_SKIP).is_some(),
+        "{what}: {reason}\nhint: it takes a right or a program that is missing here; with {MAY_SKIP}=1 the test is skipped"
+    );
+    println!("skipped: {what}: {reason}");
+}
+
 /// A disk of our own, which goes with the test.
 struct Disk(PathBuf);
 
@@ -119,7 +131,7 @@ async fn a_full_disk_stops_the_engine_and_costs_nothing_that_was_acknowledged() 
     let directory = tempfile::tempdir().unwrap();
     let disk = match Disk::mount(&directory.path().join("disk"), "6m").await {
         Ok(disk) => disk,
-        Err(reason) => return println!("skipped: a small disk cannot be mounted here: {reason}"),
+        Err(reason) => return skipped("a small disk cannot be mounted here", &reason),
     };
     let order = EngineOrder::new(disk.0.join("data"));
     let (engine, address) = Host::engine(&order).await;
@@ -158,8 +170,11 @@ async fn a_file_size_limit_stops_the_engine_and_costs_nothing_that_was_acknowled
         .status()
         .await;
     match limit {
-        Ok(status) => assert!(status.success()),
-        Err(reason) => return println!("skipped: limits cannot be set here: {reason}"),
+        Ok(status) if !status.success() => {
+            return skipped("limits cannot be set here", &status.to_string());
+        }
+        Ok(_) => {}
+        Err(reason) => return skipped("limits cannot be set here", &reason.to_string()),
     }
     let (acknowledged, reason) = fill(&address, 1).await;
     assert!(acknowledged.len() > 50, "{acknowledged:?}");

@@ -1,11 +1,14 @@
-//! A worker that is told to go.
+//! A worker that is told to go, and a queue that is to come to rest.
 
-use stepwell::{Client, RunState, millis, secs};
+use std::sync::Arc;
+
+use stepwell::{Client, Ctx, Engine, Failure, RunState, Workflow, millis, secs};
 use stepwell_tests::order::{EngineOrder, WorkerOrder};
 use stepwell_tests::workflow::{LONG, Long, SLEEPER};
-use tokio::time::{Instant, timeout};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep, timeout};
 
-use crate::host::{Host, count, effects, until_stats};
+use crate::host::{Host, PATIENCE, count, effects, until_stats};
 
 /// So long that no grant comes back by waiting for it.
 const SESSION_TIMEOUT: std::time::Duration = secs(60);
@@ -90,5 +93,82 @@ async fn a_drained_worker_ends_its_steps_and_gives_its_grants_back_at_once() {
     );
     assert_eq!(after.runs_in(RunState::Dead), 0);
     second.kill();
+    engine.close().await;
+}
+
+const GATED: Workflow<u64, u64> = Workflow::new("gated");
+
+// An operator drains a queue to work on what its runs use. While a step runs, however long, it must not look as if all were
+// over; nothing is granted any more meanwhile, although slots are free; and what waits goes on when the queue is resumed.
+#[tokio::test]
+async fn a_drain_of_a_queue_ends_with_what_is_granted_and_grants_nothing_more() {
+    let directory = tempfile::tempdir().unwrap();
+    let engine = Engine::open(directory.path().join("data")).await.unwrap();
+    let gate = Arc::new(Semaphore::new(0));
+    let held = gate.clone();
+    let worker = engine.worker().register(GATED, move |ctx: Ctx, n: u64| {
+        let held = held.clone();
+        async move {
+            let hold = |_| {
+                let held = held.clone();
+                async move {
+                    held.acquire().await.unwrap().forget();
+                    Ok::<_, Failure>(n)
+                }
+            };
+            ctx.step("hold", hold).await
+        }
+    });
+    let worker = worker.queue("default", 4).start().unwrap();
+    let client = engine.client();
+    let mut granted = Vec::new();
+    for number in 0..2 {
+        granted.push(client.start(GATED, &number).await.unwrap());
+    }
+    until_stats(&client, "both run", |stats| stats.grants == 2).await;
+
+    let queues = client.queues();
+    let drain = queues.drain("default");
+    tokio::pin!(drain);
+    let paused = async {
+        while !queues.show("default").await.unwrap().settings.paused {
+            sleep(millis(5)).await;
+        }
+        client.start(GATED, &7).await.unwrap()
+    };
+    let behind = tokio::select! {
+        biased;
+        _ = &mut drain => panic!("two runs are granted"),
+        behind = paused => behind,
+    };
+    gate.add_permits(1);
+    let one_ends = until_stats(&client, "one of them ends", |stats| {
+        stats.runs_in(RunState::Completed) == 1
+    });
+    tokio::select! {
+        biased;
+        _ = &mut drain => panic!("a run is granted still"),
+        _ = one_ends => {}
+    }
+    // It looks several times, and sees the other one.
+    assert!(
+        timeout(secs(1), &mut drain).await.is_err(),
+        "one is granted"
+    );
+    gate.add_permits(1);
+    timeout(PATIENCE, drain).await.unwrap().unwrap();
+
+    let queue = queues.show("default").await.unwrap();
+    assert!(queue.settings.paused);
+    assert_eq!((queue.granted, queue.ready, queue.slots), (0, 1, 4));
+    let stats = client.stats().await.unwrap();
+    assert_eq!((stats.grants, stats.runs_in(RunState::Completed)), (2, 2));
+    for (number, run) in (0..).zip(granted) {
+        assert_eq!(run.outcome().await, Ok(number));
+    }
+    gate.add_permits(1);
+    queues.resume("default").await.unwrap();
+    assert_eq!(timeout(PATIENCE, behind.outcome()).await.unwrap(), Ok(7));
+    worker.drain().await;
     engine.close().await;
 }

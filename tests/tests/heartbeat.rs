@@ -7,9 +7,12 @@ use std::time::Duration;
 use stepwell::wire::message::{Heartbeat, Message};
 use stepwell::{Client, Ctx, EngineOptions, Failure, RunId, Worker, Workflow};
 
+use crate::host::PATIENCE;
 use crate::peer::{Peer, hello, start, worker_hello};
 
 const LONG: Workflow<(), u32> = Workflow::new("long");
+/// Long enough for a machine with other work to do to send one heartbeat of five in it.
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 // R6: liveness, not age, decides. While a long step runs nothing is said about its run for many session time-outs, on either
 // side; only heartbeats tell the worker that the engine lives, and the engine that the worker does. Without one direction the
@@ -18,8 +21,8 @@ const LONG: Workflow<(), u32> = Workflow::new("long");
 async fn a_step_many_session_time_outs_long_runs_once() {
     let directory = tempfile::tempdir().unwrap();
     let options = EngineOptions {
-        heartbeat: Duration::from_millis(100),
-        session_timeout: Duration::from_millis(500),
+        heartbeat: Duration::from_millis(400),
+        session_timeout: TIMEOUT,
         embedded: false,
         ..EngineOptions::default()
     };
@@ -35,7 +38,7 @@ async fn a_step_many_session_time_outs_long_runs_once() {
                 ctx.step("wait", |_| {
                     let nth = counted.fetch_add(1, Ordering::SeqCst) + 1;
                     async move {
-                        tokio::time::sleep(Duration::from_secs(3)).await;
+                        tokio::time::sleep(Duration::from_secs(8)).await;
                         Ok::<_, Failure>(nth)
                     }
                 })
@@ -47,7 +50,7 @@ async fn a_step_many_session_time_outs_long_runs_once() {
     let client = Client::connect(&address).await.unwrap();
     let run = client.start(LONG, &()).id("long").await.unwrap();
     // Without heartbeats it would begin again and again.
-    let outcome = tokio::time::timeout(Duration::from_secs(20), run.outcome()).await;
+    let outcome = tokio::time::timeout(PATIENCE, run.outcome()).await;
     assert_eq!(outcome.expect("it ends"), Ok(1));
     assert_eq!(bodies.load(Ordering::SeqCst), 1, "bodies run");
     let stats = client.stats().await.unwrap();
@@ -63,8 +66,8 @@ async fn a_step_many_session_time_outs_long_runs_once() {
 async fn a_silent_worker_is_noticed_while_others_talk() {
     let directory = tempfile::tempdir().unwrap();
     let options = EngineOptions {
-        heartbeat: Duration::from_millis(200),
-        session_timeout: Duration::from_millis(600),
+        heartbeat: Duration::from_millis(400),
+        session_timeout: TIMEOUT,
         embedded: false,
         ..EngineOptions::default()
     };
@@ -86,7 +89,7 @@ async fn a_silent_worker_is_noticed_while_others_talk() {
         .unwrap();
     let client = Client::connect(&address).await.unwrap();
     let run = client.run::<u32>(RunId(7));
-    let outcome = tokio::time::timeout(Duration::from_secs(20), run.outcome()).await;
+    let outcome = tokio::time::timeout(PATIENCE, run.outcome()).await;
     assert_eq!(
         outcome.expect("the run is taken from the silent worker"),
         Ok(5)

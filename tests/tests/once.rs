@@ -155,7 +155,7 @@ impl Shop {
     }
 
     async fn restart_engine(&mut self) {
-        self.engine.kill();
+        self.engine.killed().await;
         let (engine, _) = Host::engine(&self.order).await;
         self.engine = engine;
     }
@@ -196,10 +196,11 @@ async fn a_worker_that_dies_leaves_the_work_to_the_next_in_line() {
 #[tokio::test]
 async fn a_killed_engine_forgets_no_result() {
     let mut shop = Shop::open().await;
-    let (mut first, second) = (shop.worker(), shop.worker());
+    let mut first = shop.worker();
     let one = shop.rate(secs(2)).await;
-    let two = shop.rate(secs(2)).await;
     first.says("begun rate").await;
+    let second = shop.worker();
+    let two = shop.rate(secs(2)).await;
     until_stats(&shop.client, "one holds it, one waits", |stats| {
         stats.in_memory.once == 2
     })

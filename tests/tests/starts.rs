@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use futures_util::future::join_all;
 use stepwell::model::command::{NotAllStarted, TooMany};
+use stepwell::model::entry::Entry;
 use stepwell::{
     BatchEnded, BatchPolicy, Client, ClientError, Ctx, Engine, Failure, Item, Refusal, Retry,
     RunError, RunState, Unique, Worker, Workflow, hours, millis, secs,
@@ -50,26 +51,30 @@ fn held(worker: Worker, gate: &Arc<Semaphore>) -> Worker {
     })
 }
 
-// A1: work that cannot run in a request becomes a job. A start that waited for its body would make the request wait: here
-// every body is held until all starts have answered.
+// A1: work that cannot run in a request becomes a job. A start that waited for its body, or for a slot, would make the request
+// wait: here all handlers are busy with bodies that are held until all starts have answered.
 #[tokio::test]
-async fn a_start_answers_before_the_body_begins() {
+async fn a_start_answers_while_all_handlers_are_busy() {
     let (_directory, engine) = engine().await;
+    let address = engine.listen("127.0.0.1:0").await.unwrap();
     let gate = Arc::new(Semaphore::new(0));
-    let worker = held(engine.worker(), &gate)
+    let worker = held(Worker::connect(&address), &gate)
         .queue("default", 4)
         .start()
         .unwrap();
-    worker.connected().await.unwrap();
-    let client = engine.client();
+    let client = Client::connect(&address).await.unwrap();
     let mut runs = Vec::new();
-    for number in 0..200 {
+    for number in 0..4 {
         runs.push(client.start(HELD, &number).await.unwrap());
     }
-    assert_eq!(
-        client.stats().await.unwrap().runs_in(RunState::Completed),
-        0
-    );
+    until_stats(&client, "all handlers are busy", |stats| stats.grants == 4).await;
+    for number in 4..200 {
+        let answer = timeout(PATIENCE, async { client.start(HELD, &number).await });
+        runs.push(answer.await.unwrap().unwrap());
+    }
+    let stats = client.stats().await.unwrap();
+    let counts = [RunState::Completed, RunState::Granted, RunState::Ready];
+    assert_eq!(counts.map(|state| stats.runs_in(state)), [0, 4, 196]);
     gate.add_permits(200);
     for (number, run) in (0..).zip(runs) {
         assert_eq!(run.outcome().await, Ok(number));
@@ -435,7 +440,7 @@ async fn of_a_hundred_items_three_fail_and_only_they_are_tried_again() {
     engine.close().await;
 }
 
-// A handler that panics fails the attempt of each of its items, and nothing else: they come again, each by itself.
+// A21: a handler that panics fails the attempt of each of its items, and nothing else: they come again, and end well.
 #[tokio::test]
 async fn a_panic_of_a_batch_handler_fails_one_attempt_of_each_item() {
     let (_directory, engine) = engine().await;
@@ -445,16 +450,27 @@ async fn a_panic_of_a_batch_handler_fails_one_attempt_of_each_item() {
         assert!(!first, "planned");
         items.into_iter().map(|item| Ok(item.input)).collect()
     };
-    let policy = BatchPolicy::new(4, millis(50)).retry(Retry::fixed(millis(10)).retries(3));
+    // A call with fewer than four waits for others, so that the first has all of them.
+    let policy = BatchPolicy::new(4, secs(5)).retry(Retry::fixed(millis(10)).retries(3));
+    let runs = (0..4).map(|n| (None, n)).collect();
+    let runs = client.start_many(ITEM, runs).await.unwrap();
     let worker = engine
         .worker()
         .register_batch(ITEM, policy, handler)
         .start()
         .unwrap();
-    let runs = (0..4).map(|n| (None, n)).collect();
-    let runs = client.start_many(ITEM, runs).await.unwrap();
     for (number, run) in (0..).zip(runs) {
-        assert_eq!(run.unwrap().outcome().await, Ok(number));
+        let run = run.unwrap();
+        assert_eq!(run.outcome().await, Ok(number));
+        let journal = client.journal(run.id()).await.unwrap();
+        let failed: Vec<&str> = journal
+            .iter()
+            .filter_map(|entry| match entry {
+                Entry::AttemptFailed(failed) => Some(failed.failure.class.as_str()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(failed, ["panic"], "one attempt of item {number}");
     }
     worker.drain().await;
     engine.close().await;

@@ -12,7 +12,7 @@ use crate::terminal::{Column, table};
 pub(crate) struct Figures {
     /// `embedded` or `served`.
     pub(crate) mode: String,
-    /// `rate`, `arrivals`, `suspended`, `queued` or `replay`.
+    /// `rate`, `arrivals`, `starts`, `suspended`, `queued` or `replay`.
     pub(crate) measured: String,
     /// Steps of a run.
     pub(crate) steps: u64,
@@ -43,6 +43,12 @@ pub(crate) struct Figures {
     /// The same, 99th percentile.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) step_p99_us: Option<u64>,
+    /// A call of start, at the client, with all handlers busy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) call_p50_us: Option<u64>,
+    /// The same, 99th percentile.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) call_p99_us: Option<u64>,
     /// From when a run was to be started to the beginning of its function, median of the windows' medians.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) start_p50_us: Option<u64>,
@@ -146,6 +152,17 @@ impl Figures {
             above(self.step_p50_us, commit),
         );
         row("step, p99", self.step_p99_us.map(us), None);
+        row(
+            "call of start, p50",
+            self.call_p50_us.map(us),
+            above(self.call_p50_us, commit),
+        );
+        row(
+            "call of start, p99",
+            self.call_p99_us.map(us),
+            self.beside_ready
+                .map(|ready| format!("handlers of 5 s all busy, {} runs in line", grouped(ready))),
+        );
         row("started to begun, p50", self.start_p50_us.map(us), None);
         row(
             "started to begun, p99",

@@ -7,6 +7,7 @@ mod queued;
 mod rate;
 mod replay;
 mod rig;
+mod starts;
 mod suspended;
 mod workflow;
 
@@ -54,6 +55,9 @@ pub(crate) struct Bench {
     /// Measure that again with N slow runs in line in another queue
     #[arg(long, value_name = "N", requires = "arrivals", default_value_t = 0)]
     beside: u64,
+    /// Instead: keep all handlers busy for seconds each, and measure N calls of start
+    #[arg(long, value_name = "N", conflicts_with_all = ["replay", "suspended", "queued", "arrivals"], value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    starts: Option<u64>,
     /// A worker not heard of for this long is gone
     #[arg(long, value_name = "SPAN", default_value = "10s", value_parser = quantity::span)]
     pub(crate) session_timeout: Duration,
@@ -91,6 +95,10 @@ impl Bench {
             arrivals::measure(self, dir, (per_s, self.beside), &mut figures).await?;
             return Ok(figures);
         }
+        if let Some(count) = self.starts {
+            starts::measure(self, dir, count, &mut figures).await?;
+            return Ok(figures);
+        }
         if let Some(count) = self.queued {
             queued::measure(self, dir, count, &mut figures).await?;
             return Ok(figures);
@@ -108,6 +116,7 @@ impl Bench {
             _ if self.arrivals.is_some() => {
                 ("arrivals", 1, u64::from(self.arrivals.unwrap_or_default()))
             }
+            _ if self.starts.is_some() => ("starts", 1, self.starts.unwrap_or_default()),
             _ if self.queued.is_some() => ("queued", 1, self.queued.unwrap_or_default()),
             (Some(count), _) => ("suspended", 0, count),
             (None, Some(steps)) => ("replay", u64::from(steps), 1),

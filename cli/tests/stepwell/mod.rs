@@ -10,6 +10,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// The binary.
 const STEPWELL: &str = env!("CARGO_BIN_EXE_stepwell");
@@ -54,6 +55,25 @@ pub fn stepwell(args: &[&str]) -> Answer {
     }
 }
 
+/// How long anything may take that happens by itself.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Asks again until it is so: for what a server can only be asked, and does not tell by itself.
+#[track_caller]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a test of processes has the machine's clock"
+)]
+pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let asked_at = Instant::now();
+    while !is_so() {
+        assert!(
+            asked_at.elapsed() < PATIENCE,
+            "not within {PATIENCE:?}: {what}"
+        );
+    }
+}
+
 /// A process that ends with the test.
 pub struct Running {
     pub child: Child,
@@ -87,8 +107,13 @@ impl Running {
 
     /// A server on a free port.
     pub fn server(data: &Path) -> Self {
+        Self::server_with(data, &[])
+    }
+
+    /// The same, with further arguments.
+    pub fn server_with(data: &Path, more: &[&str]) -> Self {
         let data = data.to_str().unwrap();
-        Self::start(&[
+        let serve = [
             "serve",
             "--json",
             "--until-stdin-closes",
@@ -96,7 +121,8 @@ impl Running {
             "127.0.0.1:0",
             "--data",
             data,
-        ])
+        ];
+        Self::start(&[&serve, more].concat())
     }
 
     /// A worker of the measurement's workflows.

@@ -170,7 +170,7 @@ impl Suite {
     }
 
     /// Something that is so at the end of at least one of the seeds. If it never is, the suite fails: it does not test what
-    /// it seems to.
+    /// it seems to, unless its [budget](Seeds::budget) left seeds out.
     pub fn sometimes(
         mut self,
         name: impl Into<String>,

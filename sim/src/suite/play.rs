@@ -164,6 +164,7 @@ pub(super) fn play(
     let total = banked.len() as u64 + count;
     let tally = Mutex::new(Tally::default());
     let (next, stop) = (AtomicU64::new(0), AtomicBool::new(false));
+    let cut_short = AtomicBool::new(false);
     let problem = Mutex::new(None);
     let work = || {
         while !stop.load(Ordering::Relaxed) {
@@ -173,7 +174,10 @@ pub(super) fn play(
             }
             let item = match banked.get(number as usize) {
                 Some(item) => item.clone(),
-                None if seeds.budget.is_some_and(|budget| clock.passed() > budget) => return,
+                None if number > 0 && seeds.budget.is_some_and(|b| clock.passed() > b) => {
+                    cut_short.store(true, Ordering::Relaxed);
+                    return;
+                }
                 None => Item::Seed {
                     seed: from + number - banked.len() as u64,
                     why: String::new(),
@@ -243,6 +247,9 @@ pub(super) fn play(
     tally.failed.sort_by_key(|(_, report)| report.seed);
     let mut report = tally.report(suite, seconds, (!alone && count > 0).then_some(from));
     report.notes = notes;
+    if cut_short.into_inner() {
+        report.is_cut_short(total);
+    }
     if alone {
         report.sometimes_unmet.clear();
     } else if tally.drawn > 0 {

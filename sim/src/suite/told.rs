@@ -93,6 +93,20 @@ impl SuiteReport {
             && self.unreached.is_empty()
     }
 
+    /// The budget has ended it before all of `total` seeds were begun: what was not reached in those that were played may be in
+    /// the others, and is not held against it.
+    pub(super) fn is_cut_short(&mut self, total: u64) {
+        let mut note = format!(
+            "the budget was used up after {} of {total} seeds",
+            self.seeds
+        );
+        if !self.sometimes_unmet.is_empty() {
+            let unmet = std::mem::take(&mut self.sometimes_unmet).join(", ");
+            note = format!("{note}; not reached in them: {unmet}");
+        }
+        self.notes.push(note);
+    }
+
     /// Runs by how they ended, in words.
     fn ends(&self) -> String {
         let of = |kinds: &[&str]| -> u64 { kinds.iter().filter_map(|k| self.runs.get(*k)).sum() };

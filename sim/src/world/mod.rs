@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
+use stepwell::model::command::Refusal;
 use stepwell::model::id::Incarnation;
 use stepwell::runtime::env::Env;
 use stepwell::wire::message::Message;
@@ -372,8 +373,12 @@ impl World {
 
     /// A frame leaves the server.
     fn released(&self, now_ms: u64, (to, who): (&str, Option<Incarnation>), message: &Message) {
-        if matches!(message, Message::ReportRefused(_)) {
-            self.saw("late reports refused");
+        match message {
+            Message::Revoked(revoked) if matches!(revoked.reason, Refusal::StaleToken(_)) => {
+                self.saw("grants revoked from those who came late");
+            }
+            Message::ReportRefused(_) => self.saw("reports refused"),
+            _ => {}
         }
         let mut court = self.court();
         if let Message::HandOut(hand_out) = message

@@ -1,18 +1,21 @@
 //! Runs the tests that `docs/requirements.md` names, and prints a line for each row: `requirements [--json] [ROW …]`.
 //!
 //! A row of the table is `| A12 | the requirement | what does it | tests |`; a test is `` `PACKAGE/TARGET NAME` ``, the
-//! target `lib` or that of an integration test. A row passes if it names a test and all of them pass; a test that is not
+//! target `lib` or that of an integration test; `` `NAME=VALUE … PACKAGE/TARGET NAME` `` is one whose environment has these
+//! besides. A row passes if it names a test and all of them pass; a test that is not
 //! there has not passed.
 //!
 //! Exit 0 if each row passed, 1 if one did not, 2 if the page cannot be read.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::fmt;
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
-/// A test's package, target and name.
+/// A test's package, target and name, and what is set in its environment.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Test {
+    set: Vec<(String, String)>,
     package: String,
     target: String,
     name: String,
@@ -23,6 +26,15 @@ struct Row {
     name: String,
     requirement: String,
     tests: Vec<Test>,
+}
+
+impl fmt::Display for Test {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, value) in &self.set {
+            write!(f, "{name}={value} ")?;
+        }
+        write!(f, "{}/{} {}", self.package, self.target, self.name)
+    }
 }
 
 fn main() -> ExitCode {
@@ -77,7 +89,7 @@ fn main() -> ExitCode {
             row.tests.len()
         );
         for test in missed {
-            println!("       {}/{} {}", test.package, test.target, test.name);
+            println!("       {test}");
         }
     }
     if json {
@@ -116,9 +128,16 @@ fn row(line: &str) -> Result<Row, String> {
 }
 
 fn test(quoted: &str) -> Option<Test> {
-    let (binary, name) = quoted.split_once(' ')?;
+    let mut words = quoted.split(' ').peekable();
+    let mut set = Vec::new();
+    while let Some((name, value)) = words.peek().and_then(|word| word.split_once('=')) {
+        set.push((name.to_owned(), value.to_owned()));
+        words.next();
+    }
+    let (binary, name) = (words.next()?, words.next()?);
     let (package, target) = binary.split_once('/')?;
     Some(Test {
+        set,
         package: package.to_owned(),
         target: target.to_owned(),
         name: name.to_owned(),
@@ -127,29 +146,33 @@ fn test(quoted: &str) -> Option<Test> {
 
 /// Runs what the rows name, one test binary after the other, and tells what passed.
 fn run(root: &Path, rows: &[Row]) -> BTreeSet<Test> {
-    let mut binaries: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
+    // By all that one call of the binary has in common.
+    let mut binaries: BTreeMap<Test, BTreeSet<&str>> = BTreeMap::new();
     for test in rows.iter().flat_map(|row| &row.tests) {
-        let names = binaries.entry((&test.package, &test.target)).or_default();
-        names.insert(&test.name);
+        let binary = Test {
+            name: String::new(),
+            ..test.clone()
+        };
+        binaries.entry(binary).or_default().insert(&test.name);
     }
     let mut passed = BTreeSet::new();
-    for ((package, target), names) in binaries {
-        eprintln!("{} tests of {package}/{target}", names.len());
-        for name in passed_of(&root.to_path_buf(), package, target, &names) {
-            passed.insert(Test {
-                package: package.to_owned(),
-                target: target.to_owned(),
-                name,
-            });
-        }
+    for (binary, names) in binaries {
+        eprintln!("{} tests of {}", names.len(), binary.to_string().trim_end());
+        let of_binary = passed_of(root, &binary, &names);
+        passed.extend(of_binary.into_iter().map(|name| Test {
+            name,
+            ..binary.clone()
+        }));
     }
     passed
 }
 
-fn passed_of(root: &PathBuf, package: &str, target: &str, names: &BTreeSet<&str>) -> Vec<String> {
+fn passed_of(root: &Path, binary: &Test, names: &BTreeSet<&str>) -> Vec<String> {
+    let (package, target) = (binary.package.as_str(), binary.target.as_str());
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
         .current_dir(root)
+        .envs(binary.set.iter().map(|(name, value)| (name, value)))
         .args(["test", "--quiet", "--package", package]);
     match target {
         "lib" => cargo.arg("--lib"),
@@ -188,6 +211,12 @@ mod tests {
         assert_eq!(rows.len(), 1);
         assert_eq!(rows[0].name, "A3");
         assert_eq!(rows[0].tests[1], test("stepwell-sim/suites c_d").unwrap());
+        let with = test("SIM_SEEDS=1000 A=b stepwell-sim/seeds c_d").unwrap();
+        assert_eq!(with.set[0], ("SIM_SEEDS".to_owned(), "1000".to_owned()));
+        assert_eq!(
+            with.to_string(),
+            "SIM_SEEDS=1000 A=b stepwell-sim/seeds c_d"
+        );
         assert!(row("| A3 | durable | x | `nothing` |").is_err());
     }
 }

@@ -1,0 +1,31 @@
+//! What `stepwell bench` tells. How much it is, is no matter of a test.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod stepwell;
+
+use stepwell::stepwell;
+
+// A1: a start returns before the body begins, with handlers that are busy for seconds. The figure is the measurement's; that
+// it is one, made while all handlers were busy, is the test's.
+#[test]
+fn starts_are_measured_with_all_handlers_busy() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().to_str().unwrap();
+    let measured = stepwell(&["bench", "--starts", "300", "--dir", dir, "--json"]);
+    assert_eq!(measured.code, 0, "{}{}", measured.stdout, measured.stderr);
+    let figures = measured.json();
+    assert_eq!(
+        (
+            &figures["mode"],
+            &figures["measured"],
+            &figures["in_flight"]
+        ),
+        (&"served".into(), &"starts".into(), &300.into())
+    );
+    assert_eq!(figures["errors"], 0, "{figures}");
+    let call = |name: &str| figures[name].as_u64().unwrap();
+    assert!(call("call_p50_us") > 0, "{figures}");
+    assert!(call("call_p99_us") >= call("call_p50_us"), "{figures}");
+    assert!(call("beside_ready") > 0, "{figures}");
+}
