@@ -27,6 +27,8 @@ pub const SPIN: Workflow<Spin, ()> = Workflow::new("spin");
 pub const CRASH: Workflow<Crash, String> = Workflow::new("crash");
 /// A step whose first attempt blocks its thread until a file is there.
 pub const BLOCK: Workflow<Block, String> = Workflow::new("block");
+/// A function whose first attempt blocks its thread until a file is there: without steps, or between two.
+pub const STALL: Workflow<Stall, String> = Workflow::new("stall").limit(Duration::from_millis(300));
 /// A step that waits for ever and cleans up when its soft limit has passed; isolated, if its input is so.
 pub const EXPORT: Workflow<bool, u32> = Workflow::new("export");
 /// Many steps, one after the other.
@@ -89,6 +91,15 @@ pub struct Block {
     pub until: PathBuf,
 }
 
+/// What `stall` gets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stall {
+    /// Whether there is a step before and one after.
+    pub between: bool,
+    /// The file that ends the first attempt.
+    pub until: PathBuf,
+}
+
 /// What `rate` gets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rate {
@@ -126,13 +137,16 @@ impl World {
     }
 
     fn note(&self, what: &str, name: &str, step: &Step) -> std::io::Result<()> {
-        let line = format!("{what} {name} {}", step.key());
+        self.say(&format!("{what} {name} {}", step.key()))
+    }
+
+    fn say(&self, line: &str) -> std::io::Result<()> {
         let mut file = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(&self.effects)?;
         file.write_all(format!("{line}\n").as_bytes())?;
-        (self.tell)(&line);
+        (self.tell)(line);
         Ok(())
     }
 
@@ -147,7 +161,7 @@ impl World {
 pub fn register(worker: Worker, world: &World) -> Worker {
     let with = || world.clone();
     let (w1, w2, w3, w4, w5, w6) = (with(), with(), with(), with(), with(), with());
-    let (w7, w8, w9, w10, w11) = (with(), with(), with(), with(), with());
+    let (w7, w8, w9, w10, w11, w12) = (with(), with(), with(), with(), with(), with());
     worker
         .register(LEDGER, move |ctx, entry| ledger(ctx, entry, w1.clone()))
         .register(LONG, move |ctx, long| run_long(ctx, long, w2.clone()))
@@ -159,6 +173,7 @@ pub fn register(worker: Worker, world: &World) -> Worker {
         .register(SPIN, move |ctx, spin| run_spin(ctx, spin, w7.clone()))
         .register(CRASH, move |ctx, how| crash(ctx, how, w8.clone()))
         .register(BLOCK, move |ctx, block| run_block(ctx, block, w9.clone()))
+        .register(STALL, move |ctx, stall| run_stall(ctx, stall, w12.clone()))
         .register(RATE, move |ctx, rate| find_rate(ctx, rate, w11.clone()))
         .register(EXPORT, move |ctx, isolated| {
             export(ctx, isolated, w10.clone())
@@ -312,6 +327,27 @@ fn end_by(how: Crash) {
             }
         }
     }
+}
+
+async fn run_stall(ctx: Ctx, stall: Stall, world: World) -> Result<String, Failure> {
+    let world = &world;
+    let beside = |name: &'static str| {
+        ctx.step(name, move |s| async move {
+            world.work(name, &s, Duration::ZERO).await
+        })
+    };
+    if stall.between {
+        beside("before").await?;
+    }
+    world.say(&format!("begun stall {}", ctx.run_id()))?;
+    while ctx.attempt() == 1 && !stall.until.exists() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    world.say(&format!("done stall {}", ctx.run_id()))?;
+    if stall.between {
+        beside("after").await?;
+    }
+    Ok(format!("attempt {}", ctx.attempt()))
 }
 
 async fn run_block(ctx: Ctx, block: Block, world: World) -> Result<String, Failure> {

@@ -265,9 +265,9 @@ where
             soft: self.soft,
             soft_at,
         };
-        let body = self
-            .shared
-            .in_body(|| catch_unwind(AssertUnwindSafe(|| (self.body)(step))));
+        let body = self.shared.in_body(self.number, || {
+            catch_unwind(AssertUnwindSafe(|| (self.body)(step)))
+        });
         self.running = Some(Box::pin(body.map_err(|panic| panicked(panic.as_ref()))?));
         Ok(())
     }
@@ -309,7 +309,7 @@ where
             return Poll::Pending;
         };
         let bytes_max = self.shared.world.payload_bytes_max();
-        let polled = self.shared.in_body(|| {
+        let polled = self.shared.in_body(self.number, || {
             catch_unwind(AssertUnwindSafe(|| {
                 body.as_mut().poll(cx).map(|ended| match ended {
                     Ok(value) => encode(&value, bytes_max).map(|payload| (value, payload)),

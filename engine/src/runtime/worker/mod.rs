@@ -27,13 +27,14 @@
 //!   dropped; a hand-out is matched against what is held and against the turns that ended last; entries are matched by
 //!   index. A `Regranted` for a turn that has been dropped meanwhile is answered with `GiveBack`.
 //! - **K7 A run is given back only after its function is gone** from memory, so that two workers never run it at a time. Not
-//!   so if a step of it blocks its thread past its hard limit: see `stuck`.
+//!   so if it, or a step of it, blocks its thread past its hard limit: see `stuck`.
 //!
 //! Draining: the worker offers no slots, starts no body, and gives back each run as soon as no body of it runs and none of
 //! its reports is without an answer. What still runs after the grace is dropped and given back. Then it says goodbye.
 //!
-//! A worker also drains by itself, and then exits with [`STUCK_EXIT_CODE`] if the process is its own, once a step has blocked
-//! its thread for 5 s past its hard limit: the session's thread reports that attempt as failed.
+//! A worker also drains by itself, and then exits with [`STUCK_EXIT_CODE`] if the process is its own, once a step, or a
+//! workflow's function outside of its steps, has blocked its thread for 5 s past its hard limit: the session's thread reports
+//! that attempt as failed.
 
 mod outlet;
 mod peer;
@@ -69,8 +70,8 @@ use crate::workflow::{BatchPolicy, Ctx, Gatherer, Item, Workflow, encode};
 pub const SLOTS_DEFAULT: u32 = 32;
 /// How long running steps may take to end once a worker drains, unless told otherwise.
 pub const GRACE_DEFAULT: Duration = Duration::from_secs(10);
-/// The exit code of a worker process that left because a step blocks its thread past its hard limit (`EX_TEMPFAIL`): a
-/// supervisor should start it again.
+/// The exit code of a worker process that left because a step, or a workflow's function, blocks its thread past its hard
+/// limit (`EX_TEMPFAIL`): a supervisor should start it again.
 pub const STUCK_EXIT_CODE: i32 = 75;
 
 /// Runs workflows for an engine.
@@ -125,8 +126,10 @@ pub enum WorkerError {
     /// The engine does not want this worker.
     #[error(transparent)]
     Refused(SessionError),
-    /// A step blocks its thread past its hard limit, so the worker has left.
-    #[error("the worker has left: a step blocks its thread past its hard limit")]
+    /// A step or a workflow's function blocks its thread past its hard limit, so the worker has left.
+    #[error(
+        "the worker has left: a step or a workflow's function blocks its thread past its hard limit"
+    )]
     Stuck,
     /// The machine gave no thread, or no signals.
     #[error("the system refuses what a worker needs")]
@@ -198,12 +201,7 @@ impl Worker {
                 encode(&running.await?, world.payload_bytes_max())
             }))
         });
-        let (name, version) = (workflow.name().to_owned(), workflow.code_version());
-        self.registry.insert(name.clone(), Code { version, begin });
-        self.workflows.push(WorkflowOffer {
-            workflow: name,
-            version,
-        });
+        self.knows(&workflow, begin);
         self
     }
 
@@ -248,17 +246,26 @@ impl Worker {
                 encode(&handled, world.payload_bytes_max())
             }))
         });
-        let (name, version) = (workflow.name().to_owned(), workflow.code_version());
-        self.registry.insert(name.clone(), Code { version, begin });
-        self.workflows.push(WorkflowOffer {
-            workflow: name,
-            version,
-        });
+        self.knows(&workflow, begin);
         let queue = workflow.queue_name();
         match self.queues.iter().any(|known| known.queue == queue) {
             true => self,
             false => self.queue(queue, policy.items_max),
         }
+    }
+
+    fn knows<In, Out>(&mut self, workflow: &Workflow<In, Out>, begin: Arc<Begin>) {
+        let (name, version) = (workflow.name().to_owned(), workflow.code_version());
+        let code = Code {
+            version,
+            limit: workflow.function_limit(),
+            begin,
+        };
+        self.registry.insert(name.clone(), code);
+        self.workflows.push(WorkflowOffer {
+            workflow: name,
+            version,
+        });
     }
 
     /// Takes runs of this queue, at most `slots` at a time. May be called for several queues. Default: 32 of `default`.
@@ -285,8 +292,8 @@ impl Worker {
         self
     }
 
-    /// Sets whether the process exits, with [`STUCK_EXIT_CODE`], once a step has blocked its thread past its hard limit and
-    /// the worker has drained. Default: yes for [`run_until_signal`](Self::run_until_signal), no for
+    /// Sets whether the process exits, with [`STUCK_EXIT_CODE`], once a step, or a workflow's function, has blocked its thread
+    /// past its hard limit and the worker has drained. Default: yes for [`run_until_signal`](Self::run_until_signal), no for
     /// [`start`](Self::start), where the process is not the worker's alone, and never for a worker of an
     /// [`Engine`](crate::Engine) in the same process.
     ///
@@ -580,7 +587,7 @@ pub struct WorkerStats {
     pub dropped: u64,
     /// Grants given back.
     pub given_back: u64,
-    /// Turns whose bodies blocked their threads past their hard limits, when that was noticed first: the worker leaves.
+    /// Turns whose code blocked its thread past its hard limit, when that was noticed first: the worker leaves.
     pub stuck: u64,
 }
 
@@ -603,11 +610,11 @@ fn elsewhere(_: &Env, _: &mpsc::UnboundedSender<WorkerCommand>) -> Option<Arc<dy
 fn leaves_stuck(exits: bool) {
     tracing::error!(
         exits,
-        "the worker has left: a step blocks its thread past its hard limit. Such work belongs into a process of its own (`Isolation::Process`)"
+        "the worker has left: a step or a workflow's function blocks its thread past its hard limit. Such work belongs into a process of its own (`Isolation::Process`)"
     );
     if exits {
         eprintln!(
-            "stepwell: a step blocks its thread past its hard limit; the worker exits with code {STUCK_EXIT_CODE}"
+            "stepwell: a step or a workflow's function blocks its thread past its hard limit; the worker exits with code {STUCK_EXIT_CODE}"
         );
         std::process::exit(STUCK_EXIT_CODE);
     }
