@@ -38,6 +38,7 @@
 
 mod outlet;
 mod peer;
+mod slots;
 mod stuck;
 #[cfg(test)]
 mod tests;
@@ -53,6 +54,8 @@ use tokio::sync::{mpsc, watch};
 
 use self::peer::{Introduction, Reached, WorkerPeer};
 pub(crate) use self::peer::{PageWanted, WorkerCommand};
+pub use self::slots::SLOTS_DEFAULT;
+use self::slots::Slots;
 use super::env::Env;
 use super::isolated;
 use super::link::{Dial, NetDial};
@@ -63,11 +66,9 @@ use crate::model::id::{CommandId, Incarnation, Namespace};
 use crate::model::limits::NAME_BYTES_MAX;
 use crate::replay::elsewhere::Elsewhere;
 use crate::replay::world::{Begin, Code, Registry, World};
-use crate::wire::message::{QueueSlots, WorkflowOffer};
+use crate::wire::message::WorkflowOffer;
 use crate::workflow::{BatchPolicy, Ctx, Gatherer, Item, Workflow, encode};
 
-/// Slots a worker offers to its queue unless told otherwise.
-pub const SLOTS_DEFAULT: u32 = 32;
 /// How long running steps may take to end once a worker drains, unless told otherwise.
 pub const GRACE_DEFAULT: Duration = Duration::from_secs(10);
 /// The exit code of a worker process that left because a step, or a workflow's function, blocks its thread past its hard
@@ -95,7 +96,7 @@ pub struct Worker {
     env: Env,
     registry: Registry,
     workflows: Vec<WorkflowOffer>,
-    queues: Vec<QueueSlots>,
+    slots: Slots,
     tags: Vec<String>,
     caller: Caller,
     build: String,
@@ -151,7 +152,7 @@ impl Worker {
             env,
             registry: Registry::new(),
             workflows: Vec::new(),
-            queues: Vec::new(),
+            slots: Slots::default(),
             tags: Vec::new(),
             caller: Caller {
                 principal: "worker".to_owned(),
@@ -202,14 +203,15 @@ impl Worker {
             }))
         });
         self.knows(&workflow, begin);
+        self.slots.has_function();
         self
     }
 
     /// Registers a batch handler: one call handles as many runs of the workflow as have come together, each with an outcome
     /// of its own. It answers one outcome for each item, in their order.
     ///
-    /// Offers `items_max` slots of the workflow's queue, unless [`queue`](Self::queue) says otherwise: with fewer no group
-    /// is ever full, and each waits for `wait_max`.
+    /// Offers `items_max` slots of the workflow's queue, beside those of other handlers and functions, unless
+    /// [`queue`](Self::queue) says otherwise: with fewer no group is ever full, and each waits for `wait_max`.
     ///
     /// Items are ordinary runs: of a hundred, three fail, ninety-seven have ended, and three are tried again or are dead
     /// letters. A panic of the handler, its limit, or a wrong number of outcomes fails the attempt of each of its items. Items
@@ -247,11 +249,9 @@ impl Worker {
             }))
         });
         self.knows(&workflow, begin);
-        let queue = workflow.queue_name();
-        match self.queues.iter().any(|known| known.queue == queue) {
-            true => self,
-            false => self.queue(queue, policy.items_max),
-        }
+        self.slots
+            .has_batch(workflow.queue_name(), policy.items_max);
+        self
     }
 
     fn knows<In, Out>(&mut self, workflow: &Workflow<In, Out>, begin: Arc<Begin>) {
@@ -268,11 +268,13 @@ impl Worker {
         });
     }
 
-    /// Takes runs of this queue, at most `slots` at a time. May be called for several queues. Default: 32 of `default`.
+    /// Takes runs of this queue, at most `slots` at a time. May be called for several queues.
+    ///
+    /// Default: 32 of `default` for what is [registered](Self::register), and `items_max` more of its queue for each
+    /// [batch handler](Self::register_batch). A queue that is named here has the slots that are named; once one is, `default`
+    /// is served only if it is named, too.
     pub fn queue(mut self, queue: impl Into<String>, slots: u32) -> Self {
-        let queue = queue.into();
-        self.queues.retain(|known| known.queue != queue);
-        self.queues.push(QueueSlots { queue, slots });
+        self.slots.name(queue.into(), slots);
         self
     }
 
@@ -342,20 +344,15 @@ impl Worker {
         Ok(false)
     }
 
-    fn launch(mut self) -> Result<WorkerHandle, WorkerError> {
+    fn launch(self) -> Result<WorkerHandle, WorkerError> {
         self.check()?;
-        if self.queues.is_empty() {
-            self.queues.push(QueueSlots {
-                queue: "default".to_owned(),
-                slots: SLOTS_DEFAULT,
-            });
-        }
+        let queues = self.slots.offered();
         let Self {
             dial,
             env,
             registry,
             workflows,
-            queues,
+            slots: _,
             tags,
             caller,
             build,
@@ -449,7 +446,8 @@ impl Worker {
             .workflows
             .iter()
             .map(|offer| ("workflow", &offer.workflow));
-        let queues = self.queues.iter().map(|slots| ("queue", &slots.queue));
+        let queues = self.slots.offered();
+        let queues = queues.iter().map(|slots| ("queue", &slots.queue));
         let tags = self.tags.iter().map(|tag| ("tag", tag));
         let named = workflows.chain(queues).chain(tags);
         for (what, name) in named.chain([("build", &self.build)]) {
