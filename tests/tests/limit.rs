@@ -3,7 +3,7 @@
 use stepwell::model::entry::Entry as JournalEntry;
 use stepwell::{Client, Engine, STUCK_EXIT_CODE, millis, secs};
 use stepwell_tests::order::{EngineOrder, WorkerOrder};
-use stepwell_tests::workflow::{self, BLOCK, Block, EXPORT, LONG, Long, STALL, Stall, World};
+use stepwell_tests::workflow::{self, BLOCK, Block, EXPORT, JAM, LONG, Long, STALL, Stall, World};
 use tokio::process::Command;
 use tokio::time::{Instant, timeout};
 
@@ -170,6 +170,42 @@ async fn a_function_blocks(between: bool, expected: &[&str]) -> Vec<String> {
     second.close().await;
     engine.close().await;
     effects(&world)
+}
+
+// A44: a call of a batch handler that blocks its thread has failed 5 s past the limit of the call, for each of its items.
+#[tokio::test]
+async fn a_batch_handler_that_blocks_its_thread_is_noticed_by_the_limit_of_its_call() {
+    let directory = tempfile::tempdir().unwrap();
+    let order = EngineOrder::new(directory.path().join("data"));
+    let (engine, server) = Host::engine(&order).await;
+    let client = Client::connect(&server).await.unwrap();
+    let order = WorkerOrder {
+        server,
+        slots: 4,
+        grace: secs(1),
+        effects: directory.path().join("effects"),
+    };
+    let mut first = Host::worker(&order);
+    let until_there = directory.path().join("never");
+    let two = vec![(None, until_there.clone()), (None, until_there)];
+    let runs = client.start_many(JAM, two).await.unwrap();
+    first.says("begun jam 2").await;
+    let ended = first.ended().await;
+    assert_eq!(ended.code, Some(STUCK_EXIT_CODE), "{ended:?}");
+    let second = Host::worker(&order);
+    for run in runs {
+        let run = run.unwrap();
+        assert_eq!(run.outcome().await.unwrap(), 2);
+        let journal = client.journal(run.id()).await.unwrap();
+        let JournalEntry::AttemptFailed(failed) = &journal[1] else {
+            panic!("{journal:?}")
+        };
+        assert_eq!(failed.failure.class, "time limit");
+        let told = &failed.failure.message;
+        assert!(told.contains("hard limit of 300ms"), "{told}");
+    }
+    second.close().await;
+    engine.close().await;
 }
 
 // A42: the soft limit is a word to the step, which is still there to clean up: in the worker, and in a process of its own.

@@ -283,6 +283,11 @@ impl Shared {
         }
     }
 
+    /// What the session sees of it.
+    pub(crate) fn watch(&self) -> Arc<Watch> {
+        self.watch.clone()
+    }
+
     /// A body begins in place, and should have ended by `hard_at`.
     pub(crate) fn watches(
         &self,

@@ -178,6 +178,13 @@ impl Watch {
         self.bodies().insert(number, body);
     }
 
+    /// A body that has begun should have ended by then instead.
+    pub(crate) fn limits(&self, number: u32, hard: Duration, hard_at: Duration) {
+        if let Some(body) = self.bodies().get_mut(&number) {
+            (body.hard, body.hard_at) = (hard, hard_at);
+        }
+    }
+
     pub(crate) fn ends(&self, number: u32) {
         self.bodies().remove(&number);
     }

@@ -38,7 +38,7 @@ impl Clock for Right {
     }
 }
 
-fn env() -> Env {
+pub(super) fn env() -> Env {
     Env {
         clock: Arc::new(Right(Instant::now())),
         ..bench::env()

@@ -214,7 +214,7 @@ impl Worker {
     /// [`queue`](Self::queue) says otherwise: with fewer no group is ever full, and each waits for `wait_max`.
     ///
     /// Items are ordinary runs: of a hundred, three fail, ninety-seven have ended, and three are tried again or are dead
-    /// letters. A panic of the handler, its limit, or a wrong number of outcomes fails the attempt of each of its items. Items
+    /// letters. A panic of the handler, its hard limit, or a wrong number of outcomes fails the attempt of each of its items. Items
     /// of a lost worker come again one by one, in whatever group is gathered then.
     ///
     /// **Cancel safety**: a run that is cancelled while it waits leaves its group; one that is cancelled while the handler
