@@ -123,8 +123,8 @@ pub use runtime::session::SessionError;
 pub use runtime::worker::{STUCK_EXIT_CODE, Worker, WorkerError, WorkerHandle, WorkerStats};
 #[cfg(feature = "worker")]
 pub use workflow::{
-    BatchPolicy, Ctx, Isolation, Item, SoftLimit, Step, Workflow, days, hours, join_all, millis,
-    mins, secs,
+    BatchPolicy, Call, Ctx, Isolation, Item, SoftLimit, Step, Workflow, days, hours, join_all,
+    millis, mins, secs,
 };
 
 /// The README's examples, compiled and run with the others.

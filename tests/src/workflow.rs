@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use stepwell::model::failure::FailureKind;
-use stepwell::{Ctx, Failure, Isolation, Retry, Step, Worker, Workflow, hours, secs};
+use stepwell::{
+    BatchPolicy, Ctx, Failure, Isolation, Item, Retry, Step, Worker, Workflow, hours, millis, secs,
+};
 
 /// One step, `write`, that returns twice the input.
 pub const LEDGER: Workflow<Entry, u64> = Workflow::new("ledger");
@@ -27,6 +29,10 @@ pub const SPIN: Workflow<Spin, ()> = Workflow::new("spin");
 pub const CRASH: Workflow<Crash, String> = Workflow::new("crash");
 /// A step whose first attempt blocks its thread until a file is there.
 pub const BLOCK: Workflow<Block, String> = Workflow::new("block");
+/// A function whose first attempt blocks its thread until a file is there: without steps, or between two.
+pub const STALL: Workflow<Stall, String> = Workflow::new("stall").limit(Duration::from_millis(300));
+/// Of a batch handler whose first call blocks its thread until the file that each item names is there.
+pub const JAM: Workflow<PathBuf, u32> = Workflow::new("jam");
 /// A step that waits for ever and cleans up when its soft limit has passed; isolated, if its input is so.
 pub const EXPORT: Workflow<bool, u32> = Workflow::new("export");
 /// Many steps, one after the other.
@@ -89,6 +95,15 @@ pub struct Block {
     pub until: PathBuf,
 }
 
+/// What `stall` gets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stall {
+    /// Whether there is a step before and one after.
+    pub between: bool,
+    /// The file that ends the first attempt.
+    pub until: PathBuf,
+}
+
 /// What `rate` gets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rate {
@@ -126,13 +141,16 @@ impl World {
     }
 
     fn note(&self, what: &str, name: &str, step: &Step) -> std::io::Result<()> {
-        let line = format!("{what} {name} {}", step.key());
+        self.say(&format!("{what} {name} {}", step.key()))
+    }
+
+    fn say(&self, line: &str) -> std::io::Result<()> {
         let mut file = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(&self.effects)?;
         file.write_all(format!("{line}\n").as_bytes())?;
-        (self.tell)(&line);
+        (self.tell)(line);
         Ok(())
     }
 
@@ -147,7 +165,11 @@ impl World {
 pub fn register(worker: Worker, world: &World) -> Worker {
     let with = || world.clone();
     let (w1, w2, w3, w4, w5, w6) = (with(), with(), with(), with(), with(), with());
-    let (w7, w8, w9, w10, w11) = (with(), with(), with(), with(), with());
+    let (w7, w8, w9, w10, w11, w12) = (with(), with(), with(), with(), with(), with());
+    let w13 = with();
+    let jam_policy = BatchPolicy::new(2, millis(200))
+        .limits(millis(200), millis(300))
+        .retry(Retry::fixed(millis(10)));
     worker
         .register(LEDGER, move |ctx, entry| ledger(ctx, entry, w1.clone()))
         .register(LONG, move |ctx, long| run_long(ctx, long, w2.clone()))
@@ -159,6 +181,8 @@ pub fn register(worker: Worker, world: &World) -> Worker {
         .register(SPIN, move |ctx, spin| run_spin(ctx, spin, w7.clone()))
         .register(CRASH, move |ctx, how| crash(ctx, how, w8.clone()))
         .register(BLOCK, move |ctx, block| run_block(ctx, block, w9.clone()))
+        .register(STALL, move |ctx, stall| run_stall(ctx, stall, w12.clone()))
+        .register_batch(JAM, jam_policy, move |items| jam(items, w13.clone()))
         .register(RATE, move |ctx, rate| find_rate(ctx, rate, w11.clone()))
         .register(EXPORT, move |ctx, isolated| {
             export(ctx, isolated, w10.clone())
@@ -312,6 +336,42 @@ fn end_by(how: Crash) {
             }
         }
     }
+}
+
+async fn run_stall(ctx: Ctx, stall: Stall, world: World) -> Result<String, Failure> {
+    let world = &world;
+    let beside = |name: &'static str| {
+        ctx.step(name, move |s| async move {
+            world.work(name, &s, Duration::ZERO).await
+        })
+    };
+    if stall.between {
+        beside("before").await?;
+    }
+    world.say(&format!("begun stall {}", ctx.run_id()))?;
+    while ctx.attempt() == 1 && !stall.until.exists() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    world.say(&format!("done stall {}", ctx.run_id()))?;
+    if stall.between {
+        beside("after").await?;
+    }
+    Ok(format!("attempt {}", ctx.attempt()))
+}
+
+async fn jam(items: Vec<Item<PathBuf>>, world: World) -> Vec<Result<u32, Failure>> {
+    let say = |what: &str| world.say(&format!("{what} jam {}", items.len()));
+    let said = say("begun");
+    let waits = |item: &Item<PathBuf>| item.attempt() == 1 && !item.input.exists();
+    while items.iter().all(waits) {
+        std::thread::sleep(millis(5));
+    }
+    let said = said.and_then(|()| say("done"));
+    let outcome = |item: &Item<PathBuf>| match &said {
+        Ok(()) => Ok(item.attempt()),
+        Err(error) => Err(Failure::retryable(error)),
+    };
+    items.iter().map(outcome).collect()
 }
 
 async fn run_block(ctx: Ctx, block: Block, world: World) -> Result<String, Failure> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use stepwell::model::entry::Entry as JournalEntry;
 use stepwell::{Client, Engine, STUCK_EXIT_CODE, millis, secs};
 use stepwell_tests::order::{EngineOrder, WorkerOrder};
-use stepwell_tests::workflow::{self, BLOCK, Block, EXPORT, LONG, Long, World};
+use stepwell_tests::workflow::{self, BLOCK, Block, EXPORT, JAM, LONG, Long, STALL, Stall, World};
 use tokio::process::Command;
 use tokio::time::{Instant, timeout};
 
@@ -82,6 +82,130 @@ async fn a_worker_whose_thread_is_stuck_reports_the_attempt_and_exits_with_its_c
         failed.failure
     );
     assert_eq!(client.stats().await.unwrap().sessions_lost, 0);
+    second.close().await;
+    engine.close().await;
+}
+
+// A44: a function without steps that blocks its thread is an attempt that has failed, like a step that does.
+#[tokio::test]
+async fn a_function_without_steps_that_blocks_its_thread_is_a_failed_attempt_and_its_worker_exits()
+{
+    let kinds = ["Started", "AttemptFailed", "Completed"];
+    let lines = a_function_blocks(false, &kinds).await;
+    assert_eq!(count(&lines, "begun stall"), 2, "{lines:#?}");
+}
+
+// A44: and so is one that does it between two of its steps. What was done before is not done again.
+#[tokio::test]
+async fn a_function_that_blocks_its_thread_between_two_steps_is_a_failed_attempt_and_its_worker_exits()
+ {
+    let kinds = [
+        "Started",
+        "StepCompleted",
+        "AttemptFailed",
+        "StepCompleted",
+        "Completed",
+    ];
+    let lines = a_function_blocks(true, &kinds).await;
+    assert_eq!(count(&lines, "begun before"), 1, "{lines:#?}");
+}
+
+/// Lets the first attempt at `STALL` block its worker's thread; the run's journal is then `expected`. The world's lines.
+async fn a_function_blocks(between: bool, expected: &[&str]) -> Vec<String> {
+    let directory = tempfile::tempdir().unwrap();
+    let mut order = EngineOrder::new(directory.path().join("data"));
+    order.session_timeout = secs(60);
+    let (engine, server) = Host::engine(&order).await;
+    let client = Client::connect(&server).await.unwrap();
+    let world = directory.path().join("effects");
+    let order = WorkerOrder {
+        server,
+        slots: 4,
+        grace: secs(20),
+        effects: world.clone(),
+    };
+    let mut first = Host::worker(&order);
+    let until = directory.path().join("go-on");
+    let stall = Stall {
+        between,
+        until: until.clone(),
+    };
+    let stuck = client.start(STALL, &stall).await.unwrap();
+    first.says("begun stall").await;
+    // It keeps the worker until the thread has come back.
+    let beside = client.start(LONG, &Long { work: secs(9) }).await.unwrap();
+    first.says("begun work").await;
+
+    crate::host::until("the attempt has failed", || async {
+        kinds(&client, stuck.id()).await.contains(&"AttemptFailed")
+    })
+    .await;
+    let second = Host::worker(&order);
+    assert_eq!(stuck.outcome().await.unwrap(), "attempt 2");
+    let late = client.stats().await.unwrap().refused_late;
+    std::fs::write(&until, "").unwrap();
+    first.says("done stall").await;
+    if !between {
+        until_stats(&client, "the late result is refused", |stats| {
+            stats.refused_late > late
+        })
+        .await;
+    }
+
+    let ended = first.ended().await;
+    assert_eq!(ended.code, Some(STUCK_EXIT_CODE), "{ended:?}");
+    assert!(ended.stderr.contains("blocks its thread"), "{ended:?}");
+    assert_eq!(beside.outcome().await.unwrap(), "both done");
+    assert_eq!(kinds(&client, stuck.id()).await, expected);
+    let journal = client.journal(stuck.id()).await.unwrap();
+    let failed = journal.iter().find_map(|entry| match entry {
+        JournalEntry::AttemptFailed(failed) => Some(failed),
+        _ => None,
+    });
+    let failure = &failed.unwrap().failure;
+    assert_eq!(failure.class, "time limit");
+    assert!(
+        failure.message.contains("function is stuck") && failure.message.contains("300ms"),
+        "{failure}"
+    );
+    assert_eq!(client.stats().await.unwrap().sessions_lost, 0);
+    second.close().await;
+    engine.close().await;
+    effects(&world)
+}
+
+// A44: a call of a batch handler that blocks its thread has failed 5 s past the limit of the call, for each of its items.
+#[tokio::test]
+async fn a_batch_handler_that_blocks_its_thread_is_noticed_by_the_limit_of_its_call() {
+    let directory = tempfile::tempdir().unwrap();
+    let order = EngineOrder::new(directory.path().join("data"));
+    let (engine, server) = Host::engine(&order).await;
+    let client = Client::connect(&server).await.unwrap();
+    let order = WorkerOrder {
+        server,
+        slots: 4,
+        grace: secs(1),
+        effects: directory.path().join("effects"),
+    };
+    let mut first = Host::worker(&order);
+    let until_there = directory.path().join("never");
+    let two = vec![(None, until_there.clone()), (None, until_there)];
+    let runs = client.start_many(JAM, two).await.unwrap();
+    first.says("begun jam 2").await;
+    let ended = first.ended().await;
+    assert_eq!(ended.code, Some(STUCK_EXIT_CODE), "{ended:?}");
+    let second = Host::worker(&order);
+    for run in runs {
+        let run = run.unwrap();
+        assert_eq!(run.outcome().await.unwrap(), 2);
+        let journal = client.journal(run.id()).await.unwrap();
+        let JournalEntry::AttemptFailed(failed) = &journal[1] else {
+            panic!("{journal:?}")
+        };
+        assert_eq!(failed.failure.class, "time limit");
+        let told = &failed.failure.message;
+        assert!(told.contains("hard limit of 300ms"), "{told}");
+    }
     second.close().await;
     engine.close().await;
 }

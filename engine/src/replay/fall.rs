@@ -30,6 +30,11 @@ impl Fall {
         }
     }
 
+    /// The entry of the first failed step that it has seen since it asked last.
+    pub(crate) fn failed_at(&self) -> Option<u32> {
+        self.failed_at
+    }
+
     /// It has ended with this.
     pub(crate) fn end(&self, failure: &Failure) -> FunctionEnd {
         let hash = hash_of(failure);

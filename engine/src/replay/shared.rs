@@ -31,8 +31,8 @@ use crate::model::time::Time;
 pub(crate) struct Shared {
     /// How the run began; its input has been taken out.
     pub(crate) started: Started,
-    /// Which attempt at the whole function this is.
-    pub(crate) whole_attempt: u32,
+    /// From how many entries on each failed attempt at the whole function is known.
+    failed_whole: Vec<u32>,
     pub(crate) world: Arc<World>,
     version: u32,
     watch: Arc<Watch>,
@@ -109,7 +109,7 @@ struct State {
 impl Shared {
     pub(crate) fn new(
         started: Started,
-        whole_attempt: u32,
+        failed_whole: Vec<u32>,
         version: u32,
         world: Arc<World>,
         watch: Arc<Watch>,
@@ -130,7 +130,7 @@ impl Shared {
         };
         Self {
             started,
-            whole_attempt,
+            failed_whole,
             version,
             world,
             watch,
@@ -157,6 +157,7 @@ impl Shared {
         location: &'static Location<'static>,
     ) -> u32 {
         self.only_outside_bodies();
+        self.watch.asks();
         let mut state = self.state();
         let number = state.asked;
         state.asked += 1;
@@ -183,6 +184,12 @@ impl Shared {
             return self.world.engine_now();
         }
         self.state().now
+    }
+
+    /// Which attempt at the whole function it is, as far as the function can know by now.
+    pub(crate) fn whole_attempt(&self) -> u32 {
+        let passed = self.state().passed;
+        1 + self.failed_whole.partition_point(|from| *from <= passed) as u32
     }
 
     #[track_caller]
@@ -274,6 +281,11 @@ impl Shared {
             }
             _ => Verdict::Wait,
         }
+    }
+
+    /// What the session sees of it.
+    pub(crate) fn watch(&self) -> Arc<Watch> {
+        self.watch.clone()
     }
 
     /// A body begins in place, and should have ended by `hard_at`.
@@ -396,10 +408,12 @@ impl Shared {
         self.state().halt(Halt::Mismatch(mismatch));
     }
 
-    /// Runs a piece of a body, marked as such.
-    pub(crate) fn in_body<R>(&self, run: impl FnOnce() -> R) -> R {
+    /// Runs a piece of a body, marked as such. It must not panic.
+    pub(crate) fn in_body<R>(&self, number: u32, run: impl FnOnce() -> R) -> R {
         self.in_body.store(true, Ordering::Relaxed);
+        self.watch.enters_body(number);
         let result = run();
+        self.watch.leaves_body(self.world.clock.mono());
         self.in_body.store(false, Ordering::Relaxed);
         result
     }

@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 
 use super::fall::Fall;
 use super::history::{History, Unreadable};
-use super::mismatch::Mismatch;
+use super::mismatch::{Mismatch, span_text};
 use super::report::{Outstanding, Report};
 use super::shared::{Halt, Passed, Shared, Waits};
 use super::watch::Watch;
@@ -20,12 +20,13 @@ use crate::canary::canary;
 use crate::model::command::Refusal;
 use crate::model::dead::Superseded;
 use crate::model::entry::Entry;
-use crate::model::failure::Failure;
+use crate::model::failure::{Failure, FailureKind};
 use crate::model::id::{RunId, RunNo, StepNo, Token};
 use crate::model::payload::Payload;
 use crate::model::retry::Retry;
+use crate::model::time::Time;
 use crate::wire::message::Message;
-use crate::workflow::{Ctx, HARD_LIMIT_DEFAULT, over_time};
+use crate::workflow::{Ctx, HARD_LIMIT_DEFAULT, TIME_LIMIT, over_time};
 
 /// A wait shorter than this is waited for in memory; a longer one suspends the run.
 pub(crate) const MOMENT: Duration = Duration::from_millis(250);
@@ -46,8 +47,10 @@ pub(crate) struct Turn {
     outstanding: Outstanding,
     phase: Phase,
     warned: bool,
-    /// The end of a function that has asked for nothing, as the one step that it is.
-    whole_limit: Option<BoxFuture<'static, ()>>,
+    /// How long the function may go without its context.
+    limit: Duration,
+    /// The end of a function that waits for something foreign.
+    foreign: Option<Foreign>,
     superseded: Superseded,
     fall: Fall,
 }
@@ -57,6 +60,13 @@ struct Function {
     shared: Arc<Shared>,
     future: Running,
     polled: bool,
+}
+
+/// A wait for something that the function did not ask of its context.
+struct Foreign {
+    /// What it had asked for before.
+    asked: u32,
+    ends: BoxFuture<'static, ()>,
 }
 
 /// Where a turn is.
@@ -91,7 +101,8 @@ impl Turn {
             outstanding: Outstanding::default(),
             phase: Phase::Loading,
             warned: false,
-            whole_limit: None,
+            limit: HARD_LIMIT_DEFAULT,
+            foreign: None,
             superseded: Superseded::default(),
             fall: Fall::default(),
         }
@@ -224,8 +235,7 @@ impl Turn {
                 Err(mismatch) => return self.mismatched(mismatch),
             };
             if !resolved && !woken {
-                self.suspend_if_it_only_waits();
-                return self.end_if_it_takes_too_long(cx);
+                return self.waits(cx);
             }
             woken = false;
             self.poll_function(cx, resolved);
@@ -291,18 +301,14 @@ impl Turn {
             return;
         };
         count(&self.world.counts.turns);
+        self.limit = code.limit;
+        self.watch.set_limit(code.limit);
         // Nobody redrives a run that is granted: what is superseded now stays so for this turn.
         self.superseded = Superseded::of(self.history.waiting());
         let input = self.input(std::mem::take(&mut started.input));
-        let failed_whole =
-            |entry: &Entry| matches!(entry, Entry::AttemptFailed(e) if e.number == StepNo::WHOLE);
-        let counts = |(index, entry): &(u32, &Entry)| {
-            failed_whole(entry) && !self.superseded.covers(*index, entry)
-        };
-        let whole_attempt = 1 + self.history.waiting().filter(counts).count() as u32;
         let shared = Arc::new(Shared::new(
             started,
-            whole_attempt,
+            self.failed_whole(),
             code.version,
             self.world.clone(),
             self.watch.clone(),
@@ -327,6 +333,22 @@ impl Turn {
             Ok(Err(failure)) => self.fail(failure, true),
             Err(panic) => self.fail(panicked(panic.as_ref()), true),
         }
+    }
+
+    /// From how many entries on the function knows of each failed attempt at the whole of it: code that has run before must
+    /// see in a replay what it saw then.
+    fn failed_whole(&self) -> Vec<u32> {
+        let (mut failed, mut seen) = (Vec::new(), 1);
+        for (index, entry) in self.history.waiting() {
+            match entry {
+                Entry::AttemptFailed(e) if e.number == StepNo::WHOLE => {
+                    failed.extend((!self.superseded.covers(index, entry)).then_some(seen));
+                }
+                entry if entry.resolves() || entry.number().is_some() => seen = index + 1,
+                _ => {}
+            }
+        }
+        failed
     }
 
     /// What the function gets (W10).
@@ -385,6 +407,7 @@ impl Turn {
         let unconstrained = resolved || !function.polled;
         function.polled = true;
         function.shared.polled_by(cx.waker());
+        self.watch.has_failed_at(self.fall.failed_at());
         let future = &mut function.future;
         let polled = catch_unwind(AssertUnwindSafe(|| {
             if unconstrained {
@@ -448,45 +471,54 @@ impl Turn {
         });
     }
 
-    /// Suspends the run if all it waits for is a moment away or more, and nothing is under way.
-    fn suspend_if_it_only_waits(&mut self) {
+    /// The function waits, and no entry is there that would change it.
+    fn waits(&mut self, cx: &mut Context<'_>) {
         let Some(function) = &self.function else {
             return;
         };
-        if !self.outstanding.is_empty() || self.history.seen() < self.count {
-            return;
-        }
         match function.shared.waits() {
-            Waits::Until(at) if at > self.world.engine_now().after(MOMENT) => {
-                count(&self.world.counts.suspended);
-                self.end(Report::Suspended {
-                    seen: self.history.seen(),
-                    wakes_at: at,
-                });
-                self.phase = Phase::Suspending;
-            }
-            Waits::Foreign if !self.warned => {
-                self.warned = true;
-                tracing::warn!(
-                    run = %self.id,
-                    "the function waits for something it did not ask of its context: that is not recorded and not replayed"
-                );
-            }
-            _ => {}
+            Waits::Foreign => return self.waits_foreign(function.shared.asked(), cx),
+            Waits::Until(at) => self.suspend_until(at),
+            Waits::Soon => {}
+        }
+        if self.foreign.take().is_some() {
+            self.watch.waits_foreign(None);
         }
     }
 
-    /// A function that has asked for nothing is one step, with a step's default limit.
-    fn end_if_it_takes_too_long(&mut self, cx: &mut Context<'_>) {
-        let asked = |function: &Function| function.shared.asked();
-        if self.phase != Phase::Running || self.function.as_ref().map(asked) != Some(0) {
-            return;
+    /// Suspends the run if all it waits for is a moment away or more, and nothing is under way.
+    fn suspend_until(&mut self, at: Time) {
+        let under_way = !self.outstanding.is_empty() || self.history.seen() < self.count;
+        if !under_way && at > self.world.engine_now().after(MOMENT) {
+            count(&self.world.counts.suspended);
+            self.end(Report::Suspended {
+                seen: self.history.seen(),
+                wakes_at: at,
+            });
+            self.phase = Phase::Suspending;
         }
-        let limit = self
-            .whole_limit
-            .get_or_insert_with(|| self.world.clock.sleep(HARD_LIMIT_DEFAULT));
-        if limit.as_mut().poll(cx).is_ready() {
-            self.fail(over_time(HARD_LIMIT_DEFAULT), true);
+    }
+
+    /// What is not asked of the context ends with the function's limit: nobody else knows that it is waited for.
+    fn waits_foreign(&mut self, asked: u32, cx: &mut Context<'_>) {
+        if !self.warned {
+            self.warned = true;
+            tracing::warn!(
+                run = %self.id,
+                limit = ?self.limit,
+                "the function waits for something it did not ask of its context: that is not recorded and not replayed"
+            );
+        }
+        let known = self.foreign.take().filter(|known| known.asked == asked);
+        let mut foreign = known.unwrap_or_else(|| {
+            self.watch.waits_foreign(Some(self.world.clock.mono()));
+            let ends = self.world.clock.sleep(self.limit);
+            Foreign { asked, ends }
+        });
+        match foreign.ends.as_mut().poll(cx) {
+            Poll::Pending => self.foreign = Some(foreign),
+            Poll::Ready(()) if asked == 0 => self.fail(over_time(self.limit), true),
+            Poll::Ready(()) => self.fail(waited_in_vain(self.limit), true),
         }
     }
 
@@ -577,6 +609,14 @@ impl Drop for Turn {
     fn drop(&mut self) {
         self.drop_function();
     }
+}
+
+fn waited_in_vain(limit: Duration) -> Failure {
+    let text = format!(
+        "the function has waited for something it did not ask of its context, for longer than its limit of {}",
+        span_text(limit)
+    );
+    Failure::new(FailureKind::Retryable, TIME_LIMIT, text)
 }
 
 fn panicked(panic: &(dyn std::any::Any + Send)) -> Failure {

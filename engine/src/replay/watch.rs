@@ -1,5 +1,15 @@
-//! What the session may know of the bodies of a turn while they run, without waiting for them: a body that blocks its
-//! thread cannot tell anything itself.
+//! What the session may know of a turn while it is polled, without waiting for it: code that blocks its thread cannot tell
+//! anything itself.
+//!
+//! ```text
+//!   poll of the turn   ├──────────────────────────────────┤
+//!   a body's code          ├────┤        ├─────┤
+//!   the function's     ├───┤    ├────────┤     ├──────────┤   each stretch by itself
+//! ```
+//!
+//! Bodies have limits of their own, from their beginnings on. The function has its limit for each stretch of a poll that is
+//! its own; if it waits for something foreign, for that and the stretch that follows together. While it waits for what it
+//! has asked of its context it has none: that is not its code's time.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -9,13 +19,22 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::command::at;
-use crate::model::entry::Place;
+use crate::model::entry::{FunctionEnd, Place};
 use crate::model::retry::Retry;
 
 /// A body that should have ended so long ago, while its turn is still being polled, blocks its thread.
 pub(crate) const STUCK_AFTER: Duration = Duration::from_secs(5);
 /// A poll that has lasted so long is one that does not come back.
 const LONG_POLL: Duration = Duration::from_secs(1);
+
+/// Whose code a poll that does not come back is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Blocker {
+    /// The body of this command.
+    Body(u32),
+    /// The workflow's function.
+    Function,
+}
 
 /// One attempt that runs in place.
 #[derive(Debug, Clone)]
@@ -41,11 +60,44 @@ impl Body {
     }
 }
 
-/// See the module. One for each turn.
+/// A number that may be missing: it and one, or 0.
+#[derive(Debug, Default)]
+struct Maybe(AtomicU64);
+
+impl Maybe {
+    fn set(&self, value: Option<u64>) {
+        let stored = value.map_or(0, |value| value.saturating_add(1));
+        self.0.store(stored, Ordering::Relaxed);
+    }
+
+    fn set_span(&self, span: Duration) {
+        self.set(Some(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)));
+    }
+
+    fn get(&self) -> Option<u64> {
+        self.0.load(Ordering::Relaxed).checked_sub(1)
+    }
+
+    fn span(&self) -> Option<Duration> {
+        self.get().map(Duration::from_nanos)
+    }
+}
+
+/// See the module. One for each turn. Instants are in monotonic time.
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
-    /// Since when the turn is being polled, in nanoseconds of monotonic time and one; 0 if it is not.
-    polled_since: AtomicU64,
+    /// Since when the turn is being polled.
+    polled_since: Maybe,
+    /// Since when the function's own code has been running in this poll.
+    function_since: Maybe,
+    /// The command whose body's code runs.
+    body: Maybe,
+    /// Since when the function has been waiting for what it did not ask of its context.
+    foreign_since: Maybe,
+    /// How long the function may take.
+    limit: Maybe,
+    /// The first failed step that the function has seen since it asked last.
+    failed_at: Maybe,
     bodies: Mutex<BTreeMap<u32, Body>>,
 }
 
@@ -56,27 +108,92 @@ impl Watch {
     }
 
     pub(crate) fn poll_begins(&self, now: Duration) {
-        let nanos = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-        self.polled_since
-            .store(nanos.saturating_add(1), Ordering::Relaxed);
+        self.function_since.set_span(now);
+        self.polled_since.set_span(now);
     }
 
     pub(crate) fn poll_ends(&self) {
-        self.polled_since.store(0, Ordering::Relaxed);
+        self.polled_since.set(None);
+        self.function_since.set(None);
+        self.body.set(None);
+    }
+
+    /// The code of a body has the thread.
+    pub(crate) fn enters_body(&self, number: u32) {
+        self.body.set(Some(u64::from(number)));
+        self.function_since.set(None);
+    }
+
+    /// The function has it again.
+    pub(crate) fn leaves_body(&self, now: Duration) {
+        self.body.set(None);
+        self.function_since.set_span(now);
+    }
+
+    /// How long the function may take.
+    pub(crate) fn set_limit(&self, limit: Duration) {
+        self.limit.set_span(limit);
+    }
+
+    /// The function waits for something foreign since then, or no more.
+    pub(crate) fn waits_foreign(&self, since: Option<Duration>) {
+        match since {
+            Some(since) => self.foreign_since.set_span(since),
+            None => self.foreign_since.set(None),
+        }
+    }
+
+    /// The entry of the first failed step that the function has seen since it asked last.
+    pub(crate) fn has_failed_at(&self, index: Option<u32>) {
+        self.failed_at.set(index.map(u64::from));
+    }
+
+    /// The function asks for a command.
+    pub(crate) fn asks(&self) {
+        self.foreign_since.set(None);
+        self.failed_at.set(None);
+    }
+
+    /// How the function has come to where it is.
+    pub(crate) fn function_end(&self) -> FunctionEnd {
+        let failed_at = self.failed_at.get();
+        FunctionEnd {
+            failed_at: failed_at.and_then(|index| u32::try_from(index).ok()),
+            went_on: None,
+        }
+    }
+
+    /// The function's limit, if its own code has been running past that for too long.
+    pub(crate) fn function_overdue(&self, now: Duration) -> Option<Duration> {
+        let limit = self.limit.span()?;
+        let mut since = self.function_since.span()?;
+        if let Some(foreign_since) = self.foreign_since.span() {
+            since = since.min(foreign_since);
+        }
+        let overdue_at = since.saturating_add(limit).saturating_add(STUCK_AFTER);
+        (self.blocks(now) && overdue_at <= now).then_some(limit)
     }
 
     pub(crate) fn begins(&self, number: u32, body: Body) {
         self.bodies().insert(number, body);
     }
 
+    /// A body that has begun should have ended by then instead.
+    pub(crate) fn limits(&self, number: u32, hard: Duration, hard_at: Duration) {
+        if let Some(body) = self.bodies().get_mut(&number) {
+            (body.hard, body.hard_at) = (hard, hard_at);
+        }
+    }
+
     pub(crate) fn ends(&self, number: u32) {
         self.bodies().remove(&number);
     }
 
-    /// When the first of the bodies has been past its limit for too long.
-    pub(crate) fn overdue_at(&self) -> Option<Duration> {
+    /// Whether a body or the function has been past its limit for too long.
+    pub(crate) fn is_overdue(&self, now: Duration) -> bool {
         let first = self.bodies().values().map(|body| body.hard_at).min();
-        first.map(|at| at.saturating_add(STUCK_AFTER))
+        first.is_some_and(|at| at.saturating_add(STUCK_AFTER) <= now)
+            || self.function_overdue(now).is_some()
     }
 
     /// The bodies that are overdue, by their numbers.
@@ -91,10 +208,15 @@ impl Watch {
 
     /// Whether the turn is in a poll that does not come back.
     pub(crate) fn blocks(&self, now: Duration) -> bool {
-        match self.polled_since.load(Ordering::Relaxed) {
-            0 => false,
-            since => Duration::from_nanos(since - 1) + LONG_POLL <= now,
-        }
+        let since = self.polled_since.span();
+        since.is_some_and(|since| since + LONG_POLL <= now)
+    }
+
+    /// Whose code that poll is in.
+    pub(crate) fn blocker(&self, now: Duration) -> Option<Blocker> {
+        let body = self.body.get().and_then(|body| u32::try_from(body).ok());
+        self.blocks(now)
+            .then(|| body.map_or(Blocker::Function, Blocker::Body))
     }
 }
 
@@ -119,15 +241,49 @@ mod tests {
     fn only_a_poll_that_lasts_blocks_a_thread() {
         let (watch, at) = (Watch::default(), Duration::from_secs);
         watch.begins(3, body(at(10)));
-        assert_eq!(watch.overdue_at(), Some(at(15)));
-        assert!(watch.overdue(at(14)).is_empty());
-        assert_eq!(watch.overdue(at(15)).len(), 1);
+        assert!(watch.overdue(at(14)).is_empty() && !watch.is_overdue(at(14)));
+        assert!(watch.overdue(at(15)).len() == 1 && watch.is_overdue(at(15)));
         assert!(!watch.blocks(at(15)));
         watch.poll_begins(at(9));
         assert!(watch.blocks(at(15)));
         watch.poll_ends();
         assert!(!watch.blocks(at(16)));
         watch.ends(3);
-        assert_eq!(watch.overdue_at(), None);
+        assert!(!watch.is_overdue(at(99)));
+    }
+
+    // A44: what the function itself takes is measured from where it got the thread, and what its bodies take is not.
+    #[test]
+    fn the_function_has_its_limit_for_each_stretch_that_is_its_own() {
+        let (watch, at) = (Watch::default(), Duration::from_secs);
+        watch.set_limit(at(30));
+        watch.poll_begins(at(100));
+        assert_eq!(watch.function_overdue(at(134)), None);
+        assert_eq!(watch.function_overdue(at(135)), Some(at(30)));
+        assert!(watch.is_overdue(at(135)));
+        assert_eq!(watch.blocker(at(135)), Some(Blocker::Function));
+        watch.enters_body(0);
+        assert_eq!(watch.function_overdue(at(9_999)), None);
+        assert_eq!(watch.blocker(at(135)), Some(Blocker::Body(0)));
+        watch.leaves_body(at(200));
+        assert_eq!(watch.function_overdue(at(234)), None);
+        assert_eq!(watch.function_overdue(at(235)), Some(at(30)));
+    }
+
+    // A function that waits, for whatever, blocks nothing.
+    #[test]
+    fn a_function_that_awaits_is_never_overdue() {
+        let (watch, at) = (Watch::default(), Duration::from_secs);
+        watch.set_limit(at(30));
+        assert!(!watch.is_overdue(at(9_999)), "never polled");
+        watch.poll_begins(at(100));
+        watch.poll_ends();
+        watch.waits_foreign(Some(at(100)));
+        assert!(!watch.is_overdue(at(9_999)));
+        watch.poll_begins(at(120));
+        assert!(!watch.is_overdue(at(134)));
+        assert!(watch.is_overdue(at(135)), "it has waited before");
+        watch.asks();
+        assert!(!watch.is_overdue(at(154)) && watch.is_overdue(at(155)));
     }
 }

@@ -27,6 +27,8 @@ pub(crate) type Begin = dyn Fn(Ctx, &Payload) -> Result<Running, Failure> + Send
 pub(crate) struct Code {
     /// Its version.
     pub(crate) version: u32,
+    /// How long the function may go without its context.
+    pub(crate) limit: Duration,
     /// The function.
     pub(crate) begin: Arc<Begin>,
 }
@@ -167,7 +169,7 @@ pub(crate) struct Counts {
     pub(crate) revoked: AtomicU64,
     pub(crate) dropped: AtomicU64,
     pub(crate) given_back: AtomicU64,
-    /// Bodies that ran on past their hard limit because they block their thread.
+    /// Turns whose code ran on past its hard limit because it blocks its thread.
     pub(crate) stuck: AtomicU64,
 }
 

@@ -16,6 +16,9 @@ mod driver;
 #[cfg(feature = "server")]
 pub mod engine;
 #[cfg(feature = "server")]
+#[cfg(test)]
+mod gathering;
+#[cfg(feature = "server")]
 pub mod inspect;
 #[cfg(feature = "server")]
 mod letters;

@@ -275,7 +275,8 @@ messages! {
         token: Token,
         /// Why.
         failure: Failure,
-        /// Whether it asked no command at all before, so that the whole function is one step.
+        /// Whether it is an attempt at the whole function that failed, and is made again by the default policy: it asked no
+        /// command at all before, or was ended at its limit.
         whole: bool,
         /// How the function came to it: what a redrive would have to supersede.
         #[serde(default)]

@@ -184,9 +184,12 @@ impl Ctx {
     }
 
     /// Which attempt at the whole function this is, the first is 1. More than 1 only for a function that failed before
-    /// it asked for anything: later failures are those of its steps.
+    /// it asked for anything, or ended at its limit ([`Workflow::limit`](crate::Workflow::limit)): other failures are those
+    /// of its steps.
+    ///
+    /// **Determinism**: recorded. Before the steps that were recorded when an attempt failed, it answers what it did then.
     pub fn attempt(&self) -> u32 {
-        self.shared.whole_attempt
+        self.shared.whole_attempt()
     }
 
     /// Whether somebody asked the run to stop, as far as this function can know by now.

@@ -1,6 +1,9 @@
 //! A workflow's name and types, shared by who starts it and who runs it.
 
 use std::marker::PhantomData;
+use std::time::Duration;
+
+use super::step::HARD_LIMIT_DEFAULT;
 
 /// Ties the client that starts a workflow to the worker that runs it: its name, version, queue, input and output.
 ///
@@ -16,6 +19,7 @@ pub struct Workflow<In, Out> {
     version: u32,
     queue: &'static str,
     tags: &'static [&'static str],
+    limit: Duration,
     types: PhantomData<fn(In) -> Out>,
 }
 
@@ -29,6 +33,7 @@ impl<In, Out> Workflow<In, Out> {
             version: 1,
             queue: "default",
             tags: &[],
+            limit: HARD_LIMIT_DEFAULT,
             types: PhantomData,
         }
     }
@@ -57,6 +62,22 @@ impl<In, Out> Workflow<In, Out> {
         Self { tags, ..self }
     }
 
+    /// Sets how long its function may run, or wait for something it did not ask of its context, outside of steps: then this
+    /// attempt at the whole function has failed, and is made again by [`Retry::default`](crate::Retry). Default 5 min 30 s.
+    ///
+    /// Time in steps does not count (they have limits of their own), nor does time in which the function waits for its
+    /// context. A function without steps has it for all that it does.
+    ///
+    /// ```
+    /// use stepwell::{Workflow, secs};
+    /// const REPORT: Workflow<String, u64> = Workflow::new("report").limit(secs(1_200));
+    /// assert_eq!(REPORT.function_limit(), secs(1_200));
+    /// ```
+    #[must_use]
+    pub const fn limit(self, limit: Duration) -> Self {
+        Self { limit, ..self }
+    }
+
     /// Its name.
     pub const fn name(&self) -> &'static str {
         self.name
@@ -70,6 +91,11 @@ impl<In, Out> Workflow<In, Out> {
     /// The queue its runs go through, unless a start names another.
     pub const fn queue_name(&self) -> &'static str {
         self.queue
+    }
+
+    /// How long its function may run or wait outside of steps and its context.
+    pub const fn function_limit(&self) -> Duration {
+        self.limit
     }
 
     /// The tags that a worker must offer to get its runs, unless a start names others.

@@ -14,6 +14,8 @@
 //! - **I2** The outcome at place `n` is that of the item at place `n`.
 //! - **I3** What ends a call as a whole (a panic, its limit, a wrong number of outcomes) fails the attempt of each of its
 //!   items, and nothing else.
+//! - **I4** The limits of a call count from when it begins, for the watch over blocked threads, too: an item that has waited
+//!   for it has used up nothing of them.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -24,16 +26,17 @@ use futures_util::future::{BoxFuture, Shared};
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
-use super::step::{Step, panic_text};
+use super::step::{
+    HARD_LIMIT_DEFAULT, SOFT_LIMIT_DEFAULT, SoftLimit, Step, TIME_LIMIT, panic_text,
+};
 use crate::canary::canary;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::id::RunId;
 use crate::model::payload::Payload;
 use crate::model::retry::Retry;
+use crate::replay::mismatch::span_text;
 use crate::runtime::env::Clock;
 
-/// How long one call of a batch handler may take unless told: 5 min.
-pub const BATCH_LIMIT_DEFAULT: Duration = Duration::from_secs(300);
 /// An item's attempt ends this long after its call must have, if it has not.
 const LEEWAY: Duration = Duration::from_secs(30);
 
@@ -42,7 +45,8 @@ const LEEWAY: Duration = Duration::from_secs(30);
 pub struct BatchPolicy {
     pub(crate) items_max: u32,
     pub(crate) wait_max: Duration,
-    pub(crate) limit: Duration,
+    pub(crate) soft: Duration,
+    pub(crate) hard: Duration,
     pub(crate) retry: Retry,
 }
 
@@ -52,16 +56,28 @@ impl BatchPolicy {
         Self {
             items_max: items_max.max(1),
             wait_max,
-            limit: BATCH_LIMIT_DEFAULT,
+            soft: SOFT_LIMIT_DEFAULT,
+            hard: HARD_LIMIT_DEFAULT,
             retry: Retry::default(),
         }
     }
 
-    /// Sets how long one call may take; then it is dropped, and each of its items has failed an attempt. Default 5 min.
+    /// Sets how long one call may take: at `soft` the handler is told ([`Call::until_soft_limit`]), at `hard` the call is
+    /// dropped, and each of its items has failed an attempt, retryably, with the class `time limit`. Both count from when
+    /// the handler is called. Defaults: 5 min and 5 min 30 s.
+    ///
+    /// A handler that never awaits cannot be dropped: 5 s later its worker reports the attempts as failed and leaves, as for
+    /// [a step](super::StepFuture::limits).
     #[must_use]
-    pub fn limit(mut self, limit: Duration) -> Self {
-        self.limit = limit;
+    pub fn limits(mut self, soft: Duration, hard: Duration) -> Self {
+        (self.soft, self.hard) = (soft.min(hard), hard);
         self
+    }
+
+    /// Sets both [limits](Self::limits) to the same: a call has no time to clean up.
+    #[must_use]
+    pub fn limit(self, limit: Duration) -> Self {
+        self.limits(limit, limit)
     }
 
     /// Sets when items that failed are tried again. Default: [`Retry::default`].
@@ -73,7 +89,9 @@ impl BatchPolicy {
 
     /// How long an item's attempt may take: it waits, then its call runs.
     pub(crate) fn attempt_limit(&self) -> Duration {
-        self.wait_max + self.limit + LEEWAY
+        self.wait_max
+            .saturating_add(self.hard)
+            .saturating_add(LEEWAY)
     }
 }
 
@@ -99,6 +117,47 @@ impl<In> Item<In> {
     /// The run.
     pub fn run(&self) -> RunId {
         self.step.run()
+    }
+
+    /// The call that this item is in.
+    pub fn call(&self) -> Call {
+        Call(self.step.clone())
+    }
+}
+
+/// One call of a batch handler: what all of its items have in common.
+#[derive(Debug, Clone)]
+pub struct Call(Step);
+
+impl Call {
+    /// Ends when the soft limit of this call has passed: time to clean up, before the hard limit ends the call.
+    ///
+    /// **Cancel safety**: may be dropped and asked for again.
+    pub fn soft_limit(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.0.soft_limit()
+    }
+
+    /// What `work` answers, unless the soft limit of this call passes first: then `work` is dropped, and what is left of the
+    /// time up to the hard limit is for cleaning up.
+    ///
+    /// ```
+    /// # use stepwell::{Failure, Item};
+    /// # async fn insert(_: &[Item<u64>]) -> Vec<Result<u64, Failure>> { Vec::new() }
+    /// # async fn roll_back() {}
+    /// async fn handle(items: Vec<Item<u64>>) -> Vec<Result<u64, Failure>> {
+    ///     match items[0].call().until_soft_limit(insert(&items)).await {
+    ///         Ok(outcomes) => outcomes,
+    ///         Err(passed) => {
+    ///             roll_back().await;
+    ///             items.iter().map(|_| Err(passed.into())).collect() // made again, each by its policy
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// **Cancel safety**: dropping it drops `work`.
+    pub async fn until_soft_limit<F: Future>(&self, work: F) -> Result<F::Output, SoftLimit> {
+        self.0.until_soft_limit(work).await
     }
 }
 
@@ -202,17 +261,20 @@ where
                 () = members.full.notified() => {}
                 () = waited => {}
             }
-            let members = members.close();
+            let mut members = members.close();
+            for (step, _) in members.iter_mut().flatten() {
+                step.begins_anew(policy.soft, policy.hard);
+            }
             let count = members.len();
             let (places, items) = items_of(members)?;
             let called = AssertUnwindSafe(async { handler(items).await }).catch_unwind();
-            let limit = clock.sleep(policy.limit);
+            let limit = clock.sleep(policy.hard);
             let answered = tokio::select! {
                 biased;
                 answered = called => answered.map_err(|panic| {
                     Failure::new(FailureKind::Retryable, "panic", panic_text(panic.as_ref()))
                 })?,
-                () = limit => return Err(over_time(policy.limit)),
+                () = limit => return Err(over_time(policy.hard)),
             };
             spread(count, &places, answered)
         }
@@ -251,7 +313,9 @@ fn spread<Out>(
     places: &[usize],
     answered: Vec<Result<Out, Failure>>,
 ) -> Outcomes<Out> {
-    if answered.len() != places.len() {
+    let too_few = answered.len() < places.len();
+    let counts = too_few && canary!("a call with too few outcomes counts");
+    if answered.len() != places.len() && !counts {
         let text = format!(
             "the batch handler answered {} outcomes for {} items",
             answered.len(),
@@ -317,6 +381,7 @@ impl Drop for Member {
 }
 
 fn over_time(limit: Duration) -> Failure {
-    let text = format!("the call of the batch handler took longer than its limit of {limit:?}");
-    Failure::new(FailureKind::Retryable, "time limit", text)
+    let limit = span_text(limit);
+    let text = format!("the call of the batch handler took longer than its hard limit of {limit}");
+    Failure::new(FailureKind::Retryable, TIME_LIMIT, text)
 }

@@ -44,7 +44,7 @@ pub use ctx::Ctx;
 pub use definition::Workflow;
 pub use isolation::Isolation;
 pub(crate) use item::Gatherer;
-pub use item::{BATCH_LIMIT_DEFAULT, BatchPolicy, Item};
+pub use item::{BatchPolicy, Call, Item};
 pub use join::join_all;
 pub use span::{days, hours, millis, mins, secs};
 pub use step::{HARD_LIMIT_DEFAULT, SOFT_LIMIT_DEFAULT, SoftLimit, Step, StepFuture};

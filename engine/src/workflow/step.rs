@@ -21,6 +21,7 @@ use crate::replay::command::Resolution;
 use crate::replay::elsewhere::Errand;
 use crate::replay::mismatch::span_text;
 use crate::replay::shared::{Shared, Verdict};
+use crate::replay::watch::Watch;
 use crate::runtime::env::Clock;
 
 /// How long an attempt may take before its soft limit passes, unless told: 5 min.
@@ -38,9 +39,18 @@ pub struct Step {
     clock: Arc<dyn Clock>,
     soft: Duration,
     soft_at: Duration,
+    watch: Arc<Watch>,
 }
 
 impl Step {
+    /// From now on it has these limits: its body has waited for others, and begins with them.
+    pub(crate) fn begins_anew(&mut self, soft: Duration, hard: Duration) {
+        let now = self.clock.mono();
+        (self.soft, self.soft_at) = (soft, now.saturating_add(soft));
+        let hard_at = now.saturating_add(hard);
+        self.watch.limits(self.number, hard, hard_at);
+    }
+
     /// The idempotency key: the same in all attempts at this step, in whatever process, and no other step has it.
     ///
     /// Made of the run's id and the step's number: `run_…-3`. In [`Ctx::once`](super::Ctx::once) made of the namespace and the
@@ -265,10 +275,11 @@ where
             clock,
             soft: self.soft,
             soft_at,
+            watch: self.shared.watch(),
         };
-        let body = self
-            .shared
-            .in_body(|| catch_unwind(AssertUnwindSafe(|| (self.body)(step))));
+        let body = self.shared.in_body(self.number, || {
+            catch_unwind(AssertUnwindSafe(|| (self.body)(step)))
+        });
         self.running = Some(Box::pin(body.map_err(|panic| panicked(panic.as_ref()))?));
         Ok(())
     }
@@ -310,7 +321,7 @@ where
             return Poll::Pending;
         };
         let bytes_max = self.shared.world.payload_bytes_max();
-        let polled = self.shared.in_body(|| {
+        let polled = self.shared.in_body(self.number, || {
             catch_unwind(AssertUnwindSafe(|| {
                 body.as_mut().poll(cx).map(|ended| match ended {
                     Ok(value) => encode(&value, bytes_max).map(|payload| (value, payload)),

@@ -1,14 +1,17 @@
 //! Limits: every step has both.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-use super::bench::Bench;
+use super::bench::{Bench, START, completed};
+use crate::model::entry::{AttemptFailed, Place};
 use crate::model::failure::Failure;
+use crate::model::id::{Incarnation, StepNo};
 use crate::model::retry::Retry;
+use crate::model::time::Time;
 use crate::workflow::{Ctx, Isolation, Step, StepFuture, secs};
 
 /// A step that waits for ever, with what `with` sets, is told after `soft` and ended after `hard`.
@@ -74,6 +77,90 @@ fn a_function_without_steps_has_a_hard_limit() {
     let told = bench.poll().told_engine();
     assert!(
         told[0].contains("time limit") && told[0].ends_with("whole true"),
+        "{told:?}"
+    );
+}
+
+// A41: nobody else knows of what a function waits for without its context, so that has the function's limit, too. Whatever
+// it asks in between gives it its time anew.
+#[test]
+fn a_function_that_waits_for_something_foreign_ends_at_its_limit() {
+    let mut bench = Bench::new(&(), |ctx: Ctx, (): ()| async move {
+        ctx.step("one", |_| async { Ok::<_, Failure>(1) }).await?;
+        FOREIGN.fetch_add(1, Ordering::SeqCst);
+        futures_util::future::poll_fn(|_| match FOREIGN.load(Ordering::SeqCst) {
+            2.. => std::task::Poll::Ready(()),
+            _ => std::task::Poll::Pending,
+        })
+        .await;
+        ctx.step("two", |_| async { Ok::<_, Failure>(2) }).await?;
+        std::future::pending::<Result<(), Failure>>().await
+    });
+    bench.poll().answer().poll();
+    bench.clock.advance(329_000);
+    assert!(bench.poll().told_engine().is_empty());
+    FOREIGN.fetch_add(1, Ordering::SeqCst);
+    bench.poll().answer().poll();
+    bench.clock.advance(329_999);
+    assert!(bench.poll().told_engine().is_empty(), "its time began anew");
+    bench.clock.advance(1);
+    let told = bench.poll().told_engine();
+    assert!(
+        told[0].contains("(time limit): the function has waited for something it did not ask")
+            && told[0].ends_with("its limit of 5m 30s whole true"),
+        "{told:?}"
+    );
+}
+
+static FOREIGN: AtomicU32 = AtomicU32::new(0);
+
+// A41: what a function waits for of its context has limits of its own, or none.
+#[test]
+fn a_function_that_waits_for_its_context_has_no_limit() {
+    let mut bench = Bench::new(&(), |ctx: Ctx, (): ()| async move {
+        ctx.step("long", |_| std::future::pending::<Result<(), Failure>>())
+            .limits(secs(80_000), secs(90_000))
+            .await
+    });
+    for _ in 0..8 {
+        assert!(bench.poll().told_engine().is_empty());
+        bench.clock.advance(10_000_000);
+    }
+    let mut bench = Bench::new(&(), |ctx: Ctx, (): ()| async move {
+        ctx.sleep(secs(90_000)).await?;
+        Ok::<_, Failure>(())
+    });
+    bench.poll().answer().poll();
+    assert!(bench.told_engine()[0].starts_with("suspended"));
+}
+
+// A44: an attempt at the whole function that failed after a step is known to the code behind that step, and not before: it
+// must see in a replay what it saw when the step was recorded.
+#[test]
+fn a_failed_attempt_at_the_whole_is_known_from_where_it_failed() {
+    let mut bench = Bench::new(&(), |ctx: Ctx, (): ()| async move {
+        let first = ctx.attempt();
+        ctx.step("one", |_| async { Ok::<_, Failure>(1) }).await?;
+        Ok::<_, Failure>((first, ctx.attempt()))
+    });
+    let failed = |attempt| AttemptFailed {
+        at: Time(START + 9),
+        number: StepNo::WHOLE,
+        place: Place::default(),
+        attempt,
+        failure: Failure::retryable("stuck"),
+        retry_at: Time(START + 10),
+        counted: true,
+        incarnation: Incarnation(1),
+        build: "b".to_owned(),
+    };
+    bench.journal.push(failed(1).into());
+    bench.journal.push(completed(9, 0, "one", 1).into());
+    bench.journal.push(failed(2).into());
+    bench.hand_out();
+    let told = bench.poll().told_engine();
+    assert!(
+        told[0].starts_with("returned") && told[0].contains("[2,3]"),
         "{told:?}"
     );
 }

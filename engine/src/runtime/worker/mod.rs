@@ -27,16 +27,18 @@
 //!   dropped; a hand-out is matched against what is held and against the turns that ended last; entries are matched by
 //!   index. A `Regranted` for a turn that has been dropped meanwhile is answered with `GiveBack`.
 //! - **K7 A run is given back only after its function is gone** from memory, so that two workers never run it at a time. Not
-//!   so if a step of it blocks its thread past its hard limit: see `stuck`.
+//!   so if it, or a step of it, blocks its thread past its hard limit: see `stuck`.
 //!
 //! Draining: the worker offers no slots, starts no body, and gives back each run as soon as no body of it runs and none of
 //! its reports is without an answer. What still runs after the grace is dropped and given back. Then it says goodbye.
 //!
-//! A worker also drains by itself, and then exits with [`STUCK_EXIT_CODE`] if the process is its own, once a step has blocked
-//! its thread for 5 s past its hard limit: the session's thread reports that attempt as failed.
+//! A worker also drains by itself, and then exits with [`STUCK_EXIT_CODE`] if the process is its own, once a step, or a
+//! workflow's function outside of its steps, has blocked its thread for 5 s past its hard limit: the session's thread reports
+//! that attempt as failed.
 
 mod outlet;
 mod peer;
+mod slots;
 mod stuck;
 #[cfg(test)]
 mod tests;
@@ -52,6 +54,8 @@ use tokio::sync::{mpsc, watch};
 
 use self::peer::{Introduction, Reached, WorkerPeer};
 pub(crate) use self::peer::{PageWanted, WorkerCommand};
+pub use self::slots::SLOTS_DEFAULT;
+use self::slots::Slots;
 use super::env::Env;
 use super::isolated;
 use super::link::{Dial, NetDial};
@@ -62,15 +66,13 @@ use crate::model::id::{CommandId, Incarnation};
 use crate::model::limits::NAME_BYTES_MAX;
 use crate::replay::elsewhere::Elsewhere;
 use crate::replay::world::{Begin, Code, Registry, World};
-use crate::wire::message::{QueueSlots, WorkflowOffer};
+use crate::wire::message::WorkflowOffer;
 use crate::workflow::{BatchPolicy, Ctx, Gatherer, Item, Workflow, encode};
 
-/// Slots a worker offers to its queue unless told otherwise.
-pub const SLOTS_DEFAULT: u32 = 32;
 /// How long running steps may take to end once a worker drains, unless told otherwise.
 pub const GRACE_DEFAULT: Duration = Duration::from_secs(10);
-/// The exit code of a worker process that left because a step blocks its thread past its hard limit (`EX_TEMPFAIL`): a
-/// supervisor should start it again.
+/// The exit code of a worker process that left because a step, or a workflow's function, blocks its thread past its hard
+/// limit (`EX_TEMPFAIL`): a supervisor should start it again.
 pub const STUCK_EXIT_CODE: i32 = 75;
 
 /// Runs workflows for an engine.
@@ -94,7 +96,7 @@ pub struct Worker {
     env: Env,
     registry: Registry,
     workflows: Vec<WorkflowOffer>,
-    queues: Vec<QueueSlots>,
+    slots: Slots,
     tags: Vec<String>,
     caller: Caller,
     build: String,
@@ -125,8 +127,10 @@ pub enum WorkerError {
     /// The engine does not want this worker.
     #[error(transparent)]
     Refused(SessionError),
-    /// A step blocks its thread past its hard limit, so the worker has left.
-    #[error("the worker has left: a step blocks its thread past its hard limit")]
+    /// A step or a workflow's function blocks its thread past its hard limit, so the worker has left.
+    #[error(
+        "the worker has left: a step or a workflow's function blocks its thread past its hard limit"
+    )]
     Stuck,
     /// The machine gave no thread, or no signals.
     #[error("the system refuses what a worker needs")]
@@ -148,7 +152,7 @@ impl Worker {
             env,
             registry: Registry::new(),
             workflows: Vec::new(),
-            queues: Vec::new(),
+            slots: Slots::default(),
             tags: Vec::new(),
             caller: Caller {
                 principal: "worker".to_owned(),
@@ -192,23 +196,19 @@ impl Worker {
                 encode(&running.await?, world.payload_bytes_max())
             }))
         });
-        let (name, version) = (workflow.name().to_owned(), workflow.code_version());
-        self.registry.insert(name.clone(), Code { version, begin });
-        self.workflows.push(WorkflowOffer {
-            workflow: name,
-            version,
-        });
+        self.knows(&workflow, begin);
+        self.slots.has_function();
         self
     }
 
     /// Registers a batch handler: one call handles as many runs of the workflow as have come together, each with an outcome
     /// of its own. It answers one outcome for each item, in their order.
     ///
-    /// Offers `items_max` slots of the workflow's queue, unless [`queue`](Self::queue) says otherwise: with fewer no group
-    /// is ever full, and each waits for `wait_max`.
+    /// Offers `items_max` slots of the workflow's queue, beside those of other handlers and functions, unless
+    /// [`queue`](Self::queue) says otherwise: with fewer no group is ever full, and each waits for `wait_max`.
     ///
     /// Items are ordinary runs: of a hundred, three fail, ninety-seven have ended, and three are tried again or are dead
-    /// letters. A panic of the handler, its limit, or a wrong number of outcomes fails the attempt of each of its items. Items
+    /// letters. A panic of the handler, its hard limit, or a wrong number of outcomes fails the attempt of each of its items. Items
     /// of a lost worker come again one by one, in whatever group is gathered then.
     ///
     /// **Cancel safety**: a run that is cancelled while it waits leaves its group; one that is cancelled while the handler
@@ -242,24 +242,33 @@ impl Worker {
                 encode(&handled, world.payload_bytes_max())
             }))
         });
+        self.knows(&workflow, begin);
+        self.slots
+            .has_batch(workflow.queue_name(), policy.items_max);
+        self
+    }
+
+    fn knows<In, Out>(&mut self, workflow: &Workflow<In, Out>, begin: Arc<Begin>) {
         let (name, version) = (workflow.name().to_owned(), workflow.code_version());
-        self.registry.insert(name.clone(), Code { version, begin });
+        let code = Code {
+            version,
+            limit: workflow.function_limit(),
+            begin,
+        };
+        self.registry.insert(name.clone(), code);
         self.workflows.push(WorkflowOffer {
             workflow: name,
             version,
         });
-        let queue = workflow.queue_name();
-        match self.queues.iter().any(|known| known.queue == queue) {
-            true => self,
-            false => self.queue(queue, policy.items_max),
-        }
     }
 
-    /// Takes runs of this queue, at most `slots` at a time. May be called for several queues. Default: 32 of `default`.
+    /// Takes runs of this queue, at most `slots` at a time. May be called for several queues.
+    ///
+    /// Default: 32 of `default` for what is [registered](Self::register), and `items_max` more of its queue for each
+    /// [batch handler](Self::register_batch). A queue that is named here has the slots that are named; once one is, `default`
+    /// is served only if it is named, too.
     pub fn queue(mut self, queue: impl Into<String>, slots: u32) -> Self {
-        let queue = queue.into();
-        self.queues.retain(|known| known.queue != queue);
-        self.queues.push(QueueSlots { queue, slots });
+        self.slots.name(queue.into(), slots);
         self
     }
 
@@ -279,8 +288,8 @@ impl Worker {
         self
     }
 
-    /// Sets whether the process exits, with [`STUCK_EXIT_CODE`], once a step has blocked its thread past its hard limit and
-    /// the worker has drained. Default: yes for [`run_until_signal`](Self::run_until_signal), no for
+    /// Sets whether the process exits, with [`STUCK_EXIT_CODE`], once a step, or a workflow's function, has blocked its thread
+    /// past its hard limit and the worker has drained. Default: yes for [`run_until_signal`](Self::run_until_signal), no for
     /// [`start`](Self::start), where the process is not the worker's alone, and never for a worker of an
     /// [`Engine`](crate::Engine) in the same process.
     ///
@@ -329,20 +338,15 @@ impl Worker {
         Ok(false)
     }
 
-    fn launch(mut self) -> Result<WorkerHandle, WorkerError> {
+    fn launch(self) -> Result<WorkerHandle, WorkerError> {
         self.check()?;
-        if self.queues.is_empty() {
-            self.queues.push(QueueSlots {
-                queue: "default".to_owned(),
-                slots: SLOTS_DEFAULT,
-            });
-        }
+        let queues = self.slots.offered();
         let Self {
             dial,
             env,
             registry,
             workflows,
-            queues,
+            slots: _,
             tags,
             caller,
             build,
@@ -436,7 +440,8 @@ impl Worker {
             .workflows
             .iter()
             .map(|offer| ("workflow", &offer.workflow));
-        let queues = self.queues.iter().map(|slots| ("queue", &slots.queue));
+        let queues = self.slots.offered();
+        let queues = queues.iter().map(|slots| ("queue", &slots.queue));
         let tags = self.tags.iter().map(|tag| ("tag", tag));
         let named = workflows.chain(queues).chain(tags);
         for (what, name) in named.chain([("build", &self.build)]) {
@@ -574,7 +579,7 @@ pub struct WorkerStats {
     pub dropped: u64,
     /// Grants given back.
     pub given_back: u64,
-    /// Turns whose bodies blocked their threads past their hard limits, when that was noticed first: the worker leaves.
+    /// Turns whose code blocked its thread past its hard limit, when that was noticed first: the worker leaves.
     pub stuck: u64,
 }
 
@@ -597,11 +602,11 @@ fn elsewhere(_: &Env, _: &mpsc::UnboundedSender<WorkerCommand>) -> Option<Arc<dy
 fn leaves_stuck(exits: bool) {
     tracing::error!(
         exits,
-        "the worker has left: a step blocks its thread past its hard limit. Such work belongs into a process of its own (`Isolation::Process`)"
+        "the worker has left: a step or a workflow's function blocks its thread past its hard limit. Such work belongs into a process of its own (`Isolation::Process`)"
     );
     if exits {
         eprintln!(
-            "stepwell: a step blocks its thread past its hard limit; the worker exits with code {STUCK_EXIT_CODE}"
+            "stepwell: a step or a workflow's function blocks its thread past its hard limit; the worker exits with code {STUCK_EXIT_CODE}"
         );
         std::process::exit(STUCK_EXIT_CODE);
     }

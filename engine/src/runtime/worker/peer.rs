@@ -83,6 +83,8 @@ pub(crate) struct WorkerPeer {
     pub(super) ended: Ended,
     /// Tasks that have not said that they are gone.
     tasks: usize,
+    /// Those among them whose turns are not held any more.
+    pub(super) parted: BTreeMap<u64, Arc<Watch>>,
     /// Those among them that block their threads and will not be waited for.
     pub(super) stuck: BTreeSet<u64>,
     /// One of them was met: the worker leaves.
@@ -143,6 +145,7 @@ impl WorkerPeer {
             turns: BTreeMap::new(),
             ended: Ended::default(),
             tasks: 0,
+            parted: BTreeMap::new(),
             stuck: BTreeSet::new(),
             condemned: false,
             look_at: Duration::ZERO,
@@ -216,6 +219,7 @@ impl WorkerPeer {
             turn: self.next_turn,
             answer_by: None,
         };
+        self.part(run);
         self.turns.insert(run, held);
         self.runtime.spawn(task.run());
     }
@@ -260,16 +264,24 @@ impl WorkerPeer {
         if self.turns.get(&run).is_none_or(|held| held.token != token) {
             return false;
         }
-        self.turns.remove(&run);
+        self.part(run);
         self.ended.add(run, token);
         true
     }
 
+    /// Lets go of a turn, whose task then ends, unless its code blocks its thread.
+    fn part(&mut self, run: RunNo) {
+        if let Some(held) = self.turns.remove(&run) {
+            self.parted.insert(held.turn, held.watch);
+        }
+    }
+
     /// Lets go of turns that somebody else may hold by now.
     fn drop_turns(&mut self, which: impl Fn(&HeldTurn) -> bool) {
-        let before = self.turns.len();
-        self.turns.retain(|_, held| !which(held));
-        let dropped = before - self.turns.len();
+        let these = self.turns.iter().filter(|(_, held)| which(held));
+        let these: Vec<RunNo> = these.map(|(run, _)| *run).collect();
+        let dropped = these.len();
+        these.into_iter().for_each(|run| self.part(run));
         if dropped > 0 {
             tracing::warn!(
                 turns = dropped,
@@ -463,6 +475,7 @@ impl Peer for WorkerPeer {
             WorkerCommand::Gone { run, turn } => {
                 self.tasks -= 1;
                 self.stuck.remove(&turn);
+                self.parted.remove(&turn);
                 if let Some(held) = self.turns.get(&run)
                     && held.turn == turn
                 {

@@ -83,7 +83,7 @@ impl TurnTask {
     pub(crate) async fn run(mut self) {
         std::future::poll_fn(|cx| self.poll(cx)).await;
         // The function goes before the word that it is gone.
-        self.turn.stop();
+        self.stop_turn();
         drop(self.gone);
     }
 
@@ -136,9 +136,16 @@ impl TurnTask {
         }
     }
 
+    /// Destructors may block, too.
+    fn stop_turn(&mut self) {
+        self.watch.poll_begins(self.world.clock.mono());
+        self.turn.stop();
+        self.watch.poll_ends();
+    }
+
     /// The function is dropped first: the run may be granted to another worker as soon as the frame is there.
     fn give_back(&mut self) -> Poll<()> {
-        self.turn.stop();
+        self.stop_turn();
         if self.outlet.send(
             self.connection,
             GiveBack {
