@@ -229,6 +229,7 @@ impl Court {
         let latest = self.engine_time.latest;
         retention::batch_ended(&self.durable, &forgotten, latest, &mut bench);
         fence::one_grant_a_run(&self.durable, &mut bench);
+        self.fence.batch_ended(&self.durable);
         place::batch_ended(&self.durable, &touched, &mut bench);
         suspect::batch_ended(&self.durable, &touched, &mut bench);
         self.acts.batch_ended(&self.durable, &mut bench);
