@@ -462,5 +462,9 @@ mod planted {
             "a run of an unknown workflow dies at once",
             "a workflow that nobody knows is waited for",
         ),
+        canary(
+            "a workflow whose workers are busy is unknown",
+            "a workflow is unknown only while no worker that knows it is connected",
+        ),
     ];
 }

@@ -171,8 +171,9 @@ impl Court {
                     self.acts.appended(&self.durable, *run, *index, &mut bench);
                     self.batches
                         .appended(&self.durable, *run, *index, &mut bench);
+                    let admissions = &self.admissions;
                     self.patience
-                        .appended(&self.durable, *run, *index, &mut bench);
+                        .appended(&self.durable, *run, *index, admissions, &mut bench);
                     self.suspects
                         .appended(&self.durable, *run, *index, &self.lines, &mut bench);
                 }
@@ -384,6 +385,7 @@ impl Court {
     /// The server's end of its connection is gone.
     pub(crate) fn parted(&mut self, now_ms: u64, who: Incarnation) {
         self.lines.parted(who);
+        self.patience.parted(now_ms, who);
         self.once.lost(now_ms);
     }
 
@@ -401,8 +403,12 @@ impl Court {
         if matches!(message, Message::Closing(_)) {
             self.once.lost(now_ms);
         }
-        if let (Message::Closing(closing), Some(who)) = (message, who) {
-            self.lines.closes(who, closing, &mut bench);
+        match (message, who) {
+            (Message::Closing(closing), Some(who)) => {
+                self.lines.closes(who, closing, &mut bench);
+            }
+            (Message::Welcome(_), Some(who)) => self.patience.welcomed(now_ms, who),
+            _ => {}
         }
         release::released(&self.durable, to, message, &mut bench);
     }

@@ -86,11 +86,18 @@ fn input<T: serde::de::DeserializeOwned>(run: &DurableRun) -> Result<T, String> 
 
 fn may_die(run: &DurableRun, failure: &Failure, planned: bool) -> Result<(), String> {
     match failure.class.as_str() {
-        WORKER_LOST | UNKNOWN_WORKFLOW => Ok(()),
+        WORKER_LOST => Ok(()),
+        // All workers know the others, and the count runs only while one of them serves the queue.
+        UNKNOWN_WORKFLOW if is_orphan(run) => Ok(()),
         DECLINED if planned => Ok(()),
         _ if gave_up(run, failure) => Ok(()),
         _ => Err(format!("it died of what nobody planned: {failure:?}")),
     }
+}
+
+fn is_orphan(run: &DurableRun) -> bool {
+    let started = run.started();
+    started.is_some_and(|started| started.workflow == ORPHAN.name())
 }
 
 /// Whether it failed for the last time so long after it had failed first that no retry was left: its clock has jumped. Of
