@@ -223,6 +223,10 @@ mod planted {
             "T1: a timer fires at or after its instant",
         ),
         canary(
+            "a timer fires late",
+            "T1: a waiting run is ready when its timer is due",
+        ),
+        canary(
             "a delayed run starts early",
             "a delayed run starts at or after its instant",
         ),

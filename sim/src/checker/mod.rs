@@ -227,6 +227,7 @@ impl Court {
         self.orders.batch_ended(&mut bench);
         self.schedules.batch_ended(&self.durable, &mut bench);
         self.engine_time.batch_ended(&self.durable, &mut bench);
+        self.engine_time.look_for_overdue(&self.durable, &mut bench);
         let latest = self.engine_time.latest;
         retention::batch_ended(&self.durable, &forgotten, latest, &mut bench);
         fence::one_grant_a_run(&self.durable, &mut bench);
