@@ -119,6 +119,14 @@ mod planted {
             "B3, R1: a batch that is told to be sealed is sealed",
         ),
         canary(
+            "a sealed batch takes a run",
+            "B2: a run is added to a batch only while it is not sealed",
+        ),
+        canary(
+            "a batch is forgotten before its retention",
+            "batches that have ended are kept for the retention",
+        ),
+        canary(
             "a follow-up starts one early",
             "B3: a batch ends when its last run has ended",
         ),

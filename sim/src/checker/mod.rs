@@ -212,6 +212,10 @@ impl Court {
                 }
                 Change::Tallied => self.tally.written(),
                 Change::Batched => batched = true,
+                Change::BatchForgotten { batch } => {
+                    let latest = self.engine_time.latest;
+                    retention::batch_forgotten(&self.durable, *batch, latest, &mut bench);
+                }
                 Change::Moved { run } => {
                     touched.insert(*run);
                 }

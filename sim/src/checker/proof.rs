@@ -14,6 +14,7 @@ use stepwell::model::payload::Payload;
 
 use super::Bench;
 use crate::durable::{Durable, DurableRun};
+use crate::host::late_run;
 use crate::ledger::Ledger;
 use crate::plan::{
     ChainInput, Deed, Ill, Job, Limited, Order, Plan, Poison, Shared, Solo, TimedJob,
@@ -45,11 +46,14 @@ pub(super) fn at_the_end(durable: &Durable, ledger: &Ledger, plan: &Plan, bench:
             Job::StartTogether { runs, .. } => runs
                 .iter()
                 .any(|(name, _)| Some(name) == started.name.as_ref()),
-            Job::Batch { parts, .. } => {
+            Job::Batch { name, parts, .. } => {
                 // What follows has no name; another checker knows it.
                 let names = parts.iter().flatten().map(|(name, _)| Some(name));
                 let is_follower = started.workflow == FOLLOW.name();
-                is_follower || names.into_iter().any(|name| name == started.name.as_ref())
+                let is_late = started.name == Some(late_run(name));
+                is_follower
+                    || is_late
+                    || names.into_iter().any(|name| name == started.name.as_ref())
             }
             Job::SetSchedule(schedule) => started
                 .name
