@@ -280,6 +280,10 @@ mod planted {
             "A4: one hand-out in so many goes to the run that waits longest",
         ),
         canary(
+            "the oldest never gets its share of a worker",
+            "A4: and so of those of one worker",
+        ),
+        canary(
             "tags are not looked at",
             "a run goes only where its tags are offered",
         ),

@@ -230,7 +230,7 @@ impl Admission {
         let every = self.settings.oldest_every();
         every > 0
             && passed_over.saturating_add(1) >= every
-            && !canary!("the oldest never gets its share")
+            && !canary!("the oldest never gets its share of a worker")
     }
 
     /// A run has been chosen.

@@ -335,6 +335,7 @@ impl Court {
     pub(crate) fn reported(&mut self, now: Moment, message: &Message) {
         if let Message::Hello(hello) = message {
             self.admissions.hello(hello);
+            self.shares.session_begins(hello.incarnation);
         }
         if matches!(message, Message::AskOnce(_)) {
             self.once.asked();
@@ -412,7 +413,10 @@ impl Court {
             (Message::Closing(closing), Some(who)) => {
                 self.lines.closes(who, closing, &mut bench);
             }
-            (Message::Welcome(_), Some(who)) => self.patience.welcomed(now_ms, who),
+            (Message::Welcome(_), Some(who)) => {
+                self.patience.welcomed(now_ms, who);
+                self.shares.session_begins(who);
+            }
             _ => {}
         }
         release::released(&self.durable, to, message, &mut bench);
