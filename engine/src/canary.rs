@@ -437,6 +437,10 @@ mod planted {
             "N1: an order about a queue or a schedule acts once",
         ),
         canary(
+            "an order is acknowledged and has no effect",
+            "N2: what an order changes and that it was carried out is written in one batch",
+        ),
+        canary(
             "orders are forgotten at a restart",
             "N1: an order that was carried out is known after a restart",
         ),

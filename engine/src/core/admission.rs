@@ -272,6 +272,7 @@ impl Core {
         let request = ask.request;
         let done = match self.was_ordered(&ask.caller) {
             true => Ok(()),
+            false if canary!("an order is acknowledged and has no effect") => Ok(()),
             false => self.change_queue(&ask.queue, ask.change, &ask.caller, out),
         };
         match done {

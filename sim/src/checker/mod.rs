@@ -4,6 +4,7 @@
 //! some in the end, when all runs have ended.
 
 mod admission;
+mod answer;
 mod attempt;
 mod batch;
 mod damage;
@@ -74,6 +75,7 @@ pub(crate) struct Court {
     once: once::Onces,
     batches: batch::Batches,
     orders: order::Orders,
+    requests: answer::Requests,
     together: together::Calls,
     schedules: schedule::Schedules,
     tally: tally::Tallies,
@@ -228,7 +230,7 @@ impl Court {
             }
             self.gauges.changed(&self.durable);
         }
-        self.orders.batch_ended(&mut bench);
+        self.orders.batch_ended(&self.durable, &mut bench);
         self.schedules.batch_ended(&self.durable, &mut bench);
         self.engine_time.batch_ended(&self.durable, &mut bench);
         self.engine_time.look_for_overdue(&self.durable, &mut bench);
@@ -331,8 +333,10 @@ impl Court {
         self.gauges.told(from, queues, &mut bench);
     }
 
-    /// A worker sends something.
-    pub(crate) fn reported(&mut self, now: Moment, message: &Message) {
+    /// A worker or a client sends something.
+    pub(crate) fn reported(&mut self, now: Moment, from: &str, message: &Message) {
+        self.requests.sent(from, message);
+        self.orders.given(message);
         if let Message::Hello(hello) = message {
             self.admissions.hello(hello);
             self.shares.session_begins(hello.incarnation);
@@ -428,6 +432,9 @@ impl Court {
             _ => {}
         }
         release::released(&self.durable, to, message, &mut bench);
+        let answer = (to, message);
+        self.requests
+            .answered(&self.durable, &self.orders, answer, &mut bench);
     }
 
     /// A step's body has begun.
