@@ -98,6 +98,10 @@ mod planted {
             "E3: one attempt at a once key is made at a time",
         ),
         canary(
+            "who comes back loses its once key",
+            "E4: a worker that comes back keeps what it holds",
+        ),
+        canary(
             "an all-or-nothing start is cut in two",
             "A1: the runs that a call begins are written in one batch",
         ),
@@ -117,6 +121,14 @@ mod planted {
         canary(
             "a seal alone is not written",
             "B3, R1: a batch that is told to be sealed is sealed",
+        ),
+        canary(
+            "a sealed batch takes a run",
+            "B2: a run is added to a batch only while it is not sealed",
+        ),
+        canary(
+            "a batch is forgotten before its retention",
+            "batches that have ended are kept for the retention",
         ),
         canary(
             "a follow-up starts one early",
@@ -223,6 +235,10 @@ mod planted {
             "T1: a timer fires at or after its instant",
         ),
         canary(
+            "a timer fires late",
+            "T1: a waiting run is ready when its timer is due",
+        ),
+        canary(
             "a delayed run starts early",
             "a delayed run starts at or after its instant",
         ),
@@ -266,6 +282,10 @@ mod planted {
         canary(
             "the oldest never gets its share",
             "A4: one hand-out in so many goes to the run that waits longest",
+        ),
+        canary(
+            "the oldest never gets its share of a worker",
+            "A4: and so of those of one worker",
         ),
         canary(
             "tags are not looked at",
@@ -417,6 +437,10 @@ mod planted {
             "N1: an order about a queue or a schedule acts once",
         ),
         canary(
+            "an order is acknowledged and has no effect",
+            "N2: what an order changes and that it was carried out is written in one batch",
+        ),
+        canary(
             "orders are forgotten at a restart",
             "N1: an order that was carried out is known after a restart",
         ),
@@ -461,6 +485,10 @@ mod planted {
         canary(
             "a run of an unknown workflow dies at once",
             "a workflow that nobody knows is waited for",
+        ),
+        canary(
+            "a workflow whose workers are busy is unknown",
+            "a workflow is unknown only while no worker that knows it is connected",
         ),
     ];
 }

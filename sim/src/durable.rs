@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use stepwell::QueueSettings;
-use stepwell::keys::batch::BatchRecord;
+use stepwell::keys::batch::{self, BatchRecord};
 use stepwell::keys::once::{self, OnceRecord};
 use stepwell::keys::order::OrderRecord;
 use stepwell::keys::unique::UniqueRecord;
@@ -13,7 +13,7 @@ use stepwell::keys::{
     QueueRecord, ReadyRecord, Record, ScheduleRecord, ScheduleState, StoppedRecord, Tally,
     TimerRecord, journal,
 };
-use stepwell::model::batch::BatchNo;
+use stepwell::model::batch::{BatchNo, batch_hash};
 use stepwell::model::calendar::Calendar;
 use stepwell::model::chain;
 use stepwell::model::dead::Superseded;
@@ -184,6 +184,8 @@ pub(crate) enum Change {
     Forgotten { run: RunNo },
     /// A batch changed.
     Batched,
+    /// One that has ended is not there any more.
+    BatchForgotten { batch: BatchNo },
     /// How far a schedule is was written, or the schedule deleted.
     Scheduled { number: u32 },
     /// An order about a queue or a schedule was carried out.
@@ -268,6 +270,8 @@ pub(crate) struct Durable {
     pub(crate) batches: BTreeMap<u32, BatchRecord>,
     /// All that have ended, also those that are forgotten.
     pub(crate) ended_batches: BTreeMap<BatchNo, BatchRecord>,
+    /// Those of them that are.
+    pub(crate) forgotten_batches: BTreeSet<BatchNo>,
     /// How many runs of each batch had ended when most of them had: one that is redriven has not ended again.
     pub(crate) most_ended: BTreeMap<BatchNo, u64>,
     /// All tokens that ever were granted.
@@ -492,8 +496,18 @@ impl Durable {
                     if self.ended_batches.insert(record.no, record).is_some() {
                         return Err("a batch ended twice".to_owned());
                     }
+                    return Ok(Change::Batched);
                 }
-                Change::Batched
+                // One of its name may have ended before it, and is forgotten.
+                let is_it = |record: &&BatchRecord| {
+                    batch::ended(record.namespace, batch_hash(&record.name)) == *key
+                        && !self.forgotten_batches.contains(&record.no)
+                };
+                let mut ended = self.ended_batches.values().rev();
+                let batch = ended.find(is_it).map(|record| record.no);
+                let batch = batch.ok_or("a batch was forgotten that had not ended")?;
+                self.forgotten_batches.insert(batch);
+                Change::BatchForgotten { batch }
             }
             Family::Expiry | Family::FollowUp => Change::Other,
             Family::Order => {

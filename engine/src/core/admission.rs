@@ -234,7 +234,7 @@ impl Admission {
         let every = self.settings.oldest_every();
         every > 0
             && passed_over.saturating_add(1) >= every
-            && !canary!("the oldest never gets its share")
+            && !canary!("the oldest never gets its share of a worker")
     }
 
     /// A run has been chosen.
@@ -276,6 +276,7 @@ impl Core {
         let request = ask.request;
         let done = match self.was_ordered(&ask.caller) {
             true => Ok(()),
+            false if canary!("an order is acknowledged and has no effect") => Ok(()),
             false => self.change_queue(&ask.queue, ask.change, &ask.caller, out),
         };
         match done {

@@ -594,6 +594,7 @@ impl Audit {
         self.forget_dropped(&facts, now, retention, crashed);
         if !crashed {
             self.check_change(&facts, now);
+            self.check_batches(&facts, now, retention);
         }
         let self_acts = facts.acts.clone();
         for id in self.started.keys() {
@@ -655,6 +656,25 @@ impl Audit {
                 self.started.remove(&before.run.id);
                 self.told.remove(&before.run.id);
                 self.acknowledged.retain(|(of, _), ()| of != no);
+            }
+        }
+    }
+
+    /// A batch that has ended is kept for the retention; one that is sealed gets no more runs (B2).
+    fn check_batches(&self, facts: &Facts, now: Time, retention: Duration) {
+        for before in &self.last.batches {
+            let after = facts.batches.iter().find(|after| after.no == before.no);
+            let name = &before.name;
+            match (after, before.ended_at) {
+                (Some(after), _) => assert!(
+                    !before.sealed || after.counts.total == before.counts.total,
+                    "B2: `{name}` was sealed"
+                ),
+                (None, Some(at)) => assert!(
+                    at.after(retention) <= now,
+                    "`{name}` was forgotten at {now}, it ended at {at}"
+                ),
+                (None, None) => panic!("B3: `{name}` is gone and had not ended"),
             }
         }
     }

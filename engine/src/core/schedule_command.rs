@@ -223,7 +223,8 @@ impl Core {
     ) -> Result<Message, Refusal> {
         check_name_length("principal", &ask.caller.principal)?;
         let (number, schedule) = self.schedule_of(&ask.caller, &ask.name)?;
-        if schedule.state.paused_by.is_some() {
+        let is_paused = schedule.state.paused_by.is_some();
+        if is_paused || canary!("an order is acknowledged and has no effect") {
             return Ok(reply(ask.request, schedule, false));
         }
         let state = ScheduleState {

@@ -158,8 +158,10 @@ impl Core {
         let left = DYING_MAX.saturating_sub(self.unknown.dying);
         let (sessions, unknown) = (&self.sessions, &self.unknown);
         let nobody_knows = |workflow: &str| {
-            !sessions.values().any(|session| session.knows(workflow))
-                && unknown.nobody_knew_since(workflow, mark.mono)
+            let idle = canary!("a workflow whose workers are busy is unknown");
+            let knows =
+                |session: &Session| session.knows(workflow) && (!idle || session.has_room(number));
+            !sessions.values().any(knows) && unknown.nobody_knew_since(workflow, mark.mono)
         };
         let Some(queue) = self.queues.get_mut(&number) else {
             return;
@@ -183,7 +185,11 @@ impl Core {
         if run.ended.is_some() || image.stopped.is_some() {
             return Self::dequeue_row(&item, out); // it ended in line (cancelled)
         }
-        let known = self.sessions.values().any(|s| s.knows(&item.workflow));
+        let idle = canary!("a workflow whose workers are busy is unknown");
+        let knows = |session: &Session| {
+            session.knows(&item.workflow) && (!idle || session.has_room(item.queue))
+        };
+        let known = self.sessions.values().any(knows);
         if known {
             return self.put_back(item);
         }

@@ -2,7 +2,7 @@
 //!
 //! Source: `BatchBuilder::start`, and the core's invariants B1 to B4: at every commit the counts of a batch are those of its
 //! runs; a batch ends in the commit in which it is sealed and its last run has ended, and what follows it begins in that
-//! commit, once, with these counts. A run that is redriven before its batch has ended goes on for it; one that is redriven
+//! commit, once, with these counts; one that is sealed gets no more runs. A run that is redriven before its batch has ended goes on for it; one that is redriven
 //! afterwards does not change it.
 
 use std::collections::BTreeMap;
@@ -17,6 +17,7 @@ use crate::durable::{Durable, DurableRun};
 use crate::workload::{FOLLOW, Follow};
 
 const COUNTS: &str = "a batch's counts equal the truth";
+const SEALED: &str = "a sealed batch gets no more runs";
 const ASKED: &str = "a batch that is cancelled is asked to stop";
 const FOLLOWS: &str = "one run follows a batch";
 
@@ -27,6 +28,8 @@ pub(super) struct Batches {
     alone: BTreeMap<RunNo, usize>,
     /// How often one went on for its batch.
     pub(super) rejoined: u64,
+    /// How many runs those had that are sealed, when that was durable.
+    sealed: BTreeMap<BatchNo, u64>,
 }
 
 impl Batches {
@@ -88,7 +91,16 @@ impl Batches {
     }
 
     /// After each batch of the store.
-    pub(super) fn batch_ended(&self, durable: &Durable, bench: &mut Bench<'_>) {
+    pub(super) fn batch_ended(&mut self, durable: &Durable, bench: &mut Bench<'_>) {
+        let (open, ended) = (durable.batches.values(), durable.ended_batches.values());
+        for record in open.chain(ended).filter(|record| record.sealed) {
+            let (name, total) = (&record.name, record.counts.total);
+            let before = *self.sealed.entry(record.no).or_insert(total);
+            if total != before {
+                let text = format!("`{name}` had {before} runs when it was sealed, now {total}");
+                bench.charge(SEALED, text);
+            }
+        }
         for record in durable.batches.values() {
             self.equal(durable, record, bench);
             if record.sealed && record.counts.ended() == record.counts.total {

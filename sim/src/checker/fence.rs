@@ -33,7 +33,7 @@ enum Said {
 pub(super) struct Fence {
     said: BTreeSet<(RunNo, Token, Said)>,
     highest: Option<Token>,
-    /// The latest grant of each run.
+    /// The grants as of the last batch, and those of the batch at hand.
     current: BTreeMap<RunNo, Token>,
     /// One that ended in the batch at hand counts for what that batch writes.
     before: BTreeMap<RunNo, Token>,
@@ -55,6 +55,12 @@ impl Fence {
 
     pub(super) fn batch_begins(&mut self) {
         self.before.clear();
+    }
+
+    /// A grant that ended is nobody's from the next batch on.
+    pub(super) fn batch_ended(&mut self, durable: &Durable) {
+        let granted = durable.granted.values();
+        self.current = granted.map(|grant| (grant.run, grant.token)).collect();
     }
 
     pub(super) fn granted(

@@ -4,6 +4,7 @@
 //! some in the end, when all runs have ended.
 
 mod admission;
+mod answer;
 mod attempt;
 mod batch;
 mod damage;
@@ -74,6 +75,7 @@ pub(crate) struct Court {
     once: once::Onces,
     batches: batch::Batches,
     orders: order::Orders,
+    requests: answer::Requests,
     together: together::Calls,
     schedules: schedule::Schedules,
     tally: tally::Tallies,
@@ -171,8 +173,9 @@ impl Court {
                     self.acts.appended(&self.durable, *run, *index, &mut bench);
                     self.batches
                         .appended(&self.durable, *run, *index, &mut bench);
+                    let admissions = &self.admissions;
                     self.patience
-                        .appended(&self.durable, *run, *index, &mut bench);
+                        .appended(&self.durable, *run, *index, admissions, &mut bench);
                     self.suspects
                         .appended(&self.durable, *run, *index, &self.lines, &mut bench);
                 }
@@ -211,6 +214,10 @@ impl Court {
                 }
                 Change::Tallied => self.tally.written(),
                 Change::Batched => batched = true,
+                Change::BatchForgotten { batch } => {
+                    let latest = self.engine_time.latest;
+                    retention::batch_forgotten(&self.durable, *batch, latest, &mut bench);
+                }
                 Change::Moved { run } => {
                     touched.insert(*run);
                 }
@@ -223,12 +230,14 @@ impl Court {
             }
             self.gauges.changed(&self.durable);
         }
-        self.orders.batch_ended(&mut bench);
+        self.orders.batch_ended(&self.durable, &mut bench);
         self.schedules.batch_ended(&self.durable, &mut bench);
         self.engine_time.batch_ended(&self.durable, &mut bench);
+        self.engine_time.look_for_overdue(&self.durable, &mut bench);
         let latest = self.engine_time.latest;
         retention::batch_ended(&self.durable, &forgotten, latest, &mut bench);
         fence::one_grant_a_run(&self.durable, &mut bench);
+        self.fence.batch_ended(&self.durable);
         place::batch_ended(&self.durable, &touched, &mut bench);
         suspect::batch_ended(&self.durable, &touched, &mut bench);
         self.acts.batch_ended(&self.durable, &mut bench);
@@ -324,14 +333,18 @@ impl Court {
         self.gauges.told(from, queues, &mut bench);
     }
 
-    /// A worker sends something.
-    pub(crate) fn reported(&mut self, now: Moment, message: &Message) {
+    /// A worker or a client sends something.
+    pub(crate) fn reported(&mut self, now: Moment, from: &str, message: &Message) {
+        self.requests.sent(from, message);
+        self.orders.given(message);
         if let Message::Hello(hello) = message {
             self.admissions.hello(hello);
+            self.shares.session_begins(hello.incarnation);
         }
         if matches!(message, Message::AskOnce(_)) {
             self.once.asked();
         }
+        self.once.grants.reported(message);
         self.fence.reported(message);
         self.attempts.reported(now, message);
     }
@@ -383,6 +396,7 @@ impl Court {
     /// The server's end of its connection is gone.
     pub(crate) fn parted(&mut self, now_ms: u64, who: Incarnation) {
         self.lines.parted(who);
+        self.patience.parted(now_ms, who);
         self.once.lost(now_ms);
     }
 
@@ -400,10 +414,27 @@ impl Court {
         if matches!(message, Message::Closing(_)) {
             self.once.lost(now_ms);
         }
-        if let (Message::Closing(closing), Some(who)) = (message, who) {
-            self.lines.closes(who, closing, &mut bench);
+        match (message, who) {
+            (Message::Closing(closing), Some(who)) => {
+                self.lines.closes(who, closing, &mut bench);
+            }
+            (Message::OnceGranted(grant), _) => {
+                self.once.grants.grants(&self.durable, grant, &bench);
+            }
+            (Message::OnceReturned(answer), _) => self.once.grants.answered(answer),
+            (Message::ReportRefused(refused), _) => {
+                self.once.grants.ends((refused.run, refused.number));
+            }
+            (Message::Welcome(_), Some(who)) => {
+                self.patience.welcomed(now_ms, who);
+                self.shares.session_begins(who);
+            }
+            _ => {}
         }
         release::released(&self.durable, to, message, &mut bench);
+        let answer = (to, message);
+        self.requests
+            .answered(&self.durable, &self.orders, answer, &mut bench);
     }
 
     /// A step's body has begun.
@@ -435,6 +466,7 @@ pub(crate) fn at_the_end(world: &World, in_time: bool) {
     court.limits.at_the_end(world.stood_still(), &mut bench);
     let ending = &world.program.ending;
     court.shares.at_the_end(&court.durable, &mut bench);
+    court.once.grants.at_the_end(&mut bench);
     ending::at_the_end(&court.durable, &told, ending, in_time, &mut bench);
     start::at_the_end(&court.durable, &told, &mut bench);
     outcome::at_the_end(&court.durable, &told, &mut bench);

@@ -1,19 +1,23 @@
-//! **An order about a queue or a schedule acts once.**
+//! **An order about a queue or a schedule acts once, and it does act.**
 //!
-//! Source: the core's invariants N1 and N2, and the clients' calls: a copy of an order that comes late does not undo what was
+//! Source: the core's invariants N1 and N2, and the clients' calls: what is recorded as carried out is so in the same batch, and
+//! a copy of an order that comes late does not undo what was
 //! ordered since. What is durable of queues and schedules changes only with an order that was never carried out before, which
-//! is recorded in the same batch; the network repeats such orders at once, late, and over other connections.
+//! is recorded with it; the network repeats such orders at once, late, and over other connections.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use stepwell::QueueSettings;
 use stepwell::keys::ScheduleRecord;
 use stepwell::model::id::CommandId;
+use stepwell::model::schedule::ScheduleSpec;
+use stepwell::wire::message::Message;
+use stepwell::{QueueChange, QueueSettings};
 
 use super::Bench;
 use crate::durable::Durable;
 
 const NAME: &str = "an order acts once";
+const ACTS: &str = "an order that is carried out has its effect";
 
 /// What follows from the rows of queues, schedules and orders.
 #[derive(Default)]
@@ -24,7 +28,21 @@ pub(super) struct Orders {
     schedules: BTreeMap<u32, (ScheduleRecord, bool)>,
     /// In the batch at hand: what was changed, and how many orders were carried out.
     changes: Vec<String>,
-    orders: usize,
+    orders: Vec<CommandId>,
+    /// What was durable in the course of it, before and after each of its changes.
+    queues_seen: Vec<(u32, QueueSettings)>,
+    schedules_seen: Vec<(String, Option<(ScheduleSpec, bool)>)>,
+    /// What clients want.
+    wanted: BTreeMap<CommandId, Wanted>,
+}
+
+/// What is so when an order is carried out.
+#[derive(Debug)]
+enum Wanted {
+    Queue(String, QueueChange),
+    Set(Box<ScheduleSpec>),
+    Paused(String, bool),
+    Removed(String),
 }
 
 impl Orders {
@@ -33,8 +51,26 @@ impl Orders {
         self.known.len() as u64
     }
 
+    /// Whether this order was.
+    pub(super) fn has_carried_out(&self, command: CommandId) -> bool {
+        self.known.contains(&command)
+    }
+
+    /// A client gives an order, perhaps again.
+    pub(super) fn given(&mut self, message: &Message) {
+        let (caller, wanted) = match message {
+            Message::SetQueue(m) => (&m.caller, Wanted::Queue(m.queue.clone(), m.change)),
+            Message::SetSchedule(m) => (&m.caller, Wanted::Set(m.spec.clone())),
+            Message::PauseSchedule(m) => (&m.caller, Wanted::Paused(m.name.clone(), true)),
+            Message::ResumeSchedule(m) => (&m.caller, Wanted::Paused(m.name.clone(), false)),
+            Message::RemoveSchedule(m) => (&m.caller, Wanted::Removed(m.name.clone())),
+            _ => return,
+        };
+        self.wanted.insert(caller.command, wanted);
+    }
+
     pub(super) fn carried_out(&mut self, command: CommandId, bench: &mut Bench<'_>) {
-        self.orders += 1;
+        self.orders.push(command);
         if !self.known.insert(command) {
             bench.charge(NAME, format!("{command} is carried out again"));
         }
@@ -42,8 +78,10 @@ impl Orders {
 
     pub(super) fn queue_set(&mut self, durable: &Durable, queue: u32) {
         let settings = durable.settings_of(queue);
-        let before = self.queues.insert(queue, settings);
-        if before.unwrap_or_default() != settings {
+        let before = self.queues.insert(queue, settings).unwrap_or_default();
+        self.queues_seen
+            .extend([(queue, before), (queue, settings)]);
+        if before != settings {
             self.changes.push(format!("queue {queue} is {settings:?}"));
         }
     }
@@ -59,6 +97,13 @@ impl Orders {
             Some(after) => self.schedules.insert(number, after.clone()),
             None => self.schedules.remove(&number),
         };
+        for seen in [&before, &after] {
+            let of = seen.as_ref().or(before.as_ref()).or(after.as_ref());
+            let name = of.map(|(record, _)| record.spec.name.clone());
+            let seen = seen.as_ref();
+            let seen = seen.map(|(record, is_paused)| (record.spec.clone(), *is_paused));
+            self.schedules_seen.extend(name.map(|name| (name, seen)));
+        }
         if before != after {
             let is_paused = after.map(|(_, is_paused)| is_paused);
             let text = format!("schedule {number} is another, paused: {is_paused:?}");
@@ -66,14 +111,67 @@ impl Orders {
         }
     }
 
-    pub(super) fn batch_ended(&mut self, bench: &mut Bench<'_>) {
-        let (changes, orders) = (std::mem::take(&mut self.changes), self.orders);
-        self.orders = 0;
-        if changes.len() > orders {
+    pub(super) fn batch_ended(&mut self, durable: &Durable, bench: &mut Bench<'_>) {
+        let changes = std::mem::take(&mut self.changes);
+        let orders = std::mem::take(&mut self.orders);
+        if changes.len() > orders.len() {
+            let count = orders.len();
             bench.charge(
                 NAME,
-                format!("{orders} orders were carried out: {changes:?}"),
+                format!("{count} orders were carried out: {changes:?}"),
             );
         }
+        for command in orders {
+            let wanted = self.wanted.get(&command);
+            if let Some(wanted) = wanted.filter(|wanted| !self.is_so(durable, wanted)) {
+                bench.charge(
+                    ACTS,
+                    format!("{command} is carried out, and not so: {wanted:?}"),
+                );
+            }
+        }
+        self.queues_seen.clear();
+        self.schedules_seen.clear();
     }
+
+    /// Whether it was so at some time in the course of the batch.
+    fn is_so(&self, durable: &Durable, wanted: &Wanted) -> bool {
+        if let Wanted::Queue(name, change) = wanted {
+            let is_it = |queue: &u32| durable.queues.get(queue).is_some_and(|q| q.name == *name);
+            let now = durable.queue_named(name).map(|record| record.settings);
+            let seen = self.queues_seen.iter().filter(|(queue, _)| is_it(queue));
+            let mut states = seen.map(|(_, settings)| *settings).chain(now);
+            return states.any(|settings| fits(settings, change));
+        }
+        let name = match wanted {
+            Wanted::Set(spec) => &spec.name,
+            Wanted::Paused(name, _) | Wanted::Removed(name) => name,
+            Wanted::Queue(..) => return false,
+        };
+        let mut schedules = durable.schedules.values();
+        let now = schedules.find(|schedule| schedule.record.spec.name == *name);
+        let now = now.map(|schedule| {
+            let is_paused = schedule.state.paused_by.is_some();
+            (schedule.record.spec.clone(), is_paused)
+        });
+        let seen = self.schedules_seen.iter().filter(|(of, _)| of == name);
+        let mut states = seen.map(|(_, state)| state).chain([&now]);
+        states.any(|state| match (wanted, state) {
+            (Wanted::Set(spec), Some((is, _))) => *is == **spec,
+            (Wanted::Paused(_, paused), Some((_, is))) => is == paused,
+            (Wanted::Removed(_), None) => true,
+            _ => false,
+        })
+    }
+}
+
+/// Whether a queue's settings are what an order asks for.
+fn fits(settings: QueueSettings, change: &QueueChange) -> bool {
+    let concurrency = |limit: u32| settings.concurrency == Some(limit).filter(|limit| *limit > 0);
+    change.paused.is_none_or(|paused| settings.paused == paused)
+        && change.concurrency.is_none_or(concurrency)
+        && change
+            .rate
+            .is_none_or(|rate| settings.rate == Some(rate).filter(|rate| rate.count > 0))
+        && (change.oldest_every.is_none() || settings.oldest_every == change.oldest_every)
 }

@@ -14,6 +14,7 @@ use stepwell::model::payload::Payload;
 
 use super::Bench;
 use crate::durable::{Durable, DurableRun};
+use crate::host::late_run;
 use crate::ledger::Ledger;
 use crate::plan::{
     ChainInput, Deed, Ill, Job, Limited, Order, Plan, Poison, Shared, Solo, TimedJob,
@@ -45,11 +46,14 @@ pub(super) fn at_the_end(durable: &Durable, ledger: &Ledger, plan: &Plan, bench:
             Job::StartTogether { runs, .. } => runs
                 .iter()
                 .any(|(name, _)| Some(name) == started.name.as_ref()),
-            Job::Batch { parts, .. } => {
+            Job::Batch { name, parts, .. } => {
                 // What follows has no name; another checker knows it.
                 let names = parts.iter().flatten().map(|(name, _)| Some(name));
                 let is_follower = started.workflow == FOLLOW.name();
-                is_follower || names.into_iter().any(|name| name == started.name.as_ref())
+                let is_late = started.name == Some(late_run(name));
+                is_follower
+                    || is_late
+                    || names.into_iter().any(|name| name == started.name.as_ref())
             }
             Job::SetSchedule(schedule) => started
                 .name
@@ -86,11 +90,18 @@ fn input<T: serde::de::DeserializeOwned>(run: &DurableRun) -> Result<T, String> 
 
 fn may_die(run: &DurableRun, failure: &Failure, planned: bool) -> Result<(), String> {
     match failure.class.as_str() {
-        WORKER_LOST | UNKNOWN_WORKFLOW => Ok(()),
+        WORKER_LOST => Ok(()),
+        // All workers know the others, and the count runs only while one of them serves the queue.
+        UNKNOWN_WORKFLOW if is_orphan(run) => Ok(()),
         DECLINED if planned => Ok(()),
         _ if gave_up(run, failure) => Ok(()),
         _ => Err(format!("it died of what nobody planned: {failure:?}")),
     }
+}
+
+fn is_orphan(run: &DurableRun) -> bool {
+    let started = run.started();
+    started.is_some_and(|started| started.workflow == ORPHAN.name())
 }
 
 /// Whether it failed for the last time so long after it had failed first that no retry was left: its clock has jumped. Of

@@ -1,9 +1,11 @@
 //! **What has not ended for long enough is kept, and what is dropped leaves nothing behind.**
 //!
-//! Source: the retention of the design: ended runs are kept for seven days of engine time, dead letters for thirty; a generation is dropped when all
-//! that is left in it has ended and is forgotten; what outlives its generation is copied first, whole.
+//! Source: the retention of the design: ended runs are kept for seven days of engine time, dead letters for thirty; a
+//! generation is dropped when all that is left in it has ended and is forgotten; what outlives its generation is copied
+//! first, whole. A batch that has ended is kept for seven days.
 
 use stepwell::core::{DEAD_RETENTION_DEFAULT, RETENTION_DEFAULT};
+use stepwell::model::batch::BatchNo;
 use stepwell::model::id::RunNo;
 use stepwell::model::run::RunState;
 use stepwell::model::time::Time;
@@ -12,6 +14,7 @@ use super::Bench;
 use crate::durable::Durable;
 
 pub(super) const NAME: &str = "a run is kept for its retention";
+const BATCH: &str = "a batch is kept for its retention";
 const LEFT: &str = "what is dropped leaves nothing behind";
 
 /// These are not found by their ids any more.
@@ -48,6 +51,23 @@ pub(super) fn batch_ended(
                 ),
             );
         }
+    }
+}
+
+/// This batch is not found by its name any more.
+pub(super) fn batch_forgotten(
+    durable: &Durable,
+    batch: BatchNo,
+    latest: Option<Time>,
+    bench: &mut Bench<'_>,
+) {
+    let record = durable.ended_batches.get(&batch);
+    let ended_at = record.and_then(|record| record.ended_at);
+    let until = ended_at.map(|at| at.after(RETENTION_DEFAULT));
+    if until.is_none_or(|until| latest.is_some_and(|latest| until > latest)) {
+        let name = record.map(|record| &record.name);
+        let text = format!("{name:?} is forgotten by {latest:?}, it ended at {ended_at:?}");
+        bench.charge(BATCH, text);
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Source: the core's invariant A4. Of all that is ready and that its worker can take, a run that is granted is of the
 //! smallest priority, or it is the oldest; and of as many grants in a row as the queue's setting says, one went to the
-//! oldest, in each life of the engine. Not so often that priorities mean nothing: at most two in so many overtake a more
+//! oldest, in each life of the engine; and so of those to one worker, while it has one session. Not so often that priorities mean nothing: at most two in so many overtake a more
 //! urgent one (one for the queue, one for the worker).
 //!
 //! The engine decides before what it decides is durable. So a run counts as ready here only if another grant, of an earlier
@@ -15,7 +15,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use stepwell::keys::{GrantedRecord, ReadyRecord};
-use stepwell::model::id::RunNo;
+use stepwell::model::id::{Incarnation, RunNo};
 use stepwell::model::time::Time;
 
 use super::Bench;
@@ -24,6 +24,7 @@ use crate::durable::{Durable, Place};
 
 const URGENT: &str = "the most urgent run goes first";
 const SHARE: &str = "the oldest run has its share";
+const OF_WORKER: &str = "the oldest run has its share of each worker";
 /// Runs that killed so many workers are granted alone, out of line.
 const ALONE: u32 = 2;
 
@@ -47,6 +48,8 @@ struct Queue {
     overtaking: u64,
     /// Instants in a row whose grants passed over an older run.
     streak: u64,
+    /// The same of each worker alone.
+    streaks: BTreeMap<Incarnation, u64>,
     /// Runs that were passed over by one that was neither more urgent nor the oldest.
     wronged: BTreeMap<RunNo, Time>,
 }
@@ -55,11 +58,19 @@ struct Queue {
 struct Passing {
     at: Time,
     run: RunNo,
+    to: Incarnation,
     more_urgent: BTreeSet<RunNo>,
     older: BTreeSet<RunNo>,
 }
 
 impl Shares {
+    /// A process asks for a session, or is told that it has one: what it is owed is counted anew.
+    pub(super) fn session_begins(&mut self, who: Incarnation) {
+        for queue in self.queues.values_mut() {
+            queue.streaks.remove(&who);
+        }
+    }
+
     /// A run is granted that was not.
     pub(super) fn granted(
         &mut self,
@@ -123,6 +134,7 @@ impl Shares {
         queue.open.push(Passing {
             at: grant.at,
             run: grant.run,
+            to: grant.incarnation,
             more_urgent,
             older: (0..=9).flat_map(older).collect(),
         });
@@ -159,6 +171,7 @@ impl Queue {
         if served > 0 {
             self.streak = 0;
         }
+        self.close_workers(every, &open, durable, bench);
         let overtakes = |passing: &Passing| !passing.more_urgent.is_empty();
         self.overtaking += u64::from(open.iter().any(overtakes));
         for passing in open {
@@ -187,6 +200,35 @@ impl Queue {
                 self.overtaking, self.grants
             );
             bench.charge(URGENT, text);
+        }
+    }
+
+    /// Each worker's part of the last instant.
+    fn close_workers(
+        &mut self,
+        every: u64,
+        open: &[Passing],
+        durable: &Durable,
+        bench: &mut Bench<'_>,
+    ) {
+        let workers: BTreeSet<Incarnation> = open.iter().map(|passing| passing.to).collect();
+        for who in workers {
+            let own = || open.iter().filter(|passing| passing.to == who);
+            let served = own().filter(|passing| passing.older.is_empty()).count() as u64;
+            let streak = self.streaks.entry(who).or_default();
+            *streak += u64::from(own().count() as u64 > served);
+            if every > 0 && *streak > every * (served + 1) {
+                let name = |run: &RunNo| durable.runs.get(run).map(|run| run.name());
+                let older = own().flat_map(|passing| &passing.older).map(name);
+                let text = format!(
+                    "grants of {streak} instants in a row to {who} passed over older runs, and one in {every} goes to the oldest: {:?}",
+                    older.collect::<BTreeSet<_>>()
+                );
+                bench.charge(OF_WORKER, text);
+            }
+            if served > 0 {
+                *streak = 0;
+            }
         }
     }
 }

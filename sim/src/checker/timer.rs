@@ -1,7 +1,10 @@
-//! **A timer never fires early.**
+//! **A timer never fires early, and it does fire.**
 //!
-//! Source: the core's invariant T1, in engine time; and rule R4: engine time never goes backwards, across restarts too. It
+//! Source: the core's invariant T1, in engine time: a run whose timer is due by all that was written since, while the engine
+//! lived and wrote, is woken; and rule R4: engine time never goes backwards, across restarts too. It
 //! is not ahead of all that the server's clocks have shown, however they jump and drift; a delayed start waits like a timer.
+
+use std::collections::BTreeMap;
 
 use stepwell::model::entry::Entry;
 use stepwell::model::id::RunNo;
@@ -13,6 +16,10 @@ use crate::durable::Durable;
 const NAME: &str = "a timer never fires early";
 const BACK: &str = "engine time never goes backwards";
 const AHEAD: &str = "engine time is not ahead of the clocks";
+const LATE: &str = "a timer that is due fires";
+/// One that was due for so long, while the engine wrote so many batches, is late.
+const OVERDUE_MS: u64 = 5_000;
+const OVERDUE_BATCHES: u32 = 20;
 
 /// Engine time as entries tell it, over all runs and all lives of the engine.
 #[derive(Default)]
@@ -20,6 +27,14 @@ pub(super) struct EngineTime {
     last: Option<Time>,
     /// It cannot be later than this, by the clocks.
     pub(super) latest: Option<Time>,
+    overdue: BTreeMap<(Time, RunNo), Overdue>,
+}
+
+/// Since when a timer is due, in which life of the server, and how many batches were written since.
+struct Overdue {
+    since_ms: u64,
+    life: u32,
+    batches: u32,
 }
 
 impl EngineTime {
@@ -60,6 +75,32 @@ impl EngineTime {
                 BACK,
                 format!("the mark is {mark:?}, an entry is of {:?}", self.last),
             );
+        }
+    }
+
+    /// After each batch: what is due by what was written is attended to.
+    pub(super) fn look_for_overdue(&mut self, durable: &Durable, bench: &mut Bench<'_>) {
+        let Some(now) = self.last else { return };
+        self.overdue.retain(|key, overdue| {
+            durable.timers.contains_key(key) && overdue.life == durable.lives
+        });
+        for (key, _) in durable.timers.range(..=(now, RunNo(u64::MAX))) {
+            let overdue = self.overdue.entry(*key).or_insert(Overdue {
+                since_ms: bench.now_ms,
+                life: durable.lives,
+                batches: 0,
+            });
+            overdue.batches += 1;
+            let is_late = bench.now_ms > overdue.since_ms + OVERDUE_MS;
+            if is_late && overdue.batches > OVERDUE_BATCHES {
+                let (due, run) = key;
+                let text = format!(
+                    "run {run} is due at {due} since {} ms, it is {now}, and it sleeps",
+                    overdue.since_ms
+                );
+                bench.charge(LATE, text);
+                (overdue.since_ms, overdue.batches) = (bench.now_ms, 0);
+            }
         }
     }
 }

@@ -1,19 +1,25 @@
 //! **A workflow that nobody knows is waited for.**
 //!
 //! Source: `EngineOptions::unknown_workflow_after`: a run becomes a dead letter when it has been ready for so long; less of it
-//! never, whatever the clocks say.
+//! never, whatever the clocks say; and only while no worker that knows its workflow is connected, and none was meanwhile,
+//! however busy it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use stepwell::model::dead::UNKNOWN_WORKFLOW;
 use stepwell::model::entry::Entry;
-use stepwell::model::id::RunNo;
+use stepwell::model::id::{Incarnation, RunNo};
 
 use super::Bench;
+use super::admission::Admissions;
 use crate::durable::Durable;
 use crate::plan::{FaultKind, Plan, TimedFault};
 
 const NAME: &str = "a workflow that nobody knows is waited for";
+const KNOWN: &str = "a workflow that somebody knows is not unknown";
+/// The engine decides so long before its decision is durable, and ends a session so long before its connection is gone, on
+/// a disk that is not slow.
+const DECIDED_MS: u64 = 500;
 
 /// Since when runs are in line; one that was given back goes to its old place.
 #[derive(Default)]
@@ -23,6 +29,9 @@ pub(super) struct Patience {
     pub(super) limit_ms: u64,
     /// That it is in line becomes durable this much later at most.
     pub(super) told_late_ms: u64,
+    /// Processes with a session, since when, and when the last one of the others ended.
+    open_ms: BTreeMap<Incarnation, u64>,
+    left_ms: BTreeMap<Incarnation, u64>,
 }
 
 /// On a slow disk: after the group that was under way, and its own. While engine time stands still, because the engine
@@ -34,6 +43,31 @@ pub(super) fn told_late_ms(plan: &Plan) -> u64 {
 }
 
 impl Patience {
+    /// A process is told that it has a session.
+    pub(super) fn welcomed(&mut self, now_ms: u64, who: Incarnation) {
+        self.open_ms.entry(who).or_insert(now_ms);
+    }
+
+    /// The server's end of its connection is gone.
+    pub(super) fn parted(&mut self, now_ms: u64, who: Incarnation) {
+        if self.open_ms.remove(&who).is_some() {
+            self.left_ms.insert(who, now_ms);
+        }
+    }
+
+    /// Processes with a session at some instant of the wait that ends now.
+    fn were_there(&self, now_ms: u64) -> BTreeSet<Incarnation> {
+        let decided_ms = now_ms.saturating_sub(DECIDED_MS + self.told_late_ms);
+        let open = self
+            .open_ms
+            .iter()
+            .filter(|(_, since)| **since < decided_ms);
+        let begun_ms = now_ms.saturating_sub(self.limit_ms * 98 / 100);
+        let until = begun_ms + DECIDED_MS + self.told_late_ms;
+        let left = self.left_ms.iter().filter(|(_, left)| **left > until);
+        open.chain(left).map(|(who, _)| *who).collect()
+    }
+
     pub(super) fn queued(&mut self, no: RunNo, bench: &Bench<'_>) {
         self.queued_ms.entry(no).or_insert(bench.now_ms);
     }
@@ -43,6 +77,7 @@ impl Patience {
         durable: &Durable,
         no: RunNo,
         index: u32,
+        admissions: &Admissions,
         bench: &mut Bench<'_>,
     ) {
         let Some(run) = durable.runs.get(&no) else {
@@ -58,6 +93,12 @@ impl Patience {
         };
         if died.failure.class != UNKNOWN_WORKFLOW {
             return;
+        }
+        let workflow = run.started().map(|started| &started.workflow[..]);
+        let knows = |who: &Incarnation| admissions.knows(*who, workflow.unwrap_or_default());
+        if let Some(who) = self.were_there(bench.now_ms).into_iter().find(knows) {
+            let text = format!("{} dies, and {who} knows {workflow:?}", run.name());
+            bench.charge(KNOWN, text);
         }
         let waited = self
             .queued_ms

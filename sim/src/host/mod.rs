@@ -6,5 +6,7 @@ pub(crate) mod server;
 mod starts;
 pub(crate) mod worker;
 
+pub(crate) use self::starts::late_run;
+
 /// Where the server listens.
 pub(crate) const SERVER: &str = "server:7400";

@@ -5,6 +5,7 @@ use stepwell::model::command::Refusal;
 use stepwell::{Client, ClientError, Workflow};
 
 use super::client::{again, answer_of, begins, tell_start, unknown, wrong};
+use crate::draw::Draw;
 use crate::plan::{Hold, Work};
 use crate::told::{Answer, Asked, CallNo, run_id};
 use crate::workload::FOLLOW;
@@ -140,12 +141,49 @@ pub(super) async fn batch(
         return unknown(host, workflow);
     };
     let last = parts.len().saturating_sub(1);
+    let input = parts
+        .iter()
+        .flatten()
+        .map(|(_, input)| input.clone())
+        .next();
     for (at, runs) in parts.into_iter().enumerate() {
         if !part(host, client, (name, known), runs, salt, at == last).await {
             return;
         }
     }
     host.world.saw("batches sealed");
+    let comes_late = Draw::of(host.world.plan.seed, "part after the seal").chance(400);
+    if let Some(input) = input.filter(|_| comes_late) {
+        part_after_seal(host, client, (name, known), input).await;
+    }
+}
+
+/// One run more for a batch that was told to be sealed: it is refused, unless the batch is forgotten by then.
+async fn part_after_seal(
+    host: &Host,
+    client: &Client,
+    (name, workflow): (&str, Workflow<Value, Value>),
+    input: Value,
+) {
+    let run = (Some(late_run(name)), input);
+    let told = client.batch(name).starts(workflow, vec![run]).add().await;
+    match told.map(|told| told.runs) {
+        Ok(runs) if runs.iter().all(Result::is_err) => host.world.saw("runs refused by a seal"),
+        Ok(_) if !host.world.court().durable.forgotten_batches.is_empty() => {}
+        Ok(_) => wrong(host, format!("`{name}` is sealed and took a run")),
+        Err(ClientError::Refused(Refusal::BatchSealed(_))) => {
+            host.world.saw("runs refused by a seal");
+        }
+        Err(ClientError::Refused(refusal)) => {
+            wrong(host, format!("a run for `{name}` was refused: {refusal}"));
+        }
+        Err(_) => {}
+    }
+}
+
+/// The name of the run that comes after the seal.
+pub(crate) fn late_run(batch: &str) -> String {
+    format!("{batch}-late")
 }
 
 /// All runs of a batch are asked to stop. Which of them is not told: to the model each may have been asked, or not.

@@ -288,12 +288,12 @@ impl World {
         }
     }
 
-    /// A worker sends something.
-    fn reported(&self, worker: &str, message: &Message) {
+    /// A worker or a client sends something.
+    fn reported(&self, host: &str, message: &Message) {
         let now = self.moment(self.now_ms());
-        self.court().reported(now, message);
+        self.court().reported(now, host, message);
         if matches!(message.kind(), 20..=25) {
-            self.passes(&Point::Reported, Some(worker));
+            self.passes(&Point::Reported, Some(host));
         }
     }
 

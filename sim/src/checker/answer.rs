@@ -1,0 +1,97 @@
+//! **What is answered is true of what was asked.**
+//!
+//! Source: rule R1 of the design, and the clients' calls: an order that is acknowledged is carried out, and that is durable;
+//! an outcome is that of the run that was asked about. Which request an answer is to is known by its number, as clients give
+//! them: a client never gives one twice.
+
+use std::collections::BTreeMap;
+
+use stepwell::model::command::Caller;
+use stepwell::model::entry::Entry;
+use stepwell::model::id::{CommandId, RunId};
+use stepwell::model::run::Outcome;
+use stepwell::wire::message::Message;
+
+use super::Bench;
+use super::order::Orders;
+use crate::durable::{Durable, DurableRun};
+
+const NAME: &str = "what is answered is true of what was asked";
+
+/// What clients asked for, by host and number.
+#[derive(Default)]
+pub(super) struct Requests {
+    known: BTreeMap<(String, u64), Asked>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Asked {
+    /// Something of a queue or a schedule.
+    Order(CommandId),
+    Cancel(RunId),
+    Act(RunId, CommandId),
+    Outcome(RunId),
+}
+
+impl Requests {
+    /// A client sends something, perhaps again.
+    pub(super) fn sent(&mut self, host: &str, message: &Message) {
+        let order = |caller: &Caller| Asked::Order(caller.command);
+        let (request, asked) = match message {
+            Message::SetQueue(m) => (m.request, order(&m.caller)),
+            Message::SetSchedule(m) => (m.request, order(&m.caller)),
+            Message::PauseSchedule(m) => (m.request, order(&m.caller)),
+            Message::ResumeSchedule(m) => (m.request, order(&m.caller)),
+            Message::RemoveSchedule(m) => (m.request, order(&m.caller)),
+            Message::Cancel(m) => (m.request, Asked::Cancel(m.id)),
+            Message::Redrive(m) => (m.request, Asked::Act(m.id, m.caller.command)),
+            Message::EditInput(m) => (m.request, Asked::Act(m.id, m.caller.command)),
+            Message::Discard(m) => (m.request, Asked::Act(m.id, m.caller.command)),
+            Message::AskOutcome(m) => (m.request, Asked::Outcome(m.id)),
+            _ => return,
+        };
+        self.known.insert((host.to_owned(), request), asked);
+    }
+
+    /// The server answers.
+    pub(super) fn answered(
+        &self,
+        durable: &Durable,
+        orders: &Orders,
+        (to, message): (&str, &Message),
+        bench: &mut Bench<'_>,
+    ) {
+        let (request, outcome) = match message {
+            Message::DoneReply(m) => (m.request, None),
+            Message::ScheduleReply(m) => (m.request, None),
+            Message::OutcomeReply(m) => (m.request, Some(&m.outcome)),
+            _ => return,
+        };
+        let Some(asked) = self.known.get(&(to.to_owned(), request)) else {
+            return;
+        };
+        let holds =
+            |run: RunId, is_it: &dyn Fn(&DurableRun) -> bool| durable.runs_of(run).any(is_it);
+        let is_true = match (*asked, outcome) {
+            (Asked::Order(command), None) => {
+                command == CommandId::default() || orders.has_carried_out(command)
+            }
+            (Asked::Cancel(run), None) => holds(run, &|run| {
+                let is_asked = |entry: &Entry| matches!(entry, Entry::CancelRequested(_));
+                run.entries.iter().any(is_asked)
+            }),
+            (Asked::Act(run, command), None) => holds(run, &|run| {
+                run.entries.iter().any(|entry| entry.act() == Some(command))
+            }),
+            (Asked::Outcome(_), Some(Outcome::OutcomePending(_))) => true,
+            (Asked::Outcome(run), Some(outcome)) => {
+                holds(run, &|run| run.outcomes().contains(outcome))
+            }
+            _ => false,
+        };
+        if !is_true {
+            let text = format!("{to} is answered {message:?} to {asked:?}");
+            bench.charge(NAME, text);
+        }
+    }
+}
