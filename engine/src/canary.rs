@@ -98,10 +98,6 @@ mod planted {
             "E3: one attempt at a once key is made at a time",
         ),
         canary(
-            "who comes back loses its once key",
-            "E4: a worker that comes back keeps what it holds",
-        ),
-        canary(
             "an all-or-nothing start is cut in two",
             "A1: the runs that a call begins are written in one batch",
         ),

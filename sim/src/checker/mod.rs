@@ -344,7 +344,6 @@ impl Court {
         if matches!(message, Message::AskOnce(_)) {
             self.once.asked();
         }
-        self.once.grants.reported(message);
         self.fence.reported(message);
         self.attempts.reported(now, message);
     }
@@ -418,13 +417,6 @@ impl Court {
             (Message::Closing(closing), Some(who)) => {
                 self.lines.closes(who, closing, &mut bench);
             }
-            (Message::OnceGranted(grant), _) => {
-                self.once.grants.grants(&self.durable, grant, &bench);
-            }
-            (Message::OnceReturned(answer), _) => self.once.grants.answered(answer),
-            (Message::ReportRefused(refused), _) => {
-                self.once.grants.ends((refused.run, refused.number));
-            }
             (Message::Welcome(_), Some(who)) => {
                 self.patience.welcomed(now_ms, who);
                 self.shares.session_begins(who);
@@ -466,7 +458,6 @@ pub(crate) fn at_the_end(world: &World, in_time: bool) {
     court.limits.at_the_end(world.stood_still(), &mut bench);
     let ending = &world.program.ending;
     court.shares.at_the_end(&court.durable, &mut bench);
-    court.once.grants.at_the_end(&mut bench);
     ending::at_the_end(&court.durable, &told, ending, in_time, &mut bench);
     start::at_the_end(&court.durable, &told, &mut bench);
     outcome::at_the_end(&court.durable, &told, &mut bench);

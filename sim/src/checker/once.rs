@@ -2,18 +2,8 @@
 //!
 //! Source: `Ctx::once`, and the core's invariants E1 to E3. The first result for a key and its row are committed in one batch;
 //! as long as the row counts it does not change, and whoever gets a result gets that one: its entry tells of attempt 0. Each
-//! result says whose body came to it.
-//!
-//! At most one attempt of a key is granted at a time in one life of the engine. What it grants is seen where it leaves the
-//! server. Such a grant ends when the worker says how the attempt ended, or that it makes none; with a result or a failed
-//! attempt in the journal; and when the run's own grant ends or is another process's. A worker that comes back keeps it.
-//! Each connection is written to by itself: what left the server late, and what the engine has taken back meanwhile, is known
-//! by the answers to what workers return; an answer that is due is waited for.
-//!
-//! And at most one body of a key runs at a time, while the engine lives and has lost no connection since shortly before the
-//! body began: what was granted may arrive after that, and the worker is given up later.
-
-mod grants;
+//! result says whose body came to it. At most one body of a key runs at a time, while the engine lives and has lost no
+//! connection since shortly before the body began: what was granted may arrive after that, and the worker is given up later.
 
 use std::collections::BTreeMap;
 
@@ -51,8 +41,6 @@ pub(super) struct Onces {
     pub(super) results: u64,
     pub(super) told: u64,
     pub(super) waited: u64,
-    /// What the engine has granted.
-    pub(super) grants: grants::Grants,
 }
 
 #[derive(Debug)]
@@ -97,7 +85,6 @@ impl Onces {
                 bench.charge(ONE, format!("{before:?} is gone, and it is {latest:?}"));
             }
         }
-        self.grants.batch_ended(durable, &self.fresh, bench);
         for (no, index) in std::mem::take(&mut self.fresh) {
             let Some(run) = durable.runs.get(&no) else {
                 continue;
