@@ -594,7 +594,7 @@ impl Audit {
         self.forget_dropped(&facts, now, retention, crashed);
         if !crashed {
             self.check_change(&facts, now);
-            self.check_batches(&facts, now, retention);
+            self.check_batches(&facts, now, retention.0);
         }
         let self_acts = facts.acts.clone();
         for id in self.started.keys() {
