@@ -12,6 +12,10 @@ impl Core {
         self.check_onces();
         self.check_grants();
         self.schedules.check();
+        for no in self.schedules.over() {
+            let held = self.granted.contains_key(&no);
+            assert!(!held, "O6: run number {no} is over for its schedule");
+        }
         self.check_slots();
         self.check_places();
         self.check_items();

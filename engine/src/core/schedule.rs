@@ -153,6 +153,8 @@ impl Schedules {
         if let Some(run) = state.last_run {
             self.watched.insert(run, number);
         }
+        // What another policy took for over may have been asked to stop only.
+        let known = known.filter(|known| *known != LastRun::Over);
         let last_run = match state.last_run {
             Some(_) => known.unwrap_or(LastRun::Unknown),
             None => LastRun::Over,
@@ -206,6 +208,17 @@ impl Schedules {
         if let Some(due) = schedule.due {
             self.line.insert((due, number));
         }
+    }
+
+    /// Last runs that are known to have ended.
+    #[cfg(any(test, feature = "inspect"))]
+    pub(super) fn over(&self) -> impl Iterator<Item = RunNo> + '_ {
+        let over = |schedule: &&Schedule| {
+            let asked_to_stop = schedule.spec().overlap == Overlap::CancelOld;
+            schedule.last_run == LastRun::Over && !asked_to_stop
+        };
+        let over = self.rows.values().filter(over);
+        over.filter_map(|schedule| schedule.state.last_run)
     }
 
     /// Panics if its parts contradict each other.

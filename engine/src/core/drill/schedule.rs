@@ -1,12 +1,13 @@
 //! Schedules in the drill: set, paused, resumed, removed, filled, like everything else in any order.
 
-use super::{Drill, caller, orders};
+use super::{Drill, caller, orders, orders_anew};
 use crate::model::id::{Namespace, RunId};
 use crate::model::payload::Payload;
 use crate::model::schedule::{EveryTimes, Overlap, ScheduleSpec};
 use crate::model::time::Time;
 use crate::wire::message::{
-    AskOccurrences, Backfill, Message, PauseSchedule, RemoveSchedule, ResumeSchedule, SetSchedule,
+    AskOccurrences, Backfill, Message, PauseSchedule, Redrive, RemoveSchedule, ResumeSchedule,
+    SetSchedule,
 };
 
 const NAMES: [&str; 3] = ["x", "y", "z"];
@@ -15,10 +16,13 @@ impl Drill {
     /// Asks something of a schedule.
     pub(super) fn schedule(&mut self, which: u8, what: u8, how: u8) {
         let name = NAMES[usize::from(which) % NAMES.len()].to_owned();
+        if what % 9 == 8 {
+            return self.redrive_last(&name);
+        }
         let now = self.stage.core.now();
         self.request(RunId(0), |request| {
             let caller = orders(request);
-            match what % 8 {
+            match what % 9 {
                 0..=2 => SetSchedule {
                     request,
                     caller,
@@ -60,6 +64,27 @@ impl Drill {
                 }
                 .into(),
             }
+        });
+    }
+
+    /// The last run of a schedule is sent back to work, if it is a dead letter.
+    fn redrive_last(&mut self, name: &str) {
+        let schedules = &self.stage.core.schedules;
+        let found = schedules.find(Namespace::default(), name);
+        let last = found.and_then(|(_, schedule)| {
+            let nominal = schedule.state.last?;
+            Some(schedule.record.spec.run_name(nominal))
+        });
+        let Some(last) = last else { return };
+        let id = RunId::of_name(Namespace::default(), &last);
+        self.request(id, |request| {
+            let caller = orders_anew(request);
+            Redrive {
+                request,
+                caller,
+                id,
+            }
+            .into()
         });
     }
 
