@@ -169,3 +169,92 @@ pub(super) fn one_grant_a_run(durable: &Durable, bench: &mut Bench<'_>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use stepwell::model::entry::{Place, StepCompleted};
+    use stepwell::model::id::Incarnation;
+    use stepwell::model::payload::Payload;
+    use stepwell::model::time::Time;
+    use stepwell::wire::message::StepCompletedReport;
+
+    use super::*;
+    use crate::durable::DurableRun;
+
+    const RUN: RunNo = RunNo(1);
+
+    fn granted() -> GrantedRecord {
+        GrantedRecord {
+            run: RUN,
+            token: Token::default(),
+            incarnation: Incarnation(5),
+            build: String::new(),
+            workflow: String::new(),
+            queue: 1,
+            priority: 5,
+            sequence: 1,
+            entries: 1,
+            deaths: 0,
+            avoid: Vec::new(),
+            tags: Vec::new(),
+            since: Time(0),
+            at: Time(0),
+        }
+    }
+
+    fn completed(durable: &mut Durable) -> u32 {
+        let run: &mut DurableRun = durable.runs.entry(RUN).or_default();
+        run.entries.push(
+            StepCompleted {
+                at: Time(0),
+                number: StepNo(0),
+                place: Place::default(),
+                attempt: 1,
+                output: Payload::default(),
+            }
+            .into(),
+        );
+        run.entries.len() as u32 - 1
+    }
+
+    /// How many charges there are if a report is written `batches` after its grant was taken away.
+    fn charges(batches: u32) -> usize {
+        let (mut fence, mut durable, mut violations) =
+            (Fence::default(), Durable::default(), Vec::new());
+        let mut bench = Bench {
+            now_ms: 0,
+            violations: &mut violations,
+        };
+        fence.reported(
+            &StepCompletedReport {
+                run: RUN,
+                token: Token::default(),
+                number: StepNo(0),
+                place: Place::default(),
+                attempt: 1,
+                output: Payload::default(),
+                once: None,
+            }
+            .into(),
+        );
+        fence.batch_begins();
+        durable.granted.insert(0, granted());
+        fence.granted(&durable, 0, None, &mut bench);
+        fence.batch_ended(&durable);
+        durable.granted.clear();
+        for _ in 0..batches {
+            fence.batch_ended(&durable);
+            fence.batch_begins();
+        }
+        let index = completed(&mut durable);
+        fence.appended(&durable, RUN, index, &mut bench);
+        violations.len()
+    }
+
+    // What takes a grant away may write what was reported under it, and nothing does so later.
+    #[test]
+    fn a_report_counts_no_longer_than_its_grant() {
+        assert_eq!(charges(0), 0, "in the batch that ends it");
+        assert_eq!(charges(1), 1, "after it");
+    }
+}
