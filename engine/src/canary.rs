@@ -146,6 +146,10 @@ mod planted {
             "outcomes of items are mixed up",
             "I2: an outcome is that of the item at its place",
         ),
+        canary(
+            "a call with too few outcomes counts",
+            "I3: a wrong number of outcomes fails the attempt of each item",
+        ),
         // Grants.
         canary(
             "no fence",

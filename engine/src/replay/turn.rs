@@ -344,7 +344,7 @@ impl Turn {
                 Entry::AttemptFailed(e) if e.number == StepNo::WHOLE => {
                     failed.extend((!self.superseded.covers(index, entry)).then_some(seen));
                 }
-                entry if entry.resolves() || entry.number().is_some() => seen = index + 1,
+                entry if entry.number().is_some() => seen = index + 1,
                 _ => {}
             }
         }

@@ -164,6 +164,7 @@ impl Court {
                     }
                     batched |= self.durable.is_batched(*run);
                     timer::appended(&self.durable, *run, *index, &mut bench);
+                    item::appended(&self.durable, *run, *index, &mut bench);
                     self.engine_time
                         .appended(&self.durable, *run, *index, &mut bench);
                     self.schedules.appended(&self.durable, *run, *index);

@@ -28,6 +28,24 @@ pub(crate) struct ItemInput {
     pub(crate) doomed: bool,
 }
 
+/// How wrong the number of outcomes is of a call with an item that is in it for the first time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Miscount {
+    TooFew,
+    TooMany,
+}
+
+impl ItemInput {
+    /// What an item does to its first call, whatever else is in it.
+    pub(crate) fn miscounts(&self) -> Option<Miscount> {
+        match self.value % 8 {
+            1 => Some(Miscount::TooFew),
+            5 => Some(Miscount::TooMany),
+            _ => None,
+        }
+    }
+}
+
 /// What the run answers that follows a batch: all that it was told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Follow {
@@ -50,8 +68,16 @@ pub(super) async fn handle(
     outside: Outside,
 ) -> Vec<Result<u64, Failure>> {
     outside.handles(items.iter().map(|item| (item.run(), item.attempt())));
+    let firsts = items.iter().filter(|item| item.attempt() == 1);
+    let miscount = firsts.filter_map(|item| item.input.miscounts()).next();
     let calls = items.into_iter().map(|item| one(item, outside.clone()));
-    futures_util::future::join_all(calls).await
+    let mut outcomes = futures_util::future::join_all(calls).await;
+    match miscount {
+        Some(Miscount::TooFew) => drop(outcomes.pop()),
+        Some(Miscount::TooMany) => outcomes.push(Ok(0)),
+        None => {}
+    }
+    outcomes
 }
 
 async fn one(item: Item<ItemInput>, outside: Outside) -> Result<u64, Failure> {

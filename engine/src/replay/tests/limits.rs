@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-use super::bench::{Bench, START, completed};
+use super::bench::{Bench, START, cancel, completed};
 use crate::model::entry::{AttemptFailed, Place};
 use crate::model::failure::Failure;
 use crate::model::id::{Incarnation, StepNo};
@@ -143,7 +143,34 @@ fn a_failed_attempt_at_the_whole_is_known_from_where_it_failed() {
         ctx.step("one", |_| async { Ok::<_, Failure>(1) }).await?;
         Ok::<_, Failure>((first, ctx.attempt()))
     });
-    let failed = |attempt| AttemptFailed {
+    bench.journal.push(failed_whole(1).into());
+    bench.journal.push(completed(9, 0, "one", 1).into());
+    bench.journal.push(failed_whole(2).into());
+    bench.hand_out();
+    let told = bench.poll().told_engine();
+    assert!(
+        told[0].starts_with("returned") && told[0].contains("[2,3]"),
+        "{told:?}"
+    );
+}
+
+// A44: a cancel request is no command: a function that asks for nothing knows of the attempts that failed behind it, too, or it
+// would fail as it did for ever.
+#[test]
+fn a_function_without_steps_knows_of_attempts_that_failed_after_a_cancel_request() {
+    let mut bench = Bench::new(&(), |ctx: Ctx, (): ()| async move {
+        Ok::<_, Failure>(ctx.attempt())
+    });
+    bench.journal.push(failed_whole(1).into());
+    bench.journal.push(cancel(9).into());
+    bench.journal.push(failed_whole(2).into());
+    bench.hand_out();
+    let told = bench.poll().told_engine();
+    assert!(told[0].starts_with("returned 3"), "{told:?}");
+}
+
+fn failed_whole(attempt: u32) -> AttemptFailed {
+    AttemptFailed {
         at: Time(START + 9),
         number: StepNo::WHOLE,
         place: Place::default(),
@@ -153,14 +180,5 @@ fn a_failed_attempt_at_the_whole_is_known_from_where_it_failed() {
         counted: true,
         incarnation: Incarnation(1),
         build: "b".to_owned(),
-    };
-    bench.journal.push(failed(1).into());
-    bench.journal.push(completed(9, 0, "one", 1).into());
-    bench.journal.push(failed(2).into());
-    bench.hand_out();
-    let told = bench.poll().told_engine();
-    assert!(
-        told[0].starts_with("returned") && told[0].contains("[2,3]"),
-        "{told:?}"
-    );
+    }
 }
