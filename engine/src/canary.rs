@@ -98,6 +98,10 @@ mod planted {
             "E3: one attempt at a once key is made at a time",
         ),
         canary(
+            "who comes back loses its once key",
+            "E3, E4: a worker that comes back in time keeps what its steps hold",
+        ),
+        canary(
             "an all-or-nothing start is cut in two",
             "A1: the runs that a call begins are written in one batch",
         ),

@@ -155,7 +155,7 @@ impl Court {
                     touched.insert(*run);
                     journal::appended(&self.durable, *run, *index, &mut bench);
                     self.keys.appended(&self.durable, *run, *index, &mut bench);
-                    self.once.appended(*run, *index);
+                    self.once.appended(&self.durable, *run, *index);
                     if *index == 0 {
                         let name = together::name_of(&self.durable, *run);
                         name.iter().for_each(|name| self.together.began(name));
@@ -184,6 +184,7 @@ impl Court {
                     self.fence
                         .granted(&self.durable, *slot, before.as_ref(), &mut bench);
                     self.suspects.granted(&self.durable, *slot);
+                    self.once.granted(&self.durable, *slot, before.as_ref());
                     let grant = self.durable.granted.get(slot).filter(|grant| {
                         before.as_ref().is_none_or(|before| before.run != grant.run)
                     });
@@ -213,6 +214,7 @@ impl Court {
                 Change::Batched => batched = true,
                 Change::Moved { run } => {
                     touched.insert(*run);
+                    self.once.moved(&self.durable, *run);
                 }
                 Change::Forgotten { run } => forgotten.push(*run),
                 Change::Scheduled { number } => {
@@ -274,18 +276,13 @@ impl Court {
         batch::cancelled(&self.durable, name, meant, &mut bench);
     }
 
-    /// A body of what is done once begins. Tells what to call it by when it ends.
-    pub(crate) fn once_begins(&mut self, now_ms: u64, key: String, of: String) -> u64 {
+    /// A body of what is done once begins.
+    pub(crate) fn once_begins(&mut self, now_ms: u64, run: RunId, number: StepNo) {
         let mut bench = Bench {
             now_ms,
             violations: &mut self.violations,
         };
-        self.once.begins(key, of, self.durable.lives, &mut bench)
-    }
-
-    /// It is gone.
-    pub(crate) fn once_ends(&mut self, id: u64) {
-        self.once.ends(id);
+        self.once.begins(&self.durable, (run, number), &mut bench);
     }
 
     /// A batch handler was called.
@@ -329,9 +326,7 @@ impl Court {
         if let Message::Hello(hello) = message {
             self.admissions.hello(hello);
         }
-        if matches!(message, Message::AskOnce(_)) {
-            self.once.asked();
-        }
+        self.once.reported(message);
         self.fence.reported(message);
         self.attempts.reported(now, message);
     }
@@ -381,9 +376,8 @@ impl Court {
     }
 
     /// The server's end of its connection is gone.
-    pub(crate) fn parted(&mut self, now_ms: u64, who: Incarnation) {
+    pub(crate) fn parted(&mut self, who: Incarnation) {
         self.lines.parted(who);
-        self.once.lost(now_ms);
     }
 
     /// The server sends something, `to` a host and, if that has said so, to `who` on it.
@@ -397,9 +391,7 @@ impl Court {
             now_ms,
             violations: &mut self.violations,
         };
-        if matches!(message, Message::Closing(_)) {
-            self.once.lost(now_ms);
-        }
+        self.once.released(message, self.durable.lives, &mut bench);
         if let (Message::Closing(closing), Some(who)) = (message, who) {
             self.lines.closes(who, closing, &mut bench);
         }

@@ -276,8 +276,7 @@ impl FrameStream {
     /// The server has noticed that the connection is gone.
     fn parts(&self) {
         if let Some(who) = self.who {
-            let now_ms = self.host.world.now_ms();
-            self.host.world.court().parted(now_ms, who);
+            self.host.world.court().parted(who);
         }
     }
 
