@@ -24,6 +24,7 @@ use crate::model::failure::Failure;
 use crate::model::id::{RunId, RunNo, StepNo, Token};
 use crate::model::payload::Payload;
 use crate::model::retry::Retry;
+use crate::model::time::Time;
 use crate::wire::message::Message;
 use crate::workflow::{Ctx, HARD_LIMIT_DEFAULT, over_time};
 
@@ -48,6 +49,8 @@ pub(crate) struct Turn {
     warned: bool,
     /// The end of a function that has asked for nothing, as the one step that it is.
     whole_limit: Option<BoxFuture<'static, ()>>,
+    /// The end of the moment for which it has waited for once keys in memory.
+    moment: Option<BoxFuture<'static, ()>>,
     superseded: Superseded,
     fall: Fall,
 }
@@ -92,6 +95,7 @@ impl Turn {
             phase: Phase::Loading,
             warned: false,
             whole_limit: None,
+            moment: None,
             superseded: Superseded::default(),
             fall: Fall::default(),
         }
@@ -160,6 +164,7 @@ impl Turn {
             self.outstanding.withdraw_end();
             self.phase = Phase::Running;
         }
+        self.moment = None; // its steps ask again
     }
 
     /// The engine refused what was reported about a command ([`StepNo::WHOLE`]: about the turn's end).
@@ -224,7 +229,7 @@ impl Turn {
                 Err(mismatch) => return self.mismatched(mismatch),
             };
             if !resolved && !woken {
-                self.suspend_if_it_only_waits();
+                self.suspend_if_it_only_waits(cx);
                 return self.end_if_it_takes_too_long(cx);
             }
             woken = false;
@@ -448,22 +453,35 @@ impl Turn {
         });
     }
 
-    /// Suspends the run if all it waits for is a moment away or more, and nothing is under way.
-    fn suspend_if_it_only_waits(&mut self) {
+    /// Suspends the run if all it waits for is a moment away or more, and nothing is under way. How long others take for an
+    /// attempt is not known: after a moment it is taken for long.
+    fn suspend_if_it_only_waits(&mut self, cx: &mut Context<'_>) {
         let Some(function) = &self.function else {
             return;
         };
-        if !self.outstanding.is_empty() || self.history.seen() < self.count {
+        let waits = function.shared.waits();
+        let once = matches!(waits, Waits::Once(_));
+        if !once {
+            self.moment = None;
+        }
+        let unanswered = match once {
+            true => !self.outstanding.only_asks(),
+            false => !self.outstanding.is_empty(),
+        };
+        if unanswered || self.history.seen() < self.count {
             return;
         }
-        match function.shared.waits() {
-            Waits::Until(at) if at > self.world.engine_now().after(MOMENT) => {
-                count(&self.world.counts.suspended);
-                self.end(Report::Suspended {
-                    seen: self.history.seen(),
-                    wakes_at: at,
-                });
-                self.phase = Phase::Suspending;
+        let soon = self.world.engine_now().after(MOMENT);
+        match waits {
+            Waits::Until(at) if at > soon => self.suspend(at, Vec::new()),
+            Waits::Once(at) if self.world.suspends_once() && at.is_none_or(|at| at > soon) => {
+                let clock = &self.world.clock;
+                let moment = self.moment.get_or_insert_with(|| clock.sleep(MOMENT));
+                if moment.as_mut().poll(cx).is_ready() {
+                    self.moment = None;
+                    let claiming = function.shared.claiming();
+                    self.suspend(at.unwrap_or(Time::NEVER), claiming);
+                }
             }
             Waits::Foreign if !self.warned => {
                 self.warned = true;
@@ -474,6 +492,16 @@ impl Turn {
             }
             _ => {}
         }
+    }
+
+    fn suspend(&mut self, wakes_at: Time, once: Vec<StepNo>) {
+        count(&self.world.counts.suspended);
+        self.end(Report::Suspended {
+            seen: self.history.seen(),
+            wakes_at,
+            once,
+        });
+        self.phase = Phase::Suspending;
     }
 
     /// A function that has asked for nothing is one step, with a step's default limit.

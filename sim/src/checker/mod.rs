@@ -214,7 +214,7 @@ impl Court {
                 Change::Batched => batched = true,
                 Change::Moved { run } => {
                     touched.insert(*run);
-                    self.once.moved(&self.durable, *run);
+                    self.once.moved(&self.durable, *run, &mut bench);
                 }
                 Change::Forgotten { run } => forgotten.push(*run),
                 Change::Scheduled { number } => {
@@ -443,6 +443,7 @@ pub(crate) fn at_the_end(world: &World, in_time: bool) {
     world.saw_many("results of what is done once", court.once.results);
     world.saw_many("results told to others", court.once.told);
     world.saw_many("attempts at what is done once asked for", court.once.waited);
+    world.saw_many("sleeps for what is done once", court.once.slept);
     world.saw_many("orders carried out", court.orders.count());
     world.saw_many("runs of open batches redriven", court.batches.rejoined);
     world.saw_many(

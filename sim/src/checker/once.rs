@@ -7,7 +7,8 @@
 //! At most one step at a time holds the engine's leave to make an attempt (E3), in one life of the server: not bodies are
 //! judged, which may go on in a worker that is given up, but what the server says. A leave that was given ends with what the
 //! worker says of the step next, with an entry about it, with a refusal, or with the run's grant: when its row goes, or is
-//! another worker's. Under a new token of the same worker it stays. A body begins only by such a leave.
+//! another worker's. Under a new token of the same worker it stays. A body begins only by such a leave. A run sleeps for keys
+//! that it has asked for (E6); that it is woken shows in the end, when all runs must have ended.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,6 +26,7 @@ use crate::workload::{Found, SHARED};
 const ONE: &str = "what is done once has one result";
 const TOLD: &str = "all are told the first result";
 const ALONE: &str = "one attempt at a once key at a time";
+const SLEEPS: &str = "a run sleeps for once keys that it has asked for";
 const LEAVE: &str = "a body of a once key begins by the engine's leave";
 
 /// Where a row is.
@@ -39,6 +41,12 @@ pub(super) struct Onces {
     written: Vec<(Place, Option<OnceRecord>)>,
     /// Steps that have asked, under the token of their run, and have not said anything else since.
     asked: BTreeMap<Asker, Asked>,
+    /// Keys that runs have ever asked for.
+    wanted: BTreeSet<(RunNo, u128)>,
+    /// Runs that sleep for keys.
+    asleep: BTreeSet<RunNo>,
+    /// How often one fell asleep.
+    pub(super) slept: u64,
     /// Steps that were ever given leave.
     leaves: BTreeSet<Asker>,
     /// Grants of runs, as they are stored.
@@ -133,7 +141,7 @@ impl Onces {
     /// The row of a grant was written.
     pub(super) fn granted(&mut self, durable: &Durable, slot: u32, before: Option<&GrantedRecord>) {
         if let Some(before) = before {
-            self.moved(durable, before.run);
+            self.leaves_worker(durable, before.run);
         }
         let Some(row) = durable.granted.get(&slot) else {
             return;
@@ -148,8 +156,29 @@ impl Onces {
         }
     }
 
-    /// A run has left a place, perhaps its worker.
-    pub(super) fn moved(&mut self, durable: &Durable, run: RunNo) {
+    /// A run has left a place or come to one.
+    pub(super) fn moved(&mut self, durable: &Durable, run: RunNo, bench: &mut Bench<'_>) {
+        self.leaves_worker(durable, run);
+        let timer = durable.timers.get(&(Time::NEVER, run));
+        match timer.and_then(|timer| timer.once.as_ref()) {
+            None => {
+                self.asleep.remove(&run);
+            }
+            Some(once) if self.asleep.insert(run) => {
+                self.slept += 1;
+                let strange = once
+                    .keys
+                    .iter()
+                    .find(|key| !self.wanted.contains(&(run, key.0)));
+                if once.keys.is_empty() || strange.is_some() {
+                    bench.charge(SLEEPS, format!("run {run} sleeps for {once:?}"));
+                }
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn leaves_worker(&mut self, durable: &Durable, run: RunNo) {
         let Some(grant) = self.grants.get(&run) else {
             return;
         };
@@ -184,6 +213,7 @@ impl Onces {
         match message {
             Message::AskOnce(ask) => {
                 self.waited += 1;
+                self.wanted.insert((run, ask.once.0));
                 let asked = self.asked.entry((run, number)).or_insert(Asked {
                     key: ask.once,
                     leave: None,
