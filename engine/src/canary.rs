@@ -98,6 +98,18 @@ mod planted {
             "E3: one attempt at a once key is made at a time",
         ),
         canary(
+            "who comes back loses its once key",
+            "E3, E4: a worker that comes back in time keeps what its steps hold",
+        ),
+        canary(
+            "a waiter of a once key is never woken",
+            "E6, E7: a run that sleeps for a key is woken when that is free or has a result",
+        ),
+        canary(
+            "who sleeps for a once key is forgotten at a restart",
+            "E6: who slept is read after an opening",
+        ),
+        canary(
             "an all-or-nothing start is cut in two",
             "A1: the runs that a call begins are written in one batch",
         ),

@@ -410,6 +410,7 @@ mod seeds {
                 session_timeout_ms: 10_000,
                 payload_bytes_max: 65_536,
                 now: Time(1_000),
+                suspends_once: true,
             }
             .into(),
             HandOut {
@@ -446,6 +447,7 @@ mod seeds {
                 token: TOKEN,
                 seen: 3,
                 wakes_at: Time(9),
+                once: vec![number],
             }
             .into(),
             Start {

@@ -358,6 +358,16 @@ pub async fn answer(store: &dyn Store, read: Read) -> Result<Input, Unreadable> 
             },
         },
         Read::Acts { from, limit } => acts(store, from, limit).await?,
+        Read::OnceWaits { from, limit } => match timers(store, (Time::NEVER, from), limit).await? {
+            Input::TimersLoaded { rows, end } => {
+                let rows = rows.into_iter();
+                Input::OnceWaitsLoaded {
+                    rows: rows.map(|(_, run, record)| (run, record.once)).collect(),
+                    end,
+                }
+            }
+            other => other,
+        },
         Read::Unique { namespace, hash } => {
             let key = keys::unique::unique(namespace, hash);
             let found = match record::<UniqueRecord>(store, Space::Lasting, key).await {

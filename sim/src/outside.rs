@@ -144,22 +144,12 @@ impl Outside {
         Watch(Some((host, id)))
     }
 
-    /// A body of what is done once runs until what this returns is dropped.
-    pub(crate) fn finds(&self, step: &Step) -> Finding {
-        let Reach::Live(host) = &self.0 else {
-            return Finding(None);
-        };
-        let of = format!(
-            "attempt {} at step {} of {} on {}",
-            step.attempt(),
-            step.number(),
-            step.run(),
-            host.name
-        );
-        let mut court = host.world.court();
-        let id = court.once_begins(host.world.now_ms(), step.key(), of);
-        drop(court);
-        Finding(Some((host.clone(), id)))
+    /// A body of what is done once begins.
+    pub(crate) fn finds(&self, step: &Step) {
+        if let Reach::Live(host) = &self.0 {
+            let mut court = host.world.court();
+            court.once_begins(host.world.now_ms(), step.run(), step.number());
+        }
     }
 
     /// Waits on the host's clock.
@@ -167,17 +157,6 @@ impl Outside {
         match &self.0 {
             Reach::Live(host) => host.rest(span).await,
             Reach::Closed(_) => std::future::pending().await,
-        }
-    }
-}
-
-/// A body of what is done once.
-pub(crate) struct Finding(Option<(Arc<Host>, u64)>);
-
-impl Drop for Finding {
-    fn drop(&mut self) {
-        if let Some((host, id)) = self.0.take() {
-            host.world.court().once_ends(id);
         }
     }
 }

@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use stepwell::model::entry::Entry;
 use stepwell::{
-    Client, Ctx, Engine, Failure, Retry, Run, RunError, Worker, Workflow, millis, secs,
+    Client, Ctx, Engine, Failure, Retry, Run, RunError, RunState, Worker, Workflow, millis, secs,
 };
 use stepwell_tests::order::{EngineOrder, WorkerOrder};
-use stepwell_tests::workflow::{RATE, Rate};
+use stepwell_tests::workflow::{DOOMED, RATE, Rate};
 
 use crate::host::{Host, count, effects, until_stats};
 
@@ -214,6 +214,37 @@ async fn a_killed_engine_forgets_no_result() {
     let three = shop.rate(secs(2)).await;
     assert_eq!(three.outcome().await.unwrap(), by);
     assert_eq!(count(&shop.effects(), "begun rate"), begun);
+    first.close().await;
+    second.close().await;
+    shop.engine.close().await;
+}
+
+// A38: who waits for a key holds no slot: the one slot of a worker goes to other work, at once and however many wait. The
+// engine is killed meanwhile. When the work is done, all get its result.
+#[tokio::test]
+async fn a_run_that_waits_for_a_key_holds_no_slot() {
+    let mut shop = Shop::open().await;
+    let mut first = shop.worker();
+    let held = shop.rate(secs(8)).await;
+    first.says("begun rate").await;
+    let second = shop.worker();
+    let mut waiting = Vec::new();
+    for _ in 0..3 {
+        waiting.push(shop.rate(millis(10)).await);
+    }
+    until_stats(&shop.client, "three sleep", |stats| {
+        stats.runs_in(RunState::Suspended) == 3
+    })
+    .await;
+    let one = shop.client.start(DOOMED, &1).await.unwrap();
+    assert!(one.outcome().await.is_err(), "it had a slot");
+    shop.restart_engine().await;
+    let two = shop.client.start(DOOMED, &2).await.unwrap();
+    assert!(two.outcome().await.is_err(), "it had a slot");
+    let by = held.outcome().await.unwrap();
+    for run in waiting {
+        assert_eq!(run.outcome().await.unwrap(), by);
+    }
     first.close().await;
     second.close().await;
     shop.engine.close().await;

@@ -262,6 +262,7 @@ impl Facts {
                 let ((due, _), record) = timers[0];
                 let of_journal = match record.delayed {
                     true => run.not_before == Some(*due) && run.next == 1,
+                    false if record.once.is_some() => *due == Time::NEVER, // E6
                     false => run.commands.instants().contains(due),
                 };
                 assert!(
@@ -704,7 +705,7 @@ impl Audit {
             if let Some((due, _)) = slept.filter(|key| !facts.timers.contains_key(key)) {
                 let cancelled = after.run.cancel_requested && !before.run.cancel_requested;
                 assert!(
-                    cancelled || *due <= now,
+                    cancelled || *due <= now || *due == Time::NEVER,
                     "T1: {no} slept until {due} and was woken at {now}"
                 );
             }

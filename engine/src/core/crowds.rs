@@ -346,6 +346,7 @@ fn more_runs_sleep_than_memory_holds() {
                 token,
                 seen: 2,
                 wakes_at: Time(0),
+                once: Vec::new(),
             },
         );
         due.insert(run, delay_ms);

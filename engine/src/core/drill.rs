@@ -282,8 +282,13 @@ impl Drill {
     fn look(&mut self, crashed: bool) {
         self.flush();
         let now = self.stage.core.now();
-        self.audit
-            .check(&self.stage.store, now, (RETENTION, DEAD_RETENTION), crashed);
+        let kept = (RETENTION, DEAD_RETENTION);
+        let facts = self.audit.check(&self.stage.store, now, kept, crashed);
+        let asleep = facts.timers.iter().filter(|(_, row)| row.once.is_some());
+        for ((_, run), _) in asleep {
+            let known = self.stage.core.onces.knows_sleeper(*run);
+            assert!(known, "E6: {run} sleeps, and nobody knows it");
+        }
     }
 
     fn follow(&mut self, (order, a, b, c): Order) {
@@ -675,6 +680,14 @@ impl Drill {
         };
         let message = match &holding.asked {
             Some(asked) if how.is_multiple_of(4) => asked.clone(), // the same once more
+            Some(Message::AskOnce(asked)) if how % 4 == 1 => TurnSuspended {
+                run: *run,
+                token: holding.token,
+                seen: holding.entries.len() as u32,
+                wakes_at: Time::NEVER,
+                once: vec![asked.number],
+            }
+            .into(),
             Some(_) => return,
             None => holding.next(*run, &worker.build, now, how),
         };
@@ -1260,9 +1273,12 @@ impl Worker {
                     .get_mut(&run)
                     .filter(|holding| holding.token == old)?;
                 holding.token = token;
-                if matches!(holding.asked, Some(Message::AskOnce(_))) {
-                    holding.asked = None; // asked again, under the new token
-                }
+                let asked = holding.asked.take();
+                holding.asked = asked.filter(|asked| match asked {
+                    Message::AskOnce(_) => false, // asked again, under the new token
+                    Message::TurnSuspended(m) => m.once.is_empty(),
+                    _ => true,
+                });
                 assert_eq!(
                     from as usize,
                     holding.entries.len(),
@@ -1463,6 +1479,7 @@ impl Holding {
                             token,
                             seen,
                             wakes_at: retry_at,
+                            once: Vec::new(),
                         }
                         .into();
                     }
@@ -1510,6 +1527,7 @@ impl Holding {
                             token,
                             seen,
                             wakes_at: retry_at,
+                            once: Vec::new(),
                         }
                         .into();
                     }
@@ -1527,6 +1545,7 @@ impl Holding {
                             token,
                             seen,
                             wakes_at: *due,
+                            once: Vec::new(),
                         }
                         .into();
                     }
@@ -1554,6 +1573,7 @@ impl Holding {
                                 token,
                                 seen,
                                 wakes_at: *due,
+                                once: Vec::new(),
                             }
                             .into();
                         }

@@ -280,6 +280,9 @@ impl Core {
             },
             count: run.next,
         });
+        if canary!("who comes back loses its once key") {
+            self.leave_onces(no, out);
+        }
     }
 
     /// The granted run a report is about, if the report counts (G3); otherwise the reporter is told.

@@ -16,6 +16,7 @@ use crate::canary::canary;
 use crate::model::command::{Caller, Damaged, NoSuchRun, Refusal, StartRun};
 use crate::model::id::{Incarnation, Namespace, RunId, RunNo, SessionId};
 use crate::model::run::{Outcome, OutcomePending, RunState, RunSummary};
+use crate::model::time::Time;
 use crate::wire::message::{
     AskOutcome, AskStatus, Cancel, Held, OutcomeReply, RefusedReply, Resume, Revoked, StatusReply,
 };
@@ -93,6 +94,8 @@ pub(super) enum Want {
     },
     /// To be resumed because a build is here that it has not been tried on.
     TryBuild,
+    /// To be woken, if it sleeps until something becomes of once keys.
+    Wake,
     /// Whether it has ended, for the schedule that started it.
     Look(Look),
 }
@@ -354,7 +357,7 @@ impl Core {
         let (ghosts, others): (Vec<Want>, Vec<Want>) = wants.into_iter().partition(|want| {
             matches!(
                 want,
-                Want::Grant { .. } | Want::Unknown { .. } | Want::Look(_)
+                Want::Grant { .. } | Want::Unknown { .. } | Want::Wake | Want::Look(_)
             )
         });
         for ghost in ghosts {
@@ -367,6 +370,7 @@ impl Core {
                     self.unknown.one_less();
                     Self::dequeue_row(&item, out);
                 }
+                Want::Wake => self.onces.woken(no),
                 // It ended longer ago than its retention.
                 Want::Look(look) => self.looked_at_last(look, false, out),
                 _ => {}
@@ -413,6 +417,7 @@ impl Core {
                 }
                 Want::Return { .. } => self.leave_stranded(no),
                 Want::TryBuild => {}
+                Want::Wake => self.onces.woken(no), // the next opening tries again
                 Want::Look(look) => self.looked_at_last(look, false, out), // it will not go on
                 asked => self.refuse(
                     &asked,
@@ -450,6 +455,7 @@ impl Core {
                 self.release_reserved(session, &item); // granted meanwhile: the item was a ghost
                 Self::dequeue_row(&item, out);
             }
+            Want::Wake => self.onces.woken(no), // it was woken by something else
             Want::Unknown { item } => {
                 self.unknown.one_less(); // a ghost too
                 Self::dequeue_row(&item, out);
@@ -491,6 +497,7 @@ impl Core {
                 self.looked_at_last(look, goes && !look.stops, out);
             }
             Want::Unknown { item } => self.unknown_loaded(image, item, out),
+            Want::Wake => self.wake_loaded(&image, out),
             Want::Order(order) if image.run.is_dead_letter() => {
                 self.follow_order(image, order, out);
             }
@@ -519,7 +526,7 @@ impl Core {
                     .as_ref()
                     .map(|stopped| stopped.reason.clone())
                     .or(summary.reason);
-                summary.wakes_at = image.sleeps;
+                summary.wakes_at = image.sleeps.filter(|at| *at < Time::NEVER);
                 self.answer(want, image.run.clone(), summary, out);
                 if fresh {
                     self.fresh.insert(image.run.no, image.run);
@@ -536,7 +543,9 @@ impl Core {
         match &image.stopped {
             Some(stopped) => stopped.state,
             None if image.sleeps.is_none() => RunState::Ready,
-            None if image.run.next == 1 => RunState::Scheduled,
+            None if image.run.next == 1 && image.sleeps == image.run.not_before => {
+                RunState::Scheduled
+            }
             None => RunState::Suspended,
         }
     }

@@ -119,7 +119,7 @@ use self::unknown::Unknown;
 use crate::canary::canary;
 use crate::keys::batch::BatchRecord;
 use crate::keys::expiry::Expiry;
-use crate::keys::once::OnceRecord;
+use crate::keys::once::{OnceRecord, OnceWait};
 use crate::keys::unique::UniqueRecord;
 use crate::keys::{self, Mark, ReadyRecord, Record, StoppedRecord, Tally, TimerRecord};
 use crate::model::id::{GrantNo, Incarnation, Namespace, RunId, RunNo, SessionId, StepNo, Token};
@@ -283,6 +283,13 @@ pub enum Input {
         hash: u128,
         /// Where its first result is, if there is one, or what is damaged.
         found: Result<Option<OnceRecord>, String>,
+    },
+    /// An answer to [`Read::OnceWaits`](output::Read::OnceWaits).
+    OnceWaitsLoaded {
+        /// The runs and what they wait for, in order.
+        rows: Vec<(RunNo, Option<OnceWait>)>,
+        /// Whether there are no more behind them.
+        end: bool,
     },
     /// An answer to [`Read::OnceResult`](output::Read::OnceResult).
     OnceResultLoaded {
@@ -482,6 +489,7 @@ impl Core {
                 hash,
                 found,
             } => self.once_result_loaded((namespace, hash), found, out),
+            Input::OnceWaitsLoaded { rows, end } => self.once_waits_loaded(rows, end, out),
             Input::BatchLoaded {
                 namespace,
                 hash,
@@ -630,11 +638,14 @@ impl Core {
             false => anybody.then_some(self.watch_at),
         };
         let opens = self.opens_at.first().map(|(at, _)| due(*at));
+        let onces = self.onces.next_due().map(due);
         let schedules = self.schedules.next_due().map(due);
         [
             armed,
             timers,
             schedules,
+            onces,
+            self.onces.calls_at(),
             watch,
             self.cleans_at(),
             opens,
@@ -658,6 +669,7 @@ impl Core {
         self.return_some(out);
         self.regrant_some(out);
         self.tell_results(out);
+        self.wake_for_once(out);
         self.fire_armed(out);
         self.fire_timers(out);
         self.look_for_workers(out);

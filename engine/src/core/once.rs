@@ -14,11 +14,14 @@
 //!     failed, gone, dropped ─► the next in line is granted
 //! ```
 //!
+//! Who waits for longer than a moment is suspended and holds no slot: see `asleep.rs`.
+//!
 //! What is told to a run is an entry of its own journal (attempt 0: it made none, or its own did not count), so that each
 //! journal is whole by itself.
 //!
 //! After a restart of the engine nobody holds a key: a worker that makes an attempt asks again when it comes back, but another
-//! one may have been granted the key before. Then two bodies run, and the result that is committed first is the result.
+//! one may have been granted the key before. Then two bodies run, and the result that is committed first is the result. Who
+//! slept has a row, which is read then: its keys are looked at as if it had just asked.
 //!
 //! # Invariants
 //!
@@ -27,17 +30,26 @@
 //! - **E3** At most one step holds a key, and only while no result is known. If steps wait and nothing is read, one holds it.
 //! - **E4** Who holds a key or waits for it is a step without an outcome of a granted run. Who waits has its worker here: one
 //!   that comes back asks again.
-//! - **E5** No place outlives its grant, and a key without places is not in memory.
+//! - **E5** No place outlives its grant, and a key without places and without runs that sleep for it is not in memory.
+//! - **E6** A run that sleeps for once keys has one timer, at the end of time, whose row names them. Once the rows have been
+//!   read after an opening, each of its keys knows it, or it is being woken. If a key that runs sleep for has no result, is not
+//!   being read and is held by nobody, one of them has been called within the last second; after an opening, once the
+//!   workers that held something have had time to come back.
+//! - **E7** If a key has a result, the runs that sleep for it are being woken, so many at a time; none of them waits for another
+//!   one to do anything.
 
+mod asleep;
 #[cfg(any(test, feature = "inspect"))]
 mod check;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use stepwell_storage::Space;
 
+use self::asleep::Sleepers;
 use super::Core;
 use super::output::{Note, Output, Read};
 use super::unique::KeyPlace;
@@ -73,7 +85,8 @@ pub(super) struct Onces {
     places: BTreeMap<Asker, KeyPlace>,
     /// Keys with a result that some have not been told.
     telling: BTreeSet<KeyPlace>,
-    /// The first run of this opening, for the canary that forgets the others.
+    asleep: Sleepers,
+    /// The first run of this opening.
     opened_at: RunNo,
 }
 
@@ -82,6 +95,10 @@ struct Key {
     known: Known,
     holder: Option<Waiter>,
     waiting: VecDeque<Waiter>,
+    /// Runs that sleep until something becomes of it.
+    asleep: BTreeSet<RunNo>,
+    /// It has called one of them, and calls the next one then if it is still free.
+    calls_at: Option<Duration>,
     /// Until when a result counted that does so no more, and whose rows may be there.
     before: Option<Time>,
 }
@@ -123,12 +140,43 @@ impl Onces {
 
     /// How many steps hold a key or wait.
     pub(super) fn len(&self) -> usize {
-        self.places.len()
+        self.places.len() + self.asleep.len()
     }
 
     /// Whether a result is to be told to more of those who wait.
     pub(super) fn has_news(&self) -> bool {
-        !self.telling.is_empty()
+        !self.telling.is_empty() || self.has_to_wake()
+    }
+
+    /// The place of a step that waits in line for an attempt, neither making one nor about to be told of a result.
+    fn waits_at(&self, asker: Asker) -> Option<KeyPlace> {
+        let place = self.places.get(&asker)?;
+        let key = self.keys.get(place)?;
+        let holds = key.holder.as_ref().is_some_and(|held| held.asker == asker);
+        let waits = !holds && !matches!(key.known, Known::Result(_));
+        waits.then_some(*place)
+    }
+
+    /// What is known of a key; if nothing is, it is read.
+    fn key(&mut self, (namespace, hash): KeyPlace, out: &mut Output) -> &mut Key {
+        self.keys.entry((namespace, hash)).or_insert_with(|| {
+            out.read(Read::Once { namespace, hash });
+            Key {
+                known: Known::Reading(None),
+                holder: None,
+                waiting: VecDeque::new(),
+                asleep: BTreeSet::new(),
+                calls_at: None,
+                before: None,
+            }
+        })
+    }
+
+    fn stop_calling(&mut self, place: KeyPlace) {
+        let key = self.keys.get_mut(&place);
+        if let Some(at) = key.and_then(|key| key.calls_at.take()) {
+            self.asleep.calls.remove(&(at, place));
+        }
     }
 
     /// A run's worker is away: its steps leave their lines, and keep what they hold (E4).
@@ -166,15 +214,18 @@ impl Onces {
 
     /// A key without places is not kept (E5), unless it is being read.
     fn forget(&mut self, place: KeyPlace) {
-        let empty = |key: &Key| key.holder.is_none() && key.waiting.is_empty();
+        let empty =
+            |key: &Key| key.holder.is_none() && key.waiting.is_empty() && key.asleep.is_empty();
         let reading = |key: &Key| matches!(key.known, Known::Reading(_));
         if self
             .keys
             .get(&place)
             .is_some_and(|key| empty(key) && !reading(key))
         {
+            self.stop_calling(place);
             self.keys.remove(&place);
             self.telling.remove(&place);
+            self.asleep.rousing.remove(&place);
         }
     }
 }
@@ -267,17 +318,7 @@ impl Core {
 
     fn wait_for_once(&mut self, place: KeyPlace, waiter: Waiter, out: &mut Output) {
         self.onces.places.insert(waiter.asker, place);
-        let key = self.onces.keys.entry(place).or_insert_with(|| {
-            let (namespace, hash) = place;
-            out.read(Read::Once { namespace, hash });
-            Key {
-                known: Known::Reading(None),
-                holder: None,
-                waiting: VecDeque::new(),
-                before: None,
-            }
-        });
-        key.waiting.push_back(waiter);
+        self.onces.key(place, out).waiting.push_back(waiter);
         self.serve_once(place, out);
     }
 
@@ -317,6 +358,7 @@ impl Core {
             canary!("a once key is forgotten at a restart") && row.run < self.onces.opened_at
         };
         let found = found.map(|row| row.filter(|row| !forgotten(row)));
+        self.onces.asleep.key_is_read(place);
         let now = self.now();
         let Some(key) = self.onces.keys.get_mut(&place) else {
             return;
@@ -369,6 +411,11 @@ impl Core {
 
     /// What is stored of a key cannot be read: the attempts fail, and may be made again.
     fn cannot_tell_once(&mut self, place: KeyPlace, what: &str, out: &mut Output) {
+        let Some(key) = self.onces.keys.get_mut(&place) else {
+            return;
+        };
+        let asleep = std::mem::take(&mut key.asleep);
+        self.rise(asleep);
         let Some(key) = self.onces.keys.remove(&place) else {
             return;
         };
@@ -435,10 +482,12 @@ impl Core {
         {
             let (run, number) = next.asker;
             key.holder = Some(next);
+            self.onces.stop_calling(place);
             if let Some((session, token)) = self.where_granted(run) {
                 out.send(session, OnceGranted { run, token, number });
             }
         }
+        self.call_for_once(place, out);
     }
 
     /// The entry and the row of a key's first result, in one batch.
@@ -494,6 +543,10 @@ impl Core {
             });
             let Some((waiter, output)) = next else {
                 self.onces.telling.remove(&place);
+                let key = self.onces.keys.get(&place);
+                if key.is_some_and(|key| !key.asleep.is_empty()) {
+                    self.onces.asleep.rousing.insert(place); // all of them (E7)
+                }
                 self.onces.forget(place);
                 continue;
             };

@@ -228,6 +228,9 @@ impl Core {
         } else {
             self.settings.session_timeout
         };
+        if !granted.is_empty() {
+            self.onces.call_from(self.mono + patience);
+        }
         for (slot, record) in granted {
             let (run, incarnation) = (record.run, record.incarnation);
             self.slots.take(slot);

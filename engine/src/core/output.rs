@@ -305,6 +305,13 @@ pub enum Read {
         /// What it is stored under.
         hash: u128,
     },
+    /// The next of the runs that sleep until something becomes of once keys.
+    OnceWaits {
+        /// From this run on.
+        from: RunNo,
+        /// At most this many.
+        limit: usize,
+    },
     /// The first result for a once key.
     OnceResult {
         /// Whose key.

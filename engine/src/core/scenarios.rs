@@ -13,7 +13,7 @@
 //! … batch=b seal then=x                                          runs of a batch, which `x` follows; `batch b` asks
 //! step r1 0 | fail r1 0 | timer r1 1 delay=3s                    reports, by the holder under its token
 //! once r1 0 key=k | return r1 0 | step r1 0 key=k               of a step that is done once for all runs
-//! complete r1 | failed r1 | suspend r1 seen=2 wakes=3s | mismatch r1 | giveback r1
+//! complete r1 | failed r1 | suspend r1 seen=2 wakes=3s once=0,1 | mismatch r1 | giveback r1
 //! queue q create paused=yes concurrency=2 rate=3/1s burst=2 oldest=4    an operator sets something (command=7); queues q   asks
 //! cancel r1 | resume r1 | outcome r1 wait | status r1            what clients ask
 //! redrive r1 command=7 | edit r1 input=y | discard r1           what operators do
@@ -309,6 +309,9 @@ fn batch_text(record: &keys::batch::BatchRecord) -> String {
 }
 
 fn at(time: Time) -> String {
+    if time == Time::NEVER {
+        return "never".to_owned();
+    }
     let ms = time.0 as i64 - START.0 as i64;
     match ms {
         _ if time == Time(0) => "never".to_owned(),
@@ -835,12 +838,19 @@ impl Scene {
                 .into()
             }
             "suspend" => {
-                let wakes_at = START.after(line.span("wakes"));
+                let steps = line.text("once", "");
+                let steps = steps.split(',').filter(|step| !step.is_empty());
+                let once: Vec<StepNo> = steps.map(|at| StepNo(at.parse().unwrap())).collect();
+                let wakes_at = match !once.is_empty() && !line.fields.contains_key("wakes") {
+                    true => Time::NEVER,
+                    false => START.after(line.span("wakes")),
+                };
                 TurnSuspended {
                     run,
                     token,
                     seen: line.number("seen", 0),
                     wakes_at,
+                    once,
                 }
                 .into()
             }
@@ -1177,12 +1187,18 @@ impl Scene {
                     record.token, record.entries
                 )
             }
-            Family::Timer => if keys::TimerRecord::of_bytes(value).unwrap().delayed {
-                " delayed"
-            } else {
-                ""
+            Family::Timer => {
+                let timer = keys::TimerRecord::of_bytes(value).unwrap();
+                match (timer.delayed, timer.once) {
+                    (true, _) => " delayed".to_owned(),
+                    (_, Some(once)) => {
+                        let wakes_at = once.wakes_at.map(|due| format!(" wakes={}", at(due)));
+                        let wakes_at = wakes_at.unwrap_or_default();
+                        format!(" keys={}{wakes_at}", once.keys.len())
+                    }
+                    _ => String::new(),
+                }
             }
-            .to_owned(),
             Family::Generation => format!(
                 " from run #{}",
                 keys::GenerationRecord::of_bytes(value).unwrap().first

@@ -265,6 +265,7 @@ impl Core {
                 session_timeout_ms: ms(self.settings.session_timeout),
                 payload_bytes_max: self.settings.limits.payload_bytes_max as u64,
                 now: self.now(),
+                suspends_once: true,
             },
         );
         self.take_back(session, hello.incarnation, hello.held, out);

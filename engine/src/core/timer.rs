@@ -1,6 +1,6 @@
 //! Timers: a window in memory over the stored ones of waiting runs, and those of granted runs.
 //!
-//! A waiting run has one stored timer, its earliest. When that is due the run becomes ready; which of its timers are
+//! A waiting run has one stored timer, its earliest; one that waits for once keys has it at the end of time (`once.rs`). When that is due the run becomes ready; which of its timers are
 //! due is decided when it is granted. Timers never fire early in engine time (T1).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -79,8 +79,9 @@ impl Timers {
             return Some(Time(0));
         }
         let late = canary!("a timer fires late");
-        let noticed = |due: &Time| if late { due.after(LATE) } else { *due };
-        self.window.keys().next().map(|(due, _)| noticed(due))
+        let noticed = |due: Time| if late { due.after(LATE) } else { due };
+        let first = self.window.keys().next().map(|(due, _)| *due);
+        first.filter(|due| *due < Time::NEVER).map(noticed)
     }
 
     /// The timers in memory.

@@ -110,6 +110,7 @@ impl Core {
             priority,
             delayed: false,
             tags: run.tags,
+            once: None,
         };
         self.arm_stored(retry_at, run.no, record, out);
         self.shift(queue, RunState::Granted, RunState::Suspended);
@@ -130,6 +131,9 @@ impl Core {
             return;
         };
         let seen_all = seen_all || canary!("a turn suspends over what it has not seen");
+        if !report.once.is_empty() {
+            return self.turn_waits_for_once(&report, seen_all, out);
+        }
         // Of the instants in the journal only the worker knows which are waited for. It names one of them.
         let instants = current
             .run
@@ -157,6 +161,7 @@ impl Core {
                     priority,
                     delayed: false,
                     tags: run.tags,
+                    once: None,
                 };
                 self.arm_stored(due, run.no, record, out);
                 self.shift(queue, RunState::Granted, RunState::Suspended);

@@ -521,6 +521,9 @@ records! {
         /// Only workers that offer all of these get it.
         #[serde(default)]
         tags: Vec<String>,
+        /// The once keys it waits for; then its instant is the end of time.
+        #[serde(default)]
+        once: Option<once::OnceWait>,
     }
 
     /// Where a generation's run numbers begin.

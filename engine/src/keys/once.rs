@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{Family, KeyBuilder, Record};
-use crate::model::id::{Namespace, RunNo};
+use crate::model::id::{Namespace, OnceKey, RunNo};
 use crate::model::time::Time;
 
 /// The first result for a key: an entry in the journal of the run that came to it.
@@ -20,6 +20,17 @@ pub struct OnceRecord {
 
 impl Record for OnceRecord {
     const WHAT: &'static str = "OnceRecord";
+}
+
+/// What a suspended run waits for besides time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OnceWait {
+    /// Whose keys.
+    pub namespace: Namespace,
+    /// The keys, any of which wakes it.
+    pub keys: Vec<OnceKey>,
+    /// When it is woken whatever becomes of them.
+    pub wakes_at: Option<Time>,
 }
 
 /// Where it says what the first result for a key is.

@@ -15,6 +15,9 @@ use serde::{Deserialize, Serialize};
 pub struct Time(pub u64);
 
 impl Time {
+    /// The end of time, which is not reached.
+    pub const NEVER: Self = Self(u64::MAX);
+
     /// The instant `span` later; the end of time at most.
     #[must_use]
     pub fn after(self, span: Duration) -> Self {

@@ -255,7 +255,9 @@ async fn sleeps(store: &dyn Store, run: &Run) -> Result<Option<Time>, Unreadable
         return Ok(None);
     }
     let delayed = run.not_before.filter(|_| run.next == 1);
-    for due in run.commands.instants().into_iter().chain(delayed) {
+    let never = [Time::NEVER]; // it waits for once keys
+    let instants = run.commands.instants().into_iter().chain(delayed);
+    for due in instants.chain(never) {
         if store
             .get(Space::Passing, &keys::timer(due, run.no))
             .await?

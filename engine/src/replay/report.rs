@@ -49,6 +49,7 @@ pub(crate) enum Report {
     Suspended {
         seen: u32,
         wakes_at: Time,
+        once: Vec<StepNo>,
     },
     Completed {
         output: Payload,
@@ -169,11 +170,16 @@ impl Report {
                 number: StepNo(number),
             }
             .into(),
-            Self::Suspended { seen, wakes_at } => TurnSuspended {
+            Self::Suspended {
+                seen,
+                wakes_at,
+                once,
+            } => TurnSuspended {
                 run,
                 token,
                 seen,
                 wakes_at,
+                once,
             }
             .into(),
             Self::Completed { output } => TurnCompleted { run, token, output }.into(),

@@ -86,6 +86,8 @@ pub(crate) enum Waits {
     Soon,
     /// Timers and backoffs, the first of them then.
     Until(Time),
+    /// Attempts of others at what is done once, and perhaps timers and backoffs.
+    Once(Option<Time>),
     /// Nothing it has asked of its context.
     Foreign,
 }
@@ -530,22 +532,33 @@ impl Shared {
         if !state.live || state.bodies > 0 {
             return Waits::Soon;
         }
-        let mut first = Waits::Foreign;
+        let (mut first, mut once): (Option<Time>, bool) = (None, false);
         for command in state
             .commands
             .values()
             .filter(|c| c.polled && c.resolution.is_none())
         {
-            let at = match (command.stage, command.wakes_at) {
-                (Stage::Armed | Stage::Asked, Some(at)) => at,
+            match (command.stage, command.wakes_at) {
+                (Stage::Armed | Stage::Asked, Some(at)) => {
+                    first = Some(first.map_or(at, |earlier| earlier.min(at)));
+                }
+                (Stage::Claiming, _) => once = true,
                 _ => return Waits::Soon,
-            };
-            first = match first {
-                Waits::Until(earlier) if earlier <= at => first,
-                _ => Waits::Until(at),
-            };
+            }
         }
-        first
+        match first {
+            _ if once => Waits::Once(first),
+            Some(at) => Waits::Until(at),
+            None => Waits::Foreign,
+        }
+    }
+
+    /// Steps that wait for the engine to say whether they may make an attempt at what is done once.
+    pub(crate) fn claiming(&self) -> Vec<StepNo> {
+        let state = self.state();
+        let commands = state.commands.iter();
+        let claiming = commands.filter(|(_, c)| c.polled && c.stage == Stage::Claiming);
+        claiming.map(|(number, _)| StepNo(*number)).collect()
     }
 }
 

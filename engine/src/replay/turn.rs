@@ -51,6 +51,8 @@ pub(crate) struct Turn {
     limit: Duration,
     /// The end of a function that waits for something foreign.
     foreign: Option<Foreign>,
+    /// The end of the moment for which it has waited for once keys in memory.
+    moment: Option<BoxFuture<'static, ()>>,
     superseded: Superseded,
     fall: Fall,
 }
@@ -103,6 +105,7 @@ impl Turn {
             warned: false,
             limit: HARD_LIMIT_DEFAULT,
             foreign: None,
+            moment: None,
             superseded: Superseded::default(),
             fall: Fall::default(),
         }
@@ -171,6 +174,7 @@ impl Turn {
             self.outstanding.withdraw_end();
             self.phase = Phase::Running;
         }
+        self.moment = None; // its steps ask again
     }
 
     /// The engine refused what was reported about a command ([`StepNo::WHOLE`]: about the turn's end).
@@ -476,13 +480,18 @@ impl Turn {
         let Some(function) = &self.function else {
             return;
         };
-        match function.shared.waits() {
-            Waits::Foreign => return self.waits_foreign(function.shared.asked(), cx),
-            Waits::Until(at) => self.suspend_until(at),
-            Waits::Soon => {}
+        let (waits, asked) = (function.shared.waits(), function.shared.asked());
+        if !matches!(waits, Waits::Once(_)) {
+            self.moment = None;
         }
-        if self.foreign.take().is_some() {
+        if !matches!(waits, Waits::Foreign) && self.foreign.take().is_some() {
             self.watch.waits_foreign(None);
+        }
+        match waits {
+            Waits::Foreign => self.waits_foreign(asked, cx),
+            Waits::Until(at) => self.suspend_until(at),
+            Waits::Once(at) => self.suspend_for_once(at, cx),
+            Waits::Soon => {}
         }
     }
 
@@ -490,13 +499,35 @@ impl Turn {
     fn suspend_until(&mut self, at: Time) {
         let under_way = !self.outstanding.is_empty() || self.history.seen() < self.count;
         if !under_way && at > self.world.engine_now().after(MOMENT) {
-            count(&self.world.counts.suspended);
-            self.end(Report::Suspended {
-                seen: self.history.seen(),
-                wakes_at: at,
-            });
-            self.phase = Phase::Suspending;
+            self.suspend(at, Vec::new());
         }
+    }
+
+    /// The same if it waits for others to make an attempt. How long they take is not known: after a moment it is taken for
+    /// long.
+    fn suspend_for_once(&mut self, at: Option<Time>, cx: &mut Context<'_>) {
+        let under_way = !self.outstanding.only_asks() || self.history.seen() < self.count;
+        let soon = self.world.engine_now().after(MOMENT);
+        if under_way || !self.world.suspends_once() || at.is_some_and(|at| at <= soon) {
+            return;
+        }
+        let clock = &self.world.clock;
+        let moment = self.moment.get_or_insert_with(|| clock.sleep(MOMENT));
+        if moment.as_mut().poll(cx).is_ready() {
+            self.moment = None;
+            let claiming = self.function.as_ref().map(|f| f.shared.claiming());
+            self.suspend(at.unwrap_or(Time::NEVER), claiming.unwrap_or_default());
+        }
+    }
+
+    fn suspend(&mut self, wakes_at: Time, once: Vec<StepNo>) {
+        count(&self.world.counts.suspended);
+        self.end(Report::Suspended {
+            seen: self.history.seen(),
+            wakes_at,
+            once,
+        });
+        self.phase = Phase::Suspending;
     }
 
     /// What is not asked of the context ends with the function's limit: nobody else knows that it is waited for.

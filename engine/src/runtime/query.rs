@@ -77,7 +77,7 @@ impl View {
         let mut row = summary(&image.run, state);
         row.incarnation = held.copied();
         if state == RunState::Suspended {
-            row.wakes_at = image.sleeps;
+            row.wakes_at = image.sleeps.filter(|at| *at < Time::NEVER);
         }
         if let Some(stopped) = &image.stopped {
             row.reason = Some(stopped.reason.clone());

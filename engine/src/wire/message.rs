@@ -106,6 +106,9 @@ messages! {
         payload_bytes_max: u64,
         /// Engine time.
         now: Time,
+        /// Whether a turn may be suspended that waits for once keys.
+        #[serde(default)]
+        suspends_once: bool,
     },
     /// I am there. Either way.
     3 => Heartbeat {
@@ -257,6 +260,10 @@ messages! {
         /// future was dropped stays open in it, and nobody waits for that.
         #[serde(default)]
         wakes_at: Time,
+        /// Steps that have asked whether they may make an attempt at what is done once, and that the function waits for. If it
+        /// waits for nothing else, `wakes_at` is the end of time.
+        #[serde(default)]
+        once: Vec<StepNo>,
     },
     /// Worker to engine: the function returned.
     24 => TurnCompleted {

@@ -100,8 +100,8 @@ impl Ctx {
     /// bytes at most. The result is kept for the engine's retention (7 days by default), counted from when it was committed;
     /// then the work is done again, under the same [`Step::key`].
     ///
-    /// A step that waits holds its run's slot. Its limits count from when its body begins. For work of many minutes that
-    /// thousands wait for, [`Client::once`](crate::Client::once) runs a workflow of its own, in a queue of its own.
+    /// A run that waits for longer than a moment holds no slot, as if it slept. Its limits count from when its body begins. For
+    /// work of many minutes that thousands wait for, [`Client::once`](crate::Client::once) runs a workflow of its own, in a queue of its own.
     ///
     /// **Determinism**: takes a number when called, as a step does. The key must be the same in each replay.
     ///

@@ -157,7 +157,7 @@ impl Court {
                     touched.insert(*run);
                     journal::appended(&self.durable, *run, *index, &mut bench);
                     self.keys.appended(&self.durable, *run, *index, &mut bench);
-                    self.once.appended(*run, *index);
+                    self.once.appended(&self.durable, *run, *index);
                     if *index == 0 {
                         let name = together::name_of(&self.durable, *run);
                         name.iter().for_each(|name| self.together.began(name));
@@ -188,6 +188,7 @@ impl Court {
                     self.fence
                         .granted(&self.durable, *slot, before.as_ref(), &mut bench);
                     self.suspects.granted(&self.durable, *slot);
+                    self.once.granted(&self.durable, *slot, before.as_ref());
                     let grant = self.durable.granted.get(slot).filter(|grant| {
                         before.as_ref().is_none_or(|before| before.run != grant.run)
                     });
@@ -221,6 +222,7 @@ impl Court {
                 }
                 Change::Moved { run } => {
                     touched.insert(*run);
+                    self.once.moved(&self.durable, *run, &mut bench);
                 }
                 Change::Forgotten { run } => forgotten.push(*run),
                 Change::Scheduled { number } => {
@@ -284,18 +286,13 @@ impl Court {
         batch::cancelled(&self.durable, name, meant, &mut bench);
     }
 
-    /// A body of what is done once begins. Tells what to call it by when it ends.
-    pub(crate) fn once_begins(&mut self, now_ms: u64, key: String, of: String) -> u64 {
+    /// A body of what is done once begins.
+    pub(crate) fn once_begins(&mut self, now_ms: u64, run: RunId, number: StepNo) {
         let mut bench = Bench {
             now_ms,
             violations: &mut self.violations,
         };
-        self.once.begins(key, of, self.durable.lives, &mut bench)
-    }
-
-    /// It is gone.
-    pub(crate) fn once_ends(&mut self, id: u64) {
-        self.once.ends(id);
+        self.once.begins(&self.durable, (run, number), &mut bench);
     }
 
     /// A batch handler was called.
@@ -342,9 +339,7 @@ impl Court {
             self.admissions.hello(hello);
             self.shares.session_begins(hello.incarnation);
         }
-        if matches!(message, Message::AskOnce(_)) {
-            self.once.asked();
-        }
+        self.once.reported(message);
         self.fence.reported(message);
         self.attempts.reported(now, message);
     }
@@ -397,7 +392,6 @@ impl Court {
     pub(crate) fn parted(&mut self, now_ms: u64, who: Incarnation) {
         self.lines.parted(who);
         self.patience.parted(now_ms, who);
-        self.once.lost(now_ms);
     }
 
     /// The server sends something, `to` a host and, if that has said so, to `who` on it.
@@ -411,9 +405,7 @@ impl Court {
             now_ms,
             violations: &mut self.violations,
         };
-        if matches!(message, Message::Closing(_)) {
-            self.once.lost(now_ms);
-        }
+        self.once.released(message, self.durable.lives, &mut bench);
         match (message, who) {
             (Message::Closing(closing), Some(who)) => {
                 self.lines.closes(who, closing, &mut bench);
@@ -475,6 +467,7 @@ pub(crate) fn at_the_end(world: &World, in_time: bool) {
     world.saw_many("results of what is done once", court.once.results);
     world.saw_many("results told to others", court.once.told);
     world.saw_many("attempts at what is done once asked for", court.once.waited);
+    world.saw_many("sleeps for what is done once", court.once.slept);
     world.saw_many("orders carried out", court.orders.count());
     world.saw_many("runs of open batches redriven", court.batches.rejoined);
     world.saw_many(

@@ -2,15 +2,22 @@
 //!
 //! Source: `Ctx::once`, and the core's invariants E1 to E3. The first result for a key and its row are committed in one batch;
 //! as long as the row counts it does not change, and whoever gets a result gets that one: its entry tells of attempt 0. Each
-//! result says whose body came to it. At most one body of a key runs at a time, while the engine lives and has lost no
-//! connection since shortly before the body began: what was granted may arrive after that, and the worker is given up later.
+//! result says whose body came to it.
+//!
+//! At most one step at a time holds the engine's leave to make an attempt (E3), in one life of the server: not bodies are
+//! judged, which may go on in a worker that is given up, but what the server says. A leave that was given ends with what the
+//! worker says of the step next, with an entry about it, with a refusal, or with the run's grant: when its row goes, or is
+//! another worker's. Under a new token of the same worker it stays. A body begins only by such a leave. A run sleeps for keys
+//! that it has asked for (E6); that it is woken shows in the end, when all runs must have ended.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use stepwell::keys::GrantedRecord;
 use stepwell::keys::once::OnceRecord;
-use stepwell::model::entry::{Entry, StepCompleted};
-use stepwell::model::id::{Namespace, OnceKey, RunNo};
+use stepwell::model::entry::{AttemptFailed, Entry, StepCompleted, StepFailed};
+use stepwell::model::id::{Incarnation, Namespace, OnceKey, RunId, RunNo, StepNo, Token};
 use stepwell::model::time::Time;
+use stepwell::wire::message::{Message, OnceGranted};
 
 use super::Bench;
 use crate::durable::Durable;
@@ -18,7 +25,9 @@ use crate::workload::{Found, SHARED};
 
 const ONE: &str = "what is done once has one result";
 const TOLD: &str = "all are told the first result";
-const ALONE: &str = "one body of a once key runs at a time";
+const ALONE: &str = "one attempt at a once key at a time";
+const SLEEPS: &str = "a run sleeps for once keys that it has asked for";
+const LEAVE: &str = "a body of a once key begins by the engine's leave";
 
 /// Where a row is.
 type Place = (Namespace, u128);
@@ -30,35 +39,57 @@ pub(super) struct Onces {
     fresh: Vec<(RunNo, u32)>,
     /// Rows of the batch at hand, and what they were before.
     written: Vec<(Place, Option<OnceRecord>)>,
-    /// Bodies that run.
-    bodies: BTreeMap<u64, Body>,
-    next: u64,
-    /// Connections that were lost.
-    losses: u64,
-    /// When the last one was.
-    lost_ms: Option<u64>,
+    /// Steps that have asked, under the token of their run, and have not said anything else since.
+    asked: BTreeMap<Asker, Asked>,
+    /// Keys that runs have ever asked for.
+    wanted: BTreeSet<(RunNo, u128)>,
+    /// Runs that sleep for keys.
+    asleep: BTreeSet<RunNo>,
+    /// How often one fell asleep.
+    pub(super) slept: u64,
+    /// Steps that were ever given leave.
+    leaves: BTreeSet<Asker>,
+    /// Grants of runs, as they are stored.
+    grants: BTreeMap<RunNo, Grant>,
     /// Results, those who were told of one, and those of them whose own did not count.
     pub(super) results: u64,
     pub(super) told: u64,
     pub(super) waited: u64,
 }
 
+/// A step of a run.
+type Asker = (RunNo, StepNo);
+
 #[derive(Debug)]
-struct Body {
-    key: String,
-    of: String,
-    /// The life of the server and the connections lost when it began.
-    since: (u32, u64),
-    /// A connection had been lost shortly before: its worker may be given up while it runs.
-    excused: bool,
+struct Asked {
+    key: OnceKey,
+    /// The life of the server in which it got leave.
+    leave: Option<u32>,
 }
 
-/// A worker whose connection is lost is given up within this time.
-const GIVEN_UP_MS: u64 = 5_000;
+#[derive(Debug)]
+struct Grant {
+    slot: u32,
+    incarnation: Incarnation,
+    /// The tokens it has had, the current one last.
+    tokens: Vec<Token>,
+}
 
 impl Onces {
-    pub(super) fn appended(&mut self, no: RunNo, index: u32) {
+    pub(super) fn appended(&mut self, durable: &Durable, no: RunNo, index: u32) {
         self.fresh.push((no, index));
+        let entry = durable
+            .runs
+            .get(&no)
+            .and_then(|run| run.entries.get(index as usize));
+        if let Some(
+            Entry::StepCompleted(StepCompleted { number, .. })
+            | Entry::StepFailed(StepFailed { number, .. })
+            | Entry::AttemptFailed(AttemptFailed { number, .. }),
+        ) = entry
+        {
+            self.asked.remove(&(no, *number));
+        }
     }
 
     pub(super) fn written(&mut self, place: Place, before: Option<OnceRecord>) {
@@ -107,47 +138,143 @@ impl Onces {
         }
     }
 
-    /// A body begins.
-    pub(super) fn begins(
-        &mut self,
-        key: String,
-        of: String,
-        life: u32,
-        bench: &mut Bench<'_>,
-    ) -> u64 {
-        let since = (life, self.losses);
-        let others = self.bodies.values();
-        for other in
-            others.filter(|other| other.key == key && other.since == since && !other.excused)
-        {
-            let text = format!("{of} began while {} ran, of the key {key}", other.of);
+    /// The row of a grant was written.
+    pub(super) fn granted(&mut self, durable: &Durable, slot: u32, before: Option<&GrantedRecord>) {
+        if let Some(before) = before {
+            self.leaves_worker(durable, before.run);
+        }
+        let Some(row) = durable.granted.get(&slot) else {
+            return;
+        };
+        let grant = self.grants.entry(row.run).or_insert_with(|| Grant {
+            slot,
+            incarnation: row.incarnation,
+            tokens: Vec::new(),
+        });
+        if grant.tokens.last() != Some(&row.token) {
+            grant.tokens.push(row.token);
+        }
+    }
+
+    /// A run has left a place or come to one.
+    pub(super) fn moved(&mut self, durable: &Durable, run: RunNo, bench: &mut Bench<'_>) {
+        self.leaves_worker(durable, run);
+        let timer = durable.timers.get(&(Time::NEVER, run));
+        match timer.and_then(|timer| timer.once.as_ref()) {
+            None => {
+                self.asleep.remove(&run);
+            }
+            Some(once) if self.asleep.insert(run) => {
+                self.slept += 1;
+                let strange = once
+                    .keys
+                    .iter()
+                    .find(|key| !self.wanted.contains(&(run, key.0)));
+                if once.keys.is_empty() || strange.is_some() {
+                    bench.charge(SLEEPS, format!("run {run} sleeps for {once:?}"));
+                }
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn leaves_worker(&mut self, durable: &Durable, run: RunNo) {
+        let Some(grant) = self.grants.get(&run) else {
+            return;
+        };
+        let row = durable.granted.get(&grant.slot);
+        if row.is_none_or(|row| (row.run, row.incarnation) != (run, grant.incarnation)) {
+            self.grants.remove(&run);
+            self.grant_ends(run);
+        }
+    }
+
+    fn grant_ends(&mut self, run: RunNo) {
+        let steps = (run, StepNo(0))..=(run, StepNo(u32::MAX));
+        let ended: Vec<Asker> = self.asked.range(steps).map(|(asker, _)| *asker).collect();
+        for asker in ended {
+            self.asked.remove(&asker);
+        }
+    }
+
+    /// A worker says something. What it says under another token than the current one is not heard.
+    pub(super) fn reported(&mut self, message: &Message) {
+        let (run, token, number) = match message {
+            Message::AskOnce(m) => (m.run, m.token, m.number),
+            Message::OnceReturned(m) => (m.run, m.token, m.number),
+            Message::StepCompletedReport(m) => (m.run, m.token, m.number),
+            Message::AttemptFailedReport(m) => (m.run, m.token, m.number),
+            _ => return,
+        };
+        let grant = self.grants.get(&run);
+        if grant.and_then(|grant| grant.tokens.last()) != Some(&token) {
+            return;
+        }
+        match message {
+            Message::AskOnce(ask) => {
+                self.waited += 1;
+                self.wanted.insert((run, ask.once.0));
+                let asked = self.asked.entry((run, number)).or_insert(Asked {
+                    key: ask.once,
+                    leave: None,
+                });
+                if asked.key != ask.once {
+                    (asked.key, asked.leave) = (ask.once, None);
+                }
+            }
+            _ => {
+                self.asked.remove(&(run, number));
+            }
+        }
+    }
+
+    /// The server gives leave to make an attempt, or says something that ends one.
+    pub(super) fn released(&mut self, message: &Message, life: u32, bench: &mut Bench<'_>) {
+        match message {
+            Message::OnceGranted(leave) => self.gives_leave(leave, life, bench),
+            Message::ReportRefused(refused) => {
+                self.asked.remove(&(refused.run, refused.number));
+            }
+            _ => {}
+        }
+    }
+
+    fn gives_leave(&mut self, leave: &OnceGranted, life: u32, bench: &mut Bench<'_>) {
+        let asker = (leave.run, leave.number);
+        self.leaves.insert(asker);
+        let grant = self.grants.get(&leave.run);
+        if grant.is_none_or(|grant| !grant.tokens.contains(&leave.token)) {
+            return; // that grant is over
+        }
+        let Some(asked) = self.asked.get_mut(&asker) else {
+            return; // it does not want it any more, and has said so
+        };
+        asked.leave = Some(life);
+        let key = asked.key;
+        let holds = |(other, asked): &(&Asker, &Asked)| {
+            **other != asker && asked.key == key && asked.leave == Some(life)
+        };
+        if let Some((other, _)) = self.asked.iter().find(holds) {
+            let (step, of) = (asker.1, other.1);
+            let text = format!(
+                "step {step} of run {} was given leave for {key:?}, which step {of} of run {} has",
+                asker.0, other.0
+            );
             bench.charge(ALONE, text);
         }
-        self.next += 1;
-        let lost_ms = self.lost_ms.map(|lost_ms| lost_ms + GIVEN_UP_MS);
-        let body = Body {
-            key,
-            of,
-            since,
-            excused: lost_ms.is_some_and(|until| bench.now_ms < until),
-        };
-        self.bodies.insert(self.next, body);
-        self.next
     }
 
-    pub(super) fn ends(&mut self, id: u64) {
-        self.bodies.remove(&id);
-    }
-
-    /// A connection is gone at the server's end, or will be.
-    pub(super) fn lost(&mut self, now_ms: u64) {
-        self.losses += 1;
-        self.lost_ms = Some(now_ms);
-    }
-
-    /// Somebody asks whether it may make an attempt.
-    pub(super) fn asked(&mut self) {
-        self.waited += 1;
+    /// A body begins.
+    pub(super) fn begins(
+        &self,
+        durable: &Durable,
+        (run, number): (RunId, StepNo),
+        bench: &mut Bench<'_>,
+    ) {
+        let no = durable.index.get(&run).copied();
+        if no.is_some_and(|no| !self.leaves.contains(&(no, number))) {
+            bench.charge(LEAVE, format!("the body of step {number} of {run}"));
+        }
     }
 }
 

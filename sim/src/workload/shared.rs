@@ -55,7 +55,7 @@ async fn find(
     request: String,
     rest: Duration,
 ) -> Result<Found, Failure> {
-    let _body = outside.finds(&step);
+    outside.finds(&step);
     let (by, number, attempt) = (step.run(), step.number().0, step.attempt());
     outside.rest(rest).await;
     let value = super::call_for(super::ONCE, outside.clone(), step, request).await?;

@@ -14,7 +14,14 @@ impl Core {
             if nothing && !key.waiting.is_empty() {
                 assert!(key.holder.is_some(), "E3: nobody holds {place:?}: {key:?}");
             }
-            let told = self.onces.telling.contains(place);
+            let rouses = self.onces.asleep.rousing.contains(place);
+            let told = self.onces.telling.contains(place) || rouses;
+            if nothing && key.holder.is_none() && !key.asleep.is_empty() {
+                assert!(
+                    key.calls_at.is_some(),
+                    "E6: {place:?} calls those who sleep"
+                );
+            }
             assert_eq!(
                 told,
                 matches!(key.known, Known::Result(_)),
@@ -33,7 +40,11 @@ impl Core {
                 assert_eq!(self.onces.places.get(&waiter.asker), Some(place));
             }
             assert!(
-                reading || told || key.holder.is_some() || !key.waiting.is_empty(),
+                reading
+                    || told
+                    || key.holder.is_some()
+                    || !key.waiting.is_empty()
+                    || !key.asleep.is_empty(),
                 "E5: {place:?} is kept for nobody"
             );
         }

@@ -1,11 +1,14 @@
 //! Once keys by the thousand, and with damaged journals.
 
+use std::time::Duration;
+
 use super::*;
 use crate::core::Input;
 use crate::core::crowds::{Crowd, slots};
 use crate::core::session::RETURN_MAX;
 use crate::model::id::{Namespace, OnceKey};
-use crate::wire::message::{Held, Message};
+use crate::model::run::RunState;
+use crate::wire::message::{Held, Message, TurnSuspended};
 
 const WORKER: SessionId = SessionId(2);
 
@@ -72,6 +75,54 @@ fn thousands_that_wait_are_told_of_one_result() {
         crowd.sent.iter().filter(|message| told(message)).count(),
         5_000
     );
+    assert_eq!(crowd.stage.core.stats().in_memory.once, 0);
+    crowd.stage.core.check_onces();
+}
+
+// Those who sleep cost no slot and few bytes; when there is a result all of them are woken, a few read at a time. When the
+// holder merely fails, one of them is called, and another one a second later if that does not come.
+#[test]
+fn thousands_that_sleep_are_called_one_by_one_and_woken_all() {
+    let mut crowd = crowd(5_000);
+    for at in 0..5_000 {
+        asks(&mut crowd, at, 0);
+    }
+    crowd.settle();
+    for at in 1..5_000 {
+        let (run, token) = crowd.granted[at];
+        let report = TurnSuspended {
+            run,
+            token,
+            seen: 1,
+            wakes_at: Time::NEVER,
+            once: vec![StepNo(0)],
+        };
+        crowd.hear(WORKER, report);
+    }
+    crowd.settle();
+    crowd.stage.core.check_onces();
+    let counts = |crowd: &Crowd| {
+        let of = |state| crowd.runs_in(state);
+        (of(RunState::Granted), of(RunState::Suspended))
+    };
+    assert_eq!(counts(&crowd), (1, 4_999));
+    assert_eq!(crowd.stage.core.stats().in_memory.once, 5_000);
+    let (run, token) = crowd.granted[0];
+    let number = StepNo(0);
+    crowd.granted.truncate(1);
+    crowd.hear(WORKER, OnceReturned { run, token, number });
+    crowd.settle();
+    assert_eq!(counts(&crowd), (2, 4_998), "one is called");
+    crowd.pass(Duration::from_millis(1_001), &[WORKER]);
+    assert_eq!(counts(&crowd), (3, 4_997), "another one, a second later");
+    asks(&mut crowd, 1, 0);
+    crowd.settle();
+    crowd.pass(Duration::from_millis(2_000), &[WORKER]);
+    assert_eq!(counts(&crowd), (3, 4_997), "it is held");
+    crowd.sent.clear();
+    succeeds(&mut crowd, 1, 200);
+    crowd.settle();
+    assert_eq!(counts(&crowd), (5_000, 0), "there is a result");
     assert_eq!(crowd.stage.core.stats().in_memory.once, 0);
     crowd.stage.core.check_onces();
 }

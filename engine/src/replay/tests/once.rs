@@ -5,11 +5,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::future::select;
 
-use super::bench::{Bench, cancel, completed};
+use super::bench::{Bench, cancel, completed, token};
 use crate::model::command::Damaged;
 use crate::model::failure::Failure;
 use crate::model::id::{Namespace, OnceKey, StepNo};
 use crate::model::retry::Retry;
+use crate::model::time::Time;
+use crate::replay::turn::Phase;
 use crate::wire::message::Message;
 use crate::workflow::{Ctx, millis, secs};
 
@@ -37,7 +39,77 @@ fn asks(message: &Message) -> bool {
     matches!(message, Message::AskOnce(ask) if ask.place.name == "rate")
 }
 
-// E3: no body begins before the engine has said so, and a turn that waits is neither suspended nor in the way of a drain.
+// A turn that waits for others' attempts for more than a moment holds no slot. One that is not suspended after all, because
+// its connection was lost, asks again.
+#[test]
+fn a_turn_that_waits_for_others_is_suspended() {
+    let (mut bench, bodies) = bench();
+    bench.world.set_suspends_once(true);
+    bench.poll();
+    bench.clock.advance(249);
+    bench.poll();
+    assert!(bench.sent.len() == 1 && asks(&bench.sent[0]));
+    bench.clock.advance(1);
+    bench.poll();
+    let suspended = |message: &Message| match message {
+        Message::TurnSuspended(m) => m.wakes_at == Time::NEVER && m.once == [StepNo(0)],
+        _ => false,
+    };
+    assert!(suspended(&bench.sent[1]), "{:?}", bench.sent);
+    assert_eq!(*bench.turn.phase(), Phase::Suspending);
+    bench.sent.clear();
+    bench.turn.regranted(token(9), 1);
+    bench.poll();
+    assert!(bench.sent.len() == 1 && asks(&bench.sent[0]));
+    bench.clock.advance(250);
+    bench.poll();
+    assert!(suspended(&bench.sent[1]), "{:?}", bench.sent);
+    bench.hand_out();
+    bench.sent.clear();
+    bench.poll();
+    bench.turn.once_granted(StepNo(0));
+    bench.clock.advance(250);
+    assert_eq!(bench.poll().told_engine()[1..], ["completed 0 = 7"]);
+    assert_eq!(bodies.load(Ordering::SeqCst), 1);
+}
+
+// What it waits for besides is told: the first instant, if that is more than a moment away.
+#[test]
+fn a_turn_that_waits_for_others_and_for_time_is_suspended_until_then() {
+    for (ms, suspends) in [(5_000, true), (300, false)] {
+        let mut bench = Bench::new(&(), move |ctx: Ctx, (): ()| async move {
+            let once = Box::pin(ctx.once("rate", |_| async { Ok::<u32, Failure>(7) }));
+            let sleep = Box::pin(ctx.sleep(millis(ms)));
+            drop(select(once, sleep).await);
+            Ok::<(), Failure>(())
+        });
+        bench.world.set_suspends_once(true);
+        bench.poll();
+        let armed = bench.sent.pop();
+        assert!(matches!(armed, Some(Message::TimerRequested(_))));
+        let due = bench.now().after(millis(ms));
+        let (number, place) = (StepNo(1), Default::default());
+        let at = bench.now();
+        bench.commit(crate::model::entry::TimerArmed {
+            at,
+            number,
+            place,
+            due,
+        });
+        bench.poll();
+        bench.sent.clear();
+        bench.clock.advance(250);
+        bench.poll();
+        let suspended = bench.sent.iter().any(|message| match message {
+            Message::TurnSuspended(m) => m.wakes_at == due && m.once == [StepNo(0)],
+            _ => false,
+        });
+        assert_eq!(suspended, suspends, "{:?}", bench.sent);
+    }
+}
+
+// E3: no body begins before the engine has said so. A turn that waits is not in the way of a drain, and is not suspended while
+// an older engine does not wake it.
 #[test]
 fn a_body_begins_when_the_engine_grants_it() {
     let (mut bench, bodies) = bench();
@@ -49,6 +121,7 @@ fn a_body_begins_when_the_engine_grants_it() {
     );
     assert!(bench.turn.is_idle());
     bench.sent.clear();
+    bench.clock.advance(1_000);
     bench.poll();
     assert_eq!((bench.sent.len(), bodies.load(Ordering::SeqCst)), (0, 0));
     bench.turn.once_granted(StepNo(0));

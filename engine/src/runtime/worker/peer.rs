@@ -359,6 +359,7 @@ impl Peer for WorkerPeer {
     fn welcomed(&mut self, welcome: &Welcome, sender: LinkSender, now: Duration) {
         self.session_timeout = Duration::from_millis(welcome.session_timeout_ms);
         self.world.set_payload_bytes_max(welcome.payload_bytes_max);
+        self.world.set_suspends_once(welcome.suspends_once);
         self.world.engine_time.heard(welcome.now, now);
         self.connection = self.outlet.open(sender);
         self.hold_until = None;

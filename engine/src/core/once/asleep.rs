@@ -1,0 +1,357 @@
+//! Runs that sleep until something becomes of once keys: a slot is not held for a wait.
+//!
+//! ```text
+//!   asks ──► waits in line ── a moment ──► suspended: a row at the end of time names its keys
+//!     ▲                                      │ a key is free: one run is called, another one each second
+//!     │                                      │ a key has a result: all are woken, some at a time
+//!     └── granted ◄── ready ◄────────────────┘ its own instant is due, it is cancelled
+//! ```
+//!
+//! A run that is called is promised nothing: it asks like any other, and may find that somebody came before it. It may come
+//! late (its queue is paused, all slots are taken) or not at all (it was cancelled): therefore others are called meanwhile.
+//! In memory are the keys of each run and nothing else of it: to be woken, it is read.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::{Known, Onces};
+use crate::canary::canary;
+use crate::core::Core;
+use crate::core::load::Want;
+use crate::core::output::{Output, Read};
+use crate::core::run::RunImage;
+use crate::core::unique::KeyPlace;
+use crate::keys::TimerRecord;
+use crate::keys::once::OnceWait;
+use crate::model::id::{OnceKey, RunNo};
+use crate::model::run::RunState;
+use crate::model::time::Time;
+use crate::wire::message::TurnSuspended;
+
+/// Runs that are read at a time to be woken.
+const WAKING_MAX: usize = 64;
+/// Rows read at a time after an opening.
+const PAGE: usize = 256;
+/// A key that stays free calls another run after this time.
+const CALL_AGAIN: Duration = Duration::from_secs(1);
+
+/// Runs that sleep, by the keys that wake them.
+#[derive(Debug, Default)]
+pub(super) struct Sleepers {
+    /// Each of its keys.
+    runs: BTreeSet<(RunNo, KeyPlace)>,
+    /// When a run is woken whatever becomes of its keys.
+    dues: BTreeMap<RunNo, Time>,
+    next_due: BTreeSet<(Time, RunNo)>,
+    /// Keys with a result for which runs sleep.
+    pub(super) rousing: BTreeSet<KeyPlace>,
+    /// Runs to be woken because what is stored of their key cannot be read.
+    rising: BTreeSet<RunNo>,
+    /// Runs that are being read to be woken.
+    waking: BTreeSet<RunNo>,
+    /// When keys that are free call another run.
+    pub(super) calls: BTreeSet<(Duration, KeyPlace)>,
+    /// Nobody is called before: whoever made an attempt when the engine ended may come back and ask again.
+    calls_from: Duration,
+    restore: Restore,
+}
+
+/// What was asleep when the engine ended.
+#[derive(Debug, Default)]
+struct Restore {
+    from: RunNo,
+    reading: bool,
+    done: bool,
+    /// Keys of the last page that are being read.
+    keys: BTreeSet<KeyPlace>,
+    /// Runs woken while a page was being read, which may have seen them asleep.
+    gone: BTreeSet<RunNo>,
+}
+
+impl Sleepers {
+    fn has_room(&self) -> bool {
+        self.waking.len() < WAKING_MAX
+    }
+
+    fn may_read(&self) -> bool {
+        let restore = &self.restore;
+        !restore.done && !restore.reading && restore.keys.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.runs.len()
+    }
+
+    /// A key has been read.
+    pub(super) fn key_is_read(&mut self, place: KeyPlace) {
+        self.restore.keys.remove(&place);
+    }
+}
+
+impl Onces {
+    /// Whether runs are to be woken, or read, now.
+    pub(super) fn has_to_wake(&self) -> bool {
+        let asleep = &self.asleep;
+        let some = !asleep.rousing.is_empty() || !asleep.rising.is_empty();
+        (some && asleep.has_room()) || asleep.may_read()
+    }
+
+    /// When a run is woken by its instant.
+    pub(in crate::core) fn next_due(&self) -> Option<Time> {
+        let first = self.asleep.next_due.first().map(|(due, _)| *due);
+        first.filter(|_| self.asleep.has_room())
+    }
+
+    /// When a key that is free calls another run.
+    pub(in crate::core) fn calls_at(&self) -> Option<Duration> {
+        let first = self.asleep.calls.first().map(|(at, _)| *at);
+        first.filter(|_| self.asleep.has_room())
+    }
+
+    /// Whether a run sleeps, by what is in memory, or is on its way to be woken, or is yet to be read.
+    #[cfg(any(test, feature = "inspect"))]
+    pub(in crate::core) fn knows_sleeper(&self, run: RunNo) -> bool {
+        let asleep = &self.asleep;
+        self.knows(run)
+            || asleep.waking.contains(&run)
+            || asleep.rising.contains(&run)
+            || !asleep.restore.done
+    }
+
+    /// Workers that held something when the engine ended may come back until then.
+    pub(in crate::core) fn call_from(&mut self, mono: Duration) {
+        self.asleep.calls_from = mono;
+    }
+
+    fn knows(&self, run: RunNo) -> bool {
+        let first = self.asleep.runs.range((run, FIRST)..).next();
+        first.is_some_and(|(of, _)| *of == run)
+    }
+
+    fn falls_asleep(&mut self, run: RunNo, place: KeyPlace, out: &mut Output) {
+        self.asleep.runs.insert((run, place));
+        self.key(place, out).asleep.insert(run);
+    }
+
+    /// A run is woken by something, or is about to be.
+    pub(in crate::core) fn wakes(&mut self, run: RunNo) {
+        let asleep = &mut self.asleep;
+        if asleep.restore.reading {
+            asleep.restore.gone.insert(run);
+        }
+        if let Some(due) = asleep.dues.remove(&run) {
+            asleep.next_due.remove(&(due, run));
+        }
+        while let Some((of, place)) = self.asleep.runs.range((run, FIRST)..).next().copied()
+            && of == run
+        {
+            self.asleep.runs.remove(&(run, place));
+            if let Some(key) = self.keys.get_mut(&place) {
+                key.asleep.remove(&run);
+            }
+            self.forget(place);
+        }
+    }
+
+    /// The reading of a run that was to be woken is over.
+    pub(in crate::core) fn woken(&mut self, run: RunNo) {
+        self.asleep.waking.remove(&run);
+    }
+}
+
+/// Before all keys.
+const FIRST: KeyPlace = (crate::model::id::Namespace(0), 0);
+
+impl Core {
+    /// The worker says that others make the attempts for which the run waits. If one of them may be made by it now, or has
+    /// a result, it cannot know.
+    pub(in crate::core) fn turn_waits_for_once(
+        &mut self,
+        report: &TurnSuspended,
+        seen_all: bool,
+        out: &mut Output,
+    ) {
+        let (no, now) = (report.run, self.now());
+        let waits = |number| self.onces.waits_at((no, number));
+        let places: Option<BTreeSet<KeyPlace>> = report.once.iter().map(|n| waits(*n)).collect();
+        let run = self.granted.get(&no).and_then(|held| held.run.as_ref());
+        let instants = run.map(|run| run.commands.instants()).unwrap_or_default();
+        let wakes_at = instants.range(report.wakes_at..Time::NEVER).next().copied();
+        let places = places.filter(|_| seen_all && wakes_at.is_none_or(|at| at > now));
+        for place in places.iter().flatten() {
+            self.onces.falls_asleep(no, *place, out); // before its places are passed on
+        }
+        let Some((granted, run)) = self.ungrant(no, out) else {
+            return;
+        };
+        Self::end_turn(&granted, out);
+        let queue = granted.record.queue;
+        let Some(places) = places else {
+            self.becomes_ready(queue, RunState::Granted);
+            return self.enqueue(&run, out);
+        };
+        self.sleeps_until(no, wakes_at);
+        let once = OnceWait {
+            namespace: run.namespace,
+            keys: places.iter().map(|(_, hash)| OnceKey(*hash)).collect(),
+            wakes_at,
+        };
+        let record = TimerRecord {
+            workflow: run.workflow,
+            queue,
+            priority: granted.record.priority,
+            delayed: false,
+            tags: run.tags,
+            once: Some(once),
+        };
+        self.arm_stored(Time::NEVER, no, record, out);
+        self.shift(queue, RunState::Granted, RunState::Suspended);
+    }
+
+    fn sleeps_until(&mut self, run: RunNo, wakes_at: Option<Time>) {
+        if let Some(due) = wakes_at {
+            self.onces.asleep.dues.insert(run, due);
+            self.onces.asleep.next_due.insert((due, run));
+        }
+    }
+
+    /// If nobody makes an attempt at a key, and nobody in line could, one of those who sleep is called (E6).
+    pub(super) fn call_for_once(&mut self, place: KeyPlace, out: &mut Output) {
+        let (mono, calls_from) = (self.mono, self.onces.asleep.calls_from);
+        let Some(key) = self.onces.keys.get_mut(&place) else {
+            return;
+        };
+        let is_free = matches!(key.known, Known::Nothing) && key.holder.is_none();
+        if !is_free || key.calls_at.is_some() {
+            return;
+        }
+        let Some(run) = key.asleep.first().copied() else {
+            return;
+        };
+        let again = match mono < calls_from {
+            true => calls_from,
+            false => mono + CALL_AGAIN,
+        };
+        key.calls_at = Some(again);
+        self.onces.asleep.calls.insert((again, place));
+        if mono >= calls_from {
+            self.wake(run, out);
+        }
+    }
+
+    fn wake(&mut self, run: RunNo, out: &mut Output) {
+        self.onces.wakes(run);
+        if canary!("a waiter of a once key is never woken") {
+            return;
+        }
+        self.onces.asleep.waking.insert(run);
+        self.want(run, Want::Wake, out);
+    }
+
+    /// It has been read.
+    pub(in crate::core) fn wake_loaded(&mut self, image: &RunImage, out: &mut Output) {
+        let no = image.run.no;
+        self.onces.woken(no);
+        if image.run.ended.is_some() || image.sleeps != Some(Time::NEVER) {
+            return; // something else has woken it
+        }
+        self.onces.wakes(no);
+        self.disarm_stored(Time::NEVER, no, out);
+        let queue = self.queue_number(&image.run.queue, out);
+        self.becomes_ready(queue, RunState::Suspended);
+        self.enqueue(&image.run, out);
+    }
+
+    /// Wakes some of those who are to be woken, and reads on after an opening.
+    pub(in crate::core) fn wake_for_once(&mut self, out: &mut Output) {
+        let (now, mono) = (self.now(), self.mono);
+        while self.onces.asleep.has_room()
+            && let Some((at, place)) = self.onces.asleep.calls.first().copied()
+            && at <= mono
+        {
+            self.onces.asleep.calls.remove(&(at, place));
+            self.onces.stop_calling(place);
+            self.call_for_once(place, out);
+        }
+        while self.onces.asleep.has_room()
+            && let Some((due, run)) = self.onces.asleep.next_due.first().copied()
+            && due <= now
+        {
+            self.wake(run, out);
+        }
+        while self.onces.asleep.has_room()
+            && let Some(run) = self.onces.asleep.rising.pop_first()
+        {
+            self.wake(run, out);
+        }
+        while self.onces.asleep.has_room()
+            && let Some(place) = self.onces.asleep.rousing.first().copied()
+        {
+            let key = self.onces.keys.get(&place);
+            match key.and_then(|key| key.asleep.first().copied()) {
+                Some(run) => self.wake(run, out),
+                None => {
+                    self.onces.asleep.rousing.remove(&place);
+                    self.onces.forget(place);
+                }
+            }
+        }
+        self.read_once_waits(out);
+    }
+
+    /// What is stored of a key cannot be read: who sleeps asks again, and is told.
+    pub(super) fn rise(&mut self, runs: BTreeSet<RunNo>) {
+        for run in runs {
+            self.onces.wakes(run);
+            self.onces.asleep.rising.insert(run);
+        }
+    }
+
+    fn read_once_waits(&mut self, out: &mut Output) {
+        if self.onces.asleep.may_read() {
+            let restore = &mut self.onces.asleep.restore;
+            restore.reading = true;
+            out.read(Read::OnceWaits {
+                from: restore.from,
+                limit: PAGE,
+            });
+        }
+    }
+
+    /// Runs that slept when the engine ended. Those that have begun since are known.
+    pub(in crate::core) fn once_waits_loaded(
+        &mut self,
+        rows: Vec<(RunNo, Option<OnceWait>)>,
+        end: bool,
+        out: &mut Output,
+    ) {
+        let restore = &mut self.onces.asleep.restore;
+        restore.reading = false;
+        let gone = std::mem::take(&mut restore.gone);
+        restore.done = end || canary!("who sleeps for a once key is forgotten at a restart");
+        if let Some((last, _)) = rows.last() {
+            restore.from = RunNo(last.0 + 1);
+            restore.done |= *last >= self.onces.opened_at;
+        }
+        if canary!("who sleeps for a once key is forgotten at a restart") {
+            return;
+        }
+        for (run, wait) in rows {
+            let known = self.onces.knows(run) || self.onces.asleep.waking.contains(&run);
+            let Some(wait) = wait.filter(|_| !known && !gone.contains(&run)) else {
+                continue;
+            };
+            self.sleeps_until(run, wait.wakes_at);
+            for key in wait.keys {
+                let place = (wait.namespace, key.0);
+                self.onces.falls_asleep(run, place, out);
+                match self.onces.keys.get(&place).map(|key| &key.known) {
+                    Some(Known::Reading(_)) => {
+                        self.onces.asleep.restore.keys.insert(place);
+                    }
+                    _ => self.serve_once(place, out),
+                }
+            }
+        }
+    }
+}
