@@ -161,13 +161,13 @@ impl Shop {
     }
 }
 
-// A38: the worker of the attempt dies with it. The next in line does the work, under the same key, and the first run gets
-// that result when it comes again.
+// A38: the worker of the attempt dies with it. Another one does the work, under the same key: the one that waited, or
+// the first when it comes again before that is awake. Both get that result.
 #[tokio::test]
 async fn a_worker_that_dies_leaves_the_work_to_the_next_in_line() {
     let shop = Shop::open().await;
     let mut first = shop.worker();
-    let held = shop.rate(secs(600)).await;
+    let held = shop.rate(secs(3)).await;
     let begun = first.says("begun rate").await;
     let mut second = shop.worker();
     let waits = shop.rate(millis(10)).await;
@@ -179,7 +179,8 @@ async fn a_worker_that_dies_leaves_the_work_to_the_next_in_line() {
     first.kill();
     assert_eq!(second.says("begun rate").await, begun, "the same key");
     let by = waits.outcome().await.unwrap();
-    assert_eq!(by, waits.id().to_string());
+    let either = [&waits, &held].map(|run| run.id().to_string());
+    assert!(either.contains(&by), "{by}");
     assert_eq!(held.outcome().await.unwrap(), by);
     let lines = shop.effects();
     assert_eq!(
