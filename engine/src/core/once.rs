@@ -2,7 +2,7 @@
 //!
 //! A key is of a namespace. Its row names the first result: an entry in the journal of the run that came to it, written in
 //! the batch of that entry. The row is kept for the retention, like a run that ended at that instant. Who makes an attempt
-//! and who waits is in memory only, so that a first result costs one small row and a wait costs nothing.
+//! and who waits a moment is in memory only, so that a first result costs one small row and such a wait nothing.
 //!
 //! ```text
 //!   worker                    core                                          store
