@@ -78,16 +78,16 @@ impl Calendar {
     pub fn from(&self, t: Time) -> Option<Time> {
         match t.0.checked_sub(1) {
             Some(before) => self.after(Time(before)),
-            None => self.from_zero(),
+            None => self.first_of_all(),
         }
     }
 
     /// The first occurrence at or behind the beginning of 1970, in front of which there is no instant.
-    fn from_zero(&self) -> Option<Time> {
+    fn first_of_all(&self) -> Option<Time> {
         match &self.0 {
             Kind::Every { every_ms, anchor } => Some(Time(anchor.0 % every_ms)),
             #[cfg(feature = "calendar")]
-            Kind::Cron(cron) => cron.from_zero(),
+            Kind::Cron(cron) => cron.first_of_all(),
         }
     }
 

@@ -51,7 +51,7 @@ impl Cron {
     }
 
     /// The first occurrence at or behind the beginning of 1970.
-    pub(super) fn from_zero(&self) -> Option<Time> {
+    pub(super) fn first_of_all(&self) -> Option<Time> {
         self.after_ms(-1)
     }
 
