@@ -185,6 +185,7 @@ fn bench(program: &Program) -> (Bench, Log) {
         log.lock().unwrap().clear();
         async move { Ok(run(&ctx, &log, &program).await) }
     });
+    bench.world.set_suspends_once(true);
     (bench, log)
 }
 
@@ -255,6 +256,11 @@ fn live(bench: &mut Bench, dice: &mut Dice, cancels: bool) -> String {
                 wait > 0 || bench.journal.len() as u32 > suspended.seen,
                 "suspended for nothing"
             );
+            // Who sleeps for a key may be called at any time.
+            let wait = match suspended.once.is_empty() {
+                true => wait,
+                false => wait.min(dice.roll(3_000) as u64),
+            };
             bench.clock.advance(wait + dice.roll(50) as u64);
             bench.hand_out();
         } else if regrants > 0 && dice.roll(15) == 0 {
