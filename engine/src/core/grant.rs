@@ -112,6 +112,7 @@ impl Core {
     /// Grants a ready run, reading it first if need be. The session's slot is taken at once.
     pub(super) fn grant_item(&mut self, session: SessionId, item: ReadyItem, out: &mut Output) {
         let Some(taker) = self.sessions.get_mut(&session) else {
+            self.unchoose(session, &item);
             return self.put_back(item);
         };
         taker.take_slot(item.queue);
@@ -141,16 +142,18 @@ impl Core {
         );
         let admitted = self.claim(item.queue);
         if image.run.ended.is_some() || image.stopped.is_some() {
-            self.unchoose(&item);
+            self.unchoose(session, &item);
             Self::dequeue_row(&item, out); // it ended in line (cancelled): its row was left for now
             // Its place in the limits is free, also if the session is gone.
             self.unsettled.insert(item.queue);
             return self.freed(session, item.run, item.queue);
         }
         if !present {
+            self.unchoose(session, &item);
             return self.put_back(item);
         }
         if !admitted {
+            self.unchoose(session, &item);
             self.freed(session, item.run, item.queue); // an operator came in between
             return self.put_back(item);
         }

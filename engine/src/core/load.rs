@@ -664,7 +664,7 @@ impl Core {
 
     /// The slot taken for a run that is being read is free again.
     pub(super) fn release_reserved(&mut self, session: SessionId, item: &ReadyItem) {
-        self.unchoose(item);
+        self.unchoose(session, item);
         if let Some(queue) = self.queues.get_mut(&item.queue) {
             queue.admission.release();
             self.unsettled.insert(item.queue);

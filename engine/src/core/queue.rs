@@ -535,10 +535,17 @@ impl Core {
         }
     }
 
-    /// A run that was chosen is not handed out after all. If it was the oldest one's share, that is still owed.
-    pub(super) fn unchoose(&mut self, item: &ReadyItem) {
-        if let Some(queue) = self.queues.get_mut(&item.queue).filter(|_| item.as_oldest) {
+    /// A run that was chosen for a worker is not handed out after all. If it was the oldest one's share, that is still owed,
+    /// by the queue and by the worker.
+    pub(super) fn unchoose(&mut self, session: SessionId, item: &ReadyItem) {
+        if !item.as_oldest {
+            return;
+        }
+        if let Some(queue) = self.queues.get_mut(&item.queue) {
             queue.admission.owe_again();
+        }
+        if let Some(session) = self.sessions.get_mut(&session) {
+            session.owes_again(item.queue);
         }
     }
 
@@ -616,7 +623,6 @@ impl Core {
 
     /// Puts an item back in memory where it was (its row was not touched).
     pub(super) fn put_back(&mut self, mut item: ReadyItem) {
-        self.unchoose(&item);
         item.as_oldest = false;
         if let Some(queue) = self.queues.get_mut(&item.queue) {
             self.unsettled.insert(item.queue);

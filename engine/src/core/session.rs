@@ -131,6 +131,13 @@ impl Session {
         }
     }
 
+    /// A run that was chosen for it as the oldest does not come: the share is still owed.
+    pub(super) fn owes_again(&mut self, queue: u32) {
+        if let Some(slots) = self.slots.get_mut(&queue) {
+            slots.passed_over = u32::MAX;
+        }
+    }
+
     pub(super) fn can_run_alone(&self, item: &ReadyItem) -> bool {
         self.serves(item.queue) && self.solitary.is_none() && self.can_run(item)
     }
