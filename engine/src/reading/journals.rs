@@ -203,7 +203,7 @@ pub async fn image(
     image_of(store, run, birth, false).await
 }
 
-/// The same. `brief` is a guess that its journal holds one entry.
+/// The same. `brief`: it is read from its place in line, and the guess is that its journal holds one entry.
 pub(super) async fn image_of(
     store: &dyn Store,
     run: RunNo,
@@ -240,7 +240,7 @@ pub(super) async fn image_of(
     };
     let sleeps = match stopped {
         Some(_) => None,
-        None => sleeps(store, &run).await?,
+        None => sleeps(store, &run, brief).await?,
     };
     Ok(Some(Box::new(RunImage {
         run,
@@ -249,13 +249,14 @@ pub(super) async fn image_of(
     })))
 }
 
-/// Which of the run's instants has a stored timer.
-async fn sleeps(store: &dyn Store, run: &Run) -> Result<Option<Time>, Unreadable> {
+/// Which of the run's instants has a stored timer. Of a run that is read from its place in line it is known that it does not
+/// wait for once keys: a look-up less for each hand-out of a long line.
+async fn sleeps(store: &dyn Store, run: &Run, in_line: bool) -> Result<Option<Time>, Unreadable> {
     if run.ended.is_some() {
         return Ok(None);
     }
     let delayed = run.not_before.filter(|_| run.next == 1);
-    let never = [Time::NEVER]; // it waits for once keys
+    let never = (!in_line).then_some(Time::NEVER); // it waits for once keys
     let instants = run.commands.instants().into_iter().chain(delayed);
     for due in instants.chain(never) {
         if store
