@@ -276,3 +276,31 @@ fn a_generation_whose_drop_was_interrupted_is_gone_after_reopening() {
     let store = machine.open();
     assert_eq!(block_on(store.generations()), Ok(vec![2]));
 }
+
+/// What flushes and compacts stands back behind what commits; who opens the store does not.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_works_behind_has_a_lower_priority_than_who_opened() {
+    let nice_of = |stat: &Path| -> Option<(String, i32)> {
+        let stat = std::fs::read_to_string(stat).ok()?; // a thread of another test may have ended
+        let (name, fields) = stat.split_once('(')?.1.rsplit_once(')')?;
+        let nice = fields.split_whitespace().nth(16)?.parse().ok()?;
+        Some((name.to_owned(), nice))
+    };
+    let own = || nice_of(Path::new("/proc/thread-self/stat")).unwrap().1;
+    let before = own();
+    let mut machine = DiskMachine::default();
+    let _store = machine.open();
+    assert_eq!(own(), before, "who opens goes on as before");
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let behind: Vec<i32> = tasks
+        .filter_map(|task| nice_of(&task.unwrap().path().join("stat")))
+        .filter(|(name, _)| name.starts_with("fjall:worker"))
+        .map(|(_, nice)| nice)
+        .collect();
+    assert!(behind.len() >= 3, "{behind:?}");
+    assert!(
+        behind.iter().all(|nice| *nice == (before + 5).min(19)),
+        "{behind:?} behind {before}"
+    );
+}
