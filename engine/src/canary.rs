@@ -62,6 +62,10 @@ mod planted {
             "a start is idempotent by its id, also after a restart",
         ),
         canary(
+            "a journal that goes on is read as its first entry",
+            "what is read ahead of a run is what is read of it alone",
+        ),
+        canary(
             "two starts wait for one look-up",
             "a start is idempotent by its id, also while another is under way",
         ),

@@ -1,5 +1,6 @@
 //! Answers the core's reads from a store. No tokio: a store's reads are futures, and who polls them is not our business.
 
+mod ahead;
 mod journals;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,6 +28,7 @@ use crate::model::run::RunState;
 use crate::model::time::Time;
 use crate::numbered::Undecodable;
 
+pub use self::ahead::Ahead;
 pub use self::journals::{entries, generation_of, image};
 
 /// Rows read from a store in one go.
@@ -305,8 +307,9 @@ pub async fn index(
     )
 }
 
-/// Answers one read. A read that fails for the whole store is an error; damage to one run is part of the answer.
-pub async fn answer(store: &dyn Store, read: Read) -> Result<Input, Unreadable> {
+/// Answers one read, if need be from what was read ahead. A read that fails for the whole store is an error; damage to one
+/// run is part of the answer.
+pub async fn answer(store: &dyn Store, read: Read, ahead: &mut Ahead) -> Result<Input, Unreadable> {
     let local = |error: Unreadable| {
         if error.is_local() {
             Ok(error.chain())
@@ -332,7 +335,9 @@ pub async fn answer(store: &dyn Store, read: Read) -> Result<Input, Unreadable> 
             moved,
             brief,
         } => {
-            let found = match journals::image_of(store, run, (generation, moved), brief).await {
+            let birth = (generation, moved);
+            let lone = ahead.take(run).filter(|_| brief);
+            let found = match journals::image_of(store, run, birth, brief, lone).await {
                 Ok(found) => Ok(found),
                 Err(error) => Err(local(error)?),
             };

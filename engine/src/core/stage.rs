@@ -9,7 +9,7 @@ use super::clock::Reading;
 use super::output::{Effect, Output, Read, Withheld};
 use super::{Core, Input, OpenRefused, Settings};
 use crate::model::time::Time;
-use crate::reading;
+use crate::reading::{self, Ahead};
 
 /// See the module.
 pub(super) struct Stage {
@@ -149,9 +149,19 @@ impl Stage {
         if self.reads.is_empty() {
             return;
         }
+        let ahead = block_on(Ahead::of(&self.store, self.reads.make_contiguous()));
+        let mut ahead = ahead.expect("the store can be read");
         if let Some(read) = self.reads.remove(pick % self.reads.len()) {
-            let answer =
-                block_on(reading::answer(&self.store, read)).expect("the store can be read");
+            let mut nothing = Ahead::default();
+            let alone = block_on(reading::answer(&self.store, read.clone(), &mut nothing))
+                .expect("the store can be read");
+            let answer = block_on(reading::answer(&self.store, read, &mut ahead))
+                .expect("the store can be read");
+            assert_eq!(
+                format!("{answer:?}"),
+                format!("{alone:?}"),
+                "what is read ahead is what is read alone"
+            );
             self.answers.push_back(answer);
         }
     }

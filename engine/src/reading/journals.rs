@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use stepwell_storage::{Row, Space, Store};
 
+use super::ahead::Lone;
 use super::{PAGE_ROWS, Unreadable, all_rows, record, scan};
 use crate::core::run::{Run, RunFold, RunImage};
 use crate::keys::journal::{self, Joiner};
@@ -200,20 +201,23 @@ pub async fn image(
     run: RunNo,
     birth: (u32, bool),
 ) -> Result<Option<Box<RunImage>>, Unreadable> {
-    image_of(store, run, birth, false).await
+    image_of(store, run, birth, false, None).await
 }
 
-/// The same. `brief`: it is read from its place in line, and the guess is that its journal holds one entry.
+/// The same. `brief`: it is read from its place in line, and the guess is that its journal holds one entry; `ahead`: what is
+/// known of it already.
 pub(super) async fn image_of(
     store: &dyn Store,
     run: RunNo,
     birth: (u32, bool),
     brief: bool,
+    ahead: Option<Lone>,
 ) -> Result<Option<Box<RunImage>>, Unreadable> {
     let generation = generation_of(store, run, birth).await?;
-    let lone = match brief {
-        true => lone_entry(store, generation, run).await?,
-        false => None,
+    let (lone, stopped) = match ahead {
+        Some(Lone { entry, stopped }) => (Some(entry), Some(stopped)),
+        None if brief => (lone_entry(store, generation, run).await?, None),
+        None => (None, None),
     };
     let fold = match lone {
         Some(entry) => {
@@ -234,9 +238,12 @@ pub(super) async fn image_of(
             .unique
             .filter(|_| row.is_some_and(|row| row.run == run.no));
     }
-    let stopped = match run.ended {
-        Some(_) => None,
-        None => record::<StoppedRecord>(store, Space::Lasting, keys::stopped(run.no)).await?,
+    let stopped = match (run.ended.is_some(), stopped) {
+        (true, _) => None,
+        (false, Some(known)) => known,
+        (false, None) => {
+            record::<StoppedRecord>(store, Space::Lasting, keys::stopped(run.no)).await?
+        }
     };
     let sleeps = match stopped {
         Some(_) => None,

@@ -391,8 +391,10 @@ impl Driver {
             if reads.is_empty() {
                 break;
             }
+            let ahead = reading::Ahead::of(&*self.store, &reads).await;
+            let mut ahead = ahead.map_err(|e| unreadable(&e))?;
             for read in reads {
-                let input = reading::answer(&*self.store, read)
+                let input = reading::answer(&*self.store, read, &mut ahead)
                     .await
                     .map_err(|e| unreadable(&e))?;
                 self.handle(input);

@@ -8,6 +8,7 @@ use crate::core::crowds::{Crowd, slots};
 use crate::core::session::RETURN_MAX;
 use crate::model::id::{Namespace, OnceKey};
 use crate::model::run::RunState;
+use crate::reading;
 use crate::wire::message::{Held, Message, TurnSuspended};
 
 const WORKER: SessionId = SessionId(2);
@@ -232,7 +233,8 @@ fn a_result_is_read_from_its_journal_and_checked() {
         entry,
     };
     let found = |crowd: &Crowd, read| {
-        let answer = crate::reading::answer(&crowd.stage.store, read);
+        let mut ahead = reading::Ahead::default();
+        let answer = reading::answer(&crowd.stage.store, read, &mut ahead);
         match stepwell_storage::block_on(answer) {
             Ok(Input::OnceResultLoaded { found, .. }) => found,
             other => panic!("{other:?}"),
