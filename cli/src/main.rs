@@ -27,6 +27,10 @@ use clap::{Parser, Subcommand};
 use failure::{Answer, CommandError, USAGE};
 use terminal::Terminal;
 
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Durable workflows: runs that survive the death of their worker, their engine and their machine
 #[derive(Debug, Parser)]
 #[command(name = "stepwell", version)]

@@ -17,14 +17,22 @@ use crate::reach::asked;
 const QUEUE: &str = "default";
 /// The short line.
 const FEW: u64 = 1_000;
-/// How often the short line is worked off.
-const ROUNDS: u64 = 10;
+/// How often the short line is worked off in one turn.
+const ROUNDS: u64 = 50;
+/// Of the long line so many are handed out in one turn: enough that what this leaves to be merged is part of it.
+const MANY: u64 = 80_000;
+/// How often the two take turns: what the machine does besides meets both.
+const TURNS: u64 = 3;
 /// Runs started by one call.
 const BATCH: u64 = 1_000;
 /// Runs the worker takes at a time.
 const SLOTS: u32 = 64;
-/// How often is looked.
-const LOOK: Duration = Duration::from_millis(5);
+/// How often is looked. A short line is worked off in some 30 ms: looking less often would be seen in its rate.
+const LOOK: Duration = Duration::from_millis(1);
+/// An engine that uses less than a tenth of a core for this long is at rest.
+const REST: Duration = Duration::from_millis(300);
+/// For its rest is waited this long at most.
+const REST_WITHIN: Duration = Duration::from_secs(20);
 /// Without another hand-out for this long, the measurement gives up.
 const STUCK_AFTER: Duration = Duration::from_secs(60);
 const WORK: Sequence = Sequence {
@@ -33,45 +41,77 @@ const WORK: Sequence = Sequence {
     fail_at: None,
 };
 
-/// Queues `count` runs behind a paused queue, and lets them go.
+/// Queues `count` runs behind a paused queue, and lets them go; in turns with an engine of its own whose line is short.
 pub(crate) async fn measure(
     bench: &Bench,
     dir: &Path,
     count: u64,
     figures: &mut Figures,
 ) -> Result<(), CommandError> {
-    let mut rig = Rig::start(bench.mode, dir, SLOTS, bench.session_timeout).await?;
-    let client = rig.client().await?;
-    let mut few_s = 0.0;
-    for _ in 0..ROUNDS {
-        pause(&client, true).await?;
-        start(&client, FEW, figures).await?;
-        few_s += hand_out(&client, FEW).await?;
-        empty(&client, QUEUE).await?;
-    }
-    figures.handouts_per_s_few = rate(ROUNDS * FEW, few_s);
-
+    let start_rig = async |name: &str| {
+        let dir = dir.join(name);
+        let made = std::fs::create_dir(&dir);
+        made.map_err(|e| CommandError::fault(format!("cannot make {}: {e}", dir.display())))?;
+        Rig::start(bench.mode, &dir, SLOTS, bench.session_timeout).await
+    };
+    let mut long = start_rig("long").await?;
+    let client = long.client().await?;
     pause(&client, true).await?;
     let begin = clock::now();
     start(&client, count, figures).await?;
     figures.queue_s = Some(clock::now().duration_since(begin).as_secs_f64());
-    (figures.rss_bytes_server, figures.rss_bytes_worker) = (rig.rss_engine(), rig.rss_worker());
-    let handed_out = (count / 2).clamp(1, ROUNDS * FEW);
-    figures.handouts_per_s = rate(handed_out, hand_out(&client, handed_out).await?);
+    (figures.rss_bytes_server, figures.rss_bytes_worker) = (long.rss_engine(), long.rss_worker());
+
+    let short = start_rig("short").await?;
+    let beside = short.client().await?;
+    let many = (count / TURNS / 2).clamp(1, MANY);
+    let (mut few_s, mut many_s) = (0.0, 0.0);
+    for _ in 0..TURNS {
+        rest(&long).await;
+        for _ in 0..ROUNDS {
+            pause(&beside, true).await?;
+            start(&beside, FEW, figures).await?;
+            few_s += hand_out(&beside, FEW).await?;
+            empty(&beside, QUEUE).await?;
+        }
+        many_s += hand_out(&client, many).await?;
+        pause(&client, true).await?;
+    }
+    figures.handouts_per_s_few = rate(TURNS * ROUNDS * FEW, few_s);
+    figures.handouts_per_s = rate(TURNS * many, many_s);
+    drop(beside);
+    short.close().await?;
+
+    pause(&client, false).await?;
     figures.urgent_ms = Some(urgent(&client, figures).await?);
     let stats = client.stats().await.map_err(|e| asked(&e))?;
     figures.disk_bytes_per_run = Some((stats.disk_bytes as f64 / count as f64).round());
     drop(client);
 
-    rig.kill_engine().await?;
+    long.kill_engine().await?;
     let begin = clock::now();
-    rig.start_engine().await?;
-    let client = rig.client().await?;
+    long.start_engine().await?;
+    let client = long.client().await?;
     urgent(&client, figures).await?;
     figures.ready_s = Some(clock::now().duration_since(begin).as_secs_f64());
-    figures.rss_bytes_reopened = rig.rss_engine();
+    figures.rss_bytes_reopened = long.rss_engine();
     drop(client);
-    rig.close().await
+    long.close().await
+}
+
+/// Waits until an engine has done what it owes: the short line must not be measured beside it.
+async fn rest(rig: &Rig) {
+    let begin = clock::now();
+    let mut before = rig.cpu_engine();
+    while clock::now().duration_since(begin) < REST_WITHIN {
+        tokio::time::sleep(REST).await;
+        let after = rig.cpu_engine();
+        match (before, after) {
+            (Some(before), Some(after)) if after.saturating_sub(before) * 10 >= REST => {}
+            _ => return,
+        }
+        before = after;
+    }
 }
 
 fn rate(count: u64, seconds: f64) -> Option<f64> {

@@ -9,7 +9,7 @@ use stepwell::Client;
 use super::workflow::{StepTimes, Working};
 use crate::clock;
 use crate::failure::CommandError;
-use crate::process::{Process, rss_bytes};
+use crate::process::{Process, cpu_time, rss_bytes};
 use crate::reach;
 use crate::serve::Listening;
 
@@ -135,6 +135,11 @@ impl Rig {
     /// Resident memory of the engine's process.
     pub(crate) fn rss_engine(&self) -> Option<u64> {
         rss_bytes(self.engine.pid())
+    }
+
+    /// What the engine's process has computed so far.
+    pub(crate) fn cpu_engine(&self) -> Option<Duration> {
+        cpu_time(self.engine.pid())
     }
 
     /// Resident memory of the worker's process, if it is another one.
