@@ -29,3 +29,23 @@ fn starts_are_measured_with_all_handlers_busy() {
     assert!(call("call_p99_us") >= call("call_p50_us"), "{figures}");
     assert!(call("beside_ready") > 0, "{figures}");
 }
+
+// A long line costs no more than a short one. The figures are the measurement's; that they are some, is the test's.
+#[test]
+fn a_long_line_is_measured_beside_a_short_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().to_str().unwrap();
+    let measured = stepwell(&["bench", "--queued", "5000", "--dir", dir, "--json"]);
+    assert_eq!(measured.code, 0, "{}{}", measured.stdout, measured.stderr);
+    let figures = measured.json();
+    assert_eq!(
+        (&figures["measured"], &figures["in_flight"]),
+        (&"queued".into(), &5_000.into())
+    );
+    assert_eq!(figures["errors"], 0, "{figures}");
+    let positive = |name: &str| assert!(figures[name].as_f64().unwrap() > 0.0, "{name}: {figures}");
+    positive("handouts_per_s");
+    positive("handouts_per_s_few");
+    positive("urgent_ms");
+    positive("ready_s");
+}

@@ -47,7 +47,7 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(100..))]
     replay: Option<u32>,
     /// Instead: put N runs in line, hand out some of them, start an urgent one behind them, kill the engine
-    #[arg(long, value_name = "N", conflicts_with_all = ["replay", "suspended"], value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", conflicts_with_all = ["replay", "suspended"], value_parser = clap::value_parser!(u64).range(5_000..))]
     queued: Option<u64>,
     /// Instead: start N runs a second at a steady pace, and measure how soon they begin
     #[arg(long, value_name = "N", conflicts_with_all = ["replay", "suspended", "queued"], value_parser = clap::value_parser!(u32).range(1..=20_000))]

@@ -17,8 +17,8 @@ use crate::reach::asked;
 const QUEUE: &str = "default";
 /// The short line.
 const FEW: u64 = 1_000;
-/// How often the short line is worked off in one turn.
-const ROUNDS: u64 = 50;
+/// How often the short line is worked off in one turn, at most; as often as makes as many hand-outs as the long line's.
+const ROUNDS_MAX: u64 = 50;
 /// Of the long line so many are handed out in one turn: enough that what this leaves to be merged is part of it.
 const MANY: u64 = 80_000;
 /// How often the two take turns: what the machine does besides meets both.
@@ -65,10 +65,11 @@ pub(crate) async fn measure(
     let short = start_rig("short").await?;
     let beside = short.client().await?;
     let many = (count / TURNS / 2).clamp(1, MANY);
+    let rounds = many.div_ceil(FEW).min(ROUNDS_MAX);
     let (mut few_s, mut many_s) = (0.0, 0.0);
     for _ in 0..TURNS {
         rest(&long).await;
-        for _ in 0..ROUNDS {
+        for _ in 0..rounds {
             pause(&beside, true).await?;
             start(&beside, FEW, figures).await?;
             few_s += hand_out(&beside, FEW).await?;
@@ -77,7 +78,7 @@ pub(crate) async fn measure(
         many_s += hand_out(&client, many).await?;
         pause(&client, true).await?;
     }
-    figures.handouts_per_s_few = rate(TURNS * ROUNDS * FEW, few_s);
+    figures.handouts_per_s_few = rate(TURNS * rounds * FEW, few_s);
     figures.handouts_per_s = rate(TURNS * many, many_s);
     drop(beside);
     short.close().await?;
