@@ -81,10 +81,12 @@ pub(super) fn at_the_end(
         of_id.0.push(held);
         of_id.1.extend(calls.forgotten.get(no));
     }
+    let forgotten_runs = &calls.forgotten;
     for (name, calls) in &calls.of {
         let (lives, forgotten) = lives.remove(&run_id(name)).unwrap_or_default();
         let forgotten_count = forgotten.len() as u64;
-        let history = History::new(calls.clone(), (lives, forgotten), repeats);
+        let forgets = !forgotten_runs.is_empty();
+        let history = History::new(calls.clone(), (lives, forgotten), (repeats, forgets));
         match history.verdict() {
             Verdict::Explained => {
                 checked.forgotten += forgotten_count;
@@ -207,6 +209,8 @@ struct History {
     kinds: Vec<(String, Payload)>,
     /// The network repeats frames, also after their answers.
     repeats: bool,
+    /// Runs were forgotten in this world, of this name or another.
+    forgets: bool,
 }
 
 /// A run as the model knows it. Invariant: nothing but a redrive leads back from `Ended` to `Live`, and to `Absent` only the
@@ -240,7 +244,7 @@ impl History {
     fn new(
         calls: Vec<Call>,
         (lives, forgotten): (Vec<Held>, Vec<Forgotten>),
-        repeats: bool,
+        (repeats, forgets): (bool, bool),
     ) -> Self {
         let mut kinds: Vec<(String, Payload)> = Vec::new();
         for call in &calls {
@@ -258,6 +262,7 @@ impl History {
             forgotten,
             kinds,
             repeats,
+            forgets,
         }
     }
 

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Answer, Asked, Call, History, State, is_at_fault};
+use super::{Answer, Asked, Call, History, Refusal, State, is_at_fault};
 
 /// Configurations looked at for one run. Histories of the simulation need a few hundred.
 const CONFIGURATIONS_MAX: usize = 200_000;
@@ -60,7 +60,12 @@ impl History {
                     what: What::Call(at),
                 });
             }
-            if may_act_unseen(call) {
+            if may_act_unseen(call) || self.may_act_later(call) {
+                // One that was refused because of another run finds that gone, perhaps: afterwards, if at all.
+                let from = match self.may_act_later(call) {
+                    true => answered_at.unwrap_or(from),
+                    false => from,
+                };
                 let until = answered_at.filter(|_| !self.repeats).unwrap_or(u64::MAX);
                 // A start begins a run of its own after each that was forgotten, if the network keeps copies of it, and a
                 // cancel asks that one to stop, too.
@@ -98,6 +103,12 @@ impl History {
             });
         }
         ops
+    }
+
+    /// Whether a copy of a refused call may have an effect after its answer: the run that was in its way has been forgotten.
+    fn may_act_later(&self, call: &Call) -> bool {
+        let others = matches!(&call.answer, Answer::Refused(Refusal::NotAllStarted(_)));
+        others && self.repeats && self.forgets
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use stepwell::model::command::{HasEnded, IdTaken, NoSuchRun, NotDead, NotResumable};
+use stepwell::model::command::{
+    HasEnded, IdTaken, NoSuchRun, NotAllStarted, NotDead, NotResumable, Offenders,
+};
 use stepwell::model::failure::Failure;
 use stepwell::model::id::{CommandId, Namespace, RunId, RunNo};
 use stepwell::model::run::{
@@ -287,7 +289,11 @@ fn lives(made: &[Made], held: Vec<Held>, forgotten: &[(u64, u64)], repeats: bool
             until: *until,
         })
         .collect();
-    History::new(made.iter().map(call).collect(), (held, forgotten), repeats)
+    History::new(
+        made.iter().map(call).collect(),
+        (held, forgotten),
+        (repeats, false),
+    )
 }
 
 #[track_caller]
@@ -678,4 +684,36 @@ fn a_late_copy_of_a_start_begins_another_run_after_the_first_is_forgotten() {
     assert_eq!(history.verdict(), Verdict::Explained);
     let history = lives(&made, held, &[(100, 110)], false);
     assert_eq!(history.verdict(), Verdict::Unexplained);
+}
+
+/// A call that starts all or none was refused because of another run. Once that is forgotten, a copy of the call may start all
+/// of them; while nothing was forgotten, or where nothing is repeated, it may not, and before its answer never.
+#[test]
+fn a_refused_call_starts_its_runs_only_after_what_was_in_its_way_is_forgotten() {
+    let refused = Answer::Refused(
+        NotAllStarted {
+            count: 2,
+            offending: 1,
+            offenders: Offenders(Vec::new()),
+        }
+        .into(),
+    );
+    let verdict = |made: &[Made], journal: Option<Held>, repeats, forgets| {
+        let mut history = history(made, journal, repeats);
+        history.forgets = forgets;
+        history.verdict()
+    };
+    let call = [(1, 9, start(1), refused.clone())];
+    let explained = Verdict::Explained;
+    let unexplained = Verdict::Unexplained;
+    assert_eq!(verdict(&call, done(1), true, true), explained);
+    assert_eq!(verdict(&call, done(1), true, false), unexplained);
+    assert_eq!(verdict(&call, done(1), false, true), unexplained);
+    assert_eq!(verdict(&call, None, true, true), explained);
+    let seen_before = [
+        (1, 9, start(1), refused),
+        (2, 5, PEEK, pending()),
+        (20, 25, PEEK, Answer::Outcome(completed(7))),
+    ];
+    assert_eq!(verdict(&seen_before, done(1), true, true), unexplained);
 }
