@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::failure::CommandError;
 
@@ -172,6 +173,22 @@ pub(crate) async fn heard(lines: &mut Lines<BufReader<tokio::io::Stdin>>) -> Opt
 /// What the parent says, line by line.
 pub(crate) fn hearing() -> Lines<BufReader<tokio::io::Stdin>> {
     BufReader::new(tokio::io::stdin()).lines()
+}
+
+/// Waits for Ctrl-C, or for SIGTERM: what a service manager and a CI that has waited long enough send.
+pub(crate) async fn told_to_stop() {
+    let terminate = signal(SignalKind::terminate());
+    let terminated = async {
+        match terminate {
+            Ok(mut terminate) => terminate.recv().await,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminated => {}
+    }
 }
 
 /// The resident memory of a process, in bytes; `None` where there is no `/proc`.

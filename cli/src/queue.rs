@@ -389,7 +389,10 @@ fn number_or_none(text: &str) -> Result<u32, String> {
     match text {
         "none" => Ok(0),
         _ => match text.parse() {
-            Ok(0) | Err(_) => Err("expected a whole number, or `none`".to_owned()),
+            Ok(0) | Err(_) => Err(format!(
+                "expected a whole number from 1 to {}, or `none`",
+                u32::MAX
+            )),
             Ok(number) => Ok(number),
         },
     }
@@ -404,7 +407,8 @@ fn rate_or_none(text: &str) -> Result<RateLimit, String> {
             burst: 1,
         });
     }
-    let hint = "expected a number and a time, like 100/s, 30/m or 5/250ms, or `none`";
+    let hint =
+        "expected a number of one or more and a time, like 100/s, 30/m or 5/250ms, or `none`";
     let (count, per) = text.split_once('/').ok_or(hint)?;
     let count = count
         .trim()

@@ -124,7 +124,10 @@ async fn open_store(dir: &Path) -> Result<Engine, CommandError> {
             "there is no data directory {}",
             dir.display()
         ))
-        .hint("`stepwell serve --data DIR` makes one"));
+        .hint(match dir.exists() {
+            true => "it is there, and is not a directory",
+            false => "`stepwell serve --data DIR` makes one",
+        }));
     }
     // Workers of a server that has died may still be there: their grants are theirs for a while.
     let options = EngineOptions {

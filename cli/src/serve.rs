@@ -77,7 +77,10 @@ impl Serve {
         let listening = engine.listen(&self.listen).await.map_err(|e| {
             CommandError::fault(format!("cannot listen on {}", self.listen))
                 .caused_by(&e)
-                .hint("another process may listen there: choose one with --listen HOST:PORT")
+                .hint(match e.kind() {
+                    std::io::ErrorKind::AddrInUse => "another process listens there: choose an address with --listen HOST:PORT",
+                    _ => "--listen takes HOST:PORT, an address of this machine and a port from 0 to 65535",
+                })
         })?;
         if terminal.json {
             let line = Listening {

@@ -49,3 +49,38 @@ fn a_long_line_is_measured_beside_a_short_one() {
     positive("urgent_ms");
     positive("ready_s");
 }
+
+/// A CI that has waited long enough, or a service manager, sends SIGTERM: everything stops, and nothing stays on the disk.
+#[test]
+fn sigterm_ends_a_measurement_as_ctrl_c_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let names = || -> Vec<_> {
+        let entries = std::fs::read_dir(dir.path()).unwrap();
+        entries.map(|entry| entry.unwrap().file_name()).collect()
+    };
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_stepwell"));
+    command
+        .args(["bench", "--seconds", "600", "--dir"])
+        .arg(dir.path());
+    command.stdout(std::process::Stdio::null());
+    command.stderr(std::process::Stdio::piped());
+    let child = command.spawn().unwrap();
+    let until = |met: &dyn Fn() -> bool| {
+        let met = (0..3_000).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            met()
+        });
+        assert!(met, "after 30 s: {:?}", names());
+    };
+    until(&|| !names().is_empty());
+    let pid = child.id().to_string();
+    let killed = std::process::Command::new("kill")
+        .args(["-TERM", &pid])
+        .status();
+    assert!(killed.unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("interrupted"), "{stderr}");
+    until(&|| names().is_empty());
+}

@@ -247,3 +247,27 @@ fn an_input_is_edited_in_an_editor() {
         "completed"
     );
 }
+
+/// Who names runs is answered in these names; who has no editor and no terminal is told how to do without.
+#[test]
+fn refusals_call_runs_as_they_were_called() {
+    let scene = Scene::set();
+    scene.fail("order-1");
+    let address = scene.server.address();
+    let answer = stepwell(&[
+        "dead", "redrive", "nosuch", "order-1", "neither", "--server", &address,
+    ]);
+    assert_eq!(answer.code, 1, "{}{}", answer.stdout, answer.stderr);
+    for name in ["`nosuch`", "`neither`"] {
+        assert!(answer.stderr.contains(name), "{}", answer.stderr);
+    }
+    assert!(!answer.stderr.contains("run_"), "{}", answer.stderr);
+    scene.fail("order-2");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_stepwell"));
+    command.args(["dead", "edit", "order-2", "--server", &address]);
+    command.env_remove("EDITOR").env_remove("VISUAL");
+    let output = command.stdin(std::process::Stdio::null()).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("--input"), "{stderr}");
+}

@@ -70,3 +70,28 @@ fn a_directory_that_is_not_there_ends_with_2() {
     assert_eq!(answer.code, 2);
     insta::assert_snapshot!(answer.golden());
 }
+
+#[test]
+fn what_cannot_be_listened_on_is_told_by_its_cause() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = |name: &str| dir.path().join(name).display().to_string();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    for (name, listen, hint) in [
+        ("a", taken.as_str(), "another process listens there"),
+        ("b", "nonsense", "--listen takes HOST:PORT"),
+    ] {
+        let answer = stepwell(&["serve", "--data", &data(name), "--listen", listen]);
+        assert_eq!(answer.code, 1, "{}", answer.stderr);
+        assert!(answer.stderr.contains(hint), "{}", answer.stderr);
+    }
+    let file = data("file");
+    std::fs::write(&file, "").unwrap();
+    let answer = stepwell(&["run", "list", "--data", &file]);
+    assert_eq!(answer.code, 2, "{}", answer.stderr);
+    assert!(
+        answer.stderr.contains("is not a directory"),
+        "{}",
+        answer.stderr
+    );
+}

@@ -46,7 +46,7 @@ pub(crate) struct Bench {
     /// Instead: run N steps in a row, kill the engine (then the worker, then both) near the end, wait until it has finished
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(100..))]
     replay: Option<u32>,
-    /// Instead: put N runs in line, hand out some of them, start an urgent one behind them, kill the engine
+    /// Instead: put N runs in line (5,000 at least), hand out some of them, start an urgent one behind them, kill the engine
     #[arg(long, value_name = "N", conflicts_with_all = ["replay", "suspended"], value_parser = clap::value_parser!(u64).range(5_000..))]
     queued: Option<u64>,
     /// Instead: start N runs a second at a steady pace, and measure how soon they begin
@@ -84,7 +84,7 @@ impl Bench {
                 terminal.data(&figures, || figures.text())?;
                 Ok(if figures.errors == 0 { Answer::Yes } else { Answer::No })
             }
-            _ = tokio::signal::ctrl_c() => Err(CommandError::interrupted()),
+            () = crate::process::told_to_stop() => Err(CommandError::interrupted()),
         }
     }
 

@@ -1,5 +1,7 @@
 //! Another input for a dead letter.
 
+use std::io::IsTerminal;
+
 use clap::Args;
 use serde_json::{Value, json};
 use stepwell::model::payload::Payload;
@@ -79,9 +81,13 @@ fn in_editor(path: &std::path::Path, text: &str) -> Result<String, CommandError>
     let named = ["VISUAL", "EDITOR"]
         .into_iter()
         .find_map(|name| std::env::var(name).ok());
-    let editor = named
-        .filter(|name| !name.is_empty())
-        .unwrap_or_else(|| EDITOR.to_owned());
+    let named = named.filter(|name| !name.is_empty());
+    if named.is_none() && !std::io::stdin().is_terminal() {
+        let message = "no input is given, and there is nobody to edit the present one";
+        return Err(CommandError::bad_input(message)
+            .hint("--input takes JSON, @FILE, or - for stdin; $EDITOR may name a program"));
+    }
+    let editor = named.unwrap_or_else(|| EDITOR.to_owned());
     // An editor may be a command with arguments.
     let status = std::process::Command::new("sh")
         .args(["-c", &format!("{editor} \"$1\""), "sh"])

@@ -1,5 +1,6 @@
 //! Redriving and discarding, one dead letter or many.
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
@@ -79,6 +80,8 @@ impl DiscardCommand {
 struct Done {
     done: Vec<RunId>,
     refused: Vec<(RunId, Refusal)>,
+    /// What who asked calls them.
+    names: BTreeMap<RunId, String>,
 }
 
 impl Done {
@@ -123,6 +126,8 @@ impl Which {
             return self.named_dry(&ids, door, deed, terminal).await;
         }
         let mut done = Done::default();
+        done.names
+            .extend(ids.iter().copied().zip(self.runs.iter().cloned()));
         for (id, name) in ids.into_iter().zip(&self.runs) {
             let answer = match deed {
                 ManyDeed::Redrive => door.client.redrive(id).await,
@@ -299,8 +304,13 @@ fn tell(done: &Done, deed: &ManyDeed, terminal: Terminal) -> Result<Answer, Comm
         format!("{count} {}", word(deed))
     })?;
     if !terminal.json {
-        for (_, refusal) in &done.refused {
-            terminal.note(format!("refused: {refusal}"));
+        for (id, refusal) in &done.refused {
+            let error = CommandError::refused(refusal);
+            let error = match done.names.get(id) {
+                Some(name) => error.calling(*id, name),
+                None => error,
+            };
+            terminal.note(format!("refused: {}", error.message));
         }
     }
     Ok(match done.refused.is_empty() {

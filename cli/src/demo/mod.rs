@@ -98,7 +98,7 @@ impl Demo {
         let place = Place::make(self.data.clone(), self.keep)?;
         tokio::select! {
             ended = self.run(&place, &orders, terminal) => ended,
-            _ = tokio::signal::ctrl_c() => Err(CommandError::interrupted()),
+            () = crate::process::told_to_stop() => Err(CommandError::interrupted()),
         }
     }
 
