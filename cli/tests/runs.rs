@@ -4,6 +4,9 @@
 
 mod stepwell;
 
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
 use stepwell::{Answer, Running, stepwell};
 use tempfile::TempDir;
 
@@ -222,4 +225,33 @@ fn stats_count_every_state() {
     assert_eq!(stats["runs"].as_object().unwrap().len(), 10);
     assert_eq!(stats["steps"], 2);
     assert!(scene.ask(&["stats"]).stdout.contains("steps committed"));
+}
+
+/// Who waits is told why the run does not begin.
+#[test]
+fn who_waits_for_a_run_that_nobody_takes_is_told_why() {
+    let scene = Scene::set();
+    let address = scene.server.address();
+    let started = scene.ask(&[
+        "run",
+        "start",
+        "of-nobody",
+        "--queue",
+        "empty",
+        "--id",
+        "late",
+    ]);
+    assert_eq!(started.code, 0, "{}", started.stderr);
+    let mut waiting = Command::new(env!("CARGO_BIN_EXE_stepwell"))
+        .args(["run", "wait", "late", "--server", &address])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let stderr = waiting.stderr.take().unwrap();
+    BufReader::new(stderr).read_line(&mut line).unwrap();
+    waiting.kill().unwrap();
+    waiting.wait().unwrap();
+    let expected = "waiting for late: it is ready in queue `empty`: no worker offers this queue\n";
+    assert_eq!(line, expected);
 }

@@ -4,15 +4,16 @@ pub(crate) mod journal;
 pub(crate) mod summary;
 
 use std::io::Read;
+use std::pin::pin;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use stepwell::Unique;
 use stepwell::model::command::ListRuns;
 use stepwell::model::id::RunId;
 use stepwell::model::payload::Payload;
 use stepwell::model::run::{Outcome, RunState, RunSummary};
+use stepwell::{Client, Unique};
 
 use crate::failure::{Answer, CommandError};
 use crate::quantity;
@@ -21,6 +22,8 @@ use crate::terminal::Terminal;
 
 pub(crate) use self::journal::payload_json;
 
+/// Who waits for a run this long is told where it is.
+const TELL_AFTER: Duration = Duration::from_secs(2);
 /// How many rows a listing has unless told otherwise.
 const ROWS: u32 = 50;
 
@@ -276,6 +279,18 @@ async fn wait(one: &One, terminal: Terminal) -> Result<Answer, CommandError> {
     ended(door, (id, &one.run), terminal).await
 }
 
+/// In what state a run is, and why it does not begin if it does not.
+async fn where_it_is(client: &Client, id: RunId) -> Option<String> {
+    let run = client.status(id).await.ok()?;
+    if run.state != RunState::Ready {
+        return Some(format!("it is {}", run.state));
+    }
+    let queue = client.queues().show(&run.queue).await.ok()?;
+    let why = queue.reasons.first();
+    let why = why.map_or_else(String::new, |why| format!(": {why}"));
+    Some(format!("it is ready in queue `{}`{why}", run.queue))
+}
+
 /// Waits for the end of a run and prints it.
 async fn ended(
     door: Door,
@@ -283,11 +298,24 @@ async fn ended(
     terminal: Terminal,
 ) -> Result<Answer, CommandError> {
     // An engine that this command opened has no workers: the run cannot move, so there is nothing to wait for.
-    let outcome = door
-        .client
-        .outcome(id, !door.is_still())
-        .await
-        .map_err(|e| asked(&e).calling(id, name))?;
+    let outcome = {
+        let mut outcome = pin!(door.client.outcome(id, !door.is_still()));
+        let told = async {
+            tokio::time::sleep(TELL_AFTER).await;
+            where_it_is(&door.client, id).await
+        };
+        tokio::select! {
+            biased;
+            outcome = &mut outcome => outcome,
+            told = told => {
+                if let Some(told) = told.filter(|_| !terminal.json) {
+                    terminal.note(format!("waiting for {name}: {told}"));
+                }
+                outcome.await
+            }
+        }
+    };
+    let outcome = outcome.map_err(|e| asked(&e).calling(id, name))?;
     door.close().await;
     let (document, text, answer) = outcome_of(id, &outcome);
     if answer == Answer::Yes || terminal.json {
