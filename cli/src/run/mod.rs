@@ -162,10 +162,13 @@ impl Start {
         if !self.wait {
             let document = json!({ "id": id.to_string(), "name": self.id, "started": started });
             terminal.data(&document, || {
-                if started {
-                    id.to_string()
-                } else {
-                    format!("{id} (existed already)")
+                match &self.unique {
+                    _ if started => id.to_string(),
+                    // The id that was asked for, if one was, means another run.
+                    Some(key) if self.id.as_ref().is_none_or(|name| door.run(name) != id) => {
+                        format!("{id} (holds the key {key} already)")
+                    }
+                    _ => format!("{id} (existed already)"),
                 }
             })?;
             door.close().await;

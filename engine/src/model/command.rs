@@ -154,7 +154,7 @@ refusals! {
         bytes: u64,
         /// The limit.
         bytes_max: u64,
-    } "the payload has {bytes} bytes, more than the {bytes_max} allowed: pass an id and read the data in a step, or raise `payload_bytes_max`",
+    } "the payload has {bytes} bytes, more than the {bytes_max} allowed: pass an id and read the data in a step, or raise `payload_bytes_max` (`stepwell serve --payload-max`)",
     /// A name that is empty, too long or holds control characters.
     4 => BadName {
         /// Of what.

@@ -16,6 +16,18 @@ pub const CODEC_MESSAGEPACK: u8 = 1;
 #[serde(transparent)]
 pub struct Payload(pub Bytes);
 
+/// A type's name without the modules that it and its parts are in: `Vec<String>`.
+fn short(name: &str) -> String {
+    let mut short = String::with_capacity(name.len());
+    for part in name.split("::") {
+        // What stands before is a module, behind what the type's other parts end with.
+        let is_of_name = |c: char| c.is_alphanumeric() || c == '_';
+        short.truncate(short.trim_end_matches(is_of_name).len());
+        short.push_str(part);
+    }
+    short
+}
+
 /// A value that does not become a payload, or a payload that does not become the wanted type.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PayloadError {
@@ -26,7 +38,10 @@ pub enum PayloadError {
         cause: String,
     },
     /// The bytes do not hold the wanted type.
-    #[error("the payload ({len} bytes) does not hold a {wanted}: {cause}")]
+    #[error(
+        "the payload ({len} bytes encoded) does not hold a {}: {cause}",
+        short(wanted)
+    )]
     Decode {
         /// Length of the payload.
         len: usize,
@@ -108,5 +123,18 @@ impl std::fmt::Debug for Payload {
             Ok(json) => write!(f, "{json}"),
             Err(_) => write!(f, "<{} bytes>", self.len()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::short;
+
+    #[test]
+    fn types_are_named_without_their_modules() {
+        assert_eq!(short(std::any::type_name::<u64>()), "u64");
+        assert_eq!(short(std::any::type_name::<String>()), "String");
+        let nested = std::any::type_name::<Vec<(String, Option<&str>)>>();
+        assert_eq!(short(nested), "Vec<(String, Option<&str>)>");
     }
 }
