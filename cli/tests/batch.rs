@@ -146,6 +146,10 @@ fn a_unique_key_is_answered_with_its_holder() {
         (&json!(true), &json!(false))
     );
     assert_eq!(first["id"], second["id"]);
+    let args = ["run", "start", "bill", "--unique", "invoice-17"];
+    let told = stepwell(&[&args[..], &["--server", &address]].concat());
+    let expected = "(holds the key invoice-17 already)";
+    assert!(told.stdout.contains(expected), "{}", told.stdout);
     let wrong = start("soon");
     assert_eq!(wrong.code, 2);
 }
