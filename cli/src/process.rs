@@ -175,19 +175,20 @@ pub(crate) fn hearing() -> Lines<BufReader<tokio::io::Stdin>> {
     BufReader::new(tokio::io::stdin()).lines()
 }
 
-/// Waits for Ctrl-C, or for SIGTERM: what a service manager and a CI that has waited long enough send.
-pub(crate) async fn told_to_stop() {
-    let terminate = signal(SignalKind::terminate());
-    let terminated = async {
-        match terminate {
-            Ok(mut terminate) => terminate.recv().await,
+/// Waits for Ctrl-C, or for SIGTERM: what a service manager and a CI that has waited long enough send. From the call on, not
+/// only once it is awaited, neither ends this process by itself.
+pub(crate) fn told_to_stop() -> impl Future<Output = ()> {
+    let signals = [SignalKind::interrupt(), SignalKind::terminate()].map(signal);
+    async move {
+        let [interrupted, terminated] = signals.map(async |signal| match signal {
+            Ok(mut signal) => signal.recv().await,
             Err(_) => std::future::pending().await,
+        });
+        tokio::select! {
+            biased;
+            _ = interrupted => {}
+            _ = terminated => {}
         }
-    };
-    tokio::select! {
-        biased;
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminated => {}
     }
 }
 

@@ -71,6 +71,7 @@ impl Bench {
         let fault = |e: std::io::Error| {
             CommandError::fault("there is no room for the measurement").caused_by(&e)
         };
+        let stop = crate::process::told_to_stop();
         let mut builder = tempfile::Builder::new();
         builder.prefix("stepwell-bench-");
         let place = match &self.dir {
@@ -84,7 +85,7 @@ impl Bench {
                 terminal.data(&figures, || figures.text())?;
                 Ok(if figures.errors == 0 { Answer::Yes } else { Answer::No })
             }
-            () = crate::process::told_to_stop() => Err(CommandError::interrupted()),
+            () = stop => Err(CommandError::interrupted()),
         }
     }
 

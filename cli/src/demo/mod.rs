@@ -95,10 +95,11 @@ pub(crate) struct Demo {
 impl Demo {
     pub(crate) async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
         let orders = orders::read(self.input.as_deref(), self.orders.map(|n| n as usize))?;
+        let stop = crate::process::told_to_stop();
         let place = Place::make(self.data.clone(), self.keep)?;
         tokio::select! {
             ended = self.run(&place, &orders, terminal) => ended,
-            () = crate::process::told_to_stop() => Err(CommandError::interrupted()),
+            () = stop => Err(CommandError::interrupted()),
         }
     }
 

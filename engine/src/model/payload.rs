@@ -38,10 +38,7 @@ pub enum PayloadError {
         cause: String,
     },
     /// The bytes do not hold the wanted type.
-    #[error(
-        "the payload ({len} bytes encoded) does not hold a {}: {cause}",
-        short(wanted)
-    )]
+    #[error("the payload ({len} bytes) does not hold a {}: {cause}", short(wanted))]
     Decode {
         /// Length of the payload.
         len: usize,
