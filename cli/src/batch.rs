@@ -1,4 +1,5 @@
-//! `stepwell batch …`: start many runs with one that follows them, see how far they are, and stop them.
+//! `stepwell batch …`: start many runs with one that follows them, see how far they are, and stop
+//! them.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -53,7 +54,8 @@ pub(crate) struct Start {
     /// Only on workers that offer this tag; may be given more than once
     #[arg(long, value_name = "TAG")]
     tag: Vec<String>,
-    /// Name the runs after this field of their inputs, so that the command may be repeated (default: after their lines)
+    /// Name the runs after this field of their inputs, so that the command may be repeated
+    /// (default: after their lines)
     #[arg(long, value_name = "FIELD")]
     id_field: Option<String>,
     /// The workflow of the run that follows when all have ended
@@ -329,11 +331,7 @@ fn bar(terminal: Terminal, total: u64, what: &str) -> ProgressBar {
     let template =
         format!("  [{{bar:50}}] {{human_pos}} of {{human_len}} {what}, {{elapsed}}  {{msg}}");
     let style = ProgressStyle::with_template(&template);
-    bar.set_style(
-        style
-            .unwrap_or_else(|_| ProgressStyle::default_bar())
-            .progress_chars("=> "),
-    );
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
     bar
 }
 
@@ -370,11 +368,7 @@ fn started_text(batch: &BatchSummary, started: u64, existed: u64) -> String {
         0 => String::new(),
         some => format!(", {} existed already", grouped(some)),
     };
-    format!(
-        "{}: {runs} started{existed}; it is {}",
-        batch.name,
-        state(batch)
-    )
+    format!("{}: {runs} started{existed}; it is {}", batch.name, state(batch))
 }
 
 fn text(batch: &BatchSummary) -> String {

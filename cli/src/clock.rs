@@ -1,4 +1,5 @@
-//! The machine's monotonic clock. The command line is an edge: what it measures decides nothing about a run.
+//! The machine's monotonic clock. The command line is an edge: what it measures decides nothing
+//! about a run.
 
 use std::time::{Duration, Instant};
 
@@ -19,9 +20,7 @@ pub(crate) fn now() -> Instant {
 pub(crate) fn wall_us() -> u64 {
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| {
-            u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
-        })
+        .map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
 }
 
 /// Microseconds since `then`, at most what fits.

@@ -1,4 +1,5 @@
-//! How a command says that it could not do what it was asked: kind, message, causes, hint, and an exit code.
+//! How a command says that it could not do what it was asked: kind, message, causes, hint, and an
+//! exit code.
 
 use std::process::ExitCode;
 
@@ -49,13 +50,7 @@ pub(crate) struct CommandError {
 
 impl CommandError {
     fn new(kind: &'static str, exit: u8, message: impl std::fmt::Display) -> Self {
-        Self {
-            kind,
-            message: message.to_string(),
-            causes: Vec::new(),
-            hints: Vec::new(),
-            exit,
-        }
+        Self { kind, message: message.to_string(), causes: Vec::new(), hints: Vec::new(), exit }
     }
 
     /// What was given cannot be used.
@@ -90,11 +85,7 @@ impl CommandError {
 
     /// Ctrl-C.
     pub(crate) fn interrupted() -> Self {
-        Self::new(
-            "interrupted",
-            NO,
-            "interrupted; all processes that were started are stopped",
-        )
+        Self::new("interrupted", NO, "interrupted; all processes that were started are stopped")
     }
 
     /// The engine said no.
@@ -121,11 +112,7 @@ impl CommandError {
         let id = id.to_string();
         if name != id {
             self.message = self.message.replace(&id, &format!("`{name}`"));
-            self.hints = self
-                .hints
-                .iter()
-                .map(|hint| hint.replace(&id, name))
-                .collect();
+            self.hints = self.hints.iter().map(|hint| hint.replace(&id, name)).collect();
         }
         self
     }

@@ -1,7 +1,8 @@
-//! The `stepwell` binary: the engine as a process, conduct at the terminal, a demo and a load generator.
+//! The `stepwell` binary: the engine as a process, conduct at the terminal, a demo and a load
+//! generator.
 //!
-//! Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 done and the answer is no, 2 wrong usage or
-//! bad input, 3 not reachable.
+//! Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 done and the answer is no,
+//! 2 wrong usage or bad input, 3 not reachable.
 
 mod batch;
 mod bench;
@@ -87,9 +88,7 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     log(matches!(arguments.command, Command::Sim(_)));
-    let terminal = Terminal {
-        json: arguments.json,
-    };
+    let terminal = Terminal { json: arguments.json };
     let answered = match arguments.command {
         // A simulation brings runtimes of its own.
         Command::Sim(command) => command.execute(terminal),
@@ -105,7 +104,8 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command, terminal: Terminal) -> Result<Answer, CommandError> {
-    // One thread is enough: the engine brings its own, and what else runs here waits for it most of the time.
+    // One thread is enough: the engine brings its own, and what else runs here waits for it most of
+    // the time.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -140,21 +140,16 @@ fn usage(error: &clap::Error) -> ExitCode {
         let text = error.to_string();
         let text = text.split("\n\n").next().unwrap_or_default();
         let message = text.trim_start_matches("error: ").trim_end();
-        Terminal { json: true }.error(&CommandError {
-            kind: "usage",
-            ..CommandError::bad_input(message)
-        });
+        Terminal { json: true }
+            .error(&CommandError { kind: "usage", ..CommandError::bad_input(message) });
     } else {
         let _ = error.print();
     }
-    if is_data {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(USAGE)
-    }
+    if is_data { ExitCode::SUCCESS } else { ExitCode::from(USAGE) }
 }
 
-/// What simulated engines and workers warn of is what the simulation is about: it is not logged unless asked for.
+/// What simulated engines and workers warn of is what the simulation is about: it is not logged
+/// unless asked for.
 fn log(simulates: bool) {
     let usual = if simulates { "off" } else { "warn" };
     let filter = tracing_subscriber::EnvFilter::try_from_env("STEPWELL_LOG")

@@ -1,7 +1,9 @@
-//! Processes of this very binary: servers, workers and clients that a demo or a measurement starts and kills.
+//! Processes of this very binary: servers, workers and clients that a demo or a measurement starts
+//! and kills.
 //!
-//! A child's stdin is its lifeline: it stops when the pipe closes, so that no child outlives a parent that was killed.
-//! It stands in a process group of its own, so that Ctrl-C reaches the parent alone, which then ends it.
+//! A child's stdin is its lifeline: it stops when the pipe closes, so that no child outlives a
+//! parent that was killed. It stands in a process group of its own, so that Ctrl-C reaches the
+//! parent alone, which then ends it.
 
 use std::ffi::OsString;
 use std::fs::OpenOptions;
@@ -40,11 +42,8 @@ impl Process {
             CommandError::fault(format!("the {name} cannot be started")).caused_by(e)
         };
         let program = std::env::current_exe().map_err(|e| fault(&e))?;
-        let stderr = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(log)
-            .map_err(|e| fault(&e))?;
+        let stderr =
+            OpenOptions::new().create(true).append(true).open(log).map_err(|e| fault(&e))?;
         let mut command = Command::new(program);
         command
             .args(args)
@@ -98,8 +97,7 @@ impl Process {
             self.stdin.write_all(line.as_bytes()).await?;
             self.stdin.flush().await
         };
-        told.await
-            .map_err(|e: std::io::Error| self.broken("cannot be told anything").caused_by(&e))
+        told.await.map_err(|e: std::io::Error| self.broken("cannot be told anything").caused_by(&e))
     }
 
     /// Whether it has ended by itself.
@@ -109,21 +107,12 @@ impl Process {
 
     /// kill -9, and waits until it is gone.
     pub(crate) async fn kill(&mut self) -> Result<(), CommandError> {
-        self.child
-            .kill()
-            .await
-            .map_err(|e| self.broken("cannot be killed").caused_by(&e))
+        self.child.kill().await.map_err(|e| self.broken("cannot be killed").caused_by(&e))
     }
 
     /// Cuts the lifeline and waits for a clean end.
     pub(crate) async fn close(self) -> Result<(), CommandError> {
-        let Self {
-            name,
-            log,
-            mut child,
-            stdin,
-            stdout,
-        } = self;
+        let Self { name, log, mut child, stdin, stdout } = self;
         drop(stdin);
         let ended = tokio::time::timeout(END_WITHIN, child.wait()).await;
         drop(stdout);
@@ -175,8 +164,8 @@ pub(crate) fn hearing() -> Lines<BufReader<tokio::io::Stdin>> {
     BufReader::new(tokio::io::stdin()).lines()
 }
 
-/// Waits for Ctrl-C, or for SIGTERM: what a service manager and a CI that has waited long enough send. From the call on, not
-/// only once it is awaited, neither ends this process by itself.
+/// Waits for Ctrl-C, or for SIGTERM: what a service manager and a CI that has waited long enough
+/// send. From the call on, not only once it is awaited, neither ends this process by itself.
 pub(crate) fn told_to_stop() -> impl Future<Output = ()> {
     let signals = [SignalKind::interrupt(), SignalKind::terminate()].map(signal);
     async move {
@@ -195,15 +184,8 @@ pub(crate) fn told_to_stop() -> impl Future<Output = ()> {
 /// The resident memory of a process, in bytes; `None` where there is no `/proc`.
 pub(crate) fn rss_bytes(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
-    line.trim()
-        .strip_suffix("kB")?
-        .trim()
-        .parse::<u64>()
-        .ok()
-        .map(|kib| kib * 1_024)
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1_024)
 }
 
 /// What a process has computed so far, where the system tells.

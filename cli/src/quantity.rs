@@ -18,15 +18,10 @@ pub(crate) fn span(text: &str) -> Result<Duration, String> {
             ));
         }
         _ => {
-            return Err(format!(
-                "`{unit}` is not a unit of time: ms, s, m, h and d are"
-            ));
+            return Err(format!("`{unit}` is not a unit of time: ms, s, m, h and d are"));
         }
     };
-    number
-        .checked_mul(ms)
-        .map(Duration::from_millis)
-        .ok_or_else(|| "it is too long".to_owned())
+    number.checked_mul(ms).map(Duration::from_millis).ok_or_else(|| "it is too long".to_owned())
 }
 
 /// Reads a number of bytes: a whole number and nothing, `B`, `KiB` or `MiB`.
@@ -38,9 +33,7 @@ pub(crate) fn bytes(text: &str) -> Result<usize, String> {
         "k" | "kib" => 1 << 10,
         "m" | "mib" => 1 << 20,
         _ => {
-            return Err(format!(
-                "`{unit}` is not a unit of bytes: B, KiB and MiB are"
-            ));
+            return Err(format!("`{unit}` is not a unit of bytes: B, KiB and MiB are"));
         }
     };
     number
@@ -50,9 +43,7 @@ pub(crate) fn bytes(text: &str) -> Result<usize, String> {
 }
 
 fn split(text: &str) -> Option<(u64, &str)> {
-    let end = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let number = text[..end].parse().ok()?;
     Some((number, text[end..].trim()))
 }
@@ -81,11 +72,7 @@ pub(crate) fn bytes_text(bytes: u64) -> String {
 
 /// `1 run`, `2 runs`.
 pub(crate) fn counted(number: u64, one: &str, many: &str) -> String {
-    format!(
-        "{} {}",
-        grouped(number),
-        if number == 1 { one } else { many }
-    )
+    format!("{} {}", grouped(number), if number == 1 { one } else { many })
 }
 
 #[cfg(test)]

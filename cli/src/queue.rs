@@ -61,7 +61,8 @@ pub(crate) struct Limit {
     /// Hand-outs at once after a quiet time [default: as many as in the rate's time]
     #[arg(long, value_name = "N", requires = "rate", value_parser = clap::value_parser!(u32).range(1..))]
     burst: Option<u32>,
-    /// Give one hand-out in N to the run that waits longest, whatever its priority, or `none` [default: 10]
+    /// Give one hand-out in N to the run that waits longest, whatever its priority, or `none`
+    /// [default: 10]
     #[arg(long, value_name = "N", value_parser = number_or_none)]
     oldest_every: Option<u32>,
     #[command(flatten)]
@@ -133,11 +134,7 @@ impl One {
         draining.end();
         terminal.data(&document(&queue), || is_set(&queue))?;
         door.close().await;
-        Ok(if queue.granted == 0 {
-            Answer::Yes
-        } else {
-            Answer::No
-        })
+        Ok(if queue.granted == 0 { Answer::Yes } else { Answer::No })
     }
 }
 
@@ -147,10 +144,8 @@ impl Limit {
             return Err(CommandError::bad_input("nothing is to be set")
                 .hint("name at least one of --concurrency, --rate and --oldest-every"));
         }
-        let rate = self.rate.map(|rate| RateLimit {
-            burst: self.burst.unwrap_or(rate.burst),
-            ..rate
-        });
+        let rate =
+            self.rate.map(|rate| RateLimit { burst: self.burst.unwrap_or(rate.burst), ..rate });
         let change = QueueChange {
             concurrency: self.concurrency,
             rate,
@@ -180,10 +175,7 @@ fn left(queue: &QueueSummary) -> CommandError {
         "interrupted",
         format!("`{}` stays paused; {granted} still granted", queue.name),
     )
-    .hint(format!(
-        "`stepwell queue resume {}` hands out again",
-        queue.name
-    ))
+    .hint(format!("`stepwell queue resume {}` hands out again", queue.name))
 }
 
 /// What is shown while a queue drains: a bar on a terminal, a line now and then elsewhere.
@@ -206,12 +198,7 @@ impl Draining {
             bar.set_style(style.progress_chars("=> "));
             bar
         });
-        Self {
-            terminal,
-            bar,
-            most: granted,
-            looks: 0,
-        }
+        Self { terminal, bar, most: granted, looks: 0 }
     }
 
     fn show(&mut self, queue: &QueueSummary) {
@@ -294,40 +281,19 @@ fn text(queue: &QueueSummary) -> String {
     };
     let mut rows = vec![
         ("queue", queue.name.clone()),
-        (
-            "state",
-            if settings.paused { "paused" } else { "open" }.to_owned(),
-        ),
+        ("state", if settings.paused { "paused" } else { "open" }.to_owned()),
         ("ready", grouped(queue.ready)),
-        (
-            "oldest ready",
-            Some(age(queue))
-                .filter(|a| !a.is_empty())
-                .unwrap_or_else(none),
-        ),
+        ("oldest ready", Some(age(queue)).filter(|a| !a.is_empty()).unwrap_or_else(none)),
         ("granted", grouped(queue.granted)),
         ("scheduled", grouped(queue.scheduled)),
         ("suspended", grouped(queue.suspended)),
         ("workers", grouped(queue.workers)),
         ("slots", grouped(queue.slots)),
-        (
-            "concurrency limit",
-            settings
-                .concurrency
-                .map_or_else(none, |n| grouped(n.into())),
-        ),
-        (
-            "rate limit",
-            settings.rate.map_or_else(none, |rate| rate.to_string()),
-        ),
+        ("concurrency limit", settings.concurrency.map_or_else(none, |n| grouped(n.into()))),
+        ("rate limit", settings.rate.map_or_else(none, |rate| rate.to_string())),
         ("for the oldest", every),
     ];
-    rows.extend(
-        queue
-            .reasons
-            .iter()
-            .map(|why| ("waits because", why.clone())),
-    );
+    rows.extend(queue.reasons.iter().map(|why| ("waits because", why.clone())));
     pairs(rows)
 }
 
@@ -356,9 +322,7 @@ fn document(queue: &QueueSummary) -> Value {
 
 fn limits(settings: &QueueSettings) -> String {
     let parts = [
-        settings
-            .concurrency
-            .map(|limit| format!("{} at once", grouped(limit.into()))),
+        settings.concurrency.map(|limit| format!("{} at once", grouped(limit.into()))),
         settings.rate.map(|rate| rate.to_string()),
         settings.oldest_every.map(|every| match every {
             0 => "no share for the oldest".to_owned(),
@@ -389,10 +353,9 @@ fn number_or_none(text: &str) -> Result<u32, String> {
     match text {
         "none" => Ok(0),
         _ => match text.parse() {
-            Ok(0) | Err(_) => Err(format!(
-                "expected a whole number from 1 to {}, or `none`",
-                u32::MAX
-            )),
+            Ok(0) | Err(_) => {
+                Err(format!("expected a whole number from 1 to {}, or `none`", u32::MAX))
+            }
             Ok(number) => Ok(number),
         },
     }
@@ -401,32 +364,19 @@ fn number_or_none(text: &str) -> Result<u32, String> {
 /// Reads `100/s`, `30/m`, `5/250ms`; the burst is as large as the count.
 fn rate_or_none(text: &str) -> Result<RateLimit, String> {
     if text == "none" {
-        return Ok(RateLimit {
-            count: 0,
-            per_ms: 1,
-            burst: 1,
-        });
+        return Ok(RateLimit { count: 0, per_ms: 1, burst: 1 });
     }
     let hint =
         "expected a number of one or more and a time, like 100/s, 30/m or 5/250ms, or `none`";
     let (count, per) = text.split_once('/').ok_or(hint)?;
-    let count = count
-        .trim()
-        .parse()
-        .ok()
-        .filter(|count| *count > 0)
-        .ok_or(hint)?;
+    let count = count.trim().parse().ok().filter(|count| *count > 0).ok_or(hint)?;
     let per = per.trim();
     let per = match per.starts_with(|c: char| c.is_ascii_digit()) {
         true => quantity::span(per)?,
         false => quantity::span(&format!("1{per}"))?,
     };
     let per_ms = u64::try_from(per.as_millis()).map_err(|_| hint)?;
-    Ok(RateLimit {
-        count,
-        per_ms,
-        burst: count,
-    })
+    Ok(RateLimit { count, per_ms, burst: count })
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! How a command reaches an engine: over TCP, over the socket of an embedded one, or by opening the store itself.
+//! How a command reaches an engine: over TCP, over the socket of an embedded one, or by opening the
+//! store itself.
 
 use std::path::{Path, PathBuf};
 
@@ -21,7 +22,8 @@ pub(crate) struct Reach {
     /// The server's address [env: STEPWELL_SERVER] [default: 127.0.0.1:7400]
     #[arg(long, value_name = "ADDR", conflicts_with = "data")]
     server: Option<String>,
-    /// The data directory of an engine on this machine; opened by the command itself if no engine runs there
+    /// The data directory of an engine on this machine; opened by the command itself if no engine
+    /// runs there
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// Whose runs are meant
@@ -59,23 +61,14 @@ impl Reach {
         let client = client
             .namespace(namespace)
             .principal(self.principal.clone().unwrap_or_else(user_at_host));
-        Ok(Door {
-            client,
-            engine,
-            namespace,
-        })
+        Ok(Door { client, engine, namespace })
     }
 }
 
 impl Reach {
     fn server(&self) -> String {
-        let named = self
-            .server
-            .clone()
-            .or_else(|| std::env::var(SERVER_VARIABLE).ok());
-        named
-            .filter(|server| !server.is_empty())
-            .unwrap_or_else(|| SERVER.to_owned())
+        let named = self.server.clone().or_else(|| std::env::var(SERVER_VARIABLE).ok());
+        named.filter(|server| !server.is_empty()).unwrap_or_else(|| SERVER.to_owned())
     }
 }
 
@@ -130,11 +123,7 @@ async fn open_store(dir: &Path) -> Result<Engine, CommandError> {
         }));
     }
     // Workers of a server that has died may still be there: their grants are theirs for a while.
-    let options = EngineOptions {
-        embedded: false,
-        socket: false,
-        ..EngineOptions::default()
-    };
+    let options = EngineOptions { embedded: false, socket: false, ..EngineOptions::default() };
     options.open(dir).await.map_err(|e| opened(&e))
 }
 
@@ -144,9 +133,8 @@ pub(crate) fn opened(error: &OpenError) -> CommandError {
         OpenError::Setting { .. } => CommandError::bad_input(error),
         _ => CommandError::store(error),
     };
-    let refused = std::error::Error::source(error)
-        .into_iter()
-        .fold(refused, CommandError::caused_by);
+    let refused =
+        std::error::Error::source(error).into_iter().fold(refused, CommandError::caused_by);
     error.hint().into_iter().fold(refused, CommandError::hint)
 }
 

@@ -52,12 +52,7 @@ pub(crate) struct Set {
     #[arg(long, value_name = "SPAN", value_parser = quantity::span, group = "when")]
     every: Option<Duration>,
     /// The time zone of the cron expression
-    #[arg(
-        long,
-        value_name = "ZONE",
-        default_value = "UTC",
-        conflicts_with = "every"
-    )]
+    #[arg(long, value_name = "ZONE", default_value = "UTC", conflicts_with = "every")]
     zone: String,
     /// An instant from which intervals are counted [default: 1970-01-01T00:00:00Z]
     #[arg(long, value_name = "INSTANT", value_parser = instant, requires = "every")]
@@ -157,9 +152,9 @@ impl Set {
             .catch_up(self.catch_up.unwrap_or(CATCH_UP_DEFAULT));
         let schedule = match (self.cron, self.every) {
             (Some(cron), _) => schedule.cron(cron).zone(self.zone),
-            (None, every) => schedule
-                .every(every.unwrap_or_default())
-                .anchor(self.anchor.unwrap_or_default()),
+            (None, every) => {
+                schedule.every(every.unwrap_or_default()).anchor(self.anchor.unwrap_or_default())
+            }
         };
         let set = schedule.set().await.map_err(|e| asked(&e))?;
         let mut document = info_json(&set.schedule);
@@ -167,11 +162,7 @@ impl Set {
         terminal.data(&document, || {
             let next = set.schedule.state.next.map(nominal_text);
             let next = next.unwrap_or_else(|| "none: it is paused".to_owned());
-            let was = if set.changed {
-                "is set"
-            } else {
-                "was set to this already"
-            };
+            let was = if set.changed { "is set" } else { "was set to this already" };
             format!("{} {was}, next occurrence {next}", self.name)
         })?;
         door.close().await;
@@ -182,12 +173,7 @@ impl Set {
 impl List {
     async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
         let door = self.reach.open().await?;
-        let schedules = door
-            .client
-            .schedules()
-            .list()
-            .await
-            .map_err(|e| asked(&e))?;
+        let schedules = door.client.schedules().list().await.map_err(|e| asked(&e))?;
         let document = json!({ "schedules": schedules.iter().map(info_json).collect::<Vec<_>>() });
         terminal.data(&document, || list_text(&schedules))?;
         door.close().await;
@@ -198,15 +184,10 @@ impl List {
 impl Next {
     async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
         let (door, schedules) = self.one.open().await?;
-        let (schedule, next) = schedules
-            .next(&self.one.name, self.count)
-            .await
-            .map_err(|e| asked(&e))?;
+        let (schedule, next) =
+            schedules.next(&self.one.name, self.count).await.map_err(|e| asked(&e))?;
         let mut document = info_json(&schedule);
-        document["next"] = next
-            .iter()
-            .map(|at| occurrence_json(&schedule, at))
-            .collect();
+        document["next"] = next.iter().map(|at| occurrence_json(&schedule, at)).collect();
         terminal.data(&document, || next_text(&schedule, &next))?;
         door.close().await;
         Ok(Answer::Yes)
@@ -241,9 +222,7 @@ impl One {
         let (door, schedules) = self.open().await?;
         schedules.remove(&self.name).await.map_err(|e| asked(&e))?;
         let document = json!({ "name": self.name, "removed": true });
-        terminal.data(&document, || {
-            format!("{} is removed; its runs go on", self.name)
-        })?;
+        terminal.data(&document, || format!("{} is removed; its runs go on", self.name))?;
         door.close().await;
         Ok(Answer::Yes)
     }
@@ -276,10 +255,7 @@ impl Backfill {
         }
         let document = json!({ "name": self.one.name, "started": started, "existed": existed });
         terminal.data(&document, || {
-            format!(
-                "{} started, {existed} were there already",
-                counted(started, "run", "runs")
-            )
+            format!("{} started, {existed} were there already", counted(started, "run", "runs"))
         })?;
         door.close().await;
         Ok(Answer::Yes)
@@ -357,20 +333,12 @@ fn next_text(info: &ScheduleInfo, next: &[Occurrence]) -> String {
         ("schedule", spec.name.clone()),
         ("when", spec.when.to_string()),
         ("workflow", spec.workflow.clone()),
-        (
-            "queue",
-            format!("{}, priority {}", spec.queue, spec.priority),
-        ),
+        ("queue", format!("{}, priority {}", spec.queue, spec.priority)),
         ("input", input),
         ("overlap", spec.overlap.word().to_owned()),
         ("catch-up", span_text(spec.catch_up_ms)),
         ("set", format!("{} by {}", info.set_at, info.set_by)),
-        (
-            "last",
-            state
-                .last
-                .map_or("-".to_owned(), |last| spec.run_name(last)),
-        ),
+        ("last", state.last.map_or("-".to_owned(), |last| spec.run_name(last))),
         (
             "counts",
             format!(
@@ -409,25 +377,18 @@ fn local_text(when: &When, nominal: Time) -> String {
         When::CronTimes(cron) => cron.zone.as_str(),
         When::EveryTimes(_) => "UTC",
     };
-    let at = i64::try_from(nominal.0)
-        .ok()
-        .and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    let at = i64::try_from(nominal.0).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
     let local = at.and_then(|at| at.in_tz(zone).ok());
-    local.map_or_else(String::new, |local| {
-        local.strftime("%a %Y-%m-%d %H:%M:%S %Z").to_string()
-    })
+    local.map_or_else(String::new, |local| local.strftime("%a %Y-%m-%d %H:%M:%S %Z").to_string())
 }
 
 fn info_json(info: &ScheduleInfo) -> Value {
     let (spec, state) = (&info.spec, &info.state);
     let (cron, zone, every_ms, anchor) = match &spec.when {
         When::CronTimes(cron) => (Some(&cron.expression), Some(&cron.zone), None, None),
-        When::EveryTimes(every) => (
-            None,
-            None,
-            Some(every.every_ms),
-            Some(nominal_text(every.anchor)),
-        ),
+        When::EveryTimes(every) => {
+            (None, None, Some(every.every_ms), Some(nominal_text(every.anchor)))
+        }
     };
     json!({
         "name": spec.name,
@@ -484,15 +445,8 @@ mod tests {
 
     #[test]
     fn instants_are_read_in_any_offset() {
-        assert_eq!(
-            instant("2026-03-01T00:00:00Z"),
-            instant("2026-03-01T01:00:00+01:00")
-        );
-        assert!(
-            instant("2026-03-01")
-                .unwrap_err()
-                .contains("2026-03-01T00:00:00Z")
-        );
+        assert_eq!(instant("2026-03-01T00:00:00Z"), instant("2026-03-01T01:00:00+01:00"));
+        assert!(instant("2026-03-01").unwrap_err().contains("2026-03-01T00:00:00Z"));
         assert!(instant("1969-03-01T00:00:00Z").is_err());
     }
 }

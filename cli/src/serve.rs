@@ -69,11 +69,7 @@ pub(crate) struct Listening {
 impl Serve {
     pub(crate) async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
         let signals = Signals::listen()?;
-        let engine = self
-            .options()
-            .open(&self.data)
-            .await
-            .map_err(|e| opened(&e))?;
+        let engine = self.options().open(&self.data).await.map_err(|e| opened(&e))?;
         let listening = engine.listen(&self.listen).await.map_err(|e| {
             CommandError::fault(format!("cannot listen on {}", self.listen))
                 .caused_by(&e)
@@ -83,18 +79,11 @@ impl Serve {
                 })
         })?;
         if terminal.json {
-            let line = Listening {
-                listening,
-                data: self.data.clone(),
-                pid: std::process::id(),
-            };
+            let line = Listening { listening, data: self.data.clone(), pid: std::process::id() };
             let line = serde_json::to_string(&line).unwrap_or_default();
             terminal::to_stdout(format!("{line}\n").as_bytes())?;
         } else {
-            terminal.note(format!(
-                "listening on {listening}, data in {}",
-                self.data.display()
-            ));
+            terminal.note(format!("listening on {listening}, data in {}", self.data.display()));
         }
         tokio::select! {
             reason = engine.stopped() => {

@@ -140,8 +140,9 @@ impl SimCommand {
 
 fn suite_of(name: &str) -> Result<Suite, CommandError> {
     Shipped::named(name).map(|shipped| shipped.suite()).ok_or_else(|| {
-        CommandError::bad_input(format!("there is no suite `{name}`"))
-            .hint("`stepwell sim list` tells which there are; suites of your own are tests: `cargo test`")
+        CommandError::bad_input(format!("there is no suite `{name}`")).hint(
+            "`stepwell sim list` tells which there are; suites of your own are tests: `cargo test`",
+        )
     })
 }
 
@@ -200,45 +201,25 @@ impl RunSeeds {
 
 fn tell(report: &SuiteReport, terminal: Terminal) -> Result<Answer, CommandError> {
     terminal.data(report, || text(report))?;
-    Ok(if report.is_sound() {
-        Answer::Yes
-    } else {
-        Answer::No
-    })
+    Ok(if report.is_sound() { Answer::Yes } else { Answer::No })
 }
 
 fn text(report: &SuiteReport) -> String {
     let mut text = report.to_string();
     let rows = |counts: Vec<(String, u64)>| {
-        let rows = counts
-            .into_iter()
-            .map(|(name, count)| vec![name, grouped(count)]);
+        let rows = counts.into_iter().map(|(name, count)| vec![name, grouped(count)]);
         rows.collect::<Vec<_>>()
     };
-    let faults = report
-        .faults
-        .iter()
-        .map(|(kind, count)| (format!("{kind:?}"), *count));
-    let seen = report
-        .seen
-        .iter()
-        .map(|(what, count)| (what.clone(), *count));
+    let faults = report.faults.iter().map(|(kind, count)| (format!("{kind:?}"), *count));
+    let seen = report.seen.iter().map(|(what, count)| (what.clone(), *count));
     if report.failure.is_none() {
-        let left = table(
-            &[Column::Left("FAULTS"), Column::Right("STRUCK")],
-            rows(faults.collect()),
-        );
-        let right = table(
-            &[Column::Left("SEEN"), Column::Right("TIMES")],
-            rows(seen.collect()),
-        );
+        let left =
+            table(&[Column::Left("FAULTS"), Column::Right("STRUCK")], rows(faults.collect()));
+        let right = table(&[Column::Left("SEEN"), Column::Right("TIMES")], rows(seen.collect()));
         text.push_str(&format!("\n\n{left}\n{right}"));
     }
     if let Some(plan) = report.files.first().filter(|_| report.failure.is_some()) {
-        text.push_str(&format!(
-            "\nagain    stepwell sim replay {}\n",
-            plan.display()
-        ));
+        text.push_str(&format!("\nagain    stepwell sim replay {}\n", plan.display()));
     }
     text
 }
@@ -259,10 +240,7 @@ fn shown(
     terminal: Terminal,
 ) -> Result<Answer, CommandError> {
     let report = &recording.report;
-    let files: Vec<String> = files
-        .iter()
-        .map(|file| file.display().to_string())
-        .collect();
+    let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
     let document = json!({ "sound": report.is_sound(), "report": report, "files": files });
     terminal.data(&document, || {
         let mut text = report.to_string();
@@ -271,20 +249,13 @@ fn shown(
         }
         text
     })?;
-    Ok(if report.is_sound() {
-        Answer::Yes
-    } else {
-        Answer::No
-    })
+    Ok(if report.is_sound() { Answer::Yes } else { Answer::No })
 }
 
 fn written(recording: &Recording, out: &Path) -> Result<Vec<PathBuf>, CommandError> {
     let written = recording.write(out).map_err(|e| {
-        CommandError::fault(format!(
-            "the report cannot be written into {}",
-            out.display()
-        ))
-        .caused_by(&e)
+        CommandError::fault(format!("the report cannot be written into {}", out.display()))
+            .caused_by(&e)
     })?;
     Ok(vec![written.html, written.json])
 }
@@ -343,15 +314,9 @@ impl DrawReport {
 
 impl AuditSuite {
     fn audit(self, terminal: Terminal) -> Result<Answer, CommandError> {
-        let audit = suite_of(&self.suite)?
-            .audit(self.seed)
-            .map_err(CommandError::bad_input)?;
+        let audit = suite_of(&self.suite)?.audit(self.seed).map_err(CommandError::bad_input)?;
         terminal.data(&audit, || audit.to_string())?;
-        Ok(if audit.is_sound() {
-            Answer::Yes
-        } else {
-            Answer::No
-        })
+        Ok(if audit.is_sound() { Answer::Yes } else { Answer::No })
     }
 
     fn map(self, terminal: Terminal) -> Result<Answer, CommandError> {
@@ -359,21 +324,13 @@ impl AuditSuite {
             .crash_map(self.seed, &Strike::ALL)
             .map_err(CommandError::bad_input)?;
         terminal.data(&map, || map.to_string())?;
-        Ok(if map.is_sound() {
-            Answer::Yes
-        } else {
-            Answer::No
-        })
+        Ok(if map.is_sound() { Answer::Yes } else { Answer::No })
     }
 }
 
 impl HuntCanaries {
     fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
-        let budget = Budget {
-            cpu: self.cpu,
-            shrink: self.shrink,
-            ..Budget::default()
-        };
+        let budget = Budget { cpu: self.cpu, shrink: self.shrink, ..Budget::default() };
         let hunts = hunt_all(&self.pattern, &budget, |hunt| {
             if !terminal.json {
                 terminal.note(format_args!(
@@ -407,11 +364,7 @@ impl HuntCanaries {
                 rows.collect(),
             )
         })?;
-        Ok(if hunts.iter().all(|hunt| hunt.caught) {
-            Answer::Yes
-        } else {
-            Answer::No
-        })
+        Ok(if hunts.iter().all(|hunt| hunt.caught) { Answer::Yes } else { Answer::No })
     }
 }
 
@@ -424,10 +377,7 @@ fn list(terminal: Terminal) -> Result<Answer, CommandError> {
         let rows = Shipped::ALL
             .iter()
             .map(|shipped| vec![shipped.name.to_owned(), shipped.about.to_owned()]);
-        table(
-            &[Column::Left("SUITE"), Column::Left("ABOUT")],
-            rows.collect(),
-        )
+        table(&[Column::Left("SUITE"), Column::Left("ABOUT")], rows.collect())
     })?;
     Ok(Answer::Yes)
 }
@@ -445,19 +395,14 @@ impl Bar {
                 "[{bar:40}] {human_pos} of {human_len} seeds, {per_sec}, {msg}",
             );
             bar.set_style(
-                style
-                    .unwrap_or_else(|_| ProgressStyle::default_bar())
-                    .progress_chars("=> "),
+                style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "),
             );
             Self(Mutex::new(bar))
         })
     }
 
     fn show(&self, progress: &Progress) {
-        let bar = self
-            .0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let bar = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         bar.set_length(progress.total);
         bar.set_position(progress.played);
         bar.set_message(format!(
@@ -468,9 +413,6 @@ impl Bar {
     }
 
     fn end(self) {
-        self.0
-            .into_inner()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .finish_and_clear();
+        self.0.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).finish_and_clear();
     }
 }

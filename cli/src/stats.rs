@@ -26,10 +26,8 @@ impl StatsCommand {
 }
 
 fn json(stats: &Stats) -> serde_json::Value {
-    let runs: Map<_, _> = RunState::ALL
-        .iter()
-        .map(|s| (s.word().to_owned(), json!(stats.runs_in(*s))))
-        .collect();
+    let runs: Map<_, _> =
+        RunState::ALL.iter().map(|s| (s.word().to_owned(), json!(stats.runs_in(*s)))).collect();
     json!({
         "runs": runs,
         "workers": stats.workers,
@@ -50,21 +48,14 @@ fn json(stats: &Stats) -> serde_json::Value {
 }
 
 fn text(stats: &Stats) -> String {
-    let mut text = pairs(
-        RunState::ALL
-            .iter()
-            .map(|s| (s.word(), grouped(stats.runs_in(*s))))
-            .collect(),
-    );
+    let mut text =
+        pairs(RunState::ALL.iter().map(|s| (s.word(), grouped(stats.runs_in(*s)))).collect());
     text.push('\n');
     text.push_str(&pairs(vec![
         ("workers connected", grouped(stats.workers)),
         ("disk", bytes_text(stats.disk_bytes)),
         ("engine time", stats.now.to_string()),
-        (
-            "store",
-            format!("{:016x}, epoch {}", stats.store, stats.epoch),
-        ),
+        ("store", format!("{:016x}, epoch {}", stats.store, stats.epoch)),
     ]));
     text.push_str("\nsince it was opened\n");
     text.push_str(&pairs(vec![

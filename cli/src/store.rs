@@ -36,9 +36,7 @@ impl StoreCommand {
 }
 
 async fn check(directory: &Directory, terminal: Terminal) -> Result<Answer, CommandError> {
-    let report = stepwell::store_check(&directory.dir)
-        .await
-        .map_err(|e| opened(&e))?;
+    let report = stepwell::store_check(&directory.dir).await.map_err(|e| opened(&e))?;
     let document = json!({
         "sound": report.is_sound(),
         "rows": report.rows,
@@ -48,19 +46,12 @@ async fn check(directory: &Directory, terminal: Terminal) -> Result<Answer, Comm
         "damage": report.damage,
     });
     terminal.data(&document, || text(&report))?;
-    Ok(if report.is_sound() {
-        Answer::Yes
-    } else {
-        Answer::No
-    })
+    Ok(if report.is_sound() { Answer::Yes } else { Answer::No })
 }
 
 fn text(report: &StoreReport) -> String {
-    let rows = report
-        .rows
-        .iter()
-        .map(|(family, rows)| vec![family.clone(), grouped(*rows)])
-        .collect();
+    let rows =
+        report.rows.iter().map(|(family, rows)| vec![family.clone(), grouped(*rows)]).collect();
     let mut text = table(&[Column::Left("FAMILY"), Column::Right("ROWS")], rows);
     text.push_str(&format!(
         "\n{} with {} verified, {}\n",
@@ -80,21 +71,13 @@ fn text(report: &StoreReport) -> String {
 async fn dump(directory: &Directory, terminal: Terminal) -> Result<Answer, CommandError> {
     if terminal.json {
         let mut bytes = Vec::new();
-        stepwell::store_dump(&directory.dir, &mut bytes)
-            .await
-            .map_err(|e| opened(&e))?;
-        let records: Vec<_> = String::from_utf8_lossy(&bytes)
-            .lines()
-            .map(str::to_owned)
-            .collect();
+        stepwell::store_dump(&directory.dir, &mut bytes).await.map_err(|e| opened(&e))?;
+        let records: Vec<_> = String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect();
         terminal.data(&json!({ "records": records }), String::new)?;
     } else {
         let mut out = Reader(std::io::BufWriter::new(std::io::stdout()));
-        stepwell::store_dump(&directory.dir, &mut out)
-            .await
-            .map_err(|e| opened(&e))?;
-        out.flush()
-            .map_err(|e| CommandError::fault("stdout cannot be written").caused_by(&e))?;
+        stepwell::store_dump(&directory.dir, &mut out).await.map_err(|e| opened(&e))?;
+        out.flush().map_err(|e| CommandError::fault("stdout cannot be written").caused_by(&e))?;
     }
     Ok(Answer::Yes)
 }

@@ -23,11 +23,7 @@ impl Terminal {
         document: &T,
         text: impl FnOnce() -> String,
     ) -> Result<(), CommandError> {
-        let mut out = if self.json {
-            json_text(document)?
-        } else {
-            text()
-        };
+        let mut out = if self.json { json_text(document)? } else { text() };
         if !out.ends_with('\n') && !out.is_empty() {
             out.push('\n');
         }
@@ -41,11 +37,7 @@ impl Terminal {
 
     /// Prints why the command failed.
     pub(crate) fn error(self, error: &CommandError) {
-        let text = if self.json {
-            format!("{}\n", error.json())
-        } else {
-            error.text()
-        };
+        let text = if self.json { format!("{}\n", error.json()) } else { error.text() };
         let _ = std::io::stderr().write_all(text.as_bytes());
     }
 

@@ -6,8 +6,8 @@ mod stepwell;
 
 use stepwell::stepwell;
 
-// A1: a start returns before the body begins, with handlers that are busy for seconds. The figure is the measurement's; that
-// it is one, made while all handlers were busy, is the test's.
+// A1: a start returns before the body begins, with handlers that are busy for seconds. The figure
+// is the measurement's; that it is one, made while all handlers were busy, is the test's.
 #[test]
 fn starts_are_measured_with_all_handlers_busy() {
     let dir = tempfile::tempdir().unwrap();
@@ -16,11 +16,7 @@ fn starts_are_measured_with_all_handlers_busy() {
     assert_eq!(measured.code, 0, "{}{}", measured.stdout, measured.stderr);
     let figures = measured.json();
     assert_eq!(
-        (
-            &figures["mode"],
-            &figures["measured"],
-            &figures["in_flight"]
-        ),
+        (&figures["mode"], &figures["measured"], &figures["in_flight"]),
         (&"served".into(), &"starts".into(), &300.into())
     );
     assert_eq!(figures["errors"], 0, "{figures}");
@@ -30,7 +26,8 @@ fn starts_are_measured_with_all_handlers_busy() {
     assert!(call("beside_ready") > 0, "{figures}");
 }
 
-// A long line costs no more than a short one. The figures are the measurement's; that they are some, is the test's.
+// A long line costs no more than a short one. The figures are the measurement's; that they are
+// some, is the test's.
 #[test]
 fn a_long_line_is_measured_beside_a_short_one() {
     let dir = tempfile::tempdir().unwrap();
@@ -38,10 +35,7 @@ fn a_long_line_is_measured_beside_a_short_one() {
     let measured = stepwell(&["bench", "--queued", "5000", "--dir", dir, "--json"]);
     assert_eq!(measured.code, 0, "{}{}", measured.stdout, measured.stderr);
     let figures = measured.json();
-    assert_eq!(
-        (&figures["measured"], &figures["in_flight"]),
-        (&"queued".into(), &5_000.into())
-    );
+    assert_eq!((&figures["measured"], &figures["in_flight"]), (&"queued".into(), &5_000.into()));
     assert_eq!(figures["errors"], 0, "{figures}");
     let positive = |name: &str| assert!(figures[name].as_f64().unwrap() > 0.0, "{name}: {figures}");
     positive("handouts_per_s");
@@ -50,7 +44,8 @@ fn a_long_line_is_measured_beside_a_short_one() {
     positive("ready_s");
 }
 
-/// A CI that has waited long enough, or a service manager, sends SIGTERM: everything stops, and nothing stays on the disk.
+/// A CI that has waited long enough, or a service manager, sends SIGTERM: everything stops, and
+/// nothing stays on the disk.
 #[test]
 fn sigterm_ends_a_measurement_as_ctrl_c_does() {
     let dir = tempfile::tempdir().unwrap();
@@ -59,9 +54,7 @@ fn sigterm_ends_a_measurement_as_ctrl_c_does() {
         entries.map(|entry| entry.unwrap().file_name()).collect()
     };
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_stepwell"));
-    command
-        .args(["bench", "--seconds", "600", "--dir"])
-        .arg(dir.path());
+    command.args(["bench", "--seconds", "600", "--dir"]).arg(dir.path());
     command.stdout(std::process::Stdio::null());
     command.stderr(std::process::Stdio::piped());
     let child = command.spawn().unwrap();
@@ -74,9 +67,7 @@ fn sigterm_ends_a_measurement_as_ctrl_c_does() {
     };
     until(&|| !names().is_empty());
     let pid = child.id().to_string();
-    let killed = std::process::Command::new("kill")
-        .args(["-TERM", &pid])
-        .status();
+    let killed = std::process::Command::new("kill").args(["-TERM", &pid]).status();
     assert!(killed.unwrap().success());
     let output = child.wait_with_output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);

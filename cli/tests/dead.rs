@@ -21,11 +21,7 @@ impl Scene {
         let dir = tempfile::tempdir().unwrap();
         let server = Running::server(dir.path());
         let worker = Running::worker(&server.address());
-        Self {
-            server,
-            _worker: worker,
-            dir,
-        }
+        Self { server, _worker: worker, dir }
     }
 
     fn ask(&self, args: &[&str]) -> Answer {
@@ -41,16 +37,8 @@ impl Scene {
 
     fn fail(&self, name: &str) {
         let input = r#"{"steps":2,"payload":3,"fail_at":1}"#;
-        let failed = self.ask(&[
-            "run",
-            "start",
-            "bench-sequence",
-            "--id",
-            name,
-            "--input",
-            input,
-            "--wait",
-        ]);
+        let failed =
+            self.ask(&["run", "start", "bench-sequence", "--id", name, "--input", input, "--wait"]);
         assert_eq!(failed.code, 1, "{}", failed.stderr);
     }
 
@@ -74,10 +62,7 @@ fn a_dead_letter_is_found_edited_and_redriven() {
     assert_eq!(scene.dead(&["--older-than", "1h"]), [""; 0]);
     assert_eq!(scene.dead(&["--younger-than", "1h"]), ["order-1"]);
     let class = scene.json(&["dead", "list"])["letters"][0]["class"].clone();
-    assert_eq!(
-        scene.dead(&["--class", class.as_str().unwrap()]),
-        ["order-1"]
-    );
+    assert_eq!(scene.dead(&["--class", class.as_str().unwrap()]), ["order-1"]);
 
     let shown = scene.json(&["dead", "show", "order-1"]);
     assert_eq!(shown["input"]["fail_at"], 1);
@@ -86,17 +71,11 @@ fn a_dead_letter_is_found_edited_and_redriven() {
     for attempt in attempts {
         assert!(attempt["failure"]["class"].is_string(), "{attempt}");
         assert!(attempt["at"].is_string(), "{attempt}");
-        assert!(
-            attempt["worker"].as_str().unwrap().starts_with("inc_"),
-            "{attempt}"
-        );
+        assert!(attempt["worker"].as_str().unwrap().starts_with("inc_"), "{attempt}");
         assert!(attempt["build"].is_string(), "{attempt}");
     }
     let text = scene.ask(&["dead", "show", "order-1"]).stdout;
-    assert!(
-        text.contains("\"fail_at\": 1") && text.contains("FAILED"),
-        "{text}"
-    );
+    assert!(text.contains("\"fail_at\": 1") && text.contains("FAILED"), "{text}");
 
     let bad = scene.ask(&["dead", "edit", "order-1", "--input", "{fail_at:}"]);
     assert_eq!(bad.code, 2, "{}", bad.stderr);
@@ -113,32 +92,19 @@ fn a_dead_letter_is_found_edited_and_redriven() {
     // The first step has one outcome: it was not run again.
     let journal = scene.json(&["run", "show", "order-1"])["journal"].clone();
     let of_first = |entry: &&serde_json::Value| entry["number"] == 0;
-    assert_eq!(
-        journal.as_array().unwrap().iter().filter(of_first).count(),
-        1
-    );
+    assert_eq!(journal.as_array().unwrap().iter().filter(of_first).count(), 1);
     let acts = scene.json(&["dead", "acts"]);
     let acts: Vec<_> = acts["acts"]
         .as_array()
         .unwrap()
         .iter()
-        .map(|act| {
-            (
-                act["act"].clone(),
-                act["principal"].clone(),
-                act["subject"].clone(),
-            )
-        })
+        .map(|act| (act["act"].clone(), act["principal"].clone(), act["subject"].clone()))
         .collect();
     let act = |what| (json!(what), json!("ada@shop"), json!("order-1"));
     assert_eq!(acts, [act("redrive"), act("edit")]);
     let again = scene.ask(&["dead", "redrive", "order-1"]);
     assert_eq!(again.code, 1);
-    assert!(
-        again.stderr.contains("it is no dead letter"),
-        "{}",
-        again.stderr
-    );
+    assert!(again.stderr.contains("it is no dead letter"), "{}", again.stderr);
 }
 
 // A49: many by filter, dry run first, at a rate; what is discarded leaves the list.
@@ -156,58 +122,29 @@ fn many_dead_letters_are_redriven_or_discarded_by_filter() {
     let both = scene.ask(&["dead", "discard", "order-1", "--older-than", "30d", "--yes"]);
     assert_eq!(both.code, 2, "{}", both.stdout);
     assert!(both.stderr.contains("not both"), "{}", both.stderr);
-    let named = [
-        "dead",
-        "discard",
-        "--dry-run",
-        "order-1",
-        "order-99",
-        "--json",
-    ];
+    let named = ["dead", "discard", "--dry-run", "order-1", "order-99", "--json"];
     let named = scene.ask(&named);
     assert_eq!(named.code, 1, "one of them is no dead letter");
     let dry: serde_json::Value = serde_json::from_str(&named.stdout).unwrap();
-    assert_eq!(
-        (&dry["count"], &dry["others"][0]["run"]),
-        (&json!(1), &json!("order-99"))
-    );
+    assert_eq!((&dry["count"], &dry["others"][0]["run"]), (&json!(1), &json!("order-99")));
     let filter = ["--workflow", "bench-sequence", "--queue", "default"];
     let dry = scene.json(&[&["dead", "redrive", "--dry-run"], &filter[..]].concat());
-    assert_eq!(
-        (dry["count"].clone(), dry["dry_run"].clone()),
-        (json!(5), json!(true))
-    );
-    assert_eq!(
-        scene.json(&["dead", "acts"])["acts"]
-            .as_array()
-            .unwrap()
-            .len(),
-        0
-    );
+    assert_eq!((dry["count"].clone(), dry["dry_run"].clone()), (json!(5), json!(true)));
+    assert_eq!(scene.json(&["dead", "acts"])["acts"].as_array().unwrap().len(), 0);
     let many = scene.json(&[&["dead", "redrive", "--yes", "--rate", "50/s"], &filter[..]].concat());
     assert_eq!(many["redriven"].as_array().unwrap().len(), 5);
     for n in 1..=5 {
         // They fail as they did before.
         assert_eq!(scene.ask(&["run", "wait", &format!("order-{n}")]).code, 1);
     }
-    let some = scene.json(&[
-        "dead",
-        "discard",
-        "order-1",
-        "order-2",
-        "--reason",
-        "of no use",
-    ]);
+    let some = scene.json(&["dead", "discard", "order-1", "order-2", "--reason", "of no use"]);
     assert_eq!(some["discarded"].as_array().unwrap().len(), 2);
     assert_eq!(scene.dead(&["--limit", "2"]).len(), 2);
     assert_eq!(scene.dead(&[]).len(), 3);
     let all = scene.json(&["dead", "discard", "--all", "--yes"]);
     assert_eq!(all["discarded"].as_array().unwrap().len(), 3);
     assert_eq!(scene.dead(&[]), [""; 0]);
-    assert_eq!(
-        scene.json(&["run", "show", "order-1"])["state"],
-        "discarded"
-    );
+    assert_eq!(scene.json(&["run", "show", "order-1"])["state"], "discarded");
     assert_eq!(scene.json(&["stats"])["runs"]["discarded"], 5);
     let acts = scene.json(&["dead", "acts", "order-1"]);
     assert_eq!(acts["acts"][0]["detail"], "of no use");
@@ -231,32 +168,22 @@ fn an_input_is_edited_in_an_editor() {
         command.output().unwrap()
     };
     let output = edit();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let same = edit();
     assert_eq!(same.status.code(), Some(1), "nothing is changed");
-    assert_eq!(
-        scene.json(&["dead", "redrive", "order-1"])["refused"],
-        json!([])
-    );
-    assert_eq!(
-        scene.json(&["run", "wait", "order-1"])["state"],
-        "completed"
-    );
+    assert_eq!(scene.json(&["dead", "redrive", "order-1"])["refused"], json!([]));
+    assert_eq!(scene.json(&["run", "wait", "order-1"])["state"], "completed");
 }
 
-/// Who names runs is answered in these names; who has no editor and no terminal is told how to do without.
+/// Who names runs is answered in these names; who has no editor and no terminal is told how to do
+/// without.
 #[test]
 fn refusals_call_runs_as_they_were_called() {
     let scene = Scene::set();
     scene.fail("order-1");
     let address = scene.server.address();
-    let answer = stepwell(&[
-        "dead", "redrive", "nosuch", "order-1", "neither", "--server", &address,
-    ]);
+    let answer =
+        stepwell(&["dead", "redrive", "nosuch", "order-1", "neither", "--server", &address]);
     assert_eq!(answer.code, 1, "{}{}", answer.stdout, answer.stderr);
     for name in ["`nosuch`", "`neither`"] {
         assert!(answer.stderr.contains(name), "{}", answer.stderr);

@@ -80,10 +80,7 @@ fn orders_of_ones_own_are_taken() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("own.csv");
     let header = "order_id,customer,email,sku,quantity,cents,card";
-    let rows = [
-        "a 1,Ada,ada@b.cd,mug,1,500,visa-1",
-        "b,Ben,ben@b.cd,mug,2,700,visa-2",
-    ];
+    let rows = ["a 1,Ada,ada@b.cd,mug,1,500,visa-1", "b,Ben,ben@b.cd,mug,2,700,visa-2"];
     for (count, cents) in [(1, 500), (2, 1_200)] {
         std::fs::write(&file, format!("{header}\n{}\n", rows[..count].join("\n"))).unwrap();
         let file = file.to_str().unwrap();
@@ -104,20 +101,10 @@ fn a_kept_directory_shows_its_orders() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let data = data.to_str().unwrap();
-    let answer = stepwell(&[
-        "demo",
-        "--orders",
-        "5",
-        "--no-kills",
-        "--keep",
-        "--data",
-        data,
-    ]);
+    let answer = stepwell(&["demo", "--orders", "5", "--no-kills", "--keep", "--data", data]);
     assert_eq!(answer.code, 0, "{}{}", answer.stdout, answer.stderr);
     assert!(
-        answer
-            .stderr
-            .contains(&format!("stepwell run show order-0001 --data {data}")),
+        answer.stderr.contains(&format!("stepwell run show order-0001 --data {data}")),
         "{}",
         answer.stderr
     );

@@ -18,10 +18,7 @@ struct Scene {
 impl Scene {
     fn set() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        Self {
-            server: Running::server(dir.path()),
-            _dir: dir,
-        }
+        Self { server: Running::server(dir.path()), _dir: dir }
     }
 
     fn ask(&self, args: &[&str]) -> Answer {
@@ -38,12 +35,9 @@ impl Scene {
 
 /// The age of what waits differs from run to run.
 fn ageless(answer: &Answer) -> String {
-    let ages = [
-        "0.0 s", "0.1 s", "0.2 s", "0.3 s", "0.4 s", "0.5 s", "0.6 s",
-    ];
+    let ages = ["0.0 s", "0.1 s", "0.2 s", "0.3 s", "0.4 s", "0.5 s", "0.6 s"];
     let text = answer.golden();
-    ages.iter()
-        .fold(text, |text, age| text.replace(age, "N.N s"))
+    ages.iter().fold(text, |text, age| text.replace(age, "N.N s"))
 }
 
 // A46: what waits in each queue is told, with why it waits. A47: what is delayed is not old.
@@ -51,10 +45,7 @@ fn ageless(answer: &Answer) -> String {
 fn queues_are_listed_with_what_waits_and_why() {
     let scene = Scene::set();
     scene.start("order-1", &["--queue", "mail", "--delay", "1h"]);
-    scene.start(
-        "order-2",
-        &["--queue", "exports", "--tag", "gpu", "--priority", "9"],
-    );
+    scene.start("order-2", &["--queue", "exports", "--tag", "gpu", "--priority", "9"]);
     let limit = ["queue", "limit", "exports", "--concurrency", "4"];
     let limited = scene.ask(&[&limit[..], &["--rate", "100/s", "--burst", "20"]].concat());
     insta::assert_snapshot!("limit", limited.golden());
@@ -81,7 +72,8 @@ fn a_paused_queue_takes_starts_and_hands_nothing_out() {
     assert_eq!(scene.ask(&["run", "wait", "order-1"]).code, 0);
 }
 
-/// A run is granted and goes on: the drain tells so and waits for it, and what was started meanwhile stays in line.
+/// A run is granted and goes on: the drain tells so and waits for it, and what was started
+/// meanwhile stays in line.
 #[test]
 fn a_drain_waits_for_what_is_granted() {
     let scene = Scene::set();
@@ -89,11 +81,7 @@ fn a_drain_waits_for_what_is_granted() {
     let export = ["run", "start", "bench-export", "--queue", "bench-exports"];
     let long = ["--id", "long", "--input", r#"{"ms":3600000}"#];
     scene.ask(&[&export[..], &long].concat());
-    let exports = || {
-        scene
-            .ask(&["queue", "show", "bench-exports", "--json"])
-            .json()
-    };
+    let exports = || scene.ask(&["queue", "show", "bench-exports", "--json"]).json();
     until("it is granted", || exports()["granted"] == 1);
 
     let address = scene.server.address();
@@ -126,8 +114,5 @@ fn a_drain_waits_for_what_is_granted() {
 fn a_queue_that_is_not_there_is_told() {
     let scene = Scene::set();
     insta::assert_snapshot!("unknown", scene.ask(&["queue", "pause", "typo"]).golden());
-    insta::assert_snapshot!(
-        "nothing_to_set",
-        scene.ask(&["queue", "limit", "q"]).golden()
-    );
+    insta::assert_snapshot!("nothing_to_set", scene.ask(&["queue", "limit", "q"]).golden());
 }

@@ -21,11 +21,7 @@ impl Scene {
         let dir = tempfile::tempdir().unwrap();
         let server = Running::server(dir.path());
         let worker = Running::worker(&server.address());
-        Self {
-            server,
-            _worker: worker,
-            dir,
-        }
+        Self { server, _worker: worker, dir }
     }
 
     fn ask(&self, args: &[&str]) -> Answer {
@@ -35,30 +31,12 @@ impl Scene {
 
     fn complete(&self, name: &str) -> Answer {
         let input = r#"{"steps":2,"payload":3}"#;
-        self.ask(&[
-            "run",
-            "start",
-            "bench-sequence",
-            "--id",
-            name,
-            "--input",
-            input,
-            "--wait",
-        ])
+        self.ask(&["run", "start", "bench-sequence", "--id", name, "--input", input, "--wait"])
     }
 
     fn fail(&self, name: &str) -> Answer {
         let input = r#"{"steps":2,"payload":3,"fail_at":1}"#;
-        self.ask(&[
-            "run",
-            "start",
-            "bench-sequence",
-            "--id",
-            name,
-            "--input",
-            input,
-            "--wait",
-        ])
+        self.ask(&["run", "start", "bench-sequence", "--id", name, "--input", input, "--wait"])
     }
 }
 
@@ -67,14 +45,8 @@ fn a_run_is_started_waited_for_and_shown() {
     let scene = Scene::set();
     insta::assert_snapshot!("start_and_wait", scene.complete("order-1").golden());
     insta::assert_snapshot!("show", scene.ask(&["run", "show", "order-1"]).golden());
-    insta::assert_snapshot!(
-        "show_json",
-        scene.ask(&["run", "show", "order-1", "--json"]).golden()
-    );
-    insta::assert_snapshot!(
-        "wait_json",
-        scene.ask(&["run", "wait", "order-1", "--json"]).golden()
-    );
+    insta::assert_snapshot!("show_json", scene.ask(&["run", "show", "order-1", "--json"]).golden());
+    insta::assert_snapshot!("wait_json", scene.ask(&["run", "wait", "order-1", "--json"]).golden());
     insta::assert_snapshot!("list", scene.ask(&["run", "list"]).golden());
     insta::assert_snapshot!("list_json", scene.ask(&["run", "list", "--json"]).golden());
 }
@@ -93,10 +65,7 @@ fn the_same_start_twice_finds_the_first_and_another_one_is_refused() {
         r#"{"steps":2,"payload":3}"#,
         "--json",
     ]);
-    assert_eq!(
-        (again.code, &again.json()["started"]),
-        (0, &serde_json::json!(false))
-    );
+    assert_eq!((again.code, &again.json()["started"]), (0, &serde_json::json!(false)));
     let other = scene.ask(&[
         "run",
         "start",
@@ -117,10 +86,7 @@ fn a_dead_letter_keeps_its_input_and_its_attempts() {
     assert_eq!(failed.code, 1);
     insta::assert_snapshot!("dead_wait", failed.golden());
     insta::assert_snapshot!("dead_list", scene.ask(&["dead", "list"]).golden());
-    insta::assert_snapshot!(
-        "dead_show",
-        scene.ask(&["dead", "show", "order-2"]).golden()
-    );
+    insta::assert_snapshot!("dead_show", scene.ask(&["dead", "show", "order-2"]).golden());
     scene.complete("order-3");
     let alive = scene.ask(&["dead", "show", "order-3"]);
     assert_eq!(alive.code, 1);
@@ -138,22 +104,10 @@ fn an_unknown_run_ends_with_1() {
 #[test]
 fn a_sleeping_run_can_be_cancelled() {
     let scene = Scene::set();
-    let start = scene.ask(&[
-        "run",
-        "start",
-        "bench-nap",
-        "--id",
-        "nap-1",
-        "--input",
-        r#"{"ms":86400000}"#,
-    ]);
+    let start =
+        scene.ask(&["run", "start", "bench-nap", "--id", "nap-1", "--input", r#"{"ms":86400000}"#]);
     assert_eq!(start.code, 0, "{}", start.stderr);
-    assert_eq!(
-        scene
-            .ask(&["run", "cancel", "nap-1", "--reason", "changed my mind"])
-            .code,
-        0
-    );
+    assert_eq!(scene.ask(&["run", "cancel", "nap-1", "--reason", "changed my mind"]).code, 0);
     let waited = scene.ask(&["run", "wait", "nap-1"]);
     assert_eq!(waited.code, 1);
     insta::assert_snapshot!("cancelled", waited.golden());
@@ -163,7 +117,8 @@ fn a_sleeping_run_can_be_cancelled() {
     assert_eq!(scene.ask(&["run", "resume", "nap-1"]).code, 1);
 }
 
-/// An engine's directory serves the same commands: through its socket while it runs, by opening the store afterwards.
+/// An engine's directory serves the same commands: through its socket while it runs, by opening the
+/// store afterwards.
 #[test]
 fn a_directory_is_as_good_as_an_address() {
     let scene = Scene::set();
@@ -171,28 +126,15 @@ fn a_directory_is_as_good_as_an_address() {
     let data = scene.dir.path().to_str().unwrap().to_owned();
     let live = stepwell(&["run", "show", "order-1", "--data", &data]);
     assert_eq!(live.code, 0, "{}", live.stderr);
-    let Scene {
-        server,
-        _worker: worker,
-        dir,
-    } = scene;
+    let Scene { server, _worker: worker, dir } = scene;
     drop(worker);
     assert_eq!(server.terminate(), 0);
     let still = stepwell(&["run", "show", "order-1", "--data", &data]);
-    assert_eq!(
-        (still.code, still.stdout),
-        (0, live.stdout),
-        "{}",
-        still.stderr
-    );
+    assert_eq!((still.code, still.stdout), (0, live.stdout), "{}", still.stderr);
     let checked = stepwell(&["store", "check", &data, "--json"]);
     assert_eq!(checked.code, 0, "{}{}", checked.stdout, checked.stderr);
     let dumped = stepwell(&["store", "dump", &data]);
-    assert!(
-        dumped.code == 0 && dumped.stdout.contains("order-1"),
-        "{}",
-        dumped.stderr
-    );
+    assert!(dumped.code == 0 && dumped.stdout.contains("order-1"), "{}", dumped.stderr);
     drop(dir);
 }
 
@@ -232,15 +174,7 @@ fn stats_count_every_state() {
 fn who_waits_for_a_run_that_nobody_takes_is_told_why() {
     let scene = Scene::set();
     let address = scene.server.address();
-    let started = scene.ask(&[
-        "run",
-        "start",
-        "of-nobody",
-        "--queue",
-        "empty",
-        "--id",
-        "late",
-    ]);
+    let started = scene.ask(&["run", "start", "of-nobody", "--queue", "empty", "--id", "late"]);
     assert_eq!(started.code, 0, "{}", started.stderr);
     let mut waiting = Command::new(env!("CARGO_BIN_EXE_stepwell"))
         .args(["run", "wait", "late", "--server", &address])

@@ -49,18 +49,12 @@ fn golden(answer: &Answer) -> String {
     ));
     let days = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
     let zones = [("CEST", "CET"), ("CET ", "CET")];
-    let text = days
-        .iter()
-        .fold(text, |text, day| text.replace(&format!("{day} 2"), "Day 2"));
-    let text = zones
-        .iter()
-        .fold(text, |text, (from, to)| text.replace(from, to));
-    let digits = text
-        .split_inclusive('\n')
-        .map(|line| match line.contains("Day ") {
-            true => line.replace(|c: char| c.is_ascii_digit(), "0"),
-            false => line.to_owned(),
-        });
+    let text = days.iter().fold(text, |text, day| text.replace(&format!("{day} 2"), "Day 2"));
+    let text = zones.iter().fold(text, |text, (from, to)| text.replace(from, to));
+    let digits = text.split_inclusive('\n').map(|line| match line.contains("Day ") {
+        true => line.replace(|c: char| c.is_ascii_digit(), "0"),
+        false => line.to_owned(),
+    });
     digits.collect()
 }
 
@@ -92,15 +86,9 @@ fn a_schedule_is_set_listed_and_shown() {
         "next_json",
         golden(&scene.ask(&["schedule", "next", "nightly", "--count", "1", "--json"]))
     );
-    let rows = scene
-        .ask(&["schedule", "next", "quarters", "--count", "40", "--json"])
-        .json();
-    let nominals: Vec<&str> = rows["next"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|at| at["nominal"].as_str().unwrap())
-        .collect();
+    let rows = scene.ask(&["schedule", "next", "quarters", "--count", "40", "--json"]).json();
+    let nominals: Vec<&str> =
+        rows["next"].as_array().unwrap().iter().map(|at| at["nominal"].as_str().unwrap()).collect();
     assert_eq!(nominals.len(), 40);
     assert!(
         nominals.is_sorted()
@@ -115,19 +103,10 @@ fn a_schedule_is_set_listed_and_shown() {
 fn a_schedule_is_paused_resumed_and_removed() {
     let scene = Scene::set();
     scene.nightly();
-    insta::assert_snapshot!(
-        "pause",
-        golden(&scene.ask(&["schedule", "pause", "nightly"]))
-    );
+    insta::assert_snapshot!("pause", golden(&scene.ask(&["schedule", "pause", "nightly"])));
     insta::assert_snapshot!("paused", golden(&scene.ask(&["schedule", "list"])));
-    insta::assert_snapshot!(
-        "resume",
-        golden(&scene.ask(&["schedule", "resume", "nightly"]))
-    );
-    insta::assert_snapshot!(
-        "remove",
-        golden(&scene.ask(&["schedule", "remove", "nightly"]))
-    );
+    insta::assert_snapshot!("resume", golden(&scene.ask(&["schedule", "resume", "nightly"])));
+    insta::assert_snapshot!("remove", golden(&scene.ask(&["schedule", "remove", "nightly"])));
     let gone = scene.ask(&["schedule", "next", "nightly"]);
     assert_eq!(gone.code, 1);
     insta::assert_snapshot!("gone", golden(&gone));
@@ -151,20 +130,13 @@ fn the_past_is_filled_once() {
         "--json",
     ];
     let filled = scene.ask(&fill).json();
-    assert_eq!(
-        (filled["started"].as_u64(), filled["existed"].as_u64()),
-        (Some(184), Some(0))
-    );
+    assert_eq!((filled["started"].as_u64(), filled["existed"].as_u64()), (Some(184), Some(0)));
     let again = scene.ask(&fill).json();
-    assert_eq!(
-        (again["started"].as_u64(), again["existed"].as_u64()),
-        (Some(0), Some(184))
-    );
+    assert_eq!((again["started"].as_u64(), again["existed"].as_u64()), (Some(0), Some(184)));
     // 06:00 in Berlin before and after the clocks were put forward.
     for run in ["2026-03-28T05:00:00Z", "2026-03-29T04:00:00Z"] {
-        let shown = scene
-            .ask(&["run", "show", &format!("schedule/nightly/{run}"), "--json"])
-            .json();
+        let shown =
+            scene.ask(&["run", "show", &format!("schedule/nightly/{run}"), "--json"]).json();
         assert_eq!(shown["state"], "ready");
     }
 }
@@ -178,10 +150,7 @@ fn what_cannot_be_is_refused_with_what_to_do() {
         answer.stderr
     };
     insta::assert_snapshot!("bad_cron", set(&["--cron", "0 25 * * *"]));
-    insta::assert_snapshot!(
-        "unknown_zone",
-        set(&["--cron", "0 6 * * *", "--zone", "Berlin"])
-    );
+    insta::assert_snapshot!("unknown_zone", set(&["--cron", "0 6 * * *", "--zone", "Berlin"]));
     insta::assert_snapshot!("neither", set(&[]));
     insta::assert_snapshot!("bad_overlap", set(&["--every", "1m", "--overlap", "wait"]));
     insta::assert_snapshot!("too_often", set(&["--every", "10ms"]));

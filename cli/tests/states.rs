@@ -65,15 +65,14 @@ impl Scene {
         let gate = self.gate.clone();
         let worker = Worker::connect(self.server.address())
             .build(step)
-            .register(WALK, move |ctx: Ctx, how: String| {
-                walk(ctx, how, step, gate.clone())
-            })
+            .register(WALK, move |ctx: Ctx, how: String| walk(ctx, how, step, gate.clone()))
             .queue("walk", 4)
             .grace(Duration::ZERO);
         self.runtime.block_on(async { worker.start().unwrap() })
     }
 
-    /// The run comes to this state, and all listings and counts say what they must of it and of all others.
+    /// The run comes to this state, and all listings and counts say what they must of it and of all
+    /// others.
     fn comes_to(&mut self, name: &str, state: RunState) {
         until(&format!("{name} is {state}"), || {
             self.json(&["run", "show", name])["state"] == state.word()
@@ -107,12 +106,7 @@ impl Scene {
             assert_eq!(counted[state.word()], count(state), "{state}, {what}");
         }
         let queue = self.json(&["queue", "show", "walk"]);
-        let gauges = [
-            RunState::Scheduled,
-            RunState::Ready,
-            RunState::Granted,
-            RunState::Suspended,
-        ];
+        let gauges = [RunState::Scheduled, RunState::Ready, RunState::Granted, RunState::Suspended];
         for state in gauges {
             assert_eq!(queue[state.word()], count(state), "{state}, {what}");
         }
@@ -132,17 +126,11 @@ async fn walk(
         "long" => {
             let entries_max = ENTRIES_MAX.parse().unwrap();
             for number in 0..entries_max {
-                ctx.step(format!("step {number}"), |_| async {
-                    Ok::<_, Failure>(0u32)
-                })
-                .await?;
+                ctx.step(format!("step {number}"), |_| async { Ok::<_, Failure>(0u32) }).await?;
             }
         }
         "fail" => {
-            ctx.step("fail", |_| async {
-                Err::<u32, _>(Failure::terminal("never"))
-            })
-            .await?;
+            ctx.step("fail", |_| async { Err::<u32, _>(Failure::terminal("never")) }).await?;
         }
         _ => {
             ctx.step("hold", |_| async {
@@ -155,8 +143,9 @@ async fn walk(
     Ok(1)
 }
 
-// A22: what cannot be seen breaks silently. Runs are taken through all ten states; after each change each listing has exactly
-// the runs that it must, and the counts of the engine and of the queue are those of the listings.
+// A22: what cannot be seen breaks silently. Runs are taken through all ten states; after each
+// change each listing has exactly the runs that it must, and the counts of the engine and of the
+// queue are those of the listings.
 #[test]
 fn every_state_of_a_run_is_listed_and_counted() {
     let mut scene = Scene::set();

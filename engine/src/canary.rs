@@ -1,5 +1,5 @@
-//! The engine's canaries: bugs planted on purpose, to see that the simulation notices them. See the storage's module of
-//! this name for how; in a build without `--cfg canary` there are none.
+//! The engine's canaries: bugs planted on purpose, to see that the simulation notices them. See the
+//! storage's module of this name for how; in a build without `--cfg canary` there are none.
 
 /// Whether the canary of this name is awake. A name that is not listed does not compile.
 #[cfg(not(canary))]
@@ -48,10 +48,7 @@ mod planted {
             "a crowd is answered with its first",
             "a call that starts several runs is answered when all of them are decided",
         ),
-        canary(
-            "a transition is cut in two",
-            "what one transition writes is in one batch",
-        ),
+        canary("a transition is cut in two", "what one transition writes is in one batch"),
         canary(
             "a long entry's first row goes first",
             "the row that makes a long entry exist is written after its parts",
@@ -69,10 +66,7 @@ mod planted {
             "two starts wait for one look-up",
             "a start is idempotent by its id, also while another is under way",
         ),
-        canary(
-            "another input is taken for the same",
-            "the same id with another input is refused",
-        ),
+        canary("another input is taken for the same", "the same id with another input is refused"),
         canary(
             "the first run of a day is looked for in the day before",
             "a run's journal is found where it was born",
@@ -142,26 +136,14 @@ mod planted {
             "a batch is forgotten before its retention",
             "batches that have ended are kept for the retention",
         ),
-        canary(
-            "a follow-up starts one early",
-            "B3: a batch ends when its last run has ended",
-        ),
+        canary("a follow-up starts one early", "B3: a batch ends when its last run has ended"),
         canary(
             "a follow-up never starts",
             "B3: the follow-up of a batch begins in the commit that ends it",
         ),
-        canary(
-            "a follow-up starts twice",
-            "B3: a batch is followed by one run",
-        ),
-        canary(
-            "an item is in its group twice",
-            "I1: an item is in a group once",
-        ),
-        canary(
-            "outcomes of items are mixed up",
-            "I2: an outcome is that of the item at its place",
-        ),
+        canary("a follow-up starts twice", "B3: a batch is followed by one run"),
+        canary("an item is in its group twice", "I1: an item is in a group once"),
+        canary("outcomes of items are mixed up", "I2: an outcome is that of the item at its place"),
         canary(
             "a call with too few outcomes counts",
             "I3: a wrong number of outcomes fails the attempt of each item",
@@ -188,31 +170,16 @@ mod planted {
             "a hand-out lost with its connection is forgotten",
             "what a worker does not hold when it comes back is ready again",
         ),
-        canary(
-            "a run given back is forgotten",
-            "a run that is given back is ready again",
-        ),
+        canary("a run given back is forgotten", "a run that is given back is ready again"),
         canary(
             "a regrant sends nothing that was missed",
             "K4: a worker that comes back is told the entries it has not seen",
         ),
-        canary(
-            "a slot is never free again",
-            "a worker has as many free slots as it holds no runs",
-        ),
+        canary("a slot is never free again", "a worker has as many free slots as it holds no runs"),
         // Liveness.
-        canary(
-            "a grant expires by its age",
-            "R6: liveness, not age, decides",
-        ),
-        canary(
-            "silence is measured by the wall clock",
-            "R4: sessions live on monotonic time",
-        ),
-        canary(
-            "heartbeats do not count as heard",
-            "P2: any frame counts as heard",
-        ),
+        canary("a grant expires by its age", "R6: liveness, not age, decides"),
+        canary("silence is measured by the wall clock", "R4: sessions live on monotonic time"),
+        canary("heartbeats do not count as heard", "P2: any frame counts as heard"),
         canary(
             "heartbeats are not answered",
             "P2: each side sends a heartbeat, whatever else it sends",
@@ -246,18 +213,9 @@ mod planted {
             "the stored cursor passes a run that is being granted",
             "no run waits before the stored beginning of its lane",
         ),
-        canary(
-            "a timer fires early",
-            "T1: a timer fires at or after its instant",
-        ),
-        canary(
-            "a timer fires late",
-            "T1: a waiting run is ready when its timer is due",
-        ),
-        canary(
-            "a delayed run starts early",
-            "a delayed run starts at or after its instant",
-        ),
+        canary("a timer fires early", "T1: a timer fires at or after its instant"),
+        canary("a timer fires late", "T1: a waiting run is ready when its timer is due"),
+        canary("a delayed run starts early", "a delayed run starts at or after its instant"),
         canary(
             "a delayed run is counted as a suspended one",
             "C1: the tally equals the states of all runs",
@@ -291,22 +249,13 @@ mod planted {
             "a paused queue hands out",
             "A3: while a queue is paused there is no new grant in it",
         ),
-        canary(
-            "priorities are not looked at",
-            "A4: the smallest priority goes first",
-        ),
+        canary("priorities are not looked at", "A4: the smallest priority goes first"),
         canary(
             "the oldest never gets its share",
             "A4: one hand-out in so many goes to the run that waits longest",
         ),
-        canary(
-            "the oldest never gets its share of a worker",
-            "A4: and so of those of one worker",
-        ),
-        canary(
-            "tags are not looked at",
-            "a run goes only where its tags are offered",
-        ),
+        canary("the oldest never gets its share of a worker", "A4: and so of those of one worker"),
+        canary("tags are not looked at", "a run goes only where its tags are offered"),
         // Clocks and retention.
         canary(
             "engine time begins at the wall clock",
@@ -316,10 +265,7 @@ mod planted {
             "engine time is set back with the wall clock",
             "R4: engine time never goes backwards",
         ),
-        canary(
-            "a run is forgotten before its retention",
-            "ended runs are kept for seven days",
-        ),
+        canary("a run is forgotten before its retention", "ended runs are kept for seven days"),
         canary(
             "what outlives its generation is not copied",
             "a generation is dropped when nothing in it is needed",
@@ -329,26 +275,17 @@ mod planted {
             "what is dropped whole is dropped, also after a restart between its record and itself",
         ),
         // Steps.
-        canary(
-            "an outcome counts twice",
-            "S1: a command has at most one outcome",
-        ),
+        canary("an outcome counts twice", "S1: a command has at most one outcome"),
         canary(
             "a failed attempt counts twice",
             "an attempt is recorded once, however often it is reported",
         ),
-        canary(
-            "a timer is armed twice",
-            "a timer is armed once, however often it is asked for",
-        ),
+        canary("a timer is armed twice", "a timer is armed once, however often it is asked for"),
         canary(
             "retries are counted anew",
             "each wait of a step's backoff is longer than the one before",
         ),
-        canary(
-            "no backoff",
-            "a failed attempt is not made again before its instant",
-        ),
+        canary("no backoff", "a failed attempt is not made again before its instant"),
         canary(
             "the wait is one backoff short",
             "A12, A40: each wait is the one the policy says, to the millisecond",
@@ -357,10 +294,7 @@ mod planted {
             "a retry after uses up a retry",
             "A14: a failure that says when to come back uses up no retry",
         ),
-        canary(
-            "the hard limit does not fire",
-            "A44: an attempt ends at its hard limit",
-        ),
+        canary("the hard limit does not fire", "A44: an attempt ends at its hard limit"),
         canary(
             "the slot is not free after a hard limit",
             "A44: an attempt that was ended at its hard limit is reported, and its run goes on",
@@ -373,23 +307,11 @@ mod planted {
             "a hand-out does not tell the time",
             "a worker that waits for a backoff knows engine time, not an estimate that ran ahead",
         ),
-        canary(
-            "dead letters are not counted",
-            "C1: the tally equals the states of all runs",
-        ),
-        canary(
-            "a cancel is lost",
-            "a cancel that was acknowledged is in the journal",
-        ),
+        canary("dead letters are not counted", "C1: the tally equals the states of all runs"),
+        canary("a cancel is lost", "a cancel that was acknowledged is in the journal"),
         // Replay.
-        canary(
-            "the chain is not checked",
-            "a journal's chain is verified whenever it is read",
-        ),
-        canary(
-            "a replay executes steps",
-            "W3: bodies run when the journal is used up",
-        ),
+        canary("the chain is not checked", "a journal's chain is verified whenever it is read"),
+        canary("a replay executes steps", "W3: bodies run when the journal is used up"),
         canary(
             "two outcomes between two polls",
             "W2: exactly one outcome is resolved between two polls",
@@ -402,10 +324,7 @@ mod planted {
             "the time of a replay is its own",
             "`ctx.now` is the instant of the last outcome, also in a replay",
         ),
-        canary(
-            "a copy of an entry counts",
-            "W1: each entry is taken in once",
-        ),
+        canary("a copy of an entry counts", "W1: each entry is taken in once"),
         canary(
             "a failed attempt that comes with an outcome is not made again",
             "W8: what lets the function go on is followed by a poll",
@@ -419,10 +338,7 @@ mod planted {
             "W6: a report is sent once under each token until it is answered",
         ),
         // Schedules.
-        canary(
-            "an occurrence fires early",
-            "O1: an occurrence is started at or after its instant",
-        ),
+        canary("an occurrence fires early", "O1: an occurrence is started at or after its instant"),
         canary(
             "an occurrence's run id is made of when it is started",
             "O2: one run for each schedule and nominal time",
@@ -435,10 +351,7 @@ mod planted {
             "all that was missed is started",
             "O4: of what was missed only the newest is started",
         ),
-        canary(
-            "a paused schedule fires",
-            "O5: a paused schedule starts nothing",
-        ),
+        canary("a paused schedule fires", "O5: a paused schedule starts nothing"),
         canary(
             "the last run of a schedule is not looked at",
             "O6: while the last run has not ended, the overlap policy says what happens",
@@ -474,30 +387,18 @@ mod planted {
             "a request without an answer is sent again over the next connection",
         ),
         // Dead letters.
-        canary(
-            "a redrive runs finished steps again",
-            "D2: a redrive keeps finished steps",
-        ),
-        canary(
-            "a redrive resets nothing",
-            "D2: a redrive supersedes the failed step",
-        ),
+        canary("a redrive runs finished steps again", "D2: a redrive keeps finished steps"),
+        canary("a redrive resets nothing", "D2: a redrive supersedes the failed step"),
         canary(
             "an edit is forgotten at replay",
             "W10: the function gets the input of the last edit",
         ),
-        canary(
-            "an act is not recorded",
-            "what an operator does is recorded in the same batch",
-        ),
+        canary("an act is not recorded", "what an operator does is recorded in the same batch"),
         canary(
             "a discarded run stays on the list",
             "D1: the list of dead letters is the dead runs",
         ),
-        canary(
-            "a redrive given twice acts twice",
-            "D5: a command acts once",
-        ),
+        canary("a redrive given twice acts twice", "D5: a command acts once"),
         canary(
             "a run of an unknown workflow dies at once",
             "a workflow that nobody knows is waited for",

@@ -51,11 +51,7 @@ fn says_the_same_again(message: &Message) {
     let mut bytes = Vec::new();
     frame::encode(message, &mut bytes);
     let again = frame::decode(&mut BytesMut::from(&bytes[..]), FRAME_BYTES_MAX);
-    assert_eq!(
-        again,
-        Ok(Some(message.clone())),
-        "a message is what was sent"
-    );
+    assert_eq!(again, Ok(Some(message.clone())), "a message is what was sent");
 }
 
 /// Bytes from a disk: no panic, and what decodes is encoded to an equal record.
@@ -85,12 +81,7 @@ pub fn stored(data: &[u8]) {
         folds(&entry);
     }
     let _ = chain::open(7, data);
-    let _ = (
-        Family::of(data),
-        keys::sequence_of(data),
-        keys::slot_of(data),
-        keys::run_of(data),
-    );
+    let _ = (Family::of(data), keys::sequence_of(data), keys::slot_of(data), keys::run_of(data));
     let _ = (
         keys::time_and_run_of(data),
         keys::number_of(data),
@@ -129,21 +120,11 @@ fn joins(data: &[u8]) {
     let mut rest = data;
     while let Some((head, tail)) = rest.split_first_chunk::<4>() {
         let (length, tail) = (usize::from(head[2]).min(tail.len()), tail);
-        let entry = if head[0] == 255 {
-            u32::MAX
-        } else {
-            u32::from(head[0] & 3)
-        };
-        let part = if head[1] == 255 {
-            u16::MAX
-        } else {
-            u16::from(head[1] & 3)
-        };
+        let entry = if head[0] == 255 { u32::MAX } else { u32::from(head[0] & 3) };
+        let part = if head[1] == 255 { u16::MAX } else { u16::from(head[1] & 3) };
         let (value, tail) = tail.split_at(length);
-        let row = Row {
-            key: journal::row(RunNo(1), entry, part),
-            value: Bytes::copy_from_slice(value),
-        };
+        let row =
+            Row { key: journal::row(RunNo(1), entry, part), value: Bytes::copy_from_slice(value) };
         if joiner.push(&row).is_err() {
             return;
         }
@@ -159,12 +140,7 @@ pub fn key_order(data: &[u8]) {
         u64::from_le_bytes(bytes)
     });
     let mut next = || numbers.next().unwrap_or(0);
-    let [a, b, c, d] = [
-        (next(), next()),
-        (next(), next()),
-        (next(), next()),
-        (next(), next()),
-    ];
+    let [a, b, c, d] = [(next(), next()), (next(), next()), (next(), next()), (next(), next())];
     let low = |pair: (u64, u64)| (pair.0 as u32, pair.1 as u32);
     same_order(a, b, |(due, run)| keys::timer(Time(due), RunNo(run)));
     same_order(a, b, |(at, run)| keys::dead(Time(at), RunNo(run)));
@@ -174,13 +150,9 @@ pub fn key_order(data: &[u8]) {
     same_order(low(a).0, low(b).0, keys::queue);
     same_order(low(a).0, low(b).0, keys::generation);
     let place = |x: (u64, u64), y: (u64, u64)| (low(x).0, x.1 as u8, y.0);
-    same_order(place(a, c), place(b, d), |(queue, priority, at)| {
-        keys::ready(queue, priority, at)
-    });
+    same_order(place(a, c), place(b, d), |(queue, priority, at)| keys::ready(queue, priority, at));
     let row = |x: (u64, u64), y: (u64, u64)| (x.0, low(x).1, y.0 as u16);
-    same_order(row(a, c), row(b, d), |(run, entry, part)| {
-        journal::row(RunNo(run), entry, part)
-    });
+    same_order(row(a, c), row(b, d), |(run, entry, part)| journal::row(RunNo(run), entry, part));
     let id = |x: (u64, u64), y: u64| (low(x).0, u128::from(x.1) << 64 | u128::from(y));
     same_order(id(a, c.0), id(b, d.0), |(namespace, id)| {
         keys::index(Namespace(namespace), RunId(id))
@@ -188,10 +160,7 @@ pub fn key_order(data: &[u8]) {
 
     let key = keys::ready(low(a).0, a.1 as u8, b.0);
     assert_eq!(keys::sequence_of(&key), Some(b.0));
-    assert!(
-        key.starts_with(&keys::lane(low(a).0, a.1 as u8)),
-        "a lane has all its runs"
-    );
+    assert!(key.starts_with(&keys::lane(low(a).0, a.1 as u8)), "a lane has all its runs");
     assert!(
         key < keys::end_of(&keys::lane(low(a).0, a.1 as u8)),
         "a lane ends behind all its runs"
@@ -210,15 +179,11 @@ pub fn key_order(data: &[u8]) {
 }
 
 fn same_order<T: Ord + Copy + std::fmt::Debug>(a: T, b: T, key: impl Fn(T) -> Bytes) {
-    assert_eq!(
-        key(a).cmp(&key(b)),
-        a.cmp(&b),
-        "keys are in the order of {a:?} and {b:?}"
-    );
+    assert_eq!(key(a).cmp(&key(b)), a.cmp(&b), "keys are in the order of {a:?} and {b:?}");
 }
 
-/// Any sequence of inputs: the invariants hold after each. The first byte chooses the settings; four bytes are an order;
-/// what follows four times 255 are frames, which the workers send.
+/// Any sequence of inputs: the invariants hold after each. The first byte chooses the settings;
+/// four bytes are an order; what follows four times 255 are frames, which the workers send.
 pub fn core_inputs(data: &[u8]) {
     let Some((seed, data)) = data.split_first() else {
         return;
@@ -230,11 +195,8 @@ pub fn core_inputs(data: &[u8]) {
         let [a, b, c, d] = <[u8; 4]>::try_from(*chunk).ok()?;
         Some((a, b, c, d))
     };
-    let orders: Vec<Order> = chunks[..end.unwrap_or(chunks.len())]
-        .iter()
-        .filter_map(order)
-        .take(ORDERS_MAX)
-        .collect();
+    let orders: Vec<Order> =
+        chunks[..end.unwrap_or(chunks.len())].iter().filter_map(order).take(ORDERS_MAX).collect();
     drill.run(&orders);
     let Some(frames) = end.and_then(|end| data.get(4 * (end + 1)..)) else {
         return drill.finish();
@@ -337,26 +299,14 @@ mod seeds {
         StepCompletedReport, TurnSuspended, Welcome, WorkflowOffer,
     };
 
-    const TOKEN: Token = Token {
-        store: 7,
-        epoch: 2,
-        grant: GrantNo(9),
-    };
+    const TOKEN: Token = Token { store: 7, epoch: 2, grant: GrantNo(9) };
 
     fn caller() -> Caller {
-        Caller {
-            principal: "ann".into(),
-            command: CommandId(3),
-            ..Caller::default()
-        }
+        Caller { principal: "ann".into(), command: CommandId(3), ..Caller::default() }
     }
 
     fn place() -> Place {
-        Place {
-            name: "charge".into(),
-            at: "order.rs:41".into(),
-            version: 2,
-        }
+        Place { name: "charge".into(), at: "order.rs:41".into(), version: 2 }
     }
 
     fn messages() -> Vec<Message> {
@@ -373,11 +323,8 @@ mod seeds {
             unique: Some(UniqueKey::new("k", Unique::Running)),
         };
         let again = run.clone();
-        let (run_no, number, output) = (
-            RunNo(1),
-            StepNo(0),
-            Payload(Bytes::from_static(b"\x01\xc0")),
-        );
+        let (run_no, number, output) =
+            (RunNo(1), StepNo(0), Payload(Bytes::from_static(b"\x01\xc0")));
         vec![
             Hello {
                 protocol: PROTOCOL,
@@ -385,19 +332,9 @@ mod seeds {
                 credentials: None,
                 incarnation: Incarnation(4),
                 build: "b1".into(),
-                workflows: vec![WorkflowOffer {
-                    workflow: "order".into(),
-                    version: 1,
-                }],
-                queues: vec![QueueSlots {
-                    queue: "q".into(),
-                    slots: 8,
-                }],
-                held: vec![Held {
-                    run: run_no,
-                    token: TOKEN,
-                    seen: 3,
-                }],
+                workflows: vec![WorkflowOffer { workflow: "order".into(), version: 1 }],
+                queues: vec![QueueSlots { queue: "q".into(), slots: 8 }],
+                held: vec![Held { run: run_no, token: TOKEN, seen: 3 }],
                 tags: vec!["gpu".into()],
             }
             .into(),
@@ -450,24 +387,9 @@ mod seeds {
                 once: vec![number],
             }
             .into(),
-            Start {
-                request: 1,
-                caller: caller(),
-                runs: vec![run],
-            }
-            .into(),
-            Cancel {
-                request: 2,
-                caller: caller(),
-                id: RunId(5),
-                reason: "no".into(),
-            }
-            .into(),
-            RefusedReply {
-                request: 2,
-                reason: NoSuchRun { id: RunId(5) }.into(),
-            }
-            .into(),
+            Start { request: 1, caller: caller(), runs: vec![run] }.into(),
+            Cancel { request: 2, caller: caller(), id: RunId(5), reason: "no".into() }.into(),
+            RefusedReply { request: 2, reason: NoSuchRun { id: RunId(5) }.into() }.into(),
             StartTogether {
                 request: 3,
                 caller: caller(),
@@ -479,20 +401,11 @@ mod seeds {
                 caller: caller(),
                 name: "b".into(),
                 runs: vec![again.clone()],
-                follow_up: Some(Box::new(StartRun {
-                    name: None,
-                    unique: None,
-                    ..again
-                })),
+                follow_up: Some(Box::new(StartRun { name: None, unique: None, ..again })),
                 seal: true,
             }
             .into(),
-            AskBatch {
-                request: 5,
-                caller: caller(),
-                name: "b".into(),
-            }
-            .into(),
+            AskBatch { request: 5, caller: caller(), name: "b".into() }.into(),
             AskOnce {
                 run: run_no,
                 token: TOKEN,
@@ -501,18 +414,8 @@ mod seeds {
                 once: OnceKey::of(Namespace(0), "rate"),
             }
             .into(),
-            OnceGranted {
-                run: run_no,
-                token: TOKEN,
-                number,
-            }
-            .into(),
-            OnceReturned {
-                run: run_no,
-                token: TOKEN,
-                number,
-            }
-            .into(),
+            OnceGranted { run: run_no, token: TOKEN, number }.into(),
+            OnceReturned { run: run_no, token: TOKEN, number }.into(),
         ]
     }
 
@@ -558,39 +461,18 @@ mod seeds {
             }
             .into(),
             failed.into(),
-            TimerArmed {
-                at: Time(4),
-                number: StepNo(2),
-                place: place(),
-                due: Time(8),
-            }
-            .into(),
-            Completed {
-                at: Time(5),
-                output,
-            }
-            .into(),
+            TimerArmed { at: Time(4), number: StepNo(2), place: place(), due: Time(8) }.into(),
+            Completed { at: Time(5), output }.into(),
         ]
     }
 
     fn records() -> Vec<Bytes> {
         let (run, workflow) = (RunNo(1), "order".to_owned());
         vec![
-            Tally {
-                format: 1,
-                next_run: 2,
-                next_sequence: 3,
-                runs: vec![0; RunState::ALL.len()],
-            }
-            .to_bytes(),
-            Mark {
-                time: Time(1),
-                heads: vec![(1, 5, 9)],
-                timers: Time(3),
-                rest: 4,
-                acts: Time(5),
-            }
-            .to_bytes(),
+            Tally { format: 1, next_run: 2, next_sequence: 3, runs: vec![0; RunState::ALL.len()] }
+                .to_bytes(),
+            Mark { time: Time(1), heads: vec![(1, 5, 9)], timers: Time(3), rest: 4, acts: Time(5) }
+                .to_bytes(),
             ReadyRecord {
                 run,
                 workflow: workflow.clone(),
@@ -639,27 +521,15 @@ mod seeds {
             seeds.push(("stored", entry.encode()));
             seeds.push(("stored", chain::sealed(7, &entry).0));
         }
-        seeds.extend(
-            records()
-                .into_iter()
-                .map(|record| ("stored", record.to_vec())),
-        );
+        seeds.extend(records().into_iter().map(|record| ("stored", record.to_vec())));
         seeds.push(("stored", rows()));
         seeds.push(("key_order", (0..64).collect()));
         seeds.push(("key_order", vec![255; 64]));
-        seeds.push((
-            "core_inputs",
-            [&[0], &(0..=239).collect::<Vec<u8>>()[..]].concat(),
-        ));
-        seeds.push((
-            "core_inputs",
-            (0..400u32).map(|n| (n * 37 + n / 7) as u8).collect(),
-        ));
+        seeds.push(("core_inputs", [&[0], &(0..=239).collect::<Vec<u8>>()[..]].concat()));
+        seeds.push(("core_inputs", (0..400u32).map(|n| (n * 37 + n / 7) as u8).collect()));
         let mut said = vec![0, 0, 0, 0, 200, 0, 1, 1, 200];
         said.extend([255; 4]);
-        messages()
-            .iter()
-            .for_each(|message| frame::encode(message, &mut said));
+        messages().iter().for_each(|message| frame::encode(message, &mut said));
         seeds.push(("core_inputs", said));
         seeds
     }

@@ -1,8 +1,9 @@
 //! Stepwell: a durable workflow engine in a library, or in one binary without a database.
 //!
-//! A **run** is an ordinary async function. The outcome of every step is written to the run's journal, on disk, before
-//! the next step starts. When anything dies (the step, the worker, the engine, the machine), the function is run again:
-//! finished steps return what was recorded, and the work goes on where it stopped.
+//! A **run** is an ordinary async function. The outcome of every step is written to the run's
+//! journal, on disk, before the next step starts. When anything dies (the step, the worker, the
+//! engine, the machine), the function is run again: finished steps return what was recorded, and
+//! the work goes on where it stopped.
 //!
 //! ```
 //! use serde::{Deserialize, Serialize};
@@ -45,9 +46,10 @@
 //!
 //! # What it is not
 //!
-//! Not a consensus system: one node holds the truth. Not exactly-once towards the outside: a step is *at-least-once in the
-//! world and exactly-once in the journal*; [`Step::key`] is the same for all its attempts, to guard its effect with.
-//! Not a place for large data: payloads are 64 KiB unless set higher.
+//! Not a consensus system: one node holds the truth. Not exactly-once towards the outside: a step
+//! is *at-least-once in the world and exactly-once in the journal*; [`Step::key`] is the same for
+//! all its attempts, to guard its effect with. Not a place for large data: payloads are 64 KiB
+//! unless set higher.
 //!
 //! # Limits
 //!
@@ -66,16 +68,21 @@
 //!
 //! # Map
 //!
-//! - [`workflow`]: what an author writes: [`Workflow`], [`Ctx`], steps, sleeps, [`join!`], [`select!`].
-//! - [`Worker`] runs workflows, [`Client`] starts them and asks about them, over TCP or in the process of the engine.
+//! - [`workflow`]: what an author writes: [`Workflow`], [`Ctx`], steps, sleeps, [`join!`],
+//!   [`select!`].
+//! - [`Worker`] runs workflows, [`Client`] starts them and asks about them, over TCP or in the
+//!   process of the engine.
 //! - [`Engine`] (feature `server`): embedded, or listening.
-//! - [`model`]: the nouns. [`core`]: the state machine, a function. [`keys`]: what is stored. [`wire`]: the protocol.
-//! - [`runtime`]: the only code that touches tokio; [`runtime::env`] is where a simulation puts another world.
+//! - [`model`]: the nouns. [`core`]: the state machine, a function. [`keys`]: what is stored.
+//!   [`wire`]: the protocol.
+//! - [`runtime`]: the only code that touches tokio; [`runtime::env`] is where a simulation puts
+//!   another world.
 //!
 //! # Features
 //!
-//! `worker` (default): the SDK, worker and client; no store. `server` (default): the engine with the fjall store, and
-//! `calendar`, which reads cron expressions and knows the time zones. Without any: the core alone, without tokio.
+//! `worker` (default): the SDK, worker and client; no store. `server` (default): the engine with
+//! the fjall store, and `calendar`, which reads cron expressions and knows the time zones. Without
+//! any: the core alone, without tokio.
 
 #[cfg(canary)]
 pub mod canary;

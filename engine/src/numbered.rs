@@ -1,9 +1,9 @@
 //! Tagged records with explicit numbers.
 //!
-//! Stored records and frames are a kind number followed by the fields in order (MessagePack, positional).
-//! A number never changes its meaning and is never used again; a field is only ever added at the end, with
-//! `#[serde(default)]`, so that old bytes still decode. Serde's own enum encoding would store variant *names*,
-//! which makes renaming a variant a change of format.
+//! Stored records and frames are a kind number followed by the fields in order (MessagePack,
+//! positional). A number never changes its meaning and is never used again; a field is only ever
+//! added at the end, with `#[serde(default)]`, so that old bytes still decode. Serde's own enum
+//! encoding would store variant *names*, which makes renaming a variant a change of format.
 
 /// Why bytes that should hold one of our records do not.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -39,27 +39,24 @@ pub enum Undecodable {
 
 /// Encodes the fields of one record, positionally.
 pub(crate) fn encode_fields<T: serde::Serialize>(fields: &T, into: &mut Vec<u8>) {
-    // Writing plain data to a Vec cannot fail; a type that refuses to serialize would be ours alone.
-    assert!(
-        rmp_serde::encode::write(into, fields).is_ok(),
-        "our own records serialize"
-    );
+    // Writing plain data to a Vec cannot fail; a type that refuses to serialize would be ours
+    // alone.
+    assert!(rmp_serde::encode::write(into, fields).is_ok(), "our own records serialize");
 }
 
-/// Decodes the fields of one record. What comes after them is a later version's, and is not looked at.
+/// Decodes the fields of one record. What comes after them is a later version's, and is not looked
+/// at.
 pub(crate) fn decode_fields<T: serde::de::DeserializeOwned>(
     what: &'static str,
     bytes: &[u8],
 ) -> Result<T, Undecodable> {
     let mut decoder = rmp_serde::Deserializer::from_read_ref(bytes);
-    serde::Deserialize::deserialize(&mut decoder).map_err(|e| Undecodable::Fields {
-        what,
-        cause: e.to_string(),
-    })
+    serde::Deserialize::deserialize(&mut decoder)
+        .map_err(|e| Undecodable::Fields { what, cause: e.to_string() })
 }
 
-/// Declares an enum of record types with explicit kind numbers, its encoding, and serde impls that carry it as a
-/// byte string (so that it may be nested in other records).
+/// Declares an enum of record types with explicit kind numbers, its encoding, and serde impls that
+/// carry it as a byte string (so that it may be nested in other records).
 macro_rules! numbered {
     ($(#[$meta:meta])* $vis:vis enum $name:ident { $($(#[$vmeta:meta])* $number:literal => $variant:ident),+ $(,)? }) => {
         $(#[$meta])*
@@ -92,7 +89,8 @@ macro_rules! numbered {
                 bytes
             }
 
-            /// Reads what `encode` wrote. Errors: [`Undecodable`]($crate::numbered::Undecodable); never panics.
+            /// Reads what `encode` wrote. Errors: [`Undecodable`]($crate::numbered::Undecodable);
+            /// never panics.
             pub fn decode(bytes: &[u8]) -> Result<Self, $crate::numbered::Undecodable> {
                 let (&kind, fields) = bytes.split_first().ok_or($crate::numbered::Undecodable::Empty)?;
                 match kind {

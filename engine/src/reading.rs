@@ -1,4 +1,5 @@
-//! Answers the core's reads from a store. No tokio: a store's reads are futures, and who polls them is not our business.
+//! Answers the core's reads from a store. No tokio: a store's reads are futures, and who polls them
+//! is not our business.
 
 mod ahead;
 mod journals;
@@ -52,13 +53,11 @@ pub enum Unreadable {
 }
 
 impl Unreadable {
-    /// Whether only the asked record is bad and the store as such answers. A disk that cannot be read is not a damaged
-    /// run: the engine stops and says why, instead of taking the run for lost.
+    /// Whether only the asked record is bad and the store as such answers. A disk that cannot be
+    /// read is not a damaged run: the engine stops and says why, instead of taking the run for
+    /// lost.
     pub fn is_local(&self) -> bool {
-        !matches!(
-            self,
-            Self::Store(ReadFailure::Poisoned { .. } | ReadFailure::Io { .. })
-        )
+        !matches!(self, Self::Store(ReadFailure::Poisoned { .. } | ReadFailure::Io { .. }))
     }
 
     /// The message with its causes.
@@ -95,13 +94,7 @@ async fn record<R: Record>(
 }
 
 fn scan(space: Space, from: Bytes, to: Bytes, limit: usize) -> Scan {
-    Scan {
-        space,
-        from,
-        to,
-        limit,
-        reverse: false,
-    }
+    Scan { space, from, to, limit, reverse: false }
 }
 
 /// Reads all rows between two keys, a page at a time.
@@ -114,9 +107,7 @@ pub async fn all_rows(
 ) -> Result<(), Unreadable> {
     let mut from = from;
     loop {
-        let rows = store
-            .scan(scan(space, from.clone(), to.clone(), PAGE_ROWS))
-            .await?;
+        let rows = store.scan(scan(space, from.clone(), to.clone(), PAGE_ROWS)).await?;
         for row in &rows {
             each(row)?;
         }
@@ -132,75 +123,40 @@ pub async fn all_rows(
 /// What is needed to open a core.
 pub async fn open(store: &dyn Store) -> Result<Opened, Unreadable> {
     let identity = store.identity();
-    let mut opened = Opened {
-        store: identity.store.0,
-        epoch: identity.epoch.0,
-        ..Opened::default()
-    };
+    let mut opened =
+        Opened { store: identity.store.0, epoch: identity.epoch.0, ..Opened::default() };
     opened.tally = record::<Tally>(store, Space::Lasting, keys::tally()).await?;
     opened.mark = record::<Mark>(store, Space::Lasting, keys::mark()).await?;
     opened.spaces = store.generations().await?;
     let bad = |family| Unreadable::Key { family };
     let prefix = keys::family(Family::Queue);
-    all_rows(
-        store,
-        Space::Lasting,
-        prefix.clone(),
-        keys::end_of(&prefix),
-        |row| {
-            let number = keys::number_of(&row.key).ok_or(bad(Family::Queue))?;
-            opened
-                .queues
-                .push((number, QueueRecord::of_bytes(&row.value)?));
-            Ok(())
-        },
-    )
+    all_rows(store, Space::Lasting, prefix.clone(), keys::end_of(&prefix), |row| {
+        let number = keys::number_of(&row.key).ok_or(bad(Family::Queue))?;
+        opened.queues.push((number, QueueRecord::of_bytes(&row.value)?));
+        Ok(())
+    })
     .await?;
     let prefix = keys::family(Family::Pool);
-    all_rows(
-        store,
-        Space::Lasting,
-        prefix.clone(),
-        keys::end_of(&prefix),
-        |row| {
-            let number = keys::number_of(&row.key).ok_or(bad(Family::Pool))?;
-            opened
-                .pools
-                .push((number, PoolRecord::of_bytes(&row.value)?));
-            Ok(())
-        },
-    )
+    all_rows(store, Space::Lasting, prefix.clone(), keys::end_of(&prefix), |row| {
+        let number = keys::number_of(&row.key).ok_or(bad(Family::Pool))?;
+        opened.pools.push((number, PoolRecord::of_bytes(&row.value)?));
+        Ok(())
+    })
     .await?;
     let prefix = keys::family(Family::Generation);
-    all_rows(
-        store,
-        Space::Lasting,
-        prefix.clone(),
-        keys::end_of(&prefix),
-        |row| {
-            let number = keys::number_of(&row.key).ok_or(bad(Family::Generation))?;
-            opened
-                .generations
-                .push((number, GenerationRecord::of_bytes(&row.value)?.first));
-            Ok(())
-        },
-    )
+    all_rows(store, Space::Lasting, prefix.clone(), keys::end_of(&prefix), |row| {
+        let number = keys::number_of(&row.key).ok_or(bad(Family::Generation))?;
+        opened.generations.push((number, GenerationRecord::of_bytes(&row.value)?.first));
+        Ok(())
+    })
     .await?;
     opened.schedules = schedules(store).await?;
     let prefix = keys::family(Family::Granted);
-    all_rows(
-        store,
-        Space::Passing,
-        prefix.clone(),
-        keys::end_of(&prefix),
-        |row| {
-            let slot = keys::slot_of(&row.key).ok_or(bad(Family::Granted))?;
-            opened
-                .granted
-                .push((slot, GrantedRecord::of_bytes(&row.value)?));
-            Ok(())
-        },
-    )
+    all_rows(store, Space::Passing, prefix.clone(), keys::end_of(&prefix), |row| {
+        let slot = keys::slot_of(&row.key).ok_or(bad(Family::Granted))?;
+        opened.granted.push((slot, GrantedRecord::of_bytes(&row.value)?));
+        Ok(())
+    })
     .await?;
     let has = |number: &u32| opened.pools.iter().any(|(pool, _)| pool == number);
     let uncounted: BTreeSet<u32> = opened.queues.iter().map(|(number, _)| *number).collect();
@@ -227,17 +183,13 @@ async fn counted_pools(
     opened: &Opened,
     uncounted: &BTreeSet<u32>,
 ) -> Result<Vec<(u32, PoolRecord)>, Unreadable> {
-    let mut pools: BTreeMap<u32, PoolRecord> = uncounted
-        .iter()
-        .map(|n| (*n, PoolRecord::default()))
-        .collect();
+    let mut pools: BTreeMap<u32, PoolRecord> =
+        uncounted.iter().map(|n| (*n, PoolRecord::default())).collect();
     let mut ready = Vec::new();
     let prefix = keys::family(Family::Ready);
     let end = keys::end_of(&prefix);
     all_rows(store, Space::Passing, prefix, end, |row| {
-        let number = keys::number_of(&row.key).ok_or(Unreadable::Key {
-            family: Family::Ready,
-        })?;
+        let number = keys::number_of(&row.key).ok_or(Unreadable::Key { family: Family::Ready })?;
         if uncounted.contains(&number) {
             ready.push((number, ReadyRecord::of_bytes(&row.value)?.run));
         }
@@ -300,22 +252,16 @@ pub async fn index(
     namespace: Namespace,
     id: RunId,
 ) -> Result<Option<RunNo>, Unreadable> {
-    Ok(
-        record::<IndexRecord>(store, Space::Lasting, keys::index(namespace, id))
-            .await?
-            .map(|found| found.run),
-    )
+    Ok(record::<IndexRecord>(store, Space::Lasting, keys::index(namespace, id))
+        .await?
+        .map(|found| found.run))
 }
 
-/// Answers one read, if need be from what was read ahead. A read that fails for the whole store is an error; damage to one
-/// run is part of the answer.
+/// Answers one read, if need be from what was read ahead. A read that fails for the whole store is
+/// an error; damage to one run is part of the answer.
 pub async fn answer(store: &dyn Store, read: Read, ahead: &mut Ahead) -> Result<Input, Unreadable> {
     let local = |error: Unreadable| {
-        if error.is_local() {
-            Ok(error.chain())
-        } else {
-            Err(error)
-        }
+        if error.is_local() { Ok(error.chain()) } else { Err(error) }
     };
     Ok(match read {
         Read::Index { namespace, id } => {
@@ -323,18 +269,9 @@ pub async fn answer(store: &dyn Store, read: Read, ahead: &mut Ahead) -> Result<
                 Ok(found) => Ok(found),
                 Err(error) => Err(local(error)?),
             };
-            Input::IndexLoaded {
-                namespace,
-                id,
-                found,
-            }
+            Input::IndexLoaded { namespace, id, found }
         }
-        Read::Run {
-            run,
-            generation,
-            moved,
-            brief,
-        } => {
+        Read::Run { run, generation, moved, brief } => {
             let birth = (generation, moved);
             let lone = ahead.take(run).filter(|_| brief);
             let found = match journals::image_of(store, run, birth, brief, lone).await {
@@ -343,25 +280,17 @@ pub async fn answer(store: &dyn Store, read: Read, ahead: &mut Ahead) -> Result<
             };
             Input::RunLoaded { run, found }
         }
-        Read::Ready {
-            queue,
-            priority,
-            from,
-            limit,
-        } => ready(store, (queue, priority), from, limit).await?,
+        Read::Ready { queue, priority, from, limit } => {
+            ready(store, (queue, priority), from, limit).await?
+        }
         Read::Timers { from, limit } => timers(store, from, limit).await?,
         Read::Stopped { from, limit } => stopped(store, from, limit).await?,
-        Read::Generation {
-            generation,
-            from,
-            limit,
-        } => match generation_page(store, generation, from, limit).await {
-            Ok(page) => page,
-            Err(error) => Input::CleaningFailed {
-                generation,
-                what: local(error)?,
-            },
-        },
+        Read::Generation { generation, from, limit } => {
+            match generation_page(store, generation, from, limit).await {
+                Ok(page) => page,
+                Err(error) => Input::CleaningFailed { generation, what: local(error)? },
+            }
+        }
         Read::Acts { from, limit } => acts(store, from, limit).await?,
         Read::OnceWaits { from, limit } => match timers(store, (Time::NEVER, from), limit).await? {
             Input::TimersLoaded { rows, end } => {
@@ -379,11 +308,7 @@ pub async fn answer(store: &dyn Store, read: Read, ahead: &mut Ahead) -> Result<
                 Ok(found) => Ok(found),
                 Err(error) => Err(local(error)?),
             };
-            Input::UniqueLoaded {
-                namespace,
-                hash,
-                found,
-            }
+            Input::UniqueLoaded { namespace, hash, found }
         }
         Read::Once { namespace, hash } => {
             let key = keys::once::once(namespace, hash);
@@ -391,28 +316,14 @@ pub async fn answer(store: &dyn Store, read: Read, ahead: &mut Ahead) -> Result<
                 Ok(found) => Ok(found),
                 Err(error) => Err(local(error)?),
             };
-            Input::OnceLoaded {
-                namespace,
-                hash,
-                found,
-            }
+            Input::OnceLoaded { namespace, hash, found }
         }
-        Read::OnceResult {
-            namespace,
-            hash,
-            run,
-            birth,
-            entry,
-        } => {
+        Read::OnceResult { namespace, hash, run, birth, entry } => {
             let found = match journals::output_of(store, run, birth, entry).await {
                 Ok(found) => Ok(found),
                 Err(error) => Err(local(error)?),
             };
-            Input::OnceResultLoaded {
-                namespace,
-                hash,
-                found,
-            }
+            Input::OnceResultLoaded { namespace, hash, found }
         }
         Read::Batch { namespace, hash } => {
             let key = keys::batch::ended(namespace, hash);
@@ -420,20 +331,13 @@ pub async fn answer(store: &dyn Store, read: Read, ahead: &mut Ahead) -> Result<
                 Ok(found) => Ok(found),
                 Err(error) => Err(local(error)?),
             };
-            Input::BatchLoaded {
-                namespace,
-                hash,
-                found,
-            }
+            Input::BatchLoaded { namespace, hash, found }
         }
         Read::Expired { until, limit } => expired(store, until, limit).await?,
         Read::Copy { run, generation } => {
             match entries(store, generation, run, (0, u32::MAX), usize::MAX).await {
                 Ok(entries) => Input::RunCopied { run, entries },
-                Err(error) => Input::CleaningFailed {
-                    generation,
-                    what: local(error)?,
-                },
+                Err(error) => Input::CleaningFailed { generation, what: local(error)? },
             }
         }
     })
@@ -445,11 +349,9 @@ async fn expiries(store: &dyn Store, limit: usize) -> Result<Vec<Expiry>, Unread
     let from = expiry::from(mark.unwrap_or_default().at);
     let to = keys::end_of(&keys::family(Family::Expiry));
     let found = store.scan(scan(Space::Lasting, from, to, limit)).await?;
-    let rows = found.iter().map(|row| {
-        expiry::of_key(&row.key).ok_or(Unreadable::Key {
-            family: Family::Expiry,
-        })
-    });
+    let rows = found
+        .iter()
+        .map(|row| expiry::of_key(&row.key).ok_or(Unreadable::Key { family: Family::Expiry }));
     rows.collect()
 }
 
@@ -468,9 +370,7 @@ async fn open_batches(store: &dyn Store) -> Result<Vec<OpenBatchRow>, Unreadable
     let prefix = keys::family(Family::Batch);
     let end = keys::end_of(&prefix);
     all_rows(store, Space::Lasting, prefix, end, |row| {
-        let slot = keys::slot_of(&row.key).ok_or(Unreadable::Key {
-            family: Family::Batch,
-        })?;
+        let slot = keys::slot_of(&row.key).ok_or(Unreadable::Key { family: Family::Batch })?;
         open.push(OpenBatchRow {
             slot,
             record: BatchRecord::of_bytes(&row.value)?,
@@ -494,86 +394,50 @@ async fn ready(
 ) -> Result<Input, Unreadable> {
     let (queue, priority) = lane;
     let end = keys::end_of(&keys::lane(queue, priority));
-    let found = store
-        .scan(scan(
-            Space::Passing,
-            keys::ready(queue, priority, from),
-            end,
-            limit,
-        ))
-        .await?;
+    let found =
+        store.scan(scan(Space::Passing, keys::ready(queue, priority, from), end, limit)).await?;
     let mut rows = Vec::with_capacity(found.len());
     for row in &found {
-        let sequence = keys::sequence_of(&row.key).ok_or(Unreadable::Key {
-            family: Family::Ready,
-        })?;
+        let sequence =
+            keys::sequence_of(&row.key).ok_or(Unreadable::Key { family: Family::Ready })?;
         rows.push((sequence, ReadyRecord::of_bytes(&row.value)?));
     }
-    Ok(Input::ReadyLoaded {
-        queue,
-        priority,
-        rows,
-        end: found.len() < limit,
-    })
+    Ok(Input::ReadyLoaded { queue, priority, rows, end: found.len() < limit })
 }
 
 async fn timers(store: &dyn Store, from: (Time, RunNo), limit: usize) -> Result<Input, Unreadable> {
     let end = keys::end_of(&keys::family(Family::Timer));
-    let found = store
-        .scan(scan(
-            Space::Passing,
-            keys::timer(from.0, from.1),
-            end,
-            limit,
-        ))
-        .await?;
+    let found = store.scan(scan(Space::Passing, keys::timer(from.0, from.1), end, limit)).await?;
     let mut rows = Vec::with_capacity(found.len());
     for row in &found {
-        let (due, run) = keys::time_and_run_of(&row.key).ok_or(Unreadable::Key {
-            family: Family::Timer,
-        })?;
+        let (due, run) =
+            keys::time_and_run_of(&row.key).ok_or(Unreadable::Key { family: Family::Timer })?;
         rows.push((due, run, TimerRecord::of_bytes(&row.value)?));
     }
-    Ok(Input::TimersLoaded {
-        rows,
-        end: found.len() < limit,
-    })
+    Ok(Input::TimersLoaded { rows, end: found.len() < limit })
 }
 
 async fn stopped(store: &dyn Store, from: RunNo, limit: usize) -> Result<Input, Unreadable> {
     let end = keys::end_of(&keys::family(Family::Stopped));
-    let found = store
-        .scan(scan(Space::Lasting, keys::stopped(from), end, limit))
-        .await?;
+    let found = store.scan(scan(Space::Lasting, keys::stopped(from), end, limit)).await?;
     let mut rows = Vec::with_capacity(found.len());
     for row in &found {
-        let run = keys::run_of(&row.key).ok_or(Unreadable::Key {
-            family: Family::Stopped,
-        })?;
+        let run = keys::run_of(&row.key).ok_or(Unreadable::Key { family: Family::Stopped })?;
         rows.push((run, StoppedRecord::of_bytes(&row.value)?));
     }
-    Ok(Input::StoppedLoaded {
-        rows,
-        end: found.len() < limit,
-    })
+    Ok(Input::StoppedLoaded { rows, end: found.len() < limit })
 }
 
 async fn acts(store: &dyn Store, from: Time, limit: usize) -> Result<Input, Unreadable> {
     let end = keys::end_of(&keys::family(Family::Act));
-    let found = store
-        .scan(scan(Space::Lasting, keys::act(from, 0), end, limit))
-        .await?;
-    let bad = Unreadable::Key {
-        family: Family::Act,
-    };
+    let found = store.scan(scan(Space::Lasting, keys::act(from, 0), end, limit)).await?;
+    let bad = Unreadable::Key { family: Family::Act };
     let rows: Option<Vec<_>> = found.iter().map(|row| keys::act_of(&row.key)).collect();
-    Ok(Input::ActsLoaded {
-        rows: rows.ok_or(bad)?,
-        end: found.len() < limit,
-    })
+    Ok(Input::ActsLoaded { rows: rows.ok_or(bad)?, end: found.len() < limit })
 }
 
-/// The next runs of a generation: a seek for each, so that long journals cost no more than short ones.
+/// The next runs of a generation: a seek for each, so that long journals cost no more than short
+/// ones.
 async fn generation_page(
     store: &dyn Store,
     generation: u32,
@@ -582,19 +446,12 @@ async fn generation_page(
 ) -> Result<Input, Unreadable> {
     let (space, mut from, mut rows) = (Space::Generation(generation), from, Vec::new());
     while rows.len() < limit {
-        let found = store
-            .scan(scan(space, journal::row(from, 0, 0), Bytes::new(), 1))
-            .await?;
+        let found = store.scan(scan(space, journal::row(from, 0, 0), Bytes::new(), 1)).await?;
         let Some(first) = found.first() else {
-            return Ok(Input::GenerationLoaded {
-                generation,
-                rows,
-                end: true,
-            });
+            return Ok(Input::GenerationLoaded { generation, rows, end: true });
         };
-        let (run, ..) = journal::parts_of(&first.key).ok_or(Unreadable::Key {
-            family: Family::Journal,
-        })?;
+        let (run, ..) =
+            journal::parts_of(&first.key).ok_or(Unreadable::Key { family: Family::Journal })?;
         from = RunNo(run.0 + 1);
         // What was copied before goes on in its new place; what is left here is old.
         let moved = record::<MovedRecord>(store, Space::Lasting, keys::moved(run))
@@ -605,13 +462,10 @@ async fn generation_page(
         }
         let Some(Entry::Started(started)) = first_entry(store, generation, run).await? else {
             let cause = format!("run number {run} does not begin with its start");
-            return Err(Undecodable::Damaged {
-                what: "a journal",
-                cause,
-            }
-            .into());
+            return Err(Undecodable::Damaged { what: "a journal", cause }.into());
         };
-        // A run that was dropped with the page before a crash has no records any more, nor is it counted.
+        // A run that was dropped with the page before a crash has no records any more, nor is it
+        // counted.
         if index(store, started.namespace, started.id).await? != Some(run) {
             continue;
         }
@@ -638,11 +492,7 @@ async fn generation_page(
             died_at,
         });
     }
-    Ok(Input::GenerationLoaded {
-        generation,
-        rows,
-        end: false,
-    })
+    Ok(Input::GenerationLoaded { generation, rows, end: false })
 }
 
 /// Reads a stored entry without checking its chain.
@@ -663,9 +513,7 @@ async fn first_entry(
 
 /// How many whole entries a journal has.
 pub async fn count(store: &dyn Store, generation: u32, run: RunNo) -> Result<u32, Unreadable> {
-    Ok(last_number(store, generation, run)
-        .await?
-        .map_or(0, |number| number + 1))
+    Ok(last_number(store, generation, run).await?.map_or(0, |number| number + 1))
 }
 
 /// The last whole entry of a journal, without checking the chain.
@@ -690,27 +538,15 @@ async fn last_number(
     let mut end = journal::row(RunNo(run.0 + 1), 0, 0);
     loop {
         let from = journal::row(run, 0, 0);
-        let rows = store
-            .scan(Scan {
-                space,
-                from,
-                to: end.clone(),
-                limit: 1,
-                reverse: true,
-            })
-            .await?;
+        let rows =
+            store.scan(Scan { space, from, to: end.clone(), limit: 1, reverse: true }).await?;
         let Some(last) = rows.first() else {
             return Ok(None);
         };
-        let (_, number, _) = journal::parts_of(&last.key).ok_or(Unreadable::Key {
-            family: Family::Journal,
-        })?;
+        let (_, number, _) =
+            journal::parts_of(&last.key).ok_or(Unreadable::Key { family: Family::Journal })?;
         // Parts whose first row never came do not make an entry.
-        if store
-            .get(space, &journal::row(run, number, 0))
-            .await?
-            .is_some()
-        {
+        if store.get(space, &journal::row(run, number, 0)).await?.is_some() {
             return Ok(Some(number));
         }
         end = journal::row(run, number, 0);

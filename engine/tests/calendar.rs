@@ -22,10 +22,7 @@ const MINUTE: u64 = 60_000;
 const DAY: u64 = 1_440 * MINUTE;
 
 fn cron(expression: &str, zone: &str) -> Calendar {
-    let times = CronTimes {
-        expression: expression.to_owned(),
-        zone: zone.to_owned(),
-    };
+    let times = CronTimes { expression: expression.to_owned(), zone: zone.to_owned() };
     Calendar::of(&When::CronTimes(times)).unwrap_or_else(|refusal| panic!("{refusal}"))
 }
 
@@ -56,18 +53,13 @@ fn a_year_has_365_mornings_and_35_040_quarters_of_an_hour() {
         assert_eq!(count(cron("30 2 * * *", zone)), 365, "{zone}");
     }
     assert_eq!(count(cron("*/15 * * * *", "UTC")), 35_040);
-    // The four quarters of the skipped hour are the instant behind it; those of the repeated one are once.
+    // The four quarters of the skipped hour are the instant behind it; those of the repeated one
+    // are once.
     assert_eq!(count(cron("*/15 * * * *", "Europe/Berlin")), 35_036);
     assert_eq!(count(cron("*/15 * * * *", "Australia/Lord_Howe")), 35_038);
     let anchor = at("2001-01-01T00:00:00Z");
-    let every = EveryTimes {
-        every_ms: 15 * MINUTE,
-        anchor,
-    };
-    assert_eq!(
-        count(Calendar::of(&When::EveryTimes(every)).unwrap()),
-        35_040
-    );
+    let every = EveryTimes { every_ms: 15 * MINUTE, anchor };
+    assert_eq!(count(Calendar::of(&When::EveryTimes(every)).unwrap()), 35_040);
 }
 
 #[test]
@@ -107,28 +99,16 @@ fn a_repeated_wall_time_is_the_first_of_the_two() {
     let fold = on(&lord_howe, "2026-04-04T00:00:00Z", "2026-04-06T00:00:00Z");
     assert_eq!(fold, ["2026-04-04T14:45:00Z", "2026-04-05T15:15:00Z"]);
     // Set in the second pass, it has been for that day.
-    assert_eq!(
-        berlin.after(at("2026-10-25T01:10:00Z")),
-        Some(at("2026-10-26T01:30:00Z"))
-    );
+    assert_eq!(berlin.after(at("2026-10-25T01:10:00Z")), Some(at("2026-10-26T01:30:00Z")));
 }
 
 #[test]
 fn a_year_that_has_no_such_day_is_waited_for() {
     let leap = cron("0 0 29 2 *", "Europe/Berlin");
-    assert_eq!(
-        leap.after(at("2026-01-01T00:00:00Z")),
-        Some(at("2028-02-28T23:00:00Z"))
-    );
-    let never = CronTimes {
-        expression: "0 0 31 4,6 *".to_owned(),
-        zone: "UTC".to_owned(),
-    };
+    assert_eq!(leap.after(at("2026-01-01T00:00:00Z")), Some(at("2028-02-28T23:00:00Z")));
+    let never = CronTimes { expression: "0 0 31 4,6 *".to_owned(), zone: "UTC".to_owned() };
     let refused = Calendar::of(&When::CronTimes(never));
-    assert!(
-        matches!(refused, Err(Refusal::NeverFires(_))),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(Refusal::NeverFires(_))), "{refused:?}");
 }
 
 /// The fields of an expression, as the numbers they name; none says any.
@@ -166,19 +146,9 @@ impl Fields {
     fn expression(&self) -> String {
         let text = |field: &Option<Vec<i8>>| match field {
             None => "*".to_owned(),
-            Some(values) => values
-                .iter()
-                .map(i8::to_string)
-                .collect::<Vec<_>>()
-                .join(","),
+            Some(values) => values.iter().map(i8::to_string).collect::<Vec<_>>().join(","),
         };
-        let fields = [
-            &self.minutes,
-            &self.hours,
-            &self.days,
-            &self.months,
-            &self.weekdays,
-        ];
+        let fields = [&self.minutes, &self.hours, &self.days, &self.months, &self.weekdays];
         fields.map(text).join(" ")
     }
 
@@ -198,8 +168,8 @@ impl Fields {
             && is(&self.months, wall.month())
     }
 
-    /// Whether a minute is an occurrence: its wall time is named and was not there before, or a named one was skipped
-    /// just before it.
+    /// Whether a minute is an occurrence: its wall time is named and was not there before, or a
+    /// named one was skipped just before it.
     fn is_occurrence(&self, zone: &TimeZone, instant: Timestamp) -> bool {
         let wall = zone.to_datetime(instant);
         let offset = zone.to_offset(instant);
@@ -265,7 +235,8 @@ proptest! {
         }
     }
 
-    // A19: what has come due together is counted, and the newest of it found, as if each were looked at.
+    // A19: what has come due together is counted, and the newest of it found, as if each were
+    // looked at.
     #[test]
     fn what_has_passed_is_what_was_due(
         fields in fields(),
@@ -305,17 +276,9 @@ proptest! {
 #[test]
 fn the_first_instant_is_an_occurrence_only_if_it_is_one() {
     let cron = |expression: &str, zone: &str| {
-        When::CronTimes(CronTimes {
-            expression: expression.to_owned(),
-            zone: zone.to_owned(),
-        })
+        When::CronTimes(CronTimes { expression: expression.to_owned(), zone: zone.to_owned() })
     };
-    let every = |every_ms, anchor| {
-        When::EveryTimes(EveryTimes {
-            every_ms,
-            anchor: Time(anchor),
-        })
-    };
+    let every = |every_ms, anchor| When::EveryTimes(EveryTimes { every_ms, anchor: Time(anchor) });
     let hour = 3_600_000;
     for (when, first) in [
         (cron("0 6 * * *", "UTC"), 6 * hour),

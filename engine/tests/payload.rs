@@ -12,7 +12,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use stepwell::model::payload::{Payload, PayloadError};
 
-/// Through our bytes; and through JSON in both directions, against what serde_json makes of the same value.
+/// Through our bytes; and through JSON in both directions, against what serde_json makes of the
+/// same value.
 fn round_trips<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T) {
     let payload = Payload::of(value).unwrap();
     assert_eq!(&payload.to::<T>().unwrap(), value, "our bytes");
@@ -86,33 +87,16 @@ fn numbers_keep_their_ends() {
 fn options_and_texts() {
     round_trips(&Some(7u8));
     round_trips(&None::<u8>);
-    round_trips(&vec![
-        Some(String::new()),
-        None,
-        Some("ä\u{0}\n\"".to_owned()),
-    ]);
+    round_trips(&vec![Some(String::new()), None, Some("ä\u{0}\n\"".to_owned())]);
     round_trips(&Wrapper(9));
     // A unit struct is an empty array to us and a null in JSON; either is understood.
-    assert_eq!(
-        Payload::of(&Marker).unwrap().to::<Marker>().unwrap(),
-        Marker
-    );
-    assert_eq!(
-        Payload::of_json(&serde_json::Value::Null)
-            .unwrap()
-            .to::<Marker>()
-            .unwrap(),
-        Marker
-    );
+    assert_eq!(Payload::of(&Marker).unwrap().to::<Marker>().unwrap(), Marker);
+    assert_eq!(Payload::of_json(&serde_json::Value::Null).unwrap().to::<Marker>().unwrap(), Marker);
 }
 
 #[test]
 fn enums_of_all_shapes() {
-    let nested = vec![
-        Shape::Unit,
-        Shape::Newtype(u64::MAX),
-        Shape::Tuple(1, "x".into()),
-    ];
+    let nested = vec![Shape::Unit, Shape::Newtype(u64::MAX), Shape::Tuple(1, "x".into())];
     for shape in [
         Shape::Unit,
         Shape::Newtype(1),
@@ -122,21 +106,15 @@ fn enums_of_all_shapes() {
         round_trips(&shape);
         round_trips(&Some(shape));
     }
-    for value in [
-        Adjacent::Nothing,
-        Adjacent::One(u64::MAX),
-        Adjacent::Two { left: "l".into() },
-    ] {
+    for value in [Adjacent::Nothing, Adjacent::One(u64::MAX), Adjacent::Two { left: "l".into() }] {
         round_trips(&value);
     }
     for value in [Internal::Nothing, Internal::Some { left: u64::MAX }] {
         round_trips(&value);
     }
-    for value in [
-        Untagged::Number(u64::MAX),
-        Untagged::Text("t".into()),
-        Untagged::Pair { left: 1 },
-    ] {
+    for value in
+        [Untagged::Number(u64::MAX), Untagged::Text("t".into()), Untagged::Pair { left: 1 }]
+    {
         round_trips(&value);
     }
     round_trips(&Ok::<u8, String>(1));
@@ -147,31 +125,21 @@ fn enums_of_all_shapes() {
 fn ids_and_times() {
     let id = uuid::Uuid::from_u128(0x0123_4567_89ab_cdef_0011_2233_4455_6677);
     round_trips(&id);
-    assert_eq!(
-        Payload::of(&id).unwrap().to_json().unwrap(),
-        serde_json::json!(id.to_string())
-    );
+    assert_eq!(Payload::of(&id).unwrap().to_json().unwrap(), serde_json::json!(id.to_string()));
     round_trips(&(UNIX_EPOCH + Duration::from_millis(1_709_210_096_789)));
     round_trips(&Duration::new(u64::MAX, 999_999_999));
     let _: SystemTime = Payload::of(&UNIX_EPOCH).unwrap().to().unwrap();
     round_trips(&stepwell::model::time::Time(1_709_210_096_789));
     round_trips(&stepwell::RunId(u128::MAX));
     let rest = BTreeMap::from([("note".to_owned(), "x".to_owned())]);
-    round_trips(&Order {
-        order_id: id,
-        cents: u64::MAX,
-        rest,
-    });
+    round_trips(&Order { order_id: id, cents: u64::MAX, rest });
 }
 
 #[test]
 fn bytes_and_maps() {
     round_trips(&vec![0u8, 127, 128, 255]);
     round_trips(&Bytes::from_static(&[0, 127, 128, 255]));
-    round_trips(&BTreeMap::from([
-        ("a".to_owned(), vec![1u64]),
-        (String::new(), vec![]),
-    ]));
+    round_trips(&BTreeMap::from([("a".to_owned(), vec![1u64]), (String::new(), vec![])]));
 }
 
 /// JSON knows only texts as keys, and people see them as texts.
@@ -180,10 +148,7 @@ fn numbers_as_keys_are_shown_as_texts() {
     let value = BTreeMap::from([(7u64, "seven".to_owned())]);
     let payload = Payload::of(&value).unwrap();
     assert_eq!(payload.to::<BTreeMap<u64, String>>().unwrap(), value);
-    assert_eq!(
-        payload.to_json().unwrap(),
-        serde_json::json!({ "7": "seven" })
-    );
+    assert_eq!(payload.to_json().unwrap(), serde_json::json!({ "7": "seven" }));
 }
 
 // A run may have been started, or a step recorded, by older code.
@@ -205,38 +170,17 @@ fn a_field_may_be_added_and_another_left_out() {
     fn five() -> u8 {
         5
     }
-    let old = Payload::of(&Old {
-        id: u64::MAX,
-        gone: "x".into(),
-    })
-    .unwrap();
-    assert_eq!(
-        old.to::<New>().unwrap(),
-        New {
-            id: u64::MAX,
-            note: None,
-            priority: 5
-        }
-    );
+    let old = Payload::of(&Old { id: u64::MAX, gone: "x".into() }).unwrap();
+    assert_eq!(old.to::<New>().unwrap(), New { id: u64::MAX, note: None, priority: 5 });
     let swapped = Payload::of_json(&serde_json::json!({ "priority": 1, "id": 2 })).unwrap();
-    assert_eq!(
-        swapped.to::<New>().unwrap(),
-        New {
-            id: 2,
-            note: None,
-            priority: 1
-        }
-    );
+    assert_eq!(swapped.to::<New>().unwrap(), New { id: 2, note: None, priority: 1 });
 }
 
 #[test]
 fn what_does_not_fit_is_told() {
     let payload = Payload::of("word").unwrap();
     let told = payload.to::<u64>().unwrap_err().to_string();
-    assert!(
-        told.starts_with("the payload (6 bytes) does not hold a u64: "),
-        "{told}"
-    );
+    assert!(told.starts_with("the payload (6 bytes) does not hold a u64: "), "{told}");
     assert_eq!(
         Payload(Bytes::from_static(&[9, 1])).to::<u8>(),
         Err(PayloadError::Codec { codec: 9 })

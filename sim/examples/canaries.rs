@@ -1,8 +1,9 @@
-//! Looks for the bugs that were planted on purpose: `canaries [--json] [--seeds N] [--cpu SECONDS] [--shrink SECONDS]
-//! [--bank DIR] [--keep DIR] [--share N/M] [PATTERN]`.
+//! Looks for the bugs that were planted on purpose: `canaries [--json] [--seeds N] [--cpu SECONDS]
+//! [--shrink SECONDS] [--bank DIR] [--keep DIR] [--share N/M] [PATTERN]`.
 //!
-//! With `--bank`, the plan of each in that directory is played before any seed; with `--keep` (and `--shrink`) the reduced
-//! plans are written there. With `--share 1/2` every second canary, with `--share 2/2` the others.
+//! With `--bank`, the plan of each in that directory is played before any seed; with `--keep` (and
+//! `--shrink`) the reduced plans are written there. With `--share 1/2` every second canary, with
+//! `--share 2/2` the others.
 //!
 //! Exit 0 if each was caught, 1 if one was not, 2 if this build holds none.
 
@@ -29,10 +30,7 @@ fn main() -> ExitCode {
         }
     }
     if !json {
-        println!(
-            "{:<62}  {:<44}  {:>6}  {:>7}  breaks",
-            "canary", "caught by", "seeds", "CPU s"
-        );
+        println!("{:<62}  {:<44}  {:>6}  {:>7}  breaks", "canary", "caught by", "seeds", "CPU s");
     }
     let hunts = hunt_all(&pattern, &budget, |hunt| {
         if !json {
@@ -47,18 +45,11 @@ fn main() -> ExitCode {
         }
     };
     if json {
-        println!(
-            "{}",
-            serde_json::to_string_pretty(&hunts).expect("a hunt is data")
-        );
+        println!("{}", serde_json::to_string_pretty(&hunts).expect("a hunt is data"));
     } else {
         sum_up(&hunts);
     }
-    if hunts.iter().all(|hunt| hunt.caught) {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    if hunts.iter().all(|hunt| hunt.caught) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// `2/3` as the second, and each third from there.

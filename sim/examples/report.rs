@@ -1,5 +1,5 @@
-//! Writes the report of a plan, a page and its data: `report SEED [DIRECTORY]`, or `report FILE.json [DIRECTORY]` to play
-//! the plan of an earlier report, or a plan alone, again.
+//! Writes the report of a plan, a page and its data: `report SEED [DIRECTORY]`, or `report
+//! FILE.json [DIRECTORY]` to play the plan of an earlier report, or a plan alone, again.
 
 use stepwell_sim::{Plan, Recording, run_recorded};
 
@@ -9,9 +9,7 @@ fn main() -> std::io::Result<()> {
         eprintln!("report SEED|FILE.json [DIRECTORY]");
         std::process::exit(2);
     };
-    let directory = arguments
-        .next()
-        .unwrap_or_else(|| "target/sim-reports".to_owned());
+    let directory = arguments.next().unwrap_or_else(|| "target/sim-reports".to_owned());
     let plan = match what.parse() {
         Ok(seed) => Plan::of_seed(seed),
         Err(_) => {

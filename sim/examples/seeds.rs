@@ -1,6 +1,6 @@
-//! Plays seeds: `seeds FROM COUNT`; each of them twice, to compare: `seeds FROM COUNT twice`; one with its trace:
-//! `seeds SEED trace`. `SIM_HEAVY=1` plays timer-heavy plans instead. With `fjall` as the last word, on the production store
-//! in a temporary directory.
+//! Plays seeds: `seeds FROM COUNT`; each of them twice, to compare: `seeds FROM COUNT twice`; one
+//! with its trace: `seeds SEED trace`. `SIM_HEAVY=1` plays timer-heavy plans instead. With `fjall`
+//! as the last word, on the production store in a temporary directory.
 
 use std::collections::BTreeMap;
 
@@ -16,9 +16,7 @@ fn plan_of(seed: u64) -> Plan {
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let from: u64 = arguments
-        .first()
-        .map_or(0, |text| text.parse().expect("a seed"));
+    let from: u64 = arguments.first().map_or(0, |text| text.parse().expect("a seed"));
     if std::env::var_os("SIM_LOG").is_some() {
         tracing_subscriber::fmt()
             .with_env_filter(tracing_subscriber::EnvFilter::from_env("SIM_LOG"))
@@ -32,30 +30,18 @@ fn main() {
     };
     if arguments.get(1).is_some_and(|word| word == "trace") {
         let plan = plan_of(from);
-        println!(
-            "{}",
-            serde_json::to_string_pretty(&plan).expect("a plan is data")
-        );
+        println!("{}", serde_json::to_string_pretty(&plan).expect("a plan is data"));
         let (report, lines) = run_traced(plan);
         lines.iter().for_each(|line| println!("{line}"));
         println!("{report}");
         return;
     }
-    let count: u64 = arguments
-        .get(1)
-        .map_or(1, |text| text.parse().expect("a count"));
-    let (mut failed, mut faults, mut seen, mut runs) = (
-        Vec::new(),
-        BTreeMap::new(),
-        BTreeMap::new(),
-        BTreeMap::new(),
-    );
+    let count: u64 = arguments.get(1).map_or(1, |text| text.parse().expect("a count"));
+    let (mut failed, mut faults, mut seen, mut runs) =
+        (Vec::new(), BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     let (mut simulated_ms, mut skipped_ms, mut healed_max_ms) = (0, 0, 0);
     let twice = arguments.get(2).is_some_and(|word| word == "twice");
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "how long it takes, for who watches"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "how long it takes, for who watches")]
     let begun = std::time::Instant::now();
     for seed in from..from + count {
         let played = seed - from;
@@ -76,18 +62,9 @@ fn main() {
             println!("{report}");
             failed.push(seed);
         }
-        report
-            .faults
-            .iter()
-            .for_each(|(kind, n)| *faults.entry(*kind).or_insert(0) += n);
-        report
-            .seen
-            .iter()
-            .for_each(|(what, n)| *seen.entry(what.clone()).or_insert(0) += n);
-        report
-            .runs
-            .iter()
-            .for_each(|(what, n)| *runs.entry(what.clone()).or_insert(0) += n);
+        report.faults.iter().for_each(|(kind, n)| *faults.entry(*kind).or_insert(0) += n);
+        report.seen.iter().for_each(|(what, n)| *seen.entry(what.clone()).or_insert(0) += n);
+        report.runs.iter().for_each(|(what, n)| *runs.entry(what.clone()).or_insert(0) += n);
     }
     println!(
         "{count} seeds, {} failed {failed:?}, {} simulated s, {} days skipped",

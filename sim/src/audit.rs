@@ -1,7 +1,9 @@
-//! The idempotency audit and the crash map: each step killed right after its effect, and each point of a workflow once.
+//! The idempotency audit and the crash map: each step killed right after its effect, and each point
+//! of a workflow once.
 //!
-//! Both begin with a calm world, in which nothing goes wrong, and one run of each workflow. What happens in it, point by
-//! point, is then struck, one point a simulation, and the worlds are compared.
+//! Both begin with a calm world, in which nothing goes wrong, and one run of each workflow. What
+//! happens in it, point by point, is then struck, one point a simulation, and the worlds are
+//! compared.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -78,9 +80,7 @@ pub struct CrashMap {
 impl CrashMap {
     /// Whether every point was struck and nothing went wrong.
     pub fn is_sound(&self) -> bool {
-        self.points
-            .iter()
-            .all(|point| point.struck && point.problems.is_empty())
+        self.points.iter().all(|point| point.struck && point.problems.is_empty())
     }
 }
 
@@ -114,9 +114,7 @@ fn base(suite: &Ready, seed: u64) -> Result<(Plan, Observed), String> {
     let observed = observe(plan.clone(), suite.program.clone());
     if let Some(violation) = observed.report.violations.first() {
         let (checker, text) = (&violation.checker, &violation.text);
-        return Err(format!(
-            "it does not even hold when nothing goes wrong: {checker}: {text}"
-        ));
+        return Err(format!("it does not even hold when nothing goes wrong: {checker}: {text}"));
     }
     Ok((plan, observed))
 }
@@ -131,9 +129,7 @@ fn struck(plan: &Plan, program: &Arc<Program>, scripted: &Scripted) -> Observed 
 fn counted(happened: &[Happened]) -> BTreeMap<(&str, &str), u32> {
     let mut counts = BTreeMap::new();
     for effect in happened {
-        *counts
-            .entry((effect.effect.as_str(), effect.request.as_str()))
-            .or_default() += 1;
+        *counts.entry((effect.effect.as_str(), effect.request.as_str())).or_default() += 1;
     }
     counts
 }
@@ -156,9 +152,8 @@ fn differences(program: &Program, calm: &Observed, now: &Observed) -> Vec<String
             ));
         }
     }
-    for (place, usual) in before
-        .iter()
-        .filter(|(place, _)| !after.contains_key(*place) && !may_lack(place.0))
+    for (place, usual) in
+        before.iter().filter(|(place, _)| !after.contains_key(*place) && !may_lack(place.0))
     {
         told.push(format!(
             "`{}` of {} did not happen; it happens {usual} times when all is calm",
@@ -223,11 +218,7 @@ pub(crate) fn crash_map(suite: &Ready, seed: u64, strikes: &[Strike]) -> Result<
     for (point, count) in &calm.passed {
         for nth in 1..=*count {
             for strike in strikes {
-                let scripted = Scripted {
-                    point: point.clone(),
-                    nth,
-                    strike: *strike,
-                };
+                let scripted = Scripted { point: point.clone(), nth, strike: *strike };
                 let now = struck(&plan, &suite.program, &scripted);
                 let mut problems = differences(&suite.program, &calm, &now);
                 let violations = now.report.violations.iter();
@@ -253,11 +244,7 @@ impl fmt::Display for Audit {
             width(|s| s.step.len(), 4),
             width(|s| s.effect.len(), 6),
         );
-        write!(
-            f,
-            "{:<a$}  {:<b$}  {:<c$}  SAFE TO REPEAT",
-            "WORKFLOW", "STEP", "EFFECT"
-        )?;
+        write!(f, "{:<a$}  {:<b$}  {:<c$}  SAFE TO REPEAT", "WORKFLOW", "STEP", "EFFECT")?;
         for step in &self.steps {
             let verdict = if step.is_safe { "yes" } else { "NO" };
             write!(
@@ -299,11 +286,7 @@ impl fmt::Display for CrashMap {
                 write!(f, "  {cell:>13}")?;
             }
         }
-        for point in self
-            .points
-            .iter()
-            .filter(|point| !point.problems.is_empty())
-        {
+        for point in self.points.iter().filter(|point| !point.problems.is_empty()) {
             write!(f, "\n\n{}", point.scripted)?;
             for problem in &point.problems {
                 write!(f, "\n  {problem}")?;

@@ -1,10 +1,13 @@
-//! Who watches the checkers: bugs planted on purpose, one at a time, and how long it takes until a seed shows each.
+//! Who watches the checkers: bugs planted on purpose, one at a time, and how long it takes until a
+//! seed shows each.
 //!
-//! A canary that no seed shows within its budget says that a checker, a fault or a workload is missing. A seed that shows
-//! one is played once more while all of them sleep: what it shows then, if anything, was not the canary's doing.
+//! A canary that no seed shows within its budget says that a checker, a fault or a workload is
+//! missing. A seed that shows one is played once more while all of them sleep: what it shows then,
+//! if anything, was not the canary's doing.
 //!
-//! The reduced plan of each is kept in a bank: the plan must show its canary, in any draw of seeds that is still to come, and
-//! must be sound without it. A new build plays the bank, which takes seconds; looking for them by seeds takes minutes.
+//! The reduced plan of each is kept in a bank: the plan must show its canary, in any draw of seeds
+//! that is still to come, and must be sound without it. A new build plays the bank, which takes
+//! seconds; looking for them by seeds takes minutes.
 //!
 //! The canaries are there only in a build with `--cfg canary`; see `tests/canaries`.
 
@@ -28,7 +31,8 @@ pub struct Budget {
     pub bank: Option<PathBuf>,
     /// Reduced plans are written into this directory.
     pub keep: Option<PathBuf>,
-    /// Every `.1`th canary from the `.0`th on, so that several processes may share the work. Default: all, (0, 1).
+    /// Every `.1`th canary from the `.0`th on, so that several processes may share the work.
+    /// Default: all, (0, 1).
     pub share: (usize, usize),
 }
 
@@ -65,11 +69,13 @@ pub struct Hunt {
     pub checker: Option<String>,
     /// What was found.
     pub text: Option<String>,
-    /// Faults and strikes that are left of the catching plan when it is reduced, if that was asked for.
+    /// Faults and strikes that are left of the catching plan when it is reduced, if that was asked
+    /// for.
     pub faults_after_shrink: Option<usize>,
     /// Real seconds that took.
     pub shrink_s: f64,
-    /// What the same seed shows without it: anything here is another bug, and the canary is not caught.
+    /// What the same seed shows without it: anything here is another bug, and the canary is not
+    /// caught.
     pub without: Vec<Violation>,
 }
 
@@ -96,7 +102,8 @@ pub fn plan_file(bank: &Path, name: &str) -> PathBuf {
     bank.join(file)
 }
 
-/// Looks for the canaries whose names contain `pattern`, one after the other, and tells of each when it is done with it.
+/// Looks for the canaries whose names contain `pattern`, one after the other, and tells of each
+/// when it is done with it.
 #[cfg(not(canary))]
 pub fn hunt_all(
     _pattern: &str,
@@ -106,26 +113,24 @@ pub fn hunt_all(
     Err(NoCanaries)
 }
 
-/// Looks for the canaries whose names contain `pattern`, one after the other, and tells of each when it is done with it.
+/// Looks for the canaries whose names contain `pattern`, one after the other, and tells of each
+/// when it is done with it.
 #[cfg(canary)]
 pub fn hunt_all(
     pattern: &str,
     budget: &Budget,
     mut tell: impl FnMut(&Hunt),
 ) -> Result<Vec<Hunt>, NoCanaries> {
-    let all = stepwell_storage::canary::ALL
-        .iter()
-        .chain(stepwell::canary::ALL);
+    let all = stepwell_storage::canary::ALL.iter().chain(stepwell::canary::ALL);
     let (from, every) = budget.share;
-    let hunts = all
-        .filter(|canary| canary.name.contains(pattern))
-        .skip(from)
-        .step_by(every.max(1))
-        .map(|canary| {
-            let hunt = planted::hunt(canary, budget);
-            tell(&hunt);
-            hunt
-        });
+    let hunts =
+        all.filter(|canary| canary.name.contains(pattern)).skip(from).step_by(every.max(1)).map(
+            |canary| {
+                let hunt = planted::hunt(canary, budget);
+                tell(&hunt);
+                hunt
+            },
+        );
     Ok(hunts.collect())
 }
 
@@ -198,7 +203,8 @@ mod planted {
         Some(plan.unwrap_or_else(|error| panic!("{} is no plan: {error}", file.display())))
     }
 
-    /// Plays a plan with the canary, and if that shows anything, without it. Tells whether it showed anything.
+    /// Plays a plan with the canary, and if that shows anything, without it. Tells whether it
+    /// showed anything.
     fn show(hunt: &mut Hunt, plan: &Plan) -> bool {
         select(Some(hunt.name));
         let shown = run(plan.clone()).violations;

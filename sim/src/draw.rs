@@ -1,8 +1,9 @@
 //! Random numbers, each stream of them named.
 //!
-//! Everything chance decides is drawn from a stream that is made of the seed and a label, so that one more draw here
-//! changes nothing there: a fault can be dropped from a plan and the rest stays as it is. The generator is SplitMix64,
-//! written out, because a seed must mean the same in every build.
+//! Everything chance decides is drawn from a stream that is made of the seed and a label, so that
+//! one more draw here changes nothing there: a fault can be dropped from a plan and the rest stays
+//! as it is. The generator is SplitMix64, written out, because a seed must mean the same in every
+//! build.
 
 use std::fmt::Display;
 

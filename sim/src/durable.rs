@@ -54,23 +54,14 @@ impl DurableRun {
     pub(crate) fn was_cancelled_in_line(&self) -> bool {
         matches!(
             &self.entries[..],
-            [
-                Entry::Started(_),
-                Entry::CancelRequested(_),
-                Entry::Cancelled(_)
-            ]
+            [Entry::Started(_), Entry::CancelRequested(_), Entry::Cancelled(_)]
         )
     }
 
     /// The name it was started under, or its id.
     pub(crate) fn name(&self) -> String {
         self.started()
-            .map(|started| {
-                started
-                    .name
-                    .clone()
-                    .unwrap_or_else(|| started.id.to_string())
-            })
+            .map(|started| started.name.clone().unwrap_or_else(|| started.id.to_string()))
             .unwrap_or_default()
     }
 
@@ -103,12 +94,7 @@ impl DurableRun {
     /// All outcomes that it ever had: redriven, it may have another one.
     pub(crate) fn outcomes(&self) -> Vec<Outcome> {
         let died = self.entries.iter().filter_map(|entry| match entry {
-            Entry::Died(e) => Some(
-                OutcomeDead {
-                    failure: e.failure.clone(),
-                }
-                .into(),
-            ),
+            Entry::Died(e) => Some(OutcomeDead { failure: e.failure.clone() }.into()),
             _ => None,
         });
         died.chain(self.outcome()).collect()
@@ -126,18 +112,8 @@ impl DurableRun {
     /// How it ended.
     pub(crate) fn outcome(&self) -> Option<Outcome> {
         match self.end()?.1 {
-            Entry::Completed(e) => Some(
-                OutcomeCompleted {
-                    output: e.output.clone(),
-                }
-                .into(),
-            ),
-            Entry::Died(e) => Some(
-                OutcomeDead {
-                    failure: e.failure.clone(),
-                }
-                .into(),
-            ),
+            Entry::Completed(e) => Some(OutcomeCompleted { output: e.output.clone() }.into()),
+            Entry::Died(e) => Some(OutcomeDead { failure: e.failure.clone() }.into()),
             Entry::Cancelled(_) => Some(OutcomeCancelled {}.into()),
             _ => None,
         }
@@ -157,21 +133,11 @@ pub(crate) enum Change {
     /// An entry was added.
     Appended { run: RunNo, index: u32 },
     /// The first result of what is done once was written or deleted.
-    Once {
-        place: (Namespace, u128),
-        before: Option<OnceRecord>,
-    },
+    Once { place: (Namespace, u128), before: Option<OnceRecord> },
     /// A grant was written.
-    Granted {
-        slot: u32,
-        before: Option<GrantedRecord>,
-    },
+    Granted { slot: u32, before: Option<GrantedRecord> },
     /// An id was given a number.
-    Indexed {
-        id: RunId,
-        run: RunNo,
-        before: Option<RunNo>,
-    },
+    Indexed { id: RunId, run: RunNo, before: Option<RunNo> },
     /// A run is in line.
     Queued { run: RunNo, deaths: u32 },
     /// The counters were written.
@@ -207,11 +173,7 @@ pub(crate) struct DurableSchedule {
 
 impl DurableSchedule {
     fn of(record: ScheduleRecord) -> Self {
-        Self {
-            record,
-            state: ScheduleState::default(),
-            due: None,
-        }
+        Self { record, state: ScheduleState::default(), due: None }
     }
 
     fn goes_on(&mut self, state: ScheduleState) {
@@ -272,7 +234,8 @@ pub(crate) struct Durable {
     pub(crate) ended_batches: BTreeMap<BatchNo, BatchRecord>,
     /// Those of them that are.
     pub(crate) forgotten_batches: BTreeSet<BatchNo>,
-    /// How many runs of each batch had ended when most of them had: one that is redriven has not ended again.
+    /// How many runs of each batch had ended when most of them had: one that is redriven has not
+    /// ended again.
     pub(crate) most_ended: BTreeMap<BatchNo, u64>,
     /// All tokens that ever were granted.
     pub(crate) tokens: BTreeSet<Token>,
@@ -285,7 +248,8 @@ pub(crate) struct Durable {
 }
 
 impl Durable {
-    /// Takes one operation. An error if its bytes cannot be what the engine writes, or contradict what is there.
+    /// Takes one operation. An error if its bytes cannot be what the engine writes, or contradict
+    /// what is there.
     pub(crate) fn apply(&mut self, op: &Op) -> Result<Change, String> {
         let (key, value) = (op.key(), op.value());
         let family = Family::of(key).ok_or_else(|| format!("the key {key:?} is of no family"))?;
@@ -334,11 +298,7 @@ impl Durable {
                 if !named.contains(&run) {
                     named.push(run);
                 }
-                Change::Indexed {
-                    id,
-                    run,
-                    before: self.index.insert(id, run),
-                }
+                Change::Indexed { id, run, before: self.index.insert(id, run) }
             }
             Family::Ready => match value {
                 Some(value) => {
@@ -400,17 +360,11 @@ impl Durable {
                 moved(Some(run))
             }
             Family::Tally => {
-                self.tally = value
-                    .map(|value| Tally::of_bytes(value))
-                    .transpose()
-                    .map_err(bad)?;
+                self.tally = value.map(|value| Tally::of_bytes(value)).transpose().map_err(bad)?;
                 Change::Tallied
             }
             Family::Mark => {
-                self.mark = value
-                    .map(|value| Mark::of_bytes(value))
-                    .transpose()
-                    .map_err(bad)?;
+                self.mark = value.map(|value| Mark::of_bytes(value)).transpose().map_err(bad)?;
                 Change::Other
             }
             Family::Generation => {
@@ -543,9 +497,7 @@ impl Durable {
 
     /// What is set on a queue.
     pub(crate) fn settings_of(&self, queue: u32) -> QueueSettings {
-        self.queues
-            .get(&queue)
-            .map_or_else(QueueSettings::default, |record| record.settings)
+        self.queues.get(&queue).map_or_else(QueueSettings::default, |record| record.settings)
     }
 
     /// The queue of this name.
@@ -570,17 +522,16 @@ impl Durable {
     /// A run's journal is in another generation from now on.
     fn moved(&mut self, no: RunNo, generation: u32) -> Result<(), String> {
         let copy = self.copies.remove(&(generation, no)).unwrap_or_default();
-        let run = self
-            .runs
-            .get_mut(&no)
-            .ok_or_else(|| format!("run {no} was moved and is not there"))?;
+        let run =
+            self.runs.get_mut(&no).ok_or_else(|| format!("run {no} was moved and is not there"))?;
         if run.generation == generation {
             return Ok(());
         }
-        if !copy
-            .into_iter()
-            .map(|(index, stored)| (index as usize, stored))
-            .eq(run.stored.iter().cloned().enumerate())
+        if !copy.into_iter().map(|(index, stored)| (index as usize, stored)).eq(run
+            .stored
+            .iter()
+            .cloned()
+            .enumerate())
         {
             return Err(format!(
                 "the copy of run {no} in generation {generation} is not its journal"
@@ -618,9 +569,7 @@ impl Durable {
 
     /// All runs that are not forgotten.
     pub(crate) fn kept(&self) -> impl Iterator<Item = (&RunNo, &DurableRun)> {
-        self.runs
-            .iter()
-            .filter(|(no, _)| !self.forgotten.contains_key(no))
+        self.runs.iter().filter(|(no, _)| !self.forgotten.contains_key(no))
     }
 
     /// All runs of an id, also those that are forgotten.
@@ -632,20 +581,12 @@ impl Durable {
     fn journal(&mut self, generation: u32, key: &Bytes, value: &Bytes) -> Result<Change, String> {
         let (no, index, part) = journal::parts_of(key).ok_or("a key of a journal is too short")?;
         if part > 0 {
-            self.parts
-                .insert((generation, no, index, part), value.clone());
+            self.parts.insert((generation, no, index, part), value.clone());
             return Ok(Change::Other);
         }
         let stored = self.join(generation, (no, index), key, value)?;
-        if self
-            .runs
-            .get(&no)
-            .is_some_and(|run| run.generation != generation)
-        {
-            self.copies
-                .entry((generation, no))
-                .or_default()
-                .insert(index, stored);
+        if self.runs.get(&no).is_some_and(|run| run.generation != generation) {
+            self.copies.entry((generation, no)).or_default().insert(index, stored);
             return Ok(Change::Other);
         }
         let run = self.runs.entry(no).or_default();
@@ -653,11 +594,7 @@ impl Durable {
         if let Some(before) = run.stored.get(index as usize) {
             return Err(format!(
                 "entry {index} of run {no} was written again{}",
-                if *before == stored {
-                    ""
-                } else {
-                    ", with other bytes"
-                }
+                if *before == stored { "" } else { ", with other bytes" }
             ));
         }
         if index as usize != run.stored.len() {
@@ -684,9 +621,7 @@ impl Durable {
             Some(_) => false,
         };
         if !may {
-            return Err(format!(
-                "entry {index} of run {no} follows its end: {entry:?}"
-            ));
+            return Err(format!("entry {index} of run {no} follows its end: {entry:?}"));
         }
         run.chain = chain;
         run.stored.push(stored);
@@ -702,13 +637,9 @@ impl Durable {
         key: &Bytes,
         value: &Bytes,
     ) -> Result<Bytes, String> {
-        let first = Row {
-            key: key.clone(),
-            value: value.clone(),
-        };
-        let parts = self
-            .parts
-            .range((generation, no, index, 0)..=(generation, no, index, u16::MAX));
+        let first = Row { key: key.clone(), value: value.clone() };
+        let parts =
+            self.parts.range((generation, no, index, 0)..=(generation, no, index, u16::MAX));
         let parts = parts.map(|((.., part), value)| Row {
             key: journal::row(no, index, *part),
             value: value.clone(),
@@ -719,9 +650,7 @@ impl Durable {
                 return Ok(entry);
             }
         }
-        Err(format!(
-            "entry {index} of run {no} is durable and its parts are not"
-        ))
+        Err(format!("entry {index} of run {no} is durable and its parts are not"))
     }
 
     /// The run of this id.
@@ -757,8 +686,7 @@ impl Durable {
 
     fn ungranted(&mut self, before: Option<&GrantedRecord>) {
         if let Some(before) = before {
-            self.places
-                .changed(before.run, Some(RunState::Granted), None);
+            self.places.changed(before.run, Some(RunState::Granted), None);
         }
     }
 
@@ -772,9 +700,7 @@ impl Durable {
     pub(crate) fn counted(&self) -> Vec<u64> {
         let mut counts = vec![0; RunState::ALL.len()];
         for (no, run) in self.kept() {
-            let state = run
-                .state_if_ended()
-                .or_else(|| self.places(*no).first().copied());
+            let state = run.state_if_ended().or_else(|| self.places(*no).first().copied());
             if let Some(state) = state {
                 counts[usize::from(u8::from(state)) - 1] += 1;
             }
@@ -786,9 +712,7 @@ impl Durable {
 /// The id that a batch makes mean nothing any more, if the operation does that.
 pub(crate) fn forgets(op: &Op) -> Option<RunId> {
     let is_index = Family::of(op.key()) == Some(Family::Index);
-    (is_index && op.value().is_none())
-        .then(|| indexed(op.key()))
-        .flatten()
+    (is_index && op.value().is_none()).then(|| indexed(op.key())).flatten()
 }
 
 /// The id that a row of the index is about.

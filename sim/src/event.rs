@@ -1,7 +1,8 @@
 //! What happened, as data: the events of which a report is drawn.
 //!
-//! Events are made only when a plan is recorded ([`run_recorded`](crate::run_recorded)); looking at a simulation changes
-//! nothing in it, and a plain seed pays nothing for them. Runs are called by the names clients gave them.
+//! Events are made only when a plan is recorded ([`run_recorded`](crate::run_recorded)); looking at
+//! a simulation changes nothing in it, and a plain seed pays nothing for them. Runs are called by
+//! the names clients gave them.
 
 use std::borrow::Cow;
 
@@ -12,7 +13,8 @@ use crate::plan::FaultKind;
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// When, in simulated milliseconds. Hosts live in the grain of a tick: causes come first in the list, not always in time.
+    /// When, in simulated milliseconds. Hosts live in the grain of a tick: causes come first in the
+    /// list, not always in time.
     pub at_ms: u64,
     /// On which host; empty for the simulation itself.
     pub host: String,
@@ -23,8 +25,8 @@ pub struct Event {
     pub what: What,
 }
 
-/// A frame on its way. Connection, number and direction name it: TCP keeps the order, so that the third frame that went in
-/// is the third that comes out.
+/// A frame on its way. Connection, number and direction name it: TCP keeps the order, so that the
+/// third frame that went in is the third that comes out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Frame {
     /// Who gets it.
@@ -97,7 +99,8 @@ pub enum What {
         /// How, in words.
         how: String,
     },
-    /// A host's wall clock stands so far ahead of simulated time (behind it, if negative) from now on.
+    /// A host's wall clock stands so far ahead of simulated time (behind it, if negative) from now
+    /// on.
     Clock {
         /// How far, in milliseconds.
         offset_ms: i64,

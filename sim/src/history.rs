@@ -31,9 +31,7 @@ impl<'a> History<'a> {
     pub fn effects(&self, effect: &str) -> impl Iterator<Item = EffectSeen<'a>> + use<'a> {
         let effect = effect.to_owned();
         let happened = self.ledger.happened().iter();
-        happened
-            .filter(move |happened| happened.effect == effect)
-            .map(EffectSeen)
+        happened.filter(move |happened| happened.effect == effect).map(EffectSeen)
     }
 
     /// Recorded outcomes of steps and timers that workers replayed instead of running them again.
@@ -75,9 +73,7 @@ impl<'a> RunSeen<'a> {
 
     /// Its workflow's name.
     pub fn workflow(&self) -> &'a str {
-        self.0
-            .started()
-            .map_or("", |started| started.workflow.as_str())
+        self.0.started().map_or("", |started| started.workflow.as_str())
     }
 
     /// Its input, if it decodes as that.
@@ -170,10 +166,6 @@ impl<'a> EffectSeen<'a> {
 
 impl std::fmt::Debug for EffectSeen<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{} of {} under {}",
-            self.0.effect, self.0.request, self.0.key
-        )
+        write!(f, "{} of {} under {}", self.0.effect, self.0.request, self.0.key)
     }
 }

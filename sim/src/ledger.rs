@@ -1,8 +1,10 @@
-//! The outside world: what steps do to it, by effect and idempotency key. It survives every crash of the simulation.
+//! The outside world: what steps do to it, by effect and idempotency key. It survives every crash
+//! of the simulation.
 //!
-//! It is as unfriendly as the plan says: a call fails before its effect, has its effect and loses the reply, never ends,
-//! or panics in the caller's code. How the n-th call under a key ends is a hash of (seed, effect, key, n), so that it does
-//! not depend on what else happens; from the fourth call on every call is answered.
+//! It is as unfriendly as the plan says: a call fails before its effect, has its effect and loses
+//! the reply, never ends, or panics in the caller's code. How the n-th call under a key ends is a
+//! hash of (seed, effect, key, n), so that it does not depend on what else happens; from the fourth
+//! call on every call is answered.
 
 mod ring;
 
@@ -53,43 +55,30 @@ pub struct Effect {
 }
 
 impl Effect {
-    /// A second call under the same key changes nothing and gets the first answer. Checked: a key always comes with the
-    /// same request.
+    /// A second call under the same key changes nothing and gets the first answer. Checked: a key
+    /// always comes with the same request.
     pub const fn once_per_key() -> Self {
-        Self {
-            guarded: true,
-            once_per_request: false,
-            optional: false,
-        }
+        Self { guarded: true, once_per_request: false, optional: false }
     }
 
     /// Every call has its effect, whatever its key.
     pub const fn unguarded() -> Self {
-        Self {
-            guarded: false,
-            once_per_request: false,
-            optional: false,
-        }
+        Self { guarded: false, once_per_request: false, optional: false }
     }
 
-    /// Checked besides: the same request never has its effect twice. A step that may be repeated and whose effect is not
-    /// guarded by a key is caught by this.
+    /// Checked besides: the same request never has its effect twice. A step that may be repeated
+    /// and whose effect is not guarded by a key is caught by this.
     #[must_use]
     pub const fn once_per_request(self) -> Self {
-        Self {
-            once_per_request: true,
-            ..self
-        }
+        Self { once_per_request: true, ..self }
     }
 
-    /// It may rightly not happen after a crash, or happen only then, because it races with something, as with a timer. The
-    /// audit and the crash map look only that it does not happen more often.
+    /// It may rightly not happen after a crash, or happen only then, because it races with
+    /// something, as with a timer. The audit and the crash map look only that it does not happen
+    /// more often.
     #[must_use]
     pub const fn optional(self) -> Self {
-        Self {
-            optional: true,
-            ..self
-        }
+        Self { optional: true, ..self }
     }
 
     pub(crate) const fn is_optional(self) -> bool {
@@ -151,30 +140,21 @@ pub(crate) struct Ledger {
 impl Ledger {
     /// An empty one.
     pub(crate) fn new(rules: BTreeMap<String, Effect>) -> Self {
-        Self {
-            rules,
-            ..Self::default()
-        }
+        Self { rules, ..Self::default() }
     }
 
-    /// A call begins: which one under its key it is, how it will end, and after how many milliseconds.
+    /// A call begins: which one under its key it is, how it will end, and after how many
+    /// milliseconds.
     pub(crate) fn begin(
         &mut self,
         seed: u64,
         settings: &Settings,
         (effect, key): (&str, &str),
     ) -> (u32, CallPlan, u64) {
-        let calls = self
-            .calls
-            .entry((effect.to_owned(), key.to_owned()))
-            .or_default();
+        let calls = self.calls.entry((effect.to_owned(), key.to_owned())).or_default();
         *calls += 1;
         let mut draw = Draw::of(seed, format_args!("call {calls} {effect} {key}"));
-        let takes_ms = if draw.chance(100) {
-            draw.between(100, 700)
-        } else {
-            draw.between(0, 40)
-        };
+        let takes_ms = if draw.chance(100) { draw.between(100, 700) } else { draw.between(0, 40) };
         let plan = if *calls > BAD_CALLS_MAX {
             CallPlan::Answered
         } else if draw.chance(settings.failures_per_mille) {
@@ -282,9 +262,7 @@ impl Ledger {
             let at = self.by_key.get(&(effect.to_owned(), key.to_owned()))?;
             return self.happened.get(*at);
         }
-        self.happened
-            .iter()
-            .find(|h| h.of == Some(run) && h.effect == effect && h.key == key)
+        self.happened.iter().find(|h| h.of == Some(run) && h.effect == effect && h.key == key)
     }
 
     /// The ring.

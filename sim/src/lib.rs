@@ -1,7 +1,8 @@
-//! Simulation suites: your own workflows, run by the production engine, server, workers and client, in a world that one
-//! seed decides.
+//! Simulation suites: your own workflows, run by the production engine, server, workers and client,
+//! in a world that one seed decides.
 //!
-//! [`Sim::suite`] is where to begin; `docs/simulation.md` leads from nothing to a first caught bug in five minutes.
+//! [`Sim::suite`] is where to begin; `docs/simulation.md` leads from nothing to a first caught bug
+//! in five minutes.
 //!
 //! ```
 //! use stepwell::{Ctx, Workflow};
@@ -26,12 +27,14 @@
 //!     .run(); // panics with the seed, the reduced plan, a report, and the line that plays it again
 //! ```
 //!
-//! The server, workers and clients run unchanged on simulated hosts, over a simulated network, on a simulated disk. From a
-//! seed comes a [`Plan`]: how the world is made, what clients do, and what goes wrong: processes die and stand still, the
-//! power goes, links are cut, held and slow, frames come twice, late (by hours) and in pieces, answers are cut off, clocks are
-//! wrong, drift and jump, syncs are slow and fail, reads fail, the disk is full, other versions of the code are deployed,
-//! steps fail, hang and panic. Checkers look at what becomes durable, at what leaves the server, at what clients are told and
-//! at what is left in the end. The engine's own suite ([`Sim::engine`]) has workflows that carry their own proof:
+//! The server, workers and clients run unchanged on simulated hosts, over a simulated network, on a
+//! simulated disk. From a seed comes a [`Plan`]: how the world is made, what clients do, and what
+//! goes wrong: processes die and stand still, the power goes, links are cut, held and slow, frames
+//! come twice, late (by hours) and in pieces, answers are cut off, clocks are wrong, drift and
+//! jump, syncs are slow and fail, reads fail, the disk is full, other versions of the code are
+//! deployed, steps fail, hang and panic. Checkers look at what becomes durable, at what leaves the
+//! server, at what clients are told and at what is left in the end. The engine's own suite
+//! ([`Sim::engine`]) has workflows that carry their own proof:
 //!
 //! ```
 //! use stepwell_sim::{Plan, run};
@@ -42,26 +45,30 @@
 //! ```
 //!
 //! - [`plan`]: all that chance decides before the run, as data, drawn from labelled streams.
-//! - `world`: clock, entropy, network and disk as the engine sees them; the disk is simulated, or the production store.
-//! - `host`: the programs. `workload`: the workflows, which carry their own proof. `ledger`: the outside world.
+//! - `world`: clock, entropy, network and disk as the engine sees them; the disk is simulated, or
+//!   the production store.
+//! - `host`: the programs. `workload`: the workflows, which carry their own proof. `ledger`: the
+//!   outside world.
 //! - `checker`: what must hold, one file per property. `skip`: time that nobody needs.
-//! - [`run_recorded`]: a plan with all that happened, and its report as a page to look at. [`event`]: what is taken down;
-//!   [`picture`]: what is drawn of it.
+//! - [`run_recorded`]: a plan with all that happened, and its report as a page to look at.
+//!   [`event`]: what is taken down; [`picture`]: what is drawn of it.
 //! - [`first_difference`]: where two traces of one seed part.
 //!
 //! # What it is not
 //!
-//! Not a proof: a seed that holds says nothing of the next one. Not a simulation of the machine: memory, threads and the
-//! file system are as they are; the disk is a model of one, tied to the real store by the storage's conformance suite, and
-//! by seeds that are played on both ([`Plan::on_fjall`]) and take the same path on both.
-//! TCP is simulated without retransmission: a connection that lost a segment stays dead, as after a long cut.
+//! Not a proof: a seed that holds says nothing of the next one. Not a simulation of the machine:
+//! memory, threads and the file system are as they are; the disk is a model of one, tied to the
+//! real store by the storage's conformance suite, and by seeds that are played on both
+//! ([`Plan::on_fjall`]) and take the same path on both. TCP is simulated without retransmission: a
+//! connection that lost a segment stays dead, as after a long cut.
 //!
 //! # Limits
 //!
-//! One server, one to five workers, one to three clients; up to 38 runs, and in a third of the worlds those of one to four
-//! schedules; 8 to 14 simulated seconds of faults, and 60 to end
-//! in, 180 where waits are long, 300 where all goes through one slot or two. What is skipped does not count: in half of the worlds some runs wait for hours, days or
-//! a year, and all wall clocks are put forward while every run waits.
+//! One server, one to five workers, one to three clients; up to 38 runs, and in a third of the
+//! worlds those of one to four schedules; 8 to 14 simulated seconds of faults, and 60 to end in,
+//! 180 where waits are long, 300 where all goes through one slot or two. What is skipped does not
+//! count: in half of the worlds some runs wait for hours, days or a year, and all wall clocks are
+//! put forward while every run waits.
 
 mod audit;
 pub mod canary;

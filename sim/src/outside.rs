@@ -16,10 +16,11 @@ use crate::world::Host;
 /// How long a call hangs, in the suites of others than the engine: in that, for ever.
 const HANG: Duration = Duration::from_secs(20);
 
-/// The outside world: providers, databases, mail servers, as one that remembers everything and survives every crash.
+/// The outside world: providers, databases, mail servers, as one that remembers everything and
+/// survives every crash.
 ///
-/// A suite gives it to the workflows in place of their real clients ([`SimWorker::world`](crate::SimWorker::world)). It is
-/// as unreliable as the seed says.
+/// A suite gives it to the workflows in place of their real clients
+/// ([`SimWorker::world`](crate::SimWorker::world)). It is as unreliable as the seed says.
 #[derive(Clone)]
 pub struct Outside(Reach);
 
@@ -27,7 +28,8 @@ pub struct Outside(Reach);
 enum Reach {
     /// The ledger, as a host of the simulation reaches it.
     Live(Arc<Host>),
-    /// Nothing may be done: a replay of what has ended. Counts the calls that were made all the same.
+    /// Nothing may be done: a replay of what has ended. Counts the calls that were made all the
+    /// same.
     Closed(Arc<AtomicU64>),
 }
 
@@ -64,26 +66,25 @@ impl Outside {
         }
     }
 
-    /// A batch handler of the engine's own suite has been called with these runs, in these attempts.
+    /// A batch handler of the engine's own suite has been called with these runs, in these
+    /// attempts.
     pub(crate) fn handles(&self, items: impl Iterator<Item = (RunId, u32)>) {
         if let Reach::Live(host) = &self.0 {
             let items: Vec<_> = items.collect();
             host.world.saw("calls of a batch handler");
             if items.len() > 1 {
-                host.world
-                    .saw("calls of a batch handler with several items");
+                host.world.saw("calls of a batch handler with several items");
             }
-            host.world
-                .court()
-                .items_handled(host.now_ms(), &host.name, &items);
+            host.world.court().items_handled(host.now_ms(), &host.name, &items);
         }
     }
 
-    /// Calls for `effect` under an idempotency key, which is [`Step::key`](stepwell::Step::key) if the step is to be safe.
-    /// Answers with a number that is the same whenever the effect is found done.
+    /// Calls for `effect` under an idempotency key, which is [`Step::key`](stepwell::Step::key) if
+    /// the step is to be safe. Answers with a number that is the same whenever the effect is found
+    /// done.
     ///
-    /// Takes 0 to 700 simulated milliseconds. Fails, hangs for 20 s (as behind a client's time-out) or panics as the seed
-    /// says, three times a key at most.
+    /// Takes 0 to 700 simulated milliseconds. Fails, hangs for 20 s (as behind a client's time-out)
+    /// or panics as the seed says, three times a key at most.
     ///
     /// **Cancel safety**: dropped, it has had its effect or not.
     pub async fn call(
@@ -97,9 +98,7 @@ impl Outside {
             Ok(serde_json::Value::String(text)) => text,
             Ok(value) => value.to_string(),
             Err(error) => {
-                return Err(CallError::Wrong(format!(
-                    "the request is not JSON: {error}"
-                )));
+                return Err(CallError::Wrong(format!("the request is not JSON: {error}")));
             }
         };
         match &self.0 {
@@ -113,8 +112,8 @@ impl Outside {
 }
 
 impl Outside {
-    /// An attempt begins that must be gone after `hard`, and is told after `soft` if it listens. It ends when what this
-    /// returns is dropped.
+    /// An attempt begins that must be gone after `hard`, and is told after `soft` if it listens. It
+    /// ends when what this returns is dropped.
     pub(crate) fn watches(&self, step: &Step, soft: Option<Duration>, hard: Duration) -> Watch {
         let ms = |span: Duration| span.as_millis() as u64;
         let host = match &self.0 {
@@ -204,10 +203,7 @@ async fn called(
     request: String,
 ) -> Result<u64, CallError> {
     let (world, place) = (&host.world, (effect, key.as_str()));
-    let no_answer = || CallError::NoAnswer {
-        effect: effect.to_owned(),
-        request: request.clone(),
-    };
+    let no_answer = || CallError::NoAnswer { effect: effect.to_owned(), request: request.clone() };
     let step = step_of(&key);
     if step.is_some_and(|(run, _)| world.court().durable.is_forgotten(run)) {
         // Its worker was away for longer than the run was kept, and than the world remembers keys.
@@ -216,9 +212,7 @@ async fn called(
     }
     let seed = world.plan.seed;
     let (nth, plan, takes_ms) = world.ledger().begin(seed, &world.plan.settings, place);
-    host.line(format_args!(
-        "calls for `{effect}` of {request} under {key}, call {nth}: {plan:?}"
-    ));
+    host.line(format_args!("calls for `{effect}` of {request} under {key}, call {nth}: {plan:?}"));
     let asked = format!("{effect}: {request}");
     let record = host.record_call(step.map(|(run, _)| run), &key, &asked, nth, plan);
     if let Some((run, step)) = step {
@@ -250,9 +244,7 @@ async fn called(
     }
     host.passes(&Point::before_effect(effect)).await;
     let before = world.ledger().absorbed();
-    let value = world
-        .ledger()
-        .effect((seed, host.now_ms()), place, &request);
+    let value = world.ledger().effect((seed, host.now_ms()), place, &request);
     record.effect(world.ledger().absorbed() > before);
     host.line(format_args!("effect `{effect}` of {request} under {key}"));
     let value = value.map_err(|wrong| {

@@ -67,8 +67,6 @@ fn again(recording: &Recording) -> Vec<String> {
         ]
     } else {
         // Not the plan that is drawn from its seed: the data beside this page holds it.
-        vec![format!(
-            "cargo run --release -p stepwell-sim --example report -- seed-{seed}.json"
-        )]
+        vec![format!("cargo run --release -p stepwell-sim --example report -- seed-{seed}.json")]
     }
 }

@@ -1,4 +1,5 @@
-//! Panics of simulated code. The simulator swallows those of spawned tasks, so they are caught where they are raised.
+//! Panics of simulated code. The simulator swallows those of spawned tasks, so they are caught
+//! where they are raised.
 
 use std::cell::RefCell;
 use std::panic;

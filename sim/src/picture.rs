@@ -1,8 +1,10 @@
-//! What is drawn of a recording: events joined into lanes, bars, arrows and bands. The page draws them and decides nothing.
+//! What is drawn of a recording: events joined into lanes, bars, arrows and bands. The page draws
+//! them and decides nothing.
 //!
-//! An arrow joins a frame that was sent with the one that was received: on a connection the n-th frame that goes in is the
-//! n-th that comes out, so what never comes out was lost. A bar is a grant, from the commit that began it to the commit
-//! that ended it. A band is a fault, from its strike until it is over.
+//! An arrow joins a frame that was sent with the one that was received: on a connection the n-th
+//! frame that goes in is the n-th that comes out, so what never comes out was lost. A bar is a
+//! grant, from the commit that began it to the commit that ended it. A band is a fault, from its
+//! strike until it is over.
 
 use std::collections::BTreeMap;
 
@@ -118,7 +120,8 @@ pub struct Verdict {
     pub text: String,
     /// When it was noticed.
     pub noticed_ms: u64,
-    /// The event it is pinned to: what the checker was looking at, or the last thing known of the run it names.
+    /// The event it is pinned to: what the checker was looking at, or the last thing known of the
+    /// run it names.
     pub event: usize,
     /// Whether it was found when all was over.
     pub in_the_end: bool,
@@ -212,11 +215,7 @@ fn arrows(events: &[Event]) -> Vec<Arrow> {
                 sent.insert(key, arrows.len());
                 arrows.push(Arrow(at, None));
             }
-            What::Received {
-                peer,
-                connection,
-                number,
-            } => {
+            What::Received { peer, connection, number } => {
                 if let Some(arrow) = sent.get(&(peer.as_str(), *connection, *number)) {
                     arrows[*arrow].1 = Some(at);
                 }
@@ -348,10 +347,7 @@ fn calls(events: &[Event], grants: &[Bar], lanes: &[Lane]) -> Vec<Bar> {
 fn stack(bars: &mut [Bar], host: &str) -> u32 {
     let mut free_from: Vec<u64> = Vec::new();
     for bar in bars.iter_mut().filter(|bar| bar.host == host) {
-        let row = free_from
-            .iter()
-            .position(|free| *free <= bar.from_ms)
-            .unwrap_or(free_from.len());
+        let row = free_from.iter().position(|free| *free <= bar.from_ms).unwrap_or(free_from.len());
         if row == free_from.len() {
             free_from.push(0);
         }
@@ -368,11 +364,7 @@ fn batches(events: &[Event]) -> Vec<Batch> {
             What::Submitted { seq, .. } => {
                 // The number is given again after a crash: what had it before is lost.
                 open.insert(*seq, batches.len());
-                batches.push(Batch {
-                    submitted: at,
-                    committed: None,
-                    to_ms: None,
-                });
+                batches.push(Batch { submitted: at, committed: None, to_ms: None });
             }
             What::Committed { seq, .. } => {
                 let later = open.split_off(&(seq + 1));
@@ -394,19 +386,11 @@ fn batches(events: &[Event]) -> Vec<Batch> {
 }
 
 fn bands(events: &[Event], lanes: &[Lane], end_ms: u64) -> Vec<Band> {
-    let mended = events
-        .iter()
-        .find(|event| event.what == What::Mended)
-        .map_or(end_ms, |event| event.at_ms);
+    let mended =
+        events.iter().find(|event| event.what == What::Mended).map_or(end_ms, |event| event.at_ms);
     let mut bands: Vec<Band> = Vec::new();
     for (at, event) in events.iter().enumerate() {
-        let What::FaultStruck {
-            kind,
-            other,
-            span_ms,
-            ..
-        } = &event.what
-        else {
+        let What::FaultStruck { kind, other, span_ms, .. } = &event.what else {
             continue;
         };
         let over = |later: &Event| match &later.what {
@@ -425,24 +409,14 @@ fn bands(events: &[Event], lanes: &[Lane], end_ms: u64) -> Vec<Band> {
                 .find(|life| life.life == event.life)
                 .and_then(|life| life.to_ms)
                 .unwrap_or(event.at_ms),
-            _ => events[at..]
-                .iter()
-                .find(|later| over(later))
-                .map_or(planned, |later| later.at_ms),
+            _ => events[at..].iter().find(|later| over(later)).map_or(planned, |later| later.at_ms),
         };
-        bands.push(Band {
-            struck: at,
-            from_ms: event.at_ms,
-            to_ms,
-            row: 0,
-        });
+        bands.push(Band { struck: at, from_ms: event.at_ms, to_ms, row: 0 });
     }
     let mut free_from: Vec<u64> = Vec::new();
     for band in &mut bands {
-        let row = free_from
-            .iter()
-            .position(|free| *free <= band.from_ms)
-            .unwrap_or(free_from.len());
+        let row =
+            free_from.iter().position(|free| *free <= band.from_ms).unwrap_or(free_from.len());
         if row == free_from.len() {
             free_from.push(0);
         }

@@ -1,4 +1,5 @@
-//! Where each run waits: kept up with the rows that come and go, so that nobody looks through all of them to find one.
+//! Where each run waits: kept up with the rows that come and go, so that nobody looks through all
+//! of them to find one.
 
 use std::collections::BTreeMap;
 

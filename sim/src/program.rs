@@ -91,8 +91,7 @@ impl Program {
 
     /// Clients may start this.
     pub(crate) fn knows<In, Out>(&mut self, workflow: Workflow<In, Out>) {
-        self.workflows
-            .insert(workflow.name().to_owned(), untyped(workflow));
+        self.workflows.insert(workflow.name().to_owned(), untyped(workflow));
     }
 
     pub(crate) fn workflow(&self, name: &str) -> Option<Workflow<Value, Value>> {
@@ -104,7 +103,8 @@ impl Program {
         self.versions.len().saturating_sub(1)
     }
 
-    /// A worker with one version of the code, which offers `slots` of each of its workflows' queues.
+    /// A worker with one version of the code, which offers `slots` of each of its workflows'
+    /// queues.
     pub(crate) fn worker(
         &self,
         worker: Worker,
@@ -140,9 +140,7 @@ impl Program {
 }
 
 fn untyped<In, Out>(workflow: Workflow<In, Out>) -> Workflow<Value, Value> {
-    Workflow::new(workflow.name())
-        .version(workflow.code_version())
-        .queue(workflow.queue_name())
+    Workflow::new(workflow.name()).version(workflow.code_version()).queue(workflow.queue_name())
 }
 
 /// A worker of the simulation: the production worker, and the outside world for its steps.
@@ -177,7 +175,8 @@ impl SimWorker {
         self.outside.clone()
     }
 
-    /// Registers the function of a workflow, as [`Worker::register`] does, and offers slots of the workflow's queue.
+    /// Registers the function of a workflow, as [`Worker::register`] does, and offers slots of the
+    /// workflow's queue.
     #[must_use]
     pub fn register<In, Out, F, Fut>(mut self, workflow: Workflow<In, Out>, function: F) -> Self
     where
@@ -186,19 +185,15 @@ impl SimWorker {
         F: Fn(Ctx, In) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Out, Failure>> + Send + 'static,
     {
-        self.worker = self
-            .worker
-            .map(|worker| worker.register(workflow, function));
-        self.known
-            .insert(workflow.name().to_owned(), untyped(workflow));
+        self.worker = self.worker.map(|worker| worker.register(workflow, function));
+        self.known.insert(workflow.name().to_owned(), untyped(workflow));
         let slots = self.slots;
-        self.queues
-            .entry(workflow.queue_name().to_owned())
-            .or_insert(slots);
+        self.queues.entry(workflow.queue_name().to_owned()).or_insert(slots);
         self
     }
 
-    /// Registers a batch handler, as [`Worker::register_batch`] does, and offers slots of the workflow's queue.
+    /// Registers a batch handler, as [`Worker::register_batch`] does, and offers slots of the
+    /// workflow's queue.
     #[must_use]
     pub fn register_batch<In, Out, F, Fut>(
         mut self,
@@ -212,19 +207,15 @@ impl SimWorker {
         F: Fn(Vec<Item<In>>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Vec<Result<Out, Failure>>> + Send + 'static,
     {
-        self.worker = self
-            .worker
-            .map(|worker| worker.register_batch(workflow, policy, handler));
-        self.known
-            .insert(workflow.name().to_owned(), untyped(workflow));
+        self.worker = self.worker.map(|worker| worker.register_batch(workflow, policy, handler));
+        self.known.insert(workflow.name().to_owned(), untyped(workflow));
         let slots = self.slots;
-        self.queues
-            .entry(workflow.queue_name().to_owned())
-            .or_insert(slots);
+        self.queues.entry(workflow.queue_name().to_owned()).or_insert(slots);
         self
     }
 
-    /// Offers this many slots of a queue. Default: as the seed says, of each registered workflow's queue.
+    /// Offers this many slots of a queue. Default: as the seed says, of each registered workflow's
+    /// queue.
     #[must_use]
     pub fn queue(mut self, queue: impl Into<String>, slots: u32) -> Self {
         self.queues.insert(queue.into(), slots);
@@ -232,12 +223,8 @@ impl SimWorker {
     }
 
     fn finish(self) -> Worker {
-        let worker = self
-            .worker
-            .unwrap_or_else(|| unreachable!("it is put back at once"));
-        self.queues
-            .into_iter()
-            .fold(worker, |worker, (queue, slots)| worker.queue(queue, slots))
+        let worker = self.worker.unwrap_or_else(|| unreachable!("it is put back at once"));
+        self.queues.into_iter().fold(worker, |worker, (queue, slots)| worker.queue(queue, slots))
     }
 }
 

@@ -85,20 +85,13 @@ pub struct JournalEntry {
 impl Recording {
     pub(crate) fn new(plan: Plan, report: Report, events: Vec<Event>, durable: &Durable) -> Self {
         let known = Known::of(&events);
-        let journals = durable
-            .runs
-            .iter()
-            .map(|(number, run)| journal(number.0, run, &known))
-            .collect();
-        Self {
-            plan,
-            report,
-            events,
-            journals,
-        }
+        let journals =
+            durable.runs.iter().map(|(number, run)| journal(number.0, run, &known)).collect();
+        Self { plan, report, events, journals }
     }
 
-    /// Adds a verdict of your own, pinned to the last event until then: what a check of a test found afterwards.
+    /// Adds a verdict of your own, pinned to the last event until then: what a check of a test
+    /// found afterwards.
     pub fn charge(&mut self, violation: Violation) {
         let place = self
             .events
@@ -174,13 +167,8 @@ impl Known {
                         known.submitted.insert(entry.clone(), event.at_ms);
                     }
                 }
-                What::EntryDurable {
-                    run, index, seq, ..
-                } => {
-                    let entry = EntryAt {
-                        run: run.clone(),
-                        index: *index,
-                    };
+                What::EntryDurable { run, index, seq, .. } => {
+                    let entry = EntryAt { run: run.clone(), index: *index };
                     if let Some(at_ms) = batches.get(seq) {
                         known.submitted.entry(entry.clone()).or_insert(*at_ms);
                     }
@@ -207,10 +195,7 @@ impl Known {
 fn journal(number: u64, run: &DurableRun, known: &Known) -> Journal {
     let name = run.name();
     let entries = run.entries.iter().enumerate().map(|(index, entry)| {
-        let at = EntryAt {
-            run: name.clone(),
-            index: index as u32,
-        };
+        let at = EntryAt { run: name.clone(), index: index as u32 };
         journal_entry(&at, entry, known)
     });
     let end = run.entries.last().filter(|entry| entry.ends());
@@ -233,16 +218,9 @@ fn journal_entry(at: &EntryAt, entry: &Entry, known: &Known) -> JournalEntry {
         Entry::StepFailed(e) => (Some(e.attempt), e.failure.message.clone()),
         Entry::AttemptFailed(e) => (
             Some(e.attempt),
-            format!(
-                "{}; again in {} ms",
-                e.failure.message,
-                e.retry_at.0.saturating_sub(e.at.0)
-            ),
+            format!("{}; again in {} ms", e.failure.message, e.retry_at.0.saturating_sub(e.at.0)),
         ),
-        Entry::TimerArmed(e) => (
-            None,
-            format!("due in {} ms", e.due.0.saturating_sub(e.at.0)),
-        ),
+        Entry::TimerArmed(e) => (None, format!("due in {} ms", e.due.0.saturating_sub(e.at.0))),
         Entry::CancelRequested(e) => (None, format!("by {}: {}", e.principal, e.reason)),
         Entry::Completed(e) => (None, format!("{:?}", e.output)),
         Entry::Died(e) => (None, format!("{}: {}", e.failure.class, e.failure.message)),

@@ -28,7 +28,8 @@ pub struct Violation {
 pub struct Report {
     /// The seed.
     pub seed: u64,
-    /// A number made of all that happened, in order: the same for the same seed, or something is not simulated.
+    /// A number made of all that happened, in order: the same for the same seed, or something is
+    /// not simulated.
     pub trace_hash: u64,
     /// How many things happened.
     pub events: u64,
@@ -61,10 +62,7 @@ pub(crate) fn write(suite: &Ready, plan: &Plan, directory: &Path) -> Result<Vec<
     let text = serde_json::to_string_pretty(plan).map_err(|error| error.to_string())?;
     std::fs::write(&file, text).map_err(|error| cannot(&file, error))?;
     let recording = suite.record(plan.clone());
-    let (page, data) = (
-        file.with_extension("html"),
-        file.with_extension("events.json"),
-    );
+    let (page, data) = (file.with_extension("html"), file.with_extension("events.json"));
     std::fs::write(&page, recording.to_html()).map_err(|error| cannot(&page, error))?;
     std::fs::write(&data, recording.to_json()).map_err(|error| cannot(&data, error))?;
     Ok(vec![file, page, data])
@@ -79,14 +77,7 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            seed,
-            trace_hash,
-            events,
-            simulated_ms,
-            skipped_ms,
-            ..
-        } = self;
+        let Self { seed, trace_hash, events, simulated_ms, skipped_ms, .. } = self;
         writeln!(
             f,
             "seed {seed}: {events} events in {simulated_ms} ms and {skipped_ms} skipped, trace {trace_hash:016x}"

@@ -1,8 +1,9 @@
 //! Reduces a failing plan: fewest faults, jobs and unkindnesses that still fail in the same way.
 //!
-//! A plan is data, and what is decided underway is a hash of the seed and of what it is about, so leaving a fault or a job
-//! out leaves the others as they are. Parts are left out in halves, quarters and so on down to single ones (Zeller and
-//! Hildebrandt, "Simplifying and isolating failure-inducing input", 2002), again and again until nothing more can go.
+//! A plan is data, and what is decided underway is a hash of the seed and of what it is about, so
+//! leaving a fault or a job out leaves the others as they are. Parts are left out in halves,
+//! quarters and so on down to single ones (Zeller and Hildebrandt, "Simplifying and isolating
+//! failure-inducing input", 2002), again and again until nothing more can go.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,11 +41,7 @@ pub(crate) fn shrink(
         same,
         clock: Stopwatch::begin(),
         budget,
-        best: Shrunk {
-            plan,
-            report,
-            tried: 0,
-        },
+        best: Shrunk { plan, report, tried: 0 },
     };
     loop {
         let before = search.best.plan.clone();
@@ -154,10 +151,7 @@ impl Search<'_> {
         }
         let mut plan = self.best.plan.clone();
         let jobs = plan.jobs.iter().map(|timed| timed.at_ms);
-        let faults = plan
-            .faults
-            .iter()
-            .map(|timed| timed.at_ms + timed.fault.span_ms);
+        let faults = plan.faults.iter().map(|timed| timed.at_ms + timed.fault.span_ms);
         let last = jobs.chain(faults).max().unwrap_or_default() + 1;
         plan.settings.faults_end_ms = plan.settings.faults_end_ms.min(last);
         self.keeps(plan);

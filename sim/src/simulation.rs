@@ -30,7 +30,8 @@ const LOOK_MS: u64 = 50;
 const AUDITS_AGAIN_MAX: u32 = 20;
 /// A program that ended by itself is started again after this time.
 const RESTART_MS: u64 = 150;
-/// When for so many session time-outs after the faults only parked and paused runs were left, nothing ends any more.
+/// When for so many session time-outs after the faults only parked and paused runs were left,
+/// nothing ends any more.
 const STUCK_TIMEOUTS: u64 = 3;
 /// A server's wall clock that is further ahead of engine time than this is set right in the end.
 const BELIEVED_MS: i64 = 47 * 3_600_000;
@@ -39,7 +40,8 @@ const SEGMENTS_MAX: usize = 10_000;
 
 /// Simulates a plan.
 ///
-/// Panics if the plan is not one of the engine's own suite: the workflows of others are in their suites.
+/// Panics if the plan is not one of the engine's own suite: the workflows of others are in their
+/// suites.
 pub fn run(plan: Plan) -> Report {
     run_of(plan, Arc::new(Program::engine()))
 }
@@ -109,23 +111,14 @@ pub(crate) fn observe(plan: Plan, program: Arc<Program>) -> Observed {
                 let key = format!("{}-{}", started.id, step.number);
                 let place = (started.workflow.clone(), step.place.name.clone());
                 let once = OnceKey::of(started.namespace, &step.place.name);
-                let is_once = court
-                    .durable
-                    .once
-                    .contains_key(&(started.namespace, once.0));
+                let is_once = court.durable.once.contains_key(&(started.namespace, once.0));
                 steps.insert(if is_once { once.to_string() } else { key }, place);
             }
         }
         let end = run.entries.last().map_or("", Entry::kind_name);
         ends.insert(run.name(), end.to_lowercase());
     }
-    Observed {
-        report,
-        passed: world.passed(),
-        happened: ledger.happened().to_vec(),
-        steps,
-        ends,
-    }
+    Observed { report, passed: world.passed(), happened: ledger.happened().to_vec(), steps, ends }
 }
 
 fn simulate(plan: Plan, program: Arc<Program>, keeps: Keeps) -> (Arc<World>, Vec<Violation>) {
@@ -197,9 +190,7 @@ fn report(world: &World, violations: Vec<Violation>) -> (Report, Vec<String>) {
         events: trace.count(),
         simulated_ms: world.now_ms(),
         skipped_ms: world.clocks().skipped_ms(),
-        healed_in_ms: world
-            .now_ms()
-            .saturating_sub(world.plan.settings.faults_end_ms),
+        healed_in_ms: world.now_ms().saturating_sub(world.plan.settings.faults_end_ms),
         runs,
         faults: counts.faults,
         seen: counts
@@ -285,15 +276,11 @@ impl Simulation<'_> {
         let hosts = settings.hosts();
         for number in 1..=settings.workers {
             let (name, here) = (format!("worker-{number}"), world.clone());
-            sim.host(name.clone(), move || {
-                worker::work(here.clone(), name.clone())
-            });
+            sim.host(name.clone(), move || worker::work(here.clone(), name.clone()));
         }
         for number in 1..=settings.clients {
             let here = world.clone();
-            sim.host(format!("client-{number}"), move || {
-                client::ask(here.clone(), number)
-            });
+            sim.host(format!("client-{number}"), move || client::ask(here.clone(), number));
         }
         let mut simulation = Self {
             world: world.clone(),
@@ -329,11 +316,7 @@ impl Simulation<'_> {
                 healed = true;
                 self.heal();
             }
-            while let Some(entry) = self
-                .agenda
-                .first_entry()
-                .filter(|entry| entry.key().0 <= now)
-            {
+            while let Some(entry) = self.agenda.first_entry().filter(|entry| entry.key().0 <= now) {
                 match entry.remove() {
                     Action::Strike(fault) => self.strike(fault),
                     Action::Mend(fault) => self.mend(&fault),
@@ -349,9 +332,7 @@ impl Simulation<'_> {
                 self.skip();
             }
             if let Err(error) = self.sim.step() {
-                self.world
-                    .court()
-                    .charge("no program fails", now, error.to_string());
+                self.world.court().charge("no program fails", now, error.to_string());
             }
             self.world.set_now_ms(now + settings.tick_ms);
             self.world.check_rules();
@@ -413,8 +394,8 @@ impl Simulation<'_> {
         self.world.audited.load(Ordering::Relaxed) && !self.went_on()
     }
 
-    /// Whether a run began while everything was asked about, or after it: a copy of a start arrived late, when the name or
-    /// the unique key was free. Then everything is asked about again.
+    /// Whether a run began while everything was asked about, or after it: a copy of a start arrived
+    /// late, when the name or the unique key was free. Then everything is asked about again.
     fn went_on(&mut self) -> bool {
         let at_rest = self.world.court().durable.is_at_rest();
         let kept = self.world.court().durable.kept().count();
@@ -433,8 +414,9 @@ impl Simulation<'_> {
         true
     }
 
-    /// Only parked and paused runs are left, and nothing is to come that could set them going: no fault, no deployment, no
-    /// call of a client but one that waits for an outcome. Waiting for the deadline would change nothing.
+    /// Only parked and paused runs are left, and nothing is to come that could set them going: no
+    /// fault, no deployment, no call of a client but one that waits for an outcome. Waiting for the
+    /// deadline would change nothing.
     fn is_stuck(&self) -> bool {
         let plan = &self.world.plan;
         let answered = {
@@ -548,11 +530,9 @@ impl Simulation<'_> {
                     Duration::from_millis(fault.extent),
                 );
             }
-            FaultKind::SlowDisk => self
-                .world
-                .disk
-                .faults()
-                .slow_sync(Duration::from_millis(fault.extent)),
+            FaultKind::SlowDisk => {
+                self.world.disk.faults().slow_sync(Duration::from_millis(fault.extent))
+            }
             FaultKind::DiskFull => self.world.disk.faults().fill(),
             FaultKind::SyncFailed => {
                 let fate = match fault.extent % 3 {
@@ -595,9 +575,7 @@ impl Simulation<'_> {
     /// What the script strikes with, at the end of the tick in which its point was passed.
     fn strike_as_scripted(&mut self, strike: Strike, worker: Option<String>) {
         let is_worker = |host: &String| host.starts_with("worker-");
-        let worker = worker
-            .filter(is_worker)
-            .unwrap_or_else(|| "worker-1".to_owned());
+        let worker = worker.filter(is_worker).unwrap_or_else(|| "worker-1".to_owned());
         let (now, settings) = (self.world.now_ms(), &self.world.plan.settings);
         let chance = crate::draw::hash(self.world.plan.seed, format_args!("strike at {now}"));
         let fault = strike.fault(worker, settings, chance);
@@ -610,12 +588,11 @@ impl Simulation<'_> {
         let workers = self.hosts.iter().filter(|host| host.starts_with("worker-"));
         let workers: Vec<String> = workers.cloned().collect();
         self.world.deploy(workers.iter().cloned());
-        workers
-            .iter()
-            .for_each(|worker| self.world.ask_to_drain(worker));
+        workers.iter().for_each(|worker| self.world.ask_to_drain(worker));
     }
 
-    /// Cuts one link after another, each for a part of the time; the next one goes just before the last one is whole.
+    /// Cuts one link after another, each for a part of the time; the next one goes just before the
+    /// last one is whole.
     fn roll(&mut self, span_ms: u64) {
         let peers = self.hosts.len() as u64 - 1;
         let (now, part) = (self.world.now_ms(), (span_ms / peers).max(10));
@@ -627,9 +604,7 @@ impl Simulation<'_> {
     fn crash(&mut self, host: &str, up_at: u64) {
         self.world.clone().while_crashing(|| self.sim.crash(host));
         let (now, life) = (self.world.now_ms(), self.world.life_of(host));
-        self.world.record(now, host, life, |_| What::LifeEnded {
-            how: "it is killed".to_owned(),
-        });
+        self.world.record(now, host, life, |_| What::LifeEnded { how: "it is killed".to_owned() });
         self.world.resume(host);
         self.down.insert(host.to_owned(), ());
         self.plan(up_at, Action::Bounce(host.to_owned()));
@@ -637,8 +612,7 @@ impl Simulation<'_> {
 
     fn bounce(&mut self, host: &str) {
         if self.down.remove(host).is_some() {
-            self.world
-                .line(format_args!("{} {host} comes up", self.world.now_ms()));
+            self.world.line(format_args!("{} {host} comes up", self.world.now_ms()));
             // One that ended by itself may have left tasks behind.
             self.world.clone().while_crashing(|| self.sim.bounce(host));
         }
@@ -698,16 +672,11 @@ impl Simulation<'_> {
         }
     }
 
-    /// A server's clock that its engine does not believe is set to where engine time is. It is the clock as it is now that
-    /// counts, which the server may not have seen yet: it may have stood still, or be down.
+    /// A server's clock that its engine does not believe is set to where engine time is. It is the
+    /// clock as it is now that counts, which the server may not have seen yet: it may have stood
+    /// still, or be down.
     fn set_clocks(&self) {
-        let mark = self
-            .world
-            .court()
-            .durable
-            .mark
-            .as_ref()
-            .map(|mark| mark.time);
+        let mark = self.world.court().durable.mark.as_ref().map(|mark| mark.time);
         let mut clocks = self.world.clocks();
         let Some(engine) = clocks.engine().or(mark) else {
             return;

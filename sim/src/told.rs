@@ -57,11 +57,7 @@ pub(crate) struct OutcomeTold {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Asked {
     /// To begin.
-    Start {
-        workflow: String,
-        input: Payload,
-        delayed: bool,
-    },
+    Start { workflow: String, input: Payload, delayed: bool },
     /// To stop.
     Cancel,
     /// To go on.
@@ -167,10 +163,7 @@ pub(crate) struct Told {
 
 impl Told {
     pub(crate) fn new(plan: &Plan) -> Self {
-        Self {
-            jobs: vec![Progress::Waits; plan.jobs.len()],
-            ..Self::default()
-        }
+        Self { jobs: vec![Progress::Waits; plan.jobs.len()], ..Self::default() }
     }
 
     /// Whether no job is left.
@@ -205,9 +198,8 @@ impl Told {
     /// A question about a run that had been acknowledged before (or not) got this error.
     pub(crate) fn refused(&mut self, name: &str, acknowledged: bool, error: &ClientError) {
         if acknowledged && matches!(error, ClientError::Refused(Refusal::NoSuchRun(_))) {
-            self.wrong.push(format!(
-                "a client was told that {name} exists, and then that it does not"
-            ));
+            self.wrong
+                .push(format!("a client was told that {name} exists, and then that it does not"));
         }
     }
 }
@@ -241,7 +233,8 @@ impl Host {
 }
 
 impl Calls {
-    /// The engine gives it to the disk that an id means nothing any more; again, if a crash took that.
+    /// The engine gives it to the disk that an id means nothing any more; again, if a crash took
+    /// that.
     pub(crate) fn forgets(&mut self, id: RunId, at_ms: u64) {
         let from = self.moment(at_ms).order;
         self.going.insert(id, from);

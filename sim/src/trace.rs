@@ -1,7 +1,8 @@
 //! What happened, in order, as text and as one number.
 //!
-//! Equal seeds must give equal traces, line by line; the number is a hash over all lines, so that whole runs can be
-//! compared cheaply. Lines hold simulated milliseconds, never an `Instant`, which means nothing outside its host's life.
+//! Equal seeds must give equal traces, line by line; the number is a hash over all lines, so that
+//! whole runs can be compared cheaply. Lines hold simulated milliseconds, never an `Instant`, which
+//! means nothing outside its host's life.
 
 use std::fmt::{self, Write};
 
@@ -16,11 +17,7 @@ pub(crate) struct Trace {
 impl Trace {
     /// An empty trace, which keeps its lines if it is told to.
     pub(crate) fn new(keeps_lines: bool) -> Self {
-        Self {
-            hash: Fnv(0xcbf2_9ce4_8422_2325),
-            count: 0,
-            lines: keeps_lines.then(Vec::new),
-        }
+        Self { hash: Fnv(0xcbf2_9ce4_8422_2325), count: 0, lines: keeps_lines.then(Vec::new) }
     }
 
     /// Adds a line.
@@ -61,7 +58,8 @@ impl Write for Fnv {
     }
 }
 
-/// The first line in which two traces of one seed differ, with what led there, and the usual causes.
+/// The first line in which two traces of one seed differ, with what led there, and the usual
+/// causes.
 ///
 /// ```
 /// let told = stepwell_sim::first_difference(&["a".into(), "b".into()], &["a".into(), "c".into()]).unwrap();
@@ -75,18 +73,13 @@ pub fn first_difference(first: &[String], second: &[String]) -> Option<String> {
         None => first.len().min(second.len()),
         Some(at) => at,
     };
-    let mut told = format!(
-        "the same seed took two paths: the traces differ in line {}\n\n",
-        at + 1
-    );
+    let mut told =
+        format!("the same seed took two paths: the traces differ in line {}\n\n", at + 1);
     for line in &first[at.saturating_sub(8)..at] {
         let _ = writeln!(told, "         {line}");
     }
     let line = |lines: &[String]| {
-        lines
-            .get(at)
-            .cloned()
-            .unwrap_or_else(|| "(the trace has ended)".to_owned())
+        lines.get(at).cloned().unwrap_or_else(|| "(the trace has ended)".to_owned())
     };
     let _ = writeln!(told, "first    {}", line(first));
     let _ = writeln!(told, "second   {}\n", line(second));

@@ -48,8 +48,5 @@ fn every_plan_in_the_bank_is_listed() {
 fn plans_in(directory: impl AsRef<Path>) -> BTreeSet<String> {
     let entries = std::fs::read_dir(directory).expect("the bank");
     let names = entries.map(|entry| entry.expect("an entry").file_name().into_string());
-    names
-        .map(|name| name.expect("a name"))
-        .filter(|name| name.ends_with(".json"))
-        .collect()
+    names.map(|name| name.expect("a name")).filter(|name| name.ends_with(".json")).collect()
 }

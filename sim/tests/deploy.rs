@@ -1,4 +1,5 @@
-//! Code deployed over running work: it completes, or stops with a precise error. Never wrong output.
+//! Code deployed over running work: it completes, or stops with a precise error. Never wrong
+//! output.
 
 use stepwell::{Ctx, Failure, Workflow, mins, secs};
 use stepwell_sim::{Effect, Faults, Outside, Point, Sim, Strike, Suite};
@@ -41,19 +42,14 @@ fn suite(new: &'static [&'static str]) -> Suite {
         })
         .faults(Faults::none())
         .effect("line", Effect::once_per_key())
-        .always(
-            "what is done is what the old code does, or what the new one does",
-            |h| {
-                let lines: Vec<String> = h.effects("line").map(|e| e.text().to_owned()).collect();
-                OLD.iter().zip(&lines).all(|(step, line)| step == line)
-                    || NEW.iter().zip(&lines).all(|(step, line)| step == line)
-            },
-        )
+        .always("what is done is what the old code does, or what the new one does", |h| {
+            let lines: Vec<String> = h.effects("line").map(|e| e.text().to_owned()).collect();
+            OLD.iter().zip(&lines).all(|(step, line)| step == line)
+                || NEW.iter().zip(&lines).all(|(step, line)| step == line)
+        })
         .always("what is returned is of one version", |h| {
             let outputs = h.runs().filter_map(|run| run.output::<Vec<String>>());
-            outputs
-                .into_iter()
-                .all(|output| output == OLD || output == NEW)
+            outputs.into_iter().all(|output| output == OLD || output == NEW)
         })
         .eventually("all lists end", mins(2))
 }
@@ -63,14 +59,12 @@ fn suite(new: &'static [&'static str]) -> Suite {
 fn a_fitting_version_deployed_at_every_point_completes_every_run() {
     let map = suite(&OLD).crash_map(1, &[Strike::Deploy]).unwrap();
     println!("{map}");
-    assert!(
-        map.points.iter().filter(|point| point.struck).count() >= 10,
-        "{map}"
-    );
+    assert!(map.points.iter().filter(|point| point.struck).count() >= 10, "{map}");
     assert!(map.is_sound(), "{map}");
 }
 
-// A37: v1 is swapped for v2 at every step; a run that has passed the place where they differ is parked, and says why.
+// A37: v1 is swapped for v2 at every step; a run that has passed the place where they differ is
+// parked, and says why.
 #[test]
 fn an_unfitting_version_deployed_at_every_step_completes_a_run_or_parks_it() {
     let (mut completed, mut parked) = (0, 0);
@@ -86,18 +80,12 @@ fn an_unfitting_version_deployed_at_every_step_completes_a_run_or_parks_it() {
             assert_eq!(violation.checker, "all lists end", "{report}");
         }
         let says = |text: &str| {
-            assert!(
-                report.violations.iter().any(|v| v.text.contains(text)),
-                "{report}"
-            );
+            assert!(report.violations.iter().any(|v| v.text.contains(text)), "{report}");
         };
         says("it is in [Parked]");
         says("holds    step \"c\"");
         says("the code asked    step \"x\"");
         parked += 1;
     }
-    assert!(
-        completed >= 2 && parked >= 1,
-        "{completed} completed, {parked} parked"
-    );
+    assert!(completed >= 2 && parked >= 1, "{completed} completed, {parked} parked");
 }

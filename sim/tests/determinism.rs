@@ -1,4 +1,5 @@
-//! The gate: a seed is worth something only if it means the same every time, here and on any other machine.
+//! The gate: a seed is worth something only if it means the same every time, here and on any other
+//! machine.
 
 use std::process::Command;
 
@@ -11,14 +12,13 @@ fn seeds() -> impl Iterator<Item = u64> {
     (100_000..100_008).chain((100_008..101_000).filter(on_fjall).take(2))
 }
 
-/// Anything that differs from one run to the next (the clock, an address, an iteration order) would show here.
+/// Anything that differs from one run to the next (the clock, an address, an iteration order) would
+/// show here.
 #[test]
 fn a_seed_is_the_same_twice_in_one_process() {
     for seed in seeds() {
-        let ((first, lines), (second, again)) = (
-            run_traced(Plan::of_seed(seed)),
-            run_traced(Plan::of_seed(seed)),
-        );
+        let ((first, lines), (second, again)) =
+            (run_traced(Plan::of_seed(seed)), run_traced(Plan::of_seed(seed)));
         assert_eq!(first_difference(&lines, &again), None, "seed {seed}");
         assert_eq!(first, second, "seed {seed}");
         assert_eq!(
@@ -29,7 +29,8 @@ fn a_seed_is_the_same_twice_in_one_process() {
     }
 }
 
-/// What is the same within a process but not between two (a hash's random keys, an address) would show here.
+/// What is the same within a process but not between two (a hash's random keys, an address) would
+/// show here.
 #[test]
 fn a_seed_is_the_same_in_two_processes() {
     for seed in seeds() {
@@ -40,15 +41,10 @@ fn a_seed_is_the_same_in_two_processes() {
             .output()
             .unwrap();
         let text = String::from_utf8_lossy(&child.stdout);
-        let again: Vec<String> = text
-            .lines()
-            .filter_map(|line| line.strip_prefix("| ").map(str::to_owned))
-            .collect();
+        let again: Vec<String> =
+            text.lines().filter_map(|line| line.strip_prefix("| ").map(str::to_owned)).collect();
         assert_eq!(first_difference(&lines, &again), None, "seed {seed}");
-        assert!(
-            text.contains(&format!("hash {:016x}", report.trace_hash)),
-            "seed {seed}: {text}"
-        );
+        assert!(text.contains(&format!("hash {:016x}", report.trace_hash)), "seed {seed}: {text}");
     }
 }
 
@@ -68,9 +64,6 @@ fn child_of_the_gate() {
 /// The gate itself must see a difference.
 #[test]
 fn other_seeds_differ() {
-    let (a, b) = (
-        run_traced(Plan::of_seed(1)).1,
-        run_traced(Plan::of_seed(2)).1,
-    );
+    let (a, b) = (run_traced(Plan::of_seed(1)).1, run_traced(Plan::of_seed(2)).1);
     assert!(first_difference(&a, &b).is_some());
 }

@@ -5,7 +5,8 @@ use stepwell_sim::{Faults, Outside, Seeds, Sim};
 
 const ORDER: Workflow<u64, u64> = Workflow::new("order").queue("orders");
 const ORDERS: usize = 40;
-/// When the downstream is up again, in simulated milliseconds: long after the last start and the last fault.
+/// When the downstream is up again, in simulated milliseconds: long after the last start and the
+/// last fault.
 const HEALS_MS: u64 = 20_000;
 
 async fn order(ctx: Ctx, n: u64, world: Outside) -> Result<u64, Failure> {
@@ -19,14 +20,13 @@ async fn order(ctx: Ctx, n: u64, world: Outside) -> Result<u64, Failure> {
         }
     };
     let patient = Retry::exponential(secs(1)).cap(mins(5)).retries(100_000);
-    ctx.step("call", call)
-        .retry(patient.give_up_after(days(3_650)))
-        .await
+    ctx.step("call", call).retry(patient.give_up_after(days(3_650))).await
 }
 
-// A2: a dead downstream must not hurt the starts. It refuses every call, while processes die, the power goes, links are cut and
-// clocks jump: every start succeeds (a client repeats one until it is answered, and a refusal is a violation), nothing is lost, and
-// once the downstream is up every job completes.
+// A2: a dead downstream must not hurt the starts. It refuses every call, while processes die, the
+// power goes, links are cut and clocks jump: every start succeeds (a client repeats one until it is
+// answered, and a refusal is a violation), nothing is lost, and once the downstream is up every job
+// completes.
 #[test]
 fn a_downstream_that_refuses_everything_stops_no_start_under_faults() {
     Sim::suite("dead downstream")
@@ -41,11 +41,10 @@ fn a_downstream_that_refuses_everything_stops_no_start_under_faults() {
         .always("nothing completes while the downstream is down", |h| {
             h.now_ms() >= HEALS_MS || h.runs().all(|run| run.output::<u64>().is_none())
         })
-        // A run that was alone with three workers that died is a dead letter, whatever the downstream does.
+        // A run that was alone with three workers that died is a dead letter, whatever the
+        // downstream does.
         .always("no job is given up because of the downstream", |h| {
-            h.runs()
-                .filter_map(|run| run.failure())
-                .all(|failure| failure.class == "worker lost")
+            h.runs().filter_map(|run| run.failure()).all(|failure| failure.class == "worker lost")
         })
         .sometimes("all were started, and all complete", |h| {
             h.runs().filter(|run| run.output::<u64>().is_some()).count() == ORDERS

@@ -26,20 +26,15 @@ async fn export(ctx: Ctx, n: u64) -> Result<u64, Failure> {
 }
 
 async fn mail(ctx: Ctx, n: u64) -> Result<u64, Failure> {
-    ctx.step("mail", |_| async move { Ok::<_, Failure>(n) })
-        .await
+    ctx.step("mail", |_| async move { Ok::<_, Failure>(n) }).await
 }
 
-// A44: all slots of all workers are taken by steps that hang for ever; what is queued behind them gets through, under faults
-// too. Without hard limits nothing of it would ever end.
+// A44: all slots of all workers are taken by steps that hang for ever; what is queued behind them
+// gets through, under faults too. Without hard limits nothing of it would ever end.
 #[test]
 fn a_downstream_that_hangs_for_ever_starves_nobody() {
     Sim::suite("hangs")
-        .workers(2, |w| {
-            w.register(EXPORT, export)
-                .register(MAIL, mail)
-                .queue("work", 2)
-        })
+        .workers(2, |w| w.register(EXPORT, export).register(MAIL, mail).queue("work", 2))
         .workload(|w| {
             w.start_many(EXPORT, 12, |draw| draw.between(0, 1_000));
             w.start_many(MAIL, 40, |draw| draw.between(0, 1_000));
@@ -48,20 +43,16 @@ fn a_downstream_that_hangs_for_ever_starves_nobody() {
         // Twelve runs of two attempts of 4 s, through four slots, are 24 s of work for each.
         .eventually("throughput recovers", secs(60))
         .always("mail is never lost behind exports", |h| {
-            h.runs()
-                .filter(|run| run.workflow() == "mail" && run.has_ended())
-                .all(|run| {
-                    run.output::<u64>().is_some()
-                        || run.failure().is_some_and(|f| f.class == "worker lost")
-                })
+            h.runs().filter(|run| run.workflow() == "mail" && run.has_ended()).all(|run| {
+                run.output::<u64>().is_some()
+                    || run.failure().is_some_and(|f| f.class == "worker lost")
+            })
         })
         .sometimes("an export was ended at its hard limit", |h| {
-            h.runs()
-                .any(|run| run.failure().is_some_and(|f| f.class == "time limit"))
+            h.runs().any(|run| run.failure().is_some_and(|f| f.class == "time limit"))
         })
         .sometimes("an export cleaned up at its soft limit", |h| {
-            h.runs()
-                .any(|run| run.failure().is_some_and(|f| f.class == "cleaned up"))
+            h.runs().any(|run| run.failure().is_some_and(|f| f.class == "cleaned up"))
         })
         .seeds(Seeds::fresh_only(12).from(0).budget(secs(60)))
         .run();

@@ -40,19 +40,8 @@ fn paused(kind: FaultKind, host: &str, span_ms: u64) -> Plan {
             },
         })
         .collect();
-    let fault = Fault {
-        kind,
-        host: host.to_owned(),
-        other: String::new(),
-        span_ms,
-        extent: 0,
-    };
-    plan.faults = [700, 4_700]
-        .map(|at_ms| TimedFault {
-            at_ms,
-            fault: fault.clone(),
-        })
-        .into();
+    let fault = Fault { kind, host: host.to_owned(), other: String::new(), span_ms, extent: 0 };
+    plan.faults = [700, 4_700].map(|at_ms| TimedFault { at_ms, fault: fault.clone() }).into();
     plan
 }
 
@@ -68,15 +57,9 @@ fn a_worker_that_slept_past_its_lease_is_not_heard() {
     assert_eq!(report.faults[&FaultKind::WorkerPaused], 2);
     assert_eq!(report.runs["Completed"], 20, "{report}");
     let absorbed = report.seen.get("effects absorbed").copied();
-    assert!(
-        absorbed > Some(0),
-        "its steps were done again by others: {report}"
-    );
+    assert!(absorbed > Some(0), "its steps were done again by others: {report}");
     let revoked = report.seen.get(REVOKED).copied();
-    assert!(
-        revoked > Some(0),
-        "what it holds and says counts no more: {report}"
-    );
+    assert!(revoked > Some(0), "what it holds and says counts no more: {report}");
 }
 
 /// Shorter than the session time-out: its connection is whole, nothing is taken from it.
@@ -91,10 +74,8 @@ fn a_short_pause_costs_nothing_but_time() {
 
 #[test]
 fn a_server_or_client_that_stands_still_goes_on() {
-    for (kind, host) in [
-        (FaultKind::ServerPaused, "server"),
-        (FaultKind::ClientPaused, "client-1"),
-    ] {
+    for (kind, host) in [(FaultKind::ServerPaused, "server"), (FaultKind::ClientPaused, "client-1")]
+    {
         let report = run(paused(kind, host, 3_000));
         assert!(report.is_sound(), "{report}");
         assert_eq!(report.runs["Completed"], 20, "{report}");

@@ -1,4 +1,5 @@
-//! Queues beside each other, over a network: a line of ten thousand slow runs in one does not delay another.
+//! Queues beside each other, over a network: a line of ten thousand slow runs in one does not delay
+//! another.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -64,10 +65,7 @@ fn world(mut plan: Plan, exports: u64) -> Plan {
     let calls = exports.chunks(1_000).map(|runs| TimedJob {
         at_ms: 200,
         client: 2,
-        job: Job::StartMany {
-            workflow: EXPORT.name().to_owned(),
-            runs: runs.to_vec(),
-        },
+        job: Job::StartMany { workflow: EXPORT.name().to_owned(), runs: runs.to_vec() },
     });
     plan.jobs = calls.chain(mails).collect();
     plan
@@ -94,10 +92,7 @@ fn delays(exports: u64) -> Vec<Duration> {
     let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("pools-{exports}.json"));
     std::fs::write(&file, serde_json::to_vec(&plan).expect("a plan is data"))
         .expect("it is written");
-    let report = suite.check(Options {
-        plan: Some(file),
-        ..Options::default()
-    });
+    let report = suite.check(Options { plan: Some(file), ..Options::default() });
     let report = report.expect("it can be played");
     assert!(report.is_sound(), "{report}");
     let mut begun = std::mem::take(&mut *begun.lock().expect("nobody panicked"));

@@ -20,7 +20,8 @@ static VIOLATING: LazyLock<Recording> = LazyLock::new(|| {
     run_recorded(plan)
 });
 
-/// Kills, a slow disk that loses its power with batches in the air, a link cut and a slow one, copies, and a clock that is off.
+/// Kills, a slow disk that loses its power with batches in the air, a link cut and a slow one,
+/// copies, and a clock that is off.
 fn plan() -> Plan {
     let mut plan = Plan::of_seed(84);
     plan.settings.duplicates_per_mille = 50;
@@ -31,23 +32,11 @@ fn plan() -> Plan {
     for job in &mut plan.jobs {
         job.client = 1 + job.client % 2;
     }
-    plan.settings.clocks = [(
-        "server".to_owned(),
-        ClockError {
-            offset_ms: 30_000,
-            ..ClockError::default()
-        },
-    )]
-    .into();
+    plan.settings.clocks =
+        [("server".to_owned(), ClockError { offset_ms: 30_000, ..ClockError::default() })].into();
     let fault = |at_ms, kind, host: &str, other: &str, span_ms, extent| TimedFault {
         at_ms,
-        fault: Fault {
-            kind,
-            host: host.to_owned(),
-            other: other.to_owned(),
-            span_ms,
-            extent,
-        },
+        fault: Fault { kind, host: host.to_owned(), other: other.to_owned(), span_ms, extent },
     };
     plan.faults = vec![
         fault(2_000, FaultKind::WorkerKilled, "worker-1", "", 300, 0),
@@ -56,14 +45,7 @@ fn plan() -> Plan {
         fault(5_000, FaultKind::SlowDisk, "server", "", 900, 400),
         fault(5_700, FaultKind::PowerLost, "server", "", 700, 0),
         fault(7_000, FaultKind::ClientKilled, "client-2", "", 200, 0),
-        fault(
-            8_000,
-            FaultKind::WorkerKilledSilently,
-            "worker-3",
-            "",
-            400,
-            0,
-        ),
+        fault(8_000, FaultKind::WorkerKilledSilently, "worker-3", "", 400, 0),
     ];
     plan
 }
@@ -87,28 +69,19 @@ fn a_recording_is_data() {
     assert_eq!(again, *RECORDED);
 }
 
-/// A run is called by one name from the first question about it on, or a filter would miss a part of its story.
+/// A run is called by one name from the first question about it on, or a filter would miss a part
+/// of its story.
 #[test]
 fn runs_have_one_name() {
-    let known: BTreeSet<&str> = RECORDED
-        .journals
-        .iter()
-        .map(|journal| journal.run.as_str())
-        .collect();
+    let known: BTreeSet<&str> =
+        RECORDED.journals.iter().map(|journal| journal.run.as_str()).collect();
     for event in &RECORDED.events {
         for run in event.what.runs() {
-            let asked = RECORDED
-                .plan
-                .jobs
-                .iter()
-                .any(|job| format!("{job:?}").contains(run));
+            let asked = RECORDED.plan.jobs.iter().any(|job| format!("{job:?}").contains(run));
             assert!(known.contains(run.as_str()) || asked, "{event:?}");
         }
         if let What::Submitted { entries, .. } = &event.what {
-            assert!(
-                entries.iter().all(|entry| !entry.run.starts_with('#')),
-                "{event:?}"
-            );
+            assert!(entries.iter().all(|entry| !entry.run.starts_with('#')), "{event:?}");
         }
     }
 }
@@ -118,10 +91,7 @@ fn every_arrow_has_both_ends_or_is_lost() {
     let (events, picture) = (&RECORDED.events, Picture::of(&RECORDED));
     let count = |is: fn(&What) -> bool| events.iter().filter(|event| is(&event.what)).count();
     let arrived: Vec<usize> = picture.arrows.iter().filter_map(|arrow| arrow.1).collect();
-    assert_eq!(
-        picture.arrows.len(),
-        count(|what| matches!(what, What::Sent(_)))
-    );
+    assert_eq!(picture.arrows.len(), count(|what| matches!(what, What::Sent(_))));
     assert_eq!(
         arrived.len(),
         count(|what| matches!(what, What::Received { .. })),
@@ -149,9 +119,7 @@ fn every_grant_ends_or_is_open_in_the_end() {
             panic!("a bar begins with {:?}", events[grant.began]);
         };
         assert!(holder.starts_with("worker-"), "{run} is held by `{holder}`");
-        let ended = grant
-            .ended
-            .expect("all runs ended, and so did their grants");
+        let ended = grant.ended.expect("all runs ended, and so did their grants");
         assert!(
             matches!(&events[ended].what, What::GrantEnded { run: ended, .. } if ended == run),
             "{:?}",
@@ -160,11 +128,7 @@ fn every_grant_ends_or_is_open_in_the_end() {
     }
     let mut rows = BTreeSet::new();
     for grant in &picture.grants {
-        for other in picture
-            .grants
-            .iter()
-            .filter(|other| other.began > grant.began)
-        {
+        for other in picture.grants.iter().filter(|other| other.began > grant.began) {
             let apart = (other.host != grant.host || other.row != grant.row)
                 || grant.to_ms.is_some_and(|to_ms| to_ms < other.from_ms);
             assert!(apart, "bars lie over one another");
@@ -187,20 +151,12 @@ fn calls_asks_batches_and_faults_are_joined() {
     let struck: u64 = RECORDED.report.faults.values().sum();
     assert_eq!(picture.bands.len() as u64, struck);
     assert!(picture.bands.iter().all(|band| band.to_ms >= band.from_ms));
-    let lost = picture
-        .batches
-        .iter()
-        .filter(|batch| batch.committed.is_none());
+    let lost = picture.batches.iter().filter(|batch| batch.committed.is_none());
     assert!(lost.count() > 0, "the power cut takes a batch with it");
     let server = picture.lanes.iter().find(|lane| lane.host == "server");
     let server = server.expect("there is a server");
     assert!(server.lives.len() > 1);
-    assert!(
-        server
-            .clock
-            .iter()
-            .any(|(_, offset_ms)| *offset_ms == 30_000)
-    );
+    assert!(server.clock.iter().any(|(_, offset_ms)| *offset_ms == 30_000));
 }
 
 #[test]
@@ -252,26 +208,18 @@ fn a_verdict_underway_is_pinned_to_what_was_looked_at() {
 fn accused() -> (Recording, usize) {
     let mut recording = RECORDED.clone();
     let is_entry = |what: &What| matches!(what, What::EntryDurable { .. });
-    let entries: Vec<usize> = (0..recording.events.len())
-        .filter(|at| is_entry(&recording.events[*at].what))
-        .collect();
+    let entries: Vec<usize> =
+        (0..recording.events.len()).filter(|at| is_entry(&recording.events[*at].what)).collect();
     let mut at = entries[entries.len() / 2];
     let at_ms = recording.events[at].at_ms;
-    while recording.events[at + 1..]
-        .iter()
-        .any(|later| later.at_ms <= at_ms)
-    {
+    while recording.events[at + 1..].iter().any(|later| later.at_ms <= at_ms) {
         at += 1;
     }
     let text = match recording.events[at].what.runs().first() {
         Some(run) => format!("{run}: </script> is no end & <!-- no beginning"),
         None => "</script> is no end".to_owned(),
     };
-    recording.charge(Violation {
-        checker: "what a test believes".to_owned(),
-        at_ms,
-        text,
-    });
+    recording.charge(Violation { checker: "what a test believes".to_owned(), at_ms, text });
     (recording, at)
 }
 
@@ -321,10 +269,7 @@ fn the_page_is_called_by_its_suite_its_seed_and_what_failed() {
     };
     assert_eq!(title(&RECORDED), "engine, seed 84: all held");
     let (mut accused, _) = accused();
-    assert_eq!(
-        title(&accused),
-        "engine, seed 84: broken: what a test believes"
-    );
+    assert_eq!(title(&accused), "engine, seed 84: broken: what a test believes");
     accused.plan.suite = "<b> & Co".to_owned();
     assert!(title(&accused).starts_with("&lt;b> &amp; Co, seed 84: "));
 }
@@ -334,12 +279,10 @@ fn scratch(name: &str) -> PathBuf {
 }
 
 fn browser() -> Option<&'static str> {
-    ["chromium", "chromium-browser", "google-chrome", "chrome"]
-        .into_iter()
-        .find(|name| {
-            let found = Command::new(name).arg("--version").output();
-            found.is_ok_and(|output| output.status.success())
-        })
+    ["chromium", "chromium-browser", "google-chrome", "chrome"].into_iter().find(|name| {
+        let found = Command::new(name).arg("--version").output();
+        found.is_ok_and(|output| output.status.success())
+    })
 }
 
 /// What the page says of itself after it has drawn everything.
@@ -354,10 +297,7 @@ fn self_check(browser: &str, page: &Path, run: &str) -> serde_json::Value {
         .expect("the browser runs");
     let dom = String::from_utf8_lossy(&output.stdout);
     let (_, rest) = dom.split_once("<pre id=\"selfcheck\">").unwrap_or_else(|| {
-        panic!(
-            "the page did not come to its end: {}",
-            String::from_utf8_lossy(&output.stderr)
-        )
+        panic!("the page did not come to its end: {}", String::from_utf8_lossy(&output.stderr))
     });
     let (told, _) = rest.split_once("</pre>").expect("it ends");
     serde_json::from_str(told).expect("it is JSON")
@@ -373,10 +313,7 @@ fn a_browser_draws_what_the_data_says() {
     let (recording, _) = accused();
     let directory = scratch("browser");
     let written = recording.write(&directory).unwrap();
-    let longest = recording
-        .journals
-        .iter()
-        .max_by_key(|journal| journal.entries.len());
+    let longest = recording.journals.iter().max_by_key(|journal| journal.entries.len());
     let run = longest.unwrap().run.as_str();
     let told = self_check(browser, &written.html, run);
     let picture = Picture::of(&recording);

@@ -14,7 +14,8 @@ fn is_of_ring(job: &Job) -> bool {
     }
 }
 
-/// Runs meet, are cancelled in the middle of a move, and lose their workers; the checkers look at the ring after each swap.
+/// Runs meet, are cancelled in the middle of a move, and lose their workers; the checkers look at
+/// the ring after each swap.
 #[test]
 fn the_ring_stays_one_ring() {
     let (mut seen, mut runs) = (BTreeMap::new(), BTreeMap::new());

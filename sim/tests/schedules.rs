@@ -8,12 +8,7 @@ use stepwell_sim::{Plan, Report, run};
 const DAY_MS: u64 = 86_400_000;
 
 fn chain() -> Work {
-    let input = ChainInput {
-        links: 1,
-        salt: 1,
-        sleeps_every: 2,
-        sleep_ms: 0,
-    };
+    let input = ChainInput { links: 1, salt: 1, sleeps_every: 2, sleep_ms: 0 };
     Work {
         workflow: "chain".to_owned(),
         input: serde_json::to_value(input).expect("an input is JSON"),
@@ -38,11 +33,7 @@ fn world(seed: u64, jobs: Vec<TimedJob>) -> Plan {
 }
 
 fn at(at_ms: u64, job: Job) -> TimedJob {
-    TimedJob {
-        at_ms,
-        client: 1,
-        job,
-    }
+    TimedJob { at_ms, client: 1, job }
 }
 
 fn daily(name: &str, cron: &str, zone: &str) -> Job {
@@ -88,10 +79,11 @@ fn sound(report: &Report) {
     assert!(report.is_sound(), "{report}");
 }
 
-// A18, A19: a year in three zones and UTC, in the simulated world: under 140 restarts and power cuts, half of them of the
-// server's clock put forward or back by up to five minutes, each day has its occurrence, once, each checked against an
-// oracle that looks at every minute. Three of the four are at wall times that are skipped on some day. Every 15 minutes
-// of a year are stepped by hand, in the engine's `a_year_of_schedules_has_every_occurrence_once`.
+// A18, A19: a year in three zones and UTC, in the simulated world: under 140 restarts and power
+// cuts, half of them of the server's clock put forward or back by up to five minutes, each day has
+// its occurrence, once, each checked against an oracle that looks at every minute. Three of the
+// four are at wall times that are skipped on some day. Every 15 minutes of a year are stepped by
+// hand, in the engine's `a_year_of_schedules_has_every_occurrence_once`.
 #[test]
 fn a_year_of_days_in_three_zones_holds_under_restarts_and_wrong_clocks() {
     let jobs = [
@@ -109,10 +101,7 @@ fn a_year_of_days_in_three_zones_holds_under_restarts_and_wrong_clocks() {
     let days = report.skipped_ms / DAY_MS;
     let runs = report.runs.values().sum::<u64>();
     assert!(days >= 365, "{report}");
-    assert!(
-        (4 * (days - 1)..=4 * (days + 2)).contains(&runs),
-        "{report}"
-    );
+    assert!((4 * (days - 1)..=4 * (days + 2)).contains(&runs), "{report}");
     assert!(report.faults[&FaultKind::PowerLost] >= 40, "{report}");
 }
 
@@ -128,8 +117,8 @@ fn delayed(delay_ms: u64) -> Plan {
     world(5, vec![at(200, start)])
 }
 
-// A33: ninety days and ten years, across restarts, power cuts and clocks that are put forward and back: once, and never
-// early (which the checkers of timers and starts see to).
+// A33: ninety days and ten years, across restarts, power cuts and clocks that are put forward and
+// back: once, and never early (which the checkers of timers and starts see to).
 #[test]
 fn a_delay_of_ninety_days_and_one_of_ten_years_end_once_and_never_early() {
     for delay_ms in [90 * DAY_MS, 3_650 * DAY_MS] {

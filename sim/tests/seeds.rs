@@ -1,9 +1,9 @@
 //! The engine under chaos, seed by seed.
 //!
-//! `SIM_SEEDS` sets how many seeds are played (300), `SIM_FROM` the first (0); `SIM_SEED` plays one alone. The seeds are
-//! shared out over tests of their own, so that they run on all cores.
-// A3: seeds in which servers are killed and lose power with acknowledgements under way. `tests/requirements A3` plays a
-// thousand of them (`SIM_SEEDS=1000`).
+//! `SIM_SEEDS` sets how many seeds are played (300), `SIM_FROM` the first (0); `SIM_SEED` plays one
+//! alone. The seeds are shared out over tests of their own, so that they run on all cores.
+// A3: seeds in which servers are killed and lose power with acknowledgements under way.
+// `tests/requirements A3` plays a thousand of them (`SIM_SEEDS=1000`).
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -17,24 +17,18 @@ const SHARES: u64 = 6;
 const REPORTS: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/reports");
 
 fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| {
-        text.parse()
-            .unwrap_or_else(|_| panic!("{name} is no number: {text}"))
-    })
+    std::env::var(name)
+        .ok()
+        .map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
 }
 
 /// Plays every `SHARES`-th seed.
 fn play(share: u64) {
-    let (from, seeds) = (
-        number("SIM_FROM").unwrap_or(0),
-        number("SIM_SEEDS").unwrap_or(SEEDS),
-    );
+    let (from, seeds) = (number("SIM_FROM").unwrap_or(0), number("SIM_SEEDS").unwrap_or(SEEDS));
     let seeds: Vec<u64> = match number("SIM_SEED") {
         Some(seed) if share == 0 => vec![seed],
         Some(_) => Vec::new(),
-        None => (from..from + seeds)
-            .filter(|seed| seed % SHARES == share)
-            .collect(),
+        None => (from..from + seeds).filter(|seed| seed % SHARES == share).collect(),
     };
     let (mut failed, mut faults) = (String::new(), BTreeMap::<FaultKind, u64>::new());
     for seed in &seeds {
@@ -44,10 +38,7 @@ fn play(share: u64) {
             let _ = writeln!(
                 failed,
                 "{report}  page: {}",
-                page.map_or_else(
-                    |error| error.to_string(),
-                    |page| page.html.display().to_string()
-                )
+                page.map_or_else(|error| error.to_string(), |page| page.html.display().to_string())
             );
             let _ = writeln!(
                 failed,
@@ -58,18 +49,13 @@ fn play(share: u64) {
                 "  trace: cargo run -p stepwell-sim --example seeds -- {seed} trace\n"
             );
         }
-        report
-            .faults
-            .iter()
-            .for_each(|(kind, count)| *faults.entry(*kind).or_default() += count);
+        report.faults.iter().for_each(|(kind, count)| *faults.entry(*kind).or_default() += count);
     }
     assert!(failed.is_empty(), "{failed}");
     println!("{} seeds, faults {faults:?}", seeds.len());
     if seeds.len() >= 50 {
-        let missing: Vec<FaultKind> = FaultKind::ALL
-            .into_iter()
-            .filter(|kind| !faults.contains_key(kind))
-            .collect();
+        let missing: Vec<FaultKind> =
+            FaultKind::ALL.into_iter().filter(|kind| !faults.contains_key(kind)).collect();
         assert!(
             missing.is_empty(),
             "faults that never struck in {} seeds: {missing:?}",

@@ -6,12 +6,8 @@ use stepwell_sim::plan::FaultKind;
 use stepwell_sim::{FaultClass, Options, Shipped, SuiteReport};
 
 /// What shows that steps failed and were tried again.
-const RETRIED: [&str; 4] = [
-    "calls that failed",
-    "calls that hang",
-    "steps that panicked",
-    "replies lost",
-];
+const RETRIED: [&str; 4] =
+    ["calls that failed", "calls that hang", "steps that panicked", "replies lost"];
 /// What shows that messages came twice and late.
 const DUPLICATED: [&str; 4] = [
     "frames sent twice",
@@ -20,8 +16,8 @@ const DUPLICATED: [&str; 4] = [
     "replies cut off after their commit",
 ];
 
-/// Plays `seeds` seeds of the suite of a class, all of which must be sound, and in which all that belongs to the class must
-/// have happened, and nothing else.
+/// Plays `seeds` seeds of the suite of a class, all of which must be sound, and in which all that
+/// belongs to the class must have happened, and nothing else.
 fn plays(name: &str, class: FaultClass, seeds: u64) {
     let suite = Shipped::named(name).expect("it is shipped").suite();
     let directory = tempfile::tempdir().expect("a directory");

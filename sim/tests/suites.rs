@@ -15,24 +15,20 @@ struct Order {
 
 impl Order {
     fn arbitrary(draw: &mut Draw) -> Self {
-        Self {
-            id: draw.between(1, 1_000_000),
-            cents: draw.between(100, 99_999),
-        }
+        Self { id: draw.between(1, 1_000_000), cents: draw.between(100, 99_999) }
     }
 }
 
 const CHECKOUT: Workflow<Order, u64> = Workflow::new("checkout").queue("shop");
 
 async fn checkout(ctx: Ctx, order: Order, world: Outside) -> Result<u64, Failure> {
-    // Calls hang now and then: without limits of their own, two of them would take longer than all orders may.
+    // Calls hang now and then: without limits of their own, two of them would take longer than all
+    // orders may.
     let charge = ctx
         .step("charge", |s| world.call("charge", s.key(), &order))
         .limits(secs(5), secs(10))
         .await?;
-    ctx.step("mail", |s| world.call("mail", s.key(), order.id))
-        .limits(secs(5), secs(10))
-        .await?;
+    ctx.step("mail", |s| world.call("mail", s.key(), order.id)).limits(secs(5), secs(10)).await?;
     Ok(charge)
 }
 
@@ -40,9 +36,7 @@ fn shop() -> Suite {
     Sim::suite("shop")
         .workers(3, |w| {
             let world = w.world();
-            w.register(CHECKOUT, move |ctx, order| {
-                checkout(ctx, order, world.clone())
-            })
+            w.register(CHECKOUT, move |ctx, order| checkout(ctx, order, world.clone()))
         })
         .workload(|w| {
             w.start_many(CHECKOUT, 20, Order::arbitrary);
@@ -111,10 +105,7 @@ fn a_key_that_changes_is_caught_and_reduced() {
     let report = failing(careless, 20);
     assert!(report.failed > 0, "{report}");
     let failure = report.failure.unwrap();
-    assert!(
-        failure.violations[0].text.contains("happened twice"),
-        "{failure}"
-    );
+    assert!(failure.violations[0].text.contains("happened twice"), "{failure}");
     assert!(failure.faults.len() <= 5 && failure.jobs <= 2, "{failure}");
 }
 
@@ -130,8 +121,7 @@ fn a_workflow_that_is_not_deterministic_is_caught() {
                 let world = world.clone();
                 async move {
                     let text = format!("turn {}", TURNS.fetch_add(1, Ordering::Relaxed));
-                    ctx.step("say", |s| world.call("say", s.key(), &text))
-                        .await?;
+                    ctx.step("say", |s| world.call("say", s.key(), &text)).await?;
                     Ok(order.cents)
                 }
             })
@@ -145,8 +135,9 @@ fn a_workflow_that_is_not_deterministic_is_caught() {
     assert!(report.differences[0].contains("usual causes"), "{report}");
 }
 
-/// A key that is another in each turn parks its run for good. What will not end is not waited for, and what is not the same
-/// twice cannot be reduced: the verdict must not take as long as the time for everything to end, times a hundred plays.
+/// A key that is another in each turn parks its run for good. What will not end is not waited for,
+/// and what is not the same twice cannot be reduced: the verdict must not take as long as the time
+/// for everything to end, times a hundred plays.
 #[test]
 fn a_run_that_is_parked_for_good_is_told_at_once() {
     use std::sync::atomic::{AtomicU64, Ordering};
@@ -159,8 +150,7 @@ fn a_run_that_is_parked_for_good_is_told_at_once() {
                 let turn = TURNS.fetch_add(1, Ordering::Relaxed);
                 async move {
                     let name = format!("say {turn}");
-                    ctx.step(name, |s| world.call("say", s.key(), order.id))
-                        .await?;
+                    ctx.step(name, |s| world.call("say", s.key(), order.id)).await?;
                     ctx.sleep(secs(30)).await?;
                     Ok(order.cents)
                 }
@@ -173,18 +163,10 @@ fn a_run_that_is_parked_for_good_is_told_at_once() {
         .eventually("all end", days(1));
     let report = failing(drifting, 1);
     let failure = report.failure.clone().expect("it fails");
-    assert!(
-        failure.violations[0].text.contains("Parked"),
-        "it is parked: {failure}"
-    );
+    assert!(failure.violations[0].text.contains("Parked"), "it is parked: {failure}");
     assert!(failure.violations[0].at_ms < 600_000, "{failure}");
     assert_eq!(failure.tried, 0, "{failure}");
-    assert!(
-        failure
-            .to_string()
-            .contains("this seed is not the same twice"),
-        "{failure}"
-    );
+    assert!(failure.to_string().contains("this seed is not the same twice"), "{failure}");
     let text = report.to_string();
     assert!(text.contains("broken: all end"), "{text}");
     assert!(text.contains(" not ended; "), "{text}");
@@ -193,17 +175,14 @@ fn a_run_that_is_parked_for_good_is_told_at_once() {
 
 #[test]
 fn what_is_never_reached_fails_the_suite() {
-    let report = failing(
-        shop()
-            .faults(Faults::none())
-            .sometimes("a fault struck", |h| h.faults() > 0),
-        3,
-    );
+    let report =
+        failing(shop().faults(Faults::none()).sometimes("a fault struck", |h| h.faults() > 0), 3);
     assert_eq!(report.sometimes_unmet, ["a fault struck"]);
     assert_eq!(report.failed, 0, "{report}");
 }
 
-/// A machine with other work to do plays fewer seeds in the same time; that must not look like a suite that tests nothing.
+/// A machine with other work to do plays fewer seeds in the same time; that must not look like a
+/// suite that tests nothing.
 #[test]
 fn what_is_not_reached_in_seeds_cut_short_is_told_and_does_not_fail_the_suite() {
     let report = failing(
@@ -222,7 +201,8 @@ fn what_is_not_reached_in_seeds_cut_short_is_told_and_does_not_fail_the_suite() 
     assert!(report.notes.contains(&told), "{report}");
 }
 
-/// A declaration that nothing refers to says nothing: a suite that passes with it tests less than it seems to.
+/// A declaration that nothing refers to says nothing: a suite that passes with it tests less than
+/// it seems to.
 #[test]
 fn an_effect_that_is_misspelt_fails_the_suite() {
     let report = failing(
@@ -254,9 +234,7 @@ fn a_suite_that_starts_nothing_fails_and_a_bank_that_is_not_there_is_told() {
     let idle = Sim::suite("idle")
         .workers(1, |w| {
             let world = w.world();
-            w.register(CHECKOUT, move |ctx, order| {
-                checkout(ctx, order, world.clone())
-            })
+            w.register(CHECKOUT, move |ctx, order| checkout(ctx, order, world.clone()))
         })
         .faults(Faults::none())
         .seeds(Seeds::bank("tests/nope.toml"));
@@ -275,32 +253,22 @@ fn workers_without_a_workflow_are_refused() {
     let _ = Sim::suite("empty").workers(1, |w| w);
 }
 
-/// The mail goes out again if the worker dies before it is recorded, because nobody looks at its key.
+/// The mail goes out again if the worker dies before it is recorded, because nobody looks at its
+/// key.
 // A6: twice is once. Every step is forced to a second delivery; what has no key is named.
 #[test]
 fn the_audit_names_the_step_that_is_not_safe_to_repeat() {
-    let audit = shop()
-        .effect("mail", Effect::unguarded())
-        .audit(1)
-        .expect("it can be audited");
+    let audit = shop().effect("mail", Effect::unguarded()).audit(1).expect("it can be audited");
     println!("{audit}");
-    let verdicts: Vec<(&str, bool)> = audit
-        .steps
-        .iter()
-        .map(|step| (step.step.as_str(), step.is_safe))
-        .collect();
+    let verdicts: Vec<(&str, bool)> =
+        audit.steps.iter().map(|step| (step.step.as_str(), step.is_safe)).collect();
     assert_eq!(verdicts, [("charge", true), ("mail", false)], "{audit}");
-    assert!(
-        audit.steps[1]
-            .text
-            .contains("happened 2 times instead of 1"),
-        "{audit}"
-    );
+    assert!(audit.steps[1].text.contains("happened 2 times instead of 1"), "{audit}");
     assert!(shop().audit(1).expect("it can be audited").is_sound());
 }
 
-// A5, A7: a job may run twice. It is struck at every point of it once, between the effect and the "done" mark too; it ends,
-// and its effects, counted by key, are one.
+// A5, A7: a job may run twice. It is struck at every point of it once, between the effect and the
+// "done" mark too; it ends, and its effects, counted by key, are one.
 #[test]
 fn every_point_of_a_checkout_may_be_struck() {
     let map = shop().crash_map(1, &Strike::ALL).expect("it can be mapped");
@@ -325,23 +293,20 @@ fn a_script_strikes_where_it_says() {
         shop()
             .faults(Faults::none())
             .at(Point::after_effect("charge"), Strike::KillWorker)
-            .sometimes("the charge was done again and found done", |h| {
-                h.absorbed() == 1
-            }),
+            .sometimes("the charge was done again and found done", |h| h.absorbed() == 1),
         2,
     );
     assert!(report.is_sound(), "{report}");
 }
 
-/// Strikes after which the worker lives: the charge is done again by another, or told late, and nobody pays twice.
+/// Strikes after which the worker lives: the charge is done again by another, or told late, and
+/// nobody pays twice.
 fn survives(strike: Strike, kind: FaultKind) -> SuiteReport {
     let report = failing(
         shop()
             .workers(2, |w| {
                 let world = w.world();
-                w.register(CHECKOUT, move |ctx, order| {
-                    checkout(ctx, order, world.clone())
-                })
+                w.register(CHECKOUT, move |ctx, order| checkout(ctx, order, world.clone()))
             })
             .effect("charge", Effect::once_per_key().once_per_request())
             .faults(Faults::none())
@@ -380,9 +345,7 @@ fn a_sync_that_fails_after_an_effect_is_survived() {
 #[test]
 fn a_sync_can_fail_where_the_script_says() {
     let report = failing(
-        shop()
-            .faults(Faults::none())
-            .at_nth(Point::before_fsync(), 3, Strike::FailSync),
+        shop().faults(Faults::none()).at_nth(Point::before_fsync(), 3, Strike::FailSync),
         2,
     );
     assert!(report.is_sound(), "{report}");
@@ -392,12 +355,7 @@ fn a_sync_can_fail_where_the_script_says() {
 /// What stderr is told every ten seconds.
 #[test]
 fn progress_reads_as_a_line() {
-    let progress = Progress {
-        played: 17,
-        total: 100,
-        failed: 0,
-        faults: 3,
-    };
+    let progress = Progress { played: 17, total: 100, failed: 0, faults: 3 };
     assert_eq!(progress.to_string(), "17 of 100 seeds, 0 failed");
 }
 
@@ -424,25 +382,19 @@ const CONVERT: Workflow<Order, u64> = Workflow::new("convert").queue("shop");
 
 async fn convert(ctx: Ctx, order: Order, world: Outside) -> Result<u64, Failure> {
     let rate = ctx
-        .once("the rate of the day", |s| {
-            world.call("rate", s.key(), "the rate of the day")
-        })
+        .once("the rate of the day", |s| world.call("rate", s.key(), "the rate of the day"))
         .limits(secs(5), secs(10))
         .await?;
-    ctx.step("charge", |s| {
-        world.call("charge", s.key(), (order.id, rate))
-    })
-    .limits(secs(5), secs(10))
-    .await
+    ctx.step("charge", |s| world.call("charge", s.key(), (order.id, rate)))
+        .limits(secs(5), secs(10))
+        .await
 }
 
 fn bureau() -> Suite {
     Sim::suite("bureau")
         .workers(3, |w| {
             let world = w.world();
-            w.register(CONVERT, move |ctx, order| {
-                convert(ctx, order, world.clone())
-            })
+            w.register(CONVERT, move |ctx, order| convert(ctx, order, world.clone()))
         })
         .workload(|w| {
             w.start_many(CONVERT, 12, Order::arbitrary);
@@ -451,7 +403,8 @@ fn bureau() -> Suite {
         .eventually("all orders settle", mins(10))
 }
 
-// A38: a closure that is done once for all runs, among faults: every run charges by one rate, whoever found it.
+// A38: a closure that is done once for all runs, among faults: every run charges by one rate,
+// whoever found it.
 #[test]
 fn what_is_done_once_survives_chaos() {
     bureau()
@@ -485,8 +438,8 @@ async fn work(ctx: Ctx, n: u64, world: Outside) -> Result<u64, Failure> {
     ctx.step("work", |s| world.call("work", s.key(), n)).await
 }
 
-// A38, A44: who waits for a key holds no slot. Of two slots one is taken by who finds the rate; five others want it, too, and
-// do not keep the second from work that comes later.
+// A38, A44: who waits for a key holds no slot. Of two slots one is taken by who finds the rate;
+// five others want it, too, and do not keep the second from work that comes later.
 #[test]
 fn runs_that_wait_for_a_key_do_not_keep_others_from_working() {
     Sim::suite("waits")
@@ -512,17 +465,15 @@ fn runs_that_wait_for_a_key_do_not_keep_others_from_working() {
         .run();
 }
 
-// Its worker is killed after the effect and before the record, and at every other point: the audit knows the step by its key.
+// Its worker is killed after the effect and before the record, and at every other point: the audit
+// knows the step by its key.
 #[test]
 fn what_is_done_once_may_be_struck_at_every_point() {
     let audit = bureau().audit(1).expect("it can be audited");
     println!("{audit}");
     assert!(audit.is_sound(), "{audit}");
     assert_eq!(audit.steps[0].step, "the rate of the day", "{audit}");
-    assert_eq!(
-        audit.steps[0].text, "done again, and found done under its key",
-        "{audit}"
-    );
+    assert_eq!(audit.steps[0].text, "done again, and found done under its key", "{audit}");
     let strikes = [Strike::KillWorker, Strike::KillServer, Strike::LosePower];
     let map = bureau().crash_map(1, &strikes).expect("it can be mapped");
     println!("{map}");

@@ -7,8 +7,8 @@ use crate::store::Space;
 
 /// The most bytes of keys and values in one batch: 1 MiB.
 ///
-/// One batch is never split over two commits, so this bounds how far a commit group can overshoot its own limit, and it
-/// is what a remote store can take in one statement.
+/// One batch is never split over two commits, so this bounds how far a commit group can overshoot
+/// its own limit, and it is what a remote store can take in one statement.
 pub const BATCH_BYTES_MAX: usize = 1 << 20;
 
 /// The most operations in one batch.
@@ -19,8 +19,9 @@ pub const KEY_BYTES_MAX: usize = 512;
 
 /// The longest value; longer payloads are cut into chunks by the caller.
 ///
-/// Key and value together stay below 4 KiB. An item of a page or more can lose one page from its middle in a power cut
-/// while its ends arrive, and fjall then refuses to open a store whose acknowledged data is whole.
+/// Key and value together stay below 4 KiB. An item of a page or more can lose one page from its
+/// middle in a power cut while its ends arrive, and fjall then refuses to open a store whose
+/// acknowledged data is whole.
 pub const VALUE_BYTES_MAX: usize = 3_500;
 
 /// One change of one key.
@@ -90,27 +91,17 @@ impl Batch {
 
     /// An empty batch with room for `ops` changes.
     pub fn with_capacity(ops: usize) -> Batch {
-        Batch {
-            ops: Vec::with_capacity(ops),
-            bytes: 0,
-        }
+        Batch { ops: Vec::with_capacity(ops), bytes: 0 }
     }
 
     /// Writes `value` under `key`.
     pub fn put(&mut self, space: Space, key: impl Into<Bytes>, value: impl Into<Bytes>) {
-        self.push(Op::Put {
-            space,
-            key: key.into(),
-            value: value.into(),
-        });
+        self.push(Op::Put { space, key: key.into(), value: value.into() });
     }
 
     /// Removes `key`.
     pub fn delete(&mut self, space: Space, key: impl Into<Bytes>) {
-        self.push(Op::Delete {
-            space,
-            key: key.into(),
-        });
+        self.push(Op::Delete { space, key: key.into() });
     }
 
     /// Adds a change.
@@ -139,14 +130,11 @@ impl Batch {
         self.ops.iter()
     }
 
-    /// Refuses what no store takes. Every `submit` asks it, so that a batch that is too large is refused in a test on the
-    /// in-memory store as it is in production.
+    /// Refuses what no store takes. Every `submit` asks it, so that a batch that is too large is
+    /// refused in a test on the in-memory store as it is in production.
     pub fn check(&self) -> Result<(), SubmitRefusal> {
         if self.len() > BATCH_OPS_MAX {
-            return Err(SubmitRefusal::TooManyOps {
-                ops: self.len(),
-                ops_max: BATCH_OPS_MAX,
-            });
+            return Err(SubmitRefusal::TooManyOps { ops: self.len(), ops_max: BATCH_OPS_MAX });
         }
         if self.bytes > BATCH_BYTES_MAX {
             return Err(SubmitRefusal::BatchTooLarge {
@@ -182,10 +170,7 @@ fn check_op(op: &Op) -> Result<(), SubmitRefusal> {
         return Err(SubmitRefusal::KeyEmpty { space: op.space() });
     }
     if key_bytes > KEY_BYTES_MAX {
-        return Err(SubmitRefusal::KeyTooLong {
-            bytes: key_bytes,
-            bytes_max: KEY_BYTES_MAX,
-        });
+        return Err(SubmitRefusal::KeyTooLong { bytes: key_bytes, bytes_max: KEY_BYTES_MAX });
     }
     let value_bytes = op.value().map_or(0, Bytes::len);
     if value_bytes > VALUE_BYTES_MAX {
@@ -205,20 +190,13 @@ mod tests {
     fn a_batch_at_its_limits_is_taken_and_one_beyond_them_is_refused() {
         let mut ops = Batch::with_capacity(BATCH_OPS_MAX);
         for i in 0..BATCH_OPS_MAX {
-            ops.put(
-                Space::Lasting,
-                (i as u32).to_be_bytes().to_vec(),
-                Bytes::new(),
-            );
+            ops.put(Space::Lasting, (i as u32).to_be_bytes().to_vec(), Bytes::new());
         }
         assert_eq!(ops.check(), Ok(()));
         ops.delete(Space::Lasting, &b"one more"[..]);
         assert_eq!(
             ops.check(),
-            Err(SubmitRefusal::TooManyOps {
-                ops: BATCH_OPS_MAX + 1,
-                ops_max: BATCH_OPS_MAX
-            })
+            Err(SubmitRefusal::TooManyOps { ops: BATCH_OPS_MAX + 1, ops_max: BATCH_OPS_MAX })
         );
 
         let mut bytes = Batch::new();
@@ -227,10 +205,7 @@ mod tests {
         }
         assert_eq!(bytes.check(), Ok(()));
         bytes.put(Space::Lasting, &b"k"[..], vec![0; VALUE_BYTES_MAX]);
-        assert!(matches!(
-            bytes.check(),
-            Err(SubmitRefusal::BatchTooLarge { .. })
-        ));
+        assert!(matches!(bytes.check(), Err(SubmitRefusal::BatchTooLarge { .. })));
     }
 
     #[test]
@@ -241,20 +216,9 @@ mod tests {
             batch.check()
         };
         assert_eq!(one(KEY_BYTES_MAX, VALUE_BYTES_MAX), Ok(()));
-        assert_eq!(
-            one(0, 0),
-            Err(SubmitRefusal::KeyEmpty {
-                space: Space::Passing
-            })
-        );
-        assert!(matches!(
-            one(KEY_BYTES_MAX + 1, 0),
-            Err(SubmitRefusal::KeyTooLong { .. })
-        ));
-        assert!(matches!(
-            one(1, VALUE_BYTES_MAX + 1),
-            Err(SubmitRefusal::ValueTooLarge { .. })
-        ));
+        assert_eq!(one(0, 0), Err(SubmitRefusal::KeyEmpty { space: Space::Passing }));
+        assert!(matches!(one(KEY_BYTES_MAX + 1, 0), Err(SubmitRefusal::KeyTooLong { .. })));
+        assert!(matches!(one(1, VALUE_BYTES_MAX + 1), Err(SubmitRefusal::ValueTooLarge { .. })));
     }
 
     // The reason for the limits: an item of a page or more can be torn in its middle.

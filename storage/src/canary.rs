@@ -1,14 +1,15 @@
 //! Canaries: bugs planted on purpose, to see that the simulation notices them.
 //!
-//! They are compiled in only with `--cfg canary`, and of those at most one is awake, selected while the program runs. In
-//! any other build `canary!` is the word `false`, so that nothing of them is left.
+//! They are compiled in only with `--cfg canary`, and of those at most one is awake, selected while
+//! the program runs. In any other build `canary!` is the word `false`, so that nothing of them is
+//! left.
 //!
 //! ```text
 //! if canary!("no fence") || token == current { … }
 //! ```
 //!
-//! The selection is for the whole process and must not change while a seed is played: what is planted in a function of
-//! its arguments leaves it one.
+//! The selection is for the whole process and must not change while a seed is played: what is
+//! planted in a function of its arguments leaves it one.
 
 /// Whether the canary of this name is awake. A name that is not listed does not compile.
 #[cfg(not(canary))]

@@ -1,7 +1,8 @@
 //! What every store must do, as cases that run over any of them.
 //!
-//! A store brings a [`Harness`] and runs [`all`]; the name of each case is a claim of the port. There is no expectation
-//! in here that the in-memory store, which is the readable model, does not meet.
+//! A store brings a [`Harness`] and runs [`all`]; the name of each case is a claim of the port.
+//! There is no expectation in here that the in-memory store, which is the readable model, does not
+//! meet.
 
 mod crash;
 mod generation;
@@ -25,8 +26,8 @@ pub trait Harness {
     /// Opens it while another handle is in use.
     fn open_beside(&mut self) -> Result<Arc<dyn Store>, OpenRefusal>;
 
-    /// Ends the handle as a power cut would. Of what was submitted and not acknowledged, a prefix may be kept, chosen by
-    /// `cut` as finely as the harness can.
+    /// Ends the handle as a power cut would. Of what was submitted and not acknowledged, a prefix
+    /// may be kept, chosen by `cut` as finely as the harness can.
     fn crash(&mut self, store: Arc<dyn Store>, cut: u64);
 }
 
@@ -65,9 +66,7 @@ fn put(space: Space, key: &str, value: &str) -> Batch {
 }
 
 fn submit(store: &dyn Store, batch: Batch) -> Seq {
-    store
-        .submit(batch)
-        .expect("a sound handle takes a batch within the limits")
+    store.submit(batch).expect("a sound handle takes a batch within the limits")
 }
 
 /// Commits until everything submitted is durable.
@@ -96,11 +95,7 @@ fn text(store: &dyn Store, space: Space) -> String {
 
 fn rows_text(rows: &[Row]) -> String {
     let row = |row: &Row| {
-        format!(
-            "{}={}",
-            String::from_utf8_lossy(&row.key),
-            String::from_utf8_lossy(&row.value)
-        )
+        format!("{}={}", String::from_utf8_lossy(&row.key), String::from_utf8_lossy(&row.value))
     };
     rows.iter().map(row).collect::<Vec<_>>().join(" ")
 }

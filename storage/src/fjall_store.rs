@@ -1,7 +1,8 @@
 //! The store on disk: fjall, with what fjall leaves to its users.
 //!
-//! fjall brings the trees, the write-ahead log, atomic batches and compaction. Added here: group commit, reading what is
-//! in flight, the lock of the directory, the format number, the epoch, and the watermark that notices lost commits.
+//! fjall brings the trees, the write-ahead log, atomic batches and compaction. Added here: group
+//! commit, reading what is in flight, the lock of the directory, the format number, the epoch, and
+//! the watermark that notices lost commits.
 //!
 //! ```text
 //!   submit ──► pending ─┐                         ┌─► lasting, passing, gen-… (fjall trees)
@@ -44,20 +45,23 @@ use watermark::{Mark, Watermark};
 /// How a [`FjallStore`] is opened.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Options {
-    /// What a new store id is made of. To be drawn anew for every open; used when the store is created or `restored`.
+    /// What a new store id is made of. To be drawn anew for every open; used when the store is
+    /// created or `restored`.
     pub entropy: u64,
     /// Creates the store if there is none, in a directory that is absent or empty. Default: yes.
     pub create: bool,
-    /// Takes the data as a restored backup: it may be behind its watermark or have none, and gets a new store id, by which
-    /// all that still lives in the abandoned future is a stranger. Default: no.
+    /// Takes the data as a restored backup: it may be behind its watermark or have none, and gets a
+    /// new store id, by which all that still lives in the abandoned future is a stranger. Default:
+    /// no.
     pub restored: bool,
     /// Bytes of the block cache. Default: 64 MiB.
     pub cache_bytes: u64,
-    /// Bytes of the write-ahead log on the disk, beyond the file that is being written; they are what an open after a kill
-    /// has to read, at about 0.5 s for 64 MiB. Default: 128 MiB, at least 64 MiB.
+    /// Bytes of the write-ahead log on the disk, beyond the file that is being written; they are
+    /// what an open after a kill has to read, at about 0.5 s for 64 MiB. Default: 128 MiB, at least
+    /// 64 MiB.
     pub wal_bytes_max: u64,
-    /// Bytes of one memtable. Up to five of them exist for each space in the worst case, one in general. A space keeps the
-    /// size it was created with. Default: 16 MiB.
+    /// Bytes of one memtable. Up to five of them exist for each space in the worst case, one in
+    /// general. A space keeps the size it was created with. Default: 16 MiB.
     pub memtable_bytes: u64,
 }
 
@@ -76,12 +80,12 @@ impl Default for Options {
 
 /// A store in a directory, held by this process alone.
 ///
-/// `commit`, `drop_generation` and the reads do their I/O on the calling thread, when they are called or polled first: a
-/// commit takes an `fdatasync` (0.1 ms and up), a read 7 µs from the cache and 80 µs from the disk. Call `commit` from a
-/// thread of its own.
+/// `commit`, `drop_generation` and the reads do their I/O on the calling thread, when they are
+/// called or polled first: a commit takes an `fdatasync` (0.1 ms and up), a read 7 µs from the
+/// cache and 80 µs from the disk. Call `commit` from a thread of its own.
 ///
-/// Durability: what a receipt covers survives a power cut, if the disk honours `fdatasync`. What was submitted and not
-/// covered may survive either, as a prefix of whole groups.
+/// Durability: what a receipt covers survives a power cut, if the disk honours `fdatasync`. What
+/// was submitted and not covered may survive either, as a prefix of whole groups.
 pub struct FjallStore {
     submissions: Mutex<Submissions>,
     writer: Mutex<Writer>,
@@ -103,16 +107,14 @@ impl FjallStore {
     ///
     /// Takes milliseconds, plus reading the write-ahead log after a kill (0.5 s for each 64 MiB).
     ///
-    /// Errors: see [`OpenRefusal`]; each has a hint for the operator. A refused store is not written to, except that
-    /// generations without a record are removed and unfinished write-ahead-log tails are cut.
+    /// Errors: see [`OpenRefusal`]; each has a hint for the operator. A refused store is not
+    /// written to, except that generations without a record are removed and unfinished
+    /// write-ahead-log tails are cut.
     pub fn open(path: &Path, options: Options) -> Result<FjallStore, OpenRefusal> {
         let opened = open::open(path, &options)?;
         Ok(FjallStore {
             submissions: Mutex::new(Submissions::after(opened.committed)),
-            writer: Mutex::new(Writer {
-                watermark: opened.watermark,
-                usage: Usage::default(),
-            }),
+            writer: Mutex::new(Writer { watermark: opened.watermark, usage: Usage::default() }),
             identity: opened.identity,
             disk_bytes: Glance::default(),
             tree: opened.tree,
@@ -127,9 +129,7 @@ impl FjallStore {
 
     /// Held for moments: a few map operations, never I/O.
     fn submissions(&self) -> MutexGuard<'_, Submissions> {
-        self.submissions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.submissions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Held for a whole commit.
@@ -155,10 +155,8 @@ impl FjallStore {
 
     fn write(&self, group: Group, writer: &mut Writer) -> Result<(), CommitFailure> {
         let (last, ops) = (group.last(), group.ops as u64);
-        let wal_bytes = self
-            .tree
-            .apply(group, self.record(last))
-            .map_err(|error| self.failure(&error))?;
+        let wal_bytes =
+            self.tree.apply(group, self.record(last)).map_err(|error| self.failure(&error))?;
         self.note(last, writer)?;
         writer.usage.wal_bytes_written += wal_bytes;
         writer.usage.commits += 1;
@@ -167,15 +165,8 @@ impl FjallStore {
     }
 
     fn note(&self, seq: Seq, writer: &mut Writer) -> Result<(), CommitFailure> {
-        let mark = Mark {
-            seq,
-            epoch: self.identity.epoch,
-            store: self.identity.store,
-        };
-        writer
-            .watermark
-            .note(mark)
-            .map_err(|error| file_commit_failure(&error, "watermark"))
+        let mark = Mark { seq, epoch: self.identity.epoch, store: self.identity.store };
+        writer.watermark.note(mark).map_err(|error| file_commit_failure(&error, "watermark"))
     }
 
     fn drop_now(&self, generation: u32) -> Result<(), CommitFailure> {
@@ -190,10 +181,7 @@ impl FjallStore {
     }
 
     fn record(&self, seq: Seq) -> CommitRecord {
-        CommitRecord {
-            seq,
-            epoch: self.identity.epoch,
-        }
+        CommitRecord { seq, epoch: self.identity.epoch }
     }
 
     fn failure(&self, error: &fjall::Error) -> CommitFailure {
@@ -204,10 +192,7 @@ impl FjallStore {
         let submitted = self.submissions().get(space, key)?;
         match submitted {
             Some(value) => Ok(value),
-            None => self
-                .tree
-                .get(space, key)
-                .map_err(|error| read_failure(&error)),
+            None => self.tree.get(space, key).map_err(|error| read_failure(&error)),
         }
     }
 
@@ -270,10 +255,7 @@ impl Store for FjallStore {
     }
 
     fn usage(&self) -> Usage {
-        Usage {
-            disk_bytes: self.disk_bytes.get(|| self.directory.bytes()),
-            ..self.writer().usage
-        }
+        Usage { disk_bytes: self.disk_bytes.get(|| self.directory.bytes()), ..self.writer().usage }
     }
 }
 

@@ -1,12 +1,14 @@
-//! Group commit, without the I/O: what is submitted, what is taken for the next sync, what is applied.
+//! Group commit, without the I/O: what is submitted, what is taken for the next sync, what is
+//! applied.
 //!
 //! ```text
 //!   submit ──► pending 5 6 7 8 ──take_group──► in flight 3 4 ──applied──► in the tree
 //!              └──────────────── overlay ─────────────────┘
 //! ```
 //!
-//! There is no timer and no delay: a group is what queued up while the sync before it ran. One batch alone is a group of
-//! one, and under load the groups grow by themselves to what the disk makes worthwhile.
+//! There is no timer and no delay: a group is what queued up while the sync before it ran. One
+//! batch alone is a group of one, and under load the groups grow by themselves to what the disk
+//! makes worthwhile.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -19,8 +21,8 @@ use crate::receipt::{Receipt, Seq};
 use crate::refusal::{CommitFailure, ReadFailure, SubmitRefusal};
 use crate::store::{Scan, Space};
 
-/// A group takes no further batch once it has this many bytes: above it a sync is bound by the bytes, not by the call,
-/// and waiting for a larger one only adds latency.
+/// A group takes no further batch once it has this many bytes: above it a sync is bound by the
+/// bytes, not by the call, and waiting for a larger one only adds latency.
 pub(crate) const GROUP_BYTES_MAX: usize = 4 << 20;
 
 /// The same for changes, of which tiny ones would otherwise make a group of hundreds of thousands.
@@ -28,9 +30,9 @@ pub(crate) const GROUP_OPS_MAX: usize = 64 << 10;
 
 /// What one handle has submitted and does not know to be durable, and whether it may go on.
 ///
-/// Invariants: **G1** `committed <= taken <= submitted`. **G2** Numbers rise by one. **G3** Each change of the batches
-/// `committed+1..=submitted` is in the overlay, unless a later one of them replaced it there. **G4** Once ended, none of
-/// the numbers moves.
+/// Invariants: **G1** `committed <= taken <= submitted`. **G2** Numbers rise by one. **G3** Each
+/// change of the batches `committed+1..=submitted` is in the overlay, unless a later one of them
+/// replaced it there. **G4** Once ended, none of the numbers moves.
 pub(crate) struct Submissions {
     pending: VecDeque<(Seq, Batch)>,
     overlay: Overlay,
@@ -46,8 +48,8 @@ pub(crate) struct Group {
     pub(crate) batches: Vec<(Seq, Batch)>,
     pub(crate) bytes: usize,
     pub(crate) ops: usize,
-    /// The generations that it puts into, also where a later delete of the same key undoes the put: the first put into a
-    /// generation makes it.
+    /// The generations that it puts into, also where a later delete of the same key undoes the put:
+    /// the first put into a generation makes it.
     pub(crate) generations: BTreeSet<u32>,
 }
 
@@ -75,9 +77,7 @@ impl Submissions {
     /// Takes a batch that has passed [`Batch::check`]; the caller checks before it takes the lock.
     pub(crate) fn submit(&mut self, batch: Batch) -> Result<Seq, SubmitRefusal> {
         if let Some(failure) = &self.ended {
-            return Err(SubmitRefusal::Poisoned {
-                reason: failure.to_string(),
-            });
+            return Err(SubmitRefusal::Poisoned { reason: failure.to_string() });
         }
         let seq = self.submitted.next();
         for op in &batch {
@@ -154,9 +154,7 @@ impl Submissions {
     }
 
     pub(crate) fn readable(&self) -> Result<(), ReadFailure> {
-        self.alive().map_err(|failure| ReadFailure::Poisoned {
-            reason: failure.to_string(),
-        })
+        self.alive().map_err(|failure| ReadFailure::Poisoned { reason: failure.to_string() })
     }
 
     /// Whether nothing waits to be taken.
@@ -181,11 +179,7 @@ impl Group {
         self.bytes += batch.bytes();
         self.ops += batch.len();
         for op in &batch {
-            if let Op::Put {
-                space: Space::Generation(generation),
-                ..
-            } = op
-            {
+            if let Op::Put { space: Space::Generation(generation), .. } = op {
                 self.generations.insert(*generation);
             }
         }
@@ -199,8 +193,9 @@ impl Group {
 
     /// The last change of each key, in key order.
     ///
-    /// A tree that gives all of a write one version must not be handed two values for one key: which of them it would
-    /// return is not defined. The order makes the inserts into its skip list cheap.
+    /// A tree that gives all of a write one version must not be handed two values for one key:
+    /// which of them it would return is not defined. The order makes the inserts into its skip list
+    /// cheap.
     #[cfg(any(feature = "fjall", test))]
     pub(crate) fn merged(self) -> Vec<Op> {
         let mut ops: Vec<Op> = Vec::with_capacity(self.ops);
@@ -249,15 +244,9 @@ mod tests {
         subs.submit(put("k", "1")).unwrap();
         subs.take_group().unwrap().unwrap();
         subs.submit(put("k", "2")).unwrap();
-        assert_eq!(
-            subs.get(Space::Lasting, b"k"),
-            Ok(Some(Some(Bytes::from_static(b"2"))))
-        );
+        assert_eq!(subs.get(Space::Lasting, b"k"), Ok(Some(Some(Bytes::from_static(b"2")))));
         assert_eq!(subs.applied(Seq(1)).seq(), Seq(1));
-        assert_eq!(
-            subs.get(Space::Lasting, b"k"),
-            Ok(Some(Some(Bytes::from_static(b"2"))))
-        );
+        assert_eq!(subs.get(Space::Lasting, b"k"), Ok(Some(Some(Bytes::from_static(b"2")))));
         subs.take_group().unwrap().unwrap();
         subs.applied(Seq(2));
         assert_eq!(subs.get(Space::Lasting, b"k"), Ok(None));
@@ -286,26 +275,14 @@ mod tests {
     fn an_ended_handle_takes_nothing_and_keeps_its_first_failure() {
         let mut subs = Submissions::after(Seq(0));
         subs.submit(put("k", "1")).unwrap();
-        let first = CommitFailure::Full {
-            cause: "no space left on device".into(),
-        };
+        let first = CommitFailure::Full { cause: "no space left on device".into() };
         assert_eq!(subs.end(first.clone()), first);
-        assert_eq!(
-            subs.end(CommitFailure::Unknown {
-                cause: "later".into()
-            }),
-            first
-        );
+        assert_eq!(subs.end(CommitFailure::Unknown { cause: "later".into() }), first);
         assert_eq!(
             subs.submit(put("k", "2")),
-            Err(SubmitRefusal::Poisoned {
-                reason: first.to_string()
-            })
+            Err(SubmitRefusal::Poisoned { reason: first.to_string() })
         );
         assert_eq!(subs.take_group().unwrap_err(), first);
-        assert!(matches!(
-            subs.get(Space::Lasting, b"k"),
-            Err(ReadFailure::Poisoned { .. })
-        ));
+        assert!(matches!(subs.get(Space::Lasting, b"k"), Err(ReadFailure::Poisoned { .. })));
     }
 }

@@ -1,15 +1,15 @@
 //! Who may write: the store's id and the epoch of the handle that holds it.
 //!
-//! A fencing token of the engine starts with these two numbers. The store id tells a store from the copy of it that was
-//! restored from a backup; the epoch tells a handle from the one opened after it. Together they make every token of the
-//! past recognisable as such.
+//! A fencing token of the engine starts with these two numbers. The store id tells a store from the
+//! copy of it that was restored from a backup; the epoch tells a handle from the one opened after
+//! it. Together they make every token of the past recognisable as such.
 
 use std::fmt;
 
 /// Names one store for as long as its data lives.
 ///
-/// Made once, from entropy that the caller supplies, when the store is created; a restored backup is given a new one, so
-/// that workers that still live in the abandoned future are strangers to it.
+/// Made once, from entropy that the caller supplies, when the store is created; a restored backup
+/// is given a new one, so that workers that still live in the abandoned future are strangers to it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct StoreId(pub u64);
 

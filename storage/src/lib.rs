@@ -1,13 +1,14 @@
 //! Stepwell's storage: an ordered key-value store with atomic, durable, fenced commits.
 //!
-//! It knows nothing of workflows. The engine hands it batches of puts and deletes and gets a [`Receipt`] when they are
-//! durable; everything the engine lets out into the world waits for one.
+//! It knows nothing of workflows. The engine hands it batches of puts and deletes and gets a
+//! [`Receipt`] when they are durable; everything the engine lets out into the world waits for one.
 //!
-//! - [`Store`] is the port: `submit` (ordered, seen at once), `commit` (a group, synced), `get`, `scan`, and generations
-//!   that are dropped whole.
+//! - [`Store`] is the port: `submit` (ordered, seen at once), `commit` (a group, synced), `get`,
+//!   `scan`, and generations that are dropped whole.
 //! - `FjallStore` (feature `fjall`, on by default) is the store on disk.
-//! - [`MemStore`] on a [`MemDisk`] is the readable model, and the disk of a simulated machine: power cuts, kills, failed,
-//!   partial and slow syncs, a full disk, all chosen by numbers that the simulation hands in.
+//! - [`MemStore`] on a [`MemDisk`] is the readable model, and the disk of a simulated machine:
+//!   power cuts, kills, failed, partial and slow syncs, a full disk, all chosen by numbers that the
+//!   simulation hands in.
 //! - [`conformance`] is the suite that every store passes.
 //! - `raw` (feature `fjall`) measures what the disk can do, to compare with.
 //!
@@ -34,9 +35,9 @@
 //!
 //! # What it is not
 //!
-//! Not a database: no queries, no transactions that read, no second writer. Not a replicated store: one process, one
-//! directory. Not asynchronous inside: the fjall store does its I/O on the thread that calls, and there is no runtime in
-//! here. Not tolerant of a disk that lies about `fdatasync`.
+//! Not a database: no queries, no transactions that read, no second writer. Not a replicated store:
+//! one process, one directory. Not asynchronous inside: the fjall store does its I/O on the thread
+//! that calls, and there is no runtime in here. Not tolerant of a disk that lies about `fdatasync`.
 //!
 //! # Limits
 //!

@@ -1,8 +1,10 @@
-//! The store in memory: the readable model of what a store promises, and the disk of a simulated machine.
+//! The store in memory: the readable model of what a store promises, and the disk of a simulated
+//! machine.
 //!
-//! A [`MemDisk`] is what survives: clone it, keep it outside the simulated process, and open a [`MemStore`] on it as often
-//! as that process lives. What a crash leaves is decided by the numbers and faults that the simulation hands in; there is
-//! no clock, no randomness and no I/O in here, so that equal inputs give equal disks.
+//! A [`MemDisk`] is what survives: clone it, keep it outside the simulated process, and open a
+//! [`MemStore`] on it as often as that process lives. What a crash leaves is decided by the numbers
+//! and faults that the simulation hands in; there is no clock, no randomness and no I/O in here, so
+//! that equal inputs give equal disks.
 
 mod disk;
 mod faults;
@@ -42,11 +44,7 @@ pub struct MemOptions {
 impl Default for MemOptions {
     fn default() -> Self {
         let pause: Pause = Arc::new(|_| Box::pin(ready(())));
-        MemOptions {
-            entropy: 0,
-            sync_time: Duration::ZERO,
-            pause,
-        }
+        MemOptions { entropy: 0, sync_time: Duration::ZERO, pause }
     }
 }
 
@@ -60,16 +58,13 @@ pub struct MemStore {
 }
 
 impl MemStore {
-    /// Opens the store on `disk`, creating it if there is none, and fences every handle opened before.
+    /// Opens the store on `disk`, creating it if there is none, and fences every handle opened
+    /// before.
     ///
     /// What older handles had submitted and not committed is gone.
     pub fn acquire(disk: &MemDisk, options: MemOptions) -> Result<MemStore, OpenRefusal> {
         let identity = disk.lock().acquire(StoreId(options.entropy))?;
-        Ok(MemStore {
-            disk: disk.clone(),
-            identity,
-            options,
-        })
+        Ok(MemStore { disk: disk.clone(), identity, options })
     }
 
     fn epoch(&self) -> Epoch {
@@ -89,7 +84,8 @@ impl MemStore {
         self.disk.lock().finish(self.epoch())
     }
 
-    /// The time of a sync. A future that is dropped in here leaves the group's outcome open, which ends the handle.
+    /// The time of a sync. A future that is dropped in here leaves the group's outcome open, which
+    /// ends the handle.
     async fn sync(&self) {
         let time = self.options.sync_time + self.disk.lock().faults.sync_delay;
         if time.is_zero() {
@@ -116,8 +112,7 @@ struct Abandoned<'a>(&'a MemStore);
 impl Drop for Abandoned<'_> {
     fn drop(&mut self) {
         let cause = "the commit was abandoned during its sync".to_owned();
-        self.0
-            .with(|submissions| submissions.end(CommitFailure::Unknown { cause }));
+        self.0.with(|submissions| submissions.end(CommitFailure::Unknown { cause }));
     }
 }
 
@@ -144,33 +139,21 @@ impl Store for MemStore {
     }
 
     fn get(&self, space: Space, key: &[u8]) -> BoxFuture<'_, Result<Option<Bytes>, ReadFailure>> {
-        Box::pin(ready(read(
-            &mut self.disk.lock(),
-            self.epoch(),
-            |disk, epoch| {
-                let over = disk.handle(epoch).submissions.get(space, key)?;
-                Ok(over.unwrap_or_else(|| disk.get(space, key)))
-            },
-        )))
+        Box::pin(ready(read(&mut self.disk.lock(), self.epoch(), |disk, epoch| {
+            let over = disk.handle(epoch).submissions.get(space, key)?;
+            Ok(over.unwrap_or_else(|| disk.get(space, key)))
+        })))
     }
 
     fn scan(&self, scan: Scan) -> BoxFuture<'_, Result<Vec<Row>, ReadFailure>> {
-        Box::pin(ready(read(
-            &mut self.disk.lock(),
-            self.epoch(),
-            |disk, epoch| {
-                let layer = disk.handle(epoch).submissions.layer(&scan)?;
-                merge(layer, disk.rows(&scan), &scan)
-            },
-        )))
+        Box::pin(ready(read(&mut self.disk.lock(), self.epoch(), |disk, epoch| {
+            let layer = disk.handle(epoch).submissions.layer(&scan)?;
+            merge(layer, disk.rows(&scan), &scan)
+        })))
     }
 
     fn generations(&self) -> BoxFuture<'_, Result<Vec<u32>, ReadFailure>> {
-        Box::pin(ready(read(
-            &mut self.disk.lock(),
-            self.epoch(),
-            |disk, _| Ok(disk.generations()),
-        )))
+        Box::pin(ready(read(&mut self.disk.lock(), self.epoch(), |disk, _| Ok(disk.generations()))))
     }
 
     fn drop_generation(&self, generation: u32) -> BoxFuture<'_, Result<(), CommitFailure>> {
@@ -184,10 +167,7 @@ impl Store for MemStore {
     fn usage(&self) -> Usage {
         let mut disk = self.disk.lock();
         let disk_bytes = disk.bytes();
-        Usage {
-            disk_bytes,
-            ..disk.handle(self.epoch()).usage
-        }
+        Usage { disk_bytes, ..disk.handle(self.epoch()).usage }
     }
 }
 

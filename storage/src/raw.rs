@@ -1,7 +1,7 @@
 //! What the disk can do, measured with as little as possible in between.
 //!
-//! The numbers that a store's own are compared with: a commit cannot be faster than an append and its sync, and not much
-//! faster than bare fjall.
+//! The numbers that a store's own are compared with: a commit cannot be faster than an append and
+//! its sync, and not much faster than bare fjall.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -10,16 +10,14 @@ use std::time::{Duration, Instant};
 
 use fjall::{Database, KeyspaceCreateOptions, PersistMode};
 
-/// Appends of `bytes` with an `fdatasync` each, a second, over about `seconds`, in a file of its own in `dir`.
+/// Appends of `bytes` with an `fdatasync` each, a second, over about `seconds`, in a file of its
+/// own in `dir`.
 ///
 /// The file is removed afterwards.
 pub fn append_fdatasync_per_s(dir: &Path, bytes: usize, seconds: u64) -> io::Result<f64> {
     let path = dir.join("append.bench");
-    let measured = append_all(
-        OpenOptions::new().create(true).append(true).open(&path)?,
-        bytes,
-        seconds,
-    );
+    let measured =
+        append_all(OpenOptions::new().create(true).append(true).open(&path)?, bytes, seconds);
     std::fs::remove_file(&path)?;
     measured
 }
@@ -33,8 +31,9 @@ fn append_all(mut file: File, bytes: usize, seconds: u64) -> io::Result<f64> {
     Ok(per_s(&rounds))
 }
 
-/// The median time in microseconds, and the number a second, of synced commits of `puts` puts of `bytes_per_put` bytes
-/// (of which 24 are key) on a bare fjall database in `dir`, over about `seconds`.
+/// The median time in microseconds, and the number a second, of synced commits of `puts` puts of
+/// `bytes_per_put` bytes (of which 24 are key) on a bare fjall database in `dir`, over about
+/// `seconds`.
 ///
 /// The database is removed afterwards.
 pub fn fjall_synced_commits(
@@ -44,12 +43,7 @@ pub fn fjall_synced_commits(
     seconds: u64,
 ) -> fjall::Result<(f64, f64)> {
     let path = dir.join("fjall.bench");
-    let measured = commit_all(
-        &Database::builder(&path).open()?,
-        bytes_per_put,
-        puts,
-        seconds,
-    );
+    let measured = commit_all(&Database::builder(&path).open()?, bytes_per_put, puts, seconds);
     std::fs::remove_dir_all(&path)?;
     measured
 }
@@ -78,10 +72,7 @@ fn commit_all(
 }
 
 /// How long each call took, until `seconds` are over.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a measurement of the machine, not a decision"
-)]
+#[expect(clippy::disallowed_methods, reason = "a measurement of the machine, not a decision")]
 fn rounds<E>(seconds: u64, mut round: impl FnMut() -> Result<(), E>) -> Result<Vec<Duration>, E> {
     let until = Instant::now() + Duration::from_secs(seconds);
     let mut rounds = Vec::new();
@@ -97,9 +88,5 @@ fn rounds<E>(seconds: u64, mut round: impl FnMut() -> Result<(), E>) -> Result<V
 
 fn per_s(rounds: &[Duration]) -> f64 {
     let total: Duration = rounds.iter().sum();
-    if total.is_zero() {
-        0.0
-    } else {
-        rounds.len() as f64 / total.as_secs_f64()
-    }
+    if total.is_zero() { 0.0 } else { rounds.len() as f64 / total.as_secs_f64() }
 }

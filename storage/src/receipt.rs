@@ -1,16 +1,19 @@
 //! Proof of durability, as a value.
 //!
-//! "Nothing leaves before it is durable" is a rule that a reviewer has to remember, unless the thing that lets an effect
-//! leave cannot be had otherwise. A [`Receipt`] has no public constructor: whoever holds one got it from a commit.
+//! "Nothing leaves before it is durable" is a rule that a reviewer has to remember, unless the
+//! thing that lets an effect leave cannot be had otherwise. A [`Receipt`] has no public
+//! constructor: whoever holds one got it from a commit.
 
 use std::fmt;
 
 use crate::canary::canary;
 
-/// The number of a submitted batch: 1 for the first one ever submitted to a store, and on without a gap.
+/// The number of a submitted batch: 1 for the first one ever submitted to a store, and on without a
+/// gap.
 ///
-/// It continues across reopening, from the last batch that survived. A number may therefore be given out twice, if what
-/// had it first was never acknowledged; together with the [`Epoch`](crate::Epoch) it is unique.
+/// It continues across reopening, from the last batch that survived. A number may therefore be
+/// given out twice, if what had it first was never acknowledged; together with the
+/// [`Epoch`](crate::Epoch) it is unique.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Seq(pub u64);
 

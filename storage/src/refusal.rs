@@ -57,7 +57,8 @@ pub enum SubmitRefusal {
 
 /// How a commit failed. Each of them ends the handle: nothing is acknowledged by it again.
 ///
-/// In none of the cases does the caller know that the data is *not* there. Only opening the store again tells.
+/// In none of the cases does the caller know that the data is *not* there. Only opening the store
+/// again tells.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum CommitFailure {
     /// The store was opened by another handle since.
@@ -98,8 +99,8 @@ pub enum ReadFailure {
         /// What the disk said.
         cause: String,
     },
-    /// A commit of this handle failed. What it had submitted may or may not survive, so that nothing it could answer
-    /// would be known to be true.
+    /// A commit of this handle failed. What it had submitted may or may not survive, so that
+    /// nothing it could answer would be known to be true.
     #[error("the store answers nothing more until it is opened again: {reason}")]
     Poisoned {
         /// The failure that ended the handle.
@@ -140,8 +141,8 @@ pub enum OpenRefusal {
         /// What and where.
         what: String,
     },
-    /// The store has lost batches that were acknowledged: it ends at `store`, and had made everything up to `watermark`
-    /// durable once.
+    /// The store has lost batches that were acknowledged: it ends at `store`, and had made
+    /// everything up to `watermark` durable once.
     #[error(
         "the store has lost committed data: it ends at batch {store}, but everything up to batch {watermark} was durable once"
     )]
@@ -193,7 +194,5 @@ impl OpenRefusal {
 }
 
 fn holder_text(holder: &Option<u32>) -> String {
-    holder
-        .map(|pid| format!(" by process {pid}"))
-        .unwrap_or_default()
+    holder.map(|pid| format!(" by process {pid}")).unwrap_or_default()
 }

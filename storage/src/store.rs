@@ -10,12 +10,14 @@
 //!      │ effects of 7 and 8 leave                         │
 //! ```
 //!
-//! 1. **Ordered and prefix-closed.** Batches become durable in the order of their numbers. What survives a crash is a
-//!    prefix of what was submitted, cut between two batches, and holds all that a receipt covered.
-//! 2. **Seen at once.** `get` and `scan` of the handle see every batch submitted before they were called, whole.
+//! 1. **Ordered and prefix-closed.** Batches become durable in the order of their numbers. What
+//!    survives a crash is a prefix of what was submitted, cut between two batches, and holds all
+//!    that a receipt covered.
+//! 2. **Seen at once.** `get` and `scan` of the handle see every batch submitted before they were
+//!    called, whole.
 //! 3. **Fenced.** A handle whose store was opened again never gets another receipt.
-//! 4. **A failed commit ends the handle.** Afterwards no call of it succeeds; what was in flight stays unknown until the
-//!    store is opened again.
+//! 4. **A failed commit ends the handle.** Afterwards no call of it succeeds; what was in flight
+//!    stays unknown until the store is opened again.
 
 use std::fmt;
 use std::future::Future;
@@ -33,8 +35,9 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Where a key lives.
 ///
-/// An LSM tree is one file set per space, so that space decides what deletes cost: a queue beside long-lived records would
-/// bury them under its tombstones. The numbers are stored and never change their meaning.
+/// An LSM tree is one file set per space, so that space decides what deletes cost: a queue beside
+/// long-lived records would bury them under its tombstones. The numbers are stored and never change
+/// their meaning.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Space {
     /// Number 0: long-lived records.
@@ -75,13 +78,7 @@ pub struct Scan {
 impl Scan {
     /// Everything from `from` (inclusive) to `to` (exclusive), forwards, without a limit.
     pub fn range(space: Space, from: impl Into<Bytes>, to: impl Into<Bytes>) -> Scan {
-        Scan {
-            space,
-            from: from.into(),
-            to: to.into(),
-            limit: usize::MAX,
-            reverse: false,
-        }
+        Scan { space, from: from.into(), to: to.into(), limit: usize::MAX, reverse: false }
     }
 
     /// Everything whose key begins with `prefix`.
@@ -100,10 +97,7 @@ impl Scan {
     /// The same from the end backwards.
     #[must_use]
     pub fn reversed(self) -> Scan {
-        Scan {
-            reverse: true,
-            ..self
-        }
+        Scan { reverse: true, ..self }
     }
 
     /// Whether no key can be in it.
@@ -153,19 +147,21 @@ pub trait Store: Send + Sync + 'static {
 
     /// Hands over a batch, to be committed after all submitted before it.
     ///
-    /// It is seen at once by `get` and `scan` of this handle, and is durable only with a receipt that covers its number.
-    /// Never blocks on I/O. An empty batch is taken and numbered like any other.
+    /// It is seen at once by `get` and `scan` of this handle, and is durable only with a receipt
+    /// that covers its number. Never blocks on I/O. An empty batch is taken and numbered like any
+    /// other.
     ///
     /// Errors: a batch beyond the limits, or a handle that has ended ([`SubmitRefusal`]).
     fn submit(&self, batch: Batch) -> Result<Seq, SubmitRefusal>;
 
     /// Makes everything submitted so far durable, as one group.
     ///
-    /// A backlog beyond about 4 MiB is split: the receipt says how far this commit got. With nothing pending it returns the
-    /// receipt of the last commit at once. One caller at a time, the committer.
+    /// A backlog beyond about 4 MiB is split: the receipt says how far this commit got. With
+    /// nothing pending it returns the receipt of the last commit at once. One caller at a time, the
+    /// committer.
     ///
-    /// Durability: what the receipt covers survives a power cut. Cancel safety: a future that was polled and dropped before
-    /// it was done ends the handle, since its outcome is unknown.
+    /// Durability: what the receipt covers survives a power cut. Cancel safety: a future that was
+    /// polled and dropped before it was done ends the handle, since its outcome is unknown.
     fn commit(&self) -> BoxFuture<'_, Result<Receipt, CommitFailure>>;
 
     /// The last batch submitted.
@@ -176,21 +172,25 @@ pub trait Store: Send + Sync + 'static {
 
     /// The value under `key`.
     ///
-    /// Reads happen when the call is made, or later; never earlier. A generation that does not exist is empty.
+    /// Reads happen when the call is made, or later; never earlier. A generation that does not
+    /// exist is empty.
     fn get(&self, space: Space, key: &[u8]) -> BoxFuture<'_, Result<Option<Bytes>, ReadFailure>>;
 
     /// The rows of a range, in key order, as they are at one moment: no batch is seen by half.
     fn scan(&self, scan: Scan) -> BoxFuture<'_, Result<Vec<Row>, ReadFailure>>;
 
-    /// The generations that exist, in rising order; those that only an uncommitted batch puts into are not among them.
+    /// The generations that exist, in rising order; those that only an uncommitted batch puts into
+    /// are not among them.
     fn generations(&self) -> BoxFuture<'_, Result<Vec<u32>, ReadFailure>>;
 
     /// Drops a generation with all that is in it; one that does not exist is dropped already.
     ///
-    /// It commits what is pending first, so that it happens after everything submitted before it. What is submitted to the
-    /// generation while this runs may be dropped with it. Called by the committer, as `commit` is.
+    /// It commits what is pending first, so that it happens after everything submitted before it.
+    /// What is submitted to the generation while this runs may be dropped with it. Called by the
+    /// committer, as `commit` is.
     ///
-    /// Durability: when it returns, the drop survives a power cut; before that, the generation is there whole or not at all.
+    /// Durability: when it returns, the drop survives a power cut; before that, the generation is
+    /// there whole or not at all.
     fn drop_generation(&self, generation: u32) -> BoxFuture<'_, Result<(), CommitFailure>>;
 
     /// What the store takes up and has done.

@@ -8,8 +8,8 @@ use std::thread::Thread;
 
 /// Runs a future to its end on this thread.
 ///
-/// The stores of this crate answer from the calling thread, so that mostly this is one poll. Not for use inside an
-/// async function: it blocks the executor.
+/// The stores of this crate answer from the calling thread, so that mostly this is one poll. Not
+/// for use inside an async function: it blocks the executor.
 pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));

@@ -1,5 +1,5 @@
-//! A process of the tests: does what its one argument says, tells what happens in lines on stdout, and ends with its
-//! stdin, so that none outlives a test that was killed.
+//! A process of the tests: does what its one argument says, tells what happens in lines on stdout,
+//! and ends with its stdin, so that none outlives a test that was killed.
 
 use std::process::ExitCode;
 
@@ -12,10 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .init();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
     let argument = std::env::args().nth(1).unwrap_or_default();
     let done = match serde_json::from_str(&argument) {
         Ok(order) => execute(order).await,
@@ -46,15 +43,8 @@ async fn execute(order: Order) -> Result<(), String> {
 
 async fn engine(order: EngineOrder) -> Result<(), String> {
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
-    let engine: Engine = order
-        .options()
-        .open(&order.data)
-        .await
-        .map_err(|e| verdict::chain(&e))?;
-    let address = engine
-        .listen(&order.listen)
-        .await
-        .map_err(|e| e.to_string())?;
+    let engine: Engine = order.options().open(&order.data).await.map_err(|e| verdict::chain(&e))?;
+    let address = engine.listen(&order.listen).await.map_err(|e| e.to_string())?;
     println!("listening {address}");
     tokio::select! {
         reason = engine.stopped() => return Err(format!("stopped: {reason}")),
@@ -84,9 +74,8 @@ async fn embedded(
 ) -> Result<(), String> {
     let engine = Engine::open(data).await.map_err(|e| verdict::chain(&e))?;
     let world = World::new(effects, |line| println!("{line}"));
-    let worker = workflow::register(engine.worker(), &world)
-        .start()
-        .map_err(|e| verdict::chain(&e))?;
+    let worker =
+        workflow::register(engine.worker(), &world).start().map_err(|e| verdict::chain(&e))?;
     println!("started");
     let run = engine.client().start(CRASH, &how).await;
     let run = run.map_err(|e| verdict::chain(&e))?;
@@ -97,19 +86,13 @@ async fn embedded(
 }
 
 async fn client(server: &str, run: &str) -> Result<(), String> {
-    let client = Client::connect(server)
-        .await
-        .map_err(|e| verdict::chain(&e))?;
+    let client = Client::connect(server).await.map_err(|e| verdict::chain(&e))?;
     let run = client.find::<u64>(run);
     let status = run.status().await.map_err(|e| verdict::chain(&e))?;
     let output = run.outcome().await.map_err(|e| verdict::chain(&e))?;
     println!(
         "{} returned {output}",
-        if status.workflow == LEDGER.name() {
-            "ledger"
-        } else {
-            "something else"
-        }
+        if status.workflow == LEDGER.name() { "ledger" } else { "something else" }
     );
     Ok(())
 }

@@ -15,14 +15,16 @@ pub enum Order {
     Engine(EngineOrder),
     /// Be a worker.
     Worker(WorkerOrder),
-    /// Be a client that waits for the outcome of a run of [`LEDGER`](crate::workflow::LEDGER) and tells it.
+    /// Be a client that waits for the outcome of a run of [`LEDGER`](crate::workflow::LEDGER) and
+    /// tells it.
     Client {
         /// The engine.
         server: String,
         /// The run's name.
         run: String,
     },
-    /// Be a program with an engine of its own, that runs [`CRASH`](crate::workflow::CRASH) once and tells its outcome.
+    /// Be a program with an engine of its own, that runs [`CRASH`](crate::workflow::CRASH) once and
+    /// tells its outcome.
     Embedded {
         /// The data directory.
         data: PathBuf,
@@ -53,7 +55,8 @@ pub struct EngineOrder {
     pub disconnect_grace: Duration,
     /// The largest payload.
     pub payload_bytes_max: usize,
-    /// Run inside this shell command, which ends with `exec "$@"`: limits of the system are set this way.
+    /// Run inside this shell command, which ends with `exec "$@"`: limits of the system are set
+    /// this way.
     pub shell: Option<String>,
 }
 

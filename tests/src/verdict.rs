@@ -38,23 +38,14 @@ pub struct Known {
 impl Content {
     /// All that a client is told, oldest run first.
     pub async fn of(client: &Client) -> Result<Self, ClientError> {
-        let list = ListRuns {
-            limit: 1_000,
-            ..ListRuns::default()
-        };
+        let list = ListRuns { limit: 1_000, ..ListRuns::default() };
         let (rows, _) = client.list(list).await?;
         let mut all = Vec::new();
         for row in rows.into_iter().rev() {
             let journal = client.journal(row.id).await?;
             let journal = journal.iter().map(Entry::encode).collect();
             let name = row.name.unwrap_or_default();
-            all.push(Known {
-                id: row.id,
-                name,
-                state: row.state,
-                journal,
-                returns: None,
-            });
+            all.push(Known { id: row.id, name, state: row.state, journal, returns: None });
         }
         Ok(Self(all))
     }
@@ -62,8 +53,8 @@ impl Content {
 
 /// Opens `data` and compares all of it with what `content` holds; then has all runs go on that can.
 ///
-/// One of: `refused: …`; `stopped: …`, where a reason is given for each run that is not as it was; `whole`; and what must
-/// never be: `WRONG: …`.
+/// One of: `refused: …`; `stopped: …`, where a reason is given for each run that is not as it was;
+/// `whole`; and what must never be: `WRONG: …`.
 pub async fn judge(data: &Path, content: &Path) -> String {
     let read = std::fs::read(content).map_err(|e| e.to_string());
     let content =
@@ -135,12 +126,7 @@ impl Findings {
 
 async fn journal_as_it_was(client: &Client, known: &Known) -> Finding {
     match client.journal(known.id).await {
-        Ok(entries)
-            if entries
-                .iter()
-                .map(Entry::encode)
-                .eq(known.journal.iter().cloned()) =>
-        {
+        Ok(entries) if entries.iter().map(Entry::encode).eq(known.journal.iter().cloned()) => {
             Finding::Same
         }
         Ok(entries) => Finding::Wrong(format!("its journal has become {entries:?}")),

@@ -29,11 +29,14 @@ pub const SPIN: Workflow<Spin, ()> = Workflow::new("spin");
 pub const CRASH: Workflow<Crash, String> = Workflow::new("crash");
 /// A step whose first attempt blocks its thread until a file is there.
 pub const BLOCK: Workflow<Block, String> = Workflow::new("block");
-/// A function whose first attempt blocks its thread until a file is there: without steps, or between two.
+/// A function whose first attempt blocks its thread until a file is there: without steps, or
+/// between two.
 pub const STALL: Workflow<Stall, String> = Workflow::new("stall").limit(Duration::from_millis(300));
-/// Of a batch handler whose first call blocks its thread until the file that each item names is there.
+/// Of a batch handler whose first call blocks its thread until the file that each item names is
+/// there.
 pub const JAM: Workflow<PathBuf, u32> = Workflow::new("jam");
-/// A step that waits for ever and cleans up when its soft limit has passed; isolated, if its input is so.
+/// A step that waits for ever and cleans up when its soft limit has passed; isolated, if its input
+/// is so.
 pub const EXPORT: Workflow<bool, u32> = Workflow::new("export");
 /// Many steps, one after the other.
 pub const BOOK: Workflow<Book, ()> = Workflow::new("book");
@@ -52,10 +55,7 @@ pub struct Entry {
 impl Entry {
     /// A light one.
     pub fn of(number: u64) -> Self {
-        Self {
-            number,
-            weight: String::new(),
-        }
+        Self { number, weight: String::new() }
     }
 }
 
@@ -122,7 +122,8 @@ pub struct Book {
     pub letters: usize,
 }
 
-/// The world: a file to which each attempt at a step appends a line, and somebody who hears of it at once.
+/// The world: a file to which each attempt at a step appends a line, and somebody who hears of it
+/// at once.
 ///
 /// A line is `begun NAME KEY` or `done NAME KEY`.
 #[derive(Clone)]
@@ -132,12 +133,10 @@ pub struct World {
 }
 
 impl World {
-    /// A world whose effects are in the file `effects`; `tell` gets each line, once it is in the file.
+    /// A world whose effects are in the file `effects`; `tell` gets each line, once it is in the
+    /// file.
     pub fn new(effects: impl Into<PathBuf>, tell: impl Fn(&str) + Send + Sync + 'static) -> Self {
-        Self {
-            effects: effects.into(),
-            tell: Arc::new(tell),
-        }
+        Self { effects: effects.into(), tell: Arc::new(tell) }
     }
 
     fn note(&self, what: &str, name: &str, step: &Step) -> std::io::Result<()> {
@@ -145,10 +144,7 @@ impl World {
     }
 
     fn say(&self, line: &str) -> std::io::Result<()> {
-        let mut file = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&self.effects)?;
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(&self.effects)?;
         file.write_all(format!("{line}\n").as_bytes())?;
         (self.tell)(line);
         Ok(())
@@ -184,9 +180,7 @@ pub fn register(worker: Worker, world: &World) -> Worker {
         .register(STALL, move |ctx, stall| run_stall(ctx, stall, w12.clone()))
         .register_batch(JAM, jam_policy, move |items| jam(items, w13.clone()))
         .register(RATE, move |ctx, rate| find_rate(ctx, rate, w11.clone()))
-        .register(EXPORT, move |ctx, isolated| {
-            export(ctx, isolated, w10.clone())
-        })
+        .register(EXPORT, move |ctx, isolated| export(ctx, isolated, w10.clone()))
 }
 
 async fn ledger(ctx: Ctx, entry: Entry, world: World) -> Result<u64, Failure> {
@@ -200,15 +194,8 @@ async fn ledger(ctx: Ctx, entry: Entry, world: World) -> Result<u64, Failure> {
 
 async fn run_long(ctx: Ctx, long: Long, world: World) -> Result<String, Failure> {
     let (world, span) = (&world, long.work);
-    ctx.step(
-        "work",
-        |s| async move { world.work("work", &s, span).await },
-    )
-    .await?;
-    ctx.step("after", |s| async move {
-        world.work("after", &s, Duration::ZERO).await
-    })
-    .await?;
+    ctx.step("work", |s| async move { world.work("work", &s, span).await }).await?;
+    ctx.step("after", |s| async move { world.work("after", &s, Duration::ZERO).await }).await?;
     Ok("both done".to_owned())
 }
 
@@ -228,23 +215,20 @@ async fn find_rate(ctx: Ctx, rate: Rate, world: World) -> Result<String, Failure
 
 async fn sleeper(ctx: Ctx, _number: u64, world: World) -> Result<(), Failure> {
     let world = &world;
-    ctx.step("lie-down", |s| async move {
-        world.work("lie-down", &s, Duration::ZERO).await
-    })
-    .await?;
+    ctx.step("lie-down", |s| async move { world.work("lie-down", &s, Duration::ZERO).await })
+        .await?;
     ctx.sleep(hours(6)).await
 }
 
 async fn tidy(ctx: Ctx, _number: u64, world: World) -> Result<(), Failure> {
     let world = &world;
-    let work = ctx.step("occupy", |s| async move {
-        world.work("occupy", &s, secs(600)).await
-    });
+    let work = ctx.step("occupy", |s| async move { world.work("occupy", &s, secs(600)).await });
     match work.await {
         Err(failure) if failure.kind == FailureKind::Cancelled => {
-            ctx.step("clean-up", |s| async move {
-                world.work("clean-up", &s, Duration::ZERO).await
-            })
+            ctx.step(
+                "clean-up",
+                |s| async move { world.work("clean-up", &s, Duration::ZERO).await },
+            )
             .await?;
             Err(failure)
         }
@@ -261,18 +245,14 @@ async fn retried(ctx: Ctx, _number: u64, world: World) -> Result<u32, Failure> {
             attempt => Ok(attempt),
         }
     };
-    ctx.step("try", attempt)
-        .retry(Retry::fixed(secs(2)).retries(3))
-        .await
+    ctx.step("try", attempt).retry(Retry::fixed(secs(2)).retries(3)).await
 }
 
 async fn doomed(ctx: Ctx, number: u64, world: World) -> Result<(), Failure> {
     let world = &world;
     ctx.step("fail", |s| async move {
         world.work("fail", &s, Duration::ZERO).await?;
-        Err::<(), _>(Failure::terminal(format!(
-            "number {number} is refused by the bank"
-        )))
+        Err::<(), _>(Failure::terminal(format!("number {number} is refused by the bank")))
     })
     .await
 }
@@ -323,9 +303,7 @@ fn end_by(how: Crash) {
     match how {
         Crash::Segfault => loop {
             let pid = std::process::id().to_string();
-            let _ = std::process::Command::new("kill")
-                .args(["-SEGV", &pid])
-                .status();
+            let _ = std::process::Command::new("kill").args(["-SEGV", &pid]).status();
         },
         Crash::Abort => std::process::abort(),
         Crash::Exit => std::process::exit(3),
@@ -341,9 +319,7 @@ fn end_by(how: Crash) {
 async fn run_stall(ctx: Ctx, stall: Stall, world: World) -> Result<String, Failure> {
     let world = &world;
     let beside = |name: &'static str| {
-        ctx.step(name, move |s| async move {
-            world.work(name, &s, Duration::ZERO).await
-        })
+        ctx.step(name, move |s| async move { world.work(name, &s, Duration::ZERO).await })
     };
     if stall.between {
         beside("before").await?;
@@ -416,10 +392,7 @@ async fn export(ctx: Ctx, isolated: bool, world: World) -> Result<u32, Failure> 
 
 async fn write_book(ctx: Ctx, book: Book) -> Result<(), Failure> {
     for _ in 0..book.steps {
-        ctx.step("page", |_| async {
-            Ok::<_, Failure>("a".repeat(book.letters))
-        })
-        .await?;
+        ctx.step("page", |_| async { Ok::<_, Failure>("a".repeat(book.letters)) }).await?;
     }
     Ok(())
 }

@@ -25,9 +25,10 @@ struct Acknowledged {
     steps: BTreeMap<RunId, u64>,
 }
 
-// A3: fire and forget, durably. R1: nothing leaves before it is durable. The kill comes in the moment in which an acknowledgement has arrived, with
-// others under way: one that was sent ahead of its sync would be of a run that is not there afterwards. A worker by hand
-// reports outcomes of steps meanwhile, and the same holds for the entry that acknowledges a report.
+// A3: fire and forget, durably. R1: nothing leaves before it is durable. The kill comes in the
+// moment in which an acknowledgement has arrived, with others under way: one that was sent ahead of
+// its sync would be of a run that is not there afterwards. A worker by hand reports outcomes of
+// steps meanwhile, and the same holds for the entry that acknowledges a report.
 #[tokio::test]
 async fn nothing_acknowledged_is_lost_when_the_engine_is_killed_at_that_instant() {
     let directory = tempfile::tempdir().unwrap();
@@ -41,10 +42,7 @@ async fn nothing_acknowledged_is_lost_when_the_engine_is_killed_at_that_instant(
         all.steps.extend(life.steps);
     }
     let (starts, steps) = (all.starts.len() as u64, all.steps.len() as u64);
-    assert!(
-        starts > CYCLES && steps > CYCLES,
-        "{starts} starts, {steps} outcomes of steps"
-    );
+    assert!(starts > CYCLES && steps > CYCLES, "{starts} starts, {steps} outcomes of steps");
 
     let (engine, address) = Host::engine(&order).await;
     let client = Client::connect(&address).await.unwrap();
@@ -57,10 +55,8 @@ async fn nothing_acknowledged_is_lost_when_the_engine_is_killed_at_that_instant(
         assert_eq!(found, Some(*output), "of {run}: {entries:?}");
     }
     let world = World::new(directory.path().join("effects"), |_| {});
-    let worker = workflow::register(Worker::connect(&address), &world)
-        .queue("default", 64)
-        .start()
-        .unwrap();
+    let worker =
+        workflow::register(Worker::connect(&address), &world).queue("default", 64).start().unwrap();
     for run in &all.starts {
         let output = client.run::<u64>(*run).outcome().await.unwrap();
         assert_eq!(output, run.0 as u64 * 2);
@@ -76,15 +72,13 @@ async fn nothing_acknowledged_is_lost_when_the_engine_is_killed_at_that_instant(
     engine.close().await;
 }
 
-/// One life of an engine: starts and outcomes of steps, as fast as it takes them, until a certain acknowledgement.
+/// One life of an engine: starts and outcomes of steps, as fast as it takes them, until a certain
+/// acknowledgement.
 async fn killed_at_an_acknowledgement(mut engine: Host, address: &str, cycle: u64) -> Acknowledged {
     let fatal = 1 + cycle * 37 % 101;
     let (mut client, _) = Peer::greeted(address, hello(u128::from(cycle) + 1_000)).await;
-    let (mut worker, _) = Peer::greeted(
-        address,
-        worker_hello(u128::from(cycle) + 2_000, LEDGER.name(), 16),
-    )
-    .await;
+    let (mut worker, _) =
+        Peer::greeted(address, worker_hello(u128::from(cycle) + 2_000, LEDGER.name(), 16)).await;
     let (mut life, mut sent) = (Acknowledged::default(), 0);
     let mut next = |count: u64| -> Vec<Message> {
         let numbers = sent..sent + count;
@@ -96,7 +90,8 @@ async fn killed_at_an_acknowledgement(mut engine: Host, address: &str, cycle: u6
     };
     let mut reported = BTreeMap::new();
     client.send(&next(AHEAD)).await;
-    // After the kill: all that had left the engine before counts, and so do both ends of the connections.
+    // After the kill: all that had left the engine before counts, and so do both ends of the
+    // connections.
     let (mut client_is_there, mut worker_is_there, mut acknowledged) = (true, true, 0);
     while client_is_there || worker_is_there {
         let mut is_acknowledgement = false;
@@ -143,11 +138,7 @@ async fn killed_at_an_acknowledgement(mut engine: Host, address: &str, cycle: u6
 
 /// What a worker reports of the one step of `ledger`.
 fn outcome(grant: &HandOut) -> (RunId, Message) {
-    let place = Place {
-        name: "write".to_owned(),
-        at: "by hand".to_owned(),
-        version: 1,
-    };
+    let place = Place { name: "write".to_owned(), at: "by hand".to_owned(), version: 1 };
     let (run, token, output) = (grant.run, grant.token, doubled(grant.id));
     (
         grant.id,

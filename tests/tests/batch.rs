@@ -31,22 +31,13 @@ impl Mill {
     async fn open() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let engine = Engine::open(directory.path().join("data")).await.unwrap();
-        let (healed, gate) = (
-            Arc::new(AtomicBool::new(false)),
-            Arc::new(Semaphore::new(0)),
-        );
+        let (healed, gate) = (Arc::new(AtomicBool::new(false)), Arc::new(Semaphore::new(0)));
         let worker = member(engine.worker(), (healed.clone(), gate.clone()));
         let worker = worker.register(REPORT, |_ctx, ended: BatchEnded<String>| async move {
             Ok((ended.completed, ended.dead, ended.cancelled))
         });
         let worker = worker.queue("default", 8).start().unwrap();
-        Self {
-            engine,
-            worker,
-            healed,
-            gate,
-            _directory: directory,
-        }
+        Self { engine, worker, healed, gate, _directory: directory }
     }
 
     async fn close(self) {
@@ -90,25 +81,19 @@ async fn until(client: &Client, name: &str, is: impl Fn(&BatchSummary) -> bool) 
 }
 
 fn counts(total: u64, completed: u64, dead: u64, cancelled: u64) -> BatchCounts {
-    BatchCounts {
-        total,
-        completed,
-        dead,
-        cancelled,
-    }
+    BatchCounts { total, completed, dead, cancelled }
 }
 
-// A20, A49: who repairs a run of a batch while the batch goes on wants the report to tell of the repaired run. So it has not
-// ended for its batch any more, what follows waits for it, and is told how it ended in the end. Once the batch is over it
-// stays so, and a run that is redriven then is on its own.
+// A20, A49: who repairs a run of a batch while the batch goes on wants the report to tell of the
+// repaired run. So it has not ended for its batch any more, what follows waits for it, and is told
+// how it ended in the end. Once the batch is over it stays so, and a run that is redriven then is
+// on its own.
 #[tokio::test]
 async fn a_redriven_run_of_a_batch_counts_as_not_ended_while_the_batch_goes_on() {
     let mill = Mill::open().await;
     let client = mill.engine.client();
     let member = |n| (Some(format!("member-{n}")), n);
-    let batch = client
-        .batch("repaired")
-        .starts(MEMBER, vec![member(0), member(1)]);
+    let batch = client.batch("repaired").starts(MEMBER, vec![member(0), member(1)]);
     let started = batch.then(REPORT, &String::new()).start().await.unwrap();
     let runs: Vec<_> = started.runs.into_iter().map(Result::unwrap).collect();
     let failed = runs[0].outcome().await;
@@ -142,8 +127,9 @@ async fn a_redriven_run_of_a_batch_counts_as_not_ended_while_the_batch_goes_on()
     mill.close().await;
 }
 
-// A20: an operator who has started the wrong file stops it with one command. Whoever has not ended is asked, once; what has
-// ended stays, other runs are left alone, and the report comes all the same and tells how many were cancelled.
+// A20: an operator who has started the wrong file stops it with one command. Whoever has not ended
+// is asked, once; what has ended stays, other runs are left alone, and the report comes all the
+// same and tells how many were cancelled.
 #[tokio::test]
 async fn a_batch_is_cancelled_run_by_run_and_followed_all_the_same() {
     let mill = Mill::open().await;
@@ -160,18 +146,13 @@ async fn a_batch_is_cancelled_run_by_run_and_followed_all_the_same() {
     seal.start().await.unwrap();
     until(&client, "wrong", |batch| batch.counts.completed == 1).await;
 
-    let told = client
-        .cancel_batch("wrong", "the wrong file")
-        .await
-        .unwrap();
+    let told = client.cancel_batch("wrong", "the wrong file").await.unwrap();
     assert_eq!(told.asked, 2_199);
     let batch = until(&client, "wrong", |batch| batch.ended_at.is_some()).await;
     assert_eq!(batch.counts, counts(2_200, 1, 0, 2_199));
     let follow_up = client.run::<(u64, u64, u64)>(batch.follow_up.unwrap());
     assert_eq!(follow_up.outcome().await, Ok((1, 0, 2_199)));
-    let run = client
-        .batch("wrong")
-        .starts(MEMBER, vec![(Some("wrong-1500".to_owned()), 1_500)]);
+    let run = client.batch("wrong").starts(MEMBER, vec![(Some("wrong-1500".to_owned()), 1_500)]);
     let run = run.add().await.unwrap().runs.remove(0).unwrap();
     let asked = client.journal(run.id()).await.unwrap();
     let asked = asked.iter().filter(|entry| match entry {
@@ -183,10 +164,7 @@ async fn a_batch_is_cancelled_run_by_run_and_followed_all_the_same() {
     let again = client.cancel_batch("wrong", "once more").await.unwrap();
     assert_eq!((again.asked, again.batch), (0, batch));
     let none = client.cancel_batch("none", "").await;
-    assert!(matches!(
-        none,
-        Err(ClientError::Refused(Refusal::NoSuchBatch(_)))
-    ));
+    assert!(matches!(none, Err(ClientError::Refused(Refusal::NoSuchBatch(_)))));
     mill.gate.add_permits(2);
     for run in other {
         assert_eq!(run.outcome().await, Ok(7));

@@ -30,37 +30,16 @@ pub(crate) async fn furnished(data: &Path, end: End) -> Content {
     let (mut engine, server) = Host::engine(&order).await;
     let client = Client::connect(&server).await.unwrap();
     let effects = data.with_extension("furnishing");
-    let mut worker = Host::worker(&WorkerOrder {
-        server,
-        slots: 16,
-        grace: secs(5),
-        effects,
-    });
+    let mut worker = Host::worker(&WorkerOrder { server, slots: 16, grace: secs(5), effects });
     for number in 0..6_u64 {
         let weight = "w".repeat(if number == 0 { 9_000 } else { 10 });
         let entry = Entry { number, weight };
-        client
-            .start(LEDGER, &entry)
-            .id(format!("ledger-{number}"))
-            .await
-            .unwrap();
-        client
-            .start(SLEEPER, &number)
-            .id(format!("sleeper-{number}"))
-            .await
-            .unwrap();
+        client.start(LEDGER, &entry).id(format!("ledger-{number}")).await.unwrap();
+        client.start(SLEEPER, &number).id(format!("sleeper-{number}")).await.unwrap();
     }
     for number in 0..2 {
-        client
-            .start(DOOMED, &number)
-            .id(format!("doomed-{number}"))
-            .await
-            .unwrap();
-        client
-            .start(LONG, &Long { work: millis(1) })
-            .id(format!("long-{number}"))
-            .await
-            .unwrap();
+        client.start(DOOMED, &number).id(format!("doomed-{number}")).await.unwrap();
+        client.start(LONG, &Long { work: millis(1) }).id(format!("long-{number}")).await.unwrap();
     }
     client.start(RETRIED, &1).id("retried").await.unwrap();
     let tidy = client.start(TIDY, &1).id("tidy").await.unwrap();
@@ -76,19 +55,12 @@ pub(crate) async fn furnished(data: &Path, end: End) -> Content {
     worker.close().await;
     // These are still to be done.
     for number in 10..14 {
-        client
-            .start(LEDGER, &Entry::of(number))
-            .id(format!("ready-{number}"))
-            .await
-            .unwrap();
+        client.start(LEDGER, &Entry::of(number)).id(format!("ready-{number}")).await.unwrap();
     }
     let mut content = Content::of(&client).await.unwrap();
     assert_eq!(content.0.len(), 22);
     for known in &mut content.0 {
-        let number = known
-            .name
-            .split_once('-')
-            .and_then(|(_, number)| number.parse::<u64>().ok());
+        let number = known.name.split_once('-').and_then(|(_, number)| number.parse::<u64>().ok());
         known.returns = match known.name.split('-').next().unwrap() {
             "ledger" | "ready" => number.map(|number| (number * 2).into()),
             "long" => Some("both done".into()),
@@ -175,19 +147,11 @@ async fn survey(end: End, seed: u64) -> Tally {
         if let Some((file, damage)) = &damage {
             damage.inflict(&copied.join(file));
         }
-        let order = Order::Judge {
-            data: copied.clone(),
-            content: known.clone(),
-        };
+        let order = Order::Judge { data: copied.clone(), content: known.clone() };
         let ending = Host::start(&order).ended().await;
-        let verdict = ending
-            .stdout
-            .lines()
-            .find_map(|line| line.strip_prefix("verdict: "));
+        let verdict = ending.stdout.lines().find_map(|line| line.strip_prefix("verdict: "));
         let what = format!("{damage:?} of a directory that was {end:?}: {ending:?}");
-        let verdict = verdict
-            .unwrap_or_else(|| panic!("no verdict on {what}"))
-            .to_owned();
+        let verdict = verdict.unwrap_or_else(|| panic!("no verdict on {what}")).to_owned();
         assert_eq!(ending.code, Some(0), "{what}");
         assert!(!ending.stderr.contains("panicked"), "{what}");
         assert!(!verdict.starts_with("WRONG"), "{what}");
@@ -208,23 +172,16 @@ async fn survey(end: End, seed: u64) -> Tally {
     tally
 }
 
-/// Each file is once removed; the rest of the cases goes to places in files by the square root of their size.
+/// Each file is once removed; the rest of the cases goes to places in files by the square root of
+/// their size.
 fn plan(data: &Path, seed: u64) -> Vec<(PathBuf, Damage)> {
     let mut draw = Draw(seed);
     let files: Vec<(PathBuf, u64)> = files(data)
         .into_iter()
-        .map(|path| {
-            (
-                path.strip_prefix(data).unwrap().to_owned(),
-                used_bytes(&path),
-            )
-        })
+        .map(|path| (path.strip_prefix(data).unwrap().to_owned(), used_bytes(&path)))
         .filter(|(path, _)| !path.ends_with("LOCK") && !path.ends_with("stepwell.sock"))
         .collect();
-    let mut plan: Vec<_> = files
-        .iter()
-        .map(|(path, _)| (path.clone(), Damage::Gone))
-        .collect();
+    let mut plan: Vec<_> = files.iter().map(|(path, _)| (path.clone(), Damage::Gone)).collect();
     let weight = |bytes: u64| bytes.isqrt();
     let all: u64 = files.iter().map(|(_, bytes)| weight(*bytes)).sum();
     while plan.len() < CASES {
@@ -240,16 +197,18 @@ fn plan(data: &Path, seed: u64) -> Vec<(PathBuf, Damage)> {
     plan
 }
 
-// What disks do: bits rot, pages are lost, files are cut short by a copy that failed. Each of these is refused with a
-// reason, or stops the runs it hit with a reason, or hits nothing that mattered. A panic would be a crash loop, and a
-// wrong answer would be a second charge. A bit in the log that makes its tail look unwritten is what the watermark finds.
+// What disks do: bits rot, pages are lost, files are cut short by a copy that failed. Each of these
+// is refused with a reason, or stops the runs it hit with a reason, or hits nothing that mattered.
+// A panic would be a crash loop, and a wrong answer would be a second charge. A bit in the log that
+// makes its tail look unwritten is what the watermark finds.
 #[tokio::test]
 async fn a_damaged_directory_is_refused_or_its_runs_are_stopped_after_a_close() {
     let tally = survey(End::Closed, 1).await;
     assert!(tally.refused >= 20, "{tally:?}");
 }
 
-// A killed engine leaves its log as it was at that moment, sparse, and nothing in tables: other files matter.
+// A killed engine leaves its log as it was at that moment, sparse, and nothing in tables: other
+// files matter.
 #[tokio::test]
 async fn a_damaged_directory_is_refused_or_its_runs_are_stopped_after_a_kill() {
     let tally = survey(End::Killed, 2).await;
@@ -260,11 +219,7 @@ fn files(path: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(path).unwrap() {
         let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(files(&path))
-        } else {
-            found.push(path)
-        }
+        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
     }
     found.sort();
     found
@@ -276,9 +231,7 @@ pub(crate) fn used_bytes(path: &Path) -> u64 {
     if let Ok(file) = File::open(path) {
         file.take(HEAD_BYTES_MAX).read_to_end(&mut head).unwrap();
     }
-    head.iter()
-        .rposition(|byte| *byte != 0)
-        .map_or(0, |last| last as u64 + 1)
+    head.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1)
 }
 
 /// Copies a directory; a file that ends with zeros becomes sparse there. Sockets stay behind.

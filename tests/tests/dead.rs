@@ -20,7 +20,8 @@ use crate::peer::{Peer, worker_hello};
 const FAILS: Workflow<String, u32> = Workflow::new("fails");
 const PANICS: Workflow<u32, u32> = Workflow::new("panics");
 
-/// An engine and a worker in this process. The worker counts the bodies of first steps, and of second ones.
+/// An engine and a worker in this process. The worker counts the bodies of first steps, and of
+/// second ones.
 struct Shop {
     engine: Engine,
     worker: WorkerHandle,
@@ -84,13 +85,7 @@ impl Shop {
         let worker = engine.worker().build("b17");
         let worker = worker.register(FAILS, fails).register(PANICS, panics);
         let worker = worker.queue("default", 4).start().unwrap();
-        Self {
-            engine,
-            worker,
-            first,
-            second,
-            _directory: directory,
-        }
+        Self { engine, worker, first, second, _directory: directory }
     }
 
     fn client(&self) -> Client {
@@ -99,12 +94,7 @@ impl Shop {
 
     /// Starts a run of any workflow with any input, and waits for its death.
     async fn dies(&self, workflow: &str, name: &str, input: Payload) -> (RunId, Failure) {
-        let run = self
-            .client()
-            .start_raw(workflow, input)
-            .id(name)
-            .await
-            .unwrap();
+        let run = self.client().start_raw(workflow, input).id(name).await.unwrap();
         let outcome = self.client().outcome(run.id(), true).await.unwrap();
         match outcome {
             Outcome::OutcomeDead(dead) => (run.id(), dead.failure),
@@ -140,23 +130,11 @@ fn text(how: &str) -> Payload {
 async fn a_terminal_failure_is_dead_on_attempt_one_and_a_retryable_one_after_its_retries() {
     let shop = Shop::open().await;
     let (terminal, failure) = shop.dies("fails", "terminal", text("terminal")).await;
-    assert_eq!(
-        (failure.class.as_str(), shop.attempts(terminal).await),
-        ("declined", 1)
-    );
+    assert_eq!((failure.class.as_str(), shop.attempts(terminal).await), ("declined", 1));
     let (retried, failure) = shop.dies("fails", "retried", text("retryable")).await;
-    assert_eq!(
-        (failure.class.as_str(), shop.attempts(retried).await),
-        ("downstream", 3)
-    );
+    assert_eq!((failure.class.as_str(), shop.attempts(retried).await), ("downstream", 3));
     let stats = shop.client().stats().await.unwrap();
-    assert_eq!(
-        (
-            stats.runs_in(RunState::Dead),
-            stats.runs_in(RunState::Ready)
-        ),
-        (2, 0)
-    );
+    assert_eq!((stats.runs_in(RunState::Dead), stats.runs_in(RunState::Ready)), (2, 0));
     shop.close().await;
 }
 
@@ -187,32 +165,23 @@ async fn a_dead_letter_keeps_all_that_is_asked_of_it() {
     assert_eq!(failed, 4);
     let letters = shop.dead(&DeadFilter::default()).await;
     let letter = letters.first().unwrap();
-    assert_eq!(
-        (letter.incarnation, letter.build.as_str()),
-        (Some(worker), "b17")
-    );
-    assert_eq!(
-        (letter.class.as_str(), letter.queue.as_str()),
-        ("downstream", "default")
-    );
+    assert_eq!((letter.incarnation, letter.build.as_str()), (Some(worker), "b17"));
+    assert_eq!((letter.class.as_str(), letter.queue.as_str()), ("downstream", "default"));
     shop.close().await;
 }
 
-// A16: panic, bad input, unknown type, worker killed: all land there, and no user code is on the way.
+// A16: panic, bad input, unknown type, worker killed: all land there, and no user code is on the
+// way.
 #[tokio::test]
 async fn a_panic_a_bad_input_and_an_unknown_type_are_dead_letters() {
     let shop = Shop::open_impatient().await;
     shop.worker.connected().await.unwrap();
-    let (_, failure) = shop
-        .dies("panics", "function", Payload::of(&7).unwrap())
-        .await;
+    let (_, failure) = shop.dies("panics", "function", Payload::of(&7).unwrap()).await;
     assert_eq!(failure.class, "panic");
     assert!(failure.message.contains("panics over 7"), "{failure}");
     let (_, failure) = shop.dies("fails", "step", text("panic")).await;
     assert_eq!(failure.class, "panic");
-    let (_, failure) = shop
-        .dies("fails", "shape", Payload::of(&[1, 2]).unwrap())
-        .await;
+    let (_, failure) = shop.dies("fails", "shape", Payload::of(&[1, 2]).unwrap()).await;
     assert_eq!(failure.class, "input");
     let rubbish = Payload(vec![1, 0xc1].into());
     let (_, failure) = shop.dies("fails", "rubbish", rubbish).await;
@@ -220,16 +189,9 @@ async fn a_panic_a_bad_input_and_an_unknown_type_are_dead_letters() {
     let (_, failure) = shop.dies("nobody-knows", "type", text("x")).await;
     assert_eq!(failure.class, "unknown workflow");
     assert_eq!(shop.dead(&DeadFilter::default()).await.len(), 5);
-    let letters = shop
-        .dead(&DeadFilter {
-            class: Some("input".to_owned()),
-            ..DeadFilter::default()
-        })
-        .await;
-    let names: Vec<_> = letters
-        .iter()
-        .map(|letter| letter.name.as_deref().unwrap())
-        .collect();
+    let letters =
+        shop.dead(&DeadFilter { class: Some("input".to_owned()), ..DeadFilter::default() }).await;
+    let names: Vec<_> = letters.iter().map(|letter| letter.name.as_deref().unwrap()).collect();
     assert_eq!(names, ["rubbish", "shape"]);
     shop.close().await;
 }
@@ -239,12 +201,7 @@ async fn a_panic_a_bad_input_and_an_unknown_type_are_dead_letters() {
 async fn a_run_that_kills_its_workers_is_a_dead_letter() {
     let shop = Shop::open().await;
     let address = shop.engine.listen("127.0.0.1:0").await.unwrap();
-    let run = shop
-        .client()
-        .start_raw("killer", text("x"))
-        .id("killer")
-        .await
-        .unwrap();
+    let run = shop.client().start_raw("killer", text("x")).id("killer").await.unwrap();
     for number in 1..=3 {
         let hello = worker_hello(number, "killer", 1);
         let (mut victim, _) = Peer::greeted(&address, hello).await;
@@ -265,7 +222,8 @@ async fn a_run_that_kills_its_workers_is_a_dead_letter() {
     shop.close().await;
 }
 
-// A49: edited and redriven, under the recorded act of an operator; finished steps are not run again.
+// A49: edited and redriven, under the recorded act of an operator; finished steps are not run
+// again.
 #[tokio::test]
 async fn a_dead_letter_is_edited_redriven_and_audited() {
     let shop = Shop::open().await;
@@ -277,23 +235,14 @@ async fn a_dead_letter_is_edited_redriven_and_audited() {
     let Outcome::OutcomeCompleted(_) = client.outcome(id, true).await.unwrap() else {
         panic!("it completes with the other input");
     };
-    let bodies = (
-        shop.first.load(Ordering::SeqCst),
-        shop.second.load(Ordering::SeqCst),
-    );
+    let bodies = (shop.first.load(Ordering::SeqCst), shop.second.load(Ordering::SeqCst));
     assert_eq!(bodies, (1, 2));
     // The same command again, after the run has ended another way: it has acted.
     client.redrive_as(command, id).await.unwrap();
     let refused = client.redrive(id).await;
-    assert!(
-        matches!(refused, Err(ClientError::Refused(Refusal::NotDead(_)))),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(ClientError::Refused(Refusal::NotDead(_)))), "{refused:?}");
     let (acts, _) = client.acts(Some(id), None, 10).await.unwrap();
-    let acts: Vec<_> = acts
-        .iter()
-        .map(|act| (act.kind, act.principal.as_str(), act.run))
-        .collect();
+    let acts: Vec<_> = acts.iter().map(|act| (act.kind, act.principal.as_str(), act.run)).collect();
     let act = |kind| (kind, "ada", Some(id));
     assert_eq!(acts, [act(ActKind::Redrive), act(ActKind::Edit)]);
     shop.close().await;
@@ -305,14 +254,10 @@ async fn many_dead_letters_are_redriven_and_discarded_by_filter() {
     let shop = Shop::open().await;
     let client = shop.client();
     for n in 0..7 {
-        shop.dies("fails", &format!("many-{n}"), text("terminal"))
-            .await;
+        shop.dies("fails", &format!("many-{n}"), text("terminal")).await;
     }
     shop.dies("panics", "other", Payload::of(&7).unwrap()).await;
-    let filter = DeadFilter {
-        workflow: Some("fails".to_owned()),
-        ..DeadFilter::default()
-    };
+    let filter = DeadFilter { workflow: Some("fails".to_owned()), ..DeadFilter::default() };
     let mut looked = Vec::new();
     let redriven = client.dead_many(&filter, &ManyDeed::Redrive, Some(1_000), |one| {
         assert_eq!(one.answer, Ok(()));
@@ -320,54 +265,31 @@ async fn many_dead_letters_are_redriven_and_discarded_by_filter() {
     });
     redriven.await.unwrap();
     assert_eq!(looked.len(), 7);
-    assert!(
-        looked.is_sorted_by(|a, b| a > b),
-        "newest first: {looked:?}"
-    );
+    assert!(looked.is_sorted_by(|a, b| a > b), "newest first: {looked:?}");
     // They die again, of the same: none of them is redriven twice in one call.
-    until_stats(&client, "all are dead again", |stats| {
-        stats.runs_in(RunState::Dead) == 8
-    })
-    .await;
+    until_stats(&client, "all are dead again", |stats| stats.runs_in(RunState::Dead) == 8).await;
     // Pages of two are the list.
     let (mut behind, mut paged) = (None, Vec::new());
     loop {
         let (page, next) = client.dead_letters(&filter, behind, 2).await.unwrap();
-        paged.extend(
-            page.into_iter()
-                .map(|letter| (letter.died_at, letter.no, letter.redriven)),
-        );
+        paged.extend(page.into_iter().map(|letter| (letter.died_at, letter.no, letter.redriven)));
         behind = next;
         if behind.is_none() {
             break;
         }
     }
     assert_eq!(paged.len(), 7);
-    assert!(
-        paged.is_sorted_by(|a, b| (a.0, a.1) > (b.0, b.1)),
-        "{paged:?}"
-    );
+    assert!(paged.is_sorted_by(|a, b| (a.0, a.1) > (b.0, b.1)), "{paged:?}");
     assert!(paged.iter().all(|(.., redriven)| *redriven == 1));
     let deed = ManyDeed::Discard("of no use".to_owned());
-    client
-        .dead_many(&filter, &deed, None, |_| {})
-        .await
-        .unwrap();
+    client.dead_many(&filter, &deed, None, |_| {}).await.unwrap();
     let left = shop.dead(&DeadFilter::default()).await;
     assert_eq!(
-        left.iter()
-            .map(|letter| letter.name.as_deref())
-            .collect::<Vec<_>>(),
+        left.iter().map(|letter| letter.name.as_deref()).collect::<Vec<_>>(),
         [Some("other")]
     );
     let stats = client.stats().await.unwrap();
-    assert_eq!(
-        (
-            stats.runs_in(RunState::Discarded),
-            stats.runs_in(RunState::Dead)
-        ),
-        (7, 1)
-    );
+    assert_eq!((stats.runs_in(RunState::Discarded), stats.runs_in(RunState::Dead)), (7, 1));
     shop.close().await;
 }
 
@@ -390,10 +312,7 @@ async fn what_was_acknowledged_of_a_dead_letter_survives_a_restart() {
     );
     assert!(one.outcome().await.is_err() && two.outcome().await.is_err());
     worker.drain().await;
-    client
-        .edit_input(one.id(), Payload::of(&700).unwrap())
-        .await
-        .unwrap();
+    client.edit_input(one.id(), Payload::of(&700).unwrap()).await.unwrap();
     client.redrive(one.id()).await.unwrap();
     client.discard(two.id(), "gone").await.unwrap();
     engine.close().await;
@@ -401,14 +320,9 @@ async fn what_was_acknowledged_of_a_dead_letter_survives_a_restart() {
     let engine = Engine::open(&data).await.unwrap();
     let client = engine.client();
     let state = async |name: &str| client.find::<u32>(name).status().await.unwrap().state;
-    assert_eq!(
-        (state("one").await, state("two").await),
-        (RunState::Ready, RunState::Discarded)
-    );
+    assert_eq!((state("one").await, state("two").await), (RunState::Ready, RunState::Discarded));
     assert_eq!(client.acts(None, None, 10).await.unwrap().0.len(), 3);
-    let worker = engine
-        .worker()
-        .register(PANICS, |_: Ctx, input: u32| async move { Ok(input) });
+    let worker = engine.worker().register(PANICS, |_: Ctx, input: u32| async move { Ok(input) });
     let worker = worker.start().unwrap();
     let one = client.find::<u32>("one");
     let ended = tokio::time::timeout(PATIENCE, one.outcome());

@@ -14,7 +14,8 @@ use crate::peer::{Peer, hello, start};
 /// Starts under way at a time.
 const AHEAD: u64 = 8;
 
-/// Starts runs until the engine stops: what it acknowledged, and the reason it closed the connection with.
+/// Starts runs until the engine stops: what it acknowledged, and the reason it closed the
+/// connection with.
 async fn fill(address: &str, lives: u128) -> (Vec<u64>, String) {
     let (mut client, _) = Peer::greeted(address, hello(lives)).await;
     let (mut acknowledged, mut sent) = (Vec::new(), 0_u64);
@@ -31,10 +32,7 @@ async fn fill(address: &str, lives: u128) -> (Vec<u64>, String) {
     while let Some(message) = client.next().await {
         match message {
             Message::StartReply(reply) => {
-                assert!(
-                    reason.is_empty(),
-                    "acknowledged after it had stopped: {reply:?}"
-                );
+                assert!(reason.is_empty(), "acknowledged after it had stopped: {reply:?}");
                 acknowledged.push(reply.request);
                 client.send(&[next(sent)]).await;
                 sent += 1;
@@ -51,9 +49,7 @@ async fn is_whole(order: &EngineOrder, acknowledged: &[u64], effects: PathBuf) {
     let (engine, address) = Host::engine(order).await;
     let client = Client::connect(&address).await.unwrap();
     let world = World::new(effects, |_| {});
-    let worker = workflow::register(Worker::connect(&address), &world)
-        .start()
-        .unwrap();
+    let worker = workflow::register(Worker::connect(&address), &world).start().unwrap();
     for number in acknowledged {
         let run = client.run::<u64>(RunId((*number).into()));
         assert_eq!(run.outcome().await, Ok(number * 2), "of run {number}");
@@ -67,10 +63,7 @@ async fn stops(engine: Host, reason: &str) {
     assert!(reason.contains("no room for a commit"), "{reason}");
     let ending = engine.ended().await;
     assert_eq!(ending.code, Some(1), "{ending:?}");
-    assert!(
-        ending.stdout.contains("stopped: no room for a commit"),
-        "{ending:?}"
-    );
+    assert!(ending.stdout.contains("stopped: no room for a commit"), "{ending:?}");
     assert!(!ending.stderr.contains("panicked"), "{ending:?}");
 }
 
@@ -94,9 +87,7 @@ impl Disk {
         std::fs::create_dir_all(path).unwrap();
         let options = format!("size={size}");
         let mut command = Command::new("mount");
-        command
-            .args(["-t", "tmpfs", "-o", &options, "stepwell-tests"])
-            .arg(path);
+        command.args(["-t", "tmpfs", "-o", &options, "stepwell-tests"]).arg(path);
         let output = command.output().await.map_err(|e| e.to_string())?;
         match output.status.success() {
             true => Ok(Self(path.to_owned())),
@@ -106,26 +97,19 @@ impl Disk {
 
     async fn resize(&self, size: &str) {
         let options = format!("remount,size={size}");
-        let done = Command::new("mount")
-            .args(["-o", &options])
-            .arg(&self.0)
-            .status()
-            .await;
+        let done = Command::new("mount").args(["-o", &options]).arg(&self.0).status().await;
         assert!(done.unwrap().success());
     }
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        let _ = std::process::Command::new("umount")
-            .arg("--lazy")
-            .arg(&self.0)
-            .status();
+        let _ = std::process::Command::new("umount").arg("--lazy").arg(&self.0).status();
     }
 }
 
-// R9: after a failed write nothing more is acknowledged, whatever may have become of it; the operator reads what to do, does
-// it, and everything that was acknowledged is there.
+// R9: after a failed write nothing more is acknowledged, whatever may have become of it; the
+// operator reads what to do, does it, and everything that was acknowledged is there.
 #[tokio::test]
 async fn a_full_disk_stops_the_engine_and_costs_nothing_that_was_acknowledged() {
     let directory = tempfile::tempdir().unwrap();
@@ -139,7 +123,8 @@ async fn a_full_disk_stops_the_engine_and_costs_nothing_that_was_acknowledged() 
     assert!(acknowledged.len() > 50, "{acknowledged:?}");
     stops(engine, &reason).await;
 
-    // No room has been made: it says so at once, or opens and says so as soon as its last corner is full.
+    // No room has been made: it says so at once, or opens and says so as soon as its last corner is
+    // full.
     let mut again = Host::start(&Order::Engine(order.clone()));
     let line = again.says("").await;
     match line.strip_prefix("listening ") {
@@ -165,10 +150,7 @@ async fn a_file_size_limit_stops_the_engine_and_costs_nothing_that_was_acknowled
     order.shell = Some("trap '' XFSZ; exec \"$@\"".to_owned());
     let (engine, address) = Host::engine(&order).await;
     let pid = engine.pid().to_string();
-    let limit = Command::new("prlimit")
-        .args(["--pid", &pid, "--fsize=3000000"])
-        .status()
-        .await;
+    let limit = Command::new("prlimit").args(["--pid", &pid, "--fsize=3000000"]).status().await;
     match limit {
         Ok(status) if !status.success() => {
             return skipped("limits cannot be set here", &status.to_string());

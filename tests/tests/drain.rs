@@ -13,8 +13,9 @@ use crate::host::{Host, PATIENCE, count, effects, until_stats};
 /// So long that no grant comes back by waiting for it.
 const SESSION_TIMEOUT: std::time::Duration = secs(60);
 
-// A deployment restarts all workers. If their grants came back only with the session time-out, each deployment would
-// stop all runs for as long; and if steps were cut short, each would do them twice.
+// A deployment restarts all workers. If their grants came back only with the session time-out, each
+// deployment would stop all runs for as long; and if steps were cut short, each would do them
+// twice.
 #[tokio::test]
 async fn a_drained_worker_ends_its_steps_and_gives_its_grants_back_at_once() {
     let directory = tempfile::tempdir().unwrap();
@@ -23,30 +24,18 @@ async fn a_drained_worker_ends_its_steps_and_gives_its_grants_back_at_once() {
     let (engine, server) = Host::engine(&order).await;
     let client = Client::connect(&server).await.unwrap();
     let world = directory.path().join("effects");
-    let order = WorkerOrder {
-        server,
-        slots: 8,
-        grace: secs(3),
-        effects: world.clone(),
-    };
+    let order = WorkerOrder { server, slots: 8, grace: secs(3), effects: world.clone() };
     let mut first = Host::worker(&order);
 
-    // Four whose step ends within the grace, one whose step does not, three that wait, and three behind them in line.
+    // Four whose step ends within the grace, one whose step does not, three that wait, and three
+    // behind them in line.
     let mut runs = Vec::new();
     for number in 0..3 {
         client.start(SLEEPER, &number).await.unwrap();
     }
-    until_stats(&client, "three sleep", |stats| {
-        stats.runs_in(RunState::Suspended) == 3
-    })
-    .await;
+    until_stats(&client, "three sleep", |stats| stats.runs_in(RunState::Suspended) == 3).await;
     for _ in 0..4 {
-        runs.push(
-            client
-                .start(LONG, &Long { work: millis(800) })
-                .await
-                .unwrap(),
-        );
+        runs.push(client.start(LONG, &Long { work: millis(800) }).await.unwrap());
     }
     let endless = client.start(LONG, &Long { work: secs(600) }).await.unwrap();
     for _ in 0..5 {
@@ -58,9 +47,7 @@ async fn a_drained_worker_ends_its_steps_and_gives_its_grants_back_at_once() {
     for _ in 0..3 {
         runs.push(client.start(LONG, &Long { work: millis(1) }).await.unwrap());
     }
-    let ended = timeout(secs(8), first.ended())
-        .await
-        .expect("it leaves after its grace");
+    let ended = timeout(secs(8), first.ended()).await.expect("it leaves after its grace");
     assert_eq!(ended.code, Some(0), "{ended:?}");
 
     let gone_at = Instant::now();
@@ -70,21 +57,14 @@ async fn a_drained_worker_ends_its_steps_and_gives_its_grants_back_at_once() {
     }
     second.says("begun work").await;
     let taken = gone_at.elapsed();
-    assert!(
-        taken < SESSION_TIMEOUT / 6,
-        "all was there for the next worker after {taken:?}"
-    );
+    assert!(taken < SESSION_TIMEOUT / 6, "all was there for the next worker after {taken:?}");
 
     let lines = effects(&world);
     assert_eq!(count(&lines, "begun after"), 7, "{lines:#?}");
     assert_eq!(count(&lines, "done work"), 7, "{lines:#?}");
     // Each step once; only the one that outlived the grace was begun again, under the same key.
     assert_eq!(count(&lines, "begun work"), 9, "{lines:#?}");
-    assert_eq!(
-        count(&lines, &format!("begun work {}-0", endless.id())),
-        2,
-        "{lines:#?}"
-    );
+    assert_eq!(count(&lines, &format!("begun work {}-0", endless.id())), 2, "{lines:#?}");
     let after = client.stats().await.unwrap();
     assert_eq!(
         (after.sessions_lost, after.regrants, after.refused_late),
@@ -98,8 +78,9 @@ async fn a_drained_worker_ends_its_steps_and_gives_its_grants_back_at_once() {
 
 const GATED: Workflow<u64, u64> = Workflow::new("gated");
 
-// An operator drains a queue to work on what its runs use. While a step runs, however long, it must not look as if all were
-// over; nothing is granted any more meanwhile, although slots are free; and what waits goes on when the queue is resumed.
+// An operator drains a queue to work on what its runs use. While a step runs, however long, it must
+// not look as if all were over; nothing is granted any more meanwhile, although slots are free; and
+// what waits goes on when the queue is resumed.
 #[tokio::test]
 async fn a_drain_of_a_queue_ends_with_what_is_granted_and_grants_nothing_more() {
     let directory = tempfile::tempdir().unwrap();
@@ -142,19 +123,15 @@ async fn a_drain_of_a_queue_ends_with_what_is_granted_and_grants_nothing_more() 
         behind = paused => behind,
     };
     gate.add_permits(1);
-    let one_ends = until_stats(&client, "one of them ends", |stats| {
-        stats.runs_in(RunState::Completed) == 1
-    });
+    let one_ends =
+        until_stats(&client, "one of them ends", |stats| stats.runs_in(RunState::Completed) == 1);
     tokio::select! {
         biased;
         _ = &mut drain => panic!("a run is granted still"),
         _ = one_ends => {}
     }
     // It looks several times, and sees the other one.
-    assert!(
-        timeout(secs(1), &mut drain).await.is_err(),
-        "one is granted"
-    );
+    assert!(timeout(secs(1), &mut drain).await.is_err(), "one is granted");
     gate.add_permits(1);
     timeout(PATIENCE, drain).await.unwrap().unwrap();
 

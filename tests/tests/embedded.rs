@@ -6,25 +6,18 @@ use stepwell_tests::workflow::{self, Entry, LEDGER, World};
 
 use crate::host::Host;
 
-// The default way of use: no server, no port; and still the command line can look into the program through the socket
-// in its directory.
+// The default way of use: no server, no port; and still the command line can look into the program
+// through the socket in its directory.
 #[tokio::test]
 async fn an_embedded_engine_is_reached_by_another_process_through_its_directory() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("data");
     let engine = Engine::open(&data).await.unwrap();
     let client = engine.client();
-    let run = client
-        .start(LEDGER, &Entry::of(21))
-        .id("answer")
-        .await
-        .unwrap();
+    let run = client.start(LEDGER, &Entry::of(21)).id("answer").await.unwrap();
 
     let server = format!("unix:{}", data.join("stepwell.sock").display());
-    let mut other = Host::start(&Order::Client {
-        server,
-        run: "answer".to_owned(),
-    });
+    let mut other = Host::start(&Order::Client { server, run: "answer".to_owned() });
     let world = World::new(directory.path().join("effects"), |_| {});
     let worker = workflow::register(engine.worker(), &world).start().unwrap();
     assert_eq!(other.says("ledger").await, "ledger returned 42");
@@ -35,12 +28,7 @@ async fn an_embedded_engine_is_reached_by_another_process_through_its_directory(
 
     // All of it is in the directory.
     let engine = Engine::open(&data).await.unwrap();
-    let row = engine
-        .client()
-        .find::<u64>("answer")
-        .status()
-        .await
-        .unwrap();
+    let row = engine.client().find::<u64>("answer").status().await.unwrap();
     assert_eq!((row.state, row.id), (RunState::Completed, run.id()));
     engine.close().await;
 }

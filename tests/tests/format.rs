@@ -1,7 +1,8 @@
 //! Old bytes: a database of each format that was ever written, opened by this version.
 //!
-//! `data/format-N` holds one: its files without the zeros at their ends, what is needed to lay them out again (the log is a
-//! sparse file of 64 MiB, and a repository keeps no empty directories), and what was in it, as text.
+//! `data/format-N` holds one: its files without the zeros at their ends, what is needed to lay them
+//! out again (the log is a sparse file of 64 MiB, and a repository keeps no empty directories), and
+//! what was in it, as text.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -33,9 +34,7 @@ struct Layout {
 }
 
 fn fixture(format: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("data")
-        .join(format)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("data").join(format)
 }
 
 /// Lays a fixture out as it was.
@@ -47,10 +46,7 @@ fn unpack(fixture: &Path, to: &Path) {
     }
     for (file, bytes) in layout.files {
         std::fs::copy(fixture.join("files").join(&file), to.join(&file)).unwrap();
-        let file = std::fs::File::options()
-            .write(true)
-            .open(to.join(&file))
-            .unwrap();
+        let file = std::fs::File::options().write(true).open(to.join(&file)).unwrap();
         file.set_len(bytes).unwrap();
     }
 }
@@ -78,40 +74,23 @@ impl Clock for Later {
 /// An engine that takes the directory as it is, whatever the date: nothing is too old to be kept.
 async fn open(data: &Path, later_by: Duration) -> Engine {
     let env = Env::real();
-    let clock = Arc::new(Later {
-        clock: env.clock.clone(),
-        by: later_by,
-    });
+    let clock = Arc::new(Later { clock: env.clock.clone(), by: later_by });
     let store = FjallStore::open(data, Options::default()).unwrap();
-    let options = EngineOptions {
-        accept_clock: true,
-        retention: days(36_500),
-        ..EngineOptions::default()
-    };
-    options
-        .open_on(Env { clock, ..env }, Arc::new(store))
-        .await
-        .unwrap()
+    let options =
+        EngineOptions { accept_clock: true, retention: days(36_500), ..EngineOptions::default() };
+    options.open_on(Env { clock, ..env }, Arc::new(store)).await.unwrap()
 }
 
 /// Runs and their journals, for people: what any later version must still be able to tell.
 async fn told(client: &Client) -> String {
-    let all = ListRuns {
-        limit: 1_000,
-        ..ListRuns::default()
-    };
+    let all = ListRuns { limit: 1_000, ..ListRuns::default() };
     let (mut runs, _) = client.list(all).await.unwrap();
     runs.reverse();
     let mut text = String::new();
     for run in runs {
         let (name, workflow) = (run.name.unwrap_or_default(), run.workflow);
         // Of those that sleep the time may have come; of those that wait for a worker it has not.
-        writeln!(
-            text,
-            "{name} {workflow} {} since {}",
-            run.id, run.started_at
-        )
-        .unwrap();
+        writeln!(text, "{name} {workflow} {} since {}", run.id, run.started_at).unwrap();
         for (index, entry) in client.journal(run.id).await.unwrap().iter().enumerate() {
             if !matches!(entry, Entry::TimerFired(_)) {
                 writeln!(text, "  {index} {} {}", entry.at(), line(entry)).unwrap();
@@ -139,10 +118,9 @@ fn line(entry: &Entry) -> String {
                 e.number.0, e.place.name, e.attempt
             )
         }
-        Entry::StepFailed(e) => format!(
-            "step {} {} failed: {}",
-            e.number.0, e.place.name, e.failure.message
-        ),
+        Entry::StepFailed(e) => {
+            format!("step {} {} failed: {}", e.number.0, e.place.name, e.failure.message)
+        }
         Entry::AttemptFailed(e) => {
             let until = e.retry_at;
             format!(
@@ -162,7 +140,8 @@ fn line(entry: &Entry) -> String {
     }
 }
 
-// Whoever upgrades has runs under way that were begun months ago. They are there, with every entry, and go on.
+// Whoever upgrades has runs under way that were begun months ago. They are there, with every entry,
+// and go on.
 #[tokio::test]
 async fn a_database_of_format_1_opens_with_all_its_runs_and_they_go_on() {
     for later_by in [Duration::ZERO, days(3 * 365)] {
@@ -197,7 +176,8 @@ async fn a_database_of_format_1_opens_with_all_its_runs_and_they_go_on() {
     }
 }
 
-// A49: dead letters that an older version wrote are listed by their queue, and redriven: the failed step is tried again.
+// A49: dead letters that an older version wrote are listed by their queue, and redriven: the failed
+// step is tried again.
 #[tokio::test]
 async fn dead_letters_of_format_1_are_listed_and_redriven() {
     let directory = tempfile::tempdir().unwrap();
@@ -214,11 +194,7 @@ async fn dead_letters_of_format_1_are_listed_and_redriven() {
         client.dead_letters(&filter, None, 100).await.unwrap().0
     };
     let letters = listed("default").await;
-    assert!(
-        letters
-            .iter()
-            .any(|letter| letter.name.as_deref() == Some("doomed-0"))
-    );
+    assert!(letters.iter().any(|letter| letter.name.as_deref() == Some("doomed-0")));
     assert_eq!(listed("elsewhere").await.len(), 0);
     let id = client.find::<()>("doomed-0").id();
     client.redrive(id).await.unwrap();
@@ -228,16 +204,14 @@ async fn dead_letters_of_format_1_are_listed_and_redriven() {
         panic!("the bank refuses it again");
     };
     let journal = client.journal(id).await.unwrap();
-    let failed = journal
-        .iter()
-        .filter(|entry| matches!(entry, Entry::StepFailed(_)));
+    let failed = journal.iter().filter(|entry| matches!(entry, Entry::StepFailed(_)));
     assert_eq!(failed.count(), 2, "{journal:?}");
     worker.drain().await;
     engine.close().await;
 }
 
-/// Writes the fixture of the format that this version writes. To be run by hand, once for each new format:
-/// `cargo nextest run -p stepwell-tests --run-ignored only write_the_fixture`.
+/// Writes the fixture of the format that this version writes. To be run by hand, once for each new
+/// format: `cargo nextest run -p stepwell-tests --run-ignored only write_the_fixture`.
 #[tokio::test]
 #[ignore = "writes into the repository"]
 async fn write_the_fixture() {
@@ -252,26 +226,17 @@ async fn write_the_fixture() {
 
     let to = fixture(FORMAT);
     let _ = std::fs::remove_dir_all(&to);
-    let mut layout = Layout {
-        directories: Vec::new(),
-        files: BTreeMap::new(),
-    };
+    let mut layout = Layout { directories: Vec::new(), files: BTreeMap::new() };
     pack(&data, Path::new(""), &to.join("files"), &mut layout);
-    std::fs::write(
-        to.join("layout.json"),
-        serde_json::to_vec_pretty(&layout).unwrap(),
-    )
-    .unwrap();
+    std::fs::write(to.join("layout.json"), serde_json::to_vec_pretty(&layout).unwrap()).unwrap();
     std::fs::write(to.join("content.txt"), content).unwrap();
 }
 
 fn pack(data: &Path, within: &Path, to: &Path, layout: &mut Layout) {
     std::fs::create_dir_all(to.join(within)).unwrap();
     layout.directories.push(within.to_owned());
-    let mut entries: Vec<_> = std::fs::read_dir(data.join(within))
-        .unwrap()
-        .map(|e| e.unwrap().path())
-        .collect();
+    let mut entries: Vec<_> =
+        std::fs::read_dir(data.join(within)).unwrap().map(|e| e.unwrap().path()).collect();
     entries.sort();
     for path in entries {
         let name = within.join(path.file_name().unwrap());

@@ -14,9 +14,10 @@ const LONG: Workflow<(), u32> = Workflow::new("long");
 /// Long enough for a machine with other work to do to send one heartbeat of five in it.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-// R6: liveness, not age, decides. While a long step runs nothing is said about its run for many session time-outs, on either
-// side; only heartbeats tell the worker that the engine lives, and the engine that the worker does. Without one direction the
-// worker would drop the step at the time-out and run it again.
+// R6: liveness, not age, decides. While a long step runs nothing is said about its run for many
+// session time-outs, on either side; only heartbeats tell the worker that the engine lives, and the
+// engine that the worker does. Without one direction the worker would drop the step at the time-out
+// and run it again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_step_many_session_time_outs_long_runs_once() {
     let directory = tempfile::tempdir().unwrap();
@@ -60,8 +61,9 @@ async fn a_step_many_session_time_outs_long_runs_once() {
     engine.close().await;
 }
 
-// R6. A worker that went silent without its connection ending loses its run although other peers keep the engine busy: what
-// they say, more often than the engine looks at its sessions, must not put that look off.
+// R6. A worker that went silent without its connection ending loses its run although other peers
+// keep the engine busy: what they say, more often than the engine looks at its sessions, must not
+// put that look off.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_worker_is_noticed_while_others_talk() {
     let directory = tempfile::tempdir().unwrap();
@@ -83,17 +85,11 @@ async fn a_silent_worker_is_noticed_while_others_talk() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     });
-    let worker = Worker::connect(&address)
-        .register(LONG, async |_, ()| Ok(5))
-        .start()
-        .unwrap();
+    let worker = Worker::connect(&address).register(LONG, async |_, ()| Ok(5)).start().unwrap();
     let client = Client::connect(&address).await.unwrap();
     let run = client.run::<u32>(RunId(7));
     let outcome = tokio::time::timeout(PATIENCE, run.outcome()).await;
-    assert_eq!(
-        outcome.expect("the run is taken from the silent worker"),
-        Ok(5)
-    );
+    assert_eq!(outcome.expect("the run is taken from the silent worker"), Ok(5));
     assert_eq!(client.stats().await.unwrap().sessions_lost, 1);
     worker.drain().await;
     engine.close().await;

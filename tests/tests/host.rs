@@ -55,19 +55,14 @@ impl Host {
             None => Command::new(HOST),
         };
         command.arg(serde_json::to_string(order).unwrap());
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.kill_on_drop(true).spawn().unwrap();
         let stderr = Arc::new(Mutex::new(String::new()));
         let (mut pipe, log) = (child.stderr.take().unwrap(), stderr.clone());
         tokio::spawn(async move {
             let mut bytes = [0; 4096];
             while let Ok(count @ 1..) = pipe.read(&mut bytes).await {
-                log.lock()
-                    .unwrap()
-                    .push_str(&String::from_utf8_lossy(&bytes[..count]));
+                log.lock().unwrap().push_str(&String::from_utf8_lossy(&bytes[..count]));
             }
         });
         Self {
@@ -109,10 +104,7 @@ impl Host {
             Ok(Some(line)) => line,
             ended => {
                 let log = self.log();
-                panic!(
-                    "no line `{prefix}…` ({ended:?}), but {:?} and {log}",
-                    self.passed
-                )
+                panic!("no line `{prefix}…` ({ended:?}), but {:?} and {log}", self.passed)
             }
         }
     }
@@ -141,14 +133,7 @@ impl Host {
     /// SIGTERM.
     pub(crate) async fn terminate(&mut self) {
         let pid = self.pid().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-TERM", &pid])
-                .status()
-                .await
-                .unwrap()
-                .success()
-        );
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().await.unwrap().success());
     }
 
     /// Waits for its end.
@@ -162,11 +147,7 @@ impl Host {
         let status = timeout(PATIENCE, rest).await;
         let (stdout, stderr) = (self.passed.make_contiguous().join("\n"), self.log());
         match status {
-            Ok(status) => Ending {
-                code: status.code(),
-                stdout,
-                stderr,
-            },
+            Ok(status) => Ending { code: status.code(), stdout, stderr },
             Err(_) => panic!("the process does not end: {stdout}\n{stderr}"),
         }
     }
@@ -186,10 +167,7 @@ pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut is_so: impl 
             sleep(Duration::from_millis(5)).await;
         }
     };
-    assert!(
-        timeout(PATIENCE, asking).await.is_ok(),
-        "not within {PATIENCE:?}: {what}"
-    );
+    assert!(timeout(PATIENCE, asking).await.is_ok(), "not within {PATIENCE:?}: {what}");
 }
 
 /// Waits until the engine's counts are as wanted.
@@ -209,8 +187,8 @@ pub(crate) async fn until_stats(
     seen.into_inner().unwrap()
 }
 
-/// How often a span that is promised is measured at most. A machine with other work to do makes one measurement longer, and
-/// not all of them; a promise that is broken is broken each time.
+/// How often a span that is promised is measured at most. A machine with other work to do makes one
+/// measurement longer, and not all of them; a promise that is broken is broken each time.
 const MEASUREMENTS_MAX: usize = 4;
 
 /// Measures until it took no longer than `limit`.

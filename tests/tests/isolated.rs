@@ -32,12 +32,7 @@ impl Shop {
             grace: secs(1),
             effects: directory.path().join("effects"),
         });
-        Self {
-            engine,
-            worker,
-            client,
-            directory,
-        }
+        Self { engine, worker, client, directory }
     }
 
     async fn close(self) {
@@ -58,8 +53,9 @@ fn pid_of(line: &str) -> String {
 /// What `spin` may take.
 const HARD: Duration = millis(1_500);
 
-// A43: the hard limit ends what cannot be asked to end. The loop is observed to be gone, not before its limit and within a
-// second of it; its worker goes on, and the attempt has failed with its reason.
+// A43: the hard limit ends what cannot be asked to end. The loop is observed to be gone, not before
+// its limit and within a second of it; its worker goes on, and the attempt has failed with its
+// reason.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_loop_in_an_isolated_step_is_killed_at_its_hard_limit() {
@@ -86,10 +82,7 @@ async fn a_loop_is_killed() -> Duration {
         panic!("it cannot have ended well")
     };
     assert_eq!(failure.class, "time limit");
-    assert!(
-        failure.message.contains("its process was killed"),
-        "{failure}"
-    );
+    assert!(failure.message.contains("its process was killed"), "{failure}");
     shop.close().await;
     taken
 }
@@ -99,10 +92,7 @@ async fn a_loop_is_killed() -> Duration {
 #[tokio::test]
 async fn the_process_of_a_step_does_not_outlive_its_worker() {
     let mut shop = Shop::open().await;
-    shop.client
-        .start(SPIN, &Spin { hard: secs(600) })
-        .await
-        .unwrap();
+    shop.client.start(SPIN, &Spin { hard: secs(600) }).await.unwrap();
     let pid = pid_of(&shop.worker.says("pid ").await);
     shop.worker.kill();
     until("the process is gone", || async { !is_there(&pid) }).await;
@@ -154,10 +144,7 @@ async fn a_segfault_in_an_isolated_step_is_a_failed_attempt() {
     let failure = crashes(Crash::Segfault).await;
     assert_eq!(failure.class, "process");
     assert!(failure.message.contains("signal 11 (SIGSEGV)"), "{failure}");
-    assert!(
-        failure.to_string().contains("about to end by Segfault"),
-        "{failure}"
-    );
+    assert!(failure.to_string().contains("about to end by Segfault"), "{failure}");
 }
 
 // A43.
@@ -176,13 +163,11 @@ async fn an_isolated_step_that_wants_too_much_memory_is_a_failed_attempt() {
     let failure = crashes(Crash::Memory).await;
     assert_eq!(failure.class, "process");
     let text = failure.to_string();
-    assert!(
-        text.contains("SIGABRT") && text.contains("memory allocation of"),
-        "{text}"
-    );
+    assert!(text.contains("SIGABRT") && text.contains("memory allocation of"), "{text}");
 }
 
-// A43: a program with the engine in it cannot be opened twice: its copy for a step opens nothing and comes to its worker.
+// A43: a program with the engine in it cannot be opened twice: its copy for a step opens nothing
+// and comes to its worker.
 #[tokio::test]
 async fn an_embedded_engine_runs_isolated_steps_too() {
     let directory = tempfile::tempdir().unwrap();

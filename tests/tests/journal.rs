@@ -22,23 +22,11 @@ async fn a_journal_of_many_pages_is_told_whole() {
     let worker = workflow::register(engine.worker(), &world).start().unwrap();
     let client = engine.client();
     // By bytes (256 KiB a page), and by entries (1,000 a page).
-    for book in [
-        Book {
-            steps: 30,
-            letters: 30_000,
-        },
-        Book {
-            steps: 2_100,
-            letters: 1,
-        },
-    ] {
+    for book in [Book { steps: 30, letters: 30_000 }, Book { steps: 2_100, letters: 1 }] {
         let run = client.start(BOOK, &book).await.unwrap();
         run.outcome().await.unwrap();
         let entries = client.journal(run.id()).await.unwrap();
-        let numbers = entries
-            .iter()
-            .filter_map(Entry::number)
-            .map(|number| number.0);
+        let numbers = entries.iter().filter_map(Entry::number).map(|number| number.0);
         assert!(numbers.eq(0..book.steps), "{book:?}");
         assert_eq!(entries.len() as u32, book.steps + 2);
     }
@@ -46,8 +34,8 @@ async fn a_journal_of_many_pages_is_told_whole() {
     engine.close().await;
 }
 
-// What the store's checksums do not cover: a row that was written wrong. The chain over a run's entries finds it, and it
-// costs that run alone.
+// What the store's checksums do not cover: a row that was written wrong. The chain over a run's
+// entries finds it, and it costs that run alone.
 #[tokio::test]
 async fn a_run_whose_journal_does_not_fit_its_chain_is_stopped_and_no_other() {
     let directory = tempfile::tempdir().unwrap();
@@ -61,21 +49,14 @@ async fn a_run_whose_journal_does_not_fit_its_chain_is_stopped_and_no_other() {
         copy(&data, &copied);
         let run = rewrite_one_entry(&copied, &mut draw).await;
         let Known { name, .. } = &content.0[run as usize - 1];
-        let order = Order::Judge {
-            data: copied,
-            content: known.clone(),
-        };
+        let order = Order::Judge { data: copied, content: known.clone() };
         let ending = Host::start(&order).ended().await;
-        let verdict = ending
-            .stdout
-            .lines()
-            .find_map(|line| line.strip_prefix("verdict: stopped: "));
+        let verdict =
+            ending.stdout.lines().find_map(|line| line.strip_prefix("verdict: stopped: "));
         let verdict = verdict.unwrap_or_else(|| panic!("{name}: {ending:?}"));
         let its_own = format!("run {name}: ");
         assert!(
-            verdict
-                .split(" | ")
-                .all(|reason| reason.starts_with(&its_own)),
+            verdict.split(" | ").all(|reason| reason.starts_with(&its_own)),
             "of {name}: {verdict}"
         );
         assert!(!ending.stderr.contains("panicked"), "{ending:?}");
@@ -87,10 +68,8 @@ async fn rewrite_one_entry(data: &Path, draw: &mut Draw) -> u64 {
     let store = FjallStore::open(data, Options::default()).unwrap();
     let generation = Space::Generation(*store.generations().await.unwrap().first().unwrap());
     let rows = store.scan(Scan::range(generation, "", "")).await.unwrap();
-    let rows: Vec<_> = rows
-        .iter()
-        .filter(|row| Family::of(&row.key) == Some(Family::Journal))
-        .collect();
+    let rows: Vec<_> =
+        rows.iter().filter(|row| Family::of(&row.key) == Some(Family::Journal)).collect();
     let row = rows[draw.next().unwrap() as usize % rows.len()];
     let mut value = row.value.to_vec();
     let at = draw.next().unwrap() as usize % value.len();

@@ -17,9 +17,10 @@ async fn kinds(client: &Client, run: stepwell::RunId) -> Vec<&'static str> {
     journal.iter().map(JournalEntry::kind_name).collect()
 }
 
-// A44, and the rule of the hard limit for what cannot be dropped: a step that blocks its thread has failed 5 s after its
-// limit. Its worker says so itself, over a thread that the step cannot block, takes no more work, ends what runs besides
-// and exits with a code of its own; the step is made again elsewhere, and what it returns in the end is refused.
+// A44, and the rule of the hard limit for what cannot be dropped: a step that blocks its thread has
+// failed 5 s after its limit. Its worker says so itself, over a thread that the step cannot block,
+// takes no more work, ends what runs besides and exits with a code of its own; the step is made
+// again elsewhere, and what it returns in the end is refused.
 #[tokio::test]
 async fn a_worker_whose_thread_is_stuck_reports_the_attempt_and_exits_with_its_code() {
     let directory = tempfile::tempdir().unwrap();
@@ -28,18 +29,10 @@ async fn a_worker_whose_thread_is_stuck_reports_the_attempt_and_exits_with_its_c
     let (engine, server) = Host::engine(&order).await;
     let client = Client::connect(&server).await.unwrap();
     let world = directory.path().join("effects");
-    let order = WorkerOrder {
-        server,
-        slots: 4,
-        grace: secs(20),
-        effects: world.clone(),
-    };
+    let order = WorkerOrder { server, slots: 4, grace: secs(20), effects: world.clone() };
     let mut first = Host::worker(&order);
     let until_there = directory.path().join("go-on");
-    let block = Block {
-        hard: millis(300),
-        until: until_there.clone(),
-    };
+    let block = Block { hard: millis(300), until: until_there.clone() };
     let stuck = client.start(BLOCK, &block).await.unwrap();
     first.says("begun block").await;
     // It ends well in time, beside the thread that is stuck, after the worker has taken its leave.
@@ -56,10 +49,7 @@ async fn a_worker_whose_thread_is_stuck_reports_the_attempt_and_exits_with_its_c
     let late = client.stats().await.unwrap().refused_late;
     std::fs::write(&until_there, "").unwrap();
     first.says("done block").await;
-    until_stats(&client, "the late result is refused", |stats| {
-        stats.refused_late > late
-    })
-    .await;
+    until_stats(&client, "the late result is refused", |stats| stats.refused_late > late).await;
 
     let ended = first.ended().await;
     assert_eq!(ended.code, Some(STUCK_EXIT_CODE), "{ended:?}");
@@ -72,21 +62,16 @@ async fn a_worker_whose_thread_is_stuck_reports_the_attempt_and_exits_with_its_c
         ["Started", "AttemptFailed", "StepCompleted", "Completed"]
     );
     let journal = client.journal(stuck.id()).await.unwrap();
-    let JournalEntry::AttemptFailed(failed) = &journal[1] else {
-        panic!("{journal:?}")
-    };
+    let JournalEntry::AttemptFailed(failed) = &journal[1] else { panic!("{journal:?}") };
     assert_eq!(failed.failure.class, "time limit");
-    assert!(
-        failed.failure.message.contains("stuck"),
-        "{}",
-        failed.failure
-    );
+    assert!(failed.failure.message.contains("stuck"), "{}", failed.failure);
     assert_eq!(client.stats().await.unwrap().sessions_lost, 0);
     second.close().await;
     engine.close().await;
 }
 
-// A44: a function without steps that blocks its thread is an attempt that has failed, like a step that does.
+// A44: a function without steps that blocks its thread is an attempt that has failed, like a step
+// that does.
 #[tokio::test]
 async fn a_function_without_steps_that_blocks_its_thread_is_a_failed_attempt_and_its_worker_exits()
 {
@@ -99,18 +84,13 @@ async fn a_function_without_steps_that_blocks_its_thread_is_a_failed_attempt_and
 #[tokio::test]
 async fn a_function_that_blocks_its_thread_between_two_steps_is_a_failed_attempt_and_its_worker_exits()
  {
-    let kinds = [
-        "Started",
-        "StepCompleted",
-        "AttemptFailed",
-        "StepCompleted",
-        "Completed",
-    ];
+    let kinds = ["Started", "StepCompleted", "AttemptFailed", "StepCompleted", "Completed"];
     let lines = a_function_blocks(true, &kinds).await;
     assert_eq!(count(&lines, "begun before"), 1, "{lines:#?}");
 }
 
-/// Lets the first attempt at `STALL` block its worker's thread; the run's journal is then `expected`. The world's lines.
+/// Lets the first attempt at `STALL` block its worker's thread; the run's journal is then
+/// `expected`. The world's lines.
 async fn a_function_blocks(between: bool, expected: &[&str]) -> Vec<String> {
     let directory = tempfile::tempdir().unwrap();
     let mut order = EngineOrder::new(directory.path().join("data"));
@@ -118,18 +98,10 @@ async fn a_function_blocks(between: bool, expected: &[&str]) -> Vec<String> {
     let (engine, server) = Host::engine(&order).await;
     let client = Client::connect(&server).await.unwrap();
     let world = directory.path().join("effects");
-    let order = WorkerOrder {
-        server,
-        slots: 4,
-        grace: secs(20),
-        effects: world.clone(),
-    };
+    let order = WorkerOrder { server, slots: 4, grace: secs(20), effects: world.clone() };
     let mut first = Host::worker(&order);
     let until = directory.path().join("go-on");
-    let stall = Stall {
-        between,
-        until: until.clone(),
-    };
+    let stall = Stall { between, until: until.clone() };
     let stuck = client.start(STALL, &stall).await.unwrap();
     first.says("begun stall").await;
     // It keeps the worker until the thread has come back.
@@ -146,10 +118,7 @@ async fn a_function_blocks(between: bool, expected: &[&str]) -> Vec<String> {
     std::fs::write(&until, "").unwrap();
     first.says("done stall").await;
     if !between {
-        until_stats(&client, "the late result is refused", |stats| {
-            stats.refused_late > late
-        })
-        .await;
+        until_stats(&client, "the late result is refused", |stats| stats.refused_late > late).await;
     }
 
     let ended = first.ended().await;
@@ -174,19 +143,16 @@ async fn a_function_blocks(between: bool, expected: &[&str]) -> Vec<String> {
     effects(&world)
 }
 
-// A44: a call of a batch handler that blocks its thread has failed 5 s past the limit of the call, for each of its items.
+// A44: a call of a batch handler that blocks its thread has failed 5 s past the limit of the call,
+// for each of its items.
 #[tokio::test]
 async fn a_batch_handler_that_blocks_its_thread_is_noticed_by_the_limit_of_its_call() {
     let directory = tempfile::tempdir().unwrap();
     let order = EngineOrder::new(directory.path().join("data"));
     let (engine, server) = Host::engine(&order).await;
     let client = Client::connect(&server).await.unwrap();
-    let order = WorkerOrder {
-        server,
-        slots: 4,
-        grace: secs(1),
-        effects: directory.path().join("effects"),
-    };
+    let order =
+        WorkerOrder { server, slots: 4, grace: secs(1), effects: directory.path().join("effects") };
     let mut first = Host::worker(&order);
     let until_there = directory.path().join("never");
     let two = vec![(None, until_there.clone()), (None, until_there)];
@@ -199,9 +165,7 @@ async fn a_batch_handler_that_blocks_its_thread_is_noticed_by_the_limit_of_its_c
         let run = run.unwrap();
         assert_eq!(run.outcome().await.unwrap(), 2);
         let journal = client.journal(run.id()).await.unwrap();
-        let JournalEntry::AttemptFailed(failed) = &journal[1] else {
-            panic!("{journal:?}")
-        };
+        let JournalEntry::AttemptFailed(failed) = &journal[1] else { panic!("{journal:?}") };
         assert_eq!(failed.failure.class, "time limit");
         let told = &failed.failure.message;
         assert!(told.contains("hard limit of 300ms"), "{told}");
@@ -210,19 +174,16 @@ async fn a_batch_handler_that_blocks_its_thread_is_noticed_by_the_limit_of_its_c
     engine.close().await;
 }
 
-// A42: the soft limit is a word to the step, which is still there to clean up: in the worker, and in a process of its own.
+// A42: the soft limit is a word to the step, which is still there to clean up: in the worker, and
+// in a process of its own.
 #[tokio::test]
 async fn a_step_cleans_up_when_its_soft_limit_has_passed() {
     let directory = tempfile::tempdir().unwrap();
     let order = EngineOrder::new(directory.path().join("data"));
     let (engine, server) = Host::engine(&order).await;
     let client = Client::connect(&server).await.unwrap();
-    let order = WorkerOrder {
-        server,
-        slots: 4,
-        grace: secs(1),
-        effects: directory.path().join("effects"),
-    };
+    let order =
+        WorkerOrder { server, slots: 4, grace: secs(1), effects: directory.path().join("effects") };
     let mut worker = Host::worker(&order);
     for isolated in [false, true] {
         let run = client.start(EXPORT, &isolated).await.unwrap();
@@ -230,9 +191,7 @@ async fn a_step_cleans_up_when_its_soft_limit_has_passed() {
         worker.says("cleaned export").await;
         assert_eq!(run.outcome().await, Ok(2), "the second attempt");
         let journal = client.journal(run.id()).await.unwrap();
-        let JournalEntry::AttemptFailed(failed) = &journal[1] else {
-            panic!("{journal:?}")
-        };
+        let JournalEntry::AttemptFailed(failed) = &journal[1] else { panic!("{journal:?}") };
         let told = &failed.failure.message;
         assert!(told.contains("soft limit of 300ms"), "{told}");
     }
@@ -249,8 +208,9 @@ async fn signal(host: &Host, name: &str) {
 /// How long a worker may be silent.
 const LEASE: Duration = secs(2);
 
-// A39: a worker that stands still, its connection open, loses its lease with the session time-out, and within a second more
-// the next one has the run. The first learns it when it goes on, and drops what it did.
+// A39: a worker that stands still, its connection open, loses its lease with the session time-out,
+// and within a second more the next one has the run. The first learns it when it goes on, and drops
+// what it did.
 #[tokio::test]
 async fn a_worker_that_stands_still_loses_its_run_to_the_next() {
     within(LEASE + secs(1), a_standstill_is_made_up_for).await;
@@ -264,12 +224,7 @@ async fn a_standstill_is_made_up_for() -> Duration {
     let (engine, server) = Host::engine(&order).await;
     let client = Client::connect(&server).await.unwrap();
     let world = directory.path().join("effects");
-    let order = WorkerOrder {
-        server,
-        slots: 4,
-        grace: secs(1),
-        effects: world.clone(),
-    };
+    let order = WorkerOrder { server, slots: 4, grace: secs(1), effects: world.clone() };
     let mut first = Host::worker(&order);
     let run = client.start(LONG, &Long { work: secs(6) }).await.unwrap();
     let begun = first.says("begun work").await;
@@ -299,26 +254,19 @@ async fn a_standstill_is_made_up_for() -> Duration {
     taken
 }
 
-// A worker in somebody's program does not end that program: it reports, refuses more work, and tells whoever asks.
+// A worker in somebody's program does not end that program: it reports, refuses more work, and
+// tells whoever asks.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_embedded_worker_with_a_stuck_thread_leaves_and_the_program_goes_on() {
     let directory = tempfile::tempdir().unwrap();
     let engine = Engine::open(directory.path().join("data")).await.unwrap();
     let world = World::new(directory.path().join("effects"), |_| {});
-    let worker = workflow::register(engine.worker(), &world)
-        .grace(millis(100))
-        .start()
-        .unwrap();
+    let worker = workflow::register(engine.worker(), &world).grace(millis(100)).start().unwrap();
     let client = engine.client();
     let until_there = directory.path().join("go-on");
-    let block = Block {
-        hard: millis(100),
-        until: until_there.clone(),
-    };
+    let block = Block { hard: millis(100), until: until_there.clone() };
     let run = client.start(BLOCK, &block).await.unwrap();
-    timeout(PATIENCE, worker.finished())
-        .await
-        .expect("it leaves");
+    timeout(PATIENCE, worker.finished()).await.expect("it leaves");
     assert_eq!(worker.stats().stuck, 1);
     assert_eq!(kinds(&client, run.id()).await, ["Started", "AttemptFailed"]);
     let next = workflow::register(engine.worker(), &world).start().unwrap();

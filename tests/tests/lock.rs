@@ -6,8 +6,9 @@ use stepwell_tests::workflow::{Entry, LEDGER};
 
 use crate::host::Host;
 
-// Two engines on one directory would each acknowledge what the other overwrites. The refusal names the file, so that an
-// operator knows what is meant, and the process, so that they know whom to stop.
+// Two engines on one directory would each acknowledge what the other overwrites. The refusal names
+// the file, so that an operator knows what is meant, and the process, so that they know whom to
+// stop.
 #[tokio::test]
 async fn a_second_process_on_the_same_directory_is_refused_naming_the_lock() {
     let directory = tempfile::tempdir().unwrap();
@@ -21,11 +22,7 @@ async fn a_second_process_on_the_same_directory_is_refused_naming_the_lock() {
     }
     // The first one has not noticed; and its lock goes with it, however it ends.
     let client = Client::connect(&server).await.unwrap();
-    client
-        .start(LEDGER, &Entry::of(1))
-        .id("first")
-        .await
-        .unwrap();
+    client.start(LEDGER, &Entry::of(1)).id("first").await.unwrap();
     engine.kill();
     engine.ended().await;
     let (engine, server) = Host::engine(&order).await;

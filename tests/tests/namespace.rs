@@ -20,8 +20,7 @@ async fn double(_: Ctx, number: u64) -> Result<u64, Failure> {
 }
 
 async fn shared(ctx: Ctx, number: u64) -> Result<u64, Failure> {
-    ctx.once("rate", move |_| async move { Ok::<u64, Failure>(number) })
-        .await
+    ctx.once("rate", move |_| async move { Ok::<u64, Failure>(number) }).await
 }
 
 async fn doomed(_: Ctx, _: u64) -> Result<u64, Failure> {
@@ -43,14 +42,13 @@ async fn fill(client: &Client, number: u64) -> Vec<u64> {
     let batch = client.batch("all").starts(DOUBLE, vec![(None, number)]);
     let batch = batch.then(REPORT, &number).start().await.unwrap();
     assert_eq!(batch.runs.len(), 1);
-    let schedule = client
-        .schedule("nightly", DOUBLE, &number)
-        .cron("0 6 * * *");
+    let schedule = client.schedule("nightly", DOUBLE, &number).cron("0 6 * * *");
     assert!(schedule.set().await.unwrap().changed, "its name is free");
     came_to
 }
 
-// A6, A20: names, keys, batches, schedules, listings and acts of two namespaces have nothing to do with each other.
+// A6, A20: names, keys, batches, schedules, listings and acts of two namespaces have nothing to do
+// with each other.
 #[tokio::test]
 async fn what_has_the_same_name_in_another_namespace_is_something_else() {
     let directory = tempfile::tempdir().unwrap();
@@ -60,40 +58,24 @@ async fn what_has_the_same_name_in_another_namespace_is_something_else() {
         .register(DOUBLE, double)
         .register(SHARED, shared)
         .register(DOOMED, doomed)
-        .register(REPORT, |_: Ctx, ended: BatchEnded<u64>| async move {
-            Ok(ended.input)
-        });
+        .register(REPORT, |_: Ctx, ended: BatchEnded<u64>| async move { Ok(ended.input) });
     let worker = worker.start().unwrap();
-    let (one, two) = (
-        engine.client().namespace(Namespace(1)),
-        engine.client().namespace(Namespace(2)),
-    );
+    let (one, two) =
+        (engine.client().namespace(Namespace(1)), engine.client().namespace(Namespace(2)));
     assert_eq!(fill(&one, 10).await, [20, 10]);
     assert_eq!(fill(&two, 30).await, [60, 30]);
     for (client, number) in [(&one, 10), (&two, 30)] {
         assert_eq!(client.find::<u64>("order").outcome().await, Ok(number * 2));
-        let (runs, _) = client
-            .list(ListRuns {
-                limit: 100,
-                ..ListRuns::default()
-            })
-            .await
-            .unwrap();
+        let (runs, _) = client.list(ListRuns { limit: 100, ..ListRuns::default() }).await.unwrap();
         assert_eq!(runs.len(), 6, "{runs:?}");
-        let (letters, _) = client
-            .dead_letters(&Default::default(), None, 100)
-            .await
-            .unwrap();
+        let (letters, _) = client.dead_letters(&Default::default(), None, 100).await.unwrap();
         assert_eq!(letters.len(), 1, "{letters:?}");
         let schedules = client.schedules().list().await.unwrap();
         assert_eq!(schedules.len(), 1, "{schedules:?}");
     }
     let foreign = one.find::<u64>("doomed").id();
     let not_there = |answer: Result<(), ClientError>| {
-        assert!(
-            matches!(&answer, Err(ClientError::Refused(Refusal::NoSuchRun(_)))),
-            "{answer:?}"
-        );
+        assert!(matches!(&answer, Err(ClientError::Refused(Refusal::NoSuchRun(_)))), "{answer:?}");
     };
     not_there(two.redrive(foreign).await);
     not_there(two.cancel(foreign, "no").await);
@@ -111,10 +93,7 @@ async fn a_step_of_another_namespace_runs_in_a_process_of_its_own() {
     let directory = tempfile::tempdir().unwrap();
     let order = EngineOrder::new(directory.path().join("data"));
     let (engine, server) = Host::engine(&order).await;
-    let client = Client::connect(&server)
-        .await
-        .unwrap()
-        .namespace(Namespace(3));
+    let client = Client::connect(&server).await.unwrap().namespace(Namespace(3));
     let worker = Host::worker(&WorkerOrder {
         server,
         slots: 4,

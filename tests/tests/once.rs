@@ -47,8 +47,9 @@ async fn attempts_of(client: &Client, run: &Run<u64>) -> Vec<u32> {
     journal.iter().filter_map(attempt).collect()
 }
 
-// A38: work guarded by a key, across runs: however many runs ask for it at a time, it is done once, and each gets the first
-// result, also after a restart of the engine. A failed attempt passes it on.
+// A38: work guarded by a key, across runs: however many runs ask for it at a time, it is done once,
+// and each gets the first result, also after a restart of the engine. A failed attempt passes it
+// on.
 #[tokio::test]
 async fn the_second_call_gets_the_first_result() {
     let directory = tempfile::tempdir().unwrap();
@@ -96,12 +97,7 @@ async fn one_run_that_fails_for_good_does_not_fail_the_others() {
         .start()
         .unwrap();
     let runs = (0..4).map(|number| (None, number)).collect();
-    let mut runs = engine
-        .client()
-        .start_many(MOODY, runs)
-        .await
-        .unwrap()
-        .into_iter();
+    let mut runs = engine.client().start_many(MOODY, runs).await.unwrap().into_iter();
     let first = runs.next().unwrap().unwrap().outcome().await;
     assert!(matches!(first, Err(RunError::Failed(_))), "{first:?}");
     for run in runs {
@@ -125,12 +121,7 @@ impl Shop {
         let mut order = EngineOrder::new(directory.path().join("data"));
         let (engine, server) = Host::engine(&order).await;
         order.listen = server.clone();
-        Self {
-            order,
-            engine,
-            client: Client::connect(&server).await.unwrap(),
-            directory,
-        }
+        Self { order, engine, client: Client::connect(&server).await.unwrap(), directory }
     }
 
     fn worker(&self) -> Host {
@@ -143,10 +134,7 @@ impl Shop {
     }
 
     async fn rate(&self, work: std::time::Duration) -> Run<String> {
-        let rate = Rate {
-            work,
-            isolated: false,
-        };
+        let rate = Rate { work, isolated: false };
         self.client.start(RATE, &rate).await.unwrap()
     }
 
@@ -161,8 +149,8 @@ impl Shop {
     }
 }
 
-// A38: the worker of the attempt dies with it. Another one does the work, under the same key: the one that waited, or
-// the first when it comes again before that is awake. Both get that result.
+// A38: the worker of the attempt dies with it. Another one does the work, under the same key: the
+// one that waited, or the first when it comes again before that is awake. Both get that result.
 #[tokio::test]
 async fn a_worker_that_dies_leaves_the_work_to_the_next_in_line() {
     let shop = Shop::open().await;
@@ -171,10 +159,7 @@ async fn a_worker_that_dies_leaves_the_work_to_the_next_in_line() {
     let begun = first.says("begun rate").await;
     let mut second = shop.worker();
     let waits = shop.rate(millis(10)).await;
-    until_stats(&shop.client, "one holds it, one waits", |stats| {
-        stats.in_memory.once == 2
-    })
-    .await;
+    until_stats(&shop.client, "one holds it, one waits", |stats| stats.in_memory.once == 2).await;
     assert_eq!(count(&shop.effects(), "begun rate"), 1);
     first.kill();
     assert_eq!(second.says("begun rate").await, begun, "the same key");
@@ -183,17 +168,13 @@ async fn a_worker_that_dies_leaves_the_work_to_the_next_in_line() {
     assert!(either.contains(&by), "{by}");
     assert_eq!(held.outcome().await.unwrap(), by);
     let lines = shop.effects();
-    assert_eq!(
-        (count(&lines, "begun rate"), count(&lines, "done rate")),
-        (2, 1),
-        "{lines:#?}"
-    );
+    assert_eq!((count(&lines, "begun rate"), count(&lines, "done rate")), (2, 1), "{lines:#?}");
     second.close().await;
     shop.engine.close().await;
 }
 
-// A38: the engine is killed while a body runs and while it knows a result. The body goes on without it, and whoever asks
-// gets one result, before and after.
+// A38: the engine is killed while a body runs and while it knows a result. The body goes on without
+// it, and whoever asks gets one result, before and after.
 #[tokio::test]
 async fn a_killed_engine_forgets_no_result() {
     let mut shop = Shop::open().await;
@@ -202,10 +183,7 @@ async fn a_killed_engine_forgets_no_result() {
     first.says("begun rate").await;
     let second = shop.worker();
     let two = shop.rate(secs(2)).await;
-    until_stats(&shop.client, "one holds it, one waits", |stats| {
-        stats.in_memory.once == 2
-    })
-    .await;
+    until_stats(&shop.client, "one holds it, one waits", |stats| stats.in_memory.once == 2).await;
     shop.restart_engine().await;
     let by = one.outcome().await.unwrap();
     assert_eq!(two.outcome().await.unwrap(), by);
@@ -220,8 +198,8 @@ async fn a_killed_engine_forgets_no_result() {
     shop.engine.close().await;
 }
 
-// A38: who waits for a key holds no slot: the one slot of a worker goes to other work, at once and however many wait. The
-// engine is killed meanwhile. When the work is done, all get its result.
+// A38: who waits for a key holds no slot: the one slot of a worker goes to other work, at once and
+// however many wait. The engine is killed meanwhile. When the work is done, all get its result.
 #[tokio::test]
 async fn a_run_that_waits_for_a_key_holds_no_slot() {
     let mut shop = Shop::open().await;
@@ -233,10 +211,7 @@ async fn a_run_that_waits_for_a_key_holds_no_slot() {
     for _ in 0..3 {
         waiting.push(shop.rate(millis(10)).await);
     }
-    until_stats(&shop.client, "three sleep", |stats| {
-        stats.runs_in(RunState::Suspended) == 3
-    })
-    .await;
+    until_stats(&shop.client, "three sleep", |stats| stats.runs_in(RunState::Suspended) == 3).await;
     let one = shop.client.start(DOOMED, &1).await.unwrap();
     assert!(one.outcome().await.is_err(), "it had a slot");
     shop.restart_engine().await;
@@ -257,10 +232,7 @@ async fn a_run_that_waits_for_a_key_holds_no_slot() {
 async fn an_isolated_step_is_done_once() {
     let shop = Shop::open().await;
     let (first, second) = (shop.worker(), shop.worker());
-    let rate = Rate {
-        work: millis(100),
-        isolated: true,
-    };
+    let rate = Rate { work: millis(100), isolated: true };
     let one = shop.client.start(RATE, &rate).await.unwrap();
     let two = shop.client.start(RATE, &rate).await.unwrap();
     let by = one.outcome().await.unwrap();

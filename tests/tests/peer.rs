@@ -1,4 +1,5 @@
-//! A peer that speaks frames by hand, so that a test decides what is sent when, and sees what arrives.
+//! A peer that speaks frames by hand, so that a test decides what is sent when, and sees what
+//! arrives.
 
 use bytes::BytesMut;
 use serde::Serialize;
@@ -26,10 +27,7 @@ impl Peer {
     pub(crate) async fn connect(address: &str) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        Self {
-            stream,
-            buffer: BytesMut::new(),
-        }
+        Self { stream, buffer: BytesMut::new() }
     }
 
     /// A connection that was welcomed.
@@ -50,9 +48,7 @@ impl Peer {
     /// Sends frames, in one write; whether they went out.
     pub(crate) async fn send(&mut self, messages: &[Message]) -> bool {
         let mut bytes = Vec::new();
-        messages
-            .iter()
-            .for_each(|message| frame::encode(message, &mut bytes));
+        messages.iter().for_each(|message| frame::encode(message, &mut bytes));
         self.send_raw(&bytes).await
     }
 
@@ -93,11 +89,7 @@ pub(crate) fn hello(number: u128) -> Hello {
     let principal = "by hand".to_owned();
     Hello {
         protocol: PROTOCOL,
-        caller: Caller {
-            principal,
-            command: CommandId(number),
-            ..Caller::default()
-        },
+        caller: Caller { principal, command: CommandId(number), ..Caller::default() },
         credentials: None,
         incarnation: Incarnation(number),
         build: "by hand".to_owned(),
@@ -112,10 +104,7 @@ pub(crate) fn hello(number: u128) -> Hello {
 pub(crate) fn worker_hello(number: u128, workflow: &str, slots: u32) -> Hello {
     let queue = "default".to_owned();
     Hello {
-        workflows: vec![WorkflowOffer {
-            workflow: workflow.to_owned(),
-            version: 1,
-        }],
+        workflows: vec![WorkflowOffer { workflow: workflow.to_owned(), version: 1 }],
         queues: vec![QueueSlots { queue, slots }],
         ..hello(number)
     }
@@ -135,14 +124,6 @@ pub(crate) fn start(request: u64, workflow: &str, id: RunId, input: &impl Serial
         tags: Vec::new(),
         unique: None,
     };
-    let caller = Caller {
-        command: CommandId(id.0),
-        ..Caller::default()
-    };
-    Start {
-        request,
-        caller,
-        runs: vec![run],
-    }
-    .into()
+    let caller = Caller { command: CommandId(id.0), ..Caller::default() };
+    Start { request, caller, runs: vec![run] }.into()
 }

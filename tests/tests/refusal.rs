@@ -15,41 +15,23 @@ async fn another_protocol_version_is_refused_naming_both() {
     let directory = tempfile::tempdir().unwrap();
     let (engine, address) = Host::engine(&EngineOrder::new(directory.path().join("data"))).await;
     let mut peer = Peer::connect(&address).await;
-    peer.send(&[Hello {
-        protocol: PROTOCOL + 1,
-        ..hello(1)
-    }
-    .into()])
-        .await;
-    let (ours, theirs) = (
-        format!("speaks protocol {PROTOCOL}"),
-        format!("speaks {}", PROTOCOL + 1),
-    );
+    peer.send(&[Hello { protocol: PROTOCOL + 1, ..hello(1) }.into()]).await;
+    let (ours, theirs) =
+        (format!("speaks protocol {PROTOCOL}"), format!("speaks {}", PROTOCOL + 1));
     let reason = peer.closed_with().await;
-    assert!(
-        reason.contains(&ours) && reason.contains(&theirs),
-        "{reason}"
-    );
+    assert!(reason.contains(&ours) && reason.contains(&theirs), "{reason}");
     engine.close().await;
 }
 
-// A start is repeated after an unknown outcome, and is then to find its run; a start of something else under the same
-// name is a mistake, which silence would turn into a lost order.
+// A start is repeated after an unknown outcome, and is then to find its run; a start of something
+// else under the same name is a mistake, which silence would turn into a lost order.
 #[tokio::test]
 async fn the_same_name_finds_its_run_and_another_input_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let (engine, address) = Host::engine(&EngineOrder::new(directory.path().join("data"))).await;
     let client = Client::connect(&address).await.unwrap();
-    let first = client
-        .start(LEDGER, &Entry::of(1))
-        .id("order-1")
-        .await
-        .unwrap();
-    let again = client
-        .start(LEDGER, &Entry::of(1))
-        .id("order-1")
-        .await
-        .unwrap();
+    let first = client.start(LEDGER, &Entry::of(1)).id("order-1").await.unwrap();
+    let again = client.start(LEDGER, &Entry::of(1)).id("order-1").await.unwrap();
     assert!(first.started() && !again.started() && first.id() == again.id());
 
     let differs = |error: ClientError| match error {
@@ -59,28 +41,17 @@ async fn the_same_name_finds_its_run_and_another_input_is_refused() {
         other => panic!("{other}"),
     };
     assert_eq!(
-        differs(
-            client
-                .start(LEDGER, &Entry::of(2))
-                .id("order-1")
-                .await
-                .unwrap_err()
-        ),
+        differs(client.start(LEDGER, &Entry::of(2)).id("order-1").await.unwrap_err()),
         "input"
     );
-    assert_eq!(
-        differs(client.start(SLEEPER, &1).id("order-1").await.unwrap_err()),
-        "workflow"
-    );
-    let all = ListRuns {
-        limit: 10,
-        ..ListRuns::default()
-    };
+    assert_eq!(differs(client.start(SLEEPER, &1).id("order-1").await.unwrap_err()), "workflow");
+    let all = ListRuns { limit: 10, ..ListRuns::default() };
     assert_eq!(client.list(all).await.unwrap().0.len(), 1);
     engine.close().await;
 }
 
-// A4: pass ids, not objects. R7: a limit has a name and a figure, and whoever meets it is told both what they have and what is allowed.
+// A4: pass ids, not objects. R7: a limit has a name and a figure, and whoever meets it is told both
+// what they have and what is allowed.
 #[tokio::test]
 async fn a_payload_over_the_limit_is_refused_naming_size_and_limit() {
     const LIMIT: usize = 2_048;
@@ -89,20 +60,14 @@ async fn a_payload_over_the_limit_is_refused_naming_size_and_limit() {
     order.payload_bytes_max = LIMIT;
     let (engine, address) = Host::engine(&order).await;
     let client = Client::connect(&address).await.unwrap();
-    let entry = |bytes| Entry {
-        number: 1,
-        weight: "x".repeat(bytes),
-    };
+    let entry = |bytes| Entry { number: 1, weight: "x".repeat(bytes) };
     let error = client.start(LEDGER, &entry(LIMIT)).await.unwrap_err();
     let ClientError::Refused(Refusal::PayloadTooLarge(PayloadTooLarge { bytes, bytes_max })) =
         error
     else {
         panic!("{error}");
     };
-    assert!(
-        bytes > LIMIT as u64 && bytes_max == LIMIT as u64,
-        "{bytes} {bytes_max}"
-    );
+    assert!(bytes > LIMIT as u64 && bytes_max == LIMIT as u64, "{bytes} {bytes_max}");
     let text = error.to_string();
     assert!(
         text.contains(&bytes.to_string())

@@ -25,24 +25,14 @@ impl Shop {
         let world = World::new(directory.path().join("effects"), move |line| {
             let _ = tell.send(line.to_owned());
         });
-        let worker = workflow::register(engine.worker(), &world)
-            .queue("default", slots)
-            .start()
-            .unwrap();
-        Self {
-            engine,
-            worker,
-            happened,
-            _directory: directory,
-        }
+        let worker =
+            workflow::register(engine.worker(), &world).queue("default", slots).start().unwrap();
+        Self { engine, worker, happened, _directory: directory }
     }
 
     /// Waits for the next effect, which must be this one.
     async fn happens(&mut self, what: &str) {
-        let line = timeout(PATIENCE, self.happened.recv())
-            .await
-            .unwrap()
-            .unwrap();
+        let line = timeout(PATIENCE, self.happened.recv()).await.unwrap().unwrap();
         assert!(line.starts_with(what), "{line}, not {what}");
     }
 
@@ -52,7 +42,8 @@ impl Shop {
     }
 }
 
-// To cancel is to ask: the step that runs is dropped, and the function gets to undo what it did, with steps like any other.
+// To cancel is to ask: the step that runs is dropped, and the function gets to undo what it did,
+// with steps like any other.
 #[tokio::test]
 async fn a_cancelled_run_cleans_up_and_is_cancelled() {
     let mut shop = Shop::open(4).await;
@@ -65,15 +56,12 @@ async fn a_cancelled_run_cleans_up_and_is_cancelled() {
     assert_eq!(run.status().await.unwrap().state, RunState::Cancelled);
     let journal = shop.engine.client().journal(run.id()).await.unwrap();
     let kinds: Vec<&str> = journal.iter().map(JournalEntry::kind_name).collect();
-    assert_eq!(
-        kinds,
-        ["Started", "CancelRequested", "StepCompleted", "Cancelled"]
-    );
+    assert_eq!(kinds, ["Started", "CancelRequested", "StepCompleted", "Cancelled"]);
     shop.close().await;
 }
 
-// A run that waits for three days must not keep others from running: with one slot, fifty sleepers go to sleep one after
-// the other, and the next run gets through.
+// A run that waits for three days must not keep others from running: with one slot, fifty sleepers
+// go to sleep one after the other, and the next run gets through.
 #[tokio::test]
 async fn a_suspended_run_holds_no_slot() {
     let shop = Shop::open(1).await;
@@ -84,21 +72,14 @@ async fn a_suspended_run_holds_no_slot() {
     }
     let after = client.start(LEDGER, &Entry::of(4)).await.unwrap();
     assert_eq!(timeout(PATIENCE, after.outcome()).await.unwrap(), Ok(8));
-    let stats = until_stats(&client, "all sleep", |stats| {
-        stats.runs_in(RunState::Suspended) == 50
-    })
-    .await;
-    assert_eq!(
-        (
-            stats.runs_in(RunState::Granted),
-            stats.runs_in(RunState::Ready)
-        ),
-        (0, 0)
-    );
+    let stats =
+        until_stats(&client, "all sleep", |stats| stats.runs_in(RunState::Suspended) == 50).await;
+    assert_eq!((stats.runs_in(RunState::Granted), stats.runs_in(RunState::Ready)), (0, 0));
     shop.close().await;
 }
 
-// So must a run that waits for its next attempt: a provider that is down for an hour would otherwise fill all slots.
+// So must a run that waits for its next attempt: a provider that is down for an hour would
+// otherwise fill all slots.
 #[tokio::test]
 async fn a_run_in_backoff_frees_its_worker() {
     let mut shop = Shop::open(1).await;

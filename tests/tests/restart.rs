@@ -7,8 +7,9 @@ use tokio::time::sleep;
 
 use crate::host::{Host, count, effects};
 
-// A restart of the engine (an upgrade, say) must not cost a step that has run for hours: the worker holds its grant while
-// the engine is away, the engine keeps it reserved when it opens, and the report is taken under the next token.
+// A restart of the engine (an upgrade, say) must not cost a step that has run for hours: the worker
+// holds its grant while the engine is away, the engine keeps it reserved when it opens, and the
+// report is taken under the next token.
 #[tokio::test]
 async fn an_engine_restart_under_a_long_step_does_not_run_it_twice() {
     let directory = tempfile::tempdir().unwrap();
@@ -23,11 +24,7 @@ async fn an_engine_restart_under_a_long_step_does_not_run_it_twice() {
         effects: world.clone(),
     });
     let client = Client::connect(&server).await.unwrap();
-    let run = client
-        .start(LONG, &Long { work: secs(3) })
-        .id("long")
-        .await
-        .unwrap();
+    let run = client.start(LONG, &Long { work: secs(3) }).id("long").await.unwrap();
     worker.says("begun work").await;
 
     engine.kill();
@@ -38,18 +35,10 @@ async fn an_engine_restart_under_a_long_step_does_not_run_it_twice() {
 
     assert_eq!(run.outcome().await.unwrap(), "both done");
     let lines = effects(&world);
-    assert_eq!(
-        (count(&lines, "begun work"), count(&lines, "done work")),
-        (1, 1),
-        "{lines:#?}"
-    );
+    assert_eq!((count(&lines, "begun work"), count(&lines, "done work")), (1, 1), "{lines:#?}");
     assert_eq!(count(&lines, "begun after"), 1, "{lines:#?}");
     let stats = client.stats().await.unwrap();
-    assert_eq!(
-        (stats.sessions_lost, stats.refused_late),
-        (0, 0),
-        "{stats:?}"
-    );
+    assert_eq!((stats.sessions_lost, stats.refused_late), (0, 0), "{stats:?}");
     worker.close().await;
     engine.close().await;
 }

@@ -8,8 +8,8 @@ use tokio::time::timeout;
 
 use crate::host::PATIENCE;
 
-// A18: an occurrence becomes a run that a worker runs, under the name of its instant; the schedule is there after a restart,
-// and goes on.
+// A18: an occurrence becomes a run that a worker runs, under the name of its instant; the schedule
+// is there after a restart, and goes on.
 #[tokio::test]
 async fn a_schedule_starts_runs_and_goes_on_after_a_restart() {
     let directory = tempfile::tempdir().unwrap();
@@ -23,12 +23,8 @@ async fn a_schedule_starts_runs_and_goes_on_after_a_restart() {
         });
         let worker = workflow::register(engine.worker(), &world).start().unwrap();
         let client = engine.client();
-        let set = client
-            .schedule("beat", LEDGER, &Entry::of(21))
-            .every(secs(1))
-            .set()
-            .await
-            .unwrap();
+        let set =
+            client.schedule("beat", LEDGER, &Entry::of(21)).every(secs(1)).set().await.unwrap();
         assert_eq!(set.changed, life == 0);
         let line = timeout(PATIENCE, happened.recv()).await.unwrap().unwrap();
         assert!(line.starts_with("begun write"), "{line}");
@@ -52,10 +48,7 @@ async fn a_schedule_starts_runs_and_goes_on_after_a_restart() {
     schedules.remove("beat").await.unwrap();
     let gone = schedules.pause("beat").await;
     assert!(
-        matches!(
-            &gone,
-            Err(stepwell::ClientError::Refused(Refusal::NoSuchSchedule(_)))
-        ),
+        matches!(&gone, Err(stepwell::ClientError::Refused(Refusal::NoSuchSchedule(_)))),
         "{gone:?}"
     );
     assert_eq!(schedules.list().await.unwrap(), []);
@@ -68,10 +61,7 @@ async fn the_calls_of_a_client_say_what_they_mean() {
     let engine = Engine::open(directory.path().join("data")).await.unwrap();
     let client = engine.client();
     let nightly = || {
-        client
-            .schedule("nightly", LEDGER, &Entry::of(1))
-            .cron("0 6 * * *")
-            .zone("Europe/Berlin")
+        client.schedule("nightly", LEDGER, &Entry::of(1)).cron("0 6 * * *").zone("Europe/Berlin")
     };
     assert!(nightly().set().await.unwrap().changed);
     assert!(!nightly().set().await.unwrap().changed);
@@ -81,22 +71,12 @@ async fn the_calls_of_a_client_say_what_they_mean() {
     assert!(schedules.pause("nightly").await.unwrap());
     assert_eq!(schedules.show("nightly").await.unwrap().state.next, None);
     assert!(schedules.resume("nightly").await.unwrap());
-    let (from, to) = (
-        Time(1_772_323_200_000),
-        Time(1_772_323_200_000 + 7 * 86_400_000),
-    );
+    let (from, to) = (Time(1_772_323_200_000), Time(1_772_323_200_000 + 7 * 86_400_000));
     let filled = schedules.backfill("nightly", from, to, 5).await.unwrap();
     assert_eq!((filled.started, filled.existed), (5, 0));
-    let rest = schedules
-        .backfill("nightly", filled.next.unwrap(), to, 5)
-        .await
-        .unwrap();
+    let rest = schedules.backfill("nightly", filled.next.unwrap(), to, 5).await.unwrap();
     assert_eq!((rest.started, rest.next), (2, None));
-    let wrong = client
-        .schedule("wrong", LEDGER, &Entry::of(1))
-        .cron("61 * * * *")
-        .set()
-        .await;
+    let wrong = client.schedule("wrong", LEDGER, &Entry::of(1)).cron("61 * * * *").set().await;
     assert!(
         matches!(&wrong, Err(stepwell::ClientError::Refused(Refusal::BadCron(bad))) if bad.position == 1),
         "{wrong:?}"

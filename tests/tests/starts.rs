@@ -1,4 +1,5 @@
-//! What is required of starts: one at a time, many at once, with unique keys, as batches, and handled together.
+//! What is required of starts: one at a time, many at once, with unique keys, as batches, and
+//! handled together.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -51,17 +52,15 @@ fn held(worker: Worker, gate: &Arc<Semaphore>) -> Worker {
     })
 }
 
-// A1: work that cannot run in a request becomes a job. A start that waited for its body, or for a slot, would make the request
-// wait: here all handlers are busy with bodies that are held until all starts have answered.
+// A1: work that cannot run in a request becomes a job. A start that waited for its body, or for a
+// slot, would make the request wait: here all handlers are busy with bodies that are held until all
+// starts have answered.
 #[tokio::test]
 async fn a_start_answers_while_all_handlers_are_busy() {
     let (_directory, engine) = engine().await;
     let address = engine.listen("127.0.0.1:0").await.unwrap();
     let gate = Arc::new(Semaphore::new(0));
-    let worker = held(Worker::connect(&address), &gate)
-        .queue("default", 4)
-        .start()
-        .unwrap();
+    let worker = held(Worker::connect(&address), &gate).queue("default", 4).start().unwrap();
     let client = Client::connect(&address).await.unwrap();
     let mut runs = Vec::new();
     for number in 0..4 {
@@ -83,54 +82,39 @@ async fn a_start_answers_while_all_handlers_are_busy() {
     engine.close().await;
 }
 
-// A2: a dead downstream must not hurt the request path. It refuses everything: every start succeeds all the same; once it
-// heals, every job completes.
+// A2: a dead downstream must not hurt the request path. It refuses everything: every start succeeds
+// all the same; once it heals, every job completes.
 #[tokio::test]
 async fn a_downstream_that_refuses_everything_stops_no_start() {
     let (_directory, engine) = engine().await;
-    let (heals, refused) = (
-        Arc::new(AtomicBool::new(false)),
-        Arc::new(AtomicU64::new(0)),
-    );
+    let (heals, refused) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let (up, count) = (heals.clone(), refused.clone());
-    let worker = engine
-        .worker()
-        .register(FRAGILE, move |ctx: Ctx, number: u64| {
-            let (up, count) = (up.clone(), count.clone());
-            async move {
-                let call = move |_| {
-                    let (up, count) = (up.clone(), count.clone());
-                    async move {
-                        if up.load(Ordering::SeqCst) {
-                            return Ok(number);
-                        }
-                        count.fetch_add(1, Ordering::SeqCst);
-                        Err(Failure::retryable("connection refused"))
+    let worker = engine.worker().register(FRAGILE, move |ctx: Ctx, number: u64| {
+        let (up, count) = (up.clone(), count.clone());
+        async move {
+            let call = move |_| {
+                let (up, count) = (up.clone(), count.clone());
+                async move {
+                    if up.load(Ordering::SeqCst) {
+                        return Ok(number);
                     }
-                };
-                let patient = Retry::fixed(millis(20)).retries(100_000);
-                ctx.step("call", call).retry(patient).await
-            }
-        });
+                    count.fetch_add(1, Ordering::SeqCst);
+                    Err(Failure::retryable("connection refused"))
+                }
+            };
+            let patient = Retry::fixed(millis(20)).retries(100_000);
+            ctx.step("call", call).retry(patient).await
+        }
+    });
     let worker = worker.queue("default", 64).start().unwrap();
     let client = engine.client();
     let starts = (0..300).map(|number| {
         let client = client.clone();
         async move { client.start(FRAGILE, &number).await }
     });
-    let runs: Vec<_> = join_all(starts)
-        .await
-        .into_iter()
-        .map(Result::unwrap)
-        .collect();
-    until_stats(&client, "some attempts fail", |_| {
-        refused.load(Ordering::SeqCst) > 300
-    })
-    .await;
-    assert_eq!(
-        client.stats().await.unwrap().runs_in(RunState::Completed),
-        0
-    );
+    let runs: Vec<_> = join_all(starts).await.into_iter().map(Result::unwrap).collect();
+    until_stats(&client, "some attempts fail", |_| refused.load(Ordering::SeqCst) > 300).await;
+    assert_eq!(client.stats().await.unwrap().runs_in(RunState::Completed), 0);
     heals.store(true, Ordering::SeqCst);
     for (number, run) in (0..).zip(runs) {
         assert_eq!(timeout(PATIENCE, run.outcome()).await.unwrap(), Ok(number));
@@ -139,22 +123,15 @@ async fn a_downstream_that_refuses_everything_stops_no_start() {
     engine.close().await;
 }
 
-// The key is held by one of many that ask for it at the same time; all others are told which. Once it has ended, the key is
-// free for another.
+// The key is held by one of many that ask for it at the same time; all others are told which. Once
+// it has ended, the key is free for another.
 #[tokio::test]
 async fn a_crowd_with_one_unique_key_is_one_run() {
     let (_directory, engine) = engine().await;
     let gate = Arc::new(Semaphore::new(0));
-    let worker = held(engine.worker(), &gate)
-        .queue("default", 4)
-        .start()
-        .unwrap();
+    let worker = held(engine.worker(), &gate).queue("default", 4).start().unwrap();
     let start = |client: Client, number: u64| async move {
-        client
-            .start(HELD, &number)
-            .unique("invoice-17", Unique::Running)
-            .await
-            .unwrap()
+        client.start(HELD, &number).unique("invoice-17", Unique::Running).await.unwrap()
     };
     let crowd = join_all((0..50).map(|number| start(engine.client(), number))).await;
     let ids: BTreeSet<_> = crowd.iter().map(|run| run.id()).collect();
@@ -169,26 +146,15 @@ async fn a_crowd_with_one_unique_key_is_one_run() {
     engine.close().await;
 }
 
-// What is durable of a key is not forgotten by an engine that is opened again, and neither is what ended before.
+// What is durable of a key is not forgotten by an engine that is opened again, and neither is what
+// ended before.
 #[tokio::test]
 async fn a_unique_key_is_held_across_a_restart_of_the_engine() {
     let (directory, engine) = engine().await;
     let client = engine.client();
-    let running = client
-        .start(HELD, &1)
-        .unique("a", Unique::Running)
-        .await
-        .unwrap();
-    let queued = client
-        .start(HELD, &2)
-        .unique("b", Unique::Queued)
-        .await
-        .unwrap();
-    let timed = client
-        .start(HELD, &3)
-        .unique("c", Unique::Ttl(hours(1)))
-        .await
-        .unwrap();
+    let running = client.start(HELD, &1).unique("a", Unique::Running).await.unwrap();
+    let queued = client.start(HELD, &2).unique("b", Unique::Queued).await.unwrap();
+    let timed = client.start(HELD, &3).unique("c", Unique::Ttl(hours(1))).await.unwrap();
     timed.cancel("no longer").await.unwrap();
     queued.cancel("no longer").await.unwrap();
     drop(client);
@@ -202,36 +168,34 @@ async fn a_unique_key_is_held_across_a_restart_of_the_engine() {
     engine.close().await;
 }
 
-// A49: a run lets go of its key once. Redriven while another run holds the key, and read back from the store after a restart, it
-// ends without taking the key from that run.
+// A49: a run lets go of its key once. Redriven while another run holds the key, and read back from
+// the store after a restart, it ends without taking the key from that run.
 #[tokio::test]
 async fn a_redriven_run_that_is_read_back_takes_no_key_from_another() {
     let (directory, engine) = engine().await;
     let (tries, gate) = (Arc::new(AtomicU64::new(0)), Arc::new(Semaphore::new(0)));
     let worker = |engine: &Engine| {
         let shared = (tries.clone(), gate.clone());
-        let worker = engine
-            .worker()
-            .register(FRAGILE, move |ctx: Ctx, number: u64| {
-                let (tries, gate) = shared.clone();
-                async move {
-                    let first = tries.fetch_add(1, Ordering::SeqCst) == 0;
-                    let wait = number > 1;
-                    let once_more = move |_| {
-                        let gate = gate.clone();
-                        async move {
-                            if first {
-                                return Err(Failure::terminal("the first time"));
-                            }
-                            if wait {
-                                gate.acquire().await.unwrap().forget();
-                            }
-                            Ok(number)
+        let worker = engine.worker().register(FRAGILE, move |ctx: Ctx, number: u64| {
+            let (tries, gate) = shared.clone();
+            async move {
+                let first = tries.fetch_add(1, Ordering::SeqCst) == 0;
+                let wait = number > 1;
+                let once_more = move |_| {
+                    let gate = gate.clone();
+                    async move {
+                        if first {
+                            return Err(Failure::terminal("the first time"));
                         }
-                    };
-                    ctx.step("once more", once_more).await
-                }
-            });
+                        if wait {
+                            gate.acquire().await.unwrap().forget();
+                        }
+                        Ok(number)
+                    }
+                };
+                ctx.step("once more", once_more).await
+            }
+        });
         worker.queue("default", 4).start().unwrap()
     };
     let start = async |client: &Client, number: u64| {
@@ -263,22 +227,17 @@ async fn a_redriven_run_that_is_read_back_takes_no_key_from_another() {
     engine.close().await;
 }
 
-// A bulk start by choice all or nothing: one name among a thousand is taken by another job, and nothing is started; the
-// refusal says which. Too many for one commit are refused with the figures.
+// A bulk start by choice all or nothing: one name among a thousand is taken by another job, and
+// nothing is started; the refusal says which. Too many for one commit are refused with the figures.
 #[tokio::test]
 async fn a_thousand_starts_are_all_or_nothing() {
     let (_directory, engine) = engine().await;
     let client = engine.client();
     client.start(HELD, &7).id("order-500").await.unwrap();
     let orders = |count: u64| -> Vec<(Option<String>, u64)> {
-        (0..count)
-            .map(|n| (Some(format!("order-{n}")), n))
-            .collect()
+        (0..count).map(|n| (Some(format!("order-{n}")), n)).collect()
     };
-    let refused = client
-        .start_many(HELD, orders(1_000))
-        .all_or_nothing()
-        .await;
+    let refused = client.start_many(HELD, orders(1_000)).all_or_nothing().await;
     let Err(ClientError::Refused(Refusal::NotAllStarted(NotAllStarted {
         count, offenders, ..
     }))) = refused
@@ -292,22 +251,13 @@ async fn a_thousand_starts_are_all_or_nothing() {
 
     let mut fitting = orders(1_001);
     fitting.remove(500);
-    let started = client
-        .start_many(HELD, fitting)
-        .all_or_nothing()
-        .await
-        .unwrap();
+    let started = client.start_many(HELD, fitting).all_or_nothing().await.unwrap();
     assert!(started.iter().all(|run| run.as_ref().unwrap().started()));
     let stats = client.stats().await.unwrap();
     assert_eq!(stats.runs_in(RunState::Ready), 1_001);
 
-    let refused = client
-        .start_many(HELD, orders(2_000))
-        .all_or_nothing()
-        .await;
-    let Err(ClientError::Refused(Refusal::TooMany(TooMany {
-        count, count_max, ..
-    }))) = refused
+    let refused = client.start_many(HELD, orders(2_000)).all_or_nothing().await;
+    let Err(ClientError::Refused(Refusal::TooMany(TooMany { count, count_max, .. }))) = refused
     else {
         panic!("{refused:?}")
     };
@@ -315,8 +265,8 @@ async fn a_thousand_starts_are_all_or_nothing() {
     engine.close().await;
 }
 
-// A20: batching, 100,000 records by 100. A thousand runs in one call, as a batch; the run that follows is started once, and
-// is told how they ended.
+// A20: batching, 100,000 records by 100. A thousand runs in one call, as a batch; the run that
+// follows is started once, and is told how they ended.
 #[tokio::test]
 async fn a_hundred_thousand_records_by_a_hundred_and_one_run_that_follows() {
     let (_directory, engine) = engine().await;
@@ -350,17 +300,10 @@ async fn a_hundred_thousand_records_by_a_hundred_and_one_run_that_follows() {
     let client = engine.client();
     let records = |from: u64| (from..from + 100).collect::<Vec<u64>>();
     let runs = (0..1_000).map(|n| (Some(format!("import-{n}")), records(n * 100)));
-    let batch = client
-        .batch("import")
-        .starts(RECORDS, runs.collect())
-        .then(REPORT, &"ann".to_owned());
+    let batch =
+        client.batch("import").starts(RECORDS, runs.collect()).then(REPORT, &"ann".to_owned());
     let started = batch.start().await.unwrap();
-    assert!(
-        started
-            .runs
-            .iter()
-            .all(|run| run.as_ref().unwrap().started())
-    );
+    assert!(started.runs.iter().all(|run| run.as_ref().unwrap().started()));
     let last = started.runs.last().unwrap().as_ref().unwrap();
     assert_eq!(last.outcome().await, Ok((99_900..100_000).sum()));
     let ended = async {
@@ -373,14 +316,7 @@ async fn a_hundred_thousand_records_by_a_hundred_and_one_run_that_follows() {
         }
     };
     let batch = timeout(PATIENCE, ended).await.unwrap();
-    assert_eq!(
-        (
-            batch.counts.total,
-            batch.counts.completed,
-            batch.counts.dead
-        ),
-        (1_000, 999, 1)
-    );
+    assert_eq!((batch.counts.total, batch.counts.completed, batch.counts.dead), (1_000, 999, 1));
     let follow_up = client.run::<(String, u64, u64)>(batch.follow_up.unwrap());
     assert_eq!(follow_up.outcome().await, Ok(("ann".to_owned(), 999, 1)));
     assert_eq!(seen.load(Ordering::SeqCst), 100_000);
@@ -389,8 +325,9 @@ async fn a_hundred_thousand_records_by_a_hundred_and_one_run_that_follows() {
     engine.close().await;
 }
 
-// A20, A21: a batch handler gets a hundred items in one attempt; three fail. Ninety-seven are final, only three are tried
-// again, in a call of their own; one of them fails for good and is a dead letter, alone.
+// A20, A21: a batch handler gets a hundred items in one attempt; three fail. Ninety-seven are
+// final, only three are tried again, in a call of their own; one of them fails for good and is a
+// dead letter, alone.
 #[tokio::test]
 async fn of_a_hundred_items_three_fail_and_only_they_are_tried_again() {
     let (_directory, engine) = engine().await;
@@ -413,11 +350,7 @@ async fn of_a_hundred_items_three_fail_and_only_they_are_tried_again() {
     };
     // A call with fewer than a hundred waits for others, so that the first has all of them.
     let policy = BatchPolicy::new(100, secs(5)).retry(Retry::fixed(millis(10)).retries(3));
-    let worker = engine
-        .worker()
-        .register_batch(ITEM, policy, handler)
-        .start()
-        .unwrap();
+    let worker = engine.worker().register_batch(ITEM, policy, handler).start().unwrap();
     for (number, run) in (0..).zip(&runs) {
         let outcome = run.as_ref().unwrap().outcome().await;
         match number {
@@ -431,16 +364,14 @@ async fn of_a_hundred_items_three_fail_and_only_they_are_tried_again() {
     let again: BTreeSet<(u64, u32)> = calls[1].iter().copied().collect();
     assert_eq!(again, BTreeSet::from([(3, 2), (50, 2), (99, 2)]));
     let stats = client.stats().await.unwrap();
-    let ended = (
-        stats.runs_in(RunState::Completed),
-        stats.runs_in(RunState::Dead),
-    );
+    let ended = (stats.runs_in(RunState::Completed), stats.runs_in(RunState::Dead));
     assert_eq!(ended, (99, 1));
     worker.drain().await;
     engine.close().await;
 }
 
-// A21: a handler that panics fails the attempt of each of its items, and nothing else: they come again, and end well.
+// A21: a handler that panics fails the attempt of each of its items, and nothing else: they come
+// again, and end well.
 #[tokio::test]
 async fn a_panic_of_a_batch_handler_fails_one_attempt_of_each_item() {
     let (_directory, engine) = engine().await;
@@ -454,11 +385,7 @@ async fn a_panic_of_a_batch_handler_fails_one_attempt_of_each_item() {
     let policy = BatchPolicy::new(4, secs(5)).retry(Retry::fixed(millis(10)).retries(3));
     let runs = (0..4).map(|n| (None, n)).collect();
     let runs = client.start_many(ITEM, runs).await.unwrap();
-    let worker = engine
-        .worker()
-        .register_batch(ITEM, policy, handler)
-        .start()
-        .unwrap();
+    let worker = engine.worker().register_batch(ITEM, policy, handler).start().unwrap();
     for (number, run) in (0..).zip(runs) {
         let run = run.unwrap();
         assert_eq!(run.outcome().await, Ok(number));
@@ -476,8 +403,8 @@ async fn a_panic_of_a_batch_handler_fails_one_attempt_of_each_item() {
     engine.close().await;
 }
 
-// A38: work guarded by a key, across runs: however many runs ask for it at a time, it is done once, and each gets the first
-// result. So it is after a restart of the engine.
+// A38: work guarded by a key, across runs: however many runs ask for it at a time, it is done once,
+// and each gets the first result. So it is after a restart of the engine.
 #[tokio::test]
 async fn what_is_to_be_done_once_is_done_once_for_all_runs() {
     const RATE: Workflow<String, u64> = Workflow::new("rate").queue("rates");
@@ -486,31 +413,24 @@ async fn what_is_to_be_done_once_is_done_once_for_all_runs() {
     let done = Arc::new(AtomicU64::new(0));
     let workers = |engine: &Engine| {
         let (client, done) = (engine.client(), done.clone());
-        let worker = engine
-            .worker()
-            .register(RATE, move |ctx: Ctx, _day: String| {
-                let done = done.clone();
-                async move {
-                    let fetch = move |_| {
-                        let nth = done.fetch_add(1, Ordering::SeqCst);
-                        async move { Ok::<u64, Failure>(100 + nth) }
-                    };
-                    ctx.step("fetch", fetch).await
-                }
-            });
+        let worker = engine.worker().register(RATE, move |ctx: Ctx, _day: String| {
+            let done = done.clone();
+            async move {
+                let fetch = move |_| {
+                    let nth = done.fetch_add(1, Ordering::SeqCst);
+                    async move { Ok::<u64, Failure>(100 + nth) }
+                };
+                ctx.step("fetch", fetch).await
+            }
+        });
         let worker = worker.register(INVOICE, move |ctx: Ctx, number: u64| {
             let client = client.clone();
             async move {
                 let day = format!("day, as invoice {number} knows it");
-                ctx.step("rate", |_| client.once("2026-03-01", RATE, &day))
-                    .await
+                ctx.step("rate", |_| client.once("2026-03-01", RATE, &day)).await
             }
         });
-        worker
-            .queue("default", 8)
-            .queue("rates", 1)
-            .start()
-            .unwrap()
+        worker.queue("default", 8).queue("rates", 1).start().unwrap()
     };
     let worker = workers(&engine);
     let runs = (0..40).map(|number| (None, number)).collect();

@@ -19,7 +19,8 @@ async fn started(client: &Client, id: RunId) -> (Vec<String>, String, u8, bool) 
     }
 }
 
-// A32: a schedule of a workflow with tags starts runs that go only where these are offered; others may be given.
+// A32: a schedule of a workflow with tags starts runs that go only where these are offered; others
+// may be given.
 #[tokio::test]
 async fn runs_of_a_schedule_have_its_workflows_tags() {
     let directory = tempfile::tempdir().unwrap();
@@ -47,7 +48,8 @@ async fn runs_of_a_schedule_have_its_workflows_tags() {
     engine.close().await;
 }
 
-// A32, A20: so do the runs of a batch and the one that follows it; and all of a call may be put behind others.
+// A32, A20: so do the runs of a batch and the one that follows it; and all of a call may be put
+// behind others.
 #[tokio::test]
 async fn runs_of_one_call_have_what_the_call_says() {
     let directory = tempfile::tempdir().unwrap();

@@ -22,9 +22,9 @@ use crate::peer::{Peer, hello, start, worker_hello};
 /// What a worker may be away for after its connection broke.
 const GRACE: Duration = millis(500);
 
-// A39. R6 and R3: a killed process closes its connection, which tells more than the session time-out would; its runs go to the
-// next worker after the short grace for broken connections, within a second more. The step is done again, and the world can
-// tell by its key.
+// A39. R6 and R3: a killed process closes its connection, which tells more than the session
+// time-out would; its runs go to the next worker after the short grace for broken connections,
+// within a second more. The step is done again, and the world can tell by its key.
 #[tokio::test]
 async fn the_step_of_a_killed_worker_is_done_again_by_another_under_the_same_key() {
     within(GRACE + secs(1), a_kill_is_made_up_for).await;
@@ -37,12 +37,8 @@ async fn a_kill_is_made_up_for() -> Duration {
     (order.session_timeout, order.disconnect_grace) = (secs(60), GRACE);
     let (engine, server) = Host::engine(&order).await;
     let world = directory.path().join("effects");
-    let order = WorkerOrder {
-        server: server.clone(),
-        slots: 4,
-        grace: secs(1),
-        effects: world.clone(),
-    };
+    let order =
+        WorkerOrder { server: server.clone(), slots: 4, grace: secs(1), effects: world.clone() };
     let mut first = Host::worker(&order);
     let client = Client::connect(&server).await.unwrap();
     let run = client.start(LONG, &Long { work: secs(5) }).await.unwrap();
@@ -58,11 +54,7 @@ async fn a_kill_is_made_up_for() -> Duration {
 
     assert_eq!(run.outcome().await.unwrap(), "both done");
     let lines = effects(&world);
-    assert_eq!(
-        (count(&lines, "begun work"), count(&lines, "done work")),
-        (2, 1),
-        "{lines:#?}"
-    );
+    assert_eq!((count(&lines, "begun work"), count(&lines, "done work")), (2, 1), "{lines:#?}");
     assert_eq!(count(&lines, &begun), 2, "{lines:#?}");
     let stats = client.stats().await.unwrap();
     assert_eq!((stats.sessions_lost, stats.regrants), (1, 1), "{stats:?}");
@@ -92,17 +84,16 @@ async fn is_revoked(peer: &mut Peer, handed: &HandOut) {
     match peer.next().await {
         Some(Message::Revoked(revoked)) => {
             assert_eq!((revoked.run, revoked.token), (handed.run, handed.token));
-            let Refusal::StaleToken(stale) = &revoked.reason else {
-                panic!("{revoked:?}")
-            };
+            let Refusal::StaleToken(stale) = &revoked.reason else { panic!("{revoked:?}") };
             assert_eq!(stale.token, handed.token);
         }
         other => panic!("not revoked: {other:?}"),
     }
 }
 
-// A39: a worker that was given up is not dead, perhaps. It comes back with the result of its attempt, while the next one makes
-// the step and when the run has ended: it is refused each time, and the run's result is the other's.
+// A39: a worker that was given up is not dead, perhaps. It comes back with the result of its
+// attempt, while the next one makes the step and when the run has ended: it is refused each time,
+// and the run's result is the other's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_late_result_of_a_worker_that_was_given_up_is_refused() {
     let directory = tempfile::tempdir().unwrap();
@@ -117,11 +108,7 @@ async fn the_late_result_of_a_worker_that_was_given_up_is_refused() {
     let offer = || worker_hello(2, ONE_STEP.name(), 1);
     let (mut client, _) = Peer::greeted(&address, hello(1)).await;
     let (mut silent, _) = Peer::greeted(&address, offer()).await;
-    assert!(
-        client
-            .send(&[start(1, ONE_STEP.name(), RunId(7), &())])
-            .await
-    );
+    assert!(client.send(&[start(1, ONE_STEP.name(), RunId(7), &())]).await);
     let Some(Message::HandOut(handed)) = silent.next().await else {
         panic!("nothing is handed out")
     };
@@ -133,10 +120,7 @@ async fn the_late_result_of_a_worker_that_was_given_up_is_refused() {
 
     let client = Client::connect(&address).await.unwrap();
     until_stats(&client, "the next one has it", |stats| stats.grants == 2).await;
-    let no_slots = || Hello {
-        queues: Vec::new(),
-        ..offer()
-    };
+    let no_slots = || Hello { queues: Vec::new(), ..offer() };
     let (mut back, _) = Peer::greeted(&address, no_slots()).await;
     assert!(back.send(&[result(&handed, 1)]).await);
     is_revoked(&mut back, &handed).await;
@@ -147,15 +131,8 @@ async fn the_late_result_of_a_worker_that_was_given_up_is_refused() {
     assert!(back.send(&[result(&handed, 1)]).await);
     is_revoked(&mut back, &handed).await;
     // It says itself what it believes to hold.
-    let held = Held {
-        run: handed.run,
-        token: handed.token,
-        seen: 1,
-    };
-    let believes = Hello {
-        held: vec![held],
-        ..no_slots()
-    };
+    let held = Held { run: handed.run, token: handed.token, seen: 1 };
+    let believes = Hello { held: vec![held], ..no_slots() };
     let (mut back, _) = Peer::greeted(&address, believes).await;
     is_revoked(&mut back, &handed).await;
     let stats = client.stats().await.unwrap();

@@ -1,9 +1,10 @@
-//! How soon a run begins after it was started, at a steady rate of arrivals, and whether a long line of slow runs in another
-//! queue changes that.
+//! How soon a run begins after it was started, at a steady rate of arrivals, and whether a long
+//! line of slow runs in another queue changes that.
 //!
-//! An open loop: a run is started at each instant of a fixed pace, whether the one before has been answered or not, and the
-//! time counts from that instant to the first line of its function in the worker. So a stall of the engine is counted in
-//! every run that should have been started during it. Client and worker read the same machine's wall clock.
+//! An open loop: a run is started at each instant of a fixed pace, whether the one before has been
+//! answered or not, and the time counts from that instant to the first line of its function in the
+//! worker. So a stall of the engine is counted in every run that should have been started during
+//! it. Client and worker read the same machine's wall clock.
 
 use std::ops::Range;
 use std::path::Path;
@@ -35,7 +36,8 @@ const EXPORT_MS: u64 = 1_000;
 /// Slow runs started by one call.
 const BATCH: u64 = 1_000;
 
-/// Starts `per_s` runs a second, with nothing else to do and beside `behind` slow runs of another queue.
+/// Starts `per_s` runs a second, with nothing else to do and beside `behind` slow runs of another
+/// queue.
 pub(crate) async fn measure(
     bench: &Bench,
     dir: &Path,
@@ -91,11 +93,9 @@ async fn arrive(
     window: Duration,
     figures: &mut Figures,
 ) -> Result<u64, CommandError> {
-    // Both clocks are read at one place: what lies between the reading and the first arrival counts as waiting.
-    let (begin, wall) = (
-        tokio::time::Instant::from_std(clock::now()),
-        clock::wall_us(),
-    );
+    // Both clocks are read at one place: what lies between the reading and the first arrival counts
+    // as waiting.
+    let (begin, wall) = (tokio::time::Instant::from_std(clock::now()), clock::wall_us());
     let mut ticks = tokio::time::interval_at(begin, Duration::from_secs(1) / per_s);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let mut starts = FuturesUnordered::new();

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::quantity::{bytes_text, grouped};
 use crate::terminal::{Column, table};
 
-/// Everything a measurement may tell. The names of the fields are stable; those that do not apply are left out.
+/// Everything a measurement may tell. The names of the fields are stable; those that do not apply
+/// are left out.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Figures {
     /// `embedded` or `served`.
@@ -49,7 +50,8 @@ pub(crate) struct Figures {
     /// The same, 99th percentile.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) call_p99_us: Option<u64>,
-    /// From when a run was to be started to the beginning of its function, median of the windows' medians.
+    /// From when a run was to be started to the beginning of its function, median of the windows'
+    /// medians.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) start_p50_us: Option<u64>,
     /// The same, median of the windows' 99th percentiles.
@@ -100,7 +102,8 @@ pub(crate) struct Figures {
     /// From the start of a new engine process until it answered and a fresh run had completed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) ready_s: Option<f64>,
-    /// From the restart until the long run had finished: the slower of engine killed and worker killed.
+    /// From the restart until the long run had finished: the slower of engine killed and worker
+    /// killed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) finish_s: Option<f64>,
     /// The same, when only the worker was killed.
@@ -146,17 +149,9 @@ impl Figures {
         );
         row("run, p50", self.run_p50_us.map(us), None);
         row("run, p99", self.run_p99_us.map(us), None);
-        row(
-            "step, p50",
-            self.step_p50_us.map(us),
-            above(self.step_p50_us, commit),
-        );
+        row("step, p50", self.step_p50_us.map(us), above(self.step_p50_us, commit));
         row("step, p99", self.step_p99_us.map(us), None);
-        row(
-            "call of start, p50",
-            self.call_p50_us.map(us),
-            above(self.call_p50_us, commit),
-        );
+        row("call of start, p50", self.call_p50_us.map(us), above(self.call_p50_us, commit));
         row(
             "call of start, p99",
             self.call_p99_us.map(us),
@@ -174,72 +169,27 @@ impl Figures {
         row(
             "  beside slow runs, p50",
             self.start_p50_us_beside.map(us),
-            self.beside_ready
-                .map(|ready| format!("{} of them in line", grouped(ready))),
+            self.beside_ready.map(|ready| format!("{} of them in line", grouped(ready))),
         );
-        row(
-            "  beside slow runs, p99",
-            self.start_p99_us_beside.map(us),
-            None,
-        );
-        row(
-            "memory of the engine",
-            self.rss_bytes_server.map(bytes_text),
-            None,
-        );
-        row(
-            "memory of the worker",
-            self.rss_bytes_worker.map(bytes_text),
-            None,
-        );
-        row(
-            "log bytes per step",
-            self.wal_bytes_per_step.map(|n| format!("{n:.0} B")),
-            None,
-        );
-        row(
-            "disk bytes per run",
-            self.disk_bytes_per_run.map(|n| format!("{n:.0} B")),
-            None,
-        );
+        row("  beside slow runs, p99", self.start_p99_us_beside.map(us), None);
+        row("memory of the engine", self.rss_bytes_server.map(bytes_text), None);
+        row("memory of the worker", self.rss_bytes_worker.map(bytes_text), None);
+        row("log bytes per step", self.wal_bytes_per_step.map(|n| format!("{n:.0} B")), None);
+        row("disk bytes per run", self.disk_bytes_per_run.map(|n| format!("{n:.0} B")), None);
         row("all in line after", self.queue_s.map(seconds), None);
         row(
             "handed out per second",
             self.handouts_per_s.map(per_s),
-            times(
-                self.handouts_per_s,
-                self.handouts_per_s_few,
-                "that of a line of 1,000",
-            ),
+            times(self.handouts_per_s, self.handouts_per_s_few, "that of a line of 1,000"),
         );
-        row(
-            "  of a line of 1,000",
-            self.handouts_per_s_few.map(per_s),
-            None,
-        );
-        row(
-            "an urgent run behind them",
-            self.urgent_ms.map(|ms| format!("{ms:.1} ms")),
-            None,
-        );
+        row("  of a line of 1,000", self.handouts_per_s_few.map(per_s), None);
+        row("an urgent run behind them", self.urgent_ms.map(|ms| format!("{ms:.1} ms")), None);
         row("all suspended after", self.suspend_s.map(seconds), None);
-        row(
-            "memory after reopening",
-            self.rss_bytes_reopened.map(bytes_text),
-            None,
-        );
+        row("memory after reopening", self.rss_bytes_reopened.map(bytes_text), None);
         row("ready after kill -9", self.ready_s.map(seconds), None);
         row("finished after kill -9", self.finish_s.map(seconds), None);
-        row(
-            "  worker killed",
-            self.finish_worker_killed_s.map(seconds),
-            None,
-        );
-        row(
-            "  server killed",
-            self.finish_server_killed_s.map(seconds),
-            None,
-        );
+        row("  worker killed", self.finish_worker_killed_s.map(seconds), None);
+        row("  server killed", self.finish_server_killed_s.map(seconds), None);
         row(
             "  both killed at once",
             self.finish_both_killed_s.map(seconds),
@@ -248,8 +198,7 @@ impl Figures {
         row("errors", Some(grouped(self.errors)), None);
         row(
             "raw: append + fdatasync",
-            self.raw_fdatasync_per_s
-                .map(|n| format!("{} per s", per_s(n))),
+            self.raw_fdatasync_per_s.map(|n| format!("{} per s", per_s(n))),
             None,
         );
         row(
@@ -257,14 +206,7 @@ impl Figures {
             commits.map(|n| format!("{} per s", per_s(n))),
             commit.map(|n| format!("p50 {n:.0} µs")),
         );
-        table(
-            &[
-                Column::Left("FIGURE"),
-                Column::Right("VALUE"),
-                Column::Left("BESIDE"),
-            ],
-            rows,
-        )
+        table(&[Column::Left("FIGURE"), Column::Right("VALUE"), Column::Left("BESIDE")], rows)
     }
 }
 
@@ -298,11 +240,8 @@ mod tests {
 
     #[test]
     fn figures_that_do_not_apply_are_left_out() {
-        let json = serde_json::to_value(Figures {
-            ready_s: Some(1.5),
-            ..Figures::default()
-        })
-        .unwrap();
+        let json =
+            serde_json::to_value(Figures { ready_s: Some(1.5), ..Figures::default() }).unwrap();
         assert_eq!(json["ready_s"], 1.5);
         assert!(json.get("finish_s").is_none());
     }

@@ -1,7 +1,7 @@
 //! A closed loop: so many runs in flight, each ended one replaced by another.
 //!
-//! The generator shares the machine with what it measures. It uses one connection, and all runs that have ended while
-//! it was busy are replaced by one call.
+//! The generator shares the machine with what it measures. It uses one connection, and all runs
+//! that have ended while it was busy are replaced by one call.
 
 use std::time::{Duration, Instant};
 
@@ -57,15 +57,8 @@ pub(crate) struct Measured {
 }
 
 enum Event {
-    Started {
-        at: Instant,
-        answers: Option<Vec<Result<Run<u32>, Refusal>>>,
-        asked: usize,
-    },
-    Ended {
-        at: Instant,
-        well: bool,
-    },
+    Started { at: Instant, answers: Option<Vec<Result<Run<u32>, Refusal>>>, asked: usize },
+    Ended { at: Instant, well: bool },
 }
 
 /// Runs the loop; calls `warm` when the window opens.
@@ -84,17 +77,11 @@ pub(crate) async fn drive(client: &Client, load: Load, warm: impl FnOnce()) -> M
     warm();
     let begin = clock::now();
     state.open = true;
-    state
-        .run_until(begin + Duration::from_secs(load.seconds))
-        .await;
+    state.run_until(begin + Duration::from_secs(load.seconds)).await;
     state.open = false;
     state.measured.seconds = clock::now().duration_since(begin).as_secs_f64();
     state.drain().await;
-    let Loop {
-        mut measured,
-        mut samples,
-        ..
-    } = state;
+    let Loop { mut measured, mut samples, .. } = state;
     measured.run_p50_us = percentile(&mut samples, 50);
     measured.run_p99_us = percentile(&mut samples, 99);
     measured
@@ -115,24 +102,13 @@ impl Loop<'_> {
         if count == 0 {
             return;
         }
-        let ask = Sequence {
-            steps: self.load.steps,
-            payload: self.load.payload,
-            fail_at: None,
-        };
+        let ask = Sequence { steps: self.load.steps, payload: self.load.payload, fail_at: None };
         let client = self.client;
         self.pending.push(
             async move {
                 let at = clock::now();
-                let answers = client
-                    .start_many(SEQUENCE, vec![(None, ask); count])
-                    .await
-                    .ok();
-                Event::Started {
-                    at,
-                    answers,
-                    asked: count,
-                }
+                let answers = client.start_many(SEQUENCE, vec![(None, ask); count]).await.ok();
+                Event::Started { at, answers, asked: count }
             }
             .boxed(),
         );
@@ -168,30 +144,17 @@ impl Loop<'_> {
                 self.measured.errors += u64::from(!well);
                 1
             }
-            Event::Started {
-                answers: None,
-                asked,
-                ..
-            } => {
+            Event::Started { answers: None, asked, .. } => {
                 self.measured.errors += asked as u64;
                 asked
             }
-            Event::Started {
-                at,
-                answers: Some(answers),
-                ..
-            } => {
+            Event::Started { at, answers: Some(answers), .. } => {
                 let mut refused = 0;
                 for answer in answers {
                     match answer {
                         Ok(run) => self.pending.push(
-                            async move {
-                                Event::Ended {
-                                    at,
-                                    well: run.outcome().await.is_ok(),
-                                }
-                            }
-                            .boxed(),
+                            async move { Event::Ended { at, well: run.outcome().await.is_ok() } }
+                                .boxed(),
                         ),
                         Err(_) => refused += 1,
                     }

@@ -43,10 +43,12 @@ pub(crate) struct Bench {
     /// Instead: put N runs into a long sleep, kill the engine, wait until it is there again
     #[arg(long, value_name = "N", conflicts_with = "replay", value_parser = clap::value_parser!(u64).range(1..))]
     suspended: Option<u64>,
-    /// Instead: run N steps in a row, kill the engine (then the worker, then both) near the end, wait until it has finished
+    /// Instead: run N steps in a row, kill the engine (then the worker, then both) near the end,
+    /// wait until it has finished
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(100..))]
     replay: Option<u32>,
-    /// Instead: put N runs in line (5,000 at least), hand out some of them, start an urgent one behind them, kill the engine
+    /// Instead: put N runs in line (5,000 at least), hand out some of them, start an urgent one
+    /// behind them, kill the engine
     #[arg(long, value_name = "N", conflicts_with_all = ["replay", "suspended"], value_parser = clap::value_parser!(u64).range(5_000..))]
     queued: Option<u64>,
     /// Instead: start N runs a second at a steady pace, and measure how soon they begin
@@ -121,19 +123,10 @@ impl Bench {
             _ if self.queued.is_some() => ("queued", 1, self.queued.unwrap_or_default()),
             (Some(count), _) => ("suspended", 0, count),
             (None, Some(steps)) => ("replay", u64::from(steps), 1),
-            (None, None) => (
-                "rate",
-                u64::from(self.load.steps),
-                u64::from(self.load.in_flight),
-            ),
+            (None, None) => ("rate", u64::from(self.load.steps), u64::from(self.load.in_flight)),
         };
         Figures {
-            mode: if self.mode == Mode::Served {
-                "served"
-            } else {
-                "embedded"
-            }
-            .to_owned(),
+            mode: if self.mode == Mode::Served { "served" } else { "embedded" }.to_owned(),
             measured: measured.to_owned(),
             steps,
             in_flight,

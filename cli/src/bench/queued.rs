@@ -1,5 +1,5 @@
-//! Many runs in line: what they cost, how fast they are handed out beside a short line, how soon the engine is there again
-//! after it was killed, and how long an urgent run takes behind them.
+//! Many runs in line: what they cost, how fast they are handed out beside a short line, how soon
+//! the engine is there again after it was killed, and how long an urgent run takes behind them.
 
 use std::path::Path;
 use std::time::Duration;
@@ -17,9 +17,11 @@ use crate::reach::asked;
 const QUEUE: &str = "default";
 /// The short line.
 const FEW: u64 = 1_000;
-/// How often the short line is worked off in one turn, at most; as often as makes as many hand-outs as the long line's.
+/// How often the short line is worked off in one turn, at most; as often as makes as many hand-outs
+/// as the long line's.
 const ROUNDS_MAX: u64 = 50;
-/// Of the long line so many are handed out in one turn: enough that what this leaves to be merged is part of it.
+/// Of the long line so many are handed out in one turn: enough that what this leaves to be merged
+/// is part of it.
 const MANY: u64 = 80_000;
 /// How often the two take turns: what the machine does besides meets both.
 const TURNS: u64 = 3;
@@ -27,7 +29,8 @@ const TURNS: u64 = 3;
 const BATCH: u64 = 1_000;
 /// Runs the worker takes at a time.
 const SLOTS: u32 = 64;
-/// How often is looked. A short line is worked off in some 30 ms: looking less often would be seen in its rate.
+/// How often is looked. A short line is worked off in some 30 ms: looking less often would be seen
+/// in its rate.
 const LOOK: Duration = Duration::from_millis(1);
 /// An engine that uses less than a tenth of a core for this long is at rest.
 const REST: Duration = Duration::from_millis(300);
@@ -35,13 +38,10 @@ const REST: Duration = Duration::from_millis(300);
 const REST_WITHIN: Duration = Duration::from_secs(20);
 /// Without another hand-out for this long, the measurement gives up.
 const STUCK_AFTER: Duration = Duration::from_secs(60);
-const WORK: Sequence = Sequence {
-    steps: 1,
-    payload: 100,
-    fail_at: None,
-};
+const WORK: Sequence = Sequence { steps: 1, payload: 100, fail_at: None };
 
-/// Queues `count` runs behind a paused queue, and lets them go; in turns with an engine of its own whose line is short.
+/// Queues `count` runs behind a paused queue, and lets them go; in turns with an engine of its own
+/// whose line is short.
 pub(crate) async fn measure(
     bench: &Bench,
     dir: &Path,
@@ -120,11 +120,7 @@ fn rate(count: u64, seconds: f64) -> Option<f64> {
 }
 
 async fn pause(client: &Client, paused: bool) -> Result<(), CommandError> {
-    let change = QueueChange {
-        paused: Some(paused),
-        create: true,
-        ..QueueChange::default()
-    };
+    let change = QueueChange { paused: Some(paused), create: true, ..QueueChange::default() };
     let set = client.queues().set(QUEUE, change).await;
     set.map_err(|e| asked(&e))
 }

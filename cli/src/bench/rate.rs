@@ -33,13 +33,9 @@ async fn served(bench: &Bench, dir: &Path, figures: &mut Figures) -> Result<(), 
     let load = bench.load;
     let mut rig = Rig::start(Mode::Served, dir, load.in_flight, bench.session_timeout).await?;
     let watcher = rig.client().await?;
-    let numbers = [
-        load.steps as usize,
-        load.in_flight as usize,
-        load.seconds as usize,
-        load.payload,
-    ]
-    .map(|n| n.to_string());
+    let numbers =
+        [load.steps as usize, load.in_flight as usize, load.seconds as usize, load.payload]
+            .map(|n| n.to_string());
     let [steps, in_flight, seconds, payload] = &numbers;
     let args = [
         "bench-client",
@@ -54,11 +50,8 @@ async fn served(bench: &Bench, dir: &Path, figures: &mut Figures) -> Result<(), 
         "--payload",
         payload,
     ];
-    let mut client = Process::spawn(
-        "client",
-        args.map(OsString::from).to_vec(),
-        &dir.join("client.log"),
-    )?;
+    let mut client =
+        Process::spawn("client", args.map(OsString::from).to_vec(), &dir.join("client.log"))?;
     client.ready::<Warm>().await?;
     rig.step_times().await?;
     let before = stats(&watcher).await?;
@@ -94,13 +87,7 @@ async fn embedded(load: Load, dir: &Path, figures: &mut Figures) -> Result<(), C
         tokio::time::sleep(Duration::from_secs(load.seconds)).await;
         let after = stats(&watcher).await?;
         let window = crate::clock::now().duration_since(begin);
-        Ok::<_, CommandError>((
-            before,
-            after,
-            window,
-            pulse.take(),
-            rss_bytes(std::process::id()),
-        ))
+        Ok::<_, CommandError>((before, after, window, pulse.take(), rss_bytes(std::process::id())))
     };
     let driving = drive(&client, load, || {
         let _ = opens.send(());

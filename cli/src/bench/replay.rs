@@ -21,11 +21,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// A run that has not finished by then never will.
 const FINISH_WITHIN: Duration = Duration::from_secs(300);
 
-/// Kills the engine, then (with further runs) the worker, then both at once. An embedded engine has its worker in
-/// its own process, which is killed.
+/// Kills the engine, then (with further runs) the worker, then both at once. An embedded engine has
+/// its worker in its own process, which is killed.
 ///
-/// `finish_s` is the slower of the first two. With both killed, the grants of the dead worker stay reserved for one
-/// session time-out, because an engine that opens cannot know that it is dead.
+/// `finish_s` is the slower of the first two. With both killed, the grants of the dead worker stay
+/// reserved for one session time-out, because an engine that opens cannot know that it is dead.
 pub(crate) async fn measure(
     bench: &Bench,
     dir: &Path,
@@ -64,24 +64,14 @@ pub(crate) async fn measure(
 /// Starts a run and waits until most of it is done.
 async fn nearly_done(rig: &Rig, bench: &Bench, steps: u32) -> Result<RunId, CommandError> {
     let client = rig.client().await?;
-    let ask = Sequence {
-        steps,
-        payload: bench.load.payload,
-        fail_at: None,
-    };
-    let id = client
-        .start(SEQUENCE, &ask)
-        .await
-        .map_err(|e| asked(&e))?
-        .id();
+    let ask = Sequence { steps, payload: bench.load.payload, fail_at: None };
+    let id = client.start(SEQUENCE, &ask).await.map_err(|e| asked(&e))?.id();
     let enough = u64::from(steps) * KILL_AT_PERCENT / 100;
     loop {
         let run = client.status(id).await.map_err(|e| asked(&e))?;
         if run.state.is_final() {
-            return Err(
-                CommandError::fault("the run was over before it could be killed")
-                    .hint("use a longer one: --replay 10000"),
-            );
+            return Err(CommandError::fault("the run was over before it could be killed")
+                .hint("use a longer one: --replay 10000"));
         }
         if u64::from(run.entries) >= enough {
             return Ok(id);
@@ -102,10 +92,7 @@ async fn finish(
     let limit = clock::span(FINISH_WITHIN);
     let outcome = outcome
         .map_err(|_| CommandError::fault(format!("the run has not finished within {limit}")))?;
-    if !matches!(
-        outcome.map_err(|e| asked(&e))?,
-        Outcome::OutcomeCompleted(_)
-    ) {
+    if !matches!(outcome.map_err(|e| asked(&e))?, Outcome::OutcomeCompleted(_)) {
         figures.errors += 1;
     }
     Ok(clock::now().duration_since(begin).as_secs_f64())

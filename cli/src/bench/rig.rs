@@ -78,14 +78,8 @@ impl Rig {
 
     /// Starts the engine again on the same directory and address.
     pub(crate) async fn start_engine(&mut self) -> Result<(), CommandError> {
-        let (engine, _) = engine(
-            self.mode,
-            &self.dir,
-            self.slots,
-            &self.address,
-            self.session_timeout,
-        )
-        .await?;
+        let (engine, _) =
+            engine(self.mode, &self.dir, self.slots, &self.address, self.session_timeout).await?;
         self.engine = engine;
         Ok(())
     }
@@ -93,13 +87,8 @@ impl Rig {
     /// Starts a worker, where that is a process of its own.
     pub(crate) async fn start_worker(&mut self) -> Result<(), CommandError> {
         if self.mode == Mode::Served {
-            let args = [
-                "bench-worker",
-                "--slots",
-                &self.slots.to_string(),
-                "--server",
-                &self.address,
-            ];
+            let args =
+                ["bench-worker", "--slots", &self.slots.to_string(), "--server", &self.address];
             let mut worker = Process::spawn(
                 "worker",
                 args.map(OsString::from).to_vec(),
@@ -144,9 +133,7 @@ impl Rig {
 
     /// Resident memory of the worker's process, if it is another one.
     pub(crate) fn rss_worker(&self) -> Option<u64> {
-        self.worker
-            .as_ref()
-            .and_then(|worker| rss_bytes(worker.pid()))
+        self.worker.as_ref().and_then(|worker| rss_bytes(worker.pid()))
     }
 
     /// Ends everything in peace.
@@ -169,16 +156,10 @@ async fn engine(
     let log = dir.join("engine.log");
     match mode {
         Mode::Served => {
-            let mut args: Vec<OsString> = [
-                "serve",
-                "--json",
-                "--until-stdin-closes",
-                "--listen",
-                listen,
-                "--data",
-            ]
-            .map(OsString::from)
-            .to_vec();
+            let mut args: Vec<OsString> =
+                ["serve", "--json", "--until-stdin-closes", "--listen", listen, "--data"]
+                    .map(OsString::from)
+                    .to_vec();
             args.push(data.into());
             args.push("--session-timeout".into());
             args.push(format!("{}ms", session_timeout.as_millis()).into());

@@ -1,7 +1,8 @@
-//! How long a call of start takes while all handlers are busy for seconds: what a request waits that leaves work behind.
+//! How long a call of start takes while all handlers are busy for seconds: what a request waits
+//! that leaves work behind.
 //!
-//! The calls are made one after another over one connection, as a request would make them, and the runs that they start
-//! are as slow as those that hold the slots.
+//! The calls are made one after another over one connection, as a request would make them, and the
+//! runs that they start are as slow as those that hold the slots.
 
 use std::path::Path;
 use std::time::Duration;
@@ -70,7 +71,8 @@ async fn exports(client: &Client) -> Result<QueueSummary, CommandError> {
     queue.map_err(|e| asked(&e))
 }
 
-/// Whether all handlers are busy and more waits for them: at once, or as soon as the next runs are on their way.
+/// Whether all handlers are busy and more waits for them: at once, or as soon as the next runs are
+/// on their way.
 async fn are_busy(client: &Client) -> Result<bool, CommandError> {
     let begin = clock::now();
     loop {

@@ -1,4 +1,5 @@
-//! Many runs in a long sleep: what they cost, and how soon the engine is there again after it was killed.
+//! Many runs in a long sleep: what they cost, and how soon the engine is there again after it was
+//! killed.
 
 use std::path::Path;
 use std::time::Duration;
@@ -70,11 +71,7 @@ async fn start(client: &Client, count: u64, figures: &mut Figures) -> Result<(),
 async fn wait(client: &Client, count: u64) -> Result<(), CommandError> {
     let (mut most, mut moved_at) = (0, clock::now());
     loop {
-        let suspended = client
-            .stats()
-            .await
-            .map_err(|e| asked(&e))?
-            .runs_in(RunState::Suspended);
+        let suspended = client.stats().await.map_err(|e| asked(&e))?.runs_in(RunState::Suspended);
         if suspended >= count {
             return Ok(());
         }
@@ -92,14 +89,7 @@ async fn wait(client: &Client, count: u64) -> Result<(), CommandError> {
 
 async fn fresh(client: &Client, figures: &mut Figures) -> Result<(), CommandError> {
     let run = client
-        .start(
-            SEQUENCE,
-            &Sequence {
-                steps: 1,
-                payload: 100,
-                fail_at: None,
-            },
-        )
+        .start(SEQUENCE, &Sequence { steps: 1, payload: 100, fail_at: None })
         .await
         .map_err(|e| asked(&e))?;
     if run.outcome().await.is_err() {

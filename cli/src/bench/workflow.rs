@@ -123,11 +123,7 @@ pub(crate) struct StepTimes {
 
 impl Pulse {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self {
-            begin: clock::now(),
-            samples: Mutex::default(),
-            starts: Mutex::default(),
-        })
+        Arc::new(Self { begin: clock::now(), samples: Mutex::default(), starts: Mutex::default() })
     }
 
     /// A step's body starts; `last` is the run's own.
@@ -199,7 +195,8 @@ pub(crate) struct Working {
 }
 
 impl BenchWorker {
-    /// Works until the parent is gone; answers each line with what was measured since the one before.
+    /// Works until the parent is gone; answers each line with what was measured since the one
+    /// before.
     pub(crate) async fn execute(self) -> Result<Answer, CommandError> {
         let pulse = Pulse::new();
         let (worker, engine) = match (&self.server, &self.data) {
@@ -217,9 +214,7 @@ impl BenchWorker {
         connected.map_err(|e| {
             CommandError::not_reachable("the engine does not take the worker").caused_by(&e)
         })?;
-        say(&Working {
-            pid: std::process::id(),
-        })?;
+        say(&Working { pid: std::process::id() })?;
         let mut lines = process::hearing();
         while process::heard(&mut lines).await.is_some() {
             say(&pulse.take())?;

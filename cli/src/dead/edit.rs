@@ -78,9 +78,7 @@ fn in_editor(path: &std::path::Path, text: &str) -> Result<String, CommandError>
         CommandError::bad_input(format!("{what} {}", path.display())).caused_by(e)
     };
     std::fs::write(path, text).map_err(|e| fault("the input cannot be written to", &e))?;
-    let named = ["VISUAL", "EDITOR"]
-        .into_iter()
-        .find_map(|name| std::env::var(name).ok());
+    let named = ["VISUAL", "EDITOR"].into_iter().find_map(|name| std::env::var(name).ok());
     let named = named.filter(|name| !name.is_empty());
     if named.is_none() && !std::io::stdin().is_terminal() {
         let message = "no input is given, and there is nobody to edit the present one";

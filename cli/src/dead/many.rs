@@ -100,10 +100,8 @@ impl Which {
                 .hint("name runs, or some of --queue, --workflow, --class, --older-than, --younger-than, or --all"));
         }
         if !self.runs.is_empty() && self.filter.is_set() {
-            return Err(
-                CommandError::bad_input("runs are named, and a filter is given")
-                    .hint("name the runs, or say by a filter which are meant, not both"),
-            );
+            return Err(CommandError::bad_input("runs are named, and a filter is given")
+                .hint("name the runs, or say by a filter which are meant, not both"));
         }
         let door = self.reach.open().await?;
         let answer = match self.runs.is_empty() {
@@ -126,8 +124,7 @@ impl Which {
             return self.named_dry(&ids, door, deed, terminal).await;
         }
         let mut done = Done::default();
-        done.names
-            .extend(ids.iter().copied().zip(self.runs.iter().cloned()));
+        done.names.extend(ids.iter().copied().zip(self.runs.iter().cloned()));
         for (id, name) in ids.into_iter().zip(&self.runs) {
             let answer = match deed {
                 ManyDeed::Redrive => door.client.redrive(id).await,
@@ -197,10 +194,9 @@ impl Which {
         looks.finish_and_clear();
         let (found, more) = found?;
         let count = match more {
-            true => format!(
-                "more than {}",
-                counted(COUNT_MAX as u64, "dead letter", "dead letters")
-            ),
+            true => {
+                format!("more than {}", counted(COUNT_MAX as u64, "dead letter", "dead letters"))
+            }
             false => counted(found.len() as u64, "dead letter", "dead letters"),
         };
         if self.dry_run {
@@ -253,11 +249,7 @@ fn consents(count: &str, deed: &ManyDeed) -> Result<bool, CommandError> {
         ))
         .hint("--yes does it, --dry-run prints which they are"));
     }
-    let _ = write!(
-        std::io::stderr(),
-        "{count} will be {}: go on? [y/N] ",
-        word(deed)
-    );
+    let _ = write!(std::io::stderr(), "{count} will be {}: go on? [y/N] ", word(deed));
     let mut answer = String::new();
     let read = std::io::stdin().read_line(&mut answer);
     read.map_err(|e| CommandError::bad_input("the answer cannot be read").caused_by(&e))?;
@@ -293,12 +285,7 @@ fn tell(done: &Done, deed: &ManyDeed, terminal: Terminal) -> Result<Answer, Comm
     let mut document = json!({
         "refused": done.refused.iter().map(refused).collect::<Vec<_>>(),
     });
-    document[word(deed)] = json!(
-        done.done
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-    );
+    document[word(deed)] = json!(done.done.iter().map(ToString::to_string).collect::<Vec<_>>());
     terminal.data(&document, || {
         let count = counted(done.done.len() as u64, "dead letter", "dead letters");
         format!("{count} {}", word(deed))
@@ -323,12 +310,8 @@ fn tell(done: &Done, deed: &ManyDeed, terminal: Terminal) -> Result<Answer, Comm
 fn explained(error: &ClientError, id: RunId) -> CommandError {
     match error {
         ClientError::Refused(Refusal::WentOn(_)) => asked(error)
-            .hint(format!(
-                "`stepwell dead show {id}` prints what it did since"
-            ))
-            .hint(format!(
-                "`stepwell dead discard {id}` takes it off the list"
-            )),
+            .hint(format!("`stepwell dead show {id}` prints what it did since"))
+            .hint(format!("`stepwell dead discard {id}` takes it off the list")),
         ClientError::Refused(Refusal::NotDead(_)) => {
             asked(error).hint(format!("`stepwell run show {id}` prints it"))
         }

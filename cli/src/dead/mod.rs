@@ -149,7 +149,8 @@ impl List {
     }
 }
 
-/// Dead letters as a table. The name stands for the id where there is one; both are accepted everywhere.
+/// Dead letters as a table. The name stands for the id where there is one; both are accepted
+/// everywhere.
 fn list_text(letters: &[DeadLetter]) -> String {
     let row = |letter: &DeadLetter| {
         vec![

@@ -1,4 +1,5 @@
-//! The audit: every order is followed through its run, its journal and the provider's books, then each of the scenes.
+//! The audit: every order is followed through its run, its journal and the provider's books, then
+//! each of the scenes.
 
 use std::collections::BTreeMap;
 
@@ -33,7 +34,8 @@ struct Lines {
     urgent: Vec<Entry>,
 }
 
-/// Follows each order, and what became of the scenes. What it finds wrong is in the report, not an error.
+/// Follows each order, and what became of the scenes. What it finds wrong is in the report, not an
+/// error.
 pub(crate) async fn audit(
     stage: &Stage,
     orders: &[Order],
@@ -41,11 +43,8 @@ pub(crate) async fn audit(
     played: Played,
     ledger: &Ledger,
 ) -> Result<Report, CommandError> {
-    let mut report = Report {
-        orders: orders.len() as u64,
-        calls: Calls::from(ledger),
-        ..Report::default()
-    };
+    let mut report =
+        Report { orders: orders.len() as u64, calls: Calls::from(ledger), ..Report::default() };
     report.charges = ledger.charges.values().map(|c| c.len() as u64).sum();
     report.mails = ledger.mails.values().map(|m| m.len() as u64).sum();
     report.cents = ledger.charges.values().flatten().map(|c| c.cents).sum();
@@ -94,11 +93,9 @@ fn count_outcome(report: &mut Report, order: &Order, outcome: &Outcome) {
             report.completed += 1;
             match done.output.to::<Receipt>() {
                 Ok(receipt) if is_right(order, &receipt) => report.receipts += 1,
-                Ok(receipt) => find(
-                    report,
-                    &order.order_id,
-                    &format!("has a wrong receipt: {receipt:?}"),
-                ),
+                Ok(receipt) => {
+                    find(report, &order.order_id, &format!("has a wrong receipt: {receipt:?}"))
+                }
                 Err(error) => find(
                     report,
                     &order.order_id,
@@ -108,11 +105,7 @@ fn count_outcome(report: &mut Report, order: &Order, outcome: &Outcome) {
         }
         Outcome::OutcomeDead(dead) => {
             report.dead_letters += 1;
-            find(
-                report,
-                &order.order_id,
-                &format!("is a dead letter: {}", dead.failure),
-            );
+            find(report, &order.order_id, &format!("is a dead letter: {}", dead.failure));
         }
         Outcome::OutcomeCancelled(_) => {
             report.unfinished += 1;
@@ -120,11 +113,7 @@ fn count_outcome(report: &mut Report, order: &Order, outcome: &Outcome) {
         }
         Outcome::OutcomePending(pending) => {
             report.unfinished += 1;
-            find(
-                report,
-                &order.order_id,
-                &format!("has not ended: it is {}", pending.state),
-            );
+            find(report, &order.order_id, &format!("has not ended: it is {}", pending.state));
         }
     }
 }
@@ -150,11 +139,7 @@ fn count_journal(report: &mut Report, order: &Order, journal: &[Entry]) {
     let wrong = times.values().filter(|n| **n != 1).count() + STEPS.abs_diff(times.len());
     if wrong > 0 {
         report.steps_wrong += wrong as u64;
-        find(
-            report,
-            &order.order_id,
-            &format!("has the steps {times:?} in its journal"),
-        );
+        find(report, &order.order_id, &format!("has the steps {times:?} in its journal"));
     }
 }
 
@@ -166,10 +151,7 @@ fn count_effects(report: &mut Report, order: &Order, ledger: &Ledger) {
         charges => find(
             report,
             &order.order_id,
-            &format!(
-                "was charged {} times: {charges:?}",
-                charges.map_or(0, <[_]>::len)
-            ),
+            &format!("was charged {} times: {charges:?}", charges.map_or(0, <[_]>::len)),
         ),
     }
     match ledger.mails.get(&order.order_id).map(Vec::as_slice) {

@@ -1,4 +1,5 @@
-//! Who of the orders plays which part: one comes with an address that is none, one is urgent, the others are ordinary.
+//! Who of the orders plays which part: one comes with an address that is none, one is urgent, the
+//! others are ordinary.
 
 use super::orders::Order;
 
@@ -47,12 +48,8 @@ mod tests {
             let orders = orders::read(None, Some(count)).unwrap();
             let cast = Cast::of(&orders);
             assert_eq!(cast.urgent.is_some(), count > 1);
-            let mut ids: Vec<String> = cast
-                .coming
-                .iter()
-                .chain(&cast.urgent)
-                .map(|o| o.order_id.clone())
-                .collect();
+            let mut ids: Vec<String> =
+                cast.coming.iter().chain(&cast.urgent).map(|o| o.order_id.clone()).collect();
             ids.sort();
             let expected: Vec<String> = orders.iter().map(|o| o.order_id.clone()).collect();
             assert_eq!(ids, expected);

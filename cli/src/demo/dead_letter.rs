@@ -29,7 +29,8 @@ pub(crate) struct DeadLetterFacts {
     pub(crate) letter: Option<DeadLetter>,
     /// What was done with it, as the engine recorded it, the oldest first.
     pub(crate) acts: Vec<Act>,
-    /// Whether the journal has the death, the edit and the redrive in this order, and then the completion.
+    /// Whether the journal has the death, the edit and the redrive in this order, and then the
+    /// completion.
     pub(crate) completed: bool,
     /// Charges the provider made.
     pub(crate) charges: u64,
@@ -37,7 +38,8 @@ pub(crate) struct DeadLetterFacts {
     pub(crate) mails: u64,
 }
 
-/// Waits until the order is a dead letter, gives it the right input and redrives it. Returns what the list had of it.
+/// Waits until the order is a dead letter, gives it the right input and redrives it. Returns what
+/// the list had of it.
 pub(crate) async fn mend(stage: Stage, order: Order) -> Result<DeadLetter, CommandError> {
     let letter = found(&stage, &order).await;
     let input = Payload::of(&order)
@@ -90,9 +92,8 @@ pub(crate) async fn audit(
     ledger: &Ledger,
 ) -> Result<DeadLetterFacts, CommandError> {
     let id = RunId::of_name(Namespace::default(), &order.order_id);
-    let (mut acts, _) = stage
-        .insist(|client| async move { client.acts(Some(id), None, ROWS).await })
-        .await?;
+    let (mut acts, _) =
+        stage.insist(|client| async move { client.acts(Some(id), None, ROWS).await }).await?;
     acts.reverse();
     let run = stage.run(id).await?;
     let count = |effects: Option<usize>| effects.unwrap_or(0) as u64;
@@ -106,12 +107,10 @@ pub(crate) async fn audit(
     })
 }
 
-/// Whether the run died, got the right input from support, was redriven by support, and completed; each once.
+/// Whether the run died, got the right input from support, was redriven by support, and completed;
+/// each once.
 fn went_the_way(journal: &[Entry], order: &Order) -> bool {
-    let way: Vec<&Entry> = journal
-        .iter()
-        .filter(|e| e.ends() || e.act().is_some())
-        .collect();
+    let way: Vec<&Entry> = journal.iter().filter(|e| e.ends() || e.act().is_some()).collect();
     match way[..] {
         [
             Entry::Died(_),
@@ -121,17 +120,15 @@ fn went_the_way(journal: &[Entry], order: &Order) -> bool {
         ] => {
             edited.principal == SUPPORT
                 && redriven.principal == SUPPORT
-                && edited
-                    .input
-                    .to::<Order>()
-                    .is_ok_and(|input| input == *order)
+                && edited.input.to::<Order>().is_ok_and(|input| input == *order)
         }
         _ => false,
     }
 }
 
 impl DeadLetterFacts {
-    /// Whether it was in the list, and the acts on it are recorded: one edit, then one redrive, by support.
+    /// Whether it was in the list, and the acts on it are recorded: one edit, then one redrive, by
+    /// support.
     pub(crate) fn is_recorded(&self) -> bool {
         let kinds: Vec<ActKind> = self.acts.iter().map(|act| act.kind).collect();
         self.letter.is_some()

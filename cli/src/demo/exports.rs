@@ -19,7 +19,8 @@ pub(crate) const PAGES: u64 = 80;
 pub(crate) const PAGE_ROWS: u64 = 25;
 /// How long a page takes.
 const PAGE: Duration = Duration::from_millis(10);
-/// Exports for each second in which orders come in: a backlog, but one that is gone when the last order is.
+/// Exports for each second in which orders come in: a backlog, but one that is gone when the last
+/// order is.
 const EXPORTS_PER_S: f64 = 1.8;
 
 /// Which export.
@@ -55,9 +56,7 @@ pub(crate) fn name_of(part: u64) -> String {
 
 /// Starts all of them at once.
 pub(crate) async fn start(stage: &Stage, count: u64) -> Result<(), CommandError> {
-    let runs: Vec<_> = (1..=count)
-        .map(|part| (Some(name_of(part)), Export { part }))
-        .collect();
+    let runs: Vec<_> = (1..=count).map(|part| (Some(name_of(part)), Export { part })).collect();
     let answers = stage
         .insist(|client| {
             let runs = runs.clone();

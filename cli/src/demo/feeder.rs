@@ -77,9 +77,8 @@ async fn feed(
     while next < orders.len() {
         tokio::time::sleep(TICK).await;
         let elapsed = clock::now().duration_since(begin).as_secs_f64() / spread.as_secs_f64();
-        let due = ((orders.len() as f64 * elapsed) as usize)
-            .clamp(next, orders.len())
-            .min(next + BATCH);
+        let due =
+            ((orders.len() as f64 * elapsed) as usize).clamp(next, orders.len()).min(next + BATCH);
         if due > next && start_all(&client, &orders[next..due]).await? {
             next = due;
             started.store(next as u64, Ordering::Relaxed);
@@ -88,12 +87,10 @@ async fn feed(
     Ok(())
 }
 
-/// Starts these orders; `false` if that is unknown, and to be tried again: the names make it harmless.
+/// Starts these orders; `false` if that is unknown, and to be tried again: the names make it
+/// harmless.
 async fn start_all(client: &Client, orders: &[Order]) -> Result<bool, CommandError> {
-    let runs = orders
-        .iter()
-        .map(|order| (Some(order.order_id.clone()), order.clone()))
-        .collect();
+    let runs = orders.iter().map(|order| (Some(order.order_id.clone()), order.clone())).collect();
     let Ok(answers) = client.start_many(CHECKOUT, runs).await else {
         return Ok(false);
     };

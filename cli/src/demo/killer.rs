@@ -37,11 +37,7 @@ impl Killer {
 
     /// One that does nothing.
     pub(crate) fn peaceful() -> Self {
-        Self {
-            random: StdRng::seed_from_u64(0),
-            worker_at: None,
-            server_at: Vec::new(),
-        }
+        Self { random: StdRng::seed_from_u64(0), worker_at: None, server_at: Vec::new() }
     }
 
     /// Kills what is due, unless a scene holds it back.

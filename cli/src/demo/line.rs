@@ -1,15 +1,15 @@
 //! When runs stood in line for a worker, as their journals tell it.
 //!
-//! The journal has no entry for a hand-out. But the first step of an order does nothing and is committed at once, and
-//! a timer's firing is journaled in the very commit that hands its run out.
+//! The journal has no entry for a hand-out. But the first step of an order does nothing and is
+//! committed at once, and a timer's firing is journaled in the very commit that hands its run out.
 
 use std::collections::BTreeMap;
 
 use stepwell::Time;
 use stepwell::model::entry::Entry;
 
-/// A stretch of engine time: one in which a run stood in line, from when it was started, or its timer was due, until it
-/// was handed out; or one in which nothing is measured.
+/// A stretch of engine time: one in which a run stood in line, from when it was started, or its
+/// timer was due, until it was handed out; or one in which nothing is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Span {
     /// The first instant.
@@ -105,21 +105,10 @@ pub(crate) mod tests {
     #[test]
     fn a_run_stands_in_line_when_it_is_started_and_when_it_wakes() {
         let (number, place) = (StepNo(1), Place::default());
-        let armed = TimerArmed {
-            at: Time(20),
-            number,
-            place,
-            due: Time(30),
-        };
-        let fired = TimerFired {
-            at: Time(45),
-            number,
-        };
+        let armed = TimerArmed { at: Time(20), number, place, due: Time(30) };
+        let fired = TimerFired { at: Time(45), number };
         let journal = [started(10, 5), begun(15), armed.into(), fired.into()];
-        let stand = |from, until| Span {
-            from: Time(from),
-            until: Time(until),
-        };
+        let stand = |from, until| Span { from: Time(from), until: Time(until) };
         assert_eq!(stands(&journal), [stand(10, 15), stand(30, 45)]);
         assert_eq!(stands(&journal[..1]), []);
     }

@@ -7,9 +7,10 @@
 //!                      └─ provider: payments and mails ◄────HTTP────┘
 //! ```
 //!
-//! The server and the workers are real processes, the kills are real kills. Meanwhile slow exports go through a queue of
-//! their own, an urgent order overtakes a long line, one order becomes a dead letter and is mended, and a schedule fires.
-//! At the end every order is audited: its run, its journal, and the provider's books; and each of those scenes.
+//! The server and the workers are real processes, the kills are real kills. Meanwhile slow exports
+//! go through a queue of their own, an urgent order overtakes a long line, one order becomes a dead
+//! letter and is mended, and a schedule fires. At the end every order is audited: its run, its
+//! journal, and the provider's books; and each of those scenes.
 
 mod audit;
 mod cast;
@@ -146,11 +147,7 @@ impl Demo {
             let (dir, order) = (place.data.display(), &orders[0].order_id);
             terminal.note(format!("\nthe data is in {dir}; look at an order with\n  stepwell run show {order} --data {dir}"));
         }
-        Ok(if report.is_kept() {
-            Answer::Yes
-        } else {
-            Answer::No
-        })
+        Ok(if report.is_kept() { Answer::Yes } else { Answer::No })
     }
 }
 
@@ -164,7 +161,8 @@ struct Shopping {
 }
 
 impl Shopping {
-    /// Until every order and every export has ended and every scene is over, or nothing moves any more.
+    /// Until every order and every export has ended and every scene is over, or nothing moves any
+    /// more.
     async fn work(
         &mut self,
         processes: &mut Processes,
@@ -202,13 +200,10 @@ impl Shopping {
             }
             if clock::now().duration_since(moved_at) > STUCK_AFTER {
                 let span = clock::span(STUCK_AFTER);
-                self.progress
-                    .tell(&format!("nothing has ended for {span}: giving up"));
+                self.progress.tell(&format!("nothing has ended for {span}: giving up"));
                 break;
             }
-            self.killer
-                .strike(processes, stage, &mut self.tally, &mut self.progress)
-                .await?;
+            self.killer.strike(processes, stage, &mut self.tally, &mut self.progress).await?;
         }
         let times = schedule::end(stage, schedule).await?;
         see(&stage.client, &mut self.tally, self.orders).await;

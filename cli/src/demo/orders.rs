@@ -14,9 +14,7 @@ const SHIPPED: &str = include_str!("../../data/orders.csv");
 const SHIPPED_NAME: &str = "orders.csv (shipped)";
 
 /// The columns, in the order of the shipped file. Any order will do.
-const COLUMNS: [&str; 7] = [
-    "order_id", "customer", "email", "sku", "quantity", "cents", "card",
-];
+const COLUMNS: [&str; 7] = ["order_id", "customer", "email", "sku", "quantity", "cents", "card"];
 /// How many problems of a file are told.
 const PROBLEMS_MAX: usize = 10;
 /// How many orders one demo takes.
@@ -47,7 +45,8 @@ pub(crate) struct Order {
     pub(crate) card: String,
 }
 
-/// The orders of `path`, or the shipped ones; at most `limit` of them. Nothing is returned unless every row is sound.
+/// The orders of `path`, or the shipped ones; at most `limit` of them. Nothing is returned unless
+/// every row is sound.
 pub(crate) fn read(path: Option<&Path>, limit: Option<usize>) -> Result<Vec<Order>, CommandError> {
     let mut orders = match path {
         None => parse(SHIPPED_NAME, SHIPPED.as_bytes())?,
@@ -71,10 +70,7 @@ fn parse(name: &str, bytes: &[u8]) -> Result<Vec<Order>, CommandError> {
         .has_headers(false)
         .trim(csv::Trim::All)
         .from_reader(bytes);
-    let mut problems = Problems {
-        name,
-        found: Vec::new(),
-    };
+    let mut problems = Problems { name, found: Vec::new() };
     let mut columns = None;
     let mut orders = Vec::new();
     let mut lines: BTreeMap<String, u64> = BTreeMap::new();
@@ -84,10 +80,7 @@ fn parse(name: &str, bytes: &[u8]) -> Result<Vec<Order>, CommandError> {
             Ok(false) => break,
             Ok(true) => {}
             Err(error) => {
-                problems.add(
-                    error.position().map_or(0, csv::Position::line),
-                    &error.to_string(),
-                );
+                problems.add(error.position().map_or(0, csv::Position::line), &error.to_string());
                 break;
             }
         }
@@ -118,12 +111,8 @@ fn line_of(record: &csv::ByteRecord, bytes: &[u8]) -> u64 {
     let Some(position) = record.position() else {
         return 0;
     };
-    let from = usize::try_from(position.byte())
-        .unwrap_or(bytes.len())
-        .min(bytes.len());
-    let blank = bytes[from..]
-        .iter()
-        .take_while(|b| matches!(b, b'\r' | b'\n'));
+    let from = usize::try_from(position.byte()).unwrap_or(bytes.len()).min(bytes.len());
+    let blank = bytes[from..].iter().take_while(|b| matches!(b, b'\r' | b'\n'));
     position.line() + blank.filter(|b| **b == b'\n').count() as u64
 }
 
@@ -131,11 +120,7 @@ fn line_of(record: &csv::ByteRecord, bytes: &[u8]) -> u64 {
 fn header(record: &csv::ByteRecord) -> Result<Vec<usize>, String> {
     let names: Vec<String> = record
         .iter()
-        .map(|name| {
-            String::from_utf8_lossy(name)
-                .trim_start_matches('\u{feff}')
-                .to_owned()
-        })
+        .map(|name| String::from_utf8_lossy(name).trim_start_matches('\u{feff}').to_owned())
         .collect();
     let missing: Vec<String> = COLUMNS
         .iter()
@@ -150,31 +135,19 @@ fn header(record: &csv::ByteRecord) -> Result<Vec<usize>, String> {
         ));
     }
     if let Some(unknown) = names.iter().find(|n| !COLUMNS.contains(&n.as_str())) {
-        return Err(format!(
-            "the column `{unknown}` is not known; expected {}",
-            COLUMNS.join(",")
-        ));
+        return Err(format!("the column `{unknown}` is not known; expected {}", COLUMNS.join(",")));
     }
     if names.len() != COLUMNS.len() {
-        return Err(format!(
-            "a column stands there twice; expected {}",
-            COLUMNS.join(",")
-        ));
+        return Err(format!("a column stands there twice; expected {}", COLUMNS.join(",")));
     }
-    Ok(COLUMNS
-        .iter()
-        .filter_map(|c| names.iter().position(|n| n == c))
-        .collect())
+    Ok(COLUMNS.iter().filter_map(|c| names.iter().position(|n| n == c)).collect())
 }
 
 /// One order, or all that is wrong with its row.
 fn row(columns: &[usize], record: &csv::ByteRecord) -> Result<Order, Vec<String>> {
     if record.len() != columns.len() {
         let fields = counted(record.len() as u64, "field", "fields");
-        return Err(vec![format!(
-            "the row has {fields}, the header {}",
-            columns.len()
-        )]);
+        return Err(vec![format!("the row has {fields}, the header {}", columns.len())]);
     }
     let mut problems = Vec::new();
     let mut texts = columns.iter().zip(COLUMNS).map(|(&index, column)| {
@@ -198,27 +171,15 @@ fn row(columns: &[usize], record: &csv::ByteRecord) -> Result<Order, Vec<String>
             0
         }
     };
-    let (quantity, cents) = (
-        number("quantity", &quantity, QUANTITY_MAX),
-        number("cents", &cents, CENTS_MAX),
-    );
+    let (quantity, cents) =
+        (number("quantity", &quantity, QUANTITY_MAX), number("cents", &cents, CENTS_MAX));
     if !email.is_empty() && !is_address(&email) {
-        problems.push(format!(
-            "email `{email}` is not an address like name@example.com"
-        ));
+        problems.push(format!("email `{email}` is not an address like name@example.com"));
     }
     if !problems.is_empty() {
         return Err(problems);
     }
-    Ok(Order {
-        order_id,
-        customer,
-        email,
-        sku,
-        quantity,
-        cents,
-        card,
-    })
+    Ok(Order { order_id, customer, email, sku, quantity, cents, card })
 }
 
 fn text(column: &str, bytes: &[u8]) -> Result<String, String> {
@@ -277,11 +238,7 @@ impl Problems<'_> {
             );
             self.add(1, &problem);
         }
-        if self.found.is_empty() {
-            Ok(orders)
-        } else {
-            Err(self.error())
-        }
+        if self.found.is_empty() { Ok(orders) } else { Err(self.error()) }
     }
 
     fn error(self) -> CommandError {
@@ -321,10 +278,7 @@ mod tests {
     fn columns_may_stand_in_any_order() {
         let text = "card,cents,quantity,sku,email,customer,order_id\nvisa-1,500,1,mug,a@b.cd,Ada,order-1\n";
         let orders = parse("o.csv", text.as_bytes()).unwrap();
-        assert_eq!(
-            (orders[0].order_id.as_str(), orders[0].cents),
-            ("order-1", 500)
-        );
+        assert_eq!((orders[0].order_id.as_str(), orders[0].cents), ("order-1", 500));
     }
 
     #[test]
@@ -350,14 +304,8 @@ mod tests {
             problems_of("order_id,customer\n")[0]
                 .starts_with("o.csv:1: the header lacks `email`, `sku`")
         );
-        assert_eq!(
-            problems_of(HEADER),
-            ["o.csv:1: there are no orders in the file"]
-        );
-        assert_eq!(
-            problems_of("")[0],
-            "o.csv:1: there are no orders in the file"
-        );
+        assert_eq!(problems_of(HEADER), ["o.csv:1: there are no orders in the file"]);
+        assert_eq!(problems_of("")[0], "o.csv:1: there are no orders in the file");
     }
 
     #[test]

@@ -23,10 +23,8 @@ impl Place {
         let fault = |e: std::io::Error| {
             CommandError::fault("there is no room for the demo's data").caused_by(&e)
         };
-        let temporary = tempfile::Builder::new()
-            .prefix("stepwell-demo-")
-            .tempdir()
-            .map_err(fault)?;
+        let temporary =
+            tempfile::Builder::new().prefix("stepwell-demo-").tempdir().map_err(fault)?;
         let (home, temporary) = if keep && data.is_none() {
             (temporary.keep(), None)
         } else {
@@ -43,15 +41,12 @@ impl Place {
         for dir in [&data, &logs] {
             std::fs::create_dir_all(dir).map_err(fault)?;
         }
-        Ok(Self {
-            data,
-            logs,
-            _temporary: temporary,
-        })
+        Ok(Self { data, logs, _temporary: temporary })
     }
 }
 
-/// Refuses a directory with something in it: runs of an earlier demo would be found instead of started.
+/// Refuses a directory with something in it: runs of an earlier demo would be found instead of
+/// started.
 fn empty(dir: &Path) -> Result<(), CommandError> {
     let is_empty = std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none());
     if is_empty || !dir.exists() {

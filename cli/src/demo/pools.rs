@@ -1,4 +1,5 @@
-//! Two queues with slots of their own: what the journals tell of orders that came in while exports stood in line.
+//! Two queues with slots of their own: what the journals tell of orders that came in while exports
+//! stood in line.
 
 use std::collections::BTreeSet;
 
@@ -24,7 +25,8 @@ pub(crate) struct PoolFacts {
     pub(crate) orders_waited_ms: Vec<u64>,
     /// How long each export waited.
     pub(crate) exports_waited_ms: Vec<u64>,
-    /// How long the quickest export took, once it had begun: who waits for a slot of theirs waits about so long.
+    /// How long the quickest export took, once it had begun: who waits for a slot of theirs waits
+    /// about so long.
     pub(crate) export_ms_min: Option<u64>,
 }
 
@@ -35,10 +37,7 @@ pub(crate) async fn audit(
     orders: &[Span],
     unmeasured: &[Span],
 ) -> Result<PoolFacts, CommandError> {
-    let mut facts = PoolFacts {
-        exports,
-        ..PoolFacts::default()
-    };
+    let mut facts = PoolFacts { exports, ..PoolFacts::default() };
     let mut line = Vec::new();
     for part in 1..=exports {
         let id = RunId::of_name(Namespace::default(), &exports::name_of(part));
@@ -86,9 +85,7 @@ fn is_measured(span: &Span, unmeasured: &[Span]) -> bool {
 /// Orders that came in while exports stood in line.
 fn beside(facts: &mut PoolFacts, exports: &[Span], orders: &[Span], unmeasured: &[Span]) {
     for order in orders.iter().filter(|order| is_measured(order, unmeasured)) {
-        let in_line = exports
-            .iter()
-            .filter(|e| e.from <= order.from && e.until > order.from);
+        let in_line = exports.iter().filter(|e| e.from <= order.from && e.until > order.from);
         let in_line = in_line.count() as u64;
         if in_line > 0 {
             facts.in_line_max = facts.in_line_max.max(in_line);
@@ -111,20 +108,14 @@ mod tests {
 
     #[test]
     fn only_orders_that_came_in_beside_waiting_exports_count() {
-        let stand = |from, until| Span {
-            from: Time(from),
-            until: Time(until),
-        };
+        let stand = |from, until| Span { from: Time(from), until: Time(until) };
         let pause = stand(30, 40);
         let exports = [stand(0, 20), stand(0, 100)];
         // Beside two exports; beside one; in the pause; after the last export had begun.
         let orders = [stand(10, 13), stand(21, 26), stand(29, 31), stand(101, 102)];
         let mut facts = PoolFacts::default();
         beside(&mut facts, &exports, &orders, &[pause]);
-        assert_eq!(
-            (facts.in_line_max, &facts.orders_waited_ms[..]),
-            (2, &[3, 5][..])
-        );
+        assert_eq!((facts.in_line_max, &facts.orders_waited_ms[..]), (2, &[3, 5][..]));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The demo's victims: one server and three workers, real processes that are killed and started again.
+//! The demo's victims: one server and three workers, real processes that are killed and started
+//! again.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -47,7 +48,8 @@ pub(crate) struct ServerKill {
 }
 
 impl Processes {
-    /// Starts them all. The server keeps its data in `data`, all write what they have to say to `logs`.
+    /// Starts them all. The server keeps its data in `data`, all write what they have to say to
+    /// `logs`.
     pub(crate) async fn start(
         data: &Path,
         logs: &Path,
@@ -69,7 +71,8 @@ impl Processes {
         Ok(processes)
     }
 
-    /// kill -9 worker `index` and starts another in its place. Returns the process id of the dead one.
+    /// kill -9 worker `index` and starts another in its place. Returns the process id of the dead
+    /// one.
     pub(crate) async fn kill_worker(&mut self, index: usize) -> Result<u32, CommandError> {
         let next = self.worker(index)?;
         let mut killed = std::mem::replace(&mut self.workers[index], next);
@@ -87,10 +90,7 @@ impl Processes {
         self.kills.servers += 1;
         let (server, _) = serve(&self.data, &self.logs, &self.address).await?;
         self.server = server;
-        Ok(ServerKill {
-            pid,
-            down: since(begin),
-        })
+        Ok(ServerKill { pid, down: since(begin) })
     }
 
     /// An error if one of them has died by itself.
@@ -112,13 +112,7 @@ impl Processes {
     }
 
     fn worker(&self, index: usize) -> Result<Process, CommandError> {
-        let args = [
-            "demo-worker",
-            "--server",
-            &self.address,
-            "--provider",
-            &self.provider,
-        ];
+        let args = ["demo-worker", "--server", &self.address, "--provider", &self.provider];
         let name = format!("worker {}", index + 1);
         let log = self.logs.join(format!("worker-{}.log", index + 1));
         Process::spawn(&name, args.map(OsString::from).to_vec(), &log)
@@ -127,16 +121,10 @@ impl Processes {
 
 /// Starts a server and waits until it listens.
 async fn serve(data: &Path, logs: &Path, listen: &str) -> Result<(Process, String), CommandError> {
-    let mut args: Vec<OsString> = [
-        "serve",
-        "--json",
-        "--until-stdin-closes",
-        "--listen",
-        listen,
-        "--data",
-    ]
-    .map(OsString::from)
-    .to_vec();
+    let mut args: Vec<OsString> =
+        ["serve", "--json", "--until-stdin-closes", "--listen", listen, "--data"]
+            .map(OsString::from)
+            .to_vec();
     args.push(data.into());
     args.extend(["--session-timeout", SESSION_TIMEOUT].map(OsString::from));
     let mut server = Process::spawn("server", args, &logs.join("server.log"))?;

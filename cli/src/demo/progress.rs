@@ -35,9 +35,7 @@ impl Progress {
                 "\n  [{bar:50}] {human_pos} of {human_len} orders, {elapsed}\n  {msg}",
             );
             bar.set_style(
-                style
-                    .unwrap_or_else(|_| ProgressStyle::default_bar())
-                    .progress_chars("=> "),
+                style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "),
             );
             bar
         });

@@ -21,20 +21,12 @@ pub(crate) struct Promise {
 impl Promise {
     /// So many, no more and no less.
     pub(crate) fn exactly(what: &'static str, promised: u64, seen: u64) -> Self {
-        Self {
-            what,
-            promised: Bound::Exactly(promised),
-            seen: Some(seen),
-        }
+        Self { what, promised: Bound::Exactly(promised), seen: Some(seen) }
     }
 
     /// So many or fewer.
     pub(crate) fn at_most(what: &'static str, promised: u64, seen: Option<u64>) -> Self {
-        Self {
-            what,
-            promised: Bound::AtMost(promised),
-            seen,
-        }
+        Self { what, promised: Bound::AtMost(promised), seen }
     }
 
     /// Whether it was kept.
@@ -48,12 +40,7 @@ impl Promise {
     /// A row of a table: what, promised, seen, verdict.
     pub(crate) fn row(&self) -> Vec<String> {
         let verdict = if self.kept() { "kept" } else { "BROKEN" };
-        vec![
-            self.what.to_owned(),
-            self.promised(),
-            self.seen(),
-            verdict.to_owned(),
-        ]
+        vec![self.what.to_owned(), self.promised(), self.seen(), verdict.to_owned()]
     }
 
     /// A line that says how it was broken, if it was.

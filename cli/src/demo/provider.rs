@@ -1,8 +1,9 @@
 //! The outside world of the demo: a shop's payment and mail provider on loopback HTTP.
 //!
-//! It does what good providers do: it remembers the idempotency key of every call that took effect, and answers a
-//! repeated one with the first answer, without another effect. It also does what all providers do: some calls are
-//! answered with 503 before anything happened, and some take effect and their answer is lost.
+//! It does what good providers do: it remembers the idempotency key of every call that took effect,
+//! and answers a repeated one with the first answer, without another effect. It also does what all
+//! providers do: some calls are answered with 503 before anything happened, and some take effect
+//! and their answer is lost.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -126,11 +127,7 @@ impl Provider {
             // Serving ends with the task only.
             let _ = axum::serve(listener, router).await;
         });
-        Ok(Self {
-            address,
-            ledger,
-            serving,
-        })
+        Ok(Self { address, ledger, serving })
     }
 
     /// What it saw so far.
@@ -162,11 +159,7 @@ enum Mood {
 async fn charges(State(shop): State<Shop>, headers: HeaderMap, body: Bytes) -> Response {
     let sound = |_: &Charge| Ok(());
     shop.serve("charge", &headers, &body, sound, |ledger, charge| {
-        ledger
-            .charges
-            .entry(charge.order_id.clone())
-            .or_default()
-            .push(charge);
+        ledger.charges.entry(charge.order_id.clone()).or_default().push(charge);
     })
     .await
 }
@@ -177,11 +170,7 @@ async fn mails(State(shop): State<Shop>, headers: HeaderMap, body: Bytes) -> Res
         false => Err(format!("`{}` is no address", mail.to)),
     };
     shop.serve("mail", &headers, &body, sound, |ledger, mail| {
-        ledger
-            .mails
-            .entry(mail.order_id.clone())
-            .or_default()
-            .push(mail);
+        ledger.mails.entry(mail.order_id.clone()).or_default().push(mail);
     })
     .await
 }
@@ -231,12 +220,9 @@ impl Shop {
                 confirmation
             }
             None => {
-                let confirmation = Confirmation {
-                    confirmation: format!("{kind}-{}", ledger.keys.len() + 1),
-                };
-                ledger
-                    .keys
-                    .insert(key.to_owned(), (body.to_vec(), confirmation.clone()));
+                let confirmation =
+                    Confirmation { confirmation: format!("{kind}-{}", ledger.keys.len() + 1) };
+                ledger.keys.insert(key.to_owned(), (body.to_vec(), confirmation.clone()));
                 effect(&mut ledger, asked);
                 confirmation
             }

@@ -99,19 +99,11 @@ impl Report {
                 self.orders,
                 self.charged_once,
             ),
-            promise(
-                "orders with exactly one mail",
-                self.orders,
-                self.mailed_once,
-            ),
+            promise("orders with exactly one mail", self.orders, self.mailed_once),
             promise("charges in all", self.orders, self.charges),
             promise("mails in all", self.orders, self.mails),
             promise("receipts as expected", self.orders, self.receipts),
-            promise(
-                "steps not exactly once in their journal",
-                0,
-                self.steps_wrong,
-            ),
+            promise("steps not exactly once in their journal", 0, self.steps_wrong),
         ];
         promises.extend(self.pools.promises());
         promises.extend(self.urgent.iter().flat_map(UrgentFacts::promises));
@@ -207,31 +199,16 @@ impl Report {
         );
         vec![
             ("killed with kill -9", kills),
-            (
-                "runs taken over after a death",
-                grouped(self.counts.regrants),
-            ),
+            ("runs taken over after a death", grouped(self.counts.regrants)),
             ("steps committed", grouped(self.steps)),
-            (
-                "steps replayed from the journal",
-                grouped(self.counts.replayed),
-            ),
-            (
-                "attempts that failed and were repeated",
-                grouped(self.attempts_failed),
-            ),
+            ("steps replayed from the journal", grouped(self.counts.replayed)),
+            ("attempts that failed and were repeated", grouped(self.attempts_failed)),
             ("late results refused", grouped(self.counts.refused_late)),
             ("calls the provider saw", grouped(self.calls.total)),
             ("  answered with 503", grouped(self.calls.unavailable)),
             ("  took effect, answer lost", grouped(self.calls.lost)),
-            (
-                "  duplicates absorbed by their key",
-                grouped(self.calls.duplicates),
-            ),
-            (
-                "charged in all",
-                format!("{}.{:02}", grouped(self.cents / 100), self.cents % 100),
-            ),
+            ("  duplicates absorbed by their key", grouped(self.calls.duplicates)),
+            ("charged in all", format!("{}.{:02}", grouped(self.cents / 100), self.cents % 100)),
             ("time", format!("{:.1} s", self.seconds)),
         ]
     }
@@ -264,10 +241,7 @@ mod tests {
     /// A demo in which nothing was played keeps none of the scenes' promises.
     #[test]
     fn what_was_not_seen_is_not_kept() {
-        let report = Report {
-            urgent: Some(UrgentFacts::default()),
-            ..Report::default()
-        };
+        let report = Report { urgent: Some(UrgentFacts::default()), ..Report::default() };
         let broken = report.broken().join("\n");
         for what in ["urgent", "edit and redrive", "mended", "stock reports"] {
             assert!(broken.contains(what), "{what} is not in\n{broken}");

@@ -78,12 +78,7 @@ impl Scenes {
     pub(crate) fn played(mut self, exports: u64, times: Times, standstills: &[Span]) -> Played {
         let mut unmeasured = standstills.to_vec();
         unmeasured.extend(self.overtake.and_then(|mut scene| scene.result.take()));
-        Played {
-            exports,
-            letter: self.mend.result.take(),
-            unmeasured,
-            times,
-        }
+        Played { exports, letter: self.mend.result.take(), unmeasured, times }
     }
 }
 
@@ -96,10 +91,7 @@ struct Scene<T> {
 
 impl<T: Send + 'static> Scene<T> {
     fn begin(scene: impl Future<Output = Result<T, CommandError>> + Send + 'static) -> Self {
-        Self {
-            task: tokio::spawn(scene),
-            result: None,
-        }
+        Self { task: tokio::spawn(scene), result: None }
     }
 
     async fn look(&mut self) -> Result<(), CommandError> {

@@ -42,10 +42,8 @@ pub(crate) struct Shelf {
 
 /// Sends one report.
 pub(crate) async fn stock_report(shop: Shop, ctx: Ctx, ask: Shelf) -> Result<String, Failure> {
-    let report = StockReport {
-        run: ctx.run_name().unwrap_or_default().to_owned(),
-        shelf: ask.shelf,
-    };
+    let report =
+        StockReport { run: ctx.run_name().unwrap_or_default().to_owned(), shelf: ask.shelf };
     let sent = ctx
         .step("send", |s| shop.call("/reports", &report, s.key()))
         .retry(patience())
@@ -85,9 +83,7 @@ pub(crate) struct ScheduleFacts {
 
 /// Sets the schedule.
 pub(crate) async fn set(stage: &Stage) -> Result<ScheduleInfo, CommandError> {
-    let shelf = Shelf {
-        shelf: "all".to_owned(),
-    };
+    let shelf = Shelf { shelf: "all".to_owned() };
     let set = stage
         .insist(|client| {
             let schedule = client.schedule(NAME, STOCK_REPORT, &shelf);
@@ -97,12 +93,11 @@ pub(crate) async fn set(stage: &Stage) -> Result<ScheduleInfo, CommandError> {
     Ok(set.schedule)
 }
 
-/// Ends the schedule: all that came due until now counts. What was missed while the server was dead is made up for.
+/// Ends the schedule: all that came due until now counts. What was missed while the server was dead
+/// is made up for.
 pub(crate) async fn end(stage: &Stage, set: ScheduleInfo) -> Result<Times, CommandError> {
     let first = set.state.next.unwrap_or(set.set_at);
-    let stats = stage
-        .insist(|client| async move { client.stats().await })
-        .await?;
+    let stats = stage.insist(|client| async move { client.stats().await }).await?;
     let until = stats.now;
     let begin = clock::now();
     let passed = |info: &ScheduleInfo| info.state.next.is_some_and(|next| next >= until);
@@ -111,9 +106,7 @@ pub(crate) async fn end(stage: &Stage, set: ScheduleInfo) -> Result<Times, Comma
         tokio::time::sleep(LOOK).await;
         info = show(stage).await?;
     }
-    stage
-        .insist(|client| async move { client.schedules().pause(NAME).await })
-        .await?;
+    stage.insist(|client| async move { client.schedules().pause(NAME).await }).await?;
     let made_up = match info.state.missed {
         0 => 0,
         _ => make_up(stage, first, until).await?,
@@ -121,18 +114,11 @@ pub(crate) async fn end(stage: &Stage, set: ScheduleInfo) -> Result<Times, Comma
     while !is_idle(stage).await? && clock::now().duration_since(begin) < ENDS_WITHIN {
         tokio::time::sleep(LOOK).await;
     }
-    Ok(Times {
-        spec: set.spec,
-        first,
-        until,
-        made_up,
-    })
+    Ok(Times { spec: set.spec, first, until, made_up })
 }
 
 async fn show(stage: &Stage) -> Result<ScheduleInfo, CommandError> {
-    stage
-        .insist(|client| async move { client.schedules().show(NAME).await })
-        .await
+    stage.insist(|client| async move { client.schedules().show(NAME).await }).await
 }
 
 async fn make_up(stage: &Stage, first: Time, until: Time) -> Result<u64, CommandError> {
@@ -150,9 +136,7 @@ async fn make_up(stage: &Stage, first: Time, until: Time) -> Result<u64, Command
 }
 
 async fn is_idle(stage: &Stage) -> Result<bool, CommandError> {
-    let queues = stage
-        .insist(|client| async move { client.queues().list().await })
-        .await?;
+    let queues = stage.insist(|client| async move { client.queues().list().await }).await?;
     Ok(unfinished(&queues, REPORTS) == 0)
 }
 
@@ -196,10 +180,8 @@ fn compare(
 ) -> ScheduleFacts {
     let name = |nominal: Time| times.spec.run_name(nominal);
     let step = EVERY.as_millis() as usize;
-    let due: Vec<String> = (times.first.0..times.until.0)
-        .step_by(step)
-        .map(|at| name(Time(at)))
-        .collect();
+    let due: Vec<String> =
+        (times.first.0..times.until.0).step_by(step).map(|at| name(Time(at))).collect();
     // The schedule went on for a moment after the end of the count.
     let later: BTreeSet<String> = (times.first.0..)
         .step_by(step)
@@ -238,31 +220,21 @@ mod tests {
             queue: REPORTS.into(),
             priority: 5,
             input: Payload::of(&()).unwrap(),
-            when: EveryTimes {
-                every_ms: 2_000,
-                anchor: Time(0),
-            }
-            .into(),
+            when: EveryTimes { every_ms: 2_000, anchor: Time(0) }.into(),
             jitter_ms: 0,
             overlap: Overlap::Allow,
             catch_up_ms: 3_600_000,
             tags: Vec::new(),
         };
-        Times {
-            spec,
-            first: Time(2_000),
-            until: Time(6_001),
-            made_up: 0,
-        }
+        Times { spec, first: Time(2_000), until: Time(6_001), made_up: 0 }
     }
 
     // A run that is missing, one too many, one of no time and one that was not sent are each found.
     #[test]
     fn each_time_has_one_run_and_one_report() {
         let times = times();
-        let names: Vec<String> = [2_000, 4_000, 6_000, 8_000, 3_000]
-            .map(|at| times.spec.run_name(Time(at)))
-            .to_vec();
+        let names: Vec<String> =
+            [2_000, 4_000, 6_000, 8_000, 3_000].map(|at| times.spec.run_name(Time(at))).to_vec();
         let ran = |names: &[String]| -> BTreeMap<String, Vec<RunState>> {
             let one = |name: &String| (name.clone(), vec![RunState::Completed]);
             names.iter().map(one).collect()

@@ -22,7 +22,8 @@ impl PoolFacts {
             self.exports,
             self.completed,
         )];
-        // Of a handful of orders none may come in while exports wait. Then there is nothing to promise.
+        // Of a handful of orders none may come in while exports wait. Then there is nothing to
+        // promise.
         let waited = percentile(&self.orders_waited_ms, 50);
         if let (Some(waited), Some(took)) = (waited, self.export_ms_min) {
             promises.push(Promise::at_most(
@@ -68,11 +69,7 @@ impl PoolFacts {
         pairs(vec![
             (
                 "slots of all workers",
-                format!(
-                    "{} for orders, {} for exports",
-                    slots(ORDER_SLOTS),
-                    slots(EXPORT_SLOTS)
-                ),
+                format!("{} for orders, {} for exports", slots(ORDER_SLOTS), slots(EXPORT_SLOTS)),
             ),
             ("the quickest export took", took),
             ("an export waited", waits(&self.exports_waited_ms)),

@@ -22,9 +22,7 @@ pub(crate) const REFUSED: &str = "refused";
 
 /// Short waits, so that the demo is over in a minute.
 pub(crate) fn patience() -> Retry {
-    Retry::exponential(Duration::from_millis(200))
-        .cap(Duration::from_secs(2))
-        .retries(40)
+    Retry::exponential(Duration::from_millis(200)).cap(Duration::from_secs(2)).retries(40)
 }
 
 /// A client of the provider, shared by all runs of a worker.
@@ -64,10 +62,7 @@ fn failure_of(error: CallError) -> Failure {
 impl Shop {
     /// One of the provider at this address.
     pub(crate) fn new(provider: String) -> Self {
-        Self {
-            http: Http::builder(TokioExecutor::new()).build_http(),
-            provider,
-        }
+        Self { http: Http::builder(TokioExecutor::new()).build_http(), provider }
     }
 
     /// One call. Made again with the same key, it takes effect once.
@@ -108,23 +103,17 @@ mod tests {
     use super::*;
     use crate::demo::provider::{Charge, Mail, Provider};
 
-    /// The demo stands on this: however often a call is made, whatever becomes of its answer, it takes effect once.
+    /// The demo stands on this: however often a call is made, whatever becomes of its answer, it
+    /// takes effect once.
     #[tokio::test]
     async fn a_repeated_call_takes_effect_once() {
         let provider = Provider::start(7).await.unwrap();
         let shop = Shop::new(provider.address.clone());
-        let ask = Charge {
-            order_id: "order-1".into(),
-            card: "visa-1".into(),
-            cents: 500,
-        };
+        let ask = Charge { order_id: "order-1".into(), card: "visa-1".into(), cents: 500 };
         let calls = (0..400).map(|_| shop.call("/charges", &ask, "run_1-1".into()));
         let answers = futures_util::future::join_all(calls).await;
-        let confirmations: std::collections::BTreeSet<String> = answers
-            .into_iter()
-            .filter_map(Result::ok)
-            .map(|answer| answer.confirmation)
-            .collect();
+        let confirmations: std::collections::BTreeSet<String> =
+            answers.into_iter().filter_map(Result::ok).map(|answer| answer.confirmation).collect();
         let ledger = provider.ledger();
         assert_eq!(ledger.charges["order-1"].len(), 1);
         assert_eq!(confirmations.len(), 1);
@@ -141,16 +130,8 @@ mod tests {
     async fn a_key_is_for_one_call() {
         let provider = Provider::start(1).await.unwrap();
         let shop = Shop::new(provider.address.clone());
-        let charge = |cents| Charge {
-            order_id: "order-1".into(),
-            card: "visa-1".into(),
-            cents,
-        };
-        while shop
-            .call("/charges", &charge(500), "k".into())
-            .await
-            .is_err()
-        {}
+        let charge = |cents| Charge { order_id: "order-1".into(), card: "visa-1".into(), cents };
+        while shop.call("/charges", &charge(500), "k".into()).await.is_err() {}
         let failure = loop {
             match shop.call("/charges", &charge(501), "k".into()).await {
                 Err(failure) if !failure.is_retryable() => break failure,

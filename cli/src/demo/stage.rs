@@ -1,4 +1,5 @@
-//! What the scenes of the demo share: a client, a way to say something, and a hand on the killer's arm.
+//! What the scenes of the demo share: a client, a way to say something, and a hand on the killer's
+//! arm.
 
 use std::fmt::Display;
 use std::future::Future;
@@ -52,12 +53,7 @@ impl Stage {
     /// A stage, and what is told on it.
     pub(crate) fn new(client: Client) -> (Self, mpsc::UnboundedReceiver<String>) {
         let (told, heard) = mpsc::unbounded_channel();
-        let stage = Self {
-            client,
-            told,
-            server: Arc::default(),
-            workers: Arc::default(),
-        };
+        let stage = Self { client, told, server: Arc::default(), workers: Arc::default() };
         (stage, heard)
     }
 
@@ -86,7 +82,8 @@ impl Stage {
         self.flag(victim).load(Ordering::Relaxed)
     }
 
-    /// Asks until there is an answer: the server may be dead just now. What is asked must be harmless when repeated.
+    /// Asks until there is an answer: the server may be dead just now. What is asked must be
+    /// harmless when repeated.
     pub(crate) async fn insist<T, F>(&self, ask: impl Fn(Client) -> F) -> Result<T, CommandError>
     where
         F: Future<Output = Result<T, ClientError>>,

@@ -1,4 +1,5 @@
-//! What the server counts, summed over its lives: a killed server forgets its counts, so they are asked often.
+//! What the server counts, summed over its lives: a killed server forgets its counts, so they are
+//! asked often.
 
 use stepwell::QueueSummary;
 use stepwell::model::run::Stats;
@@ -42,10 +43,7 @@ pub(crate) fn unfinished(queues: &[QueueSummary], name: &str) -> u64 {
 impl Tally {
     /// Of a demo with so many exports.
     pub(crate) fn new(exports: u64) -> Self {
-        Self {
-            exports,
-            ..Self::default()
-        }
+        Self { exports, ..Self::default() }
     }
 
     /// Takes the latest gauges, asked for when at least so many orders had been started.
@@ -76,8 +74,8 @@ impl Tally {
         }
     }
 
-    /// When no spans can be measured: a server that was killed is followed by one whose time begins up to two seconds later,
-    /// and stands there until the clocks have come as far.
+    /// When no spans can be measured: a server that was killed is followed by one whose time begins
+    /// up to two seconds later, and stands there until the clocks have come as far.
     pub(crate) fn standstills(&self) -> &[Span] {
         &self.standstills
     }
@@ -90,14 +88,12 @@ impl Tally {
 
     /// Orders that have ended, as last seen. Too few, if one was started just then; never too many.
     pub(crate) fn orders_ended(&self) -> u64 {
-        self.orders_started
-            .saturating_sub(unfinished(&self.queues, ORDERS))
+        self.orders_started.saturating_sub(unfinished(&self.queues, ORDERS))
     }
 
     /// Exports that have ended, as last seen.
     pub(crate) fn exports_ended(&self) -> u64 {
-        self.exports
-            .saturating_sub(unfinished(&self.queues, EXPORTS))
+        self.exports.saturating_sub(unfinished(&self.queues, EXPORTS))
     }
 
     /// Whether `orders` orders and all exports have ended, as last seen.
@@ -117,18 +113,10 @@ mod tests {
         let mut tally = Tally::default();
         let heard = [(1, 3, 10), (1, 10, 20), (2, 0, 30), (2, 4, 40), (3, 1, 50)];
         for (epoch, replayed, now) in heard {
-            tally.heard(Stats {
-                epoch,
-                replayed,
-                now: Time(now),
-                ..Stats::default()
-            });
+            tally.heard(Stats { epoch, replayed, now: Time(now), ..Stats::default() });
         }
         assert_eq!(tally.counts().replayed, 15);
-        let between = |from, until| Span {
-            from: Time(from),
-            until: Time(until),
-        };
+        let between = |from, until| Span { from: Time(from), until: Time(until) };
         assert_eq!(tally.standstills(), [between(20, 30), between(40, 50)]);
     }
 

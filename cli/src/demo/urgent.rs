@@ -1,8 +1,9 @@
 //! The urgent order: it comes in behind a long line and is handed out before it.
 //!
-//! A line forms because somebody pauses the queue, for stocktaking say. When the queue goes on, its hand-outs are
-//! limited to a few a second until the urgent order has begun: so the journals tell who was handed out before whom, and
-//! not which of many workers was quicker. For as long as that takes, nothing is killed; the server lives from the pause on.
+//! A line forms because somebody pauses the queue, for stocktaking say. When the queue goes on, its
+//! hand-outs are limited to a few a second until the urgent order has begun: so the journals tell
+//! who was handed out before whom, and not which of many workers was quicker. For as long as that
+//! takes, nothing is killed; the server lives from the pause on.
 
 use std::time::Duration;
 
@@ -24,17 +25,9 @@ const PAUSED: Duration = Duration::from_secs(2);
 /// What was killed last is replaced by now.
 const SETTLED: Duration = Duration::from_millis(200);
 /// Hand-outs one after the other, so far apart that it shows who came first.
-const SLOWLY: RateLimit = RateLimit {
-    count: 1,
-    per_ms: 200,
-    burst: 1,
-};
+const SLOWLY: RateLimit = RateLimit { count: 1, per_ms: 200, burst: 1 };
 /// Takes the limit away.
-const UNLIMITED: RateLimit = RateLimit {
-    count: 0,
-    per_ms: 0,
-    burst: 0,
-};
+const UNLIMITED: RateLimit = RateLimit { count: 0, per_ms: 0, burst: 0 };
 /// How often it is asked whether the order has begun.
 const LOOK: Duration = Duration::from_millis(10);
 /// The queue is limited for at most this long.
@@ -57,25 +50,20 @@ pub(crate) struct UrgentFacts {
     pub(crate) others_waited_ms: Vec<u64>,
 }
 
-/// Lets a line form, starts the order behind it with priority 0, and lets the queue go on. Returns when the queue was not
-/// as usual: orders that waited then are no measure of how long orders wait.
+/// Lets a line form, starts the order behind it with priority 0, and lets the queue go on. Returns
+/// when the queue was not as usual: orders that waited then are no measure of how long orders wait.
 pub(crate) async fn overtake(stage: Stage, order: Order) -> Result<Span, CommandError> {
     let spared = stage.spare(Victim::Server);
     moves(&stage).await?;
     let from = now(&stage).await?;
-    stage
-        .insist(|client| async move { client.queues().pause(ORDERS).await })
-        .await?;
+    stage.insist(|client| async move { client.queues().pause(ORDERS).await }).await?;
     stage.tell("queue orders paused: a line forms");
     tokio::time::sleep(PAUSED).await;
     let all_spared = (spared, stage.spare(Victim::Workers));
     tokio::time::sleep(SETTLED).await;
     start(&stage, &order).await?;
     set(&stage, Some(false), SLOWLY).await?;
-    stage.tell(format!(
-        "{} came in behind it, priority 0; queue orders resumed",
-        order.order_id
-    ));
+    stage.tell(format!("{} came in behind it, priority 0; queue orders resumed", order.order_id));
     begins(&stage, &order).await;
     drop(all_spared);
     set(&stage, None, UNLIMITED).await?;
@@ -83,8 +71,9 @@ pub(crate) async fn overtake(stage: Stage, order: Order) -> Result<Span, Command
     Ok(Span { from, until })
 }
 
-/// After a kill engine time stands for up to two seconds, until the clocks have come as far as it had promised to be: what
-/// happens meanwhile happens in one instant, and nothing can be told of its order.
+/// After a kill engine time stands for up to two seconds, until the clocks have come as far as it
+/// had promised to be: what happens meanwhile happens in one instant, and nothing can be told of
+/// its order.
 async fn moves(stage: &Stage) -> Result<(), CommandError> {
     let before = now(stage).await?;
     while now(stage).await? <= before {
@@ -94,9 +83,7 @@ async fn moves(stage: &Stage) -> Result<(), CommandError> {
 }
 
 async fn now(stage: &Stage) -> Result<Time, CommandError> {
-    let stats = stage
-        .insist(|client| async move { client.stats().await })
-        .await?;
+    let stats = stage.insist(|client| async move { client.stats().await }).await?;
     Ok(stats.now)
 }
 
@@ -110,14 +97,8 @@ async fn start(stage: &Stage, order: &Order) -> Result<(), CommandError> {
 }
 
 async fn set(stage: &Stage, paused: Option<bool>, rate: RateLimit) -> Result<(), CommandError> {
-    let change = QueueChange {
-        paused,
-        rate: Some(rate),
-        ..QueueChange::default()
-    };
-    stage
-        .insist(|client| async move { client.queues().set(ORDERS, change).await })
-        .await
+    let change = QueueChange { paused, rate: Some(rate), ..QueueChange::default() };
+    stage.insist(|client| async move { client.queues().set(ORDERS, change).await }).await
 }
 
 async fn begins(stage: &Stage, order: &Order) {
@@ -133,19 +114,14 @@ async fn begins(stage: &Stage, order: &Order) {
 
 /// Compares its journal with when the other orders stood in line.
 pub(crate) fn audit(order: &Order, journal: &[Entry], others: &[Span]) -> UrgentFacts {
-    let mut facts = UrgentFacts {
-        order_id: order.order_id.clone(),
-        ..UrgentFacts::default()
-    };
+    let mut facts = UrgentFacts { order_id: order.order_id.clone(), ..UrgentFacts::default() };
     let Some(Entry::Started(started)) = journal.first() else {
         return facts;
     };
     facts.priority = Some(started.priority);
     let begun = began(journal);
     facts.waited_ms = first(journal).map(|stand| stand.ms());
-    let line = others
-        .iter()
-        .filter(|s| s.from <= started.at && s.until > started.at);
+    let line = others.iter().filter(|s| s.from <= started.at && s.until > started.at);
     for stand in line {
         facts.in_line += 1;
         facts.ahead += u64::from(begun.is_none_or(|at| stand.until <= at));
@@ -172,38 +148,24 @@ mod tests {
     fn who_was_handed_out_before_it_is_counted() {
         let order = &orders::read(None, Some(1)).unwrap()[0];
         let journal = [started(100, 0), begun(110)];
-        let stand = |from, until| Span {
-            from: Time(from),
-            until: Time(until),
-        };
-        // Gone already; in line and behind; in line and before, in the same millisecond too; came later.
-        let others = [
-            stand(10, 100),
-            stand(20, 111),
-            stand(30, 105),
-            stand(40, 110),
-            stand(101, 105),
-        ];
+        let stand = |from, until| Span { from: Time(from), until: Time(until) };
+        // Gone already; in line and behind; in line and before, in the same millisecond too; came
+        // later.
+        let others =
+            [stand(10, 100), stand(20, 111), stand(30, 105), stand(40, 110), stand(101, 105)];
         let facts = audit(order, &journal, &others);
         assert_eq!((facts.in_line, facts.ahead), (3, 2));
         assert_eq!(facts.waited_ms, Some(10));
         assert_eq!(facts.others_waited_ms, [70, 75, 91]);
         assert_eq!(facts.ahead_of_urgent(), Some(2));
         let late = audit(order, &[started(100, 5), begun(110)], &others);
-        assert_eq!(
-            late.ahead_of_urgent(),
-            None,
-            "its priority is an ordinary one"
-        );
+        assert_eq!(late.ahead_of_urgent(), None, "its priority is an ordinary one");
     }
 
     #[test]
     fn one_that_never_began_was_overtaken_by_all() {
         let order = &orders::read(None, Some(1)).unwrap()[0];
-        let stand = Span {
-            from: Time(1),
-            until: Time(200),
-        };
+        let stand = Span { from: Time(1), until: Time(200) };
         let facts = audit(order, &[started(100, 0)], &[stand]);
         assert_eq!((facts.in_line, facts.ahead), (1, 1));
         assert_eq!(facts.ahead_of_urgent(), None);

@@ -35,13 +35,9 @@ impl DemoWorker {
         let reporter = shop.clone();
         let worker = Worker::connect(&self.server)
             .build("demo")
-            .register(CHECKOUT, move |ctx, order| {
-                checkout(shop.clone(), ctx, order)
-            })
+            .register(CHECKOUT, move |ctx, order| checkout(shop.clone(), ctx, order))
             .register(EXPORT, export)
-            .register(STOCK_REPORT, move |ctx, shelf| {
-                stock_report(reporter.clone(), ctx, shelf)
-            })
+            .register(STOCK_REPORT, move |ctx, shelf| stock_report(reporter.clone(), ctx, shelf))
             .queue(ORDERS, ORDER_SLOTS)
             .queue(EXPORTS, EXPORT_SLOTS)
             .queue(REPORTS, REPORT_SLOTS)

@@ -39,25 +39,10 @@ pub(crate) fn parcel_of(order_id: &str) -> String {
 
 /// Reserves, charges, packs, ships, writes a mail.
 pub(crate) async fn checkout(shop: Shop, ctx: Ctx, order: Order) -> Result<Receipt, Failure> {
-    let Order {
-        order_id,
-        email,
-        sku,
-        quantity,
-        cents,
-        card,
-        ..
-    } = order;
-    ctx.step("reserve", |_| async {
-        Ok::<_, Failure>(format!("{quantity} x {sku}"))
-    })
-    .await?;
+    let Order { order_id, email, sku, quantity, cents, card, .. } = order;
+    ctx.step("reserve", |_| async { Ok::<_, Failure>(format!("{quantity} x {sku}")) }).await?;
 
-    let ask = Charge {
-        order_id: order_id.clone(),
-        card,
-        cents,
-    };
+    let ask = Charge { order_id: order_id.clone(), card, cents };
     let charge = ctx
         .step("charge", |s| shop.call("/charges", &ask, s.key()))
         .retry(patience())
@@ -66,26 +51,15 @@ pub(crate) async fn checkout(shop: Shop, ctx: Ctx, order: Order) -> Result<Recei
 
     ctx.sleep(PACKING).await?;
 
-    let parcel = ctx
-        .step("ship", |_| async { Ok::<_, Failure>(parcel_of(&order_id)) })
-        .await?;
+    let parcel = ctx.step("ship", |_| async { Ok::<_, Failure>(parcel_of(&order_id)) }).await?;
 
-    let ask = Mail {
-        order_id: order_id.clone(),
-        to: email,
-        subject: format!("{parcel} is on its way"),
-    };
+    let ask =
+        Mail { order_id: order_id.clone(), to: email, subject: format!("{parcel} is on its way") };
     let mail = ctx
         .step("mail", |s| shop.call("/mails", &ask, s.key()))
         .retry(patience())
         .limits(CALL_SOFT, CALL_HARD)
         .await?;
 
-    Ok(Receipt {
-        order_id,
-        cents,
-        charge: charge.confirmation,
-        parcel,
-        mail: mail.confirmation,
-    })
+    Ok(Receipt { order_id, cents, charge: charge.confirmation, parcel, mail: mail.confirmation })
 }

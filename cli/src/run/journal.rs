@@ -13,7 +13,8 @@ use crate::terminal::{Column, table};
 /// The longest payload or message in a table's cell, in characters.
 const CELL_CHARS: usize = 100;
 
-/// The journal as a table: index, time since the start, kind, number, name, where in the code, what.
+/// The journal as a table: index, time since the start, kind, number, name, where in the code,
+/// what.
 pub(crate) fn text(entries: &[Entry]) -> String {
     let start = entries.first().map_or(Time(0), Entry::at);
     let rows = entries
@@ -49,11 +50,7 @@ pub(crate) fn text(entries: &[Entry]) -> String {
 
 /// The journal for programs.
 pub(crate) fn json(entries: &[Entry]) -> Vec<Value> {
-    entries
-        .iter()
-        .enumerate()
-        .map(|(index, entry)| entry_json(index, entry))
-        .collect()
+    entries.iter().enumerate().map(|(index, entry)| entry_json(index, entry)).collect()
 }
 
 /// The payload as JSON, or a note of what it is.
@@ -151,7 +148,8 @@ fn what(entry: &Entry) -> String {
     }
 }
 
-/// What failed, after its class where that says more than that something did. A Rust type's name is for `--json`.
+/// What failed, after its class where that says more than that something did. A Rust type's name is
+/// for `--json`.
 fn failure_text(failure: &Failure) -> String {
     match failure.class.as_str() {
         "retryable" | "terminal" | "retry after" | "cancelled" => failure.to_string(),
@@ -287,11 +285,7 @@ mod tests {
 
     #[test]
     fn a_journal_reads_like_a_table() {
-        let place = |name: &str, at: &str| Place {
-            name: name.into(),
-            at: at.into(),
-            version: 1,
-        };
+        let place = |name: &str, at: &str| Place { name: name.into(), at: at.into(), version: 1 };
         let entries: Vec<Entry> = vec![
             StepCompleted {
                 at: Time(1_000),
@@ -308,11 +302,7 @@ mod tests {
                 due: Time(3_020),
             }
             .into(),
-            Completed {
-                at: Time(3_100),
-                output: Payload::of(&17).unwrap(),
-            }
-            .into(),
+            Completed { at: Time(3_100), output: Payload::of(&17).unwrap() }.into(),
         ];
         assert_eq!(
             text(&entries),

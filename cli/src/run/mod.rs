@@ -137,11 +137,8 @@ impl Start {
             CommandError::bad_input("the input does not become a payload").caused_by(&e)
         })?;
         let door = self.reach.open().await?;
-        let mut start = door
-            .client
-            .start_raw(&self.workflow, payload)
-            .queue(&self.queue)
-            .tags(&self.tag);
+        let mut start =
+            door.client.start_raw(&self.workflow, payload).queue(&self.queue).tags(&self.tag);
         if let Some(priority) = self.priority {
             start = start.priority(priority);
         }
@@ -187,14 +184,9 @@ impl Start {
 impl List {
     async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
         let door = self.reach.open().await?;
-        let list = ListRuns {
-            state: self.state,
-            ..self.page.list()
-        };
-        let (runs, more) = pages(list, self.page.limit, async |list| {
-            door.client.list(list).await
-        })
-        .await?;
+        let list = ListRuns { state: self.state, ..self.page.list() };
+        let (runs, more) =
+            pages(list, self.page.limit, async |list| door.client.list(list).await).await?;
         print_list(&runs, more, terminal)?;
         door.close().await;
         Ok(Answer::Yes)
@@ -253,24 +245,12 @@ pub(crate) fn print_list(
 async fn show(one: &One, terminal: Terminal) -> Result<Answer, CommandError> {
     let door = one.reach.open().await?;
     let id = door.run(&one.run);
-    let run = door
-        .client
-        .status(id)
-        .await
-        .map_err(|e| asked(&e).calling(id, &one.run))?;
-    let entries = door
-        .client
-        .journal(id)
-        .await
-        .map_err(|e| asked(&e).calling(id, &one.run))?;
+    let run = door.client.status(id).await.map_err(|e| asked(&e).calling(id, &one.run))?;
+    let entries = door.client.journal(id).await.map_err(|e| asked(&e).calling(id, &one.run))?;
     let mut document = summary::json(&run);
     document["journal"] = json!(journal::json(&entries));
     terminal.data(&document, || {
-        format!(
-            "{}\n{}",
-            summary::header_text(&run),
-            journal::text(&entries)
-        )
+        format!("{}\n{}", summary::header_text(&run), journal::text(&entries))
     })?;
     door.close().await;
     Ok(Answer::Yes)
@@ -300,7 +280,8 @@ async fn ended(
     (id, name): (RunId, &str),
     terminal: Terminal,
 ) -> Result<Answer, CommandError> {
-    // An engine that this command opened has no workers: the run cannot move, so there is nothing to wait for.
+    // An engine that this command opened has no workers: the run cannot move, so there is nothing
+    // to wait for.
     let outcome = {
         let mut outcome = pin!(door.client.outcome(id, !door.is_still()));
         let told = async {
@@ -339,18 +320,10 @@ fn outcome_of(id: RunId, outcome: &Outcome) -> (Value, String, Answer) {
         Outcome::OutcomeCompleted(done) => {
             let output = journal::payload_json(&done.output);
             let text = serde_json::to_string_pretty(&output).unwrap_or_default();
-            (
-                of(RunState::Completed, output, Value::Null),
-                text,
-                Answer::Yes,
-            )
+            (of(RunState::Completed, output, Value::Null), text, Answer::Yes)
         }
         Outcome::OutcomeDead(dead) => (
-            of(
-                RunState::Dead,
-                Value::Null,
-                journal::failure_json(&dead.failure),
-            ),
+            of(RunState::Dead, Value::Null, journal::failure_json(&dead.failure)),
             format!("{id} is a dead letter: {}", dead.failure),
             Answer::No,
         ),
@@ -384,10 +357,7 @@ impl Cancel {
 async fn resume(one: &One, terminal: Terminal) -> Result<Answer, CommandError> {
     let door = one.reach.open().await?;
     let id = door.run(&one.run);
-    door.client
-        .resume(id)
-        .await
-        .map_err(|e| asked(&e).calling(id, &one.run))?;
+    door.client.resume(id).await.map_err(|e| asked(&e).calling(id, &one.run))?;
     asked_to(&door, id, "resumed", "resumed", terminal).await?;
     door.close().await;
     Ok(Answer::Yes)
@@ -464,10 +434,6 @@ mod tests {
     #[test]
     fn states_are_told_by_their_word() {
         assert_eq!(state("parked"), Ok(RunState::Parked));
-        assert!(
-            state("gone")
-                .unwrap_err()
-                .contains("scheduled, ready, granted")
-        );
+        assert!(state("gone").unwrap_err().contains("scheduled, ready, granted"));
     }
 }

@@ -60,17 +60,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Asks again until it is so: for what a server can only be asked, and does not tell by itself.
 #[track_caller]
-#[allow(
-    clippy::disallowed_methods,
-    reason = "a test of processes has the machine's clock"
-)]
+#[allow(clippy::disallowed_methods, reason = "a test of processes has the machine's clock")]
 pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let asked_at = Instant::now();
     while !is_so() {
-        assert!(
-            asked_at.elapsed() < PATIENCE,
-            "not within {PATIENCE:?}: {what}"
-        );
+        assert!(asked_at.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
     }
 }
 
@@ -93,16 +87,10 @@ impl Running {
             .spawn()
             .unwrap();
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let said =
             serde_json::from_str(&line).unwrap_or_else(|e| panic!("{args:?} said `{line}`: {e}"));
-        Self {
-            _stdin: child.stdin.take().unwrap(),
-            child,
-            said,
-        }
+        Self { _stdin: child.stdin.take().unwrap(), child, said }
     }
 
     /// A server on a free port.
@@ -113,15 +101,8 @@ impl Running {
     /// The same, with further arguments.
     pub fn server_with(data: &Path, more: &[&str]) -> Self {
         let data = data.to_str().unwrap();
-        let serve = [
-            "serve",
-            "--json",
-            "--until-stdin-closes",
-            "--listen",
-            "127.0.0.1:0",
-            "--data",
-            data,
-        ];
+        let serve =
+            ["serve", "--json", "--until-stdin-closes", "--listen", "127.0.0.1:0", "--data", data];
         Self::start(&[&serve, more].concat())
     }
 
@@ -138,13 +119,7 @@ impl Running {
     /// SIGTERM, and the exit code.
     pub fn terminate(mut self) -> i32 {
         let pid = self.child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-TERM", &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
         self.child.wait().unwrap().code().unwrap_or(-1)
     }
 }
@@ -156,15 +131,13 @@ impl Drop for Running {
     }
 }
 
-/// The text with ids, times and lines of code made the same for ever. Widths stay, so that tables stay tables.
+/// The text with ids, times and lines of code made the same for ever. Widths stay, so that tables
+/// stay tables.
 pub fn masked(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
-        let taken = id(rest)
-            .or_else(|| time(rest))
-            .or_else(|| since(rest))
-            .or_else(|| line(rest));
+        let taken = id(rest).or_else(|| time(rest)).or_else(|| since(rest)).or_else(|| line(rest));
         let (mask, len) = taken.unwrap_or_else(|| (first.to_string(), first.len_utf8()));
         out.push_str(&mask);
         rest = &rest[len..];
@@ -174,13 +147,9 @@ pub fn masked(text: &str) -> String {
 
 /// `run_` and 26 digits.
 fn id(text: &str) -> Option<(String, usize)> {
-    let prefix = ["run_", "inc_", "cmd_"]
-        .into_iter()
-        .find(|p| text.starts_with(p))?;
-    let digits = text[4..]
-        .bytes()
-        .take_while(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
-        .count();
+    let prefix = ["run_", "inc_", "cmd_"].into_iter().find(|p| text.starts_with(p))?;
+    let digits =
+        text[4..].bytes().take_while(|b| b.is_ascii_lowercase() || b.is_ascii_digit()).count();
     (digits == 26).then(|| (format!("{prefix}{}", "x".repeat(26)), 30))
 }
 
@@ -193,12 +162,7 @@ fn time(text: &str) -> Option<(String, usize)> {
         b'?' => b == b'T' || b == b' ',
         _ => b == s,
     });
-    fits.then(|| {
-        (
-            text[..=len].replace(|c: char| c.is_ascii_digit(), "0"),
-            len + 1,
-        )
-    })
+    fits.then(|| (text[..=len].replace(|c: char| c.is_ascii_digit(), "0"), len + 1))
 }
 
 /// `+0.123 s`
@@ -214,10 +178,6 @@ fn since(text: &str) -> Option<(String, usize)> {
 
 /// `workflow.rs:74`
 fn line(text: &str) -> Option<(String, usize)> {
-    let digits = text
-        .strip_prefix(".rs:")?
-        .bytes()
-        .take_while(u8::is_ascii_digit)
-        .count();
+    let digits = text.strip_prefix(".rs:")?.bytes().take_while(u8::is_ascii_digit).count();
     (digits > 0).then(|| (format!(".rs:{}", "0".repeat(digits)), 4 + digits))
 }

@@ -1,7 +1,8 @@
-//! Acts: what operators did, recorded in the batch that does it, so that there is none without the other.
+//! Acts: what operators did, recorded in the batch that does it, so that there is none without the
+//! other.
 //!
-//! They are kept as long as dead letters (30 days by default) and then deleted, from the oldest on, behind a cursor that is kept
-//! in the mark: no scan starts where deletes happened.
+//! They are kept as long as dead letters (30 days by default) and then deleted, from the oldest on,
+//! behind a cursor that is kept in the mark: no scan starts where deletes happened.
 
 use std::time::Duration;
 
@@ -35,10 +36,7 @@ pub(super) struct Acts {
 
 impl Acts {
     pub(super) fn open(cursor: Time) -> Self {
-        Self {
-            cursor,
-            ..Self::default()
-        }
+        Self { cursor, ..Self::default() }
     }
 }
 
@@ -48,8 +46,8 @@ impl Core {
         self.acts.cursor
     }
 
-    /// Records what an operator does: on a run, or on something else that has a name. Call it in the transition that
-    /// does it.
+    /// Records what an operator does: on a run, or on something else that has a name. Call it in
+    /// the transition that does it.
     pub(super) fn record_act(
         &mut self,
         caller: &Caller,
@@ -89,10 +87,7 @@ impl Core {
             return;
         }
         self.acts.reading = true;
-        out.read(Read::Acts {
-            from: self.acts.cursor,
-            limit: PAGE,
-        });
+        out.read(Read::Acts { from: self.acts.cursor, limit: PAGE });
     }
 
     /// Deletes those that are.

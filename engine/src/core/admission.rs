@@ -1,17 +1,20 @@
-//! What a queue's settings let through: pause, concurrency limit, rate limit, and the share for the oldest.
+//! What a queue's settings let through: pause, concurrency limit, rate limit, and the share for the
+//! oldest.
 //!
-//! A hand-out is admitted in the transition whose batch holds its grant, and that batch holds what is left of the bucket.
-//! A run that must be read before it is granted has its place kept meanwhile ([`Admission::reserve`]); when it has been
-//! read, it is looked at once more, since an operator may have changed something.
+//! A hand-out is admitted in the transition whose batch holds its grant, and that batch holds what
+//! is left of the bucket. A run that must be read before it is granted has its place kept meanwhile
+//! ([`Admission::reserve`]); when it has been read, it is looked at once more, since an operator
+//! may have changed something.
 //!
-//! - **A1** A new grant leaves at most as many runs of its queue granted as the concurrency limit says. Going on with a
-//!   worker that came back is no new grant; a run that waits is not granted. One that is damaged, and that nobody goes on
-//!   with, stays granted and is not counted.
-//! - **A2** In any span of engine time there are at most `burst` new grants and the rate's share of the span, since the
-//!   limit was set.
+//! - **A1** A new grant leaves at most as many runs of its queue granted as the concurrency limit
+//!   says. Going on with a worker that came back is no new grant; a run that waits is not granted.
+//!   One that is damaged, and that nobody goes on with, stays granted and is not counted.
+//! - **A2** In any span of engine time there are at most `burst` new grants and the rate's share of
+//!   the span, since the limit was set.
 //! - **A3** While a queue is paused there is no new grant in it.
-//! - **A4** Of as many new grants of a queue in a row as `oldest_every` says, at least one went to the run that had its
-//!   place first, of those its worker can take; and so with those of one worker. Otherwise the smallest priority goes first.
+//! - **A4** Of as many new grants of a queue in a row as `oldest_every` says, at least one went to
+//!   the run that had its place first, of those its worker can take; and so with those of one
+//!   worker. Otherwise the smallest priority goes first.
 
 use stepwell_storage::Space;
 
@@ -45,7 +48,8 @@ pub(super) enum Shut {
 /// What is left of a rate limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Bucket {
-    /// What it held at `at`, in units of which a hand-out takes `per_ms` and a millisecond brings `count`.
+    /// What it held at `at`, in units of which a hand-out takes `per_ms` and a millisecond brings
+    /// `count`.
     level: u64,
     at: Time,
 }
@@ -60,14 +64,8 @@ impl Bucket {
     fn take(&mut self, rate: &RateLimit, now: Time) {
         let level = self.level(rate, now);
         // A2: nothing is handed out of an empty bucket.
-        assert!(
-            level >= rate.per_ms || cfg!(canary),
-            "A2: the bucket holds a hand-out"
-        );
-        *self = Self {
-            level: level.saturating_sub(rate.per_ms),
-            at: now,
-        };
+        assert!(level >= rate.per_ms || cfg!(canary), "A2: the bucket holds a hand-out");
+        *self = Self { level: level.saturating_sub(rate.per_ms), at: now };
     }
 
     /// When it holds `count` hand-outs.
@@ -106,10 +104,7 @@ impl Admission {
             granted: 0,
             stranded: 0,
             reserved: 0,
-            bucket: Bucket {
-                level: 0,
-                at: Time(0),
-            },
+            bucket: Bucket { level: 0, at: Time(0) },
             passed_over: 0,
             ready: 0,
             scheduled: 0,
@@ -118,8 +113,8 @@ impl Admission {
         }
     }
 
-    /// Of a queue as it is stored. In which life this is decides when the oldest gets its first share: an engine that is
-    /// killed again and again must not begin to count anew each time.
+    /// Of a queue as it is stored. In which life this is decides when the oldest gets its first
+    /// share: an engine that is killed again and again must not begin to count anew each time.
     pub(super) fn stored(
         settings: QueueSettings,
         pool: Option<PoolRecord>,
@@ -135,19 +130,12 @@ impl Admission {
         if let Some(pool) = pool {
             (admission.ready, admission.scheduled, admission.suspended) =
                 (pool.ready, pool.scheduled, pool.suspended);
-            admission.bucket = Bucket {
-                level: pool.level,
-                at: pool.at,
-            };
+            admission.bucket = Bucket { level: pool.level, at: pool.at };
         }
-        if let Some(rate) = settings
-            .rate
-            .filter(|_| canary!("the bucket is full again after a restart"))
+        if let Some(rate) =
+            settings.rate.filter(|_| canary!("the bucket is full again after a restart"))
         {
-            admission.bucket = Bucket {
-                level: rate.full(),
-                at: now,
-            };
+            admission.bucket = Bucket { level: rate.full(), at: now };
         }
         admission
     }
@@ -184,7 +172,8 @@ impl Admission {
         }
     }
 
-    /// Why nothing may be handed out now, beyond what places are kept for. Without settings it is three looks.
+    /// Why nothing may be handed out now, beyond what places are kept for. Without settings it is
+    /// three looks.
     pub(super) fn shut(&self, now: Time) -> Option<Shut> {
         if self.settings.paused && !canary!("a paused queue hands out") {
             return Some(Shut::Paused);
@@ -198,9 +187,8 @@ impl Admission {
         }
         let rate = self.settings.rate?;
         let wanted = self.reserved + 1;
-        (self.bucket.level(&rate, now) < wanted.saturating_mul(rate.per_ms)).then(|| Shut::Empty {
-            until: self.bucket.holds_at(&rate, wanted, now),
-        })
+        (self.bucket.level(&rate, now) < wanted.saturating_mul(rate.per_ms))
+            .then(|| Shut::Empty { until: self.bucket.holds_at(&rate, wanted, now) })
     }
 
     /// Keeps a place for a run that is being read.
@@ -239,11 +227,7 @@ impl Admission {
 
     /// A run has been chosen.
     pub(super) fn chosen(&mut self, as_oldest: bool) {
-        self.passed_over = if as_oldest {
-            0
-        } else {
-            self.passed_over.saturating_add(1)
-        };
+        self.passed_over = if as_oldest { 0 } else { self.passed_over.saturating_add(1) };
     }
 
     /// A run that was chosen as the oldest is not handed out: the share is still owed.
@@ -259,10 +243,7 @@ impl Admission {
                     let left = self.bucket.level(&before, now) / before.per_ms;
                     left.saturating_mul(rate.per_ms).min(rate.full())
                 });
-                self.bucket = Bucket {
-                    level: left,
-                    at: now,
-                };
+                self.bucket = Bucket { level: left, at: now };
             }
             _ => {}
         }
@@ -308,10 +289,7 @@ impl Core {
             return Ok(()); // the same again, asked for twice
         }
         queue.admission.set(settings, now);
-        let record = QueueRecord {
-            name: name.to_owned(),
-            settings,
-        };
+        let record = QueueRecord { name: name.to_owned(), settings };
         out.put(Space::Lasting, keys::queue(number), record.to_bytes());
         out.note(Note::QueueSet {
             queue: name.to_owned(),
@@ -326,10 +304,7 @@ impl Core {
     fn check_change(&self, name: &str, change: &QueueChange) -> Result<(), Refusal> {
         if !self.queue_numbers.contains_key(name) {
             if !change.create {
-                return Err(NoSuchQueue {
-                    queue: name.to_owned(),
-                }
-                .into());
+                return Err(NoSuchQueue { queue: name.to_owned() }.into());
             }
             let count = self.queues.len() as u64 + 1;
             check_range("the number of queues", count, QUEUES_MAX as u64)?;
@@ -339,19 +314,14 @@ impl Core {
         check_range("the concurrency limit", concurrency, most)?;
         let every = u64::from(change.oldest_every.unwrap_or(0));
         check_range("the share for the oldest, one in", every, most)?;
-        match change
-            .rate
-            .filter(|rate| rate.count > 0 && !rate.is_in_range())
-        {
-            Some(rate) => Err(BadRate {
-                rate: rate.to_string(),
-            }
-            .into()),
+        match change.rate.filter(|rate| rate.count > 0 && !rate.is_in_range()) {
+            Some(rate) => Err(BadRate { rate: rate.to_string() }.into()),
             None => Ok(()),
         }
     }
 
-    /// Counts a run of a queue that leaves one state for another; `None` stands for all that is not counted by queue.
+    /// Counts a run of a queue that leaves one state for another; `None` stands for all that is not
+    /// counted by queue.
     fn count_pool(&mut self, number: u32, state: RunState, change: i64) {
         let Some(queue) = self.queues.get_mut(&number) else {
             return;
@@ -478,23 +448,17 @@ fn changed(before: QueueSettings, change: &QueueChange) -> QueueSettings {
 mod tests {
     use super::*;
 
-    const RATE: RateLimit = RateLimit {
-        count: 3,
-        per_ms: 100,
-        burst: 4,
-    };
+    const RATE: RateLimit = RateLimit { count: 3, per_ms: 100, burst: 4 };
 
     fn limited(rate: RateLimit) -> Admission {
         let mut admission = Admission::new();
-        let settings = QueueSettings {
-            rate: Some(rate),
-            ..QueueSettings::default()
-        };
+        let settings = QueueSettings { rate: Some(rate), ..QueueSettings::default() };
         admission.set(settings, Time(1_000));
         admission
     }
 
-    // A2, to the millisecond: whoever asks at every instant gets never more than burst + rate x span.
+    // A2, to the millisecond: whoever asks at every instant gets never more than burst + rate x
+    // span.
     #[test]
     fn a_bucket_lets_its_burst_and_its_rate_through_and_no_more() {
         let mut admission = limited(RATE);
@@ -511,11 +475,7 @@ mod tests {
                 assert!(count * 100 <= 4 * 100 + 3 * span, "{from} to {to}");
             }
         }
-        assert_eq!(
-            admitted.len() as u64,
-            4 + 1_999 * 3 / 100,
-            "and all of that"
-        );
+        assert_eq!(admitted.len() as u64, 4 + 1_999 * 3 / 100, "and all of that");
     }
 
     #[test]
@@ -533,10 +493,7 @@ mod tests {
     #[test]
     fn a_place_that_is_kept_counts() {
         let mut admission = Admission::new();
-        let limit = QueueSettings {
-            concurrency: Some(2),
-            ..QueueSettings::default()
-        };
+        let limit = QueueSettings { concurrency: Some(2), ..QueueSettings::default() };
         admission.set(limit, Time(0));
         admission.reserve();
         admission.admit(Time(0));
@@ -549,15 +506,8 @@ mod tests {
     fn another_rate_does_not_fill_the_bucket() {
         let mut admission = limited(RATE);
         (0..3).for_each(|_| admission.admit(Time(1_000)));
-        let slower = RateLimit {
-            count: 1,
-            per_ms: 60_000,
-            burst: 10,
-        };
-        let settings = QueueSettings {
-            rate: Some(slower),
-            ..QueueSettings::default()
-        };
+        let slower = RateLimit { count: 1, per_ms: 60_000, burst: 10 };
+        let settings = QueueSettings { rate: Some(slower), ..QueueSettings::default() };
         admission.set(settings, Time(1_000));
         admission.admit(Time(1_000));
         assert!(admission.shut(Time(1_000)).is_some());

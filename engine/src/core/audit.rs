@@ -60,16 +60,10 @@ pub(super) struct Facts {
 
 fn rows(store: &MemStore, space: Space, family: Family) -> Vec<(Bytes, Bytes)> {
     let (prefix, mut found) = (keys::family(family), Vec::new());
-    block_on(reading::all_rows(
-        store,
-        space,
-        prefix.clone(),
-        keys::end_of(&prefix),
-        |row| {
-            found.push((row.key.clone(), row.value.clone()));
-            Ok(())
-        },
-    ))
+    block_on(reading::all_rows(store, space, prefix.clone(), keys::end_of(&prefix), |row| {
+        found.push((row.key.clone(), row.value.clone()));
+        Ok(())
+    }))
     .expect("the store can be read");
     found
 }
@@ -87,26 +81,20 @@ impl Facts {
             facts.ready.push((place, record(&value)));
         }
         for (key, value) in rows(store, Space::Passing, Family::Granted) {
-            facts
-                .granted
-                .insert(keys::slot_of(&key).expect("a slot"), record(&value));
+            facts.granted.insert(keys::slot_of(&key).expect("a slot"), record(&value));
         }
         for (key, value) in rows(store, Space::Passing, Family::Timer) {
-            facts.timers.insert(
-                keys::time_and_run_of(&key).expect("a timer's key"),
-                record(&value),
-            );
+            facts
+                .timers
+                .insert(keys::time_and_run_of(&key).expect("a timer's key"), record(&value));
         }
         for (key, value) in rows(store, Space::Lasting, Family::Stopped) {
-            facts
-                .stopped
-                .insert(keys::run_of(&key).expect("a run"), record(&value));
+            facts.stopped.insert(keys::run_of(&key).expect("a run"), record(&value));
         }
         for (key, value) in rows(store, Space::Lasting, Family::Dead) {
-            facts.dead.insert(
-                keys::time_and_run_of(&key).expect("an instant and a run"),
-                record(&value),
-            );
+            facts
+                .dead
+                .insert(keys::time_and_run_of(&key).expect("an instant and a run"), record(&value));
         }
         for (key, value) in rows(store, Space::Lasting, Family::Queue) {
             let number = keys::number_of(&key).expect("a queue");
@@ -130,25 +118,19 @@ impl Facts {
             facts.once.insert(place, record(&value));
         }
         let rows_of_time = rows(store, Space::Lasting, Family::Expiry);
-        let expiries = rows_of_time
-            .iter()
-            .filter_map(|(key, _)| expiry::of_key(key));
+        let expiries = rows_of_time.iter().filter_map(|(key, _)| expiry::of_key(key));
         for row in expiries.filter(|row| row.what == Expires::Once) {
             let place = (row.namespace, row.hash);
             facts.once_until.entry(place).or_default().push(row.at);
         }
         for family in [Family::Batch, Family::EndedBatch] {
             let rows = rows(store, Space::Lasting, family);
-            facts
-                .batches
-                .extend(rows.iter().map(|(_, value)| record::<BatchRecord>(value)));
+            facts.batches.extend(rows.iter().map(|(_, value)| record::<BatchRecord>(value)));
         }
-        facts.tally = rows(store, Space::Lasting, Family::Tally)
-            .first()
-            .map(|(_, value)| record(value));
-        facts.mark = rows(store, Space::Lasting, Family::Mark)
-            .first()
-            .map(|(_, value)| record(value));
+        facts.tally =
+            rows(store, Space::Lasting, Family::Tally).first().map(|(_, value)| record(value));
+        facts.mark =
+            rows(store, Space::Lasting, Family::Mark).first().map(|(_, value)| record(value));
         facts.read_runs(store);
         facts
     }
@@ -166,18 +148,12 @@ impl Facts {
         let moved: BTreeMap<RunNo, u32> = rows(store, Space::Lasting, Family::Moved)
             .iter()
             .map(|(key, value)| {
-                (
-                    keys::run_of(key).expect("a run"),
-                    record::<MovedRecord>(value).generation,
-                )
+                (keys::run_of(key).expect("a run"), record::<MovedRecord>(value).generation)
             })
             .collect();
         for (key, value) in rows(store, Space::Lasting, Family::Index) {
             let no = record::<IndexRecord>(&value).run;
-            let born = generations
-                .range(..=no)
-                .next_back()
-                .map(|(_, generation)| *generation);
+            let born = generations.range(..=no).next_back().map(|(_, generation)| *generation);
             let generation = moved
                 .get(&no)
                 .copied()
@@ -195,59 +171,30 @@ impl Facts {
     }
 
     fn read_run(&self, store: &MemStore, no: RunNo, generation: u32) -> RunFacts {
-        let stored = block_on(reading::entries(
-            store,
-            generation,
-            no,
-            (0, u32::MAX),
-            usize::MAX,
-        ))
-        .unwrap_or_else(|e| panic!("J1: the journal of {no}: {}", e.chain()));
+        let stored = block_on(reading::entries(store, generation, no, (0, u32::MAX), usize::MAX))
+            .unwrap_or_else(|e| panic!("J1: the journal of {no}: {}", e.chain()));
         let mut fold = RunFold::new(no, generation);
         let mut entries = Vec::new();
         for stored in &stored {
-            fold.push(stored)
-                .unwrap_or_else(|e| panic!("J1, S1: the journal of {no}: {e}"));
+            fold.push(stored).unwrap_or_else(|e| panic!("J1, S1: the journal of {no}: {e}"));
             let body = &stored[..stored.len() - CHAIN_BYTES];
             entries.push(Entry::decode(body).expect("an entry that was folded"));
         }
-        let run = fold
-            .finish()
-            .unwrap_or_else(|| panic!("J1: {no} has no journal"));
+        let run = fold.finish().unwrap_or_else(|| panic!("J1: {no} has no journal"));
         let state = self.state_of(&run);
-        RunFacts {
-            run,
-            entries,
-            state,
-        }
+        RunFacts { run, entries, state }
     }
 
     /// The state by what is stored, which must be in exactly one place (Q1).
     fn state_of(&self, run: &Run) -> RunState {
         let no = run.no;
-        let ready = self
-            .ready
-            .iter()
-            .filter(|(_, record)| record.run == no)
-            .count();
-        let granted = self
-            .granted
-            .values()
-            .filter(|record| record.run == no)
-            .count();
-        let timers: Vec<_> = self
-            .timers
-            .iter()
-            .filter(|((_, run), _)| *run == no)
-            .collect();
+        let ready = self.ready.iter().filter(|(_, record)| record.run == no).count();
+        let granted = self.granted.values().filter(|record| record.run == no).count();
+        let timers: Vec<_> = self.timers.iter().filter(|((_, run), _)| *run == no).collect();
         let stopped = self.stopped.get(&no);
         let places = (ready, granted, timers.len(), usize::from(stopped.is_some()));
         if let Some(ended) = run.ended_state() {
-            let left = if ended == RunState::Cancelled {
-                places.0.min(1)
-            } else {
-                0
-            };
+            let left = if ended == RunState::Cancelled { places.0.min(1) } else { 0 };
             assert_eq!(
                 places,
                 (left, 0, 0, 0),
@@ -265,15 +212,8 @@ impl Facts {
                     false if record.once.is_some() => *due == Time::NEVER, // E6
                     false => run.commands.instants().contains(due),
                 };
-                assert!(
-                    of_journal,
-                    "T1: {no} sleeps until {due}, which its journal names"
-                );
-                if record.delayed {
-                    RunState::Scheduled
-                } else {
-                    RunState::Suspended
-                }
+                assert!(of_journal, "T1: {no} sleeps until {due}, which its journal names");
+                if record.delayed { RunState::Scheduled } else { RunState::Suspended }
             }
             (0, 0, 0, 1) => stopped.map_or(RunState::Parked, |stopped| stopped.state),
             _ => panic!(
@@ -302,14 +242,9 @@ impl Facts {
         }
         if let Some(tally) = &self.tally {
             assert_eq!(tally.runs, counted, "C1: the tally is the count");
+            assert!(self.runs.keys().all(|no| no.0 < tally.next_run), "run numbers are given once");
             assert!(
-                self.runs.keys().all(|no| no.0 < tally.next_run),
-                "run numbers are given once"
-            );
-            assert!(
-                self.ready
-                    .iter()
-                    .all(|((.., at), _)| *at < tally.next_sequence),
+                self.ready.iter().all(|((.., at), _)| *at < tally.next_sequence),
                 "places are given once"
             );
         }
@@ -324,10 +259,7 @@ impl Facts {
 
     /// U1: a row names a run that holds the key, and a run that holds a key has its row.
     fn check_keys(&self) {
-        let key_of = |run: &Run| {
-            run.unique
-                .map(|held| unique::unique(run.namespace, held.hash))
-        };
+        let key_of = |run: &Run| run.unique.map(|held| unique::unique(run.namespace, held.hash));
         for (key, record) in self.unique.iter().filter(|(_, row)| row.until == Time(0)) {
             let facts = self.runs.get(&record.run);
             let facts = facts.unwrap_or_else(|| panic!("U1: {} holds a key", record.run));
@@ -343,12 +275,7 @@ impl Facts {
             let until_end = facts.run.unique.filter(|held| !held.until_granted);
             if let (Some(_), Some(key)) = (until_end, key_of(&facts.run)) {
                 let row = self.unique.get(&key).map(|row| row.run);
-                assert_eq!(
-                    row,
-                    Some(facts.run.no),
-                    "U1: {} holds its key",
-                    facts.run.no
-                );
+                assert_eq!(row, Some(facts.run.no), "U1: {} holds its key", facts.run.no);
             }
         }
     }
@@ -378,10 +305,7 @@ impl Facts {
 
     /// E2: what a run was told is the result of the row that counts, or did a moment ago.
     fn check_told(&self, before: &Self, run: &Run, told: &StepCompleted) {
-        let place = (
-            run.namespace,
-            OnceKey::of(run.namespace, &told.place.name).0,
-        );
+        let place = (run.namespace, OnceKey::of(run.namespace, &told.place.name).0);
         let rows = [self.once.get(&place), before.once.get(&place)];
         let mut rows = rows.into_iter().flatten().peekable();
         assert!(rows.peek().is_some(), "E2: {} was told of a row", run.no);
@@ -426,11 +350,7 @@ impl Facts {
             let pool = pool.unwrap_or_else(|| panic!("C1: queue {} is counted", queue.name));
             assert_eq!(
                 (pool.ready, pool.scheduled, pool.suspended),
-                (
-                    count(RunState::Ready),
-                    count(RunState::Scheduled),
-                    count(RunState::Suspended)
-                ),
+                (count(RunState::Ready), count(RunState::Scheduled), count(RunState::Suspended)),
                 "C1: queue {} counts (ready, scheduled, suspended)",
                 queue.name
             );
@@ -544,10 +464,7 @@ impl RunFacts {
         let mut due: BTreeMap<StepNo, Time> = BTreeMap::new();
         let mut before = Time(0);
         for entry in &self.entries {
-            assert!(
-                entry.at() >= before,
-                "R4: the journal of {no} goes back in time at {entry:?}"
-            );
+            assert!(entry.at() >= before, "R4: the journal of {no} goes back in time at {entry:?}");
             before = entry.at();
             match entry {
                 Entry::TimerArmed(armed) => {
@@ -557,11 +474,7 @@ impl RunFacts {
                     let due = due
                         .get(&fired.number)
                         .unwrap_or_else(|| panic!("T1: {no} fires what was never armed"));
-                    assert!(
-                        fired.at >= *due,
-                        "T1: {no} fires at {}, due at {due}",
-                        fired.at
-                    );
+                    assert!(fired.at >= *due, "T1: {no} fires at {}, due at {due}", fired.at);
                 }
                 _ => {}
             }
@@ -582,7 +495,8 @@ pub(super) struct Audit {
 }
 
 impl Audit {
-    /// Checks the store as it is now. `crashed`: what was not durable may have gone since the last time.
+    /// Checks the store as it is now. `crashed`: what was not durable may have gone since the last
+    /// time.
     pub(super) fn check(
         &mut self,
         store: &MemStore,
@@ -602,14 +516,8 @@ impl Audit {
             assert!(facts.ids.contains_key(id), "R1: {id} was started");
         }
         for (id, outcome) in &self.told {
-            let ended = facts
-                .ids
-                .get(id)
-                .and_then(|no| facts.runs[no].run.ended.as_ref());
-            let was = facts
-                .ids
-                .get(id)
-                .is_some_and(|no| facts.runs[no].died_as(outcome));
+            let ended = facts.ids.get(id).and_then(|no| facts.runs[no].run.ended.as_ref());
+            let was = facts.ids.get(id).is_some_and(|no| facts.runs[no].died_as(outcome));
             assert!(
                 ended == Some(outcome) || was,
                 "R1: {id} ended and that was told: {outcome:?}, not {ended:?}"
@@ -628,7 +536,8 @@ impl Audit {
         &self.last
     }
 
-    /// Nothing is promised of runs that were dropped after their retention: of all, and of dead letters.
+    /// Nothing is promised of runs that were dropped after their retention: of all, and of dead
+    /// letters.
     fn forget_dropped(
         &mut self,
         facts: &Facts,
@@ -636,12 +545,7 @@ impl Audit {
         retention: (Duration, Duration),
         crashed: bool,
     ) {
-        for (no, before) in self
-            .last
-            .runs
-            .iter()
-            .filter(|(no, _)| !facts.runs.contains_key(no))
-        {
+        for (no, before) in self.last.runs.iter().filter(|(no, _)| !facts.runs.contains_key(no)) {
             let retention = match before.state {
                 RunState::Dead => retention.1,
                 _ => retention.0,

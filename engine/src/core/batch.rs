@@ -4,17 +4,20 @@
 //!   open ──(runs are added, and end)──► sealed ──(the last one ends)──► ended: the follow-up begins
 //! ```
 //!
-//! A batch that has not ended is in memory and in a slot of its own; its row is written with every batch of the store in
-//! which a run of it begins or ends. The call that seals it does so once all runs of the call have begun or existed
-//! already; if one is refused, the batch stays open.
+//! A batch that has not ended is in memory and in a slot of its own; its row is written with every
+//! batch of the store in which a run of it begins or ends. The call that seals it does so once all
+//! runs of the call have begun or existed already; if one is refused, the batch stays open.
 //!
 //! # Invariants
 //!
-//! - **B1** A batch's counts equal the states of its runs, at every commit until it ends; then they stay.
-//! - **B2** A run is added to a batch when it begins and at no other time, and only while the batch is not sealed.
-//! - **B3** A batch ends in the transition in which it is sealed and its last run has ended; its follow-up begins in it.
-//! - **B4** A run that is redriven goes on for its batch while that has not ended, and leaves it for good otherwise. Which,
-//!   its journal says: a batch never counts a run twice.
+//! - **B1** A batch's counts equal the states of its runs, at every commit until it ends; then they
+//!   stay.
+//! - **B2** A run is added to a batch when it begins and at no other time, and only while the batch
+//!   is not sealed.
+//! - **B3** A batch ends in the transition in which it is sealed and its last run has ended; its
+//!   follow-up begins in it.
+//! - **B4** A run that is redriven goes on for its batch while that has not ended, and leaves it
+//!   for good otherwise. Which, its journal says: a batch never counts a run twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -84,20 +87,11 @@ pub(super) struct BatchCall {
 impl Batches {
     pub(super) fn restore(rows: Vec<OpenBatchRow>) -> Self {
         let mut batches = Self::default();
-        for OpenBatchRow {
-            slot,
-            record,
-            follow_up,
-        } in rows
-        {
+        for OpenBatchRow { slot, record, follow_up } in rows {
             batches.slots.take(slot);
             let place = place_of(&record);
             batches.names.insert(place, record.no);
-            let open = OpenBatch {
-                slot,
-                record,
-                follow_up,
-            };
+            let open = OpenBatch { slot, record, follow_up };
             batches.open.insert(open.record.no, open);
         }
         batches
@@ -157,12 +151,7 @@ impl Core {
         if bytes > bytes_max {
             return Err(PayloadTooLarge { bytes, bytes_max }.into());
         }
-        let not = |cause: &str| {
-            Err(NotUnderstood {
-                cause: cause.to_owned(),
-            }
-            .into())
-        };
+        let not = |cause: &str| Err(NotUnderstood { cause: cause.to_owned() }.into());
         if follow_up.input.0.first() != Some(&CODEC_MESSAGEPACK) {
             return not("the input of what follows a batch must be MessagePack");
         }
@@ -226,11 +215,7 @@ impl Core {
         match asked {
             Asked::Show(session, ask) => out.send(
                 session,
-                BatchReply {
-                    request: ask.request,
-                    batch: summary(&open.record),
-                    runs: Vec::new(),
-                },
+                BatchReply { request: ask.request, batch: summary(&open.record), runs: Vec::new() },
             ),
             Asked::Start(session, start) => self.add_to_batch(no, session, *start, out),
         }
@@ -241,11 +226,7 @@ impl Core {
         match asked {
             Asked::Show(session, ask) => out.send(
                 session,
-                BatchReply {
-                    request: ask.request,
-                    batch: summary(record),
-                    runs: Vec::new(),
-                },
+                BatchReply { request: ask.request, batch: summary(record), runs: Vec::new() },
             ),
             Asked::Start(session, start) => {
                 let ended = Some(Box::new(record.clone()));
@@ -282,14 +263,8 @@ impl Core {
         };
         let slot = self.batches.slots.lowest();
         out.put(Space::Lasting, batch::batch(slot), record.to_bytes());
-        self.batches
-            .names
-            .insert((namespace, batch_hash(&start.name)), no);
-        let open = OpenBatch {
-            slot,
-            record,
-            follow_up: None,
-        };
+        self.batches.names.insert((namespace, batch_hash(&start.name)), no);
+        let open = OpenBatch { slot, record, follow_up: None };
         self.batches.open.insert(no, open);
         self.add_to_batch(no, session, start, out);
     }
@@ -330,10 +305,7 @@ impl Core {
                 asked: asked.workflow.clone(),
             }
             .into()),
-            None if open.record.sealed => Err(BatchSealed {
-                name: start.name.clone(),
-            }
-            .into()),
+            None if open.record.sealed => Err(BatchSealed { name: start.name.clone() }.into()),
             None => {
                 let run = StartRun {
                     id: follow_up_id(open.record.namespace, &open.record.name, no),
@@ -342,11 +314,7 @@ impl Core {
                 let mut caller = start.caller.clone();
                 caller.traceparent = None; // of any length, and the row must be short
                 let record = FollowUpRecord { caller, run };
-                out.put(
-                    Space::Lasting,
-                    batch::follow_up(open.slot),
-                    record.to_bytes(),
-                );
+                out.put(Space::Lasting, batch::follow_up(open.slot), record.to_bytes());
                 open.follow_up = Some(record);
                 Ok(())
             }
@@ -361,20 +329,8 @@ impl Core {
         start: StartBatch,
         out: &mut Output,
     ) {
-        let StartBatch {
-            request,
-            caller,
-            name,
-            runs,
-            seal,
-            ..
-        } = start;
-        let call = BatchCall {
-            no,
-            name,
-            seal,
-            ended,
-        };
+        let StartBatch { request, caller, name, runs, seal, .. } = start;
+        let call = BatchCall { no, name, seal, ended };
         let kind = CallKind::Batch(call);
         let number = self.begin_call(session, request, caller, runs.len(), kind);
         match runs.is_empty() {
@@ -454,7 +410,8 @@ impl Core {
         self.end_batch(no, out);
     }
 
-    /// All runs of a call have begun, or existed already; or some were refused, and the batch stays open.
+    /// All runs of a call have begun, or existed already; or some were refused, and the batch stays
+    /// open.
     pub(super) fn conclude_batch(&mut self, call: PendingStart, out: &mut Output) {
         let CallKind::Batch(batch) = call.kind else {
             return;
@@ -478,14 +435,7 @@ impl Core {
         match record {
             Some(record) => {
                 let batch = summary(record);
-                out.send(
-                    session,
-                    BatchReply {
-                        request,
-                        batch,
-                        runs,
-                    },
-                );
+                out.send(session, BatchReply { request, batch, runs });
             }
             // It ended while the call was under way: another call had sealed it.
             None => {
@@ -502,11 +452,7 @@ impl Core {
         if !record.sealed || record.counts.ended() + early < record.counts.total {
             return None;
         }
-        let OpenBatch {
-            slot,
-            mut record,
-            follow_up,
-        } = self.batches.open.remove(&no)?;
+        let OpenBatch { slot, mut record, follow_up } = self.batches.open.remove(&no)?;
         self.batches.dirty.remove(&no);
         let (namespace, hash) = place_of(&record);
         self.batches.names.remove(&(namespace, hash));
@@ -525,25 +471,13 @@ impl Core {
                 self.create_run(caller, run, None, None, out);
             }
         }
-        out.put(
-            Space::Lasting,
-            batch::ended(namespace, hash),
-            record.to_bytes(),
-        );
+        out.put(Space::Lasting, batch::ended(namespace, hash), record.to_bytes());
         let at = match canary!("a batch is forgotten before its retention") {
             true => self.now().after(self.settings.retention / 7),
             false => self.now().after(self.settings.retention),
         };
         let what = Expires::Batch;
-        self.expires(
-            Expiry {
-                at,
-                what,
-                namespace,
-                hash,
-            },
-            out,
-        );
+        self.expires(Expiry { at, what, namespace, hash }, out);
         self.batches.ended = Some(record.clone());
         Some(record)
     }
@@ -552,21 +486,13 @@ impl Core {
     pub(super) fn write_batches(&mut self, out: &mut Output) {
         for no in std::mem::take(&mut self.batches.dirty) {
             if let Some(open) = self.batches.open.get(&no) {
-                out.put(
-                    Space::Lasting,
-                    batch::batch(open.slot),
-                    open.record.to_bytes(),
-                );
+                out.put(Space::Lasting, batch::batch(open.slot), open.record.to_bytes());
             }
         }
     }
 }
 
 fn refuse_damaged(session: SessionId, request: u64, what: &str, out: &mut Output) {
-    let reason = Damaged {
-        id: None,
-        what: what.to_owned(),
-    }
-    .into();
+    let reason = Damaged { id: None, what: what.to_owned() }.into();
     out.send(session, RefusedReply { request, reason });
 }

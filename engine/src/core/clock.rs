@@ -1,13 +1,15 @@
 //! Engine time from the machine's two clocks.
 //!
-//! Engine time moves with the monotonic clock and is slewed towards the wall clock: a tenth faster while it is
-//! behind, a tenth slower while it is ahead. A wall clock more than a second ahead (the machine slept, or was set)
-//! is followed in one jump, up to 48 h, with an alert; a larger jump is not believed. It never goes backwards.
+//! Engine time moves with the monotonic clock and is slewed towards the wall clock: a tenth faster
+//! while it is behind, a tenth slower while it is ahead. A wall clock more than a second ahead (the
+//! machine slept, or was set) is followed in one jump, up to 48 h, with an alert; a larger jump is
+//! not believed. It never goes backwards.
 //!
-//! Across restarts: a mark that engine time does not pass is stored ahead of time, in the order of all other writes;
-//! an engine that opens starts at the mark or at the wall, whichever is later. If that is the mark, engine time stands
-//! there until the wall has come as far, and the mark with it: were the mark moved on at once, each restart of a crash
-//! loop would carry engine time further away from the wall, until the store is refused.
+//! Across restarts: a mark that engine time does not pass is stored ahead of time, in the order of
+//! all other writes; an engine that opens starts at the mark or at the wall, whichever is later. If
+//! that is the mark, engine time stands there until the wall has come as far, and the mark with it:
+//! were the mark moved on at once, each restart of a crash loop would carry engine time further
+//! away from the wall, until the store is refused.
 
 use std::time::Duration;
 
@@ -22,8 +24,8 @@ pub const JUMP_MAX: Duration = Duration::from_secs(48 * 3_600);
 pub const MARK_AHEAD_MAX: Duration = Duration::from_secs(60);
 /// How far ahead of engine time the mark is stored.
 pub const MARK_LEAD: Duration = Duration::from_secs(2);
-/// A mark at most this far ahead of the wall at open is waited for. It is more than [`MARK_LEAD`], since the wall may have
-/// been set back a little.
+/// A mark at most this far ahead of the wall at open is waited for. It is more than [`MARK_LEAD`],
+/// since the wall may have been set back a little.
 const HOLD_MAX: Duration = Duration::from_secs(5);
 /// How much faster or slower engine time moves while it is slewed: one part in this many.
 const SLEW_PART: u32 = 10;
@@ -74,13 +76,7 @@ impl EngineClock {
         let micros = begin.0.saturating_mul(1_000);
         let ahead = mark.since(reading.wall);
         let held_until = (!ahead.is_zero() && ahead <= HOLD_MAX).then(|| reading.mono + HOLD_MAX);
-        Self {
-            mono: reading.mono,
-            micros,
-            told_not_believed: false,
-            accept_any,
-            held_until,
-        }
+        Self { mono: reading.mono, micros, told_not_believed: false, accept_any, held_until }
     }
 
     /// Whether it stands at the mark it was opened with. It does not pass that mark meanwhile.
@@ -139,10 +135,7 @@ mod tests {
     use super::*;
 
     fn at(mono_ms: u64, wall_ms: u64) -> Reading {
-        Reading {
-            mono: Duration::from_millis(mono_ms),
-            wall: Time(wall_ms),
-        }
+        Reading { mono: Duration::from_millis(mono_ms), wall: Time(wall_ms) }
     }
 
     #[test]
@@ -164,9 +157,7 @@ mod tests {
         let mut clock = EngineClock::open(at(0, 1_000_000), Time(0), false);
         assert_eq!(
             clock.advance(at(10, 4_600_010)),
-            Some(ClockAlert::Jumped {
-                by: Duration::from_secs(3_600)
-            })
+            Some(ClockAlert::Jumped { by: Duration::from_secs(3_600) })
         );
         assert_eq!(clock.now(), Time(4_600_010));
     }
@@ -175,20 +166,14 @@ mod tests {
     fn does_not_believe_a_year() {
         let mut clock = EngineClock::open(at(0, 0), Time(0), false);
         let year = 365 * 86_400_000;
-        assert!(matches!(
-            clock.advance(at(10, year)),
-            Some(ClockAlert::NotBelieved { .. })
-        ));
+        assert!(matches!(clock.advance(at(10, year)), Some(ClockAlert::NotBelieved { .. })));
         assert_eq!(clock.advance(at(20, year)), None);
         assert_eq!(clock.now(), Time(20));
     }
 
     #[test]
     fn opens_at_the_mark_if_the_wall_is_behind() {
-        assert_eq!(
-            EngineClock::open(at(0, 10_000), Time(12_000), false).now(),
-            Time(12_000)
-        );
+        assert_eq!(EngineClock::open(at(0, 10_000), Time(12_000), false).now(), Time(12_000));
     }
 
     // What an engine does that is killed twice a second.

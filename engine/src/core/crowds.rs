@@ -34,33 +34,21 @@ impl Crowd {
     pub(super) fn new() -> Self {
         let mut stage = Stage::new(Settings::default(), Time(1_000 * 86_400_000));
         stage.check_every = 997;
-        let mut crowd = Self {
-            stage,
-            started: 0,
-            granted: Vec::new(),
-            regranted: 0,
-            sent: Vec::new(),
-        };
+        let mut crowd =
+            Self { stage, started: 0, granted: Vec::new(), regranted: 0, sent: Vec::new() };
         crowd.hello(CLIENT, &[], Vec::new());
         crowd
     }
 
     pub(super) fn hello(&mut self, session: SessionId, queues: &[QueueSlots], held: Vec<Held>) {
-        let workflows = vec![WorkflowOffer {
-            workflow: "order".into(),
-            version: 1,
-        }];
+        let workflows = vec![WorkflowOffer { workflow: "order".into(), version: 1 }];
         let hello = Hello {
             protocol: PROTOCOL,
             caller: Caller::default(),
             credentials: None,
             incarnation: Incarnation(u128::from(session.0 % 10)),
             build: "b1".into(),
-            workflows: if queues.is_empty() {
-                Vec::new()
-            } else {
-                workflows
-            },
+            workflows: if queues.is_empty() { Vec::new() } else { workflows },
             queues: queues.to_vec(),
             held,
             tags: Vec::new(),
@@ -69,10 +57,7 @@ impl Crowd {
     }
 
     pub(super) fn hear(&mut self, session: SessionId, message: impl Into<Message>) {
-        self.stage.handle(Input::Received {
-            session,
-            message: message.into(),
-        });
+        self.stage.handle(Input::Received { session, message: message.into() });
     }
 
     fn start(&mut self, count: u64, queue: impl Fn(u64) -> String) {
@@ -88,14 +73,7 @@ impl Crowd {
         };
         let runs = (self.started..self.started + count).map(run).collect();
         self.started += count;
-        self.hear(
-            CLIENT,
-            Start {
-                request: 1,
-                caller: Caller::default(),
-                runs,
-            },
-        );
+        self.hear(CLIENT, Start { request: 1, caller: Caller::default(), runs });
         self.settle();
     }
 
@@ -115,15 +93,10 @@ impl Crowd {
         for effect in self.stage.commit() {
             match effect {
                 Effect::HandOut { run, token, .. } => self.granted.push((run, token)),
-                Effect::Regrant {
-                    run, old, token, ..
-                } => {
+                Effect::Regrant { run, old, token, .. } => {
                     self.regranted += 1;
-                    let known = self
-                        .granted
-                        .iter_mut()
-                        .find(|known| **known == (run, old))
-                        .unwrap();
+                    let known =
+                        self.granted.iter_mut().find(|known| **known == (run, old)).unwrap();
                     known.1 = token;
                 }
                 Effect::Send { message, .. } => self.sent.push(message),
@@ -138,9 +111,7 @@ impl Crowd {
 
     pub(super) fn pass(&mut self, span: Duration, sessions: &[SessionId]) {
         self.stage.pass(span);
-        sessions
-            .iter()
-            .for_each(|session| self.hear(*session, Heartbeat { beat: 0 }));
+        sessions.iter().for_each(|session| self.hear(*session, Heartbeat { beat: 0 }));
         self.stage.handle(Input::Ticked);
         self.settle();
     }
@@ -162,10 +133,7 @@ fn plain(n: u64) -> StartRun {
 }
 
 pub(super) fn slots(queue: &str, slots: u32) -> QueueSlots {
-    QueueSlots {
-        queue: queue.to_owned(),
-        slots,
-    }
+    QueueSlots { queue: queue.to_owned(), slots }
 }
 
 /// One peer that talks all the time does not keep another's silence from being noticed.
@@ -185,14 +153,11 @@ fn inputs_that_keep_coming_do_not_put_a_tick_off() {
         }
         crowd.settle();
     }
-    assert_eq!(
-        crowd.runs_in(RunState::Ready),
-        1,
-        "the silent worker is still trusted"
-    );
+    assert_eq!(crowd.runs_in(RunState::Ready), 1, "the silent worker is still trusted");
 }
 
-/// What callers say of themselves is in rows that must be short: it is refused where it is too long, and the engine goes on.
+/// What callers say of themselves is in rows that must be short: it is refused where it is too
+/// long, and the engine goes on.
 #[test]
 fn callers_that_say_too_much_of_themselves_are_refused() {
     let mut crowd = Crowd::new();
@@ -208,31 +173,10 @@ fn callers_that_say_too_much_of_themselves_are_refused() {
         let caller = caller(principal, context);
         let runs = || vec![plain(9)];
         let messages: [Message; 4] = [
-            Resume {
-                request,
-                caller: caller.clone(),
-                id,
-            }
-            .into(),
-            Cancel {
-                request,
-                caller: caller.clone(),
-                id,
-                reason: reason.clone(),
-            }
-            .into(),
-            Start {
-                request,
-                caller: caller.clone(),
-                runs: runs(),
-            }
-            .into(),
-            StartTogether {
-                request,
-                caller,
-                runs: runs(),
-            }
-            .into(),
+            Resume { request, caller: caller.clone(), id }.into(),
+            Cancel { request, caller: caller.clone(), id, reason: reason.clone() }.into(),
+            Start { request, caller: caller.clone(), runs: runs() }.into(),
+            StartTogether { request, caller, runs: runs() }.into(),
         ];
         for message in messages {
             crowd.sent.clear();
@@ -246,12 +190,7 @@ fn callers_that_say_too_much_of_themselves_are_refused() {
         }
     }
     let caller = caller(128, 256);
-    let cancel = Cancel {
-        request,
-        caller,
-        id,
-        reason,
-    };
+    let cancel = Cancel { request, caller, id, reason };
     crowd.hear(CLIENT, cancel);
     crowd.settle();
     assert_eq!(crowd.runs_in(RunState::Cancelled), 1);
@@ -261,10 +200,7 @@ fn callers_that_say_too_much_of_themselves_are_refused() {
 #[test]
 fn a_worker_of_too_many_workflows_is_refused() {
     let mut crowd = Crowd::new();
-    let offer = |n: u32| WorkflowOffer {
-        workflow: format!("w{n}"),
-        version: 1,
-    };
+    let offer = |n: u32| WorkflowOffer { workflow: format!("w{n}"), version: 1 };
     for (count, taken) in [(1_024, true), (1_025, false)] {
         crowd.sent.clear();
         let hello = Hello {
@@ -298,24 +234,14 @@ fn more_runs_wait_than_memory_holds() {
     let mut done = 0;
     while done < crowd.granted.len() {
         let (run, token) = crowd.granted[done];
-        crowd.hear(
-            SessionId(2),
-            TurnCompleted {
-                run,
-                token,
-                output: Payload::default(),
-            },
-        );
+        crowd.hear(SessionId(2), TurnCompleted { run, token, output: Payload::default() });
         done += 1;
         if done % 20 == 0 || done == crowd.granted.len() {
             crowd.settle();
         }
     }
     assert_eq!(crowd.runs_in(RunState::Completed), 6_000);
-    assert!(
-        crowd.granted.is_sorted_by_key(|(run, _)| run.0),
-        "first come, first served"
-    );
+    assert!(crowd.granted.is_sorted_by_key(|(run, _)| run.0), "first come, first served");
 }
 
 /// The same for timers, which come in any order.
@@ -329,25 +255,10 @@ fn more_runs_sleep_than_memory_holds() {
     for (run, token) in std::mem::take(&mut crowd.granted) {
         let delay_ms = 1_000 + run.0 * 7_919 % 60_000;
         let (number, place) = (StepNo(0), Default::default());
+        crowd.hear(worker, TimerRequested { run, token, number, place, delay_ms });
         crowd.hear(
             worker,
-            TimerRequested {
-                run,
-                token,
-                number,
-                place,
-                delay_ms,
-            },
-        );
-        crowd.hear(
-            worker,
-            TurnSuspended {
-                run,
-                token,
-                seen: 2,
-                wakes_at: Time(0),
-                once: Vec::new(),
-            },
+            TurnSuspended { run, token, seen: 2, wakes_at: Time(0), once: Vec::new() },
         );
         due.insert(run, delay_ms);
     }
@@ -368,9 +279,7 @@ fn runs_wait_in_more_queues_than_the_mark_names() {
     crowd.stage.reopen().unwrap();
     crowd.hello(CLIENT, &[], Vec::new());
     for (at, from) in (0..300).step_by(150).enumerate() {
-        let queues: Vec<_> = (from..from + 150)
-            .map(|n| slots(&format!("queue {n}"), 9))
-            .collect();
+        let queues: Vec<_> = (from..from + 150).map(|n| slots(&format!("queue {n}"), 9)).collect();
         crowd.hello(SessionId(2 + at as u64), &queues, Vec::new());
     }
     crowd.settle();
@@ -384,22 +293,12 @@ fn a_worker_comes_back_with_more_than_a_batch_holds() {
     crowd.hello(SessionId(2), &[slots("q", 100_000)], Vec::new());
     crowd.start(5_000, |_| "q".to_owned());
     assert_eq!(crowd.granted.len(), 5_000);
-    let held = |(run, token): &(RunNo, Token)| Held {
-        run: *run,
-        token: *token,
-        seen: 1,
-    };
+    let held = |(run, token): &(RunNo, Token)| Held { run: *run, token: *token, seen: 1 };
     let all = crowd.granted.iter().map(held).collect();
     crowd.hello(SessionId(12), &[slots("q", 100_000)], all);
     crowd.settle();
-    assert_eq!(
-        (crowd.regranted, crowd.runs_in(RunState::Granted)),
-        (5_000, 5_000)
-    );
-    crowd.stage.handle(Input::SessionClosed {
-        session: SessionId(12),
-        goodbye: true,
-    });
+    assert_eq!((crowd.regranted, crowd.runs_in(RunState::Granted)), (5_000, 5_000));
+    crowd.stage.handle(Input::SessionClosed { session: SessionId(12), goodbye: true });
     crowd.settle();
     assert_eq!(crowd.runs_in(RunState::Ready), 5_000);
 }
@@ -410,20 +309,8 @@ fn a_generation_of_many_runs_is_emptied() {
     let mut crowd = Crowd::new();
     crowd.hello(SessionId(2), &[slots("q", 100_000)], Vec::new());
     crowd.start(600, |_| "q".to_owned());
-    for (run, token) in crowd
-        .granted
-        .clone()
-        .into_iter()
-        .filter(|(run, _)| run.0 % 3 != 0)
-    {
-        crowd.hear(
-            SessionId(2),
-            TurnCompleted {
-                run,
-                token,
-                output: Payload::default(),
-            },
-        );
+    for (run, token) in crowd.granted.clone().into_iter().filter(|(run, _)| run.0 % 3 != 0) {
+        crowd.hear(SessionId(2), TurnCompleted { run, token, output: Payload::default() });
     }
     crowd.settle();
     crowd.stage.wall = crowd.stage.wall.after(Duration::from_secs(40 * 3_600));
@@ -437,17 +324,12 @@ fn a_generation_of_many_runs_is_emptied() {
     for _ in 0..14 {
         crowd.pass(Duration::from_secs(5), &[CLIENT, SessionId(2)]);
     }
-    assert_eq!(
-        (
-            crowd.runs_in(RunState::Completed),
-            crowd.runs_in(RunState::Granted)
-        ),
-        (0, 201)
-    );
+    assert_eq!((crowd.runs_in(RunState::Completed), crowd.runs_in(RunState::Granted)), (0, 201));
     block_on(crowd.stage.store.commit()).unwrap();
 }
 
-// A16: they die a bounded number at a time, from the front of their lane; there is no object for each.
+// A16: they die a bounded number at a time, from the front of their lane; there is no object for
+// each.
 #[test]
 fn a_backlog_of_a_workflow_that_nobody_knows_dies() {
     const RUNS: u64 = 10_000;
@@ -460,10 +342,7 @@ fn a_backlog_of_a_workflow_that_nobody_knows_dies() {
         credentials: None,
         incarnation: Incarnation(2),
         build: "b1".into(),
-        workflows: vec![WorkflowOffer {
-            workflow: "another".into(),
-            version: 1,
-        }],
+        workflows: vec![WorkflowOffer { workflow: "another".into(), version: 1 }],
         queues: vec![slots("q", 1)],
         held: Vec::new(),
         tags: Vec::new(),
@@ -492,28 +371,14 @@ fn one_call_does_not_make_more_queues_than_there_may_be() {
     let mut crowd = Crowd::new();
     crowd.stage.check_every = u64::MAX;
     crowd.start(9_999, queue);
-    let together = (20_000..20_002).map(|n| StartRun {
-        queue: queue(n),
-        ..plain(n)
-    });
+    let together = (20_000..20_002).map(|n| StartRun { queue: queue(n), ..plain(n) });
     let (request, caller, runs) = (2, Caller::default(), together.collect());
-    crowd.hear(
-        CLIENT,
-        StartTogether {
-            request,
-            caller,
-            runs,
-        },
-    );
+    crowd.hear(CLIENT, StartTogether { request, caller, runs });
     crowd.settle();
     let Some(Message::RefusedReply(refused)) = crowd.sent.last() else {
         panic!("two more are too many");
     };
-    assert!(
-        matches!(&refused.reason, Refusal::OutOfRange(_)),
-        "{}",
-        refused.reason
-    );
+    assert!(matches!(&refused.reason, Refusal::OutOfRange(_)), "{}", refused.reason);
     crowd.start(3, queue);
     let Some(Message::StartReply(reply)) = crowd.sent.last() else {
         panic!("an answer for each");

@@ -6,18 +6,20 @@
 //!                 Ready ◄── redriven
 //! ```
 //!
-//! No code of the user's runs on the way there. Whatever is done with a dead letter is an entry of its journal and an act
-//! ([`act`](super::act)), written in one batch.
+//! No code of the user's runs on the way there. Whatever is done with a dead letter is an entry of
+//! its journal and an act ([`act`](super::act)), written in one batch.
 //!
 //! # Invariants
 //!
-//! - **D1** A row in the list of dead letters stands for a run whose state is dead, and for each there is one.
-//! - **D2** A redrive supersedes the death, the failed steps that the function saw after it had asked for its last command,
-//!   and all failed attempts of steps without an outcome. Nothing else: no finished step is run again, commands keep
-//!   their numbers and so their keys. What the function does up to the first superseded entry is what it did before.
+//! - **D1** A row in the list of dead letters stands for a run whose state is dead, and for each
+//!   there is one.
+//! - **D2** A redrive supersedes the death, the failed steps that the function saw after it had
+//!   asked for its last command, and all failed attempts of steps without an outcome. Nothing else:
+//!   no finished step is run again, commands keep their numbers and so their keys. What the
+//!   function does up to the first superseded entry is what it did before.
 //! - **D3** After it the retries are counted anew, the workers lost too.
-//! - **D4** A run whose function went on after it had seen the failure it ended with is not redriven: the commands it gave
-//!   since have numbers, and keys, that other commands would get.
+//! - **D4** A run whose function went on after it had seen the failure it ended with is not
+//!   redriven: the commands it gave since have numbers, and keys, that other commands would get.
 //! - **D5** A command of an operator acts once, however often it arrives.
 
 use stepwell_storage::Space;
@@ -112,35 +114,18 @@ impl Core {
     /// Ends a run as a dead letter.
     pub(super) fn die(&mut self, run: &mut Run, death: Death, out: &mut Output) {
         let at = self.now();
-        let Death {
-            from,
-            failure,
-            end,
-            worker: (incarnation, build),
-        } = death;
+        let Death { from, failure, end, worker: (incarnation, build) } = death;
         let record = DeadRecord {
             workflow: run.workflow.clone(),
             class: failure.class.chars().take(CLASS_CHARS_MAX).collect(),
             queue: run.queue.clone(),
         };
-        out.note(Note::Died {
-            id: run.id,
-            reason: failure.to_string(),
-        });
+        out.note(Note::Died { id: run.id, reason: failure.to_string() });
         let end = end.map(|end| FunctionEnd {
             failed_at: end.failed_at.filter(|index| *index < run.next), // a worker may say anything
             ..end
         });
-        out.append(
-            run,
-            &Entry::from(Died {
-                at,
-                failure,
-                incarnation,
-                build,
-                end,
-            }),
-        );
+        out.append(run, &Entry::from(Died { at, failure, incarnation, build, end }));
         out.put(Space::Lasting, keys::dead(at, run.no), record.to_bytes());
         if !canary!("dead letters are not counted") {
             let queue = self.queue_number(&run.queue, out);
@@ -157,20 +142,11 @@ impl Core {
         order: impl Into<Order>,
         out: &mut Output,
     ) {
-        let order = Order {
-            session,
-            ..order.into()
-        };
+        let order = Order { session, ..order.into() };
         let namespace = order.caller.namespace;
         match self.check_order(&order) {
             Ok(()) => self.ask(namespace, id, super::load::Want::Order(order), out),
-            Err(reason) => out.send(
-                session,
-                RefusedReply {
-                    request: order.request,
-                    reason,
-                },
-            ),
+            Err(reason) => out.send(session, RefusedReply { request: order.request, reason }),
         }
     }
 
@@ -179,10 +155,8 @@ impl Core {
         let Deed::Edit(input) = &order.deed else {
             return Ok(());
         };
-        let (bytes, bytes_max) = (
-            input.len() as u64,
-            self.settings.limits.payload_bytes_max as u64,
-        );
+        let (bytes, bytes_max) =
+            (input.len() as u64, self.settings.limits.payload_bytes_max as u64);
         if bytes > bytes_max {
             return Err(PayloadTooLarge { bytes, bytes_max }.into());
         }
@@ -265,13 +239,7 @@ fn entry_of(
     Ok(match deed {
         Deed::Edit(input) => {
             let detail = format!("{} bytes", input.len());
-            let entry = InputEdited {
-                at,
-                principal,
-                command,
-                input,
-                died_at,
-            };
+            let entry = InputEdited { at, principal, command, input, died_at };
             (ActKind::Edit, entry.into(), detail)
         }
         Deed::Redrive => {
@@ -280,22 +248,11 @@ fn entry_of(
             if canary!("a redrive resets nothing") {
                 from = run.next;
             }
-            let entry = Redriven {
-                at,
-                principal,
-                command,
-                from,
-                rejoins,
-            };
+            let entry = Redriven { at, principal, command, from, rejoins };
             (ActKind::Redrive, entry.into(), String::new())
         }
         Deed::Discard(reason) => {
-            let entry = Discarded {
-                at,
-                principal,
-                command,
-                reason: reason.clone(),
-            };
+            let entry = Discarded { at, principal, command, reason: reason.clone() };
             (ActKind::Discard, entry.into(), reason)
         }
     })

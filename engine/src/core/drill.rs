@@ -1,5 +1,6 @@
-//! A small world around a core: three workers that run scripted workflows, a client, a clock that jumps, a disk that
-//! loses power. What happens in it is a list of orders; after each the invariants are checked. For tests and fuzzing.
+//! A small world around a core: three workers that run scripted workflows, a client, a clock that
+//! jumps, a disk that loses power. What happens in it is a list of orders; after each the
+//! invariants are checked. For tests and fuzzing.
 
 mod schedule;
 
@@ -44,9 +45,8 @@ pub(crate) type Order = (u8, u8, u8, u8);
 pub(crate) const ORDERS: u8 = 68;
 
 const WORKERS: usize = 3;
-const WORKFLOWS: [&str; 9] = [
-    "two", "sleeper", "flaky", "doomed", "whole", "picky", "racer", "long", "shared",
-];
+const WORKFLOWS: [&str; 9] =
+    ["two", "sleeper", "flaky", "doomed", "whole", "picky", "racer", "long", "shared"];
 /// Keys of what is done once for all runs.
 const ONCE: [&str; 2] = ["k0", "k1"];
 const QUEUES: [&str; 2] = ["a", "b"];
@@ -80,37 +80,16 @@ enum Command {
 }
 
 fn script(workflow: &str) -> &'static [Command] {
-    const STEP: Command = Command::Step {
-        fails: 0,
-        terminal: false,
-    };
+    const STEP: Command = Command::Step { fails: 0, terminal: false };
     match workflow {
         "two" => &[STEP, STEP],
         "sleeper" => &[STEP, Command::Sleep { ms: 3_000 }, STEP],
-        "flaky" => &[
-            Command::Step {
-                fails: 2,
-                terminal: false,
-            },
-            STEP,
-        ],
-        "doomed" => &[
-            STEP,
-            Command::Step {
-                fails: 1,
-                terminal: true,
-            },
-        ],
+        "flaky" => &[Command::Step { fails: 2, terminal: false }, STEP],
+        "doomed" => &[STEP, Command::Step { fails: 1, terminal: true }],
         "picky" => &[STEP, Command::Mismatch, Command::Sleep { ms: 1_000 }, STEP],
         "racer" => &[
-            Command::Race {
-                short_ms: 1_000,
-                long_ms: 60_000,
-            },
-            Command::Step {
-                fails: 1,
-                terminal: false,
-            },
+            Command::Race { short_ms: 1_000, long_ms: 60_000 },
+            Command::Step { fails: 1, terminal: false },
             Command::Sleep { ms: 2_000 },
         ],
         "shared" => &[
@@ -139,18 +118,8 @@ struct Holding {
 /// What arrives at a worker, in order.
 #[derive(Debug)]
 enum Arrival {
-    HandOut {
-        run: RunNo,
-        token: Token,
-        entries: Vec<Bytes>,
-    },
-    Regrant {
-        run: RunNo,
-        old: Token,
-        token: Token,
-        from: u32,
-        entries: Vec<Entry>,
-    },
+    HandOut { run: RunNo, token: Token, entries: Vec<Bytes> },
+    Regrant { run: RunNo, old: Token, token: Token, from: u32, entries: Vec<Entry> },
     Message(Message),
 }
 
@@ -198,43 +167,27 @@ fn unique(id: u8, how: u8) -> Option<UniqueKey> {
 }
 
 fn caller() -> Caller {
-    Caller {
-        principal: "drill".to_owned(),
-        ..Caller::default()
-    }
+    Caller { principal: "drill".to_owned(), ..Caller::default() }
 }
 
 /// Who gives an order about a queue or a schedule; some are copies of older ones.
 fn orders(request: u64) -> Caller {
     match request % 8 {
-        0 => Caller {
-            command: CommandId(u128::from(request / 16)),
-            ..caller()
-        },
+        0 => Caller { command: CommandId(u128::from(request / 16)), ..caller() },
         _ => orders_anew(request),
     }
 }
 
 /// Who gives an order that nobody gave before.
 fn orders_anew(request: u64) -> Caller {
-    Caller {
-        command: CommandId(1_000 + u128::from(request)),
-        ..caller()
-    }
+    Caller { command: CommandId(1_000 + u128::from(request)), ..caller() }
 }
 
 impl Drill {
     pub(crate) fn new(seed: u8) -> Self {
-        let small = Limits {
-            payload_bytes_max: 5_000,
-            journal_entries_warn: 4,
-            journal_entries_max: 8,
-        };
-        let limits = if seed & 1 == 1 {
-            small
-        } else {
-            Limits::default()
-        };
+        let small =
+            Limits { payload_bytes_max: 5_000, journal_entries_warn: 4, journal_entries_max: 8 };
+        let limits = if seed & 1 == 1 { small } else { Limits::default() };
         let workers_die_with_engine = seed & 2 == 2;
         let settings = Settings {
             limits,
@@ -332,28 +285,12 @@ impl Drill {
 
     fn flush(&mut self) {
         let (_, effects) = self.stage.flush();
-        if let [
-            Effect::Send {
-                message: Message::QueuesReply(told),
-                ..
-            },
-        ] = &effects[..]
-        {
+        if let [Effect::Send { message: Message::QueuesReply(told), .. }] = &effects[..] {
             Facts::of(&self.stage.store).check_gauges(&told.queues);
         }
         for effect in effects {
-            if let Effect::HandOut {
-                session,
-                run,
-                token,
-                ..
-            }
-            | Effect::Regrant {
-                session,
-                run,
-                token,
-                ..
-            } = effect
+            if let Effect::HandOut { session, run, token, .. }
+            | Effect::Regrant { session, run, token, .. } = effect
             {
                 let before = self.tokens.insert(run, token);
                 assert!(
@@ -393,59 +330,24 @@ impl Drill {
                 self.client_hears(message)
             }
             Effect::Send { session, message } => self.arrives(session, Arrival::Message(message)),
-            Effect::HandOut {
-                session,
-                run,
-                id,
-                token,
-                generation,
-                count,
-                ..
-            } => {
+            Effect::HandOut { session, run, id, token, generation, count, .. } => {
                 let entries = self.journal(generation, run, (0, count));
                 assert!(
                     entries.len() as u32 >= count,
                     "the journal of {id} is there when it is handed out"
                 );
-                self.arrives(
-                    session,
-                    Arrival::HandOut {
-                        run,
-                        token,
-                        entries,
-                    },
-                );
+                self.arrives(session, Arrival::HandOut { run, token, entries });
             }
-            Effect::Regrant {
-                session,
-                run,
-                old,
-                token,
-                generation,
-                from,
-                count,
-            } => {
+            Effect::Regrant { session, run, old, token, generation, from, count } => {
                 let stored = self.journal(generation, run, (from, count));
                 let entry =
                     |stored: &Bytes| Entry::decode(&stored[..stored.len() - 8]).expect("an entry");
                 let entries = stored.iter().map(entry).collect();
-                self.arrives(
-                    session,
-                    Arrival::Regrant {
-                        run,
-                        old,
-                        token,
-                        from,
-                        entries,
-                    },
-                );
+                self.arrives(session, Arrival::Regrant { run, old, token, from, entries });
             }
             Effect::Close { session, .. } => {
                 self.disconnect(session);
-                self.handle(Input::SessionClosed {
-                    session,
-                    goodbye: false,
-                });
+                self.handle(Input::SessionClosed { session, goodbye: false });
             }
             Effect::DropGeneration { generation } => {
                 block_on(self.stage.store.drop_generation(generation))
@@ -462,21 +364,12 @@ impl Drill {
     }
 
     fn journal(&self, generation: u32, run: RunNo, range: (u32, u32)) -> Vec<Bytes> {
-        block_on(reading::entries(
-            &self.stage.store,
-            generation,
-            run,
-            range,
-            usize::MAX,
-        ))
-        .expect("a journal is read")
+        block_on(reading::entries(&self.stage.store, generation, run, range, usize::MAX))
+            .expect("a journal is read")
     }
 
     fn arrives(&mut self, session: SessionId, arrival: Arrival) {
-        if let Some(worker) = self
-            .workers
-            .iter_mut()
-            .find(|worker| worker.session == Some(session))
+        if let Some(worker) = self.workers.iter_mut().find(|worker| worker.session == Some(session))
         {
             worker.inbox.push_back(arrival);
         }
@@ -486,11 +379,7 @@ impl Drill {
         if self.client == Some(session) {
             self.client = None;
         }
-        for worker in self
-            .workers
-            .iter_mut()
-            .filter(|worker| worker.session == Some(session))
-        {
+        for worker in self.workers.iter_mut().filter(|worker| worker.session == Some(session)) {
             worker.session = None;
             worker.inbox.clear();
         }
@@ -498,20 +387,11 @@ impl Drill {
 
     fn pass(&mut self, span: Duration, beats: u8) {
         self.stage.pass(span);
-        let workers = self
-            .workers
-            .iter()
-            .enumerate()
-            .filter(|(at, _)| beats >> at & 1 == 0);
-        let sessions: Vec<SessionId> = workers
-            .filter_map(|(_, w)| w.session)
-            .chain(self.client)
-            .collect();
+        let workers = self.workers.iter().enumerate().filter(|(at, _)| beats >> at & 1 == 0);
+        let sessions: Vec<SessionId> =
+            workers.filter_map(|(_, w)| w.session).chain(self.client).collect();
         for session in sessions {
-            self.handle(Input::Received {
-                session,
-                message: Heartbeat { beat: 0 }.into(),
-            });
+            self.handle(Input::Received { session, message: Heartbeat { beat: 0 }.into() });
         }
         self.handle(Input::Ticked);
     }
@@ -526,13 +406,8 @@ impl Drill {
         match how & 4 {
             0 => self.stage.wall = self.stage.wall.after(span),
             _ => {
-                self.stage.wall = Time(
-                    self.stage
-                        .wall
-                        .0
-                        .saturating_sub(span.as_millis() as u64)
-                        .max(START.0),
-                )
+                self.stage.wall =
+                    Time(self.stage.wall.0.saturating_sub(span.as_millis() as u64).max(START.0))
             }
         }
         self.handle(Input::Ticked);
@@ -553,9 +428,7 @@ impl Drill {
             Ok(()) => {}
             Err(OpenRefused::ClockBehind { mark, .. }) => {
                 self.stage.wall = mark; // an operator sets it right
-                self.stage
-                    .reopen()
-                    .expect("a store with the right clock opens");
+                self.stage.reopen().expect("a store with the right clock opens");
             }
             Err(refused) => panic!("what the core wrote opens: {refused}"),
         }
@@ -585,10 +458,7 @@ impl Drill {
         let session = self.workers[worker].session;
         self.restart(worker, how / 2);
         if let Some(session) = session.filter(|_| how.is_multiple_of(2)) {
-            self.handle(Input::SessionClosed {
-                session,
-                goodbye: false,
-            });
+            self.handle(Input::SessionClosed { session, goodbye: false });
         }
     }
 
@@ -604,20 +474,11 @@ impl Drill {
             seen: holding.entries.len() as u32,
         };
         let held = worker.holds.iter().map(held).collect();
-        worker
-            .holds
-            .values_mut()
-            .for_each(|holding| holding.asked = None);
+        worker.holds.values_mut().for_each(|holding| holding.asked = None);
         // The third worker does not know all workflows.
-        let known = if at == 2 {
-            &WORKFLOWS[..5]
-        } else {
-            &WORKFLOWS[..]
-        };
-        let offer = |workflow: &&str| WorkflowOffer {
-            workflow: (*workflow).to_owned(),
-            version: 1,
-        };
+        let known = if at == 2 { &WORKFLOWS[..5] } else { &WORKFLOWS[..] };
+        let offer =
+            |workflow: &&str| WorkflowOffer { workflow: (*workflow).to_owned(), version: 1 };
         let hello = Hello {
             protocol: PROTOCOL,
             caller: caller(),
@@ -630,10 +491,7 @@ impl Drill {
             // The first worker offers what no other does.
             tags: (at == 0).then(|| TAG.to_owned()).into_iter().collect(),
         };
-        self.handle(Input::Received {
-            session,
-            message: hello.into(),
-        });
+        self.handle(Input::Received { session, message: hello.into() });
     }
 
     fn close(&mut self, at: usize, how: u8) {
@@ -703,11 +561,8 @@ impl Drill {
         let about = report_of(&message);
         let facts = self.audit.facts();
         let before = about.and_then(|(run, token)| {
-            let current = facts
-                .granted
-                .values()
-                .find(|record| record.run == run)
-                .map(|record| record.token);
+            let current =
+                facts.granted.values().find(|record| record.run == run).map(|record| record.token);
             let counts = current == Some(token) && self.given.get(&token) == Some(&session);
             Some((run, current, facts.runs.get(&run)?.entries.len())).filter(|_| !counts)
         });
@@ -717,11 +572,8 @@ impl Drill {
             return;
         };
         let facts = self.audit.facts();
-        let granted = facts
-            .granted
-            .values()
-            .find(|record| record.run == run)
-            .map(|record| record.token);
+        let granted =
+            facts.granted.values().find(|record| record.run == run).map(|record| record.token);
         let after = facts.runs.get(&run).map(|facts| facts.entries.len());
         assert!(
             after == Some(entries) || granted != current,
@@ -736,11 +588,7 @@ impl Drill {
         }
         let (session, message) = self.sent[usize::from(pick) * 2 % self.sent.len()].clone();
         let other = self.workers[usize::from(how) % WORKERS].session;
-        let session = if how & 4 == 0 {
-            session
-        } else {
-            other.unwrap_or(session)
-        };
+        let session = if how & 4 == 0 { session } else { other.unwrap_or(session) };
         self.report(session, message);
     }
 
@@ -759,16 +607,8 @@ impl Drill {
         let (place, output) = (Place::default(), Payload::default());
         self.report(
             session,
-            StepCompletedReport {
-                run,
-                token,
-                number,
-                place,
-                attempt: 1,
-                output,
-                once: None,
-            }
-            .into(),
+            StepCompletedReport { run, token, number, place, attempt: 1, output, once: None }
+                .into(),
         );
     }
 
@@ -781,19 +621,11 @@ impl Drill {
             return;
         }
         let nth = usize::from(pick) % worker.holds.len();
-        let Some((run, holding)) = worker
-            .holds
-            .iter()
-            .nth(nth)
-            .filter(|(_, h)| h.asked.is_none())
+        let Some((run, holding)) = worker.holds.iter().nth(nth).filter(|(_, h)| h.asked.is_none())
         else {
             return;
         };
-        let message: Message = GiveBack {
-            run: *run,
-            token: holding.token,
-        }
-        .into();
+        let message: Message = GiveBack { run: *run, token: holding.token }.into();
         let run = *run;
         worker.holds.remove(&run);
         self.report(session, message);
@@ -806,10 +638,7 @@ impl Drill {
         };
         worker.slots = u32::from(how % 4);
         let queues = slots(worker.slots, how);
-        self.handle(Input::Received {
-            session,
-            message: Offer { queues }.into(),
-        });
+        self.handle(Input::Received { session, message: Offer { queues }.into() });
     }
 
     // What the client does.
@@ -831,10 +660,7 @@ impl Drill {
             held: Vec::new(),
             tags: Vec::new(),
         };
-        self.handle(Input::Received {
-            session,
-            message: hello.into(),
-        });
+        self.handle(Input::Received { session, message: hello.into() });
         session
     }
 
@@ -848,11 +674,7 @@ impl Drill {
 
     fn start(&mut self, id: u8, workflow: u8, how: u8) {
         // Mostly an id has its workflow; sometimes another one is asked for.
-        let workflow = if workflow % 8 == 7 {
-            id.wrapping_add(1)
-        } else {
-            id
-        };
+        let workflow = if workflow % 8 == 7 { id.wrapping_add(1) } else { id };
         let run = StartRun {
             id: run_id(id),
             name: None,
@@ -865,25 +687,14 @@ impl Drill {
             tags: (how % 8 == 2).then(|| TAG.to_owned()).into_iter().collect(),
             unique: unique(id, how),
         };
-        let runs = if how % 16 == 1 {
-            vec![run.clone(), run]
-        } else {
-            vec![run]
-        };
+        let runs = if how % 16 == 1 { vec![run.clone(), run] } else { vec![run] };
         if how % 16 == 5 {
             return self.start_together(id, runs);
         }
         if how % 16 >= 13 {
             return self.start_batch(id, how, runs);
         }
-        self.request(run_id(id), |request| {
-            Start {
-                request,
-                caller: caller(),
-                runs,
-            }
-            .into()
-        });
+        self.request(run_id(id), |request| Start { request, caller: caller(), runs }.into());
     }
 
     /// All or nothing, with a second run.
@@ -899,12 +710,7 @@ impl Drill {
             ..StartRun::default()
         });
         self.request(run_id(id), |request| {
-            StartTogether {
-                request,
-                caller: caller(),
-                runs,
-            }
-            .into()
+            StartTogether { request, caller: caller(), runs }.into()
         });
     }
 
@@ -959,10 +765,7 @@ impl Drill {
     /// An operator sets something on a queue.
     fn set_queue(&mut self, queue: u8, what: u8, number: u8) {
         let number = u32::from(number);
-        let mut change = QueueChange {
-            create: queue & 2 == 2,
-            ..QueueChange::default()
-        };
+        let mut change = QueueChange { create: queue & 2 == 2, ..QueueChange::default() };
         match what % 8 {
             0..=1 => change.paused = Some(number.is_multiple_of(2)),
             2..=3 => change.concurrency = Some(number % 4),
@@ -981,34 +784,21 @@ impl Drill {
     fn change_queue(&mut self, queue: usize, change: QueueChange, who: fn(u64) -> Caller) {
         let queue = QUEUES[queue % QUEUES.len()].to_owned();
         self.request(RunId(0), |request| {
-            SetQueue {
-                request,
-                caller: who(request),
-                queue,
-                change,
-            }
-            .into()
+            SetQueue { request, caller: who(request), queue, change }.into()
         });
     }
 
     /// Somebody looks at the queues: what is told is what is stored then.
     fn ask_queues(&mut self, how: u8) {
         self.look(false);
-        let queue = how
-            .is_multiple_of(4)
-            .then(|| QUEUES[usize::from(how / 4) % 2].to_owned());
+        let queue = how.is_multiple_of(4).then(|| QUEUES[usize::from(how / 4) % 2].to_owned());
         self.request(RunId(0), |request| AskQueues { request, queue }.into());
         self.look(false);
     }
 
     fn resume(&mut self, id: u8) {
         self.request(run_id(id), |request| {
-            Resume {
-                request,
-                caller: caller(),
-                id: run_id(id),
-            }
-            .into()
+            Resume { request, caller: caller(), id: run_id(id) }.into()
         });
     }
 
@@ -1016,23 +806,10 @@ impl Drill {
     fn act(&mut self, id: u8, what: u8, how: u8) {
         let id = run_id(id);
         let new = self.next_request + 1;
-        let command = if how.is_multiple_of(4) {
-            u64::from(how)
-        } else {
-            1_000 + new
-        };
-        let caller = Caller {
-            command: CommandId(u128::from(command)),
-            ..caller()
-        };
+        let command = if how.is_multiple_of(4) { u64::from(how) } else { 1_000 + new };
+        let caller = Caller { command: CommandId(u128::from(command)), ..caller() };
         self.request(id, |request| match what % 8 {
-            0 => Discard {
-                request,
-                caller,
-                id,
-                reason: "of no use".to_owned(),
-            }
-            .into(),
+            0 => Discard { request, caller, id, reason: "of no use".to_owned() }.into(),
             1 | 2 => EditInput {
                 request,
                 caller,
@@ -1040,35 +817,16 @@ impl Drill {
                 input: Payload(vec![1; 1 + usize::from(how) * 30].into()),
             }
             .into(),
-            _ => Redrive {
-                request,
-                caller,
-                id,
-            }
-            .into(),
+            _ => Redrive { request, caller, id }.into(),
         });
     }
 
     fn ask(&mut self, id: u8, how: u8) {
         let (id, wait) = (run_id(id), !how.is_multiple_of(4));
         match how % 5 {
-            0 => self.request(id, |request| {
-                AskStatus {
-                    request,
-                    caller: caller(),
-                    id,
-                }
-                .into()
-            }),
-            _ => self.request(id, |request| {
-                AskOutcome {
-                    request,
-                    caller: caller(),
-                    id,
-                    wait,
-                }
-                .into()
-            }),
+            0 => self.request(id, |request| AskStatus { request, caller: caller(), id }.into()),
+            _ => self
+                .request(id, |request| AskOutcome { request, caller: caller(), id, wait }.into()),
         }
     }
 
@@ -1116,18 +874,12 @@ impl Drill {
         if namespace != Default::default() {
             return;
         }
-        let sessions: Vec<SessionId> = self
-            .workers
-            .iter()
-            .filter_map(|worker| worker.session)
-            .collect();
+        let sessions: Vec<SessionId> =
+            self.workers.iter().filter_map(|worker| worker.session).collect();
         for session in sessions {
             match report_of(&message) {
                 Some(_) => self.report(session, message.clone()),
-                None => self.handle(Input::Received {
-                    session,
-                    message: message.clone(),
-                }),
+                None => self.handle(Input::Received { session, message: message.clone() }),
             }
             self.settle();
             self.look(false);
@@ -1148,11 +900,7 @@ impl Drill {
         for queue in 0..QUEUES.len() {
             let change = QueueChange {
                 paused: Some(false),
-                rate: Some(RateLimit {
-                    count: 0,
-                    per_ms: 1,
-                    burst: 1,
-                }),
+                rate: Some(RateLimit { count: 0, per_ms: 1, burst: 1 }),
                 create: true,
                 ..QueueChange::default()
             };
@@ -1177,41 +925,22 @@ impl Drill {
                 return;
             }
             if round % 50 == 49 {
-                let stopped: Vec<RunId> = facts
-                    .stopped
-                    .keys()
-                    .map(|no| facts.runs[no].run.id)
-                    .collect();
+                let stopped: Vec<RunId> =
+                    facts.stopped.keys().map(|no| facts.runs[no].run.id).collect();
                 for id in stopped {
-                    self.request(id, |request| {
-                        Resume {
-                            request,
-                            caller: caller(),
-                            id,
-                        }
-                        .into()
-                    });
+                    self.request(id, |request| Resume { request, caller: caller(), id }.into());
                 }
             }
         }
-        let stuck = self
-            .audit
-            .facts()
-            .runs
-            .values()
-            .filter(|run| !run.state.is_final());
-        let stuck: Vec<(RunNo, &str, RunState)> = stuck
-            .map(|facts| (facts.run.no, facts.run.workflow.as_str(), facts.state))
-            .collect();
+        let stuck = self.audit.facts().runs.values().filter(|run| !run.state.is_final());
+        let stuck: Vec<(RunNo, &str, RunState)> =
+            stuck.map(|facts| (facts.run.no, facts.run.workflow.as_str(), facts.state)).collect();
         panic!("everything ends, but not {stuck:?}");
     }
 }
 
 fn slots(slots: u32, how: u8) -> Vec<QueueSlots> {
-    let both = QUEUES.iter().map(|queue| QueueSlots {
-        queue: (*queue).to_owned(),
-        slots,
-    });
+    let both = QUEUES.iter().map(|queue| QueueSlots { queue: (*queue).to_owned(), slots });
     both.take(if how & 16 == 16 { 1 } else { 2 }).collect()
 }
 
@@ -1236,11 +965,7 @@ impl Worker {
     /// Takes what arrives; tells the step whose outcome it acknowledges.
     fn take(&mut self, arrival: Arrival) -> Option<(RunNo, StepNo)> {
         match arrival {
-            Arrival::HandOut {
-                run,
-                token,
-                entries,
-            } => {
+            Arrival::HandOut { run, token, entries } => {
                 let mut fold = RunFold::new(run, 0);
                 let mut known = Vec::new();
                 for stored in &entries {
@@ -1251,27 +976,12 @@ impl Worker {
                 let workflow = fold.finish().map(|run| run.workflow).unwrap_or_default();
                 self.holds.insert(
                     run,
-                    Holding {
-                        token,
-                        workflow,
-                        entries: known,
-                        asked: None,
-                        once: None,
-                    },
+                    Holding { token, workflow, entries: known, asked: None, once: None },
                 );
                 None
             }
-            Arrival::Regrant {
-                run,
-                old,
-                token,
-                from,
-                entries,
-            } => {
-                let holding = self
-                    .holds
-                    .get_mut(&run)
-                    .filter(|holding| holding.token == old)?;
+            Arrival::Regrant { run, old, token, from, entries } => {
+                let holding = self.holds.get_mut(&run).filter(|holding| holding.token == old)?;
                 holding.token = token;
                 let asked = holding.asked.take();
                 holding.asked = asked.filter(|asked| match asked {
@@ -1288,10 +998,8 @@ impl Worker {
                 None
             }
             Arrival::Message(Message::Appended(told)) => {
-                let holding = self
-                    .holds
-                    .get_mut(&told.run)
-                    .filter(|holding| holding.token == told.token)?;
+                let holding =
+                    self.holds.get_mut(&told.run).filter(|holding| holding.token == told.token)?;
                 assert!(
                     told.index as usize <= holding.entries.len(),
                     "J1: entries of {} are told in order",
@@ -1341,11 +1049,7 @@ impl Worker {
     }
 
     fn drop_run(&mut self, run: RunNo, token: Token) -> Option<(RunNo, StepNo)> {
-        if self
-            .holds
-            .get(&run)
-            .is_some_and(|holding| holding.token == token)
-        {
+        if self.holds.get(&run).is_some_and(|holding| holding.token == token) {
             self.holds.remove(&run);
         }
         None
@@ -1353,21 +1057,19 @@ impl Worker {
 }
 
 impl Holding {
-    /// How the function came to its failure: it asks for nothing once it has seen a step fail. An older worker says nothing.
+    /// How the function came to its failure: it asks for nothing once it has seen a step fail. An
+    /// older worker says nothing.
     fn end(&self) -> Option<FunctionEnd> {
         let superseded = Superseded::of((0..).zip(&self.entries));
         let failed = (0..).zip(&self.entries).find(|(index, entry)| {
             matches!(entry, Entry::StepFailed(_)) && !superseded.covers(*index, entry)
         });
-        let end = FunctionEnd {
-            failed_at: failed.map(|(index, _)| index),
-            went_on: None,
-        };
+        let end = FunctionEnd { failed_at: failed.map(|(index, _)| index), went_on: None };
         (self.token.grant.0.is_multiple_of(2)).then_some(end)
     }
 
-    /// Asks before each attempt. What was granted is mostly done, sometimes given back; a worker that an engine left in the
-    /// middle of it comes with a result without having asked this one.
+    /// Asks before each attempt. What was granted is mostly done, sometimes given back; a worker
+    /// that an engine left in the middle of it comes with a result without having asked this one.
     fn next_once(
         &self,
         (run, number): (RunNo, StepNo),
@@ -1377,14 +1079,7 @@ impl Holding {
     ) -> Message {
         let (token, once) = (self.token, OnceKey::of(Namespace::default(), &place.name));
         match self.once == Some(number) || how % 32 == 7 {
-            false => AskOnce {
-                run,
-                token,
-                number,
-                place,
-                once,
-            }
-            .into(),
+            false => AskOnce { run, token, number, place, once }.into(),
             true if how % 32 == 9 => OnceReturned { run, token, number }.into(),
             true if attempts < fails && run.0.is_multiple_of(2) => AttemptFailedReport {
                 run,
@@ -1418,29 +1113,14 @@ impl Holding {
         if self.workflow == "whole" {
             let failure = Failure::retryable("not yet");
             return match known.whole < 2 && !known.cancelled {
-                true => TurnFailed {
-                    run,
-                    token,
-                    failure,
-                    whole: true,
-                    end: None,
-                }
-                .into(),
-                false => TurnCompleted {
-                    run,
-                    token,
-                    output: Payload(vec![2].into()),
-                }
-                .into(),
+                true => TurnFailed { run, token, failure, whole: true, end: None }.into(),
+                false => TurnCompleted { run, token, output: Payload(vec![2].into()) }.into(),
             };
         }
         let seen = self.entries.len() as u32;
         let mut number = 0;
         let commands: &[Command] = if known.cancelled {
-            &[Command::Step {
-                fails: 0,
-                terminal: false,
-            }]
+            &[Command::Step { fails: 0, terminal: false }]
         } else {
             script(&self.workflow)
         };
@@ -1451,11 +1131,7 @@ impl Holding {
         for command in commands {
             let at = StepNo(number);
             number += 1;
-            let place = Place {
-                name: format!("c{at}"),
-                at: "drill.rs:1".to_owned(),
-                version: 1,
-            };
+            let place = Place { name: format!("c{at}"), at: "drill.rs:1".to_owned(), version: 1 };
             match *command {
                 Command::Step { fails, terminal } => {
                     if known.failed.contains(&at) {
@@ -1531,10 +1207,7 @@ impl Holding {
                         }
                         .into();
                     }
-                    let place = Place {
-                        name: ONCE[key].to_owned(),
-                        ..place
-                    };
+                    let place = Place { name: ONCE[key].to_owned(), ..place };
                     return self.next_once((run, at), place, (attempts, fails), how);
                 }
                 Command::Sleep { ms } => match known.due.get(&at) {
@@ -1550,14 +1223,8 @@ impl Holding {
                         .into();
                     }
                     None => {
-                        return TimerRequested {
-                            run,
-                            token,
-                            number: at,
-                            place,
-                            delay_ms: ms,
-                        }
-                        .into();
+                        return TimerRequested { run, token, number: at, place, delay_ms: ms }
+                            .into();
                     }
                 },
                 Command::Race { short_ms, long_ms } => {
@@ -1602,14 +1269,8 @@ impl Holding {
                 Command::Mismatch if build == "b1" => {
                     let (journal_holds, code_asked) =
                         ("step `c1`".to_owned(), "timer 1s".to_owned());
-                    return TurnMismatched {
-                        run,
-                        token,
-                        index: 2,
-                        journal_holds,
-                        code_asked,
-                    }
-                    .into();
+                    return TurnMismatched { run, token, index: 2, journal_holds, code_asked }
+                        .into();
                 }
                 Command::Mismatch => {}
             }
@@ -1623,12 +1284,7 @@ impl Holding {
                 end: None,
             }
             .into(),
-            false => TurnCompleted {
-                run,
-                token,
-                output: Payload(vec![4].into()),
-            }
-            .into(),
+            false => TurnCompleted { run, token, output: Payload(vec![4].into()) }.into(),
         }
     }
 }

@@ -1,10 +1,11 @@
-//! What is deleted when its time is over: unique keys that were held for a time, batches that ended long ago, results for
-//! once keys.
+//! What is deleted when its time is over: unique keys that were held for a time, batches that ended
+//! long ago, results for once keys.
 //!
-//! Each has a row under its instant, behind a mark before which there is none. When the first is due, and at most once a
-//! minute, the engine looks behind the mark, [`PAGE`] rows at a time until no more are due, so that the work is bounded by
-//! what expires and no scan passes over what was deleted before. Nothing depends on it: a key or a result that
-//! has expired counts as gone, whether its row is there or not; a batch that has ended is found until its row is deleted.
+//! Each has a row under its instant, behind a mark before which there is none. When the first is
+//! due, and at most once a minute, the engine looks behind the mark, [`PAGE`] rows at a time until
+//! no more are due, so that the work is bounded by what expires and no scan passes over what was
+//! deleted before. Nothing depends on it: a key or a result that has expired counts as gone,
+//! whether its row is there or not; a batch that has ended is found until its row is deleted.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -27,7 +28,8 @@ const INTERVAL: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub(super) struct Expiries {
     next_look: Duration,
-    /// When the first one is due: at the end of time if there is none; none if that was not read to the end.
+    /// When the first one is due: at the end of time if there is none; none if that was not read to
+    /// the end.
     first: Option<Time>,
     reading: bool,
     /// The first of those that were added while a page was being read.
@@ -38,10 +40,7 @@ pub(super) struct Expiries {
 
 impl Expiries {
     pub(super) fn opened(first: Option<Time>) -> Self {
-        Self {
-            first: Some(first.unwrap_or(Time(u64::MAX))),
-            ..Self::default()
-        }
+        Self { first: Some(first.unwrap_or(Time(u64::MAX))), ..Self::default() }
     }
 }
 
@@ -49,9 +48,7 @@ impl Core {
     /// Something will expire; never, at the instant zero.
     pub(super) fn expires(&mut self, row: Expiry, out: &mut Output) {
         if self.expiries.reading {
-            self.expiries
-                .renewed
-                .insert((row.what, (row.namespace, row.hash)));
+            self.expiries.renewed.insert((row.what, (row.namespace, row.hash)));
         }
         if row.at > Time(0) {
             self.expiries.first = self.expiries.first.map(|first| first.min(row.at));
@@ -86,10 +83,7 @@ impl Core {
 
     fn read_expired(&mut self, out: &mut Output) {
         self.expiries.reading = true;
-        out.read(Read::Expired {
-            until: self.now(),
-            limit: PAGE,
-        });
+        out.read(Read::Expired { until: self.now(), limit: PAGE });
     }
 
     /// Deletes what has expired; `first` is what expires next, if all of it was read.

@@ -1,7 +1,9 @@
-//! What is told of queues: gauges that are exact at the commit they are told with, and work that nobody offers.
+//! What is told of queues: gauges that are exact at the commit they are told with, and work that
+//! nobody offers.
 //!
-//! Counts are kept per queue and written with every batch that changes them ([`PoolRecord`](crate::keys::PoolRecord)). The
-//! run that waits longest is at the head of some lane; a lane that has not been read yet is read before the answer.
+//! Counts are kept per queue and written with every batch that changes them
+//! ([`PoolRecord`](crate::keys::PoolRecord)). The run that waits longest is at the head of some
+//! lane; a lane that has not been read yet is read before the answer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -18,7 +20,8 @@ use crate::model::run::RunState;
 use crate::model::time::Time;
 use crate::wire::message::{AskQueues, QueuesReply, RefusedReply};
 
-/// Work that nobody offers is looked for this often while any is ready, or more often if it is to be told sooner.
+/// Work that nobody offers is looked for this often while any is ready, or more often if it is to
+/// be told sooner.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Reasons of one queue that are told at most.
 const REASONS_MAX: usize = 16;
@@ -32,7 +35,8 @@ pub(super) struct AskedQueues {
     ask: AskQueues,
 }
 
-/// A workflow, the tags that are asked for, the builds to avoid; none: whatever is ready in the queue.
+/// A workflow, the tags that are asked for, the builds to avoid; none: whatever is ready in the
+/// queue.
 type Kind = Option<(String, Vec<String>, Vec<String>)>;
 
 /// Ready work that no connected worker offers.
@@ -76,17 +80,12 @@ impl Core {
     }
 
     fn queues_asked(&self, ask: &AskQueues) -> Result<Vec<(String, u32)>, NoSuchQueue> {
-        let all = self
-            .queue_numbers
-            .iter()
-            .map(|(name, no)| (name.clone(), *no));
+        let all = self.queue_numbers.iter().map(|(name, no)| (name.clone(), *no));
         match &ask.queue {
             None => Ok(all.collect()),
             Some(queue) => match self.queue_numbers.get(queue) {
                 Some(number) => Ok(vec![(queue.clone(), *number)]),
-                None => Err(NoSuchQueue {
-                    queue: queue.clone(),
-                }),
+                None => Err(NoSuchQueue { queue: queue.clone() }),
             },
         }
     }
@@ -124,11 +123,7 @@ impl Core {
             _ => {}
         }
         reasons.extend(self.unoffered_of(number));
-        let offered = || {
-            self.sessions
-                .values()
-                .map(|session| session.offered(number))
-        };
+        let offered = || self.sessions.values().map(|session| session.offered(number));
         QueueSummary {
             name: name.to_owned(),
             settings: pool.settings(),
@@ -151,15 +146,12 @@ impl Core {
             Want::Grant { item, .. } if item.queue == number => Some(item.since),
             _ => None,
         });
-        let waiting = self
-            .queues
-            .get(&number)
-            .and_then(|queue| queue.oldest_since());
+        let waiting = self.queues.get(&number).and_then(|queue| queue.oldest_since());
         leaving.chain(waiting).min()
     }
 
-    /// What is ready in a queue, as far as it is in memory, and offered by nobody: why, in words. Of a paused queue nothing
-    /// is missed.
+    /// What is ready in a queue, as far as it is in memory, and offered by nobody: why, in words.
+    /// Of a paused queue nothing is missed.
     fn unoffered_of(&self, number: u32) -> impl Iterator<Item = String> + use<> {
         let reasons: BTreeSet<String> = self.kinds_unoffered_of(number).into_values().collect();
         reasons.into_iter().take(REASONS_MAX)
@@ -174,11 +166,7 @@ impl Core {
         else {
             return reasons;
         };
-        let serving: Vec<&Session> = self
-            .sessions
-            .values()
-            .filter(|s| s.serves(number))
-            .collect();
+        let serving: Vec<&Session> = self.sessions.values().filter(|s| s.serves(number)).collect();
         if serving.is_empty() {
             reasons.insert(None, "no worker offers this queue".to_owned());
         }

@@ -1,7 +1,8 @@
 //! Grants: a run, its token and its journal go to a session with a free slot.
 //!
-//! A grant is durable: one small record in a slot of its own, written in the batch whose commit causes the hand-out.
-//! After a restart of the engine granted runs stay reserved for their worker process for one session time-out.
+//! A grant is durable: one small record in a slot of its own, written in the batch whose commit
+//! causes the hand-out. After a restart of the engine granted runs stay reserved for their worker
+//! process for one session time-out.
 
 use std::collections::BTreeSet;
 
@@ -60,19 +61,14 @@ pub(super) struct Granted {
     pub(super) run: Option<Run>,
     /// The session that holds it, unless its worker is absent.
     pub(super) holder: Option<SessionId>,
-    /// Its journal is damaged and nobody goes on with it: it takes no place in the limits of its queue.
+    /// Its journal is damaged and nobody goes on with it: it takes no place in the limits of its
+    /// queue.
     pub(super) stranded: bool,
 }
 
 impl Granted {
     pub(super) fn restored(slot: u32, record: GrantedRecord) -> Self {
-        Self {
-            slot,
-            record,
-            run: None,
-            holder: None,
-            stranded: false,
-        }
+        Self { slot, record, run: None, holder: None, stranded: false }
     }
 
     /// Takes what was read of the run.
@@ -231,13 +227,8 @@ impl Core {
         self.shift(item.queue, RunState::Ready, RunState::Granted);
         self.admit(item.queue);
         let no = run.no;
-        let granted = Granted {
-            slot,
-            record,
-            run: Some(run),
-            holder: Some(session),
-            stranded: false,
-        };
+        let granted =
+            Granted { slot, record, run: Some(run), holder: Some(session), stranded: false };
         let before = self.granted.insert(no, granted);
         assert!(before.is_none(), "G1: run number {no} is granted once");
         self.arm_timers(no);
@@ -265,11 +256,7 @@ impl Core {
         granted.record.token = token;
         // What was said under the old token and waits for a read is said again (G3).
         self.onces.stop_waiting(no);
-        out.put(
-            Space::Passing,
-            keys::granted(granted.slot),
-            granted.record.to_bytes(),
-        );
+        out.put(Space::Passing, keys::granted(granted.slot), granted.record.to_bytes());
         out.effect(Effect::Regrant {
             session,
             run: no,
@@ -288,7 +275,8 @@ impl Core {
         }
     }
 
-    /// The granted run a report is about, if the report counts (G3); otherwise the reporter is told.
+    /// The granted run a report is about, if the report counts (G3); otherwise the reporter is
+    /// told.
     pub(super) fn current(
         &mut self,
         session: SessionId,
@@ -308,25 +296,10 @@ impl Core {
         });
         if !holds {
             let current = found.map(|granted| granted.record.token);
-            let id = found
-                .and_then(|granted| granted.run.as_ref())
-                .map(|run| run.id);
+            let id = found.and_then(|granted| granted.run.as_ref()).map(|run| run.id);
             self.counts.refused_late += 1;
-            let reason: Refusal = StaleToken {
-                id,
-                number: None,
-                token,
-                current,
-            }
-            .into();
-            out.send(
-                session,
-                Revoked {
-                    run: no,
-                    token,
-                    reason,
-                },
-            );
+            let reason: Refusal = StaleToken { id, number: None, token, current }.into();
+            out.send(session, Revoked { run: no, token, reason });
             return None;
         }
         self.granted.get_mut(&no)
@@ -359,13 +332,7 @@ impl Core {
     /// Ends a turn: the worker forgets the run.
     pub(super) fn end_turn(granted: &Granted, out: &mut Output) {
         if let Some(session) = granted.holder {
-            out.send(
-                session,
-                TurnEnded {
-                    run: granted.record.run,
-                    token: granted.record.token,
-                },
-            );
+            out.send(session, TurnEnded { run: granted.record.run, token: granted.record.token });
         }
     }
 
@@ -390,7 +357,8 @@ impl Core {
         }
     }
 
-    /// A granted run cannot be read, and nobody holds it: it stays granted, and others get its place.
+    /// A granted run cannot be read, and nobody holds it: it stays granted, and others get its
+    /// place.
     pub(super) fn leave_stranded(&mut self, no: RunNo) {
         let granted = self.granted.get_mut(&no);
         let Some(granted) = granted.filter(|g| g.holder.is_none() && !g.stranded) else {

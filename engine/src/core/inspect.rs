@@ -26,10 +26,7 @@ impl Core {
     /// Who holds what is told in two places, alike.
     fn check_grants(&self) {
         for (no, granted) in &self.granted {
-            assert_eq!(
-                granted.record.run, *no,
-                "G1: the record of run number {no} is its own"
-            );
+            assert_eq!(granted.record.run, *no, "G1: the record of run number {no} is its own");
             if let Some(holder) = granted.holder {
                 let session = self
                     .sessions
@@ -97,10 +94,7 @@ impl Core {
                 assert_eq!(used, counted, "session {id}, queue {queue}: slots in use");
             }
             if let Some(queue) = session.held_back {
-                let waits = self
-                    .queues
-                    .get(&queue)
-                    .is_some_and(|queue| queue.has_solitary());
+                let waits = self.queues.get(&queue).is_some_and(|queue| queue.has_solitary());
                 let settled = self.unsettled.is_empty();
                 assert!(
                     waits || !settled,
@@ -118,10 +112,7 @@ impl Core {
             *granted.entry(held.record.queue).or_default() += 1;
             *stranded.entry(held.record.queue).or_default() += u64::from(held.stranded);
             let nobody = held.holder.is_none();
-            assert!(
-                !held.stranded || nobody,
-                "A1: whoever holds {no} has a place"
-            );
+            assert!(!held.stranded || nobody, "A1: whoever holds {no} has a place");
         }
         let mut reserved: BTreeMap<u32, u64> = BTreeMap::new();
         for mailbox in self.mailboxes.values() {
@@ -142,39 +133,25 @@ impl Core {
     }
 
     fn reservations(&self) -> impl Iterator<Item = (SessionId, &super::queue::ReadyItem)> {
-        self.mailboxes
-            .values()
-            .flat_map(|mailbox| &mailbox.wants)
-            .filter_map(|want| match want {
-                Want::Grant { session, item } if self.sessions.contains_key(session) => {
-                    Some((*session, item))
-                }
-                _ => None,
-            })
+        self.mailboxes.values().flat_map(|mailbox| &mailbox.wants).filter_map(|want| match want {
+            Want::Grant { session, item } if self.sessions.contains_key(session) => {
+                Some((*session, item))
+            }
+            _ => None,
+        })
     }
 
     /// A ready run is in memory once, and nobody holds it.
     fn check_items(&self) {
         let mut seen: BTreeSet<RunNo> = BTreeSet::new();
-        let wanted = self
-            .mailboxes
-            .values()
-            .flat_map(|mailbox| &mailbox.wants)
-            .filter_map(|want| match want {
+        let wanted = self.mailboxes.values().flat_map(|mailbox| &mailbox.wants).filter_map(
+            |want| match want {
                 Want::Grant { item, .. } | Want::Unknown { item } => Some(item),
                 _ => None,
-            });
-        for item in self
-            .queues
-            .values()
-            .flat_map(|queue| queue.items())
-            .chain(wanted)
-        {
-            assert!(
-                seen.insert(item.run),
-                "Q1: run number {} waits in one place",
-                item.run
-            );
+            },
+        );
+        for item in self.queues.values().flat_map(|queue| queue.items()).chain(wanted) {
+            assert!(seen.insert(item.run), "Q1: run number {} waits in one place", item.run);
             assert!(
                 !self.granted.contains_key(&item.run),
                 "Q1: run number {} waits or is held, not both",
@@ -186,25 +163,15 @@ impl Core {
             queue.check();
         }
         for no in self.fresh.keys() {
-            assert!(
-                seen.contains(no),
-                "run number {no} is in memory because it waits"
-            );
+            assert!(seen.contains(no), "run number {no} is in memory because it waits");
         }
     }
 
     /// The timers of granted runs are those their journals name.
     fn check_timers(&self) {
-        let runs = self
-            .granted
-            .values()
-            .filter_map(|granted| granted.run.as_ref());
+        let runs = self.granted.values().filter_map(|granted| granted.run.as_ref());
         let open: BTreeSet<_> = runs
-            .flat_map(|run| {
-                run.commands
-                    .timers()
-                    .map(|(number, due)| (due, run.no, number))
-            })
+            .flat_map(|run| run.commands.timers().map(|(number, due)| (due, run.no, number)))
             .collect();
         assert_eq!(self.armed, open, "T1: the armed timers are the open ones");
         for (due, no) in self.timers.keys() {
@@ -221,9 +188,7 @@ impl Core {
             assert!(!waiting.is_empty(), "somebody waits for {no}");
             for (session, _) in waiting {
                 assert!(
-                    self.sessions
-                        .get(session)
-                        .is_some_and(|s| s.waits.contains(no)),
+                    self.sessions.get(session).is_some_and(|s| s.waits.contains(no)),
                     "{session} waits for {no}"
                 );
             }

@@ -1,7 +1,8 @@
 //! One priority of a queue: a window in memory over what is stored, refilled behind a cursor.
 //!
-//! The window is looked through by *class* (workflow, tags, builds to avoid): what a worker cannot take does not stand in
-//! the way of what it can. While somebody finds nothing in a full window, more is read, up to [`LOOK_PAST_MAX`].
+//! The window is looked through by *class* (workflow, tags, builds to avoid): what a worker cannot
+//! take does not stand in the way of what it can. While somebody finds nothing in a full window,
+//! more is read, up to [`LOOK_PAST_MAX`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +13,8 @@ use super::queue::ReadyItem;
 pub(super) const WINDOW_MAX: usize = 4_096;
 /// A lane with fewer is refilled.
 pub(super) const WINDOW_LOW: usize = 512;
-/// Ready runs of one lane held in memory at most while there is a worker that can take none of them.
+/// Ready runs of one lane held in memory at most while there is a worker that can take none of
+/// them.
 pub(super) const LOOK_PAST_MAX: usize = 2 * WINDOW_MAX;
 
 /// What workers are told apart by.
@@ -36,19 +38,15 @@ pub(super) struct Lane {
     pub(super) reading: bool,
     /// Rows were added behind `read_to` while a read was under way: its end is not the end.
     pub(super) grown: bool,
-    /// Runs that came back to places behind `read_to` while a read was under way, which may have been too early to
-    /// see them.
+    /// Runs that came back to places behind `read_to` while a read was under way, which may have
+    /// been too early to see them.
     pub(super) late: Vec<ReadyItem>,
 }
 
 impl Lane {
     /// A lane of which everything up to a sequence has been read, or was born in memory.
     pub(super) fn read_to(read_to: u64, tail_in_memory: bool) -> Self {
-        Self {
-            read_to,
-            tail_in_memory,
-            ..Self::default()
-        }
+        Self { read_to, tail_in_memory, ..Self::default() }
     }
 
     pub(super) fn loaded(&mut self, last: Option<u64>, end: bool, next_sequence: u64) {
@@ -75,7 +73,8 @@ impl Lane {
         !self.tail_in_memory && self.window.is_empty()
     }
 
-    /// Whether a run that is yet to be read may come before `place`. Beyond what is looked past, nobody looks.
+    /// Whether a run that is yet to be read may come before `place`. Beyond what is looked past,
+    /// nobody looks.
     pub(super) fn may_hold_before(&self, place: Option<u64>) -> bool {
         !self.tail_in_memory
             && self.len() < LOOK_PAST_MAX
@@ -135,10 +134,7 @@ impl Lane {
         let unknown = self.classes.iter().filter(|c| nobody_knows(&c.workflow));
         let places = unknown.flat_map(|class| class.at.range(..sequence).copied());
         let places: Vec<u64> = places.take(left).collect();
-        places
-            .into_iter()
-            .filter_map(|place| self.remove(place))
-            .collect()
+        places.into_iter().filter_map(|place| self.remove(place)).collect()
     }
 
     fn class_of(&self, item: &ReadyItem) -> Result<usize, usize> {
@@ -154,11 +150,7 @@ impl Lane {
             return Some(first.sequence);
         }
         let able = |class: &&Class| session.can_take(&class.workflow, &class.tags, &class.avoid);
-        self.classes
-            .iter()
-            .filter(able)
-            .filter_map(|class| class.at.first().copied())
-            .min()
+        self.classes.iter().filter(able).filter_map(|class| class.at.first().copied()).min()
     }
 
     /// Panics if its parts contradict each other.
@@ -166,10 +158,7 @@ impl Lane {
     pub(super) fn check(&self) {
         let last = self.window.keys().next_back().copied().unwrap_or(0);
         assert!(last <= self.read_to, "what waits in memory has been read");
-        assert!(
-            !(self.reading && self.tail_in_memory),
-            "nothing is read behind the end"
-        );
+        assert!(!(self.reading && self.tail_in_memory), "nothing is read behind the end");
         let classed: usize = self.classes.iter().map(|class| class.at.len()).sum();
         assert_eq!(classed, self.window.len(), "what waits is in one class");
         for item in self.window.values() {

@@ -1,8 +1,9 @@
 //! Runs that are not in memory: what wants one waits in its mailbox, and other runs go on.
 //!
-//! A run is in memory while it is granted, or ready and started just now. Everything else is read when something is
-//! wanted of it, looked at or changed, and forgotten. While a read is under way nothing changes that run but its own
-//! timer, and then it is read once more; so what was read is the truth when it arrives.
+//! A run is in memory while it is granted, or ready and started just now. Everything else is read
+//! when something is wanted of it, looked at or changed, and forgotten. While a read is under way
+//! nothing changes that run but its own timer, and then it is read once more; so what was read is
+//! the truth when it arrives.
 
 use std::collections::BTreeMap;
 
@@ -25,11 +26,7 @@ use crate::wire::message::{
 #[derive(Debug)]
 pub(super) enum Lookup {
     /// A start, number `at` of the call `start`.
-    Start {
-        start: u64,
-        at: usize,
-        run: Box<StartRun>,
-    },
+    Start { start: u64, at: usize, run: Box<StartRun> },
     /// An occurrence of a schedule.
     Occurrence(Starting),
     /// Anything else.
@@ -102,50 +99,28 @@ pub(super) enum Want {
 
 impl Want {
     pub(super) fn outcome(session: SessionId, ask: &AskOutcome) -> Self {
-        Self::Outcome {
-            session,
-            request: ask.request,
-            wait: ask.wait,
-        }
+        Self::Outcome { session, request: ask.request, wait: ask.wait }
     }
 
     pub(super) fn status(session: SessionId, ask: &AskStatus) -> Self {
-        Self::Status {
-            session,
-            request: ask.request,
-        }
+        Self::Status { session, request: ask.request }
     }
 
     pub(super) fn cancel(session: SessionId, ask: &Cancel) -> Self {
         let (caller, reason) = (ask.caller.clone(), super::dead::cut(ask.reason.clone()));
-        Self::Cancel {
-            session,
-            request: ask.request,
-            caller,
-            reason,
-        }
+        Self::Cancel { session, request: ask.request, caller, reason }
     }
 
     pub(super) fn resume(session: SessionId, ask: &Resume) -> Self {
-        Self::Resume {
-            session,
-            request: ask.request,
-            caller: ask.caller.clone(),
-        }
+        Self::Resume { session, request: ask.request, caller: ask.caller.clone() }
     }
 
     fn asker(&self) -> Option<(SessionId, u64)> {
         match self {
-            Self::Outcome {
-                session, request, ..
-            }
+            Self::Outcome { session, request, .. }
             | Self::Status { session, request }
-            | Self::Cancel {
-                session, request, ..
-            }
-            | Self::Resume {
-                session, request, ..
-            } => Some((*session, *request)),
+            | Self::Cancel { session, request, .. }
+            | Self::Resume { session, request, .. } => Some((*session, *request)),
             Self::Order(order) => Some((order.session, order.request)),
             _ => None,
         }
@@ -239,21 +214,11 @@ impl Core {
                 }
                 (Ok(None), Lookup::Want(want)) => self.refuse(&want, NoSuchRun { id }, out),
                 (Err(what), Lookup::Start { start, at, .. }) => {
-                    let reason = Damaged {
-                        id: Some(id),
-                        what: what.clone(),
-                    };
+                    let reason = Damaged { id: Some(id), what: what.clone() };
                     self.answer_start(start, at, id, Err(reason.into()), out);
                 }
                 (Err(what), Lookup::Want(want)) => {
-                    self.refuse(
-                        &want,
-                        Damaged {
-                            id: Some(id),
-                            what: what.clone(),
-                        },
-                        out,
-                    );
+                    self.refuse(&want, Damaged { id: Some(id), what: what.clone() }, out);
                 }
             }
         }
@@ -261,13 +226,7 @@ impl Core {
 
     fn refuse(&mut self, want: &Want, reason: impl Into<Refusal>, out: &mut Output) {
         if let Some((session, request)) = want.asker() {
-            out.send(
-                session,
-                RefusedReply {
-                    request,
-                    reason: reason.into(),
-                },
-            );
+            out.send(session, RefusedReply { request, reason: reason.into() });
         }
     }
 
@@ -276,41 +235,23 @@ impl Core {
         if let Some(mailbox) = self.mailboxes.get_mut(&no) {
             return mailbox.wants.push(want);
         }
-        let granted = self
-            .granted
-            .get(&no)
-            .is_some_and(|granted| granted.run.is_some());
+        let granted = self.granted.get(&no).is_some_and(|granted| granted.run.is_some());
         if granted {
             return self.serve_granted(no, want, out);
         }
         if let Some(run) = self.fresh.remove(&no) {
-            let image = RunImage {
-                run,
-                stopped: None,
-                sleeps: None,
-            };
+            let image = RunImage { run, stopped: None, sleeps: None };
             return self.serve(image, want, true, out);
         }
         // Most that come from a long line have never been granted.
         let brief = matches!(&want, Want::Grant { item, .. } if item.deaths == 0);
-        self.mailboxes.insert(
-            no,
-            Mailbox {
-                wants: vec![want],
-                stale: false,
-            },
-        );
+        self.mailboxes.insert(no, Mailbox { wants: vec![want], stale: false });
         self.read_run(no, brief, out);
     }
 
     fn read_run(&self, no: RunNo, brief: bool, out: &mut Output) {
         let (generation, moved) = self.birth_of(no);
-        out.read(Read::Run {
-            run: no,
-            generation,
-            moved,
-            brief,
-        });
+        out.read(Read::Run { run: no, generation, moved, brief });
     }
 
     /// A run has changed by itself. If it is being read, it is read once more.
@@ -351,14 +292,11 @@ impl Core {
         }
     }
 
-    /// A run that was cancelled in line leaves its row there, even longer than its retention. Nothing else is wanted
-    /// of a run without a journal.
+    /// A run that was cancelled in line leaves its row there, even longer than its retention.
+    /// Nothing else is wanted of a run without a journal.
     fn cannot_find(&mut self, no: RunNo, wants: Vec<Want>, out: &mut Output) {
         let (ghosts, others): (Vec<Want>, Vec<Want>) = wants.into_iter().partition(|want| {
-            matches!(
-                want,
-                Want::Grant { .. } | Want::Unknown { .. } | Want::Wake | Want::Look(_)
-            )
+            matches!(want, Want::Grant { .. } | Want::Unknown { .. } | Want::Wake | Want::Look(_))
         });
         for ghost in ghosts {
             match ghost {
@@ -383,10 +321,7 @@ impl Core {
 
     /// A damaged run is stopped where it is, with the reason; nothing is written about it.
     fn cannot_serve(&mut self, no: RunNo, wants: Vec<Want>, what: &str, out: &mut Output) {
-        out.note(Note::Damaged {
-            run: no,
-            what: what.to_owned(),
-        });
+        out.note(Note::Damaged { run: no, what: what.to_owned() });
         for want in wants {
             match want {
                 Want::Grant { session, item } => self.release_reserved(session, &item),
@@ -394,39 +329,18 @@ impl Core {
                 Want::Regrant { session, held } => {
                     self.let_go(no);
                     self.leave_stranded(no);
-                    let reason = Damaged {
-                        id: None,
-                        what: what.to_owned(),
-                    }
-                    .into();
-                    out.send(
-                        session,
-                        Revoked {
-                            run: no,
-                            token: held.token,
-                            reason,
-                        },
-                    );
+                    let reason = Damaged { id: None, what: what.to_owned() }.into();
+                    out.send(session, Revoked { run: no, token: held.token, reason });
                 }
                 Want::Start { start, at, run } => {
-                    let reason = Damaged {
-                        id: Some(run.id),
-                        what: what.to_owned(),
-                    };
+                    let reason = Damaged { id: Some(run.id), what: what.to_owned() };
                     self.answer_start(start, at, run.id, Err(reason.into()), out);
                 }
                 Want::Return { .. } => self.leave_stranded(no),
                 Want::TryBuild => {}
                 Want::Wake => self.onces.woken(no), // the next opening tries again
                 Want::Look(look) => self.looked_at_last(look, false, out), // it will not go on
-                asked => self.refuse(
-                    &asked,
-                    Damaged {
-                        id: None,
-                        what: what.to_owned(),
-                    },
-                    out,
-                ),
+                asked => self.refuse(&asked, Damaged { id: None, what: what.to_owned() }, out),
             }
         }
     }
@@ -436,12 +350,7 @@ impl Core {
         match want {
             Want::Return { death } => self.return_run(no, death, out),
             Want::Regrant { session, held } => self.regrant(no, session, &held, out),
-            Want::Cancel {
-                session,
-                request,
-                caller,
-                reason,
-            } => {
+            Want::Cancel { session, request, caller, reason } => {
                 self.cancel_granted(no, Some((session, request)), caller, reason, out);
             }
             Want::Look(look) => {
@@ -473,17 +382,13 @@ impl Core {
         }
     }
 
-    /// What is wanted of a run that nobody holds. `fresh` runs go back to memory unless they were changed.
+    /// What is wanted of a run that nobody holds. `fresh` runs go back to memory unless they were
+    /// changed.
     fn serve(&mut self, image: RunImage, want: Want, fresh: bool, out: &mut Output) {
         self.touch(image.run.no);
         match want {
             Want::Grant { session, item } => self.grant_loaded(image, session, item, out),
-            Want::Cancel {
-                session,
-                request,
-                caller,
-                reason,
-            } => {
+            Want::Cancel { session, request, caller, reason } => {
                 self.cancel_waiting(image, Some((session, request)), caller, reason, out);
             }
             Want::Look(look) => {
@@ -501,19 +406,11 @@ impl Core {
             Want::Order(order) if image.run.is_dead_letter() => {
                 self.follow_order(image, order, out);
             }
-            Want::Resume {
-                session,
-                request,
-                caller,
-            } if image.stopped.is_some() => {
+            Want::Resume { session, request, caller } if image.stopped.is_some() => {
                 self.record_resume(&image.run, &caller, out);
                 self.resume_stopped(image, Some((session, request)), out);
             }
-            Want::Resume {
-                session,
-                request,
-                caller,
-            } if self.avoids_builds(&image) => {
+            Want::Resume { session, request, caller } if self.avoids_builds(&image) => {
                 self.avoid_nothing(&image.run, (session, request), &caller, out);
             }
             Want::TryBuild if image.stopped.is_some() => self.try_build(image, out),
@@ -521,11 +418,8 @@ impl Core {
             want => {
                 let state = Self::state_of(&image);
                 let mut summary = summary(&image.run, state);
-                summary.reason = image
-                    .stopped
-                    .as_ref()
-                    .map(|stopped| stopped.reason.clone())
-                    .or(summary.reason);
+                summary.reason =
+                    image.stopped.as_ref().map(|stopped| stopped.reason.clone()).or(summary.reason);
                 summary.wakes_at = image.sleeps.filter(|at| *at < Time::NEVER);
                 self.answer(want, image.run.clone(), summary, out);
                 if fresh {
@@ -557,10 +451,7 @@ impl Core {
 
     /// Which runs are granted, and to which worker processes, for listings.
     pub fn granted_runs(&self) -> BTreeMap<RunNo, Incarnation> {
-        self.granted
-            .iter()
-            .map(|(no, granted)| (*no, granted.record.incarnation))
-            .collect()
+        self.granted.iter().map(|(no, granted)| (*no, granted.record.incarnation)).collect()
     }
 
     /// The newest run's number and generation ranges, for listings.
@@ -576,51 +467,26 @@ impl Core {
 
     fn answer(&mut self, want: Want, run: Run, summary: RunSummary, out: &mut Output) {
         match want {
-            Want::Start {
-                start,
-                at,
-                run: asked,
-            } => {
+            Want::Start { start, at, run: asked } => {
                 let answer = Self::same_start(&run, &asked);
                 self.answer_start(start, at, run.id, answer.map(|()| false), out);
             }
-            Want::Status { session, request } => out.send(
-                session,
-                StatusReply {
-                    request,
-                    run: summary,
-                },
-            ),
-            Want::Outcome {
-                session,
-                request,
-                wait,
-            } => match run.ended {
+            Want::Status { session, request } => {
+                out.send(session, StatusReply { request, run: summary })
+            }
+            Want::Outcome { session, request, wait } => match run.ended {
                 Some(outcome) => out.send(session, OutcomeReply { request, outcome }),
                 None if wait => self.wait_for_end(run.no, session, request),
                 None => {
-                    let outcome: Outcome = OutcomePending {
-                        state: summary.state,
-                    }
-                    .into();
+                    let outcome: Outcome = OutcomePending { state: summary.state }.into();
                     out.send(session, OutcomeReply { request, outcome });
                 }
             },
             Want::Order(order) => Self::no_dead_letter(&run, summary.state, &order, out),
-            Want::Resume {
-                session, request, ..
-            } => {
-                let reason = crate::model::command::NotResumable {
-                    id: run.id,
-                    state: summary.state,
-                };
-                out.send(
-                    session,
-                    RefusedReply {
-                        request,
-                        reason: reason.into(),
-                    },
-                );
+            Want::Resume { session, request, .. } => {
+                let reason =
+                    crate::model::command::NotResumable { id: run.id, state: summary.state };
+                out.send(session, RefusedReply { request, reason: reason.into() });
             }
             _ => {}
         }
@@ -651,13 +517,7 @@ impl Core {
         for (session, request) in waiters.unwrap_or_default() {
             if let Some(waiter) = self.sessions.get_mut(&session) {
                 waiter.waits.remove(&run.no);
-                out.send(
-                    session,
-                    OutcomeReply {
-                        request,
-                        outcome: outcome.clone(),
-                    },
-                );
+                out.send(session, OutcomeReply { request, outcome: outcome.clone() });
             }
         }
     }
@@ -693,10 +553,7 @@ impl Core {
     }
 
     fn line_up(&mut self, session: SessionId, number: u32) {
-        let serves = self
-            .sessions
-            .get(&session)
-            .is_some_and(|s| s.serves(number));
+        let serves = self.sessions.get(&session).is_some_and(|s| s.serves(number));
         if let Some(queue) = self.queues.get_mut(&number).filter(|_| serves) {
             queue.offer(session);
             self.unsettled.insert(number);
@@ -706,9 +563,7 @@ impl Core {
     /// Puts a session in line in all its queues.
     pub(super) fn line_up_everywhere(&mut self, session: SessionId) {
         let queues: Vec<u32> = self.queues.keys().copied().collect();
-        queues
-            .into_iter()
-            .for_each(|queue| self.line_up(session, queue));
+        queues.into_iter().for_each(|queue| self.line_up(session, queue));
     }
 }
 

@@ -1,7 +1,8 @@
 //! The engine as a function: `(now, input) -> (writes, effects, reads)`.
 //!
-//! No tokio, no clock, no randomness, no unordered map, no waiting. The runtime feeds inputs and clock readings, submits
-//! the writes in order, releases the effects against the receipt of their commit, and answers the reads.
+//! No tokio, no clock, no randomness, no unordered map, no waiting. The runtime feeds inputs and
+//! clock readings, submits the writes in order, releases the effects against the receipt of their
+//! commit, and answers the reads.
 //!
 //! ```text
 //!                 ┌──────────────── Core ────────────────┐
@@ -28,17 +29,20 @@
 //! - **Q1** A run that has not ended is in exactly one of ready, granted, timer, stopped.
 //! - **G1** A slot holds one run and a run has at most one slot.
 //! - **G2** Tokens only rise: (epoch, grant) of a later grant is larger.
-//! - **G3** A report changes something only if its token equals the run's current one and comes from its session.
+//! - **G3** A report changes something only if its token equals the run's current one and comes
+//!   from its session.
 //! - **J1** Entries are numbered without a gap and nothing follows the last entry.
 //! - **S1** A command has at most one outcome.
 //! - **T1** A timer fires at or after its instant, in engine time.
 //! - **D1–D5** Dead letters: see `core/dead.rs`.
-//! - **C1** The tally equals the states of all runs; what a queue counts equals the states of its runs.
+//! - **C1** The tally equals the states of all runs; what a queue counts equals the states of its
+//!   runs.
 //! - **A1** to **A4** What a queue's settings let through: see `admission`.
-//! - **O1**–**O6** are about schedules, in `schedule.rs`; **N1**, **N2** about orders, in `order.rs`.
+//! - **O1**–**O6** are about schedules, in `schedule.rs`; **N1**, **N2** about orders, in
+//!   `order.rs`.
 //!
-//! Those of unique keys (U) are in `unique.rs`, of work that is done once (E) in `once.rs`, of calls that are all or nothing
-//! (A) in `together.rs`, of batches (B) in `batch.rs`.
+//! Those of unique keys (U) are in `unique.rs`, of work that is done once (E) in `once.rs`, of
+//! calls that are all or nothing (A) in `together.rs`, of batches (B) in `batch.rs`.
 
 mod act;
 mod admission;
@@ -138,18 +142,19 @@ pub struct Settings {
     pub limits: Limits,
     /// How often peers send heartbeats. Default 2 s.
     pub heartbeat: Duration,
-    /// A session not heard of for this long is gone; so are grants whose worker does not come back for this long
-    /// after the engine has opened. Default 10 s.
+    /// A session not heard of for this long is gone; so are grants whose worker does not come back
+    /// for this long after the engine has opened. Default 10 s.
     pub session_timeout: Duration,
-    /// A worker whose connection broke without a goodbye may come back for this long. Default 500 ms.
+    /// A worker whose connection broke without a goodbye may come back for this long. Default 500
+    /// ms.
     pub disconnect_grace: Duration,
     /// Ended runs are kept for this long. Default 7 days.
     pub retention: Duration,
-    /// Dead letters about which nobody has decided are kept for this long, and so are acts; not shorter than other ended
-    /// runs. Default 30 days.
+    /// Dead letters about which nobody has decided are kept for this long, and so are acts; not
+    /// shorter than other ended runs. Default 30 days.
     pub dead_retention: Duration,
-    /// A run becomes a dead letter when it has been ready for so long, and no worker that knows its workflow was connected
-    /// while others served its queue. Default 10 min.
+    /// A run becomes a dead letter when it has been ready for so long, and no worker that knows its
+    /// workflow was connected while others served its queue. Default 10 min.
     pub unknown_workflow_after: Duration,
     /// Follow the wall clock wherever it goes, by an operator's consent.
     pub accept_clock: bool,
@@ -344,7 +349,8 @@ pub struct Core {
     queue_numbers: BTreeMap<String, u32>,
     /// Queues in which a ready run and a free slot may have met.
     unsettled: BTreeSet<u32>,
-    /// Queues whose counts, or what is left of whose rate limit, have changed since they were written last.
+    /// Queues whose counts, or what is left of whose rate limit, have changed since they were
+    /// written last.
     pools_dirty: BTreeSet<u32>,
     /// Queues whose counts were never written: their store is older than these.
     pools_unwritten: BTreeSet<u32>,
@@ -383,7 +389,8 @@ pub struct Core {
     cleaner: Cleaner,
     acts: Acts,
     unknown: Unknown,
-    /// What workers can take for which parked runs have been looked through, since one was parked that none of them takes.
+    /// What workers can take for which parked runs have been looked through, since one was parked
+    /// that none of them takes.
     abilities_seen: BTreeSet<u128>,
     /// Runs to put back into their queues, a few at a time.
     returning: Vec<(RunNo, bool)>,
@@ -407,11 +414,7 @@ impl Core {
 
     /// The counts, without what only the store knows.
     pub fn stats(&self) -> Stats {
-        let workers = self
-            .sessions
-            .values()
-            .filter(|s| s.offers_anything())
-            .count() as u64;
+        let workers = self.sessions.values().filter(|s| s.offers_anything()).count() as u64;
         Stats {
             runs: self.tally.runs.clone(),
             workers,
@@ -450,51 +453,36 @@ impl Core {
         match input {
             Input::Received { session, message } => self.received(session, message, out),
             Input::SessionClosed { session, goodbye } => self.session_closed(session, goodbye, out),
-            Input::IndexLoaded {
-                namespace,
-                id,
-                found,
-            } => self.index_loaded(namespace, id, found, out),
+            Input::IndexLoaded { namespace, id, found } => {
+                self.index_loaded(namespace, id, found, out)
+            }
             Input::RunLoaded { run, found } => self.run_loaded(run, found, out),
-            Input::ReadyLoaded {
-                queue,
-                priority,
-                rows,
-                end,
-            } => self.ready_loaded(queue, priority, rows, end),
+            Input::ReadyLoaded { queue, priority, rows, end } => {
+                self.ready_loaded(queue, priority, rows, end)
+            }
             Input::TimersLoaded { rows, end } => self.timers_loaded(rows, end),
             Input::StoppedLoaded { rows, end } => self.stopped_loaded(rows, end, out),
-            Input::GenerationLoaded {
-                generation,
-                rows,
-                end,
-            } => self.generation_loaded(generation, rows, end, out),
+            Input::GenerationLoaded { generation, rows, end } => {
+                self.generation_loaded(generation, rows, end, out)
+            }
             Input::ActsLoaded { rows, end } => self.acts_loaded(rows, end, out),
             Input::RunCopied { run, entries } => self.run_copied(run, &entries, out),
             Input::CleaningFailed { generation, what } => {
                 self.cleaning_failed(generation, what, out)
             }
-            Input::UniqueLoaded {
-                namespace,
-                hash,
-                found,
-            } => self.unique_loaded((namespace, hash), found, out),
-            Input::OnceLoaded {
-                namespace,
-                hash,
-                found,
-            } => self.once_loaded((namespace, hash), found, out),
-            Input::OnceResultLoaded {
-                namespace,
-                hash,
-                found,
-            } => self.once_result_loaded((namespace, hash), found, out),
+            Input::UniqueLoaded { namespace, hash, found } => {
+                self.unique_loaded((namespace, hash), found, out)
+            }
+            Input::OnceLoaded { namespace, hash, found } => {
+                self.once_loaded((namespace, hash), found, out)
+            }
+            Input::OnceResultLoaded { namespace, hash, found } => {
+                self.once_result_loaded((namespace, hash), found, out)
+            }
             Input::OnceWaitsLoaded { rows, end } => self.once_waits_loaded(rows, end, out),
-            Input::BatchLoaded {
-                namespace,
-                hash,
-                found,
-            } => self.batch_loaded((namespace, hash), found, out),
+            Input::BatchLoaded { namespace, hash, found } => {
+                self.batch_loaded((namespace, hash), found, out)
+            }
             Input::ExpiredLoaded { rows, first } => self.expired_loaded(rows, first, out),
             Input::Ticked => self.ticked(out),
         }
@@ -510,7 +498,8 @@ impl Core {
         }
     }
 
-    /// Completes what has been collected: counters and clock go into the last batch. Call it before taking the output.
+    /// Completes what has been collected: counters and clock go into the last batch. Call it before
+    /// taking the output.
     pub fn seal(&mut self, out: &mut Output) {
         let sealed_alone = self.batches.are_dirty() && !canary!("a seal alone is not written");
         if !out.writes_anything() && !sealed_alone {
@@ -526,18 +515,9 @@ impl Core {
         if self.mark_dirty || (!held && self.now().after(MARK_LEAD / 2) > self.mark.time) {
             self.mark_dirty = false;
             let (heads, rest) = self.heads();
-            let time = if held {
-                self.mark.time
-            } else {
-                self.now().after(MARK_LEAD)
-            };
-            self.mark = Mark {
-                time,
-                heads,
-                timers: self.timers.cursor(),
-                rest,
-                acts: self.acts.cursor,
-            };
+            let time = if held { self.mark.time } else { self.now().after(MARK_LEAD) };
+            self.mark =
+                Mark { time, heads, timers: self.timers.cursor(), rest, acts: self.acts.cursor };
             out.put(Space::Lasting, keys::mark(), self.mark.to_bytes());
         }
     }
@@ -572,18 +552,12 @@ impl Core {
             Message::StartTogether(start) => self.start_together(session, start, out),
             Message::StartBatch(start) => self.start_batch(session, start, out),
             Message::AskBatch(ask) => self.ask_batch(session, ask, out),
-            Message::AskOutcome(ask) => self.ask(
-                ask.caller.namespace,
-                ask.id,
-                Want::outcome(session, &ask),
-                out,
-            ),
-            Message::AskStatus(ask) => self.ask(
-                ask.caller.namespace,
-                ask.id,
-                Want::status(session, &ask),
-                out,
-            ),
+            Message::AskOutcome(ask) => {
+                self.ask(ask.caller.namespace, ask.id, Want::outcome(session, &ask), out)
+            }
+            Message::AskStatus(ask) => {
+                self.ask(ask.caller.namespace, ask.id, Want::status(session, &ask), out)
+            }
             Message::Cancel(ask) => {
                 let want = Want::cancel(session, &ask);
                 self.act_on_run(session, ask.request, &ask.caller, (ask.id, want), out);
@@ -620,7 +594,8 @@ impl Core {
         }
     }
 
-    /// When the core wants to be called with [`Input::Ticked`] at the latest, in monotonic time; the past says at once.
+    /// When the core wants to be called with [`Input::Ticked`] at the latest, in monotonic time;
+    /// the past says at once.
     ///
     /// It is an instant and not a span: inputs that keep coming must not put it off.
     pub fn wakes_at(&self) -> Option<Duration> {
@@ -628,7 +603,8 @@ impl Core {
         if at_once || !self.returning.is_empty() || !self.regranting.is_empty() {
             return Some(self.mono);
         }
-        // A slewed clock may need a little more real time: called early, the core does nothing and is called again.
+        // A slewed clock may need a little more real time: called early, the core does nothing and
+        // is called again.
         let due = |due: Time| self.mono + due.since(self.now());
         let armed = self.armed.first().map(|(at, _, _)| due(*at));
         let timers = self.timers.next_due().map(due);
@@ -684,11 +660,7 @@ impl Core {
         self.next_grant += 1;
         Token {
             store: self.store,
-            epoch: if canary!("tokens forget their epoch") {
-                1
-            } else {
-                self.epoch
-            },
+            epoch: if canary!("tokens forget their epoch") { 1 } else { self.epoch },
             grant: GrantNo(self.next_grant),
         }
     }

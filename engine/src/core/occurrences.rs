@@ -52,10 +52,7 @@ struct Desk {
 }
 
 fn cron(expression: &str, zone: &str) -> When {
-    When::CronTimes(CronTimes {
-        expression: expression.to_owned(),
-        zone: zone.to_owned(),
-    })
+    When::CronTimes(CronTimes { expression: expression.to_owned(), zone: zone.to_owned() })
 }
 
 fn every(every_ms: u64, anchor: Time) -> When {
@@ -79,10 +76,7 @@ fn spec(name: &str, when: When, overlap: Overlap) -> ScheduleSpec {
 }
 
 fn caller() -> Caller {
-    Caller {
-        principal: "desk".to_owned(),
-        ..Caller::default()
-    }
+    Caller { principal: "desk".to_owned(), ..Caller::default() }
 }
 
 impl Desk {
@@ -116,18 +110,12 @@ impl Desk {
     }
 
     fn hear(&mut self, message: impl Into<Message>) {
-        self.stage.handle(Input::Received {
-            session: CLIENT,
-            message: message.into(),
-        });
+        self.stage.handle(Input::Received { session: CLIENT, message: message.into() });
     }
 
     /// Who gives the next order: a command of its own, if the test names one.
     fn orders(&self) -> Caller {
-        Caller {
-            command: CommandId(self.command),
-            ..caller()
-        }
+        Caller { command: CommandId(self.command), ..caller() }
     }
 
     /// Says something and hears the answer.
@@ -141,11 +129,7 @@ impl Desk {
 
     fn set(&mut self, spec: ScheduleSpec) -> ScheduleReply {
         let (request, caller, spec) = (1, self.orders(), Box::new(spec));
-        match self.ask(SetSchedule {
-            request,
-            caller,
-            spec,
-        }) {
+        match self.ask(SetSchedule { request, caller, spec }) {
             Message::ScheduleReply(reply) => reply,
             other => panic!("{other:?}"),
         }
@@ -153,12 +137,7 @@ impl Desk {
 
     fn show(&mut self, name: &str) -> ScheduleInfo {
         let (request, caller, name) = (1, caller(), name.to_owned());
-        match self.ask(AskOccurrences {
-            request,
-            caller,
-            name,
-            count: 0,
-        }) {
+        match self.ask(AskOccurrences { request, caller, name, count: 0 }) {
             Message::ScheduleReply(reply) => *reply.schedule,
             other => panic!("{other:?}"),
         }
@@ -166,41 +145,22 @@ impl Desk {
 
     fn pause(&mut self, name: &str) -> Message {
         let (request, caller, name) = (1, self.orders(), name.to_owned());
-        self.ask(PauseSchedule {
-            request,
-            caller,
-            name,
-        })
+        self.ask(PauseSchedule { request, caller, name })
     }
 
     fn resume(&mut self, name: &str) -> Message {
         let (request, caller, name) = (1, self.orders(), name.to_owned());
-        self.ask(ResumeSchedule {
-            request,
-            caller,
-            name,
-        })
+        self.ask(ResumeSchedule { request, caller, name })
     }
 
     fn remove(&mut self, name: &str) -> Message {
         let (request, caller, name) = (1, self.orders(), name.to_owned());
-        self.ask(RemoveSchedule {
-            request,
-            caller,
-            name,
-        })
+        self.ask(RemoveSchedule { request, caller, name })
     }
 
     fn backfill(&mut self, name: &str, from: Time, to: Time) -> Result<BackfillReply, Refusal> {
         let (request, caller, name) = (1, self.orders(), name.to_owned());
-        match self.ask(Backfill {
-            request,
-            caller,
-            name,
-            from,
-            to,
-            limit: u32::MAX,
-        }) {
+        match self.ask(Backfill { request, caller, name, from, to, limit: u32::MAX }) {
             Message::BackfillReply(reply) => Ok(reply),
             Message::RefusedReply(refused) => Err(refused.reason),
             other => panic!("{other:?}"),
@@ -211,12 +171,7 @@ impl Desk {
     fn end(&mut self, name: &str) {
         let id = RunId::of_name(Namespace::default(), name);
         let (request, caller, reason) = (1, caller(), String::new());
-        let answer = self.ask(Cancel {
-            request,
-            caller,
-            id,
-            reason,
-        });
+        let answer = self.ask(Cancel { request, caller, id, reason });
         assert!(matches!(answer, Message::DoneReply(_)), "{answer:?}");
     }
 
@@ -258,19 +213,14 @@ impl Desk {
         }
         let effects = self.stage.commit();
         let durable = std::mem::take(&mut self.air);
-        durable
-            .into_iter()
-            .for_each(|(no, started)| self.is_there(no, started));
+        durable.into_iter().for_each(|(no, started)| self.is_there(no, started));
         for effect in effects {
             match effect {
                 Effect::Send { message, .. } => self.heard.push(message),
                 Effect::Note(note) => self.notes.push(note),
-                Effect::HandOut {
-                    session,
-                    run,
-                    token,
-                    ..
-                } => self.handed = Some((session, run, token)),
+                Effect::HandOut { session, run, token, .. } => {
+                    self.handed = Some((session, run, token))
+                }
                 _ => {}
             }
         }
@@ -280,11 +230,7 @@ impl Desk {
     fn pass_until(&mut self, end: Time) {
         while self.stage.wall < end {
             let left = end.since(self.stage.wall);
-            let wakes = self
-                .stage
-                .core
-                .wakes_at()
-                .map(|at| at.saturating_sub(self.stage.mono));
+            let wakes = self.stage.core.wakes_at().map(|at| at.saturating_sub(self.stage.mono));
             let span = wakes.map_or(left, |nap| nap.max(Duration::from_millis(1)).min(left));
             self.stage.pass(span);
             self.stage.handle(Input::Ticked);
@@ -311,9 +257,7 @@ impl Desk {
             Ok(()) => {}
             Err(OpenRefused::ClockBehind { mark, .. }) => {
                 self.stage.wall = mark; // an operator sets it right
-                self.stage
-                    .reopen()
-                    .expect("a store with the right clock opens");
+                self.stage.reopen().expect("a store with the right clock opens");
             }
             Err(refused) => panic!("{refused}"),
         }
@@ -336,10 +280,8 @@ struct Skew(u64);
 
 impl Skew {
     fn next(&mut self, below: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % below
     }
 }
@@ -350,17 +292,14 @@ fn at_six(winter: i64, summer: i64, summer_is: std::ops::Range<u64>) -> Vec<Time
         let wall = (NEW_YEAR.0 + day * DAY + 6 * HOUR) as i64;
         let utc = |offset: i64| (wall - offset * MINUTE as i64) as u64;
         let at = utc(summer);
-        Time(if summer_is.contains(&at) {
-            at
-        } else {
-            utc(winter)
-        })
+        Time(if summer_is.contains(&at) { at } else { utc(winter) })
     };
     (0..365).map(at).collect()
 }
 
-// A18, A19: a year of schedules in three zones, each occurrence once, under restarts and power cuts at the tick, clocks
-// up to five minutes off, and steps back. The core is stepped by hand, on a store in memory that loses power.
+// A18, A19: a year of schedules in three zones, each occurrence once, under restarts and power cuts
+// at the tick, clocks up to five minutes off, and steps back. The core is stepped by hand, on a
+// store in memory that loses power.
 #[test]
 fn a_year_of_schedules_has_every_occurrence_once() {
     let mut desk = Desk::new(Time(NEW_YEAR.0 - 10 * MINUTE));
@@ -391,10 +330,8 @@ fn a_year_of_schedules_has_every_occurrence_once() {
                 desk.restart(skew.next(u64::MAX));
             }
             1 => {
-                desk.stage.wall = desk
-                    .stage
-                    .wall
-                    .after(Duration::from_millis(skew.next(5 * MINUTE)))
+                desk.stage.wall =
+                    desk.stage.wall.after(Duration::from_millis(skew.next(5 * MINUTE)))
             }
             2 => desk.stage.wall = Time(desk.stage.wall.0 - skew.next(5 * MINUTE)),
             _ => continue,
@@ -403,21 +340,13 @@ fn a_year_of_schedules_has_every_occurrence_once() {
         desk.stage.handle(Input::Ticked);
         desk.settle();
     }
-    let last = desk
-        .stage
-        .wall
-        .after(end.since(desk.stage.core.now()) + Duration::from_secs(1));
+    let last = desk.stage.wall.after(end.since(desk.stage.core.now()) + Duration::from_secs(1));
     desk.pass_until(last);
-    assert!(
-        restarts > 500 && steps > 1_500,
-        "{restarts} restarts of {steps}"
-    );
+    assert!(restarts > 500 && steps > 1_500, "{restarts} restarts of {steps}");
 
     let berlin = NEW_YEAR.0 + 87 * DAY + HOUR..NEW_YEAR.0 + 297 * DAY + HOUR;
     let new_york = NEW_YEAR.0 + 66 * DAY + 7 * HOUR..NEW_YEAR.0 + 304 * DAY + 6 * HOUR;
-    let quarters: Vec<Time> = (0..35_040)
-        .map(|n| Time(NEW_YEAR.0 + n * 15 * MINUTE))
-        .collect();
+    let quarters: Vec<Time> = (0..35_040).map(|n| Time(NEW_YEAR.0 + n * 15 * MINUTE)).collect();
     let runs = desk.runs();
     for (name, nominals) in [
         ("utc", at_six(0, 0, 0..0)),
@@ -463,26 +392,19 @@ fn jitter_puts_an_occurrence_off_and_leaves_its_nominal_time() {
         assert_eq!(run, format!("schedule/jittered/{}", nominal_text(nominal)));
         delays.push(started[0].since(nominal).as_millis());
     }
-    assert!(
-        delays.len() >= 99 && delays.iter().all(|delay| *delay < 10_000),
-        "{delays:?}"
-    );
+    assert!(delays.len() >= 99 && delays.iter().all(|delay| *delay < 10_000), "{delays:?}");
     assert!(delays.iter().any(|delay| *delay > 5_000) && delays.iter().any(|delay| *delay < 2_000));
 }
 
-// A19: what was missed while the engine was away is not made up for, but for the newest of the last hour.
+// A19: what was missed while the engine was away is not made up for, but for the newest of the last
+// hour.
 #[test]
 fn of_what_was_missed_only_the_newest_in_the_window_is_started() {
     let mut desk = Desk::new(NEW_YEAR);
-    desk.set(spec(
-        "quarters",
-        every(15 * MINUTE, NEW_YEAR),
-        Overlap::Allow,
-    ));
+    desk.set(spec("quarters", every(15 * MINUTE, NEW_YEAR), Overlap::Allow));
     desk.set(spec("daily", cron("0 6 * * *", "UTC"), Overlap::Allow));
     desk.settle();
-    desk.stage
-        .pass(Duration::from_millis(8 * HOUR + 5 * MINUTE));
+    desk.stage.pass(Duration::from_millis(8 * HOUR + 5 * MINUTE));
     desk.restart(0);
     desk.stage.handle(Input::Ticked);
     desk.settle();
@@ -492,10 +414,7 @@ fn of_what_was_missed_only_the_newest_in_the_window_is_started() {
     let (quarters, daily) = (desk.show("quarters").state, desk.show("daily").state);
     assert_eq!((quarters.started, quarters.missed), (1, 31));
     assert_eq!((daily.started, daily.missed), (0, 1));
-    let noted = desk
-        .notes
-        .iter()
-        .filter(|note| matches!(note, Note::OccurrencesMissed { .. }));
+    let noted = desk.notes.iter().filter(|note| matches!(note, Note::OccurrencesMissed { .. }));
     assert_eq!(noted.count(), 2);
 }
 
@@ -518,8 +437,8 @@ fn a_paused_schedule_starts_nothing_and_goes_on_from_now() {
     assert_eq!(runs[1..], ["schedule/often/2026-01-01T00:11:00Z"]);
 }
 
-// A18: a deploy sets its schedules again, with another version: what is due and put off by its jitter comes all the same,
-// and what waits for the last run goes on waiting.
+// A18: a deploy sets its schedules again, with another version: what is due and put off by its
+// jitter comes all the same, and what waits for the last run goes on waiting.
 #[test]
 fn a_schedule_that_is_set_to_the_same_times_loses_no_occurrence() {
     let mut desk = Desk::new(NEW_YEAR);
@@ -563,10 +482,7 @@ fn set_again_it_is_the_same_and_changed_it_goes_on_from_now() {
     other.when = cron("30 * * * *", "UTC");
     let reply = desk.set(other);
     assert!(reply.changed);
-    assert_eq!(
-        reply.schedule.state.next,
-        Some(Time(NEW_YEAR.0 + 30 * MINUTE))
-    );
+    assert_eq!(reply.schedule.state.next, Some(Time(NEW_YEAR.0 + 30 * MINUTE)));
     assert!(matches!(desk.remove("report"), Message::DoneReply(_)));
     let gone = desk.remove("report");
     assert!(
@@ -579,12 +495,7 @@ fn set_again_it_is_the_same_and_changed_it_goes_on_from_now() {
 
 fn names(desk: &Desk) -> Vec<String> {
     let names = desk.runs().into_keys();
-    names
-        .map(|name| {
-            name.trim_start_matches("schedule/s/2026-01-01T00:")
-                .to_owned()
-        })
-        .collect()
+    names.map(|name| name.trim_start_matches("schedule/s/2026-01-01T00:").to_owned()).collect()
 }
 
 fn overlapping(overlap: Overlap) -> Desk {
@@ -630,10 +541,7 @@ fn queue_all_keeps_a_hundred_and_misses_the_others() {
     desk.pass_until(Time(NEW_YEAR.0 + 110 * MINUTE + 500));
     desk.hello();
     let state = desk.show("s").state;
-    assert_eq!(
-        (state.started, state.pending.len(), state.missed),
-        (1, 100, 9)
-    );
+    assert_eq!((state.started, state.pending.len(), state.missed), (1, 100, 9));
 }
 
 #[test]
@@ -658,10 +566,7 @@ impl Desk {
             credentials: None,
             incarnation: Incarnation(2),
             build: "b1".to_owned(),
-            workflows: vec![WorkflowOffer {
-                workflow: "report".to_owned(),
-                version: 1,
-            }],
+            workflows: vec![WorkflowOffer { workflow: "report".to_owned(), version: 1 }],
             queues: vec![slots("default", 1)],
             held: Vec::new(),
             tags: Vec::new(),
@@ -687,11 +592,7 @@ impl Desk {
     fn redrive(&mut self, name: &str) {
         let id = RunId::of_name(Namespace::default(), name);
         let (request, caller) = (1, self.orders());
-        let answer = self.ask(Redrive {
-            request,
-            caller,
-            id,
-        });
+        let answer = self.ask(Redrive { request, caller, id });
         assert!(matches!(answer, Message::DoneReply(_)), "{answer:?}");
     }
 }
@@ -722,18 +623,11 @@ fn the_last_run_of_a_schedule_goes_on_when_it_is_redriven() {
     desk.hello();
     let id = RunId::of_name(Namespace::default(), first);
     let (request, caller) = (1, caller());
-    let status = desk.ask(AskStatus {
-        request,
-        caller,
-        id,
-    });
+    let status = desk.ask(AskStatus { request, caller, id });
     let Message::StatusReply(status) = status else {
         panic!("{status:?}");
     };
-    assert_eq!(
-        status.run.entries, 4,
-        "started, died, redriven, asked to stop"
-    );
+    assert_eq!(status.run.entries, 4, "started, died, redriven, asked to stop");
 }
 
 // O6: also if that comes between the decision to start the next one and its start.
@@ -747,11 +641,7 @@ fn a_run_that_is_redriven_while_the_next_one_is_looked_up_hinders_it() {
     let first = RunId::of_name(Namespace::default(), "schedule/s/2026-01-01T00:01:00Z");
     desk.stage.pass(Duration::from_millis(MINUTE - 500));
     desk.hear(Heartbeat { beat: 0 });
-    desk.hear(Redrive {
-        request: 1,
-        caller: caller(),
-        id: first,
-    });
+    desk.hear(Redrive { request: 1, caller: caller(), id: first });
     desk.flush();
     desk.stage.handle(Input::Ticked);
     desk.flush();
@@ -766,8 +656,8 @@ fn a_run_that_is_redriven_while_the_next_one_is_looked_up_hinders_it() {
     assert_eq!(desk.show("s").state.skipped, 1);
 }
 
-// N1: an order that comes again, late and over another connection, must not undo what was ordered since: not while the
-// schedule is there, not once it is gone, and not after a restart.
+// N1: an order that comes again, late and over another connection, must not undo what was ordered
+// since: not while the schedule is there, not once it is gone, and not after a restart.
 #[test]
 fn a_late_copy_of_an_order_undoes_nothing() {
     let mut desk = Desk::new(NEW_YEAR);
@@ -812,11 +702,7 @@ fn a_late_copy_of_an_order_undoes_nothing() {
     desk.command = 1;
     let spec = Box::new(spec("s", daily, Overlap::Skip));
     let (request, caller) = (1, desk.orders());
-    let again = desk.ask(SetSchedule {
-        request,
-        caller,
-        spec,
-    });
+    let again = desk.ask(SetSchedule { request, caller, spec });
     let gone = |answer: &Message| matches!(answer, Message::RefusedReply(refused) if matches!(refused.reason, Refusal::NoSuchSchedule(_)));
     assert!(gone(&again), "{again:?}");
     desk.command = 7;
@@ -834,10 +720,7 @@ fn a_backfill_starts_what_is_missing_page_by_page() {
     desk.set(spec("s", every(MINUTE, NEW_YEAR), Overlap::Skip));
     desk.pass_until(Time(NEW_YEAR.0 + 3 * MINUTE + 500));
     desk.hello();
-    let (from, to) = (
-        Time(NEW_YEAR.0 - 147 * MINUTE),
-        Time(NEW_YEAR.0 + 3 * MINUTE + 1),
-    );
+    let (from, to) = (Time(NEW_YEAR.0 - 147 * MINUTE), Time(NEW_YEAR.0 + 3 * MINUTE + 1));
     let first = desk.backfill("s", from, to).unwrap();
     assert_eq!((first.started, first.existed), (100, 0));
     let next = first.next.unwrap();
@@ -860,40 +743,24 @@ fn a_schedule_that_cannot_be_is_refused_with_what_to_do() {
         let mut spec = spec("s", every(MINUTE, NEW_YEAR), Overlap::Skip);
         change(&mut spec);
         let (request, caller, spec) = (1, caller(), Box::new(spec));
-        match desk.ask(SetSchedule {
-            request,
-            caller,
-            spec,
-        }) {
+        match desk.ask(SetSchedule { request, caller, spec }) {
             Message::RefusedReply(refused) => refused.reason.to_string(),
             other => panic!("{other:?}"),
         }
     };
     let hour = refused(&|spec| spec.when = cron("0 25 * * *", "UTC"));
-    assert!(
-        hour.contains("wrong at character 3: `25` is no hour: 0 to 23"),
-        "{hour}"
-    );
+    assert!(hour.contains("wrong at character 3: `25` is no hour: 0 to 23"), "{hour}");
     let zone = refused(&|spec| spec.when = cron("0 5 * * *", "Europe/Berln"));
     assert!(
         zone.contains("there is no time zone `Europe/Berln`; there is Europe/Berlin"),
         "{zone}"
     );
     let fields = refused(&|spec| spec.when = cron("0 5 *", "UTC"));
-    assert!(
-        fields.contains("it has 3 fields: 5 are expected"),
-        "{fields}"
-    );
+    assert!(fields.contains("it has 3 fields: 5 are expected"), "{fields}");
     let never = refused(&|spec| spec.when = cron("0 0 30 2 *", "UTC"));
-    assert!(
-        never.contains("names no instant that will ever come"),
-        "{never}"
-    );
+    assert!(never.contains("names no instant that will ever come"), "{never}");
     let short = refused(&|spec| spec.when = every(10, NEW_YEAR));
-    assert!(
-        short.contains("the interval is 10ms: from 1s to 366d are allowed"),
-        "{short}"
-    );
+    assert!(short.contains("the interval is 10ms: from 1s to 366d are allowed"), "{short}");
     let large = refused(&|spec| spec.input = Payload(vec![0; 2_049].into()));
     assert!(large.contains("the input has 2049 bytes"), "{large}");
     let window = refused(&|spec| spec.catch_up_ms = 0);

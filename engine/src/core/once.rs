@@ -1,8 +1,9 @@
 //! Work that is done once for all runs that ask for it: steps whose first result is everybody's.
 //!
-//! A key is of a namespace. Its row names the first result: an entry in the journal of the run that came to it, written in
-//! the batch of that entry. The row is kept for the retention, like a run that ended at that instant. Who makes an attempt
-//! and who waits a moment is in memory only, so that a first result costs one small row and such a wait nothing.
+//! A key is of a namespace. Its row names the first result: an entry in the journal of the run that
+//! came to it, written in the batch of that entry. The row is kept for the retention, like a run
+//! that ended at that instant. Who makes an attempt and who waits a moment is in memory only, so
+//! that a first result costs one small row and such a wait nothing.
 //!
 //! ```text
 //!   worker                    core                                          store
@@ -16,27 +17,33 @@
 //!
 //! Who waits for longer than a moment is suspended and holds no slot: see `asleep.rs`.
 //!
-//! What is told to a run is an entry of its own journal (attempt 0: it made none, or its own did not count), so that each
-//! journal is whole by itself.
+//! What is told to a run is an entry of its own journal (attempt 0: it made none, or its own did
+//! not count), so that each journal is whole by itself.
 //!
-//! After a restart of the engine nobody holds a key: a worker that makes an attempt asks again when it comes back, but another
-//! one may have been granted the key before. Then two bodies run, and the result that is committed first is the result. Who
-//! slept has a row, which is read then: its keys are looked at as if it had just asked.
+//! After a restart of the engine nobody holds a key: a worker that makes an attempt asks again when
+//! it comes back, but another one may have been granted the key before. Then two bodies run, and
+//! the result that is committed first is the result. Who slept has a row, which is read then: its
+//! keys are looked at as if it had just asked.
 //!
 //! # Invariants
 //!
-//! - **E1** A key has one result as long as its row counts: the row does not change before its instant.
-//! - **E2** Whoever is told a result under a key is told that of its row; so is one that comes with another result.
-//! - **E3** At most one step holds a key, and only while no result is known. If steps wait and nothing is read, one holds it.
-//! - **E4** Who holds a key or waits for it is a step without an outcome of a granted run. Who waits has its worker here: one
-//!   that comes back asks again.
-//! - **E5** No place outlives its grant, and a key without places and without runs that sleep for it is not in memory.
-//! - **E6** A run that sleeps for once keys has one timer, at the end of time, whose row names them. Once the rows have been
-//!   read after an opening, each of its keys knows it, or it is being woken. If a key that runs sleep for has no result, is not
-//!   being read and is held by nobody, one of them has been called within the last second; after an opening, once the
-//!   workers that held something have had time to come back.
-//! - **E7** If a key has a result, the runs that sleep for it are being woken, so many at a time; none of them waits for another
-//!   one to do anything.
+//! - **E1** A key has one result as long as its row counts: the row does not change before its
+//!   instant.
+//! - **E2** Whoever is told a result under a key is told that of its row; so is one that comes with
+//!   another result.
+//! - **E3** At most one step holds a key, and only while no result is known. If steps wait and
+//!   nothing is read, one holds it.
+//! - **E4** Who holds a key or waits for it is a step without an outcome of a granted run. Who
+//!   waits has its worker here: one that comes back asks again.
+//! - **E5** No place outlives its grant, and a key without places and without runs that sleep for
+//!   it is not in memory.
+//! - **E6** A run that sleeps for once keys has one timer, at the end of time, whose row names
+//!   them. Once the rows have been read after an opening, each of its keys knows it, or it is being
+//!   woken. If a key that runs sleep for has no result, is not being read and is held by nobody,
+//!   one of them has been called within the last second; after an opening, once the workers that
+//!   held something have had time to come back.
+//! - **E7** If a key has a result, the runs that sleep for it are being woken, so many at a time;
+//!   none of them waits for another one to do anything.
 
 mod asleep;
 #[cfg(any(test, feature = "inspect"))]
@@ -132,10 +139,7 @@ struct Done {
 
 impl Onces {
     pub(super) fn opened_at(next: RunNo) -> Self {
-        Self {
-            opened_at: next,
-            ..Self::default()
-        }
+        Self { opened_at: next, ..Self::default() }
     }
 
     /// How many steps hold a key or wait.
@@ -148,7 +152,8 @@ impl Onces {
         !self.telling.is_empty() || self.has_to_wake()
     }
 
-    /// The place of a step that waits in line for an attempt, neither making one nor about to be told of a result.
+    /// The place of a step that waits in line for an attempt, neither making one nor about to be
+    /// told of a result.
     fn waits_at(&self, asker: Asker) -> Option<KeyPlace> {
         let place = self.places.get(&asker)?;
         let key = self.keys.get(place)?;
@@ -193,9 +198,7 @@ impl Onces {
     }
 
     fn of_run(&self, run: RunNo) -> Vec<(Asker, KeyPlace)> {
-        let places = self
-            .places
-            .range((run, StepNo(0))..=(run, StepNo(u32::MAX)));
+        let places = self.places.range((run, StepNo(0))..=(run, StepNo(u32::MAX)));
         places.map(|(asker, place)| (*asker, *place)).collect()
     }
 
@@ -217,11 +220,7 @@ impl Onces {
         let empty =
             |key: &Key| key.holder.is_none() && key.waiting.is_empty() && key.asleep.is_empty();
         let reading = |key: &Key| matches!(key.known, Known::Reading(_));
-        if self
-            .keys
-            .get(&place)
-            .is_some_and(|key| empty(key) && !reading(key))
-        {
+        if self.keys.get(&place).is_some_and(|key| empty(key) && !reading(key)) {
             self.stop_calling(place);
             self.keys.remove(&place);
             self.telling.remove(&place);
@@ -233,13 +232,7 @@ impl Onces {
 impl Core {
     /// A step wants to make an attempt. Asked again, it changes nothing.
     pub(super) fn ask_once(&mut self, session: SessionId, ask: AskOnce, out: &mut Output) {
-        let AskOnce {
-            run,
-            token,
-            number,
-            place,
-            once,
-        } = ask;
+        let AskOnce { run, token, number, place, once } = ask;
         let Some(granted) = self.current(session, run, token, out) else {
             return;
         };
@@ -249,18 +242,10 @@ impl Core {
             return; // its worker has the entry, or gets it with those that it has missed
         }
         let (key, asker) = ((known.namespace, once.0), (run, number));
-        let waiter = Waiter {
-            asker,
-            place,
-            done: None,
-        };
+        let waiter = Waiter { asker, place, done: None };
         match self.onces.places.get(&asker) {
             Some(at) if *at == key => {
-                let held = self
-                    .onces
-                    .keys
-                    .get(&key)
-                    .and_then(|key| key.holder.as_ref());
+                let held = self.onces.keys.get(&key).and_then(|key| key.holder.as_ref());
                 if held.is_some_and(|held| held.asker == asker) {
                     out.send(session, OnceGranted { run, token, number });
                 }
@@ -286,7 +271,8 @@ impl Core {
         }
     }
 
-    /// A step has come to a result. If it is not known whether another one was first, that is read before (E1).
+    /// A step has come to a result. If it is not known whether another one was first, that is read
+    /// before (E1).
     pub(super) fn once_completed(&mut self, report: StepCompletedReport, out: &mut Output) {
         let asker = (report.run, report.number);
         let granted = self.granted.get(&report.run);
@@ -298,10 +284,7 @@ impl Core {
         let waiter = Waiter {
             asker,
             place: report.place,
-            done: Some(Done {
-                attempt: report.attempt,
-                output: report.output,
-            }),
+            done: Some(Done { attempt: report.attempt, output: report.output }),
         };
         if canary!("the second result of a once key counts") {
             self.onces.remove(asker);
@@ -424,22 +407,11 @@ impl Core {
             let (run, number) = waiter.asker;
             let reason: Refusal = Damaged {
                 id: None,
-                what: format!(
-                    "the first result for the key `{}`: {what}",
-                    waiter.place.name
-                ),
+                what: format!("the first result for the key `{}`: {what}", waiter.place.name),
             }
             .into();
             if let Some((session, token)) = self.where_granted(run) {
-                out.send(
-                    session,
-                    ReportRefused {
-                        run,
-                        token,
-                        number,
-                        reason,
-                    },
-                );
+                out.send(session, ReportRefused { run, token, number, reason });
             }
         }
     }
@@ -501,23 +473,14 @@ impl Core {
             return self.serve_once(place, out);
         };
         let (namespace, hash) = place;
-        let row = |at| Expiry {
-            at,
-            what: Expires::Once,
-            namespace,
-            hash,
-        };
+        let row = |at| Expiry { at, what: Expires::Once, namespace, hash };
         let key = self.onces.keys.get_mut(&place);
         if let Some(before) = key.and_then(|key| key.before.take()) {
             out.delete(Space::Lasting, expiry::expiry(row(before)));
         }
         let until = self.now().after(self.settings.retention).max(Time(1));
         let record = OnceRecord { run, entry, until };
-        out.put(
-            Space::Lasting,
-            once::once(namespace, hash),
-            record.to_bytes(),
-        );
+        out.put(Space::Lasting, once::once(namespace, hash), record.to_bytes());
         self.expires(row(until), out);
         if let Some(key) = self.onces.keys.get_mut(&place) {
             key.known = Known::Result(output);
@@ -556,7 +519,8 @@ impl Core {
         }
     }
 
-    /// Completes a step of a granted run, and tells its worker: of its own result that it counts, of another what it is.
+    /// Completes a step of a granted run, and tells its worker: of its own result that it counts,
+    /// of another what it is.
     fn complete(
         &mut self,
         (no, number): Asker,
@@ -575,13 +539,7 @@ impl Core {
             self.journal_is_full(no, out);
             return None;
         }
-        let mut entry = StepCompleted {
-            at: now,
-            number,
-            place,
-            attempt,
-            output,
-        };
+        let mut entry = StepCompleted { at: now, number, place, attempt, output };
         let due = run.commands.open(number).and_then(|open| open.due);
         let index = out.append(run, &Entry::from(entry.clone()));
         Self::warn_if_long(run, limits, out);

@@ -103,10 +103,7 @@ impl Core {
             runs: vec![0; RunState::ALL.len()],
         });
         if tally.format != FORMAT {
-            return Err(OpenRefused::Format {
-                found: tally.format,
-                supported: FORMAT,
-            });
+            return Err(OpenRefused::Format { found: tally.format, supported: FORMAT });
         }
         if tally.runs.is_empty() || tally.runs.len() > RunState::ALL.len() {
             return Err(OpenRefused::Damaged {
@@ -126,10 +123,7 @@ impl Core {
         });
         let wall = reading.wall;
         if mark.time > wall.after(MARK_AHEAD_MAX) && !settings.accept_clock {
-            return Err(OpenRefused::ClockBehind {
-                wall,
-                mark: mark.time,
-            });
+            return Err(OpenRefused::ClockBehind { wall, mark: mark.time });
         }
         let clock = EngineClock::open(reading, mark.time, settings.accept_clock);
         let clock_now = clock.now();
@@ -210,10 +204,7 @@ impl Core {
                 if canary!("ready runs are forgotten at a restart") {
                     return core.tally.next_sequence;
                 }
-                heads
-                    .get(&(number, priority))
-                    .copied()
-                    .unwrap_or(core.mark.rest)
+                heads.get(&(number, priority)).copied().unwrap_or(core.mark.rest)
             };
             core.queues.insert(number, Queue::stored(admission, head));
         }
@@ -236,26 +227,21 @@ impl Core {
             self.slots.take(slot);
             self.admit_restored(record.queue);
             if let Some(twice) = self.granted.insert(run, Granted::restored(slot, record)) {
-                let what = format!(
-                    "G1: run number {run} is granted in slots {} and {slot}",
-                    twice.slot
-                );
+                let what =
+                    format!("G1: run number {run} is granted in slots {} and {slot}", twice.slot);
                 return Err(OpenRefused::Damaged { what });
             }
             if canary!("grants are forgotten at a restart") {
                 continue;
             }
             let until = self.mono + patience;
-            self.absent
-                .entry(incarnation)
-                .or_insert_with(|| Absent::until(until))
-                .runs
-                .insert(run);
+            self.absent.entry(incarnation).or_insert_with(|| Absent::until(until)).runs.insert(run);
         }
         Ok(())
     }
 
-    /// Where the ready lanes begin, for the mark: those that wait longest, and where all others begin.
+    /// Where the ready lanes begin, for the mark: those that wait longest, and where all others
+    /// begin.
     pub(super) fn heads(&self) -> (Vec<(u32, u8, u64)>, u64) {
         let next = self.tally.next_sequence;
         let lanes = self
@@ -272,10 +258,8 @@ impl Core {
                 *head = (*head).min(item.sequence);
             }
         }
-        let mut heads: Vec<_> = heads
-            .into_iter()
-            .map(|((queue, priority), head)| (queue, priority, head))
-            .collect();
+        let mut heads: Vec<_> =
+            heads.into_iter().map(|((queue, priority), head)| (queue, priority, head)).collect();
         heads.sort_unstable_by_key(|(queue, priority, head)| (*head, *queue, *priority));
         let rest = heads.get(keys::HEADS_MAX).map_or(next, |(.., head)| *head);
         heads.truncate(keys::HEADS_MAX);
@@ -288,10 +272,8 @@ impl Core {
             return *number;
         }
         let number = self.queues.keys().next_back().map_or(1, |last| last + 1);
-        let record = keys::QueueRecord {
-            name: name.to_owned(),
-            settings: QueueSettings::default(),
-        };
+        let record =
+            keys::QueueRecord { name: name.to_owned(), settings: QueueSettings::default() };
         out.put(
             stepwell_storage::Space::Lasting,
             keys::queue(number),
@@ -299,8 +281,7 @@ impl Core {
         );
         self.queue_numbers.insert(name.to_owned(), number);
         self.pools_dirty.insert(number);
-        self.queues
-            .insert(number, Queue::new(self.tally.next_sequence));
+        self.queues.insert(number, Queue::new(self.tally.next_sequence));
         number
     }
 }

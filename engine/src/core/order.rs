@@ -1,8 +1,9 @@
 //! Orders about queues and schedules: a command acts once, however often it arrives.
 //!
-//! What is done with a run is remembered in its journal. A queue and a schedule have none, and a schedule may be gone when a
-//! copy of an old order about it comes: by itself after a lost connection, or late, over another one. So the commands of the last
-//! [`ORDERS_KEPT`] orders are remembered by the engine, each in a slot of a ring that is written in the batch that carries the
+//! What is done with a run is remembered in its journal. A queue and a schedule have none, and a
+//! schedule may be gone when a copy of an old order about it comes: by itself after a lost
+//! connection, or late, over another one. So the commands of the last [`ORDERS_KEPT`] orders are
+//! remembered by the engine, each in a slot of a ring that is written in the batch that carries the
 //! order out. A copy is answered with how things are now.
 //!
 //! ```text
@@ -14,8 +15,9 @@
 //! - **N1** An order that is among the last ones changes nothing when it comes again.
 //! - **N2** What an order changes and that it was carried out is written in one batch.
 //!
-//! An order that was refused changed nothing and is not remembered. One that never arrived acts when it does, however late. A
-//! caller whose command is zero has named none, and each of its orders is a new one.
+//! An order that was refused changed nothing and is not remembered. One that never arrived acts
+//! when it does, however late. A caller whose command is zero has named none, and each of its
+//! orders is a new one.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -89,10 +91,7 @@ mod tests {
     #[test]
     fn the_last_orders_are_known_and_older_ones_are_not() {
         let rows = |from: u64| {
-            let row = |number| OrderRecord {
-                number,
-                command: CommandId(u128::from(number) + 1),
-            };
+            let row = |number| OrderRecord { number, command: CommandId(u128::from(number) + 1) };
             (from..from + ORDERS_KEPT).map(row).collect::<Vec<_>>()
         };
         let mut rows = rows(100);

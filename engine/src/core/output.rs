@@ -12,7 +12,8 @@ use crate::model::id::{Incarnation, Namespace, RunId, RunNo, SessionId, Token};
 use crate::model::time::Time;
 use crate::wire::message::Message;
 
-/// A batch this full is closed before the next transition, so that what one transition writes is in one batch.
+/// A batch this full is closed before the next transition, so that what one transition writes is in
+/// one batch.
 const FULL_OPS: usize = BATCH_OPS_MAX / 4;
 const FULL_BYTES: usize = BATCH_BYTES_MAX / 4;
 
@@ -198,18 +199,16 @@ pub enum Note {
     },
 }
 
-/// Effects that must not happen before their writes are durable. There is no other way to them than a receipt.
+/// Effects that must not happen before their writes are durable. There is no other way to them than
+/// a receipt.
 #[derive(Debug, Default)]
 pub struct Withheld(Vec<Effect>);
 
 impl Withheld {
-    /// The effects, if `receipt` covers `seq`, the last write before them; otherwise they stay withheld.
+    /// The effects, if `receipt` covers `seq`, the last write before them; otherwise they stay
+    /// withheld.
     pub fn release(self, seq: Seq, receipt: &Receipt) -> Result<Vec<Effect>, Self> {
-        if receipt.covers(seq) {
-            Ok(self.0)
-        } else {
-            Err(self)
-        }
+        if receipt.covers(seq) { Ok(self.0) } else { Err(self) }
     }
 
     /// How many there are.
@@ -229,7 +228,8 @@ impl Withheld {
     }
 }
 
-/// Something the core must see before it can go on. Answered by an input; other runs go on meanwhile.
+/// Something the core must see before it can go on. Answered by an input; other runs go on
+/// meanwhile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Read {
     /// The number of a run.
@@ -247,7 +247,8 @@ pub enum Read {
         generation: u32,
         /// Whether it may have been moved.
         moved: bool,
-        /// Whether its journal probably holds one entry: a guess, which only makes the reading faster.
+        /// Whether its journal probably holds one entry: a guess, which only makes the reading
+        /// faster.
         brief: bool,
     },
     /// The next ready runs of a lane.
@@ -363,8 +364,8 @@ impl Output {
         Self::default()
     }
 
-    /// Takes what has been collected: batches to submit in order, effects that wait for the last of them, reads to
-    /// do after they have been submitted.
+    /// Takes what has been collected: batches to submit in order, effects that wait for the last of
+    /// them, reads to do after they have been submitted.
     pub fn take(&mut self) -> (Vec<Batch>, Withheld, Vec<Read>) {
         if !self.current.is_empty() {
             self.batches.push(std::mem::take(&mut self.current));
@@ -412,8 +413,8 @@ impl Output {
         self.current.delete(space, key);
     }
 
-    /// Writes `stored` as entry `index`. The parts of a long one go first, in batches of their own; only the row that
-    /// makes the entry exist is written with the transition.
+    /// Writes `stored` as entry `index`. The parts of a long one go first, in batches of their own;
+    /// only the row that makes the entry exist is written with the transition.
     pub(crate) fn put_entry(&mut self, generation: u32, run: RunNo, index: u32, stored: Vec<u8>) {
         let space = Space::Generation(generation);
         let mut rows: Vec<_> = journal::rows(run, index, stored).collect();
@@ -439,11 +440,7 @@ impl Output {
 
     /// Appends an entry to a run's journal and to what is known of the run.
     pub(crate) fn append(&mut self, run: &mut Run, entry: &Entry) -> u32 {
-        assert!(
-            run.may_go_on_with(entry),
-            "J1: nothing follows the last entry of {}",
-            run.id
-        );
+        assert!(run.may_go_on_with(entry), "J1: nothing follows the last entry of {}", run.id);
         let (stored, sealed) = chain::sealed(run.chain, entry);
         let index = run.next;
         run.first = (index == 0 && stored.len() <= FIRST_BYTES_MAX)
@@ -463,10 +460,7 @@ impl Output {
     }
 
     pub(crate) fn send(&mut self, session: SessionId, message: impl Into<Message>) {
-        self.effects.0.push(Effect::Send {
-            session,
-            message: message.into(),
-        });
+        self.effects.0.push(Effect::Send { session, message: message.into() });
     }
 
     pub(crate) fn read(&mut self, read: Read) {

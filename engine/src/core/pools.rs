@@ -24,31 +24,16 @@ impl Crowd {
         let before = self.granted.len();
         let token = self.granted.iter().rev().find(|(no, _)| *no == run);
         let token = token.expect("it was handed out").1;
-        self.hear(
-            by,
-            TurnCompleted {
-                run,
-                token,
-                output: Payload::default(),
-            },
-        );
+        self.hear(by, TurnCompleted { run, token, output: Payload::default() });
         self.settle();
         self.granted[before..].iter().map(|(no, _)| *no).collect()
     }
 
     fn set(&mut self, queue: &str, change: QueueChange) {
-        let change = QueueChange {
-            create: true,
-            ..change
-        };
+        let change = QueueChange { create: true, ..change };
         self.hear(
             CLIENT,
-            SetQueue {
-                request: 1,
-                caller: Caller::default(),
-                queue: queue.to_owned(),
-                change,
-            },
+            SetQueue { request: 1, caller: Caller::default(), queue: queue.to_owned(), change },
         );
         self.settle();
     }
@@ -70,10 +55,7 @@ impl Crowd {
             credentials: None,
             incarnation: Incarnation(u128::from(session.0)),
             build: "b1".into(),
-            workflows: vec![WorkflowOffer {
-                workflow: "order".into(),
-                version: 1,
-            }],
+            workflows: vec![WorkflowOffer { workflow: "order".into(), version: 1 }],
             queues: queues.to_vec(),
             held: Vec::new(),
             tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
@@ -125,7 +107,8 @@ fn low_runs_move_while_urgent_ones_keep_coming() {
     assert_eq!(low, every_tenth);
 }
 
-// A31: the same where nobody stays long: an engine that dies after each hand-out still gives the oldest its share.
+// A31: the same where nobody stays long: an engine that dies after each hand-out still gives the
+// oldest its share.
 #[test]
 fn low_runs_move_in_a_crash_loop() {
     let mut crowd = Crowd::new();
@@ -149,7 +132,8 @@ fn low_runs_move_in_a_crash_loop() {
     assert_eq!(completed_low, 4);
 }
 
-// A32: a run with a tag goes only where it is offered, and does not stand in the way of others, however many there are.
+// A32: a run with a tag goes only where it is offered, and does not stand in the way of others,
+// however many there are.
 #[test]
 fn tagged_runs_go_where_their_tags_are_offered() {
     let mut crowd = Crowd::new();
@@ -168,13 +152,15 @@ fn tagged_runs_go_where_their_tags_are_offered() {
     assert!(crowd.queue("q").reasons.is_empty());
 }
 
-// A45: 10,000 slow exports queued leave the start latency of mail unchanged: the two worlds are the same, to the instant.
+// A45: 10,000 slow exports queued leave the start latency of mail unchanged: the two worlds are the
+// same, to the instant.
 #[test]
 fn slow_runs_in_one_queue_do_not_delay_another() {
     assert_eq!(mail_starts(10_000), mail_starts(0));
 }
 
-/// When mails are handed out, in milliseconds: one comes every 100 ms and takes 50 ms, beside so many exports of 3 s.
+/// When mails are handed out, in milliseconds: one comes every 100 ms and takes 50 ms, beside so
+/// many exports of 3 s.
 fn mail_starts(exports: u64) -> Vec<(RunNo, u64)> {
     let mut crowd = Crowd::new();
     crowd.stage.check_every = 10_007;
@@ -208,7 +194,8 @@ fn mail_starts(exports: u64) -> Vec<(RunNo, u64)> {
     starts
 }
 
-// A46: gauges of a queue follow what happens to its runs; A47: a delayed one that is not due is not old.
+// A46: gauges of a queue follow what happens to its runs; A47: a delayed one that is not due is not
+// old.
 #[test]
 fn gauges_follow_the_runs_of_their_queue() {
     let mut crowd = Crowd::new();
@@ -216,10 +203,7 @@ fn gauges_follow_the_runs_of_their_queue() {
     crowd.start_as(2, |_, run| run.queue = "other".to_owned());
     crowd.pass(Duration::from_secs(5), &[CLIENT]);
     let told = crowd.queue("q");
-    assert_eq!(
-        (told.scheduled, told.ready, told.oldest_since),
-        (3, 0, None)
-    );
+    assert_eq!((told.scheduled, told.ready, told.oldest_since), (3, 0, None));
     let begin = told.now;
     crowd.start_as(2, |_, _| {});
     crowd.pass(Duration::from_secs(5), &[CLIENT]);
@@ -242,39 +226,23 @@ fn gauges_follow_the_runs_of_their_queue() {
 fn limits_hold_over_a_backlog() {
     let mut crowd = Crowd::new();
     crowd.start_as(5_000, |_, _| {});
-    let rate = RateLimit {
-        count: 10,
-        per_ms: 1_000,
-        burst: 5,
-    };
+    let rate = RateLimit { count: 10, per_ms: 1_000, burst: 5 };
     crowd.set(
         "q",
-        QueueChange {
-            rate: Some(rate),
-            concurrency: Some(30),
-            ..QueueChange::default()
-        },
+        QueueChange { rate: Some(rate), concurrency: Some(30), ..QueueChange::default() },
     );
     crowd.hello(WORKER, &[slots("q", 1_000)], Vec::new());
     crowd.settle();
     assert_eq!(crowd.granted.len(), 5);
     for tenth in 1..=20 {
         crowd.pass(Duration::from_millis(100), &[CLIENT, WORKER]);
-        assert_eq!(
-            crowd.granted.len(),
-            5 + tenth,
-            "one every tenth of a second"
-        );
+        assert_eq!(crowd.granted.len(), 5 + tenth, "one every tenth of a second");
     }
     for _ in 0..50 {
         crowd.pass(Duration::from_millis(100), &[CLIENT, WORKER]);
     }
     assert_eq!(crowd.granted.len(), 30, "at its limit");
-    let paused = QueueChange {
-        paused: Some(true),
-        concurrency: Some(0),
-        ..QueueChange::default()
-    };
+    let paused = QueueChange { paused: Some(true), concurrency: Some(0), ..QueueChange::default() };
     crowd.set("q", paused);
     crowd.pass(Duration::from_secs(5), &[CLIENT, WORKER]);
     assert_eq!(crowd.granted.len(), 30, "paused");
@@ -304,14 +272,12 @@ impl Crowd {
     }
 }
 
-/// A run that nobody can go on with stays granted, since nothing can be written about it, and takes no place of others.
+/// A run that nobody can go on with stays granted, since nothing can be written about it, and takes
+/// no place of others.
 #[test]
 fn a_damaged_granted_run_gives_its_place_up() {
     let mut crowd = Crowd::new();
-    let one = QueueChange {
-        concurrency: Some(1),
-        ..QueueChange::default()
-    };
+    let one = QueueChange { concurrency: Some(1), ..QueueChange::default() };
     crowd.set("q", one);
     crowd.hello(WORKER, &[slots("q", 2)], Vec::new());
     crowd.start_as(1, |_, _| {});
@@ -337,21 +303,14 @@ fn a_damaged_granted_run_gives_its_place_up() {
 #[test]
 fn a_damaged_run_that_its_worker_comes_back_with_gives_its_place_up() {
     let mut crowd = Crowd::new();
-    let one = QueueChange {
-        concurrency: Some(1),
-        ..QueueChange::default()
-    };
+    let one = QueueChange { concurrency: Some(1), ..QueueChange::default() };
     crowd.set("q", one);
     crowd.hello(WORKER, &[slots("q", 1)], Vec::new());
     crowd.start_as(2, |_, _| {});
     crowd.damage(RunNo(1));
     let (run, token) = crowd.granted[0];
     crowd.restart(&[]);
-    let held = Held {
-        run,
-        token,
-        seen: 1,
-    };
+    let held = Held { run, token, seen: 1 };
     crowd.hello(WORKER, &[slots("q", 1)], vec![held]);
     crowd.settle();
     let revoked = |message: &Message| matches!(message, Message::Revoked(told) if told.run == run);

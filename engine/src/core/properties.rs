@@ -15,11 +15,8 @@ impl std::fmt::Debug for Orders {
 }
 
 fn orders(count: usize) -> impl Strategy<Value = Orders> {
-    prop::collection::vec(
-        (0..ORDERS, any::<u8>(), any::<u8>(), any::<u8>()),
-        1..=count,
-    )
-    .prop_map(Orders)
+    prop::collection::vec((0..ORDERS, any::<u8>(), any::<u8>(), any::<u8>()), 1..=count)
+        .prop_map(Orders)
 }
 
 fn drill(seed: u8, orders: &[Order]) {

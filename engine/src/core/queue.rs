@@ -1,10 +1,11 @@
 //! Ready queues: a lane for each priority, and who is next in line for runs.
 //!
-//! Within a queue there is a lane per priority, in the order of sequence numbers, which are given in the order of arrival
-//! over the whole engine: the run that waits longest is at the head of some lane. A lane keeps at most
-//! [`WINDOW_MAX`] runs in memory; while the store may hold more (`tail_in_memory` is false) new ones are not added to
-//! the window, because they belong behind those not yet read. No scan starts where deletes happen: everything before
-//! the window has been deleted, and the window's start is kept in the mark.
+//! Within a queue there is a lane per priority, in the order of sequence numbers, which are given
+//! in the order of arrival over the whole engine: the run that waits longest is at the head of some
+//! lane. A lane keeps at most [`WINDOW_MAX`] runs in memory; while the store may hold more
+//! (`tail_in_memory` is false) new ones are not added to the window, because they belong behind
+//! those not yet read. No scan starts where deletes happen: everything before the window has been
+//! deleted, and the window's start is kept in the mark.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -87,12 +88,11 @@ pub(super) struct Queue {
 impl Queue {
     /// A queue that begins to exist now.
     pub(super) fn new(next_sequence: u64) -> Self {
-        Self::with_lanes(Admission::new(), |_| {
-            Lane::read_to(next_sequence.saturating_sub(1), true)
-        })
+        Self::with_lanes(Admission::new(), |_| Lane::read_to(next_sequence.saturating_sub(1), true))
     }
 
-    /// A queue with stored runs; `head` tells per priority the sequence before which there are none.
+    /// A queue with stored runs; `head` tells per priority the sequence before which there are
+    /// none.
     pub(super) fn stored(admission: Admission, head: impl Fn(u8) -> u64) -> Self {
         Self::with_lanes(admission, |priority| {
             Lane::read_to(head(priority).saturating_sub(1), false)
@@ -118,15 +118,8 @@ impl Queue {
                 .map(|item| item.sequence)
                 .min();
             let window = lane.first().map(|item| item.sequence);
-            let behind = if lane.tail_in_memory {
-                next_sequence
-            } else {
-                lane.read_to + 1
-            };
-            (
-                *priority,
-                first.into_iter().chain(window).fold(behind, u64::min),
-            )
+            let behind = if lane.tail_in_memory { next_sequence } else { lane.read_to + 1 };
+            (*priority, first.into_iter().chain(window).fold(behind, u64::min))
         })
     }
 
@@ -154,13 +147,11 @@ impl Queue {
 
     /// Whether a run that arrives at the end can be held in memory.
     fn admits(&self, priority: u8) -> bool {
-        self.lanes
-            .get(&priority)
-            .is_some_and(|lane| lane.tail_in_memory && lane.len() < WINDOW_MAX)
+        self.lanes.get(&priority).is_some_and(|lane| lane.tail_in_memory && lane.len() < WINDOW_MAX)
     }
 
-    /// The next run that `session` can take: of the smallest priority, or, when that is owed, the one that waits longest.
-    /// None also if one that is being read may go before it.
+    /// The next run that `session` can take: of the smallest priority, or, when that is owed, the
+    /// one that waits longest. None also if one that is being read may go before it.
     fn take_for(&mut self, session: &Session, number: u32) -> Option<ReadyItem> {
         let as_oldest = self.owes_oldest(session, number);
         let (priority, sequence) = match as_oldest || canary!("priorities are not looked at") {
@@ -241,7 +232,8 @@ impl Queue {
         classes.chain(alone)
     }
 
-    /// Takes up to `left` of the runs in memory that came before `sequence` and are of a workflow that nobody knows.
+    /// Takes up to `left` of the runs in memory that came before `sequence` and are of a workflow
+    /// that nobody knows.
     pub(super) fn take_out(
         &mut self,
         left: usize,
@@ -288,12 +280,7 @@ impl Queue {
                 lane.reading = true;
                 lane.grown = false;
                 let (from, limit) = (lane.read_to + 1, WINDOW_MAX - WINDOW_LOW);
-                out.read(Read::Ready {
-                    queue: number,
-                    priority: *priority,
-                    from,
-                    limit,
-                });
+                out.read(Read::Ready { queue: number, priority: *priority, from, limit });
             }
         }
     }
@@ -384,10 +371,7 @@ impl Core {
                 s.has_room(item.queue) && s.can_run(item) && (!owed(s) || before(0..=9))
             })
         })?;
-        let taker = queue
-            .offers
-            .get(position)
-            .and_then(|id| self.sessions.get(id));
+        let taker = queue.offers.get(position).and_then(|id| self.sessions.get(id));
         let as_oldest = taker.is_some_and(owed);
         let session = queue.offers.remove(position)?;
         queue.offers.push_back(session);
@@ -399,9 +383,7 @@ impl Core {
 
     /// Whether the queue holds runs at the end of a lane in memory.
     pub(super) fn keeps_fresh(&self, item: &ReadyItem) -> bool {
-        self.queues
-            .get(&item.queue)
-            .is_some_and(|queue| queue.admits(item.priority))
+        self.queues.get(&item.queue).is_some_and(|queue| queue.admits(item.priority))
     }
 
     pub(super) fn ready_loaded(
@@ -418,11 +400,7 @@ impl Core {
             return;
         };
         let now = self.clock.now();
-        lane.loaded(
-            rows.last().map(|(last, _)| *last),
-            end,
-            self.tally.next_sequence,
-        );
+        lane.loaded(rows.last().map(|(last, _)| *last), end, self.tally.next_sequence);
         let read_to = lane.read_to;
         let seen: BTreeSet<u64> = rows.iter().map(|(sequence, _)| *sequence).collect();
         let late: Vec<ReadyItem> = std::mem::take(&mut lane.late);
@@ -442,9 +420,7 @@ impl Core {
             });
         }
         let missed = |item: &ReadyItem| item.sequence <= read_to && !seen.contains(&item.sequence);
-        late.into_iter()
-            .filter(missed)
-            .for_each(|item| queue.insert(item));
+        late.into_iter().filter(missed).for_each(|item| queue.insert(item));
         self.unsettled.insert(number);
     }
 
@@ -472,11 +448,7 @@ impl Core {
             if shut.is_some() {
                 break shut;
             }
-            let Some(id) = queue
-                .offers
-                .front()
-                .copied()
-                .filter(|_| idle < queue.offers.len())
+            let Some(id) = queue.offers.front().copied().filter(|_| idle < queue.offers.len())
             else {
                 break None;
             };
@@ -509,17 +481,9 @@ impl Core {
         if let Some(Shut::Empty { until }) = shut {
             self.opens_at.insert((until, number));
         }
-        if let Some(queue) = self
-            .queues
-            .get_mut(&number)
-            .filter(|queue| !queue.offers.is_empty())
-        {
+        if let Some(queue) = self.queues.get_mut(&number).filter(|queue| !queue.offers.is_empty()) {
             // Whoever is still in line found nothing to take in what is in memory.
-            let low = if shut.is_some() {
-                WINDOW_LOW
-            } else {
-                LOOK_PAST_MAX
-            };
+            let low = if shut.is_some() { WINDOW_LOW } else { LOOK_PAST_MAX };
             queue.refills(number, low, out);
         }
         true
@@ -535,8 +499,8 @@ impl Core {
         }
     }
 
-    /// A run that was chosen for a worker is not handed out after all. If it was the oldest one's share, that is still owed,
-    /// by the queue and by the worker.
+    /// A run that was chosen for a worker is not handed out after all. If it was the oldest one's
+    /// share, that is still owed, by the queue and by the worker.
     pub(super) fn unchoose(&mut self, session: SessionId, item: &ReadyItem) {
         if !item.as_oldest {
             return;
@@ -549,7 +513,8 @@ impl Core {
         }
     }
 
-    /// Grants runs that killed workers, each to a session that holds nothing else; if none is idle, one is emptied.
+    /// Grants runs that killed workers, each to a session that holds nothing else; if none is idle,
+    /// one is emptied.
     fn settle_solitary(&mut self, number: u32, out: &mut Output) {
         let (mut waits_for, now) = (None, self.now());
         while let Some((at, taker)) = self.solitary_taker(number, now) {
@@ -561,10 +526,8 @@ impl Core {
                 waits_for = Some(taker);
                 break;
             }
-            let Some(item) = self
-                .queues
-                .get_mut(&number)
-                .and_then(|queue| queue.solitary.remove(at))
+            let Some(item) =
+                self.queues.get_mut(&number).and_then(|queue| queue.solitary.remove(at))
             else {
                 break;
             };
@@ -582,23 +545,16 @@ impl Core {
         if queue.solitary.is_empty() || queue.admission.shut(now).is_some() {
             return None;
         }
-        queue
-            .solitary
-            .iter()
-            .take(LOOK_MAX)
-            .enumerate()
-            .find_map(|(at, item)| {
-                let able = self
-                    .sessions
-                    .values()
-                    .filter(|session| session.can_run_alone(item));
-                let taker =
-                    able.min_by_key(|s| (s.granted.len(), s.held_back != Some(number), s.id))?;
-                Some((at, taker.id))
-            })
+        queue.solitary.iter().take(LOOK_MAX).enumerate().find_map(|(at, item)| {
+            let able = self.sessions.values().filter(|session| session.can_run_alone(item));
+            let taker =
+                able.min_by_key(|s| (s.granted.len(), s.held_back != Some(number), s.id))?;
+            Some((at, taker.id))
+        })
     }
 
-    /// Sessions that were emptied for this queue, and are not needed empty any more, get runs again.
+    /// Sessions that were emptied for this queue, and are not needed empty any more, get runs
+    /// again.
     fn stop_holding_back(&mut self, number: u32, but: Option<SessionId>) {
         let held_back = |s: &&mut Session| s.held_back == Some(number) && Some(s.id) != but;
         let free: Vec<SessionId> = self
@@ -610,8 +566,7 @@ impl Core {
                 session.id
             })
             .collect();
-        free.into_iter()
-            .for_each(|session| self.line_up_everywhere(session));
+        free.into_iter().for_each(|session| self.line_up_everywhere(session));
     }
 
     /// Takes a ready run's row away.
@@ -630,7 +585,8 @@ impl Core {
         }
     }
 
-    /// Takes a run that ended in line out of it. One that is not in memory leaves its row there until its turn comes.
+    /// Takes a run that ended in line out of it. One that is not in memory leaves its row there
+    /// until its turn comes.
     pub(super) fn leave_line(&mut self, run: &Run, out: &mut Output) {
         let number = self.queue_numbers.get(&run.queue).copied();
         let queue = number.and_then(|number| self.queues.get_mut(&number));
@@ -646,7 +602,8 @@ impl Core {
     }
 }
 
-/// Since when a run has its place. Rows that were written before that was recorded do not tell: they count from now.
+/// Since when a run has its place. Rows that were written before that was recorded do not tell:
+/// they count from now.
 fn known_since(since: Time, now: Time) -> Time {
     if since == Time(0) { now } else { since }
 }

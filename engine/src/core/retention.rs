@@ -1,8 +1,9 @@
 //! Retention: ended runs are kept for a time and then dropped a generation at a time.
 //!
-//! Journals are born in the generation of their start day. Once a whole generation is old enough, its runs are looked
-//! at, a page at a time: of those that ended long enough ago the small records are deleted; the others are copied to
-//! the current generation. Then the generation is dropped whole, which costs next to nothing.
+//! Journals are born in the generation of their start day. Once a whole generation is old enough,
+//! its runs are looked at, a page at a time: of those that ended long enough ago the small records
+//! are deleted; the others are copied to the current generation. Then the generation is dropped
+//! whole, which costs next to nothing.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -36,7 +37,8 @@ pub struct GenerationRow {
     pub namespace: Namespace,
     /// Its id.
     pub id: RunId,
-    /// Whether it was copied here; otherwise it was born here, or is a part of a copy that was never finished.
+    /// Whether it was copied here; otherwise it was born here, or is a part of a copy that was
+    /// never finished.
     pub moved: bool,
     /// How and when it ended, if it has.
     pub ended: Option<(RunState, Time)>,
@@ -65,9 +67,10 @@ pub(super) struct Cleaner {
 }
 
 impl Cleaner {
-    /// A generation's record goes first and the generation itself is dropped once that is durable. If the engine ends
-    /// between the two, nobody knows of it any more: it is dropped now. Generations are emptied from the oldest on, and a
-    /// number below the newest is never used again, so none that is being written to is meant.
+    /// A generation's record goes first and the generation itself is dropped once that is durable.
+    /// If the engine ends between the two, nobody knows of it any more: it is dropped now.
+    /// Generations are emptied from the oldest on, and a number below the newest is never used
+    /// again, so none that is being written to is meant.
     pub(super) fn open(known: &[(u32, RunNo)], spaces: Vec<u32>) -> Self {
         let newest = known.iter().map(|(generation, _)| *generation).max();
         let is_known = |space: &u32| known.iter().any(|(generation, _)| generation == space);
@@ -76,10 +79,7 @@ impl Cleaner {
         if canary!("a generation emptied before the engine ended is forgotten") {
             emptied.clear();
         }
-        Self {
-            emptied,
-            ..Self::default()
-        }
+        Self { emptied, ..Self::default() }
     }
 }
 
@@ -92,10 +92,7 @@ impl Cleaner {
 impl Core {
     pub(super) fn cleans_at(&self) -> Option<Duration> {
         // While one is being emptied, reads carry it on.
-        self.cleaner
-            .current
-            .is_none()
-            .then_some(self.cleaner.next_look)
+        self.cleaner.current.is_none().then_some(self.cleaner.next_look)
     }
 
     /// Starts to empty the oldest generation, if its time has come.
@@ -107,11 +104,8 @@ impl Core {
         for generation in std::mem::take(&mut self.cleaner.emptied) {
             out.effect(Effect::DropGeneration { generation });
         }
-        let candidates = self
-            .generations
-            .values()
-            .copied()
-            .filter(|g| !self.cleaner.kept.contains(g));
+        let candidates =
+            self.generations.values().copied().filter(|g| !self.cleaner.kept.contains(g));
         let oldest = candidates.min();
         let newest = self.generations.values().copied().max();
         let Some(oldest) = oldest.filter(|oldest| Some(*oldest) != newest) else {
@@ -122,11 +116,7 @@ impl Core {
             return;
         }
         self.cleaner.current = Some(oldest);
-        out.read(Read::Generation {
-            generation: oldest,
-            from: RunNo(0),
-            limit: PAGE,
-        });
+        out.read(Read::Generation { generation: oldest, from: RunNo(0), limit: PAGE });
     }
 
     pub(super) fn generation_loaded(
@@ -149,7 +139,8 @@ impl Core {
                 at.after(self.retention_of(state)) <= self.now()
                     || canary!("a run is forgotten before its retention")
             };
-            // Somebody has its number already and will look at it: it is kept, as if it had not ended long enough ago.
+            // Somebody has its number already and will look at it: it is kept, as if it had not
+            // ended long enough ago.
             let asked = self.lookups.contains_key(&(row.namespace, row.id))
                 || self.mailboxes.contains_key(&row.run)
                 || self.cleaner.acted_on.contains(&row.run);
@@ -187,10 +178,7 @@ impl Core {
         out.delete(Space::Lasting, keys::index(row.namespace, row.id));
         out.delete(Space::Lasting, keys::moved(row.run));
         if state == RunState::Dead {
-            out.delete(
-                Space::Lasting,
-                keys::dead(row.died_at.unwrap_or(at), row.run),
-            );
+            out.delete(Space::Lasting, keys::dead(row.died_at.unwrap_or(at), row.run));
         }
         self.count(state, -1);
     }
@@ -201,13 +189,10 @@ impl Core {
             return out.read(Read::Copy { run, generation });
         }
         if let Some(from) = self.cleaner.next_page.take() {
-            return out.read(Read::Generation {
-                generation,
-                from,
-                limit: PAGE,
-            });
+            return out.read(Read::Generation { generation, from, limit: PAGE });
         }
-        // All that is left in it is no longer needed. The first run number stays known to later generations only.
+        // All that is left in it is no longer needed. The first run number stays known to later
+        // generations only.
         self.cleaner.current = None;
         self.cleaner.next_look = self.mono;
         out.delete(Space::Lasting, keys::generation(generation));
@@ -215,7 +200,8 @@ impl Core {
         out.effect(Effect::DropGeneration { generation });
     }
 
-    /// A dead letter is worked on. What a page that is being read tells of it may be no longer true.
+    /// A dead letter is worked on. What a page that is being read tells of it may be no longer
+    /// true.
     pub(super) fn cleaner_must_keep(&mut self, no: RunNo) {
         if self.cleaner.current.is_some() {
             self.cleaner.acted_on.insert(no);
@@ -247,19 +233,11 @@ impl Core {
         let Some(target) = self.generations.values().copied().max() else {
             return;
         };
-        let held = self
-            .granted
-            .get_mut(&no)
-            .and_then(|granted| granted.run.as_mut());
-        let grew = held
-            .as_ref()
-            .is_some_and(|run| run.next as usize != entries.len());
+        let held = self.granted.get_mut(&no).and_then(|granted| granted.run.as_mut());
+        let grew = held.as_ref().is_some_and(|run| run.next as usize != entries.len());
         if grew || self.cleaner.touched || self.mailboxes.contains_key(&no) {
             self.cleaner.touched = false;
-            return out.read(Read::Copy {
-                run: no,
-                generation: from,
-            }); // it changed meanwhile
+            return out.read(Read::Copy { run: no, generation: from }); // it changed meanwhile
         }
         if let Some(run) = held {
             run.generation = target;
@@ -274,11 +252,7 @@ impl Core {
         if let Some(run) = self.fresh.get_mut(&no) {
             run.generation = target;
         }
-        out.put(
-            Space::Lasting,
-            keys::moved(no),
-            MovedRecord { generation: target }.to_bytes(),
-        );
+        out.put(Space::Lasting, keys::moved(no), MovedRecord { generation: target }.to_bytes());
         self.cleaner.copying.pop();
         self.copy_next(from, out);
     }

@@ -53,18 +53,13 @@ impl Commands {
 
     /// Timers that are armed, with their instants.
     pub fn timers(&self) -> impl Iterator<Item = (StepNo, Time)> + '_ {
-        self.open
-            .iter()
-            .filter_map(|(number, open)| Some((*number, open.due?)))
+        self.open.iter().filter_map(|(number, open)| Some((*number, open.due?)))
     }
 
-    /// The instants at which something may happen by itself, in order. Not all of them are waited for: the future of
-    /// a timer or a backoff may have been dropped.
+    /// The instants at which something may happen by itself, in order. Not all of them are waited
+    /// for: the future of a timer or a backoff may have been dropped.
     pub fn instants(&self) -> BTreeSet<Time> {
-        self.open
-            .values()
-            .flat_map(|open| open.due.into_iter().chain(open.retry_at))
-            .collect()
+        self.open.values().flat_map(|open| open.due.into_iter().chain(open.retry_at)).collect()
     }
 
     /// Its outcome is superseded: it may have another one.
@@ -81,19 +76,13 @@ impl Commands {
     fn begin_anew(&mut self) {
         self.open.retain(|_, open| {
             let due = open.due;
-            *open = OpenCommand {
-                due,
-                ..OpenCommand::default()
-            };
+            *open = OpenCommand { due, ..OpenCommand::default() };
             due.is_some()
         });
     }
 
     fn resolve(&mut self, number: StepNo) {
-        assert!(
-            !self.is_resolved(number),
-            "S1: command {number} has one outcome"
-        );
+        assert!(!self.is_resolved(number), "S1: command {number} has one outcome");
         self.open.remove(&number);
         if number.0 == self.resolved_below {
             self.resolved_below += 1;
@@ -165,7 +154,8 @@ pub struct Run {
     pub unique: Option<HeldKey>,
     /// The batch it belongs to, unless that had ended when it was redriven.
     pub batch: Option<BatchNo>,
-    /// Entry 0 as stored, while it is the only one and the run has not left memory: it need not be read to be handed out.
+    /// Entry 0 as stored, while it is the only one and the run has not left memory: it need not be
+    /// read to be handed out.
     pub first: Option<bytes::Bytes>,
 }
 
@@ -244,21 +234,11 @@ impl Run {
                 self.commands.open.clear();
             }
             Entry::Completed(e) => {
-                self.ended = Some(
-                    OutcomeCompleted {
-                        output: e.output.clone(),
-                    }
-                    .into(),
-                );
+                self.ended = Some(OutcomeCompleted { output: e.output.clone() }.into());
             }
             Entry::Died(e) => {
                 self.death = Some(Death::of(index, e));
-                self.ended = Some(
-                    OutcomeDead {
-                        failure: e.failure.clone(),
-                    }
-                    .into(),
-                )
+                self.ended = Some(OutcomeDead { failure: e.failure.clone() }.into())
             }
             Entry::Cancelled(_) => self.ended = Some(OutcomeCancelled {}.into()),
             Entry::Redriven(e) => self.redrive(e.from, e.rejoins),
@@ -287,7 +267,8 @@ impl Run {
         self.death.is_some() && !self.discarded
     }
 
-    /// Whether `entry` may be the next one. Nothing follows the end but what operators do with a dead letter.
+    /// Whether `entry` may be the next one. Nothing follows the end but what operators do with a
+    /// dead letter.
     pub fn may_go_on_with(&self, entry: &Entry) -> bool {
         match entry {
             Entry::Redriven(_) | Entry::InputEdited(_) | Entry::Discarded(_) => {
@@ -297,10 +278,12 @@ impl Run {
         }
     }
 
-    /// From which entry on a redrive supersedes failed steps, or the step after whose failure the workflow went on.
+    /// From which entry on a redrive supersedes failed steps, or the step after whose failure the
+    /// workflow went on.
     ///
-    /// The worker that ran the function has said how it came to its end. Deaths that older versions recorded do not tell:
-    /// then the journal is gone by, which knows of a command only once something has become of it.
+    /// The worker that ran the function has said how it came to its end. Deaths that older versions
+    /// recorded do not tell: then the journal is gone by, which knows of a command only once
+    /// something has become of it.
     pub fn redrive_from(&self) -> Result<u32, StepNo> {
         let Some(death) = self.death else {
             return Ok(self.next);
@@ -313,10 +296,7 @@ impl Run {
             },
             None if death.by_engine => Ok(death.index),
             None => {
-                let last = self
-                    .failed
-                    .iter()
-                    .find(|(at, _)| *at + 1 >= self.first_told);
+                let last = self.failed.iter().find(|(at, _)| *at + 1 >= self.first_told);
                 match (last, self.failed.last()) {
                     (Some((at, _)), _) => Ok(*at),
                     (None, Some((_, step))) => Err(*step),
@@ -379,11 +359,7 @@ pub struct RunFold {
 impl RunFold {
     /// A fold over the journal of `no`.
     pub fn new(no: RunNo, generation: u32) -> Self {
-        Self {
-            no,
-            generation,
-            run: None,
-        }
+        Self { no, generation, run: None }
     }
 
     /// Takes the next stored entry.
@@ -402,8 +378,7 @@ impl RunFold {
                 let Entry::Started(started) = Entry::decode(body)? else {
                     return Err(damaged("its first entry is not the start"));
                 };
-                self.run
-                    .insert(Run::new(self.no, self.generation, &started))
+                self.run.insert(Run::new(self.no, self.generation, &started))
             }
         };
         let (entry, sealed) = chain::open(run.chain, stored)?;
@@ -421,10 +396,7 @@ impl RunFold {
             && run.commands.is_resolved(number)
         {
             let cause = format!("command {number} has two outcomes");
-            return Err(Undecodable::Damaged {
-                what: "a journal",
-                cause,
-            });
+            return Err(Undecodable::Damaged { what: "a journal", cause });
         }
         run.apply(&entry);
         run.chain = sealed;

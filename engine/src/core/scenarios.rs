@@ -1,7 +1,7 @@
 //! Scenarios as text: what happens, four dashes, the exact writes and effects.
 //!
-//! The files are in `scenarios/`. With `UPDATE_SCENARIOS=1` they are rewritten to what the core does; look at the
-//! difference before you keep it.
+//! The files are in `scenarios/`. With `UPDATE_SCENARIOS=1` they are rewritten to what the core
+//! does; look at the difference before you keep it.
 //!
 //! Each input is followed until nothing is left to do, unless it begins with `~`. The language:
 //!
@@ -60,10 +60,8 @@ const START: Time = Time(20_000 * 86_400_000);
 #[test]
 fn scenarios_do_exactly_what_they_say() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/core/scenarios");
-    let mut files: Vec<PathBuf> = std::fs::read_dir(&folder)
-        .unwrap()
-        .map(|file| file.unwrap().path())
-        .collect();
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(&folder).unwrap().map(|file| file.unwrap().path()).collect();
     files.sort();
     let mut failures = String::new();
     for file in files {
@@ -75,12 +73,7 @@ fn scenarios_do_exactly_what_they_say() {
         if std::env::var("UPDATE_SCENARIOS").is_ok_and(|value| value == "1") {
             std::fs::write(&file, found).unwrap();
         } else {
-            let _ = write!(
-                failures,
-                "{}\n{}",
-                file.display(),
-                difference(&expected, &found)
-            );
+            let _ = write!(failures, "{}\n{}", file.display(), difference(&expected, &found));
         }
     }
     assert!(
@@ -93,11 +86,7 @@ fn difference(expected: &str, found: &str) -> String {
     let mut text = String::new();
     let (expected, found): (Vec<&str>, Vec<&str>) =
         (expected.lines().collect(), found.lines().collect());
-    let same = expected
-        .iter()
-        .zip(&found)
-        .take_while(|(a, b)| a == b)
-        .count();
+    let same = expected.iter().zip(&found).take_while(|(a, b)| a == b).count();
     let tail = |lines: &[&str], sign: &str, text: &mut String| {
         for line in lines.iter().skip(same).take(12) {
             let _ = writeln!(text, "  {sign} {line}");
@@ -138,21 +127,15 @@ fn play(text: &str) -> String {
 fn settings_text(settings: &QueueSettings) -> String {
     let parts = [
         settings.paused.then(|| " paused".to_owned()),
-        settings
-            .concurrency
-            .map(|limit| format!(" concurrency={limit}")),
+        settings.concurrency.map(|limit| format!(" concurrency={limit}")),
         settings.rate.map(|rate| format!(" rate={rate}")),
-        settings
-            .oldest_every
-            .map(|every| format!(" oldest={every}")),
+        settings.oldest_every.map(|every| format!(" oldest={every}")),
     ];
     parts.into_iter().flatten().collect()
 }
 
 fn queue_text(queue: &QueueSummary) -> String {
-    let oldest = queue
-        .oldest_since
-        .map(|since| format!(" oldest={}", at(since)));
+    let oldest = queue.oldest_since.map(|since| format!(" oldest={}", at(since)));
     let reasons = match queue.reasons.is_empty() {
         true => String::new(),
         false => format!(" ({})", queue.reasons.join(", ")),
@@ -172,9 +155,7 @@ fn queue_text(queue: &QueueSummary) -> String {
 
 fn tags(line: &Line<'_>) -> Vec<String> {
     let tags = line.text("tags", "").split(',');
-    tags.filter(|tag| !tag.is_empty())
-        .map(str::to_owned)
-        .collect()
+    tags.filter(|tag| !tag.is_empty()).map(str::to_owned).collect()
 }
 
 /// What a line says besides its words.
@@ -198,10 +179,7 @@ impl<'a> Line<'a> {
     }
 
     fn word(&self, at: usize) -> &'a str {
-        self.words
-            .get(at)
-            .copied()
-            .unwrap_or_else(|| panic!("word {at} of {:?}", self.words))
+        self.words.get(at).copied().unwrap_or_else(|| panic!("word {at} of {:?}", self.words))
     }
 
     fn has(&self, word: &str) -> bool {
@@ -213,15 +191,11 @@ impl<'a> Line<'a> {
     }
 
     fn number<T: std::str::FromStr<Err: std::fmt::Debug>>(&self, field: &str, default: T) -> T {
-        self.fields
-            .get(field)
-            .map_or(default, |text| text.parse().unwrap())
+        self.fields.get(field).map_or(default, |text| text.parse().unwrap())
     }
 
     fn span(&self, field: &str) -> Duration {
-        self.fields
-            .get(field)
-            .map_or(Duration::ZERO, |text| span(text))
+        self.fields.get(field).map_or(Duration::ZERO, |text| span(text))
     }
 }
 
@@ -265,8 +239,7 @@ fn run_id(name: &str) -> RunId {
 }
 
 fn is_run(word: &str) -> bool {
-    word.strip_prefix('r')
-        .is_some_and(|digits| digits.parse::<u128>().is_ok())
+    word.strip_prefix('r').is_some_and(|digits| digits.parse::<u128>().is_ok())
 }
 
 fn run_name(id: RunId) -> String {
@@ -287,10 +260,7 @@ fn unique(line: &Line<'_>) -> Option<UniqueKey> {
 }
 
 fn caller() -> Caller {
-    Caller {
-        principal: "ann".to_owned(),
-        ..Caller::default()
-    }
+    Caller { principal: "ann".to_owned(), ..Caller::default() }
 }
 
 fn batch_text(record: &keys::batch::BatchRecord) -> String {
@@ -381,26 +351,14 @@ impl Scene {
             "batch" => {
                 let (by, request) = self.client(line);
                 let (caller, name) = (caller(), line.word(1).to_owned());
-                let ask = AskBatch {
-                    request,
-                    caller,
-                    name,
-                };
+                let ask = AskBatch { request, caller, name };
                 self.hear(&by, ask);
             }
-            "offer" => self.hear(
-                line.word(1),
-                Offer {
-                    queues: queues(line),
-                },
-            ),
+            "offer" => self.hear(line.word(1), Offer { queues: queues(line) }),
             "beat" => self.hear(line.word(1), Heartbeat { beat: 0 }),
             "close" => {
                 let session = self.sessions[line.word(1)];
-                self.stage.handle(Input::SessionClosed {
-                    session,
-                    goodbye: line.has("goodbye"),
-                });
+                self.stage.handle(Input::SessionClosed { session, goodbye: line.has("goodbye") });
             }
             "wait" => {
                 self.stage.pass(span(line.word(1)));
@@ -422,9 +380,9 @@ impl Scene {
                 self.flush();
                 self.stage.read(0);
             }
-            "answer" => self
-                .stage
-                .answer(line.words.get(1).map_or(0, |pick| pick.parse().unwrap())),
+            "answer" => {
+                self.stage.answer(line.words.get(1).map_or(0, |pick| pick.parse().unwrap()))
+            }
             "commit" => {
                 self.flush();
                 self.commit();
@@ -455,20 +413,12 @@ impl Scene {
     }
 
     fn reopen(&mut self, crash: bool) {
-        let opened = if crash {
-            self.stage.crash(0)
-        } else {
-            self.stage.reopen()
-        };
+        let opened = if crash { self.stage.crash(0) } else { self.stage.reopen() };
         match opened {
             Ok(()) => {
                 self.open = true;
                 let epoch = self.stage.core.stats().epoch;
-                let _ = writeln!(
-                    self.told,
-                    "open epoch={epoch} now={}",
-                    at(self.stage.core.now())
-                );
+                let _ = writeln!(self.told, "open epoch={epoch} now={}", at(self.stage.core.now()));
             }
             Err(refused) => {
                 self.open = false;
@@ -493,42 +443,20 @@ impl Scene {
         self.next_session += 1;
         let session = SessionId(self.next_session);
         let next = Incarnation(self.incarnations.len() as u128 + 1);
-        let incarnation = *self
-            .incarnations
-            .entry(line.text("process", line.word(1)).to_owned())
-            .or_insert(next);
+        let incarnation =
+            *self.incarnations.entry(line.text("process", line.word(1)).to_owned()).or_insert(next);
         self.sessions.insert(name.clone(), session);
         self.names.insert(session, name);
-        let workflows = line.text(
-            "workflows",
-            if line.word(0) == "worker" {
-                "order"
-            } else {
-                ""
-            },
-        );
-        let offer = |workflow: &str| WorkflowOffer {
-            workflow: workflow.to_owned(),
-            version: 1,
-        };
+        let workflows = line.text("workflows", if line.word(0) == "worker" { "order" } else { "" });
+        let offer = |workflow: &str| WorkflowOffer { workflow: workflow.to_owned(), version: 1 };
         let message = Hello {
             protocol: line.number("protocol", PROTOCOL),
             caller: caller(),
             credentials: None,
             incarnation,
-            build: line
-                .text("build", if line.word(0) == "worker" { "b1" } else { "" })
-                .to_owned(),
-            workflows: workflows
-                .split(',')
-                .filter(|name| !name.is_empty())
-                .map(offer)
-                .collect(),
-            queues: if line.word(0) == "worker" {
-                queues(line)
-            } else {
-                Vec::new()
-            },
+            build: line.text("build", if line.word(0) == "worker" { "b1" } else { "" }).to_owned(),
+            workflows: workflows.split(',').filter(|name| !name.is_empty()).map(offer).collect(),
+            queues: if line.word(0) == "worker" { queues(line) } else { Vec::new() },
             held: line
                 .text("held", "")
                 .split(',')
@@ -537,49 +465,31 @@ impl Scene {
                 .collect(),
             tags: tags(line),
         };
-        self.stage.handle(Input::Received {
-            session,
-            message: message.into(),
-        });
+        self.stage.handle(Input::Received { session, message: message.into() });
     }
 
     /// `r1@1.1:2`: the run, the token, entries seen.
     fn held(&self, text: &str) -> Held {
         let (run, rest) = text.split_once('@').unwrap();
         let (token, seen) = rest.split_once(':').unwrap();
-        Held {
-            run: self.run_no(run),
-            token: self.token(token),
-            seen: seen.parse().unwrap(),
-        }
+        Held { run: self.run_no(run), token: self.token(token), seen: seen.parse().unwrap() }
     }
 
     fn token(&self, text: &str) -> Token {
         let (epoch, grant) = text.split_once('.').unwrap();
         let store = self.stage.store.identity().store.0;
-        Token {
-            store,
-            epoch: epoch.parse().unwrap(),
-            grant: GrantNo(grant.parse().unwrap()),
-        }
+        Token { store, epoch: epoch.parse().unwrap(), grant: GrantNo(grant.parse().unwrap()) }
     }
 
     fn run_no(&self, name: &str) -> RunNo {
-        let found = self
-            .runs
-            .iter()
-            .filter(|(_, known)| *known == name)
-            .map(|(no, _)| *no)
-            .next_back();
+        let found =
+            self.runs.iter().filter(|(_, known)| *known == name).map(|(no, _)| *no).next_back();
         found.unwrap_or(RunNo(999))
     }
 
     fn hear(&mut self, name: &str, message: impl Into<Message>) {
         let session = self.sessions[name];
-        self.stage.handle(Input::Received {
-            session,
-            message: message.into(),
-        });
+        self.stage.handle(Input::Received { session, message: message.into() });
     }
 
     fn client(&mut self, line: &Line<'_>) -> (String, u64) {
@@ -626,18 +536,8 @@ impl Scene {
                 seal: line.has("seal"),
             }
             .into(),
-            None if line.has("together") => StartTogether {
-                request,
-                caller,
-                runs,
-            }
-            .into(),
-            None => Start {
-                request,
-                caller,
-                runs,
-            }
-            .into(),
+            None if line.has("together") => StartTogether { request, caller, runs }.into(),
+            None => Start { request, caller, runs }.into(),
         };
         self.hear(&by, message);
     }
@@ -661,51 +561,18 @@ impl Scene {
             create: line.has("create"),
         };
         let queue = line.word(1).to_owned();
-        let caller = Caller {
-            command: CommandId(line.number("command", 0)),
-            ..caller()
-        };
-        self.hear(
-            &by,
-            SetQueue {
-                request,
-                caller,
-                queue,
-                change,
-            },
-        );
+        let caller = Caller { command: CommandId(line.number("command", 0)), ..caller() };
+        self.hear(&by, SetQueue { request, caller, queue, change });
     }
 
     fn ask(&mut self, line: &Line<'_>) {
         let (by, request) = self.client(line);
         let (id, caller) = (run_id(line.word(1)), caller());
         let message: Message = match line.word(0) {
-            "cancel" => Cancel {
-                request,
-                caller,
-                id,
-                reason: "no longer".to_owned(),
-            }
-            .into(),
-            "resume" => Resume {
-                request,
-                caller,
-                id,
-            }
-            .into(),
-            "status" => AskStatus {
-                request,
-                caller,
-                id,
-            }
-            .into(),
-            _ => AskOutcome {
-                request,
-                caller,
-                id,
-                wait: line.has("wait"),
-            }
-            .into(),
+            "cancel" => Cancel { request, caller, id, reason: "no longer".to_owned() }.into(),
+            "resume" => Resume { request, caller, id }.into(),
+            "status" => AskStatus { request, caller, id }.into(),
+            _ => AskOutcome { request, caller, id, wait: line.has("wait") }.into(),
         };
         self.hear(&by, message);
     }
@@ -718,12 +585,7 @@ impl Scene {
             ..caller()
         };
         let message: Message = match line.word(0) {
-            "redrive" => Redrive {
-                request,
-                caller,
-                id,
-            }
-            .into(),
+            "redrive" => Redrive { request, caller, id }.into(),
             "edit" => {
                 let mut input = match line.has("raw") {
                     true => Vec::new(),
@@ -733,46 +595,19 @@ impl Scene {
                     0 => input.extend(line.text("input", "").bytes()),
                     bytes => input.resize(bytes, 7),
                 }
-                EditInput {
-                    request,
-                    caller,
-                    id,
-                    input: Payload(input.into()),
-                }
-                .into()
+                EditInput { request, caller, id, input: Payload(input.into()) }.into()
             }
-            _ => Discard {
-                request,
-                caller,
-                id,
-                reason: "of no use".to_owned(),
-            }
-            .into(),
+            _ => Discard { request, caller, id, reason: "of no use".to_owned() }.into(),
         };
         self.hear(&by, message);
     }
 
     fn report(&mut self, line: &Line<'_>) {
         let run = self.run_no(line.word(1));
-        let known = self
-            .tokens
-            .get(&run)
-            .copied()
-            .unwrap_or((Token::default(), SessionId(0)));
-        let token = line
-            .fields
-            .get("token")
-            .map_or(known.0, |text| self.token(text));
-        let session = line
-            .fields
-            .get("by")
-            .map_or(known.1, |name| self.sessions[*name]);
-        let number = StepNo(
-            line.words
-                .get(2)
-                .and_then(|number| number.parse().ok())
-                .unwrap_or(0),
-        );
+        let known = self.tokens.get(&run).copied().unwrap_or((Token::default(), SessionId(0)));
+        let token = line.fields.get("token").map_or(known.0, |text| self.token(text));
+        let session = line.fields.get("by").map_or(known.1, |name| self.sessions[*name]);
+        let number = StepNo(line.words.get(2).and_then(|number| number.parse().ok()).unwrap_or(0));
         let key = line.fields.get("key");
         let place = Place {
             name: key.map_or(format!("s{number}"), |key| (*key).to_owned()),
@@ -793,49 +628,20 @@ impl Scene {
             true => Failure::retry_after(line.span("after"), "slow down"),
             false => failure,
         };
-        let retry = Retry::fixed(Duration::from_secs(2))
-            .jitter(0)
-            .retries(line.number("retries", 5));
+        let retry =
+            Retry::fixed(Duration::from_secs(2)).jitter(0).retries(line.number("retries", 5));
         let message: Message = match line.word(0) {
-            "once" => AskOnce {
-                run,
-                token,
-                number,
-                place,
-                once: once.unwrap(),
-            }
-            .into(),
+            "once" => AskOnce { run, token, number, place, once: once.unwrap() }.into(),
             "return" => OnceReturned { run, token, number }.into(),
-            "step" => StepCompletedReport {
-                run,
-                token,
-                number,
-                place,
-                attempt,
-                output,
-                once,
+            "step" => {
+                StepCompletedReport { run, token, number, place, attempt, output, once }.into()
             }
-            .into(),
-            "fail" => AttemptFailedReport {
-                run,
-                token,
-                number,
-                place,
-                attempt,
-                failure,
-                retry,
+            "fail" => {
+                AttemptFailedReport { run, token, number, place, attempt, failure, retry }.into()
             }
-            .into(),
             "timer" => {
                 let delay_ms = line.span("delay").as_millis() as u64;
-                TimerRequested {
-                    run,
-                    token,
-                    number,
-                    place,
-                    delay_ms,
-                }
-                .into()
+                TimerRequested { run, token, number, place, delay_ms }.into()
             }
             "suspend" => {
                 let steps = line.text("once", "");
@@ -845,14 +651,7 @@ impl Scene {
                     true => Time::NEVER,
                     false => START.after(line.span("wakes")),
                 };
-                TurnSuspended {
-                    run,
-                    token,
-                    seen: line.number("seen", 0),
-                    wakes_at,
-                    once,
-                }
-                .into()
+                TurnSuspended { run, token, seen: line.number("seen", 0), wakes_at, once }.into()
             }
             "complete" => TurnCompleted { run, token, output }.into(),
             "failed" => TurnFailed {
@@ -862,23 +661,13 @@ impl Scene {
                 whole: line.has("whole"),
                 end: line.has("end").then(|| FunctionEnd {
                     failed_at: line.fields.get("at").map(|at| at.parse().unwrap()),
-                    went_on: line
-                        .fields
-                        .get("went_on")
-                        .map(|step| StepNo(step.parse().unwrap())),
+                    went_on: line.fields.get("went_on").map(|step| StepNo(step.parse().unwrap())),
                 }),
             }
             .into(),
             "mismatch" => {
                 let (journal_holds, code_asked) = ("step `s0`".to_owned(), "timer 1s".to_owned());
-                TurnMismatched {
-                    run,
-                    token,
-                    index: 1,
-                    journal_holds,
-                    code_asked,
-                }
-                .into()
+                TurnMismatched { run, token, index: 1, journal_holds, code_asked }.into()
             }
             _ => GiveBack { run, token }.into(),
         };
@@ -911,10 +700,7 @@ impl Scene {
                     block_on(self.stage.store.drop_generation(generation)).unwrap();
                 }
                 Effect::Close { session, .. } => {
-                    self.stage.handle(Input::SessionClosed {
-                        session,
-                        goodbye: false,
-                    });
+                    self.stage.handle(Input::SessionClosed { session, goodbye: false });
                 }
                 _ => {}
             }
@@ -934,18 +720,8 @@ impl Scene {
     }
 
     fn learn(&mut self, effect: &Effect) {
-        if let Effect::HandOut {
-            session,
-            run,
-            token,
-            ..
-        }
-        | Effect::Regrant {
-            session,
-            run,
-            token,
-            ..
-        } = effect
+        if let Effect::HandOut { session, run, token, .. }
+        | Effect::Regrant { session, run, token, .. } = effect
         {
             self.tokens.insert(*run, (*token, *session));
         }
@@ -954,35 +730,23 @@ impl Scene {
     fn name_run(&mut self, op: &Op) {
         if let (Some(Family::Index), Some(value)) = (Family::of(op.key()), op.value()) {
             let id = RunId(u128::from_be_bytes(op.key()[7..23].try_into().unwrap()));
-            self.runs.insert(
-                keys::IndexRecord::of_bytes(value).unwrap().run,
-                run_name(id),
-            );
+            self.runs.insert(keys::IndexRecord::of_bytes(value).unwrap().run, run_name(id));
         }
     }
 
     // Words for what is written.
 
     fn run_text(&self, no: RunNo) -> String {
-        self.runs
-            .get(&no)
-            .cloned()
-            .unwrap_or_else(|| format!("run #{no}"))
+        self.runs.get(&no).cloned().unwrap_or_else(|| format!("run #{no}"))
     }
 
     fn who(&self, incarnation: Incarnation) -> String {
-        let found = self
-            .incarnations
-            .iter()
-            .find(|(_, known)| **known == incarnation);
+        let found = self.incarnations.iter().find(|(_, known)| **known == incarnation);
         found.map_or_else(|| incarnation.to_string(), |(name, _)| name.clone())
     }
 
     fn session_text(&self, session: SessionId) -> String {
-        self.names
-            .get(&session)
-            .cloned()
-            .unwrap_or_else(|| format!("session {session}"))
+        self.names.get(&session).cloned().unwrap_or_else(|| format!("session {session}"))
     }
 
     fn write_text(&mut self, op: &Op) -> String {
@@ -1043,19 +807,11 @@ impl Scene {
             Family::Ready => {
                 let queue = u32::from_be_bytes(key[3..7].try_into().unwrap());
                 let queue = self.queues.get(&queue).cloned().unwrap_or_default();
-                format!(
-                    "ready {queue}/{}/{}",
-                    key[7],
-                    keys::sequence_of(key).unwrap()
-                )
+                format!("ready {queue}/{}/{}", key[7], keys::sequence_of(key).unwrap())
             }
             Family::Journal => {
                 let (run, entry, part) = journal::parts_of(key).unwrap();
-                let part = if part == 0 {
-                    String::new()
-                } else {
-                    format!(" part {part}")
-                };
+                let part = if part == 0 { String::new() } else { format!(" part {part}") };
                 format!("journal {}[{entry}]{part}", self.run_text(run))
             }
         };
@@ -1069,13 +825,8 @@ impl Scene {
         match family {
             Family::Tally => {
                 let tally = keys::Tally::of_bytes(value).unwrap();
-                let counts = RunState::ALL
-                    .iter()
-                    .zip(&tally.runs)
-                    .filter(|(_, count)| **count > 0);
-                counts.fold(String::new(), |text, (state, count)| {
-                    format!("{text} {state}={count}")
-                })
+                let counts = RunState::ALL.iter().zip(&tally.runs).filter(|(_, count)| **count > 0);
+                counts.fold(String::new(), |text, (state, count)| format!("{text} {state}={count}"))
             }
             Family::Mark => {
                 let mark = keys::Mark::of_bytes(value).unwrap();
@@ -1119,8 +870,7 @@ impl Scene {
             Family::Queue => {
                 let record = keys::QueueRecord::of_bytes(value).unwrap();
                 let (name, settings) = (record.name, settings_text(&record.settings));
-                self.queues
-                    .insert(keys::number_of(key).unwrap(), name.clone());
+                self.queues.insert(keys::number_of(key).unwrap(), name.clone());
                 format!(" {name}{settings}")
             }
             Family::Pool => {
@@ -1141,11 +891,7 @@ impl Scene {
             Family::Stopped => {
                 let record = keys::StoppedRecord::of_bytes(value).unwrap();
                 let first = short(record.reason.lines().next().unwrap_or_default());
-                format!(
-                    " {} builds={}: {first}",
-                    record.state,
-                    record.builds.join(",")
-                )
+                format!(" {} builds={}: {first}", record.state, record.builds.join(","))
             }
             Family::Dead => {
                 let class = keys::DeadRecord::of_bytes(value).unwrap().class;
@@ -1199,15 +945,13 @@ impl Scene {
                     _ => String::new(),
                 }
             }
-            Family::Generation => format!(
-                " from run #{}",
-                keys::GenerationRecord::of_bytes(value).unwrap().first
-            ),
+            Family::Generation => {
+                format!(" from run #{}", keys::GenerationRecord::of_bytes(value).unwrap().first)
+            }
             Family::Schedule | Family::ScheduleState => format!(" {} bytes", value.len()),
-            Family::Moved => format!(
-                " to {}",
-                keys::MovedRecord::of_bytes(value).unwrap().generation
-            ),
+            Family::Moved => {
+                format!(" to {}", keys::MovedRecord::of_bytes(value).unwrap().generation)
+            }
             Family::Journal => match value.first() {
                 Some(0) if journal::parts_of(key).is_some_and(|(.., part)| part == 0) => {
                     let stored = &value[1..value.len() - CHAIN_BYTES];
@@ -1222,33 +966,17 @@ impl Scene {
 
     fn effect_text(&self, effect: &Effect) -> String {
         match effect {
-            Effect::Send { session, message } => format!(
-                "{} <- {}",
-                self.session_text(*session),
-                self.message_text(message)
-            ),
-            Effect::HandOut {
-                session,
-                run,
-                token,
-                count,
-                ..
-            } => {
+            Effect::Send { session, message } => {
+                format!("{} <- {}", self.session_text(*session), self.message_text(message))
+            }
+            Effect::HandOut { session, run, token, count, .. } => {
                 format!(
                     "{} <- hand out {} token={token} entries={count}",
                     self.session_text(*session),
                     self.run_text(*run)
                 )
             }
-            Effect::Regrant {
-                session,
-                run,
-                old,
-                token,
-                from,
-                count,
-                ..
-            } => {
+            Effect::Regrant { session, run, old, token, from, count, .. } => {
                 let (session, run) = (self.session_text(*session), self.run_text(*run));
                 format!(
                     "{session} <- regranted {run} token={old} now {token} entries={from}..{count}"
@@ -1277,20 +1005,18 @@ impl Scene {
                 format!("{} has a long journal: {entries} entries", run_name(*id))
             }
             Note::QueueSet { queue, what, by } => format!("queue {queue} set by {by}: {what}"),
-            Note::NoWorker {
-                queue,
-                reason,
-                for_ms,
-            } => format!("queue {queue}: {reason}, for {for_ms} ms"),
+            Note::NoWorker { queue, reason, for_ms } => {
+                format!("queue {queue}: {reason}, for {for_ms} ms")
+            }
             Note::NoWorkerCleared { queue, reason } => {
                 format!("queue {queue}: no longer that {reason}")
             }
             Note::NotCleaned { generation, what } => {
                 format!("generation {generation} not cleaned: {what}")
             }
-            Note::OccurrencesMissed {
-                schedule, missed, ..
-            } => format!("{missed} occurrences of `{schedule}` missed"),
+            Note::OccurrencesMissed { schedule, missed, .. } => {
+                format!("{missed} occurrences of `{schedule}` missed")
+            }
             Note::ScheduleUnreadable { schedule, what } => {
                 format!("`{schedule}` unreadable: {what}")
             }
@@ -1316,11 +1042,9 @@ impl Scene {
                     entry_text(&entry)
                 )
             }
-            Message::TurnEnded(ended) => format!(
-                "turn ended {} token={}",
-                self.run_text(ended.run),
-                ended.token
-            ),
+            Message::TurnEnded(ended) => {
+                format!("turn ended {} token={}", self.run_text(ended.run), ended.token)
+            }
             Message::Revoked(revoked) => {
                 format!(
                     "revoked {} token={}: {}",
@@ -1365,9 +1089,8 @@ impl Scene {
             ),
             Message::StatusReply(reply) => {
                 let run = &reply.run;
-                let wakes = run
-                    .wakes_at
-                    .map_or(String::new(), |time| format!(" wakes={}", at(time)));
+                let wakes =
+                    run.wakes_at.map_or(String::new(), |time| format!(" wakes={}", at(time)));
                 let holder = run.incarnation.map_or(String::new(), |incarnation| {
                     format!(" worker={}", self.who(incarnation))
                 });
@@ -1390,17 +1113,11 @@ impl Scene {
 }
 
 fn queues(line: &Line<'_>) -> Vec<QueueSlots> {
-    let parts = line
-        .text("queues", "q:1")
-        .split(',')
-        .filter(|part| !part.is_empty());
+    let parts = line.text("queues", "q:1").split(',').filter(|part| !part.is_empty());
     parts
         .map(|part| {
             let (queue, slots) = part.split_once(':').unwrap();
-            QueueSlots {
-                queue: queue.to_owned(),
-                slots: slots.parse().unwrap(),
-            }
+            QueueSlots { queue: queue.to_owned(), slots: slots.parse().unwrap() }
         })
         .collect()
 }
@@ -1423,32 +1140,24 @@ fn refusal_text(refusal: &Refusal) -> String {
 /// Ids are long and say little.
 fn short(text: &str) -> String {
     let text: String = text.chars().take(160).collect();
-    let shorter = text.split(' ').map(|word| {
-        word.parse::<RunId>()
-            .map_or_else(|_| word.to_owned(), run_name)
-    });
+    let shorter = text
+        .split(' ')
+        .map(|word| word.parse::<RunId>().map_or_else(|_| word.to_owned(), run_name));
     shorter.collect::<Vec<_>>().join(" ")
 }
 
 fn entry_text(entry: &Entry) -> String {
     let detail = match entry {
         Entry::Started(e) => {
-            let delayed = e
-                .not_before
-                .map_or(String::new(), |time| format!(" not before {}", at(time)));
-            format!(
-                " workflow={} queue={} priority={}{delayed}",
-                e.workflow, e.queue, e.priority
-            )
+            let delayed =
+                e.not_before.map_or(String::new(), |time| format!(" not before {}", at(time)));
+            format!(" workflow={} queue={} priority={}{delayed}", e.workflow, e.queue, e.priority)
         }
         Entry::StepCompleted(e) => format!(" {} attempt={}", e.number, e.attempt),
         Entry::StepFailed(e) => format!(" {} attempt={}: {}", e.number, e.attempt, e.failure),
         Entry::AttemptFailed(e) => {
-            let number = if e.number == StepNo::WHOLE {
-                "whole".to_owned()
-            } else {
-                e.number.to_string()
-            };
+            let number =
+                if e.number == StepNo::WHOLE { "whole".to_owned() } else { e.number.to_string() };
             let counted = if e.counted { "" } else { " uncounted" };
             format!(
                 " {number} attempt={}{counted} retry={}: {}",

@@ -14,9 +14,11 @@
 //! - **O1** An occurrence is started at or after its instant, in engine time.
 //! - **O2** A schedule has one run for each nominal time: the run's id is made of both.
 //! - **O3** The run of an occurrence and the record that has moved on are in one batch.
-//! - **O4** Of the occurrences that came due together only the newest is started, and only within the catch-up window.
+//! - **O4** Of the occurrences that came due together only the newest is started, and only within
+//!   the catch-up window.
 //! - **O5** A paused schedule starts nothing; a backfill is nothing it starts.
-//! - **O6** While the last run has not ended, the overlap policy says what happens. One that is redriven goes on.
+//! - **O6** While the last run has not ended, the overlap policy says what happens. One that is
+//!   redriven goes on.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -94,7 +96,8 @@ pub(super) struct Schedules {
 }
 
 impl Schedules {
-    /// From what is stored. An error if this build cannot read an expression that was taken by another.
+    /// From what is stored. An error if this build cannot read an expression that was taken by
+    /// another.
     pub(super) fn open(rows: Vec<ScheduleRow>) -> Result<Self, String> {
         let mut schedules = Self::default();
         for (number, record, state) in rows {
@@ -173,7 +176,8 @@ impl Schedules {
         self.line_up(number);
     }
 
-    /// How far a schedule is, from somebody who decided that: what is under way for it does not count any more.
+    /// How far a schedule is, from somebody who decided that: what is under way for it does not
+    /// count any more.
     pub(super) fn replace_state(&mut self, number: u32, state: ScheduleState) {
         self.revisions += 1;
         if let Some(schedule) = self.rows.get_mut(&number) {
@@ -227,11 +231,7 @@ impl Schedules {
         assert_eq!(self.rows.len(), self.numbers.len(), "a schedule has a name");
         for (number, schedule) in &self.rows {
             let key = (schedule.record.namespace, schedule.record.spec.name.clone());
-            assert_eq!(
-                self.numbers.get(&key),
-                Some(number),
-                "a schedule has its own name"
-            );
+            assert_eq!(self.numbers.get(&key), Some(number), "a schedule has its own name");
             let name = &schedule.record.spec.name;
             assert_eq!(
                 schedule.due,
@@ -239,10 +239,7 @@ impl Schedules {
                 "O3: `{name}` is in line for what it wants"
             );
             let due = schedule.due.map(|due| (due, *number));
-            assert!(
-                due.is_none_or(|due| self.line.contains(&due)),
-                "`{name}` is in line"
-            );
+            assert!(due.is_none_or(|due| self.line.contains(&due)), "`{name}` is in line");
         }
         let lined = self.rows.values().filter(|schedule| schedule.due.is_some());
         assert_eq!(lined.count(), self.line.len(), "nothing else is in line");
@@ -260,10 +257,7 @@ impl Schedule {
             return None;
         }
         let may_go_on = !self.state.pending.is_empty() && self.last_run != LastRun::Goes;
-        let next = self
-            .state
-            .next
-            .map(|next| self.spec().due(&self.calendar, next));
+        let next = self.state.next.map(|next| self.spec().due(&self.calendar, next));
         match may_go_on {
             true => Some(Time(0)),
             false => next,
@@ -281,16 +275,13 @@ impl Schedule {
         // Not of hours: a world that starts a hundred thousand runs at once shows nothing more.
         if canary!("all that was missed is started") && (1..100).contains(&passed.missed) {
             let (newest, next) = (Some(next), self.calendar.after(next));
-            return Some(Passed {
-                newest,
-                missed: 0,
-                next,
-            });
+            return Some(Passed { newest, missed: 0, next });
         }
         Some(passed)
     }
 
-    /// Whether an occurrence may start as far as the last run is concerned; none if that must be looked at.
+    /// Whether an occurrence may start as far as the last run is concerned; none if that must be
+    /// looked at.
     fn is_free(&self) -> Option<bool> {
         if self.spec().overlap == Overlap::Allow
             || canary!("the last run of a schedule is not looked at")
@@ -386,11 +377,7 @@ impl Core {
         let Some(schedule) = self.schedules.rows.get_mut(&number) else {
             return;
         };
-        let Passed {
-            newest,
-            missed,
-            next,
-        } = passed;
+        let Passed { newest, missed, next } = passed;
         let Some(nominal) = newest else {
             return self.moved_on(number, (missed, next), |_| {}, out);
         };
@@ -454,12 +441,7 @@ impl Core {
         schedule.busy = true;
         let namespace = schedule.record.namespace;
         let id = schedule.spec().run(namespace, nominal, now).id;
-        let starting = Starting {
-            number,
-            revision: schedule.revision,
-            nominal,
-            moves,
-        };
+        let starting = Starting { number, revision: schedule.revision, nominal, moves };
         self.schedules.line_up(number);
         if canary!("a schedule moves on without its run")
             && let Some(moves) = moves
@@ -471,7 +453,8 @@ impl Core {
         self.lookup(namespace, id, Lookup::Occurrence(starting), out);
     }
 
-    /// An occurrence's id was looked up: its run is started, unless it exists. Answers the run that is new.
+    /// An occurrence's id was looked up: its run is started, unless it exists. Answers the run that
+    /// is new.
     pub(super) fn occurrence_looked_up(
         &mut self,
         starting: Starting,
@@ -504,9 +487,7 @@ impl Core {
 
     /// The occurrence has a run: the record moves on.
     fn has_run(&mut self, starting: Starting, run: RunNo, new: bool, out: &mut Output) {
-        let Starting {
-            number, nominal, ..
-        } = starting;
+        let Starting { number, nominal, .. } = starting;
         let schedules = &mut self.schedules;
         let Some(schedule) = schedules.rows.get_mut(&number) else {
             return;
@@ -552,8 +533,8 @@ impl Core {
         self.moved_on(starting.number, (missed + 1, next), change, out);
     }
 
-    /// A run that had ended goes on. If it is the last one of a schedule, what is under way there was decided while it was
-    /// over: that is decided anew.
+    /// A run that had ended goes on. If it is the last one of a schedule, what is under way there
+    /// was decided while it was over: that is decided anew.
     pub(super) fn schedule_hears_redrive(&mut self, run: RunNo) {
         let Some(number) = self.schedules.watched.get(&run).copied() else {
             return;

@@ -35,10 +35,7 @@ impl Core {
         out: &mut Output,
     ) {
         let order = order_of(&message);
-        if let Some(order) = order
-            .as_ref()
-            .filter(|order| self.was_ordered(&order.caller))
-        {
+        if let Some(order) = order.as_ref().filter(|order| self.was_ordered(&order.caller)) {
             return self.answer_again(session, order, out);
         }
         let (request, answer) = match message {
@@ -80,18 +77,15 @@ impl Core {
         }
     }
 
-    /// Sets a schedule: idempotent by its content. Another content is the same schedule: it goes on where it was if its
-    /// times are the same, and what waits goes on waiting if the policy is; else its next occurrence is the first from now.
+    /// Sets a schedule: idempotent by its content. Another content is the same schedule: it goes on
+    /// where it was if its times are the same, and what waits goes on waiting if the policy is;
+    /// else its next occurrence is the first from now.
     fn set_schedule(
         &mut self,
         ask: SetSchedule,
         out: &mut Output,
     ) -> Result<Option<Message>, Refusal> {
-        let SetSchedule {
-            request,
-            caller,
-            spec,
-        } = ask;
+        let SetSchedule { request, caller, spec } = ask;
         let calendar = self.check_schedule(&caller, &spec)?;
         let (now, namespace) = (self.now(), caller.namespace);
         let known = self.schedules.find(namespace, &spec.name);
@@ -131,19 +125,11 @@ impl Core {
             pending,
             ..before
         };
-        let record = ScheduleRecord {
-            namespace,
-            spec: *spec,
-            set_at: now,
-            set_by: caller.principal,
-        };
+        let record =
+            ScheduleRecord { namespace, spec: *spec, set_at: now, set_by: caller.principal };
         self.queue_number(&record.spec.queue, out);
         out.put(Space::Lasting, keys::schedule(number), record.to_bytes());
-        out.put(
-            Space::Lasting,
-            keys::schedule_state(number),
-            state.to_bytes(),
-        );
+        out.put(Space::Lasting, keys::schedule_state(number), state.to_bytes());
         let name = record.spec.name.clone();
         note(&name, "set", &record.set_by, out);
         self.schedules.insert(number, record, state, calendar);
@@ -160,12 +146,7 @@ impl Core {
         }
         let (min, max) = (CATCH_UP_MIN.as_millis() as u64, SPAN_MAX.as_millis() as u64);
         if !(min..=max).contains(&spec.catch_up_ms) {
-            return Err(BadSpan::of(
-                "the catch-up window",
-                spec.catch_up_ms,
-                min,
-                max,
-            ));
+            return Err(BadSpan::of("the catch-up window", spec.catch_up_ms, min, max));
         }
         if spec.jitter_ms > max {
             return Err(BadSpan::of("the jitter", spec.jitter_ms, 0, max));
@@ -184,26 +165,15 @@ impl Core {
 
     fn list_schedules(&self, ask: &AskSchedules) -> Message {
         let limit = ask.limit.clamp(1, SCHEDULE_ROWS_MAX) as usize;
-        let rows = self
-            .schedules
-            .page(ask.caller.namespace, ask.after.as_deref());
+        let rows = self.schedules.page(ask.caller.namespace, ask.after.as_deref());
         let schedules: Vec<ScheduleInfo> = rows.take(limit).map(info).collect();
         let last = schedules.last().filter(|_| schedules.len() == limit);
         let next = last.map(|last| last.spec.name.clone());
-        SchedulesReply {
-            request: ask.request,
-            schedules,
-            next,
-        }
-        .into()
+        SchedulesReply { request: ask.request, schedules, next }.into()
     }
 
     fn occurrences(&self, ask: &AskOccurrences) -> Result<Message, Refusal> {
-        check_range(
-            "the number of occurrences",
-            u64::from(ask.count),
-            u64::from(NEXT_MAX),
-        )?;
+        check_range("the number of occurrences", u64::from(ask.count), u64::from(NEXT_MAX))?;
         let (_, schedule) = self.schedule_of(&ask.caller, &ask.name)?;
         let calendar = &schedule.calendar;
         let first = schedule.state.next.or_else(|| calendar.after(self.now()));
@@ -229,10 +199,7 @@ impl Core {
         }
         let state = ScheduleState {
             paused_by: Some(ask.caller.principal.clone()),
-            next: schedule
-                .state
-                .next
-                .filter(|_| canary!("a paused schedule fires")),
+            next: schedule.state.next.filter(|_| canary!("a paused schedule fires")),
             ..schedule.state.clone()
         };
         self.change_schedule(number, state, out);
@@ -265,11 +232,7 @@ impl Core {
 
     fn change_schedule(&mut self, number: u32, mut state: ScheduleState, out: &mut Output) {
         state.at = self.now();
-        out.put(
-            Space::Lasting,
-            keys::schedule_state(number),
-            state.to_bytes(),
-        );
+        out.put(Space::Lasting, keys::schedule_state(number), state.to_bytes());
         self.schedules.replace_state(number, state);
     }
 
@@ -284,13 +247,11 @@ impl Core {
         out.delete(Space::Lasting, keys::schedule(number));
         out.delete(Space::Lasting, keys::schedule_state(number));
         self.schedules.remove(number);
-        Ok(DoneReply {
-            request: ask.request,
-        }
-        .into())
+        Ok(DoneReply { request: ask.request }.into())
     }
 
-    /// Starts a page of the occurrences of a part of the past; the answer comes when all of them are decided.
+    /// Starts a page of the occurrences of a part of the past; the answer comes when all of them
+    /// are decided.
     fn backfill(
         &mut self,
         session: SessionId,
@@ -300,11 +261,8 @@ impl Core {
         let (now, namespace) = (self.now(), ask.caller.namespace);
         check_name_length("principal", &ask.caller.principal)?;
         let (_, schedule) = self.schedule_of(&ask.caller, &ask.name)?;
-        let bad = |problem: &str| BadBackfill {
-            from: ask.from,
-            to: ask.to,
-            problem: problem.to_owned(),
-        };
+        let bad =
+            |problem: &str| BadBackfill { from: ask.from, to: ask.to, problem: problem.to_owned() };
         if ask.from > ask.to {
             return Err(bad("it ends before it begins").into());
         }
@@ -352,7 +310,8 @@ fn note(schedule: &str, what: &str, by: &str, out: &mut Output) {
     });
 }
 
-/// What is wanted of a schedule, and acts once. A backfill is remembered when all its runs are decided.
+/// What is wanted of a schedule, and acts once. A backfill is remembered when all its runs are
+/// decided.
 struct Order {
     request: u64,
     caller: Caller,
@@ -387,11 +346,5 @@ fn info(schedule: &Schedule) -> ScheduleInfo {
 }
 
 fn reply(request: u64, schedule: &Schedule, changed: bool) -> Message {
-    ScheduleReply {
-        request,
-        schedule: Box::new(info(schedule)),
-        changed,
-        next: Vec::new(),
-    }
-    .into()
+    ScheduleReply { request, schedule: Box::new(info(schedule)), changed, next: Vec::new() }.into()
 }

@@ -59,7 +59,8 @@ pub(super) struct Session {
     pub(super) waits: BTreeSet<RunNo>,
     /// The run it was given alone.
     pub(super) solitary: Option<RunNo>,
-    /// It gets nothing more until it is empty, because a run of this queue waits to be alone with it.
+    /// It gets nothing more until it is empty, because a run of this queue waits to be alone with
+    /// it.
     pub(super) held_back: Option<u32>,
 }
 
@@ -74,16 +75,11 @@ impl Session {
 
     pub(super) fn has_room(&self, queue: u32) -> bool {
         !self.is_held_back()
-            && self
-                .slots
-                .get(&queue)
-                .is_some_and(|slots| slots.used < slots.offered)
+            && self.slots.get(&queue).is_some_and(|slots| slots.used < slots.offered)
     }
 
     pub(super) fn serves(&self, queue: u32) -> bool {
-        self.slots
-            .get(&queue)
-            .is_some_and(|slots| slots.offered > 0)
+        self.slots.get(&queue).is_some_and(|slots| slots.offered > 0)
     }
 
     /// The queues it offers slots of.
@@ -123,11 +119,7 @@ impl Session {
     /// A run of a queue was chosen for it.
     pub(super) fn chosen(&mut self, queue: u32, as_oldest: bool) {
         if let Some(slots) = self.slots.get_mut(&queue) {
-            slots.passed_over = if as_oldest {
-                0
-            } else {
-                slots.passed_over.saturating_add(1)
-            };
+            slots.passed_over = if as_oldest { 0 } else { slots.passed_over.saturating_add(1) };
         }
     }
 
@@ -142,15 +134,16 @@ impl Session {
         self.serves(item.queue) && self.solitary.is_none() && self.can_run(item)
     }
 
-    /// Whether a parked run could go on with it, as far as its row tells: that names neither queue nor tags.
+    /// Whether a parked run could go on with it, as far as its row tells: that names neither queue
+    /// nor tags.
     pub(super) fn could_try(&self, record: &StoppedRecord) -> bool {
         self.offers_anything()
             && self.knows(&record.workflow)
             && !record.builds.contains(&self.build)
     }
 
-    /// What runs it can take, in one number: its build, its workflows, its tags, the queues it offers slots of. None if it
-    /// takes none.
+    /// What runs it can take, in one number: its build, its workflows, its tags, the queues it
+    /// offers slots of. None if it takes none.
     fn abilities(&self) -> Option<u128> {
         if !self.offers_anything() || self.workflows.is_empty() {
             return None;
@@ -159,11 +152,8 @@ impl Session {
         let mut text = self.build.clone();
         let queues = self.queues().map(|queue| queue.to_string());
         let queues: Vec<String> = queues.collect();
-        let lists: [&mut dyn Iterator<Item = &String>; 3] = [
-            &mut self.workflows.iter(),
-            &mut self.tags.iter(),
-            &mut queues.iter(),
-        ];
+        let lists: [&mut dyn Iterator<Item = &String>; 3] =
+            [&mut self.workflows.iter(), &mut self.tags.iter(), &mut queues.iter()];
         for list in lists {
             text.push('\0');
             list.for_each(|name| text.extend([name, "\0"]));
@@ -197,10 +187,7 @@ pub(super) struct Absent {
 
 impl Absent {
     pub(super) fn until(until: Duration) -> Self {
-        Self {
-            until,
-            runs: BTreeSet::new(),
-        }
+        Self { until, runs: BTreeSet::new() }
     }
 }
 
@@ -217,10 +204,7 @@ impl Core {
             return out.effect(Effect::Close { session, reason });
         }
         if let Err(refusal) = self.check_hello(&hello) {
-            return out.effect(Effect::Close {
-                session,
-                reason: refusal.to_string(),
-            });
+            return out.effect(Effect::Close { session, reason: refusal.to_string() });
         }
         if let Some(older) = self.seats.get(&hello.incarnation).copied() {
             out.effect(Effect::Close {
@@ -229,13 +213,7 @@ impl Core {
             });
             if let Some(left) = self.leave(older) {
                 // For the lines below only.
-                self.absent.insert(
-                    left.incarnation,
-                    Absent {
-                        until: self.mono,
-                        runs: left.runs,
-                    },
-                );
+                self.absent.insert(left.incarnation, Absent { until: self.mono, runs: left.runs });
             }
         }
         self.sessions.insert(
@@ -244,11 +222,7 @@ impl Core {
                 id: session,
                 incarnation: hello.incarnation,
                 build: hello.build,
-                workflows: hello
-                    .workflows
-                    .iter()
-                    .map(|offer| offer.workflow.clone())
-                    .collect(),
+                workflows: hello.workflows.iter().map(|offer| offer.workflow.clone()).collect(),
                 tags: hello.tags.into_iter().collect(),
                 slots: BTreeMap::new(),
                 granted: BTreeSet::new(),
@@ -297,18 +271,14 @@ impl Core {
     }
 
     fn check_queues(&self, queues: &[QueueSlots]) -> Result<(), Refusal> {
-        queues
-            .iter()
-            .try_for_each(|queue| check_name("queue", &queue.queue, NAME_BYTES_MAX))?;
+        queues.iter().try_for_each(|queue| check_name("queue", &queue.queue, NAME_BYTES_MAX))?;
         check_range(
             "the number of queues of one worker",
             queues.len() as u64,
             QUEUES_PER_WORKER_MAX,
         )?;
-        let new = queues
-            .iter()
-            .filter(|queue| !self.queue_numbers.contains_key(&queue.queue))
-            .count();
+        let new =
+            queues.iter().filter(|queue| !self.queue_numbers.contains_key(&queue.queue)).count();
         match new {
             0 => Ok(()),
             _ => check_range(
@@ -327,46 +297,27 @@ impl Core {
         held: Vec<crate::wire::message::Held>,
         out: &mut Output,
     ) {
-        let mut kept = self
-            .absent
-            .remove(&incarnation)
-            .map(|absent| absent.runs)
-            .unwrap_or_default();
+        let mut kept =
+            self.absent.remove(&incarnation).map(|absent| absent.runs).unwrap_or_default();
         let mut told = BTreeSet::new();
         for held in held {
             if !told.insert(held.run) {
                 continue; // it holds a run once
             }
-            let current = self
-                .granted
-                .get(&held.run)
-                .map(|granted| granted.record.token);
+            let current = self.granted.get(&held.run).map(|granted| granted.record.token);
             if current == Some(held.token) && kept.remove(&held.run) {
                 self.reserve_again(session, held.run);
                 self.regranting.push_back((session, held));
             } else {
                 self.counts.refused_late += 1;
-                let reason = StaleToken {
-                    id: None,
-                    number: None,
-                    token: held.token,
-                    current,
-                }
-                .into();
-                out.send(
-                    session,
-                    Revoked {
-                        run: held.run,
-                        token: held.token,
-                        reason,
-                    },
-                );
+                let reason =
+                    StaleToken { id: None, number: None, token: held.token, current }.into();
+                out.send(session, Revoked { run: held.run, token: held.token, reason });
             }
         }
         // It never got these, or has let go of them: no harm was done.
         if !canary!("a hand-out lost with its connection is forgotten") {
-            self.returning
-                .extend(kept.into_iter().map(|run| (run, false)));
+            self.returning.extend(kept.into_iter().map(|run| (run, false)));
         }
         self.regrant_some(out);
     }
@@ -409,10 +360,7 @@ impl Core {
         }
         let (held_back, abilities) = (known.held_back, known.abilities());
         for (number, queue) in &mut self.queues {
-            match numbers
-                .iter()
-                .any(|(offered, slots)| offered == number && *slots > 0)
-            {
+            match numbers.iter().any(|(offered, slots)| offered == number && *slots > 0) {
                 // A run of the queue may wait to be alone with it: it waits for another one now.
                 false => {
                     if queue.withdraw(session) || held_back == Some(*number) {
@@ -429,10 +377,7 @@ impl Core {
             self.abilities_seen.clear();
         }
         if abilities.is_some_and(|abilities| self.abilities_seen.insert(abilities)) {
-            out.read(Read::Stopped {
-                from: RunNo(0),
-                limit: STOPPED_PAGE,
-            });
+            out.read(Read::Stopped { from: RunNo(0), limit: STOPPED_PAGE });
         }
     }
 
@@ -448,19 +393,12 @@ impl Core {
             return;
         };
         if goodbye {
-            self.returning
-                .extend(left.runs.into_iter().map(|run| (run, false)));
+            self.returning.extend(left.runs.into_iter().map(|run| (run, false)));
             return self.return_some(out);
         }
         let until = self.mono.saturating_add(self.settings.disconnect_grace);
         self.watch_at = self.watch_at.min(until);
-        self.absent.insert(
-            left.incarnation,
-            Absent {
-                until,
-                runs: left.runs,
-            },
-        );
+        self.absent.insert(left.incarnation, Absent { until, runs: left.runs });
     }
 
     /// Forgets a session; its grants, if any, have no holder until somebody decides about them.
@@ -483,10 +421,8 @@ impl Core {
         }
         self.starts.retain(|_, start| start.session != id);
         let others = &self.sessions;
-        let lost = session
-            .workflows
-            .iter()
-            .filter(|workflow| !others.values().any(|s| s.knows(workflow)));
+        let lost =
+            session.workflows.iter().filter(|workflow| !others.values().any(|s| s.knows(workflow)));
         self.unknown.nobody_knows(lost.cloned(), self.mono);
         for run in &session.granted {
             if let Some(granted) = self.granted.get_mut(run) {
@@ -494,10 +430,8 @@ impl Core {
             }
             self.onces.stop_waiting(*run);
         }
-        (!session.granted.is_empty()).then_some(Left {
-            incarnation: session.incarnation,
-            runs: session.granted,
-        })
+        (!session.granted.is_empty())
+            .then_some(Left { incarnation: session.incarnation, runs: session.granted })
     }
 
     /// What silence is measured by.
@@ -520,10 +454,7 @@ impl Core {
             .collect();
         for id in silent {
             let reason = format!("nothing was heard for {:?}", self.settings.session_timeout);
-            out.effect(Effect::Close {
-                session: id,
-                reason,
-            });
+            out.effect(Effect::Close { session: id, reason });
             if let Some(left) = self.leave(id) {
                 self.lose(left.incarnation, left.runs, out);
             }
@@ -563,12 +494,8 @@ impl Core {
     /// What a dead worker held goes back, as suspects.
     fn lose(&mut self, incarnation: Incarnation, runs: BTreeSet<RunNo>, out: &mut Output) {
         self.counts.sessions_lost += 1;
-        out.note(Note::SessionLost {
-            incarnation,
-            runs: runs.len(),
-        });
-        self.returning
-            .extend(runs.into_iter().map(|run| (run, true)));
+        out.note(Note::SessionLost { incarnation, runs: runs.len() });
+        self.returning.extend(runs.into_iter().map(|run| (run, true)));
     }
 
     /// Puts some of the runs whose worker is gone back into their queues.
@@ -602,20 +529,12 @@ impl Core {
         let last = rows.last().map(|(run, _)| *run);
         for (run, record) in rows {
             let parked = record.state == crate::model::run::RunState::Parked;
-            if parked
-                && self
-                    .sessions
-                    .values()
-                    .any(|session| session.could_try(&record))
-            {
+            if parked && self.sessions.values().any(|session| session.could_try(&record)) {
                 self.want(run, Want::TryBuild, out);
             }
         }
         if let (false, Some(last)) = (end, last) {
-            out.read(Read::Stopped {
-                from: RunNo(last.0 + 1),
-                limit: STOPPED_PAGE,
-            });
+            out.read(Read::Stopped { from: RunNo(last.0 + 1), limit: STOPPED_PAGE });
         }
     }
 }

@@ -31,14 +31,8 @@ pub(super) struct Stage {
 }
 
 fn open(disk: &MemDisk, settings: Settings, at: Reading) -> Result<(MemStore, Core), OpenRefused> {
-    let store = MemStore::acquire(
-        disk,
-        MemOptions {
-            entropy: 7,
-            ..MemOptions::default()
-        },
-    )
-    .expect("the disk opens");
+    let store = MemStore::acquire(disk, MemOptions { entropy: 7, ..MemOptions::default() })
+        .expect("the disk opens");
     let opened = block_on(reading::open(&store)).expect("what the core wrote can be read");
     let core = Core::open(settings, at, opened)?;
     Ok((store, core))
@@ -79,10 +73,7 @@ impl Stage {
         self.answers.clear();
         self.gate.clear();
         self.mono = Duration::ZERO; // another process, another origin
-        let at = Reading {
-            mono: self.mono,
-            wall: self.wall,
-        };
+        let at = Reading { mono: self.mono, wall: self.wall };
         let (store, core) = open(&self.disk, self.settings, at)?;
         (self.store, self.core) = (store, core);
         Ok(())
@@ -100,10 +91,7 @@ impl Stage {
     }
 
     pub(super) fn handle(&mut self, input: Input) {
-        let at = Reading {
-            mono: self.mono,
-            wall: self.wall,
-        };
+        let at = Reading { mono: self.mono, wall: self.wall };
         self.core.handle(at, input, &mut self.out);
         self.handled += 1;
         if self.handled.is_multiple_of(self.check_every) {
@@ -111,14 +99,13 @@ impl Stage {
         }
     }
 
-    /// Submits what has been collected. Tells the batches and shows the effects, which stay withheld.
+    /// Submits what has been collected. Tells the batches and shows the effects, which stay
+    /// withheld.
     pub(super) fn flush(&mut self) -> (Vec<Batch>, Vec<Effect>) {
         self.core.seal(&mut self.out);
         let (batches, withheld, reads) = self.out.take();
         for batch in &batches {
-            self.store
-                .submit(batch.clone())
-                .expect("the core writes batches that the store takes");
+            self.store.submit(batch.clone()).expect("the core writes batches that the store takes");
         }
         self.reads.extend(reads);
         let shown = withheld.peek().to_vec();

@@ -1,4 +1,5 @@
-//! Starting runs: idempotent by run id. The same id with another workflow, input or name is refused.
+//! Starting runs: idempotent by run id. The same id with another workflow, input or name is
+//! refused.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -75,11 +76,7 @@ impl Core {
     }
 
     pub(super) fn start(&mut self, session: SessionId, start: Start, out: &mut Output) {
-        let Start {
-            request,
-            caller,
-            runs,
-        } = start;
+        let Start { request, caller, runs } = start;
         let checked = check_count(runs.len(), 1).and_then(|()| check_caller(&caller));
         if let Err(reason) = checked {
             return out.send(session, RefusedReply { request, reason });
@@ -101,14 +98,7 @@ impl Core {
         let answers = vec![None; runs];
         self.starts.insert(
             self.next_start,
-            PendingStart {
-                session,
-                request,
-                caller,
-                answers,
-                left: runs,
-                kind,
-            },
+            PendingStart { session, request, caller, answers, left: runs, kind },
         );
         self.next_start
     }
@@ -127,11 +117,7 @@ impl Core {
                     self.lookup(
                         namespace,
                         id,
-                        Lookup::Start {
-                            start: number,
-                            at,
-                            run: Box::new(run),
-                        },
+                        Lookup::Start { start: number, at, run: Box::new(run) },
                         out,
                     );
                 }
@@ -146,19 +132,13 @@ impl Core {
             check_name("run", name, RUN_NAME_BYTES_MAX)?;
         }
         check_tags(&run.tags)?;
-        let (bytes, bytes_max) = (
-            run.input.len() as u64,
-            self.settings.limits.payload_bytes_max as u64,
-        );
+        let (bytes, bytes_max) =
+            (run.input.len() as u64, self.settings.limits.payload_bytes_max as u64);
         if bytes > bytes_max {
             return Err(PayloadTooLarge { bytes, bytes_max }.into());
         }
         check_range("priority", u64::from(run.priority), 9)?;
-        check_range(
-            "delay in milliseconds",
-            run.delay_ms,
-            DELAY_MAX.as_millis() as u64,
-        )?;
+        check_range("delay in milliseconds", run.delay_ms, DELAY_MAX.as_millis() as u64)?;
         self.check_new_queues(std::iter::once(run.queue.as_str()))?;
         match &run.unique {
             Some(unique) => check_unique(unique),
@@ -166,15 +146,14 @@ impl Core {
         }
     }
 
-    /// Whether there may be these queues, too. Looked at once more when runs begin: others may have begun meanwhile, those of
-    /// the same call among them.
+    /// Whether there may be these queues, too. Looked at once more when runs begin: others may have
+    /// begun meanwhile, those of the same call among them.
     pub(super) fn check_new_queues<'a>(
         &self,
         queues: impl Iterator<Item = &'a str>,
     ) -> Result<(), Refusal> {
-        let new: BTreeSet<&str> = queues
-            .filter(|queue| !self.queue_numbers.contains_key(*queue))
-            .collect();
+        let new: BTreeSet<&str> =
+            queues.filter(|queue| !self.queue_numbers.contains_key(*queue)).collect();
         match new.len() {
             0 => Ok(()),
             new => check_range(
@@ -185,8 +164,8 @@ impl Core {
         }
     }
 
-    /// Starts a run of whose id nothing is known, and whose key nobody holds; `before` is what is stored under the key.
-    /// Nothing happens if the call is gone, or its batch takes no more.
+    /// Starts a run of whose id nothing is known, and whose key nobody holds; `before` is what is
+    /// stored under the key. Nothing happens if the call is gone, or its batch takes no more.
     pub(super) fn begin_run(
         &mut self,
         start: u64,
@@ -292,7 +271,8 @@ impl Core {
         self.enters(queue, RunState::Scheduled);
     }
 
-    /// A new run goes straight to a worker if nobody waits before it; it never has a row in the queue then.
+    /// A new run goes straight to a worker if nobody waits before it; it never has a row in the
+    /// queue then.
     fn begin_ready(&mut self, run: Run, out: &mut Output) {
         let queue = self.queue_number(&run.queue, out);
         self.enters(queue, RunState::Ready);
@@ -308,10 +288,7 @@ impl Core {
 
     /// Today's generation, which begins with `no` if it is new.
     fn current_generation(&mut self, no: RunNo, out: &mut Output) -> u32 {
-        let newest = self
-            .generations
-            .last_key_value()
-            .map(|(_, generation)| *generation);
+        let newest = self.generations.last_key_value().map(|(_, generation)| *generation);
         let today = self.now().day();
         match newest {
             Some(newest) if newest >= today => newest,
@@ -343,14 +320,7 @@ impl Core {
             Err(reason) => (false, Some(reason)),
         };
         let slot = &mut pending.answers[at];
-        if slot
-            .replace(StartAnswer {
-                id,
-                started,
-                refused,
-            })
-            .is_none()
-        {
+        if slot.replace(StartAnswer { id, started, refused }).is_none() {
             pending.left -= 1;
         }
         if pending.left == 0 || canary!("a crowd is answered with its first") {
@@ -368,13 +338,7 @@ impl Core {
             CallKind::Batch(_) => self.conclude_batch(whole, out),
             CallKind::Each => {
                 let runs = whole.answers.into_iter().flatten().collect();
-                out.send(
-                    whole.session,
-                    StartReply {
-                        request: whole.request,
-                        runs,
-                    },
-                );
+                out.send(whole.session, StartReply { request: whole.request, runs });
             }
             CallKind::Page(next) => {
                 let (session, request) = (whole.session, whole.request);
@@ -391,18 +355,11 @@ impl Core {
     /// Whether an existing run is what a start asks for.
     pub(super) fn same_start(run: &Run, asked: &StartRun) -> Result<(), Refusal> {
         let differs = |differs: &str, existing: String, asked: String| {
-            Err(IdTaken {
-                id: run.id,
-                differs: differs.to_owned(),
-                existing,
-                asked,
-            }
-            .into())
+            Err(IdTaken { id: run.id, differs: differs.to_owned(), existing, asked }.into())
         };
         if run.name != asked.name {
             let text = |name: &Option<String>| {
-                name.as_ref()
-                    .map_or("no name".to_owned(), |n| format!("`{n}`"))
+                name.as_ref().map_or("no name".to_owned(), |n| format!("`{n}`"))
             };
             return differs("name", text(&run.name), text(&asked.name));
         }
@@ -427,28 +384,20 @@ pub(super) fn check_count(count: usize, least: usize) -> Result<(), Refusal> {
     if (least..=START_MANY_MAX).contains(&count) {
         return Ok(());
     }
-    Err(TooMany {
-        what: "runs".to_owned(),
-        count: count as u64,
-        count_max: START_MANY_MAX as u64,
-    }
-    .into())
+    Err(TooMany { what: "runs".to_owned(), count: count as u64, count_max: START_MANY_MAX as u64 }
+        .into())
 }
 
 fn check_unique(unique: &UniqueKey) -> Result<(), Refusal> {
     check_name("unique key", &unique.key, UNIQUE_KEY_BYTES_MAX)?;
     let ttl_max = DELAY_MAX.as_millis() as u64;
-    check_range(
-        "time to hold a key, in milliseconds,",
-        unique.ttl_ms,
-        ttl_max,
-    )?;
+    check_range("time to hold a key, in milliseconds,", unique.ttl_ms, ttl_max)?;
     match unique.scope() {
         Some(_) => Ok(()),
-        None => Err(NotUnderstood {
-            cause: format!("the scope {} of a unique key", unique.scope),
+        None => {
+            Err(NotUnderstood { cause: format!("the scope {} of a unique key", unique.scope) }
+                .into())
         }
-        .into()),
     }
 }
 
@@ -463,11 +412,7 @@ pub(super) fn check_caller(caller: &Caller) -> Result<(), Refusal> {
 
 /// A name that may be empty.
 pub(super) fn check_name_length(what: &str, name: &str) -> Result<(), Refusal> {
-    if name.is_empty() {
-        Ok(())
-    } else {
-        check_name(what, name, NAME_BYTES_MAX)
-    }
+    if name.is_empty() { Ok(()) } else { check_name(what, name, NAME_BYTES_MAX) }
 }
 
 pub(super) fn check_name(what: &str, name: &str, bytes_max: usize) -> Result<(), Refusal> {
@@ -478,32 +423,17 @@ pub(super) fn check_name(what: &str, name: &str, bytes_max: usize) -> Result<(),
         _ => return Ok(()),
     };
     let name = name.chars().take(64).collect();
-    Err(BadName {
-        what: what.to_owned(),
-        name,
-        problem,
-    }
-    .into())
+    Err(BadName { what: what.to_owned(), name, problem }.into())
 }
 
 /// Tags are in every record of a run.
 pub(super) fn check_tags(tags: &[String]) -> Result<(), Refusal> {
     check_range("the number of tags", tags.len() as u64, TAGS_MAX as u64)?;
-    tags.iter()
-        .try_for_each(|tag| check_name("tag", tag, TAG_BYTES_MAX))
+    tags.iter().try_for_each(|tag| check_name("tag", tag, TAG_BYTES_MAX))
 }
 
 pub(super) fn check_range(what: &str, value: u64, max: u64) -> Result<(), Refusal> {
-    if value <= max {
-        Ok(())
-    } else {
-        Err(OutOfRange {
-            what: what.to_owned(),
-            value,
-            max,
-        }
-        .into())
-    }
+    if value <= max { Ok(()) } else { Err(OutOfRange { what: what.to_owned(), value, max }.into()) }
 }
 
 impl From<Want> for Lookup {

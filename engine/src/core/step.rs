@@ -1,7 +1,8 @@
 //! What workers report while they run a turn: outcomes of steps, failed attempts, timers.
 //!
-//! Every report counts only under the run's current token (G3). A report that was committed before is not committed
-//! again: the worker has its acknowledgement, or gets it with the entries it has missed.
+//! Every report counts only under the run's current token (G3). A report that was committed before
+//! is not committed again: the worker has its acknowledgement, or gets it with the entries it has
+//! missed.
 
 use super::Core;
 use super::output::{Note, Output};
@@ -36,19 +37,10 @@ impl Core {
         }
         let bytes = report.output.len();
         if bytes > limits.payload_bytes_max {
-            let reason = PayloadTooLarge {
-                bytes: bytes as u64,
-                bytes_max: limits.payload_bytes_max as u64,
-            };
-            return out.send(
-                session,
-                ReportRefused {
-                    run: no,
-                    token,
-                    number,
-                    reason: reason.into(),
-                },
-            );
+            let reason =
+                PayloadTooLarge { bytes: bytes as u64, bytes_max: limits.payload_bytes_max as u64 };
+            return out
+                .send(session, ReportRefused { run: no, token, number, reason: reason.into() });
         }
         if run.next >= limits.journal_entries_max {
             return self.journal_is_full(no, out);
@@ -109,11 +101,7 @@ impl Core {
             report.failure.retry_after_ms.is_none() || canary!("a retry after uses up a retry");
         let attempt = open.attempts + 1;
         let counted = open.counted + u32::from(counts);
-        let first_at = if open.attempts == 0 {
-            now
-        } else {
-            open.first_failed_at
-        };
+        let first_at = if open.attempts == 0 { now } else { open.first_failed_at };
         let next = report.retry.next(
             &report.failure,
             (run.id, number),
@@ -139,16 +127,9 @@ impl Core {
                 incarnation,
                 build,
             }),
-            None => StepFailed {
-                at: now,
-                number,
-                place,
-                attempt,
-                failure,
-                incarnation,
-                build,
+            None => {
+                StepFailed { at: now, number, place, attempt, failure, incarnation, build }.into()
             }
-            .into(),
         };
         let index = out.append(run, &entry);
         Self::warn_if_long(run, limits, out);
@@ -176,10 +157,7 @@ impl Core {
         };
         let Some(run) = &mut granted.run else { return };
         if run.commands.is_resolved(number)
-            || run
-                .commands
-                .open(number)
-                .is_some_and(|open| open.due.is_some())
+            || run.commands.open(number).is_some_and(|open| open.due.is_some())
                 && !canary!("a timer is armed twice")
         {
             self.counts.repeated += 1;
@@ -189,50 +167,28 @@ impl Core {
             return self.journal_is_full(no, out);
         }
         let due = now.after(std::time::Duration::from_millis(report.delay_ms));
-        let entry = Entry::from(TimerArmed {
-            at: now,
-            number,
-            place: report.place,
-            due,
-        });
+        let entry = Entry::from(TimerArmed { at: now, number, place: report.place, due });
         let index = out.append(run, &entry);
         Self::warn_if_long(run, limits, out);
         self.armed.insert((due, no, number));
-        let told = TimerArmed {
-            at: now,
-            number,
-            place: Place::default(),
-            due,
-        };
+        let told = TimerArmed { at: now, number, place: Place::default(), due };
         Self::tell(session, (no, token), index, &told.into(), out);
     }
 
     /// Warns once, when the journal has just reached the length.
     pub(super) fn warn_if_long(run: &Run, limits: Limits, out: &mut Output) {
         if run.next == limits.journal_entries_warn {
-            out.note(Note::LongJournal {
-                id: run.id,
-                entries: run.next,
-            });
+            out.note(Note::LongJournal { id: run.id, entries: run.next });
         }
     }
 
     /// The limit pauses the run; nothing of what is there is lost.
     pub(super) fn journal_is_full(&mut self, no: RunNo, out: &mut Output) {
-        let Some(run) = self
-            .granted
-            .get(&no)
-            .and_then(|granted| granted.run.as_ref())
-        else {
+        let Some(run) = self.granted.get(&no).and_then(|granted| granted.run.as_ref()) else {
             return;
         };
         let entries_max = self.settings.limits.journal_entries_max;
-        let reason: Refusal = JournalFull {
-            id: run.id,
-            entries: run.next,
-            entries_max,
-        }
-        .into();
+        let reason: Refusal = JournalFull { id: run.id, entries: run.next, entries_max }.into();
         self.stop_granted(no, StopReason::Paused(reason), out);
     }
 
@@ -244,14 +200,6 @@ impl Core {
         entry: &Entry,
         out: &mut Output,
     ) {
-        out.send(
-            session,
-            Appended {
-                run,
-                token,
-                index,
-                entry: entry.encode().into(),
-            },
-        );
+        out.send(session, Appended { run, token, index, entry: entry.encode().into() });
     }
 }

@@ -1,8 +1,9 @@
 //! Cancelling, parking, pausing and resuming.
 //!
-//! A cancel request is an entry of the journal: everything pending in the function answers with a cancelled failure,
-//! in the same place in every replay, and what the function starts afterwards runs normally, so that it can clean up.
-//! A run that was never handed out has nothing to clean up and is cancelled at once.
+//! A cancel request is an entry of the journal: everything pending in the function answers with a
+//! cancelled failure, in the same place in every replay, and what the function starts afterwards
+//! runs normally, so that it can clean up. A run that was never handed out has nothing to clean up
+//! and is cancelled at once.
 
 use stepwell_storage::Space;
 
@@ -53,14 +54,7 @@ impl Core {
         };
         match (why, granted.holder) {
             (StopReason::Paused(reason), Some(session)) => {
-                out.send(
-                    session,
-                    Revoked {
-                        run: no,
-                        token: granted.record.token,
-                        reason,
-                    },
-                );
+                out.send(session, Revoked { run: no, token: granted.record.token, reason });
             }
             _ => Self::end_turn(&granted, out),
         }
@@ -71,27 +65,16 @@ impl Core {
             builds.drain(..surplus);
         }
         out.note(match state {
-            RunState::Parked => Note::Parked {
-                id: run.id,
-                reason: reason.clone(),
-            },
-            _ => Note::Paused {
-                id: run.id,
-                reason: reason.clone(),
-            },
+            RunState::Parked => Note::Parked { id: run.id, reason: reason.clone() },
+            _ => Note::Paused { id: run.id, reason: reason.clone() },
         });
         let workflow = run.workflow.clone();
-        let record = StoppedRecord {
-            state,
-            reason,
-            builds,
-            at: self.now(),
-            workflow,
-        };
+        let record = StoppedRecord { state, reason, builds, at: self.now(), workflow };
         out.put(Space::Lasting, keys::stopped(no), record.to_bytes());
         self.shift(granted.record.queue, RunState::Granted, state);
         if state == RunState::Parked {
-            // A worker that is away now is asked when it is back; one that came while the run was granted is asked now.
+            // A worker that is away now is asked when it is back; one that came while the run was
+            // granted is asked now.
             self.abilities_seen.clear();
             if self.other_build_waits(&record) {
                 self.want(no, super::load::Want::TryBuild, out);
@@ -100,18 +83,15 @@ impl Core {
     }
 
     fn other_build_waits(&self, record: &StoppedRecord) -> bool {
-        self.sessions
-            .values()
-            .any(|session| session.could_try(record))
+        self.sessions.values().any(|session| session.could_try(record))
     }
 
-    /// A parked run goes back into its queue if somebody serves that and can take it, with a build that it was not tried on.
-    /// Otherwise it stays as it is, with its reason: who comes later is asked then.
+    /// A parked run goes back into its queue if somebody serves that and can take it, with a build
+    /// that it was not tried on. Otherwise it stays as it is, with its reason: who comes later is
+    /// asked then.
     pub(super) fn try_build(&mut self, image: RunImage, out: &mut Output) {
         let (run, stopped) = (&image.run, &image.stopped);
-        let parked = stopped
-            .as_ref()
-            .filter(|record| record.state == RunState::Parked);
+        let parked = stopped.as_ref().filter(|record| record.state == RunState::Parked);
         let queue = self.queue_numbers.get(&run.queue);
         let (Some(record), Some(queue)) = (parked, queue) else {
             return;
@@ -133,7 +113,8 @@ impl Core {
         run.ended.is_none() && item.is_some_and(|item| !item.avoid.is_empty())
     }
 
-    /// A run in line is for all builds again, at its place: who resumes it does not want to wait for another one.
+    /// A run in line is for all builds again, at its place: who resumes it does not want to wait
+    /// for another one.
     pub(super) fn avoid_nothing(
         &mut self,
         run: &Run,
@@ -157,7 +138,8 @@ impl Core {
         self.record_act(caller, ActKind::Resume, subject, String::new(), out);
     }
 
-    /// A parked or paused run goes back into its queue: asked for by somebody, or to be tried on another build.
+    /// A parked or paused run goes back into its queue: asked for by somebody, or to be tried on
+    /// another build.
     pub(super) fn resume_stopped(
         &mut self,
         image: RunImage,
@@ -198,11 +180,8 @@ impl Core {
             for (number, due) in run.commands.timers() {
                 self.armed.remove(&(due, no, number));
             }
-            let entry = Entry::from(CancelRequested {
-                at: now,
-                principal: caller.principal,
-                reason,
-            });
+            let entry =
+                Entry::from(CancelRequested { at: now, principal: caller.principal, reason });
             let index = out.append(run, &entry);
             if let Some(holder) = granted.holder {
                 Self::tell(holder, (no, granted.record.token), index, &entry, out);
@@ -219,14 +198,8 @@ impl Core {
 
     /// Who stops a run in whose place its schedule starts the next one, and why.
     pub(super) fn replaced() -> (Caller, String) {
-        let caller = Caller {
-            principal: "schedule".to_owned(),
-            ..Caller::default()
-        };
-        (
-            caller,
-            "the next occurrence of its schedule is due".to_owned(),
-        )
+        let caller = Caller { principal: "schedule".to_owned(), ..Caller::default() };
+        (caller, "the next occurrence of its schedule is due".to_owned())
     }
 
     pub(super) fn cancel_waiting(
@@ -238,11 +211,7 @@ impl Core {
         out: &mut Output,
     ) {
         let state = Self::state_of(&image);
-        let RunImage {
-            mut run,
-            stopped,
-            sleeps,
-        } = image;
+        let RunImage { mut run, stopped, sleeps } = image;
         if state.is_final() {
             let reason = HasEnded { id: run.id, state }.into();
             if let Some((session, request)) = asker {
@@ -265,11 +234,7 @@ impl Core {
             self.leave_line(&run, out);
             out.append(
                 &mut run,
-                &Entry::from(CancelRequested {
-                    at,
-                    principal: caller.principal,
-                    reason,
-                }),
+                &Entry::from(CancelRequested { at, principal: caller.principal, reason }),
             );
             out.append(&mut run, &Entry::from(Cancelled { at }));
             self.shift(queue, state, RunState::Cancelled);
@@ -278,11 +243,7 @@ impl Core {
         if !run.cancel_requested {
             out.append(
                 &mut run,
-                &Entry::from(CancelRequested {
-                    at,
-                    principal: caller.principal,
-                    reason,
-                }),
+                &Entry::from(CancelRequested { at, principal: caller.principal, reason }),
             );
         }
         if state != RunState::Ready {
@@ -292,7 +253,8 @@ impl Core {
     }
 }
 
-/// The message reads like a diff: what the journal holds, what the code asked, what was not changed, what to do.
+/// The message reads like a diff: what the journal holds, what the code asked, what was not
+/// changed, what to do.
 fn mismatch_text(run: &Run, report: &TurnMismatched, build: &str) -> String {
     format!(
         "{id} cannot continue: its code took another path than its journal\n\n  \

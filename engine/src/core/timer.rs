@@ -1,7 +1,8 @@
 //! Timers: a window in memory over the stored ones of waiting runs, and those of granted runs.
 //!
-//! A waiting run has one stored timer, its earliest; one that waits for once keys has it at the end of time (`once.rs`). When that is due the run becomes ready; which of its timers are
-//! due is decided when it is granted. Timers never fire early in engine time (T1).
+//! A waiting run has one stored timer, its earliest; one that waits for once keys has it at the end
+//! of time (`once.rs`). When that is due the run becomes ready; which of its timers are due is
+//! decided when it is granted. Timers never fire early in engine time (T1).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -36,7 +37,8 @@ pub(super) struct Timers {
     reading: bool,
     /// Timers were stored behind `read_to` while a read was under way: its end is not the end.
     grown: bool,
-    /// What was stored behind `read_to` while a read was under way, which may have been too early to see it.
+    /// What was stored behind `read_to` while a read was under way, which may have been too early
+    /// to see it.
     late: BTreeMap<(Time, RunNo), TimerRecord>,
     /// What was taken away behind `read_to` while a read was under way, which may have seen it.
     gone: BTreeSet<(Time, RunNo)>,
@@ -61,10 +63,7 @@ impl Timers {
 
     /// The instant before which there are no stored timers.
     pub(super) fn cursor(&self) -> Time {
-        self.window
-            .keys()
-            .next()
-            .map_or(self.cursor, |(due, _)| self.cursor.min(*due))
+        self.window.keys().next().map_or(self.cursor, |(due, _)| self.cursor.min(*due))
     }
 
     /// How many are in memory.
@@ -103,11 +102,8 @@ impl Timers {
         } else if self.tail_in_memory {
             // From here on the window ends where its last timer does.
             self.tail_in_memory = false;
-            self.read_to = self
-                .window
-                .keys()
-                .next_back()
-                .map_or(self.read_to, |(t, r)| (*t, RunNo(r.0 + 1)));
+            self.read_to =
+                self.window.keys().next_back().map_or(self.read_to, |(t, r)| (*t, RunNo(r.0 + 1)));
             if key < self.read_to {
                 self.window.insert(key, record);
             }
@@ -141,8 +137,7 @@ impl Timers {
             .filter(|(key, _)| !gone.contains(key));
         self.window.extend(read);
         let late = std::mem::take(&mut self.late);
-        self.window
-            .extend(late.into_iter().filter(|(key, _)| *key < self.read_to));
+        self.window.extend(late.into_iter().filter(|(key, _)| *key < self.read_to));
     }
 }
 
@@ -170,26 +165,18 @@ impl Core {
 
     /// Arms the timers of a run that is granted now.
     pub(super) fn arm_timers(&mut self, no: RunNo) {
-        let Some(run) = self
-            .granted
-            .get(&no)
-            .and_then(|granted| granted.run.as_ref())
-        else {
+        let Some(run) = self.granted.get(&no).and_then(|granted| granted.run.as_ref()) else {
             return;
         };
-        self.armed
-            .extend(run.commands.timers().map(|(number, due)| (due, no, number)));
+        self.armed.extend(run.commands.timers().map(|(number, due)| (due, no, number)));
     }
 
     /// Fires what is due for granted runs.
     pub(super) fn fire_armed(&mut self, out: &mut Output) {
         let (now, limits) = (self.now(), self.settings.limits);
         for _ in 0..FIRE_MAX {
-            let Some((due, no, number)) = self
-                .armed
-                .first()
-                .copied()
-                .filter(|(due, _, _)| *due <= now)
+            let Some((due, no, number)) =
+                self.armed.first().copied().filter(|(due, _, _)| *due <= now)
             else {
                 return;
             };
@@ -201,11 +188,7 @@ impl Core {
             let Some(run) = &mut granted.run else {
                 continue;
             };
-            if run
-                .commands
-                .open(number)
-                .is_none_or(|open| open.due != Some(due))
-            {
+            if run.commands.open(number).is_none_or(|open| open.due != Some(due)) {
                 continue; // a cancel request came before it
             }
             let entry = Entry::from(TimerFired { at: now, number });
@@ -252,10 +235,7 @@ impl Core {
         if !timers.tail_in_memory && !timers.reading && timers.window.len() < WINDOW_LOW {
             timers.reading = true;
             timers.grown = false;
-            out.read(Read::Timers {
-                from: timers.read_to,
-                limit: WINDOW_MAX - WINDOW_LOW,
-            });
+            out.read(Read::Timers { from: timers.read_to, limit: WINDOW_MAX - WINDOW_LOW });
         }
     }
 

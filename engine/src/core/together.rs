@@ -1,13 +1,16 @@
-//! Calls that are all or nothing: either all runs of the call begin, in one batch of the store, or none.
+//! Calls that are all or nothing: either all runs of the call begin, in one batch of the store, or
+//! none.
 //!
-//! All its ids and keys are looked up first. While some are being read, others may change: what begins meanwhile is noted in
-//! each such call that is open, and what it had found free is looked at again. Once nothing is open it begins all its runs
-//! in one transition, in a batch that has room for them; what that is, is a limit (`TOGETHER_WRITES_MAX`).
+//! All its ids and keys are looked up first. While some are being read, others may change: what
+//! begins meanwhile is noted in each such call that is open, and what it had found free is looked
+//! at again. Once nothing is open it begins all its runs in one transition, in a batch that has
+//! room for them; what that is, is a limit (`TOGETHER_WRITES_MAX`).
 //!
 //! # Invariants
 //!
 //! - **A1** The runs that a call begins are written in one batch.
-//! - **A2** It begins none if one of its runs is refused. One that exists already, the same, is not refused.
+//! - **A2** It begins none if one of its runs is refused. One that exists already, the same, is not
+//!   refused.
 
 #[cfg(test)]
 mod tests;
@@ -29,8 +32,8 @@ use crate::model::limits::{TOGETHER_BYTES_MAX, TOGETHER_WRITES_MAX};
 use crate::model::unique::Unique;
 use crate::wire::message::{RefusedReply, StartAnswer, StartReply, StartTogether};
 
-/// What the rows of a run hold besides names, tags and input, at most; 128 of it is the build of a worker that gets it at
-/// once.
+/// What the rows of a run hold besides names, tags and input, at most; 128 of it is the build of a
+/// worker that gets it at once.
 const RUN_BYTES: usize = 320;
 /// Offenders that a refusal names.
 const OFFENDERS_MAX: usize = 100;
@@ -54,11 +57,7 @@ impl Core {
         start: StartTogether,
         out: &mut Output,
     ) {
-        let StartTogether {
-            request,
-            caller,
-            runs,
-        } = start;
+        let StartTogether { request, caller, runs } = start;
         let checked = check_count(runs.len(), 1)
             .and_then(|()| check_caller(&caller))
             .and_then(|()| self.check_fits(&caller, &runs));
@@ -96,14 +95,11 @@ impl Core {
     /// Whether one batch of the store has room for the call.
     fn check_fits(&self, caller: &Caller, runs: &[StartRun]) -> Result<(), Refusal> {
         let too_many = |what: &str, count: usize, count_max: usize| {
-            Err(TooMany {
-                what: what.to_owned(),
-                count: count as u64,
-                count_max: count_max as u64,
-            }
-            .into())
+            Err(TooMany { what: what.to_owned(), count: count as u64, count_max: count_max as u64 }
+                .into())
         };
-        // The entry, the index, and the place in line or the grant; a key that is let go of at once is written and deleted.
+        // The entry, the index, and the place in line or the grant; a key that is let go of at once
+        // is written and deleted.
         let writes = |run: &StartRun| match run.unique.as_ref().and_then(|key| key.scope()) {
             None => 3,
             Some(Unique::Running) => 4,
@@ -239,12 +235,7 @@ impl Core {
             let key = unique::place_of(namespace, run);
             together.begun.contains(&run.id) || key.is_some_and(|key| together.taken.contains(&key))
         };
-        let again: Vec<usize> = together
-            .free
-            .iter()
-            .filter(changed)
-            .map(|(at, _)| *at)
-            .collect();
+        let again: Vec<usize> = together.free.iter().filter(changed).map(|(at, _)| *at).collect();
         if !again.is_empty() {
             together.begun.clear();
             together.taken.clear();
@@ -293,17 +284,11 @@ impl Core {
                 self.create_run(call.caller.clone(), *run, None, before.as_ref(), out);
                 taken.extend(key.map(|key| (key, id)));
             }
-            answers[at] = Some(StartAnswer {
-                id,
-                started,
-                refused: None,
-            });
+            answers[at] = Some(StartAnswer { id, started, refused: None });
         }
         for (at, first) in together.twins {
-            answers[at] = answers[first].clone().map(|answer| StartAnswer {
-                started: false,
-                ..answer
-            });
+            answers[at] =
+                answers[first].clone().map(|answer| StartAnswer { started: false, ..answer });
         }
         // What this transition goes on with has a batch of its own.
         if out.is_full() {
@@ -346,19 +331,9 @@ fn refusal(call: &PendingStart) -> Option<Refusal> {
     let offending = refused().count() as u64;
     let offenders = refused()
         .take(OFFENDERS_MAX)
-        .map(|(at, id, reason)| Offender {
-            at: at as u32,
-            id,
-            reason,
-        })
+        .map(|(at, id, reason)| Offender { at: at as u32, id, reason })
         .collect();
     let count = call.answers.len() as u64;
-    (offending > 0).then(|| {
-        NotAllStarted {
-            count,
-            offending,
-            offenders: Offenders(offenders),
-        }
-        .into()
-    })
+    (offending > 0)
+        .then(|| NotAllStarted { count, offending, offenders: Offenders(offenders) }.into())
 }

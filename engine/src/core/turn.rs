@@ -21,10 +21,7 @@ impl Core {
         report: TurnCompleted,
         out: &mut Output,
     ) {
-        if self
-            .current(session, report.run, report.token, out)
-            .is_none()
-        {
+        if self.current(session, report.run, report.token, out).is_none() {
             return;
         }
         let (bytes, bytes_max) = (report.output.len(), self.settings.limits.payload_bytes_max);
@@ -40,23 +37,13 @@ impl Core {
             let end = Some(FunctionEnd::default());
             return self.die(&mut run, death(&granted, failure, end), out);
         }
-        out.append(
-            &mut run,
-            &Completed {
-                at: self.now(),
-                output: report.output,
-            }
-            .into(),
-        );
+        out.append(&mut run, &Completed { at: self.now(), output: report.output }.into());
         self.shift(granted.record.queue, RunState::Granted, RunState::Completed);
         self.tell_end(&run, out);
     }
 
     pub(super) fn turn_failed(&mut self, session: SessionId, report: TurnFailed, out: &mut Output) {
-        if self
-            .current(session, report.run, report.token, out)
-            .is_none()
-        {
+        if self.current(session, report.run, report.token, out).is_none() {
             return;
         }
         let Some((granted, mut run)) = self.ungrant(report.run, out) else {
@@ -71,18 +58,10 @@ impl Core {
             return self.tell_end(&run, out);
         }
         // A workflow without steps is one implicit step, with the default retries.
-        let open = run
-            .commands
-            .open(StepNo::WHOLE)
-            .cloned()
-            .unwrap_or_default();
+        let open = run.commands.open(StepNo::WHOLE).cloned().unwrap_or_default();
         let counts = failure.retry_after_ms.is_none();
         let (attempt, counted) = (open.attempts + 1, open.counted + u32::from(counts));
-        let first_at = if open.attempts == 0 {
-            now
-        } else {
-            open.first_failed_at
-        };
+        let first_at = if open.attempts == 0 { now } else { open.first_failed_at };
         let whole = (run.id, StepNo::WHOLE);
         let next = Retry::default().next(&failure, whole, (attempt, counted), (now, first_at));
         let (Some(retry_at), true) = (next, report.whole) else {
@@ -91,10 +70,7 @@ impl Core {
         let entry = Entry::from(AttemptFailed {
             at: now,
             number: StepNo::WHOLE,
-            place: Place {
-                name: run.workflow.clone(),
-                ..Place::default()
-            },
+            place: Place { name: run.workflow.clone(), ..Place::default() },
             attempt,
             failure,
             retry_at,
@@ -116,7 +92,8 @@ impl Core {
         self.shift(queue, RunState::Granted, RunState::Suspended);
     }
 
-    /// The worker says that only time can help. If the journal has grown behind its back, it cannot know.
+    /// The worker says that only time can help. If the journal has grown behind its back, it cannot
+    /// know.
     pub(super) fn turn_suspended(
         &mut self,
         session: SessionId,
@@ -134,17 +111,10 @@ impl Core {
         if !report.once.is_empty() {
             return self.turn_waits_for_once(&report, seen_all, out);
         }
-        // Of the instants in the journal only the worker knows which are waited for. It names one of them.
-        let instants = current
-            .run
-            .as_ref()
-            .map(|run| run.commands.instants())
-            .unwrap_or_default();
-        let wakes_at = instants
-            .range(report.wakes_at..)
-            .next()
-            .or(instants.last())
-            .copied();
+        // Of the instants in the journal only the worker knows which are waited for. It names one
+        // of them.
+        let instants = current.run.as_ref().map(|run| run.commands.instants()).unwrap_or_default();
+        let wakes_at = instants.range(report.wakes_at..).next().or(instants.last()).copied();
         if seen_all && wakes_at.is_none() {
             return self.stop_granted(report.run, StopReason::WaitsForNothing, out);
         }
@@ -179,20 +149,15 @@ impl Core {
         report: TurnMismatched,
         out: &mut Output,
     ) {
-        if self
-            .current(session, report.run, report.token, out)
-            .is_some()
-        {
+        if self.current(session, report.run, report.token, out).is_some() {
             self.stop_granted(report.run, StopReason::Mismatch(report), out);
         }
     }
 
-    /// A draining worker hands a run back: it is ready at once, at its old place, and nobody is suspected.
+    /// A draining worker hands a run back: it is ready at once, at its old place, and nobody is
+    /// suspected.
     pub(super) fn give_back(&mut self, session: SessionId, report: GiveBack, out: &mut Output) {
-        if self
-            .current(session, report.run, report.token, out)
-            .is_none()
-        {
+        if self.current(session, report.run, report.token, out).is_none() {
             return;
         }
         if let Some(granted) = self.granted.get(&report.run) {

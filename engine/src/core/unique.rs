@@ -1,23 +1,26 @@
 //! Unique keys: a start whose key is held is answered with the run that holds it.
 //!
-//! A key is of a namespace and a workflow: an answer has the type of the workflow that was asked for. The row of a key is
-//! written in the batch that starts its run and deleted in the batch in which the run lets go of it: with its first grant
-//! (`Queued`) or with its end (both `Queued` and `Running`). A key held for a time has a row among what expires as well,
-//! and is free at its instant whether the row is still there or not.
+//! A key is of a namespace and a workflow: an answer has the type of the workflow that was asked
+//! for. The row of a key is written in the batch that starts its run and deleted in the batch in
+//! which the run lets go of it: with its first grant (`Queued`) or with its end (both `Queued` and
+//! `Running`). A key held for a time has a row among what expires as well, and is free at its
+//! instant whether the row is still there or not.
 //!
 //! ```text
 //!   start ──► index: is the id taken? ──► key: is it held? ──► begin, and take the key     (one transition)
 //!                    yes: that run              yes: its holder
 //! ```
 //!
-//! While a key is being read, the ids of the starts that wait for it stay as they were found: whatever else asks for them
-//! waits behind. So what was read of an id is true when its key has been read.
+//! While a key is being read, the ids of the starts that wait for it stay as they were found:
+//! whatever else asks for them waits behind. So what was read of an id is true when its key has
+//! been read.
 //!
 //! # Invariants
 //!
 //! - **U1** A key has at most one holder, and its row names it.
 //! - **U2** A start takes its key in the batch in which it begins.
-//! - **U3** A run lets go of its key once. Once let go of, a key is not taken again by the same run, whatever becomes of it.
+//! - **U3** A run lets go of its key once. Once let go of, a key is not taken again by the same
+//!   run, whatever becomes of it.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -57,10 +60,7 @@ impl HeldKey {
             Unique::Running => false,
             Unique::Ttl(_) => return None, // time lets go of it
         };
-        Some(Self {
-            hash: key.hash(workflow),
-            until_granted,
-        })
+        Some(Self { hash: key.hash(workflow), until_granted })
     }
 }
 
@@ -76,7 +76,8 @@ pub(super) struct Uniques {
 #[derive(Debug, Default)]
 struct KeyRead {
     waiting: VecDeque<Waiter>,
-    /// It was taken or let go of since: the row that the read finds is no longer the truth, this is.
+    /// It was taken or let go of since: the row that the read finds is no longer the truth, this
+    /// is.
     known: Option<Option<UniqueRecord>>,
 }
 
@@ -85,19 +86,12 @@ pub(super) enum Waiter {
     /// The first start in line for this id.
     Id(RunId),
     /// A run of a call that is all or nothing.
-    Together {
-        start: u64,
-        at: usize,
-        run: Box<StartRun>,
-    },
+    Together { start: u64, at: usize, run: Box<StartRun> },
 }
 
 impl Uniques {
     pub(super) fn opened_at(next: RunNo) -> Self {
-        Self {
-            opened_at: next,
-            ..Self::default()
-        }
+        Self { opened_at: next, ..Self::default() }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -135,7 +129,8 @@ impl Core {
         out: &mut Output,
     ) {
         loop {
-            // Each of those that wait may begin and be granted at once: what one of them writes is in one batch.
+            // Each of those that wait may begin and be granted at once: what one of them writes is
+            // in one batch.
             self.close_if_full(out);
             let Some(read) = self.uniques.reading.get_mut(&key) else {
                 return;
@@ -151,9 +146,8 @@ impl Core {
             match waiter {
                 Waiter::Id(id) => self.serve_first(key.0, id, row, out),
                 Waiter::Together { start, at, run } => {
-                    let held = row
-                        .clone()
-                        .map(|row| row.filter(|row| self.holds(row)).map(|row| row.id));
+                    let held =
+                        row.clone().map(|row| row.filter(|row| self.holds(row)).map(|row| row.id));
                     let before = row.ok().flatten();
                     self.decide_together((start, at), run, held, before, out);
                 }
@@ -201,7 +195,8 @@ impl Core {
         self.resolve_lookups((namespace, id), Ok(begun), lookups, out);
     }
 
-    /// A run that begins takes its key (U2); `before` is the row that is there, of a holder whose time is over.
+    /// A run that begins takes its key (U2); `before` is the row that is there, of a holder whose
+    /// time is over.
     pub(super) fn take_key(
         &mut self,
         (run, id): (RunNo, RunId),
@@ -211,12 +206,7 @@ impl Core {
         out: &mut Output,
     ) {
         let (namespace, hash) = key;
-        let row = |at| Expiry {
-            at,
-            what: Expires::Unique,
-            namespace,
-            hash,
-        };
+        let row = |at| Expiry { at, what: Expires::Unique, namespace, hash };
         if let Some(before) = before.filter(|before| before.until > Time(0)) {
             out.delete(Space::Lasting, expiry::expiry(row(before.until)));
         }
@@ -225,11 +215,7 @@ impl Core {
             _ => Time(0),
         };
         let record = UniqueRecord { run, id, until };
-        out.put(
-            Space::Lasting,
-            unique::unique(namespace, hash),
-            record.to_bytes(),
-        );
+        out.put(Space::Lasting, unique::unique(namespace, hash), record.to_bytes());
         self.uniques.changed(key, Some(record));
         self.expires(row(until), out);
     }

@@ -1,5 +1,6 @@
-//! Batches of runs: those that are open lie in numbered slots that are used again, like grants, so that an engine that
-//! opens reads as many rows as there are open batches; those that have ended lie under their names.
+//! Batches of runs: those that are open lie in numbered slots that are used again, like grants, so
+//! that an engine that opens reads as many rows as there are open batches; those that have ended
+//! lie under their names.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -64,16 +65,12 @@ pub struct OpenBatchRow {
 
 /// Where a batch is that has not ended.
 pub fn batch(slot: u32) -> Bytes {
-    KeyBuilder::new(Family::Batch)
-        .part(&slot.to_be_bytes())
-        .done()
+    KeyBuilder::new(Family::Batch).part(&slot.to_be_bytes()).done()
 }
 
 /// Where it says what follows a batch.
 pub fn follow_up(slot: u32) -> Bytes {
-    KeyBuilder::new(Family::FollowUp)
-        .part(&slot.to_be_bytes())
-        .done()
+    KeyBuilder::new(Family::FollowUp).part(&slot.to_be_bytes()).done()
 }
 
 /// Where a batch is that has ended.
@@ -94,28 +91,17 @@ mod tests {
         let hex = |bytes: &[u8]| -> String { bytes.iter().map(|b| format!("{b:02x}")).collect() };
         assert_eq!(hex(&batch(7)), "00001500000007");
         assert_eq!(hex(&follow_up(7)), "00001800000007");
-        assert_eq!(
-            hex(&ended(Namespace(1), 2)),
-            "0000170000000100000000000000000000000000000002"
-        );
+        assert_eq!(hex(&ended(Namespace(1), 2)), "0000170000000100000000000000000000000000000002");
         let record = BatchRecord {
             no: BatchNo(5),
             namespace: Namespace(0),
             name: "n".to_owned(),
             sealed: true,
-            counts: BatchCounts {
-                total: 3,
-                completed: 1,
-                dead: 1,
-                cancelled: 0,
-            },
+            counts: BatchCounts { total: 3, completed: 1, dead: 1, cancelled: 0 },
             opened_at: Time(9),
             ended_at: None,
             follow_up: None,
-            span: Span {
-                first: RunNo(4),
-                last: RunNo(6),
-            },
+            span: Span { first: RunNo(4), last: RunNo(6) },
         };
         let bytes = record.to_bytes();
         assert_eq!(hex(&bytes), "990500a16ec3940301010009c0c0920406");
@@ -123,9 +109,6 @@ mod tests {
         // Before the span was noted.
         let older = [&[0x98], &bytes[1..bytes.len() - 3]].concat();
         let span = Span::default();
-        assert_eq!(
-            BatchRecord::of_bytes(&older).unwrap(),
-            BatchRecord { span, ..record }
-        );
+        assert_eq!(BatchRecord::of_bytes(&older).unwrap(), BatchRecord { span, ..record });
     }
 }

@@ -21,9 +21,7 @@ pub enum Expires {
 
 impl Expires {
     fn of(number: u8) -> Option<Self> {
-        [Self::Unique, Self::Batch, Self::Once]
-            .into_iter()
-            .find(|expires| *expires as u8 == number)
+        [Self::Unique, Self::Batch, Self::Once].into_iter().find(|expires| *expires as u8 == number)
     }
 }
 
@@ -63,9 +61,7 @@ pub fn expiry(expiry: Expiry) -> Bytes {
 
 /// The first place of those that expire at an instant or later.
 pub fn from(at: Time) -> Bytes {
-    KeyBuilder::new(Family::Expiry)
-        .part(&at.0.to_be_bytes())
-        .done()
+    KeyBuilder::new(Family::Expiry).part(&at.0.to_be_bytes()).done()
 }
 
 /// Where the mark is: before all others.
@@ -95,17 +91,9 @@ mod tests {
     #[test]
     fn golden_bytes() {
         let hex = |bytes: &[u8]| -> String { bytes.iter().map(|b| format!("{b:02x}")).collect() };
-        let row = Expiry {
-            at: Time(1),
-            what: Expires::Batch,
-            namespace: Namespace(2),
-            hash: 3,
-        };
+        let row = Expiry { at: Time(1), what: Expires::Batch, namespace: Namespace(2), hash: 3 };
         let key = expiry(row);
-        assert_eq!(
-            hex(&key),
-            "0000160000000000000001020000000200000000000000000000000000000003"
-        );
+        assert_eq!(hex(&key), "0000160000000000000001020000000200000000000000000000000000000003");
         assert_eq!(of_key(&key), Some(row));
         assert!(mark() < from(Time(0)) && from(Time(1)) < key && key < from(Time(2)));
         assert_eq!(hex(&ExpiryMark { at: Time(5) }.to_bytes()), "9105");

@@ -1,9 +1,9 @@
 //! Journal rows: an entry is one row, or several if it is long.
 //!
-//! The store keeps values short, so a long entry is cut. Its first row says how long the whole is; the parts behind
-//! it are written *before* it, so that a first row means that all are there, even if they went in several batches.
-//! Parts that an entry of the same number left behind when the power went are overwritten or, behind the announced
-//! length, not looked at.
+//! The store keeps values short, so a long entry is cut. Its first row says how long the whole is;
+//! the parts behind it are written *before* it, so that a first row means that all are there, even
+//! if they went in several batches. Parts that an entry of the same number left behind when the
+//! power went are overwritten or, behind the announced length, not looked at.
 //!
 //! ```text
 //!   row 0:  0 ++ entry                            (short)
@@ -77,10 +77,7 @@ pub struct Joiner {
 impl Joiner {
     /// A joiner whose first entry has number `from`.
     pub fn from(from: u32) -> Self {
-        Self {
-            next: from,
-            pending: None,
-        }
+        Self { next: from, pending: None }
     }
 
     /// The number of the entry that is to come or being joined.
@@ -95,18 +92,12 @@ impl Joiner {
 
     /// Takes a row; gives the entry it completes.
     pub fn push(&mut self, row: &Row) -> Result<Option<Bytes>, Undecodable> {
-        let damaged = |cause: String| Undecodable::Damaged {
-            what: "a journal",
-            cause,
-        };
+        let damaged = |cause: String| Undecodable::Damaged { what: "a journal", cause };
         let (_, entry, part) =
             parts_of(&row.key).ok_or_else(|| damaged("a key is too short".to_owned()))?;
         if let Some((_, bytes, next_part)) = &mut self.pending {
             if entry != self.next || part != *next_part {
-                return Err(damaged(format!(
-                    "part {next_part} of entry {} is missing",
-                    self.next
-                )));
+                return Err(damaged(format!("part {next_part} of entry {} is missing", self.next)));
             }
             bytes.extend_from_slice(&row.value);
             *next_part = next_part
@@ -121,15 +112,10 @@ impl Joiner {
             return Ok(None); // parts of an entry whose first row never came
         }
         if entry != self.next || part != 0 {
-            return Err(damaged(format!(
-                "entry {} is missing, entry {entry} follows",
-                self.next
-            )));
+            return Err(damaged(format!("entry {} is missing, entry {entry} follows", self.next)));
         }
         if entry == u32::MAX {
-            return Err(damaged(format!(
-                "entry {entry} is more than a journal can hold"
-            )));
+            return Err(damaged(format!("entry {entry} is more than a journal can hold")));
         }
         let mut value = row.value.clone();
         match value.first() {
@@ -143,9 +129,7 @@ impl Joiner {
                 self.pending = Some((length, value[5..].to_vec(), 1));
                 self.finish_if_whole()
             }
-            _ => Err(damaged(format!(
-                "entry {entry} begins with an unknown form"
-            ))),
+            _ => Err(damaged(format!("entry {entry} begins with an unknown form"))),
         }
     }
 
@@ -191,11 +175,8 @@ mod tests {
         }
         rows_found.sort_by(|a, b| a.key.cmp(&b.key));
         let mut joiner = Joiner::default();
-        let found: Vec<usize> = rows_found
-            .iter()
-            .filter_map(|r| joiner.push(r).unwrap())
-            .map(|b| b.len())
-            .collect();
+        let found: Vec<usize> =
+            rows_found.iter().filter_map(|r| joiner.push(r).unwrap()).map(|b| b.len()).collect();
         assert_eq!(found, lengths);
         assert!(joiner.is_whole());
     }

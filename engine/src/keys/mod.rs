@@ -1,8 +1,8 @@
 //! The schema: everything that is stored, visible in one place.
 //!
-//! A key is the shard (2 bytes), the family's number (1 byte) and the family's own parts, all big endian, so that
-//! the order of bytes is the order of values. A value is one positional MessagePack record. Numbers are never used
-//! again; fields are only added at the end.
+//! A key is the shard (2 bytes), the family's number (1 byte) and the family's own parts, all big
+//! endian, so that the order of bytes is the order of values. A value is one positional MessagePack
+//! record. Numbers are never used again; fields are only added at the end.
 //!
 //! | no. | family | space | key | value | written |
 //! |---|---|---|---|---|---|
@@ -30,8 +30,8 @@
 //! | 17 | schedule | lasting | schedule number | [`ScheduleRecord`] | when a schedule is set |
 //! | 18 | schedule state | lasting | schedule number | [`ScheduleState`] | with each occurrence, in the batch of its run |
 //!
-//! Scans never start where deletes happen: ready and timer windows go on behind the cursors kept in [`Mark`];
-//! granted slots are used again, lowest first.
+//! Scans never start where deletes happen: ready and timer windows go on behind the cursors kept in
+//! [`Mark`]; granted slots are used again, lowest first.
 
 pub mod batch;
 pub mod expiry;
@@ -170,7 +170,8 @@ impl KeyBuilder {
     }
 }
 
-/// The bytes before which all keys of a family lie, behind `prefix`: the smallest key that is larger than all of them.
+/// The bytes before which all keys of a family lie, behind `prefix`: the smallest key that is
+/// larger than all of them.
 pub fn end_of(prefix: &[u8]) -> Bytes {
     let mut end = prefix.to_vec();
     while let Some(last) = end.pop() {
@@ -199,39 +200,27 @@ pub fn mark() -> Bytes {
 
 /// Where a run's number is.
 pub fn index(namespace: Namespace, id: RunId) -> Bytes {
-    KeyBuilder::new(Family::Index)
-        .part(&namespace.0.to_be_bytes())
-        .part(&id.0.to_be_bytes())
-        .done()
+    KeyBuilder::new(Family::Index).part(&namespace.0.to_be_bytes()).part(&id.0.to_be_bytes()).done()
 }
 
 /// Where a queue's name is.
 pub fn queue(number: u32) -> Bytes {
-    KeyBuilder::new(Family::Queue)
-        .part(&number.to_be_bytes())
-        .done()
+    KeyBuilder::new(Family::Queue).part(&number.to_be_bytes()).done()
 }
 
 /// Where a queue's counts are.
 pub fn pool(queue: u32) -> Bytes {
-    KeyBuilder::new(Family::Pool)
-        .part(&queue.to_be_bytes())
-        .done()
+    KeyBuilder::new(Family::Pool).part(&queue.to_be_bytes()).done()
 }
 
 /// Where it says why a run is stopped.
 pub fn stopped(run: RunNo) -> Bytes {
-    KeyBuilder::new(Family::Stopped)
-        .part(&run.0.to_be_bytes())
-        .done()
+    KeyBuilder::new(Family::Stopped).part(&run.0.to_be_bytes()).done()
 }
 
 /// Where a dead letter is.
 pub fn dead(at: Time, run: RunNo) -> Bytes {
-    KeyBuilder::new(Family::Dead)
-        .part(&at.0.to_be_bytes())
-        .part(&run.0.to_be_bytes())
-        .done()
+    KeyBuilder::new(Family::Dead).part(&at.0.to_be_bytes()).part(&run.0.to_be_bytes()).done()
 }
 
 /// Where a ready run waits.
@@ -245,10 +234,7 @@ pub fn ready(queue: u32, priority: u8, sequence: u64) -> Bytes {
 
 /// The prefix of one lane of a queue.
 pub fn lane(queue: u32, priority: u8) -> Bytes {
-    KeyBuilder::new(Family::Ready)
-        .part(&queue.to_be_bytes())
-        .part(&[priority])
-        .done()
+    KeyBuilder::new(Family::Ready).part(&queue.to_be_bytes()).part(&[priority]).done()
 }
 
 /// The sequence in the key of a ready run.
@@ -258,9 +244,7 @@ pub fn sequence_of(key: &[u8]) -> Option<u64> {
 
 /// Where a grant is.
 pub fn granted(slot: u32) -> Bytes {
-    KeyBuilder::new(Family::Granted)
-        .part(&slot.to_be_bytes())
-        .done()
+    KeyBuilder::new(Family::Granted).part(&slot.to_be_bytes()).done()
 }
 
 /// The slot in the key of a grant.
@@ -270,10 +254,7 @@ pub fn slot_of(key: &[u8]) -> Option<u32> {
 
 /// Where a timer is.
 pub fn timer(due: Time, run: RunNo) -> Bytes {
-    KeyBuilder::new(Family::Timer)
-        .part(&due.0.to_be_bytes())
-        .part(&run.0.to_be_bytes())
-        .done()
+    KeyBuilder::new(Family::Timer).part(&due.0.to_be_bytes()).part(&run.0.to_be_bytes()).done()
 }
 
 /// The instant and the run in the key of a timer (or of a dead letter).
@@ -285,9 +266,7 @@ pub fn time_and_run_of(key: &[u8]) -> Option<(Time, RunNo)> {
 
 /// Where it says with which run a generation begins.
 pub fn generation(generation: u32) -> Bytes {
-    KeyBuilder::new(Family::Generation)
-        .part(&generation.to_be_bytes())
-        .done()
+    KeyBuilder::new(Family::Generation).part(&generation.to_be_bytes()).done()
 }
 
 /// The number in a key of 4 bytes behind the family: queue, slot or generation.
@@ -302,17 +281,12 @@ pub fn run_of(key: &[u8]) -> Option<RunNo> {
 
 /// Where it says to which generation a run was copied.
 pub fn moved(run: RunNo) -> Bytes {
-    KeyBuilder::new(Family::Moved)
-        .part(&run.0.to_be_bytes())
-        .done()
+    KeyBuilder::new(Family::Moved).part(&run.0.to_be_bytes()).done()
 }
 
 /// Where an act is.
 pub fn act(at: Time, number: u64) -> Bytes {
-    KeyBuilder::new(Family::Act)
-        .part(&at.0.to_be_bytes())
-        .part(&number.to_be_bytes())
-        .done()
+    KeyBuilder::new(Family::Act).part(&at.0.to_be_bytes()).part(&number.to_be_bytes()).done()
 }
 
 /// The instant and the number in the key of an act.
@@ -322,16 +296,12 @@ pub fn act_of(key: &[u8]) -> Option<(Time, u64)> {
 
 /// Where a schedule is.
 pub fn schedule(number: u32) -> Bytes {
-    KeyBuilder::new(Family::Schedule)
-        .part(&number.to_be_bytes())
-        .done()
+    KeyBuilder::new(Family::Schedule).part(&number.to_be_bytes()).done()
 }
 
 /// Where it says how far a schedule is.
 pub fn schedule_state(number: u32) -> Bytes {
-    KeyBuilder::new(Family::ScheduleState)
-        .part(&number.to_be_bytes())
-        .done()
+    KeyBuilder::new(Family::ScheduleState).part(&number.to_be_bytes()).done()
 }
 
 /// A stored record: positional MessagePack.
@@ -398,7 +368,8 @@ records! {
         settings: QueueSettings,
     }
 
-    /// What a queue counts, exact at every commit, and what is left of its rate limit. Granted runs are counted at open.
+    /// What a queue counts, exact at every commit, and what is left of its rate limit. Granted runs
+    /// are counted at open.
     PoolRecord {
         /// Runs that wait for a worker.
         ready: u64,
@@ -406,7 +377,8 @@ records! {
         scheduled: u64,
         /// Runs that wait for a timer or a backoff.
         suspended: u64,
-        /// What the bucket held at `at`, in units of which a hand-out takes `per_ms` and a millisecond brings `count`.
+        /// What the bucket held at `at`, in units of which a hand-out takes `per_ms` and a
+        /// millisecond brings `count`.
         level: u64,
         /// When that was.
         at: Time,
@@ -542,7 +514,8 @@ records! {
     Mark {
         /// Engine time has not passed this instant.
         time: Time,
-        /// Per queue and priority: no ready run before this sequence. At most [`HEADS_MAX`], those that wait longest.
+        /// Per queue and priority: no ready run before this sequence. At most [`HEADS_MAX`], those
+        /// that wait longest.
         heads: Vec<(u32, u8, u64)>,
         /// No timer before this instant.
         timers: Time,
@@ -570,13 +543,7 @@ records! {
 impl Default for PoolRecord {
     /// Of a queue without runs.
     fn default() -> Self {
-        Self {
-            ready: 0,
-            scheduled: 0,
-            suspended: 0,
-            level: 0,
-            at: Time(0),
-        }
+        Self { ready: 0, scheduled: 0, suspended: 0, level: 0, at: Time(0) }
     }
 }
 
@@ -597,39 +564,21 @@ mod tests {
         assert_eq!(hex(&ready(1, 2, 3)), "00000600000001020000000000000003");
         assert_eq!(hex(&granted(7)), "00000700000007");
         assert_eq!(hex(&pool(8)), "00000d00000008");
-        assert_eq!(
-            hex(&timer(Time(5), RunNo(6))),
-            "00000800000000000000050000000000000006"
-        );
+        assert_eq!(hex(&timer(Time(5), RunNo(6))), "00000800000000000000050000000000000006");
         assert_eq!(hex(&schedule(7)), "00001100000007");
         assert_eq!(hex(&schedule_state(7)), "00001200000007");
-        assert_eq!(
-            hex(&act(Time(5), 6)),
-            "00000f00000000000000050000000000000006"
-        );
+        assert_eq!(hex(&act(Time(5), 6)), "00000f00000000000000050000000000000006");
         assert_eq!(act_of(&act(Time(5), 6)), Some((Time(5), 6)));
-        assert_eq!(
-            hex(&journal::row(RunNo(1), 2, 3)),
-            "0000090000000000000001000000020003"
-        );
+        assert_eq!(hex(&journal::row(RunNo(1), 2, 3)), "0000090000000000000001000000020003");
     }
 
     #[test]
     fn golden_records() {
-        let tally = Tally {
-            format: 1,
-            next_run: 2,
-            next_sequence: 3,
-            runs: vec![1, 0],
-        };
+        let tally = Tally { format: 1, next_run: 2, next_sequence: 3, runs: vec![1, 0] };
         assert_eq!(hex(&tally.to_bytes()), "94010203920100");
         let granted = GrantedRecord {
             run: RunNo(1),
-            token: Token {
-                store: 2,
-                epoch: 3,
-                grant: crate::model::id::GrantNo(4),
-            },
+            token: Token { store: 2, epoch: 3, grant: crate::model::id::GrantNo(4) },
             incarnation: Incarnation(5),
             build: "b".into(),
             workflow: "w".into(),
@@ -647,13 +596,7 @@ mod tests {
             hex(&granted.to_bytes()),
             "9e0193020304c41000000000000000000000000000000005a162a17706070809009091a1740a0b"
         );
-        let pool = PoolRecord {
-            ready: 1,
-            scheduled: 2,
-            suspended: 3,
-            level: 4,
-            at: Time(5),
-        };
+        let pool = PoolRecord { ready: 1, scheduled: 2, suspended: 3, level: 4, at: Time(5) };
         assert_eq!(hex(&pool.to_bytes()), "950102030405");
         let queue = QueueRecord {
             name: "q".into(),
@@ -665,23 +608,13 @@ mod tests {
         };
         assert_eq!(hex(&queue.to_bytes()), "92a17194c302c0c0");
         let old = QueueRecord::of_bytes(&[0x91, 0xa1, 0x71]).unwrap();
-        assert_eq!(
-            (old.name.as_str(), old.settings),
-            ("q", QueueSettings::default())
-        );
-        assert_eq!(
-            GrantedRecord::of_bytes(&granted.to_bytes()).unwrap(),
-            granted
-        );
+        assert_eq!((old.name.as_str(), old.settings), ("q", QueueSettings::default()));
+        assert_eq!(GrantedRecord::of_bytes(&granted.to_bytes()).unwrap(), granted);
     }
 
     #[test]
     fn golden_records_of_dead_letters_and_acts() {
-        let dead = DeadRecord {
-            workflow: "w".into(),
-            class: "c".into(),
-            queue: "q".into(),
-        };
+        let dead = DeadRecord { workflow: "w".into(), class: "c".into(), queue: "q".into() };
         assert_eq!(hex(&dead.to_bytes()), "93a177a163a171");
         let old = DeadRecord::of_bytes(&[0x92, 0xa1, b'w', 0xa1, b'c']).unwrap();
         assert_eq!(old.queue, "");
@@ -710,36 +643,22 @@ mod tests {
             queue: "q".into(),
             priority: 5,
             input: crate::model::payload::Payload(Bytes::from_static(&[1, 0xc0])),
-            when: CronTimes {
-                expression: "0 6 * * *".into(),
-                zone: "UTC".into(),
-            }
-            .into(),
+            when: CronTimes { expression: "0 6 * * *".into(), zone: "UTC".into() }.into(),
             jitter_ms: 0,
             overlap: Overlap::QueueAll,
             catch_up_ms: 10_000,
             tags: Vec::new(),
         };
-        let record = ScheduleRecord {
-            namespace: Namespace(1),
-            spec,
-            set_at: Time(2),
-            set_by: "p".into(),
-        };
+        let record =
+            ScheduleRecord { namespace: Namespace(1), spec, set_at: Time(2), set_by: "p".into() };
         let bytes = record.to_bytes();
         assert_eq!(
             hex(&bytes),
             "94019aa16ea17701a17105c40201c0c4100192a9302036202a202a202aa35554430003cd271002a170"
         );
         assert_eq!(ScheduleRecord::of_bytes(&bytes).unwrap(), record);
-        let every = EveryTimes {
-            every_ms: 900_000,
-            anchor: Time(0),
-        };
-        assert_eq!(
-            hex(&crate::model::schedule::When::from(every).encode()),
-            "0292ce000dbba000"
-        );
+        let every = EveryTimes { every_ms: 900_000, anchor: Time(0) };
+        assert_eq!(hex(&crate::model::schedule::When::from(every).encode()), "0292ce000dbba000");
         let state = ScheduleState {
             at: Time(1),
             paused_by: None,
@@ -757,12 +676,7 @@ mod tests {
 
     #[test]
     fn the_order_of_keys_is_the_order_of_values() {
-        let mut keys = vec![
-            ready(1, 0, 255),
-            ready(1, 0, 256),
-            ready(1, 1, 0),
-            ready(2, 0, 0),
-        ];
+        let mut keys = vec![ready(1, 0, 255), ready(1, 0, 256), ready(1, 1, 0), ready(2, 0, 0)];
         let sorted = keys.clone();
         keys.sort();
         assert_eq!(keys, sorted);

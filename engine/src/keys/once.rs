@@ -12,7 +12,8 @@ use crate::model::time::Time;
 pub struct OnceRecord {
     /// The run.
     pub run: RunNo,
-    /// The entry that holds the result. The run ends later than it was written, so that it is kept for as long.
+    /// The entry that holds the result. The run ends later than it was written, so that it is kept
+    /// for as long.
     pub entry: u32,
     /// It counts until this instant.
     pub until: Time,
@@ -35,10 +36,7 @@ pub struct OnceWait {
 
 /// Where it says what the first result for a key is.
 pub fn once(namespace: Namespace, hash: u128) -> Bytes {
-    KeyBuilder::new(Family::Once)
-        .part(&namespace.0.to_be_bytes())
-        .part(&hash.to_be_bytes())
-        .done()
+    KeyBuilder::new(Family::Once).part(&namespace.0.to_be_bytes()).part(&hash.to_be_bytes()).done()
 }
 
 /// The namespace and the hash of a key of the family.
@@ -59,11 +57,7 @@ mod tests {
         let key = once(Namespace(1), 2);
         assert_eq!(hex(&key), "0000140000000100000000000000000000000000000002");
         assert_eq!(of_key(&key), Some((Namespace(1), 2)));
-        let record = OnceRecord {
-            run: RunNo(1),
-            entry: 2,
-            until: Time(3),
-        };
+        let record = OnceRecord { run: RunNo(1), entry: 2, until: Time(3) };
         assert_eq!(hex(&record.to_bytes()), "93010203");
         assert_eq!(OnceRecord::of_bytes(&record.to_bytes()).unwrap(), record);
     }

@@ -1,4 +1,5 @@
-//! Orders about queues and schedules that were carried out: the last ones, in a ring of numbered slots.
+//! Orders about queues and schedules that were carried out: the last ones, in a ring of numbered
+//! slots.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -23,9 +24,7 @@ impl Record for OrderRecord {
 /// Where an order is, and where the one was that is so much older.
 pub fn order(number: u64) -> Bytes {
     let slot = (number % ORDERS_KEPT) as u32;
-    KeyBuilder::new(Family::Order)
-        .part(&slot.to_be_bytes())
-        .done()
+    KeyBuilder::new(Family::Order).part(&slot.to_be_bytes()).done()
 }
 
 #[cfg(test)]
@@ -36,10 +35,7 @@ mod tests {
     fn golden_bytes() {
         let hex = |bytes: &[u8]| -> String { bytes.iter().map(|b| format!("{b:02x}")).collect() };
         assert_eq!(hex(&order(ORDERS_KEPT + 7)), "00001a00000007");
-        let record = OrderRecord {
-            number: 7,
-            command: CommandId(5),
-        };
+        let record = OrderRecord { number: 7, command: CommandId(5) };
         let bytes = record.to_bytes();
         assert_eq!(hex(&bytes), "9207c41000000000000000000000000000000005");
         assert_eq!(OrderRecord::of_bytes(&bytes).unwrap(), record);

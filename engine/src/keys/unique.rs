@@ -37,19 +37,9 @@ mod tests {
     #[test]
     fn golden_bytes() {
         let hex = |bytes: &[u8]| -> String { bytes.iter().map(|b| format!("{b:02x}")).collect() };
-        assert_eq!(
-            hex(&unique(Namespace(1), 2)),
-            "0000130000000100000000000000000000000000000002"
-        );
-        let record = UniqueRecord {
-            run: RunNo(1),
-            id: RunId(2),
-            until: Time(3),
-        };
-        assert_eq!(
-            hex(&record.to_bytes()),
-            "9301c4100000000000000000000000000000000203"
-        );
+        assert_eq!(hex(&unique(Namespace(1), 2)), "0000130000000100000000000000000000000000000002");
+        let record = UniqueRecord { run: RunNo(1), id: RunId(2), until: Time(3) };
+        assert_eq!(hex(&record.to_bytes()), "9301c4100000000000000000000000000000000203");
         assert_eq!(UniqueRecord::of_bytes(&record.to_bytes()).unwrap(), record);
     }
 }

@@ -63,7 +63,8 @@ pub struct BatchSummary {
     /// Its number, which its runs carry.
     #[serde(default)]
     pub no: BatchNo,
-    /// Where its runs are in the order of starts: the first and the last of them. Other runs may be between them.
+    /// Where its runs are in the order of starts: the first and the last of them. Other runs may be
+    /// between them.
     #[serde(default)]
     pub span: Span,
 }
@@ -133,12 +134,7 @@ mod tests {
 
     #[test]
     fn a_follow_up_reads_the_counts_and_its_input() {
-        let counts = BatchCounts {
-            total: 70_000,
-            completed: 69_997,
-            dead: 2,
-            cancelled: 1,
-        };
+        let counts = BatchCounts { total: 70_000, completed: 69_997, dead: 2, cancelled: 1 };
         let input = Payload::of(&("mail", 7)).unwrap();
         let found: BatchEnded<(String, u32)> =
             ended_payload("nightly", counts, &input).to().unwrap();

@@ -1,16 +1,18 @@
 //! When occurrences are: pure arithmetic over wall times and instants.
 //!
-//! A cron expression names wall times of a zone. They are searched as if there were no zones, and each is then taken for
-//! an instant by one rule:
+//! A cron expression names wall times of a zone. They are searched as if there were no zones, and
+//! each is then taken for an instant by one rule:
 //!
 //! - a wall time that is there once is that instant;
 //! - a wall time that is skipped (clocks go forward over it) is the first instant after the gap;
 //! - a wall time that is repeated (clocks go back over it) is the first of the two.
 //!
-//! The rule keeps the order of wall times, and several of them may become one instant: all those of a gap do. So the
-//! occurrences are the *different* instants, in order; an interval knows no zones and is not touched by any of this.
+//! The rule keeps the order of wall times, and several of them may become one instant: all those of
+//! a gap do. So the occurrences are the *different* instants, in order; an interval knows no zones
+//! and is not touched by any of this.
 //!
-//! The time zones are those compiled in, so that all machines agree; a build without the feature `calendar` has none.
+//! The time zones are those compiled in, so that all machines agree; a build without the feature
+//! `calendar` has none.
 
 use super::command::{BadSpan, Refusal};
 use super::schedule::{EVERY_MIN, SPAN_MAX, When};
@@ -33,7 +35,8 @@ enum Kind {
 impl Calendar {
     /// Reads what a schedule says.
     ///
-    /// Errors: [`Refusal::BadCron`], [`Refusal::UnknownZone`], [`Refusal::NeverFires`], [`Refusal::BadSpan`].
+    /// Errors: [`Refusal::BadCron`], [`Refusal::UnknownZone`], [`Refusal::NeverFires`],
+    /// [`Refusal::BadSpan`].
     pub fn of(when: &When) -> Result<Self, Refusal> {
         match when {
             When::EveryTimes(every) => {
@@ -82,7 +85,8 @@ impl Calendar {
         }
     }
 
-    /// The first occurrence at or behind the beginning of 1970, in front of which there is no instant.
+    /// The first occurrence at or behind the beginning of 1970, in front of which there is no
+    /// instant.
     fn first_of_all(&self) -> Option<Time> {
         match &self.0 {
             Kind::Every { every_ms, anchor } => Some(Time(anchor.0 % every_ms)),
@@ -111,7 +115,8 @@ impl Calendar {
         }
     }
 
-    /// How many occurrences are between `first`, which is one, and `end`, not counted beyond `max` unless that is easy.
+    /// How many occurrences are between `first`, which is one, and `end`, not counted beyond `max`
+    /// unless that is easy.
     #[cfg_attr(not(feature = "calendar"), allow(unused_variables))]
     pub(crate) fn count(&self, first: Time, end: Time, max: u64) -> u64 {
         match &self.0 {
@@ -120,9 +125,7 @@ impl Calendar {
             Kind::Cron(_) => {
                 let nominals = std::iter::successors(Some(first), |nominal| self.after(*nominal));
                 let before = nominals.take_while(|nominal| *nominal < end);
-                before
-                    .take(usize::try_from(max).unwrap_or(usize::MAX))
-                    .count() as u64
+                before.take(usize::try_from(max).unwrap_or(usize::MAX)).count() as u64
             }
         }
     }

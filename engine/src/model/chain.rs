@@ -1,4 +1,5 @@
-//! The chain over a run's journal: each stored entry ends with a hash of itself and of the chain before it.
+//! The chain over a run's journal: each stored entry ends with a hash of itself and of the chain
+//! before it.
 //!
 //! ```text
 //!   stored entry n:  kind, fields …, chain(n) as 8 bytes, little endian
@@ -6,8 +7,8 @@
 //!   chain(-1)     =  the low 64 bits of the run's id
 //! ```
 //!
-//! A changed byte, a missing, a swapped or a foreign entry breaks the chain from there on. It guards against damage,
-//! not against forgers.
+//! A changed byte, a missing, a swapped or a foreign entry breaks the chain from there on. It
+//! guards against damage, not against forgers.
 
 use twox_hash::XxHash3_64;
 
@@ -26,7 +27,8 @@ pub fn root(id: RunId) -> u64 {
 
 /// The chain after `entry` (as [`Entry::encode`] wrote it), when it was `previous` before it.
 pub fn seal(previous: u64, entry: &[u8]) -> u64 {
-    // One buffer on the stack for the common small entry: the one-shot hash is several times faster than streaming.
+    // One buffer on the stack for the common small entry: the one-shot hash is several times faster
+    // than streaming.
     let mut small = [0u8; 512];
     let length = CHAIN_BYTES + entry.len();
     if let Some(joined) = small.get_mut(..length) {
@@ -50,7 +52,8 @@ pub fn sealed(previous: u64, entry: &Entry) -> (Vec<u8>, u64) {
 
 /// Reads a stored entry that follows an entry whose chain is `previous`, and tells its own chain.
 ///
-/// Errors: [`Undecodable::Damaged`] if the chain does not match the bytes, and those of [`Entry::decode`].
+/// Errors: [`Undecodable::Damaged`] if the chain does not match the bytes, and those of
+/// [`Entry::decode`].
 pub fn open(previous: u64, stored: &[u8]) -> Result<(Entry, u64), Undecodable> {
     let Some((entry, found)) = stored.split_last_chunk::<CHAIN_BYTES>() else {
         return Err(Undecodable::Empty);
@@ -76,11 +79,7 @@ mod tests {
     use crate::model::time::Time;
 
     fn fired(at: u64) -> Entry {
-        TimerFired {
-            at: Time(at),
-            number: StepNo(0),
-        }
-        .into()
+        TimerFired { at: Time(at), number: StepNo(0) }.into()
     }
 
     #[test]
@@ -89,14 +88,8 @@ mod tests {
         let (second, last) = sealed(chain, &Cancelled { at: Time(2) }.into());
         assert_eq!(open(root(RunId(7)), &first).unwrap(), (fired(1), chain));
         assert_eq!(open(chain, &second).unwrap().1, last);
-        assert!(matches!(
-            open(root(RunId(7)), &second),
-            Err(Undecodable::Damaged { .. })
-        ));
-        assert!(matches!(
-            open(root(RunId(8)), &first),
-            Err(Undecodable::Damaged { .. })
-        ));
+        assert!(matches!(open(root(RunId(7)), &second), Err(Undecodable::Damaged { .. })));
+        assert!(matches!(open(root(RunId(8)), &first), Err(Undecodable::Damaged { .. })));
     }
 
     #[test]
@@ -116,29 +109,15 @@ mod tests {
     fn small_and_large_entries_hash_alike() {
         for length in [0, 1, 503, 504, 505, 4_000] {
             let entry = vec![7u8; length];
-            let joined: Vec<u8> = 9u64
-                .to_le_bytes()
-                .into_iter()
-                .chain(entry.iter().copied())
-                .collect();
-            assert_eq!(
-                seal(9, &entry),
-                XxHash3_64::oneshot(&joined),
-                "length {length}"
-            );
+            let joined: Vec<u8> =
+                9u64.to_le_bytes().into_iter().chain(entry.iter().copied()).collect();
+            assert_eq!(seal(9, &entry), XxHash3_64::oneshot(&joined), "length {length}");
         }
     }
 
     #[test]
     fn golden_chain() {
-        let entry = Completed {
-            at: Time(1_000),
-            output: Payload::of(&17).unwrap(),
-        }
-        .into();
-        assert_eq!(
-            format!("{:016x}", sealed(root(RunId(1)), &entry).1),
-            "6626cbe513c80c50"
-        );
+        let entry = Completed { at: Time(1_000), output: Payload::of(&17).unwrap() }.into();
+        assert_eq!(format!("{:016x}", sealed(root(RunId(1)), &entry).1), "6626cbe513c80c50");
     }
 }

@@ -73,12 +73,7 @@ impl std::fmt::Display for Offenders {
         const TOLD: usize = 3;
         for (index, offender) in self.0.iter().take(TOLD).enumerate() {
             let and = if index > 0 { "; " } else { "" };
-            write!(
-                f,
-                "{and}number {} of the call: {}",
-                offender.at + 1,
-                offender.reason
-            )?;
+            write!(f, "{and}number {} of the call: {}", offender.at + 1, offender.reason)?;
         }
         match self.0.len() > TOLD {
             true => f.write_str("; and others"),

@@ -1,4 +1,5 @@
-//! Cron expressions in a time zone. The rule for clocks that are put forward and back is the calendar's.
+//! Cron expressions in a time zone. The rule for clocks that are put forward and back is the
+//! calendar's.
 
 use croner::Cron as Pattern;
 use croner::parser::{CronParser, Seconds, Year};
@@ -22,7 +23,8 @@ const FIELDS: [(&str, &str); 6] = [
 ];
 /// Names of zones that are told to somebody who mistyped one.
 const NEAR_MAX: usize = 3;
-/// Wall times looked at for one occurrence: all those of a gap are one instant, and no gap of a zone is seen more than once.
+/// Wall times looked at for one occurrence: all those of a gap are one instant, and no gap of a
+/// zone is seen more than once.
 const LOOK_MAX: usize = 8;
 
 /// A cron expression in a zone.
@@ -39,10 +41,7 @@ impl Cron {
         let cron = Self { pattern, zone };
         match cron.after(Time(0)) {
             Some(_) => Ok(cron),
-            None => Err(NeverFires {
-                expression: expression.to_owned(),
-            }
-            .into()),
+            None => Err(NeverFires { expression: expression.to_owned() }.into()),
         }
     }
 
@@ -71,13 +70,7 @@ impl Cron {
 
     /// The wall time from which on there may be occurrences behind `now`.
     fn wall(&self, now: Timestamp) -> Option<DateTime> {
-        let wall = self
-            .zone
-            .to_datetime(now)
-            .with()
-            .subsec_nanosecond(0)
-            .build()
-            .ok()?;
+        let wall = self.zone.to_datetime(now).with().subsec_nanosecond(0).build().ok()?;
         let ambiguous = self.zone.to_ambiguous_timestamp(wall);
         match ambiguous.offset() {
             // The second pass of repeated wall times: all of them have been.
@@ -110,10 +103,7 @@ impl Cron {
 
 fn parser() -> CronParser {
     let parser = CronParser::builder();
-    parser
-        .seconds(Seconds::Optional)
-        .year(Year::Disallowed)
-        .build()
+    parser.seconds(Seconds::Optional).year(Year::Disallowed).build()
 }
 
 fn parsed(expression: &str) -> Result<Pattern, Refusal> {
@@ -152,12 +142,7 @@ fn parsed(expression: &str) -> Result<Pattern, Refusal> {
 }
 
 fn bad(expression: &str, position: usize, problem: String) -> Refusal {
-    BadCron {
-        expression: expression.to_owned(),
-        position: position as u32,
-        problem,
-    }
-    .into()
+    BadCron { expression: expression.to_owned(), position: position as u32, problem }.into()
 }
 
 fn zone_of(name: &str) -> Result<TimeZone, Refusal> {
@@ -168,12 +153,7 @@ fn zone_of(name: &str) -> Result<TimeZone, Refusal> {
     let wanted = name.to_lowercase();
     let mut near: Vec<(usize, String)> = zones
         .available()
-        .map(|known| {
-            (
-                distance(&wanted, &known.as_str().to_lowercase()),
-                known.as_str().to_owned(),
-            )
-        })
+        .map(|known| (distance(&wanted, &known.as_str().to_lowercase()), known.as_str().to_owned()))
         .collect();
     near.sort();
     let nearest = near.first().map_or(0, |(distance, _)| *distance);
@@ -181,11 +161,7 @@ fn zone_of(name: &str) -> Result<TimeZone, Refusal> {
     near.truncate(NEAR_MAX);
     Err(UnknownZone {
         zone: name.chars().take(64).collect(),
-        near: near
-            .into_iter()
-            .map(|(_, name)| name)
-            .collect::<Vec<_>>()
-            .join(" or "),
+        near: near.into_iter().map(|(_, name)| name).collect::<Vec<_>>().join(" or "),
     }
     .into())
 }
@@ -194,12 +170,7 @@ fn zone_of(name: &str) -> Result<TimeZone, Refusal> {
 fn distance(wanted: &str, known: &str) -> usize {
     let (wanted, known): (Vec<char>, Vec<char>) =
         (wanted.chars().take(64).collect(), known.chars().collect());
-    let city: String = known
-        .rsplit(|c| *c == '/')
-        .next()
-        .unwrap_or_default()
-        .iter()
-        .collect();
+    let city: String = known.rsplit(|c| *c == '/').next().unwrap_or_default().iter().collect();
     if wanted.iter().collect::<String>() == city {
         return 0;
     }

@@ -1,4 +1,5 @@
-//! Dead letters: how they are listed and filtered, what was done about them, and what a redrive supersedes.
+//! Dead letters: how they are listed and filtered, what was done about them, and what a redrive
+//! supersedes.
 
 use serde::{Deserialize, Serialize};
 
@@ -87,13 +88,8 @@ pub enum ActKind {
 
 impl ActKind {
     /// All of them.
-    pub const ALL: [Self; 5] = [
-        Self::Edit,
-        Self::Redrive,
-        Self::Discard,
-        Self::Resume,
-        Self::Cancel,
-    ];
+    pub const ALL: [Self; 5] =
+        [Self::Edit, Self::Redrive, Self::Discard, Self::Resume, Self::Cancel];
 
     /// The word for it.
     pub fn word(self) -> &'static str {
@@ -164,20 +160,18 @@ pub struct ActCursor {
 
 /// Which entries of a journal count no more because the run was redriven.
 ///
-/// Superseded are all deaths and all failed attempts before a redrive, and the failed steps from the entry on that it
-/// names. Everything else stays: finished steps are not run again.
+/// Superseded are all deaths and all failed attempts before a redrive, and the failed steps from
+/// the entry on that it names. Everything else stays: finished steps are not run again.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Superseded(Vec<(u32, u32)>);
 
 impl Superseded {
     /// What is superseded in a journal that holds these entries.
     pub fn of<'a>(entries: impl IntoIterator<Item = (u32, &'a Entry)>) -> Self {
-        let redrives = entries
-            .into_iter()
-            .filter_map(|(index, entry)| match entry {
-                Entry::Redriven(redriven) => Some((redriven.from, index)),
-                _ => None,
-            });
+        let redrives = entries.into_iter().filter_map(|(index, entry)| match entry {
+            Entry::Redriven(redriven) => Some((redriven.from, index)),
+            _ => None,
+        });
         Self(redrives.collect())
     }
 
@@ -185,10 +179,9 @@ impl Superseded {
     pub fn covers(&self, index: u32, entry: &Entry) -> bool {
         let before = |until: &u32| index < *until;
         match entry {
-            Entry::StepFailed(_) => self
-                .0
-                .iter()
-                .any(|(from, until)| *from <= index && before(until)),
+            Entry::StepFailed(_) => {
+                self.0.iter().any(|(from, until)| *from <= index && before(until))
+            }
             Entry::AttemptFailed(_) | Entry::Died(_) => {
                 self.0.last().is_some_and(|(_, until)| before(until))
             }

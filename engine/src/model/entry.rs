@@ -1,8 +1,8 @@
 //! Journal entries: what is known for ever about a run, in the order in which it became known.
 //!
-//! Entry 0 is [`Started`]. An entry that *resolves* something (a step's outcome, a fired timer, a cancel request) is
-//! handed to the workflow function in journal order, exactly one between two polls, live and in replay; the others
-//! only tell the engine and people what happened on the way.
+//! Entry 0 is [`Started`]. An entry that *resolves* something (a step's outcome, a fired timer, a
+//! cancel request) is handed to the workflow function in journal order, exactly one between two
+//! polls, live and in replay; the others only tell the engine and people what happened on the way.
 
 use serde::{Deserialize, Serialize};
 
@@ -75,7 +75,8 @@ pub struct StepCompleted {
     pub number: StepNo,
     /// Where in the code.
     pub place: Place,
-    /// Which attempt, the first is 1. 0 if another run came to the result: see [`Ctx::once`](crate::Ctx::once).
+    /// Which attempt, the first is 1. 0 if another run came to the result: see
+    /// [`Ctx::once`](crate::Ctx::once).
     pub attempt: u32,
     /// What it returned.
     pub output: Payload,
@@ -147,8 +148,8 @@ pub struct TimerFired {
     pub number: StepNo,
 }
 
-/// Somebody asked the run to stop. Everything pending in the function answers with a cancelled failure; what it
-/// starts afterwards runs normally, so that it can clean up.
+/// Somebody asked the run to stop. Everything pending in the function answers with a cancelled
+/// failure; what it starts afterwards runs normally, so that it can clean up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CancelRequested {
     /// When it was committed.
@@ -168,12 +169,15 @@ pub struct Completed {
     pub output: Payload,
 }
 
-/// How a function came to its failure, as the worker that ran it saw it: what a redrive has to supersede.
+/// How a function came to its failure, as the worker that ran it saw it: what a redrive has to
+/// supersede.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct FunctionEnd {
-    /// The entry of the first failed step that the function saw after it had asked for its last command.
+    /// The entry of the first failed step that the function saw after it had asked for its last
+    /// command.
     pub failed_at: Option<u32>,
-    /// The step whose failure it ended with although it had asked for further commands after it had seen it.
+    /// The step whose failure it ended with although it had asked for further commands after it had
+    /// seen it.
     pub went_on: Option<StepNo>,
 }
 
@@ -193,8 +197,8 @@ pub struct Died {
     pub end: Option<FunctionEnd>,
 }
 
-/// Somebody sent a dead letter back to work. Supersedes the death, the failed steps from `from` on and all failed
-/// attempts of steps without an outcome; they stay in the journal.
+/// Somebody sent a dead letter back to work. Supersedes the death, the failed steps from `from` on
+/// and all failed attempts of steps without an outcome; they stay in the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Redriven {
     /// When it was committed.
@@ -205,8 +209,8 @@ pub struct Redriven {
     pub command: CommandId,
     /// Failed steps from this entry on are superseded.
     pub from: u32,
-    /// Its batch had not ended, and counts it among the runs that go on. Else it has left its batch: what older versions
-    /// redrove has, too.
+    /// Its batch had not ended, and counts it among the runs that go on. Else it has left its
+    /// batch: what older versions redrove has, too.
     #[serde(default)]
     pub rejoins: bool,
 }
@@ -324,10 +328,8 @@ impl Entry {
 
     /// Whether a run has ended whose last entry this is.
     pub fn ends(&self) -> bool {
-        matches!(
-            self,
-            Self::Completed(_) | Self::Died(_) | Self::Cancelled(_)
-        ) || matches!(self, Self::InputEdited(_) | Self::Discarded(_))
+        matches!(self, Self::Completed(_) | Self::Died(_) | Self::Cancelled(_))
+            || matches!(self, Self::InputEdited(_) | Self::Discarded(_))
     }
 
     /// The operator's command that brought it about, if one did: it acts once.
@@ -381,11 +383,7 @@ mod tests {
         let entry = Entry::from(StepCompleted {
             at: Time(1),
             number: StepNo(3),
-            place: Place {
-                name: "charge".into(),
-                at: "order.rs:41".into(),
-                version: 2,
-            },
+            place: Place { name: "charge".into(), at: "order.rs:41".into(), version: 2 },
             attempt: 1,
             output: Payload::of(&17).unwrap(),
         });
@@ -425,13 +423,8 @@ mod tests {
         let hex = |entry: Entry| -> String {
             entry.encode().iter().map(|b| format!("{b:02x}")).collect()
         };
-        let redriven = Redriven {
-            at,
-            principal: principal.clone(),
-            command,
-            from: 5,
-            rejoins: true,
-        };
+        let redriven =
+            Redriven { at, principal: principal.clone(), command, from: 5, rejoins: true };
         let edited = InputEdited {
             at,
             principal: principal.clone(),
@@ -439,12 +432,7 @@ mod tests {
             input: Payload::of(&17).unwrap(),
             died_at: Time(900),
         };
-        let discarded = Discarded {
-            at,
-            principal,
-            command,
-            reason: "old".into(),
-        };
+        let discarded = Discarded { at, principal, command, reason: "old".into() };
         assert_eq!(
             hex(redriven.into()),
             "0b95cd03e8a36f7073c4100000000000000000000000000000000705c3"
@@ -470,18 +458,11 @@ mod tests {
         let entry = Entry::from(StepCompleted {
             at: Time(1_000),
             number: StepNo(3),
-            place: Place {
-                name: "charge".into(),
-                at: "order.rs:41".into(),
-                version: 2,
-            },
+            place: Place { name: "charge".into(), at: "order.rs:41".into(), version: 2 },
             attempt: 1,
             output: Payload::of(&17).unwrap(),
         });
         let hex: String = entry.encode().iter().map(|b| format!("{b:02x}")).collect();
-        assert_eq!(
-            hex,
-            "0295cd03e80393a6636861726765ab6f726465722e72733a34310201c4020111"
-        );
+        assert_eq!(hex, "0295cd03e80393a6636861726765ab6f726465722e72733a34310201c4020111");
     }
 }

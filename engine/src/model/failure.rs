@@ -39,17 +39,16 @@ impl TryFrom<u8> for FailureKind {
             1 => Ok(Self::Retryable),
             2 => Ok(Self::Terminal),
             3 => Ok(Self::Cancelled),
-            _ => Err(format!(
-                "failure kind {number} is not known to this version"
-            )),
+            _ => Err(format!("failure kind {number} is not known to this version")),
         }
     }
 }
 
 /// Why a step or a workflow failed: what its code said, whether trying again can help, and when.
 ///
-/// Any [`std::error::Error`] becomes a retryable failure by `?`, with its chain of sources as `causes`. This type is
-/// deliberately not an `Error` itself, so that the blanket conversion can exist.
+/// Any [`std::error::Error`] becomes a retryable failure by `?`, with its chain of sources as
+/// `causes`. This type is deliberately not an `Error` itself, so that the blanket conversion can
+/// exist.
 ///
 /// ```
 /// use stepwell::Failure;
@@ -89,7 +88,8 @@ impl Failure {
         Self::new(FailureKind::Terminal, "terminal", message)
     }
 
-    /// A failure that is worth another attempt, but not before `after` has passed (a rate limit, say).
+    /// A failure that is worth another attempt, but not before `after` has passed (a rate limit,
+    /// say).
     ///
     /// Such a failure uses up no retry; it is bounded by the policy's `give_up_after` instead.
     pub fn retry_after(after: Duration, message: impl std::fmt::Display) -> Self {
@@ -128,11 +128,7 @@ impl Failure {
     pub(crate) fn bounded(mut self) -> Self {
         self.causes.truncate(FAILURE_CAUSES_MAX);
         self.causes = self.causes.into_iter().map(cut).collect();
-        Self {
-            class: cut(self.class),
-            message: cut(self.message),
-            ..self
-        }
+        Self { class: cut(self.class), message: cut(self.message), ..self }
     }
 
     /// Whether another attempt can help.

@@ -1,4 +1,5 @@
-//! Identities. Each is a type of its own and prints with a prefix, so that one cannot be taken for another.
+//! Identities. Each is a type of its own and prints with a prefix, so that one cannot be taken for
+//! another.
 
 use std::fmt;
 use std::str::FromStr;
@@ -82,8 +83,9 @@ macro_rules! bytes16 {
 bytes16! {
     /// Identifies a run: 128 bits, printed `run_` and 26 digits.
     ///
-    /// A run that was given a name gets the XXH3-128 hash of its namespace and name, so that starting it twice finds
-    /// the first one; the name itself is kept in the run and compared. A run without a name gets random bits.
+    /// A run that was given a name gets the XXH3-128 hash of its namespace and name, so that
+    /// starting it twice finds the first one; the name itself is kept in the run and compared. A
+    /// run without a name gets random bits.
     RunId, "run_"
 }
 
@@ -98,7 +100,8 @@ bytes16! {
 }
 
 bytes16! {
-    /// A key under which work is done once for all who ask, in whatever run: see [`Ctx::once`](crate::Ctx::once).
+    /// A key under which work is done once for all who ask, in whatever run: see
+    /// [`Ctx::once`](crate::Ctx::once).
     OnceKey, "once_"
 }
 
@@ -123,8 +126,7 @@ impl RunId {
 
     /// What a person typed: an id as printed, or else the name of a run.
     pub fn of_text(namespace: Namespace, text: &str) -> Self {
-        text.parse()
-            .unwrap_or_else(|_| Self::of_name(namespace, text))
+        text.parse().unwrap_or_else(|_| Self::of_name(namespace, text))
     }
 }
 
@@ -156,7 +158,8 @@ number! {
     Namespace(u32)
 }
 number! {
-    /// A run's place in the order of starts within its shard: short, dense, and the key of its journal.
+    /// A run's place in the order of starts within its shard: short, dense, and the key of its
+    /// journal.
     RunNo(u64)
 }
 number! {
@@ -179,8 +182,8 @@ impl StepNo {
 
 /// The fencing token of a grant. A report counts only if its token *equals* the run's current one.
 ///
-/// `store` tells a store from its restored copy, `epoch` one opening of the store from the next, `grant` one grant
-/// from the next. Within a store, tokens only rise.
+/// `store` tells a store from its restored copy, `epoch` one opening of the store from the next,
+/// `grant` one grant from the next. Within a store, tokens only rise.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
 )]

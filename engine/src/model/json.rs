@@ -1,7 +1,7 @@
 //! A payload as JSON, whatever it holds.
 //!
-//! MessagePack knows two things that JSON does not: byte strings, which become arrays of numbers (as serde_json writes
-//! them), and keys that are not texts, which become texts.
+//! MessagePack knows two things that JSON does not: byte strings, which become arrays of numbers
+//! (as serde_json writes them), and keys that are not texts, which become texts.
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};

@@ -1,5 +1,5 @@
-//! Every limit has a name, a number and a reason. Reaching one refuses the call or the step that would exceed it;
-//! it never ends what is already there.
+//! Every limit has a name, a number and a reason. Reaching one refuses the call or the step that
+//! would exceed it; it never ends what is already there.
 
 use serde::{Deserialize, Serialize};
 
@@ -27,7 +27,8 @@ pub const QUEUE_BURST_MAX: u32 = 1_000_000;
 /// The longest period of a rate limit: a day.
 pub const QUEUE_RATE_PERIOD_MS_MAX: u64 = 86_400_000;
 
-/// The longest trace context of a caller, in bytes: it is in the first entry of each run of the call.
+/// The longest trace context of a caller, in bytes: it is in the first entry of each run of the
+/// call.
 pub const TRACEPARENT_BYTES_MAX: usize = 256;
 
 /// The longest reason of a cancel or a discard that is kept, in bytes; the rest is cut off.
@@ -36,15 +37,17 @@ pub const REASON_BYTES_MAX: usize = 512;
 /// The longest unique key, in bytes.
 pub const UNIQUE_KEY_BYTES_MAX: usize = 256;
 
-/// How many writes a start that is all or nothing may take: what fits one batch of the store, and some room. A run takes
-/// three, with a unique key four, five if it is held while the run is in line, and six if for a time; each queue one, and
-/// one more if it is new.
+/// How many writes a start that is all or nothing may take: what fits one batch of the store, and
+/// some room. A run takes three, with a unique key four, five if it is held while the run is in
+/// line, and six if for a time; each queue one, and one more if it is new.
 pub const TOGETHER_WRITES_MAX: usize = 4_032;
 
-/// How many bytes a start that is all or nothing may write: inputs, names, tags twice, and 320 for each run.
+/// How many bytes a start that is all or nothing may write: inputs, names, tags twice, and 320 for
+/// each run.
 pub const TOGETHER_BYTES_MAX: usize = 900 << 10;
 
-/// How many orders about queues and schedules are remembered, so that a copy that comes late does nothing.
+/// How many orders about queues and schedules are remembered, so that a copy that comes late does
+/// nothing.
 pub const ORDERS_KEPT: u64 = 4_096;
 
 /// How many batches may be open at a time: their progress is held in memory.
@@ -53,13 +56,15 @@ pub const BATCHES_OPEN_MAX: usize = 4_096;
 /// How many runs a batch may have.
 pub const BATCH_RUNS_MAX: u64 = 1_000_000;
 
-/// The longest input of the run that follows a batch, in bytes: it is held in memory while the batch is open.
+/// The longest input of the run that follows a batch, in bytes: it is held in memory while the
+/// batch is open.
 pub const FOLLOW_UP_BYTES_MAX: usize = 2_048;
 
 /// How many rows one page of a listing may have.
 pub const PAGE_ROWS_MAX: u32 = 1_000;
 
-/// How many times one run may be edited, redriven and discarded: each act is an entry of its journal.
+/// How many times one run may be edited, redriven and discarded: each act is an entry of its
+/// journal.
 pub const ACTS_PER_RUN_MAX: usize = 1_000;
 
 /// The limits an operator may set.

@@ -1,8 +1,8 @@
 //! What users put in and get out: bytes behind a codec number.
 //!
-//! The engine passes payloads through undecoded. The SDK writes MessagePack with field names and in the
-//! human-readable form, so that a payload turns into JSON and back without knowing its type, and a field may be
-//! added later.
+//! The engine passes payloads through undecoded. The SDK writes MessagePack with field names and in
+//! the human-readable form, so that a payload turns into JSON and back without knowing its type,
+//! and a field may be added later.
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -60,14 +60,11 @@ impl Payload {
     pub fn of<T: Serialize + ?Sized>(value: &T) -> Result<Self, PayloadError> {
         let mut bytes = Vec::with_capacity(64);
         bytes.push(CODEC_MESSAGEPACK);
-        let mut serializer = rmp_serde::Serializer::new(&mut bytes)
-            .with_struct_map()
-            .with_human_readable();
+        let mut serializer =
+            rmp_serde::Serializer::new(&mut bytes).with_struct_map().with_human_readable();
         value
             .serialize(&mut serializer)
-            .map_err(|e| PayloadError::Encode {
-                cause: e.to_string(),
-            })?;
+            .map_err(|e| PayloadError::Encode { cause: e.to_string() })?;
         Ok(Self(bytes.into()))
     }
 

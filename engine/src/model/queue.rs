@@ -7,11 +7,12 @@ use serde::{Deserialize, Serialize};
 use super::limits::{QUEUE_BURST_MAX, QUEUE_RATE_PERIOD_MS_MAX};
 use super::time::Time;
 
-/// Every so many hand-outs of a queue one goes to the run that has waited longest, unless the queue says otherwise.
+/// Every so many hand-outs of a queue one goes to the run that has waited longest, unless the queue
+/// says otherwise.
 pub const OLDEST_EVERY_DEFAULT: u32 = 10;
 
-/// So many hand-outs in a period: a token bucket. In any span there are at most `burst` hand-outs and the rate's share of
-/// the span, in engine time, across restarts too.
+/// So many hand-outs in a period: a token bucket. In any span there are at most `burst` hand-outs
+/// and the rate's share of the span, in engine time, across restarts too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RateLimit {
     /// Hand-outs in each period.
@@ -23,7 +24,8 @@ pub struct RateLimit {
 }
 
 impl RateLimit {
-    /// What a full bucket holds, in units of which a hand-out takes `per_ms` and a millisecond brings `count`.
+    /// What a full bucket holds, in units of which a hand-out takes `per_ms` and a millisecond
+    /// brings `count`.
     pub(crate) fn full(&self) -> u64 {
         u64::from(self.burst) * self.per_ms
     }
@@ -45,16 +47,13 @@ impl fmt::Display for RateLimit {
             ms if ms % 1_000 == 0 => (ms / 1_000, "s"),
             ms => (ms, "ms"),
         };
-        let per = if per == 1 {
-            String::new()
-        } else {
-            per.to_string()
-        };
+        let per = if per == 1 { String::new() } else { per.to_string() };
         write!(f, "{}/{per}{unit}, burst {}", self.count, self.burst)
     }
 }
 
-/// What an operator has set on a queue. **Durability**: survives a kill and a power cut once it is acknowledged.
+/// What an operator has set on a queue. **Durability**: survives a kill and a power cut once it is
+/// acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct QueueSettings {
     /// Nothing is handed out. What is granted goes on, and starts are taken.
@@ -63,8 +62,8 @@ pub struct QueueSettings {
     pub concurrency: Option<u32>,
     /// Hand-outs in a time.
     pub rate: Option<RateLimit>,
-    /// One hand-out in so many goes to the run that has waited longest, whatever its priority; 0: none does.
-    /// Default [`OLDEST_EVERY_DEFAULT`].
+    /// One hand-out in so many goes to the run that has waited longest, whatever its priority; 0:
+    /// none does. Default [`OLDEST_EVERY_DEFAULT`].
     pub oldest_every: Option<u32>,
 }
 
@@ -80,7 +79,8 @@ impl QueueSettings {
 pub struct QueueChange {
     /// Whether it is paused.
     pub paused: Option<bool>,
-    /// Runs granted at once; 0 takes the limit away. Lowering it ends nothing: it only admits no more.
+    /// Runs granted at once; 0 takes the limit away. Lowering it ends nothing: it only admits no
+    /// more.
     pub concurrency: Option<u32>,
     /// Hand-outs in a time; a count of 0 takes the limit away.
     pub rate: Option<RateLimit>,
@@ -100,21 +100,16 @@ impl fmt::Display for QueueChange {
             0 => "no concurrency limit".to_owned(),
             _ => format!("concurrency {limit}"),
         });
-        let paused = self
-            .paused
-            .map(|paused| if paused { "paused" } else { "resumed" }.to_owned());
-        let oldest = self
-            .oldest_every
-            .map(|every| format!("oldest every {every}"));
-        let parts: Vec<String> = [paused, concurrency, rate, oldest]
-            .into_iter()
-            .flatten()
-            .collect();
+        let paused = self.paused.map(|paused| if paused { "paused" } else { "resumed" }.to_owned());
+        let oldest = self.oldest_every.map(|every| format!("oldest every {every}"));
+        let parts: Vec<String> =
+            [paused, concurrency, rate, oldest].into_iter().flatten().collect();
         f.write_str(&parts.join(", "))
     }
 }
 
-/// A queue as listings tell it: its settings, and gauges that are exact at the commit they are told with.
+/// A queue as listings tell it: its settings, and gauges that are exact at the commit they are told
+/// with.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct QueueSummary {
     /// Its name.
@@ -129,7 +124,8 @@ pub struct QueueSummary {
     pub scheduled: u64,
     /// Runs that wait for a timer or a backoff.
     pub suspended: u64,
-    /// Since when the ready run waits that waits longest. Of a run whose worker was lost: since it was in line before.
+    /// Since when the ready run waits that waits longest. Of a run whose worker was lost: since it
+    /// was in line before.
     pub oldest_since: Option<Time>,
     /// Workers connected now that offer slots to it.
     pub workers: u64,
@@ -147,14 +143,7 @@ mod tests {
 
     #[test]
     fn a_rate_reads_as_it_is_typed() {
-        let rate = |count, per_ms, burst| {
-            RateLimit {
-                count,
-                per_ms,
-                burst,
-            }
-            .to_string()
-        };
+        let rate = |count, per_ms, burst| RateLimit { count, per_ms, burst }.to_string();
         assert_eq!(rate(100, 1_000, 20), "100/s, burst 20");
         assert_eq!(rate(1, 90_000, 1), "1/90s, burst 1");
         assert_eq!(rate(5, 250, 5), "5/250ms, burst 5");

@@ -11,9 +11,9 @@ use super::time::Time;
 
 /// A step's retry policy: exponential backoff with jitter.
 ///
-/// The default waits 2, 4, 8, 16 and 32 s between six attempts, each wait up to 20 % shorter or longer; before
-/// that, none is longer than 5 min. **Determinism**: the jitter is drawn from (run, step, attempt), so that a policy gives the same times
-/// in every replay.
+/// The default waits 2, 4, 8, 16 and 32 s between six attempts, each wait up to 20 % shorter or
+/// longer; before that, none is longer than 5 min. **Determinism**: the jitter is drawn from (run,
+/// step, attempt), so that a policy gives the same times in every replay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Retry {
     /// The wait before the first retry, in milliseconds. Default 2,000.
@@ -50,27 +50,17 @@ fn ms(span: Duration) -> u64 {
 impl Retry {
     /// No retry: the first failure is final.
     pub fn never() -> Self {
-        Self {
-            retries: 0,
-            ..Self::default()
-        }
+        Self { retries: 0, ..Self::default() }
     }
 
     /// Waits `first`, twice that, four times that, …; 5 retries.
     pub fn exponential(first: Duration) -> Self {
-        Self {
-            backoff_min_ms: ms(first),
-            ..Self::default()
-        }
+        Self { backoff_min_ms: ms(first), ..Self::default() }
     }
 
     /// Waits `every` each time; 5 retries.
     pub fn fixed(every: Duration) -> Self {
-        Self {
-            backoff_min_ms: ms(every),
-            factor_percent: 100,
-            ..Self::default()
-        }
+        Self { backoff_min_ms: ms(every), factor_percent: 100, ..Self::default() }
     }
 
     /// Sets the number of retries after the first attempt.
@@ -82,28 +72,19 @@ impl Retry {
     /// Sets the longest wait, before its jitter.
     #[must_use]
     pub fn cap(self, backoff_max: Duration) -> Self {
-        Self {
-            backoff_max_ms: ms(backoff_max),
-            ..self
-        }
+        Self { backoff_max_ms: ms(backoff_max), ..self }
     }
 
     /// Sets how much shorter or longer a wait may be; 100 at most.
     #[must_use]
     pub fn jitter(self, percent: u32) -> Self {
-        Self {
-            jitter_percent: percent.min(100),
-            ..self
-        }
+        Self { jitter_percent: percent.min(100), ..self }
     }
 
     /// Sets the time after the first attempt from which on no retry is made.
     #[must_use]
     pub fn give_up_after(self, span: Duration) -> Self {
-        Self {
-            give_up_after_ms: ms(span),
-            ..self
-        }
+        Self { give_up_after_ms: ms(span), ..self }
     }
 
     /// The wait after attempt number `attempt` (the first is 1) has failed, without jitter.
@@ -135,8 +116,9 @@ impl Retry {
 
     /// When to try again after `failure`, or `None` if it is final.
     ///
-    /// `counted` is how many attempts used up a retry or the first try, this one included if it does (see
-    /// [`Failure::retry_after`]); `attempt` is the number of this attempt; `first_at` is when the first one failed.
+    /// `counted` is how many attempts used up a retry or the first try, this one included if it
+    /// does (see [`Failure::retry_after`]); `attempt` is the number of this attempt; `first_at` is
+    /// when the first one failed.
     pub fn next(
         &self,
         failure: &Failure,
@@ -163,14 +145,9 @@ mod tests {
 
     #[test]
     fn default_waits_are_the_documented_list() {
-        let waits: Vec<u64> = (1..=5)
-            .map(|a| Retry::default().backoff(a).as_secs())
-            .collect();
+        let waits: Vec<u64> = (1..=5).map(|a| Retry::default().backoff(a).as_secs()).collect();
         assert_eq!(waits, [2, 4, 8, 16, 32]);
-        assert_eq!(
-            Retry::default().retries(20).backoff(15),
-            Duration::from_secs(300)
-        );
+        assert_eq!(Retry::default().retries(20).backoff(15), Duration::from_secs(300));
     }
 
     #[test]
@@ -178,10 +155,7 @@ mod tests {
         let retry = Retry::default();
         for step in 0..500 {
             let wait = retry.backoff_jittered(RunId(7), StepNo(step), 1);
-            assert!(
-                (1_600..=2_400).contains(&(wait.as_millis() as u64)),
-                "{wait:?}"
-            );
+            assert!((1_600..=2_400).contains(&(wait.as_millis() as u64)), "{wait:?}");
             assert_eq!(wait, retry.backoff_jittered(RunId(7), StepNo(step), 1));
         }
     }
@@ -190,18 +164,10 @@ mod tests {
     fn retry_after_uses_up_no_retry_but_is_bounded() {
         let retry = Retry::default();
         let limited = Failure::retry_after(Duration::from_secs(30), "slow down");
-        let at = retry.next(
-            &limited,
-            (RunId(1), StepNo(0)),
-            (9, 0),
-            (Time(1_000), Time(1_000)),
-        );
+        let at = retry.next(&limited, (RunId(1), StepNo(0)), (9, 0), (Time(1_000), Time(1_000)));
         assert_eq!(at, Some(Time(31_000)));
         let late = Time(1_000 + 86_400_000);
-        assert_eq!(
-            retry.next(&limited, (RunId(1), StepNo(0)), (9, 0), (late, Time(1_000))),
-            None
-        );
+        assert_eq!(retry.next(&limited, (RunId(1), StepNo(0)), (9, 0), (late, Time(1_000))), None);
     }
 
     #[test]
@@ -220,9 +186,7 @@ mod tests {
         let retry = Retry::default();
         let failed = Failure::retryable("no");
         let attempts = (1..=10).take_while(|&a| {
-            retry
-                .next(&failed, (RunId(1), StepNo(0)), (a, a), (Time(0), Time(0)))
-                .is_some()
+            retry.next(&failed, (RunId(1), StepNo(0)), (a, a), (Time(0), Time(0))).is_some()
         });
         assert_eq!(attempts.count(), 5);
     }

@@ -52,10 +52,7 @@ impl RunState {
 
     /// Whether the run has ended.
     pub fn is_final(self) -> bool {
-        matches!(
-            self,
-            Self::Completed | Self::Dead | Self::Cancelled | Self::Discarded
-        )
+        matches!(self, Self::Completed | Self::Dead | Self::Cancelled | Self::Discarded)
     }
 
     /// The word for it, lower case.
@@ -88,10 +85,7 @@ impl std::fmt::Display for RunState {
 
 impl From<RunState> for u8 {
     fn from(state: RunState) -> Self {
-        1 + RunState::ALL
-            .iter()
-            .position(|&s| s == state)
-            .map_or(0, |i| i as Self)
+        1 + RunState::ALL.iter().position(|&s| s == state).map_or(0, |i| i as Self)
     }
 }
 
@@ -190,7 +184,8 @@ pub struct Stats {
     pub repeated: u64,
     /// Grants given since the engine opened.
     pub grants: u64,
-    /// Grants whose run had been granted before and was not given back in peace, since the engine opened.
+    /// Grants whose run had been granted before and was not given back in peace, since the engine
+    /// opened.
     pub regrants: u64,
     /// Sessions lost without a goodbye, since the engine opened.
     pub sessions_lost: u64,
@@ -242,9 +237,6 @@ pub struct InMemory {
 impl Stats {
     /// Runs in one state.
     pub fn runs_in(&self, state: RunState) -> u64 {
-        self.runs
-            .get(usize::from(u8::from(state)) - 1)
-            .copied()
-            .unwrap_or(0)
+        self.runs.get(usize::from(u8::from(state)) - 1).copied().unwrap_or(0)
     }
 }

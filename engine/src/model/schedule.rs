@@ -1,7 +1,8 @@
 //! Schedules: what is started again and again, and when.
 //!
-//! An **occurrence** of a schedule has a *nominal time*, the instant its expression names. Its run's id is made of the
-//! schedule's name and that instant, so that starting it twice is starting it once.
+//! An **occurrence** of a schedule has a *nominal time*, the instant its expression names. Its
+//! run's id is made of the schedule's name and that instant, so that starting it twice is starting
+//! it once.
 
 use std::time::Duration;
 
@@ -44,7 +45,8 @@ pub const MISSED_COUNTED_MAX: u64 = 1_000;
 /// At the wall times of a zone that a cron expression names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CronTimes {
-    /// Five fields (minute, hour, day of month, month, day of week), or six with the second in front.
+    /// Five fields (minute, hour, day of month, month, day of week), or six with the second in
+    /// front.
     pub expression: String,
     /// The name of the IANA time zone.
     pub zone: String,
@@ -89,13 +91,8 @@ pub enum Overlap {
 
 impl Overlap {
     /// All of them.
-    pub const ALL: [Self; 5] = [
-        Self::Skip,
-        Self::QueueOne,
-        Self::QueueAll,
-        Self::CancelOld,
-        Self::Allow,
-    ];
+    pub const ALL: [Self; 5] =
+        [Self::Skip, Self::QueueOne, Self::QueueAll, Self::CancelOld, Self::Allow];
 
     /// The word for it.
     pub fn word(self) -> &'static str {
@@ -116,10 +113,7 @@ impl Overlap {
 
 impl From<Overlap> for u8 {
     fn from(overlap: Overlap) -> Self {
-        1 + Overlap::ALL
-            .iter()
-            .position(|&policy| policy == overlap)
-            .map_or(0, |at| at as Self)
+        1 + Overlap::ALL.iter().position(|&policy| policy == overlap).map_or(0, |at| at as Self)
     }
 }
 
@@ -152,7 +146,8 @@ pub struct ScheduleSpec {
     pub input: Payload,
     /// When.
     pub when: When,
-    /// Each occurrence is put off by a part of this, drawn from the schedule and the nominal time; never beyond the next.
+    /// Each occurrence is put off by a part of this, drawn from the schedule and the nominal time;
+    /// never beyond the next.
     pub jitter_ms: u64,
     /// What happens while the last run has not ended.
     pub overlap: Overlap,
@@ -170,7 +165,8 @@ pub struct ScheduleState {
     pub at: Time,
     /// Who paused it, if it is paused.
     pub paused_by: Option<String>,
-    /// The nominal time of the next occurrence; none while it is paused, and if there is none any more.
+    /// The nominal time of the next occurrence; none while it is paused, and if there is none any
+    /// more.
     pub next: Option<Time>,
     /// The nominal time of the last run.
     pub last: Option<Time>,
@@ -246,7 +242,8 @@ impl ScheduleSpec {
         }
     }
 
-    /// When an occurrence is started: a part of the jitter after its nominal time, never beyond the next one.
+    /// When an occurrence is started: a part of the jitter after its nominal time, never beyond the
+    /// next one.
     pub fn due(&self, calendar: &Calendar, nominal: Time) -> Time {
         if self.jitter_ms == 0 {
             return nominal;
@@ -261,7 +258,8 @@ impl ScheduleSpec {
         Time(nominal.0.saturating_add(drawn))
     }
 
-    /// What has come due at `now`, if `next` is the first occurrence that was not dealt with; none if that is not due.
+    /// What has come due at `now`, if `next` is the first occurrence that was not dealt with; none
+    /// if that is not due.
     pub fn passed(&self, calendar: &Calendar, next: Time, now: Time) -> Option<Passed> {
         if self.due(calendar, next) > now {
             return None;
@@ -289,10 +287,7 @@ impl ScheduleSpec {
         count: u32,
     ) -> Vec<Occurrence> {
         let nominals = std::iter::successors(first, |nominal| calendar.after(*nominal));
-        let occurrence = |nominal| Occurrence {
-            nominal,
-            due: self.due(calendar, nominal),
-        };
+        let occurrence = |nominal| Occurrence { nominal, due: self.due(calendar, nominal) };
         nominals.map(occurrence).take(count as usize).collect()
     }
 }
@@ -308,19 +303,10 @@ pub fn nominal_text(nominal: Time) -> String {
 
 /// A span in the largest unit that divides it: `15m`, `1d`.
 pub fn span_text(ms: u64) -> String {
-    const UNITS: [(u64, &str); 4] = [
-        (86_400_000, "d"),
-        (3_600_000, "h"),
-        (60_000, "m"),
-        (1_000, "s"),
-    ];
-    let unit = UNITS
-        .iter()
-        .find(|(unit, _)| ms > 0 && ms.is_multiple_of(*unit));
-    unit.map_or_else(
-        || format!("{ms}ms"),
-        |(unit, name)| format!("{}{name}", ms / unit),
-    )
+    const UNITS: [(u64, &str); 4] =
+        [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
+    let unit = UNITS.iter().find(|(unit, _)| ms > 0 && ms.is_multiple_of(*unit));
+    unit.map_or_else(|| format!("{ms}ms"), |(unit, name)| format!("{}{name}", ms / unit))
 }
 
 impl std::fmt::Display for When {
@@ -350,24 +336,15 @@ mod tests {
 
     #[test]
     fn a_run_is_named_after_its_schedule_and_nominal_time() {
-        assert_eq!(
-            nominal_text(Time(1_772_344_800_000)),
-            "2026-03-01T06:00:00Z"
-        );
-        assert_eq!(
-            nominal_text(Time(1_772_344_800_250)),
-            "2026-03-01T06:00:00.250Z"
-        );
+        assert_eq!(nominal_text(Time(1_772_344_800_000)), "2026-03-01T06:00:00Z");
+        assert_eq!(nominal_text(Time(1_772_344_800_250)), "2026-03-01T06:00:00.250Z");
     }
 
     #[test]
     fn policies_are_told_by_their_word_and_number() {
         for (number, policy) in (1..).zip(Overlap::ALL) {
             assert_eq!(Overlap::of_word(policy.word()), Some(policy));
-            assert_eq!(
-                (u8::from(policy), Overlap::try_from(number)),
-                (number, Ok(policy))
-            );
+            assert_eq!((u8::from(policy), Overlap::try_from(number)), (number, Ok(policy)));
         }
         assert!(Overlap::try_from(0).is_err() && Overlap::try_from(6).is_err());
     }

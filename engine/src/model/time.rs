@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 /// An instant of engine time: milliseconds since 1970-01-01T00:00:00Z.
 ///
-/// Engine time follows the machine's monotonic clock, is slewed to its wall clock, and never goes backwards, not
-/// even across restarts.
+/// Engine time follows the machine's monotonic clock, is slewed to its wall clock, and never goes
+/// backwards, not even across restarts.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
 )]
@@ -39,7 +39,8 @@ impl Time {
 }
 
 impl std::fmt::Display for Time {
-    /// RFC 3339 in UTC, with milliseconds (proleptic Gregorian; the civil-from-days algorithm of Howard Hinnant).
+    /// RFC 3339 in UTC, with milliseconds (proleptic Gregorian; the civil-from-days algorithm of
+    /// Howard Hinnant).
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (days, ms) = ((self.0 / 86_400_000) as i64, self.0 % 86_400_000);
         let z = days + 719_468;
@@ -69,10 +70,7 @@ mod tests {
     #[test]
     fn prints_as_rfc_3339() {
         assert_eq!(Time(0).to_string(), "1970-01-01T00:00:00.000Z");
-        assert_eq!(
-            Time(1_709_210_096_789).to_string(),
-            "2024-02-29T12:34:56.789Z"
-        );
+        assert_eq!(Time(1_709_210_096_789).to_string(), "2024-02-29T12:34:56.789Z");
     }
 
     #[test]

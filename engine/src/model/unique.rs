@@ -16,8 +16,8 @@ pub enum Unique {
     Ttl(Duration),
 }
 
-/// A unique key as it travels and as the journal holds it. Keys are of a workflow: the same key of another workflow is
-/// another key.
+/// A unique key as it travels and as the journal holds it. Keys are of a workflow: the same key of
+/// another workflow is another key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UniqueKey {
     /// The key.
@@ -36,11 +36,7 @@ impl UniqueKey {
             Unique::Running => (2, 0),
             Unique::Ttl(ttl) => (3, u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
         };
-        Self {
-            key: key.into(),
-            scope: number,
-            ttl_ms,
-        }
+        Self { key: key.into(), scope: number, ttl_ms }
     }
 
     /// Until when it is held; none if a later version wrote it.
@@ -76,11 +72,7 @@ mod tests {
             UniqueKey::new("b", Unique::Queued).hash("a"),
             UniqueKey::new("", Unique::Queued).hash("ab")
         );
-        for scope in [
-            Unique::Queued,
-            Unique::Running,
-            Unique::Ttl(Duration::from_secs(5)),
-        ] {
+        for scope in [Unique::Queued, Unique::Running, Unique::Ttl(Duration::from_secs(5))] {
             assert_eq!(UniqueKey::new("k", scope).scope(), Some(scope));
         }
     }

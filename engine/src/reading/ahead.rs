@@ -1,12 +1,13 @@
 //! Reads runs that stand side by side in one go.
 //!
-//! Hand-outs of a long line ask for run after run of which nothing is in memory. For each of them the store would be asked
-//! three times: for its first entry, for a second one, and whether it is stopped. Runs that follow each other have
-//! neighbouring rows, so two ranges answer for all of them. Nothing is guessed: what a range does not tell of a run beyond
-//! doubt is read as if there were none.
+//! Hand-outs of a long line ask for run after run of which nothing is in memory. For each of them
+//! the store would be asked three times: for its first entry, for a second one, and whether it is
+//! stopped. Runs that follow each other have neighbouring rows, so two ranges answer for all of
+//! them. Nothing is guessed: what a range does not tell of a run beyond doubt is read as if there
+//! were none.
 //!
-//! All reads that a core asks for at once see the same state of the store, whatever their order: nothing is submitted
-//! between them.
+//! All reads that a core asks for at once see the same state of the store, whatever their order:
+//! nothing is submitted between them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -41,7 +42,8 @@ pub(super) struct Lone {
 impl Ahead {
     /// Reads what it can of runs that `reads` ask for.
     ///
-    /// Damage that only some rows have is left to be found, and told, when those are read by themselves.
+    /// Damage that only some rows have is left to be found, and told, when those are read by
+    /// themselves.
     pub async fn of(store: &dyn Store, reads: &[Read]) -> Result<Self, Unreadable> {
         let mut ahead = Self::default();
         for (generation, runs) in neighbours(reads) {
@@ -79,17 +81,13 @@ impl Ahead {
     }
 }
 
-/// Runs whose journals probably hold one entry each and lie side by side, with the generation they are in.
+/// Runs whose journals probably hold one entry each and lie side by side, with the generation they
+/// are in.
 fn neighbours(reads: &[Read]) -> Vec<(u32, BTreeSet<RunNo>)> {
     let asked: BTreeSet<(u32, RunNo)> = reads
         .iter()
         .filter_map(|read| match read {
-            Read::Run {
-                run,
-                generation,
-                moved: false,
-                brief: true,
-            } => Some((*generation, *run)),
+            Read::Run { run, generation, moved: false, brief: true } => Some((*generation, *run)),
             _ => None,
         })
         .collect();
@@ -120,9 +118,7 @@ async fn lone_entries(
     // One row of each, and some that have more.
     let limit = 2 * (behind.0 - first.0) as usize;
     let (from, to) = (journal::row(first, 0, 0), journal::row(behind, 0, 0));
-    let rows = store
-        .scan(scan(Space::Generation(generation), from, to, limit))
-        .await?;
+    let rows = store.scan(scan(Space::Generation(generation), from, to, limit)).await?;
     let cut = rows.len() == limit;
     let (mut found, mut counted) = (BTreeMap::new(), BTreeMap::<RunNo, usize>::new());
     for row in &rows {
@@ -158,9 +154,8 @@ async fn stopped(
     let rows = store.scan(scan(Space::Lasting, from, to, limit)).await?;
     let mut stopped = BTreeMap::new();
     for row in &rows {
-        let run = keys::run_of(&row.key).ok_or(Unreadable::Key {
-            family: keys::Family::Stopped,
-        })?;
+        let run =
+            keys::run_of(&row.key).ok_or(Unreadable::Key { family: keys::Family::Stopped })?;
         stopped.insert(run, StoppedRecord::of_bytes(&row.value)?);
     }
     Ok(stopped)
@@ -177,12 +172,7 @@ mod tests {
     const GENERATION: u32 = 3;
 
     fn read(run: u64) -> Read {
-        Read::Run {
-            run: RunNo(run),
-            generation: GENERATION,
-            moved: false,
-            brief: true,
-        }
+        Read::Run { run: RunNo(run), generation: GENERATION, moved: false, brief: true }
     }
 
     fn reads(runs: impl IntoIterator<Item = u64>) -> Vec<Read> {
@@ -199,10 +189,7 @@ mod tests {
     fn neighbours_are_read_together_and_others_by_themselves() {
         assert_eq!(groups(&reads([9, 7, 10, 8])), [vec![7, 8, 9, 10]]);
         assert!(groups(&reads([1, 2, 3])).is_empty(), "too few");
-        assert!(
-            groups(&reads([10, 20, 30, 40, 50])).is_empty(),
-            "too far apart"
-        );
+        assert!(groups(&reads([10, 20, 30, 40, 50])).is_empty(), "too far apart");
         let two_lines = reads([1, 5, 9, 13, 100, 101, 102, 103, 500]);
         let expected = [vec![1, 5, 9, 13], vec![100, 101, 102, 103]];
         assert_eq!(groups(&two_lines), expected);

@@ -1,7 +1,8 @@
 //! Reads journals, and what is known of a run from its journal.
 //!
-//! A range over a store of many tables costs several times what a look-up does. Where it is known, or likely, that there
-//! are few rows, they are looked up one by one; what does not fit the guess is read as a range.
+//! A range over a store of many tables costs several times what a look-up does. Where it is known,
+//! or likely, that there are few rows, they are looked up one by one; what does not fit the guess
+//! is read as a range.
 
 use bytes::Bytes;
 use stepwell_storage::{Row, Space, Store};
@@ -54,7 +55,8 @@ async fn few_entries(
     Ok(Some(found))
 }
 
-/// Entries of a journal as stored, from `from` on, until `until` or until `bytes_max` have been read.
+/// Entries of a journal as stored, from `from` on, until `until` or until `bytes_max` have been
+/// read.
 pub async fn entries(
     store: &dyn Store,
     generation: u32,
@@ -74,14 +76,8 @@ pub async fn entries(
     let end = journal::row(run, until, 0);
     loop {
         let limit = PAGE_ROWS.min(8 + (until - joiner.next().min(until)) as usize);
-        let rows = store
-            .scan(scan(
-                Space::Generation(generation),
-                start,
-                end.clone(),
-                limit,
-            ))
-            .await?;
+        let rows =
+            store.scan(scan(Space::Generation(generation), start, end.clone(), limit)).await?;
         for row in &rows {
             if let Some(entry) = joiner.push(row)? {
                 bytes += entry.len();
@@ -161,7 +157,8 @@ async fn fold_of(store: &dyn Store, generation: u32, run: RunNo) -> Result<RunFo
     Ok(fold)
 }
 
-/// What a finished step returned, its link to the entry before it verified; none if the journal is gone.
+/// What a finished step returned, its link to the entry before it verified; none if the journal is
+/// gone.
 pub(super) async fn output_of(
     store: &dyn Store,
     run: RunNo,
@@ -204,8 +201,8 @@ pub async fn image(
     image_of(store, run, birth, false, None).await
 }
 
-/// The same. `brief`: it is read from its place in line, and the guess is that its journal holds one entry; `ahead`: what is
-/// known of it already.
+/// The same. `brief`: it is read from its place in line, and the guess is that its journal holds
+/// one entry; `ahead`: what is known of it already.
 pub(super) async fn image_of(
     store: &dyn Store,
     run: RunNo,
@@ -234,9 +231,7 @@ pub(super) async fn image_of(
         // Its journal does not tell whether it has let go of its key: the key's row does.
         let key = keys::unique::unique(run.namespace, held.hash);
         let row = record::<UniqueRecord>(store, Space::Lasting, key).await?;
-        run.unique = run
-            .unique
-            .filter(|_| row.is_some_and(|row| row.run == run.no));
+        run.unique = run.unique.filter(|_| row.is_some_and(|row| row.run == run.no));
     }
     let stopped = match (run.ended.is_some(), stopped) {
         (true, _) => None,
@@ -249,15 +244,11 @@ pub(super) async fn image_of(
         Some(_) => None,
         None => sleeps(store, &run, brief).await?,
     };
-    Ok(Some(Box::new(RunImage {
-        run,
-        stopped,
-        sleeps,
-    })))
+    Ok(Some(Box::new(RunImage { run, stopped, sleeps })))
 }
 
-/// Which of the run's instants has a stored timer. Of a run that is read from its place in line it is known that it does not
-/// wait for once keys: a look-up less for each hand-out of a long line.
+/// Which of the run's instants has a stored timer. Of a run that is read from its place in line it
+/// is known that it does not wait for once keys: a look-up less for each hand-out of a long line.
 async fn sleeps(store: &dyn Store, run: &Run, in_line: bool) -> Result<Option<Time>, Unreadable> {
     if run.ended.is_some() {
         return Ok(None);
@@ -266,11 +257,7 @@ async fn sleeps(store: &dyn Store, run: &Run, in_line: bool) -> Result<Option<Ti
     let never = (!in_line).then_some(Time::NEVER); // it waits for once keys
     let instants = run.commands.instants().into_iter().chain(delayed);
     for due in instants.chain(never) {
-        if store
-            .get(Space::Passing, &keys::timer(due, run.no))
-            .await?
-            .is_some()
-        {
+        if store.get(Space::Passing, &keys::timer(due, run.no)).await?.is_some() {
             return Ok(Some(due));
         }
     }

@@ -56,12 +56,7 @@ pub(crate) struct Claim {
 
 impl Claim {
     pub(crate) fn new(key: OnceKey) -> Self {
-        Self {
-            key,
-            asked: false,
-            granted: false,
-            failure: None,
-        }
+        Self { key, asked: false, granted: false, failure: None }
     }
 
     /// The attempt is over, and the engine learns of that.
@@ -70,7 +65,8 @@ impl Claim {
     }
 }
 
-/// One command whose future exists. A command that has been answered or whose future was dropped is not kept.
+/// One command whose future exists. A command that has been answered or whose future was dropped is
+/// not kept.
 pub(crate) struct Command {
     pub(crate) kind: CommandKind,
     pub(crate) name: Cow<'static, str>,
@@ -114,11 +110,7 @@ impl Command {
 
     /// Where in the code it was asked for.
     pub(crate) fn place(&self, version: u32) -> Place {
-        Place {
-            name: self.name.to_string(),
-            at: at(self.location),
-            version,
-        }
+        Place { name: self.name.to_string(), at: at(self.location), version }
     }
 
     /// Remembers whom to wake.
@@ -141,10 +133,6 @@ impl Command {
 
 /// `order.rs:41`.
 pub(crate) fn at(location: &Location<'_>) -> String {
-    let file = location
-        .file()
-        .rsplit(['/', '\\'])
-        .next()
-        .unwrap_or_default();
+    let file = location.file().rsplit(['/', '\\']).next().unwrap_or_default();
     format!("{file}:{}", location.line())
 }

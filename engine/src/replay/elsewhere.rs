@@ -1,5 +1,5 @@
-//! Steps that run in another process, as the replay sees it: here what is asked of whoever can do that, there what the
-//! process is told to be.
+//! Steps that run in another process, as the replay sees it: here what is asked of whoever can do
+//! that, there what the process is told to be.
 
 use std::time::Duration;
 
@@ -21,8 +21,8 @@ pub(crate) struct Errand {
     pub(crate) workflow: String,
     /// Which command.
     pub(crate) number: u32,
-    /// The function has seen so many entries of its journal when it asks for this attempt: a replay of exactly these
-    /// asks for it too.
+    /// The function has seen so many entries of its journal when it asks for this attempt: a replay
+    /// of exactly these asks for it too.
     pub(crate) seen: u32,
     /// The attempt ends then, counted from now.
     pub(crate) hard: Duration,

@@ -123,9 +123,7 @@ impl History {
 
 /// Reads a stored entry whose predecessor's chain is not known, and trusts its own.
 fn adopt(stored: &[u8]) -> Result<(Entry, u64), Undecodable> {
-    let (entry, chain) = stored
-        .split_last_chunk::<CHAIN_BYTES>()
-        .ok_or(Undecodable::Empty)?;
+    let (entry, chain) = stored.split_last_chunk::<CHAIN_BYTES>().ok_or(Undecodable::Empty)?;
     Ok((Entry::decode(entry)?, u64::from_le_bytes(*chain)))
 }
 
@@ -137,11 +135,7 @@ mod tests {
     use crate::model::time::Time;
 
     fn fired(at: u64) -> Entry {
-        TimerFired {
-            at: Time(at),
-            number: StepNo(0),
-        }
-        .into()
+        TimerFired { at: Time(at), number: StepNo(0) }.into()
     }
 
     fn stored(count: u64) -> Vec<Bytes> {
@@ -163,7 +157,8 @@ mod tests {
             .collect()
     }
 
-    // W1: the network may repeat a frame, and a live entry may overtake the last page of a long journal.
+    // W1: the network may repeat a frame, and a live entry may overtake the last page of a long
+    // journal.
     #[test]
     fn copies_and_early_entries_change_nothing() {
         let mut history = History::new(RunId(7));
@@ -183,13 +178,7 @@ mod tests {
         entries.remove(1);
         let unreadable = History::new(RunId(7)).stored(0, entries).unwrap_err();
         assert_eq!(unreadable.index, 1);
-        assert_eq!(
-            History::new(RunId(8))
-                .stored(0, stored(1))
-                .unwrap_err()
-                .index,
-            0
-        );
+        assert_eq!(History::new(RunId(8)).stored(0, stored(1)).unwrap_err().index, 0);
     }
 
     #[test]

@@ -35,13 +35,7 @@ pub(crate) fn span_of(entry: &Entry) -> Option<Duration> {
 
 /// `24h`, `90s`, `1h 30m`, `250ms`: the two largest units that matter.
 pub(crate) fn span_text(span: Duration) -> String {
-    let units = [
-        (86_400_000, "d"),
-        (3_600_000, "h"),
-        (60_000, "m"),
-        (1_000, "s"),
-        (1, "ms"),
-    ];
+    let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s"), (1, "ms")];
     let mut left = span.as_millis();
     // A single day is better known as 24h.
     let skip = usize::from(left <= 86_400_000);
@@ -53,11 +47,7 @@ pub(crate) fn span_text(span: Duration) -> String {
         }
         left = rest;
     }
-    if parts.is_empty() {
-        "0s".to_owned()
-    } else {
-        parts.join(" ")
-    }
+    if parts.is_empty() { "0s".to_owned() } else { parts.join(" ") }
 }
 
 #[cfg(test)]
@@ -66,36 +56,15 @@ mod tests {
 
     #[test]
     fn spans_read_well() {
-        let spans = [
-            0,
-            250,
-            90_000,
-            5_400_000,
-            86_400_000,
-            3 * 86_400_000,
-            93_600_000,
-            40_000,
-        ];
+        let spans = [0, 250, 90_000, 5_400_000, 86_400_000, 3 * 86_400_000, 93_600_000, 40_000];
         let texts = spans.map(|ms| span_text(Duration::from_millis(ms)));
-        assert_eq!(
-            texts,
-            [
-                "0s", "250ms", "1m 30s", "1h 30m", "24h", "3d", "1d 2h", "40s"
-            ]
-        );
+        assert_eq!(texts, ["0s", "250ms", "1m 30s", "1h 30m", "24h", "3d", "1d 2h", "40s"]);
     }
 
     #[test]
     fn a_step_is_told_with_its_place() {
-        let place = Place {
-            name: "charge-card".into(),
-            at: "order.rs:41".into(),
-            version: 3,
-        };
+        let place = Place { name: "charge-card".into(), at: "order.rs:41".into(), version: 3 };
         let text = command_text(CommandKind::Step, None, &place);
-        assert_eq!(
-            text,
-            "step \"charge-card\"  order.rs:41, workflow version 3"
-        );
+        assert_eq!(text, "step \"charge-card\"  order.rs:41, workflow version 3");
     }
 }

@@ -22,7 +22,8 @@ pub(crate) enum Report {
         place: Place,
         attempt: u32,
         output: Payload,
-        /// Its key, if its first result is everybody's, and the step's policy: the engine may not be able to take it.
+        /// Its key, if its first result is everybody's, and the step's policy: the engine may not
+        /// be able to take it.
         once: Option<(OnceKey, Retry)>,
     },
     AttemptFailed {
@@ -79,15 +80,9 @@ impl Report {
     pub(crate) fn is_answered_by(&self, entry: &Entry) -> bool {
         match (self, entry) {
             (
-                Self::StepCompleted {
-                    number, attempt, ..
-                }
-                | Self::AttemptFailed {
-                    number, attempt, ..
-                }
-                | Self::AskOnce {
-                    number, attempt, ..
-                },
+                Self::StepCompleted { number, attempt, .. }
+                | Self::AttemptFailed { number, attempt, .. }
+                | Self::AskOnce { number, attempt, .. },
                 entry,
             ) => {
                 let (about, answered) = match entry {
@@ -107,13 +102,7 @@ impl Report {
     /// The frame that tells it.
     pub(crate) fn message(&self, run: RunNo, token: Token) -> Message {
         match self.clone() {
-            Self::StepCompleted {
-                number,
-                place,
-                attempt,
-                output,
-                once,
-            } => StepCompletedReport {
+            Self::StepCompleted { number, place, attempt, output, once } => StepCompletedReport {
                 run,
                 token,
                 number: StepNo(number),
@@ -123,13 +112,7 @@ impl Report {
                 once: once.map(|(key, _)| key),
             }
             .into(),
-            Self::AttemptFailed {
-                number,
-                place,
-                attempt,
-                failure,
-                retry,
-            } => AttemptFailedReport {
+            Self::AttemptFailed { number, place, attempt, failure, retry } => AttemptFailedReport {
                 run,
                 token,
                 number: StepNo(number),
@@ -139,79 +122,31 @@ impl Report {
                 retry,
             }
             .into(),
-            Self::TimerRequested {
-                number,
-                place,
-                delay_ms,
-            } => TimerRequested {
-                run,
-                token,
-                number: StepNo(number),
-                place,
-                delay_ms,
+            Self::TimerRequested { number, place, delay_ms } => {
+                TimerRequested { run, token, number: StepNo(number), place, delay_ms }.into()
             }
-            .into(),
-            Self::AskOnce {
-                number,
-                place,
-                once,
-                ..
-            } => AskOnce {
-                run,
-                token,
-                number: StepNo(number),
-                place,
-                once,
+            Self::AskOnce { number, place, once, .. } => {
+                AskOnce { run, token, number: StepNo(number), place, once }.into()
             }
-            .into(),
-            Self::OnceReturned { number } => OnceReturned {
-                run,
-                token,
-                number: StepNo(number),
+            Self::OnceReturned { number } => {
+                OnceReturned { run, token, number: StepNo(number) }.into()
             }
-            .into(),
-            Self::Suspended {
-                seen,
-                wakes_at,
-                once,
-            } => TurnSuspended {
-                run,
-                token,
-                seen,
-                wakes_at,
-                once,
+            Self::Suspended { seen, wakes_at, once } => {
+                TurnSuspended { run, token, seen, wakes_at, once }.into()
             }
-            .into(),
             Self::Completed { output } => TurnCompleted { run, token, output }.into(),
-            Self::Failed {
-                failure,
-                whole,
-                end,
-            } => TurnFailed {
-                run,
-                token,
-                failure,
-                whole,
-                end: Some(end),
+            Self::Failed { failure, whole, end } => {
+                TurnFailed { run, token, failure, whole, end: Some(end) }.into()
             }
-            .into(),
-            Self::Mismatched(Mismatch {
-                index,
-                journal_holds,
-                code_asked,
-            }) => TurnMismatched {
-                run,
-                token,
-                index,
-                journal_holds,
-                code_asked,
+            Self::Mismatched(Mismatch { index, journal_holds, code_asked }) => {
+                TurnMismatched { run, token, index, journal_holds, code_asked }.into()
             }
-            .into(),
         }
     }
 }
 
-/// Reports that have no answer yet, in the order in which they were made, each with the token it was last sent under.
+/// Reports that have no answer yet, in the order in which they were made, each with the token it
+/// was last sent under.
 #[derive(Debug, Default)]
 pub(crate) struct Outstanding(Vec<(Report, Option<Token>)>);
 
@@ -222,9 +157,7 @@ impl Outstanding {
 
     /// Whether nothing would be lost if they were forgotten: they only ask.
     pub(crate) fn only_asks(&self) -> bool {
-        self.0
-            .iter()
-            .all(|(report, _)| matches!(report, Report::AskOnce { .. }))
+        self.0.iter().all(|(report, _)| matches!(report, Report::AskOnce { .. }))
     }
 
     /// Adds a report. Whatever is told of a step after it has asked goes in the place of that.

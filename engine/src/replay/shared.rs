@@ -267,12 +267,7 @@ impl Shared {
                         let once = claim.key;
                         command.stage = Stage::Claiming;
                         let place = command.place(self.version);
-                        state.outbox.push(Report::AskOnce {
-                            number,
-                            place,
-                            attempt,
-                            once,
-                        });
+                        state.outbox.push(Report::AskOnce { number, place, attempt, once });
                         return Verdict::Wait;
                     }
                 }
@@ -348,11 +343,7 @@ impl Shared {
             command.stage = Stage::Reported;
             let delay_ms = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
             let place = command.place(self.version);
-            state.outbox.push(Report::TimerRequested {
-                number,
-                place,
-                delay_ms,
-            });
+            state.outbox.push(Report::TimerRequested { number, place, delay_ms });
         }
         Poll::Pending
     }
@@ -371,20 +362,8 @@ impl Shared {
         });
         state.bodies -= 1;
         let report = match ended {
-            Ok(output) => Report::StepCompleted {
-                number,
-                place,
-                attempt,
-                output,
-                once,
-            },
-            Err(failure) => Report::AttemptFailed {
-                number,
-                place,
-                attempt,
-                failure,
-                retry,
-            },
+            Ok(output) => Report::StepCompleted { number, place, attempt, output, once },
+            Err(failure) => Report::AttemptFailed { number, place, attempt, failure, retry },
         };
         state.outbox.push(report);
     }
@@ -431,7 +410,8 @@ impl Shared {
         }
     }
 
-    /// Remembers the first entry about each command to come, so that `ask` can compare. Takes the place out of it.
+    /// Remembers the first entry about each command to come, so that `ask` can compare. Takes the
+    /// place out of it.
     pub(crate) fn record(&self, index: u32, entry: &mut Entry) {
         let span = span_of(entry);
         let (number, kind, place) = match entry {
@@ -446,12 +426,7 @@ impl Shared {
         let mut state = self.state();
         if number.0 >= state.asked {
             let place = std::mem::take(place);
-            state.records.entry(number.0).or_insert(Record {
-                index,
-                kind,
-                span,
-                place,
-            });
+            state.records.entry(number.0).or_insert(Record { index, kind, span, place });
         }
     }
 
@@ -463,11 +438,7 @@ impl Shared {
             && number.0 >= state.asked
         {
             let code_asked = state.waits_text(self.version);
-            return Err(Mismatch {
-                index,
-                journal_holds: state.holds_text(number),
-                code_asked,
-            });
+            return Err(Mismatch { index, journal_holds: state.holds_text(number), code_asked });
         }
         Ok(())
     }
@@ -533,11 +504,7 @@ impl Shared {
             return Waits::Soon;
         }
         let (mut first, mut once): (Option<Time>, bool) = (None, false);
-        for command in state
-            .commands
-            .values()
-            .filter(|c| c.polled && c.resolution.is_none())
-        {
+        for command in state.commands.values().filter(|c| c.polled && c.resolution.is_none()) {
             match (command.stage, command.wakes_at) {
                 (Stage::Armed | Stage::Asked, Some(at)) => {
                     first = Some(first.map_or(at, |earlier| earlier.min(at)));
@@ -624,7 +591,8 @@ impl State {
         kind: CommandKind,
         resolution: Resolution,
     ) -> Result<(), Mismatch> {
-        // Not there: its future was dropped, or the run was cancelled before. Resolved: cancelled, and not yet noticed.
+        // Not there: its future was dropped, or the run was cancelled before. Resolved: cancelled,
+        // and not yet noticed.
         let Some(command) = self.commands.get_mut(&number.0) else {
             return Ok(());
         };
@@ -651,11 +619,7 @@ impl State {
         if canary!("a cancel is passed over in replay") && !self.live {
             return;
         }
-        for command in self
-            .commands
-            .values_mut()
-            .filter(|c| c.resolution.is_none())
-        {
+        for command in self.commands.values_mut().filter(|c| c.resolution.is_none()) {
             self.bodies -= u32::from(command.stage == Stage::Running);
             command.stage = Stage::Reported;
             command.resolution = Some(Resolution::Failed(Failure::cancelled(reason)));
@@ -677,10 +641,7 @@ impl State {
     }
 
     fn waits_text(&self, version: u32) -> String {
-        let first = self
-            .commands
-            .values()
-            .find(|c| c.polled && c.resolution.is_none());
+        let first = self.commands.values().find(|c| c.polled && c.resolution.is_none());
         match first {
             Some(command) => {
                 let text = command_text(command.kind, Some(command.span), &command.place(version));

@@ -131,16 +131,14 @@ impl Turn {
         self.history.seen()
     }
 
-    /// Whether nothing would be lost if another worker had the run: no body runs and no report is without an answer.
+    /// Whether nothing would be lost if another worker had the run: no body runs and no report is
+    /// without an answer.
     pub(crate) fn is_idle(&self) -> bool {
         match self.phase {
             Phase::Loading => true,
             Phase::Running => {
                 self.outstanding.only_asks()
-                    && self
-                        .function
-                        .as_ref()
-                        .is_none_or(|f| f.shared.bodies() == 0)
+                    && self.function.as_ref().is_none_or(|f| f.shared.bodies() == 0)
             }
             _ => false,
         }
@@ -156,9 +154,7 @@ impl Turn {
     pub(crate) fn told(&mut self, index: u32, entry: &[u8]) {
         let added = match Entry::decode(entry) {
             Ok(entry) => {
-                self.world
-                    .engine_time
-                    .heard(entry.at(), self.world.clock.mono());
+                self.world.engine_time.heard(entry.at(), self.world.clock.mono());
                 self.history.told(index, entry)
             }
             Err(cause) => Err(Unreadable { index, cause }),
@@ -177,7 +173,8 @@ impl Turn {
         self.moment = None; // its steps ask again
     }
 
-    /// The engine refused what was reported about a command ([`StepNo::WHOLE`]: about the turn's end).
+    /// The engine refused what was reported about a command ([`StepNo::WHOLE`]: about the turn's
+    /// end).
     pub(crate) fn refused(&mut self, number: StepNo, reason: &Refusal) {
         match reason {
             Refusal::Damaged(_) if number != StepNo::WHOLE => self.once_failed(number, reason),
@@ -196,7 +193,8 @@ impl Turn {
         }
     }
 
-    /// A step that is done once for all runs may make its attempt. If it wants to no more, the engine is told.
+    /// A step that is done once for all runs may make its attempt. If it wants to no more, the
+    /// engine is told.
     pub(crate) fn once_granted(&mut self, number: StepNo) {
         let function = self.function.as_ref();
         let wanted = function.is_some_and(|function| function.shared.once_granted(number));
@@ -219,15 +217,16 @@ impl Turn {
         }
     }
 
-    /// Sends the reports that have not been sent under the current token, once the journal is known up to where the
-    /// engine said it goes: it may hold the answers already.
+    /// Sends the reports that have not been sent under the current token, once the journal is known
+    /// up to where the engine said it goes: it may hold the answers already.
     pub(crate) fn flush(&mut self, send: impl FnMut(Message) -> bool) {
         if self.history.seen() >= self.count || matches!(self.phase, Phase::Ended) {
             self.outstanding.flush(self.run, self.token, send);
         }
     }
 
-    /// Polls the function as far as it goes: until it has ended, or waits and no further entry is there.
+    /// Polls the function as far as it goes: until it has ended, or waits and no further entry is
+    /// there.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) {
         if self.phase == Phase::Loading && self.history.seen() >= self.count.max(1) {
             self.begin();
@@ -260,7 +259,8 @@ impl Turn {
 }
 
 impl Turn {
-    /// Looks at entries as they come in: what they answer, and what they say about commands to come.
+    /// Looks at entries as they come in: what they answer, and what they say about commands to
+    /// come.
     fn note(&mut self, added: Result<(), Unreadable>) {
         for index in self.noted.max(self.history.next())..self.history.seen() {
             if let Some(entry) = self.history.get_mut(index) {
@@ -272,33 +272,20 @@ impl Turn {
         }
         self.noted = self.history.seen();
         if let Err(Unreadable { index, cause }) = added
-            && matches!(
-                self.phase,
-                Phase::Loading | Phase::Running | Phase::Suspending
-            )
+            && matches!(self.phase, Phase::Loading | Phase::Running | Phase::Suspending)
         {
             self.outstanding.withdraw_end();
             let code_asked = "nothing: the entry cannot be read".to_owned();
-            self.mismatched(Mismatch {
-                index,
-                journal_holds: cause.to_string(),
-                code_asked,
-            });
+            self.mismatched(Mismatch { index, journal_holds: cause.to_string(), code_asked });
         }
     }
 
     /// The journal is here: calls the function.
     fn begin(&mut self) {
         let Some((_, Entry::Started(mut started))) = self.history.take() else {
-            let (journal_holds, code_asked) = (
-                "something else than the start of a run".to_owned(),
-                "its input".to_owned(),
-            );
-            return self.mismatched(Mismatch {
-                index: 0,
-                journal_holds,
-                code_asked,
-            });
+            let (journal_holds, code_asked) =
+                ("something else than the start of a run".to_owned(), "its input".to_owned());
+            return self.mismatched(Mismatch { index: 0, journal_holds, code_asked });
         };
         let Some(code) = self.world.registry.get(&started.workflow).cloned() else {
             self.phase = Phase::Unknown(started.workflow);
@@ -322,16 +309,11 @@ impl Turn {
                 shared.record(index, entry);
             }
         }
-        let begun = catch_unwind(AssertUnwindSafe(|| {
-            (code.begin)(Ctx::new(shared.clone()), &input)
-        }));
+        let begun =
+            catch_unwind(AssertUnwindSafe(|| (code.begin)(Ctx::new(shared.clone()), &input)));
         match begun {
             Ok(Ok(future)) => {
-                self.function = Some(Function {
-                    shared,
-                    future,
-                    polled: false,
-                });
+                self.function = Some(Function { shared, future, polled: false });
                 self.phase = Phase::Running;
             }
             Ok(Err(failure)) => self.fail(failure, true),
@@ -339,8 +321,8 @@ impl Turn {
         }
     }
 
-    /// From how many entries on the function knows of each failed attempt at the whole of it: code that has run before must
-    /// see in a replay what it saw then.
+    /// From how many entries on the function knows of each failed attempt at the whole of it: code
+    /// that has run before must see in a replay what it saw then.
     fn failed_whole(&self) -> Vec<u32> {
         let (mut failed, mut seen) = (Vec::new(), 1);
         for (index, entry) in self.history.waiting() {
@@ -367,8 +349,8 @@ impl Turn {
         }
     }
 
-    /// Looks at entries in order up to one that resolves (W2), or goes live (W3). Tells whether the function must be
-    /// polled (W8).
+    /// Looks at entries in order up to one that resolves (W2), or goes live (W3). Tells whether the
+    /// function must be polled (W8).
     fn advance(&mut self) -> Result<bool, Mismatch> {
         let Some(function) = self.function.as_ref().filter(|f| f.polled) else {
             return Ok(false);
@@ -406,8 +388,8 @@ impl Turn {
         let Some(function) = &mut self.function else {
             return;
         };
-        // A poll that follows a resolution must not be skipped by a tokio primitive whose task has used up its budget:
-        // the next resolution would come before this one was noticed.
+        // A poll that follows a resolution must not be skipped by a tokio primitive whose task has
+        // used up its budget: the next resolution would come before this one was noticed.
         let unconstrained = resolved || !function.polled;
         function.polled = true;
         function.shared.polled_by(cx.waker());
@@ -437,26 +419,21 @@ impl Turn {
         }
     }
 
-    /// The function has ended. Unread entries of commands it never asked for say that it ended too early.
+    /// The function has ended. Unread entries of commands it never asked for say that it ended too
+    /// early.
     fn returned(&mut self, returned: Result<Payload, Failure>, whole: bool) {
         if let Some(function) = &self.function {
             let asked = function.shared.asked();
             let foreign = |number: &StepNo| *number != StepNo::WHOLE && number.0 >= asked;
-            let unread = self
-                .history
-                .waiting()
-                .find_map(|(i, e)| Some((i, e.number().filter(foreign)?)));
+            let unread =
+                self.history.waiting().find_map(|(i, e)| Some((i, e.number().filter(foreign)?)));
             if let Some((index, number)) = unread {
                 let code_asked = match &returned {
                     Ok(_) => "nothing: it returned".to_owned(),
                     Err(failure) => format!("nothing: it failed with {failure:?}"),
                 };
                 let journal_holds = function.shared.holds_text(number);
-                return self.mismatched(Mismatch {
-                    index,
-                    journal_holds,
-                    code_asked,
-                });
+                return self.mismatched(Mismatch { index, journal_holds, code_asked });
             }
         }
         match returned {
@@ -468,11 +445,7 @@ impl Turn {
     /// The function has failed, in a way that a redrive goes by (W11).
     fn fail(&mut self, failure: Failure, whole: bool) {
         let end = self.fall.end(&failure);
-        self.end(Report::Failed {
-            failure,
-            whole,
-            end,
-        });
+        self.end(Report::Failed { failure, whole, end });
     }
 
     /// The function waits, and no entry is there that would change it.
@@ -503,8 +476,8 @@ impl Turn {
         }
     }
 
-    /// The same if it waits for others to make an attempt. How long they take is not known: after a moment it is taken for
-    /// long.
+    /// The same if it waits for others to make an attempt. How long they take is not known: after a
+    /// moment it is taken for long.
     fn suspend_for_once(&mut self, at: Option<Time>, cx: &mut Context<'_>) {
         let under_way = !self.outstanding.only_asks() || self.history.seen() < self.count;
         let soon = self.world.engine_now().after(MOMENT);
@@ -522,15 +495,12 @@ impl Turn {
 
     fn suspend(&mut self, wakes_at: Time, once: Vec<StepNo>) {
         count(&self.world.counts.suspended);
-        self.end(Report::Suspended {
-            seen: self.history.seen(),
-            wakes_at,
-            once,
-        });
+        self.end(Report::Suspended { seen: self.history.seen(), wakes_at, once });
         self.phase = Phase::Suspending;
     }
 
-    /// What is not asked of the context ends with the function's limit: nobody else knows that it is waited for.
+    /// What is not asked of the context ends with the function's limit: nobody else knows that it
+    /// is waited for.
     fn waits_foreign(&mut self, asked: u32, cx: &mut Context<'_>) {
         if !self.warned {
             self.warned = true;
@@ -553,26 +523,16 @@ impl Turn {
         }
     }
 
-    /// The engine cannot read the first result for a step's key: an attempt that waits for it, or comes with another one, fails.
-    /// One that is being made goes on; its result is looked at then.
+    /// The engine cannot read the first result for a step's key: an attempt that waits for it, or
+    /// comes with another one, fails. One that is being made goes on; its result is looked at then.
     fn once_failed(&mut self, number: StepNo, reason: &Refusal) {
         let failure = Failure::retryable(reason).class("once");
         let result = self.outstanding.withdraw_result(number.0);
         if let Some(Report::StepCompleted {
-            number,
-            place,
-            attempt,
-            once: Some((_, retry)),
-            ..
+            number, place, attempt, once: Some((_, retry)), ..
         }) = result
         {
-            self.outstanding.push(Report::AttemptFailed {
-                number,
-                place,
-                attempt,
-                failure,
-                retry,
-            });
+            self.outstanding.push(Report::AttemptFailed { number, place, attempt, failure, retry });
         } else if let Some(function) = &self.function {
             function.shared.once_failed(number, failure);
         }
@@ -581,18 +541,8 @@ impl Turn {
     fn too_large(&mut self, number: StepNo, failure: Failure) {
         match self.outstanding.withdraw_step(number.0) {
             Some(
-                Report::StepCompleted {
-                    number,
-                    place,
-                    attempt,
-                    ..
-                }
-                | Report::AttemptFailed {
-                    number,
-                    place,
-                    attempt,
-                    ..
-                },
+                Report::StepCompleted { number, place, attempt, .. }
+                | Report::AttemptFailed { number, place, attempt, .. },
             ) => {
                 let retry = Retry::never();
                 self.outstanding.push(Report::AttemptFailed {
@@ -620,7 +570,8 @@ impl Turn {
         self.end(Report::Mismatched(mismatch));
     }
 
-    /// The last report of the turn (W7). A suspended function stays in memory until the engine has answered.
+    /// The last report of the turn (W7). A suspended function stays in memory until the engine has
+    /// answered.
     fn end(&mut self, report: Report) {
         if !matches!(report, Report::Suspended { .. }) {
             self.drop_function();

@@ -1,5 +1,5 @@
-//! What the session may know of a turn while it is polled, without waiting for it: code that blocks its thread cannot tell
-//! anything itself.
+//! What the session may know of a turn while it is polled, without waiting for it: code that blocks
+//! its thread cannot tell anything itself.
 //!
 //! ```text
 //!   poll of the turn   ├──────────────────────────────────┤
@@ -7,9 +7,10 @@
 //!   the function's     ├───┤    ├────────┤     ├──────────┤   each stretch by itself
 //! ```
 //!
-//! Bodies have limits of their own, from their beginnings on. The function has its limit for each stretch of a poll that is
-//! its own; if it waits for something foreign, for that and the stretch that follows together. While it waits for what it
-//! has asked of its context it has none: that is not its code's time.
+//! Bodies have limits of their own, from their beginnings on. The function has its limit for each
+//! stretch of a poll that is its own; if it waits for something foreign, for that and the stretch
+//! that follows together. While it waits for what it has asked of its context it has none: that is
+//! not its code's time.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -22,7 +23,8 @@ use super::command::at;
 use crate::model::entry::{FunctionEnd, Place};
 use crate::model::retry::Retry;
 
-/// A body that should have ended so long ago, while its turn is still being polled, blocks its thread.
+/// A body that should have ended so long ago, while its turn is still being polled, blocks its
+/// thread.
 pub(crate) const STUCK_AFTER: Duration = Duration::from_secs(5);
 /// A poll that has lasted so long is one that does not come back.
 const LONG_POLL: Duration = Duration::from_secs(1);
@@ -52,11 +54,7 @@ pub(crate) struct Body {
 
 impl Body {
     pub(crate) fn place(&self) -> Place {
-        Place {
-            name: self.name.to_string(),
-            at: at(self.location),
-            version: self.version,
-        }
+        Place { name: self.name.to_string(), at: at(self.location), version: self.version }
     }
 }
 
@@ -201,9 +199,7 @@ impl Watch {
         let late = |body: &Body| body.hard_at.saturating_add(STUCK_AFTER) <= now;
         let bodies = self.bodies();
         let overdue = bodies.iter().filter(|(_, body)| late(body));
-        overdue
-            .map(|(number, body)| (*number, body.clone()))
-            .collect()
+        overdue.map(|(number, body)| (*number, body.clone())).collect()
     }
 
     /// Whether the turn is in a poll that does not come back.
@@ -215,8 +211,7 @@ impl Watch {
     /// Whose code that poll is in.
     pub(crate) fn blocker(&self, now: Duration) -> Option<Blocker> {
         let body = self.body.get().and_then(|body| u32::try_from(body).ok());
-        self.blocks(now)
-            .then(|| body.map_or(Blocker::Function, Blocker::Body))
+        self.blocks(now).then(|| body.map_or(Blocker::Function, Blocker::Body))
     }
 }
 
@@ -252,7 +247,8 @@ mod tests {
         assert!(!watch.is_overdue(at(99)));
     }
 
-    // A44: what the function itself takes is measured from where it got the thread, and what its bodies take is not.
+    // A44: what the function itself takes is measured from where it got the thread, and what its
+    // bodies take is not.
     #[test]
     fn the_function_has_its_limit_for_each_stretch_that_is_its_own() {
         let (watch, at) = (Watch::default(), Duration::from_secs);

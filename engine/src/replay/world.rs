@@ -77,13 +77,12 @@ impl World {
     }
 
     pub(crate) fn set_payload_bytes_max(&self, bytes_max: u64) {
-        self.payload_bytes_max.store(
-            usize::try_from(bytes_max).unwrap_or(usize::MAX),
-            Ordering::Relaxed,
-        );
+        self.payload_bytes_max
+            .store(usize::try_from(bytes_max).unwrap_or(usize::MAX), Ordering::Relaxed);
     }
 
-    /// Whether the engine wakes a turn that was suspended while it waits for once keys, as it said in its welcome.
+    /// Whether the engine wakes a turn that was suspended while it waits for once keys, as it said
+    /// in its welcome.
     pub(crate) fn suspends_once(&self) -> bool {
         self.suspends_once.load(Ordering::Relaxed)
     }
@@ -103,8 +102,8 @@ impl World {
     }
 }
 
-/// Bodies start only while it is open: for two thirds of the session time-out after the engine was heard, and never
-/// again once the worker drains.
+/// Bodies start only while it is open: for two thirds of the session time-out after the engine was
+/// heard, and never again once the worker drains.
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
     /// Nanoseconds of monotonic time.
@@ -120,7 +119,8 @@ impl Gate {
         if self.is_open(clock.mono()) {
             return true;
         }
-        // It may be opened by another thread right now: either that one sees our flag, or we see its instant.
+        // It may be opened by another thread right now: either that one sees our flag, or we see
+        // its instant.
         let waits = !canary!("the gate forgets who waits");
         self.waiting.store(waits, Ordering::SeqCst);
         self.is_open(clock.mono())
@@ -144,8 +144,9 @@ impl Gate {
     }
 }
 
-/// Estimates engine time from the last instant the engine told and the monotonic time that has passed since it arrived.
-/// The way of the message makes it late, so the estimate is never ahead of the engine.
+/// Estimates engine time from the last instant the engine told and the monotonic time that has
+/// passed since it arrived. The way of the message makes it late, so the estimate is never ahead of
+/// the engine.
 #[derive(Debug, Default)]
 pub(crate) struct EngineTime {
     /// Engine time less monotonic time, in milliseconds.
@@ -156,10 +157,7 @@ impl EngineTime {
     /// The engine said `at`, which arrived at `mono`.
     pub(crate) fn heard(&self, at: Time, mono: Duration) {
         let (at, mono) = (i128::from(at.0), mono.as_millis() as i128 + 1);
-        self.ahead_ms.store(
-            i64::try_from(at - mono).unwrap_or(i64::MAX),
-            Ordering::Relaxed,
-        );
+        self.ahead_ms.store(i64::try_from(at - mono).unwrap_or(i64::MAX), Ordering::Relaxed);
     }
 
     pub(crate) fn at(&self, mono: Duration) -> Time {

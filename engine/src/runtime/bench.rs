@@ -122,13 +122,7 @@ impl FakeEngine {
     pub(crate) fn new() -> (Self, Arc<dyn Dial>) {
         let (dialled, from_peer) = mpsc::unbounded_channel();
         let door = Arc::new(Mutex::new(Door::Open));
-        (
-            Self {
-                door: door.clone(),
-                dialled: from_peer,
-            },
-            Arc::new(Dialling { door, dialled }),
-        )
+        (Self { door: door.clone(), dialled: from_peer }, Arc::new(Dialling { door, dialled }))
     }
 
     pub(crate) fn door(&self, door: Door) {
@@ -138,9 +132,7 @@ impl FakeEngine {
     /// The next connection and its hello, not answered.
     pub(crate) async fn hello(&mut self) -> Connection {
         let mut link = self.dialled.recv().await.unwrap();
-        let Some(Message::Hello(hello)) = link.receiver.recv().await else {
-            panic!("no hello")
-        };
+        let Some(Message::Hello(hello)) = link.receiver.recv().await else { panic!("no hello") };
         Connection { link, hello }
     }
 
@@ -230,11 +222,7 @@ pub(crate) async fn settle() {
 }
 
 pub(crate) fn token(grant: u64) -> Token {
-    Token {
-        store: 7,
-        epoch: 1,
-        grant: GrantNo(grant),
-    }
+    Token { store: 7, epoch: 1, grant: GrantNo(grant) }
 }
 
 /// A journal as it is stored.

@@ -1,8 +1,8 @@
 //! The committer: makes what the driver submitted durable, over and over, apart from it.
 //!
-//! It takes all that was submitted while the last sync ran, commits it as one group, tells the driver how far it got,
-//! and repeats. No timer, no artificial delay: a lone batch is committed at once, a crowd shares one sync. A thread
-//! in production, a task in a simulation.
+//! It takes all that was submitted while the last sync ran, commits it as one group, tells the
+//! driver how far it got, and repeats. No timer, no artificial delay: a lone batch is committed at
+//! once, a crowd shares one sync. A thread in production, a task in a simulation.
 
 use std::sync::Arc;
 

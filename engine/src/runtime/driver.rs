@@ -1,4 +1,5 @@
-//! The driver: feeds the core, submits its writes, answers its reads, and releases its effects against receipts.
+//! The driver: feeds the core, submits its writes, answers its reads, and releases its effects
+//! against receipts.
 //!
 //! ```text
 //!   connections ──► inbox ──► core.handle … ──► submit ──► committer ──► fsync
@@ -7,8 +8,9 @@
 //!        └──── effects ◄── gate ◄──────────────────────────────────────────┘
 //! ```
 //!
-//! The core runs ahead of the disk in memory; the gate holds every effect until the last write before it is durable
-//! (R1). Refusals and answers to questions go through the same gate, because what they tell may not be durable yet.
+//! The core runs ahead of the disk in memory; the gate holds every effect until the last write
+//! before it is durable (R1). Refusals and answers to questions go through the same gate, because
+//! what they tell may not be durable yet.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -42,26 +44,15 @@ const FAREWELL: Duration = Duration::from_millis(20);
 /// What reaches the driver.
 pub(super) enum Event {
     /// A connection was opened.
-    Opened {
-        session: SessionId,
-        sender: LinkSender,
-        from: String,
-        closer: Closer,
-    },
+    Opened { session: SessionId, sender: LinkSender, from: String, closer: Closer },
     /// It said something.
-    Message {
-        session: SessionId,
-        message: Message,
-    },
+    Message { session: SessionId, message: Message },
     /// It is gone.
     Closed { session: SessionId },
     /// The committer has news.
     Store(Done),
     /// A question has its answer, to be released like any other effect.
-    Answer {
-        session: SessionId,
-        message: Message,
-    },
+    Answer { session: SessionId, message: Message },
     /// Close in peace.
     Close(oneshot::Sender<()>),
 }
@@ -190,9 +181,7 @@ impl Driver {
             tracing::error!(%cause, "the engine stops: nothing more is acknowledged");
         }
         for connection in driver.connections.values() {
-            let _ = connection.sender.send(Closing {
-                reason: reason.clone(),
-            });
+            let _ = connection.sender.send(Closing { reason: reason.clone() });
         }
         let closing = driver.closing.take();
         let farewell = (!driver.connections.is_empty()).then(|| driver.env.clock.sleep(FAREWELL));
@@ -202,9 +191,7 @@ impl Driver {
         if let Some(farewell) = farewell {
             farewell.await; // whoever hears that the engine has ended may end the process
         }
-        let _ = ended.send(Some(
-            outcome.map_or_else(Ended::Poisoned, |()| Ended::Closed),
-        ));
+        let _ = ended.send(Some(outcome.map_or_else(Ended::Poisoned, |()| Ended::Closed)));
         if let Some(closing) = closing {
             let _ = closing.send(());
         }
@@ -255,10 +242,7 @@ impl Driver {
     }
 
     fn reading(&self) -> Reading {
-        Reading {
-            mono: self.env.clock.mono(),
-            wall: self.env.clock.wall(),
-        }
+        Reading { mono: self.env.clock.mono(), wall: self.env.clock.wall() }
     }
 
     fn handle(&mut self, input: Input) {
@@ -268,29 +252,16 @@ impl Driver {
 
     async fn event(&mut self, event: Event) -> Result<(), String> {
         match event {
-            Event::Opened {
-                session,
-                sender,
-                from,
-                closer,
-            } => {
+            Event::Opened { session, sender, from, closer } => {
                 tracing::debug!(%session, from, "connected");
-                let connection = Connection {
-                    sender,
-                    closer,
-                    from,
-                    greeted: false,
-                };
+                let connection = Connection { sender, closer, from, greeted: false };
                 self.connections.insert(session, connection);
             }
             Event::Message { session, message } => self.message(session, message),
             Event::Closed { session } => {
                 if let Some(connection) = self.connections.remove(&session) {
                     tracing::debug!(%session, from = connection.from, "connection closed");
-                    self.handle(Input::SessionClosed {
-                        session,
-                        goodbye: false,
-                    });
+                    self.handle(Input::SessionClosed { session, goodbye: false });
                 }
             }
             Event::Store(Done::Committed(receipt)) => {
@@ -307,8 +278,7 @@ impl Driver {
             Event::Answer { session, message } => {
                 // It may tell of what is submitted and not yet durable.
                 self.flush().await?;
-                self.answers
-                    .push_back((self.store.submitted(), session, message));
+                self.answers.push_back((self.store.submitted(), session, message));
                 self.release().await?;
             }
             Event::Close(done) => self.closing = Some(done),
@@ -324,16 +294,13 @@ impl Driver {
             Message::Hello(_) => connection.greeted = true,
             Message::Closing(closing) => {
                 tracing::debug!(%session, reason = closing.reason, "the peer says goodbye");
-                // It is gone with this: in the same process no socket will tell, and it waits for our end to close. Nor
-                // does a socket whose link is cut: it would be read for ever.
+                // It is gone with this: in the same process no socket will tell, and it waits for
+                // our end to close. Nor does a socket whose link is cut: it would be read for ever.
                 let connection = self.connections.remove(&session);
                 if let Some(closer) = connection.and_then(|connection| connection.closer) {
                     closer.abort();
                 }
-                return self.handle(Input::SessionClosed {
-                    session,
-                    goodbye: true,
-                });
+                return self.handle(Input::SessionClosed { session, goodbye: true });
             }
             // An echo tells nothing but that the engine lives, so it does not wait for the disk.
             Message::Heartbeat(_) if canary!("heartbeats are not answered") => {}
@@ -362,10 +329,7 @@ impl Driver {
                     message: crate::wire::message::Heartbeat { beat: 0 }.into(),
                 });
             }
-            Err(message) => self.handle(Input::Received {
-                session,
-                message: *message,
-            }),
+            Err(message) => self.handle(Input::Received { session, message: *message }),
         }
     }
 
@@ -378,13 +342,11 @@ impl Driver {
         if let Some(closer) = connection.closer {
             closer.abort();
         }
-        self.handle(Input::SessionClosed {
-            session,
-            goodbye: false,
-        });
+        self.handle(Input::SessionClosed { session, goodbye: false });
     }
 
-    /// Submits what was collected, answers reads until there are none, and releases what is free already.
+    /// Submits what was collected, answers reads until there are none, and releases what is free
+    /// already.
     async fn flush(&mut self) -> Result<(), String> {
         loop {
             let reads = self.submit()?;
@@ -404,8 +366,9 @@ impl Driver {
         self.release().await
     }
 
-    /// Has what was submitted made durable: by the committer, so that the core can go on meanwhile; or, while nothing
-    /// else is going on, right here, which saves a lone run two switches of threads in each step.
+    /// Has what was submitted made durable: by the committer, so that the core can go on meanwhile;
+    /// or, while nothing else is going on, right here, which saves a lone run two switches of
+    /// threads in each step.
     async fn commit(&mut self) -> Result<(), String> {
         if !self.uncommitted || self.committing || self.dropping > 0 {
             return self.ask_committer();
@@ -414,11 +377,7 @@ impl Driver {
             return self.ask_committer();
         }
         self.uncommitted = false;
-        let receipt = self
-            .store
-            .commit()
-            .await
-            .map_err(|failure| failure.to_string())?;
+        let receipt = self.store.commit().await.map_err(|failure| failure.to_string())?;
         self.uncommitted = !receipt.covers(self.store.submitted());
         self.receipt = Some(receipt);
         self.ask_committer()
@@ -427,9 +386,7 @@ impl Driver {
     fn ask_committer(&mut self) -> Result<(), String> {
         if std::mem::take(&mut self.uncommitted) {
             (self.committing, self.asked) = (true, self.store.submitted());
-            self.work
-                .send(Work::Commit)
-                .map_err(|_| "the committer is gone".to_owned())?;
+            self.work.send(Work::Commit).map_err(|_| "the committer is gone".to_owned())?;
         }
         Ok(())
     }
@@ -489,7 +446,8 @@ impl Driver {
                 }
                 Err(withheld) => {
                     self.gate.push_front((seq, withheld));
-                    // Nothing was written since the store was opened: its own commit gives the first receipt.
+                    // Nothing was written since the store was opened: its own commit gives the
+                    // first receipt.
                     if self.receipt.is_none() && !self.committing {
                         self.uncommitted = true;
                         self.ask_committer()?;
@@ -509,56 +467,18 @@ impl Driver {
     async fn effect(&mut self, effect: Effect) -> Result<(), String> {
         match effect {
             Effect::Send { session, message } => self.send(session, message),
-            Effect::HandOut {
-                session,
-                run,
-                id,
-                token,
-                generation,
-                count,
-                first,
-            } => {
+            Effect::HandOut { session, run, id, token, generation, count, first } => {
                 let first = match first {
                     Some(first) => vec![first],
                     None => self.page(generation, run, (0, count)).await?,
                 };
                 let (sent, now) = (first.len() as u32, self.core.now());
-                self.send(
-                    session,
-                    HandOut {
-                        run,
-                        token,
-                        id,
-                        count,
-                        entries: first,
-                        now,
-                    }
-                    .into(),
-                );
-                self.ship((session, run, token), generation, (sent, count))
-                    .await?;
+                self.send(session, HandOut { run, token, id, count, entries: first, now }.into());
+                self.ship((session, run, token), generation, (sent, count)).await?;
             }
-            Effect::Regrant {
-                session,
-                run,
-                old,
-                token,
-                generation,
-                from,
-                count,
-            } => {
-                self.send(
-                    session,
-                    Regranted {
-                        run,
-                        old,
-                        token,
-                        count,
-                    }
-                    .into(),
-                );
-                self.ship((session, run, token), generation, (from, count))
-                    .await?;
+            Effect::Regrant { session, run, old, token, generation, from, count } => {
+                self.send(session, Regranted { run, old, token, count }.into());
+                self.ship((session, run, token), generation, (from, count)).await?;
             }
             Effect::Close { session, reason } => self.close(session, reason),
             Effect::DropGeneration { generation } => {
@@ -597,16 +517,7 @@ impl Driver {
                 return Err(format!("entry {from} of run number {run} is gone"));
             }
             let sent = entries.len() as u32;
-            self.send(
-                session,
-                Journal {
-                    run,
-                    token,
-                    from,
-                    entries,
-                }
-                .into(),
-            );
+            self.send(session, Journal { run, token, from, entries }.into());
             from += sent;
         }
         Ok(())

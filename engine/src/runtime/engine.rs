@@ -30,28 +30,31 @@ pub struct EngineOptions {
     pub heartbeat: Duration,
     /// A worker not heard of for this long has lost its grants. Default 10 s.
     pub session_timeout: Duration,
-    /// A worker whose connection broke without a goodbye may come back for this long. Default 500 ms.
+    /// A worker whose connection broke without a goodbye may come back for this long. Default 500
+    /// ms.
     pub disconnect_grace: Duration,
     /// Ended runs are kept for this long, rounded up to whole days. Default 7 days.
     pub retention: Duration,
-    /// Dead letters about which nobody has decided are kept for this long, rounded up to whole days, and so is what operators
-    /// did; not shorter than other ended runs. Default 30 days.
+    /// Dead letters about which nobody has decided are kept for this long, rounded up to whole
+    /// days, and so is what operators did; not shorter than other ended runs. Default 30 days.
     pub dead_retention: Duration,
-    /// A run becomes a dead letter when it has been ready for so long, and no worker that knows its workflow was connected
-    /// while others served its queue. Default 10 min.
+    /// A run becomes a dead letter when it has been ready for so long, and no worker that knows its
+    /// workflow was connected while others served its queue. Default 10 min.
     pub unknown_workflow_after: Duration,
     /// Follow the wall clock wherever it goes (after it was wrong, and has been set right).
     pub accept_clock: bool,
-    /// Ready work that no connected worker offers (its queue, workflow or tags) is warned of after this time. Default 60 s.
+    /// Ready work that no connected worker offers (its queue, workflow or tags) is warned of after
+    /// this time. Default 60 s.
     pub unoffered_after: Duration,
     /// Memory for blocks read from disk. Default 64 MiB.
     pub cache_bytes: u64,
-    /// The directory is a restored copy: it gets a new store id, so that workers of its past are fenced.
+    /// The directory is a restored copy: it gets a new store id, so that workers of its past are
+    /// fenced.
     pub restored: bool,
     /// Whether to listen on `DIR/stepwell.sock`. Default yes.
     pub socket: bool,
-    /// Whether workers live in this process only, so that they are known to have ended with it. Default yes; not so
-    /// for an engine that listens.
+    /// Whether workers live in this process only, so that they are known to have ended with it.
+    /// Default yes; not so for an engine that listens.
     pub embedded: bool,
 }
 
@@ -112,13 +115,7 @@ pub enum OpenError {
 impl OpenError {
     /// Whether another process has the directory open.
     pub fn is_locked(&self) -> bool {
-        matches!(
-            self,
-            Self::Store {
-                cause: OpenRefusal::Locked { .. },
-                ..
-            }
-        )
+        matches!(self, Self::Store { cause: OpenRefusal::Locked { .. }, .. })
     }
 
     /// What to do about it, if something can be said.
@@ -135,13 +132,7 @@ impl OpenError {
 
 impl EngineOptions {
     fn settings(&self) -> Result<Settings, OpenError> {
-        let bad = |setting, value, range| {
-            Err(OpenError::Setting {
-                setting,
-                value,
-                range,
-            })
-        };
+        let bad = |setting, value, range| Err(OpenError::Setting { setting, value, range });
         if self.limits.payload_bytes_max > PAYLOAD_BYTES_CEILING
             || self.limits.payload_bytes_max < 1_024
         {
@@ -152,10 +143,8 @@ impl EngineOptions {
             );
         }
         if self.heartbeat < Duration::from_millis(10) || self.session_timeout < self.heartbeat * 2 {
-            let value = format!(
-                "{:?} with heartbeats every {:?}",
-                self.session_timeout, self.heartbeat
-            );
+            let value =
+                format!("{:?} with heartbeats every {:?}", self.session_timeout, self.heartbeat);
             return bad(
                 "session_timeout",
                 value,
@@ -236,16 +225,17 @@ impl std::fmt::Debug for Engine {
 impl Engine {
     /// Opens the engine in `path` with the default options, creating it if there is nothing.
     ///
-    /// In the process of an isolated step ([`Isolation::Process`](crate::Isolation::Process)) nothing is opened: a program
-    /// that uses such steps starts its worker before it asks its client for anything.
+    /// In the process of an isolated step ([`Isolation::Process`](crate::Isolation::Process))
+    /// nothing is opened: a program that uses such steps starts its worker before it asks its
+    /// client for anything.
     ///
     /// Errors: [`OpenError`], by kind. Nothing is changed in a directory that is not ours.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
         EngineOptions::default().open(path).await
     }
 
-    /// What an engine is in the process of an isolated step, whose parent has the directory open: its worker serves the
-    /// parent, its clients reach nobody.
+    /// What an engine is in the process of an isolated step, whose parent has the directory open:
+    /// its worker serves the parent, its clients reach nobody.
     fn closed(env: Env) -> Self {
         Self {
             env,
@@ -289,16 +279,9 @@ impl Engine {
             Driver::run(world, store, core, handle, inbox, ended_tx).await;
             listening.abort();
         };
-        env.exec
-            .isolated("stepwell-engine", Box::pin(engine))
-            .map_err(OpenError::Thread)?;
+        env.exec.isolated("stepwell-engine", Box::pin(engine)).map_err(OpenError::Thread)?;
         match is_open.await {
-            Ok(Ok(())) => Ok(Self {
-                env,
-                driver,
-                ended,
-                listeners,
-            }),
+            Ok(Ok(())) => Ok(Self { env, driver, ended, listeners }),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(OpenError::Thread(std::io::Error::other(
                 "the engine's thread ended while it opened",
@@ -311,10 +294,7 @@ impl Engine {
         let closed =
             || std::io::Error::new(std::io::ErrorKind::NotConnected, "the engine is closed");
         let (answer, answered) = oneshot::channel();
-        let listen = Listen {
-            address: address.to_owned(),
-            answer,
-        };
+        let listen = Listen { address: address.to_owned(), answer };
         if is_isolated() {
             return Ok(address.to_owned());
         }
@@ -333,13 +313,11 @@ impl Engine {
     }
 
     fn dial(&self) -> EmbeddedDial {
-        EmbeddedDial {
-            driver: self.driver.clone(),
-        }
+        EmbeddedDial { driver: self.driver.clone() }
     }
 
-    /// Ends when the engine has stopped by itself (a failed write, a full disk, a panic), with the reason; for ever
-    /// pending if it is closed in peace first.
+    /// Ends when the engine has stopped by itself (a failed write, a full disk, a panic), with the
+    /// reason; for ever pending if it is closed in peace first.
     pub async fn stopped(&self) -> String {
         let mut ended = self.ended.clone();
         let said = ended.wait_for(Option::is_some).await;
@@ -355,8 +333,8 @@ impl Engine {
         }
     }
 
-    /// Commits what is under way, says goodbye to all peers and closes the store. Workers of this process should
-    /// have been drained before.
+    /// Commits what is under way, says goodbye to all peers and closes the store. Workers of this
+    /// process should have been drained before.
     pub async fn close(self) {
         let (done, closed) = oneshot::channel();
         if self.driver.send(Event::Close(done)).is_ok() {
@@ -372,10 +350,7 @@ async fn prepare(
 ) -> Result<(Arc<dyn Store>, Core), OpenError> {
     let store = open()?;
     let opened = reading::open(&*store).await.map_err(OpenError::Records)?;
-    let now = Reading {
-        mono: env.clock.mono(),
-        wall: env.clock.wall(),
-    };
+    let now = Reading { mono: env.clock.mono(), wall: env.clock.wall() };
     let core = Core::open(settings, now, opened).map_err(OpenError::Core)?;
     Ok((store, core))
 }
@@ -400,29 +375,17 @@ mod tests {
 
     impl Exec for Mortal {
         fn isolated(&self, _: &str, future: BoxFuture<'static, ()>) -> io::Result<()> {
-            self.0
-                .lock()
-                .unwrap()
-                .push(tokio::spawn(future).abort_handle());
+            self.0.lock().unwrap().push(tokio::spawn(future).abort_handle());
             Ok(())
         }
     }
 
     async fn open() -> (Engine, Arc<Mortal>) {
         let threads = Arc::new(Mortal::default());
-        let env = Env {
-            exec: threads.clone(),
-            ..bench::env()
-        };
+        let env = Env { exec: threads.clone(), ..bench::env() };
         let store = MemStore::acquire(&MemDisk::new(), MemOptions::default()).unwrap();
-        let options = EngineOptions {
-            socket: false,
-            ..EngineOptions::default()
-        };
-        (
-            options.open_on(env, Arc::new(store)).await.unwrap(),
-            threads,
-        )
+        let options = EngineOptions { socket: false, ..EngineOptions::default() };
+        (options.open_on(env, Arc::new(store)).await.unwrap(), threads)
     }
 
     // R9: whoever waits for the end of an engine is told of it also if it could not say why.
@@ -430,12 +393,7 @@ mod tests {
     async fn an_engine_whose_thread_is_gone_has_stopped() {
         let (engine, threads) = open().await;
         assert_eq!(engine.stopped().now_or_never(), None, "it works");
-        threads
-            .0
-            .lock()
-            .unwrap()
-            .iter()
-            .for_each(AbortHandle::abort);
+        threads.0.lock().unwrap().iter().for_each(AbortHandle::abort);
         let why = engine.stopped().await;
         assert!(why.contains("without a word"), "{why}");
     }

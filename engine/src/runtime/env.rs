@@ -1,7 +1,8 @@
 //! The world as the runtime sees it: time, entropy, network and threads, injected.
 //!
-//! [`Env::real`] is the machine. A simulation puts its own there; the code above cannot tell. This is an argument and
-//! not a cargo feature, because features unify: a test dependency would switch the production binary.
+//! [`Env::real`] is the machine. A simulation puts its own there; the code above cannot tell. This
+//! is an argument and not a cargo feature, because features unify: a test dependency would switch
+//! the production binary.
 
 use std::io;
 use std::path::PathBuf;
@@ -53,13 +54,15 @@ pub trait Net: Send + Sync {
     fn bind(&self, address: &str) -> BoxFuture<'static, io::Result<Box<dyn Listener>>>;
 }
 
-/// Where code runs that must not be held up by other code (heartbeats) or would hold up other code (fsync).
+/// Where code runs that must not be held up by other code (heartbeats) or would hold up other code
+/// (fsync).
 pub trait Exec: Send + Sync {
-    /// Runs `future` to its end apart from the caller: on a thread with a runtime of its own in production, as a task
-    /// in a simulation.
+    /// Runs `future` to its end apart from the caller: on a thread with a runtime of its own in
+    /// production, as a task in a simulation.
     fn isolated(&self, name: &str, future: BoxFuture<'static, ()>) -> io::Result<()>;
 
-    /// Whether this process may execute itself again, for isolated steps. In a simulation they run in place.
+    /// Whether this process may execute itself again, for isolated steps. In a simulation they run
+    /// in place.
     fn has_processes(&self) -> bool {
         false
     }
@@ -106,9 +109,7 @@ impl RealClock {
         reason = "this is the edge: the injected clock of production"
     )]
     fn new() -> Self {
-        Self {
-            start: std::time::Instant::now(),
-        }
+        Self { start: std::time::Instant::now() }
     }
 }
 
@@ -122,9 +123,8 @@ impl Clock for RealClock {
         reason = "this is the edge: the injected clock of production"
     )]
     fn wall(&self) -> Time {
-        let since = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .unwrap_or_default();
+        let since =
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Time(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
 
@@ -201,7 +201,8 @@ impl Net for RealNet {
         Box::pin(async move {
             #[cfg(unix)]
             if let Some(path) = unix_path(&address) {
-                // What is left of an engine that was killed. The store's lock says that no other one lives here.
+                // What is left of an engine that was killed. The store's lock says that no other
+                // one lives here.
                 match std::fs::remove_file(&path) {
                     Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
                     _ => {}
@@ -220,9 +221,7 @@ struct RealExec;
 
 impl Exec for RealExec {
     fn isolated(&self, name: &str, future: BoxFuture<'static, ()>) -> io::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || runtime.block_on(future))?;

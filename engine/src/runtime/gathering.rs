@@ -39,10 +39,7 @@ impl Shop {
         Fut: Future<Output = Outcomes> + Send + 'static,
     {
         let store = MemStore::acquire(&MemDisk::new(), MemOptions::default()).unwrap();
-        let options = EngineOptions {
-            socket: false,
-            ..EngineOptions::default()
-        };
+        let options = EngineOptions { socket: false, ..EngineOptions::default() };
         let engine = options.open_on(env(), Arc::new(store)).await.unwrap();
         let calls: Arc<Mutex<Vec<(usize, Instant)>>> = Arc::default();
         let noted = calls.clone();
@@ -52,11 +49,7 @@ impl Shop {
         };
         let worker = engine.worker().register_batch(ITEM, policy, handler);
         let _worker = worker.start().unwrap();
-        Self {
-            engine,
-            _worker,
-            calls,
-        }
+        Self { engine, _worker, calls }
     }
 
     async fn start(&self, runs: u64) -> Vec<Run<u64>> {
@@ -65,7 +58,8 @@ impl Shop {
         runs.into_iter().map(Result::unwrap).collect()
     }
 
-    /// The attempt of this run that failed: it is its only one, and is followed by one that succeeds.
+    /// The attempt of this run that failed: it is its only one, and is followed by one that
+    /// succeeds.
     async fn failed_once(&self, run: &Run<u64>) -> AttemptFailed {
         let journal = self.engine.client().journal(run.id()).await.unwrap();
         let kinds: Vec<&str> = journal.iter().map(Entry::kind_name).collect();
@@ -112,7 +106,8 @@ async fn miscounted(first: fn(&mut Outcomes)) {
     assert_eq!(shop.sizes(), [4, 4]);
 }
 
-// A21: nobody can say whose the outcomes are if there are too few or too many of them: none of them counts.
+// A21: nobody can say whose the outcomes are if there are too few or too many of them: none of them
+// counts.
 #[tokio::test(start_paused = true)]
 async fn a_call_with_one_outcome_too_few_fails_one_attempt_of_each_item() {
     miscounted(|outcomes| drop(outcomes.pop())).await;
@@ -125,7 +120,8 @@ async fn a_call_with_one_outcome_too_many_fails_one_attempt_of_each_item() {
     miscounted(|outcomes| outcomes.push(Ok(9))).await;
 }
 
-// A41: a call that hangs has its own hard limit, from when the handler was called, and its items are free then.
+// A41: a call that hangs has its own hard limit, from when the handler was called, and its items
+// are free then.
 #[tokio::test(start_paused = true)]
 async fn a_call_that_hangs_ends_at_its_hard_limit_and_fails_one_attempt_of_each_item() {
     let handler = |items: Vec<Item<u64>>| async move {
@@ -144,9 +140,7 @@ async fn a_call_that_hangs_ends_at_its_hard_limit_and_fails_one_attempt_of_each_
         assert!(failed.failure.message.ends_with("hard limit of 3s"));
     }
     let calls = shop.calls.lock().unwrap().clone();
-    let [(3, first), (3, again)] = calls[..] else {
-        panic!("{calls:?}")
-    };
+    let [(3, first), (3, again)] = calls[..] else { panic!("{calls:?}") };
     // Limit, backoff, and the wait for the group to be full; and a few milliseconds to tell it.
     let expected = hard + millis(10) + millis(500);
     let late = (again - first).checked_sub(expected);
@@ -164,9 +158,8 @@ async fn told_after(policy: BatchPolicy) -> Duration {
                 return all_well(&items);
             }
             let call = items[0].call();
-            let Err(passed) = call
-                .until_soft_limit(std::future::pending::<std::convert::Infallible>())
-                .await;
+            let Err(passed) =
+                call.until_soft_limit(std::future::pending::<std::convert::Infallible>()).await;
             *tell.lock().unwrap() = Some(called.elapsed());
             tokio::time::sleep(millis(100)).await; // it cleans up
             items.iter().map(|_| Err(passed.into())).collect()
@@ -186,18 +179,13 @@ async fn told_after(policy: BatchPolicy) -> Duration {
 #[tokio::test(start_paused = true)]
 async fn a_batch_handler_is_told_at_its_soft_limit() {
     let after = told_after(policy().limits(secs(2), secs(3))).await;
-    assert!(
-        after >= secs(2) && after <= secs(2) + millis(2),
-        "{after:?}"
-    );
+    assert!(after >= secs(2) && after <= secs(2) + millis(2), "{after:?}");
     let after = told_after(policy()).await;
-    assert!(
-        after >= secs(300) && after <= secs(300) + millis(2),
-        "{after:?}"
-    );
+    assert!(after >= secs(300) && after <= secs(300) + millis(2), "{after:?}");
 }
 
-// A21: an item that is cancelled while its group is gathered is not in the call, and the others have their own outcomes.
+// A21: an item that is cancelled while its group is gathered is not in the call, and the others
+// have their own outcomes.
 #[tokio::test(start_paused = true)]
 async fn an_item_that_leaves_before_the_call_is_not_in_it() {
     let called = Arc::new(Notify::new());

@@ -47,56 +47,44 @@ impl StoreReport {
 }
 
 fn open(path: &Path) -> Result<FjallStore, OpenError> {
-    let options = Options {
-        create: false,
-        ..Options::default()
-    };
-    FjallStore::open(path, options).map_err(|cause| OpenError::Store {
-        path: path.to_owned(),
-        cause,
-    })
+    let options = Options { create: false, ..Options::default() };
+    FjallStore::open(path, options)
+        .map_err(|cause| OpenError::Store { path: path.to_owned(), cause })
 }
 
 async fn spaces(store: &FjallStore) -> Result<Vec<Space>, OpenError> {
-    let generations = store
-        .generations()
-        .await
-        .map_err(|e| OpenError::Records(e.into()))?;
+    let generations = store.generations().await.map_err(|e| OpenError::Records(e.into()))?;
     Ok([Space::Lasting, Space::Passing]
         .into_iter()
         .chain(generations.into_iter().map(Space::Generation))
         .collect())
 }
 
-/// Reads everything in the store at `path`, decodes every record and verifies every journal's chain.
+/// Reads everything in the store at `path`, decodes every record and verifies every journal's
+/// chain.
 ///
-/// Errors: the store does not open, or cannot be read at all; damage to single records is in the report.
+/// Errors: the store does not open, or cannot be read at all; damage to single records is in the
+/// report.
 pub async fn store_check(path: impl AsRef<Path>) -> Result<StoreReport, OpenError> {
     let store = open(path.as_ref())?;
     let mut report = StoreReport::default();
     for space in spaces(&store).await? {
         let mut journals = JournalCheck::default();
-        let read = all_rows(
-            &store,
-            space,
-            bytes::Bytes::new(),
-            bytes::Bytes::new(),
-            |row| {
-                report.bytes += (row.key.len() + row.value.len()) as u64;
-                let family = Family::of(&row.key);
-                let name = family.map_or("unknown".to_owned(), |f| format!("{f:?}").to_lowercase());
-                *report.rows.entry(name).or_default() += 1;
-                let problem = match family {
-                    Some(Family::Journal) => journals.push(space, row, &mut report),
-                    Some(family) => decode(family, row).err(),
-                    None => Some("a key of no known family".to_owned()),
-                };
-                report.damage.extend(
-                    problem.map(|problem| format!("{space}: key {}: {problem}", hex(&row.key))),
-                );
-                Ok(())
-            },
-        )
+        let read = all_rows(&store, space, bytes::Bytes::new(), bytes::Bytes::new(), |row| {
+            report.bytes += (row.key.len() + row.value.len()) as u64;
+            let family = Family::of(&row.key);
+            let name = family.map_or("unknown".to_owned(), |f| format!("{f:?}").to_lowercase());
+            *report.rows.entry(name).or_default() += 1;
+            let problem = match family {
+                Some(Family::Journal) => journals.push(space, row, &mut report),
+                Some(family) => decode(family, row).err(),
+                None => Some("a key of no known family".to_owned()),
+            };
+            report.damage.extend(
+                problem.map(|problem| format!("{space}: key {}: {problem}", hex(&row.key))),
+            );
+            Ok(())
+        })
         .await;
         journals.finish(&mut report);
         if let Err(error) = read {
@@ -116,11 +104,7 @@ impl JournalCheck {
     fn push(&mut self, space: Space, row: &Row, report: &mut StoreReport) -> Option<String> {
         let (no, ..) = journal::parts_of(&row.key)?;
         if self.run.as_ref().is_none_or(|(current, ..)| *current != no) {
-            let generation = if let Space::Generation(generation) = space {
-                generation
-            } else {
-                0
-            };
+            let generation = if let Space::Generation(generation) = space { generation } else { 0 };
             self.finish(report);
             self.run = Some((no, Joiner::default(), RunFold::new(no, generation)));
             self.bad = false;
@@ -143,19 +127,14 @@ impl JournalCheck {
         if let Some((no, joiner, _)) = self.run.take().filter(|_| !self.bad)
             && !joiner.is_whole()
         {
-            report.damage.push(format!(
-                "run number {no}: entry {} is cut off",
-                joiner.next()
-            ));
+            report.damage.push(format!("run number {no}: entry {} is cut off", joiner.next()));
         }
     }
 }
 
 fn decode(family: Family, row: &Row) -> Result<String, String> {
     fn text<R: Record + std::fmt::Debug>(value: &[u8]) -> Result<String, String> {
-        R::of_bytes(value)
-            .map(|record| format!("{record:?}"))
-            .map_err(|e| e.to_string())
+        R::of_bytes(value).map(|record| format!("{record:?}")).map_err(|e| e.to_string())
     }
     let value = &row.value;
     match family {
@@ -191,7 +170,8 @@ fn hex(bytes: &[u8]) -> String {
 
 /// Writes every record of the store at `path`, a line each, as text.
 ///
-/// Errors: the store does not open, or `into` does not take more. What cannot be decoded is written as hex.
+/// Errors: the store does not open, or `into` does not take more. What cannot be decoded is written
+/// as hex.
 pub async fn store_dump(
     path: impl AsRef<Path>,
     into: &mut (dyn Write + Send),
@@ -199,32 +179,24 @@ pub async fn store_dump(
     let store = open(path.as_ref())?;
     for space in spaces(&store).await? {
         let mut joiner: Option<(RunNo, Joiner)> = None;
-        all_rows(
-            &store,
-            space,
-            bytes::Bytes::new(),
-            bytes::Bytes::new(),
-            |row| {
-                let line = match Family::of(&row.key) {
-                    Some(Family::Journal) => match journal_line(row, &mut joiner) {
-                        Some(line) => line,
-                        None => return Ok(()),
-                    },
-                    Some(family) => {
-                        let key = hex(row.key.get(3..).unwrap_or_default());
-                        let record = decode(family, row)
-                            .unwrap_or_else(|e| format!("{} ({e})", hex(&row.value)));
-                        format!("{} {key} {record}", format!("{family:?}").to_lowercase())
-                    }
-                    None => format!("unknown {} {}", hex(&row.key), hex(&row.value)),
-                };
-                writeln!(into, "{space} {line}").map_err(|e| {
-                    Unreadable::Store(stepwell_storage::ReadFailure::Io {
-                        cause: e.to_string(),
-                    })
-                })
-            },
-        )
+        all_rows(&store, space, bytes::Bytes::new(), bytes::Bytes::new(), |row| {
+            let line = match Family::of(&row.key) {
+                Some(Family::Journal) => match journal_line(row, &mut joiner) {
+                    Some(line) => line,
+                    None => return Ok(()),
+                },
+                Some(family) => {
+                    let key = hex(row.key.get(3..).unwrap_or_default());
+                    let record = decode(family, row)
+                        .unwrap_or_else(|e| format!("{} ({e})", hex(&row.value)));
+                    format!("{} {key} {record}", format!("{family:?}").to_lowercase())
+                }
+                None => format!("unknown {} {}", hex(&row.key), hex(&row.value)),
+            };
+            writeln!(into, "{space} {line}").map_err(|e| {
+                Unreadable::Store(stepwell_storage::ReadFailure::Io { cause: e.to_string() })
+            })
+        })
         .await
         .map_err(OpenError::Records)?;
     }
@@ -240,16 +212,14 @@ fn journal_line(row: &Row, joiner: &mut Option<(RunNo, Joiner)>) -> Option<Strin
     match joiner.push(row) {
         Ok(None) => None,
         Ok(Some(stored)) => {
-            let body = stored
-                .split_last_chunk::<CHAIN_BYTES>()
-                .map_or(&stored[..], |(body, _)| body);
+            let body =
+                stored.split_last_chunk::<CHAIN_BYTES>().map_or(&stored[..], |(body, _)| body);
             let entry = Entry::decode(body)
                 .map_or_else(|e| format!("{} ({e})", hex(body)), |e| format!("{e:?}"));
             Some(format!("journal run {no} entry {number} {entry}"))
         }
-        Err(problem) => Some(format!(
-            "journal run {no} entry {number} {} ({problem})",
-            hex(&row.value)
-        )),
+        Err(problem) => {
+            Some(format!("journal run {no} entry {number} {} ({problem})", hex(&row.value)))
+        }
     }
 }

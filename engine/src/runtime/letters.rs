@@ -1,8 +1,8 @@
 //! Pages of dead letters and of acts, read from the store beside the core.
 //!
-//! Both are listed by time, newest first, behind the last row of the page before: what comes meanwhile comes in front of
-//! it, so no page repeats or leaves out a row. What does not fit a filter is passed over here, a bounded number of rows
-//! a page.
+//! Both are listed by time, newest first, behind the last row of the page before: what comes
+//! meanwhile comes in front of it, so no page repeats or leaves out a row. What does not fit a
+//! filter is passed over here, a bounded number of rows a page.
 
 use bytes::Bytes;
 use stepwell_storage::{Row, Scan, Space};
@@ -70,9 +70,7 @@ pub(super) async fn letters(view: &View, ask: &AskLetters) -> Result<Message, Re
     let behind = ask.behind.map(|at| keys::dead(at.died_at, at.run));
     let ends = [Some(keys::end_of(&family)), until, behind];
     let mut scan = Backwards {
-        from: filter
-            .since
-            .map_or(family, |since| keys::dead(since, RunNo(0))),
+        from: filter.since.map_or(family, |since| keys::dead(since, RunNo(0))),
         to: ends.into_iter().flatten().min().unwrap_or_default(),
         looked: 0,
     };
@@ -99,31 +97,23 @@ pub(super) async fn letters(view: &View, ask: &AskLetters) -> Result<Message, Re
             tokio::task::yield_now().await;
         }
     }
-    Ok(reply(
-        ask.request,
-        letters,
-        last.filter(|_| scan.has_more()),
-    ))
+    Ok(reply(ask.request, letters, last.filter(|_| scan.has_more())))
 }
 
 fn reply(request: u64, letters: Vec<DeadLetter>, next: Option<DeadCursor>) -> Message {
-    LettersReply {
-        request,
-        letters,
-        next,
-    }
-    .into()
+    LettersReply { request, letters, next }.into()
 }
 
-/// Whether a row may stand for a letter that is wanted. What older versions wrote does not name its queue.
+/// Whether a row may stand for a letter that is wanted. What older versions wrote does not name its
+/// queue.
 fn fits(record: &DeadRecord, filter: &DeadFilter) -> bool {
     let is = |wanted: &Option<String>, found: &String| wanted.as_ref().is_none_or(|w| w == found);
     let queue = record.queue.is_empty() || is(&filter.queue, &record.queue);
     queue && is(&filter.workflow, &record.workflow) && is(&filter.class, &record.class)
 }
 
-/// What is damaged is left out, and told by the engine's side: it must hide no other. A store that does not answer is no
-/// damaged row.
+/// What is damaged is left out, and told by the engine's side: it must hide no other. A store that
+/// does not answer is no damaged row.
 pub(super) fn listed<T>(
     found: Result<T, Unreadable>,
     what: impl std::fmt::Display,
@@ -222,12 +212,7 @@ pub(super) async fn acts(view: &View, ask: &AskActs) -> Result<Message, Refusal>
         }
     }
     let next = last.filter(|_| acts.len() >= limit || scan.has_more());
-    Ok(ActsReply {
-        request: ask.request,
-        acts,
-        next,
-    }
-    .into())
+    Ok(ActsReply { request: ask.request, acts, next }.into())
 }
 
 fn act(at: Time, record: ActRecord) -> Act {
@@ -263,14 +248,8 @@ mod tests {
     async fn a_damaged_dead_letter_hides_no_other() {
         let disk = MemDisk::new();
         let store = MemStore::acquire(&disk, MemOptions::default()).unwrap();
-        let options = EngineOptions {
-            socket: false,
-            ..EngineOptions::default()
-        };
-        let engine = options
-            .open_on(patience::env(), Arc::new(store))
-            .await
-            .unwrap();
+        let options = EngineOptions { socket: false, ..EngineOptions::default() };
+        let engine = options.open_on(patience::env(), Arc::new(store)).await.unwrap();
         let fails = |_: Ctx, _: u32| async { Err::<u32, _>(Failure::terminal("broken")) };
         let worker = engine.worker().register(BREAK, fails);
         let worker = worker.queue("default", 1).start().unwrap();
@@ -298,16 +277,10 @@ mod tests {
             }
         }
         assert_eq!(damaged, 2);
-        let (letters, next) = client
-            .dead_letters(&DeadFilter::default(), None, 10)
-            .await
-            .unwrap();
+        let (letters, next) = client.dead_letters(&DeadFilter::default(), None, 10).await.unwrap();
         let listed: Vec<RunNo> = letters.iter().map(|letter| letter.no).collect();
         assert_eq!((listed, next), (vec![RunNo(3)], None));
-        let list = ListRuns {
-            limit: 10,
-            ..ListRuns::default()
-        };
+        let list = ListRuns { limit: 10, ..ListRuns::default() };
         let (runs, _) = client.dead_list(list).await.unwrap();
         let listed: Vec<RunNo> = runs.iter().map(|run| run.no).collect();
         assert_eq!(listed, [RunNo(3), RunNo(2)]);
@@ -317,10 +290,7 @@ mod tests {
             redriven.push((looked.letter.no, looked.answer.is_ok()));
         };
         let all = DeadFilter::default();
-        client
-            .dead_many(&all, &ManyDeed::Redrive, None, each)
-            .await
-            .unwrap();
+        client.dead_many(&all, &ManyDeed::Redrive, None, each).await.unwrap();
         assert_eq!(redriven, [(RunNo(3), true)]);
     }
 }

@@ -1,7 +1,8 @@
 //! A link: messages both ways, over a byte stream or within a process.
 //!
-//! Everything above works on messages and cannot tell a socket from an embedded engine. Over a stream two tasks pump:
-//! one decodes what arrives, one writes all that has queued up with as few writes as possible.
+//! Everything above works on messages and cannot tell a socket from an embedded engine. Over a
+//! stream two tasks pump: one decodes what arrives, one writes all that has queued up with as few
+//! writes as possible.
 
 use std::io;
 use std::sync::{Arc, OnceLock};
@@ -92,12 +93,7 @@ impl Link {
                 }
             };
             if let Some(answer) = answer.upgrade() {
-                let _ = answer.send(
-                    Closing {
-                        reason: problem.clone(),
-                    }
-                    .into(),
-                );
+                let _ = answer.send(Closing { reason: problem.clone() }.into());
             }
             let _ = told.set(problem);
         });
@@ -118,13 +114,11 @@ pub(crate) struct FrameReader {
 
 impl FrameReader {
     pub(crate) fn new(read: ReadHalf<Box<dyn Stream>>) -> Self {
-        Self {
-            read,
-            buffer: BytesMut::with_capacity(WRITE_BYTES),
-        }
+        Self { read, buffer: BytesMut::with_capacity(WRITE_BYTES) }
     }
 
-    /// The next message; `None` at the end of the stream; an error if it is not our protocol or reading fails.
+    /// The next message; `None` at the end of the stream; an error if it is not our protocol or
+    /// reading fails.
     pub(crate) async fn next(&mut self) -> Result<Option<Message>, String> {
         loop {
             if let Some(message) =
@@ -201,10 +195,7 @@ pub struct NetDial {
 impl NetDial {
     /// Dials `address` (`HOST:PORT` or `unix:PATH`).
     pub fn new(env: Env, address: impl Into<String>) -> Self {
-        Self {
-            env,
-            address: address.into(),
-        }
+        Self { env, address: address.into() }
     }
 }
 

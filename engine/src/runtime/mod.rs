@@ -1,4 +1,5 @@
-//! The only code that touches tokio: connections, worker, client, and (with the `server` feature) the engine's driver.
+//! The only code that touches tokio: connections, worker, client, and (with the `server` feature)
+//! the engine's driver.
 
 #[cfg(test)]
 mod bench;

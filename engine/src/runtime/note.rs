@@ -25,11 +25,9 @@ pub(super) fn log(note: &Note) {
         Note::QueueSet { queue, what, by } => {
             tracing::warn!(queue, by, "a queue was set: {what}")
         }
-        Note::NoWorker {
-            queue,
-            reason,
-            for_ms,
-        } => tracing::warn!(queue, for_ms, "no_worker: runs are ready, and {reason}"),
+        Note::NoWorker { queue, reason, for_ms } => {
+            tracing::warn!(queue, for_ms, "no_worker: runs are ready, and {reason}")
+        }
         Note::NoWorkerCleared { queue, reason } => {
             tracing::warn!(queue, "no_worker is over: it was that {reason}")
         }
@@ -47,18 +45,9 @@ pub(super) fn log(note: &Note) {
         Note::ScheduleSet { schedule, what, by } => {
             tracing::warn!(schedule, by, "a schedule was {what}")
         }
-        Note::OccurrencesMissed {
-            schedule,
-            missed,
-            from,
-        } => {
+        Note::OccurrencesMissed { schedule, missed, from } => {
             let from = from.map(|from| from.to_string());
-            tracing::warn!(
-                schedule,
-                missed,
-                from,
-                "occurrences of a schedule were missed"
-            );
+            tracing::warn!(schedule, missed, from, "occurrences of a schedule were missed");
         }
         Note::ScheduleUnreadable { schedule, what } => {
             tracing::error!(

@@ -1,4 +1,5 @@
-//! Retries and limits in the whole engine, on simulated time: the clock of the test jumps to whatever is due next.
+//! Retries and limits in the whole engine, on simulated time: the clock of the test jumps to
+//! whatever is due next.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -39,10 +40,7 @@ impl Clock for Right {
 }
 
 pub(super) fn env() -> Env {
-    Env {
-        clock: Arc::new(Right(Instant::now())),
-        ..bench::env()
-    }
+    Env { clock: Arc::new(Right(Instant::now())), ..bench::env() }
 }
 
 /// What an attempt does.
@@ -58,10 +56,7 @@ struct Shop {
 impl Shop {
     async fn open(retry: Retry, body: Body) -> Self {
         let store = MemStore::acquire(&MemDisk::new(), MemOptions::default()).unwrap();
-        let options = EngineOptions {
-            socket: false,
-            ..EngineOptions::default()
-        };
+        let options = EngineOptions { socket: false, ..EngineOptions::default() };
         let engine = options.open_on(env(), Arc::new(store)).await.unwrap();
         let begun = Arc::new(Mutex::new(Vec::new()));
         let noted = begun.clone();
@@ -79,22 +74,11 @@ impl Shop {
         };
         let worker = engine.worker().register(WORK, function);
         let worker = worker.queue("default", 1).start().unwrap();
-        Self {
-            engine,
-            _worker: worker,
-            begun,
-        }
+        Self { engine, _worker: worker, begun }
     }
 
     /// Runs it; the waits in the journal, the waits as they were, and how it ended.
-    async fn run(
-        &self,
-    ) -> (
-        Vec<Duration>,
-        Vec<Duration>,
-        Result<u32, RunError>,
-        Run<u32>,
-    ) {
+    async fn run(&self) -> (Vec<Duration>, Vec<Duration>, Result<u32, RunError>, Run<u32>) {
         let run = self.engine.client().start(WORK, &1).await.unwrap();
         let ended = run.outcome().await;
         let journal = self.engine.client().journal(run.id()).await.unwrap();
@@ -108,15 +92,13 @@ impl Shop {
     }
 }
 
-/// Never early; late by what it takes to be told, which costs no time here but the rounding of clocks.
+/// Never early; late by what it takes to be told, which costs no time here but the rounding of
+/// clocks.
 fn in_time(planned: &[Duration], real: &[Duration]) {
     assert_eq!(planned.len(), real.len());
     for (planned, real) in planned.iter().zip(real) {
         let late = real.checked_sub(*planned);
-        assert!(
-            late.is_some_and(|late| late <= millis(3)),
-            "{real:?} instead of {planned:?}"
-        );
+        assert!(late.is_some_and(|late| late <= millis(3)), "{real:?} instead of {planned:?}");
     }
 }
 
@@ -134,21 +116,17 @@ async fn the_default_policy_waits_for_2_4_8_16_and_32_seconds() {
     assert!(matches!(ended, Err(RunError::Failed(f)) if f.message == "attempt 6"));
 }
 
-// A12: the attempts that are made, and when, are those of the policy, its jitter included: it is drawn from run, step and
-// attempt, so that anyone can say beforehand what it will be.
+// A12: the attempts that are made, and when, are those of the policy, its jitter included: it is
+// drawn from run, step and attempt, so that anyone can say beforehand what it will be.
 #[tokio::test(start_paused = true)]
 async fn attempts_are_made_at_the_policys_instants_to_the_millisecond() {
     let policy = Retry::exponential(millis(700)).retries(7).cap(secs(9));
     let shop = Shop::open(policy, fails()).await;
     let (planned, real, ended, run) = shop.run().await;
-    let said: Vec<Duration> = (1..=7)
-        .map(|attempt| policy.backoff_jittered(run.id(), StepNo(0), attempt))
-        .collect();
+    let said: Vec<Duration> =
+        (1..=7).map(|attempt| policy.backoff_jittered(run.id(), StepNo(0), attempt)).collect();
     assert_eq!(planned, said);
-    for (wait, plain) in planned
-        .iter()
-        .zip([700, 1_400, 2_800, 5_600, 9_000, 9_000, 9_000])
-    {
+    for (wait, plain) in planned.iter().zip([700, 1_400, 2_800, 5_600, 9_000, 9_000, 9_000]) {
         let (least, most) = (millis(plain * 8 / 10), millis(plain * 12 / 10));
         assert!((least..=most).contains(wait), "{wait:?} for {plain} ms");
     }
@@ -159,7 +137,8 @@ async fn attempts_are_made_at_the_policys_instants_to_the_millisecond() {
     assert!(matches!(ended, Err(RunError::Failed(f)) if f.message == "attempt 8"));
 }
 
-// A14: being rate-limited is no fault of the step: it waits as long as it is told to and still has all its retries.
+// A14: being rate-limited is no fault of the step: it waits as long as it is told to and still has
+// all its retries.
 #[tokio::test(start_paused = true)]
 async fn retry_after_30_seconds_is_not_early_and_uses_up_no_retry() {
     let body: Body = Arc::new(|attempt| match attempt {
@@ -188,14 +167,12 @@ async fn retry_after_is_bounded_by_a_day() {
 const HANG: Workflow<u32, u32> = Workflow::new("hang");
 const QUICK: Workflow<u32, u32> = Workflow::new("quick");
 
-// A44: a downstream that hangs for ever takes its slot for as long as the hard limit allows, and not a moment longer.
+// A44: a downstream that hangs for ever takes its slot for as long as the hard limit allows, and
+// not a moment longer.
 #[tokio::test(start_paused = true)]
 async fn a_slot_is_free_at_the_hard_limit_of_a_step_that_hangs() {
     let store = MemStore::acquire(&MemDisk::new(), MemOptions::default()).unwrap();
-    let options = EngineOptions {
-        socket: false,
-        ..EngineOptions::default()
-    };
+    let options = EngineOptions { socket: false, ..EngineOptions::default() };
     let engine = options.open_on(env(), Arc::new(store)).await.unwrap();
     let hang = |ctx: Ctx, _: u32| async move {
         ctx.step("hang", |_| std::future::pending::<Result<u32, Failure>>())
@@ -203,8 +180,7 @@ async fn a_slot_is_free_at_the_hard_limit_of_a_step_that_hangs() {
             .await
     };
     let quick = |ctx: Ctx, n: u32| async move {
-        ctx.step("quick", |_| async move { Ok::<_, Failure>(n) })
-            .await
+        ctx.step("quick", |_| async move { Ok::<_, Failure>(n) }).await
     };
     let worker = engine.worker().register(HANG, hang).register(QUICK, quick);
     let _worker = worker.queue("default", 2).start().unwrap();

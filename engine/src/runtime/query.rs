@@ -1,5 +1,5 @@
-//! Questions that only read: listings, journals, counts. They never go through the core; what they tell is released
-//! like any other effect, once what they may have seen is durable.
+//! Questions that only read: listings, journals, counts. They never go through the core; what they
+//! tell is released like any other effect, once what they may have seen is durable.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -69,11 +69,7 @@ impl View {
             return Ok(None);
         };
         let held = self.granted.get(&no).filter(|_| image.run.ended.is_none());
-        let state = if held.is_some() {
-            RunState::Granted
-        } else {
-            Core::state_of(&image)
-        };
+        let state = if held.is_some() { RunState::Granted } else { Core::state_of(&image) };
         let mut row = summary(&image.run, state);
         row.incarnation = held.copied();
         if state == RunState::Suspended {
@@ -112,15 +108,13 @@ impl Query {
 
     pub(super) async fn answer(self, view: &View) -> Message {
         let (request, answer) = match self {
-            Self::List(ask) => (
-                ask.request,
-                list(view, ask.caller.namespace, &ask.list, ask.request).await,
-            ),
+            Self::List(ask) => {
+                (ask.request, list(view, ask.caller.namespace, &ask.list, ask.request).await)
+            }
             Self::Journal(ask) => (ask.request, journal(view, &ask).await),
-            Self::Dead(ask) => (
-                ask.request,
-                dead(view, ask.caller.namespace, &ask.list, ask.request).await,
-            ),
+            Self::Dead(ask) => {
+                (ask.request, dead(view, ask.caller.namespace, &ask.list, ask.request).await)
+            }
             Self::Stats(ask) => (ask.request, Ok(stats(view, ask.request))),
             Self::Letters(ask) => (ask.request, letters::letters(view, &ask).await),
             Self::Acts(ask) => (ask.request, letters::acts(view, &ask).await),
@@ -130,11 +124,7 @@ impl Query {
 }
 
 pub(super) fn damaged(error: &Unreadable) -> Refusal {
-    Damaged {
-        id: None,
-        what: error.chain(),
-    }
-    .into()
+    Damaged { id: None, what: error.chain() }.into()
 }
 
 fn stats(view: &View, request: u64) -> Message {
@@ -161,14 +151,12 @@ async fn list(
     request: u64,
 ) -> Result<Message, Refusal> {
     let limit = list.limit.clamp(1, PAGE_ROWS_MAX) as usize;
-    let mut no = view.newest.0.min(
-        list.before
-            .map_or(u64::MAX, |before| before.saturating_sub(1)),
-    );
+    let mut no = view.newest.0.min(list.before.map_or(u64::MAX, |before| before.saturating_sub(1)));
     let (mut runs, mut looked) = (Vec::new(), 0);
     let until = list.from.unwrap_or_default().saturating_sub(1);
     while no > until && runs.len() < limit && looked < LOOK_MAX {
-        // A run that has outlived its retention is not there any more; a damaged one is told by the others' side.
+        // A run that has outlived its retention is not there any more; a damaged one is told by the
+        // others' side.
         let found = letters::listed(view.summary_of(RunNo(no)).await, no)?.flatten();
         let wanted = |(of, row): &(Namespace, RunSummary)| *of == namespace && fits(row, list);
         runs.extend(found.filter(wanted).map(|(_, row)| row));
@@ -176,12 +164,7 @@ async fn list(
         looked += 1;
         tokio::task::yield_now().await;
     }
-    Ok(ListReply {
-        request,
-        runs,
-        next: (no > until).then_some(no + 1),
-    }
-    .into())
+    Ok(ListReply { request, runs, next: (no > until).then_some(no + 1) }.into())
 }
 
 async fn dead(
@@ -203,11 +186,7 @@ async fn dead(
             limit: 256,
             reverse: true,
         };
-        let rows = view
-            .store
-            .scan(scan)
-            .await
-            .map_err(|e| damaged(&e.into()))?;
+        let rows = view.store.scan(scan).await.map_err(|e| damaged(&e.into()))?;
         let Some(last) = rows.last() else { break };
         to = last.key.clone();
         for row in &rows {
@@ -230,27 +209,17 @@ async fn dead(
             tokio::task::yield_now().await;
         }
     }
-    Ok(ListReply {
-        request,
-        runs,
-        next,
-    }
-    .into())
+    Ok(ListReply { request, runs, next }.into())
 }
 
 async fn journal(view: &View, ask: &AskJournal) -> Result<Message, Refusal> {
     let id: RunId = ask.id;
     let local = |e: Unreadable| damaged(&e);
-    let found = reading::index(&*view.store, ask.caller.namespace, id)
-        .await
-        .map_err(local)?;
+    let found = reading::index(&*view.store, ask.caller.namespace, id).await.map_err(local)?;
     let no = found.ok_or(NoSuchRun { id })?;
-    let generation = reading::generation_of(&*view.store, no, (view.births)(no))
-        .await
-        .map_err(local)?;
-    let count = reading::count(&*view.store, generation, no)
-        .await
-        .map_err(local)?;
+    let generation =
+        reading::generation_of(&*view.store, no, (view.births)(no)).await.map_err(local)?;
+    let count = reading::count(&*view.store, generation, no).await.map_err(local)?;
     let until = ask.from.saturating_add(ask.limit).min(count);
     let mut chain = match ask.from {
         0 => chain::root(id),
@@ -265,23 +234,17 @@ async fn journal(view: &View, ask: &AskJournal) -> Result<Message, Refusal> {
             )
             .await;
             let before = before.map_err(local)?;
-            let chain = before
-                .first()
-                .and_then(|stored| stored.last_chunk::<CHAIN_BYTES>());
+            let chain = before.first().and_then(|stored| stored.last_chunk::<CHAIN_BYTES>());
             u64::from_le_bytes(chain.copied().unwrap_or_default())
         }
         _ => 0,
     };
     let entries = match ask.from < until {
-        true => reading::entries(
-            &*view.store,
-            generation,
-            no,
-            (ask.from, until),
-            JOURNAL_FRAME_BYTES,
-        )
-        .await
-        .map_err(local)?,
+        true => {
+            reading::entries(&*view.store, generation, no, (ask.from, until), JOURNAL_FRAME_BYTES)
+                .await
+                .map_err(local)?
+        }
         false => Vec::new(),
     };
     for stored in &entries {
@@ -291,11 +254,5 @@ async fn journal(view: &View, ask: &AskJournal) -> Result<Message, Refusal> {
         .into_iter()
         .map(|stored| stored.slice(..stored.len().saturating_sub(CHAIN_BYTES)))
         .collect();
-    Ok(JournalReply {
-        request: ask.request,
-        from: ask.from,
-        count,
-        entries,
-    }
-    .into())
+    Ok(JournalReply { request: ask.request, from: ask.from, count, entries }.into())
 }

@@ -103,12 +103,7 @@ fn serve(stream: Box<dyn Stream>, from: String, driver: &DriverHandle, clock: &A
         }
         outward.send(message).map_err(|_| Closed)
     });
-    let _ = driver.send(Event::Opened {
-        session,
-        sender,
-        from,
-        closer,
-    });
+    let _ = driver.send(Event::Opened { session, sender, from, closer });
 }
 
 /// Dials the engine of this very process.
@@ -125,9 +120,7 @@ struct Goodbye {
 
 impl Drop for Goodbye {
     fn drop(&mut self) {
-        let _ = self.driver.send(Event::Closed {
-            session: self.session,
-        });
+        let _ = self.driver.send(Event::Closed { session: self.session });
     }
 }
 
@@ -141,22 +134,13 @@ impl Dial for EmbeddedDial {
             let (to_peer, receiver) = mpsc::unbounded_channel::<Message>();
             let sender = LinkSender::new(move |message| to_peer.send(message).map_err(|_| Closed));
             driver
-                .send(Event::Opened {
-                    session,
-                    sender,
-                    from: "embedded".to_owned(),
-                    closer: None,
-                })
+                .send(Event::Opened { session, sender, from: "embedded".to_owned(), closer: None })
                 .map_err(gone)?;
             let goodbye = Goodbye { driver, session };
             let sender = LinkSender::new(move |message| {
                 goodbye.driver.send(Event::Message { session, message })
             });
-            Ok(Link {
-                sender,
-                receiver,
-                reason: Arc::default(),
-            })
+            Ok(Link { sender, receiver, reason: Arc::default() })
         })
     }
 

@@ -1,4 +1,5 @@
-//! The life of a peer's connection: dial, hello, heartbeats, loss, and again. Shared by worker and client.
+//! The life of a peer's connection: dial, hello, heartbeats, loss, and again. Shared by worker and
+//! client.
 //!
 //! ```text
 //!   away ── dial (5 s) ── Hello ──► Welcome (5 s) ──► connected ──┐
@@ -9,9 +10,11 @@
 //! What both sides rely on:
 //!
 //! - **P1** The first frame each way is `Hello` and `Welcome`; nothing else is believed before.
-//! - **P2** Each side sends a heartbeat every `heartbeat_ms`, whatever else it sends. Any frame counts as heard.
+//! - **P2** Each side sends a heartbeat every `heartbeat_ms`, whatever else it sends. Any frame
+//!   counts as heard.
 //! - **P3** A side that has heard nothing for `session_timeout_ms` closes the connection.
-//! - **P4** All that is sent over a connection arrives in its order or not at all; over the next one it is sent again.
+//! - **P4** All that is sent over a connection arrives in its order or not at all; over the next
+//!   one it is sent again.
 //! - **P5** The last frame of a side that leaves in peace is `Closing`.
 
 use std::pin::pin;
@@ -114,13 +117,7 @@ impl<P: Peer> Session<P> {
         peer: P,
         commands: mpsc::UnboundedReceiver<P::Command>,
     ) -> Self {
-        Self {
-            env,
-            dial,
-            peer,
-            commands,
-            deserted: false,
-        }
+        Self { env, dial, peer, commands, deserted: false }
     }
 
     /// Runs. **Cancel safety**: dropping it closes the connection without a goodbye.
@@ -265,10 +262,7 @@ impl<P: Peer> Session<P> {
 /// Dials and says hello.
 async fn connect(env: Env, dial: Arc<dyn Dial>, hello: Hello) -> Result<Connected, SessionError> {
     let address = dial.address();
-    let not = |cause: String| SessionError::NotReachable {
-        address: address.clone(),
-        cause,
-    };
+    let not = |cause: String| SessionError::NotReachable { address: address.clone(), cause };
     let mut link = match within(&env, DIAL_TIMEOUT, dial.dial()).await {
         None => return Err(not(format!("no connection within {DIAL_TIMEOUT:?}"))),
         Some(Err(error)) => return Err(not(error.to_string())),
@@ -293,25 +287,18 @@ async fn connect(env: Env, dial: Arc<dyn Dial>, hello: Hello) -> Result<Connecte
     };
     let answer = within(&env, WELCOME_TIMEOUT, answered).await;
     let welcome = answer.unwrap_or_else(|| {
-        Err(not(format!(
-            "no answer to the hello within {WELCOME_TIMEOUT:?}"
-        )))
+        Err(not(format!("no answer to the hello within {WELCOME_TIMEOUT:?}")))
     })?;
     if welcome.protocol != PROTOCOL {
-        let reason = format!(
-            "it speaks protocol {}, this side speaks {PROTOCOL}",
-            welcome.protocol
-        );
+        let reason =
+            format!("it speaks protocol {}, this side speaks {PROTOCOL}", welcome.protocol);
         return Err(refused(&address, reason));
     }
     Ok(Connected { link, welcome })
 }
 
 fn refused(address: &str, reason: String) -> SessionError {
-    SessionError::HelloRefused {
-        address: address.to_owned(),
-        reason,
-    }
+    SessionError::HelloRefused { address: address.to_owned(), reason }
 }
 
 /// The future's output, unless it takes longer than `limit`.
@@ -335,20 +322,16 @@ async fn goodbye(env: &Env, mut link: Link, reason: String) {
     within(env, GOODBYE_TIMEOUT, closed).await;
 }
 
-/// 50 ms, 100 ms, … 5 s, each up to half shorter. Peers that lost the same engine do not come back as one.
+/// 50 ms, 100 ms, … 5 s, each up to half shorter. Peers that lost the same engine do not come back
+/// as one.
 fn backoff(failures: u32, drawn: u64) -> Duration {
-    let longest = BACKOFF_MIN
-        .saturating_mul(1 << (failures - 1).min(7))
-        .min(BACKOFF_MAX);
+    let longest = BACKOFF_MIN.saturating_mul(1 << (failures - 1).min(7)).min(BACKOFF_MAX);
     let ms = longest.as_millis() as u64;
     Duration::from_millis(ms / 2 + drawn % (ms / 2 + 1))
 }
 
 fn closed(link: &Link) -> String {
-    link.reason
-        .get()
-        .cloned()
-        .unwrap_or_else(|| "the engine closed the connection".to_owned())
+    link.reason.get().cloned().unwrap_or_else(|| "the engine closed the connection".to_owned())
 }
 
 #[cfg(test)]
@@ -358,10 +341,7 @@ mod tests {
     #[test]
     fn backoffs_grow_to_five_seconds() {
         let longest: Vec<u128> = (1..=9).map(|n| backoff(n, 0).as_millis() * 2).collect();
-        assert_eq!(
-            longest,
-            [50, 100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000]
-        );
+        assert_eq!(longest, [50, 100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000]);
         for drawn in 0..200 {
             let wait = backoff(3, drawn * 7_919);
             assert!((100..=200).contains(&wait.as_millis()), "{wait:?}");

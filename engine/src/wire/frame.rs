@@ -5,10 +5,12 @@ use bytes::{Buf, BytesMut};
 use super::message::Message;
 use crate::numbered::Undecodable;
 
-/// The longest frame, in bytes, its length field not counted: the largest payload and room for the rest.
+/// The longest frame, in bytes, its length field not counted: the largest payload and room for the
+/// rest.
 pub const FRAME_BYTES_MAX: usize = (16 << 20) + (1 << 20);
 
-/// A page of journal entries in one frame stays around this size, so that heartbeats are not held up behind it.
+/// A page of journal entries in one frame stays around this size, so that heartbeats are not held
+/// up behind it.
 pub const JOURNAL_FRAME_BYTES: usize = 256 << 10;
 
 /// Why a stream of frames cannot be read on. Ends the connection, nothing else.
@@ -63,13 +65,8 @@ mod tests {
 
     #[test]
     fn frames_survive_any_split() {
-        let messages = [
-            Message::from(Heartbeat { beat: 300 }),
-            Closing {
-                reason: "done".into(),
-            }
-            .into(),
-        ];
+        let messages =
+            [Message::from(Heartbeat { beat: 300 }), Closing { reason: "done".into() }.into()];
         let mut bytes = Vec::new();
         messages.iter().for_each(|m| encode(m, &mut bytes));
         for cut in 0..=bytes.len() {
@@ -87,14 +84,8 @@ mod tests {
     #[test]
     fn garbage_is_an_error() {
         let mut buffer = BytesMut::from(&b"GET / HTTP/1.1\r\n\r\n"[..]);
-        assert!(matches!(
-            decode(&mut buffer, FRAME_BYTES_MAX),
-            Err(FrameError::TooLong { .. })
-        ));
+        assert!(matches!(decode(&mut buffer, FRAME_BYTES_MAX), Err(FrameError::TooLong { .. })));
         let mut buffer = BytesMut::from(&[2, 0, 0, 0, 255, 255][..]);
-        assert!(matches!(
-            decode(&mut buffer, FRAME_BYTES_MAX),
-            Err(FrameError::Undecodable(_))
-        ));
+        assert!(matches!(decode(&mut buffer, FRAME_BYTES_MAX), Err(FrameError::Undecodable(_))));
     }
 }

@@ -1,4 +1,5 @@
-//! The messages, one struct each. Kind numbers are never used again; fields are only added at the end.
+//! The messages, one struct each. Kind numbers are never used again; fields are only added at the
+//! end.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -121,7 +122,8 @@ messages! {
         reason: String,
     },
 
-    /// Engine to worker: run this. Its journal follows in this and, if long, in further [`Journal`] frames.
+    /// Engine to worker: run this. Its journal follows in this and, if long, in further [`Journal`]
+    /// frames.
     10 => HandOut {
         /// The run.
         run: RunNo,
@@ -133,8 +135,9 @@ messages! {
         count: u32,
         /// The first of them as stored, from entry 0.
         entries: Vec<Bytes>,
-        /// Engine time. A worker that goes on counting from what it heard long ago may be ahead of an engine whose clock
-        /// stands or is slewed, and must not take a backoff for over that is not.
+        /// Engine time. A worker that goes on counting from what it heard long ago may be ahead of
+        /// an engine whose clock stands or is slewed, and must not take a backoff for over that is
+        /// not.
         #[serde(default)]
         now: Time,
     },
@@ -149,7 +152,8 @@ messages! {
         /// Entries as stored.
         entries: Vec<Bytes>,
     },
-    /// Engine to worker: this entry is now in the journal. Answers a report, or tells of a timer or a cancel request.
+    /// Engine to worker: this entry is now in the journal. Answers a report, or tells of a timer or
+    /// a cancel request.
     12 => Appended {
         /// The run.
         run: RunNo,
@@ -176,8 +180,8 @@ messages! {
         /// Why.
         reason: Refusal,
     },
-    /// Engine to worker: the held grant goes on under another token. Entries it has not seen follow as
-    /// [`Journal`] frames up to `count`.
+    /// Engine to worker: the held grant goes on under another token. Entries it has not seen follow
+    /// as [`Journal`] frames up to `count`.
     15 => Regranted {
         /// The run.
         run: RunNo,
@@ -218,7 +222,8 @@ messages! {
         #[serde(default)]
         once: Option<OnceKey>,
     },
-    /// Worker to engine: an attempt at a step failed. The engine decides by `retry` whether it was the last.
+    /// Worker to engine: an attempt at a step failed. The engine decides by `retry` whether it was
+    /// the last.
     21 => AttemptFailedReport {
         /// The run.
         run: RunNo,
@@ -256,12 +261,12 @@ messages! {
         token: Token,
         /// How many entries of its journal the worker has seen.
         seen: u32,
-        /// The first instant the function waits for. The journal alone does not tell: a timer or a backoff whose
-        /// future was dropped stays open in it, and nobody waits for that.
+        /// The first instant the function waits for. The journal alone does not tell: a timer or a
+        /// backoff whose future was dropped stays open in it, and nobody waits for that.
         #[serde(default)]
         wakes_at: Time,
-        /// Steps that have asked whether they may make an attempt at what is done once, and that the function waits for. If it
-        /// waits for nothing else, `wakes_at` is the end of time.
+        /// Steps that have asked whether they may make an attempt at what is done once, and that
+        /// the function waits for. If it waits for nothing else, `wakes_at` is the end of time.
         #[serde(default)]
         once: Vec<StepNo>,
     },
@@ -282,8 +287,8 @@ messages! {
         token: Token,
         /// Why.
         failure: Failure,
-        /// Whether it is an attempt at the whole function that failed, and is made again by the default policy: it asked no
-        /// command at all before, or was ended at its limit.
+        /// Whether it is an attempt at the whole function that failed, and is made again by the
+        /// default policy: it asked no command at all before, or was ended at its limit.
         whole: bool,
         /// How the function came to it: what a redrive would have to supersede.
         #[serde(default)]
@@ -314,8 +319,9 @@ messages! {
         /// Slots per queue.
         queues: Vec<QueueSlots>,
     },
-    /// Worker to engine: a step whose first result is everybody's wants to make an attempt. Answered with `OnceGranted`, when
-    /// nobody else makes one, or with `Appended`, when there is a result. Asking again changes nothing.
+    /// Worker to engine: a step whose first result is everybody's wants to make an attempt.
+    /// Answered with `OnceGranted`, when nobody else makes one, or with `Appended`, when there is a
+    /// result. Asking again changes nothing.
     35 => AskOnce {
         /// The run.
         run: RunNo,
@@ -744,7 +750,8 @@ messages! {
 }
 
 impl BackfillReply {
-    /// What became of a page. A run that is there already is that of its occurrence, whatever it was started with.
+    /// What became of a page. A run that is there already is that of its occurrence, whatever it
+    /// was started with.
     pub(crate) fn of(request: u64, runs: &[StartAnswer], next: Option<Time>) -> Message {
         let refused = runs.iter().filter_map(|run| run.refused.as_ref());
         let mut others = refused.filter(|reason| !matches!(reason, Refusal::IdTaken(_)));
@@ -752,13 +759,7 @@ impl BackfillReply {
             return RefusedReply { request, reason }.into();
         }
         let started = runs.iter().filter(|run| run.started).count() as u64;
-        Self {
-            request,
-            started,
-            existed: runs.len() as u64 - started,
-            next,
-        }
-        .into()
+        Self { request, started, existed: runs.len() as u64 - started, next }.into()
     }
 }
 

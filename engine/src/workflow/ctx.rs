@@ -19,8 +19,9 @@ use crate::replay::world::World;
 
 /// What a workflow function asks the engine through. Cheap to clone.
 ///
-/// **Determinism**: `step`, `sleep` and `random` give out numbers in the order of the calls, so they belong into the
-/// workflow function and not into a step's body, where they panic (which fails the step).
+/// **Determinism**: `step`, `sleep` and `random` give out numbers in the order of the calls, so
+/// they belong into the workflow function and not into a step's body, where they panic (which fails
+/// the step).
 #[derive(Clone)]
 pub struct Ctx {
     shared: Arc<Shared>,
@@ -38,23 +39,26 @@ impl Ctx {
 
     /// Asks for a step: a piece of work with an effect in the world, whose outcome is recorded.
     ///
-    /// `body` is called once for each attempt, and its future is polled in place, so that it may borrow. What it returns
-    /// is committed to the journal before this future resolves; when the function is run again, the body does not run
-    /// and the recorded value is the answer. The body is at-least-once in the world (a crash can hit between effect and
-    /// record), so it guards its effect with [`Step::key`].
+    /// `body` is called once for each attempt, and its future is polled in place, so that it may
+    /// borrow. What it returns is committed to the journal before this future resolves; when the
+    /// function is run again, the body does not run and the recorded value is the answer. The body
+    /// is at-least-once in the world (a crash can hit between effect and record), so it guards its
+    /// effect with [`Step::key`].
     ///
-    /// Defaults: [`Retry::default`](crate::Retry) (six attempts), 5 min soft and 5 min 30 s hard limit for each attempt.
+    /// Defaults: [`Retry::default`](crate::Retry) (six attempts), 5 min soft and 5 min 30 s hard
+    /// limit for each attempt.
     ///
-    /// **Determinism**: the step gets its number when this is called, not when the future is polled. The same code must
-    /// call it with the same name at the same number. It runs when first polled, and only if there is no recorded
-    /// outcome.
+    /// **Determinism**: the step gets its number when this is called, not when the future is
+    /// polled. The same code must call it with the same name at the same number. It runs when first
+    /// polled, and only if there is no recorded outcome.
     ///
     /// **Durability**: once it has resolved, its outcome survives a kill and a power cut.
     ///
-    /// **Cancel safety**: dropping the future stops the body at its next await; the number stays used up. An outcome
-    /// that was under way already is recorded and never looked at.
+    /// **Cancel safety**: dropping the future stops the body at its next await; the number stays
+    /// used up. An outcome that was under way already is recorded and never looked at.
     ///
-    /// Errors: the failure of the last attempt, or a cancelled failure once the run has been cancelled.
+    /// Errors: the failure of the last attempt, or a cancelled failure once the run has been
+    /// cancelled.
     #[track_caller]
     pub fn step<F, Fut, T, E>(
         &self,
@@ -67,17 +71,13 @@ impl Ctx {
         T: Serialize + DeserializeOwned + Send,
         E: Into<Failure>,
     {
-        let number = self.shared.ask(
-            CommandKind::Step,
-            name.into(),
-            Duration::ZERO,
-            Location::caller(),
-        );
+        let number =
+            self.shared.ask(CommandKind::Step, name.into(), Duration::ZERO, Location::caller());
         StepFuture::new(self.shared.clone(), number, body)
     }
 
-    /// Asks for a step whose first result is everybody's: of all steps with this key, in whatever run or process, the first that
-    /// succeeds gives the result to all of them.
+    /// Asks for a step whose first result is everybody's: of all steps with this key, in whatever
+    /// run or process, the first that succeeds gives the result to all of them.
     ///
     /// ```
     /// # use stepwell::{Ctx, Failure};
@@ -90,30 +90,38 @@ impl Ctx {
     /// # }
     /// ```
     ///
-    /// In all else it is a [`step`](Self::step), which is called as the key: it has a number, attempts, retries and limits of its
-    /// own, and its result is recorded in this run's journal. Before each attempt the engine is asked. It answers with the
-    /// result if there is one; otherwise one attempt at a time is made, and the other steps wait in line for its result. They
-    /// are told of it; nobody polls. If it fails, if its worker is lost, or if its run no longer wants it, the next in line
-    /// makes an attempt, with its own body. A step that fails for good fails its own run and no other.
+    /// In all else it is a [`step`](Self::step), which is called as the key: it has a number,
+    /// attempts, retries and limits of its own, and its result is recorded in this run's journal.
+    /// Before each attempt the engine is asked. It answers with the result if there is one;
+    /// otherwise one attempt at a time is made, and the other steps wait in line for its result.
+    /// They are told of it; nobody polls. If it fails, if its worker is lost, or if its run no
+    /// longer wants it, the next in line makes an attempt, with its own body. A step that fails for
+    /// good fails its own run and no other.
     ///
-    /// The key is of the namespace, not of the workflow: the same text must mean the same work and the same type. It has 128
-    /// bytes at most. The result is kept for the engine's retention (7 days by default), counted from when it was committed;
-    /// then the work is done again, under the same [`Step::key`].
+    /// The key is of the namespace, not of the workflow: the same text must mean the same work and
+    /// the same type. It has 128 bytes at most. The result is kept for the engine's retention (7
+    /// days by default), counted from when it was committed; then the work is done again, under the
+    /// same [`Step::key`].
     ///
-    /// A run that waits for longer than a moment holds no slot, as if it slept. Its limits count from when its body begins. For
-    /// work of many minutes that thousands wait for, [`Client::once`](crate::Client::once) runs a workflow of its own, in a queue of its own.
+    /// A run that waits for longer than a moment holds no slot, as if it slept. Its limits count
+    /// from when its body begins. For work of many minutes that thousands wait for,
+    /// [`Client::once`](crate::Client::once) runs a workflow of its own, in a queue of its own.
     ///
-    /// **Determinism**: takes a number when called, as a step does. The key must be the same in each replay.
+    /// **Determinism**: takes a number when called, as a step does. The key must be the same in
+    /// each replay.
     ///
-    /// **Durability**: the first result and that it is the first are committed at once. After a restart of the engine two bodies
-    /// may run at a time, if one of them went on without it; as ever a body may also run twice if its worker is lost. The result
-    /// that is committed first is the result, of the other bodies as well. [`Step::key`] is the same in all of them.
+    /// **Durability**: the first result and that it is the first are committed at once. After a
+    /// restart of the engine two bodies may run at a time, if one of them went on without it; as
+    /// ever a body may also run twice if its worker is lost. The result that is committed first is
+    /// the result, of the other bodies as well. [`Step::key`] is the same in all of them.
     ///
-    /// **Cancel safety**: dropping the future stops the body, or the wait, and the next in line is granted.
+    /// **Cancel safety**: dropping the future stops the body, or the wait, and the next in line is
+    /// granted.
     ///
-    /// Errors: the failure of this step's last attempt; a cancelled failure once the run has been cancelled; a retryable
-    /// failure of class `once` for each attempt while the stored result cannot be read. A result of another type parks the
-    /// run, like a recorded outcome of another type.
+    /// Errors: the failure of this step's last attempt; a cancelled failure once the run has been
+    /// cancelled; a retryable failure of class `once` for each attempt while the stored result
+    /// cannot be read. A result of another type parks the run, like a recorded outcome of another
+    /// type.
     #[track_caller]
     pub fn once<F, Fut, T, E>(
         &self,
@@ -128,34 +136,31 @@ impl Ctx {
     {
         let key = key.into();
         let once = OnceKey::of(self.shared.started.namespace, &key);
-        let number = self
-            .shared
-            .ask(CommandKind::Step, key, Duration::ZERO, Location::caller());
+        let number = self.shared.ask(CommandKind::Step, key, Duration::ZERO, Location::caller());
         StepFuture::new(self.shared.clone(), number, body).once(once)
     }
 
-    /// Waits for `span` of engine time, across restarts of everything. A waiting run holds no slot and no memory.
+    /// Waits for `span` of engine time, across restarts of everything. A waiting run holds no slot
+    /// and no memory.
     ///
-    /// The due time is recorded when the engine arms the timer: a replay does not start the wait again. Never early;
-    /// precision is that of the engine, some milliseconds.
+    /// The due time is recorded when the engine arms the timer: a replay does not start the wait
+    /// again. Never early; precision is that of the engine, some milliseconds.
     ///
     /// **Determinism**: takes a number when called, as a step does.
     ///
     /// Errors: a cancelled failure once the run has been cancelled.
     #[track_caller]
     pub fn sleep(&self, span: Duration) -> SleepFuture {
-        let number = self.shared.ask(
-            CommandKind::Timer,
-            Cow::Borrowed(""),
-            span,
-            Location::caller(),
-        );
+        let number =
+            self.shared.ask(CommandKind::Timer, Cow::Borrowed(""), span, Location::caller());
         SleepFuture::new(self.shared.clone(), number, span)
     }
 
-    /// The time as this run knows it: when the entry it saw last was committed, at first when the run was started.
+    /// The time as this run knows it: when the entry it saw last was committed, at first when the
+    /// run was started.
     ///
-    /// **Determinism**: recorded; the same at the same place in each replay. It does not move on between two awaits.
+    /// **Determinism**: recorded; the same at the same place in each replay. It does not move on
+    /// between two awaits.
     pub fn now(&self) -> Time {
         self.shared.now()
     }
@@ -183,11 +188,12 @@ impl Ctx {
         &self.shared.started.principal
     }
 
-    /// Which attempt at the whole function this is, the first is 1. More than 1 only for a function that failed before
-    /// it asked for anything, or ended at its limit ([`Workflow::limit`](crate::Workflow::limit)): other failures are those
-    /// of its steps.
+    /// Which attempt at the whole function this is, the first is 1. More than 1 only for a function
+    /// that failed before it asked for anything, or ended at its limit
+    /// ([`Workflow::limit`](crate::Workflow::limit)): other failures are those of its steps.
     ///
-    /// **Determinism**: recorded. Before the steps that were recorded when an attempt failed, it answers what it did then.
+    /// **Determinism**: recorded. Before the steps that were recorded when an attempt failed, it
+    /// answers what it did then.
     pub fn attempt(&self) -> u32 {
         self.shared.whole_attempt()
     }

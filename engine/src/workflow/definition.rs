@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::step::HARD_LIMIT_DEFAULT;
 
-/// Ties the client that starts a workflow to the worker that runs it: its name, version, queue, input and output.
+/// Ties the client that starts a workflow to the worker that runs it: its name, version, queue,
+/// input and output.
 ///
 /// A constant of it is all the two need to share.
 ///
@@ -38,7 +39,8 @@ impl<In, Out> Workflow<In, Out> {
         }
     }
 
-    /// Sets the version of the code. It is recorded with each step, for people; nothing is decided by it.
+    /// Sets the version of the code. It is recorded with each step, for people; nothing is decided
+    /// by it.
     #[must_use]
     pub const fn version(self, version: u32) -> Self {
         Self { version, ..self }
@@ -62,11 +64,12 @@ impl<In, Out> Workflow<In, Out> {
         Self { tags, ..self }
     }
 
-    /// Sets how long its function may run, or wait for something it did not ask of its context, outside of steps: then this
-    /// attempt at the whole function has failed, and is made again by [`Retry::default`](crate::Retry). Default 5 min 30 s.
+    /// Sets how long its function may run, or wait for something it did not ask of its context,
+    /// outside of steps: then this attempt at the whole function has failed, and is made again by
+    /// [`Retry::default`](crate::Retry). Default 5 min 30 s.
     ///
-    /// Time in steps does not count (they have limits of their own), nor does time in which the function waits for its
-    /// context. A function without steps has it for all that it does.
+    /// Time in steps does not count (they have limits of their own), nor does time in which the
+    /// function waits for its context. A function without steps has it for all that it does.
     ///
     /// ```
     /// use stepwell::{Workflow, secs};

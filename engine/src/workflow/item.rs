@@ -6,16 +6,17 @@
 //!   run ─► item ─┘   (full, or wait_max) └─► its own outcome
 //! ```
 //!
-//! Items are ordinary runs: each has its id, its journal, its retries, and is a dead letter by itself. The function of such
-//! a run is one step, `item`, whose body joins the group that is being gathered in this worker and is polled with the others
-//! of it. So a group needs no task of its own, and is gone from memory with the last of its items.
+//! Items are ordinary runs: each has its id, its journal, its retries, and is a dead letter by
+//! itself. The function of such a run is one step, `item`, whose body joins the group that is being
+//! gathered in this worker and is polled with the others of it. So a group needs no task of its
+//! own, and is gone from memory with the last of its items.
 //!
 //! - **I1** An item is in one group for each attempt, and in a group once.
 //! - **I2** The outcome at place `n` is that of the item at place `n`.
-//! - **I3** What ends a call as a whole (a panic, its limit, a wrong number of outcomes) fails the attempt of each of its
-//!   items, and nothing else.
-//! - **I4** The limits of a call count from when it begins, for the watch over blocked threads, too: an item that has waited
-//!   for it has used up nothing of them.
+//! - **I3** What ends a call as a whole (a panic, its limit, a wrong number of outcomes) fails the
+//!   attempt of each of its items, and nothing else.
+//! - **I4** The limits of a call count from when it begins, for the watch over blocked threads,
+//!   too: an item that has waited for it has used up nothing of them.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -62,12 +63,13 @@ impl BatchPolicy {
         }
     }
 
-    /// Sets how long one call may take: at `soft` the handler is told ([`Call::until_soft_limit`]), at `hard` the call is
-    /// dropped, and each of its items has failed an attempt, retryably, with the class `time limit`. Both count from when
-    /// the handler is called. Defaults: 5 min and 5 min 30 s.
+    /// Sets how long one call may take: at `soft` the handler is told ([`Call::until_soft_limit`]),
+    /// at `hard` the call is dropped, and each of its items has failed an attempt, retryably, with
+    /// the class `time limit`. Both count from when the handler is called. Defaults: 5 min and 5
+    /// min 30 s.
     ///
-    /// A handler that never awaits cannot be dropped: 5 s later its worker reports the attempts as failed and leaves, as for
-    /// [a step](super::StepFuture::limits).
+    /// A handler that never awaits cannot be dropped: 5 s later its worker reports the attempts as
+    /// failed and leaves, as for [a step](super::StepFuture::limits).
     #[must_use]
     pub fn limits(mut self, soft: Duration, hard: Duration) -> Self {
         (self.soft, self.hard) = (soft.min(hard), hard);
@@ -89,9 +91,7 @@ impl BatchPolicy {
 
     /// How long an item's attempt may take: it waits, then its call runs.
     pub(crate) fn attempt_limit(&self) -> Duration {
-        self.wait_max
-            .saturating_add(self.hard)
-            .saturating_add(LEEWAY)
+        self.wait_max.saturating_add(self.hard).saturating_add(LEEWAY)
     }
 }
 
@@ -130,15 +130,16 @@ impl<In> Item<In> {
 pub struct Call(Step);
 
 impl Call {
-    /// Ends when the soft limit of this call has passed: time to clean up, before the hard limit ends the call.
+    /// Ends when the soft limit of this call has passed: time to clean up, before the hard limit
+    /// ends the call.
     ///
     /// **Cancel safety**: may be dropped and asked for again.
     pub fn soft_limit(&self) -> impl Future<Output = ()> + Send + 'static {
         self.0.soft_limit()
     }
 
-    /// What `work` answers, unless the soft limit of this call passes first: then `work` is dropped, and what is left of the
-    /// time up to the hard limit is for cleaning up.
+    /// What `work` answers, unless the soft limit of this call passes first: then `work` is
+    /// dropped, and what is left of the time up to the hard limit is for cleaning up.
     ///
     /// ```
     /// # use stepwell::{Failure, Item};
@@ -216,10 +217,7 @@ where
         input: Payload,
     ) -> Result<Out, Failure> {
         let (group, place) = self.join(step, input);
-        let _member = Member {
-            members: group.members.clone(),
-            place,
-        };
+        let _member = Member { members: group.members.clone(), place };
         let outcomes = group.call.clone().await?;
         let mut outcomes = outcomes.lock().unwrap_or_else(PoisonError::into_inner);
         let mine = outcomes.get_mut(place).and_then(Option::take);
@@ -228,20 +226,15 @@ where
 
     /// Puts an item into the group that is being gathered, or into a new one.
     fn join(&self, step: Step, input: Payload) -> (Arc<Group<Out>>, usize) {
-        let mut gathering = self
-            .gathering
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut gathering = self.gathering.lock().unwrap_or_else(PoisonError::into_inner);
         let mut item = Some((step, input));
         if let Some(group) = gathering.upgrade()
             && let Some(place) = group.members.admit(&mut item, self.policy.items_max)
         {
             return (group, place);
         }
-        let members = Arc::new(Members {
-            waiting: Mutex::new(Some(vec![item])),
-            full: Notify::new(),
-        });
+        let members =
+            Arc::new(Members { waiting: Mutex::new(Some(vec![item])), full: Notify::new() });
         if self.policy.items_max == 1 {
             members.full.notify_one();
         }
@@ -290,16 +283,10 @@ fn items_of<In: DeserializeOwned>(
         let Some((step, input)) = member else {
             continue;
         };
-        let times = if canary!("an item is in its group twice") {
-            2
-        } else {
-            1
-        };
+        let times = if canary!("an item is in its group twice") { 2 } else { 1 };
         for _ in 0..times {
             let step = step.clone();
-            let input = input
-                .to()
-                .map_err(|error| Failure::terminal(error).class("input"))?;
+            let input = input.to().map_err(|error| Failure::terminal(error).class("input"))?;
             places.push(place);
             items.push(Item { input, step });
         }
@@ -366,15 +353,8 @@ struct Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
-        let mut waiting = self
-            .members
-            .waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(place) = waiting
-            .as_mut()
-            .and_then(|waiting| waiting.get_mut(self.place))
-        {
+        let mut waiting = self.members.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = waiting.as_mut().and_then(|waiting| waiting.get_mut(self.place)) {
             *place = None;
         }
     }

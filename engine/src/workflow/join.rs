@@ -1,8 +1,9 @@
 //! Waiting for several things: `join!`, `try_join!`, `select!`, `join_all`.
 //!
-//! All of them poll in the order in which they are written, every time. That, and the rule that one outcome is resolved
-//! between two polls, makes them give the same answer in each replay. The general-purpose ones do not: tokio's
-//! `select!` starts at a random branch, and may skip a poll when a task has used up its budget.
+//! All of them poll in the order in which they are written, every time. That, and the rule that one
+//! outcome is resolved between two polls, makes them give the same answer in each replay. The
+//! general-purpose ones do not: tokio's `select!` starts at a random branch, and may skip a poll
+//! when a task has used up its budget.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -26,8 +27,8 @@ macro_rules! join {
     };
 }
 
-/// Waits for all of several futures of `Result`s; answers `Ok` with a tuple, or the first error that turns up, and then
-/// drops the others.
+/// Waits for all of several futures of `Result`s; answers `Ok` with a tuple, or the first error
+/// that turns up, and then drops the others.
 ///
 /// ```
 /// # use stepwell::{Ctx, Failure};
@@ -45,10 +46,11 @@ macro_rules! try_join {
     };
 }
 
-/// Waits for the first of up to eight futures, drops the others, and goes on in the arm of the one that was ready.
+/// Waits for the first of up to eight futures, drops the others, and goes on in the arm of the one
+/// that was ready.
 ///
-/// If several are ready at once, the one written first wins. The futures of the other arms are dropped before the arm
-/// runs: a step's body stops there; a timer is forgotten.
+/// If several are ready at once, the one written first wins. The futures of the other arms are
+/// dropped before the arm runs: a step's body stops there; a timer is forgotten.
 ///
 /// ```
 /// # use stepwell::{Ctx, Failure, mins};
@@ -87,7 +89,8 @@ macro_rules! select {
     };
 }
 
-/// Waits for all of `futures`, which may be of any number but of one type, and answers with what they return, in order.
+/// Waits for all of `futures`, which may be of any number but of one type, and answers with what
+/// they return, in order.
 ///
 /// ```
 /// # use stepwell::{Ctx, Failure};

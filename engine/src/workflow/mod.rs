@@ -1,9 +1,10 @@
 //! What an author writes against: [`Workflow`], [`Ctx`], steps, sleeps, joins.
 //!
-//! A workflow is an ordinary async function. Whatever it asks of its [`Ctx`] is numbered in the order in which the code
-//! asks and recorded in the run's journal; when the function is run again, it gets the recorded answers in the recorded
-//! order. So the function has to ask the same again each time. It may branch on its input, on answers, on
-//! [`Ctx::now`] and [`Ctx::random`]. Clocks, random numbers, files, networks and channels belong into steps.
+//! A workflow is an ordinary async function. Whatever it asks of its [`Ctx`] is numbered in the
+//! order in which the code asks and recorded in the run's journal; when the function is run again,
+//! it gets the recorded answers in the recorded order. So the function has to ask the same again
+//! each time. It may branch on its input, on answers, on [`Ctx::now`] and [`Ctx::random`]. Clocks,
+//! random numbers, files, networks and channels belong into steps.
 //!
 //! ```
 //! use stepwell::{Ctx, Failure, Retry, Workflow, days, secs};

@@ -51,10 +51,11 @@ impl Step {
         self.watch.limits(self.number, hard, hard_at);
     }
 
-    /// The idempotency key: the same in all attempts at this step, in whatever process, and no other step has it.
+    /// The idempotency key: the same in all attempts at this step, in whatever process, and no
+    /// other step has it.
     ///
-    /// Made of the run's id and the step's number: `run_…-3`. In [`Ctx::once`](super::Ctx::once) made of the namespace and the
-    /// key, and the same in all runs: `once_…`.
+    /// Made of the run's id and the step's number: `run_…-3`. In [`Ctx::once`](super::Ctx::once)
+    /// made of the namespace and the key, and the same in all runs: `once_…`.
     pub fn key(&self) -> String {
         match self.once {
             Some(once) => once.to_string(),
@@ -62,7 +63,8 @@ impl Step {
         }
     }
 
-    /// Which attempt this is, the first is 1. An attempt that was cut short by a crash is made again under its number.
+    /// Which attempt this is, the first is 1. An attempt that was cut short by a crash is made
+    /// again under its number.
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
@@ -77,16 +79,16 @@ impl Step {
         StepNo(self.number)
     }
 
-    /// Ends when the soft limit of this attempt has passed: time to clean up, before the hard limit ends the attempt.
+    /// Ends when the soft limit of this attempt has passed: time to clean up, before the hard limit
+    /// ends the attempt.
     ///
     /// **Cancel safety**: may be dropped and asked for again.
     pub fn soft_limit(&self) -> impl Future<Output = ()> + Send + 'static {
-        self.clock
-            .sleep(self.soft_at.saturating_sub(self.clock.mono()))
+        self.clock.sleep(self.soft_at.saturating_sub(self.clock.mono()))
     }
 
-    /// What `work` answers, unless the soft limit of this attempt passes first: then `work` is dropped, and what is left of
-    /// the time up to the hard limit is for cleaning up.
+    /// What `work` answers, unless the soft limit of this attempt passes first: then `work` is
+    /// dropped, and what is left of the time up to the hard limit is for cleaning up.
     ///
     /// ```
     /// # use stepwell::{Ctx, Failure, Step};
@@ -193,12 +195,14 @@ impl<F, Fut, T> StepFuture<F, Fut, T> {
         self
     }
 
-    /// Sets how long an attempt may take: at `soft` the body is told ([`Step::until_soft_limit`]), at `hard` it is dropped, a
-    /// retryable failure of class `time limit`. Defaults: 5 min and 5 min 30 s.
+    /// Sets how long an attempt may take: at `soft` the body is told ([`Step::until_soft_limit`]),
+    /// at `hard` it is dropped, a retryable failure of class `time limit`. Defaults: 5 min and 5
+    /// min 30 s.
     ///
-    /// Dropping stops a body at an await. A body that never awaits cannot be stopped this way: 5 s later its worker reports
-    /// the attempt as failed and leaves (see [`STUCK_EXIT_CODE`](crate::runtime::worker::STUCK_EXIT_CODE)). Work of that
-    /// kind belongs into a process of its own: [`isolation`](Self::isolation).
+    /// Dropping stops a body at an await. A body that never awaits cannot be stopped this way: 5 s
+    /// later its worker reports the attempt as failed and leaves (see
+    /// [`STUCK_EXIT_CODE`](crate::runtime::worker::STUCK_EXIT_CODE)). Work of that kind belongs
+    /// into a process of its own: [`isolation`](Self::isolation).
     pub fn limits(mut self, soft: Duration, hard: Duration) -> Self {
         (self.soft, self.hard) = (soft.min(hard), hard);
         self
@@ -221,7 +225,8 @@ impl<F, Fut, T> StepFuture<F, Fut, T> {
         }
     }
 
-    /// Has another process make the attempt, if the step is to run in one and there are such processes.
+    /// Has another process make the attempt, if the step is to run in one and there are such
+    /// processes.
     fn sent_elsewhere(&mut self) -> bool {
         let (Isolation::Process { memory_bytes_max }, Some(elsewhere)) =
             (self.isolation, &self.shared.world.elsewhere)
@@ -277,9 +282,9 @@ where
             soft_at,
             watch: self.shared.watch(),
         };
-        let body = self.shared.in_body(self.number, || {
-            catch_unwind(AssertUnwindSafe(|| (self.body)(step)))
-        });
+        let body = self
+            .shared
+            .in_body(self.number, || catch_unwind(AssertUnwindSafe(|| (self.body)(step))));
         self.running = Some(Box::pin(body.map_err(|panic| panicked(panic.as_ref()))?));
         Ok(())
     }
@@ -379,22 +384,19 @@ where
                     return this.answer(resolution);
                 }
                 Verdict::Backoff(left) => {
-                    let wait = this
-                        .backoff
-                        .get_or_insert_with(|| this.shared.world.clock.sleep(left));
+                    let wait =
+                        this.backoff.get_or_insert_with(|| this.shared.world.clock.sleep(left));
                     ready!(wait.as_mut().poll(cx));
                     this.backoff = None;
                 }
                 Verdict::Start { attempt } => {
                     if let Err(failure) = this.start(attempt) {
                         this.stop_body();
-                        this.shared
-                            .body_ended(this.number, Err(failure), this.retry);
+                        this.shared.body_ended(this.number, Err(failure), this.retry);
                     }
                 }
                 Verdict::Failed(failure) => {
-                    this.shared
-                        .body_ended(this.number, Err(failure), this.retry);
+                    this.shared.body_ended(this.number, Err(failure), this.retry);
                 }
                 Verdict::Running => {
                     let ended = ready!(this.poll_attempt(cx));
@@ -424,7 +426,8 @@ impl<F, Fut, T> std::fmt::Debug for StepFuture<F, Fut, T> {
     }
 }
 
-/// A value as a payload; the failure is final, because another attempt would meet the same type and the same limit.
+/// A value as a payload; the failure is final, because another attempt would meet the same type and
+/// the same limit.
 pub(crate) fn encode<T: Serialize + ?Sized>(
     value: &T,
     bytes_max: usize,
@@ -461,9 +464,6 @@ pub(crate) const TIME_LIMIT: &str = "time limit";
 
 /// The failure of an attempt that took too long.
 pub(crate) fn over_time(hard: Duration) -> Failure {
-    let text = format!(
-        "the attempt took longer than its hard limit of {}",
-        span_text(hard)
-    );
+    let text = format!("the attempt took longer than its hard limit of {}", span_text(hard));
     Failure::new(FailureKind::Retryable, TIME_LIMIT, text)
 }

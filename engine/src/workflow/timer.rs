@@ -18,11 +18,7 @@ pub struct SleepFuture {
 
 impl SleepFuture {
     pub(crate) fn new(shared: Arc<Shared>, number: u32, span: Duration) -> Self {
-        Self {
-            shared,
-            number,
-            span,
-        }
+        Self { shared, number, span }
     }
 }
 

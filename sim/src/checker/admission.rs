@@ -1,9 +1,11 @@
-//! **A queue's limits hold, exactly, and its pause; and a run goes only where its tags are offered.**
+//! **A queue's limits hold, exactly, and its pause; and a run goes only where its tags are
+//! offered.**
 //!
-//! Source: the core's invariants A1 (a new grant leaves at most as many granted as the concurrency limit says), A2 (in any
-//! span of engine time at most the burst and the rate's share of it) and A3 (none while the queue is paused), by the
-//! settings that are durable before the grant, in the order of what is durable; and `StartBuilder::tags`. A run that goes
-//! on with a worker that came back is not granted anew.
+//! Source: the core's invariants A1 (a new grant leaves at most as many granted as the concurrency
+//! limit says), A2 (in any span of engine time at most the burst and the rate's share of it) and A3
+//! (none while the queue is paused), by the settings that are durable before the grant, in the
+//! order of what is durable; and `StartBuilder::tags`. A run that goes on with a worker that came
+//! back is not granted anew.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -50,8 +52,7 @@ impl Admissions {
     /// Whether a worker process offers these tags.
     pub(super) fn offers(&self, who: Incarnation, tags: &[String]) -> bool {
         let offered = self.tags.get(&who);
-        tags.iter()
-            .all(|tag| offered.is_some_and(|offered| offered.contains(tag)))
+        tags.iter().all(|tag| offered.is_some_and(|offered| offered.contains(tag)))
     }
 
     /// A run is granted that was not.
@@ -79,10 +80,7 @@ impl Admissions {
         }
         let granted = durable.granted.values();
         let granted = granted.filter(|held| held.queue == grant.queue).count();
-        if let Some(limit) = settings
-            .concurrency
-            .filter(|limit| granted > *limit as usize)
-        {
+        if let Some(limit) = settings.concurrency.filter(|limit| granted > *limit as usize) {
             let text = format!("{} is granted as number {granted} of {limit}", name());
             bench.charge(LIMIT, text);
         }

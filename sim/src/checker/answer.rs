@@ -1,8 +1,8 @@
 //! **What is answered is true of what was asked.**
 //!
-//! Source: rule R1 of the design, and the clients' calls: an order that is acknowledged is carried out, and that is durable;
-//! an outcome is that of the run that was asked about. Which request an answer is to is known by its number, as clients give
-//! them: a client never gives one twice.
+//! Source: rule R1 of the design, and the clients' calls: an order that is acknowledged is carried
+//! out, and that is durable; an outcome is that of the run that was asked about. Which request an
+//! answer is to is known by its number, as clients give them: a client never gives one twice.
 
 use std::collections::BTreeMap;
 
@@ -80,9 +80,9 @@ impl Requests {
                 let is_asked = |entry: &Entry| matches!(entry, Entry::CancelRequested(_));
                 run.entries.iter().any(is_asked)
             }),
-            (Asked::Act(run, command), None) => holds(run, &|run| {
-                run.entries.iter().any(|entry| entry.act() == Some(command))
-            }),
+            (Asked::Act(run, command), None) => {
+                holds(run, &|run| run.entries.iter().any(|entry| entry.act() == Some(command)))
+            }
             (Asked::Outcome(_), Some(Outcome::OutcomePending(_))) => true,
             (Asked::Outcome(run), Some(outcome)) => {
                 holds(run, &|run| run.outcomes().contains(outcome))

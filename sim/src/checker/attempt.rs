@@ -1,9 +1,10 @@
 //! **An attempt is recorded once, as it was made, and the next one waits.**
 //!
-//! Source: `Retry`: attempts are numbered from 1, each wait follows from the policy and from how many attempts failed before,
-//! and no attempt is made before its instant; a failure is final only if the policy says so, and one that says when to come
-//! back uses up no retry (A12, A14, A40). Instants are compared to the millisecond. W6: what is reported again is
-//! recorded once. After a cancel request everything is counted anew, so what comes then is not looked at.
+//! Source: `Retry`: attempts are numbered from 1, each wait follows from the policy and from how
+//! many attempts failed before, and no attempt is made before its instant; a failure is final only
+//! if the policy says so, and one that says when to come back uses up no retry (A12, A14, A40).
+//! Instants are compared to the millisecond. W6: what is reported again is recorded once. After a
+//! cancel request everything is counted anew, so what comes then is not looked at.
 
 use std::collections::BTreeMap;
 
@@ -54,8 +55,8 @@ impl Attempts {
         }
     }
 
-    /// An attempt begins where all clocks are right: then the whole wait has passed since the failure before was told, if
-    /// that was in the same life of the server.
+    /// An attempt begins where all clocks are right: then the whole wait has passed since the
+    /// failure before was told, if that was in the same life of the server.
     pub(super) fn begins(
         &self,
         durable: &Durable,
@@ -141,10 +142,7 @@ impl Attempts {
                 _ => None,
             })
             .collect();
-        let told = format!(
-            "{}: entry {index}, attempt {attempt} at step {number}",
-            run.name()
-        );
+        let told = format!("{}: entry {index}, attempt {attempt} at step {number}", run.name());
         if attempt as usize != failed.len() + 1 {
             let count = failed.len();
             bench.charge(NAME, format!("{told}, follows {count} failed ones"));
@@ -154,8 +152,9 @@ impl Attempts {
             bench.charge(NAME, format!("{told}, was never reported"));
         }
         if let (Some(last), Some(failed_ms)) = (failed.last(), failed_ms) {
-            // A worker goes by the engine's time where it has heard of it, and by its own monotonic clock in between. So
-            // what passed by both of them together is never less than the wait, if not for a clock that is a little fast.
+            // A worker goes by the engine's time where it has heard of it, and by its own monotonic
+            // clock in between. So what passed by both of them together is never less than the
+            // wait, if not for a clock that is a little fast.
             let wait_ms = last.retry_at.since(last.at).as_millis() as u64;
             let real_ms = bench.now_ms.saturating_sub(failed_ms);
             let engine_ms = entry.at().since(last.at).as_millis() as u64;
@@ -208,10 +207,5 @@ fn next(
     let counted = failures.filter(|failure| uses_up(failure)).count() as u32;
     let attempt = before.len() as u32 + 1;
     let first_at = before.first().map_or(entry.at(), |first| first.at);
-    policy.next(
-        failure,
-        (run.started()?.id, number),
-        (attempt, counted),
-        (entry.at(), first_at),
-    )
+    policy.next(failure, (run.started()?.id, number), (attempt, counted), (entry.at(), first_at))
 }

@@ -1,9 +1,10 @@
 //! **A batch's counts equal the truth, and one run follows it.**
 //!
-//! Source: `BatchBuilder::start`, and the core's invariants B1 to B4: at every commit the counts of a batch are those of its
-//! runs; a batch ends in the commit in which it is sealed and its last run has ended, and what follows it begins in that
-//! commit, once, with these counts; one that is sealed gets no more runs. A run that is redriven before its batch has ended goes on for it; one that is redriven
-//! afterwards does not change it.
+//! Source: `BatchBuilder::start`, and the core's invariants B1 to B4: at every commit the counts of
+//! a batch are those of its runs; a batch ends in the commit in which it is sealed and its last run
+//! has ended, and what follows it begins in that commit, once, with these counts; one that is
+//! sealed gets no more runs. A run that is redriven before its batch has ended goes on for it; one
+//! that is redriven afterwards does not change it.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +25,8 @@ const FOLLOWS: &str = "one run follows a batch";
 /// Runs of batches that were redriven.
 #[derive(Default)]
 pub(super) struct Batches {
-    /// Those whose batch had ended, and with which entry: for their batch they are what they were before it.
+    /// Those whose batch had ended, and with which entry: for their batch they are what they were
+    /// before it.
     alone: BTreeMap<RunNo, usize>,
     /// How often one went on for its batch.
     pub(super) rejoined: u64,
@@ -106,10 +108,7 @@ impl Batches {
             if record.sealed && record.counts.ended() == record.counts.total {
                 bench.charge(
                     FOLLOWS,
-                    format!(
-                        "`{}` is sealed, all of it has ended, and it has not",
-                        record.name
-                    ),
+                    format!("`{}` is sealed, all of it has ended, and it has not", record.name),
                 );
             }
         }
@@ -137,10 +136,7 @@ impl Batches {
         if record.counts != truth {
             bench.charge(
                 COUNTS,
-                format!(
-                    "`{}` counts {:?}, it is {truth:?}",
-                    record.name, record.counts
-                ),
+                format!("`{}` counts {:?}, it is {truth:?}", record.name, record.counts),
             );
         }
     }
@@ -150,10 +146,7 @@ fn follows(durable: &Durable, record: &BatchRecord, bench: &mut Bench<'_>) {
     let Some(id) = record.follow_up else { return };
     let counts = record.counts;
     if counts.ended() != counts.total {
-        bench.charge(
-            FOLLOWS,
-            format!("`{}` has ended with {counts:?}", record.name),
-        );
+        bench.charge(FOLLOWS, format!("`{}` has ended with {counts:?}", record.name));
     }
     let Some(started) = durable.runs_of(id).find_map(DurableRun::started) else {
         return bench.charge(FOLLOWS, format!("nothing follows `{}`", record.name));
@@ -168,10 +161,7 @@ fn follows(durable: &Durable, record: &BatchRecord, bench: &mut Bench<'_>) {
     if told != Ok(counts) {
         bench.charge(
             FOLLOWS,
-            format!(
-                "what follows `{}` was told {told:?}, it is {counts:?}",
-                record.name
-            ),
+            format!("what follows `{}` was told {told:?}, it is {counts:?}", record.name),
         );
     }
 }
@@ -187,7 +177,8 @@ pub(super) fn going_on(durable: &Durable, name: &str) -> Vec<(RunNo, usize)> {
     runs.map(|(no, run)| (*no, run.entries.len())).collect()
 }
 
-/// A client was told that these are asked to stop. One that ended is left, also if it was redriven since.
+/// A client was told that these are asked to stop. One that ended is left, also if it was redriven
+/// since.
 pub(super) fn cancelled(
     durable: &Durable,
     name: &str,

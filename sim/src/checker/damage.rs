@@ -1,7 +1,8 @@
 //! **A damaged journal is noticed.**
 //!
-//! Source: ARCHITECTURE.md, what is stored: the chain over a journal is verified whenever the journal is read. In the end one
-//! bit of each journal on the disk is turned, as a failing disk would, and the journal is read as the engine reads it.
+//! Source: ARCHITECTURE.md, what is stored: the chain over a journal is verified whenever the
+//! journal is read. In the end one bit of each journal on the disk is turned, as a failing disk
+//! would, and the journal is read as the engine reads it.
 
 use std::collections::BTreeMap;
 
@@ -31,10 +32,7 @@ pub(super) fn at_the_end(durable: &Durable, seed: u64, disk: &MemDisk, bench: &m
     for (no, run) in durable.kept() {
         let space = Space::Generation(run.generation);
         let rows = journals.remove(&(space, *no)).unwrap_or_default();
-        let rows: Vec<&Row> = rows
-            .into_iter()
-            .filter(|row| is_of(row, *no, run))
-            .collect();
+        let rows: Vec<&Row> = rows.into_iter().filter(|row| is_of(row, *no, run)).collect();
         if rows.is_empty() {
             continue;
         }
@@ -47,18 +45,15 @@ pub(super) fn at_the_end(durable: &Durable, seed: u64, disk: &MemDisk, bench: &m
         if block_on(reading::image(&store, *no, (run.generation, false))).is_ok() {
             bench.charge(
                 NAME,
-                format!(
-                    "{}: bit {bit} of {row:?} was turned, and nobody noticed",
-                    run.name()
-                ),
+                format!("{}: bit {bit} of {row:?} was turned, and nobody noticed", run.name()),
             );
         }
         disk.tamper(space, row.key.clone(), Some(row.value.clone()));
     }
 }
 
-/// Whether it is a row of the journal. The parts of a long start that was lost with the power lie beside it, and nobody
-/// reads them: its number was given again.
+/// Whether it is a row of the journal. The parts of a long start that was lost with the power lie
+/// beside it, and nobody reads them: its number was given again.
 fn is_of(row: &Row, no: RunNo, run: &DurableRun) -> bool {
     let Some((of, entry, _)) = journal::parts_of(&row.key) else {
         return false;

@@ -1,7 +1,7 @@
 //! **One effect for each key, and none for what does not exist.**
 //!
-//! Source: rule R3 of the design: a step gets an idempotency key that is the same for all its attempts; and rule R1: a run is
-//! handed out only once its start is durable.
+//! Source: rule R3 of the design: a step gets an idempotency key that is the same for all its
+//! attempts; and rule R1: a run is handed out only once its start is durable.
 
 use std::collections::BTreeMap;
 
@@ -19,10 +19,7 @@ const GHOST: &str = "no effect for what does not exist";
 /// A body began.
 pub(super) fn body_started(durable: &Durable, run: RunId, bench: &mut Bench<'_>) {
     if durable.run_of(run).is_none() && !durable.was_forgotten(run) {
-        bench.charge(
-            GHOST,
-            format!("a step of {run} began, and its start is not durable"),
-        );
+        bench.charge(GHOST, format!("a step of {run} began, and its start is not durable"));
     }
 }
 
@@ -61,10 +58,7 @@ pub(super) fn at_the_end(durable: &Durable, ledger: &Ledger, bench: &mut Bench<'
         for (request, count) in requests.into_iter().filter(|(_, count)| *count > 1) {
             bench.charge(
                 NAME,
-                format!(
-                    "{}: `{request}` happened {count} times under different keys",
-                    run.name()
-                ),
+                format!("{}: `{request}` happened {count} times under different keys", run.name()),
             );
         }
     }

@@ -1,8 +1,8 @@
 //! **Everything ends after the faults stop, and leaves nothing behind.**
 //!
-//! Source: the simulation's own promise: once all hosts are up and all links are whole, every run ends within the stated
-//! simulated time; then no grant, ready row, timer or stopped run is left, and the engine has nothing in memory but the
-//! sessions of those who are there.
+//! Source: the simulation's own promise: once all hosts are up and all links are whole, every run
+//! ends within the stated simulated time; then no grant, ready row, timer or stopped run is left,
+//! and the engine has nothing in memory but the sessions of those who are there.
 
 use stepwell::model::run::InMemory;
 
@@ -29,16 +29,9 @@ pub(super) fn at_the_end(
         );
     }
     for (no, stopped) in &durable.stopped {
-        bench.charge(
-            name,
-            format!("run {no} is {}: {}", stopped.state, stopped.reason),
-        );
+        bench.charge(name, format!("run {no} is {}: {}", stopped.state, stopped.reason));
     }
-    let open = told
-        .jobs
-        .iter()
-        .filter(|job| **job != Progress::Over)
-        .count();
+    let open = told.jobs.iter().filter(|job| **job != Progress::Over).count();
     if open > 0 {
         bench.charge(name, format!("{open} calls of clients have no answer"));
     }
@@ -61,10 +54,7 @@ pub(super) fn at_the_end(
 
 /// What the engine said it had in memory when it was asked last.
 fn nothing_in_memory(held: &InMemory, bench: &mut Bench<'_>) {
-    let expected = InMemory {
-        sessions: held.sessions,
-        ..InMemory::default()
-    };
+    let expected = InMemory { sessions: held.sessions, ..InMemory::default() };
     if *held != expected {
         bench.charge(
             "everything ends after the faults stop",

@@ -1,7 +1,8 @@
 //! **Fencing tokens only rise, at most one grant is live, and only its holder is heard.**
 //!
-//! Source: rule R2 of the design and the core's invariants G1 (a run has at most one slot), G2 (tokens only rise), G3 (a
-//! report changes something only if its token equals the run's current one).
+//! Source: rule R2 of the design and the core's invariants G1 (a run has at most one slot), G2
+//! (tokens only rise), G3 (a report changes something only if its token equals the run's current
+//! one).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -103,8 +104,9 @@ impl Fence {
         };
         let whole = Said::Gave;
         let (said, or) = match &run.entries[index as usize] {
-            // Somebody else's result: the step had asked for it, or come with another one. Its place may be older than the
-            // token: a worker that comes back while its body runs does not ask again.
+            // Somebody else's result: the step had asked for it, or come with another one. Its
+            // place may be older than the token: a worker that comes back while its body runs does
+            // not ask again.
             Entry::StepCompleted(e) if e.attempt == 0 => {
                 let asked = [Said::Asked(e.number), Said::Completed(e.number)];
                 let said = |(of, _, said): &(RunNo, Token, Said)| *of == no && asked.contains(said);
@@ -128,19 +130,12 @@ impl Fence {
             Entry::Redriven(_) | Entry::InputEdited(_) | Entry::Discarded(_) => return,
         };
         let tokens = [
-            durable
-                .granted
-                .values()
-                .find(|grant| grant.run == no)
-                .map(|grant| grant.token),
+            durable.granted.values().find(|grant| grant.run == no).map(|grant| grant.token),
             self.before.get(&no).copied(),
             self.current.get(&no).copied(),
         ];
         let heard = |said: Said| {
-            tokens
-                .iter()
-                .flatten()
-                .any(|token| self.said.contains(&(no, *token, said)))
+            tokens.iter().flatten().any(|token| self.said.contains(&(no, *token, said)))
         };
         if !heard(said) && !or.is_some_and(heard) {
             let under: Vec<String> = self
@@ -162,10 +157,7 @@ pub(super) fn one_grant_a_run(durable: &Durable, bench: &mut Bench<'_>) {
     let mut seen = BTreeMap::new();
     for (slot, grant) in &durable.granted {
         if let Some(other) = seen.insert(grant.run, slot) {
-            bench.charge(
-                ONE,
-                format!("run {} is granted in slots {other} and {slot}", grant.run),
-            );
+            bench.charge(ONE, format!("run {} is granted in slots {other} and {slot}", grant.run));
         }
     }
 }
@@ -221,10 +213,7 @@ mod tests {
     fn charges(batches: u32) -> usize {
         let (mut fence, mut durable, mut violations) =
             (Fence::default(), Durable::default(), Vec::new());
-        let mut bench = Bench {
-            now_ms: 0,
-            violations: &mut violations,
-        };
+        let mut bench = Bench { now_ms: 0, violations: &mut violations };
         fence.reported(
             &StepCompletedReport {
                 run: RUN,

@@ -1,8 +1,9 @@
 //! **What is told of queues is what is there.**
 //!
-//! Source: `QueueSummary`: depth, granted, scheduled, suspended, the age of the oldest ready run and the settings are all
-//! of one instant, and that instant lies between the question and its answer. Checked against what was durable: the answer
-//! must be the state after one of the changes that became durable meanwhile, for all queues at once.
+//! Source: `QueueSummary`: depth, granted, scheduled, suspended, the age of the oldest ready run
+//! and the settings are all of one instant, and that instant lies between the question and its
+//! answer. Checked against what was durable: the answer must be the state after one of the changes
+//! that became durable meanwhile, for all queues at once.
 
 use std::collections::BTreeMap;
 
@@ -88,19 +89,13 @@ fn state(durable: &Durable) -> State {
         .iter()
         .map(|(number, record)| {
             let settings = record.settings;
-            let gauge = Gauge {
-                settings,
-                ..Gauge::default()
-            };
+            let gauge = Gauge { settings, ..Gauge::default() };
             (*number, gauge)
         })
         .collect();
     for ((queue, ..), record) in &durable.waiting {
         let gauge = gauges.entry(*queue).or_default();
-        let lives = durable
-            .runs
-            .get(&record.run)
-            .is_some_and(|run| !run.has_ended());
+        let lives = durable.runs.get(&record.run).is_some_and(|run| !run.has_ended());
         gauge.ready += u64::from(lives);
         let oldest = gauge.oldest_since.unwrap_or(record.since);
         gauge.oldest_since = Some(oldest.min(record.since));
@@ -118,10 +113,7 @@ fn state(durable: &Durable) -> State {
     let named = gauges.into_iter().map(|(number, mut gauge)| {
         gauge.oldest_since = gauge.oldest_since.filter(|_| gauge.ready > 0);
         let record = durable.queues.get(&number);
-        (
-            record.map_or(String::new(), |record| record.name.clone()),
-            gauge,
-        )
+        (record.map_or(String::new(), |record| record.name.clone()), gauge)
     });
     named.collect()
 }

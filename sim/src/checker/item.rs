@@ -1,8 +1,10 @@
-//! **An item of a batch handler is in a call once, and a call with a wrong number of outcomes has none.**
+//! **An item of a batch handler is in a call once, and a call with a wrong number of outcomes has
+//! none.**
 //!
-//! Source: `Worker::register_batch`, and invariants I1 and I3 of the batch handler. Some items make their first call answer one
-//! outcome too few or too many: their first attempt never succeeds. That each item has its own outcome is checked by
-//! the workload's proof and by what the outside world holds under the item's key.
+//! Source: `Worker::register_batch`, and invariants I1 and I3 of the batch handler. Some items make
+//! their first call answer one outcome too few or too many: their first attempt never succeeds.
+//! That each item has its own outcome is checked by the workload's proof and by what the outside
+//! world holds under the item's key.
 
 use std::collections::BTreeSet;
 

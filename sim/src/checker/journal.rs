@@ -1,7 +1,8 @@
 //! **Every step is committed once, and what is committed stays.**
 //!
-//! Source: the core's invariants J1 (entries are numbered without a gap and nothing follows the last) and S1 (a command has
-//! at most one outcome), and the store's promise that what a receipt covered is there after any crash.
+//! Source: the core's invariants J1 (entries are numbered without a gap and nothing follows the
+//! last) and S1 (a command has at most one outcome), and the store's promise that what a receipt
+//! covered is there after any crash.
 
 use std::sync::Arc;
 
@@ -33,13 +34,7 @@ pub(super) fn appended(durable: &Durable, no: RunNo, index: u32, bench: &mut Ben
     if (0..).zip(before).any(|(at, earlier)| {
         earlier.resolves() && earlier.number() == entry.number() && !superseded.covers(at, earlier)
     }) {
-        bench.charge(
-            NAME,
-            format!(
-                "{}: entry {index} is a second outcome: {entry:?}",
-                run.name()
-            ),
-        );
+        bench.charge(NAME, format!("{}: entry {index} is a second outcome: {entry:?}", run.name()));
     }
 }
 
@@ -58,13 +53,8 @@ pub(super) fn at_the_end(
         Err(failure) => return bench.charge(NAME, format!("the disk is not readable: {failure}")),
     };
     for (no, run) in durable.kept() {
-        let found = block_on(reading::entries(
-            &*store,
-            run.generation,
-            *no,
-            (0, u32::MAX),
-            usize::MAX,
-        ));
+        let found =
+            block_on(reading::entries(&*store, run.generation, *no, (0, u32::MAX), usize::MAX));
         if found.as_ref() != Ok(&run.stored) {
             let lengths = found.map(|found| found.len());
             bench.charge(

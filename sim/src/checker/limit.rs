@@ -1,8 +1,9 @@
 //! **Limits are kept, and told in time.**
 //!
-//! Source: `StepFuture::limits`: at the soft limit the body is told, at the hard limit it is gone. Bodies say when they begin,
-//! when they are told and when they are dropped, and say so by what drops them, so that one that hangs is noticed by its
-//! silence. A host that has stood still in between proves nothing; clocks may be a little slow.
+//! Source: `StepFuture::limits`: at the soft limit the body is told, at the hard limit it is gone.
+//! Bodies say when they begin, when they are told and when they are dropped, and say so by what
+//! drops them, so that one that hangs is noticed by its silence. A host that has stood still in
+//! between proves nothing; clocks may be a little slow.
 
 use std::collections::BTreeMap;
 

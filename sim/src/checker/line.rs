@@ -1,8 +1,9 @@
 //! **Who is heard is not given up, and who is silent is.**
 //!
-//! Source: rule R6 of the design, liveness and not age decides, and P2 and P3 of the sessions: any frame counts as heard, and
-//! only a silence of the time-out, or a broken connection, ends a session. A run's worker is taken for dead only then. After
-//! such a silence the session does end, whatever the others do.
+//! Source: rule R6 of the design, liveness and not age decides, and P2 and P3 of the sessions: any
+//! frame counts as heard, and only a silence of the time-out, or a broken connection, ends a
+//! session. A run's worker is taken for dead only then. After such a silence the session does end,
+//! whatever the others do.
 
 use std::collections::BTreeMap;
 
@@ -33,24 +34,21 @@ struct Line {
     open: bool,
 }
 
-/// After this silence a session has ended, and its end has been told. The engine looks every half a second at the latest,
-/// and tells once what it has written is durable; on a slow disk it may even wait for that before it looks, and while it
-/// stands still it does not look at all.
+/// After this silence a session has ended, and its end has been told. The engine looks every half a
+/// second at the latest, and tells once what it has written is durable; on a slow disk it may even
+/// wait for that before it looks, and while it stands still it does not look at all.
 fn patience_ms(plan: &Plan) -> u64 {
     let settings = &plan.settings;
     let strikes = |kind| plan.faults.iter().any(|timed| timed.fault.kind == kind);
     let slow = strikes(FaultKind::SlowDisk) || strikes(FaultKind::ServerPaused);
     let timeout_ms = settings.session_timeout_ms;
-    let slow_ms = if slow || !plan.script.is_empty() {
-        10 * timeout_ms
-    } else {
-        timeout_ms / 10
-    };
+    let slow_ms = if slow || !plan.script.is_empty() { 10 * timeout_ms } else { timeout_ms / 10 };
     timeout_ms + (settings.heartbeat_ms / 4).clamp(50, 500) + slow_ms + 5 * settings.sync_ms + 100
 }
 
 impl Lines {
-    /// A frame has arrived. The limit is a little less than the time-out: what arrives is looked at later.
+    /// A frame has arrived. The limit is a little less than the time-out: what arrives is looked at
+    /// later.
     pub(super) fn heard(&mut self, who: Incarnation, plan: &Plan, bench: &mut Bench<'_>) {
         self.limit_ms = plan.settings.session_timeout_ms * 9 / 10;
         let (now_ms, limit_ms, patience_ms) = (bench.now_ms, self.limit_ms, patience_ms(plan));
@@ -63,11 +61,8 @@ impl Lines {
                 );
             }
         }
-        let line = self.lines.entry(who).or_insert(Line {
-            heard_ms: now_ms,
-            broken: false,
-            open: true,
-        });
+        let line =
+            self.lines.entry(who).or_insert(Line { heard_ms: now_ms, broken: false, open: true });
         line.open = true;
         line.broken |= now_ms.saturating_sub(line.heard_ms) >= limit_ms;
         line.heard_ms = now_ms;
@@ -90,10 +85,7 @@ impl Lines {
     /// The engine closes a connection.
     pub(super) fn closes(&self, who: Incarnation, closing: &Closing, bench: &mut Bench<'_>) {
         if closing.reason.starts_with(SILENT) && self.is_sound(bench.now_ms, who) {
-            bench.charge(
-                NAME,
-                format!("{who} is told: {}, and was never silent", closing.reason),
-            );
+            bench.charge(NAME, format!("{who} is told: {}, and was never silent", closing.reason));
         }
     }
 

@@ -1,7 +1,7 @@
 //! What must hold, one file per property. Each says where the property is promised.
 //!
-//! Some are checked after every commit, against what is durable by then; some at every frame that leaves the server;
-//! some in the end, when all runs have ended.
+//! Some are checked after every commit, against what is durable by then; some at every frame that
+//! leaves the server; some in the end, when all runs have ended.
 
 mod admission;
 mod answer;
@@ -80,7 +80,8 @@ pub(crate) struct Court {
     schedules: schedule::Schedules,
     tally: tally::Tallies,
     violations: Vec<Violation>,
-    /// Bodies that began although the outcome of their step was durable: allowed for a worker that has not heard yet.
+    /// Bodies that began although the outcome of their step was durable: allowed for a worker that
+    /// has not heard yet.
     pub(crate) late_bodies: u64,
 }
 
@@ -112,11 +113,7 @@ impl Court {
     }
 
     pub(crate) fn charge(&mut self, checker: &str, now_ms: u64, text: String) {
-        Bench {
-            now_ms,
-            violations: &mut self.violations,
-        }
-        .charge(checker, text);
+        Bench { now_ms, violations: &mut self.violations }.charge(checker, text);
     }
 
     pub(crate) fn has_charges(&self) -> bool {
@@ -134,10 +131,7 @@ impl Court {
 
     /// A batch has become durable.
     pub(crate) fn committed(&mut self, now_ms: u64, seq: Seq, ops: &[Op], plan: &Plan) {
-        let mut bench = Bench {
-            now_ms,
-            violations: &mut self.violations,
-        };
+        let mut bench = Bench { now_ms, violations: &mut self.violations };
         let mut batched = false;
         let mut touched = std::collections::BTreeSet::new();
         let mut forgotten = Vec::new();
@@ -165,28 +159,22 @@ impl Court {
                     batched |= self.durable.is_batched(*run);
                     timer::appended(&self.durable, *run, *index, &mut bench);
                     item::appended(&self.durable, *run, *index, &mut bench);
-                    self.engine_time
-                        .appended(&self.durable, *run, *index, &mut bench);
+                    self.engine_time.appended(&self.durable, *run, *index, &mut bench);
                     self.schedules.appended(&self.durable, *run, *index);
                     self.fence.appended(&self.durable, *run, *index, &mut bench);
-                    self.attempts
-                        .appended(&self.durable, *run, *index, &mut bench);
+                    self.attempts.appended(&self.durable, *run, *index, &mut bench);
                     self.acts.appended(&self.durable, *run, *index, &mut bench);
-                    self.batches
-                        .appended(&self.durable, *run, *index, &mut bench);
+                    self.batches.appended(&self.durable, *run, *index, &mut bench);
                     let admissions = &self.admissions;
-                    self.patience
-                        .appended(&self.durable, *run, *index, admissions, &mut bench);
-                    self.suspects
-                        .appended(&self.durable, *run, *index, &self.lines, &mut bench);
+                    self.patience.appended(&self.durable, *run, *index, admissions, &mut bench);
+                    self.suspects.appended(&self.durable, *run, *index, &self.lines, &mut bench);
                 }
                 Change::Granted { slot, before } => {
                     touched.extend(before.as_ref().map(|before| before.run));
                     let grant = self.durable.granted.get(slot).map(|grant| grant.run);
                     touched.extend(grant);
                     grant.into_iter().for_each(|run| self.keys.granted(run));
-                    self.fence
-                        .granted(&self.durable, *slot, before.as_ref(), &mut bench);
+                    self.fence.granted(&self.durable, *slot, before.as_ref(), &mut bench);
                     self.suspects.granted(&self.durable, *slot);
                     self.once.granted(&self.durable, *slot, before.as_ref());
                     let grant = self.durable.granted.get(slot).filter(|grant| {
@@ -195,8 +183,7 @@ impl Court {
                     if let Some(grant) = grant {
                         self.admissions.granted(&self.durable, grant, &mut bench);
                         let admissions = &self.admissions;
-                        self.shares
-                            .granted(&self.durable, grant, admissions, &mut bench);
+                        self.shares.granted(&self.durable, grant, admissions, &mut bench);
                     }
                 }
                 Change::QueueSet { queue } => {
@@ -211,8 +198,7 @@ impl Court {
                 Change::Queued { run, deaths } => {
                     touched.insert(*run);
                     self.patience.queued(*run, &bench);
-                    self.suspects
-                        .queued(&self.durable, *run, *deaths, &self.lines, &mut bench);
+                    self.suspects.queued(&self.durable, *run, *deaths, &self.lines, &mut bench);
                 }
                 Change::Tallied => self.tally.written(),
                 Change::Batched => batched = true,
@@ -265,10 +251,7 @@ impl Court {
         begun: &KeysBegun,
         answer: (&str, RunId, bool),
     ) {
-        let mut bench = Bench {
-            now_ms,
-            violations: &mut self.violations,
-        };
+        let mut bench = Bench { now_ms, violations: &mut self.violations };
         self.keys.answered(&self.durable, begun, answer, &mut bench);
     }
 
@@ -279,28 +262,19 @@ impl Court {
 
     /// It was told that they are asked.
     pub(crate) fn batch_cancelled(&mut self, now_ms: u64, name: &str, meant: &[(RunNo, usize)]) {
-        let mut bench = Bench {
-            now_ms,
-            violations: &mut self.violations,
-        };
+        let mut bench = Bench { now_ms, violations: &mut self.violations };
         batch::cancelled(&self.durable, name, meant, &mut bench);
     }
 
     /// A body of what is done once begins.
     pub(crate) fn once_begins(&mut self, now_ms: u64, run: RunId, number: StepNo) {
-        let mut bench = Bench {
-            now_ms,
-            violations: &mut self.violations,
-        };
+        let mut bench = Bench { now_ms, violations: &mut self.violations };
         self.once.begins(&self.durable, (run, number), &mut bench);
     }
 
     /// A batch handler was called.
     pub(crate) fn items_handled(&mut self, now_ms: u64, host: &str, items: &[(RunId, u32)]) {
-        let mut bench = Bench {
-            now_ms,
-            violations: &mut self.violations,
-        };
+        let mut bench = Bench { now_ms, violations: &mut self.violations };
         item::handled(host, items, &mut bench);
     }
 
@@ -324,10 +298,7 @@ impl Court {
 
     /// And is told.
     pub(crate) fn gauges_told(&mut self, now_ms: u64, from: usize, queues: &[QueueSummary]) {
-        let mut bench = Bench {
-            now_ms,
-            violations: &mut self.violations,
-        };
+        let mut bench = Bench { now_ms, violations: &mut self.violations };
         self.gauges.told(from, queues, &mut bench);
     }
 
@@ -352,10 +323,7 @@ impl Court {
         at: Moment,
         right_clocks: bool,
     ) {
-        let mut bench = Bench {
-            now_ms,
-            violations: &mut self.violations,
-        };
+        let mut bench = Bench { now_ms, violations: &mut self.violations };
         if right_clocks {
             self.attempts.begins(&self.durable, attempt, at, &mut bench);
         }
@@ -363,28 +331,19 @@ impl Court {
 
     /// An attempt was told of its soft limit.
     pub(crate) fn soft_limit_told(&mut self, now_ms: u64, id: u64, pauses: u64) {
-        let mut bench = Bench {
-            now_ms,
-            violations: &mut self.violations,
-        };
+        let mut bench = Bench { now_ms, violations: &mut self.violations };
         self.limits.told(id, pauses, &mut bench);
     }
 
     /// An attempt is gone.
     pub(crate) fn attempt_ends(&mut self, now_ms: u64, id: u64, pauses: u64) {
-        let mut bench = Bench {
-            now_ms,
-            violations: &mut self.violations,
-        };
+        let mut bench = Bench { now_ms, violations: &mut self.violations };
         self.limits.ends(id, pauses, &mut bench);
     }
 
     /// A frame of this process has arrived at the server.
     pub(crate) fn heard(&mut self, now_ms: u64, who: Incarnation, plan: &Plan) {
-        let mut bench = Bench {
-            now_ms,
-            violations: &mut self.violations,
-        };
+        let mut bench = Bench { now_ms, violations: &mut self.violations };
         self.lines.heard(who, plan, &mut bench);
     }
 
@@ -401,10 +360,7 @@ impl Court {
         (to, who): (&str, Option<Incarnation>),
         message: &Message,
     ) {
-        let mut bench = Bench {
-            now_ms,
-            violations: &mut self.violations,
-        };
+        let mut bench = Bench { now_ms, violations: &mut self.violations };
         self.once.released(message, self.durable.lives, &mut bench);
         match (message, who) {
             (Message::Closing(closing), Some(who)) => {
@@ -418,22 +374,14 @@ impl Court {
         }
         release::released(&self.durable, to, message, &mut bench);
         let answer = (to, message);
-        self.requests
-            .answered(&self.durable, &self.orders, answer, &mut bench);
+        self.requests.answered(&self.durable, &self.orders, answer, &mut bench);
     }
 
     /// A step's body has begun.
     pub(crate) fn body_started(&mut self, now_ms: u64, run: RunId, number: StepNo) {
-        let mut bench = Bench {
-            now_ms,
-            violations: &mut self.violations,
-        };
+        let mut bench = Bench { now_ms, violations: &mut self.violations };
         effect::body_started(&self.durable, run, &mut bench);
-        if self
-            .durable
-            .run_of(run)
-            .is_some_and(|run| run.resolves(number))
-        {
+        if self.durable.run_of(run).is_some_and(|run| run.resolves(number)) {
             self.late_bodies += 1;
         }
     }
@@ -444,22 +392,14 @@ pub(crate) fn at_the_end(world: &World, in_time: bool) {
     let (told, ledger) = (world.told(), world.ledger());
     let mut court = world.court();
     let court = &mut *court;
-    let mut bench = Bench {
-        now_ms: world.now_ms(),
-        violations: &mut court.violations,
-    };
+    let mut bench = Bench { now_ms: world.now_ms(), violations: &mut court.violations };
     court.limits.at_the_end(world.stood_still(), &mut bench);
     let ending = &world.program.ending;
     court.shares.at_the_end(&court.durable, &mut bench);
     ending::at_the_end(&court.durable, &told, ending, in_time, &mut bench);
     start::at_the_end(&court.durable, &told, &mut bench);
     outcome::at_the_end(&court.durable, &told, &mut bench);
-    let checked = model::at_the_end(
-        &court.durable,
-        &told.calls,
-        &world.plan.settings,
-        &mut bench,
-    );
+    let checked = model::at_the_end(&court.durable, &told.calls, &world.plan.settings, &mut bench);
     world.saw_many("calls explained", checked.calls);
     world.saw_many("calls explained that have no answer", checked.unknown);
     world.saw_many("runs explained beyond their retention", checked.forgotten);
@@ -470,10 +410,7 @@ pub(crate) fn at_the_end(world: &World, in_time: bool) {
     world.saw_many("sleeps for what is done once", court.once.slept);
     world.saw_many("orders carried out", court.orders.count());
     world.saw_many("runs of open batches redriven", court.batches.rejoined);
-    world.saw_many(
-        "runs of batches redriven after their end",
-        court.batches.left(),
-    );
+    world.saw_many("runs of batches redriven after their end", court.batches.left());
     if world.program.is_engine {
         effect::at_the_end(&court.durable, &ledger, &mut bench);
         ring::at_the_end(&court.durable, &ledger, &mut bench);

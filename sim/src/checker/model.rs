@@ -1,9 +1,10 @@
 //! **Every answer is one that a single engine, doing one call after the other, could have given.**
 //!
-//! Source: the public API (`Client`): what a start, a cancel, a resume, an outcome and a status promise, and rule R1: an
-//! answer is durable when it leaves. Checked as linearizability: for each run there must be one order of all calls about
-//! it, which keeps every call between its beginning and its answer, in which the model below gives the very answers that
-//! were given. Runs do not know each other, so each is looked at alone.
+//! Source: the public API (`Client`): what a start, a cancel, a resume, an outcome and a status
+//! promise, and rule R1: an answer is durable when it leaves. Checked as linearizability: for each
+//! run there must be one order of all calls about it, which keeps every call between its beginning
+//! and its answer, in which the model below gives the very answers that were given. Runs do not
+//! know each other, so each is looked at alone.
 //!
 //! ```text
 //!   absent ──start──► live ──cancel──► live, asked to stop
@@ -14,19 +15,23 @@
 //!                                   dead ── discard ──► discarded
 //! ```
 //!
-//! - A start begins a run that is absent, finds the one of its workflow and input, and is refused by any other.
-//! - A cancel is acknowledged while the run lives. It is a request: the run may complete or die all the same. Its journal
-//!   holds it, though, whatever comes after.
-//! - What operators do with a dead letter is in its journal, in its order, each command once: an act that was acknowledged is
-//!   the journal's next one, or has been done. One that was refused because the run is no dead letter, is none then.
+//! - A start begins a run that is absent, finds the one of its workflow and input, and is refused
+//!   by any other.
+//! - A cancel is acknowledged while the run lives. It is a request: the run may complete or die all
+//!   the same. Its journal holds it, though, whatever comes after.
+//! - What operators do with a dead letter is in its journal, in its order, each command once: an
+//!   act that was acknowledged is the journal's next one, or has been done. One that was refused
+//!   because the run is no dead letter, is none then.
 //! - An outcome once told never changes, unless the run is redriven: each of its lives has its own.
-//! - A run is forgotten once, after its end: between the moment at which the engine gave that to the disk and the one at
-//!   which it was durable (`retention` has an eye on engine time). From then on nobody knows it, and a start begins another.
-//! - The journal is the last to be asked, and must fit the order too: so a call that was acknowledged and forgotten shows.
-//! - A call without an answer may have taken effect at any time since, or never. One that was answered may have gone out
-//!   over more than one connection: it may have taken effect while it was under way *before* the copy that was answered
-//!   came in (a start is told that it found the run that it began itself), and where the network repeats frames late, also
-//!   afterwards.
+//! - A run is forgotten once, after its end: between the moment at which the engine gave that to
+//!   the disk and the one at which it was durable (`retention` has an eye on engine time). From
+//!   then on nobody knows it, and a start begins another.
+//! - The journal is the last to be asked, and must fit the order too: so a call that was
+//!   acknowledged and forgotten shows.
+//! - A call without an answer may have taken effect at any time since, or never. One that was
+//!   answered may have gone out over more than one connection: it may have taken effect while it
+//!   was under way *before* the copy that was answered came in (a start is told that it found the
+//!   run that it began itself), and where the network repeats frames late, also afterwards.
 
 mod search;
 mod story;
@@ -140,22 +145,16 @@ impl Held {
     }
 
     fn is_discarded_after(&self, acts: u32) -> bool {
-        let last = acts
-            .checked_sub(1)
-            .and_then(|at| self.acts.get(at as usize));
+        let last = acts.checked_sub(1).and_then(|at| self.acts.get(at as usize));
         last.is_some_and(|act| act.2 == ActKind::Discard)
     }
 
     /// How many entries its journal has when it has ended, after so many acts.
     fn entries_after(&self, acts: u32) -> u32 {
-        let act = acts
-            .checked_sub(1)
-            .and_then(|at| self.acts.get(at as usize));
+        let act = acts.checked_sub(1).and_then(|at| self.acts.get(at as usize));
         match act.filter(|act| act.2 != ActKind::Redrive) {
             Some((index, ..)) => index + 1,
-            None => self
-                .end_after(acts)
-                .map_or(self.entries, |(index, _)| index + 1),
+            None => self.end_after(acts).map_or(self.entries, |(index, _)| index + 1),
         }
     }
 
@@ -213,8 +212,8 @@ struct History {
     forgets: bool,
 }
 
-/// A run as the model knows it. Invariant: nothing but a redrive leads back from `Ended` to `Live`, and to `Absent` only the
-/// forgetting of a run that has ended.
+/// A run as the model knows it. Invariant: nothing but a redrive leads back from `Ended` to `Live`,
+/// and to `Absent` only the forgetting of a run that has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum State {
     /// So many runs of the name have been forgotten.
@@ -248,22 +247,13 @@ impl History {
     ) -> Self {
         let mut kinds: Vec<(String, Payload)> = Vec::new();
         for call in &calls {
-            if let Asked::Start {
-                workflow, input, ..
-            } = &call.asked
+            if let Asked::Start { workflow, input, .. } = &call.asked
                 && !kinds.iter().any(|(w, i)| w == workflow && i == input)
             {
                 kinds.push((workflow.clone(), input.clone()));
             }
         }
-        Self {
-            calls,
-            lives,
-            forgotten,
-            kinds,
-            repeats,
-            forgets,
-        }
+        Self { calls, lives, forgotten, kinds, repeats, forgets }
     }
 
     fn verdict(&self) -> Verdict {
@@ -297,20 +287,14 @@ impl History {
         let (index, _, kind) = held.acts[life.acts as usize];
         let acts = life.acts + 1;
         Some(match kind {
-            ActKind::Redrive => State::Live(Life {
-                acts,
-                entries: index + 1,
-                ..life
-            }),
+            ActKind::Redrive => State::Live(Life { acts, entries: index + 1, ..life }),
             _ => State::Ended(Life { acts, ..life }),
         })
     }
 
     /// Whether the command has been carried out.
     fn has_acted(&self, command: CommandId, life: Life) -> bool {
-        let place = self
-            .journal_of(life)
-            .and_then(|held| held.place_of(command));
+        let place = self.journal_of(life).and_then(|held| held.place_of(command));
         place.is_some_and(|place| place < life.acts)
     }
 
@@ -337,15 +321,13 @@ impl History {
         let states = self.with_time(state);
         match op.what {
             What::Journal => states.filter(|state| self.is_held(*state)).collect(),
-            What::Forgotten(nth) => states
-                .filter_map(|state| self.forgotten(nth, state))
-                .collect(),
-            What::Call(call) if op.answered => states
-                .filter_map(|state| self.answered(&self.calls[call], state))
-                .collect(),
-            What::Call(call) => states
-                .filter_map(|state| self.unanswered(&self.calls[call], state))
-                .collect(),
+            What::Forgotten(nth) => states.filter_map(|state| self.forgotten(nth, state)).collect(),
+            What::Call(call) if op.answered => {
+                states.filter_map(|state| self.answered(&self.calls[call], state)).collect()
+            }
+            What::Call(call) => {
+                states.filter_map(|state| self.unanswered(&self.calls[call], state)).collect()
+            }
         }
     }
 
@@ -382,37 +364,25 @@ impl History {
     fn unanswered(&self, call: &Call, state: State) -> Option<State> {
         match (&call.asked, state) {
             (Asked::Start { .. }, State::Absent(nth)) => self.begun(call, nth),
-            (Asked::Cancel, State::Live(life)) if !life.asked => Some(State::Live(Life {
-                asked: true,
-                ..life
-            })),
+            (Asked::Cancel, State::Live(life)) if !life.asked => {
+                Some(State::Live(Life { asked: true, ..life }))
+            }
             (Asked::Act { command, .. }, State::Ended(life)) => self.act(*command, life),
             _ => None,
         }
     }
 
     fn begun(&self, call: &Call, nth: usize) -> Option<State> {
-        let Asked::Start {
-            workflow,
-            input,
-            delayed,
-        } = &call.asked
-        else {
+        let Asked::Start { workflow, input, delayed } = &call.asked else {
             return None;
         };
         let kind = self.kind_of(workflow, input)?;
         let (delayed, asked, entries) = (*delayed, false, 1);
-        Some(State::Live(Life {
-            nth,
-            kind,
-            asked,
-            delayed,
-            entries,
-            acts: 0,
-        }))
+        Some(State::Live(Life { nth, kind, asked, delayed, entries, acts: 0 }))
     }
 
-    /// A call is answered as it was: what the state becomes, if it is one in which this answer is right.
+    /// A call is answered as it was: what the state becomes, if it is one in which this answer is
+    /// right.
     fn answered(&self, call: &Call, state: State) -> Option<State> {
         let ended = |told: RunState| match state {
             State::Ended(life) => (self.end_state(life) == Some(told)).then_some(state),
@@ -461,10 +431,7 @@ impl History {
                 (state.life()?.kind == mine()?).then_some(state)
             }
             (Asked::Cancel, Answer::Done) => match state {
-                State::Live(life) => Some(State::Live(Life {
-                    asked: true,
-                    ..life
-                })),
+                State::Live(life) => Some(State::Live(Life { asked: true, ..life })),
                 State::Absent(_) | State::Ended(_) => None,
             },
             (Asked::Resume, Answer::Done) => matches!(state, State::Live(_)).then_some(state),
@@ -495,10 +462,7 @@ impl History {
         match told {
             RunState::Scheduled => (life.delayed && life.entries == 1).then_some(state),
             told if told.is_final() => None,
-            _ => Some(State::Live(Life {
-                delayed: false,
-                ..life
-            })),
+            _ => Some(State::Live(Life { delayed: false, ..life })),
         }
     }
 
@@ -507,9 +471,7 @@ impl History {
         let life = state.life()?;
         let ends_with = self.journal_of(life).map_or(0, |held| match state {
             State::Ended(life) => held.entries_after(life.acts),
-            _ => held
-                .end_after(life.acts)
-                .map_or(held.entries, |(at, _)| at + 1),
+            _ => held.end_after(life.acts).map_or(held.entries, |(at, _)| at + 1),
         });
         let fits = match state {
             State::Ended(_) => entries == ends_with,

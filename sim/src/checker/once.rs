@@ -1,14 +1,16 @@
 //! **What is done once has one result, and all are told that one.**
 //!
-//! Source: `Ctx::once`, and the core's invariants E1 to E3. The first result for a key and its row are committed in one batch;
-//! as long as the row counts it does not change, and whoever gets a result gets that one: its entry tells of attempt 0. Each
-//! result says whose body came to it.
+//! Source: `Ctx::once`, and the core's invariants E1 to E3. The first result for a key and its row
+//! are committed in one batch; as long as the row counts it does not change, and whoever gets a
+//! result gets that one: its entry tells of attempt 0. Each result says whose body came to it.
 //!
-//! At most one step at a time holds the engine's leave to make an attempt (E3), in one life of the server: not bodies are
-//! judged, which may go on in a worker that is given up, but what the server says. A leave that was given ends with what the
-//! worker says of the step next, with an entry about it, with a refusal, or with the run's grant: when its row goes, or is
-//! another worker's. Under a new token of the same worker it stays. A body begins only by such a leave. A run sleeps for keys
-//! that it has asked for (E6); that it is woken shows in the end, when all runs must have ended.
+//! At most one step at a time holds the engine's leave to make an attempt (E3), in one life of the
+//! server: not bodies are judged, which may go on in a worker that is given up, but what the server
+//! says. A leave that was given ends with what the worker says of the step next, with an entry
+//! about it, with a refusal, or with the run's grant: when its row goes, or is another worker's.
+//! Under a new token of the same worker it stays. A body begins only by such a leave. A run sleeps
+//! for keys that it has asked for (E6); that it is woken shows in the end, when all runs must have
+//! ended.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -78,10 +80,7 @@ struct Grant {
 impl Onces {
     pub(super) fn appended(&mut self, durable: &Durable, no: RunNo, index: u32) {
         self.fresh.push((no, index));
-        let entry = durable
-            .runs
-            .get(&no)
-            .and_then(|run| run.entries.get(index as usize));
+        let entry = durable.runs.get(&no).and_then(|run| run.entries.get(index as usize));
         if let Some(
             Entry::StepCompleted(StepCompleted { number, .. })
             | Entry::StepFailed(StepFailed { number, .. })
@@ -166,10 +165,7 @@ impl Onces {
             }
             Some(once) if self.asleep.insert(run) => {
                 self.slept += 1;
-                let strange = once
-                    .keys
-                    .iter()
-                    .find(|key| !self.wanted.contains(&(run, key.0)));
+                let strange = once.keys.iter().find(|key| !self.wanted.contains(&(run, key.0)));
                 if once.keys.is_empty() || strange.is_some() {
                     bench.charge(SLEEPS, format!("run {run} sleeps for {once:?}"));
                 }
@@ -214,10 +210,8 @@ impl Onces {
             Message::AskOnce(ask) => {
                 self.waited += 1;
                 self.wanted.insert((run, ask.once.0));
-                let asked = self.asked.entry((run, number)).or_insert(Asked {
-                    key: ask.once,
-                    leave: None,
-                });
+                let asked =
+                    self.asked.entry((run, number)).or_insert(Asked { key: ask.once, leave: None });
                 if asked.key != ask.once {
                     (asked.key, asked.leave) = (ask.once, None);
                 }
@@ -279,12 +273,7 @@ impl Onces {
 }
 
 fn result_of<'a>(durable: &'a Durable, row: &OnceRecord) -> Option<&'a StepCompleted> {
-    match durable
-        .runs
-        .get(&row.run)?
-        .entries
-        .get(row.entry as usize)?
-    {
+    match durable.runs.get(&row.run)?.entries.get(row.entry as usize)? {
         Entry::StepCompleted(step) => Some(step),
         _ => None,
     }

@@ -1,9 +1,10 @@
 //! **An order about a queue or a schedule acts once, and it does act.**
 //!
-//! Source: the core's invariants N1 and N2, and the clients' calls: what is recorded as carried out is so in the same batch, and
-//! a copy of an order that comes late does not undo what was
-//! ordered since. What is durable of queues and schedules changes only with an order that was never carried out before, which
-//! is recorded with it; the network repeats such orders at once, late, and over other connections.
+//! Source: the core's invariants N1 and N2, and the clients' calls: what is recorded as carried out
+//! is so in the same batch, and a copy of an order that comes late does not undo what was ordered
+//! since. What is durable of queues and schedules changes only with an order that was never carried
+//! out before, which is recorded with it; the network repeats such orders at once, late, and over
+//! other connections.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -79,8 +80,7 @@ impl Orders {
     pub(super) fn queue_set(&mut self, durable: &Durable, queue: u32) {
         let settings = durable.settings_of(queue);
         let before = self.queues.insert(queue, settings).unwrap_or_default();
-        self.queues_seen
-            .extend([(queue, before), (queue, settings)]);
+        self.queues_seen.extend([(queue, before), (queue, settings)]);
         if before != settings {
             self.changes.push(format!("queue {queue} is {settings:?}"));
         }
@@ -116,18 +116,12 @@ impl Orders {
         let orders = std::mem::take(&mut self.orders);
         if changes.len() > orders.len() {
             let count = orders.len();
-            bench.charge(
-                NAME,
-                format!("{count} orders were carried out: {changes:?}"),
-            );
+            bench.charge(NAME, format!("{count} orders were carried out: {changes:?}"));
         }
         for command in orders {
             let wanted = self.wanted.get(&command);
             if let Some(wanted) = wanted.filter(|wanted| !self.is_so(durable, wanted)) {
-                bench.charge(
-                    ACTS,
-                    format!("{command} is carried out, and not so: {wanted:?}"),
-                );
+                bench.charge(ACTS, format!("{command} is carried out, and not so: {wanted:?}"));
             }
         }
         self.queues_seen.clear();
@@ -170,8 +164,6 @@ fn fits(settings: QueueSettings, change: &QueueChange) -> bool {
     let concurrency = |limit: u32| settings.concurrency == Some(limit).filter(|limit| *limit > 0);
     change.paused.is_none_or(|paused| settings.paused == paused)
         && change.concurrency.is_none_or(concurrency)
-        && change
-            .rate
-            .is_none_or(|rate| settings.rate == Some(rate).filter(|rate| rate.count > 0))
+        && change.rate.is_none_or(|rate| settings.rate == Some(rate).filter(|rate| rate.count > 0))
         && (change.oldest_every.is_none() || settings.oldest_every == change.oldest_every)
 }

@@ -1,6 +1,7 @@
 //! **An outcome once told never changes, unless the run is redriven.**
 //!
-//! Source: `Client::outcome`, and rule R1: an answer is durable when it leaves. A death that was redriven stays in the journal.
+//! Source: `Client::outcome`, and rule R1: an answer is durable when it leaves. A death that was
+//! redriven stays in the journal.
 
 use stepwell::model::entry::Entry;
 use stepwell::model::run::Outcome;

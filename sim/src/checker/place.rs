@@ -1,7 +1,8 @@
 //! **A run that has not ended is in exactly one place.**
 //!
-//! Source: the core's invariant Q1: ready, granted, timer or stopped. In none it would be lost, in two it would run twice.
-//! One that has ended is in none, but for one that was cancelled in line: its row goes when its turn comes.
+//! Source: the core's invariant Q1: ready, granted, timer or stopped. In none it would be lost, in
+//! two it would run twice. One that has ended is in none, but for one that was cancelled in line:
+//! its row goes when its turn comes.
 
 use std::collections::BTreeSet;
 
@@ -27,11 +28,7 @@ pub(super) fn batch_ended(durable: &Durable, touched: &BTreeSet<RunNo>, bench: &
                 format!(
                     "{} {} and is in {places:?}",
                     run.name(),
-                    if run.has_ended() {
-                        "has ended"
-                    } else {
-                        "goes on"
-                    }
+                    if run.has_ended() { "has ended" } else { "goes on" }
                 ),
             );
         }

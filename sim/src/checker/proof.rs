@@ -1,7 +1,8 @@
 //! **The workloads' own proofs.**
 //!
-//! Source: the workloads. A chain's result is the hash of all its steps in their order; a checkout's receipt is what its
-//! steps recorded; a run dies only of what the plan says, or of workers that died under it one after the other.
+//! Source: the workloads. A chain's result is the hash of all its steps in their order; a
+//! checkout's receipt is what its steps recorded; a run dies only of what the plan says, or of
+//! workers that died under it one after the other.
 
 use std::time::Duration;
 
@@ -39,13 +40,13 @@ pub(super) fn at_the_end(durable: &Durable, ledger: &Ledger, plan: &Plan, bench:
         };
         let asked = |job: &TimedJob| match &job.job {
             Job::Start { name, .. } => Some(name) == started.name.as_ref(),
-            Job::StartMany { runs, .. } => runs
-                .iter()
-                .any(|(name, _)| Some(name) == started.name.as_ref()),
+            Job::StartMany { runs, .. } => {
+                runs.iter().any(|(name, _)| Some(name) == started.name.as_ref())
+            }
             Job::StartUnique { name, .. } => Some(name) == started.name.as_ref(),
-            Job::StartTogether { runs, .. } => runs
-                .iter()
-                .any(|(name, _)| Some(name) == started.name.as_ref()),
+            Job::StartTogether { runs, .. } => {
+                runs.iter().any(|(name, _)| Some(name) == started.name.as_ref())
+            }
             Job::Batch { name, parts, .. } => {
                 // What follows has no name; another checker knows it.
                 let names = parts.iter().flatten().map(|(name, _)| Some(name));
@@ -104,8 +105,8 @@ fn is_orphan(run: &DurableRun) -> bool {
     started.is_some_and(|started| started.workflow == ORPHAN.name())
 }
 
-/// Whether it failed for the last time so long after it had failed first that no retry was left: its clock has jumped. Of
-/// steps with retries left the whole function is the last.
+/// Whether it failed for the last time so long after it had failed first that no retry was left:
+/// its clock has jumped. Of steps with retries left the whole function is the last.
 fn gave_up(run: &DurableRun, failure: &Failure) -> bool {
     let policy = Retry::default();
     let longest = Duration::from_millis(policy.backoff_max_ms * 2);
@@ -138,14 +139,10 @@ fn chain(no: RunNo, run: &DurableRun, ledger: &Ledger) -> Result<(), String> {
             let (links, result) = chain_expected(&input, value);
             let found: u64 = completed.output.to().map_err(|error| error.to_string())?;
             if found != result {
-                return Err(format!(
-                    "the chain ends with {found:016x} instead of {result:016x}"
-                ));
+                return Err(format!("the chain ends with {found:016x} instead of {result:016x}"));
             }
-            let requests: Vec<String> = (0..)
-                .zip(links)
-                .map(|(place, link)| chain_request(place, link))
-                .collect();
+            let requests: Vec<String> =
+                (0..).zip(links).map(|(place, link)| chain_request(place, link)).collect();
             match ledger
                 .effects_of(no, id)
                 .map(|effect| &effect.request)
@@ -162,13 +159,8 @@ fn chain(no: RunNo, run: &DurableRun, ledger: &Ledger) -> Result<(), String> {
 }
 
 fn was_asked_to_stop(run: &DurableRun) -> Result<(), String> {
-    let asked = run
-        .entries
-        .iter()
-        .any(|entry| matches!(entry, Entry::CancelRequested(_)));
-    asked
-        .then_some(())
-        .ok_or_else(|| "it was cancelled and nobody asked for that".to_owned())
+    let asked = run.entries.iter().any(|entry| matches!(entry, Entry::CancelRequested(_)));
+    asked.then_some(()).ok_or_else(|| "it was cancelled and nobody asked for that".to_owned())
 }
 
 fn checkout(run: &DurableRun) -> Result<(), String> {
@@ -205,10 +197,7 @@ fn checkout(run: &DurableRun) -> Result<(), String> {
                 }
             }
             // An answer that came too late may be recorded; one that was taken in must be.
-            if receipt
-                .answer
-                .is_some_and(|answer| !outputs("ask").contains(&answer))
-            {
+            if receipt.answer.is_some_and(|answer| !outputs("ask").contains(&answer)) {
                 return Err("the receipt has an answer that nobody gave".to_owned());
             }
             (!order.declined)
@@ -217,7 +206,8 @@ fn checkout(run: &DurableRun) -> Result<(), String> {
         }
         Some(Entry::Died(died)) => may_die(run, &died.failure, order.declined),
         Some(Entry::Cancelled(_)) => {
-            // A charge that is recorded after the request was pending then: the function saw it cancelled.
+            // A charge that is recorded after the request was pending then: the function saw it
+            // cancelled.
             let asked = |entry: &&Entry| !matches!(entry, Entry::CancelRequested(_));
             let charged = |entry: &Entry| matches!(entry, Entry::StepCompleted(step) if step.place.name == "charge");
             let charged = run.entries.iter().take_while(asked).any(charged);
@@ -347,10 +337,7 @@ fn limited(no: RunNo, run: &DurableRun, ledger: &Ledger) -> Result<(), String> {
     for (nth, deed) in input.deeds.iter().enumerate() {
         let failure = failures.next();
         if !failure.is_some_and(|failure| fits(*deed, failure)) {
-            return Err(format!(
-                "attempt {} was to be {deed:?}, not {failure:?}",
-                nth + 1
-            ));
+            return Err(format!("attempt {} was to be {deed:?}, not {failure:?}", nth + 1));
         }
     }
     match end {
@@ -363,10 +350,7 @@ fn limited(no: RunNo, run: &DurableRun, ledger: &Ledger) -> Result<(), String> {
         }
         Some(Entry::Died(died)) if input.dies => match failures.next() {
             None => Ok(()),
-            Some(more) => Err(format!(
-                "one attempt more was made: {more:?}, {:?}",
-                died.failure
-            )),
+            Some(more) => Err(format!("one attempt more was made: {more:?}, {:?}", died.failure)),
         },
         Some(Entry::Completed(_) | Entry::Died(_)) => Err(format!("it was to die: {}", input.dies)),
         _ => Ok(()),
@@ -386,10 +370,7 @@ fn fits(deed: Deed, failure: &Failure) -> bool {
 
 /// The function that ended it had the input that was edited last before it was redriven last.
 fn input_of_last_life(run: &DurableRun) -> Option<&Payload> {
-    let redriven = run
-        .entries
-        .iter()
-        .rposition(|entry| matches!(entry, Entry::Redriven(_)));
+    let redriven = run.entries.iter().rposition(|entry| matches!(entry, Entry::Redriven(_)));
     let before = &run.entries[..redriven.unwrap_or(0)];
     let edited = before.iter().rev().find_map(|entry| match entry {
         Entry::InputEdited(edited) => Some(&edited.input),
@@ -410,9 +391,9 @@ fn poison(run: &DurableRun) -> Result<(), String> {
             }
             Ok(())
         }
-        (Some(Entry::Completed(_)), Err(error)) => Err(format!(
-            "it completed with an input that nobody reads: {error}"
-        )),
+        (Some(Entry::Completed(_)), Err(error)) => {
+            Err(format!("it completed with an input that nobody reads: {error}"))
+        }
         (Some(Entry::Died(died)), Ok(input)) => {
             let poisoned =
                 died.failure.class == POISONED && (!input.cured || failed_before_edit(run, died));
@@ -429,8 +410,8 @@ fn poison(run: &DurableRun) -> Result<(), String> {
     }
 }
 
-/// Whether the step that it died of had failed with an earlier input. A redrive supersedes what the run died of before, which
-/// may have been the loss of its workers: the step's failure stays.
+/// Whether the step that it died of had failed with an earlier input. A redrive supersedes what the
+/// run died of before, which may have been the loss of its workers: the step's failure stays.
 fn failed_before_edit(run: &DurableRun, died: &Died) -> bool {
     let edited = |entry: &Entry| matches!(entry, Entry::InputEdited(_));
     let edited = run.entries.iter().rposition(edited).unwrap_or(0);
@@ -445,9 +426,8 @@ fn orphan(no: RunNo, run: &DurableRun, ledger: &Ledger) -> Result<(), String> {
         Some(Entry::Completed(completed)) => {
             let salt: u64 = input.to().map_err(|error| error.to_string())?;
             let found: u64 = completed.output.to().map_err(|error| error.to_string())?;
-            let value = ledger
-                .effect_of(no, CALL, &format!("{id}-0"))
-                .map_or(0, |effect| effect.value);
+            let value =
+                ledger.effect_of(no, CALL, &format!("{id}-0")).map_or(0, |effect| effect.value);
             (found == orphan_expected(salt, value))
                 .then_some(())
                 .ok_or_else(|| format!("it answered {found:016x}"))

@@ -1,8 +1,9 @@
 //! **A redrive goes on where the run failed, and every act is done and recorded once.**
 //!
-//! Source: D1 to D5 of the core's dead letters, and `Client::redrive`: finished steps are kept, the failed one is tried again
-//! under its key; an edit counts from the next redrive on; what was discarded is not listed; a command acts once,
-//! however often it arrives; and what an operator was told is done is among the acts.
+//! Source: D1 to D5 of the core's dead letters, and `Client::redrive`: finished steps are kept, the
+//! failed one is tried again under its key; an edit counts from the next redrive on; what was
+//! discarded is not listed; a command acts once, however often it arrives; and what an operator was
+//! told is done is among the acts.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -58,10 +59,7 @@ impl Acts {
         if let Some(number) = entry.number().filter(|number| *number != StepNo::WHOLE)
             && finished_before_redrive(before, number)
         {
-            let text = format!(
-                "{}: entry {index} is about step {number}: {entry:?}",
-                run.name()
-            );
+            let text = format!("{}: entry {index} is about step {number}: {entry:?}", run.name());
             bench.charge(AGAIN, text);
         }
         tries_again(run, before, entry, bench);
@@ -79,10 +77,8 @@ impl Acts {
             let count = recorded.remove(command).unwrap_or(0);
             if count != 1 {
                 let name = durable.runs.get(no).map(DurableRun::name);
-                let text = format!(
-                    "{}: {command} is recorded {count} times",
-                    name.unwrap_or_default()
-                );
+                let text =
+                    format!("{}: {command} is recorded {count} times", name.unwrap_or_default());
                 bench.charge(ACTS, text);
             }
         }
@@ -97,15 +93,14 @@ impl Acts {
 
 /// Whether a step ended well before the run was redriven last.
 fn finished_before_redrive(before: &[Entry], number: StepNo) -> bool {
-    let redriven = before
-        .iter()
-        .rposition(|entry| matches!(entry, Entry::Redriven(_)));
+    let redriven = before.iter().rposition(|entry| matches!(entry, Entry::Redriven(_)));
     let finished = |entry: &Entry| matches!(entry, Entry::StepCompleted(e) if e.number == number);
     redriven.is_some_and(|at| before[..at].iter().any(finished))
 }
 
-/// A run that died of a failed step which it passed on does not die of it again without trying it. One that died because
-/// its workers were lost may: its function had not come to its end, so the step stays failed until it has.
+/// A run that died of a failed step which it passed on does not die of it again without trying it.
+/// One that died because its workers were lost may: its function had not come to its end, so the
+/// step stays failed until it has.
 fn tries_again(run: &DurableRun, before: &[Entry], entry: &Entry, bench: &mut Bench<'_>) {
     let (Entry::Died(died), Some(Entry::Redriven(_))) = (entry, before.last()) else {
         return;
@@ -118,11 +113,7 @@ fn tries_again(run: &DurableRun, before: &[Entry], entry: &Entry, bench: &mut Be
     let same =
         |earlier: &Entry| matches!(earlier, Entry::StepFailed(e) if e.failure == died.failure);
     if passed_on && died.end.is_some() && before.iter().any(same) {
-        let text = format!(
-            "{} is redriven and dies at once of {:?}",
-            run.name(),
-            died.failure
-        );
+        let text = format!("{} is redriven and dies at once of {:?}", run.name(), died.failure);
         bench.charge(TRIES, text);
     }
 }
@@ -133,10 +124,8 @@ fn the_list_is_true(durable: &Durable, bench: &mut Bench<'_>) {
         Some(RunState::Dead) => run.died_at(),
         _ => None,
     };
-    let expected: BTreeSet<(Time, RunNo)> = durable
-        .kept()
-        .filter_map(|(no, run)| Some((dead(run)?, *no)))
-        .collect();
+    let expected: BTreeSet<(Time, RunNo)> =
+        durable.kept().filter_map(|(no, run)| Some((dead(run)?, *no))).collect();
     if durable.dead != expected {
         let odd: Vec<_> = durable.dead.symmetric_difference(&expected).collect();
         bench.charge(
@@ -151,33 +140,19 @@ pub(super) fn at_the_end(durable: &Durable, told: &Told, bench: &mut Bench<'_>) 
     if let Some(letters) = &told.letters {
         let held: Vec<RunNo> = durable.dead.iter().rev().map(|(_, no)| *no).collect();
         if *letters != held {
-            bench.charge(
-                LIST,
-                format!("the listing has {letters:?}, the store {held:?}"),
-            );
+            bench.charge(LIST, format!("the listing has {letters:?}, the store {held:?}"));
         }
     }
     if let Some(acts) = &told.acts {
-        let held: Vec<(Time, ActKind)> = durable
-            .acts
-            .iter()
-            .rev()
-            .map(|((at, _), act)| (*at, act.kind))
-            .collect();
+        let held: Vec<(Time, ActKind)> =
+            durable.acts.iter().rev().map(|((at, _), act)| (*at, act.kind)).collect();
         if *acts != held {
-            bench.charge(
-                ACTS,
-                format!("the listing has {acts:?}, the store {held:?}"),
-            );
+            bench.charge(ACTS, format!("the listing has {acts:?}, the store {held:?}"));
         }
     }
     for (no, run) in &durable.runs {
         let superseded = Superseded::of((0..).zip(&run.entries));
-        let lives = run
-            .entries
-            .iter()
-            .filter(|entry| matches!(entry, Entry::Died(_)))
-            .count();
+        let lives = run.entries.iter().filter(|entry| matches!(entry, Entry::Died(_))).count();
         let dead = usize::from(run.died_at().is_some());
         if lives != superseded.redrives() + dead {
             bench.charge(

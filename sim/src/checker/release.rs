@@ -34,11 +34,8 @@ pub(super) fn released(durable: &Durable, to: &str, message: &Message, bench: &m
         }),
         Message::BatchReply(m) => {
             let refused = |answer: &&StartAnswer| answer.refused.is_none();
-            let missing = m
-                .runs
-                .iter()
-                .filter(refused)
-                .find_map(|answer| no_start(durable, answer.id));
+            let missing =
+                m.runs.iter().filter(refused).find_map(|answer| no_start(durable, answer.id));
             missing.or_else(|| no_batch(durable, &m.batch))
         }
         Message::OutcomeReply(m) => no_outcome(durable, &m.outcome),
@@ -57,10 +54,7 @@ pub(super) fn released(durable: &Durable, to: &str, message: &Message, bench: &m
     if let Some(missing) = missing {
         bench.charge(
             NAME,
-            format!(
-                "{to} is sent {}, and {missing} is not durable",
-                message.kind_name()
-            ),
+            format!("{to} is sent {}, and {missing} is not durable", message.kind_name()),
         );
     }
 }
@@ -100,9 +94,6 @@ fn no_outcome(durable: &Durable, outcome: &Outcome) -> Option<String> {
     if matches!(outcome, Outcome::OutcomePending(_)) {
         return None;
     }
-    let found = durable
-        .runs
-        .values()
-        .any(|run| run.outcomes().contains(outcome));
+    let found = durable.runs.values().any(|run| run.outcomes().contains(outcome));
     (!found).then(|| format!("the outcome {outcome:?}"))
 }

@@ -1,7 +1,8 @@
 //! **A journal replays to the same result, and a replay does nothing.**
 //!
-//! Source: the design's rule of replay: the same code on the same journal gives the same commands, resolved in the same
-//! order. Each journal, without its last entry, is handed to a real worker, whose outside world is closed.
+//! Source: the design's rule of replay: the same code on the same journal gives the same commands,
+//! resolved in the same order. Each journal, without its last entry, is handed to a real worker,
+//! whose outside world is closed.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,17 +29,16 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const HOUR_MS: u64 = 3_600_000;
 
 pub(super) fn at_the_end(durable: &Durable, program: &Program, bench: &mut Bench<'_>) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     match runtime {
         Ok(runtime) => runtime.block_on(replay_all(durable, program, bench)),
         Err(error) => bench.charge(NAME, format!("no runtime: {error}")),
     }
 }
 
-/// A run may have been carried by several versions of the code: one that replays all of it is enough.
+/// A run may have been carried by several versions of the code: one that replays all of it is
+/// enough.
 async fn replay_all(durable: &Durable, program: &Program, bench: &mut Bench<'_>) {
     let mut left: Vec<(RunNo, &DurableRun)> = durable
         .runs
@@ -120,11 +120,7 @@ async fn replay(engine: &mut Link, no: RunNo, run: &DurableRun) -> Result<(), St
     let (Some(started), Some((end, stored))) = (run.started(), end) else {
         return Err("an empty journal".to_owned());
     };
-    let token = Token {
-        store: 1,
-        epoch: 1,
-        grant: GrantNo(no.0),
-    };
+    let token = Token { store: 1, epoch: 1, grant: GrantNo(no.0) };
     let count = stored.len() as u32;
     let _ = engine.sender.send(HandOut {
         run: no,
@@ -142,9 +138,7 @@ async fn replay(engine: &mut Link, no: RunNo, run: &DurableRun) -> Result<(), St
             }
         }
     });
-    let said = said
-        .await
-        .map_err(|_| "the function does not go on".to_owned())?;
+    let said = said.await.map_err(|_| "the function does not go on".to_owned())?;
     let _ = engine.sender.send(TurnEnded { run: no, token });
     match (said, end) {
         (Some(Message::TurnCompleted(said)), Entry::Completed(end))
@@ -158,9 +152,7 @@ async fn replay(engine: &mut Link, no: RunNo, run: &DurableRun) -> Result<(), St
         (Some(Message::TurnFailed(said)), Entry::Cancelled(_)) if said.failure.is_cancelled() => {
             Ok(())
         }
-        (said, end) => Err(format!(
-            "its journal ends with {end:?}, its replay with {said:?}"
-        )),
+        (said, end) => Err(format!("its journal ends with {end:?}, its replay with {said:?}")),
     }
 }
 

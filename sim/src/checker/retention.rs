@@ -1,8 +1,9 @@
 //! **What has not ended for long enough is kept, and what is dropped leaves nothing behind.**
 //!
-//! Source: the retention of the design: ended runs are kept for seven days of engine time, dead letters for thirty; a
-//! generation is dropped when all that is left in it has ended and is forgotten; what outlives its generation is copied
-//! first, whole. A batch that has ended is kept for seven days.
+//! Source: the retention of the design: ended runs are kept for seven days of engine time, dead
+//! letters for thirty; a generation is dropped when all that is left in it has ended and is
+//! forgotten; what outlives its generation is copied first, whole. A batch that has ended is kept
+//! for seven days.
 
 use stepwell::core::{DEAD_RETENTION_DEFAULT, RETENTION_DEFAULT};
 use stepwell::model::batch::BatchNo;
@@ -31,11 +32,7 @@ pub(super) fn batch_ended(
             bench.charge(NAME, format!("run {no} is forgotten and was not known"));
             continue;
         };
-        let ended_at = run
-            .entries
-            .last()
-            .filter(|entry| entry.ends())
-            .map(|entry| entry.at());
+        let ended_at = run.entries.last().filter(|entry| entry.ends()).map(|entry| entry.at());
         // Engine time is before the mark.
         let by = latest.map_or(mark.time, |latest| latest.min(mark.time));
         let kept = match run.state_if_ended() {
@@ -45,10 +42,7 @@ pub(super) fn batch_ended(
         if ended_at.is_none_or(|at| at.after(kept) > by) {
             bench.charge(
                 NAME,
-                format!(
-                    "{} is forgotten by {by}, it ended at {ended_at:?}",
-                    run.name()
-                ),
+                format!("{} is forgotten by {by}, it ended at {ended_at:?}", run.name()),
             );
         }
     }
@@ -71,7 +65,8 @@ pub(super) fn batch_forgotten(
     }
 }
 
-/// The disk has no generation that the engine does not know of, but for those that are just being dropped.
+/// The disk has no generation that the engine does not know of, but for those that are just being
+/// dropped.
 pub(super) fn nothing_is_left_behind(
     durable: &Durable,
     generations: &[u32],

@@ -1,8 +1,9 @@
 //! **The ring is one ring.**
 //!
-//! Source: rule R3 of the design, by a workload that carries its proof (`ledger::ring`). While runs go on, the ledger looks at
-//! the ring after each swap. In the end every node is on it, but for those that runs had taken which died, and each run that
-//! completed has put back as many as it says.
+//! Source: rule R3 of the design, by a workload that carries its proof (`ledger::ring`). While runs
+//! go on, the ledger looks at the ring after each swap. In the end every node is on it, but for
+//! those that runs had taken which died, and each run that completed has put back as many as it
+//! says.
 
 use stepwell::model::entry::Entry;
 use stepwell::model::id::RunNo;
@@ -19,9 +20,9 @@ pub(super) fn moved(no: RunNo, run: &DurableRun, ledger: &Ledger) -> Result<(), 
     };
     let told: u64 = completed.output.to().map_err(|error| error.to_string())?;
     match ledger.ring_returned(no, started.id) {
-        Some(returned) if returned != told => Err(format!(
-            "it says that it has moved {told} nodes, and has put back {returned}"
-        )),
+        Some(returned) if returned != told => {
+            Err(format!("it says that it has moved {told} nodes, and has put back {returned}"))
+        }
         _ => Ok(()),
     }
 }

@@ -1,9 +1,11 @@
-//! **Every occurrence of a schedule has one run, at its nominal time, and none is early, missing or there twice.**
+//! **Every occurrence of a schedule has one run, at its nominal time, and none is early, missing or
+//! there twice.**
 //!
-//! Source: the core's invariants O1 to O6, in `core/schedule.rs`, and the rule for clocks that are put forward and back, in
-//! `model/calendar.rs`. What is durable of a schedule goes from one state to the next; each such step must be one that the rules
-//! allow at the engine time written with it: a run was started, and it is that of the newest occurrence due; or the last
-//! run goes on, and the policy says what became of the occurrence; or somebody set, paused or resumed it. Which instants
+//! Source: the core's invariants O1 to O6, in `core/schedule.rs`, and the rule for clocks that are
+//! put forward and back, in `model/calendar.rs`. What is durable of a schedule goes from one state
+//! to the next; each such step must be one that the rules allow at the engine time written with it:
+//! a run was started, and it is that of the newest occurrence due; or the last run goes on, and the
+//! policy says what became of the occurrence; or somebody set, paused or resumed it. Which instants
 //! are occurrences is worked out here once more, by looking at every minute (or second) there is.
 
 use std::cell::Cell;
@@ -56,7 +58,8 @@ pub(super) struct Schedules {
     named: BTreeMap<String, RunNo>,
     /// The latest engine time that was written.
     now: Time,
-    /// Schedules whose next occurrence is due: since when, for how many batches, in which life of the server.
+    /// Schedules whose next occurrence is due: since when, for how many batches, in which life of
+    /// the server.
     overdue: BTreeMap<u32, (u64, u32, u32)>,
 }
 
@@ -69,10 +72,7 @@ impl Schedules {
 
     /// An entry was written.
     pub(super) fn appended(&mut self, durable: &Durable, no: RunNo, index: u32) {
-        let entry = durable
-            .runs
-            .get(&no)
-            .and_then(|run| run.entries.get(index as usize));
+        let entry = durable.runs.get(&no).and_then(|run| run.entries.get(index as usize));
         let Some(entry) = entry else { return };
         self.now = self.now.max(entry.at());
         match entry {
@@ -109,15 +109,8 @@ impl Schedules {
             }
         }
         for no in owed {
-            let name = durable
-                .runs
-                .get(&no)
-                .map(DurableRun::name)
-                .unwrap_or_default();
-            bench.charge(
-                NAME,
-                format!("{name} was started, and its schedule does not know of it"),
-            );
+            let name = durable.runs.get(&no).map(DurableRun::name).unwrap_or_default();
+            bench.charge(NAME, format!("{name} was started, and its schedule does not know of it"));
         }
         for no in std::mem::take(&mut self.redriven) {
             self.ended.remove(&no);
@@ -128,7 +121,8 @@ impl Schedules {
         self.look_for_overdue(durable, bench);
     }
 
-    /// Runs began: those of schedules have names that nobody else has. Tells which their schedules must know of.
+    /// Runs began: those of schedules have names that nobody else has. Tells which their schedules
+    /// must know of.
     fn begin(
         &mut self,
         durable: &Durable,
@@ -191,19 +185,15 @@ impl Schedules {
         }
         let begins = to.last_run != from.last_run || to.started != from.started;
         if begins && from.paused_by.is_some() {
-            bench.charge(
-                PAUSED,
-                format!("`{name}` is paused and started {:?}", to.last),
-            );
+            bench.charge(PAUSED, format!("`{name}` is paused and started {:?}", to.last));
         }
         match (begins, to.next == from.next) {
             (true, true) => self.pending_begins(before, after, bench),
             (_, false) => self.comes_due(before, after, begins, bench),
             (false, true) if to.missed > from.missed => {} // one that cannot be looked up
-            (false, true) => bench.charge(
-                NAME,
-                format!("`{name}` was written, and nothing became of it"),
-            ),
+            (false, true) => {
+                bench.charge(NAME, format!("`{name}` was written, and nothing became of it"))
+            }
         }
         if begins {
             self.has_run(durable, before, after, owed, bench);
@@ -221,14 +211,12 @@ impl Schedules {
         let first = waits.first().copied();
         if first.is_none() || after.state.last != first || after.state.pending[..] != waits[1..] {
             let started = after.state.last;
-            bench.charge(
-                OVERLAP,
-                format!("`{name}` started {started:?} while {waits:?} waited"),
-            );
+            bench.charge(OVERLAP, format!("`{name}` started {started:?} while {waits:?} waited"));
         }
     }
 
-    /// The run of an occurrence: the schedule knows it, it is new with this batch, and the last one was no hindrance.
+    /// The run of an occurrence: the schedule knows it, it is new with this batch, and the last one
+    /// was no hindrance.
     fn has_run(
         &self,
         durable: &Durable,
@@ -239,33 +227,21 @@ impl Schedules {
     ) {
         let (spec, state) = (&after.record.spec, &after.state);
         let (Some(nominal), Some(no)) = (state.last, state.last_run) else {
-            return bench.charge(
-                NAME,
-                format!("`{}` started something without a name", spec.name),
-            );
+            return bench.charge(NAME, format!("`{}` started something without a name", spec.name));
         };
         let name = spec.run_name(nominal);
         let run = durable.runs.get(&no);
         if run.map(DurableRun::name).as_ref() != Some(&name) {
-            bench.charge(
-                NAME,
-                format!("run {no} is not {name}, as its schedule says"),
-            );
+            bench.charge(NAME, format!("run {no} is not {name}, as its schedule says"));
         }
         let is_new = owed.remove(&no);
         if is_new != (state.started > before.state.started) {
-            bench.charge(
-                NAME,
-                format!("{name} was counted, and its run is of another batch"),
-            );
+            bench.charge(NAME, format!("{name} was counted, and its run is of another batch"));
         }
         let last = before.state.last_run.filter(|last| *last != no);
         let last = last.and_then(|last| durable.runs.get(&last));
-        let stopped = |run: &DurableRun| {
-            run.entries
-                .iter()
-                .any(|e| matches!(e, Entry::CancelRequested(_)))
-        };
+        let stopped =
+            |run: &DurableRun| run.entries.iter().any(|e| matches!(e, Entry::CancelRequested(_)));
         // One that was redriven in this batch may have been over when the next one was started.
         let went_on = before.state.last_run;
         let went_on = went_on.is_some_and(|last| self.redriven.contains(&last));
@@ -295,16 +271,12 @@ impl Schedules {
         let (spec, from, to) = (&after.record.spec, &before.state, &after.state);
         let name = &spec.name;
         let Some(next) = from.next else {
-            return bench.charge(
-                NAME,
-                format!("`{name}` had no next occurrence and has {:?}", to.next),
-            );
+            return bench
+                .charge(NAME, format!("`{name}` had no next occurrence and has {:?}", to.next));
         };
         let Some(passed) = Oracle::of(spec).passed(next, to.at) else {
-            return bench.charge(
-                EARLY,
-                format!("`{name}` moved on at {}, and {next} was not due", to.at),
-            );
+            return bench
+                .charge(EARLY, format!("`{name}` moved on at {}, and {next} was not due", to.at));
         };
         if to.next != passed.next {
             let problem = format!(
@@ -321,10 +293,7 @@ impl Schedules {
             None if begins || waits || skips => {
                 bench.charge(
                     MISSED,
-                    format!(
-                        "`{name}` started {} at {}, which is too late",
-                        passed.newest, to.at
-                    ),
+                    format!("`{name}` started {} at {}, which is too late", passed.newest, to.at),
                 );
             }
             None => is_counted(name, missed, passed.older + 1, bench),
@@ -332,10 +301,7 @@ impl Schedules {
                 if to.last != Some(nominal) {
                     bench.charge(
                         MISSED,
-                        format!(
-                            "`{name}` started {:?} and not {nominal}, the newest",
-                            to.last
-                        ),
+                        format!("`{name}` started {:?} and not {nominal}, the newest", to.last),
                     );
                 }
                 is_counted(name, missed, passed.older, bench);
@@ -405,16 +371,13 @@ impl Schedules {
     }
 }
 
-/// A schedule was set: it goes on where it was if its times are the same, and so does what waits if the policy is; else
-/// its next occurrence is the first from then on, and nothing waits.
+/// A schedule was set: it goes on where it was if its times are the same, and so does what waits if
+/// the policy is; else its next occurrence is the first from then on, and nothing waits.
 fn is_set(before: Option<&DurableSchedule>, schedule: &DurableSchedule, bench: &mut Bench<'_>) {
     let (spec, state) = (&schedule.record.spec, &schedule.state);
     let goes_on = before.filter(|before| before.record.spec.when == spec.when);
     let waits_on = goes_on.filter(|before| before.record.spec.overlap == spec.overlap);
-    let expected = match (
-        &state.paused_by,
-        goes_on.and_then(|before| before.state.next),
-    ) {
+    let expected = match (&state.paused_by, goes_on.and_then(|before| before.state.next)) {
         (Some(_), _) => None,
         (None, Some(next)) => Some(next),
         (None, None) => Oracle::of(spec).after(state.at),
@@ -432,10 +395,7 @@ fn is_set(before: Option<&DurableSchedule>, schedule: &DurableSchedule, bench: &
 /// No run of a schedule begins before the instant in its name.
 fn is_not_early(started: &Started, name: &str, bench: &mut Bench<'_>) {
     let at = nominal_text(started.at);
-    let nominal = name
-        .rsplit('/')
-        .next()
-        .and_then(|text| text.parse::<Timestamp>().ok());
+    let nominal = name.rsplit('/').next().and_then(|text| text.parse::<Timestamp>().ok());
     let nominal = nominal.map(|nominal| nominal.as_millisecond() as u64);
     if nominal.is_none_or(|nominal| nominal > started.at.0) {
         bench.charge(EARLY, format!("{name} was started at {at}"));
@@ -445,10 +405,7 @@ fn is_not_early(started: &Started, name: &str, bench: &mut Bench<'_>) {
 /// Those that were missed are counted, those of a long time not all of them.
 fn is_counted(name: &str, missed: u64, expected: u64, bench: &mut Bench<'_>) {
     if missed != expected && expected < COUNT_MAX as u64 {
-        bench.charge(
-            MISSED,
-            format!("`{name}` counts {missed} as missed, not {expected}"),
-        );
+        bench.charge(MISSED, format!("`{name}` counts {missed} as missed, not {expected}"));
     }
 }
 
@@ -476,12 +433,7 @@ impl<'a> Oracle<'a> {
             When::EveryTimes(_) => None,
         };
         let calendar = Calendar::of(&spec.when).ok().filter(|_| spec.jitter_ms > 0);
-        Self {
-            spec,
-            calendar,
-            walls,
-            span: Cell::default(),
-        }
+        Self { spec, calendar, walls, span: Cell::default() }
     }
 
     fn due(&self, nominal: Time) -> Time {
@@ -522,12 +474,7 @@ impl<'a> Oracle<'a> {
             after = self.after(later);
         }
         let late_ms = now.since(self.due(newest)).as_millis() as u64;
-        Some(Passed {
-            newest,
-            in_time: late_ms <= self.spec.catch_up_ms,
-            older,
-            next: after,
-        })
+        Some(Passed { newest, in_time: late_ms <= self.spec.catch_up_ms, older, next: after })
     }
 }
 
@@ -545,8 +492,8 @@ enum Field {
     Number(i64),
 }
 
-/// Instants among which the clocks of a zone are not changed. More than a day after a change all of them have one offset,
-/// and every wall time among them is there once.
+/// Instants among which the clocks of a zone are not changed. More than a day after a change all of
+/// them have one offset, and every wall time among them is there once.
 #[derive(Default, Clone, Copy)]
 struct Span {
     from_ms: u64,
@@ -574,7 +521,8 @@ impl Walls {
         })
     }
 
-    /// Whether the wall time of an instant is named and was not there before, or one that was skipped just before it is.
+    /// Whether the wall time of an instant is named and was not there before, or one that was
+    /// skipped just before it is.
     fn is_occurrence(&self, at: Time, span: &mut Span) -> bool {
         if !(span.from_ms..span.until_ms).contains(&at.0) {
             *span = self.span(at);
@@ -615,11 +563,7 @@ impl Walls {
         let next = self.zone.following(now).next();
         let next = next.map_or(u64::MAX, |next| change(next.timestamp()));
         if at.0 < quiet {
-            return Span {
-                from_ms: last.unwrap_or(0),
-                until_ms: next.min(quiet),
-                offset_ms: None,
-            };
+            return Span { from_ms: last.unwrap_or(0), until_ms: next.min(quiet), offset_ms: None };
         }
         Span {
             from_ms: quiet,
@@ -629,19 +573,12 @@ impl Walls {
     }
 
     fn names(&self, second_of_day: i64) -> bool {
-        let values = [
-            second_of_day % 60,
-            second_of_day / 60 % 60,
-            second_of_day / 3_600,
-        ];
+        let values = [second_of_day % 60, second_of_day / 60 % 60, second_of_day / 3_600];
         let values = &values[3 - self.fields.len()..];
-        self.fields
-            .iter()
-            .zip(values)
-            .all(|(field, value)| match field {
-                Field::Step(step) => value % step == 0,
-                Field::Number(number) => value == number,
-            })
+        self.fields.iter().zip(values).all(|(field, value)| match field {
+            Field::Step(step) => value % step == 0,
+            Field::Number(number) => value == number,
+        })
     }
 }
 

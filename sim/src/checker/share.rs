@@ -1,16 +1,17 @@
 //! **The most urgent run goes first, and one hand-out in so many goes to the oldest.**
 //!
-//! Source: the core's invariant A4. Of all that is ready and that its worker can take, a run that is granted is of the
-//! smallest priority, or it is the oldest; and of as many grants in a row as the queue's setting says, one went to the
-//! oldest, in each life of the engine; and so of those to one worker, while it has one session. Not so often that priorities mean nothing: at most two in so many overtake a more
-//! urgent one (one for the queue, one for the worker).
+//! Source: the core's invariant A4. Of all that is ready and that its worker can take, a run that
+//! is granted is of the smallest priority, or it is the oldest; and of as many grants in a row as
+//! the queue's setting says, one went to the oldest, in each life of the engine; and so of those to
+//! one worker, while it has one session. Not so often that priorities mean nothing: at most two in
+//! so many overtake a more urgent one (one for the queue, one for the worker).
 //!
-//! The engine decides before what it decides is durable. So a run counts as ready here only if another grant, of an earlier
-//! instant, became durable after it was in line; one that is granted at the same instant does not count as passed over, and
-//! those of one instant may have been chosen in any order.
-//! Between choosing a run and granting it, the worker it was chosen for may leave, or its queue be paused or limited, and
-//! others get other runs meanwhile, at the same instant: so what one instant passes over counts once, and one of each is
-//! forgiven.
+//! The engine decides before what it decides is durable. So a run counts as ready here only if
+//! another grant, of an earlier instant, became durable after it was in line; one that is granted
+//! at the same instant does not count as passed over, and those of one instant may have been chosen
+//! in any order. Between choosing a run and granting it, the worker it was chosen for may leave, or
+//! its queue be paused or limited, and others get other runs meanwhile, at the same instant: so
+//! what one instant passes over counts once, and one of each is forgiven.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -93,11 +94,7 @@ impl Shares {
         let every = durable.settings_of(grant.queue).oldest_every();
         let queue = self.queues.entry(grant.queue).or_default();
         if (queue.epoch, queue.every) != (grant.token.epoch, every) {
-            *queue = Queue {
-                epoch: grant.token.epoch,
-                every,
-                ..Queue::default()
-            };
+            *queue = Queue { epoch: grant.token.epoch, every, ..Queue::default() };
         }
         for passing in &mut queue.open {
             passing.more_urgent.remove(&grant.run);
@@ -115,10 +112,7 @@ impl Shares {
                 && admissions.offers(grant.incarnation, &record.tags)
                 && admissions.knows(grant.incarnation, &record.workflow)
                 && self.known.get(place).is_some_and(|known| *known < grant.at)
-                && durable
-                    .runs
-                    .get(&record.run)
-                    .is_some_and(|run| !run.has_ended())
+                && durable.runs.get(&record.run).is_some_and(|run| !run.has_ended())
         };
         let of = |rows: &mut dyn Iterator<Item = (&Place, &ReadyRecord)>| -> BTreeSet<RunNo> {
             let found = rows.filter(passed);
@@ -142,9 +136,7 @@ impl Shares {
 
     /// All that is granted is durable.
     pub(super) fn at_the_end(&mut self, durable: &Durable, bench: &mut Bench<'_>) {
-        self.queues
-            .values_mut()
-            .for_each(|queue| queue.close(durable, bench));
+        self.queues.values_mut().for_each(|queue| queue.close(durable, bench));
     }
 }
 
@@ -176,16 +168,8 @@ impl Queue {
         self.overtaking += u64::from(open.iter().any(overtakes));
         for passing in open {
             self.grants += 1;
-            for wronged in passing
-                .more_urgent
-                .iter()
-                .filter(|_| !passing.older.is_empty())
-            {
-                if self
-                    .wronged
-                    .insert(*wronged, passing.at)
-                    .is_some_and(|at| at < passing.at)
-                {
+            for wronged in passing.more_urgent.iter().filter(|_| !passing.older.is_empty()) {
+                if self.wronged.insert(*wronged, passing.at).is_some_and(|at| at < passing.at) {
                     let (run, wronged) = (name(&passing.run), name(wronged));
                     let text =
                         format!("{run:?} is granted before {wronged:?}, and is not the oldest");

@@ -1,7 +1,7 @@
 //! **No acknowledged start is lost, and a name is one run.**
 //!
-//! Source: `Client::start`: the run survives a kill and a power cut once it has answered; if the request is sent again it
-//! takes effect once; the same id with another input is refused.
+//! Source: `Client::start`: the run survives a kill and a power cut once it has answered; if the
+//! request is sent again it takes effect once; the same id with another input is refused.
 
 use std::collections::BTreeMap;
 
@@ -27,17 +27,12 @@ pub(super) fn at_the_end(durable: &Durable, told: &Told, bench: &mut Bench<'_>) 
     let mut begun: BTreeMap<&str, u32> = BTreeMap::new();
     for start in &told.starts {
         // More than one, if the name was used again after the retention.
-        let runs: Vec<_> = durable
-            .runs_of(run_id(&start.name))
-            .filter_map(|run| run.started())
-            .collect();
+        let runs: Vec<_> =
+            durable.runs_of(run_id(&start.name)).filter_map(|run| run.started()).collect();
         if runs.is_empty() {
             bench.charge(
                 NAME,
-                format!(
-                    "{} was answered with {:?} and is not there",
-                    start.name, start.answer
-                ),
+                format!("{} was answered with {:?} and is not there", start.name, start.answer),
             );
             continue;
         }
@@ -49,10 +44,7 @@ pub(super) fn at_the_end(durable: &Durable, told: &Told, bench: &mut Bench<'_>) 
             StartAnswer::Exists { .. } if same == 0 => {
                 bench.charge(
                     NAME,
-                    format!(
-                        "{} was acknowledged with another input than it has",
-                        start.name
-                    ),
+                    format!("{} was acknowledged with another input than it has", start.name),
                 );
             }
             StartAnswer::Taken if same == runs.len() => {
@@ -64,16 +56,11 @@ pub(super) fn at_the_end(durable: &Durable, told: &Told, bench: &mut Bench<'_>) 
     }
     for (name, count) in begun {
         if count as usize > durable.runs_of(run_id(name)).count() {
-            bench.charge(
-                ONE,
-                format!("{count} calls were told that they had begun {name}"),
-            );
+            bench.charge(ONE, format!("{count} calls were told that they had begun {name}"));
         }
     }
-    let ids: std::collections::BTreeSet<RunId> = durable
-        .kept()
-        .filter_map(|(_, run)| run.started().map(|started| started.id))
-        .collect();
+    let ids: std::collections::BTreeSet<RunId> =
+        durable.kept().filter_map(|(_, run)| run.started().map(|started| started.id)).collect();
     let kept = durable.kept().count();
     if ids.len() != kept || durable.index.len() != kept {
         bench.charge(

@@ -1,7 +1,7 @@
 //! **Only deaths in a row, without progress, make a suspect; and a suspect is granted alone.**
 //!
-//! Source: ARCHITECTURE.md, the death of a worker: progress clears a suspect; after two deaths in a row it is granted alone; if
-//! that worker dies too it is a dead letter.
+//! Source: ARCHITECTURE.md, the death of a worker: progress clears a suspect; after two deaths in a
+//! row it is granted alone; if that worker dies too it is a dead letter.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -77,10 +77,7 @@ impl Suspects {
         if grant.deaths < DEATHS_MAX || made_progress(run, grant, index as usize) {
             bench.charge(
                 NAME,
-                format!(
-                    "{} is dead, and made progress under its last grant",
-                    run.name()
-                ),
+                format!("{} is dead, and made progress under its last grant", run.name()),
             );
         }
         lines.buries(grant.incarnation, &run.name(), bench);
@@ -107,8 +104,9 @@ pub(super) fn batch_ended(durable: &Durable, touched: &BTreeSet<RunNo>, bench: &
         if grant.deaths < DEATHS_MAX {
             continue;
         }
-        // A grant from before a restart, whose worker came back without it, is still there until its run has been read. It is
-        // not with that worker: where it is, it goes on under a token of the new epoch first.
+        // A grant from before a restart, whose worker came back without it, is still there until
+        // its run has been read. It is not with that worker: where it is, it goes on under a token
+        // of the new epoch first.
         let with = durable.granted.values().find(|other| {
             other.incarnation == grant.incarnation
                 && other.run != grant.run

@@ -1,7 +1,7 @@
 //! **The counts equal the truth.**
 //!
-//! Source: rule R8 of the design and the core's invariant C1: the tally equals the states of all runs, at every commit that
-//! writes it.
+//! Source: rule R8 of the design and the core's invariant C1: the tally equals the states of all
+//! runs, at every commit that writes it.
 
 use stepwell::model::id::RunNo;
 use stepwell::model::run::RunState;
@@ -12,8 +12,8 @@ use crate::told::Told;
 
 const NAME: &str = "the counts equal the truth";
 
-/// Runs that may be counted after each batch. With twice as many, it is after every second one, and so on: what is wrong
-/// stays so.
+/// Runs that may be counted after each batch. With twice as many, it is after every second one, and
+/// so on: what is wrong stays so.
 const RUNS_PER_BATCH: usize = 500;
 
 /// When was counted.
@@ -44,23 +44,14 @@ fn count(durable: &Durable, bench: &mut Bench<'_>) {
     pools(durable, bench);
     let counted = durable.counted();
     if let Some(tally) = durable.tally.as_ref().filter(|tally| tally.runs != counted) {
-        bench.charge(
-            NAME,
-            format!(
-                "the tally says {:?}, the store holds {counted:?}",
-                tally.runs
-            ),
-        );
+        bench.charge(NAME, format!("the tally says {:?}, the store holds {counted:?}", tally.runs));
     }
 }
 
 /// What each queue counts.
 fn pools(durable: &Durable, bench: &mut Bench<'_>) {
     for (number, pool) in &durable.pools {
-        let waiting = durable
-            .waiting
-            .iter()
-            .filter(|((queue, ..), _)| queue == number);
+        let waiting = durable.waiting.iter().filter(|((queue, ..), _)| queue == number);
         let lives = |run: &RunNo| durable.runs.get(run).is_some_and(|run| !run.has_ended());
         let ready = waiting.filter(|(_, record)| lives(&record.run)).count() as u64;
         let timers = |delayed: bool| {
@@ -86,36 +77,22 @@ pub(super) fn at_the_end(durable: &Durable, told: &Told, bench: &mut Bench<'_>) 
     if stats.runs != counted {
         bench.charge(
             NAME,
-            format!(
-                "the engine counts {:?}, the store holds {counted:?}",
-                stats.runs
-            ),
+            format!("the engine counts {:?}, the store holds {counted:?}", stats.runs),
         );
     }
     let listed: Vec<u64> = RunState::ALL
         .iter()
-        .map(|state| {
-            told.listed
-                .values()
-                .filter(|row| row.state == *state)
-                .count() as u64
-        })
+        .map(|state| told.listed.values().filter(|row| row.state == *state).count() as u64)
         .collect();
     if listed != counted {
-        bench.charge(
-            NAME,
-            format!("the listing has {listed:?}, the store holds {counted:?}"),
-        );
+        bench.charge(NAME, format!("the listing has {listed:?}, the store holds {counted:?}"));
     }
     for (id, row) in &told.listed {
         let entries = durable.run_of(*id).map_or(0, |run| run.entries.len());
         if row.entries as usize != entries {
             bench.charge(
                 NAME,
-                format!(
-                    "{id} is listed with {} entries and has {entries}",
-                    row.entries
-                ),
+                format!("{id} is listed with {} entries and has {entries}", row.entries),
             );
         }
     }

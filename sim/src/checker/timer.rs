@@ -1,8 +1,9 @@
 //! **A timer never fires early, and it does fire.**
 //!
-//! Source: the core's invariant T1, in engine time: a run whose timer is due by all that was written since, while the engine
-//! lived and wrote, is woken; and rule R4: engine time never goes backwards, across restarts too. It
-//! is not ahead of all that the server's clocks have shown, however they jump and drift; a delayed start waits like a timer.
+//! Source: the core's invariant T1, in engine time: a run whose timer is due by all that was
+//! written since, while the engine lived and wrote, is woken; and rule R4: engine time never goes
+//! backwards, across restarts too. It is not ahead of all that the server's clocks have shown,
+//! however they jump and drift; a delayed start waits like a timer.
 
 use std::collections::BTreeMap;
 
@@ -45,10 +46,7 @@ impl EngineTime {
         index: u32,
         bench: &mut Bench<'_>,
     ) {
-        let entry = durable
-            .runs
-            .get(&no)
-            .and_then(|run| run.entries.get(index as usize));
+        let entry = durable.runs.get(&no).and_then(|run| run.entries.get(index as usize));
         let Some(at) = entry.map(Entry::at) else {
             return;
         };
@@ -71,10 +69,7 @@ impl EngineTime {
     pub(super) fn batch_ended(&self, durable: &Durable, bench: &mut Bench<'_>) {
         let mark = durable.mark.as_ref().map(|mark| mark.time);
         if self.last > mark {
-            bench.charge(
-                BACK,
-                format!("the mark is {mark:?}, an entry is of {:?}", self.last),
-            );
+            bench.charge(BACK, format!("the mark is {mark:?}, an entry is of {:?}", self.last));
         }
     }
 
@@ -111,23 +106,14 @@ pub(super) fn appended(durable: &Durable, no: RunNo, index: u32, bench: &mut Ben
     };
     let (before, entry) = (&run.entries[..index as usize], &run.entries[index as usize]);
     if before.last().is_some_and(|last| last.at() > entry.at()) {
-        bench.charge(
-            NAME,
-            format!(
-                "{}: entry {index} is older than the one before it",
-                run.name()
-            ),
-        );
+        bench
+            .charge(NAME, format!("{}: entry {index} is older than the one before it", run.name()));
     }
     let delayed = run.started().and_then(|started| started.not_before);
-    let may_come_first = matches!(
-        entry,
-        Entry::Started(_) | Entry::CancelRequested(_) | Entry::Cancelled(_)
-    );
+    let may_come_first =
+        matches!(entry, Entry::Started(_) | Entry::CancelRequested(_) | Entry::Cancelled(_));
     if let Some(due) = delayed.filter(|due| !may_come_first && *due > entry.at())
-        && !before
-            .iter()
-            .any(|entry| matches!(entry, Entry::CancelRequested(_)))
+        && !before.iter().any(|entry| matches!(entry, Entry::CancelRequested(_)))
     {
         bench.charge(
             NAME,
@@ -149,16 +135,10 @@ pub(super) fn appended(durable: &Durable, no: RunNo, index: u32, bench: &mut Ben
         Some(armed) if armed.due <= fired.at => {}
         Some(armed) => bench.charge(
             NAME,
-            format!(
-                "{}: entry {index} fired at {}, due at {}",
-                run.name(),
-                fired.at,
-                armed.due
-            ),
+            format!("{}: entry {index} fired at {}, due at {}", run.name(), fired.at, armed.due),
         ),
-        None => bench.charge(
-            NAME,
-            format!("{}: entry {index} fired and was never armed", run.name()),
-        ),
+        None => {
+            bench.charge(NAME, format!("{}: entry {index} fired and was never armed", run.name()))
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! **A call that is all or nothing starts all of its runs or none, at every commit.**
 //!
-//! Source: `StartMany::all_or_nothing`, and the core's invariants A1 and A2. The names that only this call uses all exist, or
-//! none of them does, after every batch that becomes durable.
+//! Source: `StartMany::all_or_nothing`, and the core's invariants A1 and A2. The names that only
+//! this call uses all exist, or none of them does, after every batch that becomes durable.
 
 use std::collections::BTreeSet;
 
@@ -38,14 +38,10 @@ impl Calls {
                 continue;
             };
             let own = runs.iter().filter(|(name, _)| name.starts_with(OWN));
-            let (there, missing): (Vec<&str>, Vec<&str>) = own
-                .map(|(name, _)| name.as_str())
-                .partition(|name| self.begun.contains(*name));
+            let (there, missing): (Vec<&str>, Vec<&str>) =
+                own.map(|(name, _)| name.as_str()).partition(|name| self.begun.contains(*name));
             if !there.is_empty() && !missing.is_empty() {
-                bench.charge(
-                    NAME,
-                    format!("{there:?} were started, {missing:?} were not"),
-                );
+                bench.charge(NAME, format!("{there:?} were started, {missing:?} were not"));
             }
         }
     }

@@ -1,10 +1,11 @@
 //! **One run for each unique key, as long as it is held.**
 //!
-//! Source: `StartBuilder::unique`, and the core's invariants U1 to U3: a run takes its key in the commit that begins it and
-//! lets go of it in the one that grants it (`Queued`), ends it (`Queued`, `Running`), or when its time is over, once: one that
-//! is redriven does not take it again. A start that
-//! is answered with another run is answered with one that held the key at some moment while the call was under way. The
-//! truth is taken from the journals and the grants; the rows of the keys themselves are what is judged.
+//! Source: `StartBuilder::unique`, and the core's invariants U1 to U3: a run takes its key in the
+//! commit that begins it and lets go of it in the one that grants it (`Queued`), ends it (`Queued`,
+//! `Running`), or when its time is over, once: one that is redriven does not take it again. A start
+//! that is answered with another run is answered with one that held the key at some moment while
+//! the call was under way. The truth is taken from the journals and the grants; the rows of the
+//! keys themselves are what is judged.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -43,10 +44,7 @@ pub(crate) struct Begun {
 
 fn key_of(started: &Started) -> Option<Bytes> {
     let key = started.unique.as_ref()?;
-    Some(unique::unique(
-        started.namespace,
-        key.hash(&started.workflow),
-    ))
+    Some(unique::unique(started.namespace, key.hash(&started.workflow)))
 }
 
 impl Keys {
@@ -84,10 +82,7 @@ impl Keys {
         for other in before {
             if self.holds(durable, other, started.at) {
                 let other = durable.runs.get(&other).map(|run| run.name());
-                bench.charge(
-                    NAME,
-                    format!("{} began while {other:?} held its key", run.name()),
-                );
+                bench.charge(NAME, format!("{} began while {other:?} held its key", run.name()));
             }
         }
     }
@@ -162,9 +157,6 @@ impl Keys {
             return;
         };
         let told = durable.run_of(id).map_or(id.to_string(), |run| run.name());
-        bench.charge(
-            NAME,
-            format!("the start of {name} was answered with {told}: {problem}"),
-        );
+        bench.charge(NAME, format!("the start of {name} was answered with {told}: {problem}"));
     }
 }

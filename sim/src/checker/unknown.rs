@@ -1,8 +1,8 @@
 //! **A workflow that nobody knows is waited for.**
 //!
-//! Source: `EngineOptions::unknown_workflow_after`: a run becomes a dead letter when it has been ready for so long; less of it
-//! never, whatever the clocks say; and only while no worker that knows its workflow is connected, and none was meanwhile,
-//! however busy it is.
+//! Source: `EngineOptions::unknown_workflow_after`: a run becomes a dead letter when it has been
+//! ready for so long; less of it never, whatever the clocks say; and only while no worker that
+//! knows its workflow is connected, and none was meanwhile, however busy it is.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,8 +17,8 @@ use crate::plan::{FaultKind, Plan, TimedFault};
 
 const NAME: &str = "a workflow that nobody knows is waited for";
 const KNOWN: &str = "a workflow that somebody knows is not unknown";
-/// The engine decides so long before its decision is durable, and ends a session so long before its connection is gone, on
-/// a disk that is not slow.
+/// The engine decides so long before its decision is durable, and ends a session so long before its
+/// connection is gone, on a disk that is not slow.
 const DECIDED_MS: u64 = 500;
 
 /// Since when runs are in line; one that was given back goes to its old place.
@@ -34,8 +34,8 @@ pub(super) struct Patience {
     left_ms: BTreeMap<Incarnation, u64>,
 }
 
-/// On a slow disk: after the group that was under way, and its own. While engine time stands still, because the engine
-/// opened ahead of the clock, it cannot make up for that.
+/// On a slow disk: after the group that was under way, and its own. While engine time stands still,
+/// because the engine opened ahead of the clock, it cannot make up for that.
 pub(super) fn told_late_ms(plan: &Plan) -> u64 {
     let slow = |timed: &&TimedFault| timed.fault.kind == FaultKind::SlowDisk;
     let slow = plan.faults.iter().filter(slow);
@@ -58,10 +58,7 @@ impl Patience {
     /// Processes with a session at some instant of the wait that ends now.
     fn were_there(&self, now_ms: u64) -> BTreeSet<Incarnation> {
         let decided_ms = now_ms.saturating_sub(DECIDED_MS + self.told_late_ms);
-        let open = self
-            .open_ms
-            .iter()
-            .filter(|(_, since)| **since < decided_ms);
+        let open = self.open_ms.iter().filter(|(_, since)| **since < decided_ms);
         let begun_ms = now_ms.saturating_sub(self.limit_ms * 98 / 100);
         let until = begun_ms + DECIDED_MS + self.told_late_ms;
         let left = self.left_ms.iter().filter(|(_, left)| **left > until);
@@ -100,12 +97,10 @@ impl Patience {
             let text = format!("{} dies, and {who} knows {workflow:?}", run.name());
             bench.charge(KNOWN, text);
         }
-        let waited = self
-            .queued_ms
-            .get(&no)
-            .map_or(0, |queued| bench.now_ms.saturating_sub(*queued));
-        // What passed by this and by engine time together is never less than the wait, if not for a clock that is a little
-        // fast, and for a disk that is slow.
+        let waited =
+            self.queued_ms.get(&no).map_or(0, |queued| bench.now_ms.saturating_sub(*queued));
+        // What passed by this and by engine time together is never less than the wait, if not for a
+        // clock that is a little fast, and for a disk that is slow.
         let before = &run.entries[index as usize - 1];
         let engine_ms = died.at.since(before.at()).as_millis() as u64;
         if waited + engine_ms + self.told_late_ms < self.limit_ms * 98 / 100 {

@@ -22,7 +22,8 @@ use crate::world::{Host, World};
 
 /// How long a call may take.
 const LIMIT: Duration = Duration::from_secs(3);
-/// How long a call of the audit may take: a connection whose welcome was lost in the last cut is given up first.
+/// How long a call of the audit may take: a connection whose welcome was lost in the last cut is
+/// given up first.
 const AUDIT_LIMIT: Duration = Duration::from_secs(15);
 /// The wait before a start without an answer is repeated.
 const AGAIN: Duration = Duration::from_millis(100);
@@ -39,8 +40,8 @@ const AT_ONCE: usize = 16;
 /// Rows asked for at once in the end: few, so that pages are turned.
 const PAGE: u32 = 7;
 
-/// One life of client number `number`. The first stays to the end, the others leave when they have nothing left to do and
-/// nothing can happen to them any more.
+/// One life of client number `number`. The first stays to the end, the others leave when they have
+/// nothing left to do and nothing can happen to them any more.
 pub(crate) async fn ask(world: Arc<World>, number: u32) -> turmoil::Result {
     let host = Host::begin(&world, &format!("client-{number}"));
     let env = host.env();
@@ -86,44 +87,25 @@ pub(crate) async fn ask(world: Arc<World>, number: u32) -> turmoil::Result {
 /// One job, from its time to its end.
 async fn begin(host: Arc<Host>, client: Client, index: usize) {
     let timed = host.world.plan.jobs[index].clone();
-    host.rest(Duration::from_millis(
-        timed.at_ms.saturating_sub(host.now_ms()),
-    ))
-    .await;
+    host.rest(Duration::from_millis(timed.at_ms.saturating_sub(host.now_ms()))).await;
     host.world.told().jobs[index] = Progress::Runs(host.life);
     let (call, runs) = timed.job.brief();
-    host.record(|_| What::Asked {
-        job: index,
-        call: call.to_owned(),
-        runs,
-    });
+    host.record(|_| What::Asked { job: index, call: call.to_owned(), runs });
     match timed.job {
-        Job::Start {
-            name,
-            work,
-            delay_ms,
-            priority,
-            tags,
-        } => {
+        Job::Start { name, work, delay_ms, priority, tags } => {
             let how = (Duration::from_millis(delay_ms), priority, tags);
             start(&host, &client, &name, work, how).await;
         }
         Job::StartMany { workflow, runs } => start_many(&host, &client, &workflow, runs).await,
-        Job::StartUnique {
-            name,
-            key,
-            hold,
-            work,
-        } => starts::unique(&host, &client, &name, (&key, hold), work).await,
+        Job::StartUnique { name, key, hold, work } => {
+            starts::unique(&host, &client, &name, (&key, hold), work).await
+        }
         Job::StartTogether { workflow, runs } => {
             starts::together(&host, &client, &workflow, runs).await;
         }
-        Job::Batch {
-            name,
-            workflow,
-            parts,
-            salt,
-        } => starts::batch(&host, &client, (&name, &workflow), parts, salt).await,
+        Job::Batch { name, workflow, parts, salt } => {
+            starts::batch(&host, &client, (&name, &workflow), parts, salt).await
+        }
         Job::Cancel { name } => cancel(&host, &client, &name).await,
         Job::CancelBatch { name, runs } => {
             starts::cancel_batch(&host, &client, &name, &runs).await;
@@ -180,17 +162,10 @@ async fn start_many(host: &Host, client: &Client, workflow: &str, runs: Vec<(Str
         return unknown(host, workflow);
     };
     loop {
-        let named = runs
-            .iter()
-            .map(|(name, input)| (Some(name.clone()), input.clone()))
-            .collect();
-        let work = |input: &Value| Work {
-            workflow: workflow.to_owned(),
-            input: input.clone(),
-        };
-        let calls = runs
-            .iter()
-            .map(|(name, input)| host.begins_call(name, begins(&work(input), 0)));
+        let named = runs.iter().map(|(name, input)| (Some(name.clone()), input.clone())).collect();
+        let work = |input: &Value| Work { workflow: workflow.to_owned(), input: input.clone() };
+        let calls =
+            runs.iter().map(|(name, input)| host.begins_call(name, begins(&work(input), 0)));
         let calls: Vec<CallNo> = calls.collect();
         let answers = match client.start_many(known, named).await {
             Ok(answers) => answers,
@@ -205,9 +180,7 @@ async fn start_many(host: &Host, client: &Client, workflow: &str, runs: Vec<(Str
             }
         };
         for (((name, input), answer), call) in runs.iter().zip(answers).zip(calls) {
-            let answer = answer
-                .map(|run| run.started())
-                .map_err(ClientError::Refused);
+            let answer = answer.map(|run| run.started()).map_err(ClientError::Refused);
             host.ends_call(call, &answer);
             match answer_of(answer) {
                 Ok(answer) => tell_start(host, name, work(input), answer),
@@ -219,19 +192,12 @@ async fn start_many(host: &Host, client: &Client, workflow: &str, runs: Vec<(Str
 }
 
 pub(super) fn begins(work: &Work, delay_ms: u64) -> Asked {
-    Asked::Start {
-        workflow: work.workflow.clone(),
-        input: payload_of(work),
-        delayed: delay_ms > 0,
-    }
+    Asked::Start { workflow: work.workflow.clone(), input: payload_of(work), delayed: delay_ms > 0 }
 }
 
 pub(super) fn unknown(host: &Host, workflow: &str) {
     let suite = &host.world.program.name;
-    wrong(
-        host,
-        format!("the suite `{suite}` has no workflow `{workflow}`"),
-    );
+    wrong(host, format!("the suite `{suite}` has no workflow `{workflow}`"));
 }
 
 /// An answer that settles the question.
@@ -244,21 +210,15 @@ pub(super) fn answer_of(answer: Result<bool, ClientError>) -> Result<StartAnswer
 }
 
 pub(super) fn tell_start(host: &Host, name: &str, work: Work, answer: StartAnswer) {
-    host.tell(format_args!("is told of {name}: {answer:?}"), || {
-        What::Told {
-            run: name.to_owned(),
-            answer: match answer {
-                StartAnswer::Exists { started: true } => "it is started".to_owned(),
-                StartAnswer::Exists { started: false } => "it was there already".to_owned(),
-                StartAnswer::Taken => "another run has the name".to_owned(),
-            },
-        }
+    host.tell(format_args!("is told of {name}: {answer:?}"), || What::Told {
+        run: name.to_owned(),
+        answer: match answer {
+            StartAnswer::Exists { started: true } => "it is started".to_owned(),
+            StartAnswer::Exists { started: false } => "it was there already".to_owned(),
+            StartAnswer::Taken => "another run has the name".to_owned(),
+        },
     });
-    host.world.told().starts.push(StartTold {
-        name: name.to_owned(),
-        work,
-        answer,
-    });
+    host.world.told().starts.push(StartTold { name: name.to_owned(), work, answer });
 }
 
 pub(super) fn wrong(host: &Host, text: String) {
@@ -279,11 +239,9 @@ async fn cancel(host: &Host, client: &Client, name: &str) {
     host.ends_call(call, &answer);
     match answer {
         Ok(()) => {
-            host.tell(format_args!("is told that {name} is asked to stop"), || {
-                What::Told {
-                    run: name.to_owned(),
-                    answer: "it is asked to stop".to_owned(),
-                }
+            host.tell(format_args!("is told that {name} is asked to stop"), || What::Told {
+                run: name.to_owned(),
+                answer: "it is asked to stop".to_owned(),
             });
             host.world.told().cancels.push(name.to_owned());
         }
@@ -306,13 +264,9 @@ async fn operate(host: &Host, client: &Client, name: &str, act: Act) {
         match &answer {
             Ok(()) => {
                 host.world.saw("acts on dead letters");
-                return host.tell(
-                    format_args!("is told that {act:?} of {name} is done"),
-                    || What::Told {
-                        run: name.to_owned(),
-                        answer: format!("{act:?} is done"),
-                    },
-                );
+                return host.tell(format_args!("is told that {act:?} of {name} is done"), || {
+                    What::Told { run: name.to_owned(), answer: format!("{act:?} is done") }
+                });
             }
             Err(ClientError::Refused(refusal)) => {
                 if matches!(refusal, Refusal::WentOn(_)) {
@@ -353,28 +307,18 @@ async fn wait(host: &Host, client: &Client, name: &str) {
 /// A question about a run that had been acknowledged before (or not) got this error.
 fn refused(host: &Host, name: &str, acknowledged: bool, error: &ClientError) {
     let forgotten = host.world.court().durable.was_forgotten(run_id(name));
-    host.world
-        .told()
-        .refused(name, acknowledged && !forgotten, error);
+    host.world.told().refused(name, acknowledged && !forgotten, error);
 }
 
 fn tell(host: &Host, name: &str, outcome: stepwell::model::run::Outcome) {
     let at_ms = host.now_ms();
     let kind = outcome.kind_name();
-    host.tell(
-        format_args!("is told the outcome of {name}: {kind}"),
-        || What::Told {
-            run: name.to_owned(),
-            answer: format!("its outcome: {kind}"),
-        },
-    );
-    let (name, client) = (name.to_owned(), host.name.clone());
-    host.world.told().outcomes.push(OutcomeTold {
-        name,
-        client,
-        at_ms,
-        outcome,
+    host.tell(format_args!("is told the outcome of {name}: {kind}"), || What::Told {
+        run: name.to_owned(),
+        answer: format!("its outcome: {kind}"),
     });
+    let (name, client) = (name.to_owned(), host.name.clone());
+    host.world.told().outcomes.push(OutcomeTold { name, client, at_ms, outcome });
 }
 
 /// Asks how the queues are. What is told must be true at some instant of the call.
@@ -388,8 +332,8 @@ async fn gauges(host: &Host, client: &Client) {
     }
 }
 
-/// Once faults are over: what is paused goes on, and somewhat later what is limited, too. An old command may come late that had
-/// never come before, so this is done again.
+/// Once faults are over: what is paused goes on, and somewhat later what is limited, too. An old
+/// command may come late that had never come before, so this is done again.
 async fn tidy(host: &Host, client: &Client) {
     let over_ms = host.world.plan.settings.faults_end_ms;
     if host.now_ms() < over_ms {
@@ -409,11 +353,7 @@ async fn tidy(host: &Host, client: &Client) {
     let change = QueueChange {
         paused: Some(false),
         concurrency: late.then_some(0),
-        rate: late.then_some(RateLimit {
-            count: 0,
-            per_ms: 1,
-            burst: 1,
-        }),
+        rate: late.then_some(RateLimit { count: 0, per_ms: 1, burst: 1 }),
         ..QueueChange::default()
     };
     let _ = client.queues().set(name, change).await;
@@ -442,11 +382,9 @@ async fn audit_outcome(host: &Host, client: &Client, name: &str) {
         Ok(outcome) => tell(host, name, outcome),
         Err(ClientError::Refused(Refusal::NoSuchRun(_)))
             if host.world.court().durable.was_forgotten(run_id(name)) => {}
-        Err(error) => host
-            .world
-            .told()
-            .wrong
-            .push(format!("the outcome of {name} is not to be had: {error}")),
+        Err(error) => {
+            host.world.told().wrong.push(format!("the outcome of {name} is not to be had: {error}"))
+        }
     }
 }
 
@@ -462,27 +400,13 @@ async fn audit(host: &Host, client: &Client) {
     }
     let mut before = None;
     loop {
-        match client
-            .list(ListRuns {
-                before,
-                limit: PAGE,
-                ..ListRuns::default()
-            })
-            .await
-        {
+        match client.list(ListRuns { before, limit: PAGE, ..ListRuns::default() }).await {
             Ok((rows, next)) => {
-                host.world
-                    .told()
-                    .listed
-                    .extend(rows.into_iter().map(|row| (row.id, row)));
+                host.world.told().listed.extend(rows.into_iter().map(|row| (row.id, row)));
                 before = next;
             }
             Err(error) => {
-                return host
-                    .world
-                    .told()
-                    .wrong
-                    .push(format!("the runs are not listed: {error}"));
+                return host.world.told().wrong.push(format!("the runs are not listed: {error}"));
             }
         }
         if before.is_none() {
@@ -495,11 +419,9 @@ async fn audit(host: &Host, client: &Client) {
     }
     match stats_at_rest(host, client).await {
         Ok(stats) => host.world.told().stats = Some(stats),
-        Err(error) => host
-            .world
-            .told()
-            .wrong
-            .push(format!("the counts are not to be had: {error}")),
+        Err(error) => {
+            host.world.told().wrong.push(format!("the counts are not to be had: {error}"))
+        }
     }
 }
 
@@ -528,7 +450,8 @@ async fn list_letters_and_acts(host: &Host, client: &Client) -> Result<(), Clien
     Ok(())
 }
 
-/// The engine's counts, once it reads nothing. Copies of old questions still arrive, and are read for.
+/// The engine's counts, once it reads nothing. Copies of old questions still arrive, and are read
+/// for.
 async fn stats_at_rest(host: &Host, client: &Client) -> Result<Stats, ClientError> {
     let mut tries = 0;
     loop {

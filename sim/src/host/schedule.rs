@@ -39,14 +39,12 @@ async fn set(host: &Host, client: &Client, schedule: &Scheduled) {
                 // Asked for again after a lost answer, it is told how the schedule is by then.
                 let as_asked = !set.changed || is_as_asked(&set.schedule.spec, schedule);
                 if !as_asked {
-                    wrong(
-                        host,
-                        format!("`{}` is set to something else", schedule.name),
-                    );
+                    wrong(host, format!("`{}` is set to something else", schedule.name));
                 }
                 return host.world.saw("schedules set");
             }
-            // It was set, and somebody removed it before the answer came, which was asked for again.
+            // It was set, and somebody removed it before the answer came, which was asked for
+            // again.
             Err(ClientError::Refused(Refusal::NoSuchSchedule(_))) => return,
             Err(ClientError::Refused(refusal)) => {
                 return wrong(host, format!("`{}` was refused: {refusal}", schedule.name));
@@ -77,8 +75,9 @@ fn is_as_asked(spec: &ScheduleSpec, schedule: &Scheduled) -> bool {
         && spec.jitter_ms == schedule.jitter_ms
 }
 
-/// Starts what is missing up to when the schedule was last written: that has passed by the engine's clock. (The engine's counts
-/// tell its clock, too, but also the bytes on its disk, which are others on each store.)
+/// Starts what is missing up to when the schedule was last written: that has passed by the engine's
+/// clock. (The engine's counts tell its clock, too, but also the bytes on its disk, which are
+/// others on each store.)
 async fn backfill(client: &Client, name: &str, back_ms: u64) -> Result<(), ClientError> {
     let to = client.schedules().show(name).await?.state.at;
     let mut from = Time(to.0.saturating_sub(back_ms));
@@ -96,9 +95,7 @@ pub(super) async fn remove_all(host: &Host, client: &Client) {
     let names: Vec<String> = {
         let court = host.world.court();
         let schedules = court.durable.schedules.values();
-        schedules
-            .map(|schedule| schedule.record.spec.name.clone())
-            .collect()
+        schedules.map(|schedule| schedule.record.spec.name.clone()).collect()
     };
     for name in names {
         let _ = client.schedules().remove(&name).await;

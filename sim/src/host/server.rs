@@ -22,17 +22,13 @@ pub(crate) async fn serve(world: Arc<World>, air: Arc<Mutex<InAir>>) -> turmoil:
     let store = match WatchedStore::acquire(host.clone(), air) {
         Ok(store) => store,
         Err(OpenRefusal::Full { .. }) => {
-            host.tell(format_args!("finds no room to open its store"), || {
-                What::LifeEnded {
-                    how: "it finds no room to open its store".to_owned(),
-                }
+            host.tell(format_args!("finds no room to open its store"), || What::LifeEnded {
+                how: "it finds no room to open its store".to_owned(),
             });
             return Ok(());
         }
         Err(refusal) => {
-            world
-                .court()
-                .charge("the store opens", host.now_ms(), format!("{refusal}"));
+            world.court().charge("the store opens", host.now_ms(), format!("{refusal}"));
             return Ok(());
         }
     };
@@ -48,10 +44,7 @@ pub(crate) async fn serve(world: Arc<World>, air: Arc<Mutex<InAir>>) -> turmoil:
     };
     let options = match settings.unknown_after_ms {
         0 => options,
-        ms => EngineOptions {
-            unknown_workflow_after: Duration::from_millis(ms),
-            ..options
-        },
+        ms => EngineOptions { unknown_workflow_after: Duration::from_millis(ms), ..options },
     };
     let engine = match options.open_on(host.env(), Arc::new(store)).await {
         Ok(engine) => engine,
@@ -65,14 +58,9 @@ pub(crate) async fn serve(world: Arc<World>, air: Arc<Mutex<InAir>>) -> turmoil:
             return Ok(());
         }
         Err(error) => {
-            let cause = std::error::Error::source(&error)
-                .map(ToString::to_string)
-                .unwrap_or_default();
-            world.court().charge(
-                "the engine opens",
-                host.now_ms(),
-                format!("{error}: {cause}"),
-            );
+            let cause =
+                std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            world.court().charge("the engine opens", host.now_ms(), format!("{error}: {cause}"));
             return Ok(());
         }
     };
@@ -82,10 +70,8 @@ pub(crate) async fn serve(world: Arc<World>, air: Arc<Mutex<InAir>>) -> turmoil:
         host.note(format_args!("does not listen: {error}"));
     }
     let reason = engine.stopped().await;
-    host.tell(format_args!("stops by itself: {reason}"), || {
-        What::LifeEnded {
-            how: format!("it stops by itself: {reason}"),
-        }
+    host.tell(format_args!("stops by itself: {reason}"), || What::LifeEnded {
+        how: format!("it stops by itself: {reason}"),
     });
     world.saw("engines that poisoned themselves");
     Ok(())

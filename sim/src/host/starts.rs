@@ -11,7 +11,8 @@ use crate::told::{Answer, Asked, CallNo, run_id};
 use crate::workload::FOLLOW;
 use crate::world::Host;
 
-/// A start with a unique key: it may be answered with another run, which must have held the key meanwhile.
+/// A start with a unique key: it may be answered with another run, which must have held the key
+/// meanwhile.
 pub(super) async fn unique(
     host: &Host,
     client: &Client,
@@ -29,17 +30,13 @@ pub(super) async fn unique(
         match start.unique(key, hold.scope()).await {
             Ok(run) => {
                 let (id, started) = (run.id(), run.started());
-                host.line(format_args!(
-                    "is told of {name}, key {key}: {id}, started: {started}"
-                ));
+                host.line(format_args!("is told of {name}, key {key}: {id}, started: {started}"));
                 // Answered with another run, it may have begun its own before: that stays unknown.
                 if id == run_id(name) {
                     host.ends_call(call, Answer::Started(started));
                 }
                 let now_ms = host.now_ms();
-                host.world
-                    .court()
-                    .key_answered(now_ms, &begun, (name, id, started));
+                host.world.court().key_answered(now_ms, &begun, (name, id, started));
                 return;
             }
             Err(ClientError::Refused(refusal)) => {
@@ -141,11 +138,7 @@ pub(super) async fn batch(
         return unknown(host, workflow);
     };
     let last = parts.len().saturating_sub(1);
-    let input = parts
-        .iter()
-        .flatten()
-        .map(|(_, input)| input.clone())
-        .next();
+    let input = parts.iter().flatten().map(|(_, input)| input.clone()).next();
     for (at, runs) in parts.into_iter().enumerate() {
         if !part(host, client, (name, known), runs, salt, at == last).await {
             return;
@@ -158,7 +151,8 @@ pub(super) async fn batch(
     }
 }
 
-/// One run more for a batch that was told to be sealed: it is refused, unless the batch is forgotten by then.
+/// One run more for a batch that was told to be sealed: it is refused, unless the batch is
+/// forgotten by then.
 async fn part_after_seal(
     host: &Host,
     client: &Client,
@@ -186,7 +180,8 @@ pub(crate) fn late_run(batch: &str) -> String {
     format!("{batch}-late")
 }
 
-/// All runs of a batch are asked to stop. Which of them is not told: to the model each may have been asked, or not.
+/// All runs of a batch are asked to stop. Which of them is not told: to the model each may have
+/// been asked, or not.
 pub(super) async fn cancel_batch(host: &Host, client: &Client, name: &str, runs: &[String]) {
     for run in runs {
         host.begins_call(run, Asked::Cancel);
@@ -204,10 +199,7 @@ pub(super) async fn cancel_batch(host: &Host, client: &Client, name: &str, runs:
             host.world.saw("cancels of batches with unknown outcome");
         }
         Err(ClientError::Refused(refusal)) => {
-            wrong(
-                host,
-                format!("the cancel of a batch was refused: {refusal}"),
-            );
+            wrong(host, format!("the cancel of a batch was refused: {refusal}"));
         }
         Err(_) => host.world.saw("cancels of batches with unknown outcome"),
     }
@@ -224,10 +216,7 @@ async fn part(
     loop {
         let works = works(workflow.name(), &runs);
         let calls = begin_calls(host, &works);
-        let batch = client
-            .batch(name)
-            .starts(workflow, named(runs.clone()))
-            .then(FOLLOW, &salt);
+        let batch = client.batch(name).starts(workflow, named(runs.clone())).then(FOLLOW, &salt);
         let answered = match seals {
             true => batch.start().await,
             false => batch.add().await,

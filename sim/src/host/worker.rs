@@ -23,9 +23,7 @@ pub(crate) async fn work(world: Arc<World>, name: String) -> turmoil::Result {
         .build("sim");
     let slots = world.plan.settings.slots;
     let version = world.deployed(&name);
-    let worker = world
-        .program
-        .worker(worker, Outside::live(host.clone()), version, slots);
+    let worker = world.program.worker(worker, Outside::live(host.clone()), version, slots);
     let tags = world.plan.settings.tags_of(&name);
     let worker = tags.into_iter().fold(worker, |worker, tag| worker.tag(tag));
     let handle = worker.grace(Duration::from_millis(500)).start()?;
@@ -33,9 +31,7 @@ pub(crate) async fn work(world: Arc<World>, name: String) -> turmoil::Result {
         host.rest(LOOK).await;
     }
     handle.drain().await;
-    host.tell(format_args!("has drained"), || What::LifeEnded {
-        how: "it has drained".to_owned(),
-    });
+    host.tell(format_args!("has drained"), || What::LifeEnded { how: "it has drained".to_owned() });
     let stats = handle.stats();
     world.saw_many("outcomes replayed", stats.replayed);
     Ok(())

@@ -1,9 +1,10 @@
 //! A ring that must stay a ring: a map from each node to the next, which many runs change at once.
 //!
-//! The outside world knows no moves, only one pointer at a time, swapped if it is what the caller believes. A run moves a node
-//! by three swaps: out of its own lane, ahead of the first of another, and in. Between the first and the last the node is off
-//! the ring, and all others are on it. A swap that is lost, done twice or done in another order leaves more off it, or a
-//! loop that is no ring; so the world looks after each, and in the end.
+//! The outside world knows no moves, only one pointer at a time, swapped if it is what the caller
+//! believes. A run moves a node by three swaps: out of its own lane, ahead of the first of another,
+//! and in. Between the first and the last the node is off the ring, and all others are on it. A
+//! swap that is lost, done twice or done in another order leaves more off it, or a loop that is no
+//! ring; so the world looks after each, and in the end.
 //!
 //! ```text
 //!   ┌─► lane 0 ─► a ─► b ─► lane 1 ─► c ─► lane 2 ─► d ─┐       1  lane 0 ─► b         a is off
@@ -11,8 +12,8 @@
 //!                                                               3  lane 1 ─► a
 //! ```
 //!
-//! Only a lane's own run takes from it and anybody puts in, always at its head: so no swap succeeds by mistake. (It is the
-//! stack of Treiber, 1986, with one who pops.)
+//! Only a lane's own run takes from it and anybody puts in, always at its head: so no swap succeeds
+//! by mistake. (It is the stack of Treiber, 1986, with one who pops.)
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,7 +27,8 @@ const NONE: u32 = u32::MAX;
 /// What a step asks of the ring.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Ask {
-    /// How many lanes the ring has, in which all that ask agree. They are nodes too: the first ones.
+    /// How many lanes the ring has, in which all that ask agree. They are nodes too: the first
+    /// ones.
     pub(crate) lanes: u32,
     /// Which of its run's questions it is.
     pub(crate) nth: u32,
@@ -38,7 +40,8 @@ pub(crate) struct Ask {
 pub(crate) enum AskWhat {
     /// Which two nodes follow this one.
     Look(u32),
-    /// The node that is followed by `from` is to be followed by `to`. Answered with what followed it.
+    /// The node that is followed by `from` is to be followed by `to`. Answered with what followed
+    /// it.
     Swap { node: u32, from: u32, to: u32 },
     /// Whether the swap of this number happened. If not, it never will.
     Settle(u32),
@@ -74,10 +77,8 @@ pub(crate) struct Ring {
 
 impl Ring {
     fn of(lanes: u32) -> Self {
-        let mut ring = Self {
-            next: vec![NONE; (lanes * (1 + NODES_IN_LANE)) as usize],
-            ..Self::default()
-        };
+        let mut ring =
+            Self { next: vec![NONE; (lanes * (1 + NODES_IN_LANE)) as usize], ..Self::default() };
         for lane in 0..lanes {
             let mut last = lane;
             for nth in 0..NODES_IN_LANE {
@@ -142,11 +143,8 @@ impl Ring {
         }
         let all = 0..self.next.len() as u32;
         let off: Vec<u32> = all.filter(|node| !on.contains(node)).collect();
-        let left: Vec<u32> = off
-            .iter()
-            .copied()
-            .filter(|node| !self.off.contains_key(node))
-            .collect();
+        let left: Vec<u32> =
+            off.iter().copied().filter(|node| !self.off.contains_key(node)).collect();
         let (before, returned) = (self.off.len(), self.off.len() + left.len() - off.len());
         if left.len() + returned > 1 {
             return Err(format!(
@@ -154,8 +152,7 @@ impl Ring {
             ));
         }
         self.off.retain(|node, _| !on.contains(node));
-        self.off
-            .extend(left.into_iter().map(|node| (node, who.to_owned())));
+        self.off.extend(left.into_iter().map(|node| (node, who.to_owned())));
         if returned == 1 {
             *self.returned.entry(who.to_owned()).or_default() += 1;
             self.moved += 1;
@@ -187,11 +184,7 @@ mod tests {
 
     /// Asks of a ring of three lanes: 0 ─► 3 ─► 4 ─► 1 ─► 5 ─► 6 ─► 2 ─► 7 ─► 8 ─► 0.
     fn ask(ring: &mut Ring, nth: u32, what: AskWhat) -> Result<u64, String> {
-        let ask = Ask {
-            lanes: 3,
-            nth,
-            what,
-        };
+        let ask = Ask { lanes: 3, nth, what };
         ring.answer("run", &serde_json::to_string(&ask).unwrap())
     }
 

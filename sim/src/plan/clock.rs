@@ -34,8 +34,7 @@ pub(super) fn draw_all(seed: u64, hosts: &[String]) -> BTreeMap<String, ClockErr
         .iter()
         .filter_map(|host| {
             let mut draw = Draw::of(seed, format_args!("clocks of {host}"));
-            draw.chance(wrong)
-                .then(|| (host.clone(), draw_one(&mut draw, drift)))
+            draw.chance(wrong).then(|| (host.clone(), draw_one(&mut draw, drift)))
         })
         .collect()
 }

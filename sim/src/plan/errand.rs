@@ -1,5 +1,5 @@
-//! Errands: short runs in a queue of their own, of all priorities, some with tags, while an operator pauses the queue and
-//! limits it, and looks at its gauges.
+//! Errands: short runs in a queue of their own, of all priorities, some with tags, while an
+//! operator pauses the queue and limits it, and looks at its gauges.
 
 use stepwell::{QueueChange, RateLimit};
 
@@ -16,9 +16,7 @@ pub(super) fn draw_all(seed: u64, settings: &Settings, jobs: &mut Vec<TimedJob>)
     }
     // They come in bursts, so that some wait.
     let ends_ms = settings.faults_end_ms - 1_000;
-    let bursts: Vec<u64> = (0..draw.between(1, 3))
-        .map(|_| draw.between(300, ends_ms))
-        .collect();
+    let bursts: Vec<u64> = (0..draw.between(1, 3)).map(|_| draw.between(300, ends_ms)).collect();
     for n in 0..draw.between(8, 36) {
         let mut draw = Draw::of(seed, format_args!("errand {n}"));
         let at_ms = (*draw.pick(&bursts) + draw.between(0, 200)).min(ends_ms);
@@ -48,11 +46,7 @@ fn errand(n: u64, draw: &mut Draw) -> Job {
     Job::Start {
         name: format!("errand-{n}"),
         work: Work::of(ERRAND, &input),
-        delay_ms: if draw.chance(150) {
-            draw.between(1, 1_500)
-        } else {
-            0
-        },
+        delay_ms: if draw.chance(150) { draw.between(1, 1_500) } else { 0 },
         priority: *draw.pick(&[0, 0, 3, 5, 9, 9]),
         tags: tags.split_whitespace().map(str::to_owned).collect(),
     }
@@ -100,19 +94,13 @@ fn limits(draw: &mut Draw) -> QueueChange {
 }
 
 fn paused(paused: bool) -> QueueChange {
-    QueueChange {
-        paused: Some(paused),
-        ..QueueChange::default()
-    }
+    QueueChange { paused: Some(paused), ..QueueChange::default() }
 }
 
 fn set(change: QueueChange) -> Job {
     Job::SetQueue {
         queue: ERRAND.queue_name().to_owned(),
-        change: QueueChange {
-            create: true,
-            ..change
-        },
+        change: QueueChange { create: true, ..change },
     }
 }
 

@@ -14,7 +14,8 @@ const BACK_MAX_MS: u64 = 300_000;
 /// A forward jump that an engine follows for certain.
 const FORWARD_BELIEVED_MS: u64 = 47 * HOUR_MS;
 
-/// A kind of fault. Each has a switch (it is among [`Settings::kinds`] or not) and a count in the report.
+/// A kind of fault. Each has a switch (it is among [`Settings::kinds`] or not) and a count in the
+/// report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum FaultKind {
     /// A worker process dies; its peers see the connection end.
@@ -45,7 +46,8 @@ pub enum FaultKind {
     DiskFull,
     /// All workers are swapped to the next version of the code.
     Deployed,
-    /// A worker process stands still, past its grants perhaps, and goes on where it was. Monotonic time goes on.
+    /// A worker process stands still, past its grants perhaps, and goes on where it was. Monotonic
+    /// time goes on.
     WorkerPaused,
     /// The server process stands still.
     ServerPaused,
@@ -128,7 +130,8 @@ pub struct Fault {
     pub host: String,
     /// And which other, where it is about a link.
     pub other: String,
-    /// How long it lasts, in milliseconds: until the host is back, the link is whole, the disk is as before.
+    /// How long it lasts, in milliseconds: until the host is back, the link is whole, the disk is
+    /// as before.
     pub span_ms: u64,
     /// How bad it is: the cut of what was not synced, the delay or the jump in milliseconds.
     pub extent: u64,
@@ -145,17 +148,8 @@ pub struct TimedFault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            kind,
-            host,
-            other,
-            span_ms,
-            extent,
-        } = self;
-        write!(
-            f,
-            "{kind:?} {host} {other} for {span_ms} ms, extent {extent}"
-        )
+        let Self { kind, host, other, span_ms, extent } = self;
+        write!(f, "{kind:?} {host} {other} for {span_ms} ms, extent {extent}")
     }
 }
 
@@ -177,11 +171,7 @@ fn draw_one(draw: &mut Draw, settings: &Settings) -> TimedFault {
     let kind = *draw.pick(&settings.kinds);
     let worker = format!("worker-{}", draw.between(1, u64::from(settings.workers)));
     let client = format!("client-{}", draw.between(1, u64::from(settings.clients)));
-    let peer = if draw.chance(750) {
-        worker.clone()
-    } else {
-        client.clone()
-    };
+    let peer = if draw.chance(750) { worker.clone() } else { client.clone() };
     let server = "server".to_owned();
     let timeout = settings.session_timeout_ms;
     // From less than a heartbeat to well beyond the session time-out.
@@ -229,16 +219,7 @@ fn draw_one(draw: &mut Draw, settings: &Settings) -> TimedFault {
         }
         _ => span_ms,
     };
-    TimedFault {
-        at_ms,
-        fault: Fault {
-            kind,
-            host,
-            other,
-            span_ms,
-            extent,
-        },
-    }
+    TimedFault { at_ms, fault: Fault { kind, host, other, span_ms, extent } }
 }
 
 /// Seconds, minutes, hours, nearly as far as the engine follows, or further.

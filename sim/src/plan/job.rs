@@ -67,10 +67,7 @@ impl Work {
         let name = workflow.name();
         let input = serde_json::to_value(input)
             .unwrap_or_else(|e| panic!("an input of `{name}` is not JSON: {e}"));
-        Self {
-            workflow: name.to_owned(),
-            input,
-        }
+        Self { workflow: name.to_owned(), input }
     }
 }
 
@@ -116,7 +113,8 @@ pub enum Job {
         /// Their names and inputs.
         runs: Vec<(String, Value)>,
     },
-    /// Adds runs to a batch, part by part, each again and again until it is answered, and seals it with the last.
+    /// Adds runs to a batch, part by part, each again and again until it is answered, and seals it
+    /// with the last.
     Batch {
         /// The batch's name.
         name: String,
@@ -196,23 +194,16 @@ impl Job {
     pub(crate) fn brief(&self) -> (&'static str, Vec<String>) {
         match self {
             Self::Start { name, .. } => ("start", vec![name.clone()]),
-            Self::StartMany { runs, .. } => (
-                "start many",
-                runs.iter().map(|(name, _)| name.clone()).collect(),
-            ),
+            Self::StartMany { runs, .. } => {
+                ("start many", runs.iter().map(|(name, _)| name.clone()).collect())
+            }
             Self::StartUnique { name, .. } => ("start unique", vec![name.clone()]),
-            Self::StartTogether { runs, .. } => (
-                "start together",
-                runs.iter().map(|(name, _)| name.clone()).collect(),
-            ),
-            Self::Batch { parts, .. } => (
-                "batch",
-                parts
-                    .iter()
-                    .flatten()
-                    .map(|(name, _)| name.clone())
-                    .collect(),
-            ),
+            Self::StartTogether { runs, .. } => {
+                ("start together", runs.iter().map(|(name, _)| name.clone()).collect())
+            }
+            Self::Batch { parts, .. } => {
+                ("batch", parts.iter().flatten().map(|(name, _)| name.clone()).collect())
+            }
             Self::Cancel { name } => ("cancel", vec![name.clone()]),
             Self::CancelBatch { runs, .. } => ("cancel batch", runs.clone()),
             Self::Wait { name } => ("wait", vec![name.clone()]),
@@ -251,12 +242,7 @@ pub(super) fn draw_all(seed: u64, settings: &Settings) -> Vec<TimedJob> {
     let runs = Draw::of(seed, "jobs").between(8, 24);
     let mut jobs = Vec::new();
     for run in 0..runs {
-        draw_run(
-            run,
-            &mut Draw::of(seed, format_args!("job {run}")),
-            settings,
-            &mut jobs,
-        );
+        draw_run(run, &mut Draw::of(seed, format_args!("job {run}")), settings, &mut jobs);
     }
     for crowd in 0..Draw::of(seed, "crowds").between(0, 2) {
         jobs.push(draw_crowd(
@@ -277,23 +263,14 @@ fn draw_run(run: u64, draw: &mut Draw, settings: &Settings, jobs: &mut Vec<Timed
     let name = format!("run-{run}");
     let at_ms = draw.between(100, settings.faults_end_ms - 1_000);
     let work = draw_work(draw);
-    let delay_ms = if draw.chance(150) {
-        draw.between(1, 2_000)
-    } else {
-        0
-    };
+    let delay_ms = if draw.chance(150) { draw.between(1, 2_000) } else { 0 };
     let priority = draw.between(4, 6) as u8;
     let mut push = |at_ms, draw: &mut Draw, job| {
         let client = draw.between(1, u64::from(settings.clients)) as u32;
         jobs.push(TimedJob { at_ms, client, job });
     };
-    let start = |work| Job::Start {
-        name: name.clone(),
-        work,
-        delay_ms,
-        priority,
-        tags: Vec::new(),
-    };
+    let start =
+        |work| Job::Start { name: name.clone(), work, delay_ms, priority, tags: Vec::new() };
     push(at_ms, draw, start(work.clone()));
     if draw.chance(250) {
         let again = at_ms + draw.between(0, 3_000);
@@ -329,16 +306,9 @@ fn draw_crowd(crowd: u64, draw: &mut Draw, settings: &Settings, runs: u64) -> Ti
         };
         (name, Work::of(CHAIN, &draw_chain(draw)).input)
     });
-    let job = Job::StartMany {
-        workflow: CHAIN.name().to_owned(),
-        runs: chains.collect(),
-    };
+    let job = Job::StartMany { workflow: CHAIN.name().to_owned(), runs: chains.collect() };
     let at_ms = draw.between(100, settings.faults_end_ms - 1_000);
-    TimedJob {
-        at_ms,
-        client: draw.between(1, u64::from(settings.clients)) as u32,
-        job,
-    }
+    TimedJob { at_ms, client: draw.between(1, u64::from(settings.clients)) as u32, job }
 }
 
 fn draw_chain(draw: &mut Draw) -> ChainInput {

@@ -49,9 +49,8 @@ impl Limited {
     fn draw(draw: &mut Draw) -> Self {
         let hard_ms = draw.between(900, 1_500);
         let soft_ms = draw.between(150, hard_ms - 400);
-        let deeds: Vec<Deed> = (0..draw.between(1, 4))
-            .map(|_| draw_deed(draw, hard_ms - soft_ms))
-            .collect();
+        let deeds: Vec<Deed> =
+            (0..draw.between(1, 4)).map(|_| draw_deed(draw, hard_ms - soft_ms)).collect();
         let counted = deeds.iter().filter(|deed| deed.counts()).count() as u32;
         let dies = deeds.last().is_some_and(|deed| deed.counts()) && draw.chance(250);
         let retry = Retry {
@@ -62,13 +61,7 @@ impl Limited {
             retries: if dies { counted - 1 } else { RETRIES },
             ..Retry::default()
         };
-        Self {
-            deeds,
-            dies,
-            soft_ms,
-            hard_ms,
-            retry,
-        }
+        Self { deeds, dies, soft_ms, hard_ms, retry }
     }
 }
 
@@ -82,13 +75,9 @@ impl Deed {
 fn draw_deed(draw: &mut Draw, left_ms: u64) -> Deed {
     match draw.between(0, 3) {
         0 => Deed::Fails,
-        1 => Deed::ComesLater {
-            after_ms: draw.between(1, 2_500),
-        },
+        1 => Deed::ComesLater { after_ms: draw.between(1, 2_500) },
         2 => Deed::Hangs,
-        _ => Deed::CleansUp {
-            takes_ms: draw.between(1, left_ms / 3),
-        },
+        _ => Deed::CleansUp { takes_ms: draw.between(1, left_ms / 3) },
     }
 }
 
@@ -107,11 +96,7 @@ pub(super) fn draw_all(seed: u64, settings: &Settings, jobs: &mut Vec<TimedJob>)
             priority: draw.between(4, 6) as u8,
             tags: Vec::new(),
         };
-        jobs.push(TimedJob {
-            at_ms,
-            client,
-            job: start,
-        });
+        jobs.push(TimedJob { at_ms, client, job: start });
         if draw.chance(300) {
             jobs.push(TimedJob {
                 at_ms: at_ms + draw.between(0, 4_000),

@@ -21,12 +21,7 @@ pub(super) fn lengthen(seed: u64, settings: &Settings, jobs: &mut [TimedJob]) {
     }
     for timed in jobs {
         match &mut timed.job {
-            Job::Start {
-                name,
-                work,
-                delay_ms,
-                ..
-            } => {
+            Job::Start { name, work, delay_ms, .. } => {
                 let mut draw = Draw::of(seed, format_args!("long delay of {name}"));
                 if draw.chance(settings.long_waits_per_mille / 4) {
                     *delay_ms = long_ms(&mut draw);

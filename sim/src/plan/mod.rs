@@ -1,8 +1,9 @@
 //! The plan of a seed: all that chance decides before the run, as data.
 //!
-//! Settings, jobs and faults are drawn from streams of their own ([`Draw`]), each fault and each job from its own
-//! again, so that leaving one out leaves the rest as it is. What is decided while the simulation runs (whether a frame is sent twice, how a call
-//! to the outside world ends) is a hash of the seed and of what it is about, and so does not depend on what else happens.
+//! Settings, jobs and faults are drawn from streams of their own ([`Draw`]), each fault and each
+//! job from its own again, so that leaving one out leaves the rest as it is. What is decided while
+//! the simulation runs (whether a frame is sent twice, how a call to the outside world ends) is a
+//! hash of the seed and of what it is about, and so does not depend on what else happens.
 
 mod clock;
 mod errand;
@@ -42,7 +43,8 @@ pub const ENGINE: &str = "engine";
 /// So many of a thousand seeds of the engine's own suite are played on the production store.
 pub(crate) const ENGINE_ON_FJALL_PER_MILLE: u64 = 40;
 
-/// Within this time everything ends in the suites of others than the engine, unless they say otherwise.
+/// Within this time everything ends in the suites of others than the engine, unless they say
+/// otherwise.
 const SETTLES_MS: u64 = 300_000;
 
 /// The plan of one simulated run.
@@ -94,14 +96,7 @@ impl Plan {
         let faults = fault::draw_all(seed, &settings);
         let mut script = poison::draw_kills(seed, &jobs);
         script.extend(once::draw_strikes(seed, &jobs));
-        Self {
-            suite: ENGINE.to_owned(),
-            seed,
-            settings,
-            jobs,
-            faults,
-            script,
-        }
+        Self { suite: ENGINE.to_owned(), seed, settings, jobs, faults, script }
     }
 
     /// The plan of a seed of another suite, whose jobs `draw` collects.
@@ -132,21 +127,14 @@ impl Plan {
     /// The same without faults.
     #[must_use]
     pub fn calm(self) -> Self {
-        Self {
-            faults: Vec::new(),
-            ..self
-        }
+        Self { faults: Vec::new(), ..self }
     }
 
-    /// The same, in so many of a thousand seeds on the production store. Always the same where power cannot be cut on it:
-    /// that needs Linux.
+    /// The same, in so many of a thousand seeds on the production store. Always the same where
+    /// power cannot be cut on it: that needs Linux.
     pub(crate) fn on_fjall_by_chance(self, per_mille: u64) -> Self {
         let drawn = Draw::of(self.seed, "production store").chance(per_mille);
-        if drawn && cfg!(target_os = "linux") {
-            self.on_fjall()
-        } else {
-            self
-        }
+        if drawn && cfg!(target_os = "linux") { self.on_fjall() } else { self }
     }
 
     /// Whether its disk cannot be read at some time.
@@ -159,10 +147,7 @@ impl Plan {
     #[must_use]
     pub fn on_fjall(mut self) -> Self {
         let has = |kind| !{
-            matches!(
-                kind,
-                FaultKind::SyncFailed | FaultKind::DiskFull | FaultKind::ReadFailed
-            )
+            matches!(kind, FaultKind::SyncFailed | FaultKind::DiskFull | FaultKind::ReadFailed)
         };
         self.faults.retain(|timed| has(timed.fault.kind));
         self.script.retain(|s| s.strike != Strike::FailSync);
@@ -187,7 +172,8 @@ mod tests {
         }
     }
 
-    /// A share of the engine's seeds is played on the production store, and draws all else as it would on the other.
+    /// A share of the engine's seeds is played on the production store, and draws all else as it
+    /// would on the other.
     #[test]
     #[cfg(target_os = "linux")]
     fn some_seeds_are_on_the_production_store() {
@@ -217,9 +203,7 @@ mod tests {
         assert!(counted(&|plan| plan.faults.len() as u64) > 15);
         assert!(counted(&|plan| plan.settings.clocks.len() as u64) > 4);
         for kind in FaultKind::ALL {
-            let with = plans
-                .iter()
-                .filter(|plan| plan.settings.kinds.contains(&kind));
+            let with = plans.iter().filter(|plan| plan.settings.kinds.contains(&kind));
             assert!((50..150).contains(&with.count()), "{kind:?}");
         }
     }

@@ -64,7 +64,8 @@ pub(super) fn draw_all(seed: u64, settings: &Settings) -> Vec<TimedJob> {
     jobs
 }
 
-/// Strikes at bodies: then somebody else may have the key while one goes on, or its result is there and nobody was told.
+/// Strikes at bodies: then somebody else may have the key while one goes on, or its result is there
+/// and nobody was told.
 pub(super) fn draw_strikes(seed: u64, jobs: &[TimedJob]) -> Vec<Scripted> {
     let asks = |timed: &TimedJob| match &timed.job {
         Job::Start { work, .. } => work.workflow == SHARED.name(),

@@ -63,11 +63,7 @@ pub(super) fn draw_all(seed: u64, settings: &Settings) -> Vec<TimedJob> {
     for _ in 0..draw.between(0, 3) {
         let name = format!("run-{}", draw.between(0, 12));
         let at_ms = draw.between(1_000, settings.faults_end_ms + 2_000);
-        let act = if draw.chance(800) {
-            Act::Redrive
-        } else {
-            Act::Discard
-        };
+        let act = if draw.chance(800) { Act::Redrive } else { Act::Discard };
         push(&mut jobs, draw, settings, at_ms, Job::Act { name, act });
     }
     jobs
@@ -101,11 +97,7 @@ fn draw_run(run: u64, draw: &mut Draw, settings: &Settings, jobs: &mut Vec<Timed
     let name = format!("poison-{run}");
     let at_ms = draw.between(100, settings.faults_end_ms - 2_000);
     let poison = draw_poison(draw, settings);
-    let cured = Poison {
-        salt: draw.bits(),
-        cured: true,
-        ..poison.clone()
-    };
+    let cured = Poison { salt: draw.bits(), cured: true, ..poison.clone() };
     let (work, other) = match draw.between(0, 9) {
         0 => {
             let rubbish = json!({ "salt": "none", "of": draw.bits() });
@@ -140,13 +132,7 @@ fn draw_run(run: u64, draw: &mut Draw, settings: &Settings, jobs: &mut Vec<Timed
     }
     if draw.chance(300) {
         let after = at_ms + draw.between(500, 8_000);
-        push(
-            jobs,
-            draw,
-            settings,
-            after,
-            Job::Wait { name: name.clone() },
-        );
+        push(jobs, draw, settings, after, Job::Wait { name: name.clone() });
     }
     if draw.chance(200) {
         let after = at_ms + draw.between(500, 8_000);
@@ -167,11 +153,8 @@ pub(super) fn draw_kills(seed: u64, jobs: &[TimedJob]) -> Vec<Scripted> {
     if !jobs.iter().any(kills) {
         return Vec::new();
     }
-    let strike = |nth| Scripted {
-        point: Point::before_effect(KILL),
-        nth,
-        strike: Strike::KillWorker,
-    };
+    let strike =
+        |nth| Scripted { point: Point::before_effect(KILL), nth, strike: Strike::KillWorker };
     let count = *Draw::of(seed, "kills").pick(&[1, 3, 3, 4]);
     (1..=count).map(strike).collect()
 }

@@ -9,13 +9,10 @@ use crate::draw::Draw;
 use crate::workload::CHAIN;
 
 const HOUR_MS: u64 = 3_600_000;
-/// The zones: none, and three that put their clocks forward and back on days of their own, one by half an hour.
-pub(crate) const ZONES: [&str; 4] = [
-    "UTC",
-    "Europe/Berlin",
-    "America/New_York",
-    "Australia/Lord_Howe",
-];
+/// The zones: none, and three that put their clocks forward and back on days of their own, one by
+/// half an hour.
+pub(crate) const ZONES: [&str; 4] =
+    ["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe"];
 
 /// A schedule as a plan has it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -114,10 +111,7 @@ fn draw_one(
 
 fn draw_spec(name: &str, (pace, changing): (Pace, Option<&str>), draw: &mut Draw) -> Scheduled {
     let (crons, every_ms): (&[&str], u64) = match pace {
-        Pace::Seconds => (
-            &["*/2 * * * * *", "*/3 * * * * *"],
-            draw.between(1_000, 4_000),
-        ),
+        Pace::Seconds => (&["*/2 * * * * *", "*/3 * * * * *"], draw.between(1_000, 4_000)),
         Pace::Quarters => (&["*/15 * * * *", "*/20 * * * *", "7 * * * *"], 900_000),
         Pace::Days => (
             // Most of them at wall times that are skipped or repeated on some day.

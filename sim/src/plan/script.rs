@@ -83,7 +83,8 @@ impl fmt::Display for Point {
 /// What strikes at a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Strike {
-    /// The worker that the point is about dies; its peers see the connection end. At a sync, the first worker.
+    /// The worker that the point is about dies; its peers see the connection end. At a sync, the
+    /// first worker.
     KillWorker,
     /// The same, and nobody is told.
     KillWorkerSilently,
@@ -93,14 +94,16 @@ pub enum Strike {
     LosePower,
     /// All workers are swapped to the next version of the code.
     Deploy,
-    /// Nothing passes between the server and the worker that the point is about, for twice the session time-out: the worker
-    /// lives on, its work is given to others, and it hears of that afterwards. At a sync, the first worker.
+    /// Nothing passes between the server and the worker that the point is about, for twice the
+    /// session time-out: the worker lives on, its work is given to others, and it hears of that
+    /// afterwards. At a sync, the first worker.
     CutWorker,
-    /// The worker that the point is about stands still for twice the session time-out, and then goes on where it was: a
-    /// zombie, whose work has been given to others. At a sync, the first worker.
+    /// The worker that the point is about stands still for twice the session time-out, and then
+    /// goes on where it was: a zombie, whose work has been given to others. At a sync, the first
+    /// worker.
     PauseWorker,
-    /// The next sync fails, and whether it has taken effect is unknown; before a sync, that very one. The production store has
-    /// no such fault.
+    /// The next sync fails, and whether it has taken effect is unknown; before a sync, that very
+    /// one. The production store has no such fault.
     FailSync,
 }
 
@@ -131,8 +134,8 @@ impl Strike {
         }
     }
 
-    /// What it is, if it is about this worker. `chance` decides what is left open: whether a sync that fails has taken effect.
-    /// All else strikes as hard as it can.
+    /// What it is, if it is about this worker. `chance` decides what is left open: whether a sync
+    /// that fails has taken effect. All else strikes as hard as it can.
     pub(crate) fn fault(self, worker: String, settings: &Settings, chance: u64) -> Fault {
         let (server, nobody) = ("server".to_owned(), String::new());
         let (kind, host, other) = match self {
@@ -153,13 +156,7 @@ impl Strike {
             Self::FailSync => chance,
             _ => 0,
         };
-        Fault {
-            kind,
-            host,
-            other,
-            span_ms,
-            extent,
-        }
+        Fault { kind, host, other, span_ms, extent }
     }
 
     /// Whether it is the server that dies.

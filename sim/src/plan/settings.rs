@@ -12,8 +12,8 @@ use crate::draw::Draw;
 const DAY_MS: u64 = 86_400_000;
 /// 2026-03-01, in days since 1970.
 const FIRST_DAY: u64 = 20_513;
-/// Days on which a zone of the plans puts its clocks forward or back: 8 and 29 March, 5 April, 4 and 25 October and 1
-/// November 2026. Those that skip wall times are there twice.
+/// Days on which a zone of the plans puts its clocks forward or back: 8 and 29 March, 5 April, 4
+/// and 25 October and 1 November 2026. Those that skip wall times are there twice.
 const CHANGES: [(u64, &str); 9] = [
     (20_520, "America/New_York"),
     (20_520, "America/New_York"),
@@ -26,7 +26,8 @@ const CHANGES: [(u64, &str); 9] = [
     (20_758, "America/New_York"),
 ];
 
-/// Grains of simulated time. A simulated second costs 200 ticks on average: what a tick costs does not depend on its length.
+/// Grains of simulated time. A simulated second costs 200 ticks on average: what a tick costs does
+/// not depend on its length.
 const TICKS_MS: [u64; 18] = [2, 3, 4, 4, 5, 5, 5, 5, 5, 5, 5, 7, 7, 7, 7, 10, 10, 10];
 
 /// How the world is made. Times are in milliseconds, rates in parts of a thousand.
@@ -56,9 +57,11 @@ pub struct Settings {
     pub duplicates_per_mille: u64,
     /// Frames sent again up to three seconds later, over whatever connection there is then.
     pub late_copies_per_mille: u64,
-    /// Frames sent again hours later, by the wall clocks; there must be time to skip for that to happen.
+    /// Frames sent again hours later, by the wall clocks; there must be time to skip for that to
+    /// happen.
     pub very_late_copies_per_mille: u64,
-    /// Answers of the server that never leave: its connection is cut when they are due, after the commit.
+    /// Answers of the server that never leave: its connection is cut when they are due, after the
+    /// commit.
     pub cut_replies_per_mille: u64,
     /// Writes that arrive in pieces.
     pub splits_per_mille: u64,
@@ -72,8 +75,8 @@ pub struct Settings {
     pub panics_per_mille: u64,
     /// What is wrong with the clocks of which hosts.
     pub clocks: BTreeMap<String, ClockError>,
-    /// Whether all wall clocks are put forward while every run waits for a timer that is far away. The times of a plan
-    /// do not count what is skipped.
+    /// Whether all wall clocks are put forward while every run waits for a timer that is far away.
+    /// The times of a plan do not count what is skipped.
     pub skips_time: bool,
     /// Waits that take hours, days or longer, if time is skipped.
     pub long_waits_per_mille: u64,
@@ -88,7 +91,8 @@ pub struct Settings {
     /// What the server's store lies on.
     #[serde(default)]
     pub disk: Disk,
-    /// After so long a run dies whose workflow nobody knows; by the engine's own setting if it is 0.
+    /// After so long a run dies whose workflow nobody knows; by the engine's own setting if it is
+    /// 0.
     #[serde(default)]
     pub unknown_after_ms: u64,
 }
@@ -99,9 +103,9 @@ pub enum Disk {
     /// The simulated disk, with all its faults.
     #[default]
     Simulated,
-    /// The production store, in a temporary directory of this machine. Kills and power cuts are real: what was written
-    /// stays, what was not synced is cut somewhere. Syncs do not fail there and there is always room. Power cuts need Linux:
-    /// where to cut is read from `/proc`.
+    /// The production store, in a temporary directory of this machine. Kills and power cuts are
+    /// real: what was written stays, what was not synced is cut somewhere. Syncs do not fail there
+    /// and there is always room. Power cuts need Linux: where to cut is read from `/proc`.
     Fjall,
 }
 
@@ -133,12 +137,10 @@ impl Settings {
         let long_waits_per_mille = *skipping.pick(&[100, 300, 700]);
         let very_late_copies_per_mille = *skipping.pick(&[0, 100, 500]);
         let heartbeat_ms = draw.between(100, 300);
-        // A fifth of the worlds see a midnight, where journals of new runs go into another generation.
-        let before_midnight = if draw.chance(200) {
-            draw.between(1_000, 10_000)
-        } else {
-            DAY_MS / 2
-        };
+        // A fifth of the worlds see a midnight, where journals of new runs go into another
+        // generation.
+        let before_midnight =
+            if draw.chance(200) { draw.between(1_000, 10_000) } else { DAY_MS / 2 };
         let mut settings = Self {
             tick_ms: *Draw::of(seed, "tick").pick(&TICKS_MS),
             epoch_ms: draw_day(seed) * DAY_MS - before_midnight,
@@ -165,10 +167,7 @@ impl Settings {
             faults_end_ms: draw.between(7_000, 13_000),
             heal_max_ms: 0,
             faults: *Draw::of(seed, "weather").pick(&[(0, 3), (2, 14), (2, 14), (10, 30)]),
-            kinds: FaultKind::ALL
-                .into_iter()
-                .filter(|_| draw.chance(500))
-                .collect(),
+            kinds: FaultKind::ALL.into_iter().filter(|_| draw.chance(500)).collect(),
             disk: Disk::Simulated,
             unknown_after_ms: Draw::of(seed, "unknown").between(1_000, 8_000),
         };
@@ -193,8 +192,8 @@ pub(super) fn zone_that_changes(epoch_ms: u64) -> Option<&'static str> {
     change.map(|(_, zone)| *zone)
 }
 
-/// How long all runs may take to end. Of 38 runs of 12 steps, through one slot, over a slow network, with retries, each
-/// step takes half a second.
+/// How long all runs may take to end. Of 38 runs of 12 steps, through one slot, over a slow
+/// network, with retries, each step takes half a second.
 fn heal_max_ms(slots: u32, skips_time: bool) -> u64 {
     match slots {
         1..=2 => 300_000,

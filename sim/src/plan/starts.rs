@@ -1,4 +1,5 @@
-//! Starts of other sorts: with unique keys, all or nothing, in batches, and items of a batch handler.
+//! Starts of other sorts: with unique keys, all or nothing, in batches, and items of a batch
+//! handler.
 
 use std::time::Duration;
 
@@ -99,7 +100,8 @@ fn draw_unique(key: u64, draw: &mut Draw, settings: &Settings, jobs: &mut Vec<Ti
     }
 }
 
-/// Starts with one key of which most fail for good, and are redriven while another has the key, or nobody.
+/// Starts with one key of which most fail for good, and are redriven while another has the key, or
+/// nobody.
 fn draw_unique_items(draw: &mut Draw, settings: &Settings, jobs: &mut Vec<TimedJob>) {
     let begin = at(draw, settings);
     let hold = *draw.pick(&[Hold::Queued, Hold::Running, Hold::Running, Hold::Ttl(3_000)]);
@@ -109,20 +111,13 @@ fn draw_unique_items(draw: &mut Draw, settings: &Settings, jobs: &mut Vec<TimedJ
             failures: draw.between(0, 4) as u32,
             doomed: draw.chance(700),
         };
-        let cured = ItemInput {
-            doomed: false,
-            ..input.clone()
-        };
+        let cured = ItemInput { doomed: false, ..input.clone() };
         let cured = Act::Edit(Work::of(ITEM, &cured).input);
         let (name, work) = (format!("unique-item-{n}"), Work::of(ITEM, &input));
         let at_ms = begin + draw.between(0, 4_000);
         let acts = [Act::Redrive, Act::Redrive, cured];
-        let start = Job::StartUnique {
-            name: name.clone(),
-            key: "key-of-items".to_owned(),
-            hold,
-            work,
-        };
+        let start =
+            Job::StartUnique { name: name.clone(), key: "key-of-items".to_owned(), hold, work };
         let mut push = |draw: &mut Draw, at_ms, job| {
             let client = client(draw, settings);
             jobs.push(TimedJob { at_ms, client, job });
@@ -150,15 +145,8 @@ fn draw_together(call: u64, draw: &mut Draw, settings: &Settings, jobs: &mut Vec
         let work = Work::of(CHAIN, &short_chain(draw));
         runs.insert(place, (format!("run-{}", draw.between(0, 7)), work.input));
     }
-    let job = Job::StartTogether {
-        workflow: CHAIN.name().to_owned(),
-        runs,
-    };
-    jobs.push(TimedJob {
-        at_ms: at(draw, settings),
-        client: client(draw, settings),
-        job,
-    });
+    let job = Job::StartTogether { workflow: CHAIN.name().to_owned(), runs };
+    jobs.push(TimedJob { at_ms: at(draw, settings), client: client(draw, settings), job });
 }
 
 /// A run of a batch: of a batch of items some fail for good.
@@ -166,11 +154,7 @@ fn draw_member(items: bool, draw: &mut Draw) -> Work {
     if !items {
         return Work::of(CHAIN, &short_chain(draw));
     }
-    let input = ItemInput {
-        value: draw.bits(),
-        failures: 0,
-        doomed: draw.chance(300),
-    };
+    let input = ItemInput { value: draw.bits(), failures: 0, doomed: draw.chance(300) };
     Work::of(ITEM, &input)
 }
 
@@ -187,11 +171,7 @@ fn draw_batch(seed: u64, settings: &Settings, jobs: &mut Vec<TimedJob>) {
         };
         parts.push((0..count).map(one).collect::<Vec<_>>());
     }
-    let names: Vec<String> = parts
-        .iter()
-        .flatten()
-        .map(|(name, _)| name.clone())
-        .collect();
+    let names: Vec<String> = parts.iter().flatten().map(|(name, _)| name.clone()).collect();
     let at_ms = at(draw, settings);
     let (owner, salt) = (client(draw, settings), draw.bits());
     if items {
@@ -212,10 +192,7 @@ fn draw_batch(seed: u64, settings: &Settings, jobs: &mut Vec<TimedJob>) {
         jobs.push(TimedJob {
             at_ms: at_ms + stops.between(0, 4_000),
             client: client(stops, settings),
-            job: Job::CancelBatch {
-                name: "batch".to_owned(),
-                runs: names.clone(),
-            },
+            job: Job::CancelBatch { name: "batch".to_owned(), runs: names.clone() },
         });
     }
     for name in names {
@@ -229,8 +206,8 @@ fn draw_batch(seed: u64, settings: &Settings, jobs: &mut Vec<TimedJob>) {
     }
 }
 
-/// Of a batch of items some take longer, so that it is open still when others have died; and of those that die many are
-/// redriven, with the same input or with one that is not doomed.
+/// Of a batch of items some take longer, so that it is open still when others have died; and of
+/// those that die many are redriven, with the same input or with one that is not doomed.
 fn draw_redrives(
     seed: u64,
     at_ms: u64,

@@ -7,8 +7,8 @@ use super::job::{Job, TimedJob, Work};
 use super::settings::Settings;
 use crate::draw::Draw;
 
-/// Collects what clients do. A suite's own draws come from streams named after the call and its number, so that one
-/// workload more leaves the others as they are.
+/// Collects what clients do. A suite's own draws come from streams named after the call and its
+/// number, so that one workload more leaves the others as they are.
 #[derive(Debug)]
 pub struct Workload {
     seed: u64,
@@ -19,12 +19,7 @@ pub struct Workload {
 
 impl Workload {
     pub(super) fn new(seed: u64, settings: &Settings) -> Self {
-        Self {
-            seed,
-            settings: settings.clone(),
-            calls: 0,
-            jobs: Vec::new(),
-        }
+        Self { seed, settings: settings.clone(), calls: 0, jobs: Vec::new() }
     }
 
     pub(super) fn into_jobs(mut self) -> Vec<TimedJob> {
@@ -42,8 +37,9 @@ impl Workload {
         self.jobs.push(TimedJob { at_ms, client, job });
     }
 
-    /// Starts `count` runs named `WORKFLOW-0`, `WORKFLOW-1`, …, at times of the seed's choosing, while things go wrong. A
-    /// client starts a run again, under its name, until it is answered; now and then another does so too.
+    /// Starts `count` runs named `WORKFLOW-0`, `WORKFLOW-1`, …, at times of the seed's choosing,
+    /// while things go wrong. A client starts a run again, under its name, until it is answered;
+    /// now and then another does so too.
     pub fn start_many<In: Serialize, Out>(
         &mut self,
         workflow: Workflow<In, Out>,
@@ -107,8 +103,8 @@ impl Workload {
         self
     }
 
-    /// Asks each run that was started so far to stop with this chance, in parts of a thousand, up to three seconds after
-    /// its start.
+    /// Asks each run that was started so far to stop with this chance, in parts of a thousand, up
+    /// to three seconds after its start.
     pub fn cancel_some(&mut self, per_mille: u64) -> &mut Self {
         let mut draw = self.stream("cancel some");
         let started: Vec<(u64, String)> = self

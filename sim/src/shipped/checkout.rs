@@ -1,7 +1,7 @@
 //! The sample: a checkout as a shop would write it, and its suite.
 //!
-//! The workflow knows nothing of the simulation: what it needs of the outside comes in as a trait, which production
-//! implements with its providers' clients and the suite with the simulated world.
+//! The workflow knows nothing of the simulation: what it needs of the outside comes in as a trait,
+//! which production implements with its providers' clients and the suite with the simulated world.
 
 use std::time::Duration;
 
@@ -41,14 +41,10 @@ type Answer = Result<u64, CallError>;
 
 async fn checkout<S: Shop>(ctx: Ctx, order: Order, shop: S) -> Result<Receipt, Failure> {
     let patience = Retry::exponential(Duration::from_millis(200)).retries(8);
-    let reservation = ctx
-        .step("reserve", |s| shop.clone().reserve(s.key(), order.id))
-        .retry(patience)
-        .await?;
+    let reservation =
+        ctx.step("reserve", |s| shop.clone().reserve(s.key(), order.id)).retry(patience).await?;
     if !order.in_stock {
-        ctx.step("release", |s| shop.clone().release(s.key(), reservation))
-            .retry(patience)
-            .await?;
+        ctx.step("release", |s| shop.clone().release(s.key(), reservation)).retry(patience).await?;
         return Err(Failure::terminal("it is sold out").class("sold out"));
     }
     // The charge, and a moment for second thoughts, whichever takes longer.
@@ -60,15 +56,9 @@ async fn checkout<S: Shop>(ctx: Ctx, order: Order, shop: S) -> Result<Receipt, F
     );
     slept?;
     let charge = charge?;
-    let shipment = ctx
-        .step("ship", |s| shop.clone().ship(s.key(), order.id))
-        .retry(patience)
-        .await?;
-    Ok(Receipt {
-        reservation,
-        charge,
-        shipment,
-    })
+    let shipment =
+        ctx.step("ship", |s| shop.clone().ship(s.key(), order.id)).retry(patience).await?;
+    Ok(Receipt { reservation, charge, shipment })
 }
 
 /// The shop in the simulation.
@@ -97,9 +87,7 @@ pub(super) fn suite() -> Suite {
     Sim::suite("checkout")
         .workers(3, |w| {
             let shop = Simulated(w.world());
-            w.register(CHECKOUT, move |ctx, order| {
-                checkout(ctx, order, shop.clone())
-            })
+            w.register(CHECKOUT, move |ctx, order| checkout(ctx, order, shop.clone()))
         })
         .workload(|w| {
             w.start_many(CHECKOUT, 20, |draw: &mut Draw| Order {
@@ -121,21 +109,17 @@ pub(super) fn suite() -> Suite {
                 .all(|id| paid.contains(&id))
         })
         .always("what is sold out is released", |h| {
-            let sold_out = h.runs().filter(|run| {
-                run.failure()
-                    .is_some_and(|failure| failure.class == "sold out")
-            });
-            sold_out
-                .into_iter()
-                .all(|run| run.completed_steps("release") == 1)
+            let sold_out = h
+                .runs()
+                .filter(|run| run.failure().is_some_and(|failure| failure.class == "sold out"));
+            sold_out.into_iter().all(|run| run.completed_steps("release") == 1)
         })
         .sometimes("a completed step was replayed", |h| h.replays() > 0)
         .sometimes("a charge was tried again and found done", |h| {
             h.effects("charge").any(|charge| charge.absorbed() > 0)
         })
         .sometimes("an order was sold out", |h| {
-            h.runs()
-                .any(|run| run.failure().is_some_and(|f| f.class == "sold out"))
+            h.runs().any(|run| run.failure().is_some_and(|f| f.class == "sold out"))
         })
         .seeds(Seeds::fresh_only(100))
 }

@@ -1,4 +1,5 @@
-//! The suites that come with Stepwell: the engine's own, one for each class of faults, and a sample.
+//! The suites that come with Stepwell: the engine's own, one for each class of faults, and a
+//! sample.
 
 mod checkout;
 mod patient;
@@ -72,7 +73,5 @@ impl Shipped {
 }
 
 fn of_class(name: &str, class: FaultClass) -> Suite {
-    Sim::engine()
-        .called(name)
-        .faults(Faults::none().with_class(class))
+    Sim::engine().called(name).faults(Faults::none().with_class(class))
 }

@@ -28,8 +28,7 @@ pub(super) fn suite() -> Suite {
                             let text = format!("{passed:?} are less than {waited} days");
                             return Err(Failure::terminal(text).class("early"));
                         }
-                        ctx.step("remind", |s| world.call("remind", s.key(), waited))
-                            .await?;
+                        ctx.step("remind", |s| world.call("remind", s.key(), waited)).await?;
                     }
                     Ok(waited)
                 }
@@ -47,16 +46,13 @@ pub(super) fn suite() -> Suite {
         })
         .workload(|w| {
             w.start_many(REMINDER, 6, |draw: &mut Draw| {
-                (0..draw.between(1, 5))
-                    .map(|_| draw.between(1, 90))
-                    .collect()
+                (0..draw.between(1, 5)).map(|_| draw.between(1, 90)).collect()
             })
             .start_many(STUBBORN, 4, |draw| draw.between(0, 9) as u32);
         })
         .effect("remind", Effect::once_per_key())
         .always("nobody is reminded early", |h| {
-            h.runs()
-                .all(|run| run.failure().is_none_or(|failure| failure.class != "early"))
+            h.runs().all(|run| run.failure().is_none_or(|failure| failure.class != "early"))
         })
         .sometimes("a completed step was replayed", |h| h.replays() > 0)
         .eventually("all wait to their end", mins(30))

@@ -23,13 +23,8 @@ pub enum FaultClass {
 
 impl FaultClass {
     /// All classes.
-    pub const ALL: [Self; 5] = [
-        Self::Retried,
-        Self::Duplicated,
-        Self::Delayed,
-        Self::Killed,
-        Self::Deployed,
-    ];
+    pub const ALL: [Self; 5] =
+        [Self::Retried, Self::Duplicated, Self::Delayed, Self::Killed, Self::Deployed];
 }
 
 /// Which faults a suite has. What each seed has of them, it draws.
@@ -53,7 +48,8 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// All kinds; each seed draws a subset of them and its rates. Leaving out finds what everything at once would hide.
+    /// All kinds; each seed draws a subset of them and its rates. Leaving out finds what everything
+    /// at once would hide.
     pub fn swarm() -> Self {
         Self {
             kinds: FaultKind::ALL.into_iter().collect(),
@@ -65,12 +61,7 @@ impl Faults {
 
     /// Nothing goes wrong.
     pub fn none() -> Self {
-        Self {
-            kinds: BTreeSet::new(),
-            retried: false,
-            duplicated: false,
-            swarm: false,
-        }
+        Self { kinds: BTreeSet::new(), retried: false, duplicated: false, swarm: false }
     }
 
     /// With this kind, in every seed.
@@ -96,8 +87,7 @@ impl Faults {
             _ => {}
         }
         let of_class = FaultKind::ALL.into_iter();
-        self.kinds
-            .extend(of_class.filter(|kind| kind.class() == class));
+        self.kinds.extend(of_class.filter(|kind| kind.class() == class));
         self
     }
 

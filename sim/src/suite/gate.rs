@@ -16,42 +16,31 @@ pub(super) fn twice(suite: &Ready, plan: &Plan, first: &Report) -> Option<String
     if again.trace_hash == first.trace_hash {
         return None;
     }
-    let (one, two) = (
-        suite.simulate_traced(plan.clone()).1,
-        suite.simulate_traced(plan.clone()).1,
-    );
+    let (one, two) = (suite.simulate_traced(plan.clone()).1, suite.simulate_traced(plan.clone()).1);
     let told = first_difference(&one, &two).unwrap_or_else(|| {
         "the traces differed once, and not when they were kept: chance from outside the simulation decides".to_owned()
     });
     Some(format!("seed {}: {told}", plan.seed))
 }
 
-/// Plays `seed` here and in another process, and tells how they differ. Nothing, if this is neither a test that can be
-/// called by its name nor a program that may be called again.
+/// Plays `seed` here and in another process, and tells how they differ. Nothing, if this is neither
+/// a test that can be called by its name nor a program that may be called again.
 pub(super) fn other_process(suite: &Ready, seed: u64, calls_itself: bool) -> Option<String> {
     let arguments: Vec<String> = if calls_itself {
         std::env::args().skip(1).collect()
     } else {
         let flags = ["--exact", "--nocapture", "--include-ignored"];
         let test = test_name()?;
-        std::iter::once(test)
-            .chain(flags.map(str::to_owned))
-            .collect()
+        std::iter::once(test).chain(flags.map(str::to_owned)).collect()
     };
     let file = std::env::temp_dir().join(format!(
         "stepwell-gate-{}-{}-{seed}",
         std::process::id(),
-        suite
-            .program
-            .name
-            .replace(|c: char| !c.is_ascii_alphanumeric(), "-")
+        suite.program.name.replace(|c: char| !c.is_ascii_alphanumeric(), "-")
     ));
     let output = Command::new(std::env::current_exe().ok()?)
         .args(arguments)
-        .env(
-            CHILD,
-            format!("{seed} {} {}", file.display(), suite.program.name),
-        )
+        .env(CHILD, format!("{seed} {} {}", file.display(), suite.program.name))
         .output();
     let lines = std::fs::read_to_string(&file);
     let _ = std::fs::remove_file(&file);
@@ -68,7 +57,8 @@ pub(super) fn other_process(suite: &Ready, seed: u64, calls_itself: bool) -> Opt
     first_difference(&here, &lines).map(|told| format!("seed {seed}, in two processes: {told}"))
 }
 
-/// In the other process: plays what the parent asks for, and ends the process. It never begins another.
+/// In the other process: plays what the parent asks for, and ends the process. It never begins
+/// another.
 pub(super) fn play_as_child(suite: &Ready) {
     let Ok(order) = std::env::var(CHILD) else {
         return;

@@ -84,8 +84,8 @@ pub struct Suite {
 }
 
 impl Suite {
-    /// `count` workers with this code: production code, unchanged, to which [`SimWorker::world`] is given in place of its
-    /// clients to the outside.
+    /// `count` workers with this code: production code, unchanged, to which [`SimWorker::world`] is
+    /// given in place of its clients to the outside.
     ///
     /// Panics without a worker, and if they register no workflow.
     #[track_caller]
@@ -152,14 +152,16 @@ impl Suite {
         Self { faults, ..self }
     }
 
-    /// What the outside world does with calls for `effect`. Default: [`Effect::once_per_key`]. If no seed calls for it, the
-    /// suite fails, unless it is [optional](Effect::optional): it is misspelt, perhaps.
+    /// What the outside world does with calls for `effect`. Default: [`Effect::once_per_key`]. If
+    /// no seed calls for it, the suite fails, unless it is [optional](Effect::optional): it is
+    /// misspelt, perhaps.
     pub fn effect(mut self, effect: impl Into<String>, rule: Effect) -> Self {
         self.program.effects.insert(effect.into(), rule);
         self
     }
 
-    /// Something that holds at every instant; looked at whenever anything was committed or done outside.
+    /// Something that holds at every instant; looked at whenever anything was committed or done
+    /// outside.
     pub fn always(
         mut self,
         name: impl Into<String>,
@@ -169,8 +171,8 @@ impl Suite {
         self
     }
 
-    /// Something that is so at the end of at least one of the seeds. If it never is, the suite fails: it does not test what
-    /// it seems to, unless its [budget](Seeds::budget) left seeds out.
+    /// Something that is so at the end of at least one of the seeds. If it never is, the suite
+    /// fails: it does not test what it seems to, unless its [budget](Seeds::budget) left seeds out.
     pub fn sometimes(
         mut self,
         name: impl Into<String>,
@@ -180,7 +182,8 @@ impl Suite {
         self
     }
 
-    /// Strikes at a point of the program, at its first passing, in every seed. If no seed passes it, the suite fails.
+    /// Strikes at a point of the program, at its first passing, in every seed. If no seed passes
+    /// it, the suite fails.
     pub fn at(self, point: Point, strike: Strike) -> Self {
         self.at_nth(point, 1, strike)
     }
@@ -198,16 +201,14 @@ impl Suite {
         self
     }
 
-    /// Plays so many of a thousand seeds on the production store, in a temporary directory: real files, kills and power cuts.
-    /// Its syncs and reads do not fail and there is always room, so such a seed is without these faults. Default: none; 40
-    /// in the engine's own suite. Only Linux tells what a power cut needs to know; elsewhere it changes nothing.
+    /// Plays so many of a thousand seeds on the production store, in a temporary directory: real
+    /// files, kills and power cuts. Its syncs and reads do not fail and there is always room, so
+    /// such a seed is without these faults. Default: none; 40 in the engine's own suite. Only Linux
+    /// tells what a power cut needs to know; elsewhere it changes nothing.
     #[track_caller]
     pub fn on_fjall(self, per_mille: u64) -> Self {
         assert!(per_mille <= 1_000, "there are a thousand in a thousand");
-        Self {
-            on_fjall_per_mille: per_mille,
-            ..self
-        }
+        Self { on_fjall_per_mille: per_mille, ..self }
     }
 
     /// Which seeds are played. Default: 100 fresh ones.
@@ -215,12 +216,13 @@ impl Suite {
         Self { seeds, ..self }
     }
 
-    /// Runs it, as the body of a test: prints a line, or panics with the reason, the reduced plan, the report and the line
-    /// that plays it again.
+    /// Runs it, as the body of a test: prints a line, or panics with the reason, the reduced plan,
+    /// the report and the line that plays it again.
     ///
-    /// The environment: `SIM_SEED=N` plays one seed, `SIM_PLAN=FILE` one plan, `SIM_SEEDS=N` that many fresh seeds,
-    /// `SIM_FROM=N` from that one on, `SIM_JOBS=N` so many at a time, `SIM_REPORT=DIR` puts plans and reports there, also of
-    /// what is good if it was asked for alone.
+    /// The environment: `SIM_SEED=N` plays one seed, `SIM_PLAN=FILE` one plan, `SIM_SEEDS=N` that
+    /// many fresh seeds, `SIM_FROM=N` from that one on, `SIM_JOBS=N` so many at a time,
+    /// `SIM_REPORT=DIR` puts plans and reports there, also of what is good if it was asked for
+    /// alone.
     #[track_caller]
     pub fn run(self) {
         let name = self.program.name.clone();
@@ -240,10 +242,7 @@ impl Suite {
     #[track_caller]
     pub fn replay(self, plan: impl Into<PathBuf>) {
         let name = self.program.name.clone();
-        let options = Options {
-            plan: Some(plan.into()),
-            ..Options::default()
-        };
+        let options = Options { plan: Some(plan.into()), ..Options::default() };
         match self.check(options) {
             Ok(report) if report.is_sound() => println!("{report}"),
             Ok(report) => panic!("{report}"),
@@ -269,8 +268,8 @@ impl Suite {
         play::play(&self.ready(), &self.seeds, &options, &Watch::Call(&watch))
     }
 
-    /// Reduces a plan that fails, within `budget` of real time, to one that fails in the same way. An error says why not:
-    /// it does not fail, say.
+    /// Reduces a plan that fails, within `budget` of real time, to one that fails in the same way.
+    /// An error says why not: it does not fail, say.
     pub fn shrink(self, plan: Plan, budget: Duration) -> Result<Shrunk, String> {
         let suite = self.ready();
         let report = suite.simulate(plan.clone());
@@ -285,13 +284,7 @@ impl Suite {
             let first = report.violations.first();
             first.is_some_and(|violation| violation.checker == checker)
         };
-        Ok(crate::shrink::shrink(
-            &suite.program,
-            plan,
-            report,
-            budget,
-            &same,
-        ))
+        Ok(crate::shrink::shrink(&suite.program, plan, report, budget, &same))
     }
 
     /// The plan of a seed.
@@ -304,10 +297,10 @@ impl Suite {
         self.ready().record(plan)
     }
 
-    /// **The idempotency audit**: for each effect of one run of each workflow, the worker is killed right after the effect
-    /// and before its record, the step is done again, and the outside world is compared with that of a calm run. Tells
-    /// the steps that are not safe to repeat. An error says why there is no audit: an effect was declared that is never
-    /// called, say.
+    /// **The idempotency audit**: for each effect of one run of each workflow, the worker is killed
+    /// right after the effect and before its record, the step is done again, and the outside world
+    /// is compared with that of a calm run. Tells the steps that are not safe to repeat. An error
+    /// says why there is no audit: an effect was declared that is never called, say.
     pub fn audit(self, seed: u64) -> Result<Audit, String> {
         let suite = self.ready();
         let audit = crate::audit::audit(&suite, seed)?;
@@ -316,8 +309,9 @@ impl Suite {
         Ok(audit)
     }
 
-    /// **The crash map**: each point that one run of each workflow passes is struck once with each of `strikes`; the run
-    /// must end as it does when all is calm, and the outside world must be the same.
+    /// **The crash map**: each point that one run of each workflow passes is struck once with each
+    /// of `strikes`; the run must end as it does when all is calm, and the outside world must be
+    /// the same.
     pub fn crash_map(self, seed: u64, strikes: &[Strike]) -> Result<CrashMap, String> {
         crate::audit::crash_map(&self.ready(), seed, strikes)
     }
@@ -344,10 +338,7 @@ fn named(
     name: impl Into<String>,
     rule: impl Fn(&History<'_>) -> bool + Send + Sync + 'static,
 ) -> Named {
-    Named {
-        name: name.into(),
-        rule: Arc::new(rule),
-    }
+    Named { name: name.into(), rule: Arc::new(rule) }
 }
 
 /// A suite that is being played.
@@ -361,7 +352,8 @@ pub(crate) struct Ready {
 }
 
 impl Ready {
-    /// An error if an effect was declared that neither `called` holds nor the seed's own world calls for.
+    /// An error if an effect was declared that neither `called` holds nor the seed's own world
+    /// calls for.
     fn calls_all(&self, seed: u64, called: BTreeSet<&str>) -> Result<(), String> {
         if reach::uncalled(&self.program, &called).is_empty() {
             return Ok(());
@@ -413,10 +405,7 @@ impl Ready {
 pub(crate) struct Stopwatch(std::time::Instant);
 
 impl Stopwatch {
-    #[allow(
-        clippy::disallowed_methods,
-        reason = "it measures the simulator, from outside"
-    )]
+    #[allow(clippy::disallowed_methods, reason = "it measures the simulator, from outside")]
     pub(crate) fn begin() -> Self {
         Self(std::time::Instant::now())
     }

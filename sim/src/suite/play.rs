@@ -41,20 +41,20 @@ pub struct Options {
     pub report: Option<PathBuf>,
     /// Play on after failures, and reduce none.
     pub keeps_going: bool,
-    /// The program may be called again with its own arguments, to compare a seed in two processes; it must come to this
-    /// suite first. Tests are called by their names.
+    /// The program may be called again with its own arguments, to compare a seed in two processes;
+    /// it must come to this suite first. Tests are called by their names.
     pub calls_itself: bool,
 }
 
 impl Options {
-    /// What the environment says: `SIM_SEED`, `SIM_PLAN`, `SIM_SEEDS`, `SIM_FROM`, `SIM_JOBS`, `SIM_REPORT`.
+    /// What the environment says: `SIM_SEED`, `SIM_PLAN`, `SIM_SEEDS`, `SIM_FROM`, `SIM_JOBS`,
+    /// `SIM_REPORT`.
     pub fn of_environment() -> Result<Self, String> {
         fn number<T: std::str::FromStr>(name: &str) -> Result<Option<T>, String> {
             match std::env::var(name) {
-                Ok(text) => text
-                    .parse()
-                    .map(Some)
-                    .map_err(|_| format!("{name} is not a number: `{text}`")),
+                Ok(text) => {
+                    text.parse().map(Some).map_err(|_| format!("{name} is not a number: `{text}`"))
+                }
                 Err(_) => Ok(None),
             }
         }
@@ -77,9 +77,7 @@ impl Options {
         }
         // target/debug/deps/NAME
         let target = std::env::current_exe().ok().and_then(|exe| {
-            let target = exe
-                .ancestors()
-                .find(|path| path.join("CACHEDIR.TAG").exists())?;
+            let target = exe.ancestors().find(|path| path.join("CACHEDIR.TAG").exists())?;
             Some(target.join("sim"))
         });
         let target = target.unwrap_or_else(|| PathBuf::from("sim-reports"));
@@ -115,12 +113,7 @@ pub struct Progress {
 
 impl fmt::Display for Progress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            played,
-            total,
-            failed,
-            ..
-        } = self;
+        let Self { played, total, failed, .. } = self;
         write!(f, "{played} of {total} seeds, {failed} failed")
     }
 }
@@ -154,11 +147,7 @@ pub(super) fn play(
         return Err("it has no workers: call `workers`".to_owned());
     }
     let clock = Stopwatch::begin();
-    let Items {
-        banked,
-        fresh,
-        notes,
-    } = items(seeds, options)?;
+    let Items { banked, fresh, notes } = items(seeds, options)?;
     let alone = options.seed.is_some() || options.plan.is_some();
     let (from, count) = fresh.unwrap_or((0, 0));
     let total = banked.len() as u64 + count;
@@ -178,10 +167,9 @@ pub(super) fn play(
                     cut_short.store(true, Ordering::Relaxed);
                     return;
                 }
-                None => Item::Seed {
-                    seed: from + number - banked.len() as u64,
-                    why: String::new(),
-                },
+                None => {
+                    Item::Seed { seed: from + number - banked.len() as u64, why: String::new() }
+                }
             };
             let twice = alone || number.is_multiple_of(TWICE_EVERY);
             match played(suite, &item, twice) {
@@ -227,15 +215,10 @@ pub(super) fn play(
             }
         }
     });
-    if let Some(problem) = problem
-        .into_inner()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
-    {
+    if let Some(problem) = problem.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
         return Err(problem);
     }
-    let mut tally = tally
-        .into_inner()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut tally = tally.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     let seconds = clock.passed().as_secs_f64();
     if !alone {
         // One on the production store besides, if there was one.
@@ -265,8 +248,7 @@ pub(super) fn play(
 }
 
 fn locked<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
-    what.lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
+    what.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// What is to be played.
@@ -281,10 +263,7 @@ struct Items {
 }
 
 fn items(seeds: &Seeds, options: &Options) -> Result<Items, String> {
-    let alone = |item| Items {
-        banked: vec![item],
-        ..Items::default()
-    };
+    let alone = |item| Items { banked: vec![item], ..Items::default() };
     if let Some(file) = &options.plan {
         let (file, why) = (file.clone(), String::new());
         return Ok(alone(Item::Plan { file, why }));
@@ -295,23 +274,14 @@ fn items(seeds: &Seeds, options: &Options) -> Result<Items, String> {
     }
     let missing = seeds.bank.iter().filter(|path| !path.exists());
     let notes = missing.map(|path| {
-        format!(
-            "the bank {} is not there: no seeds and plans of it are played",
-            path.display()
-        )
+        format!("the bank {} is not there: no seeds and plans of it are played", path.display())
     });
     let bank = match &seeds.bank {
         Some(path) => super::seeds::Bank::read(path)?,
         None => super::seeds::Bank::default(),
     };
-    let plans = bank.plan.into_iter().map(|plan| Item::Plan {
-        file: plan.file,
-        why: plan.why,
-    });
-    let known = bank.seed.into_iter().map(|seed| Item::Seed {
-        seed: seed.seed,
-        why: seed.why,
-    });
+    let plans = bank.plan.into_iter().map(|plan| Item::Plan { file: plan.file, why: plan.why });
+    let known = bank.seed.into_iter().map(|seed| Item::Seed { seed: seed.seed, why: seed.why });
     let count = options.seeds.unwrap_or(seeds.fresh);
     let from = options.from.or(seeds.from).unwrap_or_else(any_seed);
     Ok(Items {
@@ -347,11 +317,7 @@ fn played(suite: &Ready, item: &Item, twice: bool) -> Result<Played, String> {
     let (report, passed) = suite.simulate_and_points(plan.clone());
     // Threads and files of this machine take part there.
     let twice = twice || plan.settings.disk == Disk::Fjall;
-    let difference = if twice {
-        gate::twice(suite, &plan, &report)
-    } else {
-        None
-    };
+    let difference = if twice { gate::twice(suite, &plan, &report) } else { None };
     Ok(Played {
         plan,
         report,
@@ -494,9 +460,7 @@ impl Tally {
     fn add(&mut self, played: Played) {
         let report = played.report;
         if played.fresh && played.plan.settings.disk == Disk::Fjall {
-            let first = self
-                .on_fjall
-                .map_or(report.seed, |seed| seed.min(report.seed));
+            let first = self.on_fjall.map_or(report.seed, |seed| seed.min(report.seed));
             self.on_fjall = Some(first);
         }
         self.seeds += 1;
@@ -521,8 +485,7 @@ impl Tally {
         }
         if !report.is_sound() {
             if !played.why.is_empty() {
-                self.known
-                    .push(format!("seed {} is back: {}", report.seed, played.why));
+                self.known.push(format!("seed {} is back: {}", report.seed, played.why));
             }
             self.failed.push((played.plan, report));
         }
@@ -530,9 +493,8 @@ impl Tally {
 
     fn report(&self, suite: &Ready, seconds: f64, from: Option<u64>) -> SuiteReport {
         let rules = suite.program.sometimes.iter();
-        let unmet = rules
-            .filter(|rule| !self.reached.contains(&rule.name))
-            .map(|rule| rule.name.clone());
+        let unmet =
+            rules.filter(|rule| !self.reached.contains(&rule.name)).map(|rule| rule.name.clone());
         let simulated_s = self.simulated_ms as f64 / 1_000.0;
         SuiteReport {
             suite: suite.program.name.clone(),

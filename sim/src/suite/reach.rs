@@ -1,4 +1,5 @@
-//! What a suite declares and never reaches: misspelt, as a rule, and then it tests less than it seems to.
+//! What a suite declares and never reaches: misspelt, as a rule, and then it tests less than it
+//! seems to.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,7 +7,8 @@ use super::Ready;
 use crate::plan::{Point, Scripted};
 use crate::program::Program;
 
-/// Of all seeds together: how often a point was passed at most, and how many runs ended in which way.
+/// Of all seeds together: how often a point was passed at most, and how many runs ended in which
+/// way.
 pub(super) fn unreached(
     suite: &Ready,
     passed: &BTreeMap<Point, u32>,
@@ -35,19 +37,15 @@ pub(super) fn called<'a>(passed: impl Iterator<Item = &'a Point>) -> BTreeSet<&'
     passed.filter_map(effect).collect()
 }
 
-/// Effects that were declared and not called, although others were. One that is optional may be missed.
+/// Effects that were declared and not called, although others were. One that is optional may be
+/// missed.
 pub(super) fn uncalled(program: &Program, called: &BTreeSet<&str>) -> Vec<String> {
     let missed = |(name, effect): &(&String, &crate::ledger::Effect)| {
         !called.is_empty() && !effect.is_optional() && !called.contains(name.as_str())
     };
     let declared = program.effects.iter().filter(missed);
     declared
-        .map(|(name, _)| {
-            format!(
-                "effect `{name}` was declared and never called; {}",
-                were(called)
-            )
-        })
+        .map(|(name, _)| format!("effect `{name}` was declared and never called; {}", were(called)))
         .collect()
 }
 
@@ -64,9 +62,7 @@ fn unpassed(
         Point::BeforeEffect(_) | Point::AfterEffect(_) => were(called),
         _ => "nothing passes there".to_owned(),
     };
-    Some(format!(
-        "the script strikes {point}, at passing {nth}, and that never came; {instead}"
-    ))
+    Some(format!("the script strikes {point}, at passing {nth}, and that never came; {instead}"))
 }
 
 fn were(called: &BTreeSet<&str>) -> String {

@@ -29,48 +29,33 @@ pub struct Seeds {
 impl Seeds {
     /// This many fresh seeds, another range in each run of the suite, which is printed.
     pub fn fresh_only(count: u64) -> Self {
-        Self {
-            bank: None,
-            fresh: count,
-            from: None,
-            budget: None,
-        }
+        Self { bank: None, fresh: count, from: None, budget: None }
     }
 
-    /// The seeds and plans of a bank. The path is relative to the working directory, which is the package's for tests.
+    /// The seeds and plans of a bank. The path is relative to the working directory, which is the
+    /// package's for tests.
     pub fn bank(path: impl Into<PathBuf>) -> Self {
-        Self {
-            bank: Some(path.into()),
-            ..Self::fresh_only(0)
-        }
+        Self { bank: Some(path.into()), ..Self::fresh_only(0) }
     }
 
     /// And this many fresh ones. `SIM_SEEDS` says otherwise.
     #[must_use]
     pub fn fresh(self, count: u64) -> Self {
-        Self {
-            fresh: count,
-            ..self
-        }
+        Self { fresh: count, ..self }
     }
 
     /// The first of the fresh ones, so that they are always the same. `SIM_FROM` says otherwise.
     #[must_use]
     pub fn from(self, seed: u64) -> Self {
-        Self {
-            from: Some(seed),
-            ..self
-        }
+        Self { from: Some(seed), ..self }
     }
 
-    /// Begins no further fresh seed after this much real time; the first is played in any case. If it leaves some out, what
-    /// [should be reached](crate::Suite::sometimes) in some seed and was not is told and not held against the suite.
+    /// Begins no further fresh seed after this much real time; the first is played in any case. If
+    /// it leaves some out, what [should be reached](crate::Suite::sometimes) in some seed and was
+    /// not is told and not held against the suite.
     #[must_use]
     pub fn budget(self, budget: Duration) -> Self {
-        Self {
-            budget: Some(budget),
-            ..self
-        }
+        Self { budget: Some(budget), ..self }
     }
 }
 
@@ -116,10 +101,7 @@ impl Bank {
                 return Ok(Self::default());
             }
             Err(error) => {
-                return Err(format!(
-                    "the bank {} cannot be read: {error}",
-                    path.display()
-                ));
+                return Err(format!("the bank {} cannot be read: {error}", path.display()));
             }
         };
         let mut bank: Self = toml::from_str(&text)
@@ -141,11 +123,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("bank.toml");
         assert_eq!(Bank::read(&path), Ok(Bank::default()));
-        std::fs::write(
-            &path,
-            "[[seed]]\nseed = 17\nwhy = 'x'\n[[plan]]\nfile = 'p.json'\n",
-        )
-        .unwrap();
+        std::fs::write(&path, "[[seed]]\nseed = 17\nwhy = 'x'\n[[plan]]\nfile = 'p.json'\n")
+            .unwrap();
         let bank = Bank::read(&path).unwrap();
         assert_eq!(bank.seed[0].seed, 17);
         assert_eq!(bank.plan[0].file, directory.path().join("p.json"));

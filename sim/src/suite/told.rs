@@ -85,7 +85,8 @@ pub struct Failed {
 }
 
 impl SuiteReport {
-    /// Whether all held: no seed failed, none differed from itself, and all was reached that should have been.
+    /// Whether all held: no seed failed, none differed from itself, and all was reached that should
+    /// have been.
     pub fn is_sound(&self) -> bool {
         self.failed == 0
             && self.mismatches == 0
@@ -93,13 +94,10 @@ impl SuiteReport {
             && self.unreached.is_empty()
     }
 
-    /// The budget has ended it before all of `total` seeds were begun: what was not reached in those that were played may be in
-    /// the others, and is not held against it.
+    /// The budget has ended it before all of `total` seeds were begun: what was not reached in
+    /// those that were played may be in the others, and is not held against it.
     pub(super) fn is_cut_short(&mut self, total: u64) {
-        let mut note = format!(
-            "the budget was used up after {} of {total} seeds",
-            self.seeds
-        );
+        let mut note = format!("the budget was used up after {} of {total} seeds", self.seeds);
         if !self.sometimes_unmet.is_empty() {
             let unmet = std::mem::take(&mut self.sometimes_unmet).join(", ");
             note = format!("{note}; not reached in them: {unmet}");
@@ -188,19 +186,12 @@ impl fmt::Display for SuiteReport {
             };
             write!(f, "\n{what:<8} {}", file.display())?;
         }
-        let plan = self
-            .files
-            .iter()
-            .find(|file| file.extension().is_some_and(|e| e == "json"));
+        let plan = self.files.iter().find(|file| file.extension().is_some_and(|e| e == "json"));
         if let (Some(failure), Some(plan)) = (&self.failure, plan)
             && let Some(test) = &failure.test
         {
             let test = test.rsplit("::").next().unwrap_or(test);
-            write!(
-                f,
-                "\nagain    SIM_PLAN={} cargo test {test}",
-                plan.display()
-            )?;
+            write!(f, "\nagain    SIM_PLAN={} cargo test {test}", plan.display())?;
             write!(f, "\nwhole    SIM_SEED={} cargo test {test}", failure.seed)?;
         }
         Ok(())

@@ -1,5 +1,5 @@
-//! A chain: each step's output is hashed onto the one before, so that the result proves that all of them ran, in their
-//! order, and that each was taken in once.
+//! A chain: each step's output is hashed onto the one before, so that the result proves that all of
+//! them ran, in their order, and that each was taken in once.
 
 use std::time::Duration;
 
@@ -14,9 +14,7 @@ pub(super) async fn chain(ctx: Ctx, input: ChainInput, outside: Outside) -> Resu
     let mut link = input.salt;
     for place in 0..input.links {
         let value = ctx
-            .step("link", |step| {
-                call(outside.clone(), step, request(place, link), HARD)
-            })
+            .step("link", |step| call(outside.clone(), step, request(place, link), HARD))
             .retry(retry())
             .limits(HARD, HARD)
             .await?;
@@ -44,11 +42,7 @@ pub(crate) fn expected(input: &ChainInput, value: impl Fn(u32) -> u64) -> (Vec<u
         links.push(link);
         link = next(link, value(number));
         // A sleep takes a number too.
-        number += if (place + 1).is_multiple_of(input.sleeps_every) {
-            2
-        } else {
-            1
-        };
+        number += if (place + 1).is_multiple_of(input.sleeps_every) { 2 } else { 1 };
     }
     (links, link)
 }

@@ -1,4 +1,5 @@
-//! A checkout: concurrent steps, a charge that may be declined, sleeps, a wait with a limit, mails, compensation.
+//! A checkout: concurrent steps, a charge that may be declined, sleeps, a wait with a limit, mails,
+//! compensation.
 
 use std::time::Duration;
 
@@ -43,15 +44,7 @@ pub(super) async fn checkout(ctx: Ctx, order: Order, outside: Outside) -> Result
     match deliver(&ctx, &order, &outside).await {
         Ok((answer, mails)) => {
             let (now, random) = (ctx.now().0, ctx.random());
-            Ok(Receipt {
-                reserved,
-                quoted,
-                charged,
-                answer,
-                mails,
-                now,
-                random,
-            })
+            Ok(Receipt { reserved, quoted, charged, answer, mails, now, random })
         }
         Err(failure) => {
             call("refund", format!("refund {charged:016x}")).await?;
@@ -86,13 +79,9 @@ async fn deliver(
             None
         }
     };
-    let mails = (0..order.mails)
-        .map(|n| call(ctx, outside, "mail", format!("mail {n}")))
-        .collect();
-    let mails = stepwell::join_all(mails)
-        .await
-        .into_iter()
-        .collect::<Result<Vec<u64>, Failure>>()?;
+    let mails = (0..order.mails).map(|n| call(ctx, outside, "mail", format!("mail {n}"))).collect();
+    let mails =
+        stepwell::join_all(mails).await.into_iter().collect::<Result<Vec<u64>, Failure>>()?;
     Ok((answer, mails))
 }
 

@@ -1,5 +1,5 @@
-//! A batch handler: items that come together are handled in one call, each with an outcome of its own. And what follows a
-//! batch of runs.
+//! A batch handler: items that come together are handled in one call, each with an outcome of its
+//! own. And what follows a batch of runs.
 
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;

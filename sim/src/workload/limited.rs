@@ -1,4 +1,5 @@
-//! A step whose attempts do what their run's input says, one after the other: fail, come later, hang, clean up.
+//! A step whose attempts do what their run's input says, one after the other: fail, come later,
+//! hang, clean up.
 
 use std::time::Duration;
 
@@ -13,17 +14,12 @@ pub(crate) const PLANNED: &str = "planned";
 pub(crate) const CLEANED: &str = "cleaned up";
 
 pub(super) async fn limited(ctx: Ctx, input: Limited, outside: Outside) -> Result<u64, Failure> {
-    let (soft, hard) = (
-        Duration::from_millis(input.soft_ms),
-        Duration::from_millis(input.hard_ms),
-    );
+    let (soft, hard) = (Duration::from_millis(input.soft_ms), Duration::from_millis(input.hard_ms));
     let deeds = &input.deeds;
-    ctx.step("limited", |step| {
-        attempt(outside.clone(), step, deeds, (soft, hard))
-    })
-    .retry(input.retry)
-    .limits(soft, hard)
-    .await
+    ctx.step("limited", |step| attempt(outside.clone(), step, deeds, (soft, hard)))
+        .retry(input.retry)
+        .limits(soft, hard)
+        .await
 }
 
 async fn attempt(
@@ -47,9 +43,8 @@ async fn attempt(
         }
         Deed::Hangs => std::future::pending().await,
         Deed::CleansUp { takes_ms } => {
-            let Err(passed) = step
-                .until_soft_limit(std::future::pending::<std::convert::Infallible>())
-                .await;
+            let Err(passed) =
+                step.until_soft_limit(std::future::pending::<std::convert::Infallible>()).await;
             watch.told();
             outside.rest(Duration::from_millis(takes_ms)).await;
             watch.cleaned();

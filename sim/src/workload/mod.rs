@@ -73,47 +73,25 @@ pub(crate) fn effect_of(workflow: &str, step: &str) -> &'static str {
 /// Registers all workloads.
 pub(crate) fn register(worker: SimWorker) -> SimWorker {
     let world = || worker.world();
-    let (a, b, c, d, e, f, g, h) = (
-        world(),
-        world(),
-        world(),
-        world(),
-        world(),
-        world(),
-        world(),
-        world(),
-    );
+    let (a, b, c, d, e, f, g, h) =
+        (world(), world(), world(), world(), world(), world(), world(), world());
     worker
         .register(CHAIN, move |ctx, input| chain::chain(ctx, input, a.clone()))
-        .register(CHECKOUT, move |ctx, order| {
-            checkout::checkout(ctx, order, b.clone())
-        })
+        .register(CHECKOUT, move |ctx, order| checkout::checkout(ctx, order, b.clone()))
         .register(SOLO, solo::solo)
-        .register(LIMITED, move |ctx, input| {
-            limited::limited(ctx, input, d.clone())
-        })
+        .register(LIMITED, move |ctx, input| limited::limited(ctx, input, d.clone()))
         .register(RING, move |ctx, input| ring::ring(ctx, input, c.clone()))
-        .register(ERRAND, move |ctx, input| {
-            chain::chain(ctx, input, e.clone())
-        })
-        .register(POISON, move |ctx, input| {
-            poison::poison(ctx, input, f.clone())
-        })
-        .register(SHARED, move |ctx, input| {
-            shared::shared(ctx, input, h.clone())
-        })
+        .register(ERRAND, move |ctx, input| chain::chain(ctx, input, e.clone()))
+        .register(POISON, move |ctx, input| poison::poison(ctx, input, f.clone()))
+        .register(SHARED, move |ctx, input| shared::shared(ctx, input, h.clone()))
         .register(FOLLOW, item::follow)
-        .register_batch(ITEM, item::policy(), move |items| {
-            item::handle(items, g.clone())
-        })
+        .register_batch(ITEM, item::policy(), move |items| item::handle(items, g.clone()))
 }
 
 /// The same in the version that is deployed later.
 pub(crate) fn register_later(worker: SimWorker) -> SimWorker {
     let world = worker.world();
-    register(worker).register(ORPHAN, move |ctx, salt| {
-        poison::orphan(ctx, salt, world.clone())
-    })
+    register(worker).register(ORPHAN, move |ctx, salt| poison::orphan(ctx, salt, world.clone()))
 }
 
 /// The policy of all steps: more retries than calls can fail, soon.

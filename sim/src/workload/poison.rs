@@ -1,5 +1,6 @@
-//! Runs that die: of a step that fails for good, of retries used up, of their own code, of workers that they kill, of an
-//! input that nobody can read, of a workflow that nobody knows. Operators edit, redrive and discard them.
+//! Runs that die: of a step that fails for good, of retries used up, of their own code, of workers
+//! that they kill, of an input that nobody can read, of a workflow that nobody knows. Operators
+//! edit, redrive and discard them.
 
 use std::time::Duration;
 
@@ -33,15 +34,12 @@ fn poisoned(text: &str) -> Failure {
 pub(super) async fn poison(ctx: Ctx, input: Poison, outside: Outside) -> Result<Dose, Failure> {
     let mut before = Vec::new();
     for n in 0..input.before {
-        let step = ctx.step("before", |step| {
-            call(outside.clone(), step, format!("before {n}"), HARD)
-        });
+        let step =
+            ctx.step("before", |step| call(outside.clone(), step, format!("before {n}"), HARD));
         before.push(step.retry(retry()).limits(HARD, HARD).await?);
     }
     let beside = ctx
-        .step("beside", |step| {
-            call(outside.clone(), step, "beside".to_owned(), HARD)
-        })
+        .step("beside", |step| call(outside.clone(), step, "beside".to_owned(), HARD))
         .retry(retry())
         .limits(HARD, HARD);
     let critical = critical(&ctx, &input, &outside);
@@ -50,9 +48,8 @@ pub(super) async fn poison(ctx: Ctx, input: Poison, outside: Outside) -> Result<
     let critical = match critical {
         Ok(critical) => critical,
         Err(failure) if input.ill == Ill::Compensates => {
-            let step = ctx.step("undo", |step| {
-                call(outside.clone(), step, "undo".to_owned(), HARD)
-            });
+            let step =
+                ctx.step("undo", |step| call(outside.clone(), step, "undo".to_owned(), HARD));
             step.retry(retry()).limits(HARD, HARD).await?;
             return Err(failure);
         }
@@ -61,11 +58,7 @@ pub(super) async fn poison(ctx: Ctx, input: Poison, outside: Outside) -> Result<
     if input.ill == Ill::Own && !input.cured {
         return Err(poisoned("its own code fails"));
     }
-    Ok(Dose {
-        salt: input.salt,
-        before,
-        critical,
-    })
+    Ok(Dose { salt: input.salt, before, critical })
 }
 
 async fn critical(ctx: &Ctx, input: &Poison, outside: &Outside) -> Result<u64, Failure> {
@@ -100,9 +93,7 @@ async fn critical(ctx: &Ctx, input: &Poison, outside: &Outside) -> Result<u64, F
 
 /// The workflow that only the second version of the code knows.
 pub(super) async fn orphan(ctx: Ctx, salt: u64, outside: Outside) -> Result<u64, Failure> {
-    let step = ctx.step("late", |step| {
-        call(outside.clone(), step, "late".to_owned(), HARD)
-    });
+    let step = ctx.step("late", |step| call(outside.clone(), step, "late".to_owned(), HARD));
     let value = step.retry(retry()).limits(HARD, HARD).await?;
     Ok(orphan_expected(salt, value))
 }

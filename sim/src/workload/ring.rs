@@ -1,6 +1,7 @@
 //! Moves along a ring that many runs share. Whatever stops a run, it puts back what it has taken.
 //!
-//! A cancel finds a swap under way, perhaps, of which nobody knows whether it happened: it is settled first.
+//! A cancel finds a swap under way, perhaps, of which nobody knows whether it happened: it is
+//! settled first.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -14,12 +15,7 @@ use crate::plan::RingInput;
 
 /// Answers with the number of nodes it has moved.
 pub(super) async fn ring(ctx: Ctx, input: RingInput, outside: Outside) -> Result<u64, Failure> {
-    let mover = Mover {
-        ctx: &ctx,
-        outside: &outside,
-        input: &input,
-        asked: AtomicU32::new(0),
-    };
+    let mover = Mover { ctx: &ctx, outside: &outside, input: &input, asked: AtomicU32::new(0) };
     let mut moved = 0;
     for lane in &input.to {
         // Its own may be empty.
@@ -48,7 +44,8 @@ enum Swapped {
 }
 
 impl Mover<'_> {
-    /// Takes the first node of its own lane: which, what follows it, and whether the run was asked to stop meanwhile.
+    /// Takes the first node of its own lane: which, what follows it, and whether the run was asked
+    /// to stop meanwhile.
     async fn take(&self) -> Result<Option<(u32, u32, Option<Failure>)>, Failure> {
         let lane = self.input.lane;
         let mut stopped = None;
@@ -112,14 +109,11 @@ impl Mover<'_> {
     }
 
     async fn ask(&self, name: &'static str, what: AskWhat) -> Result<u64, Failure> {
-        let ask = Ask {
-            lanes: self.input.lanes,
-            nth: self.asked.fetch_add(1, Ordering::Relaxed),
-            what,
-        };
-        let step = self.ctx.step(name, |step| {
-            call_for(RING_EFFECT, self.outside.clone(), step, ask.clone())
-        });
+        let ask =
+            Ask { lanes: self.input.lanes, nth: self.asked.fetch_add(1, Ordering::Relaxed), what };
+        let step = self
+            .ctx
+            .step(name, |step| call_for(RING_EFFECT, self.outside.clone(), step, ask.clone()));
         step.retry(retry()).limits(HARD, HARD).await
     }
 }

@@ -29,11 +29,9 @@ pub(super) async fn shared(
     let rest = Duration::from_millis(input.rest_ms);
     let ask = |key: &String| {
         let (outside, request) = (outside.clone(), key.clone());
-        ctx.once(key.clone(), move |step| {
-            find(outside.clone(), step, request.clone(), rest)
-        })
-        .retry(super::retry())
-        .limits(super::HARD, super::HARD)
+        ctx.once(key.clone(), move |step| find(outside.clone(), step, request.clone(), rest))
+            .retry(super::retry())
+            .limits(super::HARD, super::HARD)
     };
     let mut found = Vec::new();
     if input.at_once {
@@ -59,10 +57,5 @@ async fn find(
     let (by, number, attempt) = (step.run(), step.number().0, step.attempt());
     outside.rest(rest).await;
     let value = super::call_for(super::ONCE, outside.clone(), step, request).await?;
-    Ok(Found {
-        value,
-        by,
-        number,
-        attempt,
-    })
+    Ok(Found { value, by, number, attempt })
 }

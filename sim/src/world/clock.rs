@@ -1,4 +1,5 @@
-//! A host's clocks: tokio's simulated time at the host's own rate, and a wall clock that may be off, drift and jump.
+//! A host's clocks: tokio's simulated time at the host's own rate, and a wall clock that may be
+//! off, drift and jump.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,15 +25,9 @@ impl Clock for HostClock {
 
     fn wall(&self) -> Time {
         let host = &self.0;
-        let wall = host
-            .world
-            .clocks()
-            .wall(&host.name, &host.world, host.now_ms());
+        let wall = host.world.clocks().wall(&host.name, &host.world, host.now_ms());
         if host.name == "server" {
-            let reading = Reading {
-                mono: self.mono(),
-                wall,
-            };
+            let reading = Reading { mono: self.mono(), wall };
             host.world.server_reads(reading);
         }
         wall
@@ -173,10 +168,8 @@ impl Clocks {
     /// What the server knows of the time, if it has looked since the last skip.
     pub(crate) fn server(&self) -> Option<ServerTime> {
         let shown = self.engine.as_ref()?;
-        (shown.skipped_ms == self.skipped_ms).then(|| ServerTime {
-            engine: shown.clock.now(),
-            wall: shown.reading.wall,
-        })
+        (shown.skipped_ms == self.skipped_ms)
+            .then(|| ServerTime { engine: shown.clock.now(), wall: shown.reading.wall })
     }
 
     /// Engine time when the running server looked last.
@@ -187,9 +180,7 @@ impl Clocks {
     /// Engine time cannot be later than this, by all that the clocks have shown.
     pub(crate) fn engine_latest(&self) -> Option<Time> {
         let shown = self.engine.as_ref()?;
-        Some(Time(
-            u64::try_from(shown.latest_micros / 1_000).unwrap_or(u64::MAX),
-        ))
+        Some(Time(u64::try_from(shown.latest_micros / 1_000).unwrap_or(u64::MAX)))
     }
 }
 

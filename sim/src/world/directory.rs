@@ -1,8 +1,9 @@
-//! The production store in a directory that outlives the server's lives: real files, real kills, real power cuts.
+//! The production store in a directory that outlives the server's lives: real files, real kills,
+//! real power cuts.
 //!
-//! fjall syncs when it is dropped, so that dropping a store loses nothing that was written: that is a kill. A power cut is
-//! an image: the directory is copied while the store still has it open, the write-ahead log cut behind what was
-//! acknowledged, and the copy is the disk from then on.
+//! fjall syncs when it is dropped, so that dropping a store loses nothing that was written: that is
+//! a kill. A power cut is an image: the directory is copied while the store still has it open, the
+//! write-ahead log cut behind what was acknowledged, and the copy is the disk from then on.
 //!
 //! ```text
 //!   write-ahead log   ──── acknowledged ────┬── written, its sync not answered ──┬── what queued behind ──┐
@@ -43,7 +44,8 @@ struct State {
 /// How far the store was at some moment.
 struct Place {
     seq: Seq,
-    /// The write-ahead log, how much of it is used, and the watermark; only where power is ever cut.
+    /// The write-ahead log, how much of it is used, and the watermark; only where power is ever
+    /// cut.
     files: Option<(PathBuf, u64, Vec<u8>)>,
 }
 
@@ -69,11 +71,8 @@ impl Directory {
         let mut state = self.state();
         state.store = None;
         state.on_its_way = None;
-        let options = Options {
-            entropy: state.entropy,
-            cache_bytes: 1 << 20,
-            ..Options::default()
-        };
+        let options =
+            Options { entropy: state.entropy, cache_bytes: 1 << 20, ..Options::default() };
         let store = Arc::new(FjallStore::open(&state.path(), options)?);
         let (found, kept) = (store.committed(), state.kept.take());
         assert!(
@@ -84,7 +83,8 @@ impl Directory {
         Ok(store)
     }
 
-    /// Writes all that is pending, and syncs it. Nobody may hear of it before [`Self::acknowledged`].
+    /// Writes all that is pending, and syncs it. Nobody may hear of it before
+    /// [`Self::acknowledged`].
     pub(super) fn commit(&self, store: &FjallStore) -> Result<Receipt, CommitFailure> {
         let place = self.state().place(store);
         let receipt = block_on(store.commit())?;
@@ -101,10 +101,7 @@ impl Directory {
     pub(super) fn process_killed(&self) -> Crash {
         let mut state = self.state();
         let Some(store) = state.store.take() else {
-            return Crash {
-                unacknowledged: 0,
-                kept: 0,
-            };
+            return Crash { unacknowledged: 0, kept: 0 };
         };
         let acknowledged = state.acknowledged(&store);
         state.on_its_way = None;
@@ -115,15 +112,12 @@ impl Directory {
         }
     }
 
-    /// The machine stops in the middle of the commit of all that is pending, and the disk has of what was not
-    /// acknowledged the first bytes, as many as `cut` says.
+    /// The machine stops in the middle of the commit of all that is pending, and the disk has of
+    /// what was not acknowledged the first bytes, as many as `cut` says.
     pub(super) fn power_lost(&self, cut: u64) -> Crash {
         let mut state = self.state();
         let Some(store) = state.store.take() else {
-            return Crash {
-                unacknowledged: 0,
-                kept: 0,
-            };
+            return Crash { unacknowledged: 0, kept: 0 };
         };
         match state.image(&store, cut) {
             Ok(crash) => crash,
@@ -175,7 +169,8 @@ impl State {
             groups.push((store.committed(), used(&log)?));
         }
         let written = groups.last().map_or(synced, |(_, end)| *end);
-        // Whole is one place among hundreds, and the one where something survives that nobody was told of.
+        // Whole is one place among hundreds, and the one where something survives that nobody was
+        // told of.
         let tail = written - synced;
         let keeps = match cut % 4 {
             0 => written,
@@ -187,7 +182,8 @@ impl State {
         let from = self.path();
         self.images += 1;
         let to = self.path();
-        // fjall may be tidying up in the background: the image is one of a moment in which it did not.
+        // fjall may be tidying up in the background: the image is one of a moment in which it did
+        // not.
         loop {
             let before = listing(&from)?;
             copy(&from, &to, &log, keeps)?;
@@ -206,8 +202,8 @@ impl State {
     }
 }
 
-/// A temporary directory in memory where there is such a thing and nobody says otherwise: what a power cut leaves is
-/// decided here, so that the syncs of this machine would only cost time.
+/// A temporary directory in memory where there is such a thing and nobody says otherwise: what a
+/// power cut leaves is decided here, so that the syncs of this machine would only cost time.
 fn home() -> io::Result<TempDir> {
     let memory = Path::new("/dev/shm");
     if std::env::var_os("TMPDIR").is_none() && memory.is_dir() {
@@ -230,10 +226,7 @@ fn copy(from: &Path, to: &Path, log: &Path, log_bytes: u64) -> io::Result<()> {
             copy(&path, &target, log, log_bytes)?;
         } else if path == log {
             // Sparse and of 64 MiB: only its used part is worth reading.
-            io::copy(
-                &mut File::open(&path)?.take(log_bytes),
-                &mut File::create(&target)?,
-            )?;
+            io::copy(&mut File::open(&path)?.take(log_bytes), &mut File::create(&target)?)?;
         } else {
             std::fs::copy(&path, &target)?;
         }
@@ -260,9 +253,7 @@ fn write_ahead_log(db: &Path) -> io::Result<PathBuf> {
     let mut newest: Option<(u64, PathBuf)> = None;
     for entry in std::fs::read_dir(db)? {
         let path = entry?.path();
-        let number = path
-            .file_stem()
-            .and_then(|stem| stem.to_str()?.parse().ok());
+        let number = path.file_stem().and_then(|stem| stem.to_str()?.parse().ok());
         if let Some(number) = number.filter(|_| path.extension().is_some_and(|e| e == "jnl")) {
             newest = newest.max(Some((number, path)));
         }
@@ -340,7 +331,8 @@ mod tests {
         assert_eq!(keys(&directory.open().unwrap()), ["a", "b"]);
     }
 
-    /// Wherever the log is cut, what is found is what was said, and never less than what was acknowledged.
+    /// Wherever the log is cut, what is found is what was said, and never less than what was
+    /// acknowledged.
     #[test]
     fn a_power_cut_leaves_a_prefix_of_what_was_not_acknowledged() {
         let mut seen = std::collections::BTreeSet::new();

@@ -5,7 +5,8 @@ use std::io;
 use futures_util::future::BoxFuture;
 use stepwell::runtime::env::Exec;
 
-/// Everything runs on the host's own executor: a thread would make the order of events a matter of chance.
+/// Everything runs on the host's own executor: a thread would make the order of events a matter of
+/// chance.
 pub(super) struct Tasks;
 
 impl Exec for Tasks {

@@ -1,4 +1,5 @@
-//! The simulated world: what its hosts share and what outlives them, and the engine's [`Env`](stepwell::runtime::env::Env) on it.
+//! The simulated world: what its hosts share and what outlives them, and the engine's
+//! [`Env`](stepwell::runtime::env::Env) on it.
 
 mod clock;
 mod directory;
@@ -158,9 +159,7 @@ impl World {
 
     pub(crate) fn note(&self, line: fmt::Arguments<'_>) {
         lock(&self.trace).note(line);
-        self.record(self.now_ms(), "", 0, |_| What::Noted {
-            text: line.to_string(),
-        });
+        self.record(self.now_ms(), "", 0, |_| What::Noted { text: line.to_string() });
     }
 
     /// A line of the trace that has an event elsewhere.
@@ -227,12 +226,11 @@ impl World {
     pub(crate) fn jump_clock(&self, host: &str, by_ms: i64) {
         self.clocks().jump(host, by_ms);
         let (now, life) = (self.now_ms(), self.life_of(host));
-        self.record(now, host, life, |_| What::Clock {
-            offset_ms: self.clock_error_ms(host, now),
-        });
+        self.record(now, host, life, |_| What::Clock { offset_ms: self.clock_error_ms(host, now) });
     }
 
-    /// The server's process is dead: decides what is left of what it had submitted, by `extent` where chance has a say.
+    /// The server's process is dead: decides what is left of what it had submitted, by `extent`
+    /// where chance has a say.
     pub(crate) fn server_was_killed(&self, extent: u64) -> Crash {
         match &self.directory {
             None => self.disk.crash_process(extent),
@@ -335,10 +333,7 @@ impl World {
 
     /// Batches have become durable.
     fn committed(&self, now_ms: u64, seq: Seq, batches: &[(Seq, Vec<Op>)]) {
-        lock(&self.trace).note(format_args!(
-            "{now_ms} committed {seq}: {} batches",
-            batches.len()
-        ));
+        lock(&self.trace).note(format_args!("{now_ms} committed {seq}: {} batches", batches.len()));
         self.news.store(true, Ordering::Relaxed);
         let engine_latest = self.clocks().engine_latest();
         let mut court = self.court();
@@ -408,7 +403,8 @@ struct Copied {
     frame: Bytes,
 }
 
-/// A copy that is older than this is not sent any more: nothing in a network lives as long as a retention.
+/// A copy that is older than this is not sent any more: nothing in a network lives as long as a
+/// retention.
 const COPY_AGE_MAX_MS: u64 = 72 * 3_600_000;
 /// A copy is late by hours from here on.
 const HOUR_MS: u64 = 3_600_000;
@@ -464,9 +460,7 @@ impl Host {
 
     /// Something happens here that has no event of its own.
     pub(crate) fn note(&self, line: fmt::Arguments<'_>) {
-        self.tell(line, || What::Noted {
-            text: line.to_string(),
-        });
+        self.tell(line, || What::Noted { text: line.to_string() });
     }
 
     /// A line of the trace.
@@ -494,10 +488,7 @@ impl Host {
     }
 
     fn close_all(&self) {
-        for socket in lock(&self.sockets)
-            .drain(..)
-            .filter_map(|socket| socket.upgrade())
-        {
+        for socket in lock(&self.sockets).drain(..).filter_map(|socket| socket.upgrade()) {
             drop(lock(&socket).take());
         }
     }
@@ -507,19 +498,17 @@ impl Host {
         self.now_ms() + self.world.clocks().skipped_ms()
     }
 
-    /// Keeps a frame, to be sent to the peer again after that time, over whatever connection there is.
+    /// Keeps a frame, to be sent to the peer again after that time, over whatever connection there
+    /// is.
     fn send_again(&self, peer: &str, label: &Arc<str>, after_ms: u64, frame: Bytes) {
         let (sent_ms, label) = (self.passed_ms(), label.clone());
         let due_ms = sent_ms + after_ms;
-        lock(&self.again)
-            .entry(peer.to_owned())
-            .or_default()
-            .push(Copied {
-                due_ms,
-                sent_ms,
-                label,
-                frame,
-            });
+        lock(&self.again).entry(peer.to_owned()).or_default().push(Copied {
+            due_ms,
+            sent_ms,
+            label,
+            frame,
+        });
     }
 
     /// What is to be sent again now, over the connection of this label.
@@ -528,17 +517,14 @@ impl Host {
         let Some(kept) = again.get_mut(peer) else {
             return Vec::new();
         };
-        let (due, later) = std::mem::take(kept)
-            .into_iter()
-            .partition(|copy| copy.due_ms <= now_ms);
+        let (due, later) = std::mem::take(kept).into_iter().partition(|copy| copy.due_ms <= now_ms);
         *kept = later;
         let mut due: Vec<Copied> = due;
         due.retain(|copy| now_ms - copy.sent_ms <= COPY_AGE_MAX_MS);
         for copy in &due {
             self.world.saw("frames sent again late");
             if copy.label != *label {
-                self.world
-                    .saw("frames sent again late over another connection");
+                self.world.saw("frames sent again late over another connection");
             }
             if now_ms - copy.sent_ms >= HOUR_MS {
                 self.world.saw("frames sent again hours late");

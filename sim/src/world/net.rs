@@ -44,18 +44,15 @@ impl Net for HostNet {
         let (host, address) = (self.0.clone(), address.to_owned());
         Box::pin(async move {
             let listener = TcpListener::bind(address.as_str()).await?;
-            let listening: Box<dyn Listener> = Box::new(Listening {
-                host,
-                listener,
-                address,
-                accepted: AtomicU64::new(0),
-            });
+            let listening: Box<dyn Listener> =
+                Box::new(Listening { host, listener, address, accepted: AtomicU64::new(0) });
             Ok(listening)
         })
     }
 }
 
-/// A connection that the operating system has opened and the program has not seen: it may stand still.
+/// A connection that the operating system has opened and the program has not seen: it may stand
+/// still.
 struct Opening {
     host: Arc<Host>,
     socket: Socket,
@@ -70,7 +67,8 @@ impl Opening {
 }
 
 impl Drop for Opening {
-    /// As with a [`FrameStream`]: all connections of a host that crashes are closed in the order in which they were opened.
+    /// As with a [`FrameStream`]: all connections of a host that crashes are closed in the order in
+    /// which they were opened.
     fn drop(&mut self) {
         if self.host.world.is_crashing() {
             self.host.close_all();
@@ -95,11 +93,10 @@ impl Listener for Listening {
             let peer = turmoil::reverse_lookup(from.ip()).unwrap_or_else(|| from.ip().to_string());
             let number = self.accepted.fetch_add(1, Ordering::Relaxed);
             let connection = lock(&self.host.world.connections).accepted(from);
-            self.host
-                .tell(format_args!("accepts {peer}"), || What::Accepted {
-                    peer: peer.clone(),
-                    connection,
-                });
+            self.host.tell(format_args!("accepts {peer}"), || What::Accepted {
+                peer: peer.clone(),
+                connection,
+            });
             let label = format!("accepted {number}");
             let stream: Box<dyn Stream> = Box::new(FrameStream::new(
                 self.host.clone(),

@@ -1,5 +1,6 @@
-//! Processes that stand still, as after `SIGSTOP`: their sleeps do not end, nothing is read from or written to their
-//! connections, nothing comes back from the outside world. Monotonic time goes on meanwhile, and the wall clock, too.
+//! Processes that stand still, as after `SIGSTOP`: their sleeps do not end, nothing is read from or
+//! written to their connections, nothing comes back from the outside world. Monotonic time goes on
+//! meanwhile, and the wall clock, too.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;

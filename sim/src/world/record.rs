@@ -63,19 +63,11 @@ impl Recorder {
     /// A recorder that knows the names which the plan's clients use.
     pub(super) fn new(plan: &Plan) -> Self {
         let names = plan.jobs.iter().flat_map(|job| job.job.brief().1);
-        Self {
-            ids: names.map(|name| (run_id(&name), name)).collect(),
-            ..Self::default()
-        }
+        Self { ids: names.map(|name| (run_id(&name), name)).collect(), ..Self::default() }
     }
 
     fn push(&mut self, at_ms: u64, host: &str, life: u32, what: What) {
-        self.events.push(Event {
-            at_ms,
-            host: host.to_owned(),
-            life,
-            what,
-        });
+        self.events.push(Event { at_ms, host: host.to_owned(), life, what });
     }
 
     /// What checkers have found since, pinned to what was taken down last.
@@ -89,10 +81,7 @@ impl Recorder {
     }
 
     fn name(&self, run: RunNo) -> String {
-        self.names
-            .get(&run)
-            .cloned()
-            .unwrap_or_else(|| format!("#{run}"))
+        self.names.get(&run).cloned().unwrap_or_else(|| format!("#{run}"))
     }
 
     fn name_of_id(&self, id: RunId) -> String {
@@ -102,18 +91,14 @@ impl Recorder {
     fn entries(&mut self, ops: &[Op]) -> Vec<EntryAt> {
         for op in ops {
             if let Some((run, started)) = start_in(op) {
-                self.names
-                    .insert(run, started.name.unwrap_or_else(|| started.id.to_string()));
+                self.names.insert(run, started.name.unwrap_or_else(|| started.id.to_string()));
             }
         }
         ops.iter()
             .filter(|op| matches!(op.space(), Space::Generation(_)) && op.value().is_some())
             .filter_map(|op| journal::parts_of(op.key()))
             .filter(|(_, _, part)| *part == 0)
-            .map(|(run, index, _)| EntryAt {
-                run: self.name(run),
-                index,
-            })
+            .map(|(run, index, _)| EntryAt { run: self.name(run), index })
             .collect()
     }
 
@@ -178,10 +163,8 @@ impl Recorder {
             Message::AttemptFailedReport(m) => {
                 turn(m.run, m.token);
                 frame.step = Some(m.number.0);
-                frame.text = format!(
-                    "{}, attempt {}: {}",
-                    m.place.name, m.attempt, m.failure.message
-                );
+                frame.text =
+                    format!("{}, attempt {}: {}", m.place.name, m.attempt, m.failure.message);
             }
             Message::TimerRequested(m) => {
                 turn(m.run, m.token);
@@ -256,11 +239,8 @@ impl Recorder {
             }
             Message::BatchReply(m) => {
                 frame.request = Some(m.request);
-                frame.text = format!(
-                    "{} of {} ended",
-                    m.batch.counts.ended(),
-                    m.batch.counts.total
-                );
+                frame.text =
+                    format!("{} of {} ended", m.batch.counts.ended(), m.batch.counts.total);
             }
             Message::StartBatch(m) => frame.request = Some(m.request),
             Message::StartTogether(m) => frame.request = Some(m.request),
@@ -284,8 +264,7 @@ impl Recorder {
         }
         if let Some(request) = frame.request {
             if to == super::SERVER_NAME {
-                self.requests
-                    .insert((from.to_owned(), request), frame.runs.clone());
+                self.requests.insert((from.to_owned(), request), frame.runs.clone());
             } else if let Some(runs) = self.requests.get(&(to.to_owned(), request)) {
                 frame.runs.clone_from(runs);
             }
@@ -299,10 +278,7 @@ fn start_in(op: &Op) -> Option<(RunNo, Started)> {
     let (run, 0, 0) = journal::parts_of(op.key())? else {
         return None;
     };
-    let row = Row {
-        key: op.key().clone(),
-        value: op.value()?.clone(),
-    };
+    let row = Row { key: op.key().clone(), value: op.value()?.clone() };
     let stored = journal::Joiner::from(0).push(&row).ok()??;
     let (entry, _) = stored.split_last_chunk::<{ chain::CHAIN_BYTES }>()?;
     match Entry::decode(entry) {
@@ -319,18 +295,9 @@ struct Before {
 
 impl Before {
     fn of(durable: &Durable) -> Self {
-        let granted = durable
-            .granted
-            .iter()
-            .map(|(slot, grant)| (*slot, (grant.run, grant.token)));
-        let entries = durable
-            .runs
-            .iter()
-            .map(|(run, journal)| (*run, journal.entries.len()));
-        Self {
-            granted: granted.collect(),
-            entries: entries.collect(),
-        }
+        let granted = durable.granted.iter().map(|(slot, grant)| (*slot, (grant.run, grant.token)));
+        let entries = durable.runs.iter().map(|(run, journal)| (*run, journal.entries.len()));
+        Self { granted: granted.collect(), entries: entries.collect() }
     }
 }
 
@@ -408,10 +375,7 @@ impl World {
         let (mut recorder, server) = (lock(recorder), super::SERVER_NAME);
         let life = self.life_of(server);
         recorder.pin(court);
-        let committed = What::Committed {
-            seq: seq.0,
-            batches: batches.len() as u32,
-        };
+        let committed = What::Committed { seq: seq.0, batches: batches.len() as u32 };
         recorder.push(now_ms, server, life, committed);
         for (seq, ops) in batches {
             let before = Before::of(&court.durable);
@@ -433,9 +397,7 @@ impl World {
     /// What was taken down.
     pub(crate) fn take_events(&self) -> Vec<Event> {
         let recorder = self.recorder.as_ref();
-        recorder.map_or_else(Vec::new, |recorder| {
-            std::mem::take(&mut lock(recorder).events)
-        })
+        recorder.map_or_else(Vec::new, |recorder| std::mem::take(&mut lock(recorder).events))
     }
 }
 
@@ -453,10 +415,7 @@ fn changes(recorder: &mut Recorder, seq: Seq, before: &Before, durable: &Durable
                 run: recorder.name(*run),
                 index: index as u32,
                 kind: entry.kind_name().to_owned(),
-                name: entry
-                    .place()
-                    .map(|(_, place)| place.name.clone())
-                    .unwrap_or_default(),
+                name: entry.place().map(|(_, place)| place.name.clone()).unwrap_or_default(),
                 seq: seq.0,
             });
         }
@@ -476,11 +435,7 @@ fn changes(recorder: &mut Recorder, seq: Seq, before: &Before, durable: &Durable
             found.push(What::GrantBegan {
                 run: recorder.name(grant.run),
                 token: grant.token.to_string(),
-                holder: recorder
-                    .holders
-                    .get(&grant.incarnation)
-                    .cloned()
-                    .unwrap_or_default(),
+                holder: recorder.holders.get(&grant.incarnation).cloned().unwrap_or_default(),
             });
         }
     }
@@ -526,12 +481,7 @@ impl Host {
                 request: None,
                 text: String::new(),
             });
-            What::Sent(Frame {
-                connection,
-                number,
-                copy,
-                ..frame
-            })
+            What::Sent(Frame { connection, number, copy, ..frame })
         });
     }
 
@@ -553,11 +503,7 @@ impl Host {
             attempt,
             plan: format!("{plan:?}"),
         });
-        CallRecord {
-            host: self.clone(),
-            call,
-            how: "given up",
-        }
+        CallRecord { host: self.clone(), call, how: "given up" }
     }
 }
 
@@ -582,7 +528,8 @@ impl CallRecord {
 }
 
 impl Drop for CallRecord {
-    /// Not while its host crashes: then all its calls end with its life, and in what order they are dropped is chance.
+    /// Not while its host crashes: then all its calls end with its life, and in what order they are
+    /// dropped is chance.
     fn drop(&mut self) {
         if !self.host.world.is_crashing() {
             let (call, how) = (self.call, self.how.to_owned());

@@ -1,4 +1,5 @@
-//! The server's store, watched: the checkers hear of every batch when it has become durable, and of no other.
+//! The server's store, watched: the checkers hear of every batch when it has become durable, and of
+//! no other.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -159,13 +160,9 @@ impl Store for WatchedStore {
             let receipt = self.commit_group().await;
             match &receipt {
                 Ok(receipt) => self.tell(receipt.seq(), &self.host.world),
-                Err(failure) => self
-                    .host
-                    .tell(format_args!("commit failed: {failure}"), || {
-                        What::CommitFailed {
-                            text: failure.to_string(),
-                        }
-                    }),
+                Err(failure) => self.host.tell(format_args!("commit failed: {failure}"), || {
+                    What::CommitFailed { text: failure.to_string() }
+                }),
             }
             self.host.passes(&Point::AfterFsync).await;
             receipt
@@ -225,10 +222,6 @@ impl Store for WatchedStore {
 
     /// Bytes are the disk's own business, and not the same on every one.
     fn usage(&self) -> Usage {
-        Usage {
-            disk_bytes: 0,
-            wal_bytes_written: 0,
-            ..self.store().usage()
-        }
+        Usage { disk_bytes: 0, wal_bytes_written: 0, ..self.store().usage() }
     }
 }

@@ -1,8 +1,8 @@
-//! A connection that knows where frames begin: it writes them down, sends some of them twice, some again much later,
-//! perhaps over another connection, and cuts what it sends into pieces.
+//! A connection that knows where frames begin: it writes them down, sends some of them twice, some
+//! again much later, perhaps over another connection, and cuts what it sends into pieces.
 //!
-//! TCP never delivers bytes twice, so a copy of a message can only come from above it: a peer that sends again. That is
-//! what is simulated here.
+//! TCP never delivers bytes twice, so a copy of a message can only come from above it: a peer that
+//! sends again. That is what is simulated here.
 
 use std::collections::VecDeque;
 use std::io;
@@ -34,19 +34,15 @@ fn is_answer(frame: &Bytes) -> bool {
     kind.is_some_and(|kind| matches!(kind, 10 | 12 | 13 | 15 | 60..=62 | 65))
 }
 
-/// Whether a frame is one that stands for itself. What is about the connection as such (hello, welcome, heartbeat,
-/// closing, offer) has no meaning outside its place.
+/// Whether a frame is one that stands for itself. What is about the connection as such (hello,
+/// welcome, heartbeat, closing, offer) has no meaning outside its place.
 fn may_come_late(frame: &Bytes) -> bool {
-    frame
-        .get(HEAD_BYTES)
-        .is_some_and(|kind| matches!(kind, 10..=27 | 40..=48 | 60..))
+    frame.get(HEAD_BYTES).is_some_and(|kind| matches!(kind, 10..=27 | 40..=48 | 60..))
 }
 
 /// Whether a frame is about a schedule: its copies are drawn from a stream of their own.
 fn is_of_schedule(frame: &Bytes) -> bool {
-    frame
-        .get(HEAD_BYTES)
-        .is_some_and(|kind| matches!(kind, 100..=106))
+    frame.get(HEAD_BYTES).is_some_and(|kind| matches!(kind, 100..=106))
 }
 
 /// A connection as the simulator has it; empty once it is closed.
@@ -85,12 +81,7 @@ impl FrameStream {
         connection: u32,
         socket: Socket,
     ) -> Self {
-        let label = format!(
-            "frames {} {} {peer} {label} {}",
-            host.name,
-            host.life,
-            host.now_ms()
-        );
+        let label = format!("frames {} {} {peer} {label} {}", host.name, host.life, host.now_ms());
         let draw = Draw::of(host.world.plan.seed, &label);
         let order_draw = Draw::of(host.world.plan.seed, format_args!("orders {label}"));
         let (sent, received) = (Frames::default(), Frames::default());
@@ -131,8 +122,7 @@ impl FrameStream {
             self.look_at_sent(&frame, message.as_ref());
             out.extend_from_slice(&frame);
             if let Some(after_ms) = self.comes_again_after(&frame) {
-                self.host
-                    .send_again(&self.peer, &self.label, after_ms, frame.clone());
+                self.host.send_again(&self.peer, &self.label, after_ms, frame.clone());
             }
             if self.draw.chance(settings.duplicates_per_mille) {
                 self.host.world.saw("frames sent twice");
@@ -182,11 +172,8 @@ impl FrameStream {
             return None;
         }
         let very = settings.very_late_copies_per_mille;
-        let latest_ms = if settings.skips_time && draw.chance(very) {
-            VERY_LATE_MAX_MS
-        } else {
-            LATE_MAX_MS
-        };
+        let latest_ms =
+            if settings.skips_time && draw.chance(very) { VERY_LATE_MAX_MS } else { LATE_MAX_MS };
         Some(draw.between(20, latest_ms))
     }
 
@@ -203,16 +190,10 @@ impl FrameStream {
     /// The connection is gone, before this frame could leave.
     fn cut(&mut self, frame: &Bytes) {
         let kind = frame.get(HEAD_BYTES).copied().unwrap_or(0);
-        self.host
-            .note(format_args!("x {} cut before kind {kind}", self.peer));
+        self.host.note(format_args!("x {} cut before kind {kind}", self.peer));
         self.host.world.saw("replies cut off after their commit");
         self.pieces.clear();
-        drop(
-            self.socket
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take(),
-        );
+        drop(self.socket.lock().unwrap_or_else(PoisonError::into_inner).take());
         if let Some(reader) = self.reader.take() {
             reader.wake();
         }
@@ -228,9 +209,7 @@ impl FrameStream {
         ));
         match (message, self.host.name.as_str()) {
             (Some(message), "server") => {
-                self.host
-                    .world
-                    .released(self.host.now_ms(), (&self.peer, self.who), message)
+                self.host.world.released(self.host.now_ms(), (&self.peer, self.who), message)
             }
             (Some(message), host) => self.host.world.reported(host, message),
             (None, _) => {}
@@ -240,8 +219,7 @@ impl FrameStream {
     fn count_sent(&mut self, message: Option<&Message>, copy: Copies) {
         let number = self.sent_count;
         self.sent_count += 1;
-        self.host
-            .record_sent(&self.peer, self.connection, number, message, copy);
+        self.host.record_sent(&self.peer, self.connection, number, message, copy);
     }
 
     fn look_at_received(&mut self, frame: &Bytes) {
@@ -281,7 +259,8 @@ impl FrameStream {
         }
     }
 
-    /// Once all is mended, the engine is heard on every connection that is opened, and the other way round.
+    /// Once all is mended, the engine is heard on every connection that is opened, and the other
+    /// way round.
     fn look_at_end(&self) {
         self.parts();
         let (world, settings) = (&self.host.world, &self.host.world.plan.settings);
@@ -295,9 +274,7 @@ impl FrameStream {
         {
             let (host, peer) = (&self.host.name, &self.peer);
             let text = format!("{host} heard nothing of {peer} for {silent_ms} ms on a whole link");
-            world
-                .court()
-                .charge("a whole link is not silent", now_ms, text);
+            world.court().charge("a whole link is not silent", now_ms, text);
         }
     }
 
@@ -330,12 +307,7 @@ fn brief(message: &Message) -> String {
             format!("{}, {} of {}", of(m.run, m.token), m.entries.len(), m.count)
         }
         Message::Journal(m) => {
-            format!(
-                "{}, {} from {}",
-                of(m.run, m.token),
-                m.entries.len(),
-                m.from
-            )
+            format!("{}, {} from {}", of(m.run, m.token), m.entries.len(), m.from)
         }
         Message::Appended(m) => format!("{} entry {}", of(m.run, m.token), m.index),
         Message::TurnEnded(m) => of(m.run, m.token),
@@ -344,21 +316,11 @@ fn brief(message: &Message) -> String {
         Message::ReportRefused(m) => format!("{} step {}", of(m.run, m.token), m.number),
         Message::StepCompletedReport(m) => format!("{} step {}", of(m.run, m.token), m.number),
         Message::AttemptFailedReport(m) => {
-            format!(
-                "{} step {} attempt {}",
-                of(m.run, m.token),
-                m.number,
-                m.attempt
-            )
+            format!("{} step {} attempt {}", of(m.run, m.token), m.number, m.attempt)
         }
         Message::TimerRequested(m) => format!("{} step {}", of(m.run, m.token), m.number),
         Message::TurnSuspended(m) => {
-            format!(
-                "{} seen {} until {}",
-                of(m.run, m.token),
-                m.seen,
-                m.wakes_at.0
-            )
+            format!("{} seen {} until {}", of(m.run, m.token), m.seen, m.wakes_at.0)
         }
         Message::TurnCompleted(m) => of(m.run, m.token),
         Message::TurnFailed(m) => of(m.run, m.token),
@@ -421,8 +383,9 @@ impl AsyncWrite for FrameStream {
 }
 
 impl Drop for FrameStream {
-    /// When a host crashes, its tasks are dropped in an order that depends on their ids, which are counted over the whole
-    /// process. So all connections are closed at once then, in the order in which they were opened.
+    /// When a host crashes, its tasks are dropped in an order that depends on their ids, which are
+    /// counted over the whole process. So all connections are closed at once then, in the order in
+    /// which they were opened.
     fn drop(&mut self) {
         self.look_at_end();
         if self.host.world.is_crashing() {
@@ -436,11 +399,7 @@ fn on<T>(
     socket: &Socket,
     work: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<T>>,
 ) -> Poll<io::Result<T>> {
-    match socket
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .as_mut()
-    {
+    match socket.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
         Some(inner) => work(Pin::new(inner)),
         None => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
     }

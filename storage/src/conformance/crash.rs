@@ -7,42 +7,23 @@ use crate::{Batch, CommitFailure, ReadFailure, Seq, SubmitRefusal};
 
 pub(super) const CASES: &[Case] = &[
     ("what_a_receipt_covered_survives", acknowledged_survives),
-    (
-        "what_survives_is_a_prefix_of_whole_batches",
-        prefix_survives,
-    ),
+    ("what_survives_is_a_prefix_of_whole_batches", prefix_survives),
     ("life_goes_on_after_each_of_many_crashes", many_crashes),
-    (
-        "a_handle_whose_machine_lost_power_never_answers_again",
-        dead_handle,
-    ),
+    ("a_handle_whose_machine_lost_power_never_answers_again", dead_handle),
 ];
 
 fn acknowledged_survives(harness: &mut dyn Harness) {
     for cut in [0, 1, 2, 77, u64::MAX] {
         let store = harness.open();
-        let seq = submit(
-            &*store,
-            put(Space::Lasting, &format!("acknowledged {cut}"), "v"),
-        );
-        submit(
-            &*store,
-            put(Space::Generation(3), &format!("acknowledged {cut}"), "v"),
-        );
+        let seq = submit(&*store, put(Space::Lasting, &format!("acknowledged {cut}"), "v"));
+        submit(&*store, put(Space::Generation(3), &format!("acknowledged {cut}"), "v"));
         commit(&*store);
         submit(&*store, put(Space::Lasting, "perhaps", "v"));
         harness.crash(store, cut);
         let store = harness.open();
         assert!(store.committed() > seq);
         assert!(get(&*store, Space::Lasting, &format!("acknowledged {cut}")).is_some());
-        assert!(
-            get(
-                &*store,
-                Space::Generation(3),
-                &format!("acknowledged {cut}")
-            )
-            .is_some()
-        );
+        assert!(get(&*store, Space::Generation(3), &format!("acknowledged {cut}")).is_some());
         drop(store);
     }
 }
@@ -59,10 +40,7 @@ fn three(n: u64) -> Batch {
 fn rows_of(store: &dyn Store, n: u64) -> usize {
     let key = format!("{n:03}");
     let spaces = [Space::Lasting, Space::Passing, Space::Generation(n as u32)];
-    spaces
-        .into_iter()
-        .filter(|space| get(store, *space, &key).is_some())
-        .count()
+    spaces.into_iter().filter(|space| get(store, *space, &key).is_some()).count()
 }
 
 fn prefix_survives(harness: &mut dyn Harness) {
@@ -79,11 +57,7 @@ fn prefix_survives(harness: &mut dyn Harness) {
         harness.crash(store, cut);
         let store = harness.open();
         let kept = store.committed().0;
-        assert!(
-            (acknowledged..next + 5).contains(&kept),
-            "cut {cut}: {kept} of {}",
-            next + 4
-        );
+        assert!((acknowledged..next + 5).contains(&kept), "cut {cut}: {kept} of {}", next + 4);
         for n in 1..next + 5 {
             assert_eq!(
                 rows_of(&*store, n),
@@ -108,10 +82,7 @@ fn many_crashes(harness: &mut dyn Harness) {
         assert_eq!(rows.len(), cut as usize + 1);
         harness.crash(store, cut);
     }
-    assert_eq!(
-        text(&*harness.open(), Space::Passing).split(' ').count(),
-        12
-    );
+    assert_eq!(text(&*harness.open(), Space::Passing).split(' ').count(), 12);
 }
 
 fn dead_handle(harness: &mut dyn Harness) {
@@ -123,14 +94,8 @@ fn dead_handle(harness: &mut dyn Harness) {
     if block_on(last_words.commit()).is_ok() {
         return;
     }
-    assert!(matches!(
-        block_on(last_words.commit()),
-        Err(CommitFailure::Unknown { .. })
-    ));
-    assert!(matches!(
-        last_words.submit(Batch::new()),
-        Err(SubmitRefusal::Poisoned { .. })
-    ));
+    assert!(matches!(block_on(last_words.commit()), Err(CommitFailure::Unknown { .. })));
+    assert!(matches!(last_words.submit(Batch::new()), Err(SubmitRefusal::Poisoned { .. })));
     let read = block_on(last_words.get(Space::Lasting, b"a"));
     assert!(matches!(read, Err(ReadFailure::Poisoned { .. })));
 }

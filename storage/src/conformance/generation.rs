@@ -6,27 +6,12 @@ use crate::wait::block_on;
 use crate::{Batch, Seq};
 
 pub(super) const CASES: &[Case] = &[
-    (
-        "an_absent_generation_is_empty_and_a_delete_does_not_make_it",
-        absent,
-    ),
-    (
-        "a_generation_is_listed_from_the_commit_of_its_first_put",
-        listed,
-    ),
-    (
-        "a_put_that_is_undone_in_its_own_group_makes_the_generation",
-        undone_put,
-    ),
+    ("an_absent_generation_is_empty_and_a_delete_does_not_make_it", absent),
+    ("a_generation_is_listed_from_the_commit_of_its_first_put", listed),
+    ("a_put_that_is_undone_in_its_own_group_makes_the_generation", undone_put),
     ("a_dropped_generation_is_gone_for_good", dropped),
-    (
-        "a_dropped_generation_can_be_made_again_and_has_nothing_old_in_it",
-        made_again,
-    ),
-    (
-        "dropping_commits_what_was_submitted_before_it",
-        dropping_commits,
-    ),
+    ("a_dropped_generation_can_be_made_again_and_has_nothing_old_in_it", made_again),
+    ("dropping_commits_what_was_submitted_before_it", dropping_commits),
 ];
 
 fn generations(store: &dyn Store) -> Vec<u32> {
@@ -45,10 +30,7 @@ fn absent(harness: &mut dyn Harness) {
     };
     in_all_places(harness, &writes, &|store| {
         assert_eq!(
-            (
-                get(store, Space::Generation(7), "k"),
-                text(store, Space::Generation(7))
-            ),
+            (get(store, Space::Generation(7), "k"), text(store, Space::Generation(7))),
             (None, String::new())
         );
         assert_eq!(generations(store), []);
@@ -94,10 +76,7 @@ fn dropped(harness: &mut dyn Harness) {
     let check = |store: &dyn Store| {
         assert_eq!(generations(store), [2]);
         assert_eq!(
-            (
-                get(store, Space::Generation(1), "k"),
-                text(store, Space::Generation(1))
-            ),
+            (get(store, Space::Generation(1), "k"), text(store, Space::Generation(1))),
             (None, String::new())
         );
         assert_eq!(text(store, Space::Generation(2)), "k=v");
@@ -114,10 +93,7 @@ fn made_again(harness: &mut dyn Harness) {
     let store = harness.open();
     for round in 0..3 {
         assert_eq!(text(&*store, Space::Generation(1)), "");
-        submit(
-            &*store,
-            put(Space::Generation(1), &format!("k{round}"), "v"),
-        );
+        submit(&*store, put(Space::Generation(1), &format!("k{round}"), "v"));
         commit(&*store);
         assert_eq!(text(&*store, Space::Generation(1)), format!("k{round}=v"));
         drop_generation(&*store, 1);

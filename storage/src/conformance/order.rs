@@ -7,27 +7,12 @@ use crate::wait::block_on;
 use crate::{BATCH_OPS_MAX, Batch, CommitFailure, Seq, SubmitRefusal};
 
 pub(super) const CASES: &[Case] = &[
-    (
-        "numbers_rise_by_one_and_a_receipt_covers_what_came_before_it",
-        numbers_rise_by_one,
-    ),
-    (
-        "a_commit_with_nothing_pending_gives_the_last_receipt",
-        nothing_pending,
-    ),
+    ("numbers_rise_by_one_and_a_receipt_covers_what_came_before_it", numbers_rise_by_one),
+    ("a_commit_with_nothing_pending_gives_the_last_receipt", nothing_pending),
     ("an_empty_batch_is_numbered_and_committed", an_empty_batch),
-    (
-        "a_refused_batch_takes_no_number_and_leaves_nothing",
-        a_refused_batch,
-    ),
-    (
-        "a_large_backlog_is_committed_in_order_to_its_end",
-        a_large_backlog,
-    ),
-    (
-        "numbers_and_store_go_on_after_reopening_under_a_higher_epoch",
-        reopening,
-    ),
+    ("a_refused_batch_takes_no_number_and_leaves_nothing", a_refused_batch),
+    ("a_large_backlog_is_committed_in_order_to_its_end", a_large_backlog),
+    ("numbers_and_store_go_on_after_reopening_under_a_higher_epoch", reopening),
     ("two_handles_never_both_commit", two_handles),
     ("what_is_committed_is_counted", what_is_committed_is_counted),
 ];
@@ -66,10 +51,7 @@ fn a_refused_batch(harness: &mut dyn Harness) {
     for _ in 0..=BATCH_OPS_MAX {
         batch.put(Space::Lasting, "k", "v");
     }
-    assert!(matches!(
-        store.submit(batch),
-        Err(SubmitRefusal::TooManyOps { .. })
-    ));
+    assert!(matches!(store.submit(batch), Err(SubmitRefusal::TooManyOps { .. })));
     assert!(matches!(
         store.submit(put(Space::Lasting, "", "v")),
         Err(SubmitRefusal::KeyEmpty { .. })
@@ -92,19 +74,10 @@ fn a_large_backlog(harness: &mut dyn Harness) {
         batch.put(Space::Passing, "last", round.to_string());
         submit(&*store, batch);
     }
-    assert!(
-        block_on(store.commit()).expect("commits").seq() < Seq(12),
-        "a group is bounded"
-    );
-    assert_eq!(
-        get(&*store, Space::Passing, "last").as_deref(),
-        Some(&b"11"[..])
-    );
+    assert!(block_on(store.commit()).expect("commits").seq() < Seq(12), "a group is bounded");
+    assert_eq!(get(&*store, Space::Passing, "last").as_deref(), Some(&b"11"[..]));
     assert_eq!(commit(&*store).seq(), Seq(12));
-    assert_eq!(
-        get(&*store, Space::Passing, "last").as_deref(),
-        Some(&b"11"[..])
-    );
+    assert_eq!(get(&*store, Space::Passing, "last").as_deref(), Some(&b"11"[..]));
 }
 
 fn reopening(harness: &mut dyn Harness) {
@@ -128,19 +101,13 @@ fn two_handles(harness: &mut dyn Harness) {
         Err(other) => panic!("refused for another reason: {other}"),
         Ok(second) => {
             let (held, current) = (first.identity().epoch, second.identity().epoch);
-            assert_eq!(
-                block_on(first.commit()),
-                Err(CommitFailure::Fenced { held, current })
-            );
+            assert_eq!(block_on(first.commit()), Err(CommitFailure::Fenced { held, current }));
             assert_eq!(
                 block_on(first.commit()),
                 Err(CommitFailure::Fenced { held, current }),
                 "for ever"
             );
-            assert!(matches!(
-                first.submit(Batch::new()),
-                Err(SubmitRefusal::Poisoned { .. })
-            ));
+            assert!(matches!(first.submit(Batch::new()), Err(SubmitRefusal::Poisoned { .. })));
             assert_eq!(get(&*second, Space::Lasting, "a"), None);
             submit(&*second, put(Space::Lasting, "a", "second"));
             commit(&*second);
@@ -156,10 +123,7 @@ fn what_is_committed_is_counted(harness: &mut dyn Harness) {
     assert_eq!(store.usage().ops, before.ops);
     commit(&*store);
     let after = store.usage();
-    assert_eq!(
-        (after.commits - before.commits, after.ops - before.ops),
-        (1, 2)
-    );
+    assert_eq!((after.commits - before.commits, after.ops - before.ops), (1, 2));
     assert!(after.wal_bytes_written >= before.wal_bytes_written + 4);
     assert!(after.disk_bytes > 0);
 }

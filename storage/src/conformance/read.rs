@@ -7,28 +7,13 @@ use crate::store::{Scan, Space, Store};
 use crate::{Batch, KEY_BYTES_MAX, VALUE_BYTES_MAX};
 
 pub(super) const CASES: &[Case] = &[
-    (
-        "what_is_submitted_is_seen_at_once_and_stays_seen",
-        seen_at_once,
-    ),
-    (
-        "the_last_change_of_a_key_wins_within_a_batch_and_over_batches",
-        last_change_wins,
-    ),
+    ("what_is_submitted_is_seen_at_once_and_stays_seen", seen_at_once),
+    ("the_last_change_of_a_key_wins_within_a_batch_and_over_batches", last_change_wins),
     ("a_deleted_key_is_gone_whether_or_not_it_was_there", deletes),
     ("spaces_do_not_see_each_other", spaces_are_apart),
-    (
-        "a_scan_keeps_its_bounds_its_limit_and_its_direction",
-        scan_bounds,
-    ),
-    (
-        "a_scan_lays_what_is_submitted_over_what_is_stored",
-        scan_over_both,
-    ),
-    (
-        "keys_and_values_at_their_limits_come_back_whole",
-        at_the_limits,
-    ),
+    ("a_scan_keeps_its_bounds_its_limit_and_its_direction", scan_bounds),
+    ("a_scan_lays_what_is_submitted_over_what_is_stored", scan_over_both),
+    ("keys_and_values_at_their_limits_come_back_whole", at_the_limits),
 ];
 
 fn seen_at_once(harness: &mut dyn Harness) {
@@ -68,18 +53,12 @@ fn deletes(harness: &mut dyn Harness) {
     batch.delete(Space::Passing, "never there");
     submit(&*store, batch);
     assert_eq!(
-        (
-            get(&*store, Space::Passing, "a"),
-            text(&*store, Space::Passing)
-        ),
+        (get(&*store, Space::Passing, "a"), text(&*store, Space::Passing)),
         (None, String::new())
     );
     commit(&*store);
     assert_eq!(
-        (
-            get(&*store, Space::Passing, "a"),
-            text(&*store, Space::Passing)
-        ),
+        (get(&*store, Space::Passing, "a"), text(&*store, Space::Passing)),
         (None, String::new())
     );
     drop(store);
@@ -95,12 +74,7 @@ fn spaces_are_apart(harness: &mut dyn Harness) {
         submit(store, batch);
     };
     in_all_places(harness, &writes, &|store| {
-        for space in [
-            Space::Lasting,
-            Space::Passing,
-            Space::Generation(0),
-            Space::Generation(1),
-        ] {
+        for space in [Space::Lasting, Space::Passing, Space::Generation(0), Space::Generation(1)] {
             assert_eq!(get(store, space, "k"), Some(Bytes::from(space.to_string())));
             assert_eq!(text(store, space), format!("k={space}"));
         }
@@ -144,33 +118,16 @@ fn scan_over_both(harness: &mut dyn Harness) {
     for _ in 0..2 {
         let all = Scan::range(Space::Lasting, "", "");
         assert_eq!(rows_text(&scan(&*store, all.clone())), "a=1 b=2 d=2 e=1");
-        assert_eq!(
-            rows_text(&scan(&*store, all.clone().limit(3))),
-            "a=1 b=2 d=2"
-        );
-        assert_eq!(
-            rows_text(&scan(&*store, all.clone().limit(3).reversed())),
-            "e=1 d=2 b=2"
-        );
-        assert_eq!(
-            rows_text(&scan(&*store, Scan::range(Space::Lasting, "c", "d"))),
-            ""
-        );
+        assert_eq!(rows_text(&scan(&*store, all.clone().limit(3))), "a=1 b=2 d=2");
+        assert_eq!(rows_text(&scan(&*store, all.clone().limit(3).reversed())), "e=1 d=2 b=2");
+        assert_eq!(rows_text(&scan(&*store, Scan::range(Space::Lasting, "c", "d"))), "");
         commit(&*store);
     }
 }
 
 fn at_the_limits(harness: &mut dyn Harness) {
-    let keys = [
-        vec![0],
-        vec![0; KEY_BYTES_MAX],
-        vec![u8::MAX; KEY_BYTES_MAX],
-    ];
-    let values = [
-        vec![],
-        vec![0; VALUE_BYTES_MAX],
-        vec![u8::MAX; VALUE_BYTES_MAX],
-    ];
+    let keys = [vec![0], vec![0; KEY_BYTES_MAX], vec![u8::MAX; KEY_BYTES_MAX]];
+    let values = [vec![], vec![0; VALUE_BYTES_MAX], vec![u8::MAX; VALUE_BYTES_MAX]];
     let writes = |store: &dyn Store| {
         let mut batch = Batch::new();
         for (key, value) in keys.iter().zip(&values) {
@@ -182,25 +139,11 @@ fn at_the_limits(harness: &mut dyn Harness) {
     in_all_places(harness, &writes, &|store| {
         for space in [Space::Generation(u32::MAX), Space::Lasting] {
             let rows = scan(store, Scan::range(space, "", ""));
-            let found: Vec<_> = rows
-                .iter()
-                .map(|row| (row.key.to_vec(), row.value.to_vec()))
-                .collect();
-            assert_eq!(
-                found,
-                keys.iter()
-                    .cloned()
-                    .zip(values.iter().cloned())
-                    .collect::<Vec<_>>()
-            );
-            assert_eq!(
-                scan(store, Scan::range(space, "", vec![u8::MAX; 600])).len(),
-                3
-            );
-            assert_eq!(
-                scan(store, Scan::range(space, vec![u8::MAX; 600], "")).len(),
-                0
-            );
+            let found: Vec<_> =
+                rows.iter().map(|row| (row.key.to_vec(), row.value.to_vec())).collect();
+            assert_eq!(found, keys.iter().cloned().zip(values.iter().cloned()).collect::<Vec<_>>());
+            assert_eq!(scan(store, Scan::range(space, "", vec![u8::MAX; 600])).len(), 3);
+            assert_eq!(scan(store, Scan::range(space, vec![u8::MAX; 600], "")).len(), 0);
         }
         let long = "k".repeat(KEY_BYTES_MAX + 8);
         assert_eq!(get(store, Space::Lasting, &long), None);

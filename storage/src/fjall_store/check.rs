@@ -42,13 +42,8 @@ impl FjallStore {
         let snapshot = self.tree.snapshot();
         let mut report = CheckReport::default();
         for space in self.tree.spaces() {
-            let mut found = SpaceReport {
-                space,
-                rows: 0,
-                key_bytes: 0,
-                value_bytes: 0,
-                failure: None,
-            };
+            let mut found =
+                SpaceReport { space, rows: 0, key_bytes: 0, value_bytes: 0, failure: None };
             for row in self.tree.rows(&snapshot, &Scan::range(space, "", "")) {
                 match row {
                     Ok(row) => {

@@ -20,8 +20,8 @@ pub(super) const FORMAT: u32 = 1;
 
 const FORMAT_TEXT: &str = "stepwell store format ";
 
-/// What may lie in a directory in which a store is created: what an interrupted creation left, what the engine puts beside
-/// the store, and what a fresh file system comes with.
+/// What may lie in a directory in which a store is created: what an interrupted creation left, what
+/// the engine puts beside the store, and what a fresh file system comes with.
 const HARMLESS: [&str; 4] = ["LOCK", "FORMAT.tmp", "stepwell.sock", "lost+found"];
 
 /// A directory that is ours, locked.
@@ -41,18 +41,12 @@ impl Directory {
             require_creatable(path, create)?;
         }
         let lock = lock(&path.join("LOCK"))?;
-        let directory = Directory {
-            path: path.to_owned(),
-            _lock: lock,
-        };
+        let directory = Directory { path: path.to_owned(), _lock: lock };
         match read_format(path)? {
             None => directory.write_format()?,
             Some(FORMAT) => {}
             Some(found) => {
-                return Err(OpenRefusal::Format {
-                    found,
-                    supported: FORMAT,
-                });
+                return Err(OpenRefusal::Format { found, supported: FORMAT });
             }
         }
         Ok(directory)
@@ -123,10 +117,8 @@ fn require_creatable(path: &Path, create: bool) -> Result<(), OpenRefusal> {
     for entry in std::fs::read_dir(path).map_err(refuse)? {
         let name = entry.map_err(refuse)?.file_name();
         if !HARMLESS.iter().any(|harmless| name == *harmless) {
-            let why = format!(
-                "it has no file FORMAT, and is not empty: it holds {}",
-                name.display()
-            );
+            let why =
+                format!("it has no file FORMAT, and is not empty: it holds {}", name.display());
             return Err(not_a_store(path, why));
         }
     }
@@ -140,9 +132,8 @@ fn read_format(path: &Path) -> Result<Option<u32>, OpenRefusal> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(file_open_refusal(&error, &path)),
     };
-    let number = text
-        .strip_prefix(FORMAT_TEXT)
-        .and_then(|rest| rest.strip_suffix('\n')?.parse().ok());
+    let number =
+        text.strip_prefix(FORMAT_TEXT).and_then(|rest| rest.strip_suffix('\n')?.parse().ok());
     match number {
         Some(number) => Ok(Some(number)),
         None => Err(OpenRefusal::Damaged {
@@ -154,24 +145,16 @@ fn read_format(path: &Path) -> Result<Option<u32>, OpenRefusal> {
 fn lock(path: &Path) -> Result<File, OpenRefusal> {
     let refuse = |error: io::Error| file_open_refusal(&error, path);
     let mut options = OpenOptions::new();
-    let mut file = options
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .open(path)
-        .map_err(refuse)?;
+    let mut file =
+        options.create(true).truncate(false).read(true).write(true).open(path).map_err(refuse)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            // Only the holder writes into it, and only after it has the lock: what is there may be of the holder before.
-            let holder = std::fs::read_to_string(path)
-                .ok()
-                .and_then(|text| text.trim().parse().ok());
-            return Err(OpenRefusal::Locked {
-                lock: path.to_owned(),
-                holder,
-            });
+            // Only the holder writes into it, and only after it has the lock: what is there may be
+            // of the holder before.
+            let holder =
+                std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok());
+            return Err(OpenRefusal::Locked { lock: path.to_owned(), holder });
         }
         Err(TryLockError::Error(error)) => return Err(refuse(error)),
     }
@@ -181,10 +164,7 @@ fn lock(path: &Path) -> Result<File, OpenRefusal> {
 }
 
 fn not_a_store(path: &Path, why: impl Into<String>) -> OpenRefusal {
-    OpenRefusal::NotAStore {
-        path: path.to_owned(),
-        why: why.into(),
-    }
+    OpenRefusal::NotAStore { path: path.to_owned(), why: why.into() }
 }
 
 fn sync_directory(path: &Path) -> io::Result<()> {
@@ -200,11 +180,7 @@ fn bytes_below(path: &Path) -> u64 {
         let entry = entry.ok()?;
         // A file that a compaction removes meanwhile takes up nothing.
         let meta = entry.metadata().ok()?;
-        Some(if meta.is_dir() {
-            bytes_below(&entry.path())
-        } else {
-            meta.blocks() * 512
-        })
+        Some(if meta.is_dir() { bytes_below(&entry.path()) } else { meta.blocks() * 512 })
     };
     entries.filter_map(bytes).sum()
 }
@@ -229,13 +205,7 @@ mod tests {
         for found in [0, 2, 77] {
             std::fs::write(directory.path().join("FORMAT"), format_text(found)).unwrap();
             let refused = Directory::claim(directory.path(), true).err();
-            assert_eq!(
-                refused,
-                Some(OpenRefusal::Format {
-                    found,
-                    supported: 1
-                })
-            );
+            assert_eq!(refused, Some(OpenRefusal::Format { found, supported: 1 }));
         }
         std::fs::write(directory.path().join("FORMAT"), "stepwell store format x\n").unwrap();
         assert!(matches!(
@@ -250,17 +220,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("holiday.jpg"), "sea").unwrap();
         let refused = Directory::claim(directory.path(), true).err();
-        assert!(
-            matches!(refused, Some(OpenRefusal::NotAStore { .. })),
-            "{refused:?}"
-        );
+        assert!(matches!(refused, Some(OpenRefusal::NotAStore { .. })), "{refused:?}");
         let left: Vec<_> = std::fs::read_dir(directory.path()).unwrap().collect();
         assert_eq!(left.len(), 1);
         let file = directory.path().join("holiday.jpg");
-        assert!(matches!(
-            Directory::claim(&file, true).err(),
-            Some(OpenRefusal::NotAStore { .. })
-        ));
+        assert!(matches!(Directory::claim(&file, true).err(), Some(OpenRefusal::NotAStore { .. })));
     }
 
     #[test]
@@ -288,16 +252,10 @@ mod tests {
         let lock = directory.path().join("LOCK");
         assert_eq!(
             refused,
-            OpenRefusal::Locked {
-                lock: lock.clone(),
-                holder: Some(std::process::id())
-            }
+            OpenRefusal::Locked { lock: lock.clone(), holder: Some(std::process::id()) }
         );
         let told = refused.to_string();
-        assert!(
-            told.contains(&std::process::id().to_string()) && told.contains("LOCK"),
-            "{told}"
-        );
+        assert!(told.contains(&std::process::id().to_string()) && told.contains("LOCK"), "{told}");
         drop(held);
         assert!(Directory::claim(directory.path(), true).is_ok());
     }

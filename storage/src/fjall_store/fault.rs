@@ -12,15 +12,13 @@ pub(super) fn commit_failure(error: &Error, directory: &Path) -> CommitFailure {
     let cause = text(error);
     match io_of(error) {
         Some(io) if no_room(io) => CommitFailure::Full { cause },
-        // A flush in the background has failed before, and fjall keeps no reason. A full disk is the one worth telling
-        // apart, since it ends when room is made.
+        // A flush in the background has failed before, and fjall keeps no reason. A full disk is
+        // the one worth telling apart, since it ends when room is made.
         None if matches!(error, Error::Poisoned) => match probe(directory) {
-            Err(io) if no_room(&io) => CommitFailure::Full {
-                cause: format!("a background write failed: {io}"),
-            },
-            _ => CommitFailure::Unknown {
-                cause: "a background write failed earlier".to_owned(),
-            },
+            Err(io) if no_room(&io) => {
+                CommitFailure::Full { cause: format!("a background write failed: {io}") }
+            }
+            _ => CommitFailure::Unknown { cause: "a background write failed earlier".to_owned() },
         },
         _ => CommitFailure::Unknown { cause },
     }
@@ -29,11 +27,7 @@ pub(super) fn commit_failure(error: &Error, directory: &Path) -> CommitFailure {
 /// A failed write of one of our own files.
 pub(super) fn file_commit_failure(error: &IoError, file: &str) -> CommitFailure {
     let cause = format!("{file}: {error}");
-    if no_room(error) {
-        CommitFailure::Full { cause }
-    } else {
-        CommitFailure::Unknown { cause }
-    }
+    if no_room(error) { CommitFailure::Full { cause } } else { CommitFailure::Unknown { cause } }
 }
 
 pub(super) fn read_failure(error: &Error) -> ReadFailure {
@@ -45,9 +39,7 @@ pub(super) fn read_failure(error: &Error) -> ReadFailure {
                 ErrorKind::UnexpectedEof | ErrorKind::NotFound | ErrorKind::InvalidData
             ) =>
         {
-            ReadFailure::Io {
-                cause: io.to_string(),
-            }
+            ReadFailure::Io { cause: io.to_string() }
         }
         _ => ReadFailure::Damaged { what: text(error) },
     }
@@ -65,11 +57,7 @@ pub(super) fn open_refusal(error: &Error) -> OpenRefusal {
 
 pub(super) fn file_open_refusal(error: &IoError, file: &Path) -> OpenRefusal {
     let cause = format!("{}: {error}", file.display());
-    if no_room(error) {
-        OpenRefusal::Full { cause }
-    } else {
-        OpenRefusal::Io { cause }
-    }
+    if no_room(error) { OpenRefusal::Full { cause } } else { OpenRefusal::Io { cause } }
 }
 
 /// Disk, quota or file-size limit: what an operator can make room for.

@@ -11,10 +11,7 @@ const GLANCE: Duration = Duration::from_secs(1);
 pub(super) struct Glance(Mutex<Option<(Instant, u64)>>);
 
 impl Glance {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a figure for people; nothing is decided by it"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "a figure for people; nothing is decided by it")]
     pub(super) fn get(&self, look: impl FnOnce() -> u64) -> u64 {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();

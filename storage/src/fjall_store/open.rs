@@ -47,42 +47,22 @@ pub(super) fn open(path: &Path, options: &Options) -> Result<Opened, OpenRefusal
     }
 
     let store = if options.restored {
-        StoreRecord {
-            store: StoreId(options.entropy),
-            ..store
-        }
+        StoreRecord { store: StoreId(options.entropy), ..store }
     } else {
         store
     };
-    let commit = CommitRecord {
-        epoch: Epoch(commit.epoch.0 + 1),
-        ..commit
-    };
-    tree.identify(store, commit)
-        .map_err(|error| open_refusal(&error))?;
-    let mark = Mark {
-        seq: commit.seq,
-        epoch: commit.epoch,
-        store: store.store,
-    };
+    let commit = CommitRecord { epoch: Epoch(commit.epoch.0 + 1), ..commit };
+    tree.identify(store, commit).map_err(|error| open_refusal(&error))?;
+    let mark = Mark { seq: commit.seq, epoch: commit.epoch, store: store.store };
     let watermark = Watermark::start(&directory.watermark(), mark)
         .map_err(|error| at(&directory.watermark())(error))?;
     drain_level_0(&tree);
-    let identity = Identity {
-        store: store.store,
-        epoch: commit.epoch,
-    };
-    Ok(Opened {
-        tree,
-        watermark,
-        identity,
-        committed: commit.seq,
-        directory,
-    })
+    let identity = Identity { store: store.store, epoch: commit.epoch };
+    Ok(Opened { tree, watermark, identity, committed: commit.seq, directory })
 }
 
-/// Makes a store in a directory beside its place and moves it there whole, so that a crash at any point leaves either no
-/// `db`, or one with all its records.
+/// Makes a store in a directory beside its place and moves it there whole, so that a crash at any
+/// point leaves either no `db`, or one with all its records.
 fn create(directory: &Directory, options: &Options) -> Result<(), OpenRefusal> {
     if let Some(Ok(mark)) =
         Watermark::read(&directory.watermark()).map_err(at(&directory.watermark()))?
@@ -97,17 +77,10 @@ fn create(directory: &Directory, options: &Options) -> Result<(), OpenRefusal> {
     if exists(&new)? {
         std::fs::remove_dir_all(&new).map_err(at(&new))?;
     }
-    let store = StoreRecord {
-        store: StoreId(options.entropy),
-        origin: options.entropy,
-    };
+    let store = StoreRecord { store: StoreId(options.entropy), origin: options.entropy };
     let found = || Tree::new(Tree::database(&new, options)?, store.origin, options)?.found(store);
     found().map_err(|error| open_refusal(&error))?;
-    let mark = Mark {
-        seq: Seq(0),
-        epoch: Epoch(0),
-        store: store.store,
-    };
+    let mark = Mark { seq: Seq(0), epoch: Epoch(0), store: store.store };
     Watermark::start(&directory.watermark(), mark).map_err(at(&directory.watermark()))?;
     std::fs::rename(&new, directory.database()).map_err(at(&new))?;
     directory.sync()
@@ -119,19 +92,15 @@ fn take_up(
     options: &Options,
 ) -> Result<(Tree, StoreRecord, CommitRecord), OpenRefusal> {
     let db = open_database(path, options)?;
-    if let Some(absent) = [LASTING, PASSING, SYSTEM]
-        .into_iter()
-        .find(|name| !db.keyspace_exists(name))
+    if let Some(absent) =
+        [LASTING, PASSING, SYSTEM].into_iter().find(|name| !db.keyspace_exists(name))
     {
         return Err(damaged(format!("the keyspace {absent} is missing")));
     }
     let read = || -> fjall::Result<_> {
         let system = db.keyspace(SYSTEM, Default::default)?;
         let store = read_record(&system, STORE_KEY, StoreRecord::decode)?;
-        Ok((
-            store,
-            read_record(&system, COMMIT_KEY, CommitRecord::decode)?,
-        ))
+        Ok((store, read_record(&system, COMMIT_KEY, CommitRecord::decode)?))
     };
     let (store, commit) = read().map_err(|error| open_refusal(&error))?;
     let store = store.ok_or_else(|| damaged("the record of the store's id is missing"))?;
@@ -140,35 +109,29 @@ fn take_up(
     let refuse = |error: fjall::Error| open_refusal(&error);
     let tree = Tree::new(db, store.origin, options).map_err(refuse)?;
     if let Some(missing) = tree.adopt_generations().map_err(refuse)?.first() {
-        return Err(damaged(format!(
-            "generation {missing} is recorded and not there"
-        )));
+        return Err(damaged(format!("generation {missing} is recorded and not there")));
     }
     match tree.broken_seal().map_err(refuse)? {
-        Some(space) => Err(damaged(format!(
-            "{space} has lost its first records, or is another store's"
-        ))),
+        Some(space) => {
+            Err(damaged(format!("{space} has lost its first records, or is another store's")))
+        }
         None => Ok((tree, store, commit)),
     }
 }
 
-/// fjall's manifest reader panics over some damaged files. Some of its panics abort; those end the process.
+/// fjall's manifest reader panics over some damaged files. Some of its panics abort; those end the
+/// process.
 fn open_database(path: &Path, options: &Options) -> Result<Database, OpenRefusal> {
     match catch_unwind(AssertUnwindSafe(|| Tree::database(path, options))) {
         Ok(Ok(db)) => Ok(db),
         Ok(Err(error)) => Err(open_refusal(&error)),
-        Err(_) => Err(damaged(format!(
-            "the files in {} cannot be understood",
-            path.display()
-        ))),
+        Err(_) => Err(damaged(format!("the files in {} cannot be understood", path.display()))),
     }
 }
 
 fn read_watermark(directory: &Directory) -> Result<Result<Mark, &'static str>, OpenRefusal> {
     let path = directory.watermark();
-    Ok(Watermark::read(&path)
-        .map_err(at(&path))?
-        .unwrap_or(Err("the watermark is missing")))
+    Ok(Watermark::read(&path).map_err(at(&path))?.unwrap_or(Err("the watermark is missing")))
 }
 
 /// Whether the store is at least as far as it is known to have been.
@@ -185,10 +148,7 @@ fn compare(
         )));
     }
     if commit.seq < mark.seq {
-        return Err(OpenRefusal::Behind {
-            store: commit.seq,
-            watermark: mark.seq,
-        });
+        return Err(OpenRefusal::Behind { store: commit.seq, watermark: mark.seq });
     }
     if commit.epoch < mark.epoch {
         let (found, known) = (commit.epoch, mark.epoch);
@@ -201,8 +161,9 @@ fn compare(
 
 /// Waits until fjall has compacted what a series of short lives left behind.
 ///
-/// Each life leaves a table in level 0; from 20 of them on fjall slows each commit down and at 30 it stops them, and a
-/// process that is restarted for being slow then never gets out of it. Bounded, because a slow store still beats none.
+/// Each life leaves a table in level 0; from 20 of them on fjall slows each commit down and at 30
+/// it stops them, and a process that is restarted for being slow then never gets out of it.
+/// Bounded, because a slow store still beats none.
 fn drain_level_0(tree: &Tree) {
     const ENOUGH: usize = 16;
     const PAUSE: Duration = Duration::from_millis(10);
@@ -220,10 +181,7 @@ fn drain_level_0(tree: &Tree) {
         }
         std::thread::sleep(PAUSE);
     }
-    tracing::warn!(
-        tables = tree.level_0_tables(),
-        "compaction is behind: commits will be slow"
-    );
+    tracing::warn!(tables = tree.level_0_tables(), "compaction is behind: commits will be slow");
 }
 
 fn exists(path: &Path) -> Result<bool, OpenRefusal> {

@@ -8,9 +8,10 @@
 //!
 //! All in the keyspace `system`, big-endian. Fields are only added at their ends.
 //!
-//! And one **seal** in every keyspace, under a key that is longer than any caller's and sorts after all of them, so that
-//! scans end before it. fjall opens a keyspace whose version file is gone as an empty one; the seal is what is missed then.
-//! It holds the origin, which unlike the store id never changes, so that a keyspace of another store is noticed too.
+//! And one **seal** in every keyspace, under a key that is longer than any caller's and sorts after
+//! all of them, so that scans end before it. fjall opens a keyspace whose version file is gone as
+//! an empty one; the seal is what is missed then. It holds the origin, which unlike the store id
+//! never changes, so that a keyspace of another store is noticed too.
 
 use crate::batch::KEY_BYTES_MAX;
 use crate::identity::{Epoch, StoreId};
@@ -44,10 +45,7 @@ impl StoreRecord {
 
     pub(super) fn decode(bytes: &[u8]) -> Option<StoreRecord> {
         let (store, origin) = unpair(bytes)?;
-        Some(StoreRecord {
-            store: StoreId(store),
-            origin,
-        })
+        Some(StoreRecord { store: StoreId(store), origin })
     }
 }
 
@@ -58,10 +56,7 @@ impl CommitRecord {
 
     pub(super) fn decode(bytes: &[u8]) -> Option<CommitRecord> {
         let (seq, epoch) = unpair(bytes)?;
-        Some(CommitRecord {
-            seq: Seq(seq),
-            epoch: Epoch(epoch),
-        })
+        Some(CommitRecord { seq: Seq(seq), epoch: Epoch(epoch) })
     }
 }
 
@@ -73,12 +68,11 @@ pub(super) fn generation_key(generation: u32) -> [u8; 8] {
 }
 
 pub(super) fn generation_of(key: &[u8]) -> Option<u32> {
-    Some(u32::from_be_bytes(
-        key.strip_prefix(GENERATION_PREFIX)?.try_into().ok()?,
-    ))
+    Some(u32::from_be_bytes(key.strip_prefix(GENERATION_PREFIX)?.try_into().ok()?))
 }
 
-/// The value of the seal: a magic, the origin, the number of the space, the number of the generation. None is `system`.
+/// The value of the seal: a magic, the origin, the number of the space, the number of the
+/// generation. None is `system`.
 pub(super) fn seal(origin: u64, space: Option<Space>) -> [u8; 21] {
     let (number, generation) = match space {
         Some(Space::Lasting) => (0, 0),
@@ -113,17 +107,11 @@ mod tests {
 
     #[test]
     fn the_records_keep_their_bytes() {
-        let store = StoreRecord {
-            store: StoreId(0x0a0b),
-            origin: 0x0c0d,
-        };
+        let store = StoreRecord { store: StoreId(0x0a0b), origin: 0x0c0d };
         assert_eq!(hex(&store.encode()), "0000000000000a0b0000000000000c0d");
         assert_eq!(StoreRecord::decode(&store.encode()), Some(store));
 
-        let commit = CommitRecord {
-            seq: Seq(258),
-            epoch: Epoch(3),
-        };
+        let commit = CommitRecord { seq: Seq(258), epoch: Epoch(3) };
         assert_eq!(hex(&commit.encode()), "00000000000001020000000000000003");
         assert_eq!(CommitRecord::decode(&commit.encode()), Some(commit));
 
@@ -133,30 +121,17 @@ mod tests {
             hex(&seal(1, Some(Space::Generation(2)))),
             "7374657077656c6c00000000000000010200000002"
         );
-        assert_eq!(
-            hex(&seal(1, None)),
-            "7374657077656c6c0000000000000001ff00000000"
-        );
+        assert_eq!(hex(&seal(1, None)), "7374657077656c6c0000000000000001ff00000000");
     }
 
     // A later build adds a field at the end; this one still reads what it knows.
     #[test]
     fn a_longer_record_is_read_and_a_shorter_one_is_not() {
-        let longer = [
-            &CommitRecord {
-                seq: Seq(1),
-                epoch: Epoch(2),
-            }
-            .encode()[..],
-            &[9; 4],
-        ]
-        .concat();
+        let longer =
+            [&CommitRecord { seq: Seq(1), epoch: Epoch(2) }.encode()[..], &[9; 4]].concat();
         assert_eq!(
             CommitRecord::decode(&longer),
-            Some(CommitRecord {
-                seq: Seq(1),
-                epoch: Epoch(2)
-            })
+            Some(CommitRecord { seq: Seq(1), epoch: Epoch(2) })
         );
         assert_eq!(CommitRecord::decode(&longer[..15]), None);
     }

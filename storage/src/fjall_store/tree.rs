@@ -1,12 +1,13 @@
 //! The fjall database: which keyspaces it has, how a group is written into it, how it is read.
 //!
-//! Three keyspaces (`lasting`, `passing`, `system`) and one for each generation. Families of records are prefixes within
-//! them, not keyspaces of their own: each keyspace may hold five memtables, and fjall's limit over all of them is read by
-//! nothing.
+//! Three keyspaces (`lasting`, `passing`, `system`) and one for each generation. Families of
+//! records are prefixes within them, not keyspaces of their own: each keyspace may hold five
+//! memtables, and fjall's limit over all of them is read by nothing.
 //!
-//! A generation is *there* when its record in `system` is. Creation makes the keyspace first, and the record with the
-//! first put; dropping removes the record first, and the keyspace after it. A crash in between leaves a keyspace without
-//! a record, which holds nothing that was acknowledged and is removed at the next open.
+//! A generation is *there* when its record in `system` is. Creation makes the keyspace first, and
+//! the record with the first put; dropping removes the record first, and the keyspace after it. A
+//! crash in between leaves a keyspace without a record, which holds nothing that was acknowledged
+//! and is removed at the next open.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -34,7 +35,8 @@ pub(super) const PASSING: &str = "passing";
 pub(super) const SYSTEM: &str = "system";
 const GENERATION: &str = "gen-";
 
-/// `system` is overwritten in place, a few keys over and over: a flush of it is always tiny, whatever was written.
+/// `system` is overwritten in place, a few keys over and over: a flush of it is always tiny,
+/// whatever was written.
 const SYSTEM_MEMTABLE_BYTES: u64 = 4 << 20;
 
 /// fjall takes no smaller limit, since its write-ahead-log files have this size.
@@ -42,16 +44,18 @@ const WAL_BYTES_MIN: u64 = 64 << 20;
 
 /// Threads that flush and compact: as many as there are cores, within these bounds.
 ///
-/// fjall's first one leaves compacting to the others: it puts the request back into the queue and takes it out again, on and
-/// on, until one of them is free. A flush makes as many requests as there are threads. So of two, one spins as long as the
-/// other compacts; of three, only while two keyspaces are compacted at once. One alone would let flushes wait.
+/// fjall's first one leaves compacting to the others: it puts the request back into the queue and
+/// takes it out again, on and on, until one of them is free. A flush makes as many requests as
+/// there are threads. So of two, one spins as long as the other compacts; of three, only while two
+/// keyspaces are compacted at once. One alone would let flushes wait.
 const WORKERS_MIN: usize = 3;
 const WORKERS_MAX: usize = 4;
 
 /// How much the threads that flush and compact stand back behind those that commit, on Linux.
 ///
-/// Compacting takes a core for a second or so after every few dozen megabytes written. With an equal share of a small machine
-/// it slows down what people wait for. At 5 it still gets a third of what another thread gets.
+/// Compacting takes a core for a second or so after every few dozen megabytes written. With an
+/// equal share of a small machine it slows down what people wait for. At 5 it still gets a third of
+/// what another thread gets.
 #[cfg(target_os = "linux")]
 const NICE: i32 = 5;
 
@@ -59,7 +63,8 @@ const NICE: i32 = 5;
 const WAL_BATCH_BYTES: u64 = 26;
 const WAL_ITEM_BYTES: u64 = 21;
 
-/// Lowers the priority of this thread, and of those it makes. Where it cannot be, all is as fast, only less even.
+/// Lowers the priority of this thread, and of those it makes. Where it cannot be, all is as fast,
+/// only less even.
 fn behind_the_others() {
     #[cfg(target_os = "linux")] // elsewhere this is a matter of the whole process
     if let Err(error) = rustix::process::nice(NICE) {
@@ -102,7 +107,8 @@ impl Tree {
         }
     }
 
-    /// Takes up a database whose keyspaces the caller has found to be there; the generations are added to it.
+    /// Takes up a database whose keyspaces the caller has found to be there; the generations are
+    /// added to it.
     pub(super) fn new(db: Database, origin: u64, options: &Options) -> fjall::Result<Tree> {
         let large = || KeyspaceCreateOptions::default().max_memtable_size(options.memtable_bytes);
         let small = || KeyspaceCreateOptions::default().max_memtable_size(SYSTEM_MEMTABLE_BYTES);
@@ -120,27 +126,15 @@ impl Tree {
     /// Writes the records of a new store and the seals of its keyspaces, durably.
     pub(super) fn found(&self, store: StoreRecord) -> fjall::Result<()> {
         let mut write = self.write();
-        write.insert(
-            &self.lasting,
-            SEAL_KEY,
-            &seal(self.origin, Some(Space::Lasting)),
-        );
-        write.insert(
-            &self.passing,
-            SEAL_KEY,
-            &seal(self.origin, Some(Space::Passing)),
-        );
+        write.insert(&self.lasting, SEAL_KEY, &seal(self.origin, Some(Space::Lasting)));
+        write.insert(&self.passing, SEAL_KEY, &seal(self.origin, Some(Space::Passing)));
         write.insert(&self.system, SEAL_KEY, &seal(self.origin, None));
         write.insert(&self.system, STORE_KEY, &store.encode());
-        write
-            .commit(CommitRecord {
-                seq: crate::Seq(0),
-                epoch: crate::Epoch(0),
-            })
-            .map(drop)
+        write.commit(CommitRecord { seq: crate::Seq(0), epoch: crate::Epoch(0) }).map(drop)
     }
 
-    /// Writes a group and how far the store has come with it, durably; gives the bytes of the write-ahead log.
+    /// Writes a group and how far the store has come with it, durably; gives the bytes of the
+    /// write-ahead log.
     pub(super) fn apply(&self, group: Group, commit: CommitRecord) -> fjall::Result<u64> {
         let mut write = self.write();
         let mut born = self.bear(&group, &mut write)?;
@@ -162,10 +156,7 @@ impl Tree {
         }
         let bytes = write.commit(commit)?;
         // From here on readers find them; until here the overlay had all that is in them.
-        self.generations
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .append(&mut born);
+        self.generations.write().unwrap_or_else(PoisonError::into_inner).append(&mut born);
         Ok(bytes)
     }
 
@@ -196,11 +187,8 @@ impl Tree {
         generation: u32,
         commit: CommitRecord,
     ) -> fjall::Result<()> {
-        let taken = self
-            .generations
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&generation);
+        let taken =
+            self.generations.write().unwrap_or_else(PoisonError::into_inner).remove(&generation);
         let Some(keyspace) = taken else { return Ok(()) };
         let mut write = self.write();
         write.remove(&self.system, &generation_key(generation));
@@ -208,8 +196,8 @@ impl Tree {
         self.db.delete_keyspace(keyspace)
     }
 
-    /// Takes up the recorded generations and removes what an interrupted creation or drop left; gives the recorded ones
-    /// that are missing.
+    /// Takes up the recorded generations and removes what an interrupted creation or drop left;
+    /// gives the recorded ones that are missing.
     pub(super) fn adopt_generations(&self) -> fjall::Result<Vec<u32>> {
         let recorded = self.recorded_generations()?;
         let mut missing = Vec::new();
@@ -223,9 +211,7 @@ impl Tree {
         }
         for name in self.db.list_keyspace_names() {
             let stray = name.strip_prefix(GENERATION).is_some_and(|number| {
-                !number
-                    .parse()
-                    .is_ok_and(|number: u32| recorded.contains(&number))
+                !number.parse().is_ok_and(|number: u32| recorded.contains(&number))
             });
             if stray {
                 tracing::info!(
@@ -236,10 +222,7 @@ impl Tree {
                 self.db.delete_keyspace(keyspace)?;
             }
         }
-        *self
-            .generations
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = adopted;
+        *self.generations.write().unwrap_or_else(PoisonError::into_inner) = adopted;
         Ok(missing)
     }
 
@@ -257,11 +240,8 @@ impl Tree {
             return Ok(Some(SYSTEM.to_owned()));
         }
         for space in self.spaces() {
-            let found = self
-                .keyspace(space)
-                .map(|keyspace| keyspace.get(SEAL_KEY))
-                .transpose()?
-                .flatten();
+            let found =
+                self.keyspace(space).map(|keyspace| keyspace.get(SEAL_KEY)).transpose()?.flatten();
             if found.as_deref() != Some(&seal(self.origin, Some(space))) {
                 return Ok(Some(space.to_string()));
             }
@@ -271,19 +251,11 @@ impl Tree {
 
     pub(super) fn spaces(&self) -> Vec<Space> {
         let generations = self.generations().into_iter().map(Space::Generation);
-        [Space::Lasting, Space::Passing]
-            .into_iter()
-            .chain(generations)
-            .collect()
+        [Space::Lasting, Space::Passing].into_iter().chain(generations).collect()
     }
 
     pub(super) fn generations(&self) -> Vec<u32> {
-        self.generations
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .keys()
-            .copied()
-            .collect()
+        self.generations.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
     }
 
     pub(super) fn keyspace(&self, space: Space) -> Option<Keyspace> {
@@ -325,41 +297,25 @@ impl Tree {
         let Some(keyspace) = self.keyspace(scan.space).filter(|_| !scan.is_void()) else {
             return Box::new(std::iter::empty());
         };
-        let from = if scan.from.is_empty() {
-            Bound::Unbounded
-        } else {
-            Bound::Included(&scan.from[..])
-        };
-        let to = if scan.to.is_empty() {
-            SEAL_KEY
-        } else {
-            (&scan.to[..]).min(SEAL_KEY)
-        };
+        let from =
+            if scan.from.is_empty() { Bound::Unbounded } else { Bound::Included(&scan.from[..]) };
+        let to = if scan.to.is_empty() { SEAL_KEY } else { (&scan.to[..]).min(SEAL_KEY) };
         if &scan.from[..] >= to {
             return Box::new(std::iter::empty());
         }
         let range = snapshot.range::<&[u8], _>(&keyspace, (from, Bound::Excluded(to)));
         let row = |guard: fjall::Guard| {
             let (key, value) = guard.into_inner()?;
-            Ok(Row {
-                key: copy(key),
-                value: copy(value),
-            })
+            Ok(Row { key: copy(key), value: copy(value) })
         };
-        if scan.reverse {
-            Box::new(range.rev().map(row))
-        } else {
-            Box::new(range.map(row))
-        }
+        if scan.reverse { Box::new(range.rev().map(row)) } else { Box::new(range.map(row)) }
     }
 
-    /// Tables in the first level, of the keyspace that has most of them. From 20 on fjall slows writes down.
+    /// Tables in the first level, of the keyspace that has most of them. From 20 on fjall slows
+    /// writes down.
     pub(super) fn level_0_tables(&self) -> usize {
         let of = |keyspace: &Keyspace| keyspace.l0_table_count();
-        let generations = self
-            .generations
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
+        let generations = self.generations.read().unwrap_or_else(PoisonError::into_inner);
         [&self.lasting, &self.passing, &self.system]
             .into_iter()
             .chain(generations.values())
@@ -376,11 +332,7 @@ impl Tree {
     }
 
     fn write(&self) -> Write<'_> {
-        Write {
-            batch: self.db.batch(),
-            system: &self.system,
-            wal_bytes: WAL_BATCH_BYTES,
-        }
+        Write { batch: self.db.batch(), system: &self.system, wal_bytes: WAL_BATCH_BYTES }
     }
 }
 
@@ -405,9 +357,7 @@ impl Write<'_> {
     fn commit(mut self, commit: CommitRecord) -> fjall::Result<u64> {
         self.insert(self.system, COMMIT_KEY, &commit.encode());
         // Synced before it is visible; `persist` afterwards would have it the other way round.
-        self.batch
-            .durability(Some(PersistMode::SyncData))
-            .commit()?;
+        self.batch.durability(Some(PersistMode::SyncData)).commit()?;
         Ok(self.wal_bytes)
     }
 }

@@ -1,9 +1,10 @@
 //! fjall's version files, checked before fjall reads them.
 //!
-//! Each keyspace lists its tables in a version file `v7`, and `current` beside it holds the number and an XXH3 checksum of
-//! that file. fjall writes the checksum and never compares it: a flipped bit in a table count opens with the rows of those
-//! tables gone, and some others make its reader panic, or abort the process. A missing `current` makes it remove the
-//! keyspace as one that was never finished. All of that is found here.
+//! Each keyspace lists its tables in a version file `v7`, and `current` beside it holds the number
+//! and an XXH3 checksum of that file. fjall writes the checksum and never compares it: a flipped
+//! bit in a table count opens with the rows of those tables gone, and some others make its reader
+//! panic, or abort the process. A missing `current` makes it remove the keyspace as one that was
+//! never finished. All of that is found here.
 //!
 //! ```text
 //!   current:  number (8)   xxh3-128 of v{number} (16)   kind of checksum, 0 (1)     little-endian
@@ -36,10 +37,8 @@ pub(super) fn check(db: &Path) -> Result<(), OpenRefusal> {
 }
 
 fn check_keyspace(path: &Path) -> Result<(), OpenRefusal> {
-    let number = path
-        .file_name()
-        .and_then(|name| name.to_str())
-        .and_then(|name| name.parse::<u64>().ok());
+    let number =
+        path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<u64>().ok());
     if number.is_none() {
         return Err(damaged(format!("{} is not a keyspace", path.display())));
     }
@@ -48,21 +47,14 @@ fn check_keyspace(path: &Path) -> Result<(), OpenRefusal> {
         // One that has no tables either was being made, or being removed, when the process died.
         let has_tables =
             read_dir(path.join("tables")).is_ok_and(|mut tables| tables.next().is_some());
-        return if has_tables {
-            Err(missing(&current))
-        } else {
-            Ok(())
-        };
+        return if has_tables { Err(missing(&current)) } else { Ok(()) };
     };
     let (number, sum) =
         decode(&bytes).ok_or_else(|| damaged(format!("{} is torn", current.display())))?;
     let version = path.join(format!("v{number}"));
     let listed = file(&version)?.ok_or_else(|| missing(&version))?;
     if XxHash3_128::oneshot(&listed) != sum {
-        return Err(damaged(format!(
-            "{} does not fit its checksum",
-            version.display()
-        )));
+        return Err(damaged(format!("{} does not fit its checksum", version.display())));
     }
     Ok(())
 }

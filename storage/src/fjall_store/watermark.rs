@@ -1,7 +1,8 @@
 //! The watermark: how far the store had come, written down outside of fjall's write-ahead log.
 //!
-//! A flipped bit in the header of a write-ahead-log batch is under no checksum. One in seven of such flips makes fjall end
-//! its recovery early and open *without a word* with committed data gone. The log cannot tell on itself; this file can.
+//! A flipped bit in the header of a write-ahead-log batch is under no checksum. One in seven of
+//! such flips makes fjall end its recovery early and open *without a word* with committed data
+//! gone. The log cannot tell on itself; this file can.
 //!
 //! # Layout
 //!
@@ -11,17 +12,19 @@
 //!   0  magic "SWWM"    4  crc32c of what follows    8  store id    16  epoch    24  seq        (big-endian, 32 bytes)
 //! ```
 //!
-//! The mark is the valid slot with the higher number. A slot is one sector, so that a power cut leaves it old or new on the
-//! disks we know; should one tear, the other holds the commit before. With no valid slot the store is refused as damaged: a
-//! watermark that cannot be read protects nothing, and saying so once is better than never.
+//! The mark is the valid slot with the higher number. A slot is one sector, so that a power cut
+//! leaves it old or new on the disks we know; should one tear, the other holds the commit before.
+//! With no valid slot the store is refused as damaged: a watermark that cannot be read protects
+//! nothing, and saying so once is better than never.
 //!
 //! # Never ahead, and how far behind
 //!
-//! It is written after the commit's sync, so no crash leaves it ahead of sound data. It is synced about once a second and
-//! at closing. A loss is noticed if it reaches back beyond the last mark on the disk: always after a kill, where the
-//! kernel keeps what was written; after a power cut, if it reaches back by more than about a second. Losses within that
-//! last second, and damage that leaves the *last* batch in place, are the window that stays undetected here; the chain
-//! over each run's entries looks for the latter.
+//! It is written after the commit's sync, so no crash leaves it ahead of sound data. It is synced
+//! about once a second and at closing. A loss is noticed if it reaches back beyond the last mark on
+//! the disk: always after a kill, where the kernel keeps what was written; after a power cut, if it
+//! reaches back by more than about a second. Losses within that last second, and damage that leaves
+//! the *last* batch in place, are the window that stays undetected here; the chain over each run's
+//! entries looks for the latter.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -53,7 +56,8 @@ pub(super) struct Watermark {
 }
 
 impl Watermark {
-    /// Reads the mark in the file: none if there is no file, an error text if it holds no valid one.
+    /// Reads the mark in the file: none if there is no file, an error text if it holds no valid
+    /// one.
     pub(super) fn read(path: &Path) -> io::Result<Option<Result<Mark, &'static str>>> {
         let bytes = match std::fs::read(path) {
             Ok(bytes) => bytes,
@@ -67,16 +71,8 @@ impl Watermark {
 
     /// Opens or creates the file and writes `mark` into both slots, durably.
     pub(super) fn start(path: &Path, mark: Mark) -> io::Result<Watermark> {
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(path)?;
-        let mut watermark = Watermark {
-            file,
-            slot: 0,
-            synced_at: now(),
-        };
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+        let mut watermark = Watermark { file, slot: 0, synced_at: now() };
         // One after the other, each synced: at no moment is there no valid one.
         for _ in SLOT_AT {
             watermark.write(mark)?;
@@ -88,11 +84,7 @@ impl Watermark {
     /// Notes a commit whose data is durable.
     pub(super) fn note(&mut self, mark: Mark) -> io::Result<()> {
         self.write(mark)?;
-        if now().duration_since(self.synced_at) >= SYNC_EVERY {
-            self.sync()
-        } else {
-            Ok(())
-        }
+        if now().duration_since(self.synced_at) >= SYNC_EVERY { self.sync() } else { Ok(()) }
     }
 
     pub(super) fn sync(&mut self) -> io::Result<()> {
@@ -132,11 +124,7 @@ fn decode(slot: &[u8]) -> Option<Mark> {
     if slot[..4] != MAGIC || crc32c::crc32c(&slot[8..]) != sum {
         return None;
     }
-    Some(Mark {
-        store: StoreId(number(8)?),
-        epoch: Epoch(number(16)?),
-        seq: Seq(number(24)?),
-    })
+    Some(Mark { store: StoreId(number(8)?), epoch: Epoch(number(16)?), seq: Seq(number(24)?) })
 }
 
 #[cfg(test)]
@@ -144,20 +132,13 @@ mod tests {
     use super::*;
 
     fn mark(seq: u64) -> Mark {
-        Mark {
-            seq: Seq(seq),
-            epoch: Epoch(3),
-            store: StoreId(0x0102_0304_0506_0708),
-        }
+        Mark { seq: Seq(seq), epoch: Epoch(3), store: StoreId(0x0102_0304_0506_0708) }
     }
 
     #[test]
     fn the_record_keeps_its_bytes() {
         let golden = "5357574dfdf6b97401020304050607080000000000000003000000000000002a";
-        let hex: String = encode(mark(42))
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let hex: String = encode(mark(42)).iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex, golden);
         assert_eq!(decode(&encode(mark(42))), Some(mark(42)));
     }

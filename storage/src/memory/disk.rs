@@ -38,13 +38,14 @@ impl MemDisk {
         Faults(self)
     }
 
-    /// Cuts the power: what was acknowledged stays; of what was submitted beyond it a prefix stays, of `cut` modulo one more
-    /// than the batches there are. The handle is dead.
+    /// Cuts the power: what was acknowledged stays; of what was submitted beyond it a prefix stays,
+    /// of `cut` modulo one more than the batches there are. The handle is dead.
     pub fn power_loss(&self, cut: u64) -> Crash {
         self.lock().crash(cut, "the machine lost power")
     }
 
-    /// Kills the process. A store in memory cannot tell what a kernel would have kept, so it is as free as a power cut.
+    /// Kills the process. A store in memory cannot tell what a kernel would have kept, so it is as
+    /// free as a power cut.
     pub fn crash_process(&self, cut: u64) -> Crash {
         self.lock().crash(cut, "the process was killed")
     }
@@ -57,10 +58,7 @@ impl MemDisk {
     /// The store on it, and how often it was opened; none before the first time.
     pub fn identity(&self) -> Option<Identity> {
         let disk = self.lock();
-        disk.store.map(|store| Identity {
-            store,
-            epoch: disk.epoch,
-        })
+        disk.store.map(|store| Identity { store, epoch: disk.epoch })
     }
 
     /// All that is durable, in order.
@@ -69,20 +67,15 @@ impl MemDisk {
         let rows = |(space, rows): (&Space, &Rows)| {
             let space = *space;
             let row = move |(key, value): (&Bytes, &Bytes)| {
-                (
-                    space,
-                    Row {
-                        key: key.clone(),
-                        value: value.clone(),
-                    },
-                )
+                (space, Row { key: key.clone(), value: value.clone() })
             };
             rows.iter().map(row).collect::<Vec<_>>()
         };
         disk.spaces.iter().flat_map(rows).collect()
     }
 
-    /// A number made of all that is durable, and of its order: equal disks have equal ones, in every process and build.
+    /// A number made of all that is durable, and of its order: equal disks have equal ones, in
+    /// every process and build.
     pub fn digest(&self) -> u64 {
         let disk = self.lock();
         let mut digest = Digest::new();
@@ -97,7 +90,8 @@ impl MemDisk {
         digest.0
     }
 
-    /// Changes what is stored behind the store's back, as a failing disk would. None removes the row.
+    /// Changes what is stored behind the store's back, as a failing disk would. None removes the
+    /// row.
     pub fn tamper(&self, space: Space, key: impl Into<Bytes>, value: Option<Bytes>) {
         let mut disk = self.lock();
         let rows = disk.spaces.entry(space).or_default();
@@ -107,7 +101,8 @@ impl MemDisk {
         };
     }
 
-    /// A panic of a user's assertion in a simulated process must not take the disk from the next one.
+    /// A panic of a user's assertion in a simulated process must not take the disk from the next
+    /// one.
     pub(super) fn lock(&self) -> MutexGuard<'_, Disk> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -136,7 +131,8 @@ pub(super) struct Handle {
 }
 
 impl Handle {
-    /// Ends it for a commit that failed. What was queued behind that commit can no longer become durable.
+    /// Ends it for a commit that failed. What was queued behind that commit can no longer become
+    /// durable.
     fn fail(&mut self, failure: CommitFailure) -> CommitFailure {
         self.take_air();
         self.submissions.end(failure)
@@ -157,17 +153,12 @@ impl Handle {
 impl Disk {
     pub(super) fn acquire(&mut self, new: StoreId) -> Result<Identity, OpenRefusal> {
         if self.faults.full {
-            return Err(OpenRefusal::Full {
-                cause: FULL.to_owned(),
-            });
+            return Err(OpenRefusal::Full { cause: FULL.to_owned() });
         }
         self.epoch = Epoch(self.epoch.0 + 1);
         self.handles.retain(|_, handle| !handle.released);
         for (held, handle) in &mut self.handles {
-            handle.submissions.end(CommitFailure::Fenced {
-                held: *held,
-                current: self.epoch,
-            });
+            handle.submissions.end(CommitFailure::Fenced { held: *held, current: self.epoch });
             handle.take_air();
         }
         let submissions = Submissions::after(self.committed);
@@ -178,24 +169,17 @@ impl Disk {
             released: false,
         };
         self.handles.insert(self.epoch, handle);
-        Ok(Identity {
-            store: *self.store.get_or_insert(new),
-            epoch: self.epoch,
-        })
+        Ok(Identity { store: *self.store.get_or_insert(new), epoch: self.epoch })
     }
 
     pub(super) fn handle(&mut self, epoch: Epoch) -> &mut Handle {
-        self.handles
-            .get_mut(&epoch)
-            .expect("a handle's record lives as long as the handle")
+        self.handles.get_mut(&epoch).expect("a handle's record lives as long as the handle")
     }
 
-    /// Its process has let go of it. What it had in the air stays in the air for a crash to decide over, until the next
-    /// open.
+    /// Its process has let go of it. What it had in the air stays in the air for a crash to decide
+    /// over, until the next open.
     pub(super) fn release(&mut self, epoch: Epoch) {
-        let reason = CommitFailure::Unknown {
-            cause: "the handle was dropped".to_owned(),
-        };
+        let reason = CommitFailure::Unknown { cause: "the handle was dropped".to_owned() };
         let handle = self.handle(epoch);
         handle.submissions.end(reason);
         handle.released = true;
@@ -252,46 +236,27 @@ impl Disk {
     /// The failure that is planned for this write, and what it leaves.
     fn planned_failure(&mut self) -> Option<(CommitFailure, Fate)> {
         if self.faults.full {
-            return Some((
-                CommitFailure::Full {
-                    cause: FULL.to_owned(),
-                },
-                Fate::Lost,
-            ));
+            return Some((CommitFailure::Full { cause: FULL.to_owned() }, Fate::Lost));
         }
         let fate = self.faults.commit.take()?;
-        Some((
-            CommitFailure::Unknown {
-                cause: "the sync failed".to_owned(),
-            },
-            fate,
-        ))
+        Some((CommitFailure::Unknown { cause: "the sync failed".to_owned() }, fate))
     }
 
     fn crash(&mut self, cut: u64, cause: &str) -> Crash {
         let mut air: Vec<(Seq, Batch)> = Vec::new();
         for handle in self.handles.values_mut() {
-            handle.submissions.end(CommitFailure::Unknown {
-                cause: cause.to_owned(),
-            });
+            handle.submissions.end(CommitFailure::Unknown { cause: cause.to_owned() });
             air.append(&mut handle.take_air());
         }
         let unacknowledged = air.len() as u64;
         let kept = cut % (unacknowledged + 1);
         self.write(air.into_iter().take(kept as usize));
-        Crash {
-            unacknowledged,
-            kept,
-        }
+        Crash { unacknowledged, kept }
     }
 
     fn write(&mut self, batches: impl IntoIterator<Item = (Seq, Batch)>) {
         for (seq, batch) in batches {
-            assert_eq!(
-                seq,
-                self.committed.next(),
-                "batches reach the disk in order"
-            );
+            assert_eq!(seq, self.committed.next(), "batches reach the disk in order");
             self.committed = seq;
             for op in batch {
                 let rows = self.spaces.entry(op.space());
@@ -314,23 +279,11 @@ impl Disk {
         let Some(rows) = self.spaces.get(&scan.space).filter(|_| !scan.is_void()) else {
             return Box::new(std::iter::empty());
         };
-        let end = if scan.to.is_empty() {
-            Bound::Unbounded
-        } else {
-            Bound::Excluded(&scan.to[..])
-        };
+        let end = if scan.to.is_empty() { Bound::Unbounded } else { Bound::Excluded(&scan.to[..]) };
         let range = rows.range::<[u8], _>((Bound::Included(&scan.from[..]), end));
-        let row = |(key, value): (&Bytes, &Bytes)| {
-            Ok(Row {
-                key: key.clone(),
-                value: value.clone(),
-            })
-        };
-        if scan.reverse {
-            Box::new(range.rev().map(row))
-        } else {
-            Box::new(range.map(row))
-        }
+        let row =
+            |(key, value): (&Bytes, &Bytes)| Ok(Row { key: key.clone(), value: value.clone() });
+        if scan.reverse { Box::new(range.rev().map(row)) } else { Box::new(range.map(row)) }
     }
 
     pub(super) fn generations(&self) -> Vec<u32> {

@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::disk::MemDisk;
 use crate::refusal::ReadFailure;
 
-/// What became of a group whose commit failed. The handle is told that the outcome is unknown in each case.
+/// What became of a group whose commit failed. The handle is told that the outcome is unknown in
+/// each case.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fate {
     /// It is on the disk, whole.
@@ -40,7 +41,8 @@ impl Faults<'_> {
         self.0.lock().faults.commit = Some(fate);
     }
 
-    /// The disk has no room: commits fail with `Full`, opening is refused, until [`make_room`](Faults::make_room).
+    /// The disk has no room: commits fail with `Full`, opening is refused, until
+    /// [`make_room`](Faults::make_room).
     pub fn fill(&self) {
         self.0.lock().faults.full = true;
     }
@@ -50,7 +52,8 @@ impl Faults<'_> {
         self.0.lock().faults.full = false;
     }
 
-    /// Every sync takes this much longer, until set to zero. It is waited by the pause of the handle's options.
+    /// Every sync takes this much longer, until set to zero. It is waited by the pause of the
+    /// handle's options.
     pub fn slow_sync(&self, delay: Duration) {
         self.0.lock().faults.sync_delay = delay;
     }

@@ -27,41 +27,23 @@ fn three_pending(disk: &MemDisk) -> MemStore {
 
 fn is_dead(store: &MemStore) {
     let failure = block_on(store.commit()).unwrap_err();
-    assert_eq!(
-        block_on(store.commit()),
-        Err(failure.clone()),
-        "the same for ever"
-    );
+    assert_eq!(block_on(store.commit()), Err(failure.clone()), "the same for ever");
     assert_eq!(block_on(store.drop_generation(1)), Err(failure.clone()));
     let reason = failure.to_string();
     let refused = store.submit(put(Space::Lasting, "late", "v"));
-    assert_eq!(
-        refused,
-        Err(SubmitRefusal::Poisoned {
-            reason: reason.clone()
-        })
-    );
-    assert_eq!(
-        block_on(store.get(Space::Lasting, b"a")),
-        Err(ReadFailure::Poisoned { reason })
-    );
+    assert_eq!(refused, Err(SubmitRefusal::Poisoned { reason: reason.clone() }));
+    assert_eq!(block_on(store.get(Space::Lasting, b"a")), Err(ReadFailure::Poisoned { reason }));
 }
 
 #[test]
 fn a_failed_commit_ends_the_handle_whatever_became_of_the_data() {
-    for (fate, kept) in [
-        (Fate::Kept, 3),
-        (Fate::Partly(2), 2),
-        (Fate::Partly(5), 1),
-        (Fate::Lost, 0),
-    ] {
+    for (fate, kept) in
+        [(Fate::Kept, 3), (Fate::Partly(2), 2), (Fate::Partly(5), 1), (Fate::Lost, 0)]
+    {
         let disk = MemDisk::new();
         let store = three_pending(&disk);
         disk.faults().fail_next_commit(fate);
-        assert!(matches!(
-            block_on(store.commit()),
-            Err(CommitFailure::Unknown { .. })
-        ));
+        assert!(matches!(block_on(store.commit()), Err(CommitFailure::Unknown { .. })));
         is_dead(&store);
         let store = acquire(&disk);
         assert_eq!(
@@ -77,10 +59,7 @@ fn a_full_disk_ends_the_handle_and_reopening_works_once_there_is_room() {
     let disk = MemDisk::new();
     let store = three_pending(&disk);
     disk.faults().fill();
-    assert!(matches!(
-        block_on(store.commit()),
-        Err(CommitFailure::Full { .. })
-    ));
+    assert!(matches!(block_on(store.commit()), Err(CommitFailure::Full { .. })));
     let refused = MemStore::acquire(&disk, MemOptions::default()).err();
     assert!(matches!(refused, Some(OpenRefusal::Full { .. })));
     disk.faults().make_room();
@@ -94,11 +73,8 @@ fn the_cut_chooses_the_prefix_that_survives() {
     for cut in 0..8u64 {
         let disk = MemDisk::new();
         let store = three_pending(&disk);
-        let crash = if cut.is_multiple_of(2) {
-            disk.power_loss(cut)
-        } else {
-            disk.crash_process(cut)
-        };
+        let crash =
+            if cut.is_multiple_of(2) { disk.power_loss(cut) } else { disk.crash_process(cut) };
         assert_eq!((crash.unacknowledged, crash.kept), (3, cut % 4));
         is_dead(&store);
         assert_eq!(acquire(&disk).committed(), Seq(cut % 4));
@@ -120,10 +96,7 @@ fn a_power_cut_during_a_sync_takes_the_commit_with_it() {
         assert!(poll(&mut commit).is_pending());
         store.submit(put(Space::Lasting, "b", "v")).unwrap();
         assert_eq!(disk.power_loss(1).unacknowledged, 2);
-        assert!(matches!(
-            poll(&mut commit),
-            Poll::Ready(Err(CommitFailure::Unknown { .. }))
-        ));
+        assert!(matches!(poll(&mut commit), Poll::Ready(Err(CommitFailure::Unknown { .. }))));
     }
     assert_eq!(disk.committed_seq(), Seq(1));
 }
@@ -159,10 +132,7 @@ fn a_handle_that_is_fenced_during_its_sync_commits_nothing() {
     assert!(poll(&mut commit).is_pending());
     let new = acquire(&disk);
     let (held, current) = (old.identity().epoch, new.identity().epoch);
-    assert_eq!(
-        poll(&mut commit),
-        Poll::Ready(Err(CommitFailure::Fenced { held, current }))
-    );
+    assert_eq!(poll(&mut commit), Poll::Ready(Err(CommitFailure::Fenced { held, current })));
     assert_eq!(content(&new), []);
 }
 
@@ -183,9 +153,7 @@ fn equal_histories_give_equal_digests_and_different_ones_do_not() {
 fn a_planned_read_failure_meets_one_read() {
     let disk = MemDisk::new();
     let store = acquire(&disk);
-    let failure = ReadFailure::Damaged {
-        what: "a block".into(),
-    };
+    let failure = ReadFailure::Damaged { what: "a block".into() };
     disk.faults().fail_next_read(failure.clone());
     assert_eq!(block_on(store.get(Space::Lasting, b"a")), Err(failure));
     assert_eq!(block_on(store.get(Space::Lasting, b"a")), Ok(None));
@@ -198,11 +166,7 @@ fn poll<T>(future: &mut (impl Future<Output = T> + Unpin)) -> Poll<T> {
 async fn yield_once() {
     let mut yielded = false;
     std::future::poll_fn(|_| {
-        if std::mem::replace(&mut yielded, true) {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
+        if std::mem::replace(&mut yielded, true) { Poll::Ready(()) } else { Poll::Pending }
     })
     .await
 }

@@ -1,8 +1,8 @@
-//! Files that are not as they were written: refused, or an error with a reason, or no effect. Never wrong data, and never a
-//! panic of ours.
+//! Files that are not as they were written: refused, or an error with a reason, or no effect. Never
+//! wrong data, and never a panic of ours.
 //!
-//! fjall's manifest reader aborts the process over some damaged bytes, so that each damaged store is opened by a child: this
-//! binary, run again for one test.
+//! fjall's manifest reader aborts the process over some damaged bytes, so that each damaged store
+//! is opened by a child: this binary, run again for one test.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -28,18 +28,11 @@ fn sound() -> DiskMachine {
     // Flushed in the background; an image while files come and go would be no power cut's.
     let mut settled = (0, files(machine.path()));
     while settled.0 < 10
-        || !settled
-            .1
-            .iter()
-            .any(|path| path.parent().unwrap().ends_with("1/tables"))
+        || !settled.1.iter().any(|path| path.parent().unwrap().ends_with("1/tables"))
     {
         std::thread::sleep(std::time::Duration::from_millis(10));
         let now = files(machine.path());
-        settled = if now == settled.1 {
-            (settled.0 + 1, now)
-        } else {
-            (0, now)
-        };
+        settled = if now == settled.1 { (settled.0 + 1, now) } else { (0, now) };
     }
     machine.crash(store, 0);
     machine
@@ -64,9 +57,7 @@ fn judge_the_store_named_in_the_environment() {
     }
     let rows = content(&store);
     let sound = |row: &Row| {
-        String::from_utf8_lossy(&row.key)
-            .parse()
-            .is_ok_and(|number| row.value == value(number))
+        String::from_utf8_lossy(&row.key).parse().is_ok_and(|number| row.value == value(number))
     };
     let whole = rows.len() == 2 * ROWS as usize && rows.iter().all(|(_, row)| sound(row));
     println!("verdict: {}", if whole { "whole" } else { "WRONG DATA" });
@@ -92,17 +83,14 @@ fn files(path: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(path).unwrap() {
         let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(files(&path))
-        } else {
-            found.push(path)
-        }
+        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
     }
     found.sort();
     found
 }
 
-/// Flips one bit in each of a few places of every file of the database, and has each damaged copy judged.
+/// Flips one bit in each of a few places of every file of the database, and has each damaged copy
+/// judged.
 #[test]
 fn a_flipped_bit_never_gives_wrong_data() {
     let machine = sound();
@@ -123,16 +111,9 @@ fn a_flipped_bit_never_gives_wrong_data() {
             verdicts.push((name.clone(), judge(&copy)));
         }
     }
+    assert!(verdicts.iter().all(|(_, verdict)| verdict != "WRONG DATA"), "{verdicts:#?}");
     assert!(
-        verdicts.iter().all(|(_, verdict)| verdict != "WRONG DATA"),
-        "{verdicts:#?}"
-    );
-    assert!(
-        verdicts
-            .iter()
-            .filter(|(_, verdict)| verdict.starts_with("refused"))
-            .count()
-            > 5,
+        verdicts.iter().filter(|(_, verdict)| verdict.starts_with("refused")).count() > 5,
         "{verdicts:#?}"
     );
 }
@@ -151,11 +132,7 @@ fn a_missing_file_is_noticed_or_was_not_needed() {
         let verdict = judge(&copy);
         let noticed = verdict.starts_with("refused");
         needed += usize::from(noticed);
-        assert!(
-            noticed || verdict == "whole",
-            "without {}: {verdict}",
-            name.display()
-        );
+        assert!(noticed || verdict == "whole", "without {}: {verdict}", name.display());
         let vital = name.ends_with("current") || name.parent().unwrap().ends_with("tables");
         assert!(noticed || !vital, "without {}: {verdict}", name.display());
     }
@@ -183,8 +160,5 @@ fn the_data_of_another_store_is_refused() {
     std::fs::remove_dir_all(machine.path().join("db")).unwrap();
     std::fs::rename(copied.join("db"), machine.path().join("db")).unwrap();
     let refused = FjallStore::open(machine.path(), options()).err();
-    assert!(
-        matches!(refused, Some(OpenRefusal::Damaged { .. })),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Some(OpenRefusal::Damaged { .. })), "{refused:?}");
 }

@@ -1,9 +1,6 @@
 //! The stores against their promises, with real files.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test fails where it meets what it did not expect"
-)]
+#![expect(clippy::unwrap_used, reason = "a test fails where it meets what it did not expect")]
 
 mod conformance;
 mod crash;

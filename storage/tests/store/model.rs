@@ -1,5 +1,5 @@
-//! The fjall store against the in-memory one: the same operations and the same cuts, the same answers and the same
-//! recovered state.
+//! The fjall store against the in-memory one: the same operations and the same cuts, the same
+//! answers and the same recovered state.
 
 use std::io::Write;
 
@@ -16,13 +16,7 @@ use crate::support::{
 enum Act {
     Submit(Vec<(Space, u8, Option<u8>)>),
     Commit,
-    Scan {
-        space: Space,
-        from: u8,
-        to: u8,
-        limit: usize,
-        reverse: bool,
-    },
+    Scan { space: Space, from: u8, to: u8, limit: usize, reverse: bool },
     Get(Space, u8),
     DropGeneration(u32),
     Reopen,
@@ -53,11 +47,7 @@ fn an_act() -> impl Strategy<Value = Act> {
 
 /// Every second key is a prefix of the next, so that order is more than the first byte.
 fn key(number: u8) -> Vec<u8> {
-    if number.is_multiple_of(2) {
-        vec![number]
-    } else {
-        vec![number - 1, number]
-    }
+    if number.is_multiple_of(2) { vec![number] } else { vec![number - 1, number] }
 }
 
 fn batch(ops: &[(Space, u8, Option<u8>)]) -> Batch {
@@ -84,26 +74,11 @@ fn run(acts: &[Act]) {
                     block_on(like.get(*space, &key(*number)))
                 );
             }
-            Act::Scan {
-                space,
-                from,
-                to,
-                limit,
-                reverse,
-            } => {
-                let range = Scan::range(
-                    *space,
-                    key(*from),
-                    if *to == 12 { vec![] } else { key(*to) },
-                );
-                let scan = Scan {
-                    reverse: *reverse,
-                    ..range.limit(*limit)
-                };
-                assert_eq!(
-                    block_on(store.scan(scan.clone())),
-                    block_on(like.scan(scan))
-                );
+            Act::Scan { space, from, to, limit, reverse } => {
+                let range =
+                    Scan::range(*space, key(*from), if *to == 12 { vec![] } else { key(*to) });
+                let scan = Scan { reverse: *reverse, ..range.limit(*limit) };
+                assert_eq!(block_on(store.scan(scan.clone())), block_on(like.scan(scan)));
             }
             Act::DropGeneration(generation) => {
                 let dropped = block_on(store.drop_generation(*generation));
@@ -129,10 +104,7 @@ fn run(acts: &[Act]) {
                 like = model.open();
             }
         }
-        assert_eq!(
-            (store.submitted(), store.committed()),
-            (like.submitted(), like.committed())
-        );
+        assert_eq!((store.submitted(), store.committed()), (like.submitted(), like.committed()));
         assert_eq!(content(&*store), content(&*like));
     }
 }
@@ -159,12 +131,7 @@ enum Tail {
 fn a_power_cut_at_any_byte_leaves_whole_groups() {
     let mut machine = DiskMachine::default();
     let store = machine.open();
-    let ops = |number| {
-        [
-            (Space::Lasting, number, Some(6)),
-            (Space::Generation(1), number, Some(6)),
-        ]
-    };
+    let ops = |number| [(Space::Lasting, number, Some(6)), (Space::Generation(1), number, Some(6))];
     store.submit(batch(&ops(1))).unwrap();
     commit(&*store);
     let watermark = std::fs::read(machine.path().join("watermark")).unwrap();
@@ -177,17 +144,12 @@ fn a_power_cut_at_any_byte_leaves_whole_groups() {
     let written = position(&log);
 
     let cut = machine.path().with_extension("cut");
-    let tails = [Tail::Nothing, Tail::Zeros, Tail::Garbage]
-        .into_iter()
-        .cycle();
+    let tails = [Tail::Nothing, Tail::Zeros, Tail::Garbage].into_iter().cycle();
     let mut refused = 0;
     for (at, tail) in (synced..=written).zip(tails) {
         let _ = std::fs::remove_dir_all(&cut);
         copy(machine.path(), &cut, &log, at);
-        let mut file = std::fs::OpenOptions::new()
-            .append(true)
-            .open(cut.join("db/0.jnl"))
-            .unwrap();
+        let mut file = std::fs::OpenOptions::new().append(true).open(cut.join("db/0.jnl")).unwrap();
         match tail {
             Tail::Nothing => {}
             Tail::Zeros => file.write_all(&[0; 4096]).unwrap(),
@@ -196,7 +158,8 @@ fn a_power_cut_at_any_byte_leaves_whole_groups() {
         std::fs::write(cut.join("watermark"), &watermark).unwrap();
         let store = match FjallStore::open(&cut, options()) {
             Ok(store) => store,
-            // An assertion that fjall makes in debug builds meets a torn length before the checks for it do.
+            // An assertion that fjall makes in debug builds meets a torn length before the checks
+            // for it do.
             Err(OpenRefusal::Damaged { what }) if cfg!(debug_assertions) => {
                 assert!(what.contains("cannot be understood"), "{what}");
                 refused += 1;
@@ -204,20 +167,12 @@ fn a_power_cut_at_any_byte_leaves_whole_groups() {
             }
             Err(other) => panic!("{at} of {written}, {tail:?}: {other}"),
         };
-        let (kept, rows) = if at == written {
-            (Seq(4), 8)
-        } else {
-            (Seq(1), 2)
-        };
+        let (kept, rows) = if at == written { (Seq(4), 8) } else { (Seq(1), 2) };
         assert_eq!(
             (store.committed(), content(&store).len()),
             (kept, rows),
             "{at} of {written}, {tail:?}"
         );
     }
-    assert!(
-        refused * 5 < written - synced,
-        "{refused} of {}",
-        written - synced
-    );
+    assert!(refused * 5 < written - synced, "{refused} of {}", written - synced);
 }

@@ -13,16 +13,12 @@ use crate::support::{
 };
 
 fn refusal(path: &Path, options: Options) -> OpenRefusal {
-    FjallStore::open(path, options)
-        .err()
-        .expect("it is refused")
+    FjallStore::open(path, options).err().expect("it is refused")
 }
 
 fn write(store: &dyn Store, keys: std::ops::Range<u32>) {
     for key in keys {
-        store
-            .submit(put(Space::Lasting, &format!("{key:04}"), "v"))
-            .unwrap();
+        store.submit(put(Space::Lasting, &format!("{key:04}"), "v")).unwrap();
         commit(store);
     }
 }
@@ -50,10 +46,7 @@ fn a_second_process_is_refused_with_the_lock_and_the_holder() {
             "--ignored",
             "--nocapture",
         ]);
-        let output = command
-            .env("STEPWELL_TEST_STORE", machine.path())
-            .output()
-            .unwrap();
+        let output = command.env("STEPWELL_TEST_STORE", machine.path()).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
     };
     let told = other();
@@ -70,23 +63,10 @@ fn a_second_process_is_refused_with_the_lock_and_the_holder() {
 fn a_new_store_has_its_entropy_for_an_id_and_epoch_one() {
     let mut machine = DiskMachine::default();
     let store = machine.open();
-    assert_eq!(
-        (store.identity().store, store.identity().epoch),
-        (StoreId(ENTROPY), Epoch(1))
-    );
+    assert_eq!((store.identity().store, store.identity().epoch), (StoreId(ENTROPY), Epoch(1)));
     drop(store);
-    let again = FjallStore::open(
-        machine.path(),
-        Options {
-            entropy: 9,
-            ..options()
-        },
-    )
-    .unwrap();
-    assert_eq!(
-        (again.identity().store, again.identity().epoch),
-        (StoreId(ENTROPY), Epoch(2))
-    );
+    let again = FjallStore::open(machine.path(), Options { entropy: 9, ..options() }).unwrap();
+    assert_eq!((again.identity().store, again.identity().epoch), (StoreId(ENTROPY), Epoch(2)));
     assert_eq!(again.path(), machine.path());
 }
 
@@ -105,33 +85,19 @@ fn a_store_behind_its_watermark_is_refused_with_both_numbers() {
     std::fs::rename(older.join("db"), &db).unwrap();
     assert_eq!(
         refusal(machine.path(), options()),
-        OpenRefusal::Behind {
-            store: Seq(10),
-            watermark: Seq(30)
-        }
+        OpenRefusal::Behind { store: Seq(10), watermark: Seq(30) }
     );
 
-    // The operator's way out: it is a restored backup now, and those who remember the future are strangers to it.
-    let restored = FjallStore::open(
-        machine.path(),
-        Options {
-            restored: true,
-            entropy: 77,
-            ..options()
-        },
-    )
-    .unwrap();
-    assert_eq!(
-        (restored.identity().store, restored.committed()),
-        (StoreId(77), Seq(10))
-    );
+    // The operator's way out: it is a restored backup now, and those who remember the future are
+    // strangers to it.
+    let restored =
+        FjallStore::open(machine.path(), Options { restored: true, entropy: 77, ..options() })
+            .unwrap();
+    assert_eq!((restored.identity().store, restored.committed()), (StoreId(77), Seq(10)));
     assert_eq!(content(&restored).len(), 10);
     drop(restored);
     let again = machine.open();
-    assert_eq!(
-        (again.identity().store, again.committed()),
-        (StoreId(77), Seq(10))
-    );
+    assert_eq!((again.identity().store, again.committed()), (StoreId(77), Seq(10)));
 }
 
 // The loss that fjall cannot notice: its write-ahead log ends early, cleanly.
@@ -145,13 +111,7 @@ fn a_shortened_log_of_committed_data_is_refused() {
     write(&*store, 5..9);
     let copy = machine.path().with_extension("copy");
     crate::support::copy(machine.path(), &copy, &log, synced);
-    assert_eq!(
-        refusal(&copy, options()),
-        OpenRefusal::Behind {
-            store: Seq(5),
-            watermark: Seq(9)
-        }
-    );
+    assert_eq!(refusal(&copy, options()), OpenRefusal::Behind { store: Seq(5), watermark: Seq(9) });
 }
 
 #[test]
@@ -161,33 +121,15 @@ fn a_watermark_that_is_gone_or_another_stores_is_refused() {
     let watermark = machine.path().join("watermark");
     let sound = std::fs::read(&watermark).unwrap();
     std::fs::remove_file(&watermark).unwrap();
-    assert!(matches!(
-        refusal(machine.path(), options()),
-        OpenRefusal::Damaged { .. }
-    ));
+    assert!(matches!(refusal(machine.path(), options()), OpenRefusal::Damaged { .. }));
     std::fs::write(&watermark, [0; 64]).unwrap();
-    assert!(matches!(
-        refusal(machine.path(), options()),
-        OpenRefusal::Damaged { .. }
-    ));
+    assert!(matches!(refusal(machine.path(), options()), OpenRefusal::Damaged { .. }));
 
     let other = machine.path().with_extension("other");
-    drop(
-        FjallStore::open(
-            &other,
-            Options {
-                entropy: 1,
-                ..options()
-            },
-        )
-        .unwrap(),
-    );
+    drop(FjallStore::open(&other, Options { entropy: 1, ..options() }).unwrap());
     std::fs::copy(other.join("watermark"), &watermark).unwrap();
     let told = refusal(machine.path(), options()).to_string();
-    assert!(
-        told.contains("the watermark belongs to store 0000000000000001"),
-        "{told}"
-    );
+    assert!(told.contains("the watermark belongs to store 0000000000000001"), "{told}");
     std::fs::write(&watermark, sound).unwrap();
     assert_eq!(content(&*machine.open()).len(), 3);
 }
@@ -217,25 +159,16 @@ fn check_counts_the_rows_of_every_space() {
     let mut machine = DiskMachine::default();
     let store = machine.open();
     write(&*store, 0..7);
-    store
-        .submit(put(Space::Generation(8), "key", "value"))
-        .unwrap();
+    store.submit(put(Space::Generation(8), "key", "value")).unwrap();
     commit(&*store);
     drop(store);
     let report = FjallStore::open(machine.path(), options()).unwrap().check();
     assert!(report.is_sound());
-    let rows: Vec<_> = report
-        .spaces
-        .iter()
-        .map(|found| (found.space, found.rows, found.key_bytes))
-        .collect();
+    let rows: Vec<_> =
+        report.spaces.iter().map(|found| (found.space, found.rows, found.key_bytes)).collect();
     assert_eq!(
         rows,
-        [
-            (Space::Lasting, 7, 28),
-            (Space::Passing, 0, 0),
-            (Space::Generation(8), 1, 3)
-        ]
+        [(Space::Lasting, 7, 28), (Space::Passing, 0, 0), (Space::Generation(8), 1, 3)]
     );
 }
 
@@ -247,17 +180,12 @@ fn the_bytes_of_the_write_ahead_log_are_counted_exactly() {
     let log = write_ahead_log(&machine.path().join("db"));
     let (begin, counted) = (position(&log), store.usage().wal_bytes_written);
     write(&*store, 0..20);
-    store
-        .submit(put(Space::Generation(8), "key", "value"))
-        .unwrap();
+    store.submit(put(Space::Generation(8), "key", "value")).unwrap();
     let mut batch = put(Space::Passing, "key", &"value".repeat(400));
     batch.delete(Space::Lasting, "0003");
     store.submit(batch).unwrap();
     commit(&*store);
-    assert_eq!(
-        store.usage().wal_bytes_written - counted,
-        position(&log) - begin
-    );
+    assert_eq!(store.usage().wal_bytes_written - counted, position(&log) - begin);
 }
 
 #[test]
@@ -265,12 +193,11 @@ fn a_generation_whose_drop_was_interrupted_is_gone_after_reopening() {
     let mut machine = DiskMachine::default();
     let store = machine.open();
     for generation in [1, 2] {
-        store
-            .submit(put(Space::Generation(generation), "k", "v"))
-            .unwrap();
+        store.submit(put(Space::Generation(generation), "k", "v")).unwrap();
     }
     commit(&*store);
-    // An image from before the drop has both keyspaces; cut to nothing after the drop, it has one record.
+    // An image from before the drop has both keyspaces; cut to nothing after the drop, it has one
+    // record.
     block_on(store.drop_generation(1)).unwrap();
     drop(store);
     let store = machine.open();
@@ -307,8 +234,5 @@ fn what_works_behind_has_a_lower_priority_than_who_opened() {
     });
     let behind = behind();
     assert!(named.is_some(), "{behind:?}");
-    assert!(
-        behind.iter().all(|nice| *nice == (before + 5).min(19)),
-        "{behind:?} behind {before}"
-    );
+    assert!(behind.iter().all(|nice| *nice == (before + 5).min(19)), "{behind:?} behind {before}");
 }

@@ -7,8 +7,9 @@ use stepwell_storage::{Batch, Scan, Space, Store, block_on};
 
 use crate::support::{DiskMachine, MemMachine};
 
-/// Each batch writes its number under all keys; a reader that sees two numbers has seen half a batch, and one that sees a
-/// lower one than before has missed one on its way from the overlay to the tree.
+/// Each batch writes its number under all keys; a reader that sees two numbers has seen half a
+/// batch, and one that sees a lower one than before has missed one on its way from the overlay to
+/// the tree.
 fn batches_stay_whole(store: &dyn Store, rounds: u64) {
     const KEYS: u8 = 8;
     let done = AtomicBool::new(false);
@@ -38,10 +39,7 @@ fn batches_stay_whole(store: &dyn Store, rounds: u64) {
                 let mut last = 0;
                 while !done.load(Ordering::Acquire) {
                     let limit = if reverse { usize::MAX } else { KEYS.into() };
-                    let scan = Scan {
-                        reverse,
-                        ..Scan::range(space, "k", "l").limit(limit)
-                    };
+                    let scan = Scan { reverse, ..Scan::range(space, "k", "l").limit(limit) };
                     let rows = block_on(store.scan(scan)).unwrap();
                     let rounds: Vec<_> = rows.iter().map(|row| number(&row.value)).collect();
                     assert!(

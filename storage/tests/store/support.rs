@@ -16,11 +16,7 @@ use tempfile::TempDir;
 pub(crate) const ENTROPY: u64 = 0x5eed;
 
 pub(crate) fn options() -> Options {
-    Options {
-        entropy: ENTROPY,
-        cache_bytes: 1 << 20,
-        ..Options::default()
-    }
+    Options { entropy: ENTROPY, cache_bytes: 1 << 20, ..Options::default() }
 }
 
 pub(crate) fn put(space: Space, key: &str, value: &str) -> Batch {
@@ -35,21 +31,14 @@ pub(crate) fn commit(store: &dyn Store) -> Receipt {
 
 /// Everything that a store shows, in order.
 pub(crate) fn content(store: &dyn Store) -> Vec<(Space, Row)> {
-    let generations = block_on(store.generations())
-        .unwrap()
-        .into_iter()
-        .map(Space::Generation);
+    let generations = block_on(store.generations()).unwrap().into_iter().map(Space::Generation);
     let rows = |space| {
         block_on(store.scan(Scan::range(space, "", "")))
             .unwrap()
             .into_iter()
             .map(move |row| (space, row))
     };
-    [Space::Lasting, Space::Passing]
-        .into_iter()
-        .chain(generations)
-        .flat_map(rows)
-        .collect()
+    [Space::Lasting, Space::Passing].into_iter().chain(generations).flat_map(rows).collect()
 }
 
 /// The in-memory machine.
@@ -64,10 +53,7 @@ impl Harness for MemMachine {
     }
 
     fn open_beside(&mut self) -> Result<Arc<dyn Store>, OpenRefusal> {
-        let options = MemOptions {
-            entropy: ENTROPY,
-            ..MemOptions::default()
-        };
+        let options = MemOptions { entropy: ENTROPY, ..MemOptions::default() };
         Ok(Arc::new(MemStore::acquire(&self.disk, options)?))
     }
 
@@ -78,9 +64,9 @@ impl Harness for MemMachine {
 
 /// A machine with a disk that can lose its power.
 ///
-/// fjall syncs when it is dropped, so that dropping loses nothing. A power cut is therefore an image: the directory is
-/// copied while the store still has it open, its write-ahead log cut somewhere behind what was synced, and the copy is the
-/// disk from then on.
+/// fjall syncs when it is dropped, so that dropping loses nothing. A power cut is therefore an
+/// image: the directory is copied while the store still has it open, its write-ahead log cut
+/// somewhere behind what was synced, and the copy is the disk from then on.
 pub(crate) struct DiskMachine {
     pub(crate) options: Options,
     disk: TempDir,
@@ -92,12 +78,7 @@ impl Default for DiskMachine {
     fn default() -> Self {
         let disk = tempfile::tempdir().unwrap();
         let path = disk.path().join("0");
-        DiskMachine {
-            options: options(),
-            disk,
-            path,
-            images: 0,
-        }
+        DiskMachine { options: options(), disk, path, images: 0 }
     }
 }
 
@@ -108,8 +89,8 @@ impl DiskMachine {
 
     /// Cuts the power in the middle of the commit of all that is pending.
     ///
-    /// Nothing is known about what the page cache wrote of it: here, the first `cut` bytes, modulo one more than there
-    /// are.
+    /// Nothing is known about what the page cache wrote of it: here, the first `cut` bytes, modulo
+    /// one more than there are.
     pub(crate) fn cut_power(&mut self, store: &dyn Store, cut: u64) {
         let watermark = std::fs::read(self.path.join("watermark")).unwrap();
         let log = write_ahead_log(&self.path.join("db"));
@@ -120,12 +101,7 @@ impl DiskMachine {
         let written = position(&log);
         self.images += 1;
         let image = self.disk.path().join(self.images.to_string());
-        copy(
-            &self.path,
-            &image,
-            &log,
-            synced + cut % (written - synced + 1),
-        );
+        copy(&self.path, &image, &log, synced + cut % (written - synced + 1));
         // The mark is written after the sync that did not come to its end.
         std::fs::write(image.join("watermark"), watermark).unwrap();
         self.path = image;
@@ -138,10 +114,7 @@ impl Harness for DiskMachine {
     }
 
     fn open_beside(&mut self) -> Result<Arc<dyn Store>, OpenRefusal> {
-        Ok(Arc::new(FjallStore::open(
-            &self.path,
-            self.options.clone(),
-        )?))
+        Ok(Arc::new(FjallStore::open(&self.path, self.options.clone())?))
     }
 
     fn crash(&mut self, store: Arc<dyn Store>, cut: u64) {
@@ -160,11 +133,7 @@ pub(crate) fn copy(from: &Path, to: &Path, log: &Path, log_bytes: u64) {
         } else if path == log {
             // Sparse and of 64 MiB: only its used part is worth reading.
             let mut head = Vec::new();
-            File::open(&path)
-                .unwrap()
-                .take(log_bytes)
-                .read_to_end(&mut head)
-                .unwrap();
+            File::open(&path).unwrap().take(log_bytes).read_to_end(&mut head).unwrap();
             File::create(&target).unwrap().write_all(&head).unwrap();
         } else {
             std::fs::copy(&path, &target).unwrap();
@@ -180,16 +149,15 @@ pub(crate) fn image(from: &Path, to: &Path) {
 
 /// The file of the write-ahead log that is being written.
 pub(crate) fn write_ahead_log(db: &Path) -> PathBuf {
-    let logs = std::fs::read_dir(db)
-        .unwrap()
-        .map(|entry| entry.unwrap().path());
+    let logs = std::fs::read_dir(db).unwrap().map(|entry| entry.unwrap().path());
     let number = |path: &PathBuf| path.file_stem()?.to_str()?.parse::<u64>().ok();
     logs.filter(|path| path.extension().is_some_and(|extension| extension == "jnl"))
         .max_by_key(number)
         .unwrap()
 }
 
-/// How far this process has written an open file: right after a synced commit, how far it is synced.
+/// How far this process has written an open file: right after a synced commit, how far it is
+/// synced.
 pub(crate) fn position(path: &Path) -> u64 {
     let path = path.canonicalize().unwrap();
     let mut position = None;
@@ -200,10 +168,7 @@ pub(crate) fn position(path: &Path) -> u64 {
                 Path::new("/proc/self/fdinfo").join(fd.file_name().unwrap()),
             )
             .unwrap();
-            let pos = info
-                .lines()
-                .find_map(|line| line.strip_prefix("pos:"))
-                .unwrap();
+            let pos = info.lines().find_map(|line| line.strip_prefix("pos:")).unwrap();
             position = position.max(Some(pos.trim().parse().unwrap()));
         }
     }

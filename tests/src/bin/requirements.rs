@@ -1,9 +1,10 @@
-//! Runs the tests that `docs/requirements.md` names, and prints a line for each row: `requirements [--json] [ROW …]`.
+//! Runs the tests that `docs/requirements.md` names, and prints a line for each row: `requirements
+//! [--json] [ROW …]`.
 //!
-//! A row of the table is `| A12 | the requirement | what does it | tests |`; a test is `` `PACKAGE/TARGET NAME` ``, the
-//! target `lib` or that of an integration test; `` `NAME=VALUE … PACKAGE/TARGET NAME` `` is one whose environment has these
-//! besides. A row passes if it names a test and all of them pass; a test that is not
-//! there has not passed.
+//! A row of the table is `| A12 | the requirement | what does it | tests |`; a test is ``
+//! `PACKAGE/TARGET NAME` ``, the target `lib` or that of an integration test; `` `NAME=VALUE …
+//! PACKAGE/TARGET NAME` `` is one whose environment has these besides. A row passes if it names a
+//! test and all of them pass; a test that is not there has not passed.
 //!
 //! Exit 0 if each row passed, 1 if one did not, 2 if the page cannot be read.
 
@@ -82,27 +83,15 @@ fn main() -> ExitCode {
             continue;
         }
         let verdict = if holds { "passed" } else { "NOT PASSED" };
-        println!(
-            "{:<4} {verdict:<10}  {}  ({} tests)",
-            row.name,
-            row.requirement,
-            row.tests.len()
-        );
+        println!("{:<4} {verdict:<10}  {}  ({} tests)", row.name, row.requirement, row.tests.len());
         for test in missed {
             println!("       {test}");
         }
     }
     if json {
-        println!(
-            "{}",
-            serde_json::to_string_pretty(&told).expect("rows are data")
-        );
+        println!("{}", serde_json::to_string_pretty(&told).expect("rows are data"));
     }
-    if all {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    if all { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// The rows of the page's table.
@@ -149,20 +138,14 @@ fn run(root: &Path, rows: &[Row]) -> BTreeSet<Test> {
     // By all that one call of the binary has in common.
     let mut binaries: BTreeMap<Test, BTreeSet<&str>> = BTreeMap::new();
     for test in rows.iter().flat_map(|row| &row.tests) {
-        let binary = Test {
-            name: String::new(),
-            ..test.clone()
-        };
+        let binary = Test { name: String::new(), ..test.clone() };
         binaries.entry(binary).or_default().insert(&test.name);
     }
     let mut passed = BTreeSet::new();
     for (binary, names) in binaries {
         eprintln!("{} tests of {}", names.len(), binary.to_string().trim_end());
         let of_binary = passed_of(root, &binary, &names);
-        passed.extend(of_binary.into_iter().map(|name| Test {
-            name,
-            ..binary.clone()
-        }));
+        passed.extend(of_binary.into_iter().map(|name| Test { name, ..binary.clone() }));
     }
     passed
 }
@@ -170,22 +153,19 @@ fn run(root: &Path, rows: &[Row]) -> BTreeSet<Test> {
 fn passed_of(root: &Path, binary: &Test, names: &BTreeSet<&str>) -> Vec<String> {
     let (package, target) = (binary.package.as_str(), binary.target.as_str());
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo
-        .current_dir(root)
-        .envs(binary.set.iter().map(|(name, value)| (name, value)))
-        .args(["test", "--quiet", "--package", package]);
+    cargo.current_dir(root).envs(binary.set.iter().map(|(name, value)| (name, value))).args([
+        "test",
+        "--quiet",
+        "--package",
+        package,
+    ]);
     match target {
         "lib" => cargo.arg("--lib"),
         target => cargo.args(["--test", target]),
     };
     // `--quiet` would print dots.
-    cargo
-        .args(["--", "--exact", "--format", "pretty"])
-        .args(names);
-    let output = cargo
-        .stdout(Stdio::piped())
-        .stderr(Stdio::inherit())
-        .output();
+    cargo.args(["--", "--exact", "--format", "pretty"]).args(names);
+    let output = cargo.stdout(Stdio::piped()).stderr(Stdio::inherit()).output();
     let text = output.map_or_else(
         |error| format!("cargo cannot be run: {error}"),
         |output| String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -213,10 +193,7 @@ mod tests {
         assert_eq!(rows[0].tests[1], test("stepwell-sim/suites c_d").unwrap());
         let with = test("SIM_SEEDS=1000 A=b stepwell-sim/seeds c_d").unwrap();
         assert_eq!(with.set[0], ("SIM_SEEDS".to_owned(), "1000".to_owned()));
-        assert_eq!(
-            with.to_string(),
-            "SIM_SEEDS=1000 A=b stepwell-sim/seeds c_d"
-        );
+        assert_eq!(with.to_string(), "SIM_SEEDS=1000 A=b stepwell-sim/seeds c_d");
         assert!(row("| A3 | durable | x | `nothing` |").is_err());
     }
 }

@@ -1,4 +1,5 @@
-//! Schedules in the drill: set, paused, resumed, removed, filled, like everything else in any order.
+//! Schedules in the drill: set, paused, resumed, removed, filled, like everything else in any
+//! order.
 
 use super::{Drill, caller, orders, orders_anew};
 use crate::model::id::{Namespace, RunId};
@@ -23,30 +24,10 @@ impl Drill {
         self.request(RunId(0), |request| {
             let caller = orders(request);
             match what % 9 {
-                0..=2 => SetSchedule {
-                    request,
-                    caller,
-                    spec: Box::new(spec(name, how)),
-                }
-                .into(),
-                3 => PauseSchedule {
-                    request,
-                    caller,
-                    name,
-                }
-                .into(),
-                4 => ResumeSchedule {
-                    request,
-                    caller,
-                    name,
-                }
-                .into(),
-                5 => RemoveSchedule {
-                    request,
-                    caller,
-                    name,
-                }
-                .into(),
+                0..=2 => SetSchedule { request, caller, spec: Box::new(spec(name, how)) }.into(),
+                3 => PauseSchedule { request, caller, name }.into(),
+                4 => ResumeSchedule { request, caller, name }.into(),
+                5 => RemoveSchedule { request, caller, name }.into(),
                 6 => Backfill {
                     request,
                     caller,
@@ -56,13 +37,7 @@ impl Drill {
                     limit: 5,
                 }
                 .into(),
-                _ => AskOccurrences {
-                    request,
-                    caller,
-                    name,
-                    count: 3,
-                }
-                .into(),
+                _ => AskOccurrences { request, caller, name, count: 3 }.into(),
             }
         });
     }
@@ -79,12 +54,7 @@ impl Drill {
         let id = RunId::of_name(Namespace::default(), &last);
         self.request(id, |request| {
             let caller = orders_anew(request);
-            Redrive {
-                request,
-                caller,
-                id,
-            }
-            .into()
+            Redrive { request, caller, id }.into()
         });
     }
 
@@ -95,11 +65,7 @@ impl Drill {
         for name in names {
             self.request(RunId(0), |request| {
                 let caller = caller();
-                Message::from(RemoveSchedule {
-                    request,
-                    caller,
-                    name,
-                })
+                Message::from(RemoveSchedule { request, caller, name })
             });
         }
     }
@@ -113,11 +79,7 @@ fn spec(name: String, how: u8) -> ScheduleSpec {
         queue: "a".to_owned(),
         priority: how % 10,
         input: Payload::default(),
-        when: EveryTimes {
-            every_ms: 2_000 + u64::from(how % 4) * 3_000,
-            anchor: Time(0),
-        }
-        .into(),
+        when: EveryTimes { every_ms: 2_000 + u64::from(how % 4) * 3_000, anchor: Time(0) }.into(),
         jitter_ms: u64::from(how % 3) * 1_000,
         overlap: Overlap::ALL[usize::from(how / 16) % 5],
         catch_up_ms: 10_000 + u64::from(how / 2) * 1_000,

@@ -7,9 +7,10 @@
 //!     └── granted ◄── ready ◄────────────────┘ its own instant is due, it is cancelled
 //! ```
 //!
-//! A run that is called is promised nothing: it asks like any other, and may find that somebody came before it. It may come
-//! late (its queue is paused, all slots are taken) or not at all (it was cancelled): therefore others are called meanwhile.
-//! In memory are the keys of each run and nothing else of it: to be woken, it is read.
+//! A run that is called is promised nothing: it asks like any other, and may find that somebody
+//! came before it. It may come late (its queue is paused, all slots are taken) or not at all (it
+//! was cancelled): therefore others are called meanwhile. In memory are the keys of each run and
+//! nothing else of it: to be woken, it is read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -51,7 +52,8 @@ pub(super) struct Sleepers {
     waking: BTreeSet<RunNo>,
     /// When keys that are free call another run.
     pub(super) calls: BTreeSet<(Duration, KeyPlace)>,
-    /// Nobody is called before: whoever made an attempt when the engine ended may come back and ask again.
+    /// Nobody is called before: whoever made an attempt when the engine ended may come back and ask
+    /// again.
     calls_from: Duration,
     restore: Restore,
 }
@@ -108,7 +110,8 @@ impl Onces {
         first.filter(|_| self.asleep.has_room())
     }
 
-    /// Whether a run sleeps, by what is in memory, or is on its way to be woken, or is yet to be read.
+    /// Whether a run sleeps, by what is in memory, or is on its way to be woken, or is yet to be
+    /// read.
     #[cfg(any(test, feature = "inspect"))]
     pub(in crate::core) fn knows_sleeper(&self, run: RunNo) -> bool {
         let asleep = &self.asleep;
@@ -163,8 +166,8 @@ impl Onces {
 const FIRST: KeyPlace = (crate::model::id::Namespace(0), 0);
 
 impl Core {
-    /// The worker says that others make the attempts for which the run waits. If one of them may be made by it now, or has
-    /// a result, it cannot know.
+    /// The worker says that others make the attempts for which the run waits. If one of them may be
+    /// made by it now, or has a result, it cannot know.
     pub(in crate::core) fn turn_waits_for_once(
         &mut self,
         report: &TurnSuspended,
@@ -215,7 +218,8 @@ impl Core {
         }
     }
 
-    /// If nobody makes an attempt at a key, and nobody in line could, one of those who sleep is called (E6).
+    /// If nobody makes an attempt at a key, and nobody in line could, one of those who sleep is
+    /// called (E6).
     pub(super) fn call_for_once(&mut self, place: KeyPlace, out: &mut Output) {
         let (mono, calls_from) = (self.mono, self.onces.asleep.calls_from);
         let Some(key) = self.onces.keys.get_mut(&place) else {
@@ -311,10 +315,7 @@ impl Core {
         if self.onces.asleep.may_read() {
             let restore = &mut self.onces.asleep.restore;
             restore.reading = true;
-            out.read(Read::OnceWaits {
-                from: restore.from,
-                limit: PAGE,
-            });
+            out.read(Read::OnceWaits { from: restore.from, limit: PAGE });
         }
     }
 

@@ -17,10 +17,7 @@ impl Core {
             let rouses = self.onces.asleep.rousing.contains(place);
             let told = self.onces.telling.contains(place) || rouses;
             if nothing && key.holder.is_none() && !key.asleep.is_empty() {
-                assert!(
-                    key.calls_at.is_some(),
-                    "E6: {place:?} calls those who sleep"
-                );
+                assert!(key.calls_at.is_some(), "E6: {place:?} calls those who sleep");
             }
             assert_eq!(
                 told,

@@ -15,10 +15,7 @@ const WORKER: SessionId = SessionId(2);
 
 fn asks(crowd: &mut Crowd, at: usize, number: u32) {
     let (run, token) = crowd.granted[at];
-    let place = Place {
-        name: "rate".to_owned(),
-        ..Place::default()
-    };
+    let place = Place { name: "rate".to_owned(), ..Place::default() };
     let ask = AskOnce {
         run,
         token,
@@ -35,10 +32,7 @@ fn succeeds(crowd: &mut Crowd, at: usize, bytes: usize) {
         run,
         token,
         number: StepNo(0),
-        place: Place {
-            name: "rate".to_owned(),
-            ..Place::default()
-        },
+        place: Place { name: "rate".to_owned(), ..Place::default() },
         attempt: 1,
         output: Payload(vec![7; bytes].into()),
         once: Some(OnceKey::of(Namespace::default(), "rate")),
@@ -55,7 +49,8 @@ fn crowd(runs: u32) -> Crowd {
     crowd
 }
 
-// Those who wait are told a few at a time, so that no transition grows with their number; then nothing of them is kept.
+// Those who wait are told a few at a time, so that no transition grows with their number; then
+// nothing of them is kept.
 #[test]
 fn thousands_that_wait_are_told_of_one_result() {
     let mut crowd = crowd(5_000);
@@ -72,16 +67,14 @@ fn thousands_that_wait_are_told_of_one_result() {
     assert!(ops < 2 * TELL_MAX + 8, "{ops} operations in one transition");
     crowd.settle();
     let told = |message: &Message| matches!(message, Message::Appended(_));
-    assert_eq!(
-        crowd.sent.iter().filter(|message| told(message)).count(),
-        5_000
-    );
+    assert_eq!(crowd.sent.iter().filter(|message| told(message)).count(), 5_000);
     assert_eq!(crowd.stage.core.stats().in_memory.once, 0);
     crowd.stage.core.check_onces();
 }
 
-// Those who sleep cost no slot and few bytes; when there is a result all of them are woken, a few read at a time. When the
-// holder merely fails, one of them is called, and another one a second later if that does not come.
+// Those who sleep cost no slot and few bytes; when there is a result all of them are woken, a few
+// read at a time. When the holder merely fails, one of them is called, and another one a second
+// later if that does not come.
 #[test]
 fn thousands_that_sleep_are_called_one_by_one_and_woken_all() {
     let mut crowd = crowd(5_000);
@@ -91,13 +84,8 @@ fn thousands_that_sleep_are_called_one_by_one_and_woken_all() {
     crowd.settle();
     for at in 1..5_000 {
         let (run, token) = crowd.granted[at];
-        let report = TurnSuspended {
-            run,
-            token,
-            seen: 1,
-            wakes_at: Time::NEVER,
-            once: vec![StepNo(0)],
-        };
+        let report =
+            TurnSuspended { run, token, seen: 1, wakes_at: Time::NEVER, once: vec![StepNo(0)] };
         crowd.hear(WORKER, report);
     }
     crowd.settle();
@@ -128,34 +116,21 @@ fn thousands_that_sleep_are_called_one_by_one_and_woken_all() {
     crowd.stage.core.check_onces();
 }
 
-// G3: what a step asked under a token that is replaced while its key is being read is asked again under the next one; it
-// is not in line for it.
+// G3: what a step asked under a token that is replaced while its key is being read is asked again
+// under the next one; it is not in line for it.
 #[test]
 fn who_asked_under_an_old_token_is_not_in_line_under_the_next() {
     let back = SessionId(12);
     let runs = RETURN_MAX + 1; // the last of them waits for its new token
     let mut crowd = crowd(runs as u32);
-    let held = crowd.granted.iter().map(|(run, token)| Held {
-        run: *run,
-        token: *token,
-        seen: 1,
-    });
+    let held = crowd.granted.iter().map(|(run, token)| Held { run: *run, token: *token, seen: 1 });
     let held: Vec<Held> = held.collect();
     let (run, token) = crowd.granted[runs - 1];
-    crowd.stage.handle(Input::SessionClosed {
-        session: WORKER,
-        goodbye: false,
-    });
+    crowd.stage.handle(Input::SessionClosed { session: WORKER, goodbye: false });
     crowd.hello(back, &[slots("q", runs as u32)], held);
     let (number, once) = (StepNo(0), OnceKey::of(Namespace::default(), "rate"));
     let place = Place::default();
-    let ask = AskOnce {
-        run,
-        token,
-        number,
-        place,
-        once,
-    };
+    let ask = AskOnce { run, token, number, place, once };
     crowd.hear(back, ask.clone());
     crowd.stage.handle(Input::Ticked);
     crowd.settle();
@@ -166,11 +141,7 @@ fn who_asked_under_an_old_token_is_not_in_line_under_the_next() {
     assert_eq!(crowd.stage.core.stats().in_memory.once, 0);
     crowd.hear(back, AskOnce { token: next, ..ask });
     crowd.settle();
-    let expected = Message::from(OnceGranted {
-        run,
-        token: next,
-        number,
-    });
+    let expected = Message::from(OnceGranted { run, token: next, number });
     assert_eq!(crowd.sent.iter().filter(|m| granted(m)).count(), 1);
     assert!(crowd.sent.contains(&expected), "{:?}", crowd.sent);
 }
@@ -209,14 +180,11 @@ fn a_damaged_result_refuses_those_who_ask() {
     crowd.sent.clear();
     asks(&mut crowd, 1, 0);
     crowd.settle();
-    assert!(
-        matches!(crowd.sent[..], [Message::Appended(_)]),
-        "{:?}",
-        crowd.sent
-    );
+    assert!(matches!(crowd.sent[..], [Message::Appended(_)]), "{:?}", crowd.sent);
 }
 
-// A journal whose chain does not hold is damage; one that is gone was kept for less time than its row.
+// A journal whose chain does not hold is damage; one that is gone was kept for less time than its
+// row.
 #[test]
 fn a_result_is_read_from_its_journal_and_checked() {
     let mut crowd = crowd(1);

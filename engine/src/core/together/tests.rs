@@ -1,4 +1,5 @@
-//! Calls as large as they may be: what one of them writes has room in one batch, whatever its runs are.
+//! Calls as large as they may be: what one of them writes has room in one batch, whatever its runs
+//! are.
 
 use super::*;
 use crate::core::crowds::{CLIENT, Crowd, slots};
@@ -22,7 +23,8 @@ fn run(n: usize) -> StartRun {
     }
 }
 
-/// Starts the most runs of a sort that a call takes, at an engine whose worker has room for all; tells how many.
+/// Starts the most runs of a sort that a call takes, at an engine whose worker has room for all;
+/// tells how many.
 fn most(made: impl Fn(usize, &mut StartRun)) -> usize {
     let runs = |count: usize| -> Vec<StartRun> {
         let made = |n| {
@@ -32,11 +34,7 @@ fn most(made: impl Fn(usize, &mut StartRun)) -> usize {
         };
         (0..count).map(made).collect()
     };
-    let ask = |runs: Vec<StartRun>| StartTogether {
-        request: 1,
-        caller: Caller::default(),
-        runs,
-    };
+    let ask = |runs: Vec<StartRun>| StartTogether { request: 1, caller: Caller::default(), runs };
     let taken = |count: usize| {
         let mut crowd = Crowd::new();
         crowd.hello(WORKER, &[slots("q", 5_000)], Vec::new());

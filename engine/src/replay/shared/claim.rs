@@ -1,4 +1,5 @@
-//! Steps that are done once for all runs: what the engine is asked, and what it is told of them (W12).
+//! Steps that are done once for all runs: what the engine is asked, and what it is told of them
+//! (W12).
 
 use super::{Shared, State};
 use crate::model::failure::Failure;
@@ -32,7 +33,8 @@ impl Shared {
         command.resolution.is_none()
     }
 
-    /// What is stored under a step's key cannot be read. If the step waits for it, its attempt fails.
+    /// What is stored under a step's key cannot be read. If the step waits for it, its attempt
+    /// fails.
     pub(crate) fn once_failed(&self, number: StepNo, failure: Failure) {
         let State { commands, turn, .. } = &mut *self.state();
         let waits = |command: &&mut Command| command.stage == Stage::Claiming;
@@ -52,7 +54,8 @@ impl State {
         self.commands.get_mut(&number.0)?.claim.as_mut()
     }
 
-    /// A command is gone. If the engine counts on it to make an attempt, or keeps its place in line, it is told.
+    /// A command is gone. If the engine counts on it to make an attempt, or keeps its place in
+    /// line, it is told.
     pub(super) fn return_claim(&mut self, number: u32, command: &Command) {
         if command.claim.as_ref().is_some_and(|claim| claim.asked) {
             self.outbox.push(Report::OnceReturned { number });

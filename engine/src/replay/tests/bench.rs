@@ -138,9 +138,7 @@ impl Bench {
             version: 4,
             limit: HARD_LIMIT_DEFAULT,
             begin: Arc::new(move |ctx, input| {
-                let input = input
-                    .to::<In>()
-                    .map_err(|e| Failure::terminal(e).class("input"))?;
+                let input = input.to::<In>().map_err(|e| Failure::terminal(e).class("input"))?;
                 let running = function(ctx, input);
                 Ok(Box::pin(async move { encode(&running.await?, 1_000) }))
             }),
@@ -176,13 +174,7 @@ impl Bench {
     pub(super) fn hand_out_prefix(&mut self, count: usize) {
         self.grants += 1;
         self.sent.clear();
-        self.turn = Turn::new(
-            RunNo(1),
-            RUN,
-            token(self.grants),
-            count as u32,
-            self.world.clone(),
-        );
+        self.turn = Turn::new(RunNo(1), RUN, token(self.grants), count as u32, self.world.clone());
         self.turn.stored(0, self.stored()[..count].to_vec());
         self.told = true;
     }
@@ -256,7 +248,8 @@ impl Bench {
         self.commit(entry)
     }
 
-    /// What the engine appends for a report about a command; a failed attempt is made again after `backoff`.
+    /// What the engine appends for a report about a command; a failed attempt is made again after
+    /// `backoff`.
     pub(super) fn entry_for(&self, message: Message, backoff: Duration) -> Entry {
         let at = self.now();
         match message {
@@ -270,13 +263,7 @@ impl Bench {
             .into(),
             Message::TimerRequested(r) => {
                 let due = at.after(Duration::from_millis(r.delay_ms));
-                TimerArmed {
-                    at,
-                    number: r.number,
-                    place: r.place,
-                    due,
-                }
-                .into()
+                TimerArmed { at, number: r.number, place: r.place, due }.into()
             }
             Message::AttemptFailedReport(r) => {
                 let (number, place, attempt, failure) = (r.number, r.place, r.attempt, r.failure);
@@ -320,11 +307,7 @@ impl Bench {
 }
 
 pub(super) fn token(grant: u64) -> Token {
-    Token {
-        store: 7,
-        epoch: 1,
-        grant: GrantNo(grant),
-    }
+    Token { store: 7, epoch: 1, grant: GrantNo(grant) }
 }
 
 pub(super) fn summary(message: &Message) -> String {
@@ -334,11 +317,9 @@ pub(super) fn summary(message: &Message) -> String {
             format!("failed {} attempt {}: {:?}", r.number, r.attempt, r.failure)
         }
         Message::TimerRequested(r) => format!("timer {} {} ms", r.number, r.delay_ms),
-        Message::TurnSuspended(r) => format!(
-            "suspended seen {} until +{} ms",
-            r.seen,
-            r.wakes_at.0 - START
-        ),
+        Message::TurnSuspended(r) => {
+            format!("suspended seen {} until +{} ms", r.seen, r.wakes_at.0 - START)
+        }
         Message::TurnCompleted(r) => format!("returned {:?}", r.output),
         Message::TurnFailed(r) => format!("died {:?} whole {}", r.failure, r.whole),
         Message::TurnMismatched(r) => {
@@ -352,18 +333,11 @@ pub(super) fn summary(message: &Message) -> String {
 }
 
 pub(super) fn fired(at: u64, number: u32) -> TimerFired {
-    TimerFired {
-        at: Time(START + at),
-        number: StepNo(number),
-    }
+    TimerFired { at: Time(START + at), number: StepNo(number) }
 }
 
 pub(super) fn completed(at: u64, number: u32, name: &str, output: impl Serialize) -> StepCompleted {
-    let place = Place {
-        name: name.to_owned(),
-        at: "order.rs:41".to_owned(),
-        version: 3,
-    };
+    let place = Place { name: name.to_owned(), at: "order.rs:41".to_owned(), version: 3 };
     StepCompleted {
         at: Time(START + at),
         number: StepNo(number),

@@ -67,22 +67,17 @@ fn no_step_is_without_a_soft_and_a_hard_limit() {
 // A41: a function without steps is one step, and ends like one.
 #[test]
 fn a_function_without_steps_has_a_hard_limit() {
-    let mut bench = Bench::new(&(), |_: Ctx, (): ()| {
-        std::future::pending::<Result<(), Failure>>()
-    });
+    let mut bench = Bench::new(&(), |_: Ctx, (): ()| std::future::pending::<Result<(), Failure>>());
     bench.poll();
     bench.clock.advance(329_999);
     assert!(bench.poll().told_engine().is_empty());
     bench.clock.advance(1);
     let told = bench.poll().told_engine();
-    assert!(
-        told[0].contains("time limit") && told[0].ends_with("whole true"),
-        "{told:?}"
-    );
+    assert!(told[0].contains("time limit") && told[0].ends_with("whole true"), "{told:?}");
 }
 
-// A41: nobody else knows of what a function waits for without its context, so that has the function's limit, too. Whatever
-// it asks in between gives it its time anew.
+// A41: nobody else knows of what a function waits for without its context, so that has the
+// function's limit, too. Whatever it asks in between gives it its time anew.
 #[test]
 fn a_function_that_waits_for_something_foreign_ends_at_its_limit() {
     let mut bench = Bench::new(&(), |ctx: Ctx, (): ()| async move {
@@ -134,8 +129,8 @@ fn a_function_that_waits_for_its_context_has_no_limit() {
     assert!(bench.told_engine()[0].starts_with("suspended"));
 }
 
-// A44: an attempt at the whole function that failed after a step is known to the code behind that step, and not before: it
-// must see in a replay what it saw when the step was recorded.
+// A44: an attempt at the whole function that failed after a step is known to the code behind that
+// step, and not before: it must see in a replay what it saw when the step was recorded.
 #[test]
 fn a_failed_attempt_at_the_whole_is_known_from_where_it_failed() {
     let mut bench = Bench::new(&(), |ctx: Ctx, (): ()| async move {
@@ -148,19 +143,15 @@ fn a_failed_attempt_at_the_whole_is_known_from_where_it_failed() {
     bench.journal.push(failed_whole(2).into());
     bench.hand_out();
     let told = bench.poll().told_engine();
-    assert!(
-        told[0].starts_with("returned") && told[0].contains("[2,3]"),
-        "{told:?}"
-    );
+    assert!(told[0].starts_with("returned") && told[0].contains("[2,3]"), "{told:?}");
 }
 
-// A44: a cancel request is no command: a function that asks for nothing knows of the attempts that failed behind it, too, or it
-// would fail as it did for ever.
+// A44: a cancel request is no command: a function that asks for nothing knows of the attempts that
+// failed behind it, too, or it would fail as it did for ever.
 #[test]
 fn a_function_without_steps_knows_of_attempts_that_failed_after_a_cancel_request() {
-    let mut bench = Bench::new(&(), |ctx: Ctx, (): ()| async move {
-        Ok::<_, Failure>(ctx.attempt())
-    });
+    let mut bench =
+        Bench::new(&(), |ctx: Ctx, (): ()| async move { Ok::<_, Failure>(ctx.attempt()) });
     bench.journal.push(failed_whole(1).into());
     bench.journal.push(cancel(9).into());
     bench.journal.push(failed_whole(2).into());

@@ -39,8 +39,8 @@ fn asks(message: &Message) -> bool {
     matches!(message, Message::AskOnce(ask) if ask.place.name == "rate")
 }
 
-// A turn that waits for others' attempts for more than a moment holds no slot. One that is not suspended after all, because
-// its connection was lost, asks again.
+// A turn that waits for others' attempts for more than a moment holds no slot. One that is not
+// suspended after all, because its connection was lost, asks again.
 #[test]
 fn a_turn_that_waits_for_others_is_suspended() {
     let (mut bench, bodies) = bench();
@@ -90,12 +90,7 @@ fn a_turn_that_waits_for_others_and_for_time_is_suspended_until_then() {
         let due = bench.now().after(millis(ms));
         let (number, place) = (StepNo(1), Default::default());
         let at = bench.now();
-        bench.commit(crate::model::entry::TimerArmed {
-            at,
-            number,
-            place,
-            due,
-        });
+        bench.commit(crate::model::entry::TimerArmed { at, number, place, due });
         bench.poll();
         bench.sent.clear();
         bench.clock.advance(250);
@@ -108,17 +103,13 @@ fn a_turn_that_waits_for_others_and_for_time_is_suspended_until_then() {
     }
 }
 
-// E3: no body begins before the engine has said so. A turn that waits is not in the way of a drain, and is not suspended while
-// an older engine does not wake it.
+// E3: no body begins before the engine has said so. A turn that waits is not in the way of a drain,
+// and is not suspended while an older engine does not wake it.
 #[test]
 fn a_body_begins_when_the_engine_grants_it() {
     let (mut bench, bodies) = bench();
     bench.poll();
-    assert!(
-        bench.sent.len() == 1 && asks(&bench.sent[0]),
-        "{:?}",
-        bench.sent
-    );
+    assert!(bench.sent.len() == 1 && asks(&bench.sent[0]), "{:?}", bench.sent);
     assert!(bench.turn.is_idle());
     bench.sent.clear();
     bench.clock.advance(1_000);
@@ -150,9 +141,7 @@ fn the_first_result_is_the_result() {
         first.attempt = 0;
         let index = bench.journal.len() as u32;
         bench.journal.push(first.clone().into());
-        bench
-            .turn
-            .told(index, &crate::model::entry::Entry::from(first).encode());
+        bench.turn.told(index, &crate::model::entry::Entry::from(first).encode());
         assert_eq!(bench.poll().told_engine(), ["returned 8"]);
         assert_eq!(bodies.load(Ordering::SeqCst), usize::from(own));
         bench.hand_out();
@@ -160,7 +149,8 @@ fn the_first_result_is_the_result() {
     }
 }
 
-// E5: the engine is told of each attempt that is not made. That is kept until it is answered, like a report.
+// E5: the engine is told of each attempt that is not made. That is kept until it is answered, like
+// a report.
 #[test]
 fn what_is_not_wanted_any_more_is_given_back() {
     let (mut bench, bodies) = bench();
@@ -168,10 +158,7 @@ fn what_is_not_wanted_any_more_is_given_back() {
     bench.sent.clear();
     bench.commit(cancel(5)).poll();
     assert!(
-        matches!(
-            bench.sent[..],
-            [Message::OnceReturned(_), Message::TurnFailed(_)]
-        ),
+        matches!(bench.sent[..], [Message::OnceReturned(_), Message::TurnFailed(_)]),
         "{:?}",
         bench.sent
     );
@@ -179,8 +166,7 @@ fn what_is_not_wanted_any_more_is_given_back() {
         let once = Box::pin(ctx.once("rate", |_| async { Ok::<u32, Failure>(7) }));
         let other = Box::pin(ctx.step("other", |_| async { Ok::<u32, Failure>(1) }));
         drop(select(once, other).await);
-        ctx.step("last", |_| std::future::pending::<Result<(), Failure>>())
-            .await
+        ctx.step("last", |_| std::future::pending::<Result<(), Failure>>()).await
     });
     bench.poll();
     assert!(asks(&bench.sent.remove(0)));
@@ -190,18 +176,9 @@ fn what_is_not_wanted_any_more_is_given_back() {
     bench.sent.clear();
     bench.turn.once_granted(StepNo(0)); // it was on its way
     bench.poll();
-    assert!(
-        bench.sent.len() == 1 && returned(&bench.sent[0]),
-        "{:?}",
-        bench.sent
-    );
+    assert!(bench.sent.len() == 1 && returned(&bench.sent[0]), "{:?}", bench.sent);
     bench.turn.once_returned(StepNo(0));
-    assert!(
-        !bench
-            .outstanding()
-            .iter()
-            .any(|report| format!("{report:?}").contains("Once"))
-    );
+    assert!(!bench.outstanding().iter().any(|report| format!("{report:?}").contains("Once")));
     assert_eq!(bodies.load(Ordering::SeqCst), 0);
 }
 
@@ -211,10 +188,7 @@ fn it_is_asked_before_each_attempt() {
     let (mut bench, bodies) = bench();
     bench.poll();
     bench.sent.clear();
-    let damaged = Damaged {
-        id: None,
-        what: "the result".to_owned(),
-    };
+    let damaged = Damaged { id: None, what: "the result".to_owned() };
     bench.turn.refused(StepNo(0), &damaged.into());
     bench.poll();
     assert!(
@@ -228,29 +202,18 @@ fn it_is_asked_before_each_attempt() {
     assert!(bench.sent.is_empty(), "{:?}", bench.sent);
     bench.clock.advance(300);
     bench.poll();
-    assert!(
-        bench.sent.len() == 1 && asks(&bench.sent[0]),
-        "{:?}",
-        bench.sent
-    );
+    assert!(bench.sent.len() == 1 && asks(&bench.sent[0]), "{:?}", bench.sent);
     bench.sent.clear();
     bench.turn.regranted(super::bench::token(9), 2);
     bench.poll();
-    assert!(
-        bench.sent.len() == 1 && asks(&bench.sent[0]),
-        "{:?}",
-        bench.sent
-    );
+    assert!(bench.sent.len() == 1 && asks(&bench.sent[0]), "{:?}", bench.sent);
     bench.turn.once_granted(StepNo(0));
     bench.sent.clear();
     assert_eq!(bench.poll().told_engine(), ["completed 0 = 7"]);
     assert_eq!(bodies.load(Ordering::SeqCst), 1);
     // A result that the engine cannot compare with the first is a failed attempt, too.
     bench.sent.clear();
-    let damaged = Damaged {
-        id: None,
-        what: "the result".to_owned(),
-    };
+    let damaged = Damaged { id: None, what: "the result".to_owned() };
     bench.turn.refused(StepNo(0), &damaged.into());
     bench.poll();
     assert!(
@@ -260,12 +223,12 @@ fn it_is_asked_before_each_attempt() {
     );
 }
 
-// An engine that came back was asked again while the body ran, and cannot read what is there: the body goes on.
+// An engine that came back was asked again while the body ran, and cannot read what is there: the
+// body goes on.
 #[test]
 fn a_body_goes_on_although_the_engine_cannot_read_the_result() {
     let mut bench = Bench::new(&(), |ctx: Ctx, (): ()| async move {
-        ctx.once("rate", |_| std::future::pending::<Result<u32, Failure>>())
-            .await
+        ctx.once("rate", |_| std::future::pending::<Result<u32, Failure>>()).await
     });
     bench.poll();
     bench.turn.once_granted(StepNo(0));
@@ -275,10 +238,7 @@ fn a_body_goes_on_although_the_engine_cannot_read_the_result() {
     bench.poll();
     assert!(asks(&bench.sent[0]), "{:?}", bench.sent);
     for number in [0, 7] {
-        let damaged = Damaged {
-            id: None,
-            what: "the result".to_owned(),
-        };
+        let damaged = Damaged { id: None, what: "the result".to_owned() };
         bench.turn.refused(StepNo(number), &damaged.into());
     }
     bench.sent.clear();
@@ -287,8 +247,6 @@ fn a_body_goes_on_although_the_engine_cannot_read_the_result() {
     assert_eq!(*bench.turn.phase(), crate::replay::turn::Phase::Running);
     let mut first = completed(5, 0, "rate", 8u32);
     first.attempt = 0;
-    bench
-        .turn
-        .told(1, &crate::model::entry::Entry::from(first).encode());
+    bench.turn.told(1, &crate::model::entry::Entry::from(first).encode());
     assert_eq!(bench.poll().told_engine(), ["returned 8"]);
 }

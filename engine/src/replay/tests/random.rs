@@ -21,7 +21,8 @@ use crate::workflow::{Ctx, join_all};
 /// A workflow, as data.
 #[derive(Debug, Clone)]
 enum Program {
-    /// A step whose first `failures` attempts fail, and whose body is polled `polls` times before it ends.
+    /// A step whose first `failures` attempts fail, and whose body is polled `polls` times before
+    /// it ends.
     Step {
         failures: u8,
         polls: u8,
@@ -104,27 +105,17 @@ fn run<'a>(ctx: &'a Ctx, log: &'a Log, program: &'a Program) -> BoxFuture<'a, St
             .retry(Retry::default().retries(2))
     };
     let seen = move |what: String| {
-        format!(
-            "{what}@{}{}",
-            ctx.now().0 - START,
-            if ctx.is_cancelled() { "!" } else { "" }
-        )
+        format!("{what}@{}{}", ctx.now().0 - START, if ctx.is_cancelled() { "!" } else { "" })
     };
     Box::pin(async move {
         match program {
-            Program::Step {
-                failures,
-                polls,
-                terminal,
-            } => match step(*failures, *polls, *terminal).await {
-                Ok(value) => seen(format!("ok{value}")),
-                Err(failure) => seen(failure.class),
-            },
-            Program::Once {
-                failures,
-                polls,
-                terminal,
-            } => {
+            Program::Step { failures, polls, terminal } => {
+                match step(*failures, *polls, *terminal).await {
+                    Ok(value) => seen(format!("ok{value}")),
+                    Err(failure) => seen(failure.class),
+                }
+            }
+            Program::Once { failures, polls, terminal } => {
                 let (failures, polls, terminal) = (*failures, *polls, *terminal);
                 let once = ctx.once(asked("once".to_owned()), move |s| {
                     body(failures, polls, terminal, s.attempt())
@@ -194,21 +185,21 @@ struct Dice(u64);
 
 impl Dice {
     fn roll(&mut self, sides: usize) -> usize {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         ((self.0 >> 33) as usize) % sides
     }
 }
 
-/// Runs to the end under an engine that acknowledges in any order, several at a time, and hands out again at any time.
+/// Runs to the end under an engine that acknowledges in any order, several at a time, and hands out
+/// again at any time.
 fn live(bench: &mut Bench, dice: &mut Dice, cancels: bool) -> String {
     let mut cancelled = !cancels;
     // Few, so that they do not hide a turn that has stopped.
     let mut regrants = dice.roll(4);
     for _ in 0..5_000 {
-        // Only what a task would be polled for: a turn that relies on being polled for nothing stands still here.
+        // Only what a task would be polled for: a turn that relies on being polled for nothing
+        // stands still here.
         if bench.is_woken() {
             bench.poll();
         }
@@ -218,10 +209,7 @@ fn live(bench: &mut Bench, dice: &mut Dice, cancels: bool) -> String {
             if let Some(number) = due(&bench.journal, now)
                 && dice.roll(2) == 0
             {
-                bench.commit(crate::model::entry::TimerFired {
-                    at: now,
-                    number: StepNo(number),
-                });
+                bench.commit(crate::model::entry::TimerFired { at: now, number: StepNo(number) });
             }
             let ends = |m: &Message| {
                 matches!(
@@ -281,10 +269,7 @@ fn acknowledge(bench: &mut Bench, dice: &mut Dice, message: Message) {
                 bench.commit(result);
             }
             1 => {
-                let damaged = Damaged {
-                    id: None,
-                    what: "the result".to_owned(),
-                };
+                let damaged = Damaged { id: None, what: "the result".to_owned() };
                 bench.say(|turn| turn.refused(ask.number, &damaged.into()));
             }
             copies => {
@@ -321,11 +306,8 @@ fn somebody_elses(bench: &Bench, number: StepNo, place: Place) -> StepCompleted 
 
 /// A timer of the journal that is due and has not fired.
 fn due(journal: &[Entry], now: Time) -> Option<u32> {
-    let fired = |n: StepNo| {
-        journal
-            .iter()
-            .any(|e| matches!(e, Entry::TimerFired(f) if f.number == n))
-    };
+    let fired =
+        |n: StepNo| journal.iter().any(|e| matches!(e, Entry::TimerFired(f) if f.number == n));
     journal.iter().find_map(|entry| match entry {
         Entry::TimerArmed(armed) if armed.due <= now && !fired(armed.number) => {
             Some(armed.number.0)

@@ -91,23 +91,14 @@ fn a_redriven_run_tries_the_failed_step_again_and_no_finished_one() {
         }
     });
     bench.poll().answer().poll().answer().poll();
-    assert_eq!(
-        bench.told_engine().pop().unwrap(),
-        "died Terminal (terminal): no whole false"
-    );
+    assert_eq!(bench.told_engine().pop().unwrap(), "died Terminal (terminal): no whole false");
     let end = die(&mut bench);
     assert_eq!((end.failed_at, end.went_on), (Some(2), None));
     redrive(&mut bench);
     let key = format!("completed 1 = [\"{}-1\",1]", super::bench::RUN);
     assert_eq!(bench.poll().told_engine(), [key]);
     bench.answer().poll();
-    assert!(
-        bench
-            .told_engine()
-            .pop()
-            .unwrap()
-            .starts_with("returned [1,")
-    );
+    assert!(bench.told_engine().pop().unwrap().starts_with("returned [1,"));
     let counted = (first.load(Ordering::SeqCst), second.load(Ordering::SeqCst));
     assert_eq!(counted, (1, 2));
 }
@@ -134,11 +125,8 @@ fn steps_that_ended_beside_the_failed_one_are_kept() {
 #[test]
 fn a_function_that_went_on_is_not_redriven() {
     async fn saga(ctx: Ctx, (): ()) -> Result<(), Failure> {
-        let charged = ctx
-            .step("charge", |_| async {
-                Err::<u32, _>(Failure::terminal("no"))
-            })
-            .await;
+        let charged =
+            ctx.step("charge", |_| async { Err::<u32, _>(Failure::terminal("no")) }).await;
         if let Err(failure) = charged {
             ctx.step("release", |_| ok(1u32)).await?;
             return Err(failure);
@@ -156,15 +144,8 @@ fn a_function_that_went_on_is_not_redriven() {
 #[test]
 fn a_step_that_failed_after_another_was_dealt_with_may_be_tried_again() {
     async fn fallback(ctx: Ctx, (): ()) -> Result<(), Failure> {
-        let _ = ctx
-            .step("first", |_| async {
-                Err::<u32, _>(Failure::terminal("no"))
-            })
-            .await;
-        ctx.step("second", |_| async {
-            Err::<u32, _>(Failure::terminal("nor this"))
-        })
-        .await?;
+        let _ = ctx.step("first", |_| async { Err::<u32, _>(Failure::terminal("no")) }).await;
+        ctx.step("second", |_| async { Err::<u32, _>(Failure::terminal("nor this")) }).await?;
         Ok(())
     }
     let mut bench = Bench::new(&(), fallback);
@@ -201,16 +182,10 @@ fn attempts_are_counted_anew() {
         bench.journal.push(entry);
     }
     bench.hand_out();
-    assert_eq!(
-        bench.poll().told_engine(),
-        ["died Terminal (terminal): attempt 3 whole true"]
-    );
+    assert_eq!(bench.poll().told_engine(), ["died Terminal (terminal): attempt 3 whole true"]);
     die(&mut bench);
     redrive(&mut bench);
-    assert_eq!(
-        bench.poll().told_engine(),
-        ["died Terminal (terminal): attempt 1 whole true"]
-    );
+    assert_eq!(bench.poll().told_engine(), ["died Terminal (terminal): attempt 1 whole true"]);
     assert_eq!(run_of(&bench).commands, Default::default());
 }
 
@@ -243,17 +218,14 @@ fn the_function_gets_the_last_edited_input() {
     assert_eq!(bench.poll().told_engine(), ["returned 41"]);
 }
 
-// W9: superseded entries are compared all the same. Code that goes another way stops, and does no harm.
+// W9: superseded entries are compared all the same. Code that goes another way stops, and does no
+// harm.
 #[test]
 fn code_that_no_longer_asks_for_the_failed_step_is_a_mismatch() {
-    let mut bench = Bench::new(&(), |ctx: Ctx, (): ()| async move {
-        ctx.step("other", |_| ok(1u32)).await
-    });
+    let mut bench =
+        Bench::new(&(), |ctx: Ctx, (): ()| async move { ctx.step("other", |_| ok(1u32)).await });
     let failure = Failure::terminal("no");
-    let end = Some(FunctionEnd {
-        failed_at: Some(1),
-        went_on: None,
-    });
+    let end = Some(FunctionEnd { failed_at: Some(1), went_on: None });
     let mut failed = completed(1, 0, "charge", 1);
     failed.attempt = 1;
     bench.journal.push(
@@ -269,19 +241,10 @@ fn code_that_no_longer_asks_for_the_failed_step_is_a_mismatch() {
         .into(),
     );
     bench.journal.push(
-        Died {
-            at: bench.now(),
-            failure,
-            incarnation: Incarnation(1),
-            build: "b".into(),
-            end,
-        }
-        .into(),
+        Died { at: bench.now(), failure, incarnation: Incarnation(1), build: "b".into(), end }
+            .into(),
     );
     redrive(&mut bench);
     let told = bench.poll().told_engine().pop().unwrap();
-    assert!(
-        told.starts_with("mismatch\n  entry 1 holds    step \"charge\""),
-        "{told}"
-    );
+    assert!(told.starts_with("mismatch\n  entry 1 holds    step \"charge\""), "{told}");
 }

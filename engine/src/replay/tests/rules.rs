@@ -19,20 +19,9 @@ async fn ok<T>(value: T) -> Result<T, Failure> {
 }
 
 fn armed(at: u64, number: u32, ms: u64) -> TimerArmed {
-    let (at, place) = (
-        Time(START + at),
-        Place {
-            at: "order.rs:38".into(),
-            version: 3,
-            ..Place::default()
-        },
-    );
-    TimerArmed {
-        at,
-        number: StepNo(number),
-        place,
-        due: at.after(millis(ms)),
-    }
+    let (at, place) =
+        (Time(START + at), Place { at: "order.rs:38".into(), version: 3, ..Place::default() });
+    TimerArmed { at, number: StepNo(number), place, due: at.after(millis(ms)) }
 }
 
 /// Two steps, a sleep between them.
@@ -43,7 +32,8 @@ async fn two_steps(ctx: Ctx, (): ()) -> Result<u32, Failure> {
     Ok(one + two)
 }
 
-// W4: a step whose report is lost must not be seen by the function, or a later replay would not know its outcome.
+// W4: a step whose report is lost must not be seen by the function, or a later replay would not
+// know its outcome.
 #[test]
 fn a_step_resolves_by_its_entry_and_not_by_its_body() {
     let mut bench = Bench::new(&(), two_steps);
@@ -96,9 +86,7 @@ fn outcomes_that_arrive_together_are_resolved_one_by_one_in_journal_order() {
     }
     let mut bench = Bench::new(&(), race);
     bench.poll();
-    bench
-        .commit(completed(5, 1, "b", "b"))
-        .commit(completed(6, 0, "a", "a"));
+    bench.commit(completed(5, 1, "b", "b")).commit(completed(6, 0, "a", "a"));
     bench.poll();
     assert_eq!(bench.told_engine().pop().unwrap(), "returned [\"b\",5]");
     bench.hand_out();
@@ -114,22 +102,15 @@ fn numbers_are_given_by_the_call_and_not_by_the_poll() {
         let second = second.await?;
         Ok((first.await?, second))
     });
-    assert_eq!(
-        bench.poll().told_engine(),
-        [format!("completed 1 = \"{}-1\"", super::bench::RUN)]
-    );
+    assert_eq!(bench.poll().told_engine(), [format!("completed 1 = \"{}-1\"", super::bench::RUN)]);
     bench.answer().poll();
-    assert_eq!(
-        bench.told_engine(),
-        [format!("completed 0 = \"{}-0\"", super::bench::RUN)]
-    );
+    assert_eq!(bench.told_engine(), [format!("completed 0 = \"{}-0\"", super::bench::RUN)]);
 }
 
 #[test]
 fn another_name_at_a_number_is_a_mismatch_with_both_sides() {
-    let mut bench = Bench::new(&(), |ctx: Ctx, (): ()| async move {
-        ctx.step("refund", |_| ok(1u32)).await
-    });
+    let mut bench =
+        Bench::new(&(), |ctx: Ctx, (): ()| async move { ctx.step("refund", |_| ok(1u32)).await });
     bench.commit(completed(5, 0, "charge-card", 1)).hand_out();
     let told = bench.poll().told_engine().pop().unwrap();
     let (front, line) = told.split_once("rules.rs:").unwrap();
@@ -143,15 +124,11 @@ fn another_name_at_a_number_is_a_mismatch_with_both_sides() {
 
 #[test]
 fn another_kind_at_a_number_is_a_mismatch() {
-    let mut bench = Bench::new(&(), |ctx: Ctx, (): ()| async move {
-        ctx.step("refund", |_| ok(1u32)).await
-    });
+    let mut bench =
+        Bench::new(&(), |ctx: Ctx, (): ()| async move { ctx.step("refund", |_| ok(1u32)).await });
     bench.commit(armed(5, 0, 86_400_000)).hand_out();
     let told = bench.poll().told_engine().pop().unwrap();
-    assert!(
-        told.contains("entry 1 holds    timer 24h  order.rs:38, workflow version 3"),
-        "{told}"
-    );
+    assert!(told.contains("entry 1 holds    timer 24h  order.rs:38, workflow version 3"), "{told}");
 }
 
 #[test]
@@ -159,10 +136,7 @@ fn an_outcome_of_something_not_yet_asked_for_is_a_mismatch() {
     let mut bench = Bench::new(&(), two_steps);
     bench.commit(completed(5, 1, "charge", 1)).hand_out();
     let told = bench.poll().told_engine().pop().unwrap();
-    assert!(
-        told.contains("entry 1 holds    step \"charge\"  order.rs:41"),
-        "{told}"
-    );
+    assert!(told.contains("entry 1 holds    step \"charge\"  order.rs:41"), "{told}");
     assert!(
         told.contains("the code asked   nothing: it waits for step \"one\"  rules.rs:"),
         "{told}"
@@ -171,19 +145,12 @@ fn an_outcome_of_something_not_yet_asked_for_is_a_mismatch() {
 
 #[test]
 fn ending_before_the_journal_does_is_a_mismatch() {
-    let mut bench = Bench::new(&(), |ctx: Ctx, (): ()| async move {
-        ctx.step("one", |_| ok(1u32)).await
-    });
-    bench
-        .commit(completed(5, 0, "one", 1))
-        .commit(completed(6, 1, "two", 2))
-        .hand_out();
+    let mut bench =
+        Bench::new(&(), |ctx: Ctx, (): ()| async move { ctx.step("one", |_| ok(1u32)).await });
+    bench.commit(completed(5, 0, "one", 1)).commit(completed(6, 1, "two", 2)).hand_out();
     let told = bench.poll().told_engine().pop().unwrap();
     assert!(told.contains("entry 2 holds    step \"two\""), "{told}");
-    assert!(
-        told.contains("the code asked   nothing: it returned"),
-        "{told}"
-    );
+    assert!(told.contains("the code asked   nothing: it returned"), "{told}");
 }
 
 // An outcome that was under way when the function ended may have been committed behind it.
@@ -224,9 +191,8 @@ fn outcomes_of_dropped_futures_are_skipped() {
 
 #[test]
 fn a_recorded_output_of_another_type_is_a_mismatch() {
-    let mut bench = Bench::new(&(), |ctx: Ctx, (): ()| async move {
-        ctx.step("one", |_| ok(1u32)).await
-    });
+    let mut bench =
+        Bench::new(&(), |ctx: Ctx, (): ()| async move { ctx.step("one", |_| ok(1u32)).await });
     bench.commit(completed(5, 0, "one", "a word")).hand_out();
     let told = bench.poll().told_engine().pop().unwrap();
     assert!(told.starts_with("mismatch\n  entry 1 holds"), "{told}");
@@ -241,19 +207,13 @@ fn a_damaged_journal_stops_the_turn_with_the_reason() {
     damaged[4] ^= 1;
     bench.turn.stored(1, vec![damaged.into()]);
     let told = bench.poll().told_engine().pop().unwrap();
-    assert!(
-        told.contains("entry 1 holds    a journal entry is damaged: its chain is"),
-        "{told}"
-    );
+    assert!(told.contains("entry 1 holds    a journal entry is damaged: its chain is"), "{told}");
 }
 
 #[test]
 fn a_long_journal_comes_in_pages_and_a_live_entry_may_overtake_them() {
     let mut bench = Bench::new(&(), two_steps);
-    bench
-        .commit(completed(5, 0, "one", 1))
-        .commit(armed(6, 1, 60_000))
-        .hand_out_prefix(2);
+    bench.commit(completed(5, 0, "one", 1)).commit(armed(6, 1, 60_000)).hand_out_prefix(2);
     let rest = bench.stored()[2..].to_vec();
     let mut turn = crate::replay::turn::Turn::new(
         crate::model::id::RunNo(1),
@@ -266,10 +226,7 @@ fn a_long_journal_comes_in_pages_and_a_live_entry_may_overtake_them() {
     turn.told(3, &Entry::from(fired(60_006, 1)).encode());
     turn.stored(1, bench.stored()[1..2].to_vec());
     bench.turn = turn;
-    assert_eq!(
-        (bench.poll().told_engine().len(), bench.turn.phase().clone()),
-        (0, Phase::Loading)
-    );
+    assert_eq!((bench.poll().told_engine().len(), bench.turn.phase().clone()), (0, Phase::Loading));
     bench.turn.stored(2, rest);
     assert_eq!(bench.poll().told_engine(), ["completed 2 = 2"]);
 }
@@ -279,11 +236,7 @@ fn a_failed_attempt_is_made_again_at_its_time_and_not_before() {
     let mut bench = Bench::new(&(), |ctx: Ctx, (): ()| async move {
         let patience = Retry::fixed(millis(100)).retries(2);
         ctx.step("flaky", |s: Step| async move {
-            if s.attempt() < 3 {
-                Err(Failure::retryable("not yet"))
-            } else {
-                Ok(s.attempt())
-            }
+            if s.attempt() < 3 { Err(Failure::retryable("not yet")) } else { Ok(s.attempt()) }
         })
         .retry(patience)
         .await
@@ -291,20 +244,14 @@ fn a_failed_attempt_is_made_again_at_its_time_and_not_before() {
     for attempt in 1..3 {
         assert_eq!(
             bench.poll().told_engine(),
-            [format!(
-                "failed 0 attempt {attempt}: Retryable (retryable): not yet"
-            )]
+            [format!("failed 0 attempt {attempt}: Retryable (retryable): not yet")]
         );
         let message = bench.sent.remove(0);
         let entry = bench.entry_for(message, millis(100));
         bench.commit(entry);
         assert!(bench.poll().told_engine().is_empty());
         bench.clock.advance(99);
-        assert!(
-            bench.poll().told_engine().is_empty(),
-            "attempt {} came early",
-            attempt + 1
-        );
+        assert!(bench.poll().told_engine().is_empty(), "attempt {} came early", attempt + 1);
         bench.wakes();
         bench.clock.advance(3);
         assert!(bench.wakes() > 0);
@@ -312,7 +259,8 @@ fn a_failed_attempt_is_made_again_at_its_time_and_not_before() {
     assert_eq!(bench.poll().told_engine(), ["completed 0 = 3"]);
 }
 
-// Both answers come between two polls; the failed step's is the last, and it wakes nobody but the turn itself.
+// Both answers come between two polls; the failed step's is the last, and it wakes nobody but the
+// turn itself.
 #[test]
 fn a_failed_attempt_that_comes_with_an_outcome_is_made_again() {
     let mut bench = Bench::new(&(), |ctx: Ctx, (): ()| async move {
@@ -341,19 +289,12 @@ fn a_failed_attempt_that_comes_with_an_outcome_is_made_again() {
 fn a_long_backoff_suspends_and_the_next_turn_knows_the_attempts() {
     let mut bench = Bench::new(&(), |ctx: Ctx, (): ()| async move {
         ctx.step("flaky", |s: Step| async move {
-            if s.attempt() < 2 {
-                Err(Failure::retryable("not yet"))
-            } else {
-                Ok(s.attempt())
-            }
+            if s.attempt() < 2 { Err(Failure::retryable("not yet")) } else { Ok(s.attempt()) }
         })
         .await
     });
     bench.poll().answer();
-    assert_eq!(
-        bench.poll().told_engine(),
-        ["suspended seen 2 until +2001 ms"]
-    );
+    assert_eq!(bench.poll().told_engine(), ["suspended seen 2 until +2001 ms"]);
     bench.clock.advance(2_001);
     bench.hand_out();
     assert_eq!(bench.poll().told_engine(), ["completed 0 = 2"]);
@@ -383,30 +324,18 @@ fn a_run_is_suspended_only_when_nothing_runs_and_nothing_is_unanswered() {
     assert!(bench.answer().poll().told_engine().is_empty());
     go.store(true, Ordering::SeqCst);
     assert_eq!(bench.poll().told_engine(), ["completed 0 = 1"]);
-    assert_eq!(
-        bench.answer().poll().told_engine(),
-        ["suspended seen 3 until +300001 ms"]
-    );
+    assert_eq!(bench.answer().poll().told_engine(), ["suspended seen 3 until +300001 ms"]);
     assert_eq!(*bench.turn.phase(), Phase::Suspending);
     bench.commit(fired(300_001, 1)).poll();
-    assert_eq!(
-        bench.told_engine().len(),
-        1,
-        "nothing goes on while the engine has not answered"
-    );
+    assert_eq!(bench.told_engine().len(), 1, "nothing goes on while the engine has not answered");
 }
 
 #[test]
 fn a_short_wait_stays_in_memory() {
-    let mut bench = Bench::new(&(), |ctx: Ctx, (): ()| async move {
-        ctx.sleep(millis(200)).await
-    });
+    let mut bench = Bench::new(&(), |ctx: Ctx, (): ()| async move { ctx.sleep(millis(200)).await });
     bench.poll().answer();
     assert!(bench.poll().told_engine().is_empty());
-    assert_eq!(
-        bench.commit(fired(201, 0)).poll().told_engine(),
-        ["returned null"]
-    );
+    assert_eq!(bench.commit(fired(201, 0)).poll().told_engine(), ["returned null"]);
 }
 
 // What is asked after the cancellation runs normally, so that the function can clean up.
@@ -447,38 +376,21 @@ fn a_cancel_request_answers_all_that_is_pending_and_nothing_after_it() {
     assert!(dropped.load(Ordering::SeqCst), "the body goes on");
     assert_eq!(bench.told_engine(), ["completed 3 = 1"]);
     bench.commit(completed(8, 1, "one", 1)).answer().poll();
-    assert_eq!(
-        bench.told_engine(),
-        ["died Cancelled (cancelled): done whole false"]
-    );
+    assert_eq!(bench.told_engine(), ["died Cancelled (cancelled): done whole false"]);
 }
 
 #[test]
 fn a_panic_in_a_step_is_a_retryable_failure_of_the_step() {
     let mut bench = Bench::new(&(), |ctx: Ctx, (): ()| async move {
-        ctx.step("sync", |_| -> std::future::Ready<Result<(), Failure>> {
-            panic!("at the call")
-        })
-        .await?;
-        ctx.step("async", |_| async {
-            if true {
-                panic!("in the body")
-            } else {
-                ok(()).await
-            }
-        })
-        .await
+        ctx.step("sync", |_| -> std::future::Ready<Result<(), Failure>> { panic!("at the call") })
+            .await?;
+        ctx.step("async", |_| async { if true { panic!("in the body") } else { ok(()).await } })
+            .await
     });
-    assert_eq!(
-        bench.poll().told_engine(),
-        ["failed 0 attempt 1: Retryable (panic): at the call"]
-    );
+    assert_eq!(bench.poll().told_engine(), ["failed 0 attempt 1: Retryable (panic): at the call"]);
     bench.commit(completed(5, 0, "sync", ())).hand_out();
     bench.poll();
-    assert_eq!(
-        bench.told_engine(),
-        ["failed 1 attempt 1: Retryable (panic): in the body"]
-    );
+    assert_eq!(bench.told_engine(), ["failed 1 attempt 1: Retryable (panic): in the body"]);
 }
 
 #[test]
@@ -490,10 +402,7 @@ fn a_panic_in_the_function_ends_the_run() {
     });
     bench.poll().answer().poll();
     let told = bench.told_engine();
-    assert!(
-        told[0].starts_with("died Terminal (panic): index out of bounds"),
-        "{told:?}"
-    );
+    assert!(told[0].starts_with("died Terminal (panic): index out of bounds"), "{told:?}");
 }
 
 #[test]
@@ -559,25 +468,16 @@ fn an_output_that_is_too_large_is_final() {
         told[0].starts_with("failed 0 attempt 1: Terminal (payload): the payload has 2004 bytes"),
         "{told:?}"
     );
-    let mut bench = Bench::new(
-        &(),
-        |_ctx: Ctx, (): ()| async move { Ok("x".repeat(2_000)) },
-    );
+    let mut bench = Bench::new(&(), |_ctx: Ctx, (): ()| async move { Ok("x".repeat(2_000)) });
     let told = bench.poll().told_engine();
-    assert!(
-        told[0].starts_with("died Terminal (payload): the payload has 2004 bytes"),
-        "{told:?}"
-    );
+    assert!(told[0].starts_with("died Terminal (payload): the payload has 2004 bytes"), "{told:?}");
 }
 
 #[test]
 fn a_report_refused_for_its_size_is_made_again_as_a_final_failure() {
     let mut bench = Bench::new(&(), two_steps);
     bench.poll();
-    let refusal = Refusal::from(PayloadTooLarge {
-        bytes: 5,
-        bytes_max: 4,
-    });
+    let refusal = Refusal::from(PayloadTooLarge { bytes: 5, bytes_max: 4 });
     bench.turn.refused(StepNo(0), &refusal);
     bench.sent.clear();
     let told = bench.poll().told_engine();
@@ -595,11 +495,7 @@ fn a_report_refused_for_its_size_is_made_again_as_a_final_failure() {
 fn a_full_journal_stops_the_turn() {
     let mut bench = Bench::new(&(), two_steps);
     bench.poll();
-    let full = JournalFull {
-        id: super::bench::RUN,
-        entries: 5,
-        entries_max: 5,
-    };
+    let full = JournalFull { id: super::bench::RUN, entries: 5, entries_max: 5 };
     bench.turn.refused(StepNo(0), &full.into());
     assert_eq!(*bench.turn.phase(), Phase::Stopped);
 }
@@ -611,10 +507,7 @@ fn after_a_regrant_only_what_the_journal_does_not_answer_is_sent_again() {
         let (a, b) = crate::join!(ctx.step("a", |_| ok(1u32)), ctx.step("b", |_| ok(2u32)));
         Ok(a? + b?)
     });
-    assert_eq!(
-        bench.poll().told_engine(),
-        ["completed 0 = 1", "completed 1 = 2"]
-    );
+    assert_eq!(bench.poll().told_engine(), ["completed 0 = 1", "completed 1 = 2"]);
     assert_eq!(bench.turn.seen(), 1);
     // The first arrived, its acknowledgement did not.
     let first = bench.sent.remove(0);
@@ -622,10 +515,7 @@ fn after_a_regrant_only_what_the_journal_does_not_answer_is_sent_again() {
     bench.journal.push(entry);
     bench.turn.regranted(token(2), 2);
     bench.sent.clear();
-    assert!(
-        bench.poll().told_engine().is_empty(),
-        "nothing goes out before the journal is known"
-    );
+    assert!(bench.poll().told_engine().is_empty(), "nothing goes out before the journal is known");
     let rest = bench.stored()[1..].to_vec();
     bench.turn.stored(1, rest);
     assert_eq!(bench.poll().told_engine(), ["completed 1 = 2"]);
@@ -636,10 +526,7 @@ fn after_a_regrant_only_what_the_journal_does_not_answer_is_sent_again() {
 
 #[test]
 fn a_regrant_wakes_a_turn_that_was_about_to_be_suspended() {
-    let mut bench = Bench::new(
-        &(),
-        |ctx: Ctx, (): ()| async move { ctx.sleep(secs(60)).await },
-    );
+    let mut bench = Bench::new(&(), |ctx: Ctx, (): ()| async move { ctx.sleep(secs(60)).await });
     bench.poll().answer().poll();
     assert_eq!(*bench.turn.phase(), Phase::Suspending);
     bench.sent.clear();
@@ -664,10 +551,7 @@ fn no_body_starts_while_the_gate_is_closed() {
 #[test]
 fn the_failure_of_a_function_that_asked_nothing_is_the_failure_of_a_step() {
     let mut bench = Bench::new(&17u32, |ctx: Ctx, n: u32| async move {
-        Err::<(), _>(Failure::retryable(format!(
-            "{n} at attempt {}",
-            ctx.attempt()
-        )))
+        Err::<(), _>(Failure::retryable(format!("{n} at attempt {}", ctx.attempt())))
     });
     assert_eq!(
         bench.poll().told_engine(),
@@ -710,9 +594,8 @@ fn an_input_of_another_type_ends_the_run() {
 
 #[test]
 fn a_bad_step_name_ends_the_run() {
-    let mut bench = Bench::new(&(), |ctx: Ctx, (): ()| async move {
-        ctx.step("", |_| ok(1u32)).await
-    });
+    let mut bench =
+        Bench::new(&(), |ctx: Ctx, (): ()| async move { ctx.step("", |_| ok(1u32)).await });
     assert_eq!(
         bench.poll().told_engine(),
         ["died Terminal (name): the step name `` is empty whole false"]
@@ -762,9 +645,7 @@ async fn a_used_up_budget_skips_no_resolution() {
     let mut bench = Bench::new(&(), race);
     for round in 0..300u32 {
         bench.journal.push(completed(5, round * 2, "a", 1).into());
-        bench
-            .journal
-            .push(completed(5, round * 2 + 1, "b", 2).into());
+        bench.journal.push(completed(5, round * 2 + 1, "b", 2).into());
     }
     bench.hand_out();
     assert_eq!(bench.poll().told_engine(), ["returned 300"]);
@@ -805,8 +686,5 @@ fn try_join_answers_with_the_first_error_and_select_drops_before_its_arm() {
     });
     bench.poll().answer().poll();
     assert_eq!(*log.lock().unwrap(), ["dropped", "arm"]);
-    assert_eq!(
-        bench.told_engine().pop().unwrap(),
-        "died Terminal (terminal): no whole false"
-    );
+    assert_eq!(bench.told_engine().pop().unwrap(), "died Terminal (terminal): no whole false");
 }

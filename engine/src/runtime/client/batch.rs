@@ -50,7 +50,8 @@ pub struct BatchCancelled {
 }
 
 impl Client {
-    /// A batch of this name: many runs, their progress, and one run that follows when all have ended.
+    /// A batch of this name: many runs, their progress, and one run that follows when all have
+    /// ended.
     ///
     /// ```no_run
     /// use stepwell::{BatchEnded, Client, Workflow};
@@ -82,32 +83,28 @@ impl Client {
 
     /// How far a batch is: exact as of a commit.
     ///
-    /// Errors: [`Refusal::NoSuchBatch`] if there is none of this name, or it ended longer ago than the retention.
+    /// Errors: [`Refusal::NoSuchBatch`] if there is none of this name, or it ended longer ago than
+    /// the retention.
     pub async fn batch_status(&self, name: &str) -> Result<BatchSummary, ClientError> {
         let (caller, name) = (self.calls(), name.to_owned());
-        let ask = |request| {
-            AskBatch {
-                request,
-                caller,
-                name,
-            }
-            .into()
-        };
+        let ask = |request| AskBatch { request, caller, name }.into();
         match self.call(ask).await? {
             Message::BatchReply(reply) => Ok(reply.batch),
             other => Err(misfit(&other)),
         }
     }
 
-    /// Asks all runs of a batch that have not ended to stop, each by a request of its own in its journal. Answers once these
-    /// are durable, not once the runs have stopped; what follows the batch begins when all have ended, as ever, and is told
-    /// how many were cancelled.
+    /// Asks all runs of a batch that have not ended to stop, each by a request of its own in its
+    /// journal. Answers once these are durable, not once the runs have stopped; what follows the
+    /// batch begins when all have ended, as ever, and is told how many were cancelled.
     ///
-    /// A run that ends meanwhile is left as it is. One that is added or redriven meanwhile or later is not asked: a batch
-    /// that is open for more can be sealed first. The call may be repeated, and asks no run twice. It looks at all runs that
-    /// were started between the first and the last run of the batch.
+    /// A run that ends meanwhile is left as it is. One that is added or redriven meanwhile or later
+    /// is not asked: a batch that is open for more can be sealed first. The call may be repeated,
+    /// and asks no run twice. It looks at all runs that were started between the first and the last
+    /// run of the batch.
     ///
-    /// Errors: [`Refusal::NoSuchBatch`] if there is none of this name, or it ended longer ago than the retention.
+    /// Errors: [`Refusal::NoSuchBatch`] if there is none of this name, or it ended longer ago than
+    /// the retention.
     ///
     /// **Cancel safety**: may be dropped; who was asked stays asked.
     pub async fn cancel_batch(
@@ -120,9 +117,7 @@ impl Client {
         let mut list = batch.ended_at.is_none().then(|| ListRuns {
             batch: Some(batch.no),
             from: Some(batch.span.first.0),
-            before: Some(batch.span.last.0)
-                .filter(|no| *no > 0)
-                .map(|no| no + 1),
+            before: Some(batch.span.last.0).filter(|no| *no > 0).map(|no| no + 1),
             limit: PAGE_ROWS_MAX,
             ..ListRuns::default()
         });
@@ -140,10 +135,7 @@ impl Client {
                     }
                 }
             }
-            let goes_on = |before| ListRuns {
-                before: Some(before),
-                ..page
-            };
+            let goes_on = |before| ListRuns { before: Some(before), ..page };
             list = next.map(goes_on);
         }
         let batch = self.batch_status(name).await?;
@@ -152,8 +144,8 @@ impl Client {
 }
 
 impl<Out> BatchBuilder<Out> {
-    /// Adds runs of a workflow, each with a name or without one. May be called once for each workflow; the answers are in
-    /// the order of the calls.
+    /// Adds runs of a workflow, each with a name or without one. May be called once for each
+    /// workflow; the answers are in the order of the calls.
     pub fn starts<In: Serialize, More>(
         self,
         workflow: Workflow<In, More>,
@@ -194,8 +186,8 @@ impl<Out> BatchBuilder<Out> {
         self.each(|run| run.queue.clone_from(&queue))
     }
 
-    /// Sets the priority of all runs added so far, 0 (first) to 9. Default 5: a large backfill wants 9, so that it keeps
-    /// nobody waiting.
+    /// Sets the priority of all runs added so far, 0 (first) to 9. Default 5: a large backfill
+    /// wants 9, so that it keeps nobody waiting.
     pub fn priority(self, priority: u8) -> Self {
         self.each(|run| run.priority = priority)
     }
@@ -206,8 +198,8 @@ impl<Out> BatchBuilder<Out> {
         self.each(|run| run.delay_ms = delay_ms)
     }
 
-    /// Runs all runs added so far only on workers that offer all of these tags ([`Worker::tag`](crate::Worker::tag)). Default:
-    /// the workflow's.
+    /// Runs all runs added so far only on workers that offer all of these tags
+    /// ([`Worker::tag`](crate::Worker::tag)). Default: the workflow's.
     pub fn tags<T: Into<String>>(self, tags: impl IntoIterator<Item = T>) -> Self {
         let tags: Vec<String> = tags.into_iter().map(Into::into).collect();
         self.each(|run| run.tags.clone_from(&tags))
@@ -235,8 +227,9 @@ impl<Out> BatchBuilder<Out> {
         }
     }
 
-    /// Names the run that follows when all runs of the batch have ended, however they ended. It gets the counts and
-    /// `input`, which may have 2,048 bytes, and is started once, in the commit that ends the last run.
+    /// Names the run that follows when all runs of the batch have ended, however they ended. It
+    /// gets the counts and `input`, which may have 2,048 bytes, and is started once, in the commit
+    /// that ends the last run.
     pub fn then<In: Serialize, Last>(
         mut self,
         workflow: Workflow<BatchEnded<In>, Last>,
@@ -244,9 +237,7 @@ impl<Out> BatchBuilder<Out> {
     ) -> Self {
         let start = Payload::of(input).and_then(|input| {
             let raw = self.client.start_raw(workflow.name(), input);
-            raw.queue(workflow.queue_name())
-                .tags(workflow.tag_names().iter().copied())
-                .run
+            raw.queue(workflow.queue_name()).tags(workflow.tag_names().iter().copied()).run
         });
         self.follow_up = Some(start.map(|run| StartRun {
             id: RunId::default(),
@@ -259,15 +250,12 @@ impl<Out> BatchBuilder<Out> {
     /// Names the run that follows by its workflow's name.
     pub fn then_raw(mut self, workflow: &str, queue: &str, input: Payload) -> Self {
         let start = self.client.start_raw(workflow, input).queue(queue).run;
-        self.follow_up = Some(start.map(|run| StartRun {
-            id: RunId::default(),
-            ..run
-        }));
+        self.follow_up = Some(start.map(|run| StartRun { id: RunId::default(), ..run }));
         self
     }
 
-    /// Runs what follows only on workers that offer all of these tags. Default: its workflow's. Call it behind
-    /// [`then`](Self::then).
+    /// Runs what follows only on workers that offer all of these tags. Default: its workflow's.
+    /// Call it behind [`then`](Self::then).
     pub fn then_tags<T: Into<String>>(mut self, tags: impl IntoIterator<Item = T>) -> Self {
         if let Some(Ok(run)) = &mut self.follow_up {
             run.tags = tags.into_iter().map(Into::into).collect();
@@ -277,10 +265,12 @@ impl<Out> BatchBuilder<Out> {
 
     /// Starts the runs and seals the batch: these are all.
     ///
-    /// It takes several frames if there are many runs; the batch is sealed with the last one. Only if a run is refused is it
-    /// not sealed. With names, the call may be repeated: what it has started is found again.
+    /// It takes several frames if there are many runs; the batch is sealed with the last one. Only
+    /// if a run is refused is it not sealed. With names, the call may be repeated: what it has
+    /// started is found again.
     ///
-    /// Errors: [`Refusal::OtherFollowUp`]; [`Refusal::BatchSealed`] for each run that is new to a sealed batch.
+    /// Errors: [`Refusal::OtherFollowUp`]; [`Refusal::BatchSealed`] for each run that is new to a
+    /// sealed batch.
     pub async fn start(self) -> Result<BatchStarted<Out>, ClientError> {
         self.send(true).await
     }
@@ -291,9 +281,7 @@ impl<Out> BatchBuilder<Out> {
     }
 
     async fn send(self, seal: bool) -> Result<BatchStarted<Out>, ClientError> {
-        let Self {
-            client, name, runs, ..
-        } = self;
+        let Self { client, name, runs, .. } = self;
         let follow_up = self.follow_up.transpose()?;
         let mut frames = frames(runs?);
         let last = frames.pop().unwrap_or_default();
@@ -306,10 +294,7 @@ impl<Out> BatchBuilder<Out> {
         let seal = seal && all_well;
         let reply = client.send_batch(&name, last, &follow_up, seal).await?;
         started.extend(client.answers(reply.runs, &mut all_well));
-        Ok(BatchStarted {
-            batch: reply.batch,
-            runs: started,
-        })
+        Ok(BatchStarted { batch: reply.batch, runs: started })
     }
 }
 
@@ -323,17 +308,7 @@ impl Client {
     ) -> Result<BatchReply, ClientError> {
         let (count, caller) = (runs.len(), self.calls());
         let (name, follow_up) = (name.to_owned(), follow_up.clone().map(Box::new));
-        let ask = |request| {
-            StartBatch {
-                request,
-                caller,
-                name,
-                runs,
-                follow_up,
-                seal,
-            }
-            .into()
-        };
+        let ask = |request| StartBatch { request, caller, name, runs, follow_up, seal }.into();
         match self.call(ask).await? {
             Message::BatchReply(reply) if reply.runs.len() == count => Ok(reply),
             other => Err(misfit(&other)),
@@ -346,10 +321,7 @@ impl Client {
         all_well: &mut bool,
     ) -> Vec<Result<Run<Out>, Refusal>> {
         *all_well &= answers.iter().all(|answer| answer.refused.is_none());
-        answers
-            .into_iter()
-            .map(|answer| self.started(answer))
-            .collect()
+        answers.into_iter().map(|answer| self.started(answer)).collect()
     }
 }
 

@@ -31,8 +31,8 @@ pub struct Looked {
 }
 
 impl Client {
-    /// A page of the dead letters that fit, newest first, and where to go on, if there may be more. A page may have fewer
-    /// rows than asked for, even none, and not be the last.
+    /// A page of the dead letters that fit, newest first, and where to go on, if there may be more.
+    /// A page may have fewer rows than asked for, even none, and not be the last.
     pub async fn dead_letters(
         &self,
         filter: &DeadFilter,
@@ -40,40 +40,31 @@ impl Client {
         limit: u32,
     ) -> Result<(Vec<DeadLetter>, Option<DeadCursor>), ClientError> {
         let (caller, filter) = (self.calls(), filter.clone());
-        let ask = |request| {
-            AskLetters {
-                request,
-                caller,
-                filter,
-                behind,
-                limit,
-            }
-            .into()
-        };
+        let ask = |request| AskLetters { request, caller, filter, behind, limit }.into();
         match self.call(ask).await? {
             Message::LettersReply(reply) => Ok((reply.letters, reply.next)),
             other => Err(misfit(&other)),
         }
     }
 
-    /// A command of one's own, to give to [`redrive_as`](Self::redrive_as) and its like: however often it is given, by
-    /// this process or another one, it acts once.
+    /// A command of one's own, to give to [`redrive_as`](Self::redrive_as) and its like: however
+    /// often it is given, by this process or another one, it acts once.
     pub fn new_command(&self) -> CommandId {
         CommandId(self.random())
     }
 
     fn commands(&self, command: CommandId) -> Caller {
-        Caller {
-            command,
-            ..self.calls()
-        }
+        Caller { command, ..self.calls() }
     }
 
-    /// Gives a dead letter another input, which its function gets once it is redriven. Finished steps keep what they
-    /// returned; a function that takes another way because of the input is parked, as after a change of its code.
+    /// Gives a dead letter another input, which its function gets once it is redriven. Finished
+    /// steps keep what they returned; a function that takes another way because of the input is
+    /// parked, as after a change of its code.
     ///
-    /// Errors: [`NotDead`](crate::model::command::NotDead), [`NoSuchRun`](crate::model::command::NoSuchRun),
-    /// [`PayloadTooLarge`](crate::model::command::PayloadTooLarge), [`BadInput`](crate::model::command::BadInput).
+    /// Errors: [`NotDead`](crate::model::command::NotDead),
+    /// [`NoSuchRun`](crate::model::command::NoSuchRun),
+    /// [`PayloadTooLarge`](crate::model::command::PayloadTooLarge),
+    /// [`BadInput`](crate::model::command::BadInput).
     pub async fn edit_input(&self, id: RunId, input: Payload) -> Result<(), ClientError> {
         self.edit_input_as(self.new_command(), id, input).await
     }
@@ -86,23 +77,17 @@ impl Client {
         input: Payload,
     ) -> Result<(), ClientError> {
         let caller = self.commands(command);
-        let ask = |request| {
-            EditInput {
-                request,
-                caller,
-                id,
-                input,
-            }
-            .into()
-        };
+        let ask = |request| EditInput { request, caller, id, input }.into();
         self.done(ask).await
     }
 
-    /// Sends a dead letter back to work: finished steps are kept, the failed one is tried again under its key, with all
-    /// its retries. Answers once that is durable, not once the run has ended.
+    /// Sends a dead letter back to work: finished steps are kept, the failed one is tried again
+    /// under its key, with all its retries. Answers once that is durable, not once the run has
+    /// ended.
     ///
-    /// Errors: [`NotDead`](crate::model::command::NotDead); [`WentOn`](crate::model::command::WentOn) if the workflow gave
-    /// further commands after it had seen the failure; [`NoSuchRun`](crate::model::command::NoSuchRun).
+    /// Errors: [`NotDead`](crate::model::command::NotDead);
+    /// [`WentOn`](crate::model::command::WentOn) if the workflow gave further commands after it had
+    /// seen the failure; [`NoSuchRun`](crate::model::command::NoSuchRun).
     pub async fn redrive(&self, id: RunId) -> Result<(), ClientError> {
         self.redrive_as(self.new_command(), id).await
     }
@@ -110,20 +95,14 @@ impl Client {
     /// The same, as a command that may have been given before.
     pub async fn redrive_as(&self, command: CommandId, id: RunId) -> Result<(), ClientError> {
         let caller = self.commands(command);
-        let ask = |request| {
-            Redrive {
-                request,
-                caller,
-                id,
-            }
-            .into()
-        };
+        let ask = |request| Redrive { request, caller, id }.into();
         self.done(ask).await
     }
 
     /// Takes a dead letter off the list. The run stays ended, as discarded.
     ///
-    /// Errors: [`NotDead`](crate::model::command::NotDead), [`NoSuchRun`](crate::model::command::NoSuchRun).
+    /// Errors: [`NotDead`](crate::model::command::NotDead),
+    /// [`NoSuchRun`](crate::model::command::NoSuchRun).
     pub async fn discard(&self, id: RunId, reason: &str) -> Result<(), ClientError> {
         self.discard_as(self.new_command(), id, reason).await
     }
@@ -136,22 +115,16 @@ impl Client {
         reason: &str,
     ) -> Result<(), ClientError> {
         let (caller, reason) = (self.commands(command), reason.to_owned());
-        let ask = |request| {
-            Discard {
-                request,
-                caller,
-                id,
-                reason,
-            }
-            .into()
-        };
+        let ask = |request| Discard { request, caller, id, reason }.into();
         self.done(ask).await
     }
 
-    /// Redrives or discards all dead letters that fit, newest first, at most `per_second` of them a second.
+    /// Redrives or discards all dead letters that fit, newest first, at most `per_second` of them a
+    /// second.
     ///
-    /// What dies from now on is not meant, so nothing is redriven twice. A call that is cut off is simply made again: what
-    /// is done has left the list. A refusal concerns one run: it is told to `each`, and the others follow.
+    /// What dies from now on is not meant, so nothing is redriven twice. A call that is cut off is
+    /// simply made again: what is done has left the list. A refusal concerns one run: it is told to
+    /// `each`, and the others follow.
     ///
     /// **Cancel safety**: may be dropped; what was done stays done.
     pub async fn dead_many(
@@ -199,16 +172,7 @@ impl Client {
         limit: u32,
     ) -> Result<(Vec<Act>, Option<ActCursor>), ClientError> {
         let caller = self.calls();
-        let ask = |request| {
-            AskActs {
-                request,
-                caller,
-                run,
-                behind,
-                limit,
-            }
-            .into()
-        };
+        let ask = |request| AskActs { request, caller, run, behind, limit }.into();
         match self.call(ask).await? {
             Message::ActsReply(reply) => Ok((reply.acts, reply.next)),
             other => Err(misfit(&other)),

@@ -30,7 +30,8 @@ pub enum ClientError {
     /// The engine says no, and nothing was changed.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// The request was sent and not answered: whether it has taken effect is unknown. A start with an id may be repeated.
+    /// The request was sent and not answered: whether it has taken effect is unknown. A start with
+    /// an id may be repeated.
     #[error("no answer within {limit:?}: whether the request has taken effect is unknown")]
     TimedOut {
         /// The time limit.
@@ -54,7 +55,8 @@ pub enum ClientError {
         /// The kind of the message.
         kind: &'static str,
     },
-    /// The runtime that served the connection has been shut down. Whether the request has taken effect is unknown.
+    /// The runtime that served the connection has been shut down. Whether the request has taken
+    /// effect is unknown.
     #[error("the connection's runtime has been shut down")]
     Closed,
 }

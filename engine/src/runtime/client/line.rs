@@ -1,4 +1,5 @@
-//! Requests on their way: numbered, kept until they are answered, sent again over the next connection.
+//! Requests on their way: numbered, kept until they are answered, sent again over the next
+//! connection.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,7 +15,8 @@ use crate::runtime::link::LinkSender;
 use crate::runtime::session::{Peer, SessionError};
 use crate::wire::message::{Hello, Message, PROTOCOL, RefusedReply, Welcome};
 
-/// What all calls of a client share. Callers send over it themselves; the session hands the answers back.
+/// What all calls of a client share. Callers send over it themselves; the session hands the answers
+/// back.
 #[derive(Debug)]
 pub(crate) struct Line(Mutex<State>);
 
@@ -43,8 +45,9 @@ pub(crate) struct Asked {
 }
 
 impl Line {
-    /// A line whose requests are numbered from some drawn number on, so that no late answer to an earlier life of this
-    /// process, or to another client behind the same address, is taken for one to a request of ours.
+    /// A line whose requests are numbered from some drawn number on, so that no late answer to an
+    /// earlier life of this process, or to another client behind the same address, is taken for one
+    /// to a request of ours.
     pub(crate) fn numbered_from(drawn: u64) -> Self {
         Self(Mutex::new(State {
             last: match canary!("requests are numbered from one in each life") {
@@ -66,26 +69,13 @@ impl Line {
         state.last += 1;
         let number = state.last;
         let message = request(number);
-        let sent = state
-            .sender
-            .as_ref()
-            .is_some_and(|sender| sender.send(message.clone()).is_ok());
-        state.pending.insert(
-            number,
-            Pending {
-                message,
-                answer: reply,
-                sent,
-            },
-        );
-        Asked {
-            line: self.clone(),
-            number,
-            answer,
-        }
+        let sent = state.sender.as_ref().is_some_and(|sender| sender.send(message.clone()).is_ok());
+        state.pending.insert(number, Pending { message, answer: reply, sent });
+        Asked { line: self.clone(), number, answer }
     }
 
-    /// The connection is there: all that has no answer goes out (again), in the order in which it was asked.
+    /// The connection is there: all that has no answer goes out (again), in the order in which it
+    /// was asked.
     fn open(&self, sender: LinkSender) {
         let mut state = self.state();
         for pending in state.pending.values_mut() {
@@ -119,20 +109,19 @@ impl Line {
         }
     }
 
-    /// No connection for now; none at all if the engine does not want us. A command that went out over a connection
-    /// before may have taken effect there: it keeps waiting, since the refusal says that it has not.
+    /// No connection for now; none at all if the engine does not want us. A command that went out
+    /// over a connection before may have taken effect there: it keeps waiting, since the refusal
+    /// says that it has not.
     fn failed(&self, error: &SessionError) {
         let mut state = self.state();
         state.problem = Some(error.clone());
         if matches!(error, SessionError::HelloRefused { .. }) {
             let (open, hopeless) =
-                std::mem::take(&mut state.pending)
-                    .into_iter()
-                    .partition(|(_, pending)| {
-                        pending.sent
-                            && commands(&pending.message)
-                            && !canary!("a refused hello answers for commands sent before")
-                    });
+                std::mem::take(&mut state.pending).into_iter().partition(|(_, pending)| {
+                    pending.sent
+                        && commands(&pending.message)
+                        && !canary!("a refused hello answers for commands sent before")
+                });
             state.pending = open;
             let hopeless: BTreeMap<u64, Pending> = hopeless;
             for pending in hopeless.into_values() {
@@ -144,11 +133,7 @@ impl Line {
     /// Why a request has no answer after `limit`.
     fn unanswered(&self, number: u64, limit: Duration, address: String) -> ClientError {
         let state = self.state();
-        if state
-            .pending
-            .get(&number)
-            .is_some_and(|pending| pending.sent)
-        {
+        if state.pending.get(&number).is_some_and(|pending| pending.sent) {
             return ClientError::TimedOut { limit };
         }
         match &state.problem {
@@ -241,13 +226,7 @@ impl ClientPeer {
         incarnation: Incarnation,
         reached: watch::Sender<Option<Result<(), SessionError>>>,
     ) -> Self {
-        Self {
-            line,
-            caller,
-            incarnation,
-            reached,
-            deserted: false,
-        }
+        Self { line, caller, incarnation, reached, deserted: false }
     }
 }
 

@@ -1,8 +1,10 @@
 //! The client: starts runs, asks about them, stops them.
 //!
-//! All calls of a client and its clones share one connection, on which requests carry numbers. After a reconnect, what has
-//! no answer is sent again as the same command; starts are idempotent by run id, acts on dead letters by their command, cancel and resume by what they ask for.
-//! So nothing is lost or done twice, and a call ends with an answer, a refusal, or within its time limit.
+//! All calls of a client and its clones share one connection, on which requests carry numbers.
+//! After a reconnect, what has no answer is sent again as the same command; starts are idempotent
+//! by run id, acts on dead letters by their command, cancel and resume by what they ask for. So
+//! nothing is lost or done twice, and a call ends with an answer, a refusal, or within its time
+//! limit.
 
 mod batch;
 pub mod dead;
@@ -44,7 +46,8 @@ pub const CALL_LIMIT_DEFAULT: Duration = Duration::from_secs(30);
 /// Entries asked for at once.
 const JOURNAL_PAGE: u32 = 1_000;
 
-/// Starts runs and asks about them. Cheap to clone; the clones share a connection, which closes with the last of them.
+/// Starts runs and asks about them. Cheap to clone; the clones share a connection, which closes
+/// with the last of them.
 ///
 /// ```no_run
 /// use stepwell::{Client, Workflow};
@@ -81,7 +84,8 @@ struct Serving {
 impl Client {
     /// A client of the engine at `address` (`HOST:PORT` or `unix:PATH`), connected.
     ///
-    /// Errors: [`ClientError::NotReachable`] at once if nobody answers there; [`ClientError::HelloRefused`].
+    /// Errors: [`ClientError::NotReachable`] at once if nobody answers there;
+    /// [`ClientError::HelloRefused`].
     pub async fn connect(address: impl Into<String>) -> Result<Self, ClientError> {
         let env = Env::real();
         let client = Self::new(Arc::new(NetDial::new(env.clone(), address)), env);
@@ -89,24 +93,13 @@ impl Client {
         Ok(client)
     }
 
-    /// A client that reaches its engine by `dial`, in the world that `env` is. It connects with the first call.
+    /// A client that reaches its engine by `dial`, in the world that `env` is. It connects with the
+    /// first call.
     pub fn new(dial: Arc<dyn Dial>, env: Env) -> Self {
         let line = Arc::new(Line::numbered_from(env.entropy.next_u64()));
-        let shared = Shared {
-            env,
-            dial,
-            line,
-            serving: Mutex::default(),
-        };
-        let caller = Caller {
-            principal: "client".to_owned(),
-            ..Caller::default()
-        };
-        Self {
-            caller,
-            limit: CALL_LIMIT_DEFAULT,
-            shared: Arc::new(shared),
-        }
+        let shared = Shared { env, dial, line, serving: Mutex::default() };
+        let caller = Caller { principal: "client".to_owned(), ..Caller::default() };
+        Self { caller, limit: CALL_LIMIT_DEFAULT, shared: Arc::new(shared) }
     }
 
     /// The same connection, for runs of another namespace.
@@ -116,14 +109,16 @@ impl Client {
         self
     }
 
-    /// The same connection, for another principal: who asks, as the journal names it. Default `client`.
+    /// The same connection, for another principal: who asks, as the journal names it. Default
+    /// `client`.
     #[must_use]
     pub fn principal(mut self, principal: impl Into<String>) -> Self {
         self.caller.principal = principal.into();
         self
     }
 
-    /// The same connection, with another time limit for its calls. Default 30 s. Waiting for an outcome has none.
+    /// The same connection, with another time limit for its calls. Default 30 s. Waiting for an
+    /// outcome has none.
     #[must_use]
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
@@ -151,18 +146,11 @@ impl Client {
         self.run(RunId::of_text(self.caller.namespace, text))
     }
 
-    /// How a run ended, or that it has not; with `wait`, only once it has ended, however long that takes.
+    /// How a run ended, or that it has not; with `wait`, only once it has ended, however long that
+    /// takes.
     pub async fn outcome(&self, id: RunId, wait: bool) -> Result<Outcome, ClientError> {
         let caller = self.calls();
-        let ask = |request| {
-            AskOutcome {
-                request,
-                caller,
-                id,
-                wait,
-            }
-            .into()
-        };
+        let ask = |request| AskOutcome { request, caller, id, wait }.into();
         let answer = match wait {
             true => self.call_without_limit(ask).await?,
             false => self.call(ask).await?,
@@ -176,61 +164,33 @@ impl Client {
     /// Where a run is in its life.
     pub async fn status(&self, id: RunId) -> Result<RunSummary, ClientError> {
         let caller = self.calls();
-        match self
-            .call(|request| {
-                AskStatus {
-                    request,
-                    caller,
-                    id,
-                }
-                .into()
-            })
-            .await?
-        {
+        match self.call(|request| AskStatus { request, caller, id }.into()).await? {
             Message::StatusReply(reply) => Ok(reply.run),
             other => Err(misfit(&other)),
         }
     }
 
-    /// A page of runs, newest first, and what to ask `before` for the next page, if there may be more.
+    /// A page of runs, newest first, and what to ask `before` for the next page, if there may be
+    /// more.
     pub async fn list(
         &self,
         list: ListRuns,
     ) -> Result<(Vec<RunSummary>, Option<u64>), ClientError> {
         let caller = self.calls();
-        match self
-            .call(|request| {
-                AskList {
-                    request,
-                    caller,
-                    list,
-                }
-                .into()
-            })
-            .await?
-        {
+        match self.call(|request| AskList { request, caller, list }.into()).await? {
             Message::ListReply(reply) => Ok((reply.runs, reply.next)),
             other => Err(misfit(&other)),
         }
     }
 
-    /// A page of the dead letters, newest first, and what to ask `before` for the next page, if there may be more.
+    /// A page of the dead letters, newest first, and what to ask `before` for the next page, if
+    /// there may be more.
     pub async fn dead_list(
         &self,
         list: ListRuns,
     ) -> Result<(Vec<RunSummary>, Option<u64>), ClientError> {
         let caller = self.calls();
-        match self
-            .call(|request| {
-                AskDead {
-                    request,
-                    caller,
-                    list,
-                }
-                .into()
-            })
-            .await?
-        {
+        match self.call(|request| AskDead { request, caller, list }.into()).await? {
             Message::ListReply(reply) => Ok((reply.runs, reply.next)),
             other => Err(misfit(&other)),
         }
@@ -241,16 +201,8 @@ impl Client {
         let mut entries = Vec::new();
         loop {
             let (caller, from) = (self.calls(), entries.len() as u32);
-            let ask = |request| {
-                AskJournal {
-                    request,
-                    caller,
-                    id,
-                    from,
-                    limit: JOURNAL_PAGE,
-                }
-                .into()
-            };
+            let ask =
+                |request| AskJournal { request, caller, id, from, limit: JOURNAL_PAGE }.into();
             let reply = match self.call(ask).await? {
                 Message::JournalReply(reply) if reply.from == from => reply,
                 other => return Err(misfit(&other)),
@@ -273,30 +225,14 @@ impl Client {
     /// [`Refusal::HasEnded`](crate::model::command::Refusal::HasEnded).
     pub async fn cancel(&self, id: RunId, reason: &str) -> Result<(), ClientError> {
         let (caller, reason) = (self.calls(), reason.to_owned());
-        self.done(|request| {
-            Cancel {
-                request,
-                caller,
-                id,
-                reason,
-            }
-            .into()
-        })
-        .await
+        self.done(|request| Cancel { request, caller, id, reason }.into()).await
     }
 
-    /// Lets a parked or paused run go on. One that is ready for another build than those it failed on is ready for all again.
+    /// Lets a parked or paused run go on. One that is ready for another build than those it failed
+    /// on is ready for all again.
     pub async fn resume(&self, id: RunId) -> Result<(), ClientError> {
         let caller = self.calls();
-        self.done(|request| {
-            Resume {
-                request,
-                caller,
-                id,
-            }
-            .into()
-        })
-        .await
+        self.done(|request| Resume { request, caller, id }.into()).await
     }
 
     /// The engine's counts.
@@ -331,22 +267,17 @@ impl Client {
         self.shared.line.ask(request).answer().await
     }
 
-    /// Makes sure that there is a task that serves the connection: none yet, or its runtime was shut down.
+    /// Makes sure that there is a task that serves the connection: none yet, or its runtime was
+    /// shut down.
     fn serve(&self) -> watch::Receiver<Option<Result<(), SessionError>>> {
         let shared = &self.shared;
-        let mut serving = shared
-            .serving
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut serving = shared.serving.lock().unwrap_or_else(PoisonError::into_inner);
         match &*serving {
             Some(serving) if !serving.alive.is_closed() => serving.reached.clone(),
             _ => {
                 let (alive, is_alive) = mpsc::unbounded_channel();
                 let (reached, is_reached) = watch::channel(None);
-                let caller = Caller {
-                    command: CommandId(self.random()),
-                    ..self.caller.clone()
-                };
+                let caller = Caller { command: CommandId(self.random()), ..self.caller.clone() };
                 let peer = ClientPeer::new(
                     shared.line.clone(),
                     caller,
@@ -355,10 +286,7 @@ impl Client {
                 );
                 let session = Session::new(shared.env.clone(), shared.dial.clone(), peer, is_alive);
                 tokio::spawn(session.run());
-                *serving = Some(Serving {
-                    alive,
-                    reached: is_reached.clone(),
-                });
+                *serving = Some(Serving { alive, reached: is_reached.clone() });
                 is_reached
             }
         }
@@ -376,7 +304,5 @@ impl std::fmt::Debug for Client {
 }
 
 fn misfit(message: &Message) -> ClientError {
-    ClientError::Misfit {
-        kind: message.kind_name(),
-    }
+    ClientError::Misfit { kind: message.kind_name() }
 }

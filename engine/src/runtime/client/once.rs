@@ -11,8 +11,9 @@ use crate::model::failure::Failure;
 use crate::workflow::Workflow;
 
 impl Client {
-    /// Runs `workflow` once for `key`, and answers with what it returned: the first call does the work, and every other one,
-    /// in whatever run or process, gets the first result. Meant to be called in a step, which records the answer:
+    /// Runs `workflow` once for `key`, and answers with what it returned: the first call does the
+    /// work, and every other one, in whatever run or process, gets the first result. Meant to be
+    /// called in a step, which records the answer:
     ///
     /// ```
     /// # use stepwell::{Client, Ctx, Failure, Workflow};
@@ -23,17 +24,20 @@ impl Client {
     /// }
     /// ```
     ///
-    /// The work is a run, whose id is made of the workflow's name and the key. So one body at most runs for a key at a time;
-    /// if its worker is lost, another goes on with it under the same step keys; nobody polls; and the result is kept as long
-    /// as ended runs are (7 days unless set). After that the work is done again. The input of the first call counts.
+    /// The work is a run, whose id is made of the workflow's name and the key. So one body at most
+    /// runs for a key at a time; if its worker is lost, another goes on with it under the same step
+    /// keys; nobody polls; and the result is kept as long as ended runs are (7 days unless set).
+    /// After that the work is done again. The input of the first call counts.
     ///
-    /// The step that waits holds its slot: give the work a queue of its own, or those that wait may hold all the slots it
-    /// needs. Waiting ends with the step's hard limit; the work goes on, and the next attempt waits for it again.
+    /// The step that waits holds its slot: give the work a queue of its own, or those that wait may
+    /// hold all the slots it needs. Waiting ends with the step's hard limit; the work goes on, and
+    /// the next attempt waits for it again.
     ///
     /// For a closure in place of a workflow see [`Ctx::once`](crate::Ctx::once).
     ///
-    /// Errors: a terminal failure if the work is a dead letter or was cancelled (all who ask get it; redriving it changes
-    /// what later calls get), a retryable one if the engine gives no answer.
+    /// Errors: a terminal failure if the work is a dead letter or was cancelled (all who ask get
+    /// it; redriving it changes what later calls get), a retryable one if the engine gives no
+    /// answer.
     pub fn once<In: Serialize, Out>(
         &self,
         key: impl AsRef<str>,

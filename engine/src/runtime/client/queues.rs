@@ -12,8 +12,8 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// The queues of an engine: see [`Client::queues`].
 ///
-/// **Durability**: what is set survives a kill and a power cut once it has answered. It counts for what is handed out from
-/// then on; nothing that is granted is ended by it.
+/// **Durability**: what is set survives a kill and a power cut once it has answered. It counts for
+/// what is handed out from then on; nothing that is granted is ended by it.
 #[derive(Debug, Clone)]
 pub struct Queues {
     client: Client,
@@ -32,9 +32,7 @@ impl Client {
     /// # }
     /// ```
     pub fn queues(&self) -> Queues {
-        Queues {
-            client: self.clone(),
-        }
+        Queues { client: self.clone() }
     }
 }
 
@@ -49,9 +47,7 @@ impl Queues {
     /// Errors: [`Refusal::NoSuchQueue`](crate::model::command::Refusal::NoSuchQueue).
     pub async fn show(&self, queue: &str) -> Result<QueueSummary, ClientError> {
         let found = self.ask(Some(queue.to_owned())).await?;
-        let none = ClientError::Misfit {
-            kind: "QueuesReply",
-        };
+        let none = ClientError::Misfit { kind: "QueuesReply" };
         found.into_iter().next().ok_or(none)
     }
 
@@ -60,14 +56,7 @@ impl Queues {
     /// Errors: [`Refusal::NoSuchQueue`](crate::model::command::Refusal::NoSuchQueue).
     pub async fn pause(&self, queue: &str) -> Result<(), ClientError> {
         let paused = Some(true);
-        self.set(
-            queue,
-            QueueChange {
-                paused,
-                ..QueueChange::default()
-            },
-        )
-        .await
+        self.set(queue, QueueChange { paused, ..QueueChange::default() }).await
     }
 
     /// Hands out runs of a queue again.
@@ -75,14 +64,7 @@ impl Queues {
     /// Errors: [`Refusal::NoSuchQueue`](crate::model::command::Refusal::NoSuchQueue).
     pub async fn resume(&self, queue: &str) -> Result<(), ClientError> {
         let paused = Some(false);
-        self.set(
-            queue,
-            QueueChange {
-                paused,
-                ..QueueChange::default()
-            },
-        )
-        .await
+        self.set(queue, QueueChange { paused, ..QueueChange::default() }).await
     }
 
     /// Pauses a queue and waits until nothing of it is granted, however long that takes.
@@ -98,20 +80,12 @@ impl Queues {
 
     /// Sets what `change` names, and leaves the rest.
     ///
-    /// Errors: [`Refusal::NoSuchQueue`](crate::model::command::Refusal::NoSuchQueue) unless `change.create`;
-    /// [`Refusal::BadRate`](crate::model::command::Refusal::BadRate),
+    /// Errors: [`Refusal::NoSuchQueue`](crate::model::command::Refusal::NoSuchQueue) unless
+    /// `change.create`; [`Refusal::BadRate`](crate::model::command::Refusal::BadRate),
     /// [`Refusal::OutOfRange`](crate::model::command::Refusal::OutOfRange).
     pub async fn set(&self, queue: &str, change: QueueChange) -> Result<(), ClientError> {
         let (caller, queue) = (self.client.calls(), queue.to_owned());
-        let ask = |request| {
-            SetQueue {
-                request,
-                caller,
-                queue,
-                change,
-            }
-            .into()
-        };
+        let ask = |request| SetQueue { request, caller, queue, change }.into();
         self.client.done(ask).await
     }
 

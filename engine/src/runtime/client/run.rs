@@ -19,12 +19,7 @@ pub struct Run<Out> {
 
 impl<Out> Run<Out> {
     pub(super) fn new(client: Client, id: RunId, started: bool) -> Self {
-        Self {
-            client,
-            id,
-            started,
-            output: PhantomData,
-        }
+        Self { client, id, started, output: PhantomData }
     }
 
     /// Its id.
@@ -57,9 +52,9 @@ impl<Out: DeserializeOwned> Run<Out> {
             Outcome::OutcomeCompleted(completed) => Ok(completed.output.to()?),
             Outcome::OutcomeDead(dead) => Err(RunError::Failed(dead.failure)),
             Outcome::OutcomeCancelled(_) => Err(RunError::Cancelled),
-            Outcome::OutcomePending(_) => Err(RunError::Client(ClientError::Misfit {
-                kind: "OutcomePending",
-            })),
+            Outcome::OutcomePending(_) => {
+                Err(RunError::Client(ClientError::Misfit { kind: "OutcomePending" }))
+            }
         }
     }
 }

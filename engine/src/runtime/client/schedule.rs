@@ -23,7 +23,8 @@ use crate::workflow::Workflow;
 /// The priority of runs that were given none.
 const PRIORITY_DEFAULT: u8 = 5;
 
-/// A schedule about to be set: say when with [`cron`](Self::cron) or [`every`](Self::every), then [`set`](Self::set) it.
+/// A schedule about to be set: say when with [`cron`](Self::cron) or [`every`](Self::every), then
+/// [`set`](Self::set) it.
 #[must_use = "nothing is set until `set` is awaited"]
 #[derive(Debug)]
 pub struct ScheduleBuilder {
@@ -45,11 +46,7 @@ impl ScheduleBuilder {
             queue: queue.to_owned(),
             priority: PRIORITY_DEFAULT,
             input,
-            when: CronTimes {
-                expression: String::new(),
-                zone: "UTC".to_owned(),
-            }
-            .into(),
+            when: CronTimes { expression: String::new(), zone: "UTC".to_owned() }.into(),
             jitter_ms: 0,
             overlap: Overlap::default(),
             catch_up_ms: ms(CATCH_UP_DEFAULT),
@@ -65,8 +62,9 @@ impl ScheduleBuilder {
         self
     }
 
-    /// At the wall times a cron expression names: five fields (minute, hour, day of month, month, day of week), or six
-    /// with the second in front. If both a day of the month and a day of the week are named, either will do.
+    /// At the wall times a cron expression names: five fields (minute, hour, day of month, month,
+    /// day of week), or six with the second in front. If both a day of the month and a day of the
+    /// week are named, either will do.
     pub fn cron(self, expression: impl Into<String>) -> Self {
         self.with(|spec| {
             let zone = match &spec.when {
@@ -78,8 +76,9 @@ impl ScheduleBuilder {
         })
     }
 
-    /// In this IANA time zone. Default UTC. A wall time that is skipped when clocks go forward is the first instant after
-    /// the gap; one that is repeated when they go back is the first of the two.
+    /// In this IANA time zone. Default UTC. A wall time that is skipped when clocks go forward is
+    /// the first instant after the gap; one that is repeated when they go back is the first of the
+    /// two.
     pub fn zone(self, zone: impl Into<String>) -> Self {
         self.with(|spec| {
             if let When::CronTimes(cron) = &mut spec.when {
@@ -88,14 +87,11 @@ impl ScheduleBuilder {
         })
     }
 
-    /// Every so often, from 1970-01-01T00:00:00Z on: 15 minutes are the quarters of the hour. At least a second.
+    /// Every so often, from 1970-01-01T00:00:00Z on: 15 minutes are the quarters of the hour. At
+    /// least a second.
     pub fn every(self, every: Duration) -> Self {
         self.with(|spec| {
-            spec.when = EveryTimes {
-                every_ms: ms(every),
-                anchor: Time(0),
-            }
-            .into();
+            spec.when = EveryTimes { every_ms: ms(every), anchor: Time(0) }.into();
         })
     }
 
@@ -118,14 +114,15 @@ impl ScheduleBuilder {
         self.with(|spec| spec.priority = priority)
     }
 
-    /// Runs it only on workers that offer all of these tags ([`Worker::tag`](crate::Worker::tag)). Default: the workflow's.
+    /// Runs it only on workers that offer all of these tags ([`Worker::tag`](crate::Worker::tag)).
+    /// Default: the workflow's.
     pub fn tags<T: Into<String>>(self, tags: impl IntoIterator<Item = T>) -> Self {
         let tags = tags.into_iter().map(Into::into).collect();
         self.with(|spec| spec.tags = tags)
     }
 
-    /// Puts each occurrence off by up to this much, never beyond the next. How much is made of the schedule's name and the
-    /// nominal time, which stays as it is.
+    /// Puts each occurrence off by up to this much, never beyond the next. How much is made of the
+    /// schedule's name and the nominal time, which stays as it is.
     pub fn jitter(self, jitter: Duration) -> Self {
         self.with(|spec| spec.jitter_ms = ms(jitter))
     }
@@ -135,36 +132,32 @@ impl ScheduleBuilder {
         self.with(|spec| spec.overlap = overlap)
     }
 
-    /// Of the occurrences missed within this time only the newest is started. Default 1 h, at least 10 s.
+    /// Of the occurrences missed within this time only the newest is started. Default 1 h, at least
+    /// 10 s.
     pub fn catch_up(self, window: Duration) -> Self {
         self.with(|spec| spec.catch_up_ms = ms(window))
     }
 
-    /// Sets it. Setting the same again changes nothing. Another content goes on where it was if its times are the same, so
-    /// that a deploy loses no occurrence; other times begin with their first from now.
+    /// Sets it. Setting the same again changes nothing. Another content goes on where it was if its
+    /// times are the same, so that a deploy loses no occurrence; other times begin with their first
+    /// from now.
     ///
     /// **Durability**: the schedule survives a kill and a power cut once this has answered.
     ///
-    /// Errors: [`Refusal::BadCron`](crate::Refusal::BadCron), [`Refusal::UnknownZone`](crate::Refusal::UnknownZone),
-    /// [`Refusal::NeverFires`](crate::Refusal::NeverFires), [`Refusal::BadSpan`](crate::Refusal::BadSpan),
+    /// Errors: [`Refusal::BadCron`](crate::Refusal::BadCron),
+    /// [`Refusal::UnknownZone`](crate::Refusal::UnknownZone),
+    /// [`Refusal::NeverFires`](crate::Refusal::NeverFires),
+    /// [`Refusal::BadSpan`](crate::Refusal::BadSpan),
     /// [`Refusal::TooManySchedules`](crate::Refusal::TooManySchedules),
-    /// [`Refusal::ScheduleInputTooLarge`](crate::Refusal::ScheduleInputTooLarge) and those of a start.
+    /// [`Refusal::ScheduleInputTooLarge`](crate::Refusal::ScheduleInputTooLarge) and those of a
+    /// start.
     pub fn set(self) -> BoxFuture<'static, Result<ScheduleSet, ClientError>> {
         Box::pin(async move {
             let (caller, spec) = (self.client.calls(), Box::new(self.spec?));
-            let reply = self.client.schedule_reply(|request| {
-                SetSchedule {
-                    request,
-                    caller,
-                    spec,
-                }
-                .into()
-            });
+            let reply =
+                self.client.schedule_reply(|request| SetSchedule { request, caller, spec }.into());
             let reply = reply.await?;
-            Ok(ScheduleSet {
-                schedule: *reply.schedule,
-                changed: reply.changed,
-            })
+            Ok(ScheduleSet { schedule: *reply.schedule, changed: reply.changed })
         })
     }
 }
@@ -210,12 +203,8 @@ impl Client {
         workflow: Workflow<In, Out>,
         input: &In,
     ) -> ScheduleBuilder {
-        let of = (
-            workflow.name(),
-            workflow.code_version(),
-            workflow.queue_name(),
-            workflow.tag_names(),
-        );
+        let of =
+            (workflow.name(), workflow.code_version(), workflow.queue_name(), workflow.tag_names());
         ScheduleBuilder::new(self.clone(), name, of, Payload::of(input))
     }
 
@@ -246,15 +235,8 @@ impl Schedules {
         let (mut all, mut after) = (Vec::new(), None);
         loop {
             let caller = self.0.calls();
-            let ask = |request| {
-                AskSchedules {
-                    request,
-                    caller,
-                    after,
-                    limit: SCHEDULE_ROWS_MAX,
-                }
-                .into()
-            };
+            let ask =
+                |request| AskSchedules { request, caller, after, limit: SCHEDULE_ROWS_MAX }.into();
             match self.0.call(ask).await? {
                 Message::SchedulesReply(reply) => {
                     all.extend(reply.schedules);
@@ -275,21 +257,15 @@ impl Schedules {
         count: u32,
     ) -> Result<(ScheduleInfo, Vec<Occurrence>), ClientError> {
         let (caller, name) = (self.0.calls(), name.to_owned());
-        let reply = self.0.schedule_reply(|request| {
-            AskOccurrences {
-                request,
-                caller,
-                name,
-                count,
-            }
-            .into()
-        });
+        let reply =
+            self.0.schedule_reply(|request| AskOccurrences { request, caller, name, count }.into());
         reply.await.map(|reply| (*reply.schedule, reply.next))
     }
 
     /// A schedule.
     ///
-    /// Errors: [`Refusal::NoSuchSchedule`](crate::Refusal::NoSuchSchedule), as for all calls that name one.
+    /// Errors: [`Refusal::NoSuchSchedule`](crate::Refusal::NoSuchSchedule), as for all calls that
+    /// name one.
     pub async fn show(&self, name: &str) -> Result<ScheduleInfo, ClientError> {
         Ok(self.next(name, 0).await?.0)
     }
@@ -297,48 +273,29 @@ impl Schedules {
     /// Starts no more occurrences until it is resumed. Tells whether that changed anything.
     pub async fn pause(&self, name: &str) -> Result<bool, ClientError> {
         let (caller, name) = (self.0.calls(), name.to_owned());
-        let reply = self.0.schedule_reply(|request| {
-            PauseSchedule {
-                request,
-                caller,
-                name,
-            }
-            .into()
-        });
+        let reply = self.0.schedule_reply(|request| PauseSchedule { request, caller, name }.into());
         reply.await.map(|reply| reply.changed)
     }
 
-    /// Goes on with the first occurrence from now; what came due meanwhile is not made up for. Tells whether that changed
-    /// anything.
+    /// Goes on with the first occurrence from now; what came due meanwhile is not made up for.
+    /// Tells whether that changed anything.
     pub async fn resume(&self, name: &str) -> Result<bool, ClientError> {
         let (caller, name) = (self.0.calls(), name.to_owned());
-        let reply = self.0.schedule_reply(|request| {
-            ResumeSchedule {
-                request,
-                caller,
-                name,
-            }
-            .into()
-        });
+        let reply =
+            self.0.schedule_reply(|request| ResumeSchedule { request, caller, name }.into());
         reply.await.map(|reply| reply.changed)
     }
 
     /// Forgets a schedule. Runs that it started go on.
     pub async fn remove(&self, name: &str) -> Result<(), ClientError> {
         let (caller, name) = (self.0.calls(), name.to_owned());
-        let remove = |request| {
-            RemoveSchedule {
-                request,
-                caller,
-                name,
-            }
-            .into()
-        };
+        let remove = |request| RemoveSchedule { request, caller, name }.into();
         self.0.done(remove).await
     }
 
-    /// Starts a page of the occurrences from `from` on and before `to`, at most 100, whatever the overlap policy and even
-    /// while it is paused. What was started before is found and left as it is, for as long as its run is kept.
+    /// Starts a page of the occurrences from `from` on and before `to`, at most 100, whatever the
+    /// overlap policy and even while it is paused. What was started before is found and left as it
+    /// is, for as long as its run is kept.
     ///
     /// Errors: [`Refusal::BadBackfill`](crate::Refusal::BadBackfill) if `to` has not passed.
     pub async fn backfill(
@@ -350,23 +307,11 @@ impl Schedules {
     ) -> Result<Filled, ClientError> {
         let (caller, name) = (self.0.calls(), name.to_owned());
         let limit = limit.min(BACKFILL_PAGE_MAX);
-        let ask = |request| {
-            Backfill {
-                request,
-                caller,
-                name,
-                from,
-                to,
-                limit,
-            }
-            .into()
-        };
+        let ask = |request| Backfill { request, caller, name, from, to, limit }.into();
         match self.0.call(ask).await? {
-            Message::BackfillReply(reply) => Ok(Filled {
-                started: reply.started,
-                existed: reply.existed,
-                next: reply.next,
-            }),
+            Message::BackfillReply(reply) => {
+                Ok(Filled { started: reply.started, existed: reply.existed, next: reply.next })
+            }
             other => Err(misfit(&other)),
         }
     }

@@ -53,11 +53,7 @@ impl<Out> StartBuilder<Out> {
             tags: Vec::new(),
             unique: None,
         });
-        Self {
-            client,
-            run,
-            output: PhantomData,
-        }
+        Self { client, run, output: PhantomData }
     }
 
     fn with(mut self, change: impl FnOnce(&Client, &mut StartRun)) -> Self {
@@ -67,10 +63,11 @@ impl<Out> StartBuilder<Out> {
         self
     }
 
-    /// Names the run. Starting the same name again finds the first run, as long as that is kept; the run's id is made
-    /// of the name. Without a name the id is random.
+    /// Names the run. Starting the same name again finds the first run, as long as that is kept;
+    /// the run's id is made of the name. Without a name the id is random.
     ///
-    /// Errors (when awaited): [`Refusal::IdTaken`] if a run of that name exists with another workflow or input.
+    /// Errors (when awaited): [`Refusal::IdTaken`] if a run of that name exists with another
+    /// workflow or input.
     pub fn id(self, name: impl Into<String>) -> Self {
         let name = name.into();
         self.with(|client, run| {
@@ -89,11 +86,13 @@ impl<Out> StartBuilder<Out> {
         self.with(|_, run| run.delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX))
     }
 
-    /// Gives the run a unique key. If another run of the workflow holds it, that run is the answer, and nothing is started
-    /// ([`Run::started`] tells); it is never an error. How long a run holds its key is the scope *it* was started with.
+    /// Gives the run a unique key. If another run of the workflow holds it, that run is the answer,
+    /// and nothing is started ([`Run::started`] tells); it is never an error. How long a run holds
+    /// its key is the scope *it* was started with.
     ///
-    /// **Durability**: the key is taken in the commit that starts the run and let go of in the one that ends it (or grants
-    /// it, if [`Unique::Queued`]); a kill or a power cut changes nothing. Two starts at once begin one run.
+    /// **Durability**: the key is taken in the commit that starts the run and let go of in the one
+    /// that ends it (or grants it, if [`Unique::Queued`]); a kill or a power cut changes nothing.
+    /// Two starts at once begin one run.
     pub fn unique(self, key: impl Into<String>, scope: Unique) -> Self {
         self.with(|_, run| run.unique = Some(UniqueKey::new(key, scope)))
     }
@@ -103,7 +102,8 @@ impl<Out> StartBuilder<Out> {
         self.with(|_, run| run.priority = priority)
     }
 
-    /// Runs it only on workers that offer all of these tags ([`Worker::tag`](crate::Worker::tag)). Default: the workflow's.
+    /// Runs it only on workers that offer all of these tags ([`Worker::tag`](crate::Worker::tag)).
+    /// Default: the workflow's.
     pub fn tags<T: Into<String>>(self, tags: impl IntoIterator<Item = T>) -> Self {
         let tags = tags.into_iter().map(Into::into).collect();
         self.with(|_, run| run.tags = tags)
@@ -118,10 +118,8 @@ impl<Out: Send + 'static> IntoFuture for StartBuilder<Out> {
         Box::pin(async move {
             let Self { client, run, .. } = self;
             let answers = client.send_start(vec![run?]).await?;
-            let answer = answers
-                .into_iter()
-                .next()
-                .ok_or(ClientError::Misfit { kind: "StartReply" })?;
+            let answer =
+                answers.into_iter().next().ok_or(ClientError::Misfit { kind: "StartReply" })?;
             Ok(client.started(answer)?)
         })
     }
@@ -143,15 +141,16 @@ pub struct StartMany<Out> {
 }
 
 impl<Out> StartMany<Out> {
-    /// Starts all of them, in one durable commit, or none. Runs that exist already, the same, are found and do not count
-    /// as failures, so that the call may be repeated.
+    /// Starts all of them, in one durable commit, or none. Runs that exist already, the same, are
+    /// found and do not count as failures, so that the call may be repeated.
     ///
-    /// All of it must fit one batch of the store: 4,032 writes (a run takes 3, with a unique key 4, 5 if it is held while
-    /// the run is in line, 6 if for a time; each queue 1, and one more if it is new; so 1,343 plain runs) and 900 KiB of
-    /// inputs, names and tags, with 320 bytes for each run.
+    /// All of it must fit one batch of the store: 4,032 writes (a run takes 3, with a unique key 4,
+    /// 5 if it is held while the run is in line, 6 if for a time; each queue 1, and one more if it
+    /// is new; so 1,343 plain runs) and 900 KiB of inputs, names and tags, with 320 bytes for each
+    /// run.
     ///
-    /// Errors (when awaited): [`Refusal::NotAllStarted`] names the runs for which nothing was started;
-    /// [`Refusal::TooMany`] if the call is too large.
+    /// Errors (when awaited): [`Refusal::NotAllStarted`] names the runs for which nothing was
+    /// started; [`Refusal::TooMany`] if the call is too large.
     pub fn all_or_nothing(mut self) -> Self {
         self.together = true;
         self
@@ -163,8 +162,8 @@ impl<Out> StartMany<Out> {
         self.each(|run| run.queue.clone_from(&queue))
     }
 
-    /// Sets the priority of all runs, 0 (first) to 9. Default 5: a large backfill wants 9, so that it keeps
-    /// nobody waiting.
+    /// Sets the priority of all runs, 0 (first) to 9. Default 5: a large backfill wants 9, so that
+    /// it keeps nobody waiting.
     pub fn priority(self, priority: u8) -> Self {
         self.each(|run| run.priority = priority)
     }
@@ -175,8 +174,8 @@ impl<Out> StartMany<Out> {
         self.each(|run| run.delay_ms = delay_ms)
     }
 
-    /// Runs all runs only on workers that offer all of these tags ([`Worker::tag`](crate::Worker::tag)). Default:
-    /// the workflow's.
+    /// Runs all runs only on workers that offer all of these tags
+    /// ([`Worker::tag`](crate::Worker::tag)). Default: the workflow's.
     pub fn tags<T: Into<String>>(self, tags: impl IntoIterator<Item = T>) -> Self {
         let tags: Vec<String> = tags.into_iter().map(Into::into).collect();
         self.each(|run| run.tags.clone_from(&tags))
@@ -246,18 +245,15 @@ pub(super) fn frames(runs: Vec<StartRun>) -> Vec<Vec<StartRun>> {
 impl Client {
     /// Starts a run of `workflow`.
     ///
-    /// **Durability**: the run survives a kill and a power cut once this has answered. If the connection is lost
-    /// meanwhile, the request is sent again; it takes effect once.
+    /// **Durability**: the run survives a kill and a power cut once this has answered. If the
+    /// connection is lost meanwhile, the request is sent again; it takes effect once.
     pub fn start<In: Serialize, Out>(
         &self,
         workflow: Workflow<In, Out>,
         input: &In,
     ) -> StartBuilder<Out> {
-        let (name, version, queue) = (
-            workflow.name(),
-            workflow.code_version(),
-            workflow.queue_name(),
-        );
+        let (name, version, queue) =
+            (workflow.name(), workflow.code_version(), workflow.queue_name());
         StartBuilder::new(self.clone(), name, version, queue, Payload::of(input))
             .tags(workflow.tag_names().iter().copied())
     }
@@ -268,11 +264,11 @@ impl Client {
         StartBuilder::new(self.clone(), workflow, 1, "default", Ok(input))
     }
 
-    /// Starts many runs of one workflow, each with a name or without one, in few frames. The answers are in the order of
-    /// the inputs. See [`StartMany::all_or_nothing`].
+    /// Starts many runs of one workflow, each with a name or without one, in few frames. The
+    /// answers are in the order of the inputs. See [`StartMany::all_or_nothing`].
     ///
-    /// Errors: a refusal for each run that is refused; the others are started. A [`ClientError`] leaves some started and
-    /// some not: with names, the call may be repeated.
+    /// Errors: a refusal for each run that is refused; the others are started. A [`ClientError`]
+    /// leaves some started and some not: with names, the call may be repeated.
     pub fn start_many<In: Serialize, Out>(
         &self,
         workflow: Workflow<In, Out>,
@@ -307,28 +303,16 @@ impl Client {
         if bytes > TOGETHER_BYTES_MAX || count > START_MANY_MAX {
             let (what, count, count_max) = match count > START_MANY_MAX {
                 true => ("runs", count, START_MANY_MAX),
-                false => (
-                    "bytes of input of runs that are all or nothing",
-                    bytes,
-                    TOGETHER_BYTES_MAX,
-                ),
+                false => {
+                    ("bytes of input of runs that are all or nothing", bytes, TOGETHER_BYTES_MAX)
+                }
             };
-            let refusal = TooMany {
-                what: what.to_owned(),
-                count: count as u64,
-                count_max: count_max as u64,
-            };
+            let refusal =
+                TooMany { what: what.to_owned(), count: count as u64, count_max: count_max as u64 };
             return Err(ClientError::Refused(refusal.into()));
         }
         let caller = self.calls();
-        let ask = |request| {
-            StartTogether {
-                request,
-                caller,
-                runs,
-            }
-            .into()
-        };
+        let ask = |request| StartTogether { request, caller, runs }.into();
         match self.call(ask).await? {
             Message::StartReply(reply) if reply.runs.len() == count => Ok(reply.runs),
             other => Err(misfit(&other)),
@@ -337,27 +321,12 @@ impl Client {
 
     async fn send_start(&self, runs: Vec<StartRun>) -> Result<Vec<StartAnswer>, ClientError> {
         let count = runs.len();
-        if let Some(run) = runs
-            .iter()
-            .find(|run| run.input.len() > PAYLOAD_BYTES_CEILING)
-        {
+        if let Some(run) = runs.iter().find(|run| run.input.len() > PAYLOAD_BYTES_CEILING) {
             let (bytes, bytes_max) = (run.input.len() as u64, PAYLOAD_BYTES_CEILING as u64);
-            return Err(ClientError::Refused(
-                PayloadTooLarge { bytes, bytes_max }.into(),
-            ));
+            return Err(ClientError::Refused(PayloadTooLarge { bytes, bytes_max }.into()));
         }
         let caller = self.calls();
-        match self
-            .call(|request| {
-                Start {
-                    request,
-                    caller,
-                    runs,
-                }
-                .into()
-            })
-            .await?
-        {
+        match self.call(|request| Start { request, caller, runs }.into()).await? {
             Message::StartReply(reply) if reply.runs.len() == count => Ok(reply.runs),
             other => Err(misfit(&other)),
         }
@@ -376,9 +345,6 @@ impl Client {
 
     /// The caller of a new command.
     pub(super) fn calls(&self) -> crate::model::command::Caller {
-        crate::model::command::Caller {
-            command: CommandId(self.random()),
-            ..self.caller.clone()
-        }
+        crate::model::command::Caller { command: CommandId(self.random()), ..self.caller.clone() }
     }
 }

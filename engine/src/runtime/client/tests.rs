@@ -35,16 +35,9 @@ fn answer(start: &Start) -> StartReply {
     let runs = start
         .runs
         .iter()
-        .map(|run| StartAnswer {
-            id: run.id,
-            started: true,
-            refused: None,
-        })
+        .map(|run| StartAnswer { id: run.id, started: true, refused: None })
         .collect();
-    StartReply {
-        request: start.request,
-        runs,
-    }
+    StartReply { request: start.request, runs }
 }
 
 #[tokio::test(start_paused = true)]
@@ -61,14 +54,8 @@ async fn a_start_says_all_it_was_given() {
     let mut connection = engine.accept().await;
     let asked = start(&mut connection).await;
     let run = &asked.runs[0];
-    assert_eq!(
-        (run.workflow.as_str(), run.version, run.queue.as_str()),
-        ("greet", 3, "mail")
-    );
-    assert_eq!(
-        (run.delay_ms, run.priority, run.name.as_deref()),
-        (3_000, 2, Some("greet-you"))
-    );
+    assert_eq!((run.workflow.as_str(), run.version, run.queue.as_str()), ("greet", 3, "mail"));
+    assert_eq!((run.delay_ms, run.priority, run.name.as_deref()), (3_000, 2, Some("greet-you")));
     assert_eq!(run.id, RunId::of_name(Default::default(), "greet-you"));
     assert_eq!(asked.caller.principal, "web");
     connection.send(answer(&asked));
@@ -102,29 +89,16 @@ async fn a_sent_request_without_an_answer_is_unknown_and_an_unsent_one_is_not() 
         async move { client.resume(RunId(1)).await }
     });
     let mut connection = engine.accept().await;
-    let Message::Resume(asked) = connection.next().await else {
-        panic!()
-    };
-    assert_eq!(
-        asking.await.unwrap(),
-        Err(ClientError::TimedOut { limit: secs(3) })
-    );
-    connection.send(DoneReply {
-        request: asked.request,
-    });
+    let Message::Resume(asked) = connection.next().await else { panic!() };
+    assert_eq!(asking.await.unwrap(), Err(ClientError::TimedOut { limit: secs(3) }));
+    connection.send(DoneReply { request: asked.request });
     engine.door(Door::Refused);
     drop(connection);
     settle().await;
-    assert!(matches!(
-        client.resume(RunId(1)).await,
-        Err(ClientError::NotReachable { .. })
-    ));
+    assert!(matches!(client.resume(RunId(1)).await, Err(ClientError::NotReachable { .. })));
     engine.door(Door::Open);
     let mut connection = engine.accept().await;
-    assert!(
-        connection.arrived().await.is_empty(),
-        "what was given up is not sent again"
-    );
+    assert!(connection.arrived().await.is_empty(), "what was given up is not sent again");
 }
 
 #[tokio::test(start_paused = true)]
@@ -144,15 +118,14 @@ async fn connecting_to_nobody_fails_at_once() {
 async fn a_refused_hello_ends_the_calls() {
     let (mut engine, client) = client();
     let asking = tokio::spawn(async move { client.stats().await });
-    engine.hello().await.send(Closing {
-        reason: "not you".to_owned(),
-    });
+    engine.hello().await.send(Closing { reason: "not you".to_owned() });
     assert!(
         matches!(asking.await.unwrap(), Err(ClientError::HelloRefused { reason, .. }) if reason == "not you")
     );
 }
 
-// An engine that fails closes the door on those who come back, and may have committed what they had sent before.
+// An engine that fails closes the door on those who come back, and may have committed what they had
+// sent before.
 #[tokio::test(start_paused = true)]
 async fn a_refused_hello_does_not_say_that_a_command_sent_before_took_no_effect() {
     let (mut engine, client) = client();
@@ -167,14 +140,8 @@ async fn a_refused_hello_does_not_say_that_a_command_sent_before_took_no_effect(
     drop(connection);
     let reason = "no room".to_owned();
     engine.hello().await.send(Closing { reason });
-    assert!(matches!(
-        waiting.await.unwrap(),
-        Err(ClientError::HelloRefused { .. })
-    ));
-    assert_eq!(
-        cancelling.await.unwrap(),
-        Err(ClientError::TimedOut { limit: secs(3) })
-    );
+    assert!(matches!(waiting.await.unwrap(), Err(ClientError::HelloRefused { .. })));
+    assert_eq!(cancelling.await.unwrap(), Err(ClientError::TimedOut { limit: secs(3) }));
 }
 
 #[tokio::test(start_paused = true)]
@@ -191,29 +158,15 @@ async fn many_wait_for_outcomes_on_one_connection_for_longer_than_a_call_may_tak
     assert_eq!(asked.len(), 600);
     connection.beat_for(secs(100)).await;
     for message in asked.into_iter().rev() {
-        let Message::AskOutcome(ask) = message else {
-            panic!()
-        };
+        let Message::AskOutcome(ask) = message else { panic!() };
         assert!(ask.wait);
         let outcome: Outcome = match ask.id.0 {
             0 => OutcomeCancelled {}.into(),
-            1 => OutcomeDead {
-                failure: Failure::terminal("no"),
-            }
-            .into(),
-            2 => OutcomeCompleted {
-                output: Payload::of("word").unwrap(),
-            }
-            .into(),
-            id => OutcomeCompleted {
-                output: Payload::of(&(id as u32)).unwrap(),
-            }
-            .into(),
+            1 => OutcomeDead { failure: Failure::terminal("no") }.into(),
+            2 => OutcomeCompleted { output: Payload::of("word").unwrap() }.into(),
+            id => OutcomeCompleted { output: Payload::of(&(id as u32)).unwrap() }.into(),
         };
-        connection.send(OutcomeReply {
-            request: ask.request,
-            outcome,
-        });
+        connection.send(OutcomeReply { request: ask.request, outcome });
     }
     for (id, waiting) in waiting.into_iter().enumerate() {
         match (id, waiting.await.unwrap()) {
@@ -229,14 +182,9 @@ async fn a_refusal_is_told_as_it_is() {
     let (mut engine, client) = client();
     let asking = tokio::spawn(async move { client.find::<u32>("order-17").status().await });
     let mut connection = engine.accept().await;
-    let Message::AskStatus(ask) = connection.next().await else {
-        panic!()
-    };
+    let Message::AskStatus(ask) = connection.next().await else { panic!() };
     let reason = Refusal::from(NoSuchRun { id: ask.id });
-    connection.send(RefusedReply {
-        request: ask.request,
-        reason: reason.clone(),
-    });
+    connection.send(RefusedReply { request: ask.request, reason: reason.clone() });
     assert_eq!(asking.await.unwrap(), Err(ClientError::Refused(reason)));
 }
 
@@ -245,26 +193,13 @@ async fn a_journal_is_read_page_by_page() {
     let (mut engine, client) = client();
     let asking = tokio::spawn(async move { client.journal(RunId(1)).await });
     let mut connection = engine.accept().await;
-    let journal: Vec<Entry> = vec![
-        started("greet"),
-        Cancelled { at: Time(2) }.into(),
-        Cancelled { at: Time(3) }.into(),
-    ];
+    let journal: Vec<Entry> =
+        vec![started("greet"), Cancelled { at: Time(2) }.into(), Cancelled { at: Time(3) }.into()];
     for _ in 0..2 {
-        let Message::AskJournal(ask) = connection.next().await else {
-            panic!()
-        };
-        let entries = journal[ask.from as usize..]
-            .iter()
-            .take(2)
-            .map(|e| e.encode().into())
-            .collect();
-        connection.send(JournalReply {
-            request: ask.request,
-            from: ask.from,
-            count: 3,
-            entries,
-        });
+        let Message::AskJournal(ask) = connection.next().await else { panic!() };
+        let entries =
+            journal[ask.from as usize..].iter().take(2).map(|e| e.encode().into()).collect();
+        connection.send(JournalReply { request: ask.request, from: ask.from, count: 3, entries });
     }
     assert_eq!(asking.await.unwrap(), Ok(journal));
 }
@@ -272,9 +207,7 @@ async fn a_journal_is_read_page_by_page() {
 #[tokio::test(start_paused = true)]
 async fn a_bulk_start_goes_in_frames_of_bounded_size() {
     let (mut engine, client) = client();
-    let runs: Vec<_> = (0..25_000)
-        .map(|n| (Some(format!("n-{n}")), n.to_string()))
-        .collect();
+    let runs: Vec<_> = (0..25_000).map(|n| (Some(format!("n-{n}")), n.to_string())).collect();
     let starting = tokio::spawn(async move { client.start_many(GREET, runs).await });
     let mut connection = engine.accept().await;
     let (mut frames, mut seen) = (0, 0);
@@ -286,10 +219,7 @@ async fn a_bulk_start_goes_in_frames_of_bounded_size() {
     }
     let started = starting.await.unwrap().unwrap();
     assert_eq!((frames, started.len()), (3, 25_000));
-    assert_eq!(
-        started[17].as_ref().unwrap().id(),
-        RunId::of_name(Default::default(), "n-17")
-    );
+    assert_eq!(started[17].as_ref().unwrap().id(), RunId::of_name(Default::default(), "n-17"));
 }
 
 #[tokio::test(start_paused = true)]

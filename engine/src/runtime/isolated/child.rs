@@ -41,8 +41,8 @@ impl Dial for Nowhere {
     }
 }
 
-/// Serves the parent. The function runs on the current runtime; `blocks` says that the caller will not give its thread
-/// back, so that a runtime of one thread cannot be it.
+/// Serves the parent. The function runs on the current runtime; `blocks` says that the caller will
+/// not give its thread back, so that a runtime of one thread cannot be it.
 pub(crate) fn serve(env: &Env, socket: OsString, world: World, blocks: bool) -> io::Result<()> {
     let (heard, inbox) = mpsc::unbounded_channel();
     let (outbox, to_say) = mpsc::unbounded_channel();
@@ -123,10 +123,7 @@ async fn replay(
 fn prepare(world: &World, task: &Task) -> Result<(), Failure> {
     world.set_payload_bytes_max(task.payload_bytes_max);
     world.engine_time.heard(task.now, world.clock.mono());
-    let _ = world.only.set(Only {
-        number: task.number,
-        age: Duration::from_millis(task.age_ms),
-    });
+    let _ = world.only.set(Only { number: task.number, age: Duration::from_millis(task.age_ms) });
     match task.memory_bytes_max {
         Some(bytes_max) => limit_memory(bytes_max).map_err(|error| {
             let text = format!("the memory of the step's process cannot be limited: {error}");
@@ -140,23 +137,13 @@ fn prepare(world: &World, task: &Task) -> Result<(), Failure> {
 fn limit_memory(bytes_max: u64) -> io::Result<()> {
     let before = getrlimit(Resource::Data).maximum;
     let limit = Some(before.map_or(bytes_max, |before| before.min(bytes_max)));
-    setrlimit(
-        Resource::Data,
-        Rlimit {
-            current: limit,
-            maximum: limit,
-        },
-    )?;
+    setrlimit(Resource::Data, Rlimit { current: limit, maximum: limit })?;
     Ok(())
 }
 
 /// Replays until the step has answered.
 async fn answer(world: &Arc<World>, task: &Task, mut inbox: mpsc::UnboundedReceiver<Said>) -> Said {
-    let token = Token {
-        store: 0,
-        epoch: 0,
-        grant: GrantNo(0),
-    };
+    let token = Token { store: 0, epoch: 0, grant: GrantNo(0) };
     let mut turn = Turn::new(RunNo(0), task.run, token, task.seen, world.clone());
     let mut asks_within = None;
     std::future::poll_fn(move |cx| {
@@ -174,9 +161,7 @@ async fn answer(world: &Arc<World>, task: &Task, mut inbox: mpsc::UnboundedRecei
             true
         });
         if let Phase::Unknown(workflow) = turn.phase() {
-            answer = Some(astray(&format!(
-                "the workflow `{workflow}` is not registered there"
-            )));
+            answer = Some(astray(&format!("the workflow `{workflow}` is not registered there")));
         }
         if let Some(answer) = answer {
             return Poll::Ready(answer);

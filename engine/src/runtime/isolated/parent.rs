@@ -1,4 +1,5 @@
-//! The worker's side: starts the process of an attempt, gives it its journal, takes its answer, ends it.
+//! The worker's side: starts the process of an attempt, gives it its journal, takes its answer,
+//! ends it.
 
 use std::fs::DirBuilder;
 use std::io;
@@ -50,14 +51,11 @@ pub(crate) struct Processes {
 
 impl Processes {
     pub(crate) fn new(env: Env, session: mpsc::UnboundedSender<WorkerCommand>) -> Self {
-        Self {
-            env,
-            session,
-            launches: Mutex::new(None),
-        }
+        Self { env, session, launches: Mutex::new(None) }
     }
 
-    /// The way to the thread that sees to the processes: no user code runs there, so that nothing holds up a kill (I3).
+    /// The way to the thread that sees to the processes: no user code runs there, so that nothing
+    /// holds up a kill (I3).
     fn thread(&self) -> io::Result<mpsc::UnboundedSender<Launch>> {
         let mut launches = self.launches.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = &*launches {
@@ -70,9 +68,7 @@ impl Processes {
                 tokio::spawn(supervise(env.clone(), session.clone(), launch));
             }
         };
-        self.env
-            .exec
-            .isolated("stepwell-processes", Box::pin(supervising))?;
+        self.env.exec.isolated("stepwell-processes", Box::pin(supervising))?;
         Ok(launches.insert(orders).clone())
     }
 }
@@ -81,11 +77,7 @@ impl Elsewhere for Processes {
     fn run(&self, errand: Errand) -> BoxFuture<'static, Result<Payload, Failure>> {
         let began = self.env.clock.mono();
         let (answer, answered) = oneshot::channel();
-        let launch = Launch {
-            errand,
-            began,
-            answer,
-        };
+        let launch = Launch { errand, began, answer };
         let sent = self.thread().map(|thread| thread.send(launch).is_ok());
         Box::pin(async move {
             match sent {
@@ -112,11 +104,7 @@ enum Broken {
 
 /// One attempt, from its process's start to its end.
 async fn supervise(env: Env, session: mpsc::UnboundedSender<WorkerCommand>, launch: Launch) {
-    let Launch {
-        errand,
-        began,
-        mut answer,
-    } = launch;
+    let Launch { errand, began, mut answer } = launch;
     let clock = env.clock.clone();
     let mut process = match Process::start(env.entropy.next_u128(), &errand.workflow) {
         Ok(process) => process,
@@ -164,7 +152,8 @@ fn killed(hard: Duration) -> Failure {
 /// A child, and what is known of it.
 struct Process {
     child: Child,
-    // Waiting for the child would close it: whoever goes by its end must not take it for the end of its owner.
+    // Waiting for the child would close it: whoever goes by its end must not take it for the end of
+    // its owner.
     _stdin: Option<ChildStdin>,
     door: Door,
     pipe: Option<Pipe>,
@@ -191,18 +180,8 @@ impl Process {
         let mut child = command.spawn()?;
         let stdin = child.stdin.take();
         let tail = Arc::new(Mutex::new(Vec::new()));
-        let tailing = child
-            .stderr
-            .take()
-            .map(|stderr| tokio::spawn(pass_on(stderr, tail.clone())));
-        Ok(Self {
-            child,
-            _stdin: stdin,
-            door,
-            pipe: None,
-            tail,
-            tailing,
-        })
+        let tailing = child.stderr.take().map(|stderr| tokio::spawn(pass_on(stderr, tail.clone())));
+        Ok(Self { child, _stdin: stdin, door, pipe: None, tail, tailing })
     }
 
     /// Gives the child what it needs and waits for its answer.
@@ -303,9 +282,7 @@ impl Process {
         let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
         let tail = String::from_utf8_lossy(&tail);
         if !tail.trim().is_empty() {
-            failure
-                .causes
-                .push(format!("it said last: {}", tail.trim()));
+            failure.causes.push(format!("it said last: {}", tail.trim()));
         }
         failure
     }
@@ -404,11 +381,7 @@ impl Door {
         DirBuilder::new().mode(0o700).create(&directory)?;
         let socket = directory.join("step");
         match UnixListener::bind(&socket) {
-            Ok(listener) => Ok(Self {
-                listener,
-                directory,
-                socket,
-            }),
+            Ok(listener) => Ok(Self { listener, directory, socket }),
             Err(error) => {
                 let _ = std::fs::remove_dir(&directory);
                 Err(error)

@@ -1,10 +1,6 @@
 //! What parent and child say to one another: frames of a length and a record.
 
-#![allow(
-    dead_code,
-    unreachable_pub,
-    reason = "`numbered!` makes more than is needed here"
-)]
+#![allow(dead_code, unreachable_pub, reason = "`numbered!` makes more than is needed here")]
 
 use std::io;
 
@@ -80,10 +76,7 @@ pub(super) struct Pipe {
 
 impl Pipe {
     pub(super) fn new(stream: UnixStream) -> Self {
-        Self {
-            stream,
-            buffer: BytesMut::new(),
-        }
+        Self { stream, buffer: BytesMut::new() }
     }
 
     pub(super) async fn say(&mut self, said: impl Into<Said>) -> io::Result<()> {

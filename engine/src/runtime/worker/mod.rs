@@ -9,32 +9,37 @@
 //!
 //! # The protocol of a worker, and what it relies on
 //!
-//! - **K1 Liveness is the session's.** Heartbeats come from a thread that no user code runs on. A function that blocks
-//!   holds up its own runtime, not its session.
-//! - **K2 A body starts only while the engine is near**: less than two thirds of the session time-out after anything was
-//!   heard of it, connected or not. So a body that starts has at least a third of the time-out before another worker
-//!   could start it too.
-//! - **K3 A held turn goes on while the connection is away.** Its body runs, its reports wait. It is dropped one session
-//!   time-out after the engine was last heard; or, if the connection broke (rather than fell silent) while the engine
-//!   was near, one time-out after the break. An engine that restarts reserves its grants for as long, counted from its
-//!   own start, which is later: so a restart of the engine under a long step does not run the step twice.
-//! - **K4 A return lists what is held**: run, token, and how many entries are known without a gap. For each, the engine
-//!   answers `Regranted` (the rest of the journal follows; then the reports without an answer go out again, under the new
-//!   token) or `Revoked`. What it does not answer within a session time-out is dropped.
-//! - **K5 A report is sent under the token it belongs to, over the connection that token belongs to.** A turn that has not
-//!   heard yet of its next token stays silent.
-//! - **K6 What arrives twice or late changes nothing.** Frames for a run that is not held or under another token are
-//!   dropped; a hand-out is matched against what is held and against the turns that ended last; entries are matched by
-//!   index. A `Regranted` for a turn that has been dropped meanwhile is answered with `GiveBack`.
-//! - **K7 A run is given back only after its function is gone** from memory, so that two workers never run it at a time. Not
-//!   so if it, or a step of it, blocks its thread past its hard limit: see `stuck`.
+//! - **K1 Liveness is the session's.** Heartbeats come from a thread that no user code runs on. A
+//!   function that blocks holds up its own runtime, not its session.
+//! - **K2 A body starts only while the engine is near**: less than two thirds of the session
+//!   time-out after anything was heard of it, connected or not. So a body that starts has at least
+//!   a third of the time-out before another worker could start it too.
+//! - **K3 A held turn goes on while the connection is away.** Its body runs, its reports wait. It
+//!   is dropped one session time-out after the engine was last heard; or, if the connection broke
+//!   (rather than fell silent) while the engine was near, one time-out after the break. An engine
+//!   that restarts reserves its grants for as long, counted from its own start, which is later: so
+//!   a restart of the engine under a long step does not run the step twice.
+//! - **K4 A return lists what is held**: run, token, and how many entries are known without a gap.
+//!   For each, the engine answers `Regranted` (the rest of the journal follows; then the reports
+//!   without an answer go out again, under the new token) or `Revoked`. What it does not answer
+//!   within a session time-out is dropped.
+//! - **K5 A report is sent under the token it belongs to, over the connection that token belongs
+//!   to.** A turn that has not heard yet of its next token stays silent.
+//! - **K6 What arrives twice or late changes nothing.** Frames for a run that is not held or under
+//!   another token are dropped; a hand-out is matched against what is held and against the turns
+//!   that ended last; entries are matched by index. A `Regranted` for a turn that has been dropped
+//!   meanwhile is answered with `GiveBack`.
+//! - **K7 A run is given back only after its function is gone** from memory, so that two workers
+//!   never run it at a time. Not so if it, or a step of it, blocks its thread past its hard limit:
+//!   see `stuck`.
 //!
-//! Draining: the worker offers no slots, starts no body, and gives back each run as soon as no body of it runs and none of
-//! its reports is without an answer. What still runs after the grace is dropped and given back. Then it says goodbye.
+//! Draining: the worker offers no slots, starts no body, and gives back each run as soon as no body
+//! of it runs and none of its reports is without an answer. What still runs after the grace is
+//! dropped and given back. Then it says goodbye.
 //!
-//! A worker also drains by itself, and then exits with [`STUCK_EXIT_CODE`] if the process is its own, once a step, or a
-//! workflow's function outside of its steps, has blocked its thread for 5 s past its hard limit: the session's thread reports
-//! that attempt as failed.
+//! A worker also drains by itself, and then exits with [`STUCK_EXIT_CODE`] if the process is its
+//! own, once a step, or a workflow's function outside of its steps, has blocked its thread for 5 s
+//! past its hard limit: the session's thread reports that attempt as failed.
 
 mod outlet;
 mod peer;
@@ -71,8 +76,8 @@ use crate::workflow::{BatchPolicy, Ctx, Gatherer, Item, Workflow, encode};
 
 /// How long running steps may take to end once a worker drains, unless told otherwise.
 pub const GRACE_DEFAULT: Duration = Duration::from_secs(10);
-/// The exit code of a worker process that left because a step, or a workflow's function, blocks its thread past its hard
-/// limit (`EX_TEMPFAIL`): a supervisor should start it again.
+/// The exit code of a worker process that left because a step, or a workflow's function, blocks its
+/// thread past its hard limit (`EX_TEMPFAIL`): a supervisor should start it again.
 pub const STUCK_EXIT_CODE: i32 = 75;
 
 /// Runs workflows for an engine.
@@ -127,7 +132,8 @@ pub enum WorkerError {
     /// The engine does not want this worker.
     #[error(transparent)]
     Refused(SessionError),
-    /// A step or a workflow's function blocks its thread past its hard limit, so the worker has left.
+    /// A step or a workflow's function blocks its thread past its hard limit, so the worker has
+    /// left.
     #[error(
         "the worker has left: a step or a workflow's function blocks its thread past its hard limit"
     )]
@@ -138,8 +144,8 @@ pub enum WorkerError {
 }
 
 impl Worker {
-    /// A worker for the engine at `address` (`HOST:PORT` or `unix:PATH`). It connects when started, and again whenever
-    /// the connection is lost.
+    /// A worker for the engine at `address` (`HOST:PORT` or `unix:PATH`). It connects when started,
+    /// and again whenever the connection is lost.
     pub fn connect(address: impl Into<String>) -> Self {
         let env = Env::real();
         Self::new(Arc::new(NetDial::new(env.clone(), address)), env)
@@ -154,10 +160,7 @@ impl Worker {
             workflows: Vec::new(),
             slots: Slots::default(),
             tags: Vec::new(),
-            caller: Caller {
-                principal: "worker".to_owned(),
-                ..Caller::default()
-            },
+            caller: Caller { principal: "worker".to_owned(), ..Caller::default() },
             build: "unknown".to_owned(),
             grace: GRACE_DEFAULT,
             exits_when_stuck: None,
@@ -170,15 +173,15 @@ impl Worker {
         self
     }
 
-    /// Sets what code this is: a commit's hash, say. A run whose code and journal disagree is tried again on a build it has
-    /// not failed on. Default `unknown`.
+    /// Sets what code this is: a commit's hash, say. A run whose code and journal disagree is tried
+    /// again on a build it has not failed on. Default `unknown`.
     pub fn build(mut self, build: impl Into<String>) -> Self {
         self.build = build.into();
         self
     }
 
-    /// Registers the function of a workflow. What its steps need of the outside world (clients, pools) is captured here, so
-    /// that a test can capture its own.
+    /// Registers the function of a workflow. What its steps need of the outside world (clients,
+    /// pools) is captured here, so that a test can capture its own.
     pub fn register<In, Out, F, Fut>(mut self, workflow: Workflow<In, Out>, function: F) -> Self
     where
         In: DeserializeOwned + 'static,
@@ -187,32 +190,33 @@ impl Worker {
         Fut: Future<Output = Result<Out, Failure>> + Send + 'static,
     {
         let begin: Arc<Begin> = Arc::new(move |ctx, input| {
-            let input = input
-                .to::<In>()
-                .map_err(|error| Failure::terminal(error).class("input"))?;
+            let input =
+                input.to::<In>().map_err(|error| Failure::terminal(error).class("input"))?;
             let world = ctx.world();
             let running = function(ctx, input);
-            Ok(Box::pin(async move {
-                encode(&running.await?, world.payload_bytes_max())
-            }))
+            Ok(Box::pin(async move { encode(&running.await?, world.payload_bytes_max()) }))
         });
         self.knows(&workflow, begin);
         self.slots.has_function();
         self
     }
 
-    /// Registers a batch handler: one call handles as many runs of the workflow as have come together, each with an outcome
-    /// of its own. It answers one outcome for each item, in their order.
+    /// Registers a batch handler: one call handles as many runs of the workflow as have come
+    /// together, each with an outcome of its own. It answers one outcome for each item, in their
+    /// order.
     ///
-    /// Offers `items_max` slots of the workflow's queue, beside those of other handlers and functions, unless
-    /// [`queue`](Self::queue) says otherwise: with fewer no group is ever full, and each waits for `wait_max`.
+    /// Offers `items_max` slots of the workflow's queue, beside those of other handlers and
+    /// functions, unless [`queue`](Self::queue) says otherwise: with fewer no group is ever full,
+    /// and each waits for `wait_max`.
     ///
-    /// Items are ordinary runs: of a hundred, three fail, ninety-seven have ended, and three are tried again or are dead
-    /// letters. A panic of the handler, its hard limit, or a wrong number of outcomes fails the attempt of each of its items. Items
-    /// of a lost worker come again one by one, in whatever group is gathered then.
+    /// Items are ordinary runs: of a hundred, three fail, ninety-seven have ended, and three are
+    /// tried again or are dead letters. A panic of the handler, its hard limit, or a wrong number
+    /// of outcomes fails the attempt of each of its items. Items of a lost worker come again one by
+    /// one, in whatever group is gathered then.
     ///
-    /// **Cancel safety**: a run that is cancelled while it waits leaves its group; one that is cancelled while the handler
-    /// runs leaves the call as it is, and its outcome is not looked at. The call is dropped with the last of its items.
+    /// **Cancel safety**: a run that is cancelled while it waits leaves its group; one that is
+    /// cancelled while the handler runs leaves the call as it is, and its outcome is not looked at.
+    /// The call is dropped with the last of its items.
     pub fn register_batch<In, Out, F, Fut>(
         mut self,
         workflow: Workflow<In, Out>,
@@ -228,9 +232,7 @@ impl Worker {
         let gatherer = Arc::new(Gatherer::new(self.env.clock.clone(), policy, handler));
         let begin: Arc<Begin> = Arc::new(move |ctx, input| {
             // One that cannot be read is found out here: no handler ever gets it.
-            input
-                .to::<In>()
-                .map_err(|error| Failure::terminal(error).class("input"))?;
+            input.to::<In>().map_err(|error| Failure::terminal(error).class("input"))?;
             let (input, gatherer, world) = (input.clone(), gatherer.clone(), ctx.world());
             let limit = policy.attempt_limit();
             Ok(Box::pin(async move {
@@ -243,37 +245,29 @@ impl Worker {
             }))
         });
         self.knows(&workflow, begin);
-        self.slots
-            .has_batch(workflow.queue_name(), policy.items_max);
+        self.slots.has_batch(workflow.queue_name(), policy.items_max);
         self
     }
 
     fn knows<In, Out>(&mut self, workflow: &Workflow<In, Out>, begin: Arc<Begin>) {
         let (name, version) = (workflow.name().to_owned(), workflow.code_version());
-        let code = Code {
-            version,
-            limit: workflow.function_limit(),
-            begin,
-        };
+        let code = Code { version, limit: workflow.function_limit(), begin };
         self.registry.insert(name.clone(), code);
-        self.workflows.push(WorkflowOffer {
-            workflow: name,
-            version,
-        });
+        self.workflows.push(WorkflowOffer { workflow: name, version });
     }
 
     /// Takes runs of this queue, at most `slots` at a time. May be called for several queues.
     ///
-    /// Default: 32 of `default` for what is [registered](Self::register), and `items_max` more of its queue for each
-    /// [batch handler](Self::register_batch). A queue that is named here has the slots that are named; once one is, `default`
-    /// is served only if it is named, too.
+    /// Default: 32 of `default` for what is [registered](Self::register), and `items_max` more of
+    /// its queue for each [batch handler](Self::register_batch). A queue that is named here has the
+    /// slots that are named; once one is, `default` is served only if it is named, too.
     pub fn queue(mut self, queue: impl Into<String>, slots: u32) -> Self {
         self.slots.name(queue.into(), slots);
         self
     }
 
-    /// Offers a tag: runs that ask for it ([`StartBuilder::tags`](crate::StartBuilder::tags)) come here, and all that ask for
-    /// none. May be called for up to 8 tags.
+    /// Offers a tag: runs that ask for it ([`StartBuilder::tags`](crate::StartBuilder::tags)) come
+    /// here, and all that ask for none. May be called for up to 8 tags.
     pub fn tag(mut self, tag: impl Into<String>) -> Self {
         let tag = tag.into();
         if !self.tags.contains(&tag) {
@@ -288,25 +282,30 @@ impl Worker {
         self
     }
 
-    /// Sets whether the process exits, with [`STUCK_EXIT_CODE`], once a step, or a workflow's function, has blocked its thread
-    /// past its hard limit and the worker has drained. Default: yes for [`run_until_signal`](Self::run_until_signal), no for
-    /// [`start`](Self::start), where the process is not the worker's alone, and never for a worker of an
+    /// Sets whether the process exits, with [`STUCK_EXIT_CODE`], once a step, or a workflow's
+    /// function, has blocked its thread past its hard limit and the worker has drained. Default:
+    /// yes for [`run_until_signal`](Self::run_until_signal), no for [`start`](Self::start), where
+    /// the process is not the worker's alone, and never for a worker of an
     /// [`Engine`](crate::Engine) in the same process.
     ///
-    /// A worker that does not exit leaves all the same: it reports the attempt as failed, gives its runs back, takes no more
-    /// work, logs an error, and [`WorkerHandle::finished`] ends. Its blocked thread stays.
+    /// A worker that does not exit leaves all the same: it reports the attempt as failed, gives its
+    /// runs back, takes no more work, logs an error, and [`WorkerHandle::finished`] ends. Its
+    /// blocked thread stays.
     pub fn exit_when_stuck(mut self, exits: bool) -> Self {
         self.exits_when_stuck = Some(exits);
         self
     }
 
-    /// Starts it. Its connection gets a thread of its own; functions run on the current tokio runtime.
+    /// Starts it. Its connection gets a thread of its own; functions run on the current tokio
+    /// runtime.
     ///
-    /// It does not wait for the engine: see [`WorkerHandle::connected`]. Dropping the handle does not stop the worker.
+    /// It does not wait for the engine: see [`WorkerHandle::connected`]. Dropping the handle does
+    /// not stop the worker.
     ///
-    /// In the process of an isolated step (see [`Isolation::Process`](crate::Isolation::Process)) it does not return: it runs
-    /// that step, and the process ends. There, a runtime of the `current_thread` flavor that it is called on stands
-    /// still; [`run_until_signal`](Self::run_until_signal) does not have that effect.
+    /// In the process of an isolated step (see [`Isolation::Process`](crate::Isolation::Process))
+    /// it does not return: it runs that step, and the process ends. There, a runtime of the
+    /// `current_thread` flavor that it is called on stands still;
+    /// [`run_until_signal`](Self::run_until_signal) does not have that effect.
     ///
     /// Panics outside of a tokio runtime.
     pub fn start(mut self) -> Result<WorkerHandle, WorkerError> {
@@ -318,7 +317,8 @@ impl Worker {
         self.launch()
     }
 
-    /// In the process of an isolated step, serves that, if it is one of its workflows'. A worker without it does nothing there.
+    /// In the process of an isolated step, serves that, if it is one of its workflows'. A worker
+    /// without it does nothing there.
     #[cfg(unix)]
     fn serves_a_step(&mut self, blocks: bool) -> Result<bool, WorkerError> {
         let Some(socket) = isolated::marker().filter(|_| self.env.exec.has_processes()) else {
@@ -353,33 +353,17 @@ impl Worker {
             grace,
             exits_when_stuck,
         } = self;
-        let caller = Caller {
-            command: CommandId(env.entropy.next_u128()),
-            ..caller
-        };
+        let caller = Caller { command: CommandId(env.entropy.next_u128()), ..caller };
         let incarnation = Incarnation(env.entropy.next_u128());
-        let introduction = Introduction {
-            caller,
-            incarnation,
-            build,
-            workflows,
-            queues,
-            tags,
-            grace,
-        };
+        let introduction =
+            Introduction { caller, incarnation, build, workflows, queues, tags, grace };
         let (commands, from_handles) = mpsc::unbounded_channel();
         let world = World::new(env.clock.clone(), registry);
         let world = Arc::new(world.with_elsewhere(elsewhere(&env, &commands)));
         let (reached, is_reached) = watch::channel(None);
         let (ended, has_ended) = watch::channel(());
         let runtime = tokio::runtime::Handle::current();
-        let peer = WorkerPeer::new(
-            introduction,
-            world.clone(),
-            runtime,
-            reached,
-            commands.clone(),
-        );
+        let peer = WorkerPeer::new(introduction, world.clone(), runtime, reached, commands.clone());
         let session = Session::new(env.clone(), dial, peer, from_handles);
         let after = world.clone();
         let run = async move {
@@ -389,22 +373,15 @@ impl Worker {
             }
             drop(ended);
         };
-        env.exec
-            .isolated("stepwell-session", Box::pin(run))
-            .map_err(WorkerError::System)?;
-        Ok(WorkerHandle {
-            commands,
-            reached: is_reached,
-            ended: has_ended,
-            world,
-            incarnation,
-        })
+        env.exec.isolated("stepwell-session", Box::pin(run)).map_err(WorkerError::System)?;
+        Ok(WorkerHandle { commands, reached: is_reached, ended: has_ended, world, incarnation })
     }
 
     /// Starts it, and drains it when the process gets SIGTERM or SIGINT.
     ///
-    /// Errors: those of [`start`](Self::start); if the engine refuses the worker's first hello; and [`WorkerError::Stuck`] if
-    /// the worker has left by itself and the process does not exit ([`exit_when_stuck`](Self::exit_when_stuck)).
+    /// Errors: those of [`start`](Self::start); if the engine refuses the worker's first hello; and
+    /// [`WorkerError::Stuck`] if the worker has left by itself and the process does not exit
+    /// ([`exit_when_stuck`](Self::exit_when_stuck)).
     pub async fn run_until_signal(mut self) -> Result<(), WorkerError> {
         if self.serves_a_step(false)? {
             return std::future::pending().await;
@@ -436,30 +413,19 @@ impl Worker {
         if self.workflows.is_empty() {
             return Err(WorkerError::NothingRegistered);
         }
-        let workflows = self
-            .workflows
-            .iter()
-            .map(|offer| ("workflow", &offer.workflow));
+        let workflows = self.workflows.iter().map(|offer| ("workflow", &offer.workflow));
         let queues = self.slots.offered();
         let queues = queues.iter().map(|slots| ("queue", &slots.queue));
         let tags = self.tags.iter().map(|tag| ("tag", tag));
         let named = workflows.chain(queues).chain(tags);
         for (what, name) in named.chain([("build", &self.build)]) {
             if name.is_empty() || name.len() > NAME_BYTES_MAX {
-                return Err(WorkerError::BadName {
-                    what,
-                    name: name.clone(),
-                });
+                return Err(WorkerError::BadName { what, name: name.clone() });
             }
         }
         for (index, offer) in self.workflows.iter().enumerate() {
-            if self.workflows[..index]
-                .iter()
-                .any(|earlier| earlier.workflow == offer.workflow)
-            {
-                return Err(WorkerError::RegisteredTwice {
-                    workflow: offer.workflow.clone(),
-                });
+            if self.workflows[..index].iter().any(|earlier| earlier.workflow == offer.workflow) {
+                return Err(WorkerError::RegisteredTwice { workflow: offer.workflow.clone() });
             }
         }
         Ok(())
@@ -468,12 +434,7 @@ impl Worker {
 
 impl std::fmt::Debug for Worker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "Worker of {} workflows for {}",
-            self.workflows.len(),
-            self.dial.address()
-        )
+        write!(f, "Worker of {} workflows for {}", self.workflows.len(), self.dial.address())
     }
 }
 
@@ -488,7 +449,8 @@ pub struct WorkerHandle {
 }
 
 impl WorkerHandle {
-    /// Takes no more work, lets the steps that run end (within the grace), reports them, gives everything back, and leaves.
+    /// Takes no more work, lets the steps that run end (within the grace), reports them, gives
+    /// everything back, and leaves.
     ///
     /// **Cancel safety**: the worker drains even if this future is dropped.
     pub async fn drain(&self) {
@@ -496,7 +458,8 @@ impl WorkerHandle {
         self.finished().await;
     }
 
-    /// Drops what runs, gives everything back, and leaves. Returns at once; wait with [`finished`](Self::finished).
+    /// Drops what runs, gives everything back, and leaves. Returns at once; wait with
+    /// [`finished`](Self::finished).
     pub fn stop(&self) {
         let _ = self.commands.send(WorkerCommand::Stop);
     }
@@ -507,10 +470,11 @@ impl WorkerHandle {
         while ended.changed().await.is_ok() {}
     }
 
-    /// Ends once the engine has welcomed the worker. A worker that cannot reach it goes on trying, and so does this.
+    /// Ends once the engine has welcomed the worker. A worker that cannot reach it goes on trying,
+    /// and so does this.
     ///
-    /// Errors: [`SessionError::HelloRefused`] if the engine refuses it (the worker goes on trying, every 5 s), and
-    /// [`SessionError::NotReachable`] if the worker has ended before.
+    /// Errors: [`SessionError::HelloRefused`] if the engine refuses it (the worker goes on trying,
+    /// every 5 s), and [`SessionError::NotReachable`] if the worker has ended before.
     pub async fn connected(&self) -> Result<(), SessionError> {
         let mut reached = self.reached.clone();
         loop {
@@ -520,10 +484,7 @@ impl WorkerHandle {
             }
             if reached.changed().await.is_err() {
                 let cause = "the worker has ended".to_owned();
-                return Err(SessionError::NotReachable {
-                    address: "the engine".to_owned(),
-                    cause,
-                });
+                return Err(SessionError::NotReachable { address: "the engine".to_owned(), cause });
             }
         }
     }
@@ -579,7 +540,8 @@ pub struct WorkerStats {
     pub dropped: u64,
     /// Grants given back.
     pub given_back: u64,
-    /// Turns whose code blocked its thread past its hard limit, when that was noticed first: the worker leaves.
+    /// Turns whose code blocked its thread past its hard limit, when that was noticed first: the
+    /// worker leaves.
     pub stuck: u64,
 }
 
@@ -598,7 +560,8 @@ fn elsewhere(_: &Env, _: &mpsc::UnboundedSender<WorkerCommand>) -> Option<Arc<dy
     None
 }
 
-/// The last of a worker with a thread that is blocked. From the session's thread: the others may be blocked, too.
+/// The last of a worker with a thread that is blocked. From the session's thread: the others may be
+/// blocked, too.
 fn leaves_stuck(exits: bool) {
     tracing::error!(
         exits,
@@ -615,10 +578,8 @@ fn leaves_stuck(exits: bool) {
 #[cfg(unix)]
 async fn signal() -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
-    let (mut terminate, mut interrupt) = (
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-    );
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::select! {
         biased;
         _ = terminate.recv() => {}

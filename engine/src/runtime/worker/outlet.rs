@@ -5,8 +5,8 @@ use std::sync::{Mutex, PoisonError};
 use crate::runtime::link::LinkSender;
 use crate::wire::message::Message;
 
-/// The current connection, numbered: a turn that has not heard yet of the next one sends nothing over it, because its
-/// token is from before.
+/// The current connection, numbered: a turn that has not heard yet of the next one sends nothing
+/// over it, because its token is from before.
 #[derive(Debug, Default)]
 pub(crate) struct Outlet(Mutex<(u64, Option<LinkSender>)>);
 

@@ -1,4 +1,5 @@
-//! The worker's side of the connection: which runs it holds, and what becomes of them when the connection goes.
+//! The worker's side of the connection: which runs it holds, and what becomes of them when the
+//! connection goes.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -25,9 +26,11 @@ use crate::wire::message::{
     PROTOCOL, QueueSlots, Regranted, ReportRefused, Welcome, WorkflowOffer,
 };
 
-/// How many ended turns are remembered, so that a late copy of a hand-out does not begin one of them again.
+/// How many ended turns are remembered, so that a late copy of a hand-out does not begin one of
+/// them again.
 const ENDED_MAX: usize = 1_024;
-/// How long turns that were told to stop may take to do so. Code that never awaits cannot be stopped.
+/// How long turns that were told to stop may take to do so. Code that never awaits cannot be
+/// stopped.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 /// What is assumed of the engine before it says so.
 const SESSION_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
@@ -45,7 +48,8 @@ pub(crate) enum WorkerCommand {
     Read(PageWanted),
 }
 
-/// A page of a run's journal, for an isolated step. Without an answer, there was no connection, or it was lost.
+/// A page of a run's journal, for an isolated step. Without an answer, there was no connection, or
+/// it was lost.
 #[derive(Debug)]
 pub(crate) struct PageWanted {
     pub(crate) run: RunId,
@@ -116,14 +120,8 @@ pub(super) struct HeldTurn {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Stage {
     Working,
-    Draining {
-        until: Duration,
-    },
-    Stopping {
-        until: Duration,
-        gave_up: bool,
-        reason: &'static str,
-    },
+    Draining { until: Duration },
+    Stopping { until: Duration, gave_up: bool, reason: &'static str },
 }
 
 impl WorkerPeer {
@@ -166,14 +164,7 @@ impl WorkerPeer {
 
     fn hand_out(
         &mut self,
-        HandOut {
-            run,
-            token,
-            id,
-            count,
-            entries,
-            now,
-        }: HandOut,
+        HandOut { run, token, id, count, entries, now }: HandOut,
         mono: Duration,
     ) {
         if self.ended.holds(run, token)
@@ -205,11 +196,7 @@ impl WorkerPeer {
             seen: Arc::default(),
             draining: false,
             stopping: false,
-            gone: Gone {
-                run,
-                turn: self.next_turn,
-                session: self.to_session.clone(),
-            },
+            gone: Gone { run, turn: self.next_turn, session: self.to_session.clone() },
         };
         let held = HeldTurn {
             token,
@@ -224,22 +211,15 @@ impl WorkerPeer {
         self.runtime.spawn(task.run());
     }
 
-    /// Hands a message to the turn it is for. One for a turn that is not held, or under another token, is old.
+    /// Hands a message to the turn it is for. One for a turn that is not held, or under another
+    /// token, is old.
     fn tell(&self, run: RunNo, token: Token, message: ToTurn) {
         if let Some(held) = self.turns.get(&run).filter(|held| held.token == token) {
             let _ = held.inbox.send(message);
         }
     }
 
-    fn regranted(
-        &mut self,
-        Regranted {
-            run,
-            old,
-            token,
-            count,
-        }: Regranted,
-    ) {
+    fn regranted(&mut self, Regranted { run, old, token, count }: Regranted) {
         match self.turns.get_mut(&run) {
             Some(held) if held.token == token => {} // a copy
             Some(held) if held.token == old => {
@@ -287,10 +267,7 @@ impl WorkerPeer {
                 turns = dropped,
                 "turns are dropped: the engine was not heard of for the session time-out"
             );
-            self.world
-                .counts
-                .dropped
-                .fetch_add(dropped as u64, Ordering::Relaxed);
+            self.world.counts.dropped.fetch_add(dropped as u64, Ordering::Relaxed);
         }
     }
 
@@ -302,12 +279,9 @@ impl WorkerPeer {
 
     pub(super) fn drain(&mut self, now: Duration) {
         if self.stage == Stage::Working {
-            self.stage = Stage::Draining {
-                until: now.saturating_add(self.introduction.grace),
-            };
+            self.stage = Stage::Draining { until: now.saturating_add(self.introduction.grace) };
             self.world.gate.shut();
-            self.outlet
-                .send(self.connection, Offer { queues: Vec::new() });
+            self.outlet.send(self.connection, Offer { queues: Vec::new() });
             self.tell_all(|| ToTurn::Drain);
         }
     }
@@ -315,15 +289,10 @@ impl WorkerPeer {
     fn stop(&mut self, now: Duration, reason: &'static str) {
         if self.stage == Stage::Working {
             self.world.gate.shut();
-            self.outlet
-                .send(self.connection, Offer { queues: Vec::new() });
+            self.outlet.send(self.connection, Offer { queues: Vec::new() });
         }
         if !matches!(self.stage, Stage::Stopping { .. }) {
-            self.stage = Stage::Stopping {
-                until: now + STOP_TIMEOUT,
-                gave_up: false,
-                reason,
-            };
+            self.stage = Stage::Stopping { until: now + STOP_TIMEOUT, gave_up: false, reason };
             self.tell_all(|| ToTurn::Stop);
         }
     }
@@ -346,11 +315,7 @@ impl Peer for WorkerPeer {
             incarnation: me.incarnation,
             build: me.build.clone(),
             workflows: me.workflows.clone(),
-            queues: if self.stage == Stage::Working {
-                me.queues.clone()
-            } else {
-                Vec::new()
-            },
+            queues: if self.stage == Stage::Working { me.queues.clone() } else { Vec::new() },
             held: self.turns.iter().map(held).collect(),
             tags: me.tags.clone(),
         }
@@ -364,13 +329,10 @@ impl Peer for WorkerPeer {
         self.connection = self.outlet.open(sender);
         self.hold_until = None;
         let answer_by = Some(now + self.session_timeout);
-        self.turns
-            .values_mut()
-            .for_each(|held| held.answer_by = answer_by);
+        self.turns.values_mut().for_each(|held| held.answer_by = answer_by);
         if self.stage != Stage::Working {
             // The hello may be from before the drain.
-            self.outlet
-                .send(self.connection, Offer { queues: Vec::new() });
+            self.outlet.send(self.connection, Offer { queues: Vec::new() });
         }
         tracing::info!(session = %welcome.session, epoch = welcome.epoch, "connected to the engine");
         let _ = self.reached.send(Some(Ok(())));
@@ -386,28 +348,13 @@ impl Peer for WorkerPeer {
     fn received(&mut self, message: Message, now: Duration) {
         match message {
             Message::HandOut(hand_out) => self.hand_out(hand_out, now),
-            Message::Journal(Journal {
-                run,
-                token,
-                from,
-                entries,
-            }) => {
+            Message::Journal(Journal { run, token, from, entries }) => {
                 self.tell(run, token, ToTurn::Stored { from, entries });
             }
-            Message::Appended(Appended {
-                run,
-                token,
-                index,
-                entry,
-            }) => {
+            Message::Appended(Appended { run, token, index, entry }) => {
                 self.tell(run, token, ToTurn::Told { index, entry });
             }
-            Message::ReportRefused(ReportRefused {
-                run,
-                token,
-                number,
-                reason,
-            }) => {
+            Message::ReportRefused(ReportRefused { run, token, number, reason }) => {
                 tracing::warn!(%run, step = %number, %reason, "a report was refused");
                 self.tell(run, token, ToTurn::Refused { number, reason });
             }
@@ -444,17 +391,12 @@ impl Peer for WorkerPeer {
     fn lost(&mut self, _reason: &str, now: Duration) {
         self.outlet.close();
         self.pages.clear();
-        // A connection that broke while the engine was well heard: the engine has died and may be back within the
-        // time-out, and keeps our grants for us. After a silence we cannot know since when we are given up.
-        let since = if now < self.quiet_after() {
-            now
-        } else {
-            self.heard_at
-        };
+        // A connection that broke while the engine was well heard: the engine has died and may be
+        // back within the time-out, and keeps our grants for us. After a silence we cannot know
+        // since when we are given up.
+        let since = if now < self.quiet_after() { now } else { self.heard_at };
         self.hold_until = Some(since + self.session_timeout);
-        self.turns
-            .values_mut()
-            .for_each(|held| held.answer_by = None);
+        self.turns.values_mut().for_each(|held| held.answer_by = None);
     }
 
     fn failed(&mut self, error: &SessionError) {
@@ -495,19 +437,12 @@ impl Peer for WorkerPeer {
         let answer = self.turns.values().filter_map(|held| held.answer_by).min();
         let stage = match self.stage {
             Stage::Working => None,
-            Stage::Draining { until }
-            | Stage::Stopping {
-                until,
-                gave_up: false,
-                ..
-            } => Some(until),
+            Stage::Draining { until } | Stage::Stopping { until, gave_up: false, .. } => {
+                Some(until)
+            }
             Stage::Stopping { .. } => None,
         };
-        hold.into_iter()
-            .chain(answer)
-            .chain(stage)
-            .chain([self.look_at])
-            .min()
+        hold.into_iter().chain(answer).chain(stage).chain([self.look_at]).min()
     }
 
     fn tick(&mut self, now: Duration) {
@@ -521,10 +456,7 @@ impl Peer for WorkerPeer {
             Stage::Stopping { until, gave_up, .. } if *until <= now && !*gave_up => {
                 *gave_up = true;
                 let blocking = self.turns.values().filter(|held| held.watch.blocks(now));
-                self.world
-                    .counts
-                    .stuck
-                    .fetch_add(blocking.count() as u64, Ordering::Relaxed);
+                self.world.counts.stuck.fetch_add(blocking.count() as u64, Ordering::Relaxed);
             }
             _ => {}
         }
@@ -533,9 +465,11 @@ impl Peer for WorkerPeer {
     fn leaves(&self) -> Option<String> {
         match &self.stage {
             Stage::Draining { .. } if self.tasks == self.stuck.len() => Some("drained".to_owned()),
-            Stage::Stopping {
-                gave_up, reason, ..
-            } if self.tasks == self.stuck.len() || *gave_up => Some((*reason).to_owned()),
+            Stage::Stopping { gave_up, reason, .. }
+                if self.tasks == self.stuck.len() || *gave_up =>
+            {
+                Some((*reason).to_owned())
+            }
             _ => None,
         }
     }

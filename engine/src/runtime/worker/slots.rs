@@ -1,9 +1,9 @@
 //! Which slots a worker offers, of which queues.
 //!
-//! What [`Worker::queue`](super::Worker::queue) names counts as it is named. Other queues follow from what is registered: a
-//! batch handler has a slot of its queue for each item of a call, and functions have 32 slots of `default`, if no queue is
-//! named at all. A worker of nothing but batch handlers does not serve `default`: it would be there for workflows that it
-//! does not know.
+//! What [`Worker::queue`](super::Worker::queue) names counts as it is named. Other queues follow
+//! from what is registered: a batch handler has a slot of its queue for each item of a call, and
+//! functions have 32 slots of `default`, if no queue is named at all. A worker of nothing but batch
+//! handlers does not serve `default`: it would be there for workflows that it does not know.
 
 use crate::wire::message::QueueSlots;
 
@@ -50,10 +50,7 @@ impl Slots {
 fn add(slots: &mut Vec<QueueSlots>, queue: &str, more: u32) {
     match slots.iter_mut().find(|known| known.queue == queue) {
         Some(known) => known.slots = known.slots.saturating_add(more),
-        None => slots.push(QueueSlots {
-            queue: queue.to_owned(),
-            slots: more,
-        }),
+        None => slots.push(QueueSlots { queue: queue.to_owned(), slots: more }),
     }
 }
 
@@ -76,10 +73,7 @@ mod tests {
     fn handles(worker: Worker, workflow: Workflow<u64, u64>, items_max: u32) -> Worker {
         let policy = BatchPolicy::new(items_max, millis(10));
         worker.register_batch(workflow, policy, |items: Vec<Item<u64>>| async move {
-            items
-                .iter()
-                .map(|item| Ok::<_, Failure>(item.input))
-                .collect()
+            items.iter().map(|item| Ok::<_, Failure>(item.input)).collect()
         })
     }
 
@@ -93,9 +87,7 @@ mod tests {
     }
 
     async fn offers(with: impl FnOnce(Worker) -> Worker, expected: &[(&str, u32)]) {
-        let expected = expected
-            .iter()
-            .map(|(queue, slots)| ((*queue).to_owned(), *slots));
+        let expected = expected.iter().map(|(queue, slots)| ((*queue).to_owned(), *slots));
         assert_eq!(offered(with).await, expected.collect::<Vec<_>>());
     }
 

@@ -1,13 +1,15 @@
 //! Code that blocks its thread, as the session sees it.
 //!
-//! Code that does not await cannot be ended from within its process. Once a body is [`STUCK_AFTER`] past its hard limit, its
-//! attempt has failed all the same: the session says so, under the turn's token, and gives the run back, so that whatever
-//! the body still does or says is refused (G3). This is the one exception of K7. The worker then drains: it takes no more
-//! work, ends what can be ended, and leaves; a thread that may never come back is no place for further runs.
+//! Code that does not await cannot be ended from within its process. Once a body is [`STUCK_AFTER`]
+//! past its hard limit, its attempt has failed all the same: the session says so, under the turn's
+//! token, and gives the run back, so that whatever the body still does or says is refused (G3).
+//! This is the one exception of K7. The worker then drains: it takes no more work, ends what can be
+//! ended, and leaves; a thread that may never come back is no place for further runs.
 //!
-//! The same holds for the workflow's function outside of bodies, once its own code has been running that much past the
-//! function's limit: what has failed is an attempt at the whole of it. What the journal holds stays, and the next attempt
-//! replays it. A turn that is not held any more has nothing to report, but its thread is as lost.
+//! The same holds for the workflow's function outside of bodies, once its own code has been running
+//! that much past the function's limit: what has failed is an attempt at the whole of it. What the
+//! journal holds stays, and the next attempt replays it. A turn that is not held any more has
+//! nothing to report, but its thread is as lost.
 //!
 //! [`STUCK_AFTER`]: crate::replay::watch::STUCK_AFTER
 
@@ -24,7 +26,8 @@ use crate::replay::world::count;
 use crate::wire::message::{AskJournal, AttemptFailedReport, GiveBack, TurnFailed};
 use crate::workflow::TIME_LIMIT;
 
-/// How often turns are looked at. Code runs without a word to the session, so there is no better instant to wake at.
+/// How often turns are looked at. Code runs without a word to the session, so there is no better
+/// instant to wake at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 impl WorkerPeer {
@@ -51,10 +54,7 @@ impl WorkerPeer {
                 turns = blocking,
                 "a step or a workflow's function blocks its thread past its hard limit: the worker takes no more work and leaves"
             );
-            self.world
-                .counts
-                .stuck
-                .fetch_add(blocking as u64, Ordering::Relaxed);
+            self.world.counts.stuck.fetch_add(blocking as u64, Ordering::Relaxed);
             self.condemned = true;
             self.drain(now);
         }
@@ -113,7 +113,8 @@ impl WorkerPeer {
         }
     }
 
-    /// Says that an attempt at the whole function has failed, which ends the turn. Tells whether it could be said.
+    /// Says that an attempt at the whole function has failed, which ends the turn. Tells whether it
+    /// could be said.
     fn function_failed(
         &self,
         (run, token): (RunNo, Token),
@@ -126,13 +127,8 @@ impl WorkerPeer {
         );
         let failure = Failure::new(FailureKind::Retryable, TIME_LIMIT, text);
         let text = failure.to_string();
-        let report = TurnFailed {
-            run,
-            token,
-            failure,
-            whole: true,
-            end: Some(watch.function_end()),
-        };
+        let report =
+            TurnFailed { run, token, failure, whole: true, end: Some(watch.function_end()) };
         let told = self.outlet.send(self.connection, report);
         if told {
             tracing::error!(%run, failure = text, "reported for a workflow's function");
@@ -140,15 +136,13 @@ impl WorkerPeer {
         told
     }
 
-    /// Asks the engine for a page of a journal. Without a connection the question is dropped, which tells the asker.
+    /// Asks the engine for a page of a journal. Without a connection the question is dropped, which
+    /// tells the asker.
     pub(super) fn ask_page(&mut self, wanted: PageWanted) {
         self.next_page += 1;
         let ask = AskJournal {
             request: self.next_page,
-            caller: Caller {
-                namespace: wanted.namespace,
-                ..self.introduction.caller.clone()
-            },
+            caller: Caller { namespace: wanted.namespace, ..self.introduction.caller.clone() },
             id: wanted.run,
             from: wanted.from,
             limit: wanted.limit,
@@ -199,7 +193,8 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// A worker that was handed out a run 100 s ago. Its turn's task is never polled: the test says what it does.
+    /// A worker that was handed out a run 100 s ago. Its turn's task is never polled: the test says
+    /// what it does.
     fn holding() -> (WorkerPeer, Arc<Watch>, Link) {
         let introduction = Introduction {
             caller: Caller::default(),
@@ -270,20 +265,14 @@ mod tests {
         assert!(peer.leaves().is_some());
     }
 
-    // A44: a turn that was revoked while it blocks its thread has nothing to say, but its thread is lost all the same.
+    // A44: a turn that was revoked while it blocks its thread has nothing to say, but its thread is
+    // lost all the same.
     #[tokio::test]
     async fn a_turn_that_is_not_held_any_more_condemns_its_worker_too() {
         let (mut peer, watch, mut link) = holding();
         watch.poll_begins(at(100));
-        let over = HasEnded {
-            id: RunId(1),
-            state: RunState::Cancelled,
-        };
-        let revoked = Revoked {
-            run: RUN,
-            token: token(1),
-            reason: over.into(),
-        };
+        let over = HasEnded { id: RunId(1), state: RunState::Cancelled };
+        let revoked = Revoked { run: RUN, token: token(1), reason: over.into() };
         peer.received(revoked.into(), at(101));
         assert!(peer.turns.is_empty());
         look(&mut peer, 99..135);

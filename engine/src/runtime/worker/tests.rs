@@ -71,10 +71,7 @@ fn worker() -> (FakeEngine, WorkerHandle, Bodies) {
             Ok(one + two)
         }
     };
-    let handle = Worker::new(dial, env())
-        .register(WORK, function)
-        .start()
-        .unwrap();
+    let handle = Worker::new(dial, env()).register(WORK, function).start().unwrap();
     (engine, handle, bodies)
 }
 
@@ -93,12 +90,7 @@ fn completed(number: u32) -> Entry {
 }
 
 fn appended(grant: u64, index: u32, entry: &Entry) -> Appended {
-    Appended {
-        run: RUN,
-        token: token(grant),
-        index,
-        entry: entry.encode().into(),
-    }
+    Appended { run: RUN, token: token(grant), index, entry: entry.encode().into() }
 }
 
 fn report(message: Message) -> (u32, Token) {
@@ -131,23 +123,11 @@ async fn a_run_goes_from_hand_out_to_the_end_of_its_turn() {
         connection.send(appended(1, number + 1, &completed(number)));
         settle().await;
     }
-    let Message::TurnCompleted(done) = connection.next().await else {
-        panic!()
-    };
+    let Message::TurnCompleted(done) = connection.next().await else { panic!() };
     assert_eq!(done.output.to::<u32>().unwrap(), 14);
-    connection.send(TurnEnded {
-        run: RUN,
-        token: token(1),
-    });
+    connection.send(TurnEnded { run: RUN, token: token(1) });
     settle().await;
-    assert_eq!(
-        (
-            handle.stats().turns,
-            handle.stats().attempts,
-            handle.stats().steps
-        ),
-        (1, 2, 2)
-    );
+    assert_eq!((handle.stats().turns, handle.stats().attempts, handle.stats().steps), (1, 2, 2));
 }
 
 // K6: the network may repeat any frame.
@@ -166,14 +146,8 @@ async fn copies_of_frames_change_nothing() {
         settle().await;
     }
     connection.next().await;
-    connection.send(TurnEnded {
-        run: RUN,
-        token: token(1),
-    });
-    connection.send(TurnEnded {
-        run: RUN,
-        token: token(1),
-    });
+    connection.send(TurnEnded { run: RUN, token: token(1) });
+    connection.send(TurnEnded { run: RUN, token: token(1) });
     connection.hand_out(1, &[started("work")]);
     connection.send(appended(1, 1, &completed(0)));
     connection.send(appended(9, 1, &completed(0)));
@@ -206,36 +180,21 @@ async fn a_step_outlives_a_broken_connection_and_reports_under_the_next_token() 
     assert!(engine.is_dialled(), "the first new dial is made at once");
     let mut connection = engine.accept().await;
     let held = &connection.hello.held;
-    assert_eq!(
-        (held.len(), held[0].run, held[0].token, held[0].seen),
-        (1, RUN, token(1), 1)
-    );
+    assert_eq!((held.len(), held[0].run, held[0].token, held[0].seen), (1, RUN, token(1), 1));
     bodies.go.notify_one();
     assert!(
         connection.arrived().await.is_empty(),
         "nothing is reported under a token that no longer counts"
     );
-    connection.send(Regranted {
-        run: RUN,
-        old: token(1),
-        token: token(2),
-        count: 1,
-    });
-    connection.send(Regranted {
-        run: RUN,
-        old: token(1),
-        token: token(2),
-        count: 1,
-    });
+    connection.send(Regranted { run: RUN, old: token(1), token: token(2), count: 1 });
+    connection.send(Regranted { run: RUN, old: token(1), token: token(2), count: 1 });
     assert_eq!(report(connection.next().await), (0, token(2)));
     assert!(connection.arrived().await.is_empty());
-    assert_eq!(
-        (bodies.begun(), bodies.dropped(), handle.stats().dropped),
-        (1, 1, 0)
-    );
+    assert_eq!((bodies.begun(), bodies.dropped(), handle.stats().dropped), (1, 1, 0));
 }
 
-// K4: it was committed, its acknowledgement was lost; asking again would only be counted as repeated.
+// K4: it was committed, its acknowledgement was lost; asking again would only be counted as
+// repeated.
 #[tokio::test(start_paused = true)]
 async fn a_report_that_the_journal_answers_is_not_sent_again() {
     let (mut engine, mut connection, _handle, bodies) = running().await;
@@ -243,20 +202,10 @@ async fn a_report_that_the_journal_answers_is_not_sent_again() {
     connection.next().await;
     drop(connection);
     let mut connection = engine.accept().await;
-    connection.send(Regranted {
-        run: RUN,
-        old: token(1),
-        token: token(2),
-        count: 2,
-    });
+    connection.send(Regranted { run: RUN, old: token(1), token: token(2), count: 2 });
     assert!(connection.arrived().await.is_empty());
     let journal = stored(&[started("work"), completed(0)]);
-    connection.send(Journal {
-        run: RUN,
-        token: token(2),
-        from: 1,
-        entries: journal[1..].to_vec(),
-    });
+    connection.send(Journal { run: RUN, token: token(2), from: 1, entries: journal[1..].to_vec() });
     assert!(connection.arrived().await.is_empty());
     assert_eq!(bodies.begun(), 2, "the next step runs");
     bodies.go.notify_one();
@@ -270,12 +219,7 @@ async fn a_report_that_got_lost_is_sent_again() {
     connection.next().await;
     drop(connection);
     let mut connection = engine.accept().await;
-    connection.send(Regranted {
-        run: RUN,
-        old: token(1),
-        token: token(2),
-        count: 1,
-    });
+    connection.send(Regranted { run: RUN, old: token(1), token: token(2), count: 1 });
     assert_eq!(report(connection.next().await), (0, token(2)));
 }
 
@@ -284,22 +228,11 @@ async fn a_revoked_turn_is_dropped() {
     let (mut engine, connection, handle, bodies) = running().await;
     drop(connection);
     let mut connection = engine.accept().await;
-    let reason = Refusal::from(HasEnded {
-        id: RunId(1),
-        state: RunState::Cancelled,
-    });
-    connection.send(Revoked {
-        run: RUN,
-        token: token(9),
-        reason: reason.clone(),
-    });
+    let reason = Refusal::from(HasEnded { id: RunId(1), state: RunState::Cancelled });
+    connection.send(Revoked { run: RUN, token: token(9), reason: reason.clone() });
     settle().await;
     assert_eq!(bodies.dropped(), 0, "another token");
-    connection.send(Revoked {
-        run: RUN,
-        token: token(1),
-        reason,
-    });
+    connection.send(Revoked { run: RUN, token: token(1), reason });
     settle().await;
     assert_eq!((bodies.dropped(), handle.stats().revoked), (1, 1));
     assert!(connection.arrived().await.is_empty());
@@ -377,10 +310,7 @@ async fn a_closed_gate_opens_when_the_engine_is_heard_again() {
         }
     };
     let mut engine = engine;
-    let _handle = Worker::new(dial, env())
-        .register(WORK, function)
-        .start()
-        .unwrap();
+    let _handle = Worker::new(dial, env()).register(WORK, function).start().unwrap();
     let connection = engine.accept().await;
     connection.hand_out(1, &[started("work")]);
     tokio::time::sleep(Duration::from_millis(6_700)).await;
@@ -404,12 +334,7 @@ async fn a_regrant_of_a_dropped_turn_is_given_back() {
     tokio::time::sleep(secs(11)).await;
     engine.door(Door::Open);
     let mut connection = engine.accept().await;
-    connection.send(Regranted {
-        run: RUN,
-        old: token(1),
-        token: token(2),
-        count: 1,
-    });
+    connection.send(Regranted { run: RUN, old: token(1), token: token(2), count: 1 });
     assert!(
         matches!(connection.next().await, Message::GiveBack(GiveBack { token: t, .. }) if t == token(2))
     );
@@ -444,10 +369,7 @@ async fn a_drain_lets_the_running_step_end_and_starts_no_other() {
     assert!(matches!(connection.next().await, Message::GiveBack(g) if g.run == RunNo(2)));
     bodies.go.notify_one();
     assert_eq!(report(connection.next().await), (0, token(1)));
-    assert!(
-        connection.arrived().await.is_empty(),
-        "not given back before the report is answered"
-    );
+    assert!(connection.arrived().await.is_empty(), "not given back before the report is answered");
     connection.send(appended(1, 1, &completed(0)));
     assert!(matches!(connection.next().await, Message::GiveBack(g) if g.token == token(1)));
     assert_eq!((bodies.begun(), bodies.dropped()), (1, 1));
@@ -462,40 +384,21 @@ async fn a_drain_gives_back_what_only_waits() {
     let function = |ctx: Ctx, (): ()| async move {
         ctx.sleep(Duration::from_millis(200)).await.map(|()| 1u32)
     };
-    let handle = Worker::new(dial, env())
-        .register(WORK, function)
-        .start()
-        .unwrap();
+    let handle = Worker::new(dial, env()).register(WORK, function).start().unwrap();
     let mut connection = engine.accept().await;
     connection.hand_out(1, &[started("work")]);
-    let Message::TimerRequested(asked) = connection.next().await else {
-        panic!()
-    };
+    let Message::TimerRequested(asked) = connection.next().await else { panic!() };
     let (at, due) = (Time(1_000_000), Time(1_000_200));
     connection.send(appended(
         1,
         1,
-        &TimerArmed {
-            at,
-            number: StepNo(0),
-            place: asked.place,
-            due,
-        }
-        .into(),
+        &TimerArmed { at, number: StepNo(0), place: asked.place, due }.into(),
     ));
     assert!(connection.arrived().await.is_empty());
     let draining = tokio::spawn(async move { handle.drain().await });
     assert!(matches!(connection.next().await, Message::Offer(_)));
     assert!(matches!(connection.next().await, Message::GiveBack(_)));
-    connection.send(appended(
-        1,
-        2,
-        &TimerFired {
-            at: due,
-            number: StepNo(0),
-        }
-        .into(),
-    ));
+    connection.send(appended(1, 2, &TimerFired { at: due, number: StepNo(0) }.into()));
     assert!(matches!(connection.next().await, Message::Closing(_)));
     drop(connection);
     draining.await.unwrap();
@@ -544,12 +447,8 @@ async fn stop_drops_and_gives_back_at_once() {
 #[tokio::test(start_paused = true)]
 async fn a_refused_hello_is_told_and_tried_again() {
     let (mut engine, handle, _bodies) = worker();
-    engine.hello().await.send(Closing {
-        reason: "protocol 9 is spoken here".to_owned(),
-    });
-    let Err(SessionError::HelloRefused { reason, .. }) = handle.connected().await else {
-        panic!()
-    };
+    engine.hello().await.send(Closing { reason: "protocol 9 is spoken here".to_owned() });
+    let Err(SessionError::HelloRefused { reason, .. }) = handle.connected().await else { panic!() };
     assert_eq!(reason, "protocol 9 is spoken here");
     engine.accept().await;
     settle().await;
@@ -562,10 +461,7 @@ async fn a_worker_that_can_do_nothing_does_not_start() {
     let (_engine, dial) = FakeEngine::new();
     let new = || Worker::new(dial.clone(), env());
     assert!(matches!(new().start(), Err(WorkerError::NothingRegistered)));
-    assert!(matches!(
-        build(build(new())).start(),
-        Err(WorkerError::RegisteredTwice { .. })
-    ));
+    assert!(matches!(build(build(new())).start(), Err(WorkerError::RegisteredTwice { .. })));
     assert!(matches!(
         build(new()).queue("", 1).start(),
         Err(WorkerError::BadName { what: "queue", .. })

@@ -1,4 +1,5 @@
-//! The task that carries one turn: messages of the engine in, reports out, the function polled in between.
+//! The task that carries one turn: messages of the engine in, reports out, the function polled in
+//! between.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -26,11 +27,7 @@ pub(crate) enum ToTurn {
     /// A report was refused.
     Refused { number: StepNo, reason: Refusal },
     /// The grant goes on, over another connection.
-    Regranted {
-        token: Token,
-        count: u32,
-        connection: u64,
-    },
+    Regranted { token: Token, count: u32, connection: u64 },
     /// A step that is done once for all runs may make its attempt.
     OnceGranted { number: StepNo },
     /// The engine knows that it makes none.
@@ -71,10 +68,7 @@ pub(crate) struct Gone {
 
 impl Drop for Gone {
     fn drop(&mut self) {
-        let _ = self.session.send(WorkerCommand::Gone {
-            run: self.run,
-            turn: self.turn,
-        });
+        let _ = self.session.send(WorkerCommand::Gone { run: self.run, turn: self.turn });
     }
 }
 
@@ -102,8 +96,7 @@ impl TurnTask {
         self.turn.poll(cx);
         self.watch.poll_ends();
         self.seen.store(self.turn.seen(), Ordering::Relaxed);
-        self.turn
-            .flush(|message| self.outlet.send(self.connection, message));
+        self.turn.flush(|message| self.outlet.send(self.connection, message));
         if let Phase::Unknown(workflow) = self.turn.phase() {
             tracing::warn!(run = %self.run, workflow, "a run of a workflow that is not registered here was handed out");
             return self.give_back();
@@ -119,11 +112,7 @@ impl TurnTask {
             ToTurn::Stored { from, entries } => self.turn.stored(from, entries),
             ToTurn::Told { index, entry } => self.turn.told(index, &entry),
             ToTurn::Refused { number, reason } => self.turn.refused(number, &reason),
-            ToTurn::Regranted {
-                token,
-                count,
-                connection,
-            } => {
+            ToTurn::Regranted { token, count, connection } => {
                 (self.token, self.connection) = (token, connection);
                 self.turn.regranted(token, count);
                 self.turn.gate_opened();
@@ -143,16 +132,11 @@ impl TurnTask {
         self.watch.poll_ends();
     }
 
-    /// The function is dropped first: the run may be granted to another worker as soon as the frame is there.
+    /// The function is dropped first: the run may be granted to another worker as soon as the frame
+    /// is there.
     fn give_back(&mut self) -> Poll<()> {
         self.stop_turn();
-        if self.outlet.send(
-            self.connection,
-            GiveBack {
-                run: self.run,
-                token: self.token,
-            },
-        ) {
+        if self.outlet.send(self.connection, GiveBack { run: self.run, token: self.token }) {
             count(&self.world.counts.given_back);
         }
         Poll::Ready(())

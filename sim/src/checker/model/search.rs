@@ -1,8 +1,10 @@
 //! The search for an order: after Wing and Gong, with the memory that Lowe added.
 //!
-//! It goes forward from the first call: any operation may be next that began before the first answer among those that
-//! are left. What was tried is remembered as (the set of operations done, the state), because two orders of the same
-//! operations that lead to the same state need not be told apart; and an answer that changes nothing is not put off. Nothing in here depends on chance or on addresses.
+//! It goes forward from the first call: any operation may be next that began before the first
+//! answer among those that are left. What was tried is remembered as (the set of operations done,
+//! the state), because two orders of the same operations that lead to the same state need not be
+//! told apart; and an answer that changes nothing is not put off. Nothing in here depends on chance
+//! or on addresses.
 
 use std::collections::BTreeSet;
 
@@ -43,7 +45,8 @@ pub(super) enum Verdict {
 }
 
 impl History {
-    /// What happened to the run, as far as the answers until `cut` tell. The journal is looked at if that is for ever.
+    /// What happened to the run, as far as the answers until `cut` tell. The journal is looked at
+    /// if that is for ever.
     pub(super) fn ops(&self, cut: u64) -> Vec<Op> {
         let mut ops = Vec::new();
         for (at, call) in self.calls.iter().enumerate() {
@@ -53,33 +56,24 @@ impl History {
             }
             let answered_at = answered_at(call).filter(|at| *at <= cut);
             if let Some(until) = answered_at {
-                ops.push(Op {
-                    from,
-                    until,
-                    answered: true,
-                    what: What::Call(at),
-                });
+                ops.push(Op { from, until, answered: true, what: What::Call(at) });
             }
             if may_act_unseen(call) || self.may_act_later(call) {
-                // One that was refused because of another run finds that gone, perhaps: afterwards, if at all.
+                // One that was refused because of another run finds that gone, perhaps: afterwards,
+                // if at all.
                 let from = match self.may_act_later(call) {
                     true => answered_at.unwrap_or(from),
                     false => from,
                 };
                 let until = answered_at.filter(|_| !self.repeats).unwrap_or(u64::MAX);
-                // A start begins a run of its own after each that was forgotten, if the network keeps copies of it, and a
-                // cancel asks that one to stop, too.
+                // A start begins a run of its own after each that was forgotten, if the network
+                // keeps copies of it, and a cancel asks that one to stop, too.
                 let again = matches!(call.asked, Asked::Start { .. } | Asked::Cancel);
                 let again = again && self.repeats;
                 let again = self.forgotten.iter().filter(|_| again);
                 let again = again.map(|forgotten| forgotten.from.max(from));
                 for from in std::iter::once(from).chain(again.filter(|from| *from <= cut)) {
-                    ops.push(Op {
-                        from,
-                        until,
-                        answered: false,
-                        what: What::Call(at),
-                    });
+                    ops.push(Op { from, until, answered: false, what: What::Call(at) });
                 }
             }
         }
@@ -95,17 +89,13 @@ impl History {
             }
         }
         if cut == u64::MAX {
-            ops.push(Op {
-                from: u64::MAX,
-                until: u64::MAX,
-                answered: true,
-                what: What::Journal,
-            });
+            ops.push(Op { from: u64::MAX, until: u64::MAX, answered: true, what: What::Journal });
         }
         ops
     }
 
-    /// Whether a copy of a refused call may have an effect after its answer: the run that was in its way has been forgotten.
+    /// Whether a copy of a refused call may have an effect after its answer: the run that was in
+    /// its way has been forgotten.
     fn may_act_later(&self, call: &Call) -> bool {
         let others = matches!(&call.answer, Answer::Refused(Refusal::NotAllStarted(_)));
         others && self.repeats && self.forgets
@@ -113,10 +103,7 @@ impl History {
 }
 
 fn may_act_unseen(call: &Call) -> bool {
-    let acts = matches!(
-        call.asked,
-        Asked::Start { .. } | Asked::Cancel | Asked::Act { .. }
-    );
+    let acts = matches!(call.asked, Asked::Start { .. } | Asked::Cancel | Asked::Act { .. });
     acts && !matches!(&call.answer, Answer::Refused(refusal) if is_at_fault(refusal))
 }
 
@@ -172,7 +159,8 @@ fn walk(history: &History, ops: &[Op], mut found: impl FnMut(State) -> bool) -> 
         let may_be_next = |op: &Op| op.from <= first_answer && op.until >= latest;
         let nexts = ops.iter().enumerate().filter(open);
         let nexts: Vec<(usize, &Op)> = nexts.filter(|(_, op)| may_be_next(op)).collect();
-        // An answer that is right as things are is best given at once: nothing becomes impossible by it.
+        // An answer that is right as things are is best given at once: nothing becomes impossible
+        // by it.
         let shuts_out = |op: &Op| nexts.iter().any(|(_, other)| other.until < op.from);
         let free = nexts.iter().find(|(_, op)| {
             op.answered && !shuts_out(op) && history.after(op, state).contains(&state)

@@ -12,8 +12,8 @@ use crate::told::Deed;
 use super::{Answer, Asked, Call, Held, History, Life, State};
 
 impl History {
-    /// The calls in the order in which they began, a mark at the answer that nothing explains, and what would have been
-    /// possible.
+    /// The calls in the order in which they began, a mark at the answer that nothing explains, and
+    /// what would have been possible.
     pub(super) fn story(&self, name: &str) -> String {
         let cut = self.first_unexplained();
         let short = self.without_the_needless(cut);
@@ -52,18 +52,15 @@ impl History {
                 Some(held) => Self::held(held),
                 None => "no such run".to_owned(),
             };
-            let _ = writeln!(
-                told,
-                "      -> {:<12} {:>7}  in the end: {journal}",
-                "journal", ""
-            );
+            let _ = writeln!(told, "      -> {:<12} {:>7}  in the end: {journal}", "journal", "");
         }
         let possible = self.possible_before(cut);
         let _ = write!(told, "    until then it was, in every order: {possible}");
         told
     }
 
-    /// The answer with which the history becomes one that no order explains; for ever: only the journal does not fit.
+    /// The answer with which the history becomes one that no order explains; for ever: only the
+    /// journal does not fit.
     fn first_unexplained(&self) -> u64 {
         let mut answers: Vec<u64> = self.calls.iter().filter_map(answered_at).collect();
         answers.sort_unstable();
@@ -75,16 +72,15 @@ impl History {
         search::verdict(self, &self.ops(cut)) == Verdict::Unexplained
     }
 
-    /// Questions whose answers are not needed for the contradiction are left out. What may have changed the run stays.
+    /// Questions whose answers are not needed for the contradiction are left out. What may have
+    /// changed the run stays.
     fn without_the_needless(&self, cut: u64) -> Self {
         let mut short = self.clone();
         let mut at = 0;
         while at < short.calls.len() {
             let call = &short.calls[at];
-            let question = !matches!(
-                call.asked,
-                Asked::Start { .. } | Asked::Cancel | Asked::Act { .. }
-            );
+            let question =
+                !matches!(call.asked, Asked::Start { .. } | Asked::Cancel | Asked::Act { .. });
             let mut fewer = short.clone();
             fewer.calls.remove(at);
             if call.answer == Answer::NotAsked || (question && fewer.fails(cut)) {
@@ -98,12 +94,7 @@ impl History {
 
     /// What the run may have been when all but the unexplained answer were given.
     fn possible_before(&self, cut: u64) -> String {
-        let last = self
-            .calls
-            .iter()
-            .filter_map(answered_at)
-            .filter(|at| *at < cut)
-            .max();
+        let last = self.calls.iter().filter_map(answered_at).filter(|at| *at < cut).max();
         let before = match last {
             Some(last) => search::states_after(self, &self.ops(last)),
             None => [State::Absent(0)].into(),
@@ -148,11 +139,7 @@ impl History {
 
 fn asked(asked: &Asked) -> String {
     match asked {
-        Asked::Start {
-            workflow,
-            input,
-            delayed,
-        } => {
+        Asked::Start { workflow, input, delayed } => {
             let delayed = if *delayed { ", delayed" } else { "" };
             format!("start {workflow} {}{delayed}", brief(input))
         }

@@ -24,20 +24,12 @@ fn id() -> RunId {
 }
 
 fn start(value: u64) -> Asked {
-    Asked::Start {
-        workflow: "w".to_owned(),
-        input: payload(value),
-        delayed: false,
-    }
+    Asked::Start { workflow: "w".to_owned(), input: payload(value), delayed: false }
 }
 
 fn start_delayed(value: u64) -> Asked {
     let (workflow, input) = ("w".to_owned(), payload(value));
-    Asked::Start {
-        workflow,
-        input,
-        delayed: true,
-    }
+    Asked::Start { workflow, input, delayed: true }
 }
 
 const WAIT: Asked = Asked::Outcome { waits: true };
@@ -81,12 +73,7 @@ fn none_such() -> Answer {
 
 fn taken() -> Answer {
     let (differs, existing, asked) = ("input".to_owned(), String::new(), String::new());
-    let refusal = IdTaken {
-        id: id(),
-        differs,
-        existing,
-        asked,
-    };
+    let refusal = IdTaken { id: id(), differs, existing, asked };
     Answer::Refused(refusal.into())
 }
 
@@ -115,7 +102,8 @@ fn dead() -> Outcome {
     OutcomeDead { failure }.into()
 }
 
-/// A journal of ten entries: dead with entry 3, edited by command 1, redriven by command 2, and completed.
+/// A journal of ten entries: dead with entry 3, edited by command 1, redriven by command 2, and
+/// completed.
 fn redriven() -> Option<Held> {
     let act = |index, command, kind| (index, CommandId(command), kind);
     Some(Held {
@@ -126,10 +114,7 @@ fn redriven() -> Option<Held> {
 }
 
 fn act(command: u128, deed: Deed) -> Asked {
-    Asked::Act {
-        command: CommandId(command),
-        deed,
-    }
+    Asked::Act { command: CommandId(command), deed }
 }
 
 fn not_dead(state: RunState) -> Answer {
@@ -144,43 +129,17 @@ fn an_outcome_holds_until_the_run_is_redriven() {
     let edited = (6, 7, act(1, Deed::Edit(payload(2))), Answer::Done);
     let redrive = (8, 9, act(2, Deed::Redrive), Answer::Done);
     let made = |more: &[Made]| {
-        let first = [
-            begun.clone(),
-            told(4, dead()),
-            edited.clone(),
-            redrive.clone(),
-        ];
+        let first = [begun.clone(), told(4, dead()), edited.clone(), redrive.clone()];
         first.into_iter().chain(more.to_vec()).collect::<Vec<_>>()
     };
     holds(&made(&[told(10, completed(7))]), redriven());
     fails(&made(&[told(10, dead())]), redriven());
-    let early = [
-        begun.clone(),
-        told(4, completed(7)),
-        edited.clone(),
-        redrive.clone(),
-    ];
+    let early = [begun.clone(), told(4, completed(7)), edited.clone(), redrive.clone()];
     fails(&early, redriven());
     // While it was dead it had four entries, and five once it was edited.
     let entries = |from, count| (from, from + 1, Asked::Status, status(RunState::Dead, count));
-    holds(
-        &[
-            begun.clone(),
-            entries(4, 4),
-            edited.clone(),
-            redrive.clone(),
-        ],
-        redriven(),
-    );
-    fails(
-        &[
-            begun.clone(),
-            entries(4, 5),
-            edited.clone(),
-            redrive.clone(),
-        ],
-        redriven(),
-    );
+    holds(&[begun.clone(), entries(4, 4), edited.clone(), redrive.clone()], redriven());
+    fails(&[begun.clone(), entries(4, 5), edited.clone(), redrive.clone()], redriven());
 }
 
 // D5: a command that was answered late, or twice, has acted once.
@@ -200,35 +159,19 @@ fn a_command_acts_once() {
         ],
         redriven(),
     );
-    // One that has acted is not refused, one that was acknowledged is in the journal, and they are in its order.
+    // One that has acted is not refused, one that was acknowledged is in the journal, and they are
+    // in its order.
     let refused = redrive(10, 11, not_dead(RunState::Completed));
     fails(
-        &[
-            begun.clone(),
-            edit(3, 4, Answer::Done),
-            redrive(5, 6, Answer::Done),
-            refused,
-        ],
+        &[begun.clone(), edit(3, 4, Answer::Done), redrive(5, 6, Answer::Done), refused],
         redriven(),
     );
     let done = (10, 11, act(3, Deed::Redrive), Answer::Done);
     fails(
-        &[
-            begun.clone(),
-            edit(3, 4, Answer::Done),
-            redrive(5, 6, Answer::Done),
-            done,
-        ],
+        &[begun.clone(), edit(3, 4, Answer::Done), redrive(5, 6, Answer::Done), done],
         redriven(),
     );
-    fails(
-        &[
-            begun.clone(),
-            redrive(3, 4, Answer::Done),
-            edit(5, 6, Answer::Done),
-        ],
-        redriven(),
-    );
+    fails(&[begun.clone(), redrive(3, 4, Answer::Done), edit(5, 6, Answer::Done)], redriven());
     // What nobody asked for is not done.
     fails(&[begun, edit(3, 4, Answer::Done)], redriven());
 }
@@ -271,10 +214,7 @@ fn lives(made: &[Made], held: Vec<Held>, forgotten: &[(u64, u64)], repeats: bool
     for (from, until, ..) in made {
         times.extend([(*from, 0), (*until, 0)]);
     }
-    let moment = |at_ms: u64| Moment {
-        order: at_ms,
-        at_ms,
-    };
+    let moment = |at_ms: u64| Moment { order: at_ms, at_ms };
     let call = |(from, until, asked, answer): &Made| Call {
         client: "client-1.1".to_owned(),
         asked: asked.clone(),
@@ -282,18 +222,9 @@ fn lives(made: &[Made], held: Vec<Held>, forgotten: &[(u64, u64)], repeats: bool
         ended: (*until > 0).then(|| moment(*until)),
         answer: answer.clone(),
     };
-    let forgotten = forgotten
-        .iter()
-        .map(|(from, until)| Forgotten {
-            from: *from,
-            until: *until,
-        })
-        .collect();
-    History::new(
-        made.iter().map(call).collect(),
-        (held, forgotten),
-        (repeats, false),
-    )
+    let forgotten =
+        forgotten.iter().map(|(from, until)| Forgotten { from: *from, until: *until }).collect();
+    History::new(made.iter().map(call).collect(), (held, forgotten), (repeats, false))
 }
 
 #[track_caller]
@@ -310,9 +241,7 @@ fn fails(made: &[Made], journal: Option<Held>) -> String {
     assert_eq!(history.verdict(), Verdict::Unexplained);
     let story = history.story("r");
     println!("{story}\n");
-    let lines = story
-        .lines()
-        .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+    let lines = story.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
     lines.collect::<Vec<_>>().join("\n")
 }
 
@@ -352,13 +281,11 @@ fn a_start_that_was_acknowledged_and_is_gone_is_found() {
             .replace("run_1s98m85rv9jya4vegb3rstnhnp", &id().to_string())
     );
     let story = fails(&[begun], None);
-    assert!(
-        story.contains("-> journal in the end: no such run"),
-        "{story}"
-    );
+    assert!(story.contains("-> journal in the end: no such run"), "{story}");
 }
 
-// Asked while the start was under way, both answers are right; asked in the other order, one of them is not.
+// Asked while the start was under way, both answers are right; asked in the other order, one of
+// them is not.
 #[test]
 fn answers_that_overlap_may_come_in_either_order() {
     let begun = (1, 10, start(1), Answer::Started(true));
@@ -376,10 +303,8 @@ fn an_outcome_that_changes_is_found() {
         (60, 61, PEEK, pending()),
     ];
     fails(&made, done(1));
-    let made = [
-        (1, 10, start(1), Answer::Started(true)),
-        (11, 50, WAIT, Answer::Outcome(completed(8))),
-    ];
+    let made =
+        [(1, 10, start(1), Answer::Started(true)), (11, 50, WAIT, Answer::Outcome(completed(8)))];
     let story = fails(&made, done(1));
     assert!(
         story.contains("-> client-1.1 11..50 ms outcome, once it has ended completed 8"),
@@ -397,10 +322,7 @@ fn an_outcome_that_changes_is_found() {
 fn a_wait_is_not_answered_before_the_end() {
     let begun = (1, 10, start(1), Answer::Started(true));
     fails(&[begun.clone(), (11, 12, WAIT, pending())], done(1));
-    fails(
-        &[begun, (11, 12, WAIT, Answer::Outcome(completed(7)))],
-        held(1, false, None),
-    );
+    fails(&[begun, (11, 12, WAIT, Answer::Outcome(completed(7)))], held(1, false, None));
 }
 
 // A request to stop is cooperative: the function may have been done, or clean up and return.
@@ -412,10 +334,7 @@ fn a_run_may_complete_though_it_was_asked_to_stop() {
     holds(&[begun.clone(), cancel.clone()], asked(completed(7)));
     holds(&[begun.clone(), cancel.clone()], asked(cancelled()));
     let failure = Failure::terminal("no");
-    holds(
-        &[begun.clone(), cancel.clone()],
-        asked(OutcomeDead { failure }.into()),
-    );
+    holds(&[begun.clone(), cancel.clone()], asked(OutcomeDead { failure }.into()));
     // Twice is as good as once.
     holds(&[begun, cancel.clone(), cancel], asked(cancelled()));
 }
@@ -426,10 +345,7 @@ fn a_cancel_that_was_acknowledged_and_forgotten_is_found() {
     let cancel = (11, 20, Asked::Cancel, Answer::Done);
     let story = fails(&[begun.clone(), cancel.clone()], done(1));
     assert!(story.contains("explains its journal"), "{story}");
-    assert!(
-        story.contains("ended as w 1, asked to stop, completed 7"),
-        "{story}"
-    );
+    assert!(story.contains("ended as w 1, asked to stop, completed 7"), "{story}");
     // And of a run that had ended, or never was.
     fails(&[(1, 2, Asked::Cancel, Answer::Done)], None);
     let ended = (11, 15, PEEK, Answer::Outcome(completed(7)));
@@ -443,10 +359,7 @@ fn a_cancel_that_was_acknowledged_and_forgotten_is_found() {
 fn nothing_is_cancelled_that_nobody_asked_to_stop() {
     let begun = (1, 10, start(1), Answer::Started(true));
     let gone = held(1, true, Some(cancelled()));
-    fails(
-        &[begun.clone(), (11, 20, WAIT, Answer::Outcome(cancelled()))],
-        gone.clone(),
-    );
+    fails(&[begun.clone(), (11, 20, WAIT, Answer::Outcome(cancelled()))], gone.clone());
     // A cancel that began after the answer explains nothing.
     let late = (21, 30, Asked::Cancel, has_ended(RunState::Cancelled));
     let told = (11, 20, WAIT, Answer::Outcome(cancelled()));
@@ -455,14 +368,7 @@ fn nothing_is_cancelled_that_nobody_asked_to_stop() {
     let twice = (11, 30, Asked::Cancel, has_ended(RunState::Cancelled));
     holds(&[begun.clone(), twice], gone.clone());
     let refused = (2, 3, Asked::Cancel, none_such());
-    fails(
-        &[
-            (5, 10, start(1), Answer::Started(true)),
-            refused.clone(),
-            told.clone(),
-        ],
-        gone.clone(),
-    );
+    fails(&[(5, 10, start(1), Answer::Started(true)), refused.clone(), told.clone()], gone.clone());
     // Unless the network keeps copies of what was answered.
     let made = [refused, (5, 10, start(1), Answer::Started(true)), told];
     assert_eq!(history(&made, gone, true).verdict(), Verdict::Explained);
@@ -481,11 +387,7 @@ fn a_call_without_an_answer_may_take_effect_late_or_never() {
             (30, 40, Asked::Status, status(RunState::Ready, 1)),
         ];
         holds(&late, done(1));
-        let back = [
-            unknown.clone(),
-            (10, 20, PEEK, pending()),
-            (30, 40, PEEK, none_such()),
-        ];
+        let back = [unknown.clone(), (10, 20, PEEK, pending()), (30, 40, PEEK, none_such())];
         fails(&back, done(1));
         let found = (10, 20, start(1), Answer::Started(false));
         holds(&[unknown.clone(), found], done(1));
@@ -509,17 +411,13 @@ fn a_call_that_was_never_sent_has_no_effect() {
 
 #[test]
 fn a_run_that_two_calls_began_is_found() {
-    let made = [
-        (1, 10, start(1), Answer::Started(true)),
-        (5, 15, start(1), Answer::Started(true)),
-    ];
+    let made = [(1, 10, start(1), Answer::Started(true)), (5, 15, start(1), Answer::Started(true))];
     fails(&made, done(1));
-    // One call may be told that it found what it began itself: its first answer was lost with a connection.
+    // One call may be told that it found what it began itself: its first answer was lost with a
+    // connection.
     holds(&[(1, 10, start(1), Answer::Started(false))], done(1));
-    let made = [
-        (1, 10, start(1), Answer::Started(false)),
-        (11, 20, start(1), Answer::Started(true)),
-    ];
+    let made =
+        [(1, 10, start(1), Answer::Started(false)), (11, 20, start(1), Answer::Started(true))];
     fails(&made, done(1));
 }
 
@@ -527,10 +425,7 @@ fn a_run_that_two_calls_began_is_found() {
 fn a_name_is_one_run() {
     let begun = (1, 10, start(1), Answer::Started(true));
     fails(&[begun.clone(), (11, 20, start(1), taken())], done(1));
-    fails(
-        &[begun.clone(), (11, 20, start(2), Answer::Started(false))],
-        done(1),
-    );
+    fails(&[begun.clone(), (11, 20, start(2), Answer::Started(false))], done(1));
     fails(std::slice::from_ref(&begun), done(2));
     fails(&[(1, 10, start(2), taken())], None);
     holds(&[begun, (2, 9, start(2), taken())], done(1));
@@ -549,39 +444,17 @@ fn a_run_is_scheduled_only_at_first_and_only_if_it_was_delayed() {
 
 #[test]
 fn a_journal_never_gets_shorter() {
-    let entries = |from, count| {
-        (
-            from,
-            from + 1,
-            Asked::Status,
-            status(RunState::Granted, count),
-        )
-    };
+    let entries = |from, count| (from, from + 1, Asked::Status, status(RunState::Granted, count));
     let begun = (1, 10, start(1), Answer::Started(true));
-    holds(
-        &[
-            begun.clone(),
-            entries(11, 3),
-            entries(13, 3),
-            entries(15, 5),
-        ],
-        done(1),
-    );
-    let story = fails(
-        &[
-            begun.clone(),
-            entries(11, 3),
-            entries(13, 5),
-            entries(15, 4),
-        ],
-        done(1),
-    );
+    holds(&[begun.clone(), entries(11, 3), entries(13, 3), entries(15, 5)], done(1));
+    let story = fails(&[begun.clone(), entries(11, 3), entries(13, 5), entries(15, 4)], done(1));
     // The question that says nothing about it is not in the story.
     assert!(!story.contains("11..12"), "{story}");
     fails(&[begun, entries(11, 11)], done(1));
 }
 
-// Forty calls at once have more orders than there are atoms; remembering sets and states makes them a few.
+// Forty calls at once have more orders than there are atoms; remembering sets and states makes them
+// a few.
 #[test]
 fn many_calls_at_once_are_no_trouble() {
     let mut made: Vec<Made> = (1..20).map(|n| (n, 100 + n, PEEK, pending())).collect();
@@ -659,20 +532,18 @@ fn what_is_forgotten_stays_so() {
     ] {
         assert_eq!(forgotten(&[made], None), Verdict::Unexplained);
     }
-    // A second run that nobody began, one that a call began and that is gone, and one that is told the first one's end.
+    // A second run that nobody began, one that a call began and that is gone, and one that is told
+    // the first one's end.
     assert_eq!(forgotten(&[], done(1)), Verdict::Unexplained);
     let begun = (120, 130, start(2), Answer::Started(true));
-    assert_eq!(
-        forgotten(std::slice::from_ref(&begun), None),
-        Verdict::Unexplained
-    );
+    assert_eq!(forgotten(std::slice::from_ref(&begun), None), Verdict::Unexplained);
     let old = (131, 140, PEEK, Answer::Outcome(completed(7)));
     let second = held(2, false, Some(completed(8)));
     assert_eq!(forgotten(&[begun, old], second), Verdict::Unexplained);
 }
 
-// A start that goes out twice begins a run by its first copy and is told that there is one by its second; a third comes
-// when the name is free again.
+// A start that goes out twice begins a run by its first copy and is told that there is one by its
+// second; a third comes when the name is free again.
 #[test]
 fn a_late_copy_of_a_start_begins_another_run_after_the_first_is_forgotten() {
     let made = [
@@ -686,17 +557,13 @@ fn a_late_copy_of_a_start_begins_another_run_after_the_first_is_forgotten() {
     assert_eq!(history.verdict(), Verdict::Unexplained);
 }
 
-/// A call that starts all or none was refused because of another run. Once that is forgotten, a copy of the call may start all
-/// of them; while nothing was forgotten, or where nothing is repeated, it may not, and before its answer never.
+/// A call that starts all or none was refused because of another run. Once that is forgotten, a
+/// copy of the call may start all of them; while nothing was forgotten, or where nothing is
+/// repeated, it may not, and before its answer never.
 #[test]
 fn a_refused_call_starts_its_runs_only_after_what_was_in_its_way_is_forgotten() {
     let refused = Answer::Refused(
-        NotAllStarted {
-            count: 2,
-            offending: 1,
-            offenders: Offenders(Vec::new()),
-        }
-        .into(),
+        NotAllStarted { count: 2, offending: 1, offenders: Offenders(Vec::new()) }.into(),
     );
     let verdict = |made: &[Made], journal: Option<Held>, repeats, forgets| {
         let mut history = history(made, journal, repeats);
