@@ -89,6 +89,8 @@ pub mod canary;
 #[cfg(not(canary))]
 mod canary;
 pub mod core;
+#[cfg(all(test, feature = "server"))]
+mod fixed;
 #[cfg(any(test, feature = "inspect"))]
 pub mod fuzzing;
 pub mod keys;

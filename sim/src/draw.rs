@@ -47,7 +47,38 @@ impl Draw {
 
 /// A number made of a seed and a label.
 pub fn hash(seed: u64, label: impl Display) -> u64 {
-    XxHash3_64::oneshot_with_seed(seed, label.to_string().as_bytes())
+    let label = label.to_string();
+    #[cfg(test)]
+    note(&label);
+    XxHash3_64::oneshot_with_seed(seed, label.as_bytes())
+}
+
+#[cfg(test)]
+thread_local! {
+    /// The labels drawn from since [`listen`].
+    static HEARD: std::cell::RefCell<Option<std::collections::BTreeSet<String>>> =
+        const { std::cell::RefCell::new(None) };
+}
+
+/// Notes the labels that this thread draws from now on.
+#[cfg(test)]
+pub(crate) fn listen() {
+    HEARD.set(Some(std::collections::BTreeSet::new()));
+}
+
+/// The labels drawn from since [`listen`].
+#[cfg(test)]
+pub(crate) fn heard() -> std::collections::BTreeSet<String> {
+    HEARD.take().unwrap_or_default()
+}
+
+#[cfg(test)]
+fn note(label: &str) {
+    HEARD.with_borrow_mut(|heard| {
+        if let Some(heard) = heard {
+            heard.insert(label.to_owned());
+        }
+    });
 }
 
 #[cfg(test)]

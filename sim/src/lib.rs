@@ -76,6 +76,8 @@ mod checker;
 pub mod draw;
 mod durable;
 pub mod event;
+#[cfg(test)]
+mod fixed;
 mod history;
 mod host;
 mod ledger;

@@ -8,7 +8,7 @@ use super::stop::StopReason;
 use crate::canary::canary;
 use crate::keys::TimerRecord;
 use crate::model::entry::{AttemptFailed, Cancelled, Completed, Entry, FunctionEnd, Place};
-use crate::model::failure::{Failure, FailureKind};
+use crate::model::failure::{Failure, FailureKind, PAYLOAD};
 use crate::model::id::{SessionId, StepNo};
 use crate::model::retry::Retry;
 use crate::model::run::RunState;
@@ -33,7 +33,7 @@ impl Core {
             let why = format!(
                 "the workflow's output has {bytes} bytes, more than the {bytes_max} allowed"
             );
-            let failure = Failure::new(FailureKind::Terminal, "payload", why);
+            let failure = Failure::new(FailureKind::Terminal, PAYLOAD, why);
             let end = Some(FunctionEnd::default());
             return self.die(&mut run, death(&granted, failure, end), out);
         }

@@ -6,6 +6,15 @@ use serde::{Deserialize, Serialize};
 
 /// The longest message or cause kept, in bytes; longer ones are cut with an ellipsis.
 pub const FAILURE_TEXT_BYTES_MAX: usize = 2_048;
+/// The stored class of an attempt that panicked.
+pub(crate) const PANIC: &str = "panic";
+/// The stored class of a value that cannot be a payload.
+pub(crate) const PAYLOAD: &str = "payload";
+/// The stored class of a run of [`Client::once`](crate::Client::once) that gave no result.
+pub(crate) const ONCE: &str = "once";
+/// The stored class of an attempt that took too long.
+pub(crate) const TIME_LIMIT: &str = "time limit";
+
 /// How many causes are kept.
 pub const FAILURE_CAUSES_MAX: usize = 8;
 

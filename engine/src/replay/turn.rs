@@ -20,13 +20,13 @@ use crate::canary::canary;
 use crate::model::command::Refusal;
 use crate::model::dead::Superseded;
 use crate::model::entry::Entry;
-use crate::model::failure::{Failure, FailureKind};
+use crate::model::failure::{Failure, FailureKind, ONCE, PANIC, PAYLOAD, TIME_LIMIT};
 use crate::model::id::{RunId, RunNo, StepNo, Token};
 use crate::model::payload::Payload;
 use crate::model::retry::Retry;
 use crate::model::time::Time;
 use crate::wire::message::Message;
-use crate::workflow::{Ctx, HARD_LIMIT_DEFAULT, TIME_LIMIT, over_time};
+use crate::workflow::{Ctx, HARD_LIMIT_DEFAULT, over_time};
 
 /// A wait shorter than this is waited for in memory; a longer one suspends the run.
 pub(crate) const MOMENT: Duration = Duration::from_millis(250);
@@ -183,7 +183,7 @@ impl Turn {
             | Refusal::Damaged(_)
             | Refusal::StaleToken(_) => self.stop(),
             Refusal::PayloadTooLarge(_) => {
-                self.too_large(number, Failure::terminal(reason).class("payload"))
+                self.too_large(number, Failure::terminal(reason).class(PAYLOAD))
             }
             _ => {
                 self.outstanding.withdraw_step(number.0);
@@ -526,7 +526,7 @@ impl Turn {
     /// The engine cannot read the first result for a step's key: an attempt that waits for it, or
     /// comes with another one, fails. One that is being made goes on; its result is looked at then.
     fn once_failed(&mut self, number: StepNo, reason: &Refusal) {
-        let failure = Failure::retryable(reason).class("once");
+        let failure = Failure::retryable(reason).class(ONCE);
         let result = self.outstanding.withdraw_result(number.0);
         if let Some(Report::StepCompleted {
             number, place, attempt, once: Some((_, retry)), ..
@@ -602,5 +602,5 @@ fn waited_in_vain(limit: Duration) -> Failure {
 }
 
 fn panicked(panic: &(dyn std::any::Any + Send)) -> Failure {
-    Failure::terminal(crate::workflow::panic_text(panic)).class("panic")
+    Failure::terminal(crate::workflow::panic_text(panic)).class(PANIC)
 }

@@ -27,11 +27,9 @@ use futures_util::future::{BoxFuture, Shared};
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
-use super::step::{
-    HARD_LIMIT_DEFAULT, SOFT_LIMIT_DEFAULT, SoftLimit, Step, TIME_LIMIT, panic_text,
-};
+use super::step::{HARD_LIMIT_DEFAULT, SOFT_LIMIT_DEFAULT, SoftLimit, Step, panic_text};
 use crate::canary::canary;
-use crate::model::failure::{Failure, FailureKind};
+use crate::model::failure::{Failure, FailureKind, PANIC, TIME_LIMIT};
 use crate::model::id::RunId;
 use crate::model::payload::Payload;
 use crate::model::retry::Retry;
@@ -265,7 +263,7 @@ where
             let answered = tokio::select! {
                 biased;
                 answered = called => answered.map_err(|panic| {
-                    Failure::new(FailureKind::Retryable, "panic", panic_text(panic.as_ref()))
+                    Failure::new(FailureKind::Retryable, PANIC, panic_text(panic.as_ref()))
                 })?,
                 () = limit => return Err(over_time(policy.hard)),
             };

@@ -48,6 +48,8 @@ pub(crate) use item::Gatherer;
 pub use item::{BatchPolicy, Call, Item};
 pub use join::join_all;
 pub use span::{days, hours, millis, mins, secs};
+#[cfg(test)]
+pub(crate) use step::idempotency_key;
 pub use step::{HARD_LIMIT_DEFAULT, SOFT_LIMIT_DEFAULT, SoftLimit, Step, StepFuture};
-pub(crate) use step::{TIME_LIMIT, encode, over_time, panic_text};
+pub(crate) use step::{encode, over_time, panic_text};
 pub use timer::SleepFuture;

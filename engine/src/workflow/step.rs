@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 
 use super::isolation::Isolation;
 use crate::canary::canary;
-use crate::model::failure::{Failure, FailureKind};
+use crate::model::failure::{Failure, FailureKind, PANIC, PAYLOAD, TIME_LIMIT};
 use crate::model::id::{OnceKey, RunId, StepNo};
 use crate::model::payload::Payload;
 use crate::model::retry::Retry;
@@ -57,10 +57,7 @@ impl Step {
     /// Made of the run's id and the step's number: `run_…-3`. In [`Ctx::once`](super::Ctx::once)
     /// made of the namespace and the key, and the same in all runs: `once_…`.
     pub fn key(&self) -> String {
-        match self.once {
-            Some(once) => once.to_string(),
-            None => format!("{}-{}", self.run, self.number),
-        }
+        idempotency_key(self.run, StepNo(self.number), self.once)
     }
 
     /// Which attempt this is, the first is 1. An attempt that was cut short by a crash is made
@@ -317,7 +314,7 @@ where
             return Err(too_large(payload.len() as u64, bytes_max as u64));
         }
         let value = payload.to();
-        self.value = Some(value.map_err(|e| Failure::terminal(e).class("payload"))?);
+        self.value = Some(value.map_err(|e| Failure::terminal(e).class(PAYLOAD))?);
         Ok(payload)
     }
 
@@ -432,7 +429,7 @@ pub(crate) fn encode<T: Serialize + ?Sized>(
     value: &T,
     bytes_max: usize,
 ) -> Result<Payload, Failure> {
-    let payload = Payload::of(value).map_err(|e| Failure::terminal(e).class("payload"))?;
+    let payload = Payload::of(value).map_err(|e| Failure::terminal(e).class(PAYLOAD))?;
     if payload.len() > bytes_max {
         return Err(too_large(payload.len() as u64, bytes_max as u64));
     }
@@ -442,12 +439,12 @@ pub(crate) fn encode<T: Serialize + ?Sized>(
 /// The failure of whatever returned more than a payload may hold.
 pub(crate) fn too_large(bytes: u64, bytes_max: u64) -> Failure {
     let refusal = crate::model::command::PayloadTooLarge { bytes, bytes_max };
-    Failure::terminal(refusal).class("payload")
+    Failure::terminal(refusal).class(PAYLOAD)
 }
 
 /// The failure that a panic in a step is.
 fn panicked(panic: &(dyn Any + Send)) -> Failure {
-    Failure::new(FailureKind::Retryable, "panic", panic_text(panic))
+    Failure::new(FailureKind::Retryable, PANIC, panic_text(panic))
 }
 
 /// What a panic said.
@@ -459,8 +456,13 @@ pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
     text.unwrap_or("a panic without a message").to_owned()
 }
 
-/// The class of attempts that took too long.
-pub(crate) const TIME_LIMIT: &str = "time limit";
+/// The idempotency key of a step.
+pub(crate) fn idempotency_key(run: RunId, number: StepNo, once: Option<OnceKey>) -> String {
+    match once {
+        Some(once) => once.to_string(),
+        None => format!("{run}-{number}"),
+    }
+}
 
 /// The failure of an attempt that took too long.
 pub(crate) fn over_time(hard: Duration) -> Failure {

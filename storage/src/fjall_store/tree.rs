@@ -380,3 +380,22 @@ fn copy(slice: Slice) -> Bytes {
 }
 
 const _: () = assert!(record::SEAL_KEY.len() > KEY_BYTES_MAX);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // These are names in a data directory and bytes in its files: a rename must not change them.
+    #[test]
+    fn names_in_a_directory_have_not_changed() {
+        assert_eq!([LASTING, PASSING, SYSTEM], ["lasting", "passing", "system"]);
+        assert_eq!(generation_name(7), "gen-00007");
+        let spaces = [Space::Lasting, Space::Passing, Space::Generation(7)];
+        assert_eq!(spaces.map(|space| space.to_string()), ["lasting", "passing", "generation 7"]);
+        let seals = spaces.map(|space| seal(5, Some(space)));
+        let hex = |bytes: &[u8]| -> String { bytes.iter().map(|b| format!("{b:02x}")).collect() };
+        let expected = [("00", "00000000"), ("01", "00000000"), ("02", "00000007")]
+            .map(|(number, rest)| format!("7374657077656c6c0000000000000005{number}{rest}"));
+        assert_eq!(seals.map(|seal| hex(&seal)), expected);
+    }
+}

@@ -10,7 +10,7 @@ mod batch;
 pub mod dead;
 mod error;
 mod line;
-mod once;
+pub(crate) mod once;
 mod queues;
 mod run;
 mod schedule;

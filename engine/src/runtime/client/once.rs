@@ -7,7 +7,7 @@ use super::error::{ClientError, RunError};
 use super::run::Run;
 use super::{Client, StartBuilder};
 use crate::model::command::Refusal;
-use crate::model::failure::Failure;
+use crate::model::failure::{Failure, ONCE};
 use crate::workflow::Workflow;
 
 impl Client {
@@ -48,7 +48,7 @@ impl Client {
         Out: DeserializeOwned + Send + 'static,
     {
         let client = self.clone();
-        let name = format!("once {} {}", workflow.name(), key.as_ref());
+        let name = run_name(workflow.name(), key.as_ref());
         let start: StartBuilder<Out> = self.start(workflow, input).id(name.clone());
         async move {
             let run = match start.await {
@@ -64,15 +64,20 @@ impl Client {
     }
 }
 
+/// The name of the run that does the work of a key. It makes the run's id.
+pub(crate) fn run_name(workflow: &str, key: &str) -> String {
+    format!("once {workflow} {key}")
+}
+
 fn failure(name: &str, error: RunError) -> Failure {
     let text = |what: &dyn std::fmt::Display| format!("`{name}`: {what}");
     match error {
         RunError::Failed(failed) => Failure::terminal(text(&failed)).class(failed.class),
-        RunError::Cancelled => Failure::terminal(text(&"it was cancelled")).class("once"),
+        RunError::Cancelled => Failure::terminal(text(&"it was cancelled")).class(ONCE),
         RunError::Client(ClientError::Refused(refusal)) => {
-            Failure::terminal(text(&refusal)).class("once")
+            Failure::terminal(text(&refusal)).class(ONCE)
         }
-        RunError::Client(error) => Failure::retryable(text(&error)).class("once"),
-        RunError::Payload(error) => Failure::terminal(text(&error)).class("once"),
+        RunError::Client(error) => Failure::retryable(text(&error)).class(ONCE),
+        RunError::Payload(error) => Failure::terminal(text(&error)).class(ONCE),
     }
 }

@@ -19,13 +19,13 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::pipe::{Page, Pipe, Said, Task};
 use super::{ISOLATED_VARIABLE, PROCESS, WORKFLOW_VARIABLE};
+use crate::model::failure::TIME_LIMIT;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::payload::Payload;
 use crate::replay::elsewhere::{Elsewhere, Errand};
 use crate::replay::mismatch::span_text;
 use crate::runtime::env::{Clock, Env};
 use crate::runtime::worker::{PageWanted, WorkerCommand};
-use crate::workflow::TIME_LIMIT;
 
 /// How much of the end of its stderr is kept for the failure.
 const TAIL_BYTES: usize = 1_024;

@@ -18,13 +18,13 @@ use std::time::Duration;
 
 use super::peer::{HeldTurn, PageWanted, WorkerPeer};
 use crate::model::command::Caller;
+use crate::model::failure::TIME_LIMIT;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::id::{RunNo, StepNo, Token};
 use crate::replay::mismatch::span_text;
 use crate::replay::watch::{Blocker, Body, Watch};
 use crate::replay::world::count;
 use crate::wire::message::{AskJournal, AttemptFailedReport, GiveBack, TurnFailed};
-use crate::workflow::TIME_LIMIT;
 
 /// How often turns are looked at. Code runs without a word to the session, so there is no better
 /// instant to wake at.
