@@ -38,6 +38,7 @@ use crate::model::run::{Outcome, RunState};
 use crate::model::schedule::{CronTimes, EveryTimes, Overlap, ScheduleSpec, ScheduleState, When};
 use crate::model::time::Time;
 use crate::model::unique::{Unique, UniqueKey};
+use crate::numbered::later;
 use crate::wire::message::Message;
 
 fn hex(bytes: &[u8]) -> String {
@@ -56,6 +57,15 @@ impl Lines {
 
     fn bytes(&mut self, label: &str, bytes: impl AsRef<[u8]>) {
         self.text(label, hex(bytes.as_ref()));
+    }
+
+    /// A record: as this version writes it, and read from what a later version would write, which
+    /// has one field more in everything.
+    fn record<R: Record + PartialEq + std::fmt::Debug>(&mut self, label: &str, record: R) {
+        let later = later::write(|| record.to_bytes());
+        assert_ne!(later, record.to_bytes(), "{label}");
+        assert_eq!(R::of_bytes(&later).as_ref(), Ok(&record), "{label} of a later version");
+        self.bytes(label, record.to_bytes());
     }
 
     fn text(&mut self, label: &str, value: impl std::fmt::Display) {
@@ -157,13 +167,10 @@ fn records(lines: &mut Lines) {
         oldest_every: Some(5),
     };
     let (at, workflow, tags) = (Time(5), || "order".to_owned(), || vec!["gpu".to_owned()]);
-    lines.bytes(
-        "tally",
-        Tally { format: 1, next_run: 2, next_sequence: 3, runs: vec![4, 5] }.to_bytes(),
-    );
-    lines.bytes("index", IndexRecord { run: RUN }.to_bytes());
-    lines.bytes("queue", QueueRecord { name: "q".into(), settings }.to_bytes());
-    lines.bytes(
+    lines.record("tally", Tally { format: 1, next_run: 2, next_sequence: 3, runs: vec![4, 5] });
+    lines.record("index", IndexRecord { run: RUN });
+    lines.record("queue", QueueRecord { name: "q".into(), settings });
+    lines.record(
         "stopped run",
         StoppedRecord {
             state: RunState::Parked,
@@ -171,14 +178,13 @@ fn records(lines: &mut Lines) {
             builds: vec!["b".into()],
             at,
             workflow: workflow(),
-        }
-        .to_bytes(),
+        },
     );
-    lines.bytes(
+    lines.record(
         "dead letter",
-        DeadRecord { workflow: workflow(), class: "io".into(), queue: "q".into() }.to_bytes(),
+        DeadRecord { workflow: workflow(), class: "io".into(), queue: "q".into() },
     );
-    lines.bytes(
+    lines.record(
         "queued run",
         ReadyRecord {
             run: RUN,
@@ -187,10 +193,9 @@ fn records(lines: &mut Lines) {
             avoid: vec!["b".into()],
             tags: tags(),
             since: at,
-        }
-        .to_bytes(),
+        },
     );
-    lines.bytes(
+    lines.record(
         "lease",
         GrantedRecord {
             run: RUN,
@@ -207,11 +212,10 @@ fn records(lines: &mut Lines) {
             tags: tags(),
             since: at,
             at: Time(21),
-        }
-        .to_bytes(),
+        },
     );
     let wait = OnceWait { namespace: SPACE, keys: vec![OnceKey(22)], wakes_at: Some(Time(23)) };
-    lines.bytes(
+    lines.record(
         "timer",
         TimerRecord {
             workflow: workflow(),
@@ -220,21 +224,19 @@ fn records(lines: &mut Lines) {
             delayed: true,
             tags: tags(),
             once: Some(wait),
-        }
-        .to_bytes(),
+        },
     );
-    lines.bytes("generation", GenerationRecord { first: RUN }.to_bytes());
-    lines.bytes("moved run", MovedRecord { generation: 6 }.to_bytes());
-    lines.bytes(
+    lines.record("generation", GenerationRecord { first: RUN });
+    lines.record("moved run", MovedRecord { generation: 6 });
+    lines.record(
         "mark",
-        Mark { time: at, heads: vec![(6, 2, 11)], timers: Time(24), rest: 25, acts: Time(26) }
-            .to_bytes(),
+        Mark { time: at, heads: vec![(6, 2, 11)], timers: Time(24), rest: 25, acts: Time(26) },
     );
-    lines.bytes(
+    lines.record(
         "counts of a queue",
-        PoolRecord { ready: 1, scheduled: 2, suspended: 3, level: 4, at }.to_bytes(),
+        PoolRecord { ready: 1, scheduled: 2, suspended: 3, level: 4, at },
     );
-    lines.bytes(
+    lines.record(
         "audit entry",
         ActRecord {
             namespace: SPACE,
@@ -244,12 +246,11 @@ fn records(lines: &mut Lines) {
             subject: "s".into(),
             detail: "d".into(),
             command: CommandId(14),
-        }
-        .to_bytes(),
+        },
     );
-    lines.bytes("unique key", UniqueRecord { run: RUN, id: RunId(15), until: at }.to_bytes());
-    lines.bytes("memoized result", OnceRecord { run: RUN, entry: 7, until: at }.to_bytes());
-    lines.bytes(
+    lines.record("unique key", UniqueRecord { run: RUN, id: RunId(15), until: at });
+    lines.record("memoized result", OnceRecord { run: RUN, entry: 7, until: at });
+    lines.record(
         "batch",
         BatchRecord {
             no: BatchNo(27),
@@ -261,19 +262,17 @@ fn records(lines: &mut Lines) {
             ended_at: Some(Time(28)),
             follow_up: Some(RunId(15)),
             span: Span { first: RUN, last: RunNo(29) },
-        }
-        .to_bytes(),
+        },
     );
-    lines.bytes("follow-up", FollowUpRecord { caller: caller(), run: start() }.to_bytes());
-    lines.bytes("mark of expiries", ExpiryMark { at }.to_bytes());
-    lines.bytes("applied request", OrderRecord { number: 13, command: CommandId(14) }.to_bytes());
-    lines.bytes(
+    lines.record("follow-up", FollowUpRecord { caller: caller(), run: start() });
+    lines.record("mark of expiries", ExpiryMark { at });
+    lines.record("applied request", OrderRecord { number: 13, command: CommandId(14) });
+    lines.record(
         "schedule",
-        ScheduleRecord { namespace: SPACE, spec: schedule(), set_at: at, set_by: "ann".into() }
-            .to_bytes(),
+        ScheduleRecord { namespace: SPACE, spec: schedule(), set_at: at, set_by: "ann".into() },
     );
     lines.bytes("interval", When::from(EveryTimes { every_ms: 30, anchor: at }).encode());
-    lines.bytes(
+    lines.record(
         "state of a schedule",
         ScheduleState {
             at,
@@ -285,8 +284,7 @@ fn records(lines: &mut Lines) {
             started: 34,
             skipped: 35,
             missed: 36,
-        }
-        .to_bytes(),
+        },
     );
     lines.bytes("retry policy", {
         let mut bytes = Vec::new();
@@ -398,6 +396,8 @@ fn journal(lines: &mut Lines) {
     let entries = entries();
     assert_eq!(entries.len(), Entry::KINDS.len(), "a sample of each kind of entry");
     for (label, entry) in &entries {
+        let later = later::write(|| entry.encode());
+        assert_eq!(Entry::decode(&later).as_ref(), Ok(entry), "{label} of a later version");
         lines.bytes(label, entry.encode());
     }
     let (stored, chain) = chain::sealed(chain::root(RunId(15)), &entries[5].1);

@@ -510,6 +510,16 @@ mod seeds {
         bytes
     }
 
+    /// Each frame as a later version would write it, which has one field more in everything.
+    #[test]
+    fn frames_of_a_later_version_are_read() {
+        for message in messages() {
+            let later = crate::numbered::later::write(|| message.encode());
+            assert_ne!(later, message.encode());
+            assert_eq!(Message::decode(&later), Ok(message));
+        }
+    }
+
     pub(super) fn all() -> Vec<(&'static str, Vec<u8>)> {
         let mut seeds: Vec<(&'static str, Vec<u8>)> = Vec::new();
         for message in messages() {

@@ -94,6 +94,7 @@ mod fixed;
 #[cfg(any(test, feature = "inspect"))]
 pub mod fuzzing;
 pub mod keys;
+mod lenient;
 pub mod model;
 pub mod numbered;
 pub mod reading;

@@ -2,8 +2,12 @@
 //!
 //! Stored records and frames are a kind number followed by the fields in order (MessagePack,
 //! positional). A number never changes its meaning and is never used again; a field is only ever
-//! added at the end, with `#[serde(default)]`, so that old bytes still decode. Serde's own enum
-//! encoding would store variant *names*, which makes renaming a variant a change of format.
+//! added at the end, with `#[serde(default)]`, so that old bytes still decode. Elements beyond those
+//! that this version knows are skipped at every depth (`lenient.rs`), so that the bytes of a later
+//! version decode, too. Serde's own enum encoding would store variant *names*, which makes renaming
+//! a variant a change of format.
+
+use crate::lenient;
 
 /// Why bytes that should hold one of our records do not.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -41,7 +45,7 @@ pub enum Undecodable {
 pub(crate) fn encode_fields<T: serde::Serialize>(fields: &T, into: &mut Vec<u8>) {
     // Writing plain data to a Vec cannot fail; a type that refuses to serialize would be ours
     // alone.
-    assert!(rmp_serde::encode::write(into, fields).is_ok(), "our own records serialize");
+    assert!(written(fields, into).is_ok(), "our own records serialize");
 }
 
 /// Decodes the fields of one record. What comes after them is a later version's, and is not looked
@@ -51,8 +55,60 @@ pub(crate) fn decode_fields<T: serde::de::DeserializeOwned>(
     bytes: &[u8],
 ) -> Result<T, Undecodable> {
     let mut decoder = rmp_serde::Deserializer::from_read_ref(bytes);
-    serde::Deserialize::deserialize(&mut decoder)
+    lenient::deserialize(&mut decoder)
         .map_err(|e| Undecodable::Fields { what, cause: e.to_string() })
+}
+
+fn written<T: serde::Serialize>(
+    fields: &T,
+    into: &mut Vec<u8>,
+) -> Result<(), rmp_serde::encode::Error> {
+    #[cfg(any(test, feature = "inspect"))]
+    if later::is_written() {
+        return rmp_serde::encode::write(into, &lenient::longer::Longer(fields));
+    }
+    rmp_serde::encode::write(into, fields)
+}
+
+/// Writing as a later version would, with one field more in everything: how it is shown that this
+/// version reads what a later one writes.
+#[cfg(any(test, feature = "inspect"))]
+pub(crate) mod later {
+    use std::cell::Cell;
+
+    thread_local! {
+        static IS_WRITTEN: Cell<bool> = const { Cell::new(false) };
+    }
+
+    pub(super) fn is_written() -> bool {
+        IS_WRITTEN.get()
+    }
+
+    /// Encodes what `encode` encodes, at every depth, as a later version would.
+    pub(crate) fn write<T>(encode: impl FnOnce() -> T) -> T {
+        let before = IS_WRITTEN.replace(true);
+        let done = encode();
+        IS_WRITTEN.set(before);
+        done
+    }
+}
+
+/// Decodes a byte string in place.
+pub(crate) struct InBytes<F>(pub(crate) F);
+
+impl<T, F> serde::de::Visitor<'_> for InBytes<F>
+where
+    F: FnOnce(&[u8]) -> Result<T, Undecodable>,
+{
+    type Value = T;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a byte string that holds a record")
+    }
+
+    fn visit_bytes<E: serde::de::Error>(self, bytes: &[u8]) -> Result<T, E> {
+        (self.0)(bytes).map_err(E::custom)
+    }
 }
 
 /// Declares an enum of record types with explicit kind numbers, its encoding, and serde impls that
@@ -112,8 +168,7 @@ macro_rules! numbered {
 
         impl<'de> serde::Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let bytes = <bytes::Bytes as serde::Deserialize>::deserialize(deserializer)?;
-                Self::decode(&bytes).map_err(serde::de::Error::custom)
+                deserializer.deserialize_bytes($crate::numbered::InBytes(|bytes: &[u8]| Self::decode(bytes)))
             }
         }
     };
