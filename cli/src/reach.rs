@@ -122,7 +122,7 @@ async fn open_store(dir: &Path) -> Result<Engine, CommandError> {
             false => "`stepwell serve --data DIR` makes one",
         }));
     }
-    // Workers of a server that has died may still be there: their grants are theirs for a while.
+    // Workers of a server that has died may still be there: their leases are theirs for a while.
     let options = EngineOptions { embedded: false, socket: false, ..EngineOptions::default() };
     options.open(dir).await.map_err(|e| opened(&e))
 }

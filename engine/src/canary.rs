@@ -77,7 +77,7 @@ mod planted {
         ),
         canary(
             "a unique key is never let go of",
-            "U3: the end of a run, or its first grant, lets go of its key",
+            "U3: the end of a run, or its first lease, lets go of its key",
         ),
         canary(
             "a once key is forgotten at a restart",
@@ -148,7 +148,7 @@ mod planted {
             "a call with too few outcomes counts",
             "I3: a wrong number of outcomes fails the attempt of each item",
         ),
-        // Grants.
+        // Leases.
         canary(
             "no fence",
             "R2, G3: a report counts only under the run's current token, from its session",
@@ -159,12 +159,12 @@ mod planted {
         ),
         canary("tokens forget their epoch", "G2: tokens only rise"),
         canary(
-            "a granted run keeps its ready row",
+            "a leased run keeps its ready row",
             "Q1: a run that has not ended is in exactly one place",
         ),
         canary(
-            "grants are forgotten at a restart",
-            "R6: a granted run is reserved for its worker, and ready again without it",
+            "leases are forgotten at a restart",
+            "R6: a leased run is reserved for its worker, and ready again without it",
         ),
         canary(
             "a hand-out lost with its connection is forgotten",
@@ -177,7 +177,7 @@ mod planted {
         ),
         canary("a slot is never free again", "a worker has as many free slots as it holds no runs"),
         // Liveness.
-        canary("a grant expires by its age", "R6: liveness, not age, decides"),
+        canary("a lease expires by its age", "R6: liveness, not age, decides"),
         canary("silence is measured by the wall clock", "R4: sessions live on monotonic time"),
         canary("heartbeats do not count as heard", "P2: any frame counts as heard"),
         canary(
@@ -192,10 +192,7 @@ mod planted {
             "a suspect is never cleared",
             "progress clears a suspect: only deaths in a row make a dead letter",
         ),
-        canary(
-            "a suspect is not granted alone",
-            "after two deaths in a row a run is granted alone",
-        ),
+        canary("a suspect is not leased alone", "after two deaths in a row a run is leased alone"),
         // Queues and timers across restarts.
         canary(
             "ready runs are forgotten at a restart",
@@ -210,7 +207,7 @@ mod planted {
             "no run waits before the stored beginning of its lane",
         ),
         canary(
-            "the stored cursor passes a run that is being granted",
+            "the stored cursor passes a run that is being leased",
             "no run waits before the stored beginning of its lane",
         ),
         canary("a timer fires early", "T1: a timer fires at or after its instant"),
@@ -222,7 +219,7 @@ mod planted {
         ),
         canary(
             "the worker is not told of its timer",
-            "what is appended to a granted run's journal is told to its worker",
+            "what is appended to a leased run's journal is told to its worker",
         ),
         canary(
             "a turn suspends over what it has not seen",
@@ -230,24 +227,24 @@ mod planted {
         ),
         // What a queue's settings let through.
         canary(
-            "the limit is looked at after the grant",
-            "A1: a new grant leaves at most as many granted as the concurrency limit says",
+            "the limit is looked at after the lease",
+            "A1: a new lease leaves at most as many leased as the concurrency limit says",
         ),
         canary(
-            "restored grants have no place in the limit",
-            "A1: runs kept for workers that may come back are granted",
+            "restored leases have no place in the limit",
+            "A1: runs kept for workers that may come back are leased",
         ),
         canary(
             "a dead worker's place in the limit is lost",
-            "A1: a run that is no longer granted takes no place",
+            "A1: a run that is no longer leased takes no place",
         ),
         canary(
             "the bucket is full again after a restart",
-            "A2: what is left of a rate limit is durable with the grants it paid for",
+            "A2: what is left of a rate limit is durable with the leases it paid for",
         ),
         canary(
             "a paused queue hands out",
-            "A3: while a queue is paused there is no new grant in it",
+            "A3: while a queue is paused there is no new lease in it",
         ),
         canary("priorities are not looked at", "A4: the smallest priority goes first"),
         canary(

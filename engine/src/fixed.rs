@@ -15,7 +15,7 @@ use crate::keys::once::{OnceRecord, OnceWait};
 use crate::keys::order::OrderRecord;
 use crate::keys::unique::UniqueRecord;
 use crate::keys::{
-    self, ActRecord, DeadRecord, GenerationRecord, GrantedRecord, IndexRecord, Mark, MovedRecord,
+    self, ActRecord, DeadRecord, GenerationRecord, IndexRecord, LeaseRecord, Mark, MovedRecord,
     PoolRecord, QueueRecord, ReadyRecord, Record, ScheduleRecord, StoppedRecord, Tally,
     TimerRecord,
 };
@@ -29,7 +29,7 @@ use crate::model::entry::{
 };
 use crate::model::failure::{Failure, FailureKind, ONCE, PANIC, PAYLOAD, TIME_LIMIT};
 use crate::model::id::{
-    CommandId, GrantNo, Incarnation, Namespace, OnceKey, RunId, RunNo, StepNo, Token,
+    CommandId, Incarnation, LeaseNo, Namespace, OnceKey, RunId, RunNo, StepNo, Token,
 };
 use crate::model::payload::Payload;
 use crate::model::queue::{QueueSettings, RateLimit};
@@ -76,7 +76,7 @@ impl Lines {
 const RUN: RunNo = RunNo(0x0102);
 const SPACE: Namespace = Namespace(3);
 const HASH: u128 = 0x0405;
-const TOKEN: Token = Token { store: 7, epoch: 2, grant: GrantNo(9) };
+const TOKEN: Token = Token { store: 7, epoch: 2, lease: LeaseNo(9) };
 
 fn keys_of_rows(lines: &mut Lines) {
     lines.section("keys of rows");
@@ -87,7 +87,7 @@ fn keys_of_rows(lines: &mut Lines) {
     lines.bytes("dead letter", keys::dead(Time(5), RUN));
     lines.bytes("queued run", keys::ready(6, 2, 11));
     lines.bytes("one priority of a queue", keys::lane(6, 2));
-    lines.bytes("lease", keys::granted(6));
+    lines.bytes("lease", keys::lease(6));
     lines.bytes("timer", keys::timer(Time(5), RUN));
     lines.bytes("journal", keys::journal::row(RUN, 7, 1));
     lines.bytes("generation", keys::generation(6));
@@ -197,7 +197,7 @@ fn records(lines: &mut Lines) {
     );
     lines.record(
         "lease",
-        GrantedRecord {
+        LeaseRecord {
             run: RUN,
             token: TOKEN,
             incarnation: Incarnation(19),

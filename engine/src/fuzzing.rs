@@ -12,7 +12,7 @@ use crate::keys::expiry::ExpiryMark;
 use crate::keys::journal::{self, Joiner};
 use crate::keys::unique::UniqueRecord;
 use crate::keys::{
-    self, DeadRecord, Family, GenerationRecord, GrantedRecord, IndexRecord, Mark, MovedRecord,
+    self, DeadRecord, Family, GenerationRecord, IndexRecord, LeaseRecord, Mark, MovedRecord,
     PoolRecord, QueueRecord, ReadyRecord, Record, StoppedRecord, Tally, TimerRecord,
 };
 use crate::model::chain;
@@ -62,7 +62,7 @@ pub fn stored(data: &[u8]) {
     record::<StoppedRecord>(data);
     record::<DeadRecord>(data);
     record::<ReadyRecord>(data);
-    record::<GrantedRecord>(data);
+    record::<LeaseRecord>(data);
     record::<TimerRecord>(data);
     record::<GenerationRecord>(data);
     record::<MovedRecord>(data);
@@ -146,7 +146,7 @@ pub fn key_order(data: &[u8]) {
     same_order(a, b, |(at, run)| keys::dead(Time(at), RunNo(run)));
     same_order(a.0, b.0, |run| keys::stopped(RunNo(run)));
     same_order(a.0, b.0, |run| keys::moved(RunNo(run)));
-    same_order(low(a).0, low(b).0, keys::granted);
+    same_order(low(a).0, low(b).0, keys::lease);
     same_order(low(a).0, low(b).0, keys::queue);
     same_order(low(a).0, low(b).0, keys::generation);
     let place = |x: (u64, u64), y: (u64, u64)| (low(x).0, x.1 as u8, y.0);
@@ -170,7 +170,7 @@ pub fn key_order(data: &[u8]) {
         Some((Time(a.0), RunNo(a.1)))
     );
     assert_eq!(keys::run_of(&keys::stopped(RunNo(a.0))), Some(RunNo(a.0)));
-    assert_eq!(keys::slot_of(&keys::granted(low(a).0)), Some(low(a).0));
+    assert_eq!(keys::slot_of(&keys::lease(low(a).0)), Some(low(a).0));
     let (run, entry, part) = row(a, c);
     assert_eq!(
         journal::parts_of(&journal::row(RunNo(run), entry, part)),
@@ -288,7 +288,7 @@ mod seeds {
         AttemptFailed, Completed, Place, Started, StepCompleted, TimerArmed,
     };
     use crate::model::failure::Failure;
-    use crate::model::id::{CommandId, GrantNo, Incarnation, OnceKey, SessionId, StepNo, Token};
+    use crate::model::id::{CommandId, Incarnation, LeaseNo, OnceKey, SessionId, StepNo, Token};
     use crate::model::payload::Payload;
     use crate::model::retry::Retry;
     use crate::model::run::RunState;
@@ -299,7 +299,7 @@ mod seeds {
         StepCompletedReport, TurnSuspended, Welcome, WorkflowOffer,
     };
 
-    const TOKEN: Token = Token { store: 7, epoch: 2, grant: GrantNo(9) };
+    const TOKEN: Token = Token { store: 7, epoch: 2, lease: LeaseNo(9) };
 
     fn caller() -> Caller {
         Caller { principal: "ann".into(), command: CommandId(3), ..Caller::default() }
@@ -482,7 +482,7 @@ mod seeds {
                 since: Time(4),
             }
             .to_bytes(),
-            GrantedRecord {
+            LeaseRecord {
                 run,
                 token: TOKEN,
                 incarnation: Incarnation(4),

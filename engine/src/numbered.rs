@@ -2,10 +2,10 @@
 //!
 //! Stored records and frames are a kind number followed by the fields in order (MessagePack,
 //! positional). A number never changes its meaning and is never used again; a field is only ever
-//! added at the end, with `#[serde(default)]`, so that old bytes still decode. Elements beyond those
-//! that this version knows are skipped at every depth (`lenient.rs`), so that the bytes of a later
-//! version decode, too. Serde's own enum encoding would store variant *names*, which makes renaming
-//! a variant a change of format.
+//! added at the end, with `#[serde(default)]`, so that old bytes still decode. Elements beyond
+//! those that this version knows are skipped at every depth (`lenient.rs`), so that the bytes of a
+//! later version decode, too. Serde's own enum encoding would store variant *names*, which makes
+//! renaming a variant a change of format.
 
 use crate::lenient;
 

@@ -18,7 +18,7 @@ use crate::keys::once::OnceRecord;
 use crate::keys::order::OrderRecord;
 use crate::keys::unique::UniqueRecord;
 use crate::keys::{
-    self, Family, GenerationRecord, GrantedRecord, IndexRecord, Mark, MovedRecord, PoolRecord,
+    self, Family, GenerationRecord, IndexRecord, LeaseRecord, Mark, MovedRecord, PoolRecord,
     QueueRecord, ReadyRecord, Record, ScheduleRecord, ScheduleState, StoppedRecord, Tally,
     TimerRecord,
 };
@@ -151,10 +151,10 @@ pub async fn open(store: &dyn Store) -> Result<Opened, Unreadable> {
     })
     .await?;
     opened.schedules = schedules(store).await?;
-    let prefix = keys::family(Family::Granted);
+    let prefix = keys::family(Family::Lease);
     all_rows(store, Space::Passing, prefix.clone(), keys::end_of(&prefix), |row| {
-        let slot = keys::slot_of(&row.key).ok_or(bad(Family::Granted))?;
-        opened.granted.push((slot, GrantedRecord::of_bytes(&row.value)?));
+        let slot = keys::slot_of(&row.key).ok_or(bad(Family::Lease))?;
+        opened.leases.push((slot, LeaseRecord::of_bytes(&row.value)?));
         Ok(())
     })
     .await?;

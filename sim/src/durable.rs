@@ -9,9 +9,8 @@ use stepwell::keys::once::{self, OnceRecord};
 use stepwell::keys::order::OrderRecord;
 use stepwell::keys::unique::UniqueRecord;
 use stepwell::keys::{
-    self, ActRecord, Family, GrantedRecord, IndexRecord, Mark, MovedRecord, PoolRecord,
-    QueueRecord, ReadyRecord, Record, ScheduleRecord, ScheduleState, StoppedRecord, Tally,
-    TimerRecord, journal,
+    self, ActRecord, Family, IndexRecord, LeaseRecord, Mark, MovedRecord, PoolRecord, QueueRecord,
+    ReadyRecord, Record, ScheduleRecord, ScheduleState, StoppedRecord, Tally, TimerRecord, journal,
 };
 use stepwell::model::batch::{BatchNo, batch_hash};
 use stepwell::model::calendar::Calendar;
@@ -134,8 +133,8 @@ pub(crate) enum Change {
     Appended { run: RunNo, index: u32 },
     /// The first result of what is done once was written or deleted.
     Once { place: (Namespace, u128), before: Option<OnceRecord> },
-    /// A grant was written.
-    Granted { slot: u32, before: Option<GrantedRecord> },
+    /// A lease was written.
+    Leased { slot: u32, before: Option<LeaseRecord> },
     /// An id was given a number.
     Indexed { id: RunId, run: RunNo, before: Option<RunNo> },
     /// A run is in line.
@@ -194,7 +193,7 @@ impl DurableSchedule {
 pub(crate) struct Durable {
     pub(crate) runs: BTreeMap<RunNo, DurableRun>,
     pub(crate) index: BTreeMap<RunId, RunNo>,
-    pub(crate) granted: BTreeMap<u32, GrantedRecord>,
+    pub(crate) leases: BTreeMap<u32, LeaseRecord>,
     /// Ready runs, by their places in line.
     pub(crate) waiting: BTreeMap<Place, ReadyRecord>,
     /// Places that were taken or left, in order.
@@ -237,7 +236,7 @@ pub(crate) struct Durable {
     /// How many runs of each batch had ended when most of them had: one that is redriven has not
     /// ended again.
     pub(crate) most_ended: BTreeMap<BatchNo, u64>,
-    /// All tokens that ever were granted.
+    /// The tokens of all leases so far.
     pub(crate) tokens: BTreeSet<Token>,
     /// The list of dead letters.
     pub(crate) dead: BTreeSet<(Time, RunNo)>,
@@ -265,21 +264,21 @@ impl Durable {
                     None => return Err("a row of a journal was deleted".to_owned()),
                 }
             }
-            Family::Granted => {
+            Family::Lease => {
                 let slot = keys::slot_of(key).ok_or_else(short)?;
                 match value {
                     Some(value) => {
-                        let record = GrantedRecord::of_bytes(value).map_err(bad)?;
+                        let record = LeaseRecord::of_bytes(value).map_err(bad)?;
                         self.tokens.insert(record.token);
                         let run = record.run;
-                        let before = self.granted.insert(slot, record);
-                        self.ungranted(before.as_ref());
+                        let before = self.leases.insert(slot, record);
+                        self.lease_ended(before.as_ref());
                         self.places.changed(run, None, Some(RunState::Granted));
-                        Change::Granted { slot, before }
+                        Change::Leased { slot, before }
                     }
                     None => {
-                        let before = self.granted.remove(&slot);
-                        self.ungranted(before.as_ref());
+                        let before = self.leases.remove(&slot);
+                        self.lease_ended(before.as_ref());
                         moved(before.map(|before| before.run))
                     }
                 }
@@ -666,7 +665,7 @@ impl Durable {
     /// Whether all runs have ended and nothing is left of them but their journals.
     pub(crate) fn is_at_rest(&self) -> bool {
         self.runs.values().all(DurableRun::has_ended)
-            && self.granted.is_empty()
+            && self.leases.is_empty()
             && self.waiting.is_empty()
             && self.timers.is_empty()
             && self.stopped.is_empty()
@@ -684,7 +683,7 @@ impl Durable {
         self.places.of(no)
     }
 
-    fn ungranted(&mut self, before: Option<&GrantedRecord>) {
+    fn lease_ended(&mut self, before: Option<&LeaseRecord>) {
         if let Some(before) = before {
             self.places.changed(before.run, Some(RunState::Granted), None);
         }

@@ -43,7 +43,7 @@ pub struct Frame {
     /// The runs it is about.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub runs: Vec<String>,
-    /// The token of the grant it is about.
+    /// The token of the lease it is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
     /// The entry it is about, or how many there are.
@@ -189,7 +189,7 @@ pub enum What {
         seq: u64,
     },
     /// A run was lent to a worker; it is on disk.
-    GrantBegan {
+    LeaseBegan {
         /// The run.
         run: String,
         /// The fencing token.
@@ -197,8 +197,8 @@ pub enum What {
         /// The worker's host.
         holder: String,
     },
-    /// A grant is over; it is on disk.
-    GrantEnded {
+    /// A lease is over; it is on disk.
+    LeaseEnded {
         /// The run.
         run: String,
         /// The fencing token.
@@ -278,8 +278,8 @@ impl What {
             Self::Sent(frame) => &frame.runs,
             Self::Asked { runs, .. } => runs,
             Self::EntryDurable { run, .. }
-            | Self::GrantBegan { run, .. }
-            | Self::GrantEnded { run, .. }
+            | Self::LeaseBegan { run, .. }
+            | Self::LeaseEnded { run, .. }
             | Self::CallBegan { run, .. }
             | Self::Told { run, .. } => std::slice::from_ref(run),
             _ => &[],

@@ -1,8 +1,8 @@
 //! What a rename must not change in the simulation: the labels that streams are drawn from, the
 //! fields of plans, and what seeds mean, compared with `golden/fixed.txt`.
 //!
-//! A label decides what a seed means, and the plans in a bank were written by earlier versions. With
-//! `UPDATE_GOLDEN=1` the file is written anew.
+//! A label decides what a seed means, and the plans in a bank were written by earlier versions.
+//! With `UPDATE_GOLDEN=1` the file is written anew.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;

@@ -3,7 +3,7 @@
 //!
 //! An arrow joins a frame that was sent with the one that was received: on a connection the n-th
 //! frame that goes in is the n-th that comes out, so what never comes out was lost. A bar is a
-//! grant, from the commit that began it to the commit that ended it. A band is a fault, from its
+//! lease, from the commit that began it to the commit that ended it. A band is a fault, from its
 //! strike until it is over.
 
 use std::collections::BTreeMap;
@@ -23,8 +23,8 @@ pub struct Picture {
     pub lanes: Vec<Lane>,
     /// Where frames came from and went to.
     pub arrows: Vec<Arrow>,
-    /// Grants.
-    pub grants: Vec<Bar>,
+    /// Leases.
+    pub leases: Vec<Bar>,
     /// Calls of step bodies to the outside world.
     pub calls: Vec<Bar>,
     /// Jobs of clients.
@@ -140,13 +140,13 @@ impl Picture {
             .max()
             .unwrap_or_default();
         let mut lanes = lanes(events);
-        let mut grants = grants(events);
+        let mut leases = leases(events);
         let mut asks = asks(events);
         for lane in &mut lanes {
-            let rows = stack(&mut grants, &lane.host).max(stack(&mut asks, &lane.host));
+            let rows = stack(&mut leases, &lane.host).max(stack(&mut asks, &lane.host));
             lane.rows = rows.max(1);
         }
-        let calls = calls(events, &grants, &lanes);
+        let calls = calls(events, &leases, &lanes);
         Self {
             end_ms,
             arrows: arrows(events),
@@ -154,7 +154,7 @@ impl Picture {
             bands: bands(events, &lanes, end_ms),
             verdicts: verdicts(recording),
             lanes,
-            grants,
+            leases,
             calls,
             asks,
         }
@@ -243,15 +243,15 @@ fn end(bar: &mut Bar, at: usize, event: &Event) {
     bar.to_ms = Some(event.at_ms);
 }
 
-fn grants(events: &[Event]) -> Vec<Bar> {
+fn leases(events: &[Event]) -> Vec<Bar> {
     let (mut bars, mut open) = (Vec::new(), BTreeMap::new());
     for (at, event) in events.iter().enumerate() {
         match &event.what {
-            What::GrantBegan { run, token, holder } => {
+            What::LeaseBegan { run, token, holder } => {
                 open.insert((run, token), bars.len());
                 bars.push(bar(at, event, holder));
             }
-            What::GrantEnded { run, token, .. } => {
+            What::LeaseEnded { run, token, .. } => {
                 if let Some(known) = open.remove(&(run, token)) {
                     end(&mut bars[known], at, event);
                 }
@@ -292,16 +292,16 @@ fn of_host<K: Ord + Clone>(open: &mut BTreeMap<(&str, K), usize>, host: &str) ->
     keys.iter().filter_map(|key| open.remove(key)).collect()
 }
 
-/// Calls lie on the grants under which they are made.
-fn calls(events: &[Event], grants: &[Bar], lanes: &[Lane]) -> Vec<Bar> {
+/// Calls lie on the leases under which they are made.
+fn calls(events: &[Event], leases: &[Bar], lanes: &[Lane]) -> Vec<Bar> {
     let (mut bars, mut open) = (Vec::new(), BTreeMap::new());
     let mut rows: BTreeMap<(&str, &str), u32> = BTreeMap::new();
-    let begun: BTreeMap<usize, &Bar> = grants.iter().map(|grant| (grant.began, grant)).collect();
+    let begun: BTreeMap<usize, &Bar> = leases.iter().map(|lease| (lease.began, lease)).collect();
     for (at, event) in events.iter().enumerate() {
         match &event.what {
-            What::GrantBegan { run, .. } => {
-                if let Some(grant) = begun.get(&at) {
-                    rows.insert((grant.host.as_str(), run), grant.row);
+            What::LeaseBegan { run, .. } => {
+                if let Some(lease) = begun.get(&at) {
+                    rows.insert((lease.host.as_str(), run), lease.row);
                 }
             }
             What::CallBegan { call, run, .. } => {

@@ -36,7 +36,7 @@ impl Places {
     }
 }
 
-/// A run that is in several places by mistake counts as where it is granted, and so on.
+/// A run that is in several places by mistake counts as where it is leased, and so on.
 fn rank(state: RunState) -> u8 {
     match state {
         RunState::Granted => 0,

@@ -156,7 +156,7 @@ struct Known {
 
 impl Known {
     fn of(events: &[Event]) -> Self {
-        let (mut known, mut grants) = (Self::default(), BTreeMap::new());
+        let (mut known, mut leases) = (Self::default(), BTreeMap::new());
         // Entry 0 is submitted before anybody knows the run's name; its batch tells when.
         let mut batches = BTreeMap::new();
         for event in events {
@@ -172,18 +172,18 @@ impl Known {
                     if let Some(at_ms) = batches.get(seq) {
                         known.submitted.entry(entry.clone()).or_insert(*at_ms);
                     }
-                    if let Some(grant) = grants.get(run) {
-                        known.holders.insert(entry.clone(), Clone::clone(grant));
+                    if let Some(lease) = leases.get(run) {
+                        known.holders.insert(entry.clone(), Clone::clone(lease));
                     }
                     known.durable.insert(entry, (event.at_ms, *seq));
                 }
-                What::GrantBegan { run, token, holder } => {
-                    grants.insert(run.clone(), (holder.clone(), token.clone()));
+                What::LeaseBegan { run, token, holder } => {
+                    leases.insert(run.clone(), (holder.clone(), token.clone()));
                 }
-                What::GrantEnded { run, token, .. }
-                    if grants.get(run).is_some_and(|(_, current)| current == token) =>
+                What::LeaseEnded { run, token, .. }
+                    if leases.get(run).is_some_and(|(_, current)| current == token) =>
                 {
-                    grants.remove(run);
+                    leases.remove(run);
                 }
                 _ => {}
             }

@@ -693,7 +693,7 @@ impl Simulation<'_> {
 fn only_stopped(durable: &Durable) -> bool {
     let mut left = durable.runs.iter().filter(|(_, run)| !run.has_ended());
     !durable.stopped.is_empty()
-        && durable.granted.is_empty()
+        && durable.leases.is_empty()
         && durable.waiting.is_empty()
         && durable.timers.is_empty()
         && left.all(|(no, _)| durable.stopped.contains_key(no))

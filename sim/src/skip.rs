@@ -27,7 +27,7 @@ pub(crate) fn skippable_ms(world: &World) -> Option<u64> {
     let due = {
         let court = world.court();
         let durable = &court.durable;
-        let rest = durable.granted.is_empty() && durable.waiting.is_empty();
+        let rest = durable.leases.is_empty() && durable.waiting.is_empty();
         let timer = durable.timers.keys().next().map(|(due, _)| *due);
         let occurrence = durable.schedules.values().filter_map(|schedule| schedule.due);
         timer.into_iter().chain(occurrence).min().filter(|_| rest)?

@@ -3,8 +3,8 @@
 use stepwell_sim::plan::{ChainInput, Fault, FaultKind, Job, TimedFault, TimedJob, Work};
 use stepwell_sim::{Plan, run};
 
-/// How often a worker was told that a grant is not its any more.
-const REVOKED: &str = "grants revoked from those who came late";
+/// How often a worker was told that a lease is not its any more.
+const REVOKED: &str = "leases revoked from those who came late";
 
 /// Many chains, and this host stands still now and then, for so long.
 fn paused(kind: FaultKind, host: &str, span_ms: u64) -> Plan {
@@ -45,7 +45,7 @@ fn paused(kind: FaultKind, host: &str, span_ms: u64) -> Plan {
     plan
 }
 
-/// The zombie: its grants are others' when it wakes, and what it reports then changes nothing (G3).
+/// The zombie: its leases are others' when it wakes, and what it reports then changes nothing (G3).
 #[test]
 fn a_worker_that_slept_past_its_lease_is_not_heard() {
     let mut plan = paused(FaultKind::WorkerPaused, "worker-1", 0);

@@ -110,35 +110,35 @@ fn every_arrow_has_both_ends_or_is_lost() {
 }
 
 #[test]
-fn every_grant_ends_or_is_open_in_the_end() {
+fn every_lease_ends_or_is_open_in_the_end() {
     let events = &RECORDED.events;
     let picture = Picture::of(&RECORDED);
-    assert!(picture.grants.len() > 20);
-    for grant in &picture.grants {
-        let What::GrantBegan { run, holder, .. } = &events[grant.began].what else {
-            panic!("a bar begins with {:?}", events[grant.began]);
+    assert!(picture.leases.len() > 20);
+    for lease in &picture.leases {
+        let What::LeaseBegan { run, holder, .. } = &events[lease.began].what else {
+            panic!("a bar begins with {:?}", events[lease.began]);
         };
         assert!(holder.starts_with("worker-"), "{run} is held by `{holder}`");
-        let ended = grant.ended.expect("all runs ended, and so did their grants");
+        let ended = lease.ended.expect("all runs ended, and so did their leases");
         assert!(
-            matches!(&events[ended].what, What::GrantEnded { run: ended, .. } if ended == run),
+            matches!(&events[ended].what, What::LeaseEnded { run: ended, .. } if ended == run),
             "{:?}",
             events[ended]
         );
     }
     let mut rows = BTreeSet::new();
-    for grant in &picture.grants {
-        for other in picture.grants.iter().filter(|other| other.began > grant.began) {
-            let apart = (other.host != grant.host || other.row != grant.row)
-                || grant.to_ms.is_some_and(|to_ms| to_ms < other.from_ms);
+    for lease in &picture.leases {
+        for other in picture.leases.iter().filter(|other| other.began > lease.began) {
+            let apart = (other.host != lease.host || other.row != lease.row)
+                || lease.to_ms.is_some_and(|to_ms| to_ms < other.from_ms);
             assert!(apart, "bars lie over one another");
         }
-        rows.insert(grant.row);
+        rows.insert(lease.row);
     }
     assert!(rows.len() > 1);
-    // A plan that stops in the middle leaves grants open, and they are drawn so.
-    let open = Picture::of(&VIOLATING).grants;
-    assert!(open.iter().any(|grant| grant.to_ms.is_none()));
+    // A plan that stops in the middle leaves leases open, and they are drawn so.
+    let open = Picture::of(&VIOLATING).leases;
+    assert!(open.iter().any(|lease| lease.to_ms.is_none()));
 }
 
 #[test]
@@ -322,13 +322,13 @@ fn a_browser_draws_what_the_data_says() {
     let about = |event: usize| recording.events[event].what.runs().iter().any(|r| r == run);
     let of_run = [
         picture.arrows.iter().filter(|arrow| about(arrow.0)).count(),
-        picture.grants.iter().filter(|bar| about(bar.began)).count(),
+        picture.leases.iter().filter(|bar| about(bar.began)).count(),
         picture.calls.iter().filter(|bar| about(bar.began)).count(),
     ];
     let expected = serde_json::json!({
         "lanes": picture.lanes.len(),
         "lives": lives,
-        "grants": picture.grants.len(),
+        "leases": picture.leases.len(),
         "calls": picture.calls.len(),
         "asks": picture.asks.len(),
         "batches": picture.batches.len(),
@@ -339,7 +339,7 @@ fn a_browser_draws_what_the_data_says() {
         "title": "engine, seed 84: broken: what a test believes",
         "clocks": picture.lanes.iter().map(|lane| lane.clock.len()).sum::<usize>(),
         "words": true,
-        "filtered": { "run": run, "arrows": of_run[0], "grants": of_run[1], "calls": of_run[2] },
+        "filtered": { "run": run, "arrows": of_run[0], "leases": of_run[1], "calls": of_run[2] },
     });
     for (name, value) in expected.as_object().unwrap() {
         assert_eq!(told[name], *value, "{name} in {told}");

@@ -106,9 +106,9 @@ async fn killed_at_an_acknowledgement(mut engine: Host, address: &str, cycle: u6
                 None => client_is_there = false,
             },
             message = worker.next(), if worker_is_there => match message {
-                Some(Message::HandOut(grant)) => {
-                    let (id, report) = outcome(&grant);
-                    reported.insert(grant.run, id);
+                Some(Message::HandOut(lease)) => {
+                    let (id, report) = outcome(&lease);
+                    reported.insert(lease.run, id);
                     worker.send(&[report]).await;
                 }
                 Some(Message::Appended(appended)) => {
@@ -137,11 +137,11 @@ async fn killed_at_an_acknowledgement(mut engine: Host, address: &str, cycle: u6
 }
 
 /// What a worker reports of the one step of `ledger`.
-fn outcome(grant: &HandOut) -> (RunId, Message) {
+fn outcome(lease: &HandOut) -> (RunId, Message) {
     let place = Place { name: "write".to_owned(), at: "by hand".to_owned(), version: 1 };
-    let (run, token, output) = (grant.run, grant.token, doubled(grant.id));
+    let (run, token, output) = (lease.run, lease.token, doubled(lease.id));
     (
-        grant.id,
+        lease.id,
         StepCompletedReport {
             run,
             token,

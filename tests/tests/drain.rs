@@ -10,14 +10,14 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::host::{Host, PATIENCE, count, effects, until_stats};
 
-/// So long that no grant comes back by waiting for it.
+/// So long that no lease comes back by waiting for it.
 const SESSION_TIMEOUT: std::time::Duration = secs(60);
 
-// A deployment restarts all workers. If their grants came back only with the session time-out, each
+// A deployment restarts all workers. If their leases came back only with the session time-out, each
 // deployment would stop all runs for as long; and if steps were cut short, each would do them
 // twice.
 #[tokio::test]
-async fn a_drained_worker_ends_its_steps_and_gives_its_grants_back_at_once() {
+async fn a_drained_worker_ends_its_steps_and_gives_its_leases_back_at_once() {
     let directory = tempfile::tempdir().unwrap();
     let mut order = EngineOrder::new(directory.path().join("data"));
     order.session_timeout = SESSION_TIMEOUT;

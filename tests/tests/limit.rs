@@ -242,7 +242,7 @@ async fn a_standstill_is_made_up_for() -> Duration {
         kinds(&client, run.id()).await,
         ["Started", "StepCompleted", "StepCompleted", "Completed"]
     );
-    until("the first is told that its grant is revoked", || async {
+    until("the first is told that its lease is revoked", || async {
         first.log().contains("revoked") || first.log().contains("turns are dropped")
     })
     .await;

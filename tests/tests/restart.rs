@@ -8,7 +8,7 @@ use tokio::time::sleep;
 use crate::host::{Host, count, effects};
 
 // A restart of the engine (an upgrade, say) must not cost a step that has run for hours: the worker
-// holds its grant while the engine is away, the engine keeps it reserved when it opens, and the
+// holds its lease while the engine is away, the engine keeps it reserved when it opens, and the
 // report is taken under the next token.
 #[tokio::test]
 async fn an_engine_restart_under_a_long_step_does_not_run_it_twice() {

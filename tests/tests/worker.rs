@@ -65,7 +65,7 @@ async fn a_kill_is_made_up_for() -> Duration {
 
 const ONE_STEP: Workflow<(), u32> = Workflow::new("one step");
 
-/// A step's result under a grant.
+/// A step's result under a lease.
 fn result(handed: &HandOut, output: u32) -> Message {
     StepCompletedReport {
         run: handed.run,

@@ -24,7 +24,7 @@ const FINISH_WITHIN: Duration = Duration::from_secs(300);
 /// Kills the engine, then (with further runs) the worker, then both at once. An embedded engine has
 /// its worker in its own process, which is killed.
 ///
-/// `finish_s` is the slower of the first two. With both killed, the grants of the dead worker stay
+/// `finish_s` is the slower of the first two. With both killed, the leases of the dead worker stay
 /// reserved for one session time-out, because an engine that opens cannot know that it is dead.
 pub(crate) async fn measure(
     bench: &Bench,

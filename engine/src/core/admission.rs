@@ -1,18 +1,18 @@
 //! What a queue's settings let through: pause, concurrency limit, rate limit, and the share for the
 //! oldest.
 //!
-//! A hand-out is admitted in the transition whose batch holds its grant, and that batch holds what
-//! is left of the bucket. A run that must be read before it is granted has its place kept meanwhile
+//! A hand-out is admitted in the transition whose batch holds its lease, and that batch holds what
+//! is left of the bucket. A run that must be read before it is leased has its place kept meanwhile
 //! ([`Admission::reserve`]); when it has been read, it is looked at once more, since an operator
 //! may have changed something.
 //!
-//! - **A1** A new grant leaves at most as many runs of its queue granted as the concurrency limit
-//!   says. Going on with a worker that came back is no new grant; a run that waits is not granted.
-//!   One that is damaged, and that nobody goes on with, stays granted and is not counted.
-//! - **A2** In any span of engine time there are at most `burst` new grants and the rate's share of
+//! - **A1** A new lease leaves at most as many runs of its queue leased as the concurrency limit
+//!   says. Going on with a worker that came back is no new lease; a run that waits is not leased.
+//!   One that is damaged, and that nobody goes on with, stays leased and is not counted.
+//! - **A2** In any span of engine time there are at most `burst` new leases and the rate's share of
 //!   the span, since the limit was set.
-//! - **A3** While a queue is paused there is no new grant in it.
-//! - **A4** Of as many new grants of a queue in a row as `oldest_every` says, at least one went to
+//! - **A3** While a queue is paused there is no new lease in it.
+//! - **A4** Of as many new leases of a queue in a row as `oldest_every` says, at least one went to
 //!   the run that had its place first, of those its worker can take; and so with those of one
 //!   worker. Otherwise the smallest priority goes first.
 
@@ -39,7 +39,7 @@ const UNWRITTEN_MAX: usize = 64;
 pub(super) enum Shut {
     /// By an operator.
     Paused,
-    /// As many runs are granted as may be.
+    /// As many runs are leased as may be.
     AtLimit,
     /// The bucket is empty; it is not before this instant.
     Empty { until: Time },
@@ -84,7 +84,7 @@ pub(super) struct Admission {
     granted: u64,
     /// Those of them that take no place, because they are damaged and nobody goes on with them.
     stranded: u64,
-    /// Places kept for runs that are being read to be granted.
+    /// Places kept for runs that are being read to be leased.
     reserved: u64,
     bucket: Bucket,
     /// Hand-outs since one went to the oldest.
@@ -179,7 +179,7 @@ impl Admission {
             return Some(Shut::Paused);
         }
         if let Some(limit) = self.settings.concurrency {
-            let late = canary!("the limit is looked at after the grant");
+            let late = canary!("the limit is looked at after the lease");
             let taken = self.granted - self.stranded + if late { 0 } else { self.reserved };
             if taken >= u64::from(limit) + u64::from(late) {
                 return Some(Shut::AtLimit);
@@ -201,7 +201,7 @@ impl Admission {
         self.reserved = self.reserved.saturating_sub(1);
     }
 
-    /// A run is granted that was not.
+    /// A new lease begins.
     fn admit(&mut self, now: Time) {
         self.granted += 1;
         if let Some(rate) = self.settings.rate {
@@ -353,7 +353,7 @@ impl Core {
         self.count_pool(queue, to, 1);
     }
 
-    /// A new grant: it takes its place in the limits of its queue.
+    /// A new lease: it takes its place in the limits of its queue.
     pub(super) fn admit(&mut self, number: u32) {
         let now = self.now();
         if let Some(queue) = self.queues.get_mut(&number) {
@@ -364,16 +364,16 @@ impl Core {
         }
     }
 
-    /// A grant that was there when the engine opened.
+    /// A lease that was there when the engine opened.
     pub(super) fn admit_restored(&mut self, number: u32) {
         if let Some(queue) = self.queues.get_mut(&number)
-            && !canary!("restored grants have no place in the limit")
+            && !canary!("restored leases have no place in the limit")
         {
             queue.admission.granted += 1;
         }
     }
 
-    /// A run is no longer granted: its place is free.
+    /// A run is no longer leased: its place is free.
     pub(super) fn dismiss(&mut self, number: u32, held: bool) {
         if !held && canary!("a dead worker's place in the limit is lost") {
             return;
@@ -384,7 +384,7 @@ impl Core {
         }
     }
 
-    /// One more or one less of the granted runs of a queue takes no place.
+    /// One more or one less of the leased runs of a queue takes no place.
     pub(super) fn strand(&mut self, number: u32, change: i64) {
         if let Some(queue) = self.queues.get_mut(&number) {
             let stranded = &mut queue.admission.stranded;
@@ -393,7 +393,7 @@ impl Core {
         }
     }
 
-    /// Whether a run that has been read may be granted still; its place is no longer kept.
+    /// Whether a run that has been read may be leased still; its place is no longer kept.
     pub(super) fn claim(&mut self, number: u32) -> bool {
         let now = self.now();
         let Some(queue) = self.queues.get_mut(&number) else {
@@ -526,7 +526,7 @@ mod tests {
     fn a_share_that_is_owed_stays_owed() {
         let mut admission = Admission::new();
         admission.owe_again();
-        (0..3).for_each(|_| admission.chosen(false)); // what is granted alone is nobody's share
+        (0..3).for_each(|_| admission.chosen(false)); // what is leased alone is nobody's share
         assert!(admission.owes_oldest());
         admission.chosen(true);
         assert!(!admission.owes_oldest());

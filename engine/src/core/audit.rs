@@ -14,7 +14,7 @@ use crate::keys::expiry::{self, Expires};
 use crate::keys::once::OnceRecord;
 use crate::keys::unique::{self, UniqueRecord};
 use crate::keys::{
-    self, ActRecord, DeadRecord, Family, GenerationRecord, GrantedRecord, IndexRecord, Mark,
+    self, ActRecord, DeadRecord, Family, GenerationRecord, IndexRecord, LeaseRecord, Mark,
     MovedRecord, PoolRecord, QueueRecord, ReadyRecord, Record, StoppedRecord, Tally, TimerRecord,
 };
 use crate::model::batch::BatchCounts;
@@ -41,7 +41,7 @@ pub(super) struct Facts {
     pub(super) runs: BTreeMap<RunNo, RunFacts>,
     pub(super) ids: BTreeMap<RunId, RunNo>,
     pub(super) ready: Vec<((u32, u8, u64), ReadyRecord)>,
-    pub(super) granted: BTreeMap<u32, GrantedRecord>,
+    pub(super) leases: BTreeMap<u32, LeaseRecord>,
     pub(super) timers: BTreeMap<(Time, RunNo), TimerRecord>,
     pub(super) stopped: BTreeMap<RunNo, StoppedRecord>,
     dead: BTreeMap<(Time, RunNo), DeadRecord>,
@@ -80,8 +80,8 @@ impl Facts {
             let place = (queue, key[7], keys::sequence_of(&key).expect("a sequence"));
             facts.ready.push((place, record(&value)));
         }
-        for (key, value) in rows(store, Space::Passing, Family::Granted) {
-            facts.granted.insert(keys::slot_of(&key).expect("a slot"), record(&value));
+        for (key, value) in rows(store, Space::Passing, Family::Lease) {
+            facts.leases.insert(keys::slot_of(&key).expect("a slot"), record(&value));
         }
         for (key, value) in rows(store, Space::Passing, Family::Timer) {
             facts
@@ -189,16 +189,16 @@ impl Facts {
     fn state_of(&self, run: &Run) -> RunState {
         let no = run.no;
         let ready = self.ready.iter().filter(|(_, record)| record.run == no).count();
-        let granted = self.granted.values().filter(|record| record.run == no).count();
+        let leased = self.leases.values().filter(|record| record.run == no).count();
         let timers: Vec<_> = self.timers.iter().filter(|((_, run), _)| *run == no).collect();
         let stopped = self.stopped.get(&no);
-        let places = (ready, granted, timers.len(), usize::from(stopped.is_some()));
+        let places = (ready, leased, timers.len(), usize::from(stopped.is_some()));
         if let Some(ended) = run.ended_state() {
             let left = if ended == RunState::Cancelled { places.0.min(1) } else { 0 };
             assert_eq!(
                 places,
                 (left, 0, 0, 0),
-                "Q1: {no} is {ended} and in (ready, granted, timer, stopped)"
+                "Q1: {no} is {ended} and in (ready, leased, timer, stopped)"
             );
             return ended;
         }
@@ -217,7 +217,7 @@ impl Facts {
             }
             (0, 0, 0, 1) => stopped.map_or(RunState::Parked, |stopped| stopped.state),
             _ => panic!(
-                "Q1: {no} is in (ready, granted, timer, stopped) {places:?} times; its journal: {run:?}"
+                "Q1: {no} is in (ready, leased, timer, stopped) {places:?} times; its journal: {run:?}"
             ),
         }
     }
@@ -266,13 +266,13 @@ impl Facts {
             assert_eq!(key_of(&facts.run).as_ref(), Some(key), "U1: its own key");
             assert!(facts.run.ended.is_none(), "U3: {} has ended", record.run);
             assert_eq!(facts.run.redriven, 0, "U3: {} had ended", record.run);
-            let granted = facts.state == RunState::Granted;
-            let lets_go = facts.run.unique.is_some_and(|held| held.until_granted);
-            assert!(!(granted && lets_go), "U3: {} is granted", record.run);
+            let leased = facts.state == RunState::Granted;
+            let lets_go = facts.run.unique.is_some_and(|held| held.until_leased);
+            assert!(!(leased && lets_go), "U3: {} is leased", record.run);
         }
         let goes_on = |facts: &&RunFacts| facts.run.ended.is_none() && facts.run.redriven == 0;
         for facts in self.runs.values().filter(goes_on) {
-            let until_end = facts.run.unique.filter(|held| !held.until_granted);
+            let until_end = facts.run.unique.filter(|held| !held.until_leased);
             if let (Some(_), Some(key)) = (until_end, key_of(&facts.run)) {
                 let row = self.unique.get(&key).map(|row| row.run);
                 assert_eq!(row, Some(facts.run.no), "U1: {} holds its key", facts.run.no);
@@ -380,7 +380,7 @@ impl Facts {
                     count(RunState::Scheduled),
                     count(RunState::Suspended)
                 ),
-                "C1: queue {} is told to hold (ready, granted, scheduled, suspended)",
+                "C1: queue {} is told to hold (ready, leased, scheduled, suspended)",
                 told.name
             );
             let waiting = self.ready.iter().filter(|((of, ..), _)| of == number);

@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use stepwell_storage::Space;
 
 use super::Core;
-use super::grant::Slots;
+use super::lease::Slots;
 use super::output::{Output, Read};
 use super::run::Run;
 use super::start::{CallKind, PendingStart, check_caller, check_count, check_name};

@@ -24,7 +24,7 @@ pub(super) struct Crowd {
     pub(super) stage: Stage,
     started: u64,
     /// In the order in which they were handed out.
-    pub(super) granted: Vec<(RunNo, Token)>,
+    pub(super) leased: Vec<(RunNo, Token)>,
     regranted: usize,
     /// What clients and workers were sent, beside runs.
     pub(super) sent: Vec<Message>,
@@ -35,7 +35,7 @@ impl Crowd {
         let mut stage = Stage::new(Settings::default(), Time(1_000 * 86_400_000));
         stage.check_every = 997;
         let mut crowd =
-            Self { stage, started: 0, granted: Vec::new(), regranted: 0, sent: Vec::new() };
+            Self { stage, started: 0, leased: Vec::new(), regranted: 0, sent: Vec::new() };
         crowd.hello(CLIENT, &[], Vec::new());
         crowd
     }
@@ -92,11 +92,10 @@ impl Crowd {
         }
         for effect in self.stage.commit() {
             match effect {
-                Effect::HandOut { run, token, .. } => self.granted.push((run, token)),
+                Effect::HandOut { run, token, .. } => self.leased.push((run, token)),
                 Effect::Regrant { run, old, token, .. } => {
                     self.regranted += 1;
-                    let known =
-                        self.granted.iter_mut().find(|known| **known == (run, old)).unwrap();
+                    let known = self.leased.iter_mut().find(|known| **known == (run, old)).unwrap();
                     known.1 = token;
                 }
                 Effect::Send { message, .. } => self.sent.push(message),
@@ -232,16 +231,16 @@ fn more_runs_wait_than_memory_holds() {
     crowd.hello(SessionId(2), &[slots("q", 40)], Vec::new());
     crowd.settle();
     let mut done = 0;
-    while done < crowd.granted.len() {
-        let (run, token) = crowd.granted[done];
+    while done < crowd.leased.len() {
+        let (run, token) = crowd.leased[done];
         crowd.hear(SessionId(2), TurnCompleted { run, token, output: Payload::default() });
         done += 1;
-        if done % 20 == 0 || done == crowd.granted.len() {
+        if done % 20 == 0 || done == crowd.leased.len() {
             crowd.settle();
         }
     }
     assert_eq!(crowd.runs_in(RunState::Completed), 6_000);
-    assert!(crowd.granted.is_sorted_by_key(|(run, _)| run.0), "first come, first served");
+    assert!(crowd.leased.is_sorted_by_key(|(run, _)| run.0), "first come, first served");
 }
 
 /// The same for timers, which come in any order.
@@ -252,7 +251,7 @@ fn more_runs_sleep_than_memory_holds() {
     crowd.hello(worker, &[slots("q", 100_000)], Vec::new());
     crowd.start(6_000, |_| "q".to_owned());
     let mut due = BTreeMap::new();
-    for (run, token) in std::mem::take(&mut crowd.granted) {
+    for (run, token) in std::mem::take(&mut crowd.leased) {
         let delay_ms = 1_000 + run.0 * 7_919 % 60_000;
         let (number, place) = (StepNo(0), Default::default());
         crowd.hear(worker, TimerRequested { run, token, number, place, delay_ms });
@@ -267,7 +266,7 @@ fn more_runs_sleep_than_memory_holds() {
     for second in 1..=62u64 {
         crowd.pass(Duration::from_secs(1), &[CLIENT, worker]);
         let woken = due.values().filter(|ms| **ms <= second * 1_000).count();
-        assert_eq!(crowd.granted.len(), woken, "after {second} s");
+        assert_eq!(crowd.leased.len(), woken, "after {second} s");
     }
 }
 
@@ -292,9 +291,9 @@ fn a_worker_comes_back_with_more_than_a_batch_holds() {
     let mut crowd = Crowd::new();
     crowd.hello(SessionId(2), &[slots("q", 100_000)], Vec::new());
     crowd.start(5_000, |_| "q".to_owned());
-    assert_eq!(crowd.granted.len(), 5_000);
+    assert_eq!(crowd.leased.len(), 5_000);
     let held = |(run, token): &(RunNo, Token)| Held { run: *run, token: *token, seen: 1 };
-    let all = crowd.granted.iter().map(held).collect();
+    let all = crowd.leased.iter().map(held).collect();
     crowd.hello(SessionId(12), &[slots("q", 100_000)], all);
     crowd.settle();
     assert_eq!((crowd.regranted, crowd.runs_in(RunState::Granted)), (5_000, 5_000));
@@ -309,7 +308,7 @@ fn a_generation_of_many_runs_is_emptied() {
     let mut crowd = Crowd::new();
     crowd.hello(SessionId(2), &[slots("q", 100_000)], Vec::new());
     crowd.start(600, |_| "q".to_owned());
-    for (run, token) in crowd.granted.clone().into_iter().filter(|(run, _)| run.0 % 3 != 0) {
+    for (run, token) in crowd.leased.clone().into_iter().filter(|(run, _)| run.0 % 3 != 0) {
         crowd.hear(SessionId(2), TurnCompleted { run, token, output: Payload::default() });
     }
     crowd.settle();

@@ -562,7 +562,7 @@ impl Drill {
         let facts = self.audit.facts();
         let before = about.and_then(|(run, token)| {
             let current =
-                facts.granted.values().find(|record| record.run == run).map(|record| record.token);
+                facts.leases.values().find(|record| record.run == run).map(|record| record.token);
             let counts = current == Some(token) && self.given.get(&token) == Some(&session);
             Some((run, current, facts.runs.get(&run)?.entries.len())).filter(|_| !counts)
         });
@@ -572,12 +572,12 @@ impl Drill {
             return;
         };
         let facts = self.audit.facts();
-        let granted =
-            facts.granted.values().find(|record| record.run == run).map(|record| record.token);
+        let leased =
+            facts.leases.values().find(|record| record.run == run).map(|record| record.token);
         let after = facts.runs.get(&run).map(|facts| facts.entries.len());
         assert!(
-            after == Some(entries) || granted != current,
-            "G3: a report of no grant changed the journal of {run}"
+            after == Some(entries) || leased != current,
+            "G3: a report of no lease changed the journal of {run}"
         );
     }
 
@@ -601,7 +601,7 @@ impl Drill {
         let token = Token {
             store: 7,
             epoch: u64::from(c % 3),
-            grant: crate::model::id::GrantNo(u64::from(c / 3)),
+            lease: crate::model::id::LeaseNo(u64::from(c / 3)),
         };
         let number = StepNo(u32::from(a) / 8);
         let (place, output) = (Place::default(), Payload::default());
@@ -1065,10 +1065,10 @@ impl Holding {
             matches!(entry, Entry::StepFailed(_)) && !superseded.covers(*index, entry)
         });
         let end = FunctionEnd { failed_at: failed.map(|(index, _)| index), went_on: None };
-        (self.token.grant.0.is_multiple_of(2)).then_some(end)
+        (self.token.lease.0.is_multiple_of(2)).then_some(end)
     }
 
-    /// Asks before each attempt. What was granted is mostly done, sometimes given back; a worker
+    /// Asks before each attempt. What was leased is mostly done, sometimes given back; a worker
     /// that an engine left in the middle of it comes with a result without having asked this one.
     fn next_once(
         &self,

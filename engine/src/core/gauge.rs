@@ -143,7 +143,7 @@ impl Core {
     fn oldest_since(&self, number: u32) -> Option<Time> {
         let wants = self.mailboxes.values().flat_map(|mailbox| &mailbox.wants);
         let leaving = wants.filter_map(|want| match want {
-            Want::Grant { item, .. } if item.queue == number => Some(item.since),
+            Want::Lease { item, .. } if item.queue == number => Some(item.since),
             _ => None,
         });
         let waiting = self.queues.get(&number).and_then(|queue| queue.oldest_since());

@@ -10,10 +10,10 @@ impl Core {
     /// Panics if two parts of the core's memory contradict each other.
     pub fn check(&self) {
         self.check_onces();
-        self.check_grants();
+        self.check_leases();
         self.schedules.check();
         for no in self.schedules.over() {
-            let held = self.granted.contains_key(&no);
+            let held = self.leases.contains_key(&no);
             assert!(!held, "O6: run number {no} is over for its schedule");
         }
         self.check_slots();
@@ -24,27 +24,27 @@ impl Core {
     }
 
     /// Who holds what is told in two places, alike.
-    fn check_grants(&self) {
-        for (no, granted) in &self.granted {
-            assert_eq!(granted.record.run, *no, "G1: the record of run number {no} is its own");
-            if let Some(holder) = granted.holder {
+    fn check_leases(&self) {
+        for (no, lease) in &self.leases {
+            assert_eq!(lease.record.run, *no, "G1: the record of run number {no} is its own");
+            if let Some(holder) = lease.holder {
                 let session = self
                     .sessions
                     .get(&holder)
                     .unwrap_or_else(|| panic!("G1: {no} is held by nobody"));
                 assert!(
-                    session.granted.contains(no),
+                    session.leased.contains(no),
                     "G1: session {holder} knows that it holds {no}"
                 );
                 assert_eq!(
-                    session.incarnation, granted.record.incarnation,
+                    session.incarnation, lease.record.incarnation,
                     "G1: {no} is held by its worker"
                 );
             }
         }
         for (id, session) in &self.sessions {
-            for no in &session.granted {
-                let holder = self.granted.get(no).and_then(|granted| granted.holder);
+            for no in &session.leased {
+                let holder = self.leases.get(no).and_then(|lease| lease.holder);
                 assert_eq!(holder, Some(*id), "G1: {no} is held by session {id}");
             }
             assert_eq!(session.id, *id);
@@ -57,26 +57,26 @@ impl Core {
             );
         }
         for no in self.absent.values().flat_map(|absent| &absent.runs) {
-            let granted = self
-                .granted
+            let lease = self
+                .leases
                 .get(no)
-                .unwrap_or_else(|| panic!("{no} is kept for a worker but not granted"));
+                .unwrap_or_else(|| panic!("{no} is kept for a worker but not leased"));
             assert_eq!(
-                granted.holder, None,
+                lease.holder, None,
                 "{no} is kept for an absent worker and held by a present one"
             );
         }
-        let used: BTreeSet<u32> = self.granted.values().map(|granted| granted.slot).collect();
-        assert_eq!(used.len(), self.granted.len(), "G1: a slot holds one run");
+        let used: BTreeSet<u32> = self.leases.values().map(|lease| lease.slot).collect();
+        assert_eq!(used.len(), self.leases.len(), "G1: a slot holds one run");
     }
 
     /// A session's slots are taken by what it holds and by what is being read for it.
     fn check_slots(&self) {
         let mut taken: BTreeMap<(SessionId, u32), u32> = BTreeMap::new();
         let mut reserved: BTreeMap<SessionId, u32> = BTreeMap::new();
-        for granted in self.granted.values() {
-            if let Some(holder) = granted.holder {
-                *taken.entry((holder, granted.record.queue)).or_default() += 1;
+        for lease in self.leases.values() {
+            if let Some(holder) = lease.holder {
+                *taken.entry((holder, lease.record.queue)).or_default() += 1;
             }
         }
         for (session, item) in self.reservations() {
@@ -104,12 +104,12 @@ impl Core {
         }
     }
 
-    /// A1: the places in the limits are those of granted runs and of runs being read to be granted.
+    /// A1: the places in the limits are those of leased runs and of runs being read to be leased.
     fn check_places(&self) {
-        let mut granted: BTreeMap<u32, u64> = BTreeMap::new();
+        let mut leased: BTreeMap<u32, u64> = BTreeMap::new();
         let mut stranded: BTreeMap<u32, u64> = BTreeMap::new();
-        for (no, held) in &self.granted {
-            *granted.entry(held.record.queue).or_default() += 1;
+        for (no, held) in &self.leases {
+            *leased.entry(held.record.queue).or_default() += 1;
             *stranded.entry(held.record.queue).or_default() += u64::from(held.stranded);
             let nobody = held.holder.is_none();
             assert!(!held.stranded || nobody, "A1: whoever holds {no} has a place");
@@ -117,7 +117,7 @@ impl Core {
         let mut reserved: BTreeMap<u32, u64> = BTreeMap::new();
         for mailbox in self.mailboxes.values() {
             for want in &mailbox.wants {
-                if let Want::Grant { item, .. } = want {
+                if let Want::Lease { item, .. } = want {
                     *reserved.entry(item.queue).or_default() += 1;
                 }
             }
@@ -126,15 +126,15 @@ impl Core {
             let of = |counts: &BTreeMap<u32, u64>| counts.get(number).copied().unwrap_or(0);
             assert_eq!(
                 queue.admission.places(),
-                (of(&granted), of(&stranded), of(&reserved)),
-                "A1: places of queue {number} (granted, of them without a place, kept)"
+                (of(&leased), of(&stranded), of(&reserved)),
+                "A1: places of queue {number} (leased, of them without a place, kept)"
             );
         }
     }
 
     fn reservations(&self) -> impl Iterator<Item = (SessionId, &super::queue::ReadyItem)> {
         self.mailboxes.values().flat_map(|mailbox| &mailbox.wants).filter_map(|want| match want {
-            Want::Grant { session, item } if self.sessions.contains_key(session) => {
+            Want::Lease { session, item } if self.sessions.contains_key(session) => {
                 Some((*session, item))
             }
             _ => None,
@@ -146,14 +146,14 @@ impl Core {
         let mut seen: BTreeSet<RunNo> = BTreeSet::new();
         let wanted = self.mailboxes.values().flat_map(|mailbox| &mailbox.wants).filter_map(
             |want| match want {
-                Want::Grant { item, .. } | Want::Unknown { item } => Some(item),
+                Want::Lease { item, .. } | Want::Unknown { item } => Some(item),
                 _ => None,
             },
         );
         for item in self.queues.values().flat_map(|queue| queue.items()).chain(wanted) {
             assert!(seen.insert(item.run), "Q1: run number {} waits in one place", item.run);
             assert!(
-                !self.granted.contains_key(&item.run),
+                !self.leases.contains_key(&item.run),
                 "Q1: run number {} waits or is held, not both",
                 item.run
             );
@@ -167,16 +167,16 @@ impl Core {
         }
     }
 
-    /// The timers of granted runs are those their journals name.
+    /// The timers of leased runs are those their journals name.
     fn check_timers(&self) {
-        let runs = self.granted.values().filter_map(|granted| granted.run.as_ref());
+        let runs = self.leases.values().filter_map(|lease| lease.run.as_ref());
         let open: BTreeSet<_> = runs
             .flat_map(|run| run.commands.timers().map(|(number, due)| (due, run.no, number)))
             .collect();
         assert_eq!(self.armed, open, "T1: the armed timers are the open ones");
         for (due, no) in self.timers.keys() {
             assert!(
-                !self.granted.contains_key(&no),
+                !self.leases.contains_key(&no),
                 "Q1: run number {no} sleeps until {due} and is held"
             );
         }

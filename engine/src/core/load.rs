@@ -1,6 +1,6 @@
 //! Runs that are not in memory: what wants one waits in its mailbox, and other runs go on.
 //!
-//! A run is in memory while it is granted, or ready and started just now. Everything else is read
+//! A run is in memory while it is leased, or ready and started just now. Everything else is read
 //! when something is wanted of it, looked at or changed, and forgotten. While a read is under way
 //! nothing changes that run but its own timer, and then it is read once more; so what was read is
 //! the truth when it arrives.
@@ -69,12 +69,12 @@ pub(super) enum Want {
         request: u64,
         caller: Caller,
     },
-    /// To be granted to a session that has a slot reserved.
-    Grant {
+    /// To be leased to a session that has a slot reserved.
+    Lease {
         session: SessionId,
         item: ReadyItem,
     },
-    /// To be granted again to the worker that came back with it.
+    /// To be leased again to the worker that came back with it.
     Regrant {
         session: SessionId,
         held: Held,
@@ -235,16 +235,16 @@ impl Core {
         if let Some(mailbox) = self.mailboxes.get_mut(&no) {
             return mailbox.wants.push(want);
         }
-        let granted = self.granted.get(&no).is_some_and(|granted| granted.run.is_some());
-        if granted {
-            return self.serve_granted(no, want, out);
+        let leased = self.leases.get(&no).is_some_and(|lease| lease.run.is_some());
+        if leased {
+            return self.serve_leased(no, want, out);
         }
         if let Some(run) = self.fresh.remove(&no) {
             let image = RunImage { run, stopped: None, sleeps: None };
             return self.serve(image, want, true, out);
         }
-        // Most that come from a long line have never been granted.
-        let brief = matches!(&want, Want::Grant { item, .. } if item.deaths == 0);
+        // Most that come from a long line have never been leased.
+        let brief = matches!(&want, Want::Lease { item, .. } if item.deaths == 0);
         self.mailboxes.insert(no, Mailbox { wants: vec![want], stale: false });
         self.read_run(no, brief, out);
     }
@@ -280,8 +280,8 @@ impl Core {
             Err(what) => return self.cannot_serve(no, wants, &what, out),
         };
         let mut wants = wants.into_iter();
-        if let Some(granted) = self.granted.get_mut(&no) {
-            granted.adopt(image.run);
+        if let Some(lease) = self.leases.get_mut(&no) {
+            lease.adopt(image.run);
             self.arm_timers(no);
         } else if let Some(want) = wants.next() {
             self.serve(*image, want, false, out);
@@ -296,11 +296,11 @@ impl Core {
     /// Nothing else is wanted of a run without a journal.
     fn cannot_find(&mut self, no: RunNo, wants: Vec<Want>, out: &mut Output) {
         let (ghosts, others): (Vec<Want>, Vec<Want>) = wants.into_iter().partition(|want| {
-            matches!(want, Want::Grant { .. } | Want::Unknown { .. } | Want::Wake | Want::Look(_))
+            matches!(want, Want::Lease { .. } | Want::Unknown { .. } | Want::Wake | Want::Look(_))
         });
         for ghost in ghosts {
             match ghost {
-                Want::Grant { session, item } => {
+                Want::Lease { session, item } => {
                     self.release_reserved(session, &item);
                     Self::dequeue_row(&item, out);
                 }
@@ -324,7 +324,7 @@ impl Core {
         out.note(Note::Damaged { run: no, what: what.to_owned() });
         for want in wants {
             match want {
-                Want::Grant { session, item } => self.release_reserved(session, &item),
+                Want::Lease { session, item } => self.release_reserved(session, &item),
                 Want::Unknown { .. } => self.unknown.one_less(),
                 Want::Regrant { session, held } => {
                     self.let_go(no);
@@ -345,23 +345,23 @@ impl Core {
         }
     }
 
-    /// What is wanted of a granted run.
-    fn serve_granted(&mut self, no: RunNo, want: Want, out: &mut Output) {
+    /// What is wanted of a leased run.
+    fn serve_leased(&mut self, no: RunNo, want: Want, out: &mut Output) {
         match want {
             Want::Return { death } => self.return_run(no, death, out),
             Want::Regrant { session, held } => self.regrant(no, session, &held, out),
             Want::Cancel { session, request, caller, reason } => {
-                self.cancel_granted(no, Some((session, request)), caller, reason, out);
+                self.cancel_leased(no, Some((session, request)), caller, reason, out);
             }
             Want::Look(look) => {
                 if look.stops {
                     let (caller, reason) = Self::replaced();
-                    self.cancel_granted(no, None, caller, reason, out);
+                    self.cancel_leased(no, None, caller, reason, out);
                 }
                 self.looked_at_last(look, !look.stops, out);
             }
-            Want::Grant { session, item } => {
-                self.release_reserved(session, &item); // granted meanwhile: the item was a ghost
+            Want::Lease { session, item } => {
+                self.release_reserved(session, &item); // leased meanwhile: the item was a ghost
                 Self::dequeue_row(&item, out);
             }
             Want::Wake => self.onces.woken(no), // it was woken by something else
@@ -370,11 +370,11 @@ impl Core {
                 Self::dequeue_row(&item, out);
             }
             want => {
-                let Some(granted) = self.granted.get(&no) else {
+                let Some(lease) = self.leases.get(&no) else {
                     return;
                 };
-                let Some(run) = &granted.run else { return };
-                let incarnation = granted.record.incarnation;
+                let Some(run) = &lease.run else { return };
+                let incarnation = lease.record.incarnation;
                 let mut summary = summary(run, RunState::Granted);
                 summary.incarnation = Some(incarnation);
                 self.answer(want, run.clone(), summary, out);
@@ -387,7 +387,7 @@ impl Core {
     fn serve(&mut self, image: RunImage, want: Want, fresh: bool, out: &mut Output) {
         self.touch(image.run.no);
         match want {
-            Want::Grant { session, item } => self.grant_loaded(image, session, item, out),
+            Want::Lease { session, item } => self.lease_loaded(image, session, item, out),
             Want::Cancel { session, request, caller, reason } => {
                 self.cancel_waiting(image, Some((session, request)), caller, reason, out);
             }
@@ -414,7 +414,7 @@ impl Core {
                 self.avoid_nothing(&image.run, (session, request), &caller, out);
             }
             Want::TryBuild if image.stopped.is_some() => self.try_build(image, out),
-            Want::Return { .. } | Want::Regrant { .. } => {} // it is not granted any more
+            Want::Return { .. } | Want::Regrant { .. } => {} // it is not leased any more
             want => {
                 let state = Self::state_of(&image);
                 let mut summary = summary(&image.run, state);
@@ -444,14 +444,14 @@ impl Core {
         }
     }
 
-    /// How many runs are granted.
-    pub fn granted_count(&self) -> usize {
-        self.granted.len()
+    /// How many runs are leased.
+    pub fn lease_count(&self) -> usize {
+        self.leases.len()
     }
 
-    /// Which runs are granted, and to which worker processes, for listings.
-    pub fn granted_runs(&self) -> BTreeMap<RunNo, Incarnation> {
-        self.granted.iter().map(|(no, granted)| (*no, granted.record.incarnation)).collect()
+    /// Which runs are leased, and to which worker processes, for listings.
+    pub fn leased_runs(&self) -> BTreeMap<RunNo, Incarnation> {
+        self.leases.iter().map(|(no, lease)| (*no, lease.record.incarnation)).collect()
     }
 
     /// The newest run's number and generation ranges, for listings.

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!                 ┌──────────────── Core ────────────────┐
-//!   Input ──────► │ sessions  queues  grants  timers     │ ──► writes ──► store ──► receipt ─┐
+//!   Input ──────► │ sessions  queues  leases  timers     │ ──► writes ──► store ──► receipt ─┐
 //!   (past tense)  │ (memory is a sum of stated parts;    │ ──► effects, withheld ◄───────────┘
 //!                 │  runs that wait are not in memory)   │ ──► reads ──► store ──► Input
 //!                 └──────────────────────────────────────┘
@@ -15,8 +15,8 @@
 //! A run's states and what is stored in each (besides its journal):
 //!
 //! ```text
-//!   Scheduled ── due ──► Ready ── grant ──► Granted ── wait ──► Suspended
-//!    (timer)            (ready)   ▲    │   (granted)             (timer)
+//!   Scheduled ── due ──► Ready ── lease ──► Granted ── wait ──► Suspended
+//!    (timer)            (ready)   ▲    │   (lease)               (timer)
 //!                          ▲      │    └─► Completed | Dead | Cancelled     Dead: (dead)
 //!                          │      └── session lost, given back
 //!                          └──────────── due ─────────────────────┘
@@ -26,9 +26,9 @@
 //!
 //! # Invariants
 //!
-//! - **Q1** A run that has not ended is in exactly one of ready, granted, timer, stopped.
+//! - **Q1** A run that has not ended is in exactly one of ready, leased, timer, stopped.
 //! - **G1** A slot holds one run and a run has at most one slot.
-//! - **G2** Tokens only rise: (epoch, grant) of a later grant is larger.
+//! - **G2** Tokens only rise: (epoch, lease) of a later lease is larger.
 //! - **G3** A report changes something only if its token equals the run's current one and comes
 //!   from its session.
 //! - **J1** Entries are numbered without a gap and nothing follows the last entry.
@@ -55,10 +55,10 @@ mod dead;
 pub(crate) mod drill;
 mod expiry;
 mod gauge;
-mod grant;
 #[cfg(any(test, feature = "inspect"))]
 mod inspect;
 mod lane;
+mod lease;
 mod load;
 mod once;
 mod open;
@@ -100,7 +100,7 @@ use self::batch::Batches;
 use self::clock::{ClockAlert, EngineClock, MARK_LEAD, Reading};
 use self::expiry::Expiries;
 use self::gauge::{AskedQueues, Unoffered};
-use self::grant::{Granted, Slots};
+use self::lease::{Lease, Slots};
 pub use self::load::summary;
 use self::load::{Lookup, Mailbox, Want};
 pub use self::once::NOT_ATTEMPTED;
@@ -126,7 +126,7 @@ use crate::keys::expiry::Expiry;
 use crate::keys::once::{OnceRecord, OnceWait};
 use crate::keys::unique::UniqueRecord;
 use crate::keys::{self, Mark, ReadyRecord, Record, StoppedRecord, Tally, TimerRecord};
-use crate::model::id::{GrantNo, Incarnation, Namespace, RunId, RunNo, SessionId, StepNo, Token};
+use crate::model::id::{Incarnation, LeaseNo, Namespace, RunId, RunNo, SessionId, StepNo, Token};
 use crate::model::limits::Limits;
 use crate::model::payload::Payload;
 use crate::model::run::{InMemory, RunState, Stats};
@@ -142,7 +142,7 @@ pub struct Settings {
     pub limits: Limits,
     /// How often peers send heartbeats. Default 2 s.
     pub heartbeat: Duration,
-    /// A session not heard of for this long is gone; so are grants whose worker does not come back
+    /// A session not heard of for this long is gone; so are leases whose worker does not come back
     /// for this long after the engine has opened. Default 10 s.
     pub session_timeout: Duration,
     /// A worker whose connection broke without a goodbye may come back for this long. Default 500
@@ -339,10 +339,10 @@ pub struct Core {
     tally_dirty: bool,
     mark: Mark,
     mark_dirty: bool,
-    next_grant: u64,
+    next_lease: u64,
     next_start: u64,
     sessions: BTreeMap<SessionId, Session>,
-    /// Where the grants of an incarnation are to be found.
+    /// Where the leases of an incarnation are to be found.
     seats: BTreeMap<Incarnation, SessionId>,
     absent: BTreeMap<Incarnation, Absent>,
     queues: BTreeMap<u32, Queue>,
@@ -360,12 +360,12 @@ pub struct Core {
     asked_queues: Vec<AskedQueues>,
     /// Ready work that no connected worker offers.
     unoffered: Unoffered,
-    granted: BTreeMap<RunNo, Granted>,
+    leases: BTreeMap<RunNo, Lease>,
     /// Ready runs that need not be read, because they were started just now.
     fresh: BTreeMap<RunNo, Run>,
     slots: Slots,
     timers: Timers,
-    /// Timers of granted runs.
+    /// Timers of leased runs.
     armed: BTreeSet<(Time, RunNo, StepNo)>,
     /// What waits for a run's number.
     lookups: BTreeMap<(Namespace, RunId), Vec<Lookup>>,
@@ -394,7 +394,7 @@ pub struct Core {
     abilities_seen: BTreeSet<u128>,
     /// Runs to put back into their queues, a few at a time.
     returning: Vec<(RunNo, bool)>,
-    /// Grants to go on with workers that came back, a few at a time.
+    /// Leases to go on with workers that came back, a few at a time.
     regranting: VecDeque<(SessionId, Held)>,
     schedules: Schedules,
     orders: Orders,
@@ -430,7 +430,7 @@ impl Core {
         let count = |count: usize| count as u64;
         InMemory {
             sessions: count(self.sessions.len()),
-            granted: count(self.granted.len()),
+            leases: count(self.leases.len()),
             fresh: count(self.fresh.len()),
             timers: count(self.timers.len()),
             armed: count(self.armed.len()),
@@ -657,11 +657,11 @@ impl Core {
     }
 
     fn next_token(&mut self) -> Token {
-        self.next_grant += 1;
+        self.next_lease += 1;
         Token {
             store: self.store,
             epoch: if canary!("tokens forget their epoch") { 1 } else { self.epoch },
-            grant: GrantNo(self.next_grant),
+            lease: LeaseNo(self.next_lease),
         }
     }
 

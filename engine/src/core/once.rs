@@ -33,9 +33,9 @@
 //!   another result.
 //! - **E3** At most one step holds a key, and only while no result is known. If steps wait and
 //!   nothing is read, one holds it.
-//! - **E4** Who holds a key or waits for it is a step without an outcome of a granted run. Who
+//! - **E4** Who holds a key or waits for it is a step without an outcome of a leased run. Who
 //!   waits has its worker here: one that comes back asks again.
-//! - **E5** No place outlives its grant, and a key without places and without runs that sleep for
+//! - **E5** No place outlives its lease, and a key without places and without runs that sleep for
 //!   it is not in memory.
 //! - **E6** A run that sleeps for once keys has one timer, at the end of time, whose row names
 //!   them. Once the rows have been read after an opening, each of its keys knows it, or it is being
@@ -233,10 +233,10 @@ impl Core {
     /// A step wants to make an attempt. Asked again, it changes nothing.
     pub(super) fn ask_once(&mut self, session: SessionId, ask: AskOnce, out: &mut Output) {
         let AskOnce { run, token, number, place, once } = ask;
-        let Some(granted) = self.current(session, run, token, out) else {
+        let Some(lease) = self.current(session, run, token, out) else {
             return;
         };
-        let Some(known) = &granted.run else { return };
+        let Some(known) = &lease.run else { return };
         if known.commands.is_resolved(number) {
             self.counts.repeated += 1;
             return; // its worker has the entry, or gets it with those that it has missed
@@ -275,8 +275,8 @@ impl Core {
     /// before (E1).
     pub(super) fn once_completed(&mut self, report: StepCompletedReport, out: &mut Output) {
         let asker = (report.run, report.number);
-        let granted = self.granted.get(&report.run);
-        let namespace = granted.and_then(|granted| granted.run.as_ref().map(|run| run.namespace));
+        let lease = self.leases.get(&report.run);
+        let namespace = lease.and_then(|lease| lease.run.as_ref().map(|run| run.namespace));
         let (Some(namespace), Some(once)) = (namespace, report.once) else {
             return;
         };
@@ -312,7 +312,7 @@ impl Core {
         }
     }
 
-    /// The grant of a run is over, and so are its places (E5).
+    /// The lease of a run is over, and so are its places (E5).
     pub(super) fn leave_onces(&mut self, run: RunNo, out: &mut Output) {
         let places = self.onces.of_run(run);
         for (asker, _) in &places {
@@ -410,15 +410,15 @@ impl Core {
                 what: format!("the first result for the key `{}`: {what}", waiter.place.name),
             }
             .into();
-            if let Some((session, token)) = self.where_granted(run) {
+            if let Some((session, token)) = self.where_leased(run) {
                 out.send(session, ReportRefused { run, token, number, reason });
             }
         }
     }
 
-    fn where_granted(&self, run: RunNo) -> Option<(SessionId, Token)> {
-        let granted = self.granted.get(&run)?;
-        Some((granted.holder?, granted.record.token))
+    fn where_leased(&self, run: RunNo) -> Option<(SessionId, Token)> {
+        let lease = self.leases.get(&run)?;
+        Some((lease.holder?, lease.record.token))
     }
 
     /// Does what can be done for those in line, now that something has changed.
@@ -455,7 +455,7 @@ impl Core {
             let (run, number) = next.asker;
             key.holder = Some(next);
             self.onces.stop_calling(place);
-            if let Some((session, token)) = self.where_granted(run) {
+            if let Some((session, token)) = self.where_leased(run) {
                 out.send(session, OnceGranted { run, token, number });
             }
         }
@@ -519,7 +519,7 @@ impl Core {
         }
     }
 
-    /// Completes a step of a granted run, and tells its worker: of its own result that it counts,
+    /// Completes a step of a leased run, and tells its worker: of its own result that it counts,
     /// of another what it is.
     fn complete(
         &mut self,
@@ -530,8 +530,8 @@ impl Core {
         out: &mut Output,
     ) -> Option<u32> {
         let (now, limits) = (self.now(), self.settings.limits);
-        let granted = self.granted.get_mut(&no)?;
-        let run = granted.run.as_mut()?;
+        let lease = self.leases.get_mut(&no)?;
+        let run = lease.run.as_mut()?;
         if run.commands.is_resolved(number) {
             return None;
         }
@@ -543,8 +543,8 @@ impl Core {
         let due = run.commands.open(number).and_then(|open| open.due);
         let index = out.append(run, &Entry::from(entry.clone()));
         Self::warn_if_long(run, limits, out);
-        granted.made_progress();
-        let (holder, token) = (granted.holder, granted.record.token);
+        lease.made_progress();
+        let (holder, token) = (lease.holder, lease.record.token);
         if let Some(due) = due {
             self.armed.remove(&(due, no, number));
         }

@@ -9,7 +9,7 @@ use super::batch::Batches;
 use super::clock::{EngineClock, MARK_AHEAD_MAX, Reading};
 use super::expiry::Expiries;
 use super::gauge::Unoffered;
-use super::grant::{Granted, Slots};
+use super::lease::{Lease, Slots};
 use super::load::Want;
 use super::once::Onces;
 use super::order::Orders;
@@ -24,7 +24,7 @@ use super::{Core, Settings};
 use crate::canary::canary;
 use crate::keys::batch::OpenBatchRow;
 use crate::keys::order::OrderRecord;
-use crate::keys::{self, FORMAT, GrantedRecord, Mark, PoolRecord, QueueRecord, Tally};
+use crate::keys::{self, FORMAT, LeaseRecord, Mark, PoolRecord, QueueRecord, Tally};
 use crate::model::id::RunNo;
 use crate::model::queue::QueueSettings;
 use crate::model::run::{RunState, Stats};
@@ -50,8 +50,8 @@ pub struct Opened {
     pub pools: Vec<(u32, PoolRecord)>,
     /// The same of queues of which it is not written: it was counted now, and is to be written.
     pub uncounted: Vec<(u32, PoolRecord)>,
-    /// All grants.
-    pub granted: Vec<(u32, GrantedRecord)>,
+    /// All leases.
+    pub leases: Vec<(u32, LeaseRecord)>,
     /// All schedules.
     pub schedules: Vec<super::ScheduleRow>,
     /// First run number of each generation.
@@ -140,7 +140,7 @@ impl Core {
             watch_at: reading.mono,
             tally_dirty: false,
             mark_dirty: true,
-            next_grant: 0,
+            next_lease: 0,
             next_start: 0,
             sessions: BTreeMap::new(),
             seats: BTreeMap::new(),
@@ -153,7 +153,7 @@ impl Core {
             opens_at: BTreeSet::new(),
             asked_queues: Vec::new(),
             unoffered: Unoffered::default(),
-            granted: BTreeMap::new(),
+            leases: BTreeMap::new(),
             fresh: BTreeMap::new(),
             slots: Slots::default(),
             timers: Timers::open(if canary!("timers are forgotten at a restart") {
@@ -208,30 +208,30 @@ impl Core {
             };
             core.queues.insert(number, Queue::stored(admission, head));
         }
-        core.restore_grants(opened.granted)?;
+        core.restore_leases(opened.leases)?;
         Ok(core)
     }
 
-    /// Grants stay reserved for their worker processes, which may be alive and on their way back.
-    fn restore_grants(&mut self, granted: Vec<(u32, GrantedRecord)>) -> Result<(), OpenRefused> {
+    /// Leases stay reserved for their worker processes, which may be alive and on their way back.
+    fn restore_leases(&mut self, leases: Vec<(u32, LeaseRecord)>) -> Result<(), OpenRefused> {
         let patience = if self.settings.workers_die_with_engine {
             Duration::ZERO
         } else {
             self.settings.session_timeout
         };
-        if !granted.is_empty() {
+        if !leases.is_empty() {
             self.onces.call_from(self.mono + patience);
         }
-        for (slot, record) in granted {
+        for (slot, record) in leases {
             let (run, incarnation) = (record.run, record.incarnation);
             self.slots.take(slot);
             self.admit_restored(record.queue);
-            if let Some(twice) = self.granted.insert(run, Granted::restored(slot, record)) {
+            if let Some(twice) = self.leases.insert(run, Lease::restored(slot, record)) {
                 let what =
-                    format!("G1: run number {run} is granted in slots {} and {slot}", twice.slot);
+                    format!("G1: run number {run} is leased in slots {} and {slot}", twice.slot);
                 return Err(OpenRefused::Damaged { what });
             }
-            if canary!("grants are forgotten at a restart") {
+            if canary!("leases are forgotten at a restart") {
                 continue;
             }
             let until = self.mono + patience;
@@ -249,10 +249,10 @@ impl Core {
             .iter()
             .flat_map(|(number, queue)| queue.heads(next).map(|(p, s)| ((*number, p), s)));
         let mut heads: BTreeMap<(u32, u8), u64> = lanes.filter(|(_, head)| *head < next).collect();
-        // Runs that are being read to be granted have left the window, but their rows are there.
+        // Runs that are being read to be leased have left the window, but their rows are there.
         for want in self.mailboxes.values().flat_map(|mailbox| &mailbox.wants) {
-            if let Want::Grant { item, .. } | Want::Unknown { item } = want
-                && !canary!("the stored cursor passes a run that is being granted")
+            if let Want::Lease { item, .. } | Want::Unknown { item } = want
+                && !canary!("the stored cursor passes a run that is being leased")
             {
                 let head = heads.entry((item.queue, item.priority)).or_insert(next);
                 *head = (*head).min(item.sequence);

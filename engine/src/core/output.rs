@@ -47,7 +47,7 @@ pub enum Effect {
         /// Entry 0 as stored, if it is the only one and at hand.
         first: Option<Bytes>,
     },
-    /// Tell a worker that its grant goes on, with the entries it has not seen.
+    /// Tell a worker that its lease goes on, with the entries it has not seen.
     Regrant {
         /// To whom.
         session: SessionId,

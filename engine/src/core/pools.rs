@@ -21,12 +21,12 @@ const WORKER: SessionId = SessionId(2);
 impl Crowd {
     /// Ends a run that a worker holds, and tells which are handed out for it.
     fn complete(&mut self, by: SessionId, run: RunNo) -> Vec<RunNo> {
-        let before = self.granted.len();
-        let token = self.granted.iter().rev().find(|(no, _)| *no == run);
+        let before = self.leased.len();
+        let token = self.leased.iter().rev().find(|(no, _)| *no == run);
         let token = token.expect("it was handed out").1;
         self.hear(by, TurnCompleted { run, token, output: Payload::default() });
         self.settle();
-        self.granted[before..].iter().map(|(no, _)| *no).collect()
+        self.leased[before..].iter().map(|(no, _)| *no).collect()
     }
 
     fn set(&mut self, queue: &str, change: QueueChange) {
@@ -83,7 +83,7 @@ fn an_urgent_run_overtakes_a_hundred_thousand() {
     }
     crowd.hello(WORKER, &[slots("q", 1)], Vec::new());
     crowd.settle();
-    assert_eq!(crowd.granted[0].0, RunNo(1));
+    assert_eq!(crowd.leased[0].0, RunNo(1));
     crowd.start_as(1, urgent);
     assert_eq!(crowd.complete(WORKER, RunNo(1)), [RunNo(100_001)]);
     assert_eq!(crowd.complete(WORKER, RunNo(100_001)), [RunNo(2)]);
@@ -98,11 +98,11 @@ fn low_runs_move_while_urgent_ones_keep_coming() {
     crowd.start_as(1_000, urgent);
     crowd.hello(WORKER, &[slots("q", 1)], Vec::new());
     crowd.settle();
-    let mut held = crowd.granted[0].0;
+    let mut held = crowd.leased[0].0;
     for _ in 1..200 {
         held = crowd.complete(WORKER, held)[0];
     }
-    let low: Vec<usize> = (0..200).filter(|n| crowd.granted[*n].0.0 <= 20).collect();
+    let low: Vec<usize> = (0..200).filter(|n| crowd.leased[*n].0.0 <= 20).collect();
     let every_tenth: Vec<usize> = (0..20).map(|n| 10 * n + 9).collect();
     assert_eq!(low, every_tenth);
 }
@@ -118,11 +118,11 @@ fn low_runs_move_in_a_crash_loop() {
     let mut completed_low = 0;
     for life in 0..40 {
         crowd.stage.reopen().unwrap();
-        crowd.granted.clear();
+        crowd.leased.clear();
         crowd.stage.pass(Duration::from_millis(10));
         crowd.hello(SessionId(2 + 10 * life), &[slots("q", 1)], Vec::new());
         crowd.settle();
-        let (run, _) = crowd.granted[0];
+        let (run, _) = crowd.leased[0];
         completed_low += u32::from(run.0 <= 5);
         // It dies with this one done, before it hands out another one.
         let none = Offer { queues: Vec::new() };
@@ -141,13 +141,13 @@ fn tagged_runs_go_where_their_tags_are_offered() {
     crowd.start_as(6_000, gpu);
     crowd.start_as(3, |_, _| {});
     crowd.tagged(WORKER, &[slots("q", 2)], &["ssd"]);
-    assert_eq!(crowd.granted.len(), 2, "of 6,003 it can take 3");
-    assert!(crowd.granted.iter().all(|(run, _)| run.0 > 6_000));
+    assert_eq!(crowd.leased.len(), 2, "of 6,003 it can take 3");
+    assert!(crowd.leased.iter().all(|(run, _)| run.0 > 6_000));
     let told = crowd.queue("q").reasons;
     assert_eq!(told, ["no worker offers workflow `order` with tag `gpu`"]);
 
     crowd.tagged(SessionId(3), &[slots("q", 5)], &["gpu"]);
-    let taken: Vec<u64> = crowd.granted[2..].iter().map(|(run, _)| run.0).collect();
+    let taken: Vec<u64> = crowd.leased[2..].iter().map(|(run, _)| run.0).collect();
     assert_eq!(taken, [1, 2, 3, 4, 5], "in order");
     assert!(crowd.queue("q").reasons.is_empty());
 }
@@ -176,14 +176,14 @@ fn mail_starts(exports: u64) -> Vec<(RunNo, u64)> {
         if now % 100 == 0 {
             crowd.start_as(1, |_, run| run.queue = "mail".to_owned());
         }
-        for (run, _) in &crowd.granted[seen..] {
+        for (run, _) in &crowd.leased[seen..] {
             let is_mail = run.0 > 10_000;
             ends.push((now + if is_mail { 50 } else { 3_000 }, *run));
             if is_mail {
                 starts.push((*run, now));
             }
         }
-        seen = crowd.granted.len();
+        seen = crowd.leased.len();
         let over: Vec<(u64, RunNo)> = ends.extract_if(.., |(at, _)| *at <= now).collect();
         for (_, run) in over {
             crowd.complete(WORKER, run);
@@ -233,19 +233,19 @@ fn limits_hold_over_a_backlog() {
     );
     crowd.hello(WORKER, &[slots("q", 1_000)], Vec::new());
     crowd.settle();
-    assert_eq!(crowd.granted.len(), 5);
+    assert_eq!(crowd.leased.len(), 5);
     for tenth in 1..=20 {
         crowd.pass(Duration::from_millis(100), &[CLIENT, WORKER]);
-        assert_eq!(crowd.granted.len(), 5 + tenth, "one every tenth of a second");
+        assert_eq!(crowd.leased.len(), 5 + tenth, "one every tenth of a second");
     }
     for _ in 0..50 {
         crowd.pass(Duration::from_millis(100), &[CLIENT, WORKER]);
     }
-    assert_eq!(crowd.granted.len(), 30, "at its limit");
+    assert_eq!(crowd.leased.len(), 30, "at its limit");
     let paused = QueueChange { paused: Some(true), concurrency: Some(0), ..QueueChange::default() };
     crowd.set("q", paused);
     crowd.pass(Duration::from_secs(5), &[CLIENT, WORKER]);
-    assert_eq!(crowd.granted.len(), 30, "paused");
+    assert_eq!(crowd.leased.len(), 30, "paused");
 }
 
 impl Crowd {
@@ -272,10 +272,10 @@ impl Crowd {
     }
 }
 
-/// A run that nobody can go on with stays granted, since nothing can be written about it, and takes
+/// A run that nobody can go on with stays leased, since nothing can be written about it, and takes
 /// no place of others.
 #[test]
-fn a_damaged_granted_run_gives_its_place_up() {
+fn a_damaged_leased_run_gives_its_place_up() {
     let mut crowd = Crowd::new();
     let one = QueueChange { concurrency: Some(1), ..QueueChange::default() };
     crowd.set("q", one);
@@ -286,14 +286,14 @@ fn a_damaged_granted_run_gives_its_place_up() {
     for first in [2, 4] {
         crowd.restart(&[other]);
         crowd.start_as(2, |_, _| {});
-        let before = crowd.granted.len();
+        let before = crowd.leased.len();
         assert_eq!(before as u64, first - 1, "its place is kept for its worker");
         for _ in 0..3 {
             crowd.pass(Duration::from_secs(4), &[CLIENT, other]);
         }
-        let granted: Vec<RunNo> = crowd.granted[before..].iter().map(|(no, _)| *no).collect();
-        assert_eq!(granted, [RunNo(first)], "one at a time, as before");
-        assert_eq!(crowd.queue("q").granted, 2, "and it is granted still");
+        let leased: Vec<RunNo> = crowd.leased[before..].iter().map(|(no, _)| *no).collect();
+        assert_eq!(leased, [RunNo(first)], "one at a time, as before");
+        assert_eq!(crowd.queue("q").granted, 2, "and it is leased still");
         assert_eq!(crowd.complete(other, RunNo(first)), [RunNo(first + 1)]);
         crowd.complete(other, RunNo(first + 1));
     }
@@ -308,12 +308,12 @@ fn a_damaged_run_that_its_worker_comes_back_with_gives_its_place_up() {
     crowd.hello(WORKER, &[slots("q", 1)], Vec::new());
     crowd.start_as(2, |_, _| {});
     crowd.damage(RunNo(1));
-    let (run, token) = crowd.granted[0];
+    let (run, token) = crowd.leased[0];
     crowd.restart(&[]);
     let held = Held { run, token, seen: 1 };
     crowd.hello(WORKER, &[slots("q", 1)], vec![held]);
     crowd.settle();
     let revoked = |message: &Message| matches!(message, Message::Revoked(told) if told.run == run);
     assert!(crowd.sent.iter().any(revoked));
-    assert_eq!(crowd.granted.last().map(|(no, _)| *no), Some(RunNo(2)));
+    assert_eq!(crowd.leased.last().map(|(no, _)| *no), Some(RunNo(2)));
 }

@@ -22,11 +22,11 @@ use crate::model::id::{RunNo, SessionId};
 use crate::model::run::RunState;
 use crate::model::time::Time;
 
-/// How far is looked for a run to be granted alone that somebody can take.
+/// How far is looked for a run to be leased alone that somebody can take.
 const LOOK_MAX: usize = 64;
-/// Runs granted in one transition at most, so that its writes fit a batch.
+/// Runs leased in one transition at most, so that its writes fit a batch.
 const SETTLE_MAX: usize = 256;
-/// Workers lost in a row from which on a run is granted alone.
+/// Workers lost in a row from which on a run is leased alone.
 pub(super) const DEATHS_MAX: u32 = 2;
 
 /// A run that waits for a worker.
@@ -79,7 +79,7 @@ pub(super) struct Queue {
     lanes: BTreeMap<u8, Lane>,
     /// Sessions that may have a free slot, in the order in which they are next.
     offers: VecDeque<SessionId>,
-    /// Runs that are granted alone.
+    /// Runs that are leased alone.
     solitary: VecDeque<ReadyItem>,
     /// What its settings let through.
     pub(super) admission: Admission,
@@ -138,7 +138,7 @@ impl Queue {
     }
 
     fn insert(&mut self, item: ReadyItem) {
-        if item.deaths >= DEATHS_MAX && !canary!("a suspect is not granted alone") {
+        if item.deaths >= DEATHS_MAX && !canary!("a suspect is not leased alone") {
             self.solitary.push_back(item);
         } else if let Some(lane) = self.lanes.get_mut(&item.priority) {
             lane.insert(item);
@@ -354,7 +354,7 @@ impl Core {
         }
     }
 
-    /// Whether a run that becomes ready now would be granted at once, and to whom.
+    /// Whether a run that becomes ready now would be leased at once, and to whom.
     pub(super) fn direct_taker(&mut self, item: &ReadyItem) -> Option<SessionId> {
         let now = self.now();
         let queue = self.queues.get_mut(&item.queue)?;
@@ -474,7 +474,7 @@ impl Core {
                     idle = 0;
                     *left -= 1;
                     self.choose(id, number, item.as_oldest);
-                    self.grant_item(id, item, out);
+                    self.lease_item(id, item, out);
                 }
             }
         };
@@ -513,7 +513,7 @@ impl Core {
         }
     }
 
-    /// Grants runs that killed workers, each to a session that holds nothing else; if none is idle,
+    /// Leases runs that killed workers, each to a session that holds nothing else; if none is idle,
     /// one is emptied.
     fn settle_solitary(&mut self, number: u32, out: &mut Output) {
         let (mut waits_for, now) = (None, self.now());
@@ -521,7 +521,7 @@ impl Core {
             let Some(session) = self.sessions.get_mut(&taker) else {
                 break;
             };
-            if !session.granted.is_empty() || session.reserved > 0 {
+            if !session.leased.is_empty() || session.reserved > 0 {
                 session.held_back = Some(number);
                 waits_for = Some(taker);
                 break;
@@ -534,12 +534,12 @@ impl Core {
             session.held_back = None;
             session.solitary = Some(item.run);
             self.choose(taker, number, false);
-            self.grant_item(taker, item, out);
+            self.lease_item(taker, item, out);
         }
         self.stop_holding_back(number, waits_for);
     }
 
-    /// The first run to be granted alone that somebody can take, and who.
+    /// The first run to be leased alone that somebody can take, and who.
     fn solitary_taker(&self, number: u32, now: Time) -> Option<(usize, SessionId)> {
         let queue = self.queues.get(&number)?;
         if queue.solitary.is_empty() || queue.admission.shut(now).is_some() {
@@ -547,8 +547,7 @@ impl Core {
         }
         queue.solitary.iter().take(LOOK_MAX).enumerate().find_map(|(at, item)| {
             let able = self.sessions.values().filter(|session| session.can_run_alone(item));
-            let taker =
-                able.min_by_key(|s| (s.granted.len(), s.held_back != Some(number), s.id))?;
+            let taker = able.min_by_key(|s| (s.leased.len(), s.held_back != Some(number), s.id))?;
             Some((at, taker.id))
         })
     }
@@ -571,7 +570,7 @@ impl Core {
 
     /// Takes a ready run's row away.
     pub(super) fn dequeue_row(item: &ReadyItem, out: &mut Output) {
-        if item.stored && !canary!("a granted run keeps its ready row") {
+        if item.stored && !canary!("a leased run keeps its ready row") {
             out.delete(Space::Passing, item.key());
         }
     }

@@ -233,7 +233,7 @@ impl Core {
         let Some(target) = self.generations.values().copied().max() else {
             return;
         };
-        let held = self.granted.get_mut(&no).and_then(|granted| granted.run.as_mut());
+        let held = self.leases.get_mut(&no).and_then(|lease| lease.run.as_mut());
         let grew = held.as_ref().is_some_and(|run| run.next as usize != entries.len());
         if grew || self.cleaner.touched || self.mailboxes.contains_key(&no) {
             self.cleaner.touched = false;

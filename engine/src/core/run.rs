@@ -95,7 +95,7 @@ impl Commands {
     }
 }
 
-/// A run as the core holds it while it is granted or being looked at.
+/// A run as the core holds it while it is leased or being looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Run {
     /// Its number.

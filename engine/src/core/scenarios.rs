@@ -39,7 +39,7 @@ use crate::model::command::{Caller, Refusal, StartRun};
 use crate::model::entry::{Entry, FunctionEnd, Place};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::id::{
-    CommandId, GrantNo, Incarnation, Namespace, OnceKey, RunId, RunNo, SessionId, StepNo, Token,
+    CommandId, Incarnation, LeaseNo, Namespace, OnceKey, RunId, RunNo, SessionId, StepNo, Token,
 };
 use crate::model::payload::Payload;
 use crate::model::queue::{QueueChange, QueueSettings, QueueSummary, RateLimit};
@@ -476,9 +476,9 @@ impl Scene {
     }
 
     fn token(&self, text: &str) -> Token {
-        let (epoch, grant) = text.split_once('.').unwrap();
+        let (epoch, lease) = text.split_once('.').unwrap();
         let store = self.stage.store.identity().store.0;
-        Token { store, epoch: epoch.parse().unwrap(), grant: GrantNo(grant.parse().unwrap()) }
+        Token { store, epoch: epoch.parse().unwrap(), lease: LeaseNo(lease.parse().unwrap()) }
     }
 
     fn run_no(&self, name: &str) -> RunNo {
@@ -763,7 +763,7 @@ impl Scene {
                 format!("pool {}", queue.cloned().unwrap_or_default())
             }
             Family::Queue
-            | Family::Granted
+            | Family::Lease
             | Family::Generation
             | Family::Schedule
             | Family::ScheduleState => {
@@ -920,8 +920,8 @@ impl Scene {
                 };
                 format!(" {}{deaths}{avoid}", self.run_text(record.run))
             }
-            Family::Granted => {
-                let record = keys::GrantedRecord::of_bytes(value).unwrap();
+            Family::Lease => {
+                let record = keys::LeaseRecord::of_bytes(value).unwrap();
                 let deaths = if record.deaths > 0 {
                     format!(" deaths={}", record.deaths)
                 } else {

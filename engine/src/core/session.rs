@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!   hello ──► open ── silence for the time-out ──► lost ─┐
-//!              │  └─── closed with a goodbye ────────────┼─► its grants go back to their queues
+//!              │  └─── closed with a goodbye ────────────┼─► its leases go back to their queues
 //!              └── closed without ──► absent ── grace ───┘   (lost or absent: as suspects)
-//!                                       └── the same incarnation says hello ──► grants go on, under new tokens
+//!                                       └── the same incarnation says hello ──► leases go on, under new tokens
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -51,7 +51,7 @@ pub(super) struct Session {
     workflows: BTreeSet<String>,
     tags: BTreeSet<String>,
     slots: BTreeMap<u32, Slots>,
-    pub(super) granted: BTreeSet<RunNo>,
+    pub(super) leased: BTreeSet<RunNo>,
     /// Slots taken for runs that are being read.
     pub(super) reserved: u32,
     pub(super) last_heard: Duration,
@@ -225,7 +225,7 @@ impl Core {
                 workflows: hello.workflows.iter().map(|offer| offer.workflow.clone()).collect(),
                 tags: hello.tags.into_iter().collect(),
                 slots: BTreeMap::new(),
-                granted: BTreeSet::new(),
+                leased: BTreeSet::new(),
                 reserved: 0,
                 last_heard: self.pulse(),
                 waits: BTreeSet::new(),
@@ -304,7 +304,7 @@ impl Core {
             if !told.insert(held.run) {
                 continue; // it holds a run once
             }
-            let current = self.granted.get(&held.run).map(|granted| granted.record.token);
+            let current = self.leases.get(&held.run).map(|lease| lease.record.token);
             if current == Some(held.token) && kept.remove(&held.run) {
                 self.reserve_again(session, held.run);
                 self.regranting.push_back((session, held));
@@ -322,7 +322,7 @@ impl Core {
         self.regrant_some(out);
     }
 
-    /// Goes on with some of the grants whose workers came back.
+    /// Goes on with some of the leases whose workers came back.
     pub(super) fn regrant_some(&mut self, out: &mut Output) {
         for _ in 0..RETURN_MAX {
             let Some((session, held)) = self.regranting.pop_front() else {
@@ -333,14 +333,14 @@ impl Core {
     }
 
     fn reserve_again(&mut self, session: SessionId, run: RunNo) {
-        let Some(granted) = self.granted.get_mut(&run) else {
+        let Some(lease) = self.leases.get_mut(&run) else {
             return;
         };
-        granted.holder = Some(session);
+        lease.holder = Some(session);
         if let Some(session) = self.sessions.get_mut(&session) {
-            session.granted.insert(run);
-            session.take_slot(granted.record.queue);
-            if granted.record.deaths >= super::queue::DEATHS_MAX {
+            session.leased.insert(run);
+            session.take_slot(lease.record.queue);
+            if lease.record.deaths >= super::queue::DEATHS_MAX {
                 session.solitary = Some(run);
             }
         }
@@ -401,7 +401,7 @@ impl Core {
         self.absent.insert(left.incarnation, Absent { until, runs: left.runs });
     }
 
-    /// Forgets a session; its grants, if any, have no holder until somebody decides about them.
+    /// Forgets a session; its leases, if any, have no holder until somebody decides about them.
     fn leave(&mut self, id: SessionId) -> Option<Left> {
         let session = self.sessions.remove(&id)?;
         if self.seats.get(&session.incarnation) == Some(&id) {
@@ -424,14 +424,14 @@ impl Core {
         let lost =
             session.workflows.iter().filter(|workflow| !others.values().any(|s| s.knows(workflow)));
         self.unknown.nobody_knows(lost.cloned(), self.mono);
-        for run in &session.granted {
-            if let Some(granted) = self.granted.get_mut(run) {
-                granted.holder = None;
+        for run in &session.leased {
+            if let Some(lease) = self.leases.get_mut(run) {
+                lease.holder = None;
             }
             self.onces.stop_waiting(*run);
         }
-        (!session.granted.is_empty())
-            .then_some(Left { incarnation: session.incarnation, runs: session.granted })
+        (!session.leased.is_empty())
+            .then_some(Left { incarnation: session.incarnation, runs: session.leased })
     }
 
     /// What silence is measured by.
@@ -476,15 +476,15 @@ impl Core {
 
     #[cfg(canary)]
     fn lose_the_old(&mut self) {
-        if !canary!("a grant expires by its age") {
+        if !canary!("a lease expires by its age") {
             return;
         }
         let (now, age) = (self.now(), self.settings.session_timeout);
-        let is_old = |granted: &super::grant::Granted| {
-            let changed = granted.run.as_ref().map(|run| run.changed_at);
-            granted.holder.is_some() && changed.is_some_and(|at| at.after(age) < now)
+        let is_old = |lease: &super::lease::Lease| {
+            let changed = lease.run.as_ref().map(|run| run.changed_at);
+            lease.holder.is_some() && changed.is_some_and(|at| at.after(age) < now)
         };
-        let old = self.granted.iter().filter(|(_, granted)| is_old(granted));
+        let old = self.leases.iter().filter(|(_, lease)| is_old(lease));
         for run in old.map(|(run, _)| *run).collect::<Vec<_>>() {
             self.let_go(run);
             self.returning.push((run, true));

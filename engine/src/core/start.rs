@@ -278,7 +278,7 @@ impl Core {
         self.enters(queue, RunState::Ready);
         let item = self.arrival_of(&run, queue);
         if let Some(session) = self.direct_taker(&item) {
-            return self.grant(run, session, item, out);
+            return self.lease(run, session, item, out);
         }
         if self.keeps_fresh(&item) {
             self.fresh.insert(run.no, run);

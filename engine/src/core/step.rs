@@ -27,10 +27,10 @@ impl Core {
     ) {
         let (no, token, number) = (report.run, report.token, report.number);
         let (now, limits) = (self.now(), self.settings.limits);
-        let Some(granted) = self.current(session, no, token, out) else {
+        let Some(lease) = self.current(session, no, token, out) else {
             return;
         };
-        let Some(run) = &mut granted.run else { return };
+        let Some(run) = &mut lease.run else { return };
         if run.commands.is_resolved(number) && !canary!("an outcome counts twice") {
             self.counts.repeated += 1;
             return;
@@ -59,7 +59,7 @@ impl Core {
         let armed = run.commands.open(number).and_then(|open| open.due);
         let index = out.append(run, &entry);
         Self::warn_if_long(run, limits, out);
-        granted.made_progress();
+        lease.made_progress();
         if let Some(due) = armed {
             self.armed.remove(&(due, no, number));
         }
@@ -83,11 +83,11 @@ impl Core {
     ) {
         let (no, token, number) = (report.run, report.token, report.number);
         let (now, limits) = (self.now(), self.settings.limits);
-        let Some(granted) = self.current(session, no, token, out) else {
+        let Some(lease) = self.current(session, no, token, out) else {
             return;
         };
-        let (incarnation, build) = (granted.record.incarnation, granted.record.build.clone());
-        let Some(run) = &mut granted.run else { return };
+        let (incarnation, build) = (lease.record.incarnation, lease.record.build.clone());
+        let Some(run) = &mut lease.run else { return };
         let open = run.commands.open(number).cloned().unwrap_or_default();
         let known = report.attempt <= open.attempts && !canary!("a failed attempt counts twice");
         if run.commands.is_resolved(number) || known {
@@ -133,7 +133,7 @@ impl Core {
         };
         let index = out.append(run, &entry);
         Self::warn_if_long(run, limits, out);
-        granted.made_progress();
+        lease.made_progress();
         if next.is_none() {
             self.counts.steps += 1;
             if let Some(due) = open.due {
@@ -152,10 +152,10 @@ impl Core {
     ) {
         let (no, token, number) = (report.run, report.token, report.number);
         let (now, limits) = (self.now(), self.settings.limits);
-        let Some(granted) = self.current(session, no, token, out) else {
+        let Some(lease) = self.current(session, no, token, out) else {
             return;
         };
-        let Some(run) = &mut granted.run else { return };
+        let Some(run) = &mut lease.run else { return };
         if run.commands.is_resolved(number)
             || run.commands.open(number).is_some_and(|open| open.due.is_some())
                 && !canary!("a timer is armed twice")
@@ -184,12 +184,12 @@ impl Core {
 
     /// The limit pauses the run; nothing of what is there is lost.
     pub(super) fn journal_is_full(&mut self, no: RunNo, out: &mut Output) {
-        let Some(run) = self.granted.get(&no).and_then(|granted| granted.run.as_ref()) else {
+        let Some(run) = self.leases.get(&no).and_then(|lease| lease.run.as_ref()) else {
             return;
         };
         let entries_max = self.settings.limits.journal_entries_max;
         let reason: Refusal = JournalFull { id: run.id, entries: run.next, entries_max }.into();
-        self.stop_granted(no, StopReason::Paused(reason), out);
+        self.stop_leased(no, StopReason::Paused(reason), out);
     }
 
     /// Tells a worker that an entry is in the journal now.

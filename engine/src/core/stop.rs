@@ -25,7 +25,7 @@ const BUILDS_MAX: usize = 16;
 /// The longest description of a side of a mismatch that is kept, in bytes.
 const MISMATCH_PART_BYTES_MAX: usize = 256;
 
-/// Why a granted run is stopped.
+/// Why a leased run is stopped.
 pub(super) enum StopReason {
     /// Its code and its journal disagree.
     Mismatch(TurnMismatched),
@@ -38,12 +38,12 @@ pub(super) enum StopReason {
 type Asker = (SessionId, u64);
 
 impl Core {
-    /// Stops a granted run where it is. Its journal is not changed.
-    pub(super) fn stop_granted(&mut self, no: RunNo, why: StopReason, out: &mut Output) {
-        let Some((granted, run)) = self.ungrant(no, out) else {
+    /// Stops a leased run where it is. Its journal is not changed.
+    pub(super) fn stop_leased(&mut self, no: RunNo, why: StopReason, out: &mut Output) {
+        let Some((lease, run)) = self.end_lease(no, out) else {
             return;
         };
-        let build = granted.record.build.clone();
+        let build = lease.record.build.clone();
         let (state, reason) = match &why {
             StopReason::Mismatch(report) => (RunState::Parked, mismatch_text(&run, report, &build)),
             StopReason::Paused(limit) => (RunState::Paused, limit.to_string()),
@@ -52,13 +52,13 @@ impl Core {
                 (RunState::Paused, text.to_owned())
             }
         };
-        match (why, granted.holder) {
+        match (why, lease.holder) {
             (StopReason::Paused(reason), Some(session)) => {
-                out.send(session, Revoked { run: no, token: granted.record.token, reason });
+                out.send(session, Revoked { run: no, token: lease.record.token, reason });
             }
-            _ => Self::end_turn(&granted, out),
+            _ => Self::end_turn(&lease, out),
         }
-        let mut builds = granted.record.avoid.clone();
+        let mut builds = lease.record.avoid.clone();
         if state == RunState::Parked && !builds.contains(&build) {
             builds.push(build);
             let surplus = builds.len().saturating_sub(BUILDS_MAX);
@@ -71,10 +71,10 @@ impl Core {
         let workflow = run.workflow.clone();
         let record = StoppedRecord { state, reason, builds, at: self.now(), workflow };
         out.put(Space::Lasting, keys::stopped(no), record.to_bytes());
-        self.shift(granted.record.queue, RunState::Granted, state);
+        self.shift(lease.record.queue, RunState::Granted, state);
         if state == RunState::Parked {
             // A worker that is away now is asked when it is back; one that came while the run was
-            // granted is asked now.
+            // leased is asked now.
             self.abilities_seen.clear();
             if self.other_build_waits(&record) {
                 self.want(no, super::load::Want::TryBuild, out);
@@ -163,7 +163,7 @@ impl Core {
         }
     }
 
-    pub(super) fn cancel_granted(
+    pub(super) fn cancel_leased(
         &mut self,
         no: RunNo,
         asker: Option<Asker>,
@@ -172,10 +172,10 @@ impl Core {
         out: &mut Output,
     ) {
         let now = self.now();
-        let Some(granted) = self.granted.get_mut(&no) else {
+        let Some(lease) = self.leases.get_mut(&no) else {
             return;
         };
-        let Some(run) = &mut granted.run else { return };
+        let Some(run) = &mut lease.run else { return };
         if !run.cancel_requested && !canary!("a cancel is lost") {
             for (number, due) in run.commands.timers() {
                 self.armed.remove(&(due, no, number));
@@ -183,8 +183,8 @@ impl Core {
             let entry =
                 Entry::from(CancelRequested { at: now, principal: caller.principal, reason });
             let index = out.append(run, &entry);
-            if let Some(holder) = granted.holder {
-                Self::tell(holder, (no, granted.record.token), index, &entry, out);
+            if let Some(holder) = lease.holder {
+                Self::tell(holder, (no, lease.record.token), index, &entry, out);
             }
         }
         Self::tell_done(asker, out);

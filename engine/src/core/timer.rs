@@ -1,8 +1,8 @@
-//! Timers: a window in memory over the stored ones of waiting runs, and those of granted runs.
+//! Timers: a window in memory over the stored ones of waiting runs, and those of leased runs.
 //!
 //! A waiting run has one stored timer, its earliest; one that waits for once keys has it at the end
 //! of time (`once.rs`). When that is due the run becomes ready; which of its timers are due is
-//! decided when it is granted. Timers never fire early in engine time (T1).
+//! decided when it is leased. Timers never fire early in engine time (T1).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -163,15 +163,15 @@ impl Core {
         self.timers.remove((due, no));
     }
 
-    /// Arms the timers of a run that is granted now.
+    /// Arms the timers of a run that is leased now.
     pub(super) fn arm_timers(&mut self, no: RunNo) {
-        let Some(run) = self.granted.get(&no).and_then(|granted| granted.run.as_ref()) else {
+        let Some(run) = self.leases.get(&no).and_then(|lease| lease.run.as_ref()) else {
             return;
         };
         self.armed.extend(run.commands.timers().map(|(number, due)| (due, no, number)));
     }
 
-    /// Fires what is due for granted runs.
+    /// Fires what is due for leased runs.
     pub(super) fn fire_armed(&mut self, out: &mut Output) {
         let (now, limits) = (self.now(), self.settings.limits);
         for _ in 0..FIRE_MAX {
@@ -182,10 +182,10 @@ impl Core {
             };
             assert!(due <= now, "T1: no timer fires early");
             self.armed.pop_first();
-            let Some(granted) = self.granted.get_mut(&no) else {
+            let Some(lease) = self.leases.get_mut(&no) else {
                 continue;
             };
-            let Some(run) = &mut granted.run else {
+            let Some(run) = &mut lease.run else {
                 continue;
             };
             if run.commands.open(number).is_none_or(|open| open.due != Some(due)) {
@@ -194,12 +194,12 @@ impl Core {
             let entry = Entry::from(TimerFired { at: now, number });
             let index = out.append(run, &entry);
             Self::warn_if_long(run, limits, out);
-            granted.made_progress();
+            lease.made_progress();
             if canary!("the worker is not told of its timer") {
                 continue;
             }
-            if let Some(session) = granted.holder {
-                Self::tell(session, (no, granted.record.token), index, &entry, out);
+            if let Some(session) = lease.holder {
+                Self::tell(session, (no, lease.record.token), index, &entry, out);
             }
         }
     }

@@ -98,7 +98,7 @@ impl Core {
             Err(TooMany { what: what.to_owned(), count: count as u64, count_max: count_max as u64 }
                 .into())
         };
-        // The entry, the index, and the place in line or the grant; a key that is let go of at once
+        // The entry, the index, and the place in line or the lease; a key that is let go of at once
         // is written and deleted.
         let writes = |run: &StartRun| match run.unique.as_ref().and_then(|key| key.scope()) {
             None => 3,

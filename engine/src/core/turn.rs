@@ -2,7 +2,7 @@
 
 use super::Core;
 use super::dead::Death;
-use super::grant::Granted;
+use super::lease::Lease;
 use super::output::Output;
 use super::stop::StopReason;
 use crate::canary::canary;
@@ -25,20 +25,20 @@ impl Core {
             return;
         }
         let (bytes, bytes_max) = (report.output.len(), self.settings.limits.payload_bytes_max);
-        let Some((granted, mut run)) = self.ungrant(report.run, out) else {
+        let Some((lease, mut run)) = self.end_lease(report.run, out) else {
             return;
         };
-        Self::end_turn(&granted, out);
+        Self::end_turn(&lease, out);
         if bytes > bytes_max {
             let why = format!(
                 "the workflow's output has {bytes} bytes, more than the {bytes_max} allowed"
             );
             let failure = Failure::new(FailureKind::Terminal, PAYLOAD, why);
             let end = Some(FunctionEnd::default());
-            return self.die(&mut run, death(&granted, failure, end), out);
+            return self.die(&mut run, death(&lease, failure, end), out);
         }
         out.append(&mut run, &Completed { at: self.now(), output: report.output }.into());
-        self.shift(granted.record.queue, RunState::Granted, RunState::Completed);
+        self.shift(lease.record.queue, RunState::Granted, RunState::Completed);
         self.tell_end(&run, out);
     }
 
@@ -46,15 +46,15 @@ impl Core {
         if self.current(session, report.run, report.token, out).is_none() {
             return;
         }
-        let Some((granted, mut run)) = self.ungrant(report.run, out) else {
+        let Some((lease, mut run)) = self.end_lease(report.run, out) else {
             return;
         };
-        Self::end_turn(&granted, out);
+        Self::end_turn(&lease, out);
         let now = self.now();
         let failure = report.failure.bounded();
         if run.cancel_requested && failure.is_cancelled() {
             out.append(&mut run, &Entry::from(Cancelled { at: now }));
-            self.shift(granted.record.queue, RunState::Granted, RunState::Cancelled);
+            self.shift(lease.record.queue, RunState::Granted, RunState::Cancelled);
             return self.tell_end(&run, out);
         }
         // A workflow without steps is one implicit step, with the default retries.
@@ -65,7 +65,7 @@ impl Core {
         let whole = (run.id, StepNo::WHOLE);
         let next = Retry::default().next(&failure, whole, (attempt, counted), (now, first_at));
         let (Some(retry_at), true) = (next, report.whole) else {
-            return self.die(&mut run, death(&granted, failure, report.end), out);
+            return self.die(&mut run, death(&lease, failure, report.end), out);
         };
         let entry = Entry::from(AttemptFailed {
             at: now,
@@ -75,11 +75,11 @@ impl Core {
             failure,
             retry_at,
             counted: counts,
-            incarnation: granted.record.incarnation,
-            build: granted.record.build.clone(),
+            incarnation: lease.record.incarnation,
+            build: lease.record.build.clone(),
         });
         out.append(&mut run, &entry);
-        let (queue, priority) = (granted.record.queue, granted.record.priority);
+        let (queue, priority) = (lease.record.queue, lease.record.priority);
         let record = TimerRecord {
             workflow: run.workflow,
             queue,
@@ -116,15 +116,15 @@ impl Core {
         let instants = current.run.as_ref().map(|run| run.commands.instants()).unwrap_or_default();
         let wakes_at = instants.range(report.wakes_at..).next().or(instants.last()).copied();
         if seen_all && wakes_at.is_none() {
-            return self.stop_granted(report.run, StopReason::WaitsForNothing, out);
+            return self.stop_leased(report.run, StopReason::WaitsForNothing, out);
         }
-        let Some((granted, run)) = self.ungrant(report.run, out) else {
+        let Some((lease, run)) = self.end_lease(report.run, out) else {
             return;
         };
-        Self::end_turn(&granted, out);
+        Self::end_turn(&lease, out);
         match wakes_at.filter(|at| seen_all && *at > now) {
             Some(due) => {
-                let (queue, priority) = (granted.record.queue, granted.record.priority);
+                let (queue, priority) = (lease.record.queue, lease.record.priority);
                 let record = TimerRecord {
                     workflow: run.workflow,
                     queue,
@@ -137,7 +137,7 @@ impl Core {
                 self.shift(queue, RunState::Granted, RunState::Suspended);
             }
             None => {
-                self.becomes_ready(granted.record.queue, RunState::Granted);
+                self.becomes_ready(lease.record.queue, RunState::Granted);
                 self.enqueue(&run, out);
             }
         }
@@ -150,7 +150,7 @@ impl Core {
         out: &mut Output,
     ) {
         if self.current(session, report.run, report.token, out).is_some() {
-            self.stop_granted(report.run, StopReason::Mismatch(report), out);
+            self.stop_leased(report.run, StopReason::Mismatch(report), out);
         }
     }
 
@@ -160,8 +160,8 @@ impl Core {
         if self.current(session, report.run, report.token, out).is_none() {
             return;
         }
-        if let Some(granted) = self.granted.get(&report.run) {
-            Self::end_turn(granted, out);
+        if let Some(lease) = self.leases.get(&report.run) {
+            Self::end_turn(lease, out);
         }
         // The run is let go of first, so that returning it does not take it for still held.
         self.let_go(report.run);
@@ -172,11 +172,11 @@ impl Core {
 }
 
 /// The death of a run whose turn has ended.
-fn death(granted: &Granted, failure: Failure, end: Option<FunctionEnd>) -> Death {
+fn death(lease: &Lease, failure: Failure, end: Option<FunctionEnd>) -> Death {
     Death {
         from: RunState::Granted,
         failure,
         end,
-        worker: (granted.record.incarnation, granted.record.build.clone()),
+        worker: (lease.record.incarnation, lease.record.build.clone()),
     }
 }

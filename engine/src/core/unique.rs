@@ -2,7 +2,7 @@
 //!
 //! A key is of a namespace and a workflow: an answer has the type of the workflow that was asked
 //! for. The row of a key is written in the batch that starts its run and deleted in the batch in
-//! which the run lets go of it: with its first grant (`Queued`) or with its end (both `Queued` and
+//! which the run lets go of it: with its first lease (`Queued`) or with its end (both `Queued` and
 //! `Running`). A key held for a time has a row among what expires as well, and is free at its
 //! instant whether the row is still there or not.
 //!
@@ -47,20 +47,20 @@ pub(super) type KeyPlace = (Namespace, u128);
 pub struct HeldKey {
     /// What it is stored under.
     pub hash: u128,
-    /// Whether the first grant lets go of it, too.
-    pub until_granted: bool,
+    /// Whether the first lease lets go of it, too.
+    pub until_leased: bool,
 }
 
 impl HeldKey {
     /// The key that a run lets go of by itself, if it has one.
     pub fn of(workflow: &str, key: Option<&UniqueKey>) -> Option<Self> {
         let key = key?;
-        let until_granted = match key.scope()? {
+        let until_leased = match key.scope()? {
             Unique::Queued => true,
             Unique::Running => false,
             Unique::Ttl(_) => return None, // time lets go of it
         };
-        Some(Self { hash: key.hash(workflow), until_granted })
+        Some(Self { hash: key.hash(workflow), until_leased })
     }
 }
 
@@ -129,7 +129,7 @@ impl Core {
         out: &mut Output,
     ) {
         loop {
-            // Each of those that wait may begin and be granted at once: what one of them writes is
+            // Each of those that wait may begin and be leased at once: what one of them writes is
             // in one batch.
             self.close_if_full(out);
             let Some(read) = self.uniques.reading.get_mut(&key) else {
@@ -220,9 +220,9 @@ impl Core {
         self.expires(row(until), out);
     }
 
-    /// A run is granted: a key that was held until then is free.
-    pub(super) fn release_key_granted(&mut self, run: &mut Run, out: &mut Output) {
-        if run.unique.is_some_and(|held| held.until_granted) {
+    /// A run is leased: a key that was held until then is free.
+    pub(super) fn release_key_leased(&mut self, run: &mut Run, out: &mut Output) {
+        if run.unique.is_some_and(|held| held.until_leased) {
             self.release_key(run, out);
             run.unique = None;
         }

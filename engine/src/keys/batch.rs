@@ -1,4 +1,4 @@
-//! Batches of runs: those that are open lie in numbered slots that are used again, like grants, so
+//! Batches of runs: those that are open lie in numbered slots that are used again, like leases, so
 //! that an engine that opens reads as many rows as there are open batches; those that have ended
 //! lie under their names.
 

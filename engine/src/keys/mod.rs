@@ -12,7 +12,7 @@
 //! | 4 | stopped | lasting | run number | [`StoppedRecord`] | when a run is parked or paused |
 //! | 5 | dead | lasting | died at, run number | [`DeadRecord`] | when a run dies |
 //! | 6 | ready | passing | queue, priority, sequence | [`ReadyRecord`] | when a run waits for a worker |
-//! | 7 | granted | passing | slot | [`GrantedRecord`] | once a turn |
+//! | 7 | lease | passing | slot | [`LeaseRecord`] | once a turn |
 //! | 8 | timer | passing | due, run number | [`TimerRecord`] | when a run is suspended |
 //! | 9 | journal | generation | run number, entry, chunk | a stored entry, or a part | once an entry |
 //! | 10 | generation | lasting | generation | [`GenerationRecord`] | at the first start of a day |
@@ -31,7 +31,7 @@
 //! | 18 | schedule state | lasting | schedule number | [`ScheduleState`] | with each occurrence, in the batch of its run |
 //!
 //! Scans never start where deletes happen: ready and timer windows go on behind the cursors kept in
-//! [`Mark`]; granted slots are used again, lowest first.
+//! [`Mark`]; slots of leases are used again, lowest first.
 
 pub mod batch;
 pub mod expiry;
@@ -79,7 +79,7 @@ pub enum Family {
     /// Runs that wait for a worker.
     Ready = 6,
     /// Runs that a worker holds.
-    Granted = 7,
+    Lease = 7,
     /// Runs that wait for time to pass.
     Timer = 8,
     /// Journals.
@@ -123,7 +123,7 @@ impl Family {
         Self::Stopped,
         Self::Dead,
         Self::Ready,
-        Self::Granted,
+        Self::Lease,
         Self::Timer,
         Self::Journal,
         Self::Generation,
@@ -242,12 +242,12 @@ pub fn sequence_of(key: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(key.get(8..16)?.try_into().ok()?))
 }
 
-/// Where a grant is.
-pub fn granted(slot: u32) -> Bytes {
-    KeyBuilder::new(Family::Granted).part(&slot.to_be_bytes()).done()
+/// Where a lease is.
+pub fn lease(slot: u32) -> Bytes {
+    KeyBuilder::new(Family::Lease).part(&slot.to_be_bytes()).done()
 }
 
-/// The slot in the key of a grant.
+/// The slot in the key of a lease.
 pub fn slot_of(key: &[u8]) -> Option<u32> {
     Some(u32::from_be_bytes(key.get(3..7)?.try_into().ok()?))
 }
@@ -368,7 +368,7 @@ records! {
         settings: QueueSettings,
     }
 
-    /// What a queue counts, exact at every commit, and what is left of its rate limit. Granted runs
+    /// What a queue counts, exact at every commit, and what is left of its rate limit. Leased runs
     /// are counted at open.
     PoolRecord {
         /// Runs that wait for a worker.
@@ -446,7 +446,7 @@ records! {
     }
 
     /// A run that a worker holds.
-    GrantedRecord {
+    LeaseRecord {
         /// The run.
         run: RunNo,
         /// Under this token.
@@ -463,7 +463,7 @@ records! {
         priority: u8,
         /// Its place in the queue, to go back to.
         sequence: u64,
-        /// Entries in its journal when it was granted: more of them mean progress.
+        /// Entries in its journal when it was leased: more of them mean progress.
         entries: u32,
         /// Workers lost in a row while they held it.
         deaths: u32,
@@ -475,7 +475,7 @@ records! {
         /// Since when it had its place in line.
         #[serde(default)]
         since: Time,
-        /// When it was granted; going on with a returned worker is no new grant.
+        /// When it was leased; going on with a returned worker is no new lease.
         #[serde(default)]
         at: Time,
     }
@@ -488,7 +488,7 @@ records! {
         queue: u32,
         /// Its priority.
         priority: u8,
-        /// Whether it was never granted (a delayed start).
+        /// Whether it was never leased (a delayed start).
         delayed: bool,
         /// Only workers that offer all of these get it.
         #[serde(default)]
@@ -562,7 +562,7 @@ mod tests {
             "0000020000000100000000000000000000000000000002"
         );
         assert_eq!(hex(&ready(1, 2, 3)), "00000600000001020000000000000003");
-        assert_eq!(hex(&granted(7)), "00000700000007");
+        assert_eq!(hex(&lease(7)), "00000700000007");
         assert_eq!(hex(&pool(8)), "00000d00000008");
         assert_eq!(hex(&timer(Time(5), RunNo(6))), "00000800000000000000050000000000000006");
         assert_eq!(hex(&schedule(7)), "00001100000007");
@@ -576,9 +576,9 @@ mod tests {
     fn golden_records() {
         let tally = Tally { format: 1, next_run: 2, next_sequence: 3, runs: vec![1, 0] };
         assert_eq!(hex(&tally.to_bytes()), "94010203920100");
-        let granted = GrantedRecord {
+        let lease = LeaseRecord {
             run: RunNo(1),
-            token: Token { store: 2, epoch: 3, grant: crate::model::id::GrantNo(4) },
+            token: Token { store: 2, epoch: 3, lease: crate::model::id::LeaseNo(4) },
             incarnation: Incarnation(5),
             build: "b".into(),
             workflow: "w".into(),
@@ -593,7 +593,7 @@ mod tests {
             at: Time(11),
         };
         assert_eq!(
-            hex(&granted.to_bytes()),
+            hex(&lease.to_bytes()),
             "9e0193020304c41000000000000000000000000000000005a162a17706070809009091a1740a0b"
         );
         let pool = PoolRecord { ready: 1, scheduled: 2, suspended: 3, level: 4, at: Time(5) };
@@ -609,7 +609,7 @@ mod tests {
         assert_eq!(hex(&queue.to_bytes()), "92a17194c302c0c0");
         let old = QueueRecord::of_bytes(&[0x91, 0xa1, 0x71]).unwrap();
         assert_eq!((old.name.as_str(), old.settings), ("q", QueueSettings::default()));
-        assert_eq!(GrantedRecord::of_bytes(&granted.to_bytes()).unwrap(), granted);
+        assert_eq!(LeaseRecord::of_bytes(&lease.to_bytes()).unwrap(), lease);
     }
 
     #[test]

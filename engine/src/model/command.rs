@@ -39,7 +39,7 @@ pub struct StartRun {
     pub queue: String,
     /// 0 to 9, 0 first.
     pub priority: u8,
-    /// Not granted before this many milliseconds have passed.
+    /// Does not run before this many milliseconds have passed.
     pub delay_ms: u64,
     /// What the function gets.
     pub input: Payload,
@@ -182,7 +182,7 @@ refusals! {
         /// The limit.
         count_max: u64,
     } "{count} {what} in one call are more than the {count_max} allowed",
-    /// The grant is not (or no longer) the current one.
+    /// The lease is not (or no longer) the current one.
     8 => StaleToken {
         /// The run.
         id: Option<RunId>,

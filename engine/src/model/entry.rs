@@ -41,7 +41,7 @@ pub struct Started {
     pub traceparent: Option<String>,
     /// What the function gets.
     pub input: Payload,
-    /// Not granted before this instant.
+    /// Does not run before this instant.
     #[serde(default)]
     pub not_before: Option<Time>,
     /// Only workers that offer all of these get it.

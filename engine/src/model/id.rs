@@ -171,8 +171,8 @@ number! {
     SessionId(u64)
 }
 number! {
-    /// Counts the grants of one epoch.
-    GrantNo(u64)
+    /// Counts the leases of one epoch.
+    LeaseNo(u64)
 }
 
 impl StepNo {
@@ -180,25 +180,25 @@ impl StepNo {
     pub const WHOLE: Self = Self(u32::MAX);
 }
 
-/// The fencing token of a grant. A report counts only if its token *equals* the run's current one.
+/// The fencing token of a lease. A report counts only if its token *equals* the run's current one.
 ///
 /// `store` tells a store from its restored copy, `epoch` one opening of the store from the next,
-/// `grant` one grant from the next. Within a store, tokens only rise.
+/// `lease` one lease from the next. Within a store, tokens only rise.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
 )]
 pub struct Token {
-    /// Which store granted.
+    /// The store that issued it.
     pub store: u64,
     /// Which opening of it.
     pub epoch: u64,
-    /// Which grant of that opening.
-    pub grant: GrantNo,
+    /// The lease within that opening.
+    pub lease: LeaseNo,
 }
 
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.epoch, self.grant)
+        write!(f, "{}.{}", self.epoch, self.lease)
     }
 }
 

@@ -218,12 +218,12 @@ pub struct InMemory {
     /// Connections of workers and clients.
     pub sessions: u64,
     /// Runs that workers hold, or that are kept for workers that may come back.
-    pub granted: u64,
+    pub leases: u64,
     /// Ready runs that were started just now and need not be read.
     pub fresh: u64,
     /// Timers of suspended runs, the earliest ones.
     pub timers: u64,
-    /// Timers of granted runs.
+    /// Timers of leased runs.
     pub armed: u64,
     /// Calls that wait for the end of a run.
     pub waiters: u64,

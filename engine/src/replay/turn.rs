@@ -162,7 +162,7 @@ impl Turn {
         self.note(added);
     }
 
-    /// The grant goes on under another token; the journal has `count` entries.
+    /// The lease goes on under another token; the journal has `count` entries.
     pub(crate) fn regranted(&mut self, token: Token, count: u32) {
         self.token = token;
         self.count = self.count.max(count);

@@ -13,7 +13,7 @@ use super::env::{Clock, Entropy, Env, Exec, Listener, Net, Stream};
 use super::link::{Dial, Link};
 use crate::model::chain;
 use crate::model::entry::{Entry, Started};
-use crate::model::id::{GrantNo, RunId, RunNo, SessionId, Token};
+use crate::model::id::{LeaseNo, RunId, RunNo, SessionId, Token};
 use crate::model::payload::Payload;
 use crate::model::time::Time;
 use crate::wire::message::{HandOut, Heartbeat, Hello, Message, PROTOCOL, Welcome};
@@ -201,10 +201,10 @@ impl Connection {
     }
 
     /// Hands out run 1 with this journal.
-    pub(crate) fn hand_out(&self, grant: u64, journal: &[Entry]) {
+    pub(crate) fn hand_out(&self, lease: u64, journal: &[Entry]) {
         let message = HandOut {
             run: RunNo(1),
-            token: token(grant),
+            token: token(lease),
             id: RunId(1),
             count: journal.len() as u32,
             entries: stored(journal),
@@ -221,8 +221,8 @@ pub(crate) async fn settle() {
     }
 }
 
-pub(crate) fn token(grant: u64) -> Token {
-    Token { store: 7, epoch: 1, grant: GrantNo(grant) }
+pub(crate) fn token(lease: u64) -> Token {
+    Token { store: 7, epoch: 1, lease: LeaseNo(lease) }
 }
 
 /// A journal as it is stored.

@@ -373,7 +373,7 @@ impl Driver {
         if !self.uncommitted || self.committing || self.dropping > 0 {
             return self.ask_committer();
         }
-        if self.core.granted_count() > 1 || !self.inbox.is_empty() {
+        if self.core.lease_count() > 1 || !self.inbox.is_empty() {
             return self.ask_committer();
         }
         self.uncommitted = false;

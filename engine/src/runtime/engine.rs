@@ -28,7 +28,7 @@ pub struct EngineOptions {
     pub limits: Limits,
     /// How often peers send heartbeats. Default 2 s.
     pub heartbeat: Duration,
-    /// A worker not heard of for this long has lost its grants. Default 10 s.
+    /// A worker not heard of for this long has lost its leases. Default 10 s.
     pub session_timeout: Duration,
     /// A worker whose connection broke without a goodbye may come back for this long. Default 500
     /// ms.

@@ -15,7 +15,7 @@ use crate::keys::once::OnceRecord;
 use crate::keys::order::OrderRecord;
 use crate::keys::unique::UniqueRecord;
 use crate::keys::{
-    ActRecord, DeadRecord, Family, GenerationRecord, GrantedRecord, IndexRecord, Mark, MovedRecord,
+    ActRecord, DeadRecord, Family, GenerationRecord, IndexRecord, LeaseRecord, Mark, MovedRecord,
     PoolRecord, QueueRecord, ReadyRecord, Record, ScheduleRecord, ScheduleState, StoppedRecord,
     Tally, TimerRecord,
 };
@@ -144,7 +144,7 @@ fn decode(family: Family, row: &Row) -> Result<String, String> {
         Family::Stopped => text::<StoppedRecord>(value),
         Family::Dead => text::<DeadRecord>(value),
         Family::Ready => text::<ReadyRecord>(value),
-        Family::Granted => text::<GrantedRecord>(value),
+        Family::Lease => text::<LeaseRecord>(value),
         Family::Timer => text::<TimerRecord>(value),
         Family::Generation => text::<GenerationRecord>(value),
         Family::Moved => text::<MovedRecord>(value),

@@ -27,10 +27,10 @@ use crate::wire::message::{
 /// Runs looked at for one page at most; the answer says where to go on.
 const LOOK_MAX: u32 = 2_000;
 
-/// What a question sees: the store, and which runs are granted now.
+/// What a question sees: the store, and which runs are leased now.
 pub(super) struct View {
     store: Arc<dyn Store>,
-    granted: BTreeMap<RunNo, Incarnation>,
+    leased: BTreeMap<RunNo, Incarnation>,
     newest: RunNo,
     births: Box<dyn Fn(RunNo) -> (u32, bool) + Send + Sync>,
     stats: Stats,
@@ -53,22 +53,15 @@ impl View {
 
     pub(super) fn of(core: &Core, store: Arc<dyn Store>, stats: Stats, _now: Reading) -> Self {
         let births = core.births();
-        let (granted, newest) = (core.granted_runs(), core.newest_run());
-        Self {
-            store,
-            granted,
-            newest,
-            births: Box::new(births),
-            stats,
-            acts_from: core.acts_from(),
-        }
+        let (leased, newest) = (core.leased_runs(), core.newest_run());
+        Self { store, leased, newest, births: Box::new(births), stats, acts_from: core.acts_from() }
     }
 
     async fn summary_of(&self, no: RunNo) -> Result<Option<(Namespace, RunSummary)>, Unreadable> {
         let Some(image) = reading::image(&*self.store, no, (self.births)(no)).await? else {
             return Ok(None);
         };
-        let held = self.granted.get(&no).filter(|_| image.run.ended.is_none());
+        let held = self.leased.get(&no).filter(|_| image.run.ended.is_none());
         let state = if held.is_some() { RunState::Granted } else { Core::state_of(&image) };
         let mut row = summary(&image.run, state);
         row.incarnation = held.copied();

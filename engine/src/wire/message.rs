@@ -37,12 +37,12 @@ macro_rules! messages {
     };
 }
 
-/// A grant a worker believes to hold when it comes back.
+/// A lease that a worker believes it still holds when it comes back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Held {
     /// The run.
     pub run: RunNo,
-    /// The token it was granted under.
+    /// The token it was leased under.
     pub token: Token,
     /// How many entries of its journal the worker has.
     pub seen: u32,
@@ -83,7 +83,7 @@ messages! {
         workflows: Vec<WorkflowOffer>,
         /// Slots it offers; empty for a client.
         queues: Vec<QueueSlots>,
-        /// Grants it still holds from before.
+        /// Leases it still holds from before.
         held: Vec<Held>,
         /// Tags it offers: runs that ask for others go elsewhere.
         #[serde(default)]
@@ -127,7 +127,7 @@ messages! {
     10 => HandOut {
         /// The run.
         run: RunNo,
-        /// The token of this grant.
+        /// The token of this lease.
         token: Token,
         /// Its id.
         id: RunId,
@@ -145,7 +145,7 @@ messages! {
     11 => Journal {
         /// The run.
         run: RunNo,
-        /// The token of the grant.
+        /// The token of the lease.
         token: Token,
         /// The index of the first entry here.
         from: u32,
@@ -157,7 +157,7 @@ messages! {
     12 => Appended {
         /// The run.
         run: RunNo,
-        /// The token of the grant.
+        /// The token of the lease.
         token: Token,
         /// The entry's index.
         index: u32,
@@ -168,10 +168,10 @@ messages! {
     13 => TurnEnded {
         /// The run.
         run: RunNo,
-        /// The token of the grant.
+        /// The token of the lease.
         token: Token,
     },
-    /// Engine to worker: the grant is not (or no longer) yours; drop the turn.
+    /// Engine to worker: the lease is not (or no longer) yours; drop the turn.
     14 => Revoked {
         /// The run.
         run: RunNo,
@@ -180,7 +180,7 @@ messages! {
         /// Why.
         reason: Refusal,
     },
-    /// Engine to worker: the held grant goes on under another token. Entries it has not seen follow
+    /// Engine to worker: the held lease goes on under another token. Entries it has not seen follow
     /// as [`Journal`] frames up to `count`.
     15 => Regranted {
         /// The run.
@@ -192,11 +192,11 @@ messages! {
         /// How many entries the journal has now.
         count: u32,
     },
-    /// Engine to worker: this report was refused, the grant goes on.
+    /// Engine to worker: this report was refused, the lease goes on.
     16 => ReportRefused {
         /// The run.
         run: RunNo,
-        /// The token of the grant.
+        /// The token of the lease.
         token: Token,
         /// The step it was about.
         number: StepNo,
@@ -208,7 +208,7 @@ messages! {
     20 => StepCompletedReport {
         /// The run.
         run: RunNo,
-        /// The token of the grant.
+        /// The token of the lease.
         token: Token,
         /// Which command.
         number: StepNo,
@@ -227,7 +227,7 @@ messages! {
     21 => AttemptFailedReport {
         /// The run.
         run: RunNo,
-        /// The token of the grant.
+        /// The token of the lease.
         token: Token,
         /// Which command.
         number: StepNo,
@@ -244,7 +244,7 @@ messages! {
     22 => TimerRequested {
         /// The run.
         run: RunNo,
-        /// The token of the grant.
+        /// The token of the lease.
         token: Token,
         /// Which command.
         number: StepNo,
@@ -257,7 +257,7 @@ messages! {
     23 => TurnSuspended {
         /// The run.
         run: RunNo,
-        /// The token of the grant.
+        /// The token of the lease.
         token: Token,
         /// How many entries of its journal the worker has seen.
         seen: u32,
@@ -274,7 +274,7 @@ messages! {
     24 => TurnCompleted {
         /// The run.
         run: RunNo,
-        /// The token of the grant.
+        /// The token of the lease.
         token: Token,
         /// What.
         output: Payload,
@@ -283,7 +283,7 @@ messages! {
     25 => TurnFailed {
         /// The run.
         run: RunNo,
-        /// The token of the grant.
+        /// The token of the lease.
         token: Token,
         /// Why.
         failure: Failure,
@@ -298,7 +298,7 @@ messages! {
     26 => TurnMismatched {
         /// The run.
         run: RunNo,
-        /// The token of the grant.
+        /// The token of the lease.
         token: Token,
         /// The entry they disagree at.
         index: u32,
@@ -307,11 +307,11 @@ messages! {
         /// What the code asked.
         code_asked: String,
     },
-    /// Worker to engine: the grant comes back unharmed (drain); the run is ready at once.
+    /// Worker to engine: the run comes back unharmed (drain); the run is ready at once.
     27 => GiveBack {
         /// The run.
         run: RunNo,
-        /// The token of the grant.
+        /// The token of the lease.
         token: Token,
     },
     /// Worker to engine: from now on I offer these slots (none while draining).
@@ -325,7 +325,7 @@ messages! {
     35 => AskOnce {
         /// The run.
         run: RunNo,
-        /// The token of the grant.
+        /// The token of the lease.
         token: Token,
         /// Which command.
         number: StepNo,
@@ -338,7 +338,7 @@ messages! {
     36 => OnceGranted {
         /// The run.
         run: RunNo,
-        /// The token of the grant.
+        /// The token of the lease.
         token: Token,
         /// Which command.
         number: StepNo,
@@ -347,7 +347,7 @@ messages! {
     37 => OnceReturned {
         /// The run.
         run: RunNo,
-        /// The token of the grant.
+        /// The token of the lease.
         token: Token,
         /// Which command.
         number: StepNo,

@@ -6,13 +6,13 @@
 //!     │ ◄────────── Welcome(session, …)     │  Welcome(…) ──────────────────────►  │
 //!     │ ◄─ Regranted / Revoked per held     │                                      │
 //!     │                                     │  ◄───────────────── Start(request)   │
-//!     │                                [commit: Started + Granted]                 │
+//!     │                                [commit: Started + lease]                   │
 //!     │ ◄── HandOut(run, token, journal)    │  ── Reply(request, Started) ───────► │
 //!     │ StepCompletedReport ─────────────►  │                                      │
 //!     │                                [commit: StepCompleted]                     │
 //!     │ ◄── Appended(run, index, entry)     │                                      │
 //!     │ TurnCompleted ───────────────────►  │                                      │
-//!     │                                [commit: Completed, grant ends]             │
+//!     │                                [commit: Completed, lease ends]             │
 //!     │ ◄── TurnEnded(run)                  │  ── Reply(request, Outcome) ───────► │
 //!     │ ◄─────────── Heartbeat ──────────►  │  ◄────────── Heartbeat ───────────►  │
 //! ```

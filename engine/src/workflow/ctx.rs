@@ -116,7 +116,7 @@ impl Ctx {
     /// the result, of the other bodies as well. [`Step::key`] is the same in all of them.
     ///
     /// **Cancel safety**: dropping the future stops the body, or the wait, and the next in line is
-    /// granted.
+    /// leased.
     ///
     /// Errors: the failure of this step's last attempt; a cancelled failure once the run has been
     /// cancelled; a retryable failure of class `once` for each attempt while the stored result

@@ -1,16 +1,16 @@
 //! **A queue's limits hold, exactly, and its pause; and a run goes only where its tags are
 //! offered.**
 //!
-//! Source: the core's invariants A1 (a new grant leaves at most as many granted as the concurrency
+//! Source: the core's invariants A1 (a new lease leaves at most as many leased as the concurrency
 //! limit says), A2 (in any span of engine time at most the burst and the rate's share of it) and A3
-//! (none while the queue is paused), by the settings that are durable before the grant, in the
+//! (none while the queue is paused), by the settings that are durable before the lease, in the
 //! order of what is durable; and `StartBuilder::tags`. A run that goes on with a worker that came
-//! back is not granted anew.
+//! back is not leased anew.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use stepwell::RateLimit;
-use stepwell::keys::GrantedRecord;
+use stepwell::keys::LeaseRecord;
 use stepwell::model::id::Incarnation;
 use stepwell::model::time::Time;
 use stepwell::wire::message::Hello;
@@ -22,12 +22,12 @@ const LIMIT: &str = "a queue's concurrency limit holds";
 const RATE: &str = "a queue's rate limit holds";
 const PAUSE: &str = "a paused queue hands nothing out";
 const TAGS: &str = "a run goes only where its tags are offered";
-const TIME: &str = "grants are made in the order of engine time";
+const TIME: &str = "leases begin in the order of engine time";
 
-/// What was granted, and who offers what.
+/// What was leased, and who offers what.
 #[derive(Default)]
 pub(super) struct Admissions {
-    /// New grants of each queue since its rate limit was set to what it is.
+    /// New leases of each queue since its rate limit was set to what it is.
     since: BTreeMap<u32, (Option<RateLimit>, Vec<Time>)>,
     tags: BTreeMap<Incarnation, BTreeSet<String>>,
     workflows: BTreeMap<Incarnation, BTreeSet<String>>,
@@ -55,48 +55,43 @@ impl Admissions {
         tags.iter().all(|tag| offered.is_some_and(|offered| offered.contains(tag)))
     }
 
-    /// A run is granted that was not.
-    pub(super) fn granted(
-        &mut self,
-        durable: &Durable,
-        grant: &GrantedRecord,
-        bench: &mut Bench<'_>,
-    ) {
-        let run = durable.runs.get(&grant.run);
+    /// A run is leased that was not.
+    pub(super) fn leased(&mut self, durable: &Durable, lease: &LeaseRecord, bench: &mut Bench<'_>) {
+        let run = durable.runs.get(&lease.run);
         let name = || run.map(|run| run.name()).unwrap_or_default();
-        if grant.at < self.latest {
-            let text = format!("{} at {}, after {}", name(), grant.at, self.latest);
+        if lease.at < self.latest {
+            let text = format!("{} at {}, after {}", name(), lease.at, self.latest);
             bench.charge(TIME, text);
         }
-        self.latest = self.latest.max(grant.at);
+        self.latest = self.latest.max(lease.at);
         let tags = run.and_then(|run| run.started()).map(|s| &s.tags[..]);
-        if !self.offers(grant.incarnation, tags.unwrap_or_default()) {
-            let text = format!("{} asks for {tags:?}, and is granted elsewhere", name());
+        if !self.offers(lease.incarnation, tags.unwrap_or_default()) {
+            let text = format!("{} asks for {tags:?}, and is leased elsewhere", name());
             bench.charge(TAGS, text);
         }
-        let settings = durable.settings_of(grant.queue);
+        let settings = durable.settings_of(lease.queue);
         if settings.paused {
-            bench.charge(PAUSE, format!("{} is granted", name()));
+            bench.charge(PAUSE, format!("{} is leased", name()));
         }
-        let granted = durable.granted.values();
-        let granted = granted.filter(|held| held.queue == grant.queue).count();
-        if let Some(limit) = settings.concurrency.filter(|limit| granted > *limit as usize) {
-            let text = format!("{} is granted as number {granted} of {limit}", name());
+        let leases = durable.leases.values();
+        let leased = leases.filter(|held| held.queue == lease.queue).count();
+        if let Some(limit) = settings.concurrency.filter(|limit| leased > *limit as usize) {
+            let text = format!("{} is leased as number {leased} of {limit}", name());
             bench.charge(LIMIT, text);
         }
-        self.count(settings.rate, grant, bench);
+        self.count(settings.rate, lease, bench);
     }
 
-    fn count(&mut self, rate: Option<RateLimit>, grant: &GrantedRecord, bench: &mut Bench<'_>) {
-        let (of, grants) = self.since.entry(grant.queue).or_default();
+    fn count(&mut self, rate: Option<RateLimit>, lease: &LeaseRecord, bench: &mut Bench<'_>) {
+        let (of, leases) = self.since.entry(lease.queue).or_default();
         if *of != rate {
-            (*of, *grants) = (rate, Vec::new());
+            (*of, *leases) = (rate, Vec::new());
         }
-        grants.push(grant.at);
+        leases.push(lease.at);
         let Some(rate) = rate else { return };
-        for (index, from) in grants.iter().enumerate() {
-            let count = (grants.len() - index) as u64;
-            let span_ms = grant.at.0.saturating_sub(from.0);
+        for (index, from) in leases.iter().enumerate() {
+            let count = (leases.len() - index) as u64;
+            let span_ms = lease.at.0.saturating_sub(from.0);
             let allowed = u64::from(rate.burst) * rate.per_ms + u64::from(rate.count) * span_ms;
             if count * rate.per_ms > allowed {
                 let text = format!("{count} in {span_ms} ms, and the limit is {rate}");

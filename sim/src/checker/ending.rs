@@ -1,7 +1,7 @@
 //! **Everything ends after the faults stop, and leaves nothing behind.**
 //!
 //! Source: the simulation's own promise: once all hosts are up and all links are whole, every run
-//! ends within the stated simulated time; then no grant, ready row, timer or stopped run is left,
+//! ends within the stated simulated time; then no lease, ready row, timer or stopped run is left,
 //! and the engine has nothing in memory but the sessions of those who are there.
 
 use stepwell::model::run::InMemory;
@@ -41,8 +41,8 @@ pub(super) fn at_the_end(
     if let Some(stats) = told.stats.as_ref().filter(|_| in_time) {
         nothing_in_memory(&stats.in_memory, bench);
     }
-    for grant in durable.granted.values() {
-        bench.charge(name, format!("a grant is left over: run {}", grant.run));
+    for lease in durable.leases.values() {
+        bench.charge(name, format!("a lease is left over: run {}", lease.run));
     }
     for run in durable.waiting.values().map(|record| &record.run) {
         bench.charge(name, format!("a ready row is left over: run {run}"));

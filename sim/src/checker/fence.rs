@@ -1,4 +1,4 @@
-//! **Fencing tokens only rise, at most one grant is live, and only its holder is heard.**
+//! **Fencing tokens only rise, at most one lease is live, and only its holder is heard.**
 //!
 //! Source: rule R2 of the design and the core's invariants G1 (a run has at most one slot), G2
 //! (tokens only rise), G3 (a report changes something only if its token equals the run's current
@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use stepwell::keys::GrantedRecord;
+use stepwell::keys::LeaseRecord;
 use stepwell::model::entry::Entry;
 use stepwell::model::id::{RunNo, StepNo, Token};
 use stepwell::wire::message::Message;
@@ -14,9 +14,9 @@ use stepwell::wire::message::Message;
 use super::Bench;
 use crate::durable::Durable;
 
-const NAME: &str = "only the holder of the grant is heard";
+const NAME: &str = "only the holder of the lease is heard";
 const RISE: &str = "fencing tokens only rise";
-const ONE: &str = "a run has at most one grant";
+const ONE: &str = "a run has at most one lease";
 
 /// What a report is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,7 +34,7 @@ enum Said {
 pub(super) struct Fence {
     said: BTreeSet<(RunNo, Token, Said)>,
     highest: Option<Token>,
-    /// The grants as of the last batch, and those of the batch at hand.
+    /// The leases as of the last batch, and those of the batch at hand.
     current: BTreeMap<RunNo, Token>,
     /// One that ended in the batch at hand counts for what that batch writes.
     before: BTreeMap<RunNo, Token>,
@@ -58,37 +58,37 @@ impl Fence {
         self.before.clear();
     }
 
-    /// A grant that ended is nobody's from the next batch on.
+    /// A lease that ended is nobody's from the next batch on.
     pub(super) fn batch_ended(&mut self, durable: &Durable) {
-        let granted = durable.granted.values();
-        self.current = granted.map(|grant| (grant.run, grant.token)).collect();
+        let leases = durable.leases.values();
+        self.current = leases.map(|lease| (lease.run, lease.token)).collect();
     }
 
-    pub(super) fn granted(
+    pub(super) fn leased(
         &mut self,
         durable: &Durable,
         slot: u32,
-        before: Option<&GrantedRecord>,
+        before: Option<&LeaseRecord>,
         bench: &mut Bench<'_>,
     ) {
-        let Some(grant) = durable.granted.get(&slot) else {
+        let Some(lease) = durable.leases.get(&slot) else {
             return;
         };
-        if let Some(old) = self.current.insert(grant.run, grant.token) {
-            self.before.entry(grant.run).or_insert(old);
+        if let Some(old) = self.current.insert(lease.run, lease.token) {
+            self.before.entry(lease.run).or_insert(old);
         }
         let again =
-            before.is_some_and(|before| before.token == grant.token && before.run == grant.run);
-        if !again && self.highest.is_some_and(|highest| grant.token <= highest) {
+            before.is_some_and(|before| before.token == lease.token && before.run == lease.run);
+        if !again && self.highest.is_some_and(|highest| lease.token <= highest) {
             bench.charge(
                 RISE,
                 format!(
-                    "run {} is granted under {}, after {:?}",
-                    grant.run, grant.token, self.highest
+                    "run {} is leased under {}, after {:?}",
+                    lease.run, lease.token, self.highest
                 ),
             );
         }
-        self.highest = self.highest.max(Some(grant.token));
+        self.highest = self.highest.max(Some(lease.token));
     }
 
     /// Whatever is told of a turn was said under the token that counts.
@@ -130,7 +130,7 @@ impl Fence {
             Entry::Redriven(_) | Entry::InputEdited(_) | Entry::Discarded(_) => return,
         };
         let tokens = [
-            durable.granted.values().find(|grant| grant.run == no).map(|grant| grant.token),
+            durable.leases.values().find(|lease| lease.run == no).map(|lease| lease.token),
             self.before.get(&no).copied(),
             self.current.get(&no).copied(),
         ];
@@ -146,18 +146,18 @@ impl Fence {
                 .collect();
             bench.charge(
                 NAME,
-                format!("{}: entry {index} ({}) was never said under the current grant, {tokens:?}, only under {under:?}", run.name(), run.entries[index as usize].kind_name()),
+                format!("{}: entry {index} ({}) was never said under the current lease, {tokens:?}, only under {under:?}", run.name(), run.entries[index as usize].kind_name()),
             );
         }
     }
 }
 
 /// No two slots hold the same run.
-pub(super) fn one_grant_a_run(durable: &Durable, bench: &mut Bench<'_>) {
+pub(super) fn one_lease_a_run(durable: &Durable, bench: &mut Bench<'_>) {
     let mut seen = BTreeMap::new();
-    for (slot, grant) in &durable.granted {
-        if let Some(other) = seen.insert(grant.run, slot) {
-            bench.charge(ONE, format!("run {} is granted in slots {other} and {slot}", grant.run));
+    for (slot, lease) in &durable.leases {
+        if let Some(other) = seen.insert(lease.run, slot) {
+            bench.charge(ONE, format!("run {} is leased in slots {other} and {slot}", lease.run));
         }
     }
 }
@@ -175,8 +175,8 @@ mod tests {
 
     const RUN: RunNo = RunNo(1);
 
-    fn granted() -> GrantedRecord {
-        GrantedRecord {
+    fn lease() -> LeaseRecord {
+        LeaseRecord {
             run: RUN,
             token: Token::default(),
             incarnation: Incarnation(5),
@@ -209,7 +209,7 @@ mod tests {
         run.entries.len() as u32 - 1
     }
 
-    /// How many charges there are if a report is written `batches` after its grant was taken away.
+    /// How many charges there are if a report is written `batches` after its lease was taken away.
     fn charges(batches: u32) -> usize {
         let (mut fence, mut durable, mut violations) =
             (Fence::default(), Durable::default(), Vec::new());
@@ -227,10 +227,10 @@ mod tests {
             .into(),
         );
         fence.batch_begins();
-        durable.granted.insert(0, granted());
-        fence.granted(&durable, 0, None, &mut bench);
+        durable.leases.insert(0, lease());
+        fence.leased(&durable, 0, None, &mut bench);
         fence.batch_ended(&durable);
-        durable.granted.clear();
+        durable.leases.clear();
         for _ in 0..batches {
             fence.batch_ended(&durable);
             fence.batch_begins();
@@ -240,9 +240,9 @@ mod tests {
         violations.len()
     }
 
-    // What takes a grant away may write what was reported under it, and nothing does so later.
+    // What takes a lease away may write what was reported under it, and nothing does so later.
     #[test]
-    fn a_report_counts_no_longer_than_its_grant() {
+    fn a_report_counts_no_longer_than_its_lease() {
         assert_eq!(charges(0), 0, "in the batch that ends it");
         assert_eq!(charges(1), 1, "after it");
     }

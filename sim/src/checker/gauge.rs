@@ -100,8 +100,8 @@ fn state(durable: &Durable) -> State {
         let oldest = gauge.oldest_since.unwrap_or(record.since);
         gauge.oldest_since = Some(oldest.min(record.since));
     }
-    for grant in durable.granted.values() {
-        gauges.entry(grant.queue).or_default().granted += 1;
+    for lease in durable.leases.values() {
+        gauges.entry(lease.queue).or_default().granted += 1;
     }
     for timer in durable.timers.values() {
         let gauge = gauges.entry(timer.queue).or_default();

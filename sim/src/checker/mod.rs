@@ -169,21 +169,21 @@ impl Court {
                     self.patience.appended(&self.durable, *run, *index, admissions, &mut bench);
                     self.suspects.appended(&self.durable, *run, *index, &self.lines, &mut bench);
                 }
-                Change::Granted { slot, before } => {
+                Change::Leased { slot, before } => {
                     touched.extend(before.as_ref().map(|before| before.run));
-                    let grant = self.durable.granted.get(slot).map(|grant| grant.run);
-                    touched.extend(grant);
-                    grant.into_iter().for_each(|run| self.keys.granted(run));
-                    self.fence.granted(&self.durable, *slot, before.as_ref(), &mut bench);
-                    self.suspects.granted(&self.durable, *slot);
-                    self.once.granted(&self.durable, *slot, before.as_ref());
-                    let grant = self.durable.granted.get(slot).filter(|grant| {
-                        before.as_ref().is_none_or(|before| before.run != grant.run)
+                    let lease = self.durable.leases.get(slot).map(|lease| lease.run);
+                    touched.extend(lease);
+                    lease.into_iter().for_each(|run| self.keys.leased(run));
+                    self.fence.leased(&self.durable, *slot, before.as_ref(), &mut bench);
+                    self.suspects.leased(&self.durable, *slot);
+                    self.once.leased(&self.durable, *slot, before.as_ref());
+                    let lease = self.durable.leases.get(slot).filter(|lease| {
+                        before.as_ref().is_none_or(|before| before.run != lease.run)
                     });
-                    if let Some(grant) = grant {
-                        self.admissions.granted(&self.durable, grant, &mut bench);
+                    if let Some(lease) = lease {
+                        self.admissions.leased(&self.durable, lease, &mut bench);
                         let admissions = &self.admissions;
-                        self.shares.granted(&self.durable, grant, admissions, &mut bench);
+                        self.shares.leased(&self.durable, lease, admissions, &mut bench);
                     }
                 }
                 Change::QueueSet { queue } => {
@@ -225,7 +225,7 @@ impl Court {
         self.engine_time.look_for_overdue(&self.durable, &mut bench);
         let latest = self.engine_time.latest;
         retention::batch_ended(&self.durable, &forgotten, latest, &mut bench);
-        fence::one_grant_a_run(&self.durable, &mut bench);
+        fence::one_lease_a_run(&self.durable, &mut bench);
         self.fence.batch_ended(&self.durable);
         place::batch_ended(&self.durable, &touched, &mut bench);
         suspect::batch_ended(&self.durable, &touched, &mut bench);

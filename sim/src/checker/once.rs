@@ -7,14 +7,14 @@
 //! At most one step at a time holds the engine's leave to make an attempt (E3), in one life of the
 //! server: not bodies are judged, which may go on in a worker that is given up, but what the server
 //! says. A leave that was given ends with what the worker says of the step next, with an entry
-//! about it, with a refusal, or with the run's grant: when its row goes, or is another worker's.
+//! about it, with a refusal, or with the run's lease: when its row goes, or is another worker's.
 //! Under a new token of the same worker it stays. A body begins only by such a leave. A run sleeps
 //! for keys that it has asked for (E6); that it is woken shows in the end, when all runs must have
 //! ended.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use stepwell::keys::GrantedRecord;
+use stepwell::keys::LeaseRecord;
 use stepwell::keys::once::OnceRecord;
 use stepwell::model::entry::{AttemptFailed, Entry, StepCompleted, StepFailed};
 use stepwell::model::id::{Incarnation, Namespace, OnceKey, RunId, RunNo, StepNo, Token};
@@ -51,8 +51,8 @@ pub(super) struct Onces {
     pub(super) slept: u64,
     /// Steps that were ever given leave.
     leaves: BTreeSet<Asker>,
-    /// Grants of runs, as they are stored.
-    grants: BTreeMap<RunNo, Grant>,
+    /// Leases of runs, as they are stored.
+    leases: BTreeMap<RunNo, Lease>,
     /// Results, those who were told of one, and those of them whose own did not count.
     pub(super) results: u64,
     pub(super) told: u64,
@@ -70,7 +70,7 @@ struct Asked {
 }
 
 #[derive(Debug)]
-struct Grant {
+struct Lease {
     slot: u32,
     incarnation: Incarnation,
     /// The tokens it has had, the current one last.
@@ -137,21 +137,21 @@ impl Onces {
         }
     }
 
-    /// The row of a grant was written.
-    pub(super) fn granted(&mut self, durable: &Durable, slot: u32, before: Option<&GrantedRecord>) {
+    /// The row of a lease was written.
+    pub(super) fn leased(&mut self, durable: &Durable, slot: u32, before: Option<&LeaseRecord>) {
         if let Some(before) = before {
             self.leaves_worker(durable, before.run);
         }
-        let Some(row) = durable.granted.get(&slot) else {
+        let Some(row) = durable.leases.get(&slot) else {
             return;
         };
-        let grant = self.grants.entry(row.run).or_insert_with(|| Grant {
+        let lease = self.leases.entry(row.run).or_insert_with(|| Lease {
             slot,
             incarnation: row.incarnation,
             tokens: Vec::new(),
         });
-        if grant.tokens.last() != Some(&row.token) {
-            grant.tokens.push(row.token);
+        if lease.tokens.last() != Some(&row.token) {
+            lease.tokens.push(row.token);
         }
     }
 
@@ -175,17 +175,17 @@ impl Onces {
     }
 
     fn leaves_worker(&mut self, durable: &Durable, run: RunNo) {
-        let Some(grant) = self.grants.get(&run) else {
+        let Some(lease) = self.leases.get(&run) else {
             return;
         };
-        let row = durable.granted.get(&grant.slot);
-        if row.is_none_or(|row| (row.run, row.incarnation) != (run, grant.incarnation)) {
-            self.grants.remove(&run);
-            self.grant_ends(run);
+        let row = durable.leases.get(&lease.slot);
+        if row.is_none_or(|row| (row.run, row.incarnation) != (run, lease.incarnation)) {
+            self.leases.remove(&run);
+            self.lease_ends(run);
         }
     }
 
-    fn grant_ends(&mut self, run: RunNo) {
+    fn lease_ends(&mut self, run: RunNo) {
         let steps = (run, StepNo(0))..=(run, StepNo(u32::MAX));
         let ended: Vec<Asker> = self.asked.range(steps).map(|(asker, _)| *asker).collect();
         for asker in ended {
@@ -202,8 +202,8 @@ impl Onces {
             Message::AttemptFailedReport(m) => (m.run, m.token, m.number),
             _ => return,
         };
-        let grant = self.grants.get(&run);
-        if grant.and_then(|grant| grant.tokens.last()) != Some(&token) {
+        let lease = self.leases.get(&run);
+        if lease.and_then(|lease| lease.tokens.last()) != Some(&token) {
             return;
         }
         match message {
@@ -236,9 +236,9 @@ impl Onces {
     fn gives_leave(&mut self, leave: &OnceGranted, life: u32, bench: &mut Bench<'_>) {
         let asker = (leave.run, leave.number);
         self.leaves.insert(asker);
-        let grant = self.grants.get(&leave.run);
-        if grant.is_none_or(|grant| !grant.tokens.contains(&leave.token)) {
-            return; // that grant is over
+        let lease = self.leases.get(&leave.run);
+        if lease.is_none_or(|lease| !lease.tokens.contains(&leave.token)) {
+            return; // that lease is over
         }
         let Some(asked) = self.asked.get_mut(&asker) else {
             return; // it does not want it any more, and has said so

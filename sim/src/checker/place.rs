@@ -1,6 +1,6 @@
 //! **A run that has not ended is in exactly one place.**
 //!
-//! Source: the core's invariant Q1: ready, granted, timer or stopped. In none it would be lost, in
+//! Source: the core's invariant Q1: ready, leased, timer or stopped. In none it would be lost, in
 //! two it would run twice. One that has ended is in none, but for one that was cancelled in line:
 //! its row goes when its turn comes.
 

@@ -16,16 +16,16 @@ const NAME: &str = "nothing leaves before it is durable";
 pub(super) fn released(durable: &Durable, to: &str, message: &Message, bench: &mut Bench<'_>) {
     let missing = match message {
         Message::HandOut(m) => {
-            no_grant(durable, m.run, m.token).or_else(|| no_entry(durable, m.run, m.count))
+            no_lease(durable, m.run, m.token).or_else(|| no_entry(durable, m.run, m.count))
         }
         Message::Regranted(m) => {
-            no_grant(durable, m.run, m.token).or_else(|| no_entry(durable, m.run, m.count))
+            no_lease(durable, m.run, m.token).or_else(|| no_entry(durable, m.run, m.count))
         }
         Message::Appended(m) => no_entry(durable, m.run, m.index + 1),
         Message::TurnEnded(m) => durable
-            .granted
+            .leases
             .values()
-            .any(|grant| grant.token == m.token)
+            .any(|lease| lease.token == m.token)
             .then(|| format!("the end of the turn of run {} under {}", m.run, m.token)),
         Message::StartReply(m) => m.runs.iter().find_map(|answer| match &answer.refused {
             None => no_start(durable, answer.id),
@@ -59,8 +59,8 @@ pub(super) fn released(durable: &Durable, to: &str, message: &Message, bench: &m
     }
 }
 
-fn no_grant(durable: &Durable, run: RunNo, token: Token) -> Option<String> {
-    (!durable.tokens.contains(&token)).then(|| format!("the grant of run {run} under {token}"))
+fn no_lease(durable: &Durable, run: RunNo, token: Token) -> Option<String> {
+    (!durable.tokens.contains(&token)).then(|| format!("the lease of run {run} under {token}"))
 }
 
 fn no_entry(durable: &Durable, no: RunNo, count: u32) -> Option<String> {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use stepwell::Worker;
 use stepwell::model::entry::Entry;
-use stepwell::model::id::{GrantNo, RunNo, SessionId, Token};
+use stepwell::model::id::{LeaseNo, RunNo, SessionId, Token};
 use stepwell::model::time::Time;
 use stepwell::runtime::env::{Clock, Entropy, Env, Exec, Listener, Net, Stream};
 use stepwell::runtime::link::{Dial, Link};
@@ -120,7 +120,7 @@ async fn replay(engine: &mut Link, no: RunNo, run: &DurableRun) -> Result<(), St
     let (Some(started), Some((end, stored))) = (run.started(), end) else {
         return Err("an empty journal".to_owned());
     };
-    let token = Token { store: 1, epoch: 1, grant: GrantNo(no.0) };
+    let token = Token { store: 1, epoch: 1, lease: LeaseNo(no.0) };
     let count = stored.len() as u32;
     let _ = engine.sender.send(HandOut {
         run: no,

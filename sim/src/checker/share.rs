@@ -1,21 +1,21 @@
 //! **The most urgent run goes first, and one hand-out in so many goes to the oldest.**
 //!
 //! Source: the core's invariant A4. Of all that is ready and that its worker can take, a run that
-//! is granted is of the smallest priority, or it is the oldest; and of as many grants in a row as
+//! is leased is of the smallest priority, or it is the oldest; and of as many leases in a row as
 //! the queue's setting says, one went to the oldest, in each life of the engine; and so of those to
 //! one worker, while it has one session. Not so often that priorities mean nothing: at most two in
 //! so many overtake a more urgent one (one for the queue, one for the worker).
 //!
 //! The engine decides before what it decides is durable. So a run counts as ready here only if
-//! another grant, of an earlier instant, became durable after it was in line; one that is granted
+//! another lease, of an earlier instant, became durable after it was in line; one that is leased
 //! at the same instant does not count as passed over, and those of one instant may have been chosen
-//! in any order. Between choosing a run and granting it, the worker it was chosen for may leave, or
+//! in any order. Between choosing a run and leasing it, the worker it was chosen for may leave, or
 //! its queue be paused or limited, and others get other runs meanwhile, at the same instant: so
 //! what one instant passes over counts once, and one of each is forgiven.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use stepwell::keys::{GrantedRecord, ReadyRecord};
+use stepwell::keys::{LeaseRecord, ReadyRecord};
 use stepwell::model::id::{Incarnation, RunNo};
 use stepwell::model::time::Time;
 
@@ -26,12 +26,12 @@ use crate::durable::{Durable, Place};
 const URGENT: &str = "the most urgent run goes first";
 const SHARE: &str = "the oldest run has its share";
 const OF_WORKER: &str = "the oldest run has its share of each worker";
-/// Runs that killed so many workers are granted alone, out of line.
+/// Runs that killed so many workers are leased alone, out of line.
 const ALONE: u32 = 2;
 
 #[derive(Default)]
 pub(super) struct Shares {
-    /// Places in line, and the instant of the first grant that became durable after each.
+    /// Places in line, and the instant of the first lease that became durable after each.
     known: BTreeMap<Place, Time>,
     /// How many of the changes of places have been looked at.
     seen: usize,
@@ -40,14 +40,14 @@ pub(super) struct Shares {
 
 #[derive(Default)]
 struct Queue {
-    /// Grants of the last instant: what they passed over may be granted yet, at the same instant.
+    /// Leases of the last instant: what they passed over may be leased yet, at the same instant.
     open: Vec<Passing>,
     epoch: u64,
     every: u32,
-    grants: u64,
+    leases: u64,
     /// Instants at which a more urgent run was overtaken.
     overtaking: u64,
-    /// Instants in a row whose grants passed over an older run.
+    /// Instants in a row whose leases passed over an older run.
     streak: u64,
     /// The same of each worker alone.
     streaks: BTreeMap<Incarnation, u64>,
@@ -55,7 +55,7 @@ struct Queue {
     wronged: BTreeMap<RunNo, Time>,
 }
 
-/// A grant, and what it passed over.
+/// A lease, and what it passed over.
 struct Passing {
     at: Time,
     run: RunNo,
@@ -72,18 +72,18 @@ impl Shares {
         }
     }
 
-    /// A run is granted that was not.
-    pub(super) fn granted(
+    /// A run is leased that was not.
+    pub(super) fn leased(
         &mut self,
         durable: &Durable,
-        grant: &GrantedRecord,
+        lease: &LeaseRecord,
         admissions: &Admissions,
         bench: &mut Bench<'_>,
     ) {
         for place in &durable.waiting_changes[self.seen..] {
             match durable.waiting.contains_key(place) {
                 true => {
-                    self.known.entry(*place).or_insert(grant.at);
+                    self.known.entry(*place).or_insert(lease.at);
                 }
                 false => {
                     self.known.remove(place);
@@ -91,27 +91,27 @@ impl Shares {
             }
         }
         self.seen = durable.waiting_changes.len();
-        let every = durable.settings_of(grant.queue).oldest_every();
-        let queue = self.queues.entry(grant.queue).or_default();
-        if (queue.epoch, queue.every) != (grant.token.epoch, every) {
-            *queue = Queue { epoch: grant.token.epoch, every, ..Queue::default() };
+        let every = durable.settings_of(lease.queue).oldest_every();
+        let queue = self.queues.entry(lease.queue).or_default();
+        if (queue.epoch, queue.every) != (lease.token.epoch, every) {
+            *queue = Queue { epoch: lease.token.epoch, every, ..Queue::default() };
         }
         for passing in &mut queue.open {
-            passing.more_urgent.remove(&grant.run);
-            passing.older.remove(&grant.run);
+            passing.more_urgent.remove(&lease.run);
+            passing.older.remove(&lease.run);
         }
-        if queue.open.first().is_some_and(|open| open.at < grant.at) {
+        if queue.open.first().is_some_and(|open| open.at < lease.at) {
             queue.close(durable, bench);
         }
-        if grant.deaths >= ALONE {
+        if lease.deaths >= ALONE {
             return;
         }
         let passed = |(place, record): &(&Place, &ReadyRecord)| {
             record.deaths < ALONE
-                && !record.avoid.contains(&grant.build)
-                && admissions.offers(grant.incarnation, &record.tags)
-                && admissions.knows(grant.incarnation, &record.workflow)
-                && self.known.get(place).is_some_and(|known| *known < grant.at)
+                && !record.avoid.contains(&lease.build)
+                && admissions.offers(lease.incarnation, &record.tags)
+                && admissions.knows(lease.incarnation, &record.workflow)
+                && self.known.get(place).is_some_and(|known| *known < lease.at)
                 && durable.runs.get(&record.run).is_some_and(|run| !run.has_ended())
         };
         let of = |rows: &mut dyn Iterator<Item = (&Place, &ReadyRecord)>| -> BTreeSet<RunNo> {
@@ -119,22 +119,22 @@ impl Shares {
             found.map(|(_, record)| record.run).collect()
         };
         // A long line is looked through only as far as it was passed over.
-        let (at, first) = (grant.queue, |priority| (grant.queue, priority, 0));
-        let more_urgent = of(&mut durable.waiting.range(first(0)..first(grant.priority)));
+        let (at, first) = (lease.queue, |priority| (lease.queue, priority, 0));
+        let more_urgent = of(&mut durable.waiting.range(first(0)..first(lease.priority)));
         let older = |priority| {
-            let until = (at, priority, grant.sequence);
+            let until = (at, priority, lease.sequence);
             of(&mut durable.waiting.range(first(priority)..until))
         };
         queue.open.push(Passing {
-            at: grant.at,
-            run: grant.run,
-            to: grant.incarnation,
+            at: lease.at,
+            run: lease.run,
+            to: lease.incarnation,
             more_urgent,
             older: (0..=9).flat_map(older).collect(),
         });
     }
 
-    /// All that is granted is durable.
+    /// All that is leased is durable.
     pub(super) fn at_the_end(&mut self, durable: &Durable, bench: &mut Bench<'_>) {
         self.queues.values_mut().for_each(|queue| queue.close(durable, bench));
     }
@@ -154,7 +154,7 @@ impl Queue {
         if every > 0 && self.streak > every * (served + 1) {
             let older = open.iter().flat_map(|passing| &passing.older);
             let text = format!(
-                "grants of {} instants in a row passed over older runs, and one in {every} goes to the oldest: {:?}",
+                "leases of {} instants in a row passed over older runs, and one in {every} goes to the oldest: {:?}",
                 self.streak,
                 older.map(name).collect::<BTreeSet<_>>()
             );
@@ -167,21 +167,21 @@ impl Queue {
         let overtakes = |passing: &Passing| !passing.more_urgent.is_empty();
         self.overtaking += u64::from(open.iter().any(overtakes));
         for passing in open {
-            self.grants += 1;
+            self.leases += 1;
             for wronged in passing.more_urgent.iter().filter(|_| !passing.older.is_empty()) {
                 if self.wronged.insert(*wronged, passing.at).is_some_and(|at| at < passing.at) {
                     let (run, wronged) = (name(&passing.run), name(wronged));
                     let text =
-                        format!("{run:?} is granted before {wronged:?}, and is not the oldest");
+                        format!("{run:?} is leased before {wronged:?}, and is not the oldest");
                     bench.charge(URGENT, text);
                 }
             }
         }
-        let allowed = (2 * self.grants).checked_div(every).unwrap_or(0) + 2;
+        let allowed = (2 * self.leases).checked_div(every).unwrap_or(0) + 2;
         if self.overtaking > allowed {
             let text = format!(
-                "at {} instants some of {} grants overtook more urgent runs, and one in {every} goes to the oldest",
-                self.overtaking, self.grants
+                "at {} instants some of {} leases overtook more urgent runs, and one in {every} goes to the oldest",
+                self.overtaking, self.leases
             );
             bench.charge(URGENT, text);
         }
@@ -205,7 +205,7 @@ impl Queue {
                 let name = |run: &RunNo| durable.runs.get(run).map(|run| run.name());
                 let older = own().flat_map(|passing| &passing.older).map(name);
                 let text = format!(
-                    "grants of {streak} instants in a row to {who} passed over older runs, and one in {every} goes to the oldest: {:?}",
+                    "leases of {streak} instants in a row to {who} passed over older runs, and one in {every} goes to the oldest: {:?}",
                     older.collect::<BTreeSet<_>>()
                 );
                 bench.charge(OF_WORKER, text);

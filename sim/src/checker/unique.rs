@@ -1,10 +1,10 @@
 //! **One run for each unique key, as long as it is held.**
 //!
 //! Source: `StartBuilder::unique`, and the core's invariants U1 to U3: a run takes its key in the
-//! commit that begins it and lets go of it in the one that grants it (`Queued`), ends it (`Queued`,
+//! commit that begins it and lets go of it in the one that leases it (`Queued`), ends it (`Queued`,
 //! `Running`), or when its time is over, once: one that is redriven does not take it again. A start
 //! that is answered with another run is answered with one that held the key at some moment while
-//! the call was under way. The truth is taken from the journals and the grants; the rows of the
+//! the call was under way. The truth is taken from the journals and the leases; the rows of the
 //! keys themselves are what is judged.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,13 +21,13 @@ use crate::durable::Durable;
 
 const NAME: &str = "one run for each unique key";
 
-/// What follows from the journals and grants.
+/// What follows from the journals and leases.
 #[derive(Debug, Default)]
 pub(super) struct Keys {
     /// The runs of each key, in the order in which they began.
     of: BTreeMap<Bytes, Vec<RunNo>>,
-    /// Runs that were granted at least once.
-    granted: BTreeSet<RunNo>,
+    /// Runs that were leased at least once.
+    leased: BTreeSet<RunNo>,
     /// Runs that have ended at least once.
     ended: BTreeSet<RunNo>,
     /// The latest instant that any entry names.
@@ -48,8 +48,8 @@ fn key_of(started: &Started) -> Option<Bytes> {
 }
 
 impl Keys {
-    pub(super) fn granted(&mut self, run: RunNo) {
-        self.granted.insert(run);
+    pub(super) fn leased(&mut self, run: RunNo) {
+        self.leased.insert(run);
     }
 
     /// An entry was added: a run that begins with a key must be alone with it.
@@ -96,7 +96,7 @@ impl Keys {
             return false;
         };
         match started.unique.as_ref().and_then(|key| key.scope()) {
-            Some(Unique::Queued) => !self.granted.contains(&no) && !self.ended.contains(&no),
+            Some(Unique::Queued) => !self.leased.contains(&no) && !self.ended.contains(&no),
             Some(Unique::Running) => !self.ended.contains(&no),
             Some(Unique::Ttl(ttl)) => started.at.after(ttl) > now,
             None => false,

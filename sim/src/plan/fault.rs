@@ -46,7 +46,7 @@ pub enum FaultKind {
     DiskFull,
     /// All workers are swapped to the next version of the code.
     Deployed,
-    /// A worker process stands still, past its grants perhaps, and goes on where it was. Monotonic
+    /// A worker process stands still, past its leases perhaps, and goes on where it was. Monotonic
     /// time goes on.
     WorkerPaused,
     /// The server process stands still.

@@ -16,7 +16,7 @@ use crate::workload::{CHAIN, ITEM, ItemInput};
 /// Until when a run holds its unique key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Hold {
-    /// Until it is granted for the first time.
+    /// Until it is leased for the first time.
     Queued,
     /// Until it ends.
     Running,

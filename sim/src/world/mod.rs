@@ -370,7 +370,7 @@ impl World {
     fn released(&self, now_ms: u64, (to, who): (&str, Option<Incarnation>), message: &Message) {
         match message {
             Message::Revoked(revoked) if matches!(revoked.reason, Refusal::StaleToken(_)) => {
-                self.saw("grants revoked from those who came late");
+                self.saw("leases revoked from those who came late");
             }
             Message::ReportRefused(_) => self.saw("reports refused"),
             _ => {}

@@ -287,24 +287,24 @@ fn start_in(op: &Op) -> Option<(RunNo, Started)> {
     }
 }
 
-/// The grants and the lengths of journals, before a batch.
+/// The leases and the lengths of journals, before a batch.
 struct Before {
-    granted: BTreeMap<u32, (RunNo, Token)>,
+    leases: BTreeMap<u32, (RunNo, Token)>,
     entries: BTreeMap<RunNo, usize>,
 }
 
 impl Before {
     fn of(durable: &Durable) -> Self {
-        let granted = durable.granted.iter().map(|(slot, grant)| (*slot, (grant.run, grant.token)));
+        let leases = durable.leases.iter().map(|(slot, lease)| (*slot, (lease.run, lease.token)));
         let entries = durable.runs.iter().map(|(run, journal)| (*run, journal.entries.len()));
-        Self { granted: granted.collect(), entries: entries.collect() }
+        Self { leases: leases.collect(), entries: entries.collect() }
     }
 }
 
-/// What became of a run whose grant is over.
-fn end_of_grant(durable: &Durable, run: RunNo) -> String {
-    if let Some(again) = durable.granted.values().find(|grant| grant.run == run) {
-        return format!("granted anew under {}", again.token);
+/// What became of a run whose lease is over.
+fn end_of_lease(durable: &Durable, run: RunNo) -> String {
+    if let Some(again) = durable.leases.values().find(|lease| lease.run == run) {
+        return format!("leased anew under {}", again.token);
     }
     let journal = durable.runs.get(&run);
     match journal.and_then(|journal| journal.entries.last()) {
@@ -420,22 +420,22 @@ fn changes(recorder: &mut Recorder, seq: Seq, before: &Before, durable: &Durable
             });
         }
     }
-    for (slot, (run, token)) in &before.granted {
-        let kept = durable.granted.get(slot).map(|now| (now.run, now.token));
+    for (slot, (run, token)) in &before.leases {
+        let kept = durable.leases.get(slot).map(|now| (now.run, now.token));
         if kept != Some((*run, *token)) {
-            found.push(What::GrantEnded {
+            found.push(What::LeaseEnded {
                 run: recorder.name(*run),
                 token: token.to_string(),
-                how: end_of_grant(durable, *run),
+                how: end_of_lease(durable, *run),
             });
         }
     }
-    for (slot, grant) in &durable.granted {
-        if before.granted.get(slot) != Some(&(grant.run, grant.token)) {
-            found.push(What::GrantBegan {
-                run: recorder.name(grant.run),
-                token: grant.token.to_string(),
-                holder: recorder.holders.get(&grant.incarnation).cloned().unwrap_or_default(),
+    for (slot, lease) in &durable.leases {
+        if before.leases.get(slot) != Some(&(lease.run, lease.token)) {
+            found.push(What::LeaseBegan {
+                run: recorder.name(lease.run),
+                token: lease.token.to_string(),
+                holder: recorder.holders.get(&lease.incarnation).cloned().unwrap_or_default(),
             });
         }
     }

@@ -298,7 +298,7 @@ impl FrameStream {
 
 /// What a message is about, for the trace.
 fn brief(message: &Message) -> String {
-    let of = |run: RunNo, token: Token| format!(" run {run} grant {}.{}", token.epoch, token.grant);
+    let of = |run: RunNo, token: Token| format!(" run {run} lease {}.{}", token.epoch, token.lease);
     match message {
         Message::Hello(m) => format!(" holds {}", m.held.len()),
         Message::Welcome(m) => format!(" {}", m.session),

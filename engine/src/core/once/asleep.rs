@@ -177,18 +177,18 @@ impl Core {
         let (no, now) = (report.run, self.now());
         let waits = |number| self.onces.waits_at((no, number));
         let places: Option<BTreeSet<KeyPlace>> = report.once.iter().map(|n| waits(*n)).collect();
-        let run = self.granted.get(&no).and_then(|held| held.run.as_ref());
+        let run = self.leases.get(&no).and_then(|held| held.run.as_ref());
         let instants = run.map(|run| run.commands.instants()).unwrap_or_default();
         let wakes_at = instants.range(report.wakes_at..Time::NEVER).next().copied();
         let places = places.filter(|_| seen_all && wakes_at.is_none_or(|at| at > now));
         for place in places.iter().flatten() {
             self.onces.falls_asleep(no, *place, out); // before its places are passed on
         }
-        let Some((granted, run)) = self.ungrant(no, out) else {
+        let Some((lease, run)) = self.end_lease(no, out) else {
             return;
         };
-        Self::end_turn(&granted, out);
-        let queue = granted.record.queue;
+        Self::end_turn(&lease, out);
+        let queue = lease.record.queue;
         let Some(places) = places else {
             self.becomes_ready(queue, RunState::Granted);
             return self.enqueue(&run, out);
@@ -202,7 +202,7 @@ impl Core {
         let record = TimerRecord {
             workflow: run.workflow,
             queue,
-            priority: granted.record.priority,
+            priority: lease.record.priority,
             delayed: false,
             tags: run.tags,
             once: Some(once),

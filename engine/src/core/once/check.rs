@@ -28,10 +28,10 @@ impl Core {
             for (waiter, waits) in key.holder.iter().map(|held| (held, false)).chain(waits) {
                 places += 1;
                 let (run, number) = waiter.asker;
-                let granted = self.granted.get(&run);
-                let granted = granted.unwrap_or_else(|| panic!("E5: {run} is granted"));
-                assert!(!waits || granted.holder.is_some(), "E4: {run} is here");
-                let known = granted.run.as_ref();
+                let lease = self.leases.get(&run);
+                let lease = lease.unwrap_or_else(|| panic!("E5: {run} is leased"));
+                assert!(!waits || lease.holder.is_some(), "E4: {run} is here");
+                let known = lease.run.as_ref();
                 let open = known.is_some_and(|run| !run.commands.is_resolved(number));
                 assert!(open, "E4: step {number} of {run} has no outcome");
                 assert_eq!(self.onces.places.get(&waiter.asker), Some(place));

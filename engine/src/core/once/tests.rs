@@ -14,7 +14,7 @@ use crate::wire::message::{Held, Message, TurnSuspended};
 const WORKER: SessionId = SessionId(2);
 
 fn asks(crowd: &mut Crowd, at: usize, number: u32) {
-    let (run, token) = crowd.granted[at];
+    let (run, token) = crowd.leased[at];
     let place = Place { name: "rate".to_owned(), ..Place::default() };
     let ask = AskOnce {
         run,
@@ -27,7 +27,7 @@ fn asks(crowd: &mut Crowd, at: usize, number: u32) {
 }
 
 fn succeeds(crowd: &mut Crowd, at: usize, bytes: usize) {
-    let (run, token) = crowd.granted[at];
+    let (run, token) = crowd.leased[at];
     let report = StepCompletedReport {
         run,
         token,
@@ -44,7 +44,7 @@ fn crowd(runs: u32) -> Crowd {
     let mut crowd = Crowd::new();
     crowd.hello(WORKER, &[slots("q", runs)], Vec::new());
     crowd.start_as(u64::from(runs), |_, _| {});
-    assert_eq!(crowd.granted.len(), runs as usize);
+    assert_eq!(crowd.leased.len(), runs as usize);
     crowd.sent.clear();
     crowd
 }
@@ -58,7 +58,7 @@ fn thousands_that_wait_are_told_of_one_result() {
         asks(&mut crowd, at, 0);
     }
     crowd.settle();
-    assert_eq!(crowd.sent.len(), 1, "one is granted");
+    assert_eq!(crowd.sent.len(), 1, "one begins its attempt");
     assert_eq!(crowd.stage.core.stats().in_memory.once, 5_000);
     crowd.sent.clear();
     succeeds(&mut crowd, 0, 200);
@@ -83,7 +83,7 @@ fn thousands_that_sleep_are_called_one_by_one_and_woken_all() {
     }
     crowd.settle();
     for at in 1..5_000 {
-        let (run, token) = crowd.granted[at];
+        let (run, token) = crowd.leased[at];
         let report =
             TurnSuspended { run, token, seen: 1, wakes_at: Time::NEVER, once: vec![StepNo(0)] };
         crowd.hear(WORKER, report);
@@ -96,9 +96,9 @@ fn thousands_that_sleep_are_called_one_by_one_and_woken_all() {
     };
     assert_eq!(counts(&crowd), (1, 4_999));
     assert_eq!(crowd.stage.core.stats().in_memory.once, 5_000);
-    let (run, token) = crowd.granted[0];
+    let (run, token) = crowd.leased[0];
     let number = StepNo(0);
-    crowd.granted.truncate(1);
+    crowd.leased.truncate(1);
     crowd.hear(WORKER, OnceReturned { run, token, number });
     crowd.settle();
     assert_eq!(counts(&crowd), (2, 4_998), "one is called");
@@ -123,9 +123,9 @@ fn who_asked_under_an_old_token_is_not_in_line_under_the_next() {
     let back = SessionId(12);
     let runs = RETURN_MAX + 1; // the last of them waits for its new token
     let mut crowd = crowd(runs as u32);
-    let held = crowd.granted.iter().map(|(run, token)| Held { run: *run, token: *token, seen: 1 });
+    let held = crowd.leased.iter().map(|(run, token)| Held { run: *run, token: *token, seen: 1 });
     let held: Vec<Held> = held.collect();
-    let (run, token) = crowd.granted[runs - 1];
+    let (run, token) = crowd.leased[runs - 1];
     crowd.stage.handle(Input::SessionClosed { session: WORKER, goodbye: false });
     crowd.hello(back, &[slots("q", runs as u32)], held);
     let (number, once) = (StepNo(0), OnceKey::of(Namespace::default(), "rate"));
@@ -134,7 +134,7 @@ fn who_asked_under_an_old_token_is_not_in_line_under_the_next() {
     crowd.hear(back, ask.clone());
     crowd.stage.handle(Input::Ticked);
     crowd.settle();
-    let (_, next) = crowd.granted[runs - 1];
+    let (_, next) = crowd.leased[runs - 1];
     assert_ne!(next, token, "its worker is back");
     let granted = |message: &Message| matches!(message, Message::OnceGranted(_));
     assert!(!crowd.sent.iter().any(granted), "{:?}", crowd.sent);
@@ -192,7 +192,7 @@ fn a_result_is_read_from_its_journal_and_checked() {
     crowd.settle();
     succeeds(&mut crowd, 0, 10);
     crowd.settle();
-    let run = crowd.granted[0].0;
+    let run = crowd.leased[0].0;
     let read = |run, entry| Read::OnceResult {
         namespace: Namespace::default(),
         hash: 1,

@@ -17,7 +17,7 @@ use crate::model::entry::{
     TimerFired,
 };
 use crate::model::failure::Failure;
-use crate::model::id::{GrantNo, Incarnation, RunId, RunNo, StepNo, Token};
+use crate::model::id::{Incarnation, LeaseNo, RunId, RunNo, StepNo, Token};
 use crate::model::payload::Payload;
 use crate::model::time::Time;
 use crate::replay::report::Report;
@@ -90,7 +90,7 @@ pub(super) struct Bench {
     wakes: Arc<Wakes>,
     /// Reports that were sent and not looked at by the test.
     pub(super) sent: Vec<Message>,
-    grants: u64,
+    leases: u64,
     /// Something was told to the turn since it was polled last.
     told: bool,
 }
@@ -159,7 +159,7 @@ impl Bench {
             journal,
             wakes: Arc::default(),
             sent: Vec::new(),
-            grants: 0,
+            leases: 0,
             told: false,
         };
         bench.hand_out();
@@ -172,9 +172,9 @@ impl Bench {
     }
 
     pub(super) fn hand_out_prefix(&mut self, count: usize) {
-        self.grants += 1;
+        self.leases += 1;
         self.sent.clear();
-        self.turn = Turn::new(RunNo(1), RUN, token(self.grants), count as u32, self.world.clone());
+        self.turn = Turn::new(RunNo(1), RUN, token(self.leases), count as u32, self.world.clone());
         self.turn.stored(0, self.stored()[..count].to_vec());
         self.told = true;
     }
@@ -306,8 +306,8 @@ impl Bench {
     }
 }
 
-pub(super) fn token(grant: u64) -> Token {
-    Token { store: 7, epoch: 1, grant: GrantNo(grant) }
+pub(super) fn token(lease: u64) -> Token {
+    Token { store: 7, epoch: 1, lease: LeaseNo(lease) }
 }
 
 pub(super) fn summary(message: &Message) -> String {

@@ -91,7 +91,7 @@ impl<Out> StartBuilder<Out> {
     /// its key is the scope *it* was started with.
     ///
     /// **Durability**: the key is taken in the commit that starts the run and let go of in the one
-    /// that ends it (or grants it, if [`Unique::Queued`]); a kill or a power cut changes nothing.
+    /// that ends it (or leases it, if [`Unique::Queued`]); a kill or a power cut changes nothing.
     /// Two starts at once begin one run.
     pub fn unique(self, key: impl Into<String>, scope: Unique) -> Self {
         self.with(|_, run| run.unique = Some(UniqueKey::new(key, scope)))

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use super::pipe::{Failed, Pipe, Ready, Returned, Said, Task};
 use super::{ISOLATED_VARIABLE, PROCESS};
 use crate::model::failure::{Failure, FailureKind};
-use crate::model::id::{GrantNo, RunNo, StepNo, Token};
+use crate::model::id::{LeaseNo, RunNo, StepNo, Token};
 use crate::replay::elsewhere::Only;
 use crate::replay::turn::{Phase, Turn};
 use crate::replay::world::World;
@@ -143,7 +143,7 @@ fn limit_memory(bytes_max: u64) -> io::Result<()> {
 
 /// Replays until the step has answered.
 async fn answer(world: &Arc<World>, task: &Task, mut inbox: mpsc::UnboundedReceiver<Said>) -> Said {
-    let token = Token { store: 0, epoch: 0, grant: GrantNo(0) };
+    let token = Token { store: 0, epoch: 0, lease: LeaseNo(0) };
     let mut turn = Turn::new(RunNo(0), task.run, token, task.seen, world.clone());
     let mut asks_within = None;
     std::future::poll_fn(move |cx| {

@@ -17,7 +17,7 @@
 //! - **K3 A held turn goes on while the connection is away.** Its body runs, its reports wait. It
 //!   is dropped one session time-out after the engine was last heard; or, if the connection broke
 //!   (rather than fell silent) while the engine was near, one time-out after the break. An engine
-//!   that restarts reserves its grants for as long, counted from its own start, which is later: so
+//!   that restarts reserves its leases for as long, counted from its own start, which is later: so
 //!   a restart of the engine under a long step does not run the step twice.
 //! - **K4 A return lists what is held**: run, token, and how many entries are known without a gap.
 //!   For each, the engine answers `Regranted` (the rest of the journal follows; then the reports
@@ -534,11 +534,11 @@ pub struct WorkerStats {
     pub suspended: u64,
     /// Turns whose code and journal disagreed.
     pub mismatches: u64,
-    /// Grants the engine took back.
+    /// Leases the engine took back.
     pub revoked: u64,
     /// Turns dropped because the engine was away for too long.
     pub dropped: u64,
-    /// Grants given back.
+    /// Leases given back.
     pub given_back: u64,
     /// Turns whose code blocked its thread past its hard limit, when that was noticed first: the
     /// worker leaves.

@@ -113,7 +113,7 @@ pub(super) struct HeldTurn {
     seen: Arc<AtomicU32>,
     pub(super) watch: Arc<Watch>,
     pub(super) turn: u64,
-    /// After a return: dropped if the engine has not said by then that the grant goes on.
+    /// After a return: dropped if the engine has not said by then that the lease goes on.
     pub(super) answer_by: Option<Duration>,
 }
 
@@ -380,7 +380,7 @@ impl Peer for WorkerPeer {
             }
             Message::Revoked(revoked) => {
                 if self.over(revoked.run, revoked.token) {
-                    tracing::warn!(run = %revoked.run, reason = %revoked.reason, "a grant was revoked");
+                    tracing::warn!(run = %revoked.run, reason = %revoked.reason, "a lease was revoked");
                     count(&self.world.counts.revoked);
                 }
             }
@@ -392,7 +392,7 @@ impl Peer for WorkerPeer {
         self.outlet.close();
         self.pages.clear();
         // A connection that broke while the engine was well heard: the engine has died and may be
-        // back within the time-out, and keeps our grants for us. After a silence we cannot know
+        // back within the time-out, and keeps our leases for us. After a silence we cannot know
         // since when we are given up.
         let since = if now < self.quiet_after() { now } else { self.heard_at };
         self.hold_until = Some(since + self.session_timeout);

@@ -89,8 +89,8 @@ fn completed(number: u32) -> Entry {
     .into()
 }
 
-fn appended(grant: u64, index: u32, entry: &Entry) -> Appended {
-    Appended { run: RUN, token: token(grant), index, entry: entry.encode().into() }
+fn appended(lease: u64, index: u32, entry: &Entry) -> Appended {
+    Appended { run: RUN, token: token(lease), index, entry: entry.encode().into() }
 }
 
 fn report(message: Message) -> (u32, Token) {
@@ -171,7 +171,7 @@ async fn heartbeats_keep_their_pace() {
     assert!((40_000..40_100).contains(&passed), "{passed} ms");
 }
 
-// K3: only the connection broke; the step is still running and the grant is still ours.
+// K3: only the connection broke; the step is still running and the lease is still ours.
 #[tokio::test(start_paused = true)]
 async fn a_step_outlives_a_broken_connection_and_reports_under_the_next_token() {
     let (mut engine, connection, handle, bodies) = running().await;
@@ -470,9 +470,9 @@ async fn a_worker_that_can_do_nothing_does_not_start() {
 
 impl Connection {
     /// Hands out run 2.
-    fn hand_out_other(&self, grant: u64) {
+    fn hand_out_other(&self, lease: u64) {
         let entries = stored(&[started("work")]);
-        let token = token(grant);
+        let token = token(lease);
         self.send(crate::wire::message::HandOut {
             run: RunNo(2),
             token,

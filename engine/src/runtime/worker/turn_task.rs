@@ -26,7 +26,7 @@ pub(crate) enum ToTurn {
     Told { index: u32, entry: Bytes },
     /// A report was refused.
     Refused { number: StepNo, reason: Refusal },
-    /// The grant goes on, over another connection.
+    /// The lease goes on, over another connection.
     Regranted { token: Token, count: u32, connection: u64 },
     /// A step that is done once for all runs may make its attempt.
     OnceGranted { number: StepNo },
@@ -132,7 +132,7 @@ impl TurnTask {
         self.watch.poll_ends();
     }
 
-    /// The function is dropped first: the run may be granted to another worker as soon as the frame
+    /// The function is dropped first: the run may be leased to another worker as soon as the frame
     /// is there.
     fn give_back(&mut self) -> Poll<()> {
         self.stop_turn();

@@ -1,8 +1,8 @@
-//! Grants: a run, its token and its journal go to a session with a free slot.
+//! Leases: a run, its token and its journal go to a session with a free slot.
 //!
-//! A grant is durable: one small record in a slot of its own, written in the batch whose commit
-//! causes the hand-out. After a restart of the engine granted runs stay reserved for their worker
-//! process for one session time-out.
+//! A lease is held by a live session and never expires by age. It is durable: one small record in a
+//! slot of its own, written in the batch whose commit causes the hand-out. After a restart of the
+//! engine leased runs stay reserved for their worker process for one session time-out.
 
 use std::collections::BTreeSet;
 
@@ -14,17 +14,17 @@ use super::output::{Effect, Output};
 use super::queue::{DEATHS_MAX, ReadyItem};
 use super::run::{Run, RunImage};
 use crate::canary::canary;
-use crate::keys::{self, GrantedRecord, Record};
+use crate::keys::{self, LeaseRecord, Record};
 use crate::model::command::{Refusal, StaleToken};
 use crate::model::entry::TimerFired;
 use crate::model::id::{RunNo, SessionId, Token};
 use crate::model::run::RunState;
 use crate::wire::message::{Held, Revoked, TurnEnded};
 
-/// Timers fired within the transition that grants; more of them fire right after it.
+/// Timers fired within the transition that begins a lease; more of them fire right after it.
 const FIRE_MAX: usize = 32;
 
-/// Numbers of grant records, lowest first, so that they stay few and close together.
+/// Numbers of lease records, lowest first, so that they stay few and close together.
 #[derive(Debug, Default)]
 pub(super) struct Slots {
     free: BTreeSet<u32>,
@@ -52,11 +52,11 @@ impl Slots {
     }
 }
 
-/// A run that a worker holds.
+/// The right of one session to work on one run.
 #[derive(Debug)]
-pub(super) struct Granted {
+pub(super) struct Lease {
     pub(super) slot: u32,
-    pub(super) record: GrantedRecord,
+    pub(super) record: LeaseRecord,
     /// `None` after a restart until somebody needs it.
     pub(super) run: Option<Run>,
     /// The session that holds it, unless its worker is absent.
@@ -66,8 +66,8 @@ pub(super) struct Granted {
     pub(super) stranded: bool,
 }
 
-impl Granted {
-    pub(super) fn restored(slot: u32, record: GrantedRecord) -> Self {
+impl Lease {
+    pub(super) fn restored(slot: u32, record: LeaseRecord) -> Self {
         Self { slot, record, run: None, holder: None, stranded: false }
     }
 
@@ -105,8 +105,9 @@ impl Granted {
 }
 
 impl Core {
-    /// Grants a ready run, reading it first if need be. The session's slot is taken at once.
-    pub(super) fn grant_item(&mut self, session: SessionId, item: ReadyItem, out: &mut Output) {
+    /// Leases a ready run to a session, reading it first if need be. The session's slot is taken at
+    /// once.
+    pub(super) fn lease_item(&mut self, session: SessionId, item: ReadyItem, out: &mut Output) {
         let Some(taker) = self.sessions.get_mut(&session) else {
             self.unchoose(session, &item);
             return self.put_back(item);
@@ -116,11 +117,11 @@ impl Core {
         if let Some(queue) = self.queues.get_mut(&item.queue) {
             queue.admission.reserve();
         }
-        self.want(item.run, super::load::Want::Grant { session, item }, out);
+        self.want(item.run, super::load::Want::Lease { session, item }, out);
     }
 
-    /// The run has been read: grant it, unless it or the session has changed meanwhile.
-    pub(super) fn grant_loaded(
+    /// The run has been read: lease it, unless it or the session has changed meanwhile.
+    pub(super) fn lease_loaded(
         &mut self,
         image: RunImage,
         session: SessionId,
@@ -157,11 +158,11 @@ impl Core {
         if let Some(taker) = self.sessions.get_mut(&session) {
             taker.free_slot(item.queue); // it is taken for good now
         }
-        self.grant(image.run, session, item, out);
+        self.lease(image.run, session, item, out);
     }
 
-    /// Grants `run`, whose item has no row any more.
-    pub(super) fn grant(
+    /// Leases `run`, whose item has no row any more, to a session.
+    pub(super) fn lease(
         &mut self,
         mut run: Run,
         session: SessionId,
@@ -170,7 +171,7 @@ impl Core {
     ) {
         let now = self.now();
         self.touch(run.no);
-        self.release_key_granted(&mut run, out);
+        self.release_key_leased(&mut run, out);
         let until = match canary!("a timer fires early") {
             true => now.after(std::time::Duration::from_millis(100)),
             false => now,
@@ -190,13 +191,13 @@ impl Core {
             return;
         };
         taker.take_slot(item.queue);
-        taker.granted.insert(run.no);
+        taker.leased.insert(run.no);
         if item.deaths >= DEATHS_MAX {
             taker.solitary = Some(run.no);
         }
         let (incarnation, build) = (taker.incarnation, taker.build.clone());
         let (slot, token) = (self.slots.lowest(), self.next_token());
-        let record = GrantedRecord {
+        let record = LeaseRecord {
             run: run.no,
             token,
             incarnation,
@@ -212,7 +213,7 @@ impl Core {
             since: item.since,
             at: now,
         };
-        out.put(Space::Passing, keys::granted(slot), record.to_bytes());
+        out.put(Space::Passing, keys::lease(slot), record.to_bytes());
         out.effect(Effect::HandOut {
             session,
             run: run.no,
@@ -227,36 +228,35 @@ impl Core {
         self.shift(item.queue, RunState::Ready, RunState::Granted);
         self.admit(item.queue);
         let no = run.no;
-        let granted =
-            Granted { slot, record, run: Some(run), holder: Some(session), stranded: false };
-        let before = self.granted.insert(no, granted);
-        assert!(before.is_none(), "G1: run number {no} is granted once");
+        let lease = Lease { slot, record, run: Some(run), holder: Some(session), stranded: false };
+        let before = self.leases.insert(no, lease);
+        assert!(before.is_none(), "G1: run number {no} is leased once");
         self.arm_timers(no);
     }
 
-    /// A worker came back with a run it holds: the grant goes on under a new token.
+    /// A worker came back with a run it holds: the lease goes on under a new token.
     pub(super) fn regrant(&mut self, no: RunNo, session: SessionId, held: &Held, out: &mut Output) {
-        let Some(granted) = self.granted.get_mut(&no) else {
+        let Some(lease) = self.leases.get_mut(&no) else {
             return;
         };
-        if granted.holder != Some(session) || granted.record.token != held.token {
+        if lease.holder != Some(session) || lease.record.token != held.token {
             return; // gone again meanwhile
         }
-        let Some(run) = &granted.run else { return };
-        self.next_grant += 1;
+        let Some(run) = &lease.run else { return };
+        self.next_lease += 1;
         let token = Token {
             store: self.store,
             epoch: self.epoch,
-            grant: crate::model::id::GrantNo(self.next_grant),
+            lease: crate::model::id::LeaseNo(self.next_lease),
         };
         assert!(
-            (token.epoch, token.grant) > (held.token.epoch, held.token.grant),
+            (token.epoch, token.lease) > (held.token.epoch, held.token.lease),
             "G2: tokens only rise"
         );
-        granted.record.token = token;
+        lease.record.token = token;
         // What was said under the old token and waits for a read is said again (G3).
         self.onces.stop_waiting(no);
-        out.put(Space::Passing, keys::granted(granted.slot), granted.record.to_bytes());
+        out.put(Space::Passing, keys::lease(lease.slot), lease.record.to_bytes());
         out.effect(Effect::Regrant {
             session,
             run: no,
@@ -275,7 +275,7 @@ impl Core {
         }
     }
 
-    /// The granted run a report is about, if the report counts (G3); otherwise the reporter is
+    /// The leased run a report is about, if the report counts (G3); otherwise the reporter is
     /// told.
     pub(super) fn current(
         &mut self,
@@ -283,8 +283,8 @@ impl Core {
         no: RunNo,
         token: Token,
         out: &mut Output,
-    ) -> Option<&mut Granted> {
-        let found = self.granted.get(&no);
+    ) -> Option<&mut Lease> {
+        let found = self.leases.get(&no);
         let holds = found.is_some_and(|g| {
             if canary!("no fence") {
                 return g.run.is_some();
@@ -295,61 +295,61 @@ impl Core {
             g.record.token == token && g.holder == Some(session) && g.run.is_some()
         });
         if !holds {
-            let current = found.map(|granted| granted.record.token);
-            let id = found.and_then(|granted| granted.run.as_ref()).map(|run| run.id);
+            let current = found.map(|lease| lease.record.token);
+            let id = found.and_then(|lease| lease.run.as_ref()).map(|run| run.id);
             self.counts.refused_late += 1;
             let reason: Refusal = StaleToken { id, number: None, token, current }.into();
             out.send(session, Revoked { run: no, token, reason });
             return None;
         }
-        self.granted.get_mut(&no)
+        self.leases.get_mut(&no)
     }
 
-    /// Takes a grant away: its record, its slot, its timers. The state's count is the caller's.
-    pub(super) fn ungrant(&mut self, no: RunNo, out: &mut Output) -> Option<(Granted, Run)> {
+    /// Ends a lease: its record, its slot, its timers. The state's count is the caller's.
+    pub(super) fn end_lease(&mut self, no: RunNo, out: &mut Output) -> Option<(Lease, Run)> {
         self.touch(no);
-        let mut granted = self.granted.remove(&no)?;
+        let mut lease = self.leases.remove(&no)?;
         self.leave_onces(no, out);
-        out.delete(Space::Passing, keys::granted(granted.slot));
+        out.delete(Space::Passing, keys::lease(lease.slot));
         if canary!("a transition is cut in two") {
             out.close_batch();
         }
-        self.slots.release(granted.slot);
-        if granted.stranded {
-            self.strand(granted.record.queue, -1);
+        self.slots.release(lease.slot);
+        if lease.stranded {
+            self.strand(lease.record.queue, -1);
         }
-        self.dismiss(granted.record.queue, granted.holder.is_some());
-        let run = granted.run.take()?;
+        self.dismiss(lease.record.queue, lease.holder.is_some());
+        let run = lease.run.take()?;
         for (number, due) in run.commands.timers() {
             self.armed.remove(&(due, no, number));
         }
-        if let Some(holder) = granted.holder {
-            self.took_back(holder, no, granted.record.queue);
+        if let Some(holder) = lease.holder {
+            self.took_back(holder, no, lease.record.queue);
         }
-        Some((granted, run))
+        Some((lease, run))
     }
 
     /// Ends a turn: the worker forgets the run.
-    pub(super) fn end_turn(granted: &Granted, out: &mut Output) {
-        if let Some(session) = granted.holder {
-            out.send(session, TurnEnded { run: granted.record.run, token: granted.record.token });
+    pub(super) fn end_turn(lease: &Lease, out: &mut Output) {
+        if let Some(session) = lease.holder {
+            out.send(session, TurnEnded { run: lease.record.run, token: lease.record.token });
         }
     }
 
-    /// Takes a granted run off its session; somebody decides about it next.
+    /// Takes a leased run off its session; somebody decides about it next.
     pub(super) fn let_go(&mut self, no: RunNo) {
-        let Some(granted) = self.granted.get_mut(&no) else {
+        let Some(lease) = self.leases.get_mut(&no) else {
             return;
         };
-        let queue = granted.record.queue;
-        if let Some(holder) = granted.holder.take() {
+        let queue = lease.record.queue;
+        if let Some(holder) = lease.holder.take() {
             self.took_back(holder, no, queue);
         }
     }
 
     fn took_back(&mut self, holder: SessionId, no: RunNo, queue: u32) {
         if let Some(session) = self.sessions.get_mut(&holder) {
-            session.granted.remove(&no);
+            session.leased.remove(&no);
             if canary!("a slot is never free again") {
                 return;
             }
@@ -357,40 +357,40 @@ impl Core {
         }
     }
 
-    /// A granted run cannot be read, and nobody holds it: it stays granted, and others get its
+    /// A leased run cannot be read, and nobody holds it: it stays leased, and others get its
     /// place.
     pub(super) fn leave_stranded(&mut self, no: RunNo) {
-        let granted = self.granted.get_mut(&no);
-        let Some(granted) = granted.filter(|g| g.holder.is_none() && !g.stranded) else {
+        let lease = self.leases.get_mut(&no);
+        let Some(lease) = lease.filter(|g| g.holder.is_none() && !g.stranded) else {
             return;
         };
-        granted.stranded = true;
-        let queue = granted.record.queue;
+        lease.stranded = true;
+        let queue = lease.record.queue;
         self.strand(queue, 1);
     }
 
-    /// A grant comes back: in peace, or because its worker died with it.
+    /// A leased run comes back: in peace, or because its worker died with it.
     pub(super) fn return_run(&mut self, no: RunNo, death: bool, out: &mut Output) {
-        let Some(granted) = self.granted.get(&no) else {
+        let Some(lease) = self.leases.get(&no) else {
             return;
         };
-        if granted.holder.is_some() {
+        if lease.holder.is_some() {
             return; // its worker came back meanwhile
         }
-        let alone = granted.record.deaths >= DEATHS_MAX;
-        let Some((granted, mut run)) = self.ungrant(no, out) else {
+        let alone = lease.record.deaths >= DEATHS_MAX;
+        let Some((lease, mut run)) = self.end_lease(no, out) else {
             return;
         };
         if death && alone {
             let death = Death {
                 from: RunState::Granted,
-                failure: dead::worker_lost(granted.record.deaths + 1),
+                failure: dead::worker_lost(lease.record.deaths + 1),
                 end: None,
-                worker: (granted.record.incarnation, granted.record.build.clone()),
+                worker: (lease.record.incarnation, lease.record.build.clone()),
             };
             return self.die(&mut run, death, out);
         }
-        let mut item = granted.item();
+        let mut item = lease.item();
         if death {
             item.deaths += 1;
             self.counts.regrants += 1;
