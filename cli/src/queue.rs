@@ -23,11 +23,11 @@ pub(crate) enum QueueCommand {
     List(List),
     /// Print one queue
     Show(One),
-    /// Hand out nothing more; what is granted goes on, and starts are taken
+    /// Hand out nothing more; running runs go on, and starts are taken
     Pause(One),
     /// Hand out again
     Resume(One),
-    /// Pause, and wait until nothing of the queue is granted
+    /// Pause, and wait until no run of the queue is running
     Drain(One),
     /// Limit what is handed out; limits that are not named stay
     Limit(Limit),
@@ -52,7 +52,7 @@ pub(crate) struct One {
 pub(crate) struct Limit {
     /// The queue's name; it begins to exist if there is none
     queue: String,
-    /// Runs granted at once, over all workers, or `none`
+    /// Runs running at once, over all workers, or `none`
     #[arg(long, value_name = "N", value_parser = number_or_none)]
     concurrency: Option<u32>,
     /// Hand-outs in a time (100/s, 30/m, 5/250ms), or `none`
@@ -121,9 +121,9 @@ impl One {
         let paused = door.client.queues().pause(&self.queue).await;
         paused.map_err(|e| asked(&e))?;
         let mut queue = ask(&door, &self.queue).await?;
-        let mut draining = Draining::begin(terminal, queue.granted);
-        // An engine that this command opened has no workers: what is granted stays so.
-        while queue.granted > 0 && !door.is_still() {
+        let mut draining = Draining::begin(terminal, queue.running);
+        // An engine that this command opened has no workers: running runs stay so.
+        while queue.running > 0 && !door.is_still() {
             draining.show(&queue);
             tokio::select! {
                 () = tokio::time::sleep(LOOK) => {}
@@ -134,7 +134,7 @@ impl One {
         draining.end();
         terminal.data(&document(&queue), || is_set(&queue))?;
         door.close().await;
-        Ok(if queue.granted == 0 { Answer::Yes } else { Answer::No })
+        Ok(if queue.running == 0 { Answer::Yes } else { Answer::No })
     }
 }
 
@@ -170,10 +170,10 @@ async fn ask(door: &Door, queue: &str) -> Result<QueueSummary, CommandError> {
 
 /// A drain that was left before its end.
 fn left(queue: &QueueSummary) -> CommandError {
-    let granted = counted(queue.granted, "run is", "runs are");
+    let running = counted(queue.running, "run is", "runs are");
     CommandError::refused_as(
         "interrupted",
-        format!("`{}` stays paused; {granted} still granted", queue.name),
+        format!("`{}` stays paused; {running} still running", queue.name),
     )
     .hint(format!("`stepwell queue resume {}` hands out again", queue.name))
 }
@@ -187,10 +187,10 @@ struct Draining {
 }
 
 impl Draining {
-    fn begin(terminal: Terminal, granted: u64) -> Self {
-        let bar = (terminal.draws() && granted > 0).then(|| {
+    fn begin(terminal: Terminal, running: u64) -> Self {
+        let bar = (terminal.draws() && running > 0).then(|| {
             let target = ProgressDrawTarget::stderr_with_hz(10);
-            let bar = ProgressBar::with_draw_target(Some(granted), target);
+            let bar = ProgressBar::with_draw_target(Some(running), target);
             let style = ProgressStyle::with_template(
                 "  [{bar:40}] {human_pos} of {human_len} ended, {elapsed}",
             );
@@ -198,15 +198,15 @@ impl Draining {
             bar.set_style(style.progress_chars("=> "));
             bar
         });
-        Self { terminal, bar, most: granted, looks: 0 }
+        Self { terminal, bar, most: running, looks: 0 }
     }
 
     fn show(&mut self, queue: &QueueSummary) {
         match &self.bar {
-            Some(bar) => bar.set_position(self.most.saturating_sub(queue.granted)),
+            Some(bar) => bar.set_position(self.most.saturating_sub(queue.running)),
             None if self.looks.is_multiple_of(LOOKS_PER_LINE) => {
-                let granted = counted(queue.granted, "run is", "runs are");
-                self.terminal.note(format!("{granted} granted still"));
+                let running = counted(queue.running, "run is", "runs are");
+                self.terminal.note(format!("{running} still running"));
             }
             None => {}
         }
@@ -230,10 +230,10 @@ fn is_set(queue: &QueueSummary) -> String {
         (false, false) => format!("open; {limits}"),
     };
     format!(
-        "`{}` is {state} ({} granted, {} ready)",
+        "`{}` is {state} ({} running, {} queued)",
         queue.name,
-        grouped(queue.granted),
-        grouped(queue.ready)
+        grouped(queue.running),
+        grouped(queue.queued)
     )
 }
 
@@ -243,10 +243,10 @@ fn list_text(queues: &[QueueSummary]) -> String {
         let more = queue.reasons.len().saturating_sub(1);
         vec![
             queue.name.clone(),
-            grouped(queue.ready),
+            grouped(queue.queued),
             age(queue),
-            grouped(queue.granted),
-            grouped(queue.scheduled),
+            grouped(queue.running),
+            grouped(queue.delayed),
             grouped(queue.suspended),
             grouped(queue.slots),
             limits(&queue.settings),
@@ -259,10 +259,10 @@ fn list_text(queues: &[QueueSummary]) -> String {
     table(
         &[
             Column::Left("QUEUE"),
-            Column::Right("READY"),
+            Column::Right("QUEUED"),
             Column::Right("OLDEST"),
-            Column::Right("GRANTED"),
-            Column::Right("SCHEDULED"),
+            Column::Right("RUNNING"),
+            Column::Right("DELAYED"),
             Column::Right("SUSPENDED"),
             Column::Right("SLOTS"),
             Column::Left("LIMITS"),
@@ -282,10 +282,10 @@ fn text(queue: &QueueSummary) -> String {
     let mut rows = vec![
         ("queue", queue.name.clone()),
         ("state", if settings.paused { "paused" } else { "open" }.to_owned()),
-        ("ready", grouped(queue.ready)),
-        ("oldest ready", Some(age(queue)).filter(|a| !a.is_empty()).unwrap_or_else(none)),
-        ("granted", grouped(queue.granted)),
-        ("scheduled", grouped(queue.scheduled)),
+        ("queued", grouped(queue.queued)),
+        ("oldest queued", Some(age(queue)).filter(|a| !a.is_empty()).unwrap_or_else(none)),
+        ("running", grouped(queue.running)),
+        ("delayed", grouped(queue.delayed)),
         ("suspended", grouped(queue.suspended)),
         ("workers", grouped(queue.workers)),
         ("slots", grouped(queue.slots)),
@@ -302,11 +302,11 @@ fn document(queue: &QueueSummary) -> Value {
     json!({
         "name": queue.name,
         "paused": settings.paused,
-        "ready": queue.ready,
-        "granted": queue.granted,
-        "scheduled": queue.scheduled,
+        "queued": queue.queued,
+        "running": queue.running,
+        "delayed": queue.delayed,
         "suspended": queue.suspended,
-        "oldest_ready_ms": queue.oldest_since.map(|since| queue.now.since(since).as_millis() as u64),
+        "oldest_queued_ms": queue.oldest_since.map(|since| queue.now.since(since).as_millis() as u64),
         "workers": queue.workers,
         "slots": queue.slots,
         "concurrency": settings.concurrency,
@@ -333,7 +333,7 @@ fn limits(settings: &QueueSettings) -> String {
     parts.join("; ")
 }
 
-/// How long the oldest ready run waits.
+/// How long the oldest queued run waits.
 fn age(queue: &QueueSummary) -> String {
     let Some(since) = queue.oldest_since else {
         return String::new();

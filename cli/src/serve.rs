@@ -44,7 +44,7 @@ pub(crate) struct Serve {
     /// Pause a run whose journal has this many entries
     #[arg(long, value_name = "N", default_value_t = Limits::default().journal_entries_max, value_parser = clap::value_parser!(u32).range(1..))]
     journal_max: u32,
-    /// Warn of ready work that no connected worker offers after this time
+    /// Warn of queued work that no connected worker offers after this time
     #[arg(long, value_name = "SPAN", default_value = "60s", value_parser = quantity::span)]
     no_worker_after: Duration,
     /// Accept a machine's clock that stands far from where the store last saw it

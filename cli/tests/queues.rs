@@ -52,8 +52,8 @@ fn queues_are_listed_with_what_waits_and_why() {
     insta::assert_snapshot!("list", ageless(&scene.ask(&["queue", "list"])));
     insta::assert_snapshot!("show", ageless(&scene.ask(&["queue", "show", "exports"])));
     let told = scene.ask(&["queue", "show", "mail", "--json"]).json();
-    assert_eq!((&told["scheduled"], &told["ready"]), (&1.into(), &0.into()));
-    assert!(told["oldest_ready_ms"].is_null());
+    assert_eq!((&told["delayed"], &told["queued"]), (&1.into(), &0.into()));
+    assert!(told["oldest_queued_ms"].is_null());
 }
 
 #[test]
@@ -64,25 +64,25 @@ fn a_paused_queue_takes_starts_and_hands_nothing_out() {
     insta::assert_snapshot!("pause", paused.golden());
     scene.start("order-1", &[]);
     let told = scene.ask(&["queue", "show", "default", "--json"]).json();
-    assert_eq!((&told["paused"], &told["ready"]), (&true.into(), &1.into()));
+    assert_eq!((&told["paused"], &told["queued"]), (&true.into(), &1.into()));
     assert_eq!(told["reasons"], serde_json::json!(["paused"]));
     let drained = scene.ask(&["queue", "drain", "default"]);
-    assert_eq!(drained.code, 0, "nothing of it is granted");
+    assert_eq!(drained.code, 0, "no run of it is running");
     scene.ask(&["queue", "resume", "default"]);
     assert_eq!(scene.ask(&["run", "wait", "order-1"]).code, 0);
 }
 
-/// A run is granted and goes on: the drain tells so and waits for it, and what was started
+/// A run is running and goes on: the drain tells so and waits for it, and what was started
 /// meanwhile stays in line.
 #[test]
-fn a_drain_waits_for_what_is_granted() {
+fn a_drain_waits_for_running_runs() {
     let scene = Scene::set();
     let _worker = Running::worker(&scene.server.address());
     let export = ["run", "start", "bench-export", "--queue", "bench-exports"];
     let long = ["--id", "long", "--input", r#"{"ms":3600000}"#];
     scene.ask(&[&export[..], &long].concat());
     let exports = || scene.ask(&["queue", "show", "bench-exports", "--json"]).json();
-    until("it is granted", || exports()["granted"] == 1);
+    until("it runs", || exports()["running"] == 1);
 
     let address = scene.server.address();
     let mut drain = Command::new(env!("CARGO_BIN_EXE_stepwell"))
@@ -94,10 +94,10 @@ fn a_drain_waits_for_what_is_granted() {
         .unwrap();
     let mut told = BufReader::new(drain.stderr.take().unwrap()).lines();
     let line = told.next().unwrap().unwrap();
-    assert!(line.contains("1 run is granted still"), "{line}");
+    assert!(line.contains("1 run is still running"), "{line}");
     scene.ask(&[&export[..], &["--id", "behind", "--input", r#"{"ms":1}"#]].concat());
     let told = exports();
-    assert_eq!((&told["granted"], &told["ready"]), (&1.into(), &1.into()));
+    assert_eq!((&told["running"], &told["queued"]), (&1.into(), &1.into()));
     assert_eq!(told["paused"], true);
     assert!(drain.try_wait().unwrap().is_none(), "it waits");
 
@@ -105,7 +105,7 @@ fn a_drain_waits_for_what_is_granted() {
     let drained = drain.wait_with_output().unwrap();
     assert_eq!(drained.status.code(), Some(0));
     let text = String::from_utf8(drained.stdout).unwrap();
-    assert_eq!(text, "`bench-exports` is paused (0 granted, 1 ready)\n");
+    assert_eq!(text, "`bench-exports` is paused (0 running, 1 queued)\n");
     scene.ask(&["queue", "resume", "bench-exports"]);
     assert_eq!(scene.ask(&["run", "wait", "behind"]).code, 0);
 }

@@ -186,6 +186,6 @@ fn who_waits_for_a_run_that_nobody_takes_is_told_why() {
     BufReader::new(stderr).read_line(&mut line).unwrap();
     waiting.kill().unwrap();
     waiting.wait().unwrap();
-    let expected = "waiting for late: it is ready in queue `empty`: no worker offers this queue\n";
+    let expected = "waiting for late: it is queued in `empty`: no worker offers this queue\n";
     assert_eq!(line, expected);
 }

@@ -137,7 +137,7 @@ fn the_past_is_filled_once() {
     for run in ["2026-03-28T05:00:00Z", "2026-03-29T04:00:00Z"] {
         let shown =
             scene.ask(&["run", "show", &format!("schedule/nightly/{run}"), "--json"]).json();
-        assert_eq!(shown["state"], "ready");
+        assert_eq!(shown["state"], "queued");
     }
 }
 

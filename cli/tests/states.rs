@@ -106,7 +106,7 @@ impl Scene {
             assert_eq!(counted[state.word()], count(state), "{state}, {what}");
         }
         let queue = self.json(&["queue", "show", "walk"]);
-        let gauges = [RunState::Scheduled, RunState::Ready, RunState::Granted, RunState::Suspended];
+        let gauges = [RunState::Delayed, RunState::Queued, RunState::Running, RunState::Suspended];
         for state in gauges {
             assert_eq!(queue[state.word()], count(state), "{state}, {what}");
         }
@@ -150,24 +150,24 @@ async fn walk(
 fn every_state_of_a_run_is_listed_and_counted() {
     let mut scene = Scene::set();
     scene.start("later", "hold", &["--delay", "1h"]);
-    scene.comes_to("later", RunState::Scheduled);
+    scene.comes_to("later", RunState::Delayed);
     scene.ask(&["run", "cancel", "later"]);
     scene.comes_to("later", RunState::Cancelled);
 
     // From the line to a worker, back, to one with other code, and on to its end.
     scene.start("moved", "hold", &[]);
-    scene.comes_to("moved", RunState::Ready);
+    scene.comes_to("moved", RunState::Queued);
     let first = scene.worker("first");
-    scene.comes_to("moved", RunState::Granted);
+    scene.comes_to("moved", RunState::Running);
     scene.runtime.block_on(first.drain());
-    scene.comes_to("moved", RunState::Ready);
+    scene.comes_to("moved", RunState::Queued);
     let other = scene.worker("renamed");
     scene.comes_to("moved", RunState::Parked);
     scene.runtime.block_on(other.drain());
     scene.ask(&["run", "resume", "moved"]);
-    scene.comes_to("moved", RunState::Ready);
+    scene.comes_to("moved", RunState::Queued);
     let worker = scene.worker("first");
-    scene.comes_to("moved", RunState::Granted);
+    scene.comes_to("moved", RunState::Running);
     scene.gate.add_permits(1);
     scene.comes_to("moved", RunState::Completed);
 
@@ -184,7 +184,7 @@ fn every_state_of_a_run_is_listed_and_counted() {
     // What has done something is woken, to clean up.
     scene.runtime.block_on(worker.drain());
     scene.ask(&["run", "cancel", "asleep"]);
-    scene.comes_to("asleep", RunState::Ready);
+    scene.comes_to("asleep", RunState::Queued);
     let worker = scene.worker("first");
     scene.comes_to("asleep", RunState::Cancelled);
     scene.ask(&["run", "cancel", "long"]);

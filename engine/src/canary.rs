@@ -159,18 +159,18 @@ mod planted {
         ),
         canary("tokens forget their epoch", "G2: tokens only rise"),
         canary(
-            "a leased run keeps its ready row",
+            "a leased run keeps its queued row",
             "Q1: a run that has not ended is in exactly one place",
         ),
         canary(
             "leases are forgotten at a restart",
-            "R6: a leased run is reserved for its worker, and ready again without it",
+            "R6: a leased run is reserved for its worker, and queued again without it",
         ),
         canary(
             "a hand-out lost with its connection is forgotten",
-            "what a worker does not hold when it comes back is ready again",
+            "what a worker does not hold when it comes back is queued again",
         ),
-        canary("a run given back is forgotten", "a run that is given back is ready again"),
+        canary("a run given back is forgotten", "a run that is given back is queued again"),
         canary(
             "a regrant sends nothing that was missed",
             "K4: a worker that comes back is told the entries it has not seen",
@@ -195,8 +195,8 @@ mod planted {
         canary("a suspect is not leased alone", "after two deaths in a row a run is leased alone"),
         // Queues and timers across restarts.
         canary(
-            "ready runs are forgotten at a restart",
-            "Q1: a ready run is found again from where its lane begins",
+            "queued runs are forgotten at a restart",
+            "Q1: a queued run is found again from where its lane begins",
         ),
         canary(
             "timers are forgotten at a restart",
@@ -211,7 +211,7 @@ mod planted {
             "no run waits before the stored beginning of its lane",
         ),
         canary("a timer fires early", "T1: a timer fires at or after its instant"),
-        canary("a timer fires late", "T1: a waiting run is ready when its timer is due"),
+        canary("a timer fires late", "T1: a waiting run is queued when its timer is due"),
         canary("a delayed run starts early", "a delayed run starts at or after its instant"),
         canary(
             "a delayed run is counted as a suspended one",
@@ -223,7 +223,7 @@ mod planted {
         ),
         canary(
             "a turn suspends over what it has not seen",
-            "a run whose journal has grown behind its worker's back is ready at once",
+            "a run whose journal has grown behind its worker's back is queued at once",
         ),
         // What a queue's settings let through.
         canary(

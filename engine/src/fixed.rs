@@ -16,7 +16,7 @@ use crate::keys::order::OrderRecord;
 use crate::keys::unique::UniqueRecord;
 use crate::keys::{
     self, ActRecord, DeadRecord, GenerationRecord, IndexRecord, LeaseRecord, Mark, MovedRecord,
-    PoolRecord, QueueRecord, ReadyRecord, Record, ScheduleRecord, StoppedRecord, Tally,
+    PoolRecord, QueueRecord, QueuedRecord, Record, ScheduleRecord, StoppedRecord, Tally,
     TimerRecord,
 };
 use crate::model::batch::{self, BatchCounts, BatchNo, Span};
@@ -85,7 +85,7 @@ fn keys_of_rows(lines: &mut Lines) {
     lines.bytes("queue", keys::queue(6));
     lines.bytes("stopped run", keys::stopped(RUN));
     lines.bytes("dead letter", keys::dead(Time(5), RUN));
-    lines.bytes("queued run", keys::ready(6, 2, 11));
+    lines.bytes("queued run", keys::queued(6, 2, 11));
     lines.bytes("one priority of a queue", keys::lane(6, 2));
     lines.bytes("lease", keys::lease(6));
     lines.bytes("timer", keys::timer(Time(5), RUN));
@@ -186,7 +186,7 @@ fn records(lines: &mut Lines) {
     );
     lines.record(
         "queued run",
-        ReadyRecord {
+        QueuedRecord {
             run: RUN,
             workflow: workflow(),
             deaths: 1,
@@ -234,7 +234,7 @@ fn records(lines: &mut Lines) {
     );
     lines.record(
         "counts of a queue",
-        PoolRecord { ready: 1, scheduled: 2, suspended: 3, level: 4, at },
+        PoolRecord { queued: 1, delayed: 2, suspended: 3, level: 4, at },
     );
     lines.record(
         "audit entry",
@@ -459,9 +459,9 @@ fn classes(lines: &mut Lines) {
 fn numbers(lines: &mut Lines) {
     lines.section("numbers of enumerations");
     let states = [
-        ("delayed", RunState::Scheduled),
-        ("queued", RunState::Ready),
-        ("running", RunState::Granted),
+        ("delayed", RunState::Delayed),
+        ("queued", RunState::Queued),
+        ("running", RunState::Running),
         ("suspended", RunState::Suspended),
         ("parked", RunState::Parked),
         ("paused", RunState::Paused),

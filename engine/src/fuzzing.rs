@@ -13,7 +13,7 @@ use crate::keys::journal::{self, Joiner};
 use crate::keys::unique::UniqueRecord;
 use crate::keys::{
     self, DeadRecord, Family, GenerationRecord, IndexRecord, LeaseRecord, Mark, MovedRecord,
-    PoolRecord, QueueRecord, ReadyRecord, Record, StoppedRecord, Tally, TimerRecord,
+    PoolRecord, QueueRecord, QueuedRecord, Record, StoppedRecord, Tally, TimerRecord,
 };
 use crate::model::chain;
 use crate::model::entry::Entry;
@@ -61,7 +61,7 @@ pub fn stored(data: &[u8]) {
     record::<QueueRecord>(data);
     record::<StoppedRecord>(data);
     record::<DeadRecord>(data);
-    record::<ReadyRecord>(data);
+    record::<QueuedRecord>(data);
     record::<LeaseRecord>(data);
     record::<TimerRecord>(data);
     record::<GenerationRecord>(data);
@@ -150,7 +150,7 @@ pub fn key_order(data: &[u8]) {
     same_order(low(a).0, low(b).0, keys::queue);
     same_order(low(a).0, low(b).0, keys::generation);
     let place = |x: (u64, u64), y: (u64, u64)| (low(x).0, x.1 as u8, y.0);
-    same_order(place(a, c), place(b, d), |(queue, priority, at)| keys::ready(queue, priority, at));
+    same_order(place(a, c), place(b, d), |(queue, priority, at)| keys::queued(queue, priority, at));
     let row = |x: (u64, u64), y: (u64, u64)| (x.0, low(x).1, y.0 as u16);
     same_order(row(a, c), row(b, d), |(run, entry, part)| journal::row(RunNo(run), entry, part));
     let id = |x: (u64, u64), y: u64| (low(x).0, u128::from(x.1) << 64 | u128::from(y));
@@ -158,7 +158,7 @@ pub fn key_order(data: &[u8]) {
         keys::index(Namespace(namespace), RunId(id))
     });
 
-    let key = keys::ready(low(a).0, a.1 as u8, b.0);
+    let key = keys::queued(low(a).0, a.1 as u8, b.0);
     assert_eq!(keys::sequence_of(&key), Some(b.0));
     assert!(key.starts_with(&keys::lane(low(a).0, a.1 as u8)), "a lane has all its runs");
     assert!(
@@ -473,7 +473,7 @@ mod seeds {
                 .to_bytes(),
             Mark { time: Time(1), heads: vec![(1, 5, 9)], timers: Time(3), rest: 4, acts: Time(5) }
                 .to_bytes(),
-            ReadyRecord {
+            QueuedRecord {
                 run,
                 workflow: workflow.clone(),
                 deaths: 1,

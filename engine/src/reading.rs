@@ -19,7 +19,7 @@ use crate::keys::order::OrderRecord;
 use crate::keys::unique::UniqueRecord;
 use crate::keys::{
     self, Family, GenerationRecord, IndexRecord, LeaseRecord, Mark, MovedRecord, PoolRecord,
-    QueueRecord, ReadyRecord, Record, ScheduleRecord, ScheduleState, StoppedRecord, Tally,
+    QueueRecord, QueuedRecord, Record, ScheduleRecord, ScheduleState, StoppedRecord, Tally,
     TimerRecord,
 };
 use crate::model::chain::CHAIN_BYTES;
@@ -185,26 +185,26 @@ async fn counted_pools(
 ) -> Result<Vec<(u32, PoolRecord)>, Unreadable> {
     let mut pools: BTreeMap<u32, PoolRecord> =
         uncounted.iter().map(|n| (*n, PoolRecord::default())).collect();
-    let mut ready = Vec::new();
-    let prefix = keys::family(Family::Ready);
+    let mut queued = Vec::new();
+    let prefix = keys::family(Family::Queued);
     let end = keys::end_of(&prefix);
     all_rows(store, Space::Passing, prefix, end, |row| {
-        let number = keys::number_of(&row.key).ok_or(Unreadable::Key { family: Family::Ready })?;
+        let number = keys::number_of(&row.key).ok_or(Unreadable::Key { family: Family::Queued })?;
         if uncounted.contains(&number) {
-            ready.push((number, ReadyRecord::of_bytes(&row.value)?.run));
+            queued.push((number, QueuedRecord::of_bytes(&row.value)?.run));
         }
         Ok(())
     })
     .await?;
     let mut births: Vec<(RunNo, u32)> = opened.generations.iter().map(|(g, r)| (*r, *g)).collect();
     births.sort_unstable();
-    for (number, run) in ready {
+    for (number, run) in queued {
         // A run that was cancelled in line has left its row there.
         let born = births.iter().rev().find(|(first, _)| *first <= run);
         let birth = (born.map_or(0, |(_, generation)| *generation), true);
         let image = image(store, run, birth).await?;
         if image.is_some_and(|image| image.run.ended.is_none()) {
-            pools.entry(number).or_default().ready += 1;
+            pools.entry(number).or_default().queued += 1;
         }
     }
     let prefix = keys::family(Family::Timer);
@@ -212,7 +212,7 @@ async fn counted_pools(
     all_rows(store, Space::Passing, prefix, end, |row| {
         let timer = TimerRecord::of_bytes(&row.value)?;
         match pools.get_mut(&timer.queue) {
-            Some(pool) if timer.delayed => pool.scheduled += 1,
+            Some(pool) if timer.delayed => pool.delayed += 1,
             Some(pool) => pool.suspended += 1,
             None => {}
         }
@@ -280,8 +280,8 @@ pub async fn answer(store: &dyn Store, read: Read, ahead: &mut Ahead) -> Result<
             };
             Input::RunLoaded { run, found }
         }
-        Read::Ready { queue, priority, from, limit } => {
-            ready(store, (queue, priority), from, limit).await?
+        Read::Queued { queue, priority, from, limit } => {
+            queued(store, (queue, priority), from, limit).await?
         }
         Read::Timers { from, limit } => timers(store, from, limit).await?,
         Read::Stopped { from, limit } => stopped(store, from, limit).await?,
@@ -386,7 +386,7 @@ async fn open_batches(store: &dyn Store) -> Result<Vec<OpenBatchRow>, Unreadable
     Ok(open)
 }
 
-async fn ready(
+async fn queued(
     store: &dyn Store,
     lane: (u32, u8),
     from: u64,
@@ -395,14 +395,14 @@ async fn ready(
     let (queue, priority) = lane;
     let end = keys::end_of(&keys::lane(queue, priority));
     let found =
-        store.scan(scan(Space::Passing, keys::ready(queue, priority, from), end, limit)).await?;
+        store.scan(scan(Space::Passing, keys::queued(queue, priority, from), end, limit)).await?;
     let mut rows = Vec::with_capacity(found.len());
     for row in &found {
         let sequence =
-            keys::sequence_of(&row.key).ok_or(Unreadable::Key { family: Family::Ready })?;
-        rows.push((sequence, ReadyRecord::of_bytes(&row.value)?));
+            keys::sequence_of(&row.key).ok_or(Unreadable::Key { family: Family::Queued })?;
+        rows.push((sequence, QueuedRecord::of_bytes(&row.value)?));
     }
-    Ok(Input::ReadyLoaded { queue, priority, rows, end: found.len() < limit })
+    Ok(Input::QueuedLoaded { queue, priority, rows, end: found.len() < limit })
 }
 
 async fn timers(store: &dyn Store, from: (Time, RunNo), limit: usize) -> Result<Input, Unreadable> {

@@ -10,7 +10,8 @@ use stepwell::keys::order::OrderRecord;
 use stepwell::keys::unique::UniqueRecord;
 use stepwell::keys::{
     self, ActRecord, Family, IndexRecord, LeaseRecord, Mark, MovedRecord, PoolRecord, QueueRecord,
-    ReadyRecord, Record, ScheduleRecord, ScheduleState, StoppedRecord, Tally, TimerRecord, journal,
+    QueuedRecord, Record, ScheduleRecord, ScheduleState, StoppedRecord, Tally, TimerRecord,
+    journal,
 };
 use stepwell::model::batch::{BatchNo, batch_hash};
 use stepwell::model::calendar::Calendar;
@@ -194,8 +195,8 @@ pub(crate) struct Durable {
     pub(crate) runs: BTreeMap<RunNo, DurableRun>,
     pub(crate) index: BTreeMap<RunId, RunNo>,
     pub(crate) leases: BTreeMap<u32, LeaseRecord>,
-    /// Ready runs, by their places in line.
-    pub(crate) waiting: BTreeMap<Place, ReadyRecord>,
+    /// Queued runs, by their places in line.
+    pub(crate) waiting: BTreeMap<Place, QueuedRecord>,
     /// Places that were taken or left, in order.
     pub(crate) waiting_changes: Vec<Place>,
     places: Places,
@@ -273,7 +274,7 @@ impl Durable {
                         let run = record.run;
                         let before = self.leases.insert(slot, record);
                         self.lease_ended(before.as_ref());
-                        self.places.changed(run, None, Some(RunState::Granted));
+                        self.places.changed(run, None, Some(RunState::Running));
                         Change::Leased { slot, before }
                     }
                     None => {
@@ -299,15 +300,15 @@ impl Durable {
                 }
                 Change::Indexed { id, run, before: self.index.insert(id, run) }
             }
-            Family::Ready => match value {
+            Family::Queued => match value {
                 Some(value) => {
-                    let record = ReadyRecord::of_bytes(value).map_err(bad)?;
+                    let record = QueuedRecord::of_bytes(value).map_err(bad)?;
                     let (run, deaths) = (record.run, record.deaths);
                     let place = place_of(key).ok_or_else(short)?;
                     self.waiting_changes.push(place);
                     let before = self.waiting.insert(place, record);
                     self.left_line(before.as_ref());
-                    self.places.changed(run, None, Some(RunState::Ready));
+                    self.places.changed(run, None, Some(RunState::Queued));
                     Change::Queued { run, deaths }
                 }
                 None => {
@@ -685,13 +686,13 @@ impl Durable {
 
     fn lease_ended(&mut self, before: Option<&LeaseRecord>) {
         if let Some(before) = before {
-            self.places.changed(before.run, Some(RunState::Granted), None);
+            self.places.changed(before.run, Some(RunState::Running), None);
         }
     }
 
-    fn left_line(&mut self, before: Option<&ReadyRecord>) {
+    fn left_line(&mut self, before: Option<&QueuedRecord>) {
         if let Some(before) = before {
-            self.places.changed(before.run, Some(RunState::Ready), None);
+            self.places.changed(before.run, Some(RunState::Queued), None);
         }
     }
 
@@ -724,7 +725,7 @@ fn moved(run: Option<RunNo>) -> Change {
     run.map_or(Change::Other, |run| Change::Moved { run })
 }
 
-/// The place in the key of a ready run.
+/// The place in the key of a queued run.
 fn place_of(key: &[u8]) -> Option<Place> {
     let queue = keys::number_of(key)?;
     Some((queue, *key.get(7)?, keys::sequence_of(key)?))

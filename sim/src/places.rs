@@ -39,9 +39,9 @@ impl Places {
 /// A run that is in several places by mistake counts as where it is leased, and so on.
 fn rank(state: RunState) -> u8 {
     match state {
-        RunState::Granted => 0,
-        RunState::Ready => 1,
-        RunState::Scheduled | RunState::Suspended => 2,
+        RunState::Running => 0,
+        RunState::Queued => 1,
+        RunState::Delayed | RunState::Suspended => 2,
         _ => 3,
     }
 }
@@ -49,7 +49,7 @@ fn rank(state: RunState) -> u8 {
 /// What a timer's row stands for.
 pub(crate) fn timed(timer: &TimerRecord) -> RunState {
     match timer.delayed {
-        true => RunState::Scheduled,
+        true => RunState::Delayed,
         false => RunState::Suspended,
     }
 }
@@ -63,20 +63,20 @@ mod tests {
     #[test]
     fn a_run_that_was_moved_is_in_one_place() {
         let mut places = Places::default();
-        places.changed(RUN, None, Some(RunState::Ready));
-        places.changed(RUN, None, Some(RunState::Granted));
-        assert_eq!(places.of(RUN), [RunState::Granted, RunState::Ready]);
-        places.changed(RUN, Some(RunState::Ready), None);
-        assert_eq!(places.of(RUN), [RunState::Granted]);
-        places.changed(RUN, Some(RunState::Granted), None);
+        places.changed(RUN, None, Some(RunState::Queued));
+        places.changed(RUN, None, Some(RunState::Running));
+        assert_eq!(places.of(RUN), [RunState::Running, RunState::Queued]);
+        places.changed(RUN, Some(RunState::Queued), None);
+        assert_eq!(places.of(RUN), [RunState::Running]);
+        places.changed(RUN, Some(RunState::Running), None);
         assert!(places.of(RUN).is_empty() && places.0.is_empty());
     }
 
     #[test]
     fn a_row_written_over_is_one_place() {
         let mut places = Places::default();
-        places.changed(RUN, None, Some(RunState::Ready));
-        places.changed(RUN, Some(RunState::Ready), Some(RunState::Ready));
-        assert_eq!(places.of(RUN), [RunState::Ready]);
+        places.changed(RUN, None, Some(RunState::Queued));
+        places.changed(RUN, Some(RunState::Queued), Some(RunState::Queued));
+        assert_eq!(places.of(RUN), [RunState::Queued]);
     }
 }

@@ -19,10 +19,10 @@
 //! let store = MemStore::acquire(&disk, MemOptions::default())?;
 //!
 //! let mut batch = Batch::new();
-//! batch.put(Space::Lasting, "run/17", "ready");
+//! batch.put(Space::Lasting, "run/17", "queued");
 //! batch.put(Space::Generation(1), "run/17/entry/0", "started");
 //! let seq = store.submit(batch)?;
-//! assert_eq!(block_on(store.get(Space::Lasting, b"run/17"))?.as_deref(), Some(&b"ready"[..]));
+//! assert_eq!(block_on(store.get(Space::Lasting, b"run/17"))?.as_deref(), Some(&b"queued"[..]));
 //!
 //! let receipt = block_on(store.commit())?;
 //! assert!(receipt.covers(seq)); // only now may anybody hear of it

@@ -134,7 +134,7 @@ async fn a_terminal_failure_is_dead_on_attempt_one_and_a_retryable_one_after_its
     let (retried, failure) = shop.dies("fails", "retried", text("retryable")).await;
     assert_eq!((failure.class.as_str(), shop.attempts(retried).await), ("downstream", 3));
     let stats = shop.client().stats().await.unwrap();
-    assert_eq!((stats.runs_in(RunState::Dead), stats.runs_in(RunState::Ready)), (2, 0));
+    assert_eq!((stats.runs_in(RunState::Dead), stats.runs_in(RunState::Queued)), (2, 0));
     shop.close().await;
 }
 
@@ -320,7 +320,7 @@ async fn what_was_acknowledged_of_a_dead_letter_survives_a_restart() {
     let engine = Engine::open(&data).await.unwrap();
     let client = engine.client();
     let state = async |name: &str| client.find::<u32>(name).status().await.unwrap().state;
-    assert_eq!((state("one").await, state("two").await), (RunState::Ready, RunState::Discarded));
+    assert_eq!((state("one").await, state("two").await), (RunState::Queued, RunState::Discarded));
     assert_eq!(client.acts(None, None, 10).await.unwrap().0.len(), 3);
     let worker = engine.worker().register(PANICS, |_: Ctx, input: u32| async move { Ok(input) });
     let worker = worker.start().unwrap();

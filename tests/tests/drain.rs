@@ -79,10 +79,10 @@ async fn a_drained_worker_ends_its_steps_and_gives_its_leases_back_at_once() {
 const GATED: Workflow<u64, u64> = Workflow::new("gated");
 
 // An operator drains a queue to work on what its runs use. While a step runs, however long, it must
-// not look as if all were over; nothing is granted any more meanwhile, although slots are free; and
+// not look as if all were over; no further run begins meanwhile, although slots are free; and
 // what waits goes on when the queue is resumed.
 #[tokio::test]
-async fn a_drain_of_a_queue_ends_with_what_is_granted_and_grants_nothing_more() {
+async fn a_drain_of_a_queue_ends_with_its_running_runs_and_begins_no_more() {
     let directory = tempfile::tempdir().unwrap();
     let engine = Engine::open(directory.path().join("data")).await.unwrap();
     let gate = Arc::new(Semaphore::new(0));
@@ -102,9 +102,9 @@ async fn a_drain_of_a_queue_ends_with_what_is_granted_and_grants_nothing_more() 
     });
     let worker = worker.queue("default", 4).start().unwrap();
     let client = engine.client();
-    let mut granted = Vec::new();
+    let mut running = Vec::new();
     for number in 0..2 {
-        granted.push(client.start(GATED, &number).await.unwrap());
+        running.push(client.start(GATED, &number).await.unwrap());
     }
     until_stats(&client, "both run", |stats| stats.grants == 2).await;
 
@@ -119,7 +119,7 @@ async fn a_drain_of_a_queue_ends_with_what_is_granted_and_grants_nothing_more() 
     };
     let behind = tokio::select! {
         biased;
-        _ = &mut drain => panic!("two runs are granted"),
+        _ = &mut drain => panic!("two runs are running"),
         behind = paused => behind,
     };
     gate.add_permits(1);
@@ -127,20 +127,20 @@ async fn a_drain_of_a_queue_ends_with_what_is_granted_and_grants_nothing_more() 
         until_stats(&client, "one of them ends", |stats| stats.runs_in(RunState::Completed) == 1);
     tokio::select! {
         biased;
-        _ = &mut drain => panic!("a run is granted still"),
+        _ = &mut drain => panic!("a run is still running"),
         _ = one_ends => {}
     }
     // It looks several times, and sees the other one.
-    assert!(timeout(secs(1), &mut drain).await.is_err(), "one is granted");
+    assert!(timeout(secs(1), &mut drain).await.is_err(), "one is running");
     gate.add_permits(1);
     timeout(PATIENCE, drain).await.unwrap().unwrap();
 
     let queue = queues.show("default").await.unwrap();
     assert!(queue.settings.paused);
-    assert_eq!((queue.granted, queue.ready, queue.slots), (0, 1, 4));
+    assert_eq!((queue.running, queue.queued, queue.slots), (0, 1, 4));
     let stats = client.stats().await.unwrap();
     assert_eq!((stats.grants, stats.runs_in(RunState::Completed)), (2, 2));
-    for (number, run) in (0..).zip(granted) {
+    for (number, run) in (0..).zip(running) {
         assert_eq!(run.outcome().await, Ok(number));
     }
     gate.add_permits(1);

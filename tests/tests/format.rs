@@ -157,7 +157,7 @@ async fn a_database_of_format_1_opens_with_all_its_runs_and_they_go_on() {
             ("ledger-0", RunState::Completed),
             ("doomed-1", RunState::Dead),
             ("tidy", RunState::Cancelled),
-            ("ready-10", RunState::Ready),
+            ("ready-10", RunState::Queued),
         ] {
             assert_eq!(state(name).await, expected, "{name}");
         }

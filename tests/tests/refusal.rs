@@ -77,6 +77,6 @@ async fn a_payload_over_the_limit_is_refused_naming_size_and_limit() {
     );
 
     let fits = client.start(LEDGER, &entry(LIMIT / 2)).await.unwrap();
-    assert_eq!(fits.status().await.unwrap().state, RunState::Ready);
+    assert_eq!(fits.status().await.unwrap().state, RunState::Queued);
     engine.close().await;
 }

@@ -74,7 +74,7 @@ async fn a_suspended_run_holds_no_slot() {
     assert_eq!(timeout(PATIENCE, after.outcome()).await.unwrap(), Ok(8));
     let stats =
         until_stats(&client, "all sleep", |stats| stats.runs_in(RunState::Suspended) == 50).await;
-    assert_eq!((stats.runs_in(RunState::Granted), stats.runs_in(RunState::Ready)), (0, 0));
+    assert_eq!((stats.runs_in(RunState::Running), stats.runs_in(RunState::Queued)), (0, 0));
     shop.close().await;
 }
 

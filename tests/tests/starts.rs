@@ -72,7 +72,7 @@ async fn a_start_answers_while_all_handlers_are_busy() {
         runs.push(answer.await.unwrap().unwrap());
     }
     let stats = client.stats().await.unwrap();
-    let counts = [RunState::Completed, RunState::Granted, RunState::Ready];
+    let counts = [RunState::Completed, RunState::Running, RunState::Queued];
     assert_eq!(counts.map(|state| stats.runs_in(state)), [0, 4, 196]);
     gate.add_permits(200);
     for (number, run) in (0..).zip(runs) {
@@ -247,14 +247,14 @@ async fn a_thousand_starts_are_all_or_nothing() {
     let at: Vec<u32> = offenders.0.iter().map(|offender| offender.at).collect();
     assert_eq!((count, at), (1_000, vec![500]));
     let stats = client.stats().await.unwrap();
-    assert_eq!(stats.runs_in(RunState::Ready), 1, "only the one before");
+    assert_eq!(stats.runs_in(RunState::Queued), 1, "only the one before");
 
     let mut fitting = orders(1_001);
     fitting.remove(500);
     let started = client.start_many(HELD, fitting).all_or_nothing().await.unwrap();
     assert!(started.iter().all(|run| run.as_ref().unwrap().started()));
     let stats = client.stats().await.unwrap();
-    assert_eq!(stats.runs_in(RunState::Ready), 1_001);
+    assert_eq!(stats.runs_in(RunState::Queued), 1_001);
 
     let refused = client.start_many(HELD, orders(2_000)).all_or_nothing().await;
     let Err(ClientError::Refused(Refusal::TooMany(TooMany { count, count_max, .. }))) = refused

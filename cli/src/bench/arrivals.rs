@@ -59,9 +59,9 @@ pub(crate) async fn measure(
         let exports = client.queues().show(EXPORT.queue_name()).await;
         let exports = exports.map_err(|e| asked(&e))?;
         // The slots were busy and the line was long in all of the windows, or nothing was measured.
-        let busy = exports.granted == u64::from(EXPORTS_AT_ONCE) && exports.ready > 0;
+        let busy = exports.running == u64::from(EXPORTS_AT_ONCE) && exports.queued > 0;
         figures.errors += u64::from(!busy);
-        figures.beside_ready = Some(exports.ready);
+        figures.beside_queued = Some(exports.queued);
     }
     (figures.rss_bytes_server, figures.rss_bytes_worker) = (rig.rss_engine(), rig.rss_worker());
     drop(client);

@@ -68,7 +68,7 @@ pub(crate) struct Figures {
     pub(crate) start_p99_us_beside: Option<u64>,
     /// How many of those were in line in the end.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) beside_ready: Option<u64>,
+    pub(crate) beside_queued: Option<u64>,
     /// Resident memory of the engine's process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) rss_bytes_server: Option<u64>,
@@ -155,8 +155,9 @@ impl Figures {
         row(
             "call of start, p99",
             self.call_p99_us.map(us),
-            self.beside_ready
-                .map(|ready| format!("handlers of 5 s all busy, {} runs in line", grouped(ready))),
+            self.beside_queued.map(|queued| {
+                format!("handlers of 5 s all busy, {} runs in line", grouped(queued))
+            }),
         );
         row("started to begun, p50", self.start_p50_us.map(us), None);
         row(
@@ -169,7 +170,7 @@ impl Figures {
         row(
             "  beside slow runs, p50",
             self.start_p50_us_beside.map(us),
-            self.beside_ready.map(|ready| format!("{} of them in line", grouped(ready))),
+            self.beside_queued.map(|queued| format!("{} of them in line", grouped(queued))),
         );
         row("  beside slow runs, p99", self.start_p99_us_beside.map(us), None);
         row("memory of the engine", self.rss_bytes_server.map(bytes_text), None);

@@ -171,7 +171,7 @@ async fn hand_out(client: &Client, count: u64) -> Result<f64, CommandError> {
 pub(super) async fn empty(client: &Client, queue: &str) -> Result<(), CommandError> {
     loop {
         let queue = client.queues().show(queue).await.map_err(|e| asked(&e))?;
-        if queue.ready + queue.granted == 0 {
+        if queue.queued + queue.running == 0 {
             return Ok(());
         }
         tokio::time::sleep(LOOK).await;

@@ -54,7 +54,7 @@ pub(crate) async fn measure(
         (percentile(&mut calls, 50), percentile(&mut calls, 99));
     // The handlers are busy still, or something else was measured.
     figures.errors += u64::from(!are_busy(&client).await?);
-    figures.beside_ready = Some(exports(&client).await?.ready);
+    figures.beside_queued = Some(exports(&client).await?.queued);
     (figures.rss_bytes_server, figures.rss_bytes_worker) = (rig.rss_engine(), rig.rss_worker());
     drop(client);
     rig.kill_worker().await?;
@@ -77,7 +77,7 @@ async fn are_busy(client: &Client) -> Result<bool, CommandError> {
     let begin = clock::now();
     loop {
         let exports = exports(client).await?;
-        if exports.granted == u64::from(EXPORTS_AT_ONCE) && exports.ready > 0 {
+        if exports.running == u64::from(EXPORTS_AT_ONCE) && exports.queued > 0 {
             return Ok(true);
         }
         if clock::now().duration_since(begin) > BUSY_WITHIN {

@@ -62,12 +62,12 @@ impl Progress {
             Some(bar) => {
                 bar.set_position(tally.orders_ended());
                 bar.set_message(format!(
-                    "orders   {:>4} in line, {:>3} at work, {:>3} asleep\n  exports  {:>4} in line, {:>3} at work\n  {state}\n  {}",
-                    orders.ready,
-                    orders.granted,
+                    "orders   {:>4} queued, {:>3} running, {:>3} suspended\n  exports  {:>4} queued, {:>3} running\n  {state}\n  {}",
+                    orders.queued,
+                    orders.running,
                     orders.suspended,
-                    exports.ready,
-                    exports.granted,
+                    exports.queued,
+                    exports.running,
                     self.last
                 ));
             }
@@ -77,10 +77,10 @@ impl Progress {
                     self.line_at = elapsed + LINE_EVERY;
                     let ended = grouped(tally.orders_ended());
                     self.terminal.note(format!(
-                        "{:>5.1} s  {ended} of {} orders, {} exports in line, {state}",
+                        "{:>5.1} s  {ended} of {} orders, {} exports queued, {state}",
                         elapsed.as_secs_f64(),
                         grouped(self.orders),
-                        grouped(exports.ready),
+                        grouped(exports.queued),
                     ));
                 }
             }

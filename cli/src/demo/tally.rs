@@ -37,7 +37,7 @@ pub(crate) struct Counts {
 /// Runs of a queue that have not ended, as these gauges have it.
 pub(crate) fn unfinished(queues: &[QueueSummary], name: &str) -> u64 {
     let queue = queues.iter().find(|queue| queue.name == name);
-    queue.map_or(0, |q| q.ready + q.granted + q.scheduled + q.suspended)
+    queue.map_or(0, |q| q.queued + q.running + q.delayed + q.suspended)
 }
 
 impl Tally {
@@ -123,10 +123,10 @@ mod tests {
     #[test]
     fn what_has_ended_is_what_was_started_and_is_in_no_queue() {
         let mut tally = Tally::new(3);
-        let queue = |name: &str, ready, granted, suspended| QueueSummary {
+        let queue = |name: &str, queued, running, suspended| QueueSummary {
             name: name.to_owned(),
-            ready,
-            granted,
+            queued,
+            running,
             suspended,
             ..QueueSummary::default()
         };

@@ -265,13 +265,13 @@ async fn wait(one: &One, terminal: Terminal) -> Result<Answer, CommandError> {
 /// In what state a run is, and why it does not begin if it does not.
 async fn where_it_is(client: &Client, id: RunId) -> Option<String> {
     let run = client.status(id).await.ok()?;
-    if run.state != RunState::Ready {
+    if run.state != RunState::Queued {
         return Some(format!("it is {}", run.state));
     }
     let queue = client.queues().show(&run.queue).await.ok()?;
     let why = queue.reasons.first();
     let why = why.map_or_else(String::new, |why| format!(": {why}"));
-    Some(format!("it is ready in queue `{}`{why}", run.queue))
+    Some(format!("it is queued in `{}`{why}", run.queue))
 }
 
 /// Waits for the end of a run and prints it.
@@ -434,6 +434,6 @@ mod tests {
     #[test]
     fn states_are_told_by_their_word() {
         assert_eq!(state("parked"), Ok(RunState::Parked));
-        assert!(state("gone").unwrap_err().contains("scheduled, ready, granted"));
+        assert!(state("gone").unwrap_err().contains("delayed, queued, running"));
     }
 }

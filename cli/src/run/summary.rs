@@ -80,7 +80,7 @@ pub(crate) fn json(run: &RunSummary) -> Value {
 
 fn state_text(run: &RunSummary) -> String {
     match run.wakes_at {
-        Some(at) if matches!(run.state, RunState::Suspended | RunState::Scheduled) => {
+        Some(at) if matches!(run.state, RunState::Suspended | RunState::Delayed) => {
             format!("{}, wakes {at}", run.state)
         }
         _ => run.state.to_string(),

@@ -81,7 +81,7 @@ impl Bucket {
 #[derive(Debug)]
 pub(super) struct Admission {
     settings: QueueSettings,
-    granted: u64,
+    running: u64,
     /// Those of them that take no place, because they are damaged and nobody goes on with them.
     stranded: u64,
     /// Places kept for runs that are being read to be leased.
@@ -89,8 +89,8 @@ pub(super) struct Admission {
     bucket: Bucket,
     /// Hand-outs since one went to the oldest.
     passed_over: u32,
-    pub(super) ready: u64,
-    pub(super) scheduled: u64,
+    pub(super) queued: u64,
+    pub(super) delayed: u64,
     pub(super) suspended: u64,
     /// What is stored of it.
     written: Option<PoolRecord>,
@@ -101,13 +101,13 @@ impl Admission {
     pub(super) fn new() -> Self {
         Self {
             settings: QueueSettings::default(),
-            granted: 0,
+            running: 0,
             stranded: 0,
             reserved: 0,
             bucket: Bucket { level: 0, at: Time(0) },
             passed_over: 0,
-            ready: 0,
-            scheduled: 0,
+            queued: 0,
+            delayed: 0,
             suspended: 0,
             written: None,
         }
@@ -128,8 +128,8 @@ impl Admission {
             ..Self::new()
         };
         if let Some(pool) = pool {
-            (admission.ready, admission.scheduled, admission.suspended) =
-                (pool.ready, pool.scheduled, pool.suspended);
+            (admission.queued, admission.delayed, admission.suspended) =
+                (pool.queued, pool.delayed, pool.suspended);
             admission.bucket = Bucket { level: pool.level, at: pool.at };
         }
         if let Some(rate) =
@@ -144,13 +144,13 @@ impl Admission {
         self.settings
     }
 
-    pub(super) fn granted(&self) -> u64 {
-        self.granted
+    pub(super) fn running(&self) -> u64 {
+        self.running
     }
 
     #[cfg(any(test, feature = "inspect"))]
     pub(super) fn places(&self) -> (u64, u64, u64) {
-        (self.granted, self.stranded, self.reserved)
+        (self.running, self.stranded, self.reserved)
     }
 
     /// What is stored of it is no longer true, or never was there.
@@ -164,8 +164,8 @@ impl Admission {
 
     fn record(&self) -> PoolRecord {
         PoolRecord {
-            ready: self.ready,
-            scheduled: self.scheduled,
+            queued: self.queued,
+            delayed: self.delayed,
             suspended: self.suspended,
             level: self.bucket.level,
             at: self.bucket.at,
@@ -180,7 +180,7 @@ impl Admission {
         }
         if let Some(limit) = self.settings.concurrency {
             let late = canary!("the limit is looked at after the lease");
-            let taken = self.granted - self.stranded + if late { 0 } else { self.reserved };
+            let taken = self.running - self.stranded + if late { 0 } else { self.reserved };
             if taken >= u64::from(limit) + u64::from(late) {
                 return Some(Shut::AtLimit);
             }
@@ -203,7 +203,7 @@ impl Admission {
 
     /// A new lease begins.
     fn admit(&mut self, now: Time) {
-        self.granted += 1;
+        self.running += 1;
         if let Some(rate) = self.settings.rate {
             self.bucket.take(&rate, now);
         }
@@ -328,8 +328,8 @@ impl Core {
         };
         let pool = &mut queue.admission;
         let count = match state {
-            RunState::Ready => &mut pool.ready,
-            RunState::Scheduled => &mut pool.scheduled,
+            RunState::Queued => &mut pool.queued,
+            RunState::Delayed => &mut pool.delayed,
             RunState::Suspended => &mut pool.suspended,
             _ => return,
         };
@@ -369,7 +369,7 @@ impl Core {
         if let Some(queue) = self.queues.get_mut(&number)
             && !canary!("restored leases have no place in the limit")
         {
-            queue.admission.granted += 1;
+            queue.admission.running += 1;
         }
     }
 
@@ -379,7 +379,7 @@ impl Core {
             return;
         }
         if let Some(queue) = self.queues.get_mut(&number) {
-            queue.admission.granted = queue.admission.granted.saturating_sub(1);
+            queue.admission.running = queue.admission.running.saturating_sub(1);
             self.unsettled.insert(number);
         }
     }

@@ -15,7 +15,7 @@ use crate::keys::once::OnceRecord;
 use crate::keys::unique::{self, UniqueRecord};
 use crate::keys::{
     self, ActRecord, DeadRecord, Family, GenerationRecord, IndexRecord, LeaseRecord, Mark,
-    MovedRecord, PoolRecord, QueueRecord, ReadyRecord, Record, StoppedRecord, Tally, TimerRecord,
+    MovedRecord, PoolRecord, QueueRecord, QueuedRecord, Record, StoppedRecord, Tally, TimerRecord,
 };
 use crate::model::batch::BatchCounts;
 use crate::model::chain::CHAIN_BYTES;
@@ -40,7 +40,7 @@ pub(super) struct RunFacts {
 pub(super) struct Facts {
     pub(super) runs: BTreeMap<RunNo, RunFacts>,
     pub(super) ids: BTreeMap<RunId, RunNo>,
-    pub(super) ready: Vec<((u32, u8, u64), ReadyRecord)>,
+    pub(super) queued: Vec<((u32, u8, u64), QueuedRecord)>,
     pub(super) leases: BTreeMap<u32, LeaseRecord>,
     pub(super) timers: BTreeMap<(Time, RunNo), TimerRecord>,
     pub(super) stopped: BTreeMap<RunNo, StoppedRecord>,
@@ -75,10 +75,10 @@ fn record<R: Record>(bytes: &[u8]) -> R {
 impl Facts {
     pub(super) fn of(store: &MemStore) -> Self {
         let mut facts = Self::default();
-        for (key, value) in rows(store, Space::Passing, Family::Ready) {
+        for (key, value) in rows(store, Space::Passing, Family::Queued) {
             let queue = u32::from_be_bytes(key[3..7].try_into().expect("four bytes"));
             let place = (queue, key[7], keys::sequence_of(&key).expect("a sequence"));
-            facts.ready.push((place, record(&value)));
+            facts.queued.push((place, record(&value)));
         }
         for (key, value) in rows(store, Space::Passing, Family::Lease) {
             facts.leases.insert(keys::slot_of(&key).expect("a slot"), record(&value));
@@ -188,23 +188,23 @@ impl Facts {
     /// The state by what is stored, which must be in exactly one place (Q1).
     fn state_of(&self, run: &Run) -> RunState {
         let no = run.no;
-        let ready = self.ready.iter().filter(|(_, record)| record.run == no).count();
+        let queued = self.queued.iter().filter(|(_, record)| record.run == no).count();
         let leased = self.leases.values().filter(|record| record.run == no).count();
         let timers: Vec<_> = self.timers.iter().filter(|((_, run), _)| *run == no).collect();
         let stopped = self.stopped.get(&no);
-        let places = (ready, leased, timers.len(), usize::from(stopped.is_some()));
+        let places = (queued, leased, timers.len(), usize::from(stopped.is_some()));
         if let Some(ended) = run.ended_state() {
             let left = if ended == RunState::Cancelled { places.0.min(1) } else { 0 };
             assert_eq!(
                 places,
                 (left, 0, 0, 0),
-                "Q1: {no} is {ended} and in (ready, leased, timer, stopped)"
+                "Q1: {no} is {ended} and in (queued, leased, timer, stopped)"
             );
             return ended;
         }
         match places {
-            (1, 0, 0, 0) => RunState::Ready,
-            (0, 1, 0, 0) => RunState::Granted,
+            (1, 0, 0, 0) => RunState::Queued,
+            (0, 1, 0, 0) => RunState::Running,
             (0, 0, 1, 0) => {
                 let ((due, _), record) = timers[0];
                 let of_journal = match record.delayed {
@@ -213,11 +213,11 @@ impl Facts {
                     false => run.commands.instants().contains(due),
                 };
                 assert!(of_journal, "T1: {no} sleeps until {due}, which its journal names");
-                if record.delayed { RunState::Scheduled } else { RunState::Suspended }
+                if record.delayed { RunState::Delayed } else { RunState::Suspended }
             }
             (0, 0, 0, 1) => stopped.map_or(RunState::Parked, |stopped| stopped.state),
             _ => panic!(
-                "Q1: {no} is in (ready, leased, timer, stopped) {places:?} times; its journal: {run:?}"
+                "Q1: {no} is in (queued, leased, timer, stopped) {places:?} times; its journal: {run:?}"
             ),
         }
     }
@@ -244,7 +244,7 @@ impl Facts {
             assert_eq!(tally.runs, counted, "C1: the tally is the count");
             assert!(self.runs.keys().all(|no| no.0 < tally.next_run), "run numbers are given once");
             assert!(
-                self.ready.iter().all(|((.., at), _)| *at < tally.next_sequence),
+                self.queued.iter().all(|((.., at), _)| *at < tally.next_sequence),
                 "places are given once"
             );
         }
@@ -266,7 +266,7 @@ impl Facts {
             assert_eq!(key_of(&facts.run).as_ref(), Some(key), "U1: its own key");
             assert!(facts.run.ended.is_none(), "U3: {} has ended", record.run);
             assert_eq!(facts.run.redriven, 0, "U3: {} had ended", record.run);
-            let leased = facts.state == RunState::Granted;
+            let leased = facts.state == RunState::Running;
             let lets_go = facts.run.unique.is_some_and(|held| held.until_leased);
             assert!(!(leased && lets_go), "U3: {} is leased", record.run);
         }
@@ -349,9 +349,9 @@ impl Facts {
             let pool = self.pools.get(number);
             let pool = pool.unwrap_or_else(|| panic!("C1: queue {} is counted", queue.name));
             assert_eq!(
-                (pool.ready, pool.scheduled, pool.suspended),
-                (count(RunState::Ready), count(RunState::Scheduled), count(RunState::Suspended)),
-                "C1: queue {} counts (ready, scheduled, suspended)",
+                (pool.queued, pool.delayed, pool.suspended),
+                (count(RunState::Queued), count(RunState::Delayed), count(RunState::Suspended)),
+                "C1: queue {} counts (queued, delayed, suspended)",
                 queue.name
             );
         }
@@ -373,21 +373,21 @@ impl Facts {
             let count = |state| self.runs_in(&queue.name, state);
             assert_eq!(told.settings, queue.settings, "of queue {}", told.name);
             assert_eq!(
-                (told.ready, told.granted, told.scheduled, told.suspended),
+                (told.queued, told.running, told.delayed, told.suspended),
                 (
-                    count(RunState::Ready),
-                    count(RunState::Granted),
-                    count(RunState::Scheduled),
+                    count(RunState::Queued),
+                    count(RunState::Running),
+                    count(RunState::Delayed),
                     count(RunState::Suspended)
                 ),
-                "C1: queue {} is told to hold (ready, leased, scheduled, suspended)",
+                "C1: queue {} is told to hold (queued, running, delayed, suspended)",
                 told.name
             );
-            let waiting = self.ready.iter().filter(|((of, ..), _)| of == number);
+            let waiting = self.queued.iter().filter(|((of, ..), _)| of == number);
             let oldest = waiting.map(|(_, record)| record.since).min();
             assert_eq!(
                 told.oldest_since,
-                oldest.filter(|_| told.ready > 0),
+                oldest.filter(|_| told.queued > 0),
                 "of queue {}",
                 told.name
             );
@@ -396,7 +396,7 @@ impl Facts {
 
     fn check_mark(&self) {
         let Some(mark) = &self.mark else { return };
-        for ((queue, priority, sequence), record) in &self.ready {
+        for ((queue, priority, sequence), record) in &self.queued {
             let head = mark
                 .heads
                 .iter()

@@ -142,7 +142,7 @@ fn inputs_that_keep_coming_do_not_put_a_tick_off() {
     crowd.hello(CLIENT, &[], Vec::new());
     crowd.hello(SessionId(2), &[slots("q", 1)], Vec::new());
     crowd.start(1, |_| "q".to_owned());
-    assert_eq!(crowd.runs_in(RunState::Granted), 1);
+    assert_eq!(crowd.runs_in(RunState::Running), 1);
     let span = Duration::from_millis(40);
     for _ in 0..(11_000 / 40) {
         crowd.stage.pass(span);
@@ -152,7 +152,7 @@ fn inputs_that_keep_coming_do_not_put_a_tick_off() {
         }
         crowd.settle();
     }
-    assert_eq!(crowd.runs_in(RunState::Ready), 1, "the silent worker is still trusted");
+    assert_eq!(crowd.runs_in(RunState::Queued), 1, "the silent worker is still trusted");
 }
 
 /// What callers say of themselves is in rows that must be short: it is refused where it is too
@@ -225,7 +225,7 @@ fn a_worker_of_too_many_workflows_is_refused() {
 fn more_runs_wait_than_memory_holds() {
     let mut crowd = Crowd::new();
     crowd.start(6_000, |_| "q".to_owned());
-    assert_eq!(crowd.runs_in(RunState::Ready), 6_000);
+    assert_eq!(crowd.runs_in(RunState::Queued), 6_000);
     crowd.stage.reopen().unwrap();
     crowd.hello(CLIENT, &[], Vec::new());
     crowd.hello(SessionId(2), &[slots("q", 40)], Vec::new());
@@ -282,7 +282,7 @@ fn runs_wait_in_more_queues_than_the_mark_names() {
         crowd.hello(SessionId(2 + at as u64), &queues, Vec::new());
     }
     crowd.settle();
-    assert_eq!(crowd.runs_in(RunState::Granted), 600);
+    assert_eq!(crowd.runs_in(RunState::Running), 600);
 }
 
 /// What comes back with a worker is written a page at a time, so that it fits a batch.
@@ -296,10 +296,10 @@ fn a_worker_comes_back_with_more_than_a_batch_holds() {
     let all = crowd.leased.iter().map(held).collect();
     crowd.hello(SessionId(12), &[slots("q", 100_000)], all);
     crowd.settle();
-    assert_eq!((crowd.regranted, crowd.runs_in(RunState::Granted)), (5_000, 5_000));
+    assert_eq!((crowd.regranted, crowd.runs_in(RunState::Running)), (5_000, 5_000));
     crowd.stage.handle(Input::SessionClosed { session: SessionId(12), goodbye: true });
     crowd.settle();
-    assert_eq!(crowd.runs_in(RunState::Ready), 5_000);
+    assert_eq!(crowd.runs_in(RunState::Queued), 5_000);
 }
 
 /// A generation with more runs than a page is emptied: ended ones go, others are copied.
@@ -323,7 +323,7 @@ fn a_generation_of_many_runs_is_emptied() {
     for _ in 0..14 {
         crowd.pass(Duration::from_secs(5), &[CLIENT, SessionId(2)]);
     }
-    assert_eq!((crowd.runs_in(RunState::Completed), crowd.runs_in(RunState::Granted)), (0, 201));
+    assert_eq!((crowd.runs_in(RunState::Completed), crowd.runs_in(RunState::Running)), (0, 201));
     block_on(crowd.stage.store.commit()).unwrap();
 }
 
@@ -387,5 +387,5 @@ fn one_call_does_not_make_more_queues_than_there_may_be() {
     let refused = |run: &StartAnswer| matches!(run.refused, Some(Refusal::OutOfRange(_)));
     assert!(reply.runs[1..].iter().all(refused));
     crowd.start(3, |n| queue(n % 100));
-    assert_eq!(crowd.runs_in(RunState::Ready), 10_003);
+    assert_eq!(crowd.runs_in(RunState::Queued), 10_003);
 }

@@ -1,9 +1,9 @@
 //! Dead letters: how a run becomes one, and what operators do with it.
 //!
 //! ```text
-//!   Granted, Ready ── dies ──► Dead ── edited ──► Dead ── discarded ──► Discarded
-//!                               │ ▲
-//!                 Ready ◄── redriven
+//!   Running, Queued ── dies ──► Dead ── edited ──► Dead ── discarded ──► Discarded
+//!                                │ ▲
+//!                 Queued ◄── redriven
 //! ```
 //!
 //! No code of the user's runs on the way there. Whatever is done with a dead letter is an entry of
@@ -211,7 +211,7 @@ impl Core {
                 self.rejoined_batch(run);
                 self.schedule_hears_redrive(run.no);
                 let queue = self.queue_number(&run.queue, out);
-                self.becomes_ready(queue, RunState::Dead);
+                self.becomes_queued(queue, RunState::Dead);
                 self.enqueue(run, out);
             }
             ActKind::Discard => {

@@ -20,7 +20,7 @@ use crate::model::run::RunState;
 use crate::model::time::Time;
 use crate::wire::message::{AskQueues, QueuesReply, RefusedReply};
 
-/// Work that nobody offers is looked for this often while any is ready, or more often if it is to
+/// Work that nobody offers is looked for this often while any is queued, or more often if it is to
 /// be told sooner.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Reasons of one queue that are told at most.
@@ -35,11 +35,11 @@ pub(super) struct AskedQueues {
     ask: AskQueues,
 }
 
-/// A workflow, the tags that are asked for, the builds to avoid; none: whatever is ready in the
+/// A workflow, the tags that are asked for, the builds to avoid; none: whatever is queued in the
 /// queue.
 type Kind = Option<(String, Vec<String>, Vec<String>)>;
 
-/// Ready work that no connected worker offers.
+/// Queued work that no connected worker offers.
 #[derive(Debug, Default)]
 pub(super) struct Unoffered {
     /// Since when, whatever the reason was meanwhile.
@@ -97,7 +97,7 @@ impl Core {
             let Some(queue) = self.queues.get_mut(number) else {
                 continue;
             };
-            if queue.admission.ready > 0 && queue.is_unread() {
+            if queue.admission.queued > 0 && queue.is_unread() {
                 queue.refills(*number, WINDOW_LOW, out);
                 reads = true;
             }
@@ -114,10 +114,10 @@ impl Core {
         let mut reasons = Vec::new();
         match pool.shut(now) {
             Some(Shut::Paused) => reasons.push("paused".to_owned()),
-            Some(Shut::AtLimit) if pool.ready > 0 => {
+            Some(Shut::AtLimit) if pool.queued > 0 => {
                 reasons.push("at its concurrency limit".to_owned());
             }
-            Some(Shut::Empty { .. }) if pool.ready > 0 => {
+            Some(Shut::Empty { .. }) if pool.queued > 0 => {
                 reasons.push("at its rate limit".to_owned());
             }
             _ => {}
@@ -127,11 +127,11 @@ impl Core {
         QueueSummary {
             name: name.to_owned(),
             settings: pool.settings(),
-            ready: pool.ready,
-            granted: pool.granted(),
-            scheduled: pool.scheduled,
+            queued: pool.queued,
+            running: pool.running(),
+            delayed: pool.delayed,
             suspended: pool.suspended,
-            oldest_since: self.oldest_since(number).filter(|_| pool.ready > 0),
+            oldest_since: self.oldest_since(number).filter(|_| pool.queued > 0),
             workers: offered().filter(|slots| *slots > 0).count() as u64,
             slots: offered().map(u64::from).sum(),
             reasons,
@@ -150,7 +150,7 @@ impl Core {
         leaving.chain(waiting).min()
     }
 
-    /// What is ready in a queue, as far as it is in memory, and offered by nobody: why, in words.
+    /// The queued work of a queue, as far as it is in memory, and offered by nobody: why, in words.
     /// Of a paused queue nothing is missed.
     fn unoffered_of(&self, number: u32) -> impl Iterator<Item = String> + use<> {
         let reasons: BTreeSet<String> = self.kinds_unoffered_of(number).into_values().collect();
@@ -162,7 +162,7 @@ impl Core {
         let Some(queue) = self
             .queues
             .get(&number)
-            .filter(|q| q.admission.ready > 0 && !q.admission.settings().paused)
+            .filter(|q| q.admission.queued > 0 && !q.admission.settings().paused)
         else {
             return reasons;
         };
@@ -199,8 +199,8 @@ impl Core {
 
     /// When work that nobody offers is looked for next.
     pub(super) fn looks_for_workers_at(&self) -> Option<Duration> {
-        let ready = self.tally.runs[usize::from(u8::from(RunState::Ready)) - 1];
-        (ready > 0 || !self.unoffered.since.is_empty()).then_some(self.unoffered.look_at)
+        let queued = self.tally.runs[usize::from(u8::from(RunState::Queued)) - 1];
+        (queued > 0 || !self.unoffered.since.is_empty()).then_some(self.unoffered.look_at)
     }
 
     /// Tells once of work that nobody has offered for a while, and once more when somebody does.

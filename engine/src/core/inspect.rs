@@ -132,7 +132,7 @@ impl Core {
         }
     }
 
-    fn reservations(&self) -> impl Iterator<Item = (SessionId, &super::queue::ReadyItem)> {
+    fn reservations(&self) -> impl Iterator<Item = (SessionId, &super::queue::QueuedItem)> {
         self.mailboxes.values().flat_map(|mailbox| &mailbox.wants).filter_map(|want| match want {
             Want::Lease { session, item } if self.sessions.contains_key(session) => {
                 Some((*session, item))
@@ -141,7 +141,7 @@ impl Core {
         })
     }
 
-    /// A ready run is in memory once, and nobody holds it.
+    /// A queued run is in memory once, and nobody holds it.
     fn check_items(&self) {
         let mut seen: BTreeSet<RunNo> = BTreeSet::new();
         let wanted = self.mailboxes.values().flat_map(|mailbox| &mailbox.wants).filter_map(

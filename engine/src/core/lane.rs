@@ -7,13 +7,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Session;
-use super::queue::ReadyItem;
+use super::queue::QueuedItem;
 
-/// Ready runs of one lane held in memory (plus those that came back to the front).
+/// Queued runs of one lane held in memory (plus those that came back to the front).
 pub(super) const WINDOW_MAX: usize = 4_096;
 /// A lane with fewer is refilled.
 pub(super) const WINDOW_LOW: usize = 512;
-/// Ready runs of one lane held in memory at most while there is a worker that can take none of
+/// Queued runs of one lane held in memory at most while there is a worker that can take none of
 /// them.
 pub(super) const LOOK_PAST_MAX: usize = 2 * WINDOW_MAX;
 
@@ -28,7 +28,7 @@ pub(super) struct Class {
 
 #[derive(Debug, Default)]
 pub(super) struct Lane {
-    window: BTreeMap<u64, ReadyItem>,
+    window: BTreeMap<u64, QueuedItem>,
     /// The same runs by what they need, in order.
     classes: Vec<Class>,
     /// All rows up to this sequence have been read (or were born in memory).
@@ -40,7 +40,7 @@ pub(super) struct Lane {
     pub(super) grown: bool,
     /// Runs that came back to places behind `read_to` while a read was under way, which may have
     /// been too early to see them.
-    pub(super) late: Vec<ReadyItem>,
+    pub(super) late: Vec<QueuedItem>,
 }
 
 impl Lane {
@@ -82,11 +82,11 @@ impl Lane {
     }
 
     /// The first place in memory.
-    pub(super) fn first(&self) -> Option<&ReadyItem> {
+    pub(super) fn first(&self) -> Option<&QueuedItem> {
         self.window.values().next()
     }
 
-    pub(super) fn items(&self) -> impl Iterator<Item = &ReadyItem> {
+    pub(super) fn items(&self) -> impl Iterator<Item = &QueuedItem> {
         self.window.values()
     }
 
@@ -94,7 +94,7 @@ impl Lane {
         &self.classes
     }
 
-    pub(super) fn insert(&mut self, item: ReadyItem) {
+    pub(super) fn insert(&mut self, item: QueuedItem) {
         let at = match self.class_of(&item) {
             Ok(at) => at,
             Err(at) => {
@@ -112,7 +112,7 @@ impl Lane {
         self.window.insert(item.sequence, item);
     }
 
-    pub(super) fn remove(&mut self, sequence: u64) -> Option<ReadyItem> {
+    pub(super) fn remove(&mut self, sequence: u64) -> Option<QueuedItem> {
         let item = self.window.remove(&sequence)?;
         if let Ok(at) = self.class_of(&item) {
             let class = &mut self.classes[at];
@@ -130,14 +130,14 @@ impl Lane {
         left: usize,
         sequence: u64,
         nobody_knows: impl Fn(&str) -> bool,
-    ) -> Vec<ReadyItem> {
+    ) -> Vec<QueuedItem> {
         let unknown = self.classes.iter().filter(|c| nobody_knows(&c.workflow));
         let places = unknown.flat_map(|class| class.at.range(..sequence).copied());
         let places: Vec<u64> = places.take(left).collect();
         places.into_iter().filter_map(|place| self.remove(place)).collect()
     }
 
-    fn class_of(&self, item: &ReadyItem) -> Result<usize, usize> {
+    fn class_of(&self, item: &QueuedItem) -> Result<usize, usize> {
         let key = (&item.workflow, &item.tags, &item.avoid);
         self.classes
             .binary_search_by(|class| (&class.workflow, &class.tags, &class.avoid).cmp(&key))

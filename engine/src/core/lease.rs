@@ -11,7 +11,7 @@ use stepwell_storage::Space;
 use super::Core;
 use super::dead::{self, Death};
 use super::output::{Effect, Output};
-use super::queue::{DEATHS_MAX, ReadyItem};
+use super::queue::{DEATHS_MAX, QueuedItem};
 use super::run::{Run, RunImage};
 use crate::canary::canary;
 use crate::keys::{self, LeaseRecord, Record};
@@ -87,8 +87,8 @@ impl Lease {
         self.record.deaths = 0;
     }
 
-    fn item(&self) -> ReadyItem {
-        ReadyItem {
+    fn item(&self) -> QueuedItem {
+        QueuedItem {
             run: self.record.run,
             queue: self.record.queue,
             priority: self.record.priority,
@@ -105,9 +105,9 @@ impl Lease {
 }
 
 impl Core {
-    /// Leases a ready run to a session, reading it first if need be. The session's slot is taken at
-    /// once.
-    pub(super) fn lease_item(&mut self, session: SessionId, item: ReadyItem, out: &mut Output) {
+    /// Leases a queued run to a session, reading it first if need be. The session's slot is taken
+    /// at once.
+    pub(super) fn lease_item(&mut self, session: SessionId, item: QueuedItem, out: &mut Output) {
         let Some(taker) = self.sessions.get_mut(&session) else {
             self.unchoose(session, &item);
             return self.put_back(item);
@@ -125,7 +125,7 @@ impl Core {
         &mut self,
         image: RunImage,
         session: SessionId,
-        item: ReadyItem,
+        item: QueuedItem,
         out: &mut Output,
     ) {
         let present = self.sessions.contains_key(&session);
@@ -134,7 +134,7 @@ impl Core {
         }
         assert!(
             image.sleeps.is_none(),
-            "Q1: run number {} is ready and waits for no timer",
+            "Q1: run number {} is queued and waits for no timer",
             item.run
         );
         let admitted = self.claim(item.queue);
@@ -166,7 +166,7 @@ impl Core {
         &mut self,
         mut run: Run,
         session: SessionId,
-        item: ReadyItem,
+        item: QueuedItem,
         out: &mut Output,
     ) {
         let now = self.now();
@@ -225,7 +225,7 @@ impl Core {
         });
         self.counts.grants += 1;
         self.counts.replayed += u64::from(run.next - 1);
-        self.shift(item.queue, RunState::Ready, RunState::Granted);
+        self.shift(item.queue, RunState::Queued, RunState::Running);
         self.admit(item.queue);
         let no = run.no;
         let lease = Lease { slot, record, run: Some(run), holder: Some(session), stranded: false };
@@ -383,7 +383,7 @@ impl Core {
         };
         if death && alone {
             let death = Death {
-                from: RunState::Granted,
+                from: RunState::Running,
                 failure: dead::worker_lost(lease.record.deaths + 1),
                 end: None,
                 worker: (lease.record.incarnation, lease.record.build.clone()),
@@ -395,7 +395,7 @@ impl Core {
             item.deaths += 1;
             self.counts.regrants += 1;
         }
-        self.becomes_ready(item.queue, RunState::Granted);
+        self.becomes_queued(item.queue, RunState::Running);
         self.enqueue_item(item, out);
     }
 }

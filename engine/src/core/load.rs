@@ -1,6 +1,6 @@
 //! Runs that are not in memory: what wants one waits in its mailbox, and other runs go on.
 //!
-//! A run is in memory while it is leased, or ready and started just now. Everything else is read
+//! A run is in memory while it is leased, or queued and started just now. Everything else is read
 //! when something is wanted of it, looked at or changed, and forgotten. While a read is under way
 //! nothing changes that run but its own timer, and then it is read once more; so what was read is
 //! the truth when it arrives.
@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use super::Core;
 use super::output::{Note, Output, Read};
-use super::queue::ReadyItem;
+use super::queue::QueuedItem;
 use super::run::{Run, RunImage};
 use super::schedule::{Look, Starting};
 use super::unique;
@@ -72,7 +72,7 @@ pub(super) enum Want {
     /// To be leased to a session that has a slot reserved.
     Lease {
         session: SessionId,
-        item: ReadyItem,
+        item: QueuedItem,
     },
     /// To be leased again to the worker that came back with it.
     Regrant {
@@ -87,7 +87,7 @@ pub(super) enum Want {
     Order(super::dead::Order),
     /// To become a dead letter because nobody knows its workflow.
     Unknown {
-        item: ReadyItem,
+        item: QueuedItem,
     },
     /// To be resumed because a build is here that it has not been tried on.
     TryBuild,
@@ -375,7 +375,7 @@ impl Core {
                 };
                 let Some(run) = &lease.run else { return };
                 let incarnation = lease.record.incarnation;
-                let mut summary = summary(run, RunState::Granted);
+                let mut summary = summary(run, RunState::Running);
                 summary.incarnation = Some(incarnation);
                 self.answer(want, run.clone(), summary, out);
             }
@@ -436,9 +436,9 @@ impl Core {
         }
         match &image.stopped {
             Some(stopped) => stopped.state,
-            None if image.sleeps.is_none() => RunState::Ready,
+            None if image.sleeps.is_none() => RunState::Queued,
             None if image.run.next == 1 && image.sleeps == image.run.not_before => {
-                RunState::Scheduled
+                RunState::Delayed
             }
             None => RunState::Suspended,
         }
@@ -523,7 +523,7 @@ impl Core {
     }
 
     /// The slot taken for a run that is being read is free again.
-    pub(super) fn release_reserved(&mut self, session: SessionId, item: &ReadyItem) {
+    pub(super) fn release_reserved(&mut self, session: SessionId, item: &QueuedItem) {
         self.unchoose(session, item);
         if let Some(queue) = self.queues.get_mut(&item.queue) {
             queue.admission.release();
@@ -570,7 +570,7 @@ impl Core {
 /// A run as listings tell it.
 pub fn summary(run: &Run, state: RunState) -> RunSummary {
     let wakes_at = match state {
-        RunState::Scheduled => run.not_before,
+        RunState::Delayed => run.not_before,
         RunState::Suspended => run.commands.instants().first().copied(),
         _ => None,
     };

@@ -15,18 +15,18 @@
 //! A run's states and what is stored in each (besides its journal):
 //!
 //! ```text
-//!   Scheduled ── due ──► Ready ── lease ──► Granted ── wait ──► Suspended
-//!    (timer)            (ready)   ▲    │   (lease)               (timer)
+//!   Delayed ─── due ──► Queued ── lease ──► Running ── wait ──► Suspended
+//!   (timer)            (queued)   ▲    │   (lease)               (timer)
 //!                          ▲      │    └─► Completed | Dead | Cancelled     Dead: (dead)
 //!                          │      └── session lost, given back
 //!                          └──────────── due ─────────────────────┘
-//!   Parked, Paused (stopped) ── resume, another build ──► Ready
-//!   Dead ── redrive ──► Ready,  Dead ── discard ──► Discarded
+//!   Parked, Paused (stopped) ── resume, another build ──► Queued
+//!   Dead ── redrive ──► Queued,  Dead ── discard ──► Discarded
 //! ```
 //!
 //! # Invariants
 //!
-//! - **Q1** A run that has not ended is in exactly one of ready, leased, timer, stopped.
+//! - **Q1** A run that has not ended is in exactly one of queued, leased, timer, stopped.
 //! - **G1** A slot holds one run and a run has at most one slot.
 //! - **G2** Tokens only rise: (epoch, lease) of a later lease is larger.
 //! - **G3** A report changes something only if its token equals the run's current one and comes
@@ -125,7 +125,7 @@ use crate::keys::batch::BatchRecord;
 use crate::keys::expiry::Expiry;
 use crate::keys::once::{OnceRecord, OnceWait};
 use crate::keys::unique::UniqueRecord;
-use crate::keys::{self, Mark, ReadyRecord, Record, StoppedRecord, Tally, TimerRecord};
+use crate::keys::{self, Mark, QueuedRecord, Record, StoppedRecord, Tally, TimerRecord};
 use crate::model::id::{Incarnation, LeaseNo, Namespace, RunId, RunNo, SessionId, StepNo, Token};
 use crate::model::limits::Limits;
 use crate::model::payload::Payload;
@@ -153,12 +153,12 @@ pub struct Settings {
     /// Dead letters about which nobody has decided are kept for this long, and so are acts; not
     /// shorter than other ended runs. Default 30 days.
     pub dead_retention: Duration,
-    /// A run becomes a dead letter when it has been ready for so long, and no worker that knows its
-    /// workflow was connected while others served its queue. Default 10 min.
+    /// A run becomes a dead letter when it has been queued for so long, and no worker that knows
+    /// its workflow was connected while others served its queue. Default 10 min.
     pub unknown_workflow_after: Duration,
     /// Follow the wall clock wherever it goes, by an operator's consent.
     pub accept_clock: bool,
-    /// Ready work that no connected worker offers is told of after this time. Default 60 s.
+    /// Queued work that no connected worker offers is told of after this time. Default 60 s.
     pub unoffered_after: Duration,
     /// Whether the workers of an engine that ended are known to have ended with it (embedded).
     pub workers_die_with_engine: bool,
@@ -216,14 +216,14 @@ pub enum Input {
         /// The run, or what is damaged.
         found: Result<Option<Box<RunImage>>, String>,
     },
-    /// An answer to [`Read::Ready`](output::Read::Ready).
-    ReadyLoaded {
+    /// An answer to [`Read::Queued`](output::Read::Queued).
+    QueuedLoaded {
         /// The queue.
         queue: u32,
         /// The priority.
         priority: u8,
         /// The rows, in order.
-        rows: Vec<(u64, ReadyRecord)>,
+        rows: Vec<(u64, QueuedRecord)>,
         /// Whether there are no more behind them.
         end: bool,
     },
@@ -347,7 +347,7 @@ pub struct Core {
     absent: BTreeMap<Incarnation, Absent>,
     queues: BTreeMap<u32, Queue>,
     queue_numbers: BTreeMap<String, u32>,
-    /// Queues in which a ready run and a free slot may have met.
+    /// Queues in which a queued run and a free slot may have met.
     unsettled: BTreeSet<u32>,
     /// Queues whose counts, or what is left of whose rate limit, have changed since they were
     /// written last.
@@ -358,10 +358,10 @@ pub struct Core {
     opens_at: BTreeSet<(Time, u32)>,
     /// Who asked for gauges that something must be read for.
     asked_queues: Vec<AskedQueues>,
-    /// Ready work that no connected worker offers.
+    /// Queued work that no connected worker offers.
     unoffered: Unoffered,
     leases: BTreeMap<RunNo, Lease>,
-    /// Ready runs that need not be read, because they were started just now.
+    /// Queued runs that need not be read, because they were started just now.
     fresh: BTreeMap<RunNo, Run>,
     slots: Slots,
     timers: Timers,
@@ -457,8 +457,8 @@ impl Core {
                 self.index_loaded(namespace, id, found, out)
             }
             Input::RunLoaded { run, found } => self.run_loaded(run, found, out),
-            Input::ReadyLoaded { queue, priority, rows, end } => {
-                self.ready_loaded(queue, priority, rows, end)
+            Input::QueuedLoaded { queue, priority, rows, end } => {
+                self.queued_loaded(queue, priority, rows, end)
             }
             Input::TimersLoaded { rows, end } => self.timers_loaded(rows, end),
             Input::StoppedLoaded { rows, end } => self.stopped_loaded(rows, end, out),

@@ -553,7 +553,7 @@ fn cancel_old_stops_the_last_run_and_allow_does_not_look_at_it() {
     let desk = overlapping(Overlap::Allow);
     assert_eq!(names(&desk), ["01:00Z", "02:00Z", "03:00Z", "04:00Z"]);
     let stats = desk.stage.core.stats();
-    assert_eq!(stats.runs_in(crate::model::run::RunState::Ready), 4);
+    assert_eq!(stats.runs_in(crate::model::run::RunState::Queued), 4);
 }
 
 impl Desk {

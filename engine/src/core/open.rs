@@ -201,7 +201,7 @@ impl Core {
             let pool = pools.remove(&number);
             let admission = Admission::stored(settings, pool, core.now(), core.epoch);
             let head = |priority| {
-                if canary!("ready runs are forgotten at a restart") {
+                if canary!("queued runs are forgotten at a restart") {
                     return core.tally.next_sequence;
                 }
                 heads.get(&(number, priority)).copied().unwrap_or(core.mark.rest)
@@ -240,7 +240,7 @@ impl Core {
         Ok(())
     }
 
-    /// Where the ready lanes begin, for the mark: those that wait longest, and where all others
+    /// Where the lanes begin, for the mark: those that wait longest, and where all others
     /// begin.
     pub(super) fn heads(&self) -> (Vec<(u32, u8, u64)>, u64) {
         let next = self.tally.next_sequence;

@@ -137,7 +137,7 @@ pub enum Note {
         /// Who.
         by: String,
     },
-    /// Work is ready that no connected worker offers.
+    /// Work is queued that no connected worker offers.
     NoWorker {
         /// Its queue.
         queue: String,
@@ -251,8 +251,8 @@ pub enum Read {
         /// faster.
         brief: bool,
     },
-    /// The next ready runs of a lane.
-    Ready {
+    /// The next queued runs of a lane.
+    Queued {
         /// The queue.
         queue: u32,
         /// The priority.

@@ -87,7 +87,7 @@ fn an_urgent_run_overtakes_a_hundred_thousand() {
     crowd.start_as(1, urgent);
     assert_eq!(crowd.complete(WORKER, RunNo(1)), [RunNo(100_001)]);
     assert_eq!(crowd.complete(WORKER, RunNo(100_001)), [RunNo(2)]);
-    assert_eq!(crowd.runs_in(RunState::Ready), 99_998);
+    assert_eq!(crowd.runs_in(RunState::Queued), 99_998);
 }
 
 // A31: low ones still move: one hand-out in ten is theirs, however many urgent ones there are.
@@ -203,21 +203,21 @@ fn gauges_follow_the_runs_of_their_queue() {
     crowd.start_as(2, |_, run| run.queue = "other".to_owned());
     crowd.pass(Duration::from_secs(5), &[CLIENT]);
     let told = crowd.queue("q");
-    assert_eq!((told.scheduled, told.ready, told.oldest_since), (3, 0, None));
+    assert_eq!((told.delayed, told.queued, told.oldest_since), (3, 0, None));
     let begin = told.now;
     crowd.start_as(2, |_, _| {});
     crowd.pass(Duration::from_secs(5), &[CLIENT]);
     let told = crowd.queue("q");
-    assert_eq!((told.scheduled, told.ready), (3, 2));
-    assert_eq!(told.oldest_since, Some(begin), "of what is ready");
+    assert_eq!((told.delayed, told.queued), (3, 2));
+    assert_eq!(told.oldest_since, Some(begin), "of what is queued");
     for _ in 0..10 {
         crowd.pass(Duration::from_secs(5), &[CLIENT]);
     }
-    assert_eq!(crowd.queue("q").ready, 5, "they are due");
+    assert_eq!(crowd.queue("q").queued, 5, "they are due");
     crowd.hello(WORKER, &[slots("q", 3)], Vec::new());
     crowd.settle();
     let told = crowd.queue("q");
-    assert_eq!((told.granted, told.ready, told.slots), (3, 2, 3));
+    assert_eq!((told.running, told.queued, told.slots), (3, 2, 3));
     assert!(told.oldest_since > Some(begin), "the oldest ones are gone");
 }
 
@@ -293,11 +293,11 @@ fn a_damaged_leased_run_gives_its_place_up() {
         }
         let leased: Vec<RunNo> = crowd.leased[before..].iter().map(|(no, _)| *no).collect();
         assert_eq!(leased, [RunNo(first)], "one at a time, as before");
-        assert_eq!(crowd.queue("q").granted, 2, "and it is leased still");
+        assert_eq!(crowd.queue("q").running, 2, "and it is leased still");
         assert_eq!(crowd.complete(other, RunNo(first)), [RunNo(first + 1)]);
         crowd.complete(other, RunNo(first + 1));
     }
-    assert_eq!(crowd.runs_in(RunState::Granted), 1);
+    assert_eq!(crowd.runs_in(RunState::Running), 1);
 }
 
 #[test]

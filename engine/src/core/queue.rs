@@ -1,4 +1,4 @@
-//! Ready queues: a lane for each priority, and who is next in line for runs.
+//! Queues: a lane for each priority, and who is next in line for runs.
 //!
 //! Within a queue there is a lane per priority, in the order of sequence numbers, which are given
 //! in the order of arrival over the whole engine: the run that waits longest is at the head of some
@@ -17,7 +17,7 @@ use super::output::{Output, Read};
 use super::run::Run;
 use super::{Core, Session};
 use crate::canary::canary;
-use crate::keys::{self, ReadyRecord, Record};
+use crate::keys::{self, QueuedRecord, Record};
 use crate::model::id::{RunNo, SessionId};
 use crate::model::run::RunState;
 use crate::model::time::Time;
@@ -31,7 +31,7 @@ pub(super) const DEATHS_MAX: u32 = 2;
 
 /// A run that waits for a worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct ReadyItem {
+pub(super) struct QueuedItem {
     /// The run.
     pub run: RunNo,
     /// Its queue.
@@ -56,9 +56,9 @@ pub(super) struct ReadyItem {
     pub as_oldest: bool,
 }
 
-impl ReadyItem {
-    fn record(&self) -> ReadyRecord {
-        ReadyRecord {
+impl QueuedItem {
+    fn record(&self) -> QueuedRecord {
+        QueuedRecord {
             run: self.run,
             workflow: self.workflow.clone(),
             deaths: self.deaths,
@@ -69,7 +69,7 @@ impl ReadyItem {
     }
 
     fn key(&self) -> bytes::Bytes {
-        keys::ready(self.queue, self.priority, self.sequence)
+        keys::queued(self.queue, self.priority, self.sequence)
     }
 }
 
@@ -80,7 +80,7 @@ pub(super) struct Queue {
     /// Sessions that may have a free slot, in the order in which they are next.
     offers: VecDeque<SessionId>,
     /// Runs that are leased alone.
-    solitary: VecDeque<ReadyItem>,
+    solitary: VecDeque<QueuedItem>,
     /// What its settings let through.
     pub(super) admission: Admission,
 }
@@ -137,7 +137,7 @@ impl Queue {
         self.offers.len() < before
     }
 
-    fn insert(&mut self, item: ReadyItem) {
+    fn insert(&mut self, item: QueuedItem) {
         if item.deaths >= DEATHS_MAX && !canary!("a suspect is not leased alone") {
             self.solitary.push_back(item);
         } else if let Some(lane) = self.lanes.get_mut(&item.priority) {
@@ -152,7 +152,7 @@ impl Queue {
 
     /// The next run that `session` can take: of the smallest priority, or, when that is owed, the
     /// one that waits longest. None also if one that is being read may go before it.
-    fn take_for(&mut self, session: &Session, number: u32) -> Option<ReadyItem> {
+    fn take_for(&mut self, session: &Session, number: u32) -> Option<QueuedItem> {
         let as_oldest = self.owes_oldest(session, number);
         let (priority, sequence) = match as_oldest || canary!("priorities are not looked at") {
             true => self.oldest_for(session)?,
@@ -197,13 +197,13 @@ impl Queue {
     }
 
     /// A run in line, if it is in memory there.
-    pub(super) fn find(&self, run: RunNo, priority: u8) -> Option<&ReadyItem> {
+    pub(super) fn find(&self, run: RunNo, priority: u8) -> Option<&QueuedItem> {
         let lane = self.lanes.get(&priority).into_iter().flat_map(Lane::items);
         lane.chain(&self.solitary).find(|item| item.run == run)
     }
 
     /// Takes a run out of line, if it is in memory there.
-    pub(super) fn remove(&mut self, run: RunNo, priority: u8) -> Option<ReadyItem> {
+    pub(super) fn remove(&mut self, run: RunNo, priority: u8) -> Option<QueuedItem> {
         if let Some(at) = self.solitary.iter().position(|item| item.run == run) {
             return self.solitary.remove(at);
         }
@@ -239,12 +239,12 @@ impl Queue {
         left: usize,
         sequence: u64,
         nobody_knows: impl Fn(&str) -> bool,
-    ) -> Vec<ReadyItem> {
+    ) -> Vec<QueuedItem> {
         let mut taken = Vec::new();
         for lane in self.lanes.values_mut() {
             taken.extend(lane.take_out(left - taken.len(), sequence, &nobody_knows));
         }
-        let wanted = |item: &ReadyItem| item.sequence < sequence && nobody_knows(&item.workflow);
+        let wanted = |item: &QueuedItem| item.sequence < sequence && nobody_knows(&item.workflow);
         while taken.len() < left
             && let Some(at) = self.solitary.iter().position(wanted)
         {
@@ -260,7 +260,7 @@ impl Queue {
 
     /// All runs it holds in memory.
     #[cfg(any(test, feature = "inspect"))]
-    pub(super) fn items(&self) -> impl Iterator<Item = &ReadyItem> {
+    pub(super) fn items(&self) -> impl Iterator<Item = &QueuedItem> {
         let lanes = self.lanes.values().flat_map(Lane::items);
         lanes.chain(&self.solitary)
     }
@@ -280,7 +280,7 @@ impl Queue {
                 lane.reading = true;
                 lane.grown = false;
                 let (from, limit) = (lane.read_to + 1, WINDOW_MAX - WINDOW_LOW);
-                out.read(Read::Ready { queue: number, priority: *priority, from, limit });
+                out.read(Read::Queued { queue: number, priority: *priority, from, limit });
             }
         }
     }
@@ -295,7 +295,7 @@ impl Core {
     }
 
     /// A run for the end of its lane.
-    pub(super) fn arrival_of(&mut self, run: &Run, queue: u32) -> ReadyItem {
+    pub(super) fn arrival_of(&mut self, run: &Run, queue: u32) -> QueuedItem {
         let what = (run.workflow.clone(), run.tags.clone());
         self.arrival(run.no, queue, run.priority, what)
     }
@@ -307,11 +307,11 @@ impl Core {
         queue: u32,
         priority: u8,
         (workflow, tags): (String, Vec<String>),
-    ) -> ReadyItem {
+    ) -> QueuedItem {
         let sequence = self.tally.next_sequence;
         self.tally.next_sequence += 1;
         self.tally_dirty = true;
-        ReadyItem {
+        QueuedItem {
             run,
             queue,
             priority,
@@ -327,7 +327,7 @@ impl Core {
     }
 
     /// Writes an item and puts it in line by its sequence.
-    pub(super) fn enqueue_item(&mut self, mut item: ReadyItem, out: &mut Output) {
+    pub(super) fn enqueue_item(&mut self, mut item: QueuedItem, out: &mut Output) {
         item.since = known_since(item.since, self.now());
         out.put(Space::Passing, item.key(), item.record().to_bytes());
         item.stored = true;
@@ -354,8 +354,8 @@ impl Core {
         }
     }
 
-    /// Whether a run that becomes ready now would be leased at once, and to whom.
-    pub(super) fn direct_taker(&mut self, item: &ReadyItem) -> Option<SessionId> {
+    /// Whether a run that becomes queued now would be leased at once, and to whom.
+    pub(super) fn direct_taker(&mut self, item: &QueuedItem) -> Option<SessionId> {
         let now = self.now();
         let queue = self.queues.get_mut(&item.queue)?;
         if !queue.solitary.is_empty() || queue.admission.shut(now).is_some() {
@@ -382,15 +382,15 @@ impl Core {
     }
 
     /// Whether the queue holds runs at the end of a lane in memory.
-    pub(super) fn keeps_fresh(&self, item: &ReadyItem) -> bool {
+    pub(super) fn keeps_fresh(&self, item: &QueuedItem) -> bool {
         self.queues.get(&item.queue).is_some_and(|queue| queue.admits(item.priority))
     }
 
-    pub(super) fn ready_loaded(
+    pub(super) fn queued_loaded(
         &mut self,
         number: u32,
         priority: u8,
-        rows: Vec<(u64, ReadyRecord)>,
+        rows: Vec<(u64, QueuedRecord)>,
         end: bool,
     ) {
         let Some(queue) = self.queues.get_mut(&number) else {
@@ -403,9 +403,9 @@ impl Core {
         lane.loaded(rows.last().map(|(last, _)| *last), end, self.tally.next_sequence);
         let read_to = lane.read_to;
         let seen: BTreeSet<u64> = rows.iter().map(|(sequence, _)| *sequence).collect();
-        let late: Vec<ReadyItem> = std::mem::take(&mut lane.late);
+        let late: Vec<QueuedItem> = std::mem::take(&mut lane.late);
         for (sequence, record) in rows {
-            queue.insert(ReadyItem {
+            queue.insert(QueuedItem {
                 run: record.run,
                 queue: number,
                 priority,
@@ -419,12 +419,12 @@ impl Core {
                 as_oldest: false,
             });
         }
-        let missed = |item: &ReadyItem| item.sequence <= read_to && !seen.contains(&item.sequence);
+        let missed = |item: &QueuedItem| item.sequence <= read_to && !seen.contains(&item.sequence);
         late.into_iter().filter(missed).for_each(|item| queue.insert(item));
         self.unsettled.insert(number);
     }
 
-    /// Brings ready runs and free slots together.
+    /// Brings queued runs and free slots together.
     pub(super) fn settle(&mut self, out: &mut Output) {
         let mut left = SETTLE_MAX;
         while let Some(number) = self.unsettled.pop_first() {
@@ -501,7 +501,7 @@ impl Core {
 
     /// A run that was chosen for a worker is not handed out after all. If it was the oldest one's
     /// share, that is still owed, by the queue and by the worker.
-    pub(super) fn unchoose(&mut self, session: SessionId, item: &ReadyItem) {
+    pub(super) fn unchoose(&mut self, session: SessionId, item: &QueuedItem) {
         if !item.as_oldest {
             return;
         }
@@ -568,15 +568,15 @@ impl Core {
         free.into_iter().for_each(|session| self.line_up_everywhere(session));
     }
 
-    /// Takes a ready run's row away.
-    pub(super) fn dequeue_row(item: &ReadyItem, out: &mut Output) {
-        if item.stored && !canary!("a leased run keeps its ready row") {
+    /// Takes a queued run's row away.
+    pub(super) fn dequeue_row(item: &QueuedItem, out: &mut Output) {
+        if item.stored && !canary!("a leased run keeps its queued row") {
             out.delete(Space::Passing, item.key());
         }
     }
 
     /// Puts an item back in memory where it was (its row was not touched).
-    pub(super) fn put_back(&mut self, mut item: ReadyItem) {
+    pub(super) fn put_back(&mut self, mut item: QueuedItem) {
         item.as_oldest = false;
         if let Some(queue) = self.queues.get_mut(&item.queue) {
             self.unsettled.insert(item.queue);
@@ -595,9 +595,9 @@ impl Core {
         }
     }
 
-    /// Counts a run that became ready.
-    pub(super) fn becomes_ready(&mut self, queue: u32, from: RunState) {
-        self.shift(queue, from, RunState::Ready);
+    /// Counts a run that became queued.
+    pub(super) fn becomes_queued(&mut self, queue: u32, from: RunState) {
+        self.shift(queue, from, RunState::Queued);
     }
 }
 

@@ -141,11 +141,11 @@ fn queue_text(queue: &QueueSummary) -> String {
         false => format!(" ({})", queue.reasons.join(", ")),
     };
     format!(
-        "{} ready={} granted={} scheduled={} suspended={}{} slots={}{}{reasons}",
+        "{} queued={} running={} delayed={} suspended={}{} slots={}{}{reasons}",
         queue.name,
-        queue.ready,
-        queue.granted,
-        queue.scheduled,
+        queue.queued,
+        queue.running,
+        queue.delayed,
         queue.suspended,
         oldest.unwrap_or_default(),
         queue.slots,
@@ -804,10 +804,10 @@ impl Scene {
                 let (time, _) = keys::act_of(key).unwrap();
                 format!("act {}", at(time))
             }
-            Family::Ready => {
+            Family::Queued => {
                 let queue = u32::from_be_bytes(key[3..7].try_into().unwrap());
                 let queue = self.queues.get(&queue).cloned().unwrap_or_default();
-                format!("ready {queue}/{}/{}", key[7], keys::sequence_of(key).unwrap())
+                format!("queued {queue}/{}/{}", key[7], keys::sequence_of(key).unwrap())
             }
             Family::Journal => {
                 let (run, entry, part) = journal::parts_of(key).unwrap();
@@ -876,8 +876,8 @@ impl Scene {
             Family::Pool => {
                 let pool = keys::PoolRecord::of_bytes(value).unwrap();
                 let counts = [
-                    ("ready", pool.ready),
-                    ("scheduled", pool.scheduled),
+                    ("queued", pool.queued),
+                    ("delayed", pool.delayed),
                     ("suspended", pool.suspended),
                 ];
                 let counts = counts.iter().filter(|(_, count)| *count > 0);
@@ -906,8 +906,8 @@ impl Scene {
                 let run = act.run.map_or(String::new(), run_name);
                 format!(" {} {run} by={}: {}", act.kind, act.principal, act.detail)
             }
-            Family::Ready => {
-                let record = keys::ReadyRecord::of_bytes(value).unwrap();
+            Family::Queued => {
+                let record = keys::QueuedRecord::of_bytes(value).unwrap();
                 let deaths = if record.deaths > 0 {
                     format!(" deaths={}", record.deaths)
                 } else {

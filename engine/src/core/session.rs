@@ -15,7 +15,7 @@ use twox_hash::XxHash3_128;
 use super::Core;
 use super::load::Want;
 use super::output::{Effect, Note, Output, Read};
-use super::queue::ReadyItem;
+use super::queue::QueuedItem;
 use super::start::{check_name, check_name_length, check_range, check_tags};
 use crate::canary::canary;
 use crate::keys::StoppedRecord;
@@ -92,7 +92,7 @@ impl Session {
         self.workflows.contains(workflow)
     }
 
-    pub(super) fn can_run(&self, item: &ReadyItem) -> bool {
+    pub(super) fn can_run(&self, item: &QueuedItem) -> bool {
         self.can_take(&item.workflow, &item.tags, &item.avoid)
     }
 
@@ -130,7 +130,7 @@ impl Session {
         }
     }
 
-    pub(super) fn can_run_alone(&self, item: &ReadyItem) -> bool {
+    pub(super) fn can_run_alone(&self, item: &QueuedItem) -> bool {
         self.serves(item.queue) && self.solitary.is_none() && self.can_run(item)
     }
 

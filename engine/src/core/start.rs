@@ -247,7 +247,7 @@ impl Core {
         }
         match not_before {
             Some(due) => self.schedule(&run, due, out),
-            None => self.begin_ready(run, out),
+            None => self.begin_queued(run, out),
         }
         let place = (caller.namespace, id);
         if self.lookups.contains_key(&place) || self.resolving == Some(place) {
@@ -268,14 +268,14 @@ impl Core {
             tags: run.tags.clone(),
         };
         self.arm_stored(due, run.no, record, out);
-        self.enters(queue, RunState::Scheduled);
+        self.enters(queue, RunState::Delayed);
     }
 
     /// A new run goes straight to a worker if nobody waits before it; it never has a row in the
     /// queue then.
-    fn begin_ready(&mut self, run: Run, out: &mut Output) {
+    fn begin_queued(&mut self, run: Run, out: &mut Output) {
         let queue = self.queue_number(&run.queue, out);
-        self.enters(queue, RunState::Ready);
+        self.enters(queue, RunState::Queued);
         let item = self.arrival_of(&run, queue);
         if let Some(session) = self.direct_taker(&item) {
             return self.lease(run, session, item, out);

@@ -9,7 +9,7 @@ use stepwell_storage::Space;
 
 use super::Core;
 use super::output::{Note, Output};
-use super::queue::ReadyItem;
+use super::queue::QueuedItem;
 use super::run::{Run, RunImage};
 use crate::canary::canary;
 use crate::keys::{self, Record, StoppedRecord};
@@ -71,7 +71,7 @@ impl Core {
         let workflow = run.workflow.clone();
         let record = StoppedRecord { state, reason, builds, at: self.now(), workflow };
         out.put(Space::Lasting, keys::stopped(no), record.to_bytes());
-        self.shift(lease.record.queue, RunState::Granted, state);
+        self.shift(lease.record.queue, RunState::Running, state);
         if state == RunState::Parked {
             // A worker that is away now is asked when it is back; one that came while the run was
             // leased is asked now.
@@ -152,8 +152,8 @@ impl Core {
         };
         out.delete(Space::Lasting, keys::stopped(run.no));
         let queue = self.queue_number(&run.queue, out);
-        self.becomes_ready(queue, stopped.state);
-        let mut item: ReadyItem = self.arrival_of(run, queue);
+        self.becomes_queued(queue, stopped.state);
+        let mut item: QueuedItem = self.arrival_of(run, queue);
         if asker.is_none() {
             item.avoid = stopped.builds.clone();
         }
@@ -246,8 +246,8 @@ impl Core {
                 &Entry::from(CancelRequested { at, principal: caller.principal, reason }),
             );
         }
-        if state != RunState::Ready {
-            self.becomes_ready(queue, state);
+        if state != RunState::Queued {
+            self.becomes_queued(queue, state);
             self.enqueue(&run, out);
         }
     }

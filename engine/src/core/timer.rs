@@ -1,7 +1,7 @@
 //! Timers: a window in memory over the stored ones of waiting runs, and those of leased runs.
 //!
 //! A waiting run has one stored timer, its earliest; one that waits for once keys has it at the end
-//! of time (`once.rs`). When that is due the run becomes ready; which of its timers are due is
+//! of time (`once.rs`). When that is due the run becomes queued; which of its timers are due is
 //! decided when it is leased. Timers never fire early in engine time (T1).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -204,7 +204,7 @@ impl Core {
         }
     }
 
-    /// Makes waiting runs ready whose timer is due, and reads further timers.
+    /// Queues waiting runs whose timer is due, and reads further timers.
     pub(super) fn fire_timers(&mut self, out: &mut Output) {
         let now = self.now();
         for _ in 0..FIRE_MAX {
@@ -222,11 +222,11 @@ impl Core {
             self.changed_while_read(no);
             let from = if record.delayed && !canary!("a delayed run is counted as a suspended one")
             {
-                RunState::Scheduled
+                RunState::Delayed
             } else {
                 RunState::Suspended
             };
-            self.becomes_ready(record.queue, from);
+            self.becomes_queued(record.queue, from);
             let needs = (record.workflow, record.tags);
             let item = self.arrival(no, record.queue, record.priority, needs);
             self.enqueue_item(item, out);

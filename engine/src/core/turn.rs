@@ -38,7 +38,7 @@ impl Core {
             return self.die(&mut run, death(&lease, failure, end), out);
         }
         out.append(&mut run, &Completed { at: self.now(), output: report.output }.into());
-        self.shift(lease.record.queue, RunState::Granted, RunState::Completed);
+        self.shift(lease.record.queue, RunState::Running, RunState::Completed);
         self.tell_end(&run, out);
     }
 
@@ -54,7 +54,7 @@ impl Core {
         let failure = report.failure.bounded();
         if run.cancel_requested && failure.is_cancelled() {
             out.append(&mut run, &Entry::from(Cancelled { at: now }));
-            self.shift(lease.record.queue, RunState::Granted, RunState::Cancelled);
+            self.shift(lease.record.queue, RunState::Running, RunState::Cancelled);
             return self.tell_end(&run, out);
         }
         // A workflow without steps is one implicit step, with the default retries.
@@ -89,7 +89,7 @@ impl Core {
             once: None,
         };
         self.arm_stored(retry_at, run.no, record, out);
-        self.shift(queue, RunState::Granted, RunState::Suspended);
+        self.shift(queue, RunState::Running, RunState::Suspended);
     }
 
     /// The worker says that only time can help. If the journal has grown behind its back, it cannot
@@ -134,10 +134,10 @@ impl Core {
                     once: None,
                 };
                 self.arm_stored(due, run.no, record, out);
-                self.shift(queue, RunState::Granted, RunState::Suspended);
+                self.shift(queue, RunState::Running, RunState::Suspended);
             }
             None => {
-                self.becomes_ready(lease.record.queue, RunState::Granted);
+                self.becomes_queued(lease.record.queue, RunState::Running);
                 self.enqueue(&run, out);
             }
         }
@@ -154,7 +154,7 @@ impl Core {
         }
     }
 
-    /// A draining worker hands a run back: it is ready at once, at its old place, and nobody is
+    /// A draining worker hands a run back: it is queued at once, at its old place, and nobody is
     /// suspected.
     pub(super) fn give_back(&mut self, session: SessionId, report: GiveBack, out: &mut Output) {
         if self.current(session, report.run, report.token, out).is_none() {
@@ -174,7 +174,7 @@ impl Core {
 /// The death of a run whose turn has ended.
 fn death(lease: &Lease, failure: Failure, end: Option<FunctionEnd>) -> Death {
     Death {
-        from: RunState::Granted,
+        from: RunState::Running,
         failure,
         end,
         worker: (lease.record.incarnation, lease.record.build.clone()),

@@ -17,7 +17,7 @@ use super::Core;
 use super::dead::Death;
 use super::load::Want;
 use super::output::Output;
-use super::queue::ReadyItem;
+use super::queue::QueuedItem;
 use super::run::RunImage;
 use super::session::Session;
 use crate::canary::canary;
@@ -180,7 +180,7 @@ impl Core {
     }
 
     /// The run has been read: it dies, unless it or the workers have changed meanwhile.
-    pub(super) fn unknown_loaded(&mut self, image: RunImage, item: ReadyItem, out: &mut Output) {
+    pub(super) fn unknown_loaded(&mut self, image: RunImage, item: QueuedItem, out: &mut Output) {
         self.unknown.one_less();
         let mut run = image.run;
         if run.ended.is_some() || image.stopped.is_some() {
@@ -202,7 +202,7 @@ impl Core {
         );
         let failure = Failure::new(FailureKind::Terminal, UNKNOWN_WORKFLOW, why);
         let death = Death {
-            from: RunState::Ready,
+            from: RunState::Queued,
             failure,
             end: None,
             worker: (Incarnation::default(), String::new()),

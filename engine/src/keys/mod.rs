@@ -11,7 +11,7 @@
 //! | 3 | queue | lasting | queue number | [`QueueRecord`] | when a queue is first named |
 //! | 4 | stopped | lasting | run number | [`StoppedRecord`] | when a run is parked or paused |
 //! | 5 | dead | lasting | died at, run number | [`DeadRecord`] | when a run dies |
-//! | 6 | ready | passing | queue, priority, sequence | [`ReadyRecord`] | when a run waits for a worker |
+//! | 6 | queued | passing | queue, priority, sequence | [`QueuedRecord`] | when a run waits for a worker |
 //! | 7 | lease | passing | slot | [`LeaseRecord`] | once a turn |
 //! | 8 | timer | passing | due, run number | [`TimerRecord`] | when a run is suspended |
 //! | 9 | journal | generation | run number, entry, chunk | a stored entry, or a part | once an entry |
@@ -30,8 +30,8 @@
 //! | 17 | schedule | lasting | schedule number | [`ScheduleRecord`] | when a schedule is set |
 //! | 18 | schedule state | lasting | schedule number | [`ScheduleState`] | with each occurrence, in the batch of its run |
 //!
-//! Scans never start where deletes happen: ready and timer windows go on behind the cursors kept in
-//! [`Mark`]; slots of leases are used again, lowest first.
+//! Scans never start where deletes happen: windows of lanes and timers go on behind the cursors
+//! kept in [`Mark`]; slots of leases are used again, lowest first.
 
 pub mod batch;
 pub mod expiry;
@@ -77,7 +77,7 @@ pub enum Family {
     /// Dead letters.
     Dead = 5,
     /// Runs that wait for a worker.
-    Ready = 6,
+    Queued = 6,
     /// Runs that a worker holds.
     Lease = 7,
     /// Runs that wait for time to pass.
@@ -122,7 +122,7 @@ impl Family {
         Self::Queue,
         Self::Stopped,
         Self::Dead,
-        Self::Ready,
+        Self::Queued,
         Self::Lease,
         Self::Timer,
         Self::Journal,
@@ -223,9 +223,9 @@ pub fn dead(at: Time, run: RunNo) -> Bytes {
     KeyBuilder::new(Family::Dead).part(&at.0.to_be_bytes()).part(&run.0.to_be_bytes()).done()
 }
 
-/// Where a ready run waits.
-pub fn ready(queue: u32, priority: u8, sequence: u64) -> Bytes {
-    KeyBuilder::new(Family::Ready)
+/// Where a queued run waits.
+pub fn queued(queue: u32, priority: u8, sequence: u64) -> Bytes {
+    KeyBuilder::new(Family::Queued)
         .part(&queue.to_be_bytes())
         .part(&[priority])
         .part(&sequence.to_be_bytes())
@@ -234,10 +234,10 @@ pub fn ready(queue: u32, priority: u8, sequence: u64) -> Bytes {
 
 /// The prefix of one lane of a queue.
 pub fn lane(queue: u32, priority: u8) -> Bytes {
-    KeyBuilder::new(Family::Ready).part(&queue.to_be_bytes()).part(&[priority]).done()
+    KeyBuilder::new(Family::Queued).part(&queue.to_be_bytes()).part(&[priority]).done()
 }
 
-/// The sequence in the key of a ready run.
+/// The sequence in the key of a queued run.
 pub fn sequence_of(key: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(key.get(8..16)?.try_into().ok()?))
 }
@@ -347,7 +347,7 @@ records! {
         format: u32,
         /// The next run's number.
         next_run: u64,
-        /// The next ready sequence.
+        /// The next queued sequence.
         next_sequence: u64,
         /// Runs in each state, in the order of [`RunState::ALL`].
         runs: Vec<u64>,
@@ -372,9 +372,9 @@ records! {
     /// are counted at open.
     PoolRecord {
         /// Runs that wait for a worker.
-        ready: u64,
+        queued: u64,
         /// Delayed runs that are not due.
-        scheduled: u64,
+        delayed: u64,
         /// Runs that wait for a timer or a backoff.
         suspended: u64,
         /// What the bucket held at `at`, in units of which a hand-out takes `per_ms` and a
@@ -428,7 +428,7 @@ records! {
     }
 
     /// A run that waits for a worker.
-    ReadyRecord {
+    QueuedRecord {
         /// The run.
         run: RunNo,
         /// Its workflow.
@@ -514,12 +514,12 @@ records! {
     Mark {
         /// Engine time has not passed this instant.
         time: Time,
-        /// Per queue and priority: no ready run before this sequence. At most [`HEADS_MAX`], those
+        /// Per queue and priority: no queued run before this sequence. At most [`HEADS_MAX`], those
         /// that wait longest.
         heads: Vec<(u32, u8, u64)>,
         /// No timer before this instant.
         timers: Time,
-        /// In the lanes that `heads` does not name: no ready run before this sequence.
+        /// In the lanes that `heads` does not name: no queued run before this sequence.
         #[serde(default)]
         rest: u64,
         /// No act before this instant.
@@ -543,7 +543,7 @@ records! {
 impl Default for PoolRecord {
     /// Of a queue without runs.
     fn default() -> Self {
-        Self { ready: 0, scheduled: 0, suspended: 0, level: 0, at: Time(0) }
+        Self { queued: 0, delayed: 0, suspended: 0, level: 0, at: Time(0) }
     }
 }
 
@@ -561,7 +561,7 @@ mod tests {
             hex(&index(Namespace(1), RunId(2))),
             "0000020000000100000000000000000000000000000002"
         );
-        assert_eq!(hex(&ready(1, 2, 3)), "00000600000001020000000000000003");
+        assert_eq!(hex(&queued(1, 2, 3)), "00000600000001020000000000000003");
         assert_eq!(hex(&lease(7)), "00000700000007");
         assert_eq!(hex(&pool(8)), "00000d00000008");
         assert_eq!(hex(&timer(Time(5), RunNo(6))), "00000800000000000000050000000000000006");
@@ -596,7 +596,7 @@ mod tests {
             hex(&lease.to_bytes()),
             "9e0193020304c41000000000000000000000000000000005a162a17706070809009091a1740a0b"
         );
-        let pool = PoolRecord { ready: 1, scheduled: 2, suspended: 3, level: 4, at: Time(5) };
+        let pool = PoolRecord { queued: 1, delayed: 2, suspended: 3, level: 4, at: Time(5) };
         assert_eq!(hex(&pool.to_bytes()), "950102030405");
         let queue = QueueRecord {
             name: "q".into(),
@@ -676,7 +676,7 @@ mod tests {
 
     #[test]
     fn the_order_of_keys_is_the_order_of_values() {
-        let mut keys = vec![ready(1, 0, 255), ready(1, 0, 256), ready(1, 1, 0), ready(2, 0, 0)];
+        let mut keys = vec![queued(1, 0, 255), queued(1, 0, 256), queued(1, 1, 0), queued(2, 0, 0)];
         let sorted = keys.clone();
         keys.sort();
         assert_eq!(keys, sorted);

@@ -56,9 +56,9 @@ impl fmt::Display for RateLimit {
 /// acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct QueueSettings {
-    /// Nothing is handed out. What is granted goes on, and starts are taken.
+    /// Nothing is handed out. Running runs go on, and starts are taken.
     pub paused: bool,
-    /// Runs granted at once, over all workers. What waits takes no place.
+    /// Runs running at once, over all workers. What waits takes no place.
     pub concurrency: Option<u32>,
     /// Hand-outs in a time.
     pub rate: Option<RateLimit>,
@@ -79,7 +79,7 @@ impl QueueSettings {
 pub struct QueueChange {
     /// Whether it is paused.
     pub paused: Option<bool>,
-    /// Runs granted at once; 0 takes the limit away. Lowering it ends nothing: it only admits no
+    /// Runs running at once; 0 takes the limit away. Lowering it ends nothing: it only admits no
     /// more.
     pub concurrency: Option<u32>,
     /// Hand-outs in a time; a count of 0 takes the limit away.
@@ -117,14 +117,14 @@ pub struct QueueSummary {
     /// What is set.
     pub settings: QueueSettings,
     /// Runs that wait for a worker.
-    pub ready: u64,
+    pub queued: u64,
     /// Runs that workers hold, or that are kept for workers that may come back.
-    pub granted: u64,
-    /// Delayed runs that are not due. They count neither as ready nor as old.
-    pub scheduled: u64,
+    pub running: u64,
+    /// Delayed runs that are not due. They count neither as queued nor as old.
+    pub delayed: u64,
     /// Runs that wait for a timer or a backoff.
     pub suspended: u64,
-    /// Since when the ready run waits that waits longest. Of a run whose worker was lost: since it
+    /// Since when the queued run waits that waits longest. Of a run whose worker was lost: since it
     /// was in line before.
     pub oldest_since: Option<Time>,
     /// Workers connected now that offer slots to it.

@@ -13,12 +13,12 @@ use crate::numbered::numbered;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "u8", try_from = "u8")]
 pub enum RunState {
-    /// Delayed: started, but not to be run yet.
-    Scheduled,
+    /// Started with a delay, and not due yet.
+    Delayed,
     /// Waits in its queue for a worker with a free slot.
-    Ready,
-    /// A worker runs it.
-    Granted,
+    Queued,
+    /// Leased to a worker, which runs it.
+    Running,
     /// Waits for a timer or a backoff; holds no slot and no memory.
     Suspended,
     /// Its code and its journal disagree; waits for another build or `run resume`.
@@ -38,9 +38,9 @@ pub enum RunState {
 impl RunState {
     /// All states, in the order of a run's life.
     pub const ALL: [Self; 10] = [
-        Self::Scheduled,
-        Self::Ready,
-        Self::Granted,
+        Self::Delayed,
+        Self::Queued,
+        Self::Running,
         Self::Suspended,
         Self::Parked,
         Self::Paused,
@@ -58,9 +58,9 @@ impl RunState {
     /// The word for it, lower case.
     pub fn word(self) -> &'static str {
         match self {
-            Self::Scheduled => "scheduled",
-            Self::Ready => "ready",
-            Self::Granted => "granted",
+            Self::Delayed => "delayed",
+            Self::Queued => "queued",
+            Self::Running => "running",
             Self::Suspended => "suspended",
             Self::Parked => "parked",
             Self::Paused => "paused",
@@ -219,7 +219,7 @@ pub struct InMemory {
     pub sessions: u64,
     /// Runs that workers hold, or that are kept for workers that may come back.
     pub leases: u64,
-    /// Ready runs that were started just now and need not be read.
+    /// Queued runs that were started just now and need not be read.
     pub fresh: u64,
     /// Timers of suspended runs, the earliest ones.
     pub timers: u64,

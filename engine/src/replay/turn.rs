@@ -294,7 +294,7 @@ impl Turn {
         count(&self.world.counts.turns);
         self.limit = code.limit;
         self.watch.set_limit(code.limit);
-        // Nobody redrives a run that is granted: what is superseded now stays so for this turn.
+        // Nobody redrives a run that is running: what is superseded now stays so for this turn.
         self.superseded = Superseded::of(self.history.waiting());
         let input = self.input(std::mem::take(&mut started.input));
         let shared = Arc::new(Shared::new(

@@ -38,12 +38,12 @@ pub struct EngineOptions {
     /// Dead letters about which nobody has decided are kept for this long, rounded up to whole
     /// days, and so is what operators did; not shorter than other ended runs. Default 30 days.
     pub dead_retention: Duration,
-    /// A run becomes a dead letter when it has been ready for so long, and no worker that knows its
-    /// workflow was connected while others served its queue. Default 10 min.
+    /// A run becomes a dead letter when it has been queued for so long, and no worker that knows
+    /// its workflow was connected while others served its queue. Default 10 min.
     pub unknown_workflow_after: Duration,
     /// Follow the wall clock wherever it goes (after it was wrong, and has been set right).
     pub accept_clock: bool,
-    /// Ready work that no connected worker offers (its queue, workflow or tags) is warned of after
+    /// Queued work that no connected worker offers (its queue, workflow or tags) is warned of after
     /// this time. Default 60 s.
     pub unoffered_after: Duration,
     /// Memory for blocks read from disk. Default 64 MiB.

@@ -16,7 +16,7 @@ use crate::keys::order::OrderRecord;
 use crate::keys::unique::UniqueRecord;
 use crate::keys::{
     ActRecord, DeadRecord, Family, GenerationRecord, IndexRecord, LeaseRecord, Mark, MovedRecord,
-    PoolRecord, QueueRecord, ReadyRecord, Record, ScheduleRecord, ScheduleState, StoppedRecord,
+    PoolRecord, QueueRecord, QueuedRecord, Record, ScheduleRecord, ScheduleState, StoppedRecord,
     Tally, TimerRecord,
 };
 use crate::model::chain::CHAIN_BYTES;
@@ -143,7 +143,7 @@ fn decode(family: Family, row: &Row) -> Result<String, String> {
         Family::Queue => text::<QueueRecord>(value),
         Family::Stopped => text::<StoppedRecord>(value),
         Family::Dead => text::<DeadRecord>(value),
-        Family::Ready => text::<ReadyRecord>(value),
+        Family::Queued => text::<QueuedRecord>(value),
         Family::Lease => text::<LeaseRecord>(value),
         Family::Timer => text::<TimerRecord>(value),
         Family::Generation => text::<GenerationRecord>(value),

@@ -26,7 +26,7 @@ pub(super) fn log(note: &Note) {
             tracing::warn!(queue, by, "a queue was set: {what}")
         }
         Note::NoWorker { queue, reason, for_ms } => {
-            tracing::warn!(queue, for_ms, "no_worker: runs are ready, and {reason}")
+            tracing::warn!(queue, for_ms, "no_worker: runs are queued, and {reason}")
         }
         Note::NoWorkerCleared { queue, reason } => {
             tracing::warn!(queue, "no_worker is over: it was that {reason}")

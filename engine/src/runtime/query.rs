@@ -62,7 +62,7 @@ impl View {
             return Ok(None);
         };
         let held = self.leased.get(&no).filter(|_| image.run.ended.is_none());
-        let state = if held.is_some() { RunState::Granted } else { Core::state_of(&image) };
+        let state = if held.is_some() { RunState::Running } else { Core::state_of(&image) };
         let mut row = summary(&image.run, state);
         row.incarnation = held.copied();
         if state == RunState::Suspended {

@@ -307,7 +307,7 @@ messages! {
         /// What the code asked.
         code_asked: String,
     },
-    /// Worker to engine: the run comes back unharmed (drain); the run is ready at once.
+    /// Worker to engine: the run comes back unharmed (drain); the run is queued at once.
     27 => GiveBack {
         /// The run.
         run: RunNo,

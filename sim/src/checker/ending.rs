@@ -1,7 +1,7 @@
 //! **Everything ends after the faults stop, and leaves nothing behind.**
 //!
 //! Source: the simulation's own promise: once all hosts are up and all links are whole, every run
-//! ends within the stated simulated time; then no lease, ready row, timer or stopped run is left,
+//! ends within the stated simulated time; then no lease, queued row, timer or stopped run is left,
 //! and the engine has nothing in memory but the sessions of those who are there.
 
 use stepwell::model::run::InMemory;
@@ -45,7 +45,7 @@ pub(super) fn at_the_end(
         bench.charge(name, format!("a lease is left over: run {}", lease.run));
     }
     for run in durable.waiting.values().map(|record| &record.run) {
-        bench.charge(name, format!("a ready row is left over: run {run}"));
+        bench.charge(name, format!("a queued row is left over: run {run}"));
     }
     for (due, run) in durable.timers.keys() {
         bench.charge(name, format!("a timer is left over: run {run}, due {due}"));

@@ -1,6 +1,6 @@
 //! **What is told of queues is what is there.**
 //!
-//! Source: `QueueSummary`: depth, granted, scheduled, suspended, the age of the oldest ready run
+//! Source: `QueueSummary`: depth, running, delayed, suspended, the age of the oldest queued run
 //! and the settings are all of one instant, and that instant lies between the question and its
 //! answer. Checked against what was durable: the answer must be the state after one of the changes
 //! that became durable meanwhile, for all queues at once.
@@ -19,9 +19,9 @@ const NAME: &str = "what is told of queues is what is there";
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Gauge {
     settings: QueueSettings,
-    ready: u64,
-    granted: u64,
-    scheduled: u64,
+    queued: u64,
+    running: u64,
+    delayed: u64,
     suspended: u64,
     oldest_since: Option<Time>,
 }
@@ -74,9 +74,9 @@ impl Gauges {
 fn gauge(told: &QueueSummary) -> (String, Gauge) {
     let gauge = Gauge {
         settings: told.settings,
-        ready: told.ready,
-        granted: told.granted,
-        scheduled: told.scheduled,
+        queued: told.queued,
+        running: told.running,
+        delayed: told.delayed,
         suspended: told.suspended,
         oldest_since: told.oldest_since,
     };
@@ -96,22 +96,22 @@ fn state(durable: &Durable) -> State {
     for ((queue, ..), record) in &durable.waiting {
         let gauge = gauges.entry(*queue).or_default();
         let lives = durable.runs.get(&record.run).is_some_and(|run| !run.has_ended());
-        gauge.ready += u64::from(lives);
+        gauge.queued += u64::from(lives);
         let oldest = gauge.oldest_since.unwrap_or(record.since);
         gauge.oldest_since = Some(oldest.min(record.since));
     }
     for lease in durable.leases.values() {
-        gauges.entry(lease.queue).or_default().granted += 1;
+        gauges.entry(lease.queue).or_default().running += 1;
     }
     for timer in durable.timers.values() {
         let gauge = gauges.entry(timer.queue).or_default();
         match timer.delayed {
-            true => gauge.scheduled += 1,
+            true => gauge.delayed += 1,
             false => gauge.suspended += 1,
         }
     }
     let named = gauges.into_iter().map(|(number, mut gauge)| {
-        gauge.oldest_since = gauge.oldest_since.filter(|_| gauge.ready > 0);
+        gauge.oldest_since = gauge.oldest_since.filter(|_| gauge.queued > 0);
         let record = durable.queues.get(&number);
         (record.map_or(String::new(), |record| record.name.clone()), gauge)
     });

@@ -460,7 +460,7 @@ impl History {
             return None;
         };
         match told {
-            RunState::Scheduled => (life.delayed && life.entries == 1).then_some(state),
+            RunState::Delayed => (life.delayed && life.entries == 1).then_some(state),
             told if told.is_final() => None,
             _ => Some(State::Live(Life { delayed: false, ..life })),
         }

@@ -1,6 +1,6 @@
 //! **A run that has not ended is in exactly one place.**
 //!
-//! Source: the core's invariant Q1: ready, leased, timer or stopped. In none it would be lost, in
+//! Source: the core's invariant Q1: queued, leased, timer or stopped. In none it would be lost, in
 //! two it would run twice. One that has ended is in none, but for one that was cancelled in line:
 //! its row goes when its turn comes.
 
@@ -21,7 +21,7 @@ pub(super) fn batch_ended(durable: &Durable, touched: &BTreeSet<RunNo>, bench: &
             continue;
         };
         let places = durable.places(*no);
-        let ghost = run.was_cancelled_in_line() && places == [RunState::Ready];
+        let ghost = run.was_cancelled_in_line() && places == [RunState::Queued];
         if places.len() != usize::from(!run.has_ended()) && !ghost {
             bench.charge(
                 NAME,

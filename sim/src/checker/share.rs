@@ -1,12 +1,12 @@
 //! **The most urgent run goes first, and one hand-out in so many goes to the oldest.**
 //!
-//! Source: the core's invariant A4. Of all that is ready and that its worker can take, a run that
+//! Source: the core's invariant A4. Of all that is queued and that its worker can take, a run that
 //! is leased is of the smallest priority, or it is the oldest; and of as many leases in a row as
 //! the queue's setting says, one went to the oldest, in each life of the engine; and so of those to
 //! one worker, while it has one session. Not so often that priorities mean nothing: at most two in
 //! so many overtake a more urgent one (one for the queue, one for the worker).
 //!
-//! The engine decides before what it decides is durable. So a run counts as ready here only if
+//! The engine decides before what it decides is durable. So a run counts as queued here only if
 //! another lease, of an earlier instant, became durable after it was in line; one that is leased
 //! at the same instant does not count as passed over, and those of one instant may have been chosen
 //! in any order. Between choosing a run and leasing it, the worker it was chosen for may leave, or
@@ -15,7 +15,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use stepwell::keys::{LeaseRecord, ReadyRecord};
+use stepwell::keys::{LeaseRecord, QueuedRecord};
 use stepwell::model::id::{Incarnation, RunNo};
 use stepwell::model::time::Time;
 
@@ -106,7 +106,7 @@ impl Shares {
         if lease.deaths >= ALONE {
             return;
         }
-        let passed = |(place, record): &(&Place, &ReadyRecord)| {
+        let passed = |(place, record): &(&Place, &QueuedRecord)| {
             record.deaths < ALONE
                 && !record.avoid.contains(&lease.build)
                 && admissions.offers(lease.incarnation, &record.tags)
@@ -114,7 +114,7 @@ impl Shares {
                 && self.known.get(place).is_some_and(|known| *known < lease.at)
                 && durable.runs.get(&record.run).is_some_and(|run| !run.has_ended())
         };
-        let of = |rows: &mut dyn Iterator<Item = (&Place, &ReadyRecord)>| -> BTreeSet<RunNo> {
+        let of = |rows: &mut dyn Iterator<Item = (&Place, &QueuedRecord)>| -> BTreeSet<RunNo> {
             let found = rows.filter(passed);
             found.map(|(_, record)| record.run).collect()
         };

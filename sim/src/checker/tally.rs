@@ -53,18 +53,18 @@ fn pools(durable: &Durable, bench: &mut Bench<'_>) {
     for (number, pool) in &durable.pools {
         let waiting = durable.waiting.iter().filter(|((queue, ..), _)| queue == number);
         let lives = |run: &RunNo| durable.runs.get(run).is_some_and(|run| !run.has_ended());
-        let ready = waiting.filter(|(_, record)| lives(&record.run)).count() as u64;
+        let queued = waiting.filter(|(_, record)| lives(&record.run)).count() as u64;
         let timers = |delayed: bool| {
             let timers = durable.timers.values();
             let of = timers.filter(|timer| timer.queue == *number && timer.delayed == delayed);
             of.count() as u64
         };
-        let counted = (ready, timers(true), timers(false));
-        let told = (pool.ready, pool.scheduled, pool.suspended);
+        let counted = (queued, timers(true), timers(false));
+        let told = (pool.queued, pool.delayed, pool.suspended);
         if told != counted {
             bench.charge(
                 NAME,
-                format!("queue {number} says {told:?} (ready, scheduled, suspended), the store holds {counted:?}"),
+                format!("queue {number} says {told:?} (queued, delayed, suspended), the store holds {counted:?}"),
             );
         }
     }

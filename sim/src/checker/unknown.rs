@@ -1,7 +1,7 @@
 //! **A workflow that nobody knows is waited for.**
 //!
 //! Source: `EngineOptions::unknown_workflow_after`: a run becomes a dead letter when it has been
-//! ready for so long; less of it never, whatever the clocks say; and only while no worker that
+//! queued for so long; less of it never, whatever the clocks say; and only while no worker that
 //! knows its workflow is connected, and none was meanwhile, however busy it is.
 
 use std::collections::{BTreeMap, BTreeSet};

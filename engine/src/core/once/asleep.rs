@@ -4,7 +4,7 @@
 //!   asks ──► waits in line ── a moment ──► suspended: a row at the end of time names its keys
 //!     ▲                                      │ a key is free: one run is called, another one each second
 //!     │                                      │ a key has a result: all are woken, some at a time
-//!     └── granted ◄── ready ◄────────────────┘ its own instant is due, it is cancelled
+//!     └── running ◄── queued ◄───────────────┘ its own instant is due, it is cancelled
 //! ```
 //!
 //! A run that is called is promised nothing: it asks like any other, and may find that somebody
@@ -190,7 +190,7 @@ impl Core {
         Self::end_turn(&lease, out);
         let queue = lease.record.queue;
         let Some(places) = places else {
-            self.becomes_ready(queue, RunState::Granted);
+            self.becomes_queued(queue, RunState::Running);
             return self.enqueue(&run, out);
         };
         self.sleeps_until(no, wakes_at);
@@ -208,7 +208,7 @@ impl Core {
             once: Some(once),
         };
         self.arm_stored(Time::NEVER, no, record, out);
-        self.shift(queue, RunState::Granted, RunState::Suspended);
+        self.shift(queue, RunState::Running, RunState::Suspended);
     }
 
     fn sleeps_until(&mut self, run: RunNo, wakes_at: Option<Time>) {
@@ -262,7 +262,7 @@ impl Core {
         self.onces.wakes(no);
         self.disarm_stored(Time::NEVER, no, out);
         let queue = self.queue_number(&image.run.queue, out);
-        self.becomes_ready(queue, RunState::Suspended);
+        self.becomes_queued(queue, RunState::Suspended);
         self.enqueue(&image.run, out);
     }
 

@@ -92,7 +92,7 @@ fn thousands_that_sleep_are_called_one_by_one_and_woken_all() {
     crowd.stage.core.check_onces();
     let counts = |crowd: &Crowd| {
         let of = |state| crowd.runs_in(state);
-        (of(RunState::Granted), of(RunState::Suspended))
+        (of(RunState::Running), of(RunState::Suspended))
     };
     assert_eq!(counts(&crowd), (1, 4_999));
     assert_eq!(crowd.stage.core.stats().in_memory.once, 5_000);

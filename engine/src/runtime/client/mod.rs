@@ -228,8 +228,8 @@ impl Client {
         self.done(|request| Cancel { request, caller, id, reason }.into()).await
     }
 
-    /// Lets a parked or paused run go on. One that is ready for another build than those it failed
-    /// on is ready for all again.
+    /// Lets a parked or paused run go on. One that is queued for another build than those it failed
+    /// on is queued for all again.
     pub async fn resume(&self, id: RunId) -> Result<(), ClientError> {
         let caller = self.calls();
         self.done(|request| Resume { request, caller, id }.into()).await

@@ -7,13 +7,13 @@ use super::{Client, misfit};
 use crate::model::queue::{QueueChange, QueueSummary};
 use crate::wire::message::{AskQueues, Message, SetQueue};
 
-/// How often a drain asks what is still granted.
+/// How often a drain asks which runs are still running.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// The queues of an engine: see [`Client::queues`].
 ///
 /// **Durability**: what is set survives a kill and a power cut once it has answered. It counts for
-/// what is handed out from then on; nothing that is granted is ended by it.
+/// what is handed out from then on; no running run is ended by it.
 #[derive(Debug, Clone)]
 pub struct Queues {
     client: Client,
@@ -26,7 +26,7 @@ impl Client {
     /// # async fn run(client: stepwell::Client) -> Result<(), stepwell::ClientError> {
     /// client.queues().pause("exports").await?;
     /// for queue in client.queues().list().await? {
-    ///     println!("{}: {} ready, {} granted", queue.name, queue.ready, queue.granted);
+    ///     println!("{}: {} queued, {} running", queue.name, queue.queued, queue.running);
     /// }
     /// # Ok(())
     /// # }
@@ -51,7 +51,7 @@ impl Queues {
         found.into_iter().next().ok_or(none)
     }
 
-    /// Hands out nothing more of a queue. What is granted goes on, and starts are taken.
+    /// Hands out nothing more of a queue. Running runs go on, and starts are taken.
     ///
     /// Errors: [`Refusal::NoSuchQueue`](crate::model::command::Refusal::NoSuchQueue).
     pub async fn pause(&self, queue: &str) -> Result<(), ClientError> {
@@ -67,12 +67,12 @@ impl Queues {
         self.set(queue, QueueChange { paused, ..QueueChange::default() }).await
     }
 
-    /// Pauses a queue and waits until nothing of it is granted, however long that takes.
+    /// Pauses a queue and waits until none of its runs is running, however long that takes.
     ///
     /// **Cancel safety**: dropped, it leaves the queue paused.
     pub async fn drain(&self, queue: &str) -> Result<(), ClientError> {
         self.pause(queue).await?;
-        while self.show(queue).await?.granted > 0 {
+        while self.show(queue).await?.running > 0 {
             self.client.shared.env.clock.sleep(LOOK).await;
         }
         Ok(())

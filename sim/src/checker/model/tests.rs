@@ -45,7 +45,7 @@ fn cancelled() -> Outcome {
 }
 
 fn pending() -> Answer {
-    let state = RunState::Granted;
+    let state = RunState::Running;
     Answer::Outcome(OutcomePending { state }.into())
 }
 
@@ -192,7 +192,7 @@ fn what_is_discarded_stays_ended() {
     let gone = |state| (7, 8, act(2, Deed::Redrive), not_dead(state));
     let made = |last| [begun.clone(), discard.clone(), peek.clone(), last];
     holds(&made(gone(RunState::Discarded)), journal());
-    fails(&made(gone(RunState::Granted)), journal());
+    fails(&made(gone(RunState::Running)), journal());
     let asked = (7, 8, Asked::Cancel, has_ended(RunState::Discarded));
     holds(&made(asked), journal());
 }
@@ -256,7 +256,7 @@ fn an_ordinary_life_is_explained() {
             (22, 31, start(2), taken()),
             (32, 40, PEEK, pending()),
             (41, 45, Asked::Status, status(RunState::Suspended, 4)),
-            (46, 50, Asked::Resume, not_resumable(RunState::Granted)),
+            (46, 50, Asked::Resume, not_resumable(RunState::Running)),
             (80, 91, Asked::Status, status(RunState::Completed, 10)),
             (92, 95, Asked::Cancel, has_ended(RunState::Completed)),
             (96, 99, Asked::Resume, not_resumable(RunState::Completed)),
@@ -313,7 +313,7 @@ fn an_outcome_that_changes_is_found() {
     let made = [
         (1, 10, start(1), Answer::Started(true)),
         (20, 50, Asked::Status, status(RunState::Completed, 10)),
-        (51, 60, Asked::Status, status(RunState::Granted, 9)),
+        (51, 60, Asked::Status, status(RunState::Running, 9)),
     ];
     fails(&made, done(1));
 }
@@ -384,7 +384,7 @@ fn a_call_without_an_answer_may_take_effect_late_or_never() {
         let late = [
             unknown.clone(),
             (10, 20, Asked::Status, none_such()),
-            (30, 40, Asked::Status, status(RunState::Ready, 1)),
+            (30, 40, Asked::Status, status(RunState::Queued, 1)),
         ];
         holds(&late, done(1));
         let back = [unknown.clone(), (10, 20, PEEK, pending()), (30, 40, PEEK, none_such())];
@@ -432,19 +432,19 @@ fn a_name_is_one_run() {
 }
 
 #[test]
-fn a_run_is_scheduled_only_at_first_and_only_if_it_was_delayed() {
-    let scheduled = |from, until| (from, until, Asked::Status, status(RunState::Scheduled, 1));
-    let ready = |from, until| (from, until, Asked::Status, status(RunState::Ready, 1));
+fn a_run_is_delayed_only_at_first_and_only_if_it_was_started_so() {
+    let delayed = |from, until| (from, until, Asked::Status, status(RunState::Delayed, 1));
+    let queued = |from, until| (from, until, Asked::Status, status(RunState::Queued, 1));
     let begun = (1, 10, start_delayed(1), Answer::Started(true));
-    holds(&[begun.clone(), scheduled(11, 12), ready(13, 14)], done(1));
-    fails(&[begun, ready(11, 12), scheduled(13, 14)], done(1));
+    holds(&[begun.clone(), delayed(11, 12), queued(13, 14)], done(1));
+    fails(&[begun, queued(11, 12), delayed(13, 14)], done(1));
     let begun = (1, 10, start(1), Answer::Started(true));
-    fails(&[begun, scheduled(11, 12)], done(1));
+    fails(&[begun, delayed(11, 12)], done(1));
 }
 
 #[test]
 fn a_journal_never_gets_shorter() {
-    let entries = |from, count| (from, from + 1, Asked::Status, status(RunState::Granted, count));
+    let entries = |from, count| (from, from + 1, Asked::Status, status(RunState::Running, count));
     let begun = (1, 10, start(1), Answer::Started(true));
     holds(&[begun.clone(), entries(11, 3), entries(13, 3), entries(15, 5)], done(1));
     let story = fails(&[begun.clone(), entries(11, 3), entries(13, 5), entries(15, 4)], done(1));
@@ -499,7 +499,7 @@ fn a_run_may_be_forgotten_and_begun_anew() {
         (120, 130, start(2), Answer::Started(true)),
         (131, 140, start(1), taken()),
         (141, 150, PEEK, pending()),
-        (151, 160, Asked::Status, status(RunState::Granted, 4)),
+        (151, 160, Asked::Status, status(RunState::Running, 4)),
     ];
     assert_eq!(forgotten(&second, held(2, false, None)), Verdict::Explained);
     // The same again, by a call that has no answer.
