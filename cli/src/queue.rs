@@ -23,13 +23,13 @@ pub(crate) enum QueueCommand {
     List(List),
     /// Print one queue
     Show(One),
-    /// Hand out nothing more; running runs go on, and starts are taken
+    /// Dispatch no more runs; running ones go on, and starts are taken
     Pause(One),
-    /// Hand out again
+    /// Dispatch runs again
     Resume(One),
     /// Pause, and wait until no run of the queue is running
     Drain(One),
-    /// Limit what is handed out; limits that are not named stay
+    /// Limit how many runs are dispatched; limits that are not named stay
     Limit(Limit),
 }
 
@@ -55,13 +55,13 @@ pub(crate) struct Limit {
     /// Runs running at once, over all workers, or `none`
     #[arg(long, value_name = "N", value_parser = number_or_none)]
     concurrency: Option<u32>,
-    /// Hand-outs in a time (100/s, 30/m, 5/250ms), or `none`
+    /// Dispatches in a period (100/s, 30/m, 5/250ms), or `none`
     #[arg(long, value_name = "RATE", value_parser = rate_or_none)]
     rate: Option<RateLimit>,
-    /// Hand-outs at once after a quiet time [default: as many as in the rate's time]
+    /// Dispatches at once after a quiet time [default: as many as in the rate's period]
     #[arg(long, value_name = "N", requires = "rate", value_parser = clap::value_parser!(u32).range(1..))]
     burst: Option<u32>,
-    /// Give one hand-out in N to the run that waits longest, whatever its priority, or `none`
+    /// Give one dispatch in N to the run that waits longest, whatever its priority, or `none`
     /// [default: 10]
     #[arg(long, value_name = "N", value_parser = number_or_none)]
     oldest_every: Option<u32>,
@@ -175,7 +175,7 @@ fn left(queue: &QueueSummary) -> CommandError {
         "interrupted",
         format!("`{}` stays paused; {running} still running", queue.name),
     )
-    .hint(format!("`stepwell queue resume {}` hands out again", queue.name))
+    .hint(format!("`stepwell queue resume {}` dispatches again", queue.name))
 }
 
 /// What is shown while a queue drains: a bar on a terminal, a line now and then elsewhere.
@@ -277,7 +277,7 @@ fn text(queue: &QueueSummary) -> String {
     let none = || "none".to_owned();
     let every = match settings.oldest_every() {
         0 => "no share: strictly by priority".to_owned(),
-        every => format!("one hand-out in {every}"),
+        every => format!("one dispatch in {every}"),
     };
     let mut rows = vec![
         ("queue", queue.name.clone()),

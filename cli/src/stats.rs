@@ -33,7 +33,7 @@ fn json(stats: &Stats) -> serde_json::Value {
         "workers": stats.workers,
         "steps": stats.steps,
         "replayed": stats.replayed,
-        "grants": stats.grants,
+        "dispatches": stats.dispatches,
         "regrants": stats.regrants,
         "refused_late": stats.refused_late,
         "repeated": stats.repeated,
@@ -61,7 +61,7 @@ fn text(stats: &Stats) -> String {
     text.push_str(&pairs(vec![
         ("steps committed", grouped(stats.steps)),
         ("outcomes replayed", grouped(stats.replayed)),
-        ("grants", grouped(stats.grants)),
+        ("dispatches", grouped(stats.dispatches)),
         ("grants after a death", grouped(stats.regrants)),
         ("late reports refused", grouped(stats.refused_late)),
         ("repeated reports", grouped(stats.repeated)),

@@ -38,8 +38,8 @@ fn a_long_line_is_measured_beside_a_short_one() {
     assert_eq!((&figures["measured"], &figures["in_flight"]), (&"queued".into(), &5_000.into()));
     assert_eq!(figures["errors"], 0, "{figures}");
     let positive = |name: &str| assert!(figures[name].as_f64().unwrap() > 0.0, "{name}: {figures}");
-    positive("handouts_per_s");
-    positive("handouts_per_s_few");
+    positive("dispatches_per_s");
+    positive("dispatches_per_s_few");
     positive("urgent_ms");
     positive("ready_s");
 }

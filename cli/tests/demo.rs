@@ -48,7 +48,7 @@ fn exports_did_not_delay_orders(queues: &Value) {
 fn the_urgent_one_overtook_the_line(urgent: &Value) {
     assert_eq!(urgent["priority"], 0, "{urgent}");
     assert!(number(urgent, "in_line") > 0, "{urgent}");
-    assert!(number(urgent, "handed_out_before") <= 9, "{urgent}");
+    assert!(number(urgent, "dispatched_before") <= 9, "{urgent}");
 }
 
 fn the_dead_letter_was_mended(letter: &Value) {

@@ -57,7 +57,7 @@ fn queues_are_listed_with_what_waits_and_why() {
 }
 
 #[test]
-fn a_paused_queue_takes_starts_and_hands_nothing_out() {
+fn a_paused_queue_takes_starts_and_dispatches_nothing() {
     let scene = Scene::set();
     let _worker = Running::worker(&scene.server.address());
     let paused = scene.ask(&["queue", "pause", "default"]);

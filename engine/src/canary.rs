@@ -167,7 +167,7 @@ mod planted {
             "R6: a leased run is reserved for its worker, and queued again without it",
         ),
         canary(
-            "a hand-out lost with its connection is forgotten",
+            "a dispatch lost with its connection is forgotten",
             "what a worker does not hold when it comes back is queued again",
         ),
         canary("a run given back is forgotten", "a run that is given back is queued again"),
@@ -243,13 +243,13 @@ mod planted {
             "A2: what is left of a rate limit is durable with the leases it paid for",
         ),
         canary(
-            "a paused queue hands out",
+            "a paused queue dispatches",
             "A3: while a queue is paused there is no new lease in it",
         ),
         canary("priorities are not looked at", "A4: the smallest priority goes first"),
         canary(
             "the oldest never gets its share",
-            "A4: one hand-out in so many goes to the run that waits longest",
+            "A4: one dispatch in so many goes to the run that waits longest",
         ),
         canary("the oldest never gets its share of a worker", "A4: and so of those of one worker"),
         canary("tags are not looked at", "a run goes only where its tags are offered"),
@@ -301,7 +301,7 @@ mod planted {
             "A42: the soft limit is told in time to clean up",
         ),
         canary(
-            "a hand-out does not tell the time",
+            "a dispatch does not tell the time",
             "a worker that waits for a backoff knows engine time, not an estimate that ran ahead",
         ),
         canary("dead letters are not counted", "C1: the tally equals the states of all runs"),

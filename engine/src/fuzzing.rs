@@ -294,7 +294,7 @@ mod seeds {
     use crate::model::run::RunState;
     use crate::model::unique::{Unique, UniqueKey};
     use crate::wire::message::{
-        AskBatch, AskOnce, AttemptFailedReport, Cancel, HandOut, Held, Hello, OnceGranted,
+        AskBatch, AskOnce, AttemptFailedReport, Cancel, Dispatch, Held, Hello, OnceGranted,
         OnceReturned, PROTOCOL, QueueSlots, RefusedReply, Start, StartBatch, StartTogether,
         StepCompletedReport, TurnSuspended, Welcome, WorkflowOffer,
     };
@@ -350,7 +350,7 @@ mod seeds {
                 suspends_once: true,
             }
             .into(),
-            HandOut {
+            Dispatch {
                 run: run_no,
                 token: TOKEN,
                 id: RunId(5),

@@ -50,7 +50,7 @@ impl DurableRun {
         self.entries.last().is_some_and(Entry::ends)
     }
 
-    /// Whether it was cancelled before it was ever handed out.
+    /// Whether it was cancelled before it was ever dispatched.
     pub(crate) fn was_cancelled_in_line(&self) -> bool {
         matches!(
             &self.entries[..],

@@ -35,7 +35,7 @@ pub struct Frame {
     pub connection: u32,
     /// The number of the frame on it, in this direction, copies counted.
     pub number: u32,
-    /// The message's kind, `HandOut`.
+    /// The message's kind, `Dispatch`.
     pub kind: Cow<'static, str>,
     /// Whether it is a copy.
     #[serde(default, skip_serializing_if = "Copies::is_first")]

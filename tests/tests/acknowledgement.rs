@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use stepwell::model::entry::{Entry, Place, StepCompleted};
 use stepwell::model::id::StepNo;
-use stepwell::wire::message::{HandOut, Message, StepCompletedReport, TurnCompleted};
+use stepwell::wire::message::{Dispatch, Message, StepCompletedReport, TurnCompleted};
 use stepwell::{Client, Payload, RunId, RunState, Worker, millis};
 use stepwell_tests::order::EngineOrder;
 use stepwell_tests::workflow::{self, Entry as Input, LEDGER, World};
@@ -106,9 +106,9 @@ async fn killed_at_an_acknowledgement(mut engine: Host, address: &str, cycle: u6
                 None => client_is_there = false,
             },
             message = worker.next(), if worker_is_there => match message {
-                Some(Message::HandOut(lease)) => {
-                    let (id, report) = outcome(&lease);
-                    reported.insert(lease.run, id);
+                Some(Message::Dispatch(dispatch)) => {
+                    let (id, report) = outcome(&dispatch);
+                    reported.insert(dispatch.run, id);
                     worker.send(&[report]).await;
                 }
                 Some(Message::Appended(appended)) => {
@@ -137,11 +137,11 @@ async fn killed_at_an_acknowledgement(mut engine: Host, address: &str, cycle: u6
 }
 
 /// What a worker reports of the one step of `ledger`.
-fn outcome(lease: &HandOut) -> (RunId, Message) {
+fn outcome(dispatch: &Dispatch) -> (RunId, Message) {
     let place = Place { name: "write".to_owned(), at: "by hand".to_owned(), version: 1 };
-    let (run, token, output) = (lease.run, lease.token, doubled(lease.id));
+    let (run, token, output) = (dispatch.run, dispatch.token, doubled(dispatch.id));
     (
-        lease.id,
+        dispatch.id,
         StepCompletedReport {
             run,
             token,

@@ -207,7 +207,7 @@ async fn a_run_that_kills_its_workers_is_a_dead_letter() {
         let (mut victim, _) = Peer::greeted(&address, hello).await;
         loop {
             match victim.next().await {
-                Some(Message::HandOut(handed)) if handed.id == run.id() => break,
+                Some(Message::Dispatch(dispatched)) if dispatched.id == run.id() => break,
                 Some(_) => {}
                 None => panic!("no run for victim {number}"),
             }

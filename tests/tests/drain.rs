@@ -106,7 +106,7 @@ async fn a_drain_of_a_queue_ends_with_its_running_runs_and_begins_no_more() {
     for number in 0..2 {
         running.push(client.start(GATED, &number).await.unwrap());
     }
-    until_stats(&client, "both run", |stats| stats.grants == 2).await;
+    until_stats(&client, "both run", |stats| stats.dispatches == 2).await;
 
     let queues = client.queues();
     let drain = queues.drain("default");
@@ -139,7 +139,7 @@ async fn a_drain_of_a_queue_ends_with_its_running_runs_and_begins_no_more() {
     assert!(queue.settings.paused);
     assert_eq!((queue.running, queue.queued, queue.slots), (0, 1, 4));
     let stats = client.stats().await.unwrap();
-    assert_eq!((stats.grants, stats.runs_in(RunState::Completed)), (2, 2));
+    assert_eq!((stats.dispatches, stats.runs_in(RunState::Completed)), (2, 2));
     for (number, run) in (0..).zip(running) {
         assert_eq!(run.outcome().await, Ok(number));
     }

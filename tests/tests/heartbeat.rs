@@ -56,7 +56,7 @@ async fn a_step_many_session_time_outs_long_runs_once() {
     assert_eq!(bodies.load(Ordering::SeqCst), 1, "bodies run");
     let stats = client.stats().await.unwrap();
     assert_eq!((stats.sessions_lost, stats.regrants), (0, 0));
-    assert_eq!(stats.grants, 1, "grants given");
+    assert_eq!(stats.dispatches, 1, "dispatches");
     worker.drain().await;
     engine.close().await;
 }
@@ -78,7 +78,7 @@ async fn a_silent_worker_is_noticed_while_others_talk() {
     let (mut talker, _) = Peer::greeted(&address, hello(1)).await;
     let (mut silent, _) = Peer::greeted(&address, worker_hello(2, "long", 1)).await;
     assert!(talker.send(&[start(1, "long", RunId(7), &())]).await);
-    assert!(matches!(silent.next().await, Some(Message::HandOut(_))));
+    assert!(matches!(silent.next().await, Some(Message::Dispatch(_))));
 
     let talking = tokio::spawn(async move {
         while talker.send(&[Heartbeat { beat: 1 }.into()]).await {

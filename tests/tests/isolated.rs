@@ -133,7 +133,7 @@ async fn crashes(how: Crash) -> Failure {
     assert_eq!(count(&lines, "begun before"), 1, "{lines:#?}");
     assert_eq!(count(&lines, "begun crash"), 2, "{lines:#?}");
     let stats = shop.client.stats().await.unwrap();
-    assert_eq!((stats.sessions_lost, stats.grants), (0, 1), "{stats:?}");
+    assert_eq!((stats.sessions_lost, stats.dispatches), (0, 1), "{stats:?}");
     shop.close().await;
     failed.into_iter().next().unwrap()
 }

@@ -66,7 +66,7 @@ async fn a_start_answers_while_all_handlers_are_busy() {
     for number in 0..4 {
         runs.push(client.start(HELD, &number).await.unwrap());
     }
-    until_stats(&client, "all handlers are busy", |stats| stats.grants == 4).await;
+    until_stats(&client, "all handlers are busy", |stats| stats.dispatches == 4).await;
     for number in 4..200 {
         let answer = timeout(PATIENCE, async { client.start(HELD, &number).await });
         runs.push(answer.await.unwrap().unwrap());

@@ -6,7 +6,7 @@ use std::time::Duration;
 use stepwell::model::command::Refusal;
 use stepwell::model::entry::{Entry, Place};
 use stepwell::model::id::StepNo;
-use stepwell::wire::message::{HandOut, Held, Hello, Message, StepCompletedReport};
+use stepwell::wire::message::{Dispatch, Held, Hello, Message, StepCompletedReport};
 use stepwell::{
     Client, Ctx, EngineOptions, Failure, Payload, RunId, Worker, WorkerHandle, Workflow, millis,
     secs,
@@ -66,10 +66,10 @@ async fn a_kill_is_made_up_for() -> Duration {
 const ONE_STEP: Workflow<(), u32> = Workflow::new("one step");
 
 /// A step's result under a lease.
-fn result(handed: &HandOut, output: u32) -> Message {
+fn result(dispatched: &Dispatch, output: u32) -> Message {
     StepCompletedReport {
-        run: handed.run,
-        token: handed.token,
+        run: dispatched.run,
+        token: dispatched.token,
         number: StepNo(0),
         place: Place::default(),
         attempt: 1,
@@ -80,12 +80,12 @@ fn result(handed: &HandOut, output: u32) -> Message {
 }
 
 /// The next message must be a revocation that names the token.
-async fn is_revoked(peer: &mut Peer, handed: &HandOut) {
+async fn is_revoked(peer: &mut Peer, dispatched: &Dispatch) {
     match peer.next().await {
         Some(Message::Revoked(revoked)) => {
-            assert_eq!((revoked.run, revoked.token), (handed.run, handed.token));
+            assert_eq!((revoked.run, revoked.token), (dispatched.run, dispatched.token));
             let Refusal::StaleToken(stale) = &revoked.reason else { panic!("{revoked:?}") };
-            assert_eq!(stale.token, handed.token);
+            assert_eq!(stale.token, dispatched.token);
         }
         other => panic!("not revoked: {other:?}"),
     }
@@ -109,8 +109,8 @@ async fn the_late_result_of_a_worker_that_was_given_up_is_refused() {
     let (mut client, _) = Peer::greeted(&address, hello(1)).await;
     let (mut silent, _) = Peer::greeted(&address, offer()).await;
     assert!(client.send(&[start(1, ONE_STEP.name(), RunId(7), &())]).await);
-    let Some(Message::HandOut(handed)) = silent.next().await else {
-        panic!("nothing is handed out")
+    let Some(Message::Dispatch(dispatched)) = silent.next().await else {
+        panic!("nothing is dispatched")
     };
     // Its connection is whole, and it says nothing: not even that it is there.
     let gate = Arc::new(Semaphore::new(0));
@@ -119,22 +119,22 @@ async fn the_late_result_of_a_worker_that_was_given_up_is_refused() {
     assert!(why.contains("nothing was heard"), "{why}");
 
     let client = Client::connect(&address).await.unwrap();
-    until_stats(&client, "the next one has it", |stats| stats.grants == 2).await;
+    until_stats(&client, "the next one has it", |stats| stats.dispatches == 2).await;
     let no_slots = || Hello { queues: Vec::new(), ..offer() };
     let (mut back, _) = Peer::greeted(&address, no_slots()).await;
-    assert!(back.send(&[result(&handed, 1)]).await);
-    is_revoked(&mut back, &handed).await;
+    assert!(back.send(&[result(&dispatched, 1)]).await);
+    is_revoked(&mut back, &dispatched).await;
     assert_eq!(client.stats().await.unwrap().refused_late, 1);
 
     gate.add_permits(1);
     assert_eq!(client.run::<u32>(RunId(7)).outcome().await, Ok(2));
-    assert!(back.send(&[result(&handed, 1)]).await);
-    is_revoked(&mut back, &handed).await;
+    assert!(back.send(&[result(&dispatched, 1)]).await);
+    is_revoked(&mut back, &dispatched).await;
     // It says itself what it believes to hold.
-    let held = Held { run: handed.run, token: handed.token, seen: 1 };
+    let held = Held { run: dispatched.run, token: dispatched.token, seen: 1 };
     let believes = Hello { held: vec![held], ..no_slots() };
     let (mut back, _) = Peer::greeted(&address, believes).await;
-    is_revoked(&mut back, &handed).await;
+    is_revoked(&mut back, &dispatched).await;
     let stats = client.stats().await.unwrap();
     assert_eq!((stats.refused_late, stats.steps), (3, 1), "{stats:?}");
     assert_eq!((stats.sessions_lost, stats.regrants), (1, 1), "{stats:?}");

@@ -81,12 +81,12 @@ pub(crate) struct Figures {
     /// Until all runs were in line.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) queue_s: Option<f64>,
-    /// Runs handed out a second, of the long line.
+    /// Runs dispatched a second, of the long line.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) handouts_per_s: Option<f64>,
+    pub(crate) dispatches_per_s: Option<f64>,
     /// The same of a line of 1,000.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) handouts_per_s_few: Option<f64>,
+    pub(crate) dispatches_per_s_few: Option<f64>,
     /// From the start of an urgent run behind the long line to its outcome.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) urgent_ms: Option<f64>,
@@ -179,11 +179,11 @@ impl Figures {
         row("disk bytes per run", self.disk_bytes_per_run.map(|n| format!("{n:.0} B")), None);
         row("all in line after", self.queue_s.map(seconds), None);
         row(
-            "handed out per second",
-            self.handouts_per_s.map(per_s),
-            times(self.handouts_per_s, self.handouts_per_s_few, "that of a line of 1,000"),
+            "dispatched per second",
+            self.dispatches_per_s.map(per_s),
+            times(self.dispatches_per_s, self.dispatches_per_s_few, "that of a line of 1,000"),
         );
-        row("  of a line of 1,000", self.handouts_per_s_few.map(per_s), None);
+        row("  of a line of 1,000", self.dispatches_per_s_few.map(per_s), None);
         row("an urgent run behind them", self.urgent_ms.map(|ms| format!("{ms:.1} ms")), None);
         row("all suspended after", self.suspend_s.map(seconds), None);
         row("memory after reopening", self.rss_bytes_reopened.map(bytes_text), None);

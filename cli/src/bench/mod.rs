@@ -47,7 +47,7 @@ pub(crate) struct Bench {
     /// wait until it has finished
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(100..))]
     replay: Option<u32>,
-    /// Instead: put N runs in line (5,000 at least), hand out some of them, start an urgent one
+    /// Instead: put N runs in line (5,000 at least), dispatch some of them, start an urgent one
     /// behind them, kill the engine
     #[arg(long, value_name = "N", conflicts_with_all = ["replay", "suspended"], value_parser = clap::value_parser!(u64).range(5_000..))]
     queued: Option<u64>,

@@ -1,4 +1,4 @@
-//! Many runs in line: what they cost, how fast they are handed out beside a short line, how soon
+//! Many runs in line: what they cost, how fast they are dispatched beside a short line, how soon
 //! the engine is there again after it was killed, and how long an urgent run takes behind them.
 
 use std::path::Path;
@@ -17,10 +17,10 @@ use crate::reach::asked;
 const QUEUE: &str = "default";
 /// The short line.
 const FEW: u64 = 1_000;
-/// How often the short line is worked off in one turn, at most; as often as makes as many hand-outs
-/// as the long line's.
+/// How often the short line is worked off in one turn, at most; as often as makes as many
+/// dispatches as the long line's.
 const ROUNDS_MAX: u64 = 50;
-/// Of the long line so many are handed out in one turn: enough that what this leaves to be merged
+/// Of the long line so many are dispatched in one turn: enough that what this leaves to be merged
 /// is part of it.
 const MANY: u64 = 80_000;
 /// How often the two take turns: what the machine does besides meets both.
@@ -36,7 +36,7 @@ const LOOK: Duration = Duration::from_millis(1);
 const REST: Duration = Duration::from_millis(300);
 /// For its rest is waited this long at most.
 const REST_WITHIN: Duration = Duration::from_secs(20);
-/// Without another hand-out for this long, the measurement gives up.
+/// Without another dispatch for this long, the measurement gives up.
 const STUCK_AFTER: Duration = Duration::from_secs(60);
 const WORK: Sequence = Sequence { steps: 1, payload: 100, fail_at: None };
 
@@ -72,14 +72,14 @@ pub(crate) async fn measure(
         for _ in 0..rounds {
             pause(&beside, true).await?;
             start(&beside, FEW, figures).await?;
-            few_s += hand_out(&beside, FEW).await?;
+            few_s += dispatch(&beside, FEW).await?;
             empty(&beside, QUEUE).await?;
         }
-        many_s += hand_out(&client, many).await?;
+        many_s += dispatch(&client, many).await?;
         pause(&client, true).await?;
     }
-    figures.handouts_per_s_few = rate(TURNS * rounds * FEW, few_s);
-    figures.handouts_per_s = rate(TURNS * many, many_s);
+    figures.dispatches_per_s_few = rate(TURNS * rounds * FEW, few_s);
+    figures.dispatches_per_s = rate(TURNS * many, many_s);
     drop(beside);
     short.close().await?;
 
@@ -138,18 +138,18 @@ async fn start(client: &Client, count: u64, figures: &mut Figures) -> Result<(),
     Ok(())
 }
 
-/// Lets go, and tells how long it takes until so many have been handed out.
-async fn hand_out(client: &Client, count: u64) -> Result<f64, CommandError> {
-    let grants = async || {
+/// Lets go, and tells how long it takes until so many have been dispatched.
+async fn dispatch(client: &Client, count: u64) -> Result<f64, CommandError> {
+    let dispatches = async || {
         let stats = client.stats().await.map_err(|e| asked(&e))?;
-        Ok::<u64, CommandError>(stats.grants)
+        Ok::<u64, CommandError>(stats.dispatches)
     };
-    let until = grants().await? + count;
+    let until = dispatches().await? + count;
     let begin = clock::now();
     pause(client, false).await?;
     let (mut most, mut moved_at) = (0, begin);
     loop {
-        let now = grants().await?;
+        let now = dispatches().await?;
         let passed = clock::now().duration_since(begin);
         if now >= until {
             return Ok(passed.as_secs_f64());
@@ -160,7 +160,7 @@ async fn hand_out(client: &Client, count: u64) -> Result<f64, CommandError> {
         if clock::now().duration_since(moved_at) > STUCK_AFTER {
             let left = until - now;
             return Err(CommandError::fault(format!(
-                "{left} of {count} runs are not handed out and nothing moves"
+                "{left} of {count} runs are not dispatched and nothing moves"
             )));
         }
         tokio::time::sleep(LOOK).await;

@@ -1,6 +1,6 @@
 //! When runs stood in line for a worker, as their journals tell it.
 //!
-//! The journal has no entry for a hand-out. But the first step of an order does nothing and is
+//! The journal has no entry for a dispatch. But the first step of an order does nothing and is
 //! committed at once, and a timer's firing is journaled in the very commit that hands its run out.
 
 use std::collections::BTreeMap;
@@ -9,7 +9,7 @@ use stepwell::Time;
 use stepwell::model::entry::Entry;
 
 /// A stretch of engine time: one in which a run stood in line, from when it was started, or its
-/// timer was due, until it was handed out; or one in which nothing is measured.
+/// timer was due, until it was dispatched; or one in which nothing is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Span {
     /// The first instant.

@@ -83,7 +83,7 @@ impl UrgentFacts {
     /// Of the order.
     pub(crate) fn promises(&self) -> Vec<Promise> {
         vec![Promise::at_most(
-            "orders in line handed out before the urgent one",
+            "orders in line dispatched before the urgent one",
             AHEAD_MAX,
             self.ahead_of_urgent(),
         )]
@@ -95,7 +95,7 @@ impl UrgentFacts {
             "order": self.order_id,
             "priority": self.priority,
             "in_line": self.in_line,
-            "handed_out_before": self.ahead,
+            "dispatched_before": self.ahead,
             "waited_ms": self.waited_ms,
             "others_waited_ms_p50": percentile(&self.others_waited_ms, 50),
             "others_waited_ms_max": percentile(&self.others_waited_ms, 100),
@@ -111,7 +111,7 @@ impl UrgentFacts {
         pairs(vec![
             ("order", self.order_id.clone()),
             ("in line when it came in", grouped(self.in_line)),
-            ("handed out before it", grouped(self.ahead)),
+            ("dispatched before it", grouped(self.ahead)),
             ("it waited", waited),
             ("the others waited", waits(&self.others_waited_ms)),
         ])

@@ -1,9 +1,9 @@
-//! The urgent order: it comes in behind a long line and is handed out before it.
+//! The urgent order: it comes in behind a long line and is dispatched before it.
 //!
 //! A line forms because somebody pauses the queue, for stocktaking say. When the queue goes on, its
-//! hand-outs are limited to a few a second until the urgent order has begun: so the journals tell
-//! who was handed out before whom, and not which of many workers was quicker. For as long as that
-//! takes, nothing is killed; the server lives from the pause on.
+//! dispatches are limited to a few a second until the urgent order has begun: so the journals tell
+//! which run was dispatched before which, and not which of many workers was quicker. For as long as
+//! that takes, nothing is killed; the server lives from the pause on.
 
 use std::time::Duration;
 
@@ -18,13 +18,13 @@ use super::workflow::{CHECKOUT, ORDERS};
 use crate::clock;
 use crate::failure::CommandError;
 
-/// So many hand-outs may go to others before an urgent run: one in ten is the oldest's.
+/// So many dispatches may go to others before an urgent run: one in ten is the oldest's.
 pub(crate) const AHEAD_MAX: u64 = 9;
 /// The line forms for this long.
 const PAUSED: Duration = Duration::from_secs(2);
 /// What was killed last is replaced by now.
 const SETTLED: Duration = Duration::from_millis(200);
-/// Hand-outs one after the other, so far apart that it shows who came first.
+/// Dispatches one after the other, so far apart that it shows who came first.
 const SLOWLY: RateLimit = RateLimit { count: 1, per_ms: 200, burst: 1 };
 /// Takes the limit away.
 const UNLIMITED: RateLimit = RateLimit { count: 0, per_ms: 0, burst: 0 };
@@ -42,7 +42,7 @@ pub(crate) struct UrgentFacts {
     pub(crate) priority: Option<u8>,
     /// Orders that stood in line when it came in.
     pub(crate) in_line: u64,
-    /// Those of them that were handed out before it, or in the same millisecond.
+    /// Those of them that were dispatched before it, or in the same millisecond.
     pub(crate) ahead: u64,
     /// From its start until it began, in milliseconds; none if it never did.
     pub(crate) waited_ms: Option<u64>,
@@ -132,7 +132,7 @@ pub(crate) fn audit(order: &Order, journal: &[Entry], others: &[Span]) -> Urgent
 }
 
 impl UrgentFacts {
-    /// How many of the line were handed out before it; none if it was not urgent, or never began.
+    /// How many of the line were dispatched before it; none if it was not urgent, or never began.
     pub(crate) fn ahead_of_urgent(&self) -> Option<u64> {
         (self.priority == Some(0) && self.waited_ms.is_some()).then_some(self.ahead)
     }
@@ -145,7 +145,7 @@ mod tests {
     use crate::demo::orders;
 
     #[test]
-    fn who_was_handed_out_before_it_is_counted() {
+    fn runs_dispatched_before_it_are_counted() {
         let order = &orders::read(None, Some(1)).unwrap()[0];
         let journal = [started(100, 0), begun(110)];
         let stand = |from, until| Span { from: Time(from), until: Time(until) };

@@ -1,7 +1,7 @@
 //! What a queue's settings let through: pause, concurrency limit, rate limit, and the share for the
 //! oldest.
 //!
-//! A hand-out is admitted in the transition whose batch holds its lease, and that batch holds what
+//! A dispatch is admitted in the transition whose batch holds its lease, and that batch holds what
 //! is left of the bucket. A run that must be read before it is leased has its place kept meanwhile
 //! ([`Admission::reserve`]); when it has been read, it is looked at once more, since an operator
 //! may have changed something.
@@ -34,7 +34,7 @@ use crate::wire::message::{DoneReply, RefusedReply, SetQueue};
 /// Counts of an older store's queues that are written with one batch.
 const UNWRITTEN_MAX: usize = 64;
 
-/// Why a queue hands nothing out.
+/// Why a queue dispatches nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shut {
     /// By an operator.
@@ -48,7 +48,7 @@ pub(super) enum Shut {
 /// What is left of a rate limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Bucket {
-    /// What it held at `at`, in units of which a hand-out takes `per_ms` and a millisecond brings
+    /// What it held at `at`, in units of which a dispatch takes `per_ms` and a millisecond brings
     /// `count`.
     level: u64,
     at: Time,
@@ -63,12 +63,12 @@ impl Bucket {
 
     fn take(&mut self, rate: &RateLimit, now: Time) {
         let level = self.level(rate, now);
-        // A2: nothing is handed out of an empty bucket.
-        assert!(level >= rate.per_ms || cfg!(canary), "A2: the bucket holds a hand-out");
+        // A2: nothing is dispatched from an empty bucket.
+        assert!(level >= rate.per_ms || cfg!(canary), "A2: the bucket holds a dispatch");
         *self = Self { level: level.saturating_sub(rate.per_ms), at: now };
     }
 
-    /// When it holds `count` hand-outs.
+    /// When it holds `count` dispatches.
     fn holds_at(&self, rate: &RateLimit, count: u64, now: Time) -> Time {
         let wanted = count.saturating_mul(rate.per_ms).min(rate.full());
         let missing = wanted.saturating_sub(self.level(rate, now));
@@ -87,7 +87,7 @@ pub(super) struct Admission {
     /// Places kept for runs that are being read to be leased.
     reserved: u64,
     bucket: Bucket,
-    /// Hand-outs since one went to the oldest.
+    /// Dispatches since one went to the oldest.
     passed_over: u32,
     pub(super) queued: u64,
     pub(super) delayed: u64,
@@ -172,10 +172,10 @@ impl Admission {
         }
     }
 
-    /// Why nothing may be handed out now, beyond what places are kept for. Without settings it is
+    /// Why nothing may be dispatched now, beyond what places are kept for. Without settings it is
     /// three looks.
     pub(super) fn shut(&self, now: Time) -> Option<Shut> {
-        if self.settings.paused && !canary!("a paused queue hands out") {
+        if self.settings.paused && !canary!("a paused queue dispatches") {
             return Some(Shut::Paused);
         }
         if let Some(limit) = self.settings.concurrency {
@@ -209,7 +209,7 @@ impl Admission {
         }
     }
 
-    /// Whether the next hand-out is the oldest one's.
+    /// Whether the next dispatch is the oldest one's.
     pub(super) fn owes_oldest(&self) -> bool {
         let every = self.settings.oldest_every();
         every > 0
@@ -230,7 +230,7 @@ impl Admission {
         self.passed_over = if as_oldest { 0 } else { self.passed_over.saturating_add(1) };
     }
 
-    /// A run that was chosen as the oldest is not handed out: the share is still owed.
+    /// A run that was chosen as the oldest is not dispatched: the share is still owed.
     pub(super) fn owe_again(&mut self) {
         self.passed_over = self.passed_over.max(self.settings.oldest_every());
     }
@@ -238,7 +238,7 @@ impl Admission {
     fn set(&mut self, settings: QueueSettings, now: Time) {
         match (self.settings.rate, settings.rate) {
             (before, Some(rate)) if before != Some(rate) => {
-                // What is left stays, in hand-outs; a limit that is new begins with a full bucket.
+                // What is left stays, in dispatches; a limit that is new begins with a full bucket.
                 let left = before.map_or(rate.full(), |before| {
                     let left = self.bucket.level(&before, now) / before.per_ms;
                     left.saturating_mul(rate.per_ms).min(rate.full())
@@ -513,7 +513,7 @@ mod tests {
         assert!(admission.shut(Time(1_000)).is_some());
     }
 
-    // An engine that dies after each hand-out gives the oldest its share in one life of ten.
+    // An engine that dies after each dispatch gives the oldest its share in one life of ten.
     #[test]
     fn a_crash_loop_gives_the_oldest_its_share() {
         let lives = (1..=30).filter(|epoch| {

@@ -23,7 +23,7 @@ pub(super) const CLIENT: SessionId = SessionId(1);
 pub(super) struct Crowd {
     pub(super) stage: Stage,
     started: u64,
-    /// In the order in which they were handed out.
+    /// In the order in which they were dispatched.
     pub(super) leased: Vec<(RunNo, Token)>,
     regranted: usize,
     /// What clients and workers were sent, beside runs.
@@ -92,7 +92,7 @@ impl Crowd {
         }
         for effect in self.stage.commit() {
             match effect {
-                Effect::HandOut { run, token, .. } => self.leased.push((run, token)),
+                Effect::Dispatch { run, token, .. } => self.leased.push((run, token)),
                 Effect::Regrant { run, old, token, .. } => {
                     self.regranted += 1;
                     let known = self.leased.iter_mut().find(|known| **known == (run, old)).unwrap();

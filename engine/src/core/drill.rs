@@ -118,7 +118,7 @@ struct Holding {
 /// What arrives at a worker, in order.
 #[derive(Debug)]
 enum Arrival {
-    HandOut { run: RunNo, token: Token, entries: Vec<Bytes> },
+    Dispatch { run: RunNo, token: Token, entries: Vec<Bytes> },
     Regrant { run: RunNo, old: Token, token: Token, from: u32, entries: Vec<Entry> },
     Message(Message),
 }
@@ -143,7 +143,7 @@ pub(crate) struct Drill {
     next_incarnation: u128,
     next_request: u64,
     asked: BTreeMap<u64, RunId>,
-    /// The largest token of each run that was ever to be handed out.
+    /// The largest token of each run that was ever to be dispatched.
     tokens: BTreeMap<RunNo, Token>,
     /// To whom each token was given.
     given: BTreeMap<Token, SessionId>,
@@ -289,7 +289,7 @@ impl Drill {
             Facts::of(&self.stage.store).check_gauges(&told.queues);
         }
         for effect in effects {
-            if let Effect::HandOut { session, run, token, .. }
+            if let Effect::Dispatch { session, run, token, .. }
             | Effect::Regrant { session, run, token, .. } = effect
             {
                 let before = self.tokens.insert(run, token);
@@ -330,13 +330,13 @@ impl Drill {
                 self.client_hears(message)
             }
             Effect::Send { session, message } => self.arrives(session, Arrival::Message(message)),
-            Effect::HandOut { session, run, id, token, generation, count, .. } => {
+            Effect::Dispatch { session, run, id, token, generation, count, .. } => {
                 let entries = self.journal(generation, run, (0, count));
                 assert!(
                     entries.len() as u32 >= count,
-                    "the journal of {id} is there when it is handed out"
+                    "the journal of {id} is there when it is dispatched"
                 );
-                self.arrives(session, Arrival::HandOut { run, token, entries });
+                self.arrives(session, Arrival::Dispatch { run, token, entries });
             }
             Effect::Regrant { session, run, old, token, generation, from, count } => {
                 let stored = self.journal(generation, run, (from, count));
@@ -965,7 +965,7 @@ impl Worker {
     /// Takes what arrives; tells the step whose outcome it acknowledges.
     fn take(&mut self, arrival: Arrival) -> Option<(RunNo, StepNo)> {
         match arrival {
-            Arrival::HandOut { run, token, entries } => {
+            Arrival::Dispatch { run, token, entries } => {
                 let mut fold = RunFold::new(run, 0);
                 let mut known = Vec::new();
                 for stored in &entries {

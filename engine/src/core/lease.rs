@@ -1,7 +1,7 @@
 //! Leases: a run, its token and its journal go to a session with a free slot.
 //!
 //! A lease is held by a live session and never expires by age. It is durable: one small record in a
-//! slot of its own, written in the batch whose commit causes the hand-out. After a restart of the
+//! slot of its own, written in the batch whose commit causes the dispatch. After a restart of the
 //! engine leased runs stay reserved for their worker process for one session time-out.
 
 use std::collections::BTreeSet;
@@ -214,7 +214,7 @@ impl Core {
             at: now,
         };
         out.put(Space::Passing, keys::lease(slot), record.to_bytes());
-        out.effect(Effect::HandOut {
+        out.effect(Effect::Dispatch {
             session,
             run: run.no,
             id: run.id,
@@ -223,7 +223,7 @@ impl Core {
             count: run.next,
             first: run.first.take(),
         });
-        self.counts.grants += 1;
+        self.counts.dispatches += 1;
         self.counts.replayed += u64::from(run.next - 1);
         self.shift(item.queue, RunState::Queued, RunState::Running);
         self.admit(item.queue);

@@ -451,7 +451,7 @@ impl Core {
         self.advance(reading, out);
         self.close_if_full(out);
         match input {
-            Input::Received { session, message } => self.received(session, message, out),
+            Input::Received { session, message } => self.route(session, message, out),
             Input::SessionClosed { session, goodbye } => self.session_closed(session, goodbye, out),
             Input::IndexLoaded { namespace, id, found } => {
                 self.index_loaded(namespace, id, found, out)
@@ -522,8 +522,8 @@ impl Core {
         }
     }
 
-    /// The message dispatch.
-    fn received(&mut self, session: SessionId, message: Message, out: &mut Output) {
+    /// The router: passes a message to the part of the core that handles it.
+    fn route(&mut self, session: SessionId, message: Message, out: &mut Output) {
         if let Message::Hello(hello) = message {
             return self.hello(session, hello, out);
         }

@@ -47,8 +47,8 @@ struct Desk {
     air: Vec<(RunNo, Started)>,
     /// Those that were seen: a journal that outlives its generation is written again.
     seen: BTreeSet<RunNo>,
-    /// What was handed out last, and to whom.
-    handed: Option<(SessionId, RunNo, Token)>,
+    /// The run dispatched last, and the session it went to.
+    dispatched: Option<(SessionId, RunNo, Token)>,
 }
 
 fn cron(expression: &str, zone: &str) -> When {
@@ -89,7 +89,7 @@ impl Desk {
             runs: BTreeMap::new(),
             air: Vec::new(),
             seen: BTreeSet::new(),
-            handed: None,
+            dispatched: None,
         };
         desk.hello();
         desk
@@ -218,8 +218,8 @@ impl Desk {
             match effect {
                 Effect::Send { message, .. } => self.heard.push(message),
                 Effect::Note(note) => self.notes.push(note),
-                Effect::HandOut { session, run, token, .. } => {
-                    self.handed = Some((session, run, token))
+                Effect::Dispatch { session, run, token, .. } => {
+                    self.dispatched = Some((session, run, token))
                 }
                 _ => {}
             }
@@ -557,7 +557,7 @@ fn cancel_old_stops_the_last_run_and_allow_does_not_look_at_it() {
 }
 
 impl Desk {
-    /// A worker comes, and what it is handed fails for good.
+    /// A worker comes, and the run dispatched to it fails for good.
     fn fail(&mut self) {
         let session = SessionId(2);
         let hello = Hello {
@@ -574,7 +574,7 @@ impl Desk {
         let message = hello.into();
         self.stage.handle(Input::Received { session, message });
         self.settle();
-        let (session, run, token) = self.handed.take().expect("a run is handed out");
+        let (session, run, token) = self.dispatched.take().expect("a run is dispatched");
         let message = TurnFailed {
             run,
             token,

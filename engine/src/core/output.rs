@@ -17,7 +17,7 @@ use crate::wire::message::Message;
 const FULL_OPS: usize = BATCH_OPS_MAX / 4;
 const FULL_BYTES: usize = BATCH_BYTES_MAX / 4;
 
-/// The longest start that is kept in memory until its run is handed out.
+/// The longest start that is kept in memory until its run is dispatched.
 const FIRST_BYTES_MAX: usize = 1_024;
 
 /// Something to be done outside, once the writes before it are durable.
@@ -30,8 +30,8 @@ pub enum Effect {
         /// What.
         message: Message,
     },
-    /// Hand a run out, with its journal.
-    HandOut {
+    /// Dispatch a run to a worker, with its journal.
+    Dispatch {
         /// To whom.
         session: SessionId,
         /// The run.

@@ -19,11 +19,11 @@ use crate::wire::message::{
 const WORKER: SessionId = SessionId(2);
 
 impl Crowd {
-    /// Ends a run that a worker holds, and tells which are handed out for it.
+    /// Ends a run that a worker holds, and tells which runs are dispatched in its place.
     fn complete(&mut self, by: SessionId, run: RunNo) -> Vec<RunNo> {
         let before = self.leased.len();
         let token = self.leased.iter().rev().find(|(no, _)| *no == run);
-        let token = token.expect("it was handed out").1;
+        let token = token.expect("it was dispatched").1;
         self.hear(by, TurnCompleted { run, token, output: Payload::default() });
         self.settle();
         self.leased[before..].iter().map(|(no, _)| *no).collect()
@@ -90,7 +90,7 @@ fn an_urgent_run_overtakes_a_hundred_thousand() {
     assert_eq!(crowd.runs_in(RunState::Queued), 99_998);
 }
 
-// A31: low ones still move: one hand-out in ten is theirs, however many urgent ones there are.
+// A31: low ones still move: one dispatch in ten is theirs, however many urgent ones there are.
 #[test]
 fn low_runs_move_while_urgent_ones_keep_coming() {
     let mut crowd = Crowd::new();
@@ -107,7 +107,7 @@ fn low_runs_move_while_urgent_ones_keep_coming() {
     assert_eq!(low, every_tenth);
 }
 
-// A31: the same where nobody stays long: an engine that dies after each hand-out still gives the
+// A31: the same where nobody stays long: an engine that dies after each dispatch still gives the
 // oldest its share.
 #[test]
 fn low_runs_move_in_a_crash_loop() {
@@ -124,7 +124,7 @@ fn low_runs_move_in_a_crash_loop() {
         crowd.settle();
         let (run, _) = crowd.leased[0];
         completed_low += u32::from(run.0 <= 5);
-        // It dies with this one done, before it hands out another one.
+        // It dies with this one done, before it dispatches another one.
         let none = Offer { queues: Vec::new() };
         crowd.hear(SessionId(2 + 10 * life), none);
         crowd.complete(SessionId(2 + 10 * life), run);
@@ -159,7 +159,7 @@ fn slow_runs_in_one_queue_do_not_delay_another() {
     assert_eq!(mail_starts(10_000), mail_starts(0));
 }
 
-/// When mails are handed out, in milliseconds: one comes every 100 ms and takes 50 ms, beside so
+/// When mails are dispatched, in milliseconds: one comes every 100 ms and takes 50 ms, beside so
 /// many exports of 3 s.
 fn mail_starts(exports: u64) -> Vec<(RunNo, u64)> {
     let mut crowd = Crowd::new();

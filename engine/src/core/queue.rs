@@ -489,7 +489,7 @@ impl Core {
         true
     }
 
-    /// A run has been chosen to be handed out: counts whose share it was.
+    /// A run has been chosen to be dispatched: counts whose share it was.
     fn choose(&mut self, session: SessionId, number: u32, as_oldest: bool) {
         if let Some(queue) = self.queues.get_mut(&number) {
             queue.admission.chosen(as_oldest);
@@ -499,7 +499,7 @@ impl Core {
         }
     }
 
-    /// A run that was chosen for a worker is not handed out after all. If it was the oldest one's
+    /// A run that was chosen for a worker is not dispatched after all. If it was the oldest one's
     /// share, that is still owed, by the queue and by the worker.
     pub(super) fn unchoose(&mut self, session: SessionId, item: &QueuedItem) {
         if !item.as_oldest {

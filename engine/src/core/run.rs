@@ -155,7 +155,7 @@ pub struct Run {
     /// The batch it belongs to, unless that had ended when it was redriven.
     pub batch: Option<BatchNo>,
     /// Entry 0 as stored, while it is the only one and the run has not left memory: it need not be
-    /// read to be handed out.
+    /// read to be dispatched.
     pub first: Option<bytes::Bytes>,
 }
 

@@ -720,7 +720,7 @@ impl Scene {
     }
 
     fn learn(&mut self, effect: &Effect) {
-        if let Effect::HandOut { session, run, token, .. }
+        if let Effect::Dispatch { session, run, token, .. }
         | Effect::Regrant { session, run, token, .. } = effect
         {
             self.tokens.insert(*run, (*token, *session));
@@ -969,9 +969,9 @@ impl Scene {
             Effect::Send { session, message } => {
                 format!("{} <- {}", self.session_text(*session), self.message_text(message))
             }
-            Effect::HandOut { session, run, token, count, .. } => {
+            Effect::Dispatch { session, run, token, count, .. } => {
                 format!(
-                    "{} <- hand out {} token={token} entries={count}",
+                    "{} <- dispatch {} token={token} entries={count}",
                     self.session_text(*session),
                     self.run_text(*run)
                 )

@@ -38,7 +38,7 @@ const QUEUES_PER_WORKER_MAX: u64 = 256;
 struct Slots {
     offered: u32,
     used: u32,
-    /// Hand-outs of the queue since one went to the oldest.
+    /// Dispatches of the queue since one went to the oldest.
     passed_over: u32,
 }
 
@@ -111,7 +111,7 @@ impl Session {
         self.slots.get(&queue).map_or(0, |slots| slots.offered)
     }
 
-    /// Hand-outs of a queue since one went to the oldest.
+    /// Dispatches of a queue since one went to the oldest.
     pub(super) fn passed_over(&self, queue: u32) -> u32 {
         self.slots.get(&queue).map_or(0, |slots| slots.passed_over)
     }
@@ -316,7 +316,7 @@ impl Core {
             }
         }
         // It never got these, or has let go of them: no harm was done.
-        if !canary!("a hand-out lost with its connection is forgotten") {
+        if !canary!("a dispatch lost with its connection is forgotten") {
             self.returning.extend(kept.into_iter().map(|run| (run, false)));
         }
         self.regrant_some(out);

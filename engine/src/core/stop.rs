@@ -2,7 +2,7 @@
 //!
 //! A cancel request is an entry of the journal: everything pending in the function answers with a
 //! cancelled failure, in the same place in every replay, and what the function starts afterwards
-//! runs normally, so that it can clean up. A run that was never handed out has nothing to clean up
+//! runs normally, so that it can clean up. A run that was never dispatched has nothing to clean up
 //! and is cancelled at once.
 
 use stepwell_storage::Space;
@@ -230,7 +230,7 @@ impl Core {
         let at = self.now();
         let queue = self.queue_number(&run.queue, out);
         if run.next == 1 {
-            // Never handed out with anything to undo.
+            // Never dispatched with anything to undo.
             self.leave_line(&run, out);
             out.append(
                 &mut run,

@@ -377,7 +377,7 @@ records! {
         delayed: u64,
         /// Runs that wait for a timer or a backoff.
         suspended: u64,
-        /// What the bucket held at `at`, in units of which a hand-out takes `per_ms` and a
+        /// What the bucket held at `at`, in units of which a dispatch takes `per_ms` and a
         /// millisecond brings `count`.
         level: u64,
         /// When that was.

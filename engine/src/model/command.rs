@@ -237,7 +237,7 @@ refusals! {
     21 => BadRate {
         /// What was asked for.
         rate: String,
-    } "the rate limit {rate} is out of range: 1 to 1,000,000 hand-outs, in 1 ms to 1 day, burst 1 to 1,000,000",
+    } "the rate limit {rate} is out of range: 1 to 1,000,000 dispatches, in 1 ms to 1 day, burst 1 to 1,000,000",
     /// Only a dead letter can be edited, redriven or discarded.
     30 => NotDead {
         /// The run.

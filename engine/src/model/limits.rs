@@ -21,7 +21,7 @@ pub const TAGS_MAX: usize = 8;
 /// The longest tag, in bytes.
 pub const TAG_BYTES_MAX: usize = 64;
 
-/// The largest concurrency limit, and the most hand-outs in a rate limit's period or burst.
+/// The largest concurrency limit, and the most dispatches in a rate limit's period or burst.
 pub const QUEUE_BURST_MAX: u32 = 1_000_000;
 
 /// The longest period of a rate limit: a day.

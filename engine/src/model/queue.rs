@@ -7,24 +7,24 @@ use serde::{Deserialize, Serialize};
 use super::limits::{QUEUE_BURST_MAX, QUEUE_RATE_PERIOD_MS_MAX};
 use super::time::Time;
 
-/// Every so many hand-outs of a queue one goes to the run that has waited longest, unless the queue
-/// says otherwise.
+/// Every so many dispatches of a queue one goes to the run that has waited longest, unless the
+/// queue says otherwise.
 pub const OLDEST_EVERY_DEFAULT: u32 = 10;
 
-/// So many hand-outs in a period: a token bucket. In any span there are at most `burst` hand-outs
+/// So many dispatches in a period: a token bucket. In any span there are at most `burst` dispatches
 /// and the rate's share of the span, in engine time, across restarts too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RateLimit {
-    /// Hand-outs in each period.
+    /// Dispatches in each period.
     pub count: u32,
     /// The period, in milliseconds.
     pub per_ms: u64,
-    /// Hand-outs at once, after a quiet time.
+    /// Dispatches at once, after a quiet time.
     pub burst: u32,
 }
 
 impl RateLimit {
-    /// What a full bucket holds, in units of which a hand-out takes `per_ms` and a millisecond
+    /// What a full bucket holds, in units of which a dispatch takes `per_ms` and a millisecond
     /// brings `count`.
     pub(crate) fn full(&self) -> u64 {
         u64::from(self.burst) * self.per_ms
@@ -56,19 +56,19 @@ impl fmt::Display for RateLimit {
 /// acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct QueueSettings {
-    /// Nothing is handed out. Running runs go on, and starts are taken.
+    /// Nothing is dispatched. Running runs go on, and starts are taken.
     pub paused: bool,
     /// Runs running at once, over all workers. What waits takes no place.
     pub concurrency: Option<u32>,
-    /// Hand-outs in a time.
+    /// The limit on dispatches in a period.
     pub rate: Option<RateLimit>,
-    /// One hand-out in so many goes to the run that has waited longest, whatever its priority; 0:
+    /// One dispatch in so many goes to the run that has waited longest, whatever its priority; 0:
     /// none does. Default [`OLDEST_EVERY_DEFAULT`].
     pub oldest_every: Option<u32>,
 }
 
 impl QueueSettings {
-    /// One hand-out in so many goes to the oldest; 0: none does.
+    /// One dispatch in so many goes to the oldest; 0: none does.
     pub fn oldest_every(&self) -> u32 {
         self.oldest_every.unwrap_or(OLDEST_EVERY_DEFAULT)
     }
@@ -82,9 +82,9 @@ pub struct QueueChange {
     /// Runs running at once; 0 takes the limit away. Lowering it ends nothing: it only admits no
     /// more.
     pub concurrency: Option<u32>,
-    /// Hand-outs in a time; a count of 0 takes the limit away.
+    /// The limit on dispatches in a period; a count of 0 takes the limit away.
     pub rate: Option<RateLimit>,
-    /// One hand-out in so many goes to the oldest; 0: none does.
+    /// One dispatch in so many goes to the oldest; 0: none does.
     pub oldest_every: Option<u32>,
     /// Whether a queue that nobody has named yet begins to exist; refused otherwise.
     pub create: bool,
@@ -131,7 +131,8 @@ pub struct QueueSummary {
     pub workers: u64,
     /// Slots they offer.
     pub slots: u64,
-    /// Why nothing, or not all, of it is handed out: paused, at a limit, nobody offers it.
+    /// Why its queued runs, or some of them, are not dispatched: paused, at a limit, nobody offers
+    /// it.
     pub reasons: Vec<String>,
     /// Engine time.
     pub now: Time,

@@ -182,8 +182,8 @@ pub struct Stats {
     pub refused_late: u64,
     /// Reports answered again because they had been committed before, since the engine opened.
     pub repeated: u64,
-    /// Grants given since the engine opened.
-    pub grants: u64,
+    /// Runs dispatched to workers since the engine opened.
+    pub dispatches: u64,
     /// Grants whose run had been granted before and was not given back in peace, since the engine
     /// opened.
     pub regrants: u64,

@@ -1,6 +1,6 @@
 //! Reads runs that stand side by side in one go.
 //!
-//! Hand-outs of a long line ask for run after run of which nothing is in memory. For each of them
+//! Dispatches of a long line ask for run after run of which nothing is in memory. For each of them
 //! the store would be asked three times: for its first entry, for a second one, and whether it is
 //! stopped. Runs that follow each other have neighbouring rows, so two ranges answer for all of
 //! them. Nothing is guessed: what a range does not tell of a run beyond doubt is read as if there

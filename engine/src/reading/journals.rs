@@ -248,7 +248,7 @@ pub(super) async fn image_of(
 }
 
 /// Which of the run's instants has a stored timer. Of a run that is read from its place in line it
-/// is known that it does not wait for once keys: a look-up less for each hand-out of a long line.
+/// is known that it does not wait for once keys: a look-up less for each dispatch of a long line.
 async fn sleeps(store: &dyn Store, run: &Run, in_line: bool) -> Result<Option<Time>, Unreadable> {
     if run.ended.is_some() {
         return Ok(None);

@@ -5,7 +5,7 @@
 //! and from the engine.
 //!
 //! ```text
-//!   HandOut, Journal ──► history ──► one resolution ──► poll the function ──► asks: step 3, timer 4, …
+//!   Dispatch, Journal ──► history ──► one resolution ──► poll the function ──► asks: step 3, timer 4, …
 //!   Appended ─────────►    ▲   │            ▲                 │                     │
 //!                          │   └── notes ───┼──► commands ◄───┘          live only: start bodies,
 //!                          │  (retry, due)  └───────────────────────      queue reports

@@ -16,7 +16,7 @@ use crate::model::entry::{Entry, Started};
 use crate::model::id::{LeaseNo, RunId, RunNo, SessionId, Token};
 use crate::model::payload::Payload;
 use crate::model::time::Time;
-use crate::wire::message::{HandOut, Heartbeat, Hello, Message, PROTOCOL, Welcome};
+use crate::wire::message::{Dispatch, Heartbeat, Hello, Message, PROTOCOL, Welcome};
 
 struct PausedClock(Instant);
 
@@ -200,9 +200,9 @@ impl Connection {
         settle().await;
     }
 
-    /// Hands out run 1 with this journal.
-    pub(crate) fn hand_out(&self, lease: u64, journal: &[Entry]) {
-        let message = HandOut {
+    /// Dispatches run 1 with this journal.
+    pub(crate) fn dispatch(&self, lease: u64, journal: &[Entry]) {
+        let message = Dispatch {
             run: RunNo(1),
             token: token(lease),
             id: RunId(1),

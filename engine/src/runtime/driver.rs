@@ -31,7 +31,7 @@ use crate::core::{Core, Input};
 use crate::model::id::{RunNo, SessionId, Token};
 use crate::reading::{self, Unreadable};
 use crate::wire::frame::JOURNAL_FRAME_BYTES;
-use crate::wire::message::{Closing, HandOut, Journal, Message, Regranted};
+use crate::wire::message::{Closing, Dispatch, Journal, Message, Regranted};
 
 /// Events handled between two submits at most.
 const EVENTS_MAX: usize = 512;
@@ -467,13 +467,13 @@ impl Driver {
     async fn effect(&mut self, effect: Effect) -> Result<(), String> {
         match effect {
             Effect::Send { session, message } => self.send(session, message),
-            Effect::HandOut { session, run, id, token, generation, count, first } => {
+            Effect::Dispatch { session, run, id, token, generation, count, first } => {
                 let first = match first {
                     Some(first) => vec![first],
                     None => self.page(generation, run, (0, count)).await?,
                 };
                 let (sent, now) = (first.len() as u32, self.core.now());
-                self.send(session, HandOut { run, token, id, count, entries: first, now }.into());
+                self.send(session, Dispatch { run, token, id, count, entries: first, now }.into());
                 self.ship((session, run, token), generation, (sent, count)).await?;
             }
             Effect::Regrant { session, run, old, token, generation, from, count } => {

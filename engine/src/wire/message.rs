@@ -124,7 +124,7 @@ messages! {
 
     /// Engine to worker: run this. Its journal follows in this and, if long, in further [`Journal`]
     /// frames.
-    10 => HandOut {
+    10 => Dispatch {
         /// The run.
         run: RunNo,
         /// The token of this lease.

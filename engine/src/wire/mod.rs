@@ -7,7 +7,7 @@
 //!     │ ◄─ Regranted / Revoked per held     │                                      │
 //!     │                                     │  ◄───────────────── Start(request)   │
 //!     │                                [commit: Started + lease]                   │
-//!     │ ◄── HandOut(run, token, journal)    │  ── Reply(request, Started) ───────► │
+//!     │ ◄── Dispatch(run, token, journal)   │  ── Reply(request, Started) ───────► │
 //!     │ StepCompletedReport ─────────────►  │                                      │
 //!     │                                [commit: StepCompleted]                     │
 //!     │ ◄── Appended(run, index, entry)     │                                      │

@@ -20,7 +20,7 @@ use crate::durable::Durable;
 
 const LIMIT: &str = "a queue's concurrency limit holds";
 const RATE: &str = "a queue's rate limit holds";
-const PAUSE: &str = "a paused queue hands nothing out";
+const PAUSE: &str = "a paused queue dispatches nothing";
 const TAGS: &str = "a run goes only where its tags are offered";
 const TIME: &str = "leases begin in the order of engine time";
 

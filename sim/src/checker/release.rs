@@ -15,7 +15,7 @@ const NAME: &str = "nothing leaves before it is durable";
 
 pub(super) fn released(durable: &Durable, to: &str, message: &Message, bench: &mut Bench<'_>) {
     let missing = match message {
-        Message::HandOut(m) => {
+        Message::Dispatch(m) => {
             no_lease(durable, m.run, m.token).or_else(|| no_entry(durable, m.run, m.count))
         }
         Message::Regranted(m) => {

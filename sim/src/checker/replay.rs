@@ -16,7 +16,7 @@ use stepwell::model::id::{LeaseNo, RunNo, SessionId, Token};
 use stepwell::model::time::Time;
 use stepwell::runtime::env::{Clock, Entropy, Env, Exec, Listener, Net, Stream};
 use stepwell::runtime::link::{Dial, Link};
-use stepwell::wire::message::{HandOut, Message, PROTOCOL, TurnEnded, Welcome};
+use stepwell::wire::message::{Dispatch, Message, PROTOCOL, TurnEnded, Welcome};
 
 use super::Bench;
 use crate::durable::{Durable, DurableRun};
@@ -109,7 +109,7 @@ fn is_replayed(run: &DurableRun) -> bool {
     match run.end().map(|(_, end)| end) {
         Some(Entry::Completed(_)) => true,
         Some(Entry::Died(died)) => !super::proof::is_by_engine(died),
-        // One that was never handed out is cancelled without its function.
+        // One that was never dispatched is cancelled without its function.
         Some(Entry::Cancelled(_)) => !run.was_cancelled_in_line(),
         _ => false,
     }
@@ -122,7 +122,7 @@ async fn replay(engine: &mut Link, no: RunNo, run: &DurableRun) -> Result<(), St
     };
     let token = Token { store: 1, epoch: 1, lease: LeaseNo(no.0) };
     let count = stored.len() as u32;
-    let _ = engine.sender.send(HandOut {
+    let _ = engine.sender.send(Dispatch {
         run: no,
         token,
         id: started.id,

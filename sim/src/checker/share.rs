@@ -1,4 +1,4 @@
-//! **The most urgent run goes first, and one hand-out in so many goes to the oldest.**
+//! **The most urgent run goes first, and one dispatch in so many goes to the oldest.**
 //!
 //! Source: the core's invariant A4. Of all that is queued and that its worker can take, a run that
 //! is leased is of the smallest priority, or it is the oldest; and of as many leases in a row as

@@ -25,8 +25,9 @@ pub enum Point {
     AfterFsync,
     /// The server has handed an acknowledgement (of a report) to its network.
     AfterAck,
-    /// The server has handed a run to a worker.
-    HandedOut,
+    /// The server has dispatched a run to a worker.
+    #[serde(rename = "HandedOut")]
+    Dispatched,
 }
 
 impl Point {
@@ -60,9 +61,9 @@ impl Point {
         Self::Reported
     }
 
-    /// The server has handed a run out, and the worker does not know yet.
-    pub const fn after_hand_out() -> Self {
-        Self::HandedOut
+    /// The server has dispatched a run, and the worker does not know yet.
+    pub const fn after_dispatch() -> Self {
+        Self::Dispatched
     }
 }
 
@@ -75,7 +76,7 @@ impl fmt::Display for Point {
             Self::BeforeFsync => f.write_str("before a sync"),
             Self::AfterFsync => f.write_str("after a sync"),
             Self::AfterAck => f.write_str("after an acknowledgement was sent"),
-            Self::HandedOut => f.write_str("after a run was handed out"),
+            Self::Dispatched => f.write_str("after a run was dispatched"),
         }
     }
 }

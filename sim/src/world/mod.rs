@@ -68,7 +68,7 @@ pub(crate) struct World {
     drains: Mutex<BTreeSet<String>>,
     /// The version of the code that each worker has; the first where nothing is said.
     deployed: Mutex<BTreeMap<String, usize>>,
-    /// Recorded outcomes that were handed out to be replayed.
+    /// Recorded outcomes that were sent to workers to be replayed.
     replays: AtomicU64,
     /// How often each point was passed.
     passed: Mutex<BTreeMap<Point, u32>>,
@@ -376,8 +376,8 @@ impl World {
             _ => {}
         }
         let mut court = self.court();
-        if let Message::HandOut(hand_out) = message
-            && let Some(run) = court.durable.runs.get(&hand_out.run)
+        if let Message::Dispatch(dispatch) = message
+            && let Some(run) = court.durable.runs.get(&dispatch.run)
         {
             let replays = run.entries.iter().filter(|entry| entry.resolves()).count();
             self.replays.fetch_add(replays as u64, Ordering::Relaxed);
@@ -386,7 +386,7 @@ impl World {
         drop(court);
         match message {
             Message::Appended(_) => self.passes(&Point::AfterAck, Some(to)),
-            Message::HandOut(_) => self.passes(&Point::HandedOut, Some(to)),
+            Message::Dispatch(_) => self.passes(&Point::Dispatched, Some(to)),
             _ => None,
         };
     }

@@ -128,7 +128,7 @@ impl Recorder {
             }
             Message::Welcome(m) => frame.text = m.session.to_string(),
             Message::Closing(m) => frame.text.clone_from(&m.reason),
-            Message::HandOut(m) => {
+            Message::Dispatch(m) => {
                 turn(m.run, m.token);
                 frame.entry = Some(m.count);
             }

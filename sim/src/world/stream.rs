@@ -303,7 +303,7 @@ fn brief(message: &Message) -> String {
         Message::Hello(m) => format!(" holds {}", m.held.len()),
         Message::Welcome(m) => format!(" {}", m.session),
         Message::Closing(m) => format!(" `{}`", m.reason),
-        Message::HandOut(m) => {
+        Message::Dispatch(m) => {
             format!("{}, {} of {}", of(m.run, m.token), m.entries.len(), m.count)
         }
         Message::Journal(m) => {

@@ -162,16 +162,16 @@ impl Bench {
             leases: 0,
             told: false,
         };
-        bench.hand_out();
+        bench.dispatch();
         bench
     }
 
-    /// The run is handed out (again): another turn begins with the whole journal.
-    pub(super) fn hand_out(&mut self) {
-        self.hand_out_prefix(self.journal.len());
+    /// The run is dispatched (again): another turn begins with the whole journal.
+    pub(super) fn dispatch(&mut self) {
+        self.dispatch_prefix(self.journal.len());
     }
 
-    pub(super) fn hand_out_prefix(&mut self, count: usize) {
+    pub(super) fn dispatch_prefix(&mut self, count: usize) {
         self.leases += 1;
         self.sent.clear();
         self.turn = Turn::new(RunNo(1), RUN, token(self.leases), count as u32, self.world.clone());

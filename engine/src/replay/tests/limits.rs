@@ -141,7 +141,7 @@ fn a_failed_attempt_at_the_whole_is_known_from_where_it_failed() {
     bench.journal.push(failed_whole(1).into());
     bench.journal.push(completed(9, 0, "one", 1).into());
     bench.journal.push(failed_whole(2).into());
-    bench.hand_out();
+    bench.dispatch();
     let told = bench.poll().told_engine();
     assert!(told[0].starts_with("returned") && told[0].contains("[2,3]"), "{told:?}");
 }
@@ -155,7 +155,7 @@ fn a_function_without_steps_knows_of_attempts_that_failed_after_a_cancel_request
     bench.journal.push(failed_whole(1).into());
     bench.journal.push(cancel(9).into());
     bench.journal.push(failed_whole(2).into());
-    bench.hand_out();
+    bench.dispatch();
     let told = bench.poll().told_engine();
     assert!(told[0].starts_with("returned 3"), "{told:?}");
 }

@@ -64,7 +64,7 @@ fn a_turn_that_waits_for_others_is_suspended() {
     bench.clock.advance(250);
     bench.poll();
     assert!(suspended(&bench.sent[1]), "{:?}", bench.sent);
-    bench.hand_out();
+    bench.dispatch();
     bench.sent.clear();
     bench.poll();
     bench.turn.once_granted(StepNo(0));
@@ -122,7 +122,7 @@ fn a_body_begins_when_the_engine_grants_it() {
     assert_eq!(bench.answer().poll().told_engine(), ["returned 7"]);
     assert_eq!(bodies.load(Ordering::SeqCst), 1);
     // A replay asks for nothing.
-    bench.hand_out();
+    bench.dispatch();
     assert_eq!(bench.poll().told_engine(), ["returned 7"]);
 }
 
@@ -144,7 +144,7 @@ fn the_first_result_is_the_result() {
         bench.turn.told(index, &crate::model::entry::Entry::from(first).encode());
         assert_eq!(bench.poll().told_engine(), ["returned 8"]);
         assert_eq!(bodies.load(Ordering::SeqCst), usize::from(own));
-        bench.hand_out();
+        bench.dispatch();
         assert_eq!(bench.poll().told_engine(), ["returned 8"]);
     }
 }

@@ -191,8 +191,8 @@ impl Dice {
     }
 }
 
-/// Runs to the end under an engine that acknowledges in any order, several at a time, and hands out
-/// again at any time.
+/// Runs to the end under an engine that acknowledges in any order, several at a time, and
+/// dispatches again at any time.
 fn live(bench: &mut Bench, dice: &mut Dice, cancels: bool) -> String {
     let mut cancelled = !cancels;
     // Few, so that they do not hide a turn that has stopped.
@@ -250,10 +250,10 @@ fn live(bench: &mut Bench, dice: &mut Dice, cancels: bool) -> String {
                 false => wait.min(dice.roll(3_000) as u64),
             };
             bench.clock.advance(wait + dice.roll(50) as u64);
-            bench.hand_out();
+            bench.dispatch();
         } else if regrants > 0 && dice.roll(15) == 0 {
             regrants -= 1;
-            bench.hand_out();
+            bench.dispatch();
         }
         bench.clock.advance([0, 1, 20, 300][dice.roll(4)]);
     }
@@ -329,7 +329,7 @@ proptest! {
         prop_assert!(result.starts_with("returned"), "{result}");
         let asked = log.lock().unwrap().clone();
         for count in 1..=bench.journal.len() {
-            bench.hand_out_prefix(count);
+            bench.dispatch_prefix(count);
             bench.poll();
             let told = bench.told_engine();
             prop_assert!(!told.iter().any(|m| m.starts_with("mismatch") || m.starts_with("died")), "{count}: {told:?}");

@@ -45,7 +45,7 @@ fn run_of(bench: &Bench) -> Run {
     fold.finish().expect("a run")
 }
 
-/// An operator redrives it, and it is handed out again.
+/// An operator redrives it, and it is dispatched again.
 fn redrive(bench: &mut Bench) {
     let from = run_of(bench).redrive_from().expect("it may be redriven");
     bench.journal.push(
@@ -59,7 +59,7 @@ fn redrive(bench: &mut Bench) {
         .into(),
     );
     run_of(bench); // the journal folds
-    bench.hand_out();
+    bench.dispatch();
 }
 
 // A49: finished steps are kept, the failed one is tried again under the same key.
@@ -181,7 +181,7 @@ fn attempts_are_counted_anew() {
         let entry = failed(&bench, StepNo::WHOLE, attempt);
         bench.journal.push(entry);
     }
-    bench.hand_out();
+    bench.dispatch();
     assert_eq!(bench.poll().told_engine(), ["died Terminal (terminal): attempt 3 whole true"]);
     die(&mut bench);
     redrive(&mut bench);

@@ -69,7 +69,7 @@ fn a_replay_runs_no_body_that_is_recorded_and_asks_nothing_twice() {
     }
     bench.poll().answer().poll();
     assert_eq!(bodies.load(Ordering::SeqCst), 3);
-    bench.commit(fired(10, 3)).hand_out();
+    bench.commit(fired(10, 3)).dispatch();
     assert_eq!(bench.poll().told_engine(), ["returned 3"]);
     assert_eq!(bodies.load(Ordering::SeqCst), 3);
 }
@@ -89,7 +89,7 @@ fn outcomes_that_arrive_together_are_resolved_one_by_one_in_journal_order() {
     bench.commit(completed(5, 1, "b", "b")).commit(completed(6, 0, "a", "a"));
     bench.poll();
     assert_eq!(bench.told_engine().pop().unwrap(), "returned [\"b\",5]");
-    bench.hand_out();
+    bench.dispatch();
     assert_eq!(bench.poll().told_engine(), ["returned [\"b\",5]"]);
 }
 
@@ -111,7 +111,7 @@ fn numbers_are_given_by_the_call_and_not_by_the_poll() {
 fn another_name_at_a_number_is_a_mismatch_with_both_sides() {
     let mut bench =
         Bench::new(&(), |ctx: Ctx, (): ()| async move { ctx.step("refund", |_| ok(1u32)).await });
-    bench.commit(completed(5, 0, "charge-card", 1)).hand_out();
+    bench.commit(completed(5, 0, "charge-card", 1)).dispatch();
     let told = bench.poll().told_engine().pop().unwrap();
     let (front, line) = told.split_once("rules.rs:").unwrap();
     assert_eq!(
@@ -126,7 +126,7 @@ fn another_name_at_a_number_is_a_mismatch_with_both_sides() {
 fn another_kind_at_a_number_is_a_mismatch() {
     let mut bench =
         Bench::new(&(), |ctx: Ctx, (): ()| async move { ctx.step("refund", |_| ok(1u32)).await });
-    bench.commit(armed(5, 0, 86_400_000)).hand_out();
+    bench.commit(armed(5, 0, 86_400_000)).dispatch();
     let told = bench.poll().told_engine().pop().unwrap();
     assert!(told.contains("entry 1 holds    timer 24h  order.rs:38, workflow version 3"), "{told}");
 }
@@ -134,7 +134,7 @@ fn another_kind_at_a_number_is_a_mismatch() {
 #[test]
 fn an_outcome_of_something_not_yet_asked_for_is_a_mismatch() {
     let mut bench = Bench::new(&(), two_steps);
-    bench.commit(completed(5, 1, "charge", 1)).hand_out();
+    bench.commit(completed(5, 1, "charge", 1)).dispatch();
     let told = bench.poll().told_engine().pop().unwrap();
     assert!(told.contains("entry 1 holds    step \"charge\"  order.rs:41"), "{told}");
     assert!(
@@ -147,7 +147,7 @@ fn an_outcome_of_something_not_yet_asked_for_is_a_mismatch() {
 fn ending_before_the_journal_does_is_a_mismatch() {
     let mut bench =
         Bench::new(&(), |ctx: Ctx, (): ()| async move { ctx.step("one", |_| ok(1u32)).await });
-    bench.commit(completed(5, 0, "one", 1)).commit(completed(6, 1, "two", 2)).hand_out();
+    bench.commit(completed(5, 0, "one", 1)).commit(completed(6, 1, "two", 2)).dispatch();
     let told = bench.poll().told_engine().pop().unwrap();
     assert!(told.contains("entry 2 holds    step \"two\""), "{told}");
     assert!(told.contains("the code asked   nothing: it returned"), "{told}");
@@ -166,7 +166,7 @@ fn what_was_under_way_when_the_function_ended_may_stay_unread() {
         .commit(completed(5, 0, "one", 1))
         .commit(completed(6, 1, "two", 2))
         .commit(cancel(7))
-        .hand_out();
+        .dispatch();
     assert_eq!(bench.poll().told_engine(), ["returned 1"]);
 }
 
@@ -183,7 +183,7 @@ fn outcomes_of_dropped_futures_are_skipped() {
         .commit(armed(0, 1, 1_000))
         .commit(fired(1_000, 1))
         .commit(completed(1_001, 0, "slow", 9))
-        .hand_out();
+        .dispatch();
     assert_eq!(bench.poll().told_engine(), ["completed 2 = 3"]);
     bench.answer();
     assert_eq!(bench.poll().told_engine(), ["returned 3"]);
@@ -193,7 +193,7 @@ fn outcomes_of_dropped_futures_are_skipped() {
 fn a_recorded_output_of_another_type_is_a_mismatch() {
     let mut bench =
         Bench::new(&(), |ctx: Ctx, (): ()| async move { ctx.step("one", |_| ok(1u32)).await });
-    bench.commit(completed(5, 0, "one", "a word")).hand_out();
+    bench.commit(completed(5, 0, "one", "a word")).dispatch();
     let told = bench.poll().told_engine().pop().unwrap();
     assert!(told.starts_with("mismatch\n  entry 1 holds"), "{told}");
     assert!(told.contains("does not hold a u32"), "{told}");
@@ -202,7 +202,7 @@ fn a_recorded_output_of_another_type_is_a_mismatch() {
 #[test]
 fn a_damaged_journal_stops_the_turn_with_the_reason() {
     let mut bench = Bench::new(&(), two_steps);
-    bench.commit(completed(5, 0, "one", 1)).hand_out_prefix(1);
+    bench.commit(completed(5, 0, "one", 1)).dispatch_prefix(1);
     let mut damaged = bench.stored()[1].to_vec();
     damaged[4] ^= 1;
     bench.turn.stored(1, vec![damaged.into()]);
@@ -213,7 +213,7 @@ fn a_damaged_journal_stops_the_turn_with_the_reason() {
 #[test]
 fn a_long_journal_comes_in_pages_and_a_live_entry_may_overtake_them() {
     let mut bench = Bench::new(&(), two_steps);
-    bench.commit(completed(5, 0, "one", 1)).commit(armed(6, 1, 60_000)).hand_out_prefix(2);
+    bench.commit(completed(5, 0, "one", 1)).commit(armed(6, 1, 60_000)).dispatch_prefix(2);
     let rest = bench.stored()[2..].to_vec();
     let mut turn = crate::replay::turn::Turn::new(
         crate::model::id::RunNo(1),
@@ -296,7 +296,7 @@ fn a_long_backoff_suspends_and_the_next_turn_knows_the_attempts() {
     bench.poll().answer();
     assert_eq!(bench.poll().told_engine(), ["suspended seen 2 until +2001 ms"]);
     bench.clock.advance(2_001);
-    bench.hand_out();
+    bench.dispatch();
     assert_eq!(bench.poll().told_engine(), ["completed 0 = 2"]);
 }
 
@@ -388,7 +388,7 @@ fn a_panic_in_a_step_is_a_retryable_failure_of_the_step() {
             .await
     });
     assert_eq!(bench.poll().told_engine(), ["failed 0 attempt 1: Retryable (panic): at the call"]);
-    bench.commit(completed(5, 0, "sync", ())).hand_out();
+    bench.commit(completed(5, 0, "sync", ())).dispatch();
     bench.poll();
     assert_eq!(bench.told_engine(), ["failed 1 attempt 1: Retryable (panic): in the body"]);
 }
@@ -575,7 +575,7 @@ fn the_failure_of_a_function_that_asked_nothing_is_the_failure_of_a_step() {
     };
     failed.number = StepNo::WHOLE;
     bench.journal.push(failed.into());
-    bench.hand_out();
+    bench.dispatch();
     assert_eq!(
         bench.poll().told_engine(),
         ["died Retryable (retryable): 17 at attempt 2 whole true"]
@@ -624,7 +624,7 @@ fn futures_behind_wakers_of_their_own_are_woken() {
     let order: Vec<u32> = (0..40).rev().collect();
     let expected = format!("returned {}", serde_json::to_string(&order).unwrap());
     assert_eq!(bench.poll().told_engine(), std::slice::from_ref(&expected));
-    bench.hand_out();
+    bench.dispatch();
     assert_eq!(bench.poll().told_engine(), [expected]);
 }
 
@@ -647,7 +647,7 @@ async fn a_used_up_budget_skips_no_resolution() {
         bench.journal.push(completed(5, round * 2, "a", 1).into());
         bench.journal.push(completed(5, round * 2 + 1, "b", 2).into());
     }
-    bench.hand_out();
+    bench.dispatch();
     assert_eq!(bench.poll().told_engine(), ["returned 300"]);
 }
 

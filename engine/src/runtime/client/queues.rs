@@ -13,7 +13,7 @@ const LOOK: Duration = Duration::from_millis(100);
 /// The queues of an engine: see [`Client::queues`].
 ///
 /// **Durability**: what is set survives a kill and a power cut once it has answered. It counts for
-/// what is handed out from then on; no running run is ended by it.
+/// what is dispatched from then on; no running run is ended by it.
 #[derive(Debug, Clone)]
 pub struct Queues {
     client: Client,
@@ -51,7 +51,7 @@ impl Queues {
         found.into_iter().next().ok_or(none)
     }
 
-    /// Hands out nothing more of a queue. Running runs go on, and starts are taken.
+    /// Dispatches no more runs of a queue. Running ones go on, and starts are taken.
     ///
     /// Errors: [`Refusal::NoSuchQueue`](crate::model::command::Refusal::NoSuchQueue).
     pub async fn pause(&self, queue: &str) -> Result<(), ClientError> {
@@ -59,7 +59,7 @@ impl Queues {
         self.set(queue, QueueChange { paused, ..QueueChange::default() }).await
     }
 
-    /// Hands out runs of a queue again.
+    /// Dispatches runs of a queue again.
     ///
     /// Errors: [`Refusal::NoSuchQueue`](crate::model::command::Refusal::NoSuchQueue).
     pub async fn resume(&self, queue: &str) -> Result<(), ClientError> {

@@ -26,7 +26,7 @@
 //! - **K5 A report is sent under the token it belongs to, over the connection that token belongs
 //!   to.** A turn that has not heard yet of its next token stays silent.
 //! - **K6 What arrives twice or late changes nothing.** Frames for a run that is not held or under
-//!   another token are dropped; a hand-out is matched against what is held and against the turns
+//!   another token are dropped; a dispatch is matched against what is held and against the turns
 //!   that ended last; entries are matched by index. A `Regranted` for a turn that has been dropped
 //!   meanwhile is answered with `GiveBack`.
 //! - **K7 A run is given back only after its function is gone** from memory, so that two workers

@@ -22,11 +22,11 @@ use crate::replay::world::{World, count};
 use crate::runtime::link::LinkSender;
 use crate::runtime::session::{Peer, SessionError};
 use crate::wire::message::{
-    Appended, GiveBack, HandOut, Held, Hello, Journal, Message, Offer, OnceGranted, OnceReturned,
+    Appended, Dispatch, GiveBack, Held, Hello, Journal, Message, Offer, OnceGranted, OnceReturned,
     PROTOCOL, QueueSlots, Regranted, ReportRefused, Welcome, WorkflowOffer,
 };
 
-/// How many ended turns are remembered, so that a late copy of a hand-out does not begin one of
+/// How many ended turns are remembered, so that a late copy of a dispatch does not begin one of
 /// them again.
 const ENDED_MAX: usize = 1_024;
 /// How long turns that were told to stop may take to do so. Code that never awaits cannot be
@@ -162,9 +162,9 @@ impl WorkerPeer {
         self.heard_at + self.session_timeout * 2 / 3
     }
 
-    fn hand_out(
+    fn dispatch(
         &mut self,
-        HandOut { run, token, id, count, entries, now }: HandOut,
+        Dispatch { run, token, id, count, entries, now }: Dispatch,
         mono: Duration,
     ) {
         if self.ended.holds(run, token)
@@ -172,7 +172,7 @@ impl WorkerPeer {
         {
             return; // a copy, or older than what is held
         }
-        if now > Time(0) && !canary!("a hand-out does not tell the time") {
+        if now > Time(0) && !canary!("a dispatch does not tell the time") {
             self.world.engine_time.heard(now, mono);
         }
         if self.stage != Stage::Working {
@@ -347,7 +347,7 @@ impl Peer for WorkerPeer {
 
     fn received(&mut self, message: Message, now: Duration) {
         match message {
-            Message::HandOut(hand_out) => self.hand_out(hand_out, now),
+            Message::Dispatch(dispatch) => self.dispatch(dispatch, now),
             Message::Journal(Journal { run, token, from, entries }) => {
                 self.tell(run, token, ToTurn::Stored { from, entries });
             }

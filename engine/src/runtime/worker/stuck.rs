@@ -185,7 +185,7 @@ mod tests {
     use crate::runtime::link::Link;
     use crate::runtime::session::Peer;
     use crate::runtime::worker::peer::Introduction;
-    use crate::wire::message::{HandOut, Message, PROTOCOL, Revoked, Welcome};
+    use crate::wire::message::{Dispatch, Message, PROTOCOL, Revoked, Welcome};
 
     const RUN: RunNo = RunNo(1);
 
@@ -193,8 +193,8 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// A worker that was handed out a run 100 s ago. Its turn's task is never polled: the test says
-    /// what it does.
+    /// A worker to which a run was dispatched 100 s ago. Its turn's task is never polled: the test
+    /// says what it does.
     fn holding() -> (WorkerPeer, Arc<Watch>, Link) {
         let introduction = Introduction {
             caller: Caller::default(),
@@ -224,7 +224,7 @@ mod tests {
         };
         peer.welcomed(&welcome, theirs.sender, at(99));
         let journal = [started("work")];
-        let hand_out = HandOut {
+        let dispatch = Dispatch {
             run: RUN,
             token: token(1),
             id: RunId(1),
@@ -232,7 +232,7 @@ mod tests {
             entries: stored(&journal),
             now: Time(0),
         };
-        peer.received(hand_out.into(), at(99));
+        peer.received(dispatch.into(), at(99));
         let watch = peer.turns[&RUN].watch.clone();
         watch.set_limit(at(30));
         (peer, watch, ours)

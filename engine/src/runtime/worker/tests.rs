@@ -106,14 +106,14 @@ fn report(message: Message) -> (u32, Token) {
 async fn running() -> (FakeEngine, Connection, WorkerHandle, Bodies) {
     let (mut engine, handle, bodies) = worker();
     let connection = engine.accept().await;
-    connection.hand_out(1, &[started("work")]);
+    connection.dispatch(1, &[started("work")]);
     settle().await;
     assert_eq!(bodies.begun(), 1);
     (engine, connection, handle, bodies)
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_run_goes_from_hand_out_to_the_end_of_its_turn() {
+async fn a_run_goes_from_dispatch_to_the_end_of_its_turn() {
     let (_engine, mut connection, handle, bodies) = running().await;
     assert_eq!(connection.hello.queues.len(), 1);
     assert!(connection.hello.held.is_empty());
@@ -134,7 +134,7 @@ async fn a_run_goes_from_hand_out_to_the_end_of_its_turn() {
 #[tokio::test(start_paused = true)]
 async fn copies_of_frames_change_nothing() {
     let (_engine, mut connection, handle, bodies) = running().await;
-    connection.hand_out(1, &[started("work")]);
+    connection.dispatch(1, &[started("work")]);
     settle().await;
     assert_eq!(bodies.begun(), 1);
     for number in 0..2 {
@@ -148,7 +148,7 @@ async fn copies_of_frames_change_nothing() {
     connection.next().await;
     connection.send(TurnEnded { run: RUN, token: token(1) });
     connection.send(TurnEnded { run: RUN, token: token(1) });
-    connection.hand_out(1, &[started("work")]);
+    connection.dispatch(1, &[started("work")]);
     connection.send(appended(1, 1, &completed(0)));
     connection.send(appended(9, 1, &completed(0)));
     assert!(connection.arrived().await.is_empty());
@@ -312,7 +312,7 @@ async fn a_closed_gate_opens_when_the_engine_is_heard_again() {
     let mut engine = engine;
     let _handle = Worker::new(dial, env()).register(WORK, function).start().unwrap();
     let connection = engine.accept().await;
-    connection.hand_out(1, &[started("work")]);
+    connection.dispatch(1, &[started("work")]);
     tokio::time::sleep(Duration::from_millis(6_700)).await;
     release.notify_one();
     settle().await;
@@ -355,7 +355,7 @@ async fn a_held_turn_that_the_engine_does_not_mention_is_dropped() {
 async fn a_run_of_an_unknown_workflow_is_given_back() {
     let (mut engine, _handle, _bodies) = worker();
     let mut connection = engine.accept().await;
-    connection.hand_out(1, &[started("other")]);
+    connection.dispatch(1, &[started("other")]);
     assert!(matches!(connection.next().await, Message::GiveBack(_)));
 }
 
@@ -365,7 +365,7 @@ async fn a_drain_lets_the_running_step_end_and_starts_no_other() {
     let draining = tokio::spawn(async move { handle.drain().await });
     assert!(matches!(connection.next().await, Message::Offer(offer) if offer.queues.is_empty()));
     connection.beat_for(secs(3)).await;
-    connection.hand_out_other(5);
+    connection.dispatch_other(5);
     assert!(matches!(connection.next().await, Message::GiveBack(g) if g.run == RunNo(2)));
     bodies.go.notify_one();
     assert_eq!(report(connection.next().await), (0, token(1)));
@@ -386,7 +386,7 @@ async fn a_drain_gives_back_what_only_waits() {
     };
     let handle = Worker::new(dial, env()).register(WORK, function).start().unwrap();
     let mut connection = engine.accept().await;
-    connection.hand_out(1, &[started("work")]);
+    connection.dispatch(1, &[started("work")]);
     let Message::TimerRequested(asked) = connection.next().await else { panic!() };
     let (at, due) = (Time(1_000_000), Time(1_000_200));
     connection.send(appended(
@@ -469,11 +469,11 @@ async fn a_worker_that_can_do_nothing_does_not_start() {
 }
 
 impl Connection {
-    /// Hands out run 2.
-    fn hand_out_other(&self, lease: u64) {
+    /// Dispatches run 2.
+    fn dispatch_other(&self, lease: u64) {
         let entries = stored(&[started("work")]);
         let token = token(lease);
-        self.send(crate::wire::message::HandOut {
+        self.send(crate::wire::message::Dispatch {
             run: RunNo(2),
             token,
             id: RunId(1),

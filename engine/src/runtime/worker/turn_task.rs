@@ -98,7 +98,7 @@ impl TurnTask {
         self.seen.store(self.turn.seen(), Ordering::Relaxed);
         self.turn.flush(|message| self.outlet.send(self.connection, message));
         if let Phase::Unknown(workflow) = self.turn.phase() {
-            tracing::warn!(run = %self.run, workflow, "a run of a workflow that is not registered here was handed out");
+            tracing::warn!(run = %self.run, workflow, "a run of a workflow that is not registered here was dispatched");
             return self.give_back();
         }
         if self.draining && self.turn.is_idle() {
