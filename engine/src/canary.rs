@@ -170,7 +170,7 @@ mod planted {
             "a dispatch lost with its connection is forgotten",
             "what a worker does not hold when it comes back is queued again",
         ),
-        canary("a run given back is forgotten", "a run that is given back is queued again"),
+        canary("a requeued run is forgotten", "a requeued run is queued again"),
         canary(
             "a regrant sends nothing that was missed",
             "K4: a worker that comes back is told the entries it has not seen",

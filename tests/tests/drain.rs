@@ -17,7 +17,7 @@ const SESSION_TIMEOUT: std::time::Duration = secs(60);
 // deployment would stop all runs for as long; and if steps were cut short, each would do them
 // twice.
 #[tokio::test]
-async fn a_drained_worker_ends_its_steps_and_gives_its_leases_back_at_once() {
+async fn a_drained_worker_ends_its_steps_and_requeues_its_runs_at_once() {
     let directory = tempfile::tempdir().unwrap();
     let mut order = EngineOrder::new(directory.path().join("data"));
     order.session_timeout = SESSION_TIMEOUT;

@@ -33,7 +33,7 @@ use crate::model::unique::{Unique, UniqueKey};
 use crate::reading;
 use crate::wire::message::{
     AskOnce, AskOutcome, AskQueues, AskStatus, AttemptFailedReport, Cancel, Discard, EditInput,
-    GiveBack, Heartbeat, Held, Hello, Message, Offer, OnceReturned, PROTOCOL, QueueSlots, Redrive,
+    Heartbeat, Held, Hello, Message, Offer, OnceReturned, PROTOCOL, QueueSlots, Redrive, Requeue,
     Resume, SetQueue, Start, StartBatch, StartTogether, StepCompletedReport, TimerRequested,
     TurnCompleted, TurnFailed, TurnMismatched, TurnSuspended, WorkflowOffer,
 };
@@ -253,7 +253,7 @@ impl Drill {
             16..=30 => self.work(worker, b, c),
             31..=34 => self.deliver(worker, usize::from(b)),
             35..=36 => self.send_again(a, b),
-            37 => self.give_back(worker, b),
+            37 => self.requeue(worker, b),
             38 => self.offer(worker, b),
             39 => self.cancel(a),
             40 => self.lag(a, b, c),
@@ -612,7 +612,7 @@ impl Drill {
         );
     }
 
-    fn give_back(&mut self, at: usize, pick: u8) {
+    fn requeue(&mut self, at: usize, pick: u8) {
         let worker = &mut self.workers[at];
         let Some(session) = worker.session else {
             return;
@@ -625,7 +625,7 @@ impl Drill {
         else {
             return;
         };
-        let message: Message = GiveBack { run: *run, token: holding.token }.into();
+        let message: Message = Requeue { run: *run, token: holding.token }.into();
         let run = *run;
         worker.holds.remove(&run);
         self.report(session, message);
@@ -956,7 +956,7 @@ fn report_of(message: &Message) -> Option<(RunNo, Token)> {
         Message::TurnCompleted(m) => Some((m.run, m.token)),
         Message::TurnFailed(m) => Some((m.run, m.token)),
         Message::TurnMismatched(m) => Some((m.run, m.token)),
-        Message::GiveBack(m) => Some((m.run, m.token)),
+        Message::Requeue(m) => Some((m.run, m.token)),
         _ => None,
     }
 }

@@ -18,7 +18,7 @@
 //!   Delayed ─── due ──► Queued ── lease ──► Running ── wait ──► Suspended
 //!   (timer)            (queued)   ▲    │   (lease)               (timer)
 //!                          ▲      │    └─► Completed | Dead | Cancelled     Dead: (dead)
-//!                          │      └── session lost, given back
+//!                          │      └── session lost, requeued
 //!                          └──────────── due ─────────────────────┘
 //!   Parked, Paused (stopped) ── resume, another build ──► Queued
 //!   Dead ── redrive ──► Queued,  Dead ── discard ──► Discarded
@@ -544,7 +544,7 @@ impl Core {
             Message::TurnCompleted(report) => self.turn_completed(session, report, out),
             Message::TurnFailed(report) => self.turn_failed(session, report, out),
             Message::TurnMismatched(report) => self.turn_mismatched(session, report, out),
-            Message::GiveBack(report) => self.give_back(session, report, out),
+            Message::Requeue(report) => self.requeue(session, report, out),
             Message::AskOnce(ask) => self.ask_once(session, ask, out),
             Message::OnceReturned(report) => self.once_returned(session, &report, out),
             Message::Offer(offer) => self.offer(session, &offer.queues, out),

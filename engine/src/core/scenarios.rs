@@ -13,7 +13,7 @@
 //! … batch=b seal then=x                                          runs of a batch, which `x` follows; `batch b` asks
 //! step r1 0 | fail r1 0 | timer r1 1 delay=3s                    reports, by the holder under its token
 //! once r1 0 key=k | return r1 0 | step r1 0 key=k               of a step that is done once for all runs
-//! complete r1 | failed r1 | suspend r1 seen=2 wakes=3s once=0,1 | mismatch r1 | giveback r1
+//! complete r1 | failed r1 | suspend r1 seen=2 wakes=3s once=0,1 | mismatch r1 | requeue r1
 //! queue q create paused=yes concurrency=2 rate=3/1s burst=2 oldest=4    an operator sets something (command=7); queues q   asks
 //! cancel r1 | resume r1 | outcome r1 wait | status r1            what clients ask
 //! redrive r1 command=7 | edit r1 input=y | discard r1           what operators do
@@ -49,10 +49,9 @@ use crate::model::time::Time;
 use crate::model::unique::{Unique, UniqueKey};
 use crate::wire::message::{
     AskBatch, AskOnce, AskOutcome, AskQueues, AskStatus, AttemptFailedReport, Cancel, Discard,
-    EditInput, GiveBack, Heartbeat, Held, Hello, Message, Offer, OnceReturned, PROTOCOL,
-    QueueSlots, Redrive, Resume, SetQueue, Start, StartAnswer, StartBatch, StartTogether,
-    StepCompletedReport, TimerRequested, TurnCompleted, TurnFailed, TurnMismatched, TurnSuspended,
-    WorkflowOffer,
+    EditInput, Heartbeat, Held, Hello, Message, Offer, OnceReturned, PROTOCOL, QueueSlots, Redrive,
+    Requeue, Resume, SetQueue, Start, StartAnswer, StartBatch, StartTogether, StepCompletedReport,
+    TimerRequested, TurnCompleted, TurnFailed, TurnMismatched, TurnSuspended, WorkflowOffer,
 };
 
 const START: Time = Time(20_000 * 86_400_000);
@@ -339,7 +338,7 @@ impl Scene {
             "worker" | "client" => self.hello(line),
             "start" => self.start(line),
             "once" | "return" | "step" | "fail" | "timer" | "suspend" | "complete" | "failed"
-            | "mismatch" | "giveback" => self.report(line),
+            | "mismatch" | "requeue" => self.report(line),
             "cancel" | "resume" | "outcome" | "status" => self.ask(line),
             "queue" => self.set_queue(line),
             "queues" => {
@@ -669,7 +668,7 @@ impl Scene {
                 let (journal_holds, code_asked) = ("step `s0`".to_owned(), "timer 1s".to_owned());
                 TurnMismatched { run, token, index: 1, journal_holds, code_asked }.into()
             }
-            _ => GiveBack { run, token }.into(),
+            _ => Requeue { run, token }.into(),
         };
         self.stage.handle(Input::Received { session, message });
     }

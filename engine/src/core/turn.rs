@@ -1,4 +1,4 @@
-//! The end of a turn: completed, failed, suspended, disagreed with its journal, or given back.
+//! The end of a turn: completed, failed, suspended, disagreed with its journal, or requeued.
 
 use super::Core;
 use super::dead::Death;
@@ -12,7 +12,7 @@ use crate::model::failure::{Failure, FailureKind, PAYLOAD};
 use crate::model::id::{SessionId, StepNo};
 use crate::model::retry::Retry;
 use crate::model::run::RunState;
-use crate::wire::message::{GiveBack, TurnCompleted, TurnFailed, TurnMismatched, TurnSuspended};
+use crate::wire::message::{Requeue, TurnCompleted, TurnFailed, TurnMismatched, TurnSuspended};
 
 impl Core {
     pub(super) fn turn_completed(
@@ -154,9 +154,9 @@ impl Core {
         }
     }
 
-    /// A draining worker hands a run back: it is queued at once, at its old place, and nobody is
+    /// A draining worker requeues a run: it is queued at once, at its old place, and nobody is
     /// suspected.
-    pub(super) fn give_back(&mut self, session: SessionId, report: GiveBack, out: &mut Output) {
+    pub(super) fn requeue(&mut self, session: SessionId, report: Requeue, out: &mut Output) {
         if self.current(session, report.run, report.token, out).is_none() {
             return;
         }
@@ -165,7 +165,7 @@ impl Core {
         }
         // The run is let go of first, so that returning it does not take it for still held.
         self.let_go(report.run);
-        if !canary!("a run given back is forgotten") {
+        if !canary!("a requeued run is forgotten") {
             self.return_run(report.run, false, out);
         }
     }

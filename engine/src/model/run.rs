@@ -184,8 +184,8 @@ pub struct Stats {
     pub repeated: u64,
     /// Runs dispatched to workers since the engine opened.
     pub dispatches: u64,
-    /// Grants whose run had been granted before and was not given back in peace, since the engine
-    /// opened.
+    /// Grants whose run had been granted before and was not requeued by its worker, since the
+    /// engine opened.
     pub regrants: u64,
     /// Sessions lost without a goodbye, since the engine opened.
     pub sessions_lost: u64,

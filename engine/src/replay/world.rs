@@ -177,7 +177,7 @@ pub(crate) struct Counts {
     pub(crate) suspended: AtomicU64,
     pub(crate) revoked: AtomicU64,
     pub(crate) dropped: AtomicU64,
-    pub(crate) given_back: AtomicU64,
+    pub(crate) requeued: AtomicU64,
     /// Turns whose code ran on past its hard limit because it blocks its thread.
     pub(crate) stuck: AtomicU64,
 }

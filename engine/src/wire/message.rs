@@ -307,8 +307,8 @@ messages! {
         /// What the code asked.
         code_asked: String,
     },
-    /// Worker to engine: the run comes back unharmed (drain); the run is queued at once.
-    27 => GiveBack {
+    /// Worker to engine: requeue the run, which is unharmed (drain); it is queued at once.
+    27 => Requeue {
         /// The run.
         run: RunNo,
         /// The token of the lease.

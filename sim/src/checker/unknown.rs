@@ -21,7 +21,7 @@ const KNOWN: &str = "a workflow that somebody knows is not unknown";
 /// connection is gone, on a disk that is not slow.
 const DECIDED_MS: u64 = 500;
 
-/// Since when runs are in line; one that was given back goes to its old place.
+/// Since when runs are in line; one that was requeued goes to its old place.
 #[derive(Default)]
 pub(super) struct Patience {
     queued_ms: BTreeMap<RunNo, u64>,

@@ -185,7 +185,7 @@ impl Recorder {
                 frame.entry = Some(m.index);
                 frame.text = format!("{} / {}", m.journal_holds, m.code_asked);
             }
-            Message::GiveBack(m) => turn(m.run, m.token),
+            Message::Requeue(m) => turn(m.run, m.token),
             Message::Start(m) => {
                 for run in &m.runs {
                     let name = run.name.clone().unwrap_or_else(|| run.id.to_string());

@@ -325,7 +325,7 @@ fn brief(message: &Message) -> String {
         Message::TurnCompleted(m) => of(m.run, m.token),
         Message::TurnFailed(m) => of(m.run, m.token),
         Message::TurnMismatched(m) => format!("{} entry {}", of(m.run, m.token), m.index),
-        Message::GiveBack(m) => of(m.run, m.token),
+        Message::Requeue(m) => of(m.run, m.token),
         _ => String::new(),
     }
 }

@@ -28,14 +28,14 @@
 //! - **K6 What arrives twice or late changes nothing.** Frames for a run that is not held or under
 //!   another token are dropped; a dispatch is matched against what is held and against the turns
 //!   that ended last; entries are matched by index. A `Regranted` for a turn that has been dropped
-//!   meanwhile is answered with `GiveBack`.
-//! - **K7 A run is given back only after its function is gone** from memory, so that two workers
+//!   meanwhile is answered with `Requeue`.
+//! - **K7 A run is requeued only after its function is gone** from memory, so that two workers
 //!   never run it at a time. Not so if it, or a step of it, blocks its thread past its hard limit:
 //!   see `stuck`.
 //!
-//! Draining: the worker offers no slots, starts no body, and gives back each run as soon as no body
+//! Draining: the worker offers no slots, starts no body, and requeues each run as soon as no body
 //! of it runs and none of its reports is without an answer. What still runs after the grace is
-//! dropped and given back. Then it says goodbye.
+//! dropped and requeued. Then it says goodbye.
 //!
 //! A worker also drains by itself, and then exits with [`STUCK_EXIT_CODE`] if the process is its
 //! own, once a step, or a workflow's function outside of its steps, has blocked its thread for 5 s
@@ -458,7 +458,7 @@ impl WorkerHandle {
         self.finished().await;
     }
 
-    /// Drops what runs, gives everything back, and leaves. Returns at once; wait with
+    /// Drops its functions, requeues all its runs, and leaves. Returns at once; wait with
     /// [`finished`](Self::finished).
     pub fn stop(&self) {
         let _ = self.commands.send(WorkerCommand::Stop);
@@ -507,7 +507,7 @@ impl WorkerHandle {
             mismatches: read(&counts.mismatches),
             revoked: read(&counts.revoked),
             dropped: read(&counts.dropped),
-            given_back: read(&counts.given_back),
+            requeued: read(&counts.requeued),
             stuck: read(&counts.stuck),
         }
     }
@@ -538,8 +538,8 @@ pub struct WorkerStats {
     pub revoked: u64,
     /// Turns dropped because the engine was away for too long.
     pub dropped: u64,
-    /// Leases given back.
-    pub given_back: u64,
+    /// Runs that this worker requeued.
+    pub requeued: u64,
     /// Turns whose code blocked its thread past its hard limit, when that was noticed first: the
     /// worker leaves.
     pub stuck: u64,

@@ -22,8 +22,8 @@ use crate::replay::world::{World, count};
 use crate::runtime::link::LinkSender;
 use crate::runtime::session::{Peer, SessionError};
 use crate::wire::message::{
-    Appended, Dispatch, GiveBack, Held, Hello, Journal, Message, Offer, OnceGranted, OnceReturned,
-    PROTOCOL, QueueSlots, Regranted, ReportRefused, Welcome, WorkflowOffer,
+    Appended, Dispatch, Held, Hello, Journal, Message, Offer, OnceGranted, OnceReturned, PROTOCOL,
+    QueueSlots, Regranted, ReportRefused, Requeue, Welcome, WorkflowOffer,
 };
 
 /// How many ended turns are remembered, so that a late copy of a dispatch does not begin one of
@@ -176,7 +176,7 @@ impl WorkerPeer {
             self.world.engine_time.heard(now, mono);
         }
         if self.stage != Stage::Working {
-            self.outlet.send(self.connection, GiveBack { run, token });
+            self.outlet.send(self.connection, Requeue { run, token });
             return;
         }
         let (inbox, from_session) = mpsc::unbounded_channel();
@@ -234,7 +234,7 @@ impl WorkerPeer {
             _ if self.ended.holds(run, token) => {}
             // It was dropped after the hello that listed it.
             _ => {
-                self.outlet.send(self.connection, GiveBack { run, token });
+                self.outlet.send(self.connection, Requeue { run, token });
             }
         }
     }

@@ -24,7 +24,7 @@ use crate::model::id::{RunNo, StepNo, Token};
 use crate::replay::mismatch::span_text;
 use crate::replay::watch::{Blocker, Body, Watch};
 use crate::replay::world::count;
-use crate::wire::message::{AskJournal, AttemptFailedReport, GiveBack, TurnFailed};
+use crate::wire::message::{AskJournal, AttemptFailedReport, Requeue, TurnFailed};
 
 /// How often turns are looked at. Code runs without a word to the session, so there is no better
 /// instant to wake at.
@@ -103,8 +103,8 @@ impl WorkerPeer {
             Some(limit) if !self.function_failed((run, token), &held.watch, limit) => return,
             Some(_) => {}
             None => {
-                self.outlet.send(self.connection, GiveBack { run, token });
-                count(&self.world.counts.given_back);
+                self.outlet.send(self.connection, Requeue { run, token });
+                count(&self.world.counts.requeued);
             }
         }
         if let Some(held) = self.turns.remove(&run) {

@@ -17,7 +17,7 @@ use crate::model::time::Time;
 use crate::runtime::bench::{Connection, Door, FakeEngine, env, settle, started, stored, token};
 use crate::runtime::session::SessionError;
 use crate::wire::message::{
-    Appended, Closing, GiveBack, Heartbeat, Journal, Message, Regranted, Revoked,
+    Appended, Closing, Heartbeat, Journal, Message, Regranted, Requeue, Revoked,
     StepCompletedReport, TurnEnded,
 };
 use crate::workflow::{Ctx, Workflow, secs};
@@ -326,7 +326,7 @@ async fn a_closed_gate_opens_when_the_engine_is_heard_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_regrant_of_a_dropped_turn_is_given_back() {
+async fn a_regrant_of_a_dropped_turn_is_requeued() {
     let (mut engine, connection, _handle, _bodies) = running().await;
     connection.beat_for(secs(1)).await;
     engine.door(Door::Refused);
@@ -336,7 +336,7 @@ async fn a_regrant_of_a_dropped_turn_is_given_back() {
     let mut connection = engine.accept().await;
     connection.send(Regranted { run: RUN, old: token(1), token: token(2), count: 1 });
     assert!(
-        matches!(connection.next().await, Message::GiveBack(GiveBack { token: t, .. }) if t == token(2))
+        matches!(connection.next().await, Message::Requeue(Requeue { token: t, .. }) if t == token(2))
     );
 }
 
@@ -352,11 +352,11 @@ async fn a_held_turn_that_the_engine_does_not_mention_is_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_run_of_an_unknown_workflow_is_given_back() {
+async fn a_run_of_an_unknown_workflow_is_requeued() {
     let (mut engine, _handle, _bodies) = worker();
     let mut connection = engine.accept().await;
     connection.dispatch(1, &[started("other")]);
-    assert!(matches!(connection.next().await, Message::GiveBack(_)));
+    assert!(matches!(connection.next().await, Message::Requeue(_)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -366,12 +366,12 @@ async fn a_drain_lets_the_running_step_end_and_starts_no_other() {
     assert!(matches!(connection.next().await, Message::Offer(offer) if offer.queues.is_empty()));
     connection.beat_for(secs(3)).await;
     connection.dispatch_other(5);
-    assert!(matches!(connection.next().await, Message::GiveBack(g) if g.run == RunNo(2)));
+    assert!(matches!(connection.next().await, Message::Requeue(g) if g.run == RunNo(2)));
     bodies.go.notify_one();
     assert_eq!(report(connection.next().await), (0, token(1)));
-    assert!(connection.arrived().await.is_empty(), "not given back before the report is answered");
+    assert!(connection.arrived().await.is_empty(), "not requeued before the report is answered");
     connection.send(appended(1, 1, &completed(0)));
-    assert!(matches!(connection.next().await, Message::GiveBack(g) if g.token == token(1)));
+    assert!(matches!(connection.next().await, Message::Requeue(g) if g.token == token(1)));
     assert_eq!((bodies.begun(), bodies.dropped()), (1, 1));
     assert!(matches!(connection.next().await, Message::Closing(c) if c.reason == "drained"));
     drop(connection);
@@ -379,7 +379,7 @@ async fn a_drain_lets_the_running_step_end_and_starts_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_gives_back_what_only_waits() {
+async fn a_drain_requeues_runs_that_only_wait() {
     let (mut engine, dial) = FakeEngine::new();
     let function = |ctx: Ctx, (): ()| async move {
         ctx.sleep(Duration::from_millis(200)).await.map(|()| 1u32)
@@ -397,7 +397,7 @@ async fn a_drain_gives_back_what_only_waits() {
     assert!(connection.arrived().await.is_empty());
     let draining = tokio::spawn(async move { handle.drain().await });
     assert!(matches!(connection.next().await, Message::Offer(_)));
-    assert!(matches!(connection.next().await, Message::GiveBack(_)));
+    assert!(matches!(connection.next().await, Message::Requeue(_)));
     connection.send(appended(1, 2, &TimerFired { at: due, number: StepNo(0) }.into()));
     assert!(matches!(connection.next().await, Message::Closing(_)));
     drop(connection);
@@ -406,14 +406,14 @@ async fn a_drain_gives_back_what_only_waits() {
 
 // K7
 #[tokio::test(start_paused = true)]
-async fn what_outlasts_the_grace_is_dropped_before_it_is_given_back() {
+async fn a_run_that_outlasts_the_grace_is_dropped_before_it_is_requeued() {
     let (_engine, mut connection, handle, bodies) = running().await;
     let before = tokio::time::Instant::now();
     let draining = tokio::spawn(async move { handle.drain().await });
     connection.next().await;
     connection.beat_for(secs(9)).await;
     assert_eq!(bodies.dropped(), 0);
-    assert!(matches!(connection.next().await, Message::GiveBack(_)));
+    assert!(matches!(connection.next().await, Message::Requeue(_)));
     assert_eq!(bodies.dropped(), 1);
     assert_eq!(before.elapsed().as_secs(), 10);
     assert!(matches!(connection.next().await, Message::Closing(c) if c.reason == "drained"));
@@ -433,11 +433,11 @@ async fn a_drain_without_a_connection_ends_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn stop_drops_and_gives_back_at_once() {
+async fn stop_drops_and_requeues_at_once() {
     let (_engine, mut connection, handle, bodies) = running().await;
     handle.stop();
     assert!(matches!(connection.next().await, Message::Offer(_)));
-    assert!(matches!(connection.next().await, Message::GiveBack(_)));
+    assert!(matches!(connection.next().await, Message::Requeue(_)));
     assert_eq!(bodies.dropped(), 1);
     assert!(matches!(connection.next().await, Message::Closing(c) if c.reason == "stopped"));
     drop(connection);

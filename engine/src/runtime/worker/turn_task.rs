@@ -15,7 +15,7 @@ use crate::model::id::{RunNo, StepNo, Token};
 use crate::replay::turn::{Phase, Turn};
 use crate::replay::watch::Watch;
 use crate::replay::world::{World, count};
-use crate::wire::message::GiveBack;
+use crate::wire::message::Requeue;
 
 /// What the session tells a turn. That the turn is over it tells by closing the channel.
 #[derive(Debug)]
@@ -90,7 +90,7 @@ impl TurnTask {
             }
         }
         if self.stopping {
-            return self.give_back();
+            return self.requeue();
         }
         self.watch.poll_begins(self.world.clock.mono());
         self.turn.poll(cx);
@@ -99,10 +99,10 @@ impl TurnTask {
         self.turn.flush(|message| self.outlet.send(self.connection, message));
         if let Phase::Unknown(workflow) = self.turn.phase() {
             tracing::warn!(run = %self.run, workflow, "a run of a workflow that is not registered here was dispatched");
-            return self.give_back();
+            return self.requeue();
         }
         if self.draining && self.turn.is_idle() {
-            return self.give_back();
+            return self.requeue();
         }
         Poll::Pending
     }
@@ -134,10 +134,10 @@ impl TurnTask {
 
     /// The function is dropped first: the run may be leased to another worker as soon as the frame
     /// is there.
-    fn give_back(&mut self) -> Poll<()> {
+    fn requeue(&mut self) -> Poll<()> {
         self.stop_turn();
-        if self.outlet.send(self.connection, GiveBack { run: self.run, token: self.token }) {
-            count(&self.world.counts.given_back);
+        if self.outlet.send(self.connection, Requeue { run: self.run, token: self.token }) {
+            count(&self.world.counts.requeued);
         }
         Poll::Ready(())
     }
