@@ -172,7 +172,7 @@ mod planted {
         ),
         canary("a requeued run is forgotten", "a requeued run is queued again"),
         canary(
-            "a regrant sends nothing that was missed",
+            "a continued lease sends nothing that was missed",
             "K4: a worker that comes back is told the entries it has not seen",
         ),
         canary("a slot is never free again", "a worker has as many free slots as it holds no runs"),

@@ -67,7 +67,7 @@ async fn a_drained_worker_ends_its_steps_and_requeues_its_runs_at_once() {
     assert_eq!(count(&lines, &format!("begun work {}-0", endless.id())), 2, "{lines:#?}");
     let after = client.stats().await.unwrap();
     assert_eq!(
-        (after.sessions_lost, after.regrants, after.refused_late),
+        (after.sessions_lost, after.redeliveries, after.refused_late),
         (0, 0, 0),
         "{before:?} {after:?}"
     );

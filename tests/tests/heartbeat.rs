@@ -55,7 +55,7 @@ async fn a_step_many_session_time_outs_long_runs_once() {
     assert_eq!(outcome.expect("it ends"), Ok(1));
     assert_eq!(bodies.load(Ordering::SeqCst), 1, "bodies run");
     let stats = client.stats().await.unwrap();
-    assert_eq!((stats.sessions_lost, stats.regrants), (0, 0));
+    assert_eq!((stats.sessions_lost, stats.redeliveries), (0, 0));
     assert_eq!(stats.dispatches, 1, "dispatches");
     worker.drain().await;
     engine.close().await;

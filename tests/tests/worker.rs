@@ -57,7 +57,7 @@ async fn a_kill_is_made_up_for() -> Duration {
     assert_eq!((count(&lines, "begun work"), count(&lines, "done work")), (2, 1), "{lines:#?}");
     assert_eq!(count(&lines, &begun), 2, "{lines:#?}");
     let stats = client.stats().await.unwrap();
-    assert_eq!((stats.sessions_lost, stats.regrants), (1, 1), "{stats:?}");
+    assert_eq!((stats.sessions_lost, stats.redeliveries), (1, 1), "{stats:?}");
     second.close().await;
     engine.close().await;
     taken
@@ -137,7 +137,7 @@ async fn the_late_result_of_a_worker_that_was_given_up_is_refused() {
     is_revoked(&mut back, &dispatched).await;
     let stats = client.stats().await.unwrap();
     assert_eq!((stats.refused_late, stats.steps), (3, 1), "{stats:?}");
-    assert_eq!((stats.sessions_lost, stats.regrants), (1, 1), "{stats:?}");
+    assert_eq!((stats.sessions_lost, stats.redeliveries), (1, 1), "{stats:?}");
     let journal = client.journal(RunId(7)).await.unwrap();
     let completed = journal.iter().filter_map(|entry| match entry {
         Entry::StepCompleted(step) => Some(step.output.to::<u32>().unwrap()),

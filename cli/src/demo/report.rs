@@ -136,7 +136,7 @@ impl Report {
             "steps_wrong": self.steps_wrong,
             "attempts_failed": self.attempts_failed,
             "replays": self.counts.replayed,
-            "runs_taken_over": self.counts.regrants,
+            "redeliveries": self.counts.redeliveries,
             "late_results_refused": self.counts.refused_late,
             "repeated_reports": self.counts.repeated,
             "sessions_lost": self.counts.sessions_lost,
@@ -199,7 +199,7 @@ impl Report {
         );
         vec![
             ("killed with kill -9", kills),
-            ("runs taken over after a death", grouped(self.counts.regrants)),
+            ("redeliveries after a death", grouped(self.counts.redeliveries)),
             ("steps committed", grouped(self.steps)),
             ("steps replayed from the journal", grouped(self.counts.replayed)),
             ("attempts that failed and were repeated", grouped(self.attempts_failed)),

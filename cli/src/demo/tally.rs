@@ -24,8 +24,8 @@ pub(crate) struct Tally {
 pub(crate) struct Counts {
     /// Outcomes answered from the journal.
     pub(crate) replayed: u64,
-    /// Grants after a death.
-    pub(crate) regrants: u64,
+    /// Runs dispatched again because their worker was lost.
+    pub(crate) redeliveries: u64,
     /// Late reports refused.
     pub(crate) refused_late: u64,
     /// Repeated reports answered again.
@@ -67,7 +67,7 @@ impl Tally {
     pub(crate) fn counts(&self) -> Counts {
         Counts {
             replayed: self.past.replayed + self.last.replayed,
-            regrants: self.past.regrants + self.last.regrants,
+            redeliveries: self.past.redeliveries + self.last.redeliveries,
             refused_late: self.past.refused_late + self.last.refused_late,
             repeated: self.past.repeated + self.last.repeated,
             sessions_lost: self.past.sessions_lost + self.last.sessions_lost,

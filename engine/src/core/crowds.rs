@@ -25,7 +25,7 @@ pub(super) struct Crowd {
     started: u64,
     /// In the order in which they were dispatched.
     pub(super) leased: Vec<(RunNo, Token)>,
-    regranted: usize,
+    continued: usize,
     /// What clients and workers were sent, beside runs.
     pub(super) sent: Vec<Message>,
 }
@@ -35,7 +35,7 @@ impl Crowd {
         let mut stage = Stage::new(Settings::default(), Time(1_000 * 86_400_000));
         stage.check_every = 997;
         let mut crowd =
-            Self { stage, started: 0, leased: Vec::new(), regranted: 0, sent: Vec::new() };
+            Self { stage, started: 0, leased: Vec::new(), continued: 0, sent: Vec::new() };
         crowd.hello(CLIENT, &[], Vec::new());
         crowd
     }
@@ -93,8 +93,8 @@ impl Crowd {
         for effect in self.stage.commit() {
             match effect {
                 Effect::Dispatch { run, token, .. } => self.leased.push((run, token)),
-                Effect::Regrant { run, old, token, .. } => {
-                    self.regranted += 1;
+                Effect::ContinueLease { run, old, token, .. } => {
+                    self.continued += 1;
                     let known = self.leased.iter_mut().find(|known| **known == (run, old)).unwrap();
                     known.1 = token;
                 }
@@ -296,7 +296,7 @@ fn a_worker_comes_back_with_more_than_a_batch_holds() {
     let all = crowd.leased.iter().map(held).collect();
     crowd.hello(SessionId(12), &[slots("q", 100_000)], all);
     crowd.settle();
-    assert_eq!((crowd.regranted, crowd.runs_in(RunState::Running)), (5_000, 5_000));
+    assert_eq!((crowd.continued, crowd.runs_in(RunState::Running)), (5_000, 5_000));
     crowd.stage.handle(Input::SessionClosed { session: SessionId(12), goodbye: true });
     crowd.settle();
     assert_eq!(crowd.runs_in(RunState::Queued), 5_000);

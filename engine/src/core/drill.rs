@@ -119,7 +119,7 @@ struct Holding {
 #[derive(Debug)]
 enum Arrival {
     Dispatch { run: RunNo, token: Token, entries: Vec<Bytes> },
-    Regrant { run: RunNo, old: Token, token: Token, from: u32, entries: Vec<Entry> },
+    ContinueLease { run: RunNo, old: Token, token: Token, from: u32, entries: Vec<Entry> },
     Message(Message),
 }
 
@@ -290,7 +290,7 @@ impl Drill {
         }
         for effect in effects {
             if let Effect::Dispatch { session, run, token, .. }
-            | Effect::Regrant { session, run, token, .. } = effect
+            | Effect::ContinueLease { session, run, token, .. } = effect
             {
                 let before = self.tokens.insert(run, token);
                 assert!(
@@ -338,12 +338,12 @@ impl Drill {
                 );
                 self.arrives(session, Arrival::Dispatch { run, token, entries });
             }
-            Effect::Regrant { session, run, old, token, generation, from, count } => {
+            Effect::ContinueLease { session, run, old, token, generation, from, count } => {
                 let stored = self.journal(generation, run, (from, count));
                 let entry =
                     |stored: &Bytes| Entry::decode(&stored[..stored.len() - 8]).expect("an entry");
                 let entries = stored.iter().map(entry).collect();
-                self.arrives(session, Arrival::Regrant { run, old, token, from, entries });
+                self.arrives(session, Arrival::ContinueLease { run, old, token, from, entries });
             }
             Effect::Close { session, .. } => {
                 self.disconnect(session);
@@ -980,7 +980,7 @@ impl Worker {
                 );
                 None
             }
-            Arrival::Regrant { run, old, token, from, entries } => {
+            Arrival::ContinueLease { run, old, token, from, entries } => {
                 let holding = self.holds.get_mut(&run).filter(|holding| holding.token == old)?;
                 holding.token = token;
                 let asked = holding.asked.take();

@@ -235,7 +235,13 @@ impl Core {
     }
 
     /// A worker came back with a run it holds: the lease goes on under a new token.
-    pub(super) fn regrant(&mut self, no: RunNo, session: SessionId, held: &Held, out: &mut Output) {
+    pub(super) fn continue_lease(
+        &mut self,
+        no: RunNo,
+        session: SessionId,
+        held: &Held,
+        out: &mut Output,
+    ) {
         let Some(lease) = self.leases.get_mut(&no) else {
             return;
         };
@@ -257,13 +263,13 @@ impl Core {
         // What was said under the old token and waits for a read is said again (G3).
         self.onces.stop_waiting(no);
         out.put(Space::Passing, keys::lease(lease.slot), lease.record.to_bytes());
-        out.effect(Effect::Regrant {
+        out.effect(Effect::ContinueLease {
             session,
             run: no,
             old: held.token,
             token,
             generation: run.generation,
-            from: if canary!("a regrant sends nothing that was missed") {
+            from: if canary!("a continued lease sends nothing that was missed") {
                 run.next
             } else {
                 held.seen.min(run.next)
@@ -393,7 +399,7 @@ impl Core {
         let mut item = lease.item();
         if death {
             item.deaths += 1;
-            self.counts.regrants += 1;
+            self.counts.redeliveries += 1;
         }
         self.becomes_queued(item.queue, RunState::Running);
         self.enqueue_item(item, out);

@@ -75,7 +75,7 @@ pub(super) enum Want {
         item: QueuedItem,
     },
     /// To be leased again to the worker that came back with it.
-    Regrant {
+    ContinueLease {
         session: SessionId,
         held: Held,
     },
@@ -326,7 +326,7 @@ impl Core {
             match want {
                 Want::Lease { session, item } => self.release_reserved(session, &item),
                 Want::Unknown { .. } => self.unknown.one_less(),
-                Want::Regrant { session, held } => {
+                Want::ContinueLease { session, held } => {
                     self.let_go(no);
                     self.leave_stranded(no);
                     let reason = Damaged { id: None, what: what.to_owned() }.into();
@@ -349,7 +349,7 @@ impl Core {
     fn serve_leased(&mut self, no: RunNo, want: Want, out: &mut Output) {
         match want {
             Want::Return { death } => self.return_run(no, death, out),
-            Want::Regrant { session, held } => self.regrant(no, session, &held, out),
+            Want::ContinueLease { session, held } => self.continue_lease(no, session, &held, out),
             Want::Cancel { session, request, caller, reason } => {
                 self.cancel_leased(no, Some((session, request)), caller, reason, out);
             }
@@ -414,7 +414,7 @@ impl Core {
                 self.avoid_nothing(&image.run, (session, request), &caller, out);
             }
             Want::TryBuild if image.stopped.is_some() => self.try_build(image, out),
-            Want::Return { .. } | Want::Regrant { .. } => {} // it is not leased any more
+            Want::Return { .. } | Want::ContinueLease { .. } => {} // it is not leased any more
             want => {
                 let state = Self::state_of(&image);
                 let mut summary = summary(&image.run, state);

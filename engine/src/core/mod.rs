@@ -395,7 +395,7 @@ pub struct Core {
     /// Runs to put back into their queues, a few at a time.
     returning: Vec<(RunNo, bool)>,
     /// Leases to go on with workers that came back, a few at a time.
-    regranting: VecDeque<(SessionId, Held)>,
+    continuing: VecDeque<(SessionId, Held)>,
     schedules: Schedules,
     orders: Orders,
     counts: Stats,
@@ -600,7 +600,7 @@ impl Core {
     /// It is an instant and not a span: inputs that keep coming must not put it off.
     pub fn wakes_at(&self) -> Option<Duration> {
         let at_once = !self.unsettled.is_empty() || self.unknown.goes_on() || self.onces.has_news();
-        if at_once || !self.returning.is_empty() || !self.regranting.is_empty() {
+        if at_once || !self.returning.is_empty() || !self.continuing.is_empty() {
             return Some(self.mono);
         }
         // A slewed clock may need a little more real time: called early, the core does nothing and
@@ -643,7 +643,7 @@ impl Core {
         self.watch_sessions(out);
         self.open_pools();
         self.return_some(out);
-        self.regrant_some(out);
+        self.continue_some_leases(out);
         self.tell_results(out);
         self.wake_for_once(out);
         self.fire_armed(out);

@@ -183,7 +183,7 @@ impl Core {
             unknown: Unknown::default(),
             abilities_seen: BTreeSet::new(),
             returning: Vec::new(),
-            regranting: VecDeque::new(),
+            continuing: VecDeque::new(),
             schedules,
             orders: match canary!("orders are forgotten at a restart") {
                 true => Orders::default(),

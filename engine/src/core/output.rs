@@ -48,7 +48,7 @@ pub enum Effect {
         first: Option<Bytes>,
     },
     /// Tell a worker that its lease goes on, with the entries it has not seen.
-    Regrant {
+    ContinueLease {
         /// To whom.
         session: SessionId,
         /// The run.

@@ -720,7 +720,7 @@ impl Scene {
 
     fn learn(&mut self, effect: &Effect) {
         if let Effect::Dispatch { session, run, token, .. }
-        | Effect::Regrant { session, run, token, .. } = effect
+        | Effect::ContinueLease { session, run, token, .. } = effect
         {
             self.tokens.insert(*run, (*token, *session));
         }
@@ -975,10 +975,10 @@ impl Scene {
                     self.run_text(*run)
                 )
             }
-            Effect::Regrant { session, run, old, token, from, count, .. } => {
+            Effect::ContinueLease { session, run, old, token, from, count, .. } => {
                 let (session, run) = (self.session_text(*session), self.run_text(*run));
                 format!(
-                    "{session} <- regranted {run} token={old} now {token} entries={from}..{count}"
+                    "{session} <- lease continued {run} token={old} now {token} entries={from}..{count}"
                 )
             }
             Effect::Close { session, reason } => {

@@ -307,7 +307,7 @@ impl Core {
             let current = self.leases.get(&held.run).map(|lease| lease.record.token);
             if current == Some(held.token) && kept.remove(&held.run) {
                 self.reserve_again(session, held.run);
-                self.regranting.push_back((session, held));
+                self.continuing.push_back((session, held));
             } else {
                 self.counts.refused_late += 1;
                 let reason =
@@ -319,16 +319,16 @@ impl Core {
         if !canary!("a dispatch lost with its connection is forgotten") {
             self.returning.extend(kept.into_iter().map(|run| (run, false)));
         }
-        self.regrant_some(out);
+        self.continue_some_leases(out);
     }
 
     /// Goes on with some of the leases whose workers came back.
-    pub(super) fn regrant_some(&mut self, out: &mut Output) {
+    pub(super) fn continue_some_leases(&mut self, out: &mut Output) {
         for _ in 0..RETURN_MAX {
-            let Some((session, held)) = self.regranting.pop_front() else {
+            let Some((session, held)) = self.continuing.pop_front() else {
                 return;
             };
-            self.want(held.run, Want::Regrant { session, held }, out);
+            self.want(held.run, Want::ContinueLease { session, held }, out);
         }
     }
 

@@ -184,9 +184,9 @@ pub struct Stats {
     pub repeated: u64,
     /// Runs dispatched to workers since the engine opened.
     pub dispatches: u64,
-    /// Grants whose run had been granted before and was not requeued by its worker, since the
+    /// Runs that went back to their queues because the worker that held them was lost, since the
     /// engine opened.
-    pub regrants: u64,
+    pub redeliveries: u64,
     /// Sessions lost without a goodbye, since the engine opened.
     pub sessions_lost: u64,
     /// Sessions connected now that offer at least one slot.

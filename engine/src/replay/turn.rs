@@ -163,7 +163,7 @@ impl Turn {
     }
 
     /// The lease goes on under another token; the journal has `count` entries.
-    pub(crate) fn regranted(&mut self, token: Token, count: u32) {
+    pub(crate) fn lease_continued(&mut self, token: Token, count: u32) {
         self.token = token;
         self.count = self.count.max(count);
         if self.phase == Phase::Suspending {

@@ -31,7 +31,7 @@ use crate::core::{Core, Input};
 use crate::model::id::{RunNo, SessionId, Token};
 use crate::reading::{self, Unreadable};
 use crate::wire::frame::JOURNAL_FRAME_BYTES;
-use crate::wire::message::{Closing, Dispatch, Journal, Message, Regranted};
+use crate::wire::message::{Closing, Dispatch, Journal, LeaseContinued, Message};
 
 /// Events handled between two submits at most.
 const EVENTS_MAX: usize = 512;
@@ -476,8 +476,8 @@ impl Driver {
                 self.send(session, Dispatch { run, token, id, count, entries: first, now }.into());
                 self.ship((session, run, token), generation, (sent, count)).await?;
             }
-            Effect::Regrant { session, run, old, token, generation, from, count } => {
-                self.send(session, Regranted { run, old, token, count }.into());
+            Effect::ContinueLease { session, run, old, token, generation, from, count } => {
+                self.send(session, LeaseContinued { run, old, token, count }.into());
                 self.ship((session, run, token), generation, (from, count)).await?;
             }
             Effect::Close { session, reason } => self.close(session, reason),

@@ -182,7 +182,7 @@ messages! {
     },
     /// Engine to worker: the held lease goes on under another token. Entries it has not seen follow
     /// as [`Journal`] frames up to `count`.
-    15 => Regranted {
+    15 => LeaseContinued {
         /// The run.
         run: RunNo,
         /// The token so far.

@@ -4,7 +4,7 @@
 //!   worker                                engine                               client
 //!     │ Hello(workflows, queues, held) ──►  │  ◄────────────────── Hello()         │
 //!     │ ◄────────── Welcome(session, …)     │  Welcome(…) ──────────────────────►  │
-//!     │ ◄─ Regranted / Revoked per held     │                                      │
+//!     │ ◄─ LeaseContinued/Revoked per held  │                                      │
 //!     │                                     │  ◄───────────────── Start(request)   │
 //!     │                                [commit: Started + lease]                   │
 //!     │ ◄── Dispatch(run, token, journal)   │  ── Reply(request, Started) ───────► │

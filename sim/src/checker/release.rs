@@ -18,7 +18,7 @@ pub(super) fn released(durable: &Durable, to: &str, message: &Message, bench: &m
         Message::Dispatch(m) => {
             no_lease(durable, m.run, m.token).or_else(|| no_entry(durable, m.run, m.count))
         }
-        Message::Regranted(m) => {
+        Message::LeaseContinued(m) => {
             no_lease(durable, m.run, m.token).or_else(|| no_entry(durable, m.run, m.count))
         }
         Message::Appended(m) => no_entry(durable, m.run, m.index + 1),

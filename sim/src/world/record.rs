@@ -145,7 +145,7 @@ impl Recorder {
                 turn(m.run, m.token);
                 frame.text = m.reason.to_string();
             }
-            Message::Regranted(m) => {
+            Message::LeaseContinued(m) => {
                 turn(m.run, m.token);
                 frame.entry = Some(m.count);
                 frame.text = format!("before: {}", m.old);

@@ -312,7 +312,7 @@ fn brief(message: &Message) -> String {
         Message::Appended(m) => format!("{} entry {}", of(m.run, m.token), m.index),
         Message::TurnEnded(m) => of(m.run, m.token),
         Message::Revoked(m) => format!("{}: {}", of(m.run, m.token), m.reason),
-        Message::Regranted(m) => format!("{}, has {}", of(m.run, m.token), m.count),
+        Message::LeaseContinued(m) => format!("{}, has {}", of(m.run, m.token), m.count),
         Message::ReportRefused(m) => format!("{} step {}", of(m.run, m.token), m.number),
         Message::StepCompletedReport(m) => format!("{} step {}", of(m.run, m.token), m.number),
         Message::AttemptFailedReport(m) => {

@@ -58,7 +58,7 @@ fn a_turn_that_waits_for_others_is_suspended() {
     assert!(suspended(&bench.sent[1]), "{:?}", bench.sent);
     assert_eq!(*bench.turn.phase(), Phase::Suspending);
     bench.sent.clear();
-    bench.turn.regranted(token(9), 1);
+    bench.turn.lease_continued(token(9), 1);
     bench.poll();
     assert!(bench.sent.len() == 1 && asks(&bench.sent[0]));
     bench.clock.advance(250);
@@ -204,7 +204,7 @@ fn it_is_asked_before_each_attempt() {
     bench.poll();
     assert!(bench.sent.len() == 1 && asks(&bench.sent[0]), "{:?}", bench.sent);
     bench.sent.clear();
-    bench.turn.regranted(super::bench::token(9), 2);
+    bench.turn.lease_continued(super::bench::token(9), 2);
     bench.poll();
     assert!(bench.sent.len() == 1 && asks(&bench.sent[0]), "{:?}", bench.sent);
     bench.turn.once_granted(StepNo(0));
@@ -233,7 +233,7 @@ fn a_body_goes_on_although_the_engine_cannot_read_the_result() {
     bench.poll();
     bench.turn.once_granted(StepNo(0));
     bench.poll();
-    bench.turn.regranted(super::bench::token(9), 1);
+    bench.turn.lease_continued(super::bench::token(9), 1);
     bench.sent.clear();
     bench.poll();
     assert!(asks(&bench.sent[0]), "{:?}", bench.sent);

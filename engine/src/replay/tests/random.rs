@@ -196,7 +196,7 @@ impl Dice {
 fn live(bench: &mut Bench, dice: &mut Dice, cancels: bool) -> String {
     let mut cancelled = !cancels;
     // Few, so that they do not hide a turn that has stopped.
-    let mut regrants = dice.roll(4);
+    let mut continuations = dice.roll(4);
     for _ in 0..5_000 {
         // Only what a task would be polled for: a turn that relies on being polled for nothing
         // stands still here.
@@ -251,8 +251,8 @@ fn live(bench: &mut Bench, dice: &mut Dice, cancels: bool) -> String {
             };
             bench.clock.advance(wait + dice.roll(50) as u64);
             bench.dispatch();
-        } else if regrants > 0 && dice.roll(15) == 0 {
-            regrants -= 1;
+        } else if continuations > 0 && dice.roll(15) == 0 {
+            continuations -= 1;
             bench.dispatch();
         }
         bench.clock.advance([0, 1, 20, 300][dice.roll(4)]);

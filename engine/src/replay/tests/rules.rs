@@ -502,7 +502,7 @@ fn a_full_journal_stops_the_turn() {
 
 // W6: what was sent over a lost connection may or may not have arrived.
 #[test]
-fn after_a_regrant_only_what_the_journal_does_not_answer_is_sent_again() {
+fn after_a_lease_is_continued_only_what_the_journal_does_not_answer_is_sent_again() {
     let mut bench = Bench::new(&(), |ctx: Ctx, (): ()| async move {
         let (a, b) = crate::join!(ctx.step("a", |_| ok(1u32)), ctx.step("b", |_| ok(2u32)));
         Ok(a? + b?)
@@ -513,24 +513,24 @@ fn after_a_regrant_only_what_the_journal_does_not_answer_is_sent_again() {
     let first = bench.sent.remove(0);
     let entry = bench.entry_for(first, Duration::ZERO);
     bench.journal.push(entry);
-    bench.turn.regranted(token(2), 2);
+    bench.turn.lease_continued(token(2), 2);
     bench.sent.clear();
     assert!(bench.poll().told_engine().is_empty(), "nothing goes out before the journal is known");
     let rest = bench.stored()[1..].to_vec();
     bench.turn.stored(1, rest);
     assert_eq!(bench.poll().told_engine(), ["completed 1 = 2"]);
-    bench.turn.regranted(token(2), 2);
+    bench.turn.lease_continued(token(2), 2);
     assert_eq!(bench.poll().told_engine().len(), 1, "once under each token");
     assert_eq!(bench.answer().poll().told_engine(), ["returned 3"]);
 }
 
 #[test]
-fn a_regrant_wakes_a_turn_that_was_about_to_be_suspended() {
+fn a_continued_lease_wakes_a_turn_that_was_about_to_be_suspended() {
     let mut bench = Bench::new(&(), |ctx: Ctx, (): ()| async move { ctx.sleep(secs(60)).await });
     bench.poll().answer().poll();
     assert_eq!(*bench.turn.phase(), Phase::Suspending);
     bench.sent.clear();
-    bench.turn.regranted(token(2), 3);
+    bench.turn.lease_continued(token(2), 3);
     bench.journal.push(fired(60_000, 0).into());
     let rest = bench.stored()[2..].to_vec();
     bench.turn.stored(2, rest);

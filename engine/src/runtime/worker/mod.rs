@@ -20,15 +20,15 @@
 //!   that restarts reserves its leases for as long, counted from its own start, which is later: so
 //!   a restart of the engine under a long step does not run the step twice.
 //! - **K4 A return lists what is held**: run, token, and how many entries are known without a gap.
-//!   For each, the engine answers `Regranted` (the rest of the journal follows; then the reports
-//!   without an answer go out again, under the new token) or `Revoked`. What it does not answer
-//!   within a session time-out is dropped.
+//!   For each, the engine answers `LeaseContinued` (the rest of the journal follows; then the
+//!   reports without an answer go out again, under the new token) or `Revoked`. What it does not
+//!   answer within a session time-out is dropped.
 //! - **K5 A report is sent under the token it belongs to, over the connection that token belongs
 //!   to.** A turn that has not heard yet of its next token stays silent.
 //! - **K6 What arrives twice or late changes nothing.** Frames for a run that is not held or under
 //!   another token are dropped; a dispatch is matched against what is held and against the turns
-//!   that ended last; entries are matched by index. A `Regranted` for a turn that has been dropped
-//!   meanwhile is answered with `Requeue`.
+//!   that ended last; entries are matched by index. A `LeaseContinued` for a turn that has been
+//!   dropped meanwhile is answered with `Requeue`.
 //! - **K7 A run is requeued only after its function is gone** from memory, so that two workers
 //!   never run it at a time. Not so if it, or a step of it, blocks its thread past its hard limit:
 //!   see `stuck`.

@@ -22,8 +22,8 @@ use crate::replay::world::{World, count};
 use crate::runtime::link::LinkSender;
 use crate::runtime::session::{Peer, SessionError};
 use crate::wire::message::{
-    Appended, Dispatch, Held, Hello, Journal, Message, Offer, OnceGranted, OnceReturned, PROTOCOL,
-    QueueSlots, Regranted, ReportRefused, Requeue, Welcome, WorkflowOffer,
+    Appended, Dispatch, Held, Hello, Journal, LeaseContinued, Message, Offer, OnceGranted,
+    OnceReturned, PROTOCOL, QueueSlots, ReportRefused, Requeue, Welcome, WorkflowOffer,
 };
 
 /// How many ended turns are remembered, so that a late copy of a dispatch does not begin one of
@@ -219,13 +219,13 @@ impl WorkerPeer {
         }
     }
 
-    fn regranted(&mut self, Regranted { run, old, token, count }: Regranted) {
+    fn lease_continued(&mut self, LeaseContinued { run, old, token, count }: LeaseContinued) {
         match self.turns.get_mut(&run) {
             Some(held) if held.token == token => {} // a copy
             Some(held) if held.token == old => {
                 held.token = token;
                 held.answer_by = None;
-                let _ = held.inbox.send(ToTurn::Regranted {
+                let _ = held.inbox.send(ToTurn::LeaseContinued {
                     token,
                     count,
                     connection: self.connection,
@@ -364,7 +364,7 @@ impl Peer for WorkerPeer {
             Message::OnceReturned(OnceReturned { run, token, number }) => {
                 self.tell(run, token, ToTurn::OnceReturned { number });
             }
-            Message::Regranted(regranted) => self.regranted(regranted),
+            Message::LeaseContinued(continued) => self.lease_continued(continued),
             Message::JournalReply(reply) => {
                 if let Some(wanted) = self.pages.remove(&reply.request) {
                     let _ = wanted.answer.send(Ok(reply.entries));

@@ -17,7 +17,7 @@ use crate::model::time::Time;
 use crate::runtime::bench::{Connection, Door, FakeEngine, env, settle, started, stored, token};
 use crate::runtime::session::SessionError;
 use crate::wire::message::{
-    Appended, Closing, Heartbeat, Journal, Message, Regranted, Requeue, Revoked,
+    Appended, Closing, Heartbeat, Journal, LeaseContinued, Message, Requeue, Revoked,
     StepCompletedReport, TurnEnded,
 };
 use crate::workflow::{Ctx, Workflow, secs};
@@ -186,8 +186,8 @@ async fn a_step_outlives_a_broken_connection_and_reports_under_the_next_token() 
         connection.arrived().await.is_empty(),
         "nothing is reported under a token that no longer counts"
     );
-    connection.send(Regranted { run: RUN, old: token(1), token: token(2), count: 1 });
-    connection.send(Regranted { run: RUN, old: token(1), token: token(2), count: 1 });
+    connection.send(LeaseContinued { run: RUN, old: token(1), token: token(2), count: 1 });
+    connection.send(LeaseContinued { run: RUN, old: token(1), token: token(2), count: 1 });
     assert_eq!(report(connection.next().await), (0, token(2)));
     assert!(connection.arrived().await.is_empty());
     assert_eq!((bodies.begun(), bodies.dropped(), handle.stats().dropped), (1, 1, 0));
@@ -202,7 +202,7 @@ async fn a_report_that_the_journal_answers_is_not_sent_again() {
     connection.next().await;
     drop(connection);
     let mut connection = engine.accept().await;
-    connection.send(Regranted { run: RUN, old: token(1), token: token(2), count: 2 });
+    connection.send(LeaseContinued { run: RUN, old: token(1), token: token(2), count: 2 });
     assert!(connection.arrived().await.is_empty());
     let journal = stored(&[started("work"), completed(0)]);
     connection.send(Journal { run: RUN, token: token(2), from: 1, entries: journal[1..].to_vec() });
@@ -219,7 +219,7 @@ async fn a_report_that_got_lost_is_sent_again() {
     connection.next().await;
     drop(connection);
     let mut connection = engine.accept().await;
-    connection.send(Regranted { run: RUN, old: token(1), token: token(2), count: 1 });
+    connection.send(LeaseContinued { run: RUN, old: token(1), token: token(2), count: 1 });
     assert_eq!(report(connection.next().await), (0, token(2)));
 }
 
@@ -326,7 +326,7 @@ async fn a_closed_gate_opens_when_the_engine_is_heard_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_regrant_of_a_dropped_turn_is_requeued() {
+async fn a_continued_lease_of_a_dropped_turn_is_requeued() {
     let (mut engine, connection, _handle, _bodies) = running().await;
     connection.beat_for(secs(1)).await;
     engine.door(Door::Refused);
@@ -334,7 +334,7 @@ async fn a_regrant_of_a_dropped_turn_is_requeued() {
     tokio::time::sleep(secs(11)).await;
     engine.door(Door::Open);
     let mut connection = engine.accept().await;
-    connection.send(Regranted { run: RUN, old: token(1), token: token(2), count: 1 });
+    connection.send(LeaseContinued { run: RUN, old: token(1), token: token(2), count: 1 });
     assert!(
         matches!(connection.next().await, Message::Requeue(Requeue { token: t, .. }) if t == token(2))
     );

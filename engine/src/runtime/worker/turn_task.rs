@@ -27,7 +27,7 @@ pub(crate) enum ToTurn {
     /// A report was refused.
     Refused { number: StepNo, reason: Refusal },
     /// The lease goes on, over another connection.
-    Regranted { token: Token, count: u32, connection: u64 },
+    LeaseContinued { token: Token, count: u32, connection: u64 },
     /// A step that is done once for all runs may make its attempt.
     OnceGranted { number: StepNo },
     /// The engine knows that it makes none.
@@ -112,9 +112,9 @@ impl TurnTask {
             ToTurn::Stored { from, entries } => self.turn.stored(from, entries),
             ToTurn::Told { index, entry } => self.turn.told(index, &entry),
             ToTurn::Refused { number, reason } => self.turn.refused(number, &reason),
-            ToTurn::Regranted { token, count, connection } => {
+            ToTurn::LeaseContinued { token, count, connection } => {
                 (self.token, self.connection) = (token, connection);
-                self.turn.regranted(token, count);
+                self.turn.lease_continued(token, count);
                 self.turn.gate_opened();
             }
             ToTurn::OnceGranted { number } => self.turn.once_granted(number),
