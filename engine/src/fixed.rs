@@ -29,7 +29,7 @@ use crate::model::entry::{
 };
 use crate::model::failure::{Failure, FailureKind, ONCE, PANIC, PAYLOAD, TIME_LIMIT};
 use crate::model::id::{
-    CommandId, Incarnation, LeaseNo, Namespace, OnceKey, RunId, RunNo, StepNo, Token,
+    CommandId, LeaseNo, Namespace, OnceKey, ProcessInstance, RunId, RunNo, StepNo, Token,
 };
 use crate::model::payload::Payload;
 use crate::model::queue::{QueueSettings, RateLimit};
@@ -200,7 +200,7 @@ fn records(lines: &mut Lines) {
         LeaseRecord {
             run: RUN,
             token: TOKEN,
-            incarnation: Incarnation(19),
+            process: ProcessInstance(19),
             build: "b".into(),
             workflow: workflow(),
             queue: 6,
@@ -295,7 +295,7 @@ fn records(lines: &mut Lines) {
 
 fn entries() -> Vec<(&'static str, Entry)> {
     let (at, command, number) = (Time(5), CommandId(14), StepNo(37));
-    let (incarnation, build) = (Incarnation(19), || "b".to_owned());
+    let (process, build) = (ProcessInstance(19), || "b".to_owned());
     let principal = || "ann".to_owned();
     let place = || Place { name: "charge".into(), at: "order.rs:41".into(), version: 2 };
     let failure = || Failure {
@@ -339,7 +339,7 @@ fn entries() -> Vec<(&'static str, Entry)> {
                 place: place(),
                 attempt: 2,
                 failure: failure(),
-                incarnation,
+                process,
                 build: build(),
             }
             .into(),
@@ -354,7 +354,7 @@ fn entries() -> Vec<(&'static str, Entry)> {
                 failure: failure(),
                 retry_at: Time(40),
                 counted: true,
-                incarnation,
+                process,
                 build: build(),
             }
             .into(),
@@ -371,7 +371,7 @@ fn entries() -> Vec<(&'static str, Entry)> {
             Died {
                 at,
                 failure: failure(),
-                incarnation,
+                process,
                 build: build(),
                 end: Some(FunctionEnd { failed_at: Some(42), went_on: Some(number) }),
             }
@@ -408,7 +408,7 @@ fn journal(lines: &mut Lines) {
 fn names(lines: &mut Lines) {
     lines.section("ids, derived names and hashes");
     lines.text("run id", RunId(1));
-    lines.text("process instance", Incarnation(1));
+    lines.text("process instance", ProcessInstance(1));
     lines.text("request id", CommandId(1));
     lines.text("memo key", OnceKey(1));
     lines.text("run of a name", RunId::of_name(SPACE, "order-17"));

@@ -288,7 +288,9 @@ mod seeds {
         AttemptFailed, Completed, Place, Started, StepCompleted, TimerArmed,
     };
     use crate::model::failure::Failure;
-    use crate::model::id::{CommandId, Incarnation, LeaseNo, OnceKey, SessionId, StepNo, Token};
+    use crate::model::id::{
+        CommandId, LeaseNo, OnceKey, ProcessInstance, SessionId, StepNo, Token,
+    };
     use crate::model::payload::Payload;
     use crate::model::retry::Retry;
     use crate::model::run::RunState;
@@ -330,7 +332,7 @@ mod seeds {
                 protocol: PROTOCOL,
                 caller: caller(),
                 credentials: None,
-                incarnation: Incarnation(4),
+                process: ProcessInstance(4),
                 build: "b1".into(),
                 workflows: vec![WorkflowOffer { workflow: "order".into(), version: 1 }],
                 queues: vec![QueueSlots { queue: "q".into(), slots: 8 }],
@@ -446,7 +448,7 @@ mod seeds {
             failure: Failure::terminal("no"),
             retry_at: Time(9),
             counted: true,
-            incarnation: Incarnation(4),
+            process: ProcessInstance(4),
             build: "b1".into(),
         };
         let output = Payload::default();
@@ -485,7 +487,7 @@ mod seeds {
             LeaseRecord {
                 run,
                 token: TOKEN,
-                incarnation: Incarnation(4),
+                process: ProcessInstance(4),
                 build: "b1".into(),
                 workflow,
                 queue: 1,

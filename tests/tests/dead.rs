@@ -143,7 +143,7 @@ async fn a_terminal_failure_is_dead_on_attempt_one_and_a_retryable_one_after_its
 async fn a_dead_letter_keeps_all_that_is_asked_of_it() {
     let shop = Shop::open().await;
     let (id, _) = shop.dies("fails", "kept", text("retryable")).await;
-    let worker = shop.worker.incarnation();
+    let worker = shop.worker.process();
     let journal = shop.client().journal(id).await.unwrap();
     let Some(Entry::Started(started)) = journal.first() else {
         panic!("no start");
@@ -151,21 +151,21 @@ async fn a_dead_letter_keeps_all_that_is_asked_of_it() {
     assert_eq!(started.input.to::<String>().unwrap(), "retryable");
     let mut failed = 0;
     for entry in &journal {
-        let (failure, incarnation, build) = match entry {
-            Entry::AttemptFailed(e) => (&e.failure, e.incarnation, &e.build),
-            Entry::StepFailed(e) => (&e.failure, e.incarnation, &e.build),
-            Entry::Died(e) => (&e.failure, e.incarnation, &e.build),
+        let (failure, process, build) = match entry {
+            Entry::AttemptFailed(e) => (&e.failure, e.process, &e.build),
+            Entry::StepFailed(e) => (&e.failure, e.process, &e.build),
+            Entry::Died(e) => (&e.failure, e.process, &e.build),
             _ => continue,
         };
         failed += 1;
         assert!(entry.at() >= started.at);
-        let told = (failure.message.as_str(), incarnation, build.as_str());
+        let told = (failure.message.as_str(), process, build.as_str());
         assert_eq!(told, ("not yet", worker, "b17"));
     }
     assert_eq!(failed, 4);
     let letters = shop.dead(&DeadFilter::default()).await;
     let letter = letters.first().unwrap();
-    assert_eq!((letter.incarnation, letter.build.as_str()), (Some(worker), "b17"));
+    assert_eq!((letter.process, letter.build.as_str()), (Some(worker), "b17"));
     assert_eq!((letter.class.as_str(), letter.queue.as_str()), ("downstream", "default"));
     shop.close().await;
 }

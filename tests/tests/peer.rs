@@ -4,7 +4,7 @@
 use bytes::BytesMut;
 use serde::Serialize;
 use stepwell::model::command::{Caller, StartRun};
-use stepwell::model::id::{CommandId, Incarnation};
+use stepwell::model::id::{CommandId, ProcessInstance};
 use stepwell::wire::frame::{self, FRAME_BYTES_MAX};
 use stepwell::wire::message::{
     Hello, Message, PROTOCOL, QueueSlots, Start, Welcome, WorkflowOffer,
@@ -91,7 +91,7 @@ pub(crate) fn hello(number: u128) -> Hello {
         protocol: PROTOCOL,
         caller: Caller { principal, command: CommandId(number), ..Caller::default() },
         credentials: None,
-        incarnation: Incarnation(number),
+        process: ProcessInstance(number),
         build: "by hand".to_owned(),
         workflows: Vec::new(),
         queues: Vec::new(),

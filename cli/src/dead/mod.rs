@@ -190,7 +190,7 @@ fn letter_json(letter: &DeadLetter) -> Value {
         "started_at": letter.started_at.to_string(),
         "died_at": letter.died_at.to_string(),
         "entries": letter.entries,
-        "worker": letter.incarnation.map(|who| who.to_string()),
+        "worker": letter.process.map(|who| who.to_string()),
         "build": letter.build,
         "redriven": letter.redriven,
         "edited": letter.edited,

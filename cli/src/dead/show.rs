@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use stepwell::model::dead::Superseded;
 use stepwell::model::entry::Entry;
 use stepwell::model::failure::Failure;
-use stepwell::model::id::{Incarnation, StepNo};
+use stepwell::model::id::{ProcessInstance, StepNo};
 use stepwell::model::payload::Payload;
 use stepwell::model::run::RunState;
 use stepwell::model::time::Time;
@@ -21,7 +21,7 @@ struct Attempt<'a> {
     step: Option<(StepNo, &'a str)>,
     attempt: Option<u32>,
     failure: &'a Failure,
-    worker: Incarnation,
+    worker: ProcessInstance,
     build: &'a str,
     superseded: bool,
 }
@@ -86,7 +86,7 @@ fn attempts(entries: &[Entry]) -> Vec<Attempt<'_>> {
                 step: step(e.number, e.place.name.as_str()),
                 attempt: Some(e.attempt),
                 failure: &e.failure,
-                worker: e.incarnation,
+                worker: e.process,
                 build: &e.build,
                 superseded,
             }),
@@ -95,7 +95,7 @@ fn attempts(entries: &[Entry]) -> Vec<Attempt<'_>> {
                 step: step(e.number, e.place.name.as_str()),
                 attempt: Some(e.attempt),
                 failure: &e.failure,
-                worker: e.incarnation,
+                worker: e.process,
                 build: &e.build,
                 superseded,
             }),
@@ -104,7 +104,7 @@ fn attempts(entries: &[Entry]) -> Vec<Attempt<'_>> {
                 step: None,
                 attempt: None,
                 failure: &e.failure,
-                worker: e.incarnation,
+                worker: e.process,
                 build: &e.build,
                 superseded,
             }),
@@ -114,8 +114,8 @@ fn attempts(entries: &[Entry]) -> Vec<Attempt<'_>> {
     (0..).zip(entries).filter_map(attempt).collect()
 }
 
-fn worker(worker: Incarnation) -> Option<String> {
-    (worker != Incarnation::default()).then(|| worker.to_string())
+fn worker(worker: ProcessInstance) -> Option<String> {
+    (worker != ProcessInstance::default()).then(|| worker.to_string())
 }
 
 fn attempt_json(attempt: &Attempt<'_>) -> Value {

@@ -186,7 +186,7 @@ fn entry_json(index: usize, entry: &Entry) -> Value {
         Entry::StepFailed(e) => json!({
             "attempt": e.attempt,
             "failure": failure_json(&e.failure),
-            "incarnation": e.incarnation.to_string(),
+            "process_instance": e.process.to_string(),
             "build": e.build,
         }),
         Entry::AttemptFailed(e) => json!({
@@ -194,7 +194,7 @@ fn entry_json(index: usize, entry: &Entry) -> Value {
             "failure": failure_json(&e.failure),
             "retry_at": e.retry_at.to_string(),
             "counted": e.counted,
-            "incarnation": e.incarnation.to_string(),
+            "process_instance": e.process.to_string(),
             "build": e.build,
         }),
         Entry::TimerArmed(e) => json!({ "due_at": e.due.to_string() }),
@@ -203,7 +203,7 @@ fn entry_json(index: usize, entry: &Entry) -> Value {
         Entry::Completed(e) => json!({ "output": payload_json(&e.output) }),
         Entry::Died(e) => json!({
             "failure": failure_json(&e.failure),
-            "incarnation": e.incarnation.to_string(),
+            "process_instance": e.process.to_string(),
             "build": e.build,
         }),
         Entry::Redriven(e) => json!({
@@ -253,7 +253,7 @@ mod tests {
                 failure,
                 retry_at: Time(3_000),
                 counted,
-                incarnation: Default::default(),
+                process: Default::default(),
                 build: String::new(),
             });
             what(&entry)

@@ -48,7 +48,7 @@ pub(crate) fn header_text(run: &RunSummary) -> String {
         ("changed", run.changed_at.to_string()),
         ("entries", run.entries.to_string()),
     ]);
-    rows.extend(run.incarnation.map(|worker| ("worker", worker.to_string())));
+    rows.extend(run.process.map(|worker| ("worker", worker.to_string())));
     let mut text = pairs(rows);
     if let Some(reason) = &run.reason {
         text.push('\n');
@@ -74,7 +74,7 @@ pub(crate) fn json(run: &RunSummary) -> Value {
         "entries": run.entries,
         "wakes_at": run.wakes_at.map(|t| t.to_string()),
         "reason": run.reason,
-        "incarnation": run.incarnation.map(|i| i.to_string()),
+        "process_instance": run.process.map(|i| i.to_string()),
     })
 }
 

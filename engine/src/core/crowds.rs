@@ -9,7 +9,7 @@ use super::output::Effect;
 use super::stage::Stage;
 use super::{Input, Settings};
 use crate::model::command::{Caller, Refusal, StartRun};
-use crate::model::id::{Incarnation, RunId, RunNo, SessionId, StepNo, Token};
+use crate::model::id::{ProcessInstance, RunId, RunNo, SessionId, StepNo, Token};
 use crate::model::payload::Payload;
 use crate::model::run::RunState;
 use crate::model::time::Time;
@@ -46,7 +46,7 @@ impl Crowd {
             protocol: PROTOCOL,
             caller: Caller::default(),
             credentials: None,
-            incarnation: Incarnation(u128::from(session.0 % 10)),
+            process: ProcessInstance(u128::from(session.0 % 10)),
             build: "b1".into(),
             workflows: if queues.is_empty() { Vec::new() } else { workflows },
             queues: queues.to_vec(),
@@ -206,7 +206,7 @@ fn a_worker_of_too_many_workflows_is_refused() {
             protocol: PROTOCOL,
             caller: Caller::default(),
             credentials: None,
-            incarnation: Incarnation(7),
+            process: ProcessInstance(7),
             build: "b".into(),
             workflows: (0..count).map(offer).collect(),
             queues: vec![slots("q", 1)],
@@ -339,7 +339,7 @@ fn a_backlog_of_a_workflow_that_nobody_knows_dies() {
         protocol: PROTOCOL,
         caller: Caller::default(),
         credentials: None,
-        incarnation: Incarnation(2),
+        process: ProcessInstance(2),
         build: "b1".into(),
         workflows: vec![WorkflowOffer { workflow: "another".into(), version: 1 }],
         queues: vec![slots("q", 1)],

@@ -33,7 +33,7 @@ use crate::model::command::{BadInput, Caller, NotDead, PayloadTooLarge, Refusal,
 use crate::model::dead::{ActKind, WORKER_LOST};
 use crate::model::entry::{Died, Discarded, Entry, FunctionEnd, InputEdited, Redriven};
 use crate::model::failure::{Failure, FailureKind};
-use crate::model::id::{Incarnation, SessionId};
+use crate::model::id::{ProcessInstance, SessionId};
 use crate::model::limits::{ACTS_PER_RUN_MAX, REASON_BYTES_MAX};
 use crate::model::payload::{CODEC_MESSAGEPACK, Payload};
 use crate::model::run::RunState;
@@ -49,7 +49,7 @@ pub(super) struct Death {
     /// How its function came to it, if it did.
     pub(super) end: Option<FunctionEnd>,
     /// The worker that had it, and its build.
-    pub(super) worker: (Incarnation, String),
+    pub(super) worker: (ProcessInstance, String),
 }
 
 /// What is to be done with a dead letter.
@@ -114,7 +114,7 @@ impl Core {
     /// Ends a run as a dead letter.
     pub(super) fn die(&mut self, run: &mut Run, death: Death, out: &mut Output) {
         let at = self.now();
-        let Death { from, failure, end, worker: (incarnation, build) } = death;
+        let Death { from, failure, end, worker: (process, build) } = death;
         let record = DeadRecord {
             workflow: run.workflow.clone(),
             class: failure.class.chars().take(CLASS_CHARS_MAX).collect(),
@@ -125,7 +125,7 @@ impl Core {
             failed_at: end.failed_at.filter(|index| *index < run.next), // a worker may say anything
             ..end
         });
-        out.append(run, &Entry::from(Died { at, failure, incarnation, build, end }));
+        out.append(run, &Entry::from(Died { at, failure, process, build, end }));
         out.put(Space::Lasting, keys::dead(at, run.no), record.to_bytes());
         if !canary!("dead letters are not counted") {
             let queue = self.queue_number(&run.queue, out);

@@ -21,7 +21,7 @@ use crate::model::dead::Superseded;
 use crate::model::entry::{Entry, FunctionEnd, Place};
 use crate::model::failure::Failure;
 use crate::model::id::{
-    CommandId, Incarnation, Namespace, OnceKey, RunId, RunNo, SessionId, StepNo, Token,
+    CommandId, Namespace, OnceKey, ProcessInstance, RunId, RunNo, SessionId, StepNo, Token,
 };
 use crate::model::limits::Limits;
 use crate::model::payload::Payload;
@@ -125,7 +125,7 @@ enum Arrival {
 
 #[derive(Debug, Default)]
 struct Worker {
-    incarnation: Incarnation,
+    process: ProcessInstance,
     build: String,
     session: Option<SessionId>,
     slots: u32,
@@ -140,7 +140,7 @@ pub(crate) struct Drill {
     workers: Vec<Worker>,
     client: Option<SessionId>,
     next_session: u64,
-    next_incarnation: u128,
+    next_process: u128,
     next_request: u64,
     asked: BTreeMap<u64, RunId>,
     /// The largest token of each run that was ever to be dispatched.
@@ -202,7 +202,7 @@ impl Drill {
             workers: Vec::new(),
             client: None,
             next_session: 0,
-            next_incarnation: 0,
+            next_process: 0,
             next_request: 0,
             asked: BTreeMap::new(),
             tokens: BTreeMap::new(),
@@ -444,10 +444,10 @@ impl Drill {
 
     /// A new process in a worker's place.
     fn restart(&mut self, worker: usize, build: u8) {
-        self.next_incarnation += 1;
+        self.next_process += 1;
         let build = if build % 3 == 1 { "b1" } else { "b0" };
         self.workers[worker] = Worker {
-            incarnation: Incarnation(self.next_incarnation),
+            process: ProcessInstance(self.next_process),
             build: build.to_owned(),
             ..Worker::default()
         };
@@ -483,7 +483,7 @@ impl Drill {
             protocol: PROTOCOL,
             caller: caller(),
             credentials: None,
-            incarnation: worker.incarnation,
+            process: worker.process,
             build: worker.build.clone(),
             workflows: known.iter().map(offer).collect(),
             queues: slots(worker.slots, how),
@@ -653,7 +653,7 @@ impl Drill {
             protocol: PROTOCOL,
             caller: caller(),
             credentials: None,
-            incarnation: Incarnation(u128::MAX),
+            process: ProcessInstance(u128::MAX),
             build: String::new(),
             workflows: Vec::new(),
             queues: Vec::new(),

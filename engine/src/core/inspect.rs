@@ -36,10 +36,7 @@ impl Core {
                     session.leased.contains(no),
                     "G1: session {holder} knows that it holds {no}"
                 );
-                assert_eq!(
-                    session.incarnation, lease.record.incarnation,
-                    "G1: {no} is held by its worker"
-                );
+                assert_eq!(session.process, lease.record.process, "G1: {no} is held by its worker");
             }
         }
         for (id, session) in &self.sessions {
@@ -49,10 +46,10 @@ impl Core {
             }
             assert_eq!(session.id, *id);
         }
-        for (incarnation, session) in &self.seats {
+        for (process, session) in &self.seats {
             assert_eq!(
-                self.sessions.get(session).map(|s| s.incarnation),
-                Some(*incarnation),
+                self.sessions.get(session).map(|s| s.process),
+                Some(*process),
                 "a seat is taken"
             );
         }

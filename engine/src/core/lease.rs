@@ -195,12 +195,12 @@ impl Core {
         if item.deaths >= DEATHS_MAX {
             taker.solitary = Some(run.no);
         }
-        let (incarnation, build) = (taker.incarnation, taker.build.clone());
+        let (process, build) = (taker.process, taker.build.clone());
         let (slot, token) = (self.slots.lowest(), self.next_token());
         let record = LeaseRecord {
             run: run.no,
             token,
-            incarnation,
+            process,
             build,
             workflow: item.workflow,
             queue: item.queue,
@@ -392,7 +392,7 @@ impl Core {
                 from: RunState::Running,
                 failure: dead::worker_lost(lease.record.deaths + 1),
                 end: None,
-                worker: (lease.record.incarnation, lease.record.build.clone()),
+                worker: (lease.record.process, lease.record.build.clone()),
             };
             return self.die(&mut run, death, out);
         }

@@ -15,7 +15,7 @@ use super::schedule::{Look, Starting};
 use super::unique;
 use crate::canary::canary;
 use crate::model::command::{Caller, Damaged, NoSuchRun, Refusal, StartRun};
-use crate::model::id::{Incarnation, Namespace, RunId, RunNo, SessionId};
+use crate::model::id::{Namespace, ProcessInstance, RunId, RunNo, SessionId};
 use crate::model::run::{Outcome, OutcomePending, RunState, RunSummary};
 use crate::model::time::Time;
 use crate::wire::message::{
@@ -374,9 +374,9 @@ impl Core {
                     return;
                 };
                 let Some(run) = &lease.run else { return };
-                let incarnation = lease.record.incarnation;
+                let process = lease.record.process;
                 let mut summary = summary(run, RunState::Running);
-                summary.incarnation = Some(incarnation);
+                summary.process = Some(process);
                 self.answer(want, run.clone(), summary, out);
             }
         }
@@ -450,8 +450,8 @@ impl Core {
     }
 
     /// Which runs are leased, and to which worker processes, for listings.
-    pub fn leased_runs(&self) -> BTreeMap<RunNo, Incarnation> {
-        self.leases.iter().map(|(no, lease)| (*no, lease.record.incarnation)).collect()
+    pub fn leased_runs(&self) -> BTreeMap<RunNo, ProcessInstance> {
+        self.leases.iter().map(|(no, lease)| (*no, lease.record.process)).collect()
     }
 
     /// The newest run's number and generation ranges, for listings.
@@ -596,7 +596,7 @@ pub fn summary(run: &Run, state: RunState) -> RunSummary {
         entries: run.next,
         wakes_at,
         reason,
-        incarnation: None,
+        process: None,
         batch: run.batch,
     }
 }

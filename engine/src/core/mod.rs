@@ -126,7 +126,9 @@ use crate::keys::expiry::Expiry;
 use crate::keys::once::{OnceRecord, OnceWait};
 use crate::keys::unique::UniqueRecord;
 use crate::keys::{self, Mark, QueuedRecord, Record, StoppedRecord, Tally, TimerRecord};
-use crate::model::id::{Incarnation, LeaseNo, Namespace, RunId, RunNo, SessionId, StepNo, Token};
+use crate::model::id::{
+    LeaseNo, Namespace, ProcessInstance, RunId, RunNo, SessionId, StepNo, Token,
+};
 use crate::model::limits::Limits;
 use crate::model::payload::Payload;
 use crate::model::run::{InMemory, RunState, Stats};
@@ -342,9 +344,9 @@ pub struct Core {
     next_lease: u64,
     next_start: u64,
     sessions: BTreeMap<SessionId, Session>,
-    /// Where the leases of an incarnation are to be found.
-    seats: BTreeMap<Incarnation, SessionId>,
-    absent: BTreeMap<Incarnation, Absent>,
+    /// The session that holds the leases of a process instance.
+    seats: BTreeMap<ProcessInstance, SessionId>,
+    absent: BTreeMap<ProcessInstance, Absent>,
     queues: BTreeMap<u32, Queue>,
     queue_numbers: BTreeMap<String, u32>,
     /// Queues in which a queued run and a free slot may have met.

@@ -15,7 +15,7 @@ use crate::model::chain::CHAIN_BYTES;
 use crate::model::command::{Caller, Refusal};
 use crate::model::entry::{Entry, Started};
 use crate::model::failure::Failure;
-use crate::model::id::{CommandId, Incarnation, Namespace, RunId, RunNo, SessionId, Token};
+use crate::model::id::{CommandId, Namespace, ProcessInstance, RunId, RunNo, SessionId, Token};
 use crate::model::payload::Payload;
 use crate::model::schedule::{
     CronTimes, EveryTimes, Overlap, ScheduleInfo, ScheduleSpec, When, nominal_text,
@@ -100,7 +100,7 @@ impl Desk {
             protocol: PROTOCOL,
             caller: caller(),
             credentials: None,
-            incarnation: Incarnation(1),
+            process: ProcessInstance(1),
             build: String::new(),
             workflows: Vec::new(),
             queues: Vec::new(),
@@ -564,7 +564,7 @@ impl Desk {
             protocol: PROTOCOL,
             caller: caller(),
             credentials: None,
-            incarnation: Incarnation(2),
+            process: ProcessInstance(2),
             build: "b1".to_owned(),
             workflows: vec![WorkflowOffer { workflow: "report".to_owned(), version: 1 }],
             queues: vec![slots("default", 1)],

@@ -223,7 +223,7 @@ impl Core {
             self.onces.call_from(self.mono + patience);
         }
         for (slot, record) in leases {
-            let (run, incarnation) = (record.run, record.incarnation);
+            let (run, process) = (record.run, record.process);
             self.slots.take(slot);
             self.admit_restored(record.queue);
             if let Some(twice) = self.leases.insert(run, Lease::restored(slot, record)) {
@@ -235,7 +235,7 @@ impl Core {
                 continue;
             }
             let until = self.mono + patience;
-            self.absent.entry(incarnation).or_insert_with(|| Absent::until(until)).runs.insert(run);
+            self.absent.entry(process).or_insert_with(|| Absent::until(until)).runs.insert(run);
         }
         Ok(())
     }

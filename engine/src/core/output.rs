@@ -8,7 +8,7 @@ use crate::core::run::Run;
 use crate::keys::journal;
 use crate::model::chain;
 use crate::model::entry::Entry;
-use crate::model::id::{Incarnation, Namespace, RunId, RunNo, SessionId, Token};
+use crate::model::id::{Namespace, ProcessInstance, RunId, RunNo, SessionId, Token};
 use crate::model::time::Time;
 use crate::wire::message::Message;
 
@@ -95,8 +95,8 @@ pub enum Note {
     },
     /// A worker or client is gone without a goodbye.
     SessionLost {
-        /// Which process.
-        incarnation: Incarnation,
+        /// The process instance that was lost.
+        process: ProcessInstance,
         /// How many runs it held.
         runs: usize,
     },

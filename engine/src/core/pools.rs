@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::crowds::{CLIENT, Crowd, slots};
 use crate::keys::journal;
 use crate::model::command::{Caller, StartRun};
-use crate::model::id::{Incarnation, RunNo, SessionId};
+use crate::model::id::{ProcessInstance, RunNo, SessionId};
 use crate::model::payload::Payload;
 use crate::model::queue::{QueueChange, QueueSummary, RateLimit};
 use crate::model::run::RunState;
@@ -53,7 +53,7 @@ impl Crowd {
             protocol: PROTOCOL,
             caller: Caller::default(),
             credentials: None,
-            incarnation: Incarnation(u128::from(session.0)),
+            process: ProcessInstance(u128::from(session.0)),
             build: "b1".into(),
             workflows: vec![WorkflowOffer { workflow: "order".into(), version: 1 }],
             queues: queues.to_vec(),

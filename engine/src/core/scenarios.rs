@@ -39,7 +39,7 @@ use crate::model::command::{Caller, Refusal, StartRun};
 use crate::model::entry::{Entry, FunctionEnd, Place};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::id::{
-    CommandId, Incarnation, LeaseNo, Namespace, OnceKey, RunId, RunNo, SessionId, StepNo, Token,
+    CommandId, LeaseNo, Namespace, OnceKey, ProcessInstance, RunId, RunNo, SessionId, StepNo, Token,
 };
 use crate::model::payload::Payload;
 use crate::model::queue::{QueueChange, QueueSettings, QueueSummary, RateLimit};
@@ -220,7 +220,7 @@ struct Scene {
     /// By name.
     sessions: BTreeMap<String, SessionId>,
     names: BTreeMap<SessionId, String>,
-    incarnations: BTreeMap<String, Incarnation>,
+    processes: BTreeMap<String, ProcessInstance>,
     next_session: u64,
     next_request: u64,
     tokens: BTreeMap<RunNo, (Token, SessionId)>,
@@ -298,7 +298,7 @@ impl Scene {
             audit: Audit::default(),
             sessions: BTreeMap::new(),
             names: BTreeMap::new(),
-            incarnations: BTreeMap::new(),
+            processes: BTreeMap::new(),
             next_session: 0,
             next_request: 0,
             tokens: BTreeMap::new(),
@@ -441,9 +441,9 @@ impl Scene {
         let name = line.word(1).to_owned();
         self.next_session += 1;
         let session = SessionId(self.next_session);
-        let next = Incarnation(self.incarnations.len() as u128 + 1);
-        let incarnation =
-            *self.incarnations.entry(line.text("process", line.word(1)).to_owned()).or_insert(next);
+        let next = ProcessInstance(self.processes.len() as u128 + 1);
+        let process =
+            *self.processes.entry(line.text("process", line.word(1)).to_owned()).or_insert(next);
         self.sessions.insert(name.clone(), session);
         self.names.insert(session, name);
         let workflows = line.text("workflows", if line.word(0) == "worker" { "order" } else { "" });
@@ -452,7 +452,7 @@ impl Scene {
             protocol: line.number("protocol", PROTOCOL),
             caller: caller(),
             credentials: None,
-            incarnation,
+            process,
             build: line.text("build", if line.word(0) == "worker" { "b1" } else { "" }).to_owned(),
             workflows: workflows.split(',').filter(|name| !name.is_empty()).map(offer).collect(),
             queues: if line.word(0) == "worker" { queues(line) } else { Vec::new() },
@@ -739,9 +739,9 @@ impl Scene {
         self.runs.get(&no).cloned().unwrap_or_else(|| format!("run #{no}"))
     }
 
-    fn who(&self, incarnation: Incarnation) -> String {
-        let found = self.incarnations.iter().find(|(_, known)| **known == incarnation);
-        found.map_or_else(|| incarnation.to_string(), |(name, _)| name.clone())
+    fn who(&self, process: ProcessInstance) -> String {
+        let found = self.processes.iter().find(|(_, known)| **known == process);
+        found.map_or_else(|| process.to_string(), |(name, _)| name.clone())
     }
 
     fn session_text(&self, session: SessionId) -> String {
@@ -926,7 +926,7 @@ impl Scene {
                 } else {
                     String::new()
                 };
-                let (run, worker) = (self.run_text(record.run), self.who(record.incarnation));
+                let (run, worker) = (self.run_text(record.run), self.who(record.process));
                 format!(
                     " {run} worker={worker} token={} entries={}{deaths}",
                     record.token, record.entries
@@ -994,8 +994,8 @@ impl Scene {
         match note {
             Note::ClockJumped { by_ms } => format!("clock jumped by {by_ms} ms"),
             Note::ClockNotBelieved { by_ms } => format!("clock not believed, {by_ms} ms"),
-            Note::SessionLost { incarnation, runs } => {
-                format!("{} lost with {runs} runs", self.who(*incarnation))
+            Note::SessionLost { process, runs } => {
+                format!("{} lost with {runs} runs", self.who(*process))
             }
             Note::Parked { id, .. } => format!("{} parked", run_name(*id)),
             Note::Paused { id, .. } => format!("{} paused", run_name(*id)),
@@ -1090,9 +1090,9 @@ impl Scene {
                 let run = &reply.run;
                 let wakes =
                     run.wakes_at.map_or(String::new(), |time| format!(" wakes={}", at(time)));
-                let holder = run.incarnation.map_or(String::new(), |incarnation| {
-                    format!(" worker={}", self.who(incarnation))
-                });
+                let holder = run
+                    .process
+                    .map_or(String::new(), |process| format!(" worker={}", self.who(process)));
                 format!(
                     "status {} {} entries={}{wakes}{holder}",
                     run_name(run.id),

@@ -4,7 +4,7 @@
 //!   hello ──► open ── silence for the time-out ──► lost ─┐
 //!              │  └─── closed with a goodbye ────────────┼─► its leases go back to their queues
 //!              └── closed without ──► absent ── grace ───┘   (lost or absent: as suspects)
-//!                                       └── the same incarnation says hello ──► leases go on, under new tokens
+//!                                       └── the same instance says hello ──►    leases go on, under new tokens
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +20,7 @@ use super::start::{check_name, check_name_length, check_range, check_tags};
 use crate::canary::canary;
 use crate::keys::StoppedRecord;
 use crate::model::command::{NotUnderstood, Refusal, StaleToken};
-use crate::model::id::{Incarnation, RunNo, SessionId};
+use crate::model::id::{ProcessInstance, RunNo, SessionId};
 use crate::model::limits::{NAME_BYTES_MAX, QUEUES_MAX};
 use crate::wire::message::{Hello, Message, PROTOCOL, QueueSlots, RefusedReply, Revoked, Welcome};
 
@@ -46,7 +46,7 @@ struct Slots {
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) id: SessionId,
-    pub(super) incarnation: Incarnation,
+    pub(super) process: ProcessInstance,
     pub(super) build: String,
     workflows: BTreeSet<String>,
     tags: BTreeSet<String>,
@@ -206,21 +206,21 @@ impl Core {
         if let Err(refusal) = self.check_hello(&hello) {
             return out.effect(Effect::Close { session, reason: refusal.to_string() });
         }
-        if let Some(older) = self.seats.get(&hello.incarnation).copied() {
+        if let Some(older) = self.seats.get(&hello.process).copied() {
             out.effect(Effect::Close {
                 session: older,
                 reason: "the same process has connected again".to_owned(),
             });
             if let Some(left) = self.leave(older) {
                 // For the lines below only.
-                self.absent.insert(left.incarnation, Absent { until: self.mono, runs: left.runs });
+                self.absent.insert(left.process, Absent { until: self.mono, runs: left.runs });
             }
         }
         self.sessions.insert(
             session,
             Session {
                 id: session,
-                incarnation: hello.incarnation,
+                process: hello.process,
                 build: hello.build,
                 workflows: hello.workflows.iter().map(|offer| offer.workflow.clone()).collect(),
                 tags: hello.tags.into_iter().collect(),
@@ -233,7 +233,7 @@ impl Core {
                 held_back: None,
             },
         );
-        self.seats.insert(hello.incarnation, session);
+        self.seats.insert(hello.process, session);
         let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         out.send(
             session,
@@ -249,7 +249,7 @@ impl Core {
                 suspends_once: true,
             },
         );
-        self.take_back(session, hello.incarnation, hello.held, out);
+        self.take_back(session, hello.process, hello.held, out);
         self.set_slots(session, &hello.queues, out);
     }
 
@@ -293,12 +293,11 @@ impl Core {
     fn take_back(
         &mut self,
         session: SessionId,
-        incarnation: Incarnation,
+        process: ProcessInstance,
         held: Vec<crate::wire::message::Held>,
         out: &mut Output,
     ) {
-        let mut kept =
-            self.absent.remove(&incarnation).map(|absent| absent.runs).unwrap_or_default();
+        let mut kept = self.absent.remove(&process).map(|absent| absent.runs).unwrap_or_default();
         let mut told = BTreeSet::new();
         for held in held {
             if !told.insert(held.run) {
@@ -398,14 +397,14 @@ impl Core {
         }
         let until = self.mono.saturating_add(self.settings.disconnect_grace);
         self.watch_at = self.watch_at.min(until);
-        self.absent.insert(left.incarnation, Absent { until, runs: left.runs });
+        self.absent.insert(left.process, Absent { until, runs: left.runs });
     }
 
     /// Forgets a session; its leases, if any, have no holder until somebody decides about them.
     fn leave(&mut self, id: SessionId) -> Option<Left> {
         let session = self.sessions.remove(&id)?;
-        if self.seats.get(&session.incarnation) == Some(&id) {
-            self.seats.remove(&session.incarnation);
+        if self.seats.get(&session.process) == Some(&id) {
+            self.seats.remove(&session.process);
         }
         for queue in self.queues.values_mut() {
             queue.withdraw(id);
@@ -431,7 +430,7 @@ impl Core {
             self.onces.stop_waiting(*run);
         }
         (!session.leased.is_empty())
-            .then_some(Left { incarnation: session.incarnation, runs: session.leased })
+            .then_some(Left { process: session.process, runs: session.leased })
     }
 
     /// What silence is measured by.
@@ -456,20 +455,20 @@ impl Core {
             let reason = format!("nothing was heard for {:?}", self.settings.session_timeout);
             out.effect(Effect::Close { session: id, reason });
             if let Some(left) = self.leave(id) {
-                self.lose(left.incarnation, left.runs, out);
+                self.lose(left.process, left.runs, out);
             }
         }
         #[cfg(canary)]
         self.lose_the_old();
-        let gone: Vec<Incarnation> = self
+        let gone: Vec<ProcessInstance> = self
             .absent
             .iter()
             .filter(|(_, absent)| absent.until <= self.mono)
             .map(|(id, _)| *id)
             .collect();
-        for incarnation in gone {
-            if let Some(absent) = self.absent.remove(&incarnation) {
-                self.lose(incarnation, absent.runs, out);
+        for process in gone {
+            if let Some(absent) = self.absent.remove(&process) {
+                self.lose(process, absent.runs, out);
             }
         }
     }
@@ -492,9 +491,9 @@ impl Core {
     }
 
     /// What a dead worker held goes back, as suspects.
-    fn lose(&mut self, incarnation: Incarnation, runs: BTreeSet<RunNo>, out: &mut Output) {
+    fn lose(&mut self, process: ProcessInstance, runs: BTreeSet<RunNo>, out: &mut Output) {
         self.counts.sessions_lost += 1;
-        out.note(Note::SessionLost { incarnation, runs: runs.len() });
+        out.note(Note::SessionLost { process, runs: runs.len() });
         self.returning.extend(runs.into_iter().map(|run| (run, true)));
     }
 
@@ -541,6 +540,6 @@ impl Core {
 
 /// What a session left behind.
 struct Left {
-    incarnation: Incarnation,
+    process: ProcessInstance,
     runs: BTreeSet<RunNo>,
 }

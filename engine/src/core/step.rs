@@ -86,7 +86,7 @@ impl Core {
         let Some(lease) = self.current(session, no, token, out) else {
             return;
         };
-        let (incarnation, build) = (lease.record.incarnation, lease.record.build.clone());
+        let (process, build) = (lease.record.process, lease.record.build.clone());
         let Some(run) = &mut lease.run else { return };
         let open = run.commands.open(number).cloned().unwrap_or_default();
         let known = report.attempt <= open.attempts && !canary!("a failed attempt counts twice");
@@ -124,12 +124,10 @@ impl Core {
                 failure,
                 retry_at,
                 counted: counts,
-                incarnation,
+                process,
                 build,
             }),
-            None => {
-                StepFailed { at: now, number, place, attempt, failure, incarnation, build }.into()
-            }
+            None => StepFailed { at: now, number, place, attempt, failure, process, build }.into(),
         };
         let index = out.append(run, &entry);
         Self::warn_if_long(run, limits, out);

@@ -75,7 +75,7 @@ impl Core {
             failure,
             retry_at,
             counted: counts,
-            incarnation: lease.record.incarnation,
+            process: lease.record.process,
             build: lease.record.build.clone(),
         });
         out.append(&mut run, &entry);
@@ -177,6 +177,6 @@ fn death(lease: &Lease, failure: Failure, end: Option<FunctionEnd>) -> Death {
         from: RunState::Running,
         failure,
         end,
-        worker: (lease.record.incarnation, lease.record.build.clone()),
+        worker: (lease.record.process, lease.record.build.clone()),
     }
 }

@@ -23,7 +23,7 @@ use super::session::Session;
 use crate::canary::canary;
 use crate::model::dead::UNKNOWN_WORKFLOW;
 use crate::model::failure::{Failure, FailureKind};
-use crate::model::id::Incarnation;
+use crate::model::id::ProcessInstance;
 use crate::model::run::RunState;
 
 /// How long a run waits for a worker that knows its workflow, unless told otherwise.
@@ -205,7 +205,7 @@ impl Core {
             from: RunState::Queued,
             failure,
             end: None,
-            worker: (Incarnation::default(), String::new()),
+            worker: (ProcessInstance::default(), String::new()),
         };
         self.die(&mut run, death, out);
     }

@@ -45,7 +45,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::model::dead::ActKind;
-use crate::model::id::{CommandId, Incarnation, Namespace, RunId, RunNo, Token};
+use crate::model::id::{CommandId, Namespace, ProcessInstance, RunId, RunNo, Token};
 use crate::model::queue::QueueSettings;
 use crate::model::run::RunState;
 use crate::model::schedule::ScheduleSpec;
@@ -451,8 +451,8 @@ records! {
         run: RunNo,
         /// Under this token.
         token: Token,
-        /// In this worker process.
-        incarnation: Incarnation,
+        /// The instance of the worker process that holds the run.
+        process: ProcessInstance,
         /// The build that process runs.
         build: String,
         /// Its workflow.
@@ -579,7 +579,7 @@ mod tests {
         let lease = LeaseRecord {
             run: RunNo(1),
             token: Token { store: 2, epoch: 3, lease: crate::model::id::LeaseNo(4) },
-            incarnation: Incarnation(5),
+            process: ProcessInstance(5),
             build: "b".into(),
             workflow: "w".into(),
             queue: 6,

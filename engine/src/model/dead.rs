@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::entry::Entry;
-use super::id::{Incarnation, RunId, RunNo};
+use super::id::{ProcessInstance, RunId, RunNo};
 use super::time::Time;
 
 /// The class of a run that killed its workers, one after the other.
@@ -61,7 +61,7 @@ pub struct DeadLetter {
     /// Entries in its journal.
     pub entries: u32,
     /// The worker process it last ran in; none if no worker ever did.
-    pub incarnation: Option<Incarnation>,
+    pub process: Option<ProcessInstance>,
     /// The build that worker ran.
     pub build: String,
     /// How often it was redriven before.
@@ -211,7 +211,7 @@ mod tests {
                 place: Default::default(),
                 attempt: 1,
                 failure: Failure::terminal("no"),
-                incarnation: Incarnation(1),
+                process: ProcessInstance(1),
                 build: String::new(),
             }
             .into()

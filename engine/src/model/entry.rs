@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::batch::BatchNo;
 use super::failure::Failure;
-use super::id::{CommandId, Incarnation, Namespace, RunId, StepNo};
+use super::id::{CommandId, Namespace, ProcessInstance, RunId, StepNo};
 use super::payload::Payload;
 use super::time::Time;
 use super::unique::UniqueKey;
@@ -97,7 +97,7 @@ pub struct StepFailed {
     pub failure: Failure,
     /// The worker process it failed in.
     #[serde(default)]
-    pub incarnation: Incarnation,
+    pub process: ProcessInstance,
     /// The build that worker ran.
     #[serde(default)]
     pub build: String,
@@ -121,7 +121,7 @@ pub struct AttemptFailed {
     /// Whether it used up a retry.
     pub counted: bool,
     /// The worker process it failed in.
-    pub incarnation: Incarnation,
+    pub process: ProcessInstance,
     /// The build that worker ran.
     pub build: String,
 }
@@ -189,7 +189,7 @@ pub struct Died {
     /// Why.
     pub failure: Failure,
     /// The worker process it last ran in.
-    pub incarnation: Incarnation,
+    pub process: ProcessInstance,
     /// The build that worker ran.
     pub build: String,
     /// How its function came to the failure; none if it did not end by itself.
@@ -394,7 +394,7 @@ mod tests {
     #[test]
     fn entries_of_older_versions_are_read() {
         let failure = Failure::terminal("no");
-        let short = (Time(1), failure.clone(), Incarnation(2), "b");
+        let short = (Time(1), failure.clone(), ProcessInstance(2), "b");
         let mut bytes = vec![9];
         crate::numbered::encode_fields(&short, &mut bytes);
         let Entry::Died(died) = Entry::decode(&bytes).unwrap() else {

@@ -90,8 +90,8 @@ bytes16! {
 }
 
 bytes16! {
-    /// One life of a worker or client process. A restarted process has another incarnation.
-    Incarnation, "inc_"
+    /// A worker or client process from its start to its end. A restarted process has another one.
+    ProcessInstance, "inc_"
 }
 
 bytes16! {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::batch::BatchNo;
 use super::failure::Failure;
-use super::id::{Incarnation, RunId, RunNo};
+use super::id::{ProcessInstance, RunId, RunNo};
 use super::payload::Payload;
 use super::time::Time;
 use crate::numbered::numbered;
@@ -127,7 +127,7 @@ pub struct RunSummary {
     /// Why it is dead, parked or paused: one line or several.
     pub reason: Option<String>,
     /// The worker process that holds it, if one does.
-    pub incarnation: Option<Incarnation>,
+    pub process: Option<ProcessInstance>,
     /// The batch it belongs to, unless that had ended when it was redriven.
     #[serde(default)]
     pub batch: Option<BatchNo>,

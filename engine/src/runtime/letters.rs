@@ -13,7 +13,7 @@ use crate::keys::{self, ActRecord, DeadRecord, Family, Record};
 use crate::model::command::Refusal;
 use crate::model::dead::{Act, ActCursor, DeadCursor, DeadFilter, DeadLetter};
 use crate::model::entry::Entry;
-use crate::model::id::{Incarnation, RunNo};
+use crate::model::id::{ProcessInstance, RunNo};
 use crate::model::limits::PAGE_ROWS_MAX;
 use crate::model::run::Outcome;
 use crate::model::time::Time;
@@ -142,7 +142,7 @@ async fn letter(
     if run.namespace != ask.caller.namespace || !wanted || !run.is_dead_letter() {
         return Ok(None);
     }
-    let (incarnation, build) = worker_of(view, &image).await?;
+    let (process, build) = worker_of(view, &image).await?;
     let Some(Outcome::OutcomeDead(dead)) = &run.ended else {
         return Ok(None);
     };
@@ -157,7 +157,7 @@ async fn letter(
         started_at: run.started_at,
         died_at: run.death.map_or(run.changed_at, |death| death.at),
         entries: run.next,
-        incarnation: Some(incarnation).filter(|who| *who != Incarnation::default()),
+        process: Some(process).filter(|who| *who != ProcessInstance::default()),
         build,
         redriven: run.redriven,
         edited: run.edited,
@@ -165,7 +165,7 @@ async fn letter(
 }
 
 /// The worker that a dead letter ran in last: its death tells.
-async fn worker_of(view: &View, image: &RunImage) -> Result<(Incarnation, String), Unreadable> {
+async fn worker_of(view: &View, image: &RunImage) -> Result<(ProcessInstance, String), Unreadable> {
     let Some(death) = image.run.death else {
         return Ok(Default::default());
     };
@@ -174,7 +174,7 @@ async fn worker_of(view: &View, image: &RunImage) -> Result<(Incarnation, String
     let stored = found?;
     let entry = stored.first().and_then(|stored| reading::decode(stored));
     Ok(match entry {
-        Some(Entry::Died(died)) => (died.incarnation, died.build),
+        Some(Entry::Died(died)) => (died.process, died.build),
         _ => Default::default(),
     })
 }

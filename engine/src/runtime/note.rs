@@ -13,8 +13,8 @@ pub(super) fn log(note: &Note) {
             by_ms,
             "the wall clock jumped further than is believed, engine time did not follow: set the clock right, or open with `--accept-clock`"
         ),
-        Note::SessionLost { incarnation, runs } => {
-            tracing::warn!(%incarnation, runs, "a worker is lost, its runs go back to their queues")
+        Note::SessionLost { process, runs } => {
+            tracing::warn!(%process, runs, "a worker is lost, its runs go back to their queues")
         }
         Note::Parked { id, reason } => tracing::error!(%id, "parked: {reason}"),
         Note::Paused { id, reason } => tracing::warn!(%id, "paused: {reason}"),

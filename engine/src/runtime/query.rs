@@ -13,7 +13,7 @@ use crate::core::{Core, summary};
 use crate::keys::{self, Family};
 use crate::model::chain::{self, CHAIN_BYTES};
 use crate::model::command::{Damaged, ListRuns, NoSuchRun, Refusal};
-use crate::model::id::{Incarnation, Namespace, RunId, RunNo};
+use crate::model::id::{Namespace, ProcessInstance, RunId, RunNo};
 use crate::model::limits::PAGE_ROWS_MAX;
 use crate::model::run::{RunState, RunSummary, Stats};
 use crate::model::time::Time;
@@ -30,7 +30,7 @@ const LOOK_MAX: u32 = 2_000;
 /// What a question sees: the store, and which runs are leased now.
 pub(super) struct View {
     store: Arc<dyn Store>,
-    leased: BTreeMap<RunNo, Incarnation>,
+    leased: BTreeMap<RunNo, ProcessInstance>,
     newest: RunNo,
     births: Box<dyn Fn(RunNo) -> (u32, bool) + Send + Sync>,
     stats: Stats,
@@ -64,7 +64,7 @@ impl View {
         let held = self.leased.get(&no).filter(|_| image.run.ended.is_none());
         let state = if held.is_some() { RunState::Running } else { Core::state_of(&image) };
         let mut row = summary(&image.run, state);
-        row.incarnation = held.copied();
+        row.process = held.copied();
         if state == RunState::Suspended {
             row.wakes_at = image.sleeps.filter(|at| *at < Time::NEVER);
         }

@@ -9,7 +9,7 @@ use crate::model::command::{Caller, ListRuns, Refusal, StartRun};
 use crate::model::dead::{Act, ActCursor, DeadCursor, DeadFilter, DeadLetter};
 use crate::model::entry::{FunctionEnd, Place};
 use crate::model::failure::Failure;
-use crate::model::id::{Incarnation, OnceKey, RunId, RunNo, SessionId, StepNo, Token};
+use crate::model::id::{OnceKey, ProcessInstance, RunId, RunNo, SessionId, StepNo, Token};
 use crate::model::payload::Payload;
 use crate::model::queue::{QueueChange, QueueSummary};
 use crate::model::retry::Retry;
@@ -75,8 +75,8 @@ messages! {
         caller: Caller,
         /// What proves it. Unused so far.
         credentials: Option<Bytes>,
-        /// This life of the process.
-        incarnation: Incarnation,
+        /// The process instance that connects.
+        process: ProcessInstance,
         /// What code it runs.
         build: String,
         /// Workflows it can run; empty for a client.

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use stepwell::RateLimit;
 use stepwell::keys::LeaseRecord;
-use stepwell::model::id::Incarnation;
+use stepwell::model::id::ProcessInstance;
 use stepwell::model::time::Time;
 use stepwell::wire::message::Hello;
 
@@ -29,8 +29,8 @@ const TIME: &str = "leases begin in the order of engine time";
 pub(super) struct Admissions {
     /// New leases of each queue since its rate limit was set to what it is.
     since: BTreeMap<u32, (Option<RateLimit>, Vec<Time>)>,
-    tags: BTreeMap<Incarnation, BTreeSet<String>>,
-    workflows: BTreeMap<Incarnation, BTreeSet<String>>,
+    tags: BTreeMap<ProcessInstance, BTreeSet<String>>,
+    workflows: BTreeMap<ProcessInstance, BTreeSet<String>>,
     latest: Time,
 }
 
@@ -38,19 +38,19 @@ impl Admissions {
     /// A worker says what it offers.
     pub(super) fn hello(&mut self, hello: &Hello) {
         let tags = hello.tags.iter().cloned().collect();
-        self.tags.insert(hello.incarnation, tags);
+        self.tags.insert(hello.process, tags);
         let known = hello.workflows.iter().map(|offer| offer.workflow.clone());
-        self.workflows.insert(hello.incarnation, known.collect());
+        self.workflows.insert(hello.process, known.collect());
     }
 
     /// Whether a worker process knows this workflow.
-    pub(super) fn knows(&self, who: Incarnation, workflow: &str) -> bool {
+    pub(super) fn knows(&self, who: ProcessInstance, workflow: &str) -> bool {
         let known = self.workflows.get(&who);
         known.is_some_and(|known| known.contains(workflow))
     }
 
     /// Whether a worker process offers these tags.
-    pub(super) fn offers(&self, who: Incarnation, tags: &[String]) -> bool {
+    pub(super) fn offers(&self, who: ProcessInstance, tags: &[String]) -> bool {
         let offered = self.tags.get(&who);
         tags.iter().all(|tag| offered.is_some_and(|offered| offered.contains(tag)))
     }
@@ -65,7 +65,7 @@ impl Admissions {
         }
         self.latest = self.latest.max(lease.at);
         let tags = run.and_then(|run| run.started()).map(|s| &s.tags[..]);
-        if !self.offers(lease.incarnation, tags.unwrap_or_default()) {
+        if !self.offers(lease.process, tags.unwrap_or_default()) {
             let text = format!("{} asks for {tags:?}, and is leased elsewhere", name());
             bench.charge(TAGS, text);
         }

@@ -165,7 +165,7 @@ pub(super) fn one_lease_a_run(durable: &Durable, bench: &mut Bench<'_>) {
 #[cfg(test)]
 mod tests {
     use stepwell::model::entry::{Place, StepCompleted};
-    use stepwell::model::id::Incarnation;
+    use stepwell::model::id::ProcessInstance;
     use stepwell::model::payload::Payload;
     use stepwell::model::time::Time;
     use stepwell::wire::message::StepCompletedReport;
@@ -179,7 +179,7 @@ mod tests {
         LeaseRecord {
             run: RUN,
             token: Token::default(),
-            incarnation: Incarnation(5),
+            process: ProcessInstance(5),
             build: String::new(),
             workflow: String::new(),
             queue: 1,

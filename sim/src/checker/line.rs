@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use stepwell::model::id::Incarnation;
+use stepwell::model::id::ProcessInstance;
 use stepwell::wire::message::Closing;
 
 use super::Bench;
@@ -23,7 +23,7 @@ const SILENT: &str = "nothing was heard";
 pub(super) struct Lines {
     /// After this time without a frame, or a little more, the engine may give a process up.
     limit_ms: u64,
-    lines: BTreeMap<Incarnation, Line>,
+    lines: BTreeMap<ProcessInstance, Line>,
 }
 
 struct Line {
@@ -49,7 +49,7 @@ fn patience_ms(plan: &Plan) -> u64 {
 impl Lines {
     /// A frame has arrived. The limit is a little less than the time-out: what arrives is looked at
     /// later.
-    pub(super) fn heard(&mut self, who: Incarnation, plan: &Plan, bench: &mut Bench<'_>) {
+    pub(super) fn heard(&mut self, who: ProcessInstance, plan: &Plan, bench: &mut Bench<'_>) {
         self.limit_ms = plan.settings.session_timeout_ms * 9 / 10;
         let (now_ms, limit_ms, patience_ms) = (bench.now_ms, self.limit_ms, patience_ms(plan));
         for (other, line) in self.lines.iter_mut().filter(|(_, line)| line.open) {
@@ -69,28 +69,28 @@ impl Lines {
     }
 
     /// Its connection is gone at the server's end.
-    pub(super) fn parted(&mut self, who: Incarnation) {
+    pub(super) fn parted(&mut self, who: ProcessInstance) {
         if let Some(line) = self.lines.get_mut(&who) {
             (line.broken, line.open) = (true, false);
         }
     }
 
     /// Whether it was well heard all its life.
-    fn is_sound(&self, now_ms: u64, who: Incarnation) -> bool {
+    fn is_sound(&self, now_ms: u64, who: ProcessInstance) -> bool {
         self.lines.get(&who).is_some_and(|line| {
             !line.broken && now_ms.saturating_sub(line.heard_ms) < self.limit_ms
         })
     }
 
     /// The engine closes a connection.
-    pub(super) fn closes(&self, who: Incarnation, closing: &Closing, bench: &mut Bench<'_>) {
+    pub(super) fn closes(&self, who: ProcessInstance, closing: &Closing, bench: &mut Bench<'_>) {
         if closing.reason.starts_with(SILENT) && self.is_sound(bench.now_ms, who) {
             bench.charge(NAME, format!("{who} is told: {}, and was never silent", closing.reason));
         }
     }
 
     /// The engine takes a process for dead.
-    pub(super) fn buries(&self, who: Incarnation, run: &str, bench: &mut Bench<'_>) {
+    pub(super) fn buries(&self, who: ProcessInstance, run: &str, bench: &mut Bench<'_>) {
         if self.is_sound(bench.now_ms, who) {
             bench.charge(
                 NAME,

@@ -42,7 +42,7 @@ use stepwell::QueueSummary;
 pub(crate) use self::attempt::Moment;
 pub(crate) use self::limit::Attempt;
 
-use stepwell::model::id::{Incarnation, RunId, RunNo, StepNo};
+use stepwell::model::id::{ProcessInstance, RunId, RunNo, StepNo};
 use stepwell::model::time::Time;
 use stepwell::wire::message::Message;
 use stepwell_storage::{Op, Seq};
@@ -308,7 +308,7 @@ impl Court {
         self.orders.given(message);
         if let Message::Hello(hello) = message {
             self.admissions.hello(hello);
-            self.shares.session_begins(hello.incarnation);
+            self.shares.session_begins(hello.process);
         }
         self.once.reported(message);
         self.fence.reported(message);
@@ -342,13 +342,13 @@ impl Court {
     }
 
     /// A frame of this process has arrived at the server.
-    pub(crate) fn heard(&mut self, now_ms: u64, who: Incarnation, plan: &Plan) {
+    pub(crate) fn heard(&mut self, now_ms: u64, who: ProcessInstance, plan: &Plan) {
         let mut bench = Bench { now_ms, violations: &mut self.violations };
         self.lines.heard(who, plan, &mut bench);
     }
 
     /// The server's end of its connection is gone.
-    pub(crate) fn parted(&mut self, now_ms: u64, who: Incarnation) {
+    pub(crate) fn parted(&mut self, now_ms: u64, who: ProcessInstance) {
         self.lines.parted(who);
         self.patience.parted(now_ms, who);
     }
@@ -357,7 +357,7 @@ impl Court {
     pub(crate) fn released(
         &mut self,
         now_ms: u64,
-        (to, who): (&str, Option<Incarnation>),
+        (to, who): (&str, Option<ProcessInstance>),
         message: &Message,
     ) {
         let mut bench = Bench { now_ms, violations: &mut self.violations };

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use stepwell::keys::LeaseRecord;
 use stepwell::keys::once::OnceRecord;
 use stepwell::model::entry::{AttemptFailed, Entry, StepCompleted, StepFailed};
-use stepwell::model::id::{Incarnation, Namespace, OnceKey, RunId, RunNo, StepNo, Token};
+use stepwell::model::id::{Namespace, OnceKey, ProcessInstance, RunId, RunNo, StepNo, Token};
 use stepwell::model::time::Time;
 use stepwell::wire::message::{Message, OnceGranted};
 
@@ -72,7 +72,7 @@ struct Asked {
 #[derive(Debug)]
 struct Lease {
     slot: u32,
-    incarnation: Incarnation,
+    process: ProcessInstance,
     /// The tokens it has had, the current one last.
     tokens: Vec<Token>,
 }
@@ -147,7 +147,7 @@ impl Onces {
         };
         let lease = self.leases.entry(row.run).or_insert_with(|| Lease {
             slot,
-            incarnation: row.incarnation,
+            process: row.process,
             tokens: Vec::new(),
         });
         if lease.tokens.last() != Some(&row.token) {
@@ -179,7 +179,7 @@ impl Onces {
             return;
         };
         let row = durable.leases.get(&lease.slot);
-        if row.is_none_or(|row| (row.run, row.incarnation) != (run, lease.incarnation)) {
+        if row.is_none_or(|row| (row.run, row.process) != (run, lease.process)) {
             self.leases.remove(&run);
             self.lease_ends(run);
         }

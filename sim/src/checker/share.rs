@@ -16,7 +16,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use stepwell::keys::{LeaseRecord, QueuedRecord};
-use stepwell::model::id::{Incarnation, RunNo};
+use stepwell::model::id::{ProcessInstance, RunNo};
 use stepwell::model::time::Time;
 
 use super::Bench;
@@ -50,7 +50,7 @@ struct Queue {
     /// Instants in a row whose leases passed over an older run.
     streak: u64,
     /// The same of each worker alone.
-    streaks: BTreeMap<Incarnation, u64>,
+    streaks: BTreeMap<ProcessInstance, u64>,
     /// Runs that were passed over by one that was neither more urgent nor the oldest.
     wronged: BTreeMap<RunNo, Time>,
 }
@@ -59,14 +59,14 @@ struct Queue {
 struct Passing {
     at: Time,
     run: RunNo,
-    to: Incarnation,
+    to: ProcessInstance,
     more_urgent: BTreeSet<RunNo>,
     older: BTreeSet<RunNo>,
 }
 
 impl Shares {
     /// A process asks for a session, or is told that it has one: what it is owed is counted anew.
-    pub(super) fn session_begins(&mut self, who: Incarnation) {
+    pub(super) fn session_begins(&mut self, who: ProcessInstance) {
         for queue in self.queues.values_mut() {
             queue.streaks.remove(&who);
         }
@@ -109,8 +109,8 @@ impl Shares {
         let passed = |(place, record): &(&Place, &QueuedRecord)| {
             record.deaths < ALONE
                 && !record.avoid.contains(&lease.build)
-                && admissions.offers(lease.incarnation, &record.tags)
-                && admissions.knows(lease.incarnation, &record.workflow)
+                && admissions.offers(lease.process, &record.tags)
+                && admissions.knows(lease.process, &record.workflow)
                 && self.known.get(place).is_some_and(|known| *known < lease.at)
                 && durable.runs.get(&record.run).is_some_and(|run| !run.has_ended())
         };
@@ -128,7 +128,7 @@ impl Shares {
         queue.open.push(Passing {
             at: lease.at,
             run: lease.run,
-            to: lease.incarnation,
+            to: lease.process,
             more_urgent,
             older: (0..=9).flat_map(older).collect(),
         });
@@ -195,7 +195,7 @@ impl Queue {
         durable: &Durable,
         bench: &mut Bench<'_>,
     ) {
-        let workers: BTreeSet<Incarnation> = open.iter().map(|passing| passing.to).collect();
+        let workers: BTreeSet<ProcessInstance> = open.iter().map(|passing| passing.to).collect();
         for who in workers {
             let own = || open.iter().filter(|passing| passing.to == who);
             let served = own().filter(|passing| passing.older.is_empty()).count() as u64;

@@ -52,7 +52,7 @@ impl Suspects {
             );
         }
         if deaths > if moved_on { 0 } else { lease.deaths } {
-            lines.buries(lease.incarnation, &run.name(), bench);
+            lines.buries(lease.process, &run.name(), bench);
         }
     }
 
@@ -80,7 +80,7 @@ impl Suspects {
                 format!("{} is dead, and made progress under its last lease", run.name()),
             );
         }
-        lines.buries(lease.incarnation, &run.name(), bench);
+        lines.buries(lease.process, &run.name(), bench);
     }
 }
 
@@ -108,7 +108,7 @@ pub(super) fn batch_ended(durable: &Durable, touched: &BTreeSet<RunNo>, bench: &
         // its run has been read. It is not with that worker: where it is, it goes on under a token
         // of the new epoch first.
         let with = durable.leases.values().find(|other| {
-            other.incarnation == lease.incarnation
+            other.process == lease.process
                 && other.run != lease.run
                 && other.token.epoch <= lease.token.epoch
         });

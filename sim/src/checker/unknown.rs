@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use stepwell::model::dead::UNKNOWN_WORKFLOW;
 use stepwell::model::entry::Entry;
-use stepwell::model::id::{Incarnation, RunNo};
+use stepwell::model::id::{ProcessInstance, RunNo};
 
 use super::Bench;
 use super::admission::Admissions;
@@ -30,8 +30,8 @@ pub(super) struct Patience {
     /// That it is in line becomes durable this much later at most.
     pub(super) told_late_ms: u64,
     /// Processes with a session, since when, and when the last one of the others ended.
-    open_ms: BTreeMap<Incarnation, u64>,
-    left_ms: BTreeMap<Incarnation, u64>,
+    open_ms: BTreeMap<ProcessInstance, u64>,
+    left_ms: BTreeMap<ProcessInstance, u64>,
 }
 
 /// On a slow disk: after the group that was under way, and its own. While engine time stands still,
@@ -44,19 +44,19 @@ pub(super) fn told_late_ms(plan: &Plan) -> u64 {
 
 impl Patience {
     /// A process is told that it has a session.
-    pub(super) fn welcomed(&mut self, now_ms: u64, who: Incarnation) {
+    pub(super) fn welcomed(&mut self, now_ms: u64, who: ProcessInstance) {
         self.open_ms.entry(who).or_insert(now_ms);
     }
 
     /// The server's end of its connection is gone.
-    pub(super) fn parted(&mut self, now_ms: u64, who: Incarnation) {
+    pub(super) fn parted(&mut self, now_ms: u64, who: ProcessInstance) {
         if self.open_ms.remove(&who).is_some() {
             self.left_ms.insert(who, now_ms);
         }
     }
 
     /// Processes with a session at some instant of the wait that ends now.
-    fn were_there(&self, now_ms: u64) -> BTreeSet<Incarnation> {
+    fn were_there(&self, now_ms: u64) -> BTreeSet<ProcessInstance> {
         let decided_ms = now_ms.saturating_sub(DECIDED_MS + self.told_late_ms);
         let open = self.open_ms.iter().filter(|(_, since)| **since < decided_ms);
         let begun_ms = now_ms.saturating_sub(self.limit_ms * 98 / 100);
@@ -92,7 +92,7 @@ impl Patience {
             return;
         }
         let workflow = run.started().map(|started| &started.workflow[..]);
-        let knows = |who: &Incarnation| admissions.knows(*who, workflow.unwrap_or_default());
+        let knows = |who: &ProcessInstance| admissions.knows(*who, workflow.unwrap_or_default());
         if let Some(who) = self.were_there(bench.now_ms).into_iter().find(knows) {
             let text = format!("{} dies, and {who} knows {workflow:?}", run.name());
             bench.charge(KNOWN, text);

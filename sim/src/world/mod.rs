@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
 use stepwell::model::command::Refusal;
-use stepwell::model::id::Incarnation;
+use stepwell::model::id::ProcessInstance;
 use stepwell::runtime::env::Env;
 use stepwell::wire::message::Message;
 use stepwell_storage::{Crash, MemDisk, MemOptions, MemStore, Op, OpenRefusal, Seq, Store};
@@ -367,7 +367,7 @@ impl World {
     }
 
     /// A frame leaves the server.
-    fn released(&self, now_ms: u64, (to, who): (&str, Option<Incarnation>), message: &Message) {
+    fn released(&self, now_ms: u64, (to, who): (&str, Option<ProcessInstance>), message: &Message) {
         match message {
             Message::Revoked(revoked) if matches!(revoked.reason, Refusal::StaleToken(_)) => {
                 self.saw("leases revoked from those who came late");

@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use stepwell::keys::journal;
 use stepwell::model::chain;
 use stepwell::model::entry::{Entry, Started};
-use stepwell::model::id::{Incarnation, RunId, RunNo, Token};
+use stepwell::model::id::{ProcessInstance, RunId, RunNo, Token};
 use stepwell::wire::message::Message;
 use stepwell_storage::{Op, Row, Seq, Space};
 
@@ -29,7 +29,7 @@ pub(crate) struct Recorder {
     events: Vec<Event>,
     names: BTreeMap<RunNo, String>,
     ids: BTreeMap<RunId, String>,
-    holders: BTreeMap<Incarnation, String>,
+    holders: BTreeMap<ProcessInstance, String>,
     /// The runs that a client's requests are about, by client and number.
     requests: BTreeMap<(String, u64), Vec<String>>,
     /// Violations that were taken down.
@@ -123,7 +123,7 @@ impl Recorder {
         };
         match message {
             Message::Hello(m) => {
-                self.holders.insert(m.incarnation, from.to_owned());
+                self.holders.insert(m.process, from.to_owned());
                 frame.runs = m.held.iter().map(|held| self.name(held.run)).collect();
             }
             Message::Welcome(m) => frame.text = m.session.to_string(),
@@ -435,7 +435,7 @@ fn changes(recorder: &mut Recorder, seq: Seq, before: &Before, durable: &Durable
             found.push(What::LeaseBegan {
                 run: recorder.name(lease.run),
                 token: lease.token.to_string(),
-                holder: recorder.holders.get(&lease.incarnation).cloned().unwrap_or_default(),
+                holder: recorder.holders.get(&lease.process).cloned().unwrap_or_default(),
             });
         }
     }

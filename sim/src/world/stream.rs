@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use stepwell::model::id::{Incarnation, RunNo, Token};
+use stepwell::model::id::{ProcessInstance, RunNo, Token};
 use stepwell::wire::message::Message;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use turmoil::net::TcpStream;
@@ -60,7 +60,7 @@ pub(super) struct FrameStream {
     /// The first frame is out.
     greeted: bool,
     /// The process at the other end, if this is the server's.
-    who: Option<Incarnation>,
+    who: Option<ProcessInstance>,
     opened_ms: u64,
     heard_ms: u64,
     sent: Frames,
@@ -243,7 +243,7 @@ impl FrameStream {
         if self.who.is_none()
             && let Ok(Message::Hello(hello)) = Message::decode(&frame[HEAD_BYTES..])
         {
-            self.who = Some(hello.incarnation);
+            self.who = Some(hello.process);
         }
         if let Some(who) = self.who {
             let world = &self.host.world;

@@ -17,7 +17,7 @@ use crate::model::entry::{
     TimerFired,
 };
 use crate::model::failure::Failure;
-use crate::model::id::{Incarnation, LeaseNo, RunId, RunNo, StepNo, Token};
+use crate::model::id::{LeaseNo, ProcessInstance, RunId, RunNo, StepNo, Token};
 use crate::model::payload::Payload;
 use crate::model::time::Time;
 use crate::replay::report::Report;
@@ -274,7 +274,7 @@ impl Bench {
                         place,
                         attempt,
                         failure,
-                        incarnation: Incarnation(1),
+                        process: ProcessInstance(1),
                         build: "b".to_owned(),
                     }
                     .into();
@@ -287,7 +287,7 @@ impl Bench {
                     failure,
                     retry_at: at.after(backoff),
                     counted: true,
-                    incarnation: Incarnation(1),
+                    process: ProcessInstance(1),
                     build: "b".to_owned(),
                 }
                 .into()

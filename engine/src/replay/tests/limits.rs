@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use super::bench::{Bench, START, cancel, completed};
 use crate::model::entry::{AttemptFailed, Place};
 use crate::model::failure::Failure;
-use crate::model::id::{Incarnation, StepNo};
+use crate::model::id::{ProcessInstance, StepNo};
 use crate::model::retry::Retry;
 use crate::model::time::Time;
 use crate::workflow::{Ctx, Isolation, Step, StepFuture, secs};
@@ -169,7 +169,7 @@ fn failed_whole(attempt: u32) -> AttemptFailed {
         failure: Failure::retryable("stuck"),
         retry_at: Time(START + 10),
         counted: true,
-        incarnation: Incarnation(1),
+        process: ProcessInstance(1),
         build: "b".to_owned(),
     }
 }

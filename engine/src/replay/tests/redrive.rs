@@ -7,7 +7,7 @@ use super::bench::{Bench, completed};
 use crate::core::run::{Run, RunFold};
 use crate::model::entry::{AttemptFailed, Died, Entry, FunctionEnd, InputEdited, Redriven};
 use crate::model::failure::Failure;
-use crate::model::id::{CommandId, Incarnation, RunNo, StepNo};
+use crate::model::id::{CommandId, ProcessInstance, RunNo, StepNo};
 use crate::model::payload::Payload;
 use crate::wire::message::Message;
 use crate::workflow::{Ctx, Step, secs};
@@ -28,7 +28,7 @@ fn die(bench: &mut Bench) -> FunctionEnd {
         Died {
             at: bench.now(),
             failure: failed.failure,
-            incarnation: Incarnation(1),
+            process: ProcessInstance(1),
             build: "b".into(),
             end: Some(end),
         }
@@ -169,7 +169,7 @@ fn attempts_are_counted_anew() {
             failure: Failure::retryable("no"),
             retry_at: bench.now().after(secs(3_600)),
             counted: true,
-            incarnation: Incarnation(1),
+            process: ProcessInstance(1),
             build: "b".into(),
         })
     };
@@ -235,13 +235,13 @@ fn code_that_no_longer_asks_for_the_failed_step_is_a_mismatch() {
             place: failed.place,
             attempt: 1,
             failure: failure.clone(),
-            incarnation: Incarnation(1),
+            process: ProcessInstance(1),
             build: "b".into(),
         }
         .into(),
     );
     bench.journal.push(
-        Died { at: bench.now(), failure, incarnation: Incarnation(1), build: "b".into(), end }
+        Died { at: bench.now(), failure, process: ProcessInstance(1), build: "b".into(), end }
             .into(),
     );
     redrive(&mut bench);

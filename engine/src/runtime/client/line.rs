@@ -10,7 +10,7 @@ use tokio::sync::{oneshot, watch};
 use super::error::ClientError;
 use crate::canary::canary;
 use crate::model::command::Caller;
-use crate::model::id::Incarnation;
+use crate::model::id::ProcessInstance;
 use crate::runtime::link::LinkSender;
 use crate::runtime::session::{Peer, SessionError};
 use crate::wire::message::{Hello, Message, PROTOCOL, RefusedReply, Welcome};
@@ -214,7 +214,7 @@ fn request_of(message: &Message) -> Option<u64> {
 pub(crate) struct ClientPeer {
     line: Arc<Line>,
     caller: Caller,
-    incarnation: Incarnation,
+    process: ProcessInstance,
     reached: watch::Sender<Option<Result<(), SessionError>>>,
     deserted: bool,
 }
@@ -223,10 +223,10 @@ impl ClientPeer {
     pub(crate) fn new(
         line: Arc<Line>,
         caller: Caller,
-        incarnation: Incarnation,
+        process: ProcessInstance,
         reached: watch::Sender<Option<Result<(), SessionError>>>,
     ) -> Self {
-        Self { line, caller, incarnation, reached, deserted: false }
+        Self { line, caller, process, reached, deserted: false }
     }
 }
 
@@ -239,7 +239,7 @@ impl Peer for ClientPeer {
             protocol: PROTOCOL,
             caller: self.caller.clone(),
             credentials: None,
-            incarnation: self.incarnation,
+            process: self.process,
             build: String::new(),
             workflows: Vec::new(),
             queues: Vec::new(),

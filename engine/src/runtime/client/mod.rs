@@ -35,7 +35,7 @@ use super::link::{Dial, NetDial};
 use super::session::{Session, SessionError, within};
 use crate::model::command::{Caller, ListRuns};
 use crate::model::entry::Entry;
-use crate::model::id::{CommandId, Incarnation, Namespace, RunId};
+use crate::model::id::{CommandId, Namespace, ProcessInstance, RunId};
 use crate::model::run::{Outcome, RunSummary, Stats};
 use crate::wire::message::{
     AskDead, AskJournal, AskList, AskOutcome, AskStats, AskStatus, Cancel, Message, Resume,
@@ -281,7 +281,7 @@ impl Client {
                 let peer = ClientPeer::new(
                     shared.line.clone(),
                     caller,
-                    Incarnation(self.random()),
+                    ProcessInstance(self.random()),
                     reached,
                 );
                 let session = Session::new(shared.env.clone(), shared.dial.clone(), peer, is_alive);

@@ -67,7 +67,7 @@ use super::link::{Dial, NetDial};
 use super::session::{Session, SessionError};
 use crate::model::command::Caller;
 use crate::model::failure::Failure;
-use crate::model::id::{CommandId, Incarnation};
+use crate::model::id::{CommandId, ProcessInstance};
 use crate::model::limits::NAME_BYTES_MAX;
 use crate::replay::elsewhere::Elsewhere;
 use crate::replay::world::{Begin, Code, Registry, World};
@@ -354,9 +354,8 @@ impl Worker {
             exits_when_stuck,
         } = self;
         let caller = Caller { command: CommandId(env.entropy.next_u128()), ..caller };
-        let incarnation = Incarnation(env.entropy.next_u128());
-        let introduction =
-            Introduction { caller, incarnation, build, workflows, queues, tags, grace };
+        let process = ProcessInstance(env.entropy.next_u128());
+        let introduction = Introduction { caller, process, build, workflows, queues, tags, grace };
         let (commands, from_handles) = mpsc::unbounded_channel();
         let world = World::new(env.clock.clone(), registry);
         let world = Arc::new(world.with_elsewhere(elsewhere(&env, &commands)));
@@ -374,7 +373,7 @@ impl Worker {
             drop(ended);
         };
         env.exec.isolated("stepwell-session", Box::pin(run)).map_err(WorkerError::System)?;
-        Ok(WorkerHandle { commands, reached: is_reached, ended: has_ended, world, incarnation })
+        Ok(WorkerHandle { commands, reached: is_reached, ended: has_ended, world, process })
     }
 
     /// Starts it, and drains it when the process gets SIGTERM or SIGINT.
@@ -445,7 +444,7 @@ pub struct WorkerHandle {
     reached: watch::Receiver<Reached>,
     ended: watch::Receiver<()>,
     world: Arc<World>,
-    incarnation: Incarnation,
+    process: ProcessInstance,
 }
 
 impl WorkerHandle {
@@ -490,8 +489,8 @@ impl WorkerHandle {
     }
 
     /// This life of the worker, as the engine's records name it.
-    pub fn incarnation(&self) -> Incarnation {
-        self.incarnation
+    pub fn process(&self) -> ProcessInstance {
+        self.process
     }
 
     /// What it has done so far.
@@ -515,7 +514,7 @@ impl WorkerHandle {
 
 impl std::fmt::Debug for WorkerHandle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "WorkerHandle({})", self.incarnation)
+        write!(f, "WorkerHandle({})", self.process)
     }
 }
 

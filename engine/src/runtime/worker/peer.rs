@@ -14,7 +14,7 @@ use super::outlet::Outlet;
 use super::turn_task::{Gone, ToTurn, TurnTask};
 use crate::canary::canary;
 use crate::model::command::Caller;
-use crate::model::id::{Incarnation, Namespace, RunId, RunNo, Token};
+use crate::model::id::{Namespace, ProcessInstance, RunId, RunNo, Token};
 use crate::model::time::Time;
 use crate::replay::turn::Turn;
 use crate::replay::watch::Watch;
@@ -63,7 +63,7 @@ pub(crate) struct PageWanted {
 #[derive(Debug, Clone)]
 pub(crate) struct Introduction {
     pub(crate) caller: Caller,
-    pub(crate) incarnation: Incarnation,
+    pub(crate) process: ProcessInstance,
     pub(crate) build: String,
     pub(crate) workflows: Vec<WorkflowOffer>,
     pub(crate) queues: Vec<QueueSlots>,
@@ -312,7 +312,7 @@ impl Peer for WorkerPeer {
             protocol: PROTOCOL,
             caller: me.caller.clone(),
             credentials: None,
-            incarnation: me.incarnation,
+            process: me.process,
             build: me.build.clone(),
             workflows: me.workflows.clone(),
             queues: if self.stage == Stage::Working { me.queues.clone() } else { Vec::new() },

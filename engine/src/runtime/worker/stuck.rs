@@ -177,7 +177,7 @@ mod tests {
 
     use super::*;
     use crate::model::command::{Caller, HasEnded};
-    use crate::model::id::{Incarnation, RunId, SessionId};
+    use crate::model::id::{ProcessInstance, RunId, SessionId};
     use crate::model::run::RunState;
     use crate::model::time::Time;
     use crate::replay::world::{Registry, World};
@@ -198,7 +198,7 @@ mod tests {
     fn holding() -> (WorkerPeer, Arc<Watch>, Link) {
         let introduction = Introduction {
             caller: Caller::default(),
-            incarnation: Incarnation(1),
+            process: ProcessInstance(1),
             build: "b".to_owned(),
             workflows: Vec::new(),
             queues: Vec::new(),

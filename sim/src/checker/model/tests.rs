@@ -62,7 +62,7 @@ fn status(state: RunState, entries: u32) -> Answer {
         entries,
         wakes_at: None,
         reason: None,
-        incarnation: None,
+        process: None,
         batch: None,
     })
 }
