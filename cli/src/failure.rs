@@ -3,8 +3,8 @@
 
 use std::process::ExitCode;
 
-use stepwell::model::command::Refusal;
 use stepwell::model::id::RunId;
+use stepwell::model::request::Refusal;
 
 /// What the exit code tells: 0 done.
 pub(crate) const DONE: u8 = 0;

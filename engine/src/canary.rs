@@ -376,8 +376,8 @@ mod planted {
             "a late answer to an earlier life of a client answers no request",
         ),
         canary(
-            "a refused hello answers for commands sent before",
-            "a command that may have taken effect is not told to have taken none",
+            "a refused hello answers for requests sent before",
+            "a request that may have taken effect is not told to have taken none",
         ),
         canary(
             "requests are lost with their connection",
@@ -395,7 +395,7 @@ mod planted {
             "a discarded run stays on the list",
             "D1: the list of dead letters is the dead runs",
         ),
-        canary("a redrive given twice acts twice", "D5: a command acts once"),
+        canary("a redrive given twice acts twice", "D5: a request takes effect once"),
         canary(
             "a run of an unknown workflow dies at once",
             "a workflow that nobody knows is waited for",

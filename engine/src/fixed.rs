@@ -21,7 +21,6 @@ use crate::keys::{
 };
 use crate::model::batch::{self, BatchCounts, BatchNo, Span};
 use crate::model::chain;
-use crate::model::command::{Caller, Refusal, StartRun};
 use crate::model::dead::{ActKind, UNKNOWN_WORKFLOW, WORKER_LOST};
 use crate::model::entry::{
     AttemptFailed, CancelRequested, Cancelled, Completed, Died, Discarded, Entry, FunctionEnd,
@@ -29,10 +28,11 @@ use crate::model::entry::{
 };
 use crate::model::failure::{Failure, FailureKind, ONCE, PANIC, PAYLOAD, TIME_LIMIT};
 use crate::model::id::{
-    CommandId, LeaseNo, Namespace, OnceKey, ProcessInstance, RunId, RunNo, StepNo, Token,
+    LeaseNo, Namespace, OnceKey, ProcessInstance, RequestId, RunId, RunNo, StepNo, Token,
 };
 use crate::model::payload::Payload;
 use crate::model::queue::{QueueSettings, RateLimit};
+use crate::model::request::{Caller, Refusal, StartRun};
 use crate::model::retry::Retry;
 use crate::model::run::{Outcome, RunState};
 use crate::model::schedule::{CronTimes, EveryTimes, Overlap, ScheduleSpec, ScheduleState, When};
@@ -118,7 +118,7 @@ fn caller() -> Caller {
     Caller {
         namespace: SPACE,
         principal: "ann".into(),
-        command: CommandId(14),
+        request_id: RequestId(14),
         traceparent: Some("t".into()),
     }
 }
@@ -245,7 +245,7 @@ fn records(lines: &mut Lines) {
             run: Some(RunId(15)),
             subject: "s".into(),
             detail: "d".into(),
-            command: CommandId(14),
+            request_id: RequestId(14),
         },
     );
     lines.record("unique key", UniqueRecord { run: RUN, id: RunId(15), until: at });
@@ -266,7 +266,7 @@ fn records(lines: &mut Lines) {
     );
     lines.record("follow-up", FollowUpRecord { caller: caller(), run: start() });
     lines.record("mark of expiries", ExpiryMark { at });
-    lines.record("applied request", OrderRecord { number: 13, command: CommandId(14) });
+    lines.record("applied request", OrderRecord { number: 13, request_id: RequestId(14) });
     lines.record(
         "schedule",
         ScheduleRecord { namespace: SPACE, spec: schedule(), set_at: at, set_by: "ann".into() },
@@ -294,7 +294,7 @@ fn records(lines: &mut Lines) {
 }
 
 fn entries() -> Vec<(&'static str, Entry)> {
-    let (at, command, number) = (Time(5), CommandId(14), StepNo(37));
+    let (at, request_id, number) = (Time(5), RequestId(14), StepNo(37));
     let (process, build) = (ProcessInstance(19), || "b".to_owned());
     let principal = || "ann".to_owned();
     let place = || Place { name: "charge".into(), at: "order.rs:41".into(), version: 2 };
@@ -317,7 +317,7 @@ fn entries() -> Vec<(&'static str, Entry)> {
                 queue: run.queue,
                 priority: run.priority,
                 principal: principal(),
-                command,
+                request_id,
                 traceparent: Some("t".into()),
                 input: run.input,
                 not_before: Some(Time(39)),
@@ -380,14 +380,23 @@ fn entries() -> Vec<(&'static str, Entry)> {
         ("cancelled", Cancelled { at }.into()),
         (
             "redriven",
-            Redriven { at, principal: principal(), command, from: 43, rejoins: true }.into(),
+            Redriven { at, principal: principal(), request_id, from: 43, rejoins: true }.into(),
         ),
         (
             "input edited",
-            InputEdited { at, principal: principal(), command, input: input(), died_at: Time(44) }
-                .into(),
+            InputEdited {
+                at,
+                principal: principal(),
+                request_id,
+                input: input(),
+                died_at: Time(44),
+            }
+            .into(),
         ),
-        ("discarded", Discarded { at, principal: principal(), command, reason: "r".into() }.into()),
+        (
+            "discarded",
+            Discarded { at, principal: principal(), request_id, reason: "r".into() }.into(),
+        ),
     ]
 }
 
@@ -409,7 +418,7 @@ fn names(lines: &mut Lines) {
     lines.section("ids, derived names and hashes");
     lines.text("run id", RunId(1));
     lines.text("process instance", ProcessInstance(1));
-    lines.text("request id", CommandId(1));
+    lines.text("request id", RequestId(1));
     lines.text("memo key", OnceKey(1));
     lines.text("run of a name", RunId::of_name(SPACE, "order-17"));
     lines.text("memo key of a name", OnceKey::of(SPACE, "rate"));

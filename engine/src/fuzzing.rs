@@ -283,15 +283,15 @@ mod tests {
 #[cfg(test)]
 mod seeds {
     use super::*;
-    use crate::model::command::{Caller, NoSuchRun, StartRun};
     use crate::model::entry::{
         AttemptFailed, Completed, Place, Started, StepCompleted, TimerArmed,
     };
     use crate::model::failure::Failure;
     use crate::model::id::{
-        CommandId, LeaseNo, OnceKey, ProcessInstance, SessionId, StepNo, Token,
+        LeaseNo, OnceKey, ProcessInstance, RequestId, SessionId, StepNo, Token,
     };
     use crate::model::payload::Payload;
+    use crate::model::request::{Caller, NoSuchRun, StartRun};
     use crate::model::retry::Retry;
     use crate::model::run::RunState;
     use crate::model::unique::{Unique, UniqueKey};
@@ -304,7 +304,7 @@ mod seeds {
     const TOKEN: Token = Token { store: 7, epoch: 2, lease: LeaseNo(9) };
 
     fn caller() -> Caller {
-        Caller { principal: "ann".into(), command: CommandId(3), ..Caller::default() }
+        Caller { principal: "ann".into(), request_id: RequestId(3), ..Caller::default() }
     }
 
     fn place() -> Place {
@@ -389,17 +389,17 @@ mod seeds {
                 once: vec![number],
             }
             .into(),
-            Start { request: 1, caller: caller(), runs: vec![run] }.into(),
-            Cancel { request: 2, caller: caller(), id: RunId(5), reason: "no".into() }.into(),
-            RefusedReply { request: 2, reason: NoSuchRun { id: RunId(5) }.into() }.into(),
+            Start { call_number: 1, caller: caller(), runs: vec![run] }.into(),
+            Cancel { call_number: 2, caller: caller(), id: RunId(5), reason: "no".into() }.into(),
+            RefusedReply { call_number: 2, reason: NoSuchRun { id: RunId(5) }.into() }.into(),
             StartTogether {
-                request: 3,
+                call_number: 3,
                 caller: caller(),
                 runs: vec![again.clone(), again.clone()],
             }
             .into(),
             StartBatch {
-                request: 4,
+                call_number: 4,
                 caller: caller(),
                 name: "b".into(),
                 runs: vec![again.clone()],
@@ -407,7 +407,7 @@ mod seeds {
                 seal: true,
             }
             .into(),
-            AskBatch { request: 5, caller: caller(), name: "b".into() }.into(),
+            AskBatch { call_number: 5, caller: caller(), name: "b".into() }.into(),
             AskOnce {
                 run: run_no,
                 token: TOKEN,
@@ -432,7 +432,7 @@ mod seeds {
             queue: "q".into(),
             priority: 5,
             principal: "ann".into(),
-            command: CommandId(3),
+            request_id: RequestId(3),
             traceparent: None,
             input: Payload::default(),
             not_before: Some(Time(5)),

@@ -107,12 +107,12 @@ pub mod wire;
 pub mod workflow;
 
 pub use model::batch::{BatchEnded, BatchSummary};
-pub use model::command::Refusal;
 pub use model::failure::Failure;
 pub use model::id::RunId;
 pub use model::limits::Limits;
 pub use model::payload::Payload;
 pub use model::queue::{QueueChange, QueueSettings, QueueSummary, RateLimit};
+pub use model::request::Refusal;
 pub use model::retry::Retry;
 pub use model::run::{Outcome, RunState};
 pub use model::schedule::Overlap;

@@ -8,8 +8,8 @@ use jiff::{Timestamp, ToSpan};
 use proptest::prelude::*;
 use stepwell::Time;
 use stepwell::model::calendar::Calendar;
-use stepwell::model::command::Refusal;
 use stepwell::model::payload::Payload;
+use stepwell::model::request::Refusal;
 use stepwell::model::schedule::{CronTimes, EveryTimes, Overlap, ScheduleSpec, When};
 
 const ZONES: [&str; 4] = [

@@ -18,7 +18,7 @@ use stepwell::model::calendar::Calendar;
 use stepwell::model::chain;
 use stepwell::model::dead::Superseded;
 use stepwell::model::entry::{Entry, Started};
-use stepwell::model::id::{CommandId, Namespace, RunId, RunNo, StepNo, Token};
+use stepwell::model::id::{Namespace, RequestId, RunId, RunNo, StepNo, Token};
 use stepwell::model::payload::Payload;
 use stepwell::model::run::{Outcome, OutcomeCancelled, OutcomeCompleted, OutcomeDead, RunState};
 use stepwell::model::time::Time;
@@ -155,7 +155,7 @@ pub(crate) enum Change {
     /// How far a schedule is was written, or the schedule deleted.
     Scheduled { number: u32 },
     /// An order about a queue or a schedule was carried out.
-    Ordered { command: CommandId },
+    Ordered { request_id: RequestId },
     /// Nothing that is looked at.
     Other,
 }
@@ -466,8 +466,8 @@ impl Durable {
             Family::Expiry | Family::FollowUp => Change::Other,
             Family::Order => {
                 let value = value.ok_or("an order was deleted")?;
-                let command = OrderRecord::of_bytes(value).map_err(bad)?.command;
-                Change::Ordered { command }
+                let request_id = OrderRecord::of_bytes(value).map_err(bad)?.request_id;
+                Change::Ordered { request_id }
             }
             Family::Schedule => {
                 let number = keys::number_of(key).ok_or_else(short)?;

@@ -52,9 +52,9 @@ pub struct Frame {
     /// The step it is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<u32>,
-    /// The number of the client's request.
+    /// The client's call number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub request: Option<u64>,
+    pub call_number: Option<u64>,
     /// What else it says.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub text: String,

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use stepwell::ClientError;
-use stepwell::model::command::Refusal;
 use stepwell::model::dead::ActKind;
-use stepwell::model::id::{CommandId, Namespace, RunId, RunNo};
+use stepwell::model::id::{Namespace, RequestId, RunId, RunNo};
 use stepwell::model::payload::Payload;
+use stepwell::model::request::Refusal;
 use stepwell::model::run::{Outcome, RunSummary, Stats};
 use stepwell::model::time::Time;
 
@@ -67,7 +67,7 @@ pub(crate) enum Asked {
     /// Where it is.
     Status,
     /// To do something with a dead letter.
-    Act { command: CommandId, deed: Deed },
+    Act { request_id: RequestId, deed: Deed },
 }
 
 /// What is done with a dead letter.

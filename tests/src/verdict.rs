@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use stepwell::model::command::{ListRuns, Refusal};
 use stepwell::model::entry::Entry;
 use stepwell::model::payload::Payload;
+use stepwell::model::request::{ListRuns, Refusal};
 use stepwell::{Client, ClientError, Engine, Outcome, RunId, RunState};
 
 use crate::workflow::{self, World};

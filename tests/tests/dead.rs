@@ -229,16 +229,16 @@ async fn a_dead_letter_is_edited_redriven_and_audited() {
     let shop = Shop::open().await;
     let client = shop.client();
     let (id, _) = shop.dies("fails", "edited", text("terminal")).await;
-    let command = client.new_command();
+    let request_id = client.new_request_id();
     client.edit_input(id, text("well")).await.unwrap();
-    client.redrive_as(command, id).await.unwrap();
+    client.redrive_as(request_id, id).await.unwrap();
     let Outcome::OutcomeCompleted(_) = client.outcome(id, true).await.unwrap() else {
         panic!("it completes with the other input");
     };
     let bodies = (shop.first.load(Ordering::SeqCst), shop.second.load(Ordering::SeqCst));
     assert_eq!(bodies, (1, 2));
-    // The same command again, after the run has ended another way: it has acted.
-    client.redrive_as(command, id).await.unwrap();
+    // The same request again, after the run has ended another way: it has acted.
+    client.redrive_as(request_id, id).await.unwrap();
     let refused = client.redrive(id).await;
     assert!(matches!(refused, Err(ClientError::Refused(Refusal::NotDead(_)))), "{refused:?}");
     let (acts, _) = client.acts(Some(id), None, 10).await.unwrap();

@@ -33,7 +33,7 @@ async fn fill(address: &str, lives: u128) -> (Vec<u64>, String) {
         match message {
             Message::StartReply(reply) => {
                 assert!(reason.is_empty(), "acknowledged after it had stopped: {reply:?}");
-                acknowledged.push(reply.request);
+                acknowledged.push(reply.call_number);
                 client.send(&[next(sent)]).await;
                 sent += 1;
             }

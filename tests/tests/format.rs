@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
-use stepwell::model::command::ListRuns;
 use stepwell::model::dead::DeadFilter;
 use stepwell::model::entry::Entry;
+use stepwell::model::request::ListRuns;
 use stepwell::runtime::env::{Clock, Env};
 use stepwell::{Client, Engine, EngineOptions, Outcome, RunState, Time, days};
 use stepwell_storage::{FjallStore, Options};

@@ -60,10 +60,10 @@ async fn garbage_closes_its_own_connection_with_a_reason_and_no_other() {
     known.send_raw(&[0xff; 4]).await;
     assert!(known.closed_with().await.contains("does not speak this protocol"));
 
-    bystander.send(&[AskStats { request: 7 }.into()]).await;
+    bystander.send(&[AskStats { call_number: 7 }.into()]).await;
     let answer = bystander.next().await;
     assert!(
-        matches!(&answer, Some(Message::StatsReply(reply)) if reply.request == 7),
+        matches!(&answer, Some(Message::StatsReply(reply)) if reply.call_number == 7),
         "{answer:?}"
     );
     assert_eq!(run.outcome().await.unwrap(), "both done");

@@ -1,7 +1,7 @@
 //! Names are of a namespace: what is called the same in another one is something else.
 
-use stepwell::model::command::ListRuns;
 use stepwell::model::id::Namespace;
+use stepwell::model::request::ListRuns;
 use stepwell::{
     BatchEnded, Client, ClientError, Ctx, Engine, Failure, Refusal, Unique, Workflow, secs,
 };

@@ -3,8 +3,8 @@
 
 use bytes::BytesMut;
 use serde::Serialize;
-use stepwell::model::command::{Caller, StartRun};
-use stepwell::model::id::{CommandId, ProcessInstance};
+use stepwell::model::id::{ProcessInstance, RequestId};
+use stepwell::model::request::{Caller, StartRun};
 use stepwell::wire::frame::{self, FRAME_BYTES_MAX};
 use stepwell::wire::message::{
     Hello, Message, PROTOCOL, QueueSlots, Start, Welcome, WorkflowOffer,
@@ -89,7 +89,7 @@ pub(crate) fn hello(number: u128) -> Hello {
     let principal = "by hand".to_owned();
     Hello {
         protocol: PROTOCOL,
-        caller: Caller { principal, command: CommandId(number), ..Caller::default() },
+        caller: Caller { principal, request_id: RequestId(number), ..Caller::default() },
         credentials: None,
         process: ProcessInstance(number),
         build: "by hand".to_owned(),
@@ -111,7 +111,12 @@ pub(crate) fn worker_hello(number: u128, workflow: &str, slots: u32) -> Hello {
 }
 
 /// A request to start one run.
-pub(crate) fn start(request: u64, workflow: &str, id: RunId, input: &impl Serialize) -> Message {
+pub(crate) fn start(
+    call_number: u64,
+    workflow: &str,
+    id: RunId,
+    input: &impl Serialize,
+) -> Message {
     let run = StartRun {
         id,
         name: None,
@@ -124,6 +129,6 @@ pub(crate) fn start(request: u64, workflow: &str, id: RunId, input: &impl Serial
         tags: Vec::new(),
         unique: None,
     };
-    let caller = Caller { command: CommandId(id.0), ..Caller::default() };
-    Start { request, caller, runs: vec![run] }.into()
+    let caller = Caller { request_id: RequestId(id.0), ..Caller::default() };
+    Start { call_number, caller, runs: vec![run] }.into()
 }

@@ -1,6 +1,6 @@
 //! How the engine says no: by type, with the figures in it, and without any effect.
 
-use stepwell::model::command::{IdTaken, ListRuns, PayloadTooLarge};
+use stepwell::model::request::{IdTaken, ListRuns, PayloadTooLarge};
 use stepwell::wire::message::{Hello, PROTOCOL};
 use stepwell::{Client, ClientError, Refusal, RunState};
 use stepwell_tests::order::EngineOrder;

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use futures_util::future::join_all;
-use stepwell::model::command::{NotAllStarted, TooMany};
 use stepwell::model::entry::Entry;
+use stepwell::model::request::{NotAllStarted, TooMany};
 use stepwell::{
     BatchEnded, BatchPolicy, Client, ClientError, Ctx, Engine, Failure, Item, Refusal, Retry,
     RunError, RunState, Unique, Worker, Workflow, hours, millis, secs,

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use stepwell::model::command::Refusal;
 use stepwell::model::entry::{Entry, Place};
 use stepwell::model::id::StepNo;
+use stepwell::model::request::Refusal;
 use stepwell::wire::message::{Dispatch, Held, Hello, Message, StepCompletedReport};
 use stepwell::{
     Client, Ctx, EngineOptions, Failure, Payload, RunId, Worker, WorkerHandle, Workflow, millis,

@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::FuturesUnordered;
 use serde::{Deserialize, Serialize};
-use stepwell::model::command::Refusal;
+use stepwell::model::request::Refusal;
 use stepwell::{Client, Run};
 
 use super::figures::percentile;

@@ -45,7 +45,7 @@ pub(crate) async fn mend(stage: Stage, order: Order) -> Result<DeadLetter, Comma
     let input = Payload::of(&order)
         .map_err(|e| CommandError::fault("an order does not become a payload").caused_by(&e))?;
     // Commands of their own: however often they arrive, they act once.
-    let (edit, redrive) = (stage.client.new_command(), stage.client.new_command());
+    let (edit, redrive) = (stage.client.new_request_id(), stage.client.new_request_id());
     let id = letter.id;
     stage
         .insist(|client| {

@@ -67,7 +67,7 @@ pub(crate) mod tests {
     use super::*;
     use stepwell::Payload;
     use stepwell::model::entry::{Place, Started, StepCompleted, TimerArmed, TimerFired};
-    use stepwell::model::id::{CommandId, Namespace, RunId, StepNo};
+    use stepwell::model::id::{Namespace, RequestId, RunId, StepNo};
 
     pub(crate) fn started(at: u64, priority: u8) -> Entry {
         Started {
@@ -80,7 +80,7 @@ pub(crate) mod tests {
             queue: "orders".into(),
             priority,
             principal: String::new(),
-            command: CommandId(1),
+            request_id: RequestId(1),
             traceparent: None,
             input: Payload::of(&()).unwrap(),
             not_before: None,

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use stepwell::model::command::ListRuns;
 use stepwell::model::limits::PAGE_ROWS_MAX;
+use stepwell::model::request::ListRuns;
 use stepwell::model::run::RunState;
 use stepwell::model::schedule::{ScheduleInfo, ScheduleSpec};
 use stepwell::{Ctx, Failure, Overlap, Time, Workflow};

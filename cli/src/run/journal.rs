@@ -175,7 +175,7 @@ fn entry_json(index: usize, entry: &Entry) -> Value {
             "queue": e.queue,
             "priority": e.priority,
             "principal": e.principal,
-            "command": e.command.to_string(),
+            "request_id": e.request_id.to_string(),
             "traceparent": e.traceparent,
             "not_before": e.not_before.map(|t| t.to_string()),
             "input": payload_json(&e.input),
@@ -208,17 +208,17 @@ fn entry_json(index: usize, entry: &Entry) -> Value {
         }),
         Entry::Redriven(e) => json!({
             "principal": e.principal,
-            "command": e.command.to_string(),
+            "request_id": e.request_id.to_string(),
             "from": e.from,
         }),
         Entry::InputEdited(e) => json!({
             "principal": e.principal,
-            "command": e.command.to_string(),
+            "request_id": e.request_id.to_string(),
             "input": payload_json(&e.input),
         }),
         Entry::Discarded(e) => json!({
             "principal": e.principal,
-            "command": e.command.to_string(),
+            "request_id": e.request_id.to_string(),
             "reason": e.reason,
         }),
     };

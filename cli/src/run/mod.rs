@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use stepwell::model::command::ListRuns;
 use stepwell::model::id::RunId;
 use stepwell::model::payload::Payload;
+use stepwell::model::request::ListRuns;
 use stepwell::model::run::{Outcome, RunState, RunSummary};
 use stepwell::{Client, Unique};
 

@@ -12,9 +12,9 @@ use super::Core;
 use super::output::{Output, Read};
 use crate::canary::canary;
 use crate::keys::{self, ActRecord, Record};
-use crate::model::command::Caller;
 use crate::model::dead::ActKind;
 use crate::model::id::RunId;
+use crate::model::request::Caller;
 use crate::model::time::Time;
 
 /// Acts looked at in one transition.
@@ -68,7 +68,7 @@ impl Core {
             run,
             subject,
             detail,
-            command: caller.command,
+            request_id: caller.request_id,
         };
         let at = self.now();
         if at < self.acts.cursor {

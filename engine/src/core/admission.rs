@@ -23,10 +23,10 @@ use super::output::{Note, Output};
 use super::start::{check_name, check_name_length, check_range};
 use crate::canary::canary;
 use crate::keys::{self, PoolRecord, QueueRecord, Record};
-use crate::model::command::{BadRate, Caller, NoSuchQueue, Refusal};
 use crate::model::id::SessionId;
 use crate::model::limits::{NAME_BYTES_MAX, QUEUE_BURST_MAX, QUEUES_MAX};
 use crate::model::queue::{QueueChange, QueueSettings, RateLimit};
+use crate::model::request::{BadRate, Caller, NoSuchQueue, Refusal};
 use crate::model::run::RunState;
 use crate::model::time::Time;
 use crate::wire::message::{DoneReply, RefusedReply, SetQueue};
@@ -254,7 +254,7 @@ impl Admission {
 impl Core {
     /// Sets something on a queue, at once for what is decided from now on.
     pub(super) fn set_queue(&mut self, session: SessionId, ask: SetQueue, out: &mut Output) {
-        let request = ask.request;
+        let call_number = ask.call_number;
         let done = match self.was_ordered(&ask.caller) {
             true => Ok(()),
             false if canary!("an order is acknowledged and has no effect") => Ok(()),
@@ -263,9 +263,9 @@ impl Core {
         match done {
             Ok(()) => {
                 self.remember_order(&ask.caller, out);
-                out.send(session, DoneReply { request });
+                out.send(session, DoneReply { call_number });
             }
-            Err(reason) => out.send(session, RefusedReply { request, reason }),
+            Err(reason) => out.send(session, RefusedReply { call_number, reason }),
         }
     }
 

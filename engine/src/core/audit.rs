@@ -21,7 +21,7 @@ use crate::model::batch::BatchCounts;
 use crate::model::chain::CHAIN_BYTES;
 use crate::model::dead::{ActKind, Superseded};
 use crate::model::entry::{Entry, StepCompleted};
-use crate::model::id::{CommandId, OnceKey, RunId, RunNo, StepNo};
+use crate::model::id::{OnceKey, RequestId, RunId, RunNo, StepNo};
 use crate::model::queue::QueueSummary;
 use crate::model::run::{Outcome, RunState};
 use crate::model::time::Time;
@@ -47,8 +47,8 @@ pub(super) struct Facts {
     dead: BTreeMap<(Time, RunNo), DeadRecord>,
     queues: BTreeMap<u32, QueueRecord>,
     pools: BTreeMap<u32, PoolRecord>,
-    /// How often each command of an operator is recorded as an act.
-    acts: BTreeMap<CommandId, u32>,
+    /// How often each request of an operator is recorded as an act.
+    acts: BTreeMap<RequestId, u32>,
     unique: BTreeMap<Bytes, UniqueRecord>,
     /// The first results of what is done once, and until when rows of them expire.
     once: BTreeMap<KeyPlace, OnceRecord>,
@@ -107,7 +107,7 @@ impl Facts {
         for (_, value) in rows(store, Space::Lasting, Family::Act) {
             let act: ActRecord = record(&value);
             if act.kind != ActKind::Resume {
-                *facts.acts.entry(act.command).or_default() += 1;
+                *facts.acts.entry(act.request_id).or_default() += 1;
             }
         }
         for (key, value) in rows(store, Space::Lasting, Family::Unique) {
@@ -446,15 +446,15 @@ impl RunFacts {
     }
 
     /// D5, and each act of the journal is recorded once, while acts are kept.
-    fn check_acts(&self, acts: &BTreeMap<CommandId, u32>, now: Time, retention: Duration) {
+    fn check_acts(&self, acts: &BTreeMap<RequestId, u32>, now: Time, retention: Duration) {
         let mut seen = BTreeMap::new();
         for entry in &self.entries {
-            let Some(command) = entry.act() else { continue };
-            let twice = seen.insert(command, ()).is_some();
-            assert!(!twice, "D5: {command} acted twice on {}", self.run.no);
+            let Some(request_id) = entry.act() else { continue };
+            let twice = seen.insert(request_id, ()).is_some();
+            assert!(!twice, "D5: {request_id} acted twice on {}", self.run.no);
             if entry.at().after(retention) > now {
-                let recorded = acts.get(&command).copied().unwrap_or(0);
-                assert!(recorded >= 1, "{command} on {} is an act", self.run.no);
+                let recorded = acts.get(&request_id).copied().unwrap_or(0);
+                assert!(recorded >= 1, "{request_id} on {} is an act", self.run.no);
             }
         }
     }

@@ -35,13 +35,13 @@ use crate::keys::expiry::{Expires, Expiry};
 use crate::model::batch::{
     BatchCounts, BatchNo, BatchSummary, Span, batch_hash, ended_payload, follow_up_id,
 };
-use crate::model::command::{
-    BatchSealed, Damaged, NoSuchBatch, NotUnderstood, OtherFollowUp, PayloadTooLarge, Refusal,
-    StartRun,
-};
 use crate::model::id::{Namespace, RunId, RunNo, SessionId};
 use crate::model::limits::{BATCH_RUNS_MAX, BATCHES_OPEN_MAX, FOLLOW_UP_BYTES_MAX, NAME_BYTES_MAX};
 use crate::model::payload::CODEC_MESSAGEPACK;
+use crate::model::request::{
+    BatchSealed, Damaged, NoSuchBatch, NotUnderstood, OtherFollowUp, PayloadTooLarge, Refusal,
+    StartRun,
+};
 use crate::wire::message::{AskBatch, BatchReply, RefusedReply, StartAnswer, StartBatch};
 
 /// A batch's name, in its namespace.
@@ -127,8 +127,8 @@ fn summary(record: &BatchRecord) -> BatchSummary {
 impl Core {
     pub(super) fn start_batch(&mut self, session: SessionId, start: StartBatch, out: &mut Output) {
         if let Err(reason) = self.check_batch(&start) {
-            let request = start.request;
-            return out.send(session, RefusedReply { request, reason });
+            let call_number = start.call_number;
+            return out.send(session, RefusedReply { call_number, reason });
         }
         let place = (start.caller.namespace, batch_hash(&start.name));
         self.with_batch(place, Asked::Start(session, Box::new(start)), out);
@@ -195,14 +195,15 @@ impl Core {
                 (Ok(Some(record)), asked) => self.serve_ended(record, asked, out),
                 (Ok(None), Asked::Start(session, start)) => self.open_batch(session, *start, out),
                 (Ok(None), Asked::Show(session, ask)) => {
-                    let (request, reason) = (ask.request, NoSuchBatch { name: ask.name }.into());
-                    out.send(session, RefusedReply { request, reason });
+                    let (call_number, reason) =
+                        (ask.call_number, NoSuchBatch { name: ask.name }.into());
+                    out.send(session, RefusedReply { call_number, reason });
                 }
                 (Err(what), Asked::Start(session, start)) => {
-                    refuse_damaged(session, start.request, what, out);
+                    refuse_damaged(session, start.call_number, what, out);
                 }
                 (Err(what), Asked::Show(session, ask)) => {
-                    refuse_damaged(session, ask.request, what, out);
+                    refuse_damaged(session, ask.call_number, what, out);
                 }
             }
         }
@@ -215,7 +216,11 @@ impl Core {
         match asked {
             Asked::Show(session, ask) => out.send(
                 session,
-                BatchReply { request: ask.request, batch: summary(&open.record), runs: Vec::new() },
+                BatchReply {
+                    call_number: ask.call_number,
+                    batch: summary(&open.record),
+                    runs: Vec::new(),
+                },
             ),
             Asked::Start(session, start) => self.add_to_batch(no, session, *start, out),
         }
@@ -226,7 +231,11 @@ impl Core {
         match asked {
             Asked::Show(session, ask) => out.send(
                 session,
-                BatchReply { request: ask.request, batch: summary(record), runs: Vec::new() },
+                BatchReply {
+                    call_number: ask.call_number,
+                    batch: summary(record),
+                    runs: Vec::new(),
+                },
             ),
             Asked::Start(session, start) => {
                 let ended = Some(Box::new(record.clone()));
@@ -237,14 +246,14 @@ impl Core {
 
     fn open_batch(&mut self, session: SessionId, start: StartBatch, out: &mut Output) {
         if self.batches.open.len() >= BATCHES_OPEN_MAX {
-            let reason = crate::model::command::OutOfRange {
+            let reason = crate::model::request::OutOfRange {
                 what: "the number of open batches".to_owned(),
                 value: self.batches.open.len() as u64 + 1,
                 max: BATCHES_OPEN_MAX as u64,
             }
             .into();
-            let request = start.request;
-            return out.send(session, RefusedReply { request, reason });
+            let call_number = start.call_number;
+            return out.send(session, RefusedReply { call_number, reason });
         }
         let no = BatchNo(self.tally.next_sequence);
         self.tally.next_sequence += 1;
@@ -277,8 +286,8 @@ impl Core {
         out: &mut Output,
     ) {
         if let Err(reason) = self.set_follow_up(no, &start, out) {
-            let request = start.request;
-            return out.send(session, RefusedReply { request, reason });
+            let call_number = start.call_number;
+            return out.send(session, RefusedReply { call_number, reason });
         }
         self.begin_batch_call(no, None, session, start, out);
     }
@@ -329,10 +338,10 @@ impl Core {
         start: StartBatch,
         out: &mut Output,
     ) {
-        let StartBatch { request, caller, name, runs, seal, .. } = start;
+        let StartBatch { call_number, caller, name, runs, seal, .. } = start;
         let call = BatchCall { no, name, seal, ended };
         let kind = CallKind::Batch(call);
-        let number = self.begin_call(session, request, caller, runs.len(), kind);
+        let number = self.begin_call(session, call_number, caller, runs.len(), kind);
         match runs.is_empty() {
             true => self.conclude(number, out),
             false => self.look_up_all(number, runs, out),
@@ -431,16 +440,16 @@ impl Core {
             Some(open) => Some(&open.record),
             None => ended.as_ref().or(batch.ended.as_deref()),
         };
-        let (session, request) = (call.session, call.request);
+        let (session, call_number) = (call.session, call.call_number);
         match record {
             Some(record) => {
                 let batch = summary(record);
-                out.send(session, BatchReply { request, batch, runs });
+                out.send(session, BatchReply { call_number, batch, runs });
             }
             // It ended while the call was under way: another call had sealed it.
             None => {
                 let reason = BatchSealed { name: batch.name }.into();
-                out.send(session, RefusedReply { request, reason });
+                out.send(session, RefusedReply { call_number, reason });
             }
         }
     }
@@ -492,7 +501,7 @@ impl Core {
     }
 }
 
-fn refuse_damaged(session: SessionId, request: u64, what: &str, out: &mut Output) {
+fn refuse_damaged(session: SessionId, call_number: u64, what: &str, out: &mut Output) {
     let reason = Damaged { id: None, what: what.to_owned() }.into();
-    out.send(session, RefusedReply { request, reason });
+    out.send(session, RefusedReply { call_number, reason });
 }

@@ -8,9 +8,9 @@ use stepwell_storage::{Store, block_on};
 use super::output::Effect;
 use super::stage::Stage;
 use super::{Input, Settings};
-use crate::model::command::{Caller, Refusal, StartRun};
 use crate::model::id::{ProcessInstance, RunId, RunNo, SessionId, StepNo, Token};
 use crate::model::payload::Payload;
+use crate::model::request::{Caller, Refusal, StartRun};
 use crate::model::run::RunState;
 use crate::model::time::Time;
 use crate::wire::message::{
@@ -73,7 +73,7 @@ impl Crowd {
         };
         let runs = (self.started..self.started + count).map(run).collect();
         self.started += count;
-        self.hear(CLIENT, Start { request: 1, caller: Caller::default(), runs });
+        self.hear(CLIENT, Start { call_number: 1, caller: Caller::default(), runs });
         self.settle();
     }
 
@@ -166,16 +166,16 @@ fn callers_that_say_too_much_of_themselves_are_refused() {
         traceparent: Some("t".repeat(context)),
         ..Caller::default()
     };
-    let (request, id) = (7, RunId(1));
+    let (call_number, id) = (7, RunId(1));
     let reason = "r".repeat(100_000);
     for (principal, context) in [(5_000, 0), (0, 5_000)] {
         let caller = caller(principal, context);
         let runs = || vec![plain(9)];
         let messages: [Message; 4] = [
-            Resume { request, caller: caller.clone(), id }.into(),
-            Cancel { request, caller: caller.clone(), id, reason: reason.clone() }.into(),
-            Start { request, caller: caller.clone(), runs: runs() }.into(),
-            StartTogether { request, caller, runs: runs() }.into(),
+            Resume { call_number, caller: caller.clone(), id }.into(),
+            Cancel { call_number, caller: caller.clone(), id, reason: reason.clone() }.into(),
+            Start { call_number, caller: caller.clone(), runs: runs() }.into(),
+            StartTogether { call_number, caller, runs: runs() }.into(),
         ];
         for message in messages {
             crowd.sent.clear();
@@ -189,7 +189,7 @@ fn callers_that_say_too_much_of_themselves_are_refused() {
         }
     }
     let caller = caller(128, 256);
-    let cancel = Cancel { request, caller, id, reason };
+    let cancel = Cancel { call_number, caller, id, reason };
     crowd.hear(CLIENT, cancel);
     crowd.settle();
     assert_eq!(crowd.runs_in(RunState::Cancelled), 1);
@@ -371,8 +371,8 @@ fn one_call_does_not_make_more_queues_than_there_may_be() {
     crowd.stage.check_every = u64::MAX;
     crowd.start(9_999, queue);
     let together = (20_000..20_002).map(|n| StartRun { queue: queue(n), ..plain(n) });
-    let (request, caller, runs) = (2, Caller::default(), together.collect());
-    crowd.hear(CLIENT, StartTogether { request, caller, runs });
+    let (call_number, caller, runs) = (2, Caller::default(), together.collect());
+    crowd.hear(CLIENT, StartTogether { call_number, caller, runs });
     crowd.settle();
     let Some(Message::RefusedReply(refused)) = crowd.sent.last() else {
         panic!("two more are too many");

@@ -20,7 +20,7 @@
 //! - **D3** After it the retries are counted anew, the workers lost too.
 //! - **D4** A run whose function went on after it had seen the failure it ended with is not
 //!   redriven: the commands it gave since have numbers, and keys, that other commands would get.
-//! - **D5** A command of an operator acts once, however often it arrives.
+//! - **D5** An operator's request takes effect once, however often it arrives.
 
 use stepwell_storage::Space;
 
@@ -29,13 +29,13 @@ use super::output::{Note, Output};
 use super::run::{Run, RunImage};
 use crate::canary::canary;
 use crate::keys::{self, DeadRecord, Record};
-use crate::model::command::{BadInput, Caller, NotDead, PayloadTooLarge, Refusal, WentOn};
 use crate::model::dead::{ActKind, WORKER_LOST};
 use crate::model::entry::{Died, Discarded, Entry, FunctionEnd, InputEdited, Redriven};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::id::{ProcessInstance, SessionId};
 use crate::model::limits::{ACTS_PER_RUN_MAX, REASON_BYTES_MAX};
 use crate::model::payload::{CODEC_MESSAGEPACK, Payload};
+use crate::model::request::{BadInput, Caller, NotDead, PayloadTooLarge, Refusal, WentOn};
 use crate::model::run::RunState;
 use crate::model::time::Time;
 use crate::wire::message::{Discard, DoneReply, EditInput, Redrive, RefusedReply};
@@ -64,7 +64,7 @@ pub(super) enum Deed {
 #[derive(Debug)]
 pub(super) struct Order {
     pub(super) session: SessionId,
-    pub(super) request: u64,
+    pub(super) call_number: u64,
     pub(super) caller: Caller,
     pub(super) deed: Deed,
 }
@@ -73,7 +73,7 @@ impl From<EditInput> for Order {
     fn from(ask: EditInput) -> Self {
         Self {
             session: SessionId(0),
-            request: ask.request,
+            call_number: ask.call_number,
             caller: ask.caller,
             deed: Deed::Edit(ask.input),
         }
@@ -84,7 +84,7 @@ impl From<Redrive> for Order {
     fn from(ask: Redrive) -> Self {
         Self {
             session: SessionId(0),
-            request: ask.request,
+            call_number: ask.call_number,
             caller: ask.caller,
             deed: Deed::Redrive,
         }
@@ -95,7 +95,7 @@ impl From<Discard> for Order {
     fn from(ask: Discard) -> Self {
         Self {
             session: SessionId(0),
-            request: ask.request,
+            call_number: ask.call_number,
             caller: ask.caller,
             deed: Deed::Discard(cut(ask.reason)),
         }
@@ -146,7 +146,9 @@ impl Core {
         let namespace = order.caller.namespace;
         match self.check_order(&order) {
             Ok(()) => self.ask(namespace, id, super::load::Want::Order(order), out),
-            Err(reason) => out.send(session, RefusedReply { request: order.request, reason }),
+            Err(reason) => {
+                out.send(session, RefusedReply { call_number: order.call_number, reason })
+            }
         }
     }
 
@@ -170,25 +172,25 @@ impl Core {
 
     /// The answer to an order about a run that is no dead letter.
     pub(super) fn no_dead_letter(run: &Run, state: RunState, order: &Order, out: &mut Output) {
-        let (session, request) = (order.session, order.request);
-        if run.acts.contains(&order.caller.command) {
-            return out.send(session, DoneReply { request }); // D5
+        let (session, call_number) = (order.session, order.call_number);
+        if run.acts.contains(&order.caller.request_id) {
+            return out.send(session, DoneReply { call_number }); // D5
         }
         let reason = NotDead { id: run.id, state }.into();
-        out.send(session, RefusedReply { request, reason });
+        out.send(session, RefusedReply { call_number, reason });
     }
 
     /// Does what is wanted with a dead letter, unless it has been done.
     pub(super) fn follow_order(&mut self, image: RunImage, order: Order, out: &mut Output) {
         let mut run = image.run;
-        let (session, request) = (order.session, order.request);
-        let done = run.acts.contains(&order.caller.command)
+        let (session, call_number) = (order.session, order.call_number);
+        let done = run.acts.contains(&order.caller.request_id)
             && !(canary!("a redrive given twice acts twice")
                 && matches!(order.deed, Deed::Redrive));
         if !done && let Err(reason) = self.carry_out(&mut run, order, out) {
-            return out.send(session, RefusedReply { request, reason });
+            return out.send(session, RefusedReply { call_number, reason });
         }
-        out.send(session, DoneReply { request });
+        out.send(session, DoneReply { call_number });
     }
 
     fn carry_out(&mut self, run: &mut Run, order: Order, out: &mut Output) -> Result<(), Refusal> {
@@ -235,11 +237,11 @@ fn entry_of(
     rejoins: bool,
     caller: &Caller,
 ) -> Result<(ActKind, Entry, String), Refusal> {
-    let (principal, command) = (caller.principal.clone(), caller.command);
+    let (principal, request_id) = (caller.principal.clone(), caller.request_id);
     Ok(match deed {
         Deed::Edit(input) => {
             let detail = format!("{} bytes", input.len());
-            let entry = InputEdited { at, principal, command, input, died_at };
+            let entry = InputEdited { at, principal, request_id, input, died_at };
             (ActKind::Edit, entry.into(), detail)
         }
         Deed::Redrive => {
@@ -248,11 +250,11 @@ fn entry_of(
             if canary!("a redrive resets nothing") {
                 from = run.next;
             }
-            let entry = Redriven { at, principal, command, from, rejoins };
+            let entry = Redriven { at, principal, request_id, from, rejoins };
             (ActKind::Redrive, entry.into(), String::new())
         }
         Deed::Discard(reason) => {
-            let entry = Discarded { at, principal, command, reason: reason.clone() };
+            let entry = Discarded { at, principal, request_id, reason: reason.clone() };
             (ActKind::Discard, entry.into(), reason)
         }
     })

@@ -16,16 +16,16 @@ use super::output::Effect;
 use super::run::RunFold;
 use super::stage::Stage;
 use super::{Input, OpenRefused, Settings};
-use crate::model::command::{Caller, StartRun};
 use crate::model::dead::Superseded;
 use crate::model::entry::{Entry, FunctionEnd, Place};
 use crate::model::failure::Failure;
 use crate::model::id::{
-    CommandId, Namespace, OnceKey, ProcessInstance, RunId, RunNo, SessionId, StepNo, Token,
+    Namespace, OnceKey, ProcessInstance, RequestId, RunId, RunNo, SessionId, StepNo, Token,
 };
 use crate::model::limits::Limits;
 use crate::model::payload::Payload;
 use crate::model::queue::{QueueChange, RateLimit};
+use crate::model::request::{Caller, StartRun};
 use crate::model::retry::Retry;
 use crate::model::run::{Outcome, RunState};
 use crate::model::time::Time;
@@ -171,16 +171,16 @@ fn caller() -> Caller {
 }
 
 /// Who gives an order about a queue or a schedule; some are copies of older ones.
-fn orders(request: u64) -> Caller {
-    match request % 8 {
-        0 => Caller { command: CommandId(u128::from(request / 16)), ..caller() },
-        _ => orders_anew(request),
+fn orders(call_number: u64) -> Caller {
+    match call_number % 8 {
+        0 => Caller { request_id: RequestId(u128::from(call_number / 16)), ..caller() },
+        _ => orders_anew(call_number),
     }
 }
 
 /// Who gives an order that nobody gave before.
-fn orders_anew(request: u64) -> Caller {
-    Caller { command: CommandId(1_000 + u128::from(request)), ..caller() }
+fn orders_anew(call_number: u64) -> Caller {
+    Caller { request_id: RequestId(1_000 + u128::from(call_number)), ..caller() }
 }
 
 impl Drill {
@@ -694,7 +694,9 @@ impl Drill {
         if how % 16 >= 13 {
             return self.start_batch(id, how, runs);
         }
-        self.request(run_id(id), |request| Start { request, caller: caller(), runs }.into());
+        self.request(run_id(id), |call_number| {
+            Start { call_number, caller: caller(), runs }.into()
+        });
     }
 
     /// All or nothing, with a second run.
@@ -709,8 +711,8 @@ impl Drill {
             unique: unique(other, id),
             ..StartRun::default()
         });
-        self.request(run_id(id), |request| {
-            StartTogether { request, caller: caller(), runs }.into()
+        self.request(run_id(id), |call_number| {
+            StartTogether { call_number, caller: caller(), runs }.into()
         });
     }
 
@@ -724,9 +726,9 @@ impl Drill {
         };
         let name = format!("b{}", self.next_request / 16);
         let (seal, follows) = (how & 32 == 0, how & 64 == 0);
-        self.request(run_id(id), |request| {
+        self.request(run_id(id), |call_number| {
             StartBatch {
-                request,
+                call_number,
                 caller: caller(),
                 name,
                 runs,
@@ -738,13 +740,13 @@ impl Drill {
     }
 
     fn cancel(&mut self, id: u8) {
-        let ask = |request| Cancel {
-            request,
+        let ask = |call_number| Cancel {
+            call_number,
             caller: caller(),
             id: run_id(id),
             reason: "no longer".to_owned(),
         };
-        self.request(run_id(id), |request| ask(request).into());
+        self.request(run_id(id), |call_number| ask(call_number).into());
     }
 
     /// Somebody wants something of a run; while it is being read, time passes.
@@ -783,8 +785,8 @@ impl Drill {
 
     fn change_queue(&mut self, queue: usize, change: QueueChange, who: fn(u64) -> Caller) {
         let queue = QUEUES[queue % QUEUES.len()].to_owned();
-        self.request(RunId(0), |request| {
-            SetQueue { request, caller: who(request), queue, change }.into()
+        self.request(RunId(0), |call_number| {
+            SetQueue { call_number, caller: who(call_number), queue, change }.into()
         });
     }
 
@@ -792,13 +794,13 @@ impl Drill {
     fn ask_queues(&mut self, how: u8) {
         self.look(false);
         let queue = how.is_multiple_of(4).then(|| QUEUES[usize::from(how / 4) % 2].to_owned());
-        self.request(RunId(0), |request| AskQueues { request, queue }.into());
+        self.request(RunId(0), |call_number| AskQueues { call_number, queue }.into());
         self.look(false);
     }
 
     fn resume(&mut self, id: u8) {
-        self.request(run_id(id), |request| {
-            Resume { request, caller: caller(), id: run_id(id) }.into()
+        self.request(run_id(id), |call_number| {
+            Resume { call_number, caller: caller(), id: run_id(id) }.into()
         });
     }
 
@@ -806,27 +808,29 @@ impl Drill {
     fn act(&mut self, id: u8, what: u8, how: u8) {
         let id = run_id(id);
         let new = self.next_request + 1;
-        let command = if how.is_multiple_of(4) { u64::from(how) } else { 1_000 + new };
-        let caller = Caller { command: CommandId(u128::from(command)), ..caller() };
-        self.request(id, |request| match what % 8 {
-            0 => Discard { request, caller, id, reason: "of no use".to_owned() }.into(),
+        let request_id = if how.is_multiple_of(4) { u64::from(how) } else { 1_000 + new };
+        let caller = Caller { request_id: RequestId(u128::from(request_id)), ..caller() };
+        self.request(id, |call_number| match what % 8 {
+            0 => Discard { call_number, caller, id, reason: "of no use".to_owned() }.into(),
             1 | 2 => EditInput {
-                request,
+                call_number,
                 caller,
                 id,
                 input: Payload(vec![1; 1 + usize::from(how) * 30].into()),
             }
             .into(),
-            _ => Redrive { request, caller, id }.into(),
+            _ => Redrive { call_number, caller, id }.into(),
         });
     }
 
     fn ask(&mut self, id: u8, how: u8) {
         let (id, wait) = (run_id(id), !how.is_multiple_of(4));
         match how % 5 {
-            0 => self.request(id, |request| AskStatus { request, caller: caller(), id }.into()),
-            _ => self
-                .request(id, |request| AskOutcome { request, caller: caller(), id, wait }.into()),
+            0 => self
+                .request(id, |call_number| AskStatus { call_number, caller: caller(), id }.into()),
+            _ => self.request(id, |call_number| {
+                AskOutcome { call_number, caller: caller(), id, wait }.into()
+            }),
         }
     }
 
@@ -843,7 +847,7 @@ impl Drill {
                 }
             }
             Message::OutcomeReply(reply) => {
-                let Some(id) = self.asked.get(&reply.request).copied() else {
+                let Some(id) = self.asked.get(&reply.call_number).copied() else {
                     return;
                 };
                 if !matches!(reply.outcome, Outcome::OutcomePending(_)) {
@@ -928,7 +932,9 @@ impl Drill {
                 let stopped: Vec<RunId> =
                     facts.stopped.keys().map(|no| facts.runs[no].run.id).collect();
                 for id in stopped {
-                    self.request(id, |request| Resume { request, caller: caller(), id }.into());
+                    self.request(id, |call_number| {
+                        Resume { call_number, caller: caller(), id }.into()
+                    });
                 }
             }
         }

@@ -13,9 +13,9 @@ use super::lane::WINDOW_LOW;
 use super::load::Want;
 use super::output::{Note, Output};
 use super::{Core, Session};
-use crate::model::command::NoSuchQueue;
 use crate::model::id::SessionId;
 use crate::model::queue::QueueSummary;
+use crate::model::request::NoSuchQueue;
 use crate::model::run::RunState;
 use crate::model::time::Time;
 use crate::wire::message::{AskQueues, QueuesReply, RefusedReply};
@@ -60,12 +60,12 @@ impl Core {
             if !self.sessions.contains_key(&asked.session) {
                 continue;
             }
-            let request = asked.ask.request;
+            let call_number = asked.ask.call_number;
             let numbers = match self.queues_asked(&asked.ask) {
                 Ok(numbers) => numbers,
                 Err(reason) => {
                     let reason = reason.into();
-                    out.send(asked.session, RefusedReply { request, reason });
+                    out.send(asked.session, RefusedReply { call_number, reason });
                     continue;
                 }
             };
@@ -75,7 +75,7 @@ impl Core {
             }
             let queues = numbers.iter().map(|(name, no)| self.gauges(name, *no));
             let queues = queues.collect();
-            out.send(asked.session, QueuesReply { request, queues });
+            out.send(asked.session, QueuesReply { call_number, queues });
         }
     }
 

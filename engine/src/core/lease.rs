@@ -15,9 +15,9 @@ use super::queue::{DEATHS_MAX, QueuedItem};
 use super::run::{Run, RunImage};
 use crate::canary::canary;
 use crate::keys::{self, LeaseRecord, Record};
-use crate::model::command::{Refusal, StaleToken};
 use crate::model::entry::TimerFired;
 use crate::model::id::{RunNo, SessionId, Token};
+use crate::model::request::{Refusal, StaleToken};
 use crate::model::run::RunState;
 use crate::wire::message::{Held, Revoked, TurnEnded};
 

@@ -14,8 +14,8 @@ use super::run::{Run, RunImage};
 use super::schedule::{Look, Starting};
 use super::unique;
 use crate::canary::canary;
-use crate::model::command::{Caller, Damaged, NoSuchRun, Refusal, StartRun};
 use crate::model::id::{Namespace, ProcessInstance, RunId, RunNo, SessionId};
+use crate::model::request::{Caller, Damaged, NoSuchRun, Refusal, StartRun};
 use crate::model::run::{Outcome, OutcomePending, RunState, RunSummary};
 use crate::model::time::Time;
 use crate::wire::message::{
@@ -51,22 +51,22 @@ pub(super) enum Want {
     },
     Outcome {
         session: SessionId,
-        request: u64,
+        call_number: u64,
         wait: bool,
     },
     Status {
         session: SessionId,
-        request: u64,
+        call_number: u64,
     },
     Cancel {
         session: SessionId,
-        request: u64,
+        call_number: u64,
         caller: Caller,
         reason: String,
     },
     Resume {
         session: SessionId,
-        request: u64,
+        call_number: u64,
         caller: Caller,
     },
     /// To be leased to a session that has a slot reserved.
@@ -99,29 +99,29 @@ pub(super) enum Want {
 
 impl Want {
     pub(super) fn outcome(session: SessionId, ask: &AskOutcome) -> Self {
-        Self::Outcome { session, request: ask.request, wait: ask.wait }
+        Self::Outcome { session, call_number: ask.call_number, wait: ask.wait }
     }
 
     pub(super) fn status(session: SessionId, ask: &AskStatus) -> Self {
-        Self::Status { session, request: ask.request }
+        Self::Status { session, call_number: ask.call_number }
     }
 
     pub(super) fn cancel(session: SessionId, ask: &Cancel) -> Self {
         let (caller, reason) = (ask.caller.clone(), super::dead::cut(ask.reason.clone()));
-        Self::Cancel { session, request: ask.request, caller, reason }
+        Self::Cancel { session, call_number: ask.call_number, caller, reason }
     }
 
     pub(super) fn resume(session: SessionId, ask: &Resume) -> Self {
-        Self::Resume { session, request: ask.request, caller: ask.caller.clone() }
+        Self::Resume { session, call_number: ask.call_number, caller: ask.caller.clone() }
     }
 
     fn asker(&self) -> Option<(SessionId, u64)> {
         match self {
-            Self::Outcome { session, request, .. }
-            | Self::Status { session, request }
-            | Self::Cancel { session, request, .. }
-            | Self::Resume { session, request, .. } => Some((*session, *request)),
-            Self::Order(order) => Some((order.session, order.request)),
+            Self::Outcome { session, call_number, .. }
+            | Self::Status { session, call_number }
+            | Self::Cancel { session, call_number, .. }
+            | Self::Resume { session, call_number, .. } => Some((*session, *call_number)),
+            Self::Order(order) => Some((order.session, order.call_number)),
             _ => None,
         }
     }
@@ -225,8 +225,8 @@ impl Core {
     }
 
     fn refuse(&mut self, want: &Want, reason: impl Into<Refusal>, out: &mut Output) {
-        if let Some((session, request)) = want.asker() {
-            out.send(session, RefusedReply { request, reason: reason.into() });
+        if let Some((session, call_number)) = want.asker() {
+            out.send(session, RefusedReply { call_number, reason: reason.into() });
         }
     }
 
@@ -350,8 +350,8 @@ impl Core {
         match want {
             Want::Return { death } => self.return_run(no, death, out),
             Want::ContinueLease { session, held } => self.continue_lease(no, session, &held, out),
-            Want::Cancel { session, request, caller, reason } => {
-                self.cancel_leased(no, Some((session, request)), caller, reason, out);
+            Want::Cancel { session, call_number, caller, reason } => {
+                self.cancel_leased(no, Some((session, call_number)), caller, reason, out);
             }
             Want::Look(look) => {
                 if look.stops {
@@ -388,8 +388,8 @@ impl Core {
         self.touch(image.run.no);
         match want {
             Want::Lease { session, item } => self.lease_loaded(image, session, item, out),
-            Want::Cancel { session, request, caller, reason } => {
-                self.cancel_waiting(image, Some((session, request)), caller, reason, out);
+            Want::Cancel { session, call_number, caller, reason } => {
+                self.cancel_waiting(image, Some((session, call_number)), caller, reason, out);
             }
             Want::Look(look) => {
                 let goes = image.run.ended.is_none();
@@ -406,12 +406,12 @@ impl Core {
             Want::Order(order) if image.run.is_dead_letter() => {
                 self.follow_order(image, order, out);
             }
-            Want::Resume { session, request, caller } if image.stopped.is_some() => {
+            Want::Resume { session, call_number, caller } if image.stopped.is_some() => {
                 self.record_resume(&image.run, &caller, out);
-                self.resume_stopped(image, Some((session, request)), out);
+                self.resume_stopped(image, Some((session, call_number)), out);
             }
-            Want::Resume { session, request, caller } if self.avoids_builds(&image) => {
-                self.avoid_nothing(&image.run, (session, request), &caller, out);
+            Want::Resume { session, call_number, caller } if self.avoids_builds(&image) => {
+                self.avoid_nothing(&image.run, (session, call_number), &caller, out);
             }
             Want::TryBuild if image.stopped.is_some() => self.try_build(image, out),
             Want::Return { .. } | Want::ContinueLease { .. } => {} // it is not leased any more
@@ -471,35 +471,35 @@ impl Core {
                 let answer = Self::same_start(&run, &asked);
                 self.answer_start(start, at, run.id, answer.map(|()| false), out);
             }
-            Want::Status { session, request } => {
-                out.send(session, StatusReply { request, run: summary })
+            Want::Status { session, call_number } => {
+                out.send(session, StatusReply { call_number, run: summary })
             }
-            Want::Outcome { session, request, wait } => match run.ended {
-                Some(outcome) => out.send(session, OutcomeReply { request, outcome }),
-                None if wait => self.wait_for_end(run.no, session, request),
+            Want::Outcome { session, call_number, wait } => match run.ended {
+                Some(outcome) => out.send(session, OutcomeReply { call_number, outcome }),
+                None if wait => self.wait_for_end(run.no, session, call_number),
                 None => {
                     let outcome: Outcome = OutcomePending { state: summary.state }.into();
-                    out.send(session, OutcomeReply { request, outcome });
+                    out.send(session, OutcomeReply { call_number, outcome });
                 }
             },
             Want::Order(order) => Self::no_dead_letter(&run, summary.state, &order, out),
-            Want::Resume { session, request, .. } => {
+            Want::Resume { session, call_number, .. } => {
                 let reason =
-                    crate::model::command::NotResumable { id: run.id, state: summary.state };
-                out.send(session, RefusedReply { request, reason: reason.into() });
+                    crate::model::request::NotResumable { id: run.id, state: summary.state };
+                out.send(session, RefusedReply { call_number, reason: reason.into() });
             }
             _ => {}
         }
     }
 
-    fn wait_for_end(&mut self, no: RunNo, session: SessionId, request: u64) {
+    fn wait_for_end(&mut self, no: RunNo, session: SessionId, call_number: u64) {
         let Some(waiter) = self.sessions.get_mut(&session) else {
             return;
         };
         waiter.waits.insert(no);
         let waiting = self.waiters.entry(no).or_default();
-        if !waiting.contains(&(session, request)) {
-            waiting.push((session, request));
+        if !waiting.contains(&(session, call_number)) {
+            waiting.push((session, call_number));
         }
     }
 
@@ -514,10 +514,10 @@ impl Core {
         } else {
             self.waiters.remove(&run.no)
         };
-        for (session, request) in waiters.unwrap_or_default() {
+        for (session, call_number) in waiters.unwrap_or_default() {
             if let Some(waiter) = self.sessions.get_mut(&session) {
                 waiter.waits.remove(&run.no);
-                out.send(session, OutcomeReply { request, outcome: outcome.clone() });
+                out.send(session, OutcomeReply { call_number, outcome: outcome.clone() });
             }
         }
     }

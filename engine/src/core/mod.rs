@@ -68,7 +68,7 @@ mod queue;
 mod retention;
 pub mod run;
 mod schedule;
-mod schedule_command;
+mod schedule_request;
 mod session;
 #[cfg(any(test, feature = "inspect"))]
 mod stage;
@@ -562,11 +562,11 @@ impl Core {
             }
             Message::Cancel(ask) => {
                 let want = Want::cancel(session, &ask);
-                self.act_on_run(session, ask.request, &ask.caller, (ask.id, want), out);
+                self.act_on_run(session, ask.call_number, &ask.caller, (ask.id, want), out);
             }
             Message::Resume(ask) => {
                 let want = Want::resume(session, &ask);
-                self.act_on_run(session, ask.request, &ask.caller, (ask.id, want), out);
+                self.act_on_run(session, ask.call_number, &ask.caller, (ask.id, want), out);
             }
             Message::AskQueues(ask) => self.ask_queues(session, ask),
             Message::SetQueue(ask) => self.set_queue(session, ask, out),

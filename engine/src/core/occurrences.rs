@@ -12,11 +12,11 @@ use super::{Input, OpenRefused, Settings};
 use crate::keys::{Family, journal};
 use crate::model::calendar::Calendar;
 use crate::model::chain::CHAIN_BYTES;
-use crate::model::command::{Caller, Refusal};
 use crate::model::entry::{Entry, Started};
 use crate::model::failure::Failure;
-use crate::model::id::{CommandId, Namespace, ProcessInstance, RunId, RunNo, SessionId, Token};
+use crate::model::id::{Namespace, ProcessInstance, RequestId, RunId, RunNo, SessionId, Token};
 use crate::model::payload::Payload;
+use crate::model::request::{Caller, Refusal};
 use crate::model::schedule::{
     CronTimes, EveryTimes, Overlap, ScheduleInfo, ScheduleSpec, When, nominal_text,
 };
@@ -37,8 +37,8 @@ const NEW_YEAR: Time = Time(20_454 * DAY);
 
 struct Desk {
     stage: Stage,
-    /// The command of the next order; zero names none.
-    command: u128,
+    /// The request id of the next order; zero names none.
+    request_id: u128,
     heard: Vec<Message>,
     notes: Vec<Note>,
     /// Runs whose start is durable, by name, and when they were started.
@@ -83,7 +83,7 @@ impl Desk {
     fn new(wall: Time) -> Self {
         let mut desk = Self {
             stage: Stage::new(Settings::default(), wall),
-            command: 0,
+            request_id: 0,
             heard: Vec::new(),
             notes: Vec::new(),
             runs: BTreeMap::new(),
@@ -113,9 +113,9 @@ impl Desk {
         self.stage.handle(Input::Received { session: CLIENT, message: message.into() });
     }
 
-    /// Who gives the next order: a command of its own, if the test names one.
+    /// Who gives the next order: a request id of its own, if the test names one.
     fn orders(&self) -> Caller {
-        Caller { command: CommandId(self.command), ..caller() }
+        Caller { request_id: RequestId(self.request_id), ..caller() }
     }
 
     /// Says something and hears the answer.
@@ -128,39 +128,39 @@ impl Desk {
     }
 
     fn set(&mut self, spec: ScheduleSpec) -> ScheduleReply {
-        let (request, caller, spec) = (1, self.orders(), Box::new(spec));
-        match self.ask(SetSchedule { request, caller, spec }) {
+        let (call_number, caller, spec) = (1, self.orders(), Box::new(spec));
+        match self.ask(SetSchedule { call_number, caller, spec }) {
             Message::ScheduleReply(reply) => reply,
             other => panic!("{other:?}"),
         }
     }
 
     fn show(&mut self, name: &str) -> ScheduleInfo {
-        let (request, caller, name) = (1, caller(), name.to_owned());
-        match self.ask(AskOccurrences { request, caller, name, count: 0 }) {
+        let (call_number, caller, name) = (1, caller(), name.to_owned());
+        match self.ask(AskOccurrences { call_number, caller, name, count: 0 }) {
             Message::ScheduleReply(reply) => *reply.schedule,
             other => panic!("{other:?}"),
         }
     }
 
     fn pause(&mut self, name: &str) -> Message {
-        let (request, caller, name) = (1, self.orders(), name.to_owned());
-        self.ask(PauseSchedule { request, caller, name })
+        let (call_number, caller, name) = (1, self.orders(), name.to_owned());
+        self.ask(PauseSchedule { call_number, caller, name })
     }
 
     fn resume(&mut self, name: &str) -> Message {
-        let (request, caller, name) = (1, self.orders(), name.to_owned());
-        self.ask(ResumeSchedule { request, caller, name })
+        let (call_number, caller, name) = (1, self.orders(), name.to_owned());
+        self.ask(ResumeSchedule { call_number, caller, name })
     }
 
     fn remove(&mut self, name: &str) -> Message {
-        let (request, caller, name) = (1, self.orders(), name.to_owned());
-        self.ask(RemoveSchedule { request, caller, name })
+        let (call_number, caller, name) = (1, self.orders(), name.to_owned());
+        self.ask(RemoveSchedule { call_number, caller, name })
     }
 
     fn backfill(&mut self, name: &str, from: Time, to: Time) -> Result<BackfillReply, Refusal> {
-        let (request, caller, name) = (1, self.orders(), name.to_owned());
-        match self.ask(Backfill { request, caller, name, from, to, limit: u32::MAX }) {
+        let (call_number, caller, name) = (1, self.orders(), name.to_owned());
+        match self.ask(Backfill { call_number, caller, name, from, to, limit: u32::MAX }) {
             Message::BackfillReply(reply) => Ok(reply),
             Message::RefusedReply(refused) => Err(refused.reason),
             other => panic!("{other:?}"),
@@ -170,8 +170,8 @@ impl Desk {
     /// A run that no worker ever held ends with a cancel.
     fn end(&mut self, name: &str) {
         let id = RunId::of_name(Namespace::default(), name);
-        let (request, caller, reason) = (1, caller(), String::new());
-        let answer = self.ask(Cancel { request, caller, id, reason });
+        let (call_number, caller, reason) = (1, caller(), String::new());
+        let answer = self.ask(Cancel { call_number, caller, id, reason });
         assert!(matches!(answer, Message::DoneReply(_)), "{answer:?}");
     }
 
@@ -591,8 +591,8 @@ impl Desk {
 
     fn redrive(&mut self, name: &str) {
         let id = RunId::of_name(Namespace::default(), name);
-        let (request, caller) = (1, self.orders());
-        let answer = self.ask(Redrive { request, caller, id });
+        let (call_number, caller) = (1, self.orders());
+        let answer = self.ask(Redrive { call_number, caller, id });
         assert!(matches!(answer, Message::DoneReply(_)), "{answer:?}");
     }
 }
@@ -622,8 +622,8 @@ fn the_last_run_of_a_schedule_goes_on_when_it_is_redriven() {
     assert_eq!(names(&desk), ["01:00Z", "02:00Z", "03:00Z"]);
     desk.hello();
     let id = RunId::of_name(Namespace::default(), first);
-    let (request, caller) = (1, caller());
-    let status = desk.ask(AskStatus { request, caller, id });
+    let (call_number, caller) = (1, caller());
+    let status = desk.ask(AskStatus { call_number, caller, id });
     let Message::StatusReply(status) = status else {
         panic!("{status:?}");
     };
@@ -641,7 +641,7 @@ fn a_run_that_is_redriven_while_the_next_one_is_looked_up_hinders_it() {
     let first = RunId::of_name(Namespace::default(), "schedule/s/2026-01-01T00:01:00Z");
     desk.stage.pass(Duration::from_millis(MINUTE - 500));
     desk.hear(Heartbeat { beat: 0 });
-    desk.hear(Redrive { request: 1, caller: caller(), id: first });
+    desk.hear(Redrive { call_number: 1, caller: caller(), id: first });
     desk.flush();
     desk.stage.handle(Input::Ticked);
     desk.flush();
@@ -662,14 +662,14 @@ fn a_run_that_is_redriven_while_the_next_one_is_looked_up_hinders_it() {
 fn a_late_copy_of_an_order_undoes_nothing() {
     let mut desk = Desk::new(NEW_YEAR);
     let (daily, hourly) = (every(DAY, NEW_YEAR), every(HOUR, NEW_YEAR));
-    let set = |desk: &mut Desk, command, when: &When| {
-        desk.command = command;
+    let set = |desk: &mut Desk, request_id, when: &When| {
+        desk.request_id = request_id;
         desk.set(spec("s", when.clone(), Overlap::Skip))
     };
     assert!(set(&mut desk, 1, &daily).changed);
-    desk.command = 2;
+    desk.request_id = 2;
     desk.pause("s");
-    desk.command = 3;
+    desk.request_id = 3;
     desk.resume("s");
     assert!(set(&mut desk, 4, &hourly).changed);
     for restarts in [false, true] {
@@ -677,7 +677,7 @@ fn a_late_copy_of_an_order_undoes_nothing() {
             desk.restart(0);
             desk.hello();
         }
-        desk.command = 2;
+        desk.request_id = 2;
         let Message::ScheduleReply(again) = desk.pause("s") else {
             panic!("the schedule as it is");
         };
@@ -688,27 +688,27 @@ fn a_late_copy_of_an_order_undoes_nothing() {
 
     desk.pass_until(Time(NEW_YEAR.0 + HOUR + MINUTE));
     desk.hello();
-    desk.command = 5;
+    desk.request_id = 5;
     let day = (Time(NEW_YEAR.0 - DAY), NEW_YEAR);
     let filled = desk.backfill("s", day.0, day.1).unwrap();
     assert_eq!((filled.started, filled.existed), (24, 0));
     set(&mut desk, 6, &every(MINUTE, NEW_YEAR));
-    desk.command = 5;
+    desk.request_id = 5;
     let filled = desk.backfill("s", day.0, day.1).unwrap();
     assert_eq!((filled.started, filled.existed), (0, 100));
 
-    desk.command = 7;
+    desk.request_id = 7;
     desk.remove("s");
-    desk.command = 1;
+    desk.request_id = 1;
     let spec = Box::new(spec("s", daily, Overlap::Skip));
-    let (request, caller) = (1, desk.orders());
-    let again = desk.ask(SetSchedule { request, caller, spec });
+    let (call_number, caller) = (1, desk.orders());
+    let again = desk.ask(SetSchedule { call_number, caller, spec });
     let gone = |answer: &Message| matches!(answer, Message::RefusedReply(refused) if matches!(refused.reason, Refusal::NoSuchSchedule(_)));
     assert!(gone(&again), "{again:?}");
-    desk.command = 7;
+    desk.request_id = 7;
     let again = desk.remove("s");
     assert!(matches!(again, Message::DoneReply(_)), "{again:?}");
-    desk.command = 8;
+    desk.request_id = 8;
     let other = desk.remove("s");
     assert!(gone(&other), "{other:?}");
 }
@@ -742,8 +742,8 @@ fn a_schedule_that_cannot_be_is_refused_with_what_to_do() {
     let mut refused = |change: &dyn Fn(&mut ScheduleSpec)| {
         let mut spec = spec("s", every(MINUTE, NEW_YEAR), Overlap::Skip);
         change(&mut spec);
-        let (request, caller, spec) = (1, caller(), Box::new(spec));
-        match desk.ask(SetSchedule { request, caller, spec }) {
+        let (call_number, caller, spec) = (1, caller(), Box::new(spec));
+        match desk.ask(SetSchedule { call_number, caller, spec }) {
             Message::RefusedReply(refused) => refused.reason.to_string(),
             other => panic!("{other:?}"),
         }

@@ -64,10 +64,10 @@ use crate::canary::canary;
 use crate::keys::Record;
 use crate::keys::expiry::{self, Expires, Expiry};
 use crate::keys::once::{self, OnceRecord};
-use crate::model::command::{Damaged, Refusal};
 use crate::model::entry::{Entry, Place, StepCompleted};
 use crate::model::id::{RunNo, SessionId, StepNo, Token};
 use crate::model::payload::Payload;
+use crate::model::request::{Damaged, Refusal};
 use crate::model::time::Time;
 use crate::wire::message::{
     AskOnce, OnceGranted, OnceReturned, ReportRefused, StepCompletedReport,

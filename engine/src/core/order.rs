@@ -1,4 +1,4 @@
-//! Orders about queues and schedules: a command acts once, however often it arrives.
+//! Orders about queues and schedules: a request takes effect once, however often it arrives.
 //!
 //! What is done with a run is remembered in its journal. A queue and a schedule have none, and a
 //! schedule may be gone when a copy of an old order about it comes: by itself after a lost
@@ -16,7 +16,7 @@
 //! - **N2** What an order changes and that it was carried out is written in one batch.
 //!
 //! An order that was refused changed nothing and is not remembered. One that never arrived acts
-//! when it does, however late. A caller whose command is zero has named none, and each of its
+//! when it does, however late. A caller whose request id is zero has named none, and each of its
 //! orders is a new one.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -28,17 +28,17 @@ use super::output::Output;
 use crate::canary::canary;
 use crate::keys::Record;
 use crate::keys::order::{OrderRecord, order};
-use crate::model::command::Caller;
-use crate::model::id::CommandId;
+use crate::model::id::RequestId;
 use crate::model::limits::ORDERS_KEPT;
+use crate::model::request::Caller;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Orders {
     next: u64,
     /// From the oldest to the newest.
-    kept: VecDeque<CommandId>,
-    known: BTreeSet<CommandId>,
+    kept: VecDeque<RequestId>,
+    known: BTreeSet<RequestId>,
 }
 
 impl Orders {
@@ -47,14 +47,14 @@ impl Orders {
         let mut orders = Self::default();
         for row in rows {
             orders.next = row.number + 1;
-            orders.keep(row.command);
+            orders.keep(row.request_id);
         }
         orders
     }
 
-    fn keep(&mut self, command: CommandId) {
-        self.kept.push_back(command);
-        self.known.insert(command);
+    fn keep(&mut self, request_id: RequestId) {
+        self.kept.push_back(request_id);
+        self.known.insert(request_id);
         if self.kept.len() as u64 > ORDERS_KEPT
             && let Some(oldest) = self.kept.pop_front()
         {
@@ -66,20 +66,20 @@ impl Orders {
 impl Core {
     /// Whether this order was carried out before (N1).
     pub(super) fn was_ordered(&self, caller: &Caller) -> bool {
-        self.orders.known.contains(&caller.command)
+        self.orders.known.contains(&caller.request_id)
             && !canary!("a late copy of an order acts again")
     }
 
     /// An order is carried out. Call it in the transition that does it (N2).
     pub(super) fn remember_order(&mut self, caller: &Caller, out: &mut Output) {
-        let command = caller.command;
-        if command == CommandId::default() || self.was_ordered(caller) {
+        let request_id = caller.request_id;
+        if request_id == RequestId::default() || self.was_ordered(caller) {
             return;
         }
         let number = self.orders.next;
         self.orders.next += 1;
-        self.orders.keep(command);
-        let record = OrderRecord { number, command };
+        self.orders.keep(request_id);
+        let record = OrderRecord { number, request_id };
         out.put(Space::Lasting, order(number), record.to_bytes());
     }
 }
@@ -91,17 +91,18 @@ mod tests {
     #[test]
     fn the_last_orders_are_known_and_older_ones_are_not() {
         let rows = |from: u64| {
-            let row = |number| OrderRecord { number, command: CommandId(u128::from(number) + 1) };
+            let row =
+                |number| OrderRecord { number, request_id: RequestId(u128::from(number) + 1) };
             (from..from + ORDERS_KEPT).map(row).collect::<Vec<_>>()
         };
         let mut rows = rows(100);
         rows.rotate_left(50); // as they lie in the ring
         let mut orders = Orders::restore(rows);
         assert_eq!(orders.next, 100 + ORDERS_KEPT);
-        assert!(orders.known.contains(&CommandId(101)));
-        orders.keep(CommandId(1));
-        assert!(!orders.known.contains(&CommandId(101)));
-        assert!(orders.known.contains(&CommandId(102)));
+        assert!(orders.known.contains(&RequestId(101)));
+        orders.keep(RequestId(1));
+        assert!(!orders.known.contains(&RequestId(101)));
+        assert!(orders.known.contains(&RequestId(102)));
         assert_eq!(orders.kept.len(), orders.known.len());
     }
 }

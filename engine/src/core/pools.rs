@@ -6,10 +6,10 @@ use bytes::Bytes;
 
 use super::crowds::{CLIENT, Crowd, slots};
 use crate::keys::journal;
-use crate::model::command::{Caller, StartRun};
 use crate::model::id::{ProcessInstance, RunNo, SessionId};
 use crate::model::payload::Payload;
 use crate::model::queue::{QueueChange, QueueSummary, RateLimit};
+use crate::model::request::{Caller, StartRun};
 use crate::model::run::RunState;
 use crate::wire::message::{
     AskQueues, Held, Hello, Message, Offer, PROTOCOL, QueueSlots, SetQueue, TurnCompleted,
@@ -33,14 +33,14 @@ impl Crowd {
         let change = QueueChange { create: true, ..change };
         self.hear(
             CLIENT,
-            SetQueue { request: 1, caller: Caller::default(), queue: queue.to_owned(), change },
+            SetQueue { call_number: 1, caller: Caller::default(), queue: queue.to_owned(), change },
         );
         self.settle();
     }
 
     fn queue(&mut self, name: &str) -> QueueSummary {
         let queue = Some(name.to_owned());
-        self.hear(CLIENT, AskQueues { request: 1, queue });
+        self.hear(CLIENT, AskQueues { call_number: 1, queue });
         self.settle();
         match self.sent.last() {
             Some(Message::QueuesReply(reply)) => reply.queues[0].clone(),

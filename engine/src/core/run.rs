@@ -10,7 +10,7 @@ use crate::model::batch::BatchNo;
 use crate::model::chain;
 use crate::model::dead::{UNKNOWN_WORKFLOW, WORKER_LOST};
 use crate::model::entry::{Died, Entry, FunctionEnd, Started};
-use crate::model::id::{CommandId, Namespace, RunId, RunNo, StepNo};
+use crate::model::id::{Namespace, RequestId, RunId, RunNo, StepNo};
 use crate::model::payload::Payload;
 use crate::model::run::{Outcome, OutcomeCancelled, OutcomeCompleted, OutcomeDead, RunState};
 use crate::model::time::Time;
@@ -145,7 +145,7 @@ pub struct Run {
     /// Whether its input was edited.
     pub edited: bool,
     /// The commands of operators that acted on it: each acts once.
-    pub acts: Vec<CommandId>,
+    pub acts: Vec<RequestId>,
     /// Commands below this number have been told of.
     told_below: u32,
     /// The XXH3-128 hash of its input, to tell whether another start asks for the same.

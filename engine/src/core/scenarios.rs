@@ -14,9 +14,9 @@
 //! step r1 0 | fail r1 0 | timer r1 1 delay=3s                    reports, by the holder under its token
 //! once r1 0 key=k | return r1 0 | step r1 0 key=k               of a step that is done once for all runs
 //! complete r1 | failed r1 | suspend r1 seen=2 wakes=3s once=0,1 | mismatch r1 | requeue r1
-//! queue q create paused=yes concurrency=2 rate=3/1s burst=2 oldest=4    an operator sets something (command=7); queues q   asks
+//! queue q create paused=yes concurrency=2 rate=3/1s burst=2 oldest=4    an operator sets something (request=7); queues q   asks
 //! cancel r1 | resume r1 | outcome r1 wait | status r1            what clients ask
-//! redrive r1 command=7 | edit r1 input=y | discard r1           what operators do
+//! redrive r1 request=7 | edit r1 input=y | discard r1           what operators do
 //! offer a queues=q:0 | beat a | close a goodbye | wait 5s | wall +3h | crash | reopen
 //! ~read | ~answer | ~commit                                     does one read, tells one answer, syncs the disk
 //! die                                                           syncs the disk and dies before anything leaves
@@ -35,14 +35,14 @@ use super::stage::Stage;
 use super::{Input, Settings};
 use crate::keys::{self, Family, Record, journal};
 use crate::model::chain::CHAIN_BYTES;
-use crate::model::command::{Caller, Refusal, StartRun};
 use crate::model::entry::{Entry, FunctionEnd, Place};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::id::{
-    CommandId, LeaseNo, Namespace, OnceKey, ProcessInstance, RunId, RunNo, SessionId, StepNo, Token,
+    LeaseNo, Namespace, OnceKey, ProcessInstance, RequestId, RunId, RunNo, SessionId, StepNo, Token,
 };
 use crate::model::payload::Payload;
 use crate::model::queue::{QueueChange, QueueSettings, QueueSummary, RateLimit};
+use crate::model::request::{Caller, Refusal, StartRun};
 use crate::model::retry::Retry;
 use crate::model::run::{Outcome, RunState};
 use crate::model::time::Time;
@@ -342,15 +342,15 @@ impl Scene {
             "cancel" | "resume" | "outcome" | "status" => self.ask(line),
             "queue" => self.set_queue(line),
             "queues" => {
-                let (by, request) = self.client(line);
+                let (by, call_number) = self.client(line);
                 let queue = line.words.get(1).map(|name| (*name).to_owned());
-                self.hear(&by, AskQueues { request, queue });
+                self.hear(&by, AskQueues { call_number, queue });
             }
             "redrive" | "edit" | "discard" => self.order(line),
             "batch" => {
-                let (by, request) = self.client(line);
+                let (by, call_number) = self.client(line);
                 let (caller, name) = (caller(), line.word(1).to_owned());
-                let ask = AskBatch { request, caller, name };
+                let ask = AskBatch { call_number, caller, name };
                 self.hear(&by, ask);
             }
             "offer" => self.hear(line.word(1), Offer { queues: queues(line) }),
@@ -497,7 +497,7 @@ impl Scene {
     }
 
     fn start(&mut self, line: &Line<'_>) {
-        let (by, request) = self.client(line);
+        let (by, call_number) = self.client(line);
         let bytes = line.number("bytes", 0usize);
         let input = match bytes {
             0 => line.text("input", "x").as_bytes().to_vec(),
@@ -520,7 +520,7 @@ impl Scene {
         let caller = caller();
         let message: Message = match line.fields.get("batch") {
             Some(name) => StartBatch {
-                request,
+                call_number,
                 caller,
                 name: (*name).to_owned(),
                 runs,
@@ -535,14 +535,14 @@ impl Scene {
                 seal: line.has("seal"),
             }
             .into(),
-            None if line.has("together") => StartTogether { request, caller, runs }.into(),
-            None => Start { request, caller, runs }.into(),
+            None if line.has("together") => StartTogether { call_number, caller, runs }.into(),
+            None => Start { call_number, caller, runs }.into(),
         };
         self.hear(&by, message);
     }
 
     fn set_queue(&mut self, line: &Line<'_>) {
-        let (by, request) = self.client(line);
+        let (by, call_number) = self.client(line);
         let has = |field: &str| line.fields.contains_key(field).then_some(());
         let rate = line.fields.get("rate").map(|text| {
             let (count, per) = text.split_once('/').unwrap();
@@ -560,31 +560,31 @@ impl Scene {
             create: line.has("create"),
         };
         let queue = line.word(1).to_owned();
-        let caller = Caller { command: CommandId(line.number("command", 0)), ..caller() };
-        self.hear(&by, SetQueue { request, caller, queue, change });
+        let caller = Caller { request_id: RequestId(line.number("request", 0)), ..caller() };
+        self.hear(&by, SetQueue { call_number, caller, queue, change });
     }
 
     fn ask(&mut self, line: &Line<'_>) {
-        let (by, request) = self.client(line);
+        let (by, call_number) = self.client(line);
         let (id, caller) = (run_id(line.word(1)), caller());
         let message: Message = match line.word(0) {
-            "cancel" => Cancel { request, caller, id, reason: "no longer".to_owned() }.into(),
-            "resume" => Resume { request, caller, id }.into(),
-            "status" => AskStatus { request, caller, id }.into(),
-            _ => AskOutcome { request, caller, id, wait: line.has("wait") }.into(),
+            "cancel" => Cancel { call_number, caller, id, reason: "no longer".to_owned() }.into(),
+            "resume" => Resume { call_number, caller, id }.into(),
+            "status" => AskStatus { call_number, caller, id }.into(),
+            _ => AskOutcome { call_number, caller, id, wait: line.has("wait") }.into(),
         };
         self.hear(&by, message);
     }
 
     fn order(&mut self, line: &Line<'_>) {
-        let (by, request) = self.client(line);
+        let (by, call_number) = self.client(line);
         let id = run_id(line.word(1));
         let caller = Caller {
-            command: CommandId(line.number("command", u128::from(1_000 + request))),
+            request_id: RequestId(line.number("request", u128::from(1_000 + call_number))),
             ..caller()
         };
         let message: Message = match line.word(0) {
-            "redrive" => Redrive { request, caller, id }.into(),
+            "redrive" => Redrive { call_number, caller, id }.into(),
             "edit" => {
                 let mut input = match line.has("raw") {
                     true => Vec::new(),
@@ -594,9 +594,9 @@ impl Scene {
                     0 => input.extend(line.text("input", "").bytes()),
                     bytes => input.resize(bytes, 7),
                 }
-                EditInput { request, caller, id, input: Payload(input.into()) }.into()
+                EditInput { call_number, caller, id, input: Payload(input.into()) }.into()
             }
-            _ => Discard { request, caller, id, reason: "of no use".to_owned() }.into(),
+            _ => Discard { call_number, caller, id, reason: "of no use".to_owned() }.into(),
         };
         self.hear(&by, message);
     }
@@ -860,7 +860,7 @@ impl Scene {
             }
             Family::Order => {
                 let record = keys::order::OrderRecord::of_bytes(value).unwrap();
-                format!(" command={}", record.command.0)
+                format!(" request={}", record.request_id.0)
             }
             Family::FollowUp => {
                 let record = keys::batch::FollowUpRecord::of_bytes(value).unwrap();

@@ -30,8 +30,8 @@ use super::output::{Note, Output};
 use crate::canary::canary;
 use crate::keys::{self, Record, ScheduleRecord};
 use crate::model::calendar::Calendar;
-use crate::model::command::Caller;
-use crate::model::id::{CommandId, Namespace, RunNo};
+use crate::model::id::{Namespace, RequestId, RunNo};
+use crate::model::request::Caller;
 use crate::model::schedule::{Overlap, PENDING_MAX, Passed, ScheduleSpec, ScheduleState};
 use crate::model::time::Time;
 
@@ -473,7 +473,7 @@ impl Core {
         let caller = Caller {
             namespace,
             principal: "schedule".to_owned(),
-            command: CommandId(asked.id.0),
+            request_id: RequestId(asked.id.0),
             traceparent: None,
         };
         let begun = match found {

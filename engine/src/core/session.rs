@@ -19,9 +19,9 @@ use super::queue::QueuedItem;
 use super::start::{check_name, check_name_length, check_range, check_tags};
 use crate::canary::canary;
 use crate::keys::StoppedRecord;
-use crate::model::command::{NotUnderstood, Refusal, StaleToken};
 use crate::model::id::{ProcessInstance, RunNo, SessionId};
 use crate::model::limits::{NAME_BYTES_MAX, QUEUES_MAX};
+use crate::model::request::{NotUnderstood, Refusal, StaleToken};
 use crate::wire::message::{Hello, Message, PROTOCOL, QueueSlots, RefusedReply, Revoked, Welcome};
 
 /// Runs returned to their queues in one transition at most.
@@ -382,7 +382,7 @@ impl Core {
 
     pub(super) fn offer(&mut self, session: SessionId, queues: &[QueueSlots], out: &mut Output) {
         if let Err(reason) = self.check_queues(queues) {
-            return out.send(session, RefusedReply { request: 0, reason });
+            return out.send(session, RefusedReply { call_number: 0, reason });
         }
         self.set_slots(session, queues, out);
     }
@@ -515,7 +515,7 @@ impl Core {
     ) {
         let cause = format!("a {} is not something a peer may send", message.kind_name());
         let reason: Refusal = NotUnderstood { cause }.into();
-        out.send(session, RefusedReply { request: 0, reason });
+        out.send(session, RefusedReply { call_number: 0, reason });
     }
 
     /// Parked runs try again by themselves on a build that they have not failed on.

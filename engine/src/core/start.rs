@@ -17,15 +17,15 @@ use crate::canary::canary;
 use crate::keys::unique::UniqueRecord;
 use crate::keys::{self, GenerationRecord, IndexRecord, Record, TimerRecord};
 use crate::model::batch::BatchNo;
-use crate::model::command::{
-    BadName, Caller, IdTaken, NotUnderstood, OutOfRange, PayloadTooLarge, Refusal, StartRun,
-    TooMany,
-};
 use crate::model::entry::{Entry, Started};
 use crate::model::id::{RUN_NAME_BYTES_MAX, RunId, RunNo, SessionId};
 use crate::model::limits::{
     NAME_BYTES_MAX, QUEUES_MAX, START_MANY_MAX, TAG_BYTES_MAX, TAGS_MAX, TRACEPARENT_BYTES_MAX,
     UNIQUE_KEY_BYTES_MAX,
+};
+use crate::model::request::{
+    BadName, Caller, IdTaken, NotUnderstood, OutOfRange, PayloadTooLarge, Refusal, StartRun,
+    TooMany,
 };
 use crate::model::run::RunState;
 use crate::model::time::Time;
@@ -39,7 +39,7 @@ const DELAY_MAX: Duration = Duration::from_secs(10 * 366 * 86_400);
 #[derive(Debug)]
 pub(super) struct PendingStart {
     pub(super) session: SessionId,
-    pub(super) request: u64,
+    pub(super) call_number: u64,
     pub(super) caller: Caller,
     pub(super) answers: Vec<Option<StartAnswer>>,
     pub(super) left: usize,
@@ -64,24 +64,24 @@ impl Core {
     pub(super) fn act_on_run(
         &mut self,
         session: SessionId,
-        request: u64,
+        call_number: u64,
         caller: &Caller,
         (id, want): (RunId, Want),
         out: &mut Output,
     ) {
         match check_caller(caller) {
             Ok(()) => self.ask(caller.namespace, id, want, out),
-            Err(reason) => out.send(session, RefusedReply { request, reason }),
+            Err(reason) => out.send(session, RefusedReply { call_number, reason }),
         }
     }
 
     pub(super) fn start(&mut self, session: SessionId, start: Start, out: &mut Output) {
-        let Start { request, caller, runs } = start;
+        let Start { call_number, caller, runs } = start;
         let checked = check_count(runs.len(), 1).and_then(|()| check_caller(&caller));
         if let Err(reason) = checked {
-            return out.send(session, RefusedReply { request, reason });
+            return out.send(session, RefusedReply { call_number, reason });
         }
-        let number = self.begin_call(session, request, caller, runs.len(), CallKind::Each);
+        let number = self.begin_call(session, call_number, caller, runs.len(), CallKind::Each);
         self.look_up_all(number, runs, out);
     }
 
@@ -89,7 +89,7 @@ impl Core {
     pub(super) fn begin_call(
         &mut self,
         session: SessionId,
-        request: u64,
+        call_number: u64,
         caller: Caller,
         runs: usize,
         kind: CallKind,
@@ -98,7 +98,7 @@ impl Core {
         let answers = vec![None; runs];
         self.starts.insert(
             self.next_start,
-            PendingStart { session, request, caller, answers, left: runs, kind },
+            PendingStart { session, call_number, caller, answers, left: runs, kind },
         );
         self.next_start
     }
@@ -219,7 +219,7 @@ impl Core {
             queue: asked.queue,
             priority: asked.priority,
             principal: caller.principal,
-            command: caller.command,
+            request_id: caller.request_id,
             traceparent: caller.traceparent,
             input: asked.input,
             not_before,
@@ -338,12 +338,12 @@ impl Core {
             CallKind::Batch(_) => self.conclude_batch(whole, out),
             CallKind::Each => {
                 let runs = whole.answers.into_iter().flatten().collect();
-                out.send(whole.session, StartReply { request: whole.request, runs });
+                out.send(whole.session, StartReply { call_number: whole.call_number, runs });
             }
             CallKind::Page(next) => {
-                let (session, request) = (whole.session, whole.request);
+                let (session, call_number) = (whole.session, whole.call_number);
                 let runs: Vec<StartAnswer> = whole.answers.into_iter().flatten().collect();
-                let reply = BackfillReply::of(request, &runs, next);
+                let reply = BackfillReply::of(call_number, &runs, next);
                 if !matches!(reply, Message::RefusedReply(_)) {
                     self.remember_order(&whole.caller, out);
                 }

@@ -9,11 +9,11 @@ use super::output::{Note, Output};
 use super::run::Run;
 use super::stop::StopReason;
 use crate::canary::canary;
-use crate::model::command::{JournalFull, PayloadTooLarge, Refusal};
 use crate::model::entry::{AttemptFailed, Entry, Place, StepCompleted, StepFailed, TimerArmed};
 use crate::model::id::{RunNo, SessionId, Token};
 use crate::model::limits::Limits;
 use crate::model::payload::Payload;
+use crate::model::request::{JournalFull, PayloadTooLarge, Refusal};
 use crate::wire::message::{
     Appended, AttemptFailedReport, ReportRefused, StepCompletedReport, TimerRequested,
 };

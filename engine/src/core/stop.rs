@@ -13,10 +13,10 @@ use super::queue::QueuedItem;
 use super::run::{Run, RunImage};
 use crate::canary::canary;
 use crate::keys::{self, Record, StoppedRecord};
-use crate::model::command::{Caller, HasEnded, Refusal};
 use crate::model::dead::ActKind;
 use crate::model::entry::{CancelRequested, Cancelled, Entry};
 use crate::model::id::{RunNo, SessionId};
+use crate::model::request::{Caller, HasEnded, Refusal};
 use crate::model::run::RunState;
 use crate::wire::message::{DoneReply, RefusedReply, Revoked, TurnMismatched};
 
@@ -118,7 +118,7 @@ impl Core {
     pub(super) fn avoid_nothing(
         &mut self,
         run: &Run,
-        (session, request): Asker,
+        (session, call_number): Asker,
         caller: &Caller,
         out: &mut Output,
     ) {
@@ -130,7 +130,7 @@ impl Core {
         self.record_resume(run, caller, out);
         item.avoid.clear();
         self.enqueue_item(item, out);
-        out.send(session, DoneReply { request });
+        out.send(session, DoneReply { call_number });
     }
 
     pub(super) fn record_resume(&mut self, run: &Run, caller: &Caller, out: &mut Output) {
@@ -158,8 +158,8 @@ impl Core {
             item.avoid = stopped.builds.clone();
         }
         self.enqueue_item(item, out);
-        if let Some((session, request)) = asker {
-            out.send(session, DoneReply { request });
+        if let Some((session, call_number)) = asker {
+            out.send(session, DoneReply { call_number });
         }
     }
 
@@ -191,8 +191,8 @@ impl Core {
     }
 
     fn tell_done(asker: Option<Asker>, out: &mut Output) {
-        if let Some((session, request)) = asker {
-            out.send(session, DoneReply { request });
+        if let Some((session, call_number)) = asker {
+            out.send(session, DoneReply { call_number });
         }
     }
 
@@ -214,8 +214,8 @@ impl Core {
         let RunImage { mut run, stopped, sleeps } = image;
         if state.is_final() {
             let reason = HasEnded { id: run.id, state }.into();
-            if let Some((session, request)) = asker {
-                out.send(session, RefusedReply { request, reason });
+            if let Some((session, call_number)) = asker {
+                out.send(session, RefusedReply { call_number, reason });
             }
             return;
         }

@@ -24,11 +24,11 @@ use super::start::{CallKind, PendingStart, check_caller, check_count};
 use super::unique::{self, KeyPlace, Waiter};
 use crate::canary::canary;
 use crate::keys::unique::UniqueRecord;
-use crate::model::command::{
-    Caller, Damaged, NotAllStarted, Offender, Offenders, Refusal, StartRun, TooMany,
-};
 use crate::model::id::{Namespace, RunId, SessionId};
 use crate::model::limits::{TOGETHER_BYTES_MAX, TOGETHER_WRITES_MAX};
+use crate::model::request::{
+    Caller, Damaged, NotAllStarted, Offender, Offenders, Refusal, StartRun, TooMany,
+};
 use crate::model::unique::Unique;
 use crate::wire::message::{RefusedReply, StartAnswer, StartReply, StartTogether};
 
@@ -57,16 +57,16 @@ impl Core {
         start: StartTogether,
         out: &mut Output,
     ) {
-        let StartTogether { request, caller, runs } = start;
+        let StartTogether { call_number, caller, runs } = start;
         let checked = check_count(runs.len(), 1)
             .and_then(|()| check_caller(&caller))
             .and_then(|()| self.check_fits(&caller, &runs));
         if let Err(reason) = checked {
-            return out.send(session, RefusedReply { request, reason });
+            return out.send(session, RefusedReply { call_number, reason });
         }
         let namespace = caller.namespace;
         let together = CallKind::Together(Together::default());
-        let number = self.begin_call(session, request, caller, runs.len(), together);
+        let number = self.begin_call(session, call_number, caller, runs.len(), together);
         self.togethers.insert(number);
         let mut seen: BTreeMap<RunId, usize> = BTreeMap::new();
         let mut wanted = Vec::new();
@@ -252,14 +252,14 @@ impl Core {
         }
         let queues = together.free.values().map(|(run, _)| run.queue.as_str());
         let queues = self.check_new_queues(queues).err();
-        let (session, request) = (call.session, call.request);
+        let (session, call_number) = (call.session, call.call_number);
         match refusal(&call).or(queues) {
             Some(reason) if !canary!("an all-or-nothing start starts some") => {
-                out.send(session, RefusedReply { request, reason });
+                out.send(session, RefusedReply { call_number, reason });
             }
             _ => {
                 let runs = self.begin_together(call, out);
-                out.send(session, StartReply { request, runs });
+                out.send(session, StartReply { call_number, runs });
             }
         }
     }
@@ -311,7 +311,7 @@ fn same_run(first: &StartRun, other: &StartRun) -> Result<(), Refusal> {
     {
         return Ok(());
     }
-    Err(crate::model::command::IdTaken {
+    Err(crate::model::request::IdTaken {
         id: other.id,
         differs: "start in the same call".to_owned(),
         existing: format!("`{}`", first.workflow),

@@ -34,8 +34,8 @@ use crate::canary::canary;
 use crate::keys::Record;
 use crate::keys::expiry::{self, Expires, Expiry};
 use crate::keys::unique::{self, UniqueRecord};
-use crate::model::command::{Damaged, StartRun};
 use crate::model::id::{Namespace, RunId, RunNo};
+use crate::model::request::{Damaged, StartRun};
 use crate::model::time::Time;
 use crate::model::unique::{Unique, UniqueKey};
 

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Family, KeyBuilder, Record};
 use crate::model::batch::{BatchCounts, BatchNo, Span};
-use crate::model::command::{Caller, StartRun};
 use crate::model::id::{Namespace, RunId};
+use crate::model::request::{Caller, StartRun};
 use crate::model::time::Time;
 
 /// A batch: exact at every commit.

@@ -45,7 +45,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::model::dead::ActKind;
-use crate::model::id::{CommandId, Namespace, ProcessInstance, RunId, RunNo, Token};
+use crate::model::id::{Namespace, ProcessInstance, RequestId, RunId, RunNo, Token};
 use crate::model::queue::QueueSettings;
 use crate::model::run::RunState;
 use crate::model::schedule::ScheduleSpec;
@@ -423,8 +423,8 @@ records! {
         subject: String,
         /// Why, or what it was done with.
         detail: String,
-        /// The command that did it.
-        command: CommandId,
+        /// The id of the request that did it.
+        request_id: RequestId,
     }
 
     /// A run that waits for a worker.
@@ -625,7 +625,7 @@ mod tests {
             run: Some(RunId(2)),
             subject: "n".into(),
             detail: String::new(),
-            command: CommandId(3),
+            request_id: RequestId(3),
         };
         assert_eq!(
             hex(&act.to_bytes()),

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{Family, KeyBuilder, Record};
-use crate::model::id::CommandId;
+use crate::model::id::RequestId;
 use crate::model::limits::ORDERS_KEPT;
 
 /// An order that was carried out.
@@ -13,8 +13,8 @@ use crate::model::limits::ORDERS_KEPT;
 pub struct OrderRecord {
     /// Its place among all of them.
     pub number: u64,
-    /// Its command, the same in every copy of it.
-    pub command: CommandId,
+    /// Its id, the same in every copy of it.
+    pub request_id: RequestId,
 }
 
 impl Record for OrderRecord {
@@ -35,7 +35,7 @@ mod tests {
     fn golden_bytes() {
         let hex = |bytes: &[u8]| -> String { bytes.iter().map(|b| format!("{b:02x}")).collect() };
         assert_eq!(hex(&order(ORDERS_KEPT + 7)), "00001a00000007");
-        let record = OrderRecord { number: 7, command: CommandId(5) };
+        let record = OrderRecord { number: 7, request_id: RequestId(5) };
         let bytes = record.to_bytes();
         assert_eq!(hex(&bytes), "9207c41000000000000000000000000000000005");
         assert_eq!(OrderRecord::of_bytes(&bytes).unwrap(), record);

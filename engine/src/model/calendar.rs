@@ -14,7 +14,7 @@
 //! The time zones are those compiled in, so that all machines agree; a build without the feature
 //! `calendar` has none.
 
-use super::command::{BadSpan, Refusal};
+use super::request::{BadSpan, Refusal};
 use super::schedule::{EVERY_MIN, SPAN_MAX, When};
 use super::time::Time;
 
@@ -53,7 +53,7 @@ impl Calendar {
                 Ok(Self(Kind::Cron(Box::new(cron))))
             }
             #[cfg(not(feature = "calendar"))]
-            When::CronTimes(_) => Err(super::command::NotUnderstood {
+            When::CronTimes(_) => Err(super::request::NotUnderstood {
                 cause: "this build has no cron expressions".to_owned(),
             }
             .into()),

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::{AmbiguousOffset, TimeZone, TimeZoneDatabase};
 
-use super::command::{BadCron, NeverFires, Refusal, UnknownZone};
+use super::request::{BadCron, NeverFires, Refusal, UnknownZone};
 use super::schedule::CRON_BYTES_MAX;
 use super::time::Time;
 use crate::canary::canary;

@@ -200,7 +200,7 @@ mod tests {
     use super::*;
     use crate::model::entry::{Cancelled, Redriven, StepFailed};
     use crate::model::failure::Failure;
-    use crate::model::id::{CommandId, StepNo};
+    use crate::model::id::{RequestId, StepNo};
 
     #[test]
     fn a_redrive_supersedes_the_failed_steps_from_its_entry_on() {
@@ -219,7 +219,7 @@ mod tests {
         let redriven: Entry = Redriven {
             at: Time(2),
             principal: String::new(),
-            command: CommandId(1),
+            request_id: RequestId(1),
             from: 2,
             rejoins: false,
         }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::batch::BatchNo;
 use super::failure::Failure;
-use super::id::{CommandId, Namespace, ProcessInstance, RunId, StepNo};
+use super::id::{Namespace, ProcessInstance, RequestId, RunId, StepNo};
 use super::payload::Payload;
 use super::time::Time;
 use super::unique::UniqueKey;
@@ -35,8 +35,8 @@ pub struct Started {
     pub priority: u8,
     /// Who started it.
     pub principal: String,
-    /// The command that started it.
-    pub command: CommandId,
+    /// The id of the request that started it.
+    pub request_id: RequestId,
     /// W3C trace context of the starter.
     pub traceparent: Option<String>,
     /// What the function gets.
@@ -205,8 +205,8 @@ pub struct Redriven {
     pub at: Time,
     /// Who.
     pub principal: String,
-    /// The command that did it.
-    pub command: CommandId,
+    /// The id of the request that did it.
+    pub request_id: RequestId,
     /// Failed steps from this entry on are superseded.
     pub from: u32,
     /// Its batch had not ended, and counts it among the runs that go on. Else it has left its
@@ -222,8 +222,8 @@ pub struct InputEdited {
     pub at: Time,
     /// Who.
     pub principal: String,
-    /// The command that did it.
-    pub command: CommandId,
+    /// The id of the request that did it.
+    pub request_id: RequestId,
     /// What the function gets from now on.
     pub input: Payload,
     /// When the run died.
@@ -237,8 +237,8 @@ pub struct Discarded {
     pub at: Time,
     /// Who.
     pub principal: String,
-    /// The command that did it.
-    pub command: CommandId,
+    /// The id of the request that did it.
+    pub request_id: RequestId,
     /// Why.
     pub reason: String,
 }
@@ -332,12 +332,12 @@ impl Entry {
             || matches!(self, Self::InputEdited(_) | Self::Discarded(_))
     }
 
-    /// The operator's command that brought it about, if one did: it acts once.
-    pub fn act(&self) -> Option<CommandId> {
+    /// The id of the operator's request that brought it about, if one did: it takes effect once.
+    pub fn act(&self) -> Option<RequestId> {
         match self {
-            Self::Redriven(e) => Some(e.command),
-            Self::InputEdited(e) => Some(e.command),
-            Self::Discarded(e) => Some(e.command),
+            Self::Redriven(e) => Some(e.request_id),
+            Self::InputEdited(e) => Some(e.request_id),
+            Self::Discarded(e) => Some(e.request_id),
             _ => None,
         }
     }
@@ -401,7 +401,7 @@ mod tests {
             panic!("a death");
         };
         assert_eq!((died.failure, died.end), (failure.clone(), None));
-        let short = (Time(1), "ops", CommandId(7), 5);
+        let short = (Time(1), "ops", RequestId(7), 5);
         let mut bytes = vec![11];
         crate::numbered::encode_fields(&short, &mut bytes);
         let Entry::Redriven(redriven) = Entry::decode(&bytes).unwrap() else {
@@ -419,20 +419,20 @@ mod tests {
 
     #[test]
     fn golden_bytes_of_the_acts() {
-        let (at, principal, command) = (Time(1_000), "ops".to_owned(), CommandId(7));
+        let (at, principal, request_id) = (Time(1_000), "ops".to_owned(), RequestId(7));
         let hex = |entry: Entry| -> String {
             entry.encode().iter().map(|b| format!("{b:02x}")).collect()
         };
         let redriven =
-            Redriven { at, principal: principal.clone(), command, from: 5, rejoins: true };
+            Redriven { at, principal: principal.clone(), request_id, from: 5, rejoins: true };
         let edited = InputEdited {
             at,
             principal: principal.clone(),
-            command,
+            request_id,
             input: Payload::of(&17).unwrap(),
             died_at: Time(900),
         };
-        let discarded = Discarded { at, principal, command, reason: "old".into() };
+        let discarded = Discarded { at, principal, request_id, reason: "old".into() };
         assert_eq!(
             hex(redriven.into()),
             "0b95cd03e8a36f7073c4100000000000000000000000000000000705c3"

@@ -95,8 +95,8 @@ bytes16! {
 }
 
 bytes16! {
-    /// Identifies one command of a client across its retries.
-    CommandId, "cmd_"
+    /// Identifies one request of a client or operator across its retries.
+    RequestId, "cmd_"
 }
 
 bytes16! {

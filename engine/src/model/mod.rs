@@ -3,7 +3,6 @@
 pub mod batch;
 pub mod calendar;
 pub mod chain;
-pub mod command;
 #[cfg(feature = "calendar")]
 mod cron;
 pub mod dead;
@@ -14,6 +13,7 @@ mod json;
 pub mod limits;
 pub mod payload;
 pub mod queue;
+pub mod request;
 pub mod retry;
 pub mod run;
 pub mod schedule;

@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use twox_hash::XxHash3_64;
 
 use super::calendar::Calendar;
-use super::command::StartRun;
 use super::id::{Namespace, RunId, RunNo};
 use super::payload::Payload;
+use super::request::StartRun;
 use super::time::Time;
 use crate::canary::canary;
 use crate::numbered::numbered;

@@ -248,7 +248,7 @@ pub(crate) fn started(workflow: &str) -> Entry {
         queue: "default".to_owned(),
         priority: 5,
         principal: "tester".to_owned(),
-        command: Default::default(),
+        request_id: Default::default(),
         traceparent: None,
         input: Payload::of(&()).unwrap(),
         not_before: None,

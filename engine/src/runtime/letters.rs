@@ -10,11 +10,11 @@ use stepwell_storage::{Row, Scan, Space};
 use super::query::{View, damaged};
 use crate::core::run::RunImage;
 use crate::keys::{self, ActRecord, DeadRecord, Family, Record};
-use crate::model::command::Refusal;
 use crate::model::dead::{Act, ActCursor, DeadCursor, DeadFilter, DeadLetter};
 use crate::model::entry::Entry;
 use crate::model::id::{ProcessInstance, RunNo};
 use crate::model::limits::PAGE_ROWS_MAX;
+use crate::model::request::Refusal;
 use crate::model::run::Outcome;
 use crate::model::time::Time;
 use crate::reading::{self, Unreadable};
@@ -92,16 +92,16 @@ pub(super) async fn letters(view: &View, ask: &AskLetters) -> Result<Message, Re
             };
             letters.extend(listed(found, run)?.flatten());
             if letters.len() >= limit {
-                return Ok(reply(ask.request, letters, last));
+                return Ok(reply(ask.call_number, letters, last));
             }
             tokio::task::yield_now().await;
         }
     }
-    Ok(reply(ask.request, letters, last.filter(|_| scan.has_more())))
+    Ok(reply(ask.call_number, letters, last.filter(|_| scan.has_more())))
 }
 
-fn reply(request: u64, letters: Vec<DeadLetter>, next: Option<DeadCursor>) -> Message {
-    LettersReply { request, letters, next }.into()
+fn reply(call_number: u64, letters: Vec<DeadLetter>, next: Option<DeadCursor>) -> Message {
+    LettersReply { call_number, letters, next }.into()
 }
 
 /// Whether a row may stand for a letter that is wanted. What older versions wrote does not name its
@@ -212,7 +212,7 @@ pub(super) async fn acts(view: &View, ask: &AskActs) -> Result<Message, Refusal>
         }
     }
     let next = last.filter(|_| acts.len() >= limit || scan.has_more());
-    Ok(ActsReply { request: ask.request, acts, next }.into())
+    Ok(ActsReply { call_number: ask.call_number, acts, next }.into())
 }
 
 fn act(at: Time, record: ActRecord) -> Act {
@@ -234,8 +234,8 @@ mod tests {
 
     use super::*;
     use crate::keys::journal;
-    use crate::model::command::ListRuns;
     use crate::model::failure::Failure;
+    use crate::model::request::ListRuns;
     use crate::runtime::client::dead::ManyDeed;
     use crate::runtime::engine::EngineOptions;
     use crate::runtime::patience;

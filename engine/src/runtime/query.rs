@@ -12,9 +12,9 @@ use crate::core::clock::Reading;
 use crate::core::{Core, summary};
 use crate::keys::{self, Family};
 use crate::model::chain::{self, CHAIN_BYTES};
-use crate::model::command::{Damaged, ListRuns, NoSuchRun, Refusal};
 use crate::model::id::{Namespace, ProcessInstance, RunId, RunNo};
 use crate::model::limits::PAGE_ROWS_MAX;
+use crate::model::request::{Damaged, ListRuns, NoSuchRun, Refusal};
 use crate::model::run::{RunState, RunSummary, Stats};
 use crate::model::time::Time;
 use crate::reading::{self, Unreadable};
@@ -100,19 +100,21 @@ impl Query {
     }
 
     pub(super) async fn answer(self, view: &View) -> Message {
-        let (request, answer) = match self {
-            Self::List(ask) => {
-                (ask.request, list(view, ask.caller.namespace, &ask.list, ask.request).await)
-            }
-            Self::Journal(ask) => (ask.request, journal(view, &ask).await),
-            Self::Dead(ask) => {
-                (ask.request, dead(view, ask.caller.namespace, &ask.list, ask.request).await)
-            }
-            Self::Stats(ask) => (ask.request, Ok(stats(view, ask.request))),
-            Self::Letters(ask) => (ask.request, letters::letters(view, &ask).await),
-            Self::Acts(ask) => (ask.request, letters::acts(view, &ask).await),
+        let (call_number, answer) = match self {
+            Self::List(ask) => (
+                ask.call_number,
+                list(view, ask.caller.namespace, &ask.list, ask.call_number).await,
+            ),
+            Self::Journal(ask) => (ask.call_number, journal(view, &ask).await),
+            Self::Dead(ask) => (
+                ask.call_number,
+                dead(view, ask.caller.namespace, &ask.list, ask.call_number).await,
+            ),
+            Self::Stats(ask) => (ask.call_number, Ok(stats(view, ask.call_number))),
+            Self::Letters(ask) => (ask.call_number, letters::letters(view, &ask).await),
+            Self::Acts(ask) => (ask.call_number, letters::acts(view, &ask).await),
         };
-        answer.unwrap_or_else(|reason| RefusedReply { request, reason }.into())
+        answer.unwrap_or_else(|reason| RefusedReply { call_number, reason }.into())
     }
 }
 
@@ -120,7 +122,7 @@ pub(super) fn damaged(error: &Unreadable) -> Refusal {
     Damaged { id: None, what: error.chain() }.into()
 }
 
-fn stats(view: &View, request: u64) -> Message {
+fn stats(view: &View, call_number: u64) -> Message {
     let usage = view.store.usage();
     let stats = Stats {
         disk_bytes: usage.disk_bytes,
@@ -128,7 +130,7 @@ fn stats(view: &View, request: u64) -> Message {
         commits: usage.commits,
         ..view.stats.clone()
     };
-    StatsReply { request, stats }.into()
+    StatsReply { call_number, stats }.into()
 }
 
 fn fits(row: &RunSummary, list: &ListRuns) -> bool {
@@ -141,7 +143,7 @@ async fn list(
     view: &View,
     namespace: Namespace,
     list: &ListRuns,
-    request: u64,
+    call_number: u64,
 ) -> Result<Message, Refusal> {
     let limit = list.limit.clamp(1, PAGE_ROWS_MAX) as usize;
     let mut no = view.newest.0.min(list.before.map_or(u64::MAX, |before| before.saturating_sub(1)));
@@ -157,14 +159,14 @@ async fn list(
         looked += 1;
         tokio::task::yield_now().await;
     }
-    Ok(ListReply { request, runs, next: (no > until).then_some(no + 1) }.into())
+    Ok(ListReply { call_number, runs, next: (no > until).then_some(no + 1) }.into())
 }
 
 async fn dead(
     view: &View,
     namespace: Namespace,
     list: &ListRuns,
-    request: u64,
+    call_number: u64,
 ) -> Result<Message, Refusal> {
     let limit = list.limit.clamp(1, PAGE_ROWS_MAX) as usize;
     let prefix = keys::family(Family::Dead);
@@ -202,7 +204,7 @@ async fn dead(
             tokio::task::yield_now().await;
         }
     }
-    Ok(ListReply { request, runs, next }.into())
+    Ok(ListReply { call_number, runs, next }.into())
 }
 
 async fn journal(view: &View, ask: &AskJournal) -> Result<Message, Refusal> {
@@ -247,5 +249,5 @@ async fn journal(view: &View, ask: &AskJournal) -> Result<Message, Refusal> {
         .into_iter()
         .map(|stored| stored.slice(..stored.len().saturating_sub(CHAIN_BYTES)))
         .collect();
-    Ok(JournalReply { request: ask.request, from: ask.from, count, entries }.into())
+    Ok(JournalReply { call_number: ask.call_number, from: ask.from, count, entries }.into())
 }

@@ -65,7 +65,7 @@ pub enum SessionError {
 /// What sits on the connection: a worker or a client.
 pub(crate) trait Peer: Send {
     /// What its handles tell it.
-    type Command: Send;
+    type Control: Send;
 
     /// What it says first.
     fn hello(&mut self) -> Hello;
@@ -80,7 +80,7 @@ pub(crate) trait Peer: Send {
     /// A try to connect has failed.
     fn failed(&mut self, error: &SessionError);
     /// A handle said something.
-    fn command(&mut self, command: Self::Command, now: Duration);
+    fn control(&mut self, control: Self::Control, now: Duration);
     /// All its handles are gone.
     fn deserted(&mut self);
     /// When it wants [`Self::tick`] to be called, in monotonic time.
@@ -96,7 +96,7 @@ pub(crate) struct Session<P: Peer> {
     env: Env,
     dial: Arc<dyn Dial>,
     peer: P,
-    commands: mpsc::UnboundedReceiver<P::Command>,
+    controls: mpsc::UnboundedReceiver<P::Control>,
     /// All handles are gone.
     deserted: bool,
 }
@@ -115,9 +115,9 @@ impl<P: Peer> Session<P> {
         env: Env,
         dial: Arc<dyn Dial>,
         peer: P,
-        commands: mpsc::UnboundedReceiver<P::Command>,
+        controls: mpsc::UnboundedReceiver<P::Control>,
     ) -> Self {
-        Self { env, dial, peer, commands, deserted: false }
+        Self { env, dial, peer, controls, deserted: false }
     }
 
     /// Runs. **Cancel safety**: dropping it closes the connection without a goodbye.
@@ -158,7 +158,7 @@ impl<P: Peer> Session<P> {
             let tick = self.tick_at(None);
             tokio::select! {
                 biased;
-                command = self.commands.recv(), if !self.deserted => self.commanded(command),
+                control = self.controls.recv(), if !self.deserted => self.controlled(control),
                 done = &mut work => return Ok(done),
                 () = tick => self.ticked(),
             }
@@ -198,8 +198,8 @@ impl<P: Peer> Session<P> {
                     self.ticked();
                     tick = self.tick_at(Some(beat_at.min(heard_at + timeout)));
                 }
-                command = self.commands.recv(), if !self.deserted => {
-                    self.commanded(command);
+                control = self.controls.recv(), if !self.deserted => {
+                    self.controlled(control);
                     tick = self.tick_at(Some(beat_at.min(heard_at + timeout)));
                 }
                 received = link.receiver.recv_many(&mut messages, MESSAGES_MAX) => {
@@ -247,10 +247,10 @@ impl<P: Peer> Session<P> {
         }
     }
 
-    fn commanded(&mut self, command: Option<P::Command>) {
+    fn controlled(&mut self, control: Option<P::Control>) {
         let now = self.now();
-        match command {
-            Some(command) => self.peer.command(command, now),
+        match control {
+            Some(control) => self.peer.control(control, now),
             None => {
                 self.deserted = true;
                 self.peer.deserted();

@@ -5,13 +5,13 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::model::batch::BatchSummary;
-use crate::model::command::{Caller, ListRuns, Refusal, StartRun};
 use crate::model::dead::{Act, ActCursor, DeadCursor, DeadFilter, DeadLetter};
 use crate::model::entry::{FunctionEnd, Place};
 use crate::model::failure::Failure;
 use crate::model::id::{OnceKey, ProcessInstance, RunId, RunNo, SessionId, StepNo, Token};
 use crate::model::payload::Payload;
 use crate::model::queue::{QueueChange, QueueSummary};
+use crate::model::request::{Caller, ListRuns, Refusal, StartRun};
 use crate::model::retry::Retry;
 use crate::model::run::{Outcome, RunSummary, Stats};
 use crate::model::schedule::{Occurrence, ScheduleInfo, ScheduleSpec};
@@ -71,7 +71,7 @@ messages! {
     1 => Hello {
         /// [`PROTOCOL`].
         protocol: u16,
-        /// Whose runs; who; a command id that names this connection.
+        /// The namespace, the principal, and a request id that names this connection.
         caller: Caller,
         /// What proves it. Unused so far.
         credentials: Option<Bytes>,
@@ -355,8 +355,8 @@ messages! {
 
     /// Client to engine: start these runs.
     40 => Start {
-        /// The number of the request on this connection.
-        request: u64,
+        /// The call number, unique on this connection.
+        call_number: u64,
         /// Who asks.
         caller: Caller,
         /// The runs.
@@ -364,8 +364,8 @@ messages! {
     },
     /// Client to engine: how did it end?
     41 => AskOutcome {
-        /// The number of the request on this connection.
-        request: u64,
+        /// The call number, unique on this connection.
+        call_number: u64,
         /// Who asks.
         caller: Caller,
         /// The run.
@@ -375,8 +375,8 @@ messages! {
     },
     /// Client to engine: where is it?
     42 => AskStatus {
-        /// The number of the request on this connection.
-        request: u64,
+        /// The call number, unique on this connection.
+        call_number: u64,
         /// Who asks.
         caller: Caller,
         /// The run.
@@ -384,8 +384,8 @@ messages! {
     },
     /// Client to engine: a page of runs, newest first.
     43 => AskList {
-        /// The number of the request on this connection.
-        request: u64,
+        /// The call number, unique on this connection.
+        call_number: u64,
         /// Who asks.
         caller: Caller,
         /// Which.
@@ -393,8 +393,8 @@ messages! {
     },
     /// Client to engine: a page of a run's journal.
     44 => AskJournal {
-        /// The number of the request on this connection.
-        request: u64,
+        /// The call number, unique on this connection.
+        call_number: u64,
         /// Who asks.
         caller: Caller,
         /// The run.
@@ -406,8 +406,8 @@ messages! {
     },
     /// Client to engine: stop it.
     45 => Cancel {
-        /// The number of the request on this connection.
-        request: u64,
+        /// The call number, unique on this connection.
+        call_number: u64,
         /// Who asks.
         caller: Caller,
         /// The run.
@@ -417,8 +417,8 @@ messages! {
     },
     /// Client to engine: let a parked or paused run go on.
     46 => Resume {
-        /// The number of the request on this connection.
-        request: u64,
+        /// The call number, unique on this connection.
+        call_number: u64,
         /// Who asks.
         caller: Caller,
         /// The run.
@@ -426,8 +426,8 @@ messages! {
     },
     /// Client to engine: a page of the dead letters, newest first.
     47 => AskDead {
-        /// The number of the request on this connection.
-        request: u64,
+        /// The call number, unique on this connection.
+        call_number: u64,
         /// Who asks.
         caller: Caller,
         /// Which; its `state` is not looked at.
@@ -435,14 +435,14 @@ messages! {
     },
     /// Client to engine: the counts.
     48 => AskStats {
-        /// The number of the request on this connection.
-        request: u64,
+        /// The call number, unique on this connection.
+        call_number: u64,
     },
 
     /// Client to engine: a page of the dead letters that fit, newest first.
     90 => AskLetters {
-        /// The number of the request on this connection.
-        request: u64,
+        /// The call number, unique on this connection.
+        call_number: u64,
         /// Who asks.
         caller: Caller,
         /// Which.
@@ -454,9 +454,9 @@ messages! {
     },
     /// Client to engine: give a dead letter another input.
     91 => EditInput {
-        /// The number of the request on this connection.
-        request: u64,
-        /// Who asks; its command acts once.
+        /// The call number, unique on this connection.
+        call_number: u64,
+        /// The caller, whose request takes effect once.
         caller: Caller,
         /// The run.
         id: RunId,
@@ -465,18 +465,18 @@ messages! {
     },
     /// Client to engine: send a dead letter back to work.
     92 => Redrive {
-        /// The number of the request on this connection.
-        request: u64,
-        /// Who asks; its command acts once.
+        /// The call number, unique on this connection.
+        call_number: u64,
+        /// The caller, whose request takes effect once.
         caller: Caller,
         /// The run.
         id: RunId,
     },
     /// Client to engine: take a dead letter off the list.
     93 => Discard {
-        /// The number of the request on this connection.
-        request: u64,
-        /// Who asks; its command acts once.
+        /// The call number, unique on this connection.
+        call_number: u64,
+        /// The caller, whose request takes effect once.
         caller: Caller,
         /// The run.
         id: RunId,
@@ -485,8 +485,8 @@ messages! {
     },
     /// Client to engine: a page of what operators did, newest first.
     94 => AskActs {
-        /// The number of the request on this connection.
-        request: u64,
+        /// The call number, unique on this connection.
+        call_number: u64,
         /// Who asks.
         caller: Caller,
         /// Only what was done with this run.
@@ -499,29 +499,29 @@ messages! {
 
     /// Engine to client: a run each, in the order of the request.
     60 => StartReply {
-        /// The number of the request.
-        request: u64,
+        /// The number of the call that this answers.
+        call_number: u64,
         /// The answers.
         runs: Vec<StartAnswer>,
     },
     /// Engine to client.
     61 => OutcomeReply {
-        /// The number of the request.
-        request: u64,
+        /// The number of the call that this answers.
+        call_number: u64,
         /// How it ended, or that it has not.
         outcome: Outcome,
     },
     /// Engine to client.
     62 => StatusReply {
-        /// The number of the request.
-        request: u64,
+        /// The number of the call that this answers.
+        call_number: u64,
         /// Where it is.
         run: RunSummary,
     },
     /// Engine to client.
     63 => ListReply {
-        /// The number of the request.
-        request: u64,
+        /// The number of the call that this answers.
+        call_number: u64,
         /// The page.
         runs: Vec<RunSummary>,
         /// Ask for `before` this number for the next page, if there may be more.
@@ -529,8 +529,8 @@ messages! {
     },
     /// Engine to client.
     64 => JournalReply {
-        /// The number of the request.
-        request: u64,
+        /// The number of the call that this answers.
+        call_number: u64,
         /// The index of the first entry here.
         from: u32,
         /// How many entries the journal has.
@@ -540,35 +540,35 @@ messages! {
     },
     /// Engine to client: it is done (cancel, resume).
     65 => DoneReply {
-        /// The number of the request.
-        request: u64,
+        /// The number of the call that this answers.
+        call_number: u64,
     },
     /// Engine to client.
     66 => StatsReply {
-        /// The number of the request.
-        request: u64,
+        /// The number of the call that this answers.
+        call_number: u64,
         /// The counts.
         stats: Stats,
     },
     /// Engine to client: no, and nothing was changed.
     67 => RefusedReply {
-        /// The number of the request.
-        request: u64,
+        /// The number of the call that this answers.
+        call_number: u64,
         /// Why.
         reason: Refusal,
     },
 
     /// Client to engine: how are the queues?
     80 => AskQueues {
-        /// The number of the request on this connection.
-        request: u64,
+        /// The call number, unique on this connection.
+        call_number: u64,
         /// Only this one.
         queue: Option<String>,
     },
     /// Client to engine: set something on a queue.
     81 => SetQueue {
-        /// The number of the request on this connection.
-        request: u64,
+        /// The call number, unique on this connection.
+        call_number: u64,
         /// Who asks.
         caller: Caller,
         /// The queue's name.
@@ -578,15 +578,15 @@ messages! {
     },
     /// Engine to client: the queues, by name.
     87 => QueuesReply {
-        /// The number of the request.
-        request: u64,
+        /// The number of the call that this answers.
+        call_number: u64,
         /// The queues.
         queues: Vec<QueueSummary>,
     },
     /// Engine to client.
     97 => LettersReply {
-        /// The number of the request.
-        request: u64,
+        /// The number of the call that this answers.
+        call_number: u64,
         /// The page.
         letters: Vec<DeadLetter>,
         /// Where to go on, if there may be more.
@@ -594,8 +594,8 @@ messages! {
     },
     /// Engine to client.
     98 => ActsReply {
-        /// The number of the request.
-        request: u64,
+        /// The number of the call that this answers.
+        call_number: u64,
         /// The page.
         acts: Vec<Act>,
         /// Where to go on, if there may be more.
@@ -603,8 +603,8 @@ messages! {
     },
     /// Client to engine: add runs to a batch, which is opened if there is none of this name.
     110 => StartBatch {
-        /// The number of the request on this connection.
-        request: u64,
+        /// The call number, unique on this connection.
+        call_number: u64,
         /// Who asks.
         caller: Caller,
         /// The batch's name.
@@ -618,8 +618,8 @@ messages! {
     },
     /// Client to engine: how far is it?
     111 => AskBatch {
-        /// The number of the request on this connection.
-        request: u64,
+        /// The call number, unique on this connection.
+        call_number: u64,
         /// Who asks.
         caller: Caller,
         /// The batch's name.
@@ -627,8 +627,8 @@ messages! {
     },
     /// Client to engine: start all of these runs or none.
     112 => StartTogether {
-        /// The number of the request on this connection.
-        request: u64,
+        /// The call number, unique on this connection.
+        call_number: u64,
         /// Who asks.
         caller: Caller,
         /// The runs.
@@ -636,8 +636,8 @@ messages! {
     },
     /// Engine to client: the batch as it is now, and an answer for each run of the call.
     117 => BatchReply {
-        /// The number of the request.
-        request: u64,
+        /// The number of the call that this answers.
+        call_number: u64,
         /// The batch.
         batch: BatchSummary,
         /// The answers, in the order of the request.
@@ -645,8 +645,8 @@ messages! {
     },
     /// Client to engine: there be this schedule. Answered by [`ScheduleReply`].
     100 => SetSchedule {
-        /// The number of the request on this connection.
-        request: u64,
+        /// The call number, unique on this connection.
+        call_number: u64,
         /// Who asks.
         caller: Caller,
         /// The schedule.
@@ -654,8 +654,8 @@ messages! {
     },
     /// Client to engine: a page of schedules, by name. Answered by [`SchedulesReply`].
     101 => AskSchedules {
-        /// The number of the request on this connection.
-        request: u64,
+        /// The call number, unique on this connection.
+        call_number: u64,
         /// Who asks.
         caller: Caller,
         /// Only those behind this name (the last of the page before).
@@ -665,8 +665,8 @@ messages! {
     },
     /// Client to engine: a schedule, and its next occurrences. Answered by [`ScheduleReply`].
     102 => AskOccurrences {
-        /// The number of the request on this connection.
-        request: u64,
+        /// The call number, unique on this connection.
+        call_number: u64,
         /// Who asks.
         caller: Caller,
         /// The schedule.
@@ -676,8 +676,8 @@ messages! {
     },
     /// Client to engine: start no more occurrences. Answered by [`ScheduleReply`].
     103 => PauseSchedule {
-        /// The number of the request on this connection.
-        request: u64,
+        /// The call number, unique on this connection.
+        call_number: u64,
         /// Who asks.
         caller: Caller,
         /// The schedule.
@@ -685,8 +685,8 @@ messages! {
     },
     /// Client to engine: go on with the next occurrence from now. Answered by [`ScheduleReply`].
     104 => ResumeSchedule {
-        /// The number of the request on this connection.
-        request: u64,
+        /// The call number, unique on this connection.
+        call_number: u64,
         /// Who asks.
         caller: Caller,
         /// The schedule.
@@ -694,8 +694,8 @@ messages! {
     },
     /// Client to engine: forget this schedule; its runs go on. Answered by [`DoneReply`].
     105 => RemoveSchedule {
-        /// The number of the request on this connection.
-        request: u64,
+        /// The call number, unique on this connection.
+        call_number: u64,
         /// Who asks.
         caller: Caller,
         /// The schedule.
@@ -703,8 +703,8 @@ messages! {
     },
     /// Client to engine: start occurrences of the past. Answered by [`BackfillReply`].
     106 => Backfill {
-        /// The number of the request on this connection.
-        request: u64,
+        /// The call number, unique on this connection.
+        call_number: u64,
         /// Who asks.
         caller: Caller,
         /// The schedule.
@@ -718,8 +718,8 @@ messages! {
     },
     /// Engine to client.
     107 => ScheduleReply {
-        /// The number of the request.
-        request: u64,
+        /// The number of the call that this answers.
+        call_number: u64,
         /// The schedule as it is now.
         schedule: Box<ScheduleInfo>,
         /// Whether this call changed anything.
@@ -729,8 +729,8 @@ messages! {
     },
     /// Engine to client.
     108 => SchedulesReply {
-        /// The number of the request.
-        request: u64,
+        /// The number of the call that this answers.
+        call_number: u64,
         /// The page.
         schedules: Vec<ScheduleInfo>,
         /// Ask for those `after` this for the next page, if there may be more.
@@ -738,8 +738,8 @@ messages! {
     },
     /// Engine to client.
     109 => BackfillReply {
-        /// The number of the request.
-        request: u64,
+        /// The number of the call that this answers.
+        call_number: u64,
         /// Runs that were started.
         started: u64,
         /// Runs that were there already.
@@ -752,14 +752,14 @@ messages! {
 impl BackfillReply {
     /// What became of a page. A run that is there already is that of its occurrence, whatever it
     /// was started with.
-    pub(crate) fn of(request: u64, runs: &[StartAnswer], next: Option<Time>) -> Message {
+    pub(crate) fn of(call_number: u64, runs: &[StartAnswer], next: Option<Time>) -> Message {
         let refused = runs.iter().filter_map(|run| run.refused.as_ref());
         let mut others = refused.filter(|reason| !matches!(reason, Refusal::IdTaken(_)));
         if let Some(reason) = others.next().cloned() {
-            return RefusedReply { request, reason }.into();
+            return RefusedReply { call_number, reason }.into();
         }
         let started = runs.iter().filter(|run| run.started).count() as u64;
-        Self { request, started, existed: runs.len() as u64 - started, next }.into()
+        Self { call_number, started, existed: runs.len() as u64 - started, next }.into()
     }
 }
 

@@ -438,7 +438,7 @@ pub(crate) fn encode<T: Serialize + ?Sized>(
 
 /// The failure of whatever returned more than a payload may hold.
 pub(crate) fn too_large(bytes: u64, bytes_max: u64) -> Failure {
-    let refusal = crate::model::command::PayloadTooLarge { bytes, bytes_max };
+    let refusal = crate::model::request::PayloadTooLarge { bytes, bytes_max };
     Failure::terminal(refusal).class(PAYLOAD)
 }
 

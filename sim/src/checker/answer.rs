@@ -6,9 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use stepwell::model::command::Caller;
 use stepwell::model::entry::Entry;
-use stepwell::model::id::{CommandId, RunId};
+use stepwell::model::id::{RequestId, RunId};
+use stepwell::model::request::Caller;
 use stepwell::model::run::Outcome;
 use stepwell::wire::message::Message;
 
@@ -27,30 +27,30 @@ pub(super) struct Requests {
 #[derive(Debug, Clone, Copy)]
 enum Asked {
     /// Something of a queue or a schedule.
-    Order(CommandId),
+    Order(RequestId),
     Cancel(RunId),
-    Act(RunId, CommandId),
+    Act(RunId, RequestId),
     Outcome(RunId),
 }
 
 impl Requests {
     /// A client sends something, perhaps again.
     pub(super) fn sent(&mut self, host: &str, message: &Message) {
-        let order = |caller: &Caller| Asked::Order(caller.command);
-        let (request, asked) = match message {
-            Message::SetQueue(m) => (m.request, order(&m.caller)),
-            Message::SetSchedule(m) => (m.request, order(&m.caller)),
-            Message::PauseSchedule(m) => (m.request, order(&m.caller)),
-            Message::ResumeSchedule(m) => (m.request, order(&m.caller)),
-            Message::RemoveSchedule(m) => (m.request, order(&m.caller)),
-            Message::Cancel(m) => (m.request, Asked::Cancel(m.id)),
-            Message::Redrive(m) => (m.request, Asked::Act(m.id, m.caller.command)),
-            Message::EditInput(m) => (m.request, Asked::Act(m.id, m.caller.command)),
-            Message::Discard(m) => (m.request, Asked::Act(m.id, m.caller.command)),
-            Message::AskOutcome(m) => (m.request, Asked::Outcome(m.id)),
+        let order = |caller: &Caller| Asked::Order(caller.request_id);
+        let (call_number, asked) = match message {
+            Message::SetQueue(m) => (m.call_number, order(&m.caller)),
+            Message::SetSchedule(m) => (m.call_number, order(&m.caller)),
+            Message::PauseSchedule(m) => (m.call_number, order(&m.caller)),
+            Message::ResumeSchedule(m) => (m.call_number, order(&m.caller)),
+            Message::RemoveSchedule(m) => (m.call_number, order(&m.caller)),
+            Message::Cancel(m) => (m.call_number, Asked::Cancel(m.id)),
+            Message::Redrive(m) => (m.call_number, Asked::Act(m.id, m.caller.request_id)),
+            Message::EditInput(m) => (m.call_number, Asked::Act(m.id, m.caller.request_id)),
+            Message::Discard(m) => (m.call_number, Asked::Act(m.id, m.caller.request_id)),
+            Message::AskOutcome(m) => (m.call_number, Asked::Outcome(m.id)),
             _ => return,
         };
-        self.known.insert((host.to_owned(), request), asked);
+        self.known.insert((host.to_owned(), call_number), asked);
     }
 
     /// The server answers.
@@ -61,27 +61,27 @@ impl Requests {
         (to, message): (&str, &Message),
         bench: &mut Bench<'_>,
     ) {
-        let (request, outcome) = match message {
-            Message::DoneReply(m) => (m.request, None),
-            Message::ScheduleReply(m) => (m.request, None),
-            Message::OutcomeReply(m) => (m.request, Some(&m.outcome)),
+        let (call_number, outcome) = match message {
+            Message::DoneReply(m) => (m.call_number, None),
+            Message::ScheduleReply(m) => (m.call_number, None),
+            Message::OutcomeReply(m) => (m.call_number, Some(&m.outcome)),
             _ => return,
         };
-        let Some(asked) = self.known.get(&(to.to_owned(), request)) else {
+        let Some(asked) = self.known.get(&(to.to_owned(), call_number)) else {
             return;
         };
         let holds =
             |run: RunId, is_it: &dyn Fn(&DurableRun) -> bool| durable.runs_of(run).any(is_it);
         let is_true = match (*asked, outcome) {
-            (Asked::Order(command), None) => {
-                command == CommandId::default() || orders.has_carried_out(command)
+            (Asked::Order(request_id), None) => {
+                request_id == RequestId::default() || orders.has_carried_out(request_id)
             }
             (Asked::Cancel(run), None) => holds(run, &|run| {
                 let is_asked = |entry: &Entry| matches!(entry, Entry::CancelRequested(_));
                 run.entries.iter().any(is_asked)
             }),
-            (Asked::Act(run, command), None) => {
-                holds(run, &|run| run.entries.iter().any(|entry| entry.act() == Some(command)))
+            (Asked::Act(run, request_id), None) => {
+                holds(run, &|run| run.entries.iter().any(|entry| entry.act() == Some(request_id)))
             }
             (Asked::Outcome(_), Some(Outcome::OutcomePending(_))) => true,
             (Asked::Outcome(run), Some(outcome)) => {

@@ -191,7 +191,7 @@ impl Court {
                     self.orders.queue_set(&self.durable, *queue);
                 }
                 Change::Once { place, before } => self.once.written(*place, *before),
-                Change::Ordered { command } => self.orders.carried_out(*command, &mut bench),
+                Change::Ordered { request_id } => self.orders.carried_out(*request_id, &mut bench),
                 Change::Indexed { id, run, before } => {
                     start::indexed(*id, *run, *before, &mut bench)
                 }

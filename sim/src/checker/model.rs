@@ -19,7 +19,7 @@
 //!   by any other.
 //! - A cancel is acknowledged while the run lives. It is a request: the run may complete or die all
 //!   the same. Its journal holds it, though, whatever comes after.
-//! - What operators do with a dead letter is in its journal, in its order, each command once: an
+//! - What operators do with a dead letter is in its journal, in its order, each request once: an
 //!   act that was acknowledged is the journal's next one, or has been done. One that was refused
 //!   because the run is no dead letter, is none then.
 //! - An outcome once told never changes, unless the run is redriven: each of its lives has its own.
@@ -40,11 +40,11 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use stepwell::model::command::Refusal;
 use stepwell::model::dead::ActKind;
 use stepwell::model::entry::Entry;
-use stepwell::model::id::{CommandId, RunId};
+use stepwell::model::id::{RequestId, RunId};
 use stepwell::model::payload::Payload;
+use stepwell::model::request::Refusal;
 use stepwell::model::run::{Outcome, OutcomeDead, RunState};
 
 use self::search::{Op, Verdict, What};
@@ -113,8 +113,8 @@ struct Held {
     input: Payload,
     asked: bool,
     entries: u32,
-    /// What operators did: the entry, the command, and what.
-    acts: Vec<(u32, CommandId, ActKind)>,
+    /// What operators did: the entry, the request id, and what.
+    acts: Vec<(u32, RequestId, ActKind)>,
     /// How each life ended, and with which entry; the last one perhaps not.
     ends: Vec<Option<(u32, Outcome)>>,
 }
@@ -135,7 +135,7 @@ impl Held {
 
     /// Which life of the run it is after so many acts.
     fn life_after(&self, acts: u32) -> usize {
-        let redrive = |act: &&(u32, CommandId, ActKind)| act.2 == ActKind::Redrive;
+        let redrive = |act: &&(u32, RequestId, ActKind)| act.2 == ActKind::Redrive;
         let done = self.acts.iter().take(acts as usize);
         done.filter(redrive).count()
     }
@@ -158,17 +158,17 @@ impl Held {
         }
     }
 
-    fn place_of(&self, command: CommandId) -> Option<u32> {
-        let at = self.acts.iter().position(|act| act.1 == command)?;
+    fn place_of(&self, request_id: RequestId) -> Option<u32> {
+        let at = self.acts.iter().position(|act| act.1 == request_id)?;
         Some(at as u32)
     }
 }
 
-fn acts_of(run: &DurableRun) -> Vec<(u32, CommandId, ActKind)> {
+fn acts_of(run: &DurableRun) -> Vec<(u32, RequestId, ActKind)> {
     let act = |(index, entry): (u32, &Entry)| match entry {
-        Entry::Redriven(e) => Some((index, e.command, ActKind::Redrive)),
-        Entry::InputEdited(e) => Some((index, e.command, ActKind::Edit)),
-        Entry::Discarded(e) => Some((index, e.command, ActKind::Discard)),
+        Entry::Redriven(e) => Some((index, e.request_id, ActKind::Redrive)),
+        Entry::InputEdited(e) => Some((index, e.request_id, ActKind::Edit)),
+        Entry::Discarded(e) => Some((index, e.request_id, ActKind::Discard)),
         _ => None,
     };
     (0..).zip(&run.entries).filter_map(act).collect()
@@ -278,10 +278,10 @@ impl History {
     }
 
     /// Does the journal's next act, if that is `command`.
-    fn act(&self, command: CommandId, life: Life) -> Option<State> {
+    fn act(&self, request_id: RequestId, life: Life) -> Option<State> {
         let held = self.journal_of(life)?;
         let dead = self.end_state(life) == Some(RunState::Dead);
-        if !dead || held.place_of(command)? != life.acts {
+        if !dead || held.place_of(request_id)? != life.acts {
             return None;
         }
         let (index, _, kind) = held.acts[life.acts as usize];
@@ -292,9 +292,9 @@ impl History {
         })
     }
 
-    /// Whether the command has been carried out.
-    fn has_acted(&self, command: CommandId, life: Life) -> bool {
-        let place = self.journal_of(life).and_then(|held| held.place_of(command));
+    /// Whether the request has been carried out.
+    fn has_acted(&self, request_id: RequestId, life: Life) -> bool {
+        let place = self.journal_of(life).and_then(|held| held.place_of(request_id));
         place.is_some_and(|place| place < life.acts)
     }
 
@@ -367,7 +367,7 @@ impl History {
             (Asked::Cancel, State::Live(life)) if !life.asked => {
                 Some(State::Live(Life { asked: true, ..life }))
             }
-            (Asked::Act { command, .. }, State::Ended(life)) => self.act(*command, life),
+            (Asked::Act { request_id, .. }, State::Ended(life)) => self.act(*request_id, life),
             _ => None,
         }
     }
@@ -404,10 +404,10 @@ impl History {
                     }
                 }
                 Refusal::NotDead(refusal) => {
-                    let Asked::Act { command, .. } = &call.asked else {
+                    let Asked::Act { request_id, .. } = &call.asked else {
                         return None;
                     };
-                    let acted = self.has_acted(*command, state.life()?);
+                    let acted = self.has_acted(*request_id, state.life()?);
                     match refusal.state {
                         _ if acted => None,
                         RunState::Dead => None,
@@ -418,9 +418,9 @@ impl History {
                 Refusal::WentOn(_) => ended(RunState::Dead),
                 refusal => is_at_fault(refusal).then_some(state),
             },
-            (Asked::Act { command, .. }, Answer::Done) => match state {
-                _ if self.has_acted(*command, state.life()?) => Some(state),
-                State::Ended(life) => self.act(*command, life),
+            (Asked::Act { request_id, .. }, Answer::Done) => match state {
+                _ if self.has_acted(*request_id, state.life()?) => Some(state),
+                State::Ended(life) => self.act(*request_id, life),
                 _ => None,
             },
             (Asked::Start { .. }, Answer::Started(true)) => match state {

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use stepwell::keys::ScheduleRecord;
-use stepwell::model::id::CommandId;
+use stepwell::model::id::RequestId;
 use stepwell::model::schedule::ScheduleSpec;
 use stepwell::wire::message::Message;
 use stepwell::{QueueChange, QueueSettings};
@@ -23,18 +23,18 @@ const ACTS: &str = "an order that is carried out has its effect";
 /// What follows from the rows of queues, schedules and orders.
 #[derive(Default)]
 pub(super) struct Orders {
-    known: BTreeSet<CommandId>,
+    known: BTreeSet<RequestId>,
     queues: BTreeMap<u32, QueueSettings>,
     /// A schedule, and whether it is paused.
     schedules: BTreeMap<u32, (ScheduleRecord, bool)>,
     /// In the batch at hand: what was changed, and how many orders were carried out.
     changes: Vec<String>,
-    orders: Vec<CommandId>,
+    orders: Vec<RequestId>,
     /// What was durable in the course of it, before and after each of its changes.
     queues_seen: Vec<(u32, QueueSettings)>,
     schedules_seen: Vec<(String, Option<(ScheduleSpec, bool)>)>,
     /// What clients want.
-    wanted: BTreeMap<CommandId, Wanted>,
+    wanted: BTreeMap<RequestId, Wanted>,
 }
 
 /// What is so when an order is carried out.
@@ -53,8 +53,8 @@ impl Orders {
     }
 
     /// Whether this order was.
-    pub(super) fn has_carried_out(&self, command: CommandId) -> bool {
-        self.known.contains(&command)
+    pub(super) fn has_carried_out(&self, request_id: RequestId) -> bool {
+        self.known.contains(&request_id)
     }
 
     /// A client gives an order, perhaps again.
@@ -67,13 +67,13 @@ impl Orders {
             Message::RemoveSchedule(m) => (&m.caller, Wanted::Removed(m.name.clone())),
             _ => return,
         };
-        self.wanted.insert(caller.command, wanted);
+        self.wanted.insert(caller.request_id, wanted);
     }
 
-    pub(super) fn carried_out(&mut self, command: CommandId, bench: &mut Bench<'_>) {
-        self.orders.push(command);
-        if !self.known.insert(command) {
-            bench.charge(NAME, format!("{command} is carried out again"));
+    pub(super) fn carried_out(&mut self, request_id: RequestId, bench: &mut Bench<'_>) {
+        self.orders.push(request_id);
+        if !self.known.insert(request_id) {
+            bench.charge(NAME, format!("{request_id} is carried out again"));
         }
     }
 
@@ -118,10 +118,10 @@ impl Orders {
             let count = orders.len();
             bench.charge(NAME, format!("{count} orders were carried out: {changes:?}"));
         }
-        for command in orders {
-            let wanted = self.wanted.get(&command);
+        for request_id in orders {
+            let wanted = self.wanted.get(&request_id);
             if let Some(wanted) = wanted.filter(|wanted| !self.is_so(durable, wanted)) {
-                bench.charge(ACTS, format!("{command} is carried out, and not so: {wanted:?}"));
+                bench.charge(ACTS, format!("{request_id} is carried out, and not so: {wanted:?}"));
             }
         }
         self.queues_seen.clear();

@@ -2,14 +2,14 @@
 //!
 //! Source: D1 to D5 of the core's dead letters, and `Client::redrive`: finished steps are kept, the
 //! failed one is tried again under its key; an edit counts from the next redrive on; what was
-//! discarded is not listed; a command acts once, however often it arrives; and what an operator was
-//! told is done is among the acts.
+//! discarded is not listed; a request takes effect once, however often it arrives; and what an
+//! operator was told is done is among the acts.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use stepwell::model::dead::{ActKind, Superseded};
 use stepwell::model::entry::Entry;
-use stepwell::model::id::{CommandId, RunNo, StepNo};
+use stepwell::model::id::{RequestId, RunNo, StepNo};
 use stepwell::model::run::RunState;
 use stepwell::model::time::Time;
 
@@ -19,14 +19,14 @@ use crate::told::Told;
 
 const AGAIN: &str = "a redrive runs no finished step again";
 const TRIES: &str = "a redrive tries again";
-const ONCE: &str = "a command acts once";
+const ONCE: &str = "a request takes effect once";
 const LIST: &str = "the dead letters are the dead runs";
 const ACTS: &str = "every act is recorded once";
 
 /// The acts of the batch at hand.
 #[derive(Default)]
 pub(super) struct Acts {
-    done: BTreeSet<(RunNo, CommandId)>,
+    done: BTreeSet<(RunNo, RequestId)>,
     touched: bool,
 }
 
@@ -49,10 +49,10 @@ impl Acts {
         };
         let (before, entry) = (&run.entries[..index as usize], &run.entries[index as usize]);
         self.touched |= entry.ends() || entry.act().is_some();
-        if let Some(command) = entry.act() {
-            self.done.insert((no, command));
-            if before.iter().any(|earlier| earlier.act() == Some(command)) {
-                let text = format!("{}: {command} acts again with entry {index}", run.name());
+        if let Some(request_id) = entry.act() {
+            self.done.insert((no, request_id));
+            if before.iter().any(|earlier| earlier.act() == Some(request_id)) {
+                let text = format!("{}: {request_id} acts again with entry {index}", run.name());
                 bench.charge(ONCE, text);
             }
         }
@@ -67,23 +67,23 @@ impl Acts {
 
     /// What was done in a batch was recorded in it, and nothing else.
     pub(super) fn batch_ended(&self, durable: &Durable, bench: &mut Bench<'_>) {
-        let mut recorded: BTreeMap<CommandId, u32> = BTreeMap::new();
+        let mut recorded: BTreeMap<RequestId, u32> = BTreeMap::new();
         for act in durable.new_acts.values() {
             if !matches!(act.kind, ActKind::Resume | ActKind::Cancel) {
-                *recorded.entry(act.command).or_default() += 1;
+                *recorded.entry(act.request_id).or_default() += 1;
             }
         }
-        for (no, command) in &self.done {
-            let count = recorded.remove(command).unwrap_or(0);
+        for (no, request_id) in &self.done {
+            let count = recorded.remove(request_id).unwrap_or(0);
             if count != 1 {
                 let name = durable.runs.get(no).map(DurableRun::name);
                 let text =
-                    format!("{}: {command} is recorded {count} times", name.unwrap_or_default());
+                    format!("{}: {request_id} is recorded {count} times", name.unwrap_or_default());
                 bench.charge(ACTS, text);
             }
         }
-        for command in recorded.keys() {
-            bench.charge(ACTS, format!("{command} is recorded, and nothing was done"));
+        for request_id in recorded.keys() {
+            bench.charge(ACTS, format!("{request_id} is recorded, and nothing was done"));
         }
         if self.touched {
             the_list_is_true(durable, bench);

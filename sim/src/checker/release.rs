@@ -3,8 +3,8 @@
 //! Source: rule R1 of the design. Looked at where it counts: at the frames that leave the server.
 
 use stepwell::model::batch::BatchSummary;
-use stepwell::model::command::Refusal;
 use stepwell::model::id::{RunId, RunNo, Token};
+use stepwell::model::request::Refusal;
 use stepwell::model::run::Outcome;
 use stepwell::wire::message::{Message, StartAnswer};
 

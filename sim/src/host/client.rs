@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::Value;
-use stepwell::model::command::{ListRuns, Refusal};
 use stepwell::model::dead::DeadFilter;
-use stepwell::model::id::CommandId;
+use stepwell::model::id::RequestId;
 use stepwell::model::payload::Payload;
+use stepwell::model::request::{ListRuns, Refusal};
 use stepwell::model::run::Stats;
 use stepwell::runtime::link::NetDial;
 use stepwell::{Client, ClientError, QueueChange, RateLimit};
@@ -249,16 +249,16 @@ async fn cancel(host: &Host, client: &Client, name: &str) {
     }
 }
 
-/// The same command, until it is answered.
+/// The same request, until it is answered.
 async fn operate(host: &Host, client: &Client, name: &str, act: Act) {
-    let (command, id) = (client.new_command(), run_id(name));
+    let (request_id, id) = (client.new_request_id(), run_id(name));
     loop {
         let acknowledged = host.world.told().is_acknowledged(name);
-        let call = host.begins_call(name, asks(command, &act));
+        let call = host.begins_call(name, asks(request_id, &act));
         let answer = match &act {
-            Act::Redrive => client.redrive_as(command, id).await,
-            Act::Discard => client.discard_as(command, id, "the plan says so").await,
-            Act::Edit(input) => client.edit_input_as(command, id, encoded(input)).await,
+            Act::Redrive => client.redrive_as(request_id, id).await,
+            Act::Discard => client.discard_as(request_id, id, "the plan says so").await,
+            Act::Edit(input) => client.edit_input_as(request_id, id, encoded(input)).await,
         };
         host.ends_call(call, &answer);
         match &answer {
@@ -280,13 +280,13 @@ async fn operate(host: &Host, client: &Client, name: &str, act: Act) {
     }
 }
 
-fn asks(command: CommandId, act: &Act) -> Asked {
+fn asks(request_id: RequestId, act: &Act) -> Asked {
     let deed = match act {
         Act::Redrive => Deed::Redrive,
         Act::Discard => Deed::Discard,
         Act::Edit(input) => Deed::Edit(encoded(input)),
     };
-    Asked::Act { command, deed }
+    Asked::Act { request_id, deed }
 }
 
 fn encoded(input: &Value) -> Payload {

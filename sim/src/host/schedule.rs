@@ -1,6 +1,6 @@
 //! What clients do with schedules.
 
-use stepwell::model::command::Refusal;
+use stepwell::model::request::Refusal;
 use stepwell::model::schedule::ScheduleSpec;
 use stepwell::{Client, ClientError, Overlap, Time};
 

@@ -1,7 +1,7 @@
 //! A client that starts runs with unique keys, all of several or none, and batches.
 
 use serde_json::Value;
-use stepwell::model::command::Refusal;
+use stepwell::model::request::Refusal;
 use stepwell::{Client, ClientError, Workflow};
 
 use super::client::{again, answer_of, begins, tell_start, unknown, wrong};

@@ -18,8 +18,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
-use stepwell::model::command::Refusal;
 use stepwell::model::id::ProcessInstance;
+use stepwell::model::request::Refusal;
 use stepwell::runtime::env::Env;
 use stepwell::wire::message::Message;
 use stepwell_storage::{Crash, MemDisk, MemOptions, MemStore, Op, OpenRefusal, Seq, Store};

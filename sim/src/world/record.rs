@@ -114,7 +114,7 @@ impl Recorder {
             token: None,
             entry: None,
             step: None,
-            request: None,
+            call_number: None,
             text: String::new(),
         };
         let mut turn = |run: RunNo, token: Token| {
@@ -191,45 +191,45 @@ impl Recorder {
                     let name = run.name.clone().unwrap_or_else(|| run.id.to_string());
                     self.ids.insert(run.id, name);
                 }
-                frame.request = Some(m.request);
+                frame.call_number = Some(m.call_number);
                 frame.runs = m.runs.iter().map(|run| self.name_of_id(run.id)).collect();
             }
             Message::AskOutcome(m) => {
-                frame.request = Some(m.request);
+                frame.call_number = Some(m.call_number);
                 frame.runs = vec![self.name_of_id(m.id)];
             }
             Message::AskStatus(m) => {
-                frame.request = Some(m.request);
+                frame.call_number = Some(m.call_number);
                 frame.runs = vec![self.name_of_id(m.id)];
             }
             Message::Cancel(m) => {
-                frame.request = Some(m.request);
+                frame.call_number = Some(m.call_number);
                 frame.runs = vec![self.name_of_id(m.id)];
                 frame.text.clone_from(&m.reason);
             }
             Message::EditInput(m) => {
-                frame.request = Some(m.request);
+                frame.call_number = Some(m.call_number);
                 frame.runs = vec![self.name_of_id(m.id)];
             }
             Message::Redrive(m) => {
-                frame.request = Some(m.request);
+                frame.call_number = Some(m.call_number);
                 frame.runs = vec![self.name_of_id(m.id)];
             }
             Message::Discard(m) => {
-                frame.request = Some(m.request);
+                frame.call_number = Some(m.call_number);
                 frame.runs = vec![self.name_of_id(m.id)];
                 frame.text.clone_from(&m.reason);
             }
-            Message::AskList(m) => frame.request = Some(m.request),
-            Message::AskStats(m) => frame.request = Some(m.request),
-            Message::AskQueues(m) => frame.request = Some(m.request),
+            Message::AskList(m) => frame.call_number = Some(m.call_number),
+            Message::AskStats(m) => frame.call_number = Some(m.call_number),
+            Message::AskQueues(m) => frame.call_number = Some(m.call_number),
             Message::SetQueue(m) => {
-                frame.request = Some(m.request);
+                frame.call_number = Some(m.call_number);
                 frame.text = format!("{}: {}", m.queue, m.change);
             }
-            Message::QueuesReply(m) => frame.request = Some(m.request),
+            Message::QueuesReply(m) => frame.call_number = Some(m.call_number),
             Message::StartReply(m) => {
-                frame.request = Some(m.request);
+                frame.call_number = Some(m.call_number);
                 let answers = m.runs.iter().map(|answer| match &answer.refused {
                     Some(refused) => refused.to_string(),
                     None if answer.started => "started".to_owned(),
@@ -238,34 +238,34 @@ impl Recorder {
                 frame.text = answers.collect::<Vec<_>>().join(", ");
             }
             Message::BatchReply(m) => {
-                frame.request = Some(m.request);
+                frame.call_number = Some(m.call_number);
                 frame.text =
                     format!("{} of {} ended", m.batch.counts.ended(), m.batch.counts.total);
             }
-            Message::StartBatch(m) => frame.request = Some(m.request),
-            Message::StartTogether(m) => frame.request = Some(m.request),
-            Message::AskBatch(m) => frame.request = Some(m.request),
+            Message::StartBatch(m) => frame.call_number = Some(m.call_number),
+            Message::StartTogether(m) => frame.call_number = Some(m.call_number),
+            Message::AskBatch(m) => frame.call_number = Some(m.call_number),
             Message::OutcomeReply(m) => {
-                frame.request = Some(m.request);
+                frame.call_number = Some(m.call_number);
                 m.outcome.kind_name().clone_into(&mut frame.text);
             }
             Message::StatusReply(m) => {
-                frame.request = Some(m.request);
+                frame.call_number = Some(m.call_number);
                 frame.text = m.run.state.to_string();
             }
-            Message::ListReply(m) => frame.request = Some(m.request),
-            Message::DoneReply(m) => frame.request = Some(m.request),
-            Message::StatsReply(m) => frame.request = Some(m.request),
+            Message::ListReply(m) => frame.call_number = Some(m.call_number),
+            Message::DoneReply(m) => frame.call_number = Some(m.call_number),
+            Message::StatsReply(m) => frame.call_number = Some(m.call_number),
             Message::RefusedReply(m) => {
-                frame.request = Some(m.request);
+                frame.call_number = Some(m.call_number);
                 frame.text = m.reason.to_string();
             }
             _ => {}
         }
-        if let Some(request) = frame.request {
+        if let Some(call_number) = frame.call_number {
             if to == super::SERVER_NAME {
-                self.requests.insert((from.to_owned(), request), frame.runs.clone());
-            } else if let Some(runs) = self.requests.get(&(to.to_owned(), request)) {
+                self.requests.insert((from.to_owned(), call_number), frame.runs.clone());
+            } else if let Some(runs) = self.requests.get(&(to.to_owned(), call_number)) {
                 frame.runs.clone_from(runs);
             }
         }
@@ -478,7 +478,7 @@ impl Host {
                 token: None,
                 entry: None,
                 step: None,
-                request: None,
+                call_number: None,
                 text: String::new(),
             });
             What::Sent(Frame { connection, number, copy, ..frame })

@@ -21,15 +21,17 @@ impl Drill {
             return self.redrive_last(&name);
         }
         let now = self.stage.core.now();
-        self.request(RunId(0), |request| {
-            let caller = orders(request);
+        self.request(RunId(0), |call_number| {
+            let caller = orders(call_number);
             match what % 9 {
-                0..=2 => SetSchedule { request, caller, spec: Box::new(spec(name, how)) }.into(),
-                3 => PauseSchedule { request, caller, name }.into(),
-                4 => ResumeSchedule { request, caller, name }.into(),
-                5 => RemoveSchedule { request, caller, name }.into(),
+                0..=2 => {
+                    SetSchedule { call_number, caller, spec: Box::new(spec(name, how)) }.into()
+                }
+                3 => PauseSchedule { call_number, caller, name }.into(),
+                4 => ResumeSchedule { call_number, caller, name }.into(),
+                5 => RemoveSchedule { call_number, caller, name }.into(),
                 6 => Backfill {
-                    request,
+                    call_number,
                     caller,
                     name,
                     from: Time(now.0 - u64::from(how) * 200),
@@ -37,7 +39,7 @@ impl Drill {
                     limit: 5,
                 }
                 .into(),
-                _ => AskOccurrences { request, caller, name, count: 3 }.into(),
+                _ => AskOccurrences { call_number, caller, name, count: 3 }.into(),
             }
         });
     }
@@ -52,9 +54,9 @@ impl Drill {
         });
         let Some(last) = last else { return };
         let id = RunId::of_name(Namespace::default(), &last);
-        self.request(id, |request| {
-            let caller = orders_anew(request);
-            Redrive { request, caller, id }.into()
+        self.request(id, |call_number| {
+            let caller = orders_anew(call_number);
+            Redrive { call_number, caller, id }.into()
         });
     }
 
@@ -63,9 +65,9 @@ impl Drill {
         let rows = self.stage.core.schedules.page(Namespace::default(), None);
         let names: Vec<String> = rows.map(|row| row.record.spec.name.clone()).collect();
         for name in names {
-            self.request(RunId(0), |request| {
+            self.request(RunId(0), |call_number| {
                 let caller = caller();
-                Message::from(RemoveSchedule { request, caller, name })
+                Message::from(RemoveSchedule { call_number, caller, name })
             });
         }
     }

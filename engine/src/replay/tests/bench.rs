@@ -114,7 +114,7 @@ impl Bench {
             queue: "default".to_owned(),
             priority: 5,
             principal: "tester".to_owned(),
-            command: Default::default(),
+            request_id: Default::default(),
             traceparent: None,
             input: Payload::of(input).unwrap(),
             not_before: None,

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use futures_util::future::select;
 
 use super::bench::{Bench, cancel, completed, token};
-use crate::model::command::Damaged;
 use crate::model::failure::Failure;
 use crate::model::id::{Namespace, OnceKey, StepNo};
+use crate::model::request::Damaged;
 use crate::model::retry::Retry;
 use crate::model::time::Time;
 use crate::replay::turn::Phase;

@@ -8,11 +8,11 @@ use proptest::prelude::*;
 
 use super::bench::{Bench, START, cancel, summary};
 use crate::core::NOT_ATTEMPTED;
-use crate::model::command::Damaged;
 use crate::model::entry::{Entry, Place, StepCompleted};
 use crate::model::failure::Failure;
 use crate::model::id::StepNo;
 use crate::model::payload::Payload;
+use crate::model::request::Damaged;
 use crate::model::retry::Retry;
 use crate::model::time::Time;
 use crate::wire::message::Message;

@@ -7,7 +7,7 @@ use super::bench::{Bench, completed};
 use crate::core::run::{Run, RunFold};
 use crate::model::entry::{AttemptFailed, Died, Entry, FunctionEnd, InputEdited, Redriven};
 use crate::model::failure::Failure;
-use crate::model::id::{CommandId, ProcessInstance, RunNo, StepNo};
+use crate::model::id::{ProcessInstance, RequestId, RunNo, StepNo};
 use crate::model::payload::Payload;
 use crate::wire::message::Message;
 use crate::workflow::{Ctx, Step, secs};
@@ -52,7 +52,7 @@ fn redrive(bench: &mut Bench) {
         Redriven {
             at: bench.now(),
             principal: "ops".into(),
-            command: CommandId(bench.journal.len() as u128),
+            request_id: RequestId(bench.journal.len() as u128),
             from,
             rejoins: false,
         }
@@ -207,7 +207,7 @@ fn the_function_gets_the_last_edited_input() {
             InputEdited {
                 at: bench.now(),
                 principal: "ops".into(),
-                command: CommandId(u128::from(input)),
+                request_id: RequestId(u128::from(input)),
                 input: Payload::of(&input).unwrap(),
                 died_at: bench.now(),
             }

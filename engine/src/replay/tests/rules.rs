@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::bench::{Bench, START, cancel, completed, fired, token};
-use crate::model::command::{JournalFull, PayloadTooLarge, Refusal};
 use crate::model::entry::{Entry, Place, TimerArmed};
 use crate::model::failure::Failure;
 use crate::model::id::StepNo;
+use crate::model::request::{JournalFull, PayloadTooLarge, Refusal};
 use crate::model::retry::Retry;
 use crate::model::time::Time;
 use crate::replay::turn::Phase;

@@ -11,10 +11,10 @@ use super::run::Run;
 use super::start::frames;
 use super::{Client, misfit};
 use crate::model::batch::{BatchEnded, BatchSummary};
-use crate::model::command::{ListRuns, Refusal, StartRun};
 use crate::model::id::RunId;
 use crate::model::limits::PAGE_ROWS_MAX;
 use crate::model::payload::{Payload, PayloadError};
+use crate::model::request::{ListRuns, Refusal, StartRun};
 use crate::wire::message::{AskBatch, BatchReply, Message, StartBatch};
 use crate::workflow::Workflow;
 
@@ -87,7 +87,7 @@ impl Client {
     /// the retention.
     pub async fn batch_status(&self, name: &str) -> Result<BatchSummary, ClientError> {
         let (caller, name) = (self.calls(), name.to_owned());
-        let ask = |request| AskBatch { request, caller, name }.into();
+        let ask = |call_number| AskBatch { call_number, caller, name }.into();
         match self.call(ask).await? {
             Message::BatchReply(reply) => Ok(reply.batch),
             other => Err(misfit(&other)),
@@ -308,7 +308,8 @@ impl Client {
     ) -> Result<BatchReply, ClientError> {
         let (count, caller) = (runs.len(), self.calls());
         let (name, follow_up) = (name.to_owned(), follow_up.clone().map(Box::new));
-        let ask = |request| StartBatch { request, caller, name, runs, follow_up, seal }.into();
+        let ask =
+            |call_number| StartBatch { call_number, caller, name, runs, follow_up, seal }.into();
         match self.call(ask).await? {
             Message::BatchReply(reply) if reply.runs.len() == count => Ok(reply),
             other => Err(misfit(&other)),

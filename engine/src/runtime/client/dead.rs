@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::{Client, ClientError, misfit};
-use crate::model::command::Caller;
 use crate::model::dead::{Act, ActCursor, DeadCursor, DeadFilter, DeadLetter};
-use crate::model::id::{CommandId, RunId};
+use crate::model::id::{RequestId, RunId};
 use crate::model::payload::Payload;
+use crate::model::request::Caller;
 use crate::wire::message::{AskActs, AskLetters, Discard, EditInput, Message, Redrive};
 
 /// Dead letters asked for at once.
@@ -27,7 +27,7 @@ pub struct Looked {
     /// Which.
     pub letter: DeadLetter,
     /// What came of it: a refusal concerns this one only.
-    pub answer: Result<(), crate::model::command::Refusal>,
+    pub answer: Result<(), crate::model::request::Refusal>,
 }
 
 impl Client {
@@ -40,44 +40,44 @@ impl Client {
         limit: u32,
     ) -> Result<(Vec<DeadLetter>, Option<DeadCursor>), ClientError> {
         let (caller, filter) = (self.calls(), filter.clone());
-        let ask = |request| AskLetters { request, caller, filter, behind, limit }.into();
+        let ask = |call_number| AskLetters { call_number, caller, filter, behind, limit }.into();
         match self.call(ask).await? {
             Message::LettersReply(reply) => Ok((reply.letters, reply.next)),
             other => Err(misfit(&other)),
         }
     }
 
-    /// A command of one's own, to give to [`redrive_as`](Self::redrive_as) and its like: however
+    /// A request id, to give to [`redrive_as`](Self::redrive_as) and its like: however
     /// often it is given, by this process or another one, it acts once.
-    pub fn new_command(&self) -> CommandId {
-        CommandId(self.random())
+    pub fn new_request_id(&self) -> RequestId {
+        RequestId(self.random())
     }
 
-    fn commands(&self, command: CommandId) -> Caller {
-        Caller { command, ..self.calls() }
+    fn caller_as(&self, request_id: RequestId) -> Caller {
+        Caller { request_id, ..self.calls() }
     }
 
     /// Gives a dead letter another input, which its function gets once it is redriven. Finished
     /// steps keep what they returned; a function that takes another way because of the input is
     /// parked, as after a change of its code.
     ///
-    /// Errors: [`NotDead`](crate::model::command::NotDead),
-    /// [`NoSuchRun`](crate::model::command::NoSuchRun),
-    /// [`PayloadTooLarge`](crate::model::command::PayloadTooLarge),
-    /// [`BadInput`](crate::model::command::BadInput).
+    /// Errors: [`NotDead`](crate::model::request::NotDead),
+    /// [`NoSuchRun`](crate::model::request::NoSuchRun),
+    /// [`PayloadTooLarge`](crate::model::request::PayloadTooLarge),
+    /// [`BadInput`](crate::model::request::BadInput).
     pub async fn edit_input(&self, id: RunId, input: Payload) -> Result<(), ClientError> {
-        self.edit_input_as(self.new_command(), id, input).await
+        self.edit_input_as(self.new_request_id(), id, input).await
     }
 
-    /// The same, as a command that may have been given before.
+    /// The same, as a request that may have been made before.
     pub async fn edit_input_as(
         &self,
-        command: CommandId,
+        request_id: RequestId,
         id: RunId,
         input: Payload,
     ) -> Result<(), ClientError> {
-        let caller = self.commands(command);
-        let ask = |request| EditInput { request, caller, id, input }.into();
+        let caller = self.caller_as(request_id);
+        let ask = |call_number| EditInput { call_number, caller, id, input }.into();
         self.done(ask).await
     }
 
@@ -85,37 +85,37 @@ impl Client {
     /// under its key, with all its retries. Answers once that is durable, not once the run has
     /// ended.
     ///
-    /// Errors: [`NotDead`](crate::model::command::NotDead);
-    /// [`WentOn`](crate::model::command::WentOn) if the workflow gave further commands after it had
-    /// seen the failure; [`NoSuchRun`](crate::model::command::NoSuchRun).
+    /// Errors: [`NotDead`](crate::model::request::NotDead);
+    /// [`WentOn`](crate::model::request::WentOn) if the workflow gave further commands after it had
+    /// seen the failure; [`NoSuchRun`](crate::model::request::NoSuchRun).
     pub async fn redrive(&self, id: RunId) -> Result<(), ClientError> {
-        self.redrive_as(self.new_command(), id).await
+        self.redrive_as(self.new_request_id(), id).await
     }
 
-    /// The same, as a command that may have been given before.
-    pub async fn redrive_as(&self, command: CommandId, id: RunId) -> Result<(), ClientError> {
-        let caller = self.commands(command);
-        let ask = |request| Redrive { request, caller, id }.into();
+    /// The same, as a request that may have been made before.
+    pub async fn redrive_as(&self, request_id: RequestId, id: RunId) -> Result<(), ClientError> {
+        let caller = self.caller_as(request_id);
+        let ask = |call_number| Redrive { call_number, caller, id }.into();
         self.done(ask).await
     }
 
     /// Takes a dead letter off the list. The run stays ended, as discarded.
     ///
-    /// Errors: [`NotDead`](crate::model::command::NotDead),
-    /// [`NoSuchRun`](crate::model::command::NoSuchRun).
+    /// Errors: [`NotDead`](crate::model::request::NotDead),
+    /// [`NoSuchRun`](crate::model::request::NoSuchRun).
     pub async fn discard(&self, id: RunId, reason: &str) -> Result<(), ClientError> {
-        self.discard_as(self.new_command(), id, reason).await
+        self.discard_as(self.new_request_id(), id, reason).await
     }
 
-    /// The same, as a command that may have been given before.
+    /// The same, as a request that may have been made before.
     pub async fn discard_as(
         &self,
-        command: CommandId,
+        request_id: RequestId,
         id: RunId,
         reason: &str,
     ) -> Result<(), ClientError> {
-        let (caller, reason) = (self.commands(command), reason.to_owned());
-        let ask = |request| Discard { request, caller, id, reason }.into();
+        let (caller, reason) = (self.caller_as(request_id), reason.to_owned());
+        let ask = |call_number| Discard { call_number, caller, id, reason }.into();
         self.done(ask).await
     }
 
@@ -172,7 +172,7 @@ impl Client {
         limit: u32,
     ) -> Result<(Vec<Act>, Option<ActCursor>), ClientError> {
         let caller = self.calls();
-        let ask = |request| AskActs { request, caller, run, behind, limit }.into();
+        let ask = |call_number| AskActs { call_number, caller, run, behind, limit }.into();
         match self.call(ask).await? {
             Message::ActsReply(reply) => Ok((reply.acts, reply.next)),
             other => Err(misfit(&other)),

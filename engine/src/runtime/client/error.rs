@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::model::command::Refusal;
 use crate::model::failure::Failure;
 use crate::model::payload::PayloadError;
+use crate::model::request::Refusal;
 use crate::numbered::Undecodable;
 use crate::runtime::session::SessionError;
 

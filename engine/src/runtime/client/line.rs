@@ -9,8 +9,8 @@ use tokio::sync::{oneshot, watch};
 
 use super::error::ClientError;
 use crate::canary::canary;
-use crate::model::command::Caller;
 use crate::model::id::ProcessInstance;
+use crate::model::request::Caller;
 use crate::runtime::link::LinkSender;
 use crate::runtime::session::{Peer, SessionError};
 use crate::wire::message::{Hello, Message, PROTOCOL, RefusedReply, Welcome};
@@ -109,7 +109,7 @@ impl Line {
         }
     }
 
-    /// No connection for now; none at all if the engine does not want us. A command that went out
+    /// No connection for now; none at all if the engine does not want us. A request that went out
     /// over a connection before may have taken effect there: it keeps waiting, since the refusal
     /// says that it has not.
     fn failed(&self, error: &SessionError) {
@@ -119,8 +119,8 @@ impl Line {
             let (open, hopeless) =
                 std::mem::take(&mut state.pending).into_iter().partition(|(_, pending)| {
                     pending.sent
-                        && commands(&pending.message)
-                        && !canary!("a refused hello answers for commands sent before")
+                        && changes_state(&pending.message)
+                        && !canary!("a refused hello answers for requests sent before")
                 });
             state.pending = open;
             let hopeless: BTreeMap<u64, Pending> = hopeless;
@@ -168,7 +168,7 @@ impl Drop for Asked {
 }
 
 /// Whether a request changes something; else it only asks.
-fn commands(message: &Message) -> bool {
+fn changes_state(message: &Message) -> bool {
     matches!(
         message,
         Message::Start(_)
@@ -188,24 +188,24 @@ fn commands(message: &Message) -> bool {
     )
 }
 
-/// The number of the request that a message answers.
+/// The number of the call that a message answers.
 fn request_of(message: &Message) -> Option<u64> {
     Some(match message {
-        Message::StartReply(reply) => reply.request,
-        Message::OutcomeReply(reply) => reply.request,
-        Message::StatusReply(reply) => reply.request,
-        Message::ListReply(reply) => reply.request,
-        Message::JournalReply(reply) => reply.request,
-        Message::DoneReply(reply) => reply.request,
-        Message::StatsReply(reply) => reply.request,
-        Message::QueuesReply(reply) => reply.request,
-        Message::RefusedReply(reply) => reply.request,
-        Message::LettersReply(reply) => reply.request,
-        Message::ActsReply(reply) => reply.request,
-        Message::BatchReply(reply) => reply.request,
-        Message::ScheduleReply(reply) => reply.request,
-        Message::SchedulesReply(reply) => reply.request,
-        Message::BackfillReply(reply) => reply.request,
+        Message::StartReply(reply) => reply.call_number,
+        Message::OutcomeReply(reply) => reply.call_number,
+        Message::StatusReply(reply) => reply.call_number,
+        Message::ListReply(reply) => reply.call_number,
+        Message::JournalReply(reply) => reply.call_number,
+        Message::DoneReply(reply) => reply.call_number,
+        Message::StatsReply(reply) => reply.call_number,
+        Message::QueuesReply(reply) => reply.call_number,
+        Message::RefusedReply(reply) => reply.call_number,
+        Message::LettersReply(reply) => reply.call_number,
+        Message::ActsReply(reply) => reply.call_number,
+        Message::BatchReply(reply) => reply.call_number,
+        Message::ScheduleReply(reply) => reply.call_number,
+        Message::SchedulesReply(reply) => reply.call_number,
+        Message::BackfillReply(reply) => reply.call_number,
         _ => return None,
     })
 }
@@ -232,7 +232,7 @@ impl ClientPeer {
 
 impl Peer for ClientPeer {
     /// Handles say nothing to the session but that they exist.
-    type Command = std::convert::Infallible;
+    type Control = std::convert::Infallible;
 
     fn hello(&mut self) -> Hello {
         Hello {
@@ -268,8 +268,8 @@ impl Peer for ClientPeer {
         let _ = self.reached.send(Some(Err(error.clone())));
     }
 
-    fn command(&mut self, command: Self::Command, _now: Duration) {
-        match command {}
+    fn control(&mut self, control: Self::Control, _now: Duration) {
+        match control {}
     }
 
     fn deserted(&mut self) {

@@ -1,8 +1,8 @@
 //! The client: starts runs, asks about them, stops them.
 //!
 //! All calls of a client and its clones share one connection, on which requests carry numbers.
-//! After a reconnect, what has no answer is sent again as the same command; starts are idempotent
-//! by run id, acts on dead letters by their command, cancel and resume by what they ask for. So
+//! After a reconnect, what has no answer is sent again as the same request; starts are idempotent
+//! by run id, acts on dead letters by their request id, cancel and resume by what they ask for. So
 //! nothing is lost or done twice, and a call ends with an answer, a refusal, or within its time
 //! limit.
 
@@ -33,9 +33,9 @@ pub use self::start::{StartBuilder, StartMany};
 use super::env::Env;
 use super::link::{Dial, NetDial};
 use super::session::{Session, SessionError, within};
-use crate::model::command::{Caller, ListRuns};
 use crate::model::entry::Entry;
-use crate::model::id::{CommandId, Namespace, ProcessInstance, RunId};
+use crate::model::id::{Namespace, ProcessInstance, RequestId, RunId};
+use crate::model::request::{Caller, ListRuns};
 use crate::model::run::{Outcome, RunSummary, Stats};
 use crate::wire::message::{
     AskDead, AskJournal, AskList, AskOutcome, AskStats, AskStatus, Cancel, Message, Resume,
@@ -150,7 +150,7 @@ impl Client {
     /// takes.
     pub async fn outcome(&self, id: RunId, wait: bool) -> Result<Outcome, ClientError> {
         let caller = self.calls();
-        let ask = |request| AskOutcome { request, caller, id, wait }.into();
+        let ask = |call_number| AskOutcome { call_number, caller, id, wait }.into();
         let answer = match wait {
             true => self.call_without_limit(ask).await?,
             false => self.call(ask).await?,
@@ -164,7 +164,7 @@ impl Client {
     /// Where a run is in its life.
     pub async fn status(&self, id: RunId) -> Result<RunSummary, ClientError> {
         let caller = self.calls();
-        match self.call(|request| AskStatus { request, caller, id }.into()).await? {
+        match self.call(|call_number| AskStatus { call_number, caller, id }.into()).await? {
             Message::StatusReply(reply) => Ok(reply.run),
             other => Err(misfit(&other)),
         }
@@ -177,7 +177,7 @@ impl Client {
         list: ListRuns,
     ) -> Result<(Vec<RunSummary>, Option<u64>), ClientError> {
         let caller = self.calls();
-        match self.call(|request| AskList { request, caller, list }.into()).await? {
+        match self.call(|call_number| AskList { call_number, caller, list }.into()).await? {
             Message::ListReply(reply) => Ok((reply.runs, reply.next)),
             other => Err(misfit(&other)),
         }
@@ -190,7 +190,7 @@ impl Client {
         list: ListRuns,
     ) -> Result<(Vec<RunSummary>, Option<u64>), ClientError> {
         let caller = self.calls();
-        match self.call(|request| AskDead { request, caller, list }.into()).await? {
+        match self.call(|call_number| AskDead { call_number, caller, list }.into()).await? {
             Message::ListReply(reply) => Ok((reply.runs, reply.next)),
             other => Err(misfit(&other)),
         }
@@ -201,8 +201,9 @@ impl Client {
         let mut entries = Vec::new();
         loop {
             let (caller, from) = (self.calls(), entries.len() as u32);
-            let ask =
-                |request| AskJournal { request, caller, id, from, limit: JOURNAL_PAGE }.into();
+            let ask = |call_number| {
+                AskJournal { call_number, caller, id, from, limit: JOURNAL_PAGE }.into()
+            };
             let reply = match self.call(ask).await? {
                 Message::JournalReply(reply) if reply.from == from => reply,
                 other => return Err(misfit(&other)),
@@ -221,23 +222,23 @@ impl Client {
 
     /// Asks a run to stop. Answers once the request is durable, not once the run has stopped.
     ///
-    /// Errors: [`Refusal::NoSuchRun`](crate::model::command::Refusal::NoSuchRun),
-    /// [`Refusal::HasEnded`](crate::model::command::Refusal::HasEnded).
+    /// Errors: [`Refusal::NoSuchRun`](crate::model::request::Refusal::NoSuchRun),
+    /// [`Refusal::HasEnded`](crate::model::request::Refusal::HasEnded).
     pub async fn cancel(&self, id: RunId, reason: &str) -> Result<(), ClientError> {
         let (caller, reason) = (self.calls(), reason.to_owned());
-        self.done(|request| Cancel { request, caller, id, reason }.into()).await
+        self.done(|call_number| Cancel { call_number, caller, id, reason }.into()).await
     }
 
     /// Lets a parked or paused run go on. One that is queued for another build than those it failed
     /// on is queued for all again.
     pub async fn resume(&self, id: RunId) -> Result<(), ClientError> {
         let caller = self.calls();
-        self.done(|request| Resume { request, caller, id }.into()).await
+        self.done(|call_number| Resume { call_number, caller, id }.into()).await
     }
 
     /// The engine's counts.
     pub async fn stats(&self) -> Result<Stats, ClientError> {
-        match self.call(|request| AskStats { request }.into()).await? {
+        match self.call(|call_number| AskStats { call_number }.into()).await? {
             Message::StatsReply(reply) => Ok(reply.stats),
             other => Err(misfit(&other)),
         }
@@ -277,7 +278,7 @@ impl Client {
             _ => {
                 let (alive, is_alive) = mpsc::unbounded_channel();
                 let (reached, is_reached) = watch::channel(None);
-                let caller = Caller { command: CommandId(self.random()), ..self.caller.clone() };
+                let caller = Caller { request_id: RequestId(self.random()), ..self.caller.clone() };
                 let peer = ClientPeer::new(
                     shared.line.clone(),
                     caller,

@@ -6,8 +6,8 @@ use serde::de::DeserializeOwned;
 use super::error::{ClientError, RunError};
 use super::run::Run;
 use super::{Client, StartBuilder};
-use crate::model::command::Refusal;
 use crate::model::failure::{Failure, ONCE};
+use crate::model::request::Refusal;
 use crate::workflow::Workflow;
 
 impl Client {

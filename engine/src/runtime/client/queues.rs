@@ -44,7 +44,7 @@ impl Queues {
 
     /// One queue.
     ///
-    /// Errors: [`Refusal::NoSuchQueue`](crate::model::command::Refusal::NoSuchQueue).
+    /// Errors: [`Refusal::NoSuchQueue`](crate::model::request::Refusal::NoSuchQueue).
     pub async fn show(&self, queue: &str) -> Result<QueueSummary, ClientError> {
         let found = self.ask(Some(queue.to_owned())).await?;
         let none = ClientError::Misfit { kind: "QueuesReply" };
@@ -53,7 +53,7 @@ impl Queues {
 
     /// Dispatches no more runs of a queue. Running ones go on, and starts are taken.
     ///
-    /// Errors: [`Refusal::NoSuchQueue`](crate::model::command::Refusal::NoSuchQueue).
+    /// Errors: [`Refusal::NoSuchQueue`](crate::model::request::Refusal::NoSuchQueue).
     pub async fn pause(&self, queue: &str) -> Result<(), ClientError> {
         let paused = Some(true);
         self.set(queue, QueueChange { paused, ..QueueChange::default() }).await
@@ -61,7 +61,7 @@ impl Queues {
 
     /// Dispatches runs of a queue again.
     ///
-    /// Errors: [`Refusal::NoSuchQueue`](crate::model::command::Refusal::NoSuchQueue).
+    /// Errors: [`Refusal::NoSuchQueue`](crate::model::request::Refusal::NoSuchQueue).
     pub async fn resume(&self, queue: &str) -> Result<(), ClientError> {
         let paused = Some(false);
         self.set(queue, QueueChange { paused, ..QueueChange::default() }).await
@@ -80,17 +80,17 @@ impl Queues {
 
     /// Sets what `change` names, and leaves the rest.
     ///
-    /// Errors: [`Refusal::NoSuchQueue`](crate::model::command::Refusal::NoSuchQueue) unless
-    /// `change.create`; [`Refusal::BadRate`](crate::model::command::Refusal::BadRate),
-    /// [`Refusal::OutOfRange`](crate::model::command::Refusal::OutOfRange).
+    /// Errors: [`Refusal::NoSuchQueue`](crate::model::request::Refusal::NoSuchQueue) unless
+    /// `change.create`; [`Refusal::BadRate`](crate::model::request::Refusal::BadRate),
+    /// [`Refusal::OutOfRange`](crate::model::request::Refusal::OutOfRange).
     pub async fn set(&self, queue: &str, change: QueueChange) -> Result<(), ClientError> {
         let (caller, queue) = (self.client.calls(), queue.to_owned());
-        let ask = |request| SetQueue { request, caller, queue, change }.into();
+        let ask = |call_number| SetQueue { call_number, caller, queue, change }.into();
         self.client.done(ask).await
     }
 
     async fn ask(&self, queue: Option<String>) -> Result<Vec<QueueSummary>, ClientError> {
-        let ask = |request| AskQueues { request, queue }.into();
+        let ask = |call_number| AskQueues { call_number, queue }.into();
         match self.client.call(ask).await? {
             Message::QueuesReply(reply) => Ok(reply.queues),
             other => Err(misfit(&other)),

@@ -154,8 +154,9 @@ impl ScheduleBuilder {
     pub fn set(self) -> BoxFuture<'static, Result<ScheduleSet, ClientError>> {
         Box::pin(async move {
             let (caller, spec) = (self.client.calls(), Box::new(self.spec?));
-            let reply =
-                self.client.schedule_reply(|request| SetSchedule { request, caller, spec }.into());
+            let reply = self
+                .client
+                .schedule_reply(|call_number| SetSchedule { call_number, caller, spec }.into());
             let reply = reply.await?;
             Ok(ScheduleSet { schedule: *reply.schedule, changed: reply.changed })
         })
@@ -235,8 +236,9 @@ impl Schedules {
         let (mut all, mut after) = (Vec::new(), None);
         loop {
             let caller = self.0.calls();
-            let ask =
-                |request| AskSchedules { request, caller, after, limit: SCHEDULE_ROWS_MAX }.into();
+            let ask = |call_number| {
+                AskSchedules { call_number, caller, after, limit: SCHEDULE_ROWS_MAX }.into()
+            };
             match self.0.call(ask).await? {
                 Message::SchedulesReply(reply) => {
                     all.extend(reply.schedules);
@@ -257,8 +259,9 @@ impl Schedules {
         count: u32,
     ) -> Result<(ScheduleInfo, Vec<Occurrence>), ClientError> {
         let (caller, name) = (self.0.calls(), name.to_owned());
-        let reply =
-            self.0.schedule_reply(|request| AskOccurrences { request, caller, name, count }.into());
+        let reply = self.0.schedule_reply(|call_number| {
+            AskOccurrences { call_number, caller, name, count }.into()
+        });
         reply.await.map(|reply| (*reply.schedule, reply.next))
     }
 
@@ -273,7 +276,8 @@ impl Schedules {
     /// Starts no more occurrences until it is resumed. Tells whether that changed anything.
     pub async fn pause(&self, name: &str) -> Result<bool, ClientError> {
         let (caller, name) = (self.0.calls(), name.to_owned());
-        let reply = self.0.schedule_reply(|request| PauseSchedule { request, caller, name }.into());
+        let reply =
+            self.0.schedule_reply(|call_number| PauseSchedule { call_number, caller, name }.into());
         reply.await.map(|reply| reply.changed)
     }
 
@@ -281,15 +285,16 @@ impl Schedules {
     /// Tells whether that changed anything.
     pub async fn resume(&self, name: &str) -> Result<bool, ClientError> {
         let (caller, name) = (self.0.calls(), name.to_owned());
-        let reply =
-            self.0.schedule_reply(|request| ResumeSchedule { request, caller, name }.into());
+        let reply = self
+            .0
+            .schedule_reply(|call_number| ResumeSchedule { call_number, caller, name }.into());
         reply.await.map(|reply| reply.changed)
     }
 
     /// Forgets a schedule. Runs that it started go on.
     pub async fn remove(&self, name: &str) -> Result<(), ClientError> {
         let (caller, name) = (self.0.calls(), name.to_owned());
-        let remove = |request| RemoveSchedule { request, caller, name }.into();
+        let remove = |call_number| RemoveSchedule { call_number, caller, name }.into();
         self.0.done(remove).await
     }
 
@@ -307,7 +312,7 @@ impl Schedules {
     ) -> Result<Filled, ClientError> {
         let (caller, name) = (self.0.calls(), name.to_owned());
         let limit = limit.min(BACKFILL_PAGE_MAX);
-        let ask = |request| Backfill { request, caller, name, from, to, limit }.into();
+        let ask = |call_number| Backfill { call_number, caller, name, from, to, limit }.into();
         match self.0.call(ask).await? {
             Message::BackfillReply(reply) => {
                 Ok(Filled { started: reply.started, existed: reply.existed, next: reply.next })

@@ -9,10 +9,10 @@ use serde::Serialize;
 use super::error::ClientError;
 use super::run::Run;
 use super::{Client, misfit};
-use crate::model::command::{PayloadTooLarge, Refusal, StartRun, TooMany};
-use crate::model::id::{CommandId, RunId};
+use crate::model::id::{RequestId, RunId};
 use crate::model::limits::{PAYLOAD_BYTES_CEILING, START_MANY_MAX, TOGETHER_BYTES_MAX};
 use crate::model::payload::{Payload, PayloadError};
+use crate::model::request::{PayloadTooLarge, Refusal, StartRun, TooMany};
 use crate::model::unique::{Unique, UniqueKey};
 use crate::wire::message::{Message, Start, StartAnswer, StartTogether};
 use crate::workflow::Workflow;
@@ -312,7 +312,7 @@ impl Client {
             return Err(ClientError::Refused(refusal.into()));
         }
         let caller = self.calls();
-        let ask = |request| StartTogether { request, caller, runs }.into();
+        let ask = |call_number| StartTogether { call_number, caller, runs }.into();
         match self.call(ask).await? {
             Message::StartReply(reply) if reply.runs.len() == count => Ok(reply.runs),
             other => Err(misfit(&other)),
@@ -326,7 +326,7 @@ impl Client {
             return Err(ClientError::Refused(PayloadTooLarge { bytes, bytes_max }.into()));
         }
         let caller = self.calls();
-        match self.call(|request| Start { request, caller, runs }.into()).await? {
+        match self.call(|call_number| Start { call_number, caller, runs }.into()).await? {
             Message::StartReply(reply) if reply.runs.len() == count => Ok(reply.runs),
             other => Err(misfit(&other)),
         }
@@ -343,8 +343,11 @@ impl Client {
         RunId(self.random())
     }
 
-    /// The caller of a new command.
-    pub(super) fn calls(&self) -> crate::model::command::Caller {
-        crate::model::command::Caller { command: CommandId(self.random()), ..self.caller.clone() }
+    /// The caller of a new request.
+    pub(super) fn calls(&self) -> crate::model::request::Caller {
+        crate::model::request::Caller {
+            request_id: RequestId(self.random()),
+            ..self.caller.clone()
+        }
     }
 }

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::{Client, ClientError, RunError};
-use crate::model::command::{NoSuchRun, Refusal};
 use crate::model::entry::{Cancelled, Entry};
 use crate::model::failure::Failure;
 use crate::model::id::RunId;
 use crate::model::payload::Payload;
+use crate::model::request::{NoSuchRun, Refusal};
 use crate::model::run::{Outcome, OutcomeCancelled, OutcomeCompleted, OutcomeDead};
 use crate::model::time::Time;
 use crate::runtime::bench::{Connection, Door, FakeEngine, env, settle, started};
@@ -37,7 +37,7 @@ fn answer(start: &Start) -> StartReply {
         .iter()
         .map(|run| StartAnswer { id: run.id, started: true, refused: None })
         .collect();
-    StartReply { request: start.request, runs }
+    StartReply { call_number: start.call_number, runs }
 }
 
 #[tokio::test(start_paused = true)]
@@ -66,7 +66,7 @@ async fn a_start_says_all_it_was_given() {
 
 // A start that was committed and whose answer was lost must not become a second run.
 #[tokio::test(start_paused = true)]
-async fn what_has_no_answer_is_sent_again_as_the_same_command() {
+async fn what_has_no_answer_is_sent_again_as_the_same_request() {
     let (mut engine, client) = client();
     let starting = tokio::spawn(client.start(GREET, &"you".to_owned()).into_future());
     let mut connection = engine.accept().await;
@@ -75,7 +75,7 @@ async fn what_has_no_answer_is_sent_again_as_the_same_command() {
     let mut connection = engine.accept().await;
     let second = start(&mut connection).await;
     assert_eq!(first, second);
-    assert_ne!(first.caller.command, Default::default());
+    assert_ne!(first.caller.request_id, Default::default());
     connection.send(answer(&second));
     starting.await.unwrap().unwrap();
 }
@@ -91,7 +91,7 @@ async fn a_sent_request_without_an_answer_is_unknown_and_an_unsent_one_is_not() 
     let mut connection = engine.accept().await;
     let Message::Resume(asked) = connection.next().await else { panic!() };
     assert_eq!(asking.await.unwrap(), Err(ClientError::TimedOut { limit: secs(3) }));
-    connection.send(DoneReply { request: asked.request });
+    connection.send(DoneReply { call_number: asked.call_number });
     engine.door(Door::Refused);
     drop(connection);
     settle().await;
@@ -127,7 +127,7 @@ async fn a_refused_hello_ends_the_calls() {
 // An engine that fails closes the door on those who come back, and may have committed what they had
 // sent before.
 #[tokio::test(start_paused = true)]
-async fn a_refused_hello_does_not_say_that_a_command_sent_before_took_no_effect() {
+async fn a_refused_hello_does_not_say_that_a_request_sent_before_took_no_effect() {
     let (mut engine, client) = client();
     let client = client.limit(secs(3));
     let cancelling = tokio::spawn({
@@ -166,7 +166,7 @@ async fn many_wait_for_outcomes_on_one_connection_for_longer_than_a_call_may_tak
             2 => OutcomeCompleted { output: Payload::of("word").unwrap() }.into(),
             id => OutcomeCompleted { output: Payload::of(&(id as u32)).unwrap() }.into(),
         };
-        connection.send(OutcomeReply { request: ask.request, outcome });
+        connection.send(OutcomeReply { call_number: ask.call_number, outcome });
     }
     for (id, waiting) in waiting.into_iter().enumerate() {
         match (id, waiting.await.unwrap()) {
@@ -184,7 +184,7 @@ async fn a_refusal_is_told_as_it_is() {
     let mut connection = engine.accept().await;
     let Message::AskStatus(ask) = connection.next().await else { panic!() };
     let reason = Refusal::from(NoSuchRun { id: ask.id });
-    connection.send(RefusedReply { request: ask.request, reason: reason.clone() });
+    connection.send(RefusedReply { call_number: ask.call_number, reason: reason.clone() });
     assert_eq!(asking.await.unwrap(), Err(ClientError::Refused(reason)));
 }
 
@@ -199,7 +199,12 @@ async fn a_journal_is_read_page_by_page() {
         let Message::AskJournal(ask) = connection.next().await else { panic!() };
         let entries =
             journal[ask.from as usize..].iter().take(2).map(|e| e.encode().into()).collect();
-        connection.send(JournalReply { request: ask.request, from: ask.from, count: 3, entries });
+        connection.send(JournalReply {
+            call_number: ask.call_number,
+            from: ask.from,
+            count: 3,
+            entries,
+        });
     }
     assert_eq!(asking.await.unwrap(), Ok(journal));
 }

@@ -25,7 +25,7 @@ use crate::model::payload::Payload;
 use crate::replay::elsewhere::{Elsewhere, Errand};
 use crate::replay::mismatch::span_text;
 use crate::runtime::env::{Clock, Env};
-use crate::runtime::worker::{PageWanted, WorkerCommand};
+use crate::runtime::worker::{PageWanted, SessionControl};
 
 /// How much of the end of its stderr is kept for the failure.
 const TAIL_BYTES: usize = 1_024;
@@ -45,12 +45,12 @@ struct Launch {
 /// See the module. Its thread is started with the first attempt.
 pub(crate) struct Processes {
     env: Env,
-    session: mpsc::UnboundedSender<WorkerCommand>,
+    session: mpsc::UnboundedSender<SessionControl>,
     launches: Mutex<Option<mpsc::UnboundedSender<Launch>>>,
 }
 
 impl Processes {
-    pub(crate) fn new(env: Env, session: mpsc::UnboundedSender<WorkerCommand>) -> Self {
+    pub(crate) fn new(env: Env, session: mpsc::UnboundedSender<SessionControl>) -> Self {
         Self { env, session, launches: Mutex::new(None) }
     }
 
@@ -103,7 +103,7 @@ enum Broken {
 }
 
 /// One attempt, from its process's start to its end.
-async fn supervise(env: Env, session: mpsc::UnboundedSender<WorkerCommand>, launch: Launch) {
+async fn supervise(env: Env, session: mpsc::UnboundedSender<SessionControl>, launch: Launch) {
     let Launch { errand, began, mut answer } = launch;
     let clock = env.clock.clone();
     let mut process = match Process::start(env.entropy.next_u128(), &errand.workflow) {
@@ -189,7 +189,7 @@ impl Process {
         &mut self,
         clock: &dyn Clock,
         began: Duration,
-        session: &mpsc::UnboundedSender<WorkerCommand>,
+        session: &mpsc::UnboundedSender<SessionControl>,
         errand: &Errand,
     ) -> Result<Result<Payload, Failure>, Broken> {
         let gone = |_: io::Error| Broken::Gone;
@@ -326,7 +326,7 @@ fn name_of(signal: i32) -> &'static str {
 /// A page of the journal, asked for until there is a connection to ask over.
 async fn page(
     clock: &dyn Clock,
-    session: &mpsc::UnboundedSender<WorkerCommand>,
+    session: &mpsc::UnboundedSender<SessionControl>,
     errand: &Errand,
     from: u32,
 ) -> Result<Vec<bytes::Bytes>, Broken> {
@@ -339,7 +339,7 @@ async fn page(
             limit: errand.seen - from,
             answer,
         };
-        if session.send(WorkerCommand::Read(wanted)).is_err() {
+        if session.send(SessionControl::Read(wanted)).is_err() {
             return Err(Broken::Failed(failed("the worker has left")));
         }
         match answered.await {

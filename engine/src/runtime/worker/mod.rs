@@ -58,17 +58,17 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, watch};
 
 use self::peer::{Introduction, Reached, WorkerPeer};
-pub(crate) use self::peer::{PageWanted, WorkerCommand};
+pub(crate) use self::peer::{PageWanted, SessionControl};
 pub use self::slots::SLOTS_DEFAULT;
 use self::slots::Slots;
 use super::env::Env;
 use super::isolated;
 use super::link::{Dial, NetDial};
 use super::session::{Session, SessionError};
-use crate::model::command::Caller;
 use crate::model::failure::Failure;
-use crate::model::id::{CommandId, ProcessInstance};
+use crate::model::id::{ProcessInstance, RequestId};
 use crate::model::limits::NAME_BYTES_MAX;
+use crate::model::request::Caller;
 use crate::replay::elsewhere::Elsewhere;
 use crate::replay::world::{Begin, Code, Registry, World};
 use crate::wire::message::WorkflowOffer;
@@ -353,16 +353,16 @@ impl Worker {
             grace,
             exits_when_stuck,
         } = self;
-        let caller = Caller { command: CommandId(env.entropy.next_u128()), ..caller };
+        let caller = Caller { request_id: RequestId(env.entropy.next_u128()), ..caller };
         let process = ProcessInstance(env.entropy.next_u128());
         let introduction = Introduction { caller, process, build, workflows, queues, tags, grace };
-        let (commands, from_handles) = mpsc::unbounded_channel();
+        let (controls, from_handles) = mpsc::unbounded_channel();
         let world = World::new(env.clock.clone(), registry);
-        let world = Arc::new(world.with_elsewhere(elsewhere(&env, &commands)));
+        let world = Arc::new(world.with_elsewhere(elsewhere(&env, &controls)));
         let (reached, is_reached) = watch::channel(None);
         let (ended, has_ended) = watch::channel(());
         let runtime = tokio::runtime::Handle::current();
-        let peer = WorkerPeer::new(introduction, world.clone(), runtime, reached, commands.clone());
+        let peer = WorkerPeer::new(introduction, world.clone(), runtime, reached, controls.clone());
         let session = Session::new(env.clone(), dial, peer, from_handles);
         let after = world.clone();
         let run = async move {
@@ -373,7 +373,7 @@ impl Worker {
             drop(ended);
         };
         env.exec.isolated("stepwell-session", Box::pin(run)).map_err(WorkerError::System)?;
-        Ok(WorkerHandle { commands, reached: is_reached, ended: has_ended, world, process })
+        Ok(WorkerHandle { controls, reached: is_reached, ended: has_ended, world, process })
     }
 
     /// Starts it, and drains it when the process gets SIGTERM or SIGINT.
@@ -440,7 +440,7 @@ impl std::fmt::Debug for Worker {
 /// A worker that runs. Dropping it does not stop the worker.
 #[derive(Clone)]
 pub struct WorkerHandle {
-    commands: mpsc::UnboundedSender<WorkerCommand>,
+    controls: mpsc::UnboundedSender<SessionControl>,
     reached: watch::Receiver<Reached>,
     ended: watch::Receiver<()>,
     world: Arc<World>,
@@ -453,14 +453,14 @@ impl WorkerHandle {
     ///
     /// **Cancel safety**: the worker drains even if this future is dropped.
     pub async fn drain(&self) {
-        let _ = self.commands.send(WorkerCommand::Drain);
+        let _ = self.controls.send(SessionControl::Drain);
         self.finished().await;
     }
 
     /// Drops its functions, requeues all its runs, and leaves. Returns at once; wait with
     /// [`finished`](Self::finished).
     pub fn stop(&self) {
-        let _ = self.commands.send(WorkerCommand::Stop);
+        let _ = self.controls.send(SessionControl::Stop);
     }
 
     /// Ends once the worker has left, or its runtime is gone.
@@ -548,14 +548,14 @@ pub struct WorkerStats {
 #[cfg(unix)]
 fn elsewhere(
     env: &Env,
-    session: &mpsc::UnboundedSender<WorkerCommand>,
+    session: &mpsc::UnboundedSender<SessionControl>,
 ) -> Option<Arc<dyn Elsewhere>> {
     let processes = || Arc::new(isolated::Processes::new(env.clone(), session.clone()));
     env.exec.has_processes().then(|| processes() as _)
 }
 
 #[cfg(not(unix))]
-fn elsewhere(_: &Env, _: &mpsc::UnboundedSender<WorkerCommand>) -> Option<Arc<dyn Elsewhere>> {
+fn elsewhere(_: &Env, _: &mpsc::UnboundedSender<SessionControl>) -> Option<Arc<dyn Elsewhere>> {
     None
 }
 

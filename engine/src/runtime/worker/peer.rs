@@ -13,8 +13,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::outlet::Outlet;
 use super::turn_task::{Gone, ToTurn, TurnTask};
 use crate::canary::canary;
-use crate::model::command::Caller;
 use crate::model::id::{Namespace, ProcessInstance, RunId, RunNo, Token};
+use crate::model::request::Caller;
 use crate::model::time::Time;
 use crate::replay::turn::Turn;
 use crate::replay::watch::Watch;
@@ -37,7 +37,7 @@ const SESSION_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 
 /// What handles and turns tell the session.
 #[derive(Debug)]
-pub(crate) enum WorkerCommand {
+pub(crate) enum SessionControl {
     /// Take no more work, finish what runs, leave.
     Drain,
     /// Leave.
@@ -80,7 +80,7 @@ pub(crate) struct WorkerPeer {
     pub(super) world: Arc<World>,
     runtime: Handle,
     reached: watch::Sender<Reached>,
-    to_session: mpsc::UnboundedSender<WorkerCommand>,
+    to_session: mpsc::UnboundedSender<SessionControl>,
     pub(super) outlet: Arc<Outlet>,
     pub(super) connection: u64,
     pub(super) turns: BTreeMap<RunNo, HeldTurn>,
@@ -130,7 +130,7 @@ impl WorkerPeer {
         world: Arc<World>,
         runtime: Handle,
         reached: watch::Sender<Reached>,
-        to_session: mpsc::UnboundedSender<WorkerCommand>,
+        to_session: mpsc::UnboundedSender<SessionControl>,
     ) -> Self {
         Self {
             introduction,
@@ -299,7 +299,7 @@ impl WorkerPeer {
 }
 
 impl Peer for WorkerPeer {
-    type Command = WorkerCommand;
+    type Control = SessionControl;
 
     fn hello(&mut self) -> Hello {
         let me = &self.introduction;
@@ -366,12 +366,12 @@ impl Peer for WorkerPeer {
             }
             Message::LeaseContinued(continued) => self.lease_continued(continued),
             Message::JournalReply(reply) => {
-                if let Some(wanted) = self.pages.remove(&reply.request) {
+                if let Some(wanted) = self.pages.remove(&reply.call_number) {
                     let _ = wanted.answer.send(Ok(reply.entries));
                 }
             }
             Message::RefusedReply(reply) => {
-                if let Some(wanted) = self.pages.remove(&reply.request) {
+                if let Some(wanted) = self.pages.remove(&reply.call_number) {
                     let _ = wanted.answer.send(Err(reply.reason.to_string()));
                 }
             }
@@ -410,12 +410,12 @@ impl Peer for WorkerPeer {
         }
     }
 
-    fn command(&mut self, command: WorkerCommand, now: Duration) {
-        match command {
-            WorkerCommand::Drain => self.drain(now),
-            WorkerCommand::Stop => self.stop(now, "stopped"),
-            WorkerCommand::Read(wanted) => self.ask_page(wanted),
-            WorkerCommand::Gone { run, turn } => {
+    fn control(&mut self, control: SessionControl, now: Duration) {
+        match control {
+            SessionControl::Drain => self.drain(now),
+            SessionControl::Stop => self.stop(now, "stopped"),
+            SessionControl::Read(wanted) => self.ask_page(wanted),
+            SessionControl::Gone { run, turn } => {
                 self.tasks -= 1;
                 self.stuck.remove(&turn);
                 self.parted.remove(&turn);

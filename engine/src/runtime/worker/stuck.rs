@@ -17,10 +17,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::peer::{HeldTurn, PageWanted, WorkerPeer};
-use crate::model::command::Caller;
 use crate::model::failure::TIME_LIMIT;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::id::{RunNo, StepNo, Token};
+use crate::model::request::Caller;
 use crate::replay::mismatch::span_text;
 use crate::replay::watch::{Blocker, Body, Watch};
 use crate::replay::world::count;
@@ -141,7 +141,7 @@ impl WorkerPeer {
     pub(super) fn ask_page(&mut self, wanted: PageWanted) {
         self.next_page += 1;
         let ask = AskJournal {
-            request: self.next_page,
+            call_number: self.next_page,
             caller: Caller { namespace: wanted.namespace, ..self.introduction.caller.clone() },
             id: wanted.run,
             from: wanted.from,
@@ -176,8 +176,8 @@ mod tests {
     use tokio::sync::{mpsc, watch};
 
     use super::*;
-    use crate::model::command::{Caller, HasEnded};
     use crate::model::id::{ProcessInstance, RunId, SessionId};
+    use crate::model::request::{Caller, HasEnded};
     use crate::model::run::RunState;
     use crate::model::time::Time;
     use crate::replay::world::{Registry, World};
@@ -208,8 +208,8 @@ mod tests {
         let world = Arc::new(World::new(env().clock, Registry::new()));
         let runtime = tokio::runtime::Handle::current();
         let (reached, _) = watch::channel(None);
-        let (commands, _) = mpsc::unbounded_channel();
-        let mut peer = WorkerPeer::new(introduction, world, runtime, reached, commands);
+        let (controls, _) = mpsc::unbounded_channel();
+        let mut peer = WorkerPeer::new(introduction, world, runtime, reached, controls);
         let (ours, theirs) = Link::pair();
         let welcome = Welcome {
             protocol: PROTOCOL,

@@ -7,11 +7,11 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::{Worker, WorkerError, WorkerHandle};
-use crate::model::command::{HasEnded, Refusal};
 use crate::model::entry::{Entry, Place, StepCompleted, TimerArmed, TimerFired};
 use crate::model::failure::Failure;
 use crate::model::id::{RunId, RunNo, StepNo, Token};
 use crate::model::payload::Payload;
+use crate::model::request::{HasEnded, Refusal};
 use crate::model::run::RunState;
 use crate::model::time::Time;
 use crate::runtime::bench::{Connection, Door, FakeEngine, env, settle, started, stored, token};

@@ -9,9 +9,9 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::outlet::Outlet;
-use super::peer::WorkerCommand;
-use crate::model::command::Refusal;
+use super::peer::SessionControl;
 use crate::model::id::{RunNo, StepNo, Token};
+use crate::model::request::Refusal;
 use crate::replay::turn::{Phase, Turn};
 use crate::replay::watch::Watch;
 use crate::replay::world::{World, count};
@@ -63,12 +63,12 @@ pub(crate) struct TurnTask {
 pub(crate) struct Gone {
     pub(crate) run: RunNo,
     pub(crate) turn: u64,
-    pub(crate) session: mpsc::UnboundedSender<WorkerCommand>,
+    pub(crate) session: mpsc::UnboundedSender<SessionControl>,
 }
 
 impl Drop for Gone {
     fn drop(&mut self) {
-        let _ = self.session.send(WorkerCommand::Gone { run: self.run, turn: self.turn });
+        let _ = self.session.send(SessionControl::Gone { run: self.run, turn: self.turn });
     }
 }
 

@@ -148,10 +148,10 @@ fn asked(asked: &Asked) -> String {
         Asked::Outcome { waits: true } => "outcome, once it has ended".to_owned(),
         Asked::Outcome { waits: false } => "outcome, now".to_owned(),
         Asked::Status => "status".to_owned(),
-        Asked::Act { command, deed } => match deed {
-            Deed::Redrive => format!("redrive ({command})"),
-            Deed::Edit(input) => format!("edit {} ({command})", brief(input)),
-            Deed::Discard => format!("discard ({command})"),
+        Asked::Act { request_id, deed } => match deed {
+            Deed::Redrive => format!("redrive ({request_id})"),
+            Deed::Edit(input) => format!("edit {} ({request_id})", brief(input)),
+            Deed::Discard => format!("discard ({request_id})"),
         },
     }
 }

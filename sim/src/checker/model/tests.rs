@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use stepwell::model::command::{
+use stepwell::model::failure::Failure;
+use stepwell::model::id::{Namespace, RequestId, RunId, RunNo};
+use stepwell::model::request::{
     HasEnded, IdTaken, NoSuchRun, NotAllStarted, NotDead, NotResumable, Offenders,
 };
-use stepwell::model::failure::Failure;
-use stepwell::model::id::{CommandId, Namespace, RunId, RunNo};
 use stepwell::model::run::{
     OutcomeCancelled, OutcomeCompleted, OutcomeDead, OutcomePending, RunSummary,
 };
@@ -102,10 +102,10 @@ fn dead() -> Outcome {
     OutcomeDead { failure }.into()
 }
 
-/// A journal of ten entries: dead with entry 3, edited by command 1, redriven by command 2, and
+/// A journal of ten entries: dead with entry 3, edited by request 1, redriven by request 2, and
 /// completed.
 fn redriven() -> Option<Held> {
-    let act = |index, command, kind| (index, CommandId(command), kind);
+    let act = |index, request_id, kind| (index, RequestId(request_id), kind);
     Some(Held {
         acts: vec![act(4, 1, ActKind::Edit), act(5, 2, ActKind::Redrive)],
         ends: vec![Some((3, dead())), Some((9, completed(7)))],
@@ -113,8 +113,8 @@ fn redriven() -> Option<Held> {
     })
 }
 
-fn act(command: u128, deed: Deed) -> Asked {
-    Asked::Act { command: CommandId(command), deed }
+fn act(request_id: u128, deed: Deed) -> Asked {
+    Asked::Act { request_id: RequestId(request_id), deed }
 }
 
 fn not_dead(state: RunState) -> Answer {
@@ -142,9 +142,9 @@ fn an_outcome_holds_until_the_run_is_redriven() {
     fails(&[begun.clone(), entries(4, 5), edited.clone(), redrive.clone()], redriven());
 }
 
-// D5: a command that was answered late, or twice, has acted once.
+// D5: a request that was answered late, or twice, has acted once.
 #[test]
-fn a_command_acts_once() {
+fn a_request_takes_effect_once() {
     let begun = (1, 2, start(1), Answer::Started(true));
     let edit = |from, until, answer| (from, until, act(1, Deed::Edit(payload(2))), answer);
     let redrive = |from, until, answer| (from, until, act(2, Deed::Redrive), answer);
@@ -181,7 +181,7 @@ fn what_is_discarded_stays_ended() {
     let begun = (1, 2, start(1), Answer::Started(true));
     let journal = || {
         Some(Held {
-            acts: vec![(4, CommandId(1), ActKind::Discard)],
+            acts: vec![(4, RequestId(1), ActKind::Discard)],
             ends: vec![Some((3, dead()))],
             entries: 5,
             ..held(1, false, None)?

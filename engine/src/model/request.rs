@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::batch::BatchNo;
-use super::id::{CommandId, Namespace, RunId, StepNo, Token};
+use super::id::{Namespace, RequestId, RunId, StepNo, Token};
 use super::payload::Payload;
 use super::run::RunState;
 use super::schedule::span_text;
@@ -11,15 +11,15 @@ use super::time::Time;
 use super::unique::UniqueKey;
 use crate::numbered::numbered;
 
-/// Travels with every command.
+/// Travels with every request.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Caller {
     /// Whose runs are meant.
     pub namespace: Namespace,
     /// Who asks.
     pub principal: String,
-    /// The command, the same in every retry of it.
-    pub command: CommandId,
+    /// The id of the request, the same in every retry of it.
+    pub request_id: RequestId,
     /// W3C trace context.
     pub traceparent: Option<String>,
 }

@@ -11,11 +11,11 @@ use super::start::{check_name, check_name_length, check_range};
 use crate::canary::canary;
 use crate::keys::{self, Record, ScheduleRecord};
 use crate::model::calendar::Calendar;
-use crate::model::command::{
-    BadBackfill, BadSpan, Caller, NoSuchSchedule, Refusal, ScheduleInputTooLarge, TooManySchedules,
-};
 use crate::model::id::SessionId;
 use crate::model::limits::NAME_BYTES_MAX;
+use crate::model::request::{
+    BadBackfill, BadSpan, Caller, NoSuchSchedule, Refusal, ScheduleInputTooLarge, TooManySchedules,
+};
 use crate::model::schedule::{
     BACKFILL_PAGE_MAX, CATCH_UP_MIN, NEXT_MAX, SCHEDULE_INPUT_BYTES_MAX, SCHEDULE_ROWS_MAX,
     SCHEDULES_MAX, SPAN_MAX, ScheduleInfo, ScheduleSpec, ScheduleState,
@@ -38,18 +38,20 @@ impl Core {
         if let Some(order) = order.as_ref().filter(|order| self.was_ordered(&order.caller)) {
             return self.answer_again(session, order, out);
         }
-        let (request, answer) = match message {
-            Message::SetSchedule(ask) => (ask.request, self.set_schedule(ask, out)),
-            Message::AskSchedules(ask) => (ask.request, Ok(Some(self.list_schedules(&ask)))),
-            Message::AskOccurrences(ask) => (ask.request, self.occurrences(&ask).map(Some)),
-            Message::PauseSchedule(ask) => (ask.request, self.pause_schedule(&ask, out).map(Some)),
+        let (call_number, answer) = match message {
+            Message::SetSchedule(ask) => (ask.call_number, self.set_schedule(ask, out)),
+            Message::AskSchedules(ask) => (ask.call_number, Ok(Some(self.list_schedules(&ask)))),
+            Message::AskOccurrences(ask) => (ask.call_number, self.occurrences(&ask).map(Some)),
+            Message::PauseSchedule(ask) => {
+                (ask.call_number, self.pause_schedule(&ask, out).map(Some))
+            }
             Message::ResumeSchedule(ask) => {
-                (ask.request, self.resume_schedule(&ask, out).map(Some))
+                (ask.call_number, self.resume_schedule(&ask, out).map(Some))
             }
             Message::RemoveSchedule(ask) => {
-                (ask.request, self.remove_schedule(&ask, out).map(Some))
+                (ask.call_number, self.remove_schedule(&ask, out).map(Some))
             }
-            Message::Backfill(ask) => (ask.request, self.backfill(session, ask, out)),
+            Message::Backfill(ask) => (ask.call_number, self.backfill(session, ask, out)),
             _ => return,
         };
         match answer {
@@ -60,20 +62,20 @@ impl Core {
                 out.send(session, message);
             }
             Ok(None) => {} // answered later
-            Err(reason) => out.send(session, RefusedReply { request, reason }),
+            Err(reason) => out.send(session, RefusedReply { call_number, reason }),
         }
     }
 
     /// An order that was carried out comes again: it is told how its schedule is now.
     fn answer_again(&self, session: SessionId, order: &Order, out: &mut Output) {
-        let request = order.request;
+        let call_number = order.call_number;
         let schedule = match order.removes {
-            true => return out.send(session, DoneReply { request }),
+            true => return out.send(session, DoneReply { call_number }),
             false => self.schedule_of(&order.caller, &order.name),
         };
         match schedule {
-            Ok((_, schedule)) => out.send(session, reply(request, schedule, false)),
-            Err(reason) => out.send(session, RefusedReply { request, reason }),
+            Ok((_, schedule)) => out.send(session, reply(call_number, schedule, false)),
+            Err(reason) => out.send(session, RefusedReply { call_number, reason }),
         }
     }
 
@@ -85,12 +87,12 @@ impl Core {
         ask: SetSchedule,
         out: &mut Output,
     ) -> Result<Option<Message>, Refusal> {
-        let SetSchedule { request, caller, spec } = ask;
+        let SetSchedule { call_number, caller, spec } = ask;
         let calendar = self.check_schedule(&caller, &spec)?;
         let (now, namespace) = (self.now(), caller.namespace);
         let known = self.schedules.find(namespace, &spec.name);
         if let Some((_, schedule)) = known.filter(|(_, schedule)| schedule.record.spec == *spec) {
-            return Ok(Some(reply(request, schedule, false)));
+            return Ok(Some(reply(call_number, schedule, false)));
         }
         let (number, before) = match known {
             Some((number, schedule)) => (number, schedule.state.clone()),
@@ -134,7 +136,7 @@ impl Core {
         note(&name, "set", &record.set_by, out);
         self.schedules.insert(number, record, state, calendar);
         let set = self.schedules.find(namespace, &name);
-        Ok(set.map(|(_, schedule)| reply(request, schedule, true)))
+        Ok(set.map(|(_, schedule)| reply(call_number, schedule, true)))
     }
 
     fn check_schedule(&self, caller: &Caller, spec: &ScheduleSpec) -> Result<Calendar, Refusal> {
@@ -169,7 +171,7 @@ impl Core {
         let schedules: Vec<ScheduleInfo> = rows.take(limit).map(info).collect();
         let last = schedules.last().filter(|_| schedules.len() == limit);
         let next = last.map(|last| last.spec.name.clone());
-        SchedulesReply { request: ask.request, schedules, next }.into()
+        SchedulesReply { call_number: ask.call_number, schedules, next }.into()
     }
 
     fn occurrences(&self, ask: &AskOccurrences) -> Result<Message, Refusal> {
@@ -178,7 +180,7 @@ impl Core {
         let calendar = &schedule.calendar;
         let first = schedule.state.next.or_else(|| calendar.after(self.now()));
         Ok(ScheduleReply {
-            request: ask.request,
+            call_number: ask.call_number,
             schedule: Box::new(info(schedule)),
             changed: false,
             next: schedule.record.spec.occurrences(calendar, first, ask.count),
@@ -195,7 +197,7 @@ impl Core {
         let (number, schedule) = self.schedule_of(&ask.caller, &ask.name)?;
         let is_paused = schedule.state.paused_by.is_some();
         if is_paused || canary!("an order is acknowledged and has no effect") {
-            return Ok(reply(ask.request, schedule, false));
+            return Ok(reply(ask.call_number, schedule, false));
         }
         let state = ScheduleState {
             paused_by: Some(ask.caller.principal.clone()),
@@ -205,7 +207,7 @@ impl Core {
         self.change_schedule(number, state, out);
         note(&ask.name, "paused", &ask.caller.principal, out);
         let (_, schedule) = self.schedule_of(&ask.caller, &ask.name)?;
-        Ok(reply(ask.request, schedule, true))
+        Ok(reply(ask.call_number, schedule, true))
     }
 
     /// What came due meanwhile is not made up for: the next occurrence is the first from now on.
@@ -217,7 +219,7 @@ impl Core {
         check_name_length("principal", &ask.caller.principal)?;
         let (number, schedule) = self.schedule_of(&ask.caller, &ask.name)?;
         if schedule.state.paused_by.is_none() {
-            return Ok(reply(ask.request, schedule, false));
+            return Ok(reply(ask.call_number, schedule, false));
         }
         let state = ScheduleState {
             paused_by: None,
@@ -227,7 +229,7 @@ impl Core {
         self.change_schedule(number, state, out);
         note(&ask.name, "resumed", &ask.caller.principal, out);
         let (_, schedule) = self.schedule_of(&ask.caller, &ask.name)?;
-        Ok(reply(ask.request, schedule, true))
+        Ok(reply(ask.call_number, schedule, true))
     }
 
     fn change_schedule(&mut self, number: u32, mut state: ScheduleState, out: &mut Output) {
@@ -247,7 +249,7 @@ impl Core {
         out.delete(Space::Lasting, keys::schedule(number));
         out.delete(Space::Lasting, keys::schedule_state(number));
         self.schedules.remove(number);
-        Ok(DoneReply { request: ask.request }.into())
+        Ok(DoneReply { call_number: ask.call_number }.into())
     }
 
     /// Starts a page of the occurrences of a part of the past; the answer comes when all of them
@@ -281,7 +283,7 @@ impl Core {
         let next = nominals.next();
         if self.was_ordered(&ask.caller) {
             let again = BackfillReply {
-                request: ask.request,
+                call_number: ask.call_number,
                 started: 0,
                 existed: runs.len() as u64,
                 next,
@@ -289,7 +291,7 @@ impl Core {
             return Ok(Some(again.into()));
         }
         let kind = CallKind::Page(next);
-        let start = self.begin_call(session, ask.request, ask.caller, runs.len(), kind);
+        let start = self.begin_call(session, ask.call_number, ask.caller, runs.len(), kind);
         if runs.is_empty() {
             self.conclude(start, out);
         }
@@ -313,22 +315,22 @@ fn note(schedule: &str, what: &str, by: &str, out: &mut Output) {
 /// What is wanted of a schedule, and acts once. A backfill is remembered when all its runs are
 /// decided.
 struct Order {
-    request: u64,
+    call_number: u64,
     caller: Caller,
     name: String,
     removes: bool,
 }
 
 fn order_of(message: &Message) -> Option<Order> {
-    let (request, caller, name) = match message {
-        Message::SetSchedule(ask) => (ask.request, &ask.caller, &ask.spec.name),
-        Message::PauseSchedule(ask) => (ask.request, &ask.caller, &ask.name),
-        Message::ResumeSchedule(ask) => (ask.request, &ask.caller, &ask.name),
-        Message::RemoveSchedule(ask) => (ask.request, &ask.caller, &ask.name),
+    let (call_number, caller, name) = match message {
+        Message::SetSchedule(ask) => (ask.call_number, &ask.caller, &ask.spec.name),
+        Message::PauseSchedule(ask) => (ask.call_number, &ask.caller, &ask.name),
+        Message::ResumeSchedule(ask) => (ask.call_number, &ask.caller, &ask.name),
+        Message::RemoveSchedule(ask) => (ask.call_number, &ask.caller, &ask.name),
         _ => return None,
     };
     Some(Order {
-        request,
+        call_number,
         caller: caller.clone(),
         name: name.clone(),
         removes: matches!(message, Message::RemoveSchedule(_)),
@@ -345,6 +347,7 @@ fn info(schedule: &Schedule) -> ScheduleInfo {
     }
 }
 
-fn reply(request: u64, schedule: &Schedule, changed: bool) -> Message {
-    ScheduleReply { request, schedule: Box::new(info(schedule)), changed, next: Vec::new() }.into()
+fn reply(call_number: u64, schedule: &Schedule, changed: bool) -> Message {
+    ScheduleReply { call_number, schedule: Box::new(info(schedule)), changed, next: Vec::new() }
+        .into()
 }
