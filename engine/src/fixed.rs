@@ -28,7 +28,7 @@ use crate::model::entry::{
 };
 use crate::model::failure::{Failure, FailureKind, ONCE, PANIC, PAYLOAD, TIME_LIMIT};
 use crate::model::id::{
-    LeaseNo, Namespace, OnceKey, ProcessInstance, RequestId, RunId, RunNo, StepNo, Token,
+    CommandIndex, LeaseNo, Namespace, OnceKey, ProcessInstance, RequestId, RunId, RunNo, Token,
 };
 use crate::model::payload::Payload;
 use crate::model::queue::{QueueSettings, RateLimit};
@@ -294,7 +294,7 @@ fn records(lines: &mut Lines) {
 }
 
 fn entries() -> Vec<(&'static str, Entry)> {
-    let (at, request_id, number) = (Time(5), RequestId(14), StepNo(37));
+    let (at, request_id, number) = (Time(5), RequestId(14), CommandIndex(37));
     let (process, build) = (ProcessInstance(19), || "b".to_owned());
     let principal = || "ann".to_owned();
     let place = || Place { name: "charge".into(), at: "order.rs:41".into(), version: 2 };
@@ -438,11 +438,11 @@ fn names(lines: &mut Lines) {
     ] {
         lines.text(label, UniqueKey::new("k", scope).scope);
     }
-    let key = |once| crate::workflow::idempotency_key(RunId(1), StepNo(3), once);
+    let key = |once| crate::workflow::idempotency_key(RunId(1), CommandIndex(3), once);
     lines.text("idempotency key of a step", key(None));
     lines.text("idempotency key of a memoized step", key(Some(OnceKey(1))));
     lines.text("token", TOKEN);
-    let wait = Retry::default().backoff_jittered(RunId(1), StepNo(2), 3);
+    let wait = Retry::default().backoff_jittered(RunId(1), CommandIndex(2), 3);
     lines.text("jitter of a retry", wait.as_millis());
 }
 
@@ -508,7 +508,7 @@ fn numbers(lines: &mut Lines) {
     ] {
         lines.text(&format!("overlap {label}"), u8::from(overlap));
     }
-    lines.text("command index of a whole function", StepNo::WHOLE);
+    lines.text("command index of a whole function", CommandIndex::FUNCTION);
 }
 
 /// Numbers beside the names their kinds have in the code. The names are not in the file: a kind is

@@ -288,7 +288,7 @@ mod seeds {
     };
     use crate::model::failure::Failure;
     use crate::model::id::{
-        LeaseNo, OnceKey, ProcessInstance, RequestId, SessionId, StepNo, Token,
+        CommandIndex, LeaseNo, OnceKey, ProcessInstance, RequestId, SessionId, Token,
     };
     use crate::model::payload::Payload;
     use crate::model::request::{Caller, NoSuchRun, StartRun};
@@ -326,7 +326,7 @@ mod seeds {
         };
         let again = run.clone();
         let (run_no, number, output) =
-            (RunNo(1), StepNo(0), Payload(Bytes::from_static(b"\x01\xc0")));
+            (RunNo(1), CommandIndex(0), Payload(Bytes::from_static(b"\x01\xc0")));
         vec![
             Hello {
                 protocol: PROTOCOL,
@@ -442,7 +442,7 @@ mod seeds {
         };
         let failed = AttemptFailed {
             at: Time(3),
-            number: StepNo(1),
+            number: CommandIndex(1),
             place: place(),
             attempt: 1,
             failure: Failure::terminal("no"),
@@ -456,14 +456,15 @@ mod seeds {
             started.into(),
             StepCompleted {
                 at: Time(2),
-                number: StepNo(0),
+                number: CommandIndex(0),
                 place: place(),
                 attempt: 1,
                 output: output.clone(),
             }
             .into(),
             failed.into(),
-            TimerArmed { at: Time(4), number: StepNo(2), place: place(), due: Time(8) }.into(),
+            TimerArmed { at: Time(4), number: CommandIndex(2), place: place(), due: Time(8) }
+                .into(),
             Completed { at: Time(5), output }.into(),
         ]
     }

@@ -18,7 +18,7 @@ use stepwell::model::calendar::Calendar;
 use stepwell::model::chain;
 use stepwell::model::dead::Superseded;
 use stepwell::model::entry::{Entry, Started};
-use stepwell::model::id::{Namespace, RequestId, RunId, RunNo, StepNo, Token};
+use stepwell::model::id::{CommandIndex, Namespace, RequestId, RunId, RunNo, Token};
 use stepwell::model::payload::Payload;
 use stepwell::model::run::{Outcome, OutcomeCancelled, OutcomeCompleted, OutcomeDead, RunState};
 use stepwell::model::time::Time;
@@ -120,7 +120,7 @@ impl DurableRun {
     }
 
     /// Whether a step or timer has its outcome.
-    pub(crate) fn resolves(&self, number: StepNo) -> bool {
+    pub(crate) fn resolves(&self, number: CommandIndex) -> bool {
         let superseded = Superseded::of((0..).zip(&self.entries));
         (0..).zip(&self.entries).any(|(index, entry)| {
             entry.resolves() && entry.number() == Some(number) && !superseded.covers(index, entry)

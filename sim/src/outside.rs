@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
-use stepwell::model::id::StepNo;
+use stepwell::model::id::CommandIndex;
 use stepwell::{RunId, Step};
 
 use crate::checker::Attempt;
@@ -265,9 +265,9 @@ async fn called(
 }
 
 /// The run and step that a key names, if it is a step's own.
-fn step_of(key: &str) -> Option<(RunId, StepNo)> {
+fn step_of(key: &str) -> Option<(RunId, CommandIndex)> {
     let (run, step) = key.rsplit_once('-')?;
-    Some((run.parse().ok()?, StepNo(step.parse().ok()?)))
+    Some((run.parse().ok()?, CommandIndex(step.parse().ok()?)))
 }
 
 impl std::fmt::Debug for Outside {
@@ -286,7 +286,7 @@ mod tests {
     #[test]
     fn a_step_is_known_by_its_key() {
         let run = RunId(77);
-        assert_eq!(step_of(&format!("{run}-3")), Some((run, StepNo(3))));
+        assert_eq!(step_of(&format!("{run}-3")), Some((run, CommandIndex(3))));
         assert_eq!(step_of("order-17"), None);
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use stepwell::model::entry::{Entry, Place, StepCompleted};
-use stepwell::model::id::StepNo;
+use stepwell::model::id::CommandIndex;
 use stepwell::wire::message::{Dispatch, Message, StepCompletedReport, TurnCompleted};
 use stepwell::{Client, Payload, RunId, RunState, Worker, millis};
 use stepwell_tests::order::EngineOrder;
@@ -145,7 +145,7 @@ fn outcome(dispatch: &Dispatch) -> (RunId, Message) {
         StepCompletedReport {
             run,
             token,
-            number: StepNo(0),
+            number: CommandIndex(0),
             place,
             attempt: 1,
             output,

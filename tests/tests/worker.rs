@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stepwell::model::entry::{Entry, Place};
-use stepwell::model::id::StepNo;
+use stepwell::model::id::CommandIndex;
 use stepwell::model::request::Refusal;
 use stepwell::wire::message::{Dispatch, Held, Hello, Message, StepCompletedReport};
 use stepwell::{
@@ -70,7 +70,7 @@ fn result(dispatched: &Dispatch, output: u32) -> Message {
     StepCompletedReport {
         run: dispatched.run,
         token: dispatched.token,
-        number: StepNo(0),
+        number: CommandIndex(0),
         place: Place::default(),
         attempt: 1,
         output: Payload::of(&output).unwrap(),

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use stepwell::model::dead::Superseded;
 use stepwell::model::entry::Entry;
 use stepwell::model::failure::Failure;
-use stepwell::model::id::{ProcessInstance, StepNo};
+use stepwell::model::id::{CommandIndex, ProcessInstance};
 use stepwell::model::payload::Payload;
 use stepwell::model::run::RunState;
 use stepwell::model::time::Time;
@@ -18,7 +18,7 @@ use crate::terminal::{Column, Terminal, table};
 struct Attempt<'a> {
     at: Time,
     /// The step's number and name; none for the function itself.
-    step: Option<(StepNo, &'a str)>,
+    step: Option<(CommandIndex, &'a str)>,
     attempt: Option<u32>,
     failure: &'a Failure,
     worker: ProcessInstance,
@@ -77,7 +77,7 @@ pub(super) fn input(entries: &[Entry]) -> (Option<&Payload>, bool) {
 
 fn attempts(entries: &[Entry]) -> Vec<Attempt<'_>> {
     let superseded = Superseded::of((0..).zip(entries));
-    let step = |number, name| (number != StepNo::WHOLE).then_some((number, name));
+    let step = |number, name| (number != CommandIndex::FUNCTION).then_some((number, name));
     let attempt = |(index, entry)| {
         let superseded = superseded.covers(index, entry);
         match entry {

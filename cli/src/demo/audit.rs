@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use stepwell::model::entry::Entry;
-use stepwell::model::id::{Namespace, RunId, StepNo};
+use stepwell::model::id::{CommandIndex, Namespace, RunId};
 use stepwell::model::run::Outcome;
 
 use super::cast::Cast;
@@ -127,7 +127,7 @@ fn is_right(order: &Order, receipt: &Receipt) -> bool {
 }
 
 fn count_journal(report: &mut Report, order: &Order, journal: &[Entry]) {
-    let mut times: BTreeMap<StepNo, u64> = BTreeMap::new();
+    let mut times: BTreeMap<CommandIndex, u64> = BTreeMap::new();
     for entry in journal {
         match entry {
             Entry::StepCompleted(step) => *times.entry(step.number).or_default() += 1,

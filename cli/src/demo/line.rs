@@ -67,7 +67,7 @@ pub(crate) mod tests {
     use super::*;
     use stepwell::Payload;
     use stepwell::model::entry::{Place, Started, StepCompleted, TimerArmed, TimerFired};
-    use stepwell::model::id::{Namespace, RequestId, RunId, StepNo};
+    use stepwell::model::id::{CommandIndex, Namespace, RequestId, RunId};
 
     pub(crate) fn started(at: u64, priority: u8) -> Entry {
         Started {
@@ -94,7 +94,7 @@ pub(crate) mod tests {
     pub(crate) fn begun(at: u64) -> Entry {
         StepCompleted {
             at: Time(at),
-            number: StepNo(0),
+            number: CommandIndex(0),
             place: Place::default(),
             attempt: 1,
             output: Payload::of(&()).unwrap(),
@@ -104,7 +104,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_run_stands_in_line_when_it_is_started_and_when_it_wakes() {
-        let (number, place) = (StepNo(1), Place::default());
+        let (number, place) = (CommandIndex(1), Place::default());
         let armed = TimerArmed { at: Time(20), number, place, due: Time(30) };
         let fired = TimerFired { at: Time(45), number };
         let journal = [started(10, 5), begun(15), armed.into(), fired.into()];

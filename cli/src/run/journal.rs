@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use stepwell::model::entry::{Entry, Place};
 use stepwell::model::failure::{Failure, FailureKind};
-use stepwell::model::id::StepNo;
+use stepwell::model::id::CommandIndex;
 use stepwell::model::payload::Payload;
 use stepwell::model::time::Time;
 
@@ -99,8 +99,8 @@ fn kind(entry: &Entry) -> &'static str {
     }
 }
 
-fn number(entry: &Entry) -> Option<StepNo> {
-    entry.number().filter(|n| *n != StepNo::WHOLE)
+fn number(entry: &Entry) -> Option<CommandIndex> {
+    entry.number().filter(|n| *n != CommandIndex::FUNCTION)
 }
 
 fn place_of(entry: &Entry) -> Option<&Place> {
@@ -247,7 +247,7 @@ mod tests {
         let failed = |failure: Failure, counted| {
             let entry = Entry::from(AttemptFailed {
                 at: Time(1_000),
-                number: StepNo(0),
+                number: CommandIndex(0),
                 place: Place::default(),
                 attempt: 2,
                 failure,
@@ -275,7 +275,7 @@ mod tests {
     fn what_was_done_once_for_another_run_is_told_as_such() {
         let entry = Entry::from(StepCompleted {
             at: Time(1_000),
-            number: StepNo(0),
+            number: CommandIndex(0),
             place: Place::default(),
             attempt: 0,
             output: Payload::of(&17).unwrap(),
@@ -289,7 +289,7 @@ mod tests {
         let entries: Vec<Entry> = vec![
             StepCompleted {
                 at: Time(1_000),
-                number: StepNo(0),
+                number: CommandIndex(0),
                 place: place("charge", "order.rs:41"),
                 attempt: 2,
                 output: Payload::of("charge-17").unwrap(),
@@ -297,7 +297,7 @@ mod tests {
             .into(),
             TimerArmed {
                 at: Time(1_020),
-                number: StepNo(1),
+                number: CommandIndex(1),
                 place: place("", "order.rs:45"),
                 due: Time(3_020),
             }

@@ -21,7 +21,7 @@ use crate::model::batch::BatchCounts;
 use crate::model::chain::CHAIN_BYTES;
 use crate::model::dead::{ActKind, Superseded};
 use crate::model::entry::{Entry, StepCompleted};
-use crate::model::id::{OnceKey, RequestId, RunId, RunNo, StepNo};
+use crate::model::id::{CommandIndex, OnceKey, RequestId, RunId, RunNo};
 use crate::model::queue::QueueSummary;
 use crate::model::run::{Outcome, RunState};
 use crate::model::time::Time;
@@ -437,7 +437,7 @@ impl RunFacts {
     }
 
     /// Whether a failure of this step counts no more.
-    fn has_superseded(&self, number: StepNo) -> bool {
+    fn has_superseded(&self, number: CommandIndex) -> bool {
         let superseded = Superseded::of((0..).zip(&self.entries));
         (0..).zip(&self.entries).any(|(index, entry)| {
             let failed = matches!(entry, Entry::StepFailed(e) if e.number == number);
@@ -461,7 +461,7 @@ impl RunFacts {
 
     fn check(&self) {
         let no = self.run.no;
-        let mut due: BTreeMap<StepNo, Time> = BTreeMap::new();
+        let mut due: BTreeMap<CommandIndex, Time> = BTreeMap::new();
         let mut before = Time(0);
         for entry in &self.entries {
             assert!(entry.at() >= before, "R4: the journal of {no} goes back in time at {entry:?}");
@@ -491,7 +491,7 @@ pub(super) struct Audit {
     /// Outcomes that were told.
     pub(super) told: BTreeMap<RunId, Outcome>,
     /// Steps whose outcome was acknowledged.
-    pub(super) acknowledged: BTreeMap<(RunNo, StepNo), ()>,
+    pub(super) acknowledged: BTreeMap<(RunNo, CommandIndex), ()>,
 }
 
 impl Audit {

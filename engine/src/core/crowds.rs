@@ -8,7 +8,7 @@ use stepwell_storage::{Store, block_on};
 use super::output::Effect;
 use super::stage::Stage;
 use super::{Input, Settings};
-use crate::model::id::{ProcessInstance, RunId, RunNo, SessionId, StepNo, Token};
+use crate::model::id::{CommandIndex, ProcessInstance, RunId, RunNo, SessionId, Token};
 use crate::model::payload::Payload;
 use crate::model::request::{Caller, Refusal, StartRun};
 use crate::model::run::RunState;
@@ -253,7 +253,7 @@ fn more_runs_sleep_than_memory_holds() {
     let mut due = BTreeMap::new();
     for (run, token) in std::mem::take(&mut crowd.leased) {
         let delay_ms = 1_000 + run.0 * 7_919 % 60_000;
-        let (number, place) = (StepNo(0), Default::default());
+        let (number, place) = (CommandIndex(0), Default::default());
         crowd.hear(worker, TimerRequested { run, token, number, place, delay_ms });
         crowd.hear(
             worker,

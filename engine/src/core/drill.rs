@@ -20,7 +20,7 @@ use crate::model::dead::Superseded;
 use crate::model::entry::{Entry, FunctionEnd, Place};
 use crate::model::failure::Failure;
 use crate::model::id::{
-    Namespace, OnceKey, ProcessInstance, RequestId, RunId, RunNo, SessionId, StepNo, Token,
+    CommandIndex, Namespace, OnceKey, ProcessInstance, RequestId, RunId, RunNo, SessionId, Token,
 };
 use crate::model::limits::Limits;
 use crate::model::payload::Payload;
@@ -112,7 +112,7 @@ struct Holding {
     /// The report that has no answer yet.
     asked: Option<Message>,
     /// The step that may make its attempt at what is done once.
-    once: Option<StepNo>,
+    once: Option<CommandIndex>,
 }
 
 /// What arrives at a worker, in order.
@@ -603,7 +603,7 @@ impl Drill {
             epoch: u64::from(c % 3),
             lease: crate::model::id::LeaseNo(u64::from(c / 3)),
         };
-        let number = StepNo(u32::from(a) / 8);
+        let number = CommandIndex(u32::from(a) / 8);
         let (place, output) = (Place::default(), Payload::default());
         self.report(
             session,
@@ -969,7 +969,7 @@ fn report_of(message: &Message) -> Option<(RunNo, Token)> {
 
 impl Worker {
     /// Takes what arrives; tells the step whose outcome it acknowledges.
-    fn take(&mut self, arrival: Arrival) -> Option<(RunNo, StepNo)> {
+    fn take(&mut self, arrival: Arrival) -> Option<(RunNo, CommandIndex)> {
         match arrival {
             Arrival::Dispatch { run, token, entries } => {
                 let mut fold = RunFold::new(run, 0);
@@ -1054,7 +1054,7 @@ impl Worker {
         }
     }
 
-    fn drop_run(&mut self, run: RunNo, token: Token) -> Option<(RunNo, StepNo)> {
+    fn drop_run(&mut self, run: RunNo, token: Token) -> Option<(RunNo, CommandIndex)> {
         if self.holds.get(&run).is_some_and(|holding| holding.token == token) {
             self.holds.remove(&run);
         }
@@ -1078,7 +1078,7 @@ impl Holding {
     /// that an engine left in the middle of it comes with a result without having asked this one.
     fn next_once(
         &self,
-        (run, number): (RunNo, StepNo),
+        (run, number): (RunNo, CommandIndex),
         place: Place,
         (attempts, fails): (u32, u32),
         how: u8,
@@ -1135,7 +1135,7 @@ impl Holding {
             known.failed.clear();
         }
         for command in commands {
-            let at = StepNo(number);
+            let at = CommandIndex(number);
             number += 1;
             let place = Place { name: format!("c{at}"), at: "drill.rs:1".to_owned(), version: 1 };
             match *command {
@@ -1234,7 +1234,7 @@ impl Holding {
                     }
                 },
                 Command::Race { short_ms, long_ms } => {
-                    let other = StepNo(number);
+                    let other = CommandIndex(number);
                     number += 1;
                     if known.resolved.contains(&at) {
                         continue;
@@ -1298,10 +1298,10 @@ impl Holding {
 /// What a journal says of its commands.
 #[derive(Default)]
 struct Known {
-    resolved: Vec<StepNo>,
-    failed: Vec<StepNo>,
-    attempts: BTreeMap<StepNo, (u32, Time)>,
-    due: BTreeMap<StepNo, Time>,
+    resolved: Vec<CommandIndex>,
+    failed: Vec<CommandIndex>,
+    attempts: BTreeMap<CommandIndex, (u32, Time)>,
+    due: BTreeMap<CommandIndex, Time>,
     whole: u32,
     cancelled: bool,
 }
@@ -1316,7 +1316,7 @@ impl Known {
                 Entry::StepCompleted(e) => known.resolved.push(e.number),
                 Entry::TimerFired(e) => known.resolved.push(e.number),
                 Entry::StepFailed(e) => known.failed.push(e.number),
-                Entry::AttemptFailed(e) if e.number == StepNo::WHOLE => known.whole += 1,
+                Entry::AttemptFailed(e) if e.number == CommandIndex::FUNCTION => known.whole += 1,
                 Entry::AttemptFailed(e) => {
                     known.attempts.insert(e.number, (e.attempt, e.retry_at));
                 }

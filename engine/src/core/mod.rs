@@ -127,7 +127,7 @@ use crate::keys::once::{OnceRecord, OnceWait};
 use crate::keys::unique::UniqueRecord;
 use crate::keys::{self, Mark, QueuedRecord, Record, StoppedRecord, Tally, TimerRecord};
 use crate::model::id::{
-    LeaseNo, Namespace, ProcessInstance, RunId, RunNo, SessionId, StepNo, Token,
+    CommandIndex, LeaseNo, Namespace, ProcessInstance, RunId, RunNo, SessionId, Token,
 };
 use crate::model::limits::Limits;
 use crate::model::payload::Payload;
@@ -368,7 +368,7 @@ pub struct Core {
     slots: Slots,
     timers: Timers,
     /// Timers of leased runs.
-    armed: BTreeSet<(Time, RunNo, StepNo)>,
+    armed: BTreeSet<(Time, RunNo, CommandIndex)>,
     /// What waits for a run's number.
     lookups: BTreeMap<(Namespace, RunId), Vec<Lookup>>,
     /// What waits for a run to be read. Inputs about other runs go on.

@@ -65,7 +65,7 @@ use crate::keys::Record;
 use crate::keys::expiry::{self, Expires, Expiry};
 use crate::keys::once::{self, OnceRecord};
 use crate::model::entry::{Entry, Place, StepCompleted};
-use crate::model::id::{RunNo, SessionId, StepNo, Token};
+use crate::model::id::{CommandIndex, RunNo, SessionId, Token};
 use crate::model::payload::Payload;
 use crate::model::request::{Damaged, Refusal};
 use crate::model::time::Time;
@@ -82,7 +82,7 @@ const TELL_BYTES_MAX: usize = 1 << 20;
 pub const NOT_ATTEMPTED: u32 = 0;
 
 /// A step of a run.
-type Asker = (RunNo, StepNo);
+type Asker = (RunNo, CommandIndex);
 
 /// Keys that somebody holds or waits for.
 #[derive(Debug, Default)]
@@ -198,7 +198,7 @@ impl Onces {
     }
 
     fn of_run(&self, run: RunNo) -> Vec<(Asker, KeyPlace)> {
-        let places = self.places.range((run, StepNo(0))..=(run, StepNo(u32::MAX)));
+        let places = self.places.range((run, CommandIndex(0))..=(run, CommandIndex(u32::MAX)));
         places.map(|(asker, place)| (*asker, *place)).collect()
     }
 

@@ -10,7 +10,7 @@ use crate::model::batch::BatchNo;
 use crate::model::chain;
 use crate::model::dead::{UNKNOWN_WORKFLOW, WORKER_LOST};
 use crate::model::entry::{Died, Entry, FunctionEnd, Started};
-use crate::model::id::{Namespace, RequestId, RunId, RunNo, StepNo};
+use crate::model::id::{CommandIndex, Namespace, RequestId, RunId, RunNo};
 use crate::model::payload::Payload;
 use crate::model::run::{Outcome, OutcomeCancelled, OutcomeCompleted, OutcomeDead, RunState};
 use crate::model::time::Time;
@@ -37,22 +37,22 @@ pub struct Commands {
     /// All numbers below this one have an outcome.
     resolved_below: u32,
     resolved: BTreeSet<u32>,
-    open: BTreeMap<StepNo, OpenCommand>,
+    open: BTreeMap<CommandIndex, OpenCommand>,
 }
 
 impl Commands {
     /// Whether the command has an outcome.
-    pub fn is_resolved(&self, number: StepNo) -> bool {
+    pub fn is_resolved(&self, number: CommandIndex) -> bool {
         number.0 < self.resolved_below || self.resolved.contains(&number.0)
     }
 
     /// What is known of a command without an outcome.
-    pub fn open(&self, number: StepNo) -> Option<&OpenCommand> {
+    pub fn open(&self, number: CommandIndex) -> Option<&OpenCommand> {
         self.open.get(&number)
     }
 
     /// Timers that are armed, with their instants.
-    pub fn timers(&self) -> impl Iterator<Item = (StepNo, Time)> + '_ {
+    pub fn timers(&self) -> impl Iterator<Item = (CommandIndex, Time)> + '_ {
         self.open.iter().filter_map(|(number, open)| Some((*number, open.due?)))
     }
 
@@ -63,7 +63,7 @@ impl Commands {
     }
 
     /// Its outcome is superseded: it may have another one.
-    fn unresolve(&mut self, number: StepNo) {
+    fn unresolve(&mut self, number: CommandIndex) {
         if number.0 < self.resolved_below {
             self.resolved.extend(number.0 + 1..self.resolved_below);
             self.resolved_below = number.0;
@@ -81,7 +81,7 @@ impl Commands {
         });
     }
 
-    fn resolve(&mut self, number: StepNo) {
+    fn resolve(&mut self, number: CommandIndex) {
         assert!(!self.is_resolved(number), "S1: command {number} has one outcome");
         self.open.remove(&number);
         if number.0 == self.resolved_below {
@@ -137,7 +137,7 @@ pub struct Run {
     /// Whether somebody took it off the list of dead letters.
     pub discarded: bool,
     /// Failed steps that are not superseded: the entry and the step of each.
-    pub failed: Vec<(u32, StepNo)>,
+    pub failed: Vec<(u32, CommandIndex)>,
     /// The entry behind the last one that was the first about its command.
     pub first_told: u32,
     /// How often it was redriven.
@@ -201,7 +201,7 @@ impl Run {
         self.next += 1;
         self.changed_at = entry.at();
         self.acts.extend(entry.act());
-        if let Some(number) = entry.number().filter(|number| *number != StepNo::WHOLE)
+        if let Some(number) = entry.number().filter(|number| *number != CommandIndex::FUNCTION)
             && number.0 >= self.told_below
         {
             (self.told_below, self.first_told) = (number.0 + 1, self.next);
@@ -284,7 +284,7 @@ impl Run {
     /// The worker that ran the function has said how it came to its end. Deaths that older versions
     /// recorded do not tell: then the journal is gone by, which knows of a command only once
     /// something has become of it.
-    pub fn redrive_from(&self) -> Result<u32, StepNo> {
+    pub fn redrive_from(&self) -> Result<u32, CommandIndex> {
         let Some(death) = self.death else {
             return Ok(self.next);
         };

@@ -38,7 +38,8 @@ use crate::model::chain::CHAIN_BYTES;
 use crate::model::entry::{Entry, FunctionEnd, Place};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::id::{
-    LeaseNo, Namespace, OnceKey, ProcessInstance, RequestId, RunId, RunNo, SessionId, StepNo, Token,
+    CommandIndex, LeaseNo, Namespace, OnceKey, ProcessInstance, RequestId, RunId, RunNo, SessionId,
+    Token,
 };
 use crate::model::payload::Payload;
 use crate::model::queue::{QueueChange, QueueSettings, QueueSummary, RateLimit};
@@ -606,7 +607,8 @@ impl Scene {
         let known = self.tokens.get(&run).copied().unwrap_or((Token::default(), SessionId(0)));
         let token = line.fields.get("token").map_or(known.0, |text| self.token(text));
         let session = line.fields.get("by").map_or(known.1, |name| self.sessions[*name]);
-        let number = StepNo(line.words.get(2).and_then(|number| number.parse().ok()).unwrap_or(0));
+        let number =
+            CommandIndex(line.words.get(2).and_then(|number| number.parse().ok()).unwrap_or(0));
         let key = line.fields.get("key");
         let place = Place {
             name: key.map_or(format!("s{number}"), |key| (*key).to_owned()),
@@ -645,7 +647,8 @@ impl Scene {
             "suspend" => {
                 let steps = line.text("once", "");
                 let steps = steps.split(',').filter(|step| !step.is_empty());
-                let once: Vec<StepNo> = steps.map(|at| StepNo(at.parse().unwrap())).collect();
+                let once: Vec<CommandIndex> =
+                    steps.map(|at| CommandIndex(at.parse().unwrap())).collect();
                 let wakes_at = match !once.is_empty() && !line.fields.contains_key("wakes") {
                     true => Time::NEVER,
                     false => START.after(line.span("wakes")),
@@ -660,7 +663,10 @@ impl Scene {
                 whole: line.has("whole"),
                 end: line.has("end").then(|| FunctionEnd {
                     failed_at: line.fields.get("at").map(|at| at.parse().unwrap()),
-                    went_on: line.fields.get("went_on").map(|step| StepNo(step.parse().unwrap())),
+                    went_on: line
+                        .fields
+                        .get("went_on")
+                        .map(|step| CommandIndex(step.parse().unwrap())),
                 }),
             }
             .into(),
@@ -1155,8 +1161,11 @@ fn entry_text(entry: &Entry) -> String {
         Entry::StepCompleted(e) => format!(" {} attempt={}", e.number, e.attempt),
         Entry::StepFailed(e) => format!(" {} attempt={}: {}", e.number, e.attempt, e.failure),
         Entry::AttemptFailed(e) => {
-            let number =
-                if e.number == StepNo::WHOLE { "whole".to_owned() } else { e.number.to_string() };
+            let number = if e.number == CommandIndex::FUNCTION {
+                "whole".to_owned()
+            } else {
+                e.number.to_string()
+            };
             let counted = if e.counted { "" } else { " uncounted" };
             format!(
                 " {number} attempt={}{counted} retry={}: {}",

@@ -9,7 +9,7 @@ use crate::canary::canary;
 use crate::keys::TimerRecord;
 use crate::model::entry::{AttemptFailed, Cancelled, Completed, Entry, FunctionEnd, Place};
 use crate::model::failure::{Failure, FailureKind, PAYLOAD};
-use crate::model::id::{SessionId, StepNo};
+use crate::model::id::{CommandIndex, SessionId};
 use crate::model::retry::Retry;
 use crate::model::run::RunState;
 use crate::wire::message::{Requeue, TurnCompleted, TurnFailed, TurnMismatched, TurnSuspended};
@@ -58,18 +58,18 @@ impl Core {
             return self.tell_end(&run, out);
         }
         // A workflow without steps is one implicit step, with the default retries.
-        let open = run.commands.open(StepNo::WHOLE).cloned().unwrap_or_default();
+        let open = run.commands.open(CommandIndex::FUNCTION).cloned().unwrap_or_default();
         let counts = failure.retry_after_ms.is_none();
         let (attempt, counted) = (open.attempts + 1, open.counted + u32::from(counts));
         let first_at = if open.attempts == 0 { now } else { open.first_failed_at };
-        let whole = (run.id, StepNo::WHOLE);
+        let whole = (run.id, CommandIndex::FUNCTION);
         let next = Retry::default().next(&failure, whole, (attempt, counted), (now, first_at));
         let (Some(retry_at), true) = (next, report.whole) else {
             return self.die(&mut run, death(&lease, failure, report.end), out);
         };
         let entry = Entry::from(AttemptFailed {
             at: now,
-            number: StepNo::WHOLE,
+            number: CommandIndex::FUNCTION,
             place: Place { name: run.workflow.clone(), ..Place::default() },
             attempt,
             failure,

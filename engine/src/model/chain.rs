@@ -74,12 +74,12 @@ pub fn open(previous: u64, stored: &[u8]) -> Result<(Entry, u64), Undecodable> {
 mod tests {
     use super::*;
     use crate::model::entry::{Cancelled, Completed, TimerFired};
-    use crate::model::id::StepNo;
+    use crate::model::id::CommandIndex;
     use crate::model::payload::Payload;
     use crate::model::time::Time;
 
     fn fired(at: u64) -> Entry {
-        TimerFired { at: Time(at), number: StepNo(0) }.into()
+        TimerFired { at: Time(at), number: CommandIndex(0) }.into()
     }
 
     #[test]

@@ -200,14 +200,14 @@ mod tests {
     use super::*;
     use crate::model::entry::{Cancelled, Redriven, StepFailed};
     use crate::model::failure::Failure;
-    use crate::model::id::{RequestId, StepNo};
+    use crate::model::id::{CommandIndex, RequestId};
 
     #[test]
     fn a_redrive_supersedes_the_failed_steps_from_its_entry_on() {
         let failed = |number| -> Entry {
             StepFailed {
                 at: Time(1),
-                number: StepNo(number),
+                number: CommandIndex(number),
                 place: Default::default(),
                 attempt: 1,
                 failure: Failure::terminal("no"),

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::batch::BatchNo;
 use super::failure::Failure;
-use super::id::{Namespace, ProcessInstance, RequestId, RunId, StepNo};
+use super::id::{CommandIndex, Namespace, ProcessInstance, RequestId, RunId};
 use super::payload::Payload;
 use super::time::Time;
 use super::unique::UniqueKey;
@@ -71,8 +71,8 @@ pub struct Place {
 pub struct StepCompleted {
     /// When it was committed.
     pub at: Time,
-    /// Which command.
-    pub number: StepNo,
+    /// The index of the command.
+    pub number: CommandIndex,
     /// Where in the code.
     pub place: Place,
     /// Which attempt, the first is 1. 0 if another run came to the result: see
@@ -87,8 +87,8 @@ pub struct StepCompleted {
 pub struct StepFailed {
     /// When it was committed.
     pub at: Time,
-    /// Which command.
-    pub number: StepNo,
+    /// The index of the command.
+    pub number: CommandIndex,
     /// Where in the code.
     pub place: Place,
     /// How many attempts were made.
@@ -108,8 +108,8 @@ pub struct StepFailed {
 pub struct AttemptFailed {
     /// When it was committed.
     pub at: Time,
-    /// Which command; [`StepNo::WHOLE`] if it was the function itself.
-    pub number: StepNo,
+    /// The command; [`CommandIndex::FUNCTION`] if it was the function itself.
+    pub number: CommandIndex,
     /// Where in the code.
     pub place: Place,
     /// Which attempt, the first is 1.
@@ -131,8 +131,8 @@ pub struct AttemptFailed {
 pub struct TimerArmed {
     /// When it was committed.
     pub at: Time,
-    /// Which command.
-    pub number: StepNo,
+    /// The index of the command.
+    pub number: CommandIndex,
     /// Where in the code.
     pub place: Place,
     /// When it is due.
@@ -144,8 +144,8 @@ pub struct TimerArmed {
 pub struct TimerFired {
     /// When it was committed; not before it was due.
     pub at: Time,
-    /// Which command.
-    pub number: StepNo,
+    /// The index of the command.
+    pub number: CommandIndex,
 }
 
 /// Somebody asked the run to stop. Everything pending in the function answers with a cancelled
@@ -178,7 +178,7 @@ pub struct FunctionEnd {
     pub failed_at: Option<u32>,
     /// The step whose failure it ended with although it had asked for further commands after it had
     /// seen it.
-    pub went_on: Option<StepNo>,
+    pub went_on: Option<CommandIndex>,
 }
 
 /// The run failed and is a dead letter. The last entry, unless it is edited, redriven or discarded.
@@ -304,7 +304,7 @@ impl Entry {
     }
 
     /// The command it is about, if it is about one.
-    pub fn number(&self) -> Option<StepNo> {
+    pub fn number(&self) -> Option<CommandIndex> {
         match self {
             Self::StepCompleted(e) => Some(e.number),
             Self::StepFailed(e) => Some(e.number),
@@ -347,7 +347,7 @@ impl Entry {
         match self {
             Self::StepCompleted(e) => Some((CommandKind::Step, &e.place)),
             Self::StepFailed(e) => Some((CommandKind::Step, &e.place)),
-            Self::AttemptFailed(e) if e.number != StepNo::WHOLE => {
+            Self::AttemptFailed(e) if e.number != CommandIndex::FUNCTION => {
                 Some((CommandKind::Step, &e.place))
             }
             Self::TimerArmed(e) => Some((CommandKind::Timer, &e.place)),
@@ -382,7 +382,7 @@ mod tests {
     fn entries_round_trip() {
         let entry = Entry::from(StepCompleted {
             at: Time(1),
-            number: StepNo(3),
+            number: CommandIndex(3),
             place: Place { name: "charge".into(), at: "order.rs:41".into(), version: 2 },
             attempt: 1,
             output: Payload::of(&17).unwrap(),
@@ -408,7 +408,7 @@ mod tests {
             panic!("a redrive");
         };
         assert_eq!((redriven.from, redriven.rejoins), (5, false));
-        let short = (Time(1), StepNo(3), Place::default(), 1, failure);
+        let short = (Time(1), CommandIndex(3), Place::default(), 1, failure);
         let mut bytes = vec![3];
         crate::numbered::encode_fields(&short, &mut bytes);
         let Entry::StepFailed(failed) = Entry::decode(&bytes).unwrap() else {
@@ -457,7 +457,7 @@ mod tests {
     fn golden_bytes_of_a_step() {
         let entry = Entry::from(StepCompleted {
             at: Time(1_000),
-            number: StepNo(3),
+            number: CommandIndex(3),
             place: Place { name: "charge".into(), at: "order.rs:41".into(), version: 2 },
             attempt: 1,
             output: Payload::of(&17).unwrap(),

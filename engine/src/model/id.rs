@@ -163,8 +163,9 @@ number! {
     RunNo(u64)
 }
 number! {
-    /// The number of a command (step or timer) within its run, given in the order the code asks.
-    StepNo(u32)
+    /// The index of a command (step or timer) within its run, counted from 0 in the order in which
+    /// the code asks.
+    CommandIndex(u32)
 }
 number! {
     /// One connection's worth of a worker or client, as the engine counts them.
@@ -175,9 +176,9 @@ number! {
     LeaseNo(u64)
 }
 
-impl StepNo {
-    /// The whole function of a workflow that has no steps, seen as one step.
-    pub const WHOLE: Self = Self(u32::MAX);
+impl CommandIndex {
+    /// The function of a workflow itself, seen as one step.
+    pub const FUNCTION: Self = Self(u32::MAX);
 }
 
 /// The fencing token of a lease. A report counts only if its token *equals* the run's current one.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::batch::BatchNo;
-use super::id::{Namespace, RequestId, RunId, StepNo, Token};
+use super::id::{CommandIndex, Namespace, RequestId, RunId, Token};
 use super::payload::Payload;
 use super::run::RunState;
 use super::schedule::span_text;
@@ -187,7 +187,7 @@ refusals! {
         /// The run.
         id: Option<RunId>,
         /// The step, if the report was about one.
-        number: Option<StepNo>,
+        number: Option<CommandIndex>,
         /// The token of the report.
         token: Token,
         /// The current one, if there is one.
@@ -250,7 +250,7 @@ refusals! {
         /// The run.
         id: RunId,
         /// The step that failed.
-        step: StepNo,
+        step: CommandIndex,
     } "{id} cannot be redriven: its workflow went on after it had seen step {step} fail, and trying that step again would undo the order of what it did since; start another run instead",
     /// Bytes that are no payload.
     32 => BadInput {

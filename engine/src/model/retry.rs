@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use twox_hash::XxHash3_64;
 
 use super::failure::Failure;
-use super::id::{RunId, StepNo};
+use super::id::{CommandIndex, RunId};
 use super::time::Time;
 
 /// A step's retry policy: exponential backoff with jitter.
@@ -100,7 +100,7 @@ impl Retry {
     }
 
     /// The same wait with its jitter for this run and step.
-    pub fn backoff_jittered(&self, run: RunId, step: StepNo, attempt: u32) -> Duration {
+    pub fn backoff_jittered(&self, run: RunId, step: CommandIndex, attempt: u32) -> Duration {
         let wait = self.backoff(attempt).as_millis() as u64;
         let percent = u64::from(self.jitter_percent.min(100));
         let mut seed = [0u8; 24];
@@ -122,7 +122,7 @@ impl Retry {
     pub fn next(
         &self,
         failure: &Failure,
-        (run, step): (RunId, StepNo),
+        (run, step): (RunId, CommandIndex),
         (attempt, counted): (u32, u32),
         (now, first_at): (Time, Time),
     ) -> Option<Time> {
@@ -154,9 +154,9 @@ mod tests {
     fn jitter_stays_within_its_bounds_and_repeats() {
         let retry = Retry::default();
         for step in 0..500 {
-            let wait = retry.backoff_jittered(RunId(7), StepNo(step), 1);
+            let wait = retry.backoff_jittered(RunId(7), CommandIndex(step), 1);
             assert!((1_600..=2_400).contains(&(wait.as_millis() as u64)), "{wait:?}");
-            assert_eq!(wait, retry.backoff_jittered(RunId(7), StepNo(step), 1));
+            assert_eq!(wait, retry.backoff_jittered(RunId(7), CommandIndex(step), 1));
         }
     }
 
@@ -164,17 +164,21 @@ mod tests {
     fn retry_after_uses_up_no_retry_but_is_bounded() {
         let retry = Retry::default();
         let limited = Failure::retry_after(Duration::from_secs(30), "slow down");
-        let at = retry.next(&limited, (RunId(1), StepNo(0)), (9, 0), (Time(1_000), Time(1_000)));
+        let at =
+            retry.next(&limited, (RunId(1), CommandIndex(0)), (9, 0), (Time(1_000), Time(1_000)));
         assert_eq!(at, Some(Time(31_000)));
         let late = Time(1_000 + 86_400_000);
-        assert_eq!(retry.next(&limited, (RunId(1), StepNo(0)), (9, 0), (late, Time(1_000))), None);
+        assert_eq!(
+            retry.next(&limited, (RunId(1), CommandIndex(0)), (9, 0), (late, Time(1_000))),
+            None
+        );
     }
 
     #[test]
     fn terminal_failures_are_final() {
         let next = Retry::default().next(
             &Failure::terminal("no"),
-            (RunId(1), StepNo(0)),
+            (RunId(1), CommandIndex(0)),
             (1, 1),
             (Time(0), Time(0)),
         );
@@ -186,7 +190,7 @@ mod tests {
         let retry = Retry::default();
         let failed = Failure::retryable("no");
         let attempts = (1..=10).take_while(|&a| {
-            retry.next(&failed, (RunId(1), StepNo(0)), (a, a), (Time(0), Time(0))).is_some()
+            retry.next(&failed, (RunId(1), CommandIndex(0)), (a, a), (Time(0), Time(0))).is_some()
         });
         assert_eq!(attempts.count(), 5);
     }

@@ -19,7 +19,7 @@ pub(crate) struct Errand {
     pub(crate) namespace: Namespace,
     /// Its workflow.
     pub(crate) workflow: String,
-    /// Which command.
+    /// The index of the command.
     pub(crate) number: u32,
     /// The function has seen so many entries of its journal when it asks for this attempt: a replay
     /// of exactly these asks for it too.
@@ -43,7 +43,7 @@ pub(crate) trait Elsewhere: Send + Sync {
 /// What a process for one step knows of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Only {
-    /// Which command.
+    /// The index of the command.
     pub(crate) number: u32,
     /// How much of the attempt's time had passed when the process was told.
     pub(crate) age: Duration,

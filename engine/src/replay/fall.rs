@@ -4,21 +4,21 @@ use twox_hash::XxHash3_64;
 
 use crate::model::entry::FunctionEnd;
 use crate::model::failure::Failure;
-use crate::model::id::StepNo;
+use crate::model::id::CommandIndex;
 use crate::numbered::encode_fields;
 
 /// The failed steps that a function has seen, and whether it has asked for anything since.
 #[derive(Debug, Default)]
 pub(crate) struct Fall {
     asked: u32,
-    seen: Vec<(StepNo, u64)>,
+    seen: Vec<(CommandIndex, u64)>,
     /// The entry of the first one since it asked last.
     failed_at: Option<u32>,
 }
 
 impl Fall {
     /// It is about to see this one.
-    pub(crate) fn sees(&mut self, index: u32, number: StepNo, failure: &Failure) {
+    pub(crate) fn sees(&mut self, index: u32, number: CommandIndex, failure: &Failure) {
         self.seen.push((number, hash_of(failure)));
         self.failed_at.get_or_insert(index);
     }

@@ -131,11 +131,11 @@ fn adopt(stored: &[u8]) -> Result<(Entry, u64), Undecodable> {
 mod tests {
     use super::*;
     use crate::model::entry::TimerFired;
-    use crate::model::id::StepNo;
+    use crate::model::id::CommandIndex;
     use crate::model::time::Time;
 
     fn fired(at: u64) -> Entry {
-        TimerFired { at: Time(at), number: StepNo(0) }.into()
+        TimerFired { at: Time(at), number: CommandIndex(0) }.into()
     }
 
     fn stored(count: u64) -> Vec<Bytes> {

@@ -3,7 +3,7 @@
 use crate::canary::canary;
 use crate::model::entry::{Entry, FunctionEnd, Place};
 use crate::model::failure::Failure;
-use crate::model::id::{OnceKey, RunNo, StepNo, Token};
+use crate::model::id::{CommandIndex, OnceKey, RunNo, Token};
 use crate::model::payload::Payload;
 use crate::model::retry::Retry;
 use crate::model::time::Time;
@@ -50,7 +50,7 @@ pub(crate) enum Report {
     Suspended {
         seen: u32,
         wakes_at: Time,
-        once: Vec<StepNo>,
+        once: Vec<CommandIndex>,
     },
     Completed {
         output: Payload,
@@ -105,7 +105,7 @@ impl Report {
             Self::StepCompleted { number, place, attempt, output, once } => StepCompletedReport {
                 run,
                 token,
-                number: StepNo(number),
+                number: CommandIndex(number),
                 place,
                 attempt,
                 output,
@@ -115,7 +115,7 @@ impl Report {
             Self::AttemptFailed { number, place, attempt, failure, retry } => AttemptFailedReport {
                 run,
                 token,
-                number: StepNo(number),
+                number: CommandIndex(number),
                 place,
                 attempt,
                 failure,
@@ -123,13 +123,13 @@ impl Report {
             }
             .into(),
             Self::TimerRequested { number, place, delay_ms } => {
-                TimerRequested { run, token, number: StepNo(number), place, delay_ms }.into()
+                TimerRequested { run, token, number: CommandIndex(number), place, delay_ms }.into()
             }
             Self::AskOnce { number, place, once, .. } => {
-                AskOnce { run, token, number: StepNo(number), place, once }.into()
+                AskOnce { run, token, number: CommandIndex(number), place, once }.into()
             }
             Self::OnceReturned { number } => {
-                OnceReturned { run, token, number: StepNo(number) }.into()
+                OnceReturned { run, token, number: CommandIndex(number) }.into()
             }
             Self::Suspended { seen, wakes_at, once } => {
                 TurnSuspended { run, token, seen, wakes_at, once }.into()

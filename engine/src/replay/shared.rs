@@ -21,7 +21,7 @@ use crate::canary::canary;
 use crate::core::NOT_ATTEMPTED;
 use crate::model::entry::{CommandKind, Entry, Place, Started};
 use crate::model::failure::Failure;
-use crate::model::id::StepNo;
+use crate::model::id::CommandIndex;
 use crate::model::limits::NAME_BYTES_MAX;
 use crate::model::payload::{Payload, PayloadError};
 use crate::model::retry::Retry;
@@ -417,7 +417,7 @@ impl Shared {
         let (number, kind, place) = match entry {
             Entry::StepCompleted(e) => (e.number, CommandKind::Step, &mut e.place),
             Entry::StepFailed(e) => (e.number, CommandKind::Step, &mut e.place),
-            Entry::AttemptFailed(e) if e.number != StepNo::WHOLE => {
+            Entry::AttemptFailed(e) if e.number != CommandIndex::FUNCTION => {
                 (e.number, CommandKind::Step, &mut e.place)
             }
             Entry::TimerArmed(e) => (e.number, CommandKind::Timer, &mut e.place),
@@ -434,7 +434,7 @@ impl Shared {
     pub(crate) fn meets(&self, index: u32, entry: &Entry) -> Result<(), Mismatch> {
         let state = self.state();
         if let Some(number) = entry.number()
-            && number != StepNo::WHOLE
+            && number != CommandIndex::FUNCTION
             && number.0 >= state.asked
         {
             let code_asked = state.waits_text(self.version);
@@ -493,7 +493,7 @@ impl Shared {
     }
 
     /// What the journal holds about a command the code never asked for.
-    pub(crate) fn holds_text(&self, number: StepNo) -> String {
+    pub(crate) fn holds_text(&self, number: CommandIndex) -> String {
         self.state().holds_text(number)
     }
 
@@ -521,11 +521,11 @@ impl Shared {
     }
 
     /// Steps that wait for the engine to say whether they may make an attempt at what is done once.
-    pub(crate) fn claiming(&self) -> Vec<StepNo> {
+    pub(crate) fn claiming(&self) -> Vec<CommandIndex> {
         let state = self.state();
         let commands = state.commands.iter();
         let claiming = commands.filter(|(_, c)| c.polled && c.stage == Stage::Claiming);
-        claiming.map(|(number, _)| StepNo(*number)).collect()
+        claiming.map(|(number, _)| CommandIndex(*number)).collect()
     }
 }
 
@@ -586,7 +586,7 @@ impl State {
 
     fn resolve(
         &mut self,
-        number: StepNo,
+        number: CommandIndex,
         index: u32,
         kind: CommandKind,
         resolution: Resolution,
@@ -633,7 +633,7 @@ impl State {
         }
     }
 
-    fn holds_text(&self, number: StepNo) -> String {
+    fn holds_text(&self, number: CommandIndex) -> String {
         match self.records.get(&number.0) {
             Some(record) => command_text(record.kind, record.span, &record.place),
             None => format!("the outcome of command {number}"),

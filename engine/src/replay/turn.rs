@@ -20,7 +20,7 @@ use crate::canary::canary;
 use crate::model::dead::Superseded;
 use crate::model::entry::Entry;
 use crate::model::failure::{Failure, FailureKind, ONCE, PANIC, PAYLOAD, TIME_LIMIT};
-use crate::model::id::{RunId, RunNo, StepNo, Token};
+use crate::model::id::{CommandIndex, RunId, RunNo, Token};
 use crate::model::payload::Payload;
 use crate::model::request::Refusal;
 use crate::model::retry::Retry;
@@ -173,11 +173,13 @@ impl Turn {
         self.moment = None; // its steps ask again
     }
 
-    /// The engine refused what was reported about a command ([`StepNo::WHOLE`]: about the turn's
-    /// end).
-    pub(crate) fn refused(&mut self, number: StepNo, reason: &Refusal) {
+    /// The engine refused what was reported about a command ([`CommandIndex::FUNCTION`]: about the
+    /// turn's end).
+    pub(crate) fn refused(&mut self, number: CommandIndex, reason: &Refusal) {
         match reason {
-            Refusal::Damaged(_) if number != StepNo::WHOLE => self.once_failed(number, reason),
+            Refusal::Damaged(_) if number != CommandIndex::FUNCTION => {
+                self.once_failed(number, reason)
+            }
             Refusal::JournalFull(_)
             | Refusal::Poisoned(_)
             | Refusal::Damaged(_)
@@ -195,7 +197,7 @@ impl Turn {
 
     /// A step that is done once for all runs may make its attempt. If it wants to no more, the
     /// engine is told.
-    pub(crate) fn once_granted(&mut self, number: StepNo) {
+    pub(crate) fn once_granted(&mut self, number: CommandIndex) {
         let function = self.function.as_ref();
         let wanted = function.is_some_and(|function| function.shared.once_granted(number));
         if !wanted && matches!(self.phase, Phase::Running | Phase::Suspending) {
@@ -206,7 +208,7 @@ impl Turn {
     }
 
     /// The engine knows that an attempt is not made.
-    pub(crate) fn once_returned(&mut self, number: StepNo) {
+    pub(crate) fn once_returned(&mut self, number: CommandIndex) {
         self.outstanding.is_returned(number.0);
     }
 
@@ -327,7 +329,7 @@ impl Turn {
         let (mut failed, mut seen) = (Vec::new(), 1);
         for (index, entry) in self.history.waiting() {
             match entry {
-                Entry::AttemptFailed(e) if e.number == StepNo::WHOLE => {
+                Entry::AttemptFailed(e) if e.number == CommandIndex::FUNCTION => {
                     failed.extend((!self.superseded.covers(index, entry)).then_some(seen));
                 }
                 entry if entry.number().is_some() => seen = index + 1,
@@ -424,7 +426,8 @@ impl Turn {
     fn returned(&mut self, returned: Result<Payload, Failure>, whole: bool) {
         if let Some(function) = &self.function {
             let asked = function.shared.asked();
-            let foreign = |number: &StepNo| *number != StepNo::WHOLE && number.0 >= asked;
+            let foreign =
+                |number: &CommandIndex| *number != CommandIndex::FUNCTION && number.0 >= asked;
             let unread =
                 self.history.waiting().find_map(|(i, e)| Some((i, e.number().filter(foreign)?)));
             if let Some((index, number)) = unread {
@@ -493,7 +496,7 @@ impl Turn {
         }
     }
 
-    fn suspend(&mut self, wakes_at: Time, once: Vec<StepNo>) {
+    fn suspend(&mut self, wakes_at: Time, once: Vec<CommandIndex>) {
         count(&self.world.counts.suspended);
         self.end(Report::Suspended { seen: self.history.seen(), wakes_at, once });
         self.phase = Phase::Suspending;
@@ -525,7 +528,7 @@ impl Turn {
 
     /// The engine cannot read the first result for a step's key: an attempt that waits for it, or
     /// comes with another one, fails. One that is being made goes on; its result is looked at then.
-    fn once_failed(&mut self, number: StepNo, reason: &Refusal) {
+    fn once_failed(&mut self, number: CommandIndex, reason: &Refusal) {
         let failure = Failure::retryable(reason).class(ONCE);
         let result = self.outstanding.withdraw_result(number.0);
         if let Some(Report::StepCompleted {
@@ -538,7 +541,7 @@ impl Turn {
         }
     }
 
-    fn too_large(&mut self, number: StepNo, failure: Failure) {
+    fn too_large(&mut self, number: CommandIndex, failure: Failure) {
         match self.outstanding.withdraw_step(number.0) {
             Some(
                 Report::StepCompleted { number, place, attempt, .. }

@@ -15,7 +15,7 @@ use super::env::{Clock, Env};
 use super::worker::WorkerHandle;
 use crate::model::entry::Entry;
 use crate::model::failure::Failure;
-use crate::model::id::StepNo;
+use crate::model::id::CommandIndex;
 use crate::model::retry::Retry;
 use crate::model::time::Time;
 use crate::workflow::{Ctx, Step, Workflow, hours, millis, secs};
@@ -123,8 +123,9 @@ async fn attempts_are_made_at_the_policys_instants_to_the_millisecond() {
     let policy = Retry::exponential(millis(700)).retries(7).cap(secs(9));
     let shop = Shop::open(policy, fails()).await;
     let (planned, real, ended, run) = shop.run().await;
-    let said: Vec<Duration> =
-        (1..=7).map(|attempt| policy.backoff_jittered(run.id(), StepNo(0), attempt)).collect();
+    let said: Vec<Duration> = (1..=7)
+        .map(|attempt| policy.backoff_jittered(run.id(), CommandIndex(0), attempt))
+        .collect();
     assert_eq!(planned, said);
     for (wait, plain) in planned.iter().zip([700, 1_400, 2_800, 5_600, 9_000, 9_000, 9_000]) {
         let (least, most) = (millis(plain * 8 / 10), millis(plain * 12 / 10));

@@ -8,7 +8,7 @@ use crate::model::batch::BatchSummary;
 use crate::model::dead::{Act, ActCursor, DeadCursor, DeadFilter, DeadLetter};
 use crate::model::entry::{FunctionEnd, Place};
 use crate::model::failure::Failure;
-use crate::model::id::{OnceKey, ProcessInstance, RunId, RunNo, SessionId, StepNo, Token};
+use crate::model::id::{CommandIndex, OnceKey, ProcessInstance, RunId, RunNo, SessionId, Token};
 use crate::model::payload::Payload;
 use crate::model::queue::{QueueChange, QueueSummary};
 use crate::model::request::{Caller, ListRuns, Refusal, StartRun};
@@ -199,7 +199,7 @@ messages! {
         /// The token of the lease.
         token: Token,
         /// The step it was about.
-        number: StepNo,
+        number: CommandIndex,
         /// Why.
         reason: Refusal,
     },
@@ -210,8 +210,8 @@ messages! {
         run: RunNo,
         /// The token of the lease.
         token: Token,
-        /// Which command.
-        number: StepNo,
+        /// The index of the command.
+        number: CommandIndex,
         /// Where in the code.
         place: Place,
         /// Which attempt.
@@ -229,8 +229,8 @@ messages! {
         run: RunNo,
         /// The token of the lease.
         token: Token,
-        /// Which command.
-        number: StepNo,
+        /// The index of the command.
+        number: CommandIndex,
         /// Where in the code.
         place: Place,
         /// Which attempt.
@@ -246,8 +246,8 @@ messages! {
         run: RunNo,
         /// The token of the lease.
         token: Token,
-        /// Which command.
-        number: StepNo,
+        /// The index of the command.
+        number: CommandIndex,
         /// Where in the code.
         place: Place,
         /// Due after this many milliseconds.
@@ -268,7 +268,7 @@ messages! {
         /// Steps that have asked whether they may make an attempt at what is done once, and that
         /// the function waits for. If it waits for nothing else, `wakes_at` is the end of time.
         #[serde(default)]
-        once: Vec<StepNo>,
+        once: Vec<CommandIndex>,
     },
     /// Worker to engine: the function returned.
     24 => TurnCompleted {
@@ -327,8 +327,8 @@ messages! {
         run: RunNo,
         /// The token of the lease.
         token: Token,
-        /// Which command.
-        number: StepNo,
+        /// The index of the command.
+        number: CommandIndex,
         /// Where in the code.
         place: Place,
         /// The key.
@@ -340,8 +340,8 @@ messages! {
         run: RunNo,
         /// The token of the lease.
         token: Token,
-        /// Which command.
-        number: StepNo,
+        /// The index of the command.
+        number: CommandIndex,
     },
     /// Worker to engine: the attempt is not made, or no longer. Engine to worker: so it is.
     37 => OnceReturned {
@@ -349,8 +349,8 @@ messages! {
         run: RunNo,
         /// The token of the lease.
         token: Token,
-        /// Which command.
-        number: StepNo,
+        /// The index of the command.
+        number: CommandIndex,
     },
 
     /// Client to engine: start these runs.

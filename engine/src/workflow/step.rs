@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use super::isolation::Isolation;
 use crate::canary::canary;
 use crate::model::failure::{Failure, FailureKind, PANIC, PAYLOAD, TIME_LIMIT};
-use crate::model::id::{OnceKey, RunId, StepNo};
+use crate::model::id::{CommandIndex, OnceKey, RunId};
 use crate::model::payload::Payload;
 use crate::model::retry::Retry;
 use crate::replay::command::Resolution;
@@ -57,7 +57,7 @@ impl Step {
     /// Made of the run's id and the step's number: `run_…-3`. In [`Ctx::once`](super::Ctx::once)
     /// made of the namespace and the key, and the same in all runs: `once_…`.
     pub fn key(&self) -> String {
-        idempotency_key(self.run, StepNo(self.number), self.once)
+        idempotency_key(self.run, CommandIndex(self.number), self.once)
     }
 
     /// Which attempt this is, the first is 1. An attempt that was cut short by a crash is made
@@ -72,8 +72,8 @@ impl Step {
     }
 
     /// The step's number within its run.
-    pub fn number(&self) -> StepNo {
-        StepNo(self.number)
+    pub fn number(&self) -> CommandIndex {
+        CommandIndex(self.number)
     }
 
     /// Ends when the soft limit of this attempt has passed: time to clean up, before the hard limit
@@ -457,7 +457,7 @@ pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
 }
 
 /// The idempotency key of a step.
-pub(crate) fn idempotency_key(run: RunId, number: StepNo, once: Option<OnceKey>) -> String {
+pub(crate) fn idempotency_key(run: RunId, number: CommandIndex, once: Option<OnceKey>) -> String {
     match once {
         Some(once) => once.to_string(),
         None => format!("{run}-{number}"),

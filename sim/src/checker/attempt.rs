@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use stepwell::Retry;
 use stepwell::model::dead::Superseded;
 use stepwell::model::entry::{AttemptFailed, Entry};
-use stepwell::model::id::{RunId, RunNo, StepNo};
+use stepwell::model::id::{CommandIndex, RunId, RunNo};
 use stepwell::model::time::Time;
 use stepwell::wire::message::Message;
 
@@ -34,10 +34,10 @@ pub(crate) struct Moment {
 /// What workers said of attempts, and since when their failures are durable.
 #[derive(Default)]
 pub(super) struct Attempts {
-    said: BTreeMap<(RunNo, StepNo, u32), Option<Retry>>,
+    said: BTreeMap<(RunNo, CommandIndex, u32), Option<Retry>>,
     /// When failures were told first.
-    said_at: BTreeMap<(RunNo, StepNo, u32), Moment>,
-    failed_ms: BTreeMap<(RunNo, StepNo), u64>,
+    said_at: BTreeMap<(RunNo, CommandIndex, u32), Moment>,
+    failed_ms: BTreeMap<(RunNo, CommandIndex), u64>,
 }
 
 impl Attempts {
@@ -60,7 +60,7 @@ impl Attempts {
     pub(super) fn begins(
         &self,
         durable: &Durable,
-        (id, number, attempt): (RunId, StepNo, u32),
+        (id, number, attempt): (RunId, CommandIndex, u32),
         now: Moment,
         bench: &mut Bench<'_>,
     ) {
@@ -148,7 +148,7 @@ impl Attempts {
             bench.charge(NAME, format!("{told}, follows {count} failed ones"));
         }
         let said = self.said.get(&(no, number, attempt));
-        if number != StepNo::WHOLE && said.is_none() {
+        if number != CommandIndex::FUNCTION && said.is_none() {
             bench.charge(NAME, format!("{told}, was never reported"));
         }
         if let (Some(last), Some(failed_ms)) = (failed.last(), failed_ms) {
@@ -172,7 +172,7 @@ impl Attempts {
             bench.charge(POLICY, text);
         }
         let policy = match number {
-            StepNo::WHOLE => Some(Retry::default()),
+            CommandIndex::FUNCTION => Some(Retry::default()),
             _ => said.copied().flatten(),
         };
         let failure = match entry {
@@ -200,7 +200,7 @@ fn next(
     policy: &Retry,
     run: &DurableRun,
     failure: &stepwell::Failure,
-    number: StepNo,
+    number: CommandIndex,
     (before, entry): (&[&AttemptFailed], &Entry),
 ) -> Option<Time> {
     let failures = before.iter().map(|e| &e.failure).chain([failure]);

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use stepwell::keys::LeaseRecord;
 use stepwell::model::entry::Entry;
-use stepwell::model::id::{RunNo, StepNo, Token};
+use stepwell::model::id::{CommandIndex, RunNo, Token};
 use stepwell::wire::message::Message;
 
 use super::Bench;
@@ -21,10 +21,10 @@ const ONE: &str = "a run has at most one lease";
 /// What a report is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Said {
-    Completed(StepNo),
-    Asked(StepNo),
-    Failed(StepNo),
-    Timer(StepNo),
+    Completed(CommandIndex),
+    Asked(CommandIndex),
+    Failed(CommandIndex),
+    Timer(CommandIndex),
     Returned,
     Gave,
 }
@@ -118,7 +118,7 @@ impl Fence {
             }
             Entry::StepCompleted(e) => (Said::Completed(e.number), None),
             Entry::StepFailed(e) => (Said::Failed(e.number), None),
-            Entry::AttemptFailed(e) if e.number == StepNo::WHOLE => (whole, None),
+            Entry::AttemptFailed(e) if e.number == CommandIndex::FUNCTION => (whole, None),
             Entry::AttemptFailed(e) => (Said::Failed(e.number), None),
             Entry::TimerArmed(e) => (Said::Timer(e.number), None),
             Entry::Completed(_) => (Said::Returned, None),
@@ -199,7 +199,7 @@ mod tests {
         run.entries.push(
             StepCompleted {
                 at: Time(0),
-                number: StepNo(0),
+                number: CommandIndex(0),
                 place: Place::default(),
                 attempt: 1,
                 output: Payload::default(),
@@ -218,7 +218,7 @@ mod tests {
             &StepCompletedReport {
                 run: RUN,
                 token: Token::default(),
-                number: StepNo(0),
+                number: CommandIndex(0),
                 place: Place::default(),
                 attempt: 1,
                 output: Payload::default(),

@@ -42,7 +42,7 @@ use stepwell::QueueSummary;
 pub(crate) use self::attempt::Moment;
 pub(crate) use self::limit::Attempt;
 
-use stepwell::model::id::{ProcessInstance, RunId, RunNo, StepNo};
+use stepwell::model::id::{CommandIndex, ProcessInstance, RunId, RunNo};
 use stepwell::model::time::Time;
 use stepwell::wire::message::Message;
 use stepwell_storage::{Op, Seq};
@@ -267,7 +267,7 @@ impl Court {
     }
 
     /// A body of what is done once begins.
-    pub(crate) fn once_begins(&mut self, now_ms: u64, run: RunId, number: StepNo) {
+    pub(crate) fn once_begins(&mut self, now_ms: u64, run: RunId, number: CommandIndex) {
         let mut bench = Bench { now_ms, violations: &mut self.violations };
         self.once.begins(&self.durable, (run, number), &mut bench);
     }
@@ -319,7 +319,7 @@ impl Court {
     pub(crate) fn attempt_begins(
         &mut self,
         now_ms: u64,
-        attempt: (RunId, StepNo, u32),
+        attempt: (RunId, CommandIndex, u32),
         at: Moment,
         right_clocks: bool,
     ) {
@@ -378,7 +378,7 @@ impl Court {
     }
 
     /// A step's body has begun.
-    pub(crate) fn body_started(&mut self, now_ms: u64, run: RunId, number: StepNo) {
+    pub(crate) fn body_started(&mut self, now_ms: u64, run: RunId, number: CommandIndex) {
         let mut bench = Bench { now_ms, violations: &mut self.violations };
         effect::body_started(&self.durable, run, &mut bench);
         if self.durable.run_of(run).is_some_and(|run| run.resolves(number)) {

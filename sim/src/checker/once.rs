@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use stepwell::keys::LeaseRecord;
 use stepwell::keys::once::OnceRecord;
 use stepwell::model::entry::{AttemptFailed, Entry, StepCompleted, StepFailed};
-use stepwell::model::id::{Namespace, OnceKey, ProcessInstance, RunId, RunNo, StepNo, Token};
+use stepwell::model::id::{CommandIndex, Namespace, OnceKey, ProcessInstance, RunId, RunNo, Token};
 use stepwell::model::time::Time;
 use stepwell::wire::message::{Message, OnceGranted};
 
@@ -60,7 +60,7 @@ pub(super) struct Onces {
 }
 
 /// A step of a run.
-type Asker = (RunNo, StepNo);
+type Asker = (RunNo, CommandIndex);
 
 #[derive(Debug)]
 struct Asked {
@@ -186,7 +186,7 @@ impl Onces {
     }
 
     fn lease_ends(&mut self, run: RunNo) {
-        let steps = (run, StepNo(0))..=(run, StepNo(u32::MAX));
+        let steps = (run, CommandIndex(0))..=(run, CommandIndex(u32::MAX));
         let ended: Vec<Asker> = self.asked.range(steps).map(|(asker, _)| *asker).collect();
         for asker in ended {
             self.asked.remove(&asker);
@@ -262,7 +262,7 @@ impl Onces {
     pub(super) fn begins(
         &self,
         durable: &Durable,
-        (run, number): (RunId, StepNo),
+        (run, number): (RunId, CommandIndex),
         bench: &mut Bench<'_>,
     ) {
         let no = durable.index.get(&run).copied();

@@ -10,7 +10,7 @@ use stepwell::Retry;
 use stepwell::model::dead::{UNKNOWN_WORKFLOW, WORKER_LOST};
 use stepwell::model::entry::{Died, Entry};
 use stepwell::model::failure::Failure;
-use stepwell::model::id::{RunNo, StepNo};
+use stepwell::model::id::{CommandIndex, RunNo};
 use stepwell::model::payload::Payload;
 
 use super::Bench;
@@ -113,7 +113,7 @@ fn gave_up(run: &DurableRun, failure: &Failure) -> bool {
     let patience = Duration::from_millis(policy.give_up_after_ms).saturating_sub(longest);
     let ends = run.entries.iter().filter_map(|entry| match entry {
         Entry::StepFailed(end) if end.failure == *failure => Some((end.number, end.at)),
-        Entry::Died(end) if end.failure == *failure => Some((StepNo::WHOLE, end.at)),
+        Entry::Died(end) if end.failure == *failure => Some((CommandIndex::FUNCTION, end.at)),
         _ => None,
     });
     ends.into_iter().any(|(number, ended_at)| {

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use stepwell::model::dead::{ActKind, Superseded};
 use stepwell::model::entry::Entry;
-use stepwell::model::id::{RequestId, RunNo, StepNo};
+use stepwell::model::id::{CommandIndex, RequestId, RunNo};
 use stepwell::model::run::RunState;
 use stepwell::model::time::Time;
 
@@ -56,7 +56,7 @@ impl Acts {
                 bench.charge(ONCE, text);
             }
         }
-        if let Some(number) = entry.number().filter(|number| *number != StepNo::WHOLE)
+        if let Some(number) = entry.number().filter(|number| *number != CommandIndex::FUNCTION)
             && finished_before_redrive(before, number)
         {
             let text = format!("{}: entry {index} is about step {number}: {entry:?}", run.name());
@@ -92,7 +92,7 @@ impl Acts {
 }
 
 /// Whether a step ended well before the run was redriven last.
-fn finished_before_redrive(before: &[Entry], number: StepNo) -> bool {
+fn finished_before_redrive(before: &[Entry], number: CommandIndex) -> bool {
     let redriven = before.iter().rposition(|entry| matches!(entry, Entry::Redriven(_)));
     let finished = |entry: &Entry| matches!(entry, Entry::StepCompleted(e) if e.number == number);
     redriven.is_some_and(|at| before[..at].iter().any(finished))

@@ -19,7 +19,7 @@ fn asks(crowd: &mut Crowd, at: usize, number: u32) {
     let ask = AskOnce {
         run,
         token,
-        number: StepNo(number),
+        number: CommandIndex(number),
         place,
         once: OnceKey::of(Namespace::default(), "rate"),
     };
@@ -31,7 +31,7 @@ fn succeeds(crowd: &mut Crowd, at: usize, bytes: usize) {
     let report = StepCompletedReport {
         run,
         token,
-        number: StepNo(0),
+        number: CommandIndex(0),
         place: Place { name: "rate".to_owned(), ..Place::default() },
         attempt: 1,
         output: Payload(vec![7; bytes].into()),
@@ -84,8 +84,13 @@ fn thousands_that_sleep_are_called_one_by_one_and_woken_all() {
     crowd.settle();
     for at in 1..5_000 {
         let (run, token) = crowd.leased[at];
-        let report =
-            TurnSuspended { run, token, seen: 1, wakes_at: Time::NEVER, once: vec![StepNo(0)] };
+        let report = TurnSuspended {
+            run,
+            token,
+            seen: 1,
+            wakes_at: Time::NEVER,
+            once: vec![CommandIndex(0)],
+        };
         crowd.hear(WORKER, report);
     }
     crowd.settle();
@@ -97,7 +102,7 @@ fn thousands_that_sleep_are_called_one_by_one_and_woken_all() {
     assert_eq!(counts(&crowd), (1, 4_999));
     assert_eq!(crowd.stage.core.stats().in_memory.once, 5_000);
     let (run, token) = crowd.leased[0];
-    let number = StepNo(0);
+    let number = CommandIndex(0);
     crowd.leased.truncate(1);
     crowd.hear(WORKER, OnceReturned { run, token, number });
     crowd.settle();
@@ -128,7 +133,7 @@ fn who_asked_under_an_old_token_is_not_in_line_under_the_next() {
     let (run, token) = crowd.leased[runs - 1];
     crowd.stage.handle(Input::SessionClosed { session: WORKER, goodbye: false });
     crowd.hello(back, &[slots("q", runs as u32)], held);
-    let (number, once) = (StepNo(0), OnceKey::of(Namespace::default(), "rate"));
+    let (number, once) = (CommandIndex(0), OnceKey::of(Namespace::default(), "rate"));
     let place = Place::default();
     let ask = AskOnce { run, token, number, place, once };
     crowd.hear(back, ask.clone());

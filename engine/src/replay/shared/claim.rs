@@ -3,7 +3,7 @@
 
 use super::{Shared, State};
 use crate::model::failure::Failure;
-use crate::model::id::{OnceKey, StepNo};
+use crate::model::id::{CommandIndex, OnceKey};
 use crate::replay::command::{Claim, Command, Stage};
 use crate::replay::report::Report;
 
@@ -16,7 +16,7 @@ impl Shared {
     }
 
     /// A step may make its attempt. Tells whether it wants to, or does already.
-    pub(crate) fn once_granted(&self, number: StepNo) -> bool {
+    pub(crate) fn once_granted(&self, number: CommandIndex) -> bool {
         let State { commands, turn, .. } = &mut *self.state();
         let Some(command) = commands.get_mut(&number.0) else {
             return false;
@@ -35,7 +35,7 @@ impl Shared {
 
     /// What is stored under a step's key cannot be read. If the step waits for it, its attempt
     /// fails.
-    pub(crate) fn once_failed(&self, number: StepNo, failure: Failure) {
+    pub(crate) fn once_failed(&self, number: CommandIndex, failure: Failure) {
         let State { commands, turn, .. } = &mut *self.state();
         let waits = |command: &&mut Command| command.stage == Stage::Claiming;
         if let Some(command) = commands.get_mut(&number.0).filter(waits)
@@ -50,7 +50,7 @@ impl Shared {
 }
 
 impl State {
-    pub(super) fn claim_of(&mut self, number: StepNo) -> Option<&mut Claim> {
+    pub(super) fn claim_of(&mut self, number: CommandIndex) -> Option<&mut Claim> {
         self.commands.get_mut(&number.0)?.claim.as_mut()
     }
 

@@ -17,7 +17,7 @@ use crate::model::entry::{
     TimerFired,
 };
 use crate::model::failure::Failure;
-use crate::model::id::{LeaseNo, ProcessInstance, RunId, RunNo, StepNo, Token};
+use crate::model::id::{CommandIndex, LeaseNo, ProcessInstance, RunId, RunNo, Token};
 use crate::model::payload::Payload;
 use crate::model::time::Time;
 use crate::replay::report::Report;
@@ -333,14 +333,14 @@ pub(super) fn summary(message: &Message) -> String {
 }
 
 pub(super) fn fired(at: u64, number: u32) -> TimerFired {
-    TimerFired { at: Time(START + at), number: StepNo(number) }
+    TimerFired { at: Time(START + at), number: CommandIndex(number) }
 }
 
 pub(super) fn completed(at: u64, number: u32, name: &str, output: impl Serialize) -> StepCompleted {
     let place = Place { name: name.to_owned(), at: "order.rs:41".to_owned(), version: 3 };
     StepCompleted {
         at: Time(START + at),
-        number: StepNo(number),
+        number: CommandIndex(number),
         place,
         attempt: 1,
         output: Payload::of(&output).unwrap(),

@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use super::bench::{Bench, START, cancel, completed};
 use crate::model::entry::{AttemptFailed, Place};
 use crate::model::failure::Failure;
-use crate::model::id::{ProcessInstance, StepNo};
+use crate::model::id::{CommandIndex, ProcessInstance};
 use crate::model::retry::Retry;
 use crate::model::time::Time;
 use crate::workflow::{Ctx, Isolation, Step, StepFuture, secs};
@@ -163,7 +163,7 @@ fn a_function_without_steps_knows_of_attempts_that_failed_after_a_cancel_request
 fn failed_whole(attempt: u32) -> AttemptFailed {
     AttemptFailed {
         at: Time(START + 9),
-        number: StepNo::WHOLE,
+        number: CommandIndex::FUNCTION,
         place: Place::default(),
         attempt,
         failure: Failure::retryable("stuck"),

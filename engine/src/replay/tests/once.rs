@@ -7,7 +7,7 @@ use futures_util::future::select;
 
 use super::bench::{Bench, cancel, completed, token};
 use crate::model::failure::Failure;
-use crate::model::id::{Namespace, OnceKey, StepNo};
+use crate::model::id::{CommandIndex, Namespace, OnceKey};
 use crate::model::request::Damaged;
 use crate::model::retry::Retry;
 use crate::model::time::Time;
@@ -52,7 +52,7 @@ fn a_turn_that_waits_for_others_is_suspended() {
     bench.clock.advance(1);
     bench.poll();
     let suspended = |message: &Message| match message {
-        Message::TurnSuspended(m) => m.wakes_at == Time::NEVER && m.once == [StepNo(0)],
+        Message::TurnSuspended(m) => m.wakes_at == Time::NEVER && m.once == [CommandIndex(0)],
         _ => false,
     };
     assert!(suspended(&bench.sent[1]), "{:?}", bench.sent);
@@ -67,7 +67,7 @@ fn a_turn_that_waits_for_others_is_suspended() {
     bench.dispatch();
     bench.sent.clear();
     bench.poll();
-    bench.turn.once_granted(StepNo(0));
+    bench.turn.once_granted(CommandIndex(0));
     bench.clock.advance(250);
     assert_eq!(bench.poll().told_engine()[1..], ["completed 0 = 7"]);
     assert_eq!(bodies.load(Ordering::SeqCst), 1);
@@ -88,7 +88,7 @@ fn a_turn_that_waits_for_others_and_for_time_is_suspended_until_then() {
         let armed = bench.sent.pop();
         assert!(matches!(armed, Some(Message::TimerRequested(_))));
         let due = bench.now().after(millis(ms));
-        let (number, place) = (StepNo(1), Default::default());
+        let (number, place) = (CommandIndex(1), Default::default());
         let at = bench.now();
         bench.commit(crate::model::entry::TimerArmed { at, number, place, due });
         bench.poll();
@@ -96,7 +96,7 @@ fn a_turn_that_waits_for_others_and_for_time_is_suspended_until_then() {
         bench.clock.advance(250);
         bench.poll();
         let suspended = bench.sent.iter().any(|message| match message {
-            Message::TurnSuspended(m) => m.wakes_at == due && m.once == [StepNo(0)],
+            Message::TurnSuspended(m) => m.wakes_at == due && m.once == [CommandIndex(0)],
             _ => false,
         });
         assert_eq!(suspended, suspends, "{:?}", bench.sent);
@@ -115,8 +115,8 @@ fn a_body_begins_when_the_engine_grants_it() {
     bench.clock.advance(1_000);
     bench.poll();
     assert_eq!((bench.sent.len(), bodies.load(Ordering::SeqCst)), (0, 0));
-    bench.turn.once_granted(StepNo(0));
-    bench.turn.once_granted(StepNo(0)); // a copy
+    bench.turn.once_granted(CommandIndex(0));
+    bench.turn.once_granted(CommandIndex(0)); // a copy
     assert_eq!(bench.poll().told_engine(), ["completed 0 = 7"]);
     assert!(matches!(&bench.sent[0], Message::StepCompletedReport(r) if r.once.is_some()));
     assert_eq!(bench.answer().poll().told_engine(), ["returned 7"]);
@@ -133,7 +133,7 @@ fn the_first_result_is_the_result() {
         let (mut bench, bodies) = bench();
         bench.poll();
         if own {
-            bench.turn.once_granted(StepNo(0));
+            bench.turn.once_granted(CommandIndex(0));
             bench.poll();
         }
         bench.sent.clear();
@@ -174,10 +174,10 @@ fn what_is_not_wanted_any_more_is_given_back() {
     let returned = |message: &Message| matches!(message, Message::OnceReturned(_));
     assert!(bench.sent.iter().any(returned), "{:?}", bench.sent);
     bench.sent.clear();
-    bench.turn.once_granted(StepNo(0)); // it was on its way
+    bench.turn.once_granted(CommandIndex(0)); // it was on its way
     bench.poll();
     assert!(bench.sent.len() == 1 && returned(&bench.sent[0]), "{:?}", bench.sent);
-    bench.turn.once_returned(StepNo(0));
+    bench.turn.once_returned(CommandIndex(0));
     assert!(!bench.outstanding().iter().any(|report| format!("{report:?}").contains("Once")));
     assert_eq!(bodies.load(Ordering::SeqCst), 0);
 }
@@ -189,7 +189,7 @@ fn it_is_asked_before_each_attempt() {
     bench.poll();
     bench.sent.clear();
     let damaged = Damaged { id: None, what: "the result".to_owned() };
-    bench.turn.refused(StepNo(0), &damaged.into());
+    bench.turn.refused(CommandIndex(0), &damaged.into());
     bench.poll();
     assert!(
         matches!(&bench.sent[0], Message::AttemptFailedReport(r) if r.failure.is_retryable()),
@@ -207,14 +207,14 @@ fn it_is_asked_before_each_attempt() {
     bench.turn.lease_continued(super::bench::token(9), 2);
     bench.poll();
     assert!(bench.sent.len() == 1 && asks(&bench.sent[0]), "{:?}", bench.sent);
-    bench.turn.once_granted(StepNo(0));
+    bench.turn.once_granted(CommandIndex(0));
     bench.sent.clear();
     assert_eq!(bench.poll().told_engine(), ["completed 0 = 7"]);
     assert_eq!(bodies.load(Ordering::SeqCst), 1);
     // A result that the engine cannot compare with the first is a failed attempt, too.
     bench.sent.clear();
     let damaged = Damaged { id: None, what: "the result".to_owned() };
-    bench.turn.refused(StepNo(0), &damaged.into());
+    bench.turn.refused(CommandIndex(0), &damaged.into());
     bench.poll();
     assert!(
         matches!(&bench.sent[0], Message::AttemptFailedReport(r) if r.attempt == 2),
@@ -231,7 +231,7 @@ fn a_body_goes_on_although_the_engine_cannot_read_the_result() {
         ctx.once("rate", |_| std::future::pending::<Result<u32, Failure>>()).await
     });
     bench.poll();
-    bench.turn.once_granted(StepNo(0));
+    bench.turn.once_granted(CommandIndex(0));
     bench.poll();
     bench.turn.lease_continued(super::bench::token(9), 1);
     bench.sent.clear();
@@ -239,7 +239,7 @@ fn a_body_goes_on_although_the_engine_cannot_read_the_result() {
     assert!(asks(&bench.sent[0]), "{:?}", bench.sent);
     for number in [0, 7] {
         let damaged = Damaged { id: None, what: "the result".to_owned() };
-        bench.turn.refused(StepNo(number), &damaged.into());
+        bench.turn.refused(CommandIndex(number), &damaged.into());
     }
     bench.sent.clear();
     bench.poll();

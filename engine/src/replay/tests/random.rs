@@ -10,7 +10,7 @@ use super::bench::{Bench, START, cancel, summary};
 use crate::core::NOT_ATTEMPTED;
 use crate::model::entry::{Entry, Place, StepCompleted};
 use crate::model::failure::Failure;
-use crate::model::id::StepNo;
+use crate::model::id::CommandIndex;
 use crate::model::payload::Payload;
 use crate::model::request::Damaged;
 use crate::model::retry::Retry;
@@ -209,7 +209,10 @@ fn live(bench: &mut Bench, dice: &mut Dice, cancels: bool) -> String {
             if let Some(number) = due(&bench.journal, now)
                 && dice.roll(2) == 0
             {
-                bench.commit(crate::model::entry::TimerFired { at: now, number: StepNo(number) });
+                bench.commit(crate::model::entry::TimerFired {
+                    at: now,
+                    number: CommandIndex(number),
+                });
             }
             let ends = |m: &Message| {
                 matches!(
@@ -294,7 +297,7 @@ fn acknowledge(bench: &mut Bench, dice: &mut Dice, message: Message) {
 }
 
 /// The result of a once key that another run came to first.
-fn somebody_elses(bench: &Bench, number: StepNo, place: Place) -> StepCompleted {
+fn somebody_elses(bench: &Bench, number: CommandIndex, place: Place) -> StepCompleted {
     StepCompleted {
         at: bench.now(),
         number,
@@ -306,8 +309,9 @@ fn somebody_elses(bench: &Bench, number: StepNo, place: Place) -> StepCompleted 
 
 /// A timer of the journal that is due and has not fired.
 fn due(journal: &[Entry], now: Time) -> Option<u32> {
-    let fired =
-        |n: StepNo| journal.iter().any(|e| matches!(e, Entry::TimerFired(f) if f.number == n));
+    let fired = |n: CommandIndex| {
+        journal.iter().any(|e| matches!(e, Entry::TimerFired(f) if f.number == n))
+    };
     journal.iter().find_map(|entry| match entry {
         Entry::TimerArmed(armed) if armed.due <= now && !fired(armed.number) => {
             Some(armed.number.0)

@@ -7,7 +7,7 @@ use super::bench::{Bench, completed};
 use crate::core::run::{Run, RunFold};
 use crate::model::entry::{AttemptFailed, Died, Entry, FunctionEnd, InputEdited, Redriven};
 use crate::model::failure::Failure;
-use crate::model::id::{ProcessInstance, RequestId, RunNo, StepNo};
+use crate::model::id::{CommandIndex, ProcessInstance, RequestId, RunNo};
 use crate::model::payload::Payload;
 use crate::wire::message::Message;
 use crate::workflow::{Ctx, Step, secs};
@@ -136,8 +136,8 @@ fn a_function_that_went_on_is_not_redriven() {
     let mut bench = Bench::new(&(), saga);
     bench.poll().answer().poll().answer().poll();
     let end = die(&mut bench);
-    assert_eq!((end.failed_at, end.went_on), (None, Some(StepNo(0))));
-    assert_eq!(run_of(&bench).redrive_from(), Err(StepNo(0)));
+    assert_eq!((end.failed_at, end.went_on), (None, Some(CommandIndex(0))));
+    assert_eq!(run_of(&bench).redrive_from(), Err(CommandIndex(0)));
 }
 
 // The compensation failed, not what it compensates: it may be tried again.
@@ -178,7 +178,7 @@ fn attempts_are_counted_anew() {
     }
     let mut bench = Bench::new(&(), whole);
     for attempt in 1..3 {
-        let entry = failed(&bench, StepNo::WHOLE, attempt);
+        let entry = failed(&bench, CommandIndex::FUNCTION, attempt);
         bench.journal.push(entry);
     }
     bench.dispatch();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::bench::{Bench, START, cancel, completed, fired, token};
 use crate::model::entry::{Entry, Place, TimerArmed};
 use crate::model::failure::Failure;
-use crate::model::id::StepNo;
+use crate::model::id::CommandIndex;
 use crate::model::request::{JournalFull, PayloadTooLarge, Refusal};
 use crate::model::retry::Retry;
 use crate::model::time::Time;
@@ -21,7 +21,7 @@ async fn ok<T>(value: T) -> Result<T, Failure> {
 fn armed(at: u64, number: u32, ms: u64) -> TimerArmed {
     let (at, place) =
         (Time(START + at), Place { at: "order.rs:38".into(), version: 3, ..Place::default() });
-    TimerArmed { at, number: StepNo(number), place, due: at.after(millis(ms)) }
+    TimerArmed { at, number: CommandIndex(number), place, due: at.after(millis(ms)) }
 }
 
 /// Two steps, a sleep between them.
@@ -478,7 +478,7 @@ fn a_report_refused_for_its_size_is_made_again_as_a_final_failure() {
     let mut bench = Bench::new(&(), two_steps);
     bench.poll();
     let refusal = Refusal::from(PayloadTooLarge { bytes: 5, bytes_max: 4 });
-    bench.turn.refused(StepNo(0), &refusal);
+    bench.turn.refused(CommandIndex(0), &refusal);
     bench.sent.clear();
     let told = bench.poll().told_engine();
     assert!(
@@ -496,7 +496,7 @@ fn a_full_journal_stops_the_turn() {
     let mut bench = Bench::new(&(), two_steps);
     bench.poll();
     let full = JournalFull { id: super::bench::RUN, entries: 5, entries_max: 5 };
-    bench.turn.refused(StepNo(0), &full.into());
+    bench.turn.refused(CommandIndex(0), &full.into());
     assert_eq!(*bench.turn.phase(), Phase::Stopped);
 }
 
@@ -561,7 +561,7 @@ fn the_failure_of_a_function_that_asked_nothing_is_the_failure_of_a_step() {
         crate::wire::message::AttemptFailedReport {
             run: Default::default(),
             token: token(1),
-            number: StepNo::WHOLE,
+            number: CommandIndex::FUNCTION,
             place: Place::default(),
             attempt: 1,
             failure: Failure::retryable("no"),
@@ -573,7 +573,7 @@ fn the_failure_of_a_function_that_asked_nothing_is_the_failure_of_a_step() {
         Entry::AttemptFailed(e) => e,
         other => panic!("{other:?}"),
     };
-    failed.number = StepNo::WHOLE;
+    failed.number = CommandIndex::FUNCTION;
     bench.journal.push(failed.into());
     bench.dispatch();
     assert_eq!(

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use super::pipe::{Failed, Pipe, Ready, Returned, Said, Task};
 use super::{ISOLATED_VARIABLE, PROCESS};
 use crate::model::failure::{Failure, FailureKind};
-use crate::model::id::{LeaseNo, RunNo, StepNo, Token};
+use crate::model::id::{CommandIndex, LeaseNo, RunNo, Token};
 use crate::replay::elsewhere::Only;
 use crate::replay::turn::{Phase, Turn};
 use crate::replay::world::World;
@@ -180,10 +180,10 @@ async fn answer(world: &Arc<World>, task: &Task, mut inbox: mpsc::UnboundedRecei
 /// What a report of the replay says to the parent, if it is about the step or ends the replay.
 fn answer_of(message: Message, number: u32) -> Option<Said> {
     match message {
-        Message::StepCompletedReport(r) if r.number == StepNo(number) => {
+        Message::StepCompletedReport(r) if r.number == CommandIndex(number) => {
             Some(Returned { output: r.output }.into())
         }
-        Message::AttemptFailedReport(r) if r.number == StepNo(number) => {
+        Message::AttemptFailedReport(r) if r.number == CommandIndex(number) => {
             Some(Failed { failure: r.failure }.into())
         }
         Message::TurnMismatched(m) => {

@@ -24,7 +24,7 @@ pub(super) struct Ready {}
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Task {
     pub(super) run: RunId,
-    /// Which command.
+    /// The index of the command.
     pub(super) number: u32,
     /// How many entries of the journal follow.
     pub(super) seen: u32,

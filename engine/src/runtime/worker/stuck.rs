@@ -19,7 +19,7 @@ use std::time::Duration;
 use super::peer::{HeldTurn, PageWanted, WorkerPeer};
 use crate::model::failure::TIME_LIMIT;
 use crate::model::failure::{Failure, FailureKind};
-use crate::model::id::{RunNo, StepNo, Token};
+use crate::model::id::{CommandIndex, RunNo, Token};
 use crate::model::request::Caller;
 use crate::replay::mismatch::span_text;
 use crate::replay::watch::{Blocker, Body, Watch};
@@ -87,7 +87,7 @@ impl WorkerPeer {
                 AttemptFailedReport {
                     run,
                     token,
-                    number: StepNo(number),
+                    number: CommandIndex(number),
                     place: body.place(),
                     attempt: body.attempt,
                     failure,

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use super::{Worker, WorkerError, WorkerHandle};
 use crate::model::entry::{Entry, Place, StepCompleted, TimerArmed, TimerFired};
 use crate::model::failure::Failure;
-use crate::model::id::{RunId, RunNo, StepNo, Token};
+use crate::model::id::{CommandIndex, RunId, RunNo, Token};
 use crate::model::payload::Payload;
 use crate::model::request::{HasEnded, Refusal};
 use crate::model::run::RunState;
@@ -78,7 +78,7 @@ fn worker() -> (FakeEngine, WorkerHandle, Bodies) {
 fn completed(number: u32) -> Entry {
     StepCompleted {
         at: Time(1_000_500),
-        number: StepNo(number),
+        number: CommandIndex(number),
         place: Place {
             name: if number == 0 { "one" } else { "two" }.to_owned(),
             ..Place::default()
@@ -392,13 +392,13 @@ async fn a_drain_requeues_runs_that_only_wait() {
     connection.send(appended(
         1,
         1,
-        &TimerArmed { at, number: StepNo(0), place: asked.place, due }.into(),
+        &TimerArmed { at, number: CommandIndex(0), place: asked.place, due }.into(),
     ));
     assert!(connection.arrived().await.is_empty());
     let draining = tokio::spawn(async move { handle.drain().await });
     assert!(matches!(connection.next().await, Message::Offer(_)));
     assert!(matches!(connection.next().await, Message::Requeue(_)));
-    connection.send(appended(1, 2, &TimerFired { at: due, number: StepNo(0) }.into()));
+    connection.send(appended(1, 2, &TimerFired { at: due, number: CommandIndex(0) }.into()));
     assert!(matches!(connection.next().await, Message::Closing(_)));
     drop(connection);
     draining.await.unwrap();

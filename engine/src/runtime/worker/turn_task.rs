@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::outlet::Outlet;
 use super::peer::SessionControl;
-use crate::model::id::{RunNo, StepNo, Token};
+use crate::model::id::{CommandIndex, RunNo, Token};
 use crate::model::request::Refusal;
 use crate::replay::turn::{Phase, Turn};
 use crate::replay::watch::Watch;
@@ -25,13 +25,13 @@ pub(crate) enum ToTurn {
     /// An entry, live.
     Told { index: u32, entry: Bytes },
     /// A report was refused.
-    Refused { number: StepNo, reason: Refusal },
+    Refused { number: CommandIndex, reason: Refusal },
     /// The lease goes on, over another connection.
     LeaseContinued { token: Token, count: u32, connection: u64 },
     /// A step that is done once for all runs may make its attempt.
-    OnceGranted { number: StepNo },
+    OnceGranted { number: CommandIndex },
     /// The engine knows that it makes none.
-    OnceReturned { number: StepNo },
+    OnceReturned { number: CommandIndex },
     /// Bodies may start again.
     GateOpened,
     /// Give the run back as soon as nothing is lost by it.
