@@ -291,14 +291,14 @@ mod planted {
             "a retry after uses up a retry",
             "A14: a failure that says when to come back uses up no retry",
         ),
-        canary("the hard limit does not fire", "A44: an attempt ends at its hard limit"),
+        canary("the timeout does not fire", "A44: an attempt ends at its timeout"),
         canary(
-            "the slot is not free after a hard limit",
-            "A44: an attempt that was ended at its hard limit is reported, and its run goes on",
+            "the slot is not free after a timeout",
+            "A44: an attempt that was ended at its timeout is reported, and its run goes on",
         ),
         canary(
-            "the soft limit is told after the hard one",
-            "A42: the soft limit is told in time to clean up",
+            "the soft timeout is told after the timeout",
+            "A42: the soft timeout is told in time to clean up",
         ),
         canary(
             "a dispatch does not tell the time",

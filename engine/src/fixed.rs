@@ -26,7 +26,7 @@ use crate::model::entry::{
     AttemptFailed, CancelRequested, Cancelled, Completed, Died, Discarded, Entry, FunctionEnd,
     InputEdited, Place, Redriven, Started, StepCompleted, StepFailed, TimerArmed, TimerFired,
 };
-use crate::model::failure::{Failure, FailureKind, ONCE, PANIC, PAYLOAD, TIME_LIMIT};
+use crate::model::failure::{Failure, FailureKind, ONCE, PANIC, PAYLOAD, TIMEOUT_CLASS};
 use crate::model::id::{
     CommandIndex, LeaseNo, Namespace, OnceKey, ProcessInstance, RequestId, RunId, RunNo, Token,
 };
@@ -450,7 +450,7 @@ fn classes(lines: &mut Lines) {
     lines.section("stored failure classes");
     lines.text("a worker was lost", WORKER_LOST);
     lines.text("the workflow is not registered", UNKNOWN_WORKFLOW);
-    lines.text("a timeout", TIME_LIMIT);
+    lines.text("a timeout", TIMEOUT_CLASS);
     lines.text("an isolated process ended", crate::runtime::isolated::PROCESS);
     lines.text("a panic", PANIC);
     lines.text("a payload", PAYLOAD);

@@ -18,7 +18,7 @@
 //!     let charge = ctx
 //!         .step("charge", |s| payments::charge(order.cents, s.key().to_string()))
 //!         .retry(Retry::exponential(secs(2)).retries(5)) // 2, 4, 8, 16, 32 s: six attempts
-//!         .limits(secs(30), secs(40)) // soft, hard
+//!         .soft_timeout(secs(30)).timeout(secs(40))
 //!         .await?;
 //!     ctx.sleep(millis(20)).await?; // or three days: a waiting run holds no slot and no memory
 //!     ctx.step("thank", |_| async { Ok::<_, Failure>(()) }).await?;
@@ -133,7 +133,7 @@ pub use runtime::session::SessionError;
 pub use runtime::worker::{STUCK_EXIT_CODE, Worker, WorkerError, WorkerHandle, WorkerStats};
 #[cfg(feature = "worker")]
 pub use workflow::{
-    BatchPolicy, Call, Ctx, Isolation, Item, SoftLimit, Step, Workflow, days, hours, join_all,
+    BatchPolicy, Call, Ctx, Isolation, Item, SoftTimeout, Step, Workflow, days, hours, join_all,
     millis, mins, secs,
 };
 

@@ -164,13 +164,13 @@ impl Outside {
 pub(crate) struct Watch(Option<(Arc<Host>, u64)>);
 
 impl Watch {
-    /// It was told of its soft limit.
+    /// It was told of its soft timeout.
     pub(crate) fn told(&mut self) {
         if let Some((host, id)) = &self.0 {
             let world = &host.world;
-            world.saw("soft limits told");
+            world.saw("soft timeouts told");
             let pauses = world.stood_still();
-            world.court().soft_limit_told(world.now_ms(), *id, pauses);
+            world.court().soft_timeout_told(world.now_ms(), *id, pauses);
         }
     }
 

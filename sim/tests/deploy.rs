@@ -21,7 +21,8 @@ async fn list(
                 let call = world.call("line", s.key(), step);
                 async move { call.await.map(|_: u64| step.to_owned()) }
             })
-            .limits(secs(5), secs(10));
+            .soft_timeout(secs(5))
+            .timeout(secs(10));
         done.push(line.await?);
     }
     Ok(done)

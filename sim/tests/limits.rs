@@ -10,17 +10,18 @@ const MAIL: Workflow<u64, u64> = Workflow::new("mail").queue("work");
 const SOFT: Duration = secs(2);
 const HARD: Duration = secs(4);
 
-/// Its downstream never answers. Every second one listens to its soft limit.
+/// Its downstream never answers. Every second one listens to its soft timeout.
 async fn export(ctx: Ctx, n: u64) -> Result<u64, Failure> {
     ctx.step("export", |s| async move {
         if n.is_multiple_of(2) {
             return std::future::pending().await;
         }
         let never = std::future::pending::<std::convert::Infallible>();
-        let Err(passed) = s.until_soft_limit(never).await;
+        let Err(passed) = s.until_soft_timeout(never).await;
         Err::<u64, _>(Failure::from(passed).class("cleaned up"))
     })
-    .limits(SOFT, HARD)
+    .soft_timeout(SOFT)
+    .timeout(HARD)
     .retry(Retry::fixed(millis(500)).retries(1))
     .await
 }
@@ -30,7 +31,7 @@ async fn mail(ctx: Ctx, n: u64) -> Result<u64, Failure> {
 }
 
 // A44: all slots of all workers are taken by steps that hang for ever; what is queued behind them
-// gets through, under faults too. Without hard limits nothing of it would ever end.
+// gets through, under faults too. Without timeouts nothing of it would ever end.
 #[test]
 fn a_downstream_that_hangs_for_ever_starves_nobody() {
     Sim::suite("hangs")
@@ -48,10 +49,10 @@ fn a_downstream_that_hangs_for_ever_starves_nobody() {
                     || run.failure().is_some_and(|f| f.class == "worker lost")
             })
         })
-        .sometimes("an export was ended at its hard limit", |h| {
+        .sometimes("an export was ended at its timeout", |h| {
             h.runs().any(|run| run.failure().is_some_and(|f| f.class == "time limit"))
         })
-        .sometimes("an export cleaned up at its soft limit", |h| {
+        .sometimes("an export cleaned up at its soft timeout", |h| {
             h.runs().any(|run| run.failure().is_some_and(|f| f.class == "cleaned up"))
         })
         .seeds(Seeds::fresh_only(12).from(0).budget(secs(60)))

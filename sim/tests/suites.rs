@@ -26,9 +26,13 @@ async fn checkout(ctx: Ctx, order: Order, world: Outside) -> Result<u64, Failure
     // orders may.
     let charge = ctx
         .step("charge", |s| world.call("charge", s.key(), &order))
-        .limits(secs(5), secs(10))
+        .soft_timeout(secs(5))
+        .timeout(secs(10))
         .await?;
-    ctx.step("mail", |s| world.call("mail", s.key(), order.id)).limits(secs(5), secs(10)).await?;
+    ctx.step("mail", |s| world.call("mail", s.key(), order.id))
+        .soft_timeout(secs(5))
+        .timeout(secs(10))
+        .await?;
     Ok(charge)
 }
 
@@ -383,10 +387,12 @@ const CONVERT: Workflow<Order, u64> = Workflow::new("convert").queue("shop");
 async fn convert(ctx: Ctx, order: Order, world: Outside) -> Result<u64, Failure> {
     let rate = ctx
         .once("the rate of the day", |s| world.call("rate", s.key(), "the rate of the day"))
-        .limits(secs(5), secs(10))
+        .soft_timeout(secs(5))
+        .timeout(secs(10))
         .await?;
     ctx.step("charge", |s| world.call("charge", s.key(), (order.id, rate)))
-        .limits(secs(5), secs(10))
+        .soft_timeout(secs(5))
+        .timeout(secs(10))
         .await
 }
 
@@ -430,7 +436,8 @@ async fn rate_of_the_day(ctx: Ctx, _: u64, world: Outside) -> Result<u64, Failur
         tokio::time::sleep(mins(2)).await;
         world.call("rate", s.key(), "the rate of the day").await
     })
-    .limits(mins(4), mins(4))
+    .soft_timeout(mins(4))
+    .timeout(mins(4))
     .await
 }
 

@@ -68,7 +68,7 @@ pub async fn judge(data: &Path, content: &Path) -> String {
         Err(refusal) => return format!("refused: {}", chain(&refusal)),
     };
     let mut findings = Findings::default();
-    let client = engine.client().limit(PATIENCE);
+    let client = engine.client().timeout(PATIENCE);
     for known in &runs {
         findings.add(known, journal_as_it_was(&client, known).await);
     }

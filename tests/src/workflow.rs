@@ -31,12 +31,13 @@ pub const CRASH: Workflow<Crash, String> = Workflow::new("crash");
 pub const BLOCK: Workflow<Block, String> = Workflow::new("block");
 /// A function whose first attempt blocks its thread until a file is there: without steps, or
 /// between two.
-pub const STALL: Workflow<Stall, String> = Workflow::new("stall").limit(Duration::from_millis(300));
+pub const STALL: Workflow<Stall, String> =
+    Workflow::new("stall").timeout(Duration::from_millis(300));
 /// Of a batch handler whose first call blocks its thread until the file that each item names is
 /// there.
 pub const JAM: Workflow<PathBuf, u32> = Workflow::new("jam");
-/// A step that waits for ever and cleans up when its soft limit has passed; isolated, if its input
-/// is so.
+/// A step that waits for ever and cleans up when its soft timeout has passed; isolated, if its
+/// input is so.
 pub const EXPORT: Workflow<bool, u32> = Workflow::new("export");
 /// Many steps, one after the other.
 pub const BOOK: Workflow<Book, ()> = Workflow::new("book");
@@ -164,7 +165,8 @@ pub fn register(worker: Worker, world: &World) -> Worker {
     let (w7, w8, w9, w10, w11, w12) = (with(), with(), with(), with(), with(), with());
     let w13 = with();
     let jam_policy = BatchPolicy::new(2, millis(200))
-        .limits(millis(200), millis(300))
+        .soft_timeout(millis(200))
+        .timeout(millis(300))
         .retry(Retry::fixed(millis(10)));
     worker
         .register(LEDGER, move |ctx, entry| ledger(ctx, entry, w1.clone()))
@@ -268,7 +270,8 @@ async fn run_spin(ctx: Ctx, spin: Spin, world: World) -> Result<(), Failure> {
         Ok::<(), std::io::Error>(())
     })
     .isolation(Isolation::process())
-    .limits(spin.hard, spin.hard)
+    .soft_timeout(spin.hard)
+    .timeout(spin.hard)
     .retry(Retry::never())
     .await
 }
@@ -360,7 +363,8 @@ async fn run_block(ctx: Ctx, block: Block, world: World) -> Result<String, Failu
         world.note("done", "block", &s)?;
         Ok::<_, std::io::Error>(format!("attempt {}", s.attempt()))
     })
-    .limits(block.hard, block.hard)
+    .soft_timeout(block.hard)
+    .timeout(block.hard)
     .retry(Retry::fixed(Duration::from_millis(10)))
     .await
 }
@@ -376,7 +380,7 @@ async fn export(ctx: Ctx, isolated: bool, world: World) -> Result<u32, Failure> 
         if s.attempt() > 1 {
             return Ok(s.attempt());
         }
-        match s.until_soft_limit(std::future::pending::<()>()).await {
+        match s.until_soft_timeout(std::future::pending::<()>()).await {
             Ok(()) => Ok(0),
             Err(passed) => {
                 world.note("cleaned", "export", &s)?;
@@ -385,7 +389,8 @@ async fn export(ctx: Ctx, isolated: bool, world: World) -> Result<u32, Failure> 
         }
     })
     .isolation(isolation)
-    .limits(Duration::from_millis(300), secs(600))
+    .soft_timeout(Duration::from_millis(300))
+    .timeout(secs(600))
     .retry(Retry::fixed(Duration::from_millis(10)))
     .await
 }

@@ -53,12 +53,12 @@ fn pid_of(line: &str) -> String {
 /// What `spin` may take.
 const HARD: Duration = millis(1_500);
 
-// A43: the hard limit ends what cannot be asked to end. The loop is observed to be gone, not before
+// A43: the timeout ends what cannot be asked to end. The loop is observed to be gone, not before
 // its limit and within a second of it; its worker goes on, and the attempt has failed with its
 // reason.
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_loop_in_an_isolated_step_is_killed_at_its_hard_limit() {
+async fn a_loop_in_an_isolated_step_is_killed_at_its_timeout() {
     within(HARD + secs(1), a_loop_is_killed).await;
 }
 

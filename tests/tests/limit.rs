@@ -17,7 +17,7 @@ async fn kinds(client: &Client, run: stepwell::RunId) -> Vec<&'static str> {
     journal.iter().map(JournalEntry::kind_name).collect()
 }
 
-// A44, and the rule of the hard limit for what cannot be dropped: a step that blocks its thread has
+// A44, and the rule of the timeout for what cannot be dropped: a step that blocks its thread has
 // failed 5 s after its limit. Its worker says so itself, over a thread that the step cannot block,
 // takes no more work, ends what runs besides and exits with a code of its own; the step is made
 // again elsewhere, and what it returns in the end is refused.
@@ -168,16 +168,16 @@ async fn a_batch_handler_that_blocks_its_thread_is_noticed_by_the_limit_of_its_c
         let JournalEntry::AttemptFailed(failed) = &journal[1] else { panic!("{journal:?}") };
         assert_eq!(failed.failure.class, "time limit");
         let told = &failed.failure.message;
-        assert!(told.contains("hard limit of 300ms"), "{told}");
+        assert!(told.contains("timeout of 300ms"), "{told}");
     }
     second.close().await;
     engine.close().await;
 }
 
-// A42: the soft limit is a word to the step, which is still there to clean up: in the worker, and
+// A42: the soft timeout is a word to the step, which is still there to clean up: in the worker, and
 // in a process of its own.
 #[tokio::test]
-async fn a_step_cleans_up_when_its_soft_limit_has_passed() {
+async fn a_step_cleans_up_when_its_soft_timeout_has_passed() {
     let directory = tempfile::tempdir().unwrap();
     let order = EngineOrder::new(directory.path().join("data"));
     let (engine, server) = Host::engine(&order).await;
@@ -193,7 +193,7 @@ async fn a_step_cleans_up_when_its_soft_limit_has_passed() {
         let journal = client.journal(run.id()).await.unwrap();
         let JournalEntry::AttemptFailed(failed) = &journal[1] else { panic!("{journal:?}") };
         let told = &failed.failure.message;
-        assert!(told.contains("soft limit of 300ms"), "{told}");
+        assert!(told.contains("soft timeout of 300ms"), "{told}");
     }
     worker.close().await;
     engine.close().await;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use stepwell::model::dead::{DeadFilter, DeadLetter};
+use stepwell::model::failure::displayed_class;
 use stepwell::{Client, Time};
 
 use crate::clock;
@@ -157,7 +158,7 @@ fn list_text(letters: &[DeadLetter]) -> String {
             letter.name.clone().unwrap_or_else(|| letter.id.to_string()),
             letter.workflow.clone(),
             letter.queue.clone(),
-            letter.class.clone(),
+            displayed_class(&letter.class).to_owned(),
             clock::seconds(&letter.died_at.to_string()),
             letter.redriven.to_string(),
             letter.message.lines().next().unwrap_or_default().to_owned(),
@@ -185,7 +186,7 @@ fn letter_json(letter: &DeadLetter) -> Value {
         "no": letter.no.0,
         "workflow": letter.workflow,
         "queue": letter.queue,
-        "class": letter.class,
+        "class": displayed_class(&letter.class),
         "message": letter.message,
         "started_at": letter.started_at.to_string(),
         "died_at": letter.died_at.to_string(),

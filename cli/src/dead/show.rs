@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use stepwell::model::dead::Superseded;
 use stepwell::model::entry::Entry;
 use stepwell::model::failure::Failure;
+use stepwell::model::failure::displayed_class;
 use stepwell::model::id::{CommandIndex, ProcessInstance};
 use stepwell::model::payload::Payload;
 use stepwell::model::run::RunState;
@@ -142,7 +143,7 @@ fn attempts_text(attempts: &[Attempt<'_>]) -> String {
             attempt.at.to_string(),
             step,
             attempt.attempt.map_or_else(String::new, |n| n.to_string()),
-            attempt.failure.class.clone(),
+            displayed_class(&attempt.failure.class).to_owned(),
             worker(attempt.worker).unwrap_or_else(|| "no worker".to_owned()),
             attempt.build.to_owned(),
             match attempt.superseded {

@@ -130,7 +130,7 @@ impl Demo {
         };
         // One client through all lives of the server: it connects again by itself.
         let client = reach::connect(&processes.address).await?;
-        let (stage, heard) = Stage::new(client.limit(ANSWER_WITHIN));
+        let (stage, heard) = Stage::new(client.timeout(ANSWER_WITHIN));
         let played = shop.work(&mut processes, &stage, heard).await?;
         let elapsed = shop.progress.elapsed();
         shop.progress.end();

@@ -47,7 +47,8 @@ pub(crate) async fn stock_report(shop: Shop, ctx: Ctx, ask: Shelf) -> Result<Str
     let sent = ctx
         .step("send", |s| shop.call("/reports", &report, s.key()))
         .retry(patience())
-        .limits(CALL_SOFT, CALL_HARD)
+        .soft_timeout(CALL_SOFT)
+        .timeout(CALL_HARD)
         .await?;
     Ok(sent.confirmation)
 }

@@ -46,7 +46,8 @@ pub(crate) async fn checkout(shop: Shop, ctx: Ctx, order: Order) -> Result<Recei
     let charge = ctx
         .step("charge", |s| shop.call("/charges", &ask, s.key()))
         .retry(patience())
-        .limits(CALL_SOFT, CALL_HARD)
+        .soft_timeout(CALL_SOFT)
+        .timeout(CALL_HARD)
         .await?;
 
     ctx.sleep(PACKING).await?;
@@ -58,7 +59,8 @@ pub(crate) async fn checkout(shop: Shop, ctx: Ctx, order: Order) -> Result<Recei
     let mail = ctx
         .step("mail", |s| shop.call("/mails", &ask, s.key()))
         .retry(patience())
-        .limits(CALL_SOFT, CALL_HARD)
+        .soft_timeout(CALL_SOFT)
+        .timeout(CALL_HARD)
         .await?;
 
     Ok(Receipt { order_id, cents, charge: charge.confirmation, parcel, mail: mail.confirmation })

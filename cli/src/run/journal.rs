@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use stepwell::model::entry::{Entry, Place};
+use stepwell::model::failure::displayed_class;
 use stepwell::model::failure::{Failure, FailureKind};
 use stepwell::model::id::CommandIndex;
 use stepwell::model::payload::Payload;
@@ -64,7 +65,7 @@ pub(crate) fn payload_json(payload: &Payload) -> Value {
 pub(crate) fn failure_json(failure: &Failure) -> Value {
     json!({
         "kind": failure_kind(failure.kind),
-        "class": failure.class,
+        "class": displayed_class(&failure.class),
         "message": failure.message,
         "causes": failure.causes,
         "retry_after_ms": failure.retry_after_ms,
@@ -151,7 +152,7 @@ fn what(entry: &Entry) -> String {
 /// What failed, after its class where that says more than that something did. A Rust type's name is
 /// for `--json`.
 fn failure_text(failure: &Failure) -> String {
-    match failure.class.as_str() {
+    match displayed_class(&failure.class) {
         "retryable" | "terminal" | "retry after" | "cancelled" => failure.to_string(),
         class if class.is_empty() || class.contains("::") => failure.to_string(),
         class => format!("{class}: {failure}"),
@@ -261,7 +262,7 @@ mod tests {
         let killed = Failure::retryable("its process was killed").class("time limit");
         assert_eq!(
             failed(killed, true),
-            "attempt 2, again after 2.0 s: time limit: its process was killed"
+            "attempt 2, again after 2.0 s: timeout: its process was killed"
         );
         let later = Failure::retry_after(std::time::Duration::from_secs(2), "slow down");
         assert_eq!(

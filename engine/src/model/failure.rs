@@ -13,7 +13,17 @@ pub(crate) const PAYLOAD: &str = "payload";
 /// The stored class of a run of [`Client::once`](crate::Client::once) that gave no result.
 pub(crate) const ONCE: &str = "once";
 /// The stored class of an attempt that took too long.
-pub(crate) const TIME_LIMIT: &str = "time limit";
+pub(crate) const TIMEOUT_CLASS: &str = "time limit";
+
+/// The displayed word of a stored class.
+pub fn displayed_class(stored: &str) -> &str {
+    if stored == TIMEOUT_CLASS { "timeout" } else { stored }
+}
+
+/// Whether a filter's word names a stored class, by the stored or by the displayed word.
+pub(crate) fn is_class(word: &str, stored: &str) -> bool {
+    word == stored || word == displayed_class(stored)
+}
 
 /// How many causes are kept.
 pub const FAILURE_CAUSES_MAX: usize = 8;
@@ -76,7 +86,8 @@ impl TryFrom<u8> for FailureKind {
 pub struct Failure {
     /// Whether trying again can help.
     pub kind: FailureKind,
-    /// The sort of error, for filtering: a Rust type's name, `panic`, `time limit`, `process`, …
+    /// The sort of error, for filtering: a Rust type's name, `panic`, `time limit` (displayed as
+    /// `timeout`), `process`, …
     pub class: String,
     /// What happened.
     pub message: String,
@@ -198,6 +209,15 @@ impl std::fmt::Debug for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stored_time_limit_is_displayed_as_timeout_and_found_by_both_words() {
+        assert_eq!(displayed_class("time limit"), "timeout");
+        assert_eq!(displayed_class("panic"), "panic");
+        assert!(is_class("timeout", "time limit") && is_class("time limit", "time limit"));
+        assert!(is_class("timeout", "timeout"), "a class of the user's own");
+        assert!(!is_class("time limit", "timeout") && !is_class("timeout", "panic"));
+    }
 
     #[test]
     fn long_messages_are_cut_at_a_character() {

@@ -19,14 +19,14 @@ use super::world::{Running, World, count};
 use crate::canary::canary;
 use crate::model::dead::Superseded;
 use crate::model::entry::Entry;
-use crate::model::failure::{Failure, FailureKind, ONCE, PANIC, PAYLOAD, TIME_LIMIT};
+use crate::model::failure::{Failure, FailureKind, ONCE, PANIC, PAYLOAD, TIMEOUT_CLASS};
 use crate::model::id::{CommandIndex, RunId, RunNo, Token};
 use crate::model::payload::Payload;
 use crate::model::request::Refusal;
 use crate::model::retry::Retry;
 use crate::model::time::Time;
 use crate::wire::message::Message;
-use crate::workflow::{Ctx, HARD_LIMIT_DEFAULT, over_time};
+use crate::workflow::{Ctx, TIMEOUT_DEFAULT, over_time};
 
 /// A wait shorter than this is waited for in memory; a longer one suspends the run.
 pub(crate) const MOMENT: Duration = Duration::from_millis(250);
@@ -48,7 +48,7 @@ pub(crate) struct Turn {
     phase: Phase,
     warned: bool,
     /// How long the function may go without its context.
-    limit: Duration,
+    timeout: Duration,
     /// The end of a function that waits for something foreign.
     foreign: Option<Foreign>,
     /// The end of the moment for which it has waited for once keys in memory.
@@ -103,7 +103,7 @@ impl Turn {
             outstanding: Outstanding::default(),
             phase: Phase::Loading,
             warned: false,
-            limit: HARD_LIMIT_DEFAULT,
+            timeout: TIMEOUT_DEFAULT,
             foreign: None,
             moment: None,
             superseded: Superseded::default(),
@@ -294,8 +294,8 @@ impl Turn {
             return;
         };
         count(&self.world.counts.turns);
-        self.limit = code.limit;
-        self.watch.set_limit(code.limit);
+        self.timeout = code.timeout;
+        self.watch.set_timeout(code.timeout);
         // Nobody redrives a run that is running: what is superseded now stays so for this turn.
         self.superseded = Superseded::of(self.history.waiting());
         let input = self.input(std::mem::take(&mut started.input));
@@ -509,20 +509,20 @@ impl Turn {
             self.warned = true;
             tracing::warn!(
                 run = %self.id,
-                limit = ?self.limit,
+                timeout = ?self.timeout,
                 "the function waits for something it did not ask of its context: that is not recorded and not replayed"
             );
         }
         let known = self.foreign.take().filter(|known| known.asked == asked);
         let mut foreign = known.unwrap_or_else(|| {
             self.watch.waits_foreign(Some(self.world.clock.mono()));
-            let ends = self.world.clock.sleep(self.limit);
+            let ends = self.world.clock.sleep(self.timeout);
             Foreign { asked, ends }
         });
         match foreign.ends.as_mut().poll(cx) {
             Poll::Pending => self.foreign = Some(foreign),
-            Poll::Ready(()) if asked == 0 => self.fail(over_time(self.limit), true),
-            Poll::Ready(()) => self.fail(waited_in_vain(self.limit), true),
+            Poll::Ready(()) if asked == 0 => self.fail(over_time(self.timeout), true),
+            Poll::Ready(()) => self.fail(waited_in_vain(self.timeout), true),
         }
     }
 
@@ -596,12 +596,12 @@ impl Drop for Turn {
     }
 }
 
-fn waited_in_vain(limit: Duration) -> Failure {
+fn waited_in_vain(timeout: Duration) -> Failure {
     let text = format!(
-        "the function has waited for something it did not ask of its context, for longer than its limit of {}",
-        span_text(limit)
+        "the function has waited for something it did not ask of its context, for longer than its timeout of {}",
+        span_text(timeout)
     );
-    Failure::new(FailureKind::Retryable, TIME_LIMIT, text)
+    Failure::new(FailureKind::Retryable, TIMEOUT_CLASS, text)
 }
 
 fn panicked(panic: &(dyn std::any::Any + Send)) -> Failure {

@@ -7,7 +7,7 @@
 //!   the function's     ├───┤    ├────────┤     ├──────────┤   each stretch by itself
 //! ```
 //!
-//! Bodies have limits of their own, from their beginnings on. The function has its limit for each
+//! Bodies have limits of their own, from their beginnings on. The function has its timeout for each
 //! stretch of a poll that is its own; if it waits for something foreign, for that and the stretch
 //! that follows together. While it waits for what it has asked of its context it has none: that is
 //! not its code's time.
@@ -93,7 +93,7 @@ pub(crate) struct Watch {
     /// Since when the function has been waiting for what it did not ask of its context.
     foreign_since: Maybe,
     /// How long the function may take.
-    limit: Maybe,
+    timeout: Maybe,
     /// The first failed step that the function has seen since it asked last.
     failed_at: Maybe,
     bodies: Mutex<BTreeMap<u32, Body>>,
@@ -129,8 +129,8 @@ impl Watch {
     }
 
     /// How long the function may take.
-    pub(crate) fn set_limit(&self, limit: Duration) {
-        self.limit.set_span(limit);
+    pub(crate) fn set_timeout(&self, timeout: Duration) {
+        self.timeout.set_span(timeout);
     }
 
     /// The function waits for something foreign since then, or no more.
@@ -161,15 +161,15 @@ impl Watch {
         }
     }
 
-    /// The function's limit, if its own code has been running past that for too long.
+    /// The function's timeout, if its own code has been running past that for too long.
     pub(crate) fn function_overdue(&self, now: Duration) -> Option<Duration> {
-        let limit = self.limit.span()?;
+        let timeout = self.timeout.span()?;
         let mut since = self.function_since.span()?;
         if let Some(foreign_since) = self.foreign_since.span() {
             since = since.min(foreign_since);
         }
-        let overdue_at = since.saturating_add(limit).saturating_add(STUCK_AFTER);
-        (self.blocks(now) && overdue_at <= now).then_some(limit)
+        let overdue_at = since.saturating_add(timeout).saturating_add(STUCK_AFTER);
+        (self.blocks(now) && overdue_at <= now).then_some(timeout)
     }
 
     pub(crate) fn begins(&self, number: u32, body: Body) {
@@ -187,7 +187,7 @@ impl Watch {
         self.bodies().remove(&number);
     }
 
-    /// Whether a body or the function has been past its limit for too long.
+    /// Whether a body or the function has been past its timeout for too long.
     pub(crate) fn is_overdue(&self, now: Duration) -> bool {
         let first = self.bodies().values().map(|body| body.hard_at).min();
         first.is_some_and(|at| at.saturating_add(STUCK_AFTER) <= now)
@@ -252,7 +252,7 @@ mod tests {
     #[test]
     fn the_function_has_its_limit_for_each_stretch_that_is_its_own() {
         let (watch, at) = (Watch::default(), Duration::from_secs);
-        watch.set_limit(at(30));
+        watch.set_timeout(at(30));
         watch.poll_begins(at(100));
         assert_eq!(watch.function_overdue(at(134)), None);
         assert_eq!(watch.function_overdue(at(135)), Some(at(30)));
@@ -270,7 +270,7 @@ mod tests {
     #[test]
     fn a_function_that_awaits_is_never_overdue() {
         let (watch, at) = (Watch::default(), Duration::from_secs);
-        watch.set_limit(at(30));
+        watch.set_timeout(at(30));
         assert!(!watch.is_overdue(at(9_999)), "never polled");
         watch.poll_begins(at(100));
         watch.poll_ends();

@@ -28,7 +28,7 @@ pub(crate) struct Code {
     /// Its version.
     pub(crate) version: u32,
     /// How long the function may go without its context.
-    pub(crate) limit: Duration,
+    pub(crate) timeout: Duration,
     /// The function.
     pub(crate) begin: Arc<Begin>,
 }
@@ -178,7 +178,7 @@ pub(crate) struct Counts {
     pub(crate) revoked: AtomicU64,
     pub(crate) dropped: AtomicU64,
     pub(crate) requeued: AtomicU64,
-    /// Turns whose code ran on past its hard limit because it blocks its thread.
+    /// Turns whose code ran on past its timeout because it blocks its thread.
     pub(crate) stuck: AtomicU64,
 }
 

@@ -120,10 +120,10 @@ async fn a_call_with_one_outcome_too_many_fails_one_attempt_of_each_item() {
     miscounted(|outcomes| outcomes.push(Ok(9))).await;
 }
 
-// A41: a call that hangs has its own hard limit, from when the handler was called, and its items
+// A41: a call that hangs has its own timeout, from when the handler was called, and its items
 // are free then.
 #[tokio::test(start_paused = true)]
-async fn a_call_that_hangs_ends_at_its_hard_limit_and_fails_one_attempt_of_each_item() {
+async fn a_call_that_hangs_ends_at_its_timeout_and_fails_one_attempt_of_each_item() {
     let handler = |items: Vec<Item<u64>>| async move {
         if is_first(&items) {
             std::future::pending::<()>().await;
@@ -131,13 +131,13 @@ async fn a_call_that_hangs_ends_at_its_hard_limit_and_fails_one_attempt_of_each_
         all_well(&items)
     };
     let (soft, hard) = (secs(2), secs(3));
-    let shop = Shop::open(policy().limits(soft, hard), handler).await;
+    let shop = Shop::open(policy().soft_timeout(soft).timeout(hard), handler).await;
     let runs = shop.start(3).await;
     for (number, run) in (0..).zip(&runs) {
         assert_eq!(run.outcome().await, Ok(number * 2));
         let failed = shop.failed_once(run).await;
         assert_eq!(failed.failure.class, "time limit");
-        assert!(failed.failure.message.ends_with("hard limit of 3s"));
+        assert!(failed.failure.message.ends_with("timeout of 3s"));
     }
     let calls = shop.calls.lock().unwrap().clone();
     let [(3, first), (3, again)] = calls[..] else { panic!("{calls:?}") };
@@ -147,7 +147,7 @@ async fn a_call_that_hangs_ends_at_its_hard_limit_and_fails_one_attempt_of_each_
     assert!(late.is_some_and(|late| late < millis(20)), "{late:?} late");
 }
 
-/// When a handler was told of its soft limit, counted from its call.
+/// When a handler was told of its soft timeout, counted from its call.
 async fn told_after(policy: BatchPolicy) -> Duration {
     let told = Arc::new(Mutex::new(None));
     let tell = told.clone();
@@ -159,7 +159,7 @@ async fn told_after(policy: BatchPolicy) -> Duration {
             }
             let call = items[0].call();
             let Err(passed) =
-                call.until_soft_limit(std::future::pending::<std::convert::Infallible>()).await;
+                call.until_soft_timeout(std::future::pending::<std::convert::Infallible>()).await;
             *tell.lock().unwrap() = Some(called.elapsed());
             tokio::time::sleep(millis(100)).await; // it cleans up
             items.iter().map(|_| Err(passed.into())).collect()
@@ -170,15 +170,15 @@ async fn told_after(policy: BatchPolicy) -> Duration {
         run.outcome().await.unwrap();
         let failed = shop.failed_once(&run).await;
         let message = failed.failure.message;
-        assert!(message.contains("longer than its soft limit"), "{message}");
+        assert!(message.contains("longer than its soft timeout"), "{message}");
     }
     told.lock().unwrap().take().unwrap()
 }
 
-// A42: a batch handler is told at its soft limit, and has the time up to the hard one to clean up.
+// A42: a batch handler is told at its soft timeout, and has the time up to the timeout to clean up.
 #[tokio::test(start_paused = true)]
-async fn a_batch_handler_is_told_at_its_soft_limit() {
-    let after = told_after(policy().limits(secs(2), secs(3))).await;
+async fn a_batch_handler_is_told_at_its_soft_timeout() {
+    let after = told_after(policy().soft_timeout(secs(2)).timeout(secs(3))).await;
     assert!(after >= secs(2) && after <= secs(2) + millis(2), "{after:?}");
     let after = told_after(policy()).await;
     assert!(after >= secs(300) && after <= secs(300) + millis(2), "{after:?}");

@@ -12,6 +12,7 @@ use crate::core::run::RunImage;
 use crate::keys::{self, ActRecord, DeadRecord, Family, Record};
 use crate::model::dead::{Act, ActCursor, DeadCursor, DeadFilter, DeadLetter};
 use crate::model::entry::Entry;
+use crate::model::failure::is_class;
 use crate::model::id::{ProcessInstance, RunNo};
 use crate::model::limits::PAGE_ROWS_MAX;
 use crate::model::request::Refusal;
@@ -108,8 +109,10 @@ fn reply(call_number: u64, letters: Vec<DeadLetter>, next: Option<DeadCursor>) -
 /// queue.
 fn fits(record: &DeadRecord, filter: &DeadFilter) -> bool {
     let is = |wanted: &Option<String>, found: &String| wanted.as_ref().is_none_or(|w| w == found);
+    let wanted = filter.class.as_ref();
+    let is_wanted_class = wanted.is_none_or(|word| is_class(word, &record.class));
     let queue = record.queue.is_empty() || is(&filter.queue, &record.queue);
-    queue && is(&filter.workflow, &record.workflow) && is(&filter.class, &record.class)
+    queue && is(&filter.workflow, &record.workflow) && is_wanted_class
 }
 
 /// What is damaged is left out, and told by the engine's side: it must hide no other. A store that

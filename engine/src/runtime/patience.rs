@@ -168,16 +168,17 @@ async fn retry_after_is_bounded_by_a_day() {
 const HANG: Workflow<u32, u32> = Workflow::new("hang");
 const QUICK: Workflow<u32, u32> = Workflow::new("quick");
 
-// A44: a downstream that hangs for ever takes its slot for as long as the hard limit allows, and
+// A44: a downstream that hangs for ever takes its slot for as long as the timeout allows, and
 // not a moment longer.
 #[tokio::test(start_paused = true)]
-async fn a_slot_is_free_at_the_hard_limit_of_a_step_that_hangs() {
+async fn a_slot_is_free_at_the_timeout_of_a_step_that_hangs() {
     let store = MemStore::acquire(&MemDisk::new(), MemOptions::default()).unwrap();
     let options = EngineOptions { socket: false, ..EngineOptions::default() };
     let engine = options.open_on(env(), Arc::new(store)).await.unwrap();
     let hang = |ctx: Ctx, _: u32| async move {
         ctx.step("hang", |_| std::future::pending::<Result<u32, Failure>>())
-            .limits(secs(20), secs(40))
+            .soft_timeout(secs(20))
+            .timeout(secs(40))
             .await
     };
     let quick = |ctx: Ctx, n: u32| async move {

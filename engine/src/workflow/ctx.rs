@@ -45,8 +45,8 @@ impl Ctx {
     /// is at-least-once in the world (a crash can hit between effect and record), so it guards its
     /// effect with [`Step::key`].
     ///
-    /// Defaults: [`Retry::default`](crate::Retry) (six attempts), 5 min soft and 5 min 30 s hard
-    /// limit for each attempt.
+    /// Defaults: [`Retry::default`](crate::Retry) (six attempts), 5 min soft and 5 min 30 s timeout
+    /// for each attempt.
     ///
     /// **Determinism**: the step gets its number when this is called, not when the future is
     /// polled. The same code must call it with the same name at the same number. It runs when first
@@ -190,7 +190,7 @@ impl Ctx {
 
     /// Which attempt at the whole function this is, the first is 1. More than 1 only for a function
     /// that failed before it asked for anything, or ended at its limit
-    /// ([`Workflow::limit`](crate::Workflow::limit)): other failures are those of its steps.
+    /// ([`Workflow::timeout`](crate::Workflow::timeout)): other failures are those of its steps.
     ///
     /// **Determinism**: recorded. Before the steps that were recorded when an attempt failed, it
     /// answers what it did then.

@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use super::step::HARD_LIMIT_DEFAULT;
+use super::step::TIMEOUT_DEFAULT;
 
 /// Ties the client that starts a workflow to the worker that runs it: its name, version, queue,
 /// input and output.
@@ -20,7 +20,7 @@ pub struct Workflow<In, Out> {
     version: u32,
     queue: &'static str,
     tags: &'static [&'static str],
-    limit: Duration,
+    timeout: Duration,
     types: PhantomData<fn(In) -> Out>,
 }
 
@@ -34,7 +34,7 @@ impl<In, Out> Workflow<In, Out> {
             version: 1,
             queue: "default",
             tags: &[],
-            limit: HARD_LIMIT_DEFAULT,
+            timeout: TIMEOUT_DEFAULT,
             types: PhantomData,
         }
     }
@@ -73,12 +73,12 @@ impl<In, Out> Workflow<In, Out> {
     ///
     /// ```
     /// use stepwell::{Workflow, secs};
-    /// const REPORT: Workflow<String, u64> = Workflow::new("report").limit(secs(1_200));
-    /// assert_eq!(REPORT.function_limit(), secs(1_200));
+    /// const REPORT: Workflow<String, u64> = Workflow::new("report").timeout(secs(1_200));
+    /// assert_eq!(REPORT.function_timeout(), secs(1_200));
     /// ```
     #[must_use]
-    pub const fn limit(self, limit: Duration) -> Self {
-        Self { limit, ..self }
+    pub const fn timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
     }
 
     /// Its name.
@@ -97,8 +97,8 @@ impl<In, Out> Workflow<In, Out> {
     }
 
     /// How long its function may run or wait outside of steps and its context.
-    pub const fn function_limit(&self) -> Duration {
-        self.limit
+    pub const fn function_timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// The tags that a worker must offer to get its runs, unless a start names others.

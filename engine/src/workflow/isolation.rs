@@ -12,7 +12,7 @@ pub enum Isolation {
     /// The worker's own binary is executed again, with the same arguments; its
     /// [`Worker`](crate::Worker), when it is started, gets the run's journal from its parent
     /// instead of connecting to the engine, replays the function up to this step, runs only its
-    /// body, and hands back what it returned. At the hard limit the process and all that it has
+    /// body, and hands back what it returned. At the timeout the process and all that it has
     /// started are killed. If it crashes, exits or runs out of memory, the attempt has failed
     /// (class `process`), and the worker goes on.
     ///

@@ -27,9 +27,9 @@ use futures_util::future::{BoxFuture, Shared};
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
-use super::step::{HARD_LIMIT_DEFAULT, SOFT_LIMIT_DEFAULT, SoftLimit, Step, panic_text};
+use super::step::{SoftTimeout, Step, Timeouts, panic_text};
 use crate::canary::canary;
-use crate::model::failure::{Failure, FailureKind, PANIC, TIME_LIMIT};
+use crate::model::failure::{Failure, FailureKind, PANIC, TIMEOUT_CLASS};
 use crate::model::id::RunId;
 use crate::model::payload::Payload;
 use crate::model::retry::Retry;
@@ -44,8 +44,7 @@ const LEEWAY: Duration = Duration::from_secs(30);
 pub struct BatchPolicy {
     pub(crate) items_max: u32,
     pub(crate) wait_max: Duration,
-    pub(crate) soft: Duration,
-    pub(crate) hard: Duration,
+    pub(crate) timeouts: Timeouts,
     pub(crate) retry: Retry,
 }
 
@@ -55,29 +54,30 @@ impl BatchPolicy {
         Self {
             items_max: items_max.max(1),
             wait_max,
-            soft: SOFT_LIMIT_DEFAULT,
-            hard: HARD_LIMIT_DEFAULT,
+            timeouts: Timeouts::default(),
             retry: Retry::default(),
         }
     }
 
-    /// Sets how long one call may take: at `soft` the handler is told ([`Call::until_soft_limit`]),
-    /// at `hard` the call is dropped, and each of its items has failed an attempt, retryably, with
-    /// the class `time limit`. Both count from when the handler is called. Defaults: 5 min and 5
-    /// min 30 s.
-    ///
-    /// A handler that never awaits cannot be dropped: 5 s later its worker reports the attempts as
-    /// failed and leaves, as for [a step](super::StepFuture::limits).
+    /// Sets when the handler is told that time runs short ([`Call::until_soft_timeout`]), counted
+    /// from its call. It comes no later than the [timeout](Self::timeout). Default: as for
+    /// [a step](super::StepFuture::soft_timeout).
     #[must_use]
-    pub fn limits(mut self, soft: Duration, hard: Duration) -> Self {
-        (self.soft, self.hard) = (soft.min(hard), hard);
+    pub fn soft_timeout(mut self, soft: Duration) -> Self {
+        self.timeouts.soft = Some(soft);
         self
     }
 
-    /// Sets both [limits](Self::limits) to the same: a call has no time to clean up.
+    /// Sets how long one call may take, counted from when the handler is called: then the call is
+    /// dropped, and each of its items has failed an attempt, retryably, with the class `timeout`.
+    /// Default: as for [a step](super::StepFuture::timeout).
+    ///
+    /// A handler that never awaits cannot be dropped: 5 s later its worker reports the attempts as
+    /// failed and leaves, as for [a step](super::StepFuture::timeout).
     #[must_use]
-    pub fn limit(self, limit: Duration) -> Self {
-        self.limits(limit, limit)
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeouts.hard = Some(timeout);
+        self
     }
 
     /// Sets when items that failed are tried again. Default: [`Retry::default`].
@@ -88,8 +88,8 @@ impl BatchPolicy {
     }
 
     /// How long an item's attempt may take: it waits, then its call runs.
-    pub(crate) fn attempt_limit(&self) -> Duration {
-        self.wait_max.saturating_add(self.hard).saturating_add(LEEWAY)
+    pub(crate) fn attempt_timeout(&self) -> Duration {
+        self.wait_max.saturating_add(self.timeouts.hard()).saturating_add(LEEWAY)
     }
 }
 
@@ -128,23 +128,23 @@ impl<In> Item<In> {
 pub struct Call(Step);
 
 impl Call {
-    /// Ends when the soft limit of this call has passed: time to clean up, before the hard limit
+    /// Ends when the soft timeout of this call has passed: time to clean up, before the timeout
     /// ends the call.
     ///
     /// **Cancel safety**: may be dropped and asked for again.
-    pub fn soft_limit(&self) -> impl Future<Output = ()> + Send + 'static {
-        self.0.soft_limit()
+    pub fn soft_timeout(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.0.soft_timeout()
     }
 
-    /// What `work` answers, unless the soft limit of this call passes first: then `work` is
-    /// dropped, and what is left of the time up to the hard limit is for cleaning up.
+    /// What `work` answers, unless the soft timeout of this call passes first: then `work` is
+    /// dropped, and what is left of the time up to the timeout is for cleaning up.
     ///
     /// ```
     /// # use stepwell::{Failure, Item};
     /// # async fn insert(_: &[Item<u64>]) -> Vec<Result<u64, Failure>> { Vec::new() }
     /// # async fn roll_back() {}
     /// async fn handle(items: Vec<Item<u64>>) -> Vec<Result<u64, Failure>> {
-    ///     match items[0].call().until_soft_limit(insert(&items)).await {
+    ///     match items[0].call().until_soft_timeout(insert(&items)).await {
     ///         Ok(outcomes) => outcomes,
     ///         Err(passed) => {
     ///             roll_back().await;
@@ -155,8 +155,8 @@ impl Call {
     /// ```
     ///
     /// **Cancel safety**: dropping it drops `work`.
-    pub async fn until_soft_limit<F: Future>(&self, work: F) -> Result<F::Output, SoftLimit> {
-        self.0.until_soft_limit(work).await
+    pub async fn until_soft_timeout<F: Future>(&self, work: F) -> Result<F::Output, SoftTimeout> {
+        self.0.until_soft_timeout(work).await
     }
 }
 
@@ -254,18 +254,18 @@ where
             }
             let mut members = members.close();
             for (step, _) in members.iter_mut().flatten() {
-                step.begins_anew(policy.soft, policy.hard);
+                step.begins_anew(policy.timeouts.soft(), policy.timeouts.hard());
             }
             let count = members.len();
             let (places, items) = items_of(members)?;
             let called = AssertUnwindSafe(async { handler(items).await }).catch_unwind();
-            let limit = clock.sleep(policy.hard);
+            let limit = clock.sleep(policy.timeouts.hard());
             let answered = tokio::select! {
                 biased;
                 answered = called => answered.map_err(|panic| {
                     Failure::new(FailureKind::Retryable, PANIC, panic_text(panic.as_ref()))
                 })?,
-                () = limit => return Err(over_time(policy.hard)),
+                () = limit => return Err(over_time(policy.timeouts.hard())),
             };
             spread(count, &places, answered)
         }
@@ -360,6 +360,6 @@ impl Drop for Member {
 
 fn over_time(limit: Duration) -> Failure {
     let limit = span_text(limit);
-    let text = format!("the call of the batch handler took longer than its hard limit of {limit}");
-    Failure::new(FailureKind::Retryable, TIME_LIMIT, text)
+    let text = format!("the call of the batch handler took longer than its timeout of {limit}");
+    Failure::new(FailureKind::Retryable, TIMEOUT_CLASS, text)
 }

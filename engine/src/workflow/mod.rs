@@ -24,7 +24,7 @@
 //!     let charge = ctx
 //!         .step("charge", |s| payments::charge(order.id, order.cents, s.key()))
 //!         .retry(Retry::exponential(secs(2)).retries(5)) // 2, 4, 8, 16, 32 s: six attempts
-//!         .limits(secs(30), secs(40)) // soft, hard
+//!         .soft_timeout(secs(30)).timeout(secs(40))
 //!         .await?;
 //!     ctx.sleep(days(3)).await?;
 //!     ctx.step("ask-for-review", |s| mail::review(&order, s.key())).await?;
@@ -50,6 +50,6 @@ pub use join::join_all;
 pub use span::{days, hours, millis, mins, secs};
 #[cfg(test)]
 pub(crate) use step::idempotency_key;
-pub use step::{HARD_LIMIT_DEFAULT, SOFT_LIMIT_DEFAULT, SoftLimit, Step, StepFuture};
+pub use step::{SOFT_TIMEOUT_DEFAULT, SoftTimeout, Step, StepFuture, TIMEOUT_DEFAULT};
 pub(crate) use step::{encode, over_time, panic_text};
 pub use timer::SleepFuture;

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 
 use super::isolation::Isolation;
 use crate::canary::canary;
-use crate::model::failure::{Failure, FailureKind, PANIC, PAYLOAD, TIME_LIMIT};
+use crate::model::failure::{Failure, FailureKind, PANIC, PAYLOAD, TIMEOUT_CLASS};
 use crate::model::id::{CommandIndex, OnceKey, RunId};
 use crate::model::payload::Payload;
 use crate::model::retry::Retry;
@@ -24,10 +24,40 @@ use crate::replay::shared::{Shared, Verdict};
 use crate::replay::watch::Watch;
 use crate::runtime::env::Clock;
 
-/// How long an attempt may take before its soft limit passes, unless told: 5 min.
-pub const SOFT_LIMIT_DEFAULT: Duration = Duration::from_secs(300);
+/// How long an attempt may take before its soft timeout passes, unless told: 5 min.
+pub const SOFT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(300);
 /// How long an attempt may take before it is ended, unless told: 5 min 30 s.
-pub const HARD_LIMIT_DEFAULT: Duration = Duration::from_secs(330);
+pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(330);
+
+/// The two timeouts of an attempt, as far as they were set.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Timeouts {
+    pub(crate) soft: Option<Duration>,
+    pub(crate) hard: Option<Duration>,
+}
+
+impl Timeouts {
+    /// When the body is told, never later than [`hard`](Self::hard). One that is not set is as far
+    /// before the other as by default (30 s), but no more than an eleventh of it.
+    pub(crate) fn soft(self) -> Duration {
+        let distance = TIMEOUT_DEFAULT.saturating_sub(SOFT_TIMEOUT_DEFAULT);
+        match (self.soft, self.hard) {
+            (Some(soft), _) => soft.min(self.hard()),
+            (None, Some(hard)) => hard.saturating_sub(distance.min(hard / 11)),
+            (None, None) => SOFT_TIMEOUT_DEFAULT,
+        }
+    }
+
+    /// When the body is dropped.
+    pub(crate) fn hard(self) -> Duration {
+        let distance = TIMEOUT_DEFAULT.saturating_sub(SOFT_TIMEOUT_DEFAULT);
+        match (self.soft, self.hard) {
+            (_, Some(hard)) => hard,
+            (Some(soft), None) => soft.saturating_add(distance),
+            (None, None) => TIMEOUT_DEFAULT,
+        }
+    }
+}
 
 /// What a step's body gets: one attempt at one step.
 #[derive(Clone)]
@@ -76,16 +106,16 @@ impl Step {
         CommandIndex(self.number)
     }
 
-    /// Ends when the soft limit of this attempt has passed: time to clean up, before the hard limit
+    /// Ends when the soft timeout of this attempt has passed: time to clean up, before the timeout
     /// ends the attempt.
     ///
     /// **Cancel safety**: may be dropped and asked for again.
-    pub fn soft_limit(&self) -> impl Future<Output = ()> + Send + 'static {
+    pub fn soft_timeout(&self) -> impl Future<Output = ()> + Send + 'static {
         self.clock.sleep(self.soft_at.saturating_sub(self.clock.mono()))
     }
 
-    /// What `work` answers, unless the soft limit of this attempt passes first: then `work` is
-    /// dropped, and what is left of the time up to the hard limit is for cleaning up.
+    /// What `work` answers, unless the soft timeout of this attempt passes first: then `work` is
+    /// dropped, and what is left of the time up to the timeout is for cleaning up.
     ///
     /// ```
     /// # use stepwell::{Ctx, Failure, Step};
@@ -97,7 +127,7 @@ impl Step {
     /// # async fn begin(_: String) -> Result<Export, std::io::Error> { Ok(Export) }
     /// async fn export(s: Step) -> Result<u64, Failure> {
     ///     let mut export = begin(s.key()).await?;
-    ///     match s.until_soft_limit(export.write()).await {
+    ///     match s.until_soft_timeout(export.write()).await {
     ///         Ok(rows) => Ok(rows?),
     ///         Err(passed) => {
     ///             export.discard().await?;
@@ -108,21 +138,21 @@ impl Step {
     /// ```
     ///
     /// **Cancel safety**: dropping it drops `work`.
-    pub async fn until_soft_limit<F: Future>(&self, work: F) -> Result<F::Output, SoftLimit> {
+    pub async fn until_soft_timeout<F: Future>(&self, work: F) -> Result<F::Output, SoftTimeout> {
         // The work is polled first: what is done in time is done.
-        match select(pin!(work), pin!(self.soft_limit())).await {
+        match select(pin!(work), pin!(self.soft_timeout())).await {
             Either::Left((output, _)) => Ok(output),
-            Either::Right(_) => Err(SoftLimit { limit: self.soft }),
+            Either::Right(_) => Err(SoftTimeout { timeout: self.soft }),
         }
     }
 }
 
-/// The soft limit of an attempt has passed. As a failure (by `?`) it is retryable.
+/// The soft timeout of an attempt has passed. As a failure (by `?`) it is retryable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the attempt took longer than its soft limit of {}", span_text(*.limit))]
-pub struct SoftLimit {
-    /// The limit.
-    pub limit: Duration,
+#[error("the attempt took longer than its soft timeout of {}", span_text(*.timeout))]
+pub struct SoftTimeout {
+    /// The timeout.
+    pub timeout: Duration,
 }
 
 impl std::fmt::Debug for Step {
@@ -146,12 +176,11 @@ pub struct StepFuture<F, Fut, T> {
     watched: bool,
     /// When the attempt that runs is over, in monotonic time.
     hard_at: Duration,
-    hard_limit: Option<BoxFuture<'static, ()>>,
+    timeout_sleep: Option<BoxFuture<'static, ()>>,
     backoff: Option<BoxFuture<'static, ()>>,
     value: Option<T>,
     retry: Retry,
-    soft: Duration,
-    hard: Duration,
+    timeouts: Timeouts,
     isolation: Isolation,
 }
 
@@ -169,12 +198,11 @@ impl<F, Fut, T> StepFuture<F, Fut, T> {
             elsewhere: None,
             watched: false,
             hard_at: Duration::MAX,
-            hard_limit: None,
+            timeout_sleep: None,
             backoff: None,
             value: None,
             retry: Retry::default(),
-            soft: SOFT_LIMIT_DEFAULT,
-            hard: HARD_LIMIT_DEFAULT,
+            timeouts: Timeouts::default(),
             isolation: Isolation::InPlace,
         }
     }
@@ -192,16 +220,25 @@ impl<F, Fut, T> StepFuture<F, Fut, T> {
         self
     }
 
-    /// Sets how long an attempt may take: at `soft` the body is told ([`Step::until_soft_limit`]),
-    /// at `hard` it is dropped, a retryable failure of class `time limit`. Defaults: 5 min and 5
-    /// min 30 s.
+    /// Sets when the body of an attempt is told that time runs short
+    /// ([`Step::until_soft_timeout`]), counted from its beginning. It comes no later than the
+    /// [timeout](Self::timeout). Default: the timeout less 30 s, or less an eleventh of it if that
+    /// is shorter; 5 min if neither is set.
+    pub fn soft_timeout(mut self, soft: Duration) -> Self {
+        self.timeouts.soft = Some(soft);
+        self
+    }
+
+    /// Sets how long an attempt may take: then the body is dropped, a retryable failure of class
+    /// `timeout`. Default: 30 s more than the [soft timeout](Self::soft_timeout); 5 min 30 s if
+    /// neither is set.
     ///
     /// Dropping stops a body at an await. A body that never awaits cannot be stopped this way: 5 s
     /// later its worker reports the attempt as failed and leaves (see
     /// [`STUCK_EXIT_CODE`](crate::runtime::worker::STUCK_EXIT_CODE)). Work of that kind belongs
     /// into a process of its own: [`isolation`](Self::isolation).
-    pub fn limits(mut self, soft: Duration, hard: Duration) -> Self {
-        (self.soft, self.hard) = (soft.min(hard), hard);
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeouts.hard = Some(timeout);
         self
     }
 
@@ -213,7 +250,7 @@ impl<F, Fut, T> StepFuture<F, Fut, T> {
 
     /// Drops the body, if one runs. Its destructors are the author's code and may panic, or block.
     fn stop_body(&mut self) {
-        (self.hard_limit, self.backoff, self.elsewhere) = (None, None, None);
+        (self.timeout_sleep, self.backoff, self.elsewhere) = (None, None, None);
         if let Some(body) = self.running.take() {
             let _ = catch_unwind(AssertUnwindSafe(|| drop(body)));
         }
@@ -236,7 +273,7 @@ impl<F, Fut, T> StepFuture<F, Fut, T> {
             workflow: self.shared.started.workflow.clone(),
             number: self.number,
             seen: self.shared.seen(),
-            hard: self.hard,
+            hard: self.timeouts.hard(),
             memory_bytes_max,
             payload_bytes_max: self.shared.world.payload_bytes_max(),
             now: self.shared.world.engine_now(),
@@ -258,15 +295,15 @@ where
         let (clock, now) = (world.clock.clone(), world.clock.mono());
         let age = world.only.get().map_or(Duration::ZERO, |only| only.age);
         let at = |limit: Duration| now.saturating_add(limit.saturating_sub(age));
-        let soft_at = match canary!("the soft limit is told after the hard one") {
-            true => at(self.hard).saturating_add(Duration::from_millis(100)),
-            false => at(self.soft),
+        let soft_at = match canary!("the soft timeout is told after the timeout") {
+            true => at(self.timeouts.hard()).saturating_add(Duration::from_millis(100)),
+            false => at(self.timeouts.soft()),
         };
-        self.hard_at = at(self.hard);
+        self.hard_at = at(self.timeouts.hard());
         if self.sent_elsewhere() {
             return Ok(());
         }
-        let (attempts, limits) = ((attempt, self.retry), (self.hard, self.hard_at));
+        let (attempts, limits) = ((attempt, self.retry), (self.timeouts.hard(), self.hard_at));
         self.shared.watches(self.number, attempts, limits);
         self.watched = true;
         let step = Step {
@@ -275,7 +312,7 @@ where
             once: self.once,
             attempt,
             clock,
-            soft: self.soft,
+            soft: self.timeouts.soft(),
             soft_at,
             watch: self.shared.watch(),
         };
@@ -296,15 +333,15 @@ where
             };
         }
         let polled = self.poll_body(cx);
-        if polled.is_ready() || self.running.is_none() || canary!("the hard limit does not fire") {
+        if polled.is_ready() || self.running.is_none() || canary!("the timeout does not fire") {
             return polled;
         }
         let clock = &self.shared.world.clock;
         let limit = self
-            .hard_limit
+            .timeout_sleep
             .get_or_insert_with(|| clock.sleep(self.hard_at.saturating_sub(clock.mono())));
         ready!(limit.as_mut().poll(cx));
-        Poll::Ready(Err(over_time(self.hard)))
+        Poll::Ready(Err(over_time(self.timeouts.hard())))
     }
 
     /// A value that was made elsewhere.
@@ -398,8 +435,8 @@ where
                 Verdict::Running => {
                     let ended = ready!(this.poll_attempt(cx));
                     this.stop_body();
-                    if canary!("the slot is not free after a hard limit")
-                        && ended.as_ref().is_err_and(|f| f.class == TIME_LIMIT)
+                    if canary!("the slot is not free after a timeout")
+                        && ended.as_ref().is_err_and(|f| f.class == TIMEOUT_CLASS)
                     {
                         return Poll::Pending;
                     }
@@ -466,6 +503,6 @@ pub(crate) fn idempotency_key(run: RunId, number: CommandIndex, once: Option<Onc
 
 /// The failure of an attempt that took too long.
 pub(crate) fn over_time(hard: Duration) -> Failure {
-    let text = format!("the attempt took longer than its hard limit of {}", span_text(hard));
-    Failure::new(FailureKind::Retryable, TIME_LIMIT, text)
+    let text = format!("the attempt took longer than its timeout of {}", span_text(hard));
+    Failure::new(FailureKind::Retryable, TIMEOUT_CLASS, text)
 }

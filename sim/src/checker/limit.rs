@@ -1,6 +1,6 @@
 //! **Limits are kept, and told in time.**
 //!
-//! Source: `StepFuture::limits`: at the soft limit the body is told, at the hard limit it is gone.
+//! Source: `StepFuture::timeout`: at the soft timeout the body is told, at the timeout it is gone.
 //! Bodies say when they begin, when they are told and when they are dropped, and say so by what
 //! drops them, so that one that hangs is noticed by its silence. A host that has stood still in
 //! between proves nothing; clocks may be a little slow.
@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 
 use super::Bench;
 
-const HARD: &str = "a body is gone at its hard limit";
-const SOFT: &str = "the soft limit is told in time";
+const HARD: &str = "a body is gone at its timeout";
+const SOFT: &str = "the soft timeout is told in time";
 /// Ticks are at most 10 ms, and what is noticed at a tick has happened in the one before it.
 const SLACK_MS: u64 = 40;
 
@@ -27,7 +27,7 @@ pub(crate) struct Attempt {
     pub(crate) hard_ms: u64,
     /// How often hosts had stood still when it began.
     pub(crate) pauses: u64,
-    /// It was told that its soft limit has passed.
+    /// It was told that its soft timeout has passed.
     pub(crate) told: bool,
 }
 
@@ -57,7 +57,7 @@ impl Limits {
         let late = after_ms > most(soft_ms) && attempt.pauses == pauses;
         if early || late {
             let text = format!(
-                "{} on {}: told after {after_ms} ms, its soft limit is {soft_ms} ms, its hard one {} ms",
+                "{} on {}: told after {after_ms} ms, its soft timeout is {soft_ms} ms, its timeout {} ms",
                 attempt.of, attempt.host, attempt.hard_ms
             );
             bench.charge(SOFT, text);
@@ -88,7 +88,7 @@ fn in_time(attempt: &Attempt, pauses: u64, bench: &mut Bench<'_>) {
     let unheard = attempt.soft_ms.filter(|_| !attempt.told);
     if unheard.is_some_and(|soft_ms| lasted_ms > most(soft_ms)) && attempt.pauses == pauses {
         let text = format!(
-            "{} on {}: ran for {lasted_ms} ms and was not told of its soft limit of {} ms",
+            "{} on {}: ran for {lasted_ms} ms and was not told of its soft timeout of {} ms",
             attempt.of,
             attempt.host,
             unheard.unwrap_or_default()
@@ -97,7 +97,7 @@ fn in_time(attempt: &Attempt, pauses: u64, bench: &mut Bench<'_>) {
     }
     if lasted_ms > most(attempt.hard_ms) && attempt.pauses == pauses {
         let text = format!(
-            "{} on {}: ran for {lasted_ms} ms, its hard limit is {} ms",
+            "{} on {}: ran for {lasted_ms} ms, its timeout is {} ms",
             attempt.of, attempt.host, attempt.hard_ms
         );
         bench.charge(HARD, text);

@@ -329,8 +329,8 @@ impl Court {
         }
     }
 
-    /// An attempt was told of its soft limit.
-    pub(crate) fn soft_limit_told(&mut self, now_ms: u64, id: u64, pauses: u64) {
+    /// An attempt was told of its soft timeout.
+    pub(crate) fn soft_timeout_told(&mut self, now_ms: u64, id: u64, pauses: u64) {
         let mut bench = Bench { now_ms, violations: &mut self.violations };
         self.limits.told(id, pauses, &mut bench);
     }

@@ -357,7 +357,7 @@ fn limited(no: RunNo, run: &DurableRun, ledger: &Ledger) -> Result<(), String> {
     }
 }
 
-/// A worker that stood still may find the hard limit passed together with the soft one.
+/// A worker that stood still may find the timeout passed together with the soft timeout.
 fn fits(deed: Deed, failure: &Failure) -> bool {
     let classes: &[&str] = match deed {
         Deed::Fails => &[PLANNED],

@@ -21,10 +21,10 @@ use crate::told::{Asked, CallNo, Deed, OutcomeTold, Progress, StartAnswer, Start
 use crate::world::{Host, World};
 
 /// How long a call may take.
-const LIMIT: Duration = Duration::from_secs(3);
+const TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a call of the audit may take: a connection whose welcome was lost in the last cut is
 /// given up first.
-const AUDIT_LIMIT: Duration = Duration::from_secs(15);
+const AUDIT_TIMEOUT: Duration = Duration::from_secs(15);
 /// The wait before a start without an answer is repeated.
 const AGAIN: Duration = Duration::from_millis(100);
 /// How often it looks whether the end has come.
@@ -47,7 +47,7 @@ pub(crate) async fn ask(world: Arc<World>, number: u32) -> turmoil::Result {
     let env = host.env();
     let client = Client::new(Arc::new(NetDial::new(env.clone(), SERVER)), env)
         .principal(host.name.clone())
-        .limit(LIMIT);
+        .timeout(TIMEOUT);
     world.told().client_begins(&world.plan, number);
     for (index, job) in world.plan.jobs.iter().enumerate() {
         if job.client == number && world.told().jobs[index] == Progress::Waits {
@@ -73,7 +73,7 @@ pub(crate) async fn ask(world: Arc<World>, number: u32) -> turmoil::Result {
             let forgotten = || world.court().durable.forgotten_count();
             loop {
                 let before = forgotten();
-                audit(&host, &client.clone().limit(AUDIT_LIMIT)).await;
+                audit(&host, &client.clone().timeout(AUDIT_TIMEOUT)).await;
                 if forgotten() == before {
                     break;
                 }

@@ -23,7 +23,7 @@ pub enum Deed {
     },
     /// Waits for ever and does not listen.
     Hangs,
-    /// Waits for ever, until its soft limit passes; then cleans up.
+    /// Waits for ever, until its soft timeout passes; then cleans up.
     CleansUp {
         /// For so many milliseconds.
         takes_ms: u64,
@@ -37,9 +37,9 @@ pub struct Limited {
     pub deeds: Vec<Deed>,
     /// Whether no retry is left after the last of them.
     pub dies: bool,
-    /// The step's soft limit, in milliseconds.
+    /// The step's soft timeout, in milliseconds.
     pub soft_ms: u64,
-    /// Its hard limit, in milliseconds.
+    /// Its timeout, in milliseconds.
     pub hard_ms: u64,
     /// Its policy.
     pub retry: Retry,

@@ -51,7 +51,8 @@ async fn checkout<S: Shop>(ctx: Ctx, order: Order, shop: S) -> Result<Receipt, F
     let (charge, slept) = stepwell::join!(
         ctx.step("charge", |s| shop.clone().charge(s.key(), order.clone()))
             .retry(patience)
-            .limits(Duration::from_secs(3), Duration::from_secs(4)),
+            .soft_timeout(Duration::from_secs(3))
+            .timeout(Duration::from_secs(4)),
         ctx.sleep(Duration::from_millis(700))
     );
     slept?;

@@ -16,7 +16,8 @@ pub(super) async fn chain(ctx: Ctx, input: ChainInput, outside: Outside) -> Resu
         let value = ctx
             .step("link", |step| call(outside.clone(), step, request(place, link), HARD))
             .retry(retry())
-            .limits(HARD, HARD)
+            .soft_timeout(HARD)
+            .timeout(HARD)
             .await?;
         link = next(link, value);
         if (place + 1).is_multiple_of(input.sleeps_every) {

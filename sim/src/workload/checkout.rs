@@ -63,7 +63,7 @@ async fn charge(ctx: &Ctx, order: &Order, outside: &Outside) -> Result<u64, Fail
             super::call(outside, step, format!("charge {}", order.cents), HARD).await
         }
     });
-    charge.retry(retry()).limits(HARD, HARD).await
+    charge.retry(retry()).soft_timeout(HARD).timeout(HARD).await
 }
 
 async fn deliver(
@@ -97,5 +97,6 @@ fn call<'a>(
         super::call_for(effect, outside.clone(), step, request.clone())
     })
     .retry(retry())
-    .limits(HARD, HARD)
+    .soft_timeout(HARD)
+    .timeout(HARD)
 }

@@ -58,7 +58,8 @@ pub(crate) struct Follow {
 /// A call may fail as a whole, by each of its items: there are retries for all of that.
 pub(super) fn policy() -> BatchPolicy {
     BatchPolicy::new(ITEMS_MAX, WAIT_MAX)
-        .limit(HARD)
+        .soft_timeout(HARD)
+        .timeout(HARD)
         .retry(Retry::fixed(Duration::from_millis(200)).retries(60))
 }
 

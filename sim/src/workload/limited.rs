@@ -18,7 +18,8 @@ pub(super) async fn limited(ctx: Ctx, input: Limited, outside: Outside) -> Resul
     let deeds = &input.deeds;
     ctx.step("limited", |step| attempt(outside.clone(), step, deeds, (soft, hard)))
         .retry(input.retry)
-        .limits(soft, hard)
+        .soft_timeout(soft)
+        .timeout(hard)
         .await
 }
 
@@ -44,7 +45,7 @@ async fn attempt(
         Deed::Hangs => std::future::pending().await,
         Deed::CleansUp { takes_ms } => {
             let Err(passed) =
-                step.until_soft_limit(std::future::pending::<std::convert::Infallible>()).await;
+                step.until_soft_timeout(std::future::pending::<std::convert::Infallible>()).await;
             watch.told();
             outside.rest(Duration::from_millis(takes_ms)).await;
             watch.cleaned();

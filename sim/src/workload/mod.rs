@@ -102,7 +102,7 @@ fn retry() -> Retry {
 /// Attempts end within this time.
 const HARD: Duration = Duration::from_millis(1_500);
 
-/// One call under the step's key, in a step with this hard limit.
+/// One call under the step's key, in a step with this timeout.
 async fn call(
     outside: Outside,
     step: Step,

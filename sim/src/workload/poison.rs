@@ -36,12 +36,13 @@ pub(super) async fn poison(ctx: Ctx, input: Poison, outside: Outside) -> Result<
     for n in 0..input.before {
         let step =
             ctx.step("before", |step| call(outside.clone(), step, format!("before {n}"), HARD));
-        before.push(step.retry(retry()).limits(HARD, HARD).await?);
+        before.push(step.retry(retry()).soft_timeout(HARD).timeout(HARD).await?);
     }
     let beside = ctx
         .step("beside", |step| call(outside.clone(), step, "beside".to_owned(), HARD))
         .retry(retry())
-        .limits(HARD, HARD);
+        .soft_timeout(HARD)
+        .timeout(HARD);
     let critical = critical(&ctx, &input, &outside);
     let (beside, critical) = stepwell::join!(beside, critical);
     before.push(beside?);
@@ -50,7 +51,7 @@ pub(super) async fn poison(ctx: Ctx, input: Poison, outside: Outside) -> Result<
         Err(failure) if input.ill == Ill::Compensates => {
             let step =
                 ctx.step("undo", |step| call(outside.clone(), step, "undo".to_owned(), HARD));
-            step.retry(retry()).limits(HARD, HARD).await?;
+            step.retry(retry()).soft_timeout(HARD).timeout(HARD).await?;
             return Err(failure);
         }
         Err(failure) => return Err(failure),
@@ -88,13 +89,13 @@ async fn critical(ctx: &Ctx, input: &Poison, outside: &Outside) -> Result<u64, F
         Ill::Retries => Retry::fixed(Duration::from_millis(150)).retries(2),
         _ => retry(),
     };
-    step.retry(retry).limits(HARD, HARD).await
+    step.retry(retry).soft_timeout(HARD).timeout(HARD).await
 }
 
 /// The workflow that only the second version of the code knows.
 pub(super) async fn orphan(ctx: Ctx, salt: u64, outside: Outside) -> Result<u64, Failure> {
     let step = ctx.step("late", |step| call(outside.clone(), step, "late".to_owned(), HARD));
-    let value = step.retry(retry()).limits(HARD, HARD).await?;
+    let value = step.retry(retry()).soft_timeout(HARD).timeout(HARD).await?;
     Ok(orphan_expected(salt, value))
 }
 

@@ -114,7 +114,7 @@ impl Mover<'_> {
         let step = self
             .ctx
             .step(name, |step| call_for(RING_EFFECT, self.outside.clone(), step, ask.clone()));
-        step.retry(retry()).limits(HARD, HARD).await
+        step.retry(retry()).soft_timeout(HARD).timeout(HARD).await
     }
 }
 

@@ -31,7 +31,8 @@ pub(super) async fn shared(
         let (outside, request) = (outside.clone(), key.clone());
         ctx.once(key.clone(), move |step| find(outside.clone(), step, request.clone(), rest))
             .retry(super::retry())
-            .limits(super::HARD, super::HARD)
+            .soft_timeout(super::HARD)
+            .timeout(super::HARD)
     };
     let mut found = Vec::new();
     if input.at_once {

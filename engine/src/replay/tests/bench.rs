@@ -25,7 +25,7 @@ use crate::replay::turn::Turn;
 use crate::replay::world::{Code, Registry, World};
 use crate::runtime::env::Clock;
 use crate::wire::message::Message;
-use crate::workflow::{Ctx, HARD_LIMIT_DEFAULT, encode};
+use crate::workflow::{Ctx, TIMEOUT_DEFAULT, encode};
 
 /// Engine time when a run of the bench starts.
 pub(super) const START: u64 = 1_000_000;
@@ -136,7 +136,7 @@ impl Bench {
         let clock = Arc::new(ManualClock::default());
         let code = Code {
             version: 4,
-            limit: HARD_LIMIT_DEFAULT,
+            timeout: TIMEOUT_DEFAULT,
             begin: Arc::new(move |ctx, input| {
                 let input = input.to::<In>().map_err(|e| Failure::terminal(e).class("input"))?;
                 let running = function(ctx, input);

@@ -25,10 +25,10 @@ fn is_limited(with: fn(Slow) -> Slow, soft: Duration, hard: Duration) {
                 let tell = tell.clone();
                 Box::pin(async move {
                     let Err(passed) = s
-                        .until_soft_limit(std::future::pending::<std::convert::Infallible>())
+                        .until_soft_timeout(std::future::pending::<std::convert::Infallible>())
                         .await;
                     tell.store(true, Ordering::SeqCst);
-                    assert!(passed.to_string().contains("soft limit"), "{passed}");
+                    assert!(passed.to_string().contains("soft timeout"), "{passed}");
                     std::future::pending().await
                 })
             });
@@ -53,20 +53,20 @@ fn is_limited(with: fn(Slow) -> Slow, soft: Duration, hard: Duration) {
 type SlowBody = BoxFuture<'static, Result<(), Failure>>;
 type Slow = StepFuture<Box<dyn FnMut(Step) -> SlowBody + Send>, SlowBody, ()>;
 
-// A41: whatever an author says or leaves out, a step has a soft and a hard limit.
+// A41: whatever an author says or leaves out, a step has a soft timeout and a timeout.
 #[test]
-fn no_step_is_without_a_soft_and_a_hard_limit() {
+fn no_step_is_without_a_soft_timeout_and_a_timeout() {
     let (soft, hard) = (secs(300), secs(330));
     is_limited(|step| step, soft, hard);
     is_limited(|step| step.retry(Retry::never()), soft, hard);
     is_limited(|step| step.isolation(Isolation::process()), soft, hard);
-    is_limited(|step| step.limits(secs(7), secs(9)), secs(7), secs(9));
-    is_limited(|step| step.limits(secs(60), secs(9)), secs(9), secs(9));
+    is_limited(|step| step.soft_timeout(secs(7)).timeout(secs(9)), secs(7), secs(9));
+    is_limited(|step| step.soft_timeout(secs(60)).timeout(secs(9)), secs(9), secs(9));
 }
 
 // A41: a function without steps is one step, and ends like one.
 #[test]
-fn a_function_without_steps_has_a_hard_limit() {
+fn a_function_without_steps_has_a_timeout() {
     let mut bench = Bench::new(&(), |_: Ctx, (): ()| std::future::pending::<Result<(), Failure>>());
     bench.poll();
     bench.clock.advance(329_999);
@@ -102,7 +102,7 @@ fn a_function_that_waits_for_something_foreign_ends_at_its_limit() {
     let told = bench.poll().told_engine();
     assert!(
         told[0].contains("(time limit): the function has waited for something it did not ask")
-            && told[0].ends_with("its limit of 5m 30s whole true"),
+            && told[0].ends_with("its timeout of 5m 30s whole true"),
         "{told:?}"
     );
 }
@@ -114,7 +114,8 @@ static FOREIGN: AtomicU32 = AtomicU32::new(0);
 fn a_function_that_waits_for_its_context_has_no_limit() {
     let mut bench = Bench::new(&(), |ctx: Ctx, (): ()| async move {
         ctx.step("long", |_| std::future::pending::<Result<(), Failure>>())
-            .limits(secs(80_000), secs(90_000))
+            .soft_timeout(secs(80_000))
+            .timeout(secs(90_000))
             .await
     });
     for _ in 0..8 {

@@ -423,7 +423,7 @@ fn asking_the_context_from_within_a_body_fails_the_step() {
 }
 
 #[test]
-fn the_hard_limit_drops_the_body_and_the_soft_limit_warns_it() {
+fn the_timeout_drops_the_body_and_the_soft_timeout_warns_it() {
     let warned = Arc::new(AtomicBool::new(false));
     let warn = warned.clone();
     let mut bench = Bench::new(&(), move |ctx: Ctx, (): ()| {
@@ -432,12 +432,13 @@ fn the_hard_limit_drops_the_body_and_the_soft_limit_warns_it() {
             ctx.step("slow", |s: Step| {
                 let warned = warned.clone();
                 async move {
-                    s.soft_limit().await;
+                    s.soft_timeout().await;
                     warned.store(true, Ordering::SeqCst);
                     std::future::pending::<Result<(), Failure>>().await
                 }
             })
-            .limits(secs(30), secs(40))
+            .soft_timeout(secs(30))
+            .timeout(secs(40))
             .await
         }
     });
@@ -453,7 +454,7 @@ fn the_hard_limit_drops_the_body_and_the_soft_limit_warns_it() {
     assert_eq!(
         told,
         [
-            "failed 0 attempt 1: Retryable (time limit): the attempt took longer than its hard limit of 40s"
+            "failed 0 attempt 1: Retryable (time limit): the attempt took longer than its timeout of 40s"
         ]
     );
 }

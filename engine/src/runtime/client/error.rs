@@ -32,10 +32,10 @@ pub enum ClientError {
     Refused(#[from] Refusal),
     /// The request was sent and not answered: whether it has taken effect is unknown. A start with
     /// an id may be repeated.
-    #[error("no answer within {limit:?}: whether the request has taken effect is unknown")]
+    #[error("no answer within {timeout:?}: whether the request has taken effect is unknown")]
     TimedOut {
-        /// The time limit.
-        limit: Duration,
+        /// The timeout of the call.
+        timeout: Duration,
     },
     /// A value that does not become a payload.
     #[error(transparent)]

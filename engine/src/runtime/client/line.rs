@@ -130,17 +130,17 @@ impl Line {
         }
     }
 
-    /// Why a request has no answer after `limit`.
-    fn unanswered(&self, number: u64, limit: Duration, address: String) -> ClientError {
+    /// Why a request has no answer after `timeout`.
+    fn unanswered(&self, number: u64, timeout: Duration, address: String) -> ClientError {
         let state = self.state();
         if state.pending.get(&number).is_some_and(|pending| pending.sent) {
-            return ClientError::TimedOut { limit };
+            return ClientError::TimedOut { timeout };
         }
         match &state.problem {
             Some(problem) => problem.clone().into(),
             None => ClientError::NotReachable {
                 address,
-                cause: format!("no connection within {limit:?}"),
+                cause: format!("no connection within {timeout:?}"),
             },
         }
     }
@@ -155,9 +155,9 @@ impl Asked {
         }
     }
 
-    /// Why there is none after `limit`.
-    pub(crate) fn unanswered(&self, limit: Duration, address: String) -> ClientError {
-        self.line.unanswered(self.number, limit, address)
+    /// Why there is none after `timeout`.
+    pub(crate) fn unanswered(&self, timeout: Duration, address: String) -> ClientError {
+        self.line.unanswered(self.number, timeout, address)
     }
 }
 

@@ -41,8 +41,8 @@ use crate::wire::message::{
     AskDead, AskJournal, AskList, AskOutcome, AskStats, AskStatus, Cancel, Message, Resume,
 };
 
-/// How long a call may take unless told otherwise. Waiting for an outcome has no limit.
-pub const CALL_LIMIT_DEFAULT: Duration = Duration::from_secs(30);
+/// How long a call may take unless told otherwise. Waiting for an outcome has no timeout.
+pub const CALL_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 /// Entries asked for at once.
 const JOURNAL_PAGE: u32 = 1_000;
 
@@ -64,7 +64,7 @@ const JOURNAL_PAGE: u32 = 1_000;
 #[derive(Clone)]
 pub struct Client {
     caller: Caller,
-    limit: Duration,
+    timeout: Duration,
     shared: Arc<Shared>,
 }
 
@@ -99,7 +99,7 @@ impl Client {
         let line = Arc::new(Line::numbered_from(env.entropy.next_u64()));
         let shared = Shared { env, dial, line, serving: Mutex::default() };
         let caller = Caller { principal: "client".to_owned(), ..Caller::default() };
-        Self { caller, limit: CALL_LIMIT_DEFAULT, shared: Arc::new(shared) }
+        Self { caller, timeout: CALL_TIMEOUT_DEFAULT, shared: Arc::new(shared) }
     }
 
     /// The same connection, for runs of another namespace.
@@ -117,11 +117,11 @@ impl Client {
         self
     }
 
-    /// The same connection, with another time limit for its calls. Default 30 s. Waiting for an
+    /// The same connection, with another timeout for its calls. Default 30 s. Waiting for an
     /// outcome has none.
     #[must_use]
-    pub fn limit(mut self, limit: Duration) -> Self {
-        self.limit = limit;
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
         self
     }
 
@@ -254,9 +254,9 @@ impl Client {
     async fn call(&self, request: impl FnOnce(u64) -> Message) -> Result<Message, ClientError> {
         self.serve();
         let mut asked = self.shared.line.ask(request);
-        match within(&self.shared.env, self.limit, asked.answer()).await {
+        match within(&self.shared.env, self.timeout, asked.answer()).await {
             Some(answer) => answer,
-            None => Err(asked.unanswered(self.limit, self.shared.dial.address())),
+            None => Err(asked.unanswered(self.timeout, self.shared.dial.address())),
         }
     }
 

@@ -30,7 +30,7 @@ impl Client {
     /// After that the work is done again. The input of the first call counts.
     ///
     /// The step that waits holds its slot: give the work a queue of its own, or those that wait may
-    /// hold all the slots it needs. Waiting ends with the step's hard limit; the work goes on, and
+    /// hold all the slots it needs. Waiting ends with the step's timeout; the work goes on, and
     /// the next attempt waits for it again.
     ///
     /// For a closure in place of a workflow see [`Ctx::once`](crate::Ctx::once).

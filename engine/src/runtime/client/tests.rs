@@ -83,14 +83,14 @@ async fn what_has_no_answer_is_sent_again_as_the_same_request() {
 #[tokio::test(start_paused = true)]
 async fn a_sent_request_without_an_answer_is_unknown_and_an_unsent_one_is_not() {
     let (mut engine, client) = client();
-    let client = client.limit(secs(3));
+    let client = client.timeout(secs(3));
     let asking = tokio::spawn({
         let client = client.clone();
         async move { client.resume(RunId(1)).await }
     });
     let mut connection = engine.accept().await;
     let Message::Resume(asked) = connection.next().await else { panic!() };
-    assert_eq!(asking.await.unwrap(), Err(ClientError::TimedOut { limit: secs(3) }));
+    assert_eq!(asking.await.unwrap(), Err(ClientError::TimedOut { timeout: secs(3) }));
     connection.send(DoneReply { call_number: asked.call_number });
     engine.door(Door::Refused);
     drop(connection);
@@ -129,7 +129,7 @@ async fn a_refused_hello_ends_the_calls() {
 #[tokio::test(start_paused = true)]
 async fn a_refused_hello_does_not_say_that_a_request_sent_before_took_no_effect() {
     let (mut engine, client) = client();
-    let client = client.limit(secs(3));
+    let client = client.timeout(secs(3));
     let cancelling = tokio::spawn({
         let client = client.clone();
         async move { client.cancel(RunId(1), "no more").await }
@@ -141,7 +141,7 @@ async fn a_refused_hello_does_not_say_that_a_request_sent_before_took_no_effect(
     let reason = "no room".to_owned();
     engine.hello().await.send(Closing { reason });
     assert!(matches!(waiting.await.unwrap(), Err(ClientError::HelloRefused { .. })));
-    assert_eq!(cancelling.await.unwrap(), Err(ClientError::TimedOut { limit: secs(3) }));
+    assert_eq!(cancelling.await.unwrap(), Err(ClientError::TimedOut { timeout: secs(3) }));
 }
 
 #[tokio::test(start_paused = true)]

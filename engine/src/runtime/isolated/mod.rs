@@ -21,7 +21,7 @@
 //! - **I2 A replay of the entries seen asks for the step.** The function is the same, the binary is
 //!   the same (`/proc/self/exe`: also if the file has been replaced), so the step is asked for with
 //!   its number, or the attempt fails.
-//! - **I3 The child ends before or with its attempt.** At the hard limit, and when the step's
+//! - **I3 The child ends before or with its attempt.** At the timeout, and when the step's
 //!   future is dropped (cancelled, revoked, stopped), its process group gets SIGKILL, from a thread
 //!   that no user code runs on.
 //! - **I4 The child ends with its parent.** A thread of its own reads the socket; at its end the
@@ -36,8 +36,8 @@
 //! - **I7 No process is signalled by a number that is no longer its own**: a group is killed only
 //!   until its leader has been reaped.
 //!
-//! Soft limits hold in the child as they do in place: it is told how old the attempt is, and counts
-//! from there.
+//! Soft timeouts hold in the child as they do in place: it is told how old the attempt is, and
+//! counts from there.
 
 #[cfg(unix)]
 mod child;

@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::pipe::{Page, Pipe, Said, Task};
 use super::{ISOLATED_VARIABLE, PROCESS, WORKFLOW_VARIABLE};
-use crate::model::failure::TIME_LIMIT;
+use crate::model::failure::TIMEOUT_CLASS;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::payload::Payload;
 use crate::replay::elsewhere::{Elsewhere, Errand};
@@ -143,10 +143,10 @@ async fn supervise(env: Env, session: mpsc::UnboundedSender<SessionControl>, lau
 
 fn killed(hard: Duration) -> Failure {
     let text = format!(
-        "the attempt took longer than its hard limit of {}; its process was killed",
+        "the attempt took longer than its timeout of {}; its process was killed",
         span_text(hard)
     );
-    Failure::new(FailureKind::Retryable, TIME_LIMIT, text)
+    Failure::new(FailureKind::Retryable, TIMEOUT_CLASS, text)
 }
 
 /// A child, and what is known of it.

@@ -30,7 +30,7 @@
 //!   that ended last; entries are matched by index. A `LeaseContinued` for a turn that has been
 //!   dropped meanwhile is answered with `Requeue`.
 //! - **K7 A run is requeued only after its function is gone** from memory, so that two workers
-//!   never run it at a time. Not so if it, or a step of it, blocks its thread past its hard limit:
+//!   never run it at a time. Not so if it, or a step of it, blocks its thread past its timeout:
 //!   see `stuck`.
 //!
 //! Draining: the worker offers no slots, starts no body, and requeues each run as soon as no body
@@ -39,7 +39,7 @@
 //!
 //! A worker also drains by itself, and then exits with [`STUCK_EXIT_CODE`] if the process is its
 //! own, once a step, or a workflow's function outside of its steps, has blocked its thread for 5 s
-//! past its hard limit: the session's thread reports that attempt as failed.
+//! past its timeout: the session's thread reports that attempt as failed.
 
 mod outlet;
 mod peer;
@@ -77,7 +77,7 @@ use crate::workflow::{BatchPolicy, Ctx, Gatherer, Item, Workflow, encode};
 /// How long running steps may take to end once a worker drains, unless told otherwise.
 pub const GRACE_DEFAULT: Duration = Duration::from_secs(10);
 /// The exit code of a worker process that left because a step, or a workflow's function, blocks its
-/// thread past its hard limit (`EX_TEMPFAIL`): a supervisor should start it again.
+/// thread past its timeout (`EX_TEMPFAIL`): a supervisor should start it again.
 pub const STUCK_EXIT_CODE: i32 = 75;
 
 /// Runs workflows for an engine.
@@ -132,10 +132,10 @@ pub enum WorkerError {
     /// The engine does not want this worker.
     #[error(transparent)]
     Refused(SessionError),
-    /// A step or a workflow's function blocks its thread past its hard limit, so the worker has
+    /// A step or a workflow's function blocks its thread past its timeout, so the worker has
     /// left.
     #[error(
-        "the worker has left: a step or a workflow's function blocks its thread past its hard limit"
+        "the worker has left: a step or a workflow's function blocks its thread past its timeout"
     )]
     Stuck,
     /// The machine gave no thread, or no signals.
@@ -210,7 +210,7 @@ impl Worker {
     /// and each waits for `wait_max`.
     ///
     /// Items are ordinary runs: of a hundred, three fail, ninety-seven have ended, and three are
-    /// tried again or are dead letters. A panic of the handler, its hard limit, or a wrong number
+    /// tried again or are dead letters. A panic of the handler, its timeout, or a wrong number
     /// of outcomes fails the attempt of each of its items. Items of a lost worker come again one by
     /// one, in whatever group is gathered then.
     ///
@@ -234,12 +234,13 @@ impl Worker {
             // One that cannot be read is found out here: no handler ever gets it.
             input.to::<In>().map_err(|error| Failure::terminal(error).class("input"))?;
             let (input, gatherer, world) = (input.clone(), gatherer.clone(), ctx.world());
-            let limit = policy.attempt_limit();
+            let limit = policy.attempt_timeout();
             Ok(Box::pin(async move {
                 let handled = ctx
                     .step("item", |step| gatherer.clone().handle(step, input.clone()))
                     .retry(policy.retry)
-                    .limits(limit, limit)
+                    .soft_timeout(limit)
+                    .timeout(limit)
                     .await?;
                 encode(&handled, world.payload_bytes_max())
             }))
@@ -251,7 +252,7 @@ impl Worker {
 
     fn knows<In, Out>(&mut self, workflow: &Workflow<In, Out>, begin: Arc<Begin>) {
         let (name, version) = (workflow.name().to_owned(), workflow.code_version());
-        let code = Code { version, limit: workflow.function_limit(), begin };
+        let code = Code { version, timeout: workflow.function_timeout(), begin };
         self.registry.insert(name.clone(), code);
         self.workflows.push(WorkflowOffer { workflow: name, version });
     }
@@ -283,7 +284,7 @@ impl Worker {
     }
 
     /// Sets whether the process exits, with [`STUCK_EXIT_CODE`], once a step, or a workflow's
-    /// function, has blocked its thread past its hard limit and the worker has drained. Default:
+    /// function, has blocked its thread past its timeout and the worker has drained. Default:
     /// yes for [`run_until_signal`](Self::run_until_signal), no for [`start`](Self::start), where
     /// the process is not the worker's alone, and never for a worker of an
     /// [`Engine`](crate::Engine) in the same process.
@@ -539,7 +540,7 @@ pub struct WorkerStats {
     pub dropped: u64,
     /// Runs that this worker requeued.
     pub requeued: u64,
-    /// Turns whose code blocked its thread past its hard limit, when that was noticed first: the
+    /// Turns whose code blocked its thread past its timeout, when that was noticed first: the
     /// worker leaves.
     pub stuck: u64,
 }
@@ -564,11 +565,11 @@ fn elsewhere(_: &Env, _: &mpsc::UnboundedSender<SessionControl>) -> Option<Arc<d
 fn leaves_stuck(exits: bool) {
     tracing::error!(
         exits,
-        "the worker has left: a step or a workflow's function blocks its thread past its hard limit. Such work belongs into a process of its own (`Isolation::Process`)"
+        "the worker has left: a step or a workflow's function blocks its thread past its timeout. Such work belongs into a process of its own (`Isolation::Process`)"
     );
     if exits {
         eprintln!(
-            "stepwell: a step or a workflow's function blocks its thread past its hard limit; the worker exits with code {STUCK_EXIT_CODE}"
+            "stepwell: a step or a workflow's function blocks its thread past its timeout; the worker exits with code {STUCK_EXIT_CODE}"
         );
         std::process::exit(STUCK_EXIT_CODE);
     }

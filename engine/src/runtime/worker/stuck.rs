@@ -1,7 +1,7 @@
 //! Code that blocks its thread, as the session sees it.
 //!
 //! Code that does not await cannot be ended from within its process. Once a body is [`STUCK_AFTER`]
-//! past its hard limit, its attempt has failed all the same: the session says so, under the turn's
+//! past its timeout, its attempt has failed all the same: the session says so, under the turn's
 //! token, and gives the run back, so that whatever the body still does or says is refused (G3).
 //! This is the one exception of K7. The worker then drains: it takes no more work, ends what can be
 //! ended, and leaves; a thread that may never come back is no place for further runs.
@@ -17,7 +17,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::peer::{HeldTurn, PageWanted, WorkerPeer};
-use crate::model::failure::TIME_LIMIT;
+use crate::model::failure::TIMEOUT_CLASS;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::id::{CommandIndex, RunNo, Token};
 use crate::model::request::Caller;
@@ -52,7 +52,7 @@ impl WorkerPeer {
         if blocking > 0 && !self.condemned {
             tracing::error!(
                 turns = blocking,
-                "a step or a workflow's function blocks its thread past its hard limit: the worker takes no more work and leaves"
+                "a step or a workflow's function blocks its thread past its timeout: the worker takes no more work and leaves"
             );
             self.world.counts.stuck.fetch_add(blocking as u64, Ordering::Relaxed);
             self.condemned = true;
@@ -123,9 +123,9 @@ impl WorkerPeer {
     ) -> bool {
         let limit = span_text(limit);
         let text = format!(
-            "the workflow's function is stuck: outside of its steps it blocks its thread, past its limit of {limit}; its worker leaves"
+            "the workflow's function is stuck: outside of its steps it blocks its thread, past its timeout of {limit}; its worker leaves"
         );
-        let failure = Failure::new(FailureKind::Retryable, TIME_LIMIT, text);
+        let failure = Failure::new(FailureKind::Retryable, TIMEOUT_CLASS, text);
         let text = failure.to_string();
         let report =
             TurnFailed { run, token, failure, whole: true, end: Some(watch.function_end()) };
@@ -156,17 +156,17 @@ impl WorkerPeer {
 
 fn stuck((number, body): (u32, &Body), blocker: Option<Blocker>) -> Failure {
     let limit = span_text(body.hard);
-    let late = format!("the attempt took longer than its hard limit of {limit}");
+    let late = format!("the attempt took longer than its timeout of {limit}");
     let text = match blocker {
         Some(Blocker::Body(blocking)) if blocking == number => format!(
-            "the attempt is stuck: it blocks its thread and did not end at its hard limit of {limit}; its worker leaves"
+            "the attempt is stuck: it blocks its thread and did not end at its timeout of {limit}; its worker leaves"
         ),
         Some(Blocker::Function) => {
             format!("{late}: its workflow's function blocks its thread; its worker leaves")
         }
         _ => format!("{late}: another step blocks its thread; its worker leaves"),
     };
-    Failure::new(FailureKind::Retryable, TIME_LIMIT, text)
+    Failure::new(FailureKind::Retryable, TIMEOUT_CLASS, text)
 }
 
 #[cfg(test)]
@@ -234,7 +234,7 @@ mod tests {
         };
         peer.received(dispatch.into(), at(99));
         let watch = peer.turns[&RUN].watch.clone();
-        watch.set_limit(at(30));
+        watch.set_timeout(at(30));
         (peer, watch, ours)
     }
 
@@ -248,7 +248,7 @@ mod tests {
 
     // A44: the session says that the function has failed, and the worker leaves.
     #[tokio::test]
-    async fn a_function_that_blocks_its_thread_is_reported_5_s_past_its_limit() {
+    async fn a_function_that_blocks_its_thread_is_reported_5_s_past_its_timeout() {
         let (mut peer, watch, mut link) = holding();
         watch.poll_begins(at(100));
         look(&mut peer, 99..135);
@@ -260,8 +260,8 @@ mod tests {
         };
         assert!(offer.queues.is_empty());
         assert!(failed.whole && failed.run == RUN && failed.token == token(1));
-        assert_eq!(failed.failure.class, TIME_LIMIT);
-        assert!(failed.failure.is_retryable() && failed.failure.message.contains("limit of 30s"));
+        assert_eq!(failed.failure.class, TIMEOUT_CLASS);
+        assert!(failed.failure.is_retryable() && failed.failure.message.contains("timeout of 30s"));
         assert!(peer.leaves().is_some());
     }
 
