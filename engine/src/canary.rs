@@ -357,18 +357,18 @@ mod planted {
             "what a gap of the clocks skips is left out",
             "a wall time that is skipped is the first instant after the gap",
         ),
-        // Orders.
+        // Operators' requests.
         canary(
-            "a late copy of an order acts again",
-            "N1: an order about a queue or a schedule acts once",
+            "a late copy of a request acts again",
+            "N1: an operator's request about a queue or a schedule takes effect once",
         ),
         canary(
-            "an order is acknowledged and has no effect",
-            "N2: what an order changes and that it was carried out is written in one batch",
+            "a request is acknowledged and has no effect",
+            "N2: what a request changes and that it was applied is written in one batch",
         ),
         canary(
-            "orders are forgotten at a restart",
-            "N1: an order that was carried out is known after a restart",
+            "applied requests are forgotten at a restart",
+            "N1: a request that was applied is known after a restart",
         ),
         // Clients.
         canary(

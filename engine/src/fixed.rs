@@ -9,10 +9,10 @@ use std::fmt::Write;
 
 use bytes::Bytes;
 
+use crate::keys::applied_request::AppliedRequestRecord;
 use crate::keys::batch::{BatchRecord, FollowUpRecord};
 use crate::keys::expiry::{Expires, Expiry, ExpiryMark};
 use crate::keys::once::{OnceRecord, OnceWait};
-use crate::keys::order::OrderRecord;
 use crate::keys::unique::UniqueRecord;
 use crate::keys::{
     self, ActRecord, DeadRecord, GenerationRecord, IndexRecord, LeaseRecord, Mark, MovedRecord,
@@ -109,7 +109,7 @@ fn keys_of_rows(lines: &mut Lines) {
         lines.bytes(label, keys::expiry::expiry(expiry));
     }
     lines.bytes("mark of expiries", keys::expiry::mark());
-    lines.bytes("applied request", keys::order::order(13));
+    lines.bytes("applied request", keys::applied_request::applied_request(13));
     lines.bytes("schedule", keys::schedule(6));
     lines.bytes("state of a schedule", keys::schedule_state(6));
 }
@@ -266,7 +266,7 @@ fn records(lines: &mut Lines) {
     );
     lines.record("follow-up", FollowUpRecord { caller: caller(), run: start() });
     lines.record("mark of expiries", ExpiryMark { at });
-    lines.record("applied request", OrderRecord { number: 13, request_id: RequestId(14) });
+    lines.record("applied request", AppliedRequestRecord { number: 13, request_id: RequestId(14) });
     lines.record(
         "schedule",
         ScheduleRecord { namespace: SPACE, spec: schedule(), set_at: at, set_by: "ann".into() },

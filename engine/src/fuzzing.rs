@@ -5,7 +5,7 @@
 use bytes::{Bytes, BytesMut};
 use stepwell_storage::Row;
 
-use crate::core::drill::{Drill, Order};
+use crate::core::drill::{Drill, DrillStep};
 use crate::core::run::RunFold;
 use crate::keys::batch::{BatchRecord, FollowUpRecord};
 use crate::keys::expiry::ExpiryMark;
@@ -22,8 +22,8 @@ use crate::model::time::Time;
 use crate::wire::frame::{self, FRAME_BYTES_MAX};
 use crate::wire::message::Message;
 
-/// Orders of one run of [`core_inputs`] at most.
-const ORDERS_MAX: usize = 400;
+/// Steps of one run of [`core_inputs`] at most.
+const DRILL_STEPS_MAX: usize = 400;
 
 /// A target: its name, and what it does with bytes.
 pub type Target = (&'static str, fn(&[u8]));
@@ -183,7 +183,7 @@ fn same_order<T: Ord + Copy + std::fmt::Debug>(a: T, b: T, key: impl Fn(T) -> By
 }
 
 /// Any sequence of inputs: the invariants hold after each. The first byte chooses the settings;
-/// four bytes are an order; what follows four times 255 are frames, which the workers send.
+/// four bytes are a step; what follows four times 255 are frames, which the workers send.
 pub fn core_inputs(data: &[u8]) {
     let Some((seed, data)) = data.split_first() else {
         return;
@@ -191,13 +191,16 @@ pub fn core_inputs(data: &[u8]) {
     let mut drill = Drill::new(*seed);
     let chunks: Vec<&[u8]> = data.chunks(4).collect();
     let end = chunks.iter().position(|chunk| *chunk == [255; 4]);
-    let order = |chunk: &&[u8]| -> Option<Order> {
+    let step = |chunk: &&[u8]| -> Option<DrillStep> {
         let [a, b, c, d] = <[u8; 4]>::try_from(*chunk).ok()?;
         Some((a, b, c, d))
     };
-    let orders: Vec<Order> =
-        chunks[..end.unwrap_or(chunks.len())].iter().filter_map(order).take(ORDERS_MAX).collect();
-    drill.run(&orders);
+    let steps: Vec<DrillStep> = chunks[..end.unwrap_or(chunks.len())]
+        .iter()
+        .filter_map(step)
+        .take(DRILL_STEPS_MAX)
+        .collect();
+    drill.run(&steps);
     let Some(frames) = end.and_then(|end| data.get(4 * (end + 1)..)) else {
         return drill.finish();
     };

@@ -11,11 +11,11 @@ use stepwell_storage::{ReadFailure, Row, Scan, Space, Store};
 
 use crate::core::output::Read;
 use crate::core::{GenerationRow, Input, Opened, ScheduleRow};
+use crate::keys::applied_request::AppliedRequestRecord;
 use crate::keys::batch::{BatchRecord, OpenBatchRow};
 use crate::keys::expiry::{self, Expiry, ExpiryMark};
 use crate::keys::journal;
 use crate::keys::once::OnceRecord;
-use crate::keys::order::OrderRecord;
 use crate::keys::unique::UniqueRecord;
 use crate::keys::{
     self, Family, GenerationRecord, IndexRecord, LeaseRecord, Mark, MovedRecord, PoolRecord,
@@ -165,10 +165,10 @@ pub async fn open(store: &dyn Store) -> Result<Opened, Unreadable> {
         opened.uncounted = counted_pools(store, &opened, &uncounted).await?;
     }
     opened.batches = open_batches(store).await?;
-    let prefix = keys::family(Family::Order);
+    let prefix = keys::family(Family::AppliedRequest);
     let end = keys::end_of(&prefix);
     all_rows(store, Space::Lasting, prefix, end, |row| {
-        opened.orders.push(OrderRecord::of_bytes(&row.value)?);
+        opened.applied.push(AppliedRequestRecord::of_bytes(&row.value)?);
         Ok(())
     })
     .await?;

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use stepwell::QueueSettings;
+use stepwell::keys::applied_request::AppliedRequestRecord;
 use stepwell::keys::batch::{self, BatchRecord};
 use stepwell::keys::once::{self, OnceRecord};
-use stepwell::keys::order::OrderRecord;
 use stepwell::keys::unique::UniqueRecord;
 use stepwell::keys::{
     self, ActRecord, Family, IndexRecord, LeaseRecord, Mark, MovedRecord, PoolRecord, QueueRecord,
@@ -154,8 +154,8 @@ pub(crate) enum Change {
     BatchForgotten { batch: BatchNo },
     /// How far a schedule is was written, or the schedule deleted.
     Scheduled { number: u32 },
-    /// An order about a queue or a schedule was carried out.
-    Ordered { request_id: RequestId },
+    /// An operator's request about a queue or a schedule was applied.
+    RequestApplied { request_id: RequestId },
     /// Nothing that is looked at.
     Other,
 }
@@ -464,10 +464,10 @@ impl Durable {
                 Change::BatchForgotten { batch }
             }
             Family::Expiry | Family::FollowUp => Change::Other,
-            Family::Order => {
-                let value = value.ok_or("an order was deleted")?;
-                let request_id = OrderRecord::of_bytes(value).map_err(bad)?.request_id;
-                Change::Ordered { request_id }
+            Family::AppliedRequest => {
+                let value = value.ok_or("an applied request was deleted")?;
+                let request_id = AppliedRequestRecord::of_bytes(value).map_err(bad)?.request_id;
+                Change::RequestApplied { request_id }
             }
             Family::Schedule => {
                 let number = keys::number_of(key).ok_or_else(short)?;

@@ -5,10 +5,10 @@
 //! to know is here.
 //!
 //! - [`workflow`]: the workflows that the workers run, and how they tell what they do.
-//! - [`order`]: what a process is told to do, as the one argument of its command line.
+//! - [`process_spec`]: what a process is told to do, as the one argument of its command line.
 //! - [`verdict`]: what became of a directory that was damaged, judged by somebody who knows what
 //!   was in it.
 
-pub mod order;
+pub mod process_spec;
 pub mod verdict;
 pub mod workflow;

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use stepwell::{Client, Engine, Worker};
-use stepwell_tests::order::{EngineOrder, Order, WorkerOrder};
+use stepwell_tests::process_spec::{EngineSpec, ProcessSpec, WorkerSpec};
 use stepwell_tests::verdict;
 use stepwell_tests::workflow::{self, CRASH, Crash, LEDGER, World};
 use tokio::io::AsyncReadExt;
@@ -15,7 +15,7 @@ async fn main() -> ExitCode {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
     let argument = std::env::args().nth(1).unwrap_or_default();
     let done = match serde_json::from_str(&argument) {
-        Ok(order) => execute(order).await,
+        Ok(spec) => execute(spec).await,
         Err(error) => Err(format!("the order is not understood: {error}")),
     };
     let code = match done {
@@ -28,23 +28,23 @@ async fn main() -> ExitCode {
     std::process::exit(code) // the thread that reads stdin would hold it up
 }
 
-async fn execute(order: Order) -> Result<(), String> {
-    match order {
-        Order::Engine(order) => engine(order).await,
-        Order::Worker(order) => worker(order).await,
-        Order::Client { server, run } => client(&server, &run).await,
-        Order::Embedded { data, effects, how } => embedded(&data, &effects, how).await,
-        Order::Judge { data, content } => {
+async fn execute(spec: ProcessSpec) -> Result<(), String> {
+    match spec {
+        ProcessSpec::Engine(spec) => engine(spec).await,
+        ProcessSpec::Worker(spec) => worker(spec).await,
+        ProcessSpec::Client { server, run } => client(&server, &run).await,
+        ProcessSpec::Embedded { data, effects, how } => embedded(&data, &effects, how).await,
+        ProcessSpec::Judge { data, content } => {
             println!("verdict: {}", verdict::judge(&data, &content).await);
             Ok(())
         }
     }
 }
 
-async fn engine(order: EngineOrder) -> Result<(), String> {
+async fn engine(spec: EngineSpec) -> Result<(), String> {
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
-    let engine: Engine = order.options().open(&order.data).await.map_err(|e| verdict::chain(&e))?;
-    let address = engine.listen(&order.listen).await.map_err(|e| e.to_string())?;
+    let engine: Engine = spec.options().open(&spec.data).await.map_err(|e| verdict::chain(&e))?;
+    let address = engine.listen(&spec.listen).await.map_err(|e| e.to_string())?;
     println!("listening {address}");
     tokio::select! {
         reason = engine.stopped() => return Err(format!("stopped: {reason}")),
@@ -56,10 +56,10 @@ async fn engine(order: EngineOrder) -> Result<(), String> {
     Ok(())
 }
 
-async fn worker(order: WorkerOrder) -> Result<(), String> {
-    let world = World::new(&order.effects, |line| println!("{line}"));
-    let worker = workflow::register(Worker::connect(&order.server), &world);
-    let worker = worker.queue("default", order.slots).grace(order.grace);
+async fn worker(spec: WorkerSpec) -> Result<(), String> {
+    let world = World::new(&spec.effects, |line| println!("{line}"));
+    let worker = workflow::register(Worker::connect(&spec.server), &world);
+    let worker = worker.queue("default", spec.slots).grace(spec.grace);
     println!("working");
     tokio::select! {
         ended = worker.run_until_signal() => ended.map_err(|e| verdict::chain(&e)),

@@ -6,7 +6,7 @@ use stepwell::model::entry::{Entry, Place, StepCompleted};
 use stepwell::model::id::CommandIndex;
 use stepwell::wire::message::{Dispatch, Message, StepCompletedReport, TurnCompleted};
 use stepwell::{Client, Payload, RunId, RunState, Worker, millis};
-use stepwell_tests::order::EngineOrder;
+use stepwell_tests::process_spec::EngineSpec;
 use stepwell_tests::workflow::{self, Entry as Input, LEDGER, World};
 
 use crate::host::{Host, until_stats};
@@ -32,11 +32,11 @@ struct Acknowledged {
 #[tokio::test]
 async fn nothing_acknowledged_is_lost_when_the_engine_is_killed_at_that_instant() {
     let directory = tempfile::tempdir().unwrap();
-    let mut order = EngineOrder::new(directory.path().join("data"));
-    order.session_timeout = millis(2_500);
+    let mut spec = EngineSpec::new(directory.path().join("data"));
+    spec.session_timeout = millis(2_500);
     let mut all = Acknowledged::default();
     for cycle in 0..CYCLES {
-        let (engine, address) = Host::engine(&order).await;
+        let (engine, address) = Host::engine(&spec).await;
         let life = killed_at_an_acknowledgement(engine, &address, cycle).await;
         all.starts.extend(life.starts);
         all.steps.extend(life.steps);
@@ -44,7 +44,7 @@ async fn nothing_acknowledged_is_lost_when_the_engine_is_killed_at_that_instant(
     let (starts, steps) = (all.starts.len() as u64, all.steps.len() as u64);
     assert!(starts > CYCLES && steps > CYCLES, "{starts} starts, {steps} outcomes of steps");
 
-    let (engine, address) = Host::engine(&order).await;
+    let (engine, address) = Host::engine(&spec).await;
     let client = Client::connect(&address).await.unwrap();
     for (run, output) in &all.steps {
         let entries = client.journal(*run).await.unwrap();

@@ -5,7 +5,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use stepwell::{Client, RunState, millis, secs};
-use stepwell_tests::order::{EngineOrder, Order, WorkerOrder};
+use stepwell_tests::process_spec::{EngineSpec, ProcessSpec, WorkerSpec};
 use stepwell_tests::verdict::Content;
 use stepwell_tests::workflow::{DOOMED, Entry, LEDGER, LONG, Long, RETRIED, SLEEPER, TIDY};
 
@@ -25,12 +25,12 @@ pub(crate) enum End {
 
 /// Runs of all sorts in a directory, and what is known of them.
 pub(crate) async fn furnished(data: &Path, end: End) -> Content {
-    let mut order = EngineOrder::new(data);
-    order.session_timeout = secs(30);
-    let (mut engine, server) = Host::engine(&order).await;
+    let mut spec = EngineSpec::new(data);
+    spec.session_timeout = secs(30);
+    let (mut engine, server) = Host::engine(&spec).await;
     let client = Client::connect(&server).await.unwrap();
     let effects = data.with_extension("furnishing");
-    let mut worker = Host::worker(&WorkerOrder { server, slots: 16, grace: secs(5), effects });
+    let mut worker = Host::worker(&WorkerSpec { server, slots: 16, grace: secs(5), effects });
     for number in 0..6_u64 {
         let weight = "w".repeat(if number == 0 { 9_000 } else { 10 });
         let entry = Entry { number, weight };
@@ -147,8 +147,8 @@ async fn survey(end: End, seed: u64) -> Tally {
         if let Some((file, damage)) = &damage {
             damage.inflict(&copied.join(file));
         }
-        let order = Order::Judge { data: copied.clone(), content: known.clone() };
-        let ending = Host::start(&order).ended().await;
+        let spec = ProcessSpec::Judge { data: copied.clone(), content: known.clone() };
+        let ending = Host::start(&spec).ended().await;
         let verdict = ending.stdout.lines().find_map(|line| line.strip_prefix("verdict: "));
         let what = format!("{damage:?} of a directory that was {end:?}: {ending:?}");
         let verdict = verdict.unwrap_or_else(|| panic!("no verdict on {what}")).to_owned();

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use stepwell::wire::message::Message;
 use stepwell::{Client, RunId, Worker};
-use stepwell_tests::order::{EngineOrder, Order};
+use stepwell_tests::process_spec::{EngineSpec, ProcessSpec};
 use stepwell_tests::workflow::{self, Entry, LEDGER, World};
 use tokio::process::Command;
 
@@ -45,8 +45,8 @@ async fn fill(address: &str, lives: u128) -> (Vec<u64>, String) {
 }
 
 /// All that was acknowledged is there, and goes on.
-async fn is_whole(order: &EngineOrder, acknowledged: &[u64], effects: PathBuf) {
-    let (engine, address) = Host::engine(order).await;
+async fn is_whole(spec: &EngineSpec, acknowledged: &[u64], effects: PathBuf) {
+    let (engine, address) = Host::engine(spec).await;
     let client = Client::connect(&address).await.unwrap();
     let world = World::new(effects, |_| {});
     let worker = workflow::register(Worker::connect(&address), &world).start().unwrap();
@@ -117,15 +117,15 @@ async fn a_full_disk_stops_the_engine_and_costs_nothing_that_was_acknowledged() 
         Ok(disk) => disk,
         Err(reason) => return skipped("a small disk cannot be mounted here", &reason),
     };
-    let order = EngineOrder::new(disk.0.join("data"));
-    let (engine, address) = Host::engine(&order).await;
+    let spec = EngineSpec::new(disk.0.join("data"));
+    let (engine, address) = Host::engine(&spec).await;
     let (mut acknowledged, reason) = fill(&address, 1).await;
     assert!(acknowledged.len() > 50, "{acknowledged:?}");
     stops(engine, &reason).await;
 
     // No room has been made: it says so at once, or opens and says so as soon as its last corner is
     // full.
-    let mut again = Host::start(&Order::Engine(order.clone()));
+    let mut again = Host::start(&ProcessSpec::Engine(spec.clone()));
     let line = again.says("").await;
     match line.strip_prefix("listening ") {
         Some(address) => {
@@ -138,17 +138,17 @@ async fn a_full_disk_stops_the_engine_and_costs_nothing_that_was_acknowledged() 
     }
 
     disk.resize("64m").await;
-    is_whole(&order, &acknowledged, directory.path().join("effects")).await;
+    is_whole(&spec, &acknowledged, directory.path().join("effects")).await;
 }
 
 // The same for those who may not mount: a limit on the size of files, set while the engine runs.
 #[tokio::test]
 async fn a_file_size_limit_stops_the_engine_and_costs_nothing_that_was_acknowledged() {
     let directory = tempfile::tempdir().unwrap();
-    let mut order = EngineOrder::new(directory.path().join("data"));
+    let mut spec = EngineSpec::new(directory.path().join("data"));
     // The signal that comes with the error would end the process.
-    order.shell = Some("trap '' XFSZ; exec \"$@\"".to_owned());
-    let (engine, address) = Host::engine(&order).await;
+    spec.shell = Some("trap '' XFSZ; exec \"$@\"".to_owned());
+    let (engine, address) = Host::engine(&spec).await;
     let pid = engine.pid().to_string();
     let limit = Command::new("prlimit").args(["--pid", &pid, "--fsize=3000000"]).status().await;
     match limit {
@@ -161,6 +161,6 @@ async fn a_file_size_limit_stops_the_engine_and_costs_nothing_that_was_acknowled
     let (acknowledged, reason) = fill(&address, 1).await;
     assert!(acknowledged.len() > 50, "{acknowledged:?}");
     stops(engine, &reason).await;
-    order.shell = None;
-    is_whole(&order, &acknowledged, directory.path().join("effects")).await;
+    spec.shell = None;
+    is_whole(&spec, &acknowledged, directory.path().join("effects")).await;
 }

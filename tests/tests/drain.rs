@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use stepwell::{Client, Ctx, Engine, Failure, RunState, Workflow, millis, secs};
-use stepwell_tests::order::{EngineOrder, WorkerOrder};
+use stepwell_tests::process_spec::{EngineSpec, WorkerSpec};
 use stepwell_tests::workflow::{LONG, Long, SLEEPER};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
@@ -19,13 +19,13 @@ const SESSION_TIMEOUT: std::time::Duration = secs(60);
 #[tokio::test]
 async fn a_drained_worker_ends_its_steps_and_requeues_its_runs_at_once() {
     let directory = tempfile::tempdir().unwrap();
-    let mut order = EngineOrder::new(directory.path().join("data"));
-    order.session_timeout = SESSION_TIMEOUT;
-    let (engine, server) = Host::engine(&order).await;
+    let mut spec = EngineSpec::new(directory.path().join("data"));
+    spec.session_timeout = SESSION_TIMEOUT;
+    let (engine, server) = Host::engine(&spec).await;
     let client = Client::connect(&server).await.unwrap();
     let world = directory.path().join("effects");
-    let order = WorkerOrder { server, slots: 8, grace: secs(3), effects: world.clone() };
-    let mut first = Host::worker(&order);
+    let spec = WorkerSpec { server, slots: 8, grace: secs(3), effects: world.clone() };
+    let mut first = Host::worker(&spec);
 
     // Four whose step ends within the grace, one whose step does not, three that wait, and three
     // behind them in line.
@@ -51,7 +51,7 @@ async fn a_drained_worker_ends_its_steps_and_requeues_its_runs_at_once() {
     assert_eq!(ended.code, Some(0), "{ended:?}");
 
     let gone_at = Instant::now();
-    let mut second = Host::worker(&order);
+    let mut second = Host::worker(&spec);
     for run in &runs {
         run.outcome().await.unwrap();
     }

@@ -1,7 +1,7 @@
 //! The engine inside of a program.
 
 use stepwell::{Engine, RunState};
-use stepwell_tests::order::Order;
+use stepwell_tests::process_spec::ProcessSpec;
 use stepwell_tests::workflow::{self, Entry, LEDGER, World};
 
 use crate::host::Host;
@@ -17,7 +17,7 @@ async fn an_embedded_engine_is_reached_by_another_process_through_its_directory(
     let run = client.start(LEDGER, &Entry::of(21)).id("answer").await.unwrap();
 
     let server = format!("unix:{}", data.join("stepwell.sock").display());
-    let mut other = Host::start(&Order::Client { server, run: "answer".to_owned() });
+    let mut other = Host::start(&ProcessSpec::Client { server, run: "answer".to_owned() });
     let world = World::new(directory.path().join("effects"), |_| {});
     let worker = workflow::register(engine.worker(), &world).start().unwrap();
     assert_eq!(other.says("ledger").await, "ledger returned 42");

@@ -4,7 +4,7 @@ use stepwell::model::run::RunState;
 use stepwell::wire::frame::FRAME_BYTES_MAX;
 use stepwell::wire::message::{AskStats, Heartbeat, Message};
 use stepwell::{Client, secs};
-use stepwell_tests::order::{EngineOrder, WorkerOrder};
+use stepwell_tests::process_spec::{EngineSpec, WorkerSpec};
 use stepwell_tests::workflow::{Entry, LEDGER, LONG, Long};
 
 use crate::host::{Host, count, effects, until_stats};
@@ -22,11 +22,11 @@ async fn told(address: &str, bytes: &[u8]) -> String {
 #[tokio::test]
 async fn garbage_closes_its_own_connection_with_a_reason_and_no_other() {
     let directory = tempfile::tempdir().unwrap();
-    let (engine, address) = Host::engine(&EngineOrder::new(directory.path().join("data"))).await;
+    let (engine, address) = Host::engine(&EngineSpec::new(directory.path().join("data"))).await;
     let world = directory.path().join("effects");
-    let order =
-        WorkerOrder { server: address.clone(), slots: 4, grace: secs(1), effects: world.clone() };
-    let mut worker = Host::worker(&order);
+    let spec =
+        WorkerSpec { server: address.clone(), slots: 4, grace: secs(1), effects: world.clone() };
+    let mut worker = Host::worker(&spec);
     let client = Client::connect(&address).await.unwrap();
     let run = client.start(LONG, &Long { work: secs(1) }).await.unwrap();
     worker.says("begun work").await;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use stepwell::Client;
 use stepwell::model::run::Stats;
-use stepwell_tests::order::{EngineOrder, Order, WorkerOrder};
+use stepwell_tests::process_spec::{EngineSpec, ProcessSpec, WorkerSpec};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::{sleep, timeout};
@@ -41,9 +41,9 @@ pub(crate) struct Ending {
 
 impl Host {
     /// Starts one.
-    pub(crate) fn start(order: &Order) -> Self {
-        let shell = match order {
-            Order::Engine(engine) => engine.shell.clone(),
+    pub(crate) fn start(spec: &ProcessSpec) -> Self {
+        let shell = match spec {
+            ProcessSpec::Engine(engine) => engine.shell.clone(),
             _ => None,
         };
         let mut command = match shell {
@@ -54,7 +54,7 @@ impl Host {
             }
             None => Command::new(HOST),
         };
-        command.arg(serde_json::to_string(order).unwrap());
+        command.arg(serde_json::to_string(spec).unwrap());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.kill_on_drop(true).spawn().unwrap();
         let stderr = Arc::new(Mutex::new(String::new()));
@@ -75,15 +75,15 @@ impl Host {
     }
 
     /// Starts an engine and waits until it listens; its address.
-    pub(crate) async fn engine(order: &EngineOrder) -> (Self, String) {
-        let mut host = Self::start(&Order::Engine(order.clone()));
+    pub(crate) async fn engine(spec: &EngineSpec) -> (Self, String) {
+        let mut host = Self::start(&ProcessSpec::Engine(spec.clone()));
         let line = host.says("listening ").await;
         (host, line["listening ".len()..].to_owned())
     }
 
     /// Starts a worker.
-    pub(crate) fn worker(order: &WorkerOrder) -> Self {
-        Self::start(&Order::Worker(order.clone()))
+    pub(crate) fn worker(spec: &WorkerSpec) -> Self {
+        Self::start(&ProcessSpec::Worker(spec.clone()))
     }
 
     /// The next line that starts with `prefix`; the lines before it are kept for others to ask for.

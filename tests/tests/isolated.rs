@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use stepwell::model::entry::Entry as JournalEntry;
 use stepwell::{Client, Failure, RunError, millis, secs};
-use stepwell_tests::order::{EngineOrder, Order, WorkerOrder};
+use stepwell_tests::process_spec::{EngineSpec, ProcessSpec, WorkerSpec};
 use stepwell_tests::workflow::{CRASH, Crash, Entry, LEDGER, SPIN, Spin};
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -23,10 +23,10 @@ struct Shop {
 impl Shop {
     async fn open() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let order = EngineOrder::new(directory.path().join("data"));
-        let (engine, server) = Host::engine(&order).await;
+        let spec = EngineSpec::new(directory.path().join("data"));
+        let (engine, server) = Host::engine(&spec).await;
         let client = Client::connect(&server).await.unwrap();
-        let worker = Host::worker(&WorkerOrder {
+        let worker = Host::worker(&WorkerSpec {
             server,
             slots: 4,
             grace: secs(1),
@@ -171,7 +171,7 @@ async fn an_isolated_step_that_wants_too_much_memory_is_a_failed_attempt() {
 #[tokio::test]
 async fn an_embedded_engine_runs_isolated_steps_too() {
     let directory = tempfile::tempdir().unwrap();
-    let mut host = Host::start(&Order::Embedded {
+    let mut host = Host::start(&ProcessSpec::Embedded {
         data: directory.path().join("data"),
         effects: directory.path().join("effects"),
         how: Crash::Abort,

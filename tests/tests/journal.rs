@@ -6,7 +6,7 @@ use stepwell::Engine;
 use stepwell::keys::{Family, journal};
 use stepwell::model::entry::Entry;
 use stepwell_storage::{Batch, FjallStore, Options, Scan, Space, Store};
-use stepwell_tests::order::Order;
+use stepwell_tests::process_spec::ProcessSpec;
 use stepwell_tests::verdict::Known;
 use stepwell_tests::workflow::{self, BOOK, Book, World};
 
@@ -49,8 +49,8 @@ async fn a_run_whose_journal_does_not_fit_its_chain_is_stopped_and_no_other() {
         copy(&data, &copied);
         let run = rewrite_one_entry(&copied, &mut draw).await;
         let Known { name, .. } = &content.0[run as usize - 1];
-        let order = Order::Judge { data: copied, content: known.clone() };
-        let ending = Host::start(&order).ended().await;
+        let spec = ProcessSpec::Judge { data: copied, content: known.clone() };
+        let ending = Host::start(&spec).ended().await;
         let verdict =
             ending.stdout.lines().find_map(|line| line.strip_prefix("verdict: stopped: "));
         let verdict = verdict.unwrap_or_else(|| panic!("{name}: {ending:?}"));

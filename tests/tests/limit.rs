@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use stepwell::model::entry::Entry as JournalEntry;
 use stepwell::{Client, Engine, STUCK_EXIT_CODE, millis, secs};
-use stepwell_tests::order::{EngineOrder, WorkerOrder};
+use stepwell_tests::process_spec::{EngineSpec, WorkerSpec};
 use stepwell_tests::workflow::{self, BLOCK, Block, EXPORT, JAM, LONG, Long, STALL, Stall, World};
 use tokio::process::Command;
 use tokio::time::{Instant, timeout};
@@ -24,13 +24,13 @@ async fn kinds(client: &Client, run: stepwell::RunId) -> Vec<&'static str> {
 #[tokio::test]
 async fn a_worker_whose_thread_is_stuck_reports_the_attempt_and_exits_with_its_code() {
     let directory = tempfile::tempdir().unwrap();
-    let mut order = EngineOrder::new(directory.path().join("data"));
-    order.session_timeout = secs(60);
-    let (engine, server) = Host::engine(&order).await;
+    let mut spec = EngineSpec::new(directory.path().join("data"));
+    spec.session_timeout = secs(60);
+    let (engine, server) = Host::engine(&spec).await;
     let client = Client::connect(&server).await.unwrap();
     let world = directory.path().join("effects");
-    let order = WorkerOrder { server, slots: 4, grace: secs(20), effects: world.clone() };
-    let mut first = Host::worker(&order);
+    let spec = WorkerSpec { server, slots: 4, grace: secs(20), effects: world.clone() };
+    let mut first = Host::worker(&spec);
     let until_there = directory.path().join("go-on");
     let block = Block { hard: millis(300), until: until_there.clone() };
     let stuck = client.start(BLOCK, &block).await.unwrap();
@@ -43,7 +43,7 @@ async fn a_worker_whose_thread_is_stuck_reports_the_attempt_and_exits_with_its_c
         kinds(&client, stuck.id()).await.contains(&"AttemptFailed")
     })
     .await;
-    let mut second = Host::worker(&order);
+    let mut second = Host::worker(&spec);
     second.says("begun block").await;
     assert_eq!(stuck.outcome().await.unwrap(), "attempt 2");
     let late = client.stats().await.unwrap().refused_late;
@@ -93,13 +93,13 @@ async fn a_function_that_blocks_its_thread_between_two_steps_is_a_failed_attempt
 /// `expected`. The world's lines.
 async fn a_function_blocks(between: bool, expected: &[&str]) -> Vec<String> {
     let directory = tempfile::tempdir().unwrap();
-    let mut order = EngineOrder::new(directory.path().join("data"));
-    order.session_timeout = secs(60);
-    let (engine, server) = Host::engine(&order).await;
+    let mut spec = EngineSpec::new(directory.path().join("data"));
+    spec.session_timeout = secs(60);
+    let (engine, server) = Host::engine(&spec).await;
     let client = Client::connect(&server).await.unwrap();
     let world = directory.path().join("effects");
-    let order = WorkerOrder { server, slots: 4, grace: secs(20), effects: world.clone() };
-    let mut first = Host::worker(&order);
+    let spec = WorkerSpec { server, slots: 4, grace: secs(20), effects: world.clone() };
+    let mut first = Host::worker(&spec);
     let until = directory.path().join("go-on");
     let stall = Stall { between, until: until.clone() };
     let stuck = client.start(STALL, &stall).await.unwrap();
@@ -112,7 +112,7 @@ async fn a_function_blocks(between: bool, expected: &[&str]) -> Vec<String> {
         kinds(&client, stuck.id()).await.contains(&"AttemptFailed")
     })
     .await;
-    let second = Host::worker(&order);
+    let second = Host::worker(&spec);
     assert_eq!(stuck.outcome().await.unwrap(), "attempt 2");
     let late = client.stats().await.unwrap().refused_late;
     std::fs::write(&until, "").unwrap();
@@ -148,19 +148,19 @@ async fn a_function_blocks(between: bool, expected: &[&str]) -> Vec<String> {
 #[tokio::test]
 async fn a_batch_handler_that_blocks_its_thread_is_noticed_by_the_limit_of_its_call() {
     let directory = tempfile::tempdir().unwrap();
-    let order = EngineOrder::new(directory.path().join("data"));
-    let (engine, server) = Host::engine(&order).await;
+    let spec = EngineSpec::new(directory.path().join("data"));
+    let (engine, server) = Host::engine(&spec).await;
     let client = Client::connect(&server).await.unwrap();
-    let order =
-        WorkerOrder { server, slots: 4, grace: secs(1), effects: directory.path().join("effects") };
-    let mut first = Host::worker(&order);
+    let spec =
+        WorkerSpec { server, slots: 4, grace: secs(1), effects: directory.path().join("effects") };
+    let mut first = Host::worker(&spec);
     let until_there = directory.path().join("never");
     let two = vec![(None, until_there.clone()), (None, until_there)];
     let runs = client.start_many(JAM, two).await.unwrap();
     first.says("begun jam 2").await;
     let ended = first.ended().await;
     assert_eq!(ended.code, Some(STUCK_EXIT_CODE), "{ended:?}");
-    let second = Host::worker(&order);
+    let second = Host::worker(&spec);
     for run in runs {
         let run = run.unwrap();
         assert_eq!(run.outcome().await.unwrap(), 2);
@@ -179,12 +179,12 @@ async fn a_batch_handler_that_blocks_its_thread_is_noticed_by_the_limit_of_its_c
 #[tokio::test]
 async fn a_step_cleans_up_when_its_soft_timeout_has_passed() {
     let directory = tempfile::tempdir().unwrap();
-    let order = EngineOrder::new(directory.path().join("data"));
-    let (engine, server) = Host::engine(&order).await;
+    let spec = EngineSpec::new(directory.path().join("data"));
+    let (engine, server) = Host::engine(&spec).await;
     let client = Client::connect(&server).await.unwrap();
-    let order =
-        WorkerOrder { server, slots: 4, grace: secs(1), effects: directory.path().join("effects") };
-    let mut worker = Host::worker(&order);
+    let spec =
+        WorkerSpec { server, slots: 4, grace: secs(1), effects: directory.path().join("effects") };
+    let mut worker = Host::worker(&spec);
     for isolated in [false, true] {
         let run = client.start(EXPORT, &isolated).await.unwrap();
         worker.says("begun export").await;
@@ -219,16 +219,16 @@ async fn a_worker_that_stands_still_loses_its_run_to_the_next() {
 /// How long it takes from a worker's standstill to the next attempt at its step.
 async fn a_standstill_is_made_up_for() -> Duration {
     let directory = tempfile::tempdir().unwrap();
-    let mut order = EngineOrder::new(directory.path().join("data"));
-    order.session_timeout = LEASE;
-    let (engine, server) = Host::engine(&order).await;
+    let mut spec = EngineSpec::new(directory.path().join("data"));
+    spec.session_timeout = LEASE;
+    let (engine, server) = Host::engine(&spec).await;
     let client = Client::connect(&server).await.unwrap();
     let world = directory.path().join("effects");
-    let order = WorkerOrder { server, slots: 4, grace: secs(1), effects: world.clone() };
-    let mut first = Host::worker(&order);
+    let spec = WorkerSpec { server, slots: 4, grace: secs(1), effects: world.clone() };
+    let mut first = Host::worker(&spec);
     let run = client.start(LONG, &Long { work: secs(6) }).await.unwrap();
     let begun = first.says("begun work").await;
-    let mut second = Host::worker(&order);
+    let mut second = Host::worker(&spec);
     until_stats(&client, "both are there", |stats| stats.workers == 2).await;
     let stopped_at = Instant::now();
     signal(&first, "-STOP").await;

@@ -1,7 +1,7 @@
 //! Two processes, one directory.
 
 use stepwell::Client;
-use stepwell_tests::order::{EngineOrder, Order};
+use stepwell_tests::process_spec::{EngineSpec, ProcessSpec};
 use stepwell_tests::workflow::{Entry, LEDGER};
 
 use crate::host::Host;
@@ -12,11 +12,11 @@ use crate::host::Host;
 #[tokio::test]
 async fn a_second_process_on_the_same_directory_is_refused_naming_the_lock() {
     let directory = tempfile::tempdir().unwrap();
-    let order = EngineOrder::new(directory.path().join("data"));
-    let (mut engine, server) = Host::engine(&order).await;
-    let second = Host::start(&Order::Engine(order.clone())).ended().await;
+    let spec = EngineSpec::new(directory.path().join("data"));
+    let (mut engine, server) = Host::engine(&spec).await;
+    let second = Host::start(&ProcessSpec::Engine(spec.clone())).ended().await;
     assert_eq!(second.code, Some(1), "{second:?}");
-    let lock = order.data.join("LOCK");
+    let lock = spec.data.join("LOCK");
     for part in ["is in use by process", "is locked", lock.to_str().unwrap()] {
         assert!(second.stdout.contains(part), "`{part}` in {second:?}");
     }
@@ -25,7 +25,7 @@ async fn a_second_process_on_the_same_directory_is_refused_naming_the_lock() {
     client.start(LEDGER, &Entry::of(1)).id("first").await.unwrap();
     engine.kill();
     engine.ended().await;
-    let (engine, server) = Host::engine(&order).await;
+    let (engine, server) = Host::engine(&spec).await;
     let client = Client::connect(&server).await.unwrap();
     assert!(client.find::<u64>("first").status().await.is_ok());
     engine.close().await;

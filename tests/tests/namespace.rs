@@ -5,7 +5,7 @@ use stepwell::model::request::ListRuns;
 use stepwell::{
     BatchEnded, Client, ClientError, Ctx, Engine, Failure, Refusal, Unique, Workflow, secs,
 };
-use stepwell_tests::order::{EngineOrder, WorkerOrder};
+use stepwell_tests::process_spec::{EngineSpec, WorkerSpec};
 use stepwell_tests::workflow::{CRASH, Crash};
 
 use crate::host::Host;
@@ -91,10 +91,10 @@ async fn what_has_the_same_name_in_another_namespace_is_something_else() {
 #[tokio::test]
 async fn a_step_of_another_namespace_runs_in_a_process_of_its_own() {
     let directory = tempfile::tempdir().unwrap();
-    let order = EngineOrder::new(directory.path().join("data"));
-    let (engine, server) = Host::engine(&order).await;
+    let spec = EngineSpec::new(directory.path().join("data"));
+    let (engine, server) = Host::engine(&spec).await;
     let client = Client::connect(&server).await.unwrap().namespace(Namespace(3));
-    let worker = Host::worker(&WorkerOrder {
+    let worker = Host::worker(&WorkerSpec {
         server,
         slots: 4,
         grace: secs(1),

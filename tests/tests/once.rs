@@ -7,7 +7,7 @@ use stepwell::model::entry::Entry;
 use stepwell::{
     Client, Ctx, Engine, Failure, Retry, Run, RunError, RunState, Worker, Workflow, millis, secs,
 };
-use stepwell_tests::order::{EngineOrder, WorkerOrder};
+use stepwell_tests::process_spec::{EngineSpec, WorkerSpec};
 use stepwell_tests::workflow::{DOOMED, RATE, Rate};
 
 use crate::host::{Host, count, effects, until_stats};
@@ -109,7 +109,7 @@ async fn one_run_that_fails_for_good_does_not_fail_the_others() {
 
 /// An engine and a place for workers, each a process.
 struct Shop {
-    order: EngineOrder,
+    spec: EngineSpec,
     engine: Host,
     client: Client,
     directory: tempfile::TempDir,
@@ -118,15 +118,15 @@ struct Shop {
 impl Shop {
     async fn open() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let mut order = EngineOrder::new(directory.path().join("data"));
-        let (engine, server) = Host::engine(&order).await;
-        order.listen = server.clone();
-        Self { order, engine, client: Client::connect(&server).await.unwrap(), directory }
+        let mut spec = EngineSpec::new(directory.path().join("data"));
+        let (engine, server) = Host::engine(&spec).await;
+        spec.listen = server.clone();
+        Self { spec, engine, client: Client::connect(&server).await.unwrap(), directory }
     }
 
     fn worker(&self) -> Host {
-        Host::worker(&WorkerOrder {
-            server: self.order.listen.clone(),
+        Host::worker(&WorkerSpec {
+            server: self.spec.listen.clone(),
             slots: 1,
             grace: secs(1),
             effects: self.directory.path().join("effects"),
@@ -144,7 +144,7 @@ impl Shop {
 
     async fn restart_engine(&mut self) {
         self.engine.killed().await;
-        let (engine, _) = Host::engine(&self.order).await;
+        let (engine, _) = Host::engine(&self.spec).await;
         self.engine = engine;
     }
 }

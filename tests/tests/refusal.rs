@@ -3,7 +3,7 @@
 use stepwell::model::request::{IdTaken, ListRuns, PayloadTooLarge};
 use stepwell::wire::message::{Hello, PROTOCOL};
 use stepwell::{Client, ClientError, Refusal, RunState};
-use stepwell_tests::order::EngineOrder;
+use stepwell_tests::process_spec::EngineSpec;
 use stepwell_tests::workflow::{Entry, LEDGER, SLEEPER};
 
 use crate::host::Host;
@@ -13,7 +13,7 @@ use crate::peer::{Peer, hello};
 #[tokio::test]
 async fn another_protocol_version_is_refused_naming_both() {
     let directory = tempfile::tempdir().unwrap();
-    let (engine, address) = Host::engine(&EngineOrder::new(directory.path().join("data"))).await;
+    let (engine, address) = Host::engine(&EngineSpec::new(directory.path().join("data"))).await;
     let mut peer = Peer::connect(&address).await;
     peer.send(&[Hello { protocol: PROTOCOL + 1, ..hello(1) }.into()]).await;
     let (ours, theirs) =
@@ -28,7 +28,7 @@ async fn another_protocol_version_is_refused_naming_both() {
 #[tokio::test]
 async fn the_same_name_finds_its_run_and_another_input_is_refused() {
     let directory = tempfile::tempdir().unwrap();
-    let (engine, address) = Host::engine(&EngineOrder::new(directory.path().join("data"))).await;
+    let (engine, address) = Host::engine(&EngineSpec::new(directory.path().join("data"))).await;
     let client = Client::connect(&address).await.unwrap();
     let first = client.start(LEDGER, &Entry::of(1)).id("order-1").await.unwrap();
     let again = client.start(LEDGER, &Entry::of(1)).id("order-1").await.unwrap();
@@ -56,9 +56,9 @@ async fn the_same_name_finds_its_run_and_another_input_is_refused() {
 async fn a_payload_over_the_limit_is_refused_naming_size_and_limit() {
     const LIMIT: usize = 2_048;
     let directory = tempfile::tempdir().unwrap();
-    let mut order = EngineOrder::new(directory.path().join("data"));
-    order.payload_bytes_max = LIMIT;
-    let (engine, address) = Host::engine(&order).await;
+    let mut spec = EngineSpec::new(directory.path().join("data"));
+    spec.payload_bytes_max = LIMIT;
+    let (engine, address) = Host::engine(&spec).await;
     let client = Client::connect(&address).await.unwrap();
     let entry = |bytes| Entry { number: 1, weight: "x".repeat(bytes) };
     let error = client.start(LEDGER, &entry(LIMIT)).await.unwrap_err();

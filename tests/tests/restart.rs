@@ -1,7 +1,7 @@
 //! An engine that dies under its workers and comes back.
 
 use stepwell::{Client, secs};
-use stepwell_tests::order::{EngineOrder, WorkerOrder};
+use stepwell_tests::process_spec::{EngineSpec, WorkerSpec};
 use stepwell_tests::workflow::{LONG, Long};
 use tokio::time::sleep;
 
@@ -13,11 +13,11 @@ use crate::host::{Host, count, effects};
 #[tokio::test]
 async fn an_engine_restart_under_a_long_step_does_not_run_it_twice() {
     let directory = tempfile::tempdir().unwrap();
-    let mut order = EngineOrder::new(directory.path().join("data"));
-    let (mut engine, server) = Host::engine(&order).await;
-    order.listen = server.clone();
+    let mut spec = EngineSpec::new(directory.path().join("data"));
+    let (mut engine, server) = Host::engine(&spec).await;
+    spec.listen = server.clone();
     let world = directory.path().join("effects");
-    let mut worker = Host::worker(&WorkerOrder {
+    let mut worker = Host::worker(&WorkerSpec {
         server: server.clone(),
         slots: 4,
         grace: secs(1),
@@ -31,7 +31,7 @@ async fn an_engine_restart_under_a_long_step_does_not_run_it_twice() {
     engine.ended().await;
     // The outage itself: worker and client meet a closed port, and keep trying.
     sleep(secs(1)).await;
-    let (engine, _) = Host::engine(&order).await;
+    let (engine, _) = Host::engine(&spec).await;
 
     assert_eq!(run.outcome().await.unwrap(), "both done");
     let lines = effects(&world);

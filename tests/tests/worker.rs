@@ -11,7 +11,7 @@ use stepwell::{
     Client, Ctx, EngineOptions, Failure, Payload, RunId, Worker, WorkerHandle, Workflow, millis,
     secs,
 };
-use stepwell_tests::order::{EngineOrder, WorkerOrder};
+use stepwell_tests::process_spec::{EngineSpec, WorkerSpec};
 use stepwell_tests::workflow::{LONG, Long};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -33,17 +33,17 @@ async fn the_step_of_a_killed_worker_is_done_again_by_another_under_the_same_key
 /// How long it takes from the kill of a worker to the next attempt at its step.
 async fn a_kill_is_made_up_for() -> Duration {
     let directory = tempfile::tempdir().unwrap();
-    let mut order = EngineOrder::new(directory.path().join("data"));
-    (order.session_timeout, order.disconnect_grace) = (secs(60), GRACE);
-    let (engine, server) = Host::engine(&order).await;
+    let mut spec = EngineSpec::new(directory.path().join("data"));
+    (spec.session_timeout, spec.disconnect_grace) = (secs(60), GRACE);
+    let (engine, server) = Host::engine(&spec).await;
     let world = directory.path().join("effects");
-    let order =
-        WorkerOrder { server: server.clone(), slots: 4, grace: secs(1), effects: world.clone() };
-    let mut first = Host::worker(&order);
+    let spec =
+        WorkerSpec { server: server.clone(), slots: 4, grace: secs(1), effects: world.clone() };
+    let mut first = Host::worker(&spec);
     let client = Client::connect(&server).await.unwrap();
     let run = client.start(LONG, &Long { work: secs(5) }).await.unwrap();
     let begun = first.says("begun work").await;
-    let mut second = Host::worker(&order);
+    let mut second = Host::worker(&spec);
     until_stats(&client, "both are there", |stats| stats.workers == 2).await;
 
     let killed_at = Instant::now();

@@ -255,14 +255,14 @@ impl Core {
     /// Sets something on a queue, at once for what is decided from now on.
     pub(super) fn set_queue(&mut self, session: SessionId, ask: SetQueue, out: &mut Output) {
         let call_number = ask.call_number;
-        let done = match self.was_ordered(&ask.caller) {
+        let done = match self.was_applied(&ask.caller) {
             true => Ok(()),
-            false if canary!("an order is acknowledged and has no effect") => Ok(()),
+            false if canary!("a request is acknowledged and has no effect") => Ok(()),
             false => self.change_queue(&ask.queue, ask.change, &ask.caller, out),
         };
         match done {
             Ok(()) => {
-                self.remember_order(&ask.caller, out);
+                self.remember_applied(&ask.caller, out);
                 out.send(session, DoneReply { call_number });
             }
             Err(reason) => out.send(session, RefusedReply { call_number, reason }),

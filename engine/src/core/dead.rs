@@ -60,16 +60,16 @@ pub(super) enum Deed {
     Discard(String),
 }
 
-/// Who wants it done.
+/// What an operator asks to be done with a dead letter, and over which session.
 #[derive(Debug)]
-pub(super) struct Order {
+pub(super) struct OperatorRequest {
     pub(super) session: SessionId,
     pub(super) call_number: u64,
     pub(super) caller: Caller,
     pub(super) deed: Deed,
 }
 
-impl From<EditInput> for Order {
+impl From<EditInput> for OperatorRequest {
     fn from(ask: EditInput) -> Self {
         Self {
             session: SessionId(0),
@@ -80,7 +80,7 @@ impl From<EditInput> for Order {
     }
 }
 
-impl From<Redrive> for Order {
+impl From<Redrive> for OperatorRequest {
     fn from(ask: Redrive) -> Self {
         Self {
             session: SessionId(0),
@@ -91,7 +91,7 @@ impl From<Redrive> for Order {
     }
 }
 
-impl From<Discard> for Order {
+impl From<Discard> for OperatorRequest {
     fn from(ask: Discard) -> Self {
         Self {
             session: SessionId(0),
@@ -135,26 +135,26 @@ impl Core {
     }
 
     /// An operator wants something done with a run.
-    pub(super) fn order(
+    pub(super) fn operator_request(
         &mut self,
         session: SessionId,
         id: crate::model::id::RunId,
-        order: impl Into<Order>,
+        request: impl Into<OperatorRequest>,
         out: &mut Output,
     ) {
-        let order = Order { session, ..order.into() };
-        let namespace = order.caller.namespace;
-        match self.check_order(&order) {
-            Ok(()) => self.ask(namespace, id, super::load::Want::Order(order), out),
+        let request = OperatorRequest { session, ..request.into() };
+        let namespace = request.caller.namespace;
+        match self.check_request(&request) {
+            Ok(()) => self.ask(namespace, id, super::load::Want::OperatorRequest(request), out),
             Err(reason) => {
-                out.send(session, RefusedReply { call_number: order.call_number, reason })
+                out.send(session, RefusedReply { call_number: request.call_number, reason })
             }
         }
     }
 
-    fn check_order(&self, order: &Order) -> Result<(), Refusal> {
-        super::start::check_name_length("principal", &order.caller.principal)?;
-        let Deed::Edit(input) = &order.deed else {
+    fn check_request(&self, request: &OperatorRequest) -> Result<(), Refusal> {
+        super::start::check_name_length("principal", &request.caller.principal)?;
+        let Deed::Edit(input) = &request.deed else {
             return Ok(());
         };
         let (bytes, bytes_max) =
@@ -170,10 +170,15 @@ impl Core {
         Err(BadInput { problem }.into())
     }
 
-    /// The answer to an order about a run that is no dead letter.
-    pub(super) fn no_dead_letter(run: &Run, state: RunState, order: &Order, out: &mut Output) {
-        let (session, call_number) = (order.session, order.call_number);
-        if run.acts.contains(&order.caller.request_id) {
+    /// The answer to an operator's request about a run that is no dead letter.
+    pub(super) fn no_dead_letter(
+        run: &Run,
+        state: RunState,
+        request: &OperatorRequest,
+        out: &mut Output,
+    ) {
+        let (session, call_number) = (request.session, request.call_number);
+        if run.acts.contains(&request.caller.request_id) {
             return out.send(session, DoneReply { call_number }); // D5
         }
         let reason = NotDead { id: run.id, state }.into();
@@ -181,28 +186,38 @@ impl Core {
     }
 
     /// Does what is wanted with a dead letter, unless it has been done.
-    pub(super) fn follow_order(&mut self, image: RunImage, order: Order, out: &mut Output) {
+    pub(super) fn follow_request(
+        &mut self,
+        image: RunImage,
+        request: OperatorRequest,
+        out: &mut Output,
+    ) {
         let mut run = image.run;
-        let (session, call_number) = (order.session, order.call_number);
-        let done = run.acts.contains(&order.caller.request_id)
+        let (session, call_number) = (request.session, request.call_number);
+        let done = run.acts.contains(&request.caller.request_id)
             && !(canary!("a redrive given twice acts twice")
-                && matches!(order.deed, Deed::Redrive));
-        if !done && let Err(reason) = self.carry_out(&mut run, order, out) {
+                && matches!(request.deed, Deed::Redrive));
+        if !done && let Err(reason) = self.carry_out(&mut run, request, out) {
             return out.send(session, RefusedReply { call_number, reason });
         }
         out.send(session, DoneReply { call_number });
     }
 
-    fn carry_out(&mut self, run: &mut Run, order: Order, out: &mut Output) -> Result<(), Refusal> {
+    fn carry_out(
+        &mut self,
+        run: &mut Run,
+        request: OperatorRequest,
+        out: &mut Output,
+    ) -> Result<(), Refusal> {
         super::start::check_range(
             "the number of acts on one run",
             run.acts.len() as u64 + 1,
             ACTS_PER_RUN_MAX as u64,
         )?;
-        let (at, caller) = (self.now(), order.caller);
+        let (at, caller) = (self.now(), request.caller);
         let died_at = run.death.map_or(at, |death| death.at);
         let rejoins = self.is_open(run.batch);
-        let (kind, entry, detail) = entry_of(order.deed, run, (at, died_at), rejoins, &caller)?;
+        let (kind, entry, detail) = entry_of(request.deed, run, (at, died_at), rejoins, &caller)?;
         self.cleaner_must_keep(run.no);
         out.append(run, &entry);
         let name = run.name.clone().unwrap_or_default();

@@ -1,5 +1,5 @@
 //! A small world around a core: three workers that run scripted workflows, a client, a clock that
-//! jumps, a disk that loses power. What happens in it is a list of orders; after each the
+//! jumps, a disk that loses power. What happens in it is a list of steps; after each the
 //! invariants are checked. For tests and fuzzing.
 
 mod schedule;
@@ -38,11 +38,11 @@ use crate::wire::message::{
     TurnCompleted, TurnFailed, TurnMismatched, TurnSuspended, WorkflowOffer,
 };
 
-/// One order: what happens, and three numbers that say to whom and how.
-pub(crate) type Order = (u8, u8, u8, u8);
+/// One step: what happens, and three numbers that say to whom and how.
+pub(crate) type DrillStep = (u8, u8, u8, u8);
 
-/// How many sorts of orders there are.
-pub(crate) const ORDERS: u8 = 68;
+/// How many kinds of steps there are.
+pub(crate) const DRILL_STEP_KINDS: u8 = 68;
 
 const WORKERS: usize = 3;
 const WORKFLOWS: [&str; 9] =
@@ -170,16 +170,16 @@ fn caller() -> Caller {
     Caller { principal: "drill".to_owned(), ..Caller::default() }
 }
 
-/// Who gives an order about a queue or a schedule; some are copies of older ones.
-fn orders(call_number: u64) -> Caller {
+/// The caller of a request about a queue or a schedule; some requests are copies of older ones.
+fn repeating_caller(call_number: u64) -> Caller {
     match call_number % 8 {
         0 => Caller { request_id: RequestId(u128::from(call_number / 16)), ..caller() },
-        _ => orders_anew(call_number),
+        _ => new_caller(call_number),
     }
 }
 
-/// Who gives an order that nobody gave before.
-fn orders_anew(call_number: u64) -> Caller {
+/// The caller of a request that was never made before.
+fn new_caller(call_number: u64) -> Caller {
     Caller { request_id: RequestId(1_000 + u128::from(call_number)), ..caller() }
 }
 
@@ -219,13 +219,13 @@ impl Drill {
         drill
     }
 
-    /// Does what the orders say, and checks after each.
-    pub(crate) fn run(&mut self, orders: &[Order]) {
-        for order in orders {
-            self.follow(*order);
+    /// Does the steps, and checks after each.
+    pub(crate) fn run(&mut self, steps: &[DrillStep]) {
+        for step in steps {
+            self.follow(*step);
             self.look(false);
             // Mostly the disk is quick; sometimes reads and commits lag behind what happens.
-            if order.3 >= 96 {
+            if step.3 >= 96 {
                 self.settle();
             }
         }
@@ -244,9 +244,9 @@ impl Drill {
         }
     }
 
-    fn follow(&mut self, (order, a, b, c): Order) {
+    fn follow(&mut self, (step, a, b, c): DrillStep) {
         let worker = usize::from(a) % WORKERS;
-        match order % ORDERS {
+        match step % DRILL_STEP_KINDS {
             0..=8 => self.start(a, b, c),
             9..=13 => self.hello(worker, b),
             14..=15 => self.close(worker, b),
@@ -780,7 +780,7 @@ impl Drill {
                 });
             }
         }
-        self.change_queue(usize::from(queue), change, orders);
+        self.change_queue(usize::from(queue), change, repeating_caller);
     }
 
     fn change_queue(&mut self, queue: usize, change: QueueChange, who: fn(u64) -> Caller) {
@@ -908,7 +908,7 @@ impl Drill {
                 create: true,
                 ..QueueChange::default()
             };
-            self.change_queue(queue, change, orders_anew);
+            self.change_queue(queue, change, new_caller);
         }
         self.remove_schedules();
         for round in 0..600 {

@@ -84,7 +84,7 @@ pub(super) enum Want {
         death: bool,
     },
     /// To be edited, redriven or discarded.
-    Order(super::dead::Order),
+    OperatorRequest(super::dead::OperatorRequest),
     /// To become a dead letter because nobody knows its workflow.
     Unknown {
         item: QueuedItem,
@@ -121,7 +121,7 @@ impl Want {
             | Self::Status { session, call_number }
             | Self::Cancel { session, call_number, .. }
             | Self::Resume { session, call_number, .. } => Some((*session, *call_number)),
-            Self::Order(order) => Some((order.session, order.call_number)),
+            Self::OperatorRequest(request) => Some((request.session, request.call_number)),
             _ => None,
         }
     }
@@ -403,8 +403,8 @@ impl Core {
             }
             Want::Unknown { item } => self.unknown_loaded(image, item, out),
             Want::Wake => self.wake_loaded(&image, out),
-            Want::Order(order) if image.run.is_dead_letter() => {
-                self.follow_order(image, order, out);
+            Want::OperatorRequest(request) if image.run.is_dead_letter() => {
+                self.follow_request(image, request, out);
             }
             Want::Resume { session, call_number, caller } if image.stopped.is_some() => {
                 self.record_resume(&image.run, &caller, out);
@@ -482,7 +482,9 @@ impl Core {
                     out.send(session, OutcomeReply { call_number, outcome });
                 }
             },
-            Want::Order(order) => Self::no_dead_letter(&run, summary.state, &order, out),
+            Want::OperatorRequest(request) => {
+                Self::no_dead_letter(&run, summary.state, &request, out)
+            }
             Want::Resume { session, call_number, .. } => {
                 let reason =
                     crate::model::request::NotResumable { id: run.id, state: summary.state };

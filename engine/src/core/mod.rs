@@ -38,14 +38,15 @@
 //! - **C1** The tally equals the states of all runs; what a queue counts equals the states of its
 //!   runs.
 //! - **A1** to **A4** What a queue's settings let through: see `admission`.
-//! - **O1**–**O6** are about schedules, in `schedule.rs`; **N1**, **N2** about orders, in
-//!   `order.rs`.
+//! - **O1**–**O6** are about schedules, in `schedule.rs`; **N1**, **N2** about operators' requests,
+//!   in `applied_request.rs`.
 //!
 //! Those of unique keys (U) are in `unique.rs`, of work that is done once (E) in `once.rs`, of
 //! calls that are all or nothing (A) in `together.rs`, of batches (B) in `batch.rs`.
 
 mod act;
 mod admission;
+mod applied_request;
 #[cfg(any(test, feature = "inspect"))]
 mod audit;
 mod batch;
@@ -62,7 +63,6 @@ mod lease;
 mod load;
 mod once;
 mod open;
-mod order;
 pub mod output;
 mod queue;
 mod retention;
@@ -96,6 +96,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use self::act::Acts;
+use self::applied_request::AppliedRequests;
 use self::batch::Batches;
 use self::clock::{ClockAlert, EngineClock, MARK_LEAD, Reading};
 use self::expiry::Expiries;
@@ -106,7 +107,6 @@ use self::load::{Lookup, Mailbox, Want};
 pub use self::once::NOT_ATTEMPTED;
 use self::once::Onces;
 pub use self::open::{OpenRefused, Opened, QueueRow};
-use self::order::Orders;
 use self::output::{Note, Output};
 use self::queue::Queue;
 use self::retention::Cleaner;
@@ -399,7 +399,7 @@ pub struct Core {
     /// Leases to go on with workers that came back, a few at a time.
     continuing: VecDeque<(SessionId, Held)>,
     schedules: Schedules,
-    orders: Orders,
+    applied: AppliedRequests,
     counts: Stats,
 }
 
@@ -570,9 +570,9 @@ impl Core {
             }
             Message::AskQueues(ask) => self.ask_queues(session, ask),
             Message::SetQueue(ask) => self.set_queue(session, ask, out),
-            Message::EditInput(ask) => self.order(session, ask.id, ask, out),
-            Message::Redrive(ask) => self.order(session, ask.id, ask, out),
-            Message::Discard(ask) => self.order(session, ask.id, ask, out),
+            Message::EditInput(ask) => self.operator_request(session, ask.id, ask, out),
+            Message::Redrive(ask) => self.operator_request(session, ask.id, ask, out),
+            Message::Discard(ask) => self.operator_request(session, ask.id, ask, out),
             Message::SetSchedule(_)
             | Message::AskSchedules(_)
             | Message::AskOccurrences(_)

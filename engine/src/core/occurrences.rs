@@ -37,7 +37,7 @@ const NEW_YEAR: Time = Time(20_454 * DAY);
 
 struct Desk {
     stage: Stage,
-    /// The request id of the next order; zero names none.
+    /// The id of the next request; zero names none.
     request_id: u128,
     heard: Vec<Message>,
     notes: Vec<Note>,
@@ -113,8 +113,8 @@ impl Desk {
         self.stage.handle(Input::Received { session: CLIENT, message: message.into() });
     }
 
-    /// Who gives the next order: a request id of its own, if the test names one.
-    fn orders(&self) -> Caller {
+    /// The caller of the next request: a request id of its own, if the test names one.
+    fn operator(&self) -> Caller {
         Caller { request_id: RequestId(self.request_id), ..caller() }
     }
 
@@ -128,7 +128,7 @@ impl Desk {
     }
 
     fn set(&mut self, spec: ScheduleSpec) -> ScheduleReply {
-        let (call_number, caller, spec) = (1, self.orders(), Box::new(spec));
+        let (call_number, caller, spec) = (1, self.operator(), Box::new(spec));
         match self.ask(SetSchedule { call_number, caller, spec }) {
             Message::ScheduleReply(reply) => reply,
             other => panic!("{other:?}"),
@@ -144,22 +144,22 @@ impl Desk {
     }
 
     fn pause(&mut self, name: &str) -> Message {
-        let (call_number, caller, name) = (1, self.orders(), name.to_owned());
+        let (call_number, caller, name) = (1, self.operator(), name.to_owned());
         self.ask(PauseSchedule { call_number, caller, name })
     }
 
     fn resume(&mut self, name: &str) -> Message {
-        let (call_number, caller, name) = (1, self.orders(), name.to_owned());
+        let (call_number, caller, name) = (1, self.operator(), name.to_owned());
         self.ask(ResumeSchedule { call_number, caller, name })
     }
 
     fn remove(&mut self, name: &str) -> Message {
-        let (call_number, caller, name) = (1, self.orders(), name.to_owned());
+        let (call_number, caller, name) = (1, self.operator(), name.to_owned());
         self.ask(RemoveSchedule { call_number, caller, name })
     }
 
     fn backfill(&mut self, name: &str, from: Time, to: Time) -> Result<BackfillReply, Refusal> {
-        let (call_number, caller, name) = (1, self.orders(), name.to_owned());
+        let (call_number, caller, name) = (1, self.operator(), name.to_owned());
         match self.ask(Backfill { call_number, caller, name, from, to, limit: u32::MAX }) {
             Message::BackfillReply(reply) => Ok(reply),
             Message::RefusedReply(refused) => Err(refused.reason),
@@ -591,7 +591,7 @@ impl Desk {
 
     fn redrive(&mut self, name: &str) {
         let id = RunId::of_name(Namespace::default(), name);
-        let (call_number, caller) = (1, self.orders());
+        let (call_number, caller) = (1, self.operator());
         let answer = self.ask(Redrive { call_number, caller, id });
         assert!(matches!(answer, Message::DoneReply(_)), "{answer:?}");
     }
@@ -656,10 +656,10 @@ fn a_run_that_is_redriven_while_the_next_one_is_looked_up_hinders_it() {
     assert_eq!(desk.show("s").state.skipped, 1);
 }
 
-// N1: an order that comes again, late and over another connection, must not undo what was ordered
+// N1: a request that comes again, late and over another connection, must not undo what was asked
 // since: not while the schedule is there, not once it is gone, and not after a restart.
 #[test]
-fn a_late_copy_of_an_order_undoes_nothing() {
+fn a_late_copy_of_a_request_undoes_nothing() {
     let mut desk = Desk::new(NEW_YEAR);
     let (daily, hourly) = (every(DAY, NEW_YEAR), every(HOUR, NEW_YEAR));
     let set = |desk: &mut Desk, request_id, when: &When| {
@@ -701,7 +701,7 @@ fn a_late_copy_of_an_order_undoes_nothing() {
     desk.remove("s");
     desk.request_id = 1;
     let spec = Box::new(spec("s", daily, Overlap::Skip));
-    let (call_number, caller) = (1, desk.orders());
+    let (call_number, caller) = (1, desk.operator());
     let again = desk.ask(SetSchedule { call_number, caller, spec });
     let gone = |answer: &Message| matches!(answer, Message::RefusedReply(refused) if matches!(refused.reason, Refusal::NoSuchSchedule(_)));
     assert!(gone(&again), "{again:?}");

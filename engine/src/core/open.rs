@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::act::Acts;
 use super::admission::Admission;
+use super::applied_request::AppliedRequests;
 use super::batch::Batches;
 use super::clock::{EngineClock, MARK_AHEAD_MAX, Reading};
 use super::expiry::Expiries;
@@ -12,7 +13,6 @@ use super::gauge::Unoffered;
 use super::lease::{Lease, Slots};
 use super::load::Want;
 use super::once::Onces;
-use super::order::Orders;
 use super::queue::Queue;
 use super::retention::Cleaner;
 use super::schedule::Schedules;
@@ -22,8 +22,8 @@ use super::unique::Uniques;
 use super::unknown::Unknown;
 use super::{Core, Settings};
 use crate::canary::canary;
+use crate::keys::applied_request::AppliedRequestRecord;
 use crate::keys::batch::OpenBatchRow;
-use crate::keys::order::OrderRecord;
 use crate::keys::{self, FORMAT, LeaseRecord, Mark, PoolRecord, QueueRecord, Tally};
 use crate::model::id::RunNo;
 use crate::model::queue::QueueSettings;
@@ -59,7 +59,7 @@ pub struct Opened {
     /// All batches that have not ended.
     pub batches: Vec<OpenBatchRow>,
     /// The last orders about queues and schedules, in any order.
-    pub orders: Vec<OrderRecord>,
+    pub applied: Vec<AppliedRequestRecord>,
     /// When the first thing expires that does.
     pub first_expiry: Option<Time>,
     /// The generations the store has, also those that no record names.
@@ -185,9 +185,9 @@ impl Core {
             returning: Vec::new(),
             continuing: VecDeque::new(),
             schedules,
-            orders: match canary!("orders are forgotten at a restart") {
-                true => Orders::default(),
-                false => Orders::restore(opened.orders),
+            applied: match canary!("applied requests are forgotten at a restart") {
+                true => AppliedRequests::default(),
+                false => AppliedRequests::restore(opened.applied),
             },
             counts: Stats::default(),
             tally,

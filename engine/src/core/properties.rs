@@ -2,26 +2,26 @@
 
 use proptest::prelude::*;
 
-use super::drill::{Drill, ORDERS, Order};
+use super::drill::{DRILL_STEP_KINDS, Drill, DrillStep};
 
 /// Prints on one line, to be pasted into a regression below.
 #[derive(Clone)]
-struct Orders(Vec<Order>);
+struct DrillSteps(Vec<DrillStep>);
 
-impl std::fmt::Debug for Orders {
+impl std::fmt::Debug for DrillSteps {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "&{:?}", self.0)
     }
 }
 
-fn orders(count: usize) -> impl Strategy<Value = Orders> {
-    prop::collection::vec((0..ORDERS, any::<u8>(), any::<u8>(), any::<u8>()), 1..=count)
-        .prop_map(Orders)
+fn steps(count: usize) -> impl Strategy<Value = DrillSteps> {
+    prop::collection::vec((0..DRILL_STEP_KINDS, any::<u8>(), any::<u8>(), any::<u8>()), 1..=count)
+        .prop_map(DrillSteps)
 }
 
-fn drill(seed: u8, orders: &[Order]) {
+fn drill(seed: u8, steps: &[DrillStep]) {
     let mut drill = Drill::new(seed);
-    drill.run(orders);
+    drill.run(steps);
     drill.finish();
 }
 
@@ -33,9 +33,9 @@ proptest! {
         ..ProptestConfig::default()
     })]
 
-    /// Q1, G1, G2, G3, J1, S1, T1, C1 and R1 after every order; then liveness.
+    /// Q1, G1, G2, G3, J1, S1, T1, C1 and R1 after every step; then liveness.
     #[test]
-    fn any_sequence_keeps_the_invariants(seed in any::<u8>(), orders in orders(250)) {
-        drill(seed, &orders.0);
+    fn any_sequence_keeps_the_invariants(seed in any::<u8>(), steps in steps(250)) {
+        drill(seed, &steps.0);
     }
 }

@@ -347,7 +347,7 @@ impl Scene {
                 let queue = line.words.get(1).map(|name| (*name).to_owned());
                 self.hear(&by, AskQueues { call_number, queue });
             }
-            "redrive" | "edit" | "discard" => self.order(line),
+            "redrive" | "edit" | "discard" => self.operate(line),
             "batch" => {
                 let (by, call_number) = self.client(line);
                 let (caller, name) = (caller(), line.word(1).to_owned());
@@ -577,7 +577,7 @@ impl Scene {
         self.hear(&by, message);
     }
 
-    fn order(&mut self, line: &Line<'_>) {
+    fn operate(&mut self, line: &Line<'_>) {
         let (by, call_number) = self.client(line);
         let id = run_id(line.word(1));
         let caller = Caller {
@@ -781,7 +781,7 @@ impl Scene {
             Family::Unique | Family::Once | Family::EndedBatch => {
                 format!("{family:?}").to_lowercase()
             }
-            Family::Batch | Family::FollowUp | Family::Order => {
+            Family::Batch | Family::FollowUp | Family::AppliedRequest => {
                 let slot = keys::slot_of(key).unwrap();
                 format!("{} {slot}", format!("{family:?}").to_lowercase())
             }
@@ -864,8 +864,8 @@ impl Scene {
             Family::Batch | Family::EndedBatch => {
                 batch_text(&keys::batch::BatchRecord::of_bytes(value).unwrap())
             }
-            Family::Order => {
-                let record = keys::order::OrderRecord::of_bytes(value).unwrap();
+            Family::AppliedRequest => {
+                let record = keys::applied_request::AppliedRequestRecord::of_bytes(value).unwrap();
                 format!(" request={}", record.request_id.0)
             }
             Family::FollowUp => {

@@ -34,9 +34,10 @@ impl Core {
         message: Message,
         out: &mut Output,
     ) {
-        let order = order_of(&message);
-        if let Some(order) = order.as_ref().filter(|order| self.was_ordered(&order.caller)) {
-            return self.answer_again(session, order, out);
+        let request = request_of(&message);
+        if let Some(request) = request.as_ref().filter(|request| self.was_applied(&request.caller))
+        {
+            return self.answer_again(session, request, out);
         }
         let (call_number, answer) = match message {
             Message::SetSchedule(ask) => (ask.call_number, self.set_schedule(ask, out)),
@@ -56,8 +57,8 @@ impl Core {
         };
         match answer {
             Ok(Some(message)) => {
-                if let Some(order) = order {
-                    self.remember_order(&order.caller, out);
+                if let Some(request) = request {
+                    self.remember_applied(&request.caller, out);
                 }
                 out.send(session, message);
             }
@@ -66,12 +67,12 @@ impl Core {
         }
     }
 
-    /// An order that was carried out comes again: it is told how its schedule is now.
-    fn answer_again(&self, session: SessionId, order: &Order, out: &mut Output) {
-        let call_number = order.call_number;
-        let schedule = match order.removes {
+    /// A request that was applied comes again: it is told how its schedule is now.
+    fn answer_again(&self, session: SessionId, request: &ScheduleRequest, out: &mut Output) {
+        let call_number = request.call_number;
+        let schedule = match request.removes {
             true => return out.send(session, DoneReply { call_number }),
-            false => self.schedule_of(&order.caller, &order.name),
+            false => self.schedule_of(&request.caller, &request.name),
         };
         match schedule {
             Ok((_, schedule)) => out.send(session, reply(call_number, schedule, false)),
@@ -196,7 +197,7 @@ impl Core {
         check_name_length("principal", &ask.caller.principal)?;
         let (number, schedule) = self.schedule_of(&ask.caller, &ask.name)?;
         let is_paused = schedule.state.paused_by.is_some();
-        if is_paused || canary!("an order is acknowledged and has no effect") {
+        if is_paused || canary!("a request is acknowledged and has no effect") {
             return Ok(reply(ask.call_number, schedule, false));
         }
         let state = ScheduleState {
@@ -281,7 +282,7 @@ impl Core {
             .map(|nominal| spec.run(namespace, nominal, now))
             .collect();
         let next = nominals.next();
-        if self.was_ordered(&ask.caller) {
+        if self.was_applied(&ask.caller) {
             let again = BackfillReply {
                 call_number: ask.call_number,
                 started: 0,
@@ -314,14 +315,14 @@ fn note(schedule: &str, what: &str, by: &str, out: &mut Output) {
 
 /// What is wanted of a schedule, and acts once. A backfill is remembered when all its runs are
 /// decided.
-struct Order {
+struct ScheduleRequest {
     call_number: u64,
     caller: Caller,
     name: String,
     removes: bool,
 }
 
-fn order_of(message: &Message) -> Option<Order> {
+fn request_of(message: &Message) -> Option<ScheduleRequest> {
     let (call_number, caller, name) = match message {
         Message::SetSchedule(ask) => (ask.call_number, &ask.caller, &ask.spec.name),
         Message::PauseSchedule(ask) => (ask.call_number, &ask.caller, &ask.name),
@@ -329,7 +330,7 @@ fn order_of(message: &Message) -> Option<Order> {
         Message::RemoveSchedule(ask) => (ask.call_number, &ask.caller, &ask.name),
         _ => return None,
     };
-    Some(Order {
+    Some(ScheduleRequest {
         call_number,
         caller: caller.clone(),
         name: name.clone(),

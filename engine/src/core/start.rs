@@ -345,7 +345,7 @@ impl Core {
                 let runs: Vec<StartAnswer> = whole.answers.into_iter().flatten().collect();
                 let reply = BackfillReply::of(call_number, &runs, next);
                 if !matches!(reply, Message::RefusedReply(_)) {
-                    self.remember_order(&whole.caller, out);
+                    self.remember_applied(&whole.caller, out);
                 }
                 out.send(session, reply);
             }

@@ -26,18 +26,18 @@
 //! | 22 | expiry | lasting | instant, what, namespace, hash | nothing; without an instant [`ExpiryMark`](expiry::ExpiryMark) | with what expires |
 //! | 23 | ended batch | lasting | namespace, name's hash | [`BatchRecord`](batch::BatchRecord) | when a batch ends |
 //! | 24 | follow-up | lasting | slot | [`FollowUpRecord`](batch::FollowUpRecord) | when a batch gets its follow-up |
-//! | 26 | order | lasting | slot | [`OrderRecord`](order::OrderRecord) | with each order about a queue or a schedule |
+//! | 26 | applied request | lasting | slot | [`AppliedRequestRecord`](applied_request::AppliedRequestRecord) | with each operator's request about a queue or a schedule |
 //! | 17 | schedule | lasting | schedule number | [`ScheduleRecord`] | when a schedule is set |
 //! | 18 | schedule state | lasting | schedule number | [`ScheduleState`] | with each occurrence, in the batch of its run |
 //!
 //! Scans never start where deletes happen: windows of lanes and timers go on behind the cursors
 //! kept in [`Mark`]; slots of leases are used again, lowest first.
 
+pub mod applied_request;
 pub mod batch;
 pub mod expiry;
 pub mod journal;
 pub mod once;
-pub mod order;
 pub mod unique;
 
 use bytes::Bytes;
@@ -106,8 +106,8 @@ pub enum Family {
     EndedBatch = 23,
     /// What follows batches that have not ended.
     FollowUp = 24,
-    /// Orders that were carried out, the last ones.
-    Order = 26,
+    /// Operators' requests that were applied, the last ones.
+    AppliedRequest = 26,
     /// Schedules.
     Schedule = 17,
     /// How far schedules are.
@@ -137,7 +137,7 @@ impl Family {
         Self::Expiry,
         Self::EndedBatch,
         Self::FollowUp,
-        Self::Order,
+        Self::AppliedRequest,
         Self::Schedule,
         Self::ScheduleState,
     ];

@@ -46,9 +46,9 @@ pub const TOGETHER_WRITES_MAX: usize = 4_032;
 /// each run.
 pub const TOGETHER_BYTES_MAX: usize = 900 << 10;
 
-/// How many orders about queues and schedules are remembered, so that a copy that comes late does
-/// nothing.
-pub const ORDERS_KEPT: u64 = 4_096;
+/// How many operators' requests about queues and schedules are remembered, so that a copy that
+/// comes late does nothing.
+pub const APPLIED_REQUESTS_KEPT: u64 = 4_096;
 
 /// How many batches may be open at a time: their progress is held in memory.
 pub const BATCHES_OPEN_MAX: usize = 4_096;

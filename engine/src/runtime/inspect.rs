@@ -8,11 +8,11 @@ use stepwell_storage::{FjallStore, Options, Row, Space, Store};
 
 use super::engine::OpenError;
 use crate::core::run::RunFold;
+use crate::keys::applied_request::AppliedRequestRecord;
 use crate::keys::batch::{BatchRecord, FollowUpRecord};
 use crate::keys::expiry::{self, ExpiryMark};
 use crate::keys::journal::{self, Joiner};
 use crate::keys::once::OnceRecord;
-use crate::keys::order::OrderRecord;
 use crate::keys::unique::UniqueRecord;
 use crate::keys::{
     ActRecord, DeadRecord, Family, GenerationRecord, IndexRecord, LeaseRecord, Mark, MovedRecord,
@@ -160,7 +160,7 @@ fn decode(family: Family, row: &Row) -> Result<String, String> {
         Family::Expiry if expiry::is_mark(&row.key) => text::<ExpiryMark>(value),
         Family::Expiry => Ok(String::new()),
         Family::FollowUp => text::<FollowUpRecord>(value),
-        Family::Order => text::<OrderRecord>(value),
+        Family::AppliedRequest => text::<AppliedRequestRecord>(value),
     }
 }
 

@@ -1,6 +1,6 @@
 //! **What is answered is true of what was asked.**
 //!
-//! Source: rule R1 of the design, and the clients' calls: an order that is acknowledged is carried
+//! Source: rule R1 of the design, and the clients' calls: a request that is acknowledged is carried
 //! out, and that is durable; an outcome is that of the run that was asked about. Which request an
 //! answer is to is known by its number, as clients give them: a client never gives one twice.
 
@@ -13,7 +13,7 @@ use stepwell::model::run::Outcome;
 use stepwell::wire::message::Message;
 
 use super::Bench;
-use super::order::Orders;
+use super::applied_request::AppliedRequests;
 use crate::durable::{Durable, DurableRun};
 
 const NAME: &str = "what is answered is true of what was asked";
@@ -27,7 +27,7 @@ pub(super) struct Requests {
 #[derive(Debug, Clone, Copy)]
 enum Asked {
     /// Something of a queue or a schedule.
-    Order(RequestId),
+    OperatorRequest(RequestId),
     Cancel(RunId),
     Act(RunId, RequestId),
     Outcome(RunId),
@@ -36,13 +36,13 @@ enum Asked {
 impl Requests {
     /// A client sends something, perhaps again.
     pub(super) fn sent(&mut self, host: &str, message: &Message) {
-        let order = |caller: &Caller| Asked::Order(caller.request_id);
+        let operator_request = |caller: &Caller| Asked::OperatorRequest(caller.request_id);
         let (call_number, asked) = match message {
-            Message::SetQueue(m) => (m.call_number, order(&m.caller)),
-            Message::SetSchedule(m) => (m.call_number, order(&m.caller)),
-            Message::PauseSchedule(m) => (m.call_number, order(&m.caller)),
-            Message::ResumeSchedule(m) => (m.call_number, order(&m.caller)),
-            Message::RemoveSchedule(m) => (m.call_number, order(&m.caller)),
+            Message::SetQueue(m) => (m.call_number, operator_request(&m.caller)),
+            Message::SetSchedule(m) => (m.call_number, operator_request(&m.caller)),
+            Message::PauseSchedule(m) => (m.call_number, operator_request(&m.caller)),
+            Message::ResumeSchedule(m) => (m.call_number, operator_request(&m.caller)),
+            Message::RemoveSchedule(m) => (m.call_number, operator_request(&m.caller)),
             Message::Cancel(m) => (m.call_number, Asked::Cancel(m.id)),
             Message::Redrive(m) => (m.call_number, Asked::Act(m.id, m.caller.request_id)),
             Message::EditInput(m) => (m.call_number, Asked::Act(m.id, m.caller.request_id)),
@@ -57,7 +57,7 @@ impl Requests {
     pub(super) fn answered(
         &self,
         durable: &Durable,
-        orders: &Orders,
+        applied: &AppliedRequests,
         (to, message): (&str, &Message),
         bench: &mut Bench<'_>,
     ) {
@@ -73,8 +73,8 @@ impl Requests {
         let holds =
             |run: RunId, is_it: &dyn Fn(&DurableRun) -> bool| durable.runs_of(run).any(is_it);
         let is_true = match (*asked, outcome) {
-            (Asked::Order(request_id), None) => {
-                request_id == RequestId::default() || orders.has_carried_out(request_id)
+            (Asked::OperatorRequest(request_id), None) => {
+                request_id == RequestId::default() || applied.has_applied(request_id)
             }
             (Asked::Cancel(run), None) => holds(run, &|run| {
                 let is_asked = |entry: &Entry| matches!(entry, Entry::CancelRequested(_));

@@ -5,6 +5,7 @@
 
 mod admission;
 mod answer;
+mod applied_request;
 mod attempt;
 mod batch;
 mod damage;
@@ -18,7 +19,6 @@ mod limit;
 mod line;
 mod model;
 mod once;
-mod order;
 mod outcome;
 mod place;
 mod proof;
@@ -74,7 +74,7 @@ pub(crate) struct Court {
     keys: unique::Keys,
     once: once::Onces,
     batches: batch::Batches,
-    orders: order::Orders,
+    applied: applied_request::AppliedRequests,
     requests: answer::Requests,
     together: together::Calls,
     schedules: schedule::Schedules,
@@ -188,10 +188,12 @@ impl Court {
                 }
                 Change::QueueSet { queue } => {
                     self.admissions.set(&self.durable, *queue);
-                    self.orders.queue_set(&self.durable, *queue);
+                    self.applied.queue_set(&self.durable, *queue);
                 }
                 Change::Once { place, before } => self.once.written(*place, *before),
-                Change::Ordered { request_id } => self.orders.carried_out(*request_id, &mut bench),
+                Change::RequestApplied { request_id } => {
+                    self.applied.applied(*request_id, &mut bench)
+                }
                 Change::Indexed { id, run, before } => {
                     start::indexed(*id, *run, *before, &mut bench)
                 }
@@ -213,13 +215,13 @@ impl Court {
                 Change::Forgotten { run } => forgotten.push(*run),
                 Change::Scheduled { number } => {
                     self.schedules.written(&self.durable, *number);
-                    self.orders.scheduled(&self.durable, *number);
+                    self.applied.scheduled(&self.durable, *number);
                 }
                 Change::Other => {}
             }
             self.gauges.changed(&self.durable);
         }
-        self.orders.batch_ended(&self.durable, &mut bench);
+        self.applied.batch_ended(&self.durable, &mut bench);
         self.schedules.batch_ended(&self.durable, &mut bench);
         self.engine_time.batch_ended(&self.durable, &mut bench);
         self.engine_time.look_for_overdue(&self.durable, &mut bench);
@@ -305,7 +307,7 @@ impl Court {
     /// A worker or a client sends something.
     pub(crate) fn reported(&mut self, now: Moment, from: &str, message: &Message) {
         self.requests.sent(from, message);
-        self.orders.given(message);
+        self.applied.given(message);
         if let Message::Hello(hello) = message {
             self.admissions.hello(hello);
             self.shares.session_begins(hello.process);
@@ -374,7 +376,7 @@ impl Court {
         }
         release::released(&self.durable, to, message, &mut bench);
         let answer = (to, message);
-        self.requests.answered(&self.durable, &self.orders, answer, &mut bench);
+        self.requests.answered(&self.durable, &self.applied, answer, &mut bench);
     }
 
     /// A step's body has begun.
@@ -408,7 +410,7 @@ pub(crate) fn at_the_end(world: &World, in_time: bool) {
     world.saw_many("results told to others", court.once.told);
     world.saw_many("attempts at what is done once asked for", court.once.waited);
     world.saw_many("sleeps for what is done once", court.once.slept);
-    world.saw_many("orders carried out", court.orders.count());
+    world.saw_many("operator requests applied", court.applied.count());
     world.saw_many("runs of open batches redriven", court.batches.rejoined);
     world.saw_many("runs of batches redriven after their end", court.batches.left());
     if world.program.is_engine {

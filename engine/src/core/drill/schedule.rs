@@ -1,7 +1,7 @@
 //! Schedules in the drill: set, paused, resumed, removed, filled, like everything else in any
 //! order.
 
-use super::{Drill, caller, orders, orders_anew};
+use super::{Drill, caller, new_caller, repeating_caller};
 use crate::model::id::{Namespace, RunId};
 use crate::model::payload::Payload;
 use crate::model::schedule::{EveryTimes, Overlap, ScheduleSpec};
@@ -22,7 +22,7 @@ impl Drill {
         }
         let now = self.stage.core.now();
         self.request(RunId(0), |call_number| {
-            let caller = orders(call_number);
+            let caller = repeating_caller(call_number);
             match what % 9 {
                 0..=2 => {
                     SetSchedule { call_number, caller, spec: Box::new(spec(name, how)) }.into()
@@ -55,7 +55,7 @@ impl Drill {
         let Some(last) = last else { return };
         let id = RunId::of_name(Namespace::default(), &last);
         self.request(id, |call_number| {
-            let caller = orders_anew(call_number);
+            let caller = new_caller(call_number);
             Redrive { call_number, caller, id }.into()
         });
     }

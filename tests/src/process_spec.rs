@@ -10,11 +10,11 @@ use crate::workflow::Crash;
 
 /// The argument of `stepwell-tests-host`, as JSON.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub enum Order {
+pub enum ProcessSpec {
     /// Be an engine.
-    Engine(EngineOrder),
+    Engine(EngineSpec),
     /// Be a worker.
-    Worker(WorkerOrder),
+    Worker(WorkerSpec),
     /// Be a client that waits for the outcome of a run of [`LEDGER`](crate::workflow::LEDGER) and
     /// tells it.
     Client {
@@ -44,7 +44,7 @@ pub enum Order {
 
 /// An engine of its own process.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct EngineOrder {
+pub struct EngineSpec {
     /// The data directory.
     pub data: PathBuf,
     /// Where to listen.
@@ -60,7 +60,7 @@ pub struct EngineOrder {
     pub shell: Option<String>,
 }
 
-impl EngineOrder {
+impl EngineSpec {
     /// An engine with the defaults of a server, on a free port of this machine.
     pub fn new(data: impl Into<PathBuf>) -> Self {
         let options = EngineOptions::default();
@@ -90,7 +90,7 @@ impl EngineOrder {
 
 /// A worker of its own process, of all [workflows](crate::workflow).
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct WorkerOrder {
+pub struct WorkerSpec {
     /// The engine.
     pub server: String,
     /// Slots of the queue `default`.

@@ -1,10 +1,10 @@
-//! **An order about a queue or a schedule acts once, and it does act.**
+//! **An operator's request about a queue or a schedule takes effect once, and it does.**
 //!
 //! Source: the core's invariants N1 and N2, and the clients' calls: what is recorded as carried out
-//! is so in the same batch, and a copy of an order that comes late does not undo what was ordered
-//! since. What is durable of queues and schedules changes only with an order that was never carried
-//! out before, which is recorded with it; the network repeats such orders at once, late, and over
-//! other connections.
+//! is so in the same batch, and a copy of a request that comes late does not undo what was asked
+//! since. What is durable of queues and schedules changes only with a request that was never
+//! carried out before, which is recorded with it; the network repeats such requests at once, late,
+//! and over other connections.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,19 +17,19 @@ use stepwell::{QueueChange, QueueSettings};
 use super::Bench;
 use crate::durable::Durable;
 
-const NAME: &str = "an order acts once";
-const ACTS: &str = "an order that is carried out has its effect";
+const NAME: &str = "an operator request takes effect once";
+const ACTS: &str = "an operator request that is applied has its effect";
 
-/// What follows from the rows of queues, schedules and orders.
+/// What follows from the rows of queues, schedules and applied requests.
 #[derive(Default)]
-pub(super) struct Orders {
+pub(super) struct AppliedRequests {
     known: BTreeSet<RequestId>,
     queues: BTreeMap<u32, QueueSettings>,
     /// A schedule, and whether it is paused.
     schedules: BTreeMap<u32, (ScheduleRecord, bool)>,
-    /// In the batch at hand: what was changed, and how many orders were carried out.
+    /// In the batch at hand: what was changed, and how many requests were applied.
     changes: Vec<String>,
-    orders: Vec<RequestId>,
+    applied: Vec<RequestId>,
     /// What was durable in the course of it, before and after each of its changes.
     queues_seen: Vec<(u32, QueueSettings)>,
     schedules_seen: Vec<(String, Option<(ScheduleSpec, bool)>)>,
@@ -37,7 +37,7 @@ pub(super) struct Orders {
     wanted: BTreeMap<RequestId, Wanted>,
 }
 
-/// What is so when an order is carried out.
+/// What is so when a request is applied.
 #[derive(Debug)]
 enum Wanted {
     Queue(String, QueueChange),
@@ -46,18 +46,18 @@ enum Wanted {
     Removed(String),
 }
 
-impl Orders {
-    /// How many orders were carried out.
+impl AppliedRequests {
+    /// How many requests were applied.
     pub(super) fn count(&self) -> u64 {
         self.known.len() as u64
     }
 
-    /// Whether this order was.
-    pub(super) fn has_carried_out(&self, request_id: RequestId) -> bool {
+    /// Whether this request was applied.
+    pub(super) fn has_applied(&self, request_id: RequestId) -> bool {
         self.known.contains(&request_id)
     }
 
-    /// A client gives an order, perhaps again.
+    /// A client makes a request, perhaps again.
     pub(super) fn given(&mut self, message: &Message) {
         let (caller, wanted) = match message {
             Message::SetQueue(m) => (&m.caller, Wanted::Queue(m.queue.clone(), m.change)),
@@ -70,8 +70,8 @@ impl Orders {
         self.wanted.insert(caller.request_id, wanted);
     }
 
-    pub(super) fn carried_out(&mut self, request_id: RequestId, bench: &mut Bench<'_>) {
-        self.orders.push(request_id);
+    pub(super) fn applied(&mut self, request_id: RequestId, bench: &mut Bench<'_>) {
+        self.applied.push(request_id);
         if !self.known.insert(request_id) {
             bench.charge(NAME, format!("{request_id} is carried out again"));
         }
@@ -113,12 +113,12 @@ impl Orders {
 
     pub(super) fn batch_ended(&mut self, durable: &Durable, bench: &mut Bench<'_>) {
         let changes = std::mem::take(&mut self.changes);
-        let orders = std::mem::take(&mut self.orders);
-        if changes.len() > orders.len() {
-            let count = orders.len();
-            bench.charge(NAME, format!("{count} orders were carried out: {changes:?}"));
+        let applied = std::mem::take(&mut self.applied);
+        if changes.len() > applied.len() {
+            let count = applied.len();
+            bench.charge(NAME, format!("{count} requests were applied: {changes:?}"));
         }
-        for request_id in orders {
+        for request_id in applied {
             let wanted = self.wanted.get(&request_id);
             if let Some(wanted) = wanted.filter(|wanted| !self.is_so(durable, wanted)) {
                 bench.charge(ACTS, format!("{request_id} is carried out, and not so: {wanted:?}"));
@@ -159,7 +159,7 @@ impl Orders {
     }
 }
 
-/// Whether a queue's settings are what an order asks for.
+/// Whether a queue's settings are what a request asks for.
 fn fits(settings: QueueSettings, change: &QueueChange) -> bool {
     let concurrency = |limit: u32| settings.concurrency == Some(limit).filter(|limit| *limit > 0);
     change.paused.is_none_or(|paused| settings.paused == paused)
