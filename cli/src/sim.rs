@@ -25,9 +25,9 @@ pub(crate) enum SimCommand {
     /// Draw what happened in a plan or seed as a page
     Report(DrawReport),
     /// Kill a worker right after each effect, and tell which steps are not safe to repeat
-    Audit(AuditSuite),
+    Idempotency(CheckSuite),
     /// Strike every point that a run passes, once each
-    Map(AuditSuite),
+    Map(CheckSuite),
     /// Look for each bug that was planted on purpose, in a build that holds them (`tests/canaries`)
     Canaries(HuntCanaries),
     /// List the suites
@@ -114,7 +114,7 @@ pub(crate) struct DrawReport {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct AuditSuite {
+pub(crate) struct CheckSuite {
     /// Which suite; `stepwell sim list` tells
     #[arg(long, default_value = "checkout")]
     suite: String,
@@ -130,7 +130,7 @@ impl SimCommand {
             Self::Replay(command) => command.execute(terminal),
             Self::Shrink(command) => command.execute(terminal),
             Self::Report(command) => command.execute(terminal),
-            Self::Audit(command) => command.audit(terminal),
+            Self::Idempotency(command) => command.idempotency(terminal),
             Self::Map(command) => command.map(terminal),
             Self::Canaries(command) => command.execute(terminal),
             Self::List => list(terminal),
@@ -312,11 +312,12 @@ impl DrawReport {
     }
 }
 
-impl AuditSuite {
-    fn audit(self, terminal: Terminal) -> Result<Answer, CommandError> {
-        let audit = suite_of(&self.suite)?.audit(self.seed).map_err(CommandError::bad_input)?;
-        terminal.data(&audit, || audit.to_string())?;
-        Ok(if audit.is_sound() { Answer::Yes } else { Answer::No })
+impl CheckSuite {
+    fn idempotency(self, terminal: Terminal) -> Result<Answer, CommandError> {
+        let idempotency =
+            suite_of(&self.suite)?.idempotency(self.seed).map_err(CommandError::bad_input)?;
+        terminal.data(&idempotency, || idempotency.to_string())?;
+        Ok(if idempotency.is_sound() { Answer::Yes } else { Answer::No })
     }
 
     fn map(self, terminal: Terminal) -> Result<Answer, CommandError> {

@@ -74,8 +74,8 @@ impl Effect {
     }
 
     /// It may rightly not happen after a crash, or happen only then, because it races with
-    /// something, as with a timer. The audit and the crash map look only that it does not happen
-    /// more often.
+    /// something, as with a timer. The idempotency check and the crash map look only that it does
+    /// not happen more often.
     #[must_use]
     pub const fn optional(self) -> Self {
         Self { optional: true, ..self }

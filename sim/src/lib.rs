@@ -70,7 +70,6 @@
 //! count: in half of the worlds some runs wait for hours, days or a year, and all wall clocks are
 //! put forward while every run waits.
 
-mod audit;
 pub mod canary;
 mod checker;
 pub mod draw;
@@ -80,6 +79,7 @@ pub mod event;
 mod fixed;
 mod history;
 mod host;
+mod idempotency;
 mod ledger;
 mod outside;
 mod page;
@@ -100,9 +100,9 @@ mod trace;
 mod workload;
 mod world;
 
-pub use audit::{Audit, AuditedStep, CrashMap, CrashPoint};
 pub use draw::Draw;
 pub use history::{EffectSeen, History, RunSeen};
+pub use idempotency::{CheckedStep, CrashMap, CrashPoint, Idempotency};
 pub use ledger::Effect;
 pub use outside::{CallError, Outside};
 pub use plan::{Plan, Point, Strike, Workload};

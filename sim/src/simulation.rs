@@ -10,11 +10,11 @@ use stepwell::model::id::OnceKey;
 use stepwell_storage::{Fate, ReadFailure};
 use turmoil::Sim;
 
-use crate::audit::Observed;
 use crate::checker;
 use crate::durable::Durable;
 use crate::event::What;
 use crate::host::{client, server, worker};
+use crate::idempotency::Observed;
 use crate::panics;
 use crate::plan::{Disk, Fault, FaultKind, Job, Plan, Point, Scripted, Strike};
 use crate::program::Program;

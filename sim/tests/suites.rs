@@ -226,9 +226,9 @@ fn an_effect_that_is_misspelt_fails_the_suite() {
             "the script strikes before the effect `mail`, at passing 1000, and that never came; no seed passes that more than 20 times",
         ]
     );
-    let audit = shop().effect("mial", Effect::unguarded()).audit(1);
+    let idempotency = shop().effect("mial", Effect::unguarded()).idempotency(1);
     assert_eq!(
-        audit.expect_err("no call for it"),
+        idempotency.expect_err("no call for it"),
         "effect `mial` was declared and never called; called were: `charge`, `mail`"
     );
 }
@@ -261,14 +261,15 @@ fn workers_without_a_workflow_are_refused() {
 /// key.
 // A6: twice is once. Every step is forced to a second delivery; what has no key is named.
 #[test]
-fn the_audit_names_the_step_that_is_not_safe_to_repeat() {
-    let audit = shop().effect("mail", Effect::unguarded()).audit(1).expect("it can be audited");
-    println!("{audit}");
+fn the_idempotency_report_names_the_step_that_is_not_safe_to_repeat() {
+    let idempotency =
+        shop().effect("mail", Effect::unguarded()).idempotency(1).expect("it can be checked");
+    println!("{idempotency}");
     let verdicts: Vec<(&str, bool)> =
-        audit.steps.iter().map(|step| (step.step.as_str(), step.is_safe)).collect();
-    assert_eq!(verdicts, [("charge", true), ("mail", false)], "{audit}");
-    assert!(audit.steps[1].text.contains("happened 2 times instead of 1"), "{audit}");
-    assert!(shop().audit(1).expect("it can be audited").is_sound());
+        idempotency.steps.iter().map(|step| (step.step.as_str(), step.is_safe)).collect();
+    assert_eq!(verdicts, [("charge", true), ("mail", false)], "{idempotency}");
+    assert!(idempotency.steps[1].text.contains("happened 2 times instead of 1"), "{idempotency}");
+    assert!(shop().idempotency(1).expect("it can be checked").is_sound());
 }
 
 // A5, A7: a job may run twice. It is struck at every point of it once, between the effect and the
@@ -472,15 +473,18 @@ fn runs_that_wait_for_a_key_do_not_keep_others_from_working() {
         .run();
 }
 
-// Its worker is killed after the effect and before the record, and at every other point: the audit
+// Its worker is killed after the effect and before the record, and at every other point: the check
 // knows the step by its key.
 #[test]
 fn what_is_done_once_may_be_struck_at_every_point() {
-    let audit = bureau().audit(1).expect("it can be audited");
-    println!("{audit}");
-    assert!(audit.is_sound(), "{audit}");
-    assert_eq!(audit.steps[0].step, "the rate of the day", "{audit}");
-    assert_eq!(audit.steps[0].text, "done again, and found done under its key", "{audit}");
+    let idempotency = bureau().idempotency(1).expect("it can be checked");
+    println!("{idempotency}");
+    assert!(idempotency.is_sound(), "{idempotency}");
+    assert_eq!(idempotency.steps[0].step, "the rate of the day", "{idempotency}");
+    assert_eq!(
+        idempotency.steps[0].text, "done again, and found done under its key",
+        "{idempotency}"
+    );
     let strikes = [Strike::KillWorker, Strike::KillServer, Strike::LosePower];
     let map = bureau().crash_map(1, &strikes).expect("it can be mapped");
     println!("{map}");

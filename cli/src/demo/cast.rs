@@ -3,7 +3,7 @@
 
 use super::orders::Order;
 
-/// The orders by their parts. All of them are audited alike.
+/// The orders by their parts. All of them are reconciled alike.
 #[derive(Debug, Clone)]
 pub(crate) struct Cast {
     /// As they come in, one after the other; the urgent one is not among them.

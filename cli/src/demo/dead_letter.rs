@@ -1,4 +1,5 @@
-//! The order that died: found in the list of dead letters, mended, sent back to work, and audited.
+//! The order that died: found in the list of dead letters, mended, sent back to work, and
+//! reconciled.
 
 use std::time::Duration;
 
@@ -85,7 +86,7 @@ async fn found(stage: &Stage, order: &Order) -> DeadLetter {
 }
 
 /// Looks at what is recorded of it now.
-pub(crate) async fn audit(
+pub(crate) async fn reconcile(
     stage: &Stage,
     order: &Order,
     letter: Option<DeadLetter>,

@@ -9,10 +9,9 @@
 //!
 //! The server and the workers are real processes, the kills are real kills. Meanwhile slow exports
 //! go through a queue of their own, an urgent order overtakes a long line, one order becomes a dead
-//! letter and is mended, and a schedule fires. At the end every order is audited: its run, its
+//! letter and is mended, and a schedule fires. At the end every order is reconciled: its run, its
 //! journal, and the provider's books; and each of those scenes.
 
-mod audit;
 mod cast;
 mod dead_letter;
 mod exports;
@@ -26,6 +25,7 @@ mod processes;
 mod progress;
 mod promise;
 mod provider;
+mod reconcile;
 mod report;
 mod scenes;
 mod schedule;
@@ -137,7 +137,7 @@ impl Demo {
         terminal.note("");
 
         let mut report =
-            audit::audit(&stage, orders, &shop.cast, played, &provider.ledger()).await?;
+            reconcile::reconcile(&stage, orders, &shop.cast, played, &provider.ledger()).await?;
         (report.counts, report.kills, report.seconds) =
             (shop.tally.counts(), processes.kills, elapsed.as_secs_f64());
         drop(stage);

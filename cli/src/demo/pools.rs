@@ -31,7 +31,7 @@ pub(crate) struct PoolFacts {
 }
 
 /// Follows each export, and compares when they stood in line with when the orders did.
-pub(crate) async fn audit(
+pub(crate) async fn reconcile(
     stage: &Stage,
     exports: u64,
     orders: &[Span],

@@ -12,7 +12,7 @@ use super::stage::Stage;
 use super::{dead_letter, urgent};
 use crate::failure::CommandError;
 
-/// What the audit needs to know of the scenes.
+/// What the reconciliation needs to know of the scenes.
 #[derive(Debug)]
 pub(crate) struct Played {
     /// How many exports were started.

@@ -30,7 +30,7 @@ pub(crate) const EVERY: Duration = Duration::from_secs(2);
 const PAGE: u32 = 100;
 /// How often it is looked at while it comes to its end.
 const LOOK: Duration = Duration::from_millis(50);
-/// The last reports end within this long, or the audit finds them unfinished.
+/// The last reports end within this long, or the reconciliation finds them unfinished.
 const ENDS_WITHIN: Duration = Duration::from_secs(20);
 
 /// What is counted.
@@ -142,7 +142,7 @@ async fn is_idle(stage: &Stage) -> Result<bool, CommandError> {
 }
 
 /// Compares the times with the list of all runs of the workflow, and with the provider's books.
-pub(crate) async fn audit(
+pub(crate) async fn reconcile(
     stage: &Stage,
     times: &Times,
     ledger: &Ledger,

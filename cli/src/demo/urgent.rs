@@ -113,7 +113,7 @@ async fn begins(stage: &Stage, order: &Order) {
 }
 
 /// Compares its journal with when the other orders stood in line.
-pub(crate) fn audit(order: &Order, journal: &[Entry], others: &[Span]) -> UrgentFacts {
+pub(crate) fn reconcile(order: &Order, journal: &[Entry], others: &[Span]) -> UrgentFacts {
     let mut facts = UrgentFacts { order_id: order.order_id.clone(), ..UrgentFacts::default() };
     let Some(Entry::Started(started)) = journal.first() else {
         return facts;
@@ -153,12 +153,12 @@ mod tests {
         // later.
         let others =
             [stand(10, 100), stand(20, 111), stand(30, 105), stand(40, 110), stand(101, 105)];
-        let facts = audit(order, &journal, &others);
+        let facts = reconcile(order, &journal, &others);
         assert_eq!((facts.in_line, facts.ahead), (3, 2));
         assert_eq!(facts.waited_ms, Some(10));
         assert_eq!(facts.others_waited_ms, [70, 75, 91]);
         assert_eq!(facts.ahead_of_urgent(), Some(2));
-        let late = audit(order, &[started(100, 5), begun(110)], &others);
+        let late = reconcile(order, &[started(100, 5), begun(110)], &others);
         assert_eq!(late.ahead_of_urgent(), None, "its priority is an ordinary one");
     }
 
@@ -166,7 +166,7 @@ mod tests {
     fn one_that_never_began_was_overtaken_by_all() {
         let order = &orders::read(None, Some(1)).unwrap()[0];
         let stand = Span { from: Time(1), until: Time(200) };
-        let facts = audit(order, &[started(100, 0)], &[stand]);
+        let facts = reconcile(order, &[started(100, 0)], &[stand]);
         assert_eq!((facts.in_line, facts.ahead), (1, 1));
         assert_eq!(facts.ahead_of_urgent(), None);
     }

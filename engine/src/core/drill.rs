@@ -10,8 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use stepwell_storage::{Store, block_on};
 
-use super::audit::{Audit, Facts};
 use super::clock::JUMP_MAX;
+use super::invariants::{Facts, Invariants};
 use super::output::Effect;
 use super::run::RunFold;
 use super::stage::Stage;
@@ -136,7 +136,7 @@ struct Worker {
 /// See the module.
 pub(crate) struct Drill {
     stage: Stage,
-    audit: Audit,
+    invariants: Invariants,
     workers: Vec<Worker>,
     client: Option<SessionId>,
     next_session: u64,
@@ -198,7 +198,7 @@ impl Drill {
         };
         let mut drill = Self {
             stage: Stage::new(settings, START),
-            audit: Audit::default(),
+            invariants: Invariants::default(),
             workers: Vec::new(),
             client: None,
             next_session: 0,
@@ -236,7 +236,7 @@ impl Drill {
         self.flush();
         let now = self.stage.core.now();
         let kept = (RETENTION, DEAD_RETENTION);
-        let facts = self.audit.check(&self.stage.store, now, kept, crashed);
+        let facts = self.invariants.check(&self.stage.store, now, kept, crashed);
         let asleep = facts.timers.iter().filter(|(_, row)| row.once.is_some());
         for ((_, run), _) in asleep {
             let known = self.stage.core.onces.knows_sleeper(*run);
@@ -516,7 +516,7 @@ impl Drill {
                 return;
             };
             if let Some(acknowledged) = worker.take(arrival) {
-                self.audit.acknowledged.insert(acknowledged, ());
+                self.invariants.acknowledged.insert(acknowledged, ());
             }
         }
     }
@@ -559,7 +559,7 @@ impl Drill {
         }
         self.look(false);
         let about = report_of(&message);
-        let facts = self.audit.facts();
+        let facts = self.invariants.facts();
         let before = about.and_then(|(run, token)| {
             let current =
                 facts.leases.values().find(|record| record.run == run).map(|record| record.token);
@@ -571,7 +571,7 @@ impl Drill {
         let Some((run, current, entries)) = before else {
             return;
         };
-        let facts = self.audit.facts();
+        let facts = self.invariants.facts();
         let leased =
             facts.leases.values().find(|record| record.run == run).map(|record| record.token);
         let after = facts.runs.get(&run).map(|facts| facts.entries.len());
@@ -838,12 +838,12 @@ impl Drill {
         match message {
             Message::StartReply(reply) => {
                 for answer in reply.runs.iter().filter(|answer| answer.refused.is_none()) {
-                    self.audit.started.insert(answer.id, ());
+                    self.invariants.started.insert(answer.id, ());
                 }
             }
             Message::BatchReply(reply) => {
                 for answer in reply.runs.iter().filter(|answer| answer.refused.is_none()) {
-                    self.audit.started.insert(answer.id, ());
+                    self.invariants.started.insert(answer.id, ());
                 }
             }
             Message::OutcomeReply(reply) => {
@@ -852,7 +852,7 @@ impl Drill {
                 };
                 if !matches!(reply.outcome, Outcome::OutcomePending(_)) {
                     // Another run of this id may have come after the retention of the first.
-                    self.audit.told.insert(id, reply.outcome);
+                    self.invariants.told.insert(id, reply.outcome);
                 }
             }
             _ => {}
@@ -924,7 +924,7 @@ impl Drill {
                 self.settle();
             }
             self.look(false);
-            let facts = self.audit.facts();
+            let facts = self.invariants.facts();
             if facts.runs.values().all(|run| run.state.is_final()) {
                 return;
             }
@@ -938,7 +938,7 @@ impl Drill {
                 }
             }
         }
-        let stuck = self.audit.facts().runs.values().filter(|run| !run.state.is_final());
+        let stuck = self.invariants.facts().runs.values().filter(|run| !run.state.is_final());
         let stuck: Vec<(RunNo, &str, RunState)> =
             stuck.map(|facts| (facts.run.no, facts.run.workflow.as_str(), facts.state)).collect();
         panic!("everything ends, but not {stuck:?}");

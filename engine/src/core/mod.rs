@@ -47,8 +47,6 @@
 mod act;
 mod admission;
 mod applied_request;
-#[cfg(any(test, feature = "inspect"))]
-mod audit;
 mod batch;
 pub mod clock;
 mod dead;
@@ -58,6 +56,8 @@ mod expiry;
 mod gauge;
 #[cfg(any(test, feature = "inspect"))]
 mod inspect;
+#[cfg(any(test, feature = "inspect"))]
+mod invariants;
 mod lane;
 mod lease;
 mod load;

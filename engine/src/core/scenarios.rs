@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use stepwell_storage::{Op, Store, block_on};
 
-use super::audit::Audit;
+use super::invariants::Invariants;
 use super::output::{Effect, Note};
 use super::stage::Stage;
 use super::{Input, Settings};
@@ -217,7 +217,7 @@ struct Scene {
     /// Not after an opening that was refused.
     open: bool,
     stage: Stage,
-    audit: Audit,
+    invariants: Invariants,
     /// By name.
     sessions: BTreeMap<String, SessionId>,
     names: BTreeMap<SessionId, String>,
@@ -296,7 +296,7 @@ impl Scene {
         Self {
             open: true,
             stage: Stage::new(Settings::default(), START),
-            audit: Audit::default(),
+            invariants: Invariants::default(),
             sessions: BTreeMap::new(),
             names: BTreeMap::new(),
             processes: BTreeMap::new(),
@@ -319,7 +319,7 @@ impl Scene {
         }
         if self.open {
             self.settle();
-            self.audit(inputs.contains(&"crash"));
+            self.invariants(inputs.contains(&"crash"));
         }
         match std::mem::take(&mut self.told) {
             told if told.is_empty() => "nothing\n".to_owned(),
@@ -327,10 +327,10 @@ impl Scene {
         }
     }
 
-    fn audit(&mut self, crashed: bool) {
+    fn invariants(&mut self, crashed: bool) {
         let (now, settings) = (self.stage.core.now(), self.stage.settings);
         let retention = (settings.retention, settings.dead_retention);
-        self.audit.check(&self.stage.store, now, retention, crashed);
+        self.invariants.check(&self.stage.store, now, retention, crashed);
     }
 
     fn follow(&mut self, line: &Line<'_>) {

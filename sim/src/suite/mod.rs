@@ -21,8 +21,8 @@ use std::time::Duration;
 
 use stepwell::{Worker, Workflow};
 
-use crate::audit::{Audit, CrashMap};
 use crate::history::History;
+use crate::idempotency::{CrashMap, Idempotency};
 use crate::ledger::Effect;
 use crate::outside::Outside;
 use crate::plan::{ENGINE_ON_FJALL_PER_MILLE, Plan, Point, Scripted, Strike, Workload};
@@ -297,23 +297,23 @@ impl Suite {
         self.ready().record(plan)
     }
 
-    /// **The idempotency audit**: for each effect of one run of each workflow, the worker is killed
+    /// **The idempotency check**: for each effect of one run of each workflow, the worker is killed
     /// right after the effect and before its record, the step is done again, and the outside world
     /// is compared with that of a calm run. Tells the steps that are not safe to repeat. An error
-    /// says why there is no audit: an effect was declared that is never called, say.
-    pub fn audit(self, seed: u64) -> Result<Audit, String> {
+    /// says why there is no report: an effect was declared that is never called, say.
+    pub fn idempotency(self, seed: u64) -> Result<Idempotency, String> {
         let suite = self.ready();
-        let audit = crate::audit::audit(&suite, seed)?;
-        let called = audit.steps.iter().map(|step| step.effect.as_str());
+        let idempotency = crate::idempotency::idempotency(&suite, seed)?;
+        let called = idempotency.steps.iter().map(|step| step.effect.as_str());
         suite.calls_all(seed, called.collect())?;
-        Ok(audit)
+        Ok(idempotency)
     }
 
     /// **The crash map**: each point that one run of each workflow passes is struck once with each
     /// of `strikes`; the run must end as it does when all is calm, and the outside world must be
     /// the same.
     pub fn crash_map(self, seed: u64, strikes: &[Strike]) -> Result<CrashMap, String> {
-        crate::audit::crash_map(&self.ready(), seed, strikes)
+        crate::idempotency::crash_map(&self.ready(), seed, strikes)
     }
 
     fn ready(&self) -> Ready {

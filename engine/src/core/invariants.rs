@@ -484,7 +484,7 @@ impl RunFacts {
 
 /// What was seen so far, to which the store must stay true.
 #[derive(Debug, Default)]
-pub(super) struct Audit {
+pub(super) struct Invariants {
     last: Facts,
     /// Starts whose answer has left.
     pub(super) started: BTreeMap<RunId, ()>,
@@ -494,7 +494,7 @@ pub(super) struct Audit {
     pub(super) acknowledged: BTreeMap<(RunNo, CommandIndex), ()>,
 }
 
-impl Audit {
+impl Invariants {
     /// Checks the store as it is now. `crashed`: what was not durable may have gone since the last
     /// time.
     pub(super) fn check(

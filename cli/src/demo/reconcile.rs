@@ -1,5 +1,5 @@
-//! The audit: every order is followed through its run, its journal and the provider's books, then
-//! each of the scenes.
+//! Every order is reconciled: it is followed through its run, its journal and the provider's books,
+//! then each of the scenes.
 
 use std::collections::BTreeMap;
 
@@ -36,7 +36,7 @@ struct Lines {
 
 /// Follows each order, and what became of the scenes. What it finds wrong is in the report, not an
 /// error.
-pub(crate) async fn audit(
+pub(crate) async fn reconcile(
     stage: &Stage,
     orders: &[Order],
     cast: &Cast,
@@ -61,10 +61,12 @@ pub(crate) async fn audit(
         lines.first.extend(line::first(&journal));
         lines.others.extend(line::stands(&journal));
     }
-    report.urgent = urgent.map(|order| urgent::audit(order, &lines.urgent, &lines.others));
-    report.pools = pools::audit(stage, played.exports, &lines.first, &played.unmeasured).await?;
-    report.dead_letter = dead_letter::audit(stage, &cast.mistyped, played.letter, ledger).await?;
-    report.schedule = schedule::audit(stage, &played.times, ledger).await?;
+    report.urgent = urgent.map(|order| urgent::reconcile(order, &lines.urgent, &lines.others));
+    report.pools =
+        pools::reconcile(stage, played.exports, &lines.first, &played.unmeasured).await?;
+    report.dead_letter =
+        dead_letter::reconcile(stage, &cast.mistyped, played.letter, ledger).await?;
+    report.schedule = schedule::reconcile(stage, &played.times, ledger).await?;
     Ok(report)
 }
 

@@ -1,4 +1,4 @@
-//! The idempotency audit and the crash map: each step killed right after its effect, and each point
+//! The idempotency check and the crash map: each step killed right after its effect, and each point
 //! of a workflow once.
 //!
 //! Both begin with a calm world, in which nothing goes wrong, and one run of each workflow. What
@@ -32,7 +32,7 @@ pub(crate) struct Observed {
 
 /// Whether a step may be repeated.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AuditedStep {
+pub struct CheckedStep {
     /// The workflow, if the key is a step's own.
     pub workflow: String,
     /// The step, if the key is a step's own; else the key.
@@ -45,14 +45,14 @@ pub struct AuditedStep {
     pub text: String,
 }
 
-/// What an idempotency audit found. See [`Suite::audit`](crate::Suite::audit).
+/// What an idempotency check found. See [`Suite::idempotency`](crate::Suite::idempotency).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Audit {
+pub struct Idempotency {
     /// Every effect of the calm world.
-    pub steps: Vec<AuditedStep>,
+    pub steps: Vec<CheckedStep>,
 }
 
-impl Audit {
+impl Idempotency {
     /// Whether every step may be repeated.
     pub fn is_sound(&self) -> bool {
         self.steps.iter().all(|step| step.is_safe)
@@ -170,9 +170,9 @@ fn differences(program: &Program, calm: &Observed, now: &Observed) -> Vec<String
     told
 }
 
-pub(crate) fn audit(suite: &Ready, seed: u64) -> Result<Audit, String> {
+pub(crate) fn idempotency(suite: &Ready, seed: u64) -> Result<Idempotency, String> {
     let (plan, calm) = base(suite, seed)?;
-    let mut audit = Audit::default();
+    let mut idempotency = Idempotency::default();
     let mut nth: BTreeMap<&str, u32> = BTreeMap::new();
     for effect in &calm.happened {
         let nth = nth.entry(effect.effect.as_str()).or_default();
@@ -192,7 +192,7 @@ pub(crate) fn audit(suite: &Ready, seed: u64) -> Result<Audit, String> {
             .get(&effect.key)
             .cloned()
             .unwrap_or_else(|| (String::new(), effect.key.clone()));
-        audit.steps.push(AuditedStep {
+        idempotency.steps.push(CheckedStep {
             workflow,
             step,
             effect: effect.effect.clone(),
@@ -209,7 +209,7 @@ pub(crate) fn audit(suite: &Ready, seed: u64) -> Result<Audit, String> {
             },
         });
     }
-    Ok(audit)
+    Ok(idempotency)
 }
 
 pub(crate) fn crash_map(suite: &Ready, seed: u64, strikes: &[Strike]) -> Result<CrashMap, String> {
@@ -234,9 +234,9 @@ pub(crate) fn crash_map(suite: &Ready, seed: u64, strikes: &[Strike]) -> Result<
     Ok(map)
 }
 
-impl fmt::Display for Audit {
+impl fmt::Display for Idempotency {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width = |name: fn(&AuditedStep) -> usize, least: usize| {
+        let width = |name: fn(&CheckedStep) -> usize, least: usize| {
             self.steps.iter().map(name).max().unwrap_or(0).max(least)
         };
         let (a, b, c) = (
