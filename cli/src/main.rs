@@ -4,6 +4,7 @@
 //! Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 done and the answer is no,
 //! 2 wrong usage or bad input, 3 not reachable.
 
+mod audit;
 mod batch;
 mod bench;
 mod clock;
@@ -59,6 +60,8 @@ enum Command {
     /// Look at runs that failed for good
     #[command(subcommand)]
     Dead(dead::DeadCommand),
+    /// List what operators did, newest first
+    Audit(audit::AuditCommand),
     /// Start runs again and again: cron expressions and intervals
     #[command(subcommand)]
     Schedule(schedule::ScheduleCommand),
@@ -117,6 +120,7 @@ fn run(command: Command, terminal: Terminal) -> Result<Answer, CommandError> {
             Command::Queue(command) => command.execute(terminal).await,
             Command::Batch(command) => command.execute(terminal).await,
             Command::Dead(command) => command.execute(terminal).await,
+            Command::Audit(command) => command.execute(terminal).await,
             Command::Schedule(command) => command.execute(terminal).await,
             Command::Store(command) => command.execute(terminal).await,
             Command::Stats(command) => command.execute(terminal).await,

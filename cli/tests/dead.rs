@@ -93,15 +93,15 @@ fn a_dead_letter_is_found_edited_and_redriven() {
     let journal = scene.json(&["run", "show", "order-1"])["journal"].clone();
     let of_first = |entry: &&serde_json::Value| entry["number"] == 0;
     assert_eq!(journal.as_array().unwrap().iter().filter(of_first).count(), 1);
-    let acts = scene.json(&["dead", "acts"]);
-    let acts: Vec<_> = acts["acts"]
+    let entries = scene.json(&["audit"]);
+    let entries: Vec<_> = entries["entries"]
         .as_array()
         .unwrap()
         .iter()
-        .map(|act| (act["act"].clone(), act["principal"].clone(), act["subject"].clone()))
+        .map(|act| (act["action"].clone(), act["principal"].clone(), act["subject"].clone()))
         .collect();
     let act = |what| (json!(what), json!("ada@shop"), json!("order-1"));
-    assert_eq!(acts, [act("redrive"), act("edit")]);
+    assert_eq!(entries, [act("redrive"), act("edit")]);
     let again = scene.ask(&["dead", "redrive", "order-1"]);
     assert_eq!(again.code, 1);
     assert!(again.stderr.contains("it is no dead letter"), "{}", again.stderr);
@@ -130,7 +130,7 @@ fn many_dead_letters_are_redriven_or_discarded_by_filter() {
     let filter = ["--workflow", "bench-sequence", "--queue", "default"];
     let dry = scene.json(&[&["dead", "redrive", "--dry-run"], &filter[..]].concat());
     assert_eq!((dry["count"].clone(), dry["dry_run"].clone()), (json!(5), json!(true)));
-    assert_eq!(scene.json(&["dead", "acts"])["acts"].as_array().unwrap().len(), 0);
+    assert_eq!(scene.json(&["audit"])["entries"].as_array().unwrap().len(), 0);
     let many = scene.json(&[&["dead", "redrive", "--yes", "--rate", "50/s"], &filter[..]].concat());
     assert_eq!(many["redriven"].as_array().unwrap().len(), 5);
     for n in 1..=5 {
@@ -146,9 +146,9 @@ fn many_dead_letters_are_redriven_or_discarded_by_filter() {
     assert_eq!(scene.dead(&[]), [""; 0]);
     assert_eq!(scene.json(&["run", "show", "order-1"])["state"], "discarded");
     assert_eq!(scene.json(&["stats"])["runs"]["discarded"], 5);
-    let acts = scene.json(&["dead", "acts", "order-1"]);
-    assert_eq!(acts["acts"][0]["detail"], "of no use");
-    assert_eq!(acts["acts"].as_array().unwrap().len(), 2);
+    let entries = scene.json(&["audit", "order-1"]);
+    assert_eq!(entries["entries"][0]["detail"], "of no use");
+    assert_eq!(entries["entries"].as_array().unwrap().len(), 2);
 }
 
 // A49: the editor that $EDITOR names.

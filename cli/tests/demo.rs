@@ -53,8 +53,8 @@ fn the_urgent_one_overtook_the_line(urgent: &Value) {
 
 fn the_dead_letter_was_mended(letter: &Value) {
     assert_eq!(letter["class"], "refused", "{letter}");
-    let acts: Vec<&Value> = letter["acts"].as_array().into_iter().flatten().collect();
-    let kinds: Vec<&Value> = acts.iter().map(|act| &act["act"]).collect();
+    let acts: Vec<&Value> = letter["audit"].as_array().into_iter().flatten().collect();
+    let kinds: Vec<&Value> = acts.iter().map(|act| &act["action"]).collect();
     assert_eq!(kinds, ["edit", "redrive"], "{letter}");
     assert!(acts.iter().all(|act| act["principal"] == "support"));
     assert_eq!(letter["completed"], true, "{letter}");
@@ -119,7 +119,7 @@ fn a_kept_directory_shows_its_orders() {
         assert!(answer.stdout.contains(heading), "{}", answer.stdout);
     }
     assert!(!answer.stdout.to_lowercase().contains("broken"));
-    let acts = stepwell(&["dead", "acts", "order-0002", "--data", data]);
+    let acts = stepwell(&["audit", "order-0002", "--data", data]);
     assert_eq!(acts.stdout.matches("support").count(), 2, "{}", acts.stdout);
     let shown = stepwell(&["run", "show", "order-0001", "--data", data]);
     assert_eq!(shown.code, 0, "{}", shown.stderr);

@@ -390,7 +390,10 @@ mod planted {
             "an edit is forgotten at replay",
             "W10: the function gets the input of the last edit",
         ),
-        canary("an act is not recorded", "what an operator does is recorded in the same batch"),
+        canary(
+            "an audit entry is not recorded",
+            "what an operator does is recorded in the same batch",
+        ),
         canary(
             "a discarded run stays on the list",
             "D1: the list of dead letters is the dead runs",

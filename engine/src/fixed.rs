@@ -15,13 +15,13 @@ use crate::keys::expiry::{Expires, Expiry, ExpiryMark};
 use crate::keys::once::{OnceRecord, OnceWait};
 use crate::keys::unique::UniqueRecord;
 use crate::keys::{
-    self, ActRecord, DeadRecord, GenerationRecord, IndexRecord, LeaseRecord, Mark, MovedRecord,
+    self, AuditRecord, DeadRecord, GenerationRecord, IndexRecord, LeaseRecord, Mark, MovedRecord,
     PoolRecord, QueueRecord, QueuedRecord, Record, ScheduleRecord, StoppedRecord, Tally,
     TimerRecord,
 };
 use crate::model::batch::{self, BatchCounts, BatchNo, Span};
 use crate::model::chain;
-use crate::model::dead::{ActKind, UNKNOWN_WORKFLOW, WORKER_LOST};
+use crate::model::dead::{AuditAction, UNKNOWN_WORKFLOW, WORKER_LOST};
 use crate::model::entry::{
     AttemptFailed, CancelRequested, Cancelled, Completed, Died, Discarded, Entry, FunctionEnd,
     InputEdited, Place, Redriven, Started, StepCompleted, StepFailed, TimerArmed, TimerFired,
@@ -94,7 +94,7 @@ fn keys_of_rows(lines: &mut Lines) {
     lines.bytes("moved run", keys::moved(RUN));
     lines.bytes("mark", keys::mark());
     lines.bytes("counts of a queue", keys::pool(6));
-    lines.bytes("audit entry", keys::act(Time(5), 12));
+    lines.bytes("audit entry", keys::audit(Time(5), 12));
     lines.bytes("unique key", keys::unique::unique(SPACE, HASH));
     lines.bytes("memoized result", keys::once::once(SPACE, HASH));
     lines.bytes("open batch", keys::batch::batch(6));
@@ -230,7 +230,7 @@ fn records(lines: &mut Lines) {
     lines.record("moved run", MovedRecord { generation: 6 });
     lines.record(
         "mark",
-        Mark { time: at, heads: vec![(6, 2, 11)], timers: Time(24), rest: 25, acts: Time(26) },
+        Mark { time: at, heads: vec![(6, 2, 11)], timers: Time(24), rest: 25, audit: Time(26) },
     );
     lines.record(
         "counts of a queue",
@@ -238,10 +238,10 @@ fn records(lines: &mut Lines) {
     );
     lines.record(
         "audit entry",
-        ActRecord {
+        AuditRecord {
             namespace: SPACE,
             principal: "ann".into(),
-            kind: ActKind::Redrive,
+            kind: AuditAction::Redrive,
             run: Some(RunId(15)),
             subject: "s".into(),
             detail: "d".into(),
@@ -484,11 +484,11 @@ fn numbers(lines: &mut Lines) {
         lines.text(&format!("state {label}"), u8::from(state));
     }
     for (label, kind) in [
-        ("edit", ActKind::Edit),
-        ("redrive", ActKind::Redrive),
-        ("discard", ActKind::Discard),
-        ("resume", ActKind::Resume),
-        ("cancel", ActKind::Cancel),
+        ("edit", AuditAction::Edit),
+        ("redrive", AuditAction::Redrive),
+        ("discard", AuditAction::Discard),
+        ("resume", AuditAction::Resume),
+        ("cancel", AuditAction::Cancel),
     ] {
         lines.text(&format!("audit action {label}"), u8::from(kind));
     }

@@ -477,8 +477,14 @@ mod seeds {
         vec![
             Tally { format: 1, next_run: 2, next_sequence: 3, runs: vec![0; RunState::ALL.len()] }
                 .to_bytes(),
-            Mark { time: Time(1), heads: vec![(1, 5, 9)], timers: Time(3), rest: 4, acts: Time(5) }
-                .to_bytes(),
+            Mark {
+                time: Time(1),
+                heads: vec![(1, 5, 9)],
+                timers: Time(3),
+                rest: 4,
+                audit: Time(5),
+            }
+            .to_bytes(),
             QueuedRecord {
                 run,
                 workflow: workflow.clone(),

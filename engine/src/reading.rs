@@ -291,7 +291,7 @@ pub async fn answer(store: &dyn Store, read: Read, ahead: &mut Ahead) -> Result<
                 Err(error) => Input::CleaningFailed { generation, what: local(error)? },
             }
         }
-        Read::Acts { from, limit } => acts(store, from, limit).await?,
+        Read::Audit { from, limit } => audit(store, from, limit).await?,
         Read::OnceWaits { from, limit } => match timers(store, (Time::NEVER, from), limit).await? {
             Input::TimersLoaded { rows, end } => {
                 let rows = rows.into_iter();
@@ -428,12 +428,12 @@ async fn stopped(store: &dyn Store, from: RunNo, limit: usize) -> Result<Input, 
     Ok(Input::StoppedLoaded { rows, end: found.len() < limit })
 }
 
-async fn acts(store: &dyn Store, from: Time, limit: usize) -> Result<Input, Unreadable> {
-    let end = keys::end_of(&keys::family(Family::Act));
-    let found = store.scan(scan(Space::Lasting, keys::act(from, 0), end, limit)).await?;
-    let bad = Unreadable::Key { family: Family::Act };
-    let rows: Option<Vec<_>> = found.iter().map(|row| keys::act_of(&row.key)).collect();
-    Ok(Input::ActsLoaded { rows: rows.ok_or(bad)?, end: found.len() < limit })
+async fn audit(store: &dyn Store, from: Time, limit: usize) -> Result<Input, Unreadable> {
+    let end = keys::end_of(&keys::family(Family::Audit));
+    let found = store.scan(scan(Space::Lasting, keys::audit(from, 0), end, limit)).await?;
+    let bad = Unreadable::Key { family: Family::Audit };
+    let rows: Option<Vec<_>> = found.iter().map(|row| keys::audit_of(&row.key)).collect();
+    Ok(Input::AuditLoaded { rows: rows.ok_or(bad)?, end: found.len() < limit })
 }
 
 /// The next runs of a generation: a seek for each, so that long journals cost no more than short

@@ -9,9 +9,9 @@ use stepwell::keys::batch::{self, BatchRecord};
 use stepwell::keys::once::{self, OnceRecord};
 use stepwell::keys::unique::UniqueRecord;
 use stepwell::keys::{
-    self, ActRecord, Family, IndexRecord, LeaseRecord, Mark, MovedRecord, PoolRecord, QueueRecord,
-    QueuedRecord, Record, ScheduleRecord, ScheduleState, StoppedRecord, Tally, TimerRecord,
-    journal,
+    self, AuditRecord, Family, IndexRecord, LeaseRecord, Mark, MovedRecord, PoolRecord,
+    QueueRecord, QueuedRecord, Record, ScheduleRecord, ScheduleState, StoppedRecord, Tally,
+    TimerRecord, journal,
 };
 use stepwell::model::batch::{BatchNo, batch_hash};
 use stepwell::model::calendar::Calendar;
@@ -242,9 +242,9 @@ pub(crate) struct Durable {
     /// The list of dead letters.
     pub(crate) dead: BTreeSet<(Time, RunNo)>,
     /// What operators did.
-    pub(crate) acts: BTreeMap<(Time, u64), ActRecord>,
+    pub(crate) acts: BTreeMap<(Time, u64), AuditRecord>,
     /// Of these, what was recorded in the batch at hand.
-    pub(crate) new_acts: BTreeMap<(Time, u64), ActRecord>,
+    pub(crate) new_acts: BTreeMap<(Time, u64), AuditRecord>,
 }
 
 impl Durable {
@@ -386,11 +386,11 @@ impl Durable {
                 };
                 Change::Other
             }
-            Family::Act => {
-                let at = keys::act_of(key).ok_or_else(short)?;
+            Family::Audit => {
+                let at = keys::audit_of(key).ok_or_else(short)?;
                 match value {
                     Some(value) => {
-                        let record = ActRecord::of_bytes(value).map_err(bad)?;
+                        let record = AuditRecord::of_bytes(value).map_err(bad)?;
                         self.acts.insert(at, record.clone());
                         self.new_acts.insert(at, record);
                     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use stepwell::ClientError;
-use stepwell::model::dead::ActKind;
+use stepwell::model::dead::AuditAction;
 use stepwell::model::id::{Namespace, RequestId, RunId, RunNo};
 use stepwell::model::payload::Payload;
 use stepwell::model::request::Refusal;
@@ -67,12 +67,12 @@ pub(crate) enum Asked {
     /// Where it is.
     Status,
     /// To do something with a dead letter.
-    Act { request_id: RequestId, deed: Deed },
+    Operate { request_id: RequestId, action: AskedAction },
 }
 
 /// What is done with a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Deed {
+pub(crate) enum AskedAction {
     Redrive,
     Edit(Payload),
     Discard,
@@ -158,7 +158,7 @@ pub(crate) struct Told {
     /// The dead letters, newest first, at the end.
     pub(crate) letters: Option<Vec<RunNo>>,
     /// The acts, newest first, at the end.
-    pub(crate) acts: Option<Vec<(Time, ActKind)>>,
+    pub(crate) acts: Option<Vec<(Time, AuditAction)>>,
 }
 
 impl Told {

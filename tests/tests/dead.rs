@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use stepwell::model::dead::{ActKind, DeadFilter, DeadLetter};
+use stepwell::model::dead::{AuditAction, DeadFilter, DeadLetter};
 use stepwell::model::entry::Entry;
 use stepwell::runtime::client::dead::ManyDeed;
 use stepwell::wire::message::Message;
@@ -241,10 +241,11 @@ async fn a_dead_letter_is_edited_redriven_and_audited() {
     client.redrive_as(request_id, id).await.unwrap();
     let refused = client.redrive(id).await;
     assert!(matches!(refused, Err(ClientError::Refused(Refusal::NotDead(_)))), "{refused:?}");
-    let (acts, _) = client.acts(Some(id), None, 10).await.unwrap();
-    let acts: Vec<_> = acts.iter().map(|act| (act.kind, act.principal.as_str(), act.run)).collect();
+    let (acts, _) = client.audit(Some(id), None, 10).await.unwrap();
+    let acts: Vec<_> =
+        acts.iter().map(|act| (act.action, act.principal.as_str(), act.run)).collect();
     let act = |kind| (kind, "ada", Some(id));
-    assert_eq!(acts, [act(ActKind::Redrive), act(ActKind::Edit)]);
+    assert_eq!(acts, [act(AuditAction::Redrive), act(AuditAction::Edit)]);
     shop.close().await;
 }
 
@@ -293,7 +294,7 @@ async fn many_dead_letters_are_redriven_and_discarded_by_filter() {
     shop.close().await;
 }
 
-// An operator's acts survive the engine, and so does what they did.
+// An operator's audit entries survive the engine, and so does what they did.
 #[tokio::test]
 async fn what_was_acknowledged_of_a_dead_letter_survives_a_restart() {
     let directory = tempfile::tempdir().unwrap();
@@ -321,7 +322,7 @@ async fn what_was_acknowledged_of_a_dead_letter_survives_a_restart() {
     let client = engine.client();
     let state = async |name: &str| client.find::<u32>(name).status().await.unwrap().state;
     assert_eq!((state("one").await, state("two").await), (RunState::Queued, RunState::Discarded));
-    assert_eq!(client.acts(None, None, 10).await.unwrap().0.len(), 3);
+    assert_eq!(client.audit(None, None, 10).await.unwrap().0.len(), 3);
     let worker = engine.worker().register(PANICS, |_: Ctx, input: u32| async move { Ok(input) });
     let worker = worker.start().unwrap();
     let one = client.find::<u32>("one");

@@ -47,8 +47,8 @@ async fn fill(client: &Client, number: u64) -> Vec<u64> {
     came_to
 }
 
-// A6, A20: names, keys, batches, schedules, listings and acts of two namespaces have nothing to do
-// with each other.
+// A6, A20: names, keys, batches, schedules, listings and audit entries of two namespaces have
+// nothing to do with each other.
 #[tokio::test]
 async fn what_has_the_same_name_in_another_namespace_is_something_else() {
     let directory = tempfile::tempdir().unwrap();

@@ -1,6 +1,5 @@
 //! `stepwell dead …`: runs that failed for good, and what is done about them.
 
-mod acts;
 mod edit;
 mod many;
 mod show;
@@ -37,8 +36,6 @@ pub(crate) enum DeadCommand {
     Redrive(many::RedriveCommand),
     /// Take dead letters off the list; the runs stay ended
     Discard(many::DiscardCommand),
-    /// List what operators did, newest first
-    Acts(acts::Acts),
 }
 
 /// Which dead letters are meant.
@@ -80,7 +77,6 @@ impl DeadCommand {
             Self::Edit(edit) => edit.execute(terminal).await,
             Self::Redrive(redrive) => redrive.execute(terminal).await,
             Self::Discard(discard) => discard.execute(terminal).await,
-            Self::Acts(acts) => acts.execute(terminal).await,
         }
     }
 }

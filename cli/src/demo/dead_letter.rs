@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use stepwell::model::dead::{Act, ActKind, DeadFilter, DeadLetter};
+use stepwell::model::dead::{AuditAction, AuditEntry, DeadFilter, DeadLetter};
 use stepwell::model::entry::Entry;
 use stepwell::model::id::{Namespace, RunId};
 use stepwell::model::payload::Payload;
@@ -18,7 +18,7 @@ use crate::failure::CommandError;
 pub(crate) const SUPPORT: &str = "support";
 /// How often the list is looked at.
 const LOOK: Duration = Duration::from_millis(200);
-/// Rows of the list that are looked at, and acts on one run.
+/// Rows of the list that are looked at, and audit entries of one run.
 const ROWS: u32 = 100;
 
 /// What became of the order.
@@ -29,7 +29,7 @@ pub(crate) struct DeadLetterFacts {
     /// As the list had it; none if it never stood there.
     pub(crate) letter: Option<DeadLetter>,
     /// What was done with it, as the engine recorded it, the oldest first.
-    pub(crate) acts: Vec<Act>,
+    pub(crate) entries: Vec<AuditEntry>,
     /// Whether the journal has the death, the edit and the redrive in this order, and then the
     /// completion.
     pub(crate) completed: bool,
@@ -93,15 +93,15 @@ pub(crate) async fn reconcile(
     ledger: &Ledger,
 ) -> Result<DeadLetterFacts, CommandError> {
     let id = RunId::of_name(Namespace::default(), &order.order_id);
-    let (mut acts, _) =
-        stage.insist(|client| async move { client.acts(Some(id), None, ROWS).await }).await?;
-    acts.reverse();
+    let (mut entries, _) =
+        stage.insist(|client| async move { client.audit(Some(id), None, ROWS).await }).await?;
+    entries.reverse();
     let run = stage.run(id).await?;
     let count = |effects: Option<usize>| effects.unwrap_or(0) as u64;
     Ok(DeadLetterFacts {
         order_id: order.order_id.clone(),
         letter,
-        acts,
+        entries,
         completed: run.is_some_and(|(_, journal)| went_the_way(&journal, order)),
         charges: count(ledger.charges.get(&order.order_id).map(Vec::len)),
         mails: count(ledger.mails.get(&order.order_id).map(Vec::len)),
@@ -128,13 +128,13 @@ fn went_the_way(journal: &[Entry], order: &Order) -> bool {
 }
 
 impl DeadLetterFacts {
-    /// Whether it was in the list, and the acts on it are recorded: one edit, then one redrive, by
-    /// support.
+    /// Whether it was in the list, and the audit entries about it are there: one edit, then one
+    /// redrive, by support.
     pub(crate) fn is_recorded(&self) -> bool {
-        let kinds: Vec<ActKind> = self.acts.iter().map(|act| act.kind).collect();
+        let kinds: Vec<AuditAction> = self.entries.iter().map(|entry| entry.action).collect();
         self.letter.is_some()
-            && kinds == [ActKind::Edit, ActKind::Redrive]
-            && self.acts.iter().all(|act| act.principal == SUPPORT)
+            && kinds == [AuditAction::Edit, AuditAction::Redrive]
+            && self.entries.iter().all(|entry| entry.principal == SUPPORT)
     }
 
     /// Whether it ended as if nothing had been wrong, charged and mailed once.

@@ -1,7 +1,7 @@
 //! What the report says of the scenes: their promises, their figures for programs and for people.
 
 use serde_json::{Value, json};
-use stepwell::model::dead::Act;
+use stepwell::model::dead::AuditEntry;
 
 use super::dead_letter::DeadLetterFacts;
 use super::pools::{PoolFacts, percentile};
@@ -137,12 +137,12 @@ impl DeadLetterFacts {
 
     /// For programs.
     pub(crate) fn json(&self) -> Value {
-        let act = |act: &Act| {
+        let entry = |entry: &AuditEntry| {
             json!({
-                "at": act.at.to_string(),
-                "principal": act.principal,
-                "act": act.kind.word(),
-                "detail": act.detail,
+                "at": entry.at.to_string(),
+                "principal": entry.principal,
+                "action": entry.action.word(),
+                "detail": entry.detail,
             })
         };
         json!({
@@ -150,7 +150,7 @@ impl DeadLetterFacts {
             "class": self.letter.as_ref().map(|l| &l.class),
             "message": self.letter.as_ref().map(|l| &l.message),
             "died_at": self.letter.as_ref().map(|l| l.died_at.to_string()),
-            "acts": self.acts.iter().map(act).collect::<Vec<_>>(),
+            "audit": self.entries.iter().map(entry).collect::<Vec<_>>(),
             "completed": self.completed,
             "charges": self.charges,
             "mails": self.mails,
@@ -168,9 +168,9 @@ impl DeadLetterFacts {
             }
             None => rows.push(("died", "it was in no list".to_owned())),
         }
-        for act in &self.acts {
-            let what = format!("{}, by {}", when(act.at), act.principal);
-            rows.push((act.kind.word(), what));
+        for entry in &self.entries {
+            let what = format!("{}, by {}", when(entry.at), entry.principal);
+            rows.push((entry.action.word(), what));
         }
         let end = match self.completed {
             true => "completed",

@@ -29,7 +29,7 @@ use super::output::{Note, Output};
 use super::run::{Run, RunImage};
 use crate::canary::canary;
 use crate::keys::{self, DeadRecord, Record};
-use crate::model::dead::{ActKind, WORKER_LOST};
+use crate::model::dead::{AuditAction, WORKER_LOST};
 use crate::model::entry::{Died, Discarded, Entry, FunctionEnd, InputEdited, Redriven};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::id::{ProcessInstance, SessionId};
@@ -54,7 +54,7 @@ pub(super) struct Death {
 
 /// What is to be done with a dead letter.
 #[derive(Debug)]
-pub(super) enum Deed {
+pub(super) enum DeadLetterAction {
     Edit(Payload),
     Redrive,
     Discard(String),
@@ -66,7 +66,7 @@ pub(super) struct OperatorRequest {
     pub(super) session: SessionId,
     pub(super) call_number: u64,
     pub(super) caller: Caller,
-    pub(super) deed: Deed,
+    pub(super) action: DeadLetterAction,
 }
 
 impl From<EditInput> for OperatorRequest {
@@ -75,7 +75,7 @@ impl From<EditInput> for OperatorRequest {
             session: SessionId(0),
             call_number: ask.call_number,
             caller: ask.caller,
-            deed: Deed::Edit(ask.input),
+            action: DeadLetterAction::Edit(ask.input),
         }
     }
 }
@@ -86,7 +86,7 @@ impl From<Redrive> for OperatorRequest {
             session: SessionId(0),
             call_number: ask.call_number,
             caller: ask.caller,
-            deed: Deed::Redrive,
+            action: DeadLetterAction::Redrive,
         }
     }
 }
@@ -97,7 +97,7 @@ impl From<Discard> for OperatorRequest {
             session: SessionId(0),
             call_number: ask.call_number,
             caller: ask.caller,
-            deed: Deed::Discard(cut(ask.reason)),
+            action: DeadLetterAction::Discard(cut(ask.reason)),
         }
     }
 }
@@ -154,7 +154,7 @@ impl Core {
 
     fn check_request(&self, request: &OperatorRequest) -> Result<(), Refusal> {
         super::start::check_name_length("principal", &request.caller.principal)?;
-        let Deed::Edit(input) = &request.deed else {
+        let DeadLetterAction::Edit(input) = &request.action else {
             return Ok(());
         };
         let (bytes, bytes_max) =
@@ -196,7 +196,7 @@ impl Core {
         let (session, call_number) = (request.session, request.call_number);
         let done = run.acts.contains(&request.caller.request_id)
             && !(canary!("a redrive given twice acts twice")
-                && matches!(request.deed, Deed::Redrive));
+                && matches!(request.action, DeadLetterAction::Redrive));
         if !done && let Err(reason) = self.carry_out(&mut run, request, out) {
             return out.send(session, RefusedReply { call_number, reason });
         }
@@ -210,20 +210,20 @@ impl Core {
         out: &mut Output,
     ) -> Result<(), Refusal> {
         super::start::check_range(
-            "the number of acts on one run",
+            "the number of audit entries of one run",
             run.acts.len() as u64 + 1,
             ACTS_PER_RUN_MAX as u64,
         )?;
         let (at, caller) = (self.now(), request.caller);
         let died_at = run.death.map_or(at, |death| death.at);
         let rejoins = self.is_open(run.batch);
-        let (kind, entry, detail) = entry_of(request.deed, run, (at, died_at), rejoins, &caller)?;
+        let (kind, entry, detail) = entry_of(request.action, run, (at, died_at), rejoins, &caller)?;
         self.cleaner_must_keep(run.no);
         out.append(run, &entry);
         let name = run.name.clone().unwrap_or_default();
-        self.record_act(&caller, kind, (Some(run.id), name), detail, out);
+        self.record_audit(&caller, kind, (Some(run.id), name), detail, out);
         match kind {
-            ActKind::Redrive => {
+            AuditAction::Redrive => {
                 out.delete(Space::Lasting, keys::dead(died_at, run.no));
                 self.rejoined_batch(run);
                 self.schedule_hears_redrive(run.no);
@@ -231,7 +231,7 @@ impl Core {
                 self.becomes_queued(queue, RunState::Dead);
                 self.enqueue(run, out);
             }
-            ActKind::Discard => {
+            AuditAction::Discard => {
                 if !canary!("a discarded run stays on the list") {
                     out.delete(Space::Lasting, keys::dead(died_at, run.no));
                 }
@@ -246,31 +246,31 @@ impl Core {
 
 /// The entry that does it, and what to tell of it.
 fn entry_of(
-    deed: Deed,
+    action: DeadLetterAction,
     run: &Run,
     (at, died_at): (Time, Time),
     rejoins: bool,
     caller: &Caller,
-) -> Result<(ActKind, Entry, String), Refusal> {
+) -> Result<(AuditAction, Entry, String), Refusal> {
     let (principal, request_id) = (caller.principal.clone(), caller.request_id);
-    Ok(match deed {
-        Deed::Edit(input) => {
+    Ok(match action {
+        DeadLetterAction::Edit(input) => {
             let detail = format!("{} bytes", input.len());
             let entry = InputEdited { at, principal, request_id, input, died_at };
-            (ActKind::Edit, entry.into(), detail)
+            (AuditAction::Edit, entry.into(), detail)
         }
-        Deed::Redrive => {
+        DeadLetterAction::Redrive => {
             let from = run.redrive_from();
             let mut from = from.map_err(|step| WentOn { id: run.id, step })?;
             if canary!("a redrive resets nothing") {
                 from = run.next;
             }
             let entry = Redriven { at, principal, request_id, from, rejoins };
-            (ActKind::Redrive, entry.into(), String::new())
+            (AuditAction::Redrive, entry.into(), String::new())
         }
-        Deed::Discard(reason) => {
+        DeadLetterAction::Discard(reason) => {
             let entry = Discarded { at, principal, request_id, reason: reason.clone() };
-            (ActKind::Discard, entry.into(), reason)
+            (AuditAction::Discard, entry.into(), reason)
         }
     })
 }

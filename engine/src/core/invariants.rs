@@ -14,12 +14,12 @@ use crate::keys::expiry::{self, Expires};
 use crate::keys::once::OnceRecord;
 use crate::keys::unique::{self, UniqueRecord};
 use crate::keys::{
-    self, ActRecord, DeadRecord, Family, GenerationRecord, IndexRecord, LeaseRecord, Mark,
+    self, AuditRecord, DeadRecord, Family, GenerationRecord, IndexRecord, LeaseRecord, Mark,
     MovedRecord, PoolRecord, QueueRecord, QueuedRecord, Record, StoppedRecord, Tally, TimerRecord,
 };
 use crate::model::batch::BatchCounts;
 use crate::model::chain::CHAIN_BYTES;
-use crate::model::dead::{ActKind, Superseded};
+use crate::model::dead::{AuditAction, Superseded};
 use crate::model::entry::{Entry, StepCompleted};
 use crate::model::id::{CommandIndex, OnceKey, RequestId, RunId, RunNo};
 use crate::model::queue::QueueSummary;
@@ -47,7 +47,7 @@ pub(super) struct Facts {
     dead: BTreeMap<(Time, RunNo), DeadRecord>,
     queues: BTreeMap<u32, QueueRecord>,
     pools: BTreeMap<u32, PoolRecord>,
-    /// How often each request of an operator is recorded as an act.
+    /// How often each request of an operator is recorded in the audit log.
     acts: BTreeMap<RequestId, u32>,
     unique: BTreeMap<Bytes, UniqueRecord>,
     /// The first results of what is done once, and until when rows of them expire.
@@ -104,9 +104,9 @@ impl Facts {
             let number = keys::number_of(&key).expect("a queue");
             facts.pools.insert(number, record(&value));
         }
-        for (_, value) in rows(store, Space::Lasting, Family::Act) {
-            let act: ActRecord = record(&value);
-            if act.kind != ActKind::Resume {
+        for (_, value) in rows(store, Space::Lasting, Family::Audit) {
+            let act: AuditRecord = record(&value);
+            if act.kind != AuditAction::Resume {
                 *facts.acts.entry(act.request_id).or_default() += 1;
             }
         }
@@ -445,8 +445,8 @@ impl RunFacts {
         })
     }
 
-    /// D5, and each act of the journal is recorded once, while acts are kept.
-    fn check_acts(&self, acts: &BTreeMap<RequestId, u32>, now: Time, retention: Duration) {
+    /// D5, and each operator's entry of a journal is recorded once, while audit entries are kept.
+    fn check_audit(&self, acts: &BTreeMap<RequestId, u32>, now: Time, retention: Duration) {
         let mut seen = BTreeMap::new();
         for entry in &self.entries {
             let Some(request_id) = entry.act() else { continue };
@@ -511,7 +511,7 @@ impl Invariants {
             self.check_change(&facts, now);
             self.check_batches(&facts, now, retention.0);
         }
-        let self_acts = facts.acts.clone();
+        let self_audit = facts.acts.clone();
         for id in self.started.keys() {
             assert!(facts.ids.contains_key(id), "R1: {id} was started");
         }
@@ -524,7 +524,7 @@ impl Invariants {
             );
         }
         for facts in facts.runs.values() {
-            facts.check_acts(&self_acts, now, retention.1);
+            facts.check_audit(&self_audit, now, retention.1);
         }
         for (no, number) in self.acknowledged.keys() {
             let resolved = facts.runs.get(no).is_some_and(|facts| {

@@ -44,9 +44,9 @@
 //! Those of unique keys (U) are in `unique.rs`, of work that is done once (E) in `once.rs`, of
 //! calls that are all or nothing (A) in `together.rs`, of batches (B) in `batch.rs`.
 
-mod act;
 mod admission;
 mod applied_request;
+mod audit_log;
 mod batch;
 pub mod clock;
 mod dead;
@@ -95,8 +95,8 @@ mod scenarios;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use self::act::Acts;
 use self::applied_request::AppliedRequests;
+use self::audit_log::AuditLog;
 use self::batch::Batches;
 use self::clock::{ClockAlert, EngineClock, MARK_LEAD, Reading};
 use self::expiry::Expiries;
@@ -152,8 +152,8 @@ pub struct Settings {
     pub disconnect_grace: Duration,
     /// Ended runs are kept for this long. Default 7 days.
     pub retention: Duration,
-    /// Dead letters about which nobody has decided are kept for this long, and so are acts; not
-    /// shorter than other ended runs. Default 30 days.
+    /// Dead letters about which nobody has decided are kept for this long, and so are audit
+    /// entries; not shorter than other ended runs. Default 30 days.
     pub dead_retention: Duration,
     /// A run becomes a dead letter when it has been queued for so long, and no worker that knows
     /// its workflow was connected while others served its queue. Default 10 min.
@@ -259,8 +259,8 @@ pub enum Input {
         /// Its entries as stored.
         entries: Vec<Bytes>,
     },
-    /// An answer to [`Read::Acts`](output::Read::Acts).
-    ActsLoaded {
+    /// An answer to [`Read::Audit`](output::Read::Audit).
+    AuditLoaded {
         /// When each was done, and its number, in order.
         rows: Vec<(Time, u64)>,
         /// Whether there are no more behind them.
@@ -389,7 +389,7 @@ pub struct Core {
     /// First run number of each generation.
     generations: BTreeMap<RunNo, u32>,
     cleaner: Cleaner,
-    acts: Acts,
+    audit: AuditLog,
     unknown: Unknown,
     /// What workers can take for which parked runs have been looked through, since one was parked
     /// that none of them takes.
@@ -467,7 +467,7 @@ impl Core {
             Input::GenerationLoaded { generation, rows, end } => {
                 self.generation_loaded(generation, rows, end, out)
             }
-            Input::ActsLoaded { rows, end } => self.acts_loaded(rows, end, out),
+            Input::AuditLoaded { rows, end } => self.audit_loaded(rows, end, out),
             Input::RunCopied { run, entries } => self.run_copied(run, &entries, out),
             Input::CleaningFailed { generation, what } => {
                 self.cleaning_failed(generation, what, out)
@@ -519,7 +519,7 @@ impl Core {
             let (heads, rest) = self.heads();
             let time = if held { self.mark.time } else { self.now().after(MARK_LEAD) };
             self.mark =
-                Mark { time, heads, timers: self.timers.cursor(), rest, acts: self.acts.cursor };
+                Mark { time, heads, timers: self.timers.cursor(), rest, audit: self.audit.cursor };
             out.put(Space::Lasting, keys::mark(), self.mark.to_bytes());
         }
     }
@@ -654,7 +654,7 @@ impl Core {
         self.fire_schedules(out);
         self.clean(out);
         self.look_for_unknown(out);
-        self.forget_acts(out);
+        self.forget_audit(out);
         self.expire(out);
     }
 

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::act::Acts;
 use super::admission::Admission;
 use super::applied_request::AppliedRequests;
+use super::audit_log::AuditLog;
 use super::batch::Batches;
 use super::clock::{EngineClock, MARK_AHEAD_MAX, Reading};
 use super::expiry::Expiries;
@@ -119,7 +119,7 @@ impl Core {
             heads: Vec::new(),
             timers: Time(0),
             rest: 0,
-            acts: Time(0),
+            audit: Time(0),
         });
         let wall = reading.wall;
         if mark.time > wall.after(MARK_AHEAD_MAX) && !settings.accept_clock {
@@ -179,7 +179,7 @@ impl Core {
                 .map(|(generation, first)| (*first, *generation))
                 .collect(),
             cleaner: Cleaner::open(&opened.generations, opened.spaces),
-            acts: Acts::open(if is_new { clock_now } else { mark.acts }),
+            audit: AuditLog::open(if is_new { clock_now } else { mark.audit }),
             unknown: Unknown::default(),
             abilities_seen: BTreeSet::new(),
             returning: Vec::new(),

@@ -285,8 +285,8 @@ pub enum Read {
         /// How many.
         limit: usize,
     },
-    /// The oldest acts of operators.
-    Acts {
+    /// The oldest entries of the audit log.
+    Audit {
         /// From this instant.
         from: Time,
         /// How many.

@@ -169,7 +169,7 @@ impl Core {
         }
     }
 
-    /// For how long dead letters and acts are kept.
+    /// For how long dead letters and audit entries are kept.
     pub(super) fn dead_retention(&self) -> Duration {
         self.settings.dead_retention.max(self.settings.retention)
     }

@@ -805,9 +805,9 @@ impl Scene {
                     self.run_text(run)
                 )
             }
-            Family::Act => {
-                let (time, _) = keys::act_of(key).unwrap();
-                format!("act {}", at(time))
+            Family::Audit => {
+                let (time, _) = keys::audit_of(key).unwrap();
+                format!("audit {}", at(time))
             }
             Family::Queued => {
                 let queue = u32::from_be_bytes(key[3..7].try_into().unwrap());
@@ -906,8 +906,8 @@ impl Scene {
                     format!(" class={class}")
                 }
             }
-            Family::Act => {
-                let act = keys::ActRecord::of_bytes(value).unwrap();
+            Family::Audit => {
+                let act = keys::AuditRecord::of_bytes(value).unwrap();
                 let run = act.run.map_or(String::new(), run_name);
                 format!(" {} {run} by={}: {}", act.kind, act.principal, act.detail)
             }

@@ -13,7 +13,7 @@ use super::queue::QueuedItem;
 use super::run::{Run, RunImage};
 use crate::canary::canary;
 use crate::keys::{self, Record, StoppedRecord};
-use crate::model::dead::ActKind;
+use crate::model::dead::AuditAction;
 use crate::model::entry::{CancelRequested, Cancelled, Entry};
 use crate::model::id::{RunNo, SessionId};
 use crate::model::request::{Caller, HasEnded, Refusal};
@@ -135,7 +135,7 @@ impl Core {
 
     pub(super) fn record_resume(&mut self, run: &Run, caller: &Caller, out: &mut Output) {
         let subject = (Some(run.id), run.name.clone().unwrap_or_default());
-        self.record_act(caller, ActKind::Resume, subject, String::new(), out);
+        self.record_audit(caller, AuditAction::Resume, subject, String::new(), out);
     }
 
     /// A parked or paused run goes back into its queue: asked for by somebody, or to be tried on

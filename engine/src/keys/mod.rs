@@ -19,7 +19,7 @@
 //! | 11 | moved | lasting | run number | [`MovedRecord`] | when a run outlives its generation |
 //! | 12 | mark | lasting | – | [`Mark`] | about once a second |
 //! | 13 | pool | lasting | queue number | [`PoolRecord`] | with every batch that moves runs of the queue |
-//! | 15 | act | lasting | done at, number | [`ActRecord`] | with each act of an operator |
+//! | 15 | audit | lasting | done at, number | [`AuditRecord`] | with each action of an operator |
 //! | 19 | unique | lasting | namespace, key's hash | [`UniqueRecord`](unique::UniqueRecord) | at a start with a unique key |
 //! | 20 | once | lasting | namespace, key's hash | [`OnceRecord`](once::OnceRecord) | with the first result for a once key |
 //! | 21 | batch | lasting | slot | [`BatchRecord`](batch::BatchRecord) | with every batch that starts or ends runs of it |
@@ -44,7 +44,7 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::model::dead::ActKind;
+use crate::model::dead::AuditAction;
 use crate::model::id::{Namespace, ProcessInstance, RequestId, RunId, RunNo, Token};
 use crate::model::queue::QueueSettings;
 use crate::model::run::RunState;
@@ -93,7 +93,7 @@ pub enum Family {
     /// What each queue counts, and what is left of its rate limit.
     Pool = 13,
     /// What operators did.
-    Act = 15,
+    Audit = 15,
     /// Who holds a unique key.
     Unique = 19,
     /// The first results of work that is done once.
@@ -130,7 +130,7 @@ impl Family {
         Self::Moved,
         Self::Mark,
         Self::Pool,
-        Self::Act,
+        Self::Audit,
         Self::Unique,
         Self::Once,
         Self::Batch,
@@ -285,12 +285,12 @@ pub fn moved(run: RunNo) -> Bytes {
 }
 
 /// Where an act is.
-pub fn act(at: Time, number: u64) -> Bytes {
-    KeyBuilder::new(Family::Act).part(&at.0.to_be_bytes()).part(&number.to_be_bytes()).done()
+pub fn audit(at: Time, number: u64) -> Bytes {
+    KeyBuilder::new(Family::Audit).part(&at.0.to_be_bytes()).part(&number.to_be_bytes()).done()
 }
 
 /// The instant and the number in the key of an act.
-pub fn act_of(key: &[u8]) -> Option<(Time, u64)> {
+pub fn audit_of(key: &[u8]) -> Option<(Time, u64)> {
     time_and_run_of(key).map(|(at, number)| (at, number.0))
 }
 
@@ -410,13 +410,13 @@ records! {
     }
 
     /// What an operator did.
-    ActRecord {
+    AuditRecord {
         /// Whose runs or queues.
         namespace: Namespace,
         /// Who.
         principal: String,
         /// What.
-        kind: ActKind,
+        kind: AuditAction,
         /// On which run, if on one.
         run: Option<RunId>,
         /// On what else, by its name, or the run's name.
@@ -524,7 +524,7 @@ records! {
         rest: u64,
         /// No act before this instant.
         #[serde(default)]
-        acts: Time,
+        audit: Time,
     }
 
     /// A schedule.
@@ -567,8 +567,8 @@ mod tests {
         assert_eq!(hex(&timer(Time(5), RunNo(6))), "00000800000000000000050000000000000006");
         assert_eq!(hex(&schedule(7)), "00001100000007");
         assert_eq!(hex(&schedule_state(7)), "00001200000007");
-        assert_eq!(hex(&act(Time(5), 6)), "00000f00000000000000050000000000000006");
-        assert_eq!(act_of(&act(Time(5), 6)), Some((Time(5), 6)));
+        assert_eq!(hex(&audit(Time(5), 6)), "00000f00000000000000050000000000000006");
+        assert_eq!(audit_of(&audit(Time(5), 6)), Some((Time(5), 6)));
         assert_eq!(hex(&journal::row(RunNo(1), 2, 3)), "0000090000000000000001000000020003");
     }
 
@@ -613,22 +613,22 @@ mod tests {
     }
 
     #[test]
-    fn golden_records_of_dead_letters_and_acts() {
+    fn golden_records_of_dead_letters_and_audit_entries() {
         let dead = DeadRecord { workflow: "w".into(), class: "c".into(), queue: "q".into() };
         assert_eq!(hex(&dead.to_bytes()), "93a177a163a171");
         let old = DeadRecord::of_bytes(&[0x92, 0xa1, b'w', 0xa1, b'c']).unwrap();
         assert_eq!(old.queue, "");
-        let act = ActRecord {
+        let audit = AuditRecord {
             namespace: Namespace(1),
             principal: "ops".into(),
-            kind: ActKind::Redrive,
+            kind: AuditAction::Redrive,
             run: Some(RunId(2)),
             subject: "n".into(),
             detail: String::new(),
             request_id: RequestId(3),
         };
         assert_eq!(
-            hex(&act.to_bytes()),
+            hex(&audit.to_bytes()),
             "9701a36f707302c41000000000000000000000000000000002a16ea0c41000000000000000000000000000000003"
         );
     }

@@ -73,7 +73,7 @@ pub struct DeadLetter {
 /// What an operator did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "u8", try_from = "u8")]
-pub enum ActKind {
+pub enum AuditAction {
     /// Gave a dead letter another input.
     Edit,
     /// Sent a dead letter back to work.
@@ -86,7 +86,7 @@ pub enum ActKind {
     Cancel,
 }
 
-impl ActKind {
+impl AuditAction {
     /// All of them.
     pub const ALL: [Self; 5] =
         [Self::Edit, Self::Redrive, Self::Discard, Self::Resume, Self::Cancel];
@@ -103,44 +103,44 @@ impl ActKind {
     }
 }
 
-impl std::fmt::Display for ActKind {
+impl std::fmt::Display for AuditAction {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(self.word())
     }
 }
 
-impl From<ActKind> for u8 {
-    fn from(kind: ActKind) -> Self {
+impl From<AuditAction> for u8 {
+    fn from(kind: AuditAction) -> Self {
         match kind {
-            ActKind::Edit => 1,
-            ActKind::Redrive => 2,
-            ActKind::Discard => 3,
-            ActKind::Resume => 4,
-            ActKind::Cancel => 5,
+            AuditAction::Edit => 1,
+            AuditAction::Redrive => 2,
+            AuditAction::Discard => 3,
+            AuditAction::Resume => 4,
+            AuditAction::Cancel => 5,
         }
     }
 }
 
-impl TryFrom<u8> for ActKind {
+impl TryFrom<u8> for AuditAction {
     type Error = String;
 
     fn try_from(number: u8) -> Result<Self, String> {
         Self::ALL
             .into_iter()
             .find(|kind| u8::from(*kind) == number)
-            .ok_or_else(|| format!("act {number} is not known to this version"))
+            .ok_or_else(|| format!("audit action {number} is not known to this version"))
     }
 }
 
-/// An operator's recorded deed.
+/// An entry of the audit log: what an operator did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Act {
+pub struct AuditEntry {
     /// When.
     pub at: Time,
     /// Who.
     pub principal: String,
     /// What.
-    pub kind: ActKind,
+    pub action: AuditAction,
     /// On which run, if on one.
     pub run: Option<RunId>,
     /// On what else, by its name (a queue, say), or the run's name.
@@ -149,12 +149,12 @@ pub struct Act {
     pub detail: String,
 }
 
-/// Where a page of acts ended. The next one goes on behind it.
+/// Where a page of the audit log ended. The next one goes on behind it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct ActCursor {
+pub struct AuditCursor {
     /// When the last one was done.
     pub at: Time,
-    /// Its number among all acts.
+    /// Its number among all entries.
     pub number: u64,
 }
 
@@ -242,11 +242,11 @@ mod tests {
     }
 
     #[test]
-    fn acts_keep_their_numbers() {
-        for (number, kind) in (1..).zip(ActKind::ALL) {
+    fn audit_actions_keep_their_numbers() {
+        for (number, kind) in (1..).zip(AuditAction::ALL) {
             assert_eq!(u8::from(kind), number);
-            assert_eq!(ActKind::try_from(number), Ok(kind));
+            assert_eq!(AuditAction::try_from(number), Ok(kind));
         }
-        assert!(ActKind::try_from(99).is_err());
+        assert!(AuditAction::try_from(99).is_err());
     }
 }

@@ -418,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn golden_bytes_of_the_acts() {
+    fn golden_bytes_of_the_audit_entries() {
         let (at, principal, request_id) = (Time(1_000), "ops".to_owned(), RequestId(7));
         let hex = |entry: Entry| -> String {
             entry.encode().iter().map(|b| format!("{b:02x}")).collect()

@@ -15,7 +15,7 @@ use crate::keys::journal::{self, Joiner};
 use crate::keys::once::OnceRecord;
 use crate::keys::unique::UniqueRecord;
 use crate::keys::{
-    ActRecord, DeadRecord, Family, GenerationRecord, IndexRecord, LeaseRecord, Mark, MovedRecord,
+    AuditRecord, DeadRecord, Family, GenerationRecord, IndexRecord, LeaseRecord, Mark, MovedRecord,
     PoolRecord, QueueRecord, QueuedRecord, Record, ScheduleRecord, ScheduleState, StoppedRecord,
     Tally, TimerRecord,
 };
@@ -150,7 +150,7 @@ fn decode(family: Family, row: &Row) -> Result<String, String> {
         Family::Moved => text::<MovedRecord>(value),
         Family::Mark => text::<Mark>(value),
         Family::Pool => text::<PoolRecord>(value),
-        Family::Act => text::<ActRecord>(value),
+        Family::Audit => text::<AuditRecord>(value),
         Family::Schedule => text::<ScheduleRecord>(value),
         Family::ScheduleState => text::<ScheduleState>(value),
         Family::Journal => Ok(String::new()),

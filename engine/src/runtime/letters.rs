@@ -1,4 +1,4 @@
-//! Pages of dead letters and of acts, read from the store beside the core.
+//! Pages of dead letters and of the audit log, read from the store beside the core.
 //!
 //! Both are listed by time, newest first, behind the last row of the page before: what comes
 //! meanwhile comes in front of it, so no page repeats or leaves out a row. What does not fit a
@@ -9,8 +9,8 @@ use stepwell_storage::{Row, Scan, Space};
 
 use super::query::{View, damaged};
 use crate::core::run::RunImage;
-use crate::keys::{self, ActRecord, DeadRecord, Family, Record};
-use crate::model::dead::{Act, ActCursor, DeadCursor, DeadFilter, DeadLetter};
+use crate::keys::{self, AuditRecord, DeadRecord, Family, Record};
+use crate::model::dead::{AuditCursor, AuditEntry, DeadCursor, DeadFilter, DeadLetter};
 use crate::model::entry::Entry;
 use crate::model::failure::is_class;
 use crate::model::id::{ProcessInstance, RunNo};
@@ -19,7 +19,7 @@ use crate::model::request::Refusal;
 use crate::model::run::Outcome;
 use crate::model::time::Time;
 use crate::reading::{self, Unreadable};
-use crate::wire::message::{ActsReply, AskActs, AskLetters, LettersReply, Message};
+use crate::wire::message::{AskAudit, AskLetters, AuditReply, LettersReply, Message};
 
 /// Rows looked at for one page at most; the answer says where to go on.
 const LOOK_MAX: usize = 2_000;
@@ -182,47 +182,47 @@ async fn worker_of(view: &View, image: &RunImage) -> Result<(ProcessInstance, St
     })
 }
 
-pub(super) async fn acts(view: &View, ask: &AskActs) -> Result<Message, Refusal> {
+pub(super) async fn audit(view: &View, ask: &AskAudit) -> Result<Message, Refusal> {
     let limit = ask.limit.clamp(1, PAGE_ROWS_MAX) as usize;
-    let family = keys::family(Family::Act);
+    let family = keys::family(Family::Audit);
     let end = keys::end_of(&family);
     let mut scan = Backwards {
-        to: ask.behind.map_or(end, |at| keys::act(at.at, at.number)),
-        from: keys::act(view.acts_from(), 0).max(family),
+        to: ask.behind.map_or(end, |at| keys::audit(at.at, at.number)),
+        from: keys::audit(view.audit_from(), 0).max(family),
         looked: 0,
     };
-    let (mut acts, mut last) = (Vec::new(), None);
+    let (mut entries, mut last) = (Vec::new(), None);
     'pages: loop {
         let rows = scan.next(view).await?;
         if rows.is_empty() {
             break;
         }
         for row in &rows {
-            let Some((at, number)) = keys::act_of(&row.key) else {
+            let Some((at, number)) = keys::audit_of(&row.key) else {
                 continue;
             };
-            if acts.len() >= limit {
+            if entries.len() >= limit {
                 break 'pages;
             }
-            last = Some(ActCursor { at, number });
-            let record = ActRecord::of_bytes(&row.value).map_err(Unreadable::from);
-            let wanted = |record: &ActRecord| {
+            last = Some(AuditCursor { at, number });
+            let record = AuditRecord::of_bytes(&row.value).map_err(Unreadable::from);
+            let wanted = |record: &AuditRecord| {
                 let of_run = ask.run.is_none() || record.run == ask.run;
                 of_run && record.namespace == ask.caller.namespace
             };
             let record = listed(record, format_args!("act {number}"))?.filter(wanted);
-            acts.extend(record.map(|record| act(at, record)));
+            entries.extend(record.map(|record| act(at, record)));
         }
     }
-    let next = last.filter(|_| acts.len() >= limit || scan.has_more());
-    Ok(ActsReply { call_number: ask.call_number, acts, next }.into())
+    let next = last.filter(|_| entries.len() >= limit || scan.has_more());
+    Ok(AuditReply { call_number: ask.call_number, entries, next }.into())
 }
 
-fn act(at: Time, record: ActRecord) -> Act {
-    Act {
+fn act(at: Time, record: AuditRecord) -> AuditEntry {
+    AuditEntry {
         at,
         principal: record.principal,
-        kind: record.kind,
+        action: record.kind,
         run: record.run,
         subject: record.subject,
         detail: record.detail,

@@ -20,7 +20,7 @@ use crate::model::time::Time;
 use crate::reading::{self, Unreadable};
 use crate::wire::frame::JOURNAL_FRAME_BYTES;
 use crate::wire::message::{
-    AskActs, AskDead, AskJournal, AskLetters, AskList, AskStats, JournalReply, ListReply, Message,
+    AskAudit, AskDead, AskJournal, AskLetters, AskList, AskStats, JournalReply, ListReply, Message,
     RefusedReply, StatsReply,
 };
 
@@ -34,7 +34,7 @@ pub(super) struct View {
     newest: RunNo,
     births: Box<dyn Fn(RunNo) -> (u32, bool) + Send + Sync>,
     stats: Stats,
-    acts_from: Time,
+    audit_from: Time,
 }
 
 impl View {
@@ -46,15 +46,22 @@ impl View {
         (self.births)(no)
     }
 
-    /// No act is stored before this instant.
-    pub(super) fn acts_from(&self) -> Time {
-        self.acts_from
+    /// No entry is stored before this instant.
+    pub(super) fn audit_from(&self) -> Time {
+        self.audit_from
     }
 
     pub(super) fn of(core: &Core, store: Arc<dyn Store>, stats: Stats, _now: Reading) -> Self {
         let births = core.births();
         let (leased, newest) = (core.leased_runs(), core.newest_run());
-        Self { store, leased, newest, births: Box::new(births), stats, acts_from: core.acts_from() }
+        Self {
+            store,
+            leased,
+            newest,
+            births: Box::new(births),
+            stats,
+            audit_from: core.audit_from(),
+        }
     }
 
     async fn summary_of(&self, no: RunNo) -> Result<Option<(Namespace, RunSummary)>, Unreadable> {
@@ -82,7 +89,7 @@ pub(super) enum Query {
     Dead(AskDead),
     Stats(AskStats),
     Letters(AskLetters),
-    Acts(AskActs),
+    Audit(AskAudit),
 }
 
 impl Query {
@@ -94,7 +101,7 @@ impl Query {
             Message::AskDead(ask) => Ok(Self::Dead(ask)),
             Message::AskStats(ask) => Ok(Self::Stats(ask)),
             Message::AskLetters(ask) => Ok(Self::Letters(ask)),
-            Message::AskActs(ask) => Ok(Self::Acts(ask)),
+            Message::AskAudit(ask) => Ok(Self::Audit(ask)),
             other => Err(Box::new(other)),
         }
     }
@@ -112,7 +119,7 @@ impl Query {
             ),
             Self::Stats(ask) => (ask.call_number, Ok(stats(view, ask.call_number))),
             Self::Letters(ask) => (ask.call_number, letters::letters(view, &ask).await),
-            Self::Acts(ask) => (ask.call_number, letters::acts(view, &ask).await),
+            Self::Audit(ask) => (ask.call_number, letters::audit(view, &ask).await),
         };
         answer.unwrap_or_else(|reason| RefusedReply { call_number, reason }.into())
     }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::model::batch::BatchSummary;
-use crate::model::dead::{Act, ActCursor, DeadCursor, DeadFilter, DeadLetter};
+use crate::model::dead::{AuditCursor, AuditEntry, DeadCursor, DeadFilter, DeadLetter};
 use crate::model::entry::{FunctionEnd, Place};
 use crate::model::failure::Failure;
 use crate::model::id::{CommandIndex, OnceKey, ProcessInstance, RunId, RunNo, SessionId, Token};
@@ -484,7 +484,7 @@ messages! {
         reason: String,
     },
     /// Client to engine: a page of what operators did, newest first.
-    94 => AskActs {
+    94 => AskAudit {
         /// The call number, unique on this connection.
         call_number: u64,
         /// Who asks.
@@ -492,7 +492,7 @@ messages! {
         /// Only what was done with this run.
         run: Option<RunId>,
         /// Behind this one.
-        behind: Option<ActCursor>,
+        behind: Option<AuditCursor>,
         /// At most this many.
         limit: u32,
     },
@@ -593,13 +593,13 @@ messages! {
         next: Option<DeadCursor>,
     },
     /// Engine to client.
-    98 => ActsReply {
+    98 => AuditReply {
         /// The number of the call that this answers.
         call_number: u64,
         /// The page.
-        acts: Vec<Act>,
+        entries: Vec<AuditEntry>,
         /// Where to go on, if there may be more.
-        next: Option<ActCursor>,
+        next: Option<AuditCursor>,
     },
     /// Client to engine: add runs to a batch, which is opened if there is none of this name.
     110 => StartBatch {

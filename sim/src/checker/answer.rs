@@ -29,7 +29,7 @@ enum Asked {
     /// Something of a queue or a schedule.
     OperatorRequest(RequestId),
     Cancel(RunId),
-    Act(RunId, RequestId),
+    Operate(RunId, RequestId),
     Outcome(RunId),
 }
 
@@ -44,9 +44,9 @@ impl Requests {
             Message::ResumeSchedule(m) => (m.call_number, operator_request(&m.caller)),
             Message::RemoveSchedule(m) => (m.call_number, operator_request(&m.caller)),
             Message::Cancel(m) => (m.call_number, Asked::Cancel(m.id)),
-            Message::Redrive(m) => (m.call_number, Asked::Act(m.id, m.caller.request_id)),
-            Message::EditInput(m) => (m.call_number, Asked::Act(m.id, m.caller.request_id)),
-            Message::Discard(m) => (m.call_number, Asked::Act(m.id, m.caller.request_id)),
+            Message::Redrive(m) => (m.call_number, Asked::Operate(m.id, m.caller.request_id)),
+            Message::EditInput(m) => (m.call_number, Asked::Operate(m.id, m.caller.request_id)),
+            Message::Discard(m) => (m.call_number, Asked::Operate(m.id, m.caller.request_id)),
             Message::AskOutcome(m) => (m.call_number, Asked::Outcome(m.id)),
             _ => return,
         };
@@ -80,7 +80,7 @@ impl Requests {
                 let is_asked = |entry: &Entry| matches!(entry, Entry::CancelRequested(_));
                 run.entries.iter().any(is_asked)
             }),
-            (Asked::Act(run, request_id), None) => {
+            (Asked::Operate(run, request_id), None) => {
                 holds(run, &|run| run.entries.iter().any(|entry| entry.act() == Some(request_id)))
             }
             (Asked::Outcome(_), Some(Outcome::OutcomePending(_))) => true,

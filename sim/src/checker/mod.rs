@@ -63,7 +63,7 @@ pub(crate) struct Court {
     fence: fence::Fence,
     attempts: attempt::Attempts,
     suspects: suspect::Suspects,
-    acts: redrive::Acts,
+    acts: redrive::Audit,
     patience: unknown::Patience,
     lines: line::Lines,
     pub(crate) limits: limit::Limits,

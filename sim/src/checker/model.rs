@@ -40,7 +40,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use stepwell::model::dead::ActKind;
+use stepwell::model::dead::AuditAction;
 use stepwell::model::entry::Entry;
 use stepwell::model::id::{RequestId, RunId};
 use stepwell::model::payload::Payload;
@@ -114,7 +114,7 @@ struct Held {
     asked: bool,
     entries: u32,
     /// What operators did: the entry, the request id, and what.
-    acts: Vec<(u32, RequestId, ActKind)>,
+    acts: Vec<(u32, RequestId, AuditAction)>,
     /// How each life ended, and with which entry; the last one perhaps not.
     ends: Vec<Option<(u32, Outcome)>>,
 }
@@ -135,7 +135,7 @@ impl Held {
 
     /// Which life of the run it is after so many acts.
     fn life_after(&self, acts: u32) -> usize {
-        let redrive = |act: &&(u32, RequestId, ActKind)| act.2 == ActKind::Redrive;
+        let redrive = |act: &&(u32, RequestId, AuditAction)| act.2 == AuditAction::Redrive;
         let done = self.acts.iter().take(acts as usize);
         done.filter(redrive).count()
     }
@@ -146,13 +146,13 @@ impl Held {
 
     fn is_discarded_after(&self, acts: u32) -> bool {
         let last = acts.checked_sub(1).and_then(|at| self.acts.get(at as usize));
-        last.is_some_and(|act| act.2 == ActKind::Discard)
+        last.is_some_and(|act| act.2 == AuditAction::Discard)
     }
 
     /// How many entries its journal has when it has ended, after so many acts.
     fn entries_after(&self, acts: u32) -> u32 {
         let act = acts.checked_sub(1).and_then(|at| self.acts.get(at as usize));
-        match act.filter(|act| act.2 != ActKind::Redrive) {
+        match act.filter(|act| act.2 != AuditAction::Redrive) {
             Some((index, ..)) => index + 1,
             None => self.end_after(acts).map_or(self.entries, |(index, _)| index + 1),
         }
@@ -164,11 +164,11 @@ impl Held {
     }
 }
 
-fn acts_of(run: &DurableRun) -> Vec<(u32, RequestId, ActKind)> {
+fn acts_of(run: &DurableRun) -> Vec<(u32, RequestId, AuditAction)> {
     let act = |(index, entry): (u32, &Entry)| match entry {
-        Entry::Redriven(e) => Some((index, e.request_id, ActKind::Redrive)),
-        Entry::InputEdited(e) => Some((index, e.request_id, ActKind::Edit)),
-        Entry::Discarded(e) => Some((index, e.request_id, ActKind::Discard)),
+        Entry::Redriven(e) => Some((index, e.request_id, AuditAction::Redrive)),
+        Entry::InputEdited(e) => Some((index, e.request_id, AuditAction::Edit)),
+        Entry::Discarded(e) => Some((index, e.request_id, AuditAction::Discard)),
         _ => None,
     };
     (0..).zip(&run.entries).filter_map(act).collect()
@@ -287,7 +287,7 @@ impl History {
         let (index, _, kind) = held.acts[life.acts as usize];
         let acts = life.acts + 1;
         Some(match kind {
-            ActKind::Redrive => State::Live(Life { acts, entries: index + 1, ..life }),
+            AuditAction::Redrive => State::Live(Life { acts, entries: index + 1, ..life }),
             _ => State::Ended(Life { acts, ..life }),
         })
     }
@@ -367,7 +367,7 @@ impl History {
             (Asked::Cancel, State::Live(life)) if !life.asked => {
                 Some(State::Live(Life { asked: true, ..life }))
             }
-            (Asked::Act { request_id, .. }, State::Ended(life)) => self.act(*request_id, life),
+            (Asked::Operate { request_id, .. }, State::Ended(life)) => self.act(*request_id, life),
             _ => None,
         }
     }
@@ -404,7 +404,7 @@ impl History {
                     }
                 }
                 Refusal::NotDead(refusal) => {
-                    let Asked::Act { request_id, .. } = &call.asked else {
+                    let Asked::Operate { request_id, .. } = &call.asked else {
                         return None;
                     };
                     let acted = self.has_acted(*request_id, state.life()?);
@@ -418,7 +418,7 @@ impl History {
                 Refusal::WentOn(_) => ended(RunState::Dead),
                 refusal => is_at_fault(refusal).then_some(state),
             },
-            (Asked::Act { request_id, .. }, Answer::Done) => match state {
+            (Asked::Operate { request_id, .. }, Answer::Done) => match state {
                 _ if self.has_acted(*request_id, state.life()?) => Some(state),
                 State::Ended(life) => self.act(*request_id, life),
                 _ => None,

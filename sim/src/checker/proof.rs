@@ -18,7 +18,7 @@ use crate::durable::{Durable, DurableRun};
 use crate::host::late_run;
 use crate::ledger::Ledger;
 use crate::plan::{
-    ChainInput, Deed, Ill, Job, Limited, Order, Plan, Poison, Shared, Solo, TimedJob,
+    Behavior, ChainInput, Ill, Job, Limited, Order, Plan, Poison, Shared, Solo, TimedJob,
 };
 use crate::workload::{
     CALL, CHAIN, CHECKOUT, CLEANED, DECLINED, Dose, ERRAND, FOLLOW, Found, ITEM, ItemInput,
@@ -358,12 +358,12 @@ fn limited(no: RunNo, run: &DurableRun, ledger: &Ledger) -> Result<(), String> {
 }
 
 /// A worker that stood still may find the timeout passed together with the soft timeout.
-fn fits(deed: Deed, failure: &Failure) -> bool {
+fn fits(deed: Behavior, failure: &Failure) -> bool {
     let classes: &[&str] = match deed {
-        Deed::Fails => &[PLANNED],
-        Deed::ComesLater { .. } => &["retry after"],
-        Deed::Hangs => &["time limit"],
-        Deed::CleansUp { .. } => &[CLEANED, "time limit"],
+        Behavior::Fails => &[PLANNED],
+        Behavior::ComesLater { .. } => &["retry after"],
+        Behavior::Hangs => &["time limit"],
+        Behavior::CleansUp { .. } => &[CLEANED, "time limit"],
     };
     classes.contains(&failure.class.as_str())
 }

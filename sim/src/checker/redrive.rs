@@ -1,13 +1,14 @@
-//! **A redrive goes on where the run failed, and every act is done and recorded once.**
+//! **A redrive goes on where the run failed, and every action of an operator is done and recorded
+//! once.**
 //!
 //! Source: D1 to D5 of the core's dead letters, and `Client::redrive`: finished steps are kept, the
 //! failed one is tried again under its key; an edit counts from the next redrive on; what was
 //! discarded is not listed; a request takes effect once, however often it arrives; and what an
-//! operator was told is done is among the acts.
+//! operator was told is done is in the audit log.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use stepwell::model::dead::{ActKind, Superseded};
+use stepwell::model::dead::{AuditAction, Superseded};
 use stepwell::model::entry::Entry;
 use stepwell::model::id::{CommandIndex, RequestId, RunNo};
 use stepwell::model::run::RunState;
@@ -21,16 +22,16 @@ const AGAIN: &str = "a redrive runs no finished step again";
 const TRIES: &str = "a redrive tries again";
 const ONCE: &str = "a request takes effect once";
 const LIST: &str = "the dead letters are the dead runs";
-const ACTS: &str = "every act is recorded once";
+const ACTS: &str = "every action of an operator is recorded once";
 
-/// The acts of the batch at hand.
+/// The operators' actions of the batch at hand.
 #[derive(Default)]
-pub(super) struct Acts {
+pub(super) struct Audit {
     done: BTreeSet<(RunNo, RequestId)>,
     touched: bool,
 }
 
-impl Acts {
+impl Audit {
     pub(super) fn batch_begins(&mut self) {
         self.done.clear();
         self.touched = false;
@@ -69,7 +70,7 @@ impl Acts {
     pub(super) fn batch_ended(&self, durable: &Durable, bench: &mut Bench<'_>) {
         let mut recorded: BTreeMap<RequestId, u32> = BTreeMap::new();
         for act in durable.new_acts.values() {
-            if !matches!(act.kind, ActKind::Resume | ActKind::Cancel) {
+            if !matches!(act.kind, AuditAction::Resume | AuditAction::Cancel) {
                 *recorded.entry(act.request_id).or_default() += 1;
             }
         }
@@ -144,7 +145,7 @@ pub(super) fn at_the_end(durable: &Durable, told: &Told, bench: &mut Bench<'_>) 
         }
     }
     if let Some(acts) = &told.acts {
-        let held: Vec<(Time, ActKind)> =
+        let held: Vec<(Time, AuditAction)> =
             durable.acts.iter().rev().map(|((at, _), act)| (*at, act.kind)).collect();
         if *acts != held {
             bench.charge(ACTS, format!("the listing has {acts:?}, the store {held:?}"));

@@ -16,8 +16,10 @@ use stepwell::{Client, ClientError, QueueChange, RateLimit};
 
 use super::{SERVER, schedule, starts};
 use crate::event::What;
-use crate::plan::{Act, Job, Work};
-use crate::told::{Asked, CallNo, Deed, OutcomeTold, Progress, StartAnswer, StartTold, run_id};
+use crate::plan::{Job, PlannedAction, Work};
+use crate::told::{
+    Asked, AskedAction, CallNo, OutcomeTold, Progress, StartAnswer, StartTold, run_id,
+};
 use crate::world::{Host, World};
 
 /// How long a call may take.
@@ -250,15 +252,17 @@ async fn cancel(host: &Host, client: &Client, name: &str) {
 }
 
 /// The same request, until it is answered.
-async fn operate(host: &Host, client: &Client, name: &str, act: Act) {
+async fn operate(host: &Host, client: &Client, name: &str, act: PlannedAction) {
     let (request_id, id) = (client.new_request_id(), run_id(name));
     loop {
         let acknowledged = host.world.told().is_acknowledged(name);
         let call = host.begins_call(name, asks(request_id, &act));
         let answer = match &act {
-            Act::Redrive => client.redrive_as(request_id, id).await,
-            Act::Discard => client.discard_as(request_id, id, "the plan says so").await,
-            Act::Edit(input) => client.edit_input_as(request_id, id, encoded(input)).await,
+            PlannedAction::Redrive => client.redrive_as(request_id, id).await,
+            PlannedAction::Discard => client.discard_as(request_id, id, "the plan says so").await,
+            PlannedAction::Edit(input) => {
+                client.edit_input_as(request_id, id, encoded(input)).await
+            }
         };
         host.ends_call(call, &answer);
         match &answer {
@@ -280,13 +284,13 @@ async fn operate(host: &Host, client: &Client, name: &str, act: Act) {
     }
 }
 
-fn asks(request_id: RequestId, act: &Act) -> Asked {
-    let deed = match act {
-        Act::Redrive => Deed::Redrive,
-        Act::Discard => Deed::Discard,
-        Act::Edit(input) => Deed::Edit(encoded(input)),
+fn asks(request_id: RequestId, act: &PlannedAction) -> Asked {
+    let action = match act {
+        PlannedAction::Redrive => AskedAction::Redrive,
+        PlannedAction::Discard => AskedAction::Discard,
+        PlannedAction::Edit(input) => AskedAction::Edit(encoded(input)),
     };
-    Asked::Act { request_id, deed }
+    Asked::Operate { request_id, action }
 }
 
 fn encoded(input: &Value) -> Payload {
@@ -413,7 +417,7 @@ async fn audit(host: &Host, client: &Client) {
             break;
         }
     }
-    if let Err(error) = list_letters_and_acts(host, client).await {
+    if let Err(error) = list_letters_and_audit(host, client).await {
         let text = format!("the dead letters and acts are not listed: {error}");
         return host.world.told().wrong.push(text);
     }
@@ -425,7 +429,7 @@ async fn audit(host: &Host, client: &Client) {
     }
 }
 
-async fn list_letters_and_acts(host: &Host, client: &Client) -> Result<(), ClientError> {
+async fn list_letters_and_audit(host: &Host, client: &Client) -> Result<(), ClientError> {
     let (mut letters, mut behind) = (Vec::new(), None);
     loop {
         let all = DeadFilter::default();
@@ -438,8 +442,8 @@ async fn list_letters_and_acts(host: &Host, client: &Client) -> Result<(), Clien
     }
     let (mut acts, mut behind) = (Vec::new(), None);
     loop {
-        let (page, next) = client.acts(None, behind, PAGE).await?;
-        acts.extend(page.into_iter().map(|act| (act.at, act.kind)));
+        let (page, next) = client.audit(None, behind, PAGE).await?;
+        acts.extend(page.into_iter().map(|act| (act.at, act.action)));
         behind = next;
         if behind.is_none() {
             break;

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use stepwell::{QueueChange, Workflow};
 
-use super::poison::Act;
+use super::poison::PlannedAction;
 use super::schedule::Scheduled;
 use super::settings::Settings;
 use super::starts::Hold;
@@ -161,7 +161,7 @@ pub enum Job {
         /// The run's name.
         name: String,
         /// What.
-        act: Act,
+        act: PlannedAction,
     },
     /// Sets a schedule, again and again until it is answered.
     SetSchedule(Box<Scheduled>),
@@ -212,9 +212,9 @@ impl Job {
             Self::Gauges => ("gauges", Vec::new()),
             Self::Act { name, act } => {
                 let what = match act {
-                    Act::Redrive => "redrive",
-                    Act::Edit(_) => "edit",
-                    Act::Discard => "discard",
+                    PlannedAction::Redrive => "redrive",
+                    PlannedAction::Edit(_) => "edit",
+                    PlannedAction::Discard => "discard",
                 };
                 (what, vec![name.clone()])
             }

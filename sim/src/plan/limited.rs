@@ -13,7 +13,7 @@ const RETRIES: u32 = 14;
 
 /// What one attempt does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Deed {
+pub enum Behavior {
     /// Fails at once.
     Fails,
     /// Is told to come back later.
@@ -34,7 +34,7 @@ pub enum Deed {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limited {
     /// What the first attempts do. The next one calls the outside world.
-    pub deeds: Vec<Deed>,
+    pub deeds: Vec<Behavior>,
     /// Whether no retry is left after the last of them.
     pub dies: bool,
     /// The step's soft timeout, in milliseconds.
@@ -49,7 +49,7 @@ impl Limited {
     fn draw(draw: &mut Draw) -> Self {
         let hard_ms = draw.between(900, 1_500);
         let soft_ms = draw.between(150, hard_ms - 400);
-        let deeds: Vec<Deed> =
+        let deeds: Vec<Behavior> =
             (0..draw.between(1, 4)).map(|_| draw_deed(draw, hard_ms - soft_ms)).collect();
         let counted = deeds.iter().filter(|deed| deed.counts()).count() as u32;
         let dies = deeds.last().is_some_and(|deed| deed.counts()) && draw.chance(250);
@@ -65,19 +65,19 @@ impl Limited {
     }
 }
 
-impl Deed {
+impl Behavior {
     /// Whether it uses up a retry.
     pub fn counts(self) -> bool {
         !matches!(self, Self::ComesLater { .. })
     }
 }
 
-fn draw_deed(draw: &mut Draw, left_ms: u64) -> Deed {
+fn draw_deed(draw: &mut Draw, left_ms: u64) -> Behavior {
     match draw.between(0, 3) {
-        0 => Deed::Fails,
-        1 => Deed::ComesLater { after_ms: draw.between(1, 2_500) },
-        2 => Deed::Hangs,
-        _ => Deed::CleansUp { takes_ms: draw.between(1, left_ms / 3) },
+        0 => Behavior::Fails,
+        1 => Behavior::ComesLater { after_ms: draw.between(1, 2_500) },
+        2 => Behavior::Hangs,
+        _ => Behavior::CleansUp { takes_ms: draw.between(1, left_ms / 3) },
     }
 }
 

@@ -41,7 +41,7 @@ pub struct Poison {
 
 /// What an operator does with a dead letter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub enum Act {
+pub enum PlannedAction {
     /// Sends it back to work.
     Redrive,
     /// Gives it another input, as JSON.
@@ -63,7 +63,7 @@ pub(super) fn draw_all(seed: u64, settings: &Settings) -> Vec<TimedJob> {
     for _ in 0..draw.between(0, 3) {
         let name = format!("run-{}", draw.between(0, 12));
         let at_ms = draw.between(1_000, settings.faults_end_ms + 2_000);
-        let act = if draw.chance(800) { Act::Redrive } else { Act::Discard };
+        let act = if draw.chance(800) { PlannedAction::Redrive } else { PlannedAction::Discard };
         push(&mut jobs, draw, settings, at_ms, Job::Act { name, act });
     }
     jobs
@@ -123,9 +123,9 @@ fn draw_run(run: u64, draw: &mut Draw, settings: &Settings, jobs: &mut Vec<Timed
     for _ in 0..draw.between(0, 4) {
         act_at += draw.between(300, 4_000);
         let act = match draw.between(0, 9) {
-            0..=5 => Act::Redrive,
-            6..=8 => Act::Edit(other.clone()),
-            _ => Act::Discard,
+            0..=5 => PlannedAction::Redrive,
+            6..=8 => PlannedAction::Edit(other.clone()),
+            _ => PlannedAction::Discard,
         };
         let name = name.clone();
         push(jobs, draw, settings, act_at, Job::Act { name, act });

@@ -8,7 +8,7 @@ use serde_json::Value;
 use stepwell::Unique;
 
 use super::job::{ChainInput, Job, TimedJob, Work};
-use super::poison::Act;
+use super::poison::PlannedAction;
 use super::settings::Settings;
 use crate::draw::Draw;
 use crate::workload::{CHAIN, ITEM, ItemInput};
@@ -112,10 +112,10 @@ fn draw_unique_items(draw: &mut Draw, settings: &Settings, jobs: &mut Vec<TimedJ
             doomed: draw.chance(700),
         };
         let cured = ItemInput { doomed: false, ..input.clone() };
-        let cured = Act::Edit(Work::of(ITEM, &cured).input);
+        let cured = PlannedAction::Edit(Work::of(ITEM, &cured).input);
         let (name, work) = (format!("unique-item-{n}"), Work::of(ITEM, &input));
         let at_ms = begin + draw.between(0, 4_000);
-        let acts = [Act::Redrive, Act::Redrive, cured];
+        let acts = [PlannedAction::Redrive, PlannedAction::Redrive, cured];
         let start =
             Job::StartUnique { name: name.clone(), key: "key-of-items".to_owned(), hold, work };
         let mut push = |draw: &mut Draw, at_ms, job| {
@@ -230,9 +230,9 @@ fn draw_redrives(
         for _ in 0..draw.between(1, 4) {
             act_at += draw.between(100, 1_500);
             let act = match draw.between(0, 9) {
-                0..=5 => Act::Redrive,
-                6..=8 => Act::Edit(cured.clone()),
-                _ => Act::Discard,
+                0..=5 => PlannedAction::Redrive,
+                6..=8 => PlannedAction::Edit(cured.clone()),
+                _ => PlannedAction::Discard,
             };
             let name = name.clone();
             jobs.push(TimedJob {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use stepwell::{Ctx, Failure, Step};
 
 use crate::outside::Outside;
-use crate::plan::{Deed, Limited};
+use crate::plan::{Behavior, Limited};
 
 /// The class of an attempt that was planned to fail.
 pub(crate) const PLANNED: &str = "planned";
@@ -26,7 +26,7 @@ pub(super) async fn limited(ctx: Ctx, input: Limited, outside: Outside) -> Resul
 async fn attempt(
     outside: Outside,
     step: Step,
-    deeds: &[Deed],
+    deeds: &[Behavior],
     (soft, hard): (Duration, Duration),
 ) -> Result<u64, Failure> {
     let nth = step.attempt() as usize;
@@ -34,16 +34,16 @@ async fn attempt(
         return super::call(outside, step, "limited".to_owned(), hard).await;
     };
     // The others do not listen.
-    let soft = matches!(deed, Deed::CleansUp { .. }).then_some(soft);
+    let soft = matches!(deed, Behavior::CleansUp { .. }).then_some(soft);
     let mut watch = outside.watches(&step, soft, hard);
     match *deed {
-        Deed::Fails => Err(Failure::retryable("so it was planned").class(PLANNED)),
-        Deed::ComesLater { after_ms } => {
+        Behavior::Fails => Err(Failure::retryable("so it was planned").class(PLANNED)),
+        Behavior::ComesLater { after_ms } => {
             let after = Duration::from_millis(after_ms);
             Err(Failure::retry_after(after, "come back later"))
         }
-        Deed::Hangs => std::future::pending().await,
-        Deed::CleansUp { takes_ms } => {
+        Behavior::Hangs => std::future::pending().await,
+        Behavior::CleansUp { takes_ms } => {
             let Err(passed) =
                 step.until_soft_timeout(std::future::pending::<std::convert::Infallible>()).await;
             watch.told();

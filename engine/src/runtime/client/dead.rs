@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::{Client, ClientError, misfit};
-use crate::model::dead::{Act, ActCursor, DeadCursor, DeadFilter, DeadLetter};
+use crate::model::dead::{AuditCursor, AuditEntry, DeadCursor, DeadFilter, DeadLetter};
 use crate::model::id::{RequestId, RunId};
 use crate::model::payload::Payload;
 use crate::model::request::Caller;
-use crate::wire::message::{AskActs, AskLetters, Discard, EditInput, Message, Redrive};
+use crate::wire::message::{AskAudit, AskLetters, Discard, EditInput, Message, Redrive};
 
 /// Dead letters asked for at once.
 const PAGE: u32 = 200;
@@ -164,17 +164,17 @@ impl Client {
         }
     }
 
-    /// A page of what operators did, newest first, and where to go on, if there may be more.
-    pub async fn acts(
+    /// A page of the audit log, newest first, and where to go on, if there may be more.
+    pub async fn audit(
         &self,
         run: Option<RunId>,
-        behind: Option<ActCursor>,
+        behind: Option<AuditCursor>,
         limit: u32,
-    ) -> Result<(Vec<Act>, Option<ActCursor>), ClientError> {
+    ) -> Result<(Vec<AuditEntry>, Option<AuditCursor>), ClientError> {
         let caller = self.calls();
-        let ask = |call_number| AskActs { call_number, caller, run, behind, limit }.into();
+        let ask = |call_number| AskAudit { call_number, caller, run, behind, limit }.into();
         match self.call(ask).await? {
-            Message::ActsReply(reply) => Ok((reply.acts, reply.next)),
+            Message::AuditReply(reply) => Ok((reply.entries, reply.next)),
             other => Err(misfit(&other)),
         }
     }

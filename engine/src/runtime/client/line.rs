@@ -201,7 +201,7 @@ fn request_of(message: &Message) -> Option<u64> {
         Message::QueuesReply(reply) => reply.call_number,
         Message::RefusedReply(reply) => reply.call_number,
         Message::LettersReply(reply) => reply.call_number,
-        Message::ActsReply(reply) => reply.call_number,
+        Message::AuditReply(reply) => reply.call_number,
         Message::BatchReply(reply) => reply.call_number,
         Message::ScheduleReply(reply) => reply.call_number,
         Message::SchedulesReply(reply) => reply.call_number,

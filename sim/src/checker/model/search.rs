@@ -103,7 +103,7 @@ impl History {
 }
 
 fn may_act_unseen(call: &Call) -> bool {
-    let acts = matches!(call.asked, Asked::Start { .. } | Asked::Cancel | Asked::Act { .. });
+    let acts = matches!(call.asked, Asked::Start { .. } | Asked::Cancel | Asked::Operate { .. });
     acts && !matches!(&call.answer, Answer::Refused(refusal) if is_at_fault(refusal))
 }
 

@@ -7,7 +7,7 @@ use stepwell::model::run::Outcome;
 use twox_hash::XxHash3_64;
 
 use super::search::{self, Verdict, answered_at};
-use crate::told::Deed;
+use crate::told::AskedAction;
 
 use super::{Answer, Asked, Call, Held, History, Life, State};
 
@@ -80,7 +80,7 @@ impl History {
         while at < short.calls.len() {
             let call = &short.calls[at];
             let question =
-                !matches!(call.asked, Asked::Start { .. } | Asked::Cancel | Asked::Act { .. });
+                !matches!(call.asked, Asked::Start { .. } | Asked::Cancel | Asked::Operate { .. });
             let mut fewer = short.clone();
             fewer.calls.remove(at);
             if call.answer == Answer::NotAsked || (question && fewer.fails(cut)) {
@@ -148,10 +148,10 @@ fn asked(asked: &Asked) -> String {
         Asked::Outcome { waits: true } => "outcome, once it has ended".to_owned(),
         Asked::Outcome { waits: false } => "outcome, now".to_owned(),
         Asked::Status => "status".to_owned(),
-        Asked::Act { request_id, deed } => match deed {
-            Deed::Redrive => format!("redrive ({request_id})"),
-            Deed::Edit(input) => format!("edit {} ({request_id})", brief(input)),
-            Deed::Discard => format!("discard ({request_id})"),
+        Asked::Operate { request_id, action } => match action {
+            AskedAction::Redrive => format!("redrive ({request_id})"),
+            AskedAction::Edit(input) => format!("edit {} ({request_id})", brief(input)),
+            AskedAction::Discard => format!("discard ({request_id})"),
         },
     }
 }

@@ -13,7 +13,7 @@ use stepwell::model::run::{
 use stepwell::model::time::Time;
 
 use super::*;
-use crate::told::{Deed, Moment};
+use crate::told::{AskedAction, Moment};
 
 fn payload(value: u64) -> Payload {
     Payload::of(&value).unwrap()
@@ -107,14 +107,14 @@ fn dead() -> Outcome {
 fn redriven() -> Option<Held> {
     let act = |index, request_id, kind| (index, RequestId(request_id), kind);
     Some(Held {
-        acts: vec![act(4, 1, ActKind::Edit), act(5, 2, ActKind::Redrive)],
+        acts: vec![act(4, 1, AuditAction::Edit), act(5, 2, AuditAction::Redrive)],
         ends: vec![Some((3, dead())), Some((9, completed(7)))],
         ..held(1, false, None)?
     })
 }
 
-fn act(request_id: u128, deed: Deed) -> Asked {
-    Asked::Act { request_id: RequestId(request_id), deed }
+fn act(request_id: u128, action: AskedAction) -> Asked {
+    Asked::Operate { request_id: RequestId(request_id), action }
 }
 
 fn not_dead(state: RunState) -> Answer {
@@ -126,8 +126,8 @@ fn not_dead(state: RunState) -> Answer {
 fn an_outcome_holds_until_the_run_is_redriven() {
     let begun = (1, 2, start(1), Answer::Started(true));
     let told = |from, outcome| (from, from + 1, PEEK, Answer::Outcome(outcome));
-    let edited = (6, 7, act(1, Deed::Edit(payload(2))), Answer::Done);
-    let redrive = (8, 9, act(2, Deed::Redrive), Answer::Done);
+    let edited = (6, 7, act(1, AskedAction::Edit(payload(2))), Answer::Done);
+    let redrive = (8, 9, act(2, AskedAction::Redrive), Answer::Done);
     let made = |more: &[Made]| {
         let first = [begun.clone(), told(4, dead()), edited.clone(), redrive.clone()];
         first.into_iter().chain(more.to_vec()).collect::<Vec<_>>()
@@ -146,8 +146,8 @@ fn an_outcome_holds_until_the_run_is_redriven() {
 #[test]
 fn a_request_takes_effect_once() {
     let begun = (1, 2, start(1), Answer::Started(true));
-    let edit = |from, until, answer| (from, until, act(1, Deed::Edit(payload(2))), answer);
-    let redrive = |from, until, answer| (from, until, act(2, Deed::Redrive), answer);
+    let edit = |from, until, answer| (from, until, act(1, AskedAction::Edit(payload(2))), answer);
+    let redrive = |from, until, answer| (from, until, act(2, AskedAction::Redrive), answer);
     holds(
         &[
             begun.clone(),
@@ -155,7 +155,7 @@ fn a_request_takes_effect_once() {
             redrive(4, 5, Answer::Done),
             edit(6, 7, Answer::Done),
             redrive(8, 9, Answer::Done),
-            (10, 11, act(3, Deed::Redrive), not_dead(RunState::Completed)),
+            (10, 11, act(3, AskedAction::Redrive), not_dead(RunState::Completed)),
         ],
         redriven(),
     );
@@ -166,7 +166,7 @@ fn a_request_takes_effect_once() {
         &[begun.clone(), edit(3, 4, Answer::Done), redrive(5, 6, Answer::Done), refused],
         redriven(),
     );
-    let done = (10, 11, act(3, Deed::Redrive), Answer::Done);
+    let done = (10, 11, act(3, AskedAction::Redrive), Answer::Done);
     fails(
         &[begun.clone(), edit(3, 4, Answer::Done), redrive(5, 6, Answer::Done), done],
         redriven(),
@@ -181,15 +181,15 @@ fn what_is_discarded_stays_ended() {
     let begun = (1, 2, start(1), Answer::Started(true));
     let journal = || {
         Some(Held {
-            acts: vec![(4, RequestId(1), ActKind::Discard)],
+            acts: vec![(4, RequestId(1), AuditAction::Discard)],
             ends: vec![Some((3, dead()))],
             entries: 5,
             ..held(1, false, None)?
         })
     };
-    let discard = (3, 4, act(1, Deed::Discard), Answer::Done);
+    let discard = (3, 4, act(1, AskedAction::Discard), Answer::Done);
     let peek = (5, 6, PEEK, Answer::Outcome(dead()));
-    let gone = |state| (7, 8, act(2, Deed::Redrive), not_dead(state));
+    let gone = |state| (7, 8, act(2, AskedAction::Redrive), not_dead(state));
     let made = |last| [begun.clone(), discard.clone(), peek.clone(), last];
     holds(&made(gone(RunState::Discarded)), journal());
     fails(&made(gone(RunState::Running)), journal());
