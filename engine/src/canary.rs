@@ -80,31 +80,31 @@ mod planted {
             "U3: the end of a run, or its first lease, lets go of its key",
         ),
         canary(
-            "a once key is forgotten at a restart",
-            "E1: a once key has one result, also after a restart",
+            "a memo key is forgotten at a restart",
+            "E1: a memo key has one result, also after a restart",
         ),
         canary(
-            "the second result of a once key counts",
+            "the second result of a memo key counts",
             "E1, E2: the result that is committed first is the result",
         ),
         canary(
-            "a once claim is not passed on",
-            "E3: when an attempt at a once key ends, the next in line makes one",
+            "a memo claim is not passed on",
+            "E3: when an attempt at a memo key ends, the next in line makes one",
         ),
         canary(
-            "two bodies of a once key at a time",
-            "E3: one attempt at a once key is made at a time",
+            "two bodies of a memo key at a time",
+            "E3: one attempt at a memo key is made at a time",
         ),
         canary(
-            "who comes back loses its once key",
+            "who comes back loses its memo key",
             "E3, E4: a worker that comes back in time keeps what its steps hold",
         ),
         canary(
-            "a waiter of a once key is never woken",
+            "a waiter of a memo key is never woken",
             "E6, E7: a run that sleeps for a key is woken when that is free or has a result",
         ),
         canary(
-            "who sleeps for a once key is forgotten at a restart",
+            "who sleeps for a memo key is forgotten at a restart",
             "E6: who slept is read after an opening",
         ),
         canary(

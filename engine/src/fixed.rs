@@ -12,7 +12,7 @@ use bytes::Bytes;
 use crate::keys::applied_request::AppliedRequestRecord;
 use crate::keys::batch::{BatchRecord, FollowUpRecord};
 use crate::keys::expiry::{Expires, Expiry, ExpiryMark};
-use crate::keys::once::{OnceRecord, OnceWait};
+use crate::keys::memo::{MemoRecord, MemoWait};
 use crate::keys::unique::UniqueRecord;
 use crate::keys::{
     self, AuditRecord, DeadRecord, GenerationRecord, IndexRecord, LeaseRecord, Mark, MovedRecord,
@@ -28,7 +28,7 @@ use crate::model::entry::{
 };
 use crate::model::failure::{Failure, FailureKind, ONCE, PANIC, PAYLOAD, TIMEOUT_CLASS};
 use crate::model::id::{
-    CommandIndex, LeaseNo, Namespace, OnceKey, ProcessInstance, RequestId, RunId, RunNo, Token,
+    CommandIndex, LeaseNo, MemoKey, Namespace, ProcessInstance, RequestId, RunId, RunNo, Token,
 };
 use crate::model::payload::Payload;
 use crate::model::queue::{QueueSettings, RateLimit};
@@ -96,14 +96,14 @@ fn keys_of_rows(lines: &mut Lines) {
     lines.bytes("counts of a queue", keys::pool(6));
     lines.bytes("audit entry", keys::audit(Time(5), 12));
     lines.bytes("unique key", keys::unique::unique(SPACE, HASH));
-    lines.bytes("memoized result", keys::once::once(SPACE, HASH));
+    lines.bytes("memoized result", keys::memo::memo(SPACE, HASH));
     lines.bytes("open batch", keys::batch::batch(6));
     lines.bytes("ended batch", keys::batch::ended(SPACE, HASH));
     lines.bytes("follow-up of a batch", keys::batch::follow_up(6));
     for (label, what) in [
         ("expiry of a unique key", Expires::Unique),
         ("expiry of a batch", Expires::Batch),
-        ("expiry of a memoized result", Expires::Once),
+        ("expiry of a memoized result", Expires::Memo),
     ] {
         let expiry = Expiry { at: Time(5), what, namespace: SPACE, hash: HASH };
         lines.bytes(label, keys::expiry::expiry(expiry));
@@ -214,7 +214,7 @@ fn records(lines: &mut Lines) {
             at: Time(21),
         },
     );
-    let wait = OnceWait { namespace: SPACE, keys: vec![OnceKey(22)], wakes_at: Some(Time(23)) };
+    let wait = MemoWait { namespace: SPACE, keys: vec![MemoKey(22)], wakes_at: Some(Time(23)) };
     lines.record(
         "timer",
         TimerRecord {
@@ -223,7 +223,7 @@ fn records(lines: &mut Lines) {
             priority: 2,
             delayed: true,
             tags: tags(),
-            once: Some(wait),
+            memo: Some(wait),
         },
     );
     lines.record("generation", GenerationRecord { first: RUN });
@@ -249,7 +249,7 @@ fn records(lines: &mut Lines) {
         },
     );
     lines.record("unique key", UniqueRecord { run: RUN, id: RunId(15), until: at });
-    lines.record("memoized result", OnceRecord { run: RUN, entry: 7, until: at });
+    lines.record("memoized result", MemoRecord { run: RUN, entry: 7, until: at });
     lines.record(
         "batch",
         BatchRecord {
@@ -419,12 +419,12 @@ fn names(lines: &mut Lines) {
     lines.text("run id", RunId(1));
     lines.text("process instance", ProcessInstance(1));
     lines.text("request id", RequestId(1));
-    lines.text("memo key", OnceKey(1));
+    lines.text("memo key", MemoKey(1));
     lines.text("run of a name", RunId::of_name(SPACE, "order-17"));
-    lines.text("memo key of a name", OnceKey::of(SPACE, "rate"));
+    lines.text("memo key of a name", MemoKey::of(SPACE, "rate"));
     lines.text(
         "run that a client gets or starts",
-        crate::runtime::client::once::run_name("order", "rate"),
+        crate::runtime::client::get_or_run::run_name("order", "rate"),
     );
     lines.text("run of a schedule", schedule().run_name(Time(1_700_000_000_000)));
     lines.text("follow-up of a batch", batch::follow_up_id(SPACE, "b", BatchNo(27)));
@@ -438,9 +438,9 @@ fn names(lines: &mut Lines) {
     ] {
         lines.text(label, UniqueKey::new("k", scope).scope);
     }
-    let key = |once| crate::workflow::idempotency_key(RunId(1), CommandIndex(3), once);
+    let key = |memo| crate::workflow::idempotency_key(RunId(1), CommandIndex(3), memo);
     lines.text("idempotency key of a step", key(None));
-    lines.text("idempotency key of a memoized step", key(Some(OnceKey(1))));
+    lines.text("idempotency key of a memoized step", key(Some(MemoKey(1))));
     lines.text("token", TOKEN);
     let wait = Retry::default().backoff_jittered(RunId(1), CommandIndex(2), 3);
     lines.text("jitter of a retry", wait.as_millis());

@@ -291,7 +291,7 @@ mod seeds {
     };
     use crate::model::failure::Failure;
     use crate::model::id::{
-        CommandIndex, LeaseNo, OnceKey, ProcessInstance, RequestId, SessionId, Token,
+        CommandIndex, LeaseNo, MemoKey, ProcessInstance, RequestId, SessionId, Token,
     };
     use crate::model::payload::Payload;
     use crate::model::request::{Caller, NoSuchRun, StartRun};
@@ -299,8 +299,8 @@ mod seeds {
     use crate::model::run::RunState;
     use crate::model::unique::{Unique, UniqueKey};
     use crate::wire::message::{
-        AskBatch, AskOnce, AttemptFailedReport, Cancel, Dispatch, Held, Hello, OnceGranted,
-        OnceReturned, PROTOCOL, QueueSlots, RefusedReply, Start, StartBatch, StartTogether,
+        AskBatch, AttemptFailedReport, AttemptMemo, Cancel, Dispatch, Held, Hello, MemoReleased,
+        MemoRequested, PROTOCOL, QueueSlots, RefusedReply, Start, StartBatch, StartTogether,
         StepCompletedReport, TurnSuspended, Welcome, WorkflowOffer,
     };
 
@@ -352,7 +352,7 @@ mod seeds {
                 session_timeout_ms: 10_000,
                 payload_bytes_max: 65_536,
                 now: Time(1_000),
-                suspends_once: true,
+                suspends_for_memo: true,
             }
             .into(),
             Dispatch {
@@ -371,7 +371,7 @@ mod seeds {
                 place: place(),
                 attempt: 1,
                 output,
-                once: None,
+                memo: None,
             }
             .into(),
             AttemptFailedReport {
@@ -389,7 +389,7 @@ mod seeds {
                 token: TOKEN,
                 seen: 3,
                 wakes_at: Time(9),
-                once: vec![number],
+                memos: vec![number],
             }
             .into(),
             Start { call_number: 1, caller: caller(), runs: vec![run] }.into(),
@@ -411,16 +411,16 @@ mod seeds {
             }
             .into(),
             AskBatch { call_number: 5, caller: caller(), name: "b".into() }.into(),
-            AskOnce {
+            MemoRequested {
                 run: run_no,
                 token: TOKEN,
                 number,
                 place: place(),
-                once: OnceKey::of(Namespace(0), "rate"),
+                memo: MemoKey::of(Namespace(0), "rate"),
             }
             .into(),
-            OnceGranted { run: run_no, token: TOKEN, number }.into(),
-            OnceReturned { run: run_no, token: TOKEN, number }.into(),
+            AttemptMemo { run: run_no, token: TOKEN, number }.into(),
+            MemoReleased { run: run_no, token: TOKEN, number }.into(),
         ]
     }
 

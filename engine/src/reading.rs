@@ -15,7 +15,7 @@ use crate::keys::applied_request::AppliedRequestRecord;
 use crate::keys::batch::{BatchRecord, OpenBatchRow};
 use crate::keys::expiry::{self, Expiry, ExpiryMark};
 use crate::keys::journal;
-use crate::keys::once::OnceRecord;
+use crate::keys::memo::MemoRecord;
 use crate::keys::unique::UniqueRecord;
 use crate::keys::{
     self, Family, GenerationRecord, IndexRecord, LeaseRecord, Mark, MovedRecord, PoolRecord,
@@ -292,11 +292,11 @@ pub async fn answer(store: &dyn Store, read: Read, ahead: &mut Ahead) -> Result<
             }
         }
         Read::Audit { from, limit } => audit(store, from, limit).await?,
-        Read::OnceWaits { from, limit } => match timers(store, (Time::NEVER, from), limit).await? {
+        Read::MemoWaits { from, limit } => match timers(store, (Time::NEVER, from), limit).await? {
             Input::TimersLoaded { rows, end } => {
                 let rows = rows.into_iter();
-                Input::OnceWaitsLoaded {
-                    rows: rows.map(|(_, run, record)| (run, record.once)).collect(),
+                Input::MemoWaitsLoaded {
+                    rows: rows.map(|(_, run, record)| (run, record.memo)).collect(),
                     end,
                 }
             }
@@ -310,20 +310,20 @@ pub async fn answer(store: &dyn Store, read: Read, ahead: &mut Ahead) -> Result<
             };
             Input::UniqueLoaded { namespace, hash, found }
         }
-        Read::Once { namespace, hash } => {
-            let key = keys::once::once(namespace, hash);
-            let found = match record::<OnceRecord>(store, Space::Lasting, key).await {
+        Read::Memo { namespace, hash } => {
+            let key = keys::memo::memo(namespace, hash);
+            let found = match record::<MemoRecord>(store, Space::Lasting, key).await {
                 Ok(found) => Ok(found),
                 Err(error) => Err(local(error)?),
             };
-            Input::OnceLoaded { namespace, hash, found }
+            Input::MemoLoaded { namespace, hash, found }
         }
-        Read::OnceResult { namespace, hash, run, birth, entry } => {
+        Read::MemoResult { namespace, hash, run, birth, entry } => {
             let found = match journals::output_of(store, run, birth, entry).await {
                 Ok(found) => Ok(found),
                 Err(error) => Err(local(error)?),
             };
-            Input::OnceResultLoaded { namespace, hash, found }
+            Input::MemoResultLoaded { namespace, hash, found }
         }
         Read::Batch { namespace, hash } => {
             let key = keys::batch::ended(namespace, hash);

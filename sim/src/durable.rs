@@ -6,7 +6,7 @@ use bytes::Bytes;
 use stepwell::QueueSettings;
 use stepwell::keys::applied_request::AppliedRequestRecord;
 use stepwell::keys::batch::{self, BatchRecord};
-use stepwell::keys::once::{self, OnceRecord};
+use stepwell::keys::memo::{self, MemoRecord};
 use stepwell::keys::unique::UniqueRecord;
 use stepwell::keys::{
     self, AuditRecord, Family, IndexRecord, LeaseRecord, Mark, MovedRecord, PoolRecord,
@@ -132,8 +132,8 @@ impl DurableRun {
 pub(crate) enum Change {
     /// An entry was added.
     Appended { run: RunNo, index: u32 },
-    /// The first result of what is done once was written or deleted.
-    Once { place: (Namespace, u128), before: Option<OnceRecord> },
+    /// The first result of a memoized step was written or deleted.
+    Memo { place: (Namespace, u128), before: Option<MemoRecord> },
     /// A lease was written.
     Leased { slot: u32, before: Option<LeaseRecord> },
     /// An id was given a number.
@@ -226,8 +226,8 @@ pub(crate) struct Durable {
     newly_forgotten: Vec<(RunNo, RunId)>,
     /// Who holds unique keys.
     pub(crate) keys: BTreeMap<Bytes, UniqueRecord>,
-    /// The first results of what is done once.
-    pub(crate) once: BTreeMap<(Namespace, u128), OnceRecord>,
+    /// The first results of memoized steps.
+    pub(crate) memos: BTreeMap<(Namespace, u128), MemoRecord>,
     /// Batches that have not ended, by their slots.
     pub(crate) batches: BTreeMap<u32, BatchRecord>,
     /// All that have ended, also those that are forgotten.
@@ -418,16 +418,16 @@ impl Durable {
                     Change::Other
                 }
             },
-            Family::Once => {
-                let place = once::of_key(key).ok_or_else(short)?;
+            Family::Memo => {
+                let place = memo::of_key(key).ok_or_else(short)?;
                 let before = match value {
                     Some(value) => {
-                        let record = OnceRecord::of_bytes(value).map_err(bad)?;
-                        self.once.insert(place, record)
+                        let record = MemoRecord::of_bytes(value).map_err(bad)?;
+                        self.memos.insert(place, record)
                     }
-                    None => self.once.remove(&place),
+                    None => self.memos.remove(&place),
                 };
-                Change::Once { place, before }
+                Change::Memo { place, before }
             }
             Family::Batch => {
                 let slot = keys::slot_of(key).ok_or_else(short)?;

@@ -143,11 +143,11 @@ impl Outside {
         Watch(Some((host, id)))
     }
 
-    /// A body of what is done once begins.
+    /// The body of a memoized step begins.
     pub(crate) fn finds(&self, step: &Step) {
         if let Reach::Live(host) = &self.0 {
             let mut court = host.world.court();
-            court.once_begins(host.world.now_ms(), step.run(), step.number());
+            court.memo_begins(host.world.now_ms(), step.run(), step.number());
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
 
 use stepwell::model::entry::Entry;
-use stepwell::model::id::OnceKey;
+use stepwell::model::id::MemoKey;
 use stepwell_storage::{Fate, ReadFailure};
 use turmoil::Sim;
 
@@ -110,9 +110,9 @@ pub(crate) fn observe(plan: Plan, program: Arc<Program>) -> Observed {
             if let Entry::StepCompleted(step) = entry {
                 let key = format!("{}-{}", started.id, step.number);
                 let place = (started.workflow.clone(), step.place.name.clone());
-                let once = OnceKey::of(started.namespace, &step.place.name);
-                let is_once = court.durable.once.contains_key(&(started.namespace, once.0));
-                steps.insert(if is_once { once.to_string() } else { key }, place);
+                let memo = MemoKey::of(started.namespace, &step.place.name);
+                let is_memo = court.durable.memos.contains_key(&(started.namespace, memo.0));
+                steps.insert(if is_memo { memo.to_string() } else { key }, place);
             }
         }
         let end = run.entries.last().map_or("", Entry::kind_name);

@@ -387,7 +387,7 @@ const CONVERT: Workflow<Order, u64> = Workflow::new("convert").queue("shop");
 
 async fn convert(ctx: Ctx, order: Order, world: Outside) -> Result<u64, Failure> {
     let rate = ctx
-        .once("the rate of the day", |s| world.call("rate", s.key(), "the rate of the day"))
+        .memoize("the rate of the day", |s| world.call("rate", s.key(), "the rate of the day"))
         .soft_timeout(secs(5))
         .timeout(secs(10))
         .await?;
@@ -410,10 +410,10 @@ fn bureau() -> Suite {
         .eventually("all orders settle", mins(10))
 }
 
-// A38: a closure that is done once for all runs, among faults: every run charges by one rate,
+// A38: a memoized step, among faults: every run charges by one rate,
 // whoever found it.
 #[test]
-fn what_is_done_once_survives_chaos() {
+fn memoized_steps_survive_chaos() {
     bureau()
         .faults(Faults::swarm())
         .always("all charge by one rate", |h| {
@@ -431,9 +431,9 @@ fn what_is_done_once_survives_chaos() {
 const WAIT: Workflow<u64, u64> = Workflow::new("wait").queue("shop");
 const WORK: Workflow<u64, u64> = Workflow::new("work").queue("shop");
 
-/// What takes long and is done once.
+/// A memoized step that takes long.
 async fn rate_of_the_day(ctx: Ctx, _: u64, world: Outside) -> Result<u64, Failure> {
-    ctx.once("the rate of the day", async |s| {
+    ctx.memoize("the rate of the day", async |s| {
         tokio::time::sleep(mins(2)).await;
         world.call("rate", s.key(), "the rate of the day").await
     })
@@ -476,7 +476,7 @@ fn runs_that_wait_for_a_key_do_not_keep_others_from_working() {
 // Its worker is killed after the effect and before the record, and at every other point: the check
 // knows the step by its key.
 #[test]
-fn what_is_done_once_may_be_struck_at_every_point() {
+fn memoized_steps_survive_a_strike_at_every_point() {
     let idempotency = bureau().idempotency(1).expect("it can be checked");
     println!("{idempotency}");
     assert!(idempotency.is_sound(), "{idempotency}");

@@ -41,7 +41,7 @@ pub const JAM: Workflow<PathBuf, u32> = Workflow::new("jam");
 pub const EXPORT: Workflow<bool, u32> = Workflow::new("export");
 /// Many steps, one after the other.
 pub const BOOK: Workflow<Book, ()> = Workflow::new("book");
-/// What is done once for all runs; answers with the run that did it.
+/// A memoized step; answers with the run whose body ran.
 pub const RATE: Workflow<Rate, String> = Workflow::new("rate");
 
 /// What `ledger` gets: a number, and weight to carry.
@@ -212,7 +212,7 @@ async fn find_rate(ctx: Ctx, rate: Rate, world: World) -> Result<String, Failure
         true => Isolation::process(),
         false => Isolation::InPlace,
     };
-    ctx.once("rate of the day", find).isolation(isolation).await
+    ctx.memoize("rate of the day", find).isolation(isolation).await
 }
 
 async fn sleeper(ctx: Ctx, _number: u64, world: World) -> Result<(), Failure> {

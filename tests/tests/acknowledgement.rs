@@ -149,7 +149,7 @@ fn outcome(dispatch: &Dispatch) -> (RunId, Message) {
             place,
             attempt: 1,
             output,
-            once: None,
+            memo: None,
         }
         .into(),
     )

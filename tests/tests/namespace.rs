@@ -20,7 +20,7 @@ async fn double(_: Ctx, number: u64) -> Result<u64, Failure> {
 }
 
 async fn shared(ctx: Ctx, number: u64) -> Result<u64, Failure> {
-    ctx.once("rate", move |_| async move { Ok::<u64, Failure>(number) }).await
+    ctx.memoize("rate", move |_| async move { Ok::<u64, Failure>(number) }).await
 }
 
 async fn doomed(_: Ctx, _: u64) -> Result<u64, Failure> {

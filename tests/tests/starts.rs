@@ -406,7 +406,7 @@ async fn a_panic_of_a_batch_handler_fails_one_attempt_of_each_item() {
 // A38: work guarded by a key, across runs: however many runs ask for it at a time, it is done once,
 // and each gets the first result. So it is after a restart of the engine.
 #[tokio::test]
-async fn what_is_to_be_done_once_is_done_once_for_all_runs() {
+async fn a_memoized_step_runs_once_for_all_runs() {
     const RATE: Workflow<String, u64> = Workflow::new("rate").queue("rates");
     const INVOICE: Workflow<u64, u64> = Workflow::new("invoice");
     let (directory, engine) = engine().await;
@@ -427,7 +427,7 @@ async fn what_is_to_be_done_once_is_done_once_for_all_runs() {
             let client = client.clone();
             async move {
                 let day = format!("day, as invoice {number} knows it");
-                ctx.step("rate", |_| client.once("2026-03-01", RATE, &day)).await
+                ctx.step("rate", |_| client.get_or_run("2026-03-01", RATE, &day)).await
             }
         });
         worker.queue("default", 8).queue("rates", 1).start().unwrap()

@@ -74,7 +74,7 @@ fn result(dispatched: &Dispatch, output: u32) -> Message {
         place: Place::default(),
         attempt: 1,
         output: Payload::of(&output).unwrap(),
-        once: None,
+        memo: None,
     }
     .into()
 }

@@ -121,7 +121,7 @@ fn what(entry: &Entry) -> String {
             format!("attempt {}: {}", e.attempt, payload_json(&e.output))
         }
         Entry::StepCompleted(e) if e.attempt == 0 => {
-            format!("done once, for another run: {}", payload_json(&e.output))
+            format!("memoized by another run: {}", payload_json(&e.output))
         }
         Entry::StepCompleted(e) => payload_json(&e.output).to_string(),
         Entry::StepFailed(e) => {
@@ -273,7 +273,7 @@ mod tests {
 
     // A38: a result that another run came to is told as such.
     #[test]
-    fn what_was_done_once_for_another_run_is_told_as_such() {
+    fn a_result_memoized_by_another_run_is_shown_as_such() {
         let entry = Entry::from(StepCompleted {
             at: Time(1_000),
             number: CommandIndex(0),
@@ -281,7 +281,7 @@ mod tests {
             attempt: 0,
             output: Payload::of(&17).unwrap(),
         });
-        assert_eq!(what(&entry), "done once, for another run: 17");
+        assert_eq!(what(&entry), "memoized by another run: 17");
     }
 
     #[test]

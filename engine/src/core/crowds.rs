@@ -257,7 +257,7 @@ fn more_runs_sleep_than_memory_holds() {
         crowd.hear(worker, TimerRequested { run, token, number, place, delay_ms });
         crowd.hear(
             worker,
-            TurnSuspended { run, token, seen: 2, wakes_at: Time(0), once: Vec::new() },
+            TurnSuspended { run, token, seen: 2, wakes_at: Time(0), memos: Vec::new() },
         );
         due.insert(run, delay_ms);
     }

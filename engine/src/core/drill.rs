@@ -20,7 +20,7 @@ use crate::model::dead::Superseded;
 use crate::model::entry::{Entry, FunctionEnd, Place};
 use crate::model::failure::Failure;
 use crate::model::id::{
-    CommandIndex, Namespace, OnceKey, ProcessInstance, RequestId, RunId, RunNo, SessionId, Token,
+    CommandIndex, MemoKey, Namespace, ProcessInstance, RequestId, RunId, RunNo, SessionId, Token,
 };
 use crate::model::limits::Limits;
 use crate::model::payload::Payload;
@@ -32,10 +32,10 @@ use crate::model::time::Time;
 use crate::model::unique::{Unique, UniqueKey};
 use crate::reading;
 use crate::wire::message::{
-    AskOnce, AskOutcome, AskQueues, AskStatus, AttemptFailedReport, Cancel, Discard, EditInput,
-    Heartbeat, Held, Hello, Message, Offer, OnceReturned, PROTOCOL, QueueSlots, Redrive, Requeue,
-    Resume, SetQueue, Start, StartBatch, StartTogether, StepCompletedReport, TimerRequested,
-    TurnCompleted, TurnFailed, TurnMismatched, TurnSuspended, WorkflowOffer,
+    AskOutcome, AskQueues, AskStatus, AttemptFailedReport, Cancel, Discard, EditInput, Heartbeat,
+    Held, Hello, MemoReleased, MemoRequested, Message, Offer, PROTOCOL, QueueSlots, Redrive,
+    Requeue, Resume, SetQueue, Start, StartBatch, StartTogether, StepCompletedReport,
+    TimerRequested, TurnCompleted, TurnFailed, TurnMismatched, TurnSuspended, WorkflowOffer,
 };
 
 /// One step: what happens, and three numbers that say to whom and how.
@@ -47,8 +47,8 @@ pub(crate) const DRILL_STEP_KINDS: u8 = 68;
 const WORKERS: usize = 3;
 const WORKFLOWS: [&str; 9] =
     ["two", "sleeper", "flaky", "doomed", "whole", "picky", "racer", "long", "shared"];
-/// Keys of what is done once for all runs.
-const ONCE: [&str; 2] = ["k0", "k1"];
+/// Keys of memoized steps.
+const MEMO: [&str; 2] = ["k0", "k1"];
 const QUEUES: [&str; 2] = ["a", "b"];
 const TAG: &str = "gpu";
 const RETENTION: Duration = Duration::from_secs(3_600);
@@ -66,7 +66,7 @@ enum Command {
         ms: u64,
     },
     /// A step whose first result is everybody's.
-    Once {
+    Memo {
         key: usize,
         fails: u32,
     },
@@ -93,10 +93,10 @@ fn script(workflow: &str) -> &'static [Command] {
             Command::Sleep { ms: 2_000 },
         ],
         "shared" => &[
-            Command::Once { key: 0, fails: 1 },
+            Command::Memo { key: 0, fails: 1 },
             STEP,
-            Command::Once { key: 1, fails: 0 },
-            Command::Once { key: 0, fails: 1 },
+            Command::Memo { key: 1, fails: 0 },
+            Command::Memo { key: 0, fails: 1 },
         ],
         "long" => &[STEP, STEP, STEP, STEP, STEP, STEP, STEP, STEP, STEP, STEP],
         _ => &[],
@@ -111,8 +111,8 @@ struct Holding {
     entries: Vec<Entry>,
     /// The report that has no answer yet.
     asked: Option<Message>,
-    /// The step that may make its attempt at what is done once.
-    once: Option<CommandIndex>,
+    /// The memoized step that may make its attempt.
+    memo: Option<CommandIndex>,
 }
 
 /// What arrives at a worker, in order.
@@ -237,9 +237,9 @@ impl Drill {
         let now = self.stage.core.now();
         let kept = (RETENTION, DEAD_RETENTION);
         let facts = self.invariants.check(&self.stage.store, now, kept, crashed);
-        let asleep = facts.timers.iter().filter(|(_, row)| row.once.is_some());
+        let asleep = facts.timers.iter().filter(|(_, row)| row.memo.is_some());
         for ((_, run), _) in asleep {
-            let known = self.stage.core.onces.knows_sleeper(*run);
+            let known = self.stage.core.memos.knows_sleeper(*run);
             assert!(known, "E6: {run} sleeps, and nobody knows it");
         }
     }
@@ -538,12 +538,12 @@ impl Drill {
         };
         let message = match &holding.asked {
             Some(asked) if how.is_multiple_of(4) => asked.clone(), // the same once more
-            Some(Message::AskOnce(asked)) if how % 4 == 1 => TurnSuspended {
+            Some(Message::MemoRequested(asked)) if how % 4 == 1 => TurnSuspended {
                 run: *run,
                 token: holding.token,
                 seen: holding.entries.len() as u32,
                 wakes_at: Time::NEVER,
-                once: vec![asked.number],
+                memos: vec![asked.number],
             }
             .into(),
             Some(_) => return,
@@ -607,7 +607,7 @@ impl Drill {
         let (place, output) = (Place::default(), Payload::default());
         self.report(
             session,
-            StepCompletedReport { run, token, number, place, attempt: 1, output, once: None }
+            StepCompletedReport { run, token, number, place, attempt: 1, output, memo: None }
                 .into(),
         );
     }
@@ -956,8 +956,8 @@ fn report_of(message: &Message) -> Option<(RunNo, Token)> {
         Message::StepCompletedReport(m) => Some((m.run, m.token)),
         Message::AttemptFailedReport(m) => Some((m.run, m.token)),
         Message::TimerRequested(m) => Some((m.run, m.token)),
-        Message::AskOnce(m) => Some((m.run, m.token)),
-        Message::OnceReturned(m) => Some((m.run, m.token)),
+        Message::MemoRequested(m) => Some((m.run, m.token)),
+        Message::MemoReleased(m) => Some((m.run, m.token)),
         Message::TurnSuspended(m) => Some((m.run, m.token)),
         Message::TurnCompleted(m) => Some((m.run, m.token)),
         Message::TurnFailed(m) => Some((m.run, m.token)),
@@ -982,7 +982,7 @@ impl Worker {
                 let workflow = fold.finish().map(|run| run.workflow).unwrap_or_default();
                 self.holds.insert(
                     run,
-                    Holding { token, workflow, entries: known, asked: None, once: None },
+                    Holding { token, workflow, entries: known, asked: None, memo: None },
                 );
                 None
             }
@@ -991,8 +991,8 @@ impl Worker {
                 holding.token = token;
                 let asked = holding.asked.take();
                 holding.asked = asked.filter(|asked| match asked {
-                    Message::AskOnce(_) => false, // asked again, under the new token
-                    Message::TurnSuspended(m) => m.once.is_empty(),
+                    Message::MemoRequested(_) => false, // asked again, under the new token
+                    Message::TurnSuspended(m) => m.memos.is_empty(),
                     _ => true,
                 });
                 assert_eq!(
@@ -1019,7 +1019,7 @@ impl Worker {
                 let number = entry.number();
                 // Timers and cancel requests come unasked.
                 if !matches!(entry, Entry::TimerFired(_)) {
-                    (holding.asked, holding.once) = (None, None);
+                    (holding.asked, holding.memo) = (None, None);
                 }
                 holding.entries.push(entry);
                 number.filter(|_| step).map(|number| (told.run, number))
@@ -1030,24 +1030,24 @@ impl Worker {
             }
             Arrival::Message(Message::ReportRefused(refused)) => {
                 if let Some(holding) = self.holds.get_mut(&refused.run) {
-                    (holding.asked, holding.once) = (None, None);
+                    (holding.asked, holding.memo) = (None, None);
                 }
                 None
             }
-            Arrival::Message(Message::OnceGranted(granted)) => {
+            Arrival::Message(Message::AttemptMemo(granted)) => {
                 let holding = self
                     .holds
                     .get_mut(&granted.run)
                     .filter(|holding| holding.token == granted.token)?;
-                if matches!(&holding.asked, Some(Message::AskOnce(m)) if m.number == granted.number)
+                if matches!(&holding.asked, Some(Message::MemoRequested(m)) if m.number == granted.number)
                 {
-                    (holding.asked, holding.once) = (None, Some(granted.number));
+                    (holding.asked, holding.memo) = (None, Some(granted.number));
                 }
                 None
             }
-            Arrival::Message(Message::OnceReturned(returned)) => {
+            Arrival::Message(Message::MemoReleased(returned)) => {
                 let holding = self.holds.get_mut(&returned.run)?;
-                (holding.asked, holding.once) = (None, None);
+                (holding.asked, holding.memo) = (None, None);
                 None
             }
             Arrival::Message(_) => None,
@@ -1076,17 +1076,17 @@ impl Holding {
 
     /// Asks before each attempt. What was leased is mostly done, sometimes given back; a worker
     /// that an engine left in the middle of it comes with a result without having asked this one.
-    fn next_once(
+    fn next_memo(
         &self,
         (run, number): (RunNo, CommandIndex),
         place: Place,
         (attempts, fails): (u32, u32),
         how: u8,
     ) -> Message {
-        let (token, once) = (self.token, OnceKey::of(Namespace::default(), &place.name));
-        match self.once == Some(number) || how % 32 == 7 {
-            false => AskOnce { run, token, number, place, once }.into(),
-            true if how % 32 == 9 => OnceReturned { run, token, number }.into(),
+        let (token, memo) = (self.token, MemoKey::of(Namespace::default(), &place.name));
+        match self.memo == Some(number) || how % 32 == 7 {
+            false => MemoRequested { run, token, number, place, memo }.into(),
+            true if how % 32 == 9 => MemoReleased { run, token, number }.into(),
             true if attempts < fails && run.0.is_multiple_of(2) => AttemptFailedReport {
                 run,
                 token,
@@ -1106,7 +1106,7 @@ impl Holding {
                 output: Payload(
                     vec![(run.0 % 250) as u8; if how % 16 == 5 { 4_500 } else { 10 }].into(),
                 ),
-                once: Some(once),
+                memo: Some(memo),
             }
             .into(),
         }
@@ -1161,7 +1161,7 @@ impl Holding {
                             token,
                             seen,
                             wakes_at: retry_at,
-                            once: Vec::new(),
+                            memos: Vec::new(),
                         }
                         .into();
                     }
@@ -1193,11 +1193,11 @@ impl Holding {
                         place,
                         attempt,
                         output,
-                        once: None,
+                        memo: None,
                     }
                     .into();
                 }
-                Command::Once { key, fails } => {
+                Command::Memo { key, fails } => {
                     if known.failed.contains(&at) || known.resolved.contains(&at) {
                         continue;
                     }
@@ -1209,12 +1209,12 @@ impl Holding {
                             token,
                             seen,
                             wakes_at: retry_at,
-                            once: Vec::new(),
+                            memos: Vec::new(),
                         }
                         .into();
                     }
-                    let place = Place { name: ONCE[key].to_owned(), ..place };
-                    return self.next_once((run, at), place, (attempts, fails), how);
+                    let place = Place { name: MEMO[key].to_owned(), ..place };
+                    return self.next_memo((run, at), place, (attempts, fails), how);
                 }
                 Command::Sleep { ms } => match known.due.get(&at) {
                     _ if known.resolved.contains(&at) => {}
@@ -1224,7 +1224,7 @@ impl Holding {
                             token,
                             seen,
                             wakes_at: *due,
-                            once: Vec::new(),
+                            memos: Vec::new(),
                         }
                         .into();
                     }
@@ -1246,7 +1246,7 @@ impl Holding {
                                 token,
                                 seen,
                                 wakes_at: *due,
-                                once: Vec::new(),
+                                memos: Vec::new(),
                             }
                             .into();
                         }

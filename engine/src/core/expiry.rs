@@ -1,5 +1,5 @@
 //! What is deleted when its time is over: unique keys that were held for a time, batches that ended
-//! long ago, results for once keys.
+//! long ago, results for memo keys.
 //!
 //! Each has a row under its instant, behind a mark before which there is none. When the first is
 //! due, and at most once a minute, the engine looks behind the mark, [`PAGE`] rows at a time until
@@ -16,7 +16,7 @@ use super::Core;
 use super::output::{Output, Read};
 use super::unique::KeyPlace;
 use crate::keys::expiry::{self, Expires, Expiry, ExpiryMark};
-use crate::keys::{Record, batch, once, unique};
+use crate::keys::{Record, batch, memo, unique};
 use crate::model::time::Time;
 
 /// Rows deleted in one transition at most.
@@ -108,7 +108,7 @@ impl Core {
             let key = match row.what {
                 Expires::Unique => unique::unique(row.namespace, row.hash),
                 Expires::Batch => batch::ended(row.namespace, row.hash),
-                Expires::Once => once::once(row.namespace, row.hash),
+                Expires::Memo => memo::memo(row.namespace, row.hash),
             };
             out.delete(Space::Lasting, key);
         }

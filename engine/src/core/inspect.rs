@@ -9,7 +9,7 @@ use crate::model::id::{RunNo, SessionId};
 impl Core {
     /// Panics if two parts of the core's memory contradict each other.
     pub fn check(&self) {
-        self.check_onces();
+        self.check_memos();
         self.check_leases();
         self.schedules.check();
         for no in self.schedules.over() {

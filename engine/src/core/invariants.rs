@@ -6,12 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use stepwell_storage::{MemStore, Space, block_on};
 
-use super::once::NOT_ATTEMPTED;
+use super::memo::NOT_ATTEMPTED;
 use super::run::{Run, RunFold};
 use super::unique::KeyPlace;
 use crate::keys::batch::BatchRecord;
 use crate::keys::expiry::{self, Expires};
-use crate::keys::once::OnceRecord;
+use crate::keys::memo::MemoRecord;
 use crate::keys::unique::{self, UniqueRecord};
 use crate::keys::{
     self, AuditRecord, DeadRecord, Family, GenerationRecord, IndexRecord, LeaseRecord, Mark,
@@ -21,7 +21,7 @@ use crate::model::batch::BatchCounts;
 use crate::model::chain::CHAIN_BYTES;
 use crate::model::dead::{AuditAction, Superseded};
 use crate::model::entry::{Entry, StepCompleted};
-use crate::model::id::{CommandIndex, OnceKey, RequestId, RunId, RunNo};
+use crate::model::id::{CommandIndex, MemoKey, RequestId, RunId, RunNo};
 use crate::model::queue::QueueSummary;
 use crate::model::run::{Outcome, RunState};
 use crate::model::time::Time;
@@ -50,9 +50,9 @@ pub(super) struct Facts {
     /// How often each request of an operator is recorded in the audit log.
     acts: BTreeMap<RequestId, u32>,
     unique: BTreeMap<Bytes, UniqueRecord>,
-    /// The first results of what is done once, and until when rows of them expire.
-    once: BTreeMap<KeyPlace, OnceRecord>,
-    once_until: BTreeMap<KeyPlace, Vec<Time>>,
+    /// The first results of memoized steps, and until when rows of them expire.
+    memos: BTreeMap<KeyPlace, MemoRecord>,
+    memo_until: BTreeMap<KeyPlace, Vec<Time>>,
     batches: Vec<BatchRecord>,
     tally: Option<Tally>,
     mark: Option<Mark>,
@@ -113,15 +113,15 @@ impl Facts {
         for (key, value) in rows(store, Space::Lasting, Family::Unique) {
             facts.unique.insert(key, record(&value));
         }
-        for (key, value) in rows(store, Space::Lasting, Family::Once) {
-            let place = keys::once::of_key(&key).expect("a namespace and a hash");
-            facts.once.insert(place, record(&value));
+        for (key, value) in rows(store, Space::Lasting, Family::Memo) {
+            let place = keys::memo::of_key(&key).expect("a namespace and a hash");
+            facts.memos.insert(place, record(&value));
         }
         let rows_of_time = rows(store, Space::Lasting, Family::Expiry);
         let expiries = rows_of_time.iter().filter_map(|(key, _)| expiry::of_key(key));
-        for row in expiries.filter(|row| row.what == Expires::Once) {
+        for row in expiries.filter(|row| row.what == Expires::Memo) {
             let place = (row.namespace, row.hash);
-            facts.once_until.entry(place).or_default().push(row.at);
+            facts.memo_until.entry(place).or_default().push(row.at);
         }
         for family in [Family::Batch, Family::EndedBatch] {
             let rows = rows(store, Space::Lasting, family);
@@ -209,7 +209,7 @@ impl Facts {
                 let ((due, _), record) = timers[0];
                 let of_journal = match record.delayed {
                     true => run.not_before == Some(*due) && run.next == 1,
-                    false if record.once.is_some() => *due == Time::NEVER, // E6
+                    false if record.memo.is_some() => *due == Time::NEVER, // E6
                     false => run.commands.instants().contains(due),
                 };
                 assert!(of_journal, "T1: {no} sleeps until {due}, which its journal names");
@@ -251,7 +251,7 @@ impl Facts {
         self.check_pools();
         self.check_mark();
         self.check_keys();
-        self.check_once();
+        self.check_memo_rows();
         for batch in &self.batches {
             self.check_batch(batch);
         }
@@ -281,9 +281,9 @@ impl Facts {
     }
 
     /// E1: a row names an attempt that succeeded, and will expire.
-    fn check_once(&self) {
-        for (place, row) in &self.once {
-            let until = self.once_until.get(place);
+    fn check_memo_rows(&self) {
+        for (place, row) in &self.memos {
+            let until = self.memo_until.get(place);
             assert!(
                 until.is_some_and(|until| until.contains(&row.until)),
                 "E1: {place:?} expires: {row:?}"
@@ -296,7 +296,7 @@ impl Facts {
         }
     }
 
-    fn result_of(&self, row: &OnceRecord) -> Option<&StepCompleted> {
+    fn result_of(&self, row: &MemoRecord) -> Option<&StepCompleted> {
         match self.runs.get(&row.run)?.entries.get(row.entry as usize)? {
             Entry::StepCompleted(completed) => Some(completed),
             _ => None,
@@ -305,11 +305,11 @@ impl Facts {
 
     /// E2: what a run was told is the result of the row that counts, or did a moment ago.
     fn check_told(&self, before: &Self, run: &Run, told: &StepCompleted) {
-        let place = (run.namespace, OnceKey::of(run.namespace, &told.place.name).0);
-        let rows = [self.once.get(&place), before.once.get(&place)];
+        let place = (run.namespace, MemoKey::of(run.namespace, &told.place.name).0);
+        let rows = [self.memos.get(&place), before.memos.get(&place)];
         let mut rows = rows.into_iter().flatten().peekable();
         assert!(rows.peek().is_some(), "E2: {} was told of a row", run.no);
-        let same = |row: &OnceRecord| match self.result_of(row) {
+        let same = |row: &MemoRecord| match self.result_of(row) {
             Some(result) => result.output == told.output,
             None => !self.runs.contains_key(&row.run),
         };
@@ -585,8 +585,8 @@ impl Invariants {
     }
 
     fn check_change(&self, facts: &Facts, now: Time) {
-        for (place, before) in self.last.once.iter().filter(|(_, row)| row.until > now) {
-            let after = facts.once.get(place);
+        for (place, before) in self.last.memos.iter().filter(|(_, row)| row.until > now) {
+            let after = facts.memos.get(place);
             assert_eq!(after, Some(before), "E1: {place:?} has one result");
         }
         for (no, before) in &self.last.runs {

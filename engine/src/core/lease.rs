@@ -261,7 +261,7 @@ impl Core {
         );
         lease.record.token = token;
         // What was said under the old token and waits for a read is said again (G3).
-        self.onces.stop_waiting(no);
+        self.memos.stop_waiting(no);
         out.put(Space::Passing, keys::lease(lease.slot), lease.record.to_bytes());
         out.effect(Effect::ContinueLease {
             session,
@@ -276,8 +276,8 @@ impl Core {
             },
             count: run.next,
         });
-        if canary!("who comes back loses its once key") {
-            self.leave_onces(no, out);
+        if canary!("who comes back loses its memo key") {
+            self.leave_memos(no, out);
         }
     }
 
@@ -315,7 +315,7 @@ impl Core {
     pub(super) fn end_lease(&mut self, no: RunNo, out: &mut Output) -> Option<(Lease, Run)> {
         self.touch(no);
         let mut lease = self.leases.remove(&no)?;
-        self.leave_onces(no, out);
+        self.leave_memos(no, out);
         out.delete(Space::Passing, keys::lease(lease.slot));
         if canary!("a transition is cut in two") {
             out.close_batch();

@@ -91,7 +91,7 @@ pub(super) enum Want {
     },
     /// To be resumed because a build is here that it has not been tried on.
     TryBuild,
-    /// To be woken, if it sleeps until something becomes of once keys.
+    /// To be woken, if it sleeps until something becomes of memo keys.
     Wake,
     /// Whether it has ended, for the schedule that started it.
     Look(Look),
@@ -308,7 +308,7 @@ impl Core {
                     self.unknown.one_less();
                     Self::dequeue_row(&item, out);
                 }
-                Want::Wake => self.onces.woken(no),
+                Want::Wake => self.memos.woken(no),
                 // It ended longer ago than its retention.
                 Want::Look(look) => self.looked_at_last(look, false, out),
                 _ => {}
@@ -338,7 +338,7 @@ impl Core {
                 }
                 Want::Return { .. } => self.leave_stranded(no),
                 Want::TryBuild => {}
-                Want::Wake => self.onces.woken(no), // the next opening tries again
+                Want::Wake => self.memos.woken(no), // the next opening tries again
                 Want::Look(look) => self.looked_at_last(look, false, out), // it will not go on
                 asked => self.refuse(&asked, Damaged { id: None, what: what.to_owned() }, out),
             }
@@ -364,7 +364,7 @@ impl Core {
                 self.release_reserved(session, &item); // leased meanwhile: the item was a ghost
                 Self::dequeue_row(&item, out);
             }
-            Want::Wake => self.onces.woken(no), // it was woken by something else
+            Want::Wake => self.memos.woken(no), // it was woken by something else
             Want::Unknown { item } => {
                 self.unknown.one_less(); // a ghost too
                 Self::dequeue_row(&item, out);

@@ -41,7 +41,7 @@
 //! - **O1**–**O6** are about schedules, in `schedule.rs`; **N1**, **N2** about operators' requests,
 //!   in `applied_request.rs`.
 //!
-//! Those of unique keys (U) are in `unique.rs`, of work that is done once (E) in `once.rs`, of
+//! Those of unique keys (U) are in `unique.rs`, of memoized steps (E) in `memo.rs`, of
 //! calls that are all or nothing (A) in `together.rs`, of batches (B) in `batch.rs`.
 
 mod admission;
@@ -61,7 +61,7 @@ mod invariants;
 mod lane;
 mod lease;
 mod load;
-mod once;
+mod memo;
 mod open;
 pub mod output;
 mod queue;
@@ -104,8 +104,8 @@ use self::gauge::{AskedQueues, Unoffered};
 use self::lease::{Lease, Slots};
 pub use self::load::summary;
 use self::load::{Lookup, Mailbox, Want};
-pub use self::once::NOT_ATTEMPTED;
-use self::once::Onces;
+use self::memo::Memos;
+pub use self::memo::NOT_ATTEMPTED;
 pub use self::open::{OpenRefused, Opened, QueueRow};
 use self::output::{Note, Output};
 use self::queue::Queue;
@@ -123,7 +123,7 @@ use self::unknown::Unknown;
 use crate::canary::canary;
 use crate::keys::batch::BatchRecord;
 use crate::keys::expiry::Expiry;
-use crate::keys::once::{OnceRecord, OnceWait};
+use crate::keys::memo::{MemoRecord, MemoWait};
 use crate::keys::unique::UniqueRecord;
 use crate::keys::{self, Mark, QueuedRecord, Record, StoppedRecord, Tally, TimerRecord};
 use crate::model::id::{
@@ -282,24 +282,24 @@ pub enum Input {
         /// Who holds it, or what is damaged.
         found: Result<Option<UniqueRecord>, String>,
     },
-    /// An answer to [`Read::Once`](output::Read::Once).
-    OnceLoaded {
+    /// An answer to [`Read::Memo`](output::Read::Memo).
+    MemoLoaded {
         /// Whose key.
         namespace: Namespace,
         /// What it is stored under.
         hash: u128,
         /// Where its first result is, if there is one, or what is damaged.
-        found: Result<Option<OnceRecord>, String>,
+        found: Result<Option<MemoRecord>, String>,
     },
-    /// An answer to [`Read::OnceWaits`](output::Read::OnceWaits).
-    OnceWaitsLoaded {
+    /// An answer to [`Read::MemoWaits`](output::Read::MemoWaits).
+    MemoWaitsLoaded {
         /// The runs and what they wait for, in order.
-        rows: Vec<(RunNo, Option<OnceWait>)>,
+        rows: Vec<(RunNo, Option<MemoWait>)>,
         /// Whether there are no more behind them.
         end: bool,
     },
-    /// An answer to [`Read::OnceResult`](output::Read::OnceResult).
-    OnceResultLoaded {
+    /// An answer to [`Read::MemoResult`](output::Read::MemoResult).
+    MemoResultLoaded {
         /// Whose key.
         namespace: Namespace,
         /// What it is stored under.
@@ -381,7 +381,7 @@ pub struct Core {
     /// The id whose look-ups are being answered, when a call that is all or nothing is among them.
     resolving: Option<(Namespace, RunId)>,
     uniques: Uniques,
-    onces: Onces,
+    memos: Memos,
     batches: Batches,
     expiries: Expiries,
     /// Who waits for a run to end.
@@ -444,7 +444,7 @@ impl Core {
                     + self.uniques.len()
                     + self.batches.len(),
             ),
-            once: count(self.onces.len()),
+            memos: count(self.memos.len()),
         }
     }
 
@@ -475,13 +475,13 @@ impl Core {
             Input::UniqueLoaded { namespace, hash, found } => {
                 self.unique_loaded((namespace, hash), found, out)
             }
-            Input::OnceLoaded { namespace, hash, found } => {
-                self.once_loaded((namespace, hash), found, out)
+            Input::MemoLoaded { namespace, hash, found } => {
+                self.memo_loaded((namespace, hash), found, out)
             }
-            Input::OnceResultLoaded { namespace, hash, found } => {
-                self.once_result_loaded((namespace, hash), found, out)
+            Input::MemoResultLoaded { namespace, hash, found } => {
+                self.memo_result_loaded((namespace, hash), found, out)
             }
-            Input::OnceWaitsLoaded { rows, end } => self.once_waits_loaded(rows, end, out),
+            Input::MemoWaitsLoaded { rows, end } => self.memo_waits_loaded(rows, end, out),
             Input::BatchLoaded { namespace, hash, found } => {
                 self.batch_loaded((namespace, hash), found, out)
             }
@@ -547,8 +547,8 @@ impl Core {
             Message::TurnFailed(report) => self.turn_failed(session, report, out),
             Message::TurnMismatched(report) => self.turn_mismatched(session, report, out),
             Message::Requeue(report) => self.requeue(session, report, out),
-            Message::AskOnce(ask) => self.ask_once(session, ask, out),
-            Message::OnceReturned(report) => self.once_returned(session, &report, out),
+            Message::MemoRequested(ask) => self.memo_requested(session, ask, out),
+            Message::MemoReleased(report) => self.memo_released(session, &report, out),
             Message::Offer(offer) => self.offer(session, &offer.queues, out),
             Message::Start(start) => self.start(session, start, out),
             Message::StartTogether(start) => self.start_together(session, start, out),
@@ -601,7 +601,7 @@ impl Core {
     ///
     /// It is an instant and not a span: inputs that keep coming must not put it off.
     pub fn wakes_at(&self) -> Option<Duration> {
-        let at_once = !self.unsettled.is_empty() || self.unknown.goes_on() || self.onces.has_news();
+        let at_once = !self.unsettled.is_empty() || self.unknown.goes_on() || self.memos.has_news();
         if at_once || !self.returning.is_empty() || !self.continuing.is_empty() {
             return Some(self.mono);
         }
@@ -616,14 +616,14 @@ impl Core {
             false => anybody.then_some(self.watch_at),
         };
         let opens = self.opens_at.first().map(|(at, _)| due(*at));
-        let onces = self.onces.next_due().map(due);
+        let memos = self.memos.next_due().map(due);
         let schedules = self.schedules.next_due().map(due);
         [
             armed,
             timers,
             schedules,
-            onces,
-            self.onces.calls_at(),
+            memos,
+            self.memos.calls_at(),
             watch,
             self.cleans_at(),
             opens,
@@ -647,7 +647,7 @@ impl Core {
         self.return_some(out);
         self.continue_some_leases(out);
         self.tell_results(out);
-        self.wake_for_once(out);
+        self.wake_for_memos(out);
         self.fire_armed(out);
         self.fire_timers(out);
         self.look_for_workers(out);

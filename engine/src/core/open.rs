@@ -12,7 +12,7 @@ use super::expiry::Expiries;
 use super::gauge::Unoffered;
 use super::lease::{Lease, Slots};
 use super::load::Want;
-use super::once::Onces;
+use super::memo::Memos;
 use super::queue::Queue;
 use super::retention::Cleaner;
 use super::schedule::Schedules;
@@ -169,7 +169,7 @@ impl Core {
             togethers: BTreeSet::new(),
             resolving: None,
             uniques: Uniques::opened_at(RunNo(tally.next_run)),
-            onces: Onces::opened_at(RunNo(tally.next_run)),
+            memos: Memos::opened_at(RunNo(tally.next_run)),
             batches: Batches::restore(opened.batches),
             expiries: Expiries::opened(opened.first_expiry),
             waiters: BTreeMap::new(),
@@ -220,7 +220,7 @@ impl Core {
             self.settings.session_timeout
         };
         if !leases.is_empty() {
-            self.onces.call_from(self.mono + patience);
+            self.memos.call_from(self.mono + patience);
         }
         for (slot, record) in leases {
             let (run, process) = (record.run, record.process);

@@ -299,22 +299,22 @@ pub enum Read {
         /// What it is stored under.
         hash: u128,
     },
-    /// Where the first result for a once key is.
-    Once {
+    /// Where the first result for a memo key is.
+    Memo {
         /// Whose key.
         namespace: Namespace,
         /// What it is stored under.
         hash: u128,
     },
-    /// The next of the runs that sleep until something becomes of once keys.
-    OnceWaits {
+    /// The next of the runs that sleep until something becomes of memo keys.
+    MemoWaits {
         /// From this run on.
         from: RunNo,
         /// At most this many.
         limit: usize,
     },
-    /// The first result for a once key.
-    OnceResult {
+    /// The first result for a memo key.
+    MemoResult {
         /// Whose key.
         namespace: Namespace,
         /// What it is stored under.

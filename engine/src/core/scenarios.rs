@@ -12,8 +12,8 @@
 //! … unique=k:running together                                   also `:queued`, `:5s`; all or nothing
 //! … batch=b seal then=x                                          runs of a batch, which `x` follows; `batch b` asks
 //! step r1 0 | fail r1 0 | timer r1 1 delay=3s                    reports, by the holder under its token
-//! once r1 0 key=k | return r1 0 | step r1 0 key=k               of a step that is done once for all runs
-//! complete r1 | failed r1 | suspend r1 seen=2 wakes=3s once=0,1 | mismatch r1 | requeue r1
+//! memo r1 0 key=k | release r1 0 | step r1 0 key=k               of a memoized step
+//! complete r1 | failed r1 | suspend r1 seen=2 wakes=3s memos=0,1 | mismatch r1 | requeue r1
 //! queue q create paused=yes concurrency=2 rate=3/1s burst=2 oldest=4    an operator sets something (request=7); queues q   asks
 //! cancel r1 | resume r1 | outcome r1 wait | status r1            what clients ask
 //! redrive r1 request=7 | edit r1 input=y | discard r1           what operators do
@@ -38,7 +38,7 @@ use crate::model::chain::CHAIN_BYTES;
 use crate::model::entry::{Entry, FunctionEnd, Place};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::id::{
-    CommandIndex, LeaseNo, Namespace, OnceKey, ProcessInstance, RequestId, RunId, RunNo, SessionId,
+    CommandIndex, LeaseNo, MemoKey, Namespace, ProcessInstance, RequestId, RunId, RunNo, SessionId,
     Token,
 };
 use crate::model::payload::Payload;
@@ -49,10 +49,11 @@ use crate::model::run::{Outcome, RunState};
 use crate::model::time::Time;
 use crate::model::unique::{Unique, UniqueKey};
 use crate::wire::message::{
-    AskBatch, AskOnce, AskOutcome, AskQueues, AskStatus, AttemptFailedReport, Cancel, Discard,
-    EditInput, Heartbeat, Held, Hello, Message, Offer, OnceReturned, PROTOCOL, QueueSlots, Redrive,
-    Requeue, Resume, SetQueue, Start, StartAnswer, StartBatch, StartTogether, StepCompletedReport,
-    TimerRequested, TurnCompleted, TurnFailed, TurnMismatched, TurnSuspended, WorkflowOffer,
+    AskBatch, AskOutcome, AskQueues, AskStatus, AttemptFailedReport, Cancel, Discard, EditInput,
+    Heartbeat, Held, Hello, MemoReleased, MemoRequested, Message, Offer, PROTOCOL, QueueSlots,
+    Redrive, Requeue, Resume, SetQueue, Start, StartAnswer, StartBatch, StartTogether,
+    StepCompletedReport, TimerRequested, TurnCompleted, TurnFailed, TurnMismatched, TurnSuspended,
+    WorkflowOffer,
 };
 
 const START: Time = Time(20_000 * 86_400_000);
@@ -338,7 +339,7 @@ impl Scene {
             "settings" => self.set(line),
             "worker" | "client" => self.hello(line),
             "start" => self.start(line),
-            "once" | "return" | "step" | "fail" | "timer" | "suspend" | "complete" | "failed"
+            "memo" | "release" | "step" | "fail" | "timer" | "suspend" | "complete" | "failed"
             | "mismatch" | "requeue" => self.report(line),
             "cancel" | "resume" | "outcome" | "status" => self.ask(line),
             "queue" => self.set_queue(line),
@@ -615,7 +616,7 @@ impl Scene {
             at: "order.rs:1".to_owned(),
             version: 1,
         };
-        let once = key.map(|key| OnceKey::of(Namespace::default(), key));
+        let memo = key.map(|key| MemoKey::of(Namespace::default(), key));
         let attempt = line.number("attempt", 1);
         let output = Payload(vec![7; line.number("bytes", 1)].into());
         let kind = match (line.has("terminal"), line.has("cancelled")) {
@@ -632,10 +633,10 @@ impl Scene {
         let retry =
             Retry::fixed(Duration::from_secs(2)).jitter(0).retries(line.number("retries", 5));
         let message: Message = match line.word(0) {
-            "once" => AskOnce { run, token, number, place, once: once.unwrap() }.into(),
-            "return" => OnceReturned { run, token, number }.into(),
+            "memo" => MemoRequested { run, token, number, place, memo: memo.unwrap() }.into(),
+            "release" => MemoReleased { run, token, number }.into(),
             "step" => {
-                StepCompletedReport { run, token, number, place, attempt, output, once }.into()
+                StepCompletedReport { run, token, number, place, attempt, output, memo }.into()
             }
             "fail" => {
                 AttemptFailedReport { run, token, number, place, attempt, failure, retry }.into()
@@ -645,15 +646,15 @@ impl Scene {
                 TimerRequested { run, token, number, place, delay_ms }.into()
             }
             "suspend" => {
-                let steps = line.text("once", "");
+                let steps = line.text("memos", "");
                 let steps = steps.split(',').filter(|step| !step.is_empty());
-                let once: Vec<CommandIndex> =
+                let memos: Vec<CommandIndex> =
                     steps.map(|at| CommandIndex(at.parse().unwrap())).collect();
-                let wakes_at = match !once.is_empty() && !line.fields.contains_key("wakes") {
+                let wakes_at = match !memos.is_empty() && !line.fields.contains_key("wakes") {
                     true => Time::NEVER,
                     false => START.after(line.span("wakes")),
                 };
-                TurnSuspended { run, token, seen: line.number("seen", 0), wakes_at, once }.into()
+                TurnSuspended { run, token, seen: line.number("seen", 0), wakes_at, memos }.into()
             }
             "complete" => TurnCompleted { run, token, output }.into(),
             "failed" => TurnFailed {
@@ -778,7 +779,7 @@ impl Scene {
                     keys::number_of(key).unwrap()
                 )
             }
-            Family::Unique | Family::Once | Family::EndedBatch => {
+            Family::Unique | Family::Memo | Family::EndedBatch => {
                 format!("{family:?}").to_lowercase()
             }
             Family::Batch | Family::FollowUp | Family::AppliedRequest => {
@@ -856,8 +857,8 @@ impl Scene {
                 };
                 format!(" {}{until}", run_name(record.id))
             }
-            Family::Once => {
-                let record = keys::once::OnceRecord::of_bytes(value).unwrap();
+            Family::Memo => {
+                let record = keys::memo::MemoRecord::of_bytes(value).unwrap();
                 let run = self.run_text(record.run);
                 format!(" {run}[{}] until {}", record.entry, at(record.until))
             }
@@ -940,12 +941,12 @@ impl Scene {
             }
             Family::Timer => {
                 let timer = keys::TimerRecord::of_bytes(value).unwrap();
-                match (timer.delayed, timer.once) {
+                match (timer.delayed, timer.memo) {
                     (true, _) => " delayed".to_owned(),
-                    (_, Some(once)) => {
-                        let wakes_at = once.wakes_at.map(|due| format!(" wakes={}", at(due)));
+                    (_, Some(memo)) => {
+                        let wakes_at = memo.wakes_at.map(|due| format!(" wakes={}", at(due)));
                         let wakes_at = wakes_at.unwrap_or_default();
-                        format!(" keys={}{wakes_at}", once.keys.len())
+                        format!(" keys={}{wakes_at}", memo.keys.len())
                     }
                     _ => String::new(),
                 }
@@ -1058,13 +1059,13 @@ impl Scene {
                     refusal_text(&revoked.reason)
                 )
             }
-            Message::OnceGranted(granted) => {
+            Message::AttemptMemo(granted) => {
                 let run = self.run_text(granted.run);
-                format!("once granted {run} step {}", granted.number)
+                format!("attempt memo {run} step {}", granted.number)
             }
-            Message::OnceReturned(returned) => {
+            Message::MemoReleased(returned) => {
                 let run = self.run_text(returned.run);
-                format!("once returned {run} step {}", returned.number)
+                format!("memo released {run} step {}", returned.number)
             }
             Message::ReportRefused(refused) => {
                 let run = self.run_text(refused.run);

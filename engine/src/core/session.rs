@@ -246,7 +246,7 @@ impl Core {
                 session_timeout_ms: ms(self.settings.session_timeout),
                 payload_bytes_max: self.settings.limits.payload_bytes_max as u64,
                 now: self.now(),
-                suspends_once: true,
+                suspends_for_memo: true,
             },
         );
         self.take_back(session, hello.process, hello.held, out);
@@ -427,7 +427,7 @@ impl Core {
             if let Some(lease) = self.leases.get_mut(run) {
                 lease.holder = None;
             }
-            self.onces.stop_waiting(*run);
+            self.memos.stop_waiting(*run);
         }
         (!session.leased.is_empty())
             .then_some(Left { process: session.process, runs: session.leased })

@@ -260,7 +260,7 @@ impl Core {
     fn schedule(&mut self, run: &Run, due: crate::model::time::Time, out: &mut Output) {
         let queue = self.queue_number(&run.queue, out);
         let record = TimerRecord {
-            once: None,
+            memo: None,
             workflow: run.workflow.clone(),
             queue,
             priority: run.priority,

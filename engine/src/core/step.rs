@@ -45,8 +45,8 @@ impl Core {
         if run.next >= limits.journal_entries_max {
             return self.journal_is_full(no, out);
         }
-        if report.once.is_some() {
-            return self.once_completed(report, out);
+        if report.memo.is_some() {
+            return self.memo_completed(report, out);
         }
         let attempt = report.attempt;
         let entry = Entry::from(StepCompleted {
@@ -72,7 +72,7 @@ impl Core {
             output: Payload::default(),
         };
         Self::tell(session, (no, token), index, &told.into(), out);
-        self.leave_once((no, number), out);
+        self.leave_memo((no, number), out);
     }
 
     pub(super) fn attempt_failed(
@@ -139,7 +139,7 @@ impl Core {
             }
         }
         Self::tell(session, (no, token), index, &entry, out);
-        self.leave_once((no, number), out);
+        self.leave_memo((no, number), out);
     }
 
     pub(super) fn timer_requested(

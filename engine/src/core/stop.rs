@@ -221,7 +221,7 @@ impl Core {
         }
         if let Some(due) = sleeps {
             self.disarm_stored(due, run.no, out);
-            self.onces.wakes(run.no);
+            self.memos.wakes(run.no);
         }
         if stopped.is_some() {
             out.delete(Space::Lasting, keys::stopped(run.no));

@@ -1,7 +1,7 @@
 //! Timers: a window in memory over the stored ones of waiting runs, and those of leased runs.
 //!
-//! A waiting run has one stored timer, its earliest; one that waits for once keys has it at the end
-//! of time (`once.rs`). When that is due the run becomes queued; which of its timers are due is
+//! A waiting run has one stored timer, its earliest; one that waits for memo keys has it at the end
+//! of time (`memo.rs`). When that is due the run becomes queued; which of its timers are due is
 //! decided when it is leased. Timers never fire early in engine time (T1).
 
 use std::collections::{BTreeMap, BTreeSet};

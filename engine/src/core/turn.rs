@@ -86,7 +86,7 @@ impl Core {
             priority,
             delayed: false,
             tags: run.tags,
-            once: None,
+            memo: None,
         };
         self.arm_stored(retry_at, run.no, record, out);
         self.shift(queue, RunState::Running, RunState::Suspended);
@@ -108,8 +108,8 @@ impl Core {
             return;
         };
         let seen_all = seen_all || canary!("a turn suspends over what it has not seen");
-        if !report.once.is_empty() {
-            return self.turn_waits_for_once(&report, seen_all, out);
+        if !report.memos.is_empty() {
+            return self.turn_waits_for_memo(&report, seen_all, out);
         }
         // Of the instants in the journal only the worker knows which are waited for. It names one
         // of them.
@@ -131,7 +131,7 @@ impl Core {
                     priority,
                     delayed: false,
                     tags: run.tags,
-                    once: None,
+                    memo: None,
                 };
                 self.arm_stored(due, run.no, record, out);
                 self.shift(queue, RunState::Running, RunState::Suspended);

@@ -15,13 +15,13 @@ pub enum Expires {
     Unique = 1,
     /// A batch that has ended.
     Batch = 2,
-    /// The first result for a once key.
-    Once = 3,
+    /// The first result for a memo key.
+    Memo = 3,
 }
 
 impl Expires {
     fn of(number: u8) -> Option<Self> {
-        [Self::Unique, Self::Batch, Self::Once].into_iter().find(|expires| *expires as u8 == number)
+        [Self::Unique, Self::Batch, Self::Memo].into_iter().find(|expires| *expires as u8 == number)
     }
 }
 

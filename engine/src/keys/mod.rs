@@ -21,7 +21,7 @@
 //! | 13 | pool | lasting | queue number | [`PoolRecord`] | with every batch that moves runs of the queue |
 //! | 15 | audit | lasting | done at, number | [`AuditRecord`] | with each action of an operator |
 //! | 19 | unique | lasting | namespace, key's hash | [`UniqueRecord`](unique::UniqueRecord) | at a start with a unique key |
-//! | 20 | once | lasting | namespace, key's hash | [`OnceRecord`](once::OnceRecord) | with the first result for a once key |
+//! | 20 | memo | lasting | namespace, key's hash | [`MemoRecord`](memo::MemoRecord) | with the first result for a memo key |
 //! | 21 | batch | lasting | slot | [`BatchRecord`](batch::BatchRecord) | with every batch that starts or ends runs of it |
 //! | 22 | expiry | lasting | instant, what, namespace, hash | nothing; without an instant [`ExpiryMark`](expiry::ExpiryMark) | with what expires |
 //! | 23 | ended batch | lasting | namespace, name's hash | [`BatchRecord`](batch::BatchRecord) | when a batch ends |
@@ -37,7 +37,7 @@ pub mod applied_request;
 pub mod batch;
 pub mod expiry;
 pub mod journal;
-pub mod once;
+pub mod memo;
 pub mod unique;
 
 use bytes::Bytes;
@@ -96,8 +96,8 @@ pub enum Family {
     Audit = 15,
     /// Who holds a unique key.
     Unique = 19,
-    /// The first results of work that is done once.
-    Once = 20,
+    /// The first results of memoized steps.
+    Memo = 20,
     /// Batches that have not ended.
     Batch = 21,
     /// What is deleted when its time is over.
@@ -132,7 +132,7 @@ impl Family {
         Self::Pool,
         Self::Audit,
         Self::Unique,
-        Self::Once,
+        Self::Memo,
         Self::Batch,
         Self::Expiry,
         Self::EndedBatch,
@@ -493,9 +493,9 @@ records! {
         /// Only workers that offer all of these get it.
         #[serde(default)]
         tags: Vec<String>,
-        /// The once keys it waits for; then its instant is the end of time.
+        /// The memo keys it waits for; then its instant is the end of time.
         #[serde(default)]
-        once: Option<once::OnceWait>,
+        memo: Option<memo::MemoWait>,
     }
 
     /// Where a generation's run numbers begin.

@@ -76,7 +76,7 @@ pub struct StepCompleted {
     /// Where in the code.
     pub place: Place,
     /// Which attempt, the first is 1. 0 if another run came to the result: see
-    /// [`Ctx::once`](crate::Ctx::once).
+    /// [`Ctx::memoize`](crate::Ctx::memoize).
     pub attempt: u32,
     /// What it returned.
     pub output: Payload,

@@ -10,7 +10,8 @@ pub const FAILURE_TEXT_BYTES_MAX: usize = 2_048;
 pub(crate) const PANIC: &str = "panic";
 /// The stored class of a value that cannot be a payload.
 pub(crate) const PAYLOAD: &str = "payload";
-/// The stored class of a run of [`Client::once`](crate::Client::once) that gave no result.
+/// The stored class of a run of [`Client::get_or_run`](crate::Client::get_or_run) that gave no
+/// result.
 pub(crate) const ONCE: &str = "once";
 /// The stored class of an attempt that took too long.
 pub(crate) const TIMEOUT_CLASS: &str = "time limit";

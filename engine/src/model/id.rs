@@ -100,12 +100,12 @@ bytes16! {
 }
 
 bytes16! {
-    /// A key under which work is done once for all who ask, in whatever run: see
-    /// [`Ctx::once`](crate::Ctx::once).
-    OnceKey, "once_"
+    /// The key of a memoized step, whatever the run: see
+    /// [`Ctx::memoize`](crate::Ctx::memoize).
+    MemoKey, "once_"
 }
 
-impl OnceKey {
+impl MemoKey {
     /// The XXH3-128 hash of a namespace and a key.
     pub fn of(namespace: Namespace, key: &str) -> Self {
         let mut bytes = Vec::with_capacity(4 + key.len());

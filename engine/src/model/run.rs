@@ -229,9 +229,9 @@ pub struct InMemory {
     pub waiters: u64,
     /// Runs, ids and starts that wait for something to be read.
     pub reads: u64,
-    /// Steps that make an attempt at what is done once for all runs, or wait for somebody else's.
+    /// Memoized steps that make their attempt, or wait for another step's.
     #[serde(default)]
-    pub once: u64,
+    pub memos: u64,
 }
 
 impl Stats {

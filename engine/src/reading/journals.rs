@@ -248,13 +248,13 @@ pub(super) async fn image_of(
 }
 
 /// Which of the run's instants has a stored timer. Of a run that is read from its place in line it
-/// is known that it does not wait for once keys: a look-up less for each dispatch of a long line.
+/// is known that it does not wait for memo keys: a look-up less for each dispatch of a long line.
 async fn sleeps(store: &dyn Store, run: &Run, in_line: bool) -> Result<Option<Time>, Unreadable> {
     if run.ended.is_some() {
         return Ok(None);
     }
     let delayed = run.not_before.filter(|_| run.next == 1);
-    let never = (!in_line).then_some(Time::NEVER); // it waits for once keys
+    let never = (!in_line).then_some(Time::NEVER); // it waits for memo keys
     let instants = run.commands.instants().into_iter().chain(delayed);
     for due in instants.chain(never) {
         if store.get(Space::Passing, &keys::timer(due, run.no)).await?.is_some() {

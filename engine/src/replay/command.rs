@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::model::entry::{CommandKind, Place};
 use crate::model::failure::Failure;
-use crate::model::id::OnceKey;
+use crate::model::id::MemoKey;
 use crate::model::payload::Payload;
 use crate::model::time::Time;
 
@@ -45,7 +45,7 @@ pub(crate) enum Stage {
 /// A step whose first result is everybody's.
 #[derive(Debug, Clone)]
 pub(crate) struct Claim {
-    pub(crate) key: OnceKey,
+    pub(crate) key: MemoKey,
     /// The engine has been asked, and may count on us.
     pub(crate) asked: bool,
     /// The attempt may be made.
@@ -55,7 +55,7 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
-    pub(crate) fn new(key: OnceKey) -> Self {
+    pub(crate) fn new(key: MemoKey) -> Self {
         Self { key, asked: false, granted: false, failure: None }
     }
 

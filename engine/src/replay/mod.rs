@@ -37,7 +37,7 @@
 //! - **W11** How a function came to its failure is told with it: the entry of the first failed step
 //!   it saw after it had asked for its last command, or the step whose failure it ended with
 //!   although it had gone on.
-//! - **W12** A body of a step that is done once for all runs starts only when the engine has
+//! - **W12** A body of a memoized step starts only when the engine has
 //!   granted that. An attempt that the engine counts on and that is not made is given back, and
 //!   that is kept until it is answered (W6).
 //!

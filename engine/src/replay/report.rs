@@ -3,12 +3,12 @@
 use crate::canary::canary;
 use crate::model::entry::{Entry, FunctionEnd, Place};
 use crate::model::failure::Failure;
-use crate::model::id::{CommandIndex, OnceKey, RunNo, Token};
+use crate::model::id::{CommandIndex, MemoKey, RunNo, Token};
 use crate::model::payload::Payload;
 use crate::model::retry::Retry;
 use crate::model::time::Time;
 use crate::wire::message::{
-    AskOnce, AttemptFailedReport, Message, OnceReturned, StepCompletedReport, TimerRequested,
+    AttemptFailedReport, MemoReleased, MemoRequested, Message, StepCompletedReport, TimerRequested,
     TurnCompleted, TurnFailed, TurnMismatched, TurnSuspended,
 };
 
@@ -24,7 +24,7 @@ pub(crate) enum Report {
         output: Payload,
         /// Its key, if its first result is everybody's, and the step's policy: the engine may not
         /// be able to take it.
-        once: Option<(OnceKey, Retry)>,
+        memo: Option<(MemoKey, Retry)>,
     },
     AttemptFailed {
         number: u32,
@@ -38,19 +38,19 @@ pub(crate) enum Report {
         place: Place,
         delay_ms: u64,
     },
-    AskOnce {
+    MemoRequested {
         number: u32,
         place: Place,
         attempt: u32,
-        once: OnceKey,
+        memo: MemoKey,
     },
-    OnceReturned {
+    MemoReleased {
         number: u32,
     },
     Suspended {
         seen: u32,
         wakes_at: Time,
-        once: Vec<CommandIndex>,
+        memos: Vec<CommandIndex>,
     },
     Completed {
         output: Payload,
@@ -71,8 +71,8 @@ impl Report {
             Self::StepCompleted { .. }
                 | Self::AttemptFailed { .. }
                 | Self::TimerRequested { .. }
-                | Self::AskOnce { .. }
-                | Self::OnceReturned { .. }
+                | Self::MemoRequested { .. }
+                | Self::MemoReleased { .. }
         )
     }
 
@@ -82,7 +82,7 @@ impl Report {
             (
                 Self::StepCompleted { number, attempt, .. }
                 | Self::AttemptFailed { number, attempt, .. }
-                | Self::AskOnce { number, attempt, .. },
+                | Self::MemoRequested { number, attempt, .. },
                 entry,
             ) => {
                 let (about, answered) = match entry {
@@ -102,14 +102,14 @@ impl Report {
     /// The frame that tells it.
     pub(crate) fn message(&self, run: RunNo, token: Token) -> Message {
         match self.clone() {
-            Self::StepCompleted { number, place, attempt, output, once } => StepCompletedReport {
+            Self::StepCompleted { number, place, attempt, output, memo } => StepCompletedReport {
                 run,
                 token,
                 number: CommandIndex(number),
                 place,
                 attempt,
                 output,
-                once: once.map(|(key, _)| key),
+                memo: memo.map(|(key, _)| key),
             }
             .into(),
             Self::AttemptFailed { number, place, attempt, failure, retry } => AttemptFailedReport {
@@ -125,14 +125,14 @@ impl Report {
             Self::TimerRequested { number, place, delay_ms } => {
                 TimerRequested { run, token, number: CommandIndex(number), place, delay_ms }.into()
             }
-            Self::AskOnce { number, place, once, .. } => {
-                AskOnce { run, token, number: CommandIndex(number), place, once }.into()
+            Self::MemoRequested { number, place, memo, .. } => {
+                MemoRequested { run, token, number: CommandIndex(number), place, memo }.into()
             }
-            Self::OnceReturned { number } => {
-                OnceReturned { run, token, number: CommandIndex(number) }.into()
+            Self::MemoReleased { number } => {
+                MemoReleased { run, token, number: CommandIndex(number) }.into()
             }
-            Self::Suspended { seen, wakes_at, once } => {
-                TurnSuspended { run, token, seen, wakes_at, once }.into()
+            Self::Suspended { seen, wakes_at, memos } => {
+                TurnSuspended { run, token, seen, wakes_at, memos }.into()
             }
             Self::Completed { output } => TurnCompleted { run, token, output }.into(),
             Self::Failed { failure, whole, end } => {
@@ -157,17 +157,17 @@ impl Outstanding {
 
     /// Whether nothing would be lost if they were forgotten: they only ask.
     pub(crate) fn only_asks(&self) -> bool {
-        self.0.iter().all(|(report, _)| matches!(report, Report::AskOnce { .. }))
+        self.0.iter().all(|(report, _)| matches!(report, Report::MemoRequested { .. }))
     }
 
     /// Adds a report. Whatever is told of a step after it has asked goes in the place of that.
     pub(crate) fn push(&mut self, report: Report) {
         if let Report::StepCompleted { number, .. }
         | Report::AttemptFailed { number, .. }
-        | Report::OnceReturned { number } = &report
+        | Report::MemoReleased { number } = &report
         {
             self.0.retain(|(earlier, _)| {
-                !matches!(earlier, Report::AskOnce { number: asked, .. } if asked == number)
+                !matches!(earlier, Report::MemoRequested { number: asked, .. } if asked == number)
             });
         }
         self.0.push((report, None));
@@ -176,7 +176,7 @@ impl Outstanding {
     /// The engine knows that an attempt is not made.
     pub(crate) fn is_returned(&mut self, number: u32) {
         self.0.retain(|(report, _)| {
-            !matches!(report, Report::OnceReturned { number: returned } if *returned == number)
+            !matches!(report, Report::MemoReleased { number: returned } if *returned == number)
         });
     }
 
@@ -202,10 +202,10 @@ impl Outstanding {
         Some(self.0.remove(at).0)
     }
 
-    /// Takes back the result of a step that is done once for all runs.
+    /// Takes back the result of a memoized step.
     pub(crate) fn withdraw_result(&mut self, number: u32) -> Option<Report> {
         let at = self.0.iter().position(|(report, _)| {
-            matches!(report, Report::StepCompleted { number: n, once: Some(_), .. } if *n == number)
+            matches!(report, Report::StepCompleted { number: n, memo: Some(_), .. } if *n == number)
         })?;
         Some(self.0.remove(at).0)
     }

@@ -86,8 +86,8 @@ pub(crate) enum Waits {
     Soon,
     /// Timers and backoffs, the first of them then.
     Until(Time),
-    /// Attempts of others at what is done once, and perhaps timers and backoffs.
-    Once(Option<Time>),
+    /// Attempts of other memoized steps with the same key, and perhaps timers and backoffs.
+    Memo(Option<Time>),
     /// Nothing it has asked of its context.
     Foreign,
 }
@@ -264,10 +264,10 @@ impl Shared {
                     }
                     if !claim.granted {
                         claim.asked = true;
-                        let once = claim.key;
+                        let memo = claim.key;
                         command.stage = Stage::Claiming;
                         let place = command.place(self.version);
-                        state.outbox.push(Report::AskOnce { number, place, attempt, once });
+                        state.outbox.push(Report::MemoRequested { number, place, attempt, memo });
                         return Verdict::Wait;
                     }
                 }
@@ -356,13 +356,13 @@ impl Shared {
         };
         command.stage = Stage::Reported;
         let (place, attempt) = (command.place(self.version), command.attempts + 1);
-        let once = command.claim.as_mut().map(|claim| {
+        let memo = command.claim.as_mut().map(|claim| {
             claim.settled();
             (claim.key, retry)
         });
         state.bodies -= 1;
         let report = match ended {
-            Ok(output) => Report::StepCompleted { number, place, attempt, output, once },
+            Ok(output) => Report::StepCompleted { number, place, attempt, output, memo },
             Err(failure) => Report::AttemptFailed { number, place, attempt, failure, retry },
         };
         state.outbox.push(report);
@@ -503,24 +503,24 @@ impl Shared {
         if !state.live || state.bodies > 0 {
             return Waits::Soon;
         }
-        let (mut first, mut once): (Option<Time>, bool) = (None, false);
+        let (mut first, mut memo): (Option<Time>, bool) = (None, false);
         for command in state.commands.values().filter(|c| c.polled && c.resolution.is_none()) {
             match (command.stage, command.wakes_at) {
                 (Stage::Armed | Stage::Asked, Some(at)) => {
                     first = Some(first.map_or(at, |earlier| earlier.min(at)));
                 }
-                (Stage::Claiming, _) => once = true,
+                (Stage::Claiming, _) => memo = true,
                 _ => return Waits::Soon,
             }
         }
         match first {
-            _ if once => Waits::Once(first),
+            _ if memo => Waits::Memo(first),
             Some(at) => Waits::Until(at),
             None => Waits::Foreign,
         }
     }
 
-    /// Steps that wait for the engine to say whether they may make an attempt at what is done once.
+    /// Steps that wait for the engine to say whether they may make a memoized attempt.
     pub(crate) fn claiming(&self) -> Vec<CommandIndex> {
         let state = self.state();
         let commands = state.commands.iter();

@@ -51,7 +51,7 @@ pub(crate) struct Turn {
     timeout: Duration,
     /// The end of a function that waits for something foreign.
     foreign: Option<Foreign>,
-    /// The end of the moment for which it has waited for once keys in memory.
+    /// The end of the moment for which it has waited for memo keys in memory.
     moment: Option<BoxFuture<'static, ()>>,
     superseded: Superseded,
     fall: Fall,
@@ -178,7 +178,7 @@ impl Turn {
     pub(crate) fn refused(&mut self, number: CommandIndex, reason: &Refusal) {
         match reason {
             Refusal::Damaged(_) if number != CommandIndex::FUNCTION => {
-                self.once_failed(number, reason)
+                self.memo_failed(number, reason)
             }
             Refusal::JournalFull(_)
             | Refusal::Poisoned(_)
@@ -195,20 +195,20 @@ impl Turn {
         }
     }
 
-    /// A step that is done once for all runs may make its attempt. If it wants to no more, the
+    /// A memoized step may make its attempt. If it wants to no more, the
     /// engine is told.
-    pub(crate) fn once_granted(&mut self, number: CommandIndex) {
+    pub(crate) fn attempt_memo(&mut self, number: CommandIndex) {
         let function = self.function.as_ref();
-        let wanted = function.is_some_and(|function| function.shared.once_granted(number));
+        let wanted = function.is_some_and(|function| function.shared.attempt_memo(number));
         if !wanted && matches!(self.phase, Phase::Running | Phase::Suspending) {
             let number = number.0;
             self.outstanding.is_returned(number);
-            self.outstanding.push(Report::OnceReturned { number });
+            self.outstanding.push(Report::MemoReleased { number });
         }
     }
 
     /// The engine knows that an attempt is not made.
-    pub(crate) fn once_returned(&mut self, number: CommandIndex) {
+    pub(crate) fn memo_released(&mut self, number: CommandIndex) {
         self.outstanding.is_returned(number.0);
     }
 
@@ -457,7 +457,7 @@ impl Turn {
             return;
         };
         let (waits, asked) = (function.shared.waits(), function.shared.asked());
-        if !matches!(waits, Waits::Once(_)) {
+        if !matches!(waits, Waits::Memo(_)) {
             self.moment = None;
         }
         if !matches!(waits, Waits::Foreign) && self.foreign.take().is_some() {
@@ -466,7 +466,7 @@ impl Turn {
         match waits {
             Waits::Foreign => self.waits_foreign(asked, cx),
             Waits::Until(at) => self.suspend_until(at),
-            Waits::Once(at) => self.suspend_for_once(at, cx),
+            Waits::Memo(at) => self.suspend_for_memo(at, cx),
             Waits::Soon => {}
         }
     }
@@ -481,10 +481,10 @@ impl Turn {
 
     /// The same if it waits for others to make an attempt. How long they take is not known: after a
     /// moment it is taken for long.
-    fn suspend_for_once(&mut self, at: Option<Time>, cx: &mut Context<'_>) {
+    fn suspend_for_memo(&mut self, at: Option<Time>, cx: &mut Context<'_>) {
         let under_way = !self.outstanding.only_asks() || self.history.seen() < self.count;
         let soon = self.world.engine_now().after(MOMENT);
-        if under_way || !self.world.suspends_once() || at.is_some_and(|at| at <= soon) {
+        if under_way || !self.world.suspends_for_memo() || at.is_some_and(|at| at <= soon) {
             return;
         }
         let clock = &self.world.clock;
@@ -496,9 +496,9 @@ impl Turn {
         }
     }
 
-    fn suspend(&mut self, wakes_at: Time, once: Vec<CommandIndex>) {
+    fn suspend(&mut self, wakes_at: Time, memos: Vec<CommandIndex>) {
         count(&self.world.counts.suspended);
-        self.end(Report::Suspended { seen: self.history.seen(), wakes_at, once });
+        self.end(Report::Suspended { seen: self.history.seen(), wakes_at, memos });
         self.phase = Phase::Suspending;
     }
 
@@ -528,16 +528,16 @@ impl Turn {
 
     /// The engine cannot read the first result for a step's key: an attempt that waits for it, or
     /// comes with another one, fails. One that is being made goes on; its result is looked at then.
-    fn once_failed(&mut self, number: CommandIndex, reason: &Refusal) {
+    fn memo_failed(&mut self, number: CommandIndex, reason: &Refusal) {
         let failure = Failure::retryable(reason).class(ONCE);
         let result = self.outstanding.withdraw_result(number.0);
         if let Some(Report::StepCompleted {
-            number, place, attempt, once: Some((_, retry)), ..
+            number, place, attempt, memo: Some((_, retry)), ..
         }) = result
         {
             self.outstanding.push(Report::AttemptFailed { number, place, attempt, failure, retry });
         } else if let Some(function) = &self.function {
-            function.shared.once_failed(number, failure);
+            function.shared.memo_failed(number, failure);
         }
     }
 

@@ -48,7 +48,7 @@ pub(crate) struct World {
     /// The one step that this process is for, if it is an isolated step's.
     pub(crate) only: OnceLock<Only>,
     payload_bytes_max: AtomicUsize,
-    suspends_once: AtomicBool,
+    suspends_for_memo: AtomicBool,
 }
 
 impl World {
@@ -62,7 +62,7 @@ impl World {
             elsewhere: None,
             only: OnceLock::new(),
             payload_bytes_max: AtomicUsize::new(Limits::default().payload_bytes_max),
-            suspends_once: AtomicBool::new(false),
+            suspends_for_memo: AtomicBool::new(false),
         }
     }
 
@@ -81,14 +81,14 @@ impl World {
             .store(usize::try_from(bytes_max).unwrap_or(usize::MAX), Ordering::Relaxed);
     }
 
-    /// Whether the engine wakes a turn that was suspended while it waits for once keys, as it said
+    /// Whether the engine wakes a turn that was suspended while it waits for memo keys, as it said
     /// in its welcome.
-    pub(crate) fn suspends_once(&self) -> bool {
-        self.suspends_once.load(Ordering::Relaxed)
+    pub(crate) fn suspends_for_memo(&self) -> bool {
+        self.suspends_for_memo.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn set_suspends_once(&self, does: bool) {
-        self.suspends_once.store(does, Ordering::Relaxed);
+    pub(crate) fn set_suspends_for_memo(&self, does: bool) {
+        self.suspends_for_memo.store(does, Ordering::Relaxed);
     }
 
     /// Engine time now, or a little earlier; never later.

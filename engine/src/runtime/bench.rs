@@ -148,7 +148,7 @@ impl FakeEngine {
             session_timeout_ms: 10_000,
             payload_bytes_max: 1_000,
             now: Time(1_000_000),
-            suspends_once: true,
+            suspends_for_memo: true,
         });
         connection
     }

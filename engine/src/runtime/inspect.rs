@@ -12,7 +12,7 @@ use crate::keys::applied_request::AppliedRequestRecord;
 use crate::keys::batch::{BatchRecord, FollowUpRecord};
 use crate::keys::expiry::{self, ExpiryMark};
 use crate::keys::journal::{self, Joiner};
-use crate::keys::once::OnceRecord;
+use crate::keys::memo::MemoRecord;
 use crate::keys::unique::UniqueRecord;
 use crate::keys::{
     AuditRecord, DeadRecord, Family, GenerationRecord, IndexRecord, LeaseRecord, Mark, MovedRecord,
@@ -155,7 +155,7 @@ fn decode(family: Family, row: &Row) -> Result<String, String> {
         Family::ScheduleState => text::<ScheduleState>(value),
         Family::Journal => Ok(String::new()),
         Family::Unique => text::<UniqueRecord>(value),
-        Family::Once => text::<OnceRecord>(value),
+        Family::Memo => text::<MemoRecord>(value),
         Family::Batch | Family::EndedBatch => text::<BatchRecord>(value),
         Family::Expiry if expiry::is_mark(&row.key) => text::<ExpiryMark>(value),
         Family::Expiry => Ok(String::new()),

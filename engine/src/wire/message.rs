@@ -8,7 +8,7 @@ use crate::model::batch::BatchSummary;
 use crate::model::dead::{AuditCursor, AuditEntry, DeadCursor, DeadFilter, DeadLetter};
 use crate::model::entry::{FunctionEnd, Place};
 use crate::model::failure::Failure;
-use crate::model::id::{CommandIndex, OnceKey, ProcessInstance, RunId, RunNo, SessionId, Token};
+use crate::model::id::{CommandIndex, MemoKey, ProcessInstance, RunId, RunNo, SessionId, Token};
 use crate::model::payload::Payload;
 use crate::model::queue::{QueueChange, QueueSummary};
 use crate::model::request::{Caller, ListRuns, Refusal, StartRun};
@@ -107,9 +107,9 @@ messages! {
         payload_bytes_max: u64,
         /// Engine time.
         now: Time,
-        /// Whether a turn may be suspended that waits for once keys.
+        /// Whether a turn may be suspended that waits for memo keys.
         #[serde(default)]
-        suspends_once: bool,
+        suspends_for_memo: bool,
     },
     /// I am there. Either way.
     3 => Heartbeat {
@@ -220,7 +220,7 @@ messages! {
         output: Payload,
         /// The key, if it is a step whose first result is everybody's.
         #[serde(default)]
-        once: Option<OnceKey>,
+        memo: Option<MemoKey>,
     },
     /// Worker to engine: an attempt at a step failed. The engine decides by `retry` whether it was
     /// the last.
@@ -265,10 +265,10 @@ messages! {
         /// backoff whose future was dropped stays open in it, and nobody waits for that.
         #[serde(default)]
         wakes_at: Time,
-        /// Steps that have asked whether they may make an attempt at what is done once, and that
+        /// Steps that have asked whether they may make a memoized attempt, and that
         /// the function waits for. If it waits for nothing else, `wakes_at` is the end of time.
         #[serde(default)]
-        once: Vec<CommandIndex>,
+        memos: Vec<CommandIndex>,
     },
     /// Worker to engine: the function returned.
     24 => TurnCompleted {
@@ -320,9 +320,9 @@ messages! {
         queues: Vec<QueueSlots>,
     },
     /// Worker to engine: a step whose first result is everybody's wants to make an attempt.
-    /// Answered with `OnceGranted`, when nobody else makes one, or with `Appended`, when there is a
+    /// Answered with `AttemptMemo`, when nobody else makes one, or with `Appended`, when there is a
     /// result. Asking again changes nothing.
-    35 => AskOnce {
+    35 => MemoRequested {
         /// The run.
         run: RunNo,
         /// The token of the lease.
@@ -332,10 +332,10 @@ messages! {
         /// Where in the code.
         place: Place,
         /// The key.
-        once: OnceKey,
+        memo: MemoKey,
     },
     /// Engine to worker: make the attempt.
-    36 => OnceGranted {
+    36 => AttemptMemo {
         /// The run.
         run: RunNo,
         /// The token of the lease.
@@ -344,7 +344,7 @@ messages! {
         number: CommandIndex,
     },
     /// Worker to engine: the attempt is not made, or no longer. Engine to worker: so it is.
-    37 => OnceReturned {
+    37 => MemoReleased {
         /// The run.
         run: RunNo,
         /// The token of the lease.

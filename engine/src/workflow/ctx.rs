@@ -12,7 +12,7 @@ use super::step::{Step, StepFuture};
 use super::timer::SleepFuture;
 use crate::model::entry::CommandKind;
 use crate::model::failure::Failure;
-use crate::model::id::{OnceKey, RunId};
+use crate::model::id::{MemoKey, RunId};
 use crate::model::time::Time;
 use crate::replay::shared::Shared;
 use crate::replay::world::World;
@@ -84,7 +84,7 @@ impl Ctx {
     /// # async fn fetch(_: String) -> Result<u64, std::io::Error> { Ok(3) }
     /// # async fn convert(ctx: Ctx) -> Result<u64, Failure> {
     /// let rate: u64 = ctx
-    ///     .once("rate of 2026-03-01", |s| async move { fetch(s.key()).await })
+    ///     .memoize("rate of 2026-03-01", |s| async move { fetch(s.key()).await })
     ///     .await?;
     /// # Ok(rate)
     /// # }
@@ -105,7 +105,8 @@ impl Ctx {
     ///
     /// A run that waits for longer than a moment holds no slot, as if it slept. Its limits count
     /// from when its body begins. For work of many minutes that thousands wait for,
-    /// [`Client::once`](crate::Client::once) runs a workflow of its own, in a queue of its own.
+    /// [`Client::get_or_run`](crate::Client::get_or_run) runs a workflow of its own, in a queue of
+    /// its own.
     ///
     /// **Determinism**: takes a number when called, as a step does. The key must be the same in
     /// each replay.
@@ -123,7 +124,7 @@ impl Ctx {
     /// cannot be read. A result of another type parks the run, like a recorded outcome of another
     /// type.
     #[track_caller]
-    pub fn once<F, Fut, T, E>(
+    pub fn memoize<F, Fut, T, E>(
         &self,
         key: impl Into<Cow<'static, str>>,
         body: F,
@@ -135,9 +136,9 @@ impl Ctx {
         E: Into<Failure>,
     {
         let key = key.into();
-        let once = OnceKey::of(self.shared.started.namespace, &key);
+        let memo = MemoKey::of(self.shared.started.namespace, &key);
         let number = self.shared.ask(CommandKind::Step, key, Duration::ZERO, Location::caller());
-        StepFuture::new(self.shared.clone(), number, body).once(once)
+        StepFuture::new(self.shared.clone(), number, body).memo(memo)
     }
 
     /// Waits for `span` of engine time, across restarts of everything. A waiting run holds no slot

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use super::isolation::Isolation;
 use crate::canary::canary;
 use crate::model::failure::{Failure, FailureKind, PANIC, PAYLOAD, TIMEOUT_CLASS};
-use crate::model::id::{CommandIndex, OnceKey, RunId};
+use crate::model::id::{CommandIndex, MemoKey, RunId};
 use crate::model::payload::Payload;
 use crate::model::retry::Retry;
 use crate::replay::command::Resolution;
@@ -64,7 +64,7 @@ impl Timeouts {
 pub struct Step {
     run: RunId,
     number: u32,
-    once: Option<OnceKey>,
+    memo: Option<MemoKey>,
     attempt: u32,
     clock: Arc<dyn Clock>,
     soft: Duration,
@@ -84,10 +84,11 @@ impl Step {
     /// The idempotency key: the same in all attempts at this step, in whatever process, and no
     /// other step has it.
     ///
-    /// Made of the run's id and the step's number: `run_…-3`. In [`Ctx::once`](super::Ctx::once)
-    /// made of the namespace and the key, and the same in all runs: `once_…`.
+    /// Made of the run's id and the step's number: `run_…-3`. In
+    /// [`Ctx::memoize`](super::Ctx::memoize) made of the namespace and the key, and the same in all
+    /// runs: `once_…`.
     pub fn key(&self) -> String {
-        idempotency_key(self.run, CommandIndex(self.number), self.once)
+        idempotency_key(self.run, CommandIndex(self.number), self.memo)
     }
 
     /// Which attempt this is, the first is 1. An attempt that was cut short by a crash is made
@@ -167,7 +168,7 @@ pub struct StepFuture<F, Fut, T> {
     shared: Arc<Shared>,
     number: u32,
     /// Its key, if its first result is that of all runs.
-    once: Option<OnceKey>,
+    memo: Option<MemoKey>,
     body: F,
     running: Option<Pin<Box<Fut>>>,
     /// The attempt, if another process makes it.
@@ -192,7 +193,7 @@ impl<F, Fut, T> StepFuture<F, Fut, T> {
         Self {
             shared,
             number,
-            once: None,
+            memo: None,
             body,
             running: None,
             elsewhere: None,
@@ -207,10 +208,10 @@ impl<F, Fut, T> StepFuture<F, Fut, T> {
         }
     }
 
-    /// The same, done once for all steps of this key.
-    pub(crate) fn once(mut self, key: OnceKey) -> Self {
+    /// The same, memoized under this key.
+    pub(crate) fn memo(mut self, key: MemoKey) -> Self {
         self.shared.claims(self.number, key);
-        self.once = Some(key);
+        self.memo = Some(key);
         self
     }
 
@@ -309,7 +310,7 @@ where
         let step = Step {
             run: self.shared.started.id,
             number: self.number,
-            once: self.once,
+            memo: self.memo,
             attempt,
             clock,
             soft: self.timeouts.soft(),
@@ -494,9 +495,9 @@ pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
 }
 
 /// The idempotency key of a step.
-pub(crate) fn idempotency_key(run: RunId, number: CommandIndex, once: Option<OnceKey>) -> String {
-    match once {
-        Some(once) => once.to_string(),
+pub(crate) fn idempotency_key(run: RunId, number: CommandIndex, memo: Option<MemoKey>) -> String {
+    match memo {
+        Some(memo) => memo.to_string(),
         None => format!("{run}-{number}"),
     }
 }

@@ -121,7 +121,7 @@ impl Attempts {
             }
             Entry::AttemptFailed(e) => (e.number, e.attempt, Some(e.retry_at)),
             Entry::StepFailed(e) => (e.number, e.attempt, None),
-            Entry::StepCompleted(e) if e.attempt == 0 => return, // somebody else's: see `once`
+            Entry::StepCompleted(e) if e.attempt == 0 => return, // another step's: see `memo`
             Entry::StepCompleted(e) => (e.number, e.attempt, None),
             _ => return,
         };

@@ -30,7 +30,7 @@ pub(super) fn at_the_end(durable: &Durable, ledger: &Ledger, bench: &mut Bench<'
             continue;
         };
         if started.workflow == SHARED.name() {
-            continue; // its keys are not its own: see `once`
+            continue; // its keys are not its own: see `memo`
         }
         for entry in &run.entries {
             let Entry::StepCompleted(step) = entry else {

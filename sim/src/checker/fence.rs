@@ -45,7 +45,7 @@ impl Fence {
         let (run, token, said) = match message {
             Message::StepCompletedReport(r) => (r.run, r.token, Said::Completed(r.number)),
             Message::AttemptFailedReport(r) => (r.run, r.token, Said::Failed(r.number)),
-            Message::AskOnce(r) => (r.run, r.token, Said::Asked(r.number)),
+            Message::MemoRequested(r) => (r.run, r.token, Said::Asked(r.number)),
             Message::TimerRequested(r) => (r.run, r.token, Said::Timer(r.number)),
             Message::TurnCompleted(r) => (r.run, r.token, Said::Returned),
             Message::TurnFailed(r) => (r.run, r.token, Said::Gave),
@@ -222,7 +222,7 @@ mod tests {
                 place: Place::default(),
                 attempt: 1,
                 output: Payload::default(),
-                once: None,
+                memo: None,
             }
             .into(),
         );

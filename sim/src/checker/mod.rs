@@ -17,8 +17,8 @@ mod item;
 mod journal;
 mod limit;
 mod line;
+mod memo;
 mod model;
-mod once;
 mod outcome;
 mod place;
 mod proof;
@@ -72,7 +72,7 @@ pub(crate) struct Court {
     shares: share::Shares,
     gauges: gauge::Gauges,
     keys: unique::Keys,
-    once: once::Onces,
+    memo: memo::Memos,
     batches: batch::Batches,
     applied: applied_request::AppliedRequests,
     requests: answer::Requests,
@@ -151,7 +151,7 @@ impl Court {
                     touched.insert(*run);
                     journal::appended(&self.durable, *run, *index, &mut bench);
                     self.keys.appended(&self.durable, *run, *index, &mut bench);
-                    self.once.appended(&self.durable, *run, *index);
+                    self.memo.appended(&self.durable, *run, *index);
                     if *index == 0 {
                         let name = together::name_of(&self.durable, *run);
                         name.iter().for_each(|name| self.together.began(name));
@@ -176,7 +176,7 @@ impl Court {
                     lease.into_iter().for_each(|run| self.keys.leased(run));
                     self.fence.leased(&self.durable, *slot, before.as_ref(), &mut bench);
                     self.suspects.leased(&self.durable, *slot);
-                    self.once.leased(&self.durable, *slot, before.as_ref());
+                    self.memo.leased(&self.durable, *slot, before.as_ref());
                     let lease = self.durable.leases.get(slot).filter(|lease| {
                         before.as_ref().is_none_or(|before| before.run != lease.run)
                     });
@@ -190,7 +190,7 @@ impl Court {
                     self.admissions.set(&self.durable, *queue);
                     self.applied.queue_set(&self.durable, *queue);
                 }
-                Change::Once { place, before } => self.once.written(*place, *before),
+                Change::Memo { place, before } => self.memo.written(*place, *before),
                 Change::RequestApplied { request_id } => {
                     self.applied.applied(*request_id, &mut bench)
                 }
@@ -210,7 +210,7 @@ impl Court {
                 }
                 Change::Moved { run } => {
                     touched.insert(*run);
-                    self.once.moved(&self.durable, *run, &mut bench);
+                    self.memo.moved(&self.durable, *run, &mut bench);
                 }
                 Change::Forgotten { run } => forgotten.push(*run),
                 Change::Scheduled { number } => {
@@ -234,7 +234,7 @@ impl Court {
         self.acts.batch_ended(&self.durable, &mut bench);
         self.tally.batch_ended(&self.durable, &mut bench);
         self.keys.batch_ended(&self.durable, &mut bench);
-        self.once.batch_ended(&self.durable, latest, &mut bench);
+        self.memo.batch_ended(&self.durable, latest, &mut bench);
         self.together.batch_ended(plan, &mut bench);
         if batched {
             self.batches.batch_ended(&self.durable, &mut bench);
@@ -268,10 +268,10 @@ impl Court {
         batch::cancelled(&self.durable, name, meant, &mut bench);
     }
 
-    /// A body of what is done once begins.
-    pub(crate) fn once_begins(&mut self, now_ms: u64, run: RunId, number: CommandIndex) {
+    /// The body of a memoized step begins.
+    pub(crate) fn memo_begins(&mut self, now_ms: u64, run: RunId, number: CommandIndex) {
         let mut bench = Bench { now_ms, violations: &mut self.violations };
-        self.once.begins(&self.durable, (run, number), &mut bench);
+        self.memo.begins(&self.durable, (run, number), &mut bench);
     }
 
     /// A batch handler was called.
@@ -312,7 +312,7 @@ impl Court {
             self.admissions.hello(hello);
             self.shares.session_begins(hello.process);
         }
-        self.once.reported(message);
+        self.memo.reported(message);
         self.fence.reported(message);
         self.attempts.reported(now, message);
     }
@@ -363,7 +363,7 @@ impl Court {
         message: &Message,
     ) {
         let mut bench = Bench { now_ms, violations: &mut self.violations };
-        self.once.released(message, self.durable.lives, &mut bench);
+        self.memo.released(message, self.durable.lives, &mut bench);
         match (message, who) {
             (Message::Closing(closing), Some(who)) => {
                 self.lines.closes(who, closing, &mut bench);
@@ -406,10 +406,10 @@ pub(crate) fn at_the_end(world: &World, in_time: bool) {
     world.saw_many("calls explained that have no answer", checked.unknown);
     world.saw_many("runs explained beyond their retention", checked.forgotten);
     world.saw_many("runs with too many orders of calls", checked.given_up);
-    world.saw_many("results of what is done once", court.once.results);
-    world.saw_many("results told to others", court.once.told);
-    world.saw_many("attempts at what is done once asked for", court.once.waited);
-    world.saw_many("sleeps for what is done once", court.once.slept);
+    world.saw_many("results of memoized steps", court.memo.results);
+    world.saw_many("results told to others", court.memo.told);
+    world.saw_many("attempts at memoized steps asked for", court.memo.waited);
+    world.saw_many("sleeps for memo keys", court.memo.slept);
     world.saw_many("operator requests applied", court.applied.count());
     world.saw_many("runs of open batches redriven", court.batches.rejoined);
     world.saw_many("runs of batches redriven after their end", court.batches.left());

@@ -22,7 +22,7 @@ use crate::plan::{
 };
 use crate::workload::{
     CALL, CHAIN, CHECKOUT, CLEANED, DECLINED, Dose, ERRAND, FOLLOW, Found, ITEM, ItemInput,
-    LIMITED, ONCE, ORPHAN, PLANNED, POISON, POISONED, RING, Receipt, SHARED, SOLO, chain_expected,
+    LIMITED, MEMO, ORPHAN, PLANNED, POISON, POISONED, RING, Receipt, SHARED, SOLO, chain_expected,
     chain_request, orphan_expected,
 };
 
@@ -285,7 +285,7 @@ fn shared(run: &DurableRun, ledger: &Ledger) -> Result<(), String> {
         if let Entry::StepCompleted(step) = entry {
             let found: Found = step.output.to().map_err(|error| error.to_string())?;
             let happened = ledger.happened().iter().any(|happened| {
-                happened.effect == ONCE
+                happened.effect == MEMO
                     && happened.request == step.place.name
                     && happened.value == found.value
             });

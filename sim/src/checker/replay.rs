@@ -89,7 +89,7 @@ async fn replay_with(
         session_timeout_ms: 3 * HOUR_MS,
         payload_bytes_max: 1 << 20,
         now: Time(0),
-        suspends_once: false,
+        suspends_for_memo: false,
     });
     let mut problems = Vec::new();
     for (no, run) in runs {

@@ -11,7 +11,7 @@ mod fault;
 mod job;
 mod limited;
 mod long;
-mod once;
+mod memo;
 mod poison;
 mod ring;
 mod schedule;
@@ -28,7 +28,7 @@ pub use self::clock::ClockError;
 pub use self::fault::{Fault, FaultKind, TimedFault};
 pub use self::job::{ChainInput, Job, Order, Solo, TimedJob, Work};
 pub use self::limited::{Behavior, Limited};
-pub use self::once::Shared;
+pub use self::memo::Shared;
 pub use self::poison::{Ill, PlannedAction, Poison};
 pub use self::ring::RingInput;
 pub use self::schedule::Scheduled;
@@ -91,11 +91,11 @@ impl Plan {
         errand::draw_all(seed, &settings, &mut jobs);
         jobs.extend(starts::draw_all(seed, &settings));
         jobs.extend(schedule::draw_all(seed, &settings));
-        jobs.extend(once::draw_all(seed, &settings));
+        jobs.extend(memo::draw_all(seed, &settings));
         jobs.sort_by_key(|job| job.at_ms);
         let faults = fault::draw_all(seed, &settings);
         let mut script = poison::draw_kills(seed, &jobs);
-        script.extend(once::draw_strikes(seed, &jobs));
+        script.extend(memo::draw_strikes(seed, &jobs));
         Self { suite: ENGINE.to_owned(), seed, settings, jobs, faults, script }
     }
 

@@ -40,7 +40,7 @@ pub(crate) const LIMITED: Workflow<Limited, u64> = Workflow::new("limited");
 /// Moves along a ring that all its runs share; answers with how many.
 pub(crate) const RING: Workflow<RingInput, u64> = Workflow::new("ring");
 
-/// Asks for what is done once for all runs.
+/// Runs memoized steps.
 pub(crate) const SHARED: Workflow<Shared, Vec<Found>> = Workflow::new("shared");
 
 /// A chain in a queue of its own, which operators pause and limit.
@@ -56,8 +56,8 @@ pub(crate) const CALL: &str = "call";
 pub(crate) const ASK: &str = "ask";
 /// The effect of steps that change the ring.
 pub(crate) const RING_EFFECT: &str = "ring";
-/// The effect of what is done once.
-pub(crate) const ONCE: &str = "once";
+/// The effect of memoized steps.
+pub(crate) const MEMO: &str = "once";
 
 /// The effect of a workflow's step.
 pub(crate) fn effect_of(workflow: &str, step: &str) -> &'static str {

@@ -1,4 +1,4 @@
-//! Asks for what is done once for all runs. A result tells which body came to it.
+//! Runs memoized steps. A result tells which body came to it.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub(super) async fn shared(
     let rest = Duration::from_millis(input.rest_ms);
     let ask = |key: &String| {
         let (outside, request) = (outside.clone(), key.clone());
-        ctx.once(key.clone(), move |step| find(outside.clone(), step, request.clone(), rest))
+        ctx.memoize(key.clone(), move |step| find(outside.clone(), step, request.clone(), rest))
             .retry(super::retry())
             .soft_timeout(super::HARD)
             .timeout(super::HARD)
@@ -57,6 +57,6 @@ async fn find(
     outside.finds(&step);
     let (by, number, attempt) = (step.run(), step.number().0, step.attempt());
     outside.rest(rest).await;
-    let value = super::call_for(super::ONCE, outside.clone(), step, request).await?;
+    let value = super::call_for(super::MEMO, outside.clone(), step, request).await?;
     Ok(Found { value, by, number, attempt })
 }

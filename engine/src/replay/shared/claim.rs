@@ -1,22 +1,22 @@
-//! Steps that are done once for all runs: what the engine is asked, and what it is told of them
+//! Memoized steps: what the engine is asked, and what it is told of them
 //! (W12).
 
 use super::{Shared, State};
 use crate::model::failure::Failure;
-use crate::model::id::{CommandIndex, OnceKey};
+use crate::model::id::{CommandIndex, MemoKey};
 use crate::replay::command::{Claim, Command, Stage};
 use crate::replay::report::Report;
 
 impl Shared {
     /// The first result of a step is that of all steps with this key.
-    pub(crate) fn claims(&self, number: u32, key: OnceKey) {
+    pub(crate) fn claims(&self, number: u32, key: MemoKey) {
         if let Some(command) = self.state().commands.get_mut(&number) {
             command.claim = Some(Claim::new(key));
         }
     }
 
     /// A step may make its attempt. Tells whether it wants to, or does already.
-    pub(crate) fn once_granted(&self, number: CommandIndex) -> bool {
+    pub(crate) fn attempt_memo(&self, number: CommandIndex) -> bool {
         let State { commands, turn, .. } = &mut *self.state();
         let Some(command) = commands.get_mut(&number.0) else {
             return false;
@@ -35,7 +35,7 @@ impl Shared {
 
     /// What is stored under a step's key cannot be read. If the step waits for it, its attempt
     /// fails.
-    pub(crate) fn once_failed(&self, number: CommandIndex, failure: Failure) {
+    pub(crate) fn memo_failed(&self, number: CommandIndex, failure: Failure) {
         let State { commands, turn, .. } = &mut *self.state();
         let waits = |command: &&mut Command| command.stage == Stage::Claiming;
         if let Some(command) = commands.get_mut(&number.0).filter(waits)
@@ -58,7 +58,7 @@ impl State {
     /// line, it is told.
     pub(super) fn return_claim(&mut self, number: u32, command: &Command) {
         if command.claim.as_ref().is_some_and(|claim| claim.asked) {
-            self.outbox.push(Report::OnceReturned { number });
+            self.outbox.push(Report::MemoReleased { number });
         }
     }
 }

@@ -2,7 +2,7 @@
 
 mod bench;
 mod limits;
-mod once;
+mod memo;
 mod random;
 mod redrive;
 mod rules;

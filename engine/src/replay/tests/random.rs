@@ -28,8 +28,8 @@ enum Program {
         polls: u8,
         terminal: bool,
     },
-    /// The same, done once for all runs.
-    Once {
+    /// The same, memoized.
+    Memo {
         failures: u8,
         polls: u8,
         terminal: bool,
@@ -54,7 +54,7 @@ enum Program {
 fn program() -> impl Strategy<Value = Program> {
     let leaf = prop_oneof![
         4 => (0u8..3, 0u8..3, any::<bool>()).prop_map(|(failures, polls, terminal)| Program::Step { failures, polls, terminal }),
-        2 => (0u8..3, 0u8..3, any::<bool>()).prop_map(|(failures, polls, terminal)| Program::Once { failures, polls, terminal }),
+        2 => (0u8..3, 0u8..3, any::<bool>()).prop_map(|(failures, polls, terminal)| Program::Memo { failures, polls, terminal }),
         2 => prop_oneof![Just(0u64), 1..200u64, 300..100_000u64].prop_map(|ms| Program::Sleep { ms }),
         1 => Just(Program::Forgotten),
         1 => Just(Program::Draw),
@@ -115,13 +115,13 @@ fn run<'a>(ctx: &'a Ctx, log: &'a Log, program: &'a Program) -> BoxFuture<'a, St
                     Err(failure) => seen(failure.class),
                 }
             }
-            Program::Once { failures, polls, terminal } => {
+            Program::Memo { failures, polls, terminal } => {
                 let (failures, polls, terminal) = (*failures, *polls, *terminal);
-                let once = ctx.once(asked("once".to_owned()), move |s| {
+                let memo = ctx.memoize(asked("memo".to_owned()), move |s| {
                     body(failures, polls, terminal, s.attempt())
                 });
-                match once.retry(Retry::default().retries(2)).await {
-                    Ok(value) => seen(format!("once{value}")),
+                match memo.retry(Retry::default().retries(2)).await {
+                    Ok(value) => seen(format!("memo{value}")),
                     Err(failure) => seen(failure.class),
                 }
             }
@@ -176,7 +176,7 @@ fn bench(program: &Program) -> (Bench, Log) {
         log.lock().unwrap().clear();
         async move { Ok(run(&ctx, &log, &program).await) }
     });
-    bench.world.set_suspends_once(true);
+    bench.world.set_suspends_for_memo(true);
     (bench, log)
 }
 
@@ -248,7 +248,7 @@ fn live(bench: &mut Bench, dice: &mut Dice, cancels: bool) -> String {
                 "suspended for nothing"
             );
             // Who sleeps for a key may be called at any time.
-            let wait = match suspended.once.is_empty() {
+            let wait = match suspended.memos.is_empty() {
                 true => wait,
                 false => wait.min(dice.roll(3_000) as u64),
             };
@@ -266,7 +266,7 @@ fn live(bench: &mut Bench, dice: &mut Dice, cancels: bool) -> String {
 /// What the engine makes of a message that does not end the turn.
 fn acknowledge(bench: &mut Bench, dice: &mut Dice, message: Message) {
     match message {
-        Message::AskOnce(ask) => match dice.roll(8) {
+        Message::MemoRequested(ask) => match dice.roll(8) {
             0 => {
                 let result = somebody_elses(bench, ask.number, ask.place);
                 bench.commit(result);
@@ -277,14 +277,14 @@ fn acknowledge(bench: &mut Bench, dice: &mut Dice, message: Message) {
             }
             copies => {
                 for _ in 0..copies.min(2) {
-                    bench.say(|turn| turn.once_granted(ask.number));
+                    bench.say(|turn| turn.attempt_memo(ask.number));
                 }
             }
         },
-        Message::OnceReturned(returned) => {
-            bench.say(|turn| turn.once_returned(returned.number));
+        Message::MemoReleased(returned) => {
+            bench.say(|turn| turn.memo_released(returned.number));
         }
-        Message::StepCompletedReport(report) if report.once.is_some() && dice.roll(4) == 0 => {
+        Message::StepCompletedReport(report) if report.memo.is_some() && dice.roll(4) == 0 => {
             let result = somebody_elses(bench, report.number, report.place);
             bench.commit(result);
         }
@@ -296,7 +296,7 @@ fn acknowledge(bench: &mut Bench, dice: &mut Dice, message: Message) {
     }
 }
 
-/// The result of a once key that another run came to first.
+/// A memoized result that another run came to first.
 fn somebody_elses(bench: &Bench, number: CommandIndex, place: Place) -> StepCompleted {
     StepCompleted {
         at: bench.now(),

@@ -9,8 +9,8 @@
 mod batch;
 pub mod dead;
 mod error;
+pub(crate) mod get_or_run;
 mod line;
-pub(crate) mod once;
 mod queues;
 mod run;
 mod schedule;

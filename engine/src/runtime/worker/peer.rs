@@ -22,8 +22,8 @@ use crate::replay::world::{World, count};
 use crate::runtime::link::LinkSender;
 use crate::runtime::session::{Peer, SessionError};
 use crate::wire::message::{
-    Appended, Dispatch, Held, Hello, Journal, LeaseContinued, Message, Offer, OnceGranted,
-    OnceReturned, PROTOCOL, QueueSlots, ReportRefused, Requeue, Welcome, WorkflowOffer,
+    Appended, AttemptMemo, Dispatch, Held, Hello, Journal, LeaseContinued, MemoReleased, Message,
+    Offer, PROTOCOL, QueueSlots, ReportRefused, Requeue, Welcome, WorkflowOffer,
 };
 
 /// How many ended turns are remembered, so that a late copy of a dispatch does not begin one of
@@ -324,7 +324,7 @@ impl Peer for WorkerPeer {
     fn welcomed(&mut self, welcome: &Welcome, sender: LinkSender, now: Duration) {
         self.session_timeout = Duration::from_millis(welcome.session_timeout_ms);
         self.world.set_payload_bytes_max(welcome.payload_bytes_max);
-        self.world.set_suspends_once(welcome.suspends_once);
+        self.world.set_suspends_for_memo(welcome.suspends_for_memo);
         self.world.engine_time.heard(welcome.now, now);
         self.connection = self.outlet.open(sender);
         self.hold_until = None;
@@ -358,11 +358,11 @@ impl Peer for WorkerPeer {
                 tracing::warn!(%run, step = %number, %reason, "a report was refused");
                 self.tell(run, token, ToTurn::Refused { number, reason });
             }
-            Message::OnceGranted(OnceGranted { run, token, number }) => {
-                self.tell(run, token, ToTurn::OnceGranted { number });
+            Message::AttemptMemo(AttemptMemo { run, token, number }) => {
+                self.tell(run, token, ToTurn::AttemptMemo { number });
             }
-            Message::OnceReturned(OnceReturned { run, token, number }) => {
-                self.tell(run, token, ToTurn::OnceReturned { number });
+            Message::MemoReleased(MemoReleased { run, token, number }) => {
+                self.tell(run, token, ToTurn::MemoReleased { number });
             }
             Message::LeaseContinued(continued) => self.lease_continued(continued),
             Message::JournalReply(reply) => {

@@ -220,7 +220,7 @@ mod tests {
             session_timeout_ms: 10_000,
             payload_bytes_max: 1_000,
             now: Time(1_000_000),
-            suspends_once: true,
+            suspends_for_memo: true,
         };
         peer.welcomed(&welcome, theirs.sender, at(99));
         let journal = [started("work")];

@@ -28,10 +28,10 @@ pub(crate) enum ToTurn {
     Refused { number: CommandIndex, reason: Refusal },
     /// The lease goes on, over another connection.
     LeaseContinued { token: Token, count: u32, connection: u64 },
-    /// A step that is done once for all runs may make its attempt.
-    OnceGranted { number: CommandIndex },
+    /// A memoized step may make its attempt.
+    AttemptMemo { number: CommandIndex },
     /// The engine knows that it makes none.
-    OnceReturned { number: CommandIndex },
+    MemoReleased { number: CommandIndex },
     /// Bodies may start again.
     GateOpened,
     /// Give the run back as soon as nothing is lost by it.
@@ -117,8 +117,8 @@ impl TurnTask {
                 self.turn.lease_continued(token, count);
                 self.turn.gate_opened();
             }
-            ToTurn::OnceGranted { number } => self.turn.once_granted(number),
-            ToTurn::OnceReturned { number } => self.turn.once_returned(number),
+            ToTurn::AttemptMemo { number } => self.turn.attempt_memo(number),
+            ToTurn::MemoReleased { number } => self.turn.memo_released(number),
             ToTurn::GateOpened => self.turn.gate_opened(),
             ToTurn::Drain => self.draining = true,
             ToTurn::Stop => self.stopping = true,

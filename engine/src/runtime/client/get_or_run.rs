@@ -1,4 +1,4 @@
-//! Work that is done once for a key, whoever asks for it, and as often as they ask.
+//! Work whose result is kept under a key: the first call runs it, the others get its result.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -20,7 +20,7 @@ impl Client {
     /// const FETCH_RATE: Workflow<String, u64> = Workflow::new("fetch-rate").queue("rates");
     ///
     /// async fn invoice(ctx: Ctx, client: Client, day: String) -> Result<u64, Failure> {
-    ///     ctx.step("rate", |_| client.once(format!("rate of {day}"), FETCH_RATE, &day)).await
+    ///     ctx.step("rate", |_| client.get_or_run(format!("rate of {day}"), FETCH_RATE, &day)).await
     /// }
     /// ```
     ///
@@ -33,12 +33,12 @@ impl Client {
     /// hold all the slots it needs. Waiting ends with the step's timeout; the work goes on, and
     /// the next attempt waits for it again.
     ///
-    /// For a closure in place of a workflow see [`Ctx::once`](crate::Ctx::once).
+    /// For a closure in place of a workflow see [`Ctx::memoize`](crate::Ctx::memoize).
     ///
     /// Errors: a terminal failure if the work is a dead letter or was cancelled (all who ask get
     /// it; redriving it changes what later calls get), a retryable one if the engine gives no
     /// answer.
-    pub fn once<In: Serialize, Out>(
+    pub fn get_or_run<In: Serialize, Out>(
         &self,
         key: impl AsRef<str>,
         workflow: Workflow<In, Out>,

@@ -1,4 +1,4 @@
-//! Once keys by the thousand, and with damaged journals.
+//! Memo keys by the thousand, and with damaged journals.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use super::*;
 use crate::core::Input;
 use crate::core::crowds::{Crowd, slots};
 use crate::core::session::RETURN_MAX;
-use crate::model::id::{Namespace, OnceKey};
+use crate::model::id::{MemoKey, Namespace};
 use crate::model::run::RunState;
 use crate::reading;
 use crate::wire::message::{Held, Message, TurnSuspended};
@@ -16,12 +16,12 @@ const WORKER: SessionId = SessionId(2);
 fn asks(crowd: &mut Crowd, at: usize, number: u32) {
     let (run, token) = crowd.leased[at];
     let place = Place { name: "rate".to_owned(), ..Place::default() };
-    let ask = AskOnce {
+    let ask = MemoRequested {
         run,
         token,
         number: CommandIndex(number),
         place,
-        once: OnceKey::of(Namespace::default(), "rate"),
+        memo: MemoKey::of(Namespace::default(), "rate"),
     };
     crowd.hear(WORKER, ask);
 }
@@ -35,7 +35,7 @@ fn succeeds(crowd: &mut Crowd, at: usize, bytes: usize) {
         place: Place { name: "rate".to_owned(), ..Place::default() },
         attempt: 1,
         output: Payload(vec![7; bytes].into()),
-        once: Some(OnceKey::of(Namespace::default(), "rate")),
+        memo: Some(MemoKey::of(Namespace::default(), "rate")),
     };
     crowd.hear(WORKER, report);
 }
@@ -59,7 +59,7 @@ fn thousands_that_wait_are_told_of_one_result() {
     }
     crowd.settle();
     assert_eq!(crowd.sent.len(), 1, "one begins its attempt");
-    assert_eq!(crowd.stage.core.stats().in_memory.once, 5_000);
+    assert_eq!(crowd.stage.core.stats().in_memory.memos, 5_000);
     crowd.sent.clear();
     succeeds(&mut crowd, 0, 200);
     let (batches, _) = crowd.stage.flush();
@@ -68,8 +68,8 @@ fn thousands_that_wait_are_told_of_one_result() {
     crowd.settle();
     let told = |message: &Message| matches!(message, Message::Appended(_));
     assert_eq!(crowd.sent.iter().filter(|message| told(message)).count(), 5_000);
-    assert_eq!(crowd.stage.core.stats().in_memory.once, 0);
-    crowd.stage.core.check_onces();
+    assert_eq!(crowd.stage.core.stats().in_memory.memos, 0);
+    crowd.stage.core.check_memos();
 }
 
 // Those who sleep cost no slot and few bytes; when there is a result all of them are woken, a few
@@ -89,22 +89,22 @@ fn thousands_that_sleep_are_called_one_by_one_and_woken_all() {
             token,
             seen: 1,
             wakes_at: Time::NEVER,
-            once: vec![CommandIndex(0)],
+            memos: vec![CommandIndex(0)],
         };
         crowd.hear(WORKER, report);
     }
     crowd.settle();
-    crowd.stage.core.check_onces();
+    crowd.stage.core.check_memos();
     let counts = |crowd: &Crowd| {
         let of = |state| crowd.runs_in(state);
         (of(RunState::Running), of(RunState::Suspended))
     };
     assert_eq!(counts(&crowd), (1, 4_999));
-    assert_eq!(crowd.stage.core.stats().in_memory.once, 5_000);
+    assert_eq!(crowd.stage.core.stats().in_memory.memos, 5_000);
     let (run, token) = crowd.leased[0];
     let number = CommandIndex(0);
     crowd.leased.truncate(1);
-    crowd.hear(WORKER, OnceReturned { run, token, number });
+    crowd.hear(WORKER, MemoReleased { run, token, number });
     crowd.settle();
     assert_eq!(counts(&crowd), (2, 4_998), "one is called");
     crowd.pass(Duration::from_millis(1_001), &[WORKER]);
@@ -117,8 +117,8 @@ fn thousands_that_sleep_are_called_one_by_one_and_woken_all() {
     succeeds(&mut crowd, 1, 200);
     crowd.settle();
     assert_eq!(counts(&crowd), (5_000, 0), "there is a result");
-    assert_eq!(crowd.stage.core.stats().in_memory.once, 0);
-    crowd.stage.core.check_onces();
+    assert_eq!(crowd.stage.core.stats().in_memory.memos, 0);
+    crowd.stage.core.check_memos();
 }
 
 // G3: what a step asked under a token that is replaced while its key is being read is asked again
@@ -133,20 +133,20 @@ fn who_asked_under_an_old_token_is_not_in_line_under_the_next() {
     let (run, token) = crowd.leased[runs - 1];
     crowd.stage.handle(Input::SessionClosed { session: WORKER, goodbye: false });
     crowd.hello(back, &[slots("q", runs as u32)], held);
-    let (number, once) = (CommandIndex(0), OnceKey::of(Namespace::default(), "rate"));
+    let (number, memo) = (CommandIndex(0), MemoKey::of(Namespace::default(), "rate"));
     let place = Place::default();
-    let ask = AskOnce { run, token, number, place, once };
+    let ask = MemoRequested { run, token, number, place, memo };
     crowd.hear(back, ask.clone());
     crowd.stage.handle(Input::Ticked);
     crowd.settle();
     let (_, next) = crowd.leased[runs - 1];
     assert_ne!(next, token, "its worker is back");
-    let granted = |message: &Message| matches!(message, Message::OnceGranted(_));
+    let granted = |message: &Message| matches!(message, Message::AttemptMemo(_));
     assert!(!crowd.sent.iter().any(granted), "{:?}", crowd.sent);
-    assert_eq!(crowd.stage.core.stats().in_memory.once, 0);
-    crowd.hear(back, AskOnce { token: next, ..ask });
+    assert_eq!(crowd.stage.core.stats().in_memory.memos, 0);
+    crowd.hear(back, MemoRequested { token: next, ..ask });
     crowd.settle();
-    let expected = Message::from(OnceGranted { run, token: next, number });
+    let expected = Message::from(AttemptMemo { run, token: next, number });
     assert_eq!(crowd.sent.iter().filter(|m| granted(m)).count(), 1);
     assert!(crowd.sent.contains(&expected), "{:?}", crowd.sent);
 }
@@ -166,11 +166,11 @@ fn a_damaged_result_refuses_those_who_ask() {
     crowd.stage.read(0);
     crowd.stage.answer(0);
     crowd.stage.flush();
-    assert!(matches!(crowd.stage.reads[0], Read::OnceResult { .. }));
+    assert!(matches!(crowd.stage.reads[0], Read::MemoResult { .. }));
     crowd.stage.reads.clear();
-    crowd.stage.handle(Input::OnceResultLoaded {
+    crowd.stage.handle(Input::MemoResultLoaded {
         namespace: Namespace::default(),
-        hash: OnceKey::of(Namespace::default(), "rate").0,
+        hash: MemoKey::of(Namespace::default(), "rate").0,
         found: Err("its chain is broken".to_owned()),
     });
     crowd.settle();
@@ -180,7 +180,7 @@ fn a_damaged_result_refuses_those_who_ask() {
     };
     assert!(crowd.sent.iter().all(refused), "{:?}", crowd.sent);
     assert_eq!(crowd.sent.len(), 2);
-    assert_eq!(crowd.stage.core.stats().in_memory.once, 0);
+    assert_eq!(crowd.stage.core.stats().in_memory.memos, 0);
     // They ask again, and it can be read.
     crowd.sent.clear();
     asks(&mut crowd, 1, 0);
@@ -198,7 +198,7 @@ fn a_result_is_read_from_its_journal_and_checked() {
     succeeds(&mut crowd, 0, 10);
     crowd.settle();
     let run = crowd.leased[0].0;
-    let read = |run, entry| Read::OnceResult {
+    let read = |run, entry| Read::MemoResult {
         namespace: Namespace::default(),
         hash: 1,
         run,
@@ -209,7 +209,7 @@ fn a_result_is_read_from_its_journal_and_checked() {
         let mut ahead = reading::Ahead::default();
         let answer = reading::answer(&crowd.stage.store, read, &mut ahead);
         match stepwell_storage::block_on(answer) {
-            Ok(Input::OnceResultLoaded { found, .. }) => found,
+            Ok(Input::MemoResultLoaded { found, .. }) => found,
             other => panic!("{other:?}"),
         }
     };

@@ -1,4 +1,4 @@
-//! What a step does once for all runs that ask for it.
+//! Memoized steps.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,7 +32,7 @@ fn rates(worker: Worker, done: &Arc<AtomicU64>) -> Worker {
                     }
                 };
                 let retry = Retry::fixed(millis(50)).retries(3);
-                ctx.once("rate of 2026-03-01", fetch).retry(retry).await
+                ctx.memoize("rate of 2026-03-01", fetch).retry(retry).await
             }
         })
         .queue("default", 16)
@@ -91,7 +91,7 @@ async fn one_run_that_fails_for_good_does_not_fail_the_others() {
                     number => Ok(number),
                 }
             };
-            ctx.once("mood", body).await
+            ctx.memoize("mood", body).await
         })
         .queue("default", 1) // one after the other
         .start()
@@ -159,7 +159,7 @@ async fn a_worker_that_dies_leaves_the_work_to_the_next_in_line() {
     let begun = first.says("begun rate").await;
     let mut second = shop.worker();
     let waits = shop.rate(millis(10)).await;
-    until_stats(&shop.client, "one holds it, one waits", |stats| stats.in_memory.once == 2).await;
+    until_stats(&shop.client, "one holds it, one waits", |stats| stats.in_memory.memos == 2).await;
     assert_eq!(count(&shop.effects(), "begun rate"), 1);
     first.kill();
     assert_eq!(second.says("begun rate").await, begun, "the same key");
@@ -183,7 +183,7 @@ async fn a_killed_engine_forgets_no_result() {
     first.says("begun rate").await;
     let second = shop.worker();
     let two = shop.rate(secs(2)).await;
-    until_stats(&shop.client, "one holds it, one waits", |stats| stats.in_memory.once == 2).await;
+    until_stats(&shop.client, "one holds it, one waits", |stats| stats.in_memory.memos == 2).await;
     shop.restart_engine().await;
     let by = one.outcome().await.unwrap();
     assert_eq!(two.outcome().await.unwrap(), by);
@@ -229,7 +229,7 @@ async fn a_run_that_waits_for_a_key_holds_no_slot() {
 // In a process of its own, too, which asks nobody: its worker did.
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn an_isolated_step_is_done_once() {
+async fn an_isolated_memoized_step_runs_once() {
     let shop = Shop::open().await;
     let (first, second) = (shop.worker(), shop.worker());
     let rate = Rate { work: millis(100), isolated: true };

@@ -1,4 +1,4 @@
-//! Runs that sleep until something becomes of once keys: a slot is not held for a wait.
+//! Runs that sleep until something becomes of memo keys: a slot is not held for a wait.
 //!
 //! ```text
 //!   asks ──► waits in line ── a moment ──► suspended: a row at the end of time names its keys
@@ -15,7 +15,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::{Known, Onces};
+use super::{Known, Memos};
 use crate::canary::canary;
 use crate::core::Core;
 use crate::core::load::Want;
@@ -23,8 +23,8 @@ use crate::core::output::{Output, Read};
 use crate::core::run::RunImage;
 use crate::core::unique::KeyPlace;
 use crate::keys::TimerRecord;
-use crate::keys::once::OnceWait;
-use crate::model::id::{OnceKey, RunNo};
+use crate::keys::memo::MemoWait;
+use crate::model::id::{MemoKey, RunNo};
 use crate::model::run::RunState;
 use crate::model::time::Time;
 use crate::wire::message::TurnSuspended;
@@ -90,7 +90,7 @@ impl Sleepers {
     }
 }
 
-impl Onces {
+impl Memos {
     /// Whether runs are to be woken, or read, now.
     pub(super) fn has_to_wake(&self) -> bool {
         let asleep = &self.asleep;
@@ -168,21 +168,21 @@ const FIRST: KeyPlace = (crate::model::id::Namespace(0), 0);
 impl Core {
     /// The worker says that others make the attempts for which the run waits. If one of them may be
     /// made by it now, or has a result, it cannot know.
-    pub(in crate::core) fn turn_waits_for_once(
+    pub(in crate::core) fn turn_waits_for_memo(
         &mut self,
         report: &TurnSuspended,
         seen_all: bool,
         out: &mut Output,
     ) {
         let (no, now) = (report.run, self.now());
-        let waits = |number| self.onces.waits_at((no, number));
-        let places: Option<BTreeSet<KeyPlace>> = report.once.iter().map(|n| waits(*n)).collect();
+        let waits = |number| self.memos.waits_at((no, number));
+        let places: Option<BTreeSet<KeyPlace>> = report.memos.iter().map(|n| waits(*n)).collect();
         let run = self.leases.get(&no).and_then(|held| held.run.as_ref());
         let instants = run.map(|run| run.commands.instants()).unwrap_or_default();
         let wakes_at = instants.range(report.wakes_at..Time::NEVER).next().copied();
         let places = places.filter(|_| seen_all && wakes_at.is_none_or(|at| at > now));
         for place in places.iter().flatten() {
-            self.onces.falls_asleep(no, *place, out); // before its places are passed on
+            self.memos.falls_asleep(no, *place, out); // before its places are passed on
         }
         let Some((lease, run)) = self.end_lease(no, out) else {
             return;
@@ -194,9 +194,9 @@ impl Core {
             return self.enqueue(&run, out);
         };
         self.sleeps_until(no, wakes_at);
-        let once = OnceWait {
+        let memo = MemoWait {
             namespace: run.namespace,
-            keys: places.iter().map(|(_, hash)| OnceKey(*hash)).collect(),
+            keys: places.iter().map(|(_, hash)| MemoKey(*hash)).collect(),
             wakes_at,
         };
         let record = TimerRecord {
@@ -205,7 +205,7 @@ impl Core {
             priority: lease.record.priority,
             delayed: false,
             tags: run.tags,
-            once: Some(once),
+            memo: Some(memo),
         };
         self.arm_stored(Time::NEVER, no, record, out);
         self.shift(queue, RunState::Running, RunState::Suspended);
@@ -213,16 +213,16 @@ impl Core {
 
     fn sleeps_until(&mut self, run: RunNo, wakes_at: Option<Time>) {
         if let Some(due) = wakes_at {
-            self.onces.asleep.dues.insert(run, due);
-            self.onces.asleep.next_due.insert((due, run));
+            self.memos.asleep.dues.insert(run, due);
+            self.memos.asleep.next_due.insert((due, run));
         }
     }
 
     /// If nobody makes an attempt at a key, and nobody in line could, one of those who sleep is
     /// called (E6).
-    pub(super) fn call_for_once(&mut self, place: KeyPlace, out: &mut Output) {
-        let (mono, calls_from) = (self.mono, self.onces.asleep.calls_from);
-        let Some(key) = self.onces.keys.get_mut(&place) else {
+    pub(super) fn call_for_memo(&mut self, place: KeyPlace, out: &mut Output) {
+        let (mono, calls_from) = (self.mono, self.memos.asleep.calls_from);
+        let Some(key) = self.memos.keys.get_mut(&place) else {
             return;
         };
         let is_free = matches!(key.known, Known::Nothing) && key.holder.is_none();
@@ -237,29 +237,29 @@ impl Core {
             false => mono + CALL_AGAIN,
         };
         key.calls_at = Some(again);
-        self.onces.asleep.calls.insert((again, place));
+        self.memos.asleep.calls.insert((again, place));
         if mono >= calls_from {
             self.wake(run, out);
         }
     }
 
     fn wake(&mut self, run: RunNo, out: &mut Output) {
-        self.onces.wakes(run);
-        if canary!("a waiter of a once key is never woken") {
+        self.memos.wakes(run);
+        if canary!("a waiter of a memo key is never woken") {
             return;
         }
-        self.onces.asleep.waking.insert(run);
+        self.memos.asleep.waking.insert(run);
         self.want(run, Want::Wake, out);
     }
 
     /// It has been read.
     pub(in crate::core) fn wake_loaded(&mut self, image: &RunImage, out: &mut Output) {
         let no = image.run.no;
-        self.onces.woken(no);
+        self.memos.woken(no);
         if image.run.ended.is_some() || image.sleeps != Some(Time::NEVER) {
             return; // something else has woken it
         }
-        self.onces.wakes(no);
+        self.memos.wakes(no);
         self.disarm_stored(Time::NEVER, no, out);
         let queue = self.queue_number(&image.run.queue, out);
         self.becomes_queued(queue, RunState::Suspended);
@@ -267,90 +267,90 @@ impl Core {
     }
 
     /// Wakes some of those who are to be woken, and reads on after an opening.
-    pub(in crate::core) fn wake_for_once(&mut self, out: &mut Output) {
+    pub(in crate::core) fn wake_for_memos(&mut self, out: &mut Output) {
         let (now, mono) = (self.now(), self.mono);
-        while self.onces.asleep.has_room()
-            && let Some((at, place)) = self.onces.asleep.calls.first().copied()
+        while self.memos.asleep.has_room()
+            && let Some((at, place)) = self.memos.asleep.calls.first().copied()
             && at <= mono
         {
-            self.onces.asleep.calls.remove(&(at, place));
-            self.onces.stop_calling(place);
-            self.call_for_once(place, out);
+            self.memos.asleep.calls.remove(&(at, place));
+            self.memos.stop_calling(place);
+            self.call_for_memo(place, out);
         }
-        while self.onces.asleep.has_room()
-            && let Some((due, run)) = self.onces.asleep.next_due.first().copied()
+        while self.memos.asleep.has_room()
+            && let Some((due, run)) = self.memos.asleep.next_due.first().copied()
             && due <= now
         {
             self.wake(run, out);
         }
-        while self.onces.asleep.has_room()
-            && let Some(run) = self.onces.asleep.rising.pop_first()
+        while self.memos.asleep.has_room()
+            && let Some(run) = self.memos.asleep.rising.pop_first()
         {
             self.wake(run, out);
         }
-        while self.onces.asleep.has_room()
-            && let Some(place) = self.onces.asleep.rousing.first().copied()
+        while self.memos.asleep.has_room()
+            && let Some(place) = self.memos.asleep.rousing.first().copied()
         {
-            let key = self.onces.keys.get(&place);
+            let key = self.memos.keys.get(&place);
             match key.and_then(|key| key.asleep.first().copied()) {
                 Some(run) => self.wake(run, out),
                 None => {
-                    self.onces.asleep.rousing.remove(&place);
-                    self.onces.forget(place);
+                    self.memos.asleep.rousing.remove(&place);
+                    self.memos.forget(place);
                 }
             }
         }
-        self.read_once_waits(out);
+        self.read_memo_waits(out);
     }
 
     /// What is stored of a key cannot be read: who sleeps asks again, and is told.
     pub(super) fn rise(&mut self, runs: BTreeSet<RunNo>) {
         for run in runs {
-            self.onces.wakes(run);
-            self.onces.asleep.rising.insert(run);
+            self.memos.wakes(run);
+            self.memos.asleep.rising.insert(run);
         }
     }
 
-    fn read_once_waits(&mut self, out: &mut Output) {
-        if self.onces.asleep.may_read() {
-            let restore = &mut self.onces.asleep.restore;
+    fn read_memo_waits(&mut self, out: &mut Output) {
+        if self.memos.asleep.may_read() {
+            let restore = &mut self.memos.asleep.restore;
             restore.reading = true;
-            out.read(Read::OnceWaits { from: restore.from, limit: PAGE });
+            out.read(Read::MemoWaits { from: restore.from, limit: PAGE });
         }
     }
 
     /// Runs that slept when the engine ended. Those that have begun since are known.
-    pub(in crate::core) fn once_waits_loaded(
+    pub(in crate::core) fn memo_waits_loaded(
         &mut self,
-        rows: Vec<(RunNo, Option<OnceWait>)>,
+        rows: Vec<(RunNo, Option<MemoWait>)>,
         end: bool,
         out: &mut Output,
     ) {
-        let restore = &mut self.onces.asleep.restore;
+        let restore = &mut self.memos.asleep.restore;
         restore.reading = false;
         let gone = std::mem::take(&mut restore.gone);
-        restore.done = end || canary!("who sleeps for a once key is forgotten at a restart");
+        restore.done = end || canary!("who sleeps for a memo key is forgotten at a restart");
         if let Some((last, _)) = rows.last() {
             restore.from = RunNo(last.0 + 1);
-            restore.done |= *last >= self.onces.opened_at;
+            restore.done |= *last >= self.memos.opened_at;
         }
-        if canary!("who sleeps for a once key is forgotten at a restart") {
+        if canary!("who sleeps for a memo key is forgotten at a restart") {
             return;
         }
         for (run, wait) in rows {
-            let known = self.onces.knows(run) || self.onces.asleep.waking.contains(&run);
+            let known = self.memos.knows(run) || self.memos.asleep.waking.contains(&run);
             let Some(wait) = wait.filter(|_| !known && !gone.contains(&run)) else {
                 continue;
             };
             self.sleeps_until(run, wait.wakes_at);
             for key in wait.keys {
                 let place = (wait.namespace, key.0);
-                self.onces.falls_asleep(run, place, out);
-                match self.onces.keys.get(&place).map(|key| &key.known) {
+                self.memos.falls_asleep(run, place, out);
+                match self.memos.keys.get(&place).map(|key| &key.known) {
                     Some(Known::Reading(_)) => {
-                        self.onces.asleep.restore.keys.insert(place);
+                        self.memos.asleep.restore.keys.insert(place);
                     }
-                    _ => self.serve_once(place, out),
+                    _ => self.serve_memo(place, out),
                 }
             }
         }

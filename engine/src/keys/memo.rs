@@ -1,15 +1,15 @@
-//! Where the first result for a once key is.
+//! Where the first result for a memo key is.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{Family, KeyBuilder, Record};
-use crate::model::id::{Namespace, OnceKey, RunNo};
+use crate::model::id::{MemoKey, Namespace, RunNo};
 use crate::model::time::Time;
 
 /// The first result for a key: an entry in the journal of the run that came to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OnceRecord {
+pub struct MemoRecord {
     /// The run.
     pub run: RunNo,
     /// The entry that holds the result. The run ends later than it was written, so that it is kept
@@ -19,24 +19,24 @@ pub struct OnceRecord {
     pub until: Time,
 }
 
-impl Record for OnceRecord {
-    const WHAT: &'static str = "OnceRecord";
+impl Record for MemoRecord {
+    const WHAT: &'static str = "MemoRecord";
 }
 
 /// What a suspended run waits for besides time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OnceWait {
+pub struct MemoWait {
     /// Whose keys.
     pub namespace: Namespace,
     /// The keys, any of which wakes it.
-    pub keys: Vec<OnceKey>,
+    pub keys: Vec<MemoKey>,
     /// When it is woken whatever becomes of them.
     pub wakes_at: Option<Time>,
 }
 
 /// Where it says what the first result for a key is.
-pub fn once(namespace: Namespace, hash: u128) -> Bytes {
-    KeyBuilder::new(Family::Once).part(&namespace.0.to_be_bytes()).part(&hash.to_be_bytes()).done()
+pub fn memo(namespace: Namespace, hash: u128) -> Bytes {
+    KeyBuilder::new(Family::Memo).part(&namespace.0.to_be_bytes()).part(&hash.to_be_bytes()).done()
 }
 
 /// The namespace and the hash of a key of the family.
@@ -54,11 +54,11 @@ mod tests {
     #[test]
     fn golden_bytes() {
         let hex = |bytes: &[u8]| -> String { bytes.iter().map(|b| format!("{b:02x}")).collect() };
-        let key = once(Namespace(1), 2);
+        let key = memo(Namespace(1), 2);
         assert_eq!(hex(&key), "0000140000000100000000000000000000000000000002");
         assert_eq!(of_key(&key), Some((Namespace(1), 2)));
-        let record = OnceRecord { run: RunNo(1), entry: 2, until: Time(3) };
+        let record = MemoRecord { run: RunNo(1), entry: 2, until: Time(3) };
         assert_eq!(hex(&record.to_bytes()), "93010203");
-        assert_eq!(OnceRecord::of_bytes(&record.to_bytes()).unwrap(), record);
+        assert_eq!(MemoRecord::of_bytes(&record.to_bytes()).unwrap(), record);
     }
 }

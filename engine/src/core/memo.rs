@@ -1,4 +1,4 @@
-//! Work that is done once for all runs that ask for it: steps whose first result is everybody's.
+//! Memoized steps: the first result under a key is the result of every step with that key.
 //!
 //! A key is of a namespace. Its row names the first result: an entry in the journal of the run that
 //! came to it, written in the batch of that entry. The row is kept for the retention, like a run
@@ -37,7 +37,7 @@
 //!   waits has its worker here: one that comes back asks again.
 //! - **E5** No place outlives its lease, and a key without places and without runs that sleep for
 //!   it is not in memory.
-//! - **E6** A run that sleeps for once keys has one timer, at the end of time, whose row names
+//! - **E6** A run that sleeps for memo keys has one timer, at the end of time, whose row names
 //!   them. Once the rows have been read after an opening, each of its keys knows it, or it is being
 //!   woken. If a key that runs sleep for has no result, is not being read and is held by nobody,
 //!   one of them has been called within the last second; after an opening, once the workers that
@@ -63,14 +63,14 @@ use super::unique::KeyPlace;
 use crate::canary::canary;
 use crate::keys::Record;
 use crate::keys::expiry::{self, Expires, Expiry};
-use crate::keys::once::{self, OnceRecord};
+use crate::keys::memo::{self, MemoRecord};
 use crate::model::entry::{Entry, Place, StepCompleted};
 use crate::model::id::{CommandIndex, RunNo, SessionId, Token};
 use crate::model::payload::Payload;
 use crate::model::request::{Damaged, Refusal};
 use crate::model::time::Time;
 use crate::wire::message::{
-    AskOnce, OnceGranted, OnceReturned, ReportRefused, StepCompletedReport,
+    AttemptMemo, MemoReleased, MemoRequested, ReportRefused, StepCompletedReport,
 };
 
 /// Steps told of a result in one transition at most.
@@ -86,7 +86,7 @@ type Asker = (RunNo, CommandIndex);
 
 /// Keys that somebody holds or waits for.
 #[derive(Debug, Default)]
-pub(super) struct Onces {
+pub(super) struct Memos {
     keys: BTreeMap<KeyPlace, Key>,
     /// Where each step that holds or waits is.
     places: BTreeMap<Asker, KeyPlace>,
@@ -114,7 +114,7 @@ struct Key {
 #[derive(Debug)]
 enum Known {
     /// It is being read.
-    Reading(Option<OnceRecord>),
+    Reading(Option<MemoRecord>),
     /// There is none.
     Nothing,
     /// This one.
@@ -137,7 +137,7 @@ struct Done {
     output: Payload,
 }
 
-impl Onces {
+impl Memos {
     pub(super) fn opened_at(next: RunNo) -> Self {
         Self { opened_at: next, ..Self::default() }
     }
@@ -165,7 +165,7 @@ impl Onces {
     /// What is known of a key; if nothing is, it is read.
     fn key(&mut self, (namespace, hash): KeyPlace, out: &mut Output) -> &mut Key {
         self.keys.entry((namespace, hash)).or_insert_with(|| {
-            out.read(Read::Once { namespace, hash });
+            out.read(Read::Memo { namespace, hash });
             Key {
                 known: Known::Reading(None),
                 holder: None,
@@ -208,7 +208,7 @@ impl Onces {
         if let Some(key) = self.keys.get_mut(&place) {
             key.waiting.retain(|waiter| waiter.asker != asker);
             let holds = key.holder.as_ref().is_some_and(|held| held.asker == asker);
-            if holds && !canary!("a once claim is not passed on") {
+            if holds && !canary!("a memo claim is not passed on") {
                 key.holder = None;
             }
         }
@@ -231,8 +231,13 @@ impl Onces {
 
 impl Core {
     /// A step wants to make an attempt. Asked again, it changes nothing.
-    pub(super) fn ask_once(&mut self, session: SessionId, ask: AskOnce, out: &mut Output) {
-        let AskOnce { run, token, number, place, once } = ask;
+    pub(super) fn memo_requested(
+        &mut self,
+        session: SessionId,
+        ask: MemoRequested,
+        out: &mut Output,
+    ) {
+        let MemoRequested { run, token, number, place, memo } = ask;
         let Some(lease) = self.current(session, run, token, out) else {
             return;
         };
@@ -241,82 +246,82 @@ impl Core {
             self.counts.repeated += 1;
             return; // its worker has the entry, or gets it with those that it has missed
         }
-        let (key, asker) = ((known.namespace, once.0), (run, number));
+        let (key, asker) = ((known.namespace, memo.0), (run, number));
         let waiter = Waiter { asker, place, done: None };
-        match self.onces.places.get(&asker) {
+        match self.memos.places.get(&asker) {
             Some(at) if *at == key => {
-                let held = self.onces.keys.get(&key).and_then(|key| key.holder.as_ref());
+                let held = self.memos.keys.get(&key).and_then(|key| key.holder.as_ref());
                 if held.is_some_and(|held| held.asker == asker) {
-                    out.send(session, OnceGranted { run, token, number });
+                    out.send(session, AttemptMemo { run, token, number });
                 }
             }
             _ => {
-                self.leave_once(asker, out);
-                self.wait_for_once(key, waiter, out);
+                self.leave_memo(asker, out);
+                self.wait_for_memo(key, waiter, out);
             }
         }
     }
 
     /// An attempt is not made, or no longer.
-    pub(super) fn once_returned(
+    pub(super) fn memo_released(
         &mut self,
         session: SessionId,
-        report: &OnceReturned,
+        report: &MemoReleased,
         out: &mut Output,
     ) {
         let (run, token, number) = (report.run, report.token, report.number);
         if self.current(session, run, token, out).is_some() {
-            self.leave_once((run, number), out);
-            out.send(session, OnceReturned { run, token, number });
+            self.leave_memo((run, number), out);
+            out.send(session, MemoReleased { run, token, number });
         }
     }
 
     /// A step has come to a result. If it is not known whether another one was first, that is read
     /// before (E1).
-    pub(super) fn once_completed(&mut self, report: StepCompletedReport, out: &mut Output) {
+    pub(super) fn memo_completed(&mut self, report: StepCompletedReport, out: &mut Output) {
         let asker = (report.run, report.number);
         let lease = self.leases.get(&report.run);
         let namespace = lease.and_then(|lease| lease.run.as_ref().map(|run| run.namespace));
-        let (Some(namespace), Some(once)) = (namespace, report.once) else {
+        let (Some(namespace), Some(memo)) = (namespace, report.memo) else {
             return;
         };
-        let key = (namespace, once.0);
+        let key = (namespace, memo.0);
         let waiter = Waiter {
             asker,
             place: report.place,
             done: Some(Done { attempt: report.attempt, output: report.output }),
         };
-        if canary!("the second result of a once key counts") {
-            self.onces.remove(asker);
+        if canary!("the second result of a memo key counts") {
+            self.memos.remove(asker);
             return self.first_result(key, waiter, out);
         }
         // A place that it has already is taken by the same step with its result.
-        if let Some(before) = self.onces.remove(asker)
+        if let Some(before) = self.memos.remove(asker)
             && before != key
         {
             self.pass_on(before, out);
         }
-        self.wait_for_once(key, waiter, out);
+        self.wait_for_memo(key, waiter, out);
     }
 
-    fn wait_for_once(&mut self, place: KeyPlace, waiter: Waiter, out: &mut Output) {
-        self.onces.places.insert(waiter.asker, place);
-        self.onces.key(place, out).waiting.push_back(waiter);
-        self.serve_once(place, out);
+    fn wait_for_memo(&mut self, place: KeyPlace, waiter: Waiter, out: &mut Output) {
+        self.memos.places.insert(waiter.asker, place);
+        self.memos.key(place, out).waiting.push_back(waiter);
+        self.serve_memo(place, out);
     }
 
     /// A step's attempt has ended without a result, or is not made.
-    pub(super) fn leave_once(&mut self, asker: Asker, out: &mut Output) {
-        if let Some(place) = self.onces.remove(asker) {
+    pub(super) fn leave_memo(&mut self, asker: Asker, out: &mut Output) {
+        if let Some(place) = self.memos.remove(asker) {
             self.pass_on(place, out);
         }
     }
 
     /// The lease of a run is over, and so are its places (E5).
-    pub(super) fn leave_onces(&mut self, run: RunNo, out: &mut Output) {
-        let places = self.onces.of_run(run);
+    pub(super) fn leave_memos(&mut self, run: RunNo, out: &mut Output) {
+        let places = self.memos.of_run(run);
         for (asker, _) in &places {
-            self.onces.remove(*asker); // all of them first, so that none is passed on to another of the same run
+            self.memos.remove(*asker); // all of them first, so that none is passed on to another of the same run
         }
         for (_, place) in places {
             self.pass_on(place, out);
@@ -324,33 +329,33 @@ impl Core {
     }
 
     fn pass_on(&mut self, place: KeyPlace, out: &mut Output) {
-        let key = self.onces.keys.get(&place);
+        let key = self.memos.keys.get(&place);
         if key.is_some_and(|key| matches!(key.known, Known::Nothing)) {
-            self.grant_once(place, out);
+            self.attempt_next_memo(place, out);
         }
-        self.onces.forget(place);
+        self.memos.forget(place);
     }
 
-    pub(super) fn once_loaded(
+    pub(super) fn memo_loaded(
         &mut self,
         place: KeyPlace,
-        found: Result<Option<OnceRecord>, String>,
+        found: Result<Option<MemoRecord>, String>,
         out: &mut Output,
     ) {
-        let forgotten = |row: &OnceRecord| {
-            canary!("a once key is forgotten at a restart") && row.run < self.onces.opened_at
+        let forgotten = |row: &MemoRecord| {
+            canary!("a memo key is forgotten at a restart") && row.run < self.memos.opened_at
         };
         let found = found.map(|row| row.filter(|row| !forgotten(row)));
-        self.onces.asleep.key_is_read(place);
+        self.memos.asleep.key_is_read(place);
         let now = self.now();
-        let Some(key) = self.onces.keys.get_mut(&place) else {
+        let Some(key) = self.memos.keys.get_mut(&place) else {
             return;
         };
         match found {
             Ok(Some(row)) if row.until > now => {
                 key.known = Known::Reading(Some(row));
                 let (namespace, hash) = place;
-                out.read(Read::OnceResult {
+                out.read(Read::MemoResult {
                     namespace,
                     hash,
                     run: row.run,
@@ -360,19 +365,19 @@ impl Core {
             }
             Ok(before) => {
                 (key.known, key.before) = (Known::Nothing, before.map(|row| row.until));
-                self.serve_once(place, out);
+                self.serve_memo(place, out);
             }
-            Err(what) => self.cannot_tell_once(place, &what, out),
+            Err(what) => self.memo_unreadable(place, &what, out),
         }
     }
 
-    pub(super) fn once_result_loaded(
+    pub(super) fn memo_result_loaded(
         &mut self,
         place: KeyPlace,
         found: Result<Option<Payload>, String>,
         out: &mut Output,
     ) {
-        let Some(key) = self.onces.keys.get_mut(&place) else {
+        let Some(key) = self.memos.keys.get_mut(&place) else {
             return;
         };
         let Known::Reading(Some(row)) = &key.known else {
@@ -384,26 +389,26 @@ impl Core {
             // The run has outlived its retention: that was longer when the row was written.
             Ok(None) => (key.known, key.before) = (Known::Nothing, Some(until)),
             Err(what) => {
-                let note = format!("it holds the first result for a once key: {what}");
+                let note = format!("it holds the first result for a memo key: {what}");
                 out.note(Note::Damaged { run, what: note });
-                return self.cannot_tell_once(place, &what, out);
+                return self.memo_unreadable(place, &what, out);
             }
         }
-        self.serve_once(place, out);
+        self.serve_memo(place, out);
     }
 
     /// What is stored of a key cannot be read: the attempts fail, and may be made again.
-    fn cannot_tell_once(&mut self, place: KeyPlace, what: &str, out: &mut Output) {
-        let Some(key) = self.onces.keys.get_mut(&place) else {
+    fn memo_unreadable(&mut self, place: KeyPlace, what: &str, out: &mut Output) {
+        let Some(key) = self.memos.keys.get_mut(&place) else {
             return;
         };
         let asleep = std::mem::take(&mut key.asleep);
         self.rise(asleep);
-        let Some(key) = self.onces.keys.remove(&place) else {
+        let Some(key) = self.memos.keys.remove(&place) else {
             return;
         };
         for waiter in key.holder.into_iter().chain(key.waiting) {
-            self.onces.places.remove(&waiter.asker);
+            self.memos.places.remove(&waiter.asker);
             let (run, number) = waiter.asker;
             let reason: Refusal = Damaged {
                 id: None,
@@ -422,8 +427,8 @@ impl Core {
     }
 
     /// Does what can be done for those in line, now that something has changed.
-    fn serve_once(&mut self, place: KeyPlace, out: &mut Output) {
-        let Some(key) = self.onces.keys.get_mut(&place) else {
+    fn serve_memo(&mut self, place: KeyPlace, out: &mut Output) {
+        let Some(key) = self.memos.keys.get_mut(&place) else {
             return;
         };
         match &key.known {
@@ -433,33 +438,33 @@ impl Core {
                 if let Some(first) = key.waiting.iter().position(done)
                     && let Some(first) = key.waiting.remove(first)
                 {
-                    self.onces.places.remove(&first.asker);
+                    self.memos.places.remove(&first.asker);
                     return self.first_result(place, first, out);
                 }
-                self.grant_once(place, out);
+                self.attempt_next_memo(place, out);
             }
             Known::Result(_) => {
-                self.onces.telling.insert(place);
+                self.memos.telling.insert(place);
                 self.tell_results(out);
             }
         }
-        self.onces.forget(place);
+        self.memos.forget(place);
     }
 
     /// The first in line may make its attempt, if nobody does (E3).
-    fn grant_once(&mut self, place: KeyPlace, out: &mut Output) {
-        while let Some(key) = self.onces.keys.get_mut(&place)
-            && (key.holder.is_none() || canary!("two bodies of a once key at a time"))
+    fn attempt_next_memo(&mut self, place: KeyPlace, out: &mut Output) {
+        while let Some(key) = self.memos.keys.get_mut(&place)
+            && (key.holder.is_none() || canary!("two bodies of a memo key at a time"))
             && let Some(next) = key.waiting.pop_front()
         {
             let (run, number) = next.asker;
             key.holder = Some(next);
-            self.onces.stop_calling(place);
+            self.memos.stop_calling(place);
             if let Some((session, token)) = self.where_leased(run) {
-                out.send(session, OnceGranted { run, token, number });
+                out.send(session, AttemptMemo { run, token, number });
             }
         }
-        self.call_for_once(place, out);
+        self.call_for_memo(place, out);
     }
 
     /// The entry and the row of a key's first result, in one batch.
@@ -470,25 +475,25 @@ impl Core {
         let output = done.output.clone();
         let Some(entry) = self.complete(first.asker, first.place, done.attempt, done.output, out)
         else {
-            return self.serve_once(place, out);
+            return self.serve_memo(place, out);
         };
         let (namespace, hash) = place;
-        let row = |at| Expiry { at, what: Expires::Once, namespace, hash };
-        let key = self.onces.keys.get_mut(&place);
+        let row = |at| Expiry { at, what: Expires::Memo, namespace, hash };
+        let key = self.memos.keys.get_mut(&place);
         if let Some(before) = key.and_then(|key| key.before.take()) {
             out.delete(Space::Lasting, expiry::expiry(row(before)));
         }
         let until = self.now().after(self.settings.retention).max(Time(1));
-        let record = OnceRecord { run, entry, until };
-        out.put(Space::Lasting, once::once(namespace, hash), record.to_bytes());
+        let record = MemoRecord { run, entry, until };
+        out.put(Space::Lasting, memo::memo(namespace, hash), record.to_bytes());
         self.expires(row(until), out);
-        if let Some(key) = self.onces.keys.get_mut(&place) {
+        if let Some(key) = self.memos.keys.get_mut(&place) {
             key.known = Known::Result(output);
-            if !canary!("the second result of a once key counts") {
+            if !canary!("the second result of a memo key counts") {
                 key.waiting.extend(key.holder.take()); // what it comes to does not count any more
             }
         }
-        self.serve_once(place, out);
+        self.serve_memo(place, out);
     }
 
     /// Tells some of those who wait what the result is.
@@ -496,25 +501,25 @@ impl Core {
         let (mut told, mut bytes) = (0, 0);
         while told < TELL_MAX
             && bytes < TELL_BYTES_MAX
-            && let Some(place) = self.onces.telling.first().copied()
+            && let Some(place) = self.memos.telling.first().copied()
         {
             self.close_if_full(out);
-            let key = self.onces.keys.get_mut(&place);
+            let key = self.memos.keys.get_mut(&place);
             let next = key.and_then(|key| match &key.known {
                 Known::Result(output) => Some((key.waiting.pop_front()?, output.clone())),
                 _ => None,
             });
             let Some((waiter, output)) = next else {
-                self.onces.telling.remove(&place);
-                let key = self.onces.keys.get(&place);
+                self.memos.telling.remove(&place);
+                let key = self.memos.keys.get(&place);
                 if key.is_some_and(|key| !key.asleep.is_empty()) {
-                    self.onces.asleep.rousing.insert(place); // all of them (E7)
+                    self.memos.asleep.rousing.insert(place); // all of them (E7)
                 }
-                self.onces.forget(place);
+                self.memos.forget(place);
                 continue;
             };
             (told, bytes) = (told + 1, bytes + output.len());
-            self.onces.places.remove(&waiter.asker);
+            self.memos.places.remove(&waiter.asker);
             self.complete(waiter.asker, waiter.place, NOT_ATTEMPTED, output, out);
         }
     }

@@ -7,7 +7,7 @@ use futures_util::future::select;
 
 use super::bench::{Bench, cancel, completed, token};
 use crate::model::failure::Failure;
-use crate::model::id::{CommandIndex, Namespace, OnceKey};
+use crate::model::id::{CommandIndex, MemoKey, Namespace};
 use crate::model::request::Damaged;
 use crate::model::retry::Retry;
 use crate::model::time::Time;
@@ -22,21 +22,21 @@ fn bench() -> (Bench, Arc<AtomicUsize>) {
     let bench = Bench::new(&(), move |ctx: Ctx, (): ()| {
         let counted = counted.clone();
         async move {
-            let key = OnceKey::of(Namespace::default(), "rate").to_string();
+            let key = MemoKey::of(Namespace::default(), "rate").to_string();
             let body = |s: crate::Step| {
                 counted.fetch_add(1, Ordering::SeqCst);
                 assert_eq!(s.key(), key, "the same in all runs");
                 async move { Ok::<u32, Failure>(7) }
             };
             let retry = Retry::fixed(secs(2)).retries(1);
-            ctx.once("rate", body).retry(retry).await
+            ctx.memoize("rate", body).retry(retry).await
         }
     });
     (bench, bodies)
 }
 
 fn asks(message: &Message) -> bool {
-    matches!(message, Message::AskOnce(ask) if ask.place.name == "rate")
+    matches!(message, Message::MemoRequested(ask) if ask.place.name == "rate")
 }
 
 // A turn that waits for others' attempts for more than a moment holds no slot. One that is not
@@ -44,7 +44,7 @@ fn asks(message: &Message) -> bool {
 #[test]
 fn a_turn_that_waits_for_others_is_suspended() {
     let (mut bench, bodies) = bench();
-    bench.world.set_suspends_once(true);
+    bench.world.set_suspends_for_memo(true);
     bench.poll();
     bench.clock.advance(249);
     bench.poll();
@@ -52,7 +52,7 @@ fn a_turn_that_waits_for_others_is_suspended() {
     bench.clock.advance(1);
     bench.poll();
     let suspended = |message: &Message| match message {
-        Message::TurnSuspended(m) => m.wakes_at == Time::NEVER && m.once == [CommandIndex(0)],
+        Message::TurnSuspended(m) => m.wakes_at == Time::NEVER && m.memos == [CommandIndex(0)],
         _ => false,
     };
     assert!(suspended(&bench.sent[1]), "{:?}", bench.sent);
@@ -67,7 +67,7 @@ fn a_turn_that_waits_for_others_is_suspended() {
     bench.dispatch();
     bench.sent.clear();
     bench.poll();
-    bench.turn.once_granted(CommandIndex(0));
+    bench.turn.attempt_memo(CommandIndex(0));
     bench.clock.advance(250);
     assert_eq!(bench.poll().told_engine()[1..], ["completed 0 = 7"]);
     assert_eq!(bodies.load(Ordering::SeqCst), 1);
@@ -78,12 +78,12 @@ fn a_turn_that_waits_for_others_is_suspended() {
 fn a_turn_that_waits_for_others_and_for_time_is_suspended_until_then() {
     for (ms, suspends) in [(5_000, true), (300, false)] {
         let mut bench = Bench::new(&(), move |ctx: Ctx, (): ()| async move {
-            let once = Box::pin(ctx.once("rate", |_| async { Ok::<u32, Failure>(7) }));
+            let memo = Box::pin(ctx.memoize("rate", |_| async { Ok::<u32, Failure>(7) }));
             let sleep = Box::pin(ctx.sleep(millis(ms)));
-            drop(select(once, sleep).await);
+            drop(select(memo, sleep).await);
             Ok::<(), Failure>(())
         });
-        bench.world.set_suspends_once(true);
+        bench.world.set_suspends_for_memo(true);
         bench.poll();
         let armed = bench.sent.pop();
         assert!(matches!(armed, Some(Message::TimerRequested(_))));
@@ -96,7 +96,7 @@ fn a_turn_that_waits_for_others_and_for_time_is_suspended_until_then() {
         bench.clock.advance(250);
         bench.poll();
         let suspended = bench.sent.iter().any(|message| match message {
-            Message::TurnSuspended(m) => m.wakes_at == due && m.once == [CommandIndex(0)],
+            Message::TurnSuspended(m) => m.wakes_at == due && m.memos == [CommandIndex(0)],
             _ => false,
         });
         assert_eq!(suspended, suspends, "{:?}", bench.sent);
@@ -115,10 +115,10 @@ fn a_body_begins_when_the_engine_grants_it() {
     bench.clock.advance(1_000);
     bench.poll();
     assert_eq!((bench.sent.len(), bodies.load(Ordering::SeqCst)), (0, 0));
-    bench.turn.once_granted(CommandIndex(0));
-    bench.turn.once_granted(CommandIndex(0)); // a copy
+    bench.turn.attempt_memo(CommandIndex(0));
+    bench.turn.attempt_memo(CommandIndex(0)); // a copy
     assert_eq!(bench.poll().told_engine(), ["completed 0 = 7"]);
-    assert!(matches!(&bench.sent[0], Message::StepCompletedReport(r) if r.once.is_some()));
+    assert!(matches!(&bench.sent[0], Message::StepCompletedReport(r) if r.memo.is_some()));
     assert_eq!(bench.answer().poll().told_engine(), ["returned 7"]);
     assert_eq!(bodies.load(Ordering::SeqCst), 1);
     // A replay asks for nothing.
@@ -133,7 +133,7 @@ fn the_first_result_is_the_result() {
         let (mut bench, bodies) = bench();
         bench.poll();
         if own {
-            bench.turn.once_granted(CommandIndex(0));
+            bench.turn.attempt_memo(CommandIndex(0));
             bench.poll();
         }
         bench.sent.clear();
@@ -158,27 +158,27 @@ fn what_is_not_wanted_any_more_is_given_back() {
     bench.sent.clear();
     bench.commit(cancel(5)).poll();
     assert!(
-        matches!(bench.sent[..], [Message::OnceReturned(_), Message::TurnFailed(_)]),
+        matches!(bench.sent[..], [Message::MemoReleased(_), Message::TurnFailed(_)]),
         "{:?}",
         bench.sent
     );
     let mut bench = Bench::new(&(), |ctx: Ctx, (): ()| async move {
-        let once = Box::pin(ctx.once("rate", |_| async { Ok::<u32, Failure>(7) }));
+        let memo = Box::pin(ctx.memoize("rate", |_| async { Ok::<u32, Failure>(7) }));
         let other = Box::pin(ctx.step("other", |_| async { Ok::<u32, Failure>(1) }));
-        drop(select(once, other).await);
+        drop(select(memo, other).await);
         ctx.step("last", |_| std::future::pending::<Result<(), Failure>>()).await
     });
     bench.poll();
     assert!(asks(&bench.sent.remove(0)));
     bench.answer().poll();
-    let returned = |message: &Message| matches!(message, Message::OnceReturned(_));
+    let returned = |message: &Message| matches!(message, Message::MemoReleased(_));
     assert!(bench.sent.iter().any(returned), "{:?}", bench.sent);
     bench.sent.clear();
-    bench.turn.once_granted(CommandIndex(0)); // it was on its way
+    bench.turn.attempt_memo(CommandIndex(0)); // it was on its way
     bench.poll();
     assert!(bench.sent.len() == 1 && returned(&bench.sent[0]), "{:?}", bench.sent);
-    bench.turn.once_returned(CommandIndex(0));
-    assert!(!bench.outstanding().iter().any(|report| format!("{report:?}").contains("Once")));
+    bench.turn.memo_released(CommandIndex(0));
+    assert!(!bench.outstanding().iter().any(|report| format!("{report:?}").contains("Memo")));
     assert_eq!(bodies.load(Ordering::SeqCst), 0);
 }
 
@@ -207,7 +207,7 @@ fn it_is_asked_before_each_attempt() {
     bench.turn.lease_continued(super::bench::token(9), 2);
     bench.poll();
     assert!(bench.sent.len() == 1 && asks(&bench.sent[0]), "{:?}", bench.sent);
-    bench.turn.once_granted(CommandIndex(0));
+    bench.turn.attempt_memo(CommandIndex(0));
     bench.sent.clear();
     assert_eq!(bench.poll().told_engine(), ["completed 0 = 7"]);
     assert_eq!(bodies.load(Ordering::SeqCst), 1);
@@ -228,10 +228,10 @@ fn it_is_asked_before_each_attempt() {
 #[test]
 fn a_body_goes_on_although_the_engine_cannot_read_the_result() {
     let mut bench = Bench::new(&(), |ctx: Ctx, (): ()| async move {
-        ctx.once("rate", |_| std::future::pending::<Result<u32, Failure>>()).await
+        ctx.memoize("rate", |_| std::future::pending::<Result<u32, Failure>>()).await
     });
     bench.poll();
-    bench.turn.once_granted(CommandIndex(0));
+    bench.turn.attempt_memo(CommandIndex(0));
     bench.poll();
     bench.turn.lease_continued(super::bench::token(9), 1);
     bench.sent.clear();

@@ -1,4 +1,4 @@
-//! Runs that ask for what is done once for all of them, in two fifths of the engine's seeds.
+//! Runs with memoized steps, in two fifths of the engine's seeds.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,9 +6,9 @@ use super::job::{Job, TimedJob, Work};
 use super::script::{Point, Scripted, Strike};
 use super::settings::Settings;
 use crate::draw::Draw;
-use crate::workload::{ONCE, SHARED};
+use crate::workload::{MEMO, SHARED};
 
-/// The input of a run that asks for what is done once.
+/// The input of a run with memoized steps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shared {
     /// What, by its keys.
@@ -84,8 +84,8 @@ pub(super) fn draw_strikes(seed: u64, jobs: &[TimedJob]) -> Vec<Scripted> {
     ];
     let strike = |_| Scripted {
         point: match draw.chance(500) {
-            true => Point::before_effect(ONCE),
-            false => Point::after_effect(ONCE),
+            true => Point::before_effect(MEMO),
+            false => Point::after_effect(MEMO),
         },
         nth: draw.between(1, 3) as u32,
         strike: *draw.pick(&strikes),

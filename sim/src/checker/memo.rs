@@ -1,7 +1,7 @@
-//! **What is done once has one result, and all are told that one.**
+//! **A memo key has one result, and all steps with the key get it.**
 //!
-//! Source: `Ctx::once`, and the core's invariants E1 to E3. The first result for a key and its row
-//! are committed in one batch; as long as the row counts it does not change, and whoever gets a
+//! Source: `Ctx::memoize`, and the core's invariants E1 to E3. The first result for a key and its
+//! row are committed in one batch; as long as the row counts it does not change, and whoever gets a
 //! result gets that one: its entry tells of attempt 0. Each result says whose body came to it.
 //!
 //! At most one step at a time holds the engine's leave to make an attempt (E3), in one life of the
@@ -15,32 +15,32 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use stepwell::keys::LeaseRecord;
-use stepwell::keys::once::OnceRecord;
+use stepwell::keys::memo::MemoRecord;
 use stepwell::model::entry::{AttemptFailed, Entry, StepCompleted, StepFailed};
-use stepwell::model::id::{CommandIndex, Namespace, OnceKey, ProcessInstance, RunId, RunNo, Token};
+use stepwell::model::id::{CommandIndex, MemoKey, Namespace, ProcessInstance, RunId, RunNo, Token};
 use stepwell::model::time::Time;
-use stepwell::wire::message::{Message, OnceGranted};
+use stepwell::wire::message::{AttemptMemo, Message};
 
 use super::Bench;
 use crate::durable::Durable;
 use crate::workload::{Found, SHARED};
 
-const ONE: &str = "what is done once has one result";
+const ONE: &str = "a memo key has one result";
 const TOLD: &str = "all are told the first result";
-const ALONE: &str = "one attempt at a once key at a time";
-const SLEEPS: &str = "a run sleeps for once keys that it has asked for";
-const LEAVE: &str = "a body of a once key begins by the engine's leave";
+const ALONE: &str = "one attempt at a memo key at a time";
+const SLEEPS: &str = "a run sleeps for memo keys that it has asked for";
+const LEAVE: &str = "a body of a memo key begins by the engine's leave";
 
 /// Where a row is.
 type Place = (Namespace, u128);
 
 /// What is known of keys.
 #[derive(Debug, Default)]
-pub(super) struct Onces {
+pub(super) struct Memos {
     /// Entries of the batch at hand.
     fresh: Vec<(RunNo, u32)>,
     /// Rows of the batch at hand, and what they were before.
-    written: Vec<(Place, Option<OnceRecord>)>,
+    written: Vec<(Place, Option<MemoRecord>)>,
     /// Steps that have asked, under the token of their run, and have not said anything else since.
     asked: BTreeMap<Asker, Asked>,
     /// Keys that runs have ever asked for.
@@ -64,7 +64,7 @@ type Asker = (RunNo, CommandIndex);
 
 #[derive(Debug)]
 struct Asked {
-    key: OnceKey,
+    key: MemoKey,
     /// The life of the server in which it got leave.
     leave: Option<u32>,
 }
@@ -77,7 +77,7 @@ struct Lease {
     tokens: Vec<Token>,
 }
 
-impl Onces {
+impl Memos {
     pub(super) fn appended(&mut self, durable: &Durable, no: RunNo, index: u32) {
         self.fresh.push((no, index));
         let entry = durable.runs.get(&no).and_then(|run| run.entries.get(index as usize));
@@ -91,7 +91,7 @@ impl Onces {
         }
     }
 
-    pub(super) fn written(&mut self, place: Place, before: Option<OnceRecord>) {
+    pub(super) fn written(&mut self, place: Place, before: Option<MemoRecord>) {
         self.written.push((place, before));
     }
 
@@ -103,14 +103,14 @@ impl Onces {
         bench: &mut Bench<'_>,
     ) {
         for (place, before) in std::mem::take(&mut self.written) {
-            let row = durable.once.get(&place);
+            let row = durable.memos.get(&place);
             if let Some(row) = row.filter(|row| before != Some(**row)) {
                 self.results += 1;
                 if let Err(problem) = is_first(durable, place, row, before) {
                     bench.charge(ONE, problem);
                 }
             }
-            let goes_early = |before: &OnceRecord| latest.is_some_and(|now| before.until > now);
+            let goes_early = |before: &MemoRecord| latest.is_some_and(|now| before.until > now);
             if row.is_none() && before.as_ref().is_some_and(goes_early) {
                 bench.charge(ONE, format!("{before:?} is gone, and it is {latest:?}"));
             }
@@ -128,8 +128,8 @@ impl Onces {
             if step.attempt > 0 && started.workflow != SHARED.name() {
                 continue;
             }
-            let key = OnceKey::of(started.namespace, &step.place.name);
-            let row = durable.once.get(&(started.namespace, key.0));
+            let key = MemoKey::of(started.namespace, &step.place.name);
+            let row = durable.memos.get(&(started.namespace, key.0));
             self.told += u64::from(step.attempt == 0);
             if let Err(problem) = is_told(durable, (no, index), step, row) {
                 bench.charge(TOLD, format!("{}: entry {index}: {problem}", run.name()));
@@ -159,15 +159,15 @@ impl Onces {
     pub(super) fn moved(&mut self, durable: &Durable, run: RunNo, bench: &mut Bench<'_>) {
         self.leaves_worker(durable, run);
         let timer = durable.timers.get(&(Time::NEVER, run));
-        match timer.and_then(|timer| timer.once.as_ref()) {
+        match timer.and_then(|timer| timer.memo.as_ref()) {
             None => {
                 self.asleep.remove(&run);
             }
-            Some(once) if self.asleep.insert(run) => {
+            Some(memo) if self.asleep.insert(run) => {
                 self.slept += 1;
-                let strange = once.keys.iter().find(|key| !self.wanted.contains(&(run, key.0)));
-                if once.keys.is_empty() || strange.is_some() {
-                    bench.charge(SLEEPS, format!("run {run} sleeps for {once:?}"));
+                let strange = memo.keys.iter().find(|key| !self.wanted.contains(&(run, key.0)));
+                if memo.keys.is_empty() || strange.is_some() {
+                    bench.charge(SLEEPS, format!("run {run} sleeps for {memo:?}"));
                 }
             }
             Some(_) => {}
@@ -196,8 +196,8 @@ impl Onces {
     /// A worker says something. What it says under another token than the current one is not heard.
     pub(super) fn reported(&mut self, message: &Message) {
         let (run, token, number) = match message {
-            Message::AskOnce(m) => (m.run, m.token, m.number),
-            Message::OnceReturned(m) => (m.run, m.token, m.number),
+            Message::MemoRequested(m) => (m.run, m.token, m.number),
+            Message::MemoReleased(m) => (m.run, m.token, m.number),
             Message::StepCompletedReport(m) => (m.run, m.token, m.number),
             Message::AttemptFailedReport(m) => (m.run, m.token, m.number),
             _ => return,
@@ -207,13 +207,13 @@ impl Onces {
             return;
         }
         match message {
-            Message::AskOnce(ask) => {
+            Message::MemoRequested(ask) => {
                 self.waited += 1;
-                self.wanted.insert((run, ask.once.0));
+                self.wanted.insert((run, ask.memo.0));
                 let asked =
-                    self.asked.entry((run, number)).or_insert(Asked { key: ask.once, leave: None });
-                if asked.key != ask.once {
-                    (asked.key, asked.leave) = (ask.once, None);
+                    self.asked.entry((run, number)).or_insert(Asked { key: ask.memo, leave: None });
+                if asked.key != ask.memo {
+                    (asked.key, asked.leave) = (ask.memo, None);
                 }
             }
             _ => {
@@ -225,7 +225,7 @@ impl Onces {
     /// The server gives leave to make an attempt, or says something that ends one.
     pub(super) fn released(&mut self, message: &Message, life: u32, bench: &mut Bench<'_>) {
         match message {
-            Message::OnceGranted(leave) => self.gives_leave(leave, life, bench),
+            Message::AttemptMemo(leave) => self.gives_leave(leave, life, bench),
             Message::ReportRefused(refused) => {
                 self.asked.remove(&(refused.run, refused.number));
             }
@@ -233,7 +233,7 @@ impl Onces {
         }
     }
 
-    fn gives_leave(&mut self, leave: &OnceGranted, life: u32, bench: &mut Bench<'_>) {
+    fn gives_leave(&mut self, leave: &AttemptMemo, life: u32, bench: &mut Bench<'_>) {
         let asker = (leave.run, leave.number);
         self.leaves.insert(asker);
         let lease = self.leases.get(&leave.run);
@@ -272,7 +272,7 @@ impl Onces {
     }
 }
 
-fn result_of<'a>(durable: &'a Durable, row: &OnceRecord) -> Option<&'a StepCompleted> {
+fn result_of<'a>(durable: &'a Durable, row: &MemoRecord) -> Option<&'a StepCompleted> {
     match durable.runs.get(&row.run)?.entries.get(row.entry as usize)? {
         Entry::StepCompleted(step) => Some(step),
         _ => None,
@@ -283,8 +283,8 @@ fn result_of<'a>(durable: &'a Durable, row: &OnceRecord) -> Option<&'a StepCompl
 fn is_first(
     durable: &Durable,
     place: Place,
-    row: &OnceRecord,
-    before: Option<OnceRecord>,
+    row: &MemoRecord,
+    before: Option<MemoRecord>,
 ) -> Result<(), String> {
     let step = result_of(durable, row).ok_or_else(|| format!("{row:?} names no result"))?;
     let started = durable.runs.get(&row.run).and_then(|run| run.started());
@@ -298,7 +298,7 @@ fn is_first(
     if step.attempt == 0 {
         return Err(format!("{row:?} is of no attempt"));
     }
-    if OnceKey::of(place.0, &step.place.name).0 != place.1 {
+    if MemoKey::of(place.0, &step.place.name).0 != place.1 {
         return Err(format!("{row:?} is of another key, `{}`", step.place.name));
     }
     match before.filter(|before| before.until > step.at) {
@@ -315,7 +315,7 @@ fn is_told(
     durable: &Durable,
     at: (RunNo, u32),
     step: &StepCompleted,
-    row: Option<&OnceRecord>,
+    row: Option<&MemoRecord>,
 ) -> Result<(), String> {
     let key = &step.place.name;
     let row = row.ok_or_else(|| format!("a result of `{key}` without a row"))?;

@@ -1,21 +1,21 @@
-//! Whether what is in memory of once keys agrees with itself.
+//! Whether what is in memory of memo keys agrees with itself.
 
 use super::Known;
 use crate::core::Core;
 
 impl Core {
     /// E3, E4, E5.
-    pub(in crate::core) fn check_onces(&self) {
+    pub(in crate::core) fn check_memos(&self) {
         let mut places = 0;
-        for (place, key) in &self.onces.keys {
+        for (place, key) in &self.memos.keys {
             let reading = matches!(key.known, Known::Reading(_));
             let nothing = matches!(key.known, Known::Nothing);
             assert!(key.holder.is_none() || nothing, "E3: {place:?} is held");
             if nothing && !key.waiting.is_empty() {
                 assert!(key.holder.is_some(), "E3: nobody holds {place:?}: {key:?}");
             }
-            let rouses = self.onces.asleep.rousing.contains(place);
-            let told = self.onces.telling.contains(place) || rouses;
+            let rouses = self.memos.asleep.rousing.contains(place);
+            let told = self.memos.telling.contains(place) || rouses;
             if nothing && key.holder.is_none() && !key.asleep.is_empty() {
                 assert!(key.calls_at.is_some(), "E6: {place:?} calls those who sleep");
             }
@@ -34,7 +34,7 @@ impl Core {
                 let known = lease.run.as_ref();
                 let open = known.is_some_and(|run| !run.commands.is_resolved(number));
                 assert!(open, "E4: step {number} of {run} has no outcome");
-                assert_eq!(self.onces.places.get(&waiter.asker), Some(place));
+                assert_eq!(self.memos.places.get(&waiter.asker), Some(place));
             }
             assert!(
                 reading
@@ -45,6 +45,6 @@ impl Core {
                 "E5: {place:?} is kept for nobody"
             );
         }
-        assert_eq!(places, self.onces.places.len(), "E5: places are of keys");
+        assert_eq!(places, self.memos.places.len(), "E5: places are of keys");
     }
 }
