@@ -108,11 +108,11 @@ mod planted {
             "E6: who slept is read after an opening",
         ),
         canary(
-            "an all-or-nothing start is cut in two",
+            "an atomic start is cut in two",
             "A1: the runs that a call begins are written in one batch",
         ),
         canary(
-            "an all-or-nothing start starts some",
+            "an atomic start starts some",
             "A2: a call begins none of its runs if one of them is refused",
         ),
         // Batches.

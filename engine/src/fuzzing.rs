@@ -299,8 +299,8 @@ mod seeds {
     use crate::model::run::RunState;
     use crate::model::unique::{Unique, UniqueKey};
     use crate::wire::message::{
-        AskBatch, AttemptFailedReport, AttemptMemo, Cancel, Dispatch, Held, Hello, MemoReleased,
-        MemoRequested, PROTOCOL, QueueSlots, RefusedReply, Start, StartBatch, StartTogether,
+        AskBatch, AtomicStart, AttemptFailedReport, AttemptMemo, Cancel, Dispatch, Held, Hello,
+        MemoReleased, MemoRequested, PROTOCOL, QueueSlots, RefusedReply, Start, StartBatch,
         StepCompletedReport, TurnSuspended, Welcome, WorkflowOffer,
     };
 
@@ -395,7 +395,7 @@ mod seeds {
             Start { call_number: 1, caller: caller(), runs: vec![run] }.into(),
             Cancel { call_number: 2, caller: caller(), id: RunId(5), reason: "no".into() }.into(),
             RefusedReply { call_number: 2, reason: NoSuchRun { id: RunId(5) }.into() }.into(),
-            StartTogether {
+            AtomicStart {
                 call_number: 3,
                 caller: caller(),
                 runs: vec![again.clone(), again.clone()],

@@ -227,17 +227,17 @@ async fn a_redriven_run_that_is_read_back_takes_no_key_from_another() {
     engine.close().await;
 }
 
-// A bulk start by choice all or nothing: one name among a thousand is taken by another job, and
+// A bulk start may be atomic: one name among a thousand is taken by another job, and
 // nothing is started; the refusal says which. Too many for one commit are refused with the figures.
 #[tokio::test]
-async fn a_thousand_starts_are_all_or_nothing() {
+async fn a_thousand_starts_are_atomic() {
     let (_directory, engine) = engine().await;
     let client = engine.client();
     client.start(HELD, &7).id("order-500").await.unwrap();
     let orders = |count: u64| -> Vec<(Option<String>, u64)> {
         (0..count).map(|n| (Some(format!("order-{n}")), n)).collect()
     };
-    let refused = client.start_many(HELD, orders(1_000)).all_or_nothing().await;
+    let refused = client.start_many(HELD, orders(1_000)).atomic().await;
     let Err(ClientError::Refused(Refusal::NotAllStarted(NotAllStarted {
         count, offenders, ..
     }))) = refused
@@ -251,12 +251,12 @@ async fn a_thousand_starts_are_all_or_nothing() {
 
     let mut fitting = orders(1_001);
     fitting.remove(500);
-    let started = client.start_many(HELD, fitting).all_or_nothing().await.unwrap();
+    let started = client.start_many(HELD, fitting).atomic().await.unwrap();
     assert!(started.iter().all(|run| run.as_ref().unwrap().started()));
     let stats = client.stats().await.unwrap();
     assert_eq!(stats.runs_in(RunState::Queued), 1_001);
 
-    let refused = client.start_many(HELD, orders(2_000)).all_or_nothing().await;
+    let refused = client.start_many(HELD, orders(2_000)).atomic().await;
     let Err(ClientError::Refused(Refusal::TooMany(TooMany { count, count_max, .. }))) = refused
     else {
         panic!("{refused:?}")

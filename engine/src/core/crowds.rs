@@ -14,8 +14,8 @@ use crate::model::request::{Caller, Refusal, StartRun};
 use crate::model::run::RunState;
 use crate::model::time::Time;
 use crate::wire::message::{
-    Cancel, Heartbeat, Held, Hello, Message, PROTOCOL, QueueSlots, Resume, Start, StartAnswer,
-    StartTogether, TimerRequested, TurnCompleted, TurnSuspended, WorkflowOffer,
+    AtomicStart, Cancel, Heartbeat, Held, Hello, Message, PROTOCOL, QueueSlots, Resume, Start,
+    StartAnswer, TimerRequested, TurnCompleted, TurnSuspended, WorkflowOffer,
 };
 
 pub(super) const CLIENT: SessionId = SessionId(1);
@@ -175,7 +175,7 @@ fn callers_that_say_too_much_of_themselves_are_refused() {
             Resume { call_number, caller: caller.clone(), id }.into(),
             Cancel { call_number, caller: caller.clone(), id, reason: reason.clone() }.into(),
             Start { call_number, caller: caller.clone(), runs: runs() }.into(),
-            StartTogether { call_number, caller, runs: runs() }.into(),
+            AtomicStart { call_number, caller, runs: runs() }.into(),
         ];
         for message in messages {
             crowd.sent.clear();
@@ -370,9 +370,9 @@ fn one_call_does_not_make_more_queues_than_there_may_be() {
     let mut crowd = Crowd::new();
     crowd.stage.check_every = u64::MAX;
     crowd.start(9_999, queue);
-    let together = (20_000..20_002).map(|n| StartRun { queue: queue(n), ..plain(n) });
-    let (call_number, caller, runs) = (2, Caller::default(), together.collect());
-    crowd.hear(CLIENT, StartTogether { call_number, caller, runs });
+    let atomic = (20_000..20_002).map(|n| StartRun { queue: queue(n), ..plain(n) });
+    let (call_number, caller, runs) = (2, Caller::default(), atomic.collect());
+    crowd.hear(CLIENT, AtomicStart { call_number, caller, runs });
     crowd.settle();
     let Some(Message::RefusedReply(refused)) = crowd.sent.last() else {
         panic!("two more are too many");

@@ -32,10 +32,10 @@ use crate::model::time::Time;
 use crate::model::unique::{Unique, UniqueKey};
 use crate::reading;
 use crate::wire::message::{
-    AskOutcome, AskQueues, AskStatus, AttemptFailedReport, Cancel, Discard, EditInput, Heartbeat,
-    Held, Hello, MemoReleased, MemoRequested, Message, Offer, PROTOCOL, QueueSlots, Redrive,
-    Requeue, Resume, SetQueue, Start, StartBatch, StartTogether, StepCompletedReport,
-    TimerRequested, TurnCompleted, TurnFailed, TurnMismatched, TurnSuspended, WorkflowOffer,
+    AskOutcome, AskQueues, AskStatus, AtomicStart, AttemptFailedReport, Cancel, Discard, EditInput,
+    Heartbeat, Held, Hello, MemoReleased, MemoRequested, Message, Offer, PROTOCOL, QueueSlots,
+    Redrive, Requeue, Resume, SetQueue, Start, StartBatch, StepCompletedReport, TimerRequested,
+    TurnCompleted, TurnFailed, TurnMismatched, TurnSuspended, WorkflowOffer,
 };
 
 /// One step: what happens, and three numbers that say to whom and how.
@@ -689,7 +689,7 @@ impl Drill {
         };
         let runs = if how % 16 == 1 { vec![run.clone(), run] } else { vec![run] };
         if how % 16 == 5 {
-            return self.start_together(id, runs);
+            return self.start_atomic(id, runs);
         }
         if how % 16 >= 13 {
             return self.start_batch(id, how, runs);
@@ -700,7 +700,7 @@ impl Drill {
     }
 
     /// All or nothing, with a second run.
-    fn start_together(&mut self, id: u8, runs: Vec<StartRun>) {
+    fn start_atomic(&mut self, id: u8, runs: Vec<StartRun>) {
         let mut runs = runs;
         let (other, name) = (id.wrapping_add(5), WORKFLOWS[usize::from(id) % 8]);
         runs.push(StartRun {
@@ -712,7 +712,7 @@ impl Drill {
             ..StartRun::default()
         });
         self.request(run_id(id), |call_number| {
-            StartTogether { call_number, caller: caller(), runs }.into()
+            AtomicStart { call_number, caller: caller(), runs }.into()
         });
     }
 
@@ -863,7 +863,7 @@ impl Drill {
     pub(crate) fn say(&mut self, message: Message) {
         let namespace = match &message {
             Message::Start(m) => m.caller.namespace,
-            Message::StartTogether(m) => m.caller.namespace,
+            Message::AtomicStart(m) => m.caller.namespace,
             Message::StartBatch(m) => m.caller.namespace,
             Message::Cancel(m) => m.caller.namespace,
             Message::Resume(m) => m.caller.namespace,

@@ -176,7 +176,7 @@ impl Core {
                     self.want(*no, Want::Start { start, at, run }, out);
                 }
                 (Ok(Some(no)), Lookup::Want(want)) => self.want(*no, want, out),
-                (Ok(None), Lookup::Start { start, at, run }) if self.is_together(start) => {
+                (Ok(None), Lookup::Start { start, at, run }) if self.is_atomic(start) => {
                     // The call may have waited for this alone, and begin its runs now.
                     self.resolving = Some((namespace, id));
                     self.id_is_free((start, at), run, out);

@@ -42,10 +42,11 @@
 //!   in `applied_request.rs`.
 //!
 //! Those of unique keys (U) are in `unique.rs`, of memoized steps (E) in `memo.rs`, of
-//! calls that are all or nothing (A) in `together.rs`, of batches (B) in `batch.rs`.
+//! atomic starts (A) in `atomic_start.rs`, of batches (B) in `batch.rs`.
 
 mod admission;
 mod applied_request;
+mod atomic_start;
 mod audit_log;
 mod batch;
 pub mod clock;
@@ -76,7 +77,6 @@ mod start;
 mod step;
 mod stop;
 mod timer;
-mod together;
 mod turn;
 mod unique;
 mod unknown;
@@ -376,9 +376,9 @@ pub struct Core {
     starts: BTreeMap<u64, PendingStart>,
     /// Runs that began while somebody waited for what is stored of their ids.
     begun_meanwhile: BTreeMap<(Namespace, RunId), RunNo>,
-    /// Calls that are all or nothing and not answered yet; some that are gone may be among them.
-    togethers: BTreeSet<u64>,
-    /// The id whose look-ups are being answered, when a call that is all or nothing is among them.
+    /// Atomic starts that are not answered yet; some that are gone may be among them.
+    atomic_starts: BTreeSet<u64>,
+    /// The id whose look-ups are being answered, when an atomic start is among them.
     resolving: Option<(Namespace, RunId)>,
     uniques: Uniques,
     memos: Memos,
@@ -551,7 +551,7 @@ impl Core {
             Message::MemoReleased(report) => self.memo_released(session, &report, out),
             Message::Offer(offer) => self.offer(session, &offer.queues, out),
             Message::Start(start) => self.start(session, start, out),
-            Message::StartTogether(start) => self.start_together(session, start, out),
+            Message::AtomicStart(start) => self.start_atomic(session, start, out),
             Message::StartBatch(start) => self.start_batch(session, start, out),
             Message::AskBatch(ask) => self.ask_batch(session, ask, out),
             Message::AskOutcome(ask) => {

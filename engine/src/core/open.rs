@@ -166,7 +166,7 @@ impl Core {
             mailboxes: BTreeMap::new(),
             starts: BTreeMap::new(),
             begun_meanwhile: BTreeMap::new(),
-            togethers: BTreeSet::new(),
+            atomic_starts: BTreeSet::new(),
             resolving: None,
             uniques: Uniques::opened_at(RunNo(tally.next_run)),
             memos: Memos::opened_at(RunNo(tally.next_run)),

@@ -9,7 +9,7 @@
 //! worker a build=b1 workflows=order queues=q:2 held=r1@1.1:2     a worker process says hello (again)
 //! client c                                                      a client says hello
 //! start r1 workflow=order queue=q priority=0 delay=5s input=x   and name=…; more than one: `start r1 r2`
-//! … unique=k:running together                                   also `:queued`, `:5s`; all or nothing
+//! … unique=k:running atomic                                     also `:queued`, `:5s`; an atomic start
 //! … batch=b seal then=x                                          runs of a batch, which `x` follows; `batch b` asks
 //! step r1 0 | fail r1 0 | timer r1 1 delay=3s                    reports, by the holder under its token
 //! memo r1 0 key=k | release r1 0 | step r1 0 key=k               of a memoized step
@@ -49,9 +49,9 @@ use crate::model::run::{Outcome, RunState};
 use crate::model::time::Time;
 use crate::model::unique::{Unique, UniqueKey};
 use crate::wire::message::{
-    AskBatch, AskOutcome, AskQueues, AskStatus, AttemptFailedReport, Cancel, Discard, EditInput,
-    Heartbeat, Held, Hello, MemoReleased, MemoRequested, Message, Offer, PROTOCOL, QueueSlots,
-    Redrive, Requeue, Resume, SetQueue, Start, StartAnswer, StartBatch, StartTogether,
+    AskBatch, AskOutcome, AskQueues, AskStatus, AtomicStart, AttemptFailedReport, Cancel, Discard,
+    EditInput, Heartbeat, Held, Hello, MemoReleased, MemoRequested, Message, Offer, PROTOCOL,
+    QueueSlots, Redrive, Requeue, Resume, SetQueue, Start, StartAnswer, StartBatch,
     StepCompletedReport, TimerRequested, TurnCompleted, TurnFailed, TurnMismatched, TurnSuspended,
     WorkflowOffer,
 };
@@ -537,7 +537,7 @@ impl Scene {
                 seal: line.has("seal"),
             }
             .into(),
-            None if line.has("together") => StartTogether { call_number, caller, runs }.into(),
+            None if line.has("atomic") => AtomicStart { call_number, caller, runs }.into(),
             None => Start { call_number, caller, runs }.into(),
         };
         self.hear(&by, message);

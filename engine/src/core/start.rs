@@ -7,11 +7,11 @@ use std::time::Duration;
 use stepwell_storage::Space;
 
 use super::Core;
+use super::atomic_start::AtomicCall;
 use super::batch::BatchCall;
 use super::load::{Lookup, Want};
 use super::output::Output;
 use super::run::{Run, hash_of};
-use super::together::Together;
 use super::unique;
 use crate::canary::canary;
 use crate::keys::unique::UniqueRecord;
@@ -52,7 +52,7 @@ pub(super) enum CallKind {
     /// Each of its runs by itself.
     Each,
     /// All of them or none.
-    Together(Together),
+    Atomic(AtomicCall),
     /// Each by itself, as runs of a batch.
     Batch(BatchCall),
     /// Each by itself, a page of a backfill, and behind it comes this.
@@ -178,7 +178,7 @@ impl Core {
         let (caller, id) = (call.caller.clone(), asked.id);
         let batch = match &call.kind {
             CallKind::Batch(batch) => Some(batch.no),
-            CallKind::Each | CallKind::Together(_) | CallKind::Page(_) => None,
+            CallKind::Each | CallKind::Atomic(_) | CallKind::Page(_) => None,
         };
         let admitted = batch.map_or(Ok(()), |batch| self.admits_run(batch, start));
         let queue = std::iter::once(asked.queue.as_str());
@@ -334,7 +334,7 @@ impl Core {
             return;
         };
         match whole.kind {
-            CallKind::Together(_) => self.conclude_together(start, whole, out),
+            CallKind::Atomic(_) => self.conclude_atomic(start, whole, out),
             CallKind::Batch(_) => self.conclude_batch(whole, out),
             CallKind::Each => {
                 let runs = whole.answers.into_iter().flatten().collect();

@@ -85,8 +85,8 @@ struct KeyRead {
 pub(super) enum Waiter {
     /// The first start in line for this id.
     Id(RunId),
-    /// A run of a call that is all or nothing.
-    Together { start: u64, at: usize, run: Box<StartRun> },
+    /// A run of an atomic start.
+    Atomic { start: u64, at: usize, run: Box<StartRun> },
 }
 
 impl Uniques {
@@ -145,11 +145,11 @@ impl Core {
             };
             match waiter {
                 Waiter::Id(id) => self.serve_first(key.0, id, row, out),
-                Waiter::Together { start, at, run } => {
+                Waiter::Atomic { start, at, run } => {
                     let held =
                         row.clone().map(|row| row.filter(|row| self.holds(row)).map(|row| row.id));
                     let before = row.ok().flatten();
-                    self.decide_together((start, at), run, held, before, out);
+                    self.decide_atomic((start, at), run, held, before, out);
                 }
             }
         }

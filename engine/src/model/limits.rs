@@ -37,14 +37,14 @@ pub const REASON_BYTES_MAX: usize = 512;
 /// The longest unique key, in bytes.
 pub const UNIQUE_KEY_BYTES_MAX: usize = 256;
 
-/// How many writes a start that is all or nothing may take: what fits one batch of the store, and
+/// How many writes an atomic start may take: what fits one batch of the store, and
 /// some room. A run takes three, with a unique key four, five if it is held while the run is in
 /// line, and six if for a time; each queue one, and one more if it is new.
-pub const TOGETHER_WRITES_MAX: usize = 4_032;
+pub const ATOMIC_START_WRITES_MAX: usize = 4_032;
 
-/// How many bytes a start that is all or nothing may write: inputs, names, tags twice, and 320 for
+/// How many bytes an atomic start may write: inputs, names, tags twice, and 320 for
 /// each run.
-pub const TOGETHER_BYTES_MAX: usize = 900 << 10;
+pub const ATOMIC_START_BYTES_MAX: usize = 900 << 10;
 
 /// How many operators' requests about queues and schedules are remembered, so that a copy that
 /// comes late does nothing.

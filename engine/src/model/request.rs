@@ -257,7 +257,7 @@ refusals! {
         /// What is wrong with them.
         problem: String,
     } "the input is no payload: {problem}",
-    /// A call that is all or nothing, and not all of it can be.
+    /// An atomic start, some of whose runs cannot be started.
     55 => NotAllStarted {
         /// Runs in the call.
         count: u64,

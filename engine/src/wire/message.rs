@@ -626,7 +626,7 @@ messages! {
         name: String,
     },
     /// Client to engine: start all of these runs or none.
-    112 => StartTogether {
+    112 => AtomicStart {
         /// The call number, unique on this connection.
         call_number: u64,
         /// Who asks.

@@ -6,6 +6,7 @@
 mod admission;
 mod answer;
 mod applied_request;
+mod atomic_start;
 mod attempt;
 mod batch;
 mod damage;
@@ -33,7 +34,6 @@ mod start;
 mod suspect;
 mod tally;
 mod timer;
-mod together;
 mod unique;
 mod unknown;
 
@@ -76,7 +76,7 @@ pub(crate) struct Court {
     batches: batch::Batches,
     applied: applied_request::AppliedRequests,
     requests: answer::Requests,
-    together: together::Calls,
+    atomic_start: atomic_start::Calls,
     schedules: schedule::Schedules,
     tally: tally::Tallies,
     violations: Vec<Violation>,
@@ -153,8 +153,8 @@ impl Court {
                     self.keys.appended(&self.durable, *run, *index, &mut bench);
                     self.memo.appended(&self.durable, *run, *index);
                     if *index == 0 {
-                        let name = together::name_of(&self.durable, *run);
-                        name.iter().for_each(|name| self.together.began(name));
+                        let name = atomic_start::name_of(&self.durable, *run);
+                        name.iter().for_each(|name| self.atomic_start.began(name));
                     }
                     batched |= self.durable.is_batched(*run);
                     timer::appended(&self.durable, *run, *index, &mut bench);
@@ -235,7 +235,7 @@ impl Court {
         self.tally.batch_ended(&self.durable, &mut bench);
         self.keys.batch_ended(&self.durable, &mut bench);
         self.memo.batch_ended(&self.durable, latest, &mut bench);
-        self.together.batch_ended(plan, &mut bench);
+        self.atomic_start.batch_ended(plan, &mut bench);
         if batched {
             self.batches.batch_ended(&self.durable, &mut bench);
         }

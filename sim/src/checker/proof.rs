@@ -44,7 +44,7 @@ pub(super) fn at_the_end(durable: &Durable, ledger: &Ledger, plan: &Plan, bench:
                 runs.iter().any(|(name, _)| Some(name) == started.name.as_ref())
             }
             Job::StartUnique { name, .. } => Some(name) == started.name.as_ref(),
-            Job::StartTogether { runs, .. } => {
+            Job::AtomicStart { runs, .. } => {
                 runs.iter().any(|(name, _)| Some(name) == started.name.as_ref())
             }
             Job::Batch { name, parts, .. } => {

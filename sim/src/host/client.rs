@@ -102,8 +102,8 @@ async fn begin(host: Arc<Host>, client: Client, index: usize) {
         Job::StartUnique { name, key, hold, work } => {
             starts::unique(&host, &client, &name, (&key, hold), work).await
         }
-        Job::StartTogether { workflow, runs } => {
-            starts::together(&host, &client, &workflow, runs).await;
+        Job::AtomicStart { workflow, runs } => {
+            starts::atomic(&host, &client, &workflow, runs).await;
         }
         Job::Batch { name, workflow, parts, salt } => {
             starts::batch(&host, &client, (&name, &workflow), parts, salt).await

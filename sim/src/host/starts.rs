@@ -85,8 +85,8 @@ fn end_calls(
     }
 }
 
-/// All of several runs, or none.
-pub(super) async fn together(
+/// Starts all of several runs, or none.
+pub(super) async fn atomic(
     host: &Host,
     client: &Client,
     workflow: &str,
@@ -99,9 +99,9 @@ pub(super) async fn together(
         let works = works(workflow, &runs);
         let calls = begin_calls(host, &works);
         let start = client.start_many(known, named(runs.clone()));
-        match start.all_or_nothing().await {
+        match start.atomic().await {
             Ok(answers) if answers.iter().any(Result::is_err) => {
-                let text = "a call that is all or nothing was answered in part";
+                let text = "an atomic start was answered in part";
                 return wrong(host, text.to_owned());
             }
             Ok(answers) => {

@@ -107,7 +107,8 @@ pub enum Job {
         work: Work,
     },
     /// Starts all of several runs in one call, or none, again and again until it is answered.
-    StartTogether {
+    #[serde(rename = "StartTogether")]
+    AtomicStart {
         /// Their workflow.
         workflow: String,
         /// Their names and inputs.
@@ -198,8 +199,8 @@ impl Job {
                 ("start many", runs.iter().map(|(name, _)| name.clone()).collect())
             }
             Self::StartUnique { name, .. } => ("start unique", vec![name.clone()]),
-            Self::StartTogether { runs, .. } => {
-                ("start together", runs.iter().map(|(name, _)| name.clone()).collect())
+            Self::AtomicStart { runs, .. } => {
+                ("atomic start", runs.iter().map(|(name, _)| name.clone()).collect())
             }
             Self::Batch { parts, .. } => {
                 ("batch", parts.iter().flatten().map(|(name, _)| name.clone()).collect())

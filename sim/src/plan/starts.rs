@@ -1,4 +1,4 @@
-//! Starts of other sorts: with unique keys, all or nothing, in batches, and items of a batch
+//! Starts of other sorts: with unique keys, atomic ones, in batches, and items of a batch
 //! handler.
 
 use std::time::Duration;
@@ -48,7 +48,7 @@ pub(super) fn draw_all(seed: u64, settings: &Settings) -> Vec<TimedJob> {
     }
     for call in 0..counts.between(0, 2) {
         let draw = &mut Draw::of(seed, format_args!("together {call}"));
-        draw_together(call, draw, settings, &mut jobs);
+        draw_atomic(call, draw, settings, &mut jobs);
     }
     if counts.chance(500) {
         draw_batch(seed, settings, &mut jobs);
@@ -133,7 +133,7 @@ fn draw_unique_items(draw: &mut Draw, settings: &Settings, jobs: &mut Vec<TimedJ
 }
 
 /// One call; sometimes one of its names is that of another run, now or soon.
-fn draw_together(call: u64, draw: &mut Draw, settings: &Settings, jobs: &mut Vec<TimedJob>) {
+fn draw_atomic(call: u64, draw: &mut Draw, settings: &Settings, jobs: &mut Vec<TimedJob>) {
     let mut runs: Vec<_> = (0..draw.between(2, 6))
         .map(|n| {
             let work = Work::of(CHAIN, &short_chain(draw));
@@ -145,7 +145,7 @@ fn draw_together(call: u64, draw: &mut Draw, settings: &Settings, jobs: &mut Vec
         let work = Work::of(CHAIN, &short_chain(draw));
         runs.insert(place, (format!("run-{}", draw.between(0, 7)), work.input));
     }
-    let job = Job::StartTogether { workflow: CHAIN.name().to_owned(), runs };
+    let job = Job::AtomicStart { workflow: CHAIN.name().to_owned(), runs };
     jobs.push(TimedJob { at_ms: at(draw, settings), client: client(draw, settings), job });
 }
 

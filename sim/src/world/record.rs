@@ -243,7 +243,7 @@ impl Recorder {
                     format!("{} of {} ended", m.batch.counts.ended(), m.batch.counts.total);
             }
             Message::StartBatch(m) => frame.call_number = Some(m.call_number),
-            Message::StartTogether(m) => frame.call_number = Some(m.call_number),
+            Message::AtomicStart(m) => frame.call_number = Some(m.call_number),
             Message::AskBatch(m) => frame.call_number = Some(m.call_number),
             Message::OutcomeReply(m) => {
                 frame.call_number = Some(m.call_number);

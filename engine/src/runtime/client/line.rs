@@ -178,7 +178,7 @@ fn changes_state(message: &Message) -> bool {
             | Message::EditInput(_)
             | Message::Redrive(_)
             | Message::Discard(_)
-            | Message::StartTogether(_)
+            | Message::AtomicStart(_)
             | Message::StartBatch(_)
             | Message::SetSchedule(_)
             | Message::PauseSchedule(_)

@@ -10,11 +10,11 @@ use super::error::ClientError;
 use super::run::Run;
 use super::{Client, misfit};
 use crate::model::id::{RequestId, RunId};
-use crate::model::limits::{PAYLOAD_BYTES_CEILING, START_MANY_MAX, TOGETHER_BYTES_MAX};
+use crate::model::limits::{ATOMIC_START_BYTES_MAX, PAYLOAD_BYTES_CEILING, START_MANY_MAX};
 use crate::model::payload::{Payload, PayloadError};
 use crate::model::request::{PayloadTooLarge, Refusal, StartRun, TooMany};
 use crate::model::unique::{Unique, UniqueKey};
-use crate::wire::message::{Message, Start, StartAnswer, StartTogether};
+use crate::wire::message::{AtomicStart, Message, Start, StartAnswer};
 use crate::workflow::Workflow;
 
 /// One frame of a bulk start carries about this many bytes at most.
@@ -136,7 +136,7 @@ impl<Out> std::fmt::Debug for StartBuilder<Out> {
 pub struct StartMany<Out> {
     client: Client,
     runs: Result<Vec<StartRun>, PayloadError>,
-    together: bool,
+    atomic: bool,
     output: PhantomData<fn() -> Out>,
 }
 
@@ -151,8 +151,8 @@ impl<Out> StartMany<Out> {
     ///
     /// Errors (when awaited): [`Refusal::NotAllStarted`] names the runs for which nothing was
     /// started; [`Refusal::TooMany`] if the call is too large.
-    pub fn all_or_nothing(mut self) -> Self {
-        self.together = true;
+    pub fn atomic(mut self) -> Self {
+        self.atomic = true;
         self
     }
 
@@ -206,8 +206,8 @@ impl<Out: Send + 'static> IntoFuture for StartMany<Out> {
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let (client, runs) = (self.client, self.runs?);
-            let answers = match self.together && !runs.is_empty() {
-                true => client.start_together(runs).await?,
+            let answers = match self.atomic && !runs.is_empty() {
+                true => client.start_atomic(runs).await?,
                 false => client.start_each(runs).await?,
             };
             let started = answers.into_iter().map(|answer| client.started(answer));
@@ -265,7 +265,7 @@ impl Client {
     }
 
     /// Starts many runs of one workflow, each with a name or without one, in few frames. The
-    /// answers are in the order of the inputs. See [`StartMany::all_or_nothing`].
+    /// answers are in the order of the inputs. See [`StartMany::atomic`].
     ///
     /// Errors: a refusal for each run that is refused; the others are started. A [`ClientError`]
     /// leaves some started and some not: with names, the call may be repeated.
@@ -281,12 +281,7 @@ impl Client {
                 None => builder.run,
             }
         });
-        StartMany {
-            client: self.clone(),
-            runs: runs.collect(),
-            together: false,
-            output: PhantomData,
-        }
+        StartMany { client: self.clone(), runs: runs.collect(), atomic: false, output: PhantomData }
     }
 
     async fn start_each(&self, runs: Vec<StartRun>) -> Result<Vec<StartAnswer>, ClientError> {
@@ -297,22 +292,20 @@ impl Client {
         Ok(answers)
     }
 
-    async fn start_together(&self, runs: Vec<StartRun>) -> Result<Vec<StartAnswer>, ClientError> {
+    async fn start_atomic(&self, runs: Vec<StartRun>) -> Result<Vec<StartAnswer>, ClientError> {
         let (count, bytes) = (runs.len(), runs.iter().map(|run| run.input.len()).sum());
         // The engine says so too; but a frame must not be longer than it reads.
-        if bytes > TOGETHER_BYTES_MAX || count > START_MANY_MAX {
+        if bytes > ATOMIC_START_BYTES_MAX || count > START_MANY_MAX {
             let (what, count, count_max) = match count > START_MANY_MAX {
                 true => ("runs", count, START_MANY_MAX),
-                false => {
-                    ("bytes of input of runs that are all or nothing", bytes, TOGETHER_BYTES_MAX)
-                }
+                false => ("bytes of input of an atomic start", bytes, ATOMIC_START_BYTES_MAX),
             };
             let refusal =
                 TooMany { what: what.to_owned(), count: count as u64, count_max: count_max as u64 };
             return Err(ClientError::Refused(refusal.into()));
         }
         let caller = self.calls();
-        let ask = |call_number| StartTogether { call_number, caller, runs }.into();
+        let ask = |call_number| AtomicStart { call_number, caller, runs }.into();
         match self.call(ask).await? {
             Message::StartReply(reply) if reply.runs.len() == count => Ok(reply.runs),
             other => Err(misfit(&other)),

@@ -1,10 +1,10 @@
-//! Calls that are all or nothing: either all runs of the call begin, in one batch of the store, or
+//! Atomic starts: either all runs of the call begin, in one batch of the store, or
 //! none.
 //!
 //! All its ids and keys are looked up first. While some are being read, others may change: what
 //! begins meanwhile is noted in each such call that is open, and what it had found free is looked
 //! at again. Once nothing is open it begins all its runs in one transition, in a batch that has
-//! room for them; what that is, is a limit (`TOGETHER_WRITES_MAX`).
+//! room for them; what that is, is a limit (`ATOMIC_START_WRITES_MAX`).
 //!
 //! # Invariants
 //!
@@ -25,12 +25,12 @@ use super::unique::{self, KeyPlace, Waiter};
 use crate::canary::canary;
 use crate::keys::unique::UniqueRecord;
 use crate::model::id::{Namespace, RunId, SessionId};
-use crate::model::limits::{TOGETHER_BYTES_MAX, TOGETHER_WRITES_MAX};
+use crate::model::limits::{ATOMIC_START_BYTES_MAX, ATOMIC_START_WRITES_MAX};
 use crate::model::request::{
     Caller, Damaged, NotAllStarted, Offender, Offenders, Refusal, StartRun, TooMany,
 };
 use crate::model::unique::Unique;
-use crate::wire::message::{RefusedReply, StartAnswer, StartReply, StartTogether};
+use crate::wire::message::{AtomicStart, RefusedReply, StartAnswer, StartReply};
 
 /// What the rows of a run hold besides names, tags and input, at most; 128 of it is the build of a
 /// worker that gets it at once.
@@ -40,7 +40,7 @@ const OFFENDERS_MAX: usize = 100;
 
 /// What is known of the runs of a call.
 #[derive(Debug, Default)]
-pub(super) struct Together {
+pub(super) struct AtomicCall {
     /// Those whose id and key were found free, and what is stored under the key.
     free: BTreeMap<usize, (Box<StartRun>, Option<UniqueRecord>)>,
     /// Runs that are in the call twice, and where they are first.
@@ -51,13 +51,13 @@ pub(super) struct Together {
 }
 
 impl Core {
-    pub(super) fn start_together(
+    pub(super) fn start_atomic(
         &mut self,
         session: SessionId,
-        start: StartTogether,
+        start: AtomicStart,
         out: &mut Output,
     ) {
-        let StartTogether { call_number, caller, runs } = start;
+        let AtomicStart { call_number, caller, runs } = start;
         let checked = check_count(runs.len(), 1)
             .and_then(|()| check_caller(&caller))
             .and_then(|()| self.check_fits(&caller, &runs));
@@ -65,9 +65,9 @@ impl Core {
             return out.send(session, RefusedReply { call_number, reason });
         }
         let namespace = caller.namespace;
-        let together = CallKind::Together(Together::default());
-        let number = self.begin_call(session, call_number, caller, runs.len(), together);
-        self.togethers.insert(number);
+        let atomic = CallKind::Atomic(AtomicCall::default());
+        let number = self.begin_call(session, call_number, caller, runs.len(), atomic);
+        self.atomic_starts.insert(number);
         let mut seen: BTreeMap<RunId, usize> = BTreeMap::new();
         let mut wanted = Vec::new();
         for (at, run) in runs.iter().enumerate() {
@@ -111,9 +111,9 @@ impl Core {
         let new = |queue: &&&str| !self.queue_numbers.contains_key(**queue);
         let of_queues = queues.len() + queues.iter().filter(new).count();
         let writes = runs.iter().map(writes).sum::<usize>() + of_queues;
-        if writes > TOGETHER_WRITES_MAX {
-            let what = "writes (3 for a run, with a unique key 4 to 6, and 1 or 2 for a queue) of runs that are all or nothing";
-            return too_many(what, writes, TOGETHER_WRITES_MAX);
+        if writes > ATOMIC_START_WRITES_MAX {
+            let what = "writes (3 for a run, with a unique key 4 to 6, and 1 or 2 for a queue) of an atomic start";
+            return too_many(what, writes, ATOMIC_START_WRITES_MAX);
         }
         let of_caller = caller.principal.len() + caller.traceparent.as_ref().map_or(0, String::len);
         let names = |run: &StartRun| {
@@ -124,11 +124,11 @@ impl Core {
         };
         let bytes_of = |run: &StartRun| RUN_BYTES + of_caller + names(run) + run.input.len();
         let bytes = runs.iter().map(bytes_of).sum::<usize>();
-        if bytes > TOGETHER_BYTES_MAX {
+        if bytes > ATOMIC_START_BYTES_MAX {
             return too_many(
-                "bytes (inputs, names, tags twice, and 320 for a run) of runs that are all or nothing",
+                "bytes (inputs, names, tags twice, and 320 for a run) of an atomic start",
                 bytes,
-                TOGETHER_BYTES_MAX,
+                ATOMIC_START_BYTES_MAX,
             );
         }
         Ok(())
@@ -136,9 +136,9 @@ impl Core {
 
     fn twin(&mut self, start: u64, at: usize, first: usize) {
         if let Some(call) = self.starts.get_mut(&start)
-            && let CallKind::Together(together) = &mut call.kind
+            && let CallKind::Atomic(atomic) = &mut call.kind
         {
-            together.twins.insert(at, first);
+            atomic.twins.insert(at, first);
             call.left -= 1;
         }
     }
@@ -155,9 +155,9 @@ impl Core {
         self.lookup(namespace, id, Lookup::Start { start, at, run }, out);
     }
 
-    pub(super) fn is_together(&self, start: u64) -> bool {
+    pub(super) fn is_atomic(&self, start: u64) -> bool {
         let call = self.starts.get(&start);
-        call.is_some_and(|call| matches!(call.kind, CallKind::Together(_)))
+        call.is_some_and(|call| matches!(call.kind, CallKind::Atomic(_)))
     }
 
     /// The id of a run of such a call is free; now its key.
@@ -171,13 +171,13 @@ impl Core {
             return;
         };
         match unique::place_of(call.caller.namespace, &run) {
-            Some(key) => self.look_up_key(key, Waiter::Together { start, at, run }, out),
-            None => self.decide_together((start, at), run, Ok(None), None, out),
+            Some(key) => self.look_up_key(key, Waiter::Atomic { start, at, run }, out),
+            None => self.decide_atomic((start, at), run, Ok(None), None, out),
         }
     }
 
     /// The id of a run of such a call is free, and this is known of its key.
-    pub(super) fn decide_together(
+    pub(super) fn decide_atomic(
         &mut self,
         (start, at): (u64, usize),
         run: Box<StartRun>,
@@ -195,10 +195,10 @@ impl Core {
                 let Some(call) = self.starts.get_mut(&start) else {
                     return;
                 };
-                let CallKind::Together(together) = &mut call.kind else {
+                let CallKind::Atomic(atomic) = &mut call.kind else {
                     return;
                 };
-                together.free.insert(at, (run, before));
+                atomic.free.insert(at, (run, before));
                 call.left -= 1;
                 if call.left == 0 {
                     self.conclude(start, out);
@@ -210,71 +210,69 @@ impl Core {
     /// A run begins: calls that found its id and its key free look again.
     pub(super) fn begun(&mut self, namespace: Namespace, id: RunId, key: Option<KeyPlace>) {
         let starts = &mut self.starts;
-        self.togethers.retain(|number| {
+        self.atomic_starts.retain(|number| {
             let Some(call) = starts.get_mut(number) else {
                 return false; // answered, or its session is gone
             };
             if call.caller.namespace == namespace
-                && let CallKind::Together(together) = &mut call.kind
+                && let CallKind::Atomic(atomic) = &mut call.kind
             {
-                together.begun.insert(id);
-                together.taken.extend(key);
+                atomic.begun.insert(id);
+                atomic.taken.extend(key);
             }
             true
         });
     }
 
     /// Everything is known of the call: all of it begins, or nothing.
-    pub(super) fn conclude_together(&mut self, start: u64, call: PendingStart, out: &mut Output) {
+    pub(super) fn conclude_atomic(&mut self, start: u64, call: PendingStart, out: &mut Output) {
         let mut call = call;
-        let CallKind::Together(together) = &mut call.kind else {
+        let CallKind::Atomic(atomic) = &mut call.kind else {
             return;
         };
         let namespace = call.caller.namespace;
         let changed = |(_, (run, _)): &(&usize, &(Box<StartRun>, _))| {
             let key = unique::place_of(namespace, run);
-            together.begun.contains(&run.id) || key.is_some_and(|key| together.taken.contains(&key))
+            atomic.begun.contains(&run.id) || key.is_some_and(|key| atomic.taken.contains(&key))
         };
-        let again: Vec<usize> = together.free.iter().filter(changed).map(|(at, _)| *at).collect();
+        let again: Vec<usize> = atomic.free.iter().filter(changed).map(|(at, _)| *at).collect();
         if !again.is_empty() {
-            together.begun.clear();
-            together.taken.clear();
+            atomic.begun.clear();
+            atomic.taken.clear();
             call.left = again.len();
-            let again: Vec<_> = again
-                .into_iter()
-                .filter_map(|at| Some((at, together.free.remove(&at)?.0)))
-                .collect();
+            let again: Vec<_> =
+                again.into_iter().filter_map(|at| Some((at, atomic.free.remove(&at)?.0))).collect();
             self.starts.insert(start, call);
             for (at, run) in again {
                 self.look_up_one(start, at, run, namespace, out);
             }
             return;
         }
-        let queues = together.free.values().map(|(run, _)| run.queue.as_str());
+        let queues = atomic.free.values().map(|(run, _)| run.queue.as_str());
         let queues = self.check_new_queues(queues).err();
         let (session, call_number) = (call.session, call.call_number);
         match refusal(&call).or(queues) {
-            Some(reason) if !canary!("an all-or-nothing start starts some") => {
+            Some(reason) if !canary!("an atomic start starts some") => {
                 out.send(session, RefusedReply { call_number, reason });
             }
             _ => {
-                let runs = self.begin_together(call, out);
+                let runs = self.begin_atomic(call, out);
                 out.send(session, StartReply { call_number, runs });
             }
         }
     }
 
     /// Begins all its runs, in a batch that holds nothing else.
-    fn begin_together(&mut self, call: PendingStart, out: &mut Output) -> Vec<StartAnswer> {
-        let CallKind::Together(together) = call.kind else {
+    fn begin_atomic(&mut self, call: PendingStart, out: &mut Output) -> Vec<StartAnswer> {
+        let CallKind::Atomic(atomic) = call.kind else {
             return Vec::new();
         };
         let mut answers = call.answers;
         let mut taken: BTreeMap<KeyPlace, RunId> = BTreeMap::new();
         self.close_for_room(out);
-        let half = together.free.len() / 2;
-        for (begun, (at, (run, before))) in together.free.into_iter().enumerate() {
-            if canary!("an all-or-nothing start is cut in two") && begun == half {
+        let half = atomic.free.len() / 2;
+        for (begun, (at, (run, before))) in atomic.free.into_iter().enumerate() {
+            if canary!("an atomic start is cut in two") && begun == half {
                 self.close_for_room(out);
             }
             let key = unique::place_of(call.caller.namespace, &run);
@@ -286,7 +284,7 @@ impl Core {
             }
             answers[at] = Some(StartAnswer { id, started, refused: None });
         }
-        for (at, first) in together.twins {
+        for (at, first) in atomic.twins {
             answers[at] =
                 answers[first].clone().map(|answer| StartAnswer { started: false, ..answer });
         }

@@ -1,6 +1,6 @@
-//! **A call that is all or nothing starts all of its runs or none, at every commit.**
+//! **An atomic start starts all of its runs or none, at every commit.**
 //!
-//! Source: `StartMany::all_or_nothing`, and the core's invariants A1 and A2. The names that only
+//! Source: `StartMany::atomic`, and the core's invariants A1 and A2. The names that only
 //! this call uses all exist, or none of them does, after every batch that becomes durable.
 
 use std::collections::BTreeSet;
@@ -9,7 +9,7 @@ use super::Bench;
 use crate::durable::Durable;
 use crate::plan::{Job, Plan};
 
-const NAME: &str = "all or nothing";
+const NAME: &str = "an atomic start starts all or none";
 /// Names that no other call uses begin with this.
 const OWN: &str = "together-";
 
@@ -34,7 +34,7 @@ impl Calls {
             return;
         }
         for timed in &plan.jobs {
-            let Job::StartTogether { runs, .. } = &timed.job else {
+            let Job::AtomicStart { runs, .. } = &timed.job else {
                 continue;
             };
             let own = runs.iter().filter(|(name, _)| name.starts_with(OWN));

@@ -34,8 +34,7 @@ fn most(made: impl Fn(usize, &mut StartRun)) -> usize {
         };
         (0..count).map(made).collect()
     };
-    let ask =
-        |runs: Vec<StartRun>| StartTogether { call_number: 1, caller: Caller::default(), runs };
+    let ask = |runs: Vec<StartRun>| AtomicStart { call_number: 1, caller: Caller::default(), runs };
     let taken = |count: usize| {
         let mut crowd = Crowd::new();
         crowd.hello(WORKER, &[slots("q", 5_000)], Vec::new());
