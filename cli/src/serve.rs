@@ -35,18 +35,18 @@ pub(crate) struct Serve {
     /// Keep dead letters about which nobody has decided, and what operators did, for this long
     #[arg(long, value_name = "SPAN", default_value = "30d", value_parser = quantity::span)]
     dead_retention: Duration,
-    /// A run of a workflow that no worker has known for this long becomes a dead letter
+    /// A run whose workflow no worker has registered for this long becomes a dead letter
     #[arg(long, value_name = "SPAN", default_value = "10m", value_parser = quantity::span)]
-    unknown_workflow_after: Duration,
+    unregistered_workflow_after: Duration,
     /// The largest input or output of a step or run, at most 16MiB
     #[arg(long, value_name = "BYTES", default_value = "64KiB", value_parser = payload_bytes)]
     payload_max: usize,
     /// Pause a run whose journal has this many entries
     #[arg(long, value_name = "N", default_value_t = Limits::default().journal_entries_max, value_parser = clap::value_parser!(u32).range(1..))]
     journal_max: u32,
-    /// Warn of queued work that no connected worker offers after this time
+    /// Warn of an unserved queue (queued work that no connected worker offers) after this time
     #[arg(long, value_name = "SPAN", default_value = "60s", value_parser = quantity::span)]
-    no_worker_after: Duration,
+    unserved_queue_after: Duration,
     /// Accept a machine's clock that stands far from where the store last saw it
     #[arg(long)]
     accept_clock: bool,
@@ -112,9 +112,9 @@ impl Serve {
             heartbeat: self.session_timeout / 5,
             retention: self.retention,
             dead_retention: self.dead_retention,
-            unknown_workflow_after: self.unknown_workflow_after,
+            unregistered_workflow_after: self.unregistered_workflow_after,
             accept_clock: self.accept_clock,
-            unoffered_after: self.no_worker_after,
+            unserved_queue_after: self.unserved_queue_after,
             embedded: false,
             ..EngineOptions::default()
         }

@@ -400,12 +400,12 @@ mod planted {
         ),
         canary("a redrive given twice acts twice", "D5: a request takes effect once"),
         canary(
-            "a run of an unknown workflow dies at once",
-            "a workflow that nobody knows is waited for",
+            "a run of an unregistered workflow dies at once",
+            "an unregistered workflow is waited for",
         ),
         canary(
-            "a workflow whose workers are busy is unknown",
-            "a workflow is unknown only while no worker that knows it is connected",
+            "a workflow whose workers are busy is unregistered",
+            "a workflow is unregistered only while no worker that registers it is connected",
         ),
     ];
 }

@@ -21,7 +21,7 @@ use crate::keys::{
 };
 use crate::model::batch::{self, BatchCounts, BatchNo, Span};
 use crate::model::chain;
-use crate::model::dead::{AuditAction, UNKNOWN_WORKFLOW, WORKER_LOST};
+use crate::model::dead::{AuditAction, UNREGISTERED_WORKFLOW, WORKER_LOST};
 use crate::model::entry::{
     AttemptFailed, CancelRequested, Cancelled, Completed, Died, Discarded, Entry, FunctionEnd,
     InputEdited, Place, Redriven, Started, StepCompleted, StepFailed, TimerArmed, TimerFired,
@@ -449,7 +449,7 @@ fn names(lines: &mut Lines) {
 fn classes(lines: &mut Lines) {
     lines.section("stored failure classes");
     lines.text("a worker was lost", WORKER_LOST);
-    lines.text("the workflow is not registered", UNKNOWN_WORKFLOW);
+    lines.text("the workflow is not registered", UNREGISTERED_WORKFLOW);
     lines.text("a timeout", TIMEOUT_CLASS);
     lines.text("an isolated process ended", crate::runtime::isolated::PROCESS);
     lines.text("a panic", PANIC);

@@ -38,7 +38,7 @@ impl Shop {
     /// One that does not wait long for somebody who knows a workflow.
     async fn open_impatient() -> Self {
         Self::open_with(EngineOptions {
-            unknown_workflow_after: Duration::from_millis(400),
+            unregistered_workflow_after: Duration::from_millis(400),
             ..EngineOptions::default()
         })
         .await
@@ -170,10 +170,10 @@ async fn a_dead_letter_keeps_all_that_is_asked_of_it() {
     shop.close().await;
 }
 
-// A16: panic, bad input, unknown type, worker killed: all land there, and no user code is on the
-// way.
+// A16: panic, bad input, unregistered workflow, worker killed: all land there, and no user code is
+// on the way.
 #[tokio::test]
-async fn a_panic_a_bad_input_and_an_unknown_type_are_dead_letters() {
+async fn a_panic_a_bad_input_and_an_unregistered_workflow_are_dead_letters() {
     let shop = Shop::open_impatient().await;
     shop.worker.connected().await.unwrap();
     let (_, failure) = shop.dies("panics", "function", Payload::of(&7).unwrap()).await;

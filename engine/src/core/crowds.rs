@@ -348,7 +348,7 @@ fn a_backlog_of_a_workflow_that_nobody_knows_dies() {
     };
     crowd.hear(worker, hello);
     crowd.settle();
-    let limit = Settings::default().unknown_workflow_after;
+    let limit = Settings::default().unregistered_workflow_after;
     let (mut passed, mut most) = (Duration::ZERO, 0);
     while passed < limit - Duration::from_secs(10) {
         crowd.pass(Duration::from_secs(5), &[CLIENT, worker]);

@@ -39,9 +39,9 @@ pub(super) struct AskedQueues {
 /// queue.
 type Kind = Option<(String, Vec<String>, Vec<String>)>;
 
-/// Queued work that no connected worker offers.
+/// Unserved queues: work that no connected worker offers.
 #[derive(Debug, Default)]
-pub(super) struct Unoffered {
+pub(super) struct UnservedQueues {
     /// Since when, whatever the reason was meanwhile.
     since: BTreeMap<(u32, Kind), Duration>,
     /// What has been told: the queue and the reason.
@@ -122,7 +122,7 @@ impl Core {
             }
             _ => {}
         }
-        reasons.extend(self.unoffered_of(number));
+        reasons.extend(self.unserved_of(number));
         let offered = || self.sessions.values().map(|session| session.offered(number));
         QueueSummary {
             name: name.to_owned(),
@@ -152,12 +152,12 @@ impl Core {
 
     /// The queued work of a queue, as far as it is in memory, and offered by nobody: why, in words.
     /// Of a paused queue nothing is missed.
-    fn unoffered_of(&self, number: u32) -> impl Iterator<Item = String> + use<> {
-        let reasons: BTreeSet<String> = self.kinds_unoffered_of(number).into_values().collect();
+    fn unserved_of(&self, number: u32) -> impl Iterator<Item = String> + use<> {
+        let reasons: BTreeSet<String> = self.kinds_unserved_of(number).into_values().collect();
         reasons.into_iter().take(REASONS_MAX)
     }
 
-    fn kinds_unoffered_of(&self, number: u32) -> BTreeMap<Kind, String> {
+    fn kinds_unserved_of(&self, number: u32) -> BTreeMap<Kind, String> {
         let mut reasons = BTreeMap::new();
         let Some(queue) = self
             .queues
@@ -200,30 +200,30 @@ impl Core {
     /// When work that nobody offers is looked for next.
     pub(super) fn looks_for_workers_at(&self) -> Option<Duration> {
         let queued = self.tally.runs[usize::from(u8::from(RunState::Queued)) - 1];
-        (queued > 0 || !self.unoffered.since.is_empty()).then_some(self.unoffered.look_at)
+        (queued > 0 || !self.unserved.since.is_empty()).then_some(self.unserved.look_at)
     }
 
     /// Tells once of work that nobody has offered for a while, and once more when somebody does.
     pub(super) fn look_for_workers(&mut self, out: &mut Output) {
-        let after = self.settings.unoffered_after;
-        if self.mono < self.unoffered.look_at {
+        let after = self.settings.unserved_queue_after;
+        if self.mono < self.unserved.look_at {
             return;
         }
-        self.unoffered.look_at =
+        self.unserved.look_at =
             self.mono + LOOK_EVERY.min((after / 12).max(Duration::from_millis(50)));
         let names = self.queue_numbers.iter();
         let names: BTreeMap<u32, String> = names.map(|(name, no)| (*no, name.clone())).collect();
-        let before = std::mem::take(&mut self.unoffered.since);
-        let mut told = std::mem::take(&mut self.unoffered.told);
+        let before = std::mem::take(&mut self.unserved.since);
+        let mut told = std::mem::take(&mut self.unserved.told);
         for (number, name) in &names {
             // For each reason: since when there is work for which it holds.
             let mut reasons: BTreeMap<String, Duration> = BTreeMap::new();
             let nobody_at_all = before.get(&(*number, None)).copied();
-            for (kind, reason) in self.kinds_unoffered_of(*number) {
+            for (kind, reason) in self.kinds_unserved_of(*number) {
                 let key = (*number, kind);
                 let since = before.get(&key).copied().or(nobody_at_all);
                 let since = since.unwrap_or(self.mono);
-                self.unoffered.since.insert(key, since);
+                self.unserved.since.insert(key, since);
                 let first = reasons.entry(reason).or_insert(since);
                 *first = since.min(*first);
             }
@@ -231,20 +231,20 @@ impl Core {
                 let span = self.mono.saturating_sub(since);
                 let key = (*number, reason);
                 if span >= after && !told.contains(&key) {
-                    out.note(Note::NoWorker {
+                    out.note(Note::UnservedQueue {
                         queue: name.clone(),
                         reason: key.1.clone(),
                         for_ms: u64::try_from(span.as_millis()).unwrap_or(u64::MAX),
                     });
                 }
                 if told.remove(&key) || span >= after {
-                    self.unoffered.told.insert(key);
+                    self.unserved.told.insert(key);
                 }
             }
         }
         for (number, reason) in told {
             let queue = names.get(&number).cloned().unwrap_or_default();
-            out.note(Note::NoWorkerCleared { queue, reason });
+            out.note(Note::UnservedQueueCleared { queue, reason });
         }
     }
 }

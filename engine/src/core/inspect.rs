@@ -143,7 +143,7 @@ impl Core {
         let mut seen: BTreeSet<RunNo> = BTreeSet::new();
         let wanted = self.mailboxes.values().flat_map(|mailbox| &mailbox.wants).filter_map(
             |want| match want {
-                Want::Lease { item, .. } | Want::Unknown { item } => Some(item),
+                Want::Lease { item, .. } | Want::Unregistered { item } => Some(item),
                 _ => None,
             },
         );

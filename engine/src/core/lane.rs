@@ -131,8 +131,8 @@ impl Lane {
         sequence: u64,
         nobody_knows: impl Fn(&str) -> bool,
     ) -> Vec<QueuedItem> {
-        let unknown = self.classes.iter().filter(|c| nobody_knows(&c.workflow));
-        let places = unknown.flat_map(|class| class.at.range(..sequence).copied());
+        let unregistered = self.classes.iter().filter(|c| nobody_knows(&c.workflow));
+        let places = unregistered.flat_map(|class| class.at.range(..sequence).copied());
         let places: Vec<u64> = places.take(left).collect();
         places.into_iter().filter_map(|place| self.remove(place)).collect()
     }

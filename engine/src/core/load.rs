@@ -86,7 +86,7 @@ pub(super) enum Want {
     /// To be edited, redriven or discarded.
     OperatorRequest(super::dead::OperatorRequest),
     /// To become a dead letter because nobody knows its workflow.
-    Unknown {
+    Unregistered {
         item: QueuedItem,
     },
     /// To be resumed because a build is here that it has not been tried on.
@@ -296,7 +296,10 @@ impl Core {
     /// Nothing else is wanted of a run without a journal.
     fn cannot_find(&mut self, no: RunNo, wants: Vec<Want>, out: &mut Output) {
         let (ghosts, others): (Vec<Want>, Vec<Want>) = wants.into_iter().partition(|want| {
-            matches!(want, Want::Lease { .. } | Want::Unknown { .. } | Want::Wake | Want::Look(_))
+            matches!(
+                want,
+                Want::Lease { .. } | Want::Unregistered { .. } | Want::Wake | Want::Look(_)
+            )
         });
         for ghost in ghosts {
             match ghost {
@@ -304,8 +307,8 @@ impl Core {
                     self.release_reserved(session, &item);
                     Self::dequeue_row(&item, out);
                 }
-                Want::Unknown { item } => {
-                    self.unknown.one_less();
+                Want::Unregistered { item } => {
+                    self.unregistered.one_less();
                     Self::dequeue_row(&item, out);
                 }
                 Want::Wake => self.memos.woken(no),
@@ -325,7 +328,7 @@ impl Core {
         for want in wants {
             match want {
                 Want::Lease { session, item } => self.release_reserved(session, &item),
-                Want::Unknown { .. } => self.unknown.one_less(),
+                Want::Unregistered { .. } => self.unregistered.one_less(),
                 Want::ContinueLease { session, held } => {
                     self.let_go(no);
                     self.leave_stranded(no);
@@ -365,8 +368,8 @@ impl Core {
                 Self::dequeue_row(&item, out);
             }
             Want::Wake => self.memos.woken(no), // it was woken by something else
-            Want::Unknown { item } => {
-                self.unknown.one_less(); // a ghost too
+            Want::Unregistered { item } => {
+                self.unregistered.one_less(); // a ghost too
                 Self::dequeue_row(&item, out);
             }
             want => {
@@ -401,7 +404,7 @@ impl Core {
                 }
                 self.looked_at_last(look, goes && !look.stops, out);
             }
-            Want::Unknown { item } => self.unknown_loaded(image, item, out),
+            Want::Unregistered { item } => self.unregistered_loaded(image, item, out),
             Want::Wake => self.wake_loaded(&image, out),
             Want::OperatorRequest(request) if image.run.is_dead_letter() => {
                 self.follow_request(image, request, out);

@@ -79,7 +79,7 @@ mod stop;
 mod timer;
 mod turn;
 mod unique;
-mod unknown;
+mod unregistered;
 
 #[cfg(test)]
 mod crowds;
@@ -100,7 +100,7 @@ use self::audit_log::AuditLog;
 use self::batch::Batches;
 use self::clock::{ClockAlert, EngineClock, MARK_LEAD, Reading};
 use self::expiry::Expiries;
-use self::gauge::{AskedQueues, Unoffered};
+use self::gauge::{AskedQueues, UnservedQueues};
 use self::lease::{Lease, Slots};
 pub use self::load::summary;
 use self::load::{Lookup, Mailbox, Want};
@@ -118,8 +118,8 @@ use self::session::{Absent, Session};
 use self::start::PendingStart;
 use self::timer::Timers;
 use self::unique::Uniques;
-pub use self::unknown::UNKNOWN_WORKFLOW_AFTER_DEFAULT;
-use self::unknown::Unknown;
+pub use self::unregistered::UNREGISTERED_WORKFLOW_AFTER_DEFAULT;
+use self::unregistered::UnregisteredWorkflows;
 use crate::canary::canary;
 use crate::keys::batch::BatchRecord;
 use crate::keys::expiry::Expiry;
@@ -155,13 +155,14 @@ pub struct Settings {
     /// Dead letters about which nobody has decided are kept for this long, and so are audit
     /// entries; not shorter than other ended runs. Default 30 days.
     pub dead_retention: Duration,
-    /// A run becomes a dead letter when it has been queued for so long, and no worker that knows
-    /// its workflow was connected while others served its queue. Default 10 min.
-    pub unknown_workflow_after: Duration,
+    /// A run becomes a dead letter when it has been queued for so long, and no worker that
+    /// registers its workflow was connected while others served its queue. Default 10 min.
+    pub unregistered_workflow_after: Duration,
     /// Follow the wall clock wherever it goes, by an operator's consent.
     pub accept_clock: bool,
-    /// Queued work that no connected worker offers is told of after this time. Default 60 s.
-    pub unoffered_after: Duration,
+    /// A queue is reported as unserved after work in it was offered by no connected worker for this
+    /// long. Default 60 s.
+    pub unserved_queue_after: Duration,
     /// Whether the workers of an engine that ended are known to have ended with it (embedded).
     pub workers_die_with_engine: bool,
 }
@@ -175,9 +176,9 @@ impl Default for Settings {
             disconnect_grace: Duration::from_millis(500),
             retention: RETENTION_DEFAULT,
             dead_retention: DEAD_RETENTION_DEFAULT,
-            unknown_workflow_after: UNKNOWN_WORKFLOW_AFTER_DEFAULT,
+            unregistered_workflow_after: UNREGISTERED_WORKFLOW_AFTER_DEFAULT,
             accept_clock: false,
-            unoffered_after: Duration::from_secs(60),
+            unserved_queue_after: Duration::from_secs(60),
             workers_die_with_engine: false,
         }
     }
@@ -360,8 +361,8 @@ pub struct Core {
     opens_at: BTreeSet<(Time, u32)>,
     /// Who asked for gauges that something must be read for.
     asked_queues: Vec<AskedQueues>,
-    /// Queued work that no connected worker offers.
-    unoffered: Unoffered,
+    /// Unserved queues: work that no connected worker offers.
+    unserved: UnservedQueues,
     leases: BTreeMap<RunNo, Lease>,
     /// Queued runs that need not be read, because they were started just now.
     fresh: BTreeMap<RunNo, Run>,
@@ -390,7 +391,7 @@ pub struct Core {
     generations: BTreeMap<RunNo, u32>,
     cleaner: Cleaner,
     audit: AuditLog,
-    unknown: Unknown,
+    unregistered: UnregisteredWorkflows,
     /// What workers can take for which parked runs have been looked through, since one was parked
     /// that none of them takes.
     abilities_seen: BTreeSet<u128>,
@@ -601,7 +602,8 @@ impl Core {
     ///
     /// It is an instant and not a span: inputs that keep coming must not put it off.
     pub fn wakes_at(&self) -> Option<Duration> {
-        let at_once = !self.unsettled.is_empty() || self.unknown.goes_on() || self.memos.has_news();
+        let at_once =
+            !self.unsettled.is_empty() || self.unregistered.goes_on() || self.memos.has_news();
         if at_once || !self.returning.is_empty() || !self.continuing.is_empty() {
             return Some(self.mono);
         }
@@ -653,7 +655,7 @@ impl Core {
         self.look_for_workers(out);
         self.fire_schedules(out);
         self.clean(out);
-        self.look_for_unknown(out);
+        self.look_for_unregistered(out);
         self.forget_audit(out);
         self.expire(out);
     }

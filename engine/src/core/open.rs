@@ -9,7 +9,7 @@ use super::audit_log::AuditLog;
 use super::batch::Batches;
 use super::clock::{EngineClock, MARK_AHEAD_MAX, Reading};
 use super::expiry::Expiries;
-use super::gauge::Unoffered;
+use super::gauge::UnservedQueues;
 use super::lease::{Lease, Slots};
 use super::load::Want;
 use super::memo::Memos;
@@ -19,7 +19,7 @@ use super::schedule::Schedules;
 use super::session::Absent;
 use super::timer::Timers;
 use super::unique::Uniques;
-use super::unknown::Unknown;
+use super::unregistered::UnregisteredWorkflows;
 use super::{Core, Settings};
 use crate::canary::canary;
 use crate::keys::applied_request::AppliedRequestRecord;
@@ -152,7 +152,7 @@ impl Core {
             pools_unwritten: BTreeSet::new(),
             opens_at: BTreeSet::new(),
             asked_queues: Vec::new(),
-            unoffered: Unoffered::default(),
+            unserved: UnservedQueues::default(),
             leases: BTreeMap::new(),
             fresh: BTreeMap::new(),
             slots: Slots::default(),
@@ -180,7 +180,7 @@ impl Core {
                 .collect(),
             cleaner: Cleaner::open(&opened.generations, opened.spaces),
             audit: AuditLog::open(if is_new { clock_now } else { mark.audit }),
-            unknown: Unknown::default(),
+            unregistered: UnregisteredWorkflows::default(),
             abilities_seen: BTreeSet::new(),
             returning: Vec::new(),
             continuing: VecDeque::new(),
@@ -251,7 +251,7 @@ impl Core {
         let mut heads: BTreeMap<(u32, u8), u64> = lanes.filter(|(_, head)| *head < next).collect();
         // Runs that are being read to be leased have left the window, but their rows are there.
         for want in self.mailboxes.values().flat_map(|mailbox| &mailbox.wants) {
-            if let Want::Lease { item, .. } | Want::Unknown { item } = want
+            if let Want::Lease { item, .. } | Want::Unregistered { item } = want
                 && !canary!("the stored cursor passes a run that is being leased")
             {
                 let head = heads.entry((item.queue, item.priority)).or_insert(next);

@@ -137,8 +137,8 @@ pub enum Note {
         /// Who.
         by: String,
     },
-    /// Work is queued that no connected worker offers.
-    NoWorker {
+    /// A queue is unserved: work is queued in it that no connected worker offers.
+    UnservedQueue {
         /// Its queue.
         queue: String,
         /// What nobody offers.
@@ -146,8 +146,8 @@ pub enum Note {
         /// For how long, in milliseconds.
         for_ms: u64,
     },
-    /// Somebody offers it again, or it is gone.
-    NoWorkerCleared {
+    /// The queue is served again, or its work is gone.
+    UnservedQueueCleared {
         /// Its queue.
         queue: String,
         /// What nobody offered.

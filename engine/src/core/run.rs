@@ -8,7 +8,7 @@ use crate::canary::canary;
 use crate::keys::StoppedRecord;
 use crate::model::batch::BatchNo;
 use crate::model::chain;
-use crate::model::dead::{UNKNOWN_WORKFLOW, WORKER_LOST};
+use crate::model::dead::{UNREGISTERED_WORKFLOW, WORKER_LOST};
 use crate::model::entry::{Died, Entry, FunctionEnd, Started};
 use crate::model::id::{CommandIndex, Namespace, RequestId, RunId, RunNo};
 use crate::model::payload::Payload;
@@ -338,7 +338,7 @@ impl Death {
             index,
             at: died.at,
             end: died.end,
-            by_engine: died.end.is_none() && matches!(class, WORKER_LOST | UNKNOWN_WORKFLOW),
+            by_engine: died.end.is_none() && matches!(class, WORKER_LOST | UNREGISTERED_WORKFLOW),
         }
     }
 }

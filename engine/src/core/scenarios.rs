@@ -407,8 +407,8 @@ impl Scene {
         if line.fields.contains_key("dead_retention") {
             settings.dead_retention = line.span("dead_retention");
         }
-        if line.fields.contains_key("unknown") {
-            settings.unknown_workflow_after = line.span("unknown");
+        if line.fields.contains_key("unregistered") {
+            settings.unregistered_workflow_after = line.span("unregistered");
         }
         self.reopen(false);
     }
@@ -1011,10 +1011,10 @@ impl Scene {
                 format!("{} has a long journal: {entries} entries", run_name(*id))
             }
             Note::QueueSet { queue, what, by } => format!("queue {queue} set by {by}: {what}"),
-            Note::NoWorker { queue, reason, for_ms } => {
+            Note::UnservedQueue { queue, reason, for_ms } => {
                 format!("queue {queue}: {reason}, for {for_ms} ms")
             }
-            Note::NoWorkerCleared { queue, reason } => {
+            Note::UnservedQueueCleared { queue, reason } => {
                 format!("queue {queue}: no longer that {reason}")
             }
             Note::NotCleaned { generation, what } => {

@@ -422,7 +422,7 @@ impl Core {
         let others = &self.sessions;
         let lost =
             session.workflows.iter().filter(|workflow| !others.values().any(|s| s.knows(workflow)));
-        self.unknown.nobody_knows(lost.cloned(), self.mono);
+        self.unregistered.nobody_knows(lost.cloned(), self.mono);
         for run in &session.leased {
             if let Some(lease) = self.leases.get_mut(run) {
                 lease.holder = None;

@@ -10,8 +10,8 @@ use super::time::Time;
 /// The class of a run that killed its workers, one after the other.
 pub const WORKER_LOST: &str = "worker lost";
 
-/// The class of a run of a workflow that no worker has known for too long.
-pub const UNKNOWN_WORKFLOW: &str = "unknown workflow";
+/// The class of a run whose workflow no worker has registered for too long; stored.
+pub const UNREGISTERED_WORKFLOW: &str = "unknown workflow";
 
 /// Which dead letters are meant. What is not set fits all of them.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -85,7 +85,7 @@ pub(crate) enum Phase {
     /// It must not go on; the engine knows why.
     Stopped,
     /// This worker does not know the workflow.
-    Unknown(String),
+    Unregistered(String),
 }
 
 impl Turn {
@@ -290,7 +290,7 @@ impl Turn {
             return self.mismatched(Mismatch { index: 0, journal_holds, code_asked });
         };
         let Some(code) = self.world.registry.get(&started.workflow).cloned() else {
-            self.phase = Phase::Unknown(started.workflow);
+            self.phase = Phase::Unregistered(started.workflow);
             return;
         };
         count(&self.world.counts.turns);

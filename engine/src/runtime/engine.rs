@@ -38,14 +38,14 @@ pub struct EngineOptions {
     /// Dead letters about which nobody has decided are kept for this long, rounded up to whole
     /// days, and so is what operators did; not shorter than other ended runs. Default 30 days.
     pub dead_retention: Duration,
-    /// A run becomes a dead letter when it has been queued for so long, and no worker that knows
-    /// its workflow was connected while others served its queue. Default 10 min.
-    pub unknown_workflow_after: Duration,
+    /// A run becomes a dead letter when it has been queued for so long, and no worker that
+    /// registers its workflow was connected while others served its queue. Default 10 min.
+    pub unregistered_workflow_after: Duration,
     /// Follow the wall clock wherever it goes (after it was wrong, and has been set right).
     pub accept_clock: bool,
-    /// Queued work that no connected worker offers (its queue, workflow or tags) is warned of after
-    /// this time. Default 60 s.
-    pub unoffered_after: Duration,
+    /// The log warns of an unserved queue after work in it was offered by no connected worker (its
+    /// queue, workflow or tags) for this long. Default 60 s.
+    pub unserved_queue_after: Duration,
     /// Memory for blocks read from disk. Default 64 MiB.
     pub cache_bytes: u64,
     /// The directory is a restored copy: it gets a new store id, so that workers of its past are
@@ -68,9 +68,9 @@ impl Default for EngineOptions {
             disconnect_grace: settings.disconnect_grace,
             retention: RETENTION_DEFAULT,
             dead_retention: settings.dead_retention,
-            unknown_workflow_after: settings.unknown_workflow_after,
+            unregistered_workflow_after: settings.unregistered_workflow_after,
             accept_clock: false,
-            unoffered_after: settings.unoffered_after,
+            unserved_queue_after: settings.unserved_queue_after,
             cache_bytes: 64 << 20,
             restored: false,
             socket: true,
@@ -158,9 +158,9 @@ impl EngineOptions {
             disconnect_grace: self.disconnect_grace,
             retention: self.retention,
             dead_retention: self.dead_retention,
-            unknown_workflow_after: self.unknown_workflow_after,
+            unregistered_workflow_after: self.unregistered_workflow_after,
             accept_clock: self.accept_clock,
-            unoffered_after: self.unoffered_after,
+            unserved_queue_after: self.unserved_queue_after,
             workers_die_with_engine: self.embedded,
         })
     }

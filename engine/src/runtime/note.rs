@@ -25,11 +25,11 @@ pub(super) fn log(note: &Note) {
         Note::QueueSet { queue, what, by } => {
             tracing::warn!(queue, by, "a queue was set: {what}")
         }
-        Note::NoWorker { queue, reason, for_ms } => {
-            tracing::warn!(queue, for_ms, "no_worker: runs are queued, and {reason}")
+        Note::UnservedQueue { queue, reason, for_ms } => {
+            tracing::warn!(queue, for_ms, "unserved_queue: runs are queued, and {reason}")
         }
-        Note::NoWorkerCleared { queue, reason } => {
-            tracing::warn!(queue, "no_worker is over: it was that {reason}")
+        Note::UnservedQueueCleared { queue, reason } => {
+            tracing::warn!(queue, "unserved_queue is over: it was that {reason}")
         }
         Note::LettersForgotten { count } => tracing::warn!(
             count,

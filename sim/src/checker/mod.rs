@@ -35,7 +35,7 @@ mod suspect;
 mod tally;
 mod timer;
 mod unique;
-mod unknown;
+mod unregistered;
 
 use stepwell::QueueSummary;
 
@@ -64,7 +64,7 @@ pub(crate) struct Court {
     attempts: attempt::Attempts,
     suspects: suspect::Suspects,
     acts: redrive::Audit,
-    patience: unknown::Patience,
+    patience: unregistered::Patience,
     lines: line::Lines,
     pub(crate) limits: limit::Limits,
     engine_time: timer::EngineTime,
@@ -107,8 +107,8 @@ impl Bench<'_> {
 impl Court {
     pub(crate) fn new(plan: &Plan) -> Self {
         let mut court = Self::default();
-        court.patience.limit_ms = plan.settings.unknown_after_ms;
-        court.patience.told_late_ms = unknown::told_late_ms(plan);
+        court.patience.limit_ms = plan.settings.unregistered_after_ms;
+        court.patience.told_late_ms = unregistered::told_late_ms(plan);
         court
     }
 

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use stepwell::Retry;
-use stepwell::model::dead::{UNKNOWN_WORKFLOW, WORKER_LOST};
+use stepwell::model::dead::{UNREGISTERED_WORKFLOW, WORKER_LOST};
 use stepwell::model::entry::{Died, Entry};
 use stepwell::model::failure::Failure;
 use stepwell::model::id::{CommandIndex, RunNo};
@@ -30,7 +30,7 @@ const NAME: &str = "the workload's proof holds";
 
 /// Whether the engine let the run die, and not its function.
 pub(super) fn is_by_engine(died: &Died) -> bool {
-    matches!(died.failure.class.as_str(), WORKER_LOST | UNKNOWN_WORKFLOW) && died.end.is_none()
+    matches!(died.failure.class.as_str(), WORKER_LOST | UNREGISTERED_WORKFLOW) && died.end.is_none()
 }
 
 pub(super) fn at_the_end(durable: &Durable, ledger: &Ledger, plan: &Plan, bench: &mut Bench<'_>) {
@@ -93,7 +93,7 @@ fn may_die(run: &DurableRun, failure: &Failure, planned: bool) -> Result<(), Str
     match failure.class.as_str() {
         WORKER_LOST => Ok(()),
         // All workers know the others, and the count runs only while one of them serves the queue.
-        UNKNOWN_WORKFLOW if is_orphan(run) => Ok(()),
+        UNREGISTERED_WORKFLOW if is_orphan(run) => Ok(()),
         DECLINED if planned => Ok(()),
         _ if gave_up(run, failure) => Ok(()),
         _ => Err(format!("it died of what nobody planned: {failure:?}")),

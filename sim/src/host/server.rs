@@ -42,9 +42,9 @@ pub(crate) async fn serve(world: Arc<World>, air: Arc<Mutex<InAir>>) -> turmoil:
         accept_clock: world.clocks().consents(),
         ..EngineOptions::default()
     };
-    let options = match settings.unknown_after_ms {
+    let options = match settings.unregistered_after_ms {
         0 => options,
-        ms => EngineOptions { unknown_workflow_after: Duration::from_millis(ms), ..options },
+        ms => EngineOptions { unregistered_workflow_after: Duration::from_millis(ms), ..options },
     };
     let engine = match options.open_on(host.env(), Arc::new(store)).await {
         Ok(engine) => engine,

@@ -94,7 +94,8 @@ pub struct Settings {
     /// After so long a run dies whose workflow nobody knows; by the engine's own setting if it is
     /// 0.
     #[serde(default)]
-    pub unknown_after_ms: u64,
+    #[serde(rename = "unknown_after_ms")]
+    pub unregistered_after_ms: u64,
 }
 
 /// What a server's store lies on.
@@ -169,7 +170,7 @@ impl Settings {
             faults: *Draw::of(seed, "weather").pick(&[(0, 3), (2, 14), (2, 14), (10, 30)]),
             kinds: FaultKind::ALL.into_iter().filter(|_| draw.chance(500)).collect(),
             disk: Disk::Simulated,
-            unknown_after_ms: Draw::of(seed, "unknown").between(1_000, 8_000),
+            unregistered_after_ms: Draw::of(seed, "unknown").between(1_000, 8_000),
         };
         settings.heal_max_ms = heal_max_ms(settings.workers * settings.slots, skips_time);
         settings

@@ -160,7 +160,7 @@ async fn answer(world: &Arc<World>, task: &Task, mut inbox: mpsc::UnboundedRecei
             answer = answer.take().or_else(|| answer_of(message, task.number));
             true
         });
-        if let Phase::Unknown(workflow) = turn.phase() {
+        if let Phase::Unregistered(workflow) = turn.phase() {
             answer = Some(astray(&format!("the workflow `{workflow}` is not registered there")));
         }
         if let Some(answer) = answer {

@@ -352,7 +352,7 @@ async fn a_held_turn_that_the_engine_does_not_mention_is_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_run_of_an_unknown_workflow_is_requeued() {
+async fn a_run_of_an_unregistered_workflow_is_requeued() {
     let (mut engine, _handle, _bodies) = worker();
     let mut connection = engine.accept().await;
     connection.dispatch(1, &[started("other")]);

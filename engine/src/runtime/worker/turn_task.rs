@@ -97,7 +97,7 @@ impl TurnTask {
         self.watch.poll_ends();
         self.seen.store(self.turn.seen(), Ordering::Relaxed);
         self.turn.flush(|message| self.outlet.send(self.connection, message));
-        if let Phase::Unknown(workflow) = self.turn.phase() {
+        if let Phase::Unregistered(workflow) = self.turn.phase() {
             tracing::warn!(run = %self.run, workflow, "a run of a workflow that is not registered here was dispatched");
             return self.requeue();
         }

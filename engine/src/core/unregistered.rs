@@ -1,9 +1,10 @@
-//! Runs of workflows that nobody knows: after a time in line they become dead letters.
+//! Runs of unregistered workflows: after a time in line they become dead letters.
 //!
 //! Counted is only time in which some worker that offers slots of the run's queue is connected:
-//! while a whole fleet is down nothing dies. A worker that knows the workflow, connected anywhere,
-//! stops the count, and it begins anew when the last such worker has left. It begins anew too when
-//! the engine opens. It goes by monotonic time, so that a jump of the wall clock kills nothing.
+//! while a whole fleet is down nothing dies. A worker that has registered the workflow, connected
+//! anywhere, stops the count, and it begins anew when the last such worker has left. It begins anew
+//! too when the engine opens. It goes by monotonic time, so that a jump of the wall clock kills
+//! nothing.
 //!
 //! There is no object for a run. Each queue that is served has a clock of its service and, every
 //! tenth of the time, a mark: how far the sequence numbers were given then. What waits at a place
@@ -21,17 +22,17 @@ use super::queue::QueuedItem;
 use super::run::RunImage;
 use super::session::Session;
 use crate::canary::canary;
-use crate::model::dead::UNKNOWN_WORKFLOW;
+use crate::model::dead::UNREGISTERED_WORKFLOW;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::id::ProcessInstance;
 use crate::model::run::RunState;
 
-/// How long a run waits for a worker that knows its workflow, unless told otherwise.
-pub const UNKNOWN_WORKFLOW_AFTER_DEFAULT: Duration = Duration::from_secs(600);
+/// How long a run waits for a worker that has registered its workflow, unless told otherwise.
+pub const UNREGISTERED_WORKFLOW_AFTER_DEFAULT: Duration = Duration::from_secs(600);
 /// Runs that are read at a time to die.
 const DYING_MAX: usize = 128;
 
-/// Workflows remembered that somebody knew once: those that were known last.
+/// Workflows remembered that were registered once: those that were registered last.
 const LEFT_MAX: usize = 10_000;
 
 /// How long a queue has been served, and marks of it.
@@ -52,7 +53,7 @@ struct Mark {
 impl Service {
     /// The newest mark that is at least as old as `limit`, in time of service.
     fn mark_of(&mut self, limit: Duration) -> Option<Mark> {
-        let at_once = canary!("a run of an unknown workflow dies at once");
+        let at_once = canary!("a run of an unregistered workflow dies at once");
         let old = |mark: &Mark| at_once || mark.served + limit <= self.served;
         while self.marks.get(1).is_some_and(old) {
             self.marks.pop_front();
@@ -63,11 +64,11 @@ impl Service {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Unknown {
+pub(super) struct UnregisteredWorkflows {
     looked_at: Duration,
     next_look: Duration,
     services: BTreeMap<u32, Service>,
-    /// When the last worker that knew a workflow left.
+    /// When the last worker that registered a workflow left.
     left: BTreeMap<String, Duration>,
     /// Runs that are being read.
     dying: usize,
@@ -75,7 +76,7 @@ pub(super) struct Unknown {
     more: bool,
 }
 
-impl Unknown {
+impl UnregisteredWorkflows {
     /// Whether it is to be called at once.
     pub(super) fn goes_on(&self) -> bool {
         self.more && self.dying == 0
@@ -103,37 +104,37 @@ impl Unknown {
 
 impl Core {
     /// Lets runs die whose workflow nobody has known for too long.
-    pub(super) fn look_for_unknown(&mut self, out: &mut Output) {
-        let limit = self.settings.unknown_workflow_after;
-        let goes_on = self.unknown.goes_on();
-        if self.mono < self.unknown.next_look && !goes_on {
+    pub(super) fn look_for_unregistered(&mut self, out: &mut Output) {
+        let limit = self.settings.unregistered_workflow_after;
+        let goes_on = self.unregistered.goes_on();
+        if self.mono < self.unregistered.next_look && !goes_on {
             return;
         }
         let interval = (limit / 20).clamp(Duration::from_millis(50), Duration::from_secs(5));
-        self.unknown.next_look = self.mono + interval;
+        self.unregistered.next_look = self.mono + interval;
         self.serve_clocks(limit);
-        self.unknown.more = false;
-        let queues: Vec<u32> = self.unknown.services.keys().copied().collect();
+        self.unregistered.more = false;
+        let queues: Vec<u32> = self.unregistered.services.keys().copied().collect();
         for number in queues {
-            self.let_unknown_die(number, limit, out);
+            self.let_unregistered_die(number, limit, out);
         }
     }
 
     /// The clocks of the queues that are served go on.
     fn serve_clocks(&mut self, limit: Duration) {
         // Longer than this nobody has looked: who knows who was there.
-        let passed = self.mono.saturating_sub(self.unknown.looked_at);
+        let passed = self.mono.saturating_sub(self.unregistered.looked_at);
         let passed = passed.min(self.settings.session_timeout);
-        self.unknown.looked_at = self.mono;
+        self.unregistered.looked_at = self.mono;
         let served: BTreeSet<u32> = self.sessions.values().flat_map(Session::queues).collect();
-        for (number, service) in &mut self.unknown.services {
+        for (number, service) in &mut self.unregistered.services {
             if service.serving && served.contains(number) {
                 service.served += passed;
             }
             service.serving = served.contains(number);
         }
         for number in served {
-            let service = self.unknown.services.entry(number).or_default();
+            let service = self.unregistered.services.entry(number).or_default();
             service.serving = true;
             let last = service.marks.back().map(|mark| mark.served);
             if last.is_none_or(|last| last + limit / 10 <= service.served) {
@@ -146,9 +147,9 @@ impl Core {
         }
     }
 
-    fn let_unknown_die(&mut self, number: u32, limit: Duration, out: &mut Output) {
+    fn let_unregistered_die(&mut self, number: u32, limit: Duration, out: &mut Output) {
         let Some(mark) = self
-            .unknown
+            .unregistered
             .services
             .get_mut(&number)
             .filter(|service| service.serving)
@@ -156,13 +157,13 @@ impl Core {
         else {
             return;
         };
-        let left = DYING_MAX.saturating_sub(self.unknown.dying);
-        let (sessions, unknown) = (&self.sessions, &self.unknown);
+        let left = DYING_MAX.saturating_sub(self.unregistered.dying);
+        let (sessions, unregistered) = (&self.sessions, &self.unregistered);
         let nobody_knows = |workflow: &str| {
-            let idle = canary!("a workflow whose workers are busy is unknown");
+            let idle = canary!("a workflow whose workers are busy is unregistered");
             let knows =
                 |session: &Session| session.knows(workflow) && (!idle || session.has_room(number));
-            !sessions.values().any(knows) && unknown.nobody_knew_since(workflow, mark.mono)
+            !sessions.values().any(knows) && unregistered.nobody_knew_since(workflow, mark.mono)
         };
         let Some(queue) = self.queues.get_mut(&number) else {
             return;
@@ -171,22 +172,27 @@ impl Core {
         if taken.is_empty() {
             return;
         }
-        self.unknown.more = true;
-        self.unknown.dying += taken.len();
+        self.unregistered.more = true;
+        self.unregistered.dying += taken.len();
         self.unsettled.insert(number);
         for item in taken {
-            self.want(item.run, Want::Unknown { item }, out);
+            self.want(item.run, Want::Unregistered { item }, out);
         }
     }
 
     /// The run has been read: it dies, unless it or the workers have changed meanwhile.
-    pub(super) fn unknown_loaded(&mut self, image: RunImage, item: QueuedItem, out: &mut Output) {
-        self.unknown.one_less();
+    pub(super) fn unregistered_loaded(
+        &mut self,
+        image: RunImage,
+        item: QueuedItem,
+        out: &mut Output,
+    ) {
+        self.unregistered.one_less();
         let mut run = image.run;
         if run.ended.is_some() || image.stopped.is_some() {
             return Self::dequeue_row(&item, out); // it ended in line (cancelled)
         }
-        let idle = canary!("a workflow whose workers are busy is unknown");
+        let idle = canary!("a workflow whose workers are busy is unregistered");
         let knows = |session: &Session| {
             session.knows(&item.workflow) && (!idle || session.has_room(item.queue))
         };
@@ -197,10 +203,10 @@ impl Core {
         Self::dequeue_row(&item, out);
         let why = format!(
             "no worker that was connected in the last {} knew the workflow `{}`: deploy one that does and redrive the run",
-            minutes(self.settings.unknown_workflow_after),
+            minutes(self.settings.unregistered_workflow_after),
             run.workflow
         );
-        let failure = Failure::new(FailureKind::Terminal, UNKNOWN_WORKFLOW, why);
+        let failure = Failure::new(FailureKind::Terminal, UNREGISTERED_WORKFLOW, why);
         let death = Death {
             from: RunState::Queued,
             failure,

@@ -1,12 +1,12 @@
-//! **A workflow that nobody knows is waited for.**
+//! **An unregistered workflow is waited for.**
 //!
-//! Source: `EngineOptions::unknown_workflow_after`: a run becomes a dead letter when it has been
-//! queued for so long; less of it never, whatever the clocks say; and only while no worker that
-//! knows its workflow is connected, and none was meanwhile, however busy it is.
+//! Source: `EngineOptions::unregistered_workflow_after`: a run becomes a dead letter when it has
+//! been queued for so long; less of it never, whatever the clocks say; and only while no worker
+//! that registers its workflow is connected, and none was meanwhile, however busy it is.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use stepwell::model::dead::UNKNOWN_WORKFLOW;
+use stepwell::model::dead::UNREGISTERED_WORKFLOW;
 use stepwell::model::entry::Entry;
 use stepwell::model::id::{ProcessInstance, RunNo};
 
@@ -15,8 +15,8 @@ use super::admission::Admissions;
 use crate::durable::Durable;
 use crate::plan::{FaultKind, Plan, TimedFault};
 
-const NAME: &str = "a workflow that nobody knows is waited for";
-const KNOWN: &str = "a workflow that somebody knows is not unknown";
+const NAME: &str = "an unregistered workflow is waited for";
+const KNOWN: &str = "a workflow that a worker has registered is not unregistered";
 /// The engine decides so long before its decision is durable, and ends a session so long before its
 /// connection is gone, on a disk that is not slow.
 const DECIDED_MS: u64 = 500;
@@ -88,7 +88,7 @@ impl Patience {
             }
             _ => return,
         };
-        if died.failure.class != UNKNOWN_WORKFLOW {
+        if died.failure.class != UNREGISTERED_WORKFLOW {
             return;
         }
         let workflow = run.started().map(|started| &started.workflow[..]);
