@@ -133,7 +133,7 @@ pub use runtime::session::SessionError;
 pub use runtime::worker::{STUCK_EXIT_CODE, Worker, WorkerError, WorkerHandle, WorkerStats};
 #[cfg(feature = "worker")]
 pub use workflow::{
-    BatchPolicy, Call, Ctx, Isolation, Item, SoftTimeout, Step, Workflow, days, hours, join_all,
+    BulkPolicy, Call, Ctx, Isolation, Item, SoftTimeout, Step, Workflow, days, hours, join_all,
     millis, mins, secs,
 };
 

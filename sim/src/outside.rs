@@ -66,14 +66,14 @@ impl Outside {
         }
     }
 
-    /// A batch handler of the engine's own suite has been called with these runs, in these
+    /// A bulk handler of the engine's own suite has been called with these runs, in these
     /// attempts.
     pub(crate) fn handles(&self, items: impl Iterator<Item = (RunId, u32)>) {
         if let Reach::Live(host) = &self.0 {
             let items: Vec<_> = items.collect();
-            host.world.saw("calls of a batch handler");
+            host.world.saw("calls of a bulk handler");
             if items.len() > 1 {
-                host.world.saw("calls of a batch handler with several items");
+                host.world.saw("calls of a bulk handler with several items");
             }
             host.world.court().items_handled(host.now_ms(), &host.name, &items);
         }

@@ -30,7 +30,7 @@ pub struct Picture {
     /// Jobs of clients.
     pub asks: Vec<Bar>,
     /// Batches, from their submission until they are durable, or lost.
-    pub batches: Vec<Batch>,
+    pub batches: Vec<WriteBatch>,
     /// Faults.
     pub bands: Vec<Band>,
     /// What did not hold.
@@ -89,7 +89,7 @@ pub struct Bar {
 
 /// A batch of writes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Batch {
+pub struct WriteBatch {
     /// The event that submitted it.
     pub submitted: usize,
     /// The commit that covers it; none if it never became durable.
@@ -357,14 +357,14 @@ fn stack(bars: &mut [Bar], host: &str) -> u32 {
     free_from.len() as u32
 }
 
-fn batches(events: &[Event]) -> Vec<Batch> {
-    let (mut batches, mut open) = (Vec::<Batch>::new(), BTreeMap::new());
+fn batches(events: &[Event]) -> Vec<WriteBatch> {
+    let (mut batches, mut open) = (Vec::<WriteBatch>::new(), BTreeMap::new());
     for (at, event) in events.iter().enumerate() {
         match &event.what {
             What::Submitted { seq, .. } => {
                 // The number is given again after a crash: what had it before is lost.
                 open.insert(*seq, batches.len());
-                batches.push(Batch { submitted: at, committed: None, to_ms: None });
+                batches.push(WriteBatch { submitted: at, committed: None, to_ms: None });
             }
             What::Committed { seq, .. } => {
                 let later = open.split_off(&(seq + 1));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use stepwell::{BatchPolicy, Ctx, Failure, Item, Worker, Workflow};
+use stepwell::{BulkPolicy, Ctx, Failure, Item, Worker, Workflow};
 
 use crate::history::History;
 use crate::ledger::Effect;
@@ -192,13 +192,13 @@ impl SimWorker {
         self
     }
 
-    /// Registers a batch handler, as [`Worker::register_batch`] does, and offers slots of the
+    /// Registers a bulk handler, as [`Worker::register_bulk`] does, and offers slots of the
     /// workflow's queue.
     #[must_use]
-    pub fn register_batch<In, Out, F, Fut>(
+    pub fn register_bulk<In, Out, F, Fut>(
         mut self,
         workflow: Workflow<In, Out>,
-        policy: BatchPolicy,
+        policy: BulkPolicy,
         handler: F,
     ) -> Self
     where
@@ -207,7 +207,7 @@ impl SimWorker {
         F: Fn(Vec<Item<In>>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Vec<Result<Out, Failure>>> + Send + 'static,
     {
-        self.worker = self.worker.map(|worker| worker.register_batch(workflow, policy, handler));
+        self.worker = self.worker.map(|worker| worker.register_bulk(workflow, policy, handler));
         self.known.insert(workflow.name().to_owned(), untyped(workflow));
         let slots = self.slots;
         self.queues.entry(workflow.queue_name().to_owned()).or_insert(slots);

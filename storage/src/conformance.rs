@@ -16,7 +16,7 @@ use bytes::Bytes;
 use crate::refusal::OpenRefusal;
 use crate::store::{Row, Scan, Space, Store};
 use crate::wait::block_on;
-use crate::{Batch, Receipt, Seq};
+use crate::{Receipt, Seq, WriteBatch};
 
 /// How a store under test is opened, closed and broken.
 pub trait Harness {
@@ -59,13 +59,13 @@ impl Drop for Told {
 }
 
 /// One put.
-fn put(space: Space, key: &str, value: &str) -> Batch {
-    let mut batch = Batch::new();
+fn put(space: Space, key: &str, value: &str) -> WriteBatch {
+    let mut batch = WriteBatch::new();
     batch.put(space, key.to_owned(), value.to_owned());
     batch
 }
 
-fn submit(store: &dyn Store, batch: Batch) -> Seq {
+fn submit(store: &dyn Store, batch: WriteBatch) -> Seq {
     store.submit(batch).expect("a sound handle takes a batch within the limits")
 }
 

@@ -28,13 +28,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use crate::batch::Batch;
 use crate::group::{Group, Submissions};
 use crate::identity::Identity;
 use crate::overlay::merge;
 use crate::receipt::{Receipt, Seq};
 use crate::refusal::{CommitFailure, OpenRefusal, ReadFailure, SubmitRefusal};
 use crate::store::{BoxFuture, Row, Scan, Space, Store, Usage};
+use crate::write_batch::WriteBatch;
 use directory::Directory;
 use fault::{commit_failure, file_commit_failure, read_failure};
 use glance::Glance;
@@ -220,7 +220,7 @@ impl Store for FjallStore {
         self.identity
     }
 
-    fn submit(&self, batch: Batch) -> Result<Seq, SubmitRefusal> {
+    fn submit(&self, batch: WriteBatch) -> Result<Seq, SubmitRefusal> {
         batch.check()?;
         self.submissions().submit(batch)
     }

@@ -14,12 +14,12 @@ use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
-use crate::batch::{Batch, Op};
 use crate::canary::canary;
 use crate::overlay::{Layer, Overlay};
 use crate::receipt::{Receipt, Seq};
 use crate::refusal::{CommitFailure, ReadFailure, SubmitRefusal};
 use crate::store::{Scan, Space};
+use crate::write_batch::{Op, WriteBatch};
 
 /// A group takes no further batch once it has this many bytes: above it a sync is bound by the
 /// bytes, not by the call, and waiting for a larger one only adds latency.
@@ -34,7 +34,7 @@ pub(crate) const GROUP_OPS_MAX: usize = 64 << 10;
 /// change of the batches `committed+1..=submitted` is in the overlay, unless a later one of them
 /// replaced it there. **G4** Once ended, none of the numbers moves.
 pub(crate) struct Submissions {
-    pending: VecDeque<(Seq, Batch)>,
+    pending: VecDeque<(Seq, WriteBatch)>,
     overlay: Overlay,
     submitted: Seq,
     taken: Seq,
@@ -45,7 +45,7 @@ pub(crate) struct Submissions {
 /// Batches that are written and synced together.
 #[derive(Debug, Default)]
 pub(crate) struct Group {
-    pub(crate) batches: Vec<(Seq, Batch)>,
+    pub(crate) batches: Vec<(Seq, WriteBatch)>,
     pub(crate) bytes: usize,
     pub(crate) ops: usize,
     /// The generations that it puts into, also where a later delete of the same key undoes the put:
@@ -74,8 +74,9 @@ impl Submissions {
         self.committed
     }
 
-    /// Takes a batch that has passed [`Batch::check`]; the caller checks before it takes the lock.
-    pub(crate) fn submit(&mut self, batch: Batch) -> Result<Seq, SubmitRefusal> {
+    /// Takes a batch that has passed [`WriteBatch::check`]; the caller checks before it takes the
+    /// lock.
+    pub(crate) fn submit(&mut self, batch: WriteBatch) -> Result<Seq, SubmitRefusal> {
         if let Some(failure) = &self.ended {
             return Err(SubmitRefusal::Poisoned { reason: failure.to_string() });
         }
@@ -163,19 +164,19 @@ impl Submissions {
     }
 
     /// Takes away what was never taken for a group: a crash decides over it.
-    pub(crate) fn drain(&mut self) -> impl Iterator<Item = (Seq, Batch)> {
+    pub(crate) fn drain(&mut self) -> impl Iterator<Item = (Seq, WriteBatch)> {
         std::mem::take(&mut self.pending).into_iter()
     }
 }
 
 impl Group {
-    fn takes(&self, batch: &Batch) -> bool {
+    fn takes(&self, batch: &WriteBatch) -> bool {
         self.batches.is_empty()
             || (self.bytes + batch.bytes() <= GROUP_BYTES_MAX
                 && self.ops + batch.len() <= GROUP_OPS_MAX)
     }
 
-    fn push(&mut self, seq: Seq, batch: Batch) {
+    fn push(&mut self, seq: Seq, batch: WriteBatch) {
         self.bytes += batch.bytes();
         self.ops += batch.len();
         for op in &batch {
@@ -217,8 +218,8 @@ impl Group {
 mod tests {
     use super::*;
 
-    fn put(key: &str, value: &str) -> Batch {
-        let mut batch = Batch::new();
+    fn put(key: &str, value: &str) -> WriteBatch {
+        let mut batch = WriteBatch::new();
         batch.put(Space::Lasting, key.to_owned(), value.to_owned());
         batch
     }
@@ -255,7 +256,7 @@ mod tests {
     #[test]
     fn a_backlog_beyond_the_limit_is_split_between_batches() {
         let mut subs = Submissions::after(Seq(0));
-        let mut big = Batch::new();
+        let mut big = WriteBatch::new();
         for i in 0..299u32 {
             big.put(Space::Passing, i.to_be_bytes().to_vec(), vec![0; 3_500]);
         }

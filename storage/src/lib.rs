@@ -13,12 +13,12 @@
 //! - `raw` (feature `fjall`) measures what the disk can do, to compare with.
 //!
 //! ```
-//! use stepwell_storage::{Batch, MemDisk, MemOptions, MemStore, Space, Store, block_on};
+//! use stepwell_storage::{WriteBatch, MemDisk, MemOptions, MemStore, Space, Store, block_on};
 //!
 //! let disk = MemDisk::new();
 //! let store = MemStore::acquire(&disk, MemOptions::default())?;
 //!
-//! let mut batch = Batch::new();
+//! let mut batch = WriteBatch::new();
 //! batch.put(Space::Lasting, "run/17", "queued");
 //! batch.put(Space::Generation(1), "run/17/entry/0", "started");
 //! let seq = store.submit(batch)?;
@@ -51,7 +51,6 @@
 //! | write-ahead log | 128 MiB and the file being written | 0.5 s of opening after a kill for each 64 MiB |
 //! | undetected loss | the last second before a power cut | the watermark is synced once a second |
 
-mod batch;
 #[cfg(canary)]
 pub mod canary;
 #[cfg(not(canary))]
@@ -69,8 +68,8 @@ mod receipt;
 mod refusal;
 mod store;
 mod wait;
+mod write_batch;
 
-pub use batch::{BATCH_BYTES_MAX, BATCH_OPS_MAX, Batch, KEY_BYTES_MAX, Op, VALUE_BYTES_MAX};
 #[cfg(feature = "fjall")]
 pub use fjall_store::{CheckReport, FjallStore, Options, SpaceReport};
 pub use identity::{Epoch, Identity, StoreId};
@@ -79,3 +78,6 @@ pub use receipt::{Receipt, Seq};
 pub use refusal::{CommitFailure, OpenRefusal, ReadFailure, SubmitRefusal};
 pub use store::{BoxFuture, Row, Scan, Space, Store, Usage};
 pub use wait::block_on;
+pub use write_batch::{
+    KEY_BYTES_MAX, Op, VALUE_BYTES_MAX, WRITE_BATCH_BYTES_MAX, WRITE_BATCH_OPS_MAX, WriteBatch,
+};

@@ -18,13 +18,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::batch::Batch;
 use crate::group::Submissions;
 use crate::identity::{Epoch, Identity, StoreId};
 use crate::overlay::merge;
 use crate::receipt::{Receipt, Seq};
 use crate::refusal::{CommitFailure, OpenRefusal, ReadFailure, SubmitRefusal};
 use crate::store::{BoxFuture, Row, Scan, Space, Store, Usage};
+use crate::write_batch::WriteBatch;
 use disk::Disk;
 
 /// Lets time pass in the world of the caller.
@@ -121,7 +121,7 @@ impl Store for MemStore {
         self.identity
     }
 
-    fn submit(&self, batch: Batch) -> Result<Seq, SubmitRefusal> {
+    fn submit(&self, batch: WriteBatch) -> Result<Seq, SubmitRefusal> {
         batch.check()?;
         self.with(|submissions| submissions.submit(batch))
     }

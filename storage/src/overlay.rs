@@ -30,9 +30,9 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
-use crate::batch::Op;
 use crate::receipt::Seq;
 use crate::store::{Row, Scan, Space};
+use crate::write_batch::Op;
 
 /// The last submitted value of each key that may not be in the tree yet.
 #[derive(Default)]

@@ -9,7 +9,7 @@ use crate::store::Space;
 /// Why a batch was not taken. Nothing of it is in the store, and no number was given out.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum SubmitRefusal {
-    /// Keys and values exceed [`BATCH_BYTES_MAX`](crate::BATCH_BYTES_MAX) together.
+    /// Keys and values exceed [`WRITE_BATCH_BYTES_MAX`](crate::WRITE_BATCH_BYTES_MAX) together.
     #[error("the batch has {bytes} bytes, at most {bytes_max} are taken")]
     BatchTooLarge {
         /// What it has.
@@ -17,7 +17,7 @@ pub enum SubmitRefusal {
         /// What it may have.
         bytes_max: usize,
     },
-    /// More than [`BATCH_OPS_MAX`](crate::BATCH_OPS_MAX) changes.
+    /// More than [`WRITE_BATCH_OPS_MAX`](crate::WRITE_BATCH_OPS_MAX) changes.
     #[error("the batch has {ops} operations, at most {ops_max} are taken")]
     TooManyOps {
         /// What it has.

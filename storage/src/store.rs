@@ -25,10 +25,10 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 
-use crate::batch::Batch;
 use crate::identity::Identity;
 use crate::receipt::{Receipt, Seq};
 use crate::refusal::{CommitFailure, ReadFailure, SubmitRefusal};
+use crate::write_batch::WriteBatch;
 
 /// A future that a trait object can return.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -152,7 +152,7 @@ pub trait Store: Send + Sync + 'static {
     /// other.
     ///
     /// Errors: a batch beyond the limits, or a handle that has ended ([`SubmitRefusal`]).
-    fn submit(&self, batch: Batch) -> Result<Seq, SubmitRefusal>;
+    fn submit(&self, batch: WriteBatch) -> Result<Seq, SubmitRefusal>;
 
     /// Makes everything submitted so far durable, as one group.
     ///

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use stepwell::model::failure::FailureKind;
 use stepwell::{
-    BatchPolicy, Ctx, Failure, Isolation, Item, Retry, Step, Worker, Workflow, hours, millis, secs,
+    BulkPolicy, Ctx, Failure, Isolation, Item, Retry, Step, Worker, Workflow, hours, millis, secs,
 };
 
 /// One step, `write`, that returns twice the input.
@@ -33,7 +33,7 @@ pub const BLOCK: Workflow<Block, String> = Workflow::new("block");
 /// between two.
 pub const STALL: Workflow<Stall, String> =
     Workflow::new("stall").timeout(Duration::from_millis(300));
-/// Of a batch handler whose first call blocks its thread until the file that each item names is
+/// Of a bulk handler whose first call blocks its thread until the file that each item names is
 /// there.
 pub const JAM: Workflow<PathBuf, u32> = Workflow::new("jam");
 /// A step that waits for ever and cleans up when its soft timeout has passed; isolated, if its
@@ -164,7 +164,7 @@ pub fn register(worker: Worker, world: &World) -> Worker {
     let (w1, w2, w3, w4, w5, w6) = (with(), with(), with(), with(), with(), with());
     let (w7, w8, w9, w10, w11, w12) = (with(), with(), with(), with(), with(), with());
     let w13 = with();
-    let jam_policy = BatchPolicy::new(2, millis(200))
+    let jam_policy = BulkPolicy::new(2, millis(200))
         .soft_timeout(millis(200))
         .timeout(millis(300))
         .retry(Retry::fixed(millis(10)));
@@ -180,7 +180,7 @@ pub fn register(worker: Worker, world: &World) -> Worker {
         .register(CRASH, move |ctx, how| crash(ctx, how, w8.clone()))
         .register(BLOCK, move |ctx, block| run_block(ctx, block, w9.clone()))
         .register(STALL, move |ctx, stall| run_stall(ctx, stall, w12.clone()))
-        .register_batch(JAM, jam_policy, move |items| jam(items, w13.clone()))
+        .register_bulk(JAM, jam_policy, move |items| jam(items, w13.clone()))
         .register(RATE, move |ctx, rate| find_rate(ctx, rate, w11.clone()))
         .register(EXPORT, move |ctx, isolated| export(ctx, isolated, w10.clone()))
 }

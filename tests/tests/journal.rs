@@ -5,7 +5,7 @@ use std::path::Path;
 use stepwell::Engine;
 use stepwell::keys::{Family, journal};
 use stepwell::model::entry::Entry;
-use stepwell_storage::{Batch, FjallStore, Options, Scan, Space, Store};
+use stepwell_storage::{FjallStore, Options, Scan, Space, Store, WriteBatch};
 use stepwell_tests::process_spec::ProcessSpec;
 use stepwell_tests::verdict::Known;
 use stepwell_tests::workflow::{self, BOOK, Book, World};
@@ -74,7 +74,7 @@ async fn rewrite_one_entry(data: &Path, draw: &mut Draw) -> u64 {
     let mut value = row.value.to_vec();
     let at = draw.next().unwrap() as usize % value.len();
     value[at] ^= 1 << (draw.next().unwrap() % 8);
-    let mut batch = Batch::new();
+    let mut batch = WriteBatch::new();
     batch.put(generation, row.key.clone(), value);
     store.submit(batch).unwrap();
     store.commit().await.unwrap();

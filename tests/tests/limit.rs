@@ -143,10 +143,10 @@ async fn a_function_blocks(between: bool, expected: &[&str]) -> Vec<String> {
     effects(&world)
 }
 
-// A44: a call of a batch handler that blocks its thread has failed 5 s past the limit of the call,
+// A44: a call of a bulk handler that blocks its thread has failed 5 s past the limit of the call,
 // for each of its items.
 #[tokio::test]
-async fn a_batch_handler_that_blocks_its_thread_is_noticed_by_the_limit_of_its_call() {
+async fn a_bulk_handler_that_blocks_its_thread_is_noticed_by_the_limit_of_its_call() {
     let directory = tempfile::tempdir().unwrap();
     let spec = EngineSpec::new(directory.path().join("data"));
     let (engine, server) = Host::engine(&spec).await;

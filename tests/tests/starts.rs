@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use stepwell::model::entry::Entry;
 use stepwell::model::request::{NotAllStarted, TooMany};
 use stepwell::{
-    BatchEnded, BatchPolicy, Client, ClientError, Ctx, Engine, Failure, Item, Refusal, Retry,
+    BatchEnded, BulkPolicy, Client, ClientError, Ctx, Engine, Failure, Item, Refusal, Retry,
     RunError, RunState, Unique, Worker, Workflow, hours, millis, secs,
 };
 use tempfile::TempDir;
@@ -24,7 +24,7 @@ const RECORDS: Workflow<Vec<u64>, u64> = Workflow::new("records");
 const REPORT: Workflow<BatchEnded<String>, (String, u64, u64)> = Workflow::new("report");
 const ITEM: Workflow<u64, u64> = Workflow::new("item");
 
-/// The items of a call of a batch handler, and which attempts these are.
+/// The items of a call of a bulk handler, and which attempts these are.
 type Call = Vec<(u64, u32)>;
 
 /// An engine in this process, without a worker yet.
@@ -325,7 +325,7 @@ async fn a_hundred_thousand_records_by_a_hundred_and_one_run_that_follows() {
     engine.close().await;
 }
 
-// A20, A21: a batch handler gets a hundred items in one attempt; three fail. Ninety-seven are
+// A20, A21: a bulk handler gets a hundred items in one attempt; three fail. Ninety-seven are
 // final, only three are tried again, in a call of their own; one of them fails for good and is a
 // dead letter, alone.
 #[tokio::test]
@@ -349,8 +349,8 @@ async fn of_a_hundred_items_three_fail_and_only_they_are_tried_again() {
         }
     };
     // A call with fewer than a hundred waits for others, so that the first has all of them.
-    let policy = BatchPolicy::new(100, secs(5)).retry(Retry::fixed(millis(10)).retries(3));
-    let worker = engine.worker().register_batch(ITEM, policy, handler).start().unwrap();
+    let policy = BulkPolicy::new(100, secs(5)).retry(Retry::fixed(millis(10)).retries(3));
+    let worker = engine.worker().register_bulk(ITEM, policy, handler).start().unwrap();
     for (number, run) in (0..).zip(&runs) {
         let outcome = run.as_ref().unwrap().outcome().await;
         match number {
@@ -373,7 +373,7 @@ async fn of_a_hundred_items_three_fail_and_only_they_are_tried_again() {
 // A21: a handler that panics fails the attempt of each of its items, and nothing else: they come
 // again, and end well.
 #[tokio::test]
-async fn a_panic_of_a_batch_handler_fails_one_attempt_of_each_item() {
+async fn a_panic_of_a_bulk_handler_fails_one_attempt_of_each_item() {
     let (_directory, engine) = engine().await;
     let client = engine.client();
     let handler = |items: Vec<Item<u64>>| async move {
@@ -382,10 +382,10 @@ async fn a_panic_of_a_batch_handler_fails_one_attempt_of_each_item() {
         items.into_iter().map(|item| Ok(item.input)).collect()
     };
     // A call with fewer than four waits for others, so that the first has all of them.
-    let policy = BatchPolicy::new(4, secs(5)).retry(Retry::fixed(millis(10)).retries(3));
+    let policy = BulkPolicy::new(4, secs(5)).retry(Retry::fixed(millis(10)).retries(3));
     let runs = (0..4).map(|n| (None, n)).collect();
     let runs = client.start_many(ITEM, runs).await.unwrap();
-    let worker = engine.worker().register_batch(ITEM, policy, handler).start().unwrap();
+    let worker = engine.worker().register_bulk(ITEM, policy, handler).start().unwrap();
     for (number, run) in (0..).zip(runs) {
         let run = run.unwrap();
         assert_eq!(run.outcome().await, Ok(number));

@@ -1,4 +1,4 @@
-//! Atomic starts: either all runs of the call begin, in one batch of the store, or
+//! Atomic starts: either all runs of the call begin, in one write batch, or
 //! none.
 //!
 //! All its ids and keys are looked up first. While some are being read, others may change: what
@@ -92,7 +92,7 @@ impl Core {
         }
     }
 
-    /// Whether one batch of the store has room for the call.
+    /// Whether one write batch has room for the call.
     fn check_fits(&self, caller: &Caller, runs: &[StartRun]) -> Result<(), Refusal> {
         let too_many = |what: &str, count: usize, count_max: usize| {
             Err(TooMany { what: what.to_owned(), count: count as u64, count_max: count_max as u64 }

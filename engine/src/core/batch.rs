@@ -5,7 +5,7 @@
 //! ```
 //!
 //! A batch that has not ended is in memory and in a slot of its own; its row is written with every
-//! batch of the store in which a run of it begins or ends. The call that seals it does so once all
+//! write batch in which a run of it begins or ends. The call that seals it does so once all
 //! runs of the call have begun or existed already; if one is refused, the batch stays open.
 //!
 //! # Invariants
@@ -53,7 +53,7 @@ pub(super) struct Batches {
     open: BTreeMap<BatchNo, OpenBatch>,
     names: BTreeMap<BatchPlace, BatchNo>,
     slots: Slots,
-    /// Those whose rows are written with the current batch of the store.
+    /// Those whose rows are written with the current write batch.
     dirty: BTreeSet<BatchNo>,
     reading: BTreeMap<BatchPlace, Vec<Asked>>,
     /// The one that ended last.

@@ -1,7 +1,9 @@
 //! What a transition brings about: writes, effects that wait for them, and reads.
 
 use bytes::Bytes;
-use stepwell_storage::{BATCH_BYTES_MAX, BATCH_OPS_MAX, Batch, Receipt, Seq, Space};
+use stepwell_storage::{
+    Receipt, Seq, Space, WRITE_BATCH_BYTES_MAX, WRITE_BATCH_OPS_MAX, WriteBatch,
+};
 
 use crate::canary::canary;
 use crate::core::run::Run;
@@ -14,8 +16,8 @@ use crate::wire::message::Message;
 
 /// A batch this full is closed before the next transition, so that what one transition writes is in
 /// one batch.
-const FULL_OPS: usize = BATCH_OPS_MAX / 4;
-const FULL_BYTES: usize = BATCH_BYTES_MAX / 4;
+const FULL_OPS: usize = WRITE_BATCH_OPS_MAX / 4;
+const FULL_BYTES: usize = WRITE_BATCH_BYTES_MAX / 4;
 
 /// The longest start that is kept in memory until its run is dispatched.
 const FIRST_BYTES_MAX: usize = 1_024;
@@ -352,8 +354,8 @@ pub enum Read {
 /// Collects what transitions bring about.
 #[derive(Debug, Default)]
 pub struct Output {
-    batches: Vec<Batch>,
-    current: Batch,
+    batches: Vec<WriteBatch>,
+    current: WriteBatch,
     effects: Withheld,
     reads: Vec<Read>,
 }
@@ -366,7 +368,7 @@ impl Output {
 
     /// Takes what has been collected: batches to submit in order, effects that wait for the last of
     /// them, reads to do after they have been submitted.
-    pub fn take(&mut self) -> (Vec<Batch>, Withheld, Vec<Read>) {
+    pub fn take(&mut self) -> (Vec<WriteBatch>, Withheld, Vec<Read>) {
         if !self.current.is_empty() {
             self.batches.push(std::mem::take(&mut self.current));
         }
@@ -379,7 +381,7 @@ impl Output {
 
     /// Bytes and operations collected so far, so that a driver can stop adding to them.
     pub fn size(&self) -> usize {
-        self.batches.iter().map(Batch::bytes).sum::<usize>() + self.current.bytes()
+        self.batches.iter().map(WriteBatch::bytes).sum::<usize>() + self.current.bytes()
     }
 
     /// Whether nothing was collected.
@@ -425,7 +427,7 @@ impl Output {
             self.current.put(space, key.clone(), value.clone());
             self.close_batch();
         }
-        let mut parts = Batch::new();
+        let mut parts = WriteBatch::new();
         for (key, value) in rows {
             if parts.bytes() >= FULL_BYTES {
                 self.batches.push(std::mem::take(&mut parts));

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use stepwell_storage::{Batch, MemDisk, MemOptions, MemStore, Seq, Store, block_on};
+use stepwell_storage::{MemDisk, MemOptions, MemStore, Seq, Store, WriteBatch, block_on};
 
 use super::clock::Reading;
 use super::output::{Effect, Output, Read, Withheld};
@@ -101,7 +101,7 @@ impl Stage {
 
     /// Submits what has been collected. Tells the batches and shows the effects, which stay
     /// withheld.
-    pub(super) fn flush(&mut self) -> (Vec<Batch>, Vec<Effect>) {
+    pub(super) fn flush(&mut self) -> (Vec<WriteBatch>, Vec<Effect>) {
         self.core.seal(&mut self.out);
         let (batches, withheld, reads) = self.out.take();
         for batch in &batches {

@@ -37,7 +37,7 @@ pub const REASON_BYTES_MAX: usize = 512;
 /// The longest unique key, in bytes.
 pub const UNIQUE_KEY_BYTES_MAX: usize = 256;
 
-/// How many writes an atomic start may take: what fits one batch of the store, and
+/// How many writes an atomic start may take: what fits one write batch, and
 /// some room. A run takes three, with a unique key four, five if it is held while the run is in
 /// line, and six if for a time; each queue one, and one more if it is new.
 pub const ATOMIC_START_WRITES_MAX: usize = 4_032;

@@ -163,7 +163,7 @@ async fn stopped(
 
 #[cfg(test)]
 mod tests {
-    use stepwell_storage::{Batch, MemDisk, MemOptions, MemStore, block_on};
+    use stepwell_storage::{MemDisk, MemOptions, MemStore, WriteBatch, block_on};
 
     use super::*;
     use crate::model::run::RunState;
@@ -228,7 +228,7 @@ mod tests {
     fn store_of(rows: impl IntoIterator<Item = (u64, u32, u16, Vec<u8>)>) -> MemStore {
         let store = MemStore::acquire(&MemDisk::new(), MemOptions::default());
         let store = store.expect("the disk opens");
-        let mut batch = Batch::new();
+        let mut batch = WriteBatch::new();
         for (run, entry, part, value) in rows {
             let key = journal::row(RunNo(run), entry, part);
             batch.put(Space::Generation(GENERATION), key, value);
@@ -292,7 +292,7 @@ mod tests {
     #[test]
     fn damage_is_left_to_who_reads_the_run_by_itself() {
         let store = store_of((1..=4).map(|run| (run, 0, 0, vec![0, run as u8])));
-        let mut batch = Batch::new();
+        let mut batch = WriteBatch::new();
         batch.put(Space::Lasting, keys::stopped(RunNo(2)), vec![0xff]);
         store.submit(batch).expect("it fits");
         let ahead = block_on(Ahead::of(&store, &reads(1..=4))).expect("no reason to stop");

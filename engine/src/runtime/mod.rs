@@ -11,14 +11,14 @@ pub mod session;
 pub mod worker;
 
 #[cfg(feature = "server")]
+#[cfg(test)]
+mod bulk;
+#[cfg(feature = "server")]
 mod committer;
 #[cfg(feature = "server")]
 mod driver;
 #[cfg(feature = "server")]
 pub mod engine;
-#[cfg(feature = "server")]
-#[cfg(test)]
-mod gathering;
 #[cfg(feature = "server")]
 pub mod inspect;
 #[cfg(feature = "server")]

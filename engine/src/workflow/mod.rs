@@ -32,20 +32,20 @@
 //! }
 //! ```
 
+mod bulk;
 mod ctx;
 mod definition;
 mod isolation;
-mod item;
 pub mod join;
 mod span;
 mod step;
 mod timer;
 
+pub(crate) use bulk::BulkHandler;
+pub use bulk::{BulkPolicy, Call, Item};
 pub use ctx::Ctx;
 pub use definition::Workflow;
 pub use isolation::Isolation;
-pub(crate) use item::Gatherer;
-pub use item::{BatchPolicy, Call, Item};
 pub use join::join_all;
 pub use span::{days, hours, millis, mins, secs};
 #[cfg(test)]

@@ -92,7 +92,7 @@ impl Batches {
         counts
     }
 
-    /// After each batch of the store.
+    /// After each write batch.
     pub(super) fn batch_ended(&mut self, durable: &Durable, bench: &mut Bench<'_>) {
         let (open, ended) = (durable.batches.values(), durable.ended_batches.values());
         for record in open.chain(ended).filter(|record| record.sealed) {

@@ -1,7 +1,7 @@
-//! **An item of a batch handler is in a call once, and a call with a wrong number of outcomes has
+//! **An item of a bulk handler is in a call once, and a call with a wrong number of outcomes has
 //! none.**
 //!
-//! Source: `Worker::register_batch`, and invariants I1 and I3 of the batch handler. Some items make
+//! Source: `Worker::register_bulk`, and invariants I1 and I3 of the bulk handler. Some items make
 //! their first call answer one outcome too few or too many: their first attempt never succeeds.
 //! That each item has its own outcome is checked by the workload's proof and by what the outside
 //! world holds under the item's key.
@@ -18,7 +18,7 @@ use crate::workload::{ITEM, ItemInput};
 const NAME: &str = "an item is in a call once";
 const MISCOUNTED: &str = "a call with a wrong number of outcomes has none";
 
-/// A batch handler was called with these runs, in these attempts.
+/// A bulk handler was called with these runs, in these attempts.
 pub(super) fn handled(host: &str, items: &[(RunId, u32)], bench: &mut Bench<'_>) {
     let runs: BTreeSet<RunId> = items.iter().map(|(run, _)| *run).collect();
     if runs.len() != items.len() {

@@ -274,7 +274,7 @@ impl Court {
         self.memo.begins(&self.durable, (run, number), &mut bench);
     }
 
-    /// A batch handler was called.
+    /// A bulk handler was called.
     pub(crate) fn items_handled(&mut self, now_ms: u64, host: &str, items: &[(RunId, u32)]) {
         let mut bench = Bench { now_ms, violations: &mut self.violations };
         item::handled(host, items, &mut bench);

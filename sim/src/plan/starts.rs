@@ -1,5 +1,4 @@
-//! Starts of other sorts: with unique keys, atomic ones, in batches, and items of a batch
-//! handler.
+//! Starts of other sorts: with unique keys, atomic ones, in batches, and items of a bulk handler.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! A batch handler: items that come together are handled in one call, each with an outcome of its
+//! A bulk handler: items that come together are handled in one call, each with an outcome of its
 //! own. And what follows a batch of runs.
 
 use std::panic::AssertUnwindSafe;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use serde::{Deserialize, Serialize};
-use stepwell::{BatchEnded, BatchPolicy, Ctx, Failure, Item, Retry};
+use stepwell::{BatchEnded, BulkPolicy, Ctx, Failure, Item, Retry};
 
 use super::checkout::DECLINED;
 use super::{CALL, HARD};
@@ -56,8 +56,8 @@ pub(crate) struct Follow {
 }
 
 /// A call may fail as a whole, by each of its items: there are retries for all of that.
-pub(super) fn policy() -> BatchPolicy {
-    BatchPolicy::new(ITEMS_MAX, WAIT_MAX)
+pub(super) fn policy() -> BulkPolicy {
+    BulkPolicy::new(ITEMS_MAX, WAIT_MAX)
         .soft_timeout(HARD)
         .timeout(HARD)
         .retry(Retry::fixed(Duration::from_millis(200)).retries(60))

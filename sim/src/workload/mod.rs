@@ -85,7 +85,7 @@ pub(crate) fn register(worker: SimWorker) -> SimWorker {
         .register(POISON, move |ctx, input| poison::poison(ctx, input, f.clone()))
         .register(SHARED, move |ctx, input| shared::shared(ctx, input, h.clone()))
         .register(FOLLOW, item::follow)
-        .register_batch(ITEM, item::policy(), move |items| item::handle(items, g.clone()))
+        .register_bulk(ITEM, item::policy(), move |items| item::handle(items, g.clone()))
 }
 
 /// The same in the version that is deployed later.

@@ -279,7 +279,7 @@ fn used(path: &Path) -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
-    use stepwell_storage::{Batch, Scan, Space};
+    use stepwell_storage::{Scan, Space, WriteBatch};
 
     use super::*;
     use crate::plan::{Fault, TimedFault};
@@ -300,7 +300,7 @@ mod tests {
     }
 
     fn submit(store: &FjallStore, key: &str) {
-        let mut batch = Batch::new();
+        let mut batch = WriteBatch::new();
         batch.put(Space::Lasting, key.to_owned(), "v");
         store.submit(batch).unwrap();
     }

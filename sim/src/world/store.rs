@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use stepwell_storage::{
-    Batch, BoxFuture, CommitFailure, FjallStore, Identity, MemOptions, MemStore, Op, OpenRefusal,
-    ReadFailure, Receipt, Row, Scan, Seq, Space, Store, SubmitRefusal, Usage,
+    BoxFuture, CommitFailure, FjallStore, Identity, MemOptions, MemStore, Op, OpenRefusal,
+    ReadFailure, Receipt, Row, Scan, Seq, Space, Store, SubmitRefusal, Usage, WriteBatch,
 };
 
 use super::{Host, World};
@@ -142,7 +142,7 @@ impl Store for WatchedStore {
         self.store().identity()
     }
 
-    fn submit(&self, batch: Batch) -> Result<Seq, SubmitRefusal> {
+    fn submit(&self, batch: WriteBatch) -> Result<Seq, SubmitRefusal> {
         let ops: Vec<Op> = batch.iter().cloned().collect();
         let seq = self.store().submit(batch)?;
         self.host.world.submitted(&self.host, seq, &ops);

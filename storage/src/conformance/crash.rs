@@ -3,7 +3,7 @@
 use super::{Case, Harness, commit, get, put, scan, submit, text};
 use crate::store::{Scan, Space, Store};
 use crate::wait::block_on;
-use crate::{Batch, CommitFailure, ReadFailure, Seq, SubmitRefusal};
+use crate::{CommitFailure, ReadFailure, Seq, SubmitRefusal, WriteBatch};
 
 pub(super) const CASES: &[Case] = &[
     ("what_a_receipt_covered_survives", acknowledged_survives),
@@ -29,7 +29,7 @@ fn acknowledged_survives(harness: &mut dyn Harness) {
 }
 
 /// Batch `n` writes three rows, in three spaces, one of which no batch before it wrote to.
-fn three(n: u64) -> Batch {
+fn three(n: u64) -> WriteBatch {
     let key = format!("{n:03}");
     let mut batch = put(Space::Lasting, &key, "v");
     batch.put(Space::Passing, key.clone(), "v");
@@ -95,7 +95,7 @@ fn dead_handle(harness: &mut dyn Harness) {
         return;
     }
     assert!(matches!(block_on(last_words.commit()), Err(CommitFailure::Unknown { .. })));
-    assert!(matches!(last_words.submit(Batch::new()), Err(SubmitRefusal::Poisoned { .. })));
+    assert!(matches!(last_words.submit(WriteBatch::new()), Err(SubmitRefusal::Poisoned { .. })));
     let read = block_on(last_words.get(Space::Lasting, b"a"));
     assert!(matches!(read, Err(ReadFailure::Poisoned { .. })));
 }

@@ -3,7 +3,7 @@
 use super::{Case, Harness, commit, get, in_all_places, put, submit, text};
 use crate::store::{Space, Store};
 use crate::wait::block_on;
-use crate::{Batch, Seq};
+use crate::{Seq, WriteBatch};
 
 pub(super) const CASES: &[Case] = &[
     ("an_absent_generation_is_empty_and_a_delete_does_not_make_it", absent),
@@ -24,7 +24,7 @@ fn drop_generation(store: &dyn Store, generation: u32) {
 
 fn absent(harness: &mut dyn Harness) {
     let writes = |store: &dyn Store| {
-        let mut batch = Batch::new();
+        let mut batch = WriteBatch::new();
         batch.delete(Space::Generation(7), "k");
         submit(store, batch);
     };
@@ -55,7 +55,7 @@ fn listed(harness: &mut dyn Harness) {
 fn undone_put(harness: &mut dyn Harness) {
     let store = harness.open();
     submit(&*store, put(Space::Generation(1), "k", "v"));
-    let mut batch = Batch::new();
+    let mut batch = WriteBatch::new();
     batch.delete(Space::Generation(1), "k");
     submit(&*store, batch);
     commit(&*store);

@@ -4,7 +4,7 @@ use super::{Case, Harness, commit, get, put, submit};
 use crate::refusal::OpenRefusal;
 use crate::store::Space;
 use crate::wait::block_on;
-use crate::{BATCH_OPS_MAX, Batch, CommitFailure, Seq, SubmitRefusal};
+use crate::{CommitFailure, Seq, SubmitRefusal, WRITE_BATCH_OPS_MAX, WriteBatch};
 
 pub(super) const CASES: &[Case] = &[
     ("numbers_rise_by_one_and_a_receipt_covers_what_came_before_it", numbers_rise_by_one),
@@ -39,7 +39,7 @@ fn nothing_pending(harness: &mut dyn Harness) {
 
 fn an_empty_batch(harness: &mut dyn Harness) {
     let store = harness.open();
-    assert_eq!(submit(&*store, Batch::new()), Seq(1));
+    assert_eq!(submit(&*store, WriteBatch::new()), Seq(1));
     assert_eq!(commit(&*store).seq(), Seq(1));
     drop(store);
     assert_eq!(harness.open().submitted(), Seq(1));
@@ -47,8 +47,8 @@ fn an_empty_batch(harness: &mut dyn Harness) {
 
 fn a_refused_batch(harness: &mut dyn Harness) {
     let store = harness.open();
-    let mut batch = Batch::new();
-    for _ in 0..=BATCH_OPS_MAX {
+    let mut batch = WriteBatch::new();
+    for _ in 0..=WRITE_BATCH_OPS_MAX {
         batch.put(Space::Lasting, "k", "v");
     }
     assert!(matches!(store.submit(batch), Err(SubmitRefusal::TooManyOps { .. })));
@@ -63,7 +63,7 @@ fn a_refused_batch(harness: &mut dyn Harness) {
 fn a_large_backlog(harness: &mut dyn Harness) {
     let store = harness.open();
     for round in 0..12u32 {
-        let mut batch = Batch::new();
+        let mut batch = WriteBatch::new();
         for i in 0..290u32 {
             batch.put(
                 Space::Passing,
@@ -107,7 +107,7 @@ fn two_handles(harness: &mut dyn Harness) {
                 Err(CommitFailure::Fenced { held, current }),
                 "for ever"
             );
-            assert!(matches!(first.submit(Batch::new()), Err(SubmitRefusal::Poisoned { .. })));
+            assert!(matches!(first.submit(WriteBatch::new()), Err(SubmitRefusal::Poisoned { .. })));
             assert_eq!(get(&*second, Space::Lasting, "a"), None);
             submit(&*second, put(Space::Lasting, "a", "second"));
             commit(&*second);

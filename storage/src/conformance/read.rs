@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{Case, Harness, commit, get, in_all_places, put, rows_text, scan, submit, text};
 use crate::store::{Scan, Space, Store};
-use crate::{Batch, KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::{KEY_BYTES_MAX, VALUE_BYTES_MAX, WriteBatch};
 
 pub(super) const CASES: &[Case] = &[
     ("what_is_submitted_is_seen_at_once_and_stays_seen", seen_at_once),
@@ -48,7 +48,7 @@ fn deletes(harness: &mut dyn Harness) {
     let store = harness.open();
     submit(&*store, put(Space::Passing, "a", "1"));
     commit(&*store);
-    let mut batch = Batch::new();
+    let mut batch = WriteBatch::new();
     batch.delete(Space::Passing, "a");
     batch.delete(Space::Passing, "never there");
     submit(&*store, batch);
@@ -129,7 +129,7 @@ fn at_the_limits(harness: &mut dyn Harness) {
     let keys = [vec![0], vec![0; KEY_BYTES_MAX], vec![u8::MAX; KEY_BYTES_MAX]];
     let values = [vec![], vec![0; VALUE_BYTES_MAX], vec![u8::MAX; VALUE_BYTES_MAX]];
     let writes = |store: &dyn Store| {
-        let mut batch = Batch::new();
+        let mut batch = WriteBatch::new();
         for (key, value) in keys.iter().zip(&values) {
             batch.put(Space::Generation(u32::MAX), key.clone(), value.clone());
             batch.put(Space::Lasting, key.clone(), value.clone());

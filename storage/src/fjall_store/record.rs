@@ -13,10 +13,10 @@
 //! an empty one; the seal is what is missed then. It holds the origin, which unlike the store id
 //! never changes, so that a keyspace of another store is noticed too.
 
-use crate::batch::KEY_BYTES_MAX;
 use crate::identity::{Epoch, StoreId};
 use crate::receipt::Seq;
 use crate::store::Space;
+use crate::write_batch::KEY_BYTES_MAX;
 
 pub(super) const STORE_KEY: &[u8] = b"store";
 pub(super) const COMMIT_KEY: &[u8] = b"commit";

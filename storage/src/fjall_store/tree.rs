@@ -25,9 +25,9 @@ use super::record::{
     generation_of, seal,
 };
 use super::{Options, record};
-use crate::batch::{KEY_BYTES_MAX, Op};
 use crate::group::Group;
 use crate::store::{Row, Scan, Space};
+use crate::write_batch::{KEY_BYTES_MAX, Op};
 
 /// Keyspace names.
 pub(super) const LASTING: &str = "lasting";

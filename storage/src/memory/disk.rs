@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use super::faults::{Fate, Faults, Planned};
-use crate::batch::{Batch, Op};
 use crate::group::{Group, Submissions};
 use crate::identity::{Epoch, Identity, StoreId};
 use crate::receipt::{Receipt, Seq};
 use crate::refusal::{CommitFailure, OpenRefusal, ReadFailure};
 use crate::store::{Row, Scan, Space, Usage};
+use crate::write_batch::{Op, WriteBatch};
 
 /// A simulated disk. Clones are handles on the same one.
 #[derive(Clone, Default)]
@@ -139,7 +139,7 @@ impl Handle {
     }
 
     /// What is submitted and neither on the platters nor given up, in order.
-    fn take_air(&mut self) -> Vec<(Seq, Batch)> {
+    fn take_air(&mut self) -> Vec<(Seq, WriteBatch)> {
         let mut air = std::mem::take(&mut self.in_flight).batches;
         air.extend(self.submissions.drain());
         air
@@ -243,7 +243,7 @@ impl Disk {
     }
 
     fn crash(&mut self, cut: u64, cause: &str) -> Crash {
-        let mut air: Vec<(Seq, Batch)> = Vec::new();
+        let mut air: Vec<(Seq, WriteBatch)> = Vec::new();
         for handle in self.handles.values_mut() {
             handle.submissions.end(CommitFailure::Unknown { cause: cause.to_owned() });
             air.append(&mut handle.take_air());
@@ -254,7 +254,7 @@ impl Disk {
         Crash { unacknowledged, kept }
     }
 
-    fn write(&mut self, batches: impl IntoIterator<Item = (Seq, Batch)>) {
+    fn write(&mut self, batches: impl IntoIterator<Item = (Seq, WriteBatch)>) {
         for (seq, batch) in batches {
             assert_eq!(seq, self.committed.next(), "batches reach the disk in order");
             self.committed = seq;

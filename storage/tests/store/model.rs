@@ -5,7 +5,7 @@ use std::io::Write;
 
 use proptest::prelude::*;
 use stepwell_storage::conformance::Harness;
-use stepwell_storage::{Batch, FjallStore, OpenRefusal, Scan, Seq, Space, Store, block_on};
+use stepwell_storage::{FjallStore, OpenRefusal, Scan, Seq, Space, Store, WriteBatch, block_on};
 
 use crate::support::{
     DiskMachine, MemMachine, commit, content, copy, options, position, write_ahead_log,
@@ -50,8 +50,8 @@ fn key(number: u8) -> Vec<u8> {
     if number.is_multiple_of(2) { vec![number] } else { vec![number - 1, number] }
 }
 
-fn batch(ops: &[(Space, u8, Option<u8>)]) -> Batch {
-    let mut batch = Batch::new();
+fn batch(ops: &[(Space, u8, Option<u8>)]) -> WriteBatch {
+    let mut batch = WriteBatch::new();
     for (space, number, value) in ops {
         match value {
             Some(value) => batch.put(*space, key(*number), vec![*value; usize::from(*value) % 7]),

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use stepwell_storage::conformance::Harness;
-use stepwell_storage::{Batch, Scan, Space, Store, block_on};
+use stepwell_storage::{Scan, Space, Store, WriteBatch, block_on};
 
 use crate::support::{DiskMachine, MemMachine};
 
@@ -17,7 +17,7 @@ fn batches_stay_whole(store: &dyn Store, rounds: u64) {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for round in 1..=rounds {
-                let mut batch = Batch::new();
+                let mut batch = WriteBatch::new();
                 for key in 0..KEYS {
                     batch.put(space, vec![b'k', key], round.to_be_bytes().to_vec());
                 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use stepwell_storage::conformance::Harness;
 use stepwell_storage::{
-    Batch, FjallStore, MemDisk, MemOptions, MemStore, OpenRefusal, Options, Receipt, Row, Scan,
-    Space, Store, block_on,
+    FjallStore, MemDisk, MemOptions, MemStore, OpenRefusal, Options, Receipt, Row, Scan, Space,
+    Store, WriteBatch, block_on,
 };
 use tempfile::TempDir;
 
@@ -19,8 +19,8 @@ pub(crate) fn options() -> Options {
     Options { entropy: ENTROPY, cache_bytes: 1 << 20, ..Options::default() }
 }
 
-pub(crate) fn put(space: Space, key: &str, value: &str) -> Batch {
-    let mut batch = Batch::new();
+pub(crate) fn put(space: Space, key: &str, value: &str) -> WriteBatch {
+    let mut batch = WriteBatch::new();
     batch.put(space, key.to_owned(), value.to_owned());
     batch
 }

@@ -144,7 +144,7 @@ impl<Out> StartMany<Out> {
     /// Starts all of them, in one durable commit, or none. Runs that exist already, the same, are
     /// found and do not count as failures, so that the call may be repeated.
     ///
-    /// All of it must fit one batch of the store: 4,032 writes (a run takes 3, with a unique key 4,
+    /// All of it must fit one write batch: 4,032 writes (a run takes 3, with a unique key 4,
     /// 5 if it is held while the run is in line, 6 if for a time; each queue 1, and one more if it
     /// is new; so 1,343 plain runs) and 900 KiB of inputs, names and tags, with 320 bytes for each
     /// run.

@@ -72,7 +72,7 @@ use crate::model::request::Caller;
 use crate::replay::elsewhere::Elsewhere;
 use crate::replay::world::{Begin, Code, Registry, World};
 use crate::wire::message::WorkflowOffer;
-use crate::workflow::{BatchPolicy, Ctx, Gatherer, Item, Workflow, encode};
+use crate::workflow::{BulkHandler, BulkPolicy, Ctx, Item, Workflow, encode};
 
 /// How long running steps may take to end once a worker drains, unless told otherwise.
 pub const GRACE_DEFAULT: Duration = Duration::from_secs(10);
@@ -201,7 +201,7 @@ impl Worker {
         self
     }
 
-    /// Registers a batch handler: one call handles as many runs of the workflow as have come
+    /// Registers a bulk handler: one call handles as many runs of the workflow as have come
     /// together, each with an outcome of its own. It answers one outcome for each item, in their
     /// order.
     ///
@@ -217,10 +217,10 @@ impl Worker {
     /// **Cancel safety**: a run that is cancelled while it waits leaves its group; one that is
     /// cancelled while the handler runs leaves the call as it is, and its outcome is not looked at.
     /// The call is dropped with the last of its items.
-    pub fn register_batch<In, Out, F, Fut>(
+    pub fn register_bulk<In, Out, F, Fut>(
         mut self,
         workflow: Workflow<In, Out>,
-        policy: BatchPolicy,
+        policy: BulkPolicy,
         handler: F,
     ) -> Self
     where
@@ -229,15 +229,15 @@ impl Worker {
         F: Fn(Vec<Item<In>>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Vec<Result<Out, Failure>>> + Send + 'static,
     {
-        let gatherer = Arc::new(Gatherer::new(self.env.clock.clone(), policy, handler));
+        let bulk = Arc::new(BulkHandler::new(self.env.clock.clone(), policy, handler));
         let begin: Arc<Begin> = Arc::new(move |ctx, input| {
             // One that cannot be read is found out here: no handler ever gets it.
             input.to::<In>().map_err(|error| Failure::terminal(error).class("input"))?;
-            let (input, gatherer, world) = (input.clone(), gatherer.clone(), ctx.world());
+            let (input, bulk, world) = (input.clone(), bulk.clone(), ctx.world());
             let limit = policy.attempt_timeout();
             Ok(Box::pin(async move {
                 let handled = ctx
-                    .step("item", |step| gatherer.clone().handle(step, input.clone()))
+                    .step("item", |step| bulk.clone().handle(step, input.clone()))
                     .retry(policy.retry)
                     .soft_timeout(limit)
                     .timeout(limit)
@@ -246,7 +246,7 @@ impl Worker {
             }))
         });
         self.knows(&workflow, begin);
-        self.slots.has_batch(workflow.queue_name(), policy.items_max);
+        self.slots.has_bulk_handler(workflow.queue_name(), policy.items_max);
         self
     }
 
@@ -260,7 +260,7 @@ impl Worker {
     /// Takes runs of this queue, at most `slots` at a time. May be called for several queues.
     ///
     /// Default: 32 of `default` for what is [registered](Self::register), and `items_max` more of
-    /// its queue for each [batch handler](Self::register_batch). A queue that is named here has the
+    /// its queue for each [bulk handler](Self::register_bulk). A queue that is named here has the
     /// slots that are named; once one is, `default` is served only if it is named, too.
     pub fn queue(mut self, queue: impl Into<String>, slots: u32) -> Self {
         self.slots.name(queue.into(), slots);

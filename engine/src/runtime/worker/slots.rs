@@ -1,8 +1,8 @@
 //! Which slots a worker offers, of which queues.
 //!
 //! What [`Worker::queue`](super::Worker::queue) names counts as it is named. Other queues follow
-//! from what is registered: a batch handler has a slot of its queue for each item of a call, and
-//! functions have 32 slots of `default`, if no queue is named at all. A worker of nothing but batch
+//! from what is registered: a bulk handler has a slot of its queue for each item of a call, and
+//! functions have 32 slots of `default`, if no queue is named at all. A worker of nothing but bulk
 //! handlers does not serve `default`: it would be there for workflows that it does not know.
 
 use crate::wire::message::QueueSlots;
@@ -14,7 +14,7 @@ pub const SLOTS_DEFAULT: u32 = 32;
 #[derive(Debug, Default)]
 pub(super) struct Slots {
     named: Vec<QueueSlots>,
-    of_batches: Vec<QueueSlots>,
+    of_bulk_handlers: Vec<QueueSlots>,
     has_functions: bool,
 }
 
@@ -30,14 +30,14 @@ impl Slots {
         self.has_functions = true;
     }
 
-    /// A batch handler was registered, whose calls have so many items.
-    pub(super) fn has_batch(&mut self, queue: &str, items_max: u32) {
-        add(&mut self.of_batches, queue, items_max);
+    /// A bulk handler was registered, whose calls have so many items.
+    pub(super) fn has_bulk_handler(&mut self, queue: &str, items_max: u32) {
+        add(&mut self.of_bulk_handlers, queue, items_max);
     }
 
     /// All that is offered.
     pub(super) fn offered(&self) -> Vec<QueueSlots> {
-        let mut implied = self.of_batches.clone();
+        let mut implied = self.of_bulk_handlers.clone();
         if self.named.is_empty() && self.has_functions {
             add(&mut implied, "default", SLOTS_DEFAULT);
         }
@@ -59,7 +59,7 @@ mod tests {
     use crate::model::failure::Failure;
     use crate::runtime::bench::{FakeEngine, env};
     use crate::runtime::worker::Worker;
-    use crate::workflow::{BatchPolicy, Ctx, Item, Workflow, millis};
+    use crate::workflow::{BulkPolicy, Ctx, Item, Workflow, millis};
 
     const GREET: Workflow<u64, u64> = Workflow::new("greet");
     const INSERT: Workflow<u64, u64> = Workflow::new("insert").queue("inserts");
@@ -71,8 +71,8 @@ mod tests {
     }
 
     fn handles(worker: Worker, workflow: Workflow<u64, u64>, items_max: u32) -> Worker {
-        let policy = BatchPolicy::new(items_max, millis(10));
-        worker.register_batch(workflow, policy, |items: Vec<Item<u64>>| async move {
+        let policy = BulkPolicy::new(items_max, millis(10));
+        worker.register_bulk(workflow, policy, |items: Vec<Item<u64>>| async move {
             items.iter().map(|item| Ok::<_, Failure>(item.input)).collect()
         })
     }
@@ -91,9 +91,9 @@ mod tests {
         assert_eq!(offered(with).await, expected.collect::<Vec<_>>());
     }
 
-    // A45: what a batch handler needs comes on top of what the worker offers without it.
+    // A45: what a bulk handler needs comes on top of what the worker offers without it.
     #[tokio::test(start_paused = true)]
-    async fn a_batch_handler_takes_no_slots_from_functions() {
+    async fn a_bulk_handler_takes_no_slots_from_functions() {
         offers(greets, &[("default", 32)]).await;
         let with = |worker| handles(greets(worker), INSERT, 100);
         offers(with, &[("inserts", 100), ("default", 32)]).await;
@@ -101,9 +101,9 @@ mod tests {
         offers(with, &[("default", 132)]).await;
     }
 
-    // A21: two batch handlers of one queue can both be full at a time.
+    // A21: two bulk handlers of one queue can both be full at a time.
     #[tokio::test(start_paused = true)]
-    async fn batch_handlers_of_one_queue_have_slots_for_all_their_items() {
+    async fn bulk_handlers_of_one_queue_have_slots_for_all_their_items() {
         let both = |worker| handles(handles(worker, INSERT, 100), UPDATE, 20);
         offers(both, &[("inserts", 120)]).await;
     }

@@ -1,4 +1,4 @@
-//! Batch handlers in the whole engine, on simulated time: what ends a call as a whole, and when.
+//! Bulk handlers in the whole engine, on simulated time: what ends a call as a whole, and when.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,18 +14,18 @@ use super::worker::WorkerHandle;
 use crate::model::entry::{AttemptFailed, Entry};
 use crate::model::failure::Failure;
 use crate::model::retry::Retry;
-use crate::workflow::{BatchPolicy, Item, Workflow, millis, secs};
+use crate::workflow::{BulkPolicy, Item, Workflow, millis, secs};
 
 const ITEM: Workflow<u64, u64> = Workflow::new("item");
 type Outcomes = Vec<Result<u64, Failure>>;
 
 /// A hundred items, or what has come half a second after the first; tried again 10 ms later.
-fn policy() -> BatchPolicy {
+fn policy() -> BulkPolicy {
     let retry = Retry::fixed(millis(10)).retries(3).jitter(0);
-    BatchPolicy::new(100, millis(500)).retry(retry)
+    BulkPolicy::new(100, millis(500)).retry(retry)
 }
 
-/// An engine, a worker with a batch handler, and how many items each call of it had, and when.
+/// An engine, a worker with a bulk handler, and how many items each call of it had, and when.
 struct Shop {
     engine: Engine,
     _worker: WorkerHandle,
@@ -33,7 +33,7 @@ struct Shop {
 }
 
 impl Shop {
-    async fn open<F, Fut>(policy: BatchPolicy, handler: F) -> Self
+    async fn open<F, Fut>(policy: BulkPolicy, handler: F) -> Self
     where
         F: Fn(Vec<Item<u64>>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Outcomes> + Send + 'static,
@@ -47,7 +47,7 @@ impl Shop {
             noted.lock().unwrap().push((items.len(), Instant::now()));
             handler(items)
         };
-        let worker = engine.worker().register_batch(ITEM, policy, handler);
+        let worker = engine.worker().register_bulk(ITEM, policy, handler);
         let _worker = worker.start().unwrap();
         Self { engine, _worker, calls }
     }
@@ -148,7 +148,7 @@ async fn a_call_that_hangs_ends_at_its_timeout_and_fails_one_attempt_of_each_ite
 }
 
 /// When a handler was told of its soft timeout, counted from its call.
-async fn told_after(policy: BatchPolicy) -> Duration {
+async fn told_after(policy: BulkPolicy) -> Duration {
     let told = Arc::new(Mutex::new(None));
     let tell = told.clone();
     let handler = move |items: Vec<Item<u64>>| {
@@ -175,9 +175,9 @@ async fn told_after(policy: BatchPolicy) -> Duration {
     told.lock().unwrap().take().unwrap()
 }
 
-// A42: a batch handler is told at its soft timeout, and has the time up to the timeout to clean up.
+// A42: a bulk handler is told at its soft timeout, and has the time up to the timeout to clean up.
 #[tokio::test(start_paused = true)]
-async fn a_batch_handler_is_told_at_its_soft_timeout() {
+async fn a_bulk_handler_is_told_at_its_soft_timeout() {
     let after = told_after(policy().soft_timeout(secs(2)).timeout(secs(3))).await;
     assert!(after >= secs(2) && after <= secs(2) + millis(2), "{after:?}");
     let after = told_after(policy()).await;

@@ -1,4 +1,4 @@
-//! Batch handlers: one call of a function handles many runs, each with an outcome of its own.
+//! Bulk handlers: one call of a function handles many runs, each with an outcome of its own.
 //!
 //! ```text
 //!   run ─► item ─┐                       ┌─► its own outcome
@@ -39,16 +39,16 @@ use crate::runtime::env::Clock;
 /// An item's attempt ends this long after its call must have, if it has not.
 const LEEWAY: Duration = Duration::from_secs(30);
 
-/// When a batch handler is called, and what becomes of items that fail.
+/// When a bulk handler is called, and what becomes of items that fail.
 #[derive(Debug, Clone, Copy)]
-pub struct BatchPolicy {
+pub struct BulkPolicy {
     pub(crate) items_max: u32,
     pub(crate) wait_max: Duration,
     pub(crate) timeouts: Timeouts,
     pub(crate) retry: Retry,
 }
 
-impl BatchPolicy {
+impl BulkPolicy {
     /// Called with `items_max` items, or with what has come `wait_max` after the first of them.
     pub fn new(items_max: u32, wait_max: Duration) -> Self {
         Self {
@@ -93,7 +93,7 @@ impl BatchPolicy {
     }
 }
 
-/// One run, as a batch handler gets it.
+/// One run, as a bulk handler gets it.
 #[derive(Debug)]
 pub struct Item<In> {
     /// What the run was started with.
@@ -123,7 +123,7 @@ impl<In> Item<In> {
     }
 }
 
-/// One call of a batch handler: what all of its items have in common.
+/// One call of a bulk handler: what all of its items have in common.
 #[derive(Debug, Clone)]
 pub struct Call(Step);
 
@@ -166,9 +166,9 @@ type Handler<In, Out> =
 type Outcomes<Out> = Result<Arc<Mutex<Vec<Option<Result<Out, Failure>>>>>, Failure>;
 
 /// Gathers items of one workflow into groups.
-pub(crate) struct Gatherer<In, Out> {
+pub(crate) struct BulkHandler<In, Out> {
     clock: Arc<dyn Clock>,
-    policy: BatchPolicy,
+    policy: BulkPolicy,
     handler: Arc<Handler<In, Out>>,
     /// Its items hold it.
     gathering: Mutex<Weak<Group<Out>>>,
@@ -190,12 +190,12 @@ struct Members {
     full: Notify,
 }
 
-impl<In, Out> Gatherer<In, Out>
+impl<In, Out> BulkHandler<In, Out>
 where
     In: DeserializeOwned + Send + 'static,
     Out: Send + 'static,
 {
-    pub(crate) fn new<F, Fut>(clock: Arc<dyn Clock>, policy: BatchPolicy, handler: F) -> Self
+    pub(crate) fn new<F, Fut>(clock: Arc<dyn Clock>, policy: BulkPolicy, handler: F) -> Self
     where
         F: Fn(Vec<Item<In>>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Vec<Result<Out, Failure>>> + Send + 'static,
@@ -302,7 +302,7 @@ fn spread<Out>(
     let counts = too_few && canary!("a call with too few outcomes counts");
     if answered.len() != places.len() && !counts {
         let text = format!(
-            "the batch handler answered {} outcomes for {} items",
+            "the bulk handler answered {} outcomes for {} items",
             answered.len(),
             places.len()
         );
@@ -360,6 +360,6 @@ impl Drop for Member {
 
 fn over_time(limit: Duration) -> Failure {
     let limit = span_text(limit);
-    let text = format!("the call of the batch handler took longer than its timeout of {limit}");
+    let text = format!("the call of the bulk handler took longer than its timeout of {limit}");
     Failure::new(FailureKind::Retryable, TIMEOUT_CLASS, text)
 }

@@ -9,10 +9,10 @@ use crate::store::Space;
 ///
 /// One batch is never split over two commits, so this bounds how far a commit group can overshoot
 /// its own limit, and it is what a remote store can take in one statement.
-pub const BATCH_BYTES_MAX: usize = 1 << 20;
+pub const WRITE_BATCH_BYTES_MAX: usize = 1 << 20;
 
 /// The most operations in one batch.
-pub const BATCH_OPS_MAX: usize = 4096;
+pub const WRITE_BATCH_OPS_MAX: usize = 4096;
 
 /// The longest key.
 pub const KEY_BYTES_MAX: usize = 512;
@@ -78,20 +78,20 @@ impl Op {
 ///
 /// Where a key occurs twice, the later change wins.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Batch {
+pub struct WriteBatch {
     ops: Vec<Op>,
     bytes: usize,
 }
 
-impl Batch {
+impl WriteBatch {
     /// An empty batch.
-    pub fn new() -> Batch {
-        Batch::default()
+    pub fn new() -> WriteBatch {
+        WriteBatch::default()
     }
 
     /// An empty batch with room for `ops` changes.
-    pub fn with_capacity(ops: usize) -> Batch {
-        Batch { ops: Vec::with_capacity(ops), bytes: 0 }
+    pub fn with_capacity(ops: usize) -> WriteBatch {
+        WriteBatch { ops: Vec::with_capacity(ops), bytes: 0 }
     }
 
     /// Writes `value` under `key`.
@@ -133,20 +133,23 @@ impl Batch {
     /// Refuses what no store takes. Every `submit` asks it, so that a batch that is too large is
     /// refused in a test on the in-memory store as it is in production.
     pub fn check(&self) -> Result<(), SubmitRefusal> {
-        if self.len() > BATCH_OPS_MAX {
-            return Err(SubmitRefusal::TooManyOps { ops: self.len(), ops_max: BATCH_OPS_MAX });
+        if self.len() > WRITE_BATCH_OPS_MAX {
+            return Err(SubmitRefusal::TooManyOps {
+                ops: self.len(),
+                ops_max: WRITE_BATCH_OPS_MAX,
+            });
         }
-        if self.bytes > BATCH_BYTES_MAX {
+        if self.bytes > WRITE_BATCH_BYTES_MAX {
             return Err(SubmitRefusal::BatchTooLarge {
                 bytes: self.bytes,
-                bytes_max: BATCH_BYTES_MAX,
+                bytes_max: WRITE_BATCH_BYTES_MAX,
             });
         }
         self.ops.iter().try_for_each(check_op)
     }
 }
 
-impl<'a> IntoIterator for &'a Batch {
+impl<'a> IntoIterator for &'a WriteBatch {
     type Item = &'a Op;
     type IntoIter = std::slice::Iter<'a, Op>;
 
@@ -155,7 +158,7 @@ impl<'a> IntoIterator for &'a Batch {
     }
 }
 
-impl IntoIterator for Batch {
+impl IntoIterator for WriteBatch {
     type Item = Op;
     type IntoIter = std::vec::IntoIter<Op>;
 
@@ -188,19 +191,22 @@ mod tests {
 
     #[test]
     fn a_batch_at_its_limits_is_taken_and_one_beyond_them_is_refused() {
-        let mut ops = Batch::with_capacity(BATCH_OPS_MAX);
-        for i in 0..BATCH_OPS_MAX {
+        let mut ops = WriteBatch::with_capacity(WRITE_BATCH_OPS_MAX);
+        for i in 0..WRITE_BATCH_OPS_MAX {
             ops.put(Space::Lasting, (i as u32).to_be_bytes().to_vec(), Bytes::new());
         }
         assert_eq!(ops.check(), Ok(()));
         ops.delete(Space::Lasting, &b"one more"[..]);
         assert_eq!(
             ops.check(),
-            Err(SubmitRefusal::TooManyOps { ops: BATCH_OPS_MAX + 1, ops_max: BATCH_OPS_MAX })
+            Err(SubmitRefusal::TooManyOps {
+                ops: WRITE_BATCH_OPS_MAX + 1,
+                ops_max: WRITE_BATCH_OPS_MAX
+            })
         );
 
-        let mut bytes = Batch::new();
-        while bytes.bytes() + VALUE_BYTES_MAX < BATCH_BYTES_MAX {
+        let mut bytes = WriteBatch::new();
+        while bytes.bytes() + VALUE_BYTES_MAX < WRITE_BATCH_BYTES_MAX {
             bytes.put(Space::Lasting, &b"k"[..], vec![0; VALUE_BYTES_MAX]);
         }
         assert_eq!(bytes.check(), Ok(()));
@@ -211,7 +217,7 @@ mod tests {
     #[test]
     fn keys_and_values_beyond_their_limits_are_refused() {
         let one = |key: usize, value: usize| {
-            let mut batch = Batch::new();
+            let mut batch = WriteBatch::new();
             batch.put(Space::Passing, vec![7; key], vec![7; value]);
             batch.check()
         };
