@@ -24,7 +24,7 @@ pub(crate) enum SimCommand {
     Shrink(ShrinkPlan),
     /// Draw what happened in a plan or seed as a page
     Report(DrawReport),
-    /// Kill a worker right after each effect, and tell which steps are not safe to repeat
+    /// Kill a worker right after each outside effect, and tell which steps are not safe to repeat
     Idempotency(CheckSuite),
     /// Strike every point that a run passes, once each
     Map(CheckSuite),

@@ -37,7 +37,7 @@ mod planted {
     pub const ALL: &[Canary] = &[
         // What leaves.
         canary(
-            "effects wait for the commit before theirs",
+            "actions wait for the commit before theirs",
             "R1: nothing leaves before it is durable",
         ),
         canary(

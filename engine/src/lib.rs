@@ -48,8 +48,8 @@
 //!
 //! Not a consensus system: one node holds the truth. Not exactly-once towards the outside: a step
 //! is *at-least-once in the world and exactly-once in the journal*; [`Step::key`] is the same for
-//! all its attempts, to guard its effect with. Not a place for large data: payloads are 64 KiB
-//! unless set higher.
+//! all its attempts, to guard its outside effect with. Not a place for large data: payloads are 64
+//! KiB unless set higher.
 //!
 //! # Limits
 //!

@@ -1,5 +1,5 @@
-//! The idempotency check and the crash map: each step killed right after its effect, and each point
-//! of a workflow once.
+//! The idempotency check and the crash map: each step killed right after its outside effect, and
+//! each point of a workflow once.
 //!
 //! Both begin with a calm world, in which nothing goes wrong, and one run of each workflow. What
 //! happens in it, point by point, is then struck, one point a simulation, and the worlds are

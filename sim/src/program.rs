@@ -41,7 +41,7 @@ pub(crate) struct Program {
     pub(crate) workflows: BTreeMap<String, Workflow<Value, Value>>,
     /// What they do.
     pub(crate) draws: Vec<Arc<DrawJobs>>,
-    /// The outside world's effects.
+    /// The outside effects.
     pub(crate) effects: BTreeMap<String, Effect>,
     /// What holds at every instant.
     pub(crate) always: Vec<Named>,

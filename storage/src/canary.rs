@@ -54,7 +54,7 @@ mod planted {
         },
         Canary {
             name: "one commit early",
-            breaks: "R1: an effect is released only against a receipt that covers its write",
+            breaks: "R1: an action is released only against a receipt that covers its write",
         },
         Canary {
             name: "reads miss what is in flight",

@@ -1,7 +1,7 @@
 //! Proof of durability, as a value.
 //!
 //! "Nothing leaves before it is durable" is a rule that a reviewer has to remember, unless the
-//! thing that lets an effect leave cannot be had otherwise. A [`Receipt`] has no public
+//! thing that lets an action leave cannot be had otherwise. A [`Receipt`] has no public
 //! constructor: whoever holds one got it from a commit.
 
 use std::fmt;

@@ -7,7 +7,7 @@
 //!      │ get, scan see both                               │
 //!      │                      commit() ── 7, 8 ─────────► │ write, sync
 //!      │                      receipt(8) ◄─────────────── │
-//!      │ effects of 7 and 8 leave                         │
+//!      │ actions of 7 and 8 leave                         │
 //! ```
 //!
 //! 1. **Ordered and prefix-closed.** Batches become durable in the order of their numbers. What

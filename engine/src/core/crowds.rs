@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use stepwell_storage::{Store, block_on};
 
-use super::output::Effect;
+use super::output::Action;
 use super::stage::Stage;
 use super::{Input, Settings};
 use crate::model::id::{CommandIndex, ProcessInstance, RunId, RunNo, SessionId, Token};
@@ -90,15 +90,15 @@ impl Crowd {
                 break;
             }
         }
-        for effect in self.stage.commit() {
-            match effect {
-                Effect::Dispatch { run, token, .. } => self.leased.push((run, token)),
-                Effect::ContinueLease { run, old, token, .. } => {
+        for action in self.stage.commit() {
+            match action {
+                Action::Dispatch { run, token, .. } => self.leased.push((run, token)),
+                Action::ContinueLease { run, old, token, .. } => {
                     self.continued += 1;
                     let known = self.leased.iter_mut().find(|known| **known == (run, old)).unwrap();
                     known.1 = token;
                 }
-                Effect::Send { message, .. } => self.sent.push(message),
+                Action::Send { message, .. } => self.sent.push(message),
                 _ => {}
             }
         }

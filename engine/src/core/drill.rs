@@ -12,7 +12,7 @@ use stepwell_storage::{Store, block_on};
 
 use super::clock::JUMP_MAX;
 use super::invariants::{Facts, Invariants};
-use super::output::Effect;
+use super::output::Action;
 use super::run::RunFold;
 use super::stage::Stage;
 use super::{Input, OpenRefused, Settings};
@@ -284,13 +284,13 @@ impl Drill {
     }
 
     fn flush(&mut self) {
-        let (_, effects) = self.stage.flush();
-        if let [Effect::Send { message: Message::QueuesReply(told), .. }] = &effects[..] {
+        let (_, actions) = self.stage.flush();
+        if let [Action::Send { message: Message::QueuesReply(told), .. }] = &actions[..] {
             Facts::of(&self.stage.store).check_gauges(&told.queues);
         }
-        for effect in effects {
-            if let Effect::Dispatch { session, run, token, .. }
-            | Effect::ContinueLease { session, run, token, .. } = effect
+        for action in actions {
+            if let Action::Dispatch { session, run, token, .. }
+            | Action::ContinueLease { session, run, token, .. } = action
             {
                 let before = self.tokens.insert(run, token);
                 assert!(
@@ -304,8 +304,8 @@ impl Drill {
 
     fn commit(&mut self) {
         self.flush();
-        for effect in self.stage.commit() {
-            self.effect(effect);
+        for action in self.stage.commit() {
+            self.action(action);
         }
     }
 
@@ -324,13 +324,13 @@ impl Drill {
         panic!("the core asks for ever");
     }
 
-    fn effect(&mut self, effect: Effect) {
-        match effect {
-            Effect::Send { session, message } if Some(session) == self.client => {
+    fn action(&mut self, action: Action) {
+        match action {
+            Action::Send { session, message } if Some(session) == self.client => {
                 self.client_hears(message)
             }
-            Effect::Send { session, message } => self.arrives(session, Arrival::Message(message)),
-            Effect::Dispatch { session, run, id, token, generation, count, .. } => {
+            Action::Send { session, message } => self.arrives(session, Arrival::Message(message)),
+            Action::Dispatch { session, run, id, token, generation, count, .. } => {
                 let entries = self.journal(generation, run, (0, count));
                 assert!(
                     entries.len() as u32 >= count,
@@ -338,22 +338,22 @@ impl Drill {
                 );
                 self.arrives(session, Arrival::Dispatch { run, token, entries });
             }
-            Effect::ContinueLease { session, run, old, token, generation, from, count } => {
+            Action::ContinueLease { session, run, old, token, generation, from, count } => {
                 let stored = self.journal(generation, run, (from, count));
                 let entry =
                     |stored: &Bytes| Entry::decode(&stored[..stored.len() - 8]).expect("an entry");
                 let entries = stored.iter().map(entry).collect();
                 self.arrives(session, Arrival::ContinueLease { run, old, token, from, entries });
             }
-            Effect::Close { session, .. } => {
+            Action::Close { session, .. } => {
                 self.disconnect(session);
                 self.handle(Input::SessionClosed { session, goodbye: false });
             }
-            Effect::DropGeneration { generation } => {
+            Action::DropGeneration { generation } => {
                 block_on(self.stage.store.drop_generation(generation))
                     .expect("a generation is dropped");
             }
-            Effect::Note(note) => {
+            Action::Note(note) => {
                 let damaged = matches!(
                     note,
                     super::output::Note::Damaged { .. } | super::output::Note::NotCleaned { .. }

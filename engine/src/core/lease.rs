@@ -10,7 +10,7 @@ use stepwell_storage::Space;
 
 use super::Core;
 use super::dead::{self, Death};
-use super::output::{Effect, Output};
+use super::output::{Action, Output};
 use super::queue::{DEATHS_MAX, QueuedItem};
 use super::run::{Run, RunImage};
 use crate::canary::canary;
@@ -214,7 +214,7 @@ impl Core {
             at: now,
         };
         out.put(Space::Passing, keys::lease(slot), record.to_bytes());
-        out.effect(Effect::Dispatch {
+        out.action(Action::Dispatch {
             session,
             run: run.no,
             id: run.id,
@@ -263,7 +263,7 @@ impl Core {
         // What was said under the old token and waits for a read is said again (G3).
         self.memos.stop_waiting(no);
         out.put(Space::Passing, keys::lease(lease.slot), lease.record.to_bytes());
-        out.effect(Effect::ContinueLease {
+        out.action(Action::ContinueLease {
             session,
             run: no,
             old: held.token,

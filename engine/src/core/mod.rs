@@ -1,13 +1,13 @@
-//! The engine as a function: `(now, input) -> (writes, effects, reads)`.
+//! The engine as a function: `(now, input) -> (writes, actions, reads)`.
 //!
 //! No tokio, no clock, no randomness, no unordered map, no waiting. The runtime feeds inputs and
-//! clock readings, submits the writes in order, releases the effects against the receipt of their
+//! clock readings, submits the writes in order, releases the actions against the receipt of their
 //! commit, and answers the reads.
 //!
 //! ```text
 //!                 ┌──────────────── Core ────────────────┐
 //!   Input ──────► │ sessions  queues  leases  timers     │ ──► writes ──► store ──► receipt ─┐
-//!   (past tense)  │ (memory is a sum of stated parts;    │ ──► effects, withheld ◄───────────┘
+//!   (past tense)  │ (memory is a sum of stated parts;    │ ──► actions, withheld ◄───────────┘
 //!                 │  runs that wait are not in memory)   │ ──► reads ──► store ──► Input
 //!                 └──────────────────────────────────────┘
 //! ```

@@ -6,7 +6,7 @@ use std::time::Duration;
 use stepwell_storage::block_on;
 
 use super::crowds::slots;
-use super::output::{Effect, Note};
+use super::output::{Action, Note};
 use super::stage::Stage;
 use super::{Input, OpenRefused, Settings};
 use crate::keys::{Family, journal};
@@ -211,14 +211,14 @@ impl Desk {
                 break;
             }
         }
-        let effects = self.stage.commit();
+        let actions = self.stage.commit();
         let durable = std::mem::take(&mut self.air);
         durable.into_iter().for_each(|(no, started)| self.is_there(no, started));
-        for effect in effects {
-            match effect {
-                Effect::Send { message, .. } => self.heard.push(message),
-                Effect::Note(note) => self.notes.push(note),
-                Effect::Dispatch { session, run, token, .. } => {
+        for action in actions {
+            match action {
+                Action::Send { message, .. } => self.heard.push(message),
+                Action::Note(note) => self.notes.push(note),
+                Action::Dispatch { session, run, token, .. } => {
                     self.dispatched = Some((session, run, token))
                 }
                 _ => {}

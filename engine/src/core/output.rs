@@ -1,4 +1,4 @@
-//! What a transition brings about: writes, effects that wait for them, and reads.
+//! What a transition brings about: writes, actions that wait for them, and reads.
 
 use bytes::Bytes;
 use stepwell_storage::{
@@ -24,7 +24,7 @@ const FIRST_BYTES_MAX: usize = 1_024;
 
 /// Something to be done outside, once the writes before it are durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Effect {
+pub enum Action {
     /// Send a message to a session.
     Send {
         /// To whom.
@@ -201,15 +201,15 @@ pub enum Note {
     },
 }
 
-/// Effects that must not happen before their writes are durable. There is no other way to them than
+/// Actions that must not happen before their writes are durable. There is no other way to them than
 /// a receipt.
 #[derive(Debug, Default)]
-pub struct Withheld(Vec<Effect>);
+pub struct Withheld(Vec<Action>);
 
 impl Withheld {
-    /// The effects, if `receipt` covers `seq`, the last write before them; otherwise they stay
+    /// The actions, if `receipt` covers `seq`, the last write before them; otherwise they stay
     /// withheld.
-    pub fn release(self, seq: Seq, receipt: &Receipt) -> Result<Vec<Effect>, Self> {
+    pub fn release(self, seq: Seq, receipt: &Receipt) -> Result<Vec<Action>, Self> {
         if receipt.covers(seq) { Ok(self.0) } else { Err(self) }
     }
 
@@ -223,9 +223,9 @@ impl Withheld {
         self.0.is_empty()
     }
 
-    /// The effects, for scenarios and checkers, which release nothing.
+    /// The actions, for scenarios and checkers, which release nothing.
     #[cfg(any(test, feature = "inspect"))]
-    pub fn peek(&self) -> &[Effect] {
+    pub fn peek(&self) -> &[Action] {
         &self.0
     }
 }
@@ -356,7 +356,7 @@ pub enum Read {
 pub struct Output {
     batches: Vec<WriteBatch>,
     current: WriteBatch,
-    effects: Withheld,
+    actions: Withheld,
     reads: Vec<Read>,
 }
 
@@ -366,7 +366,7 @@ impl Output {
         Self::default()
     }
 
-    /// Takes what has been collected: batches to submit in order, effects that wait for the last of
+    /// Takes what has been collected: batches to submit in order, actions that wait for the last of
     /// them, reads to do after they have been submitted.
     pub fn take(&mut self) -> (Vec<WriteBatch>, Withheld, Vec<Read>) {
         if !self.current.is_empty() {
@@ -374,7 +374,7 @@ impl Output {
         }
         (
             std::mem::take(&mut self.batches),
-            std::mem::take(&mut self.effects),
+            std::mem::take(&mut self.actions),
             std::mem::take(&mut self.reads),
         )
     }
@@ -388,7 +388,7 @@ impl Output {
     pub fn is_empty(&self) -> bool {
         self.batches.is_empty()
             && self.current.is_empty()
-            && self.effects.is_empty()
+            && self.actions.is_empty()
             && self.reads.is_empty()
     }
 
@@ -453,16 +453,16 @@ impl Output {
         index
     }
 
-    pub(crate) fn effect(&mut self, effect: Effect) {
-        self.effects.0.push(effect);
+    pub(crate) fn action(&mut self, action: Action) {
+        self.actions.0.push(action);
     }
 
     pub(crate) fn note(&mut self, note: Note) {
-        self.effects.0.push(Effect::Note(note));
+        self.actions.0.push(Action::Note(note));
     }
 
     pub(crate) fn send(&mut self, session: SessionId, message: impl Into<Message>) {
-        self.effects.0.push(Effect::Send { session, message: message.into() });
+        self.actions.0.push(Action::Send { session, message: message.into() });
     }
 
     pub(crate) fn read(&mut self, read: Read) {

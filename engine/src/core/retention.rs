@@ -12,7 +12,7 @@ use bytes::Bytes;
 use stepwell_storage::Space;
 
 use super::Core;
-use super::output::{Effect, Output, Read};
+use super::output::{Action, Output, Read};
 use crate::canary::canary;
 use crate::keys::{self, MovedRecord, Record};
 use crate::model::id::{Namespace, RunId, RunNo};
@@ -102,7 +102,7 @@ impl Core {
         }
         self.cleaner.next_look = self.mono + INTERVAL;
         for generation in std::mem::take(&mut self.cleaner.emptied) {
-            out.effect(Effect::DropGeneration { generation });
+            out.action(Action::DropGeneration { generation });
         }
         let candidates =
             self.generations.values().copied().filter(|g| !self.cleaner.kept.contains(g));
@@ -197,7 +197,7 @@ impl Core {
         self.cleaner.next_look = self.mono;
         out.delete(Space::Lasting, keys::generation(generation));
         self.generations.retain(|_, kept| *kept != generation);
-        out.effect(Effect::DropGeneration { generation });
+        out.action(Action::DropGeneration { generation });
     }
 
     /// A dead letter is worked on. What a page that is being read tells of it may be no longer

@@ -1,4 +1,4 @@
-//! Scenarios as text: what happens, four dashes, the exact writes and effects.
+//! Scenarios as text: what happens, four dashes, the exact writes and actions.
 //!
 //! The files are in `scenarios/`. With `UPDATE_SCENARIOS=1` they are rewritten to what the core
 //! does; look at the difference before you keep it.
@@ -30,7 +30,7 @@ use std::time::Duration;
 use stepwell_storage::{Op, Store, block_on};
 
 use super::invariants::Invariants;
-use super::output::{Effect, Note};
+use super::output::{Action, Note};
 use super::stage::Stage;
 use super::{Input, Settings};
 use crate::keys::{self, Family, Record, journal};
@@ -698,14 +698,14 @@ impl Scene {
     }
 
     fn commit(&mut self) {
-        for effect in self.stage.commit() {
-            let text = self.effect_text(&effect);
+        for action in self.stage.commit() {
+            let text = self.action_text(&action);
             let _ = writeln!(self.told, "{text}");
-            match effect {
-                Effect::DropGeneration { generation } => {
+            match action {
+                Action::DropGeneration { generation } => {
                     block_on(self.stage.store.drop_generation(generation)).unwrap();
                 }
-                Effect::Close { session, .. } => {
+                Action::Close { session, .. } => {
                     self.stage.handle(Input::SessionClosed { session, goodbye: false });
                 }
                 _ => {}
@@ -715,8 +715,8 @@ impl Scene {
 
     fn flush(&mut self) {
         let (batches, shown) = self.stage.flush();
-        for effect in &shown {
-            self.learn(effect);
+        for action in &shown {
+            self.learn(action);
         }
         batches.iter().flatten().for_each(|op| self.name_run(op));
         for op in batches.iter().flatten() {
@@ -725,9 +725,9 @@ impl Scene {
         }
     }
 
-    fn learn(&mut self, effect: &Effect) {
-        if let Effect::Dispatch { session, run, token, .. }
-        | Effect::ContinueLease { session, run, token, .. } = effect
+    fn learn(&mut self, action: &Action) {
+        if let Action::Dispatch { session, run, token, .. }
+        | Action::ContinueLease { session, run, token, .. } = action
         {
             self.tokens.insert(*run, (*token, *session));
         }
@@ -970,30 +970,30 @@ impl Scene {
 
     // Words for what leaves.
 
-    fn effect_text(&self, effect: &Effect) -> String {
-        match effect {
-            Effect::Send { session, message } => {
+    fn action_text(&self, action: &Action) -> String {
+        match action {
+            Action::Send { session, message } => {
                 format!("{} <- {}", self.session_text(*session), self.message_text(message))
             }
-            Effect::Dispatch { session, run, token, count, .. } => {
+            Action::Dispatch { session, run, token, count, .. } => {
                 format!(
                     "{} <- dispatch {} token={token} entries={count}",
                     self.session_text(*session),
                     self.run_text(*run)
                 )
             }
-            Effect::ContinueLease { session, run, old, token, from, count, .. } => {
+            Action::ContinueLease { session, run, old, token, from, count, .. } => {
                 let (session, run) = (self.session_text(*session), self.run_text(*run));
                 format!(
                     "{session} <- lease continued {run} token={old} now {token} entries={from}..{count}"
                 )
             }
-            Effect::Close { session, reason } => {
+            Action::Close { session, reason } => {
                 let reason: String = reason.chars().take(100).collect();
                 format!("close {}: {reason}", self.session_text(*session))
             }
-            Effect::DropGeneration { generation } => format!("drop generation {generation}"),
-            Effect::Note(note) => format!("note {}", self.note_text(note)),
+            Action::DropGeneration { generation } => format!("drop generation {generation}"),
+            Action::Note(note) => format!("note {}", self.note_text(note)),
         }
     }
 

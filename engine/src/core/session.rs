@@ -14,7 +14,7 @@ use twox_hash::XxHash3_128;
 
 use super::Core;
 use super::load::Want;
-use super::output::{Effect, Note, Output, Read};
+use super::output::{Action, Note, Output, Read};
 use super::queue::QueuedItem;
 use super::start::{check_name, check_name_length, check_range, check_tags};
 use crate::canary::canary;
@@ -201,13 +201,13 @@ impl Core {
                 "this engine speaks protocol {PROTOCOL}, the peer speaks {}",
                 hello.protocol
             );
-            return out.effect(Effect::Close { session, reason });
+            return out.action(Action::Close { session, reason });
         }
         if let Err(refusal) = self.check_hello(&hello) {
-            return out.effect(Effect::Close { session, reason: refusal.to_string() });
+            return out.action(Action::Close { session, reason: refusal.to_string() });
         }
         if let Some(older) = self.seats.get(&hello.process).copied() {
-            out.effect(Effect::Close {
+            out.action(Action::Close {
                 session: older,
                 reason: "the same process has connected again".to_owned(),
             });
@@ -453,7 +453,7 @@ impl Core {
             .collect();
         for id in silent {
             let reason = format!("nothing was heard for {:?}", self.settings.session_timeout);
-            out.effect(Effect::Close { session: id, reason });
+            out.action(Action::Close { session: id, reason });
             if let Some(left) = self.leave(id) {
                 self.lose(left.process, left.runs, out);
             }

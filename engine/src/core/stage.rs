@@ -6,7 +6,7 @@ use std::time::Duration;
 use stepwell_storage::{MemDisk, MemOptions, MemStore, Seq, Store, WriteBatch, block_on};
 
 use super::clock::Reading;
-use super::output::{Effect, Output, Read, Withheld};
+use super::output::{Action, Output, Read, Withheld};
 use super::{Core, Input, OpenRefused, Settings};
 use crate::model::time::Time;
 use crate::reading::{self, Ahead};
@@ -99,9 +99,9 @@ impl Stage {
         }
     }
 
-    /// Submits what has been collected. Tells the batches and shows the effects, which stay
+    /// Submits what has been collected. Tells the batches and shows the actions, which stay
     /// withheld.
-    pub(super) fn flush(&mut self) -> (Vec<WriteBatch>, Vec<Effect>) {
+    pub(super) fn flush(&mut self) -> (Vec<WriteBatch>, Vec<Action>) {
         self.core.seal(&mut self.out);
         let (batches, withheld, reads) = self.out.take();
         for batch in &batches {
@@ -115,13 +115,13 @@ impl Stage {
         (batches, shown)
     }
 
-    /// Makes durable what was submitted, and lets out the effects that waited for it.
-    pub(super) fn commit(&mut self) -> Vec<Effect> {
+    /// Makes durable what was submitted, and lets out the actions that waited for it.
+    pub(super) fn commit(&mut self) -> Vec<Action> {
         let receipt = block_on(self.store.commit()).expect("the disk takes it");
         let mut released = Vec::new();
         while let Some((seq, withheld)) = self.gate.pop_front() {
             match withheld.release(seq, &receipt) {
-                Ok(effects) => released.extend(effects),
+                Ok(actions) => released.extend(actions),
                 Err(withheld) => {
                     self.gate.push_front((seq, withheld));
                     break;

@@ -1,4 +1,5 @@
-//! The end of a turn: completed, failed, suspended, disagreed with its journal, or requeued.
+//! A turn is one activation of a workflow function on a worker, from its call (with the journal
+//! replayed) to its end: completed, failed, suspended, disagreed with its journal, or requeued.
 
 use super::Core;
 use super::dead::Death;

@@ -1,14 +1,14 @@
-//! The driver: feeds the core, submits its writes, answers its reads, and releases its effects
+//! The driver: feeds the core, submits its writes, answers its reads, and releases its actions
 //! against receipts.
 //!
 //! ```text
 //!   connections ──► inbox ──► core.handle … ──► submit ──► committer ──► fsync
 //!        ▲                       ▲   │                                     │ receipt
 //!        │                       │   └─► reads ──► answers                 │
-//!        └──── effects ◄── gate ◄──────────────────────────────────────────┘
+//!        └──── actions ◄── gate ◄──────────────────────────────────────────┘
 //! ```
 //!
-//! The core runs ahead of the disk in memory; the gate holds every effect until the last write
+//! The core runs ahead of the disk in memory; the gate holds every action until the last write
 //! before it is durable (R1). Refusals and answers to questions go through the same gate, because
 //! what they tell may not be durable yet.
 
@@ -26,7 +26,7 @@ use super::link::LinkSender;
 use super::query::{self, Query};
 use crate::canary::canary;
 use crate::core::clock::Reading;
-use crate::core::output::{Effect, Output, Withheld};
+use crate::core::output::{Action, Output, Withheld};
 use crate::core::{Core, Input};
 use crate::model::id::{RunNo, SessionId, Token};
 use crate::reading::{self, Unreadable};
@@ -51,7 +51,7 @@ pub(super) enum Event {
     Closed { session: SessionId },
     /// The committer has news.
     Store(Done),
-    /// A question has its answer, to be released like any other effect.
+    /// A question has its answer, to be released like any other action.
     Answer { session: SessionId, message: Message },
     /// Close in peace.
     Close(oneshot::Sender<()>),
@@ -393,7 +393,7 @@ impl Driver {
 
     fn submit(&mut self) -> Result<Vec<crate::core::output::Read>, String> {
         self.core.seal(&mut self.out);
-        let (batches, effects, reads) = self.out.take();
+        let (batches, actions, reads) = self.out.take();
         let wrote = !batches.is_empty();
         for batch in batches {
             match self.store.submit(batch) {
@@ -403,13 +403,13 @@ impl Driver {
             }
         }
         self.uncommitted |= wrote;
-        if !effects.is_empty() {
-            let seq = if canary!("effects wait for the commit before theirs") {
+        if !actions.is_empty() {
+            let seq = if canary!("actions wait for the commit before theirs") {
                 self.store.committed()
             } else {
                 self.store.submitted()
             };
-            self.gate.push_back((seq, effects));
+            self.gate.push_back((seq, actions));
         }
         Ok(reads)
     }
@@ -422,7 +422,7 @@ impl Driver {
             };
             let gate = self.gate.front().map(|(seq, _)| *seq);
             let answer = self.answers.front().map(|(seq, ..)| *seq);
-            // Effects and answers leave in the order of what they wait for.
+            // Actions and answers leave in the order of what they wait for.
             if answer.is_some_and(|seq| {
                 durable(seq, &self.receipt) && gate.is_none_or(|gate| seq < gate)
             }) {
@@ -439,9 +439,9 @@ impl Driver {
                 None => Err(withheld),
             };
             match released {
-                Ok(effects) => {
-                    for effect in effects {
-                        self.effect(effect).await?;
+                Ok(actions) => {
+                    for action in actions {
+                        self.action(action).await?;
                     }
                 }
                 Err(withheld) => {
@@ -464,10 +464,10 @@ impl Driver {
         }
     }
 
-    async fn effect(&mut self, effect: Effect) -> Result<(), String> {
-        match effect {
-            Effect::Send { session, message } => self.send(session, message),
-            Effect::Dispatch { session, run, id, token, generation, count, first } => {
+    async fn action(&mut self, action: Action) -> Result<(), String> {
+        match action {
+            Action::Send { session, message } => self.send(session, message),
+            Action::Dispatch { session, run, id, token, generation, count, first } => {
                 let first = match first {
                     Some(first) => vec![first],
                     None => self.page(generation, run, (0, count)).await?,
@@ -476,12 +476,12 @@ impl Driver {
                 self.send(session, Dispatch { run, token, id, count, entries: first, now }.into());
                 self.ship((session, run, token), generation, (sent, count)).await?;
             }
-            Effect::ContinueLease { session, run, old, token, generation, from, count } => {
+            Action::ContinueLease { session, run, old, token, generation, from, count } => {
                 self.send(session, LeaseContinued { run, old, token, count }.into());
                 self.ship((session, run, token), generation, (from, count)).await?;
             }
-            Effect::Close { session, reason } => self.close(session, reason),
-            Effect::DropGeneration { generation } => {
+            Action::Close { session, reason } => self.close(session, reason),
+            Action::DropGeneration { generation } => {
                 tracing::info!(
                     generation,
                     "a generation has outlived its retention and is dropped"
@@ -489,7 +489,7 @@ impl Driver {
                 self.dropping += 1;
                 let _ = self.work.send(Work::Drop(generation));
             }
-            Effect::Note(note) => super::note::log(&note),
+            Action::Note(note) => super::note::log(&note),
         }
         Ok(())
     }

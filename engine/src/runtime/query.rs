@@ -1,5 +1,5 @@
 //! Questions that only read: listings, journals, counts. They never go through the core; what they
-//! tell is released like any other effect, once what they may have seen is durable.
+//! tell is released like any other action, once what they may have seen is durable.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

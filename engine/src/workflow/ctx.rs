@@ -37,13 +37,13 @@ impl Ctx {
         self.shared.world.clone()
     }
 
-    /// Asks for a step: a piece of work with an effect in the world, whose outcome is recorded.
+    /// Asks for a step: a piece of work with an outside effect, whose outcome is recorded.
     ///
     /// `body` is called once for each attempt, and its future is polled in place, so that it may
     /// borrow. What it returns is committed to the journal before this future resolves; when the
     /// function is run again, the body does not run and the recorded value is the answer. The body
-    /// is at-least-once in the world (a crash can hit between effect and record), so it guards its
-    /// effect with [`Step::key`].
+    /// is at-least-once in the world (a crash can hit between its outside effect and the record),
+    /// so it guards that effect with [`Step::key`].
     ///
     /// Defaults: [`Retry::default`](crate::Retry) (six attempts), 5 min soft and 5 min 30 s timeout
     /// for each attempt.

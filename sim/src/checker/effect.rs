@@ -1,4 +1,4 @@
-//! **One effect for each key, and none for what does not exist.**
+//! **One outside effect for each key, and none for what does not exist.**
 //!
 //! Source: rule R3 of the design: a step gets an idempotency key that is the same for all its
 //! attempts; and rule R1: a run is dispatched only once its start is durable.

@@ -297,10 +297,11 @@ impl Suite {
         self.ready().record(plan)
     }
 
-    /// **The idempotency check**: for each effect of one run of each workflow, the worker is killed
-    /// right after the effect and before its record, the step is done again, and the outside world
-    /// is compared with that of a calm run. Tells the steps that are not safe to repeat. An error
-    /// says why there is no report: an effect was declared that is never called, say.
+    /// **The idempotency check**: for each outside effect of one run of each workflow, the worker
+    /// is killed right after the effect and before its record, the step is done again, and the
+    /// outside world is compared with that of a calm run. Tells the steps that are not safe to
+    /// repeat. An error says why there is no report: an effect was declared that is never called,
+    /// say.
     pub fn idempotency(self, seed: u64) -> Result<Idempotency, String> {
         let suite = self.ready();
         let idempotency = crate::idempotency::idempotency(&suite, seed)?;
