@@ -24,7 +24,8 @@ use crate::model::chain;
 use crate::model::dead::{AuditAction, UNREGISTERED_WORKFLOW, WORKER_LOST};
 use crate::model::entry::{
     AttemptFailed, CancelRequested, Cancelled, Completed, Died, Discarded, Entry, FunctionEnd,
-    InputEdited, Place, Redriven, Started, StepCompleted, StepFailed, TimerArmed, TimerFired,
+    InputEdited, Redriven, SourceLocation, Started, StepCompleted, StepFailed, TimerArmed,
+    TimerFired,
 };
 use crate::model::failure::{Failure, FailureKind, ONCE, PANIC, PAYLOAD, TIMEOUT_CLASS};
 use crate::model::id::{
@@ -297,7 +298,8 @@ fn entries() -> Vec<(&'static str, Entry)> {
     let (at, request_id, number) = (Time(5), RequestId(14), CommandIndex(37));
     let (process, build) = (ProcessInstance(19), || "b".to_owned());
     let principal = || "ann".to_owned();
-    let place = || Place { name: "charge".into(), at: "order.rs:41".into(), version: 2 };
+    let location =
+        || SourceLocation { name: "charge".into(), at: "order.rs:41".into(), version: 2 };
     let failure = || Failure {
         causes: vec!["c".into()],
         retry_after_ms: Some(38),
@@ -329,14 +331,14 @@ fn entries() -> Vec<(&'static str, Entry)> {
         ),
         (
             "step completed",
-            StepCompleted { at, number, place: place(), attempt: 2, output: input() }.into(),
+            StepCompleted { at, number, location: location(), attempt: 2, output: input() }.into(),
         ),
         (
             "step failed",
             StepFailed {
                 at,
                 number,
-                place: place(),
+                location: location(),
                 attempt: 2,
                 failure: failure(),
                 process,
@@ -349,7 +351,7 @@ fn entries() -> Vec<(&'static str, Entry)> {
             AttemptFailed {
                 at,
                 number,
-                place: place(),
+                location: location(),
                 attempt: 2,
                 failure: failure(),
                 retry_at: Time(40),
@@ -359,7 +361,7 @@ fn entries() -> Vec<(&'static str, Entry)> {
             }
             .into(),
         ),
-        ("timer armed", TimerArmed { at, number, place: place(), due: Time(41) }.into()),
+        ("timer armed", TimerArmed { at, number, location: location(), due: Time(41) }.into()),
         ("timer fired", TimerFired { at, number }.into()),
         (
             "cancel requested",

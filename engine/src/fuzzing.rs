@@ -287,7 +287,7 @@ mod tests {
 mod seeds {
     use super::*;
     use crate::model::entry::{
-        AttemptFailed, Completed, Place, Started, StepCompleted, TimerArmed,
+        AttemptFailed, Completed, SourceLocation, Started, StepCompleted, TimerArmed,
     };
     use crate::model::failure::Failure;
     use crate::model::id::{
@@ -310,8 +310,8 @@ mod seeds {
         Caller { principal: "ann".into(), request_id: RequestId(3), ..Caller::default() }
     }
 
-    fn place() -> Place {
-        Place { name: "charge".into(), at: "order.rs:41".into(), version: 2 }
+    fn location() -> SourceLocation {
+        SourceLocation { name: "charge".into(), at: "order.rs:41".into(), version: 2 }
     }
 
     fn messages() -> Vec<Message> {
@@ -368,7 +368,7 @@ mod seeds {
                 run: run_no,
                 token: TOKEN,
                 number,
-                place: place(),
+                location: location(),
                 attempt: 1,
                 output,
                 memo: None,
@@ -378,7 +378,7 @@ mod seeds {
                 run: run_no,
                 token: TOKEN,
                 number,
-                place: place(),
+                location: location(),
                 attempt: 1,
                 failure: Failure::retryable("no answer"),
                 retry: Retry::default(),
@@ -415,7 +415,7 @@ mod seeds {
                 run: run_no,
                 token: TOKEN,
                 number,
-                place: place(),
+                location: location(),
                 memo: MemoKey::of(Namespace(0), "rate"),
             }
             .into(),
@@ -446,7 +446,7 @@ mod seeds {
         let failed = AttemptFailed {
             at: Time(3),
             number: CommandIndex(1),
-            place: place(),
+            location: location(),
             attempt: 1,
             failure: Failure::terminal("no"),
             retry_at: Time(9),
@@ -460,13 +460,13 @@ mod seeds {
             StepCompleted {
                 at: Time(2),
                 number: CommandIndex(0),
-                place: place(),
+                location: location(),
                 attempt: 1,
                 output: output.clone(),
             }
             .into(),
             failed.into(),
-            TimerArmed { at: Time(4), number: CommandIndex(2), place: place(), due: Time(8) }
+            TimerArmed { at: Time(4), number: CommandIndex(2), location: location(), due: Time(8) }
                 .into(),
             Completed { at: Time(5), output }.into(),
         ]

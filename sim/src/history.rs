@@ -114,8 +114,7 @@ impl<'a> RunSeen<'a> {
 
     /// How often a step of this name is recorded as completed.
     pub fn completed_steps(&self, name: &str) -> usize {
-        let completed =
-            |entry: &&Entry| matches!(entry, Entry::StepCompleted(step) if step.place.name == name);
+        let completed = |entry: &&Entry| matches!(entry, Entry::StepCompleted(step) if step.location.name == name);
         self.0.entries.iter().filter(completed).count()
     }
 }

@@ -65,7 +65,7 @@ pub struct JournalEntry {
     /// The step's name.
     pub name: String,
     /// Where in the code.
-    pub place: String,
+    pub location: String,
     /// Which attempt.
     pub attempt: Option<u32>,
     /// What it holds, cut.
@@ -93,14 +93,14 @@ impl Recording {
     /// Adds a verdict of your own, pinned to the last event until then: what a check of a test
     /// found afterwards.
     pub fn charge(&mut self, violation: Violation) {
-        let place = self
+        let location = self
             .events
             .iter()
             .rposition(|event| event.at_ms <= violation.at_ms)
             .map_or(0, |last| last + 1);
         let (checker, text) = (violation.checker.clone(), violation.text.clone());
         self.events.insert(
-            place,
+            location,
             Event {
                 at_ms: violation.at_ms,
                 host: String::new(),
@@ -229,13 +229,13 @@ fn journal_entry(at: &EntryAt, entry: &Entry, known: &Known) -> JournalEntry {
         Entry::InputEdited(e) => (None, format!("by {}, input {:?}", e.principal, e.input)),
         Entry::Discarded(e) => (None, format!("by {}: {}", e.principal, e.reason)),
     };
-    let place = entry.place().map(|(_, place)| place);
+    let location = entry.source_location().map(|(_, location)| location);
     let (durable, holder) = (known.durable.get(at), known.holders.get(at));
     JournalEntry {
         kind: entry.kind_name().to_owned(),
         step: entry.number().map(|number| number.0),
-        name: place.map_or_else(String::new, |place| place.name.clone()),
-        place: place.map_or_else(String::new, |place| place.at.clone()),
+        name: location.map_or_else(String::new, |location| location.name.clone()),
+        location: location.map_or_else(String::new, |location| location.at.clone()),
         attempt,
         detail: cut(&detail),
         submitted_ms: known.submitted.get(at).copied(),

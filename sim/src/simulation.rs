@@ -109,8 +109,8 @@ pub(crate) fn observe(plan: Plan, program: Arc<Program>) -> Observed {
         for entry in &run.entries {
             if let Entry::StepCompleted(step) = entry {
                 let key = format!("{}-{}", started.id, step.number);
-                let place = (started.workflow.clone(), step.place.name.clone());
-                let memo = MemoKey::of(started.namespace, &step.place.name);
+                let place = (started.workflow.clone(), step.location.name.clone());
+                let memo = MemoKey::of(started.namespace, &step.location.name);
                 let is_memo = court.durable.memos.contains_key(&(started.namespace, memo.0));
                 steps.insert(if is_memo { memo.to_string() } else { key }, place);
             }

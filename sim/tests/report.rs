@@ -171,7 +171,7 @@ fn journals_tell_when_each_entry_became_durable() {
             assert!(submitted <= durable && before <= durable, "{journal:?}");
             before = durable;
             if entry.kind == "StepCompleted" {
-                assert!(entry.holder.is_some() && !entry.place.is_empty());
+                assert!(entry.holder.is_some() && !entry.location.is_empty());
             }
         }
     }

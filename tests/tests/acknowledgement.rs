@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use stepwell::model::entry::{Entry, Place, StepCompleted};
+use stepwell::model::entry::{Entry, SourceLocation, StepCompleted};
 use stepwell::model::id::CommandIndex;
 use stepwell::wire::message::{Dispatch, Message, StepCompletedReport, TurnCompleted};
 use stepwell::{Client, Payload, RunId, RunState, Worker, millis};
@@ -138,7 +138,8 @@ async fn killed_at_an_acknowledgement(mut engine: Host, address: &str, cycle: u6
 
 /// What a worker reports of the one step of `ledger`.
 fn outcome(dispatch: &Dispatch) -> (RunId, Message) {
-    let place = Place { name: "write".to_owned(), at: "by hand".to_owned(), version: 1 };
+    let location =
+        SourceLocation { name: "write".to_owned(), at: "by hand".to_owned(), version: 1 };
     let (run, token, output) = (dispatch.run, dispatch.token, doubled(dispatch.id));
     (
         dispatch.id,
@@ -146,7 +147,7 @@ fn outcome(dispatch: &Dispatch) -> (RunId, Message) {
             run,
             token,
             number: CommandIndex(0),
-            place,
+            location,
             attempt: 1,
             output,
             memo: None,

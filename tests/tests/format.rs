@@ -115,11 +115,11 @@ fn line(entry: &Entry) -> String {
             let output = e.output.to_json().unwrap();
             format!(
                 "step {} {} completed in attempt {}: {output}",
-                e.number.0, e.place.name, e.attempt
+                e.number.0, e.location.name, e.attempt
             )
         }
         Entry::StepFailed(e) => {
-            format!("step {} {} failed: {}", e.number.0, e.place.name, e.failure.message)
+            format!("step {} {} failed: {}", e.number.0, e.location.name, e.failure.message)
         }
         Entry::AttemptFailed(e) => {
             let until = e.retry_at;

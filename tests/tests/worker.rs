@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use stepwell::model::entry::{Entry, Place};
+use stepwell::model::entry::{Entry, SourceLocation};
 use stepwell::model::id::CommandIndex;
 use stepwell::model::request::Refusal;
 use stepwell::wire::message::{Dispatch, Held, Hello, Message, StepCompletedReport};
@@ -71,7 +71,7 @@ fn result(dispatched: &Dispatch, output: u32) -> Message {
         run: dispatched.run,
         token: dispatched.token,
         number: CommandIndex(0),
-        place: Place::default(),
+        location: SourceLocation::default(),
         attempt: 1,
         output: Payload::of(&output).unwrap(),
         memo: None,

@@ -84,7 +84,7 @@ fn attempts(entries: &[Entry]) -> Vec<Attempt<'_>> {
         match entry {
             Entry::AttemptFailed(e) => Some(Attempt {
                 at: e.at,
-                step: step(e.number, e.place.name.as_str()),
+                step: step(e.number, e.location.name.as_str()),
                 attempt: Some(e.attempt),
                 failure: &e.failure,
                 worker: e.process,
@@ -93,7 +93,7 @@ fn attempts(entries: &[Entry]) -> Vec<Attempt<'_>> {
             }),
             Entry::StepFailed(e) => Some(Attempt {
                 at: e.at,
-                step: step(e.number, e.place.name.as_str()),
+                step: step(e.number, e.location.name.as_str()),
                 attempt: Some(e.attempt),
                 failure: &e.failure,
                 worker: e.process,

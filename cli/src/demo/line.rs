@@ -66,7 +66,7 @@ pub(crate) fn stands(journal: &[Entry]) -> Vec<Span> {
 pub(crate) mod tests {
     use super::*;
     use stepwell::Payload;
-    use stepwell::model::entry::{Place, Started, StepCompleted, TimerArmed, TimerFired};
+    use stepwell::model::entry::{SourceLocation, Started, StepCompleted, TimerArmed, TimerFired};
     use stepwell::model::id::{CommandIndex, Namespace, RequestId, RunId};
 
     pub(crate) fn started(at: u64, priority: u8) -> Entry {
@@ -95,7 +95,7 @@ pub(crate) mod tests {
         StepCompleted {
             at: Time(at),
             number: CommandIndex(0),
-            place: Place::default(),
+            location: SourceLocation::default(),
             attempt: 1,
             output: Payload::of(&()).unwrap(),
         }
@@ -104,8 +104,8 @@ pub(crate) mod tests {
 
     #[test]
     fn a_run_stands_in_line_when_it_is_started_and_when_it_wakes() {
-        let (number, place) = (CommandIndex(1), Place::default());
-        let armed = TimerArmed { at: Time(20), number, place, due: Time(30) };
+        let (number, location) = (CommandIndex(1), SourceLocation::default());
+        let armed = TimerArmed { at: Time(20), number, location, due: Time(30) };
         let fired = TimerFired { at: Time(45), number };
         let journal = [started(10, 5), begun(15), armed.into(), fired.into()];
         let stand = |from, until| Span { from: Time(from), until: Time(until) };

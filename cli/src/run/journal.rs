@@ -1,7 +1,7 @@
 //! A run's journal, readable.
 
 use serde_json::{Value, json};
-use stepwell::model::entry::{Entry, Place};
+use stepwell::model::entry::{Entry, SourceLocation};
 use stepwell::model::failure::displayed_class;
 use stepwell::model::failure::{Failure, FailureKind};
 use stepwell::model::id::CommandIndex;
@@ -42,7 +42,7 @@ pub(crate) fn text(entries: &[Entry]) -> String {
             Column::Left("KIND"),
             Column::Right("NO"),
             Column::Left("NAME"),
-            Column::Left("PLACE"),
+            Column::Left("LOCATION"),
             Column::Left("WHAT"),
         ],
         rows,
@@ -104,12 +104,12 @@ fn number(entry: &Entry) -> Option<CommandIndex> {
     entry.number().filter(|n| *n != CommandIndex::FUNCTION)
 }
 
-fn place_of(entry: &Entry) -> Option<&Place> {
+fn place_of(entry: &Entry) -> Option<&SourceLocation> {
     match entry {
-        Entry::StepCompleted(e) => Some(&e.place),
-        Entry::StepFailed(e) => Some(&e.place),
-        Entry::AttemptFailed(e) => Some(&e.place),
-        Entry::TimerArmed(e) => Some(&e.place),
+        Entry::StepCompleted(e) => Some(&e.location),
+        Entry::StepFailed(e) => Some(&e.location),
+        Entry::AttemptFailed(e) => Some(&e.location),
+        Entry::TimerArmed(e) => Some(&e.location),
         _ => None,
     }
 }
@@ -229,10 +229,10 @@ fn entry_json(index: usize, entry: &Entry) -> Value {
     if let Some(number) = number(entry) {
         json["number"] = json!(number.0);
     }
-    if let Some(place) = place_of(entry) {
-        json["name"] = json!(place.name);
-        json["place"] = json!(place.at);
-        json["version"] = json!(place.version);
+    if let Some(location) = place_of(entry) {
+        json["name"] = json!(location.name);
+        json["location"] = json!(location.at);
+        json["version"] = json!(location.version);
     }
     json
 }
@@ -249,7 +249,7 @@ mod tests {
             let entry = Entry::from(AttemptFailed {
                 at: Time(1_000),
                 number: CommandIndex(0),
-                place: Place::default(),
+                location: SourceLocation::default(),
                 attempt: 2,
                 failure,
                 retry_at: Time(3_000),
@@ -277,7 +277,7 @@ mod tests {
         let entry = Entry::from(StepCompleted {
             at: Time(1_000),
             number: CommandIndex(0),
-            place: Place::default(),
+            location: SourceLocation::default(),
             attempt: 0,
             output: Payload::of(&17).unwrap(),
         });
@@ -286,12 +286,13 @@ mod tests {
 
     #[test]
     fn a_journal_reads_like_a_table() {
-        let place = |name: &str, at: &str| Place { name: name.into(), at: at.into(), version: 1 };
+        let location =
+            |name: &str, at: &str| SourceLocation { name: name.into(), at: at.into(), version: 1 };
         let entries: Vec<Entry> = vec![
             StepCompleted {
                 at: Time(1_000),
                 number: CommandIndex(0),
-                place: place("charge", "order.rs:41"),
+                location: location("charge", "order.rs:41"),
                 attempt: 2,
                 output: Payload::of("charge-17").unwrap(),
             }
@@ -299,7 +300,7 @@ mod tests {
             TimerArmed {
                 at: Time(1_020),
                 number: CommandIndex(1),
-                place: place("", "order.rs:45"),
+                location: location("", "order.rs:45"),
                 due: Time(3_020),
             }
             .into(),
@@ -308,7 +309,7 @@ mod tests {
         assert_eq!(
             text(&entries),
             "\
-ENTRY      TIME  KIND            NO  NAME    PLACE        WHAT
+ENTRY      TIME  KIND            NO  NAME    LOCATION     WHAT
     0  +0.000 s  step completed   0  charge  order.rs:41  attempt 2: \"charge-17\"
     1  +0.020 s  timer armed      1          order.rs:45  due in 2.0 s, 1970-01-01T00:00:03.020Z
     2  +2.100 s  completed                                17

@@ -253,8 +253,8 @@ fn more_runs_sleep_than_memory_holds() {
     let mut due = BTreeMap::new();
     for (run, token) in std::mem::take(&mut crowd.leased) {
         let delay_ms = 1_000 + run.0 * 7_919 % 60_000;
-        let (number, place) = (CommandIndex(0), Default::default());
-        crowd.hear(worker, TimerRequested { run, token, number, place, delay_ms });
+        let (number, location) = (CommandIndex(0), Default::default());
+        crowd.hear(worker, TimerRequested { run, token, number, location, delay_ms });
         crowd.hear(
             worker,
             TurnSuspended { run, token, seen: 2, wakes_at: Time(0), memos: Vec::new() },

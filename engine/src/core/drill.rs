@@ -17,7 +17,7 @@ use super::run::RunFold;
 use super::stage::Stage;
 use super::{Input, OpenRefused, Settings};
 use crate::model::dead::Superseded;
-use crate::model::entry::{Entry, FunctionEnd, Place};
+use crate::model::entry::{Entry, FunctionEnd, SourceLocation};
 use crate::model::failure::Failure;
 use crate::model::id::{
     CommandIndex, MemoKey, Namespace, ProcessInstance, RequestId, RunId, RunNo, SessionId, Token,
@@ -604,10 +604,10 @@ impl Drill {
             lease: crate::model::id::LeaseNo(u64::from(c / 3)),
         };
         let number = CommandIndex(u32::from(a) / 8);
-        let (place, output) = (Place::default(), Payload::default());
+        let (location, output) = (SourceLocation::default(), Payload::default());
         self.report(
             session,
-            StepCompletedReport { run, token, number, place, attempt: 1, output, memo: None }
+            StepCompletedReport { run, token, number, location, attempt: 1, output, memo: None }
                 .into(),
         );
     }
@@ -1079,19 +1079,19 @@ impl Holding {
     fn next_memo(
         &self,
         (run, number): (RunNo, CommandIndex),
-        place: Place,
+        location: SourceLocation,
         (attempts, fails): (u32, u32),
         how: u8,
     ) -> Message {
-        let (token, memo) = (self.token, MemoKey::of(Namespace::default(), &place.name));
+        let (token, memo) = (self.token, MemoKey::of(Namespace::default(), &location.name));
         match self.memo == Some(number) || how % 32 == 7 {
-            false => MemoRequested { run, token, number, place, memo }.into(),
+            false => MemoRequested { run, token, number, location, memo }.into(),
             true if how % 32 == 9 => MemoReleased { run, token, number }.into(),
             true if attempts < fails && run.0.is_multiple_of(2) => AttemptFailedReport {
                 run,
                 token,
                 number,
-                place,
+                location,
                 attempt: attempts + 1,
                 failure: Failure::retryable("not yet"),
                 retry: Retry::fixed(Duration::from_secs(1)).retries(u32::from(how % 2)),
@@ -1101,7 +1101,7 @@ impl Holding {
                 run,
                 token,
                 number,
-                place,
+                location,
                 attempt: attempts + 1,
                 output: Payload(
                     vec![(run.0 % 250) as u8; if how % 16 == 5 { 4_500 } else { 10 }].into(),
@@ -1137,7 +1137,8 @@ impl Holding {
         for command in commands {
             let at = CommandIndex(number);
             number += 1;
-            let place = Place { name: format!("c{at}"), at: "drill.rs:1".to_owned(), version: 1 };
+            let location =
+                SourceLocation { name: format!("c{at}"), at: "drill.rs:1".to_owned(), version: 1 };
             match *command {
                 Command::Step { fails, terminal } => {
                     if known.failed.contains(&at) {
@@ -1177,7 +1178,7 @@ impl Holding {
                             run,
                             token,
                             number: at,
-                            place,
+                            location,
                             attempt,
                             failure,
                             retry,
@@ -1190,7 +1191,7 @@ impl Holding {
                         run,
                         token,
                         number: at,
-                        place,
+                        location,
                         attempt,
                         output,
                         memo: None,
@@ -1213,8 +1214,8 @@ impl Holding {
                         }
                         .into();
                     }
-                    let place = Place { name: MEMO[key].to_owned(), ..place };
-                    return self.next_memo((run, at), place, (attempts, fails), how);
+                    let location = SourceLocation { name: MEMO[key].to_owned(), ..location };
+                    return self.next_memo((run, at), location, (attempts, fails), how);
                 }
                 Command::Sleep { ms } => match known.due.get(&at) {
                     _ if known.resolved.contains(&at) => {}
@@ -1229,7 +1230,7 @@ impl Holding {
                         .into();
                     }
                     None => {
-                        return TimerRequested { run, token, number: at, place, delay_ms: ms }
+                        return TimerRequested { run, token, number: at, location, delay_ms: ms }
                             .into();
                     }
                 },
@@ -1255,7 +1256,7 @@ impl Holding {
                                 run,
                                 token,
                                 number: other,
-                                place,
+                                location,
                                 delay_ms: long_ms,
                             }
                             .into();
@@ -1265,7 +1266,7 @@ impl Holding {
                                 run,
                                 token,
                                 number: at,
-                                place,
+                                location,
                                 delay_ms: short_ms,
                             }
                             .into();

@@ -305,7 +305,7 @@ impl Facts {
 
     /// E2: what a run was told is the result of the row that counts, or did a moment ago.
     fn check_told(&self, before: &Self, run: &Run, told: &StepCompleted) {
-        let place = (run.namespace, MemoKey::of(run.namespace, &told.place.name).0);
+        let place = (run.namespace, MemoKey::of(run.namespace, &told.location.name).0);
         let rows = [self.memos.get(&place), before.memos.get(&place)];
         let mut rows = rows.into_iter().flatten().peekable();
         assert!(rows.peek().is_some(), "E2: {} was told of a row", run.no);

@@ -64,7 +64,7 @@ use crate::canary::canary;
 use crate::keys::Record;
 use crate::keys::expiry::{self, Expires, Expiry};
 use crate::keys::memo::{self, MemoRecord};
-use crate::model::entry::{Entry, Place, StepCompleted};
+use crate::model::entry::{Entry, SourceLocation, StepCompleted};
 use crate::model::id::{CommandIndex, RunNo, SessionId, Token};
 use crate::model::payload::Payload;
 use crate::model::request::{Damaged, Refusal};
@@ -125,7 +125,7 @@ enum Known {
 #[derive(Debug)]
 struct Waiter {
     asker: Asker,
-    place: Place,
+    location: SourceLocation,
     /// It comes with a result, of which it is not known yet whether it is the first.
     done: Option<Done>,
 }
@@ -237,7 +237,7 @@ impl Core {
         ask: MemoRequested,
         out: &mut Output,
     ) {
-        let MemoRequested { run, token, number, place, memo } = ask;
+        let MemoRequested { run, token, number, location, memo } = ask;
         let Some(lease) = self.current(session, run, token, out) else {
             return;
         };
@@ -247,7 +247,7 @@ impl Core {
             return; // its worker has the entry, or gets it with those that it has missed
         }
         let (key, asker) = ((known.namespace, memo.0), (run, number));
-        let waiter = Waiter { asker, place, done: None };
+        let waiter = Waiter { asker, location, done: None };
         match self.memos.places.get(&asker) {
             Some(at) if *at == key => {
                 let held = self.memos.keys.get(&key).and_then(|key| key.holder.as_ref());
@@ -288,7 +288,7 @@ impl Core {
         let key = (namespace, memo.0);
         let waiter = Waiter {
             asker,
-            place: report.place,
+            location: report.location,
             done: Some(Done { attempt: report.attempt, output: report.output }),
         };
         if canary!("the second result of a memo key counts") {
@@ -412,7 +412,7 @@ impl Core {
             let (run, number) = waiter.asker;
             let reason: Refusal = Damaged {
                 id: None,
-                what: format!("the first result for the key `{}`: {what}", waiter.place.name),
+                what: format!("the first result for the key `{}`: {what}", waiter.location.name),
             }
             .into();
             if let Some((session, token)) = self.where_leased(run) {
@@ -473,7 +473,8 @@ impl Core {
             return;
         };
         let output = done.output.clone();
-        let Some(entry) = self.complete(first.asker, first.place, done.attempt, done.output, out)
+        let Some(entry) =
+            self.complete(first.asker, first.location, done.attempt, done.output, out)
         else {
             return self.serve_memo(place, out);
         };
@@ -520,7 +521,7 @@ impl Core {
             };
             (told, bytes) = (told + 1, bytes + output.len());
             self.memos.places.remove(&waiter.asker);
-            self.complete(waiter.asker, waiter.place, NOT_ATTEMPTED, output, out);
+            self.complete(waiter.asker, waiter.location, NOT_ATTEMPTED, output, out);
         }
     }
 
@@ -529,7 +530,7 @@ impl Core {
     fn complete(
         &mut self,
         (no, number): Asker,
-        place: Place,
+        location: SourceLocation,
         attempt: u32,
         output: Payload,
         out: &mut Output,
@@ -544,7 +545,7 @@ impl Core {
             self.journal_is_full(no, out);
             return None;
         }
-        let mut entry = StepCompleted { at: now, number, place, attempt, output };
+        let mut entry = StepCompleted { at: now, number, location, attempt, output };
         let due = run.commands.open(number).and_then(|open| open.due);
         let index = out.append(run, &Entry::from(entry.clone()));
         Self::warn_if_long(run, limits, out);
@@ -555,7 +556,7 @@ impl Core {
         }
         self.counts.steps += 1;
         if attempt != NOT_ATTEMPTED {
-            (entry.place, entry.output) = (Place::default(), Payload::default());
+            (entry.location, entry.output) = (SourceLocation::default(), Payload::default());
         }
         if let Some(holder) = holder {
             Self::tell(holder, (no, token), index, &entry.into(), out);

@@ -35,7 +35,7 @@ use super::stage::Stage;
 use super::{Input, Settings};
 use crate::keys::{self, Family, Record, journal};
 use crate::model::chain::CHAIN_BYTES;
-use crate::model::entry::{Entry, FunctionEnd, Place};
+use crate::model::entry::{Entry, FunctionEnd, SourceLocation};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::id::{
     CommandIndex, LeaseNo, MemoKey, Namespace, ProcessInstance, RequestId, RunId, RunNo, SessionId,
@@ -611,7 +611,7 @@ impl Scene {
         let number =
             CommandIndex(line.words.get(2).and_then(|number| number.parse().ok()).unwrap_or(0));
         let key = line.fields.get("key");
-        let place = Place {
+        let location = SourceLocation {
             name: key.map_or(format!("s{number}"), |key| (*key).to_owned()),
             at: "order.rs:1".to_owned(),
             version: 1,
@@ -633,17 +633,17 @@ impl Scene {
         let retry =
             Retry::fixed(Duration::from_secs(2)).jitter(0).retries(line.number("retries", 5));
         let message: Message = match line.word(0) {
-            "memo" => MemoRequested { run, token, number, place, memo: memo.unwrap() }.into(),
+            "memo" => MemoRequested { run, token, number, location, memo: memo.unwrap() }.into(),
             "release" => MemoReleased { run, token, number }.into(),
             "step" => {
-                StepCompletedReport { run, token, number, place, attempt, output, memo }.into()
+                StepCompletedReport { run, token, number, location, attempt, output, memo }.into()
             }
             "fail" => {
-                AttemptFailedReport { run, token, number, place, attempt, failure, retry }.into()
+                AttemptFailedReport { run, token, number, location, attempt, failure, retry }.into()
             }
             "timer" => {
                 let delay_ms = line.span("delay").as_millis() as u64;
-                TimerRequested { run, token, number, place, delay_ms }.into()
+                TimerRequested { run, token, number, location, delay_ms }.into()
             }
             "suspend" => {
                 let steps = line.text("memos", "");

@@ -9,7 +9,9 @@ use super::output::{Note, Output};
 use super::run::Run;
 use super::stop::StopReason;
 use crate::canary::canary;
-use crate::model::entry::{AttemptFailed, Entry, Place, StepCompleted, StepFailed, TimerArmed};
+use crate::model::entry::{
+    AttemptFailed, Entry, SourceLocation, StepCompleted, StepFailed, TimerArmed,
+};
 use crate::model::id::{RunNo, SessionId, Token};
 use crate::model::limits::Limits;
 use crate::model::payload::Payload;
@@ -52,7 +54,7 @@ impl Core {
         let entry = Entry::from(StepCompleted {
             at: now,
             number,
-            place: report.place,
+            location: report.location,
             attempt,
             output: report.output,
         });
@@ -67,7 +69,7 @@ impl Core {
         let told = StepCompleted {
             at: now,
             number,
-            place: Place::default(),
+            location: SourceLocation::default(),
             attempt,
             output: Payload::default(),
         };
@@ -114,12 +116,12 @@ impl Core {
             }
             false => next,
         };
-        let (failure, place) = (report.failure.bounded(), report.place);
+        let (failure, location) = (report.failure.bounded(), report.location);
         let entry = match next {
             Some(retry_at) => Entry::from(AttemptFailed {
                 at: now,
                 number,
-                place,
+                location,
                 attempt,
                 failure,
                 retry_at,
@@ -127,7 +129,9 @@ impl Core {
                 process,
                 build,
             }),
-            None => StepFailed { at: now, number, place, attempt, failure, process, build }.into(),
+            None => {
+                StepFailed { at: now, number, location, attempt, failure, process, build }.into()
+            }
         };
         let index = out.append(run, &entry);
         Self::warn_if_long(run, limits, out);
@@ -165,11 +169,11 @@ impl Core {
             return self.journal_is_full(no, out);
         }
         let due = now.after(std::time::Duration::from_millis(report.delay_ms));
-        let entry = Entry::from(TimerArmed { at: now, number, place: report.place, due });
+        let entry = Entry::from(TimerArmed { at: now, number, location: report.location, due });
         let index = out.append(run, &entry);
         Self::warn_if_long(run, limits, out);
         self.armed.insert((due, no, number));
-        let told = TimerArmed { at: now, number, place: Place::default(), due };
+        let told = TimerArmed { at: now, number, location: SourceLocation::default(), due };
         Self::tell(session, (no, token), index, &told.into(), out);
     }
 

@@ -8,7 +8,9 @@ use super::output::Output;
 use super::stop::StopReason;
 use crate::canary::canary;
 use crate::keys::TimerRecord;
-use crate::model::entry::{AttemptFailed, Cancelled, Completed, Entry, FunctionEnd, Place};
+use crate::model::entry::{
+    AttemptFailed, Cancelled, Completed, Entry, FunctionEnd, SourceLocation,
+};
 use crate::model::failure::{Failure, FailureKind, PAYLOAD};
 use crate::model::id::{CommandIndex, SessionId};
 use crate::model::retry::Retry;
@@ -71,7 +73,7 @@ impl Core {
         let entry = Entry::from(AttemptFailed {
             at: now,
             number: CommandIndex::FUNCTION,
-            place: Place { name: run.workflow.clone(), ..Place::default() },
+            location: SourceLocation { name: run.workflow.clone(), ..SourceLocation::default() },
             attempt,
             failure,
             retry_at,

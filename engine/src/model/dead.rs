@@ -208,7 +208,7 @@ mod tests {
             StepFailed {
                 at: Time(1),
                 number: CommandIndex(number),
-                place: Default::default(),
+                location: Default::default(),
                 attempt: 1,
                 failure: Failure::terminal("no"),
                 process: ProcessInstance(1),

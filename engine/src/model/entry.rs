@@ -55,9 +55,9 @@ pub struct Started {
     pub batch: Option<BatchNo>,
 }
 
-/// Where in the code a command was given, for people.
+/// Where in its source code a workflow gave a command, for people to read.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Place {
+pub struct SourceLocation {
     /// The name the author gave it; empty for a timer.
     pub name: String,
     /// File and line, `order.rs:41`.
@@ -73,8 +73,8 @@ pub struct StepCompleted {
     pub at: Time,
     /// The index of the command.
     pub number: CommandIndex,
-    /// Where in the code.
-    pub place: Place,
+    /// Where the code gave the command.
+    pub location: SourceLocation,
     /// Which attempt, the first is 1. 0 if another run came to the result: see
     /// [`Ctx::memoize`](crate::Ctx::memoize).
     pub attempt: u32,
@@ -89,8 +89,8 @@ pub struct StepFailed {
     pub at: Time,
     /// The index of the command.
     pub number: CommandIndex,
-    /// Where in the code.
-    pub place: Place,
+    /// Where the code gave the command.
+    pub location: SourceLocation,
     /// How many attempts were made.
     pub attempt: u32,
     /// Why the last one failed.
@@ -110,8 +110,8 @@ pub struct AttemptFailed {
     pub at: Time,
     /// The command; [`CommandIndex::FUNCTION`] if it was the function itself.
     pub number: CommandIndex,
-    /// Where in the code.
-    pub place: Place,
+    /// Where the code gave the command.
+    pub location: SourceLocation,
     /// Which attempt, the first is 1.
     pub attempt: u32,
     /// Why.
@@ -133,8 +133,8 @@ pub struct TimerArmed {
     pub at: Time,
     /// The index of the command.
     pub number: CommandIndex,
-    /// Where in the code.
-    pub place: Place,
+    /// Where the code gave the command.
+    pub location: SourceLocation,
     /// When it is due.
     pub due: Time,
 }
@@ -342,15 +342,15 @@ impl Entry {
         }
     }
 
-    /// The command's kind and place, where the entry tells.
-    pub fn place(&self) -> Option<(CommandKind, &Place)> {
+    /// The command's kind and source location, where the entry tells.
+    pub fn source_location(&self) -> Option<(CommandKind, &SourceLocation)> {
         match self {
-            Self::StepCompleted(e) => Some((CommandKind::Step, &e.place)),
-            Self::StepFailed(e) => Some((CommandKind::Step, &e.place)),
+            Self::StepCompleted(e) => Some((CommandKind::Step, &e.location)),
+            Self::StepFailed(e) => Some((CommandKind::Step, &e.location)),
             Self::AttemptFailed(e) if e.number != CommandIndex::FUNCTION => {
-                Some((CommandKind::Step, &e.place))
+                Some((CommandKind::Step, &e.location))
             }
-            Self::TimerArmed(e) => Some((CommandKind::Timer, &e.place)),
+            Self::TimerArmed(e) => Some((CommandKind::Timer, &e.location)),
             _ => None,
         }
     }
@@ -383,7 +383,11 @@ mod tests {
         let entry = Entry::from(StepCompleted {
             at: Time(1),
             number: CommandIndex(3),
-            place: Place { name: "charge".into(), at: "order.rs:41".into(), version: 2 },
+            location: SourceLocation {
+                name: "charge".into(),
+                at: "order.rs:41".into(),
+                version: 2,
+            },
             attempt: 1,
             output: Payload::of(&17).unwrap(),
         });
@@ -408,7 +412,7 @@ mod tests {
             panic!("a redrive");
         };
         assert_eq!((redriven.from, redriven.rejoins), (5, false));
-        let short = (Time(1), CommandIndex(3), Place::default(), 1, failure);
+        let short = (Time(1), CommandIndex(3), SourceLocation::default(), 1, failure);
         let mut bytes = vec![3];
         crate::numbered::encode_fields(&short, &mut bytes);
         let Entry::StepFailed(failed) = Entry::decode(&bytes).unwrap() else {
@@ -458,7 +462,11 @@ mod tests {
         let entry = Entry::from(StepCompleted {
             at: Time(1_000),
             number: CommandIndex(3),
-            place: Place { name: "charge".into(), at: "order.rs:41".into(), version: 2 },
+            location: SourceLocation {
+                name: "charge".into(),
+                at: "order.rs:41".into(),
+                version: 2,
+            },
             attempt: 1,
             output: Payload::of(&17).unwrap(),
         });

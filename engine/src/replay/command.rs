@@ -5,7 +5,7 @@ use std::panic::Location;
 use std::task::Waker;
 use std::time::Duration;
 
-use crate::model::entry::{CommandKind, Place};
+use crate::model::entry::{CommandKind, SourceLocation};
 use crate::model::failure::Failure;
 use crate::model::id::MemoKey;
 use crate::model::payload::Payload;
@@ -109,8 +109,8 @@ impl Command {
     }
 
     /// Where in the code it was asked for.
-    pub(crate) fn place(&self, version: u32) -> Place {
-        Place { name: self.name.to_string(), at: at(self.location), version }
+    pub(crate) fn source_location(&self, version: u32) -> SourceLocation {
+        SourceLocation { name: self.name.to_string(), at: at(self.location), version }
     }
 
     /// Remembers whom to wake.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::model::entry::{CommandKind, Entry, Place};
+use crate::model::entry::{CommandKind, Entry, SourceLocation};
 
 /// Code and journal disagree.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,13 +16,17 @@ pub(crate) struct Mismatch {
 }
 
 /// `step "charge-card"  order.rs:41, workflow version 3`, or `timer 24h  …`.
-pub(crate) fn command_text(kind: CommandKind, span: Option<Duration>, place: &Place) -> String {
+pub(crate) fn command_text(
+    kind: CommandKind,
+    span: Option<Duration>,
+    location: &SourceLocation,
+) -> String {
     let what = match (kind, span) {
-        (CommandKind::Step, _) => format!("step {:?}", place.name),
+        (CommandKind::Step, _) => format!("step {:?}", location.name),
         (CommandKind::Timer, Some(span)) => format!("timer {}", span_text(span)),
         (CommandKind::Timer, None) => "timer".to_owned(),
     };
-    format!("{what}  {}, workflow version {}", place.at, place.version)
+    format!("{what}  {}, workflow version {}", location.at, location.version)
 }
 
 /// How long a timer was armed for.
@@ -62,9 +66,10 @@ mod tests {
     }
 
     #[test]
-    fn a_step_is_told_with_its_place() {
-        let place = Place { name: "charge-card".into(), at: "order.rs:41".into(), version: 3 };
-        let text = command_text(CommandKind::Step, None, &place);
+    fn a_step_is_told_with_its_location() {
+        let location =
+            SourceLocation { name: "charge-card".into(), at: "order.rs:41".into(), version: 3 };
+        let text = command_text(CommandKind::Step, None, &location);
         assert_eq!(text, "step \"charge-card\"  order.rs:41, workflow version 3");
     }
 }

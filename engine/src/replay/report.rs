@@ -1,7 +1,7 @@
 //! What a turn tells the engine, until it is answered.
 
 use crate::canary::canary;
-use crate::model::entry::{Entry, FunctionEnd, Place};
+use crate::model::entry::{Entry, FunctionEnd, SourceLocation};
 use crate::model::failure::Failure;
 use crate::model::id::{CommandIndex, MemoKey, RunNo, Token};
 use crate::model::payload::Payload;
@@ -19,7 +19,7 @@ use super::mismatch::Mismatch;
 pub(crate) enum Report {
     StepCompleted {
         number: u32,
-        place: Place,
+        location: SourceLocation,
         attempt: u32,
         output: Payload,
         /// Its key, if its first result is everybody's, and the step's policy: the engine may not
@@ -28,19 +28,19 @@ pub(crate) enum Report {
     },
     AttemptFailed {
         number: u32,
-        place: Place,
+        location: SourceLocation,
         attempt: u32,
         failure: Failure,
         retry: Retry,
     },
     TimerRequested {
         number: u32,
-        place: Place,
+        location: SourceLocation,
         delay_ms: u64,
     },
     MemoRequested {
         number: u32,
-        place: Place,
+        location: SourceLocation,
         attempt: u32,
         memo: MemoKey,
     },
@@ -102,31 +102,36 @@ impl Report {
     /// The frame that tells it.
     pub(crate) fn message(&self, run: RunNo, token: Token) -> Message {
         match self.clone() {
-            Self::StepCompleted { number, place, attempt, output, memo } => StepCompletedReport {
-                run,
-                token,
-                number: CommandIndex(number),
-                place,
-                attempt,
-                output,
-                memo: memo.map(|(key, _)| key),
+            Self::StepCompleted { number, location, attempt, output, memo } => {
+                StepCompletedReport {
+                    run,
+                    token,
+                    number: CommandIndex(number),
+                    location,
+                    attempt,
+                    output,
+                    memo: memo.map(|(key, _)| key),
+                }
+                .into()
             }
-            .into(),
-            Self::AttemptFailed { number, place, attempt, failure, retry } => AttemptFailedReport {
-                run,
-                token,
-                number: CommandIndex(number),
-                place,
-                attempt,
-                failure,
-                retry,
+            Self::AttemptFailed { number, location, attempt, failure, retry } => {
+                AttemptFailedReport {
+                    run,
+                    token,
+                    number: CommandIndex(number),
+                    location,
+                    attempt,
+                    failure,
+                    retry,
+                }
+                .into()
             }
-            .into(),
-            Self::TimerRequested { number, place, delay_ms } => {
-                TimerRequested { run, token, number: CommandIndex(number), place, delay_ms }.into()
+            Self::TimerRequested { number, location, delay_ms } => {
+                TimerRequested { run, token, number: CommandIndex(number), location, delay_ms }
+                    .into()
             }
-            Self::MemoRequested { number, place, memo, .. } => {
-                MemoRequested { run, token, number: CommandIndex(number), place, memo }.into()
+            Self::MemoRequested { number, location, memo, .. } => {
+                MemoRequested { run, token, number: CommandIndex(number), location, memo }.into()
             }
             Self::MemoReleased { number } => {
                 MemoReleased { run, token, number: CommandIndex(number) }.into()

@@ -19,7 +19,7 @@ use super::watch::{Body, Watch};
 use super::world::{World, count};
 use crate::canary::canary;
 use crate::core::NOT_ATTEMPTED;
-use crate::model::entry::{CommandKind, Entry, Place, Started};
+use crate::model::entry::{CommandKind, Entry, SourceLocation, Started};
 use crate::model::failure::Failure;
 use crate::model::id::CommandIndex;
 use crate::model::limits::NAME_BYTES_MAX;
@@ -65,7 +65,7 @@ struct Record {
     index: u32,
     kind: CommandKind,
     span: Option<Duration>,
-    place: Place,
+    location: SourceLocation,
 }
 
 /// What an entry has done.
@@ -169,12 +169,12 @@ impl Shared {
             state.halt(Halt::Failure(Failure::terminal(text).class("name")));
         }
         if let Some(record) = state.records.remove(&number)
-            && (record.kind != kind || record.place.name != command.name)
+            && (record.kind != kind || record.location.name != command.name)
         {
             state.halt(Halt::Mismatch(Mismatch {
                 index: record.index,
-                journal_holds: command_text(record.kind, record.span, &record.place),
-                code_asked: command_text(kind, Some(span), &command.place(self.version)),
+                journal_holds: command_text(record.kind, record.span, &record.location),
+                code_asked: command_text(kind, Some(span), &command.source_location(self.version)),
             }));
         }
         state.commands.insert(number, command);
@@ -266,8 +266,13 @@ impl Shared {
                         claim.asked = true;
                         let memo = claim.key;
                         command.stage = Stage::Claiming;
-                        let place = command.place(self.version);
-                        state.outbox.push(Report::MemoRequested { number, place, attempt, memo });
+                        let location = command.source_location(self.version);
+                        state.outbox.push(Report::MemoRequested {
+                            number,
+                            location,
+                            attempt,
+                            memo,
+                        });
                         return Verdict::Wait;
                     }
                 }
@@ -342,8 +347,8 @@ impl Shared {
         if may_move && command.stage == Stage::Asked {
             command.stage = Stage::Reported;
             let delay_ms = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-            let place = command.place(self.version);
-            state.outbox.push(Report::TimerRequested { number, place, delay_ms });
+            let location = command.source_location(self.version);
+            state.outbox.push(Report::TimerRequested { number, location, delay_ms });
         }
         Poll::Pending
     }
@@ -355,15 +360,15 @@ impl Shared {
             return;
         };
         command.stage = Stage::Reported;
-        let (place, attempt) = (command.place(self.version), command.attempts + 1);
+        let (location, attempt) = (command.source_location(self.version), command.attempts + 1);
         let memo = command.claim.as_mut().map(|claim| {
             claim.settled();
             (claim.key, retry)
         });
         state.bodies -= 1;
         let report = match ended {
-            Ok(output) => Report::StepCompleted { number, place, attempt, output, memo },
-            Err(failure) => Report::AttemptFailed { number, place, attempt, failure, retry },
+            Ok(output) => Report::StepCompleted { number, location, attempt, output, memo },
+            Err(failure) => Report::AttemptFailed { number, location, attempt, failure, retry },
         };
         state.outbox.push(report);
     }
@@ -414,19 +419,19 @@ impl Shared {
     /// place out of it.
     pub(crate) fn record(&self, index: u32, entry: &mut Entry) {
         let span = span_of(entry);
-        let (number, kind, place) = match entry {
-            Entry::StepCompleted(e) => (e.number, CommandKind::Step, &mut e.place),
-            Entry::StepFailed(e) => (e.number, CommandKind::Step, &mut e.place),
+        let (number, kind, location) = match entry {
+            Entry::StepCompleted(e) => (e.number, CommandKind::Step, &mut e.location),
+            Entry::StepFailed(e) => (e.number, CommandKind::Step, &mut e.location),
             Entry::AttemptFailed(e) if e.number != CommandIndex::FUNCTION => {
-                (e.number, CommandKind::Step, &mut e.place)
+                (e.number, CommandKind::Step, &mut e.location)
             }
-            Entry::TimerArmed(e) => (e.number, CommandKind::Timer, &mut e.place),
+            Entry::TimerArmed(e) => (e.number, CommandKind::Timer, &mut e.location),
             _ => return,
         };
         let mut state = self.state();
         if number.0 >= state.asked {
-            let place = std::mem::take(place);
-            state.records.entry(number.0).or_insert(Record { index, kind, span, place });
+            let location = std::mem::take(location);
+            state.records.entry(number.0).or_insert(Record { index, kind, span, location });
         }
     }
 
@@ -635,7 +640,7 @@ impl State {
 
     fn holds_text(&self, number: CommandIndex) -> String {
         match self.records.get(&number.0) {
-            Some(record) => command_text(record.kind, record.span, &record.place),
+            Some(record) => command_text(record.kind, record.span, &record.location),
             None => format!("the outcome of command {number}"),
         }
     }
@@ -644,7 +649,11 @@ impl State {
         let first = self.commands.values().find(|c| c.polled && c.resolution.is_none());
         match first {
             Some(command) => {
-                let text = command_text(command.kind, Some(command.span), &command.place(version));
+                let text = command_text(
+                    command.kind,
+                    Some(command.span),
+                    &command.source_location(version),
+                );
                 format!("nothing: it waits for {text}")
             }
             None => "nothing: it waits for something it did not ask of its context".to_owned(),

@@ -532,10 +532,20 @@ impl Turn {
         let failure = Failure::retryable(reason).class(ONCE);
         let result = self.outstanding.withdraw_result(number.0);
         if let Some(Report::StepCompleted {
-            number, place, attempt, memo: Some((_, retry)), ..
+            number,
+            location,
+            attempt,
+            memo: Some((_, retry)),
+            ..
         }) = result
         {
-            self.outstanding.push(Report::AttemptFailed { number, place, attempt, failure, retry });
+            self.outstanding.push(Report::AttemptFailed {
+                number,
+                location,
+                attempt,
+                failure,
+                retry,
+            });
         } else if let Some(function) = &self.function {
             function.shared.memo_failed(number, failure);
         }
@@ -544,13 +554,13 @@ impl Turn {
     fn too_large(&mut self, number: CommandIndex, failure: Failure) {
         match self.outstanding.withdraw_step(number.0) {
             Some(
-                Report::StepCompleted { number, place, attempt, .. }
-                | Report::AttemptFailed { number, place, attempt, .. },
+                Report::StepCompleted { number, location, attempt, .. }
+                | Report::AttemptFailed { number, location, attempt, .. },
             ) => {
                 let retry = Retry::never();
                 self.outstanding.push(Report::AttemptFailed {
                     number,
-                    place,
+                    location,
                     attempt,
                     failure,
                     retry,

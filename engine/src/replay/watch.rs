@@ -20,7 +20,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::command::at;
-use crate::model::entry::{FunctionEnd, Place};
+use crate::model::entry::{FunctionEnd, SourceLocation};
 use crate::model::retry::Retry;
 
 /// A body that should have ended so long ago, while its turn is still being polled, blocks its
@@ -53,8 +53,8 @@ pub(crate) struct Body {
 }
 
 impl Body {
-    pub(crate) fn place(&self) -> Place {
-        Place { name: self.name.to_string(), at: at(self.location), version: self.version }
+    pub(crate) fn source_location(&self) -> SourceLocation {
+        SourceLocation { name: self.name.to_string(), at: at(self.location), version: self.version }
     }
 }
 

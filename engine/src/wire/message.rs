@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::batch::BatchSummary;
 use crate::model::dead::{AuditCursor, AuditEntry, DeadCursor, DeadFilter, DeadLetter};
-use crate::model::entry::{FunctionEnd, Place};
+use crate::model::entry::{FunctionEnd, SourceLocation};
 use crate::model::failure::Failure;
 use crate::model::id::{CommandIndex, MemoKey, ProcessInstance, RunId, RunNo, SessionId, Token};
 use crate::model::payload::Payload;
@@ -212,8 +212,8 @@ messages! {
         token: Token,
         /// The index of the command.
         number: CommandIndex,
-        /// Where in the code.
-        place: Place,
+        /// Where the code gave the command.
+        location: SourceLocation,
         /// Which attempt.
         attempt: u32,
         /// What it returned.
@@ -231,8 +231,8 @@ messages! {
         token: Token,
         /// The index of the command.
         number: CommandIndex,
-        /// Where in the code.
-        place: Place,
+        /// Where the code gave the command.
+        location: SourceLocation,
         /// Which attempt.
         attempt: u32,
         /// Why.
@@ -248,8 +248,8 @@ messages! {
         token: Token,
         /// The index of the command.
         number: CommandIndex,
-        /// Where in the code.
-        place: Place,
+        /// Where the code gave the command.
+        location: SourceLocation,
         /// Due after this many milliseconds.
         delay_ms: u64,
     },
@@ -329,8 +329,8 @@ messages! {
         token: Token,
         /// The index of the command.
         number: CommandIndex,
-        /// Where in the code.
-        place: Place,
+        /// Where the code gave the command.
+        location: SourceLocation,
         /// The key.
         memo: MemoKey,
     },

@@ -38,7 +38,7 @@ pub(super) fn at_the_end(durable: &Durable, ledger: &Ledger, bench: &mut Bench<'
             };
             let key = format!("{}-{}", started.id, step.number);
             let recorded: Option<u64> = step.output.to().ok();
-            let name = effect_of(&started.workflow, &step.place.name);
+            let name = effect_of(&started.workflow, &step.location.name);
             let effect = ledger.effect_of(*no, name, &key);
             if effect.map(|effect| effect.value) != recorded {
                 bench.charge(

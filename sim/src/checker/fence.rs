@@ -164,7 +164,7 @@ pub(super) fn one_lease_a_run(durable: &Durable, bench: &mut Bench<'_>) {
 
 #[cfg(test)]
 mod tests {
-    use stepwell::model::entry::{Place, StepCompleted};
+    use stepwell::model::entry::{SourceLocation, StepCompleted};
     use stepwell::model::id::ProcessInstance;
     use stepwell::model::payload::Payload;
     use stepwell::model::time::Time;
@@ -200,7 +200,7 @@ mod tests {
             StepCompleted {
                 at: Time(0),
                 number: CommandIndex(0),
-                place: Place::default(),
+                location: SourceLocation::default(),
                 attempt: 1,
                 output: Payload::default(),
             }
@@ -219,7 +219,7 @@ mod tests {
                 run: RUN,
                 token: Token::default(),
                 number: CommandIndex(0),
-                place: Place::default(),
+                location: SourceLocation::default(),
                 attempt: 1,
                 output: Payload::default(),
                 memo: None,

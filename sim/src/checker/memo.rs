@@ -128,7 +128,7 @@ impl Memos {
             if step.attempt > 0 && started.workflow != SHARED.name() {
                 continue;
             }
-            let key = MemoKey::of(started.namespace, &step.place.name);
+            let key = MemoKey::of(started.namespace, &step.location.name);
             let row = durable.memos.get(&(started.namespace, key.0));
             self.told += u64::from(step.attempt == 0);
             if let Err(problem) = is_told(durable, (no, index), step, row) {
@@ -298,13 +298,13 @@ fn is_first(
     if step.attempt == 0 {
         return Err(format!("{row:?} is of no attempt"));
     }
-    if MemoKey::of(place.0, &step.place.name).0 != place.1 {
-        return Err(format!("{row:?} is of another key, `{}`", step.place.name));
+    if MemoKey::of(place.0, &step.location.name).0 != place.1 {
+        return Err(format!("{row:?} is of another key, `{}`", step.location.name));
     }
     match before.filter(|before| before.until > step.at) {
         Some(before) => Err(format!(
             "`{}` got the result {row:?} at {}, and had {before:?}",
-            step.place.name, step.at
+            step.location.name, step.at
         )),
         None => Ok(()),
     }
@@ -317,7 +317,7 @@ fn is_told(
     step: &StepCompleted,
     row: Option<&MemoRecord>,
 ) -> Result<(), String> {
-    let key = &step.place.name;
+    let key = &step.location.name;
     let row = row.ok_or_else(|| format!("a result of `{key}` without a row"))?;
     if step.attempt > 0 {
         return ((row.run, row.entry) == at)

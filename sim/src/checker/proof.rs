@@ -170,7 +170,7 @@ fn checkout(run: &DurableRun) -> Result<(), String> {
             .entries
             .iter()
             .filter_map(|entry| match entry {
-                Entry::StepCompleted(step) if step.place.name == name => {
+                Entry::StepCompleted(step) if step.location.name == name => {
                     Some((step.number.0, step.output.to().unwrap_or(0)))
                 }
                 _ => None,
@@ -209,7 +209,7 @@ fn checkout(run: &DurableRun) -> Result<(), String> {
             // A charge that is recorded after the request was pending then: the function saw it
             // cancelled.
             let asked = |entry: &&Entry| !matches!(entry, Entry::CancelRequested(_));
-            let charged = |entry: &Entry| matches!(entry, Entry::StepCompleted(step) if step.place.name == "charge");
+            let charged = |entry: &Entry| matches!(entry, Entry::StepCompleted(step) if step.location.name == "charge");
             let charged = run.entries.iter().take_while(asked).any(charged);
             if charged && outputs("refund").is_empty() {
                 return Err("it was cancelled, charged and not refunded".to_owned());
@@ -286,7 +286,7 @@ fn shared(run: &DurableRun, ledger: &Ledger) -> Result<(), String> {
             let found: Found = step.output.to().map_err(|error| error.to_string())?;
             let happened = ledger.happened().iter().any(|happened| {
                 happened.effect == MEMO
-                    && happened.request == step.place.name
+                    && happened.request == step.location.name
                     && happened.value == found.value
             });
             if !happened {

@@ -158,13 +158,13 @@ impl Recorder {
             Message::StepCompletedReport(m) => {
                 turn(m.run, m.token);
                 frame.step = Some(m.number.0);
-                frame.text = format!("{}, attempt {}", m.place.name, m.attempt);
+                frame.text = format!("{}, attempt {}", m.location.name, m.attempt);
             }
             Message::AttemptFailedReport(m) => {
                 turn(m.run, m.token);
                 frame.step = Some(m.number.0);
                 frame.text =
-                    format!("{}, attempt {}: {}", m.place.name, m.attempt, m.failure.message);
+                    format!("{}, attempt {}: {}", m.location.name, m.attempt, m.failure.message);
             }
             Message::TimerRequested(m) => {
                 turn(m.run, m.token);
@@ -415,7 +415,10 @@ fn changes(recorder: &mut Recorder, seq: Seq, before: &Before, durable: &Durable
                 run: recorder.name(*run),
                 index: index as u32,
                 kind: entry.kind_name().to_owned(),
-                name: entry.place().map(|(_, place)| place.name.clone()).unwrap_or_default(),
+                name: entry
+                    .source_location()
+                    .map(|(_, location)| location.name.clone())
+                    .unwrap_or_default(),
                 seq: seq.0,
             });
         }

@@ -15,12 +15,12 @@ const WORKER: SessionId = SessionId(2);
 
 fn asks(crowd: &mut Crowd, at: usize, number: u32) {
     let (run, token) = crowd.leased[at];
-    let place = Place { name: "rate".to_owned(), ..Place::default() };
+    let location = SourceLocation { name: "rate".to_owned(), ..SourceLocation::default() };
     let ask = MemoRequested {
         run,
         token,
         number: CommandIndex(number),
-        place,
+        location,
         memo: MemoKey::of(Namespace::default(), "rate"),
     };
     crowd.hear(WORKER, ask);
@@ -32,7 +32,7 @@ fn succeeds(crowd: &mut Crowd, at: usize, bytes: usize) {
         run,
         token,
         number: CommandIndex(0),
-        place: Place { name: "rate".to_owned(), ..Place::default() },
+        location: SourceLocation { name: "rate".to_owned(), ..SourceLocation::default() },
         attempt: 1,
         output: Payload(vec![7; bytes].into()),
         memo: Some(MemoKey::of(Namespace::default(), "rate")),
@@ -134,8 +134,8 @@ fn who_asked_under_an_old_token_is_not_in_line_under_the_next() {
     crowd.stage.handle(Input::SessionClosed { session: WORKER, goodbye: false });
     crowd.hello(back, &[slots("q", runs as u32)], held);
     let (number, memo) = (CommandIndex(0), MemoKey::of(Namespace::default(), "rate"));
-    let place = Place::default();
-    let ask = MemoRequested { run, token, number, place, memo };
+    let location = SourceLocation::default();
+    let ask = MemoRequested { run, token, number, location, memo };
     crowd.hear(back, ask.clone());
     crowd.stage.handle(Input::Ticked);
     crowd.settle();

@@ -13,8 +13,8 @@ use serde::de::DeserializeOwned;
 use crate::core::NOT_ATTEMPTED;
 use crate::model::chain;
 use crate::model::entry::{
-    AttemptFailed, CancelRequested, Entry, Place, Started, StepCompleted, StepFailed, TimerArmed,
-    TimerFired,
+    AttemptFailed, CancelRequested, Entry, SourceLocation, Started, StepCompleted, StepFailed,
+    TimerArmed, TimerFired,
 };
 use crate::model::failure::Failure;
 use crate::model::id::{CommandIndex, LeaseNo, ProcessInstance, RunId, RunNo, Token};
@@ -225,8 +225,10 @@ impl Bench {
         let mut told = entry.clone();
         match &mut told {
             Entry::StepCompleted(e) if e.attempt == NOT_ATTEMPTED => {}
-            Entry::StepCompleted(e) => (e.place, e.output) = (Place::default(), Payload::default()),
-            Entry::TimerArmed(e) => e.place = Place::default(),
+            Entry::StepCompleted(e) => {
+                (e.location, e.output) = (SourceLocation::default(), Payload::default())
+            }
+            Entry::TimerArmed(e) => e.location = SourceLocation::default(),
             _ => {}
         }
         self.journal.push(entry);
@@ -256,22 +258,23 @@ impl Bench {
             Message::StepCompletedReport(r) => StepCompleted {
                 at,
                 number: r.number,
-                place: r.place,
+                location: r.location,
                 attempt: r.attempt,
                 output: r.output,
             }
             .into(),
             Message::TimerRequested(r) => {
                 let due = at.after(Duration::from_millis(r.delay_ms));
-                TimerArmed { at, number: r.number, place: r.place, due }.into()
+                TimerArmed { at, number: r.number, location: r.location, due }.into()
             }
             Message::AttemptFailedReport(r) => {
-                let (number, place, attempt, failure) = (r.number, r.place, r.attempt, r.failure);
+                let (number, location, attempt, failure) =
+                    (r.number, r.location, r.attempt, r.failure);
                 if !failure.is_retryable() || attempt > r.retry.retries {
                     return StepFailed {
                         at,
                         number,
-                        place,
+                        location,
                         attempt,
                         failure,
                         process: ProcessInstance(1),
@@ -282,7 +285,7 @@ impl Bench {
                 AttemptFailed {
                     at,
                     number,
-                    place,
+                    location,
                     attempt,
                     failure,
                     retry_at: at.after(backoff),
@@ -337,11 +340,12 @@ pub(super) fn fired(at: u64, number: u32) -> TimerFired {
 }
 
 pub(super) fn completed(at: u64, number: u32, name: &str, output: impl Serialize) -> StepCompleted {
-    let place = Place { name: name.to_owned(), at: "order.rs:41".to_owned(), version: 3 };
+    let location =
+        SourceLocation { name: name.to_owned(), at: "order.rs:41".to_owned(), version: 3 };
     StepCompleted {
         at: Time(START + at),
         number: CommandIndex(number),
-        place,
+        location,
         attempt: 1,
         output: Payload::of(&output).unwrap(),
     }

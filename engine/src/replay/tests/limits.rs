@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use super::bench::{Bench, START, cancel, completed};
-use crate::model::entry::{AttemptFailed, Place};
+use crate::model::entry::{AttemptFailed, SourceLocation};
 use crate::model::failure::Failure;
 use crate::model::id::{CommandIndex, ProcessInstance};
 use crate::model::retry::Retry;
@@ -165,7 +165,7 @@ fn failed_whole(attempt: u32) -> AttemptFailed {
     AttemptFailed {
         at: Time(START + 9),
         number: CommandIndex::FUNCTION,
-        place: Place::default(),
+        location: SourceLocation::default(),
         attempt,
         failure: Failure::retryable("stuck"),
         retry_at: Time(START + 10),

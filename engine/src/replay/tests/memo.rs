@@ -36,7 +36,7 @@ fn bench() -> (Bench, Arc<AtomicUsize>) {
 }
 
 fn asks(message: &Message) -> bool {
-    matches!(message, Message::MemoRequested(ask) if ask.place.name == "rate")
+    matches!(message, Message::MemoRequested(ask) if ask.location.name == "rate")
 }
 
 // A turn that waits for others' attempts for more than a moment holds no slot. One that is not
@@ -88,9 +88,9 @@ fn a_turn_that_waits_for_others_and_for_time_is_suspended_until_then() {
         let armed = bench.sent.pop();
         assert!(matches!(armed, Some(Message::TimerRequested(_))));
         let due = bench.now().after(millis(ms));
-        let (number, place) = (CommandIndex(1), Default::default());
+        let (number, location) = (CommandIndex(1), Default::default());
         let at = bench.now();
-        bench.commit(crate::model::entry::TimerArmed { at, number, place, due });
+        bench.commit(crate::model::entry::TimerArmed { at, number, location, due });
         bench.poll();
         bench.sent.clear();
         bench.clock.advance(250);

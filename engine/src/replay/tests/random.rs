@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::bench::{Bench, START, cancel, summary};
 use crate::core::NOT_ATTEMPTED;
-use crate::model::entry::{Entry, Place, StepCompleted};
+use crate::model::entry::{Entry, SourceLocation, StepCompleted};
 use crate::model::failure::Failure;
 use crate::model::id::CommandIndex;
 use crate::model::payload::Payload;
@@ -268,7 +268,7 @@ fn acknowledge(bench: &mut Bench, dice: &mut Dice, message: Message) {
     match message {
         Message::MemoRequested(ask) => match dice.roll(8) {
             0 => {
-                let result = somebody_elses(bench, ask.number, ask.place);
+                let result = somebody_elses(bench, ask.number, ask.location);
                 bench.commit(result);
             }
             1 => {
@@ -285,7 +285,7 @@ fn acknowledge(bench: &mut Bench, dice: &mut Dice, message: Message) {
             bench.say(|turn| turn.memo_released(returned.number));
         }
         Message::StepCompletedReport(report) if report.memo.is_some() && dice.roll(4) == 0 => {
-            let result = somebody_elses(bench, report.number, report.place);
+            let result = somebody_elses(bench, report.number, report.location);
             bench.commit(result);
         }
         message => {
@@ -297,11 +297,11 @@ fn acknowledge(bench: &mut Bench, dice: &mut Dice, message: Message) {
 }
 
 /// A memoized result that another run came to first.
-fn somebody_elses(bench: &Bench, number: CommandIndex, place: Place) -> StepCompleted {
+fn somebody_elses(bench: &Bench, number: CommandIndex, location: SourceLocation) -> StepCompleted {
     StepCompleted {
         at: bench.now(),
         number,
-        place,
+        location,
         attempt: NOT_ATTEMPTED,
         output: Payload::of(&77u32).unwrap(),
     }

@@ -164,7 +164,7 @@ fn attempts_are_counted_anew() {
         Entry::from(AttemptFailed {
             at: bench.now(),
             number,
-            place: Default::default(),
+            location: Default::default(),
             attempt,
             failure: Failure::retryable("no"),
             retry_at: bench.now().after(secs(3_600)),
@@ -232,7 +232,7 @@ fn code_that_no_longer_asks_for_the_failed_step_is_a_mismatch() {
         crate::model::entry::StepFailed {
             at: failed.at,
             number: failed.number,
-            place: failed.place,
+            location: failed.location,
             attempt: 1,
             failure: failure.clone(),
             process: ProcessInstance(1),

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::bench::{Bench, START, cancel, completed, fired, token};
-use crate::model::entry::{Entry, Place, TimerArmed};
+use crate::model::entry::{Entry, SourceLocation, TimerArmed};
 use crate::model::failure::Failure;
 use crate::model::id::CommandIndex;
 use crate::model::request::{JournalFull, PayloadTooLarge, Refusal};
@@ -19,9 +19,11 @@ async fn ok<T>(value: T) -> Result<T, Failure> {
 }
 
 fn armed(at: u64, number: u32, ms: u64) -> TimerArmed {
-    let (at, place) =
-        (Time(START + at), Place { at: "order.rs:38".into(), version: 3, ..Place::default() });
-    TimerArmed { at, number: CommandIndex(number), place, due: at.after(millis(ms)) }
+    let (at, location) = (
+        Time(START + at),
+        SourceLocation { at: "order.rs:38".into(), version: 3, ..SourceLocation::default() },
+    );
+    TimerArmed { at, number: CommandIndex(number), location, due: at.after(millis(ms)) }
 }
 
 /// Two steps, a sleep between them.
@@ -563,7 +565,7 @@ fn the_failure_of_a_function_that_asked_nothing_is_the_failure_of_a_step() {
             run: Default::default(),
             token: token(1),
             number: CommandIndex::FUNCTION,
-            place: Place::default(),
+            location: SourceLocation::default(),
             attempt: 1,
             failure: Failure::retryable("no"),
             retry: Retry::default(),

@@ -88,7 +88,7 @@ impl WorkerPeer {
                     run,
                     token,
                     number: CommandIndex(number),
-                    place: body.place(),
+                    location: body.source_location(),
                     attempt: body.attempt,
                     failure,
                     retry: body.retry,

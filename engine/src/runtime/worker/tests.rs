@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::{Worker, WorkerError, WorkerHandle};
-use crate::model::entry::{Entry, Place, StepCompleted, TimerArmed, TimerFired};
+use crate::model::entry::{Entry, SourceLocation, StepCompleted, TimerArmed, TimerFired};
 use crate::model::failure::Failure;
 use crate::model::id::{CommandIndex, RunId, RunNo, Token};
 use crate::model::payload::Payload;
@@ -79,9 +79,9 @@ fn completed(number: u32) -> Entry {
     StepCompleted {
         at: Time(1_000_500),
         number: CommandIndex(number),
-        place: Place {
+        location: SourceLocation {
             name: if number == 0 { "one" } else { "two" }.to_owned(),
-            ..Place::default()
+            ..SourceLocation::default()
         },
         attempt: 1,
         output: Payload::of(&7u32).unwrap(),
@@ -392,7 +392,7 @@ async fn a_drain_requeues_runs_that_only_wait() {
     connection.send(appended(
         1,
         1,
-        &TimerArmed { at, number: CommandIndex(0), place: asked.place, due }.into(),
+        &TimerArmed { at, number: CommandIndex(0), location: asked.location, due }.into(),
     ));
     assert!(connection.arrived().await.is_empty());
     let draining = tokio::spawn(async move { handle.drain().await });
