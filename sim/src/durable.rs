@@ -24,7 +24,7 @@ use stepwell::model::run::{Outcome, OutcomeCancelled, OutcomeCompleted, OutcomeD
 use stepwell::model::time::Time;
 use stepwell_storage::{Op, Row, Space};
 
-use crate::places::{self, Places};
+use crate::state_rows::{self, StateRows};
 
 /// A run's journal.
 #[derive(Debug, Clone, Default)]
@@ -133,7 +133,7 @@ pub(crate) enum Change {
     /// An entry was added.
     Appended { run: RunNo, index: u32 },
     /// The first result of a memoized step was written or deleted.
-    Memo { place: (Namespace, u128), before: Option<MemoRecord> },
+    Memo { key_id: (Namespace, u128), before: Option<MemoRecord> },
     /// A lease was written.
     Leased { slot: u32, before: Option<LeaseRecord> },
     /// An id was given a number.
@@ -160,8 +160,8 @@ pub(crate) enum Change {
     Other,
 }
 
-/// A place in line: queue, priority, sequence.
-pub(crate) type Place = (u32, u8, u64);
+/// A position in a queue: queue number, priority, sequence.
+pub(crate) type QueuePosition = (u32, u8, u64);
 /// A schedule as stored.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct DurableSchedule {
@@ -196,10 +196,10 @@ pub(crate) struct Durable {
     pub(crate) index: BTreeMap<RunId, RunNo>,
     pub(crate) leases: BTreeMap<u32, LeaseRecord>,
     /// Queued runs, by their places in line.
-    pub(crate) waiting: BTreeMap<Place, QueuedRecord>,
-    /// Places that were taken or left, in order.
-    pub(crate) waiting_changes: Vec<Place>,
-    places: Places,
+    pub(crate) waiting: BTreeMap<QueuePosition, QueuedRecord>,
+    /// Positions that were taken or left, in order.
+    pub(crate) waiting_changes: Vec<QueuePosition>,
+    state_rows: StateRows,
     pub(crate) queues: BTreeMap<u32, QueueRecord>,
     pub(crate) pools: BTreeMap<u32, PoolRecord>,
     pub(crate) timers: BTreeMap<(Time, RunNo), TimerRecord>,
@@ -274,7 +274,7 @@ impl Durable {
                         let run = record.run;
                         let before = self.leases.insert(slot, record);
                         self.lease_ended(before.as_ref());
-                        self.places.changed(run, None, Some(RunState::Running));
+                        self.state_rows.changed(run, None, Some(RunState::Running));
                         Change::Leased { slot, before }
                     }
                     None => {
@@ -304,17 +304,17 @@ impl Durable {
                 Some(value) => {
                     let record = QueuedRecord::of_bytes(value).map_err(bad)?;
                     let (run, deaths) = (record.run, record.deaths);
-                    let place = place_of(key).ok_or_else(short)?;
-                    self.waiting_changes.push(place);
-                    let before = self.waiting.insert(place, record);
+                    let position = position_of(key).ok_or_else(short)?;
+                    self.waiting_changes.push(position);
+                    let before = self.waiting.insert(position, record);
                     self.left_line(before.as_ref());
-                    self.places.changed(run, None, Some(RunState::Queued));
+                    self.state_rows.changed(run, None, Some(RunState::Queued));
                     Change::Queued { run, deaths }
                 }
                 None => {
-                    let place = place_of(key).ok_or_else(short)?;
-                    self.waiting_changes.push(place);
-                    let before = self.waiting.remove(&place);
+                    let position = position_of(key).ok_or_else(short)?;
+                    self.waiting_changes.push(position);
+                    let before = self.waiting.remove(&position);
                     self.left_line(before.as_ref());
                     moved(before.map(|before| before.run))
                 }
@@ -337,13 +337,13 @@ impl Durable {
                 let at = keys::time_and_run_of(key).ok_or_else(short)?;
                 let record = value.map(|value| TimerRecord::of_bytes(value));
                 let record = record.transpose().map_err(bad)?;
-                let after = record.as_ref().map(places::timed);
+                let after = record.as_ref().map(state_rows::timed);
                 let before = match record {
                     Some(record) => self.timers.insert(at, record),
                     None => self.timers.remove(&at),
                 };
-                let before = before.as_ref().map(places::timed);
-                self.places.changed(at.1, before, after);
+                let before = before.as_ref().map(state_rows::timed);
+                self.state_rows.changed(at.1, before, after);
                 moved(Some(at.1))
             }
             Family::Stopped => {
@@ -356,7 +356,7 @@ impl Durable {
                     None => self.stopped.remove(&run),
                 };
                 let before = before.map(|before| before.state);
-                self.places.changed(run, before, after);
+                self.state_rows.changed(run, before, after);
                 moved(Some(run))
             }
             Family::Tally => {
@@ -419,15 +419,15 @@ impl Durable {
                 }
             },
             Family::Memo => {
-                let place = memo::of_key(key).ok_or_else(short)?;
+                let key_id = memo::of_key(key).ok_or_else(short)?;
                 let before = match value {
                     Some(value) => {
                         let record = MemoRecord::of_bytes(value).map_err(bad)?;
-                        self.memos.insert(place, record)
+                        self.memos.insert(key_id, record)
                     }
-                    None => self.memos.remove(&place),
+                    None => self.memos.remove(&key_id),
                 };
-                Change::Memo { place, before }
+                Change::Memo { key_id, before }
             }
             Family::Batch => {
                 let slot = keys::slot_of(key).ok_or_else(short)?;
@@ -679,20 +679,20 @@ impl Durable {
         started.is_some_and(|started| started.batch.is_some() || started.name.is_none())
     }
 
-    /// In how many places a run that has not ended waits, and the states they stand for.
-    pub(crate) fn places(&self, no: RunNo) -> &[RunState] {
-        self.places.of(no)
+    /// The states that the rows of a run that has not ended stand for.
+    pub(crate) fn stored_states(&self, no: RunNo) -> &[RunState] {
+        self.state_rows.of(no)
     }
 
     fn lease_ended(&mut self, before: Option<&LeaseRecord>) {
         if let Some(before) = before {
-            self.places.changed(before.run, Some(RunState::Running), None);
+            self.state_rows.changed(before.run, Some(RunState::Running), None);
         }
     }
 
     fn left_line(&mut self, before: Option<&QueuedRecord>) {
         if let Some(before) = before {
-            self.places.changed(before.run, Some(RunState::Queued), None);
+            self.state_rows.changed(before.run, Some(RunState::Queued), None);
         }
     }
 
@@ -700,7 +700,7 @@ impl Durable {
     pub(crate) fn counted(&self) -> Vec<u64> {
         let mut counts = vec![0; RunState::ALL.len()];
         for (no, run) in self.kept() {
-            let state = run.state_if_ended().or_else(|| self.places(*no).first().copied());
+            let state = run.state_if_ended().or_else(|| self.stored_states(*no).first().copied());
             if let Some(state) = state {
                 counts[usize::from(u8::from(state)) - 1] += 1;
             }
@@ -726,7 +726,7 @@ fn moved(run: Option<RunNo>) -> Change {
 }
 
 /// The place in the key of a queued run.
-fn place_of(key: &[u8]) -> Option<Place> {
+fn position_of(key: &[u8]) -> Option<QueuePosition> {
     let queue = keys::number_of(key)?;
     Some((queue, *key.get(7)?, keys::sequence_of(key)?))
 }

@@ -76,13 +76,13 @@ impl Bench {
         let stop = crate::process::told_to_stop();
         let mut builder = tempfile::Builder::new();
         builder.prefix("stepwell-bench-");
-        let place = match &self.dir {
+        let directory = match &self.dir {
             Some(dir) => builder.tempdir_in(dir),
             None => builder.tempdir(),
         };
-        let place = place.map_err(fault)?;
+        let directory = directory.map_err(fault)?;
         tokio::select! {
-            figures = self.measure(place.path()) => {
+            figures = self.measure(directory.path()) => {
                 let figures = figures?;
                 terminal.data(&figures, || figures.text())?;
                 Ok(if figures.errors == 0 { Answer::Yes } else { Answer::No })

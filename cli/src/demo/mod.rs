@@ -14,12 +14,12 @@
 
 mod cast;
 mod dead_letter;
+mod directories;
 mod exports;
 mod feeder;
 mod killer;
 mod line;
 pub(crate) mod orders;
-mod place;
 mod pools;
 mod processes;
 mod progress;
@@ -52,10 +52,10 @@ use crate::quantity::counted;
 use crate::reach;
 use crate::terminal::Terminal;
 use cast::Cast;
+use directories::Directories;
 use feeder::Feeder;
 use killer::Killer;
 use orders::Order;
-use place::Place;
 use processes::{Processes, WORKERS};
 use progress::Progress;
 use provider::Provider;
@@ -97,26 +97,27 @@ impl Demo {
     pub(crate) async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
         let orders = orders::read(self.input.as_deref(), self.orders.map(|n| n as usize))?;
         let stop = crate::process::told_to_stop();
-        let place = Place::make(self.data.clone(), self.keep)?;
+        let directories = Directories::make(self.data.clone(), self.keep)?;
         tokio::select! {
-            ended = self.run(&place, &orders, terminal) => ended,
+            ended = self.run(&directories, &orders, terminal) => ended,
             () = stop => Err(CommandError::interrupted()),
         }
     }
 
     async fn run(
         &self,
-        place: &Place,
+        directories: &Directories,
         orders: &[Order],
         terminal: Terminal,
     ) -> Result<Answer, CommandError> {
         let provider = Provider::start(self.seed).await?;
-        let mut processes = Processes::start(&place.data, &place.logs, &provider.address).await?;
+        let mut processes =
+            Processes::start(&directories.data, &directories.logs, &provider.address).await?;
         terminal.note(format!(
             "{}, {WORKERS} workers, server on {}, data in {}",
             counted(orders.len() as u64, "order", "orders"),
             processes.address,
-            place.data.display()
+            directories.data.display()
         ));
         let mut shop = Shopping {
             cast: Cast::of(orders),
@@ -144,7 +145,7 @@ impl Demo {
         processes.close().await?;
         terminal.data(&report.json(), || report.text())?;
         if self.keep {
-            let (dir, order) = (place.data.display(), &orders[0].order_id);
+            let (dir, order) = (directories.data.display(), &orders[0].order_id);
             terminal.note(format!("\nthe data is in {dir}; look at an order with\n  stepwell run show {order} --data {dir}"));
         }
         Ok(if report.is_kept() { Answer::Yes } else { Answer::No })

@@ -149,7 +149,7 @@ impl Admission {
     }
 
     #[cfg(any(test, feature = "inspect"))]
-    pub(super) fn places(&self) -> (u64, u64, u64) {
+    pub(super) fn counts(&self) -> (u64, u64, u64) {
         (self.running, self.stranded, self.reserved)
     }
 

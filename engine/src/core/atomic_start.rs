@@ -21,7 +21,7 @@ use super::Core;
 use super::load::Lookup;
 use super::output::Output;
 use super::start::{CallKind, PendingStart, check_caller, check_count};
-use super::unique::{self, KeyPlace, Waiter};
+use super::unique::{self, KeyId, Waiter};
 use crate::canary::canary;
 use crate::keys::unique::UniqueRecord;
 use crate::model::id::{Namespace, RunId, SessionId};
@@ -47,7 +47,7 @@ pub(super) struct AtomicCall {
     twins: BTreeMap<usize, usize>,
     /// Ids that were given, and keys that were taken, since this was found out.
     begun: BTreeSet<RunId>,
-    taken: BTreeSet<KeyPlace>,
+    taken: BTreeSet<KeyId>,
 }
 
 impl Core {
@@ -170,7 +170,7 @@ impl Core {
         let Some(call) = self.starts.get(&start) else {
             return;
         };
-        match unique::place_of(call.caller.namespace, &run) {
+        match unique::key_id_of(call.caller.namespace, &run) {
             Some(key) => self.look_up_key(key, Waiter::Atomic { start, at, run }, out),
             None => self.decide_atomic((start, at), run, Ok(None), None, out),
         }
@@ -208,7 +208,7 @@ impl Core {
     }
 
     /// A run begins: calls that found its id and its key free look again.
-    pub(super) fn begun(&mut self, namespace: Namespace, id: RunId, key: Option<KeyPlace>) {
+    pub(super) fn begun(&mut self, namespace: Namespace, id: RunId, key: Option<KeyId>) {
         let starts = &mut self.starts;
         self.atomic_starts.retain(|number| {
             let Some(call) = starts.get_mut(number) else {
@@ -232,7 +232,7 @@ impl Core {
         };
         let namespace = call.caller.namespace;
         let changed = |(_, (run, _)): &(&usize, &(Box<StartRun>, _))| {
-            let key = unique::place_of(namespace, run);
+            let key = unique::key_id_of(namespace, run);
             atomic.begun.contains(&run.id) || key.is_some_and(|key| atomic.taken.contains(&key))
         };
         let again: Vec<usize> = atomic.free.iter().filter(changed).map(|(at, _)| *at).collect();
@@ -268,14 +268,14 @@ impl Core {
             return Vec::new();
         };
         let mut answers = call.answers;
-        let mut taken: BTreeMap<KeyPlace, RunId> = BTreeMap::new();
+        let mut taken: BTreeMap<KeyId, RunId> = BTreeMap::new();
         self.close_for_room(out);
         let half = atomic.free.len() / 2;
         for (begun, (at, (run, before))) in atomic.free.into_iter().enumerate() {
             if canary!("an atomic start is cut in two") && begun == half {
                 self.close_for_room(out);
             }
-            let key = unique::place_of(call.caller.namespace, &run);
+            let key = unique::key_id_of(call.caller.namespace, &run);
             let holder = key.and_then(|key| taken.get(&key).copied());
             let (id, started) = (holder.unwrap_or(run.id), holder.is_none());
             if started {

@@ -45,17 +45,17 @@ use crate::model::request::{
 use crate::wire::message::{AskBatch, BatchReply, RefusedReply, StartAnswer, StartBatch};
 
 /// A batch's name, in its namespace.
-type BatchPlace = (Namespace, u128);
+type BatchKey = (Namespace, u128);
 
 /// Batches that have not ended.
 #[derive(Debug, Default)]
 pub(super) struct Batches {
     open: BTreeMap<BatchNo, OpenBatch>,
-    names: BTreeMap<BatchPlace, BatchNo>,
+    names: BTreeMap<BatchKey, BatchNo>,
     slots: Slots,
     /// Those whose rows are written with the current write batch.
     dirty: BTreeSet<BatchNo>,
-    reading: BTreeMap<BatchPlace, Vec<Asked>>,
+    reading: BTreeMap<BatchKey, Vec<Asked>>,
     /// The one that ended last.
     ended: Option<BatchRecord>,
 }
@@ -89,8 +89,8 @@ impl Batches {
         let mut batches = Self::default();
         for OpenBatchRow { slot, record, follow_up } in rows {
             batches.slots.take(slot);
-            let place = place_of(&record);
-            batches.names.insert(place, record.no);
+            let batch_key = batch_key_of(&record);
+            batches.names.insert(batch_key, record.no);
             let open = OpenBatch { slot, record, follow_up };
             batches.open.insert(open.record.no, open);
         }
@@ -107,7 +107,7 @@ impl Batches {
     }
 }
 
-fn place_of(record: &BatchRecord) -> BatchPlace {
+fn batch_key_of(record: &BatchRecord) -> BatchKey {
     (record.namespace, batch_hash(&record.name))
 }
 
@@ -130,13 +130,13 @@ impl Core {
             let call_number = start.call_number;
             return out.send(session, RefusedReply { call_number, reason });
         }
-        let place = (start.caller.namespace, batch_hash(&start.name));
-        self.with_batch(place, Asked::Start(session, Box::new(start)), out);
+        let batch_key = (start.caller.namespace, batch_hash(&start.name));
+        self.with_batch(batch_key, Asked::Start(session, Box::new(start)), out);
     }
 
     pub(super) fn ask_batch(&mut self, session: SessionId, ask: AskBatch, out: &mut Output) {
-        let place = (ask.caller.namespace, batch_hash(&ask.name));
-        self.with_batch(place, Asked::Show(session, ask), out);
+        let batch_key = (ask.caller.namespace, batch_hash(&ask.name));
+        self.with_batch(batch_key, Asked::Show(session, ask), out);
     }
 
     fn check_batch(&self, start: &StartBatch) -> Result<(), Refusal> {
@@ -161,13 +161,13 @@ impl Core {
         Ok(())
     }
 
-    fn with_batch(&mut self, place: BatchPlace, asked: Asked, out: &mut Output) {
-        if let Some(no) = self.batches.names.get(&place).copied() {
+    fn with_batch(&mut self, batch_key: BatchKey, asked: Asked, out: &mut Output) {
+        if let Some(no) = self.batches.names.get(&batch_key).copied() {
             return self.serve_open(no, asked, out);
         }
-        let waiting = self.batches.reading.entry(place).or_default();
+        let waiting = self.batches.reading.entry(batch_key).or_default();
         if waiting.is_empty() {
-            let (namespace, hash) = place;
+            let (namespace, hash) = batch_key;
             out.read(Read::Batch { namespace, hash });
         }
         waiting.push(asked);
@@ -175,19 +175,21 @@ impl Core {
 
     pub(super) fn batch_loaded(
         &mut self,
-        place: BatchPlace,
+        batch_key: BatchKey,
         found: Result<Option<BatchRecord>, String>,
         out: &mut Output,
     ) {
         let mut found = found;
         self.batches.ended = None;
-        for asked in self.batches.reading.remove(&place).unwrap_or_default() {
+        for asked in self.batches.reading.remove(&batch_key).unwrap_or_default() {
             self.close_if_full(out);
             // One that was opened just now may have ended at once.
-            if let Some(ended) = self.batches.ended.take_if(|ended| place_of(ended) == place) {
+            if let Some(ended) =
+                self.batches.ended.take_if(|ended| batch_key_of(ended) == batch_key)
+            {
                 found = Ok(Some(ended));
             }
-            if let Some(no) = self.batches.names.get(&place).copied() {
+            if let Some(no) = self.batches.names.get(&batch_key).copied() {
                 self.serve_open(no, asked, out);
                 continue;
             }
@@ -463,7 +465,7 @@ impl Core {
         }
         let OpenBatch { slot, mut record, follow_up } = self.batches.open.remove(&no)?;
         self.batches.dirty.remove(&no);
-        let (namespace, hash) = place_of(&record);
+        let (namespace, hash) = batch_key_of(&record);
         self.batches.names.remove(&(namespace, hash));
         self.batches.slots.release(slot);
         out.delete(Space::Lasting, batch::batch(slot));

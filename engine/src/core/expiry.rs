@@ -14,7 +14,7 @@ use stepwell_storage::Space;
 
 use super::Core;
 use super::output::{Output, Read};
-use super::unique::KeyPlace;
+use super::unique::KeyId;
 use crate::keys::expiry::{self, Expires, Expiry, ExpiryMark};
 use crate::keys::{Record, batch, memo, unique};
 use crate::model::time::Time;
@@ -35,7 +35,7 @@ pub(super) struct Expiries {
     /// The first of those that were added while a page was being read.
     added: Option<Time>,
     /// What got a new row while a page was being read: what the page says of it may be old.
-    renewed: BTreeSet<(Expires, KeyPlace)>,
+    renewed: BTreeSet<(Expires, KeyId)>,
 }
 
 impl Expiries {

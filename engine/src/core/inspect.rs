@@ -122,7 +122,7 @@ impl Core {
         for (number, queue) in &self.queues {
             let of = |counts: &BTreeMap<u32, u64>| counts.get(number).copied().unwrap_or(0);
             assert_eq!(
-                queue.admission.places(),
+                queue.admission.counts(),
                 (of(&leased), of(&stranded), of(&reserved)),
                 "A1: places of queue {number} (leased, of them without a place, kept)"
             );

@@ -8,7 +8,7 @@ use stepwell_storage::{MemStore, Space, block_on};
 
 use super::memo::NOT_ATTEMPTED;
 use super::run::{Run, RunFold};
-use super::unique::KeyPlace;
+use super::unique::KeyId;
 use crate::keys::batch::BatchRecord;
 use crate::keys::expiry::{self, Expires};
 use crate::keys::memo::MemoRecord;
@@ -51,8 +51,8 @@ pub(super) struct Facts {
     acts: BTreeMap<RequestId, u32>,
     unique: BTreeMap<Bytes, UniqueRecord>,
     /// The first results of memoized steps, and until when rows of them expire.
-    memos: BTreeMap<KeyPlace, MemoRecord>,
-    memo_until: BTreeMap<KeyPlace, Vec<Time>>,
+    memos: BTreeMap<KeyId, MemoRecord>,
+    memo_until: BTreeMap<KeyId, Vec<Time>>,
     batches: Vec<BatchRecord>,
     tally: Option<Tally>,
     mark: Option<Mark>,
@@ -77,8 +77,8 @@ impl Facts {
         let mut facts = Self::default();
         for (key, value) in rows(store, Space::Passing, Family::Queued) {
             let queue = u32::from_be_bytes(key[3..7].try_into().expect("four bytes"));
-            let place = (queue, key[7], keys::sequence_of(&key).expect("a sequence"));
-            facts.queued.push((place, record(&value)));
+            let position = (queue, key[7], keys::sequence_of(&key).expect("a sequence"));
+            facts.queued.push((position, record(&value)));
         }
         for (key, value) in rows(store, Space::Passing, Family::Lease) {
             facts.leases.insert(keys::slot_of(&key).expect("a slot"), record(&value));
@@ -114,14 +114,14 @@ impl Facts {
             facts.unique.insert(key, record(&value));
         }
         for (key, value) in rows(store, Space::Lasting, Family::Memo) {
-            let place = keys::memo::of_key(&key).expect("a namespace and a hash");
-            facts.memos.insert(place, record(&value));
+            let key_id = keys::memo::of_key(&key).expect("a namespace and a hash");
+            facts.memos.insert(key_id, record(&value));
         }
         let rows_of_time = rows(store, Space::Lasting, Family::Expiry);
         let expiries = rows_of_time.iter().filter_map(|(key, _)| expiry::of_key(key));
         for row in expiries.filter(|row| row.what == Expires::Memo) {
-            let place = (row.namespace, row.hash);
-            facts.memo_until.entry(place).or_default().push(row.at);
+            let key_id = (row.namespace, row.hash);
+            facts.memo_until.entry(key_id).or_default().push(row.at);
         }
         for family in [Family::Batch, Family::EndedBatch] {
             let rows = rows(store, Space::Lasting, family);
@@ -282,11 +282,11 @@ impl Facts {
 
     /// E1: a row names an attempt that succeeded, and will expire.
     fn check_memo_rows(&self) {
-        for (place, row) in &self.memos {
-            let until = self.memo_until.get(place);
+        for (key_id, row) in &self.memos {
+            let until = self.memo_until.get(key_id);
             assert!(
                 until.is_some_and(|until| until.contains(&row.until)),
-                "E1: {place:?} expires: {row:?}"
+                "E1: {key_id:?} expires: {row:?}"
             );
             if self.runs.contains_key(&row.run) {
                 let result = self.result_of(row);
@@ -305,8 +305,8 @@ impl Facts {
 
     /// E2: what a run was told is the result of the row that counts, or did a moment ago.
     fn check_told(&self, before: &Self, run: &Run, told: &StepCompleted) {
-        let place = (run.namespace, MemoKey::of(run.namespace, &told.location.name).0);
-        let rows = [self.memos.get(&place), before.memos.get(&place)];
+        let key_id = (run.namespace, MemoKey::of(run.namespace, &told.location.name).0);
+        let rows = [self.memos.get(&key_id), before.memos.get(&key_id)];
         let mut rows = rows.into_iter().flatten().peekable();
         assert!(rows.peek().is_some(), "E2: {} was told of a row", run.no);
         let same = |row: &MemoRecord| match self.result_of(row) {
@@ -585,9 +585,9 @@ impl Invariants {
     }
 
     fn check_change(&self, facts: &Facts, now: Time) {
-        for (place, before) in self.last.memos.iter().filter(|(_, row)| row.until > now) {
-            let after = facts.memos.get(place);
-            assert_eq!(after, Some(before), "E1: {place:?} has one result");
+        for (key_id, before) in self.last.memos.iter().filter(|(_, row)| row.until > now) {
+            let after = facts.memos.get(key_id);
+            assert_eq!(after, Some(before), "E1: {key_id:?} has one result");
         }
         for (no, before) in &self.last.runs {
             let Some(after) = facts.runs.get(no) else {

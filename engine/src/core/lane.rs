@@ -73,12 +73,12 @@ impl Lane {
         !self.tail_in_memory && self.window.is_empty()
     }
 
-    /// Whether a run that is yet to be read may come before `place`. Beyond what is looked past,
+    /// Whether a run that is yet to be read may come before `position`. Beyond what is looked past,
     /// nobody looks.
-    pub(super) fn may_hold_before(&self, place: Option<u64>) -> bool {
+    pub(super) fn may_hold_before(&self, position: Option<u64>) -> bool {
         !self.tail_in_memory
             && self.len() < LOOK_PAST_MAX
-            && place.is_none_or(|place| self.read_to < place)
+            && position.is_none_or(|position| self.read_to < position)
     }
 
     /// The first place in memory.
@@ -132,9 +132,9 @@ impl Lane {
         nobody_knows: impl Fn(&str) -> bool,
     ) -> Vec<QueuedItem> {
         let unregistered = self.classes.iter().filter(|c| nobody_knows(&c.workflow));
-        let places = unregistered.flat_map(|class| class.at.range(..sequence).copied());
-        let places: Vec<u64> = places.take(left).collect();
-        places.into_iter().filter_map(|place| self.remove(place)).collect()
+        let positions = unregistered.flat_map(|class| class.at.range(..sequence).copied());
+        let positions: Vec<u64> = positions.take(left).collect();
+        positions.into_iter().filter_map(|position| self.remove(position)).collect()
     }
 
     fn class_of(&self, item: &QueuedItem) -> Result<usize, usize> {

@@ -189,7 +189,7 @@ impl Core {
                     if run.unique.is_some() && self.starts.contains_key(&start) =>
                 {
                     // Until its key has been read, the id stays as it is: all others wait behind.
-                    let key = unique::place_of(namespace, &run);
+                    let key = unique::key_id_of(namespace, &run);
                     let first = Lookup::Start { start, at, run };
                     let line = std::iter::once(first).chain(lookups).collect();
                     self.lookups.insert((namespace, id), line);

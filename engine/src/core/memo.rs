@@ -59,7 +59,7 @@ use stepwell_storage::Space;
 use self::asleep::Sleepers;
 use super::Core;
 use super::output::{Note, Output, Read};
-use super::unique::KeyPlace;
+use super::unique::KeyId;
 use crate::canary::canary;
 use crate::keys::Record;
 use crate::keys::expiry::{self, Expires, Expiry};
@@ -87,11 +87,11 @@ type Asker = (RunNo, CommandIndex);
 /// Keys that somebody holds or waits for.
 #[derive(Debug, Default)]
 pub(super) struct Memos {
-    keys: BTreeMap<KeyPlace, Key>,
+    keys: BTreeMap<KeyId, Key>,
     /// Where each step that holds or waits is.
-    places: BTreeMap<Asker, KeyPlace>,
+    key_ids: BTreeMap<Asker, KeyId>,
     /// Keys with a result that some have not been told.
-    telling: BTreeSet<KeyPlace>,
+    telling: BTreeSet<KeyId>,
     asleep: Sleepers,
     /// The first run of this opening.
     opened_at: RunNo,
@@ -144,7 +144,7 @@ impl Memos {
 
     /// How many steps hold a key or wait.
     pub(super) fn len(&self) -> usize {
-        self.places.len() + self.asleep.len()
+        self.key_ids.len() + self.asleep.len()
     }
 
     /// Whether a result is to be told to more of those who wait.
@@ -154,16 +154,16 @@ impl Memos {
 
     /// The place of a step that waits in line for an attempt, neither making one nor about to be
     /// told of a result.
-    fn waits_at(&self, asker: Asker) -> Option<KeyPlace> {
-        let place = self.places.get(&asker)?;
-        let key = self.keys.get(place)?;
+    fn waits_at(&self, asker: Asker) -> Option<KeyId> {
+        let key_id = self.key_ids.get(&asker)?;
+        let key = self.keys.get(key_id)?;
         let holds = key.holder.as_ref().is_some_and(|held| held.asker == asker);
         let waits = !holds && !matches!(key.known, Known::Result(_));
-        waits.then_some(*place)
+        waits.then_some(*key_id)
     }
 
     /// What is known of a key; if nothing is, it is read.
-    fn key(&mut self, (namespace, hash): KeyPlace, out: &mut Output) -> &mut Key {
+    fn key(&mut self, (namespace, hash): KeyId, out: &mut Output) -> &mut Key {
         self.keys.entry((namespace, hash)).or_insert_with(|| {
             out.read(Read::Memo { namespace, hash });
             Key {
@@ -177,54 +177,54 @@ impl Memos {
         })
     }
 
-    fn stop_calling(&mut self, place: KeyPlace) {
-        let key = self.keys.get_mut(&place);
+    fn stop_calling(&mut self, key_id: KeyId) {
+        let key = self.keys.get_mut(&key_id);
         if let Some(at) = key.and_then(|key| key.calls_at.take()) {
-            self.asleep.calls.remove(&(at, place));
+            self.asleep.calls.remove(&(at, key_id));
         }
     }
 
     /// A run's worker is away: its steps leave their lines, and keep what they hold (E4).
     pub(super) fn stop_waiting(&mut self, run: RunNo) {
-        for (asker, place) in self.of_run(run) {
-            if let Some(key) = self.keys.get_mut(&place)
+        for (asker, key_id) in self.of_run(run) {
+            if let Some(key) = self.keys.get_mut(&key_id)
                 && key.holder.as_ref().is_none_or(|held| held.asker != asker)
             {
                 key.waiting.retain(|waiter| waiter.asker != asker);
-                self.places.remove(&asker);
-                self.forget(place);
+                self.key_ids.remove(&asker);
+                self.forget(key_id);
             }
         }
     }
 
-    fn of_run(&self, run: RunNo) -> Vec<(Asker, KeyPlace)> {
-        let places = self.places.range((run, CommandIndex(0))..=(run, CommandIndex(u32::MAX)));
-        places.map(|(asker, place)| (*asker, *place)).collect()
+    fn of_run(&self, run: RunNo) -> Vec<(Asker, KeyId)> {
+        let key_ids = self.key_ids.range((run, CommandIndex(0))..=(run, CommandIndex(u32::MAX)));
+        key_ids.map(|(asker, key_id)| (*asker, *key_id)).collect()
     }
 
     /// Takes a step out of its place.
-    fn remove(&mut self, asker: Asker) -> Option<KeyPlace> {
-        let place = self.places.remove(&asker)?;
-        if let Some(key) = self.keys.get_mut(&place) {
+    fn remove(&mut self, asker: Asker) -> Option<KeyId> {
+        let key_id = self.key_ids.remove(&asker)?;
+        if let Some(key) = self.keys.get_mut(&key_id) {
             key.waiting.retain(|waiter| waiter.asker != asker);
             let holds = key.holder.as_ref().is_some_and(|held| held.asker == asker);
             if holds && !canary!("a memo claim is not passed on") {
                 key.holder = None;
             }
         }
-        Some(place)
+        Some(key_id)
     }
 
     /// A key without places is not kept (E5), unless it is being read.
-    fn forget(&mut self, place: KeyPlace) {
+    fn forget(&mut self, key_id: KeyId) {
         let empty =
             |key: &Key| key.holder.is_none() && key.waiting.is_empty() && key.asleep.is_empty();
         let reading = |key: &Key| matches!(key.known, Known::Reading(_));
-        if self.keys.get(&place).is_some_and(|key| empty(key) && !reading(key)) {
-            self.stop_calling(place);
-            self.keys.remove(&place);
-            self.telling.remove(&place);
-            self.asleep.rousing.remove(&place);
+        if self.keys.get(&key_id).is_some_and(|key| empty(key) && !reading(key)) {
+            self.stop_calling(key_id);
+            self.keys.remove(&key_id);
+            self.telling.remove(&key_id);
+            self.asleep.rousing.remove(&key_id);
         }
     }
 }
@@ -248,7 +248,7 @@ impl Core {
         }
         let (key, asker) = ((known.namespace, memo.0), (run, number));
         let waiter = Waiter { asker, location, done: None };
-        match self.memos.places.get(&asker) {
+        match self.memos.key_ids.get(&asker) {
             Some(at) if *at == key => {
                 let held = self.memos.keys.get(&key).and_then(|key| key.holder.as_ref());
                 if held.is_some_and(|held| held.asker == asker) {
@@ -304,41 +304,41 @@ impl Core {
         self.wait_for_memo(key, waiter, out);
     }
 
-    fn wait_for_memo(&mut self, place: KeyPlace, waiter: Waiter, out: &mut Output) {
-        self.memos.places.insert(waiter.asker, place);
-        self.memos.key(place, out).waiting.push_back(waiter);
-        self.serve_memo(place, out);
+    fn wait_for_memo(&mut self, key_id: KeyId, waiter: Waiter, out: &mut Output) {
+        self.memos.key_ids.insert(waiter.asker, key_id);
+        self.memos.key(key_id, out).waiting.push_back(waiter);
+        self.serve_memo(key_id, out);
     }
 
     /// A step's attempt has ended without a result, or is not made.
     pub(super) fn leave_memo(&mut self, asker: Asker, out: &mut Output) {
-        if let Some(place) = self.memos.remove(asker) {
-            self.pass_on(place, out);
+        if let Some(key_id) = self.memos.remove(asker) {
+            self.pass_on(key_id, out);
         }
     }
 
     /// The lease of a run is over, and so are its places (E5).
     pub(super) fn leave_memos(&mut self, run: RunNo, out: &mut Output) {
-        let places = self.memos.of_run(run);
-        for (asker, _) in &places {
+        let key_ids = self.memos.of_run(run);
+        for (asker, _) in &key_ids {
             self.memos.remove(*asker); // all of them first, so that none is passed on to another of the same run
         }
-        for (_, place) in places {
-            self.pass_on(place, out);
+        for (_, key_id) in key_ids {
+            self.pass_on(key_id, out);
         }
     }
 
-    fn pass_on(&mut self, place: KeyPlace, out: &mut Output) {
-        let key = self.memos.keys.get(&place);
+    fn pass_on(&mut self, key_id: KeyId, out: &mut Output) {
+        let key = self.memos.keys.get(&key_id);
         if key.is_some_and(|key| matches!(key.known, Known::Nothing)) {
-            self.attempt_next_memo(place, out);
+            self.attempt_next_memo(key_id, out);
         }
-        self.memos.forget(place);
+        self.memos.forget(key_id);
     }
 
     pub(super) fn memo_loaded(
         &mut self,
-        place: KeyPlace,
+        key_id: KeyId,
         found: Result<Option<MemoRecord>, String>,
         out: &mut Output,
     ) {
@@ -346,15 +346,15 @@ impl Core {
             canary!("a memo key is forgotten at a restart") && row.run < self.memos.opened_at
         };
         let found = found.map(|row| row.filter(|row| !forgotten(row)));
-        self.memos.asleep.key_is_read(place);
+        self.memos.asleep.key_is_read(key_id);
         let now = self.now();
-        let Some(key) = self.memos.keys.get_mut(&place) else {
+        let Some(key) = self.memos.keys.get_mut(&key_id) else {
             return;
         };
         match found {
             Ok(Some(row)) if row.until > now => {
                 key.known = Known::Reading(Some(row));
-                let (namespace, hash) = place;
+                let (namespace, hash) = key_id;
                 out.read(Read::MemoResult {
                     namespace,
                     hash,
@@ -365,19 +365,19 @@ impl Core {
             }
             Ok(before) => {
                 (key.known, key.before) = (Known::Nothing, before.map(|row| row.until));
-                self.serve_memo(place, out);
+                self.serve_memo(key_id, out);
             }
-            Err(what) => self.memo_unreadable(place, &what, out),
+            Err(what) => self.memo_unreadable(key_id, &what, out),
         }
     }
 
     pub(super) fn memo_result_loaded(
         &mut self,
-        place: KeyPlace,
+        key_id: KeyId,
         found: Result<Option<Payload>, String>,
         out: &mut Output,
     ) {
-        let Some(key) = self.memos.keys.get_mut(&place) else {
+        let Some(key) = self.memos.keys.get_mut(&key_id) else {
             return;
         };
         let Known::Reading(Some(row)) = &key.known else {
@@ -391,24 +391,24 @@ impl Core {
             Err(what) => {
                 let note = format!("it holds the first result for a memo key: {what}");
                 out.note(Note::Damaged { run, what: note });
-                return self.memo_unreadable(place, &what, out);
+                return self.memo_unreadable(key_id, &what, out);
             }
         }
-        self.serve_memo(place, out);
+        self.serve_memo(key_id, out);
     }
 
     /// What is stored of a key cannot be read: the attempts fail, and may be made again.
-    fn memo_unreadable(&mut self, place: KeyPlace, what: &str, out: &mut Output) {
-        let Some(key) = self.memos.keys.get_mut(&place) else {
+    fn memo_unreadable(&mut self, key_id: KeyId, what: &str, out: &mut Output) {
+        let Some(key) = self.memos.keys.get_mut(&key_id) else {
             return;
         };
         let asleep = std::mem::take(&mut key.asleep);
         self.rise(asleep);
-        let Some(key) = self.memos.keys.remove(&place) else {
+        let Some(key) = self.memos.keys.remove(&key_id) else {
             return;
         };
         for waiter in key.holder.into_iter().chain(key.waiting) {
-            self.memos.places.remove(&waiter.asker);
+            self.memos.key_ids.remove(&waiter.asker);
             let (run, number) = waiter.asker;
             let reason: Refusal = Damaged {
                 id: None,
@@ -427,8 +427,8 @@ impl Core {
     }
 
     /// Does what can be done for those in line, now that something has changed.
-    fn serve_memo(&mut self, place: KeyPlace, out: &mut Output) {
-        let Some(key) = self.memos.keys.get_mut(&place) else {
+    fn serve_memo(&mut self, key_id: KeyId, out: &mut Output) {
+        let Some(key) = self.memos.keys.get_mut(&key_id) else {
             return;
         };
         match &key.known {
@@ -438,37 +438,37 @@ impl Core {
                 if let Some(first) = key.waiting.iter().position(done)
                     && let Some(first) = key.waiting.remove(first)
                 {
-                    self.memos.places.remove(&first.asker);
-                    return self.first_result(place, first, out);
+                    self.memos.key_ids.remove(&first.asker);
+                    return self.first_result(key_id, first, out);
                 }
-                self.attempt_next_memo(place, out);
+                self.attempt_next_memo(key_id, out);
             }
             Known::Result(_) => {
-                self.memos.telling.insert(place);
+                self.memos.telling.insert(key_id);
                 self.tell_results(out);
             }
         }
-        self.memos.forget(place);
+        self.memos.forget(key_id);
     }
 
     /// The first in line may make its attempt, if nobody does (E3).
-    fn attempt_next_memo(&mut self, place: KeyPlace, out: &mut Output) {
-        while let Some(key) = self.memos.keys.get_mut(&place)
+    fn attempt_next_memo(&mut self, key_id: KeyId, out: &mut Output) {
+        while let Some(key) = self.memos.keys.get_mut(&key_id)
             && (key.holder.is_none() || canary!("two bodies of a memo key at a time"))
             && let Some(next) = key.waiting.pop_front()
         {
             let (run, number) = next.asker;
             key.holder = Some(next);
-            self.memos.stop_calling(place);
+            self.memos.stop_calling(key_id);
             if let Some((session, token)) = self.where_leased(run) {
                 out.send(session, AttemptMemo { run, token, number });
             }
         }
-        self.call_for_memo(place, out);
+        self.call_for_memo(key_id, out);
     }
 
     /// The entry and the row of a key's first result, in one batch.
-    fn first_result(&mut self, place: KeyPlace, first: Waiter, out: &mut Output) {
+    fn first_result(&mut self, key_id: KeyId, first: Waiter, out: &mut Output) {
         let (Some(done), (run, _)) = (first.done, first.asker) else {
             return;
         };
@@ -476,11 +476,11 @@ impl Core {
         let Some(entry) =
             self.complete(first.asker, first.location, done.attempt, done.output, out)
         else {
-            return self.serve_memo(place, out);
+            return self.serve_memo(key_id, out);
         };
-        let (namespace, hash) = place;
+        let (namespace, hash) = key_id;
         let row = |at| Expiry { at, what: Expires::Memo, namespace, hash };
-        let key = self.memos.keys.get_mut(&place);
+        let key = self.memos.keys.get_mut(&key_id);
         if let Some(before) = key.and_then(|key| key.before.take()) {
             out.delete(Space::Lasting, expiry::expiry(row(before)));
         }
@@ -488,13 +488,13 @@ impl Core {
         let record = MemoRecord { run, entry, until };
         out.put(Space::Lasting, memo::memo(namespace, hash), record.to_bytes());
         self.expires(row(until), out);
-        if let Some(key) = self.memos.keys.get_mut(&place) {
+        if let Some(key) = self.memos.keys.get_mut(&key_id) {
             key.known = Known::Result(output);
             if !canary!("the second result of a memo key counts") {
                 key.waiting.extend(key.holder.take()); // what it comes to does not count any more
             }
         }
-        self.serve_memo(place, out);
+        self.serve_memo(key_id, out);
     }
 
     /// Tells some of those who wait what the result is.
@@ -502,25 +502,25 @@ impl Core {
         let (mut told, mut bytes) = (0, 0);
         while told < TELL_MAX
             && bytes < TELL_BYTES_MAX
-            && let Some(place) = self.memos.telling.first().copied()
+            && let Some(key_id) = self.memos.telling.first().copied()
         {
             self.close_if_full(out);
-            let key = self.memos.keys.get_mut(&place);
+            let key = self.memos.keys.get_mut(&key_id);
             let next = key.and_then(|key| match &key.known {
                 Known::Result(output) => Some((key.waiting.pop_front()?, output.clone())),
                 _ => None,
             });
             let Some((waiter, output)) = next else {
-                self.memos.telling.remove(&place);
-                let key = self.memos.keys.get(&place);
+                self.memos.telling.remove(&key_id);
+                let key = self.memos.keys.get(&key_id);
                 if key.is_some_and(|key| !key.asleep.is_empty()) {
-                    self.memos.asleep.rousing.insert(place); // all of them (E7)
+                    self.memos.asleep.rousing.insert(key_id); // all of them (E7)
                 }
-                self.memos.forget(place);
+                self.memos.forget(key_id);
                 continue;
             };
             (told, bytes) = (told + 1, bytes + output.len());
-            self.memos.places.remove(&waiter.asker);
+            self.memos.key_ids.remove(&waiter.asker);
             self.complete(waiter.asker, waiter.location, NOT_ATTEMPTED, output, out);
         }
     }

@@ -201,7 +201,7 @@ impl Core {
         out: &mut Output,
     ) -> RunNo {
         let (now, id) = (self.now(), asked.id);
-        let key = unique::place_of(caller.namespace, &asked);
+        let key = unique::key_id_of(caller.namespace, &asked);
         self.begun(caller.namespace, id, key);
         let delayed = asked.delay_ms > 0;
         let not_before = delayed.then(|| now.after(Duration::from_millis(asked.delay_ms)));
@@ -249,9 +249,9 @@ impl Core {
             Some(due) => self.schedule(&run, due, out),
             None => self.begin_queued(run, out),
         }
-        let place = (caller.namespace, id);
-        if self.lookups.contains_key(&place) || self.resolving == Some(place) {
-            self.begun_meanwhile.insert(place, no);
+        let named = (caller.namespace, id);
+        if self.lookups.contains_key(&named) || self.resolving == Some(named) {
+            self.begun_meanwhile.insert(named, no);
         }
         no
     }

@@ -40,7 +40,7 @@ use crate::model::time::Time;
 use crate::model::unique::{Unique, UniqueKey};
 
 /// A key, in its namespace.
-pub(super) type KeyPlace = (Namespace, u128);
+pub(super) type KeyId = (Namespace, u128);
 
 /// A key that a run holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +67,7 @@ impl HeldKey {
 /// Keys that are being read.
 #[derive(Debug, Default)]
 pub(super) struct Uniques {
-    reading: BTreeMap<KeyPlace, KeyRead>,
+    reading: BTreeMap<KeyId, KeyRead>,
     /// The first run of this opening, for the canary that forgets the others.
     opened_at: RunNo,
 }
@@ -98,7 +98,7 @@ impl Uniques {
         self.reading.len()
     }
 
-    fn changed(&mut self, key: KeyPlace, row: Option<UniqueRecord>) {
+    fn changed(&mut self, key: KeyId, row: Option<UniqueRecord>) {
         if let Some(read) = self.reading.get_mut(&key) {
             read.known = Some(row);
         }
@@ -106,14 +106,14 @@ impl Uniques {
 }
 
 /// Where the key of a start is, if it has one.
-pub(super) fn place_of(namespace: Namespace, run: &StartRun) -> Option<KeyPlace> {
+pub(super) fn key_id_of(namespace: Namespace, run: &StartRun) -> Option<KeyId> {
     let key = run.unique.as_ref()?;
     Some((namespace, key.hash(&run.workflow)))
 }
 
 impl Core {
     /// A start's id is free; its key is looked at next.
-    pub(super) fn look_up_key(&mut self, key: KeyPlace, waiter: Waiter, out: &mut Output) {
+    pub(super) fn look_up_key(&mut self, key: KeyId, waiter: Waiter, out: &mut Output) {
         let read = self.uniques.reading.entry(key).or_insert_with(|| {
             let (namespace, hash) = key;
             out.read(Read::Unique { namespace, hash });
@@ -124,7 +124,7 @@ impl Core {
 
     pub(super) fn unique_loaded(
         &mut self,
-        key: KeyPlace,
+        key: KeyId,
         found: Result<Option<UniqueRecord>, String>,
         out: &mut Output,
     ) {
@@ -200,7 +200,7 @@ impl Core {
     pub(super) fn take_key(
         &mut self,
         (run, id): (RunNo, RunId),
-        key: KeyPlace,
+        key: KeyId,
         unique: &UniqueKey,
         before: Option<&UniqueRecord>,
         out: &mut Output,

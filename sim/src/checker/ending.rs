@@ -24,7 +24,7 @@ pub(super) fn at_the_end(
             format!(
                 "{} has not ended: it is in {:?}, its last entry is {last:?}",
                 run.name(),
-                durable.places(*no)
+                durable.stored_states(*no)
             ),
         );
     }

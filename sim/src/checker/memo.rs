@@ -32,7 +32,7 @@ const SLEEPS: &str = "a run sleeps for memo keys that it has asked for";
 const LEAVE: &str = "a body of a memo key begins by the engine's leave";
 
 /// Where a row is.
-type Place = (Namespace, u128);
+type KeyId = (Namespace, u128);
 
 /// What is known of keys.
 #[derive(Debug, Default)]
@@ -40,7 +40,7 @@ pub(super) struct Memos {
     /// Entries of the batch at hand.
     fresh: Vec<(RunNo, u32)>,
     /// Rows of the batch at hand, and what they were before.
-    written: Vec<(Place, Option<MemoRecord>)>,
+    written: Vec<(KeyId, Option<MemoRecord>)>,
     /// Steps that have asked, under the token of their run, and have not said anything else since.
     asked: BTreeMap<Asker, Asked>,
     /// Keys that runs have ever asked for.
@@ -91,8 +91,8 @@ impl Memos {
         }
     }
 
-    pub(super) fn written(&mut self, place: Place, before: Option<MemoRecord>) {
-        self.written.push((place, before));
+    pub(super) fn written(&mut self, key_id: KeyId, before: Option<MemoRecord>) {
+        self.written.push((key_id, before));
     }
 
     /// After each batch: rows stay as they are, and entries are true to them.
@@ -102,11 +102,11 @@ impl Memos {
         latest: Option<Time>,
         bench: &mut Bench<'_>,
     ) {
-        for (place, before) in std::mem::take(&mut self.written) {
-            let row = durable.memos.get(&place);
+        for (key_id, before) in std::mem::take(&mut self.written) {
+            let row = durable.memos.get(&key_id);
             if let Some(row) = row.filter(|row| before != Some(**row)) {
                 self.results += 1;
-                if let Err(problem) = is_first(durable, place, row, before) {
+                if let Err(problem) = is_first(durable, key_id, row, before) {
                     bench.charge(ONE, problem);
                 }
             }
@@ -282,7 +282,7 @@ fn result_of<'a>(durable: &'a Durable, row: &MemoRecord) -> Option<&'a StepCompl
 /// A row that was written names an attempt's own result, and takes no other's place that counts.
 fn is_first(
     durable: &Durable,
-    place: Place,
+    key_id: KeyId,
     row: &MemoRecord,
     before: Option<MemoRecord>,
 ) -> Result<(), String> {
@@ -298,7 +298,7 @@ fn is_first(
     if step.attempt == 0 {
         return Err(format!("{row:?} is of no attempt"));
     }
-    if MemoKey::of(place.0, &step.location.name).0 != place.1 {
+    if MemoKey::of(key_id.0, &step.location.name).0 != key_id.1 {
         return Err(format!("{row:?} is of another key, `{}`", step.location.name));
     }
     match before.filter(|before| before.until > step.at) {

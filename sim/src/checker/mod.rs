@@ -190,7 +190,7 @@ impl Court {
                     self.admissions.set(&self.durable, *queue);
                     self.applied.queue_set(&self.durable, *queue);
                 }
-                Change::Memo { place, before } => self.memo.written(*place, *before),
+                Change::Memo { key_id, before } => self.memo.written(*key_id, *before),
                 Change::RequestApplied { request_id } => {
                     self.applied.applied(*request_id, &mut bench)
                 }

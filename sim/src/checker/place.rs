@@ -20,13 +20,13 @@ pub(super) fn batch_ended(durable: &Durable, touched: &BTreeSet<RunNo>, bench: &
             bench.charge(NAME, format!("run {no} has a place and no journal"));
             continue;
         };
-        let places = durable.places(*no);
-        let ghost = run.was_cancelled_in_line() && places == [RunState::Queued];
-        if places.len() != usize::from(!run.has_ended()) && !ghost {
+        let states = durable.stored_states(*no);
+        let ghost = run.was_cancelled_in_line() && states == [RunState::Queued];
+        if states.len() != usize::from(!run.has_ended()) && !ghost {
             bench.charge(
                 NAME,
                 format!(
-                    "{} {} and is in {places:?}",
+                    "{} {} and is in {states:?}",
                     run.name(),
                     if run.has_ended() { "has ended" } else { "goes on" }
                 ),

@@ -21,7 +21,7 @@ use stepwell::model::time::Time;
 
 use super::Bench;
 use super::admission::Admissions;
-use crate::durable::{Durable, Place};
+use crate::durable::{Durable, QueuePosition};
 
 const URGENT: &str = "the most urgent run goes first";
 const SHARE: &str = "the oldest run has its share";
@@ -31,8 +31,8 @@ const ALONE: u32 = 2;
 
 #[derive(Default)]
 pub(super) struct Shares {
-    /// Places in line, and the instant of the first lease that became durable after each.
-    known: BTreeMap<Place, Time>,
+    /// Positions in queues, and the instant of the first lease that became durable after each.
+    known: BTreeMap<QueuePosition, Time>,
     /// How many of the changes of places have been looked at.
     seen: usize,
     queues: BTreeMap<u32, Queue>,
@@ -80,13 +80,13 @@ impl Shares {
         admissions: &Admissions,
         bench: &mut Bench<'_>,
     ) {
-        for place in &durable.waiting_changes[self.seen..] {
-            match durable.waiting.contains_key(place) {
+        for position in &durable.waiting_changes[self.seen..] {
+            match durable.waiting.contains_key(position) {
                 true => {
-                    self.known.entry(*place).or_insert(lease.at);
+                    self.known.entry(*position).or_insert(lease.at);
                 }
                 false => {
-                    self.known.remove(place);
+                    self.known.remove(position);
                 }
             }
         }
@@ -106,18 +106,19 @@ impl Shares {
         if lease.deaths >= ALONE {
             return;
         }
-        let passed = |(place, record): &(&Place, &QueuedRecord)| {
+        let passed = |(position, record): &(&QueuePosition, &QueuedRecord)| {
             record.deaths < ALONE
                 && !record.avoid.contains(&lease.build)
                 && admissions.offers(lease.process, &record.tags)
                 && admissions.knows(lease.process, &record.workflow)
-                && self.known.get(place).is_some_and(|known| *known < lease.at)
+                && self.known.get(position).is_some_and(|known| *known < lease.at)
                 && durable.runs.get(&record.run).is_some_and(|run| !run.has_ended())
         };
-        let of = |rows: &mut dyn Iterator<Item = (&Place, &QueuedRecord)>| -> BTreeSet<RunNo> {
-            let found = rows.filter(passed);
-            found.map(|(_, record)| record.run).collect()
-        };
+        let of =
+            |rows: &mut dyn Iterator<Item = (&QueuePosition, &QueuedRecord)>| -> BTreeSet<RunNo> {
+                let found = rows.filter(passed);
+                found.map(|(_, record)| record.run).collect()
+            };
         // A long line is looked through only as far as it was passed over.
         let (at, first) = (lease.queue, |priority| (lease.queue, priority, 0));
         let more_urgent = of(&mut durable.waiting.range(first(0)..first(lease.priority)));

@@ -34,7 +34,7 @@ struct State {
     /// Kept here too, so that it is still open when its process is dead and its power goes.
     store: Option<Arc<FjallStore>>,
     /// What was acknowledged last, while the commit after it is on its way.
-    on_its_way: Option<Place>,
+    on_its_way: Option<Extent>,
     /// The last batch that a crash has left, as far as is known.
     kept: Option<Seq>,
     /// Removed with the world, after the store is closed.
@@ -42,7 +42,7 @@ struct State {
 }
 
 /// How far the store was at some moment.
-struct Place {
+struct Extent {
     seq: Seq,
     /// The write-ahead log, how much of it is used, and the watermark; only where power is ever
     /// cut.
@@ -86,9 +86,9 @@ impl Directory {
     /// Writes all that is pending, and syncs it. Nobody may hear of it before
     /// [`Self::acknowledged`].
     pub(super) fn commit(&self, store: &FjallStore) -> Result<Receipt, CommitFailure> {
-        let place = self.state().place(store);
+        let extent = self.state().extent(store);
         let receipt = block_on(store.commit())?;
-        self.state().on_its_way = Some(place);
+        self.state().on_its_way = Some(extent);
         Ok(receipt)
     }
 
@@ -138,17 +138,17 @@ impl State {
 
     fn acknowledged(&self, store: &FjallStore) -> Seq {
         let before = self.on_its_way.as_ref();
-        before.map_or(store.committed(), |place| place.seq)
+        before.map_or(store.committed(), |extent| extent.seq)
     }
 
-    fn place(&self, store: &FjallStore) -> Place {
+    fn extent(&self, store: &FjallStore) -> Extent {
         let files = || -> io::Result<_> {
             let log = write_ahead_log(&self.path().join("db"))?;
             let used = used(&log)?;
             Ok((log, used, std::fs::read(self.path().join("watermark"))?))
         };
         let files = self.loses_power.then(files).transpose();
-        Place {
+        Extent {
             seq: store.committed(),
             files: files.unwrap_or_else(|e| panic!("the store's files cannot be read: {e}")),
         }
@@ -156,8 +156,8 @@ impl State {
 
     fn image(&mut self, store: &FjallStore, cut: u64) -> io::Result<Crash> {
         let acknowledged = match self.on_its_way.take() {
-            Some(place) => place,
-            None => self.place(store),
+            Some(extent) => extent,
+            None => self.extent(store),
         };
         let Some((log, synced, watermark)) = acknowledged.files else {
             return Err(io::Error::other("the plan has no power cut"));

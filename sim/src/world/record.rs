@@ -309,8 +309,8 @@ fn end_of_lease(durable: &Durable, run: RunNo) -> String {
     let journal = durable.runs.get(&run);
     match journal.and_then(|journal| journal.entries.last()) {
         Some(last) if last.ends() => format!("the run ended: {}", last.kind_name()),
-        _ => match durable.places(run).first() {
-            Some(place) => format!("the run is {place}"),
+        _ => match durable.stored_states(run).first() {
+            Some(state) => format!("the run is {state}"),
             None => "the run is nowhere".to_owned(),
         },
     }

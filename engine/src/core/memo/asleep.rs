@@ -21,7 +21,7 @@ use crate::core::Core;
 use crate::core::load::Want;
 use crate::core::output::{Output, Read};
 use crate::core::run::RunImage;
-use crate::core::unique::KeyPlace;
+use crate::core::unique::KeyId;
 use crate::keys::TimerRecord;
 use crate::keys::memo::MemoWait;
 use crate::model::id::{MemoKey, RunNo};
@@ -40,18 +40,18 @@ const CALL_AGAIN: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(super) struct Sleepers {
     /// Each of its keys.
-    runs: BTreeSet<(RunNo, KeyPlace)>,
+    runs: BTreeSet<(RunNo, KeyId)>,
     /// When a run is woken whatever becomes of its keys.
     dues: BTreeMap<RunNo, Time>,
     next_due: BTreeSet<(Time, RunNo)>,
     /// Keys with a result for which runs sleep.
-    pub(super) rousing: BTreeSet<KeyPlace>,
+    pub(super) rousing: BTreeSet<KeyId>,
     /// Runs to be woken because what is stored of their key cannot be read.
     rising: BTreeSet<RunNo>,
     /// Runs that are being read to be woken.
     waking: BTreeSet<RunNo>,
     /// When keys that are free call another run.
-    pub(super) calls: BTreeSet<(Duration, KeyPlace)>,
+    pub(super) calls: BTreeSet<(Duration, KeyId)>,
     /// Nobody is called before: whoever made an attempt when the engine ended may come back and ask
     /// again.
     calls_from: Duration,
@@ -65,7 +65,7 @@ struct Restore {
     reading: bool,
     done: bool,
     /// Keys of the last page that are being read.
-    keys: BTreeSet<KeyPlace>,
+    keys: BTreeSet<KeyId>,
     /// Runs woken while a page was being read, which may have seen them asleep.
     gone: BTreeSet<RunNo>,
 }
@@ -85,8 +85,8 @@ impl Sleepers {
     }
 
     /// A key has been read.
-    pub(super) fn key_is_read(&mut self, place: KeyPlace) {
-        self.restore.keys.remove(&place);
+    pub(super) fn key_is_read(&mut self, key_id: KeyId) {
+        self.restore.keys.remove(&key_id);
     }
 }
 
@@ -131,9 +131,9 @@ impl Memos {
         first.is_some_and(|(of, _)| *of == run)
     }
 
-    fn falls_asleep(&mut self, run: RunNo, place: KeyPlace, out: &mut Output) {
-        self.asleep.runs.insert((run, place));
-        self.key(place, out).asleep.insert(run);
+    fn falls_asleep(&mut self, run: RunNo, key_id: KeyId, out: &mut Output) {
+        self.asleep.runs.insert((run, key_id));
+        self.key(key_id, out).asleep.insert(run);
     }
 
     /// A run is woken by something, or is about to be.
@@ -145,14 +145,14 @@ impl Memos {
         if let Some(due) = asleep.dues.remove(&run) {
             asleep.next_due.remove(&(due, run));
         }
-        while let Some((of, place)) = self.asleep.runs.range((run, FIRST)..).next().copied()
+        while let Some((of, key_id)) = self.asleep.runs.range((run, FIRST)..).next().copied()
             && of == run
         {
-            self.asleep.runs.remove(&(run, place));
-            if let Some(key) = self.keys.get_mut(&place) {
+            self.asleep.runs.remove(&(run, key_id));
+            if let Some(key) = self.keys.get_mut(&key_id) {
                 key.asleep.remove(&run);
             }
-            self.forget(place);
+            self.forget(key_id);
         }
     }
 
@@ -163,7 +163,7 @@ impl Memos {
 }
 
 /// Before all keys.
-const FIRST: KeyPlace = (crate::model::id::Namespace(0), 0);
+const FIRST: KeyId = (crate::model::id::Namespace(0), 0);
 
 impl Core {
     /// The worker says that others make the attempts for which the run waits. If one of them may be
@@ -176,27 +176,27 @@ impl Core {
     ) {
         let (no, now) = (report.run, self.now());
         let waits = |number| self.memos.waits_at((no, number));
-        let places: Option<BTreeSet<KeyPlace>> = report.memos.iter().map(|n| waits(*n)).collect();
+        let key_ids: Option<BTreeSet<KeyId>> = report.memos.iter().map(|n| waits(*n)).collect();
         let run = self.leases.get(&no).and_then(|held| held.run.as_ref());
         let instants = run.map(|run| run.commands.instants()).unwrap_or_default();
         let wakes_at = instants.range(report.wakes_at..Time::NEVER).next().copied();
-        let places = places.filter(|_| seen_all && wakes_at.is_none_or(|at| at > now));
-        for place in places.iter().flatten() {
-            self.memos.falls_asleep(no, *place, out); // before its places are passed on
+        let key_ids = key_ids.filter(|_| seen_all && wakes_at.is_none_or(|at| at > now));
+        for key_id in key_ids.iter().flatten() {
+            self.memos.falls_asleep(no, *key_id, out); // before its places are passed on
         }
         let Some((lease, run)) = self.end_lease(no, out) else {
             return;
         };
         Self::end_turn(&lease, out);
         let queue = lease.record.queue;
-        let Some(places) = places else {
+        let Some(key_ids) = key_ids else {
             self.becomes_queued(queue, RunState::Running);
             return self.enqueue(&run, out);
         };
         self.sleeps_until(no, wakes_at);
         let memo = MemoWait {
             namespace: run.namespace,
-            keys: places.iter().map(|(_, hash)| MemoKey(*hash)).collect(),
+            keys: key_ids.iter().map(|(_, hash)| MemoKey(*hash)).collect(),
             wakes_at,
         };
         let record = TimerRecord {
@@ -220,9 +220,9 @@ impl Core {
 
     /// If nobody makes an attempt at a key, and nobody in line could, one of those who sleep is
     /// called (E6).
-    pub(super) fn call_for_memo(&mut self, place: KeyPlace, out: &mut Output) {
+    pub(super) fn call_for_memo(&mut self, key_id: KeyId, out: &mut Output) {
         let (mono, calls_from) = (self.mono, self.memos.asleep.calls_from);
-        let Some(key) = self.memos.keys.get_mut(&place) else {
+        let Some(key) = self.memos.keys.get_mut(&key_id) else {
             return;
         };
         let is_free = matches!(key.known, Known::Nothing) && key.holder.is_none();
@@ -237,7 +237,7 @@ impl Core {
             false => mono + CALL_AGAIN,
         };
         key.calls_at = Some(again);
-        self.memos.asleep.calls.insert((again, place));
+        self.memos.asleep.calls.insert((again, key_id));
         if mono >= calls_from {
             self.wake(run, out);
         }
@@ -270,12 +270,12 @@ impl Core {
     pub(in crate::core) fn wake_for_memos(&mut self, out: &mut Output) {
         let (now, mono) = (self.now(), self.mono);
         while self.memos.asleep.has_room()
-            && let Some((at, place)) = self.memos.asleep.calls.first().copied()
+            && let Some((at, key_id)) = self.memos.asleep.calls.first().copied()
             && at <= mono
         {
-            self.memos.asleep.calls.remove(&(at, place));
-            self.memos.stop_calling(place);
-            self.call_for_memo(place, out);
+            self.memos.asleep.calls.remove(&(at, key_id));
+            self.memos.stop_calling(key_id);
+            self.call_for_memo(key_id, out);
         }
         while self.memos.asleep.has_room()
             && let Some((due, run)) = self.memos.asleep.next_due.first().copied()
@@ -289,14 +289,14 @@ impl Core {
             self.wake(run, out);
         }
         while self.memos.asleep.has_room()
-            && let Some(place) = self.memos.asleep.rousing.first().copied()
+            && let Some(key_id) = self.memos.asleep.rousing.first().copied()
         {
-            let key = self.memos.keys.get(&place);
+            let key = self.memos.keys.get(&key_id);
             match key.and_then(|key| key.asleep.first().copied()) {
                 Some(run) => self.wake(run, out),
                 None => {
-                    self.memos.asleep.rousing.remove(&place);
-                    self.memos.forget(place);
+                    self.memos.asleep.rousing.remove(&key_id);
+                    self.memos.forget(key_id);
                 }
             }
         }
@@ -344,13 +344,13 @@ impl Core {
             };
             self.sleeps_until(run, wait.wakes_at);
             for key in wait.keys {
-                let place = (wait.namespace, key.0);
-                self.memos.falls_asleep(run, place, out);
-                match self.memos.keys.get(&place).map(|key| &key.known) {
+                let key_id = (wait.namespace, key.0);
+                self.memos.falls_asleep(run, key_id, out);
+                match self.memos.keys.get(&key_id).map(|key| &key.known) {
                     Some(Known::Reading(_)) => {
-                        self.memos.asleep.restore.keys.insert(place);
+                        self.memos.asleep.restore.keys.insert(key_id);
                     }
-                    _ => self.serve_memo(place, out),
+                    _ => self.serve_memo(key_id, out),
                 }
             }
         }

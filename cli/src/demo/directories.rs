@@ -1,4 +1,4 @@
-//! Where the demo keeps its data.
+//! The directories of the demo.
 
 use std::path::{Path, PathBuf};
 
@@ -6,9 +6,9 @@ use tempfile::TempDir;
 
 use crate::failure::CommandError;
 
-/// Where the server keeps its data and all processes write their logs.
+/// The directories of the server's data and of the logs of all processes.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct Directories {
     /// The server's data.
     pub(crate) data: PathBuf,
     /// Of all processes.
@@ -17,7 +17,7 @@ pub(crate) struct Place {
     _temporary: Option<TempDir>,
 }
 
-impl Place {
+impl Directories {
     /// Makes room, at `data` if that is said; if it is to be kept, it is not removed.
     pub(crate) fn make(data: Option<PathBuf>, keep: bool) -> Result<Self, CommandError> {
         let fault = |e: std::io::Error| {
