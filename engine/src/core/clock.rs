@@ -32,7 +32,7 @@ const SLEW_PART: u32 = 10;
 
 /// What the machine's clocks say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reading {
+pub struct ClockSample {
     /// Monotonic time of this process.
     pub mono: Duration,
     /// The wall clock.
@@ -68,15 +68,15 @@ pub struct EngineClock {
 
 impl EngineClock {
     /// Starts at the stored mark or at the wall, whichever is later.
-    pub fn open(reading: Reading, mark: Time, accept_any: bool) -> Self {
+    pub fn open(sample: ClockSample, mark: Time, accept_any: bool) -> Self {
         let begin = match canary!("engine time begins at the wall clock") {
-            true => reading.wall,
-            false => reading.wall.max(mark),
+            true => sample.wall,
+            false => sample.wall.max(mark),
         };
         let micros = begin.0.saturating_mul(1_000);
-        let ahead = mark.since(reading.wall);
-        let held_until = (!ahead.is_zero() && ahead <= HOLD_MAX).then(|| reading.mono + HOLD_MAX);
-        Self { mono: reading.mono, micros, told_not_believed: false, accept_any, held_until }
+        let ahead = mark.since(sample.wall);
+        let held_until = (!ahead.is_zero() && ahead <= HOLD_MAX).then(|| sample.mono + HOLD_MAX);
+        Self { mono: sample.mono, micros, told_not_believed: false, accept_any, held_until }
     }
 
     /// Whether it stands at the mark it was opened with. It does not pass that mark meanwhile.
@@ -89,14 +89,14 @@ impl EngineClock {
         Time(self.micros / 1_000)
     }
 
-    /// Moves on to `reading`.
-    pub fn advance(&mut self, reading: Reading) -> Option<ClockAlert> {
-        let passed = reading.mono.saturating_sub(self.mono);
-        self.mono = self.mono.max(reading.mono);
+    /// Moves on to `sample`.
+    pub fn advance(&mut self, sample: ClockSample) -> Option<ClockAlert> {
+        let passed = sample.mono.saturating_sub(self.mono);
+        self.mono = self.mono.max(sample.mono);
         let plain = self.micros.saturating_add(micros(passed));
-        let wall = reading.wall.0.saturating_mul(1_000);
+        let wall = sample.wall.0.saturating_mul(1_000);
         if let Some(until) = self.held_until {
-            if wall < self.micros && reading.mono < until {
+            if wall < self.micros && sample.mono < until {
                 return None;
             }
             self.held_until = None;
@@ -134,8 +134,8 @@ fn micros(span: Duration) -> u64 {
 mod tests {
     use super::*;
 
-    fn at(mono_ms: u64, wall_ms: u64) -> Reading {
-        Reading { mono: Duration::from_millis(mono_ms), wall: Time(wall_ms) }
+    fn at(mono_ms: u64, wall_ms: u64) -> ClockSample {
+        ClockSample { mono: Duration::from_millis(mono_ms), wall: Time(wall_ms) }
     }
 
     #[test]

@@ -98,7 +98,7 @@ use std::time::Duration;
 use self::applied_request::AppliedRequests;
 use self::audit_log::AuditLog;
 use self::batch::Batches;
-use self::clock::{ClockAlert, EngineClock, MARK_LEAD, Reading};
+use self::clock::{ClockAlert, ClockSample, EngineClock, MARK_LEAD};
 use self::expiry::Expiries;
 use self::gauge::{AskedQueues, UnservedQueues};
 use self::lease::{Lease, Slots};
@@ -450,8 +450,8 @@ impl Core {
     }
 
     /// One transition.
-    pub fn handle(&mut self, reading: Reading, input: Input, out: &mut Output) {
-        self.advance(reading, out);
+    pub fn handle(&mut self, sample: ClockSample, input: Input, out: &mut Output) {
+        self.advance(sample, out);
         self.close_if_full(out);
         match input {
             Input::Received { session, message } => self.route(session, message, out),
@@ -585,10 +585,10 @@ impl Core {
         }
     }
 
-    fn advance(&mut self, reading: Reading, out: &mut Output) {
-        self.mono = self.mono.max(reading.mono);
+    fn advance(&mut self, sample: ClockSample, out: &mut Output) {
+        self.mono = self.mono.max(sample.mono);
         let ms = |by: Duration| u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
-        match self.clock.advance(reading) {
+        match self.clock.advance(sample) {
             Some(ClockAlert::Jumped { by }) => out.note(Note::ClockJumped { by_ms: ms(by) }),
             Some(ClockAlert::NotBelieved { by }) => {
                 out.note(Note::ClockNotBelieved { by_ms: ms(by) })

@@ -7,7 +7,7 @@ use super::admission::Admission;
 use super::applied_request::AppliedRequests;
 use super::audit_log::AuditLog;
 use super::batch::Batches;
-use super::clock::{EngineClock, MARK_AHEAD_MAX, Reading};
+use super::clock::{ClockSample, EngineClock, MARK_AHEAD_MAX};
 use super::expiry::Expiries;
 use super::gauge::UnservedQueues;
 use super::lease::{Lease, Slots};
@@ -95,7 +95,11 @@ pub enum OpenRefused {
 
 impl Core {
     /// A core that goes on where the records end.
-    pub fn open(settings: Settings, reading: Reading, opened: Opened) -> Result<Self, OpenRefused> {
+    pub fn open(
+        settings: Settings,
+        sample: ClockSample,
+        opened: Opened,
+    ) -> Result<Self, OpenRefused> {
         let tally = opened.tally.unwrap_or(Tally {
             format: FORMAT,
             next_run: 1,
@@ -121,11 +125,11 @@ impl Core {
             rest: 0,
             audit: Time(0),
         });
-        let wall = reading.wall;
+        let wall = sample.wall;
         if mark.time > wall.after(MARK_AHEAD_MAX) && !settings.accept_clock {
             return Err(OpenRefused::ClockBehind { wall, mark: mark.time });
         }
-        let clock = EngineClock::open(reading, mark.time, settings.accept_clock);
+        let clock = EngineClock::open(sample, mark.time, settings.accept_clock);
         let clock_now = clock.now();
         let schedules =
             Schedules::open(opened.schedules).map_err(|what| OpenRefused::Damaged { what })?;
@@ -136,8 +140,8 @@ impl Core {
             store: opened.store,
             epoch: opened.epoch,
             clock,
-            mono: reading.mono,
-            watch_at: reading.mono,
+            mono: sample.mono,
+            watch_at: sample.mono,
             tally_dirty: false,
             mark_dirty: true,
             next_lease: 0,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use stepwell_storage::{MemDisk, MemOptions, MemStore, Seq, Store, WriteBatch, block_on};
 
-use super::clock::Reading;
+use super::clock::ClockSample;
 use super::output::{Action, Output, Read, Withheld};
 use super::{Core, Input, OpenRefused, Settings};
 use crate::model::time::Time;
@@ -30,7 +30,11 @@ pub(super) struct Stage {
     gate: VecDeque<(Seq, Withheld)>,
 }
 
-fn open(disk: &MemDisk, settings: Settings, at: Reading) -> Result<(MemStore, Core), OpenRefused> {
+fn open(
+    disk: &MemDisk,
+    settings: Settings,
+    at: ClockSample,
+) -> Result<(MemStore, Core), OpenRefused> {
     let store = MemStore::acquire(disk, MemOptions { entropy: 7, ..MemOptions::default() })
         .expect("the disk opens");
     let opened = block_on(reading::open(&store)).expect("what the core wrote can be read");
@@ -42,7 +46,7 @@ impl Stage {
     pub(super) fn new(settings: Settings, wall: Time) -> Self {
         let (disk, mono) = (MemDisk::new(), Duration::ZERO);
         let (store, core) =
-            open(&disk, settings, Reading { mono, wall }).expect("a new store opens");
+            open(&disk, settings, ClockSample { mono, wall }).expect("a new store opens");
         let (reads, answers, gate) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
         Self {
             check_every: 1,
@@ -73,7 +77,7 @@ impl Stage {
         self.answers.clear();
         self.gate.clear();
         self.mono = Duration::ZERO; // another process, another origin
-        let at = Reading { mono: self.mono, wall: self.wall };
+        let at = ClockSample { mono: self.mono, wall: self.wall };
         let (store, core) = open(&self.disk, self.settings, at)?;
         (self.store, self.core) = (store, core);
         Ok(())
@@ -91,7 +95,7 @@ impl Stage {
     }
 
     pub(super) fn handle(&mut self, input: Input) {
-        let at = Reading { mono: self.mono, wall: self.wall };
+        let at = ClockSample { mono: self.mono, wall: self.wall };
         self.core.handle(at, input, &mut self.out);
         self.handled += 1;
         if self.handled.is_multiple_of(self.check_every) {

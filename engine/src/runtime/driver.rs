@@ -25,7 +25,7 @@ use super::env::Env;
 use super::link::LinkSender;
 use super::query::{self, Query};
 use crate::canary::canary;
-use crate::core::clock::Reading;
+use crate::core::clock::ClockSample;
 use crate::core::output::{Action, Output, Withheld};
 use crate::core::{Core, Input};
 use crate::model::id::{RunNo, SessionId, Token};
@@ -241,13 +241,13 @@ impl Driver {
         }
     }
 
-    fn reading(&self) -> Reading {
-        Reading { mono: self.env.clock.mono(), wall: self.env.clock.wall() }
+    fn sample(&self) -> ClockSample {
+        ClockSample { mono: self.env.clock.mono(), wall: self.env.clock.wall() }
     }
 
     fn handle(&mut self, input: Input) {
-        let reading = self.reading();
-        self.core.handle(reading, input, &mut self.out);
+        let sample = self.sample();
+        self.core.handle(sample, input, &mut self.out);
     }
 
     async fn event(&mut self, event: Event) -> Result<(), String> {
@@ -315,7 +315,7 @@ impl Driver {
         }
         match Query::of(message) {
             Ok(query) => {
-                let now = self.reading();
+                let now = self.sample();
                 let stats = self.core.stats();
                 let view = query::View::of(&self.core, self.store.clone(), stats, now);
                 let handle = self.handle.clone();

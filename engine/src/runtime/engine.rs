@@ -13,7 +13,7 @@ use super::env::Env;
 use super::isolated::is_isolated;
 use super::server::{self, EmbeddedDial};
 use super::worker::Worker;
-use crate::core::clock::Reading;
+use crate::core::clock::ClockSample;
 use crate::core::{Core, OpenRefused, RETENTION_DEFAULT, Settings};
 use crate::model::limits::{Limits, PAYLOAD_BYTES_CEILING};
 use crate::reading::{self, Unreadable};
@@ -350,7 +350,7 @@ async fn prepare(
 ) -> Result<(Arc<dyn Store>, Core), OpenError> {
     let store = open()?;
     let opened = reading::open(&*store).await.map_err(OpenError::Records)?;
-    let now = Reading { mono: env.clock.mono(), wall: env.clock.wall() };
+    let now = ClockSample { mono: env.clock.mono(), wall: env.clock.wall() };
     let core = Core::open(settings, now, opened).map_err(OpenError::Core)?;
     Ok((store, core))
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use stepwell_storage::{Scan, Space, Store};
 
 use super::letters;
-use crate::core::clock::Reading;
+use crate::core::clock::ClockSample;
 use crate::core::{Core, summary};
 use crate::keys::{self, Family};
 use crate::model::chain::{self, CHAIN_BYTES};
@@ -51,7 +51,7 @@ impl View {
         self.audit_from
     }
 
-    pub(super) fn of(core: &Core, store: Arc<dyn Store>, stats: Stats, _now: Reading) -> Self {
+    pub(super) fn of(core: &Core, store: Arc<dyn Store>, stats: Stats, _now: ClockSample) -> Self {
         let births = core.births();
         let (leased, newest) = (core.leased_runs(), core.newest_run());
         Self {

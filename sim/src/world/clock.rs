@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use stepwell::core::clock::{EngineClock, Reading};
+use stepwell::core::clock::{ClockSample, EngineClock};
 use stepwell::model::time::Time;
 use stepwell::runtime::env::Clock;
 
@@ -27,8 +27,8 @@ impl Clock for HostClock {
         let host = &self.0;
         let wall = host.world.clocks().wall(&host.name, &host.world, host.now_ms());
         if host.name == "server" {
-            let reading = Reading { mono: self.mono(), wall };
-            host.world.server_reads(reading);
+            let sample = ClockSample { mono: self.mono(), wall };
+            host.world.server_reads(sample);
         }
         wall
     }
@@ -75,7 +75,7 @@ struct Shown {
     clock: EngineClock,
     /// Engine time cannot be later than this.
     latest_micros: u128,
-    reading: Reading,
+    sample: ClockSample,
     /// What had been skipped when the clock was read last.
     skipped_ms: u64,
 }
@@ -142,23 +142,23 @@ impl Clocks {
         self.consents = false;
     }
 
-    fn read(&mut self, reading: Reading, mark: Time) {
+    fn read(&mut self, sample: ClockSample, mark: Time) {
         let (consents, skipped_ms) = (self.consents, self.skipped_ms);
-        let wall_micros = u128::from(reading.wall.0) * 1_000;
+        let wall_micros = u128::from(sample.wall.0) * 1_000;
         match &mut self.engine {
             Some(shown) => {
-                shown.clock.advance(reading);
-                let passed = reading.mono.saturating_sub(shown.reading.mono).as_micros() + 1;
+                shown.clock.advance(sample);
+                let passed = sample.mono.saturating_sub(shown.sample.mono).as_micros() + 1;
                 // Somewhat more than has passed, since a reading is rounded.
                 shown.latest_micros = wall_micros.max(shown.latest_micros + passed);
-                shown.reading = reading;
+                shown.sample = sample;
                 shown.skipped_ms = skipped_ms;
             }
             None => {
                 self.engine = Some(Shown {
-                    clock: EngineClock::open(reading, mark, consents),
+                    clock: EngineClock::open(sample, mark, consents),
                     latest_micros: wall_micros.max(u128::from(mark.0) * 1_000),
-                    reading,
+                    sample,
                     skipped_ms,
                 });
             }
@@ -169,7 +169,7 @@ impl Clocks {
     pub(crate) fn server(&self) -> Option<ServerTime> {
         let shown = self.engine.as_ref()?;
         (shown.skipped_ms == self.skipped_ms)
-            .then(|| ServerTime { engine: shown.clock.now(), wall: shown.reading.wall })
+            .then(|| ServerTime { engine: shown.clock.now(), wall: shown.sample.wall })
     }
 
     /// Engine time when the running server looked last.
@@ -186,12 +186,12 @@ impl Clocks {
 
 impl super::World {
     /// The server has looked at its clocks.
-    fn server_reads(&self, reading: Reading) {
+    fn server_reads(&self, sample: ClockSample) {
         let mark = match &self.court().durable.mark {
             Some(mark) => mark.time,
             None => Time(0),
         };
-        self.clocks().read(reading, mark);
+        self.clocks().read(sample, mark);
     }
 }
 
