@@ -97,11 +97,11 @@ pub mod keys;
 mod lenient;
 pub mod model;
 pub mod numbered;
-pub mod reading;
 #[cfg(feature = "worker")]
 mod replay;
 #[cfg(feature = "worker")]
 pub mod runtime;
+pub mod store_reader;
 pub mod wire;
 #[cfg(feature = "worker")]
 pub mod workflow;

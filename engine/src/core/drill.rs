@@ -30,7 +30,7 @@ use crate::model::retry::Retry;
 use crate::model::run::{Outcome, RunState};
 use crate::model::time::Time;
 use crate::model::unique::{Unique, UniqueKey};
-use crate::reading;
+use crate::store_reader;
 use crate::wire::message::{
     AskOutcome, AskQueues, AskStatus, AtomicStart, AttemptFailedReport, Cancel, Discard, EditInput,
     Heartbeat, Held, Hello, MemoReleased, MemoRequested, Message, Offer, PROTOCOL, QueueSlots,
@@ -364,7 +364,7 @@ impl Drill {
     }
 
     fn journal(&self, generation: u32, run: RunNo, range: (u32, u32)) -> Vec<Bytes> {
-        block_on(reading::entries(&self.stage.store, generation, run, range, usize::MAX))
+        block_on(store_reader::entries(&self.stage.store, generation, run, range, usize::MAX))
             .expect("a journal is read")
     }
 

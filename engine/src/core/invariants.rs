@@ -25,7 +25,7 @@ use crate::model::id::{CommandIndex, MemoKey, RequestId, RunId, RunNo};
 use crate::model::queue::QueueSummary;
 use crate::model::run::{Outcome, RunState};
 use crate::model::time::Time;
-use crate::reading;
+use crate::store_reader;
 
 /// A run as the store has it.
 #[derive(Debug, Clone)]
@@ -60,7 +60,7 @@ pub(super) struct Facts {
 
 fn rows(store: &MemStore, space: Space, family: Family) -> Vec<(Bytes, Bytes)> {
     let (prefix, mut found) = (keys::family(family), Vec::new());
-    block_on(reading::all_rows(store, space, prefix.clone(), keys::end_of(&prefix), |row| {
+    block_on(store_reader::all_rows(store, space, prefix.clone(), keys::end_of(&prefix), |row| {
         found.push((row.key.clone(), row.value.clone()));
         Ok(())
     }))
@@ -171,8 +171,9 @@ impl Facts {
     }
 
     fn read_run(&self, store: &MemStore, no: RunNo, generation: u32) -> RunFacts {
-        let stored = block_on(reading::entries(store, generation, no, (0, u32::MAX), usize::MAX))
-            .unwrap_or_else(|e| panic!("J1: the journal of {no}: {}", e.chain()));
+        let stored =
+            block_on(store_reader::entries(store, generation, no, (0, u32::MAX), usize::MAX))
+                .unwrap_or_else(|e| panic!("J1: the journal of {no}: {}", e.chain()));
         let mut fold = RunFold::new(no, generation);
         let mut entries = Vec::new();
         for stored in &stored {

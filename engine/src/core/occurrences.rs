@@ -21,7 +21,7 @@ use crate::model::schedule::{
     CronTimes, EveryTimes, Overlap, ScheduleInfo, ScheduleSpec, When, nominal_text,
 };
 use crate::model::time::Time;
-use crate::reading;
+use crate::store_reader;
 use crate::wire::message::{
     AskOccurrences, AskStatus, Backfill, BackfillReply, Cancel, Heartbeat, Hello, Message,
     PROTOCOL, PauseSchedule, Redrive, RemoveSchedule, ResumeSchedule, ScheduleReply, SetSchedule,
@@ -262,7 +262,7 @@ impl Desk {
             Err(refused) => panic!("{refused}"),
         }
         for (no, started) in std::mem::take(&mut self.air) {
-            let index = reading::index(&self.stage.store, started.namespace, started.id);
+            let index = store_reader::index(&self.stage.store, started.namespace, started.id);
             if block_on(index).expect("an index row can be read").is_some() {
                 self.is_there(no, started);
             }

@@ -9,7 +9,7 @@ use super::clock::ClockSample;
 use super::output::{Action, Output, Read, Withheld};
 use super::{Core, Input, OpenRefused, Settings};
 use crate::model::time::Time;
-use crate::reading::{self, Ahead};
+use crate::store_reader::{self, Prefetched};
 
 /// See the module.
 pub(super) struct Stage {
@@ -37,7 +37,7 @@ fn open(
 ) -> Result<(MemStore, Core), OpenRefused> {
     let store = MemStore::acquire(disk, MemOptions { entropy: 7, ..MemOptions::default() })
         .expect("the disk opens");
-    let opened = block_on(reading::open(&store)).expect("what the core wrote can be read");
+    let opened = block_on(store_reader::open(&store)).expect("what the core wrote can be read");
     let core = Core::open(settings, at, opened)?;
     Ok((store, core))
 }
@@ -140,13 +140,13 @@ impl Stage {
         if self.reads.is_empty() {
             return;
         }
-        let ahead = block_on(Ahead::of(&self.store, self.reads.make_contiguous()));
-        let mut ahead = ahead.expect("the store can be read");
+        let prefetched = block_on(Prefetched::of(&self.store, self.reads.make_contiguous()));
+        let mut prefetched = prefetched.expect("the store can be read");
         if let Some(read) = self.reads.remove(pick % self.reads.len()) {
-            let mut nothing = Ahead::default();
-            let alone = block_on(reading::answer(&self.store, read.clone(), &mut nothing))
+            let mut nothing = Prefetched::default();
+            let alone = block_on(store_reader::answer(&self.store, read.clone(), &mut nothing))
                 .expect("the store can be read");
-            let answer = block_on(reading::answer(&self.store, read, &mut ahead))
+            let answer = block_on(store_reader::answer(&self.store, read, &mut prefetched))
                 .expect("the store can be read");
             assert_eq!(
                 format!("{answer:?}"),

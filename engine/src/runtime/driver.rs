@@ -29,7 +29,7 @@ use crate::core::clock::ClockSample;
 use crate::core::output::{Action, Output, Withheld};
 use crate::core::{Core, Input};
 use crate::model::id::{RunNo, SessionId, Token};
-use crate::reading::{self, Unreadable};
+use crate::store_reader::{self, Unreadable};
 use crate::wire::frame::JOURNAL_FRAME_BYTES;
 use crate::wire::message::{Closing, Dispatch, Journal, LeaseContinued, Message};
 
@@ -353,10 +353,10 @@ impl Driver {
             if reads.is_empty() {
                 break;
             }
-            let ahead = reading::Ahead::of(&*self.store, &reads).await;
-            let mut ahead = ahead.map_err(|e| unreadable(&e))?;
+            let prefetched = store_reader::Prefetched::of(&*self.store, &reads).await;
+            let mut prefetched = prefetched.map_err(|e| unreadable(&e))?;
             for read in reads {
-                let input = reading::answer(&*self.store, read, &mut ahead)
+                let input = store_reader::answer(&*self.store, read, &mut prefetched)
                     .await
                     .map_err(|e| unreadable(&e))?;
                 self.handle(input);
@@ -500,7 +500,7 @@ impl Driver {
         run: RunNo,
         range: (u32, u32),
     ) -> Result<Vec<bytes::Bytes>, String> {
-        reading::entries(&*self.store, generation, run, range, JOURNAL_FRAME_BYTES)
+        store_reader::entries(&*self.store, generation, run, range, JOURNAL_FRAME_BYTES)
             .await
             .map_err(|e| unreadable(&e))
     }

@@ -16,7 +16,7 @@ use super::worker::Worker;
 use crate::core::clock::ClockSample;
 use crate::core::{Core, OpenRefused, RETENTION_DEFAULT, Settings};
 use crate::model::limits::{Limits, PAYLOAD_BYTES_CEILING};
-use crate::reading::{self, Unreadable};
+use crate::store_reader::{self, Unreadable};
 
 /// The socket in an engine's directory, through which the command line reaches an embedded engine.
 pub const SOCKET: &str = "stepwell.sock";
@@ -349,7 +349,7 @@ async fn prepare(
     open: impl FnOnce() -> Result<Arc<dyn Store>, OpenError>,
 ) -> Result<(Arc<dyn Store>, Core), OpenError> {
     let store = open()?;
-    let opened = reading::open(&*store).await.map_err(OpenError::Records)?;
+    let opened = store_reader::open(&*store).await.map_err(OpenError::Records)?;
     let now = ClockSample { mono: env.clock.mono(), wall: env.clock.wall() };
     let core = Core::open(settings, now, opened).map_err(OpenError::Core)?;
     Ok((store, core))

@@ -22,7 +22,7 @@ use crate::keys::{
 use crate::model::chain::CHAIN_BYTES;
 use crate::model::entry::Entry;
 use crate::model::id::RunNo;
-use crate::reading::{Unreadable, all_rows};
+use crate::store_reader::{Unreadable, all_rows};
 
 /// What a check found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]

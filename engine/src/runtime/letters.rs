@@ -18,7 +18,7 @@ use crate::model::limits::PAGE_ROWS_MAX;
 use crate::model::request::Refusal;
 use crate::model::run::Outcome;
 use crate::model::time::Time;
-use crate::reading::{self, Unreadable};
+use crate::store_reader::{self, Unreadable};
 use crate::wire::message::{AskAudit, AskLetters, AuditReply, LettersReply, Message};
 
 /// Rows looked at for one page at most; the answer says where to go on.
@@ -137,7 +137,7 @@ async fn letter(
     no: RunNo,
     ask: &AskLetters,
 ) -> Result<Option<DeadLetter>, Unreadable> {
-    let Some(image) = reading::image(view.store(), no, view.birth_of(no)).await? else {
+    let Some(image) = store_reader::image(view.store(), no, view.birth_of(no)).await? else {
         return Ok(None);
     };
     let run = &image.run;
@@ -173,9 +173,9 @@ async fn worker_of(view: &View, image: &RunImage) -> Result<(ProcessInstance, St
         return Ok(Default::default());
     };
     let (generation, no, at) = (image.run.generation, image.run.no, death.index);
-    let found = reading::entries(view.store(), generation, no, (at, at + 1), usize::MAX).await;
+    let found = store_reader::entries(view.store(), generation, no, (at, at + 1), usize::MAX).await;
     let stored = found?;
-    let entry = stored.first().and_then(|stored| reading::decode(stored));
+    let entry = stored.first().and_then(|stored| store_reader::decode(stored));
     Ok(match entry {
         Some(Entry::Died(died)) => (died.process, died.build),
         _ => Default::default(),

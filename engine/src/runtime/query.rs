@@ -17,7 +17,7 @@ use crate::model::limits::PAGE_ROWS_MAX;
 use crate::model::request::{Damaged, ListRuns, NoSuchRun, Refusal};
 use crate::model::run::{RunState, RunSummary, Stats};
 use crate::model::time::Time;
-use crate::reading::{self, Unreadable};
+use crate::store_reader::{self, Unreadable};
 use crate::wire::frame::JOURNAL_FRAME_BYTES;
 use crate::wire::message::{
     AskAudit, AskDead, AskJournal, AskLetters, AskList, AskStats, JournalReply, ListReply, Message,
@@ -65,7 +65,7 @@ impl View {
     }
 
     async fn summary_of(&self, no: RunNo) -> Result<Option<(Namespace, RunSummary)>, Unreadable> {
-        let Some(image) = reading::image(&*self.store, no, (self.births)(no)).await? else {
+        let Some(image) = store_reader::image(&*self.store, no, (self.births)(no)).await? else {
             return Ok(None);
         };
         let held = self.leased.get(&no).filter(|_| image.run.ended.is_none());
@@ -217,17 +217,17 @@ async fn dead(
 async fn journal(view: &View, ask: &AskJournal) -> Result<Message, Refusal> {
     let id: RunId = ask.id;
     let local = |e: Unreadable| damaged(&e);
-    let found = reading::index(&*view.store, ask.caller.namespace, id).await.map_err(local)?;
+    let found = store_reader::index(&*view.store, ask.caller.namespace, id).await.map_err(local)?;
     let no = found.ok_or(NoSuchRun { id })?;
     let generation =
-        reading::generation_of(&*view.store, no, (view.births)(no)).await.map_err(local)?;
-    let count = reading::count(&*view.store, generation, no).await.map_err(local)?;
+        store_reader::generation_of(&*view.store, no, (view.births)(no)).await.map_err(local)?;
+    let count = store_reader::count(&*view.store, generation, no).await.map_err(local)?;
     let until = ask.from.saturating_add(ask.limit).min(count);
     let mut chain = match ask.from {
         0 => chain::root(id),
         from if from < until => {
             // It was verified with the page that it was on.
-            let before = reading::entries(
+            let before = store_reader::entries(
                 &*view.store,
                 generation,
                 no,
@@ -242,11 +242,15 @@ async fn journal(view: &View, ask: &AskJournal) -> Result<Message, Refusal> {
         _ => 0,
     };
     let entries = match ask.from < until {
-        true => {
-            reading::entries(&*view.store, generation, no, (ask.from, until), JOURNAL_FRAME_BYTES)
-                .await
-                .map_err(local)?
-        }
+        true => store_reader::entries(
+            &*view.store,
+            generation,
+            no,
+            (ask.from, until),
+            JOURNAL_FRAME_BYTES,
+        )
+        .await
+        .map_err(local)?,
         false => Vec::new(),
     };
     for stored in &entries {

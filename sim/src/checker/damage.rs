@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use stepwell::keys::journal;
 use stepwell::model::id::RunNo;
-use stepwell::reading;
+use stepwell::store_reader;
 use stepwell_storage::{MemDisk, MemOptions, MemStore, Row, Space, block_on};
 
 use super::Bench;
@@ -42,7 +42,7 @@ pub(super) fn at_the_end(durable: &Durable, seed: u64, disk: &MemDisk, bench: &m
         let mut damaged = row.value.to_vec();
         damaged[bit / 8] ^= 1 << (bit % 8);
         disk.tamper(space, row.key.clone(), Some(Bytes::from(damaged)));
-        if block_on(reading::image(&store, *no, (run.generation, false))).is_ok() {
+        if block_on(store_reader::image(&store, *no, (run.generation, false))).is_ok() {
             bench.charge(
                 NAME,
                 format!("{}: bit {bit} of {row:?} was turned, and nobody noticed", run.name()),

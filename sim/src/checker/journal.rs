@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use stepwell::model::dead::Superseded;
 use stepwell::model::id::RunNo;
-use stepwell::reading;
+use stepwell::store_reader;
 use stepwell_storage::{OpenRefusal, Seq, Store, block_on};
 
 use super::{Bench, retention};
@@ -53,8 +53,13 @@ pub(super) fn at_the_end(
         Err(failure) => return bench.charge(NAME, format!("the disk is not readable: {failure}")),
     };
     for (no, run) in durable.kept() {
-        let found =
-            block_on(reading::entries(&*store, run.generation, *no, (0, u32::MAX), usize::MAX));
+        let found = block_on(store_reader::entries(
+            &*store,
+            run.generation,
+            *no,
+            (0, u32::MAX),
+            usize::MAX,
+        ));
         if found.as_ref() != Ok(&run.stored) {
             let lengths = found.map(|found| found.len());
             bench.charge(

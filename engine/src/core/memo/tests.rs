@@ -8,7 +8,7 @@ use crate::core::crowds::{Crowd, slots};
 use crate::core::session::RETURN_MAX;
 use crate::model::id::{MemoKey, Namespace};
 use crate::model::run::RunState;
-use crate::reading;
+use crate::store_reader;
 use crate::wire::message::{Held, Message, TurnSuspended};
 
 const WORKER: SessionId = SessionId(2);
@@ -206,8 +206,8 @@ fn a_result_is_read_from_its_journal_and_checked() {
         entry,
     };
     let found = |crowd: &Crowd, read| {
-        let mut ahead = reading::Ahead::default();
-        let answer = reading::answer(&crowd.stage.store, read, &mut ahead);
+        let mut prefetched = store_reader::Prefetched::default();
+        let answer = store_reader::answer(&crowd.stage.store, read, &mut prefetched);
         match stepwell_storage::block_on(answer) {
             Ok(Input::MemoResultLoaded { found, .. }) => found,
             other => panic!("{other:?}"),

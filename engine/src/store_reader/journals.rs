@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use stepwell_storage::{Row, Space, Store};
 
-use super::ahead::Lone;
+use super::prefetch::Lone;
 use super::{PAGE_ROWS, Unreadable, all_rows, record, scan};
 use crate::core::run::{Run, RunFold, RunImage};
 use crate::keys::journal::{self, Joiner};
@@ -202,16 +202,16 @@ pub async fn image(
 }
 
 /// The same. `brief`: it is read from its place in line, and the guess is that its journal holds
-/// one entry; `ahead`: what is known of it already.
+/// one entry; `prefetched`: what is known of it already.
 pub(super) async fn image_of(
     store: &dyn Store,
     run: RunNo,
     birth: (u32, bool),
     brief: bool,
-    ahead: Option<Lone>,
+    prefetched: Option<Lone>,
 ) -> Result<Option<Box<RunImage>>, Unreadable> {
     let generation = generation_of(store, run, birth).await?;
-    let (lone, stopped) = match ahead {
+    let (lone, stopped) = match prefetched {
         Some(Lone { entry, stopped }) => (Some(entry), Some(stopped)),
         None if brief => (lone_entry(store, generation, run).await?, None),
         None => (None, None),

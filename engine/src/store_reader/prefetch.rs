@@ -30,7 +30,7 @@ const APART_MAX: u64 = 4;
 
 /// What was read of runs before it is asked for.
 #[derive(Debug, Default)]
-pub struct Ahead(BTreeMap<RunNo, Lone>);
+pub struct Prefetched(BTreeMap<RunNo, Lone>);
 
 /// A run whose journal holds one entry of one row.
 #[derive(Debug)]
@@ -39,20 +39,20 @@ pub(super) struct Lone {
     pub(super) stopped: Option<StoppedRecord>,
 }
 
-impl Ahead {
+impl Prefetched {
     /// Reads what it can of runs that `reads` ask for.
     ///
     /// Damage that only some rows have is left to be found, and told, when those are read by
     /// themselves.
     pub async fn of(store: &dyn Store, reads: &[Read]) -> Result<Self, Unreadable> {
-        let mut ahead = Self::default();
+        let mut prefetched = Self::default();
         for (generation, runs) in neighbours(reads) {
-            match ahead.add(store, generation, &runs).await {
+            match prefetched.add(store, generation, &runs).await {
                 Err(error) if !error.is_local() => return Err(error),
                 _ => {}
             }
         }
-        Ok(ahead)
+        Ok(prefetched)
     }
 
     /// What was read of a run. It is given once.
@@ -263,16 +263,16 @@ mod tests {
         ];
         let store = store_of(rows);
         let asked = reads([1, 2, 3, 4, 5, 7, 8, 9]);
-        let mut ahead = block_on(Ahead::of(&store, &asked)).expect("the store answers");
+        let mut prefetched = block_on(Prefetched::of(&store, &asked)).expect("the store answers");
         let mut taken = Vec::new();
         for run in 1..=10 {
-            if let Some(lone) = ahead.take(RunNo(run)) {
+            if let Some(lone) = prefetched.take(RunNo(run)) {
                 taken.push((run, lone.entry.to_vec(), lone.stopped.is_some()));
             }
         }
         let expected = [(1, vec![1], false), (5, vec![5], true), (9, vec![9], false)];
         assert_eq!(taken, expected);
-        assert!(ahead.take(RunNo(1)).is_none(), "given once");
+        assert!(prefetched.take(RunNo(1)).is_none(), "given once");
     }
 
     #[test]
@@ -285,8 +285,8 @@ mod tests {
         }
         let store = store_of(rows);
         let asked = reads(1..=4);
-        let ahead = block_on(Ahead::of(&store, &asked)).expect("the store answers");
-        assert!(ahead.0.is_empty(), "{ahead:?}");
+        let prefetched = block_on(Prefetched::of(&store, &asked)).expect("the store answers");
+        assert!(prefetched.0.is_empty(), "{prefetched:?}");
     }
 
     #[test]
@@ -295,7 +295,8 @@ mod tests {
         let mut batch = WriteBatch::new();
         batch.put(Space::Lasting, keys::stopped(RunNo(2)), vec![0xff]);
         store.submit(batch).expect("it fits");
-        let ahead = block_on(Ahead::of(&store, &reads(1..=4))).expect("no reason to stop");
-        assert!(ahead.0.is_empty(), "{ahead:?}");
+        let prefetched =
+            block_on(Prefetched::of(&store, &reads(1..=4))).expect("no reason to stop");
+        assert!(prefetched.0.is_empty(), "{prefetched:?}");
     }
 }

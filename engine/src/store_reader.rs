@@ -1,8 +1,8 @@
 //! Answers the core's reads from a store. No tokio: a store's reads are futures, and who polls them
 //! is not our business.
 
-mod ahead;
 mod journals;
+mod prefetch;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,8 +29,8 @@ use crate::model::run::RunState;
 use crate::model::time::Time;
 use crate::numbered::Undecodable;
 
-pub use self::ahead::Ahead;
 pub use self::journals::{entries, generation_of, image};
+pub use self::prefetch::Prefetched;
 
 /// Rows read from a store in one go.
 const PAGE_ROWS: usize = 1_024;
@@ -259,7 +259,11 @@ pub async fn index(
 
 /// Answers one read, if need be from what was read ahead. A read that fails for the whole store is
 /// an error; damage to one run is part of the answer.
-pub async fn answer(store: &dyn Store, read: Read, ahead: &mut Ahead) -> Result<Input, Unreadable> {
+pub async fn answer(
+    store: &dyn Store,
+    read: Read,
+    prefetched: &mut Prefetched,
+) -> Result<Input, Unreadable> {
     let local = |error: Unreadable| {
         if error.is_local() { Ok(error.chain()) } else { Err(error) }
     };
@@ -273,7 +277,7 @@ pub async fn answer(store: &dyn Store, read: Read, ahead: &mut Ahead) -> Result<
         }
         Read::Run { run, generation, moved, brief } => {
             let birth = (generation, moved);
-            let lone = ahead.take(run).filter(|_| brief);
+            let lone = prefetched.take(run).filter(|_| brief);
             let found = match journals::image_of(store, run, birth, brief, lone).await {
                 Ok(found) => Ok(found),
                 Err(error) => Err(local(error)?),
