@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use stepwell_storage::{ReadFailure, Row, Scan, Space, Store};
 
-use crate::core::output::Read;
+use crate::core::output::StoreRead;
 use crate::core::{GenerationRow, Input, Opened, ScheduleRow};
 use crate::keys::applied_request::AppliedRequestRecord;
 use crate::keys::batch::{BatchRecord, OpenBatchRow};
@@ -261,21 +261,21 @@ pub async fn index(
 /// an error; damage to one run is part of the answer.
 pub async fn answer(
     store: &dyn Store,
-    read: Read,
+    read: StoreRead,
     prefetched: &mut Prefetched,
 ) -> Result<Input, Unreadable> {
     let local = |error: Unreadable| {
         if error.is_local() { Ok(error.chain()) } else { Err(error) }
     };
     Ok(match read {
-        Read::Index { namespace, id } => {
+        StoreRead::Index { namespace, id } => {
             let found = match index(store, namespace, id).await {
                 Ok(found) => Ok(found),
                 Err(error) => Err(local(error)?),
             };
             Input::IndexLoaded { namespace, id, found }
         }
-        Read::Run { run, generation, moved, brief } => {
+        StoreRead::Run { run, generation, moved, brief } => {
             let birth = (generation, moved);
             let lone = prefetched.take(run).filter(|_| brief);
             let found = match journals::image_of(store, run, birth, brief, lone).await {
@@ -284,29 +284,31 @@ pub async fn answer(
             };
             Input::RunLoaded { run, found }
         }
-        Read::Queued { queue, priority, from, limit } => {
+        StoreRead::Queued { queue, priority, from, limit } => {
             queued(store, (queue, priority), from, limit).await?
         }
-        Read::Timers { from, limit } => timers(store, from, limit).await?,
-        Read::Stopped { from, limit } => stopped(store, from, limit).await?,
-        Read::Generation { generation, from, limit } => {
+        StoreRead::Timers { from, limit } => timers(store, from, limit).await?,
+        StoreRead::Stopped { from, limit } => stopped(store, from, limit).await?,
+        StoreRead::Generation { generation, from, limit } => {
             match generation_page(store, generation, from, limit).await {
                 Ok(page) => page,
                 Err(error) => Input::CleaningFailed { generation, what: local(error)? },
             }
         }
-        Read::Audit { from, limit } => audit(store, from, limit).await?,
-        Read::MemoWaits { from, limit } => match timers(store, (Time::NEVER, from), limit).await? {
-            Input::TimersLoaded { rows, end } => {
-                let rows = rows.into_iter();
-                Input::MemoWaitsLoaded {
-                    rows: rows.map(|(_, run, record)| (run, record.memo)).collect(),
-                    end,
+        StoreRead::Audit { from, limit } => audit(store, from, limit).await?,
+        StoreRead::MemoWaits { from, limit } => {
+            match timers(store, (Time::NEVER, from), limit).await? {
+                Input::TimersLoaded { rows, end } => {
+                    let rows = rows.into_iter();
+                    Input::MemoWaitsLoaded {
+                        rows: rows.map(|(_, run, record)| (run, record.memo)).collect(),
+                        end,
+                    }
                 }
+                other => other,
             }
-            other => other,
-        },
-        Read::Unique { namespace, hash } => {
+        }
+        StoreRead::Unique { namespace, hash } => {
             let key = keys::unique::unique(namespace, hash);
             let found = match record::<UniqueRecord>(store, Space::Lasting, key).await {
                 Ok(found) => Ok(found),
@@ -314,7 +316,7 @@ pub async fn answer(
             };
             Input::UniqueLoaded { namespace, hash, found }
         }
-        Read::Memo { namespace, hash } => {
+        StoreRead::Memo { namespace, hash } => {
             let key = keys::memo::memo(namespace, hash);
             let found = match record::<MemoRecord>(store, Space::Lasting, key).await {
                 Ok(found) => Ok(found),
@@ -322,14 +324,14 @@ pub async fn answer(
             };
             Input::MemoLoaded { namespace, hash, found }
         }
-        Read::MemoResult { namespace, hash, run, birth, entry } => {
+        StoreRead::MemoResult { namespace, hash, run, birth, entry } => {
             let found = match journals::output_of(store, run, birth, entry).await {
                 Ok(found) => Ok(found),
                 Err(error) => Err(local(error)?),
             };
             Input::MemoResultLoaded { namespace, hash, found }
         }
-        Read::Batch { namespace, hash } => {
+        StoreRead::Batch { namespace, hash } => {
             let key = keys::batch::ended(namespace, hash);
             let found = match record::<BatchRecord>(store, Space::Lasting, key).await {
                 Ok(found) => Ok(found),
@@ -337,8 +339,8 @@ pub async fn answer(
             };
             Input::BatchLoaded { namespace, hash, found }
         }
-        Read::Expired { until, limit } => expired(store, until, limit).await?,
-        Read::Copy { run, generation } => {
+        StoreRead::Expired { until, limit } => expired(store, until, limit).await?,
+        StoreRead::Copy { run, generation } => {
             match entries(store, generation, run, (0, u32::MAX), usize::MAX).await {
                 Ok(entries) => Input::RunCopied { run, entries },
                 Err(error) => Input::CleaningFailed { generation, what: local(error)? },

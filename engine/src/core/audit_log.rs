@@ -9,7 +9,7 @@ use std::time::Duration;
 use stepwell_storage::Space;
 
 use super::Core;
-use super::output::{Output, Read};
+use super::output::{Output, StoreRead};
 use crate::canary::canary;
 use crate::keys::{self, AuditRecord, Record};
 use crate::model::dead::AuditAction;
@@ -87,7 +87,7 @@ impl Core {
             return;
         }
         self.audit.reading = true;
-        out.read(Read::Audit { from: self.audit.cursor, limit: PAGE });
+        out.read(StoreRead::Audit { from: self.audit.cursor, limit: PAGE });
     }
 
     /// Deletes those that are.

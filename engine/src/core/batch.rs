@@ -25,7 +25,7 @@ use stepwell_storage::Space;
 
 use super::Core;
 use super::lease::Slots;
-use super::output::{Output, Read};
+use super::output::{Output, StoreRead};
 use super::run::Run;
 use super::start::{CallKind, PendingStart, check_caller, check_count, check_name};
 use crate::canary::canary;
@@ -168,7 +168,7 @@ impl Core {
         let waiting = self.batches.reading.entry(batch_key).or_default();
         if waiting.is_empty() {
             let (namespace, hash) = batch_key;
-            out.read(Read::Batch { namespace, hash });
+            out.read(StoreRead::Batch { namespace, hash });
         }
         waiting.push(asked);
     }

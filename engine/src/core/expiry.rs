@@ -13,7 +13,7 @@ use std::time::Duration;
 use stepwell_storage::Space;
 
 use super::Core;
-use super::output::{Output, Read};
+use super::output::{Output, StoreRead};
 use super::unique::KeyId;
 use crate::keys::expiry::{self, Expires, Expiry, ExpiryMark};
 use crate::keys::{Record, batch, memo, unique};
@@ -83,7 +83,7 @@ impl Core {
 
     fn read_expired(&mut self, out: &mut Output) {
         self.expiries.reading = true;
-        out.read(Read::Expired { until: self.now(), limit: PAGE });
+        out.read(StoreRead::Expired { until: self.now(), limit: PAGE });
     }
 
     /// Deletes what has expired; `first` is what expires next, if all of it was read.

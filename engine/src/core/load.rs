@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use super::Core;
-use super::output::{Note, Output, Read};
+use super::output::{Note, Output, StoreRead};
 use super::queue::QueuedItem;
 use super::run::{Run, RunImage};
 use super::schedule::{Look, Starting};
@@ -142,7 +142,7 @@ impl Core {
     ) {
         let waiting = self.lookups.entry((namespace, id)).or_default();
         if waiting.is_empty() {
-            out.read(Read::Index { namespace, id });
+            out.read(StoreRead::Index { namespace, id });
         }
         waiting.push(lookup);
     }
@@ -251,7 +251,7 @@ impl Core {
 
     fn read_run(&self, no: RunNo, brief: bool, out: &mut Output) {
         let (generation, moved) = self.birth_of(no);
-        out.read(Read::Run { run: no, generation, moved, brief });
+        out.read(StoreRead::Run { run: no, generation, moved, brief });
     }
 
     /// A run has changed by itself. If it is being read, it is read once more.

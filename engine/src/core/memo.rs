@@ -58,7 +58,7 @@ use stepwell_storage::Space;
 
 use self::asleep::Sleepers;
 use super::Core;
-use super::output::{Note, Output, Read};
+use super::output::{Note, Output, StoreRead};
 use super::unique::KeyId;
 use crate::canary::canary;
 use crate::keys::Record;
@@ -165,7 +165,7 @@ impl Memos {
     /// What is known of a key; if nothing is, it is read.
     fn key(&mut self, (namespace, hash): KeyId, out: &mut Output) -> &mut Key {
         self.keys.entry((namespace, hash)).or_insert_with(|| {
-            out.read(Read::Memo { namespace, hash });
+            out.read(StoreRead::Memo { namespace, hash });
             Key {
                 known: Known::Reading(None),
                 holder: None,
@@ -355,7 +355,7 @@ impl Core {
             Ok(Some(row)) if row.until > now => {
                 key.known = Known::Reading(Some(row));
                 let (namespace, hash) = key_id;
-                out.read(Read::MemoResult {
+                out.read(StoreRead::MemoResult {
                     namespace,
                     hash,
                     run: row.run,

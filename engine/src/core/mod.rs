@@ -203,7 +203,7 @@ pub enum Input {
         /// Whether it said goodbye.
         goodbye: bool,
     },
-    /// An answer to [`Read::Index`](output::Read::Index).
+    /// An answer to [`StoreRead::Index`](output::Read::Index).
     IndexLoaded {
         /// Whose run.
         namespace: Namespace,
@@ -212,14 +212,14 @@ pub enum Input {
         /// Its number, if there is such a run, or what is damaged.
         found: Result<Option<RunNo>, String>,
     },
-    /// An answer to [`Read::Run`](output::Read::Run).
+    /// An answer to [`StoreRead::Run`](output::Read::Run).
     RunLoaded {
         /// Which.
         run: RunNo,
         /// The run, or what is damaged.
         found: Result<Option<Box<RunImage>>, String>,
     },
-    /// An answer to [`Read::Queued`](output::Read::Queued).
+    /// An answer to [`StoreRead::Queued`](output::Read::Queued).
     QueuedLoaded {
         /// The queue.
         queue: u32,
@@ -230,21 +230,21 @@ pub enum Input {
         /// Whether there are no more behind them.
         end: bool,
     },
-    /// An answer to [`Read::Timers`](output::Read::Timers).
+    /// An answer to [`StoreRead::Timers`](output::Read::Timers).
     TimersLoaded {
         /// The rows, in order.
         rows: Vec<(Time, RunNo, TimerRecord)>,
         /// Whether there are no more behind them.
         end: bool,
     },
-    /// An answer to [`Read::Stopped`](output::Read::Stopped).
+    /// An answer to [`StoreRead::Stopped`](output::Read::Stopped).
     StoppedLoaded {
         /// The rows, in order.
         rows: Vec<(RunNo, StoppedRecord)>,
         /// Whether there are no more behind them.
         end: bool,
     },
-    /// An answer to [`Read::Generation`](output::Read::Generation).
+    /// An answer to [`StoreRead::Generation`](output::Read::Generation).
     GenerationLoaded {
         /// Which.
         generation: u32,
@@ -253,14 +253,14 @@ pub enum Input {
         /// Whether there are no more behind them.
         end: bool,
     },
-    /// An answer to [`Read::Copy`](output::Read::Copy).
+    /// An answer to [`StoreRead::Copy`](output::Read::Copy).
     RunCopied {
         /// Which.
         run: RunNo,
         /// Its entries as stored.
         entries: Vec<Bytes>,
     },
-    /// An answer to [`Read::Audit`](output::Read::Audit).
+    /// An answer to [`StoreRead::Audit`](output::Read::Audit).
     AuditLoaded {
         /// When each was done, and its number, in order.
         rows: Vec<(Time, u64)>,
@@ -274,7 +274,7 @@ pub enum Input {
         /// What is damaged.
         what: String,
     },
-    /// An answer to [`Read::Unique`](output::Read::Unique).
+    /// An answer to [`StoreRead::Unique`](output::Read::Unique).
     UniqueLoaded {
         /// Whose key.
         namespace: Namespace,
@@ -283,7 +283,7 @@ pub enum Input {
         /// Who holds it, or what is damaged.
         found: Result<Option<UniqueRecord>, String>,
     },
-    /// An answer to [`Read::Memo`](output::Read::Memo).
+    /// An answer to [`StoreRead::Memo`](output::Read::Memo).
     MemoLoaded {
         /// Whose key.
         namespace: Namespace,
@@ -292,14 +292,14 @@ pub enum Input {
         /// Where its first result is, if there is one, or what is damaged.
         found: Result<Option<MemoRecord>, String>,
     },
-    /// An answer to [`Read::MemoWaits`](output::Read::MemoWaits).
+    /// An answer to [`StoreRead::MemoWaits`](output::Read::MemoWaits).
     MemoWaitsLoaded {
         /// The runs and what they wait for, in order.
         rows: Vec<(RunNo, Option<MemoWait>)>,
         /// Whether there are no more behind them.
         end: bool,
     },
-    /// An answer to [`Read::MemoResult`](output::Read::MemoResult).
+    /// An answer to [`StoreRead::MemoResult`](output::Read::MemoResult).
     MemoResultLoaded {
         /// Whose key.
         namespace: Namespace,
@@ -308,7 +308,7 @@ pub enum Input {
         /// The result, unless the run is gone, or what is damaged.
         found: Result<Option<Payload>, String>,
     },
-    /// An answer to [`Read::Batch`](output::Read::Batch).
+    /// An answer to [`StoreRead::Batch`](output::Read::Batch).
     BatchLoaded {
         /// Whose batch.
         namespace: Namespace,
@@ -317,7 +317,7 @@ pub enum Input {
         /// The batch, if one of this name has ended, or what is damaged.
         found: Result<Option<BatchRecord>, String>,
     },
-    /// An answer to [`Read::Expired`](output::Read::Expired).
+    /// An answer to [`StoreRead::Expired`](output::Read::Expired).
     ExpiredLoaded {
         /// What has expired, in order.
         rows: Vec<Expiry>,

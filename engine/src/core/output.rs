@@ -233,7 +233,7 @@ impl Withheld {
 /// Something the core must see before it can go on. Answered by an input; other runs go on
 /// meanwhile.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Read {
+pub enum StoreRead {
     /// The number of a run.
     Index {
         /// Whose run.
@@ -357,7 +357,7 @@ pub struct Output {
     batches: Vec<WriteBatch>,
     current: WriteBatch,
     actions: Withheld,
-    reads: Vec<Read>,
+    reads: Vec<StoreRead>,
 }
 
 impl Output {
@@ -368,7 +368,7 @@ impl Output {
 
     /// Takes what has been collected: batches to submit in order, actions that wait for the last of
     /// them, reads to do after they have been submitted.
-    pub fn take(&mut self) -> (Vec<WriteBatch>, Withheld, Vec<Read>) {
+    pub fn take(&mut self) -> (Vec<WriteBatch>, Withheld, Vec<StoreRead>) {
         if !self.current.is_empty() {
             self.batches.push(std::mem::take(&mut self.current));
         }
@@ -465,7 +465,7 @@ impl Output {
         self.actions.0.push(Action::Send { session, message: message.into() });
     }
 
-    pub(crate) fn read(&mut self, read: Read) {
+    pub(crate) fn read(&mut self, read: StoreRead) {
         self.reads.push(read);
     }
 }

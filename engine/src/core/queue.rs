@@ -13,7 +13,7 @@ use stepwell_storage::Space;
 
 use super::admission::{Admission, Shut};
 use super::lane::{LOOK_PAST_MAX, Lane, WINDOW_LOW, WINDOW_MAX};
-use super::output::{Output, Read};
+use super::output::{Output, StoreRead};
 use super::run::Run;
 use super::{Core, Session};
 use crate::canary::canary;
@@ -280,7 +280,7 @@ impl Queue {
                 lane.reading = true;
                 lane.grown = false;
                 let (from, limit) = (lane.read_to + 1, WINDOW_MAX - WINDOW_LOW);
-                out.read(Read::Queued { queue: number, priority: *priority, from, limit });
+                out.read(StoreRead::Queued { queue: number, priority: *priority, from, limit });
             }
         }
     }

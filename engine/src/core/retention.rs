@@ -12,7 +12,7 @@ use bytes::Bytes;
 use stepwell_storage::Space;
 
 use super::Core;
-use super::output::{Action, Output, Read};
+use super::output::{Action, Output, StoreRead};
 use crate::canary::canary;
 use crate::keys::{self, MovedRecord, Record};
 use crate::model::id::{Namespace, RunId, RunNo};
@@ -116,7 +116,7 @@ impl Core {
             return;
         }
         self.cleaner.current = Some(oldest);
-        out.read(Read::Generation { generation: oldest, from: RunNo(0), limit: PAGE });
+        out.read(StoreRead::Generation { generation: oldest, from: RunNo(0), limit: PAGE });
     }
 
     pub(super) fn generation_loaded(
@@ -186,10 +186,10 @@ impl Core {
     fn copy_next(&mut self, generation: u32, out: &mut Output) {
         if let Some(run) = self.cleaner.copying.last().copied() {
             self.cleaner.touched = false;
-            return out.read(Read::Copy { run, generation });
+            return out.read(StoreRead::Copy { run, generation });
         }
         if let Some(from) = self.cleaner.next_page.take() {
-            return out.read(Read::Generation { generation, from, limit: PAGE });
+            return out.read(StoreRead::Generation { generation, from, limit: PAGE });
         }
         // All that is left in it is no longer needed. The first run number stays known to later
         // generations only.
@@ -237,7 +237,7 @@ impl Core {
         let grew = held.as_ref().is_some_and(|run| run.next as usize != entries.len());
         if grew || self.cleaner.touched || self.mailboxes.contains_key(&no) {
             self.cleaner.touched = false;
-            return out.read(Read::Copy { run: no, generation: from }); // it changed meanwhile
+            return out.read(StoreRead::Copy { run: no, generation: from }); // it changed meanwhile
         }
         if let Some(run) = held {
             run.generation = target;

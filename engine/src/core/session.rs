@@ -14,7 +14,7 @@ use twox_hash::XxHash3_128;
 
 use super::Core;
 use super::load::Want;
-use super::output::{Action, Note, Output, Read};
+use super::output::{Action, Note, Output, StoreRead};
 use super::queue::QueuedItem;
 use super::start::{check_name, check_name_length, check_range, check_tags};
 use crate::canary::canary;
@@ -376,7 +376,7 @@ impl Core {
             self.abilities_seen.clear();
         }
         if abilities.is_some_and(|abilities| self.abilities_seen.insert(abilities)) {
-            out.read(Read::Stopped { from: RunNo(0), limit: STOPPED_PAGE });
+            out.read(StoreRead::Stopped { from: RunNo(0), limit: STOPPED_PAGE });
         }
     }
 
@@ -533,7 +533,7 @@ impl Core {
             }
         }
         if let (false, Some(last)) = (end, last) {
-            out.read(Read::Stopped { from: RunNo(last.0 + 1), limit: STOPPED_PAGE });
+            out.read(StoreRead::Stopped { from: RunNo(last.0 + 1), limit: STOPPED_PAGE });
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use stepwell_storage::{MemDisk, MemOptions, MemStore, Seq, Store, WriteBatch, block_on};
 
 use super::clock::ClockSample;
-use super::output::{Action, Output, Read, Withheld};
+use super::output::{Action, Output, StoreRead, Withheld};
 use super::{Core, Input, OpenRefused, Settings};
 use crate::model::time::Time;
 use crate::store_reader::{self, Prefetched};
@@ -24,7 +24,7 @@ pub(super) struct Stage {
     handled: u64,
     out: Output,
     /// Reads that have been asked for and not been done.
-    pub(super) reads: VecDeque<Read>,
+    pub(super) reads: VecDeque<StoreRead>,
     /// Reads that have been done and not been told.
     pub(super) answers: VecDeque<Input>,
     gate: VecDeque<(Seq, Withheld)>,

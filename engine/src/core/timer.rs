@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use stepwell_storage::Space;
 
 use super::Core;
-use super::output::{Output, Read};
+use super::output::{Output, StoreRead};
 use crate::canary::canary;
 use crate::keys::{self, Record, TimerRecord};
 use crate::model::entry::{Entry, TimerFired};
@@ -235,7 +235,7 @@ impl Core {
         if !timers.tail_in_memory && !timers.reading && timers.window.len() < WINDOW_LOW {
             timers.reading = true;
             timers.grown = false;
-            out.read(Read::Timers { from: timers.read_to, limit: WINDOW_MAX - WINDOW_LOW });
+            out.read(StoreRead::Timers { from: timers.read_to, limit: WINDOW_MAX - WINDOW_LOW });
         }
     }
 

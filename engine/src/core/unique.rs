@@ -28,7 +28,7 @@ use stepwell_storage::Space;
 
 use super::Core;
 use super::load::Lookup;
-use super::output::{Output, Read};
+use super::output::{Output, StoreRead};
 use super::run::Run;
 use crate::canary::canary;
 use crate::keys::Record;
@@ -116,7 +116,7 @@ impl Core {
     pub(super) fn look_up_key(&mut self, key: KeyId, waiter: Waiter, out: &mut Output) {
         let read = self.uniques.reading.entry(key).or_insert_with(|| {
             let (namespace, hash) = key;
-            out.read(Read::Unique { namespace, hash });
+            out.read(StoreRead::Unique { namespace, hash });
             KeyRead::default()
         });
         read.waiting.push_back(waiter);

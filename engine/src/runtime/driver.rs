@@ -391,7 +391,7 @@ impl Driver {
         Ok(())
     }
 
-    fn submit(&mut self) -> Result<Vec<crate::core::output::Read>, String> {
+    fn submit(&mut self) -> Result<Vec<crate::core::output::StoreRead>, String> {
         self.core.seal(&mut self.out);
         let (batches, actions, reads) = self.out.take();
         let wrote = !batches.is_empty();

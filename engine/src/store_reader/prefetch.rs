@@ -16,7 +16,7 @@ use stepwell_storage::{Space, Store};
 
 use super::{Unreadable, scan};
 use crate::canary::canary;
-use crate::core::output::Read;
+use crate::core::output::StoreRead;
 use crate::keys::journal::{self, Joiner};
 use crate::keys::{self, Record, StoppedRecord};
 use crate::model::id::RunNo;
@@ -44,7 +44,7 @@ impl Prefetched {
     ///
     /// Damage that only some rows have is left to be found, and told, when those are read by
     /// themselves.
-    pub async fn of(store: &dyn Store, reads: &[Read]) -> Result<Self, Unreadable> {
+    pub async fn of(store: &dyn Store, reads: &[StoreRead]) -> Result<Self, Unreadable> {
         let mut prefetched = Self::default();
         for (generation, runs) in neighbours(reads) {
             match prefetched.add(store, generation, &runs).await {
@@ -83,11 +83,13 @@ impl Prefetched {
 
 /// Runs whose journals probably hold one entry each and lie side by side, with the generation they
 /// are in.
-fn neighbours(reads: &[Read]) -> Vec<(u32, BTreeSet<RunNo>)> {
+fn neighbours(reads: &[StoreRead]) -> Vec<(u32, BTreeSet<RunNo>)> {
     let asked: BTreeSet<(u32, RunNo)> = reads
         .iter()
         .filter_map(|read| match read {
-            Read::Run { run, generation, moved: false, brief: true } => Some((*generation, *run)),
+            StoreRead::Run { run, generation, moved: false, brief: true } => {
+                Some((*generation, *run))
+            }
             _ => None,
         })
         .collect();
@@ -171,15 +173,15 @@ mod tests {
 
     const GENERATION: u32 = 3;
 
-    fn read(run: u64) -> Read {
-        Read::Run { run: RunNo(run), generation: GENERATION, moved: false, brief: true }
+    fn read(run: u64) -> StoreRead {
+        StoreRead::Run { run: RunNo(run), generation: GENERATION, moved: false, brief: true }
     }
 
-    fn reads(runs: impl IntoIterator<Item = u64>) -> Vec<Read> {
+    fn reads(runs: impl IntoIterator<Item = u64>) -> Vec<StoreRead> {
         runs.into_iter().map(read).collect()
     }
 
-    fn groups(reads: &[Read]) -> Vec<Vec<u64>> {
+    fn groups(reads: &[StoreRead]) -> Vec<Vec<u64>> {
         let groups = neighbours(reads).into_iter();
         let numbers = |runs: BTreeSet<RunNo>| runs.into_iter().map(|run| run.0).collect();
         groups.map(|(_, runs)| numbers(runs)).collect()
@@ -200,25 +202,25 @@ mod tests {
 
     #[test]
     fn what_may_have_moved_or_goes_on_is_not_read_ahead() {
-        let changed = |change: fn(&mut Read)| {
+        let changed = |change: fn(&mut StoreRead)| {
             let mut reads = reads(1..=8);
             reads.iter_mut().skip(3).for_each(change);
             groups(&reads)
         };
-        let moves = |read: &mut Read| {
-            if let Read::Run { moved, .. } = read {
+        let moves = |read: &mut StoreRead| {
+            if let StoreRead::Run { moved, .. } = read {
                 *moved = true;
             }
         };
-        let goes_on = |read: &mut Read| {
-            if let Read::Run { brief, .. } = read {
+        let goes_on = |read: &mut StoreRead| {
+            if let StoreRead::Run { brief, .. } = read {
                 *brief = false;
             }
         };
         assert!(changed(moves).is_empty());
         assert!(changed(goes_on).is_empty());
-        let elsewhere = |read: &mut Read| {
-            if let Read::Run { generation, .. } = read {
+        let elsewhere = |read: &mut StoreRead| {
+            if let StoreRead::Run { generation, .. } = read {
                 *generation = GENERATION + 1;
             }
         };

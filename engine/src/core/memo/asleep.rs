@@ -19,7 +19,7 @@ use super::{Known, Memos};
 use crate::canary::canary;
 use crate::core::Core;
 use crate::core::load::Want;
-use crate::core::output::{Output, Read};
+use crate::core::output::{Output, StoreRead};
 use crate::core::run::RunImage;
 use crate::core::unique::KeyId;
 use crate::keys::TimerRecord;
@@ -315,7 +315,7 @@ impl Core {
         if self.memos.asleep.may_read() {
             let restore = &mut self.memos.asleep.restore;
             restore.reading = true;
-            out.read(Read::MemoWaits { from: restore.from, limit: PAGE });
+            out.read(StoreRead::MemoWaits { from: restore.from, limit: PAGE });
         }
     }
 

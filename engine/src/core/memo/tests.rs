@@ -166,7 +166,7 @@ fn a_damaged_result_refuses_those_who_ask() {
     crowd.stage.read(0);
     crowd.stage.answer(0);
     crowd.stage.flush();
-    assert!(matches!(crowd.stage.reads[0], Read::MemoResult { .. }));
+    assert!(matches!(crowd.stage.reads[0], StoreRead::MemoResult { .. }));
     crowd.stage.reads.clear();
     crowd.stage.handle(Input::MemoResultLoaded {
         namespace: Namespace::default(),
@@ -198,7 +198,7 @@ fn a_result_is_read_from_its_journal_and_checked() {
     succeeds(&mut crowd, 0, 10);
     crowd.settle();
     let run = crowd.leased[0].0;
-    let read = |run, entry| Read::MemoResult {
+    let read = |run, entry| StoreRead::MemoResult {
         namespace: Namespace::default(),
         hash: 1,
         run,
