@@ -8,7 +8,7 @@ use stepwell::model::entry::Entry;
 use stepwell::model::id::{Namespace, RunId};
 
 use super::exports::{self, PAGE_ROWS, PAGES};
-use super::line::{Span, began, first};
+use super::queue_time::{Span, began, first};
 use super::stage::Stage;
 use crate::failure::CommandError;
 

@@ -8,9 +8,9 @@ use stepwell::model::id::{CommandIndex, Namespace, RunId};
 use stepwell::model::run::Outcome;
 
 use super::cast::Cast;
-use super::line::{self, Span};
 use super::orders::Order;
 use super::provider::Ledger;
+use super::queue_time::{self, Span};
 use super::report::{Calls, Report};
 use super::scenes::Played;
 use super::stage::Stage;
@@ -58,8 +58,8 @@ pub(crate) async fn reconcile(
             lines.urgent = journal;
             continue;
         }
-        lines.first.extend(line::first(&journal));
-        lines.others.extend(line::stands(&journal));
+        lines.first.extend(queue_time::first(&journal));
+        lines.others.extend(queue_time::stands(&journal));
     }
     report.urgent = urgent.map(|order| urgent::reconcile(order, &lines.urgent, &lines.others));
     report.pools =

@@ -6,7 +6,7 @@ use stepwell::model::dead::DeadLetter;
 use tokio::task::JoinHandle;
 
 use super::cast::Cast;
-use super::line::Span;
+use super::queue_time::Span;
 use super::schedule::Times;
 use super::stage::Stage;
 use super::{dead_letter, urgent};

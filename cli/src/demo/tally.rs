@@ -5,7 +5,7 @@ use stepwell::QueueSummary;
 use stepwell::model::run::Stats;
 
 use super::exports::EXPORTS;
-use super::line::Span;
+use super::queue_time::Span;
 use super::workflow::ORDERS;
 
 /// Counts over all epochs seen.

@@ -11,8 +11,8 @@ use stepwell::model::entry::Entry;
 use stepwell::model::id::{Namespace, RunId};
 use stepwell::{QueueChange, RateLimit, Time};
 
-use super::line::{Span, began, first};
 use super::orders::Order;
+use super::queue_time::{Span, began, first};
 use super::stage::{Stage, Victim};
 use super::workflow::{CHECKOUT, ORDERS};
 use crate::clock;
@@ -141,8 +141,8 @@ impl UrgentFacts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::demo::line::tests::{begun, started};
     use crate::demo::orders;
+    use crate::demo::queue_time::tests::{begun, started};
 
     #[test]
     fn runs_dispatched_before_it_are_counted() {

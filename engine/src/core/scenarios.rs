@@ -154,18 +154,18 @@ fn queue_text(queue: &QueueSummary) -> String {
     )
 }
 
-fn tags(line: &Line<'_>) -> Vec<String> {
+fn tags(line: &ScenarioLine<'_>) -> Vec<String> {
     let tags = line.text("tags", "").split(',');
     tags.filter(|tag| !tag.is_empty()).map(str::to_owned).collect()
 }
 
 /// What a line says besides its words.
-struct Line<'a> {
+struct ScenarioLine<'a> {
     words: Vec<&'a str>,
     fields: BTreeMap<&'a str, &'a str>,
 }
 
-impl<'a> Line<'a> {
+impl<'a> ScenarioLine<'a> {
     fn of(text: &'a str) -> Self {
         let (mut words, mut fields) = (Vec::new(), BTreeMap::new());
         for part in text.split_whitespace() {
@@ -250,7 +250,7 @@ fn run_name(id: RunId) -> String {
     }
 }
 
-fn unique(line: &Line<'_>) -> Option<UniqueKey> {
+fn unique(line: &ScenarioLine<'_>) -> Option<UniqueKey> {
     let (key, scope) = line.fields.get("unique")?.split_once(':')?;
     let scope = match scope {
         "queued" => Unique::Queued,
@@ -312,7 +312,7 @@ impl Scene {
 
     fn play(&mut self, inputs: &[&str]) -> String {
         for input in inputs {
-            let line = Line::of(input.trim_start_matches('~'));
+            let line = ScenarioLine::of(input.trim_start_matches('~'));
             self.follow(&line);
             if self.open && !input.starts_with('~') {
                 self.settle();
@@ -334,7 +334,7 @@ impl Scene {
         self.invariants.check(&self.stage.store, now, retention, crashed);
     }
 
-    fn follow(&mut self, line: &Line<'_>) {
+    fn follow(&mut self, line: &ScenarioLine<'_>) {
         match line.word(0) {
             "settings" => self.set(line),
             "worker" | "client" => self.hello(line),
@@ -392,7 +392,7 @@ impl Scene {
         }
     }
 
-    fn set(&mut self, line: &Line<'_>) {
+    fn set(&mut self, line: &ScenarioLine<'_>) {
         let settings = &mut self.stage.settings;
         let limits = &mut settings.limits;
         limits.journal_entries_max = line.number("entries_max", limits.journal_entries_max);
@@ -439,7 +439,7 @@ impl Scene {
         }
     }
 
-    fn hello(&mut self, line: &Line<'_>) {
+    fn hello(&mut self, line: &ScenarioLine<'_>) {
         let name = line.word(1).to_owned();
         self.next_session += 1;
         let session = SessionId(self.next_session);
@@ -493,12 +493,12 @@ impl Scene {
         self.stage.handle(Input::Received { session, message: message.into() });
     }
 
-    fn client(&mut self, line: &Line<'_>) -> (String, u64) {
+    fn client(&mut self, line: &ScenarioLine<'_>) -> (String, u64) {
         self.next_request += 1;
         (line.text("by", "c").to_owned(), self.next_request)
     }
 
-    fn start(&mut self, line: &Line<'_>) {
+    fn start(&mut self, line: &ScenarioLine<'_>) {
         let (by, call_number) = self.client(line);
         let bytes = line.number("bytes", 0usize);
         let input = match bytes {
@@ -543,7 +543,7 @@ impl Scene {
         self.hear(&by, message);
     }
 
-    fn set_queue(&mut self, line: &Line<'_>) {
+    fn set_queue(&mut self, line: &ScenarioLine<'_>) {
         let (by, call_number) = self.client(line);
         let has = |field: &str| line.fields.contains_key(field).then_some(());
         let rate = line.fields.get("rate").map(|text| {
@@ -566,7 +566,7 @@ impl Scene {
         self.hear(&by, SetQueue { call_number, caller, queue, change });
     }
 
-    fn ask(&mut self, line: &Line<'_>) {
+    fn ask(&mut self, line: &ScenarioLine<'_>) {
         let (by, call_number) = self.client(line);
         let (id, caller) = (run_id(line.word(1)), caller());
         let message: Message = match line.word(0) {
@@ -578,7 +578,7 @@ impl Scene {
         self.hear(&by, message);
     }
 
-    fn operate(&mut self, line: &Line<'_>) {
+    fn operate(&mut self, line: &ScenarioLine<'_>) {
         let (by, call_number) = self.client(line);
         let id = run_id(line.word(1));
         let caller = Caller {
@@ -603,7 +603,7 @@ impl Scene {
         self.hear(&by, message);
     }
 
-    fn report(&mut self, line: &Line<'_>) {
+    fn report(&mut self, line: &ScenarioLine<'_>) {
         let run = self.run_no(line.word(1));
         let known = self.tokens.get(&run).copied().unwrap_or((Token::default(), SessionId(0)));
         let token = line.fields.get("token").map_or(known.0, |text| self.token(text));
@@ -1118,7 +1118,7 @@ impl Scene {
     }
 }
 
-fn queues(line: &Line<'_>) -> Vec<QueueSlots> {
+fn queues(line: &ScenarioLine<'_>) -> Vec<QueueSlots> {
     let parts = line.text("queues", "q:1").split(',').filter(|part| !part.is_empty());
     parts
         .map(|part| {

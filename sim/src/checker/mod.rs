@@ -17,7 +17,7 @@ mod gauge;
 mod item;
 mod journal;
 mod limit;
-mod line;
+mod liveness;
 mod memo;
 mod model;
 mod outcome;
@@ -65,7 +65,7 @@ pub(crate) struct Court {
     suspects: suspect::Suspects,
     acts: redrive::Audit,
     patience: unregistered::Patience,
-    lines: line::Lines,
+    liveness: liveness::Liveness,
     pub(crate) limits: limit::Limits,
     engine_time: timer::EngineTime,
     admissions: admission::Admissions,
@@ -167,7 +167,7 @@ impl Court {
                     self.batches.appended(&self.durable, *run, *index, &mut bench);
                     let admissions = &self.admissions;
                     self.patience.appended(&self.durable, *run, *index, admissions, &mut bench);
-                    self.suspects.appended(&self.durable, *run, *index, &self.lines, &mut bench);
+                    self.suspects.appended(&self.durable, *run, *index, &self.liveness, &mut bench);
                 }
                 Change::Leased { slot, before } => {
                     touched.extend(before.as_ref().map(|before| before.run));
@@ -200,7 +200,7 @@ impl Court {
                 Change::Queued { run, deaths } => {
                     touched.insert(*run);
                     self.patience.queued(*run, &bench);
-                    self.suspects.queued(&self.durable, *run, *deaths, &self.lines, &mut bench);
+                    self.suspects.queued(&self.durable, *run, *deaths, &self.liveness, &mut bench);
                 }
                 Change::Tallied => self.tally.written(),
                 Change::Batched => batched = true,
@@ -346,12 +346,12 @@ impl Court {
     /// A frame of this process has arrived at the server.
     pub(crate) fn heard(&mut self, now_ms: u64, who: ProcessInstance, plan: &Plan) {
         let mut bench = Bench { now_ms, violations: &mut self.violations };
-        self.lines.heard(who, plan, &mut bench);
+        self.liveness.heard(who, plan, &mut bench);
     }
 
     /// The server's end of its connection is gone.
     pub(crate) fn parted(&mut self, now_ms: u64, who: ProcessInstance) {
-        self.lines.parted(who);
+        self.liveness.parted(who);
         self.patience.parted(now_ms, who);
     }
 
@@ -366,7 +366,7 @@ impl Court {
         self.memo.released(message, self.durable.lives, &mut bench);
         match (message, who) {
             (Message::Closing(closing), Some(who)) => {
-                self.lines.closes(who, closing, &mut bench);
+                self.liveness.closes(who, closing, &mut bench);
             }
             (Message::Welcome(_), Some(who)) => {
                 self.patience.welcomed(now_ms, who);

@@ -10,7 +10,7 @@ use stepwell::model::entry::Entry;
 use stepwell::model::id::RunNo;
 
 use super::Bench;
-use super::line::Lines;
+use super::liveness::Liveness;
 use crate::durable::{Durable, DurableRun};
 
 const NAME: &str = "progress clears a suspect";
@@ -35,7 +35,7 @@ impl Suspects {
         durable: &Durable,
         no: RunNo,
         deaths: u32,
-        lines: &Lines,
+        liveness: &Liveness,
         bench: &mut Bench<'_>,
     ) {
         let (Some(lease), Some(run)) = (self.0.get(&no), durable.runs.get(&no)) else {
@@ -52,7 +52,7 @@ impl Suspects {
             );
         }
         if deaths > if moved_on { 0 } else { lease.deaths } {
-            lines.buries(lease.process, &run.name(), bench);
+            liveness.buries(lease.process, &run.name(), bench);
         }
     }
 
@@ -62,7 +62,7 @@ impl Suspects {
         durable: &Durable,
         no: RunNo,
         index: u32,
-        lines: &Lines,
+        liveness: &Liveness,
         bench: &mut Bench<'_>,
     ) {
         let (Some(lease), Some(run)) = (self.0.get(&no), durable.runs.get(&no)) else {
@@ -80,7 +80,7 @@ impl Suspects {
                 format!("{} is dead, and made progress under its last lease", run.name()),
             );
         }
-        lines.buries(lease.process, &run.name(), bench);
+        liveness.buries(lease.process, &run.name(), bench);
     }
 }
 

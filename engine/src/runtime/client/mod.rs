@@ -10,7 +10,7 @@ mod batch;
 pub mod dead;
 mod error;
 pub(crate) mod get_or_run;
-mod line;
+mod pending_requests;
 mod queues;
 mod run;
 mod schedule;
@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, watch};
 
 pub use self::batch::{BatchBuilder, BatchCancelled, BatchStarted};
 pub use self::error::{ClientError, RunError};
-use self::line::{ClientPeer, Line};
+use self::pending_requests::{ClientPeer, PendingRequests};
 pub use self::queues::Queues;
 pub use self::run::Run;
 pub use self::schedule::{Filled, ScheduleBuilder, ScheduleSet, Schedules};
@@ -71,7 +71,7 @@ pub struct Client {
 struct Shared {
     env: Env,
     dial: Arc<dyn Dial>,
-    line: Arc<Line>,
+    requests: Arc<PendingRequests>,
     serving: Mutex<Option<Serving>>,
 }
 
@@ -96,8 +96,8 @@ impl Client {
     /// A client that reaches its engine by `dial`, in the world that `env` is. It connects with the
     /// first call.
     pub fn new(dial: Arc<dyn Dial>, env: Env) -> Self {
-        let line = Arc::new(Line::numbered_from(env.entropy.next_u64()));
-        let shared = Shared { env, dial, line, serving: Mutex::default() };
+        let requests = Arc::new(PendingRequests::numbered_from(env.entropy.next_u64()));
+        let shared = Shared { env, dial, requests, serving: Mutex::default() };
         let caller = Caller { principal: "client".to_owned(), ..Caller::default() };
         Self { caller, timeout: CALL_TIMEOUT_DEFAULT, shared: Arc::new(shared) }
     }
@@ -253,7 +253,7 @@ impl Client {
 
     async fn call(&self, request: impl FnOnce(u64) -> Message) -> Result<Message, ClientError> {
         self.serve();
-        let mut asked = self.shared.line.ask(request);
+        let mut asked = self.shared.requests.ask(request);
         match within(&self.shared.env, self.timeout, asked.answer()).await {
             Some(answer) => answer,
             None => Err(asked.unanswered(self.timeout, self.shared.dial.address())),
@@ -265,7 +265,7 @@ impl Client {
         request: impl FnOnce(u64) -> Message,
     ) -> Result<Message, ClientError> {
         self.serve();
-        self.shared.line.ask(request).answer().await
+        self.shared.requests.ask(request).answer().await
     }
 
     /// Makes sure that there is a task that serves the connection: none yet, or its runtime was
@@ -280,7 +280,7 @@ impl Client {
                 let (reached, is_reached) = watch::channel(None);
                 let caller = Caller { request_id: RequestId(self.random()), ..self.caller.clone() };
                 let peer = ClientPeer::new(
-                    shared.line.clone(),
+                    shared.requests.clone(),
                     caller,
                     ProcessInstance(self.random()),
                     reached,

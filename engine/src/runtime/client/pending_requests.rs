@@ -15,10 +15,10 @@ use crate::runtime::link::LinkSender;
 use crate::runtime::session::{Peer, SessionError};
 use crate::wire::message::{Hello, Message, PROTOCOL, RefusedReply, Welcome};
 
-/// What all calls of a client share. Callers send over it themselves; the session hands the answers
-/// back.
+/// The requests of a client that have no answer yet, shared by all its calls. Callers send by it
+/// themselves; the session hands the answers back.
 #[derive(Debug)]
-pub(crate) struct Line(Mutex<State>);
+pub(crate) struct PendingRequests(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -39,13 +39,13 @@ struct Pending {
 /// A call that waits for its answer. Dropping it forgets the request; it may have taken effect.
 #[derive(Debug)]
 pub(crate) struct Asked {
-    line: Arc<Line>,
+    requests: Arc<PendingRequests>,
     number: u64,
     answer: oneshot::Receiver<Result<Message, ClientError>>,
 }
 
-impl Line {
-    /// A line whose requests are numbered from some drawn number on, so that no late answer to an
+impl PendingRequests {
+    /// A table whose requests are numbered from some drawn number on, so that no late answer to an
     /// earlier life of this process, or to another client behind the same address, is taken for one
     /// to a request of ours.
     pub(crate) fn numbered_from(drawn: u64) -> Self {
@@ -71,7 +71,7 @@ impl Line {
         let message = request(number);
         let sent = state.sender.as_ref().is_some_and(|sender| sender.send(message.clone()).is_ok());
         state.pending.insert(number, Pending { message, answer: reply, sent });
-        Asked { line: self.clone(), number, answer }
+        Asked { requests: self.clone(), number, answer }
     }
 
     /// The connection is there: all that has no answer goes out (again), in the order in which it
@@ -157,13 +157,13 @@ impl Asked {
 
     /// Why there is none after `timeout`.
     pub(crate) fn unanswered(&self, timeout: Duration, address: String) -> ClientError {
-        self.line.unanswered(self.number, timeout, address)
+        self.requests.unanswered(self.number, timeout, address)
     }
 }
 
 impl Drop for Asked {
     fn drop(&mut self) {
-        self.line.state().pending.remove(&self.number);
+        self.requests.state().pending.remove(&self.number);
     }
 }
 
@@ -212,7 +212,7 @@ fn request_of(message: &Message) -> Option<u64> {
 
 /// The client's side of the connection.
 pub(crate) struct ClientPeer {
-    line: Arc<Line>,
+    requests: Arc<PendingRequests>,
     caller: Caller,
     process: ProcessInstance,
     reached: watch::Sender<Option<Result<(), SessionError>>>,
@@ -221,12 +221,12 @@ pub(crate) struct ClientPeer {
 
 impl ClientPeer {
     pub(crate) fn new(
-        line: Arc<Line>,
+        requests: Arc<PendingRequests>,
         caller: Caller,
         process: ProcessInstance,
         reached: watch::Sender<Option<Result<(), SessionError>>>,
     ) -> Self {
-        Self { line, caller, process, reached, deserted: false }
+        Self { requests, caller, process, reached, deserted: false }
     }
 }
 
@@ -249,22 +249,22 @@ impl Peer for ClientPeer {
     }
 
     fn welcomed(&mut self, _welcome: &Welcome, sender: LinkSender, _now: Duration) {
-        self.line.open(sender);
+        self.requests.open(sender);
         let _ = self.reached.send(Some(Ok(())));
     }
 
     fn heard(&mut self, _now: Duration) {}
 
     fn received(&mut self, message: Message, _now: Duration) {
-        self.line.answered(message);
+        self.requests.answered(message);
     }
 
     fn lost(&mut self, _reason: &str, _now: Duration) {
-        self.line.close();
+        self.requests.close();
     }
 
     fn failed(&mut self, error: &SessionError) {
-        self.line.failed(error);
+        self.requests.failed(error);
         let _ = self.reached.send(Some(Err(error.clone())));
     }
 
@@ -274,7 +274,7 @@ impl Peer for ClientPeer {
 
     fn deserted(&mut self) {
         self.deserted = true;
-        self.line.close();
+        self.requests.close();
     }
 
     fn deadline(&self) -> Option<Duration> {

@@ -20,13 +20,13 @@ const SILENT: &str = "nothing was heard";
 
 /// What arrived at the server, by process.
 #[derive(Default)]
-pub(super) struct Lines {
+pub(super) struct Liveness {
     /// After this time without a frame, or a little more, the engine may give a process up.
     limit_ms: u64,
-    lines: BTreeMap<ProcessInstance, Line>,
+    heard: BTreeMap<ProcessInstance, Heard>,
 }
 
-struct Line {
+struct Heard {
     heard_ms: u64,
     /// It was silent for the limit once, or its connection was broken.
     broken: bool,
@@ -46,14 +46,14 @@ fn patience_ms(plan: &Plan) -> u64 {
     timeout_ms + (settings.heartbeat_ms / 4).clamp(50, 500) + slow_ms + 5 * settings.sync_ms + 100
 }
 
-impl Lines {
+impl Liveness {
     /// A frame has arrived. The limit is a little less than the time-out: what arrives is looked at
     /// later.
     pub(super) fn heard(&mut self, who: ProcessInstance, plan: &Plan, bench: &mut Bench<'_>) {
         self.limit_ms = plan.settings.session_timeout_ms * 9 / 10;
         let (now_ms, limit_ms, patience_ms) = (bench.now_ms, self.limit_ms, patience_ms(plan));
-        for (other, line) in self.lines.iter_mut().filter(|(_, line)| line.open) {
-            let silent_ms = now_ms.saturating_sub(line.heard_ms);
+        for (other, heard) in self.heard.iter_mut().filter(|(_, heard)| heard.open) {
+            let silent_ms = now_ms.saturating_sub(heard.heard_ms);
             if silent_ms > patience_ms && *other != who {
                 bench.charge(
                     NOTICED,
@@ -61,24 +61,24 @@ impl Lines {
                 );
             }
         }
-        let line =
-            self.lines.entry(who).or_insert(Line { heard_ms: now_ms, broken: false, open: true });
-        line.open = true;
-        line.broken |= now_ms.saturating_sub(line.heard_ms) >= limit_ms;
-        line.heard_ms = now_ms;
+        let heard =
+            self.heard.entry(who).or_insert(Heard { heard_ms: now_ms, broken: false, open: true });
+        heard.open = true;
+        heard.broken |= now_ms.saturating_sub(heard.heard_ms) >= limit_ms;
+        heard.heard_ms = now_ms;
     }
 
     /// Its connection is gone at the server's end.
     pub(super) fn parted(&mut self, who: ProcessInstance) {
-        if let Some(line) = self.lines.get_mut(&who) {
-            (line.broken, line.open) = (true, false);
+        if let Some(heard) = self.heard.get_mut(&who) {
+            (heard.broken, heard.open) = (true, false);
         }
     }
 
     /// Whether it was well heard all its life.
     fn is_sound(&self, now_ms: u64, who: ProcessInstance) -> bool {
-        self.lines.get(&who).is_some_and(|line| {
-            !line.broken && now_ms.saturating_sub(line.heard_ms) < self.limit_ms
+        self.heard.get(&who).is_some_and(|heard| {
+            !heard.broken && now_ms.saturating_sub(heard.heard_ms) < self.limit_ms
         })
     }
 
