@@ -125,26 +125,26 @@ pub async fn open(store: &dyn Store) -> Result<Opened, Unreadable> {
     let identity = store.identity();
     let mut opened =
         Opened { store: identity.store.0, epoch: identity.epoch.0, ..Opened::default() };
-    opened.tally = record::<Tally>(store, Space::Lasting, keys::tally()).await?;
-    opened.mark = record::<Mark>(store, Space::Lasting, keys::mark()).await?;
+    opened.tally = record::<Tally>(store, Space::LongLived, keys::tally()).await?;
+    opened.mark = record::<Mark>(store, Space::LongLived, keys::mark()).await?;
     opened.spaces = store.generations().await?;
     let bad = |family| Unreadable::Key { family };
     let prefix = keys::family(Family::Queue);
-    all_rows(store, Space::Lasting, prefix.clone(), keys::end_of(&prefix), |row| {
+    all_rows(store, Space::LongLived, prefix.clone(), keys::end_of(&prefix), |row| {
         let number = keys::number_of(&row.key).ok_or(bad(Family::Queue))?;
         opened.queues.push((number, QueueRecord::of_bytes(&row.value)?));
         Ok(())
     })
     .await?;
     let prefix = keys::family(Family::Pool);
-    all_rows(store, Space::Lasting, prefix.clone(), keys::end_of(&prefix), |row| {
+    all_rows(store, Space::LongLived, prefix.clone(), keys::end_of(&prefix), |row| {
         let number = keys::number_of(&row.key).ok_or(bad(Family::Pool))?;
         opened.pools.push((number, PoolRecord::of_bytes(&row.value)?));
         Ok(())
     })
     .await?;
     let prefix = keys::family(Family::Generation);
-    all_rows(store, Space::Lasting, prefix.clone(), keys::end_of(&prefix), |row| {
+    all_rows(store, Space::LongLived, prefix.clone(), keys::end_of(&prefix), |row| {
         let number = keys::number_of(&row.key).ok_or(bad(Family::Generation))?;
         opened.generations.push((number, GenerationRecord::of_bytes(&row.value)?.first));
         Ok(())
@@ -152,7 +152,7 @@ pub async fn open(store: &dyn Store) -> Result<Opened, Unreadable> {
     .await?;
     opened.schedules = schedules(store).await?;
     let prefix = keys::family(Family::Lease);
-    all_rows(store, Space::Passing, prefix.clone(), keys::end_of(&prefix), |row| {
+    all_rows(store, Space::ShortLived, prefix.clone(), keys::end_of(&prefix), |row| {
         let slot = keys::slot_of(&row.key).ok_or(bad(Family::Lease))?;
         opened.leases.push((slot, LeaseRecord::of_bytes(&row.value)?));
         Ok(())
@@ -167,7 +167,7 @@ pub async fn open(store: &dyn Store) -> Result<Opened, Unreadable> {
     opened.batches = open_batches(store).await?;
     let prefix = keys::family(Family::AppliedRequest);
     let end = keys::end_of(&prefix);
-    all_rows(store, Space::Lasting, prefix, end, |row| {
+    all_rows(store, Space::LongLived, prefix, end, |row| {
         opened.applied.push(AppliedRequestRecord::of_bytes(&row.value)?);
         Ok(())
     })
@@ -188,7 +188,7 @@ async fn counted_pools(
     let mut queued = Vec::new();
     let prefix = keys::family(Family::Queued);
     let end = keys::end_of(&prefix);
-    all_rows(store, Space::Passing, prefix, end, |row| {
+    all_rows(store, Space::ShortLived, prefix, end, |row| {
         let number = keys::number_of(&row.key).ok_or(Unreadable::Key { family: Family::Queued })?;
         if uncounted.contains(&number) {
             queued.push((number, QueuedRecord::of_bytes(&row.value)?.run));
@@ -209,7 +209,7 @@ async fn counted_pools(
     }
     let prefix = keys::family(Family::Timer);
     let end = keys::end_of(&prefix);
-    all_rows(store, Space::Passing, prefix, end, |row| {
+    all_rows(store, Space::ShortLived, prefix, end, |row| {
         let timer = TimerRecord::of_bytes(&row.value)?;
         match pools.get_mut(&timer.queue) {
             Some(pool) if timer.delayed => pool.delayed += 1,
@@ -226,7 +226,7 @@ async fn counted_pools(
 async fn schedules(store: &dyn Store) -> Result<Vec<ScheduleRow>, Unreadable> {
     let mut rows: Vec<ScheduleRow> = Vec::new();
     let mut states = BTreeMap::new();
-    let space = Space::Lasting;
+    let space = Space::LongLived;
     let prefix = keys::family(Family::ScheduleState);
     let number = |row: &Row, family| keys::number_of(&row.key).ok_or(Unreadable::Key { family });
     all_rows(store, space, prefix.clone(), keys::end_of(&prefix), |row| {
@@ -252,7 +252,7 @@ pub async fn index(
     namespace: Namespace,
     id: RunId,
 ) -> Result<Option<RunNo>, Unreadable> {
-    Ok(record::<IndexRecord>(store, Space::Lasting, keys::index(namespace, id))
+    Ok(record::<IndexRecord>(store, Space::LongLived, keys::index(namespace, id))
         .await?
         .map(|found| found.run))
 }
@@ -310,7 +310,7 @@ pub async fn answer(
         }
         StoreRead::Unique { namespace, hash } => {
             let key = keys::unique::unique(namespace, hash);
-            let found = match record::<UniqueRecord>(store, Space::Lasting, key).await {
+            let found = match record::<UniqueRecord>(store, Space::LongLived, key).await {
                 Ok(found) => Ok(found),
                 Err(error) => Err(local(error)?),
             };
@@ -318,7 +318,7 @@ pub async fn answer(
         }
         StoreRead::Memo { namespace, hash } => {
             let key = keys::memo::memo(namespace, hash);
-            let found = match record::<MemoRecord>(store, Space::Lasting, key).await {
+            let found = match record::<MemoRecord>(store, Space::LongLived, key).await {
                 Ok(found) => Ok(found),
                 Err(error) => Err(local(error)?),
             };
@@ -333,7 +333,7 @@ pub async fn answer(
         }
         StoreRead::Batch { namespace, hash } => {
             let key = keys::batch::ended(namespace, hash);
-            let found = match record::<BatchRecord>(store, Space::Lasting, key).await {
+            let found = match record::<BatchRecord>(store, Space::LongLived, key).await {
                 Ok(found) => Ok(found),
                 Err(error) => Err(local(error)?),
             };
@@ -351,10 +351,10 @@ pub async fn answer(
 
 /// What expires first, behind the mark.
 async fn expiries(store: &dyn Store, limit: usize) -> Result<Vec<Expiry>, Unreadable> {
-    let mark = record::<ExpiryMark>(store, Space::Lasting, expiry::mark()).await?;
+    let mark = record::<ExpiryMark>(store, Space::LongLived, expiry::mark()).await?;
     let from = expiry::from(mark.unwrap_or_default().at);
     let to = keys::end_of(&keys::family(Family::Expiry));
-    let found = store.scan(scan(Space::Lasting, from, to, limit)).await?;
+    let found = store.scan(scan(Space::LongLived, from, to, limit)).await?;
     let rows = found
         .iter()
         .map(|row| expiry::of_key(&row.key).ok_or(Unreadable::Key { family: Family::Expiry }));
@@ -375,7 +375,7 @@ async fn open_batches(store: &dyn Store) -> Result<Vec<OpenBatchRow>, Unreadable
     let mut open = Vec::new();
     let prefix = keys::family(Family::Batch);
     let end = keys::end_of(&prefix);
-    all_rows(store, Space::Lasting, prefix, end, |row| {
+    all_rows(store, Space::LongLived, prefix, end, |row| {
         let slot = keys::slot_of(&row.key).ok_or(Unreadable::Key { family: Family::Batch })?;
         open.push(OpenBatchRow {
             slot,
@@ -387,7 +387,7 @@ async fn open_batches(store: &dyn Store) -> Result<Vec<OpenBatchRow>, Unreadable
     .await?;
     for batch in &mut open {
         let key = keys::batch::follow_up(batch.slot);
-        batch.follow_up = record(store, Space::Lasting, key).await?;
+        batch.follow_up = record(store, Space::LongLived, key).await?;
     }
     Ok(open)
 }
@@ -400,8 +400,9 @@ async fn queued(
 ) -> Result<Input, Unreadable> {
     let (queue, priority) = lane;
     let end = keys::end_of(&keys::lane(queue, priority));
-    let found =
-        store.scan(scan(Space::Passing, keys::queued(queue, priority, from), end, limit)).await?;
+    let found = store
+        .scan(scan(Space::ShortLived, keys::queued(queue, priority, from), end, limit))
+        .await?;
     let mut rows = Vec::with_capacity(found.len());
     for row in &found {
         let sequence =
@@ -413,7 +414,8 @@ async fn queued(
 
 async fn timers(store: &dyn Store, from: (Time, RunNo), limit: usize) -> Result<Input, Unreadable> {
     let end = keys::end_of(&keys::family(Family::Timer));
-    let found = store.scan(scan(Space::Passing, keys::timer(from.0, from.1), end, limit)).await?;
+    let found =
+        store.scan(scan(Space::ShortLived, keys::timer(from.0, from.1), end, limit)).await?;
     let mut rows = Vec::with_capacity(found.len());
     for row in &found {
         let (due, run) =
@@ -425,7 +427,7 @@ async fn timers(store: &dyn Store, from: (Time, RunNo), limit: usize) -> Result<
 
 async fn stopped(store: &dyn Store, from: RunNo, limit: usize) -> Result<Input, Unreadable> {
     let end = keys::end_of(&keys::family(Family::Stopped));
-    let found = store.scan(scan(Space::Lasting, keys::stopped(from), end, limit)).await?;
+    let found = store.scan(scan(Space::LongLived, keys::stopped(from), end, limit)).await?;
     let mut rows = Vec::with_capacity(found.len());
     for row in &found {
         let run = keys::run_of(&row.key).ok_or(Unreadable::Key { family: Family::Stopped })?;
@@ -436,7 +438,7 @@ async fn stopped(store: &dyn Store, from: RunNo, limit: usize) -> Result<Input, 
 
 async fn audit(store: &dyn Store, from: Time, limit: usize) -> Result<Input, Unreadable> {
     let end = keys::end_of(&keys::family(Family::Audit));
-    let found = store.scan(scan(Space::Lasting, keys::audit(from, 0), end, limit)).await?;
+    let found = store.scan(scan(Space::LongLived, keys::audit(from, 0), end, limit)).await?;
     let bad = Unreadable::Key { family: Family::Audit };
     let rows: Option<Vec<_>> = found.iter().map(|row| keys::audit_of(&row.key)).collect();
     Ok(Input::AuditLoaded { rows: rows.ok_or(bad)?, end: found.len() < limit })
@@ -460,7 +462,7 @@ async fn generation_page(
             journal::parts_of(&first.key).ok_or(Unreadable::Key { family: Family::Journal })?;
         from = RunNo(run.0 + 1);
         // What was copied before goes on in its new place; what is left here is old.
-        let moved = record::<MovedRecord>(store, Space::Lasting, keys::moved(run))
+        let moved = record::<MovedRecord>(store, Space::LongLived, keys::moved(run))
             .await?
             .map(|moved| moved.generation);
         if moved.is_some_and(|moved| moved != generation) {

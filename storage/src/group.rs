@@ -220,7 +220,7 @@ mod tests {
 
     fn put(key: &str, value: &str) -> WriteBatch {
         let mut batch = WriteBatch::new();
-        batch.put(Space::Lasting, key.to_owned(), value.to_owned());
+        batch.put(Space::LongLived, key.to_owned(), value.to_owned());
         batch
     }
 
@@ -233,7 +233,7 @@ mod tests {
         let group = subs.take_group().unwrap().unwrap();
         assert_eq!((group.last(), group.ops), (Seq(13), 3));
         let mut expected = put("a", "1");
-        expected.put(Space::Lasting, "k", "2");
+        expected.put(Space::LongLived, "k", "2");
         assert_eq!(group.merged(), expected.into_iter().collect::<Vec<_>>());
         assert!(subs.take_group().unwrap().is_none());
     }
@@ -245,12 +245,12 @@ mod tests {
         subs.submit(put("k", "1")).unwrap();
         subs.take_group().unwrap().unwrap();
         subs.submit(put("k", "2")).unwrap();
-        assert_eq!(subs.get(Space::Lasting, b"k"), Ok(Some(Some(Bytes::from_static(b"2")))));
+        assert_eq!(subs.get(Space::LongLived, b"k"), Ok(Some(Some(Bytes::from_static(b"2")))));
         assert_eq!(subs.applied(Seq(1)).seq(), Seq(1));
-        assert_eq!(subs.get(Space::Lasting, b"k"), Ok(Some(Some(Bytes::from_static(b"2")))));
+        assert_eq!(subs.get(Space::LongLived, b"k"), Ok(Some(Some(Bytes::from_static(b"2")))));
         subs.take_group().unwrap().unwrap();
         subs.applied(Seq(2));
-        assert_eq!(subs.get(Space::Lasting, b"k"), Ok(None));
+        assert_eq!(subs.get(Space::LongLived, b"k"), Ok(None));
     }
 
     #[test]
@@ -258,7 +258,7 @@ mod tests {
         let mut subs = Submissions::after(Seq(0));
         let mut big = WriteBatch::new();
         for i in 0..299u32 {
-            big.put(Space::Passing, i.to_be_bytes().to_vec(), vec![0; 3_500]);
+            big.put(Space::ShortLived, i.to_be_bytes().to_vec(), vec![0; 3_500]);
         }
         for _ in 0..9 {
             subs.submit(big.clone()).unwrap();
@@ -284,6 +284,6 @@ mod tests {
             Err(SubmitRefusal::Poisoned { reason: first.to_string() })
         );
         assert_eq!(subs.take_group().unwrap_err(), first);
-        assert!(matches!(subs.get(Space::Lasting, b"k"), Err(ReadFailure::Poisoned { .. })));
+        assert!(matches!(subs.get(Space::LongLived, b"k"), Err(ReadFailure::Poisoned { .. })));
     }
 }

@@ -147,11 +147,11 @@ mod tests {
             let key = Bytes::from_static(key.as_bytes());
             let op = match value {
                 Some(value) => Op::Put {
-                    space: Space::Lasting,
+                    space: Space::LongLived,
                     key,
                     value: Bytes::from_static(value.as_bytes()),
                 },
-                None => Op::Delete { space: Space::Lasting, key },
+                None => Op::Delete { space: Space::LongLived, key },
             };
             overlay.put(Seq(*seq), &op);
         }
@@ -175,7 +175,7 @@ mod tests {
         let over =
             overlay(&[(1, "a", Some("A")), (1, "c", None), (2, "d", Some("D")), (2, "z", None)]);
         let tree = [row("b", "b"), row("c", "c"), row("d", "d"), row("e", "e")];
-        let all = Scan::range(Space::Lasting, "", "");
+        let all = Scan::range(Space::LongLived, "", "");
         let expected = [row("a", "A"), row("b", "b"), row("d", "D"), row("e", "e")];
         assert_eq!(merged(&over, &tree, &all), expected);
         assert_eq!(merged(&over, &tree, &all.clone().limit(2)), expected[..2]);
@@ -191,8 +191,8 @@ mod tests {
         let mut over =
             overlay(&[(1, "a", Some("old")), (1, "b", Some("b")), (2, "a", Some("new"))]);
         over.applied(Seq(1));
-        assert_eq!(over.get(Space::Lasting, b"b"), None);
-        assert_eq!(over.get(Space::Lasting, b"a"), Some(Some(Bytes::from_static(b"new"))));
+        assert_eq!(over.get(Space::LongLived, b"b"), None);
+        assert_eq!(over.get(Space::LongLived, b"a"), Some(Some(Bytes::from_static(b"new"))));
         over.applied(Seq(2));
         assert!(over.spaces.is_empty());
     }
@@ -200,7 +200,7 @@ mod tests {
     #[test]
     fn an_error_of_the_tree_ends_the_scan() {
         let over = overlay(&[(1, "a", Some("A"))]);
-        let scan = Scan::range(Space::Lasting, "", "");
+        let scan = Scan::range(Space::LongLived, "", "");
         let tree = [Ok(row("b", "b")), Err("damaged")];
         assert_eq!(merge(over.layer(&scan), tree.into_iter(), &scan), Err("damaged"));
     }

@@ -41,9 +41,9 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Space {
     /// Number 0: long-lived records.
-    Lasting,
+    LongLived,
     /// Number 1: short-lived records, deleted one by one.
-    Passing,
+    ShortLived,
     /// Number 2 and its own number: records that are dropped together, whole.
     ///
     /// It exists from the commit of the first put into it until [`Store::drop_generation`].
@@ -53,8 +53,8 @@ pub enum Space {
 impl fmt::Display for Space {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Space::Lasting => f.write_str("lasting"),
-            Space::Passing => f.write_str("passing"),
+            Space::LongLived => f.write_str("lasting"),
+            Space::ShortLived => f.write_str("passing"),
             Space::Generation(number) => write!(f, "generation {number}"),
         }
     }

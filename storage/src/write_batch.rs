@@ -193,10 +193,10 @@ mod tests {
     fn a_batch_at_its_limits_is_taken_and_one_beyond_them_is_refused() {
         let mut ops = WriteBatch::with_capacity(WRITE_BATCH_OPS_MAX);
         for i in 0..WRITE_BATCH_OPS_MAX {
-            ops.put(Space::Lasting, (i as u32).to_be_bytes().to_vec(), Bytes::new());
+            ops.put(Space::LongLived, (i as u32).to_be_bytes().to_vec(), Bytes::new());
         }
         assert_eq!(ops.check(), Ok(()));
-        ops.delete(Space::Lasting, &b"one more"[..]);
+        ops.delete(Space::LongLived, &b"one more"[..]);
         assert_eq!(
             ops.check(),
             Err(SubmitRefusal::TooManyOps {
@@ -207,10 +207,10 @@ mod tests {
 
         let mut bytes = WriteBatch::new();
         while bytes.bytes() + VALUE_BYTES_MAX < WRITE_BATCH_BYTES_MAX {
-            bytes.put(Space::Lasting, &b"k"[..], vec![0; VALUE_BYTES_MAX]);
+            bytes.put(Space::LongLived, &b"k"[..], vec![0; VALUE_BYTES_MAX]);
         }
         assert_eq!(bytes.check(), Ok(()));
-        bytes.put(Space::Lasting, &b"k"[..], vec![0; VALUE_BYTES_MAX]);
+        bytes.put(Space::LongLived, &b"k"[..], vec![0; VALUE_BYTES_MAX]);
         assert!(matches!(bytes.check(), Err(SubmitRefusal::BatchTooLarge { .. })));
     }
 
@@ -218,11 +218,11 @@ mod tests {
     fn keys_and_values_beyond_their_limits_are_refused() {
         let one = |key: usize, value: usize| {
             let mut batch = WriteBatch::new();
-            batch.put(Space::Passing, vec![7; key], vec![7; value]);
+            batch.put(Space::ShortLived, vec![7; key], vec![7; value]);
             batch.check()
         };
         assert_eq!(one(KEY_BYTES_MAX, VALUE_BYTES_MAX), Ok(()));
-        assert_eq!(one(0, 0), Err(SubmitRefusal::KeyEmpty { space: Space::Passing }));
+        assert_eq!(one(0, 0), Err(SubmitRefusal::KeyEmpty { space: Space::ShortLived }));
         assert!(matches!(one(KEY_BYTES_MAX + 1, 0), Err(SubmitRefusal::KeyTooLong { .. })));
         assert!(matches!(one(1, VALUE_BYTES_MAX + 1), Err(SubmitRefusal::ValueTooLarge { .. })));
     }

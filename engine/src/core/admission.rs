@@ -290,7 +290,7 @@ impl Core {
         }
         queue.admission.set(settings, now);
         let record = QueueRecord { name: name.to_owned(), settings };
-        out.put(Space::Lasting, keys::queue(number), record.to_bytes());
+        out.put(Space::LongLived, keys::queue(number), record.to_bytes());
         out.note(Note::QueueSet {
             queue: name.to_owned(),
             what: change.to_string(),
@@ -422,7 +422,7 @@ impl Core {
         for number in due {
             let queue = self.queues.get_mut(&number);
             if let Some(record) = queue.and_then(|queue| queue.admission.outdated()) {
-                out.put(Space::Lasting, keys::pool(number), record.to_bytes());
+                out.put(Space::LongLived, keys::pool(number), record.to_bytes());
             }
         }
     }

@@ -81,7 +81,7 @@ impl Core {
         self.applied.next += 1;
         self.applied.keep(request_id);
         let record = AppliedRequestRecord { number, request_id };
-        out.put(Space::Lasting, applied_request(number), record.to_bytes());
+        out.put(Space::LongLived, applied_request(number), record.to_bytes());
     }
 }
 

@@ -75,7 +75,7 @@ impl Core {
             self.audit.cursor = at;
             self.mark_dirty = true;
         }
-        out.put(Space::Lasting, keys::audit(at, number), record.to_bytes());
+        out.put(Space::LongLived, keys::audit(at, number), record.to_bytes());
     }
 
     /// Looks for entries that are old enough to go.
@@ -101,7 +101,7 @@ impl Core {
         let all_old = gone.len() == found;
         let last = gone.last().map(|(at, _)| *at);
         for (at, number) in gone {
-            out.delete(Space::Lasting, keys::audit(at, number));
+            out.delete(Space::LongLived, keys::audit(at, number));
         }
         // Behind the end none is old enough before a whole retention has passed since now.
         let oldest_kept = Time(now.0.saturating_sub(kept.as_millis() as u64));

@@ -273,7 +273,7 @@ impl Core {
             span: Span::default(),
         };
         let slot = self.batches.slots.lowest();
-        out.put(Space::Lasting, batch::batch(slot), record.to_bytes());
+        out.put(Space::LongLived, batch::batch(slot), record.to_bytes());
         self.batches.names.insert((namespace, batch_hash(&start.name)), no);
         let open = OpenBatch { slot, record, follow_up: None };
         self.batches.open.insert(no, open);
@@ -325,7 +325,7 @@ impl Core {
                 let mut caller = start.caller.clone();
                 caller.traceparent = None; // of any length, and the row must be short
                 let record = FollowUpRecord { caller, run };
-                out.put(Space::Lasting, batch::follow_up(open.slot), record.to_bytes());
+                out.put(Space::LongLived, batch::follow_up(open.slot), record.to_bytes());
                 open.follow_up = Some(record);
                 Ok(())
             }
@@ -468,10 +468,10 @@ impl Core {
         let (namespace, hash) = batch_key_of(&record);
         self.batches.names.remove(&(namespace, hash));
         self.batches.slots.release(slot);
-        out.delete(Space::Lasting, batch::batch(slot));
+        out.delete(Space::LongLived, batch::batch(slot));
         record.ended_at = Some(self.now());
         if let Some(FollowUpRecord { caller, mut run }) = follow_up {
-            out.delete(Space::Lasting, batch::follow_up(slot));
+            out.delete(Space::LongLived, batch::follow_up(slot));
             record.follow_up = Some(run.id);
             run.input = ended_payload(&record.name, record.counts, &run.input);
             if !canary!("a follow-up never starts") {
@@ -482,7 +482,7 @@ impl Core {
                 self.create_run(caller, run, None, None, out);
             }
         }
-        out.put(Space::Lasting, batch::ended(namespace, hash), record.to_bytes());
+        out.put(Space::LongLived, batch::ended(namespace, hash), record.to_bytes());
         let at = match canary!("a batch is forgotten before its retention") {
             true => self.now().after(self.settings.retention / 7),
             false => self.now().after(self.settings.retention),
@@ -497,7 +497,7 @@ impl Core {
     pub(super) fn write_batches(&mut self, out: &mut Output) {
         for no in std::mem::take(&mut self.batches.dirty) {
             if let Some(open) = self.batches.open.get(&no) {
-                out.put(Space::Lasting, batch::batch(open.slot), open.record.to_bytes());
+                out.put(Space::LongLived, batch::batch(open.slot), open.record.to_bytes());
             }
         }
     }

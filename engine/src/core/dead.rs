@@ -126,7 +126,7 @@ impl Core {
             ..end
         });
         out.append(run, &Entry::from(Died { at, failure, process, build, end }));
-        out.put(Space::Lasting, keys::dead(at, run.no), record.to_bytes());
+        out.put(Space::LongLived, keys::dead(at, run.no), record.to_bytes());
         if !canary!("dead letters are not counted") {
             let queue = self.queue_number(&run.queue, out);
             self.shift(queue, from, RunState::Dead);
@@ -224,7 +224,7 @@ impl Core {
         self.record_audit(&caller, kind, (Some(run.id), name), detail, out);
         match kind {
             AuditAction::Redrive => {
-                out.delete(Space::Lasting, keys::dead(died_at, run.no));
+                out.delete(Space::LongLived, keys::dead(died_at, run.no));
                 self.rejoined_batch(run);
                 self.schedule_hears_redrive(run.no);
                 let queue = self.queue_number(&run.queue, out);
@@ -233,7 +233,7 @@ impl Core {
             }
             AuditAction::Discard => {
                 if !canary!("a discarded run stays on the list") {
-                    out.delete(Space::Lasting, keys::dead(died_at, run.no));
+                    out.delete(Space::LongLived, keys::dead(died_at, run.no));
                 }
                 let queue = self.queue_number(&run.queue, out);
                 self.shift(queue, RunState::Dead, RunState::Discarded);

@@ -56,7 +56,7 @@ impl Core {
                 let added = &mut self.expiries.added;
                 *added = Some(added.map_or(row.at, |added| added.min(row.at)));
             }
-            out.put(Space::Lasting, expiry::expiry(row), bytes::Bytes::new());
+            out.put(Space::LongLived, expiry::expiry(row), bytes::Bytes::new());
         }
     }
 
@@ -101,7 +101,7 @@ impl Core {
             return;
         };
         for row in rows {
-            out.delete(Space::Lasting, expiry::expiry(row));
+            out.delete(Space::LongLived, expiry::expiry(row));
             if renewed.contains(&(row.what, (row.namespace, row.hash))) {
                 continue;
             }
@@ -110,10 +110,10 @@ impl Core {
                 Expires::Batch => batch::ended(row.namespace, row.hash),
                 Expires::Memo => memo::memo(row.namespace, row.hash),
             };
-            out.delete(Space::Lasting, key);
+            out.delete(Space::LongLived, key);
         }
         let mark = ExpiryMark { at: last.at };
-        out.put(Space::Lasting, expiry::mark(), mark.to_bytes());
+        out.put(Space::LongLived, expiry::mark(), mark.to_bytes());
         if first.is_none() {
             self.read_expired(out);
         }

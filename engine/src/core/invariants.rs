@@ -75,68 +75,68 @@ fn record<R: Record>(bytes: &[u8]) -> R {
 impl Facts {
     pub(super) fn of(store: &MemStore) -> Self {
         let mut facts = Self::default();
-        for (key, value) in rows(store, Space::Passing, Family::Queued) {
+        for (key, value) in rows(store, Space::ShortLived, Family::Queued) {
             let queue = u32::from_be_bytes(key[3..7].try_into().expect("four bytes"));
             let position = (queue, key[7], keys::sequence_of(&key).expect("a sequence"));
             facts.queued.push((position, record(&value)));
         }
-        for (key, value) in rows(store, Space::Passing, Family::Lease) {
+        for (key, value) in rows(store, Space::ShortLived, Family::Lease) {
             facts.leases.insert(keys::slot_of(&key).expect("a slot"), record(&value));
         }
-        for (key, value) in rows(store, Space::Passing, Family::Timer) {
+        for (key, value) in rows(store, Space::ShortLived, Family::Timer) {
             facts
                 .timers
                 .insert(keys::time_and_run_of(&key).expect("a timer's key"), record(&value));
         }
-        for (key, value) in rows(store, Space::Lasting, Family::Stopped) {
+        for (key, value) in rows(store, Space::LongLived, Family::Stopped) {
             facts.stopped.insert(keys::run_of(&key).expect("a run"), record(&value));
         }
-        for (key, value) in rows(store, Space::Lasting, Family::Dead) {
+        for (key, value) in rows(store, Space::LongLived, Family::Dead) {
             facts
                 .dead
                 .insert(keys::time_and_run_of(&key).expect("an instant and a run"), record(&value));
         }
-        for (key, value) in rows(store, Space::Lasting, Family::Queue) {
+        for (key, value) in rows(store, Space::LongLived, Family::Queue) {
             let number = keys::number_of(&key).expect("a queue");
             facts.queues.insert(number, record(&value));
         }
-        for (key, value) in rows(store, Space::Lasting, Family::Pool) {
+        for (key, value) in rows(store, Space::LongLived, Family::Pool) {
             let number = keys::number_of(&key).expect("a queue");
             facts.pools.insert(number, record(&value));
         }
-        for (_, value) in rows(store, Space::Lasting, Family::Audit) {
+        for (_, value) in rows(store, Space::LongLived, Family::Audit) {
             let act: AuditRecord = record(&value);
             if act.kind != AuditAction::Resume {
                 *facts.acts.entry(act.request_id).or_default() += 1;
             }
         }
-        for (key, value) in rows(store, Space::Lasting, Family::Unique) {
+        for (key, value) in rows(store, Space::LongLived, Family::Unique) {
             facts.unique.insert(key, record(&value));
         }
-        for (key, value) in rows(store, Space::Lasting, Family::Memo) {
+        for (key, value) in rows(store, Space::LongLived, Family::Memo) {
             let key_id = keys::memo::of_key(&key).expect("a namespace and a hash");
             facts.memos.insert(key_id, record(&value));
         }
-        let rows_of_time = rows(store, Space::Lasting, Family::Expiry);
+        let rows_of_time = rows(store, Space::LongLived, Family::Expiry);
         let expiries = rows_of_time.iter().filter_map(|(key, _)| expiry::of_key(key));
         for row in expiries.filter(|row| row.what == Expires::Memo) {
             let key_id = (row.namespace, row.hash);
             facts.memo_until.entry(key_id).or_default().push(row.at);
         }
         for family in [Family::Batch, Family::EndedBatch] {
-            let rows = rows(store, Space::Lasting, family);
+            let rows = rows(store, Space::LongLived, family);
             facts.batches.extend(rows.iter().map(|(_, value)| record::<BatchRecord>(value)));
         }
         facts.tally =
-            rows(store, Space::Lasting, Family::Tally).first().map(|(_, value)| record(value));
+            rows(store, Space::LongLived, Family::Tally).first().map(|(_, value)| record(value));
         facts.mark =
-            rows(store, Space::Lasting, Family::Mark).first().map(|(_, value)| record(value));
+            rows(store, Space::LongLived, Family::Mark).first().map(|(_, value)| record(value));
         facts.read_runs(store);
         facts
     }
 
     fn read_runs(&mut self, store: &MemStore) {
-        let generations: BTreeMap<RunNo, u32> = rows(store, Space::Lasting, Family::Generation)
+        let generations: BTreeMap<RunNo, u32> = rows(store, Space::LongLived, Family::Generation)
             .iter()
             .map(|(key, value)| {
                 (
@@ -145,13 +145,13 @@ impl Facts {
                 )
             })
             .collect();
-        let moved: BTreeMap<RunNo, u32> = rows(store, Space::Lasting, Family::Moved)
+        let moved: BTreeMap<RunNo, u32> = rows(store, Space::LongLived, Family::Moved)
             .iter()
             .map(|(key, value)| {
                 (keys::run_of(key).expect("a run"), record::<MovedRecord>(value).generation)
             })
             .collect();
-        for (key, value) in rows(store, Space::Lasting, Family::Index) {
+        for (key, value) in rows(store, Space::LongLived, Family::Index) {
             let no = record::<IndexRecord>(&value).run;
             let born = generations.range(..=no).next_back().map(|(_, generation)| *generation);
             let generation = moved

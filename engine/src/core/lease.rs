@@ -213,7 +213,7 @@ impl Core {
             since: item.since,
             at: now,
         };
-        out.put(Space::Passing, keys::lease(slot), record.to_bytes());
+        out.put(Space::ShortLived, keys::lease(slot), record.to_bytes());
         out.action(Action::Dispatch {
             session,
             run: run.no,
@@ -262,7 +262,7 @@ impl Core {
         lease.record.token = token;
         // What was said under the old token and waits for a read is said again (G3).
         self.memos.stop_waiting(no);
-        out.put(Space::Passing, keys::lease(lease.slot), lease.record.to_bytes());
+        out.put(Space::ShortLived, keys::lease(lease.slot), lease.record.to_bytes());
         out.action(Action::ContinueLease {
             session,
             run: no,
@@ -316,7 +316,7 @@ impl Core {
         self.touch(no);
         let mut lease = self.leases.remove(&no)?;
         self.leave_memos(no, out);
-        out.delete(Space::Passing, keys::lease(lease.slot));
+        out.delete(Space::ShortLived, keys::lease(lease.slot));
         if canary!("a transition is cut in two") {
             out.close_batch();
         }

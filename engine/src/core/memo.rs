@@ -482,11 +482,11 @@ impl Core {
         let row = |at| Expiry { at, what: Expires::Memo, namespace, hash };
         let key = self.memos.keys.get_mut(&key_id);
         if let Some(before) = key.and_then(|key| key.before.take()) {
-            out.delete(Space::Lasting, expiry::expiry(row(before)));
+            out.delete(Space::LongLived, expiry::expiry(row(before)));
         }
         let until = self.now().after(self.settings.retention).max(Time(1));
         let record = MemoRecord { run, entry, until };
-        out.put(Space::Lasting, memo::memo(namespace, hash), record.to_bytes());
+        out.put(Space::LongLived, memo::memo(namespace, hash), record.to_bytes());
         self.expires(row(until), out);
         if let Some(key) = self.memos.keys.get_mut(&key_id) {
             key.known = Known::Result(output);

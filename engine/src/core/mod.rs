@@ -511,7 +511,7 @@ impl Core {
         self.seal_pools(out);
         self.write_batches(out);
         if std::mem::take(&mut self.tally_dirty) {
-            out.put(Space::Lasting, keys::tally(), self.tally.to_bytes());
+            out.put(Space::LongLived, keys::tally(), self.tally.to_bytes());
         }
         // A clock that stands at the mark does not pass it.
         let held = self.clock.is_held();
@@ -521,7 +521,7 @@ impl Core {
             let time = if held { self.mark.time } else { self.now().after(MARK_LEAD) };
             self.mark =
                 Mark { time, heads, timers: self.timers.cursor(), rest, audit: self.audit.cursor };
-            out.put(Space::Lasting, keys::mark(), self.mark.to_bytes());
+            out.put(Space::LongLived, keys::mark(), self.mark.to_bytes());
         }
     }
 

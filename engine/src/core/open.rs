@@ -279,7 +279,7 @@ impl Core {
         let record =
             keys::QueueRecord { name: name.to_owned(), settings: QueueSettings::default() };
         out.put(
-            stepwell_storage::Space::Lasting,
+            stepwell_storage::Space::LongLived,
             keys::queue(number),
             keys::Record::to_bytes(&record),
         );

@@ -329,7 +329,7 @@ impl Core {
     /// Writes an item and puts it in line by its sequence.
     pub(super) fn enqueue_item(&mut self, mut item: QueuedItem, out: &mut Output) {
         item.since = known_since(item.since, self.now());
-        out.put(Space::Passing, item.key(), item.record().to_bytes());
+        out.put(Space::ShortLived, item.key(), item.record().to_bytes());
         item.stored = true;
         let Some(queue) = self.queues.get_mut(&item.queue) else {
             return;
@@ -571,7 +571,7 @@ impl Core {
     /// Takes a queued run's row away.
     pub(super) fn dequeue_row(item: &QueuedItem, out: &mut Output) {
         if item.stored && !canary!("a leased run keeps its queued row") {
-            out.delete(Space::Passing, item.key());
+            out.delete(Space::ShortLived, item.key());
         }
     }
 

@@ -175,10 +175,10 @@ impl Core {
     }
 
     fn drop_records(&mut self, row: &GenerationRow, state: RunState, at: Time, out: &mut Output) {
-        out.delete(Space::Lasting, keys::index(row.namespace, row.id));
-        out.delete(Space::Lasting, keys::moved(row.run));
+        out.delete(Space::LongLived, keys::index(row.namespace, row.id));
+        out.delete(Space::LongLived, keys::moved(row.run));
         if state == RunState::Dead {
-            out.delete(Space::Lasting, keys::dead(row.died_at.unwrap_or(at), row.run));
+            out.delete(Space::LongLived, keys::dead(row.died_at.unwrap_or(at), row.run));
         }
         self.count(state, -1);
     }
@@ -195,7 +195,7 @@ impl Core {
         // generations only.
         self.cleaner.current = None;
         self.cleaner.next_look = self.mono;
-        out.delete(Space::Lasting, keys::generation(generation));
+        out.delete(Space::LongLived, keys::generation(generation));
         self.generations.retain(|_, kept| *kept != generation);
         out.action(Action::DropGeneration { generation });
     }
@@ -252,7 +252,7 @@ impl Core {
         if let Some(run) = self.fresh.get_mut(&no) {
             run.generation = target;
         }
-        out.put(Space::Lasting, keys::moved(no), MovedRecord { generation: target }.to_bytes());
+        out.put(Space::LongLived, keys::moved(no), MovedRecord { generation: target }.to_bytes());
         self.cleaner.copying.pop();
         self.copy_next(from, out);
     }

@@ -422,7 +422,7 @@ impl Core {
         schedule.state.at = now;
         change(&mut schedule.state);
         let row = schedule.state.to_bytes();
-        out.put(Space::Lasting, keys::schedule_state(number), row);
+        out.put(Space::LongLived, keys::schedule_state(number), row);
         self.schedules.line_up(number);
     }
 

@@ -131,8 +131,8 @@ impl Core {
         let record =
             ScheduleRecord { namespace, spec: *spec, set_at: now, set_by: caller.principal };
         self.queue_number(&record.spec.queue, out);
-        out.put(Space::Lasting, keys::schedule(number), record.to_bytes());
-        out.put(Space::Lasting, keys::schedule_state(number), state.to_bytes());
+        out.put(Space::LongLived, keys::schedule(number), record.to_bytes());
+        out.put(Space::LongLived, keys::schedule_state(number), state.to_bytes());
         let name = record.spec.name.clone();
         note(&name, "set", &record.set_by, out);
         self.schedules.insert(number, record, state, calendar);
@@ -235,7 +235,7 @@ impl Core {
 
     fn change_schedule(&mut self, number: u32, mut state: ScheduleState, out: &mut Output) {
         state.at = self.now();
-        out.put(Space::Lasting, keys::schedule_state(number), state.to_bytes());
+        out.put(Space::LongLived, keys::schedule_state(number), state.to_bytes());
         self.schedules.replace_state(number, state);
     }
 
@@ -247,8 +247,8 @@ impl Core {
         check_name_length("principal", &ask.caller.principal)?;
         let (number, _) = self.schedule_of(&ask.caller, &ask.name)?;
         note(&ask.name, "removed", &ask.caller.principal, out);
-        out.delete(Space::Lasting, keys::schedule(number));
-        out.delete(Space::Lasting, keys::schedule_state(number));
+        out.delete(Space::LongLived, keys::schedule(number));
+        out.delete(Space::LongLived, keys::schedule_state(number));
         self.schedules.remove(number);
         Ok(DoneReply { call_number: ask.call_number }.into())
     }

@@ -240,7 +240,7 @@ impl Core {
         }
         if !canary!("a start leaves no index row") {
             out.put(
-                Space::Lasting,
+                Space::LongLived,
                 keys::index(run.namespace, id),
                 IndexRecord { run: no }.to_bytes(),
             );
@@ -294,7 +294,7 @@ impl Core {
             Some(newest) if newest >= today => newest,
             _ => {
                 out.put(
-                    Space::Lasting,
+                    Space::LongLived,
                     keys::generation(today),
                     GenerationRecord { first: no }.to_bytes(),
                 );

@@ -70,7 +70,7 @@ impl Core {
         });
         let workflow = run.workflow.clone();
         let record = StoppedRecord { state, reason, builds, at: self.now(), workflow };
-        out.put(Space::Lasting, keys::stopped(no), record.to_bytes());
+        out.put(Space::LongLived, keys::stopped(no), record.to_bytes());
         self.shift(lease.record.queue, RunState::Running, state);
         if state == RunState::Parked {
             // A worker that is away now is asked when it is back; one that came while the run was
@@ -150,7 +150,7 @@ impl Core {
         let Some(stopped) = image.stopped.as_ref() else {
             return;
         };
-        out.delete(Space::Lasting, keys::stopped(run.no));
+        out.delete(Space::LongLived, keys::stopped(run.no));
         let queue = self.queue_number(&run.queue, out);
         self.becomes_queued(queue, stopped.state);
         let mut item: QueuedItem = self.arrival_of(run, queue);
@@ -224,7 +224,7 @@ impl Core {
             self.memos.wakes(run.no);
         }
         if stopped.is_some() {
-            out.delete(Space::Lasting, keys::stopped(run.no));
+            out.delete(Space::LongLived, keys::stopped(run.no));
         }
         Self::tell_done(asker, out);
         let at = self.now();

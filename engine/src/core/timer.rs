@@ -150,7 +150,7 @@ impl Core {
         record: TimerRecord,
         out: &mut Output,
     ) {
-        out.put(Space::Passing, keys::timer(due, no), record.to_bytes());
+        out.put(Space::ShortLived, keys::timer(due, no), record.to_bytes());
         if due < self.mark.timers {
             self.mark_dirty = true;
         }
@@ -159,7 +159,7 @@ impl Core {
 
     /// Takes the stored timer of a waiting run away.
     pub(super) fn disarm_stored(&mut self, due: Time, no: RunNo, out: &mut Output) {
-        out.delete(Space::Passing, keys::timer(due, no));
+        out.delete(Space::ShortLived, keys::timer(due, no));
         self.timers.remove((due, no));
     }
 
@@ -218,7 +218,7 @@ impl Core {
             };
             let ((due, no), record) = entry.remove_entry();
             self.timers.cursor = self.timers.cursor.max(due);
-            out.delete(Space::Passing, keys::timer(due, no));
+            out.delete(Space::ShortLived, keys::timer(due, no));
             self.changed_while_read(no);
             let from = if record.delayed && !canary!("a delayed run is counted as a suspended one")
             {

@@ -208,14 +208,14 @@ impl Core {
         let (namespace, hash) = key;
         let row = |at| Expiry { at, what: Expires::Unique, namespace, hash };
         if let Some(before) = before.filter(|before| before.until > Time(0)) {
-            out.delete(Space::Lasting, expiry::expiry(row(before.until)));
+            out.delete(Space::LongLived, expiry::expiry(row(before.until)));
         }
         let until = match unique.scope() {
             Some(Unique::Ttl(ttl)) => self.now().after(ttl).max(Time(1)),
             _ => Time(0),
         };
         let record = UniqueRecord { run, id, until };
-        out.put(Space::Lasting, unique::unique(namespace, hash), record.to_bytes());
+        out.put(Space::LongLived, unique::unique(namespace, hash), record.to_bytes());
         self.uniques.changed(key, Some(record));
         self.expires(row(until), out);
     }
@@ -234,7 +234,7 @@ impl Core {
         if canary!("a unique key is never let go of") {
             return;
         }
-        out.delete(Space::Lasting, unique::unique(run.namespace, held.hash));
+        out.delete(Space::LongLived, unique::unique(run.namespace, held.hash));
         self.uniques.changed((run.namespace, held.hash), None);
     }
 }

@@ -6,29 +6,29 @@
 //!
 //! | no. | family | space | key | value | written |
 //! |---|---|---|---|---|---|
-//! | 1 | tally | lasting | – | [`Tally`] | with every batch that starts or ends runs |
-//! | 2 | index | lasting | namespace, run id | [`IndexRecord`] | at start |
-//! | 3 | queue | lasting | queue number | [`QueueRecord`] | when a queue is first named |
-//! | 4 | stopped | lasting | run number | [`StoppedRecord`] | when a run is parked or paused |
-//! | 5 | dead | lasting | died at, run number | [`DeadRecord`] | when a run dies |
-//! | 6 | queued | passing | queue, priority, sequence | [`QueuedRecord`] | when a run waits for a worker |
-//! | 7 | lease | passing | slot | [`LeaseRecord`] | once a turn |
-//! | 8 | timer | passing | due, run number | [`TimerRecord`] | when a run is suspended |
+//! | 1 | tally | long-lived | – | [`Tally`] | with every batch that starts or ends runs |
+//! | 2 | index | long-lived | namespace, run id | [`IndexRecord`] | at start |
+//! | 3 | queue | long-lived | queue number | [`QueueRecord`] | when a queue is first named |
+//! | 4 | stopped | long-lived | run number | [`StoppedRecord`] | when a run is parked or paused |
+//! | 5 | dead | long-lived | died at, run number | [`DeadRecord`] | when a run dies |
+//! | 6 | queued | short-lived | queue, priority, sequence | [`QueuedRecord`] | when a run waits for a worker |
+//! | 7 | lease | short-lived | slot | [`LeaseRecord`] | once a turn |
+//! | 8 | timer | short-lived | due, run number | [`TimerRecord`] | when a run is suspended |
 //! | 9 | journal | generation | run number, entry, chunk | a stored entry, or a part | once an entry |
-//! | 10 | generation | lasting | generation | [`GenerationRecord`] | at the first start of a day |
-//! | 11 | moved | lasting | run number | [`MovedRecord`] | when a run outlives its generation |
-//! | 12 | mark | lasting | – | [`Mark`] | about once a second |
-//! | 13 | pool | lasting | queue number | [`PoolRecord`] | with every batch that moves runs of the queue |
-//! | 15 | audit | lasting | done at, number | [`AuditRecord`] | with each action of an operator |
-//! | 19 | unique | lasting | namespace, key's hash | [`UniqueRecord`](unique::UniqueRecord) | at a start with a unique key |
-//! | 20 | memo | lasting | namespace, key's hash | [`MemoRecord`](memo::MemoRecord) | with the first result for a memo key |
-//! | 21 | batch | lasting | slot | [`BatchRecord`](batch::BatchRecord) | with every batch that starts or ends runs of it |
-//! | 22 | expiry | lasting | instant, what, namespace, hash | nothing; without an instant [`ExpiryMark`](expiry::ExpiryMark) | with what expires |
-//! | 23 | ended batch | lasting | namespace, name's hash | [`BatchRecord`](batch::BatchRecord) | when a batch ends |
-//! | 24 | follow-up | lasting | slot | [`FollowUpRecord`](batch::FollowUpRecord) | when a batch gets its follow-up |
-//! | 26 | applied request | lasting | slot | [`AppliedRequestRecord`](applied_request::AppliedRequestRecord) | with each operator's request about a queue or a schedule |
-//! | 17 | schedule | lasting | schedule number | [`ScheduleRecord`] | when a schedule is set |
-//! | 18 | schedule state | lasting | schedule number | [`ScheduleState`] | with each occurrence, in the batch of its run |
+//! | 10 | generation | long-lived | generation | [`GenerationRecord`] | at the first start of a day |
+//! | 11 | moved | long-lived | run number | [`MovedRecord`] | when a run outlives its generation |
+//! | 12 | mark | long-lived | – | [`Mark`] | about once a second |
+//! | 13 | pool | long-lived | queue number | [`PoolRecord`] | with every batch that moves runs of the queue |
+//! | 15 | audit | long-lived | done at, number | [`AuditRecord`] | with each action of an operator |
+//! | 19 | unique | long-lived | namespace, key's hash | [`UniqueRecord`](unique::UniqueRecord) | at a start with a unique key |
+//! | 20 | memo | long-lived | namespace, key's hash | [`MemoRecord`](memo::MemoRecord) | with the first result for a memo key |
+//! | 21 | batch | long-lived | slot | [`BatchRecord`](batch::BatchRecord) | with every batch that starts or ends runs of it |
+//! | 22 | expiry | long-lived | instant, what, namespace, hash | nothing; without an instant [`ExpiryMark`](expiry::ExpiryMark) | with what expires |
+//! | 23 | ended batch | long-lived | namespace, name's hash | [`BatchRecord`](batch::BatchRecord) | when a batch ends |
+//! | 24 | follow-up | long-lived | slot | [`FollowUpRecord`](batch::FollowUpRecord) | when a batch gets its follow-up |
+//! | 26 | applied request | long-lived | slot | [`AppliedRequestRecord`](applied_request::AppliedRequestRecord) | with each operator's request about a queue or a schedule |
+//! | 17 | schedule | long-lived | schedule number | [`ScheduleRecord`] | when a schedule is set |
+//! | 18 | schedule state | long-lived | schedule number | [`ScheduleState`] | with each occurrence, in the batch of its run |
 //!
 //! Scans never start where deletes happen: windows of lanes and timers go on behind the cursors
 //! kept in [`Mark`]; slots of leases are used again, lowest first.

@@ -54,7 +54,7 @@ fn open(path: &Path) -> Result<FjallStore, OpenError> {
 
 async fn spaces(store: &FjallStore) -> Result<Vec<Space>, OpenError> {
     let generations = store.generations().await.map_err(|e| OpenError::Records(e.into()))?;
-    Ok([Space::Lasting, Space::Passing]
+    Ok([Space::LongLived, Space::ShortLived]
         .into_iter()
         .chain(generations.into_iter().map(Space::Generation))
         .collect())

@@ -40,7 +40,7 @@ impl Backwards {
             return Ok(Vec::new());
         }
         let scan = Scan {
-            space: Space::Lasting,
+            space: Space::LongLived,
             from: self.from.clone(),
             to: self.to.clone(),
             limit: READ,

@@ -182,7 +182,7 @@ async fn dead(
     let mut skipping = list.before;
     'pages: loop {
         let scan = Scan {
-            space: Space::Lasting,
+            space: Space::LongLived,
             from: prefix.clone(),
             to: to.clone(),
             limit: 256,

@@ -33,7 +33,7 @@ pub async fn generation_of(
     if !may_have_moved {
         return Ok(generation);
     }
-    let moved = record::<MovedRecord>(store, Space::Lasting, keys::moved(run)).await?;
+    let moved = record::<MovedRecord>(store, Space::LongLived, keys::moved(run)).await?;
     Ok(moved.map_or(generation, |moved| moved.generation))
 }
 
@@ -230,14 +230,14 @@ pub(super) async fn image_of(
     if let Some(held) = run.unique {
         // Its journal does not tell whether it has let go of its key: the key's row does.
         let key = keys::unique::unique(run.namespace, held.hash);
-        let row = record::<UniqueRecord>(store, Space::Lasting, key).await?;
+        let row = record::<UniqueRecord>(store, Space::LongLived, key).await?;
         run.unique = run.unique.filter(|_| row.is_some_and(|row| row.run == run.no));
     }
     let stopped = match (run.ended.is_some(), stopped) {
         (true, _) => None,
         (false, Some(known)) => known,
         (false, None) => {
-            record::<StoppedRecord>(store, Space::Lasting, keys::stopped(run.no)).await?
+            record::<StoppedRecord>(store, Space::LongLived, keys::stopped(run.no)).await?
         }
     };
     let sleeps = match stopped {
@@ -257,7 +257,7 @@ async fn sleeps(store: &dyn Store, run: &Run, in_line: bool) -> Result<Option<Ti
     let never = (!in_line).then_some(Time::NEVER); // it waits for memo keys
     let instants = run.commands.instants().into_iter().chain(delayed);
     for due in instants.chain(never) {
-        if store.get(Space::Passing, &keys::timer(due, run.no)).await?.is_some() {
+        if store.get(Space::ShortLived, &keys::timer(due, run.no)).await?.is_some() {
             return Ok(Some(due));
         }
     }

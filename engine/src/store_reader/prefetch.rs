@@ -153,7 +153,7 @@ async fn stopped(
 ) -> Result<BTreeMap<RunNo, StoppedRecord>, Unreadable> {
     let (from, to) = (keys::stopped(first), keys::stopped(behind));
     let limit = (behind.0 - first.0) as usize;
-    let rows = store.scan(scan(Space::Lasting, from, to, limit)).await?;
+    let rows = store.scan(scan(Space::LongLived, from, to, limit)).await?;
     let mut stopped = BTreeMap::new();
     for row in &rows {
         let run =
@@ -242,7 +242,7 @@ mod tests {
             at: Time(1),
             workflow: "w".to_owned(),
         };
-        batch.put(Space::Lasting, keys::stopped(RunNo(5)), stopped.to_bytes());
+        batch.put(Space::LongLived, keys::stopped(RunNo(5)), stopped.to_bytes());
         store.submit(batch).expect("it fits");
         store
     }
@@ -295,7 +295,7 @@ mod tests {
     fn damage_is_left_to_who_reads_the_run_by_itself() {
         let store = store_of((1..=4).map(|run| (run, 0, 0, vec![0, run as u8])));
         let mut batch = WriteBatch::new();
-        batch.put(Space::Lasting, keys::stopped(RunNo(2)), vec![0xff]);
+        batch.put(Space::LongLived, keys::stopped(RunNo(2)), vec![0xff]);
         store.submit(batch).expect("it fits");
         let prefetched =
             block_on(Prefetched::of(&store, &reads(1..=4))).expect("no reason to stop");

@@ -301,12 +301,12 @@ mod tests {
 
     fn submit(store: &FjallStore, key: &str) {
         let mut batch = WriteBatch::new();
-        batch.put(Space::Lasting, key.to_owned(), "v");
+        batch.put(Space::LongLived, key.to_owned(), "v");
         store.submit(batch).unwrap();
     }
 
     fn keys(store: &FjallStore) -> Vec<String> {
-        let rows = block_on(store.scan(Scan::range(Space::Lasting, "", ""))).unwrap();
+        let rows = block_on(store.scan(Scan::range(Space::LongLived, "", ""))).unwrap();
         let key = |row: stepwell_storage::Row| String::from_utf8_lossy(&row.key).into_owned();
         rows.into_iter().map(key).collect()
     }

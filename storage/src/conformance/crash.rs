@@ -15,14 +15,14 @@ pub(super) const CASES: &[Case] = &[
 fn acknowledged_survives(harness: &mut dyn Harness) {
     for cut in [0, 1, 2, 77, u64::MAX] {
         let store = harness.open();
-        let seq = submit(&*store, put(Space::Lasting, &format!("acknowledged {cut}"), "v"));
+        let seq = submit(&*store, put(Space::LongLived, &format!("acknowledged {cut}"), "v"));
         submit(&*store, put(Space::Generation(3), &format!("acknowledged {cut}"), "v"));
         commit(&*store);
-        submit(&*store, put(Space::Lasting, "perhaps", "v"));
+        submit(&*store, put(Space::LongLived, "perhaps", "v"));
         harness.crash(store, cut);
         let store = harness.open();
         assert!(store.committed() > seq);
-        assert!(get(&*store, Space::Lasting, &format!("acknowledged {cut}")).is_some());
+        assert!(get(&*store, Space::LongLived, &format!("acknowledged {cut}")).is_some());
         assert!(get(&*store, Space::Generation(3), &format!("acknowledged {cut}")).is_some());
         drop(store);
     }
@@ -31,15 +31,15 @@ fn acknowledged_survives(harness: &mut dyn Harness) {
 /// Batch `n` writes three rows, in three spaces, one of which no batch before it wrote to.
 fn three(n: u64) -> WriteBatch {
     let key = format!("{n:03}");
-    let mut batch = put(Space::Lasting, &key, "v");
-    batch.put(Space::Passing, key.clone(), "v");
+    let mut batch = put(Space::LongLived, &key, "v");
+    batch.put(Space::ShortLived, key.clone(), "v");
     batch.put(Space::Generation(n as u32), key, "v");
     batch
 }
 
 fn rows_of(store: &dyn Store, n: u64) -> usize {
     let key = format!("{n:03}");
-    let spaces = [Space::Lasting, Space::Passing, Space::Generation(n as u32)];
+    let spaces = [Space::LongLived, Space::ShortLived, Space::Generation(n as u32)];
     spaces.into_iter().filter(|space| get(store, *space, &key).is_some()).count()
 }
 
@@ -76,19 +76,19 @@ fn many_crashes(harness: &mut dyn Harness) {
         let store = harness.open();
         assert!(Some(store.identity().epoch) > epoch);
         epoch = Some(store.identity().epoch);
-        submit(&*store, put(Space::Passing, &format!("{cut:02}"), "v"));
+        submit(&*store, put(Space::ShortLived, &format!("{cut:02}"), "v"));
         commit(&*store);
-        let rows = scan(&*store, Scan::range(Space::Passing, "", ""));
+        let rows = scan(&*store, Scan::range(Space::ShortLived, "", ""));
         assert_eq!(rows.len(), cut as usize + 1);
         harness.crash(store, cut);
     }
-    assert_eq!(text(&*harness.open(), Space::Passing).split(' ').count(), 12);
+    assert_eq!(text(&*harness.open(), Space::ShortLived).split(' ').count(), 12);
 }
 
 fn dead_handle(harness: &mut dyn Harness) {
     let store = harness.open();
     let last_words = store.clone();
-    submit(&*store, put(Space::Lasting, "a", "1"));
+    submit(&*store, put(Space::LongLived, "a", "1"));
     harness.crash(store, 0);
     // A harness that cannot let a process live on after its machine has nothing more to show here.
     if block_on(last_words.commit()).is_ok() {
@@ -96,6 +96,6 @@ fn dead_handle(harness: &mut dyn Harness) {
     }
     assert!(matches!(block_on(last_words.commit()), Err(CommitFailure::Unknown { .. })));
     assert!(matches!(last_words.submit(WriteBatch::new()), Err(SubmitRefusal::Poisoned { .. })));
-    let read = block_on(last_words.get(Space::Lasting, b"a"));
+    let read = block_on(last_words.get(Space::LongLived, b"a"));
     assert!(matches!(read, Err(ReadFailure::Poisoned { .. })));
 }

@@ -106,7 +106,7 @@ fn made_again(harness: &mut dyn Harness) {
 
 fn dropping_commits(harness: &mut dyn Harness) {
     let store = harness.open();
-    submit(&*store, put(Space::Lasting, "copied forward", "v"));
+    submit(&*store, put(Space::LongLived, "copied forward", "v"));
     submit(&*store, put(Space::Generation(1), "k", "v"));
     drop_generation(&*store, 1);
     assert_eq!(store.committed(), Seq(2));
@@ -114,7 +114,7 @@ fn dropping_commits(harness: &mut dyn Harness) {
     harness.crash(store, 0);
     let store = harness.open();
     assert_eq!(
-        (text(&*store, Space::Lasting), generations(&*store)),
+        (text(&*store, Space::LongLived), generations(&*store)),
         ("copied forward=v".to_owned(), vec![])
     );
 }

@@ -20,8 +20,8 @@ pub(super) const CASES: &[Case] = &[
 fn numbers_rise_by_one(harness: &mut dyn Harness) {
     let store = harness.open();
     assert_eq!((store.submitted(), store.committed()), (Seq(0), Seq(0)));
-    assert_eq!(submit(&*store, put(Space::Lasting, "a", "1")), Seq(1));
-    assert_eq!(submit(&*store, put(Space::Passing, "b", "2")), Seq(2));
+    assert_eq!(submit(&*store, put(Space::LongLived, "a", "1")), Seq(1));
+    assert_eq!(submit(&*store, put(Space::ShortLived, "b", "2")), Seq(2));
     assert_eq!((store.submitted(), store.committed()), (Seq(2), Seq(0)));
     let receipt = commit(&*store);
     assert_eq!(receipt.seq(), Seq(2));
@@ -32,7 +32,7 @@ fn numbers_rise_by_one(harness: &mut dyn Harness) {
 fn nothing_pending(harness: &mut dyn Harness) {
     let store = harness.open();
     assert_eq!(commit(&*store).seq(), Seq(0));
-    submit(&*store, put(Space::Lasting, "a", "1"));
+    submit(&*store, put(Space::LongLived, "a", "1"));
     commit(&*store);
     assert_eq!(commit(&*store).seq(), Seq(1));
 }
@@ -49,15 +49,15 @@ fn a_refused_batch(harness: &mut dyn Harness) {
     let store = harness.open();
     let mut batch = WriteBatch::new();
     for _ in 0..=WRITE_BATCH_OPS_MAX {
-        batch.put(Space::Lasting, "k", "v");
+        batch.put(Space::LongLived, "k", "v");
     }
     assert!(matches!(store.submit(batch), Err(SubmitRefusal::TooManyOps { .. })));
     assert!(matches!(
-        store.submit(put(Space::Lasting, "", "v")),
+        store.submit(put(Space::LongLived, "", "v")),
         Err(SubmitRefusal::KeyEmpty { .. })
     ));
     assert_eq!(store.submitted(), Seq(0));
-    assert_eq!(get(&*store, Space::Lasting, "k"), None);
+    assert_eq!(get(&*store, Space::LongLived, "k"), None);
 }
 
 fn a_large_backlog(harness: &mut dyn Harness) {
@@ -66,23 +66,23 @@ fn a_large_backlog(harness: &mut dyn Harness) {
         let mut batch = WriteBatch::new();
         for i in 0..290u32 {
             batch.put(
-                Space::Passing,
+                Space::ShortLived,
                 (round * 1000 + i).to_be_bytes().to_vec(),
                 vec![round as u8; 3_500],
             );
         }
-        batch.put(Space::Passing, "last", round.to_string());
+        batch.put(Space::ShortLived, "last", round.to_string());
         submit(&*store, batch);
     }
     assert!(block_on(store.commit()).expect("commits").seq() < Seq(12), "a group is bounded");
-    assert_eq!(get(&*store, Space::Passing, "last").as_deref(), Some(&b"11"[..]));
+    assert_eq!(get(&*store, Space::ShortLived, "last").as_deref(), Some(&b"11"[..]));
     assert_eq!(commit(&*store).seq(), Seq(12));
-    assert_eq!(get(&*store, Space::Passing, "last").as_deref(), Some(&b"11"[..]));
+    assert_eq!(get(&*store, Space::ShortLived, "last").as_deref(), Some(&b"11"[..]));
 }
 
 fn reopening(harness: &mut dyn Harness) {
     let first = harness.open();
-    submit(&*first, put(Space::Lasting, "a", "1"));
+    submit(&*first, put(Space::LongLived, "a", "1"));
     commit(&*first);
     let was = first.identity();
     drop(first);
@@ -90,12 +90,12 @@ fn reopening(harness: &mut dyn Harness) {
     assert_eq!(second.identity().store, was.store);
     assert!(second.identity().epoch > was.epoch);
     assert_eq!((second.submitted(), second.committed()), (Seq(1), Seq(1)));
-    assert_eq!(submit(&*second, put(Space::Lasting, "b", "2")), Seq(2));
+    assert_eq!(submit(&*second, put(Space::LongLived, "b", "2")), Seq(2));
 }
 
 fn two_handles(harness: &mut dyn Harness) {
     let first = harness.open();
-    submit(&*first, put(Space::Lasting, "a", "first"));
+    submit(&*first, put(Space::LongLived, "a", "first"));
     match harness.open_beside() {
         Err(OpenRefusal::Locked { .. }) => assert!(commit(&*first).covers(Seq(1))),
         Err(other) => panic!("refused for another reason: {other}"),
@@ -108,8 +108,8 @@ fn two_handles(harness: &mut dyn Harness) {
                 "for ever"
             );
             assert!(matches!(first.submit(WriteBatch::new()), Err(SubmitRefusal::Poisoned { .. })));
-            assert_eq!(get(&*second, Space::Lasting, "a"), None);
-            submit(&*second, put(Space::Lasting, "a", "second"));
+            assert_eq!(get(&*second, Space::LongLived, "a"), None);
+            submit(&*second, put(Space::LongLived, "a", "second"));
             commit(&*second);
         }
     }
@@ -118,8 +118,8 @@ fn two_handles(harness: &mut dyn Harness) {
 fn what_is_committed_is_counted(harness: &mut dyn Harness) {
     let store = harness.open();
     let before = store.usage();
-    submit(&*store, put(Space::Lasting, "a", "1"));
-    submit(&*store, put(Space::Lasting, "b", "2"));
+    submit(&*store, put(Space::LongLived, "a", "1"));
+    submit(&*store, put(Space::LongLived, "b", "2"));
     assert_eq!(store.usage().ops, before.ops);
     commit(&*store);
     let after = store.usage();

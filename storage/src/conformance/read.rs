@@ -18,63 +18,65 @@ pub(super) const CASES: &[Case] = &[
 
 fn seen_at_once(harness: &mut dyn Harness) {
     let writes = |store: &dyn Store| {
-        submit(store, put(Space::Lasting, "a", "1"));
+        submit(store, put(Space::LongLived, "a", "1"));
     };
     in_all_places(harness, &writes, &|store| {
-        assert_eq!(get(store, Space::Lasting, "a").as_deref(), Some(&b"1"[..]));
-        assert_eq!(get(store, Space::Lasting, "b"), None);
-        assert_eq!(text(store, Space::Lasting), "a=1");
+        assert_eq!(get(store, Space::LongLived, "a").as_deref(), Some(&b"1"[..]));
+        assert_eq!(get(store, Space::LongLived, "b"), None);
+        assert_eq!(text(store, Space::LongLived), "a=1");
     });
 }
 
 fn last_change_wins(harness: &mut dyn Harness) {
     let writes = |store: &dyn Store| {
-        let mut batch = put(Space::Lasting, "a", "1");
-        batch.put(Space::Lasting, "a", "2");
-        batch.delete(Space::Lasting, "b");
-        batch.put(Space::Lasting, "b", "3");
-        batch.put(Space::Lasting, "c", "4");
-        batch.delete(Space::Lasting, "c");
+        let mut batch = put(Space::LongLived, "a", "1");
+        batch.put(Space::LongLived, "a", "2");
+        batch.delete(Space::LongLived, "b");
+        batch.put(Space::LongLived, "b", "3");
+        batch.put(Space::LongLived, "c", "4");
+        batch.delete(Space::LongLived, "c");
         submit(store, batch);
-        submit(store, put(Space::Lasting, "d", "5"));
-        submit(store, put(Space::Lasting, "d", "6"));
+        submit(store, put(Space::LongLived, "d", "5"));
+        submit(store, put(Space::LongLived, "d", "6"));
     };
     in_all_places(harness, &writes, &|store| {
-        assert_eq!(text(store, Space::Lasting), "a=2 b=3 d=6")
+        assert_eq!(text(store, Space::LongLived), "a=2 b=3 d=6")
     });
 }
 
 fn deletes(harness: &mut dyn Harness) {
     let store = harness.open();
-    submit(&*store, put(Space::Passing, "a", "1"));
+    submit(&*store, put(Space::ShortLived, "a", "1"));
     commit(&*store);
     let mut batch = WriteBatch::new();
-    batch.delete(Space::Passing, "a");
-    batch.delete(Space::Passing, "never there");
+    batch.delete(Space::ShortLived, "a");
+    batch.delete(Space::ShortLived, "never there");
     submit(&*store, batch);
     assert_eq!(
-        (get(&*store, Space::Passing, "a"), text(&*store, Space::Passing)),
+        (get(&*store, Space::ShortLived, "a"), text(&*store, Space::ShortLived)),
         (None, String::new())
     );
     commit(&*store);
     assert_eq!(
-        (get(&*store, Space::Passing, "a"), text(&*store, Space::Passing)),
+        (get(&*store, Space::ShortLived, "a"), text(&*store, Space::ShortLived)),
         (None, String::new())
     );
     drop(store);
-    assert_eq!(text(&*harness.open(), Space::Passing), "");
+    assert_eq!(text(&*harness.open(), Space::ShortLived), "");
 }
 
 fn spaces_are_apart(harness: &mut dyn Harness) {
     let writes = |store: &dyn Store| {
-        let mut batch = put(Space::Lasting, "k", "lasting");
-        batch.put(Space::Passing, "k", "passing");
+        let mut batch = put(Space::LongLived, "k", "lasting");
+        batch.put(Space::ShortLived, "k", "passing");
         batch.put(Space::Generation(0), "k", "generation 0");
         batch.put(Space::Generation(1), "k", "generation 1");
         submit(store, batch);
     };
     in_all_places(harness, &writes, &|store| {
-        for space in [Space::Lasting, Space::Passing, Space::Generation(0), Space::Generation(1)] {
+        for space in
+            [Space::LongLived, Space::ShortLived, Space::Generation(0), Space::Generation(1)]
+        {
             assert_eq!(get(store, space, "k"), Some(Bytes::from(space.to_string())));
             assert_eq!(text(store, space), format!("k={space}"));
         }
@@ -84,43 +86,43 @@ fn spaces_are_apart(harness: &mut dyn Harness) {
 fn scan_bounds(harness: &mut dyn Harness) {
     let writes = |store: &dyn Store| {
         for key in ["a", "b", "b1", "c", "d"] {
-            submit(store, put(Space::Lasting, key, "v"));
+            submit(store, put(Space::LongLived, key, "v"));
         }
     };
     in_all_places(harness, &writes, &|store| {
         let keys = |wanted: Scan| rows_text(&scan(store, wanted)).replace("=v", "");
-        let all = Scan::range(Space::Lasting, "", "");
+        let all = Scan::range(Space::LongLived, "", "");
         assert_eq!(keys(all.clone()), "a b b1 c d");
         assert_eq!(keys(all.clone().reversed()), "d c b1 b a");
         assert_eq!(keys(all.clone().limit(2)), "a b");
         assert_eq!(keys(all.clone().limit(2).reversed()), "d c");
         assert_eq!(keys(all.limit(0)), "");
-        let range = |from: &'static str, to: &'static str| Scan::range(Space::Lasting, from, to);
+        let range = |from: &'static str, to: &'static str| Scan::range(Space::LongLived, from, to);
         assert_eq!(keys(range("b", "d")), "b b1 c");
         assert_eq!(keys(range("b", "d").reversed()), "c b1 b");
         assert_eq!(keys(range("bb", "")), "c d");
         assert_eq!(keys(range("c", "c")), "");
         assert_eq!(keys(range("d", "a")), "");
-        assert_eq!(keys(Scan::prefix(Space::Lasting, "b")), "b b1");
+        assert_eq!(keys(Scan::prefix(Space::LongLived, "b")), "b b1");
     });
 }
 
 fn scan_over_both(harness: &mut dyn Harness) {
     let store = harness.open();
     for (key, value) in [("a", "1"), ("b", "1"), ("c", "1"), ("e", "1")] {
-        submit(&*store, put(Space::Lasting, key, value));
+        submit(&*store, put(Space::LongLived, key, value));
     }
     commit(&*store);
-    let mut batch = put(Space::Lasting, "b", "2");
-    batch.delete(Space::Lasting, "c");
-    batch.put(Space::Lasting, "d", "2");
+    let mut batch = put(Space::LongLived, "b", "2");
+    batch.delete(Space::LongLived, "c");
+    batch.put(Space::LongLived, "d", "2");
     submit(&*store, batch);
     for _ in 0..2 {
-        let all = Scan::range(Space::Lasting, "", "");
+        let all = Scan::range(Space::LongLived, "", "");
         assert_eq!(rows_text(&scan(&*store, all.clone())), "a=1 b=2 d=2 e=1");
         assert_eq!(rows_text(&scan(&*store, all.clone().limit(3))), "a=1 b=2 d=2");
         assert_eq!(rows_text(&scan(&*store, all.clone().limit(3).reversed())), "e=1 d=2 b=2");
-        assert_eq!(rows_text(&scan(&*store, Scan::range(Space::Lasting, "c", "d"))), "");
+        assert_eq!(rows_text(&scan(&*store, Scan::range(Space::LongLived, "c", "d"))), "");
         commit(&*store);
     }
 }
@@ -132,12 +134,12 @@ fn at_the_limits(harness: &mut dyn Harness) {
         let mut batch = WriteBatch::new();
         for (key, value) in keys.iter().zip(&values) {
             batch.put(Space::Generation(u32::MAX), key.clone(), value.clone());
-            batch.put(Space::Lasting, key.clone(), value.clone());
+            batch.put(Space::LongLived, key.clone(), value.clone());
         }
         submit(store, batch);
     };
     in_all_places(harness, &writes, &|store| {
-        for space in [Space::Generation(u32::MAX), Space::Lasting] {
+        for space in [Space::Generation(u32::MAX), Space::LongLived] {
             let rows = scan(store, Scan::range(space, "", ""));
             let found: Vec<_> =
                 rows.iter().map(|row| (row.key.to_vec(), row.value.to_vec())).collect();
@@ -146,7 +148,7 @@ fn at_the_limits(harness: &mut dyn Harness) {
             assert_eq!(scan(store, Scan::range(space, vec![u8::MAX; 600], "")).len(), 0);
         }
         let long = "k".repeat(KEY_BYTES_MAX + 8);
-        assert_eq!(get(store, Space::Lasting, &long), None);
-        assert_eq!(get(store, Space::Lasting, ""), None);
+        assert_eq!(get(store, Space::LongLived, &long), None);
+        assert_eq!(get(store, Space::LongLived, ""), None);
     });
 }

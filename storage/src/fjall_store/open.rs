@@ -18,7 +18,7 @@ use fjall::Database;
 use super::directory::Directory;
 use super::fault::{file_open_refusal, open_refusal};
 use super::record::{COMMIT_KEY, CommitRecord, STORE_KEY, StoreRecord};
-use super::tree::{LASTING, PASSING, SYSTEM, Tree, read_record};
+use super::tree::{LONG_LIVED, SHORT_LIVED, SYSTEM, Tree, read_record};
 use super::watermark::{Mark, Watermark};
 use super::{Options, version_file};
 use crate::identity::{Epoch, Identity, StoreId};
@@ -93,7 +93,7 @@ fn take_up(
 ) -> Result<(Tree, StoreRecord, CommitRecord), OpenRefusal> {
     let db = open_database(path, options)?;
     if let Some(absent) =
-        [LASTING, PASSING, SYSTEM].into_iter().find(|name| !db.keyspace_exists(name))
+        [LONG_LIVED, SHORT_LIVED, SYSTEM].into_iter().find(|name| !db.keyspace_exists(name))
     {
         return Err(damaged(format!("the keyspace {absent} is missing")));
     }

@@ -75,8 +75,8 @@ pub(super) fn generation_of(key: &[u8]) -> Option<u32> {
 /// generation. None is `system`.
 pub(super) fn seal(origin: u64, space: Option<Space>) -> [u8; 21] {
     let (number, generation) = match space {
-        Some(Space::Lasting) => (0, 0),
-        Some(Space::Passing) => (1, 0),
+        Some(Space::LongLived) => (0, 0),
+        Some(Space::ShortLived) => (1, 0),
         Some(Space::Generation(generation)) => (2, generation),
         None => (u8::MAX, 0),
     };

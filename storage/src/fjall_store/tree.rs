@@ -30,8 +30,8 @@ use crate::store::{Row, Scan, Space};
 use crate::write_batch::{KEY_BYTES_MAX, Op};
 
 /// Keyspace names.
-pub(super) const LASTING: &str = "lasting";
-pub(super) const PASSING: &str = "passing";
+pub(super) const LONG_LIVED: &str = "lasting";
+pub(super) const SHORT_LIVED: &str = "passing";
 pub(super) const SYSTEM: &str = "system";
 const GENERATION: &str = "gen-";
 
@@ -74,8 +74,8 @@ fn behind_the_others() {
 
 pub(super) struct Tree {
     db: Database,
-    lasting: Keyspace,
-    passing: Keyspace,
+    long_lived: Keyspace,
+    short_lived: Keyspace,
     pub(super) system: Keyspace,
     generations: RwLock<BTreeMap<u32, Keyspace>>,
     origin: u64,
@@ -113,8 +113,8 @@ impl Tree {
         let large = || KeyspaceCreateOptions::default().max_memtable_size(options.memtable_bytes);
         let small = || KeyspaceCreateOptions::default().max_memtable_size(SYSTEM_MEMTABLE_BYTES);
         Ok(Tree {
-            lasting: db.keyspace(LASTING, large)?,
-            passing: db.keyspace(PASSING, large)?,
+            long_lived: db.keyspace(LONG_LIVED, large)?,
+            short_lived: db.keyspace(SHORT_LIVED, large)?,
             system: db.keyspace(SYSTEM, small)?,
             generations: RwLock::default(),
             origin,
@@ -126,8 +126,8 @@ impl Tree {
     /// Writes the records of a new store and the seals of its keyspaces, durably.
     pub(super) fn found(&self, store: StoreRecord) -> fjall::Result<()> {
         let mut write = self.write();
-        write.insert(&self.lasting, SEAL_KEY, &seal(self.origin, Some(Space::Lasting)));
-        write.insert(&self.passing, SEAL_KEY, &seal(self.origin, Some(Space::Passing)));
+        write.insert(&self.long_lived, SEAL_KEY, &seal(self.origin, Some(Space::LongLived)));
+        write.insert(&self.short_lived, SEAL_KEY, &seal(self.origin, Some(Space::ShortLived)));
         write.insert(&self.system, SEAL_KEY, &seal(self.origin, None));
         write.insert(&self.system, STORE_KEY, &store.encode());
         write.commit(CommitRecord { seq: crate::Seq(0), epoch: crate::Epoch(0) }).map(drop)
@@ -251,7 +251,7 @@ impl Tree {
 
     pub(super) fn spaces(&self) -> Vec<Space> {
         let generations = self.generations().into_iter().map(Space::Generation);
-        [Space::Lasting, Space::Passing].into_iter().chain(generations).collect()
+        [Space::LongLived, Space::ShortLived].into_iter().chain(generations).collect()
     }
 
     pub(super) fn generations(&self) -> Vec<u32> {
@@ -260,8 +260,8 @@ impl Tree {
 
     pub(super) fn keyspace(&self, space: Space) -> Option<Keyspace> {
         match space {
-            Space::Lasting => Some(self.lasting.clone()),
-            Space::Passing => Some(self.passing.clone()),
+            Space::LongLived => Some(self.long_lived.clone()),
+            Space::ShortLived => Some(self.short_lived.clone()),
             Space::Generation(number) => self
                 .generations
                 .read()
@@ -316,7 +316,7 @@ impl Tree {
     pub(super) fn level_0_tables(&self) -> usize {
         let of = |keyspace: &Keyspace| keyspace.l0_table_count();
         let generations = self.generations.read().unwrap_or_else(PoisonError::into_inner);
-        [&self.lasting, &self.passing, &self.system]
+        [&self.long_lived, &self.short_lived, &self.system]
             .into_iter()
             .chain(generations.values())
             .map(of)
@@ -388,9 +388,9 @@ mod tests {
     // These are names in a data directory and bytes in its files: a rename must not change them.
     #[test]
     fn names_in_a_directory_have_not_changed() {
-        assert_eq!([LASTING, PASSING, SYSTEM], ["lasting", "passing", "system"]);
+        assert_eq!([LONG_LIVED, SHORT_LIVED, SYSTEM], ["lasting", "passing", "system"]);
         assert_eq!(generation_name(7), "gen-00007");
-        let spaces = [Space::Lasting, Space::Passing, Space::Generation(7)];
+        let spaces = [Space::LongLived, Space::ShortLived, Space::Generation(7)];
         assert_eq!(spaces.map(|space| space.to_string()), ["lasting", "passing", "generation 7"]);
         let seals = spaces.map(|space| seal(5, Some(space)));
         let hex = |bytes: &[u8]| -> String { bytes.iter().map(|b| format!("{b:02x}")).collect() };

@@ -289,7 +289,7 @@ impl Disk {
     pub(super) fn generations(&self) -> Vec<u32> {
         let number = |space: &Space| match space {
             Space::Generation(number) => Some(*number),
-            Space::Lasting | Space::Passing => None,
+            Space::LongLived | Space::ShortLived => None,
         };
         self.spaces.keys().filter_map(number).collect()
     }

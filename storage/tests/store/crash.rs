@@ -20,7 +20,7 @@ fn acquire(disk: &MemDisk) -> MemStore {
 fn three_pending(disk: &MemDisk) -> MemStore {
     let store = acquire(disk);
     for key in ["a", "b", "c"] {
-        store.submit(put(Space::Lasting, key, "v")).unwrap();
+        store.submit(put(Space::LongLived, key, "v")).unwrap();
     }
     store
 }
@@ -30,9 +30,9 @@ fn is_dead(store: &MemStore) {
     assert_eq!(block_on(store.commit()), Err(failure.clone()), "the same for ever");
     assert_eq!(block_on(store.drop_generation(1)), Err(failure.clone()));
     let reason = failure.to_string();
-    let refused = store.submit(put(Space::Lasting, "late", "v"));
+    let refused = store.submit(put(Space::LongLived, "late", "v"));
     assert_eq!(refused, Err(SubmitRefusal::Poisoned { reason: reason.clone() }));
-    assert_eq!(block_on(store.get(Space::Lasting, b"a")), Err(ReadFailure::Poisoned { reason }));
+    assert_eq!(block_on(store.get(Space::LongLived, b"a")), Err(ReadFailure::Poisoned { reason }));
 }
 
 #[test]
@@ -90,11 +90,11 @@ fn a_power_cut_during_a_sync_takes_the_commit_with_it() {
         ..MemOptions::default()
     };
     let store = MemStore::acquire(&disk, slow).unwrap();
-    store.submit(put(Space::Lasting, "a", "v")).unwrap();
+    store.submit(put(Space::LongLived, "a", "v")).unwrap();
     {
         let mut commit = pin!(store.commit());
         assert!(poll(&mut commit).is_pending());
-        store.submit(put(Space::Lasting, "b", "v")).unwrap();
+        store.submit(put(Space::LongLived, "b", "v")).unwrap();
         assert_eq!(disk.power_loss(1).unacknowledged, 2);
         assert!(matches!(poll(&mut commit), Poll::Ready(Err(CommitFailure::Unknown { .. }))));
     }
@@ -111,7 +111,7 @@ fn a_commit_that_is_dropped_during_its_sync_ends_the_handle() {
         ..MemOptions::default()
     };
     let store = MemStore::acquire(&disk, pause).unwrap();
-    store.submit(put(Space::Lasting, "a", "v")).unwrap();
+    store.submit(put(Space::LongLived, "a", "v")).unwrap();
     assert!(poll(&mut pin!(store.commit())).is_pending());
     is_dead(&store);
     assert_eq!(disk.power_loss(u64::MAX).unacknowledged, 1);
@@ -127,7 +127,7 @@ fn a_handle_that_is_fenced_during_its_sync_commits_nothing() {
         ..MemOptions::default()
     };
     let old = MemStore::acquire(&disk, slow).unwrap();
-    old.submit(put(Space::Lasting, "a", "old")).unwrap();
+    old.submit(put(Space::LongLived, "a", "old")).unwrap();
     let mut commit = pin!(old.commit());
     assert!(poll(&mut commit).is_pending());
     let new = acquire(&disk);
@@ -155,8 +155,8 @@ fn a_planned_read_failure_meets_one_read() {
     let store = acquire(&disk);
     let failure = ReadFailure::Damaged { what: "a block".into() };
     disk.faults().fail_next_read(failure.clone());
-    assert_eq!(block_on(store.get(Space::Lasting, b"a")), Err(failure));
-    assert_eq!(block_on(store.get(Space::Lasting, b"a")), Ok(None));
+    assert_eq!(block_on(store.get(Space::LongLived, b"a")), Err(failure));
+    assert_eq!(block_on(store.get(Space::LongLived, b"a")), Ok(None));
 }
 
 fn poll<T>(future: &mut (impl Future<Output = T> + Unpin)) -> Poll<T> {

@@ -20,7 +20,7 @@ fn sound() -> DiskMachine {
     machine.options.memtable_bytes = 16 << 10;
     let store = machine.open();
     for row in 0..ROWS {
-        let mut batch = put(Space::Lasting, &format!("{row:03}"), &value(row));
+        let mut batch = put(Space::LongLived, &format!("{row:03}"), &value(row));
         batch.put(Space::Generation(1), format!("{row:03}"), value(row));
         store.submit(batch).unwrap();
         commit(&*store);

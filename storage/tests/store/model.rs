@@ -25,8 +25,8 @@ enum Act {
 
 fn a_space() -> impl Strategy<Value = Space> {
     prop_oneof![
-        3 => Just(Space::Lasting),
-        2 => Just(Space::Passing),
+        3 => Just(Space::LongLived),
+        2 => Just(Space::ShortLived),
         2 => (0..3u32).prop_map(Space::Generation),
     ]
 }
@@ -131,7 +131,8 @@ enum Tail {
 fn a_power_cut_at_any_byte_leaves_whole_groups() {
     let mut machine = DiskMachine::default();
     let store = machine.open();
-    let ops = |number| [(Space::Lasting, number, Some(6)), (Space::Generation(1), number, Some(6))];
+    let ops =
+        |number| [(Space::LongLived, number, Some(6)), (Space::Generation(1), number, Some(6))];
     store.submit(batch(&ops(1))).unwrap();
     commit(&*store);
     let watermark = std::fs::read(machine.path().join("watermark")).unwrap();

@@ -18,7 +18,7 @@ fn refusal(path: &Path, options: Options) -> OpenRefusal {
 
 fn write(store: &dyn Store, keys: std::ops::Range<u32>) {
     for key in keys {
-        store.submit(put(Space::Lasting, &format!("{key:04}"), "v")).unwrap();
+        store.submit(put(Space::LongLived, &format!("{key:04}"), "v")).unwrap();
         commit(store);
     }
 }
@@ -168,7 +168,7 @@ fn check_counts_the_rows_of_every_space() {
         report.spaces.iter().map(|found| (found.space, found.rows, found.key_bytes)).collect();
     assert_eq!(
         rows,
-        [(Space::Lasting, 7, 28), (Space::Passing, 0, 0), (Space::Generation(8), 1, 3)]
+        [(Space::LongLived, 7, 28), (Space::ShortLived, 0, 0), (Space::Generation(8), 1, 3)]
     );
 }
 
@@ -181,8 +181,8 @@ fn the_bytes_of_the_write_ahead_log_are_counted_exactly() {
     let (begin, counted) = (position(&log), store.usage().wal_bytes_written);
     write(&*store, 0..20);
     store.submit(put(Space::Generation(8), "key", "value")).unwrap();
-    let mut batch = put(Space::Passing, "key", &"value".repeat(400));
-    batch.delete(Space::Lasting, "0003");
+    let mut batch = put(Space::ShortLived, "key", &"value".repeat(400));
+    batch.delete(Space::LongLived, "0003");
     store.submit(batch).unwrap();
     commit(&*store);
     assert_eq!(store.usage().wal_bytes_written - counted, position(&log) - begin);

@@ -38,7 +38,7 @@ pub(crate) fn content(store: &dyn Store) -> Vec<(Space, Row)> {
             .into_iter()
             .map(move |row| (space, row))
     };
-    [Space::Lasting, Space::Passing].into_iter().chain(generations).flat_map(rows).collect()
+    [Space::LongLived, Space::ShortLived].into_iter().chain(generations).flat_map(rows).collect()
 }
 
 /// The in-memory machine.
