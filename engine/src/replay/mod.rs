@@ -53,7 +53,7 @@
 
 pub(crate) mod command;
 pub(crate) mod elsewhere;
-pub(crate) mod fall;
+pub(crate) mod failure_origin;
 pub(crate) mod history;
 pub(crate) mod mismatch;
 pub(crate) mod report;

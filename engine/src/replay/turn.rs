@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-use super::fall::Fall;
+use super::failure_origin::FailureOrigin;
 use super::history::{History, Unreadable};
 use super::mismatch::{Mismatch, span_text};
 use super::report::{Outstanding, Report};
@@ -54,7 +54,7 @@ pub(crate) struct Turn {
     /// The end of the moment for which it has waited for memo keys in memory.
     moment: Option<BoxFuture<'static, ()>>,
     superseded: Superseded,
-    fall: Fall,
+    failure_origin: FailureOrigin,
 }
 
 /// The author's future and what it shares with us.
@@ -107,7 +107,7 @@ impl Turn {
             foreign: None,
             moment: None,
             superseded: Superseded::default(),
-            fall: Fall::default(),
+            failure_origin: FailureOrigin::default(),
         }
     }
 
@@ -368,7 +368,7 @@ impl Turn {
                 continue;
             }
             if let Entry::StepFailed(failed) = &entry {
-                self.fall.sees(index, failed.number, &failed.failure);
+                self.failure_origin.sees(index, failed.number, &failed.failure);
             }
             match function.shared.pass(index, entry)? {
                 Passed::Resolved
@@ -395,7 +395,7 @@ impl Turn {
         let unconstrained = resolved || !function.polled;
         function.polled = true;
         function.shared.polled_by(cx.waker());
-        self.watch.has_failed_at(self.fall.failed_at());
+        self.watch.has_failed_at(self.failure_origin.failed_at());
         let future = &mut function.future;
         let polled = catch_unwind(AssertUnwindSafe(|| {
             if unconstrained {
@@ -410,7 +410,7 @@ impl Turn {
             }
             self.outstanding.push(report);
         }
-        self.fall.asked(function.shared.asked());
+        self.failure_origin.asked(function.shared.asked());
         let (halt, whole) = (function.shared.take_halt(), function.shared.asked() == 0);
         match (halt, polled) {
             (Some(Halt::Mismatch(mismatch)), _) => self.mismatched(mismatch),
@@ -447,7 +447,7 @@ impl Turn {
 
     /// The function has failed, in a way that a redrive goes by (W11).
     fn fail(&mut self, failure: Failure, whole: bool) {
-        let end = self.fall.end(&failure);
+        let end = self.failure_origin.end(&failure);
         self.end(Report::Failed { failure, whole, end });
     }
 

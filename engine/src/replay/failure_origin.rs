@@ -1,4 +1,4 @@
-//! How a function comes to its failure: what a redrive would have to supersede ([`FunctionEnd`]).
+//! The origin of a function's failure: what a redrive would have to supersede ([`FunctionEnd`]).
 
 use twox_hash::XxHash3_64;
 
@@ -9,14 +9,14 @@ use crate::numbered::encode_fields;
 
 /// The failed steps that a function has seen, and whether it has asked for anything since.
 #[derive(Debug, Default)]
-pub(crate) struct Fall {
+pub(crate) struct FailureOrigin {
     asked: u32,
     seen: Vec<(CommandIndex, u64)>,
     /// The entry of the first one since it asked last.
     failed_at: Option<u32>,
 }
 
-impl Fall {
+impl FailureOrigin {
     /// It is about to see this one.
     pub(crate) fn sees(&mut self, index: u32, number: CommandIndex, failure: &Failure) {
         self.seen.push((number, hash_of(failure)));
