@@ -52,9 +52,9 @@
 //! is a disagreement.
 
 pub(crate) mod command;
-pub(crate) mod elsewhere;
 pub(crate) mod failure_origin;
 pub(crate) mod history;
+pub(crate) mod isolated_step;
 pub(crate) mod mismatch;
 pub(crate) mod report;
 pub(crate) mod shared;

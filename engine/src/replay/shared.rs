@@ -238,7 +238,7 @@ impl Shared {
         match command.stage {
             Stage::Running => Verdict::Running,
             Stage::Asked if may_move => {
-                let only = self.world.only.get();
+                let only = self.world.isolated_step.get();
                 if only.is_some_and(|only| only.number != number) {
                     return Verdict::Wait;
                 }

@@ -12,7 +12,7 @@ use crate::model::failure::Failure;
 use crate::model::limits::Limits;
 use crate::model::payload::Payload;
 use crate::model::time::Time;
-use crate::replay::elsewhere::{Elsewhere, Only};
+use crate::replay::isolated_step::{IsolatedRunner, IsolatedStep};
 use crate::runtime::env::Clock;
 use crate::workflow::Ctx;
 
@@ -43,10 +43,10 @@ pub(crate) struct World {
     pub(crate) gate: Gate,
     pub(crate) engine_time: EngineTime,
     pub(crate) counts: Counts,
-    /// Where isolated steps run. None: in place.
-    pub(crate) elsewhere: Option<Arc<dyn Elsewhere>>,
+    /// The runner of isolated steps, where processes can be started. None: in place.
+    pub(crate) isolated_runner: Option<Arc<dyn IsolatedRunner>>,
     /// The one step that this process is for, if it is an isolated step's.
-    pub(crate) only: OnceLock<Only>,
+    pub(crate) isolated_step: OnceLock<IsolatedStep>,
     payload_bytes_max: AtomicUsize,
     suspends_for_memo: AtomicBool,
 }
@@ -59,16 +59,19 @@ impl World {
             gate: Gate::default(),
             engine_time: EngineTime::default(),
             counts: Counts::default(),
-            elsewhere: None,
-            only: OnceLock::new(),
+            isolated_runner: None,
+            isolated_step: OnceLock::new(),
             payload_bytes_max: AtomicUsize::new(Limits::default().payload_bytes_max),
             suspends_for_memo: AtomicBool::new(false),
         }
     }
 
-    /// The same, with a place for isolated steps.
-    pub(crate) fn with_elsewhere(self, elsewhere: Option<Arc<dyn Elsewhere>>) -> Self {
-        Self { elsewhere, ..self }
+    /// The same, with a runner for isolated steps.
+    pub(crate) fn with_isolated_runner(
+        self,
+        isolated_runner: Option<Arc<dyn IsolatedRunner>>,
+    ) -> Self {
+        Self { isolated_runner, ..self }
     }
 
     /// The largest payload, as the engine said in its welcome.

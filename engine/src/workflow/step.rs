@@ -18,7 +18,7 @@ use crate::model::id::{CommandIndex, MemoKey, RunId};
 use crate::model::payload::Payload;
 use crate::model::retry::Retry;
 use crate::replay::command::Resolution;
-use crate::replay::elsewhere::Errand;
+use crate::replay::isolated_step::IsolatedAttempt;
 use crate::replay::mismatch::span_text;
 use crate::replay::shared::{Shared, Verdict};
 use crate::replay::watch::Watch;
@@ -172,7 +172,7 @@ pub struct StepFuture<F, Fut, T> {
     body: F,
     running: Option<Pin<Box<Fut>>>,
     /// The attempt, if another process makes it.
-    elsewhere: Option<BoxFuture<'static, Result<Payload, Failure>>>,
+    isolated_attempt: Option<BoxFuture<'static, Result<Payload, Failure>>>,
     /// Whether the session watches the body.
     watched: bool,
     /// When the attempt that runs is over, in monotonic time.
@@ -196,7 +196,7 @@ impl<F, Fut, T> StepFuture<F, Fut, T> {
             memo: None,
             body,
             running: None,
-            elsewhere: None,
+            isolated_attempt: None,
             watched: false,
             hard_at: Duration::MAX,
             timeout_sleep: None,
@@ -251,7 +251,7 @@ impl<F, Fut, T> StepFuture<F, Fut, T> {
 
     /// Drops the body, if one runs. Its destructors are the author's code and may panic, or block.
     fn stop_body(&mut self) {
-        (self.timeout_sleep, self.backoff, self.elsewhere) = (None, None, None);
+        (self.timeout_sleep, self.backoff, self.isolated_attempt) = (None, None, None);
         if let Some(body) = self.running.take() {
             let _ = catch_unwind(AssertUnwindSafe(|| drop(body)));
         }
@@ -262,13 +262,13 @@ impl<F, Fut, T> StepFuture<F, Fut, T> {
 
     /// Has another process make the attempt, if the step is to run in one and there are such
     /// processes.
-    fn sent_elsewhere(&mut self) -> bool {
-        let (Isolation::Process { memory_bytes_max }, Some(elsewhere)) =
-            (self.isolation, &self.shared.world.elsewhere)
+    fn sent_to_process(&mut self) -> bool {
+        let (Isolation::Process { memory_bytes_max }, Some(isolated_runner)) =
+            (self.isolation, &self.shared.world.isolated_runner)
         else {
             return false;
         };
-        self.elsewhere = Some(elsewhere.run(Errand {
+        self.isolated_attempt = Some(isolated_runner.run(IsolatedAttempt {
             run: self.shared.started.id,
             namespace: self.shared.started.namespace,
             workflow: self.shared.started.workflow.clone(),
@@ -294,14 +294,14 @@ where
     fn start(&mut self, attempt: u32) -> Result<(), Failure> {
         let world = &self.shared.world;
         let (clock, now) = (world.clock.clone(), world.clock.mono());
-        let age = world.only.get().map_or(Duration::ZERO, |only| only.age);
+        let age = world.isolated_step.get().map_or(Duration::ZERO, |only| only.age);
         let at = |limit: Duration| now.saturating_add(limit.saturating_sub(age));
         let soft_at = match canary!("the soft timeout is told after the timeout") {
             true => at(self.timeouts.hard()).saturating_add(Duration::from_millis(100)),
             false => at(self.timeouts.soft()),
         };
         self.hard_at = at(self.timeouts.hard());
-        if self.sent_elsewhere() {
+        if self.sent_to_process() {
             return Ok(());
         }
         let (attempts, limits) = ((attempt, self.retry), (self.timeouts.hard(), self.hard_at));
@@ -326,7 +326,7 @@ where
 
     /// Polls the attempt; once it has ended in whatever way, answers with what is to be reported.
     fn poll_attempt(&mut self, cx: &mut Context<'_>) -> Poll<Result<Payload, Failure>> {
-        if let Some(attempt) = &mut self.elsewhere {
+        if let Some(attempt) = &mut self.isolated_attempt {
             // Whoever makes it there ends it, too, at its limit.
             return match ready!(attempt.as_mut().poll(cx)) {
                 Ok(payload) => Poll::Ready(self.came_back(payload)),

@@ -16,7 +16,7 @@ use super::pipe::{Failed, Pipe, Ready, Returned, Said, Task};
 use super::{ISOLATED_VARIABLE, PROCESS};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::id::{CommandIndex, LeaseNo, RunNo, Token};
-use crate::replay::elsewhere::Only;
+use crate::replay::isolated_step::IsolatedStep;
 use crate::replay::turn::{Phase, Turn};
 use crate::replay::world::World;
 use crate::runtime::env::Env;
@@ -123,7 +123,9 @@ async fn replay(
 fn prepare(world: &World, task: &Task) -> Result<(), Failure> {
     world.set_payload_bytes_max(task.payload_bytes_max);
     world.engine_time.heard(task.now, world.clock.mono());
-    let _ = world.only.set(Only { number: task.number, age: Duration::from_millis(task.age_ms) });
+    let _ = world
+        .isolated_step
+        .set(IsolatedStep { number: task.number, age: Duration::from_millis(task.age_ms) });
     match task.memory_bytes_max {
         Some(bytes_max) => limit_memory(bytes_max).map_err(|error| {
             let text = format!("the memory of the step's process cannot be limited: {error}");

@@ -22,7 +22,7 @@ use super::{ISOLATED_VARIABLE, PROCESS, WORKFLOW_VARIABLE};
 use crate::model::failure::TIMEOUT_CLASS;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::payload::Payload;
-use crate::replay::elsewhere::{Elsewhere, Errand};
+use crate::replay::isolated_step::{IsolatedAttempt, IsolatedRunner};
 use crate::replay::mismatch::span_text;
 use crate::runtime::env::{Clock, Env};
 use crate::runtime::worker::{PageWanted, SessionControl};
@@ -36,7 +36,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 
 /// An attempt to be made, and whom to tell.
 struct Launch {
-    errand: Errand,
+    attempt: IsolatedAttempt,
     /// When the attempt began.
     began: Duration,
     answer: oneshot::Sender<Result<Payload, Failure>>,
@@ -73,11 +73,11 @@ impl Processes {
     }
 }
 
-impl Elsewhere for Processes {
-    fn run(&self, errand: Errand) -> BoxFuture<'static, Result<Payload, Failure>> {
+impl IsolatedRunner for Processes {
+    fn run(&self, attempt: IsolatedAttempt) -> BoxFuture<'static, Result<Payload, Failure>> {
         let began = self.env.clock.mono();
         let (answer, answered) = oneshot::channel();
-        let launch = Launch { errand, began, answer };
+        let launch = Launch { attempt, began, answer };
         let sent = self.thread().map(|thread| thread.send(launch).is_ok());
         Box::pin(async move {
             match sent {
@@ -104,9 +104,9 @@ enum Broken {
 
 /// One attempt, from its process's start to its end.
 async fn supervise(env: Env, session: mpsc::UnboundedSender<SessionControl>, launch: Launch) {
-    let Launch { errand, began, mut answer } = launch;
+    let Launch { attempt, began, mut answer } = launch;
     let clock = env.clock.clone();
-    let mut process = match Process::start(env.entropy.next_u128(), &errand.workflow) {
+    let mut process = match Process::start(env.entropy.next_u128(), &attempt.workflow) {
         Ok(process) => process,
         Err(error) => {
             let text = format!("the step's process cannot be started: {error}");
@@ -114,12 +114,12 @@ async fn supervise(env: Env, session: mpsc::UnboundedSender<SessionControl>, lau
             return;
         }
     };
-    let left = errand.hard.saturating_sub(clock.mono() - began);
+    let left = attempt.hard.saturating_sub(clock.mono() - began);
     let ended = tokio::select! {
         biased;
         () = answer.closed() => None,
-        () = clock.sleep(left) => Some(Err(Broken::Failed(killed(errand.hard)))),
-        heard = process.converse(&*clock, began, &session, &errand) => Some(heard),
+        () = clock.sleep(left) => Some(Err(Broken::Failed(killed(attempt.hard)))),
+        heard = process.converse(&*clock, began, &session, &attempt) => Some(heard),
     };
     match ended {
         None => {
@@ -190,7 +190,7 @@ impl Process {
         clock: &dyn Clock,
         began: Duration,
         session: &mpsc::UnboundedSender<SessionControl>,
-        errand: &Errand,
+        attempt: &IsolatedAttempt,
     ) -> Result<Result<Payload, Failure>, Broken> {
         let gone = |_: io::Error| Broken::Gone;
         let mut pipe = self.connected().await?;
@@ -199,18 +199,18 @@ impl Process {
         };
         let age = clock.mono() - began;
         let task = Task {
-            run: errand.run,
-            number: errand.number,
-            seen: errand.seen,
+            run: attempt.run,
+            number: attempt.number,
+            seen: attempt.seen,
             age_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
-            memory_bytes_max: errand.memory_bytes_max,
-            payload_bytes_max: errand.payload_bytes_max as u64,
-            now: errand.now,
+            memory_bytes_max: attempt.memory_bytes_max,
+            payload_bytes_max: attempt.payload_bytes_max as u64,
+            now: attempt.now,
         };
         pipe.say(task).await.map_err(gone)?;
         let mut from = 0;
-        while from < errand.seen {
-            let entries = page(clock, session, errand, from).await?;
+        while from < attempt.seen {
+            let entries = page(clock, session, attempt, from).await?;
             let count = entries.len() as u32;
             if count == 0 {
                 let text = "the run's journal is shorter than it was";
@@ -327,16 +327,16 @@ fn name_of(signal: i32) -> &'static str {
 async fn page(
     clock: &dyn Clock,
     session: &mpsc::UnboundedSender<SessionControl>,
-    errand: &Errand,
+    attempt: &IsolatedAttempt,
     from: u32,
 ) -> Result<Vec<bytes::Bytes>, Broken> {
     loop {
         let (answer, answered) = oneshot::channel();
         let wanted = PageWanted {
-            run: errand.run,
-            namespace: errand.namespace,
+            run: attempt.run,
+            namespace: attempt.namespace,
             from,
-            limit: errand.seen - from,
+            limit: attempt.seen - from,
             answer,
         };
         if session.send(SessionControl::Read(wanted)).is_err() {

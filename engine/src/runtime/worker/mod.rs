@@ -69,7 +69,7 @@ use crate::model::failure::Failure;
 use crate::model::id::{ProcessInstance, RequestId};
 use crate::model::limits::NAME_BYTES_MAX;
 use crate::model::request::Caller;
-use crate::replay::elsewhere::Elsewhere;
+use crate::replay::isolated_step::IsolatedRunner;
 use crate::replay::world::{Begin, Code, Registry, World};
 use crate::wire::message::WorkflowOffer;
 use crate::workflow::{BulkHandler, BulkPolicy, Ctx, Item, Workflow, encode};
@@ -359,7 +359,7 @@ impl Worker {
         let introduction = Introduction { caller, process, build, workflows, queues, tags, grace };
         let (controls, from_handles) = mpsc::unbounded_channel();
         let world = World::new(env.clock.clone(), registry);
-        let world = Arc::new(world.with_elsewhere(elsewhere(&env, &controls)));
+        let world = Arc::new(world.with_isolated_runner(isolated_runner(&env, &controls)));
         let (reached, is_reached) = watch::channel(None);
         let (ended, has_ended) = watch::channel(());
         let runtime = tokio::runtime::Handle::current();
@@ -545,18 +545,21 @@ pub struct WorkerStats {
     pub stuck: u64,
 }
 
-/// Where isolated steps run.
+/// The runner of isolated steps, where processes can be started.
 #[cfg(unix)]
-fn elsewhere(
+fn isolated_runner(
     env: &Env,
     session: &mpsc::UnboundedSender<SessionControl>,
-) -> Option<Arc<dyn Elsewhere>> {
+) -> Option<Arc<dyn IsolatedRunner>> {
     let processes = || Arc::new(isolated::Processes::new(env.clone(), session.clone()));
     env.exec.has_processes().then(|| processes() as _)
 }
 
 #[cfg(not(unix))]
-fn elsewhere(_: &Env, _: &mpsc::UnboundedSender<SessionControl>) -> Option<Arc<dyn Elsewhere>> {
+fn isolated_runner(
+    _: &Env,
+    _: &mpsc::UnboundedSender<SessionControl>,
+) -> Option<Arc<dyn IsolatedRunner>> {
     None
 }
 

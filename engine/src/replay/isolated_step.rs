@@ -12,7 +12,7 @@ use crate::model::time::Time;
 
 /// One attempt at an isolated step.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Errand {
+pub(crate) struct IsolatedAttempt {
     /// The run.
     pub(crate) run: RunId,
     /// Whose it is.
@@ -34,15 +34,15 @@ pub(crate) struct Errand {
     pub(crate) now: Time,
 }
 
-/// Runs steps elsewhere.
-pub(crate) trait Elsewhere: Send + Sync {
+/// Runs steps in other processes.
+pub(crate) trait IsolatedRunner: Send + Sync {
     /// Makes the attempt. Dropping the future ends whatever makes it.
-    fn run(&self, errand: Errand) -> BoxFuture<'static, Result<Payload, Failure>>;
+    fn run(&self, attempt: IsolatedAttempt) -> BoxFuture<'static, Result<Payload, Failure>>;
 }
 
 /// What a process for one step knows of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Only {
+pub(crate) struct IsolatedStep {
     /// The index of the command.
     pub(crate) number: u32,
     /// How much of the attempt's time had passed when the process was told.
