@@ -75,7 +75,7 @@ impl Outside {
             if items.len() > 1 {
                 host.world.saw("calls of a bulk handler with several items");
             }
-            host.world.court().items_handled(host.now_ms(), &host.name, &items);
+            host.world.checkers().items_handled(host.now_ms(), &host.name, &items);
         }
     }
 
@@ -135,19 +135,19 @@ impl Outside {
         };
         let now = world.moment(host.now_ms());
         let right = world.has_right_clocks();
-        let mut court = world.court();
-        let id = court.limits.begins(attempt);
+        let mut checkers = world.checkers();
+        let id = checkers.limits.begins(attempt);
         let begins = (step.run(), step.number(), step.attempt());
-        court.attempt_begins(world.now_ms(), begins, now, right);
-        drop(court);
+        checkers.attempt_begins(world.now_ms(), begins, now, right);
+        drop(checkers);
         Watch(Some((host, id)))
     }
 
     /// The body of a memoized step begins.
     pub(crate) fn finds(&self, step: &Step) {
         if let Reach::Live(host) = &self.0 {
-            let mut court = host.world.court();
-            court.memo_begins(host.world.now_ms(), step.run(), step.number());
+            let mut checkers = host.world.checkers();
+            checkers.memo_begins(host.world.now_ms(), step.run(), step.number());
         }
     }
 
@@ -170,7 +170,7 @@ impl Watch {
             let world = &host.world;
             world.saw("soft timeouts told");
             let pauses = world.stood_still();
-            world.court().soft_timeout_told(world.now_ms(), *id, pauses);
+            world.checkers().soft_timeout_told(world.now_ms(), *id, pauses);
         }
     }
 
@@ -191,7 +191,7 @@ impl Drop for Watch {
                 true => u64::MAX,
                 false => world.stood_still(),
             };
-            world.court().attempt_ends(world.now_ms(), id, pauses);
+            world.checkers().attempt_ends(world.now_ms(), id, pauses);
         }
     }
 }
@@ -205,7 +205,7 @@ async fn called(
     let (world, place) = (&host.world, (effect, key.as_str()));
     let no_answer = || CallError::NoAnswer { effect: effect.to_owned(), request: request.clone() };
     let step = step_of(&key);
-    if step.is_some_and(|(run, _)| world.court().durable.is_forgotten(run)) {
+    if step.is_some_and(|(run, _)| world.checkers().durable.is_forgotten(run)) {
         // Its worker was away for longer than the run was kept, and than the world remembers keys.
         world.saw("bodies of forgotten runs");
         return Err(no_answer());
@@ -216,7 +216,7 @@ async fn called(
     let asked = format!("{effect}: {request}");
     let record = host.record_call(step.map(|(run, _)| run), &key, &asked, nth, plan);
     if let Some((run, step)) = step {
-        world.court().body_started(host.now_ms(), run, step);
+        world.checkers().body_started(host.now_ms(), run, step);
     }
     host.rest(Duration::from_millis(takes_ms / 2)).await;
     match plan {
@@ -249,7 +249,7 @@ async fn called(
     host.line(format_args!("effect `{effect}` of {request} under {key}"));
     let value = value.map_err(|wrong| {
         let (checker, now_ms) = (wrong.checker, host.now_ms());
-        world.court().charge(checker, now_ms, wrong.text.clone());
+        world.checkers().report(checker, now_ms, wrong.text.clone());
         CallError::Wrong(wrong.text)
     })?;
     world.effect_happened();

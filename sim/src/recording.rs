@@ -92,7 +92,7 @@ impl Recording {
 
     /// Adds a verdict of your own, pinned to the last event until then: what a check of a test
     /// found afterwards.
-    pub fn charge(&mut self, violation: Violation) {
+    pub fn report(&mut self, violation: Violation) {
         let location = self
             .events
             .iter()

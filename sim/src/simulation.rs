@@ -93,16 +93,16 @@ pub(crate) fn run_recorded_of(plan: Plan, program: Arc<Program>) -> Recording {
     let (world, violations) = simulate(plan, program, Keeps::Events);
     let (report, _) = report(&world, violations);
     let events = world.take_events();
-    Recording::new(world.plan.clone(), report, events, &world.court().durable)
+    Recording::new(world.plan.clone(), report, events, &world.checkers().durable)
 }
 
 /// Simulates a plan of `program`, and tells what it leaves behind.
 pub(crate) fn observe(plan: Plan, program: Arc<Program>) -> Observed {
     let (world, violations) = simulate(plan, program, Keeps::Nothing);
     let (report, _) = report(&world, violations);
-    let (court, ledger) = (world.court(), world.ledger());
+    let (checkers, ledger) = (world.checkers(), world.ledger());
     let (mut steps, mut ends) = (BTreeMap::new(), BTreeMap::new());
-    for run in court.durable.runs.values() {
+    for run in checkers.durable.runs.values() {
         let Some(started) = run.started() else {
             continue;
         };
@@ -111,7 +111,7 @@ pub(crate) fn observe(plan: Plan, program: Arc<Program>) -> Observed {
                 let key = format!("{}-{}", started.id, step.number);
                 let place = (started.workflow.clone(), step.location.name.clone());
                 let memo = MemoKey::of(started.namespace, &step.location.name);
-                let is_memo = court.durable.memos.contains_key(&(started.namespace, memo.0));
+                let is_memo = checkers.durable.memos.contains_key(&(started.namespace, memo.0));
                 steps.insert(if is_memo { memo.to_string() } else { key }, place);
             }
         }
@@ -144,7 +144,7 @@ fn simulate_unless(
         let end = simulation.run(is_over);
         world.while_crashing(|| drop(simulation));
         // What was found underway would be found again, in other words.
-        if end != End::GivenUp && !world.court().has_charges() {
+        if end != End::GivenUp && !world.checkers().has_violations() {
             checker::at_the_end(&world, end == End::InTime);
         }
         end
@@ -152,8 +152,8 @@ fn simulate_unless(
     if end == Some(End::GivenUp) {
         return None;
     }
-    world.pin_charges();
-    let mut violations = world.court().take_charges();
+    world.pin_violations();
+    let mut violations = world.checkers().take_violations();
     let at_ms = world.now_ms();
     violations.extend(panics.into_iter().map(|text| Violation {
         checker: "nothing panics".to_owned(),
@@ -166,12 +166,12 @@ fn simulate_unless(
 fn report(world: &World, violations: Vec<Violation>) -> (Report, Vec<String>) {
     let mut runs = BTreeMap::new();
     let (absorbed, late_bodies, moves, (moved, missed)) = {
-        let (court, ledger) = (world.court(), world.ledger());
-        for run in court.durable.runs.values() {
+        let (checkers, ledger) = (world.checkers(), world.ledger());
+        for run in checkers.durable.runs.values() {
             let end = run.entries.last().map_or("", |entry| entry.kind_name());
             *runs.entry(end.to_owned()).or_default() += 1;
         }
-        let (late, moves) = (court.late_bodies, court.durable.moves);
+        let (late, moves) = (checkers.late_bodies, checkers.durable.moves);
         (ledger.absorbed(), late, moves, ledger.ring_counts())
     };
     world.saw_many("nodes moved along the ring", moved);
@@ -332,7 +332,7 @@ impl Simulation<'_> {
                 self.skip();
             }
             if let Err(error) = self.sim.step() {
-                self.world.court().charge("no program fails", now, error.to_string());
+                self.world.checkers().report("no program fails", now, error.to_string());
             }
             self.world.set_now_ms(now + settings.tick_ms);
             self.world.check_rules();
@@ -344,7 +344,7 @@ impl Simulation<'_> {
             }
             looked = now;
             self.restart_what_ended();
-            if self.world.court().has_charges() {
+            if self.world.checkers().has_violations() {
                 return End::Late;
             }
             if healed && self.is_done() {
@@ -387,8 +387,8 @@ impl Simulation<'_> {
     /// All runs have ended, and a client has asked about all of them.
     fn is_done(&mut self) -> bool {
         if !self.world.audit.load(Ordering::Relaxed) {
-            let done = self.world.told().is_over() && self.world.court().durable.is_at_rest();
-            self.entries_at_audit = self.world.court().durable.entry_count();
+            let done = self.world.told().is_over() && self.world.checkers().durable.is_at_rest();
+            self.entries_at_audit = self.world.checkers().durable.entry_count();
             self.world.audit.store(done, Ordering::Relaxed);
         }
         self.world.audited.load(Ordering::Relaxed) && !self.went_on()
@@ -397,9 +397,9 @@ impl Simulation<'_> {
     /// Whether a run began while everything was asked about, or after it: a copy of a start arrived
     /// late, when the name or the unique key was free. Then everything is asked about again.
     fn went_on(&mut self) -> bool {
-        let at_rest = self.world.court().durable.is_at_rest();
-        let kept = self.world.court().durable.kept().count();
-        let entries = self.world.court().durable.entry_count();
+        let at_rest = self.world.checkers().durable.is_at_rest();
+        let kept = self.world.checkers().durable.kept().count();
+        let entries = self.world.checkers().durable.entry_count();
         let listed = self.world.told().listed.len();
         let same = at_rest && kept == listed && entries == self.entries_at_audit;
         if same || self.audits_again == 0 {
@@ -437,7 +437,7 @@ impl Simulation<'_> {
             && self.agenda.is_empty()
             && self.down.is_empty()
             && !plan.script.iter().any(deploys)
-            && only_stopped(&self.world.court().durable)
+            && only_stopped(&self.world.checkers().durable)
     }
 
     fn restart_what_ended(&mut self) {
@@ -676,7 +676,7 @@ impl Simulation<'_> {
     /// clock as it is now that counts, which the server may not have seen yet: it may have stood
     /// still, or be down.
     fn set_clocks(&self) {
-        let mark = self.world.court().durable.mark.as_ref().map(|mark| mark.time);
+        let mark = self.world.checkers().durable.mark.as_ref().map(|mark| mark.time);
         let mut clocks = self.world.clocks();
         let Some(engine) = clocks.engine().or(mark) else {
             return;

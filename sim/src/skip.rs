@@ -25,8 +25,8 @@ pub(crate) fn skippable_ms(world: &World) -> Option<u64> {
     // it.
     let server = world.clocks().server()?;
     let due = {
-        let court = world.court();
-        let durable = &court.durable;
+        let checkers = world.checkers();
+        let durable = &checkers.durable;
         let rest = durable.leases.is_empty() && durable.waiting.is_empty();
         let timer = durable.timers.keys().next().map(|(due, _)| *due);
         let occurrence = durable.schedules.values().filter_map(|schedule| schedule.due);

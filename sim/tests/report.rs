@@ -219,7 +219,7 @@ fn accused() -> (Recording, usize) {
         Some(run) => format!("{run}: </script> is no end & <!-- no beginning"),
         None => "</script> is no end".to_owned(),
     };
-    recording.charge(Violation { checker: "what a test believes".to_owned(), at_ms, text });
+    recording.report(Violation { checker: "what a test believes".to_owned(), at_ms, text });
     (recording, at)
 }
 

@@ -15,7 +15,7 @@ use stepwell::model::id::ProcessInstance;
 use stepwell::model::time::Time;
 use stepwell::wire::message::Hello;
 
-use super::Bench;
+use super::Findings;
 use crate::durable::Durable;
 
 const LIMIT: &str = "a queue's concurrency limit holds";
@@ -56,33 +56,38 @@ impl Admissions {
     }
 
     /// A run is leased that was not.
-    pub(super) fn leased(&mut self, durable: &Durable, lease: &LeaseRecord, bench: &mut Bench<'_>) {
+    pub(super) fn leased(
+        &mut self,
+        durable: &Durable,
+        lease: &LeaseRecord,
+        findings: &mut Findings<'_>,
+    ) {
         let run = durable.runs.get(&lease.run);
         let name = || run.map(|run| run.name()).unwrap_or_default();
         if lease.at < self.latest {
             let text = format!("{} at {}, after {}", name(), lease.at, self.latest);
-            bench.charge(TIME, text);
+            findings.report(TIME, text);
         }
         self.latest = self.latest.max(lease.at);
         let tags = run.and_then(|run| run.started()).map(|s| &s.tags[..]);
         if !self.offers(lease.process, tags.unwrap_or_default()) {
             let text = format!("{} asks for {tags:?}, and is leased elsewhere", name());
-            bench.charge(TAGS, text);
+            findings.report(TAGS, text);
         }
         let settings = durable.settings_of(lease.queue);
         if settings.paused {
-            bench.charge(PAUSE, format!("{} is leased", name()));
+            findings.report(PAUSE, format!("{} is leased", name()));
         }
         let leases = durable.leases.values();
         let leased = leases.filter(|held| held.queue == lease.queue).count();
         if let Some(limit) = settings.concurrency.filter(|limit| leased > *limit as usize) {
             let text = format!("{} is leased as number {leased} of {limit}", name());
-            bench.charge(LIMIT, text);
+            findings.report(LIMIT, text);
         }
-        self.count(settings.rate, lease, bench);
+        self.count(settings.rate, lease, findings);
     }
 
-    fn count(&mut self, rate: Option<RateLimit>, lease: &LeaseRecord, bench: &mut Bench<'_>) {
+    fn count(&mut self, rate: Option<RateLimit>, lease: &LeaseRecord, findings: &mut Findings<'_>) {
         let (of, leases) = self.since.entry(lease.queue).or_default();
         if *of != rate {
             (*of, *leases) = (rate, Vec::new());
@@ -95,7 +100,7 @@ impl Admissions {
             let allowed = u64::from(rate.burst) * rate.per_ms + u64::from(rate.count) * span_ms;
             if count * rate.per_ms > allowed {
                 let text = format!("{count} in {span_ms} ms, and the limit is {rate}");
-                return bench.charge(RATE, text);
+                return findings.report(RATE, text);
             }
         }
     }

@@ -12,7 +12,7 @@ use stepwell::model::request::Caller;
 use stepwell::model::run::Outcome;
 use stepwell::wire::message::Message;
 
-use super::Bench;
+use super::Findings;
 use super::applied_request::AppliedRequests;
 use crate::durable::{Durable, DurableRun};
 
@@ -59,7 +59,7 @@ impl Requests {
         durable: &Durable,
         applied: &AppliedRequests,
         (to, message): (&str, &Message),
-        bench: &mut Bench<'_>,
+        findings: &mut Findings<'_>,
     ) {
         let (call_number, outcome) = match message {
             Message::DoneReply(m) => (m.call_number, None),
@@ -91,7 +91,7 @@ impl Requests {
         };
         if !is_true {
             let text = format!("{to} is answered {message:?} to {asked:?}");
-            bench.charge(NAME, text);
+            findings.report(NAME, text);
         }
     }
 }

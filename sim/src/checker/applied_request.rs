@@ -14,7 +14,7 @@ use stepwell::model::schedule::ScheduleSpec;
 use stepwell::wire::message::Message;
 use stepwell::{QueueChange, QueueSettings};
 
-use super::Bench;
+use super::Findings;
 use crate::durable::Durable;
 
 const NAME: &str = "an operator request takes effect once";
@@ -70,10 +70,10 @@ impl AppliedRequests {
         self.wanted.insert(caller.request_id, wanted);
     }
 
-    pub(super) fn applied(&mut self, request_id: RequestId, bench: &mut Bench<'_>) {
+    pub(super) fn applied(&mut self, request_id: RequestId, findings: &mut Findings<'_>) {
         self.applied.push(request_id);
         if !self.known.insert(request_id) {
-            bench.charge(NAME, format!("{request_id} is carried out again"));
+            findings.report(NAME, format!("{request_id} is carried out again"));
         }
     }
 
@@ -111,17 +111,18 @@ impl AppliedRequests {
         }
     }
 
-    pub(super) fn batch_ended(&mut self, durable: &Durable, bench: &mut Bench<'_>) {
+    pub(super) fn batch_ended(&mut self, durable: &Durable, findings: &mut Findings<'_>) {
         let changes = std::mem::take(&mut self.changes);
         let applied = std::mem::take(&mut self.applied);
         if changes.len() > applied.len() {
             let count = applied.len();
-            bench.charge(NAME, format!("{count} requests were applied: {changes:?}"));
+            findings.report(NAME, format!("{count} requests were applied: {changes:?}"));
         }
         for request_id in applied {
             let wanted = self.wanted.get(&request_id);
             if let Some(wanted) = wanted.filter(|wanted| !self.is_so(durable, wanted)) {
-                bench.charge(ACTS, format!("{request_id} is carried out, and not so: {wanted:?}"));
+                findings
+                    .report(ACTS, format!("{request_id} is carried out, and not so: {wanted:?}"));
             }
         }
         self.queues_seen.clear();

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::Bench;
+use super::Findings;
 use crate::durable::Durable;
 use crate::plan::{Job, Plan};
 
@@ -29,7 +29,7 @@ impl Calls {
         }
     }
 
-    pub(super) fn batch_ended(&mut self, plan: &Plan, bench: &mut Bench<'_>) {
+    pub(super) fn batch_ended(&mut self, plan: &Plan, findings: &mut Findings<'_>) {
         if !std::mem::take(&mut self.changed) {
             return;
         }
@@ -41,7 +41,7 @@ impl Calls {
             let (there, missing): (Vec<&str>, Vec<&str>) =
                 own.map(|(name, _)| name.as_str()).partition(|name| self.begun.contains(*name));
             if !there.is_empty() && !missing.is_empty() {
-                bench.charge(NAME, format!("{there:?} were started, {missing:?} were not"));
+                findings.report(NAME, format!("{there:?} were started, {missing:?} were not"));
             }
         }
     }

@@ -15,7 +15,7 @@ use stepwell::model::id::{CommandIndex, RunId, RunNo};
 use stepwell::model::time::Time;
 use stepwell::wire::message::Message;
 
-use super::Bench;
+use super::Findings;
 use crate::durable::{Durable, DurableRun};
 
 const NAME: &str = "an attempt is recorded once, as it was made";
@@ -62,7 +62,7 @@ impl Attempts {
         durable: &Durable,
         (id, number, attempt): (RunId, CommandIndex, u32),
         now: Moment,
-        bench: &mut Bench<'_>,
+        findings: &mut Findings<'_>,
     ) {
         let no = durable.index.get(&id);
         let Some((no, run)) = no.and_then(|no| Some((no, durable.runs.get(no)?))) else {
@@ -86,7 +86,7 @@ impl Attempts {
         let wait_ms = before.retry_at.since(before.at).as_millis() as u64;
         let waited_ms = now.passed_ms.saturating_sub(said_at.passed_ms);
         if waited_ms < wait_ms {
-            bench.charge(
+            findings.report(
                 EARLY,
                 format!(
                     "{}: attempt {attempt} at step {number} begins {waited_ms} ms after the failure before it was told, and was to wait for {wait_ms} ms",
@@ -101,7 +101,7 @@ impl Attempts {
         durable: &Durable,
         no: RunNo,
         index: u32,
-        bench: &mut Bench<'_>,
+        findings: &mut Findings<'_>,
     ) {
         let Some(run) = durable.runs.get(&no) else {
             return;
@@ -115,7 +115,7 @@ impl Attempts {
                 if !is_anew && before.iter().any(again) {
                     let number = armed.number;
                     let text = format!("{}: entry {index} arms timer {number} again", run.name());
-                    bench.charge(NAME, text);
+                    findings.report(NAME, text);
                 }
                 return;
             }
@@ -126,7 +126,7 @@ impl Attempts {
             _ => return,
         };
         let failed_ms = match retry_at {
-            Some(_) => self.failed_ms.insert((no, number), bench.now_ms),
+            Some(_) => self.failed_ms.insert((no, number), findings.now_ms),
             None => self.failed_ms.get(&(no, number)).copied(),
         };
         if is_anew {
@@ -145,21 +145,21 @@ impl Attempts {
         let told = format!("{}: entry {index}, attempt {attempt} at step {number}", run.name());
         if attempt as usize != failed.len() + 1 {
             let count = failed.len();
-            bench.charge(NAME, format!("{told}, follows {count} failed ones"));
+            findings.report(NAME, format!("{told}, follows {count} failed ones"));
         }
         let said = self.said.get(&(no, number, attempt));
         if number != CommandIndex::FUNCTION && said.is_none() {
-            bench.charge(NAME, format!("{told}, was never reported"));
+            findings.report(NAME, format!("{told}, was never reported"));
         }
         if let (Some(last), Some(failed_ms)) = (failed.last(), failed_ms) {
             // A worker goes by the engine's time where it has heard of it, and by its own monotonic
             // clock in between. So what passed by both of them together is never less than the
             // wait, if not for a clock that is a little fast.
             let wait_ms = last.retry_at.since(last.at).as_millis() as u64;
-            let real_ms = bench.now_ms.saturating_sub(failed_ms);
+            let real_ms = findings.now_ms.saturating_sub(failed_ms);
             let engine_ms = entry.at().since(last.at).as_millis() as u64;
             if real_ms + engine_ms < wait_ms * 98 / 100 {
-                bench.charge(
+                findings.report(
                     EARLY,
                     format!("{told}, ended {real_ms} ms after the one before, which was to be followed after {wait_ms} ms"),
                 );
@@ -169,7 +169,7 @@ impl Attempts {
             && e.counted != uses_up(&e.failure)
         {
             let text = format!("{told}, has counted: {}, after {:?}", e.counted, e.failure);
-            bench.charge(POLICY, text);
+            findings.report(POLICY, text);
         }
         let policy = match number {
             CommandIndex::FUNCTION => Some(Retry::default()),
@@ -182,7 +182,7 @@ impl Attempts {
         };
         let next = policy.and_then(|policy| next(&policy, run, failure, number, (&failed, entry)));
         if policy.is_some() && next != retry_at {
-            bench.charge(
+            findings.report(
                 POLICY,
                 format!("{told}, is made again at {retry_at:?}, the policy says {next:?}"),
             );

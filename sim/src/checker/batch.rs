@@ -13,7 +13,7 @@ use stepwell::model::batch::{BatchCounts, BatchEnded, BatchNo};
 use stepwell::model::entry::Entry;
 use stepwell::model::id::RunNo;
 
-use super::Bench;
+use super::Findings;
 use crate::durable::{Durable, DurableRun};
 use crate::workload::{FOLLOW, Follow};
 
@@ -41,7 +41,7 @@ impl Batches {
         durable: &Durable,
         no: RunNo,
         index: u32,
-        bench: &mut Bench<'_>,
+        findings: &mut Findings<'_>,
     ) {
         let Some(run) = durable.runs.get(&no) else {
             return;
@@ -59,7 +59,7 @@ impl Batches {
         }
         if redriven.rejoins == is_over {
             let (name, says) = (run.name(), redriven.rejoins);
-            bench.charge(
+            findings.report(
                 COUNTS,
                 format!(
                     "{name} is redriven, its batch is over: {is_over}, it goes on for it: {says}"
@@ -93,20 +93,20 @@ impl Batches {
     }
 
     /// After each write batch.
-    pub(super) fn batch_ended(&mut self, durable: &Durable, bench: &mut Bench<'_>) {
+    pub(super) fn batch_ended(&mut self, durable: &Durable, findings: &mut Findings<'_>) {
         let (open, ended) = (durable.batches.values(), durable.ended_batches.values());
         for record in open.chain(ended).filter(|record| record.sealed) {
             let (name, total) = (&record.name, record.counts.total);
             let before = *self.sealed.entry(record.no).or_insert(total);
             if total != before {
                 let text = format!("`{name}` had {before} runs when it was sealed, now {total}");
-                bench.charge(SEALED, text);
+                findings.report(SEALED, text);
             }
         }
         for record in durable.batches.values() {
-            self.equal(durable, record, bench);
+            self.equal(durable, record, findings);
             if record.sealed && record.counts.ended() == record.counts.total {
-                bench.charge(
+                findings.report(
                     FOLLOWS,
                     format!("`{}` is sealed, all of it has ended, and it has not", record.name),
                 );
@@ -114,9 +114,9 @@ impl Batches {
         }
         let mut followed = 0;
         for record in durable.ended_batches.values() {
-            self.equal(durable, record, bench);
+            self.equal(durable, record, findings);
             followed += usize::from(record.follow_up.is_some());
-            follows(durable, record, bench);
+            follows(durable, record, findings);
         }
         let is_follower = |run: &&DurableRun| {
             let started = run.started();
@@ -124,17 +124,17 @@ impl Batches {
         };
         let followers = durable.runs.values().filter(is_follower).count();
         if followers != followed {
-            bench.charge(
+            findings.report(
                 FOLLOWS,
                 format!("{followers} runs follow {followed} batches that have ended"),
             );
         }
     }
 
-    fn equal(&self, durable: &Durable, record: &BatchRecord, bench: &mut Bench<'_>) {
+    fn equal(&self, durable: &Durable, record: &BatchRecord, findings: &mut Findings<'_>) {
         let truth = self.counted(durable, record.no);
         if record.counts != truth {
-            bench.charge(
+            findings.report(
                 COUNTS,
                 format!("`{}` counts {:?}, it is {truth:?}", record.name, record.counts),
             );
@@ -142,14 +142,14 @@ impl Batches {
     }
 }
 
-fn follows(durable: &Durable, record: &BatchRecord, bench: &mut Bench<'_>) {
+fn follows(durable: &Durable, record: &BatchRecord, findings: &mut Findings<'_>) {
     let Some(id) = record.follow_up else { return };
     let counts = record.counts;
     if counts.ended() != counts.total {
-        bench.charge(FOLLOWS, format!("`{}` has ended with {counts:?}", record.name));
+        findings.report(FOLLOWS, format!("`{}` has ended with {counts:?}", record.name));
     }
     let Some(started) = durable.runs_of(id).find_map(DurableRun::started) else {
-        return bench.charge(FOLLOWS, format!("nothing follows `{}`", record.name));
+        return findings.report(FOLLOWS, format!("nothing follows `{}`", record.name));
     };
     let told: Result<BatchEnded<u64>, _> = started.input.to();
     let told = told.map(|told| BatchCounts {
@@ -159,7 +159,7 @@ fn follows(durable: &Durable, record: &BatchRecord, bench: &mut Bench<'_>) {
         cancelled: told.cancelled,
     });
     if told != Ok(counts) {
-        bench.charge(
+        findings.report(
             FOLLOWS,
             format!("what follows `{}` was told {told:?}, it is {counts:?}", record.name),
         );
@@ -183,7 +183,7 @@ pub(super) fn cancelled(
     durable: &Durable,
     name: &str,
     meant: &[(RunNo, usize)],
-    bench: &mut Bench<'_>,
+    findings: &mut Findings<'_>,
 ) {
     for (no, begun) in meant {
         let Some(run) = durable.runs.get(no) else {
@@ -193,13 +193,13 @@ pub(super) fn cancelled(
         let asked = run.entries.iter().any(is_asked);
         if !asked && !run.entries[*begun..].iter().any(Entry::ends) {
             let text = format!("{} of `{name}` goes on and was not asked", run.name());
-            bench.charge(ASKED, text);
+            findings.report(ASKED, text);
         }
     }
 }
 
 /// What follows has seen what it was told.
-pub(super) fn at_the_end(durable: &Durable, bench: &mut Bench<'_>) {
+pub(super) fn at_the_end(durable: &Durable, findings: &mut Findings<'_>) {
     for record in durable.ended_batches.values() {
         let Some(id) = record.follow_up else { continue };
         for run in durable.runs_of(id) {
@@ -213,7 +213,7 @@ pub(super) fn at_the_end(durable: &Durable, bench: &mut Bench<'_>) {
                 seen.batch == record.name && seen.total == counts.total && seen.ended == ended
             });
             if !right {
-                bench.charge(FOLLOWS, format!("it saw {seen:?}, it is {counts:?}"));
+                findings.report(FOLLOWS, format!("it saw {seen:?}, it is {counts:?}"));
             }
         }
     }

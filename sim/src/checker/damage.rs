@@ -12,13 +12,18 @@ use stepwell::model::id::RunNo;
 use stepwell::store_reader;
 use stepwell_storage::{MemDisk, MemOptions, MemStore, Row, Space, block_on};
 
-use super::Bench;
+use super::Findings;
 use crate::draw::Draw;
 use crate::durable::{Durable, DurableRun};
 
 const NAME: &str = "a damaged journal is noticed";
 
-pub(super) fn at_the_end(durable: &Durable, seed: u64, disk: &MemDisk, bench: &mut Bench<'_>) {
+pub(super) fn at_the_end(
+    durable: &Durable,
+    seed: u64,
+    disk: &MemDisk,
+    findings: &mut Findings<'_>,
+) {
     let Ok(store) = MemStore::acquire(disk, MemOptions::default()) else {
         return; // somebody else says so
     };
@@ -43,7 +48,7 @@ pub(super) fn at_the_end(durable: &Durable, seed: u64, disk: &MemDisk, bench: &m
         damaged[bit / 8] ^= 1 << (bit % 8);
         disk.tamper(space, row.key.clone(), Some(Bytes::from(damaged)));
         if block_on(store_reader::image(&store, *no, (run.generation, false))).is_ok() {
-            bench.charge(
+            findings.report(
                 NAME,
                 format!("{}: bit {bit} of {row:?} was turned, and nobody noticed", run.name()),
             );

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use stepwell::model::entry::Entry;
 use stepwell::model::id::RunId;
 
-use super::Bench;
+use super::Findings;
 use crate::durable::Durable;
 use crate::ledger::Ledger;
 use crate::workload::{SHARED, effect_of};
@@ -17,14 +17,14 @@ const NAME: &str = "one effect for each key";
 const GHOST: &str = "no effect for what does not exist";
 
 /// A body began.
-pub(super) fn body_started(durable: &Durable, run: RunId, bench: &mut Bench<'_>) {
+pub(super) fn body_started(durable: &Durable, run: RunId, findings: &mut Findings<'_>) {
     if durable.run_of(run).is_none() && !durable.was_forgotten(run) {
-        bench.charge(GHOST, format!("a step of {run} began, and its start is not durable"));
+        findings.report(GHOST, format!("a step of {run} began, and its start is not durable"));
     }
 }
 
 /// What the journals hold is what the world answered; nothing was charged twice.
-pub(super) fn at_the_end(durable: &Durable, ledger: &Ledger, bench: &mut Bench<'_>) {
+pub(super) fn at_the_end(durable: &Durable, ledger: &Ledger, findings: &mut Findings<'_>) {
     for (no, run) in &durable.runs {
         let Some(started) = run.started() else {
             continue;
@@ -41,7 +41,7 @@ pub(super) fn at_the_end(durable: &Durable, ledger: &Ledger, bench: &mut Bench<'
             let name = effect_of(&started.workflow, &step.location.name);
             let effect = ledger.effect_of(*no, name, &key);
             if effect.map(|effect| effect.value) != recorded {
-                bench.charge(
+                findings.report(
                     NAME,
                     format!(
                         "{}: step {} recorded {recorded:?}, the world has {effect:?}",
@@ -56,7 +56,7 @@ pub(super) fn at_the_end(durable: &Durable, ledger: &Ledger, bench: &mut Bench<'
             *requests.entry(effect.request.as_str()).or_default() += 1;
         }
         for (request, count) in requests.into_iter().filter(|(_, count)| *count > 1) {
-            bench.charge(
+            findings.report(
                 NAME,
                 format!("{}: `{request}` happened {count} times under different keys", run.name()),
             );

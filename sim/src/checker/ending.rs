@@ -6,7 +6,7 @@
 
 use stepwell::model::run::InMemory;
 
-use super::Bench;
+use super::Findings;
 use crate::durable::Durable;
 use crate::told::{Progress, Told};
 
@@ -15,11 +15,11 @@ pub(super) fn at_the_end(
     told: &Told,
     name: &str,
     in_time: bool,
-    bench: &mut Bench<'_>,
+    findings: &mut Findings<'_>,
 ) {
     for (no, run) in durable.runs.iter().filter(|(_, run)| !run.has_ended()) {
         let last = run.entries.last().map(|entry| entry.kind_name());
-        bench.charge(
+        findings.report(
             name,
             format!(
                 "{} has not ended: it is in {:?}, its last entry is {last:?}",
@@ -29,34 +29,34 @@ pub(super) fn at_the_end(
         );
     }
     for (no, stopped) in &durable.stopped {
-        bench.charge(name, format!("run {no} is {}: {}", stopped.state, stopped.reason));
+        findings.report(name, format!("run {no} is {}: {}", stopped.state, stopped.reason));
     }
     let open = told.jobs.iter().filter(|job| **job != Progress::Over).count();
     if open > 0 {
-        bench.charge(name, format!("{open} calls of clients have no answer"));
+        findings.report(name, format!("{open} calls of clients have no answer"));
     }
     if !in_time && durable.runs.values().all(|run| run.has_ended()) && open == 0 {
-        bench.charge(name, "nobody answers the last questions".to_owned());
+        findings.report(name, "nobody answers the last questions".to_owned());
     }
     if let Some(stats) = told.stats.as_ref().filter(|_| in_time) {
-        nothing_in_memory(&stats.in_memory, bench);
+        nothing_in_memory(&stats.in_memory, findings);
     }
     for lease in durable.leases.values() {
-        bench.charge(name, format!("a lease is left over: run {}", lease.run));
+        findings.report(name, format!("a lease is left over: run {}", lease.run));
     }
     for run in durable.waiting.values().map(|record| &record.run) {
-        bench.charge(name, format!("a queued row is left over: run {run}"));
+        findings.report(name, format!("a queued row is left over: run {run}"));
     }
     for (due, run) in durable.timers.keys() {
-        bench.charge(name, format!("a timer is left over: run {run}, due {due}"));
+        findings.report(name, format!("a timer is left over: run {run}, due {due}"));
     }
 }
 
 /// What the engine said it had in memory when it was asked last.
-fn nothing_in_memory(held: &InMemory, bench: &mut Bench<'_>) {
+fn nothing_in_memory(held: &InMemory, findings: &mut Findings<'_>) {
     let expected = InMemory { sessions: held.sessions, ..InMemory::default() };
     if *held != expected {
-        bench.charge(
+        findings.report(
             "everything ends after the faults stop",
             format!("the engine has something in memory: {held:?}"),
         );

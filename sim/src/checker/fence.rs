@@ -11,7 +11,7 @@ use stepwell::model::entry::Entry;
 use stepwell::model::id::{CommandIndex, RunNo, Token};
 use stepwell::wire::message::Message;
 
-use super::Bench;
+use super::Findings;
 use crate::durable::Durable;
 
 const NAME: &str = "only the holder of the lease is heard";
@@ -69,7 +69,7 @@ impl Fence {
         durable: &Durable,
         slot: u32,
         before: Option<&LeaseRecord>,
-        bench: &mut Bench<'_>,
+        findings: &mut Findings<'_>,
     ) {
         let Some(lease) = durable.leases.get(&slot) else {
             return;
@@ -80,7 +80,7 @@ impl Fence {
         let again =
             before.is_some_and(|before| before.token == lease.token && before.run == lease.run);
         if !again && self.highest.is_some_and(|highest| lease.token <= highest) {
-            bench.charge(
+            findings.report(
                 RISE,
                 format!(
                     "run {} is leased under {}, after {:?}",
@@ -97,7 +97,7 @@ impl Fence {
         durable: &Durable,
         no: RunNo,
         index: u32,
-        bench: &mut Bench<'_>,
+        findings: &mut Findings<'_>,
     ) {
         let Some(run) = durable.runs.get(&no) else {
             return;
@@ -112,7 +112,7 @@ impl Fence {
                 let said = |(of, _, said): &(RunNo, Token, Said)| *of == no && asked.contains(said);
                 if !self.said.iter().any(said) {
                     let text = format!("{}: entry {index} was never asked for", run.name());
-                    bench.charge(NAME, text);
+                    findings.report(NAME, text);
                 }
                 return;
             }
@@ -144,7 +144,7 @@ impl Fence {
                 .filter(|(run, _, s)| *run == no && *s == said)
                 .map(|(_, token, _)| token.to_string())
                 .collect();
-            bench.charge(
+            findings.report(
                 NAME,
                 format!("{}: entry {index} ({}) was never said under the current lease, {tokens:?}, only under {under:?}", run.name(), run.entries[index as usize].kind_name()),
             );
@@ -153,11 +153,12 @@ impl Fence {
 }
 
 /// No two slots hold the same run.
-pub(super) fn one_lease_a_run(durable: &Durable, bench: &mut Bench<'_>) {
+pub(super) fn one_lease_a_run(durable: &Durable, findings: &mut Findings<'_>) {
     let mut seen = BTreeMap::new();
     for (slot, lease) in &durable.leases {
         if let Some(other) = seen.insert(lease.run, slot) {
-            bench.charge(ONE, format!("run {} is leased in slots {other} and {slot}", lease.run));
+            findings
+                .report(ONE, format!("run {} is leased in slots {other} and {slot}", lease.run));
         }
     }
 }
@@ -210,10 +211,10 @@ mod tests {
     }
 
     /// How many charges there are if a report is written `batches` after its lease was taken away.
-    fn charges(batches: u32) -> usize {
+    fn violations(batches: u32) -> usize {
         let (mut fence, mut durable, mut violations) =
             (Fence::default(), Durable::default(), Vec::new());
-        let mut bench = Bench { now_ms: 0, violations: &mut violations };
+        let mut findings = Findings { now_ms: 0, violations: &mut violations };
         fence.reported(
             &StepCompletedReport {
                 run: RUN,
@@ -228,7 +229,7 @@ mod tests {
         );
         fence.batch_begins();
         durable.leases.insert(0, lease());
-        fence.leased(&durable, 0, None, &mut bench);
+        fence.leased(&durable, 0, None, &mut findings);
         fence.batch_ended(&durable);
         durable.leases.clear();
         for _ in 0..batches {
@@ -236,14 +237,14 @@ mod tests {
             fence.batch_begins();
         }
         let index = completed(&mut durable);
-        fence.appended(&durable, RUN, index, &mut bench);
+        fence.appended(&durable, RUN, index, &mut findings);
         violations.len()
     }
 
     // What takes a lease away may write what was reported under it, and nothing does so later.
     #[test]
     fn a_report_counts_no_longer_than_its_lease() {
-        assert_eq!(charges(0), 0, "in the batch that ends it");
-        assert_eq!(charges(1), 1, "after it");
+        assert_eq!(violations(0), 0, "in the batch that ends it");
+        assert_eq!(violations(1), 1, "after it");
     }
 }

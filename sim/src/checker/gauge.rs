@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use stepwell::model::time::Time;
 use stepwell::{QueueSettings, QueueSummary};
 
-use super::Bench;
+use super::Findings;
 use crate::durable::Durable;
 
 const NAME: &str = "what is told of queues is what is there";
@@ -58,7 +58,7 @@ impl Gauges {
     }
 
     /// The question that began at `from` is answered.
-    pub(super) fn told(&self, from: usize, queues: &[QueueSummary], bench: &mut Bench<'_>) {
+    pub(super) fn told(&self, from: usize, queues: &[QueueSummary], findings: &mut Findings<'_>) {
         let told: State = queues.iter().map(gauge).collect();
         if !self.states[from..].contains(&told) {
             let text = format!(
@@ -66,7 +66,7 @@ impl Gauges {
                 self.states.len() - from,
                 self.states.last()
             );
-            bench.charge(NAME, text);
+            findings.report(NAME, text);
         }
     }
 }

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use stepwell::model::entry::{Entry, Started};
 use stepwell::model::id::{RunId, RunNo};
 
-use super::Bench;
+use super::Findings;
 use crate::durable::Durable;
 use crate::workload::{ITEM, ItemInput};
 
@@ -19,15 +19,15 @@ const NAME: &str = "an item is in a call once";
 const MISCOUNTED: &str = "a call with a wrong number of outcomes has none";
 
 /// A bulk handler was called with these runs, in these attempts.
-pub(super) fn handled(host: &str, items: &[(RunId, u32)], bench: &mut Bench<'_>) {
+pub(super) fn handled(host: &str, items: &[(RunId, u32)], findings: &mut Findings<'_>) {
     let runs: BTreeSet<RunId> = items.iter().map(|(run, _)| *run).collect();
     if runs.len() != items.len() {
-        bench.charge(NAME, format!("{host} called its handler with {items:?}"));
+        findings.report(NAME, format!("{host} called its handler with {items:?}"));
     }
 }
 
 /// An entry has become durable.
-pub(super) fn appended(durable: &Durable, no: RunNo, index: u32, bench: &mut Bench<'_>) {
+pub(super) fn appended(durable: &Durable, no: RunNo, index: u32, findings: &mut Findings<'_>) {
     let Some(run) = durable.runs.get(&no) else {
         return;
     };
@@ -42,6 +42,6 @@ pub(super) fn appended(durable: &Durable, no: RunNo, index: u32, bench: &mut Ben
             "{}: entry {index} is the outcome of its first call, which answered {miscount:?}",
             run.name()
         );
-        bench.charge(MISCOUNTED, text);
+        findings.report(MISCOUNTED, text);
     }
 }

@@ -11,18 +11,18 @@ use stepwell::model::id::RunNo;
 use stepwell::store_reader;
 use stepwell_storage::{OpenRefusal, Seq, Store, block_on};
 
-use super::{Bench, retention};
+use super::{Findings, retention};
 use crate::durable::Durable;
 
 const NAME: &str = "every step is committed once";
 
 /// A row contradicts what is there.
-pub(super) fn not_ours(problem: &str, seq: Seq, bench: &mut Bench<'_>) {
-    bench.charge(NAME, format!("batch {seq}: {problem}"));
+pub(super) fn not_ours(problem: &str, seq: Seq, findings: &mut Findings<'_>) {
+    findings.report(NAME, format!("batch {seq}: {problem}"));
 }
 
 /// An entry has become durable.
-pub(super) fn appended(durable: &Durable, no: RunNo, index: u32, bench: &mut Bench<'_>) {
+pub(super) fn appended(durable: &Durable, no: RunNo, index: u32, findings: &mut Findings<'_>) {
     let Some(run) = durable.runs.get(&no) else {
         return;
     };
@@ -34,7 +34,8 @@ pub(super) fn appended(durable: &Durable, no: RunNo, index: u32, bench: &mut Ben
     if (0..).zip(before).any(|(at, earlier)| {
         earlier.resolves() && earlier.number() == entry.number() && !superseded.covers(at, earlier)
     }) {
-        bench.charge(NAME, format!("{}: entry {index} is a second outcome: {entry:?}", run.name()));
+        findings
+            .report(NAME, format!("{}: entry {index} is a second outcome: {entry:?}", run.name()));
     }
 }
 
@@ -42,15 +43,17 @@ pub(super) fn appended(durable: &Durable, no: RunNo, index: u32, bench: &mut Ben
 pub(super) fn at_the_end(
     durable: &Durable,
     disk: Result<Arc<dyn Store>, OpenRefusal>,
-    bench: &mut Bench<'_>,
+    findings: &mut Findings<'_>,
 ) {
     let store = match disk {
         Ok(store) => store,
-        Err(refusal) => return bench.charge(NAME, format!("the disk does not open: {refusal}")),
+        Err(refusal) => return findings.report(NAME, format!("the disk does not open: {refusal}")),
     };
     let generations = match block_on(store.generations()) {
         Ok(generations) => generations,
-        Err(failure) => return bench.charge(NAME, format!("the disk is not readable: {failure}")),
+        Err(failure) => {
+            return findings.report(NAME, format!("the disk is not readable: {failure}"));
+        }
     };
     for (no, run) in durable.kept() {
         let found = block_on(store_reader::entries(
@@ -62,7 +65,7 @@ pub(super) fn at_the_end(
         ));
         if found.as_ref() != Ok(&run.stored) {
             let lengths = found.map(|found| found.len());
-            bench.charge(
+            findings.report(
                 NAME,
                 format!(
                     "{}: {} entries were committed, the disk holds {lengths:?}",
@@ -72,5 +75,5 @@ pub(super) fn at_the_end(
             );
         }
     }
-    retention::nothing_is_left_behind(durable, &generations, bench);
+    retention::nothing_is_left_behind(durable, &generations, findings);
 }

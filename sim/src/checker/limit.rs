@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Bench;
+use super::Findings;
 
 const HARD: &str = "a body is gone at its timeout";
 const SOFT: &str = "the soft timeout is told in time";
@@ -45,14 +45,14 @@ impl Limits {
         self.next
     }
 
-    pub(super) fn told(&mut self, id: u64, pauses: u64, bench: &mut Bench<'_>) {
+    pub(super) fn told(&mut self, id: u64, pauses: u64, findings: &mut Findings<'_>) {
         let open = self.open.get_mut(&id);
         let Some((attempt, soft_ms)) = open.and_then(|a| a.soft_ms.map(|soft_ms| (a, soft_ms)))
         else {
             return;
         };
         attempt.told = true;
-        let after_ms = bench.now_ms.saturating_sub(attempt.began_ms);
+        let after_ms = findings.now_ms.saturating_sub(attempt.began_ms);
         let early = after_ms + SLACK_MS < soft_ms * 98 / 100;
         let late = after_ms > most(soft_ms) && attempt.pauses == pauses;
         if early || late {
@@ -60,21 +60,21 @@ impl Limits {
                 "{} on {}: told after {after_ms} ms, its soft timeout is {soft_ms} ms, its timeout {} ms",
                 attempt.of, attempt.host, attempt.hard_ms
             );
-            bench.charge(SOFT, text);
+            findings.report(SOFT, text);
         }
     }
 
     /// It has ended, was dropped, or died with its host.
-    pub(super) fn ends(&mut self, id: u64, pauses: u64, bench: &mut Bench<'_>) {
+    pub(super) fn ends(&mut self, id: u64, pauses: u64, findings: &mut Findings<'_>) {
         if let Some(attempt) = self.open.remove(&id) {
-            in_time(&attempt, pauses, bench);
+            in_time(&attempt, pauses, findings);
         }
     }
 
     /// What still runs at the end must not be over its time.
-    pub(super) fn at_the_end(&self, pauses: u64, bench: &mut Bench<'_>) {
+    pub(super) fn at_the_end(&self, pauses: u64, findings: &mut Findings<'_>) {
         for attempt in self.open.values() {
-            in_time(attempt, pauses, bench);
+            in_time(attempt, pauses, findings);
         }
     }
 }
@@ -83,8 +83,8 @@ fn most(limit_ms: u64) -> u64 {
     limit_ms * 102 / 100 + SLACK_MS
 }
 
-fn in_time(attempt: &Attempt, pauses: u64, bench: &mut Bench<'_>) {
-    let lasted_ms = bench.now_ms.saturating_sub(attempt.began_ms);
+fn in_time(attempt: &Attempt, pauses: u64, findings: &mut Findings<'_>) {
+    let lasted_ms = findings.now_ms.saturating_sub(attempt.began_ms);
     let unheard = attempt.soft_ms.filter(|_| !attempt.told);
     if unheard.is_some_and(|soft_ms| lasted_ms > most(soft_ms)) && attempt.pauses == pauses {
         let text = format!(
@@ -93,13 +93,13 @@ fn in_time(attempt: &Attempt, pauses: u64, bench: &mut Bench<'_>) {
             attempt.host,
             unheard.unwrap_or_default()
         );
-        bench.charge(SOFT, text);
+        findings.report(SOFT, text);
     }
     if lasted_ms > most(attempt.hard_ms) && attempt.pauses == pauses {
         let text = format!(
             "{} on {}: ran for {lasted_ms} ms, its timeout is {} ms",
             attempt.of, attempt.host, attempt.hard_ms
         );
-        bench.charge(HARD, text);
+        findings.report(HARD, text);
     }
 }

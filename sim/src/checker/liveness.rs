@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use stepwell::model::id::ProcessInstance;
 use stepwell::wire::message::Closing;
 
-use super::Bench;
+use super::Findings;
 use crate::plan::{FaultKind, Plan};
 
 const NAME: &str = "who is heard is not given up";
@@ -49,13 +49,13 @@ fn patience_ms(plan: &Plan) -> u64 {
 impl Liveness {
     /// A frame has arrived. The limit is a little less than the time-out: what arrives is looked at
     /// later.
-    pub(super) fn heard(&mut self, who: ProcessInstance, plan: &Plan, bench: &mut Bench<'_>) {
+    pub(super) fn heard(&mut self, who: ProcessInstance, plan: &Plan, findings: &mut Findings<'_>) {
         self.limit_ms = plan.settings.session_timeout_ms * 9 / 10;
-        let (now_ms, limit_ms, patience_ms) = (bench.now_ms, self.limit_ms, patience_ms(plan));
+        let (now_ms, limit_ms, patience_ms) = (findings.now_ms, self.limit_ms, patience_ms(plan));
         for (other, heard) in self.heard.iter_mut().filter(|(_, heard)| heard.open) {
             let silent_ms = now_ms.saturating_sub(heard.heard_ms);
             if silent_ms > patience_ms && *other != who {
-                bench.charge(
+                findings.report(
                     NOTICED,
                     format!("{other} has been silent for {silent_ms} ms, and its session goes on"),
                 );
@@ -83,16 +83,22 @@ impl Liveness {
     }
 
     /// The engine closes a connection.
-    pub(super) fn closes(&self, who: ProcessInstance, closing: &Closing, bench: &mut Bench<'_>) {
-        if closing.reason.starts_with(SILENT) && self.is_sound(bench.now_ms, who) {
-            bench.charge(NAME, format!("{who} is told: {}, and was never silent", closing.reason));
+    pub(super) fn closes(
+        &self,
+        who: ProcessInstance,
+        closing: &Closing,
+        findings: &mut Findings<'_>,
+    ) {
+        if closing.reason.starts_with(SILENT) && self.is_sound(findings.now_ms, who) {
+            findings
+                .report(NAME, format!("{who} is told: {}, and was never silent", closing.reason));
         }
     }
 
     /// The engine takes a process for dead.
-    pub(super) fn buries(&self, who: ProcessInstance, run: &str, bench: &mut Bench<'_>) {
-        if self.is_sound(bench.now_ms, who) {
-            bench.charge(
+    pub(super) fn buries(&self, who: ProcessInstance, run: &str, findings: &mut Findings<'_>) {
+        if self.is_sound(findings.now_ms, who) {
+            findings.report(
                 NAME,
                 format!("{run} is taken from {who} as from a dead one, which was never silent"),
             );

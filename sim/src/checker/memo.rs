@@ -21,7 +21,7 @@ use stepwell::model::id::{CommandIndex, MemoKey, Namespace, ProcessInstance, Run
 use stepwell::model::time::Time;
 use stepwell::wire::message::{AttemptMemo, Message};
 
-use super::Bench;
+use super::Findings;
 use crate::durable::Durable;
 use crate::workload::{Found, SHARED};
 
@@ -100,19 +100,19 @@ impl Memos {
         &mut self,
         durable: &Durable,
         latest: Option<Time>,
-        bench: &mut Bench<'_>,
+        findings: &mut Findings<'_>,
     ) {
         for (key_id, before) in std::mem::take(&mut self.written) {
             let row = durable.memos.get(&key_id);
             if let Some(row) = row.filter(|row| before != Some(**row)) {
                 self.results += 1;
                 if let Err(problem) = is_first(durable, key_id, row, before) {
-                    bench.charge(ONE, problem);
+                    findings.report(ONE, problem);
                 }
             }
             let goes_early = |before: &MemoRecord| latest.is_some_and(|now| before.until > now);
             if row.is_none() && before.as_ref().is_some_and(goes_early) {
-                bench.charge(ONE, format!("{before:?} is gone, and it is {latest:?}"));
+                findings.report(ONE, format!("{before:?} is gone, and it is {latest:?}"));
             }
         }
         for (no, index) in std::mem::take(&mut self.fresh) {
@@ -132,7 +132,7 @@ impl Memos {
             let row = durable.memos.get(&(started.namespace, key.0));
             self.told += u64::from(step.attempt == 0);
             if let Err(problem) = is_told(durable, (no, index), step, row) {
-                bench.charge(TOLD, format!("{}: entry {index}: {problem}", run.name()));
+                findings.report(TOLD, format!("{}: entry {index}: {problem}", run.name()));
             }
         }
     }
@@ -156,7 +156,7 @@ impl Memos {
     }
 
     /// A run has left a place or come to one.
-    pub(super) fn moved(&mut self, durable: &Durable, run: RunNo, bench: &mut Bench<'_>) {
+    pub(super) fn moved(&mut self, durable: &Durable, run: RunNo, findings: &mut Findings<'_>) {
         self.leaves_worker(durable, run);
         let timer = durable.timers.get(&(Time::NEVER, run));
         match timer.and_then(|timer| timer.memo.as_ref()) {
@@ -167,7 +167,7 @@ impl Memos {
                 self.slept += 1;
                 let strange = memo.keys.iter().find(|key| !self.wanted.contains(&(run, key.0)));
                 if memo.keys.is_empty() || strange.is_some() {
-                    bench.charge(SLEEPS, format!("run {run} sleeps for {memo:?}"));
+                    findings.report(SLEEPS, format!("run {run} sleeps for {memo:?}"));
                 }
             }
             Some(_) => {}
@@ -223,9 +223,9 @@ impl Memos {
     }
 
     /// The server gives leave to make an attempt, or says something that ends one.
-    pub(super) fn released(&mut self, message: &Message, life: u32, bench: &mut Bench<'_>) {
+    pub(super) fn released(&mut self, message: &Message, life: u32, findings: &mut Findings<'_>) {
         match message {
-            Message::AttemptMemo(leave) => self.gives_leave(leave, life, bench),
+            Message::AttemptMemo(leave) => self.gives_leave(leave, life, findings),
             Message::ReportRefused(refused) => {
                 self.asked.remove(&(refused.run, refused.number));
             }
@@ -233,7 +233,7 @@ impl Memos {
         }
     }
 
-    fn gives_leave(&mut self, leave: &AttemptMemo, life: u32, bench: &mut Bench<'_>) {
+    fn gives_leave(&mut self, leave: &AttemptMemo, life: u32, findings: &mut Findings<'_>) {
         let asker = (leave.run, leave.number);
         self.leaves.insert(asker);
         let lease = self.leases.get(&leave.run);
@@ -254,7 +254,7 @@ impl Memos {
                 "step {step} of run {} was given leave for {key:?}, which step {of} of run {} has",
                 asker.0, other.0
             );
-            bench.charge(ALONE, text);
+            findings.report(ALONE, text);
         }
     }
 
@@ -263,11 +263,11 @@ impl Memos {
         &self,
         durable: &Durable,
         (run, number): (RunId, CommandIndex),
-        bench: &mut Bench<'_>,
+        findings: &mut Findings<'_>,
     ) {
         let no = durable.index.get(&run).copied();
         if no.is_some_and(|no| !self.leaves.contains(&(no, number))) {
-            bench.charge(LEAVE, format!("the body of step {number} of {run}"));
+            findings.report(LEAVE, format!("the body of step {number} of {run}"));
         }
     }
 }

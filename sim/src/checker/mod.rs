@@ -58,7 +58,7 @@ const VIOLATIONS_MAX: usize = 20;
 
 /// The checkers and what they know.
 #[derive(Default)]
-pub(crate) struct Court {
+pub(crate) struct Checkers {
     pub(crate) durable: Durable,
     fence: fence::Fence,
     attempts: attempt::Attempts,
@@ -86,14 +86,14 @@ pub(crate) struct Court {
 }
 
 /// Where a checker says what it found.
-pub(crate) struct Bench<'a> {
+pub(crate) struct Findings<'a> {
     now_ms: u64,
     violations: &'a mut Vec<Violation>,
 }
 
-impl Bench<'_> {
+impl Findings<'_> {
     /// Something does not hold.
-    pub(crate) fn charge(&mut self, checker: &str, text: String) {
+    pub(crate) fn report(&mut self, checker: &str, text: String) {
         if self.violations.len() < VIOLATIONS_MAX {
             self.violations.push(Violation {
                 checker: checker.to_owned(),
@@ -104,34 +104,34 @@ impl Bench<'_> {
     }
 }
 
-impl Court {
+impl Checkers {
     pub(crate) fn new(plan: &Plan) -> Self {
-        let mut court = Self::default();
-        court.patience.limit_ms = plan.settings.unregistered_after_ms;
-        court.patience.told_late_ms = unregistered::told_late_ms(plan);
-        court
+        let mut checkers = Self::default();
+        checkers.patience.limit_ms = plan.settings.unregistered_after_ms;
+        checkers.patience.told_late_ms = unregistered::told_late_ms(plan);
+        checkers
     }
 
-    pub(crate) fn charge(&mut self, checker: &str, now_ms: u64, text: String) {
-        Bench { now_ms, violations: &mut self.violations }.charge(checker, text);
+    pub(crate) fn report(&mut self, checker: &str, now_ms: u64, text: String) {
+        Findings { now_ms, violations: &mut self.violations }.report(checker, text);
     }
 
-    pub(crate) fn has_charges(&self) -> bool {
+    pub(crate) fn has_violations(&self) -> bool {
         !self.violations.is_empty()
     }
 
     /// What was found so far.
-    pub(crate) fn charges(&self) -> &[Violation] {
+    pub(crate) fn violations(&self) -> &[Violation] {
         &self.violations
     }
 
-    pub(crate) fn take_charges(&mut self) -> Vec<Violation> {
+    pub(crate) fn take_violations(&mut self) -> Vec<Violation> {
         std::mem::take(&mut self.violations)
     }
 
     /// A batch has become durable.
     pub(crate) fn committed(&mut self, now_ms: u64, seq: Seq, ops: &[Op], plan: &Plan) {
-        let mut bench = Bench { now_ms, violations: &mut self.violations };
+        let mut findings = Findings { now_ms, violations: &mut self.violations };
         let mut batched = false;
         let mut touched = std::collections::BTreeSet::new();
         let mut forgotten = Vec::new();
@@ -142,48 +142,54 @@ impl Court {
             let change = match self.durable.apply(op) {
                 Ok(change) => change,
                 Err(problem) => {
-                    journal::not_ours(&problem, seq, &mut bench);
+                    journal::not_ours(&problem, seq, &mut findings);
                     continue;
                 }
             };
             match &change {
                 Change::Appended { run, index } => {
                     touched.insert(*run);
-                    journal::appended(&self.durable, *run, *index, &mut bench);
-                    self.keys.appended(&self.durable, *run, *index, &mut bench);
+                    journal::appended(&self.durable, *run, *index, &mut findings);
+                    self.keys.appended(&self.durable, *run, *index, &mut findings);
                     self.memo.appended(&self.durable, *run, *index);
                     if *index == 0 {
                         let name = atomic_start::name_of(&self.durable, *run);
                         name.iter().for_each(|name| self.atomic_start.began(name));
                     }
                     batched |= self.durable.is_batched(*run);
-                    timer::appended(&self.durable, *run, *index, &mut bench);
-                    item::appended(&self.durable, *run, *index, &mut bench);
-                    self.engine_time.appended(&self.durable, *run, *index, &mut bench);
+                    timer::appended(&self.durable, *run, *index, &mut findings);
+                    item::appended(&self.durable, *run, *index, &mut findings);
+                    self.engine_time.appended(&self.durable, *run, *index, &mut findings);
                     self.schedules.appended(&self.durable, *run, *index);
-                    self.fence.appended(&self.durable, *run, *index, &mut bench);
-                    self.attempts.appended(&self.durable, *run, *index, &mut bench);
-                    self.acts.appended(&self.durable, *run, *index, &mut bench);
-                    self.batches.appended(&self.durable, *run, *index, &mut bench);
+                    self.fence.appended(&self.durable, *run, *index, &mut findings);
+                    self.attempts.appended(&self.durable, *run, *index, &mut findings);
+                    self.acts.appended(&self.durable, *run, *index, &mut findings);
+                    self.batches.appended(&self.durable, *run, *index, &mut findings);
                     let admissions = &self.admissions;
-                    self.patience.appended(&self.durable, *run, *index, admissions, &mut bench);
-                    self.suspects.appended(&self.durable, *run, *index, &self.liveness, &mut bench);
+                    self.patience.appended(&self.durable, *run, *index, admissions, &mut findings);
+                    self.suspects.appended(
+                        &self.durable,
+                        *run,
+                        *index,
+                        &self.liveness,
+                        &mut findings,
+                    );
                 }
                 Change::Leased { slot, before } => {
                     touched.extend(before.as_ref().map(|before| before.run));
                     let lease = self.durable.leases.get(slot).map(|lease| lease.run);
                     touched.extend(lease);
                     lease.into_iter().for_each(|run| self.keys.leased(run));
-                    self.fence.leased(&self.durable, *slot, before.as_ref(), &mut bench);
+                    self.fence.leased(&self.durable, *slot, before.as_ref(), &mut findings);
                     self.suspects.leased(&self.durable, *slot);
                     self.memo.leased(&self.durable, *slot, before.as_ref());
                     let lease = self.durable.leases.get(slot).filter(|lease| {
                         before.as_ref().is_none_or(|before| before.run != lease.run)
                     });
                     if let Some(lease) = lease {
-                        self.admissions.leased(&self.durable, lease, &mut bench);
+                        self.admissions.leased(&self.durable, lease, &mut findings);
                         let admissions = &self.admissions;
-                        self.shares.leased(&self.durable, lease, admissions, &mut bench);
+                        self.shares.leased(&self.durable, lease, admissions, &mut findings);
                     }
                 }
                 Change::QueueSet { queue } => {
@@ -192,25 +198,31 @@ impl Court {
                 }
                 Change::Memo { key_id, before } => self.memo.written(*key_id, *before),
                 Change::RequestApplied { request_id } => {
-                    self.applied.applied(*request_id, &mut bench)
+                    self.applied.applied(*request_id, &mut findings)
                 }
                 Change::Indexed { id, run, before } => {
-                    start::indexed(*id, *run, *before, &mut bench)
+                    start::indexed(*id, *run, *before, &mut findings)
                 }
                 Change::Queued { run, deaths } => {
                     touched.insert(*run);
-                    self.patience.queued(*run, &bench);
-                    self.suspects.queued(&self.durable, *run, *deaths, &self.liveness, &mut bench);
+                    self.patience.queued(*run, &findings);
+                    self.suspects.queued(
+                        &self.durable,
+                        *run,
+                        *deaths,
+                        &self.liveness,
+                        &mut findings,
+                    );
                 }
                 Change::Tallied => self.tally.written(),
                 Change::Batched => batched = true,
                 Change::BatchForgotten { batch } => {
                     let latest = self.engine_time.latest;
-                    retention::batch_forgotten(&self.durable, *batch, latest, &mut bench);
+                    retention::batch_forgotten(&self.durable, *batch, latest, &mut findings);
                 }
                 Change::Moved { run } => {
                     touched.insert(*run);
-                    self.memo.moved(&self.durable, *run, &mut bench);
+                    self.memo.moved(&self.durable, *run, &mut findings);
                 }
                 Change::Forgotten { run } => forgotten.push(*run),
                 Change::Scheduled { number } => {
@@ -221,23 +233,23 @@ impl Court {
             }
             self.gauges.changed(&self.durable);
         }
-        self.applied.batch_ended(&self.durable, &mut bench);
-        self.schedules.batch_ended(&self.durable, &mut bench);
-        self.engine_time.batch_ended(&self.durable, &mut bench);
-        self.engine_time.look_for_overdue(&self.durable, &mut bench);
+        self.applied.batch_ended(&self.durable, &mut findings);
+        self.schedules.batch_ended(&self.durable, &mut findings);
+        self.engine_time.batch_ended(&self.durable, &mut findings);
+        self.engine_time.look_for_overdue(&self.durable, &mut findings);
         let latest = self.engine_time.latest;
-        retention::batch_ended(&self.durable, &forgotten, latest, &mut bench);
-        fence::one_lease_a_run(&self.durable, &mut bench);
+        retention::batch_ended(&self.durable, &forgotten, latest, &mut findings);
+        fence::one_lease_a_run(&self.durable, &mut findings);
         self.fence.batch_ended(&self.durable);
-        place::batch_ended(&self.durable, &touched, &mut bench);
-        suspect::batch_ended(&self.durable, &touched, &mut bench);
-        self.acts.batch_ended(&self.durable, &mut bench);
-        self.tally.batch_ended(&self.durable, &mut bench);
-        self.keys.batch_ended(&self.durable, &mut bench);
-        self.memo.batch_ended(&self.durable, latest, &mut bench);
-        self.atomic_start.batch_ended(plan, &mut bench);
+        place::batch_ended(&self.durable, &touched, &mut findings);
+        suspect::batch_ended(&self.durable, &touched, &mut findings);
+        self.acts.batch_ended(&self.durable, &mut findings);
+        self.tally.batch_ended(&self.durable, &mut findings);
+        self.keys.batch_ended(&self.durable, &mut findings);
+        self.memo.batch_ended(&self.durable, latest, &mut findings);
+        self.atomic_start.batch_ended(plan, &mut findings);
         if batched {
-            self.batches.batch_ended(&self.durable, &mut bench);
+            self.batches.batch_ended(&self.durable, &mut findings);
         }
     }
 
@@ -253,8 +265,8 @@ impl Court {
         begun: &KeysBegun,
         answer: (&str, RunId, bool),
     ) {
-        let mut bench = Bench { now_ms, violations: &mut self.violations };
-        self.keys.answered(&self.durable, begun, answer, &mut bench);
+        let mut findings = Findings { now_ms, violations: &mut self.violations };
+        self.keys.answered(&self.durable, begun, answer, &mut findings);
     }
 
     /// A client is about to ask all runs of a batch to stop: those that are meant for sure.
@@ -264,20 +276,20 @@ impl Court {
 
     /// It was told that they are asked.
     pub(crate) fn batch_cancelled(&mut self, now_ms: u64, name: &str, meant: &[(RunNo, usize)]) {
-        let mut bench = Bench { now_ms, violations: &mut self.violations };
-        batch::cancelled(&self.durable, name, meant, &mut bench);
+        let mut findings = Findings { now_ms, violations: &mut self.violations };
+        batch::cancelled(&self.durable, name, meant, &mut findings);
     }
 
     /// The body of a memoized step begins.
     pub(crate) fn memo_begins(&mut self, now_ms: u64, run: RunId, number: CommandIndex) {
-        let mut bench = Bench { now_ms, violations: &mut self.violations };
-        self.memo.begins(&self.durable, (run, number), &mut bench);
+        let mut findings = Findings { now_ms, violations: &mut self.violations };
+        self.memo.begins(&self.durable, (run, number), &mut findings);
     }
 
     /// A bulk handler was called.
     pub(crate) fn items_handled(&mut self, now_ms: u64, host: &str, items: &[(RunId, u32)]) {
-        let mut bench = Bench { now_ms, violations: &mut self.violations };
-        item::handled(host, items, &mut bench);
+        let mut findings = Findings { now_ms, violations: &mut self.violations };
+        item::handled(host, items, &mut findings);
     }
 
     /// Engine time cannot be later than this, by all that the server's clocks have shown.
@@ -289,7 +301,7 @@ impl Court {
     pub(crate) fn generation_dropped(&mut self, now_ms: u64, generation: u32) {
         self.durable.doomed.remove(&generation);
         if let Err(problem) = self.durable.nobody_is_in(generation) {
-            self.charge(retention::NAME, now_ms, problem);
+            self.report(retention::NAME, now_ms, problem);
         }
     }
 
@@ -300,8 +312,8 @@ impl Court {
 
     /// And is told.
     pub(crate) fn gauges_told(&mut self, now_ms: u64, from: usize, queues: &[QueueSummary]) {
-        let mut bench = Bench { now_ms, violations: &mut self.violations };
-        self.gauges.told(from, queues, &mut bench);
+        let mut findings = Findings { now_ms, violations: &mut self.violations };
+        self.gauges.told(from, queues, &mut findings);
     }
 
     /// A worker or a client sends something.
@@ -325,28 +337,28 @@ impl Court {
         at: Moment,
         right_clocks: bool,
     ) {
-        let mut bench = Bench { now_ms, violations: &mut self.violations };
+        let mut findings = Findings { now_ms, violations: &mut self.violations };
         if right_clocks {
-            self.attempts.begins(&self.durable, attempt, at, &mut bench);
+            self.attempts.begins(&self.durable, attempt, at, &mut findings);
         }
     }
 
     /// An attempt was told of its soft timeout.
     pub(crate) fn soft_timeout_told(&mut self, now_ms: u64, id: u64, pauses: u64) {
-        let mut bench = Bench { now_ms, violations: &mut self.violations };
-        self.limits.told(id, pauses, &mut bench);
+        let mut findings = Findings { now_ms, violations: &mut self.violations };
+        self.limits.told(id, pauses, &mut findings);
     }
 
     /// An attempt is gone.
     pub(crate) fn attempt_ends(&mut self, now_ms: u64, id: u64, pauses: u64) {
-        let mut bench = Bench { now_ms, violations: &mut self.violations };
-        self.limits.ends(id, pauses, &mut bench);
+        let mut findings = Findings { now_ms, violations: &mut self.violations };
+        self.limits.ends(id, pauses, &mut findings);
     }
 
     /// A frame of this process has arrived at the server.
     pub(crate) fn heard(&mut self, now_ms: u64, who: ProcessInstance, plan: &Plan) {
-        let mut bench = Bench { now_ms, violations: &mut self.violations };
-        self.liveness.heard(who, plan, &mut bench);
+        let mut findings = Findings { now_ms, violations: &mut self.violations };
+        self.liveness.heard(who, plan, &mut findings);
     }
 
     /// The server's end of its connection is gone.
@@ -362,11 +374,11 @@ impl Court {
         (to, who): (&str, Option<ProcessInstance>),
         message: &Message,
     ) {
-        let mut bench = Bench { now_ms, violations: &mut self.violations };
-        self.memo.released(message, self.durable.lives, &mut bench);
+        let mut findings = Findings { now_ms, violations: &mut self.violations };
+        self.memo.released(message, self.durable.lives, &mut findings);
         match (message, who) {
             (Message::Closing(closing), Some(who)) => {
-                self.liveness.closes(who, closing, &mut bench);
+                self.liveness.closes(who, closing, &mut findings);
             }
             (Message::Welcome(_), Some(who)) => {
                 self.patience.welcomed(now_ms, who);
@@ -374,15 +386,15 @@ impl Court {
             }
             _ => {}
         }
-        release::released(&self.durable, to, message, &mut bench);
+        release::released(&self.durable, to, message, &mut findings);
         let answer = (to, message);
-        self.requests.answered(&self.durable, &self.applied, answer, &mut bench);
+        self.requests.answered(&self.durable, &self.applied, answer, &mut findings);
     }
 
     /// A step's body has begun.
     pub(crate) fn body_started(&mut self, now_ms: u64, run: RunId, number: CommandIndex) {
-        let mut bench = Bench { now_ms, violations: &mut self.violations };
-        effect::body_started(&self.durable, run, &mut bench);
+        let mut findings = Findings { now_ms, violations: &mut self.violations };
+        effect::body_started(&self.durable, run, &mut findings);
         if self.durable.run_of(run).is_some_and(|run| run.resolves(number)) {
             self.late_bodies += 1;
         }
@@ -392,38 +404,39 @@ impl Court {
 /// All runs have ended, or time is up: what is left to check.
 pub(crate) fn at_the_end(world: &World, in_time: bool) {
     let (told, ledger) = (world.told(), world.ledger());
-    let mut court = world.court();
-    let court = &mut *court;
-    let mut bench = Bench { now_ms: world.now_ms(), violations: &mut court.violations };
-    court.limits.at_the_end(world.stood_still(), &mut bench);
+    let mut checkers = world.checkers();
+    let checkers = &mut *checkers;
+    let mut findings = Findings { now_ms: world.now_ms(), violations: &mut checkers.violations };
+    checkers.limits.at_the_end(world.stood_still(), &mut findings);
     let ending = &world.program.ending;
-    court.shares.at_the_end(&court.durable, &mut bench);
-    ending::at_the_end(&court.durable, &told, ending, in_time, &mut bench);
-    start::at_the_end(&court.durable, &told, &mut bench);
-    outcome::at_the_end(&court.durable, &told, &mut bench);
-    let checked = model::at_the_end(&court.durable, &told.calls, &world.plan.settings, &mut bench);
+    checkers.shares.at_the_end(&checkers.durable, &mut findings);
+    ending::at_the_end(&checkers.durable, &told, ending, in_time, &mut findings);
+    start::at_the_end(&checkers.durable, &told, &mut findings);
+    outcome::at_the_end(&checkers.durable, &told, &mut findings);
+    let checked =
+        model::at_the_end(&checkers.durable, &told.calls, &world.plan.settings, &mut findings);
     world.saw_many("calls explained", checked.calls);
     world.saw_many("calls explained that have no answer", checked.unknown);
     world.saw_many("runs explained beyond their retention", checked.forgotten);
     world.saw_many("runs with too many orders of calls", checked.given_up);
-    world.saw_many("results of memoized steps", court.memo.results);
-    world.saw_many("results told to others", court.memo.told);
-    world.saw_many("attempts at memoized steps asked for", court.memo.waited);
-    world.saw_many("sleeps for memo keys", court.memo.slept);
-    world.saw_many("operator requests applied", court.applied.count());
-    world.saw_many("runs of open batches redriven", court.batches.rejoined);
-    world.saw_many("runs of batches redriven after their end", court.batches.left());
+    world.saw_many("results of memoized steps", checkers.memo.results);
+    world.saw_many("results told to others", checkers.memo.told);
+    world.saw_many("attempts at memoized steps asked for", checkers.memo.waited);
+    world.saw_many("sleeps for memo keys", checkers.memo.slept);
+    world.saw_many("operator requests applied", checkers.applied.count());
+    world.saw_many("runs of open batches redriven", checkers.batches.rejoined);
+    world.saw_many("runs of batches redriven after their end", checkers.batches.left());
     if world.program.is_engine {
-        effect::at_the_end(&court.durable, &ledger, &mut bench);
-        ring::at_the_end(&court.durable, &ledger, &mut bench);
-        batch::at_the_end(&court.durable, &mut bench);
-        proof::at_the_end(&court.durable, &ledger, &world.plan, &mut bench);
+        effect::at_the_end(&checkers.durable, &ledger, &mut findings);
+        ring::at_the_end(&checkers.durable, &ledger, &mut findings);
+        batch::at_the_end(&checkers.durable, &mut findings);
+        proof::at_the_end(&checkers.durable, &ledger, &world.plan, &mut findings);
     }
     if in_time {
-        tally::at_the_end(&court.durable, &told, &mut bench);
+        tally::at_the_end(&checkers.durable, &told, &mut findings);
     }
-    redrive::at_the_end(&court.durable, &told, &mut bench);
-    journal::at_the_end(&court.durable, world.opened_disk(), &mut bench);
-    replay::at_the_end(&court.durable, &world.program, &mut bench);
-    damage::at_the_end(&court.durable, world.plan.seed, &world.disk, &mut bench);
+    redrive::at_the_end(&checkers.durable, &told, &mut findings);
+    journal::at_the_end(&checkers.durable, world.opened_disk(), &mut findings);
+    replay::at_the_end(&checkers.durable, &world.program, &mut findings);
+    damage::at_the_end(&checkers.durable, world.plan.seed, &world.disk, &mut findings);
 }

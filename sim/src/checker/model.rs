@@ -48,7 +48,7 @@ use stepwell::model::request::Refusal;
 use stepwell::model::run::{Outcome, OutcomeDead, RunState};
 
 use self::search::{Op, Verdict, What};
-use super::Bench;
+use super::Findings;
 use crate::durable::{Durable, DurableRun};
 use crate::plan::Settings;
 use crate::told::{Answer, Asked, Call, Calls, Forgotten, run_id};
@@ -72,7 +72,7 @@ pub(super) fn at_the_end(
     durable: &Durable,
     calls: &Calls,
     settings: &Settings,
-    bench: &mut Bench<'_>,
+    findings: &mut Findings<'_>,
 ) -> Checked {
     let mut checked = Checked::default();
     let repeats = settings.late_copies_per_mille > 0 || settings.duplicates_per_mille > 0;
@@ -99,7 +99,7 @@ pub(super) fn at_the_end(
                 checked.calls += calls.len() as u64;
                 checked.unknown += calls.iter().filter(unknown).count() as u64;
             }
-            Verdict::Unexplained => bench.charge(NAME, history.story(name)),
+            Verdict::Unexplained => findings.report(NAME, history.story(name)),
             Verdict::GivenUp => checked.given_up += 1,
         }
     }

@@ -6,13 +6,13 @@
 use stepwell::model::entry::Entry;
 use stepwell::model::run::Outcome;
 
-use super::Bench;
+use super::Findings;
 use crate::durable::Durable;
 use crate::told::{Told, run_id};
 
 const NAME: &str = "an outcome once told never changes";
 
-pub(super) fn at_the_end(durable: &Durable, told: &Told, bench: &mut Bench<'_>) {
+pub(super) fn at_the_end(durable: &Durable, told: &Told, findings: &mut Findings<'_>) {
     for answer in &told.outcomes {
         // More than one, if the name was used again after the retention.
         let runs = || durable.runs_of(run_id(&answer.name));
@@ -24,7 +24,7 @@ pub(super) fn at_the_end(durable: &Durable, told: &Told, bench: &mut Bench<'_>) 
         let again = runs().count() > 1 || runs().any(|run| run.entries.iter().any(redriven));
         let between = goes_on && again;
         if !held.contains(&answer.outcome) && !between {
-            bench.charge(
+            findings.report(
                 NAME,
                 format!(
                     "{} was told of {} at {} ms: {:?}; its journal ends with {held:?}",

@@ -9,21 +9,25 @@ use std::collections::BTreeSet;
 use stepwell::model::id::RunNo;
 use stepwell::model::run::RunState;
 
-use super::Bench;
+use super::Findings;
 use crate::durable::Durable;
 
 const NAME: &str = "a run is in exactly one place";
 
-pub(super) fn batch_ended(durable: &Durable, touched: &BTreeSet<RunNo>, bench: &mut Bench<'_>) {
+pub(super) fn batch_ended(
+    durable: &Durable,
+    touched: &BTreeSet<RunNo>,
+    findings: &mut Findings<'_>,
+) {
     for no in touched {
         let Some(run) = durable.runs.get(no) else {
-            bench.charge(NAME, format!("run {no} has a place and no journal"));
+            findings.report(NAME, format!("run {no} has a place and no journal"));
             continue;
         };
         let states = durable.stored_states(*no);
         let ghost = run.was_cancelled_in_line() && states == [RunState::Queued];
         if states.len() != usize::from(!run.has_ended()) && !ghost {
-            bench.charge(
+            findings.report(
                 NAME,
                 format!(
                     "{} {} and is in {states:?}",

@@ -13,7 +13,7 @@ use stepwell::model::failure::Failure;
 use stepwell::model::id::{CommandIndex, RunNo};
 use stepwell::model::payload::Payload;
 
-use super::Bench;
+use super::Findings;
 use crate::durable::{Durable, DurableRun};
 use crate::host::late_run;
 use crate::ledger::Ledger;
@@ -33,7 +33,12 @@ pub(super) fn is_by_engine(died: &Died) -> bool {
     matches!(died.failure.class.as_str(), WORKER_LOST | UNREGISTERED_WORKFLOW) && died.end.is_none()
 }
 
-pub(super) fn at_the_end(durable: &Durable, ledger: &Ledger, plan: &Plan, bench: &mut Bench<'_>) {
+pub(super) fn at_the_end(
+    durable: &Durable,
+    ledger: &Ledger,
+    plan: &Plan,
+    findings: &mut Findings<'_>,
+) {
     for (no, run) in &durable.runs {
         let Some(started) = run.started() else {
             continue;
@@ -63,7 +68,7 @@ pub(super) fn at_the_end(durable: &Durable, ledger: &Ledger, plan: &Plan, bench:
             _ => false,
         };
         if !plan.jobs.iter().any(asked) {
-            bench.charge(NAME, format!("{} was never asked for", run.name()));
+            findings.report(NAME, format!("{} was never asked for", run.name()));
         }
         let problem = match started.workflow.as_str() {
             name if name == CHAIN.name() || name == ERRAND.name() => chain(*no, run, ledger),
@@ -79,7 +84,7 @@ pub(super) fn at_the_end(durable: &Durable, ledger: &Ledger, plan: &Plan, bench:
             other => Err(format!("there is no workflow {other}")),
         };
         if let Err(problem) = problem {
-            bench.charge(NAME, format!("{}: {problem}", run.name()));
+            findings.report(NAME, format!("{}: {problem}", run.name()));
         }
     }
 }

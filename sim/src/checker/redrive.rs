@@ -14,7 +14,7 @@ use stepwell::model::id::{CommandIndex, RequestId, RunNo};
 use stepwell::model::run::RunState;
 use stepwell::model::time::Time;
 
-use super::Bench;
+use super::Findings;
 use crate::durable::{Durable, DurableRun};
 use crate::told::Told;
 
@@ -43,7 +43,7 @@ impl Audit {
         durable: &Durable,
         no: RunNo,
         index: u32,
-        bench: &mut Bench<'_>,
+        findings: &mut Findings<'_>,
     ) {
         let Some(run) = durable.runs.get(&no) else {
             return;
@@ -54,20 +54,20 @@ impl Audit {
             self.done.insert((no, request_id));
             if before.iter().any(|earlier| earlier.act() == Some(request_id)) {
                 let text = format!("{}: {request_id} acts again with entry {index}", run.name());
-                bench.charge(ONCE, text);
+                findings.report(ONCE, text);
             }
         }
         if let Some(number) = entry.number().filter(|number| *number != CommandIndex::FUNCTION)
             && finished_before_redrive(before, number)
         {
             let text = format!("{}: entry {index} is about step {number}: {entry:?}", run.name());
-            bench.charge(AGAIN, text);
+            findings.report(AGAIN, text);
         }
-        tries_again(run, before, entry, bench);
+        tries_again(run, before, entry, findings);
     }
 
     /// What was done in a batch was recorded in it, and nothing else.
-    pub(super) fn batch_ended(&self, durable: &Durable, bench: &mut Bench<'_>) {
+    pub(super) fn batch_ended(&self, durable: &Durable, findings: &mut Findings<'_>) {
         let mut recorded: BTreeMap<RequestId, u32> = BTreeMap::new();
         for act in durable.new_acts.values() {
             if !matches!(act.kind, AuditAction::Resume | AuditAction::Cancel) {
@@ -80,14 +80,14 @@ impl Audit {
                 let name = durable.runs.get(no).map(DurableRun::name);
                 let text =
                     format!("{}: {request_id} is recorded {count} times", name.unwrap_or_default());
-                bench.charge(ACTS, text);
+                findings.report(ACTS, text);
             }
         }
         for request_id in recorded.keys() {
-            bench.charge(ACTS, format!("{request_id} is recorded, and nothing was done"));
+            findings.report(ACTS, format!("{request_id} is recorded, and nothing was done"));
         }
         if self.touched {
-            the_list_is_true(durable, bench);
+            the_list_is_true(durable, findings);
         }
     }
 }
@@ -102,7 +102,7 @@ fn finished_before_redrive(before: &[Entry], number: CommandIndex) -> bool {
 /// A run that died of a failed step which it passed on does not die of it again without trying it.
 /// One that died because its workers were lost may: its function had not come to its end, so the
 /// step stays failed until it has.
-fn tries_again(run: &DurableRun, before: &[Entry], entry: &Entry, bench: &mut Bench<'_>) {
+fn tries_again(run: &DurableRun, before: &[Entry], entry: &Entry, findings: &mut Findings<'_>) {
     let (Entry::Died(died), Some(Entry::Redriven(_))) = (entry, before.last()) else {
         return;
     };
@@ -115,12 +115,12 @@ fn tries_again(run: &DurableRun, before: &[Entry], entry: &Entry, bench: &mut Be
         |earlier: &Entry| matches!(earlier, Entry::StepFailed(e) if e.failure == died.failure);
     if passed_on && died.end.is_some() && before.iter().any(same) {
         let text = format!("{} is redriven and dies at once of {:?}", run.name(), died.failure);
-        bench.charge(TRIES, text);
+        findings.report(TRIES, text);
     }
 }
 
 /// D1
-fn the_list_is_true(durable: &Durable, bench: &mut Bench<'_>) {
+fn the_list_is_true(durable: &Durable, findings: &mut Findings<'_>) {
     let dead = |run: &DurableRun| match run.state_if_ended() {
         Some(RunState::Dead) => run.died_at(),
         _ => None,
@@ -129,7 +129,7 @@ fn the_list_is_true(durable: &Durable, bench: &mut Bench<'_>) {
         durable.kept().filter_map(|(no, run)| Some((dead(run)?, *no))).collect();
     if durable.dead != expected {
         let odd: Vec<_> = durable.dead.symmetric_difference(&expected).collect();
-        bench.charge(
+        findings.report(
             LIST,
             format!("these are listed and not dead, or the other way round: {odd:?}"),
         );
@@ -137,18 +137,18 @@ fn the_list_is_true(durable: &Durable, bench: &mut Bench<'_>) {
 }
 
 /// What clients were told in the end of dead letters and acts.
-pub(super) fn at_the_end(durable: &Durable, told: &Told, bench: &mut Bench<'_>) {
+pub(super) fn at_the_end(durable: &Durable, told: &Told, findings: &mut Findings<'_>) {
     if let Some(letters) = &told.letters {
         let held: Vec<RunNo> = durable.dead.iter().rev().map(|(_, no)| *no).collect();
         if *letters != held {
-            bench.charge(LIST, format!("the listing has {letters:?}, the store {held:?}"));
+            findings.report(LIST, format!("the listing has {letters:?}, the store {held:?}"));
         }
     }
     if let Some(acts) = &told.acts {
         let held: Vec<(Time, AuditAction)> =
             durable.acts.iter().rev().map(|((at, _), act)| (*at, act.kind)).collect();
         if *acts != held {
-            bench.charge(ACTS, format!("the listing has {acts:?}, the store {held:?}"));
+            findings.report(ACTS, format!("the listing has {acts:?}, the store {held:?}"));
         }
     }
     for (no, run) in &durable.runs {
@@ -156,7 +156,7 @@ pub(super) fn at_the_end(durable: &Durable, told: &Told, bench: &mut Bench<'_>) 
         let lives = run.entries.iter().filter(|entry| matches!(entry, Entry::Died(_))).count();
         let dead = usize::from(run.died_at().is_some());
         if lives != superseded.redrives() + dead {
-            bench.charge(
+            findings.report(
                 ONCE,
                 format!(
                     "run {no} died {lives} times and was redriven {} times",

@@ -8,12 +8,17 @@ use stepwell::model::request::Refusal;
 use stepwell::model::run::Outcome;
 use stepwell::wire::message::{Message, StartAnswer};
 
-use super::Bench;
+use super::Findings;
 use crate::durable::Durable;
 
 const NAME: &str = "nothing leaves before it is durable";
 
-pub(super) fn released(durable: &Durable, to: &str, message: &Message, bench: &mut Bench<'_>) {
+pub(super) fn released(
+    durable: &Durable,
+    to: &str,
+    message: &Message,
+    findings: &mut Findings<'_>,
+) {
     let missing = match message {
         Message::Dispatch(m) => {
             no_lease(durable, m.run, m.token).or_else(|| no_entry(durable, m.run, m.count))
@@ -52,7 +57,7 @@ pub(super) fn released(durable: &Durable, to: &str, message: &Message, bench: &m
         _ => None,
     };
     if let Some(missing) = missing {
-        bench.charge(
+        findings.report(
             NAME,
             format!("{to} is sent {}, and {missing} is not durable", message.kind_name()),
         );

@@ -18,7 +18,7 @@ use stepwell::runtime::env::{Clock, Entropy, Env, Exec, Listener, Net, Stream};
 use stepwell::runtime::link::{Dial, Link};
 use stepwell::wire::message::{Dispatch, Message, PROTOCOL, TurnEnded, Welcome};
 
-use super::Bench;
+use super::Findings;
 use crate::durable::{Durable, DurableRun};
 use crate::outside::Outside;
 use crate::program::Program;
@@ -28,18 +28,18 @@ const NAME: &str = "a journal replays to the same result";
 const PATIENCE: Duration = Duration::from_secs(10);
 const HOUR_MS: u64 = 3_600_000;
 
-pub(super) fn at_the_end(durable: &Durable, program: &Program, bench: &mut Bench<'_>) {
+pub(super) fn at_the_end(durable: &Durable, program: &Program, findings: &mut Findings<'_>) {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     match runtime {
-        Ok(runtime) => runtime.block_on(replay_all(durable, program, bench)),
-        Err(error) => bench.charge(NAME, format!("no runtime: {error}")),
+        Ok(runtime) => runtime.block_on(replay_all(durable, program, findings)),
+        Err(error) => findings.report(NAME, format!("no runtime: {error}")),
     }
 }
 
 /// A run may have been carried by several versions of the code: one that replays all of it is
 /// enough.
-async fn replay_all(durable: &Durable, program: &Program, bench: &mut Bench<'_>) {
+async fn replay_all(durable: &Durable, program: &Program, findings: &mut Findings<'_>) {
     let mut left: Vec<(RunNo, &DurableRun)> = durable
         .runs
         .iter()
@@ -52,7 +52,7 @@ async fn replay_all(durable: &Durable, program: &Program, bench: &mut Bench<'_>)
         if version == 0 {
             for (no, problem) in problems {
                 let name = durable.runs.get(&no).map(DurableRun::name);
-                bench.charge(NAME, format!("{}: {problem}", name.unwrap_or_default()));
+                findings.report(NAME, format!("{}: {problem}", name.unwrap_or_default()));
             }
         }
     }

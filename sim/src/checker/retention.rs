@@ -11,7 +11,7 @@ use stepwell::model::id::RunNo;
 use stepwell::model::run::RunState;
 use stepwell::model::time::Time;
 
-use super::Bench;
+use super::Findings;
 use crate::durable::Durable;
 
 pub(super) const NAME: &str = "a run is kept for its retention";
@@ -25,11 +25,11 @@ pub(super) fn batch_ended(
     durable: &Durable,
     forgotten: &[RunNo],
     latest: Option<Time>,
-    bench: &mut Bench<'_>,
+    findings: &mut Findings<'_>,
 ) {
     for no in forgotten {
         let (Some(run), Some(mark)) = (durable.runs.get(no), &durable.mark) else {
-            bench.charge(NAME, format!("run {no} is forgotten and was not known"));
+            findings.report(NAME, format!("run {no} is forgotten and was not known"));
             continue;
         };
         let ended_at = run.entries.last().filter(|entry| entry.ends()).map(|entry| entry.at());
@@ -40,7 +40,7 @@ pub(super) fn batch_ended(
             _ => RETENTION_DEFAULT,
         };
         if ended_at.is_none_or(|at| at.after(kept) > by) {
-            bench.charge(
+            findings.report(
                 NAME,
                 format!("{} is forgotten by {by}, it ended at {ended_at:?}", run.name()),
             );
@@ -53,7 +53,7 @@ pub(super) fn batch_forgotten(
     durable: &Durable,
     batch: BatchNo,
     latest: Option<Time>,
-    bench: &mut Bench<'_>,
+    findings: &mut Findings<'_>,
 ) {
     let record = durable.ended_batches.get(&batch);
     let ended_at = record.and_then(|record| record.ended_at);
@@ -61,7 +61,7 @@ pub(super) fn batch_forgotten(
     if until.is_none_or(|until| latest.is_some_and(|latest| until > latest)) {
         let name = record.map(|record| &record.name);
         let text = format!("{name:?} is forgotten by {latest:?}, it ended at {ended_at:?}");
-        bench.charge(BATCH, text);
+        findings.report(BATCH, text);
     }
 }
 
@@ -70,13 +70,13 @@ pub(super) fn batch_forgotten(
 pub(super) fn nothing_is_left_behind(
     durable: &Durable,
     generations: &[u32],
-    bench: &mut Bench<'_>,
+    findings: &mut Findings<'_>,
 ) {
     for generation in generations {
         let known = durable.generations.contains(generation);
         let going = durable.doomed.get(generation) == Some(&durable.lives);
         if !known && !going {
-            bench.charge(
+            findings.report(
                 LEFT,
                 format!("generation {generation} is on the disk and nobody knows of it"),
             );

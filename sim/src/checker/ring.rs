@@ -8,7 +8,7 @@
 use stepwell::model::entry::Entry;
 use stepwell::model::id::RunNo;
 
-use super::Bench;
+use super::Findings;
 use crate::durable::{Durable, DurableRun};
 use crate::ledger::{Ledger, RING_IS_ONE};
 
@@ -27,7 +27,7 @@ pub(super) fn moved(no: RunNo, run: &DurableRun, ledger: &Ledger) -> Result<(), 
     }
 }
 
-pub(super) fn at_the_end(durable: &Durable, ledger: &Ledger, bench: &mut Bench<'_>) {
+pub(super) fn at_the_end(durable: &Durable, ledger: &Ledger, findings: &mut Findings<'_>) {
     for (node, who) in ledger.ring().off() {
         let by = |run: &&DurableRun| {
             let started = run.started();
@@ -38,7 +38,7 @@ pub(super) fn at_the_end(durable: &Durable, ledger: &Ledger, bench: &mut Bench<'
         let died = |run: &DurableRun| matches!(run.entries.last(), Some(Entry::Died(_)));
         if !by.clone().any(died) {
             let run = by.next().map(DurableRun::name).unwrap_or_default();
-            bench.charge(
+            findings.report(
                 RING_IS_ONE,
                 format!(
                     "node {node} is not on the ring: {run} took it, has ended, and did not die"

@@ -21,7 +21,7 @@ use stepwell::model::id::RunNo;
 use stepwell::model::schedule::{CronTimes, ScheduleSpec, ScheduleState, When, nominal_text};
 use stepwell::model::time::Time;
 
-use super::Bench;
+use super::Findings;
 use crate::durable::{Durable, DurableRun, DurableSchedule};
 
 const NAME: &str = "an occurrence has one run";
@@ -85,9 +85,9 @@ impl Schedules {
         }
     }
 
-    pub(super) fn batch_ended(&mut self, durable: &Durable, bench: &mut Bench<'_>) {
+    pub(super) fn batch_ended(&mut self, durable: &Durable, findings: &mut Findings<'_>) {
         let begun = std::mem::take(&mut self.begun);
-        let mut owed = self.begin(durable, &begun, bench);
+        let mut owed = self.begin(durable, &begun, findings);
         for (number, after) in std::mem::take(&mut self.written) {
             let before = self.known.remove(&number);
             self.overdue.remove(&number);
@@ -98,19 +98,20 @@ impl Schedules {
             let after = after.as_ref();
             let (Some(before), Some(after)) = (before.as_ref(), after) else {
                 if let Some(after) = after {
-                    is_set(None, after, bench);
+                    is_set(None, after, findings);
                 }
                 continue;
             };
             if before.record != after.record {
-                is_set(Some(before), after, bench);
+                is_set(Some(before), after, findings);
             } else {
-                self.moves(durable, before, after, &mut owed, bench);
+                self.moves(durable, before, after, &mut owed, findings);
             }
         }
         for no in owed {
             let name = durable.runs.get(&no).map(DurableRun::name).unwrap_or_default();
-            bench.charge(NAME, format!("{name} was started, and its schedule does not know of it"));
+            findings
+                .report(NAME, format!("{name} was started, and its schedule does not know of it"));
         }
         for no in std::mem::take(&mut self.redriven) {
             self.ended.remove(&no);
@@ -118,7 +119,7 @@ impl Schedules {
         let ends = std::mem::take(&mut self.ends);
         let over = |no: &RunNo| durable.runs.get(no).is_some_and(DurableRun::has_ended);
         self.ended.extend(ends.into_iter().filter(over));
-        self.look_for_overdue(durable, bench);
+        self.look_for_overdue(durable, findings);
     }
 
     /// Runs began: those of schedules have names that nobody else has. Tells which their schedules
@@ -127,7 +128,7 @@ impl Schedules {
         &mut self,
         durable: &Durable,
         begun: &[RunNo],
-        bench: &mut Bench<'_>,
+        findings: &mut Findings<'_>,
     ) -> BTreeSet<RunNo> {
         let mut owed = BTreeSet::new();
         for no in begun {
@@ -141,12 +142,12 @@ impl Schedules {
             if started.principal == ENGINE {
                 owed.insert(*no);
             }
-            is_not_early(started, &name, bench);
+            is_not_early(started, &name, findings);
             if let Some(before) = self.named.insert(name.clone(), *no) {
                 let first = durable.runs.get(&before).and_then(DurableRun::started);
                 let forgotten = first.is_some_and(|first| durable.was_forgotten(first.id));
                 if !forgotten {
-                    bench.charge(
+                    findings.report(
                         NAME,
                         format!("{name} was started twice: as run {before} and as run {no}"),
                     );
@@ -163,7 +164,7 @@ impl Schedules {
         before: &DurableSchedule,
         after: &DurableSchedule,
         owed: &mut BTreeSet<RunNo>,
-        bench: &mut Bench<'_>,
+        findings: &mut Findings<'_>,
     ) {
         let (spec, from, to) = (&after.record.spec, &before.state, &after.state);
         let name = &spec.name;
@@ -173,7 +174,7 @@ impl Schedules {
                 None => Oracle::of(spec).after(to.at),
             };
             if to.next != expected {
-                bench.charge(
+                findings.report(
                     PAUSED,
                     format!(
                         "`{name}` was paused or resumed: its next is {:?}, not {expected:?}",
@@ -185,18 +186,18 @@ impl Schedules {
         }
         let begins = to.last_run != from.last_run || to.started != from.started;
         if begins && from.paused_by.is_some() {
-            bench.charge(PAUSED, format!("`{name}` is paused and started {:?}", to.last));
+            findings.report(PAUSED, format!("`{name}` is paused and started {:?}", to.last));
         }
         match (begins, to.next == from.next) {
-            (true, true) => self.pending_begins(before, after, bench),
-            (_, false) => self.comes_due(before, after, begins, bench),
+            (true, true) => self.pending_begins(before, after, findings),
+            (_, false) => self.comes_due(before, after, begins, findings),
             (false, true) if to.missed > from.missed => {} // one that cannot be looked up
             (false, true) => {
-                bench.charge(NAME, format!("`{name}` was written, and nothing became of it"))
+                findings.report(NAME, format!("`{name}` was written, and nothing became of it"))
             }
         }
         if begins {
-            self.has_run(durable, before, after, owed, bench);
+            self.has_run(durable, before, after, owed, findings);
         }
     }
 
@@ -205,13 +206,14 @@ impl Schedules {
         &self,
         before: &DurableSchedule,
         after: &DurableSchedule,
-        bench: &mut Bench<'_>,
+        findings: &mut Findings<'_>,
     ) {
         let (name, waits) = (&after.record.spec.name, &before.state.pending);
         let first = waits.first().copied();
         if first.is_none() || after.state.last != first || after.state.pending[..] != waits[1..] {
             let started = after.state.last;
-            bench.charge(OVERLAP, format!("`{name}` started {started:?} while {waits:?} waited"));
+            findings
+                .report(OVERLAP, format!("`{name}` started {started:?} while {waits:?} waited"));
         }
     }
 
@@ -223,20 +225,21 @@ impl Schedules {
         before: &DurableSchedule,
         after: &DurableSchedule,
         owed: &mut BTreeSet<RunNo>,
-        bench: &mut Bench<'_>,
+        findings: &mut Findings<'_>,
     ) {
         let (spec, state) = (&after.record.spec, &after.state);
         let (Some(nominal), Some(no)) = (state.last, state.last_run) else {
-            return bench.charge(NAME, format!("`{}` started something without a name", spec.name));
+            return findings
+                .report(NAME, format!("`{}` started something without a name", spec.name));
         };
         let name = spec.run_name(nominal);
         let run = durable.runs.get(&no);
         if run.map(DurableRun::name).as_ref() != Some(&name) {
-            bench.charge(NAME, format!("run {no} is not {name}, as its schedule says"));
+            findings.report(NAME, format!("run {no} is not {name}, as its schedule says"));
         }
         let is_new = owed.remove(&no);
         if is_new != (state.started > before.state.started) {
-            bench.charge(NAME, format!("{name} was counted, and its run is of another batch"));
+            findings.report(NAME, format!("{name} was counted, and its run is of another batch"));
         }
         let last = before.state.last_run.filter(|last| *last != no);
         let last = last.and_then(|last| durable.runs.get(&last));
@@ -253,7 +256,7 @@ impl Schedules {
         };
         if hindered {
             let policy = spec.overlap.word();
-            bench.charge(
+            findings.report(
                 OVERLAP,
                 format!("{name} was started under `{policy}`, and the run before it has not ended"),
             );
@@ -266,24 +269,24 @@ impl Schedules {
         before: &DurableSchedule,
         after: &DurableSchedule,
         begins: bool,
-        bench: &mut Bench<'_>,
+        findings: &mut Findings<'_>,
     ) {
         let (spec, from, to) = (&after.record.spec, &before.state, &after.state);
         let name = &spec.name;
         let Some(next) = from.next else {
-            return bench
-                .charge(NAME, format!("`{name}` had no next occurrence and has {:?}", to.next));
+            return findings
+                .report(NAME, format!("`{name}` had no next occurrence and has {:?}", to.next));
         };
         let Some(passed) = Oracle::of(spec).passed(next, to.at) else {
-            return bench
-                .charge(EARLY, format!("`{name}` moved on at {}, and {next} was not due", to.at));
+            return findings
+                .report(EARLY, format!("`{name}` moved on at {}, and {next} was not due", to.at));
         };
         if to.next != passed.next {
             let problem = format!(
                 "`{name}` moved on at {} from {next} to {:?}, not to {:?}",
                 to.at, to.next, passed.next
             );
-            return bench.charge(MISSED, problem);
+            return findings.report(MISSED, problem);
         }
         let waits = to.pending.len() > from.pending.len();
         let skips = to.skipped > from.skipped;
@@ -291,31 +294,31 @@ impl Schedules {
         let in_time = passed.in_time.then_some(passed.newest);
         match in_time {
             None if begins || waits || skips => {
-                bench.charge(
+                findings.report(
                     MISSED,
                     format!("`{name}` started {} at {}, which is too late", passed.newest, to.at),
                 );
             }
-            None => is_counted(name, missed, passed.older + 1, bench),
+            None => is_counted(name, missed, passed.older + 1, findings),
             Some(nominal) if begins => {
                 if to.last != Some(nominal) {
-                    bench.charge(
+                    findings.report(
                         MISSED,
                         format!("`{name}` started {:?} and not {nominal}, the newest", to.last),
                     );
                 }
-                is_counted(name, missed, passed.older, bench);
+                is_counted(name, missed, passed.older, findings);
             }
             Some(nominal) => {
                 let full = missed > passed.older;
-                is_counted(name, missed - u64::from(full), passed.older, bench);
+                is_counted(name, missed - u64::from(full), passed.older, findings);
                 if waits && to.pending.last() != Some(&nominal) {
-                    bench.charge(
+                    findings.report(
                         OVERLAP,
                         format!("`{name}` lets {:?} wait, not {nominal}", to.pending.last()),
                     );
                 }
-                self.may_wait(from, spec, (waits, skips, full), bench);
+                self.may_wait(from, spec, (waits, skips, full), findings);
             }
         }
     }
@@ -326,7 +329,7 @@ impl Schedules {
         from: &ScheduleState,
         spec: &ScheduleSpec,
         (waits, skips, full): (bool, bool, bool),
-        bench: &mut Bench<'_>,
+        findings: &mut Findings<'_>,
     ) {
         let over = from
             .last_run
@@ -340,25 +343,25 @@ impl Schedules {
         };
         if !allowed || (over && from.pending.is_empty()) {
             let (name, policy) = (&spec.name, spec.overlap.word());
-            bench.charge(OVERLAP, format!("an occurrence of `{name}` was not started under `{policy}`: waits {waits}, left out {skips}, missed {full}; the last run is over: {over}"));
+            findings.report(OVERLAP, format!("an occurrence of `{name}` was not started under `{policy}`: waits {waits}, left out {skips}, missed {full}; the last run is over: {over}"));
         }
     }
 
     /// What is due is attended to.
-    fn look_for_overdue(&mut self, durable: &Durable, bench: &mut Bench<'_>) {
+    fn look_for_overdue(&mut self, durable: &Durable, findings: &mut Findings<'_>) {
         for (number, schedule) in &self.known {
             if schedule.due.is_none_or(|due| due > self.now) {
                 continue;
             }
-            let fresh = (bench.now_ms, 0, durable.lives);
+            let fresh = (findings.now_ms, 0, durable.lives);
             let since = self.overdue.entry(*number).or_insert(fresh);
             if since.2 != durable.lives {
                 *since = fresh;
             }
             since.1 += 1;
-            if bench.now_ms > since.0 + OVERDUE_MS && since.1 > OVERDUE_BATCHES {
+            if findings.now_ms > since.0 + OVERDUE_MS && since.1 > OVERDUE_BATCHES {
                 let (name, next) = (&schedule.record.spec.name, schedule.state.next);
-                bench.charge(
+                findings.report(
                     MISSING,
                     format!(
                         "{next:?} of `{name}` is due since {} ms, and nothing becomes of it",
@@ -373,7 +376,11 @@ impl Schedules {
 
 /// A schedule was set: it goes on where it was if its times are the same, and so does what waits if
 /// the policy is; else its next occurrence is the first from then on, and nothing waits.
-fn is_set(before: Option<&DurableSchedule>, schedule: &DurableSchedule, bench: &mut Bench<'_>) {
+fn is_set(
+    before: Option<&DurableSchedule>,
+    schedule: &DurableSchedule,
+    findings: &mut Findings<'_>,
+) {
     let (spec, state) = (&schedule.record.spec, &schedule.state);
     let goes_on = before.filter(|before| before.record.spec.when == spec.when);
     let waits_on = goes_on.filter(|before| before.record.spec.overlap == spec.overlap);
@@ -388,24 +395,24 @@ fn is_set(before: Option<&DurableSchedule>, schedule: &DurableSchedule, bench: &
             "`{}` was set at {}: its next is {:?}, not {expected:?}, and {:?} wait, not {waiting:?}",
             spec.name, state.at, state.next, state.pending
         );
-        bench.charge(NAME, problem);
+        findings.report(NAME, problem);
     }
 }
 
 /// No run of a schedule begins before the instant in its name.
-fn is_not_early(started: &Started, name: &str, bench: &mut Bench<'_>) {
+fn is_not_early(started: &Started, name: &str, findings: &mut Findings<'_>) {
     let at = nominal_text(started.at);
     let nominal = name.rsplit('/').next().and_then(|text| text.parse::<Timestamp>().ok());
     let nominal = nominal.map(|nominal| nominal.as_millisecond() as u64);
     if nominal.is_none_or(|nominal| nominal > started.at.0) {
-        bench.charge(EARLY, format!("{name} was started at {at}"));
+        findings.report(EARLY, format!("{name} was started at {at}"));
     }
 }
 
 /// Those that were missed are counted, those of a long time not all of them.
-fn is_counted(name: &str, missed: u64, expected: u64, bench: &mut Bench<'_>) {
+fn is_counted(name: &str, missed: u64, expected: u64, findings: &mut Findings<'_>) {
     if missed != expected && expected < COUNT_MAX as u64 {
-        bench.charge(MISSED, format!("`{name}` counts {missed} as missed, not {expected}"));
+        findings.report(MISSED, format!("`{name}` counts {missed} as missed, not {expected}"));
     }
 }
 

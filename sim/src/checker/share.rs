@@ -19,7 +19,7 @@ use stepwell::keys::{LeaseRecord, QueuedRecord};
 use stepwell::model::id::{ProcessInstance, RunNo};
 use stepwell::model::time::Time;
 
-use super::Bench;
+use super::Findings;
 use super::admission::Admissions;
 use crate::durable::{Durable, QueuePosition};
 
@@ -78,7 +78,7 @@ impl Shares {
         durable: &Durable,
         lease: &LeaseRecord,
         admissions: &Admissions,
-        bench: &mut Bench<'_>,
+        findings: &mut Findings<'_>,
     ) {
         for position in &durable.waiting_changes[self.seen..] {
             match durable.waiting.contains_key(position) {
@@ -101,7 +101,7 @@ impl Shares {
             passing.older.remove(&lease.run);
         }
         if queue.open.first().is_some_and(|open| open.at < lease.at) {
-            queue.close(durable, bench);
+            queue.close(durable, findings);
         }
         if lease.deaths >= ALONE {
             return;
@@ -136,14 +136,14 @@ impl Shares {
     }
 
     /// All that is leased is durable.
-    pub(super) fn at_the_end(&mut self, durable: &Durable, bench: &mut Bench<'_>) {
-        self.queues.values_mut().for_each(|queue| queue.close(durable, bench));
+    pub(super) fn at_the_end(&mut self, durable: &Durable, findings: &mut Findings<'_>) {
+        self.queues.values_mut().for_each(|queue| queue.close(durable, findings));
     }
 }
 
 impl Queue {
     /// The last instant is over.
-    fn close(&mut self, durable: &Durable, bench: &mut Bench<'_>) {
+    fn close(&mut self, durable: &Durable, findings: &mut Findings<'_>) {
         let every = u64::from(self.every);
         let name = |run: &RunNo| durable.runs.get(run).map(|run| run.name());
         let open = std::mem::take(&mut self.open);
@@ -159,12 +159,12 @@ impl Queue {
                 self.streak,
                 older.map(name).collect::<BTreeSet<_>>()
             );
-            bench.charge(SHARE, text);
+            findings.report(SHARE, text);
         }
         if served > 0 {
             self.streak = 0;
         }
-        self.close_workers(every, &open, durable, bench);
+        self.close_workers(every, &open, durable, findings);
         let overtakes = |passing: &Passing| !passing.more_urgent.is_empty();
         self.overtaking += u64::from(open.iter().any(overtakes));
         for passing in open {
@@ -174,7 +174,7 @@ impl Queue {
                     let (run, wronged) = (name(&passing.run), name(wronged));
                     let text =
                         format!("{run:?} is leased before {wronged:?}, and is not the oldest");
-                    bench.charge(URGENT, text);
+                    findings.report(URGENT, text);
                 }
             }
         }
@@ -184,7 +184,7 @@ impl Queue {
                 "at {} instants some of {} leases overtook more urgent runs, and one in {every} goes to the oldest",
                 self.overtaking, self.leases
             );
-            bench.charge(URGENT, text);
+            findings.report(URGENT, text);
         }
     }
 
@@ -194,7 +194,7 @@ impl Queue {
         every: u64,
         open: &[Passing],
         durable: &Durable,
-        bench: &mut Bench<'_>,
+        findings: &mut Findings<'_>,
     ) {
         let workers: BTreeSet<ProcessInstance> = open.iter().map(|passing| passing.to).collect();
         for who in workers {
@@ -209,7 +209,7 @@ impl Queue {
                     "leases of {streak} instants in a row to {who} passed over older runs, and one in {every} goes to the oldest: {:?}",
                     older.collect::<BTreeSet<_>>()
                 );
-                bench.charge(OF_WORKER, text);
+                findings.report(OF_WORKER, text);
             }
             if served > 0 {
                 *streak = 0;

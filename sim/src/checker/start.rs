@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use stepwell::model::entry::Started;
 use stepwell::model::id::{RunId, RunNo};
 
-use super::Bench;
+use super::Findings;
 use crate::durable::Durable;
 use crate::host::client::payload_of;
 use crate::told::{StartAnswer, Told, run_id};
@@ -17,20 +17,20 @@ const NAME: &str = "no acknowledged start is lost";
 const ONE: &str = "a name is one run";
 
 /// An id was given a number.
-pub(super) fn indexed(id: RunId, run: RunNo, before: Option<RunNo>, bench: &mut Bench<'_>) {
+pub(super) fn indexed(id: RunId, run: RunNo, before: Option<RunNo>, findings: &mut Findings<'_>) {
     if let Some(before) = before {
-        bench.charge(ONE, format!("{id} was run {before} and is run {run} now"));
+        findings.report(ONE, format!("{id} was run {before} and is run {run} now"));
     }
 }
 
-pub(super) fn at_the_end(durable: &Durable, told: &Told, bench: &mut Bench<'_>) {
+pub(super) fn at_the_end(durable: &Durable, told: &Told, findings: &mut Findings<'_>) {
     let mut begun: BTreeMap<&str, u32> = BTreeMap::new();
     for start in &told.starts {
         // More than one, if the name was used again after the retention.
         let runs: Vec<_> =
             durable.runs_of(run_id(&start.name)).filter_map(|run| run.started()).collect();
         if runs.is_empty() {
-            bench.charge(
+            findings.report(
                 NAME,
                 format!("{} was answered with {:?} and is not there", start.name, start.answer),
             );
@@ -42,13 +42,13 @@ pub(super) fn at_the_end(durable: &Durable, told: &Told, bench: &mut Bench<'_>) 
         let same = runs.iter().filter(|started| is_same(started)).count();
         match &start.answer {
             StartAnswer::Exists { .. } if same == 0 => {
-                bench.charge(
+                findings.report(
                     NAME,
                     format!("{} was acknowledged with another input than it has", start.name),
                 );
             }
             StartAnswer::Taken if same == runs.len() => {
-                bench.charge(ONE, format!("{} was refused its own input", start.name))
+                findings.report(ONE, format!("{} was refused its own input", start.name))
             }
             StartAnswer::Exists { started: true } => *begun.entry(&start.name).or_default() += 1,
             StartAnswer::Exists { started: false } | StartAnswer::Taken => {}
@@ -56,14 +56,14 @@ pub(super) fn at_the_end(durable: &Durable, told: &Told, bench: &mut Bench<'_>) 
     }
     for (name, count) in begun {
         if count as usize > durable.runs_of(run_id(name)).count() {
-            bench.charge(ONE, format!("{count} calls were told that they had begun {name}"));
+            findings.report(ONE, format!("{count} calls were told that they had begun {name}"));
         }
     }
     let ids: std::collections::BTreeSet<RunId> =
         durable.kept().filter_map(|(_, run)| run.started().map(|started| started.id)).collect();
     let kept = durable.kept().count();
     if ids.len() != kept || durable.index.len() != kept {
-        bench.charge(
+        findings.report(
             ONE,
             format!(
                 "{} runs have {} ids and {} rows in the index",
@@ -80,13 +80,13 @@ pub(super) fn at_the_end(durable: &Durable, told: &Told, bench: &mut Bench<'_>) 
                 .any(|entry| matches!(entry.kind_name(), "CancelRequested" | "Cancelled"))
         });
         if !asked {
-            bench.charge(
+            findings.report(
                 NAME,
                 format!("{name} was to be cancelled, and its journal does not know of it"),
             );
         }
     }
     for wrong in &told.wrong {
-        bench.charge(NAME, wrong.clone());
+        findings.report(NAME, wrong.clone());
     }
 }

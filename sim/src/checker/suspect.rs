@@ -9,7 +9,7 @@ use stepwell::keys::LeaseRecord;
 use stepwell::model::entry::Entry;
 use stepwell::model::id::RunNo;
 
-use super::Bench;
+use super::Findings;
 use super::liveness::Liveness;
 use crate::durable::{Durable, DurableRun};
 
@@ -36,14 +36,14 @@ impl Suspects {
         no: RunNo,
         deaths: u32,
         liveness: &Liveness,
-        bench: &mut Bench<'_>,
+        findings: &mut Findings<'_>,
     ) {
         let (Some(lease), Some(run)) = (self.0.get(&no), durable.runs.get(&no)) else {
             return;
         };
         let moved_on = made_progress(run, lease, run.entries.len());
         if moved_on && deaths > 1 {
-            bench.charge(
+            findings.report(
                 NAME,
                 format!(
                     "{} is suspected of {deaths} deaths, and made progress in between",
@@ -52,7 +52,7 @@ impl Suspects {
             );
         }
         if deaths > if moved_on { 0 } else { lease.deaths } {
-            liveness.buries(lease.process, &run.name(), bench);
+            liveness.buries(lease.process, &run.name(), findings);
         }
     }
 
@@ -63,7 +63,7 @@ impl Suspects {
         no: RunNo,
         index: u32,
         liveness: &Liveness,
-        bench: &mut Bench<'_>,
+        findings: &mut Findings<'_>,
     ) {
         let (Some(lease), Some(run)) = (self.0.get(&no), durable.runs.get(&no)) else {
             return;
@@ -75,12 +75,12 @@ impl Suspects {
             return;
         }
         if lease.deaths < DEATHS_MAX || made_progress(run, lease, index as usize) {
-            bench.charge(
+            findings.report(
                 NAME,
                 format!("{} is dead, and made progress under its last lease", run.name()),
             );
         }
-        liveness.buries(lease.process, &run.name(), bench);
+        liveness.buries(lease.process, &run.name(), findings);
     }
 }
 
@@ -99,7 +99,11 @@ fn made_progress(run: &DurableRun, lease: &LeaseRecord, until: usize) -> bool {
 }
 
 /// Nobody else is with a worker that holds a run which killed two.
-pub(super) fn batch_ended(durable: &Durable, touched: &BTreeSet<RunNo>, bench: &mut Bench<'_>) {
+pub(super) fn batch_ended(
+    durable: &Durable,
+    touched: &BTreeSet<RunNo>,
+    findings: &mut Findings<'_>,
+) {
     for lease in durable.leases.values() {
         if lease.deaths < DEATHS_MAX {
             continue;
@@ -115,7 +119,7 @@ pub(super) fn batch_ended(durable: &Durable, touched: &BTreeSet<RunNo>, bench: &
         if let Some(other) = with
             && (touched.contains(&lease.run) || touched.contains(&other.run))
         {
-            bench.charge(
+            findings.report(
                 ALONE,
                 format!(
                     "run {} killed {} workers and is leased together with run {}",

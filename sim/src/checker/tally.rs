@@ -6,7 +6,7 @@
 use stepwell::model::id::RunNo;
 use stepwell::model::run::RunState;
 
-use super::Bench;
+use super::Findings;
 use crate::durable::Durable;
 use crate::told::Told;
 
@@ -31,25 +31,26 @@ impl Tallies {
         self.written = true;
     }
 
-    pub(super) fn batch_ended(&mut self, durable: &Durable, bench: &mut Bench<'_>) {
+    pub(super) fn batch_ended(&mut self, durable: &Durable, findings: &mut Findings<'_>) {
         self.batches += 1;
         if self.written && self.batches > durable.index.len() / RUNS_PER_BATCH {
             *self = Self::default();
-            count(durable, bench);
+            count(durable, findings);
         }
     }
 }
 
-fn count(durable: &Durable, bench: &mut Bench<'_>) {
-    pools(durable, bench);
+fn count(durable: &Durable, findings: &mut Findings<'_>) {
+    pools(durable, findings);
     let counted = durable.counted();
     if let Some(tally) = durable.tally.as_ref().filter(|tally| tally.runs != counted) {
-        bench.charge(NAME, format!("the tally says {:?}, the store holds {counted:?}", tally.runs));
+        findings
+            .report(NAME, format!("the tally says {:?}, the store holds {counted:?}", tally.runs));
     }
 }
 
 /// What each queue counts.
-fn pools(durable: &Durable, bench: &mut Bench<'_>) {
+fn pools(durable: &Durable, findings: &mut Findings<'_>) {
     for (number, pool) in &durable.pools {
         let waiting = durable.waiting.iter().filter(|((queue, ..), _)| queue == number);
         let lives = |run: &RunNo| durable.runs.get(run).is_some_and(|run| !run.has_ended());
@@ -62,7 +63,7 @@ fn pools(durable: &Durable, bench: &mut Bench<'_>) {
         let counted = (queued, timers(true), timers(false));
         let told = (pool.queued, pool.delayed, pool.suspended);
         if told != counted {
-            bench.charge(
+            findings.report(
                 NAME,
                 format!("queue {number} says {told:?} (queued, delayed, suspended), the store holds {counted:?}"),
             );
@@ -71,11 +72,11 @@ fn pools(durable: &Durable, bench: &mut Bench<'_>) {
 }
 
 /// What clients were told of all runs.
-pub(super) fn at_the_end(durable: &Durable, told: &Told, bench: &mut Bench<'_>) {
+pub(super) fn at_the_end(durable: &Durable, told: &Told, findings: &mut Findings<'_>) {
     let Some(stats) = &told.stats else { return };
     let counted = durable.counted();
     if stats.runs != counted {
-        bench.charge(
+        findings.report(
             NAME,
             format!("the engine counts {:?}, the store holds {counted:?}", stats.runs),
         );
@@ -85,12 +86,12 @@ pub(super) fn at_the_end(durable: &Durable, told: &Told, bench: &mut Bench<'_>) 
         .map(|state| told.listed.values().filter(|row| row.state == *state).count() as u64)
         .collect();
     if listed != counted {
-        bench.charge(NAME, format!("the listing has {listed:?}, the store holds {counted:?}"));
+        findings.report(NAME, format!("the listing has {listed:?}, the store holds {counted:?}"));
     }
     for (id, row) in &told.listed {
         let entries = durable.run_of(*id).map_or(0, |run| run.entries.len());
         if row.entries as usize != entries {
-            bench.charge(
+            findings.report(
                 NAME,
                 format!("{id} is listed with {} entries and has {entries}", row.entries),
             );

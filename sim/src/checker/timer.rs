@@ -11,7 +11,7 @@ use stepwell::model::entry::Entry;
 use stepwell::model::id::RunNo;
 use stepwell::model::time::Time;
 
-use super::Bench;
+use super::Findings;
 use crate::durable::Durable;
 
 const NAME: &str = "a timer never fires early";
@@ -44,20 +44,20 @@ impl EngineTime {
         durable: &Durable,
         no: RunNo,
         index: u32,
-        bench: &mut Bench<'_>,
+        findings: &mut Findings<'_>,
     ) {
         let entry = durable.runs.get(&no).and_then(|run| run.entries.get(index as usize));
         let Some(at) = entry.map(Entry::at) else {
             return;
         };
         if let Some(last) = self.last.filter(|last| *last > at) {
-            bench.charge(
+            findings.report(
                 BACK,
                 format!("entry {index} of run {no} is of {at}, another one was of {last} before"),
             );
         }
         if let Some(latest) = self.latest.filter(|latest| *latest < at) {
-            bench.charge(
+            findings.report(
                 AHEAD,
                 format!("entry {index} of run {no} is of {at}, the clocks allow {latest}"),
             );
@@ -66,48 +66,48 @@ impl EngineTime {
     }
 
     /// What is stored of the clock is not passed by what is stored of runs.
-    pub(super) fn batch_ended(&self, durable: &Durable, bench: &mut Bench<'_>) {
+    pub(super) fn batch_ended(&self, durable: &Durable, findings: &mut Findings<'_>) {
         let mark = durable.mark.as_ref().map(|mark| mark.time);
         if self.last > mark {
-            bench.charge(BACK, format!("the mark is {mark:?}, an entry is of {:?}", self.last));
+            findings.report(BACK, format!("the mark is {mark:?}, an entry is of {:?}", self.last));
         }
     }
 
     /// After each batch: what is due by what was written is attended to.
-    pub(super) fn look_for_overdue(&mut self, durable: &Durable, bench: &mut Bench<'_>) {
+    pub(super) fn look_for_overdue(&mut self, durable: &Durable, findings: &mut Findings<'_>) {
         let Some(now) = self.last else { return };
         self.overdue.retain(|key, overdue| {
             durable.timers.contains_key(key) && overdue.life == durable.lives
         });
         for (key, _) in durable.timers.range(..=(now, RunNo(u64::MAX))) {
             let overdue = self.overdue.entry(*key).or_insert(Overdue {
-                since_ms: bench.now_ms,
+                since_ms: findings.now_ms,
                 life: durable.lives,
                 batches: 0,
             });
             overdue.batches += 1;
-            let is_late = bench.now_ms > overdue.since_ms + OVERDUE_MS;
+            let is_late = findings.now_ms > overdue.since_ms + OVERDUE_MS;
             if is_late && overdue.batches > OVERDUE_BATCHES {
                 let (due, run) = key;
                 let text = format!(
                     "run {run} is due at {due} since {} ms, it is {now}, and it sleeps",
                     overdue.since_ms
                 );
-                bench.charge(LATE, text);
-                (overdue.since_ms, overdue.batches) = (bench.now_ms, 0);
+                findings.report(LATE, text);
+                (overdue.since_ms, overdue.batches) = (findings.now_ms, 0);
             }
         }
     }
 }
 
-pub(super) fn appended(durable: &Durable, no: RunNo, index: u32, bench: &mut Bench<'_>) {
+pub(super) fn appended(durable: &Durable, no: RunNo, index: u32, findings: &mut Findings<'_>) {
     let Some(run) = durable.runs.get(&no) else {
         return;
     };
     let (before, entry) = (&run.entries[..index as usize], &run.entries[index as usize]);
     if before.last().is_some_and(|last| last.at() > entry.at()) {
-        bench
-            .charge(NAME, format!("{}: entry {index} is older than the one before it", run.name()));
+        findings
+            .report(NAME, format!("{}: entry {index} is older than the one before it", run.name()));
     }
     let delayed = run.started().and_then(|started| started.not_before);
     let may_come_first =
@@ -115,7 +115,7 @@ pub(super) fn appended(durable: &Durable, no: RunNo, index: u32, bench: &mut Ben
     if let Some(due) = delayed.filter(|due| !may_come_first && *due > entry.at())
         && !before.iter().any(|entry| matches!(entry, Entry::CancelRequested(_)))
     {
-        bench.charge(
+        findings.report(
             NAME,
             format!(
                 "{}: entry {index} is of {}, and it was delayed until {due}",
@@ -133,12 +133,11 @@ pub(super) fn appended(durable: &Durable, no: RunNo, index: u32, bench: &mut Ben
     });
     match armed {
         Some(armed) if armed.due <= fired.at => {}
-        Some(armed) => bench.charge(
+        Some(armed) => findings.report(
             NAME,
             format!("{}: entry {index} fired at {}, due at {}", run.name(), fired.at, armed.due),
         ),
-        None => {
-            bench.charge(NAME, format!("{}: entry {index} fired and was never armed", run.name()))
-        }
+        None => findings
+            .report(NAME, format!("{}: entry {index} fired and was never armed", run.name())),
     }
 }

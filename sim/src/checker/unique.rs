@@ -16,7 +16,7 @@ use stepwell::model::entry::Started;
 use stepwell::model::id::{Namespace, RunId, RunNo};
 use stepwell::model::time::Time;
 
-use super::Bench;
+use super::Findings;
 use crate::durable::Durable;
 
 const NAME: &str = "one run for each unique key";
@@ -58,7 +58,7 @@ impl Keys {
         durable: &Durable,
         no: RunNo,
         index: u32,
-        bench: &mut Bench<'_>,
+        findings: &mut Findings<'_>,
     ) {
         let Some(run) = durable.runs.get(&no) else {
             return;
@@ -82,7 +82,7 @@ impl Keys {
         for other in before {
             if self.holds(durable, other, started.at) {
                 let other = durable.runs.get(&other).map(|run| run.name());
-                bench.charge(NAME, format!("{} began while {other:?} held its key", run.name()));
+                findings.report(NAME, format!("{} began while {other:?} held its key", run.name()));
             }
         }
     }
@@ -104,7 +104,7 @@ impl Keys {
     }
 
     /// After each batch: the rows are those of the runs that hold a key.
-    pub(super) fn batch_ended(&self, durable: &Durable, bench: &mut Bench<'_>) {
+    pub(super) fn batch_ended(&self, durable: &Durable, findings: &mut Findings<'_>) {
         for (key, runs) in &self.of {
             let holders = runs.iter().filter(|no| {
                 let run = durable.runs.get(no);
@@ -116,7 +116,7 @@ impl Keys {
             let row = durable.keys.get(key).filter(|row| row.until == Time(0));
             let row: Vec<RunNo> = row.map(|row| row.run).into_iter().collect();
             if holders != row {
-                bench.charge(
+                findings.report(
                     NAME,
                     format!("a key is held by runs {holders:?}, its row says {row:?}"),
                 );
@@ -142,7 +142,7 @@ impl Keys {
         durable: &Durable,
         begun: &Begun,
         (name, id, started): (&str, RunId, bool),
-        bench: &mut Bench<'_>,
+        findings: &mut Findings<'_>,
     ) {
         let mine = crate::told::run_id(name);
         let ids = self.of.get(&begun.key).into_iter().flatten();
@@ -157,6 +157,6 @@ impl Keys {
             return;
         };
         let told = durable.run_of(id).map_or(id.to_string(), |run| run.name());
-        bench.charge(NAME, format!("the start of {name} was answered with {told}: {problem}"));
+        findings.report(NAME, format!("the start of {name} was answered with {told}: {problem}"));
     }
 }

@@ -10,7 +10,7 @@ use stepwell::model::dead::UNREGISTERED_WORKFLOW;
 use stepwell::model::entry::Entry;
 use stepwell::model::id::{ProcessInstance, RunNo};
 
-use super::Bench;
+use super::Findings;
 use super::admission::Admissions;
 use crate::durable::Durable;
 use crate::plan::{FaultKind, Plan, TimedFault};
@@ -65,8 +65,8 @@ impl Patience {
         open.chain(left).map(|(who, _)| *who).collect()
     }
 
-    pub(super) fn queued(&mut self, no: RunNo, bench: &Bench<'_>) {
-        self.queued_ms.entry(no).or_insert(bench.now_ms);
+    pub(super) fn queued(&mut self, no: RunNo, findings: &Findings<'_>) {
+        self.queued_ms.entry(no).or_insert(findings.now_ms);
     }
 
     pub(super) fn appended(
@@ -75,7 +75,7 @@ impl Patience {
         no: RunNo,
         index: u32,
         admissions: &Admissions,
-        bench: &mut Bench<'_>,
+        findings: &mut Findings<'_>,
     ) {
         let Some(run) = durable.runs.get(&no) else {
             return;
@@ -93,12 +93,12 @@ impl Patience {
         }
         let workflow = run.started().map(|started| &started.workflow[..]);
         let knows = |who: &ProcessInstance| admissions.knows(*who, workflow.unwrap_or_default());
-        if let Some(who) = self.were_there(bench.now_ms).into_iter().find(knows) {
+        if let Some(who) = self.were_there(findings.now_ms).into_iter().find(knows) {
             let text = format!("{} dies, and {who} knows {workflow:?}", run.name());
-            bench.charge(KNOWN, text);
+            findings.report(KNOWN, text);
         }
         let waited =
-            self.queued_ms.get(&no).map_or(0, |queued| bench.now_ms.saturating_sub(*queued));
+            self.queued_ms.get(&no).map_or(0, |queued| findings.now_ms.saturating_sub(*queued));
         // What passed by this and by engine time together is never less than the wait, if not for a
         // clock that is a little fast, and for a disk that is slow.
         let before = &run.entries[index as usize - 1];
@@ -109,7 +109,7 @@ impl Patience {
                 run.name(),
                 self.limit_ms
             );
-            bench.charge(NAME, text);
+            findings.report(NAME, text);
         }
     }
 }

@@ -72,7 +72,7 @@ pub(crate) async fn ask(world: Arc<World>, number: u32) -> turmoil::Result {
             && !world.audited.load(Ordering::Relaxed)
         {
             // Again, if runs outlived their retention while they were counted.
-            let forgotten = || world.court().durable.forgotten_count();
+            let forgotten = || world.checkers().durable.forgotten_count();
             loop {
                 let before = forgotten();
                 audit(&host, &client.clone().timeout(AUDIT_TIMEOUT)).await;
@@ -310,7 +310,7 @@ async fn wait(host: &Host, client: &Client, name: &str) {
 
 /// A question about a run that had been acknowledged before (or not) got this error.
 fn refused(host: &Host, name: &str, acknowledged: bool, error: &ClientError) {
-    let forgotten = host.world.court().durable.was_forgotten(run_id(name));
+    let forgotten = host.world.checkers().durable.was_forgotten(run_id(name));
     host.world.told().refused(name, acknowledged && !forgotten, error);
 }
 
@@ -327,11 +327,11 @@ fn tell(host: &Host, name: &str, outcome: stepwell::model::run::Outcome) {
 
 /// Asks how the queues are. What is told must be true at some instant of the call.
 async fn gauges(host: &Host, client: &Client) {
-    let from = host.world.court().gauges_asked();
+    let from = host.world.checkers().gauges_asked();
     if let Ok(queues) = client.queues().list().await {
-        let mut court = host.world.court();
-        court.gauges_told(host.now_ms(), from, &queues);
-        drop(court);
+        let mut checkers = host.world.checkers();
+        checkers.gauges_told(host.now_ms(), from, &queues);
+        drop(checkers);
         host.world.saw("gauges told");
     }
 }
@@ -345,8 +345,8 @@ async fn tidy(host: &Host, client: &Client) {
     }
     let name = crate::workload::ERRAND.queue_name();
     let settings = {
-        let court = host.world.court();
-        court.durable.queue_named(name).map(|queue| queue.settings)
+        let checkers = host.world.checkers();
+        checkers.durable.queue_named(name).map(|queue| queue.settings)
     };
     let Some(settings) = settings else { return };
     let late = host.now_ms() > over_ms + TIDY_MS;
@@ -385,7 +385,7 @@ async fn audit_outcome(host: &Host, client: &Client, name: &str) {
     match answer {
         Ok(outcome) => tell(host, name, outcome),
         Err(ClientError::Refused(Refusal::NoSuchRun(_)))
-            if host.world.court().durable.was_forgotten(run_id(name)) => {}
+            if host.world.checkers().durable.was_forgotten(run_id(name)) => {}
         Err(error) => {
             host.world.told().wrong.push(format!("the outcome of {name} is not to be had: {error}"))
         }

@@ -93,8 +93,8 @@ async fn backfill(client: &Client, name: &str, back_ms: u64) -> Result<(), Clien
 /// Removes all schedules that are there, so that everything can end.
 pub(super) async fn remove_all(host: &Host, client: &Client) {
     let names: Vec<String> = {
-        let court = host.world.court();
-        let schedules = court.durable.schedules.values();
+        let checkers = host.world.checkers();
+        let schedules = checkers.durable.schedules.values();
         schedules.map(|schedule| schedule.record.spec.name.clone()).collect()
     };
     for name in names {

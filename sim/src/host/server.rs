@@ -28,7 +28,7 @@ pub(crate) async fn serve(world: Arc<World>, air: Arc<Mutex<InAir>>) -> turmoil:
             return Ok(());
         }
         Err(refusal) => {
-            world.court().charge("the store opens", host.now_ms(), format!("{refusal}"));
+            world.checkers().report("the store opens", host.now_ms(), format!("{refusal}"));
             return Ok(());
         }
     };
@@ -60,7 +60,7 @@ pub(crate) async fn serve(world: Arc<World>, air: Arc<Mutex<InAir>>) -> turmoil:
         Err(error) => {
             let cause =
                 std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-            world.court().charge("the engine opens", host.now_ms(), format!("{error}: {cause}"));
+            world.checkers().report("the engine opens", host.now_ms(), format!("{error}: {cause}"));
             return Ok(());
         }
     };
@@ -83,7 +83,7 @@ fn clock_is_behind(host: &Host, wall: Time, mark: Time) {
     host.note(format_args!("does not open at {wall}, its mark is {mark}"));
     world.saw("opens refused because the clock was behind");
     if mark <= wall.after(MARK_AHEAD_MAX) {
-        world.court().charge(
+        world.checkers().report(
             "the engine opens",
             host.now_ms(),
             format!("it was refused at {wall}, and its mark is {mark}"),

@@ -24,7 +24,7 @@ pub(super) async fn unique(
         return unknown(host, &work.workflow);
     };
     loop {
-        let begun = host.world.court().keys_asked(&work.workflow, key);
+        let begun = host.world.checkers().keys_asked(&work.workflow, key);
         let call = host.begins_call(name, begins(&work, 0));
         let start = client.start(workflow, &work.input).id(name);
         match start.unique(key, hold.scope()).await {
@@ -36,7 +36,7 @@ pub(super) async fn unique(
                     host.ends_call(call, Answer::Started(started));
                 }
                 let now_ms = host.now_ms();
-                host.world.court().key_answered(now_ms, &begun, (name, id, started));
+                host.world.checkers().key_answered(now_ms, &begun, (name, id, started));
                 return;
             }
             Err(ClientError::Refused(refusal)) => {
@@ -163,7 +163,7 @@ async fn part_after_seal(
     let told = client.batch(name).starts(workflow, vec![run]).add().await;
     match told.map(|told| told.runs) {
         Ok(runs) if runs.iter().all(Result::is_err) => host.world.saw("runs refused by a seal"),
-        Ok(_) if !host.world.court().durable.forgotten_batches.is_empty() => {}
+        Ok(_) if !host.world.checkers().durable.forgotten_batches.is_empty() => {}
         Ok(_) => wrong(host, format!("`{name}` is sealed and took a run")),
         Err(ClientError::Refused(Refusal::BatchSealed(_))) => {
             host.world.saw("runs refused by a seal");
@@ -186,12 +186,12 @@ pub(super) async fn cancel_batch(host: &Host, client: &Client, name: &str, runs:
     for run in runs {
         host.begins_call(run, Asked::Cancel);
     }
-    let meant = host.world.court().batch_goes_on(name);
+    let meant = host.world.checkers().batch_goes_on(name);
     match client.cancel_batch(name, "the plan says so").await {
         Ok(_) => {
             host.world.saw("batches cancelled");
-            let mut court = host.world.court();
-            court.batch_cancelled(host.now_ms(), name, &meant);
+            let mut checkers = host.world.checkers();
+            checkers.batch_cancelled(host.now_ms(), name, &meant);
         }
         Err(ClientError::Refused(Refusal::NoSuchBatch(_))) => {}
         // Its runs are listed first, and a disk that cannot be read says so.

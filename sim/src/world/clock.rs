@@ -187,7 +187,7 @@ impl Clocks {
 impl super::World {
     /// The server has looked at its clocks.
     fn server_reads(&self, sample: ClockSample) {
-        let mark = match &self.court().durable.mark {
+        let mark = match &self.checkers().durable.mark {
             Some(mark) => mark.time,
             None => Time(0),
         };

@@ -25,7 +25,7 @@ use stepwell::wire::message::Message;
 use stepwell_storage::{Crash, MemDisk, MemOptions, MemStore, Op, OpenRefusal, Seq, Store};
 use turmoil::net::TcpStream;
 
-use crate::checker::{Court, Moment};
+use crate::checker::{Checkers, Moment};
 use crate::event::What;
 use crate::history::History;
 use crate::ledger::Ledger;
@@ -60,7 +60,7 @@ pub(crate) struct World {
     connections: Mutex<Connections>,
     /// Calls to the outside world, counted.
     calls: AtomicU64,
-    court: Mutex<Court>,
+    checkers: Mutex<Checkers>,
     ledger: Mutex<Ledger>,
     told: Mutex<Told>,
     counts: Mutex<Counts>,
@@ -113,7 +113,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl World {
     pub(crate) fn new(plan: Plan, program: Arc<Program>, keeps: Keeps) -> Arc<Self> {
-        let court = Court::new(&plan);
+        let checkers = Checkers::new(&plan);
         let told = Told::new(&plan);
         let ledger = Ledger::new(program.effects.clone());
         let recorder = (keeps == Keeps::Events).then(|| Mutex::new(Recorder::new(&plan)));
@@ -128,7 +128,7 @@ impl World {
             recorder,
             connections: Mutex::default(),
             calls: AtomicU64::new(0),
-            court: Mutex::new(court),
+            checkers: Mutex::new(checkers),
             ledger: Mutex::new(ledger),
             told: Mutex::new(told),
             counts: Mutex::default(),
@@ -171,8 +171,8 @@ impl World {
         lock(&self.trace)
     }
 
-    pub(crate) fn court(&self) -> MutexGuard<'_, Court> {
-        lock(&self.court)
+    pub(crate) fn checkers(&self) -> MutexGuard<'_, Checkers> {
+        lock(&self.checkers)
     }
 
     pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {
@@ -289,7 +289,7 @@ impl World {
     /// A worker or a client sends something.
     fn reported(&self, host: &str, message: &Message) {
         let now = self.moment(self.now_ms());
-        self.court().reported(now, host, message);
+        self.checkers().reported(now, host, message);
         if matches!(message.kind(), 20..=25) {
             self.passes(&Point::Reported, Some(host));
         }
@@ -303,9 +303,9 @@ impl World {
     /// What rules look at.
     pub(crate) fn with_history<T>(&self, look: impl FnOnce(&History<'_>) -> T) -> T {
         let faults = lock(&self.counts).faults.values().sum();
-        let (court, ledger) = (self.court(), self.ledger());
+        let (checkers, ledger) = (self.checkers(), self.ledger());
         look(&History {
-            durable: &court.durable,
+            durable: &checkers.durable,
             ledger: &ledger,
             replays: self.replays.load(Ordering::Relaxed),
             faults,
@@ -327,7 +327,7 @@ impl World {
         });
         for name in broken {
             let text = "the suite's rule does not hold".to_owned();
-            self.court().charge(name, self.now_ms(), text);
+            self.checkers().report(name, self.now_ms(), text);
         }
     }
 
@@ -336,17 +336,17 @@ impl World {
         lock(&self.trace).note(format_args!("{now_ms} committed {seq}: {} batches", batches.len()));
         self.news.store(true, Ordering::Relaxed);
         let engine_latest = self.clocks().engine_latest();
-        let mut court = self.court();
-        court.engine_latest(engine_latest);
+        let mut checkers = self.checkers();
+        checkers.engine_latest(engine_latest);
         if self.is_recording() {
-            self.record_committed(now_ms, seq, batches, &mut court);
+            self.record_committed(now_ms, seq, batches, &mut checkers);
         } else {
             for (seq, ops) in batches {
-                court.committed(now_ms, *seq, ops, &self.plan);
+                checkers.committed(now_ms, *seq, ops, &self.plan);
             }
         }
-        let forgotten = court.durable.take_forgotten();
-        drop(court);
+        let forgotten = checkers.durable.take_forgotten();
+        drop(checkers);
         for (run, id) in forgotten {
             self.saw("runs forgotten after their retention");
             self.ledger().forget(run, id);
@@ -356,14 +356,14 @@ impl World {
 
     /// The server opens its disk.
     fn store_opens(&self) {
-        self.court().durable.opens();
+        self.checkers().durable.opens();
     }
 
     /// A generation is gone from the disk.
     fn generation_dropped(&self, now_ms: u64, generation: u32) {
         self.note(format_args!("{now_ms} dropped generation {generation}"));
         self.saw("generations dropped");
-        self.court().generation_dropped(now_ms, generation);
+        self.checkers().generation_dropped(now_ms, generation);
     }
 
     /// A frame leaves the server.
@@ -375,15 +375,15 @@ impl World {
             Message::ReportRefused(_) => self.saw("reports refused"),
             _ => {}
         }
-        let mut court = self.court();
+        let mut checkers = self.checkers();
         if let Message::Dispatch(dispatch) = message
-            && let Some(run) = court.durable.runs.get(&dispatch.run)
+            && let Some(run) = checkers.durable.runs.get(&dispatch.run)
         {
             let replays = run.entries.iter().filter(|entry| entry.resolves()).count();
             self.replays.fetch_add(replays as u64, Ordering::Relaxed);
         }
-        court.released(now_ms, (to, who), message);
-        drop(court);
+        checkers.released(now_ms, (to, who), message);
+        drop(checkers);
         match message {
             Message::Appended(_) => self.passes(&Point::AfterAck, Some(to)),
             Message::Dispatch(_) => self.passes(&Point::Dispatched, Some(to)),

@@ -17,7 +17,7 @@ use stepwell::wire::message::Message;
 use stepwell_storage::{Op, Row, Seq, Space};
 
 use super::{Host, World, lock};
-use crate::checker::Court;
+use crate::checker::Checkers;
 use crate::durable::Durable;
 use crate::event::{Copies, EntryAt, Event, Frame, What};
 use crate::plan::Plan;
@@ -33,7 +33,7 @@ pub(crate) struct Recorder {
     /// The runs that a client's requests are about, by client and number.
     requests: BTreeMap<(String, u64), Vec<String>>,
     /// Violations that were taken down.
-    charges: usize,
+    violations: usize,
 }
 
 /// Connections, by the address they were dialled from.
@@ -71,13 +71,13 @@ impl Recorder {
     }
 
     /// What checkers have found since, pinned to what was taken down last.
-    fn pin(&mut self, court: &Court) {
-        for violation in court.charges().iter().skip(self.charges) {
+    fn pin(&mut self, checkers: &Checkers) {
+        for violation in checkers.violations().iter().skip(self.violations) {
             let (checker, text) = (violation.checker.clone(), violation.text.clone());
             let at_ms = violation.at_ms;
             self.push(at_ms, "", 0, What::Violated { checker, text });
         }
-        self.charges = self.charges.max(court.charges().len());
+        self.violations = self.violations.max(checkers.violations().len());
     }
 
     fn name(&self, run: RunNo) -> String {
@@ -334,8 +334,8 @@ impl World {
         };
         let mut recorder = lock(recorder);
         // A checker that is at work is looked at next time.
-        if let Ok(court) = self.court.try_lock() {
-            recorder.pin(&court);
+        if let Ok(checkers) = self.checkers.try_lock() {
+            recorder.pin(&checkers);
         }
         let what = what(&mut recorder);
         recorder.push(at_ms, host, life, what);
@@ -367,30 +367,30 @@ impl World {
         now_ms: u64,
         seq: Seq,
         batches: &[(Seq, Vec<Op>)],
-        court: &mut Court,
+        checkers: &mut Checkers,
     ) {
         let Some(recorder) = &self.recorder else {
             return;
         };
         let (mut recorder, server) = (lock(recorder), super::SERVER_NAME);
         let life = self.life_of(server);
-        recorder.pin(court);
+        recorder.pin(checkers);
         let committed = What::Committed { seq: seq.0, batches: batches.len() as u32 };
         recorder.push(now_ms, server, life, committed);
         for (seq, ops) in batches {
-            let before = Before::of(&court.durable);
-            court.committed(now_ms, *seq, ops, &self.plan);
-            for what in changes(&mut recorder, *seq, &before, &court.durable) {
+            let before = Before::of(&checkers.durable);
+            checkers.committed(now_ms, *seq, ops, &self.plan);
+            for what in changes(&mut recorder, *seq, &before, &checkers.durable) {
                 recorder.push(now_ms, server, life, what);
             }
-            recorder.pin(court);
+            recorder.pin(checkers);
         }
     }
 
     /// Takes down what checkers have found.
-    pub(crate) fn pin_charges(&self) {
+    pub(crate) fn pin_violations(&self) {
         if let Some(recorder) = &self.recorder {
-            lock(recorder).pin(&self.court());
+            lock(recorder).pin(&self.checkers());
         }
     }
 

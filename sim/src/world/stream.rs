@@ -247,7 +247,7 @@ impl FrameStream {
         }
         if let Some(who) = self.who {
             let world = &self.host.world;
-            world.court().heard(self.heard_ms, who, &world.plan);
+            world.checkers().heard(self.heard_ms, who, &world.plan);
         }
     }
 
@@ -255,7 +255,7 @@ impl FrameStream {
     fn parts(&self) {
         if let Some(who) = self.who {
             let now_ms = self.host.world.now_ms();
-            self.host.world.court().parted(now_ms, who);
+            self.host.world.checkers().parted(now_ms, who);
         }
     }
 
@@ -274,7 +274,7 @@ impl FrameStream {
         {
             let (host, peer) = (&self.host.name, &self.peer);
             let text = format!("{host} heard nothing of {peer} for {silent_ms} ms on a whole link");
-            world.court().charge("a whole link is not silent", now_ms, text);
+            world.checkers().report("a whole link is not silent", now_ms, text);
         }
     }
 
