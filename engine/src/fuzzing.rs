@@ -5,7 +5,7 @@
 use bytes::{Bytes, BytesMut};
 use stepwell_storage::Row;
 
-use crate::core::drill::{Drill, DrillStep};
+use crate::core::fuzz_world::{DrillStep, FuzzWorld};
 use crate::core::run::RunFold;
 use crate::keys::batch::{BatchRecord, FollowUpRecord};
 use crate::keys::expiry::ExpiryMark;
@@ -188,7 +188,7 @@ pub fn core_inputs(data: &[u8]) {
     let Some((seed, data)) = data.split_first() else {
         return;
     };
-    let mut drill = Drill::new(*seed);
+    let mut fuzz_world = FuzzWorld::new(*seed);
     let chunks: Vec<&[u8]> = data.chunks(4).collect();
     let end = chunks.iter().position(|chunk| *chunk == [255; 4]);
     let step = |chunk: &&[u8]| -> Option<DrillStep> {
@@ -200,13 +200,13 @@ pub fn core_inputs(data: &[u8]) {
         .filter_map(step)
         .take(DRILL_STEPS_MAX)
         .collect();
-    drill.run(&steps);
+    fuzz_world.run(&steps);
     let Some(frames) = end.and_then(|end| data.get(4 * (end + 1)..)) else {
-        return drill.finish();
+        return fuzz_world.finish();
     };
     let mut buffer = BytesMut::from(frames);
     while let Ok(Some(message)) = frame::decode(&mut buffer, FRAME_BYTES_MAX) {
-        drill.say(message);
+        fuzz_world.say(message);
     }
 }
 

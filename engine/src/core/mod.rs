@@ -51,9 +51,9 @@ mod audit_log;
 mod batch;
 pub mod clock;
 mod dead;
-#[cfg(any(test, feature = "inspect"))]
-pub(crate) mod drill;
 mod expiry;
+#[cfg(any(test, feature = "inspect"))]
+pub(crate) mod fuzz_world;
 mod gauge;
 #[cfg(any(test, feature = "inspect"))]
 mod inspect;
@@ -71,10 +71,10 @@ pub mod run;
 mod schedule;
 mod schedule_request;
 mod session;
-#[cfg(any(test, feature = "inspect"))]
-mod stage;
 mod start;
 mod step;
+#[cfg(any(test, feature = "inspect"))]
+mod stepped_core;
 mod stop;
 mod timer;
 mod turn;
@@ -82,7 +82,7 @@ mod unique;
 mod unregistered;
 
 #[cfg(test)]
-mod crowds;
+mod capacity;
 #[cfg(all(test, feature = "calendar"))]
 mod occurrences;
 #[cfg(test)]

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use stepwell_storage::block_on;
 
-use super::crowds::slots;
+use super::capacity::slots;
 use super::output::{Action, Note};
-use super::stage::Stage;
+use super::stepped_core::SteppedCore;
 use super::{Input, OpenRefused, Settings};
 use crate::keys::{Family, journal};
 use crate::model::calendar::Calendar;
@@ -36,7 +36,7 @@ const DAY: u64 = 24 * HOUR;
 const NEW_YEAR: Time = Time(20_454 * DAY);
 
 struct Desk {
-    stage: Stage,
+    stepped: SteppedCore,
     /// The id of the next request; zero names none.
     request_id: u128,
     heard: Vec<Message>,
@@ -82,7 +82,7 @@ fn caller() -> Caller {
 impl Desk {
     fn new(wall: Time) -> Self {
         let mut desk = Self {
-            stage: Stage::new(Settings::default(), wall),
+            stepped: SteppedCore::new(Settings::default(), wall),
             request_id: 0,
             heard: Vec::new(),
             notes: Vec::new(),
@@ -110,7 +110,7 @@ impl Desk {
     }
 
     fn hear(&mut self, message: impl Into<Message>) {
-        self.stage.handle(Input::Received { session: CLIENT, message: message.into() });
+        self.stepped.handle(Input::Received { session: CLIENT, message: message.into() });
     }
 
     /// The caller of the next request: a request id of its own, if the test names one.
@@ -176,7 +176,7 @@ impl Desk {
     }
 
     fn flush(&mut self) {
-        for op in self.stage.flush().0.iter().flat_map(|batch| batch.iter()) {
+        for op in self.stepped.flush().0.iter().flat_map(|batch| batch.iter()) {
             if Family::of(op.key()) != Some(Family::Journal) {
                 continue;
             }
@@ -201,17 +201,17 @@ impl Desk {
     fn settle(&mut self) {
         loop {
             self.flush();
-            if !self.stage.reads.is_empty() {
-                self.stage.read(0);
-            } else if !self.stage.answers.is_empty() {
-                self.stage.answer(0);
-            } else if self.stage.is_due() {
-                self.stage.handle(Input::Ticked);
+            if !self.stepped.reads.is_empty() {
+                self.stepped.read(0);
+            } else if !self.stepped.answers.is_empty() {
+                self.stepped.answer(0);
+            } else if self.stepped.is_due() {
+                self.stepped.handle(Input::Ticked);
             } else {
                 break;
             }
         }
-        let actions = self.stage.commit();
+        let actions = self.stepped.commit();
         let durable = std::mem::take(&mut self.air);
         durable.into_iter().for_each(|(no, started)| self.is_there(no, started));
         for action in actions {
@@ -228,41 +228,41 @@ impl Desk {
 
     /// Both clocks go on, from one thing to do to the next.
     fn pass_until(&mut self, end: Time) {
-        while self.stage.wall < end {
-            let left = end.since(self.stage.wall);
-            let wakes = self.stage.core.wakes_at().map(|at| at.saturating_sub(self.stage.mono));
+        while self.stepped.wall < end {
+            let left = end.since(self.stepped.wall);
+            let wakes = self.stepped.core.wakes_at().map(|at| at.saturating_sub(self.stepped.mono));
             let span = wakes.map_or(left, |nap| nap.max(Duration::from_millis(1)).min(left));
-            self.stage.pass(span);
-            self.stage.handle(Input::Ticked);
+            self.stepped.pass(span);
+            self.stepped.handle(Input::Ticked);
             self.settle();
         }
     }
 
     /// Over an occurrence, as far as it comes in so many steps, and nothing of it is committed.
     fn work_on_uncommitted(&mut self, steps: u64) {
-        self.stage.pass(Duration::from_secs(5));
-        self.stage.handle(Input::Ticked);
+        self.stepped.pass(Duration::from_secs(5));
+        self.stepped.handle(Input::Ticked);
         for _ in 0..steps {
             self.flush();
-            if self.stage.answers.is_empty() {
-                self.stage.read(0);
+            if self.stepped.answers.is_empty() {
+                self.stepped.read(0);
             }
-            self.stage.answer(0);
+            self.stepped.answer(0);
         }
         self.flush();
     }
 
     fn restart(&mut self, cut: u64) {
-        match self.stage.crash(cut) {
+        match self.stepped.crash(cut) {
             Ok(()) => {}
             Err(OpenRefused::ClockBehind { mark, .. }) => {
-                self.stage.wall = mark; // an operator sets it right
-                self.stage.reopen().expect("a store with the right clock opens");
+                self.stepped.wall = mark; // an operator sets it right
+                self.stepped.reopen().expect("a store with the right clock opens");
             }
             Err(refused) => panic!("{refused}"),
         }
         for (no, started) in std::mem::take(&mut self.air) {
-            let index = store_reader::index(&self.stage.store, started.namespace, started.id);
+            let index = store_reader::index(&self.stepped.store, started.namespace, started.id);
             if block_on(index).expect("an index row can be read").is_some() {
                 self.is_there(no, started);
             }
@@ -303,7 +303,7 @@ fn at_six(winter: i64, summer: i64, summer_is: std::ops::Range<u64>) -> Vec<Time
 #[test]
 fn a_year_of_schedules_has_every_occurrence_once() {
     let mut desk = Desk::new(Time(NEW_YEAR.0 - 10 * MINUTE));
-    desk.stage.check_every = 499;
+    desk.stepped.check_every = 499;
     for (name, when) in [
         ("utc", cron("0 6 * * *", "UTC")),
         ("berlin", cron("0 6 * * *", "Europe/Berlin")),
@@ -316,12 +316,12 @@ fn a_year_of_schedules_has_every_occurrence_once() {
     }
     let (mut skew, mut restarts, mut steps) = (Skew(1), 0, 0);
     let end = Time(NEW_YEAR.0 + 365 * DAY);
-    while desk.stage.core.now() < Time(end.0 - 20 * MINUTE) {
+    while desk.stepped.core.now() < Time(end.0 - 20 * MINUTE) {
         // To just before, onto, or just behind the next occurrence.
-        let quarter = desk.stage.core.now().0 / (15 * MINUTE) * (15 * MINUTE) + 15 * MINUTE;
+        let quarter = desk.stepped.core.now().0 / (15 * MINUTE) * (15 * MINUTE) + 15 * MINUTE;
         let to = Time(quarter + skew.next(4_000)).0 - 2_000;
-        let ahead = Time(to).since(desk.stage.core.now());
-        let wall = desk.stage.wall.after(ahead);
+        let ahead = Time(to).since(desk.stepped.core.now());
+        let wall = desk.stepped.wall.after(ahead);
         desk.pass_until(wall);
         match skew.next(48) {
             0 => {
@@ -330,17 +330,17 @@ fn a_year_of_schedules_has_every_occurrence_once() {
                 desk.restart(skew.next(u64::MAX));
             }
             1 => {
-                desk.stage.wall =
-                    desk.stage.wall.after(Duration::from_millis(skew.next(5 * MINUTE)))
+                desk.stepped.wall =
+                    desk.stepped.wall.after(Duration::from_millis(skew.next(5 * MINUTE)))
             }
-            2 => desk.stage.wall = Time(desk.stage.wall.0 - skew.next(5 * MINUTE)),
+            2 => desk.stepped.wall = Time(desk.stepped.wall.0 - skew.next(5 * MINUTE)),
             _ => continue,
         }
         steps += 1;
-        desk.stage.handle(Input::Ticked);
+        desk.stepped.handle(Input::Ticked);
         desk.settle();
     }
-    let last = desk.stage.wall.after(end.since(desk.stage.core.now()) + Duration::from_secs(1));
+    let last = desk.stepped.wall.after(end.since(desk.stepped.core.now()) + Duration::from_secs(1));
     desk.pass_until(last);
     assert!(restarts > 500 && steps > 1_500, "{restarts} restarts of {steps}");
 
@@ -404,9 +404,9 @@ fn of_what_was_missed_only_the_newest_in_the_window_is_started() {
     desk.set(spec("quarters", every(15 * MINUTE, NEW_YEAR), Overlap::Allow));
     desk.set(spec("daily", cron("0 6 * * *", "UTC"), Overlap::Allow));
     desk.settle();
-    desk.stage.pass(Duration::from_millis(8 * HOUR + 5 * MINUTE));
+    desk.stepped.pass(Duration::from_millis(8 * HOUR + 5 * MINUTE));
     desk.restart(0);
-    desk.stage.handle(Input::Ticked);
+    desk.stepped.handle(Input::Ticked);
     desk.settle();
     let runs: Vec<String> = desk.runs().into_keys().collect();
     assert_eq!(runs, ["schedule/quarters/2026-01-01T08:00:00Z"]);
@@ -548,11 +548,11 @@ fn queue_all_keeps_a_hundred_and_misses_the_others() {
 fn cancel_old_stops_the_last_run_and_allow_does_not_look_at_it() {
     let desk = overlapping(Overlap::CancelOld);
     assert_eq!(names(&desk), ["01:00Z", "02:00Z", "03:00Z", "04:00Z"]);
-    let stats = desk.stage.core.stats();
+    let stats = desk.stepped.core.stats();
     assert_eq!(stats.runs_in(crate::model::run::RunState::Cancelled), 3);
     let desk = overlapping(Overlap::Allow);
     assert_eq!(names(&desk), ["01:00Z", "02:00Z", "03:00Z", "04:00Z"]);
-    let stats = desk.stage.core.stats();
+    let stats = desk.stepped.core.stats();
     assert_eq!(stats.runs_in(crate::model::run::RunState::Queued), 4);
 }
 
@@ -572,7 +572,7 @@ impl Desk {
             tags: Vec::new(),
         };
         let message = hello.into();
-        self.stage.handle(Input::Received { session, message });
+        self.stepped.handle(Input::Received { session, message });
         self.settle();
         let (session, run, token) = self.dispatched.take().expect("a run is dispatched");
         let message = TurnFailed {
@@ -583,9 +583,9 @@ impl Desk {
             end: None,
         };
         let message = message.into();
-        self.stage.handle(Input::Received { session, message });
+        self.stepped.handle(Input::Received { session, message });
         let goodbye = true;
-        self.stage.handle(Input::SessionClosed { session, goodbye });
+        self.stepped.handle(Input::SessionClosed { session, goodbye });
         self.settle();
     }
 
@@ -639,18 +639,18 @@ fn a_run_that_is_redriven_while_the_next_one_is_looked_up_hinders_it() {
     desk.fail();
     desk.hello();
     let first = RunId::of_name(Namespace::default(), "schedule/s/2026-01-01T00:01:00Z");
-    desk.stage.pass(Duration::from_millis(MINUTE - 500));
+    desk.stepped.pass(Duration::from_millis(MINUTE - 500));
     desk.hear(Heartbeat { beat: 0 });
     desk.hear(Redrive { call_number: 1, caller: caller(), id: first });
     desk.flush();
-    desk.stage.handle(Input::Ticked);
+    desk.stepped.handle(Input::Ticked);
     desk.flush();
     // Its id, then the run itself; the id of the next one is looked up meanwhile, and told last.
-    desk.stage.read(0);
-    desk.stage.answer(0);
+    desk.stepped.read(0);
+    desk.stepped.answer(0);
     desk.flush();
-    desk.stage.read(1);
-    desk.stage.answer(0);
+    desk.stepped.read(1);
+    desk.stepped.answer(0);
     desk.settle();
     assert_eq!(names(&desk), ["01:00Z"]);
     assert_eq!(desk.show("s").state.skipped, 1);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::crowds::{CLIENT, Crowd, slots};
+use super::capacity::{CLIENT, Capacity, slots};
 use crate::keys::journal;
 use crate::model::id::{ProcessInstance, RunNo, SessionId};
 use crate::model::payload::Payload;
@@ -18,7 +18,7 @@ use crate::wire::message::{
 
 const WORKER: SessionId = SessionId(2);
 
-impl Crowd {
+impl Capacity {
     /// Ends a run that a worker holds, and tells which runs are dispatched in its place.
     fn complete(&mut self, by: SessionId, run: RunNo) -> Vec<RunNo> {
         let before = self.leased.len();
@@ -76,33 +76,33 @@ fn urgent(_: u64, run: &mut StartRun) {
 // A31: an urgent job behind 100,000 low ones starts next, when a slot is free.
 #[test]
 fn an_urgent_run_overtakes_a_hundred_thousand() {
-    let mut crowd = Crowd::new();
-    crowd.stage.check_every = 50_000;
+    let mut capacity = Capacity::new();
+    capacity.stepped.check_every = 50_000;
     for _ in 0..10 {
-        crowd.start_as(10_000, low);
+        capacity.start_as(10_000, low);
     }
-    crowd.hello(WORKER, &[slots("q", 1)], Vec::new());
-    crowd.settle();
-    assert_eq!(crowd.leased[0].0, RunNo(1));
-    crowd.start_as(1, urgent);
-    assert_eq!(crowd.complete(WORKER, RunNo(1)), [RunNo(100_001)]);
-    assert_eq!(crowd.complete(WORKER, RunNo(100_001)), [RunNo(2)]);
-    assert_eq!(crowd.runs_in(RunState::Queued), 99_998);
+    capacity.hello(WORKER, &[slots("q", 1)], Vec::new());
+    capacity.settle();
+    assert_eq!(capacity.leased[0].0, RunNo(1));
+    capacity.start_as(1, urgent);
+    assert_eq!(capacity.complete(WORKER, RunNo(1)), [RunNo(100_001)]);
+    assert_eq!(capacity.complete(WORKER, RunNo(100_001)), [RunNo(2)]);
+    assert_eq!(capacity.runs_in(RunState::Queued), 99_998);
 }
 
 // A31: low ones still move: one dispatch in ten is theirs, however many urgent ones there are.
 #[test]
 fn low_runs_move_while_urgent_ones_keep_coming() {
-    let mut crowd = Crowd::new();
-    crowd.start_as(20, low);
-    crowd.start_as(1_000, urgent);
-    crowd.hello(WORKER, &[slots("q", 1)], Vec::new());
-    crowd.settle();
-    let mut held = crowd.leased[0].0;
+    let mut capacity = Capacity::new();
+    capacity.start_as(20, low);
+    capacity.start_as(1_000, urgent);
+    capacity.hello(WORKER, &[slots("q", 1)], Vec::new());
+    capacity.settle();
+    let mut held = capacity.leased[0].0;
     for _ in 1..200 {
-        held = crowd.complete(WORKER, held)[0];
+        held = capacity.complete(WORKER, held)[0];
     }
-    let low: Vec<usize> = (0..200).filter(|n| crowd.leased[*n].0.0 <= 20).collect();
+    let low: Vec<usize> = (0..200).filter(|n| capacity.leased[*n].0.0 <= 20).collect();
     let every_tenth: Vec<usize> = (0..20).map(|n| 10 * n + 9).collect();
     assert_eq!(low, every_tenth);
 }
@@ -111,23 +111,23 @@ fn low_runs_move_while_urgent_ones_keep_coming() {
 // oldest its share.
 #[test]
 fn low_runs_move_in_a_crash_loop() {
-    let mut crowd = Crowd::new();
-    crowd.stage.settings.workers_die_with_engine = true;
-    crowd.start_as(5, low);
-    crowd.start_as(100, urgent);
+    let mut capacity = Capacity::new();
+    capacity.stepped.settings.workers_die_with_engine = true;
+    capacity.start_as(5, low);
+    capacity.start_as(100, urgent);
     let mut completed_low = 0;
     for life in 0..40 {
-        crowd.stage.reopen().unwrap();
-        crowd.leased.clear();
-        crowd.stage.pass(Duration::from_millis(10));
-        crowd.hello(SessionId(2 + 10 * life), &[slots("q", 1)], Vec::new());
-        crowd.settle();
-        let (run, _) = crowd.leased[0];
+        capacity.stepped.reopen().unwrap();
+        capacity.leased.clear();
+        capacity.stepped.pass(Duration::from_millis(10));
+        capacity.hello(SessionId(2 + 10 * life), &[slots("q", 1)], Vec::new());
+        capacity.settle();
+        let (run, _) = capacity.leased[0];
         completed_low += u32::from(run.0 <= 5);
         // It dies with this one done, before it dispatches another one.
         let none = Offer { queues: Vec::new() };
-        crowd.hear(SessionId(2 + 10 * life), none);
-        crowd.complete(SessionId(2 + 10 * life), run);
+        capacity.hear(SessionId(2 + 10 * life), none);
+        capacity.complete(SessionId(2 + 10 * life), run);
     }
     assert_eq!(completed_low, 4);
 }
@@ -136,20 +136,20 @@ fn low_runs_move_in_a_crash_loop() {
 // however many there are.
 #[test]
 fn tagged_runs_go_where_their_tags_are_offered() {
-    let mut crowd = Crowd::new();
+    let mut capacity = Capacity::new();
     let gpu = |_: u64, run: &mut StartRun| run.tags = vec!["gpu".to_owned()];
-    crowd.start_as(6_000, gpu);
-    crowd.start_as(3, |_, _| {});
-    crowd.tagged(WORKER, &[slots("q", 2)], &["ssd"]);
-    assert_eq!(crowd.leased.len(), 2, "of 6,003 it can take 3");
-    assert!(crowd.leased.iter().all(|(run, _)| run.0 > 6_000));
-    let told = crowd.queue("q").reasons;
+    capacity.start_as(6_000, gpu);
+    capacity.start_as(3, |_, _| {});
+    capacity.tagged(WORKER, &[slots("q", 2)], &["ssd"]);
+    assert_eq!(capacity.leased.len(), 2, "of 6,003 it can take 3");
+    assert!(capacity.leased.iter().all(|(run, _)| run.0 > 6_000));
+    let told = capacity.queue("q").reasons;
     assert_eq!(told, ["no worker offers workflow `order` with tag `gpu`"]);
 
-    crowd.tagged(SessionId(3), &[slots("q", 5)], &["gpu"]);
-    let taken: Vec<u64> = crowd.leased[2..].iter().map(|(run, _)| run.0).collect();
+    capacity.tagged(SessionId(3), &[slots("q", 5)], &["gpu"]);
+    let taken: Vec<u64> = capacity.leased[2..].iter().map(|(run, _)| run.0).collect();
     assert_eq!(taken, [1, 2, 3, 4, 5], "in order");
-    assert!(crowd.queue("q").reasons.is_empty());
+    assert!(capacity.queue("q").reasons.is_empty());
 }
 
 // A45: 10,000 slow exports queued leave the start latency of mail unchanged: the two worlds are the
@@ -162,11 +162,11 @@ fn slow_runs_in_one_queue_do_not_delay_another() {
 /// When mails are dispatched, in milliseconds: one comes every 100 ms and takes 50 ms, beside so
 /// many exports of 3 s.
 fn mail_starts(exports: u64) -> Vec<(RunNo, u64)> {
-    let mut crowd = Crowd::new();
-    crowd.stage.check_every = 10_007;
+    let mut capacity = Capacity::new();
+    capacity.stepped.check_every = 10_007;
     let pools = [slots("mail", 2), slots("export", 8)];
-    crowd.hello(WORKER, &pools, Vec::new());
-    crowd.start_as(10_000, |n, run| {
+    capacity.hello(WORKER, &pools, Vec::new());
+    capacity.start_as(10_000, |n, run| {
         run.queue = "export".to_owned();
         run.delay_ms = if n < exports { 0 } else { 3_600_000 };
     });
@@ -174,21 +174,21 @@ fn mail_starts(exports: u64) -> Vec<(RunNo, u64)> {
     let mut seen = 0;
     for now in (0..20_000).step_by(10) {
         if now % 100 == 0 {
-            crowd.start_as(1, |_, run| run.queue = "mail".to_owned());
+            capacity.start_as(1, |_, run| run.queue = "mail".to_owned());
         }
-        for (run, _) in &crowd.leased[seen..] {
+        for (run, _) in &capacity.leased[seen..] {
             let is_mail = run.0 > 10_000;
             ends.push((now + if is_mail { 50 } else { 3_000 }, *run));
             if is_mail {
                 starts.push((*run, now));
             }
         }
-        seen = crowd.leased.len();
+        seen = capacity.leased.len();
         let over: Vec<(u64, RunNo)> = ends.extract_if(.., |(at, _)| *at <= now).collect();
         for (_, run) in over {
-            crowd.complete(WORKER, run);
+            capacity.complete(WORKER, run);
         }
-        crowd.pass(Duration::from_millis(10), &[CLIENT, WORKER]);
+        capacity.pass(Duration::from_millis(10), &[CLIENT, WORKER]);
     }
     assert_eq!(starts.len(), 200);
     starts
@@ -198,25 +198,25 @@ fn mail_starts(exports: u64) -> Vec<(RunNo, u64)> {
 // old.
 #[test]
 fn gauges_follow_the_runs_of_their_queue() {
-    let mut crowd = Crowd::new();
-    crowd.start_as(3, |_, run| run.delay_ms = 60_000);
-    crowd.start_as(2, |_, run| run.queue = "other".to_owned());
-    crowd.pass(Duration::from_secs(5), &[CLIENT]);
-    let told = crowd.queue("q");
+    let mut capacity = Capacity::new();
+    capacity.start_as(3, |_, run| run.delay_ms = 60_000);
+    capacity.start_as(2, |_, run| run.queue = "other".to_owned());
+    capacity.pass(Duration::from_secs(5), &[CLIENT]);
+    let told = capacity.queue("q");
     assert_eq!((told.delayed, told.queued, told.oldest_since), (3, 0, None));
     let begin = told.now;
-    crowd.start_as(2, |_, _| {});
-    crowd.pass(Duration::from_secs(5), &[CLIENT]);
-    let told = crowd.queue("q");
+    capacity.start_as(2, |_, _| {});
+    capacity.pass(Duration::from_secs(5), &[CLIENT]);
+    let told = capacity.queue("q");
     assert_eq!((told.delayed, told.queued), (3, 2));
     assert_eq!(told.oldest_since, Some(begin), "of what is queued");
     for _ in 0..10 {
-        crowd.pass(Duration::from_secs(5), &[CLIENT]);
+        capacity.pass(Duration::from_secs(5), &[CLIENT]);
     }
-    assert_eq!(crowd.queue("q").queued, 5, "they are due");
-    crowd.hello(WORKER, &[slots("q", 3)], Vec::new());
-    crowd.settle();
-    let told = crowd.queue("q");
+    assert_eq!(capacity.queue("q").queued, 5, "they are due");
+    capacity.hello(WORKER, &[slots("q", 3)], Vec::new());
+    capacity.settle();
+    let told = capacity.queue("q");
     assert_eq!((told.running, told.queued, told.slots), (3, 2, 3));
     assert!(told.oldest_since > Some(begin), "the oldest ones are gone");
 }
@@ -224,46 +224,46 @@ fn gauges_follow_the_runs_of_their_queue() {
 /// A limit that is set while thousands wait admits just what it says, and paused just nothing.
 #[test]
 fn limits_hold_over_a_backlog() {
-    let mut crowd = Crowd::new();
-    crowd.start_as(5_000, |_, _| {});
+    let mut capacity = Capacity::new();
+    capacity.start_as(5_000, |_, _| {});
     let rate = RateLimit { count: 10, per_ms: 1_000, burst: 5 };
-    crowd.set(
+    capacity.set(
         "q",
         QueueChange { rate: Some(rate), concurrency: Some(30), ..QueueChange::default() },
     );
-    crowd.hello(WORKER, &[slots("q", 1_000)], Vec::new());
-    crowd.settle();
-    assert_eq!(crowd.leased.len(), 5);
+    capacity.hello(WORKER, &[slots("q", 1_000)], Vec::new());
+    capacity.settle();
+    assert_eq!(capacity.leased.len(), 5);
     for tenth in 1..=20 {
-        crowd.pass(Duration::from_millis(100), &[CLIENT, WORKER]);
-        assert_eq!(crowd.leased.len(), 5 + tenth, "one every tenth of a second");
+        capacity.pass(Duration::from_millis(100), &[CLIENT, WORKER]);
+        assert_eq!(capacity.leased.len(), 5 + tenth, "one every tenth of a second");
     }
     for _ in 0..50 {
-        crowd.pass(Duration::from_millis(100), &[CLIENT, WORKER]);
+        capacity.pass(Duration::from_millis(100), &[CLIENT, WORKER]);
     }
-    assert_eq!(crowd.leased.len(), 30, "at its limit");
+    assert_eq!(capacity.leased.len(), 30, "at its limit");
     let paused = QueueChange { paused: Some(true), concurrency: Some(0), ..QueueChange::default() };
-    crowd.set("q", paused);
-    crowd.pass(Duration::from_secs(5), &[CLIENT, WORKER]);
-    assert_eq!(crowd.leased.len(), 30, "paused");
+    capacity.set("q", paused);
+    capacity.pass(Duration::from_secs(5), &[CLIENT, WORKER]);
+    assert_eq!(capacity.leased.len(), 30, "paused");
 }
 
-impl Crowd {
+impl Capacity {
     /// A bit of a run's journal is turned, as a failing disk would.
     fn damage(&mut self, run: RunNo) {
-        let content = self.stage.disk.content();
+        let content = self.stepped.disk.content();
         let of_run = |key: &Bytes| journal::parts_of(key).is_some_and(|(of, ..)| of == run);
         let row = content.into_iter().find(|(_, row)| of_run(&row.key));
         let (space, row) = row.expect("it has a journal");
         let mut value = row.value.to_vec();
         value[1] ^= 1;
         let value = Some(Bytes::from(value));
-        self.stage.disk.tamper(space, row.key, value);
+        self.stepped.disk.tamper(space, row.key, value);
     }
 
     /// The engine opens again, and the clients come back.
     fn restart(&mut self, sessions: &[SessionId]) {
-        self.stage.reopen().unwrap();
+        self.stepped.reopen().unwrap();
         self.hello(CLIENT, &[], Vec::new());
         for session in sessions {
             self.hello(*session, &[slots("q", 2)], Vec::new());
@@ -276,44 +276,44 @@ impl Crowd {
 /// no place of others.
 #[test]
 fn a_damaged_leased_run_gives_its_place_up() {
-    let mut crowd = Crowd::new();
+    let mut capacity = Capacity::new();
     let one = QueueChange { concurrency: Some(1), ..QueueChange::default() };
-    crowd.set("q", one);
-    crowd.hello(WORKER, &[slots("q", 2)], Vec::new());
-    crowd.start_as(1, |_, _| {});
-    crowd.damage(RunNo(1));
+    capacity.set("q", one);
+    capacity.hello(WORKER, &[slots("q", 2)], Vec::new());
+    capacity.start_as(1, |_, _| {});
+    capacity.damage(RunNo(1));
     let other = SessionId(3);
     for first in [2, 4] {
-        crowd.restart(&[other]);
-        crowd.start_as(2, |_, _| {});
-        let before = crowd.leased.len();
+        capacity.restart(&[other]);
+        capacity.start_as(2, |_, _| {});
+        let before = capacity.leased.len();
         assert_eq!(before as u64, first - 1, "its place is kept for its worker");
         for _ in 0..3 {
-            crowd.pass(Duration::from_secs(4), &[CLIENT, other]);
+            capacity.pass(Duration::from_secs(4), &[CLIENT, other]);
         }
-        let leased: Vec<RunNo> = crowd.leased[before..].iter().map(|(no, _)| *no).collect();
+        let leased: Vec<RunNo> = capacity.leased[before..].iter().map(|(no, _)| *no).collect();
         assert_eq!(leased, [RunNo(first)], "one at a time, as before");
-        assert_eq!(crowd.queue("q").running, 2, "and it is leased still");
-        assert_eq!(crowd.complete(other, RunNo(first)), [RunNo(first + 1)]);
-        crowd.complete(other, RunNo(first + 1));
+        assert_eq!(capacity.queue("q").running, 2, "and it is leased still");
+        assert_eq!(capacity.complete(other, RunNo(first)), [RunNo(first + 1)]);
+        capacity.complete(other, RunNo(first + 1));
     }
-    assert_eq!(crowd.runs_in(RunState::Running), 1);
+    assert_eq!(capacity.runs_in(RunState::Running), 1);
 }
 
 #[test]
 fn a_damaged_run_that_its_worker_comes_back_with_gives_its_place_up() {
-    let mut crowd = Crowd::new();
+    let mut capacity = Capacity::new();
     let one = QueueChange { concurrency: Some(1), ..QueueChange::default() };
-    crowd.set("q", one);
-    crowd.hello(WORKER, &[slots("q", 1)], Vec::new());
-    crowd.start_as(2, |_, _| {});
-    crowd.damage(RunNo(1));
-    let (run, token) = crowd.leased[0];
-    crowd.restart(&[]);
+    capacity.set("q", one);
+    capacity.hello(WORKER, &[slots("q", 1)], Vec::new());
+    capacity.start_as(2, |_, _| {});
+    capacity.damage(RunNo(1));
+    let (run, token) = capacity.leased[0];
+    capacity.restart(&[]);
     let held = Held { run, token, seen: 1 };
-    crowd.hello(WORKER, &[slots("q", 1)], vec![held]);
-    crowd.settle();
+    capacity.hello(WORKER, &[slots("q", 1)], vec![held]);
+    capacity.settle();
     let revoked = |message: &Message| matches!(message, Message::Revoked(told) if told.run == run);
-    assert!(crowd.sent.iter().any(revoked));
-    assert_eq!(crowd.leased.last().map(|(no, _)| *no), Some(RunNo(2)));
+    assert!(capacity.sent.iter().any(revoked));
+    assert_eq!(capacity.leased.last().map(|(no, _)| *no), Some(RunNo(2)));
 }

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::drill::{DRILL_STEP_KINDS, Drill, DrillStep};
+use super::fuzz_world::{DRILL_STEP_KINDS, DrillStep, FuzzWorld};
 
 /// Prints on one line, to be pasted into a regression below.
 #[derive(Clone)]
@@ -19,10 +19,10 @@ fn steps(count: usize) -> impl Strategy<Value = DrillSteps> {
         .prop_map(DrillSteps)
 }
 
-fn drill(seed: u8, steps: &[DrillStep]) {
-    let mut drill = Drill::new(seed);
-    drill.run(steps);
-    drill.finish();
+fn fuzz_world(seed: u8, steps: &[DrillStep]) {
+    let mut fuzz_world = FuzzWorld::new(seed);
+    fuzz_world.run(steps);
+    fuzz_world.finish();
 }
 
 proptest! {
@@ -36,6 +36,6 @@ proptest! {
     /// Q1, G1, G2, G3, J1, S1, T1, C1 and R1 after every step; then liveness.
     #[test]
     fn any_sequence_keeps_the_invariants(seed in any::<u8>(), steps in steps(250)) {
-        drill(seed, &steps.0);
+        fuzz_world(seed, &steps.0);
     }
 }

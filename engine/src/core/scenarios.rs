@@ -31,7 +31,7 @@ use stepwell_storage::{Op, Store, block_on};
 
 use super::invariants::Invariants;
 use super::output::{Action, Note};
-use super::stage::Stage;
+use super::stepped_core::SteppedCore;
 use super::{Input, Settings};
 use crate::keys::{self, Family, Record, journal};
 use crate::model::chain::CHAIN_BYTES;
@@ -217,7 +217,7 @@ fn span(text: &str) -> Duration {
 struct Scene {
     /// Not after an opening that was refused.
     open: bool,
-    stage: Stage,
+    stepped: SteppedCore,
     invariants: Invariants,
     /// By name.
     sessions: BTreeMap<String, SessionId>,
@@ -296,7 +296,7 @@ impl Scene {
     fn new() -> Self {
         Self {
             open: true,
-            stage: Stage::new(Settings::default(), START),
+            stepped: SteppedCore::new(Settings::default(), START),
             invariants: Invariants::default(),
             sessions: BTreeMap::new(),
             names: BTreeMap::new(),
@@ -329,9 +329,9 @@ impl Scene {
     }
 
     fn invariants(&mut self, crashed: bool) {
-        let (now, settings) = (self.stage.core.now(), self.stage.settings);
+        let (now, settings) = (self.stepped.core.now(), self.stepped.settings);
         let retention = (settings.retention, settings.dead_retention);
-        self.invariants.check(&self.stage.store, now, retention, crashed);
+        self.invariants.check(&self.stepped.store, now, retention, crashed);
     }
 
     fn follow(&mut self, line: &ScenarioLine<'_>) {
@@ -359,30 +359,30 @@ impl Scene {
             "beat" => self.hear(line.word(1), Heartbeat { beat: 0 }),
             "close" => {
                 let session = self.sessions[line.word(1)];
-                self.stage.handle(Input::SessionClosed { session, goodbye: line.has("goodbye") });
+                self.stepped.handle(Input::SessionClosed { session, goodbye: line.has("goodbye") });
             }
             "wait" => {
-                self.stage.pass(span(line.word(1)));
-                self.stage.handle(Input::Ticked);
+                self.stepped.pass(span(line.word(1)));
+                self.stepped.handle(Input::Ticked);
             }
             "wall" => self.turn_wall(line.word(1)),
             "crash" => {
-                self.stage.flush();
+                self.stepped.flush();
                 self.reopen(true);
             }
             "die" => {
                 // All is durable, and nothing of what was to be done then is.
                 self.flush();
-                self.stage.commit();
+                self.stepped.commit();
                 self.reopen(true);
             }
             "reopen" => self.reopen(false),
             "read" => {
                 self.flush();
-                self.stage.read(0);
+                self.stepped.read(0);
             }
             "answer" => {
-                self.stage.answer(line.words.get(1).map_or(0, |pick| pick.parse().unwrap()))
+                self.stepped.answer(line.words.get(1).map_or(0, |pick| pick.parse().unwrap()))
             }
             "commit" => {
                 self.flush();
@@ -393,7 +393,7 @@ impl Scene {
     }
 
     fn set(&mut self, line: &ScenarioLine<'_>) {
-        let settings = &mut self.stage.settings;
+        let settings = &mut self.stepped.settings;
         let limits = &mut settings.limits;
         limits.journal_entries_max = line.number("entries_max", limits.journal_entries_max);
         limits.journal_entries_warn = line.number("entries_warn", limits.journal_entries_warn);
@@ -414,12 +414,13 @@ impl Scene {
     }
 
     fn reopen(&mut self, crash: bool) {
-        let opened = if crash { self.stage.crash(0) } else { self.stage.reopen() };
+        let opened = if crash { self.stepped.crash(0) } else { self.stepped.reopen() };
         match opened {
             Ok(()) => {
                 self.open = true;
-                let epoch = self.stage.core.stats().epoch;
-                let _ = writeln!(self.told, "open epoch={epoch} now={}", at(self.stage.core.now()));
+                let epoch = self.stepped.core.stats().epoch;
+                let _ =
+                    writeln!(self.told, "open epoch={epoch} now={}", at(self.stepped.core.now()));
             }
             Err(refused) => {
                 self.open = false;
@@ -429,13 +430,13 @@ impl Scene {
     }
 
     fn turn_wall(&mut self, by: &str) {
-        let wall = self.stage.wall;
-        self.stage.wall = match by.split_at(1) {
+        let wall = self.stepped.wall;
+        self.stepped.wall = match by.split_at(1) {
             ("+", by) => wall.after(span(by)),
             (_, by) => Time(wall.0 - span(by).as_millis() as u64),
         };
         if self.open {
-            self.stage.handle(Input::Ticked);
+            self.stepped.handle(Input::Ticked);
         }
     }
 
@@ -466,7 +467,7 @@ impl Scene {
                 .collect(),
             tags: tags(line),
         };
-        self.stage.handle(Input::Received { session, message: message.into() });
+        self.stepped.handle(Input::Received { session, message: message.into() });
     }
 
     /// `r1@1.1:2`: the run, the token, entries seen.
@@ -478,7 +479,7 @@ impl Scene {
 
     fn token(&self, text: &str) -> Token {
         let (epoch, lease) = text.split_once('.').unwrap();
-        let store = self.stage.store.identity().store.0;
+        let store = self.stepped.store.identity().store.0;
         Token { store, epoch: epoch.parse().unwrap(), lease: LeaseNo(lease.parse().unwrap()) }
     }
 
@@ -490,7 +491,7 @@ impl Scene {
 
     fn hear(&mut self, name: &str, message: impl Into<Message>) {
         let session = self.sessions[name];
-        self.stage.handle(Input::Received { session, message: message.into() });
+        self.stepped.handle(Input::Received { session, message: message.into() });
     }
 
     fn client(&mut self, line: &ScenarioLine<'_>) -> (String, u64) {
@@ -677,19 +678,19 @@ impl Scene {
             }
             _ => Requeue { run, token }.into(),
         };
-        self.stage.handle(Input::Received { session, message });
+        self.stepped.handle(Input::Received { session, message });
     }
 
     /// Goes on until nothing is left to do, and tells what was written and what left.
     fn settle(&mut self) {
         loop {
             self.flush();
-            if !self.stage.reads.is_empty() {
-                self.stage.read(0);
-            } else if !self.stage.answers.is_empty() {
-                self.stage.answer(0);
-            } else if self.stage.is_due() {
-                self.stage.handle(Input::Ticked);
+            if !self.stepped.reads.is_empty() {
+                self.stepped.read(0);
+            } else if !self.stepped.answers.is_empty() {
+                self.stepped.answer(0);
+            } else if self.stepped.is_due() {
+                self.stepped.handle(Input::Ticked);
             } else {
                 break;
             }
@@ -698,15 +699,15 @@ impl Scene {
     }
 
     fn commit(&mut self) {
-        for action in self.stage.commit() {
+        for action in self.stepped.commit() {
             let text = self.action_text(&action);
             let _ = writeln!(self.told, "{text}");
             match action {
                 Action::DropGeneration { generation } => {
-                    block_on(self.stage.store.drop_generation(generation)).unwrap();
+                    block_on(self.stepped.store.drop_generation(generation)).unwrap();
                 }
                 Action::Close { session, .. } => {
-                    self.stage.handle(Input::SessionClosed { session, goodbye: false });
+                    self.stepped.handle(Input::SessionClosed { session, goodbye: false });
                 }
                 _ => {}
             }
@@ -714,7 +715,7 @@ impl Scene {
     }
 
     fn flush(&mut self) {
-        let (batches, shown) = self.stage.flush();
+        let (batches, shown) = self.stepped.flush();
         for action in &shown {
             self.learn(action);
         }

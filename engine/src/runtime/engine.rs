@@ -366,8 +366,8 @@ mod tests {
     use tokio::task::AbortHandle;
 
     use super::*;
-    use crate::runtime::bench;
     use crate::runtime::env::Exec;
+    use crate::runtime::fake_engine;
 
     /// Threads that the test can end.
     #[derive(Default)]
@@ -382,7 +382,7 @@ mod tests {
 
     async fn open() -> (Engine, Arc<Mortal>) {
         let threads = Arc::new(Mortal::default());
-        let env = Env { exec: threads.clone(), ..bench::env() };
+        let env = Env { exec: threads.clone(), ..fake_engine::env() };
         let store = MemStore::acquire(&MemDisk::new(), MemOptions::default()).unwrap();
         let options = EngineOptions { socket: false, ..EngineOptions::default() };
         (options.open_on(env, Arc::new(store)).await.unwrap(), threads)

@@ -1,10 +1,10 @@
 //! The only code that touches tokio: connections, worker, client, and (with the `server` feature)
 //! the engine's driver.
 
-#[cfg(test)]
-mod bench;
 pub mod client;
 pub mod env;
+#[cfg(test)]
+mod fake_engine;
 pub mod isolated;
 pub mod link;
 pub mod session;

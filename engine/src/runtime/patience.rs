@@ -8,10 +8,10 @@ use futures_util::future::BoxFuture;
 use stepwell_storage::{MemDisk, MemOptions, MemStore};
 use tokio::time::Instant;
 
-use super::bench;
 use super::client::{Run, RunError};
 use super::engine::{Engine, EngineOptions};
 use super::env::{Clock, Env};
+use super::fake_engine;
 use super::worker::WorkerHandle;
 use crate::model::entry::Entry;
 use crate::model::failure::Failure;
@@ -40,7 +40,7 @@ impl Clock for Right {
 }
 
 pub(super) fn env() -> Env {
-    Env { clock: Arc::new(Right(Instant::now())), ..bench::env() }
+    Env { clock: Arc::new(Right(Instant::now())), ..fake_engine::env() }
 }
 
 /// What an attempt does.

@@ -2,7 +2,7 @@
 //! are.
 
 use super::*;
-use crate::core::crowds::{CLIENT, Crowd, slots};
+use crate::core::capacity::{CLIENT, Capacity, slots};
 use crate::model::unique::UniqueKey;
 use crate::wire::message::Message;
 
@@ -36,17 +36,17 @@ fn most(made: impl Fn(usize, &mut StartRun)) -> usize {
     };
     let ask = |runs: Vec<StartRun>| AtomicStart { call_number: 1, caller: Caller::default(), runs };
     let taken = |count: usize| {
-        let mut crowd = Crowd::new();
-        crowd.hello(WORKER, &[slots("q", 5_000)], Vec::new());
-        crowd.settle();
-        crowd.sent.clear();
-        crowd.hear(CLIENT, ask(runs(count)));
-        crowd.settle();
+        let mut capacity = Capacity::new();
+        capacity.hello(WORKER, &[slots("q", 5_000)], Vec::new());
+        capacity.settle();
+        capacity.sent.clear();
+        capacity.hear(CLIENT, ask(runs(count)));
+        capacity.settle();
         let refused = |message: &Message| matches!(message, Message::RefusedReply(_));
-        match crowd.sent.iter().any(refused) {
+        match capacity.sent.iter().any(refused) {
             true => false,
             false => {
-                let started = crowd.sent.iter().find_map(|message| match message {
+                let started = capacity.sent.iter().find_map(|message| match message {
                     Message::StartReply(reply) => Some(reply.runs.len()),
                     _ => None,
                 });

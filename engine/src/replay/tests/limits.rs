@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-use super::bench::{Bench, START, cancel, completed};
+use super::harness::{START, TurnHarness, cancel, completed};
 use crate::model::entry::{AttemptFailed, SourceLocation};
 use crate::model::failure::Failure;
 use crate::model::id::{CommandIndex, ProcessInstance};
@@ -18,7 +18,7 @@ use crate::workflow::{Ctx, Isolation, Step, StepFuture, secs};
 fn is_limited(with: fn(Slow) -> Slow, soft: Duration, hard: Duration) {
     let told = Arc::new(AtomicBool::new(false));
     let tell = told.clone();
-    let mut bench = Bench::new(&(), move |ctx: Ctx, (): ()| {
+    let mut harness = TurnHarness::new(&(), move |ctx: Ctx, (): ()| {
         let tell = tell.clone();
         async move {
             let body: Box<dyn FnMut(Step) -> SlowBody + Send> = Box::new(move |s: Step| {
@@ -35,18 +35,18 @@ fn is_limited(with: fn(Slow) -> Slow, soft: Duration, hard: Duration) {
             with(ctx.step("slow", body)).await
         }
     });
-    bench.poll();
+    harness.poll();
     let ms = |span: Duration| span.as_millis() as u64;
-    bench.clock.advance(ms(soft) - 1);
-    bench.poll();
+    harness.clock.advance(ms(soft) - 1);
+    harness.poll();
     assert!(!told.load(Ordering::SeqCst), "not before {soft:?}");
-    bench.clock.advance(1);
-    assert!(bench.poll().told_engine().is_empty() || soft == hard);
+    harness.clock.advance(1);
+    assert!(harness.poll().told_engine().is_empty() || soft == hard);
     assert!(told.load(Ordering::SeqCst), "told at {soft:?}");
-    bench.clock.advance(ms(hard - soft).saturating_sub(1));
-    assert!(bench.poll().told_engine().is_empty() || soft == hard);
-    bench.clock.advance(1);
-    let ended = bench.poll().told_engine();
+    harness.clock.advance(ms(hard - soft).saturating_sub(1));
+    assert!(harness.poll().told_engine().is_empty() || soft == hard);
+    harness.clock.advance(1);
+    let ended = harness.poll().told_engine();
     assert!(ended[0].contains("time limit"), "{ended:?}");
 }
 
@@ -67,12 +67,13 @@ fn no_step_is_without_a_soft_timeout_and_a_timeout() {
 // A41: a function without steps is one step, and ends like one.
 #[test]
 fn a_function_without_steps_has_a_timeout() {
-    let mut bench = Bench::new(&(), |_: Ctx, (): ()| std::future::pending::<Result<(), Failure>>());
-    bench.poll();
-    bench.clock.advance(329_999);
-    assert!(bench.poll().told_engine().is_empty());
-    bench.clock.advance(1);
-    let told = bench.poll().told_engine();
+    let mut harness =
+        TurnHarness::new(&(), |_: Ctx, (): ()| std::future::pending::<Result<(), Failure>>());
+    harness.poll();
+    harness.clock.advance(329_999);
+    assert!(harness.poll().told_engine().is_empty());
+    harness.clock.advance(1);
+    let told = harness.poll().told_engine();
     assert!(told[0].contains("time limit") && told[0].ends_with("whole true"), "{told:?}");
 }
 
@@ -80,7 +81,7 @@ fn a_function_without_steps_has_a_timeout() {
 // function's limit, too. Whatever it asks in between gives it its time anew.
 #[test]
 fn a_function_that_waits_for_something_foreign_ends_at_its_limit() {
-    let mut bench = Bench::new(&(), |ctx: Ctx, (): ()| async move {
+    let mut harness = TurnHarness::new(&(), |ctx: Ctx, (): ()| async move {
         ctx.step("one", |_| async { Ok::<_, Failure>(1) }).await?;
         FOREIGN.fetch_add(1, Ordering::SeqCst);
         futures_util::future::poll_fn(|_| match FOREIGN.load(Ordering::SeqCst) {
@@ -91,15 +92,15 @@ fn a_function_that_waits_for_something_foreign_ends_at_its_limit() {
         ctx.step("two", |_| async { Ok::<_, Failure>(2) }).await?;
         std::future::pending::<Result<(), Failure>>().await
     });
-    bench.poll().answer().poll();
-    bench.clock.advance(329_000);
-    assert!(bench.poll().told_engine().is_empty());
+    harness.poll().answer().poll();
+    harness.clock.advance(329_000);
+    assert!(harness.poll().told_engine().is_empty());
     FOREIGN.fetch_add(1, Ordering::SeqCst);
-    bench.poll().answer().poll();
-    bench.clock.advance(329_999);
-    assert!(bench.poll().told_engine().is_empty(), "its time began anew");
-    bench.clock.advance(1);
-    let told = bench.poll().told_engine();
+    harness.poll().answer().poll();
+    harness.clock.advance(329_999);
+    assert!(harness.poll().told_engine().is_empty(), "its time began anew");
+    harness.clock.advance(1);
+    let told = harness.poll().told_engine();
     assert!(
         told[0].contains("(time limit): the function has waited for something it did not ask")
             && told[0].ends_with("its timeout of 5m 30s whole true"),
@@ -112,38 +113,38 @@ static FOREIGN: AtomicU32 = AtomicU32::new(0);
 // A41: what a function waits for of its context has limits of its own, or none.
 #[test]
 fn a_function_that_waits_for_its_context_has_no_limit() {
-    let mut bench = Bench::new(&(), |ctx: Ctx, (): ()| async move {
+    let mut harness = TurnHarness::new(&(), |ctx: Ctx, (): ()| async move {
         ctx.step("long", |_| std::future::pending::<Result<(), Failure>>())
             .soft_timeout(secs(80_000))
             .timeout(secs(90_000))
             .await
     });
     for _ in 0..8 {
-        assert!(bench.poll().told_engine().is_empty());
-        bench.clock.advance(10_000_000);
+        assert!(harness.poll().told_engine().is_empty());
+        harness.clock.advance(10_000_000);
     }
-    let mut bench = Bench::new(&(), |ctx: Ctx, (): ()| async move {
+    let mut harness = TurnHarness::new(&(), |ctx: Ctx, (): ()| async move {
         ctx.sleep(secs(90_000)).await?;
         Ok::<_, Failure>(())
     });
-    bench.poll().answer().poll();
-    assert!(bench.told_engine()[0].starts_with("suspended"));
+    harness.poll().answer().poll();
+    assert!(harness.told_engine()[0].starts_with("suspended"));
 }
 
 // A44: an attempt at the whole function that failed after a step is known to the code behind that
 // step, and not before: it must see in a replay what it saw when the step was recorded.
 #[test]
 fn a_failed_attempt_at_the_whole_is_known_from_where_it_failed() {
-    let mut bench = Bench::new(&(), |ctx: Ctx, (): ()| async move {
+    let mut harness = TurnHarness::new(&(), |ctx: Ctx, (): ()| async move {
         let first = ctx.attempt();
         ctx.step("one", |_| async { Ok::<_, Failure>(1) }).await?;
         Ok::<_, Failure>((first, ctx.attempt()))
     });
-    bench.journal.push(failed_whole(1).into());
-    bench.journal.push(completed(9, 0, "one", 1).into());
-    bench.journal.push(failed_whole(2).into());
-    bench.dispatch();
-    let told = bench.poll().told_engine();
+    harness.journal.push(failed_whole(1).into());
+    harness.journal.push(completed(9, 0, "one", 1).into());
+    harness.journal.push(failed_whole(2).into());
+    harness.dispatch();
+    let told = harness.poll().told_engine();
     assert!(told[0].starts_with("returned") && told[0].contains("[2,3]"), "{told:?}");
 }
 
@@ -151,13 +152,13 @@ fn a_failed_attempt_at_the_whole_is_known_from_where_it_failed() {
 // failed behind it, too, or it would fail as it did for ever.
 #[test]
 fn a_function_without_steps_knows_of_attempts_that_failed_after_a_cancel_request() {
-    let mut bench =
-        Bench::new(&(), |ctx: Ctx, (): ()| async move { Ok::<_, Failure>(ctx.attempt()) });
-    bench.journal.push(failed_whole(1).into());
-    bench.journal.push(cancel(9).into());
-    bench.journal.push(failed_whole(2).into());
-    bench.dispatch();
-    let told = bench.poll().told_engine();
+    let mut harness =
+        TurnHarness::new(&(), |ctx: Ctx, (): ()| async move { Ok::<_, Failure>(ctx.attempt()) });
+    harness.journal.push(failed_whole(1).into());
+    harness.journal.push(cancel(9).into());
+    harness.journal.push(failed_whole(2).into());
+    harness.dispatch();
+    let told = harness.poll().told_engine();
     assert!(told[0].starts_with("returned 3"), "{told:?}");
 }
 

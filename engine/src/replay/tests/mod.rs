@@ -1,6 +1,6 @@
 //! The rules of replay, one by one, against a scripted engine; and all of them at once, at random.
 
-mod bench;
+mod harness;
 mod limits;
 mod memo;
 mod random;

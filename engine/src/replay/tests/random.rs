@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use proptest::prelude::*;
 
-use super::bench::{Bench, START, cancel, summary};
+use super::harness::{START, TurnHarness, cancel, summary};
 use crate::core::NOT_ATTEMPTED;
 use crate::model::entry::{Entry, SourceLocation, StepCompleted};
 use crate::model::failure::Failure;
@@ -168,16 +168,16 @@ fn run<'a>(ctx: &'a Ctx, log: &'a Log, program: &'a Program) -> BoxFuture<'a, St
 }
 
 /// A bench on which `program` runs, and the log of what it asks.
-fn bench(program: &Program) -> (Bench, Log) {
+fn harness(program: &Program) -> (TurnHarness, Log) {
     let (program, log) = (program.clone(), Log::default());
     let to = log.clone();
-    let bench = Bench::new(&(), move |ctx, (): ()| {
+    let harness = TurnHarness::new(&(), move |ctx, (): ()| {
         let (program, log) = (program.clone(), to.clone());
         log.lock().unwrap().clear();
         async move { Ok(run(&ctx, &log, &program).await) }
     });
-    bench.world.set_suspends_for_memo(true);
-    (bench, log)
+    harness.world.set_suspends_for_memo(true);
+    (harness, log)
 }
 
 /// Choices of a run of the engine, from one seed.
@@ -193,23 +193,23 @@ impl Dice {
 
 /// Runs to the end under an engine that acknowledges in any order, several at a time, and
 /// dispatches again at any time.
-fn live(bench: &mut Bench, dice: &mut Dice, cancels: bool) -> String {
+fn live(harness: &mut TurnHarness, dice: &mut Dice, cancels: bool) -> String {
     let mut cancelled = !cancels;
     // Few, so that they do not hide a turn that has stopped.
     let mut continuations = dice.roll(4);
     for _ in 0..5_000 {
         // Only what a task would be polled for: a turn that relies on being polled for nothing
         // stands still here.
-        if bench.is_woken() {
-            bench.poll();
+        if harness.is_woken() {
+            harness.poll();
         }
         // Timers that are due fire, but not always at once.
         for _ in 0..=dice.roll(3) {
-            let now = bench.now();
-            if let Some(number) = due(&bench.journal, now)
+            let now = harness.now();
+            if let Some(number) = due(&harness.journal, now)
                 && dice.roll(2) == 0
             {
-                bench.commit(crate::model::entry::TimerFired {
+                harness.commit(crate::model::entry::TimerFired {
                     at: now,
                     number: CommandIndex(number),
                 });
@@ -223,16 +223,16 @@ fn live(bench: &mut Bench, dice: &mut Dice, cancels: bool) -> String {
                         | Message::TurnSuspended(_)
                 )
             };
-            let choices = bench.sent.iter().filter(|m| !ends(m)).count();
+            let choices = harness.sent.iter().filter(|m| !ends(m)).count();
             if choices > 0 && dice.roll(3) > 0 {
-                let message = bench.sent.remove(dice.roll(choices));
-                acknowledge(bench, dice, message);
+                let message = harness.sent.remove(dice.roll(choices));
+                acknowledge(harness, dice, message);
             } else if !cancelled && dice.roll(12) == 0 {
                 cancelled = true;
-                bench.commit(cancel(bench.now().0 - START));
+                harness.commit(cancel(harness.now().0 - START));
             }
         }
-        let end = bench.sent.iter().find(|m| {
+        let end = harness.sent.iter().find(|m| {
             matches!(
                 m,
                 Message::TurnCompleted(_) | Message::TurnFailed(_) | Message::TurnMismatched(_)
@@ -241,10 +241,10 @@ fn live(bench: &mut Bench, dice: &mut Dice, cancels: bool) -> String {
         if let Some(end) = end {
             return summary(end);
         }
-        if let Some(Message::TurnSuspended(suspended)) = bench.sent.last() {
-            let wait = suspended.wakes_at.0.saturating_sub(bench.now().0);
+        if let Some(Message::TurnSuspended(suspended)) = harness.sent.last() {
+            let wait = suspended.wakes_at.0.saturating_sub(harness.now().0);
             assert!(
-                wait > 0 || bench.journal.len() as u32 > suspended.seen,
+                wait > 0 || harness.journal.len() as u32 > suspended.seen,
                 "suspended for nothing"
             );
             // Who sleeps for a key may be called at any time.
@@ -252,54 +252,58 @@ fn live(bench: &mut Bench, dice: &mut Dice, cancels: bool) -> String {
                 true => wait,
                 false => wait.min(dice.roll(3_000) as u64),
             };
-            bench.clock.advance(wait + dice.roll(50) as u64);
-            bench.dispatch();
+            harness.clock.advance(wait + dice.roll(50) as u64);
+            harness.dispatch();
         } else if continuations > 0 && dice.roll(15) == 0 {
             continuations -= 1;
-            bench.dispatch();
+            harness.dispatch();
         }
-        bench.clock.advance([0, 1, 20, 300][dice.roll(4)]);
+        harness.clock.advance([0, 1, 20, 300][dice.roll(4)]);
     }
-    panic!("does not end: {:?}", bench.outstanding());
+    panic!("does not end: {:?}", harness.outstanding());
 }
 
 /// What the engine makes of a message that does not end the turn.
-fn acknowledge(bench: &mut Bench, dice: &mut Dice, message: Message) {
+fn acknowledge(harness: &mut TurnHarness, dice: &mut Dice, message: Message) {
     match message {
         Message::MemoRequested(ask) => match dice.roll(8) {
             0 => {
-                let result = somebody_elses(bench, ask.number, ask.location);
-                bench.commit(result);
+                let result = somebody_elses(harness, ask.number, ask.location);
+                harness.commit(result);
             }
             1 => {
                 let damaged = Damaged { id: None, what: "the result".to_owned() };
-                bench.say(|turn| turn.refused(ask.number, &damaged.into()));
+                harness.say(|turn| turn.refused(ask.number, &damaged.into()));
             }
             copies => {
                 for _ in 0..copies.min(2) {
-                    bench.say(|turn| turn.attempt_memo(ask.number));
+                    harness.say(|turn| turn.attempt_memo(ask.number));
                 }
             }
         },
         Message::MemoReleased(returned) => {
-            bench.say(|turn| turn.memo_released(returned.number));
+            harness.say(|turn| turn.memo_released(returned.number));
         }
         Message::StepCompletedReport(report) if report.memo.is_some() && dice.roll(4) == 0 => {
-            let result = somebody_elses(bench, report.number, report.location);
-            bench.commit(result);
+            let result = somebody_elses(harness, report.number, report.location);
+            harness.commit(result);
         }
         message => {
             let backoff = Duration::from_millis([1, 100, 5_000][dice.roll(3)]);
-            let entry = bench.entry_for(message, backoff);
-            bench.commit(entry);
+            let entry = harness.entry_for(message, backoff);
+            harness.commit(entry);
         }
     }
 }
 
 /// A memoized result that another run came to first.
-fn somebody_elses(bench: &Bench, number: CommandIndex, location: SourceLocation) -> StepCompleted {
+fn somebody_elses(
+    harness: &TurnHarness,
+    number: CommandIndex,
+    location: SourceLocation,
+) -> StepCompleted {
     StepCompleted {
-        at: bench.now(),
+        at: harness.now(),
         number,
         location,
         attempt: NOT_ATTEMPTED,
@@ -328,21 +332,21 @@ proptest! {
     fn every_replay_of_every_prefix_asks_the_same_and_ends_the_same(
         program in program(), seed in any::<u64>(), cancels in any::<bool>()
     ) {
-        let (mut bench, log) = bench(&program);
-        let result = live(&mut bench, &mut Dice(seed), cancels);
+        let (mut harness, log) = harness(&program);
+        let result = live(&mut harness, &mut Dice(seed), cancels);
         prop_assert!(result.starts_with("returned"), "{result}");
         let asked = log.lock().unwrap().clone();
-        for count in 1..=bench.journal.len() {
-            bench.dispatch_prefix(count);
-            bench.poll();
-            let told = bench.told_engine();
+        for count in 1..=harness.journal.len() {
+            harness.dispatch_prefix(count);
+            harness.poll();
+            let told = harness.told_engine();
             prop_assert!(!told.iter().any(|m| m.starts_with("mismatch") || m.starts_with("died")), "{count}: {told:?}");
             let again = log.lock().unwrap().clone();
             prop_assert!(asked.starts_with(&again), "{count}: {again:?} is not how {asked:?} begins");
             if let Some(end) = told.iter().find(|m| m.starts_with("returned")) {
                 prop_assert_eq!(end, &result, "{}", count);
             }
-            if count == bench.journal.len() {
+            if count == harness.journal.len() {
                 prop_assert!(told.contains(&result), "{told:?} does not hold {result}");
                 prop_assert_eq!(&again, &asked);
             }

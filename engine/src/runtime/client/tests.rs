@@ -10,7 +10,7 @@ use crate::model::payload::Payload;
 use crate::model::request::{NoSuchRun, Refusal};
 use crate::model::run::{Outcome, OutcomeCancelled, OutcomeCompleted, OutcomeDead};
 use crate::model::time::Time;
-use crate::runtime::bench::{Connection, Door, FakeEngine, env, settle, started};
+use crate::runtime::fake_engine::{Connection, DialAnswer, FakeEngine, env, settle, started};
 use crate::wire::message::{
     Closing, DoneReply, JournalReply, Message, OutcomeReply, RefusedReply, Start, StartAnswer,
     StartReply,
@@ -92,11 +92,11 @@ async fn a_sent_request_without_an_answer_is_unknown_and_an_unsent_one_is_not() 
     let Message::Resume(asked) = connection.next().await else { panic!() };
     assert_eq!(asking.await.unwrap(), Err(ClientError::TimedOut { timeout: secs(3) }));
     connection.send(DoneReply { call_number: asked.call_number });
-    engine.door(Door::Refused);
+    engine.answer_dials(DialAnswer::Refused);
     drop(connection);
     settle().await;
     assert!(matches!(client.resume(RunId(1)).await, Err(ClientError::NotReachable { .. })));
-    engine.door(Door::Open);
+    engine.answer_dials(DialAnswer::Open);
     let mut connection = engine.accept().await;
     assert!(connection.arrived().await.is_empty(), "what was given up is not sent again");
 }
@@ -104,11 +104,11 @@ async fn a_sent_request_without_an_answer_is_unknown_and_an_unsent_one_is_not() 
 #[tokio::test(start_paused = true)]
 async fn connecting_to_nobody_fails_at_once() {
     let (engine, client) = client();
-    engine.door(Door::Refused);
+    engine.answer_dials(DialAnswer::Refused);
     let before = tokio::time::Instant::now();
     let error = client.connected().await.unwrap_err();
     assert!(
-        matches!(&error, ClientError::NotReachable { address, .. } if address == "the bench"),
+        matches!(&error, ClientError::NotReachable { address, .. } if address == "the fake engine"),
         "{error}"
     );
     assert_eq!(before.elapsed(), Duration::ZERO);

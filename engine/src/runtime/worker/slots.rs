@@ -57,7 +57,7 @@ fn add(slots: &mut Vec<QueueSlots>, queue: &str, more: u32) {
 #[cfg(test)]
 mod tests {
     use crate::model::failure::Failure;
-    use crate::runtime::bench::{FakeEngine, env};
+    use crate::runtime::fake_engine::{FakeEngine, env};
     use crate::runtime::worker::Worker;
     use crate::workflow::{BulkPolicy, Ctx, Item, Workflow, millis};
 

@@ -181,7 +181,7 @@ mod tests {
     use crate::model::run::RunState;
     use crate::model::time::Time;
     use crate::replay::world::{Registry, World};
-    use crate::runtime::bench::{env, started, stored, token};
+    use crate::runtime::fake_engine::{env, started, stored, token};
     use crate::runtime::link::Link;
     use crate::runtime::session::Peer;
     use crate::runtime::worker::peer::Introduction;

@@ -14,7 +14,9 @@ use crate::model::payload::Payload;
 use crate::model::request::{HasEnded, Refusal};
 use crate::model::run::RunState;
 use crate::model::time::Time;
-use crate::runtime::bench::{Connection, Door, FakeEngine, env, settle, started, stored, token};
+use crate::runtime::fake_engine::{
+    Connection, DialAnswer, FakeEngine, env, settle, started, stored, token,
+};
 use crate::runtime::session::SessionError;
 use crate::wire::message::{
     Appended, Closing, Heartbeat, Journal, LeaseContinued, Message, Requeue, Revoked,
@@ -243,26 +245,26 @@ async fn a_revoked_turn_is_dropped() {
 async fn turns_are_held_for_one_time_out_after_a_break() {
     let (mut engine, connection, handle, bodies) = running().await;
     connection.beat_for(secs(5)).await;
-    engine.door(Door::Refused);
+    engine.answer_dials(DialAnswer::Refused);
     drop(connection);
     tokio::time::sleep(Duration::from_millis(9_900)).await;
     assert_eq!(bodies.dropped(), 0);
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!((bodies.dropped(), handle.stats().dropped), (1, 1));
-    engine.door(Door::Open);
+    engine.answer_dials(DialAnswer::Open);
     assert!(engine.accept().await.hello.held.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_engine_that_hangs_when_dialled_is_given_up_in_time() {
     let (mut engine, connection, _handle, bodies) = running().await;
-    engine.door(Door::Hangs);
+    engine.answer_dials(DialAnswer::Hangs);
     drop(connection);
     tokio::time::sleep(Duration::from_millis(9_900)).await;
     assert_eq!(bodies.dropped(), 0);
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(bodies.dropped(), 1);
-    engine.door(Door::Open);
+    engine.answer_dials(DialAnswer::Open);
     engine.accept().await;
 }
 
@@ -270,7 +272,7 @@ async fn an_engine_that_hangs_when_dialled_is_given_up_in_time() {
 #[tokio::test(start_paused = true)]
 async fn turns_are_dropped_after_one_time_out_of_silence() {
     let (engine, _connection, _handle, bodies) = running().await;
-    engine.door(Door::Refused);
+    engine.answer_dials(DialAnswer::Refused);
     tokio::time::sleep(Duration::from_millis(9_900)).await;
     assert_eq!(bodies.dropped(), 0);
     tokio::time::sleep(Duration::from_millis(200)).await;
@@ -280,7 +282,7 @@ async fn turns_are_dropped_after_one_time_out_of_silence() {
 #[tokio::test(start_paused = true)]
 async fn a_break_after_a_silence_prolongs_nothing() {
     let (engine, connection, _handle, bodies) = running().await;
-    engine.door(Door::Refused);
+    engine.answer_dials(DialAnswer::Refused);
     tokio::time::sleep(secs(8)).await;
     drop(connection);
     tokio::time::sleep(Duration::from_millis(1_900)).await;
@@ -329,10 +331,10 @@ async fn a_closed_gate_opens_when_the_engine_is_heard_again() {
 async fn a_continued_lease_of_a_dropped_turn_is_requeued() {
     let (mut engine, connection, _handle, _bodies) = running().await;
     connection.beat_for(secs(1)).await;
-    engine.door(Door::Refused);
+    engine.answer_dials(DialAnswer::Refused);
     drop(connection);
     tokio::time::sleep(secs(11)).await;
-    engine.door(Door::Open);
+    engine.answer_dials(DialAnswer::Open);
     let mut connection = engine.accept().await;
     connection.send(LeaseContinued { run: RUN, old: token(1), token: token(2), count: 1 });
     assert!(
@@ -424,7 +426,7 @@ async fn a_run_that_outlasts_the_grace_is_dropped_before_it_is_requeued() {
 #[tokio::test(start_paused = true)]
 async fn a_drain_without_a_connection_ends_too() {
     let (engine, connection, handle, bodies) = running().await;
-    engine.door(Door::Refused);
+    engine.answer_dials(DialAnswer::Refused);
     drop(connection);
     let before = tokio::time::Instant::now();
     handle.drain().await;

@@ -1,4 +1,5 @@
-//! A turn on the bench: an engine that does what the test says, and a clock that stands still.
+//! A harness around one turn: an engine that does what the test says, and a clock that stands
+//! still.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -27,7 +28,7 @@ use crate::runtime::env::Clock;
 use crate::wire::message::Message;
 use crate::workflow::{Ctx, TIMEOUT_DEFAULT, encode};
 
-/// Engine time when a run of the bench starts.
+/// Engine time when a run of the harness starts.
 pub(super) const START: u64 = 1_000_000;
 pub(super) const RUN: RunId = RunId(0x0123_4567_89ab_cdef_0011_2233_4455_6677);
 
@@ -81,7 +82,7 @@ impl Wake for Wakes {
 }
 
 /// See the module.
-pub(super) struct Bench {
+pub(super) struct TurnHarness {
     pub(super) turn: Turn,
     pub(super) clock: Arc<ManualClock>,
     pub(super) world: Arc<World>,
@@ -95,7 +96,7 @@ pub(super) struct Bench {
     told: bool,
 }
 
-impl Bench {
+impl TurnHarness {
     /// A run of `function`, just started.
     pub(super) fn new<In, Out, F, Fut>(input: &(impl Serialize + ?Sized), function: F) -> Self
     where
@@ -152,7 +153,7 @@ impl Bench {
         world.engine_time.heard(Time(START), Duration::ZERO);
         let world = Arc::new(world);
         let turn = Turn::new(RunNo(1), RUN, token(1), 0, world.clone());
-        let mut bench = Self {
+        let mut harness = Self {
             turn,
             clock,
             world,
@@ -162,8 +163,8 @@ impl Bench {
             leases: 0,
             told: false,
         };
-        bench.dispatch();
-        bench
+        harness.dispatch();
+        harness
     }
 
     /// The run is dispatched (again): another turn begins with the whole journal.

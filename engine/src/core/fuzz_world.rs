@@ -14,7 +14,7 @@ use super::clock::JUMP_MAX;
 use super::invariants::{Facts, Invariants};
 use super::output::Action;
 use super::run::RunFold;
-use super::stage::Stage;
+use super::stepped_core::SteppedCore;
 use super::{Input, OpenRefused, Settings};
 use crate::model::dead::Superseded;
 use crate::model::entry::{Entry, FunctionEnd, SourceLocation};
@@ -134,8 +134,8 @@ struct Worker {
 }
 
 /// See the module.
-pub(crate) struct Drill {
-    stage: Stage,
+pub(crate) struct FuzzWorld {
+    stepped: SteppedCore,
     invariants: Invariants,
     workers: Vec<Worker>,
     client: Option<SessionId>,
@@ -183,7 +183,7 @@ fn new_caller(call_number: u64) -> Caller {
     Caller { request_id: RequestId(1_000 + u128::from(call_number)), ..caller() }
 }
 
-impl Drill {
+impl FuzzWorld {
     pub(crate) fn new(seed: u8) -> Self {
         let small =
             Limits { payload_bytes_max: 5_000, journal_entries_warn: 4, journal_entries_max: 8 };
@@ -196,8 +196,8 @@ impl Drill {
             workers_die_with_engine,
             ..Settings::default()
         };
-        let mut drill = Self {
-            stage: Stage::new(settings, START),
+        let mut fuzz_world = Self {
+            stepped: SteppedCore::new(settings, START),
             invariants: Invariants::default(),
             workers: Vec::new(),
             client: None,
@@ -210,13 +210,13 @@ impl Drill {
             sent: Vec::new(),
         };
         for _ in 0..WORKERS {
-            drill.workers.push(Worker::default());
+            fuzz_world.workers.push(Worker::default());
         }
-        (0..WORKERS).for_each(|worker| drill.restart(worker, 0));
+        (0..WORKERS).for_each(|worker| fuzz_world.restart(worker, 0));
         (0..WORKERS)
             .filter(|worker| seed >> worker & 4 == 0)
-            .for_each(|worker| drill.hello(worker, seed / 32));
-        drill
+            .for_each(|worker| fuzz_world.hello(worker, seed / 32));
+        fuzz_world
     }
 
     /// Does the steps, and checks after each.
@@ -234,12 +234,12 @@ impl Drill {
     /// Checks the store, once what was collected is submitted.
     fn look(&mut self, crashed: bool) {
         self.flush();
-        let now = self.stage.core.now();
+        let now = self.stepped.core.now();
         let kept = (RETENTION, DEAD_RETENTION);
-        let facts = self.invariants.check(&self.stage.store, now, kept, crashed);
+        let facts = self.invariants.check(&self.stepped.store, now, kept, crashed);
         let asleep = facts.timers.iter().filter(|(_, row)| row.memo.is_some());
         for ((_, run), _) in asleep {
-            let known = self.stage.core.memos.knows_sleeper(*run);
+            let known = self.stepped.core.memos.knows_sleeper(*run);
             assert!(known, "E6: {run} sleeps, and nobody knows it");
         }
     }
@@ -267,8 +267,8 @@ impl Drill {
             50 => self.die(worker, b),
             52 => self.crash(u64::from(a)),
             53..=55 => self.commit(),
-            56..=58 => self.stage.read(usize::from(a)),
-            59..=61 => self.stage.answer(usize::from(a)),
+            56..=58 => self.stepped.read(usize::from(a)),
+            59..=61 => self.stepped.answer(usize::from(a)),
             62 => self.settle(),
             64..=65 => self.set_queue(a, b, c),
             66 => self.ask_queues(a),
@@ -280,13 +280,13 @@ impl Drill {
     // What the machine does.
 
     fn handle(&mut self, input: Input) {
-        self.stage.handle(input);
+        self.stepped.handle(input);
     }
 
     fn flush(&mut self) {
-        let (_, actions) = self.stage.flush();
+        let (_, actions) = self.stepped.flush();
         if let [Action::Send { message: Message::QueuesReply(told), .. }] = &actions[..] {
-            Facts::of(&self.stage.store).check_gauges(&told.queues);
+            Facts::of(&self.stepped.store).check_gauges(&told.queues);
         }
         for action in actions {
             if let Action::Dispatch { session, run, token, .. }
@@ -304,7 +304,7 @@ impl Drill {
 
     fn commit(&mut self) {
         self.flush();
-        for action in self.stage.commit() {
+        for action in self.stepped.commit() {
             self.action(action);
         }
     }
@@ -313,10 +313,10 @@ impl Drill {
     fn settle(&mut self) {
         for _ in 0..10_000 {
             self.flush();
-            if !self.stage.reads.is_empty() {
-                self.stage.read(0);
-            } else if !self.stage.answers.is_empty() {
-                self.stage.answer(0);
+            if !self.stepped.reads.is_empty() {
+                self.stepped.read(0);
+            } else if !self.stepped.answers.is_empty() {
+                self.stepped.answer(0);
             } else {
                 return self.commit();
             }
@@ -350,7 +350,7 @@ impl Drill {
                 self.handle(Input::SessionClosed { session, goodbye: false });
             }
             Action::DropGeneration { generation } => {
-                block_on(self.stage.store.drop_generation(generation))
+                block_on(self.stepped.store.drop_generation(generation))
                     .expect("a generation is dropped");
             }
             Action::Note(note) => {
@@ -364,7 +364,7 @@ impl Drill {
     }
 
     fn journal(&self, generation: u32, run: RunNo, range: (u32, u32)) -> Vec<Bytes> {
-        block_on(store_reader::entries(&self.stage.store, generation, run, range, usize::MAX))
+        block_on(store_reader::entries(&self.stepped.store, generation, run, range, usize::MAX))
             .expect("a journal is read")
     }
 
@@ -386,7 +386,7 @@ impl Drill {
     }
 
     fn pass(&mut self, span: Duration, beats: u8) {
-        self.stage.pass(span);
+        self.stepped.pass(span);
         let workers = self.workers.iter().enumerate().filter(|(at, _)| beats >> at & 1 == 0);
         let sessions: Vec<SessionId> =
             workers.filter_map(|(_, w)| w.session).chain(self.client).collect();
@@ -404,10 +404,10 @@ impl Drill {
             _ => JUMP_MAX + Duration::from_secs(1),
         };
         match how & 4 {
-            0 => self.stage.wall = self.stage.wall.after(span),
+            0 => self.stepped.wall = self.stepped.wall.after(span),
             _ => {
-                self.stage.wall =
-                    Time(self.stage.wall.0.saturating_sub(span.as_millis() as u64).max(START.0))
+                self.stepped.wall =
+                    Time(self.stepped.wall.0.saturating_sub(span.as_millis() as u64).max(START.0))
             }
         }
         self.handle(Input::Ticked);
@@ -421,14 +421,14 @@ impl Drill {
         self.client = None;
         self.asked.clear();
         self.flush();
-        if self.stage.settings.workers_die_with_engine {
+        if self.stepped.settings.workers_die_with_engine {
             (0..WORKERS).for_each(|worker| self.restart(worker, 0));
         }
-        match self.stage.crash(cut) {
+        match self.stepped.crash(cut) {
             Ok(()) => {}
             Err(OpenRefused::ClockBehind { mark, .. }) => {
-                self.stage.wall = mark; // an operator sets it right
-                self.stage.reopen().expect("a store with the right clock opens");
+                self.stepped.wall = mark; // an operator sets it right
+                self.stepped.reopen().expect("a store with the right clock opens");
             }
             Err(refused) => panic!("what the core wrote opens: {refused}"),
         }
@@ -524,7 +524,7 @@ impl Drill {
     /// A worker goes on with one of its runs.
     fn work(&mut self, at: usize, pick: u8, how: u8) {
         self.deliver(at, 255);
-        let now = self.stage.core.now();
+        let now = self.stepped.core.now();
         let worker = &mut self.workers[at];
         let Some(session) = worker.session else {
             return;
@@ -757,10 +757,10 @@ impl Drill {
             _ => self.cancel(id),
         }
         self.flush();
-        (0..self.stage.reads.len()).for_each(|_| self.stage.read(0));
-        (0..self.stage.answers.len()).for_each(|_| self.stage.answer(0));
+        (0..self.stepped.reads.len()).for_each(|_| self.stepped.read(0));
+        (0..self.stepped.answers.len()).for_each(|_| self.stepped.answer(0));
         self.flush();
-        (0..self.stage.reads.len()).for_each(|_| self.stage.read(0));
+        (0..self.stepped.reads.len()).for_each(|_| self.stepped.read(0));
         self.pass(Duration::from_millis(u64::from(span) * 40), 0);
     }
 
@@ -894,7 +894,7 @@ impl Drill {
 
     /// All is well from here on: everything that was started must end.
     pub(crate) fn finish(&mut self) {
-        self.stage.settings.limits = Limits::default();
+        self.stepped.settings.limits = Limits::default();
         self.crash(0);
         for at in 0..WORKERS {
             self.restart(at, 0);

@@ -12,7 +12,7 @@ use crate::model::time::Time;
 use crate::store_reader::{self, Prefetched};
 
 /// See the module.
-pub(super) struct Stage {
+pub(super) struct SteppedCore {
     pub(super) disk: MemDisk,
     pub(super) store: MemStore,
     pub(super) core: Core,
@@ -42,7 +42,7 @@ fn open(
     Ok((store, core))
 }
 
-impl Stage {
+impl SteppedCore {
     pub(super) fn new(settings: Settings, wall: Time) -> Self {
         let (disk, mono) = (MemDisk::new(), Duration::ZERO);
         let (store, core) =

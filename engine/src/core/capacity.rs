@@ -6,7 +6,7 @@ use std::time::Duration;
 use stepwell_storage::{Store, block_on};
 
 use super::output::Action;
-use super::stage::Stage;
+use super::stepped_core::SteppedCore;
 use super::{Input, Settings};
 use crate::model::id::{CommandIndex, ProcessInstance, RunId, RunNo, SessionId, Token};
 use crate::model::payload::Payload;
@@ -20,8 +20,8 @@ use crate::wire::message::{
 
 pub(super) const CLIENT: SessionId = SessionId(1);
 
-pub(super) struct Crowd {
-    pub(super) stage: Stage,
+pub(super) struct Capacity {
+    pub(super) stepped: SteppedCore,
     started: u64,
     /// In the order in which they were dispatched.
     pub(super) leased: Vec<(RunNo, Token)>,
@@ -30,14 +30,14 @@ pub(super) struct Crowd {
     pub(super) sent: Vec<Message>,
 }
 
-impl Crowd {
+impl Capacity {
     pub(super) fn new() -> Self {
-        let mut stage = Stage::new(Settings::default(), Time(1_000 * 86_400_000));
-        stage.check_every = 997;
-        let mut crowd =
-            Self { stage, started: 0, leased: Vec::new(), continued: 0, sent: Vec::new() };
-        crowd.hello(CLIENT, &[], Vec::new());
-        crowd
+        let mut stepped = SteppedCore::new(Settings::default(), Time(1_000 * 86_400_000));
+        stepped.check_every = 997;
+        let mut capacity =
+            Self { stepped, started: 0, leased: Vec::new(), continued: 0, sent: Vec::new() };
+        capacity.hello(CLIENT, &[], Vec::new());
+        capacity
     }
 
     pub(super) fn hello(&mut self, session: SessionId, queues: &[QueueSlots], held: Vec<Held>) {
@@ -57,7 +57,7 @@ impl Crowd {
     }
 
     pub(super) fn hear(&mut self, session: SessionId, message: impl Into<Message>) {
-        self.stage.handle(Input::Received { session, message: message.into() });
+        self.stepped.handle(Input::Received { session, message: message.into() });
     }
 
     fn start(&mut self, count: u64, queue: impl Fn(u64) -> String) {
@@ -79,18 +79,18 @@ impl Crowd {
 
     pub(super) fn settle(&mut self) {
         loop {
-            self.stage.flush();
-            if !self.stage.reads.is_empty() {
-                self.stage.read(0);
-            } else if !self.stage.answers.is_empty() {
-                self.stage.answer(0);
-            } else if self.stage.is_due() {
-                self.stage.handle(Input::Ticked);
+            self.stepped.flush();
+            if !self.stepped.reads.is_empty() {
+                self.stepped.read(0);
+            } else if !self.stepped.answers.is_empty() {
+                self.stepped.answer(0);
+            } else if self.stepped.is_due() {
+                self.stepped.handle(Input::Ticked);
             } else {
                 break;
             }
         }
-        for action in self.stage.commit() {
+        for action in self.stepped.commit() {
             match action {
                 Action::Dispatch { run, token, .. } => self.leased.push((run, token)),
                 Action::ContinueLease { run, old, token, .. } => {
@@ -105,13 +105,13 @@ impl Crowd {
     }
 
     pub(super) fn runs_in(&self, state: RunState) -> u64 {
-        self.stage.core.stats().runs_in(state)
+        self.stepped.core.stats().runs_in(state)
     }
 
     pub(super) fn pass(&mut self, span: Duration, sessions: &[SessionId]) {
-        self.stage.pass(span);
+        self.stepped.pass(span);
         sessions.iter().for_each(|session| self.hear(*session, Heartbeat { beat: 0 }));
-        self.stage.handle(Input::Ticked);
+        self.stepped.handle(Input::Ticked);
         self.settle();
     }
 }
@@ -138,29 +138,29 @@ pub(super) fn slots(queue: &str, slots: u32) -> QueueSlots {
 /// One peer that talks all the time does not keep another's silence from being noticed.
 #[test]
 fn inputs_that_keep_coming_do_not_put_a_tick_off() {
-    let mut crowd = Crowd::new();
-    crowd.hello(CLIENT, &[], Vec::new());
-    crowd.hello(SessionId(2), &[slots("q", 1)], Vec::new());
-    crowd.start(1, |_| "q".to_owned());
-    assert_eq!(crowd.runs_in(RunState::Running), 1);
+    let mut capacity = Capacity::new();
+    capacity.hello(CLIENT, &[], Vec::new());
+    capacity.hello(SessionId(2), &[slots("q", 1)], Vec::new());
+    capacity.start(1, |_| "q".to_owned());
+    assert_eq!(capacity.runs_in(RunState::Running), 1);
     let span = Duration::from_millis(40);
     for _ in 0..(11_000 / 40) {
-        crowd.stage.pass(span);
-        crowd.hear(CLIENT, Heartbeat { beat: 0 });
-        if crowd.stage.is_due() {
-            crowd.stage.handle(Input::Ticked);
+        capacity.stepped.pass(span);
+        capacity.hear(CLIENT, Heartbeat { beat: 0 });
+        if capacity.stepped.is_due() {
+            capacity.stepped.handle(Input::Ticked);
         }
-        crowd.settle();
+        capacity.settle();
     }
-    assert_eq!(crowd.runs_in(RunState::Queued), 1, "the silent worker is still trusted");
+    assert_eq!(capacity.runs_in(RunState::Queued), 1, "the silent worker is still trusted");
 }
 
 /// What callers say of themselves is in rows that must be short: it is refused where it is too
 /// long, and the engine goes on.
 #[test]
 fn callers_that_say_too_much_of_themselves_are_refused() {
-    let mut crowd = Crowd::new();
-    crowd.start(1, |_| "q".to_owned());
+    let mut capacity = Capacity::new();
+    capacity.start(1, |_| "q".to_owned());
     let caller = |principal: usize, context: usize| Caller {
         principal: "p".repeat(principal),
         traceparent: Some("t".repeat(context)),
@@ -178,30 +178,30 @@ fn callers_that_say_too_much_of_themselves_are_refused() {
             AtomicStart { call_number, caller, runs: runs() }.into(),
         ];
         for message in messages {
-            crowd.sent.clear();
-            crowd.hear(CLIENT, message);
-            crowd.settle();
+            capacity.sent.clear();
+            capacity.hear(CLIENT, message);
+            capacity.settle();
             assert!(
-                matches!(&crowd.sent[..], [Message::RefusedReply(refused)] if matches!(refused.reason, Refusal::BadName(_))),
+                matches!(&capacity.sent[..], [Message::RefusedReply(refused)] if matches!(refused.reason, Refusal::BadName(_))),
                 "{:?}",
-                crowd.sent
+                capacity.sent
             );
         }
     }
     let caller = caller(128, 256);
     let cancel = Cancel { call_number, caller, id, reason };
-    crowd.hear(CLIENT, cancel);
-    crowd.settle();
-    assert_eq!(crowd.runs_in(RunState::Cancelled), 1);
+    capacity.hear(CLIENT, cancel);
+    capacity.settle();
+    assert_eq!(capacity.runs_in(RunState::Cancelled), 1);
 }
 
 /// A hello is of a moderate size.
 #[test]
 fn a_worker_of_too_many_workflows_is_refused() {
-    let mut crowd = Crowd::new();
+    let mut capacity = Capacity::new();
     let offer = |n: u32| WorkflowOffer { workflow: format!("w{n}"), version: 1 };
     for (count, taken) in [(1_024, true), (1_025, false)] {
-        crowd.sent.clear();
+        capacity.sent.clear();
         let hello = Hello {
             protocol: PROTOCOL,
             caller: Caller::default(),
@@ -213,118 +213,121 @@ fn a_worker_of_too_many_workflows_is_refused() {
             held: Vec::new(),
             tags: Vec::new(),
         };
-        crowd.hear(SessionId(7), hello);
-        crowd.settle();
+        capacity.hear(SessionId(7), hello);
+        capacity.settle();
         let welcomed = |message: &Message| matches!(message, Message::Welcome(_));
-        assert_eq!(crowd.sent.iter().any(welcomed), taken, "{count}");
+        assert_eq!(capacity.sent.iter().any(welcomed), taken, "{count}");
     }
 }
 
 /// A lane keeps some thousands in memory and reads the others when it is their turn, in order.
 #[test]
 fn more_runs_wait_than_memory_holds() {
-    let mut crowd = Crowd::new();
-    crowd.start(6_000, |_| "q".to_owned());
-    assert_eq!(crowd.runs_in(RunState::Queued), 6_000);
-    crowd.stage.reopen().unwrap();
-    crowd.hello(CLIENT, &[], Vec::new());
-    crowd.hello(SessionId(2), &[slots("q", 40)], Vec::new());
-    crowd.settle();
+    let mut capacity = Capacity::new();
+    capacity.start(6_000, |_| "q".to_owned());
+    assert_eq!(capacity.runs_in(RunState::Queued), 6_000);
+    capacity.stepped.reopen().unwrap();
+    capacity.hello(CLIENT, &[], Vec::new());
+    capacity.hello(SessionId(2), &[slots("q", 40)], Vec::new());
+    capacity.settle();
     let mut done = 0;
-    while done < crowd.leased.len() {
-        let (run, token) = crowd.leased[done];
-        crowd.hear(SessionId(2), TurnCompleted { run, token, output: Payload::default() });
+    while done < capacity.leased.len() {
+        let (run, token) = capacity.leased[done];
+        capacity.hear(SessionId(2), TurnCompleted { run, token, output: Payload::default() });
         done += 1;
-        if done % 20 == 0 || done == crowd.leased.len() {
-            crowd.settle();
+        if done % 20 == 0 || done == capacity.leased.len() {
+            capacity.settle();
         }
     }
-    assert_eq!(crowd.runs_in(RunState::Completed), 6_000);
-    assert!(crowd.leased.is_sorted_by_key(|(run, _)| run.0), "first come, first served");
+    assert_eq!(capacity.runs_in(RunState::Completed), 6_000);
+    assert!(capacity.leased.is_sorted_by_key(|(run, _)| run.0), "first come, first served");
 }
 
 /// The same for timers, which come in any order.
 #[test]
 fn more_runs_sleep_than_memory_holds() {
-    let mut crowd = Crowd::new();
+    let mut capacity = Capacity::new();
     let worker = SessionId(2);
-    crowd.hello(worker, &[slots("q", 100_000)], Vec::new());
-    crowd.start(6_000, |_| "q".to_owned());
+    capacity.hello(worker, &[slots("q", 100_000)], Vec::new());
+    capacity.start(6_000, |_| "q".to_owned());
     let mut due = BTreeMap::new();
-    for (run, token) in std::mem::take(&mut crowd.leased) {
+    for (run, token) in std::mem::take(&mut capacity.leased) {
         let delay_ms = 1_000 + run.0 * 7_919 % 60_000;
         let (number, location) = (CommandIndex(0), Default::default());
-        crowd.hear(worker, TimerRequested { run, token, number, location, delay_ms });
-        crowd.hear(
+        capacity.hear(worker, TimerRequested { run, token, number, location, delay_ms });
+        capacity.hear(
             worker,
             TurnSuspended { run, token, seen: 2, wakes_at: Time(0), memos: Vec::new() },
         );
         due.insert(run, delay_ms);
     }
-    crowd.settle();
-    assert_eq!(crowd.runs_in(RunState::Suspended), 6_000);
+    capacity.settle();
+    assert_eq!(capacity.runs_in(RunState::Suspended), 6_000);
     for second in 1..=62u64 {
-        crowd.pass(Duration::from_secs(1), &[CLIENT, worker]);
+        capacity.pass(Duration::from_secs(1), &[CLIENT, worker]);
         let woken = due.values().filter(|ms| **ms <= second * 1_000).count();
-        assert_eq!(crowd.leased.len(), woken, "after {second} s");
+        assert_eq!(capacity.leased.len(), woken, "after {second} s");
     }
 }
 
 /// The mark names a limited number of lanes, so that it fits a value.
 #[test]
 fn runs_wait_in_more_queues_than_the_mark_names() {
-    let mut crowd = Crowd::new();
-    crowd.start(600, |n| format!("queue {}", n % 300));
-    crowd.stage.reopen().unwrap();
-    crowd.hello(CLIENT, &[], Vec::new());
+    let mut capacity = Capacity::new();
+    capacity.start(600, |n| format!("queue {}", n % 300));
+    capacity.stepped.reopen().unwrap();
+    capacity.hello(CLIENT, &[], Vec::new());
     for (at, from) in (0..300).step_by(150).enumerate() {
         let queues: Vec<_> = (from..from + 150).map(|n| slots(&format!("queue {n}"), 9)).collect();
-        crowd.hello(SessionId(2 + at as u64), &queues, Vec::new());
+        capacity.hello(SessionId(2 + at as u64), &queues, Vec::new());
     }
-    crowd.settle();
-    assert_eq!(crowd.runs_in(RunState::Running), 600);
+    capacity.settle();
+    assert_eq!(capacity.runs_in(RunState::Running), 600);
 }
 
 /// What comes back with a worker is written a page at a time, so that it fits a batch.
 #[test]
 fn a_worker_comes_back_with_more_than_a_batch_holds() {
-    let mut crowd = Crowd::new();
-    crowd.hello(SessionId(2), &[slots("q", 100_000)], Vec::new());
-    crowd.start(5_000, |_| "q".to_owned());
-    assert_eq!(crowd.leased.len(), 5_000);
+    let mut capacity = Capacity::new();
+    capacity.hello(SessionId(2), &[slots("q", 100_000)], Vec::new());
+    capacity.start(5_000, |_| "q".to_owned());
+    assert_eq!(capacity.leased.len(), 5_000);
     let held = |(run, token): &(RunNo, Token)| Held { run: *run, token: *token, seen: 1 };
-    let all = crowd.leased.iter().map(held).collect();
-    crowd.hello(SessionId(12), &[slots("q", 100_000)], all);
-    crowd.settle();
-    assert_eq!((crowd.continued, crowd.runs_in(RunState::Running)), (5_000, 5_000));
-    crowd.stage.handle(Input::SessionClosed { session: SessionId(12), goodbye: true });
-    crowd.settle();
-    assert_eq!(crowd.runs_in(RunState::Queued), 5_000);
+    let all = capacity.leased.iter().map(held).collect();
+    capacity.hello(SessionId(12), &[slots("q", 100_000)], all);
+    capacity.settle();
+    assert_eq!((capacity.continued, capacity.runs_in(RunState::Running)), (5_000, 5_000));
+    capacity.stepped.handle(Input::SessionClosed { session: SessionId(12), goodbye: true });
+    capacity.settle();
+    assert_eq!(capacity.runs_in(RunState::Queued), 5_000);
 }
 
 /// A generation with more runs than a page is emptied: ended ones go, others are copied.
 #[test]
 fn a_generation_of_many_runs_is_emptied() {
-    let mut crowd = Crowd::new();
-    crowd.hello(SessionId(2), &[slots("q", 100_000)], Vec::new());
-    crowd.start(600, |_| "q".to_owned());
-    for (run, token) in crowd.leased.clone().into_iter().filter(|(run, _)| run.0 % 3 != 0) {
-        crowd.hear(SessionId(2), TurnCompleted { run, token, output: Payload::default() });
+    let mut capacity = Capacity::new();
+    capacity.hello(SessionId(2), &[slots("q", 100_000)], Vec::new());
+    capacity.start(600, |_| "q".to_owned());
+    for (run, token) in capacity.leased.clone().into_iter().filter(|(run, _)| run.0 % 3 != 0) {
+        capacity.hear(SessionId(2), TurnCompleted { run, token, output: Payload::default() });
     }
-    crowd.settle();
-    crowd.stage.wall = crowd.stage.wall.after(Duration::from_secs(40 * 3_600));
-    crowd.stage.handle(Input::Ticked);
+    capacity.settle();
+    capacity.stepped.wall = capacity.stepped.wall.after(Duration::from_secs(40 * 3_600));
+    capacity.stepped.handle(Input::Ticked);
     for _ in 0..5 {
-        crowd.stage.wall = crowd.stage.wall.after(Duration::from_secs(40 * 3_600));
-        crowd.pass(Duration::from_millis(10), &[CLIENT, SessionId(2)]);
+        capacity.stepped.wall = capacity.stepped.wall.after(Duration::from_secs(40 * 3_600));
+        capacity.pass(Duration::from_millis(10), &[CLIENT, SessionId(2)]);
     }
-    crowd.start(1, |_| "q".to_owned());
-    crowd.pass(Duration::from_secs(5), &[CLIENT, SessionId(2)]);
+    capacity.start(1, |_| "q".to_owned());
+    capacity.pass(Duration::from_secs(5), &[CLIENT, SessionId(2)]);
     for _ in 0..14 {
-        crowd.pass(Duration::from_secs(5), &[CLIENT, SessionId(2)]);
+        capacity.pass(Duration::from_secs(5), &[CLIENT, SessionId(2)]);
     }
-    assert_eq!((crowd.runs_in(RunState::Completed), crowd.runs_in(RunState::Running)), (0, 201));
-    block_on(crowd.stage.store.commit()).unwrap();
+    assert_eq!(
+        (capacity.runs_in(RunState::Completed), capacity.runs_in(RunState::Running)),
+        (0, 201)
+    );
+    block_on(capacity.stepped.store.commit()).unwrap();
 }
 
 // A16: they die a bounded number at a time, from the front of their lane; there is no object for
@@ -332,8 +335,8 @@ fn a_generation_of_many_runs_is_emptied() {
 #[test]
 fn a_backlog_of_a_workflow_that_nobody_knows_dies() {
     const RUNS: u64 = 10_000;
-    let mut crowd = Crowd::new();
-    crowd.start(RUNS, |_| "q".to_owned());
+    let mut capacity = Capacity::new();
+    capacity.start(RUNS, |_| "q".to_owned());
     let worker = SessionId(2);
     let hello = Hello {
         protocol: PROTOCOL,
@@ -346,20 +349,20 @@ fn a_backlog_of_a_workflow_that_nobody_knows_dies() {
         held: Vec::new(),
         tags: Vec::new(),
     };
-    crowd.hear(worker, hello);
-    crowd.settle();
+    capacity.hear(worker, hello);
+    capacity.settle();
     let limit = Settings::default().unregistered_workflow_after;
     let (mut passed, mut most) = (Duration::ZERO, 0);
     while passed < limit - Duration::from_secs(10) {
-        crowd.pass(Duration::from_secs(5), &[CLIENT, worker]);
+        capacity.pass(Duration::from_secs(5), &[CLIENT, worker]);
         passed += Duration::from_secs(5);
-        assert_eq!(crowd.runs_in(RunState::Dead), 0, "after {passed:?}");
+        assert_eq!(capacity.runs_in(RunState::Dead), 0, "after {passed:?}");
     }
     for _ in 0..60 {
-        crowd.pass(Duration::from_secs(5), &[CLIENT, worker]);
-        most = most.max(crowd.stage.core.stats().in_memory.reads);
+        capacity.pass(Duration::from_secs(5), &[CLIENT, worker]);
+        most = most.max(capacity.stepped.core.stats().in_memory.reads);
     }
-    assert_eq!(crowd.runs_in(RunState::Dead), RUNS);
+    assert_eq!(capacity.runs_in(RunState::Dead), RUNS);
     assert!(most <= 128, "{most} were read at a time");
 }
 
@@ -367,25 +370,25 @@ fn a_backlog_of_a_workflow_that_nobody_knows_dies() {
 #[test]
 fn one_call_does_not_make_more_queues_than_there_may_be() {
     let queue = |n: u64| format!("queue {n}");
-    let mut crowd = Crowd::new();
-    crowd.stage.check_every = u64::MAX;
-    crowd.start(9_999, queue);
+    let mut capacity = Capacity::new();
+    capacity.stepped.check_every = u64::MAX;
+    capacity.start(9_999, queue);
     let atomic = (20_000..20_002).map(|n| StartRun { queue: queue(n), ..plain(n) });
     let (call_number, caller, runs) = (2, Caller::default(), atomic.collect());
-    crowd.hear(CLIENT, AtomicStart { call_number, caller, runs });
-    crowd.settle();
-    let Some(Message::RefusedReply(refused)) = crowd.sent.last() else {
+    capacity.hear(CLIENT, AtomicStart { call_number, caller, runs });
+    capacity.settle();
+    let Some(Message::RefusedReply(refused)) = capacity.sent.last() else {
         panic!("two more are too many");
     };
     assert!(matches!(&refused.reason, Refusal::OutOfRange(_)), "{}", refused.reason);
-    crowd.start(3, queue);
-    let Some(Message::StartReply(reply)) = crowd.sent.last() else {
+    capacity.start(3, queue);
+    let Some(Message::StartReply(reply)) = capacity.sent.last() else {
         panic!("an answer for each");
     };
     let started: Vec<bool> = reply.runs.iter().map(|run| run.started).collect();
     assert_eq!(started, [true, false, false]);
     let refused = |run: &StartAnswer| matches!(run.refused, Some(Refusal::OutOfRange(_)));
     assert!(reply.runs[1..].iter().all(refused));
-    crowd.start(3, |n| queue(n % 100));
-    assert_eq!(crowd.runs_in(RunState::Queued), 10_003);
+    capacity.start(3, |n| queue(n % 100));
+    assert_eq!(capacity.runs_in(RunState::Queued), 10_003);
 }

@@ -1,7 +1,7 @@
-//! Schedules in the drill: set, paused, resumed, removed, filled, like everything else in any
+//! Schedules in the fuzz world: set, paused, resumed, removed, filled, like everything else in any
 //! order.
 
-use super::{Drill, caller, new_caller, repeating_caller};
+use super::{FuzzWorld, caller, new_caller, repeating_caller};
 use crate::model::id::{Namespace, RunId};
 use crate::model::payload::Payload;
 use crate::model::schedule::{EveryTimes, Overlap, ScheduleSpec};
@@ -13,14 +13,14 @@ use crate::wire::message::{
 
 const NAMES: [&str; 3] = ["x", "y", "z"];
 
-impl Drill {
+impl FuzzWorld {
     /// Asks something of a schedule.
     pub(super) fn schedule(&mut self, which: u8, what: u8, how: u8) {
         let name = NAMES[usize::from(which) % NAMES.len()].to_owned();
         if what % 9 == 8 {
             return self.redrive_last(&name);
         }
-        let now = self.stage.core.now();
+        let now = self.stepped.core.now();
         self.request(RunId(0), |call_number| {
             let caller = repeating_caller(call_number);
             match what % 9 {
@@ -46,7 +46,7 @@ impl Drill {
 
     /// The last run of a schedule is sent back to work, if it is a dead letter.
     fn redrive_last(&mut self, name: &str) {
-        let schedules = &self.stage.core.schedules;
+        let schedules = &self.stepped.core.schedules;
         let found = schedules.find(Namespace::default(), name);
         let last = found.and_then(|(_, schedule)| {
             let nominal = schedule.state.last?;
@@ -62,7 +62,7 @@ impl Drill {
 
     /// No run comes any more that nobody asks for.
     pub(super) fn remove_schedules(&mut self) {
-        let rows = self.stage.core.schedules.page(Namespace::default(), None);
+        let rows = self.stepped.core.schedules.page(Namespace::default(), None);
         let names: Vec<String> = rows.map(|row| row.record.spec.name.clone()).collect();
         for name in names {
             self.request(RunId(0), |call_number| {

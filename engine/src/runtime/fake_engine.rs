@@ -74,25 +74,25 @@ pub(crate) fn env() -> Env {
 
 /// How the engine answers a dial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Door {
+pub(crate) enum DialAnswer {
     Open,
     Refused,
     Hangs,
 }
 
 struct Dialling {
-    door: Arc<Mutex<Door>>,
+    dial_answer: Arc<Mutex<DialAnswer>>,
     dialled: mpsc::UnboundedSender<Link>,
 }
 
 impl Dial for Dialling {
     fn dial(&self) -> BoxFuture<'static, io::Result<Link>> {
-        let (door, dialled) = (*self.door.lock().unwrap(), self.dialled.clone());
+        let (dial_answer, dialled) = (*self.dial_answer.lock().unwrap(), self.dialled.clone());
         Box::pin(async move {
-            match door {
-                Door::Refused => Err(io::ErrorKind::ConnectionRefused.into()),
-                Door::Hangs => std::future::pending().await,
-                Door::Open => {
+            match dial_answer {
+                DialAnswer::Refused => Err(io::ErrorKind::ConnectionRefused.into()),
+                DialAnswer::Hangs => std::future::pending().await,
+                DialAnswer::Open => {
                     let (ours, theirs) = Link::pair();
                     let _ = dialled.send(ours);
                     Ok(theirs)
@@ -102,13 +102,13 @@ impl Dial for Dialling {
     }
 
     fn address(&self) -> String {
-        "the bench".to_owned()
+        "the fake engine".to_owned()
     }
 }
 
 /// The engine's side of all connections.
 pub(crate) struct FakeEngine {
-    door: Arc<Mutex<Door>>,
+    dial_answer: Arc<Mutex<DialAnswer>>,
     dialled: mpsc::UnboundedReceiver<Link>,
 }
 
@@ -121,12 +121,15 @@ pub(crate) struct Connection {
 impl FakeEngine {
     pub(crate) fn new() -> (Self, Arc<dyn Dial>) {
         let (dialled, from_peer) = mpsc::unbounded_channel();
-        let door = Arc::new(Mutex::new(Door::Open));
-        (Self { door: door.clone(), dialled: from_peer }, Arc::new(Dialling { door, dialled }))
+        let dial_answer = Arc::new(Mutex::new(DialAnswer::Open));
+        (
+            Self { dial_answer: dial_answer.clone(), dialled: from_peer },
+            Arc::new(Dialling { dial_answer, dialled }),
+        )
     }
 
-    pub(crate) fn door(&self, door: Door) {
-        *self.door.lock().unwrap() = door;
+    pub(crate) fn answer_dials(&self, dial_answer: DialAnswer) {
+        *self.dial_answer.lock().unwrap() = dial_answer;
     }
 
     /// The next connection and its hello, not answered.
