@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use stepwell::model::dead::AuditEntry;
 
 use crate::clock;
+use crate::connection::{ConnectArgs, asked};
 use crate::failure::{Answer, CommandError};
-use crate::reach::{Reach, asked};
 use crate::terminal::{Column, Terminal, table};
 
 /// How many rows a listing has unless told otherwise.
@@ -22,17 +22,17 @@ pub(crate) struct AuditCommand {
     #[arg(long, value_name = "N", default_value_t = ROWS, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
     #[command(flatten)]
-    reach: Reach,
+    connect: ConnectArgs,
 }
 
 impl AuditCommand {
     pub(crate) async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
-        let door = self.reach.open().await?;
-        let run = self.run.as_ref().map(|run| door.run(run));
+        let connection = self.connect.open().await?;
+        let run = self.run.as_ref().map(|run| connection.run(run));
         let (limit, mut entries, mut behind) = (self.limit as usize, Vec::new(), None);
         loop {
             let left = u32::try_from(limit - entries.len()).unwrap_or(PAGE).min(PAGE);
-            let page = door.client.audit(run, behind, left).await;
+            let page = connection.client.audit(run, behind, left).await;
             let (page, next) = page.map_err(|e| asked(&e))?;
             entries.extend(page);
             behind = next;
@@ -47,7 +47,7 @@ impl AuditCommand {
         if more && !terminal.json {
             terminal.note("there are more: ask with a higher --limit");
         }
-        door.close().await;
+        connection.close().await;
         Ok(Answer::Yes)
     }
 }

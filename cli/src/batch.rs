@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 use stepwell::model::payload::Payload;
 use stepwell::{BatchCancelled, BatchSummary};
 
+use crate::connection::{ConnectArgs, Connection, asked};
 use crate::failure::{Answer, CommandError};
 use crate::quantity::{self, counted, grouped};
-use crate::reach::{Door, Reach, asked};
 use crate::terminal::{Terminal, pairs, spinner};
 
 /// How often a batch is asked for while it is watched.
@@ -71,7 +71,7 @@ pub(crate) struct Start {
     #[arg(long)]
     open: bool,
     #[command(flatten)]
-    reach: Reach,
+    connect: ConnectArgs,
 }
 
 #[derive(Debug, Args)]
@@ -82,7 +82,7 @@ pub(crate) struct Show {
     #[arg(long)]
     watch: bool,
     #[command(flatten)]
-    reach: Reach,
+    connect: ConnectArgs,
 }
 
 #[derive(Debug, Args)]
@@ -93,7 +93,7 @@ pub(crate) struct Cancel {
     #[arg(long, value_name = "TEXT", default_value = "")]
     reason: String,
     #[command(flatten)]
-    reach: Reach,
+    connect: ConnectArgs,
 }
 
 impl BatchCommand {
@@ -117,7 +117,7 @@ impl Start {
             Some(workflow) => Some((workflow.clone(), payload(&self.then_input, "--then-input")?)),
             None => None,
         };
-        let door = self.reach.open().await?;
+        let connection = self.connect.open().await?;
         let bar = bar(terminal, runs.len() as u64, "started");
         let (mut started, mut existed, mut refused) = (0, 0, Vec::new());
         let mut calls: Vec<_> = runs.chunks(CALL).map(<[_]>::to_vec).collect();
@@ -126,7 +126,7 @@ impl Start {
         let mut batch = None;
         for (runs, is_last) in calls.chain([(last, true)]) {
             let seals = is_last && !self.open && refused.is_empty();
-            let mut call = door
+            let mut call = connection
                 .client
                 .batch(&name)
                 .starts_raw(&self.workflow, &self.queue, runs)
@@ -154,7 +154,7 @@ impl Start {
             batch = Some(told.batch);
         }
         bar.finish_and_clear();
-        door.close().await;
+        connection.close().await;
         let Some(batch) = batch else {
             return Ok(Answer::No);
         };
@@ -246,16 +246,16 @@ fn payload(json: &str, from: &str) -> Result<Payload, CommandError> {
 
 impl Show {
     async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
-        let door = self.reach.open().await?;
-        let mut batch = self.ask(&door).await?;
+        let connection = self.connect.open().await?;
+        let mut batch = self.ask(&connection).await?;
         if self.watch && batch.ended_at.is_none() {
-            if door.is_still() {
+            if connection.is_still() {
                 terminal.note("no engine runs here: nothing moves while this command has it open");
             } else {
-                batch = self.follow(&door, batch, terminal).await?;
+                batch = self.follow(&connection, batch, terminal).await?;
             }
         }
-        door.close().await;
+        connection.close().await;
         terminal.data(&document(&batch), || text(&batch))?;
         let is_well = batch.counts.dead == 0 || batch.ended_at.is_none();
         Ok(match is_well {
@@ -264,15 +264,15 @@ impl Show {
         })
     }
 
-    async fn ask(&self, door: &Door) -> Result<BatchSummary, CommandError> {
-        let status = door.client.batch_status(&self.name).await;
+    async fn ask(&self, connection: &Connection) -> Result<BatchSummary, CommandError> {
+        let status = connection.client.batch_status(&self.name).await;
         status.map_err(|e| asked(&e))
     }
 
     /// Shows how it goes on, until it has ended.
     async fn follow(
         &self,
-        door: &Door,
+        connection: &Connection,
         batch: BatchSummary,
         terminal: Terminal,
     ) -> Result<BatchSummary, CommandError> {
@@ -290,7 +290,7 @@ impl Show {
                 terminal.note(format_args!("{ended} of {total} ended"));
             }
             tokio::time::sleep(LOOK).await;
-            batch = self.ask(door).await?;
+            batch = self.ask(connection).await?;
         }
         bar.finish_and_clear();
         Ok(batch)
@@ -299,12 +299,12 @@ impl Show {
 
 impl Cancel {
     async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
-        let door = self.reach.open().await?;
+        let connection = self.connect.open().await?;
         let asks = spinner(terminal, "asking its runs to stop");
-        let told = door.client.cancel_batch(&self.name, &self.reason).await;
+        let told = connection.client.cancel_batch(&self.name, &self.reason).await;
         asks.finish_and_clear();
         let told = told.map_err(|e| asked(&e))?;
-        door.close().await;
+        connection.close().await;
         let mut document = document(&told.batch);
         document["asked_to_stop"] = json!(told.asked);
         terminal.data(&document, || cancelled_text(&told))?;

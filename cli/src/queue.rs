@@ -7,9 +7,9 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 use stepwell::{QueueChange, QueueSettings, QueueSummary, RateLimit};
 
+use crate::connection::{ConnectArgs, Connection, asked};
 use crate::failure::{Answer, CommandError};
 use crate::quantity::{self, counted, grouped};
-use crate::reach::{Door, Reach, asked};
 use crate::terminal::{Column, Terminal, pairs, table};
 
 /// How often a drain looks.
@@ -36,7 +36,7 @@ pub(crate) enum QueueCommand {
 #[derive(Debug, Args)]
 pub(crate) struct List {
     #[command(flatten)]
-    reach: Reach,
+    connect: ConnectArgs,
 }
 
 #[derive(Debug, Args)]
@@ -44,7 +44,7 @@ pub(crate) struct One {
     /// The queue's name
     queue: String,
     #[command(flatten)]
-    reach: Reach,
+    connect: ConnectArgs,
 }
 
 #[derive(Debug, Args)]
@@ -66,7 +66,7 @@ pub(crate) struct Limit {
     #[arg(long, value_name = "N", value_parser = number_or_none)]
     oldest_every: Option<u32>,
     #[command(flatten)]
-    reach: Reach,
+    connect: ConnectArgs,
 }
 
 impl QueueCommand {
@@ -84,56 +84,56 @@ impl QueueCommand {
 
 impl List {
     async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
-        let door = self.reach.open().await?;
-        let queues = door.client.queues().list().await.map_err(|e| asked(&e))?;
+        let connection = self.connect.open().await?;
+        let queues = connection.client.queues().list().await.map_err(|e| asked(&e))?;
         let document = json!({ "queues": queues.iter().map(document).collect::<Vec<_>>() });
         terminal.data(&document, || list_text(&queues))?;
-        door.close().await;
+        connection.close().await;
         Ok(Answer::Yes)
     }
 }
 
 impl One {
     async fn show(self, terminal: Terminal) -> Result<Answer, CommandError> {
-        let door = self.reach.open().await?;
-        let queue = ask(&door, &self.queue).await?;
+        let connection = self.connect.open().await?;
+        let queue = ask(&connection, &self.queue).await?;
         terminal.data(&document(&queue), || text(&queue))?;
-        door.close().await;
+        connection.close().await;
         Ok(Answer::Yes)
     }
 
     async fn pause(self, paused: bool, terminal: Terminal) -> Result<Answer, CommandError> {
-        let door = self.reach.open().await?;
-        let queues = door.client.queues();
+        let connection = self.connect.open().await?;
+        let queues = connection.client.queues();
         let set = match paused {
             true => queues.pause(&self.queue).await,
             false => queues.resume(&self.queue).await,
         };
         set.map_err(|e| asked(&e))?;
-        let queue = ask(&door, &self.queue).await?;
+        let queue = ask(&connection, &self.queue).await?;
         terminal.data(&document(&queue), || is_set(&queue))?;
-        door.close().await;
+        connection.close().await;
         Ok(Answer::Yes)
     }
 
     async fn drain(self, terminal: Terminal) -> Result<Answer, CommandError> {
-        let door = self.reach.open().await?;
-        let paused = door.client.queues().pause(&self.queue).await;
+        let connection = self.connect.open().await?;
+        let paused = connection.client.queues().pause(&self.queue).await;
         paused.map_err(|e| asked(&e))?;
-        let mut queue = ask(&door, &self.queue).await?;
+        let mut queue = ask(&connection, &self.queue).await?;
         let mut draining = Draining::begin(terminal, queue.running);
         // An engine that this command opened has no workers: running runs stay so.
-        while queue.running > 0 && !door.is_still() {
+        while queue.running > 0 && !connection.is_still() {
             draining.show(&queue);
             tokio::select! {
                 () = tokio::time::sleep(LOOK) => {}
                 _ = tokio::signal::ctrl_c() => return Err(left(&queue)),
             }
-            queue = ask(&door, &self.queue).await?;
+            queue = ask(&connection, &self.queue).await?;
         }
         draining.end();
         terminal.data(&document(&queue), || is_set(&queue))?;
-        door.close().await;
+        connection.close().await;
         Ok(if queue.running == 0 { Answer::Yes } else { Answer::No })
     }
 }
@@ -153,18 +153,18 @@ impl Limit {
             create: true,
             ..QueueChange::default()
         };
-        let door = self.reach.open().await?;
-        let set = door.client.queues().set(&self.queue, change).await;
+        let connection = self.connect.open().await?;
+        let set = connection.client.queues().set(&self.queue, change).await;
         set.map_err(|e| asked(&e))?;
-        let queue = ask(&door, &self.queue).await?;
+        let queue = ask(&connection, &self.queue).await?;
         terminal.data(&document(&queue), || is_set(&queue))?;
-        door.close().await;
+        connection.close().await;
         Ok(Answer::Yes)
     }
 }
 
-async fn ask(door: &Door, queue: &str) -> Result<QueueSummary, CommandError> {
-    let shown = door.client.queues().show(queue).await;
+async fn ask(connection: &Connection, queue: &str) -> Result<QueueSummary, CommandError> {
+    let shown = connection.client.queues().show(queue).await;
     shown.map_err(|e| asked(&e))
 }
 

@@ -13,9 +13,9 @@ use stepwell::model::schedule::{
 };
 use stepwell::{Overlap, Schedules, Time};
 
+use crate::connection::{ConnectArgs, Connection, asked};
 use crate::failure::{Answer, CommandError};
 use crate::quantity::{self, counted};
-use crate::reach::{Door, Reach, asked};
 use crate::run::{input, payload_json};
 use crate::terminal::{Column, Terminal, pairs, table};
 
@@ -79,13 +79,13 @@ pub(crate) struct Set {
     #[arg(long, value_name = "SPAN", value_parser = quantity::span)]
     catch_up: Option<Duration>,
     #[command(flatten)]
-    reach: Reach,
+    connect: ConnectArgs,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct List {
     #[command(flatten)]
-    reach: Reach,
+    connect: ConnectArgs,
 }
 
 #[derive(Debug, Args)]
@@ -93,7 +93,7 @@ pub(crate) struct One {
     /// The schedule's name
     name: String,
     #[command(flatten)]
-    reach: Reach,
+    connect: ConnectArgs,
 }
 
 #[derive(Debug, Args)]
@@ -140,8 +140,8 @@ impl Set {
         let payload = Payload::of_json(&value).map_err(|e| {
             CommandError::bad_input("the input does not become a payload").caused_by(&e)
         })?;
-        let door = self.reach.open().await?;
-        let schedule = door
+        let connection = self.connect.open().await?;
+        let schedule = connection
             .client
             .schedule_raw(&self.name, &self.workflow, payload)
             .queue(self.queue)
@@ -165,44 +165,44 @@ impl Set {
             let was = if set.changed { "is set" } else { "was set to this already" };
             format!("{} {was}, next occurrence {next}", self.name)
         })?;
-        door.close().await;
+        connection.close().await;
         Ok(Answer::Yes)
     }
 }
 
 impl List {
     async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
-        let door = self.reach.open().await?;
-        let schedules = door.client.schedules().list().await.map_err(|e| asked(&e))?;
+        let connection = self.connect.open().await?;
+        let schedules = connection.client.schedules().list().await.map_err(|e| asked(&e))?;
         let document = json!({ "schedules": schedules.iter().map(info_json).collect::<Vec<_>>() });
         terminal.data(&document, || list_text(&schedules))?;
-        door.close().await;
+        connection.close().await;
         Ok(Answer::Yes)
     }
 }
 
 impl Next {
     async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
-        let (door, schedules) = self.one.open().await?;
+        let (connection, schedules) = self.one.open().await?;
         let (schedule, next) =
             schedules.next(&self.one.name, self.count).await.map_err(|e| asked(&e))?;
         let mut document = info_json(&schedule);
         document["next"] = next.iter().map(|at| occurrence_json(&schedule, at)).collect();
         terminal.data(&document, || next_text(&schedule, &next))?;
-        door.close().await;
+        connection.close().await;
         Ok(Answer::Yes)
     }
 }
 
 impl One {
-    async fn open(&self) -> Result<(Door, Schedules), CommandError> {
-        let door = self.reach.open().await?;
-        let schedules = door.client.schedules();
-        Ok((door, schedules))
+    async fn open(&self) -> Result<(Connection, Schedules), CommandError> {
+        let connection = self.connect.open().await?;
+        let schedules = connection.client.schedules();
+        Ok((connection, schedules))
     }
 
     async fn switch(self, terminal: Terminal, pause: bool) -> Result<Answer, CommandError> {
-        let (door, schedules) = self.open().await?;
+        let (connection, schedules) = self.open().await?;
         let changed = match pause {
             true => schedules.pause(&self.name).await,
             false => schedules.resume(&self.name).await,
@@ -214,23 +214,23 @@ impl One {
             let was = if changed { "is" } else { "was already" };
             format!("{} {was} {state}", self.name)
         })?;
-        door.close().await;
+        connection.close().await;
         Ok(Answer::Yes)
     }
 
     async fn remove(self, terminal: Terminal) -> Result<Answer, CommandError> {
-        let (door, schedules) = self.open().await?;
+        let (connection, schedules) = self.open().await?;
         schedules.remove(&self.name).await.map_err(|e| asked(&e))?;
         let document = json!({ "name": self.name, "removed": true });
         terminal.data(&document, || format!("{} is removed; its runs go on", self.name))?;
-        door.close().await;
+        connection.close().await;
         Ok(Answer::Yes)
     }
 }
 
 impl Backfill {
     async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
-        let (door, schedules) = self.one.open().await?;
+        let (connection, schedules) = self.one.open().await?;
         let bar = self.bar(terminal);
         let (mut from, mut started, mut existed) = (self.from, 0, 0);
         loop {
@@ -257,7 +257,7 @@ impl Backfill {
         terminal.data(&document, || {
             format!("{} started, {existed} were there already", counted(started, "run", "runs"))
         })?;
-        door.close().await;
+        connection.close().await;
         Ok(Answer::Yes)
     }
 

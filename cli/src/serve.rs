@@ -9,10 +9,10 @@ use stepwell::EngineOptions;
 use stepwell::model::limits::{Limits, PAYLOAD_BYTES_CEILING};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::connection::{SERVER, opened};
 use crate::failure::{Answer, CommandError};
 use crate::process;
 use crate::quantity;
-use crate::reach::{SERVER, opened};
 use crate::terminal::{self, Terminal};
 
 /// The smallest setting of `payload_bytes_max`.

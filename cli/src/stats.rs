@@ -4,23 +4,23 @@ use clap::Args;
 use serde_json::{Map, json};
 use stepwell::model::run::{RunState, Stats};
 
+use crate::connection::{ConnectArgs, asked};
 use crate::failure::{Answer, CommandError};
 use crate::quantity::{bytes_text, grouped};
-use crate::reach::{Reach, asked};
 use crate::terminal::{Terminal, pairs};
 
 #[derive(Debug, Args)]
 pub(crate) struct StatsCommand {
     #[command(flatten)]
-    reach: Reach,
+    connect: ConnectArgs,
 }
 
 impl StatsCommand {
     pub(crate) async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
-        let door = self.reach.open().await?;
-        let stats = door.client.stats().await.map_err(|e| asked(&e))?;
+        let connection = self.connect.open().await?;
+        let stats = connection.client.stats().await.map_err(|e| asked(&e))?;
         terminal.data(&json(&stats), || text(&stats))?;
-        door.close().await;
+        connection.close().await;
         Ok(Answer::Yes)
     }
 }

@@ -7,9 +7,9 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 use stepwell::StoreReport;
 
+use crate::connection::opened;
 use crate::failure::{Answer, CommandError};
 use crate::quantity::{bytes_text, counted, grouped};
-use crate::reach::opened;
 use crate::terminal::{Column, Terminal, table};
 
 #[derive(Debug, Subcommand)]

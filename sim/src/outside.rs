@@ -22,10 +22,10 @@ const HANG: Duration = Duration::from_secs(20);
 /// A suite gives it to the workflows in place of their real clients
 /// ([`SimWorker::world`](crate::SimWorker::world)). It is as unreliable as the seed says.
 #[derive(Clone)]
-pub struct Outside(Reach);
+pub struct Outside(Backend);
 
 #[derive(Clone)]
-enum Reach {
+enum Backend {
     /// The ledger, as a host of the simulation reaches it.
     Live(Arc<Host>),
     /// Nothing may be done: a replay of what has ended. Counts the calls that were made all the
@@ -51,25 +51,25 @@ pub enum CallError {
 
 impl Outside {
     pub(crate) fn live(host: Arc<Host>) -> Self {
-        Self(Reach::Live(host))
+        Self(Backend::Live(host))
     }
 
     pub(crate) fn closed(calls: Arc<AtomicU64>) -> Self {
-        Self(Reach::Closed(calls))
+        Self(Backend::Closed(calls))
     }
 
     /// Simulated milliseconds since the beginning: for a downstream that is down for a time.
     pub fn now_ms(&self) -> u64 {
         match &self.0 {
-            Reach::Live(host) => host.now_ms(),
-            Reach::Closed(_) => 0,
+            Backend::Live(host) => host.now_ms(),
+            Backend::Closed(_) => 0,
         }
     }
 
     /// A bulk handler of the engine's own suite has been called with these runs, in these
     /// attempts.
     pub(crate) fn handles(&self, items: impl Iterator<Item = (RunId, u32)>) {
-        if let Reach::Live(host) = &self.0 {
+        if let Backend::Live(host) = &self.0 {
             let items: Vec<_> = items.collect();
             host.world.saw("calls of a bulk handler");
             if items.len() > 1 {
@@ -102,8 +102,8 @@ impl Outside {
             }
         };
         match &self.0 {
-            Reach::Live(host) => called(host, effect, key, request).await,
-            Reach::Closed(calls) => {
+            Backend::Live(host) => called(host, effect, key, request).await,
+            Backend::Closed(calls) => {
                 calls.fetch_add(1, Ordering::Relaxed);
                 std::future::pending().await
             }
@@ -117,8 +117,8 @@ impl Outside {
     pub(crate) fn watches(&self, step: &Step, soft: Option<Duration>, hard: Duration) -> Watch {
         let ms = |span: Duration| span.as_millis() as u64;
         let host = match &self.0 {
-            Reach::Live(host) => host.clone(),
-            Reach::Closed(calls) => {
+            Backend::Live(host) => host.clone(),
+            Backend::Closed(calls) => {
                 calls.fetch_add(1, Ordering::Relaxed);
                 return Watch(None);
             }
@@ -145,7 +145,7 @@ impl Outside {
 
     /// The body of a memoized step begins.
     pub(crate) fn finds(&self, step: &Step) {
-        if let Reach::Live(host) = &self.0 {
+        if let Backend::Live(host) = &self.0 {
             let mut checkers = host.world.checkers();
             checkers.memo_begins(host.world.now_ms(), step.run(), step.number());
         }
@@ -154,8 +154,8 @@ impl Outside {
     /// Waits on the host's clock.
     pub(crate) async fn rest(&self, span: Duration) {
         match &self.0 {
-            Reach::Live(host) => host.rest(span).await,
-            Reach::Closed(_) => std::future::pending().await,
+            Backend::Live(host) => host.rest(span).await,
+            Backend::Closed(_) => std::future::pending().await,
         }
     }
 }
@@ -273,8 +273,8 @@ fn step_of(key: &str) -> Option<(RunId, CommandIndex)> {
 impl std::fmt::Debug for Outside {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self.0 {
-            Reach::Live(_) => "Outside(live)",
-            Reach::Closed(_) => "Outside(closed)",
+            Backend::Live(_) => "Outside(live)",
+            Backend::Closed(_) => "Outside(closed)",
         })
     }
 }

@@ -21,8 +21,8 @@ use super::queued::empty;
 use super::rig::Rig;
 use super::workflow::{ARRIVAL, Arrival, EXPORT, EXPORTS_AT_ONCE, Export, StepTimes};
 use crate::clock;
+use crate::connection::asked;
 use crate::failure::CommandError;
-use crate::reach::asked;
 
 const QUEUE: &str = "default";
 /// Arrivals run at a time; more wait in line.

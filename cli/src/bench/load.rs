@@ -16,8 +16,8 @@ use stepwell::{Client, Run};
 use super::figures::percentile;
 use super::workflow::{SEQUENCE, Sequence, say};
 use crate::clock;
+use crate::connection;
 use crate::failure::{Answer, CommandError};
-use crate::reach;
 
 /// Not counted: until everything is in its stride.
 const WARM_UP: Duration = Duration::from_secs(1);
@@ -198,7 +198,7 @@ pub(crate) struct Warm {
 impl BenchClient {
     /// Says when the window opens and what was measured when it has closed.
     pub(crate) async fn execute(self) -> Result<Answer, CommandError> {
-        let client = reach::connect(&self.server).await?;
+        let client = connection::connect(&self.server).await?;
         let mut said = Ok(());
         let measured = drive(&client, self.load, || said = say(&Warm { warm: true })).await;
         said?;

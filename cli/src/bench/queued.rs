@@ -11,8 +11,8 @@ use super::figures::Figures;
 use super::rig::Rig;
 use super::workflow::{SEQUENCE, Sequence};
 use crate::clock;
+use crate::connection::asked;
 use crate::failure::CommandError;
-use crate::reach::asked;
 
 const QUEUE: &str = "default";
 /// The short line.

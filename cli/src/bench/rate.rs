@@ -13,9 +13,9 @@ use super::figures::Figures;
 use super::load::{Load, Measured, Warm, drive};
 use super::rig::{Mode, Rig};
 use super::workflow::{Pulse, StepTimes, equipped};
+use crate::connection::{asked, opened};
 use crate::failure::CommandError;
 use crate::process::{Process, rss_bytes};
-use crate::reach::{asked, opened};
 
 /// Measures the rate; engine, worker and client are three processes, or one.
 pub(crate) async fn measure(

@@ -11,8 +11,8 @@ use super::figures::Figures;
 use super::rig::{Mode, Rig};
 use super::workflow::{SEQUENCE, Sequence};
 use crate::clock;
+use crate::connection::asked;
 use crate::failure::CommandError;
-use crate::reach::asked;
 
 /// The kill comes when this many percent of the steps are in the journal.
 const KILL_AT_PERCENT: u64 = 99;

@@ -8,9 +8,9 @@ use stepwell::Client;
 
 use super::workflow::{StepTimes, Working};
 use crate::clock;
+use crate::connection;
 use crate::failure::CommandError;
 use crate::process::{Process, cpu_time, rss_bytes};
-use crate::reach;
 use crate::serve::Listening;
 
 /// How long a process may take to answer.
@@ -104,7 +104,7 @@ impl Rig {
     pub(crate) async fn client(&self) -> Result<Client, CommandError> {
         let begin = clock::now();
         loop {
-            match reach::connect(&self.address).await {
+            match connection::connect(&self.address).await {
                 Err(error) if clock::now().duration_since(begin) > BACK_WITHIN => {
                     return Err(error);
                 }

@@ -14,8 +14,8 @@ use super::figures::{Figures, percentile};
 use super::rig::Rig;
 use super::workflow::{EXPORT, EXPORTS_AT_ONCE, Export};
 use crate::clock;
+use crate::connection::asked;
 use crate::failure::CommandError;
-use crate::reach::asked;
 
 /// How long a handler is busy.
 const HANDLER_MS: u64 = 5_000;

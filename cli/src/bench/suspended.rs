@@ -12,8 +12,8 @@ use super::figures::Figures;
 use super::rig::Rig;
 use super::workflow::{NAP, Nap, SEQUENCE, Sequence};
 use crate::clock;
+use crate::connection::asked;
 use crate::failure::CommandError;
-use crate::reach::asked;
 
 /// How long the runs sleep.
 const NAP_MS: u64 = 30 * 86_400_000;

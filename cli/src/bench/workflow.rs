@@ -11,9 +11,9 @@ use stepwell::{Ctx, Engine, Failure, Worker, Workflow};
 
 use super::figures::percentile;
 use crate::clock;
+use crate::connection::opened;
 use crate::failure::{Answer, CommandError};
 use crate::process;
-use crate::reach::opened;
 use crate::terminal;
 
 /// No-op steps, one after the other.

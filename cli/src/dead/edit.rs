@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use stepwell::model::payload::Payload;
 
 use super::show;
+use crate::connection::{Connection, asked};
 use crate::failure::{Answer, CommandError};
-use crate::reach::{Door, asked};
 use crate::run::{self, One, journal};
 use crate::terminal::Terminal;
 
@@ -26,15 +26,15 @@ pub(crate) struct Edit {
 
 impl Edit {
     pub(super) async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
-        let door = self.one.reach.open().await?;
-        let id = door.run(&self.one.run);
+        let connection = self.one.connect.open().await?;
+        let id = connection.run(&self.one.run);
         let input = match &self.input {
             Some(text) => run::input(text)?,
-            None => match self.edited(&door).await? {
+            None => match self.edited(&connection).await? {
                 Some(input) => input,
                 None => {
                     terminal.note("the input is as it was: nothing is changed");
-                    door.close().await;
+                    connection.close().await;
                     return Ok(Answer::No);
                 }
             },
@@ -42,7 +42,7 @@ impl Edit {
         let payload = Payload::of_json(&input).map_err(|e| {
             CommandError::bad_input("the input does not become a payload").caused_by(&e)
         })?;
-        let done = door.client.edit_input(id, payload).await;
+        let done = connection.client.edit_input(id, payload).await;
         done.map_err(|e| asked(&e).calling(id, &self.one.run))?;
         let document = json!({ "id": id.to_string(), "edited": true, "input": input });
         terminal.data(&document, || {
@@ -51,14 +51,14 @@ impl Edit {
         if !terminal.json {
             terminal.note(format!("hint: `stepwell dead redrive {id}`"));
         }
-        door.close().await;
+        connection.close().await;
         Ok(Answer::Yes)
     }
 
     /// The present input after an editor had it, if it is another one then.
-    async fn edited(&self, door: &Door) -> Result<Option<Value>, CommandError> {
-        let id = door.run(&self.one.run);
-        let entries = door.client.journal(id).await;
+    async fn edited(&self, connection: &Connection) -> Result<Option<Value>, CommandError> {
+        let id = connection.run(&self.one.run);
+        let entries = connection.client.journal(id).await;
         let entries = entries.map_err(|e| asked(&e).calling(id, &self.one.run))?;
         let (input, _) = show::input(&entries);
         let before = input.map_or(Value::Null, journal::payload_json);

@@ -13,9 +13,9 @@ use stepwell::runtime::client::dead::ManyDeed;
 use stepwell::{Client, ClientError, Refusal, RunState};
 
 use super::{Filter, letter_json, letters, list_text};
+use crate::connection::{ConnectArgs, Connection, asked};
 use crate::failure::{Answer, CommandError};
 use crate::quantity::counted;
-use crate::reach::{Door, Reach, asked};
 use crate::terminal::{Terminal, spinner};
 
 /// Letters counted beforehand at most, for the bar and the question.
@@ -44,7 +44,7 @@ pub(crate) struct Which {
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
-    reach: Reach,
+    connect: ConnectArgs,
 }
 
 #[derive(Debug, Args)]
@@ -103,32 +103,32 @@ impl Which {
             return Err(CommandError::bad_input("runs are named, and a filter is given")
                 .hint("name the runs, or say by a filter which are meant, not both"));
         }
-        let door = self.reach.open().await?;
+        let connection = self.connect.open().await?;
         let answer = match self.runs.is_empty() {
-            false => self.named(&door, deed, terminal).await,
-            true => self.filtered(&door, deed, terminal).await,
+            false => self.named(&connection, deed, terminal).await,
+            true => self.filtered(&connection, deed, terminal).await,
         };
-        door.close().await;
+        connection.close().await;
         answer
     }
 
     /// The runs that are named, one after the other.
     async fn named(
         &self,
-        door: &Door,
+        connection: &Connection,
         deed: &ManyDeed,
         terminal: Terminal,
     ) -> Result<Answer, CommandError> {
-        let ids: Vec<RunId> = self.runs.iter().map(|run| door.run(run)).collect();
+        let ids: Vec<RunId> = self.runs.iter().map(|run| connection.run(run)).collect();
         if self.dry_run {
-            return self.named_dry(&ids, door, deed, terminal).await;
+            return self.named_dry(&ids, connection, deed, terminal).await;
         }
         let mut done = Done::default();
         done.names.extend(ids.iter().copied().zip(self.runs.iter().cloned()));
         for (id, name) in ids.into_iter().zip(&self.runs) {
             let answer = match deed {
-                ManyDeed::Redrive => door.client.redrive(id).await,
-                ManyDeed::Discard(reason) => door.client.discard(id, reason).await,
+                ManyDeed::Redrive => connection.client.redrive(id).await,
+                ManyDeed::Discard(reason) => connection.client.discard(id, reason).await,
             };
             match answer {
                 // What is said of the only one is the command's own answer.
@@ -149,13 +149,13 @@ impl Which {
     async fn named_dry(
         &self,
         ids: &[RunId],
-        door: &Door,
+        connection: &Connection,
         deed: &ManyDeed,
         terminal: Terminal,
     ) -> Result<Answer, CommandError> {
         let (mut dead, mut others) = (Vec::new(), Vec::new());
         for (id, name) in ids.iter().zip(&self.runs) {
-            match door.client.status(*id).await {
+            match connection.client.status(*id).await {
                 Ok(run) if run.state == RunState::Dead => dead.push(*id),
                 Ok(run) => others.push((name, format!("it is {}", run.state))),
                 Err(ClientError::Refused(refusal)) => others.push((name, refusal.to_string())),
@@ -184,13 +184,13 @@ impl Which {
     /// All that fit, page by page.
     async fn filtered(
         &self,
-        door: &Door,
+        connection: &Connection,
         deed: &ManyDeed,
         terminal: Terminal,
     ) -> Result<Answer, CommandError> {
-        let filter = self.filter.of(&door.client).await?;
+        let filter = self.filter.of(&connection.client).await?;
         let looks = spinner(terminal, "looking for dead letters");
-        let found = letters(&door.client, &filter, COUNT_MAX).await;
+        let found = letters(&connection.client, &filter, COUNT_MAX).await;
         looks.finish_and_clear();
         let (found, more) = found?;
         let count = match more {
@@ -216,7 +216,7 @@ impl Which {
         }
         let bar = bar(terminal, found.len() as u64);
         drop(found);
-        let done = self.work(&door.client, &filter, deed, &bar).await;
+        let done = self.work(&connection.client, &filter, deed, &bar).await;
         bar.finish_and_clear();
         tell(&done?, deed, terminal)
     }

@@ -13,9 +13,9 @@ use stepwell::model::failure::displayed_class;
 use stepwell::{Client, Time};
 
 use crate::clock;
+use crate::connection::{ConnectArgs, asked};
 use crate::failure::{Answer, CommandError};
 use crate::quantity;
-use crate::reach::{Reach, asked};
 use crate::run::One;
 use crate::terminal::{Column, Terminal, table};
 
@@ -66,7 +66,7 @@ pub(crate) struct List {
     #[arg(long, value_name = "N", default_value_t = ROWS, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
     #[command(flatten)]
-    reach: Reach,
+    connect: ConnectArgs,
 }
 
 impl DeadCommand {
@@ -132,16 +132,16 @@ async fn letters(
 
 impl List {
     async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
-        let door = self.reach.open().await?;
-        let filter = self.filter.of(&door.client).await?;
-        let (found, more) = letters(&door.client, &filter, self.limit as usize).await?;
+        let connection = self.connect.open().await?;
+        let filter = self.filter.of(&connection.client).await?;
+        let (found, more) = letters(&connection.client, &filter, self.limit as usize).await?;
         let document =
             json!({ "letters": found.iter().map(letter_json).collect::<Vec<_>>(), "more": more });
         terminal.data(&document, || list_text(&found))?;
         if more && !terminal.json {
             terminal.note("there are more: ask with a higher --limit");
         }
-        door.close().await;
+        connection.close().await;
         Ok(Answer::Yes)
     }
 }

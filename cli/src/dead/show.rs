@@ -10,8 +10,8 @@ use stepwell::model::payload::Payload;
 use stepwell::model::run::RunState;
 use stepwell::model::time::Time;
 
+use crate::connection::asked;
 use crate::failure::{Answer, CommandError};
-use crate::reach::asked;
 use crate::run::{One, journal, summary};
 use crate::terminal::{Column, Terminal, table};
 
@@ -28,10 +28,10 @@ struct Attempt<'a> {
 }
 
 pub(super) async fn show(one: &One, terminal: Terminal) -> Result<Answer, CommandError> {
-    let door = one.reach.open().await?;
-    let id = door.run(&one.run);
+    let connection = one.connect.open().await?;
+    let id = connection.run(&one.run);
     let failed = |e| asked(&e).calling(id, &one.run);
-    let run = door.client.status(id).await.map_err(failed)?;
+    let run = connection.client.status(id).await.map_err(failed)?;
     if run.state != RunState::Dead {
         return Err(CommandError::refused_as(
             "not_dead",
@@ -40,7 +40,7 @@ pub(super) async fn show(one: &One, terminal: Terminal) -> Result<Answer, Comman
         .hint(format!("`stepwell run show {id}` prints it"))
         .calling(id, &one.run));
     }
-    let entries = door.client.journal(id).await.map_err(failed)?;
+    let entries = connection.client.journal(id).await.map_err(failed)?;
     let attempts = attempts(&entries);
     let (input, edited) = input(&entries);
     let input = input.map_or(Value::Null, journal::payload_json);
@@ -59,7 +59,7 @@ pub(super) async fn show(one: &One, terminal: Terminal) -> Result<Answer, Comman
             journal::text(&entries)
         )
     })?;
-    door.close().await;
+    connection.close().await;
     Ok(Answer::Yes)
 }
 

@@ -47,9 +47,9 @@ use tokio::sync::mpsc::UnboundedReceiver;
 pub(crate) use worker::DemoWorker;
 
 use crate::clock;
+use crate::connection;
 use crate::failure::{Answer, CommandError};
 use crate::quantity::counted;
-use crate::reach;
 use crate::terminal::Terminal;
 use cast::Cast;
 use directories::Directories;
@@ -130,7 +130,7 @@ impl Demo {
             orders: orders.len() as u64,
         };
         // One client through all lives of the server: it connects again by itself.
-        let client = reach::connect(&processes.address).await?;
+        let client = connection::connect(&processes.address).await?;
         let (stage, heard) = Stage::new(client.timeout(ANSWER_WITHIN));
         let played = shop.work(&mut processes, &stage, heard).await?;
         let elapsed = shop.progress.elapsed();

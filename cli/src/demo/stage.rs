@@ -12,8 +12,8 @@ use stepwell::{Client, ClientError, Outcome, Refusal, RunId};
 use tokio::sync::mpsc;
 
 use crate::clock;
+use crate::connection;
 use crate::failure::CommandError;
-use crate::reach;
 
 /// How long a question is asked again while the server is dead.
 const INSIST: Duration = Duration::from_secs(60);
@@ -92,9 +92,9 @@ impl Stage {
         loop {
             match ask(self.client.clone()).await {
                 Ok(answer) => return Ok(answer),
-                Err(error @ ClientError::Refused(_)) => return Err(reach::asked(&error)),
+                Err(error @ ClientError::Refused(_)) => return Err(connection::asked(&error)),
                 Err(error) if clock::now().duration_since(begin) > INSIST => {
-                    return Err(reach::asked(&error));
+                    return Err(connection::asked(&error));
                 }
                 Err(_) => tokio::time::sleep(PAUSE).await,
             }

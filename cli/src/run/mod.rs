@@ -15,9 +15,9 @@ use stepwell::model::request::ListRuns;
 use stepwell::model::run::{Outcome, RunState, RunSummary};
 use stepwell::{Client, Unique};
 
+use crate::connection::{ConnectArgs, Connection, asked};
 use crate::failure::{Answer, CommandError};
 use crate::quantity;
-use crate::reach::{Door, Reach, asked};
 use crate::terminal::Terminal;
 
 pub(crate) use self::journal::payload_json;
@@ -75,7 +75,7 @@ pub(crate) struct Start {
     #[arg(long)]
     wait: bool,
     #[command(flatten)]
-    reach: Reach,
+    connect: ConnectArgs,
 }
 
 #[derive(Debug, Args)]
@@ -86,7 +86,7 @@ pub(crate) struct List {
     #[command(flatten)]
     page: Page,
     #[command(flatten)]
-    reach: Reach,
+    connect: ConnectArgs,
 }
 
 /// Which part of a listing.
@@ -105,7 +105,7 @@ pub(crate) struct One {
     /// The run: its id (`run_…`) or its name
     pub(crate) run: String,
     #[command(flatten)]
-    pub(crate) reach: Reach,
+    pub(crate) connect: ConnectArgs,
 }
 
 #[derive(Debug, Args)]
@@ -136,9 +136,9 @@ impl Start {
         let payload = Payload::of_json(&input).map_err(|e| {
             CommandError::bad_input("the input does not become a payload").caused_by(&e)
         })?;
-        let door = self.reach.open().await?;
+        let connection = self.connect.open().await?;
         let mut start =
-            door.client.start_raw(&self.workflow, payload).queue(&self.queue).tags(&self.tag);
+            connection.client.start_raw(&self.workflow, payload).queue(&self.queue).tags(&self.tag);
         if let Some(priority) = self.priority {
             start = start.priority(priority);
         }
@@ -152,7 +152,7 @@ impl Start {
             start = start.delay(delay);
         }
         let run = start.await.map_err(|e| match &self.id {
-            Some(name) => asked(&e).calling(door.run(name), name),
+            Some(name) => asked(&e).calling(connection.run(name), name),
             None => asked(&e),
         })?;
         let (id, started) = (run.id(), run.started());
@@ -162,13 +162,13 @@ impl Start {
                 match &self.unique {
                     _ if started => id.to_string(),
                     // The id that was asked for, if one was, means another run.
-                    Some(key) if self.id.as_ref().is_none_or(|name| door.run(name) != id) => {
+                    Some(key) if self.id.as_ref().is_none_or(|name| connection.run(name) != id) => {
                         format!("{id} (holds the key {key} already)")
                     }
                     _ => format!("{id} (existed already)"),
                 }
             })?;
-            door.close().await;
+            connection.close().await;
             return Ok(Answer::Yes);
         }
         terminal.note(if started {
@@ -177,18 +177,18 @@ impl Start {
             format!("{id} existed already")
         });
         let name = self.id.unwrap_or_else(|| id.to_string());
-        ended(door, (id, &name), terminal).await
+        ended(connection, (id, &name), terminal).await
     }
 }
 
 impl List {
     async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
-        let door = self.reach.open().await?;
+        let connection = self.connect.open().await?;
         let list = ListRuns { state: self.state, ..self.page.list() };
         let (runs, more) =
-            pages(list, self.page.limit, async |list| door.client.list(list).await).await?;
+            pages(list, self.page.limit, async |list| connection.client.list(list).await).await?;
         print_list(&runs, more, terminal)?;
-        door.close().await;
+        connection.close().await;
         Ok(Answer::Yes)
     }
 }
@@ -243,23 +243,24 @@ pub(crate) fn print_list(
 
 /// Prints a run and its journal.
 async fn show(one: &One, terminal: Terminal) -> Result<Answer, CommandError> {
-    let door = one.reach.open().await?;
-    let id = door.run(&one.run);
-    let run = door.client.status(id).await.map_err(|e| asked(&e).calling(id, &one.run))?;
-    let entries = door.client.journal(id).await.map_err(|e| asked(&e).calling(id, &one.run))?;
+    let connection = one.connect.open().await?;
+    let id = connection.run(&one.run);
+    let run = connection.client.status(id).await.map_err(|e| asked(&e).calling(id, &one.run))?;
+    let entries =
+        connection.client.journal(id).await.map_err(|e| asked(&e).calling(id, &one.run))?;
     let mut document = summary::json(&run);
     document["journal"] = json!(journal::json(&entries));
     terminal.data(&document, || {
         format!("{}\n{}", summary::header_text(&run), journal::text(&entries))
     })?;
-    door.close().await;
+    connection.close().await;
     Ok(Answer::Yes)
 }
 
 async fn wait(one: &One, terminal: Terminal) -> Result<Answer, CommandError> {
-    let door = one.reach.open().await?;
-    let id = door.run(&one.run);
-    ended(door, (id, &one.run), terminal).await
+    let connection = one.connect.open().await?;
+    let id = connection.run(&one.run);
+    ended(connection, (id, &one.run), terminal).await
 }
 
 /// In what state a run is, and why it does not begin if it does not.
@@ -276,17 +277,17 @@ async fn where_it_is(client: &Client, id: RunId) -> Option<String> {
 
 /// Waits for the end of a run and prints it.
 async fn ended(
-    door: Door,
+    connection: Connection,
     (id, name): (RunId, &str),
     terminal: Terminal,
 ) -> Result<Answer, CommandError> {
     // An engine that this command opened has no workers: the run cannot move, so there is nothing
     // to wait for.
     let outcome = {
-        let mut outcome = pin!(door.client.outcome(id, !door.is_still()));
+        let mut outcome = pin!(connection.client.outcome(id, !connection.is_still()));
         let told = async {
             tokio::time::sleep(TELL_AFTER).await;
-            where_it_is(&door.client, id).await
+            where_it_is(&connection.client, id).await
         };
         tokio::select! {
             biased;
@@ -300,7 +301,7 @@ async fn ended(
         }
     };
     let outcome = outcome.map_err(|e| asked(&e).calling(id, name))?;
-    door.close().await;
+    connection.close().await;
     let (document, text, answer) = outcome_of(id, &outcome);
     if answer == Answer::Yes || terminal.json {
         terminal.data(&document, || text)?;
@@ -342,35 +343,36 @@ fn outcome_of(id: RunId, outcome: &Outcome) -> (Value, String, Answer) {
 
 impl Cancel {
     async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
-        let door = self.one.reach.open().await?;
-        let id = door.run(&self.one.run);
-        door.client
+        let connection = self.one.connect.open().await?;
+        let id = connection.run(&self.one.run);
+        connection
+            .client
             .cancel(id, &self.reason)
             .await
             .map_err(|e| asked(&e).calling(id, &self.one.run))?;
-        asked_to(&door, id, "cancel_requested", "asked to stop", terminal).await?;
-        door.close().await;
+        asked_to(&connection, id, "cancel_requested", "asked to stop", terminal).await?;
+        connection.close().await;
         Ok(Answer::Yes)
     }
 }
 
 async fn resume(one: &One, terminal: Terminal) -> Result<Answer, CommandError> {
-    let door = one.reach.open().await?;
-    let id = door.run(&one.run);
-    door.client.resume(id).await.map_err(|e| asked(&e).calling(id, &one.run))?;
-    asked_to(&door, id, "resumed", "resumed", terminal).await?;
-    door.close().await;
+    let connection = one.connect.open().await?;
+    let id = connection.run(&one.run);
+    connection.client.resume(id).await.map_err(|e| asked(&e).calling(id, &one.run))?;
+    asked_to(&connection, id, "resumed", "resumed", terminal).await?;
+    connection.close().await;
     Ok(Answer::Yes)
 }
 
 async fn asked_to(
-    door: &Door,
+    connection: &Connection,
     id: RunId,
     key: &str,
     done: &str,
     terminal: Terminal,
 ) -> Result<(), CommandError> {
-    let run = door.client.status(id).await.map_err(|e| asked(&e))?;
+    let run = connection.client.status(id).await.map_err(|e| asked(&e))?;
     let mut document = summary::json(&run);
     document[key] = json!(true);
     terminal.data(&document, || format!("{id} {done}; it is {}", run.state))

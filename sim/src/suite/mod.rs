@@ -10,9 +10,9 @@
 mod faults;
 mod gate;
 mod play;
-mod reach;
 mod seeds;
 mod told;
+mod unreached;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -356,13 +356,13 @@ impl Ready {
     /// An error if an effect was declared that neither `called` holds nor the seed's own world
     /// calls for.
     fn calls_all(&self, seed: u64, called: BTreeSet<&str>) -> Result<(), String> {
-        if reach::uncalled(&self.program, &called).is_empty() {
+        if unreached::uncalled(&self.program, &called).is_empty() {
             return Ok(());
         }
         let (_, passed) = self.simulate_and_points(self.plan(seed));
-        let mut all = reach::called(passed.keys());
+        let mut all = unreached::called(passed.keys());
         all.extend(called);
-        match reach::uncalled(&self.program, &all).first() {
+        match unreached::uncalled(&self.program, &all).first() {
             Some(problem) => Err(problem.clone()),
             None => Ok(()),
         }

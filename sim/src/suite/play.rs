@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::told::{Failed, SuiteReport};
-use super::{Ready, Seeds, Stopwatch, gate, reach};
+use super::{Ready, Seeds, Stopwatch, gate, unreached};
 use crate::plan::{Disk, Plan, Point};
 use crate::report::Report;
 use crate::shrink::shrink;
@@ -236,7 +236,7 @@ pub(super) fn play(
     if alone {
         report.sometimes_unmet.clear();
     } else if tally.drawn > 0 {
-        report.unreached = reach::unreached(suite, &tally.passed, &tally.runs);
+        report.unreached = unreached::unreached(suite, &tally.passed, &tally.runs);
     }
     write_up(suite, options, watch, tally.failed, &mut report)?;
     if alone && report.is_sound() && options.report.is_some() {

@@ -155,7 +155,7 @@ struct Process {
     // Waiting for the child would close it: whoever goes by its end must not take it for the end of
     // its owner.
     _stdin: Option<ChildStdin>,
-    door: Door,
+    socket: ChildSocket,
     pipe: Option<Pipe>,
     tail: Arc<Mutex<Vec<u8>>>,
     tailing: Option<tokio::task::JoinHandle<()>>,
@@ -163,7 +163,7 @@ struct Process {
 
 impl Process {
     fn start(drawn: u128, workflow: &str) -> io::Result<Self> {
-        let door = Door::open(drawn)?;
+        let socket = ChildSocket::open(drawn)?;
         let mut arguments = std::env::args_os();
         let mut command = Command::new(program()?);
         if let Some(name) = arguments.next() {
@@ -171,7 +171,7 @@ impl Process {
         }
         command
             .args(arguments)
-            .env(ISOLATED_VARIABLE, &door.socket)
+            .env(ISOLATED_VARIABLE, &socket.path)
             .env(WORKFLOW_VARIABLE, workflow)
             .stdin(Stdio::piped())
             .stderr(Stdio::piped())
@@ -181,7 +181,7 @@ impl Process {
         let stdin = child.stdin.take();
         let tail = Arc::new(Mutex::new(Vec::new()));
         let tailing = child.stderr.take().map(|stderr| tokio::spawn(pass_on(stderr, tail.clone())));
-        Ok(Self { child, _stdin: stdin, door, pipe: None, tail, tailing })
+        Ok(Self { child, _stdin: stdin, socket, pipe: None, tail, tailing })
     }
 
     /// Gives the child what it needs and waits for its answer.
@@ -234,12 +234,12 @@ impl Process {
         loop {
             let stream = tokio::select! {
                 biased;
-                accepted = self.door.listener.accept() => accepted.map_err(|_| Broken::Gone)?.0,
+                accepted = self.socket.listener.accept() => accepted.map_err(|_| Broken::Gone)?.0,
                 _ = self.child.wait() => return Err(Broken::Gone),
             };
             let peer = stream.peer_cred().ok().and_then(|peer| peer.pid());
             if peer.is_none() || peer == id {
-                self.door.shut();
+                self.socket.shut();
                 return Ok(Pipe::new(stream));
             }
         }
@@ -369,19 +369,19 @@ async fn pass_on(mut from: ChildStderr, tail: Arc<Mutex<Vec<u8>>>) {
 }
 
 /// The socket before the child has connected, in a directory that nobody else may enter.
-struct Door {
+struct ChildSocket {
     listener: UnixListener,
     directory: PathBuf,
-    socket: PathBuf,
+    path: PathBuf,
 }
 
-impl Door {
+impl ChildSocket {
     fn open(drawn: u128) -> io::Result<Self> {
         let directory = std::env::temp_dir().join(format!("stepwell-{drawn:032x}"));
         DirBuilder::new().mode(0o700).create(&directory)?;
-        let socket = directory.join("step");
-        match UnixListener::bind(&socket) {
-            Ok(listener) => Ok(Self { listener, directory, socket }),
+        let path = directory.join("step");
+        match UnixListener::bind(&path) {
+            Ok(listener) => Ok(Self { listener, directory, path }),
             Err(error) => {
                 let _ = std::fs::remove_dir(&directory);
                 Err(error)
@@ -390,12 +390,12 @@ impl Door {
     }
 
     fn shut(&self) {
-        let _ = std::fs::remove_file(&self.socket);
+        let _ = std::fs::remove_file(&self.path);
         let _ = std::fs::remove_dir(&self.directory);
     }
 }
 
-impl Drop for Door {
+impl Drop for ChildSocket {
     fn drop(&mut self) {
         self.shut();
     }

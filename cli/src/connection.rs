@@ -16,9 +16,9 @@ const SERVER_VARIABLE: &str = "STEPWELL_SERVER";
 /// The socket of an engine, in its data directory.
 const SOCKET: &str = "stepwell.sock";
 
-/// Where the engine is, and who asks.
+/// The engine to connect to, and the principal to connect as.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct Reach {
+pub(crate) struct ConnectArgs {
     /// The server's address [env: STEPWELL_SERVER] [default: 127.0.0.1:7400]
     #[arg(long, value_name = "ADDR", conflicts_with = "data")]
     server: Option<String>,
@@ -34,9 +34,9 @@ pub(crate) struct Reach {
     principal: Option<String>,
 }
 
-/// A way to the engine. What it holds lives as long as the command.
+/// A connection to the engine. It lives as long as the command.
 #[derive(Debug)]
-pub(crate) struct Door {
+pub(crate) struct Connection {
     /// Asks.
     pub(crate) client: Client,
     /// The engine, if the command opened it.
@@ -44,9 +44,9 @@ pub(crate) struct Door {
     namespace: Namespace,
 }
 
-impl Reach {
+impl ConnectArgs {
     /// Finds the engine.
-    pub(crate) async fn open(&self) -> Result<Door, CommandError> {
+    pub(crate) async fn open(&self) -> Result<Connection, CommandError> {
         let namespace = Namespace(self.namespace);
         let (client, engine) = match &self.data {
             None => (connect(&self.server()).await?, None),
@@ -61,18 +61,18 @@ impl Reach {
         let client = client
             .namespace(namespace)
             .principal(self.principal.clone().unwrap_or_else(user_at_host));
-        Ok(Door { client, engine, namespace })
+        Ok(Connection { client, engine, namespace })
     }
 }
 
-impl Reach {
+impl ConnectArgs {
     fn server(&self) -> String {
         let named = self.server.clone().or_else(|| std::env::var(SERVER_VARIABLE).ok());
         named.filter(|server| !server.is_empty()).unwrap_or_else(|| SERVER.to_owned())
     }
 }
 
-impl Door {
+impl Connection {
     /// The run that a person named, by its id or its name.
     pub(crate) fn run(&self, text: &str) -> RunId {
         RunId::of_text(self.namespace, text)
