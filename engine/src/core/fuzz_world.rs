@@ -223,7 +223,7 @@ impl FuzzWorld {
     pub(crate) fn run(&mut self, steps: &[DrillStep]) {
         for step in steps {
             self.follow(*step);
-            self.look(false);
+            self.check_store(false);
             // Mostly the disk is quick; sometimes reads and commits lag behind what happens.
             if step.3 >= 96 {
                 self.settle();
@@ -232,7 +232,7 @@ impl FuzzWorld {
     }
 
     /// Checks the store, once what was collected is submitted.
-    fn look(&mut self, crashed: bool) {
+    fn check_store(&mut self, crashed: bool) {
         self.flush();
         let now = self.stepped.core.now();
         let kept = (RETENTION, DEAD_RETENTION);
@@ -432,7 +432,7 @@ impl FuzzWorld {
             }
             Err(refused) => panic!("what the core wrote opens: {refused}"),
         }
-        self.look(true);
+        self.check_store(true);
     }
 
     // What the workers do.
@@ -557,7 +557,7 @@ impl FuzzWorld {
         if self.sent.len() < 512 {
             self.sent.push((session, message.clone()));
         }
-        self.look(false);
+        self.check_store(false);
         let about = report_of(&message);
         let facts = self.invariants.facts();
         let before = about.and_then(|(run, token)| {
@@ -567,7 +567,7 @@ impl FuzzWorld {
             Some((run, current, facts.runs.get(&run)?.entries.len())).filter(|_| !counts)
         });
         self.handle(Input::Received { session, message });
-        self.look(false);
+        self.check_store(false);
         let Some((run, current, entries)) = before else {
             return;
         };
@@ -792,10 +792,10 @@ impl FuzzWorld {
 
     /// Somebody looks at the queues: what is told is what is stored then.
     fn ask_queues(&mut self, how: u8) {
-        self.look(false);
+        self.check_store(false);
         let queue = how.is_multiple_of(4).then(|| QUEUES[usize::from(how / 4) % 2].to_owned());
         self.request(RunId(0), |call_number| AskQueues { call_number, queue }.into());
-        self.look(false);
+        self.check_store(false);
     }
 
     fn resume(&mut self, id: u8) {
@@ -886,7 +886,7 @@ impl FuzzWorld {
                 None => self.handle(Input::Received { session, message: message.clone() }),
             }
             self.settle();
-            self.look(false);
+            self.check_store(false);
         }
     }
 
@@ -923,7 +923,7 @@ impl FuzzWorld {
                 }
                 self.settle();
             }
-            self.look(false);
+            self.check_store(false);
             let facts = self.invariants.facts();
             if facts.runs.values().all(|run| run.state.is_final()) {
                 return;

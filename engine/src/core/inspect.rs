@@ -46,11 +46,11 @@ impl Core {
             }
             assert_eq!(session.id, *id);
         }
-        for (process, session) in &self.seats {
+        for (process, session) in &self.session_of_instance {
             assert_eq!(
                 self.sessions.get(session).map(|s| s.process),
                 Some(*process),
-                "a seat is taken"
+                "an instance has the session that it is found by"
             );
         }
         for no in self.absent.values().flat_map(|absent| &absent.runs) {

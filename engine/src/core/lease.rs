@@ -170,7 +170,7 @@ impl Core {
         out: &mut Output,
     ) {
         let now = self.now();
-        self.touch(run.no);
+        self.invalidate_copy(run.no);
         self.release_key_leased(&mut run, out);
         let until = match canary!("a timer fires early") {
             true => now.after(std::time::Duration::from_millis(100)),
@@ -313,7 +313,7 @@ impl Core {
 
     /// Ends a lease: its record, its slot, its timers. The state's count is the caller's.
     pub(super) fn end_lease(&mut self, no: RunNo, out: &mut Output) -> Option<(Lease, Run)> {
-        self.touch(no);
+        self.invalidate_copy(no);
         let mut lease = self.leases.remove(&no)?;
         self.leave_memos(no, out);
         out.delete(Space::ShortLived, keys::lease(lease.slot));

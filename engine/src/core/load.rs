@@ -11,7 +11,7 @@ use super::Core;
 use super::output::{Note, Output, StoreRead};
 use super::queue::QueuedItem;
 use super::run::{Run, RunImage};
-use super::schedule::{Look, Starting};
+use super::schedule::{LastRunCheck, Starting};
 use super::unique;
 use crate::canary::canary;
 use crate::model::id::{Namespace, ProcessInstance, RunId, RunNo, SessionId};
@@ -94,7 +94,7 @@ pub(super) enum Want {
     /// To be woken, if it sleeps until something becomes of memo keys.
     Wake,
     /// Whether it has ended, for the schedule that started it.
-    Look(Look),
+    LastRunCheck(LastRunCheck),
 }
 
 impl Want {
@@ -298,7 +298,7 @@ impl Core {
         let (ghosts, others): (Vec<Want>, Vec<Want>) = wants.into_iter().partition(|want| {
             matches!(
                 want,
-                Want::Lease { .. } | Want::Unregistered { .. } | Want::Wake | Want::Look(_)
+                Want::Lease { .. } | Want::Unregistered { .. } | Want::Wake | Want::LastRunCheck(_)
             )
         });
         for ghost in ghosts {
@@ -313,7 +313,7 @@ impl Core {
                 }
                 Want::Wake => self.memos.woken(no),
                 // It ended longer ago than its retention.
-                Want::Look(look) => self.looked_at_last(look, false, out),
+                Want::LastRunCheck(look) => self.last_run_checked(look, false, out),
                 _ => {}
             }
         }
@@ -342,7 +342,7 @@ impl Core {
                 Want::Return { .. } => self.leave_stranded(no),
                 Want::TryBuild => {}
                 Want::Wake => self.memos.woken(no), // the next opening tries again
-                Want::Look(look) => self.looked_at_last(look, false, out), // it will not go on
+                Want::LastRunCheck(look) => self.last_run_checked(look, false, out), // it will not go on
                 asked => self.refuse(&asked, Damaged { id: None, what: what.to_owned() }, out),
             }
         }
@@ -356,12 +356,12 @@ impl Core {
             Want::Cancel { session, call_number, caller, reason } => {
                 self.cancel_leased(no, Some((session, call_number)), caller, reason, out);
             }
-            Want::Look(look) => {
+            Want::LastRunCheck(look) => {
                 if look.stops {
                     let (caller, reason) = Self::replaced();
                     self.cancel_leased(no, None, caller, reason, out);
                 }
-                self.looked_at_last(look, !look.stops, out);
+                self.last_run_checked(look, !look.stops, out);
             }
             Want::Lease { session, item } => {
                 self.release_reserved(session, &item); // leased meanwhile: the item was a ghost
@@ -388,13 +388,13 @@ impl Core {
     /// What is wanted of a run that nobody holds. `fresh` runs go back to memory unless they were
     /// changed.
     fn serve(&mut self, image: RunImage, want: Want, fresh: bool, out: &mut Output) {
-        self.touch(image.run.no);
+        self.invalidate_copy(image.run.no);
         match want {
             Want::Lease { session, item } => self.lease_loaded(image, session, item, out),
             Want::Cancel { session, call_number, caller, reason } => {
                 self.cancel_waiting(image, Some((session, call_number)), caller, reason, out);
             }
-            Want::Look(look) => {
+            Want::LastRunCheck(look) => {
                 let goes = image.run.ended.is_none();
                 if goes && look.stops {
                     let (caller, reason) = Self::replaced();
@@ -402,7 +402,7 @@ impl Core {
                 } else if fresh {
                     self.fresh.insert(image.run.no, image.run);
                 }
-                self.looked_at_last(look, goes && !look.stops, out);
+                self.last_run_checked(look, goes && !look.stops, out);
             }
             Want::Unregistered { item } => self.unregistered_loaded(image, item, out),
             Want::Wake => self.wake_loaded(&image, out),

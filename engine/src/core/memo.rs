@@ -224,7 +224,7 @@ impl Memos {
             self.stop_calling(key_id);
             self.keys.remove(&key_id);
             self.telling.remove(&key_id);
-            self.asleep.rousing.remove(&key_id);
+            self.asleep.keys_to_wake.remove(&key_id);
         }
     }
 }
@@ -403,7 +403,7 @@ impl Core {
             return;
         };
         let asleep = std::mem::take(&mut key.asleep);
-        self.rise(asleep);
+        self.wake_all(asleep);
         let Some(key) = self.memos.keys.remove(&key_id) else {
             return;
         };
@@ -514,7 +514,7 @@ impl Core {
                 self.memos.telling.remove(&key_id);
                 let key = self.memos.keys.get(&key_id);
                 if key.is_some_and(|key| !key.asleep.is_empty()) {
-                    self.memos.asleep.rousing.insert(key_id); // all of them (E7)
+                    self.memos.asleep.keys_to_wake.insert(key_id); // all of them (E7)
                 }
                 self.memos.forget(key_id);
                 continue;

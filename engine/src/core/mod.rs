@@ -346,7 +346,7 @@ pub struct Core {
     next_start: u64,
     sessions: BTreeMap<SessionId, Session>,
     /// The session that holds the leases of a process instance.
-    seats: BTreeMap<ProcessInstance, SessionId>,
+    session_of_instance: BTreeMap<ProcessInstance, SessionId>,
     absent: BTreeMap<ProcessInstance, Absent>,
     queues: BTreeMap<u32, Queue>,
     queue_numbers: BTreeMap<String, u32>,

@@ -147,7 +147,7 @@ impl Core {
             next_lease: 0,
             next_start: 0,
             sessions: BTreeMap::new(),
-            seats: BTreeMap::new(),
+            session_of_instance: BTreeMap::new(),
             absent: BTreeMap::new(),
             queues: BTreeMap::new(),
             queue_numbers: BTreeMap::new(),

@@ -61,7 +61,7 @@ pub(super) struct Cleaner {
     /// Dead letters that something was done with while the page they may be on was read.
     acted_on: BTreeSet<RunNo>,
     /// Whether the run being copied has changed since its entries were asked for.
-    touched: bool,
+    copy_is_stale: bool,
     /// Where the next page begins, once all are copied; none at the end.
     next_page: Option<RunNo>,
 }
@@ -185,7 +185,7 @@ impl Core {
 
     fn copy_next(&mut self, generation: u32, out: &mut Output) {
         if let Some(run) = self.cleaner.copying.last().copied() {
-            self.cleaner.touched = false;
+            self.cleaner.copy_is_stale = false;
             return out.read(StoreRead::Copy { run, generation });
         }
         if let Some(from) = self.cleaner.next_page.take() {
@@ -209,9 +209,9 @@ impl Core {
     }
 
     /// A run changes, or may change: what was read of it to be copied is no longer the truth.
-    pub(super) fn touch(&mut self, no: RunNo) {
+    pub(super) fn invalidate_copy(&mut self, no: RunNo) {
         if self.cleaner.copying.last() == Some(&no) {
-            self.cleaner.touched = true;
+            self.cleaner.copy_is_stale = true;
         }
     }
 
@@ -235,8 +235,8 @@ impl Core {
         };
         let held = self.leases.get_mut(&no).and_then(|lease| lease.run.as_mut());
         let grew = held.as_ref().is_some_and(|run| run.next as usize != entries.len());
-        if grew || self.cleaner.touched || self.mailboxes.contains_key(&no) {
-            self.cleaner.touched = false;
+        if grew || self.cleaner.copy_is_stale || self.mailboxes.contains_key(&no) {
+            self.cleaner.copy_is_stale = false;
             return out.read(StoreRead::Copy { run: no, generation: from }); // it changed meanwhile
         }
         if let Some(run) = held {

@@ -75,9 +75,9 @@ pub(super) struct Starting {
     moves: Option<(u64, Option<Time>)>,
 }
 
-/// A look at a schedule's last run.
+/// A check whether a schedule's last run has ended.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Look {
+pub(super) struct LastRunCheck {
     number: u32,
     revision: u64,
     /// It is asked to stop, if it has not ended.
@@ -323,7 +323,7 @@ impl Core {
         let pending = schedule.state.pending.first().copied();
         match (passed, pending, schedule.is_free()) {
             (None, None, _) => self.schedules.line_up(number),
-            (Some(_), _, None) | (None, Some(_), None) => self.look_at_last(number, out),
+            (Some(_), _, None) | (None, Some(_), None) => self.check_last_run(number, out),
             (Some(passed), pending, free) => {
                 let free = free == Some(true) && pending.is_none();
                 self.comes_due(number, passed, free, out);
@@ -334,7 +334,7 @@ impl Core {
     }
 
     /// Reads the last run, and asks it to stop if that is the policy.
-    fn look_at_last(&mut self, number: u32, out: &mut Output) {
+    fn check_last_run(&mut self, number: u32, out: &mut Output) {
         let Some(schedule) = self.schedules.rows.get_mut(&number) else {
             return;
         };
@@ -343,29 +343,29 @@ impl Core {
             return self.schedules.line_up(number);
         };
         schedule.busy = true;
-        let look = Look {
+        let check = LastRunCheck {
             number,
             revision: schedule.revision,
             stops: schedule.spec().overlap == Overlap::CancelOld,
         };
         self.schedules.line_up(number);
-        self.want(run, Want::Look(look), out);
+        self.want(run, Want::LastRunCheck(check), out);
     }
 
-    /// The last run was looked at.
-    pub(super) fn looked_at_last(&mut self, look: Look, goes: bool, out: &mut Output) {
-        let Some(schedule) = self.looked_for(look.number, look.revision) else {
+    /// The check of the last run has come back.
+    pub(super) fn last_run_checked(&mut self, check: LastRunCheck, goes: bool, out: &mut Output) {
+        let Some(schedule) = self.take_busy(check.number, check.revision) else {
             return;
         };
         schedule.last_run = match goes {
             true => LastRun::Goes,
             false => LastRun::Over,
         };
-        self.attend(look.number, out);
+        self.attend(check.number, out);
     }
 
     /// The schedule that something was read for, if it is still what it was then.
-    fn looked_for(&mut self, number: u32, revision: u64) -> Option<&mut Schedule> {
+    fn take_busy(&mut self, number: u32, revision: u64) -> Option<&mut Schedule> {
         let schedule = self.schedules.rows.get_mut(&number);
         let schedule = schedule.filter(|schedule| schedule.revision == revision)?;
         schedule.busy = false;
@@ -462,7 +462,7 @@ impl Core {
         out: &mut Output,
     ) -> Option<RunNo> {
         let now = self.now();
-        let schedule = self.looked_for(starting.number, starting.revision)?;
+        let schedule = self.take_busy(starting.number, starting.revision)?;
         let namespace = schedule.record.namespace;
         let due = schedule.spec().due(&schedule.calendar, starting.nominal);
         assert!(
@@ -519,7 +519,7 @@ impl Core {
 
     /// An occurrence's id cannot be looked up: it is missed, and said.
     pub(super) fn occurrence_lost(&mut self, starting: Starting, what: &str, out: &mut Output) {
-        let Some(schedule) = self.looked_for(starting.number, starting.revision) else {
+        let Some(schedule) = self.take_busy(starting.number, starting.revision) else {
             return;
         };
         out.note(Note::ScheduleUnreadable {

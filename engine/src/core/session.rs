@@ -206,7 +206,7 @@ impl Core {
         if let Err(refusal) = self.check_hello(&hello) {
             return out.action(Action::Close { session, reason: refusal.to_string() });
         }
-        if let Some(older) = self.seats.get(&hello.process).copied() {
+        if let Some(older) = self.session_of_instance.get(&hello.process).copied() {
             out.action(Action::Close {
                 session: older,
                 reason: "the same process has connected again".to_owned(),
@@ -233,7 +233,7 @@ impl Core {
                 held_back: None,
             },
         );
-        self.seats.insert(hello.process, session);
+        self.session_of_instance.insert(hello.process, session);
         let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         out.send(
             session,
@@ -403,8 +403,8 @@ impl Core {
     /// Forgets a session; its leases, if any, have no holder until somebody decides about them.
     fn leave(&mut self, id: SessionId) -> Option<Left> {
         let session = self.sessions.remove(&id)?;
-        if self.seats.get(&session.process) == Some(&id) {
-            self.seats.remove(&session.process);
+        if self.session_of_instance.get(&session.process) == Some(&id) {
+            self.session_of_instance.remove(&session.process);
         }
         for queue in self.queues.values_mut() {
             queue.withdraw(id);

@@ -44,10 +44,10 @@ pub(super) struct Sleepers {
     /// When a run is woken whatever becomes of its keys.
     dues: BTreeMap<RunNo, Time>,
     next_due: BTreeSet<(Time, RunNo)>,
-    /// Keys with a result for which runs sleep.
-    pub(super) rousing: BTreeSet<KeyId>,
+    /// Keys with a result whose sleeping runs are still to be woken.
+    pub(super) keys_to_wake: BTreeSet<KeyId>,
     /// Runs to be woken because what is stored of their key cannot be read.
-    rising: BTreeSet<RunNo>,
+    runs_to_wake: BTreeSet<RunNo>,
     /// Runs that are being read to be woken.
     waking: BTreeSet<RunNo>,
     /// When keys that are free call another run.
@@ -94,7 +94,7 @@ impl Memos {
     /// Whether runs are to be woken, or read, now.
     pub(super) fn has_to_wake(&self) -> bool {
         let asleep = &self.asleep;
-        let some = !asleep.rousing.is_empty() || !asleep.rising.is_empty();
+        let some = !asleep.keys_to_wake.is_empty() || !asleep.runs_to_wake.is_empty();
         (some && asleep.has_room()) || asleep.may_read()
     }
 
@@ -117,7 +117,7 @@ impl Memos {
         let asleep = &self.asleep;
         self.knows(run)
             || asleep.waking.contains(&run)
-            || asleep.rising.contains(&run)
+            || asleep.runs_to_wake.contains(&run)
             || !asleep.restore.done
     }
 
@@ -284,18 +284,18 @@ impl Core {
             self.wake(run, out);
         }
         while self.memos.asleep.has_room()
-            && let Some(run) = self.memos.asleep.rising.pop_first()
+            && let Some(run) = self.memos.asleep.runs_to_wake.pop_first()
         {
             self.wake(run, out);
         }
         while self.memos.asleep.has_room()
-            && let Some(key_id) = self.memos.asleep.rousing.first().copied()
+            && let Some(key_id) = self.memos.asleep.keys_to_wake.first().copied()
         {
             let key = self.memos.keys.get(&key_id);
             match key.and_then(|key| key.asleep.first().copied()) {
                 Some(run) => self.wake(run, out),
                 None => {
-                    self.memos.asleep.rousing.remove(&key_id);
+                    self.memos.asleep.keys_to_wake.remove(&key_id);
                     self.memos.forget(key_id);
                 }
             }
@@ -304,10 +304,10 @@ impl Core {
     }
 
     /// What is stored of a key cannot be read: who sleeps asks again, and is told.
-    pub(super) fn rise(&mut self, runs: BTreeSet<RunNo>) {
+    pub(super) fn wake_all(&mut self, runs: BTreeSet<RunNo>) {
         for run in runs {
             self.memos.wakes(run);
-            self.memos.asleep.rising.insert(run);
+            self.memos.asleep.runs_to_wake.insert(run);
         }
     }
 

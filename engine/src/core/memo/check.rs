@@ -14,8 +14,8 @@ impl Core {
             if nothing && !key.waiting.is_empty() {
                 assert!(key.holder.is_some(), "E3: nobody holds {key_id:?}: {key:?}");
             }
-            let rouses = self.memos.asleep.rousing.contains(key_id);
-            let told = self.memos.telling.contains(key_id) || rouses;
+            let to_wake = self.memos.asleep.keys_to_wake.contains(key_id);
+            let told = self.memos.telling.contains(key_id) || to_wake;
             if nothing && key.holder.is_none() && !key.asleep.is_empty() {
                 assert!(key.calls_at.is_some(), "E6: {key_id:?} calls those who sleep");
             }

@@ -238,7 +238,7 @@ mod tests {
         (peer, watch, ours)
     }
 
-    fn look(peer: &mut WorkerPeer, seconds: impl IntoIterator<Item = u64>) {
+    fn check_after(peer: &mut WorkerPeer, seconds: impl IntoIterator<Item = u64>) {
         seconds.into_iter().for_each(|second| peer.tick(at(second)));
     }
 
@@ -251,9 +251,9 @@ mod tests {
     async fn a_function_that_blocks_its_thread_is_reported_5_s_past_its_timeout() {
         let (mut peer, watch, mut link) = holding();
         watch.poll_begins(at(100));
-        look(&mut peer, 99..135);
+        check_after(&mut peer, 99..135);
         assert!(sent(&mut link).is_empty() && peer.leaves().is_none());
-        look(&mut peer, [135]);
+        check_after(&mut peer, [135]);
         let said = sent(&mut link);
         let [Message::Offer(offer), Message::TurnFailed(failed)] = &said[..] else {
             panic!("{said:?}")
@@ -275,9 +275,9 @@ mod tests {
         let revoked = Revoked { run: RUN, token: token(1), reason: over.into() };
         peer.received(revoked.into(), at(101));
         assert!(peer.turns.is_empty());
-        look(&mut peer, 99..135);
+        check_after(&mut peer, 99..135);
         assert!(sent(&mut link).is_empty() && peer.leaves().is_none());
-        look(&mut peer, [135]);
+        check_after(&mut peer, [135]);
         let said = sent(&mut link);
         assert!(matches!(&said[..], [Message::Offer(_)]), "{said:?}");
         assert!(peer.leaves().is_some());
@@ -288,9 +288,9 @@ mod tests {
     async fn a_process_that_stood_still_blames_nobody_for_it() {
         let (mut peer, watch, mut link) = holding();
         watch.poll_begins(at(100));
-        look(&mut peer, [99, 100, 1_000]);
+        check_after(&mut peer, [99, 100, 1_000]);
         watch.poll_ends();
-        look(&mut peer, 1_001..1_010);
+        check_after(&mut peer, 1_001..1_010);
         assert!(sent(&mut link).is_empty() && peer.leaves().is_none());
     }
 }
