@@ -246,7 +246,7 @@ pub enum What {
         runs: Vec<String>,
     },
     /// A client is told something.
-    Told {
+    ClientLog {
         /// About which run.
         run: String,
         /// What.
@@ -281,7 +281,7 @@ impl What {
             | Self::LeaseBegan { run, .. }
             | Self::LeaseEnded { run, .. }
             | Self::CallBegan { run, .. }
-            | Self::Told { run, .. } => std::slice::from_ref(run),
+            | Self::ClientLog { run, .. } => std::slice::from_ref(run),
             _ => &[],
         }
     }

@@ -72,6 +72,7 @@
 
 pub mod canary;
 mod checker;
+mod client_log;
 pub mod draw;
 mod durable;
 pub mod event;
@@ -95,7 +96,6 @@ mod simulation;
 mod skip;
 mod state_rows;
 mod suite;
-mod told;
 mod trace;
 mod workload;
 mod world;

@@ -11,6 +11,7 @@ use stepwell_storage::{Fate, ReadFailure};
 use turmoil::Sim;
 
 use crate::checker;
+use crate::client_log::Progress;
 use crate::durable::Durable;
 use crate::event::What;
 use crate::host::{client, server, worker};
@@ -21,7 +22,6 @@ use crate::program::Program;
 use crate::recording::Recording;
 use crate::report::{ON_FJALL, Report, Violation};
 use crate::skip;
-use crate::told::Progress;
 use crate::world::{InAir, Keeps, World};
 
 /// How often it is looked whether a program ended by itself, and whether all is done.
@@ -387,7 +387,8 @@ impl Simulation<'_> {
     /// All runs have ended, and a client has asked about all of them.
     fn is_done(&mut self) -> bool {
         if !self.world.audit.load(Ordering::Relaxed) {
-            let done = self.world.told().is_over() && self.world.checkers().durable.is_at_rest();
+            let done =
+                self.world.client_log().is_over() && self.world.checkers().durable.is_at_rest();
             self.entries_at_audit = self.world.checkers().durable.entry_count();
             self.world.audit.store(done, Ordering::Relaxed);
         }
@@ -400,13 +401,13 @@ impl Simulation<'_> {
         let at_rest = self.world.checkers().durable.is_at_rest();
         let kept = self.world.checkers().durable.kept().count();
         let entries = self.world.checkers().durable.entry_count();
-        let listed = self.world.told().listed.len();
+        let listed = self.world.client_log().listed.len();
         let same = at_rest && kept == listed && entries == self.entries_at_audit;
         if same || self.audits_again == 0 {
             return false;
         }
         self.audits_again -= 1;
-        let mut told = self.world.told();
+        let mut told = self.world.client_log();
         told.listed.clear();
         told.stats = None;
         self.world.audit.store(false, Ordering::Relaxed);
@@ -420,7 +421,7 @@ impl Simulation<'_> {
     fn is_stuck(&self) -> bool {
         let plan = &self.world.plan;
         let answered = {
-            let told = self.world.told();
+            let told = self.world.client_log();
             let mut jobs = told.jobs.iter().zip(&plan.jobs);
             jobs.all(|(progress, timed)| match progress {
                 Progress::Over => true,
@@ -443,7 +444,7 @@ impl Simulation<'_> {
     fn restart_what_ended(&mut self) {
         let (now, plan) = (self.world.now_ms(), &self.world.plan);
         let clients: Vec<String> = (1..=plan.settings.clients)
-            .filter(|number| self.world.told().has_left(plan, *number, now))
+            .filter(|number| self.world.client_log().has_left(plan, *number, now))
             .map(|number| format!("client-{number}"))
             .collect();
         for host in self.hosts.clone() {

@@ -8,8 +8,8 @@
 //! forward jump of up to 48 hours; a step is shorter, and the next one comes once the server has
 //! looked at its clock.
 
+use crate::client_log::Progress;
 use crate::plan::Job;
-use crate::told::Progress;
 use crate::world::World;
 
 /// A timer that is due within this time is waited for.
@@ -41,7 +41,7 @@ pub(crate) fn skippable_ms(world: &World) -> Option<u64> {
 
 /// Whether a client's call is under way that wants an answer now.
 fn asks(world: &World) -> bool {
-    let told = world.told();
+    let told = world.client_log();
     let mut jobs = told.jobs.iter().zip(&world.plan.jobs);
     jobs.any(|(progress, timed)| {
         matches!(progress, Progress::Runs(_)) && !matches!(timed.job, Job::Wait { .. })

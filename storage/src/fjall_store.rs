@@ -13,9 +13,9 @@
 mod check;
 mod directory;
 mod fault;
-mod glance;
 mod open;
 mod record;
+mod space_figures;
 mod tree;
 mod version_file;
 mod watermark;
@@ -37,8 +37,8 @@ use crate::store::{BoxFuture, Row, Scan, Space, Store, Usage};
 use crate::write_batch::WriteBatch;
 use directory::Directory;
 use fault::{commit_failure, file_commit_failure, read_failure};
-use glance::Glance;
 use record::CommitRecord;
+use space_figures::SpaceFigures;
 use tree::Tree;
 use watermark::{Mark, Watermark};
 
@@ -90,7 +90,7 @@ pub struct FjallStore {
     submissions: Mutex<Submissions>,
     writer: Mutex<Writer>,
     identity: Identity,
-    disk_bytes: Glance,
+    disk_bytes: SpaceFigures,
     // The order of the last two matters: the tree is closed before the directory is unlocked.
     tree: Tree,
     directory: Directory,
@@ -116,7 +116,7 @@ impl FjallStore {
             submissions: Mutex::new(Submissions::after(opened.committed)),
             writer: Mutex::new(Writer { watermark: opened.watermark, usage: Usage::default() }),
             identity: opened.identity,
-            disk_bytes: Glance::default(),
+            disk_bytes: SpaceFigures::default(),
             tree: opened.tree,
             directory: opened.directory,
         })

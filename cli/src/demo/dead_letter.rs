@@ -10,7 +10,7 @@ use stepwell::model::payload::Payload;
 
 use super::orders::Order;
 use super::provider::Ledger;
-use super::stage::Stage;
+use super::scene_context::SceneContext;
 use super::workflow::{CHECKOUT, ORDERS};
 use crate::failure::CommandError;
 
@@ -41,33 +41,33 @@ pub(crate) struct DeadLetterFacts {
 
 /// Waits until the order is a dead letter, gives it the right input and redrives it. Returns what
 /// the list had of it.
-pub(crate) async fn mend(stage: Stage, order: Order) -> Result<DeadLetter, CommandError> {
-    let letter = found(&stage, &order).await;
+pub(crate) async fn mend(context: SceneContext, order: Order) -> Result<DeadLetter, CommandError> {
+    let letter = found(&context, &order).await;
     let input = Payload::of(&order)
         .map_err(|e| CommandError::fault("an order does not become a payload").caused_by(&e))?;
     // Commands of their own: however often they arrive, they act once.
-    let (edit, redrive) = (stage.client.new_request_id(), stage.client.new_request_id());
+    let (edit, redrive) = (context.client.new_request_id(), context.client.new_request_id());
     let id = letter.id;
-    stage
+    context
         .insist(|client| {
             let (client, input) = (client.principal(SUPPORT), input.clone());
             async move { client.edit_input_as(edit, id, input).await }
         })
         .await?;
-    stage
+    context
         .insist(|client| {
             let client = client.principal(SUPPORT);
             async move { client.redrive_as(redrive, id).await }
         })
         .await?;
-    stage.tell(format!(
+    context.tell(format!(
         "{} is a dead letter: no mail goes to that address; edited and redriven",
         order.order_id
     ));
     Ok(letter)
 }
 
-async fn found(stage: &Stage, order: &Order) -> DeadLetter {
+async fn found(context: &SceneContext, order: &Order) -> DeadLetter {
     let filter = DeadFilter {
         queue: Some(ORDERS.to_owned()),
         workflow: Some(CHECKOUT.name().to_owned()),
@@ -75,7 +75,7 @@ async fn found(stage: &Stage, order: &Order) -> DeadLetter {
     };
     loop {
         // A server that is dead just now has no list.
-        if let Ok((letters, _)) = stage.client.dead_letters(&filter, None, ROWS).await {
+        if let Ok((letters, _)) = context.client.dead_letters(&filter, None, ROWS).await {
             let name = Some(order.order_id.as_str());
             if let Some(letter) = letters.into_iter().find(|l| l.name.as_deref() == name) {
                 return letter;
@@ -87,16 +87,16 @@ async fn found(stage: &Stage, order: &Order) -> DeadLetter {
 
 /// Looks at what is recorded of it now.
 pub(crate) async fn reconcile(
-    stage: &Stage,
+    context: &SceneContext,
     order: &Order,
     letter: Option<DeadLetter>,
     ledger: &Ledger,
 ) -> Result<DeadLetterFacts, CommandError> {
     let id = RunId::of_name(Namespace::default(), &order.order_id);
     let (mut entries, _) =
-        stage.insist(|client| async move { client.audit(Some(id), None, ROWS).await }).await?;
+        context.insist(|client| async move { client.audit(Some(id), None, ROWS).await }).await?;
     entries.reverse();
-    let run = stage.run(id).await?;
+    let run = context.run(id).await?;
     let count = |effects: Option<usize>| effects.unwrap_or(0) as u64;
     Ok(DeadLetterFacts {
         order_id: order.order_id.clone(),

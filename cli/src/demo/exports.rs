@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use stepwell::{Ctx, Failure, Workflow};
 
-use super::stage::Stage;
+use super::scene_context::SceneContext;
 use crate::failure::CommandError;
 
 /// The queue of the exports.
@@ -55,9 +55,9 @@ pub(crate) fn name_of(part: u64) -> String {
 }
 
 /// Starts all of them at once.
-pub(crate) async fn start(stage: &Stage, count: u64) -> Result<(), CommandError> {
+pub(crate) async fn start(context: &SceneContext, count: u64) -> Result<(), CommandError> {
     let runs: Vec<_> = (1..=count).map(|part| (Some(name_of(part)), Export { part })).collect();
-    let answers = stage
+    let answers = context
         .insist(|client| {
             let runs = runs.clone();
             async move { client.start_many(EXPORT, runs).await }

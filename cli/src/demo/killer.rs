@@ -7,7 +7,7 @@ use rand::{Rng, SeedableRng};
 
 use super::processes::{Processes, WORKERS};
 use super::progress::Progress;
-use super::stage::{Stage, Victim};
+use super::scene_context::{SceneContext, Victim};
 use super::tally::Tally;
 use crate::clock;
 use crate::failure::CommandError;
@@ -44,11 +44,11 @@ impl Killer {
     pub(crate) async fn strike(
         &mut self,
         processes: &mut Processes,
-        stage: &Stage,
+        context: &SceneContext,
         tally: &mut Tally,
         progress: &mut Progress,
     ) -> Result<(), CommandError> {
-        let due = |at| clock::now() >= at && !stage.spares(Victim::Workers);
+        let due = |at| clock::now() >= at && !context.spares(Victim::Workers);
         if self.worker_at.is_some_and(due) {
             self.worker_at = Some(self.next_worker());
             let index = self.random.random_range(0..WORKERS);
@@ -58,11 +58,11 @@ impl Killer {
                 index + 1
             ));
         }
-        let due = |at: &u64| tally.orders_ended() >= *at && !stage.spares(Victim::Server);
+        let due = |at: &u64| tally.orders_ended() >= *at && !context.spares(Victim::Server);
         if self.server_at.last().is_some_and(due) {
             self.server_at.pop();
             // A killed server forgets what it has counted.
-            super::hear(&stage.client, tally).await;
+            super::hear(&context.client, tally).await;
             let kill = processes.kill_server().await?;
             let down = clock::span(kill.down);
             progress.tell(&format!(

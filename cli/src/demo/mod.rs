@@ -12,26 +12,26 @@
 //! letter and is mended, and a schedule fires. At the end every order is reconciled: its run, its
 //! journal, and the provider's books; and each of those scenes.
 
-mod cast;
 mod dead_letter;
 mod directories;
 mod exports;
 mod feeder;
 mod killer;
 pub(crate) mod orders;
-mod pools;
 mod processes;
 mod progress;
 mod promise;
 mod provider;
+mod queue_facts;
 mod queue_time;
 mod reconcile;
 mod report;
+mod roles;
+mod scene_context;
 mod scenes;
 mod schedule;
 mod sections;
 mod shop;
-mod stage;
 mod tally;
 mod urgent;
 mod worker;
@@ -51,7 +51,6 @@ use crate::connection;
 use crate::failure::{Answer, CommandError};
 use crate::quantity::counted;
 use crate::terminal::Terminal;
-use cast::Cast;
 use directories::Directories;
 use feeder::Feeder;
 use killer::Killer;
@@ -59,8 +58,9 @@ use orders::Order;
 use processes::{Processes, WORKERS};
 use progress::Progress;
 use provider::Provider;
+use roles::Roles;
+use scene_context::SceneContext;
 use scenes::{Played, Scenes};
-use stage::Stage;
 use tally::Tally;
 use worker::EXPORT_SLOTS;
 
@@ -120,7 +120,7 @@ impl Demo {
             directories.data.display()
         ));
         let mut shop = Shopping {
-            cast: Cast::of(orders),
+            roles: Roles::of(orders),
             killer: match self.no_kills {
                 true => Killer::peaceful(),
                 false => Killer::new(self.seed, orders.len() as u64),
@@ -131,17 +131,17 @@ impl Demo {
         };
         // One client through all lives of the server: it connects again by itself.
         let client = connection::connect(&processes.address).await?;
-        let (stage, heard) = Stage::new(client.timeout(ANSWER_WITHIN));
-        let played = shop.work(&mut processes, &stage, heard).await?;
+        let (context, heard) = SceneContext::new(client.timeout(ANSWER_WITHIN));
+        let played = shop.work(&mut processes, &context, heard).await?;
         let elapsed = shop.progress.elapsed();
         shop.progress.end();
         terminal.note("");
 
         let mut report =
-            reconcile::reconcile(&stage, orders, &shop.cast, played, &provider.ledger()).await?;
+            reconcile::reconcile(&context, orders, &shop.roles, played, &provider.ledger()).await?;
         (report.counts, report.kills, report.seconds) =
             (shop.tally.counts(), processes.kills, elapsed.as_secs_f64());
-        drop(stage);
+        drop(context);
         processes.close().await?;
         terminal.data(&report.json(), || report.text())?;
         if self.keep {
@@ -154,7 +154,7 @@ impl Demo {
 
 /// The demo while it goes on.
 struct Shopping {
-    cast: Cast,
+    roles: Roles,
     killer: Killer,
     tally: Tally,
     progress: Progress,
@@ -167,12 +167,12 @@ impl Shopping {
     async fn work(
         &mut self,
         processes: &mut Processes,
-        stage: &Stage,
+        context: &SceneContext,
         mut heard: UnboundedReceiver<String>,
     ) -> Result<Played, CommandError> {
-        let schedule = schedule::set(stage).await?;
+        let schedule = schedule::set(context).await?;
         let exports = exports::count_beside(feeder::spread(self.orders as usize));
-        exports::start(stage, exports).await?;
+        exports::start(context, exports).await?;
         self.tally = Tally::new(exports);
         self.progress.tell(&format!(
             "{} in line for {} slots of their own; a stock report every {} s",
@@ -180,14 +180,14 @@ impl Shopping {
             WORKERS as u32 * EXPORT_SLOTS,
             schedule::EVERY.as_secs()
         ));
-        let mut feeder = Feeder::start(stage.client.clone(), self.cast.coming.clone());
-        let mut scenes = Scenes::begin(stage, &self.cast);
+        let mut feeder = Feeder::start(context.client.clone(), self.roles.coming.clone());
+        let mut scenes = Scenes::begin(context, &self.roles);
         let (mut ended, mut moved_at) = (0, clock::now());
         loop {
             tokio::time::sleep(TICK).await;
-            scenes.look(stage, &self.cast, feeder.started()).await?;
+            scenes.look(context, &self.roles, feeder.started()).await?;
             let (started, over) = (feeder.started() + scenes.started(), scenes.are_over());
-            let is_heard = see(&stage.client, &mut self.tally, started).await;
+            let is_heard = see(&context.client, &mut self.tally, started).await;
             self.progress.show(&self.tally, processes.kills);
             self.tell(&mut heard);
             feeder.check().await?;
@@ -204,10 +204,10 @@ impl Shopping {
                 self.progress.tell(&format!("nothing has ended for {span}: giving up"));
                 break;
             }
-            self.killer.strike(processes, stage, &mut self.tally, &mut self.progress).await?;
+            self.killer.strike(processes, context, &mut self.tally, &mut self.progress).await?;
         }
-        let times = schedule::end(stage, schedule).await?;
-        see(&stage.client, &mut self.tally, self.orders).await;
+        let times = schedule::end(context, schedule).await?;
+        see(&context.client, &mut self.tally, self.orders).await;
         self.tell(&mut heard);
         Ok(scenes.played(exports, times, self.tally.standstills()))
     }

@@ -7,15 +7,15 @@ use stepwell::model::entry::Entry;
 use stepwell::model::id::{CommandIndex, Namespace, RunId};
 use stepwell::model::run::Outcome;
 
-use super::cast::Cast;
 use super::orders::Order;
 use super::provider::Ledger;
 use super::queue_time::{self, Span};
 use super::report::{Calls, Report};
+use super::roles::Roles;
+use super::scene_context::SceneContext;
 use super::scenes::Played;
-use super::stage::Stage;
 use super::workflow::{Receipt, parcel_of};
-use super::{dead_letter, pools, schedule, urgent};
+use super::{dead_letter, queue_facts, schedule, urgent};
 use crate::failure::CommandError;
 
 /// Steps of one order.
@@ -37,9 +37,9 @@ struct Lines {
 /// Follows each order, and what became of the scenes. What it finds wrong is in the report, not an
 /// error.
 pub(crate) async fn reconcile(
-    stage: &Stage,
+    context: &SceneContext,
     orders: &[Order],
-    cast: &Cast,
+    roles: &Roles,
     played: Played,
     ledger: &Ledger,
 ) -> Result<Report, CommandError> {
@@ -48,10 +48,10 @@ pub(crate) async fn reconcile(
     report.charges = ledger.charges.values().map(|c| c.len() as u64).sum();
     report.mails = ledger.mails.values().map(|m| m.len() as u64).sum();
     report.cents = ledger.charges.values().flatten().map(|c| c.cents).sum();
-    let urgent = cast.urgent.as_ref();
+    let urgent = roles.urgent.as_ref();
     let mut lines = Lines::default();
     for order in orders {
-        let Some(journal) = follow(stage, order, ledger, &mut report).await? else {
+        let Some(journal) = follow(context, order, ledger, &mut report).await? else {
             continue;
         };
         if urgent == Some(order) {
@@ -62,23 +62,23 @@ pub(crate) async fn reconcile(
         lines.others.extend(queue_time::stands(&journal));
     }
     report.urgent = urgent.map(|order| urgent::reconcile(order, &lines.urgent, &lines.others));
-    report.pools =
-        pools::reconcile(stage, played.exports, &lines.first, &played.unmeasured).await?;
+    report.queue_facts =
+        queue_facts::reconcile(context, played.exports, &lines.first, &played.unmeasured).await?;
     report.dead_letter =
-        dead_letter::reconcile(stage, &cast.mistyped, played.letter, ledger).await?;
-    report.schedule = schedule::reconcile(stage, &played.times, ledger).await?;
+        dead_letter::reconcile(context, &roles.mistyped, played.letter, ledger).await?;
+    report.schedule = schedule::reconcile(context, &played.times, ledger).await?;
     Ok(report)
 }
 
 /// Follows one order. Returns its journal, if it has a run.
 async fn follow(
-    stage: &Stage,
+    context: &SceneContext,
     order: &Order,
     ledger: &Ledger,
     report: &mut Report,
 ) -> Result<Option<Vec<Entry>>, CommandError> {
     let id = RunId::of_name(Namespace::default(), &order.order_id);
-    let Some((outcome, journal)) = stage.run(id).await? else {
+    let Some((outcome, journal)) = context.run(id).await? else {
         report.lost += 1;
         find(report, &order.order_id, "has no run");
         return Ok(None);

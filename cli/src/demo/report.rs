@@ -4,10 +4,10 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::dead_letter::DeadLetterFacts;
-use super::pools::PoolFacts;
 use super::processes::Kills;
 use super::promise::Promise;
 use super::provider::Ledger;
+use super::queue_facts::QueueFacts;
 use super::schedule::ScheduleFacts;
 use super::tally::Counts;
 use super::urgent::UrgentFacts;
@@ -46,7 +46,7 @@ pub(crate) struct Report {
     /// What was charged in all.
     pub(crate) cents: u64,
     /// The orders and the exports, each with slots of their own.
-    pub(crate) pools: PoolFacts,
+    pub(crate) queue_facts: QueueFacts,
     /// The order that overtook the others, if there was one.
     pub(crate) urgent: Option<UrgentFacts>,
     /// The order that died and was mended.
@@ -105,7 +105,7 @@ impl Report {
             promise("receipts as expected", self.orders, self.receipts),
             promise("steps not exactly once in their journal", 0, self.steps_wrong),
         ];
-        promises.extend(self.pools.promises());
+        promises.extend(self.queue_facts.promises());
         promises.extend(self.urgent.iter().flat_map(UrgentFacts::promises));
         promises.extend(self.dead_letter.promises());
         promises.extend(self.schedule.promises());
@@ -147,7 +147,7 @@ impl Report {
             "provider_unavailable": self.calls.unavailable,
             "provider_replies_lost": self.calls.lost,
             "provider_refused": self.calls.refused,
-            "queues": self.pools.json(),
+            "queues": self.queue_facts.json(),
             "urgent": self.urgent.as_ref().map(UrgentFacts::json),
             "dead_letter": self.dead_letter.json(),
             "schedule": self.schedule.json(),
@@ -179,7 +179,7 @@ impl Report {
             }
         };
         section("WHAT HAPPENED", pairs(self.happened()));
-        section("TWO QUEUES, SLOTS OF THEIR OWN", self.pools.text());
+        section("TWO QUEUES, SLOTS OF THEIR OWN", self.queue_facts.text());
         if let Some(urgent) = &self.urgent {
             section("AN URGENT ORDER, PRIORITY 0", urgent.text());
         }

@@ -5,10 +5,10 @@ use std::future::Future;
 use stepwell::model::dead::DeadLetter;
 use tokio::task::JoinHandle;
 
-use super::cast::Cast;
 use super::queue_time::Span;
+use super::roles::Roles;
+use super::scene_context::SceneContext;
 use super::schedule::Times;
-use super::stage::Stage;
 use super::{dead_letter, urgent};
 use crate::failure::CommandError;
 
@@ -36,26 +36,26 @@ pub(crate) struct Scenes {
 
 impl Scenes {
     /// Begins with those that wait for something themselves.
-    pub(crate) fn begin(stage: &Stage, cast: &Cast) -> Self {
+    pub(crate) fn begin(context: &SceneContext, roles: &Roles) -> Self {
         Self {
-            mend: Scene::begin(dead_letter::mend(stage.clone(), cast.mistyped.clone())),
+            mend: Scene::begin(dead_letter::mend(context.clone(), roles.mistyped.clone())),
             overtake: None,
-            has_urgent: cast.urgent.is_some(),
+            has_urgent: roles.urgent.is_some(),
         }
     }
 
     /// Begins what is due now that so many orders have come in. An error is that of a scene.
     pub(crate) async fn look(
         &mut self,
-        stage: &Stage,
-        cast: &Cast,
+        context: &SceneContext,
+        roles: &Roles,
         orders: u64,
     ) -> Result<(), CommandError> {
         self.mend.look().await?;
-        match (&mut self.overtake, &cast.urgent) {
+        match (&mut self.overtake, &roles.urgent) {
             (Some(scene), _) => scene.look().await,
-            (None, Some(order)) if orders >= cast.urgent_after => {
-                let scene = urgent::overtake(stage.clone(), order.clone());
+            (None, Some(order)) if orders >= roles.urgent_after => {
+                let scene = urgent::overtake(context.clone(), order.clone());
                 self.overtake = Some(Scene::begin(scene));
                 Ok(())
             }

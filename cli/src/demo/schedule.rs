@@ -11,8 +11,8 @@ use stepwell::model::schedule::{ScheduleInfo, ScheduleSpec};
 use stepwell::{Ctx, Failure, Overlap, Time, Workflow};
 
 use super::provider::{Ledger, StockReport};
-use super::shop::{CALL_HARD, CALL_SOFT, Shop, patience};
-use super::stage::Stage;
+use super::scene_context::SceneContext;
+use super::shop::{CALL_HARD, CALL_SOFT, Shop, retry_policy};
 use super::tally::unfinished;
 use crate::clock;
 use crate::failure::CommandError;
@@ -46,7 +46,7 @@ pub(crate) async fn stock_report(shop: Shop, ctx: Ctx, ask: Shelf) -> Result<Str
         StockReport { run: ctx.run_name().unwrap_or_default().to_owned(), shelf: ask.shelf };
     let sent = ctx
         .step("send", |s| shop.call("/reports", &report, s.key()))
-        .retry(patience())
+        .retry(retry_policy())
         .soft_timeout(CALL_SOFT)
         .timeout(CALL_HARD)
         .await?;
@@ -83,9 +83,9 @@ pub(crate) struct ScheduleFacts {
 }
 
 /// Sets the schedule.
-pub(crate) async fn set(stage: &Stage) -> Result<ScheduleInfo, CommandError> {
+pub(crate) async fn set(context: &SceneContext) -> Result<ScheduleInfo, CommandError> {
     let shelf = Shelf { shelf: "all".to_owned() };
-    let set = stage
+    let set = context
         .insist(|client| {
             let schedule = client.schedule(NAME, STOCK_REPORT, &shelf);
             schedule.every(EVERY).overlap(Overlap::Allow).set()
@@ -96,36 +96,36 @@ pub(crate) async fn set(stage: &Stage) -> Result<ScheduleInfo, CommandError> {
 
 /// Ends the schedule: all that came due until now counts. What was missed while the server was dead
 /// is made up for.
-pub(crate) async fn end(stage: &Stage, set: ScheduleInfo) -> Result<Times, CommandError> {
+pub(crate) async fn end(context: &SceneContext, set: ScheduleInfo) -> Result<Times, CommandError> {
     let first = set.state.next.unwrap_or(set.set_at);
-    let stats = stage.insist(|client| async move { client.stats().await }).await?;
+    let stats = context.insist(|client| async move { client.stats().await }).await?;
     let until = stats.now;
     let begin = clock::now();
     let passed = |info: &ScheduleInfo| info.state.next.is_some_and(|next| next >= until);
-    let mut info = show(stage).await?;
+    let mut info = show(context).await?;
     while !passed(&info) && clock::now().duration_since(begin) < ENDS_WITHIN {
         tokio::time::sleep(LOOK).await;
-        info = show(stage).await?;
+        info = show(context).await?;
     }
-    stage.insist(|client| async move { client.schedules().pause(NAME).await }).await?;
+    context.insist(|client| async move { client.schedules().pause(NAME).await }).await?;
     let made_up = match info.state.missed {
         0 => 0,
-        _ => make_up(stage, first, until).await?,
+        _ => make_up(context, first, until).await?,
     };
-    while !is_idle(stage).await? && clock::now().duration_since(begin) < ENDS_WITHIN {
+    while !is_idle(context).await? && clock::now().duration_since(begin) < ENDS_WITHIN {
         tokio::time::sleep(LOOK).await;
     }
     Ok(Times { spec: set.spec, first, until, made_up })
 }
 
-async fn show(stage: &Stage) -> Result<ScheduleInfo, CommandError> {
-    stage.insist(|client| async move { client.schedules().show(NAME).await }).await
+async fn show(context: &SceneContext) -> Result<ScheduleInfo, CommandError> {
+    context.insist(|client| async move { client.schedules().show(NAME).await }).await
 }
 
-async fn make_up(stage: &Stage, first: Time, until: Time) -> Result<u64, CommandError> {
+async fn make_up(context: &SceneContext, first: Time, until: Time) -> Result<u64, CommandError> {
     let (mut made_up, mut from) = (0, Some(first));
     while let Some(begin) = from {
-        let filled = stage
+        let filled = context
             .insist(
                 |client| async move { client.schedules().backfill(NAME, begin, until, PAGE).await },
             )
@@ -136,14 +136,14 @@ async fn make_up(stage: &Stage, first: Time, until: Time) -> Result<u64, Command
     Ok(made_up)
 }
 
-async fn is_idle(stage: &Stage) -> Result<bool, CommandError> {
-    let queues = stage.insist(|client| async move { client.queues().list().await }).await?;
+async fn is_idle(context: &SceneContext) -> Result<bool, CommandError> {
+    let queues = context.insist(|client| async move { client.queues().list().await }).await?;
     Ok(unfinished(&queues, REPORTS) == 0)
 }
 
 /// Compares the times with the list of all runs of the workflow, and with the provider's books.
 pub(crate) async fn reconcile(
-    stage: &Stage,
+    context: &SceneContext,
     times: &Times,
     ledger: &Ledger,
 ) -> Result<ScheduleFacts, CommandError> {
@@ -156,7 +156,7 @@ pub(crate) async fn reconcile(
             limit: PAGE_ROWS_MAX,
             ..ListRuns::default()
         };
-        let (rows, next) = stage
+        let (rows, next) = context
             .insist(|client| {
                 let page = page.clone();
                 async move { client.list(page).await }

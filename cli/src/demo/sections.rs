@@ -4,9 +4,9 @@ use serde_json::{Value, json};
 use stepwell::model::dead::AuditEntry;
 
 use super::dead_letter::DeadLetterFacts;
-use super::pools::{PoolFacts, percentile};
 use super::processes::WORKERS;
 use super::promise::Promise;
+use super::queue_facts::{QueueFacts, percentile};
 use super::schedule::{EVERY, ScheduleFacts};
 use super::urgent::{AHEAD_MAX, UrgentFacts};
 use super::worker::{EXPORT_SLOTS, ORDER_SLOTS};
@@ -14,7 +14,7 @@ use crate::clock;
 use crate::quantity::{counted, grouped};
 use crate::terminal::pairs;
 
-impl PoolFacts {
+impl QueueFacts {
     /// Of the exports, and of the orders beside them.
     pub(crate) fn promises(&self) -> Vec<Promise> {
         let mut promises = vec![Promise::exactly(

@@ -21,7 +21,7 @@ pub(crate) const CALL_HARD: Duration = Duration::from_secs(5);
 pub(crate) const REFUSED: &str = "refused";
 
 /// Short waits, so that the demo is over in a minute.
-pub(crate) fn patience() -> Retry {
+pub(crate) fn retry_policy() -> Retry {
     Retry::exponential(Duration::from_millis(200)).cap(Duration::from_secs(2)).retries(40)
 }
 

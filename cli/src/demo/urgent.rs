@@ -13,7 +13,7 @@ use stepwell::{QueueChange, RateLimit, Time};
 
 use super::orders::Order;
 use super::queue_time::{Span, began, first};
-use super::stage::{Stage, Victim};
+use super::scene_context::{SceneContext, Victim};
 use super::workflow::{CHECKOUT, ORDERS};
 use crate::clock;
 use crate::failure::CommandError;
@@ -52,60 +52,64 @@ pub(crate) struct UrgentFacts {
 
 /// Lets a line form, starts the order behind it with priority 0, and lets the queue go on. Returns
 /// when the queue was not as usual: orders that waited then are no measure of how long orders wait.
-pub(crate) async fn overtake(stage: Stage, order: Order) -> Result<Span, CommandError> {
-    let spared = stage.spare(Victim::Server);
-    moves(&stage).await?;
-    let from = now(&stage).await?;
-    stage.insist(|client| async move { client.queues().pause(ORDERS).await }).await?;
-    stage.tell("queue orders paused: a line forms");
+pub(crate) async fn overtake(context: SceneContext, order: Order) -> Result<Span, CommandError> {
+    let spared = context.spare(Victim::Server);
+    moves(&context).await?;
+    let from = now(&context).await?;
+    context.insist(|client| async move { client.queues().pause(ORDERS).await }).await?;
+    context.tell("queue orders paused: a line forms");
     tokio::time::sleep(PAUSED).await;
-    let all_spared = (spared, stage.spare(Victim::Workers));
+    let all_spared = (spared, context.spare(Victim::Workers));
     tokio::time::sleep(SETTLED).await;
-    start(&stage, &order).await?;
-    set(&stage, Some(false), SLOWLY).await?;
-    stage.tell(format!("{} came in behind it, priority 0; queue orders resumed", order.order_id));
-    begins(&stage, &order).await;
+    start(&context, &order).await?;
+    set(&context, Some(false), SLOWLY).await?;
+    context.tell(format!("{} came in behind it, priority 0; queue orders resumed", order.order_id));
+    begins(&context, &order).await;
     drop(all_spared);
-    set(&stage, None, UNLIMITED).await?;
-    let until = now(&stage).await?;
+    set(&context, None, UNLIMITED).await?;
+    let until = now(&context).await?;
     Ok(Span { from, until })
 }
 
 /// After a kill engine time stands for up to two seconds, until the clocks have come as far as it
 /// had promised to be: what happens meanwhile happens in one instant, and nothing can be told of
 /// its order.
-async fn moves(stage: &Stage) -> Result<(), CommandError> {
-    let before = now(stage).await?;
-    while now(stage).await? <= before {
+async fn moves(context: &SceneContext) -> Result<(), CommandError> {
+    let before = now(context).await?;
+    while now(context).await? <= before {
         tokio::time::sleep(LOOK).await;
     }
     Ok(())
 }
 
-async fn now(stage: &Stage) -> Result<Time, CommandError> {
-    let stats = stage.insist(|client| async move { client.stats().await }).await?;
+async fn now(context: &SceneContext) -> Result<Time, CommandError> {
+    let stats = context.insist(|client| async move { client.stats().await }).await?;
     Ok(stats.now)
 }
 
 /// By its name, so that it may be asked for again.
-async fn start(stage: &Stage, order: &Order) -> Result<(), CommandError> {
-    let start = stage.insist(|client| {
+async fn start(context: &SceneContext, order: &Order) -> Result<(), CommandError> {
+    let start = context.insist(|client| {
         let start = client.start(CHECKOUT, order).id(&order.order_id);
         async move { start.priority(0).await }
     });
     start.await.map(drop)
 }
 
-async fn set(stage: &Stage, paused: Option<bool>, rate: RateLimit) -> Result<(), CommandError> {
+async fn set(
+    context: &SceneContext,
+    paused: Option<bool>,
+    rate: RateLimit,
+) -> Result<(), CommandError> {
     let change = QueueChange { paused, rate: Some(rate), ..QueueChange::default() };
-    stage.insist(|client| async move { client.queues().set(ORDERS, change).await }).await
+    context.insist(|client| async move { client.queues().set(ORDERS, change).await }).await
 }
 
-async fn begins(stage: &Stage, order: &Order) {
+async fn begins(context: &SceneContext, order: &Order) {
     let begin = clock::now();
     let run = RunId::of_name(Namespace::default(), &order.order_id);
     while clock::now().duration_since(begin) < BEGINS_WITHIN {
-        if stage.client.status(run).await.is_ok_and(|r| r.entries > 1) {
+        if context.client.status(run).await.is_ok_and(|r| r.entries > 1) {
             return;
         }
         tokio::time::sleep(LOOK).await;

@@ -7,7 +7,7 @@ use stepwell::{Ctx, Failure, Workflow};
 
 use super::orders::Order;
 use super::provider::{Charge, Mail};
-use super::shop::{CALL_HARD, CALL_SOFT, Shop, patience};
+use super::shop::{CALL_HARD, CALL_SOFT, Shop, retry_policy};
 
 /// The queue of the orders.
 pub(crate) const ORDERS: &str = "orders";
@@ -45,7 +45,7 @@ pub(crate) async fn checkout(shop: Shop, ctx: Ctx, order: Order) -> Result<Recei
     let ask = Charge { order_id: order_id.clone(), card, cents };
     let charge = ctx
         .step("charge", |s| shop.call("/charges", &ask, s.key()))
-        .retry(patience())
+        .retry(retry_policy())
         .soft_timeout(CALL_SOFT)
         .timeout(CALL_HARD)
         .await?;
@@ -58,7 +58,7 @@ pub(crate) async fn checkout(shop: Shop, ctx: Ctx, order: Order) -> Result<Recei
         Mail { order_id: order_id.clone(), to: email, subject: format!("{parcel} is on its way") };
     let mail = ctx
         .step("mail", |s| shop.call("/mails", &ask, s.key()))
-        .retry(patience())
+        .retry(retry_policy())
         .soft_timeout(CALL_SOFT)
         .timeout(CALL_HARD)
         .await?;

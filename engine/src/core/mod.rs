@@ -86,9 +86,9 @@ mod capacity;
 #[cfg(all(test, feature = "calendar"))]
 mod occurrences;
 #[cfg(test)]
-mod pools;
-#[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod queue_tests;
 #[cfg(test)]
 mod scenarios;
 

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::client::Run;
 use super::engine::{Engine, EngineOptions};
-use super::patience::env;
+use super::retry_tests::env;
 use super::worker::WorkerHandle;
 use crate::model::entry::{AttemptFailed, Entry};
 use crate::model::failure::Failure;

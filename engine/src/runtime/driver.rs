@@ -489,7 +489,7 @@ impl Driver {
                 self.dropping += 1;
                 let _ = self.work.send(Work::Drop(generation));
             }
-            Action::Note(note) => super::note::log(&note),
+            Action::Note(note) => super::log::log(&note),
         }
         Ok(())
     }

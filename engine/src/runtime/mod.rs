@@ -16,19 +16,19 @@ mod bulk;
 #[cfg(feature = "server")]
 mod committer;
 #[cfg(feature = "server")]
+mod dead_letters;
+#[cfg(feature = "server")]
 mod driver;
 #[cfg(feature = "server")]
 pub mod engine;
 #[cfg(feature = "server")]
 pub mod inspect;
 #[cfg(feature = "server")]
-mod letters;
-#[cfg(feature = "server")]
-mod note;
-#[cfg(feature = "server")]
-#[cfg(test)]
-mod patience;
+mod log;
 #[cfg(feature = "server")]
 mod query;
+#[cfg(feature = "server")]
+#[cfg(test)]
+mod retry_tests;
 #[cfg(feature = "server")]
 mod server;

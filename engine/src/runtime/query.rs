@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use stepwell_storage::{Scan, Space, Store};
 
-use super::letters;
+use super::dead_letters;
 use crate::core::clock::ClockSample;
 use crate::core::{Core, summary};
 use crate::keys::{self, Family};
@@ -118,8 +118,8 @@ impl Query {
                 dead(view, ask.caller.namespace, &ask.list, ask.call_number).await,
             ),
             Self::Stats(ask) => (ask.call_number, Ok(stats(view, ask.call_number))),
-            Self::Letters(ask) => (ask.call_number, letters::letters(view, &ask).await),
-            Self::Audit(ask) => (ask.call_number, letters::audit(view, &ask).await),
+            Self::Letters(ask) => (ask.call_number, dead_letters::letters(view, &ask).await),
+            Self::Audit(ask) => (ask.call_number, dead_letters::audit(view, &ask).await),
         };
         answer.unwrap_or_else(|reason| RefusedReply { call_number, reason }.into())
     }
@@ -159,7 +159,7 @@ async fn list(
     while no > until && runs.len() < limit && looked < LOOK_MAX {
         // A run that has outlived its retention is not there any more; a damaged one is told by the
         // others' side.
-        let found = letters::listed(view.summary_of(RunNo(no)).await, no)?.flatten();
+        let found = dead_letters::listed(view.summary_of(RunNo(no)).await, no)?.flatten();
         let wanted = |(of, row): &(Namespace, RunSummary)| *of == namespace && fits(row, list);
         runs.extend(found.filter(wanted).map(|(_, row)| row));
         no -= 1;
@@ -206,7 +206,7 @@ async fn dead(
             let wanted = |(of, row): &(Namespace, RunSummary)| {
                 *of == namespace && list.workflow.as_ref().is_none_or(|w| *w == row.workflow)
             };
-            let found = letters::listed(view.summary_of(no).await, no)?.flatten();
+            let found = dead_letters::listed(view.summary_of(no).await, no)?.flatten();
             runs.extend(found.filter(wanted).map(|(_, row)| row));
             tokio::task::yield_now().await;
         }

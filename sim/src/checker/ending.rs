@@ -7,12 +7,12 @@
 use stepwell::model::run::InMemory;
 
 use super::Findings;
+use crate::client_log::{ClientLog, Progress};
 use crate::durable::Durable;
-use crate::told::{Progress, Told};
 
 pub(super) fn at_the_end(
     durable: &Durable,
-    told: &Told,
+    told: &ClientLog,
     name: &str,
     in_time: bool,
     findings: &mut Findings<'_>,

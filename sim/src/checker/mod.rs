@@ -403,7 +403,7 @@ impl Checkers {
 
 /// All runs have ended, or time is up: what is left to check.
 pub(crate) fn at_the_end(world: &World, in_time: bool) {
-    let (told, ledger) = (world.told(), world.ledger());
+    let (told, ledger) = (world.client_log(), world.ledger());
     let mut checkers = world.checkers();
     let checkers = &mut *checkers;
     let mut findings = Findings { now_ms: world.now_ms(), violations: &mut checkers.violations };

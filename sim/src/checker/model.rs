@@ -49,9 +49,9 @@ use stepwell::model::run::{Outcome, OutcomeDead, RunState};
 
 use self::search::{Op, Verdict, What};
 use super::Findings;
+use crate::client_log::{Answer, Asked, Call, Calls, Forgotten, run_id};
 use crate::durable::{Durable, DurableRun};
 use crate::plan::Settings;
-use crate::told::{Answer, Asked, Call, Calls, Forgotten, run_id};
 
 const NAME: &str = "an order of the calls explains the answers";
 

@@ -7,12 +7,12 @@ use stepwell::model::entry::Entry;
 use stepwell::model::run::Outcome;
 
 use super::Findings;
+use crate::client_log::{ClientLog, run_id};
 use crate::durable::Durable;
-use crate::told::{Told, run_id};
 
 const NAME: &str = "an outcome once told never changes";
 
-pub(super) fn at_the_end(durable: &Durable, told: &Told, findings: &mut Findings<'_>) {
+pub(super) fn at_the_end(durable: &Durable, told: &ClientLog, findings: &mut Findings<'_>) {
     for answer in &told.outcomes {
         // More than one, if the name was used again after the retention.
         let runs = || durable.runs_of(run_id(&answer.name));

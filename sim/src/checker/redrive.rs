@@ -15,8 +15,8 @@ use stepwell::model::run::RunState;
 use stepwell::model::time::Time;
 
 use super::Findings;
+use crate::client_log::ClientLog;
 use crate::durable::{Durable, DurableRun};
-use crate::told::Told;
 
 const AGAIN: &str = "a redrive runs no finished step again";
 const TRIES: &str = "a redrive tries again";
@@ -137,7 +137,7 @@ fn the_list_is_true(durable: &Durable, findings: &mut Findings<'_>) {
 }
 
 /// What clients were told in the end of dead letters and acts.
-pub(super) fn at_the_end(durable: &Durable, told: &Told, findings: &mut Findings<'_>) {
+pub(super) fn at_the_end(durable: &Durable, told: &ClientLog, findings: &mut Findings<'_>) {
     if let Some(letters) = &told.letters {
         let held: Vec<RunNo> = durable.dead.iter().rev().map(|(_, no)| *no).collect();
         if *letters != held {

@@ -9,9 +9,9 @@ use stepwell::model::entry::Started;
 use stepwell::model::id::{RunId, RunNo};
 
 use super::Findings;
+use crate::client_log::{ClientLog, StartAnswer, run_id};
 use crate::durable::Durable;
 use crate::host::client::payload_of;
-use crate::told::{StartAnswer, Told, run_id};
 
 const NAME: &str = "no acknowledged start is lost";
 const ONE: &str = "a name is one run";
@@ -23,7 +23,7 @@ pub(super) fn indexed(id: RunId, run: RunNo, before: Option<RunNo>, findings: &m
     }
 }
 
-pub(super) fn at_the_end(durable: &Durable, told: &Told, findings: &mut Findings<'_>) {
+pub(super) fn at_the_end(durable: &Durable, told: &ClientLog, findings: &mut Findings<'_>) {
     let mut begun: BTreeMap<&str, u32> = BTreeMap::new();
     for start in &told.starts {
         // More than one, if the name was used again after the retention.

@@ -7,8 +7,8 @@ use stepwell::model::id::RunNo;
 use stepwell::model::run::RunState;
 
 use super::Findings;
+use crate::client_log::ClientLog;
 use crate::durable::Durable;
-use crate::told::Told;
 
 const NAME: &str = "the counts equal the truth";
 
@@ -72,7 +72,7 @@ fn pools(durable: &Durable, findings: &mut Findings<'_>) {
 }
 
 /// What clients were told of all runs.
-pub(super) fn at_the_end(durable: &Durable, told: &Told, findings: &mut Findings<'_>) {
+pub(super) fn at_the_end(durable: &Durable, told: &ClientLog, findings: &mut Findings<'_>) {
     let Some(stats) = &told.stats else { return };
     let counted = durable.counted();
     if stats.runs != counted {

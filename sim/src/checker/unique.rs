@@ -144,7 +144,7 @@ impl Keys {
         (name, id, started): (&str, RunId, bool),
         findings: &mut Findings<'_>,
     ) {
-        let mine = crate::told::run_id(name);
+        let mine = crate::client_log::run_id(name);
         let ids = self.of.get(&begun.key).into_iter().flatten();
         let mut ids = ids.filter_map(|no| Some(durable.runs.get(no)?.started()?.id));
         let problem = if !ids.any(|known| known == id) {

@@ -15,11 +15,11 @@ use stepwell::runtime::link::NetDial;
 use stepwell::{Client, ClientError, QueueChange, RateLimit};
 
 use super::{SERVER, schedule, starts};
-use crate::event::What;
-use crate::plan::{Job, PlannedAction, Work};
-use crate::told::{
+use crate::client_log::{
     Asked, AskedAction, CallNo, OutcomeTold, Progress, StartAnswer, StartTold, run_id,
 };
+use crate::event::What;
+use crate::plan::{Job, PlannedAction, Work};
 use crate::world::{Host, World};
 
 /// How long a call may take.
@@ -50,15 +50,15 @@ pub(crate) async fn ask(world: Arc<World>, number: u32) -> turmoil::Result {
     let client = Client::new(Arc::new(NetDial::new(env.clone(), SERVER)), env)
         .principal(host.name.clone())
         .timeout(TIMEOUT);
-    world.told().client_begins(&world.plan, number);
+    world.client_log().client_begins(&world.plan, number);
     for (index, job) in world.plan.jobs.iter().enumerate() {
-        if job.client == number && world.told().jobs[index] == Progress::Waits {
+        if job.client == number && world.client_log().jobs[index] == Progress::Waits {
             tokio::spawn(begin(host.clone(), client.clone(), index));
         }
     }
     loop {
         host.rest(LOOK).await;
-        if world.told().has_left(&world.plan, number, host.now_ms()) {
+        if world.client_log().has_left(&world.plan, number, host.now_ms()) {
             return Ok(());
         }
         if number == 1 && world.program.is_engine {
@@ -79,7 +79,7 @@ pub(crate) async fn ask(world: Arc<World>, number: u32) -> turmoil::Result {
                 if forgotten() == before {
                     break;
                 }
-                world.told().listed.clear();
+                world.client_log().listed.clear();
             }
             world.audited.store(true, Ordering::Relaxed);
         }
@@ -90,7 +90,7 @@ pub(crate) async fn ask(world: Arc<World>, number: u32) -> turmoil::Result {
 async fn begin(host: Arc<Host>, client: Client, index: usize) {
     let timed = host.world.plan.jobs[index].clone();
     host.rest(Duration::from_millis(timed.at_ms.saturating_sub(host.now_ms()))).await;
-    host.world.told().jobs[index] = Progress::Runs(host.life);
+    host.world.client_log().jobs[index] = Progress::Runs(host.life);
     let (call, runs) = timed.job.brief();
     host.record(|_| What::Asked { job: index, call: call.to_owned(), runs });
     match timed.job {
@@ -124,7 +124,7 @@ async fn begin(host: Arc<Host>, client: Client, index: usize) {
         job => schedule::ask(&host, &client, job).await,
     }
     host.record(|_| What::Settled { job: index });
-    host.world.told().jobs[index] = Progress::Over;
+    host.world.client_log().jobs[index] = Progress::Over;
 }
 
 /// How a run is started: its delay, its priority, its tags.
@@ -212,7 +212,7 @@ pub(super) fn answer_of(answer: Result<bool, ClientError>) -> Result<StartAnswer
 }
 
 pub(super) fn tell_start(host: &Host, name: &str, work: Work, answer: StartAnswer) {
-    host.tell(format_args!("is told of {name}: {answer:?}"), || What::Told {
+    host.tell(format_args!("is told of {name}: {answer:?}"), || What::ClientLog {
         run: name.to_owned(),
         answer: match answer {
             StartAnswer::Exists { started: true } => "it is started".to_owned(),
@@ -220,12 +220,12 @@ pub(super) fn tell_start(host: &Host, name: &str, work: Work, answer: StartAnswe
             StartAnswer::Taken => "another run has the name".to_owned(),
         },
     });
-    host.world.told().starts.push(StartTold { name: name.to_owned(), work, answer });
+    host.world.client_log().starts.push(StartTold { name: name.to_owned(), work, answer });
 }
 
 pub(super) fn wrong(host: &Host, text: String) {
     host.note(format_args!("is told what cannot be right: {text}"));
-    host.world.told().wrong.push(text);
+    host.world.client_log().wrong.push(text);
 }
 
 /// Whether the call has taken effect is unknown: it is made again.
@@ -235,17 +235,17 @@ pub(super) async fn again(host: &Host) {
 }
 
 async fn cancel(host: &Host, client: &Client, name: &str) {
-    let acknowledged = host.world.told().is_acknowledged(name);
+    let acknowledged = host.world.client_log().is_acknowledged(name);
     let call = host.begins_call(name, Asked::Cancel);
     let answer = client.cancel(run_id(name), "the plan says so").await;
     host.ends_call(call, &answer);
     match answer {
         Ok(()) => {
-            host.tell(format_args!("is told that {name} is asked to stop"), || What::Told {
+            host.tell(format_args!("is told that {name} is asked to stop"), || What::ClientLog {
                 run: name.to_owned(),
                 answer: "it is asked to stop".to_owned(),
             });
-            host.world.told().cancels.push(name.to_owned());
+            host.world.client_log().cancels.push(name.to_owned());
         }
         Err(error) => refused(host, name, acknowledged, &error),
     }
@@ -255,7 +255,7 @@ async fn cancel(host: &Host, client: &Client, name: &str) {
 async fn operate(host: &Host, client: &Client, name: &str, act: PlannedAction) {
     let (request_id, id) = (client.new_request_id(), run_id(name));
     loop {
-        let acknowledged = host.world.told().is_acknowledged(name);
+        let acknowledged = host.world.client_log().is_acknowledged(name);
         let call = host.begins_call(name, asks(request_id, &act));
         let answer = match &act {
             PlannedAction::Redrive => client.redrive_as(request_id, id).await,
@@ -269,7 +269,7 @@ async fn operate(host: &Host, client: &Client, name: &str, act: PlannedAction) {
             Ok(()) => {
                 host.world.saw("acts on dead letters");
                 return host.tell(format_args!("is told that {act:?} of {name} is done"), || {
-                    What::Told { run: name.to_owned(), answer: format!("{act:?} is done") }
+                    What::ClientLog { run: name.to_owned(), answer: format!("{act:?} is done") }
                 });
             }
             Err(ClientError::Refused(refusal)) => {
@@ -298,7 +298,7 @@ fn encoded(input: &Value) -> Payload {
 }
 
 async fn wait(host: &Host, client: &Client, name: &str) {
-    let acknowledged = host.world.told().is_acknowledged(name);
+    let acknowledged = host.world.client_log().is_acknowledged(name);
     let call = host.begins_call(name, Asked::Outcome { waits: true });
     let answer = client.outcome(run_id(name), true).await;
     host.ends_call(call, &answer);
@@ -311,18 +311,18 @@ async fn wait(host: &Host, client: &Client, name: &str) {
 /// A question about a run that had been acknowledged before (or not) got this error.
 fn refused(host: &Host, name: &str, acknowledged: bool, error: &ClientError) {
     let forgotten = host.world.checkers().durable.was_forgotten(run_id(name));
-    host.world.told().refused(name, acknowledged && !forgotten, error);
+    host.world.client_log().refused(name, acknowledged && !forgotten, error);
 }
 
 fn tell(host: &Host, name: &str, outcome: stepwell::model::run::Outcome) {
     let at_ms = host.now_ms();
     let kind = outcome.kind_name();
-    host.tell(format_args!("is told the outcome of {name}: {kind}"), || What::Told {
+    host.tell(format_args!("is told the outcome of {name}: {kind}"), || What::ClientLog {
         run: name.to_owned(),
         answer: format!("its outcome: {kind}"),
     });
     let (name, client) = (name.to_owned(), host.name.clone());
-    host.world.told().outcomes.push(OutcomeTold { name, client, at_ms, outcome });
+    host.world.client_log().outcomes.push(OutcomeTold { name, client, at_ms, outcome });
 }
 
 /// Asks how the queues are. What is told must be true at some instant of the call.
@@ -364,7 +364,7 @@ async fn tidy(host: &Host, client: &Client) {
 }
 
 async fn look(host: &Host, client: &Client, name: &str) {
-    let acknowledged = host.world.told().is_acknowledged(name);
+    let acknowledged = host.world.client_log().is_acknowledged(name);
     let call = host.begins_call(name, Asked::Status);
     let answer = client.status(run_id(name)).await;
     host.ends_call(call, &answer);
@@ -386,16 +386,18 @@ async fn audit_outcome(host: &Host, client: &Client, name: &str) {
         Ok(outcome) => tell(host, name, outcome),
         Err(ClientError::Refused(Refusal::NoSuchRun(_)))
             if host.world.checkers().durable.was_forgotten(run_id(name)) => {}
-        Err(error) => {
-            host.world.told().wrong.push(format!("the outcome of {name} is not to be had: {error}"))
-        }
+        Err(error) => host
+            .world
+            .client_log()
+            .wrong
+            .push(format!("the outcome of {name} is not to be had: {error}")),
     }
 }
 
 /// Asks about everything that anybody was told of.
 async fn audit(host: &Host, client: &Client) {
     let names: std::collections::BTreeSet<String> = {
-        let told = host.world.told();
+        let told = host.world.client_log();
         told.starts.iter().map(|start| start.name.clone()).collect()
     };
     let names: Vec<String> = names.into_iter().collect();
@@ -406,11 +408,15 @@ async fn audit(host: &Host, client: &Client) {
     loop {
         match client.list(ListRuns { before, limit: PAGE, ..ListRuns::default() }).await {
             Ok((rows, next)) => {
-                host.world.told().listed.extend(rows.into_iter().map(|row| (row.id, row)));
+                host.world.client_log().listed.extend(rows.into_iter().map(|row| (row.id, row)));
                 before = next;
             }
             Err(error) => {
-                return host.world.told().wrong.push(format!("the runs are not listed: {error}"));
+                return host
+                    .world
+                    .client_log()
+                    .wrong
+                    .push(format!("the runs are not listed: {error}"));
             }
         }
         if before.is_none() {
@@ -419,12 +425,12 @@ async fn audit(host: &Host, client: &Client) {
     }
     if let Err(error) = list_letters_and_audit(host, client).await {
         let text = format!("the dead letters and acts are not listed: {error}");
-        return host.world.told().wrong.push(text);
+        return host.world.client_log().wrong.push(text);
     }
     match stats_at_rest(host, client).await {
-        Ok(stats) => host.world.told().stats = Some(stats),
+        Ok(stats) => host.world.client_log().stats = Some(stats),
         Err(error) => {
-            host.world.told().wrong.push(format!("the counts are not to be had: {error}"))
+            host.world.client_log().wrong.push(format!("the counts are not to be had: {error}"))
         }
     }
 }
@@ -449,7 +455,7 @@ async fn list_letters_and_audit(host: &Host, client: &Client) -> Result<(), Clie
             break;
         }
     }
-    let mut told = host.world.told();
+    let mut told = host.world.client_log();
     (told.letters, told.acts) = (Some(letters), Some(acts));
     Ok(())
 }

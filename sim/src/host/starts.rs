@@ -5,9 +5,9 @@ use stepwell::model::request::Refusal;
 use stepwell::{Client, ClientError, Workflow};
 
 use super::client::{again, answer_of, begins, tell_start, unknown, wrong};
+use crate::client_log::{Answer, Asked, CallNo, run_id};
 use crate::draw::Draw;
 use crate::plan::{Hold, Work};
-use crate::told::{Answer, Asked, CallNo, run_id};
 use crate::workload::FOLLOW;
 use crate::world::Host;
 

@@ -6,7 +6,6 @@
 //! hash of the seed and of what it is about, and so does not depend on what else happens.
 
 mod clock;
-mod errand;
 mod fault;
 mod job;
 mod limited;
@@ -17,6 +16,7 @@ mod ring;
 mod schedule;
 mod script;
 mod settings;
+mod short_runs;
 mod starts;
 mod workload;
 
@@ -88,7 +88,7 @@ impl Plan {
         jobs.extend(ring::draw_all(seed, &settings));
         jobs.sort_by_key(|job| job.at_ms);
         long::lengthen(seed, &settings, &mut jobs);
-        errand::draw_all(seed, &settings, &mut jobs);
+        short_runs::draw_all(seed, &settings, &mut jobs);
         jobs.extend(starts::draw_all(seed, &settings));
         jobs.extend(schedule::draw_all(seed, &settings));
         jobs.extend(memo::draw_all(seed, &settings));

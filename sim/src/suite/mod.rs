@@ -11,7 +11,7 @@ mod faults;
 mod gate;
 mod play;
 mod seeds;
-mod told;
+mod suite_report;
 mod unreached;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,7 +37,7 @@ use self::play::Watch;
 pub use self::faults::{FaultClass, Faults};
 pub use self::play::{Options, Progress};
 pub use self::seeds::Seeds;
-pub use self::told::{Failed, SuiteReport};
+pub use self::suite_report::{Failed, SuiteReport};
 
 /// What chance from outside decides cannot be made smaller: the next play is another one.
 const NOT_REDUCED: &str = "not reduced: this seed is not the same twice";

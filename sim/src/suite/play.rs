@@ -9,7 +9,7 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use super::told::{Failed, SuiteReport};
+use super::suite_report::{Failed, SuiteReport};
 use super::{Ready, Seeds, Stopwatch, gate, unreached};
 use crate::plan::{Disk, Plan, Point};
 use crate::report::Report;

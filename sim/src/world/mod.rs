@@ -26,12 +26,12 @@ use stepwell_storage::{Crash, MemDisk, MemOptions, MemStore, Op, OpenRefusal, Se
 use turmoil::net::TcpStream;
 
 use crate::checker::{Checkers, Moment};
+use crate::client_log::ClientLog;
 use crate::event::What;
 use crate::history::History;
 use crate::ledger::Ledger;
 use crate::plan::{ClockError, Disk, FaultKind, Plan, Point, Strike};
 use crate::program::Program;
-use crate::told::Told;
 use crate::trace::Trace;
 
 use self::directory::Directory;
@@ -62,7 +62,7 @@ pub(crate) struct World {
     calls: AtomicU64,
     checkers: Mutex<Checkers>,
     ledger: Mutex<Ledger>,
-    told: Mutex<Told>,
+    client_log: Mutex<ClientLog>,
     counts: Mutex<Counts>,
     lives: Mutex<BTreeMap<String, u32>>,
     drains: Mutex<BTreeSet<String>>,
@@ -114,7 +114,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl World {
     pub(crate) fn new(plan: Plan, program: Arc<Program>, keeps: Keeps) -> Arc<Self> {
         let checkers = Checkers::new(&plan);
-        let told = Told::new(&plan);
+        let told = ClientLog::new(&plan);
         let ledger = Ledger::new(program.effects.clone());
         let recorder = (keeps == Keeps::Events).then(|| Mutex::new(Recorder::new(&plan)));
         let directory = (plan.settings.disk == Disk::Fjall).then(|| Directory::new(&plan));
@@ -130,7 +130,7 @@ impl World {
             calls: AtomicU64::new(0),
             checkers: Mutex::new(checkers),
             ledger: Mutex::new(ledger),
-            told: Mutex::new(told),
+            client_log: Mutex::new(told),
             counts: Mutex::default(),
             lives: Mutex::default(),
             drains: Mutex::default(),
@@ -179,8 +179,8 @@ impl World {
         lock(&self.ledger)
     }
 
-    pub(crate) fn told(&self) -> MutexGuard<'_, Told> {
-        lock(&self.told)
+    pub(crate) fn client_log(&self) -> MutexGuard<'_, ClientLog> {
+        lock(&self.client_log)
     }
 
     pub(crate) fn clocks(&self) -> MutexGuard<'_, Clocks> {
@@ -350,7 +350,7 @@ impl World {
         for (run, id) in forgotten {
             self.saw("runs forgotten after their retention");
             self.ledger().forget(run, id);
-            self.told().calls.has_forgotten(run, id, now_ms);
+            self.client_log().calls.has_forgotten(run, id, now_ms);
         }
     }
 

@@ -18,10 +18,10 @@ use stepwell_storage::{Op, Row, Seq, Space};
 
 use super::{Host, World, lock};
 use crate::checker::Checkers;
+use crate::client_log::run_id;
 use crate::durable::Durable;
 use crate::event::{Copies, EntryAt, Event, Frame, What};
 use crate::plan::Plan;
-use crate::told::run_id;
 
 /// What was taken down so far, and whose name is whose.
 #[derive(Default)]

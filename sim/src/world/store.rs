@@ -148,7 +148,7 @@ impl Store for WatchedStore {
         self.host.world.submitted(&self.host, seq, &ops);
         for id in ops.iter().filter_map(durable::forgets) {
             let at_ms = self.host.now_ms();
-            self.host.world.told().calls.forgets(id, at_ms);
+            self.host.world.client_log().calls.forgets(id, at_ms);
         }
         self.air().batches.push_back((seq, ops));
         Ok(seq)

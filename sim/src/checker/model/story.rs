@@ -7,7 +7,7 @@ use stepwell::model::run::Outcome;
 use twox_hash::XxHash3_64;
 
 use super::search::{self, Verdict, answered_at};
-use crate::told::AskedAction;
+use crate::client_log::AskedAction;
 
 use super::{Answer, Asked, Call, Held, History, Life, State};
 

@@ -13,7 +13,7 @@ use stepwell::model::run::{
 use stepwell::model::time::Time;
 
 use super::*;
-use crate::told::{AskedAction, Moment};
+use crate::client_log::{AskedAction, Moment};
 
 fn payload(value: u64) -> Payload {
     Payload::of(&value).unwrap()

@@ -5,7 +5,7 @@ use super::orders::Order;
 
 /// The orders by their parts. All of them are reconciled alike.
 #[derive(Debug, Clone)]
-pub(crate) struct Cast {
+pub(crate) struct Roles {
     /// As they come in, one after the other; the urgent one is not among them.
     pub(crate) coming: Vec<Order>,
     /// The one that comes in with an address that is none, as it should have been.
@@ -16,7 +16,7 @@ pub(crate) struct Cast {
     pub(crate) urgent_after: u64,
 }
 
-impl Cast {
+impl Roles {
     /// Gives out the parts. There is at least one order.
     pub(crate) fn of(orders: &[Order]) -> Self {
         let (mistyped, urgent) = (orders.len() / 4, orders.len() * 5 / 8);
@@ -46,17 +46,17 @@ mod tests {
     fn every_order_has_one_part_however_few_there_are() {
         for count in 1..40 {
             let orders = orders::read(None, Some(count)).unwrap();
-            let cast = Cast::of(&orders);
-            assert_eq!(cast.urgent.is_some(), count > 1);
+            let roles = Roles::of(&orders);
+            assert_eq!(roles.urgent.is_some(), count > 1);
             let mut ids: Vec<String> =
-                cast.coming.iter().chain(&cast.urgent).map(|o| o.order_id.clone()).collect();
+                roles.coming.iter().chain(&roles.urgent).map(|o| o.order_id.clone()).collect();
             ids.sort();
             let expected: Vec<String> = orders.iter().map(|o| o.order_id.clone()).collect();
             assert_eq!(ids, expected);
-            let broken = cast.coming.iter().filter(|o| !orders::is_address(&o.email));
+            let broken = roles.coming.iter().filter(|o| !orders::is_address(&o.email));
             let broken: Vec<&str> = broken.map(|o| o.order_id.as_str()).collect();
-            assert_eq!(broken, [cast.mistyped.order_id.as_str()]);
-            assert_eq!(orders[count / 4], cast.mistyped);
+            assert_eq!(broken, [roles.mistyped.order_id.as_str()]);
+            assert_eq!(orders[count / 4], roles.mistyped);
         }
     }
 }

@@ -8,9 +8,9 @@ const GLANCE: Duration = Duration::from_secs(1);
 
 /// A figure that takes thousands of system calls to find out, looked up once a second at most.
 #[derive(Default)]
-pub(super) struct Glance(Mutex<Option<(Instant, u64)>>);
+pub(super) struct SpaceFigures(Mutex<Option<(Instant, u64)>>);
 
-impl Glance {
+impl SpaceFigures {
     #[expect(clippy::disallowed_methods, reason = "a figure for people; nothing is decided by it")]
     pub(super) fn get(&self, look: impl FnOnce() -> u64) -> u64 {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);

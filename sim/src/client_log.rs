@@ -142,7 +142,7 @@ pub(crate) struct Calls {
 
 /// The record.
 #[derive(Debug, Default)]
-pub(crate) struct Told {
+pub(crate) struct ClientLog {
     pub(crate) jobs: Vec<Progress>,
     pub(crate) calls: Calls,
     pub(crate) starts: Vec<StartTold>,
@@ -161,7 +161,7 @@ pub(crate) struct Told {
     pub(crate) acts: Option<Vec<(Time, AuditAction)>>,
 }
 
-impl Told {
+impl ClientLog {
     pub(crate) fn new(plan: &Plan) -> Self {
         Self { jobs: vec![Progress::Waits; plan.jobs.len()], ..Self::default() }
     }
@@ -207,7 +207,7 @@ impl Told {
 impl Host {
     /// A call is about to be made.
     pub(crate) fn begins_call(&self, name: &str, asked: Asked) -> CallNo {
-        let mut told = self.world.told();
+        let mut told = self.world.client_log();
         let begun = told.calls.moment(self.now_ms());
         let calls = told.calls.of.entry(name.to_owned()).or_default();
         calls.push(Call {
@@ -222,7 +222,7 @@ impl Host {
 
     /// It has come back.
     pub(crate) fn ends_call(&self, CallNo(name, at): CallNo, answer: impl Into<Answer>) {
-        let mut told = self.world.told();
+        let mut told = self.world.client_log();
         let ended = told.calls.moment(self.now_ms());
         let call = told.calls.of.get_mut(&name).and_then(|of| of.get_mut(at));
         if let Some(call) = call {

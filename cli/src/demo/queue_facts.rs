@@ -9,12 +9,12 @@ use stepwell::model::id::{Namespace, RunId};
 
 use super::exports::{self, PAGE_ROWS, PAGES};
 use super::queue_time::{Span, began, first};
-use super::stage::Stage;
+use super::scene_context::SceneContext;
 use crate::failure::CommandError;
 
 /// What is found of both queues. Spans are in milliseconds, lists of them sorted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct PoolFacts {
+pub(crate) struct QueueFacts {
     /// Exports that were started.
     pub(crate) exports: u64,
     /// Exports that completed with all their rows, each page once in their journal.
@@ -32,16 +32,16 @@ pub(crate) struct PoolFacts {
 
 /// Follows each export, and compares when they stood in line with when the orders did.
 pub(crate) async fn reconcile(
-    stage: &Stage,
+    context: &SceneContext,
     exports: u64,
     orders: &[Span],
     unmeasured: &[Span],
-) -> Result<PoolFacts, CommandError> {
-    let mut facts = PoolFacts { exports, ..PoolFacts::default() };
+) -> Result<QueueFacts, CommandError> {
+    let mut facts = QueueFacts { exports, ..QueueFacts::default() };
     let mut line = Vec::new();
     for part in 1..=exports {
         let id = RunId::of_name(Namespace::default(), &exports::name_of(part));
-        let Some((outcome, journal)) = stage.run(id).await? else {
+        let Some((outcome, journal)) = context.run(id).await? else {
             continue;
         };
         facts.completed += u64::from(is_right(&outcome, &journal));
@@ -83,7 +83,7 @@ fn is_measured(span: &Span, unmeasured: &[Span]) -> bool {
 }
 
 /// Orders that came in while exports stood in line.
-fn beside(facts: &mut PoolFacts, exports: &[Span], orders: &[Span], unmeasured: &[Span]) {
+fn beside(facts: &mut QueueFacts, exports: &[Span], orders: &[Span], unmeasured: &[Span]) {
     for order in orders.iter().filter(|order| is_measured(order, unmeasured)) {
         let in_line = exports.iter().filter(|e| e.from <= order.from && e.until > order.from);
         let in_line = in_line.count() as u64;
@@ -113,7 +113,7 @@ mod tests {
         let exports = [stand(0, 20), stand(0, 100)];
         // Beside two exports; beside one; in the pause; after the last export had begun.
         let orders = [stand(10, 13), stand(21, 26), stand(29, 31), stand(101, 102)];
-        let mut facts = PoolFacts::default();
+        let mut facts = QueueFacts::default();
         beside(&mut facts, &exports, &orders, &[pause]);
         assert_eq!((facts.in_line_max, &facts.orders_waited_ms[..]), (2, &[3, 5][..]));
     }

@@ -31,7 +31,7 @@ pub(crate) enum Victim {
 
 /// The stage, cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct Stage {
+pub(crate) struct SceneContext {
     /// Reaches the server in all its lives.
     pub(crate) client: Client,
     told: mpsc::UnboundedSender<String>,
@@ -49,12 +49,12 @@ impl Drop for Spared {
     }
 }
 
-impl Stage {
+impl SceneContext {
     /// A stage, and what is told on it.
     pub(crate) fn new(client: Client) -> (Self, mpsc::UnboundedReceiver<String>) {
         let (told, heard) = mpsc::unbounded_channel();
-        let stage = Self { client, told, server: Arc::default(), workers: Arc::default() };
-        (stage, heard)
+        let context = Self { client, told, server: Arc::default(), workers: Arc::default() };
+        (context, heard)
     }
 
     /// Says something that stays on the screen.

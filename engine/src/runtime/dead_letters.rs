@@ -241,7 +241,7 @@ mod tests {
     use crate::model::request::ListRuns;
     use crate::runtime::client::dead::ManyDeed;
     use crate::runtime::engine::EngineOptions;
-    use crate::runtime::patience;
+    use crate::runtime::retry_tests;
     use crate::workflow::{Ctx, Workflow, secs};
 
     const BREAK: Workflow<u32, u32> = Workflow::new("break");
@@ -252,7 +252,7 @@ mod tests {
         let disk = MemDisk::new();
         let store = MemStore::acquire(&disk, MemOptions::default()).unwrap();
         let options = EngineOptions { socket: false, ..EngineOptions::default() };
-        let engine = options.open_on(patience::env(), Arc::new(store)).await.unwrap();
+        let engine = options.open_on(retry_tests::env(), Arc::new(store)).await.unwrap();
         let fails = |_: Ctx, _: u32| async { Err::<u32, _>(Failure::terminal("broken")) };
         let worker = engine.worker().register(BREAK, fails);
         let worker = worker.queue("default", 1).start().unwrap();
