@@ -83,7 +83,7 @@ fn entry_json(entry: &AuditEntry) -> Value {
     json!({
         "at": entry.at.to_string(),
         "principal": entry.principal,
-        "action": entry.action.word(),
+        "action": entry.action.as_str(),
         "run": entry.run.map(|id| id.to_string()),
         "subject": entry.subject,
         "detail": entry.detail,

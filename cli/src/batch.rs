@@ -200,7 +200,7 @@ impl Start {
                     "{place} names the same run as line {before}: `{id}`"
                 )));
             }
-            let payload = Payload::of_json(&input).map_err(|e| {
+            let payload = Payload::from_json(&input).map_err(|e| {
                 CommandError::bad_input(format!("{place} does not become a payload")).caused_by(&e)
             })?;
             runs.push((Some(format!("{batch}/{id}")), payload));
@@ -239,7 +239,7 @@ fn text_of(file: &str) -> Result<String, CommandError> {
 fn payload(json: &str, from: &str) -> Result<Payload, CommandError> {
     let value: Value = serde_json::from_str(json)
         .map_err(|e| CommandError::bad_input(format!("{from} is not JSON")).caused_by(&e))?;
-    Payload::of_json(&value).map_err(|e| {
+    Payload::from_json(&value).map_err(|e| {
         CommandError::bad_input(format!("{from} does not become a payload")).caused_by(&e)
     })
 }

@@ -75,7 +75,7 @@ impl ConnectArgs {
 impl Connection {
     /// The run that a person named, by its id or its name.
     pub(crate) fn run(&self, text: &str) -> RunId {
-        RunId::of_text(self.namespace, text)
+        RunId::from_id_or_name(self.namespace, text)
     }
 
     /// Whether the command runs the engine itself, without workers: nothing moves.

@@ -137,7 +137,7 @@ impl ScheduleCommand {
 impl Set {
     async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
         let value = input(&self.input)?;
-        let payload = Payload::of_json(&value).map_err(|e| {
+        let payload = Payload::from_json(&value).map_err(|e| {
             CommandError::bad_input("the input does not become a payload").caused_by(&e)
         })?;
         let connection = self.connect.open().await?;
@@ -294,7 +294,7 @@ fn list_text(schedules: &[ScheduleInfo]) -> String {
             spec.name.clone(),
             spec.when.to_string(),
             spec.workflow.clone(),
-            spec.overlap.word().to_owned(),
+            spec.overlap.as_str().to_owned(),
             next_cell(info),
             state.last.map_or("-".to_owned(), nominal_text),
             quantity::grouped(state.started),
@@ -335,7 +335,7 @@ fn next_text(info: &ScheduleInfo, next: &[Occurrence]) -> String {
         ("workflow", spec.workflow.clone()),
         ("queue", format!("{}, priority {}", spec.queue, spec.priority)),
         ("input", input),
-        ("overlap", spec.overlap.word().to_owned()),
+        ("overlap", spec.overlap.as_str().to_owned()),
         ("catch-up", span_text(spec.catch_up_ms)),
         ("set", format!("{} by {}", info.set_at, info.set_by)),
         ("last", state.last.map_or("-".to_owned(), |last| spec.run_name(last))),
@@ -402,7 +402,7 @@ fn info_json(info: &ScheduleInfo) -> Value {
         "every_ms": every_ms,
         "anchor": anchor,
         "jitter_ms": spec.jitter_ms,
-        "overlap": spec.overlap.word(),
+        "overlap": spec.overlap.as_str(),
         "catch_up_ms": spec.catch_up_ms,
         "set_at": info.set_at.to_string(),
         "set_by": info.set_by,
@@ -428,8 +428,8 @@ fn occurrence_json(info: &ScheduleInfo, at: &Occurrence) -> Value {
 }
 
 fn overlap(word: &str) -> Result<Overlap, String> {
-    let words = || Overlap::ALL.map(Overlap::word).join(", ");
-    Overlap::of_word(word).ok_or_else(|| format!("the policies are {}", words()))
+    let words = || Overlap::ALL.map(Overlap::as_str).join(", ");
+    word.parse::<Overlap>().map_err(|_| format!("the policies are {}", words()))
 }
 
 fn instant(text: &str) -> Result<Time, String> {

@@ -27,7 +27,7 @@ impl StatsCommand {
 
 fn json(stats: &Stats) -> serde_json::Value {
     let runs: Map<_, _> =
-        RunState::ALL.iter().map(|s| (s.word().to_owned(), json!(stats.runs_in(*s)))).collect();
+        RunState::ALL.iter().map(|s| (s.as_str().to_owned(), json!(stats.runs_in(*s)))).collect();
     json!({
         "runs": runs,
         "workers": stats.workers,
@@ -49,7 +49,7 @@ fn json(stats: &Stats) -> serde_json::Value {
 
 fn text(stats: &Stats) -> String {
     let mut text =
-        pairs(RunState::ALL.iter().map(|s| (s.word(), grouped(stats.runs_in(*s)))).collect());
+        pairs(RunState::ALL.iter().map(|s| (s.as_str(), grouped(stats.runs_in(*s)))).collect());
     text.push('\n');
     text.push_str(&pairs(vec![
         ("workers connected", grouped(stats.workers)),

@@ -75,7 +75,7 @@ impl Scene {
     /// others.
     fn comes_to(&mut self, name: &str, state: RunState) {
         until(&format!("{name} is {state}"), || {
-            self.json(&["run", "show", name])["state"] == state.word()
+            self.json(&["run", "show", name])["state"] == state.as_str()
         });
         self.expected.insert(name.to_owned(), state);
         let what = format!("when {name} was {state}");
@@ -85,7 +85,7 @@ impl Scene {
 
     fn is_listed(&self, what: &str) {
         for state in RunState::ALL {
-            let listed = self.json(&["run", "list", "--state", state.word()]);
+            let listed = self.json(&["run", "list", "--state", state.as_str()]);
             let runs = listed["runs"].as_array().unwrap().iter();
             let mut names: Vec<&str> = runs.map(|run| run["name"].as_str().unwrap()).collect();
             names.sort_unstable();
@@ -103,12 +103,12 @@ impl Scene {
         let counted = stats["runs"].as_object().unwrap();
         assert_eq!(counted.len(), RunState::ALL.len());
         for state in RunState::ALL {
-            assert_eq!(counted[state.word()], count(state), "{state}, {what}");
+            assert_eq!(counted[state.as_str()], count(state), "{state}, {what}");
         }
         let queue = self.json(&["queue", "show", "walk"]);
         let gauges = [RunState::Delayed, RunState::Queued, RunState::Running, RunState::Suspended];
         for state in gauges {
-            assert_eq!(queue[state.word()], count(state), "{state}, {what}");
+            assert_eq!(queue[state.as_str()], count(state), "{state}, {what}");
         }
     }
 }

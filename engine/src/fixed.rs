@@ -65,7 +65,7 @@ impl Lines {
     fn record<R: Record + PartialEq + std::fmt::Debug>(&mut self, label: &str, record: R) {
         let later = later::write(|| record.to_bytes());
         assert_ne!(later, record.to_bytes(), "{label}");
-        assert_eq!(R::of_bytes(&later).as_ref(), Ok(&record), "{label} of a later version");
+        assert_eq!(R::from_bytes(&later).as_ref(), Ok(&record), "{label} of a later version");
         self.bytes(label, record.to_bytes());
     }
 
@@ -422,7 +422,7 @@ fn names(lines: &mut Lines) {
     lines.text("process instance", ProcessInstance(1));
     lines.text("request id", RequestId(1));
     lines.text("memo key", MemoKey(1));
-    lines.text("run of a name", RunId::of_name(SPACE, "order-17"));
+    lines.text("run of a name", RunId::from_name(SPACE, "order-17"));
     lines.text("memo key of a name", MemoKey::of(SPACE, "rate"));
     lines.text(
         "run that a client gets or starts",

@@ -81,20 +81,21 @@ pub fn stored(data: &[u8]) {
         folds(&entry);
     }
     let _ = chain::open(7, data);
-    let _ = (Family::of(data), keys::sequence_of(data), keys::slot_of(data), keys::run_of(data));
+    let _ =
+        (Family::from_key(data), keys::sequence_of(data), keys::slot_of(data), keys::run_of(data));
     let _ = (
         keys::time_and_run_of(data),
         keys::number_of(data),
-        keys::expiry::of_key(data),
+        keys::expiry::from_key(data),
         journal::parts_of(data),
     );
     joins(data);
 }
 
 fn record<R: Record + PartialEq + std::fmt::Debug>(data: &[u8]) {
-    if let Ok(found) = R::of_bytes(data) {
+    if let Ok(found) = R::from_bytes(data) {
         assert_eq!(
-            R::of_bytes(&found.to_bytes()).as_ref(),
+            R::from_bytes(&found.to_bytes()).as_ref(),
             Ok(&found),
             "a record is what was written"
         );

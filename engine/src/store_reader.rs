@@ -90,7 +90,7 @@ async fn record<R: Record>(
     key: Bytes,
 ) -> Result<Option<R>, Unreadable> {
     let bytes = store.get(space, &key).await?;
-    Ok(bytes.map(|bytes| R::of_bytes(&bytes)).transpose()?)
+    Ok(bytes.map(|bytes| R::from_bytes(&bytes)).transpose()?)
 }
 
 fn scan(space: Space, from: Bytes, to: Bytes, limit: usize) -> Scan {
@@ -132,21 +132,21 @@ pub async fn open(store: &dyn Store) -> Result<Opened, Unreadable> {
     let prefix = keys::family(Family::Queue);
     all_rows(store, Space::LongLived, prefix.clone(), keys::end_of(&prefix), |row| {
         let number = keys::number_of(&row.key).ok_or(bad(Family::Queue))?;
-        opened.queues.push((number, QueueRecord::of_bytes(&row.value)?));
+        opened.queues.push((number, QueueRecord::from_bytes(&row.value)?));
         Ok(())
     })
     .await?;
     let prefix = keys::family(Family::Pool);
     all_rows(store, Space::LongLived, prefix.clone(), keys::end_of(&prefix), |row| {
         let number = keys::number_of(&row.key).ok_or(bad(Family::Pool))?;
-        opened.pools.push((number, PoolRecord::of_bytes(&row.value)?));
+        opened.pools.push((number, PoolRecord::from_bytes(&row.value)?));
         Ok(())
     })
     .await?;
     let prefix = keys::family(Family::Generation);
     all_rows(store, Space::LongLived, prefix.clone(), keys::end_of(&prefix), |row| {
         let number = keys::number_of(&row.key).ok_or(bad(Family::Generation))?;
-        opened.generations.push((number, GenerationRecord::of_bytes(&row.value)?.first));
+        opened.generations.push((number, GenerationRecord::from_bytes(&row.value)?.first));
         Ok(())
     })
     .await?;
@@ -154,7 +154,7 @@ pub async fn open(store: &dyn Store) -> Result<Opened, Unreadable> {
     let prefix = keys::family(Family::Lease);
     all_rows(store, Space::ShortLived, prefix.clone(), keys::end_of(&prefix), |row| {
         let slot = keys::slot_of(&row.key).ok_or(bad(Family::Lease))?;
-        opened.leases.push((slot, LeaseRecord::of_bytes(&row.value)?));
+        opened.leases.push((slot, LeaseRecord::from_bytes(&row.value)?));
         Ok(())
     })
     .await?;
@@ -168,7 +168,7 @@ pub async fn open(store: &dyn Store) -> Result<Opened, Unreadable> {
     let prefix = keys::family(Family::AppliedRequest);
     let end = keys::end_of(&prefix);
     all_rows(store, Space::LongLived, prefix, end, |row| {
-        opened.applied.push(AppliedRequestRecord::of_bytes(&row.value)?);
+        opened.applied.push(AppliedRequestRecord::from_bytes(&row.value)?);
         Ok(())
     })
     .await?;
@@ -191,7 +191,7 @@ async fn counted_pools(
     all_rows(store, Space::ShortLived, prefix, end, |row| {
         let number = keys::number_of(&row.key).ok_or(Unreadable::Key { family: Family::Queued })?;
         if uncounted.contains(&number) {
-            queued.push((number, QueuedRecord::of_bytes(&row.value)?.run));
+            queued.push((number, QueuedRecord::from_bytes(&row.value)?.run));
         }
         Ok(())
     })
@@ -210,7 +210,7 @@ async fn counted_pools(
     let prefix = keys::family(Family::Timer);
     let end = keys::end_of(&prefix);
     all_rows(store, Space::ShortLived, prefix, end, |row| {
-        let timer = TimerRecord::of_bytes(&row.value)?;
+        let timer = TimerRecord::from_bytes(&row.value)?;
         match pools.get_mut(&timer.queue) {
             Some(pool) if timer.delayed => pool.delayed += 1,
             Some(pool) => pool.suspended += 1,
@@ -230,7 +230,7 @@ async fn schedules(store: &dyn Store) -> Result<Vec<ScheduleRow>, Unreadable> {
     let prefix = keys::family(Family::ScheduleState);
     let number = |row: &Row, family| keys::number_of(&row.key).ok_or(Unreadable::Key { family });
     all_rows(store, space, prefix.clone(), keys::end_of(&prefix), |row| {
-        let state = ScheduleState::of_bytes(&row.value)?;
+        let state = ScheduleState::from_bytes(&row.value)?;
         states.insert(number(row, Family::ScheduleState)?, state);
         Ok(())
     })
@@ -239,7 +239,7 @@ async fn schedules(store: &dyn Store) -> Result<Vec<ScheduleRow>, Unreadable> {
     all_rows(store, space, prefix.clone(), keys::end_of(&prefix), |row| {
         let number = number(row, Family::Schedule)?;
         let state = states.remove(&number).unwrap_or_default();
-        rows.push((number, ScheduleRecord::of_bytes(&row.value)?, state));
+        rows.push((number, ScheduleRecord::from_bytes(&row.value)?, state));
         Ok(())
     })
     .await?;
@@ -357,7 +357,7 @@ async fn expiries(store: &dyn Store, limit: usize) -> Result<Vec<Expiry>, Unread
     let found = store.scan(scan(Space::LongLived, from, to, limit)).await?;
     let rows = found
         .iter()
-        .map(|row| expiry::of_key(&row.key).ok_or(Unreadable::Key { family: Family::Expiry }));
+        .map(|row| expiry::from_key(&row.key).ok_or(Unreadable::Key { family: Family::Expiry }));
     rows.collect()
 }
 
@@ -379,7 +379,7 @@ async fn open_batches(store: &dyn Store) -> Result<Vec<OpenBatchRow>, Unreadable
         let slot = keys::slot_of(&row.key).ok_or(Unreadable::Key { family: Family::Batch })?;
         open.push(OpenBatchRow {
             slot,
-            record: BatchRecord::of_bytes(&row.value)?,
+            record: BatchRecord::from_bytes(&row.value)?,
             follow_up: None,
         });
         Ok(())
@@ -407,7 +407,7 @@ async fn queued(
     for row in &found {
         let sequence =
             keys::sequence_of(&row.key).ok_or(Unreadable::Key { family: Family::Queued })?;
-        rows.push((sequence, QueuedRecord::of_bytes(&row.value)?));
+        rows.push((sequence, QueuedRecord::from_bytes(&row.value)?));
     }
     Ok(Input::QueuedLoaded { queue, priority, rows, end: found.len() < limit })
 }
@@ -420,7 +420,7 @@ async fn timers(store: &dyn Store, from: (Time, RunNo), limit: usize) -> Result<
     for row in &found {
         let (due, run) =
             keys::time_and_run_of(&row.key).ok_or(Unreadable::Key { family: Family::Timer })?;
-        rows.push((due, run, TimerRecord::of_bytes(&row.value)?));
+        rows.push((due, run, TimerRecord::from_bytes(&row.value)?));
     }
     Ok(Input::TimersLoaded { rows, end: found.len() < limit })
 }
@@ -431,7 +431,7 @@ async fn stopped(store: &dyn Store, from: RunNo, limit: usize) -> Result<Input, 
     let mut rows = Vec::with_capacity(found.len());
     for row in &found {
         let run = keys::run_of(&row.key).ok_or(Unreadable::Key { family: Family::Stopped })?;
-        rows.push((run, StoppedRecord::of_bytes(&row.value)?));
+        rows.push((run, StoppedRecord::from_bytes(&row.value)?));
     }
     Ok(Input::StoppedLoaded { rows, end: found.len() < limit })
 }

@@ -23,7 +23,7 @@ const DAY: u64 = 1_440 * MINUTE;
 
 fn cron(expression: &str, zone: &str) -> Calendar {
     let times = CronTimes { expression: expression.to_owned(), zone: zone.to_owned() };
-    Calendar::of(&When::CronTimes(times)).unwrap_or_else(|refusal| panic!("{refusal}"))
+    Calendar::new(&When::CronTimes(times)).unwrap_or_else(|refusal| panic!("{refusal}"))
 }
 
 fn at(text: &str) -> Time {
@@ -59,7 +59,7 @@ fn a_year_has_365_mornings_and_35_040_quarters_of_an_hour() {
     assert_eq!(count(cron("*/15 * * * *", "Australia/Lord_Howe")), 35_038);
     let anchor = at("2001-01-01T00:00:00Z");
     let every = EveryTimes { every_ms: 15 * MINUTE, anchor };
-    assert_eq!(count(Calendar::of(&When::EveryTimes(every)).unwrap()), 35_040);
+    assert_eq!(count(Calendar::new(&When::EveryTimes(every)).unwrap()), 35_040);
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn a_year_that_has_no_such_day_is_waited_for() {
     let leap = cron("0 0 29 2 *", "Europe/Berlin");
     assert_eq!(leap.after(at("2026-01-01T00:00:00Z")), Some(at("2028-02-28T23:00:00Z")));
     let never = CronTimes { expression: "0 0 31 4,6 *".to_owned(), zone: "UTC".to_owned() };
-    let refused = Calendar::of(&When::CronTimes(never));
+    let refused = Calendar::new(&When::CronTimes(never));
     assert!(matches!(refused, Err(Refusal::NeverFires(_))), "{refused:?}");
 }
 
@@ -214,7 +214,7 @@ proptest! {
         zone in prop::sample::select(&ZONES[..]),
         begin in begins(),
     ) {
-        let parsed = Calendar::of(&When::CronTimes(CronTimes { expression: fields.expression(), zone: zone.to_owned() }));
+        let parsed = Calendar::new(&When::CronTimes(CronTimes { expression: fields.expression(), zone: zone.to_owned() }));
         let Ok(calendar) = parsed else { return Ok(()) };
         let known = TimeZone::get(zone).unwrap();
         let end = Time(begin.0 + 3 * DAY);
@@ -247,7 +247,7 @@ proptest! {
         catch_up_ms in 10_000..DAY,
     ) {
         let when = When::CronTimes(CronTimes { expression: fields.expression(), zone: zone.to_owned() });
-        let Ok(calendar) = Calendar::of(&when) else { return Ok(()) };
+        let Ok(calendar) = Calendar::new(&when) else { return Ok(()) };
         let spec = ScheduleSpec {
             name: "s".into(), workflow: "w".into(), version: 1, queue: "q".into(), priority: 5, input: Payload::default(),
             when, jitter_ms, overlap: Overlap::Skip, catch_up_ms, tags: Vec::new(),
@@ -289,7 +289,7 @@ fn the_first_instant_is_an_occurrence_only_if_it_is_one() {
         (every(hour, 5 * hour + 1), 1),
         (every(hour, 7), 7),
     ] {
-        let calendar = Calendar::of(&when).unwrap();
+        let calendar = Calendar::new(&when).unwrap();
         assert_eq!(calendar.from(Time(0)), Some(Time(first)), "{when:?}");
         assert_eq!(calendar.from(Time(first + 1)), calendar.after(Time(first)));
     }

@@ -19,7 +19,7 @@ fn round_trips<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T) {
     assert_eq!(&payload.to::<T>().unwrap(), value, "our bytes");
     let json = serde_json::to_value(value).unwrap();
     assert_eq!(payload.to_json().unwrap(), json, "what people see");
-    let typed = Payload::of_json(&json).unwrap();
+    let typed = Payload::from_json(&json).unwrap();
     assert_eq!(&typed.to::<T>().unwrap(), value, "what people type");
 }
 
@@ -91,7 +91,10 @@ fn options_and_texts() {
     round_trips(&Wrapper(9));
     // A unit struct is an empty array to us and a null in JSON; either is understood.
     assert_eq!(Payload::of(&Marker).unwrap().to::<Marker>().unwrap(), Marker);
-    assert_eq!(Payload::of_json(&serde_json::Value::Null).unwrap().to::<Marker>().unwrap(), Marker);
+    assert_eq!(
+        Payload::from_json(&serde_json::Value::Null).unwrap().to::<Marker>().unwrap(),
+        Marker
+    );
 }
 
 #[test]
@@ -172,7 +175,7 @@ fn a_field_may_be_added_and_another_left_out() {
     }
     let old = Payload::of(&Old { id: u64::MAX, gone: "x".into() }).unwrap();
     assert_eq!(old.to::<New>().unwrap(), New { id: u64::MAX, note: None, priority: 5 });
-    let swapped = Payload::of_json(&serde_json::json!({ "priority": 1, "id": 2 })).unwrap();
+    let swapped = Payload::from_json(&serde_json::json!({ "priority": 1, "id": 2 })).unwrap();
     assert_eq!(swapped.to::<New>().unwrap(), New { id: 2, note: None, priority: 1 });
 }
 

@@ -11,7 +11,7 @@ fn main() -> std::io::Result<()> {
     };
     let directory = arguments.next().unwrap_or_else(|| "target/sim-reports".to_owned());
     let plan = match what.parse() {
-        Ok(seed) => Plan::of_seed(seed),
+        Ok(seed) => Plan::from_seed(seed),
         Err(_) => {
             let text = std::fs::read_to_string(&what)?;
             serde_json::from_str::<Recording>(&text)

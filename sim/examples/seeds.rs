@@ -10,7 +10,7 @@ fn plan_of(seed: u64) -> Plan {
     if std::env::var_os("SIM_HEAVY").is_some() {
         Plan::timer_heavy(seed)
     } else {
-        Plan::of_seed(seed)
+        Plan::from_seed(seed)
     }
 }
 

@@ -172,7 +172,7 @@ mod planted {
             && hunt.seeds < budget.seeds
             && processor_time().saturating_sub(begun) < budget.cpu
         {
-            let plan = Plan::of_seed(hunt.seeds);
+            let plan = Plan::from_seed(hunt.seeds);
             hunt.seeds += 1;
             if show(&mut hunt, &plan) {
                 caught_by = Some(plan);

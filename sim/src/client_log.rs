@@ -307,5 +307,5 @@ impl From<&Result<RunSummary, ClientError>> for Answer {
 
 /// The id of the run called `name`.
 pub(crate) fn run_id(name: &str) -> RunId {
-    RunId::of_name(Namespace::default(), name)
+    RunId::from_name(Namespace::default(), name)
 }

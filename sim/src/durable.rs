@@ -178,7 +178,7 @@ impl DurableSchedule {
 
     fn goes_on(&mut self, state: ScheduleState) {
         let (spec, next) = (&self.record.spec, state.next);
-        let calendar = || Calendar::of(&spec.when).ok();
+        let calendar = || Calendar::new(&spec.when).ok();
         self.due = match next.filter(|_| state.paused_by.is_none()) {
             Some(next) if spec.jitter_ms > 0 => {
                 calendar().map(|calendar| spec.due(&calendar, next))
@@ -252,7 +252,8 @@ impl Durable {
     /// what is there.
     pub(crate) fn apply(&mut self, op: &Op) -> Result<Change, String> {
         let (key, value) = (op.key(), op.value());
-        let family = Family::of(key).ok_or_else(|| format!("the key {key:?} is of no family"))?;
+        let family =
+            Family::from_key(key).ok_or_else(|| format!("the key {key:?} is of no family"))?;
         let short = || format!("a key of family {family:?} is too short");
         let bad = |e: stepwell::numbered::Undecodable| e.to_string();
         Ok(match family {
@@ -269,7 +270,7 @@ impl Durable {
                 let slot = keys::slot_of(key).ok_or_else(short)?;
                 match value {
                     Some(value) => {
-                        let record = LeaseRecord::of_bytes(value).map_err(bad)?;
+                        let record = LeaseRecord::from_bytes(value).map_err(bad)?;
                         self.tokens.insert(record.token);
                         let run = record.run;
                         let before = self.leases.insert(slot, record);
@@ -293,7 +294,7 @@ impl Durable {
                     self.newly_forgotten.push((run, id));
                     return Ok(Change::Forgotten { run });
                 };
-                let run = IndexRecord::of_bytes(value).map_err(bad)?.run;
+                let run = IndexRecord::from_bytes(value).map_err(bad)?.run;
                 let named = self.named.entry(id).or_default();
                 if !named.contains(&run) {
                     named.push(run);
@@ -302,7 +303,7 @@ impl Durable {
             }
             Family::Queued => match value {
                 Some(value) => {
-                    let record = QueuedRecord::of_bytes(value).map_err(bad)?;
+                    let record = QueuedRecord::from_bytes(value).map_err(bad)?;
                     let (run, deaths) = (record.run, record.deaths);
                     let position = position_of(key).ok_or_else(short)?;
                     self.waiting_changes.push(position);
@@ -322,20 +323,20 @@ impl Durable {
             Family::Queue => {
                 let queue = keys::number_of(key).ok_or_else(short)?;
                 let value = value.ok_or("a queue was deleted")?;
-                let record = QueueRecord::of_bytes(value).map_err(bad)?;
+                let record = QueueRecord::from_bytes(value).map_err(bad)?;
                 self.queues.insert(queue, record);
                 Change::QueueSet { queue }
             }
             Family::Pool => {
                 let queue = keys::number_of(key).ok_or_else(short)?;
                 let value = value.ok_or("a queue's counts were deleted")?;
-                let record = PoolRecord::of_bytes(value).map_err(bad)?;
+                let record = PoolRecord::from_bytes(value).map_err(bad)?;
                 self.pools.insert(queue, record);
                 Change::Tallied
             }
             Family::Timer => {
                 let at = keys::time_and_run_of(key).ok_or_else(short)?;
-                let record = value.map(|value| TimerRecord::of_bytes(value));
+                let record = value.map(|value| TimerRecord::from_bytes(value));
                 let record = record.transpose().map_err(bad)?;
                 let after = record.as_ref().map(state_rows::timed);
                 let before = match record {
@@ -348,7 +349,7 @@ impl Durable {
             }
             Family::Stopped => {
                 let run = keys::run_of(key).ok_or_else(short)?;
-                let record = value.map(|value| StoppedRecord::of_bytes(value));
+                let record = value.map(|value| StoppedRecord::from_bytes(value));
                 let record = record.transpose().map_err(bad)?;
                 let after = record.as_ref().map(|record| record.state);
                 let before = match record {
@@ -360,11 +361,12 @@ impl Durable {
                 moved(Some(run))
             }
             Family::Tally => {
-                self.tally = value.map(|value| Tally::of_bytes(value)).transpose().map_err(bad)?;
+                self.tally =
+                    value.map(|value| Tally::from_bytes(value)).transpose().map_err(bad)?;
                 Change::Tallied
             }
             Family::Mark => {
-                self.mark = value.map(|value| Mark::of_bytes(value)).transpose().map_err(bad)?;
+                self.mark = value.map(|value| Mark::from_bytes(value)).transpose().map_err(bad)?;
                 Change::Other
             }
             Family::Generation => {
@@ -390,7 +392,7 @@ impl Durable {
                 let at = keys::audit_of(key).ok_or_else(short)?;
                 match value {
                     Some(value) => {
-                        let record = AuditRecord::of_bytes(value).map_err(bad)?;
+                        let record = AuditRecord::from_bytes(value).map_err(bad)?;
                         self.acts.insert(at, record.clone());
                         self.new_acts.insert(at, record);
                     }
@@ -403,13 +405,13 @@ impl Durable {
             Family::Moved => {
                 let run = keys::run_of(key).ok_or_else(short)?;
                 if let Some(value) = value {
-                    self.moved(run, MovedRecord::of_bytes(value).map_err(bad)?.generation)?;
+                    self.moved(run, MovedRecord::from_bytes(value).map_err(bad)?.generation)?;
                 }
                 Change::Other
             }
             Family::Unique => match value {
                 Some(value) => {
-                    let record = UniqueRecord::of_bytes(value).map_err(bad)?;
+                    let record = UniqueRecord::from_bytes(value).map_err(bad)?;
                     self.keys.insert(key.clone(), record);
                     Change::Other
                 }
@@ -419,10 +421,10 @@ impl Durable {
                 }
             },
             Family::Memo => {
-                let key_id = memo::of_key(key).ok_or_else(short)?;
+                let key_id = memo::from_key(key).ok_or_else(short)?;
                 let before = match value {
                     Some(value) => {
-                        let record = MemoRecord::of_bytes(value).map_err(bad)?;
+                        let record = MemoRecord::from_bytes(value).map_err(bad)?;
                         self.memos.insert(key_id, record)
                     }
                     None => self.memos.remove(&key_id),
@@ -433,7 +435,7 @@ impl Durable {
                 let slot = keys::slot_of(key).ok_or_else(short)?;
                 match value {
                     Some(value) => {
-                        let record = BatchRecord::of_bytes(value).map_err(bad)?;
+                        let record = BatchRecord::from_bytes(value).map_err(bad)?;
                         let most = self.most_ended.entry(record.no).or_default();
                         *most = record.counts.ended().max(*most);
                         self.batches.insert(slot, record);
@@ -446,7 +448,7 @@ impl Durable {
             }
             Family::EndedBatch => {
                 if let Some(value) = value {
-                    let record = BatchRecord::of_bytes(value).map_err(bad)?;
+                    let record = BatchRecord::from_bytes(value).map_err(bad)?;
                     if self.ended_batches.insert(record.no, record).is_some() {
                         return Err("a batch ended twice".to_owned());
                     }
@@ -466,7 +468,7 @@ impl Durable {
             Family::Expiry | Family::FollowUp => Change::Other,
             Family::AppliedRequest => {
                 let value = value.ok_or("an applied request was deleted")?;
-                let request_id = AppliedRequestRecord::of_bytes(value).map_err(bad)?.request_id;
+                let request_id = AppliedRequestRecord::from_bytes(value).map_err(bad)?.request_id;
                 Change::RequestApplied { request_id }
             }
             Family::Schedule => {
@@ -475,7 +477,7 @@ impl Durable {
                     self.schedules.remove(&number);
                     return Ok(Change::Scheduled { number });
                 };
-                let record = ScheduleRecord::of_bytes(value).map_err(bad)?;
+                let record = ScheduleRecord::from_bytes(value).map_err(bad)?;
                 self.schedules.insert(number, DurableSchedule::of(record));
                 Change::Other // its state follows
             }
@@ -487,7 +489,7 @@ impl Durable {
                         return Err(format!("schedule {number} has a state and is not there"));
                     }
                     (Some(value), Some(schedule)) => {
-                        schedule.goes_on(ScheduleState::of_bytes(value).map_err(bad)?);
+                        schedule.goes_on(ScheduleState::from_bytes(value).map_err(bad)?);
                         Change::Scheduled { number }
                     }
                 }
@@ -711,7 +713,7 @@ impl Durable {
 
 /// The id that a batch makes mean nothing any more, if the operation does that.
 pub(crate) fn forgets(op: &Op) -> Option<RunId> {
-    let is_index = Family::of(op.key()) == Some(Family::Index);
+    let is_index = Family::from_key(op.key()) == Some(Family::Index);
     (is_index && op.value().is_none()).then(|| indexed(op.key())).flatten()
 }
 

@@ -55,7 +55,7 @@ fn lines() -> String {
     let (mut text, mut fields) = (String::new(), BTreeSet::new());
     let mut hashes = 0;
     for seed in 0..PLANS {
-        for plan in [Plan::of_seed(seed), Plan::timer_heavy(seed)] {
+        for plan in [Plan::from_seed(seed), Plan::timer_heavy(seed)] {
             let json = serde_json::to_value(&plan).expect("a plan is data");
             paths("plan", &json, &mut fields);
             // The order of fields in the text is theirs in the code, and may change.
@@ -64,7 +64,7 @@ fn lines() -> String {
     }
     crate::draw::listen();
     for seed in 0..PLAYED {
-        let _ = crate::run(Plan::of_seed(seed));
+        let _ = crate::run(Plan::from_seed(seed));
     }
     let labels: BTreeSet<String> = crate::draw::heard().iter().map(|label| shape(label)).collect();
     let kinds: Vec<String> = FaultKind::ALL

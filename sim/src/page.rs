@@ -60,7 +60,7 @@ fn escaped(text: &str) -> String {
 
 fn again(recording: &Recording) -> Vec<String> {
     let seed = recording.plan.seed;
-    if Plan::of_seed(seed) == recording.plan {
+    if Plan::from_seed(seed) == recording.plan {
         vec![
             format!("SIM_SEED={seed} cargo test -p stepwell-sim --test seeds"),
             format!("cargo run --release -p stepwell-sim --example report -- {seed}"),

@@ -129,7 +129,7 @@ impl Program {
     /// The plan of a seed, in a world that `limit` has changed.
     pub(crate) fn plan(&self, seed: u64, limit: impl FnOnce(&mut Settings)) -> Plan {
         if self.is_engine {
-            let mut plan = Plan::of_engine(seed, limit);
+            let mut plan = Plan::for_engine(seed, limit);
             plan.suite.clone_from(&self.name);
             return plan;
         }

@@ -8,7 +8,7 @@ use stepwell_sim::{Plan, first_difference, run, run_traced};
 
 /// Some, and two that are on the production store, whose threads and files must leave no mark.
 fn seeds() -> impl Iterator<Item = u64> {
-    let on_fjall = |seed: &u64| Plan::of_seed(*seed).settings.disk == Disk::Fjall;
+    let on_fjall = |seed: &u64| Plan::from_seed(*seed).settings.disk == Disk::Fjall;
     (100_000..100_008).chain((100_008..101_000).filter(on_fjall).take(2))
 }
 
@@ -18,11 +18,11 @@ fn seeds() -> impl Iterator<Item = u64> {
 fn a_seed_is_the_same_twice_in_one_process() {
     for seed in seeds() {
         let ((first, lines), (second, again)) =
-            (run_traced(Plan::of_seed(seed)), run_traced(Plan::of_seed(seed)));
+            (run_traced(Plan::from_seed(seed)), run_traced(Plan::from_seed(seed)));
         assert_eq!(first_difference(&lines, &again), None, "seed {seed}");
         assert_eq!(first, second, "seed {seed}");
         assert_eq!(
-            run(Plan::of_seed(seed)).trace_hash,
+            run(Plan::from_seed(seed)).trace_hash,
             first.trace_hash,
             "seed {seed}: looking must not change it"
         );
@@ -34,7 +34,7 @@ fn a_seed_is_the_same_twice_in_one_process() {
 #[test]
 fn a_seed_is_the_same_in_two_processes() {
     for seed in seeds() {
-        let (report, lines) = run_traced(Plan::of_seed(seed));
+        let (report, lines) = run_traced(Plan::from_seed(seed));
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "child_of_the_gate", "--ignored", "--nocapture"])
             .env("SIM_GATE_SEED", seed.to_string())
@@ -55,7 +55,7 @@ fn child_of_the_gate() {
     let Ok(seed) = std::env::var("SIM_GATE_SEED") else {
         return;
     };
-    let (report, lines) = run_traced(Plan::of_seed(seed.parse().unwrap()));
+    let (report, lines) = run_traced(Plan::from_seed(seed.parse().unwrap()));
     println!();
     lines.iter().for_each(|line| println!("| {line}"));
     println!("hash {:016x}", report.trace_hash);
@@ -64,6 +64,6 @@ fn child_of_the_gate() {
 /// The gate itself must see a difference.
 #[test]
 fn other_seeds_differ() {
-    let (a, b) = (run_traced(Plan::of_seed(1)).1, run_traced(Plan::of_seed(2)).1);
+    let (a, b) = (run_traced(Plan::from_seed(1)).1, run_traced(Plan::from_seed(2)).1);
     assert!(first_difference(&a, &b).is_some());
 }

@@ -42,7 +42,7 @@ fn is_about_the_extent(line: &str) -> bool {
 fn the_production_store_and_the_simulated_disk_give_one_trace() {
     let mut kept = 0;
     for seed in seeds() {
-        let plan = Plan::of_seed(seed).on_fjall();
+        let plan = Plan::from_seed(seed).on_fjall();
         let (report, real) = run_traced(plan.clone());
         assert!(report.is_sound(), "{report}");
 
@@ -67,7 +67,7 @@ fn the_production_store_and_the_simulated_disk_give_one_trace() {
 #[test]
 fn a_seed_is_the_same_twice_on_the_production_store() {
     for seed in seeds().take(3) {
-        let plan = Plan::of_seed(seed).on_fjall();
+        let plan = Plan::from_seed(seed).on_fjall();
         let ((first, lines), (second, again)) = (run_traced(plan.clone()), run_traced(plan));
         assert_eq!(first_difference(&lines, &again), None, "seed {seed}");
         assert_eq!(first, second, "seed {seed}");
@@ -78,7 +78,7 @@ fn a_seed_is_the_same_twice_on_the_production_store() {
 #[test]
 #[cfg(target_os = "linux")]
 fn the_engine_suite_tells_how_many_worlds_were_on_the_production_store() {
-    let real = |seed: &u64| Plan::of_seed(*seed).settings.disk == Disk::Fjall;
+    let real = |seed: &u64| Plan::from_seed(*seed).settings.disk == Disk::Fjall;
     let Some(seed) = (0..1_000).find(real) else {
         panic!("no seed is on the production store");
     };

@@ -8,7 +8,7 @@ const REVOKED: &str = "leases revoked from those who came late";
 
 /// Many chains, and this host stands still now and then, for so long.
 fn paused(kind: FaultKind, host: &str, span_ms: u64) -> Plan {
-    let mut plan = Plan::of_seed(3).calm();
+    let mut plan = Plan::from_seed(3).calm();
     plan.settings.skips_time = false;
     plan.settings.workers = 2;
     plan.settings.clocks.clear();

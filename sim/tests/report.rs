@@ -23,7 +23,7 @@ static VIOLATING: LazyLock<Recording> = LazyLock::new(|| {
 /// Kills, a slow disk that loses its power with batches in the air, a link cut and a slow one,
 /// copies, and a clock that is off.
 fn plan() -> Plan {
-    let mut plan = Plan::of_seed(84);
+    let mut plan = Plan::from_seed(84);
     plan.settings.duplicates_per_mille = 50;
     plan.settings.late_copies_per_mille = 50;
     plan.settings.skips_time = false;

@@ -21,7 +21,7 @@ fn the_ring_stays_one_ring() {
     let (mut seen, mut runs) = (BTreeMap::new(), BTreeMap::new());
     let mut played = 0;
     for seed in 0..60 {
-        let mut plan = Plan::of_seed(seed);
+        let mut plan = Plan::from_seed(seed);
         plan.jobs.retain(|timed| is_of_ring(&timed.job));
         if plan.jobs.is_empty() {
             continue;

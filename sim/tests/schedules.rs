@@ -17,7 +17,7 @@ fn chain() -> Work {
 
 /// A small world that skips time; of the seed only what is decided underway is left.
 fn world(seed: u64, jobs: Vec<TimedJob>) -> Plan {
-    let mut plan = Plan::of_seed(seed).calm();
+    let mut plan = Plan::from_seed(seed).calm();
     let settings = &mut plan.settings;
     settings.skips_time = true;
     settings.tick_ms = 10;

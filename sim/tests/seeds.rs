@@ -32,9 +32,9 @@ fn play(share: u64) {
     };
     let (mut failed, mut faults) = (String::new(), BTreeMap::<FaultKind, u64>::new());
     for seed in &seeds {
-        let report = run(Plan::of_seed(*seed));
+        let report = run(Plan::from_seed(*seed));
         if !report.is_sound() {
-            let page = run_recorded(Plan::of_seed(*seed)).write(REPORTS);
+            let page = run_recorded(Plan::from_seed(*seed)).write(REPORTS);
             let _ = writeln!(
                 failed,
                 "{report}  page: {}",

@@ -7,7 +7,7 @@ const DAY_MS: u64 = 86_400_000;
 
 /// One run that sleeps for so long, three times.
 fn sleeper(sleep_ms: u64) -> Plan {
-    let mut plan = Plan::of_seed(1).calm();
+    let mut plan = Plan::from_seed(1).calm();
     plan.settings.skips_time = true;
     plan.settings.clocks.clear();
     plan.jobs = vec![TimedJob {

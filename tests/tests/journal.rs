@@ -69,7 +69,7 @@ async fn rewrite_one_entry(data: &Path, draw: &mut Draw) -> u64 {
     let generation = Space::Generation(*store.generations().await.unwrap().first().unwrap());
     let rows = store.scan(Scan::range(generation, "", "")).await.unwrap();
     let rows: Vec<_> =
-        rows.iter().filter(|row| Family::of(&row.key) == Some(Family::Journal)).collect();
+        rows.iter().filter(|row| Family::from_key(&row.key) == Some(Family::Journal)).collect();
     let row = rows[draw.next().unwrap() as usize % rows.len()];
     let mut value = row.value.to_vec();
     let at = draw.next().unwrap() as usize % value.len();

@@ -39,7 +39,7 @@ impl Edit {
                 }
             },
         };
-        let payload = Payload::of_json(&input).map_err(|e| {
+        let payload = Payload::from_json(&input).map_err(|e| {
             CommandError::bad_input("the input does not become a payload").caused_by(&e)
         })?;
         let done = connection.client.edit_input(id, payload).await;

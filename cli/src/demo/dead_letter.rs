@@ -92,7 +92,7 @@ pub(crate) async fn reconcile(
     letter: Option<DeadLetter>,
     ledger: &Ledger,
 ) -> Result<DeadLetterFacts, CommandError> {
-    let id = RunId::of_name(Namespace::default(), &order.order_id);
+    let id = RunId::from_name(Namespace::default(), &order.order_id);
     let (mut entries, _) =
         context.insist(|client| async move { client.audit(Some(id), None, ROWS).await }).await?;
     entries.reverse();

@@ -40,7 +40,7 @@ pub(crate) async fn reconcile(
     let mut facts = QueueFacts { exports, ..QueueFacts::default() };
     let mut line = Vec::new();
     for part in 1..=exports {
-        let id = RunId::of_name(Namespace::default(), &exports::name_of(part));
+        let id = RunId::from_name(Namespace::default(), &exports::name_of(part));
         let Some((outcome, journal)) = context.run(id).await? else {
             continue;
         };

@@ -77,7 +77,7 @@ async fn follow(
     ledger: &Ledger,
     report: &mut Report,
 ) -> Result<Option<Vec<Entry>>, CommandError> {
-    let id = RunId::of_name(Namespace::default(), &order.order_id);
+    let id = RunId::from_name(Namespace::default(), &order.order_id);
     let Some((outcome, journal)) = context.run(id).await? else {
         report.lost += 1;
         find(report, &order.order_id, "has no run");

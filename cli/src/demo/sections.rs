@@ -141,7 +141,7 @@ impl DeadLetterFacts {
             json!({
                 "at": entry.at.to_string(),
                 "principal": entry.principal,
-                "action": entry.action.word(),
+                "action": entry.action.as_str(),
                 "detail": entry.detail,
             })
         };
@@ -170,7 +170,7 @@ impl DeadLetterFacts {
         }
         for entry in &self.entries {
             let what = format!("{}, by {}", when(entry.at), entry.principal);
-            rows.push((entry.action.word(), what));
+            rows.push((entry.action.as_str(), what));
         }
         let end = match self.completed {
             true => "completed",

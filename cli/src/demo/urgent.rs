@@ -107,7 +107,7 @@ async fn set(
 
 async fn begins(context: &SceneContext, order: &Order) {
     let begin = clock::now();
-    let run = RunId::of_name(Namespace::default(), &order.order_id);
+    let run = RunId::from_name(Namespace::default(), &order.order_id);
     while clock::now().duration_since(begin) < BEGINS_WITHIN {
         if context.client.status(run).await.is_ok_and(|r| r.entries > 1) {
             return;

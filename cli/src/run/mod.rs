@@ -133,7 +133,7 @@ impl RunCommand {
 impl Start {
     async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
         let input = input(&self.input)?;
-        let payload = Payload::of_json(&input).map_err(|e| {
+        let payload = Payload::from_json(&input).map_err(|e| {
             CommandError::bad_input("the input does not become a payload").caused_by(&e)
         })?;
         let connection = self.connect.open().await?;
@@ -316,7 +316,7 @@ async fn ended(
 }
 
 fn outcome_of(id: RunId, outcome: &Outcome) -> (Value, String, Answer) {
-    let of = |state: RunState, output: Value, failure: Value| json!({ "id": id.to_string(), "state": state.word(), "output": output, "failure": failure });
+    let of = |state: RunState, output: Value, failure: Value| json!({ "id": id.to_string(), "state": state.as_str(), "output": output, "failure": failure });
     match outcome {
         Outcome::OutcomeCompleted(done) => {
             let output = journal::payload_json(&done.output);
@@ -417,8 +417,8 @@ fn scope(text: &str) -> Result<Unique, String> {
 }
 
 fn state(word: &str) -> Result<RunState, String> {
-    let words = || RunState::ALL.map(RunState::word).join(", ");
-    RunState::of_word(word).ok_or_else(|| format!("the states are {}", words()))
+    let words = || RunState::ALL.map(RunState::as_str).join(", ");
+    word.parse::<RunState>().map_err(|_| format!("the states are {}", words()))
 }
 
 #[cfg(test)]

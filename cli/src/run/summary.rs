@@ -68,7 +68,7 @@ pub(crate) fn json(run: &RunSummary) -> Value {
         "no": run.no.0,
         "workflow": run.workflow,
         "queue": run.queue,
-        "state": run.state.word(),
+        "state": run.state.as_str(),
         "started_at": run.started_at.to_string(),
         "changed_at": run.changed_at.to_string(),
         "entries": run.entries,

@@ -69,7 +69,7 @@ fn rows(store: &MemStore, space: Space, family: Family) -> Vec<(Bytes, Bytes)> {
 }
 
 fn record<R: Record>(bytes: &[u8]) -> R {
-    R::of_bytes(bytes).unwrap_or_else(|e| panic!("a record the core wrote: {e}"))
+    R::from_bytes(bytes).unwrap_or_else(|e| panic!("a record the core wrote: {e}"))
 }
 
 impl Facts {
@@ -114,11 +114,11 @@ impl Facts {
             facts.unique.insert(key, record(&value));
         }
         for (key, value) in rows(store, Space::LongLived, Family::Memo) {
-            let key_id = keys::memo::of_key(&key).expect("a namespace and a hash");
+            let key_id = keys::memo::from_key(&key).expect("a namespace and a hash");
             facts.memos.insert(key_id, record(&value));
         }
         let rows_of_time = rows(store, Space::LongLived, Family::Expiry);
-        let expiries = rows_of_time.iter().filter_map(|(key, _)| expiry::of_key(key));
+        let expiries = rows_of_time.iter().filter_map(|(key, _)| expiry::from_key(key));
         for row in expiries.filter(|row| row.what == Expires::Memo) {
             let key_id = (row.namespace, row.hash);
             facts.memo_until.entry(key_id).or_default().push(row.at);

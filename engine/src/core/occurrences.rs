@@ -169,7 +169,7 @@ impl Desk {
 
     /// A run that no worker ever held ends with a cancel.
     fn end(&mut self, name: &str) {
-        let id = RunId::of_name(Namespace::default(), name);
+        let id = RunId::from_name(Namespace::default(), name);
         let (call_number, caller, reason) = (1, caller(), String::new());
         let answer = self.ask(Cancel { call_number, caller, id, reason });
         assert!(matches!(answer, Message::DoneReply(_)), "{answer:?}");
@@ -177,7 +177,7 @@ impl Desk {
 
     fn flush(&mut self) {
         for op in self.stepped.flush().0.iter().flat_map(|batch| batch.iter()) {
-            if Family::of(op.key()) != Some(Family::Journal) {
+            if Family::from_key(op.key()) != Some(Family::Journal) {
                 continue;
             }
             let (no, entry, _) = journal::parts_of(op.key()).expect("a key of a journal");
@@ -445,7 +445,7 @@ fn a_schedule_that_is_set_to_the_same_times_loses_no_occurrence() {
     let mut nightly = spec("nightly", cron("0 6 * * *", "UTC"), Overlap::QueueAll);
     nightly.jitter_ms = 30 * MINUTE;
     let next = desk.set(nightly.clone()).schedule.state.next;
-    let due = nightly.due(&Calendar::of(&nightly.when).unwrap(), next.unwrap());
+    let due = nightly.due(&Calendar::new(&nightly.when).unwrap(), next.unwrap());
     assert!(due > Time(NEW_YEAR.0 + 6 * HOUR + MINUTE), "{due}");
     desk.pass_until(Time(NEW_YEAR.0 + 6 * HOUR + MINUTE));
     desk.hello();
@@ -590,7 +590,7 @@ impl Desk {
     }
 
     fn redrive(&mut self, name: &str) {
-        let id = RunId::of_name(Namespace::default(), name);
+        let id = RunId::from_name(Namespace::default(), name);
         let (call_number, caller) = (1, self.operator());
         let answer = self.ask(Redrive { call_number, caller, id });
         assert!(matches!(answer, Message::DoneReply(_)), "{answer:?}");
@@ -621,7 +621,7 @@ fn the_last_run_of_a_schedule_goes_on_when_it_is_redriven() {
     let mut desk = redriven(Overlap::CancelOld);
     assert_eq!(names(&desk), ["01:00Z", "02:00Z", "03:00Z"]);
     desk.hello();
-    let id = RunId::of_name(Namespace::default(), first);
+    let id = RunId::from_name(Namespace::default(), first);
     let (call_number, caller) = (1, caller());
     let status = desk.ask(AskStatus { call_number, caller, id });
     let Message::StatusReply(status) = status else {
@@ -638,7 +638,7 @@ fn a_run_that_is_redriven_while_the_next_one_is_looked_up_hinders_it() {
     desk.pass_until(Time(NEW_YEAR.0 + MINUTE + 500));
     desk.fail();
     desk.hello();
-    let first = RunId::of_name(Namespace::default(), "schedule/s/2026-01-01T00:01:00Z");
+    let first = RunId::from_name(Namespace::default(), "schedule/s/2026-01-01T00:01:00Z");
     desk.stepped.pass(Duration::from_millis(MINUTE - 500));
     desk.hear(Heartbeat { beat: 0 });
     desk.hear(Redrive { call_number: 1, caller: caller(), id: first });

@@ -735,9 +735,9 @@ impl Scene {
     }
 
     fn name_run(&mut self, op: &Op) {
-        if let (Some(Family::Index), Some(value)) = (Family::of(op.key()), op.value()) {
+        if let (Some(Family::Index), Some(value)) = (Family::from_key(op.key()), op.value()) {
             let id = RunId(u128::from_be_bytes(op.key()[7..23].try_into().unwrap()));
-            self.runs.insert(keys::IndexRecord::of_bytes(value).unwrap().run, run_name(id));
+            self.runs.insert(keys::IndexRecord::from_bytes(value).unwrap().run, run_name(id));
         }
     }
 
@@ -758,7 +758,7 @@ impl Scene {
 
     fn write_text(&mut self, op: &Op) -> String {
         let (key, value) = (op.key(), op.value());
-        let family = Family::of(key).unwrap();
+        let family = Family::from_key(key).unwrap();
         let place = match family {
             Family::Tally | Family::Mark => format!("{family:?}").to_lowercase(),
             Family::Index => {
@@ -787,7 +787,7 @@ impl Scene {
                 let slot = keys::slot_of(key).unwrap();
                 format!("{} {slot}", format!("{family:?}").to_lowercase())
             }
-            Family::Expiry => match keys::expiry::of_key(key) {
+            Family::Expiry => match keys::expiry::from_key(key) {
                 Some(expiry) => format!("expiry {} {:?}", at(expiry.at), expiry.what),
                 None => "expiry mark".to_owned(),
             },
@@ -831,12 +831,12 @@ impl Scene {
     fn value_text(&mut self, family: Family, key: &[u8], value: &[u8]) -> String {
         match family {
             Family::Tally => {
-                let tally = keys::Tally::of_bytes(value).unwrap();
+                let tally = keys::Tally::from_bytes(value).unwrap();
                 let counts = RunState::ALL.iter().zip(&tally.runs).filter(|(_, count)| **count > 0);
                 counts.fold(String::new(), |text, (state, count)| format!("{text} {state}={count}"))
             }
             Family::Mark => {
-                let mark = keys::Mark::of_bytes(value).unwrap();
+                let mark = keys::Mark::from_bytes(value).unwrap();
                 let heads = mark
                     .heads
                     .iter()
@@ -851,7 +851,7 @@ impl Scene {
             }
             Family::Index | Family::Expiry => String::new(),
             Family::Unique => {
-                let record = keys::unique::UniqueRecord::of_bytes(value).unwrap();
+                let record = keys::unique::UniqueRecord::from_bytes(value).unwrap();
                 let until = match record.until {
                     Time(0) => String::new(),
                     until => format!(" until {}", at(until)),
@@ -859,29 +859,30 @@ impl Scene {
                 format!(" {}{until}", run_name(record.id))
             }
             Family::Memo => {
-                let record = keys::memo::MemoRecord::of_bytes(value).unwrap();
+                let record = keys::memo::MemoRecord::from_bytes(value).unwrap();
                 let run = self.run_text(record.run);
                 format!(" {run}[{}] until {}", record.entry, at(record.until))
             }
             Family::Batch | Family::EndedBatch => {
-                batch_text(&keys::batch::BatchRecord::of_bytes(value).unwrap())
+                batch_text(&keys::batch::BatchRecord::from_bytes(value).unwrap())
             }
             Family::AppliedRequest => {
-                let record = keys::applied_request::AppliedRequestRecord::of_bytes(value).unwrap();
+                let record =
+                    keys::applied_request::AppliedRequestRecord::from_bytes(value).unwrap();
                 format!(" request={}", record.request_id.0)
             }
             Family::FollowUp => {
-                let record = keys::batch::FollowUpRecord::of_bytes(value).unwrap();
+                let record = keys::batch::FollowUpRecord::from_bytes(value).unwrap();
                 format!(" {}", record.run.workflow)
             }
             Family::Queue => {
-                let record = keys::QueueRecord::of_bytes(value).unwrap();
+                let record = keys::QueueRecord::from_bytes(value).unwrap();
                 let (name, settings) = (record.name, settings_text(&record.settings));
                 self.queues.insert(keys::number_of(key).unwrap(), name.clone());
                 format!(" {name}{settings}")
             }
             Family::Pool => {
-                let pool = keys::PoolRecord::of_bytes(value).unwrap();
+                let pool = keys::PoolRecord::from_bytes(value).unwrap();
                 let counts = [
                     ("queued", pool.queued),
                     ("delayed", pool.delayed),
@@ -896,12 +897,12 @@ impl Scene {
                 format!("{}{bucket}", counts.collect::<String>())
             }
             Family::Stopped => {
-                let record = keys::StoppedRecord::of_bytes(value).unwrap();
+                let record = keys::StoppedRecord::from_bytes(value).unwrap();
                 let first = short(record.reason.lines().next().unwrap_or_default());
                 format!(" {} builds={}: {first}", record.state, record.builds.join(","))
             }
             Family::Dead => {
-                let class = keys::DeadRecord::of_bytes(value).unwrap().class;
+                let class = keys::DeadRecord::from_bytes(value).unwrap().class;
                 if class.len() > 64 {
                     format!(" class of {} bytes", class.len())
                 } else {
@@ -909,12 +910,12 @@ impl Scene {
                 }
             }
             Family::Audit => {
-                let act = keys::AuditRecord::of_bytes(value).unwrap();
+                let act = keys::AuditRecord::from_bytes(value).unwrap();
                 let run = act.run.map_or(String::new(), run_name);
                 format!(" {} {run} by={}: {}", act.kind, act.principal, act.detail)
             }
             Family::Queued => {
-                let record = keys::QueuedRecord::of_bytes(value).unwrap();
+                let record = keys::QueuedRecord::from_bytes(value).unwrap();
                 let deaths = if record.deaths > 0 {
                     format!(" deaths={}", record.deaths)
                 } else {
@@ -928,7 +929,7 @@ impl Scene {
                 format!(" {}{deaths}{avoid}", self.run_text(record.run))
             }
             Family::Lease => {
-                let record = keys::LeaseRecord::of_bytes(value).unwrap();
+                let record = keys::LeaseRecord::from_bytes(value).unwrap();
                 let deaths = if record.deaths > 0 {
                     format!(" deaths={}", record.deaths)
                 } else {
@@ -941,7 +942,7 @@ impl Scene {
                 )
             }
             Family::Timer => {
-                let timer = keys::TimerRecord::of_bytes(value).unwrap();
+                let timer = keys::TimerRecord::from_bytes(value).unwrap();
                 match (timer.delayed, timer.memo) {
                     (true, _) => " delayed".to_owned(),
                     (_, Some(memo)) => {
@@ -953,11 +954,11 @@ impl Scene {
                 }
             }
             Family::Generation => {
-                format!(" from run #{}", keys::GenerationRecord::of_bytes(value).unwrap().first)
+                format!(" from run #{}", keys::GenerationRecord::from_bytes(value).unwrap().first)
             }
             Family::Schedule | Family::ScheduleState => format!(" {} bytes", value.len()),
             Family::Moved => {
-                format!(" to {}", keys::MovedRecord::of_bytes(value).unwrap().generation)
+                format!(" to {}", keys::MovedRecord::from_bytes(value).unwrap().generation)
             }
             Family::Journal => match value.first() {
                 Some(0) if journal::parts_of(key).is_some_and(|(.., part)| part == 0) => {

@@ -101,7 +101,7 @@ impl Schedules {
     pub(super) fn open(rows: Vec<ScheduleRow>) -> Result<Self, String> {
         let mut schedules = Self::default();
         for (number, record, state) in rows {
-            let calendar = Calendar::of(&record.spec.when)
+            let calendar = Calendar::new(&record.spec.when)
                 .map_err(|refusal| format!("schedule `{}`: {refusal}", record.spec.name))?;
             schedules.insert(number, record, state, calendar);
         }

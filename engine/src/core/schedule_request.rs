@@ -155,7 +155,7 @@ impl Core {
             return Err(BadSpan::of("the jitter", spec.jitter_ms, 0, max));
         }
         self.check_start(&spec.run(caller.namespace, Time(0), Time(0)))?;
-        Calendar::of(&spec.when)
+        Calendar::new(&spec.when)
     }
 
     fn schedule_of(&self, caller: &Caller, name: &str) -> Result<(u32, &Schedule), Refusal> {

@@ -38,6 +38,6 @@ mod tests {
         let record = AppliedRequestRecord { number: 7, request_id: RequestId(5) };
         let bytes = record.to_bytes();
         assert_eq!(hex(&bytes), "9207c41000000000000000000000000000000005");
-        assert_eq!(AppliedRequestRecord::of_bytes(&bytes).unwrap(), record);
+        assert_eq!(AppliedRequestRecord::from_bytes(&bytes).unwrap(), record);
     }
 }

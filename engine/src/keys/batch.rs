@@ -105,10 +105,10 @@ mod tests {
         };
         let bytes = record.to_bytes();
         assert_eq!(hex(&bytes), "990500a16ec3940301010009c0c0920406");
-        assert_eq!(BatchRecord::of_bytes(&bytes).unwrap(), record);
+        assert_eq!(BatchRecord::from_bytes(&bytes).unwrap(), record);
         // Before the span was noted.
         let older = [&[0x98], &bytes[1..bytes.len() - 3]].concat();
         let span = Span::default();
-        assert_eq!(BatchRecord::of_bytes(&older).unwrap(), BatchRecord { span, ..record });
+        assert_eq!(BatchRecord::from_bytes(&older).unwrap(), BatchRecord { span, ..record });
     }
 }

@@ -75,7 +75,7 @@ pub fn is_mark(key: &[u8]) -> bool {
 }
 
 /// What a key says.
-pub fn of_key(key: &[u8]) -> Option<Expiry> {
+pub fn from_key(key: &[u8]) -> Option<Expiry> {
     Some(Expiry {
         at: Time(u64::from_be_bytes(key.get(3..11)?.try_into().ok()?)),
         what: Expires::of(*key.get(11)?)?,
@@ -94,7 +94,7 @@ mod tests {
         let row = Expiry { at: Time(1), what: Expires::Batch, namespace: Namespace(2), hash: 3 };
         let key = expiry(row);
         assert_eq!(hex(&key), "0000160000000000000001020000000200000000000000000000000000000003");
-        assert_eq!(of_key(&key), Some(row));
+        assert_eq!(from_key(&key), Some(row));
         assert!(mark() < from(Time(0)) && from(Time(1)) < key && key < from(Time(2)));
         assert_eq!(hex(&ExpiryMark { at: Time(5) }.to_bytes()), "9105");
     }

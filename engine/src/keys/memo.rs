@@ -40,7 +40,7 @@ pub fn memo(namespace: Namespace, hash: u128) -> Bytes {
 }
 
 /// The namespace and the hash of a key of the family.
-pub fn of_key(key: &[u8]) -> Option<(Namespace, u128)> {
+pub fn from_key(key: &[u8]) -> Option<(Namespace, u128)> {
     Some((
         Namespace(u32::from_be_bytes(key.get(3..7)?.try_into().ok()?)),
         u128::from_be_bytes(key.get(7..23)?.try_into().ok()?),
@@ -56,9 +56,9 @@ mod tests {
         let hex = |bytes: &[u8]| -> String { bytes.iter().map(|b| format!("{b:02x}")).collect() };
         let key = memo(Namespace(1), 2);
         assert_eq!(hex(&key), "0000140000000100000000000000000000000000000002");
-        assert_eq!(of_key(&key), Some((Namespace(1), 2)));
+        assert_eq!(from_key(&key), Some((Namespace(1), 2)));
         let record = MemoRecord { run: RunNo(1), entry: 2, until: Time(3) };
         assert_eq!(hex(&record.to_bytes()), "93010203");
-        assert_eq!(MemoRecord::of_bytes(&record.to_bytes()).unwrap(), record);
+        assert_eq!(MemoRecord::from_bytes(&record.to_bytes()).unwrap(), record);
     }
 }

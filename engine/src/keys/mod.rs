@@ -143,7 +143,7 @@ impl Family {
     ];
 
     /// The family of a stored key.
-    pub fn of(key: &[u8]) -> Option<Self> {
+    pub fn from_key(key: &[u8]) -> Option<Self> {
         let number = *key.get(2)?;
         Self::ALL.into_iter().find(|family| *family as u8 == number)
     }
@@ -317,7 +317,7 @@ pub trait Record: Serialize + DeserializeOwned {
     }
 
     /// Reads what `to_bytes` wrote.
-    fn of_bytes(bytes: &[u8]) -> Result<Self, Undecodable> {
+    fn from_bytes(bytes: &[u8]) -> Result<Self, Undecodable> {
         decode_fields(Self::WHAT, bytes)
     }
 }
@@ -607,16 +607,16 @@ mod tests {
             },
         };
         assert_eq!(hex(&queue.to_bytes()), "92a17194c302c0c0");
-        let old = QueueRecord::of_bytes(&[0x91, 0xa1, 0x71]).unwrap();
+        let old = QueueRecord::from_bytes(&[0x91, 0xa1, 0x71]).unwrap();
         assert_eq!((old.name.as_str(), old.settings), ("q", QueueSettings::default()));
-        assert_eq!(LeaseRecord::of_bytes(&lease.to_bytes()).unwrap(), lease);
+        assert_eq!(LeaseRecord::from_bytes(&lease.to_bytes()).unwrap(), lease);
     }
 
     #[test]
     fn golden_records_of_dead_letters_and_audit_entries() {
         let dead = DeadRecord { workflow: "w".into(), class: "c".into(), queue: "q".into() };
         assert_eq!(hex(&dead.to_bytes()), "93a177a163a171");
-        let old = DeadRecord::of_bytes(&[0x92, 0xa1, b'w', 0xa1, b'c']).unwrap();
+        let old = DeadRecord::from_bytes(&[0x92, 0xa1, b'w', 0xa1, b'c']).unwrap();
         assert_eq!(old.queue, "");
         let audit = AuditRecord {
             namespace: Namespace(1),
@@ -656,7 +656,7 @@ mod tests {
             hex(&bytes),
             "94019aa16ea17701a17105c40201c0c4100192a9302036202a202a202aa35554430003cd271002a170"
         );
-        assert_eq!(ScheduleRecord::of_bytes(&bytes).unwrap(), record);
+        assert_eq!(ScheduleRecord::from_bytes(&bytes).unwrap(), record);
         let every = EveryTimes { every_ms: 900_000, anchor: Time(0) };
         assert_eq!(hex(&crate::model::schedule::When::from(every).encode()), "0292ce000dbba000");
         let state = ScheduleState {
@@ -671,7 +671,7 @@ mod tests {
             missed: 0,
         };
         assert_eq!(hex(&state.to_bytes()), "9901c00302079104050600");
-        assert_eq!(ScheduleState::of_bytes(&state.to_bytes()).unwrap(), state);
+        assert_eq!(ScheduleState::from_bytes(&state.to_bytes()).unwrap(), state);
     }
 
     #[test]

@@ -40,6 +40,6 @@ mod tests {
         assert_eq!(hex(&unique(Namespace(1), 2)), "0000130000000100000000000000000000000000000002");
         let record = UniqueRecord { run: RunNo(1), id: RunId(2), until: Time(3) };
         assert_eq!(hex(&record.to_bytes()), "9301c4100000000000000000000000000000000203");
-        assert_eq!(UniqueRecord::of_bytes(&record.to_bytes()).unwrap(), record);
+        assert_eq!(UniqueRecord::from_bytes(&record.to_bytes()).unwrap(), record);
     }
 }

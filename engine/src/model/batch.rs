@@ -102,7 +102,7 @@ pub fn batch_hash(name: &str) -> u128 {
 
 /// The id of the run that follows a batch. No run's name has it: names hold no control characters.
 pub fn follow_up_id(namespace: Namespace, name: &str, no: BatchNo) -> RunId {
-    RunId::of_name(namespace, &format!("\u{1}batch {} {name}", no.0))
+    RunId::from_name(namespace, &format!("\u{1}batch {} {name}", no.0))
 }
 
 /// The payload that is a [`BatchEnded`] around `input`, which stays encoded as it is.

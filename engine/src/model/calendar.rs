@@ -37,7 +37,7 @@ impl Calendar {
     ///
     /// Errors: [`Refusal::BadCron`], [`Refusal::UnknownZone`], [`Refusal::NeverFires`],
     /// [`Refusal::BadSpan`].
-    pub fn of(when: &When) -> Result<Self, Refusal> {
+    pub fn new(when: &When) -> Result<Self, Refusal> {
         match when {
             When::EveryTimes(every) => {
                 let (min, max) = (EVERY_MIN.as_millis() as u64, SPAN_MAX.as_millis() as u64);
@@ -49,7 +49,7 @@ impl Calendar {
             }
             #[cfg(feature = "calendar")]
             When::CronTimes(cron) => {
-                let cron = super::cron::Cron::of(&cron.expression, &cron.zone)?;
+                let cron = super::cron::Cron::new(&cron.expression, &cron.zone)?;
                 Ok(Self(Kind::Cron(Box::new(cron))))
             }
             #[cfg(not(feature = "calendar"))]

@@ -35,7 +35,7 @@ pub(super) struct Cron {
 }
 
 impl Cron {
-    pub(super) fn of(expression: &str, zone: &str) -> Result<Self, Refusal> {
+    pub(super) fn new(expression: &str, zone: &str) -> Result<Self, Refusal> {
         let pattern = parsed(expression)?;
         let zone = zone_of(zone)?;
         let cron = Self { pattern, zone };

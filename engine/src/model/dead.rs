@@ -91,8 +91,8 @@ impl AuditAction {
     pub const ALL: [Self; 5] =
         [Self::Edit, Self::Redrive, Self::Discard, Self::Resume, Self::Cancel];
 
-    /// The word for it.
-    pub fn word(self) -> &'static str {
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Edit => "edit",
             Self::Redrive => "redrive",
@@ -105,7 +105,7 @@ impl AuditAction {
 
 impl std::fmt::Display for AuditAction {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(self.word())
+        f.pad(self.as_str())
     }
 }
 

@@ -117,7 +117,7 @@ impl MemoKey {
 
 impl RunId {
     /// The id of the run called `name` in `namespace`.
-    pub fn of_name(namespace: Namespace, name: &str) -> Self {
+    pub fn from_name(namespace: Namespace, name: &str) -> Self {
         let mut bytes = Vec::with_capacity(4 + name.len());
         bytes.extend_from_slice(&namespace.0.to_be_bytes());
         bytes.extend_from_slice(name.as_bytes());
@@ -125,8 +125,8 @@ impl RunId {
     }
 
     /// What a person typed: an id as printed, or else the name of a run.
-    pub fn of_text(namespace: Namespace, text: &str) -> Self {
-        text.parse().unwrap_or_else(|_| Self::of_name(namespace, text))
+    pub fn from_id_or_name(namespace: Namespace, text: &str) -> Self {
+        text.parse().unwrap_or_else(|_| Self::from_name(namespace, text))
     }
 }
 
@@ -222,12 +222,12 @@ mod tests {
     #[test]
     fn a_name_has_one_id_in_a_namespace() {
         assert_eq!(
-            RunId::of_name(Namespace(0), "order-17"),
-            RunId::of_name(Namespace(0), "order-17")
+            RunId::from_name(Namespace(0), "order-17"),
+            RunId::from_name(Namespace(0), "order-17")
         );
         assert_ne!(
-            RunId::of_name(Namespace(0), "order-17"),
-            RunId::of_name(Namespace(1), "order-17")
+            RunId::from_name(Namespace(0), "order-17"),
+            RunId::from_name(Namespace(1), "order-17")
         );
     }
 }

@@ -96,7 +96,7 @@ impl Payload {
     }
 
     /// The payload that `value` stands for: decoding it gives what decoding the JSON would.
-    pub fn of_json(value: &serde_json::Value) -> Result<Self, PayloadError> {
+    pub fn from_json(value: &serde_json::Value) -> Result<Self, PayloadError> {
         Self::of(value)
     }
 

@@ -55,8 +55,8 @@ impl RunState {
         matches!(self, Self::Completed | Self::Dead | Self::Cancelled | Self::Discarded)
     }
 
-    /// The word for it, lower case.
-    pub fn word(self) -> &'static str {
+    /// Its name, in lower case.
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Delayed => "delayed",
             Self::Queued => "queued",
@@ -70,16 +70,22 @@ impl RunState {
             Self::Discarded => "discarded",
         }
     }
-
-    /// The state a word stands for.
-    pub fn of_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|state| state.word() == word)
-    }
 }
 
 impl std::fmt::Display for RunState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(self.word())
+        f.pad(self.as_str())
+    }
+}
+
+impl std::str::FromStr for RunState {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|state| state.as_str() == word)
+            .ok_or_else(|| format!("`{word}` is no state of a run"))
     }
 }
 

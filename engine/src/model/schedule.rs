@@ -94,8 +94,8 @@ impl Overlap {
     pub const ALL: [Self; 5] =
         [Self::Skip, Self::QueueOne, Self::QueueAll, Self::CancelOld, Self::Allow];
 
-    /// The word for it.
-    pub fn word(self) -> &'static str {
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Skip => "skip",
             Self::QueueOne => "queue-one",
@@ -104,10 +104,16 @@ impl Overlap {
             Self::Allow => "allow",
         }
     }
+}
 
-    /// The policy a word stands for.
-    pub fn of_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|policy| policy.word() == word)
+impl std::str::FromStr for Overlap {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|policy| policy.as_str() == word)
+            .ok_or_else(|| format!("`{word}` is no overlap policy"))
     }
 }
 
@@ -229,7 +235,7 @@ impl ScheduleSpec {
             false => name.clone(),
         };
         StartRun {
-            id: RunId::of_name(namespace, &id),
+            id: RunId::from_name(namespace, &id),
             name: Some(name),
             workflow: self.workflow.clone(),
             version: self.version,
@@ -343,7 +349,7 @@ mod tests {
     #[test]
     fn policies_are_told_by_their_word_and_number() {
         for (number, policy) in (1..).zip(Overlap::ALL) {
-            assert_eq!(Overlap::of_word(policy.word()), Some(policy));
+            assert_eq!(policy.as_str().parse(), Ok(policy));
             assert_eq!((u8::from(policy), Overlap::try_from(number)), (number, Ok(policy)));
         }
         assert!(Overlap::try_from(0).is_err() && Overlap::try_from(6).is_err());

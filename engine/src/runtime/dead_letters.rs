@@ -86,7 +86,7 @@ pub(super) async fn letters(view: &View, ask: &AskLetters) -> Result<Message, Re
                 continue;
             };
             last = Some(DeadCursor { died_at, run });
-            let found = match DeadRecord::of_bytes(&row.value) {
+            let found = match DeadRecord::from_bytes(&row.value) {
                 Ok(record) if !fits(&record, filter) => continue,
                 Ok(_) => letter(view, run, ask).await,
                 Err(error) => Err(error.into()),
@@ -205,7 +205,7 @@ pub(super) async fn audit(view: &View, ask: &AskAudit) -> Result<Message, Refusa
                 break 'pages;
             }
             last = Some(AuditCursor { at, number });
-            let record = AuditRecord::of_bytes(&row.value).map_err(Unreadable::from);
+            let record = AuditRecord::from_bytes(&row.value).map_err(Unreadable::from);
             let wanted = |record: &AuditRecord| {
                 let of_run = ask.run.is_none() || record.run == ask.run;
                 of_run && record.namespace == ask.caller.namespace

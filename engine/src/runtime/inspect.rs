@@ -72,7 +72,7 @@ pub async fn store_check(path: impl AsRef<Path>) -> Result<StoreReport, OpenErro
         let mut journals = JournalCheck::default();
         let read = all_rows(&store, space, bytes::Bytes::new(), bytes::Bytes::new(), |row| {
             report.bytes += (row.key.len() + row.value.len()) as u64;
-            let family = Family::of(&row.key);
+            let family = Family::from_key(&row.key);
             let name = family.map_or("unknown".to_owned(), |f| format!("{f:?}").to_lowercase());
             *report.rows.entry(name).or_default() += 1;
             let problem = match family {
@@ -134,7 +134,7 @@ impl JournalCheck {
 
 fn decode(family: Family, row: &Row) -> Result<String, String> {
     fn text<R: Record + std::fmt::Debug>(value: &[u8]) -> Result<String, String> {
-        R::of_bytes(value).map(|record| format!("{record:?}")).map_err(|e| e.to_string())
+        R::from_bytes(value).map(|record| format!("{record:?}")).map_err(|e| e.to_string())
     }
     let value = &row.value;
     match family {
@@ -180,7 +180,7 @@ pub async fn store_dump(
     for space in spaces(&store).await? {
         let mut joiner: Option<(RunNo, Joiner)> = None;
         all_rows(&store, space, bytes::Bytes::new(), bytes::Bytes::new(), |row| {
-            let line = match Family::of(&row.key) {
+            let line = match Family::from_key(&row.key) {
                 Some(Family::Journal) => match journal_line(row, &mut joiner) {
                     Some(line) => line,
                     None => return Ok(()),

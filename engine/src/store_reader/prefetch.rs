@@ -158,7 +158,7 @@ async fn stopped(
     for row in &rows {
         let run =
             keys::run_of(&row.key).ok_or(Unreadable::Key { family: keys::Family::Stopped })?;
-        stopped.insert(run, StoppedRecord::of_bytes(&row.value)?);
+        stopped.insert(run, StoppedRecord::from_bytes(&row.value)?);
     }
     Ok(stopped)
 }

@@ -255,7 +255,7 @@ impl Schedules {
             _ => last.is_some_and(|last| !last.has_ended()),
         };
         if hindered {
-            let policy = spec.overlap.word();
+            let policy = spec.overlap.as_str();
             findings.report(
                 OVERLAP,
                 format!("{name} was started under `{policy}`, and the run before it has not ended"),
@@ -342,7 +342,7 @@ impl Schedules {
             Overlap::CancelOld | Overlap::Allow => false,
         };
         if !allowed || (over && from.pending.is_empty()) {
-            let (name, policy) = (&spec.name, spec.overlap.word());
+            let (name, policy) = (&spec.name, spec.overlap.as_str());
             findings.report(OVERLAP, format!("an occurrence of `{name}` was not started under `{policy}`: waits {waits}, left out {skips}, missed {full}; the last run is over: {over}"));
         }
     }
@@ -439,7 +439,7 @@ impl<'a> Oracle<'a> {
             When::CronTimes(cron) => Walls::of(cron),
             When::EveryTimes(_) => None,
         };
-        let calendar = Calendar::of(&spec.when).ok().filter(|_| spec.jitter_ms > 0);
+        let calendar = Calendar::new(&spec.when).ok().filter(|_| spec.jitter_ms > 0);
         Self { spec, calendar, walls, span: Cell::default() }
     }
 

@@ -294,7 +294,8 @@ fn asks(request_id: RequestId, act: &PlannedAction) -> Asked {
 }
 
 fn encoded(input: &Value) -> Payload {
-    Payload::of_json(input).unwrap_or_else(|error| panic!("an input of ours is a payload: {error}"))
+    Payload::from_json(input)
+        .unwrap_or_else(|error| panic!("an input of ours is a payload: {error}"))
 }
 
 async fn wait(host: &Host, client: &Client, name: &str) {

@@ -59,7 +59,7 @@ fn builder(client: &Client, schedule: &Scheduled) -> stepwell::ScheduleBuilder {
     let (name, input) = (&schedule.name, payload_of(&schedule.work));
     let builder = client
         .schedule_raw(name, &schedule.work.workflow, input)
-        .overlap(Overlap::of_word(&schedule.overlap).unwrap_or_default())
+        .overlap(schedule.overlap.parse::<Overlap>().unwrap_or_default())
         .jitter(ms(schedule.jitter_ms))
         .catch_up(ms(schedule.catch_up_ms));
     match &schedule.cron {
@@ -71,7 +71,7 @@ fn builder(client: &Client, schedule: &Scheduled) -> stepwell::ScheduleBuilder {
 fn is_as_asked(spec: &ScheduleSpec, schedule: &Scheduled) -> bool {
     spec.name == schedule.name
         && spec.input == payload_of(&schedule.work)
-        && spec.overlap.word() == schedule.overlap
+        && spec.overlap.as_str() == schedule.overlap
         && spec.jitter_ms == schedule.jitter_ms
 }
 

@@ -67,13 +67,13 @@ pub struct Plan {
 
 impl Plan {
     /// The plan of a seed of the engine's own suite.
-    pub fn of_seed(seed: u64) -> Self {
-        Self::of_engine(seed, |_| {}).on_fjall_by_chance(ENGINE_ON_FJALL_PER_MILLE)
+    pub fn from_seed(seed: u64) -> Self {
+        Self::for_engine(seed, |_| {}).on_fjall_by_chance(ENGINE_ON_FJALL_PER_MILLE)
     }
 
     /// A plan in which nearly every run sleeps for hours, days or longer, several times.
     pub fn timer_heavy(seed: u64) -> Self {
-        Self::of_engine(seed, |settings| {
+        Self::for_engine(seed, |settings| {
             settings.tick_ms = 10;
             settings.skips_time = true;
             settings.long_waits_per_mille = 950;
@@ -81,7 +81,7 @@ impl Plan {
         })
     }
 
-    pub(crate) fn of_engine(seed: u64, limit: impl FnOnce(&mut Settings)) -> Self {
+    pub(crate) fn for_engine(seed: u64, limit: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = Settings::draw(seed);
         limit(&mut settings);
         let mut jobs = job::draw_all(seed, &settings);
@@ -163,12 +163,12 @@ mod tests {
     #[test]
     fn a_plan_is_data() {
         for seed in 0..50 {
-            for plan in [Plan::of_seed(seed), Plan::timer_heavy(seed)] {
+            for plan in [Plan::from_seed(seed), Plan::timer_heavy(seed)] {
                 let text = serde_json::to_string(&plan).unwrap();
                 assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan);
             }
-            assert_eq!(Plan::of_seed(seed), Plan::of_seed(seed));
-            assert_ne!(Plan::of_seed(seed), Plan::of_seed(seed + 1));
+            assert_eq!(Plan::from_seed(seed), Plan::from_seed(seed));
+            assert_ne!(Plan::from_seed(seed), Plan::from_seed(seed + 1));
         }
     }
 
@@ -177,11 +177,11 @@ mod tests {
     #[test]
     #[cfg(target_os = "linux")]
     fn some_seeds_are_on_the_production_store() {
-        let plans: Vec<Plan> = (0..1_000).map(Plan::of_seed).collect();
+        let plans: Vec<Plan> = (0..1_000).map(Plan::from_seed).collect();
         let real = |plan: &&Plan| plan.settings.disk == Disk::Fjall;
         assert!((25..60).contains(&plans.iter().filter(real).count()));
         for plan in plans.iter().filter(real) {
-            let drawn = Plan::of_engine(plan.seed, |_| {});
+            let drawn = Plan::for_engine(plan.seed, |_| {});
             assert_eq!(drawn.settings.disk, Disk::Simulated);
             assert_eq!(drawn.jobs, plan.jobs);
             assert_eq!(drawn.on_fjall(), *plan);
@@ -191,7 +191,7 @@ mod tests {
     /// A share of the seeds has each: no setting stands still.
     #[test]
     fn seeds_draw_their_worlds_anew() {
-        let plans: Vec<Plan> = (0..200).map(Plan::of_seed).collect();
+        let plans: Vec<Plan> = (0..200).map(Plan::from_seed).collect();
         let counted = |of: &dyn Fn(&Plan) -> u64| {
             let values: std::collections::BTreeSet<u64> = plans.iter().map(of).collect();
             values.len()

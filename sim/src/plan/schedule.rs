@@ -142,7 +142,7 @@ fn draw_spec(name: &str, (pace, changing): (Pace, Option<&str>), draw: &mut Draw
         zone: zone.to_owned(),
         every_ms,
         jitter_ms: *draw.pick(&[0, 0, short]),
-        overlap: draw.pick(&Overlap::ALL).word().to_owned(),
+        overlap: draw.pick(&Overlap::ALL).as_str().to_owned(),
         catch_up_ms: *draw.pick(&[HOUR_MS, HOUR_MS, 10_000, 24 * HOUR_MS]),
     }
 }

@@ -227,7 +227,7 @@ impl Suite {
     pub fn run(self) {
         let name = self.program.name.clone();
         // Not in a closure: the panic names the line of the test.
-        let options = match Options::of_environment() {
+        let options = match Options::from_env() {
             Ok(options) => options,
             Err(problem) => panic!("suite `{name}`: {problem}"),
         };

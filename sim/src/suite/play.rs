@@ -49,7 +49,7 @@ pub struct Options {
 impl Options {
     /// What the environment says: `SIM_SEED`, `SIM_PLAN`, `SIM_SEEDS`, `SIM_FROM`, `SIM_JOBS`,
     /// `SIM_REPORT`.
-    pub fn of_environment() -> Result<Self, String> {
+    pub fn from_env() -> Result<Self, String> {
         fn number<T: std::str::FromStr>(name: &str) -> Result<Option<T>, String> {
             match std::env::var(name) {
                 Ok(text) => {

@@ -285,7 +285,7 @@ mod tests {
     use crate::plan::{Fault, TimedFault};
 
     fn directory() -> Directory {
-        let mut plan = Plan::of_seed(1).on_fjall().calm();
+        let mut plan = Plan::from_seed(1).on_fjall().calm();
         plan.faults.push(TimedFault {
             at_ms: 0,
             fault: Fault {

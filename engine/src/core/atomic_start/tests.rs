@@ -92,7 +92,7 @@ fn tags_count() {
         run.queue = "q".repeat(128);
         run.workflow = "w".repeat(128);
         run.name = Some(format!("{n:0>256}"));
-        run.id = RunId::of_name(Namespace::default(), &format!("{n:0>256}"));
+        run.id = RunId::from_name(Namespace::default(), &format!("{n:0>256}"));
         run.unique = Some(UniqueKey::new(format!("{n:0>256}"), Unique::Queued));
     });
     assert!((600..806).contains(&long), "{long}");

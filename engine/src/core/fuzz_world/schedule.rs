@@ -53,7 +53,7 @@ impl FuzzWorld {
             Some(schedule.record.spec.run_name(nominal))
         });
         let Some(last) = last else { return };
-        let id = RunId::of_name(Namespace::default(), &last);
+        let id = RunId::from_name(Namespace::default(), &last);
         self.request(id, |call_number| {
             let caller = new_caller(call_number);
             Redrive { call_number, caller, id }.into()

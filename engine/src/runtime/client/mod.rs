@@ -143,7 +143,7 @@ impl Client {
 
     /// A handle on the run that a person means: by its id as printed, or by its name.
     pub fn find<Out>(&self, text: &str) -> Run<Out> {
-        self.run(RunId::of_text(self.caller.namespace, text))
+        self.run(RunId::from_id_or_name(self.caller.namespace, text))
     }
 
     /// How a run ended, or that it has not; with `wait`, only once it has ended, however long that

@@ -323,7 +323,7 @@ impl Schedules {
 
     /// The id of an occurrence's run.
     pub fn run_id(&self, spec: &ScheduleSpec, nominal: Time) -> RunId {
-        RunId::of_name(self.0.caller.namespace, &spec.run_name(nominal))
+        RunId::from_name(self.0.caller.namespace, &spec.run_name(nominal))
     }
 }
 

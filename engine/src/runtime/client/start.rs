@@ -71,7 +71,7 @@ impl<Out> StartBuilder<Out> {
     pub fn id(self, name: impl Into<String>) -> Self {
         let name = name.into();
         self.with(|client, run| {
-            run.id = RunId::of_name(client.caller.namespace, &name);
+            run.id = RunId::from_name(client.caller.namespace, &name);
             run.name = Some(name);
         })
     }
@@ -259,7 +259,7 @@ impl Client {
     }
 
     /// Starts a run of a workflow that is only known by its name, with an encoded input
-    /// ([`Payload::of_json`], say).
+    /// ([`Payload::from_json`], say).
     pub fn start_raw(&self, workflow: &str, input: Payload) -> StartBuilder<serde_json::Value> {
         StartBuilder::new(self.clone(), workflow, 1, "default", Ok(input))
     }

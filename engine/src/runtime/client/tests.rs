@@ -56,7 +56,7 @@ async fn a_start_says_all_it_was_given() {
     let run = &asked.runs[0];
     assert_eq!((run.workflow.as_str(), run.version, run.queue.as_str()), ("greet", 3, "mail"));
     assert_eq!((run.delay_ms, run.priority, run.name.as_deref()), (3_000, 2, Some("greet-you")));
-    assert_eq!(run.id, RunId::of_name(Default::default(), "greet-you"));
+    assert_eq!(run.id, RunId::from_name(Default::default(), "greet-you"));
     assert_eq!(asked.caller.principal, "web");
     connection.send(answer(&asked));
     connection.send(answer(&asked));
@@ -224,7 +224,7 @@ async fn a_bulk_start_goes_in_frames_of_bounded_size() {
     }
     let started = starting.await.unwrap().unwrap();
     assert_eq!((frames, started.len()), (3, 25_000));
-    assert_eq!(started[17].as_ref().unwrap().id(), RunId::of_name(Default::default(), "n-17"));
+    assert_eq!(started[17].as_ref().unwrap().id(), RunId::from_name(Default::default(), "n-17"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -20,7 +20,7 @@ fn payload(value: u64) -> Payload {
 }
 
 fn id() -> RunId {
-    RunId::of_name(Namespace::default(), "r")
+    RunId::from_name(Namespace::default(), "r")
 }
 
 fn start(value: u64) -> Asked {
