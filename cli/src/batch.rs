@@ -24,15 +24,15 @@ const CALL: usize = 2_000;
 #[derive(Debug, Subcommand)]
 pub(crate) enum BatchCommand {
     /// Start a run for each line of a file, as one batch; durable when it returns
-    Start(Start),
+    StartBatch(StartBatch),
     /// Show how far a batch is
     Show(Show),
     /// Ask all runs of a batch that have not ended to stop; what follows it begins when they have
-    Cancel(Cancel),
+    CancelBatch(CancelBatch),
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Start {
+pub(crate) struct StartBatch {
     /// A file of JSON lines, an input each, or - for stdin
     #[arg(value_name = "FILE.jsonl")]
     file: String,
@@ -86,7 +86,7 @@ pub(crate) struct Show {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Cancel {
+pub(crate) struct CancelBatch {
     /// The batch's name
     name: String,
     /// Why, for those who look later
@@ -99,14 +99,14 @@ pub(crate) struct Cancel {
 impl BatchCommand {
     pub(crate) async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
         match self {
-            Self::Start(start) => start.execute(terminal).await,
+            Self::StartBatch(start) => start.execute(terminal).await,
             Self::Show(show) => show.execute(terminal).await,
-            Self::Cancel(cancel) => cancel.execute(terminal).await,
+            Self::CancelBatch(cancel) => cancel.execute(terminal).await,
         }
     }
 }
 
-impl Start {
+impl StartBatch {
     async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
         let name = match &self.name {
             Some(name) => name.clone(),
@@ -297,7 +297,7 @@ impl Show {
     }
 }
 
-impl Cancel {
+impl CancelBatch {
     async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
         let connection = self.connect.open().await?;
         let asks = spinner(terminal, "asking its runs to stop");

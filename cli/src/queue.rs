@@ -20,27 +20,27 @@ const LOOKS_PER_LINE: u32 = 50;
 #[derive(Debug, Subcommand)]
 pub(crate) enum QueueCommand {
     /// List the queues: what waits, for how long, and why
-    List(List),
+    ListQueues(ListQueues),
     /// Print one queue
-    Show(One),
+    Show(OneQueue),
     /// Dispatch no more runs; running ones go on, and starts are taken
-    Pause(One),
+    Pause(OneQueue),
     /// Dispatch runs again
-    Resume(One),
+    Resume(OneQueue),
     /// Pause, and wait until no run of the queue is running
-    Drain(One),
+    Drain(OneQueue),
     /// Limit how many runs are dispatched; limits that are not named stay
     Limit(Limit),
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct List {
+pub(crate) struct ListQueues {
     #[command(flatten)]
     connect: ConnectArgs,
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct One {
+pub(crate) struct OneQueue {
     /// The queue's name
     queue: String,
     #[command(flatten)]
@@ -72,7 +72,7 @@ pub(crate) struct Limit {
 impl QueueCommand {
     pub(crate) async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
         match self {
-            Self::List(list) => list.execute(terminal).await,
+            Self::ListQueues(list) => list.execute(terminal).await,
             Self::Show(one) => one.show(terminal).await,
             Self::Pause(one) => one.pause(true, terminal).await,
             Self::Resume(one) => one.pause(false, terminal).await,
@@ -82,7 +82,7 @@ impl QueueCommand {
     }
 }
 
-impl List {
+impl ListQueues {
     async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
         let connection = self.connect.open().await?;
         let queues = connection.client.queues().list().await.map_err(|e| asked(&e))?;
@@ -93,7 +93,7 @@ impl List {
     }
 }
 
-impl One {
+impl OneQueue {
     async fn show(self, terminal: Terminal) -> Result<Answer, CommandError> {
         let connection = self.connect.open().await?;
         let queue = ask(&connection, &self.queue).await?;

@@ -24,17 +24,17 @@ pub(crate) enum ScheduleCommand {
     /// Make a schedule, or change it; durable when it returns
     Set(Set),
     /// List schedules, by name
-    List(List),
+    ListSchedules(ListSchedules),
     /// Print a schedule and its next occurrences
     Next(Next),
     /// Start no more occurrences until it is resumed
-    Pause(One),
+    Pause(OneSchedule),
     /// Go on with the first occurrence from now
-    Resume(One),
+    Resume(OneSchedule),
     /// Start the occurrences of a part of the past that have no run
     Backfill(Backfill),
     /// Forget a schedule; its runs go on
-    Remove(One),
+    Remove(OneSchedule),
 }
 
 #[derive(Debug, Args)]
@@ -83,13 +83,13 @@ pub(crate) struct Set {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct List {
+pub(crate) struct ListSchedules {
     #[command(flatten)]
     connect: ConnectArgs,
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct One {
+pub(crate) struct OneSchedule {
     /// The schedule's name
     name: String,
     #[command(flatten)]
@@ -99,7 +99,7 @@ pub(crate) struct One {
 #[derive(Debug, Args)]
 pub(crate) struct Next {
     #[command(flatten)]
-    one: One,
+    one: OneSchedule,
     /// How many occurrences
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=i64::from(NEXT_MAX)))]
     count: u32,
@@ -108,7 +108,7 @@ pub(crate) struct Next {
 #[derive(Debug, Args)]
 pub(crate) struct Backfill {
     #[command(flatten)]
-    one: One,
+    one: OneSchedule,
     /// Occurrences from this instant on (2026-03-01T00:00:00Z)
     #[arg(long, value_name = "INSTANT", value_parser = instant)]
     from: Time,
@@ -124,7 +124,7 @@ impl ScheduleCommand {
     pub(crate) async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
         match self {
             Self::Set(set) => set.execute(terminal).await,
-            Self::List(list) => list.execute(terminal).await,
+            Self::ListSchedules(list) => list.execute(terminal).await,
             Self::Next(next) => next.execute(terminal).await,
             Self::Pause(one) => one.switch(terminal, true).await,
             Self::Resume(one) => one.switch(terminal, false).await,
@@ -170,7 +170,7 @@ impl Set {
     }
 }
 
-impl List {
+impl ListSchedules {
     async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
         let connection = self.connect.open().await?;
         let schedules = connection.client.schedules().list().await.map_err(|e| asked(&e))?;
@@ -194,7 +194,7 @@ impl Next {
     }
 }
 
-impl One {
+impl OneSchedule {
     async fn open(&self) -> Result<(Connection, Schedules), CommandError> {
         let connection = self.connect.open().await?;
         let schedules = connection.client.schedules();

@@ -114,13 +114,18 @@ impl Outside {
 impl Outside {
     /// An attempt begins that must be gone after `hard`, and is told after `soft` if it listens. It
     /// ends when what this returns is dropped.
-    pub(crate) fn watches(&self, step: &Step, soft: Option<Duration>, hard: Duration) -> Watch {
+    pub(crate) fn watches(
+        &self,
+        step: &Step,
+        soft: Option<Duration>,
+        hard: Duration,
+    ) -> AttemptWatch {
         let ms = |span: Duration| span.as_millis() as u64;
         let host = match &self.0 {
             Backend::Live(host) => host.clone(),
             Backend::Closed(calls) => {
                 calls.fetch_add(1, Ordering::Relaxed);
-                return Watch(None);
+                return AttemptWatch(None);
             }
         };
         let world = &host.world;
@@ -140,7 +145,7 @@ impl Outside {
         let begins = (step.run(), step.number(), step.attempt());
         checkers.attempt_begins(world.now_ms(), begins, now, right);
         drop(checkers);
-        Watch(Some((host, id)))
+        AttemptWatch(Some((host, id)))
     }
 
     /// The body of a memoized step begins.
@@ -161,9 +166,9 @@ impl Outside {
 }
 
 /// An attempt that runs. Dropping it tells that it is gone.
-pub(crate) struct Watch(Option<(Arc<Host>, u64)>);
+pub(crate) struct AttemptWatch(Option<(Arc<Host>, u64)>);
 
-impl Watch {
+impl AttemptWatch {
     /// It was told of its soft timeout.
     pub(crate) fn told(&mut self) {
         if let Some((host, id)) = &self.0 {
@@ -182,7 +187,7 @@ impl Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for AttemptWatch {
     fn drop(&mut self) {
         if let Some((host, id)) = self.0.take() {
             let world = &host.world;

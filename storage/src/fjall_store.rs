@@ -40,7 +40,7 @@ use fault::{commit_failure, file_commit_failure, read_failure};
 use record::CommitRecord;
 use space_figures::SpaceFigures;
 use tree::Tree;
-use watermark::{Mark, Watermark};
+use watermark::{Watermark, WatermarkRecord};
 
 /// How a [`FjallStore`] is opened.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -165,7 +165,7 @@ impl FjallStore {
     }
 
     fn note(&self, seq: Seq, writer: &mut Writer) -> Result<(), CommitFailure> {
-        let mark = Mark { seq, epoch: self.identity.epoch, store: self.identity.store };
+        let mark = WatermarkRecord { seq, epoch: self.identity.epoch, store: self.identity.store };
         writer.watermark.note(mark).map_err(|error| file_commit_failure(&error, "watermark"))
     }
 

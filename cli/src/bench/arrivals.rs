@@ -19,7 +19,7 @@ use super::Bench;
 use super::figures::Figures;
 use super::queued::empty;
 use super::rig::Rig;
-use super::workflow::{ARRIVAL, Arrival, EXPORT, EXPORTS_AT_ONCE, Export, StepTimes};
+use super::workflow::{ARRIVAL, Arrival, BenchExport, EXPORT, EXPORTS_AT_ONCE, StepTimes};
 use crate::clock;
 use crate::connection::asked;
 use crate::failure::CommandError;
@@ -131,7 +131,7 @@ async fn queue_exports(
     while left > 0 {
         let batch = left.min(BATCH);
         let runs =
-            vec![(None, Export { ms: EXPORT_MS }); usize::try_from(batch).unwrap_or_default()];
+            vec![(None, BenchExport { ms: EXPORT_MS }); usize::try_from(batch).unwrap_or_default()];
         let answers = client.start_many(EXPORT, runs).await;
         let answers = answers.map_err(|e| asked(&e))?;
         figures.errors += answers.iter().filter(|answer| answer.is_err()).count() as u64;

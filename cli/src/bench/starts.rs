@@ -12,7 +12,7 @@ use stepwell::{Client, QueueSummary};
 use super::Bench;
 use super::figures::{Figures, percentile};
 use super::rig::Rig;
-use super::workflow::{EXPORT, EXPORTS_AT_ONCE, Export};
+use super::workflow::{BenchExport, EXPORT, EXPORTS_AT_ONCE};
 use crate::clock;
 use crate::connection::asked;
 use crate::failure::CommandError;
@@ -62,7 +62,7 @@ pub(crate) async fn measure(
 }
 
 async fn start(client: &Client) -> Result<(), CommandError> {
-    let started = client.start(EXPORT, &Export { ms: HANDLER_MS }).await;
+    let started = client.start(EXPORT, &BenchExport { ms: HANDLER_MS }).await;
     started.map(|_| ()).map_err(|e| asked(&e))
 }
 

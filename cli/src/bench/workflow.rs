@@ -24,7 +24,7 @@ pub(crate) const NAP: Workflow<Nap, ()> = Workflow::new("bench-nap");
 /// One step, and how soon it began.
 pub(crate) const ARRIVAL: Workflow<Arrival, ()> = Workflow::new("bench-arrival");
 /// One slow step, in a queue of its own.
-pub(crate) const EXPORT: Workflow<Export, ()> =
+pub(crate) const EXPORT: Workflow<BenchExport, ()> =
     Workflow::new("bench-export").queue("bench-exports");
 /// Exports run at a time.
 pub(crate) const EXPORTS_AT_ONCE: u32 = 8;
@@ -57,7 +57,7 @@ pub(crate) struct Arrival {
 
 /// How long a slow step takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Export {
+pub(crate) struct BenchExport {
     /// Milliseconds.
     pub(crate) ms: u64,
 }
@@ -67,7 +67,7 @@ async fn arrival(pulse: Arc<Pulse>, ctx: Ctx, ask: Arrival) -> Result<(), Failur
     ctx.step("work", async |_| Ok::<_, Failure>(())).await
 }
 
-async fn export(ctx: Ctx, ask: Export) -> Result<(), Failure> {
+async fn export(ctx: Ctx, ask: BenchExport) -> Result<(), Failure> {
     ctx.step("export", async |_| {
         tokio::time::sleep(Duration::from_millis(ask.ms)).await;
         Ok::<_, Failure>(())

@@ -27,7 +27,7 @@ const PAGE: u32 = 200;
 #[derive(Debug, Subcommand)]
 pub(crate) enum DeadCommand {
     /// List dead letters, newest first
-    List(List),
+    ListDead(ListDead),
     /// Print a dead letter: its input, every attempt, why
     Show(One),
     /// Give a dead letter another input; it counts once the run is redriven
@@ -59,7 +59,7 @@ pub(crate) struct Filter {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct List {
+pub(crate) struct ListDead {
     #[command(flatten)]
     filter: Filter,
     /// At most this many
@@ -72,7 +72,7 @@ pub(crate) struct List {
 impl DeadCommand {
     pub(crate) async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
         match self {
-            Self::List(list) => list.execute(terminal).await,
+            Self::ListDead(list) => list.execute(terminal).await,
             Self::Show(one) => show::show(&one, terminal).await,
             Self::Edit(edit) => edit.execute(terminal).await,
             Self::Redrive(redrive) => redrive.execute(terminal).await,
@@ -130,7 +130,7 @@ async fn letters(
     }
 }
 
-impl List {
+impl ListDead {
     async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
         let connection = self.connect.open().await?;
         let filter = self.filter.of(&connection.client).await?;

@@ -114,7 +114,7 @@ impl Provider {
         let listener = TcpListener::bind("127.0.0.1:0").await.map_err(fault)?;
         let address = listener.local_addr().map_err(fault)?.to_string();
         let ledger = Arc::new(Mutex::new(Ledger::default()));
-        let shop = Shop {
+        let shop = ProviderState {
             ledger: ledger.clone(),
             moods: Arc::new(Mutex::new(StdRng::seed_from_u64(seed))),
         };
@@ -143,7 +143,7 @@ impl Drop for Provider {
 }
 
 #[derive(Clone)]
-struct Shop {
+struct ProviderState {
     ledger: Arc<Mutex<Ledger>>,
     moods: Arc<Mutex<StdRng>>,
 }
@@ -156,7 +156,7 @@ enum Mood {
     LosesItsAnswer,
 }
 
-async fn charges(State(shop): State<Shop>, headers: HeaderMap, body: Bytes) -> Response {
+async fn charges(State(shop): State<ProviderState>, headers: HeaderMap, body: Bytes) -> Response {
     let sound = |_: &Charge| Ok(());
     shop.serve("charge", &headers, &body, sound, |ledger, charge| {
         ledger.charges.entry(charge.order_id.clone()).or_default().push(charge);
@@ -164,7 +164,7 @@ async fn charges(State(shop): State<Shop>, headers: HeaderMap, body: Bytes) -> R
     .await
 }
 
-async fn mails(State(shop): State<Shop>, headers: HeaderMap, body: Bytes) -> Response {
+async fn mails(State(shop): State<ProviderState>, headers: HeaderMap, body: Bytes) -> Response {
     let sound = |mail: &Mail| match is_address(&mail.to) {
         true => Ok(()),
         false => Err(format!("`{}` is no address", mail.to)),
@@ -175,7 +175,7 @@ async fn mails(State(shop): State<Shop>, headers: HeaderMap, body: Bytes) -> Res
     .await
 }
 
-async fn reports(State(shop): State<Shop>, headers: HeaderMap, body: Bytes) -> Response {
+async fn reports(State(shop): State<ProviderState>, headers: HeaderMap, body: Bytes) -> Response {
     let sound = |_: &StockReport| Ok(());
     shop.serve("report", &headers, &body, sound, |ledger, report| {
         *ledger.reports.entry(report.run).or_default() += 1;
@@ -183,7 +183,7 @@ async fn reports(State(shop): State<Shop>, headers: HeaderMap, body: Bytes) -> R
     .await
 }
 
-impl Shop {
+impl ProviderState {
     /// Answers a call. What is not `sound` is refused for good and leaves no key.
     async fn serve<T: for<'a> Deserialize<'a>>(
         &self,

@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use stepwell_storage::Space;
 
 use super::Core;
-use super::lease::Slots;
+use super::lease::RecordSlots;
 use super::output::{Output, StoreRead};
 use super::run::Run;
 use super::start::{CallKind, PendingStart, check_caller, check_count, check_name};
@@ -52,10 +52,10 @@ type BatchKey = (Namespace, u128);
 pub(super) struct Batches {
     open: BTreeMap<BatchNo, OpenBatch>,
     names: BTreeMap<BatchKey, BatchNo>,
-    slots: Slots,
+    slots: RecordSlots,
     /// Those whose rows are written with the current write batch.
     dirty: BTreeSet<BatchNo>,
-    reading: BTreeMap<BatchKey, Vec<Asked>>,
+    reading: BTreeMap<BatchKey, Vec<BatchWaiter>>,
     /// The one that ended last.
     ended: Option<BatchRecord>,
 }
@@ -69,7 +69,7 @@ struct OpenBatch {
 
 /// Waits for a batch to be read.
 #[derive(Debug)]
-enum Asked {
+enum BatchWaiter {
     Start(SessionId, Box<StartBatch>),
     Show(SessionId, AskBatch),
 }
@@ -131,12 +131,12 @@ impl Core {
             return out.send(session, RefusedReply { call_number, reason });
         }
         let batch_key = (start.caller.namespace, batch_hash(&start.name));
-        self.with_batch(batch_key, Asked::Start(session, Box::new(start)), out);
+        self.with_batch(batch_key, BatchWaiter::Start(session, Box::new(start)), out);
     }
 
     pub(super) fn ask_batch(&mut self, session: SessionId, ask: AskBatch, out: &mut Output) {
         let batch_key = (ask.caller.namespace, batch_hash(&ask.name));
-        self.with_batch(batch_key, Asked::Show(session, ask), out);
+        self.with_batch(batch_key, BatchWaiter::Show(session, ask), out);
     }
 
     fn check_batch(&self, start: &StartBatch) -> Result<(), Refusal> {
@@ -161,7 +161,7 @@ impl Core {
         Ok(())
     }
 
-    fn with_batch(&mut self, batch_key: BatchKey, asked: Asked, out: &mut Output) {
+    fn with_batch(&mut self, batch_key: BatchKey, asked: BatchWaiter, out: &mut Output) {
         if let Some(no) = self.batches.names.get(&batch_key).copied() {
             return self.serve_open(no, asked, out);
         }
@@ -195,28 +195,30 @@ impl Core {
             }
             match (&found, asked) {
                 (Ok(Some(record)), asked) => self.serve_ended(record, asked, out),
-                (Ok(None), Asked::Start(session, start)) => self.open_batch(session, *start, out),
-                (Ok(None), Asked::Show(session, ask)) => {
+                (Ok(None), BatchWaiter::Start(session, start)) => {
+                    self.open_batch(session, *start, out)
+                }
+                (Ok(None), BatchWaiter::Show(session, ask)) => {
                     let (call_number, reason) =
                         (ask.call_number, NoSuchBatch { name: ask.name }.into());
                     out.send(session, RefusedReply { call_number, reason });
                 }
-                (Err(what), Asked::Start(session, start)) => {
+                (Err(what), BatchWaiter::Start(session, start)) => {
                     refuse_damaged(session, start.call_number, what, out);
                 }
-                (Err(what), Asked::Show(session, ask)) => {
+                (Err(what), BatchWaiter::Show(session, ask)) => {
                     refuse_damaged(session, ask.call_number, what, out);
                 }
             }
         }
     }
 
-    fn serve_open(&mut self, no: BatchNo, asked: Asked, out: &mut Output) {
+    fn serve_open(&mut self, no: BatchNo, asked: BatchWaiter, out: &mut Output) {
         let Some(open) = self.batches.open.get(&no) else {
             return;
         };
         match asked {
-            Asked::Show(session, ask) => out.send(
+            BatchWaiter::Show(session, ask) => out.send(
                 session,
                 BatchReply {
                     call_number: ask.call_number,
@@ -224,14 +226,14 @@ impl Core {
                     runs: Vec::new(),
                 },
             ),
-            Asked::Start(session, start) => self.add_to_batch(no, session, *start, out),
+            BatchWaiter::Start(session, start) => self.add_to_batch(no, session, *start, out),
         }
     }
 
     /// A batch that has ended takes nothing; runs that exist are found all the same.
-    fn serve_ended(&mut self, record: &BatchRecord, asked: Asked, out: &mut Output) {
+    fn serve_ended(&mut self, record: &BatchRecord, asked: BatchWaiter, out: &mut Output) {
         match asked {
-            Asked::Show(session, ask) => out.send(
+            BatchWaiter::Show(session, ask) => out.send(
                 session,
                 BatchReply {
                     call_number: ask.call_number,
@@ -239,7 +241,7 @@ impl Core {
                     runs: Vec::new(),
                 },
             ),
-            Asked::Start(session, start) => {
+            BatchWaiter::Start(session, start) => {
                 let ended = Some(Box::new(record.clone()));
                 self.begin_batch_call(record.no, ended, session, *start, out);
             }

@@ -43,7 +43,7 @@ use crate::wire::message::{Discard, DoneReply, EditInput, Redrive, RefusedReply}
 /// Characters of a failure's class in the listing of dead letters.
 const CLASS_CHARS_MAX: usize = 256;
 /// Where and how a run died.
-pub(super) struct Death {
+pub(super) struct DeathCause {
     pub(super) from: RunState,
     pub(super) failure: Failure,
     /// How its function came to it, if it did.
@@ -112,9 +112,9 @@ pub(super) fn worker_lost(deaths: u32) -> Failure {
 
 impl Core {
     /// Ends a run as a dead letter.
-    pub(super) fn die(&mut self, run: &mut Run, death: Death, out: &mut Output) {
+    pub(super) fn die(&mut self, run: &mut Run, death: DeathCause, out: &mut Output) {
         let at = self.now();
-        let Death { from, failure, end, worker: (process, build) } = death;
+        let DeathCause { from, failure, end, worker: (process, build) } = death;
         let record = DeadRecord {
             workflow: run.workflow.clone(),
             class: failure.class.chars().take(CLASS_CHARS_MAX).collect(),

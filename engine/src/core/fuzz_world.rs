@@ -57,7 +57,7 @@ const START: Time = Time(1_000_000 * 86_400);
 
 /// What a scripted workflow does next.
 #[derive(Debug, Clone, Copy)]
-enum Command {
+enum ScriptCommand {
     Step {
         fails: u32,
         terminal: bool,
@@ -79,24 +79,24 @@ enum Command {
     Mismatch,
 }
 
-fn script(workflow: &str) -> &'static [Command] {
-    const STEP: Command = Command::Step { fails: 0, terminal: false };
+fn script(workflow: &str) -> &'static [ScriptCommand] {
+    const STEP: ScriptCommand = ScriptCommand::Step { fails: 0, terminal: false };
     match workflow {
         "two" => &[STEP, STEP],
-        "sleeper" => &[STEP, Command::Sleep { ms: 3_000 }, STEP],
-        "flaky" => &[Command::Step { fails: 2, terminal: false }, STEP],
-        "doomed" => &[STEP, Command::Step { fails: 1, terminal: true }],
-        "picky" => &[STEP, Command::Mismatch, Command::Sleep { ms: 1_000 }, STEP],
+        "sleeper" => &[STEP, ScriptCommand::Sleep { ms: 3_000 }, STEP],
+        "flaky" => &[ScriptCommand::Step { fails: 2, terminal: false }, STEP],
+        "doomed" => &[STEP, ScriptCommand::Step { fails: 1, terminal: true }],
+        "picky" => &[STEP, ScriptCommand::Mismatch, ScriptCommand::Sleep { ms: 1_000 }, STEP],
         "racer" => &[
-            Command::Race { short_ms: 1_000, long_ms: 60_000 },
-            Command::Step { fails: 1, terminal: false },
-            Command::Sleep { ms: 2_000 },
+            ScriptCommand::Race { short_ms: 1_000, long_ms: 60_000 },
+            ScriptCommand::Step { fails: 1, terminal: false },
+            ScriptCommand::Sleep { ms: 2_000 },
         ],
         "shared" => &[
-            Command::Memo { key: 0, fails: 1 },
+            ScriptCommand::Memo { key: 0, fails: 1 },
             STEP,
-            Command::Memo { key: 1, fails: 0 },
-            Command::Memo { key: 0, fails: 1 },
+            ScriptCommand::Memo { key: 1, fails: 0 },
+            ScriptCommand::Memo { key: 0, fails: 1 },
         ],
         "long" => &[STEP, STEP, STEP, STEP, STEP, STEP, STEP, STEP, STEP, STEP],
         _ => &[],
@@ -124,7 +124,7 @@ enum Arrival {
 }
 
 #[derive(Debug, Default)]
-struct Worker {
+struct FuzzWorker {
     process: ProcessInstance,
     build: String,
     session: Option<SessionId>,
@@ -137,7 +137,7 @@ struct Worker {
 pub(crate) struct FuzzWorld {
     stepped: SteppedCore,
     invariants: Invariants,
-    workers: Vec<Worker>,
+    workers: Vec<FuzzWorker>,
     client: Option<SessionId>,
     next_session: u64,
     next_process: u128,
@@ -210,7 +210,7 @@ impl FuzzWorld {
             sent: Vec::new(),
         };
         for _ in 0..WORKERS {
-            fuzz_world.workers.push(Worker::default());
+            fuzz_world.workers.push(FuzzWorker::default());
         }
         (0..WORKERS).for_each(|worker| fuzz_world.restart(worker, 0));
         (0..WORKERS)
@@ -446,10 +446,10 @@ impl FuzzWorld {
     fn restart(&mut self, worker: usize, build: u8) {
         self.next_process += 1;
         let build = if build % 3 == 1 { "b1" } else { "b0" };
-        self.workers[worker] = Worker {
+        self.workers[worker] = FuzzWorker {
             process: ProcessInstance(self.next_process),
             build: build.to_owned(),
-            ..Worker::default()
+            ..FuzzWorker::default()
         };
     }
 
@@ -967,7 +967,7 @@ fn report_of(message: &Message) -> Option<(RunNo, Token)> {
     }
 }
 
-impl Worker {
+impl FuzzWorker {
     /// Takes what arrives; tells the step whose outcome it acknowledges.
     fn take(&mut self, arrival: Arrival) -> Option<(RunNo, CommandIndex)> {
         match arrival {
@@ -1115,7 +1115,7 @@ impl Holding {
     /// The next report by the script and the journal.
     fn next(&self, run: RunNo, build: &str, now: Time, how: u8) -> Message {
         let token = self.token;
-        let mut known = Known::of(&self.entries);
+        let mut known = JournalFacts::of(&self.entries);
         if self.workflow == "whole" {
             let failure = Failure::retryable("not yet");
             return match known.whole < 2 && !known.cancelled {
@@ -1125,8 +1125,8 @@ impl Holding {
         }
         let seen = self.entries.len() as u32;
         let mut number = 0;
-        let commands: &[Command] = if known.cancelled {
-            &[Command::Step { fails: 0, terminal: false }]
+        let commands: &[ScriptCommand] = if known.cancelled {
+            &[ScriptCommand::Step { fails: 0, terminal: false }]
         } else {
             script(&self.workflow)
         };
@@ -1140,7 +1140,7 @@ impl Holding {
             let location =
                 SourceLocation { name: format!("c{at}"), at: "drill.rs:1".to_owned(), version: 1 };
             match *command {
-                Command::Step { fails, terminal } => {
+                ScriptCommand::Step { fails, terminal } => {
                     if known.failed.contains(&at) {
                         return TurnFailed {
                             run,
@@ -1198,7 +1198,7 @@ impl Holding {
                     }
                     .into();
                 }
-                Command::Memo { key, fails } => {
+                ScriptCommand::Memo { key, fails } => {
                     if known.failed.contains(&at) || known.resolved.contains(&at) {
                         continue;
                     }
@@ -1217,7 +1217,7 @@ impl Holding {
                     let location = SourceLocation { name: MEMO[key].to_owned(), ..location };
                     return self.next_memo((run, at), location, (attempts, fails), how);
                 }
-                Command::Sleep { ms } => match known.due.get(&at) {
+                ScriptCommand::Sleep { ms } => match known.due.get(&at) {
                     _ if known.resolved.contains(&at) => {}
                     Some(due) => {
                         return TurnSuspended {
@@ -1234,7 +1234,7 @@ impl Holding {
                             .into();
                     }
                 },
-                Command::Race { short_ms, long_ms } => {
+                ScriptCommand::Race { short_ms, long_ms } => {
                     let other = CommandIndex(number);
                     number += 1;
                     if known.resolved.contains(&at) {
@@ -1273,13 +1273,13 @@ impl Holding {
                         }
                     }
                 }
-                Command::Mismatch if build == "b1" => {
+                ScriptCommand::Mismatch if build == "b1" => {
                     let (journal_holds, code_asked) =
                         ("step `c1`".to_owned(), "timer 1s".to_owned());
                     return TurnMismatched { run, token, index: 2, journal_holds, code_asked }
                         .into();
                 }
-                Command::Mismatch => {}
+                ScriptCommand::Mismatch => {}
             }
         }
         match known.cancelled {
@@ -1298,7 +1298,7 @@ impl Holding {
 
 /// What a journal says of its commands.
 #[derive(Default)]
-struct Known {
+struct JournalFacts {
     resolved: Vec<CommandIndex>,
     failed: Vec<CommandIndex>,
     attempts: BTreeMap<CommandIndex, (u32, Time)>,
@@ -1307,7 +1307,7 @@ struct Known {
     cancelled: bool,
 }
 
-impl Known {
+impl JournalFacts {
     fn of(entries: &[Entry]) -> Self {
         let mut known = Self::default();
         let superseded = Superseded::of((0..).zip(entries));

@@ -37,13 +37,13 @@ pub(super) struct AskedQueues {
 
 /// A workflow, the tags that are asked for, the builds to avoid; none: whatever is queued in the
 /// queue.
-type Kind = Option<(String, Vec<String>, Vec<String>)>;
+type WorkSelector = Option<(String, Vec<String>, Vec<String>)>;
 
 /// Unserved queues: work that no connected worker offers.
 #[derive(Debug, Default)]
 pub(super) struct UnservedQueues {
     /// Since when, whatever the reason was meanwhile.
-    since: BTreeMap<(u32, Kind), Duration>,
+    since: BTreeMap<(u32, WorkSelector), Duration>,
     /// What has been told: the queue and the reason.
     told: BTreeSet<(u32, String)>,
     look_at: Duration,
@@ -157,7 +157,7 @@ impl Core {
         reasons.into_iter().take(REASONS_MAX)
     }
 
-    fn kinds_unserved_of(&self, number: u32) -> BTreeMap<Kind, String> {
+    fn kinds_unserved_of(&self, number: u32) -> BTreeMap<WorkSelector, String> {
         let mut reasons = BTreeMap::new();
         let Some(queue) = self
             .queues

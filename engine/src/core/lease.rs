@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use stepwell_storage::Space;
 
 use super::Core;
-use super::dead::{self, Death};
+use super::dead::{self, DeathCause};
 use super::output::{Action, Output};
 use super::queue::{DEATHS_MAX, QueuedItem};
 use super::run::{Run, RunImage};
@@ -26,12 +26,12 @@ const FIRE_MAX: usize = 32;
 
 /// Numbers of lease records, lowest first, so that they stay few and close together.
 #[derive(Debug, Default)]
-pub(super) struct Slots {
+pub(super) struct RecordSlots {
     free: BTreeSet<u32>,
     next: u32,
 }
 
-impl Slots {
+impl RecordSlots {
     pub(super) fn take(&mut self, slot: u32) {
         while self.next <= slot {
             self.free.insert(self.next);
@@ -388,7 +388,7 @@ impl Core {
             return;
         };
         if death && alone {
-            let death = Death {
+            let death = DeathCause {
                 from: RunState::Running,
                 failure: dead::worker_lost(lease.record.deaths + 1),
                 end: None,

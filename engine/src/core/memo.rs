@@ -82,14 +82,14 @@ const TELL_BYTES_MAX: usize = 1 << 20;
 pub const NOT_ATTEMPTED: u32 = 0;
 
 /// A step of a run.
-type Asker = (RunNo, CommandIndex);
+type StepRef = (RunNo, CommandIndex);
 
 /// Keys that somebody holds or waits for.
 #[derive(Debug, Default)]
 pub(super) struct Memos {
     keys: BTreeMap<KeyId, Key>,
     /// Where each step that holds or waits is.
-    key_ids: BTreeMap<Asker, KeyId>,
+    key_ids: BTreeMap<StepRef, KeyId>,
     /// Keys with a result that some have not been told.
     telling: BTreeSet<KeyId>,
     asleep: Sleepers,
@@ -100,8 +100,8 @@ pub(super) struct Memos {
 #[derive(Debug)]
 struct Key {
     known: Known,
-    holder: Option<Waiter>,
-    waiting: VecDeque<Waiter>,
+    holder: Option<WaitingStep>,
+    waiting: VecDeque<WaitingStep>,
     /// Runs that sleep until something becomes of it.
     asleep: BTreeSet<RunNo>,
     /// It has called one of them, and calls the next one then if it is still free.
@@ -123,16 +123,16 @@ enum Known {
 
 /// A step that holds a key or waits.
 #[derive(Debug)]
-struct Waiter {
-    asker: Asker,
+struct WaitingStep {
+    asker: StepRef,
     location: SourceLocation,
     /// It comes with a result, of which it is not known yet whether it is the first.
-    done: Option<Done>,
+    done: Option<ReportedResult>,
 }
 
 /// A result as it was reported.
 #[derive(Debug)]
-struct Done {
+struct ReportedResult {
     attempt: u32,
     output: Payload,
 }
@@ -154,7 +154,7 @@ impl Memos {
 
     /// The place of a step that waits in line for an attempt, neither making one nor about to be
     /// told of a result.
-    fn waits_at(&self, asker: Asker) -> Option<KeyId> {
+    fn waits_at(&self, asker: StepRef) -> Option<KeyId> {
         let key_id = self.key_ids.get(&asker)?;
         let key = self.keys.get(key_id)?;
         let holds = key.holder.as_ref().is_some_and(|held| held.asker == asker);
@@ -197,13 +197,13 @@ impl Memos {
         }
     }
 
-    fn of_run(&self, run: RunNo) -> Vec<(Asker, KeyId)> {
+    fn of_run(&self, run: RunNo) -> Vec<(StepRef, KeyId)> {
         let key_ids = self.key_ids.range((run, CommandIndex(0))..=(run, CommandIndex(u32::MAX)));
         key_ids.map(|(asker, key_id)| (*asker, *key_id)).collect()
     }
 
     /// Takes a step out of its place.
-    fn remove(&mut self, asker: Asker) -> Option<KeyId> {
+    fn remove(&mut self, asker: StepRef) -> Option<KeyId> {
         let key_id = self.key_ids.remove(&asker)?;
         if let Some(key) = self.keys.get_mut(&key_id) {
             key.waiting.retain(|waiter| waiter.asker != asker);
@@ -247,7 +247,7 @@ impl Core {
             return; // its worker has the entry, or gets it with those that it has missed
         }
         let (key, asker) = ((known.namespace, memo.0), (run, number));
-        let waiter = Waiter { asker, location, done: None };
+        let waiter = WaitingStep { asker, location, done: None };
         match self.memos.key_ids.get(&asker) {
             Some(at) if *at == key => {
                 let held = self.memos.keys.get(&key).and_then(|key| key.holder.as_ref());
@@ -286,10 +286,10 @@ impl Core {
             return;
         };
         let key = (namespace, memo.0);
-        let waiter = Waiter {
+        let waiter = WaitingStep {
             asker,
             location: report.location,
-            done: Some(Done { attempt: report.attempt, output: report.output }),
+            done: Some(ReportedResult { attempt: report.attempt, output: report.output }),
         };
         if canary!("the second result of a memo key counts") {
             self.memos.remove(asker);
@@ -304,14 +304,14 @@ impl Core {
         self.wait_for_memo(key, waiter, out);
     }
 
-    fn wait_for_memo(&mut self, key_id: KeyId, waiter: Waiter, out: &mut Output) {
+    fn wait_for_memo(&mut self, key_id: KeyId, waiter: WaitingStep, out: &mut Output) {
         self.memos.key_ids.insert(waiter.asker, key_id);
         self.memos.key(key_id, out).waiting.push_back(waiter);
         self.serve_memo(key_id, out);
     }
 
     /// A step's attempt has ended without a result, or is not made.
-    pub(super) fn leave_memo(&mut self, asker: Asker, out: &mut Output) {
+    pub(super) fn leave_memo(&mut self, asker: StepRef, out: &mut Output) {
         if let Some(key_id) = self.memos.remove(asker) {
             self.pass_on(key_id, out);
         }
@@ -434,7 +434,7 @@ impl Core {
         match &key.known {
             Known::Reading(_) => {}
             Known::Nothing => {
-                let done = |waiter: &Waiter| waiter.done.is_some();
+                let done = |waiter: &WaitingStep| waiter.done.is_some();
                 if let Some(first) = key.waiting.iter().position(done)
                     && let Some(first) = key.waiting.remove(first)
                 {
@@ -468,7 +468,7 @@ impl Core {
     }
 
     /// The entry and the row of a key's first result, in one batch.
-    fn first_result(&mut self, key_id: KeyId, first: Waiter, out: &mut Output) {
+    fn first_result(&mut self, key_id: KeyId, first: WaitingStep, out: &mut Output) {
         let (Some(done), (run, _)) = (first.done, first.asker) else {
             return;
         };
@@ -529,7 +529,7 @@ impl Core {
     /// of another what it is.
     fn complete(
         &mut self,
-        (no, number): Asker,
+        (no, number): StepRef,
         location: SourceLocation,
         attempt: u32,
         output: Payload,

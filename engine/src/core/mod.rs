@@ -101,7 +101,7 @@ use self::batch::Batches;
 use self::clock::{ClockAlert, ClockSample, EngineClock, MARK_LEAD};
 use self::expiry::Expiries;
 use self::gauge::{AskedQueues, UnservedQueues};
-use self::lease::{Lease, Slots};
+use self::lease::{Lease, RecordSlots};
 pub use self::load::summary;
 use self::load::{Lookup, Mailbox, Want};
 use self::memo::Memos;
@@ -113,7 +113,7 @@ use self::retention::Cleaner;
 pub use self::retention::{DEAD_RETENTION_DEFAULT, GenerationRow, RETENTION_DEFAULT};
 use self::run::{Run, RunImage};
 pub use self::schedule::ScheduleRow;
-use self::schedule::Schedules;
+use self::schedule::ScheduleTable;
 use self::session::{Absent, Session};
 use self::start::PendingStart;
 use self::timer::Timers;
@@ -366,7 +366,7 @@ pub struct Core {
     leases: BTreeMap<RunNo, Lease>,
     /// Queued runs that need not be read, because they were started just now.
     fresh: BTreeMap<RunNo, Run>,
-    slots: Slots,
+    slots: RecordSlots,
     timers: Timers,
     /// Timers of leased runs.
     armed: BTreeSet<(Time, RunNo, CommandIndex)>,
@@ -399,7 +399,7 @@ pub struct Core {
     returning: Vec<(RunNo, bool)>,
     /// Leases to go on with workers that came back, a few at a time.
     continuing: VecDeque<(SessionId, Held)>,
-    schedules: Schedules,
+    schedules: ScheduleTable,
     applied: AppliedRequests,
     counts: Stats,
 }

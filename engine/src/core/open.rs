@@ -10,12 +10,12 @@ use super::batch::Batches;
 use super::clock::{ClockSample, EngineClock, MARK_AHEAD_MAX};
 use super::expiry::Expiries;
 use super::gauge::UnservedQueues;
-use super::lease::{Lease, Slots};
+use super::lease::{Lease, RecordSlots};
 use super::load::Want;
 use super::memo::Memos;
 use super::queue::Queue;
 use super::retention::Cleaner;
-use super::schedule::Schedules;
+use super::schedule::ScheduleTable;
 use super::session::Absent;
 use super::timer::Timers;
 use super::unique::Uniques;
@@ -132,7 +132,7 @@ impl Core {
         let clock = EngineClock::open(sample, mark.time, settings.accept_clock);
         let clock_now = clock.now();
         let schedules =
-            Schedules::open(opened.schedules).map_err(|what| OpenRefused::Damaged { what })?;
+            ScheduleTable::open(opened.schedules).map_err(|what| OpenRefused::Damaged { what })?;
         let heads: BTreeMap<(u32, u8), u64> =
             mark.heads.iter().map(|(q, p, s)| ((*q, *p), *s)).collect();
         let mut core = Self {
@@ -159,7 +159,7 @@ impl Core {
             unserved: UnservedQueues::default(),
             leases: BTreeMap::new(),
             fresh: BTreeMap::new(),
-            slots: Slots::default(),
+            slots: RecordSlots::default(),
             timers: Timers::open(if canary!("timers are forgotten at a restart") {
                 mark.time
             } else {

@@ -86,7 +86,7 @@ pub(super) struct LastRunCheck {
 
 /// All schedules.
 #[derive(Debug, Default)]
-pub(super) struct Schedules {
+pub(super) struct ScheduleTable {
     rows: BTreeMap<u32, Schedule>,
     numbers: BTreeMap<(Namespace, String), u32>,
     line: BTreeSet<(Time, u32)>,
@@ -95,7 +95,7 @@ pub(super) struct Schedules {
     revisions: u64,
 }
 
-impl Schedules {
+impl ScheduleTable {
     /// From what is stored. An error if this build cannot read an expression that was taken by
     /// another.
     pub(super) fn open(rows: Vec<ScheduleRow>) -> Result<Self, String> {

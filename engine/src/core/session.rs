@@ -35,7 +35,7 @@ const ABILITIES_SEEN_MAX: usize = 10_000;
 const QUEUES_PER_WORKER_MAX: u64 = 256;
 
 #[derive(Debug, Clone, Copy, Default)]
-struct Slots {
+struct QueueSlotUse {
     offered: u32,
     used: u32,
     /// Dispatches of the queue since one went to the oldest.
@@ -50,7 +50,7 @@ pub(super) struct Session {
     pub(super) build: String,
     workflows: BTreeSet<String>,
     tags: BTreeSet<String>,
-    slots: BTreeMap<u32, Slots>,
+    slots: BTreeMap<u32, QueueSlotUse>,
     pub(super) leased: BTreeSet<RunNo>,
     /// Slots taken for runs that are being read.
     pub(super) reserved: u32,

@@ -35,7 +35,7 @@ pub(super) enum StopReason {
     WaitsForNothing,
 }
 
-type Asker = (SessionId, u64);
+type Requester = (SessionId, u64);
 
 impl Core {
     /// Stops a leased run where it is. Its journal is not changed.
@@ -118,7 +118,7 @@ impl Core {
     pub(super) fn avoid_nothing(
         &mut self,
         run: &Run,
-        (session, call_number): Asker,
+        (session, call_number): Requester,
         caller: &Caller,
         out: &mut Output,
     ) {
@@ -143,7 +143,7 @@ impl Core {
     pub(super) fn resume_stopped(
         &mut self,
         image: RunImage,
-        asker: Option<Asker>,
+        asker: Option<Requester>,
         out: &mut Output,
     ) {
         let run = &image.run;
@@ -166,7 +166,7 @@ impl Core {
     pub(super) fn cancel_leased(
         &mut self,
         no: RunNo,
-        asker: Option<Asker>,
+        asker: Option<Requester>,
         caller: Caller,
         reason: String,
         out: &mut Output,
@@ -190,7 +190,7 @@ impl Core {
         Self::tell_done(asker, out);
     }
 
-    fn tell_done(asker: Option<Asker>, out: &mut Output) {
+    fn tell_done(asker: Option<Requester>, out: &mut Output) {
         if let Some((session, call_number)) = asker {
             out.send(session, DoneReply { call_number });
         }
@@ -205,7 +205,7 @@ impl Core {
     pub(super) fn cancel_waiting(
         &mut self,
         image: RunImage,
-        asker: Option<Asker>,
+        asker: Option<Requester>,
         caller: Caller,
         reason: String,
         out: &mut Output,

@@ -2,7 +2,7 @@
 //! replayed) to its end: completed, failed, suspended, disagreed with its journal, or requeued.
 
 use super::Core;
-use super::dead::Death;
+use super::dead::DeathCause;
 use super::lease::Lease;
 use super::output::Output;
 use super::stop::StopReason;
@@ -175,8 +175,8 @@ impl Core {
 }
 
 /// The death of a run whose turn has ended.
-fn death(lease: &Lease, failure: Failure, end: Option<FunctionEnd>) -> Death {
-    Death {
+fn death(lease: &Lease, failure: Failure, end: Option<FunctionEnd>) -> DeathCause {
+    DeathCause {
         from: RunState::Running,
         failure,
         end,

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::Core;
-use super::dead::Death;
+use super::dead::DeathCause;
 use super::load::Want;
 use super::output::Output;
 use super::queue::QueuedItem;
@@ -40,11 +40,11 @@ const LEFT_MAX: usize = 10_000;
 struct Service {
     serving: bool,
     served: Duration,
-    marks: VecDeque<Mark>,
+    marks: VecDeque<ServiceMark>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Mark {
+struct ServiceMark {
     served: Duration,
     mono: Duration,
     sequence: u64,
@@ -52,9 +52,9 @@ struct Mark {
 
 impl Service {
     /// The newest mark that is at least as old as `limit`, in time of service.
-    fn mark_of(&mut self, limit: Duration) -> Option<Mark> {
+    fn mark_of(&mut self, limit: Duration) -> Option<ServiceMark> {
         let at_once = canary!("a run of an unregistered workflow dies at once");
-        let old = |mark: &Mark| at_once || mark.served + limit <= self.served;
+        let old = |mark: &ServiceMark| at_once || mark.served + limit <= self.served;
         while self.marks.get(1).is_some_and(old) {
             self.marks.pop_front();
         }
@@ -138,7 +138,7 @@ impl Core {
             service.serving = true;
             let last = service.marks.back().map(|mark| mark.served);
             if last.is_none_or(|last| last + limit / 10 <= service.served) {
-                service.marks.push_back(Mark {
+                service.marks.push_back(ServiceMark {
                     served: service.served,
                     mono: self.mono,
                     sequence: self.tally.next_sequence,
@@ -207,7 +207,7 @@ impl Core {
             run.workflow
         );
         let failure = Failure::new(FailureKind::Terminal, UNREGISTERED_WORKFLOW, why);
-        let death = Death {
+        let death = DeathCause {
             from: RunState::Queued,
             failure,
             end: None,

@@ -29,7 +29,7 @@ pub(crate) enum Resolution {
 
 /// Where a command is on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stage {
+pub(crate) enum CommandStage {
     /// Nothing has been done for it in this turn, or the last attempt has failed.
     Asked,
     /// A step whose first result is everybody's has asked whether it may make an attempt.
@@ -72,7 +72,7 @@ pub(crate) struct Command {
     pub(crate) name: Cow<'static, str>,
     pub(crate) span: Duration,
     pub(crate) location: &'static Location<'static>,
-    pub(crate) stage: Stage,
+    pub(crate) stage: CommandStage,
     /// Whether the function has ever polled it: only then it waits for it.
     pub(crate) polled: bool,
     /// Whether it wanted to start a body while that was not allowed.
@@ -97,7 +97,7 @@ impl Command {
             name,
             span,
             location,
-            stage: Stage::Asked,
+            stage: CommandStage::Asked,
             polled: false,
             gated: false,
             claim: None,

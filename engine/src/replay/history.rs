@@ -19,7 +19,7 @@ enum Early {
 
 /// Entry number `index` cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Unreadable {
+pub(crate) struct UnreadableEntry {
     pub(crate) index: u32,
     pub(crate) cause: Undecodable,
 }
@@ -73,7 +73,7 @@ impl History {
     }
 
     /// Entries as stored, from index `from` on.
-    pub(crate) fn stored(&mut self, from: u32, entries: Vec<Bytes>) -> Result<(), Unreadable> {
+    pub(crate) fn stored(&mut self, from: u32, entries: Vec<Bytes>) -> Result<(), UnreadableEntry> {
         for (index, entry) in (from..).zip(entries) {
             self.add(index, Early::Stored(entry))?;
         }
@@ -81,11 +81,11 @@ impl History {
     }
 
     /// An entry as told live, without its chain.
-    pub(crate) fn told(&mut self, index: u32, entry: Entry) -> Result<(), Unreadable> {
+    pub(crate) fn told(&mut self, index: u32, entry: Entry) -> Result<(), UnreadableEntry> {
         self.add(index, Early::Told(Box::new(entry)))
     }
 
-    fn add(&mut self, index: u32, entry: Early) -> Result<(), Unreadable> {
+    fn add(&mut self, index: u32, entry: Early) -> Result<(), UnreadableEntry> {
         let copy = index < self.seen() && canary!("a copy of an entry counts");
         if index != self.seen() && !copy {
             if index > self.seen() {
@@ -100,7 +100,7 @@ impl History {
         Ok(())
     }
 
-    fn append(&mut self, index: u32, entry: Early) -> Result<(), Unreadable> {
+    fn append(&mut self, index: u32, entry: Early) -> Result<(), UnreadableEntry> {
         let entry = match entry {
             Early::Told(entry) => {
                 self.chain = None;
@@ -111,7 +111,7 @@ impl History {
                     Some(previous) => chain::open(previous, &bytes),
                     None => adopt(&bytes),
                 };
-                let (entry, chain) = opened.map_err(|cause| Unreadable { index, cause })?;
+                let (entry, chain) = opened.map_err(|cause| UnreadableEntry { index, cause })?;
                 self.chain = Some(chain);
                 entry
             }

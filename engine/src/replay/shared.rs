@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use twox_hash::XxHash3_64;
 
-use super::command::{Command, Resolution, Stage};
+use super::command::{Command, CommandStage, Resolution};
 use super::mismatch::{Mismatch, command_text, span_of};
 use super::report::Report;
-use super::watch::{Body, Watch};
+use super::watch::{RunningAttempt, Watch};
 use super::world::{World, count};
 use crate::canary::canary;
 use crate::core::NOT_ATTEMPTED;
@@ -61,7 +61,7 @@ pub(crate) enum Halt {
 }
 
 /// The first entry about a command the code has not asked for yet.
-struct Record {
+struct RecordedCommand {
     index: u32,
     kind: CommandKind,
     span: Option<Duration>,
@@ -70,7 +70,7 @@ struct Record {
 
 /// What an entry has done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Passed {
+pub(crate) enum EntryEffect {
     /// It resolves something (W2).
     Resolved,
     /// A step that had been reported may be tried again.
@@ -98,7 +98,7 @@ struct State {
     passed: u32,
     asked: u32,
     commands: BTreeMap<u32, Command>,
-    records: BTreeMap<u32, Record>,
+    records: BTreeMap<u32, RecordedCommand>,
     live: bool,
     cancelled: bool,
     bodies: u32,
@@ -236,8 +236,8 @@ impl Shared {
         }
         command.woken_by(waker);
         match command.stage {
-            Stage::Running => Verdict::Running,
-            Stage::Asked if may_move => {
+            CommandStage::Running => Verdict::Running,
+            CommandStage::Asked if may_move => {
                 let only = self.world.isolated_step.get();
                 if only.is_some_and(|only| only.number != number) {
                     return Verdict::Wait;
@@ -258,14 +258,14 @@ impl Shared {
                 let attempt = command.attempts + 1;
                 if let Some(claim) = command.claim.as_mut().filter(|_| only.is_none()) {
                     if let Some(failure) = claim.failure.take() {
-                        command.stage = Stage::Running;
+                        command.stage = CommandStage::Running;
                         state.bodies += 1;
                         return Verdict::Failed(failure);
                     }
                     if !claim.granted {
                         claim.asked = true;
                         let memo = claim.key;
-                        command.stage = Stage::Claiming;
+                        command.stage = CommandStage::Claiming;
                         let location = command.source_location(self.version);
                         state.outbox.push(Report::MemoRequested {
                             number,
@@ -276,7 +276,7 @@ impl Shared {
                         return Verdict::Wait;
                     }
                 }
-                command.stage = Stage::Running;
+                command.stage = CommandStage::Running;
                 state.bodies += 1;
                 count(&self.world.counts.bodies);
                 Verdict::Start { attempt }
@@ -301,7 +301,7 @@ impl Shared {
         let Some(command) = state.commands.get(&number) else {
             return;
         };
-        let body = Body {
+        let body = RunningAttempt {
             name: command.name.clone(),
             location: command.location,
             version: self.version,
@@ -344,8 +344,8 @@ impl Shared {
             });
         }
         command.woken_by(waker);
-        if may_move && command.stage == Stage::Asked {
-            command.stage = Stage::Reported;
+        if may_move && command.stage == CommandStage::Asked {
+            command.stage = CommandStage::Reported;
             let delay_ms = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
             let location = command.source_location(self.version);
             state.outbox.push(Report::TimerRequested { number, location, delay_ms });
@@ -359,7 +359,7 @@ impl Shared {
         let Some(command) = state.commands.get_mut(&number) else {
             return;
         };
-        command.stage = Stage::Reported;
+        command.stage = CommandStage::Reported;
         let (location, attempt) = (command.source_location(self.version), command.attempts + 1);
         let memo = command.claim.as_mut().map(|claim| {
             claim.settled();
@@ -377,7 +377,7 @@ impl Shared {
     pub(crate) fn abandon(&self, number: u32) {
         let mut state = self.state();
         if let Some(command) = state.commands.remove(&number) {
-            state.bodies -= u32::from(command.stage == Stage::Running);
+            state.bodies -= u32::from(command.stage == CommandStage::Running);
             state.return_claim(number, &command);
         }
     }
@@ -431,7 +431,12 @@ impl Shared {
         let mut state = self.state();
         if number.0 >= state.asked {
             let location = std::mem::take(location);
-            state.records.entry(number.0).or_insert(Record { index, kind, span, location });
+            state.records.entry(number.0).or_insert(RecordedCommand {
+                index,
+                kind,
+                span,
+                location,
+            });
         }
     }
 
@@ -449,7 +454,7 @@ impl Shared {
     }
 
     /// Looks at one entry, in order.
-    pub(crate) fn pass(&self, index: u32, entry: Entry) -> Result<Passed, Mismatch> {
+    pub(crate) fn pass(&self, index: u32, entry: Entry) -> Result<EntryEffect, Mismatch> {
         self.meets(index, &entry)?;
         let mut state = self.state();
         let (resolves, at) = (entry.resolves(), entry.at());
@@ -511,10 +516,10 @@ impl Shared {
         let (mut first, mut memo): (Option<Time>, bool) = (None, false);
         for command in state.commands.values().filter(|c| c.polled && c.resolution.is_none()) {
             match (command.stage, command.wakes_at) {
-                (Stage::Armed | Stage::Asked, Some(at)) => {
+                (CommandStage::Armed | CommandStage::Asked, Some(at)) => {
                     first = Some(first.map_or(at, |earlier| earlier.min(at)));
                 }
-                (Stage::Claiming, _) => memo = true,
+                (CommandStage::Claiming, _) => memo = true,
                 _ => return Waits::Soon,
             }
         }
@@ -529,7 +534,7 @@ impl Shared {
     pub(crate) fn claiming(&self) -> Vec<CommandIndex> {
         let state = self.state();
         let commands = state.commands.iter();
-        let claiming = commands.filter(|(_, c)| c.polled && c.stage == Stage::Claiming);
+        let claiming = commands.filter(|(_, c)| c.polled && c.stage == CommandStage::Claiming);
         claiming.map(|(number, _)| CommandIndex(*number)).collect()
     }
 }
@@ -540,7 +545,7 @@ impl State {
         self.halt.get_or_insert(why);
     }
 
-    fn pass(&mut self, index: u32, entry: Entry) -> Result<Passed, Mismatch> {
+    fn pass(&mut self, index: u32, entry: Entry) -> Result<EntryEffect, Mismatch> {
         let (number, kind, resolution) = match entry {
             Entry::StepCompleted(e) => {
                 let (own, output) = (e.attempt != NOT_ATTEMPTED, e.output);
@@ -554,39 +559,39 @@ impl State {
             Entry::TimerFired(e) => (e.number, CommandKind::Timer, Resolution::Fired),
             Entry::CancelRequested(e) => {
                 self.cancel(&e.reason);
-                return Ok(Passed::Resolved);
+                return Ok(EntryEffect::Resolved);
             }
             Entry::AttemptFailed(e) => {
                 let Some(command) = self.commands.get_mut(&e.number.0) else {
-                    return Ok(Passed::Noted);
+                    return Ok(EntryEffect::Noted);
                 };
                 command.attempts = command.attempts.max(e.attempt);
                 command.wakes_at = Some(e.retry_at);
-                if command.stage != Stage::Reported {
-                    return Ok(Passed::Noted);
+                if command.stage != CommandStage::Reported {
+                    return Ok(EntryEffect::Noted);
                 }
-                command.stage = Stage::Asked;
+                command.stage = CommandStage::Asked;
                 command.wake(self.turn.as_ref());
                 if canary!("a failed attempt that comes with an outcome is not made again") {
-                    return Ok(Passed::Noted);
+                    return Ok(EntryEffect::Noted);
                 }
-                return Ok(Passed::Reopened);
+                return Ok(EntryEffect::Reopened);
             }
             Entry::TimerArmed(e) => {
                 if let Some(command) = self.commands.get_mut(&e.number.0) {
-                    (command.wakes_at, command.stage) = (Some(e.due), Stage::Armed);
+                    (command.wakes_at, command.stage) = (Some(e.due), CommandStage::Armed);
                 }
-                return Ok(Passed::Noted);
+                return Ok(EntryEffect::Noted);
             }
             Entry::Started(_) | Entry::Completed(_) | Entry::Died(_) | Entry::Cancelled(_) => {
-                return Ok(Passed::Noted);
+                return Ok(EntryEffect::Noted);
             }
             Entry::Redriven(_) | Entry::InputEdited(_) | Entry::Discarded(_) => {
-                return Ok(Passed::Noted);
+                return Ok(EntryEffect::Noted);
             }
         };
         self.resolve(number, index, kind, resolution)?;
-        Ok(Passed::Resolved)
+        Ok(EntryEffect::Resolved)
     }
 
     fn resolve(
@@ -610,8 +615,8 @@ impl State {
             });
         }
         if command.resolution.is_none() {
-            self.bodies -= u32::from(command.stage == Stage::Running);
-            command.stage = Stage::Reported;
+            self.bodies -= u32::from(command.stage == CommandStage::Running);
+            command.stage = CommandStage::Reported;
             command.resolution = Some(resolution);
             command.wake(self.turn.as_ref());
         }
@@ -625,8 +630,8 @@ impl State {
             return;
         }
         for command in self.commands.values_mut().filter(|c| c.resolution.is_none()) {
-            self.bodies -= u32::from(command.stage == Stage::Running);
-            command.stage = Stage::Reported;
+            self.bodies -= u32::from(command.stage == CommandStage::Running);
+            command.stage = CommandStage::Reported;
             command.resolution = Some(Resolution::Failed(Failure::cancelled(reason)));
             command.wake(self.turn.as_ref());
         }

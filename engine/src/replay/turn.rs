@@ -10,10 +10,10 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use super::failure_origin::FailureOrigin;
-use super::history::{History, Unreadable};
+use super::history::{History, UnreadableEntry};
 use super::mismatch::{Mismatch, span_text};
 use super::report::{Outstanding, Report};
-use super::shared::{Halt, Passed, Shared, Waits};
+use super::shared::{EntryEffect, Halt, Shared, Waits};
 use super::watch::Watch;
 use super::world::{Running, World, count};
 use crate::canary::canary;
@@ -157,7 +157,7 @@ impl Turn {
                 self.world.engine_time.heard(entry.at(), self.world.clock.mono());
                 self.history.told(index, entry)
             }
-            Err(cause) => Err(Unreadable { index, cause }),
+            Err(cause) => Err(UnreadableEntry { index, cause }),
         };
         self.note(added);
     }
@@ -263,7 +263,7 @@ impl Turn {
 impl Turn {
     /// Looks at entries as they come in: what they answer, and what they say about commands to
     /// come.
-    fn note(&mut self, added: Result<(), Unreadable>) {
+    fn note(&mut self, added: Result<(), UnreadableEntry>) {
         for index in self.noted.max(self.history.next())..self.history.seen() {
             if let Some(entry) = self.history.get_mut(index) {
                 self.outstanding.answered_by(entry);
@@ -273,7 +273,7 @@ impl Turn {
             }
         }
         self.noted = self.history.seen();
-        if let Err(Unreadable { index, cause }) = added
+        if let Err(UnreadableEntry { index, cause }) = added
             && matches!(self.phase, Phase::Loading | Phase::Running | Phase::Suspending)
         {
             self.outstanding.withdraw_end();
@@ -371,15 +371,15 @@ impl Turn {
                 self.failure_origin.sees(index, failed.number, &failed.failure);
             }
             match function.shared.pass(index, entry)? {
-                Passed::Resolved
+                EntryEffect::Resolved
                     if canary!("two outcomes between two polls")
                         && self.history.waiting().next().is_some_and(|(_, entry)| {
                             let asked = function.shared.asked();
                             entry.number().is_some_and(|number| number.0 < asked)
                         }) => {}
-                Passed::Resolved => return Ok(true),
-                Passed::Reopened => reopened = true,
-                Passed::Noted => {}
+                EntryEffect::Resolved => return Ok(true),
+                EntryEffect::Reopened => reopened = true,
+                EntryEffect::Noted => {}
             }
         }
         Ok(function.shared.go_live() || reopened)

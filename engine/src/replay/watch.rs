@@ -33,14 +33,14 @@ const LONG_POLL: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Blocker {
     /// The body of this command.
-    Body(u32),
+    RunningAttempt(u32),
     /// The workflow's function.
     Function,
 }
 
 /// One attempt that runs in place.
 #[derive(Debug, Clone)]
-pub(crate) struct Body {
+pub(crate) struct RunningAttempt {
     pub(crate) name: Cow<'static, str>,
     pub(crate) location: &'static Location<'static>,
     pub(crate) version: u32,
@@ -52,7 +52,7 @@ pub(crate) struct Body {
     pub(crate) hard_at: Duration,
 }
 
-impl Body {
+impl RunningAttempt {
     pub(crate) fn source_location(&self) -> SourceLocation {
         SourceLocation { name: self.name.to_string(), at: at(self.location), version: self.version }
     }
@@ -96,11 +96,11 @@ pub(crate) struct Watch {
     timeout: Maybe,
     /// The first failed step that the function has seen since it asked last.
     failed_at: Maybe,
-    bodies: Mutex<BTreeMap<u32, Body>>,
+    bodies: Mutex<BTreeMap<u32, RunningAttempt>>,
 }
 
 impl Watch {
-    fn bodies(&self) -> MutexGuard<'_, BTreeMap<u32, Body>> {
+    fn bodies(&self) -> MutexGuard<'_, BTreeMap<u32, RunningAttempt>> {
         // Nobody's code runs under the lock.
         self.bodies.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -172,7 +172,7 @@ impl Watch {
         (self.blocks(now) && overdue_at <= now).then_some(timeout)
     }
 
-    pub(crate) fn begins(&self, number: u32, body: Body) {
+    pub(crate) fn begins(&self, number: u32, body: RunningAttempt) {
         self.bodies().insert(number, body);
     }
 
@@ -195,8 +195,8 @@ impl Watch {
     }
 
     /// The bodies that are overdue, by their numbers.
-    pub(crate) fn overdue(&self, now: Duration) -> Vec<(u32, Body)> {
-        let late = |body: &Body| body.hard_at.saturating_add(STUCK_AFTER) <= now;
+    pub(crate) fn overdue(&self, now: Duration) -> Vec<(u32, RunningAttempt)> {
+        let late = |body: &RunningAttempt| body.hard_at.saturating_add(STUCK_AFTER) <= now;
         let bodies = self.bodies();
         let overdue = bodies.iter().filter(|(_, body)| late(body));
         overdue.map(|(number, body)| (*number, body.clone())).collect()
@@ -211,7 +211,7 @@ impl Watch {
     /// Whose code that poll is in.
     pub(crate) fn blocker(&self, now: Duration) -> Option<Blocker> {
         let body = self.body.get().and_then(|body| u32::try_from(body).ok());
-        self.blocks(now).then(|| body.map_or(Blocker::Function, Blocker::Body))
+        self.blocks(now).then(|| body.map_or(Blocker::Function, Blocker::RunningAttempt))
     }
 }
 
@@ -219,8 +219,8 @@ impl Watch {
 mod tests {
     use super::*;
 
-    fn body(hard_at: Duration) -> Body {
-        Body {
+    fn body(hard_at: Duration) -> RunningAttempt {
+        RunningAttempt {
             name: "spin".into(),
             location: Location::caller(),
             version: 1,
@@ -260,7 +260,7 @@ mod tests {
         assert_eq!(watch.blocker(at(135)), Some(Blocker::Function));
         watch.enters_body(0);
         assert_eq!(watch.function_overdue(at(9_999)), None);
-        assert_eq!(watch.blocker(at(135)), Some(Blocker::Body(0)));
+        assert_eq!(watch.blocker(at(135)), Some(Blocker::RunningAttempt(0)));
         watch.leaves_body(at(200));
         assert_eq!(watch.function_overdue(at(234)), None);
         assert_eq!(watch.function_overdue(at(235)), Some(at(30)));

@@ -20,7 +20,7 @@ pub(super) enum Work {
 }
 
 /// What the committer tells.
-pub(super) enum Done {
+pub(super) enum CommitterReply {
     /// Durable up to here.
     Committed(Receipt),
     /// A generation is gone.
@@ -51,7 +51,7 @@ pub(super) async fn run(
             match store.commit().await {
                 Ok(receipt) => {
                     let all = receipt.covers(store.submitted());
-                    if driver.send(Event::Store(Done::Committed(receipt))).is_err() {
+                    if driver.send(Event::Store(CommitterReply::Committed(receipt))).is_err() {
                         return;
                     }
                     if all {
@@ -59,17 +59,17 @@ pub(super) async fn run(
                     }
                 }
                 Err(failure) => {
-                    let _ = driver.send(Event::Store(Done::Failed(failure)));
+                    let _ = driver.send(Event::Store(CommitterReply::Failed(failure)));
                     return;
                 }
             }
         }
         for generation in drops {
             if let Err(failure) = store.drop_generation(generation).await {
-                let _ = driver.send(Event::Store(Done::Failed(failure)));
+                let _ = driver.send(Event::Store(CommitterReply::Failed(failure)));
                 return;
             }
-            if driver.send(Event::Store(Done::Dropped)).is_err() {
+            if driver.send(Event::Store(CommitterReply::Dropped)).is_err() {
                 return;
             }
         }

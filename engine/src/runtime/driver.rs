@@ -20,7 +20,7 @@ use std::time::Duration;
 use stepwell_storage::{Receipt, Seq, Store, SubmitRefusal};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::committer::{self, Done, Work};
+use super::committer::{self, CommitterReply, Work};
 use super::env::Env;
 use super::link::LinkSender;
 use super::query::{self, Query};
@@ -50,7 +50,7 @@ pub(super) enum Event {
     /// It is gone.
     Closed { session: SessionId },
     /// The committer has news.
-    Store(Done),
+    Store(CommitterReply),
     /// A question has its answer, to be released like any other action.
     Answer { session: SessionId, message: Message },
     /// Close in peace.
@@ -100,7 +100,7 @@ struct Connection {
 
 /// Why a driver ended.
 #[derive(Debug, Clone)]
-pub(super) enum Ended {
+pub(super) enum DriverEnd {
     /// It was asked to.
     Closed,
     /// It poisoned itself (R9).
@@ -139,7 +139,7 @@ impl Driver {
         core: Core,
         handle: DriverHandle,
         inbox: mpsc::UnboundedReceiver<Event>,
-        ended: watch::Sender<Option<Ended>>,
+        ended: watch::Sender<Option<DriverEnd>>,
     ) {
         let (work, orders) = mpsc::unbounded_channel();
         let (committer_gone, gone) = oneshot::channel::<()>();
@@ -191,7 +191,7 @@ impl Driver {
         if let Some(farewell) = farewell {
             farewell.await; // whoever hears that the engine has ended may end the process
         }
-        let _ = ended.send(Some(outcome.map_or_else(Ended::Poisoned, |()| Ended::Closed)));
+        let _ = ended.send(Some(outcome.map_or_else(DriverEnd::Poisoned, |()| DriverEnd::Closed)));
         if let Some(closing) = closing {
             let _ = closing.send(());
         }
@@ -264,14 +264,14 @@ impl Driver {
                     self.handle(Input::SessionClosed { session, goodbye: false });
                 }
             }
-            Event::Store(Done::Committed(receipt)) => {
+            Event::Store(CommitterReply::Committed(receipt)) => {
                 // Between two groups of a large backlog the committer goes on by itself.
                 self.committing = !receipt.covers(self.asked);
                 self.receipt = Some(receipt);
                 self.release().await?;
             }
-            Event::Store(Done::Dropped) => self.dropping -= 1,
-            Event::Store(Done::Failed(failure)) => {
+            Event::Store(CommitterReply::Dropped) => self.dropping -= 1,
+            Event::Store(CommitterReply::Failed(failure)) => {
                 let cause = failure.to_string();
                 return Err(cause);
             }

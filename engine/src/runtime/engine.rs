@@ -8,7 +8,7 @@ use stepwell_storage::{FjallStore, OpenRefusal, Options, Store};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::client::Client;
-use super::driver::{Driver, DriverHandle, Ended, Event};
+use super::driver::{Driver, DriverEnd, DriverHandle, Event};
 use super::env::Env;
 use super::isolated::is_isolated;
 use super::server::{self, EmbeddedDial};
@@ -207,7 +207,7 @@ impl EngineOptions {
 pub struct Engine {
     env: Env,
     driver: DriverHandle,
-    ended: watch::Receiver<Option<Ended>>,
+    ended: watch::Receiver<Option<DriverEnd>>,
     listeners: mpsc::UnboundedSender<Listen>,
 }
 
@@ -240,7 +240,7 @@ impl Engine {
         Self {
             env,
             driver: DriverHandle::new().0,
-            ended: watch::channel(Some(Ended::Closed)).1,
+            ended: watch::channel(Some(DriverEnd::Closed)).1,
             listeners: mpsc::unbounded_channel().0,
         }
     }
@@ -322,7 +322,7 @@ impl Engine {
         let mut ended = self.ended.clone();
         let said = ended.wait_for(Option::is_some).await;
         let cause = match said.as_deref() {
-            Ok(Some(Ended::Poisoned(cause))) => Some(cause.clone()),
+            Ok(Some(DriverEnd::Poisoned(cause))) => Some(cause.clone()),
             Ok(_) => None,
             Err(_) => Some("its thread ended without a word, as after a panic".to_owned()),
         };

@@ -113,7 +113,7 @@ pub(crate) struct FakeEngine {
 }
 
 /// The engine's side of one connection.
-pub(crate) struct Connection {
+pub(crate) struct FakeConnection {
     pub(crate) link: Link,
     pub(crate) hello: Hello,
 }
@@ -133,14 +133,14 @@ impl FakeEngine {
     }
 
     /// The next connection and its hello, not answered.
-    pub(crate) async fn hello(&mut self) -> Connection {
+    pub(crate) async fn hello(&mut self) -> FakeConnection {
         let mut link = self.dialled.recv().await.unwrap();
         let Some(Message::Hello(hello)) = link.receiver.recv().await else { panic!("no hello") };
-        Connection { link, hello }
+        FakeConnection { link, hello }
     }
 
     /// The next connection, welcomed.
-    pub(crate) async fn accept(&mut self) -> Connection {
+    pub(crate) async fn accept(&mut self) -> FakeConnection {
         let connection = self.hello().await;
         connection.send(Welcome {
             protocol: PROTOCOL,
@@ -162,7 +162,7 @@ impl FakeEngine {
     }
 }
 
-impl Connection {
+impl FakeConnection {
     pub(crate) fn send(&self, message: impl Into<Message>) {
         let _ = self.link.sender.send(message);
     }

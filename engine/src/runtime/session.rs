@@ -92,7 +92,7 @@ pub(crate) trait Peer: Send {
 }
 
 /// Runs a peer until it leaves.
-pub(crate) struct Session<P: Peer> {
+pub(crate) struct PeerSession<P: Peer> {
     env: Env,
     dial: Arc<dyn Dial>,
     peer: P,
@@ -110,7 +110,7 @@ struct Connected {
     welcome: Welcome,
 }
 
-impl<P: Peer> Session<P> {
+impl<P: Peer> PeerSession<P> {
     pub(crate) fn new(
         env: Env,
         dial: Arc<dyn Dial>,

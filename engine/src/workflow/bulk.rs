@@ -163,7 +163,7 @@ impl Call {
 type Handler<In, Out> =
     dyn Fn(Vec<Item<In>>) -> BoxFuture<'static, Vec<Result<Out, Failure>>> + Send + Sync;
 /// The outcomes of a call by the places of its items, each to be taken once.
-type Outcomes<Out> = Result<Arc<Mutex<Vec<Option<Result<Out, Failure>>>>>, Failure>;
+type CallOutcomes<Out> = Result<Arc<Mutex<Vec<Option<Result<Out, Failure>>>>>, Failure>;
 
 /// Gathers items of one workflow into groups.
 pub(crate) struct BulkHandler<In, Out> {
@@ -177,7 +177,7 @@ pub(crate) struct BulkHandler<In, Out> {
 /// Items that are handled together.
 struct Group<Out> {
     members: Arc<Members>,
-    call: Shared<BoxFuture<'static, Outcomes<Out>>>,
+    call: Shared<BoxFuture<'static, CallOutcomes<Out>>>,
 }
 
 /// In the order in which they came; none where one has left again.
@@ -243,7 +243,10 @@ where
     }
 
     /// Waits for the group to be full, or for its time, and calls the handler once.
-    fn call(&self, members: Arc<Members>) -> impl Future<Output = Outcomes<Out>> + Send + 'static {
+    fn call(
+        &self,
+        members: Arc<Members>,
+    ) -> impl Future<Output = CallOutcomes<Out>> + Send + 'static {
         let (clock, policy, handler) = (self.clock.clone(), self.policy, self.handler.clone());
         async move {
             let waited = clock.sleep(policy.wait_max);
@@ -297,7 +300,7 @@ fn spread<Out>(
     count: usize,
     places: &[usize],
     answered: Vec<Result<Out, Failure>>,
-) -> Outcomes<Out> {
+) -> CallOutcomes<Out> {
     let too_few = answered.len() < places.len();
     let counts = too_few && canary!("a call with too few outcomes counts");
     if answered.len() != places.len() && !counts {

@@ -21,11 +21,11 @@ const NAME: &str = "what is answered is true of what was asked";
 /// What clients asked for, by host and number.
 #[derive(Default)]
 pub(super) struct Requests {
-    known: BTreeMap<(String, u64), Asked>,
+    known: BTreeMap<(String, u64), AskedRequest>,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Asked {
+enum AskedRequest {
     /// Something of a queue or a schedule.
     OperatorRequest(RequestId),
     Cancel(RunId),
@@ -36,18 +36,24 @@ enum Asked {
 impl Requests {
     /// A client sends something, perhaps again.
     pub(super) fn sent(&mut self, host: &str, message: &Message) {
-        let operator_request = |caller: &Caller| Asked::OperatorRequest(caller.request_id);
+        let operator_request = |caller: &Caller| AskedRequest::OperatorRequest(caller.request_id);
         let (call_number, asked) = match message {
             Message::SetQueue(m) => (m.call_number, operator_request(&m.caller)),
             Message::SetSchedule(m) => (m.call_number, operator_request(&m.caller)),
             Message::PauseSchedule(m) => (m.call_number, operator_request(&m.caller)),
             Message::ResumeSchedule(m) => (m.call_number, operator_request(&m.caller)),
             Message::RemoveSchedule(m) => (m.call_number, operator_request(&m.caller)),
-            Message::Cancel(m) => (m.call_number, Asked::Cancel(m.id)),
-            Message::Redrive(m) => (m.call_number, Asked::Operate(m.id, m.caller.request_id)),
-            Message::EditInput(m) => (m.call_number, Asked::Operate(m.id, m.caller.request_id)),
-            Message::Discard(m) => (m.call_number, Asked::Operate(m.id, m.caller.request_id)),
-            Message::AskOutcome(m) => (m.call_number, Asked::Outcome(m.id)),
+            Message::Cancel(m) => (m.call_number, AskedRequest::Cancel(m.id)),
+            Message::Redrive(m) => {
+                (m.call_number, AskedRequest::Operate(m.id, m.caller.request_id))
+            }
+            Message::EditInput(m) => {
+                (m.call_number, AskedRequest::Operate(m.id, m.caller.request_id))
+            }
+            Message::Discard(m) => {
+                (m.call_number, AskedRequest::Operate(m.id, m.caller.request_id))
+            }
+            Message::AskOutcome(m) => (m.call_number, AskedRequest::Outcome(m.id)),
             _ => return,
         };
         self.known.insert((host.to_owned(), call_number), asked);
@@ -73,18 +79,18 @@ impl Requests {
         let holds =
             |run: RunId, is_it: &dyn Fn(&DurableRun) -> bool| durable.runs_of(run).any(is_it);
         let is_true = match (*asked, outcome) {
-            (Asked::OperatorRequest(request_id), None) => {
+            (AskedRequest::OperatorRequest(request_id), None) => {
                 request_id == RequestId::default() || applied.has_applied(request_id)
             }
-            (Asked::Cancel(run), None) => holds(run, &|run| {
+            (AskedRequest::Cancel(run), None) => holds(run, &|run| {
                 let is_asked = |entry: &Entry| matches!(entry, Entry::CancelRequested(_));
                 run.entries.iter().any(is_asked)
             }),
-            (Asked::Operate(run, request_id), None) => {
+            (AskedRequest::Operate(run, request_id), None) => {
                 holds(run, &|run| run.entries.iter().any(|entry| entry.act() == Some(request_id)))
             }
-            (Asked::Outcome(_), Some(Outcome::OutcomePending(_))) => true,
-            (Asked::Outcome(run), Some(outcome)) => {
+            (AskedRequest::Outcome(_), Some(Outcome::OutcomePending(_))) => true,
+            (AskedRequest::Outcome(run), Some(outcome)) => {
                 holds(run, &|run| run.outcomes().contains(outcome))
             }
             _ => false,

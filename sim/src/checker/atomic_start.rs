@@ -15,13 +15,13 @@ const OWN: &str = "together-";
 
 /// The names that exist.
 #[derive(Debug, Default)]
-pub(super) struct Calls {
+pub(super) struct AtomicCalls {
     begun: BTreeSet<String>,
     /// Whether any began with this batch.
     changed: bool,
 }
 
-impl Calls {
+impl AtomicCalls {
     pub(super) fn began(&mut self, name: &str) {
         if name.starts_with(OWN) {
             self.begun.insert(name.to_owned());

@@ -42,7 +42,7 @@ pub(super) struct Memos {
     /// Rows of the batch at hand, and what they were before.
     written: Vec<(KeyId, Option<MemoRecord>)>,
     /// Steps that have asked, under the token of their run, and have not said anything else since.
-    asked: BTreeMap<Asker, Asked>,
+    asked: BTreeMap<Asker, AskedKey>,
     /// Keys that runs have ever asked for.
     wanted: BTreeSet<(RunNo, u128)>,
     /// Runs that sleep for keys.
@@ -63,7 +63,7 @@ pub(super) struct Memos {
 type Asker = (RunNo, CommandIndex);
 
 #[derive(Debug)]
-struct Asked {
+struct AskedKey {
     key: MemoKey,
     /// The life of the server in which it got leave.
     leave: Option<u32>,
@@ -210,8 +210,10 @@ impl Memos {
             Message::MemoRequested(ask) => {
                 self.waited += 1;
                 self.wanted.insert((run, ask.memo.0));
-                let asked =
-                    self.asked.entry((run, number)).or_insert(Asked { key: ask.memo, leave: None });
+                let asked = self
+                    .asked
+                    .entry((run, number))
+                    .or_insert(AskedKey { key: ask.memo, leave: None });
                 if asked.key != ask.memo {
                     (asked.key, asked.leave) = (ask.memo, None);
                 }
@@ -245,7 +247,7 @@ impl Memos {
         };
         asked.leave = Some(life);
         let key = asked.key;
-        let holds = |(other, asked): &(&Asker, &Asked)| {
+        let holds = |(other, asked): &(&Asker, &AskedKey)| {
             **other != asker && asked.key == key && asked.leave == Some(life)
         };
         if let Some((other, _)) = self.asked.iter().find(holds) {

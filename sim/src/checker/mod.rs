@@ -47,7 +47,7 @@ use stepwell::model::time::Time;
 use stepwell::wire::message::Message;
 use stepwell_storage::{Op, Seq};
 
-pub(crate) use self::unique::Begun as KeysBegun;
+pub(crate) use self::unique::KeysBegun;
 use crate::durable::{Change, Durable};
 use crate::plan::Plan;
 use crate::report::Violation;
@@ -76,7 +76,7 @@ pub(crate) struct Checkers {
     batches: batch::Batches,
     applied: applied_request::AppliedRequests,
     requests: answer::Requests,
-    atomic_start: atomic_start::Calls,
+    atomic_start: atomic_start::AtomicCalls,
     schedules: schedule::Schedules,
     tally: tally::Tallies,
     violations: Vec<Violation>,

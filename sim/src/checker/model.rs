@@ -47,7 +47,7 @@ use stepwell::model::payload::Payload;
 use stepwell::model::request::Refusal;
 use stepwell::model::run::{Outcome, OutcomeDead, RunState};
 
-use self::search::{Op, Verdict, What};
+use self::search::{Op, SearchItem, SearchVerdict};
 use super::Findings;
 use crate::client_log::{Answer, Asked, Call, Calls, Forgotten, run_id};
 use crate::durable::{Durable, DurableRun};
@@ -91,16 +91,16 @@ pub(super) fn at_the_end(
         let (lives, forgotten) = lives.remove(&run_id(name)).unwrap_or_default();
         let forgotten_count = forgotten.len() as u64;
         let forgets = !forgotten_runs.is_empty();
-        let history = History::new(calls.clone(), (lives, forgotten), (repeats, forgets));
+        let history = CallHistory::new(calls.clone(), (lives, forgotten), (repeats, forgets));
         match history.verdict() {
-            Verdict::Explained => {
+            SearchVerdict::Explained => {
                 checked.forgotten += forgotten_count;
                 let unknown = |call: &&Call| call.answer == Answer::Unknown;
                 checked.calls += calls.len() as u64;
                 checked.unknown += calls.iter().filter(unknown).count() as u64;
             }
-            Verdict::Unexplained => findings.report(NAME, history.story(name)),
-            Verdict::GivenUp => checked.given_up += 1,
+            SearchVerdict::Unexplained => findings.report(NAME, history.story(name)),
+            SearchVerdict::GivenUp => checked.given_up += 1,
         }
     }
     checked
@@ -198,7 +198,7 @@ fn ends_of(run: &DurableRun) -> Vec<Option<(u32, Outcome)>> {
 
 /// The calls about one run, and what became of it.
 #[derive(Debug, Clone)]
-struct History {
+struct CallHistory {
     calls: Vec<Call>,
     /// The runs that had the name, one after the other, as their journals hold them in the end.
     lives: Vec<Held>,
@@ -215,16 +215,16 @@ struct History {
 /// A run as the model knows it. Invariant: nothing but a redrive leads back from `Ended` to `Live`,
 /// and to `Absent` only the forgetting of a run that has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum State {
+enum RunModel {
     /// So many runs of the name have been forgotten.
     Absent(usize),
-    Live(Life),
+    Live(RunLife),
     /// Its outcome is what the journal says.
-    Ended(Life),
+    Ended(RunLife),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Life {
+struct RunLife {
     /// Which run of the name it is.
     nth: usize,
     /// What it was started as: one of the history's kinds.
@@ -239,7 +239,7 @@ struct Life {
     acts: u32,
 }
 
-impl History {
+impl CallHistory {
     fn new(
         calls: Vec<Call>,
         (lives, forgotten): (Vec<Held>, Vec<Forgotten>),
@@ -256,29 +256,29 @@ impl History {
         Self { calls, lives, forgotten, kinds, repeats, forgets }
     }
 
-    fn verdict(&self) -> Verdict {
+    fn verdict(&self) -> SearchVerdict {
         search::verdict(self, &self.ops(u64::MAX))
     }
 
     /// How this life of the run ended, if it did.
-    fn end(&self, life: Life) -> Option<&Outcome> {
+    fn end(&self, life: RunLife) -> Option<&Outcome> {
         let (_, outcome) = self.journal_of(life)?.end_after(life.acts)?;
         Some(outcome)
     }
 
-    fn journal_of(&self, life: Life) -> Option<&Held> {
+    fn journal_of(&self, life: RunLife) -> Option<&Held> {
         self.lives.get(life.nth)
     }
 
     /// The state of a run that has ended.
-    fn end_state(&self, life: Life) -> Option<RunState> {
+    fn end_state(&self, life: RunLife) -> Option<RunState> {
         let discarded = self.journal_of(life)?.is_discarded_after(life.acts);
         let end = state_of(self.end(life)?);
         Some(if discarded { RunState::Discarded } else { end })
     }
 
     /// Does the journal's next act, if that is `command`.
-    fn act(&self, request_id: RequestId, life: Life) -> Option<State> {
+    fn act(&self, request_id: RequestId, life: RunLife) -> Option<RunModel> {
         let held = self.journal_of(life)?;
         let dead = self.end_state(life) == Some(RunState::Dead);
         if !dead || held.place_of(request_id)? != life.acts {
@@ -287,13 +287,13 @@ impl History {
         let (index, _, kind) = held.acts[life.acts as usize];
         let acts = life.acts + 1;
         Some(match kind {
-            AuditAction::Redrive => State::Live(Life { acts, entries: index + 1, ..life }),
-            _ => State::Ended(Life { acts, ..life }),
+            AuditAction::Redrive => RunModel::Live(RunLife { acts, entries: index + 1, ..life }),
+            _ => RunModel::Ended(RunLife { acts, ..life }),
         })
     }
 
     /// Whether the request has been carried out.
-    fn has_acted(&self, request_id: RequestId, life: Life) -> bool {
+    fn has_acted(&self, request_id: RequestId, life: RunLife) -> bool {
         let place = self.journal_of(life).and_then(|held| held.place_of(request_id));
         place.is_some_and(|place| place < life.acts)
     }
@@ -304,53 +304,57 @@ impl History {
     }
 
     /// The state and what it may have become by itself.
-    fn with_time(&self, state: State) -> impl Iterator<Item = State> {
+    fn with_time(&self, state: RunModel) -> impl Iterator<Item = RunModel> {
         let live = match state {
-            State::Live(life) => Some(life),
+            RunModel::Live(life) => Some(life),
             _ => None,
         };
         let ended = live.filter(|life| match self.end(*life) {
             Some(Outcome::OutcomeCancelled(_)) => life.asked,
             end => end.is_some(),
         });
-        std::iter::once(state).chain(ended.map(State::Ended))
+        std::iter::once(state).chain(ended.map(RunModel::Ended))
     }
 
     /// What an operation may make of a state; nothing if it cannot have happened then.
-    fn after(&self, op: &Op, state: State) -> Vec<State> {
+    fn after(&self, op: &Op, state: RunModel) -> Vec<RunModel> {
         let states = self.with_time(state);
         match op.what {
-            What::Journal => states.filter(|state| self.is_held(*state)).collect(),
-            What::Forgotten(nth) => states.filter_map(|state| self.forgotten(nth, state)).collect(),
-            What::Call(call) if op.answered => {
+            SearchItem::Journal => states.filter(|state| self.is_held(*state)).collect(),
+            SearchItem::Forgotten(nth) => {
+                states.filter_map(|state| self.forgotten(nth, state)).collect()
+            }
+            SearchItem::Call(call) if op.answered => {
                 states.filter_map(|state| self.answered(&self.calls[call], state)).collect()
             }
-            What::Call(call) => {
+            SearchItem::Call(call) => {
                 states.filter_map(|state| self.unanswered(&self.calls[call], state)).collect()
             }
         }
     }
 
     /// Whether the journal may say this in the end.
-    fn is_held(&self, state: State) -> bool {
-        let last = |life: Life| life.nth + 1 == self.lives.len() && self.is(life);
+    fn is_held(&self, state: RunModel) -> bool {
+        let last = |life: RunLife| life.nth + 1 == self.lives.len() && self.is(life);
         match state {
-            State::Absent(forgotten) => forgotten == self.lives.len(),
-            State::Live(life) => last(life) && self.end(life).is_none(),
-            State::Ended(life) => last(life) && self.end(life).is_some(),
+            RunModel::Absent(forgotten) => forgotten == self.lives.len(),
+            RunModel::Live(life) => last(life) && self.end(life).is_none(),
+            RunModel::Ended(life) => last(life) && self.end(life).is_some(),
         }
     }
 
     /// The run of this number is forgotten: it has ended, as its journal says.
-    fn forgotten(&self, nth: usize, state: State) -> Option<State> {
+    fn forgotten(&self, nth: usize, state: RunModel) -> Option<RunModel> {
         match state {
-            State::Ended(life) if life.nth == nth && self.is(life) => Some(State::Absent(nth + 1)),
+            RunModel::Ended(life) if life.nth == nth && self.is(life) => {
+                Some(RunModel::Absent(nth + 1))
+            }
             _ => None,
         }
     }
 
     /// Whether its journal is one of such a life.
-    fn is(&self, life: Life) -> bool {
+    fn is(&self, life: RunLife) -> bool {
         let Some(held) = self.lives.get(life.nth) else {
             return false;
         };
@@ -361,38 +365,40 @@ impl History {
     }
 
     /// A copy of a call has its effect, unseen. None where it has none.
-    fn unanswered(&self, call: &Call, state: State) -> Option<State> {
+    fn unanswered(&self, call: &Call, state: RunModel) -> Option<RunModel> {
         match (&call.asked, state) {
-            (Asked::Start { .. }, State::Absent(nth)) => self.begun(call, nth),
-            (Asked::Cancel, State::Live(life)) if !life.asked => {
-                Some(State::Live(Life { asked: true, ..life }))
+            (Asked::Start { .. }, RunModel::Absent(nth)) => self.begun(call, nth),
+            (Asked::Cancel, RunModel::Live(life)) if !life.asked => {
+                Some(RunModel::Live(RunLife { asked: true, ..life }))
             }
-            (Asked::Operate { request_id, .. }, State::Ended(life)) => self.act(*request_id, life),
+            (Asked::Operate { request_id, .. }, RunModel::Ended(life)) => {
+                self.act(*request_id, life)
+            }
             _ => None,
         }
     }
 
-    fn begun(&self, call: &Call, nth: usize) -> Option<State> {
+    fn begun(&self, call: &Call, nth: usize) -> Option<RunModel> {
         let Asked::Start { workflow, input, delayed } = &call.asked else {
             return None;
         };
         let kind = self.kind_of(workflow, input)?;
         let (delayed, asked, entries) = (*delayed, false, 1);
-        Some(State::Live(Life { nth, kind, asked, delayed, entries, acts: 0 }))
+        Some(RunModel::Live(RunLife { nth, kind, asked, delayed, entries, acts: 0 }))
     }
 
     /// A call is answered as it was: what the state becomes, if it is one in which this answer is
     /// right.
-    fn answered(&self, call: &Call, state: State) -> Option<State> {
+    fn answered(&self, call: &Call, state: RunModel) -> Option<RunModel> {
         let ended = |told: RunState| match state {
-            State::Ended(life) => (self.end_state(life) == Some(told)).then_some(state),
+            RunModel::Ended(life) => (self.end_state(life) == Some(told)).then_some(state),
             _ => None,
         };
         let mine = || self.begun(call, 0)?.life().map(|life| life.kind);
         match (&call.asked, &call.answer) {
             (_, Answer::Refused(refusal)) => match refusal {
                 Refusal::NoSuchRun(_) if !matches!(call.asked, Asked::Start { .. }) => {
-                    matches!(state, State::Absent(_)).then_some(state)
+                    matches!(state, RunModel::Absent(_)).then_some(state)
                 }
                 Refusal::IdTaken(_) => (state.life()?.kind != mine()?).then_some(state),
                 Refusal::HasEnded(refusal) if call.asked == Asked::Cancel => ended(refusal.state),
@@ -420,26 +426,26 @@ impl History {
             },
             (Asked::Operate { request_id, .. }, Answer::Done) => match state {
                 _ if self.has_acted(*request_id, state.life()?) => Some(state),
-                State::Ended(life) => self.act(*request_id, life),
+                RunModel::Ended(life) => self.act(*request_id, life),
                 _ => None,
             },
             (Asked::Start { .. }, Answer::Started(true)) => match state {
-                State::Absent(nth) => self.begun(call, nth),
-                State::Live(_) | State::Ended(_) => None,
+                RunModel::Absent(nth) => self.begun(call, nth),
+                RunModel::Live(_) | RunModel::Ended(_) => None,
             },
             (Asked::Start { .. }, Answer::Started(false)) => {
                 (state.life()?.kind == mine()?).then_some(state)
             }
             (Asked::Cancel, Answer::Done) => match state {
-                State::Live(life) => Some(State::Live(Life { asked: true, ..life })),
-                State::Absent(_) | State::Ended(_) => None,
+                RunModel::Live(life) => Some(RunModel::Live(RunLife { asked: true, ..life })),
+                RunModel::Absent(_) | RunModel::Ended(_) => None,
             },
-            (Asked::Resume, Answer::Done) => matches!(state, State::Live(_)).then_some(state),
+            (Asked::Resume, Answer::Done) => matches!(state, RunModel::Live(_)).then_some(state),
             (Asked::Outcome { waits }, Answer::Outcome(outcome)) => match outcome {
                 Outcome::OutcomePending(_) if *waits => None,
                 Outcome::OutcomePending(pending) => self.lives_as(pending.state, state),
                 told => match state {
-                    State::Ended(life) if self.end(life) == Some(told) => Some(state),
+                    RunModel::Ended(life) if self.end(life) == Some(told) => Some(state),
                     _ => None,
                 },
             },
@@ -455,40 +461,40 @@ impl History {
     }
 
     /// A run that has not ended is told to be in this state of its life.
-    fn lives_as(&self, told: RunState, state: State) -> Option<State> {
-        let State::Live(life) = state else {
+    fn lives_as(&self, told: RunState, state: RunModel) -> Option<RunModel> {
+        let RunModel::Live(life) = state else {
             return None;
         };
         match told {
             RunState::Delayed => (life.delayed && life.entries == 1).then_some(state),
             told if told.is_final() => None,
-            _ => Some(State::Live(Life { delayed: false, ..life })),
+            _ => Some(RunModel::Live(RunLife { delayed: false, ..life })),
         }
     }
 
     /// Journals never get shorter, and one that has ended never longer.
-    fn has_grown(&self, workflow: &str, entries: u32, state: State) -> Option<State> {
+    fn has_grown(&self, workflow: &str, entries: u32, state: RunModel) -> Option<RunModel> {
         let life = state.life()?;
         let ends_with = self.journal_of(life).map_or(0, |held| match state {
-            State::Ended(life) => held.entries_after(life.acts),
+            RunModel::Ended(life) => held.entries_after(life.acts),
             _ => held.end_after(life.acts).map_or(held.entries, |(at, _)| at + 1),
         });
         let fits = match state {
-            State::Ended(_) => entries == ends_with,
+            RunModel::Ended(_) => entries == ends_with,
             _ => (life.entries..=ends_with).contains(&entries),
         };
         if !fits || self.kinds[life.kind].0 != workflow {
             return None;
         }
         Some(match state {
-            State::Live(life) => State::Live(Life { entries, ..life }),
+            RunModel::Live(life) => RunModel::Live(RunLife { entries, ..life }),
             other => other,
         })
     }
 }
 
-impl State {
-    fn life(self) -> Option<Life> {
+impl RunModel {
+    fn life(self) -> Option<RunLife> {
         match self {
             Self::Absent(_) => None,
             Self::Live(life) | Self::Ended(life) => Some(life),

@@ -71,7 +71,7 @@ async fn replay_with(
         clock: Arc::new(Still(tokio::time::Instant::now())),
         entropy: Arc::new(Counter::default()),
         net: Arc::new(NoNet),
-        exec: Arc::new(Tasks),
+        exec: Arc::new(ReplayTasks),
     };
     let outside = Outside::closed(bodies.clone());
     let worker = program.worker(Worker::new(dial, env), outside, version, 1_000);
@@ -206,9 +206,9 @@ impl Net for NoNet {
     }
 }
 
-struct Tasks;
+struct ReplayTasks;
 
-impl Exec for Tasks {
+impl Exec for ReplayTasks {
     fn isolated(&self, _name: &str, future: BoxFuture<'static, ()>) -> io::Result<()> {
         tokio::spawn(future);
         Ok(())

@@ -36,7 +36,7 @@ pub(super) struct Keys {
 
 /// What is known when a call begins.
 #[derive(Debug, Clone)]
-pub(crate) struct Begun {
+pub(crate) struct KeysBegun {
     key: Bytes,
     /// Runs that have let go of the key already.
     released: BTreeSet<RunId>,
@@ -125,7 +125,7 @@ impl Keys {
     }
 
     /// A client is about to ask for a key.
-    pub(super) fn asked(&self, durable: &Durable, workflow: &str, key: &str) -> Begun {
+    pub(super) fn asked(&self, durable: &Durable, workflow: &str, key: &str) -> KeysBegun {
         let hash = stepwell::model::unique::UniqueKey::new(key, Unique::Queued).hash(workflow);
         let key = unique::unique(Namespace::default(), hash);
         let released = self.of.get(&key).into_iter().flatten().filter_map(|no| {
@@ -133,14 +133,14 @@ impl Keys {
             (!self.holds(durable, *no, self.latest)).then_some(id)
         });
         let released = released.collect();
-        Begun { key, released }
+        KeysBegun { key, released }
     }
 
     /// It was answered with this run.
     pub(super) fn answered(
         &self,
         durable: &Durable,
-        begun: &Begun,
+        begun: &KeysBegun,
         (name, id, started): (&str, RunId, bool),
         findings: &mut Findings<'_>,
     ) {

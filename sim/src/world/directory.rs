@@ -24,9 +24,9 @@ use tempfile::TempDir;
 use crate::plan::{FaultKind, Plan, Strike};
 
 /// The machine's disk.
-pub(super) struct Directory(Mutex<State>);
+pub(super) struct Directory(Mutex<DirectoryState>);
 
-struct State {
+struct DirectoryState {
     images: u32,
     entropy: u64,
     /// Whether power is ever cut: only then is it worth knowing where to.
@@ -55,7 +55,7 @@ impl Directory {
         let home = home().unwrap_or_else(|e| panic!("no temporary directory: {e}"));
         let cuts = |kind| kind == FaultKind::PowerLost;
         let by_script = plan.script.iter().any(|s| s.strike == Strike::LosePower);
-        Self(Mutex::new(State {
+        Self(Mutex::new(DirectoryState {
             images: 0,
             entropy: crate::draw::hash(plan.seed, "store id"),
             loses_power: by_script || plan.faults.iter().any(|timed| cuts(timed.fault.kind)),
@@ -126,12 +126,12 @@ impl Directory {
     }
 
     /// A panic of the engine's must not take the disk from the next life.
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, DirectoryState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl DirectoryState {
     fn path(&self) -> PathBuf {
         self.home.path().join(self.images.to_string())
     }

@@ -19,7 +19,7 @@ use super::directory::Directory;
 use super::fault::{file_open_refusal, open_refusal};
 use super::record::{COMMIT_KEY, CommitRecord, STORE_KEY, StoreRecord};
 use super::tree::{LONG_LIVED, SHORT_LIVED, SYSTEM, Tree, read_record};
-use super::watermark::{Mark, Watermark};
+use super::watermark::{Watermark, WatermarkRecord};
 use super::{Options, version_file};
 use crate::identity::{Epoch, Identity, StoreId};
 use crate::receipt::Seq;
@@ -53,7 +53,7 @@ pub(super) fn open(path: &Path, options: &Options) -> Result<Opened, OpenRefusal
     };
     let commit = CommitRecord { epoch: Epoch(commit.epoch.0 + 1), ..commit };
     tree.identify(store, commit).map_err(|error| open_refusal(&error))?;
-    let mark = Mark { seq: commit.seq, epoch: commit.epoch, store: store.store };
+    let mark = WatermarkRecord { seq: commit.seq, epoch: commit.epoch, store: store.store };
     let watermark = Watermark::start(&directory.watermark(), mark)
         .map_err(|error| at(&directory.watermark())(error))?;
     drain_level_0(&tree);
@@ -80,7 +80,7 @@ fn create(directory: &Directory, options: &Options) -> Result<(), OpenRefusal> {
     let store = StoreRecord { store: StoreId(options.entropy), origin: options.entropy };
     let found = || Tree::new(Tree::database(&new, options)?, store.origin, options)?.found(store);
     found().map_err(|error| open_refusal(&error))?;
-    let mark = Mark { seq: Seq(0), epoch: Epoch(0), store: store.store };
+    let mark = WatermarkRecord { seq: Seq(0), epoch: Epoch(0), store: store.store };
     Watermark::start(&directory.watermark(), mark).map_err(at(&directory.watermark()))?;
     std::fs::rename(&new, directory.database()).map_err(at(&new))?;
     directory.sync()
@@ -129,14 +129,16 @@ fn open_database(path: &Path, options: &Options) -> Result<Database, OpenRefusal
     }
 }
 
-fn read_watermark(directory: &Directory) -> Result<Result<Mark, &'static str>, OpenRefusal> {
+fn read_watermark(
+    directory: &Directory,
+) -> Result<Result<WatermarkRecord, &'static str>, OpenRefusal> {
     let path = directory.watermark();
     Ok(Watermark::read(&path).map_err(at(&path))?.unwrap_or(Err("the watermark is missing")))
 }
 
 /// Whether the store is at least as far as it is known to have been.
 fn compare(
-    marked: Result<Mark, &'static str>,
+    marked: Result<WatermarkRecord, &'static str>,
     store: StoreId,
     commit: CommitRecord,
 ) -> Result<(), OpenRefusal> {

@@ -42,7 +42,7 @@ const SYNC_EVERY: Duration = Duration::from_secs(1);
 
 /// How far a store had come.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) struct Mark {
+pub(super) struct WatermarkRecord {
     pub(super) seq: Seq,
     pub(super) epoch: Epoch,
     pub(super) store: StoreId,
@@ -58,7 +58,7 @@ pub(super) struct Watermark {
 impl Watermark {
     /// Reads the mark in the file: none if there is no file, an error text if it holds no valid
     /// one.
-    pub(super) fn read(path: &Path) -> io::Result<Option<Result<Mark, &'static str>>> {
+    pub(super) fn read(path: &Path) -> io::Result<Option<Result<WatermarkRecord, &'static str>>> {
         let bytes = match std::fs::read(path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -70,7 +70,7 @@ impl Watermark {
     }
 
     /// Opens or creates the file and writes `mark` into both slots, durably.
-    pub(super) fn start(path: &Path, mark: Mark) -> io::Result<Watermark> {
+    pub(super) fn start(path: &Path, mark: WatermarkRecord) -> io::Result<Watermark> {
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
         let mut watermark = Watermark { file, slot: 0, synced_at: now() };
         // One after the other, each synced: at no moment is there no valid one.
@@ -82,7 +82,7 @@ impl Watermark {
     }
 
     /// Notes a commit whose data is durable.
-    pub(super) fn note(&mut self, mark: Mark) -> io::Result<()> {
+    pub(super) fn note(&mut self, mark: WatermarkRecord) -> io::Result<()> {
         self.write(mark)?;
         if now().duration_since(self.synced_at) >= SYNC_EVERY { self.sync() } else { Ok(()) }
     }
@@ -93,7 +93,7 @@ impl Watermark {
         Ok(())
     }
 
-    fn write(&mut self, mark: Mark) -> io::Result<()> {
+    fn write(&mut self, mark: WatermarkRecord) -> io::Result<()> {
         self.slot ^= 1;
         self.file.write_all_at(&encode(mark), SLOT_AT[self.slot])
     }
@@ -107,7 +107,7 @@ fn now() -> Instant {
     Instant::now()
 }
 
-fn encode(mark: Mark) -> [u8; SLOT_BYTES] {
+fn encode(mark: WatermarkRecord) -> [u8; SLOT_BYTES] {
     let mut slot = [0; SLOT_BYTES];
     slot[..4].copy_from_slice(&MAGIC);
     slot[8..16].copy_from_slice(&mark.store.0.to_be_bytes());
@@ -118,21 +118,25 @@ fn encode(mark: Mark) -> [u8; SLOT_BYTES] {
     slot
 }
 
-fn decode(slot: &[u8]) -> Option<Mark> {
+fn decode(slot: &[u8]) -> Option<WatermarkRecord> {
     let number = |at: usize| Some(u64::from_be_bytes(slot.get(at..at + 8)?.try_into().ok()?));
     let sum = u32::from_be_bytes(slot.get(4..8)?.try_into().ok()?);
     if slot[..4] != MAGIC || crc32c::crc32c(&slot[8..]) != sum {
         return None;
     }
-    Some(Mark { store: StoreId(number(8)?), epoch: Epoch(number(16)?), seq: Seq(number(24)?) })
+    Some(WatermarkRecord {
+        store: StoreId(number(8)?),
+        epoch: Epoch(number(16)?),
+        seq: Seq(number(24)?),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn mark(seq: u64) -> Mark {
-        Mark { seq: Seq(seq), epoch: Epoch(3), store: StoreId(0x0102_0304_0506_0708) }
+    fn mark(seq: u64) -> WatermarkRecord {
+        WatermarkRecord { seq: Seq(seq), epoch: Epoch(3), store: StoreId(0x0102_0304_0506_0708) }
     }
 
     #[test]

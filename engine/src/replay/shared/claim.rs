@@ -4,7 +4,7 @@
 use super::{Shared, State};
 use crate::model::failure::Failure;
 use crate::model::id::{CommandIndex, MemoKey};
-use crate::replay::command::{Claim, Command, Stage};
+use crate::replay::command::{Claim, Command, CommandStage};
 use crate::replay::report::Report;
 
 impl Shared {
@@ -25,9 +25,9 @@ impl Shared {
         let Some(claim) = command.claim.as_mut().filter(|claim| claim.asked) else {
             return false;
         };
-        if stage == Stage::Claiming {
+        if stage == CommandStage::Claiming {
             claim.granted = true;
-            command.stage = Stage::Asked;
+            command.stage = CommandStage::Asked;
             command.wake(turn.as_ref());
         }
         command.resolution.is_none()
@@ -37,13 +37,13 @@ impl Shared {
     /// fails.
     pub(crate) fn memo_failed(&self, number: CommandIndex, failure: Failure) {
         let State { commands, turn, .. } = &mut *self.state();
-        let waits = |command: &&mut Command| command.stage == Stage::Claiming;
+        let waits = |command: &&mut Command| command.stage == CommandStage::Claiming;
         if let Some(command) = commands.get_mut(&number.0).filter(waits)
             && let Some(claim) = &mut command.claim
         {
             claim.settled();
             claim.failure = Some(failure);
-            command.stage = Stage::Asked;
+            command.stage = CommandStage::Asked;
             command.wake(turn.as_ref());
         }
     }

@@ -32,7 +32,7 @@ pub use self::schedule::{Filled, ScheduleBuilder, ScheduleSet, Schedules};
 pub use self::start::{StartBuilder, StartMany};
 use super::env::Env;
 use super::link::{Dial, NetDial};
-use super::session::{Session, SessionError, within};
+use super::session::{PeerSession, SessionError, within};
 use crate::model::entry::Entry;
 use crate::model::id::{Namespace, ProcessInstance, RequestId, RunId};
 use crate::model::request::{Caller, ListRuns};
@@ -65,10 +65,10 @@ const JOURNAL_PAGE: u32 = 1_000;
 pub struct Client {
     caller: Caller,
     timeout: Duration,
-    shared: Arc<Shared>,
+    shared: Arc<ClientInner>,
 }
 
-struct Shared {
+struct ClientInner {
     env: Env,
     dial: Arc<dyn Dial>,
     requests: Arc<PendingRequests>,
@@ -97,7 +97,7 @@ impl Client {
     /// first call.
     pub fn new(dial: Arc<dyn Dial>, env: Env) -> Self {
         let requests = Arc::new(PendingRequests::numbered_from(env.entropy.next_u64()));
-        let shared = Shared { env, dial, requests, serving: Mutex::default() };
+        let shared = ClientInner { env, dial, requests, serving: Mutex::default() };
         let caller = Caller { principal: "client".to_owned(), ..Caller::default() };
         Self { caller, timeout: CALL_TIMEOUT_DEFAULT, shared: Arc::new(shared) }
     }
@@ -285,7 +285,8 @@ impl Client {
                     ProcessInstance(self.random()),
                     reached,
                 );
-                let session = Session::new(shared.env.clone(), shared.dial.clone(), peer, is_alive);
+                let session =
+                    PeerSession::new(shared.env.clone(), shared.dial.clone(), peer, is_alive);
                 tokio::spawn(session.run());
                 *serving = Some(Serving { alive, reached: is_reached.clone() });
                 is_reached

@@ -18,10 +18,10 @@ use crate::wire::message::{Hello, Message, PROTOCOL, RefusedReply, Welcome};
 /// The requests of a client that have no answer yet, shared by all its calls. Callers send by it
 /// themselves; the session hands the answers back.
 #[derive(Debug)]
-pub(crate) struct PendingRequests(Mutex<State>);
+pub(crate) struct PendingRequests(Mutex<RequestsState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct RequestsState {
     last: u64,
     pending: BTreeMap<u64, Pending>,
     sender: Option<LinkSender>,
@@ -38,7 +38,7 @@ struct Pending {
 
 /// A call that waits for its answer. Dropping it forgets the request; it may have taken effect.
 #[derive(Debug)]
-pub(crate) struct Asked {
+pub(crate) struct PendingCall {
     requests: Arc<PendingRequests>,
     number: u64,
     answer: oneshot::Receiver<Result<Message, ClientError>>,
@@ -49,21 +49,21 @@ impl PendingRequests {
     /// earlier life of this process, or to another client behind the same address, is taken for one
     /// to a request of ours.
     pub(crate) fn numbered_from(drawn: u64) -> Self {
-        Self(Mutex::new(State {
+        Self(Mutex::new(RequestsState {
             last: match canary!("requests are numbered from one in each life") {
                 true => 0,
                 false => drawn >> 32,
             },
-            ..State::default()
+            ..RequestsState::default()
         }))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, RequestsState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sends a request, now or over the next connection.
-    pub(crate) fn ask(self: &Arc<Self>, request: impl FnOnce(u64) -> Message) -> Asked {
+    pub(crate) fn ask(self: &Arc<Self>, request: impl FnOnce(u64) -> Message) -> PendingCall {
         let (reply, answer) = oneshot::channel();
         let mut state = self.state();
         state.last += 1;
@@ -71,7 +71,7 @@ impl PendingRequests {
         let message = request(number);
         let sent = state.sender.as_ref().is_some_and(|sender| sender.send(message.clone()).is_ok());
         state.pending.insert(number, Pending { message, answer: reply, sent });
-        Asked { requests: self.clone(), number, answer }
+        PendingCall { requests: self.clone(), number, answer }
     }
 
     /// The connection is there: all that has no answer goes out (again), in the order in which it
@@ -146,7 +146,7 @@ impl PendingRequests {
     }
 }
 
-impl Asked {
+impl PendingCall {
     /// The answer.
     pub(crate) async fn answer(&mut self) -> Result<Message, ClientError> {
         match (&mut self.answer).await {
@@ -161,7 +161,7 @@ impl Asked {
     }
 }
 
-impl Drop for Asked {
+impl Drop for PendingCall {
     fn drop(&mut self) {
         self.requests.state().pending.remove(&self.number);
     }

@@ -10,7 +10,7 @@ use crate::model::payload::Payload;
 use crate::model::request::{NoSuchRun, Refusal};
 use crate::model::run::{Outcome, OutcomeCancelled, OutcomeCompleted, OutcomeDead};
 use crate::model::time::Time;
-use crate::runtime::fake_engine::{Connection, DialAnswer, FakeEngine, env, settle, started};
+use crate::runtime::fake_engine::{DialAnswer, FakeConnection, FakeEngine, env, settle, started};
 use crate::wire::message::{
     Closing, DoneReply, JournalReply, Message, OutcomeReply, RefusedReply, Start, StartAnswer,
     StartReply,
@@ -24,7 +24,7 @@ fn client() -> (FakeEngine, Client) {
     (engine, Client::new(dial, env()))
 }
 
-async fn start(connection: &mut Connection) -> Start {
+async fn start(connection: &mut FakeConnection) -> Start {
     match connection.next().await {
         Message::Start(start) => start,
         other => panic!("not a start: {other:?}"),

@@ -60,11 +60,11 @@ use tokio::sync::{mpsc, watch};
 use self::peer::{Introduction, Reached, WorkerPeer};
 pub(crate) use self::peer::{PageWanted, SessionControl};
 pub use self::slots::SLOTS_DEFAULT;
-use self::slots::Slots;
+use self::slots::WorkerSlots;
 use super::env::Env;
 use super::isolated;
 use super::link::{Dial, NetDial};
-use super::session::{Session, SessionError};
+use super::session::{PeerSession, SessionError};
 use crate::model::failure::Failure;
 use crate::model::id::{ProcessInstance, RequestId};
 use crate::model::limits::NAME_BYTES_MAX;
@@ -101,7 +101,7 @@ pub struct Worker {
     env: Env,
     registry: Registry,
     workflows: Vec<WorkflowOffer>,
-    slots: Slots,
+    slots: WorkerSlots,
     tags: Vec<String>,
     caller: Caller,
     build: String,
@@ -158,7 +158,7 @@ impl Worker {
             env,
             registry: Registry::new(),
             workflows: Vec::new(),
-            slots: Slots::default(),
+            slots: WorkerSlots::default(),
             tags: Vec::new(),
             caller: Caller { principal: "worker".to_owned(), ..Caller::default() },
             build: "unknown".to_owned(),
@@ -364,7 +364,7 @@ impl Worker {
         let (ended, has_ended) = watch::channel(());
         let runtime = tokio::runtime::Handle::current();
         let peer = WorkerPeer::new(introduction, world.clone(), runtime, reached, controls.clone());
-        let session = Session::new(env.clone(), dial, peer, from_handles);
+        let session = PeerSession::new(env.clone(), dial, peer, from_handles);
         let after = world.clone();
         let run = async move {
             session.run().await;

@@ -84,7 +84,7 @@ pub(crate) struct WorkerPeer {
     pub(super) outlet: Arc<Outlet>,
     pub(super) connection: u64,
     pub(super) turns: BTreeMap<RunNo, HeldTurn>,
-    pub(super) ended: Ended,
+    pub(super) ended: EndedTurns,
     /// Tasks that have not said that they are gone.
     tasks: usize,
     /// Those among them whose turns are not held any more.
@@ -103,7 +103,7 @@ pub(crate) struct WorkerPeer {
     heard_at: Duration,
     /// While the connection is away: until when turns are held.
     hold_until: Option<Duration>,
-    stage: Stage,
+    stage: WorkerStage,
 }
 
 /// A turn as the session sees it.
@@ -118,7 +118,7 @@ pub(super) struct HeldTurn {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Stage {
+enum WorkerStage {
     Working,
     Draining { until: Duration },
     Stopping { until: Duration, gave_up: bool, reason: &'static str },
@@ -141,7 +141,7 @@ impl WorkerPeer {
             outlet: Arc::default(),
             connection: 0,
             turns: BTreeMap::new(),
-            ended: Ended::default(),
+            ended: EndedTurns::default(),
             tasks: 0,
             parted: BTreeMap::new(),
             stuck: BTreeSet::new(),
@@ -153,7 +153,7 @@ impl WorkerPeer {
             session_timeout: SESSION_TIMEOUT_DEFAULT,
             heard_at: Duration::ZERO,
             hold_until: None,
-            stage: Stage::Working,
+            stage: WorkerStage::Working,
         }
     }
 
@@ -175,7 +175,7 @@ impl WorkerPeer {
         if now > Time(0) && !canary!("a dispatch does not tell the time") {
             self.world.engine_time.heard(now, mono);
         }
-        if self.stage != Stage::Working {
+        if self.stage != WorkerStage::Working {
             self.outlet.send(self.connection, Requeue { run, token });
             return;
         }
@@ -278,8 +278,9 @@ impl WorkerPeer {
     }
 
     pub(super) fn drain(&mut self, now: Duration) {
-        if self.stage == Stage::Working {
-            self.stage = Stage::Draining { until: now.saturating_add(self.introduction.grace) };
+        if self.stage == WorkerStage::Working {
+            self.stage =
+                WorkerStage::Draining { until: now.saturating_add(self.introduction.grace) };
             self.world.gate.shut();
             self.outlet.send(self.connection, Offer { queues: Vec::new() });
             self.tell_all(|| ToTurn::Drain);
@@ -287,12 +288,13 @@ impl WorkerPeer {
     }
 
     fn stop(&mut self, now: Duration, reason: &'static str) {
-        if self.stage == Stage::Working {
+        if self.stage == WorkerStage::Working {
             self.world.gate.shut();
             self.outlet.send(self.connection, Offer { queues: Vec::new() });
         }
-        if !matches!(self.stage, Stage::Stopping { .. }) {
-            self.stage = Stage::Stopping { until: now + STOP_TIMEOUT, gave_up: false, reason };
+        if !matches!(self.stage, WorkerStage::Stopping { .. }) {
+            self.stage =
+                WorkerStage::Stopping { until: now + STOP_TIMEOUT, gave_up: false, reason };
             self.tell_all(|| ToTurn::Stop);
         }
     }
@@ -315,7 +317,7 @@ impl Peer for WorkerPeer {
             process: me.process,
             build: me.build.clone(),
             workflows: me.workflows.clone(),
-            queues: if self.stage == Stage::Working { me.queues.clone() } else { Vec::new() },
+            queues: if self.stage == WorkerStage::Working { me.queues.clone() } else { Vec::new() },
             held: self.turns.iter().map(held).collect(),
             tags: me.tags.clone(),
         }
@@ -330,7 +332,7 @@ impl Peer for WorkerPeer {
         self.hold_until = None;
         let answer_by = Some(now + self.session_timeout);
         self.turns.values_mut().for_each(|held| held.answer_by = answer_by);
-        if self.stage != Stage::Working {
+        if self.stage != WorkerStage::Working {
             // The hello may be from before the drain.
             self.outlet.send(self.connection, Offer { queues: Vec::new() });
         }
@@ -436,11 +438,10 @@ impl Peer for WorkerPeer {
         let hold = self.hold_until.filter(|_| !self.turns.is_empty());
         let answer = self.turns.values().filter_map(|held| held.answer_by).min();
         let stage = match self.stage {
-            Stage::Working => None,
-            Stage::Draining { until } | Stage::Stopping { until, gave_up: false, .. } => {
-                Some(until)
-            }
-            Stage::Stopping { .. } => None,
+            WorkerStage::Working => None,
+            WorkerStage::Draining { until }
+            | WorkerStage::Stopping { until, gave_up: false, .. } => Some(until),
+            WorkerStage::Stopping { .. } => None,
         };
         hold.into_iter().chain(answer).chain(stage).chain([self.look_at]).min()
     }
@@ -452,8 +453,8 @@ impl Peer for WorkerPeer {
         self.drop_turns(|held| held.answer_by.is_some_and(|by| by <= now));
         self.look_for_stuck(now);
         match &mut self.stage {
-            Stage::Draining { until } if *until <= now => self.stop(now, "drained"),
-            Stage::Stopping { until, gave_up, .. } if *until <= now && !*gave_up => {
+            WorkerStage::Draining { until } if *until <= now => self.stop(now, "drained"),
+            WorkerStage::Stopping { until, gave_up, .. } if *until <= now && !*gave_up => {
                 *gave_up = true;
                 let blocking = self.turns.values().filter(|held| held.watch.blocks(now));
                 self.world.counts.stuck.fetch_add(blocking.count() as u64, Ordering::Relaxed);
@@ -464,8 +465,10 @@ impl Peer for WorkerPeer {
 
     fn leaves(&self) -> Option<String> {
         match &self.stage {
-            Stage::Draining { .. } if self.tasks == self.stuck.len() => Some("drained".to_owned()),
-            Stage::Stopping { gave_up, reason, .. }
+            WorkerStage::Draining { .. } if self.tasks == self.stuck.len() => {
+                Some("drained".to_owned())
+            }
+            WorkerStage::Stopping { gave_up, reason, .. }
                 if self.tasks == self.stuck.len() || *gave_up =>
             {
                 Some((*reason).to_owned())
@@ -477,12 +480,12 @@ impl Peer for WorkerPeer {
 
 /// The turns that ended last.
 #[derive(Debug, Default)]
-pub(super) struct Ended {
+pub(super) struct EndedTurns {
     order: VecDeque<(RunNo, Token)>,
     set: BTreeSet<(RunNo, Token)>,
 }
 
-impl Ended {
+impl EndedTurns {
     pub(super) fn add(&mut self, run: RunNo, token: Token) {
         if self.set.insert((run, token)) {
             self.order.push_back((run, token));

@@ -12,13 +12,13 @@ pub const SLOTS_DEFAULT: u32 = 32;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Slots {
+pub(super) struct WorkerSlots {
     named: Vec<QueueSlots>,
     of_bulk_handlers: Vec<QueueSlots>,
     has_functions: bool,
 }
 
-impl Slots {
+impl WorkerSlots {
     /// So many of this queue, and no others of it. The last word counts.
     pub(super) fn name(&mut self, queue: String, slots: u32) {
         self.named.retain(|known| known.queue != queue);

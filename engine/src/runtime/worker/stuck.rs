@@ -22,7 +22,7 @@ use crate::model::failure::{Failure, FailureKind};
 use crate::model::id::{CommandIndex, RunNo, Token};
 use crate::model::request::Caller;
 use crate::replay::mismatch::span_text;
-use crate::replay::watch::{Blocker, Body, Watch};
+use crate::replay::watch::{Blocker, RunningAttempt, Watch};
 use crate::replay::world::count;
 use crate::wire::message::{AskJournal, AttemptFailedReport, Requeue, TurnFailed};
 
@@ -154,11 +154,11 @@ impl WorkerPeer {
     }
 }
 
-fn stuck((number, body): (u32, &Body), blocker: Option<Blocker>) -> Failure {
+fn stuck((number, body): (u32, &RunningAttempt), blocker: Option<Blocker>) -> Failure {
     let limit = span_text(body.hard);
     let late = format!("the attempt took longer than its timeout of {limit}");
     let text = match blocker {
-        Some(Blocker::Body(blocking)) if blocking == number => format!(
+        Some(Blocker::RunningAttempt(blocking)) if blocking == number => format!(
             "the attempt is stuck: it blocks its thread and did not end at its timeout of {limit}; its worker leaves"
         ),
         Some(Blocker::Function) => {

@@ -15,7 +15,7 @@ use crate::model::request::{HasEnded, Refusal};
 use crate::model::run::RunState;
 use crate::model::time::Time;
 use crate::runtime::fake_engine::{
-    Connection, DialAnswer, FakeEngine, env, settle, started, stored, token,
+    DialAnswer, FakeConnection, FakeEngine, env, settle, started, stored, token,
 };
 use crate::runtime::session::SessionError;
 use crate::wire::message::{
@@ -105,7 +105,7 @@ fn report(message: Message) -> (u32, Token) {
 }
 
 /// A connected worker whose first step runs.
-async fn running() -> (FakeEngine, Connection, WorkerHandle, Bodies) {
+async fn running() -> (FakeEngine, FakeConnection, WorkerHandle, Bodies) {
     let (mut engine, handle, bodies) = worker();
     let connection = engine.accept().await;
     connection.dispatch(1, &[started("work")]);
@@ -470,7 +470,7 @@ async fn a_worker_that_can_do_nothing_does_not_start() {
     ));
 }
 
-impl Connection {
+impl FakeConnection {
     /// Dispatches run 2.
     fn dispatch_other(&self, lease: u64) {
         let entries = stored(&[started("work")]);

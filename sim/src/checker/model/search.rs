@@ -8,7 +8,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Answer, Asked, Call, History, Refusal, State, is_at_fault};
+use super::{Answer, Asked, Call, CallHistory, Refusal, RunModel, is_at_fault};
 
 /// Configurations looked at for one run. Histories of the simulation need a few hundred.
 const CONFIGURATIONS_MAX: usize = 200_000;
@@ -23,11 +23,11 @@ pub(super) struct Op {
     /// with the answer that was given, or durably; else unseen, and perhaps not at all.
     pub(super) answered: bool,
     /// What it is.
-    pub(super) what: What,
+    pub(super) what: SearchItem,
 }
 
 #[derive(Debug, Clone, Copy)]
-pub(super) enum What {
+pub(super) enum SearchItem {
     /// The call of this number takes effect.
     Call(usize),
     /// The run of this number is forgotten.
@@ -37,14 +37,14 @@ pub(super) enum What {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum SearchVerdict {
     Explained,
     Unexplained,
     /// There are too many orders.
     GivenUp,
 }
 
-impl History {
+impl CallHistory {
     /// What happened to the run, as far as the answers until `cut` tell. The journal is looked at
     /// if that is for ever.
     pub(super) fn ops(&self, cut: u64) -> Vec<Op> {
@@ -56,7 +56,7 @@ impl History {
             }
             let answered_at = answered_at(call).filter(|at| *at <= cut);
             if let Some(until) = answered_at {
-                ops.push(Op { from, until, answered: true, what: What::Call(at) });
+                ops.push(Op { from, until, answered: true, what: SearchItem::Call(at) });
             }
             if may_act_unseen(call) || self.may_act_later(call) {
                 // One that was refused because of another run finds that gone, perhaps: afterwards,
@@ -73,7 +73,7 @@ impl History {
                 let again = self.forgotten.iter().filter(|_| again);
                 let again = again.map(|forgotten| forgotten.from.max(from));
                 for from in std::iter::once(from).chain(again.filter(|from| *from <= cut)) {
-                    ops.push(Op { from, until, answered: false, what: What::Call(at) });
+                    ops.push(Op { from, until, answered: false, what: SearchItem::Call(at) });
                 }
             }
         }
@@ -84,12 +84,17 @@ impl History {
                     from: forgotten.from,
                     until: if durable { forgotten.until } else { u64::MAX },
                     answered: durable,
-                    what: What::Forgotten(nth),
+                    what: SearchItem::Forgotten(nth),
                 });
             }
         }
         if cut == u64::MAX {
-            ops.push(Op { from: u64::MAX, until: u64::MAX, answered: true, what: What::Journal });
+            ops.push(Op {
+                from: u64::MAX,
+                until: u64::MAX,
+                answered: true,
+                what: SearchItem::Journal,
+            });
         }
         ops
     }
@@ -116,16 +121,16 @@ pub(super) fn answered_at(call: &Call) -> Option<u64> {
 }
 
 /// Whether there is an order.
-pub(super) fn verdict(history: &History, ops: &[Op]) -> Verdict {
+pub(super) fn verdict(history: &CallHistory, ops: &[Op]) -> SearchVerdict {
     match walk(history, ops, |_| true) {
-        Walked::Stopped => Verdict::Explained,
-        Walked::Through => Verdict::Unexplained,
-        Walked::GivenUp => Verdict::GivenUp,
+        Walked::Stopped => SearchVerdict::Explained,
+        Walked::Through => SearchVerdict::Unexplained,
+        Walked::GivenUp => SearchVerdict::GivenUp,
     }
 }
 
 /// What the run may be after all that was answered.
-pub(super) fn states_after(history: &History, ops: &[Op]) -> BTreeSet<State> {
+pub(super) fn states_after(history: &CallHistory, ops: &[Op]) -> BTreeSet<RunModel> {
     let mut states = BTreeSet::new();
     walk(history, ops, |state| {
         states.extend(history.with_time(state));
@@ -141,8 +146,8 @@ enum Walked {
 }
 
 /// Tries all orders; `found` is told the state after each whole one and says whether to stop.
-fn walk(history: &History, ops: &[Op], mut found: impl FnMut(State) -> bool) -> Walked {
-    let start = (Set::of(ops.len()), State::Absent(0));
+fn walk(history: &CallHistory, ops: &[Op], mut found: impl FnMut(RunModel) -> bool) -> Walked {
+    let start = (Set::of(ops.len()), RunModel::Absent(0));
     let mut seen = BTreeSet::from([start.clone()]);
     let mut left = vec![start];
     while let Some((done, state)) = left.pop() {
@@ -165,7 +170,7 @@ fn walk(history: &History, ops: &[Op], mut found: impl FnMut(State) -> bool) -> 
         let free = nexts.iter().find(|(_, op)| {
             op.answered && !shuts_out(op) && history.after(op, state).contains(&state)
         });
-        let mut push = |next: (Set, State)| {
+        let mut push = |next: (Set, RunModel)| {
             if seen.insert(next.clone()) {
                 left.push(next);
             }

@@ -6,12 +6,12 @@ use stepwell::model::payload::Payload;
 use stepwell::model::run::Outcome;
 use twox_hash::XxHash3_64;
 
-use super::search::{self, Verdict, answered_at};
+use super::search::{self, SearchVerdict, answered_at};
 use crate::client_log::AskedAction;
 
-use super::{Answer, Asked, Call, Held, History, Life, State};
+use super::{Answer, Asked, Call, CallHistory, Held, RunLife, RunModel};
 
-impl History {
+impl CallHistory {
     /// The calls in the order in which they began, a mark at the answer that nothing explains, and
     /// what would have been possible.
     pub(super) fn story(&self, name: &str) -> String {
@@ -69,7 +69,7 @@ impl History {
     }
 
     fn fails(&self, cut: u64) -> bool {
-        search::verdict(self, &self.ops(cut)) == Verdict::Unexplained
+        search::verdict(self, &self.ops(cut)) == SearchVerdict::Unexplained
     }
 
     /// Questions whose answers are not needed for the contradiction are left out. What may have
@@ -97,15 +97,15 @@ impl History {
         let last = self.calls.iter().filter_map(answered_at).filter(|at| *at < cut).max();
         let before = match last {
             Some(last) => search::states_after(self, &self.ops(last)),
-            None => [State::Absent(0)].into(),
+            None => [RunModel::Absent(0)].into(),
         };
         let mut texts: Vec<String> = before.into_iter().map(|state| self.state(state)).collect();
         texts.dedup();
         texts.join("; or ")
     }
 
-    fn state(&self, state: State) -> String {
-        let life = |word: &str, life: Life| {
+    fn state(&self, state: RunModel) -> String {
+        let life = |word: &str, life: RunLife| {
             let (workflow, input) = &self.kinds[life.kind];
             let asked = if life.asked { ", asked to stop" } else { "" };
             let acts = match life.acts {
@@ -115,10 +115,10 @@ impl History {
             format!("{word} as {workflow} {}{asked}{acts}", brief(input))
         };
         match state {
-            State::Absent(0) => "absent".to_owned(),
-            State::Absent(_) => "forgotten".to_owned(),
-            State::Live(alive) => life("live", alive),
-            State::Ended(ended) => {
+            RunModel::Absent(0) => "absent".to_owned(),
+            RunModel::Absent(_) => "forgotten".to_owned(),
+            RunModel::Live(alive) => life("live", alive),
+            RunModel::Ended(ended) => {
                 let end = self.end(ended).map(outcome).unwrap_or_default();
                 format!("{}, {end}", life("ended", ended))
             }

@@ -204,12 +204,12 @@ fn done(value: u64) -> Option<Held> {
 /// A call from one time to another; 0 for one that never came back.
 type Made = (u64, u64, Asked, Answer);
 
-fn history(made: &[Made], journal: Option<Held>, repeats: bool) -> History {
+fn history(made: &[Made], journal: Option<Held>, repeats: bool) -> CallHistory {
     lives(made, journal.into_iter().collect(), &[], repeats)
 }
 
 /// Several runs of the name, forgotten at these times.
-fn lives(made: &[Made], held: Vec<Held>, forgotten: &[(u64, u64)], repeats: bool) -> History {
+fn lives(made: &[Made], held: Vec<Held>, forgotten: &[(u64, u64)], repeats: bool) -> CallHistory {
     let mut times: BTreeMap<u64, u64> = BTreeMap::new();
     for (from, until, ..) in made {
         times.extend([(*from, 0), (*until, 0)]);
@@ -224,21 +224,21 @@ fn lives(made: &[Made], held: Vec<Held>, forgotten: &[(u64, u64)], repeats: bool
     };
     let forgotten =
         forgotten.iter().map(|(from, until)| Forgotten { from: *from, until: *until }).collect();
-    History::new(made.iter().map(call).collect(), (held, forgotten), (repeats, false))
+    CallHistory::new(made.iter().map(call).collect(), (held, forgotten), (repeats, false))
 }
 
 #[track_caller]
 fn holds(made: &[Made], journal: Option<Held>) {
     let history = history(made, journal, false);
     let verdict = history.verdict();
-    assert_eq!(verdict, Verdict::Explained, "{}", history.story("r"));
+    assert_eq!(verdict, SearchVerdict::Explained, "{}", history.story("r"));
 }
 
 /// It does not hold; the story, without the spaces that only align it.
 #[track_caller]
 fn fails(made: &[Made], journal: Option<Held>) -> String {
     let history = history(made, journal, false);
-    assert_eq!(history.verdict(), Verdict::Unexplained);
+    assert_eq!(history.verdict(), SearchVerdict::Unexplained);
     let story = history.story("r");
     println!("{story}\n");
     let lines = story.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
@@ -371,7 +371,7 @@ fn nothing_is_cancelled_that_nobody_asked_to_stop() {
     fails(&[(5, 10, start(1), Answer::Started(true)), refused.clone(), told.clone()], gone.clone());
     // Unless the network keeps copies of what was answered.
     let made = [refused, (5, 10, start(1), Answer::Started(true)), told];
-    assert_eq!(history(&made, gone, true).verdict(), Verdict::Explained);
+    assert_eq!(history(&made, gone, true).verdict(), SearchVerdict::Explained);
 }
 
 #[test]
@@ -462,12 +462,12 @@ fn many_calls_at_once_are_no_trouble() {
     made.extend((25..30).map(|n| (n, 100 + n, Asked::Cancel, Answer::Done)));
     assert_eq!(
         history(&made, held(1, true, Some(cancelled())), true).verdict(),
-        Verdict::Explained
+        SearchVerdict::Explained
     );
 }
 
 /// A run that ends and is forgotten between 100 and 110, and what is asked about it.
-fn forgotten(more: &[Made], second: Option<Held>) -> Verdict {
+fn forgotten(more: &[Made], second: Option<Held>) -> SearchVerdict {
     let mut made = vec![
         (1, 10, start(1), Answer::Started(true)),
         (11, 20, WAIT, Answer::Outcome(completed(7))),
@@ -476,7 +476,7 @@ fn forgotten(more: &[Made], second: Option<Held>) -> Verdict {
     let held = done(1).into_iter().chain(second).collect();
     let history = lives(&made, held, &[(100, 110)], false);
     let verdict = history.verdict();
-    if verdict == Verdict::Unexplained {
+    if verdict == SearchVerdict::Unexplained {
         println!("{}\n", history.story("r"));
     }
     verdict
@@ -485,14 +485,14 @@ fn forgotten(more: &[Made], second: Option<Held>) -> Verdict {
 // Retention ends: nobody knows the run, and its name is free.
 #[test]
 fn a_run_may_be_forgotten_and_begun_anew() {
-    assert_eq!(forgotten(&[], None), Verdict::Explained);
+    assert_eq!(forgotten(&[], None), SearchVerdict::Explained);
     let unknown = (120, 130, PEEK, none_such());
     let cancel = (121, 131, Asked::Cancel, none_such());
-    assert_eq!(forgotten(&[unknown, cancel], None), Verdict::Explained);
+    assert_eq!(forgotten(&[unknown, cancel], None), SearchVerdict::Explained);
     // Somebody who asks while it happens is told the one or the other.
     for answer in [none_such(), Answer::Outcome(completed(7))] {
         let during = (90, 105, PEEK, answer);
-        assert_eq!(forgotten(&[during], None), Verdict::Explained);
+        assert_eq!(forgotten(&[during], None), SearchVerdict::Explained);
     }
     // Another run of the name, with another input, which lives, and one that is told of that.
     let second = [
@@ -501,10 +501,10 @@ fn a_run_may_be_forgotten_and_begun_anew() {
         (141, 150, PEEK, pending()),
         (151, 160, Asked::Status, status(RunState::Running, 4)),
     ];
-    assert_eq!(forgotten(&second, held(2, false, None)), Verdict::Explained);
+    assert_eq!(forgotten(&second, held(2, false, None)), SearchVerdict::Explained);
     // The same again, by a call that has no answer.
     let again = (120, 0, start(1), Answer::Unknown);
-    assert_eq!(forgotten(&[again], done(1)), Verdict::Explained);
+    assert_eq!(forgotten(&[again], done(1)), SearchVerdict::Explained);
 }
 
 #[test]
@@ -514,13 +514,13 @@ fn a_run_is_not_forgotten_before_its_time() {
         (30, 40, start(1), Answer::Started(true)),
         (30, 99, Asked::Status, none_such()),
     ] {
-        assert_eq!(forgotten(&[made], None), Verdict::Unexplained);
+        assert_eq!(forgotten(&[made], None), SearchVerdict::Unexplained);
     }
     // Nor while it lives.
     let made = [(1, 10, start(1), Answer::Started(true))];
     let live = held(1, false, None).into_iter().collect();
     let history = lives(&made, live, &[(100, 110)], false);
-    assert_eq!(history.verdict(), Verdict::Unexplained);
+    assert_eq!(history.verdict(), SearchVerdict::Unexplained);
 }
 
 #[test]
@@ -530,16 +530,16 @@ fn what_is_forgotten_stays_so() {
         (120, 130, start(1), Answer::Started(false)),
         (120, 130, Asked::Cancel, has_ended(RunState::Completed)),
     ] {
-        assert_eq!(forgotten(&[made], None), Verdict::Unexplained);
+        assert_eq!(forgotten(&[made], None), SearchVerdict::Unexplained);
     }
     // A second run that nobody began, one that a call began and that is gone, and one that is told
     // the first one's end.
-    assert_eq!(forgotten(&[], done(1)), Verdict::Unexplained);
+    assert_eq!(forgotten(&[], done(1)), SearchVerdict::Unexplained);
     let begun = (120, 130, start(2), Answer::Started(true));
-    assert_eq!(forgotten(std::slice::from_ref(&begun), None), Verdict::Unexplained);
+    assert_eq!(forgotten(std::slice::from_ref(&begun), None), SearchVerdict::Unexplained);
     let old = (131, 140, PEEK, Answer::Outcome(completed(7)));
     let second = held(2, false, Some(completed(8)));
-    assert_eq!(forgotten(&[begun, old], second), Verdict::Unexplained);
+    assert_eq!(forgotten(&[begun, old], second), SearchVerdict::Unexplained);
 }
 
 // A start that goes out twice begins a run by its first copy and is told that there is one by its
@@ -552,9 +552,9 @@ fn a_late_copy_of_a_start_begins_another_run_after_the_first_is_forgotten() {
     ];
     let held: Vec<Held> = done(1).into_iter().chain(done(1)).collect();
     let history = lives(&made, held.clone(), &[(100, 110)], true);
-    assert_eq!(history.verdict(), Verdict::Explained);
+    assert_eq!(history.verdict(), SearchVerdict::Explained);
     let history = lives(&made, held, &[(100, 110)], false);
-    assert_eq!(history.verdict(), Verdict::Unexplained);
+    assert_eq!(history.verdict(), SearchVerdict::Unexplained);
 }
 
 /// A call that starts all or none was refused because of another run. Once that is forgotten, a
@@ -571,8 +571,8 @@ fn a_refused_call_starts_its_runs_only_after_what_was_in_its_way_is_forgotten() 
         history.verdict()
     };
     let call = [(1, 9, start(1), refused.clone())];
-    let explained = Verdict::Explained;
-    let unexplained = Verdict::Unexplained;
+    let explained = SearchVerdict::Explained;
+    let unexplained = SearchVerdict::Unexplained;
     assert_eq!(verdict(&call, done(1), true, true), explained);
     assert_eq!(verdict(&call, done(1), true, false), unexplained);
     assert_eq!(verdict(&call, done(1), false, true), unexplained);
