@@ -109,11 +109,11 @@ mod planted {
         ),
         canary(
             "an atomic start is cut in two",
-            "A1: the runs that a call begins are written in one batch",
+            "M1: the runs that a call begins are written in one batch",
         ),
         canary(
             "an atomic start starts some",
-            "A2: a call begins none of its runs if one of them is refused",
+            "M2: a call begins none of its runs if one of them is refused",
         ),
         // Batches.
         canary(
@@ -142,11 +142,11 @@ mod planted {
             "B3: the follow-up of a batch begins in the commit that ends it",
         ),
         canary("a follow-up starts twice", "B3: a batch is followed by one run"),
-        canary("an item is in its group twice", "I1: an item is in a group once"),
-        canary("outcomes of items are mixed up", "I2: an outcome is that of the item at its place"),
+        canary("an item is in its group twice", "H1: an item is in a group once"),
+        canary("outcomes of items are mixed up", "H2: an outcome is that of the item at its place"),
         canary(
             "a call with too few outcomes counts",
-            "I3: a wrong number of outcomes fails the attempt of each item",
+            "H3: a wrong number of outcomes fails the attempt of each item",
         ),
         // Leases.
         canary(
@@ -228,30 +228,30 @@ mod planted {
         // What a queue's settings let through.
         canary(
             "the limit is looked at after the lease",
-            "A1: a new lease leaves at most as many leased as the concurrency limit says",
+            "L1: a new lease leaves at most as many leased as the concurrency limit says",
         ),
         canary(
             "restored leases have no place in the limit",
-            "A1: runs kept for workers that may come back are leased",
+            "L1: runs kept for workers that may come back are leased",
         ),
         canary(
             "a dead worker's place in the limit is lost",
-            "A1: a run that is no longer leased takes no place",
+            "L1: a run that is no longer leased takes no place",
         ),
         canary(
             "the bucket is full again after a restart",
-            "A2: what is left of a rate limit is durable with the leases it paid for",
+            "L2: what is left of a rate limit is durable with the leases it paid for",
         ),
         canary(
             "a paused queue dispatches",
-            "A3: while a queue is paused there is no new lease in it",
+            "L3: while a queue is paused there is no new lease in it",
         ),
-        canary("priorities are not looked at", "A4: the smallest priority goes first"),
+        canary("priorities are not looked at", "L4: the smallest priority goes first"),
         canary(
             "the oldest never gets its share",
-            "A4: one dispatch in so many goes to the run that waits longest",
+            "L4: one dispatch in so many goes to the run that waits longest",
         ),
-        canary("the oldest never gets its share of a worker", "A4: and so of those of one worker"),
+        canary("the oldest never gets its share of a worker", "L4: and so of those of one worker"),
         canary("tags are not looked at", "a run goes only where its tags are offered"),
         // Clocks and retention.
         canary(

@@ -30,9 +30,9 @@ pub(crate) const GROUP_OPS_MAX: usize = 64 << 10;
 
 /// What one handle has submitted and does not know to be durable, and whether it may go on.
 ///
-/// Invariants: **G1** `committed <= taken <= submitted`. **G2** Numbers rise by one. **G3** Each
+/// Invariants: **F1** `committed <= taken <= submitted`. **F2** Numbers rise by one. **F3** Each
 /// change of the batches `committed+1..=submitted` is in the overlay, unless a later one of them
-/// replaced it there. **G4** Once ended, none of the numbers moves.
+/// replaced it there. **F4** Once ended, none of the numbers moves.
 pub(crate) struct Submissions {
     pending: VecDeque<(Seq, WriteBatch)>,
     overlay: Overlay,
@@ -106,10 +106,10 @@ impl Submissions {
 
     /// Everything up to `through` is durable and in the tree below.
     pub(crate) fn applied(&mut self, through: Seq) -> Receipt {
-        assert!(self.ended.is_none(), "G4: an ended handle moves no number");
+        assert!(self.ended.is_none(), "F4: an ended handle moves no number");
         assert!(
             self.committed <= through && through <= self.taken,
-            "G1: only what was taken can be applied"
+            "F1: only what was taken can be applied"
         );
         self.committed = through;
         if through == self.submitted || canary!("reads miss what is in flight") {

@@ -6,13 +6,13 @@
 //! ([`Admission::reserve`]); when it has been read, it is looked at once more, since an operator
 //! may have changed something.
 //!
-//! - **A1** A new lease leaves at most as many runs of its queue leased as the concurrency limit
+//! - **L1** A new lease leaves at most as many runs of its queue leased as the concurrency limit
 //!   says. Going on with a worker that came back is no new lease; a run that waits is not leased.
 //!   One that is damaged, and that nobody goes on with, stays leased and is not counted.
-//! - **A2** In any span of engine time there are at most `burst` new leases and the rate's share of
+//! - **L2** In any span of engine time there are at most `burst` new leases and the rate's share of
 //!   the span, since the limit was set.
-//! - **A3** While a queue is paused there is no new lease in it.
-//! - **A4** Of as many new leases of a queue in a row as `oldest_every` says, at least one went to
+//! - **L3** While a queue is paused there is no new lease in it.
+//! - **L4** Of as many new leases of a queue in a row as `oldest_every` says, at least one went to
 //!   the run that had its place first, of those its worker can take; and so with those of one
 //!   worker. Otherwise the smallest priority goes first.
 
@@ -63,8 +63,8 @@ impl Bucket {
 
     fn take(&mut self, rate: &RateLimit, now: Time) {
         let level = self.level(rate, now);
-        // A2: nothing is dispatched from an empty bucket.
-        assert!(level >= rate.per_ms || cfg!(canary), "A2: the bucket holds a dispatch");
+        // L2: nothing is dispatched from an empty bucket.
+        assert!(level >= rate.per_ms || cfg!(canary), "L2: the bucket holds a dispatch");
         *self = Self { level: level.saturating_sub(rate.per_ms), at: now };
     }
 
@@ -457,7 +457,7 @@ mod tests {
         admission
     }
 
-    // A2, to the millisecond: whoever asks at every instant gets never more than burst + rate x
+    // L2, to the millisecond: whoever asks at every instant gets never more than burst + rate x
     // span.
     #[test]
     fn a_bucket_lets_its_burst_and_its_rate_through_and_no_more() {

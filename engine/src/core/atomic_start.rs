@@ -8,8 +8,8 @@
 //!
 //! # Invariants
 //!
-//! - **A1** The runs that a call begins are written in one batch.
-//! - **A2** It begins none if one of its runs is refused. One that exists already, the same, is not
+//! - **M1** The runs that a call begins are written in one batch.
+//! - **M2** It begins none if one of its runs is refused. One that exists already, the same, is not
 //!   refused.
 
 #[cfg(test)]

@@ -101,7 +101,7 @@ impl Core {
         }
     }
 
-    /// A1: the places in the limits are those of leased runs and of runs being read to be leased.
+    /// L1: the places in the limits are those of leased runs and of runs being read to be leased.
     fn check_places(&self) {
         let mut leased: BTreeMap<u32, u64> = BTreeMap::new();
         let mut stranded: BTreeMap<u32, u64> = BTreeMap::new();
@@ -109,7 +109,7 @@ impl Core {
             *leased.entry(held.record.queue).or_default() += 1;
             *stranded.entry(held.record.queue).or_default() += u64::from(held.stranded);
             let nobody = held.holder.is_none();
-            assert!(!held.stranded || nobody, "A1: whoever holds {no} has a place");
+            assert!(!held.stranded || nobody, "L1: whoever holds {no} has a place");
         }
         let mut reserved: BTreeMap<u32, u64> = BTreeMap::new();
         for mailbox in self.mailboxes.values() {
@@ -124,7 +124,7 @@ impl Core {
             assert_eq!(
                 queue.admission.counts(),
                 (of(&leased), of(&stranded), of(&reserved)),
-                "A1: places of queue {number} (leased, of them without a place, kept)"
+                "L1: places of queue {number} (leased, of them without a place, kept)"
             );
         }
     }

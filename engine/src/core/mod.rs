@@ -37,7 +37,7 @@
 //! - **D1–D5** Dead letters: see `core/dead.rs`.
 //! - **C1** The tally equals the states of all runs; what a queue counts equals the states of its
 //!   runs.
-//! - **A1** to **A4** What a queue's settings let through: see `admission`.
+//! - **L1** to **L4** What a queue's settings let through: see `admission`.
 //! - **O1**–**O6** are about schedules, in `schedule.rs`; **N1**, **N2** about operators' requests,
 //!   in `applied_request.rs`.
 //!

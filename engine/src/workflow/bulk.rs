@@ -11,11 +11,11 @@
 //! gathered in this worker and is polled with the others of it. So a group needs no task of its
 //! own, and is gone from memory with the last of its items.
 //!
-//! - **I1** An item is in one group for each attempt, and in a group once.
-//! - **I2** The outcome at place `n` is that of the item at place `n`.
-//! - **I3** What ends a call as a whole (a panic, its limit, a wrong number of outcomes) fails the
+//! - **H1** An item is in one group for each attempt, and in a group once.
+//! - **H2** The outcome at place `n` is that of the item at place `n`.
+//! - **H3** What ends a call as a whole (a panic, its limit, a wrong number of outcomes) fails the
 //!   attempt of each of its items, and nothing else.
-//! - **I4** The limits of a call count from when it begins, for the watch over blocked threads,
+//! - **H4** The limits of a call count from when it begins, for the watch over blocked threads,
 //!   too: an item that has waited for it has used up nothing of them.
 
 use std::panic::AssertUnwindSafe;
@@ -295,7 +295,7 @@ fn items_of<In: DeserializeOwned>(
     Ok((places, items))
 }
 
-/// Puts each outcome where its item is (I2).
+/// Puts each outcome where its item is (H2).
 fn spread<Out>(
     count: usize,
     places: &[usize],

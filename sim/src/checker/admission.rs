@@ -1,8 +1,8 @@
 //! **A queue's limits hold, exactly, and its pause; and a run goes only where its tags are
 //! offered.**
 //!
-//! Source: the core's invariants A1 (a new lease leaves at most as many leased as the concurrency
-//! limit says), A2 (in any span of engine time at most the burst and the rate's share of it) and A3
+//! Source: the core's invariants L1 (a new lease leaves at most as many leased as the concurrency
+//! limit says), L2 (in any span of engine time at most the burst and the rate's share of it) and L3
 //! (none while the queue is paused), by the settings that are durable before the lease, in the
 //! order of what is durable; and `StartBuilder::tags`. A run that goes on with a worker that came
 //! back is not leased anew.

@@ -1,6 +1,6 @@
 //! **An atomic start starts all of its runs or none, at every commit.**
 //!
-//! Source: `StartMany::atomic`, and the core's invariants A1 and A2. The names that only
+//! Source: `StartMany::atomic`, and the core's invariants M1 and M2. The names that only
 //! this call uses all exist, or none of them does, after every batch that becomes durable.
 
 use std::collections::BTreeSet;

@@ -1,7 +1,7 @@
 //! **An item of a bulk handler is in a call once, and a call with a wrong number of outcomes has
 //! none.**
 //!
-//! Source: `Worker::register_bulk`, and invariants I1 and I3 of the bulk handler. Some items make
+//! Source: `Worker::register_bulk`, and invariants H1 and H3 of the bulk handler. Some items make
 //! their first call answer one outcome too few or too many: their first attempt never succeeds.
 //! That each item has its own outcome is checked by the workload's proof and by what the outside
 //! world holds under the item's key.

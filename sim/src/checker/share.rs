@@ -1,6 +1,6 @@
 //! **The most urgent run goes first, and one dispatch in so many goes to the oldest.**
 //!
-//! Source: the core's invariant A4. Of all that is queued and that its worker can take, a run that
+//! Source: the core's invariant L4. Of all that is queued and that its worker can take, a run that
 //! is leased is of the smallest priority, or it is the oldest; and of as many leases in a row as
 //! the queue's setting says, one went to the oldest, in each life of the engine; and so of those to
 //! one worker, while it has one session. Not so often that priorities mean nothing: at most two in
