@@ -39,3 +39,35 @@ proptest! {
         fuzz_world(seed, &steps.0);
     }
 }
+
+// A run is asked to stop while it is read for the worker that came back with it: the worker is told of
+// the request under its old token, and once more with the lease that continues.
+#[test]
+fn a_cancel_request_between_a_hello_and_its_continued_lease_is_told_twice() {
+    fuzz_world(
+        4,
+        &[
+            (9, 0, 0, 0),
+            (0, 0, 0, 108),
+            (0, 0, 0, 32),
+            (0, 0, 0, 0),
+            (0, 0, 0, 0),
+            (0, 0, 0, 0),
+            (0, 126, 0, 11),
+            (0, 0, 0, 0),
+            (0, 0, 0, 0),
+            (0, 0, 0, 0),
+            (0, 0, 0, 96),
+            (51, 101, 247, 0),
+            (14, 0, 0, 96),
+            (0, 0, 0, 0),
+            (43, 0, 0, 0),
+            (9, 109, 0, 96),
+            (16, 46, 0, 0),
+            (52, 0, 0, 0),
+            (40, 114, 0, 2),
+            (9, 160, 0, 96),
+            (16, 160, 0, 0),
+        ],
+    );
+}
