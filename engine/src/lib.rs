@@ -73,8 +73,7 @@
 //! - [`Worker`] runs workflows, [`Client`] starts them and asks about them, over TCP or in the
 //!   process of the engine.
 //! - [`Engine`] (feature `server`): embedded, or listening.
-//! - [`model`]: the nouns. [`core`]: the state machine, a function. [`keys`]: what is stored.
-//!   [`wire`]: the protocol.
+//! - [`model`]: the nouns.
 //! - [`runtime`]: the only code that touches tokio; [`runtime::env`] is where a simulation puts
 //!   another world.
 //!
@@ -82,27 +81,51 @@
 //!
 //! `worker` (default): the SDK, worker and client; no store. `server` (default): the engine with
 //! the fjall store, and `calendar`, which reads cron expressions and knows the time zones. Without
-//! any: the core alone, without tokio.
+//! any: the nouns alone. `inspect` is for the simulator and the fuzz targets: it shows the core, what
+//! is stored and the protocol, none of which is kept stable.
+
+/// Declares modules that are not for users: the simulator and the fuzz targets see them by the
+/// feature `inspect`.
+macro_rules! internal {
+    ($($(#[$meta:meta])* $module:ident),+ $(,)?) => {
+        $(
+            #[cfg(feature = "inspect")]
+            $(#[$meta])*
+            pub mod $module;
+            #[cfg(not(feature = "inspect"))]
+            $(#[$meta])*
+            #[allow(unreachable_pub, reason = "public by the feature `inspect`")]
+            mod $module;
+        )+
+    };
+}
+
+internal! {
+    #[cfg(any(feature = "server", feature = "inspect"))]
+    core,
+    #[cfg(any(feature = "server", feature = "inspect"))]
+    keys,
+    numbered,
+    #[cfg(any(feature = "server", feature = "inspect"))]
+    store_reader,
+    #[cfg(any(feature = "worker", feature = "inspect"))]
+    wire,
+}
 
 #[cfg(canary)]
 pub mod canary;
 #[cfg(not(canary))]
 mod canary;
-pub mod core;
 #[cfg(all(test, feature = "server"))]
 mod fixed;
 #[cfg(any(test, feature = "inspect"))]
 pub mod fuzzing;
-pub mod keys;
 mod lenient;
 pub mod model;
-pub mod numbered;
 #[cfg(feature = "worker")]
 mod replay;
 #[cfg(feature = "worker")]
 pub mod runtime;
-pub mod store_reader;
-pub mod wire;
 #[cfg(feature = "worker")]
 pub mod workflow;
 

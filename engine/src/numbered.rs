@@ -85,6 +85,7 @@ pub(crate) mod later {
     }
 
     /// Encodes what `encode` encodes, at every depth, as a later version would.
+    #[cfg(test)]
     pub(crate) fn write<T>(encode: impl FnOnce() -> T) -> T {
         let before = IS_WRITTEN.replace(true);
         let done = encode();

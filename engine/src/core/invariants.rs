@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use stepwell_storage::{MemStore, Space, block_on};
 
-use super::memo::NOT_ATTEMPTED;
+use crate::model::entry::NOT_ATTEMPTED;
 use super::run::{Run, RunFold};
 use super::unique::KeyId;
 use crate::keys::batch::BatchRecord;

@@ -60,6 +60,7 @@ use self::asleep::Sleepers;
 use super::Core;
 use super::output::{Note, Output, StoreRead};
 use super::unique::KeyId;
+use crate::model::entry::NOT_ATTEMPTED;
 use crate::canary::canary;
 use crate::keys::Record;
 use crate::keys::expiry::{self, Expires, Expiry};
@@ -77,9 +78,6 @@ use crate::wire::message::{
 const TELL_MAX: usize = 64;
 /// Bytes of results told in one transition, softly.
 const TELL_BYTES_MAX: usize = 1 << 20;
-
-/// The attempt of a result that somebody else came to.
-pub const NOT_ATTEMPTED: u32 = 0;
 
 /// A step of a run.
 type StepRef = (RunNo, CommandIndex);

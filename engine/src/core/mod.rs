@@ -105,8 +105,9 @@ use self::lease::{Lease, RecordSlots};
 pub use self::load::summary;
 use self::load::{Lookup, Mailbox, Want};
 use self::memo::Memos;
-pub use self::memo::NOT_ATTEMPTED;
-pub use self::open::{OpenRefused, Opened, QueueRow};
+#[cfg(feature = "inspect")]
+pub use self::open::QueueRow;
+pub use self::open::{OpenRefused, Opened};
 use self::output::{Note, Output};
 use self::queue::Queue;
 use self::retention::Cleaner;
@@ -411,6 +412,7 @@ impl Core {
     }
 
     /// The settings.
+    #[cfg(feature = "inspect")]
     pub fn settings(&self) -> &Settings {
         &self.settings
     }

@@ -90,6 +90,7 @@ impl SteppedCore {
     }
 
     /// Whether the core wants a tick now.
+    #[cfg(test)]
     pub(super) fn is_due(&self) -> bool {
         self.core.wakes_at().is_some_and(|at| at <= self.mono)
     }

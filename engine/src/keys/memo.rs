@@ -40,6 +40,7 @@ pub fn memo(namespace: Namespace, hash: u128) -> Bytes {
 }
 
 /// The namespace and the hash of a key of the family.
+#[cfg(any(test, feature = "inspect"))]
 pub fn from_key(key: &[u8]) -> Option<(Namespace, u128)> {
     Some((
         Namespace(u32::from_be_bytes(key.get(3..7)?.try_into().ok()?)),

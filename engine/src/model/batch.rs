@@ -35,6 +35,10 @@ impl BatchCounts {
         self.completed + self.dead + self.cancelled
     }
 
+    #[cfg_attr(
+        not(any(feature = "server", feature = "inspect")),
+        expect(dead_code, reason = "the engine's, and a worker has none")
+    )]
     pub(crate) fn count(&mut self, state: RunState) {
         match state {
             RunState::Completed => self.completed += 1,
@@ -105,6 +109,10 @@ pub fn follow_up_id(namespace: Namespace, name: &str, no: BatchNo) -> RunId {
     RunId::from_name(namespace, &format!("\u{1}batch {} {name}", no.0))
 }
 
+#[cfg_attr(
+    not(any(feature = "server", feature = "inspect")),
+    expect(dead_code, reason = "the engine's, and a worker has none")
+)]
 /// The payload that is a [`BatchEnded`] around `input`, which stays encoded as it is.
 pub(crate) fn ended_payload(name: &str, counts: BatchCounts, input: &Payload) -> Payload {
     /// A map of six.

@@ -66,6 +66,9 @@ pub struct SourceLocation {
     pub version: u32,
 }
 
+/// The attempt number of a memoized result that another run came to.
+pub const NOT_ATTEMPTED: u32 = 0;
+
 /// A step ended well.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepCompleted {

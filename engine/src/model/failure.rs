@@ -7,14 +7,14 @@ use serde::{Deserialize, Serialize};
 /// The longest message or cause kept, in bytes; longer ones are cut with an ellipsis.
 pub const FAILURE_TEXT_BYTES_MAX: usize = 2_048;
 /// The stored class of an attempt that panicked.
-pub(crate) const PANIC: &str = "panic";
+pub const PANIC: &str = "panic";
 /// The stored class of a value that cannot be a payload.
-pub(crate) const PAYLOAD: &str = "payload";
+pub const PAYLOAD: &str = "payload";
 /// The stored class of a run of [`Client::get_or_run`](crate::Client::get_or_run) that gave no
 /// result.
-pub(crate) const ONCE: &str = "once";
+pub const ONCE: &str = "once";
 /// The stored class of an attempt that took too long.
-pub(crate) const TIMEOUT_CLASS: &str = "time limit";
+pub const TIMEOUT_CLASS: &str = "time limit";
 
 /// The displayed word of a stored class.
 pub fn displayed_class(stored: &str) -> &str {
@@ -22,6 +22,7 @@ pub fn displayed_class(stored: &str) -> &str {
 }
 
 /// Whether a filter's word names a stored class, by the stored or by the displayed word.
+#[cfg(feature = "server")]
 pub(crate) fn is_class(word: &str, stored: &str) -> bool {
     word == stored || word == displayed_class(stored)
 }
@@ -146,6 +147,10 @@ impl Failure {
 
     /// The same failure, cut to the limits: a worker may send anything.
     #[must_use]
+    #[cfg_attr(
+        not(any(feature = "server", feature = "inspect")),
+        expect(dead_code, reason = "the engine's, and a worker has none")
+    )]
     pub(crate) fn bounded(mut self) -> Self {
         self.causes.truncate(FAILURE_CAUSES_MAX);
         self.causes = self.causes.into_iter().map(cut).collect();

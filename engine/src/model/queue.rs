@@ -24,12 +24,20 @@ pub struct RateLimit {
 }
 
 impl RateLimit {
+    #[cfg_attr(
+        not(any(feature = "server", feature = "inspect")),
+        expect(dead_code, reason = "the engine's, and a worker has none")
+    )]
     /// What a full bucket holds, in units of which a dispatch takes `per_ms` and a millisecond
     /// brings `count`.
     pub(crate) fn full(&self) -> u64 {
         u64::from(self.burst) * self.per_ms
     }
 
+    #[cfg_attr(
+        not(any(feature = "server", feature = "inspect")),
+        expect(dead_code, reason = "the engine's, and a worker has none")
+    )]
     /// Whether all of it is in range: what is refused cannot overflow.
     pub(crate) fn is_in_range(&self) -> bool {
         (1..=QUEUE_BURST_MAX).contains(&self.count)

@@ -227,6 +227,10 @@ impl ScheduleSpec {
         format!("schedule/{}/{}", self.name, nominal_text(nominal))
     }
 
+    #[cfg_attr(
+        not(any(feature = "server", feature = "inspect")),
+        expect(dead_code, reason = "the engine's, and a worker has none")
+    )]
     /// The run of an occurrence.
     pub(crate) fn run(&self, namespace: Namespace, nominal: Time, now: Time) -> StartRun {
         let name = self.run_name(nominal);

@@ -18,7 +18,7 @@ use super::report::Report;
 use super::watch::{RunningAttempt, Watch};
 use super::world::{World, count};
 use crate::canary::canary;
-use crate::core::NOT_ATTEMPTED;
+use crate::model::entry::NOT_ATTEMPTED;
 use crate::model::entry::{CommandKind, Entry, SourceLocation, Started};
 use crate::model::failure::Failure;
 use crate::model::id::CommandIndex;

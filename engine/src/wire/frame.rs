@@ -9,6 +9,7 @@ use crate::numbered::Undecodable;
 /// rest.
 pub const FRAME_BYTES_MAX: usize = (16 << 20) + (1 << 20);
 
+#[cfg(any(feature = "server", feature = "inspect"))]
 /// A page of journal entries in one frame stays around this size, so that heartbeats are not held
 /// up behind it.
 pub const JOURNAL_FRAME_BYTES: usize = 256 << 10;

@@ -749,6 +749,7 @@ messages! {
     },
 }
 
+#[cfg(any(feature = "server", feature = "inspect"))]
 impl BackfillReply {
     /// What became of a page. A run that is there already is that of its occurrence, whatever it
     /// was started with.

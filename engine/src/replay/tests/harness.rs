@@ -11,8 +11,8 @@ use futures_util::future::BoxFuture;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::core::NOT_ATTEMPTED;
 use crate::model::chain;
+use crate::model::entry::NOT_ATTEMPTED;
 use crate::model::entry::{
     AttemptFailed, CancelRequested, Entry, SourceLocation, Started, StepCompleted, StepFailed,
     TimerArmed, TimerFired,

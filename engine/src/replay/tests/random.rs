@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use proptest::prelude::*;
 
 use super::harness::{START, TurnHarness, cancel, summary};
-use crate::core::NOT_ATTEMPTED;
+use crate::model::entry::NOT_ATTEMPTED;
 use crate::model::entry::{Entry, SourceLocation, StepCompleted};
 use crate::model::failure::Failure;
 use crate::model::id::CommandIndex;
