@@ -11,6 +11,7 @@ use crate::lenient;
 
 /// Why bytes that should hold one of our records do not.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub enum Undecodable {
     /// There is not even a kind number.
     #[error("the record is empty")]

@@ -214,7 +214,7 @@ impl Withheld {
     }
 
     /// How many there are.
-    #[cfg(any(test, feature = "inspect"))]
+    #[cfg(feature = "inspect")]
     pub fn len(&self) -> usize {
         self.0.len()
     }
@@ -386,7 +386,7 @@ impl Output {
     }
 
     /// Whether nothing was collected.
-    #[cfg(any(test, feature = "inspect"))]
+    #[cfg(feature = "inspect")]
     pub fn is_empty(&self) -> bool {
         self.batches.is_empty()
             && self.current.is_empty()

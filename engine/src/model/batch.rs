@@ -18,6 +18,7 @@ pub struct BatchNo(pub u64);
 
 /// How many runs of a batch have ended, by how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct BatchCounts {
     /// Runs in it.
     pub total: u64,
@@ -51,6 +52,7 @@ impl BatchCounts {
 
 /// A batch as `batch show` tells it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct BatchSummary {
     /// Its name.
     pub name: String,

@@ -39,6 +39,7 @@ pub struct DeadCursor {
 
 /// A dead letter as listings tell it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct DeadLetter {
     /// The run.
     pub id: RunId,
@@ -73,6 +74,7 @@ pub struct DeadLetter {
 /// What an operator did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "u8", try_from = "u8")]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub enum AuditAction {
     /// Gave a dead letter another input.
     Edit,
@@ -134,6 +136,7 @@ impl TryFrom<u8> for AuditAction {
 
 /// An entry of the audit log: what an operator did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct AuditEntry {
     /// When.
     pub at: Time,

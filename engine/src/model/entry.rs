@@ -256,6 +256,7 @@ pub struct Cancelled {
 numbered! {
     /// One entry of a run's journal.
     #[derive(Debug, Clone, PartialEq, Eq)]
+    #[cfg_attr(not(feature = "inspect"), non_exhaustive)]
     pub enum Entry {
         /// Entry 0.
         1 => Started,

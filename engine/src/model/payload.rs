@@ -30,6 +30,7 @@ fn short(name: &str) -> String {
 
 /// A value that does not become a payload, or a payload that does not become the wanted type.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub enum PayloadError {
     /// The value's type refuses to serialize.
     #[error("the value does not serialize: {cause}")]

@@ -119,6 +119,7 @@ impl fmt::Display for QueueChange {
 /// A queue as listings tell it: its settings, and gauges that are exact at the commit they are told
 /// with.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct QueueSummary {
     /// Its name.
     pub name: String,

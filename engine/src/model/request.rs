@@ -113,6 +113,7 @@ macro_rules! refusals {
         numbered! {
             /// How the engine says no. Nothing was changed by a call that got one.
             #[derive(Debug, Clone, PartialEq, Eq)]
+            #[cfg_attr(not(feature = "inspect"), non_exhaustive)]
             pub enum Refusal { $($(#[$meta])* $number => $name),+ }
         }
 

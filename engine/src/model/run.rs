@@ -12,6 +12,7 @@ use crate::numbered::numbered;
 /// Every state a run can be in. Each is listed and counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "u8", try_from = "u8")]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub enum RunState {
     /// Started with a delay, and not due yet.
     Delayed,
@@ -109,6 +110,7 @@ impl TryFrom<u8> for RunState {
 
 /// A run as listings and `status` tell it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct RunSummary {
     /// The run.
     pub id: RunId,
@@ -167,6 +169,7 @@ pub struct OutcomePending {
 numbered! {
     /// How a run ended, or that it has not.
     #[derive(Debug, Clone, PartialEq, Eq)]
+    #[cfg_attr(not(feature = "inspect"), non_exhaustive)]
     pub enum Outcome {
         /// It returned.
         1 => OutcomeCompleted,
@@ -181,6 +184,7 @@ numbered! {
 
 /// Counts an engine keeps, as `stats` tells them.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct Stats {
     /// Runs in each state, in the order of [`RunState::ALL`].
     pub runs: Vec<u64>,
@@ -220,6 +224,7 @@ pub struct Stats {
 
 /// What an engine has in memory, counted. All but sessions and timers is about work under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct InMemory {
     /// Connections of workers and clients.
     pub sessions: u64,

@@ -190,6 +190,7 @@ pub struct ScheduleState {
 
 /// A schedule as listings tell it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct ScheduleInfo {
     /// What it starts, and when.
     pub spec: ScheduleSpec,
@@ -203,6 +204,7 @@ pub struct ScheduleInfo {
 
 /// An occurrence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct Occurrence {
     /// The instant the schedule names.
     pub nominal: Time,

@@ -81,6 +81,7 @@ impl Default for EngineOptions {
 
 /// Why an engine does not open.
 #[derive(Debug, thiserror::Error)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub enum OpenError {
     /// The store does not.
     #[error("the store in {} does not open", path.display())]

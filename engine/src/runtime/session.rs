@@ -43,6 +43,7 @@ const MESSAGES_MAX: usize = 256;
 
 /// Why there is no connection.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub enum SessionError {
     /// Nobody answers there.
     #[error("{address} is not reachable: {cause}")]

@@ -33,6 +33,7 @@ pub struct BatchBuilder<Out = serde_json::Value> {
 
 /// What came of a call about a batch.
 #[derive(Debug)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct BatchStarted<Out> {
     /// The batch as it was when the last part of the call was answered.
     pub batch: BatchSummary,
@@ -42,6 +43,7 @@ pub struct BatchStarted<Out> {
 
 /// What came of cancelling a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct BatchCancelled {
     /// The batch as it was when all of them had been asked. Most have not stopped by then.
     pub batch: BatchSummary,

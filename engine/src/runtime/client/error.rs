@@ -10,6 +10,7 @@ use crate::runtime::session::SessionError;
 
 /// Why a call has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub enum ClientError {
     /// There is no connection, and the request was never sent: it has taken no effect.
     #[error("{address} is not reachable: {cause}")]
@@ -74,6 +75,7 @@ impl From<SessionError> for ClientError {
 
 /// Why a run has no output.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub enum RunError {
     /// It failed and is a dead letter.
     #[error("the run failed: {0}")]

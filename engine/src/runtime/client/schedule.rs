@@ -165,6 +165,7 @@ impl ScheduleBuilder {
 
 /// A schedule that was set.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct ScheduleSet {
     /// The schedule.
     pub schedule: ScheduleInfo,
@@ -174,6 +175,7 @@ pub struct ScheduleSet {
 
 /// A page of a backfill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct Filled {
     /// Runs that were started.
     pub started: u64,

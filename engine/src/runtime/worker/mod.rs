@@ -111,6 +111,7 @@ pub struct Worker {
 
 /// Why a worker did not start, or ended.
 #[derive(Debug, thiserror::Error)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub enum WorkerError {
     /// There is nothing it could run.
     #[error("no workflow is registered: a worker without one would never get a run")]
@@ -521,6 +522,7 @@ impl std::fmt::Debug for WorkerHandle {
 
 /// What a worker has done since it started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct WorkerStats {
     /// Turns begun.
     pub turns: u64,
