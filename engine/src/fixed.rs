@@ -9,16 +9,6 @@ use std::fmt::Write;
 
 use bytes::Bytes;
 
-use crate::keys::applied_request::AppliedRequestRecord;
-use crate::keys::batch::{BatchRecord, FollowUpRecord};
-use crate::keys::expiry::{Expires, Expiry, ExpiryMark};
-use crate::keys::memo::{MemoRecord, MemoWait};
-use crate::keys::unique::UniqueRecord;
-use crate::keys::{
-    self, AuditRecord, DeadRecord, GenerationRecord, IndexRecord, LeaseRecord, Mark, MovedRecord,
-    PoolRecord, QueueRecord, QueuedRecord, Record, ScheduleRecord, StoppedRecord, Tally,
-    TimerRecord,
-};
 use crate::model::batch::{self, BatchCounts, BatchNo, Span};
 use crate::model::chain;
 use crate::model::dead::{AuditAction, UNREGISTERED_WORKFLOW, WORKER_LOST};
@@ -40,6 +30,19 @@ use crate::model::schedule::{CronTimes, EveryTimes, Overlap, ScheduleSpec, Sched
 use crate::model::time::Time;
 use crate::model::unique::{Unique, UniqueKey};
 use crate::numbered::later;
+use crate::tables::applied_request::AppliedRequestRecord;
+use crate::tables::batch::{BatchRecord, FollowUpRecord};
+use crate::tables::expiry::{Expires, Expiry, ExpiryMark, ExpiryMarkKey};
+use crate::tables::memo::{MemoRecord, MemoWait};
+use crate::tables::unique::UniqueRecord;
+use crate::tables::{
+    AppliedRequestKey, AuditKey, AuditRecord, DeadKey, DeadRecord, EndedBatchKey, FollowUpKey,
+    GenerationKey, GenerationRecord, IndexKey, IndexRecord, JournalKey, LeaseKey, LeaseRecord,
+    Mark, MarkKey, MemoResultKey, MovedKey, MovedRecord, OpenBatchKey, PoolKey, PoolRecord,
+    QueueKey, QueueRecord, QueuedKey, QueuedRecord, Record, ScheduleKey, ScheduleRecord,
+    ScheduleStateKey, StoppedKey, StoppedRecord, TableKey, Tally, TallyKey, TimerKey, TimerRecord,
+    UniqueHolderKey,
+};
 use crate::wire::message::Message;
 
 fn hex(bytes: &[u8]) -> String {
@@ -81,38 +84,38 @@ const TOKEN: Token = Token { store: 7, epoch: 2, lease: LeaseNo(9) };
 
 fn keys_of_rows(lines: &mut Lines) {
     lines.section("keys of rows");
-    lines.bytes("tally", keys::tally());
-    lines.bytes("index", keys::index(SPACE, RunId(HASH)));
-    lines.bytes("queue", keys::queue(6));
-    lines.bytes("stopped run", keys::stopped(RUN));
-    lines.bytes("dead letter", keys::dead(Time(5), RUN));
-    lines.bytes("queued run", keys::queued(6, 2, 11));
-    lines.bytes("one priority of a queue", keys::lane(6, 2));
-    lines.bytes("lease", keys::lease(6));
-    lines.bytes("timer", keys::timer(Time(5), RUN));
-    lines.bytes("journal", keys::journal::row(RUN, 7, 1));
-    lines.bytes("generation", keys::generation(6));
-    lines.bytes("moved run", keys::moved(RUN));
-    lines.bytes("mark", keys::mark());
-    lines.bytes("counts of a queue", keys::pool(6));
-    lines.bytes("audit entry", keys::audit(Time(5), 12));
-    lines.bytes("unique key", keys::unique::unique(SPACE, HASH));
-    lines.bytes("memoized result", keys::memo::memo(SPACE, HASH));
-    lines.bytes("open batch", keys::batch::batch(6));
-    lines.bytes("ended batch", keys::batch::ended(SPACE, HASH));
-    lines.bytes("follow-up of a batch", keys::batch::follow_up(6));
+    lines.bytes("tally", TallyKey {}.to_bytes());
+    lines.bytes("index", IndexKey { namespace: SPACE, id: RunId(HASH) }.to_bytes());
+    lines.bytes("queue", QueueKey { queue: 6 }.to_bytes());
+    lines.bytes("stopped run", StoppedKey { run: RUN }.to_bytes());
+    lines.bytes("dead letter", DeadKey { died_at: Time(5), run: RUN }.to_bytes());
+    lines.bytes("queued run", QueuedKey { queue: 6, priority: 2, sequence: 11 }.to_bytes());
+    lines.bytes("one priority of a queue", QueuedKey::lane(6, 2));
+    lines.bytes("lease", LeaseKey { slot: 6 }.to_bytes());
+    lines.bytes("timer", TimerKey { due: Time(5), run: RUN }.to_bytes());
+    lines.bytes("journal", JournalKey { run: RUN, entry: 7, part: 1 }.to_bytes());
+    lines.bytes("generation", GenerationKey { generation: 6 }.to_bytes());
+    lines.bytes("moved run", MovedKey { run: RUN }.to_bytes());
+    lines.bytes("mark", MarkKey {}.to_bytes());
+    lines.bytes("counts of a queue", PoolKey { queue: 6 }.to_bytes());
+    lines.bytes("audit entry", AuditKey { at: Time(5), number: 12 }.to_bytes());
+    lines.bytes("unique key", UniqueHolderKey { namespace: SPACE, hash: HASH }.to_bytes());
+    lines.bytes("memoized result", MemoResultKey { namespace: SPACE, hash: HASH }.to_bytes());
+    lines.bytes("open batch", OpenBatchKey { slot: 6 }.to_bytes());
+    lines.bytes("ended batch", EndedBatchKey { namespace: SPACE, hash: HASH }.to_bytes());
+    lines.bytes("follow-up of a batch", FollowUpKey { slot: 6 }.to_bytes());
     for (label, what) in [
         ("expiry of a unique key", Expires::Unique),
         ("expiry of a batch", Expires::Batch),
         ("expiry of a memoized result", Expires::Memo),
     ] {
         let expiry = Expiry { at: Time(5), what, namespace: SPACE, hash: HASH };
-        lines.bytes(label, keys::expiry::expiry(expiry));
+        lines.bytes(label, expiry.to_bytes());
     }
-    lines.bytes("mark of expiries", keys::expiry::mark());
-    lines.bytes("applied request", keys::applied_request::applied_request(13));
-    lines.bytes("schedule", keys::schedule(6));
-    lines.bytes("state of a schedule", keys::schedule_state(6));
+    lines.bytes("mark of expiries", ExpiryMarkKey.to_bytes());
+    lines.bytes("applied request", AppliedRequestKey::of(13).to_bytes());
+    lines.bytes("schedule", ScheduleKey { schedule: 6 }.to_bytes());
+    lines.bytes("state of a schedule", ScheduleStateKey { schedule: 6 }.to_bytes());
 }
 
 fn caller() -> Caller {

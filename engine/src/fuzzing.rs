@@ -3,22 +3,15 @@
 //! They also run in ordinary tests, over the committed corpus and over bytes drawn at random.
 
 use bytes::{Bytes, BytesMut};
-use stepwell_storage::Row;
 
 use crate::core::fuzz_world::{DrillStep, FuzzWorld};
 use crate::core::run::RunFold;
-use crate::keys::batch::{BatchRecord, FollowUpRecord};
-use crate::keys::expiry::ExpiryMark;
-use crate::keys::journal::{self, Joiner};
-use crate::keys::unique::UniqueRecord;
-use crate::keys::{
-    self, DeadRecord, Family, GenerationRecord, IndexRecord, LeaseRecord, Mark, MovedRecord,
-    PoolRecord, QueueRecord, QueuedRecord, Record, StoppedRecord, Tally, TimerRecord,
-};
 use crate::model::chain;
 use crate::model::entry::Entry;
-use crate::model::id::{Namespace, RunId, RunNo};
+use crate::model::id::{RunId, RunNo};
 use crate::model::time::Time;
+use crate::tables::journal::{Joiner, JournalRow};
+use crate::tables::{self, EachTable, JournalKey, KeyPart, QueuedKey, Table, TableKey, TableValue};
 use crate::wire::frame::{self, FRAME_BYTES_MAX};
 use crate::wire::message::Message;
 
@@ -56,22 +49,7 @@ fn says_the_same_again(message: &Message) {
 
 /// Bytes from a disk: no panic, and what decodes is encoded to an equal record.
 pub fn stored(data: &[u8]) {
-    record::<Tally>(data);
-    record::<IndexRecord>(data);
-    record::<QueueRecord>(data);
-    record::<StoppedRecord>(data);
-    record::<DeadRecord>(data);
-    record::<QueuedRecord>(data);
-    record::<LeaseRecord>(data);
-    record::<TimerRecord>(data);
-    record::<GenerationRecord>(data);
-    record::<MovedRecord>(data);
-    record::<Mark>(data);
-    record::<PoolRecord>(data);
-    record::<UniqueRecord>(data);
-    record::<BatchRecord>(data);
-    record::<FollowUpRecord>(data);
-    record::<ExpiryMark>(data);
+    Table::each(&mut Stored(data));
     if let Ok(entry) = Entry::decode(data) {
         assert_eq!(
             Entry::decode(&entry.encode()).as_ref(),
@@ -81,25 +59,36 @@ pub fn stored(data: &[u8]) {
         folds(&entry);
     }
     let _ = chain::open(7, data);
-    let _ =
-        (Family::from_key(data), keys::sequence_of(data), keys::slot_of(data), keys::run_of(data));
-    let _ = (
-        keys::time_and_run_of(data),
-        keys::number_of(data),
-        keys::expiry::from_key(data),
-        journal::parts_of(data),
-    );
     joins(data);
 }
 
-fn record<R: Record + PartialEq + std::fmt::Debug>(data: &[u8]) {
-    if let Ok(found) = R::from_bytes(data) {
-        assert_eq!(
-            R::from_bytes(&found.to_bytes()).as_ref(),
-            Ok(&found),
-            "a record is what was written"
-        );
+/// Bytes that may be a key of any table, or its record.
+struct Stored<'a>(&'a [u8]);
+
+impl EachTable for Stored<'_> {
+    fn table<K: TableKey>(&mut self) {
+        if let Some(key) = K::from_bytes(self.0) {
+            assert_eq!(key.to_bytes(), self.0, "a key is what was written");
+        }
+        let data = Bytes::copy_from_slice(self.0);
+        for key in keys_of::<K>(self.0) {
+            if let Ok(found) = key.read_record(&data) {
+                let again = key.read_record(&found.to_value());
+                assert_eq!(again.as_ref(), Ok(&found), "a record is what was written");
+            }
+        }
     }
+}
+
+/// Keys of a table, made of bytes.
+fn keys_of<K: TableKey>(data: &[u8]) -> Vec<K> {
+    let mut parts = data.to_vec();
+    parts.resize(K::PARTS_BYTES, 0);
+    if K::TABLE == Table::Expiry {
+        parts[Time::BYTES] = 1 + parts[Time::BYTES] % 3; // what expires
+    }
+    // Of one table without any parts there is a key as well.
+    [&parts[..], &[]].into_iter().filter_map(K::from_parts).collect()
 }
 
 /// An entry with a right chain may still not belong where it is.
@@ -124,63 +113,62 @@ fn joins(data: &[u8]) {
         let entry = if head[0] == 255 { u32::MAX } else { u32::from(head[0] & 3) };
         let part = if head[1] == 255 { u16::MAX } else { u16::from(head[1] & 3) };
         let (value, tail) = tail.split_at(length);
-        let row =
-            Row { key: journal::row(RunNo(1), entry, part), value: Bytes::copy_from_slice(value) };
-        if joiner.push(&row).is_err() {
+        let key = JournalKey { run: RunNo(1), entry, part };
+        if joiner.push(&key, JournalRow(Bytes::copy_from_slice(value))).is_err() {
             return;
         }
         rest = tail;
     }
 }
 
-/// The order of keys is the order of what they are made of, and parts come back out.
+/// The order of keys is the order of what they are made of, parts come back out, and no key is one
+/// of another table.
 pub fn key_order(data: &[u8]) {
-    let mut numbers = data.chunks(8).map(|chunk| {
-        let mut bytes = [0; 8];
-        bytes[..chunk.len()].copy_from_slice(chunk);
-        u64::from_le_bytes(bytes)
-    });
-    let mut next = || numbers.next().unwrap_or(0);
-    let [a, b, c, d] = [(next(), next()), (next(), next()), (next(), next()), (next(), next())];
-    let low = |pair: (u64, u64)| (pair.0 as u32, pair.1 as u32);
-    same_order(a, b, |(due, run)| keys::timer(Time(due), RunNo(run)));
-    same_order(a, b, |(at, run)| keys::dead(Time(at), RunNo(run)));
-    same_order(a.0, b.0, |run| keys::stopped(RunNo(run)));
-    same_order(a.0, b.0, |run| keys::moved(RunNo(run)));
-    same_order(low(a).0, low(b).0, keys::lease);
-    same_order(low(a).0, low(b).0, keys::queue);
-    same_order(low(a).0, low(b).0, keys::generation);
-    let place = |x: (u64, u64), y: (u64, u64)| (low(x).0, x.1 as u8, y.0);
-    same_order(place(a, c), place(b, d), |(queue, priority, at)| keys::queued(queue, priority, at));
-    let row = |x: (u64, u64), y: (u64, u64)| (x.0, low(x).1, y.0 as u16);
-    same_order(row(a, c), row(b, d), |(run, entry, part)| journal::row(RunNo(run), entry, part));
-    let id = |x: (u64, u64), y: u64| (low(x).0, u128::from(x.1) << 64 | u128::from(y));
-    same_order(id(a, c.0), id(b, d.0), |(namespace, id)| {
-        keys::index(Namespace(namespace), RunId(id))
-    });
-
-    let key = keys::queued(low(a).0, a.1 as u8, b.0);
-    assert_eq!(keys::sequence_of(&key), Some(b.0));
-    assert!(key.starts_with(&keys::lane(low(a).0, a.1 as u8)), "a lane has all its runs");
-    assert!(
-        key < keys::end_of(&keys::lane(low(a).0, a.1 as u8)),
-        "a lane ends behind all its runs"
-    );
-    assert_eq!(
-        keys::time_and_run_of(&keys::timer(Time(a.0), RunNo(a.1))),
-        Some((Time(a.0), RunNo(a.1)))
-    );
-    assert_eq!(keys::run_of(&keys::stopped(RunNo(a.0))), Some(RunNo(a.0)));
-    assert_eq!(keys::slot_of(&keys::lease(low(a).0)), Some(low(a).0));
-    let (run, entry, part) = row(a, c);
-    assert_eq!(
-        journal::parts_of(&journal::row(RunNo(run), entry, part)),
-        Some((RunNo(run), entry, part))
-    );
+    Table::each(&mut KeyOrder(data));
+    let [queue, priority] = [0, 1].map(|at| data.get(at).copied().unwrap_or(0));
+    let queue = u32::from(queue);
+    let key = QueuedKey { queue, priority, sequence: u64::from(priority) };
+    let lane = QueuedKey::lane(queue, priority);
+    assert!(key.to_bytes().starts_with(&lane), "a lane has all its runs");
+    assert!(key.to_bytes() < tables::end_of(&lane), "a lane ends behind all its runs");
 }
 
-fn same_order<T: Ord + Copy + std::fmt::Debug>(a: T, b: T, key: impl Fn(T) -> Bytes) {
-    assert_eq!(key(a).cmp(&key(b)), a.cmp(&b), "keys are in the order of {a:?} and {b:?}");
+struct KeyOrder<'a>(&'a [u8]);
+
+impl EachTable for KeyOrder<'_> {
+    fn table<K: TableKey>(&mut self) {
+        let (a, b) = self.0.split_at(self.0.len() / 2);
+        let mut near = a.to_vec();
+        near.resize(K::PARTS_BYTES, 0);
+        // A neighbour, which differs in one byte.
+        if let (Some(at), Some(byte)) = (a.first(), b.first()) {
+            let at = usize::from(*at) % near.len().max(1);
+            near.get_mut(at).into_iter().for_each(|part| *part = *byte);
+        }
+        let keys: Vec<K> = [a, b, &near].into_iter().flat_map(keys_of).collect();
+        for a in &keys {
+            let bytes = a.to_bytes();
+            assert_eq!(K::from_bytes(&bytes).as_ref(), Some(a), "a key is what was written");
+            assert_eq!(Table::from_key(&bytes), Some(K::TABLE), "a key is of one table");
+            assert!(bytes.starts_with(&K::TABLE.prefix()), "a table has all its keys");
+            assert!(bytes < tables::end_of(&K::TABLE.prefix()), "a table ends behind its keys");
+            Table::each(&mut OnlyOf(K::TABLE, &bytes));
+            for b in &keys {
+                let order = bytes.cmp(&b.to_bytes());
+                assert_eq!(order, a.cmp(b), "keys are in the order of {a:?} and {b:?}");
+            }
+        }
+    }
+}
+
+/// A key, and the only table that has it.
+struct OnlyOf<'a>(Table, &'a [u8]);
+
+impl EachTable for OnlyOf<'_> {
+    fn table<K: TableKey>(&mut self) {
+        let Self(table, bytes) = *self;
+        assert_eq!(K::from_bytes(bytes).is_some(), K::TABLE == table, "a key is of one table");
+    }
 }
 
 /// Any sequence of inputs: the invariants hold after each. The first byte chooses the settings;
@@ -292,13 +280,13 @@ mod seeds {
     };
     use crate::model::failure::Failure;
     use crate::model::id::{
-        CommandIndex, LeaseNo, MemoKey, ProcessInstance, RequestId, SessionId, Token,
+        CommandIndex, LeaseNo, MemoKey, Namespace, ProcessInstance, RequestId, SessionId, Token,
     };
     use crate::model::payload::Payload;
     use crate::model::request::{Caller, NoSuchRun, StartRun};
     use crate::model::retry::Retry;
-    use crate::model::run::RunState;
     use crate::model::unique::{Unique, UniqueKey};
+    use crate::tables::samples::sample;
     use crate::wire::message::{
         AskBatch, AtomicStart, AttemptFailedReport, AttemptMemo, Cancel, Dispatch, Held, Hello,
         MemoReleased, MemoRequested, PROTOCOL, QueueSlots, RefusedReply, Start, StartBatch,
@@ -473,48 +461,6 @@ mod seeds {
         ]
     }
 
-    fn records() -> Vec<Bytes> {
-        let (run, workflow) = (RunNo(1), "order".to_owned());
-        vec![
-            Tally { format: 1, next_run: 2, next_sequence: 3, runs: vec![0; RunState::ALL.len()] }
-                .to_bytes(),
-            Mark {
-                time: Time(1),
-                heads: vec![(1, 5, 9)],
-                timers: Time(3),
-                rest: 4,
-                audit: Time(5),
-            }
-            .to_bytes(),
-            QueuedRecord {
-                run,
-                workflow: workflow.clone(),
-                deaths: 1,
-                avoid: vec!["b1".into()],
-                tags: vec!["gpu".into()],
-                since: Time(4),
-            }
-            .to_bytes(),
-            LeaseRecord {
-                run,
-                token: TOKEN,
-                process: ProcessInstance(4),
-                build: "b1".into(),
-                workflow,
-                queue: 1,
-                priority: 5,
-                sequence: 9,
-                entries: 3,
-                deaths: 0,
-                avoid: vec![],
-                tags: vec!["gpu".into()],
-                since: Time(4),
-                at: Time(5),
-            }
-            .to_bytes(),
-        ]
-    }
-
     /// Rows as [`joins`] cuts them: a long entry in three parts, then a short one.
     fn rows() -> Vec<u8> {
         let mut bytes = vec![0, 0, 9, 0, 1, 12, 0, 0, 0, 1, 2, 3, 4];
@@ -544,7 +490,11 @@ mod seeds {
             seeds.push(("stored", entry.encode()));
             seeds.push(("stored", chain::sealed(7, &entry).0));
         }
-        seeds.extend(records().into_iter().map(|record| ("stored", record.to_vec())));
+        for table in Table::ALL {
+            let (key, value) = sample(table).to_stored();
+            let rows = [key, value].into_iter().filter(|bytes| !bytes.is_empty());
+            seeds.extend(rows.map(|bytes| ("stored", bytes.to_vec())));
+        }
         seeds.push(("stored", rows()));
         seeds.push(("key_order", (0..64).collect()));
         seeds.push(("key_order", vec![255; 64]));

@@ -104,10 +104,11 @@ internal! {
     #[cfg(any(feature = "server", feature = "inspect"))]
     core,
     #[cfg(any(feature = "server", feature = "inspect"))]
-    keys,
     numbered,
     #[cfg(any(feature = "server", feature = "inspect"))]
     store_reader,
+    #[cfg(any(feature = "server", feature = "inspect"))]
+    tables,
     #[cfg(any(feature = "worker", feature = "inspect"))]
     wire,
 }

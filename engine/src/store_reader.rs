@@ -11,23 +11,21 @@ use stepwell_storage::{ReadFailure, Row, Scan, Space, Store};
 
 use crate::core::output::StoreRead;
 use crate::core::{GenerationRow, Input, Opened, ScheduleRow};
-use crate::keys::applied_request::AppliedRequestRecord;
-use crate::keys::batch::{BatchRecord, OpenBatchRow};
-use crate::keys::expiry::{self, Expiry, ExpiryMark};
-use crate::keys::journal;
-use crate::keys::memo::MemoRecord;
-use crate::keys::unique::UniqueRecord;
-use crate::keys::{
-    self, Family, GenerationRecord, IndexRecord, LeaseRecord, Mark, MovedRecord, PoolRecord,
-    QueueRecord, QueuedRecord, Record, ScheduleRecord, ScheduleState, StoppedRecord, Tally,
-    TimerRecord,
-};
 use crate::model::chain::CHAIN_BYTES;
 use crate::model::entry::Entry;
 use crate::model::id::{Namespace, RunId, RunNo};
 use crate::model::run::RunState;
 use crate::model::time::Time;
 use crate::numbered::Undecodable;
+use crate::tables::batch::OpenBatchRow;
+use crate::tables::expiry::{Expiry, ExpiryMarkKey};
+use crate::tables::{
+    self, AppliedRequestKey, AuditKey, BadRow, EndedBatchKey, FixedSpace, FollowUpKey,
+    GenerationKey, GenerationRecord, IndexKey, JournalKey, LeaseKey, MarkKey, MemoResultKey,
+    MovedKey, OpenBatchKey, PoolKey, PoolRecord, QueueKey, QueuedKey, QueuedRecord, ScheduleKey,
+    ScheduleStateKey, StoppedKey, Table, TableKey, TallyKey, TimerKey, TimerRecord,
+    UniqueHolderKey, journal,
+};
 
 pub use self::journals::{entries, generation_of, image};
 pub use self::prefetch::Prefetched;
@@ -44,12 +42,9 @@ pub enum Unreadable {
     /// The store answers with something that is not ours.
     #[error("what is stored is damaged")]
     Record(#[source] Undecodable),
-    /// Keys are not of the form they must have.
-    #[error("a stored key of family {family:?} is not well formed")]
-    Key {
-        /// Which family.
-        family: Family,
-    },
+    /// A row is not one of the table it was looked for in.
+    #[error("what is stored is damaged")]
+    Row(#[source] BadRow),
 }
 
 impl Unreadable {
@@ -78,19 +73,28 @@ impl From<ReadFailure> for Unreadable {
     }
 }
 
+impl From<BadRow> for Unreadable {
+    fn from(bad: BadRow) -> Self {
+        match bad {
+            BadRow::Record(undecodable) => Self::Record(undecodable),
+            bad @ (BadRow::Unknown | BadRow::Space { .. } | BadRow::Key { .. }) => Self::Row(bad),
+        }
+    }
+}
+
 impl From<Undecodable> for Unreadable {
     fn from(undecodable: Undecodable) -> Self {
         Self::Record(undecodable)
     }
 }
 
-async fn record<R: Record>(
+/// The record under a key.
+async fn record<K: FixedSpace>(
     store: &dyn Store,
-    space: Space,
-    key: Bytes,
-) -> Result<Option<R>, Unreadable> {
-    let bytes = store.get(space, &key).await?;
-    Ok(bytes.map(|bytes| R::from_bytes(&bytes)).transpose()?)
+    key: &K,
+) -> Result<Option<K::Record>, Unreadable> {
+    let value = store.get(K::SPACE, &key.to_bytes()).await?;
+    Ok(value.map(|value| key.read_record(&value)).transpose()?)
 }
 
 fn scan(space: Space, from: Bytes, to: Bytes, limit: usize) -> Scan {
@@ -120,61 +124,102 @@ pub async fn all_rows(
     }
 }
 
+/// Reads all rows of a table, a page at a time.
+async fn all_of<K: FixedSpace>(
+    store: &dyn Store,
+    mut each: impl FnMut(K, K::Record) + Send,
+) -> Result<(), Unreadable> {
+    let from = K::TABLE.prefix();
+    let to = tables::end_of(&from);
+    let read = |row: &Row| {
+        let (key, record) = tables::read_row(&row.key, &row.value)?;
+        each(key, record);
+        Ok(())
+    };
+    all_rows(store, K::SPACE, from, to, read).await
+}
+
+/// Reads the first rows of a table from a key on.
+async fn first_of<K: FixedSpace>(
+    store: &dyn Store,
+    from: Bytes,
+    to: Bytes,
+    limit: usize,
+) -> Result<Vec<(K, K::Record)>, Unreadable> {
+    let found = store.scan(scan(K::SPACE, from, to, limit)).await?;
+    let mut rows = Vec::with_capacity(found.len());
+    for row in &found {
+        rows.push(tables::read_row(&row.key, &row.value)?);
+    }
+    Ok(rows)
+}
+
 /// What is needed to open a core.
 pub async fn open(store: &dyn Store) -> Result<Opened, Unreadable> {
     let identity = store.identity();
     let mut opened =
         Opened { store: identity.store.0, epoch: identity.epoch.0, ..Opened::default() };
-    opened.tally = record::<Tally>(store, Space::LongLived, keys::tally()).await?;
-    opened.mark = record::<Mark>(store, Space::LongLived, keys::mark()).await?;
     opened.spaces = store.generations().await?;
-    let bad = |family| Unreadable::Key { family };
-    let prefix = keys::family(Family::Queue);
-    all_rows(store, Space::LongLived, prefix.clone(), keys::end_of(&prefix), |row| {
-        let number = keys::number_of(&row.key).ok_or(bad(Family::Queue))?;
-        opened.queues.push((number, QueueRecord::from_bytes(&row.value)?));
-        Ok(())
-    })
-    .await?;
-    let prefix = keys::family(Family::Pool);
-    all_rows(store, Space::LongLived, prefix.clone(), keys::end_of(&prefix), |row| {
-        let number = keys::number_of(&row.key).ok_or(bad(Family::Pool))?;
-        opened.pools.push((number, PoolRecord::from_bytes(&row.value)?));
-        Ok(())
-    })
-    .await?;
-    let prefix = keys::family(Family::Generation);
-    all_rows(store, Space::LongLived, prefix.clone(), keys::end_of(&prefix), |row| {
-        let number = keys::number_of(&row.key).ok_or(bad(Family::Generation))?;
-        opened.generations.push((number, GenerationRecord::from_bytes(&row.value)?.first));
-        Ok(())
-    })
-    .await?;
-    opened.schedules = schedules(store).await?;
-    let prefix = keys::family(Family::Lease);
-    all_rows(store, Space::ShortLived, prefix.clone(), keys::end_of(&prefix), |row| {
-        let slot = keys::slot_of(&row.key).ok_or(bad(Family::Lease))?;
-        opened.leases.push((slot, LeaseRecord::from_bytes(&row.value)?));
-        Ok(())
-    })
-    .await?;
+    for table in Table::ALL {
+        open_table(store, table, &mut opened).await?;
+    }
     let has = |number: &u32| opened.pools.iter().any(|(pool, _)| pool == number);
     let uncounted: BTreeSet<u32> = opened.queues.iter().map(|(number, _)| *number).collect();
     let uncounted: BTreeSet<u32> = uncounted.into_iter().filter(|n| !has(n)).collect();
     if !uncounted.is_empty() {
         opened.uncounted = counted_pools(store, &opened, &uncounted).await?;
     }
-    opened.batches = open_batches(store).await?;
-    let prefix = keys::family(Family::AppliedRequest);
-    let end = keys::end_of(&prefix);
-    all_rows(store, Space::LongLived, prefix, end, |row| {
-        opened.applied.push(AppliedRequestRecord::from_bytes(&row.value)?);
-        Ok(())
-    })
-    .await?;
-    let first = expiries(store, 1).await?;
-    opened.first_expiry = first.first().map(|row| row.at);
     Ok(opened)
+}
+
+/// What an opening reads of a table: rows of which there are few, however many runs there are.
+async fn open_table(
+    store: &dyn Store,
+    table: Table,
+    opened: &mut Opened,
+) -> Result<(), Unreadable> {
+    match table {
+        Table::Tally => opened.tally = record(store, &TallyKey {}).await?,
+        Table::Mark => opened.mark = record(store, &MarkKey {}).await?,
+        Table::Queue => {
+            let each = |key: QueueKey, record| opened.queues.push((key.queue, record));
+            all_of(store, each).await?;
+        }
+        Table::Pool => {
+            let each = |key: PoolKey, record| opened.pools.push((key.queue, record));
+            all_of(store, each).await?;
+        }
+        Table::Generation => {
+            let each = |key: GenerationKey, record: GenerationRecord| {
+                opened.generations.push((key.generation, record.first));
+            };
+            all_of(store, each).await?;
+        }
+        Table::Schedule => opened.schedules = schedules(store).await?,
+        Table::Lease => {
+            let each = |key: LeaseKey, record| opened.leases.push((key.slot, record));
+            all_of(store, each).await?;
+        }
+        Table::Batch => opened.batches = open_batches(store).await?,
+        Table::AppliedRequest => {
+            let each = |_: AppliedRequestKey, record| opened.applied.push(record);
+            all_of(store, each).await?;
+        }
+        Table::Expiry => {
+            let first = expiries(store, 1).await?;
+            opened.first_expiry = first.first().map(|row| row.at);
+        }
+        // Read with the rows that they belong to: schedules, open batches.
+        Table::ScheduleState | Table::FollowUp => {}
+        // Read from their cursors on when they are wanted: lanes when a worker offers slots, timers
+        // when they may be due, audit entries and dead letters when they may be old, or are asked
+        // for, stopped runs when there is a new build.
+        Table::Queued | Table::Timer | Table::Audit | Table::Dead | Table::Stopped => {}
+        // Looked up one by one: by run id, run number, or the hash of a key or a name.
+        Table::Index | Table::Journal | Table::Moved => {}
+        Table::Unique | Table::Memo | Table::EndedBatch => {}
+    }
+    Ok(())
 }
 
 /// What queues count of which that was never written: their store is older than these counts.
@@ -186,16 +231,12 @@ async fn counted_pools(
     let mut pools: BTreeMap<u32, PoolRecord> =
         uncounted.iter().map(|n| (*n, PoolRecord::default())).collect();
     let mut queued = Vec::new();
-    let prefix = keys::family(Family::Queued);
-    let end = keys::end_of(&prefix);
-    all_rows(store, Space::ShortLived, prefix, end, |row| {
-        let number = keys::number_of(&row.key).ok_or(Unreadable::Key { family: Family::Queued })?;
-        if uncounted.contains(&number) {
-            queued.push((number, QueuedRecord::from_bytes(&row.value)?.run));
+    let waits = |key: QueuedKey, record: QueuedRecord| {
+        if uncounted.contains(&key.queue) {
+            queued.push((key.queue, record.run));
         }
-        Ok(())
-    })
-    .await?;
+    };
+    all_of(store, waits).await?;
     let mut births: Vec<(RunNo, u32)> = opened.generations.iter().map(|(g, r)| (*r, *g)).collect();
     births.sort_unstable();
     for (number, run) in queued {
@@ -207,42 +248,28 @@ async fn counted_pools(
             pools.entry(number).or_default().queued += 1;
         }
     }
-    let prefix = keys::family(Family::Timer);
-    let end = keys::end_of(&prefix);
-    all_rows(store, Space::ShortLived, prefix, end, |row| {
-        let timer = TimerRecord::from_bytes(&row.value)?;
-        match pools.get_mut(&timer.queue) {
-            Some(pool) if timer.delayed => pool.delayed += 1,
-            Some(pool) => pool.suspended += 1,
-            None => {}
-        }
-        Ok(())
-    })
-    .await?;
+    let sleeps = |_: TimerKey, timer: TimerRecord| match pools.get_mut(&timer.queue) {
+        Some(pool) if timer.delayed => pool.delayed += 1,
+        Some(pool) => pool.suspended += 1,
+        None => {}
+    };
+    all_of(store, sleeps).await?;
     Ok(pools.into_iter().collect())
 }
 
 /// All schedules, and how far they are.
 async fn schedules(store: &dyn Store) -> Result<Vec<ScheduleRow>, Unreadable> {
-    let mut rows: Vec<ScheduleRow> = Vec::new();
     let mut states = BTreeMap::new();
-    let space = Space::LongLived;
-    let prefix = keys::family(Family::ScheduleState);
-    let number = |row: &Row, family| keys::number_of(&row.key).ok_or(Unreadable::Key { family });
-    all_rows(store, space, prefix.clone(), keys::end_of(&prefix), |row| {
-        let state = ScheduleState::from_bytes(&row.value)?;
-        states.insert(number(row, Family::ScheduleState)?, state);
-        Ok(())
-    })
-    .await?;
-    let prefix = keys::family(Family::Schedule);
-    all_rows(store, space, prefix.clone(), keys::end_of(&prefix), |row| {
-        let number = number(row, Family::Schedule)?;
-        let state = states.remove(&number).unwrap_or_default();
-        rows.push((number, ScheduleRecord::from_bytes(&row.value)?, state));
-        Ok(())
-    })
-    .await?;
+    let each = |key: ScheduleStateKey, state| {
+        states.insert(key.schedule, state);
+    };
+    all_of(store, each).await?;
+    let mut rows: Vec<ScheduleRow> = Vec::new();
+    let each = |key: ScheduleKey, record| {
+        let state = states.remove(&key.schedule).unwrap_or_default();
+        rows.push((key.schedule, record, state));
+    };
+    all_of(store, each).await?;
     Ok(rows)
 }
 
@@ -252,9 +279,7 @@ pub async fn index(
     namespace: Namespace,
     id: RunId,
 ) -> Result<Option<RunNo>, Unreadable> {
-    Ok(record::<IndexRecord>(store, Space::LongLived, keys::index(namespace, id))
-        .await?
-        .map(|found| found.run))
+    Ok(record(store, &IndexKey { namespace, id }).await?.map(|found| found.run))
 }
 
 /// Answers one read, if need be from what was read ahead. A read that fails for the whole store is
@@ -309,16 +334,14 @@ pub async fn answer(
             }
         }
         StoreRead::Unique { namespace, hash } => {
-            let key = keys::unique::unique(namespace, hash);
-            let found = match record::<UniqueRecord>(store, Space::LongLived, key).await {
+            let found = match record(store, &UniqueHolderKey { namespace, hash }).await {
                 Ok(found) => Ok(found),
                 Err(error) => Err(local(error)?),
             };
             Input::UniqueLoaded { namespace, hash, found }
         }
         StoreRead::Memo { namespace, hash } => {
-            let key = keys::memo::memo(namespace, hash);
-            let found = match record::<MemoRecord>(store, Space::LongLived, key).await {
+            let found = match record(store, &MemoResultKey { namespace, hash }).await {
                 Ok(found) => Ok(found),
                 Err(error) => Err(local(error)?),
             };
@@ -332,8 +355,7 @@ pub async fn answer(
             Input::MemoResultLoaded { namespace, hash, found }
         }
         StoreRead::Batch { namespace, hash } => {
-            let key = keys::batch::ended(namespace, hash);
-            let found = match record::<BatchRecord>(store, Space::LongLived, key).await {
+            let found = match record(store, &EndedBatchKey { namespace, hash }).await {
                 Ok(found) => Ok(found),
                 Err(error) => Err(local(error)?),
             };
@@ -351,14 +373,15 @@ pub async fn answer(
 
 /// What expires first, behind the mark.
 async fn expiries(store: &dyn Store, limit: usize) -> Result<Vec<Expiry>, Unreadable> {
-    let mark = record::<ExpiryMark>(store, Space::LongLived, expiry::mark()).await?;
-    let from = expiry::from(mark.unwrap_or_default().at);
-    let to = keys::end_of(&keys::family(Family::Expiry));
-    let found = store.scan(scan(Space::LongLived, from, to, limit)).await?;
-    let rows = found
-        .iter()
-        .map(|row| expiry::from_key(&row.key).ok_or(Unreadable::Key { family: Family::Expiry }));
-    rows.collect()
+    let mark = record(store, &ExpiryMarkKey).await?;
+    let from = Expiry::from(mark.unwrap_or_default().at);
+    let rows = first_of::<Expiry>(store, from, end_of_all::<Expiry>(), limit).await?;
+    Ok(rows.into_iter().map(|(expiry, _)| expiry).collect())
+}
+
+/// The end of all keys of a table.
+fn end_of_all<K: TableKey>() -> Bytes {
+    tables::end_of(&K::TABLE.prefix())
 }
 
 /// What has expired, and what comes next.
@@ -373,21 +396,12 @@ async fn expired(store: &dyn Store, until: Time, limit: usize) -> Result<Input, 
 /// Batches that have not ended.
 async fn open_batches(store: &dyn Store) -> Result<Vec<OpenBatchRow>, Unreadable> {
     let mut open = Vec::new();
-    let prefix = keys::family(Family::Batch);
-    let end = keys::end_of(&prefix);
-    all_rows(store, Space::LongLived, prefix, end, |row| {
-        let slot = keys::slot_of(&row.key).ok_or(Unreadable::Key { family: Family::Batch })?;
-        open.push(OpenBatchRow {
-            slot,
-            record: BatchRecord::from_bytes(&row.value)?,
-            follow_up: None,
-        });
-        Ok(())
-    })
-    .await?;
+    let each = |key: OpenBatchKey, record| {
+        open.push(OpenBatchRow { slot: key.slot, record, follow_up: None })
+    };
+    all_of(store, each).await?;
     for batch in &mut open {
-        let key = keys::batch::follow_up(batch.slot);
-        batch.follow_up = record(store, Space::LongLived, key).await?;
+        batch.follow_up = record(store, &FollowUpKey { slot: batch.slot }).await?;
     }
     Ok(open)
 }
@@ -399,49 +413,38 @@ async fn queued(
     limit: usize,
 ) -> Result<Input, Unreadable> {
     let (queue, priority) = lane;
-    let end = keys::end_of(&keys::lane(queue, priority));
-    let found = store
-        .scan(scan(Space::ShortLived, keys::queued(queue, priority, from), end, limit))
-        .await?;
-    let mut rows = Vec::with_capacity(found.len());
-    for row in &found {
-        let sequence =
-            keys::sequence_of(&row.key).ok_or(Unreadable::Key { family: Family::Queued })?;
-        rows.push((sequence, QueuedRecord::from_bytes(&row.value)?));
-    }
-    Ok(Input::QueuedLoaded { queue, priority, rows, end: found.len() < limit })
+    let from = QueuedKey { queue, priority, sequence: from }.to_bytes();
+    let end = tables::end_of(&QueuedKey::lane(queue, priority));
+    let rows = first_of::<QueuedKey>(store, from, end, limit).await?;
+    let end = rows.len() < limit;
+    let rows = rows.into_iter().map(|(key, record)| (key.sequence, record)).collect();
+    Ok(Input::QueuedLoaded { queue, priority, rows, end })
 }
 
 async fn timers(store: &dyn Store, from: (Time, RunNo), limit: usize) -> Result<Input, Unreadable> {
-    let end = keys::end_of(&keys::family(Family::Timer));
-    let found =
-        store.scan(scan(Space::ShortLived, keys::timer(from.0, from.1), end, limit)).await?;
-    let mut rows = Vec::with_capacity(found.len());
-    for row in &found {
-        let (due, run) =
-            keys::time_and_run_of(&row.key).ok_or(Unreadable::Key { family: Family::Timer })?;
-        rows.push((due, run, TimerRecord::from_bytes(&row.value)?));
-    }
-    Ok(Input::TimersLoaded { rows, end: found.len() < limit })
+    let from = TimerKey { due: from.0, run: from.1 }.to_bytes();
+    let rows = first_of::<TimerKey>(store, from, end_of_all::<TimerKey>(), limit).await?;
+    let end = rows.len() < limit;
+    let rows = rows.into_iter().map(|(key, record)| (key.due, key.run, record)).collect();
+    Ok(Input::TimersLoaded { rows, end })
 }
 
 async fn stopped(store: &dyn Store, from: RunNo, limit: usize) -> Result<Input, Unreadable> {
-    let end = keys::end_of(&keys::family(Family::Stopped));
-    let found = store.scan(scan(Space::LongLived, keys::stopped(from), end, limit)).await?;
-    let mut rows = Vec::with_capacity(found.len());
-    for row in &found {
-        let run = keys::run_of(&row.key).ok_or(Unreadable::Key { family: Family::Stopped })?;
-        rows.push((run, StoppedRecord::from_bytes(&row.value)?));
-    }
-    Ok(Input::StoppedLoaded { rows, end: found.len() < limit })
+    let from = StoppedKey { run: from }.to_bytes();
+    let rows = first_of::<StoppedKey>(store, from, end_of_all::<StoppedKey>(), limit).await?;
+    let end = rows.len() < limit;
+    let rows = rows.into_iter().map(|(key, record)| (key.run, record)).collect();
+    Ok(Input::StoppedLoaded { rows, end })
 }
 
+/// Reads the keys of audit entries. A damaged record does not keep its row from being deleted.
 async fn audit(store: &dyn Store, from: Time, limit: usize) -> Result<Input, Unreadable> {
-    let end = keys::end_of(&keys::family(Family::Audit));
-    let found = store.scan(scan(Space::LongLived, keys::audit(from, 0), end, limit)).await?;
-    let bad = Unreadable::Key { family: Family::Audit };
-    let rows: Option<Vec<_>> = found.iter().map(|row| keys::audit_of(&row.key)).collect();
-    Ok(Input::AuditLoaded { rows: rows.ok_or(bad)?, end: found.len() < limit })
+    let from = AuditKey { at: from, number: 0 }.to_bytes();
+    let found = store.scan(scan(AuditKey::SPACE, from, end_of_all::<AuditKey>(), limit)).await?;
+    let end = found.len() < limit;
+    let keys = found.iter().map(|row| tables::read_key(&row.key));
+    let rows = keys.map(|key| key.map(|AuditKey { at, number }| (at, number)));
+    Ok(Input::AuditLoaded { rows: rows.collect::<Result<_, _>>()?, end })
 }
 
 /// The next runs of a generation: a seek for each, so that long journals cost no more than short
@@ -452,19 +455,17 @@ async fn generation_page(
     from: RunNo,
     limit: usize,
 ) -> Result<Input, Unreadable> {
-    let (space, mut from, mut rows) = (Space::Generation(generation), from, Vec::new());
+    let (space, mut from, mut rows) = (journal::space(generation), from, Vec::new());
     while rows.len() < limit {
-        let found = store.scan(scan(space, journal::row(from, 0, 0), Bytes::new(), 1)).await?;
+        let first = JournalKey::first(from, 0).to_bytes();
+        let found = store.scan(scan(space, first, Bytes::new(), 1)).await?;
         let Some(first) = found.first() else {
             return Ok(Input::GenerationLoaded { generation, rows, end: true });
         };
-        let (run, ..) =
-            journal::parts_of(&first.key).ok_or(Unreadable::Key { family: Family::Journal })?;
+        let JournalKey { run, .. } = tables::read_key(&first.key)?;
         from = RunNo(run.0 + 1);
         // What was copied before goes on in its new place; what is left here is old.
-        let moved = record::<MovedRecord>(store, Space::LongLived, keys::moved(run))
-            .await?
-            .map(|moved| moved.generation);
+        let moved = record(store, &MovedKey { run }).await?.map(|moved| moved.generation);
         if moved.is_some_and(|moved| moved != generation) {
             continue;
         }
@@ -542,21 +543,21 @@ async fn last_number(
     generation: u32,
     run: RunNo,
 ) -> Result<Option<u32>, Unreadable> {
-    let space = Space::Generation(generation);
-    let mut end = journal::row(RunNo(run.0 + 1), 0, 0);
+    let space = journal::space(generation);
+    let mut end = JournalKey::first(RunNo(run.0 + 1), 0).to_bytes();
     loop {
-        let from = journal::row(run, 0, 0);
+        let from = JournalKey::first(run, 0).to_bytes();
         let rows =
             store.scan(Scan { space, from, to: end.clone(), limit: 1, reverse: true }).await?;
         let Some(last) = rows.first() else {
             return Ok(None);
         };
-        let (_, number, _) =
-            journal::parts_of(&last.key).ok_or(Unreadable::Key { family: Family::Journal })?;
+        let JournalKey { entry, .. } = tables::read_key(&last.key)?;
+        let first = JournalKey::first(run, entry).to_bytes();
         // Parts whose first row never came do not make an entry.
-        if store.get(space, &journal::row(run, number, 0)).await?.is_some() {
-            return Ok(Some(number));
+        if store.get(space, &first).await?.is_some() {
+            return Ok(Some(entry));
         }
-        end = journal::row(run, number, 0);
+        end = first;
     }
 }

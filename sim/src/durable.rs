@@ -4,15 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use stepwell::QueueSettings;
-use stepwell::keys::applied_request::AppliedRequestRecord;
-use stepwell::keys::batch::{self, BatchRecord};
-use stepwell::keys::memo::{self, MemoRecord};
-use stepwell::keys::unique::UniqueRecord;
-use stepwell::keys::{
-    self, AuditRecord, Family, IndexRecord, LeaseRecord, Mark, MovedRecord, PoolRecord,
-    QueueRecord, QueuedRecord, Record, ScheduleRecord, ScheduleState, StoppedRecord, Tally,
-    TimerRecord, journal,
-};
 use stepwell::model::batch::{BatchNo, batch_hash};
 use stepwell::model::calendar::Calendar;
 use stepwell::model::chain;
@@ -22,7 +13,18 @@ use stepwell::model::id::{CommandIndex, Namespace, RequestId, RunId, RunNo, Toke
 use stepwell::model::payload::Payload;
 use stepwell::model::run::{Outcome, OutcomeCancelled, OutcomeCompleted, OutcomeDead, RunState};
 use stepwell::model::time::Time;
-use stepwell_storage::{Op, Row, Space};
+use stepwell::tables::batch::BatchRecord;
+use stepwell::tables::journal::{Joiner, JournalRow};
+use stepwell::tables::memo::MemoRecord;
+use stepwell::tables::unique::UniqueRecord;
+use stepwell::tables::{
+    AuditKey, AuditRecord, DeadKey, EndedBatchKey, GenerationKey, IndexKey, IndexRecord,
+    JournalKey, LeaseKey, LeaseRecord, Mark, MarkKey, MemoResultKey, MovedKey, MovedRecord,
+    OpenBatchKey, PoolKey, PoolRecord, QueueKey, QueueRecord, QueuedKey, QueuedRecord, ScheduleKey,
+    ScheduleRecord, ScheduleState, ScheduleStateKey, StoppedKey, StoppedRecord, TableChange,
+    TableKey, Tally, TallyKey, TimerKey, TimerRecord, UniqueHolderKey,
+};
+use stepwell_storage::{Op, Space};
 
 use crate::state_rows::{self, StateRows};
 
@@ -217,7 +219,7 @@ pub(crate) struct Durable {
     /// Journals that were copied because they outlived their generation.
     pub(crate) moves: u64,
     /// Parts of long entries, by generation.
-    parts: BTreeMap<(u32, RunNo, u32, u16), Bytes>,
+    parts: BTreeMap<(u32, JournalKey), JournalRow>,
     /// Journals that are being copied into another generation.
     copies: BTreeMap<(u32, RunNo), BTreeMap<u32, Bytes>>,
     /// The runs that an id was ever given to, in their order.
@@ -225,7 +227,7 @@ pub(crate) struct Durable {
     forgotten: BTreeMap<RunNo, RunId>,
     newly_forgotten: Vec<(RunNo, RunId)>,
     /// Who holds unique keys.
-    pub(crate) keys: BTreeMap<Bytes, UniqueRecord>,
+    pub(crate) keys: BTreeMap<UniqueHolderKey, UniqueRecord>,
     /// The first results of memoized steps.
     pub(crate) memos: BTreeMap<(Namespace, u128), MemoRecord>,
     /// Batches that have not ended, by their slots.
@@ -251,212 +253,141 @@ impl Durable {
     /// Takes one operation. An error if its bytes cannot be what the engine writes, or contradict
     /// what is there.
     pub(crate) fn apply(&mut self, op: &Op) -> Result<Change, String> {
-        let (key, value) = (op.key(), op.value());
-        let family =
-            Family::from_key(key).ok_or_else(|| format!("the key {key:?} is of no family"))?;
-        let short = || format!("a key of family {family:?} is too short");
-        let bad = |e: stepwell::numbered::Undecodable| e.to_string();
-        Ok(match family {
-            Family::Journal => {
-                let Space::Generation(generation) = op.space() else {
-                    return Err(format!("a row of a journal is in {}", op.space()));
+        let space = op.space();
+        Ok(match TableChange::read(op).map_err(|bad| bad.to_string())? {
+            TableChange::Journal(key, row) => {
+                let Space::Generation(generation) = space else {
+                    return Err(format!("a row of a journal is in {space}"));
                 };
-                match value {
-                    Some(value) => self.journal(generation, key, value)?,
-                    None => return Err("a row of a journal was deleted".to_owned()),
-                }
+                let row = row.ok_or("a row of a journal was deleted")?;
+                self.journal(generation, key, row)?
             }
-            Family::Lease => {
-                let slot = keys::slot_of(key).ok_or_else(short)?;
-                match value {
-                    Some(value) => {
-                        let record = LeaseRecord::from_bytes(value).map_err(bad)?;
-                        self.tokens.insert(record.token);
-                        let run = record.run;
-                        let before = self.leases.insert(slot, record);
-                        self.lease_ended(before.as_ref());
+            TableChange::Lease(LeaseKey { slot }, record) => {
+                let run = record.as_ref().map(|record| record.run);
+                self.tokens.extend(record.as_ref().map(|record| record.token));
+                let before = replace(&mut self.leases, slot, record);
+                self.lease_ended(before.as_ref());
+                match run {
+                    Some(run) => {
                         self.state_rows.changed(run, None, Some(RunState::Running));
                         Change::Leased { slot, before }
                     }
-                    None => {
-                        let before = self.leases.remove(&slot);
-                        self.lease_ended(before.as_ref());
-                        moved(before.map(|before| before.run))
-                    }
+                    None => moved(before.map(|before| before.run)),
                 }
             }
-            Family::Index => {
-                let id = indexed(key).ok_or_else(short)?;
-                let Some(value) = value else {
-                    let run = self.index.remove(&id);
-                    let run = run.ok_or_else(|| format!("{id} was forgotten twice"))?;
-                    self.forgotten.insert(run, id);
-                    self.newly_forgotten.push((run, id));
-                    return Ok(Change::Forgotten { run });
-                };
-                let run = IndexRecord::from_bytes(value).map_err(bad)?.run;
+            TableChange::Index(IndexKey { id, .. }, Some(IndexRecord { run })) => {
                 let named = self.named.entry(id).or_default();
                 if !named.contains(&run) {
                     named.push(run);
                 }
                 Change::Indexed { id, run, before: self.index.insert(id, run) }
             }
-            Family::Queued => match value {
-                Some(value) => {
-                    let record = QueuedRecord::from_bytes(value).map_err(bad)?;
-                    let (run, deaths) = (record.run, record.deaths);
-                    let position = position_of(key).ok_or_else(short)?;
-                    self.waiting_changes.push(position);
-                    let before = self.waiting.insert(position, record);
-                    self.left_line(before.as_ref());
-                    self.state_rows.changed(run, None, Some(RunState::Queued));
-                    Change::Queued { run, deaths }
+            TableChange::Index(IndexKey { id, .. }, None) => {
+                let run = self.index.remove(&id);
+                let run = run.ok_or_else(|| format!("{id} was forgotten twice"))?;
+                self.forgotten.insert(run, id);
+                self.newly_forgotten.push((run, id));
+                Change::Forgotten { run }
+            }
+            TableChange::Queued(QueuedKey { queue, priority, sequence }, record) => {
+                let position = (queue, priority, sequence);
+                let queued = record.as_ref().map(|record| (record.run, record.deaths));
+                self.waiting_changes.push(position);
+                let before = replace(&mut self.waiting, position, record);
+                self.left_line(before.as_ref());
+                match queued {
+                    Some((run, deaths)) => {
+                        self.state_rows.changed(run, None, Some(RunState::Queued));
+                        Change::Queued { run, deaths }
+                    }
+                    None => moved(before.map(|before| before.run)),
                 }
-                None => {
-                    let position = position_of(key).ok_or_else(short)?;
-                    self.waiting_changes.push(position);
-                    let before = self.waiting.remove(&position);
-                    self.left_line(before.as_ref());
-                    moved(before.map(|before| before.run))
-                }
-            },
-            Family::Queue => {
-                let queue = keys::number_of(key).ok_or_else(short)?;
-                let value = value.ok_or("a queue was deleted")?;
-                let record = QueueRecord::from_bytes(value).map_err(bad)?;
-                self.queues.insert(queue, record);
+            }
+            TableChange::Queue(QueueKey { queue }, record) => {
+                self.queues.insert(queue, record.ok_or("a queue was deleted")?);
                 Change::QueueSet { queue }
             }
-            Family::Pool => {
-                let queue = keys::number_of(key).ok_or_else(short)?;
-                let value = value.ok_or("a queue's counts were deleted")?;
-                let record = PoolRecord::from_bytes(value).map_err(bad)?;
-                self.pools.insert(queue, record);
+            TableChange::Pool(PoolKey { queue }, record) => {
+                self.pools.insert(queue, record.ok_or("a queue's counts were deleted")?);
                 Change::Tallied
             }
-            Family::Timer => {
-                let at = keys::time_and_run_of(key).ok_or_else(short)?;
-                let record = value.map(|value| TimerRecord::from_bytes(value));
-                let record = record.transpose().map_err(bad)?;
+            TableChange::Timer(TimerKey { due, run }, record) => {
                 let after = record.as_ref().map(state_rows::timed);
-                let before = match record {
-                    Some(record) => self.timers.insert(at, record),
-                    None => self.timers.remove(&at),
-                };
+                let before = replace(&mut self.timers, (due, run), record);
                 let before = before.as_ref().map(state_rows::timed);
-                self.state_rows.changed(at.1, before, after);
-                moved(Some(at.1))
-            }
-            Family::Stopped => {
-                let run = keys::run_of(key).ok_or_else(short)?;
-                let record = value.map(|value| StoppedRecord::from_bytes(value));
-                let record = record.transpose().map_err(bad)?;
-                let after = record.as_ref().map(|record| record.state);
-                let before = match record {
-                    Some(record) => self.stopped.insert(run, record),
-                    None => self.stopped.remove(&run),
-                };
-                let before = before.map(|before| before.state);
                 self.state_rows.changed(run, before, after);
                 moved(Some(run))
             }
-            Family::Tally => {
-                self.tally =
-                    value.map(|value| Tally::from_bytes(value)).transpose().map_err(bad)?;
+            TableChange::Stopped(StoppedKey { run }, record) => {
+                let after = record.as_ref().map(|record| record.state);
+                let before = replace(&mut self.stopped, run, record);
+                self.state_rows.changed(run, before.map(|before| before.state), after);
+                moved(Some(run))
+            }
+            TableChange::Tally(TallyKey {}, record) => {
+                self.tally = record;
                 Change::Tallied
             }
-            Family::Mark => {
-                self.mark = value.map(|value| Mark::from_bytes(value)).transpose().map_err(bad)?;
+            TableChange::Mark(MarkKey {}, record) => {
+                self.mark = record;
                 Change::Other
             }
-            Family::Generation => {
-                let generation = keys::number_of(key).ok_or_else(short)?;
-                if value.is_some() {
-                    self.generations.insert(generation);
-                } else {
-                    self.generations.remove(&generation);
-                    self.doomed.insert(generation, self.lives);
-                    self.nobody_is_in(generation)?;
-                }
+            TableChange::Generation(GenerationKey { generation }, Some(_)) => {
+                self.generations.insert(generation);
                 Change::Other
             }
-            Family::Dead => {
-                let at = keys::time_and_run_of(key).ok_or_else(short)?;
-                match value {
-                    Some(_) => self.dead.insert(at),
-                    None => self.dead.remove(&at),
+            TableChange::Generation(GenerationKey { generation }, None) => {
+                self.generations.remove(&generation);
+                self.doomed.insert(generation, self.lives);
+                self.nobody_is_in(generation)?;
+                Change::Other
+            }
+            TableChange::Dead(DeadKey { died_at, run }, record) => {
+                match record {
+                    Some(_) => self.dead.insert((died_at, run)),
+                    None => self.dead.remove(&(died_at, run)),
                 };
                 Change::Other
             }
-            Family::Audit => {
-                let at = keys::audit_of(key).ok_or_else(short)?;
-                match value {
-                    Some(value) => {
-                        let record = AuditRecord::from_bytes(value).map_err(bad)?;
-                        self.acts.insert(at, record.clone());
-                        self.new_acts.insert(at, record);
-                    }
-                    None => {
-                        self.acts.remove(&at);
-                    }
+            TableChange::Audit(AuditKey { at, number }, record) => {
+                self.new_acts.extend(record.clone().map(|record| ((at, number), record)));
+                replace(&mut self.acts, (at, number), record);
+                Change::Other
+            }
+            TableChange::Moved(MovedKey { run }, record) => {
+                if let Some(MovedRecord { generation }) = record {
+                    self.moved(run, generation)?;
                 }
                 Change::Other
             }
-            Family::Moved => {
-                let run = keys::run_of(key).ok_or_else(short)?;
-                if let Some(value) = value {
-                    self.moved(run, MovedRecord::from_bytes(value).map_err(bad)?.generation)?;
-                }
+            TableChange::Unique(key, record) => {
+                replace(&mut self.keys, key, record);
                 Change::Other
             }
-            Family::Unique => match value {
-                Some(value) => {
-                    let record = UniqueRecord::from_bytes(value).map_err(bad)?;
-                    self.keys.insert(key.clone(), record);
-                    Change::Other
-                }
-                None => {
-                    self.keys.remove(key);
-                    Change::Other
-                }
-            },
-            Family::Memo => {
-                let key_id = memo::from_key(key).ok_or_else(short)?;
-                let before = match value {
-                    Some(value) => {
-                        let record = MemoRecord::from_bytes(value).map_err(bad)?;
-                        self.memos.insert(key_id, record)
-                    }
-                    None => self.memos.remove(&key_id),
-                };
+            TableChange::Memo(MemoResultKey { namespace, hash }, record) => {
+                let key_id = (namespace, hash);
+                let before = replace(&mut self.memos, key_id, record);
                 Change::Memo { key_id, before }
             }
-            Family::Batch => {
-                let slot = keys::slot_of(key).ok_or_else(short)?;
-                match value {
-                    Some(value) => {
-                        let record = BatchRecord::from_bytes(value).map_err(bad)?;
-                        let most = self.most_ended.entry(record.no).or_default();
-                        *most = record.counts.ended().max(*most);
-                        self.batches.insert(slot, record);
-                    }
-                    None => {
-                        self.batches.remove(&slot);
-                    }
+            TableChange::Batch(OpenBatchKey { slot }, record) => {
+                if let Some(record) = &record {
+                    let most = self.most_ended.entry(record.no).or_default();
+                    *most = record.counts.ended().max(*most);
+                }
+                replace(&mut self.batches, slot, record);
+                Change::Batched
+            }
+            TableChange::EndedBatch(_, Some(record)) => {
+                if self.ended_batches.insert(record.no, record).is_some() {
+                    return Err("a batch ended twice".to_owned());
                 }
                 Change::Batched
             }
-            Family::EndedBatch => {
-                if let Some(value) = value {
-                    let record = BatchRecord::from_bytes(value).map_err(bad)?;
-                    if self.ended_batches.insert(record.no, record).is_some() {
-                        return Err("a batch ended twice".to_owned());
-                    }
-                    return Ok(Change::Batched);
-                }
+            TableChange::EndedBatch(key, None) => {
                 // One of its name may have ended before it, and is forgotten.
                 let is_it = |record: &&BatchRecord| {
-                    batch::ended(record.namespace, batch_hash(&record.name)) == *key
+                    let (namespace, hash) = (record.namespace, batch_hash(&record.name));
+                    EndedBatchKey { namespace, hash } == key
                         && !self.forgotten_batches.contains(&record.no)
                 };
                 let mut ended = self.ended_batches.values().rev();
@@ -465,34 +396,25 @@ impl Durable {
                 self.forgotten_batches.insert(batch);
                 Change::BatchForgotten { batch }
             }
-            Family::Expiry | Family::FollowUp => Change::Other,
-            Family::AppliedRequest => {
-                let value = value.ok_or("an applied request was deleted")?;
-                let request_id = AppliedRequestRecord::from_bytes(value).map_err(bad)?.request_id;
-                Change::RequestApplied { request_id }
+            TableChange::Expiry(..) | TableChange::FollowUp(..) => Change::Other,
+            TableChange::AppliedRequest(_, record) => Change::RequestApplied {
+                request_id: record.ok_or("an applied request was deleted")?.request_id,
+            },
+            TableChange::Schedule(ScheduleKey { schedule: number }, None) => {
+                self.schedules.remove(&number);
+                Change::Scheduled { number }
             }
-            Family::Schedule => {
-                let number = keys::number_of(key).ok_or_else(short)?;
-                let Some(value) = value else {
-                    self.schedules.remove(&number);
-                    return Ok(Change::Scheduled { number });
-                };
-                let record = ScheduleRecord::from_bytes(value).map_err(bad)?;
+            TableChange::Schedule(ScheduleKey { schedule: number }, Some(record)) => {
                 self.schedules.insert(number, DurableSchedule::of(record));
                 Change::Other // its state follows
             }
-            Family::ScheduleState => {
-                let number = keys::number_of(key).ok_or_else(short)?;
-                match (value, self.schedules.get_mut(&number)) {
-                    (None, _) => Change::Other,
-                    (Some(_), None) => {
-                        return Err(format!("schedule {number} has a state and is not there"));
-                    }
-                    (Some(value), Some(schedule)) => {
-                        schedule.goes_on(ScheduleState::from_bytes(value).map_err(bad)?);
-                        Change::Scheduled { number }
-                    }
-                }
+            TableChange::ScheduleState(_, None) => Change::Other,
+            TableChange::ScheduleState(ScheduleStateKey { schedule: number }, Some(state)) => {
+                let Some(schedule) = self.schedules.get_mut(&number) else {
+                    return Err(format!("schedule {number} has a state and is not there"));
+                };
+                schedule.goes_on(state);
+                Change::Scheduled { number }
             }
         })
     }
@@ -580,13 +502,18 @@ impl Durable {
         numbers.iter().filter_map(|no| self.runs.get(no))
     }
 
-    fn journal(&mut self, generation: u32, key: &Bytes, value: &Bytes) -> Result<Change, String> {
-        let (no, index, part) = journal::parts_of(key).ok_or("a key of a journal is too short")?;
+    fn journal(
+        &mut self,
+        generation: u32,
+        key: JournalKey,
+        row: JournalRow,
+    ) -> Result<Change, String> {
+        let JournalKey { run: no, entry: index, part } = key;
         if part > 0 {
-            self.parts.insert((generation, no, index, part), value.clone());
+            self.parts.insert((generation, key), row);
             return Ok(Change::Other);
         }
-        let stored = self.join(generation, (no, index), key, value)?;
+        let stored = self.join(generation, key, row)?;
         if self.runs.get(&no).is_some_and(|run| run.generation != generation) {
             self.copies.entry((generation, no)).or_default().insert(index, stored);
             return Ok(Change::Other);
@@ -632,27 +559,18 @@ impl Durable {
     }
 
     /// An entry, of its first row and the parts that were written before it.
-    fn join(
-        &self,
-        generation: u32,
-        (no, index): (RunNo, u32),
-        key: &Bytes,
-        value: &Bytes,
-    ) -> Result<Bytes, String> {
-        let first = Row { key: key.clone(), value: value.clone() };
-        let parts =
-            self.parts.range((generation, no, index, 0)..=(generation, no, index, u16::MAX));
-        let parts = parts.map(|((.., part), value)| Row {
-            key: journal::row(no, index, *part),
-            value: value.clone(),
-        });
-        let mut joiner = journal::Joiner::from(index);
-        for row in std::iter::once(first).chain(parts) {
-            if let Some(entry) = joiner.push(&row).map_err(|error| error.to_string())? {
+    fn join(&self, generation: u32, key: JournalKey, row: JournalRow) -> Result<Bytes, String> {
+        let last = JournalKey { part: u16::MAX, ..key };
+        let parts = self.parts.range((generation, key)..=(generation, last));
+        let parts = parts.map(|((_, key), row)| (*key, row.clone()));
+        let mut joiner = Joiner::from(key.entry);
+        for (key, row) in std::iter::once((key, row)).chain(parts) {
+            if let Some(entry) = joiner.push(&key, row).map_err(|error| error.to_string())? {
                 return Ok(entry);
             }
         }
-        Err(format!("entry {index} of run {no} is durable and its parts are not"))
+        let JournalKey { run, entry, .. } = key;
+        Err(format!("entry {entry} of run {run} is durable and its parts are not"))
     }
 
     /// The run of this id.
@@ -713,22 +631,20 @@ impl Durable {
 
 /// The id that a batch makes mean nothing any more, if the operation does that.
 pub(crate) fn forgets(op: &Op) -> Option<RunId> {
-    let is_index = Family::from_key(op.key()) == Some(Family::Index);
-    (is_index && op.value().is_none()).then(|| indexed(op.key())).flatten()
+    match op {
+        Op::Delete { key, .. } => IndexKey::from_bytes(key).map(|key| key.id),
+        Op::Put { .. } => None,
+    }
 }
 
-/// The id that a row of the index is about.
-fn indexed(key: &[u8]) -> Option<RunId> {
-    let id = key.get(7..23)?.try_into().ok()?;
-    Some(RunId(u128::from_be_bytes(id)))
+/// Writes or deletes a row; what was there before.
+fn replace<K: Ord, R>(rows: &mut BTreeMap<K, R>, key: K, record: Option<R>) -> Option<R> {
+    match record {
+        Some(record) => rows.insert(key, record),
+        None => rows.remove(&key),
+    }
 }
 
 fn moved(run: Option<RunNo>) -> Change {
     run.map_or(Change::Other, |run| Change::Moved { run })
-}
-
-/// The place in the key of a queued run.
-fn position_of(key: &[u8]) -> Option<QueuePosition> {
-    let queue = keys::number_of(key)?;
-    Some((queue, *key.get(7)?, keys::sequence_of(key)?))
 }

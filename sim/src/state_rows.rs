@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use stepwell::keys::TimerRecord;
 use stepwell::model::id::RunNo;
 use stepwell::model::run::RunState;
+use stepwell::tables::TimerRecord;
 
 /// The rows of each run that stand for a state, by that state.
 #[derive(Debug, Clone, Default)]

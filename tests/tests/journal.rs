@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use stepwell::Engine;
-use stepwell::keys::{Family, journal};
 use stepwell::model::entry::Entry;
-use stepwell_storage::{FjallStore, Options, Scan, Space, Store, WriteBatch};
+use stepwell::tables::{JournalKey, Table, TableKey, journal};
+use stepwell_storage::{FjallStore, Options, Scan, Store, WriteBatch};
 use stepwell_tests::process_spec::ProcessSpec;
 use stepwell_tests::verdict::Known;
 use stepwell_tests::workflow::{self, BOOK, Book, World};
@@ -66,10 +66,10 @@ async fn a_run_whose_journal_does_not_fit_its_chain_is_stopped_and_no_other() {
 /// Flips a bit of some entry of some run, as a bug would; the run's number.
 async fn rewrite_one_entry(data: &Path, draw: &mut Draw) -> u64 {
     let store = FjallStore::open(data, Options::default()).unwrap();
-    let generation = Space::Generation(*store.generations().await.unwrap().first().unwrap());
+    let generation = journal::space(*store.generations().await.unwrap().first().unwrap());
     let rows = store.scan(Scan::range(generation, "", "")).await.unwrap();
     let rows: Vec<_> =
-        rows.iter().filter(|row| Family::from_key(&row.key) == Some(Family::Journal)).collect();
+        rows.iter().filter(|row| Table::from_key(&row.key) == Some(Table::Journal)).collect();
     let row = rows[draw.next().unwrap() as usize % rows.len()];
     let mut value = row.value.to_vec();
     let at = draw.next().unwrap() as usize % value.len();
@@ -78,5 +78,5 @@ async fn rewrite_one_entry(data: &Path, draw: &mut Draw) -> u64 {
     batch.put(generation, row.key.clone(), value);
     store.submit(batch).unwrap();
     store.commit().await.unwrap();
-    journal::parts_of(&row.key).unwrap().0.0
+    JournalKey::from_bytes(&row.key).unwrap().run.0
 }

@@ -16,19 +16,17 @@
 //!   the run that had its place first, of those its worker can take; and so with those of one
 //!   worker. Otherwise the smallest priority goes first.
 
-use stepwell_storage::Space;
-
 use super::Core;
 use super::output::{Note, Output};
 use super::start::{check_name, check_name_length, check_range};
 use crate::canary::canary;
-use crate::keys::{self, PoolRecord, QueueRecord, Record};
 use crate::model::id::SessionId;
 use crate::model::limits::{NAME_BYTES_MAX, QUEUE_BURST_MAX, QUEUES_MAX};
 use crate::model::queue::{QueueChange, QueueSettings, RateLimit};
 use crate::model::request::{BadRate, Caller, NoSuchQueue, Refusal};
 use crate::model::run::RunState;
 use crate::model::time::Time;
+use crate::tables::{PoolKey, PoolRecord, QueueKey, QueueRecord};
 use crate::wire::message::{DoneReply, RefusedReply, SetQueue};
 
 /// Counts of an older store's queues that are written with one batch.
@@ -290,7 +288,7 @@ impl Core {
         }
         queue.admission.set(settings, now);
         let record = QueueRecord { name: name.to_owned(), settings };
-        out.put(Space::LongLived, keys::queue(number), record.to_bytes());
+        out.put(&QueueKey { queue: number }, &record);
         out.note(Note::QueueSet {
             queue: name.to_owned(),
             what: change.to_string(),
@@ -422,7 +420,7 @@ impl Core {
         for number in due {
             let queue = self.queues.get_mut(&number);
             if let Some(record) = queue.and_then(|queue| queue.admission.outdated()) {
-                out.put(Space::LongLived, keys::pool(number), record.to_bytes());
+                out.put(&PoolKey { queue: number }, &record);
             }
         }
     }

@@ -22,16 +22,14 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use stepwell_storage::Space;
-
 use super::Core;
 use super::output::Output;
 use crate::canary::canary;
-use crate::keys::Record;
-use crate::keys::applied_request::{AppliedRequestRecord, applied_request};
 use crate::model::id::RequestId;
 use crate::model::limits::APPLIED_REQUESTS_KEPT;
 use crate::model::request::Caller;
+use crate::tables::AppliedRequestKey;
+use crate::tables::applied_request::AppliedRequestRecord;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -81,7 +79,7 @@ impl Core {
         self.applied.next += 1;
         self.applied.keep(request_id);
         let record = AppliedRequestRecord { number, request_id };
-        out.put(Space::LongLived, applied_request(number), record.to_bytes());
+        out.put(&AppliedRequestKey::of(number), &record);
     }
 }
 

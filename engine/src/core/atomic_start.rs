@@ -23,13 +23,13 @@ use super::output::Output;
 use super::start::{CallKind, PendingStart, check_caller, check_count};
 use super::unique::{self, KeyId, Waiter};
 use crate::canary::canary;
-use crate::keys::unique::UniqueRecord;
 use crate::model::id::{Namespace, RunId, SessionId};
 use crate::model::limits::{ATOMIC_START_BYTES_MAX, ATOMIC_START_WRITES_MAX};
 use crate::model::request::{
     Caller, Damaged, NotAllStarted, Offender, Offenders, Refusal, StartRun, TooMany,
 };
 use crate::model::unique::Unique;
+use crate::tables::unique::UniqueRecord;
 use crate::wire::message::{AtomicStart, RefusedReply, StartAnswer, StartReply};
 
 /// What the rows of a run hold besides names, tags and input, at most; 128 of it is the build of a

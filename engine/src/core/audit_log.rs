@@ -6,16 +6,14 @@
 
 use std::time::Duration;
 
-use stepwell_storage::Space;
-
 use super::Core;
 use super::output::{Output, StoreRead};
 use crate::canary::canary;
-use crate::keys::{self, AuditRecord, Record};
 use crate::model::dead::AuditAction;
 use crate::model::id::RunId;
 use crate::model::request::Caller;
 use crate::model::time::Time;
+use crate::tables::{AuditKey, AuditRecord};
 
 /// Entries looked at in one transition.
 const PAGE: usize = 256;
@@ -75,7 +73,7 @@ impl Core {
             self.audit.cursor = at;
             self.mark_dirty = true;
         }
-        out.put(Space::LongLived, keys::audit(at, number), record.to_bytes());
+        out.put(&AuditKey { at, number }, &record);
     }
 
     /// Looks for entries that are old enough to go.
@@ -101,7 +99,7 @@ impl Core {
         let all_old = gone.len() == found;
         let last = gone.last().map(|(at, _)| *at);
         for (at, number) in gone {
-            out.delete(Space::LongLived, keys::audit(at, number));
+            out.delete(&AuditKey { at, number });
         }
         // Behind the end none is old enough before a whole retention has passed since now.
         let oldest_kept = Time(now.0.saturating_sub(kept.as_millis() as u64));

@@ -21,17 +21,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use stepwell_storage::Space;
-
 use super::Core;
 use super::lease::RecordSlots;
 use super::output::{Output, StoreRead};
 use super::run::Run;
 use super::start::{CallKind, PendingStart, check_caller, check_count, check_name};
 use crate::canary::canary;
-use crate::keys::Record;
-use crate::keys::batch::{self, BatchRecord, FollowUpRecord, OpenBatchRow};
-use crate::keys::expiry::{Expires, Expiry};
 use crate::model::batch::{
     BatchCounts, BatchNo, BatchSummary, Span, batch_hash, ended_payload, follow_up_id,
 };
@@ -42,6 +37,9 @@ use crate::model::request::{
     BatchSealed, Damaged, NoSuchBatch, NotUnderstood, OtherFollowUp, PayloadTooLarge, Refusal,
     StartRun,
 };
+use crate::tables::batch::{BatchRecord, FollowUpRecord, OpenBatchRow};
+use crate::tables::expiry::{Expires, Expiry};
+use crate::tables::{EndedBatchKey, FollowUpKey, OpenBatchKey};
 use crate::wire::message::{AskBatch, BatchReply, RefusedReply, StartAnswer, StartBatch};
 
 /// A batch's name, in its namespace.
@@ -275,7 +273,7 @@ impl Core {
             span: Span::default(),
         };
         let slot = self.batches.slots.lowest();
-        out.put(Space::LongLived, batch::batch(slot), record.to_bytes());
+        out.put(&OpenBatchKey { slot }, &record);
         self.batches.names.insert((namespace, batch_hash(&start.name)), no);
         let open = OpenBatch { slot, record, follow_up: None };
         self.batches.open.insert(no, open);
@@ -327,7 +325,7 @@ impl Core {
                 let mut caller = start.caller.clone();
                 caller.traceparent = None; // of any length, and the row must be short
                 let record = FollowUpRecord { caller, run };
-                out.put(Space::LongLived, batch::follow_up(open.slot), record.to_bytes());
+                out.put(&FollowUpKey { slot: open.slot }, &record);
                 open.follow_up = Some(record);
                 Ok(())
             }
@@ -470,10 +468,10 @@ impl Core {
         let (namespace, hash) = batch_key_of(&record);
         self.batches.names.remove(&(namespace, hash));
         self.batches.slots.release(slot);
-        out.delete(Space::LongLived, batch::batch(slot));
+        out.delete(&OpenBatchKey { slot });
         record.ended_at = Some(self.now());
         if let Some(FollowUpRecord { caller, mut run }) = follow_up {
-            out.delete(Space::LongLived, batch::follow_up(slot));
+            out.delete(&FollowUpKey { slot });
             record.follow_up = Some(run.id);
             run.input = ended_payload(&record.name, record.counts, &run.input);
             if !canary!("a follow-up never starts") {
@@ -484,7 +482,7 @@ impl Core {
                 self.create_run(caller, run, None, None, out);
             }
         }
-        out.put(Space::LongLived, batch::ended(namespace, hash), record.to_bytes());
+        out.put(&EndedBatchKey { namespace, hash }, &record);
         let at = match canary!("a batch is forgotten before its retention") {
             true => self.now().after(self.settings.retention / 7),
             false => self.now().after(self.settings.retention),
@@ -499,7 +497,7 @@ impl Core {
     pub(super) fn write_batches(&mut self, out: &mut Output) {
         for no in std::mem::take(&mut self.batches.dirty) {
             if let Some(open) = self.batches.open.get(&no) {
-                out.put(Space::LongLived, batch::batch(open.slot), open.record.to_bytes());
+                out.put(&OpenBatchKey { slot: open.slot }, &open.record);
             }
         }
     }

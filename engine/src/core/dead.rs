@@ -22,13 +22,10 @@
 //!   redriven: the commands it gave since have numbers, and keys, that other commands would get.
 //! - **D5** An operator's request takes effect once, however often it arrives.
 
-use stepwell_storage::Space;
-
 use super::Core;
 use super::output::{Note, Output};
 use super::run::{Run, RunImage};
 use crate::canary::canary;
-use crate::keys::{self, DeadRecord, Record};
 use crate::model::dead::{AuditAction, WORKER_LOST};
 use crate::model::entry::{Died, Discarded, Entry, FunctionEnd, InputEdited, Redriven};
 use crate::model::failure::{Failure, FailureKind};
@@ -38,6 +35,7 @@ use crate::model::payload::{CODEC_MESSAGEPACK, Payload};
 use crate::model::request::{BadInput, Caller, NotDead, PayloadTooLarge, Refusal, WentOn};
 use crate::model::run::RunState;
 use crate::model::time::Time;
+use crate::tables::{DeadKey, DeadRecord};
 use crate::wire::message::{Discard, DoneReply, EditInput, Redrive, RefusedReply};
 
 /// Characters of a failure's class in the listing of dead letters.
@@ -126,7 +124,7 @@ impl Core {
             ..end
         });
         out.append(run, &Entry::from(Died { at, failure, process, build, end }));
-        out.put(Space::LongLived, keys::dead(at, run.no), record.to_bytes());
+        out.put(&DeadKey { died_at: at, run: run.no }, &record);
         if !canary!("dead letters are not counted") {
             let queue = self.queue_number(&run.queue, out);
             self.shift(queue, from, RunState::Dead);
@@ -224,7 +222,7 @@ impl Core {
         self.record_audit(&caller, kind, (Some(run.id), name), detail, out);
         match kind {
             AuditAction::Redrive => {
-                out.delete(Space::LongLived, keys::dead(died_at, run.no));
+                out.delete(&DeadKey { died_at, run: run.no });
                 self.rejoined_batch(run);
                 self.schedule_hears_redrive(run.no);
                 let queue = self.queue_number(&run.queue, out);
@@ -233,7 +231,7 @@ impl Core {
             }
             AuditAction::Discard => {
                 if !canary!("a discarded run stays on the list") {
-                    out.delete(Space::LongLived, keys::dead(died_at, run.no));
+                    out.delete(&DeadKey { died_at, run: run.no });
                 }
                 let queue = self.queue_number(&run.queue, out);
                 self.shift(queue, RunState::Dead, RunState::Discarded);

@@ -10,14 +10,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use stepwell_storage::Space;
-
 use super::Core;
 use super::output::{Output, StoreRead};
 use super::unique::KeyId;
-use crate::keys::expiry::{self, Expires, Expiry, ExpiryMark};
-use crate::keys::{Record, batch, memo, unique};
 use crate::model::time::Time;
+use crate::tables::expiry::{Expires, Expiry, ExpiryMark, ExpiryMarkKey};
+use crate::tables::{Empty, EndedBatchKey, MemoResultKey, UniqueHolderKey};
 
 /// Rows deleted in one transition at most.
 const PAGE: usize = 256;
@@ -56,7 +54,7 @@ impl Core {
                 let added = &mut self.expiries.added;
                 *added = Some(added.map_or(row.at, |added| added.min(row.at)));
             }
-            out.put(Space::LongLived, expiry::expiry(row), bytes::Bytes::new());
+            out.put(&row, &Empty);
         }
     }
 
@@ -101,19 +99,18 @@ impl Core {
             return;
         };
         for row in rows {
-            out.delete(Space::LongLived, expiry::expiry(row));
+            out.delete(&row);
             if renewed.contains(&(row.what, (row.namespace, row.hash))) {
                 continue;
             }
-            let key = match row.what {
-                Expires::Unique => unique::unique(row.namespace, row.hash),
-                Expires::Batch => batch::ended(row.namespace, row.hash),
-                Expires::Memo => memo::memo(row.namespace, row.hash),
-            };
-            out.delete(Space::LongLived, key);
+            let Expiry { namespace, hash, .. } = row;
+            match row.what {
+                Expires::Unique => out.delete(&UniqueHolderKey { namespace, hash }),
+                Expires::Batch => out.delete(&EndedBatchKey { namespace, hash }),
+                Expires::Memo => out.delete(&MemoResultKey { namespace, hash }),
+            }
         }
-        let mark = ExpiryMark { at: last.at };
-        out.put(Space::LongLived, expiry::mark(), mark.to_bytes());
+        out.put(&ExpiryMarkKey, &ExpiryMark { at: last.at });
         if first.is_none() {
             self.read_expired(out);
         }

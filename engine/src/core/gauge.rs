@@ -2,7 +2,7 @@
 //! nobody offers.
 //!
 //! Counts are kept per queue and written with every batch that changes them
-//! ([`PoolRecord`](crate::keys::PoolRecord)). The run that waits longest is at the head of some
+//! ([`PoolRecord`](crate::tables::PoolRecord)). The run that waits longest is at the head of some
 //! lane; a lane that has not been read yet is read before the answer.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -4,19 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use stepwell_storage::{MemStore, Space, block_on};
+use stepwell_storage::{MemStore, Row, Space, block_on};
 
 use crate::model::entry::NOT_ATTEMPTED;
 use super::run::{Run, RunFold};
 use super::unique::KeyId;
-use crate::keys::batch::BatchRecord;
-use crate::keys::expiry::{self, Expires};
-use crate::keys::memo::MemoRecord;
-use crate::keys::unique::{self, UniqueRecord};
-use crate::keys::{
-    self, AuditRecord, DeadRecord, Family, GenerationRecord, IndexRecord, LeaseRecord, Mark,
-    MovedRecord, PoolRecord, QueueRecord, QueuedRecord, Record, StoppedRecord, Tally, TimerRecord,
-};
 use crate::model::batch::BatchCounts;
 use crate::model::chain::CHAIN_BYTES;
 use crate::model::dead::{AuditAction, Superseded};
@@ -26,6 +18,14 @@ use crate::model::queue::QueueSummary;
 use crate::model::run::{Outcome, RunState};
 use crate::model::time::Time;
 use crate::store_reader;
+use crate::tables::batch::BatchRecord;
+use crate::tables::expiry::{Expires, ExpiryKey};
+use crate::tables::memo::MemoRecord;
+use crate::tables::unique::UniqueRecord;
+use crate::tables::{
+    DeadRecord, IndexKey, LeaseRecord, Mark, PoolRecord, QueueRecord, QueuedRecord, StoppedRecord,
+    TableRow, Tally, TimerRecord,
+};
 
 /// A run as the store has it.
 #[derive(Debug, Clone)]
@@ -49,7 +49,7 @@ pub(super) struct Facts {
     pools: BTreeMap<u32, PoolRecord>,
     /// How often each request of an operator is recorded in the audit log.
     acts: BTreeMap<RequestId, u32>,
-    unique: BTreeMap<Bytes, UniqueRecord>,
+    unique: BTreeMap<KeyId, UniqueRecord>,
     /// The first results of memoized steps, and until when rows of them expire.
     memos: BTreeMap<KeyId, MemoRecord>,
     memo_until: BTreeMap<KeyId, Vec<Time>>,
@@ -58,113 +58,106 @@ pub(super) struct Facts {
     mark: Option<Mark>,
 }
 
-fn rows(store: &MemStore, space: Space, family: Family) -> Vec<(Bytes, Bytes)> {
-    let (prefix, mut found) = (keys::family(family), Vec::new());
-    block_on(store_reader::all_rows(store, space, prefix.clone(), keys::end_of(&prefix), |row| {
-        found.push((row.key.clone(), row.value.clone()));
-        Ok(())
-    }))
-    .expect("the store can be read");
-    found
-}
-
-fn record<R: Record>(bytes: &[u8]) -> R {
-    R::from_bytes(bytes).unwrap_or_else(|e| panic!("a record the core wrote: {e}"))
+/// What says in which generation each journal is.
+#[derive(Debug, Default)]
+struct Homes {
+    index: Vec<(IndexKey, RunNo)>,
+    generations: BTreeMap<RunNo, u32>,
+    moved: BTreeMap<RunNo, u32>,
 }
 
 impl Facts {
     pub(super) fn of(store: &MemStore) -> Self {
         let mut facts = Self::default();
-        for (key, value) in rows(store, Space::ShortLived, Family::Queued) {
-            let queue = u32::from_be_bytes(key[3..7].try_into().expect("four bytes"));
-            let position = (queue, key[7], keys::sequence_of(&key).expect("a sequence"));
-            facts.queued.push((position, record(&value)));
+        let mut homes = Homes::default();
+        for space in [Space::LongLived, Space::ShortLived] {
+            let each = |row: &Row| {
+                let row = TableRow::read(space, &row.key, &row.value);
+                let row = row.unwrap_or_else(|e| panic!("a row the core wrote: {e}"));
+                facts.take(row, &mut homes);
+                Ok(())
+            };
+            block_on(store_reader::all_rows(store, space, Bytes::new(), Bytes::new(), each))
+                .expect("the store can be read");
         }
-        for (key, value) in rows(store, Space::ShortLived, Family::Lease) {
-            facts.leases.insert(keys::slot_of(&key).expect("a slot"), record(&value));
-        }
-        for (key, value) in rows(store, Space::ShortLived, Family::Timer) {
-            facts
-                .timers
-                .insert(keys::time_and_run_of(&key).expect("a timer's key"), record(&value));
-        }
-        for (key, value) in rows(store, Space::LongLived, Family::Stopped) {
-            facts.stopped.insert(keys::run_of(&key).expect("a run"), record(&value));
-        }
-        for (key, value) in rows(store, Space::LongLived, Family::Dead) {
-            facts
-                .dead
-                .insert(keys::time_and_run_of(&key).expect("an instant and a run"), record(&value));
-        }
-        for (key, value) in rows(store, Space::LongLived, Family::Queue) {
-            let number = keys::number_of(&key).expect("a queue");
-            facts.queues.insert(number, record(&value));
-        }
-        for (key, value) in rows(store, Space::LongLived, Family::Pool) {
-            let number = keys::number_of(&key).expect("a queue");
-            facts.pools.insert(number, record(&value));
-        }
-        for (_, value) in rows(store, Space::LongLived, Family::Audit) {
-            let act: AuditRecord = record(&value);
-            if act.kind != AuditAction::Resume {
-                *facts.acts.entry(act.request_id).or_default() += 1;
-            }
-        }
-        for (key, value) in rows(store, Space::LongLived, Family::Unique) {
-            facts.unique.insert(key, record(&value));
-        }
-        for (key, value) in rows(store, Space::LongLived, Family::Memo) {
-            let key_id = keys::memo::from_key(&key).expect("a namespace and a hash");
-            facts.memos.insert(key_id, record(&value));
-        }
-        let rows_of_time = rows(store, Space::LongLived, Family::Expiry);
-        let expiries = rows_of_time.iter().filter_map(|(key, _)| expiry::from_key(key));
-        for row in expiries.filter(|row| row.what == Expires::Memo) {
-            let key_id = (row.namespace, row.hash);
-            facts.memo_until.entry(key_id).or_default().push(row.at);
-        }
-        for family in [Family::Batch, Family::EndedBatch] {
-            let rows = rows(store, Space::LongLived, family);
-            facts.batches.extend(rows.iter().map(|(_, value)| record::<BatchRecord>(value)));
-        }
-        facts.tally =
-            rows(store, Space::LongLived, Family::Tally).first().map(|(_, value)| record(value));
-        facts.mark =
-            rows(store, Space::LongLived, Family::Mark).first().map(|(_, value)| record(value));
-        facts.read_runs(store);
+        facts.read_runs(store, homes);
         facts
     }
 
-    fn read_runs(&mut self, store: &MemStore) {
-        let generations: BTreeMap<RunNo, u32> = rows(store, Space::LongLived, Family::Generation)
-            .iter()
-            .map(|(key, value)| {
-                (
-                    record::<GenerationRecord>(value).first,
-                    keys::number_of(key).expect("a generation"),
-                )
-            })
-            .collect();
-        let moved: BTreeMap<RunNo, u32> = rows(store, Space::LongLived, Family::Moved)
-            .iter()
-            .map(|(key, value)| {
-                (keys::run_of(key).expect("a run"), record::<MovedRecord>(value).generation)
-            })
-            .collect();
-        for (key, value) in rows(store, Space::LongLived, Family::Index) {
-            let no = record::<IndexRecord>(&value).run;
-            let born = generations.range(..=no).next_back().map(|(_, generation)| *generation);
-            let generation = moved
+    /// Takes a row. One without an invariant is named here too.
+    fn take(&mut self, row: TableRow, homes: &mut Homes) {
+        match row {
+            TableRow::Queued(key, record) => {
+                self.queued.push(((key.queue, key.priority, key.sequence), record));
+            }
+            TableRow::Lease(key, record) => {
+                self.leases.insert(key.slot, record);
+            }
+            TableRow::Timer(key, record) => {
+                self.timers.insert((key.due, key.run), record);
+            }
+            TableRow::Stopped(key, record) => {
+                self.stopped.insert(key.run, record);
+            }
+            TableRow::Dead(key, record) => {
+                self.dead.insert((key.died_at, key.run), record);
+            }
+            TableRow::Queue(key, record) => {
+                self.queues.insert(key.queue, record);
+            }
+            TableRow::Pool(key, record) => {
+                self.pools.insert(key.queue, record);
+            }
+            TableRow::Audit(_, act) => {
+                if act.kind != AuditAction::Resume {
+                    *self.acts.entry(act.request_id).or_default() += 1;
+                }
+            }
+            TableRow::Unique(key, record) => {
+                self.unique.insert((key.namespace, key.hash), record);
+            }
+            TableRow::Memo(key, record) => {
+                self.memos.insert((key.namespace, key.hash), record);
+            }
+            TableRow::Expiry(ExpiryKey::Due(row), _) => {
+                if row.what == Expires::Memo {
+                    let key_id = (row.namespace, row.hash);
+                    self.memo_until.entry(key_id).or_default().push(row.at);
+                }
+            }
+            TableRow::Batch(_, record) | TableRow::EndedBatch(_, record) => {
+                self.batches.push(record);
+            }
+            TableRow::Tally(_, record) => self.tally = Some(record),
+            TableRow::Mark(_, record) => self.mark = Some(record),
+            TableRow::Generation(key, record) => {
+                homes.generations.insert(record.first, key.generation);
+            }
+            TableRow::Moved(key, record) => {
+                homes.moved.insert(key.run, record.generation);
+            }
+            TableRow::Index(key, record) => homes.index.push((key, record.run)),
+            // Not in these spaces: read run by run, as the engine reads it.
+            TableRow::Journal(..) => {}
+            // Checked by the simulation, against what was asked for.
+            TableRow::Schedule(..) | TableRow::ScheduleState(..) | TableRow::AppliedRequest(..) => {
+            }
+            TableRow::Expiry(ExpiryKey::Mark, _) | TableRow::FollowUp(..) => {}
+        }
+    }
+
+    fn read_runs(&mut self, store: &MemStore, homes: Homes) {
+        for (key, no) in homes.index {
+            let born = homes.generations.range(..=no).next_back().map(|(_, at)| *at);
+            let generation = homes
+                .moved
                 .get(&no)
                 .copied()
                 .or(born)
                 .unwrap_or_else(|| panic!("J1: {no} has no journal"));
             let facts = self.read_run(store, no, generation);
-            assert_eq!(
-                key,
-                keys::index(facts.run.namespace, facts.run.id),
-                "the index of {no} is its own"
-            );
+            let own = IndexKey { namespace: facts.run.namespace, id: facts.run.id };
+            assert_eq!(key, own, "the index of {no} is its own");
             self.ids.insert(facts.run.id, no);
             self.runs.insert(no, facts);
         }
@@ -260,7 +253,7 @@ impl Facts {
 
     /// U1: a row names a run that holds the key, and a run that holds a key has its row.
     fn check_keys(&self) {
-        let key_of = |run: &Run| run.unique.map(|held| unique::unique(run.namespace, held.hash));
+        let key_of = |run: &Run| run.unique.map(|held| (run.namespace, held.hash));
         for (key, record) in self.unique.iter().filter(|(_, row)| row.until == Time(0)) {
             let facts = self.runs.get(&record.run);
             let facts = facts.unwrap_or_else(|| panic!("U1: {} holds a key", record.run));

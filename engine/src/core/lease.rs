@@ -6,19 +6,17 @@
 
 use std::collections::BTreeSet;
 
-use stepwell_storage::Space;
-
 use super::Core;
 use super::dead::{self, DeathCause};
 use super::output::{Action, Output};
 use super::queue::{DEATHS_MAX, QueuedItem};
 use super::run::{Run, RunImage};
 use crate::canary::canary;
-use crate::keys::{self, LeaseRecord, Record};
 use crate::model::entry::TimerFired;
 use crate::model::id::{RunNo, SessionId, Token};
 use crate::model::request::{Refusal, StaleToken};
 use crate::model::run::RunState;
+use crate::tables::{LeaseKey, LeaseRecord};
 use crate::wire::message::{Held, Revoked, TurnEnded};
 
 /// Timers fired within the transition that begins a lease; more of them fire right after it.
@@ -213,7 +211,7 @@ impl Core {
             since: item.since,
             at: now,
         };
-        out.put(Space::ShortLived, keys::lease(slot), record.to_bytes());
+        out.put(&LeaseKey { slot }, &record);
         out.action(Action::Dispatch {
             session,
             run: run.no,
@@ -262,7 +260,7 @@ impl Core {
         lease.record.token = token;
         // What was said under the old token and waits for a read is said again (G3).
         self.memos.stop_waiting(no);
-        out.put(Space::ShortLived, keys::lease(lease.slot), lease.record.to_bytes());
+        out.put(&LeaseKey { slot: lease.slot }, &lease.record);
         out.action(Action::ContinueLease {
             session,
             run: no,
@@ -316,7 +314,7 @@ impl Core {
         self.invalidate_copy(no);
         let mut lease = self.leases.remove(&no)?;
         self.leave_memos(no, out);
-        out.delete(Space::ShortLived, keys::lease(lease.slot));
+        out.delete(&LeaseKey { slot: lease.slot });
         if canary!("a transition is cut in two") {
             out.close_batch();
         }

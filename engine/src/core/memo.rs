@@ -54,22 +54,20 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use stepwell_storage::Space;
-
 use self::asleep::Sleepers;
 use super::Core;
 use super::output::{Note, Output, StoreRead};
 use super::unique::KeyId;
 use crate::model::entry::NOT_ATTEMPTED;
 use crate::canary::canary;
-use crate::keys::Record;
-use crate::keys::expiry::{self, Expires, Expiry};
-use crate::keys::memo::{self, MemoRecord};
 use crate::model::entry::{Entry, SourceLocation, StepCompleted};
 use crate::model::id::{CommandIndex, RunNo, SessionId, Token};
 use crate::model::payload::Payload;
 use crate::model::request::{Damaged, Refusal};
 use crate::model::time::Time;
+use crate::tables::MemoResultKey;
+use crate::tables::expiry::{Expires, Expiry};
+use crate::tables::memo::MemoRecord;
 use crate::wire::message::{
     AttemptMemo, MemoReleased, MemoRequested, ReportRefused, StepCompletedReport,
 };
@@ -480,11 +478,11 @@ impl Core {
         let row = |at| Expiry { at, what: Expires::Memo, namespace, hash };
         let key = self.memos.keys.get_mut(&key_id);
         if let Some(before) = key.and_then(|key| key.before.take()) {
-            out.delete(Space::LongLived, expiry::expiry(row(before)));
+            out.delete(&row(before));
         }
         let until = self.now().after(self.settings.retention).max(Time(1));
         let record = MemoRecord { run, entry, until };
-        out.put(Space::LongLived, memo::memo(namespace, hash), record.to_bytes());
+        out.put(&MemoResultKey { namespace, hash }, &record);
         self.expires(row(until), out);
         if let Some(key) = self.memos.keys.get_mut(&key_id) {
             key.known = Known::Result(output);

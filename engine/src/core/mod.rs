@@ -122,11 +122,6 @@ use self::unique::Uniques;
 pub use self::unregistered::UNREGISTERED_WORKFLOW_AFTER_DEFAULT;
 use self::unregistered::UnregisteredWorkflows;
 use crate::canary::canary;
-use crate::keys::batch::BatchRecord;
-use crate::keys::expiry::Expiry;
-use crate::keys::memo::{MemoRecord, MemoWait};
-use crate::keys::unique::UniqueRecord;
-use crate::keys::{self, Mark, QueuedRecord, Record, StoppedRecord, Tally, TimerRecord};
 use crate::model::id::{
     CommandIndex, LeaseNo, Namespace, ProcessInstance, RunId, RunNo, SessionId, Token,
 };
@@ -134,9 +129,13 @@ use crate::model::limits::Limits;
 use crate::model::payload::Payload;
 use crate::model::run::{InMemory, RunState, Stats};
 use crate::model::time::Time;
+use crate::tables::batch::BatchRecord;
+use crate::tables::expiry::Expiry;
+use crate::tables::memo::{MemoRecord, MemoWait};
+use crate::tables::unique::UniqueRecord;
+use crate::tables::{Mark, MarkKey, QueuedRecord, StoppedRecord, Tally, TallyKey, TimerRecord};
 use crate::wire::message::{Held, Message};
 use bytes::Bytes;
-use stepwell_storage::Space;
 
 /// How a core behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -513,7 +512,7 @@ impl Core {
         self.seal_pools(out);
         self.write_batches(out);
         if std::mem::take(&mut self.tally_dirty) {
-            out.put(Space::LongLived, keys::tally(), self.tally.to_bytes());
+            out.put(&TallyKey {}, &self.tally);
         }
         // A clock that stands at the mark does not pass it.
         let held = self.clock.is_held();
@@ -523,7 +522,7 @@ impl Core {
             let time = if held { self.mark.time } else { self.now().after(MARK_LEAD) };
             self.mark =
                 Mark { time, heads, timers: self.timers.cursor(), rest, audit: self.audit.cursor };
-            out.put(Space::LongLived, keys::mark(), self.mark.to_bytes());
+            out.put(&MarkKey {}, &self.mark);
         }
     }
 

@@ -9,7 +9,6 @@ use super::capacity::slots;
 use super::output::{Action, Note};
 use super::stepped_core::SteppedCore;
 use super::{Input, OpenRefused, Settings};
-use crate::keys::{Family, journal};
 use crate::model::calendar::Calendar;
 use crate::model::chain::CHAIN_BYTES;
 use crate::model::entry::{Entry, Started};
@@ -22,6 +21,7 @@ use crate::model::schedule::{
 };
 use crate::model::time::Time;
 use crate::store_reader;
+use crate::tables::{JournalKey, TableKey};
 use crate::wire::message::{
     AskOccurrences, AskStatus, Backfill, BackfillReply, Cancel, Heartbeat, Hello, Message,
     PROTOCOL, PauseSchedule, Redrive, RemoveSchedule, ResumeSchedule, ScheduleReply, SetSchedule,
@@ -177,14 +177,13 @@ impl Desk {
 
     fn flush(&mut self) {
         for op in self.stepped.flush().0.iter().flat_map(|batch| batch.iter()) {
-            if Family::from_key(op.key()) != Some(Family::Journal) {
+            let Some(key) = JournalKey::from_bytes(op.key()) else {
                 continue;
-            }
-            let (no, entry, _) = journal::parts_of(op.key()).expect("a key of a journal");
-            if let Some(value) = op.value().filter(|_| entry == 0) {
+            };
+            if let Some(value) = op.value().filter(|_| key.entry == 0) {
                 let stored = &value[1..value.len() - CHAIN_BYTES];
                 if let Ok(Entry::Started(started)) = Entry::decode(stored) {
-                    self.air.push((no, started));
+                    self.air.push((key.run, started));
                 }
             }
         }

@@ -22,13 +22,15 @@ use super::unique::Uniques;
 use super::unregistered::UnregisteredWorkflows;
 use super::{Core, Settings};
 use crate::canary::canary;
-use crate::keys::applied_request::AppliedRequestRecord;
-use crate::keys::batch::OpenBatchRow;
-use crate::keys::{self, FORMAT, LeaseRecord, Mark, PoolRecord, QueueRecord, Tally};
 use crate::model::id::RunNo;
 use crate::model::queue::QueueSettings;
 use crate::model::run::{RunState, Stats};
 use crate::model::time::Time;
+use crate::tables::applied_request::AppliedRequestRecord;
+use crate::tables::batch::OpenBatchRow;
+use crate::tables::{
+    FORMAT, HEADS_MAX, LeaseRecord, Mark, PoolRecord, QueueKey, QueueRecord, Tally,
+};
 
 /// A queue as stored.
 pub type QueueRow = (u32, QueueRecord);
@@ -265,8 +267,8 @@ impl Core {
         let mut heads: Vec<_> =
             heads.into_iter().map(|((queue, priority), head)| (queue, priority, head)).collect();
         heads.sort_unstable_by_key(|(queue, priority, head)| (*head, *queue, *priority));
-        let rest = heads.get(keys::HEADS_MAX).map_or(next, |(.., head)| *head);
-        heads.truncate(keys::HEADS_MAX);
+        let rest = heads.get(HEADS_MAX).map_or(next, |(.., head)| *head);
+        heads.truncate(HEADS_MAX);
         (heads, rest)
     }
 
@@ -276,13 +278,8 @@ impl Core {
             return *number;
         }
         let number = self.queues.keys().next_back().map_or(1, |last| last + 1);
-        let record =
-            keys::QueueRecord { name: name.to_owned(), settings: QueueSettings::default() };
-        out.put(
-            stepwell_storage::Space::LongLived,
-            keys::queue(number),
-            keys::Record::to_bytes(&record),
-        );
+        let record = QueueRecord { name: name.to_owned(), settings: QueueSettings::default() };
+        out.put(&QueueKey { queue: number }, &record);
         self.queue_numbers.insert(name.to_owned(), number);
         self.pools_dirty.insert(number);
         self.queues.insert(number, Queue::new(self.tally.next_sequence));

@@ -1,17 +1,15 @@
 //! What a transition brings about: writes, actions that wait for them, and reads.
 
 use bytes::Bytes;
-use stepwell_storage::{
-    Receipt, Seq, Space, WRITE_BATCH_BYTES_MAX, WRITE_BATCH_OPS_MAX, WriteBatch,
-};
+use stepwell_storage::{Receipt, Seq, WRITE_BATCH_BYTES_MAX, WRITE_BATCH_OPS_MAX, WriteBatch};
 
 use crate::canary::canary;
 use crate::core::run::Run;
-use crate::keys::journal;
 use crate::model::chain;
 use crate::model::entry::Entry;
 use crate::model::id::{Namespace, ProcessInstance, RunId, RunNo, SessionId, Token};
 use crate::model::time::Time;
+use crate::tables::{FixedSpace, TableKey, TableValue, journal};
 use crate::wire::message::Message;
 
 /// A batch this full is closed before the next transition, so that what one transition writes is in
@@ -409,19 +407,22 @@ impl Output {
         self.batches.push(std::mem::take(&mut self.current));
     }
 
-    pub(crate) fn put(&mut self, space: Space, key: impl Into<Bytes>, value: impl Into<Bytes>) {
-        self.current.put(space, key, value);
+    /// Writes a row, where rows of its table are.
+    pub(crate) fn put<K: FixedSpace>(&mut self, key: &K, record: &K::Record) {
+        self.current.put(K::SPACE, key.to_bytes(), record.to_value());
     }
 
-    pub(crate) fn delete(&mut self, space: Space, key: impl Into<Bytes>) {
-        self.current.delete(space, key);
+    /// Deletes a row.
+    pub(crate) fn delete<K: FixedSpace>(&mut self, key: &K) {
+        self.current.delete(K::SPACE, key.to_bytes());
     }
 
     /// Writes `stored` as entry `index`. The parts of a long one go first, in batches of their own;
     /// only the row that makes the entry exist is written with the transition.
     pub(crate) fn put_entry(&mut self, generation: u32, run: RunNo, index: u32, stored: Vec<u8>) {
-        let space = Space::Generation(generation);
-        let mut rows: Vec<_> = journal::rows(run, index, stored).collect();
+        let space = journal::space(generation);
+        let rows = journal::rows(run, index, stored);
+        let mut rows: Vec<_> = rows.map(|(key, row)| (key.to_bytes(), row.0)).collect();
         let Some((key, value)) = rows.pop() else {
             return;
         };

@@ -9,18 +9,16 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use stepwell_storage::Space;
-
 use super::admission::{Admission, Shut};
 use super::lane::{LOOK_PAST_MAX, Lane, WINDOW_LOW, WINDOW_MAX};
 use super::output::{Output, StoreRead};
 use super::run::Run;
 use super::{Core, Session};
 use crate::canary::canary;
-use crate::keys::{self, QueuedRecord, Record};
 use crate::model::id::{RunNo, SessionId};
 use crate::model::run::RunState;
 use crate::model::time::Time;
+use crate::tables::{QueuedKey, QueuedRecord};
 
 /// How far is looked for a run to be leased alone that somebody can take.
 const LOOK_MAX: usize = 64;
@@ -68,8 +66,8 @@ impl QueuedItem {
         }
     }
 
-    fn key(&self) -> bytes::Bytes {
-        keys::queued(self.queue, self.priority, self.sequence)
+    fn key(&self) -> QueuedKey {
+        QueuedKey { queue: self.queue, priority: self.priority, sequence: self.sequence }
     }
 }
 
@@ -329,7 +327,7 @@ impl Core {
     /// Writes an item and puts it in line by its sequence.
     pub(super) fn enqueue_item(&mut self, mut item: QueuedItem, out: &mut Output) {
         item.since = known_since(item.since, self.now());
-        out.put(Space::ShortLived, item.key(), item.record().to_bytes());
+        out.put(&item.key(), &item.record());
         item.stored = true;
         let Some(queue) = self.queues.get_mut(&item.queue) else {
             return;
@@ -571,7 +569,7 @@ impl Core {
     /// Takes a queued run's row away.
     pub(super) fn dequeue_row(item: &QueuedItem, out: &mut Output) {
         if item.stored && !canary!("a leased run keeps its queued row") {
-            out.delete(Space::ShortLived, item.key());
+            out.delete(&item.key());
         }
     }
 

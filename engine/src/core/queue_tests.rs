@@ -5,12 +5,12 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::capacity::{CLIENT, Capacity, slots};
-use crate::keys::journal;
 use crate::model::id::{ProcessInstance, RunNo, SessionId};
 use crate::model::payload::Payload;
 use crate::model::queue::{QueueChange, QueueSummary, RateLimit};
 use crate::model::request::{Caller, StartRun};
 use crate::model::run::RunState;
+use crate::tables::{JournalKey, TableKey};
 use crate::wire::message::{
     AskQueues, Held, Hello, Message, Offer, PROTOCOL, QueueSlots, SetQueue, TurnCompleted,
     WorkflowOffer,
@@ -252,7 +252,7 @@ impl Capacity {
     /// A bit of a run's journal is turned, as a failing disk would.
     fn damage(&mut self, run: RunNo) {
         let content = self.stepped.disk.content();
-        let of_run = |key: &Bytes| journal::parts_of(key).is_some_and(|(of, ..)| of == run);
+        let of_run = |key: &Bytes| JournalKey::from_bytes(key).is_some_and(|key| key.run == run);
         let row = content.into_iter().find(|(_, row)| of_run(&row.key));
         let (space, row) = row.expect("it has a journal");
         let mut value = row.value.to_vec();

@@ -9,15 +9,14 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
-use stepwell_storage::Space;
 
 use super::Core;
 use super::output::{Action, Output, StoreRead};
 use crate::canary::canary;
-use crate::keys::{self, MovedRecord, Record};
 use crate::model::id::{Namespace, RunId, RunNo};
 use crate::model::run::RunState;
 use crate::model::time::Time;
+use crate::tables::{DeadKey, GenerationKey, IndexKey, MovedKey, MovedRecord};
 
 /// How long ended runs are kept unless said otherwise.
 pub const RETENTION_DEFAULT: Duration = Duration::from_secs(7 * 86_400);
@@ -175,10 +174,10 @@ impl Core {
     }
 
     fn drop_records(&mut self, row: &GenerationRow, state: RunState, at: Time, out: &mut Output) {
-        out.delete(Space::LongLived, keys::index(row.namespace, row.id));
-        out.delete(Space::LongLived, keys::moved(row.run));
+        out.delete(&IndexKey { namespace: row.namespace, id: row.id });
+        out.delete(&MovedKey { run: row.run });
         if state == RunState::Dead {
-            out.delete(Space::LongLived, keys::dead(row.died_at.unwrap_or(at), row.run));
+            out.delete(&DeadKey { died_at: row.died_at.unwrap_or(at), run: row.run });
         }
         self.count(state, -1);
     }
@@ -195,7 +194,7 @@ impl Core {
         // generations only.
         self.cleaner.current = None;
         self.cleaner.next_look = self.mono;
-        out.delete(Space::LongLived, keys::generation(generation));
+        out.delete(&GenerationKey { generation });
         self.generations.retain(|_, kept| *kept != generation);
         out.action(Action::DropGeneration { generation });
     }
@@ -252,7 +251,7 @@ impl Core {
         if let Some(run) = self.fresh.get_mut(&no) {
             run.generation = target;
         }
-        out.put(Space::LongLived, keys::moved(no), MovedRecord { generation: target }.to_bytes());
+        out.put(&MovedKey { run: no }, &MovedRecord { generation: target });
         self.cleaner.copying.pop();
         self.copy_next(from, out);
     }

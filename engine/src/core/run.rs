@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 
 use super::unique::HeldKey;
 use crate::canary::canary;
-use crate::keys::StoppedRecord;
 use crate::model::batch::BatchNo;
 use crate::model::chain;
 use crate::model::dead::{UNREGISTERED_WORKFLOW, WORKER_LOST};
@@ -15,6 +14,7 @@ use crate::model::payload::Payload;
 use crate::model::run::{Outcome, OutcomeCancelled, OutcomeCompleted, OutcomeDead, RunState};
 use crate::model::time::Time;
 use crate::numbered::Undecodable;
+use crate::tables::StoppedRecord;
 
 /// A command that has entries but no outcome yet.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

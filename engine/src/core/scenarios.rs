@@ -33,7 +33,6 @@ use super::invariants::Invariants;
 use super::output::{Action, Note};
 use super::stepped_core::SteppedCore;
 use super::{Input, Settings};
-use crate::keys::{self, Family, Record, journal};
 use crate::model::chain::CHAIN_BYTES;
 use crate::model::entry::{Entry, FunctionEnd, SourceLocation};
 use crate::model::failure::{Failure, FailureKind};
@@ -48,6 +47,16 @@ use crate::model::retry::Retry;
 use crate::model::run::{Outcome, RunState};
 use crate::model::time::Time;
 use crate::model::unique::{Unique, UniqueKey};
+use crate::tables::batch::BatchRecord;
+use crate::tables::expiry::ExpiryKey;
+use crate::tables::journal::JournalRow;
+use crate::tables::memo::MemoRecord;
+use crate::tables::{
+    AppliedRequestKey, AuditKey, DeadKey, DeadRecord, FollowUpKey, GenerationKey, JournalKey,
+    LeaseKey, Mark, MarkKey, MovedKey, OpenBatchKey, PoolKey, PoolRecord, QueueKey, QueueRecord,
+    QueuedKey, Record, ScheduleKey, ScheduleStateKey, StoppedKey, Table, TableChange, Tally,
+    TallyKey, TimerKey,
+};
 use crate::wire::message::{
     AskBatch, AskOutcome, AskQueues, AskStatus, AtomicStart, AttemptFailedReport, Cancel, Discard,
     EditInput, Heartbeat, Held, Hello, MemoReleased, MemoRequested, Message, Offer, PROTOCOL,
@@ -264,7 +273,34 @@ fn caller() -> Caller {
     Caller { principal: "ann".to_owned(), ..Caller::default() }
 }
 
-fn batch_text(record: &keys::batch::BatchRecord) -> String {
+fn deaths_text(deaths: u32) -> String {
+    if deaths > 0 { format!(" deaths={deaths}") } else { String::new() }
+}
+
+fn tally_text(tally: &Tally) -> String {
+    let counts = RunState::ALL.iter().zip(&tally.runs).filter(|(_, count)| **count > 0);
+    counts.fold(String::new(), |text, (state, count)| format!("{text} {state}={count}"))
+}
+
+fn mark_text(mark: &Mark) -> String {
+    let heads = mark.heads.iter();
+    let heads = heads.map(|(queue, priority, head)| format!(" {queue}/{priority}:{head}"));
+    let heads: String = heads.collect();
+    format!(" time={} timers={} rest={}{heads}", at(mark.time), at(mark.timers), mark.rest)
+}
+
+fn pool_text(pool: &PoolRecord) -> String {
+    let counts =
+        [("queued", pool.queued), ("delayed", pool.delayed), ("suspended", pool.suspended)];
+    let counts = counts.iter().filter(|(_, count)| *count > 0);
+    let counts: String = counts.map(|(what, count)| format!(" {what}={count}")).collect();
+    match pool.at {
+        Time(0) => counts,
+        then => format!("{counts} level={} at={}", pool.level, at(then)),
+    }
+}
+
+fn batch_text(record: &BatchRecord) -> String {
     let counts = record.counts;
     let sealed = if record.sealed { " sealed" } else { "" };
     let follow_up = record.follow_up.map_or("", |_| ", and it is followed");
@@ -735,9 +771,8 @@ impl Scene {
     }
 
     fn name_run(&mut self, op: &Op) {
-        if let (Some(Family::Index), Some(value)) = (Family::from_key(op.key()), op.value()) {
-            let id = RunId(u128::from_be_bytes(op.key()[7..23].try_into().unwrap()));
-            self.runs.insert(keys::IndexRecord::from_bytes(value).unwrap().run, run_name(id));
+        if let TableChange::Index(key, Some(record)) = TableChange::read(op).unwrap() {
+            self.runs.insert(record.run, run_name(key.id));
         }
     }
 
@@ -757,217 +792,148 @@ impl Scene {
     }
 
     fn write_text(&mut self, op: &Op) -> String {
-        let (key, value) = (op.key(), op.value());
-        let family = Family::from_key(key).unwrap();
-        let place = match family {
-            Family::Tally | Family::Mark => format!("{family:?}").to_lowercase(),
-            Family::Index => {
-                let id = RunId(u128::from_be_bytes(key[7..23].try_into().unwrap()));
-                format!("index {}", run_name(id))
+        let table = Table::from_key(op.key()).unwrap().name();
+        let (key_text, value) = match TableChange::read(op).unwrap() {
+            TableChange::Tally(TallyKey {}, record) => {
+                (String::new(), record.as_ref().map(tally_text))
             }
-            Family::Pool => {
-                let queue = keys::number_of(key).and_then(|queue| self.queues.get(&queue));
-                format!("pool {}", queue.cloned().unwrap_or_default())
+            TableChange::Mark(MarkKey {}, record) => {
+                (String::new(), record.as_ref().map(mark_text))
             }
-            Family::Queue
-            | Family::Lease
-            | Family::Generation
-            | Family::Schedule
-            | Family::ScheduleState => {
-                format!(
-                    "{} {}",
-                    format!("{family:?}").to_lowercase(),
-                    keys::number_of(key).unwrap()
-                )
+            TableChange::Index(key, record) => {
+                (format!(" {}", run_name(key.id)), record.map(|_| String::new()))
             }
-            Family::Unique | Family::Memo | Family::EndedBatch => {
-                format!("{family:?}").to_lowercase()
+            TableChange::Queue(QueueKey { queue }, record) => {
+                let text = record.map(|QueueRecord { name, settings }| {
+                    self.queues.insert(queue, name.clone());
+                    format!(" {name}{}", settings_text(&settings))
+                });
+                (format!(" {queue}"), text)
             }
-            Family::Batch | Family::FollowUp | Family::AppliedRequest => {
-                let slot = keys::slot_of(key).unwrap();
-                format!("{} {slot}", format!("{family:?}").to_lowercase())
+            TableChange::Pool(PoolKey { queue }, record) => {
+                (format!(" {}", self.queue_text(queue)), record.as_ref().map(pool_text))
             }
-            Family::Expiry => match keys::expiry::from_key(key) {
-                Some(expiry) => format!("expiry {} {:?}", at(expiry.at), expiry.what),
-                None => "expiry mark".to_owned(),
-            },
-            Family::Stopped | Family::Moved => {
-                format!(
-                    "{} {}",
-                    format!("{family:?}").to_lowercase(),
-                    self.run_text(keys::run_of(key).unwrap())
-                )
+            TableChange::Stopped(StoppedKey { run }, record) => {
+                let text = record.map(|record| {
+                    let first = short(record.reason.lines().next().unwrap_or_default());
+                    format!(" {} builds={}: {first}", record.state, record.builds.join(","))
+                });
+                (format!(" {}", self.run_text(run)), text)
             }
-            Family::Dead | Family::Timer => {
-                let (time, run) = keys::time_and_run_of(key).unwrap();
-                format!(
-                    "{} {} {}",
-                    format!("{family:?}").to_lowercase(),
-                    at(time),
-                    self.run_text(run)
-                )
+            TableChange::Dead(DeadKey { died_at, run }, record) => {
+                let text = record.map(|DeadRecord { class, .. }| match class.len() {
+                    0..=64 => format!(" class={class}"),
+                    length => format!(" class of {length} bytes"),
+                });
+                (format!(" {} {}", at(died_at), self.run_text(run)), text)
             }
-            Family::Audit => {
-                let (time, _) = keys::audit_of(key).unwrap();
-                format!("audit {}", at(time))
+            TableChange::Queued(QueuedKey { queue, priority, sequence }, record) => {
+                let text = record.map(|record| {
+                    let avoid = match record.avoid.is_empty() {
+                        true => String::new(),
+                        false => format!(" avoid={}", record.avoid.join(",")),
+                    };
+                    let run = self.run_text(record.run);
+                    format!(" {run}{}{avoid}", deaths_text(record.deaths))
+                });
+                (format!(" {}/{priority}/{sequence}", self.queue_text(queue)), text)
             }
-            Family::Queued => {
-                let queue = u32::from_be_bytes(key[3..7].try_into().unwrap());
-                let queue = self.queues.get(&queue).cloned().unwrap_or_default();
-                format!("queued {queue}/{}/{}", key[7], keys::sequence_of(key).unwrap())
+            TableChange::Lease(LeaseKey { slot }, record) => {
+                let text = record.map(|record| {
+                    let (run, worker) = (self.run_text(record.run), self.who(record.process));
+                    format!(
+                        " {run} worker={worker} token={} entries={}{}",
+                        record.token,
+                        record.entries,
+                        deaths_text(record.deaths)
+                    )
+                });
+                (format!(" {slot}"), text)
             }
-            Family::Journal => {
-                let (run, entry, part) = journal::parts_of(key).unwrap();
-                let part = if part == 0 { String::new() } else { format!(" part {part}") };
-                format!("journal {}[{entry}]{part}", self.run_text(run))
-            }
-        };
-        match value {
-            None => format!("delete {place}"),
-            Some(value) => format!("put {place}{}", self.value_text(family, key, value)),
-        }
-    }
-
-    fn value_text(&mut self, family: Family, key: &[u8], value: &[u8]) -> String {
-        match family {
-            Family::Tally => {
-                let tally = keys::Tally::from_bytes(value).unwrap();
-                let counts = RunState::ALL.iter().zip(&tally.runs).filter(|(_, count)| **count > 0);
-                counts.fold(String::new(), |text, (state, count)| format!("{text} {state}={count}"))
-            }
-            Family::Mark => {
-                let mark = keys::Mark::from_bytes(value).unwrap();
-                let heads = mark
-                    .heads
-                    .iter()
-                    .map(|(queue, priority, head)| format!(" {queue}/{priority}:{head}"));
-                format!(
-                    " time={} timers={} rest={}{}",
-                    at(mark.time),
-                    at(mark.timers),
-                    mark.rest,
-                    heads.collect::<String>()
-                )
-            }
-            Family::Index | Family::Expiry => String::new(),
-            Family::Unique => {
-                let record = keys::unique::UniqueRecord::from_bytes(value).unwrap();
-                let until = match record.until {
-                    Time(0) => String::new(),
-                    until => format!(" until {}", at(until)),
-                };
-                format!(" {}{until}", run_name(record.id))
-            }
-            Family::Memo => {
-                let record = keys::memo::MemoRecord::from_bytes(value).unwrap();
-                let run = self.run_text(record.run);
-                format!(" {run}[{}] until {}", record.entry, at(record.until))
-            }
-            Family::Batch | Family::EndedBatch => {
-                batch_text(&keys::batch::BatchRecord::from_bytes(value).unwrap())
-            }
-            Family::AppliedRequest => {
-                let record =
-                    keys::applied_request::AppliedRequestRecord::from_bytes(value).unwrap();
-                format!(" request={}", record.request_id.0)
-            }
-            Family::FollowUp => {
-                let record = keys::batch::FollowUpRecord::from_bytes(value).unwrap();
-                format!(" {}", record.run.workflow)
-            }
-            Family::Queue => {
-                let record = keys::QueueRecord::from_bytes(value).unwrap();
-                let (name, settings) = (record.name, settings_text(&record.settings));
-                self.queues.insert(keys::number_of(key).unwrap(), name.clone());
-                format!(" {name}{settings}")
-            }
-            Family::Pool => {
-                let pool = keys::PoolRecord::from_bytes(value).unwrap();
-                let counts = [
-                    ("queued", pool.queued),
-                    ("delayed", pool.delayed),
-                    ("suspended", pool.suspended),
-                ];
-                let counts = counts.iter().filter(|(_, count)| *count > 0);
-                let counts = counts.map(|(what, count)| format!(" {what}={count}"));
-                let bucket = match pool.at {
-                    Time(0) => String::new(),
-                    then => format!(" level={} at={}", pool.level, at(then)),
-                };
-                format!("{}{bucket}", counts.collect::<String>())
-            }
-            Family::Stopped => {
-                let record = keys::StoppedRecord::from_bytes(value).unwrap();
-                let first = short(record.reason.lines().next().unwrap_or_default());
-                format!(" {} builds={}: {first}", record.state, record.builds.join(","))
-            }
-            Family::Dead => {
-                let class = keys::DeadRecord::from_bytes(value).unwrap().class;
-                if class.len() > 64 {
-                    format!(" class of {} bytes", class.len())
-                } else {
-                    format!(" class={class}")
-                }
-            }
-            Family::Audit => {
-                let act = keys::AuditRecord::from_bytes(value).unwrap();
-                let run = act.run.map_or(String::new(), run_name);
-                format!(" {} {run} by={}: {}", act.kind, act.principal, act.detail)
-            }
-            Family::Queued => {
-                let record = keys::QueuedRecord::from_bytes(value).unwrap();
-                let deaths = if record.deaths > 0 {
-                    format!(" deaths={}", record.deaths)
-                } else {
-                    String::new()
-                };
-                let avoid = if record.avoid.is_empty() {
-                    String::new()
-                } else {
-                    format!(" avoid={}", record.avoid.join(","))
-                };
-                format!(" {}{deaths}{avoid}", self.run_text(record.run))
-            }
-            Family::Lease => {
-                let record = keys::LeaseRecord::from_bytes(value).unwrap();
-                let deaths = if record.deaths > 0 {
-                    format!(" deaths={}", record.deaths)
-                } else {
-                    String::new()
-                };
-                let (run, worker) = (self.run_text(record.run), self.who(record.process));
-                format!(
-                    " {run} worker={worker} token={} entries={}{deaths}",
-                    record.token, record.entries
-                )
-            }
-            Family::Timer => {
-                let timer = keys::TimerRecord::from_bytes(value).unwrap();
-                match (timer.delayed, timer.memo) {
+            TableChange::Timer(TimerKey { due, run }, record) => {
+                let text = record.map(|timer| match (timer.delayed, timer.memo) {
                     (true, _) => " delayed".to_owned(),
                     (_, Some(memo)) => {
                         let wakes_at = memo.wakes_at.map(|due| format!(" wakes={}", at(due)));
-                        let wakes_at = wakes_at.unwrap_or_default();
-                        format!(" keys={}{wakes_at}", memo.keys.len())
+                        format!(" keys={}{}", memo.keys.len(), wakes_at.unwrap_or_default())
                     }
                     _ => String::new(),
-                }
+                });
+                (format!(" {} {}", at(due), self.run_text(run)), text)
             }
-            Family::Generation => {
-                format!(" from run #{}", keys::GenerationRecord::from_bytes(value).unwrap().first)
+            TableChange::Journal(JournalKey { run, entry, part }, row) => {
+                let text = row.map(|JournalRow(row)| match row.first() {
+                    Some(0) if part == 0 => {
+                        let stored = &row[1..row.len() - CHAIN_BYTES];
+                        format!(" {}", entry_text(&Entry::decode(stored).unwrap()))
+                    }
+                    _ => format!(" {} bytes", row.len()),
+                });
+                let part = if part == 0 { String::new() } else { format!(" part {part}") };
+                (format!(" {}[{entry}]{part}", self.run_text(run)), text)
             }
-            Family::Schedule | Family::ScheduleState => format!(" {} bytes", value.len()),
-            Family::Moved => {
-                format!(" to {}", keys::MovedRecord::from_bytes(value).unwrap().generation)
+            TableChange::Generation(GenerationKey { generation }, record) => {
+                let text = record.map(|record| format!(" from run #{}", record.first));
+                (format!(" {generation}"), text)
             }
-            Family::Journal => match value.first() {
-                Some(0) if journal::parts_of(key).is_some_and(|(.., part)| part == 0) => {
-                    let stored = &value[1..value.len() - CHAIN_BYTES];
-                    format!(" {}", entry_text(&Entry::decode(stored).unwrap()))
-                }
-                _ => format!(" {} bytes", value.len()),
-            },
+            TableChange::Moved(MovedKey { run }, record) => {
+                let text = record.map(|record| format!(" to {}", record.generation));
+                (format!(" {}", self.run_text(run)), text)
+            }
+            TableChange::Audit(AuditKey { at: done_at, .. }, record) => {
+                let text = record.map(|act| {
+                    let run = act.run.map_or(String::new(), run_name);
+                    format!(" {} {run} by={}: {}", act.kind, act.principal, act.detail)
+                });
+                (format!(" {}", at(done_at)), text)
+            }
+            TableChange::Schedule(ScheduleKey { schedule }, record) => {
+                let text = record.map(|record| format!(" {} bytes", record.to_bytes().len()));
+                (format!(" {schedule}"), text)
+            }
+            TableChange::ScheduleState(ScheduleStateKey { schedule }, record) => {
+                let text = record.map(|record| format!(" {} bytes", record.to_bytes().len()));
+                (format!(" {schedule}"), text)
+            }
+            TableChange::Unique(_, record) => {
+                let text = record.map(|record| match record.until {
+                    Time(0) => format!(" {}", run_name(record.id)),
+                    until => format!(" {} until {}", run_name(record.id), at(until)),
+                });
+                (String::new(), text)
+            }
+            TableChange::Memo(_, record) => {
+                let text = record.map(|MemoRecord { run, entry, until }| {
+                    format!(" {}[{entry}] until {}", self.run_text(run), at(until))
+                });
+                (String::new(), text)
+            }
+            TableChange::Batch(OpenBatchKey { slot }, record) => {
+                (format!(" {slot}"), record.as_ref().map(batch_text))
+            }
+            TableChange::EndedBatch(_, record) => (String::new(), record.as_ref().map(batch_text)),
+            TableChange::FollowUp(FollowUpKey { slot }, record) => {
+                (format!(" {slot}"), record.map(|record| format!(" {}", record.run.workflow)))
+            }
+            TableChange::Expiry(ExpiryKey::Mark, record) => {
+                (" mark".to_owned(), record.map(|_| String::new()))
+            }
+            TableChange::Expiry(ExpiryKey::Due(row), record) => {
+                (format!(" {} {:?}", at(row.at), row.what), record.map(|_| String::new()))
+            }
+            TableChange::AppliedRequest(AppliedRequestKey { slot }, record) => (
+                format!(" {slot}"),
+                record.map(|record| format!(" request={}", record.request_id.0)),
+            ),
+        };
+        match value {
+            None => format!("delete {table}{key_text}"),
+            Some(value) => format!("put {table}{key_text}{value}"),
         }
+    }
+
+    fn queue_text(&self, queue: u32) -> String {
+        self.queues.get(&queue).cloned().unwrap_or_default()
     }
 
     // Words for what leaves.

@@ -22,18 +22,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use stepwell_storage::Space;
-
 use super::Core;
 use super::load::{Lookup, Want};
 use super::output::{Note, Output};
 use crate::canary::canary;
-use crate::keys::{self, Record, ScheduleRecord};
 use crate::model::calendar::Calendar;
 use crate::model::id::{Namespace, RequestId, RunNo};
 use crate::model::request::Caller;
 use crate::model::schedule::{Overlap, PENDING_MAX, Passed, ScheduleSpec, ScheduleState};
 use crate::model::time::Time;
+use crate::tables::{ScheduleRecord, ScheduleStateKey};
 
 /// Schedules attended to in one transition at most.
 const FIRE_MAX: usize = 64;
@@ -421,8 +419,7 @@ impl Core {
         schedule.state.missed += missed;
         schedule.state.at = now;
         change(&mut schedule.state);
-        let row = schedule.state.to_bytes();
-        out.put(Space::LongLived, keys::schedule_state(number), row);
+        out.put(&ScheduleStateKey { schedule: number }, &schedule.state);
         self.schedules.line_up(number);
     }
 

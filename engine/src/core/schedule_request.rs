@@ -1,7 +1,5 @@
 //! What clients ask of schedules. All of it is in memory, so that it is answered at once.
 
-use stepwell_storage::Space;
-
 use super::Core;
 use super::load::Lookup;
 use super::output::{Note, Output};
@@ -9,7 +7,6 @@ use super::schedule::Schedule;
 use super::start::CallKind;
 use super::start::{check_name, check_name_length, check_range};
 use crate::canary::canary;
-use crate::keys::{self, Record, ScheduleRecord};
 use crate::model::calendar::Calendar;
 use crate::model::id::SessionId;
 use crate::model::limits::NAME_BYTES_MAX;
@@ -21,6 +18,7 @@ use crate::model::schedule::{
     SCHEDULES_MAX, SPAN_MAX, ScheduleInfo, ScheduleSpec, ScheduleState,
 };
 use crate::model::time::Time;
+use crate::tables::{ScheduleKey, ScheduleRecord, ScheduleStateKey};
 use crate::wire::message::{
     AskOccurrences, AskSchedules, Backfill, BackfillReply, DoneReply, Message, PauseSchedule,
     RefusedReply, RemoveSchedule, ResumeSchedule, ScheduleReply, SchedulesReply, SetSchedule,
@@ -131,8 +129,8 @@ impl Core {
         let record =
             ScheduleRecord { namespace, spec: *spec, set_at: now, set_by: caller.principal };
         self.queue_number(&record.spec.queue, out);
-        out.put(Space::LongLived, keys::schedule(number), record.to_bytes());
-        out.put(Space::LongLived, keys::schedule_state(number), state.to_bytes());
+        out.put(&ScheduleKey { schedule: number }, &record);
+        out.put(&ScheduleStateKey { schedule: number }, &state);
         let name = record.spec.name.clone();
         note(&name, "set", &record.set_by, out);
         self.schedules.insert(number, record, state, calendar);
@@ -235,7 +233,7 @@ impl Core {
 
     fn change_schedule(&mut self, number: u32, mut state: ScheduleState, out: &mut Output) {
         state.at = self.now();
-        out.put(Space::LongLived, keys::schedule_state(number), state.to_bytes());
+        out.put(&ScheduleStateKey { schedule: number }, &state);
         self.schedules.replace_state(number, state);
     }
 
@@ -247,8 +245,8 @@ impl Core {
         check_name_length("principal", &ask.caller.principal)?;
         let (number, _) = self.schedule_of(&ask.caller, &ask.name)?;
         note(&ask.name, "removed", &ask.caller.principal, out);
-        out.delete(Space::LongLived, keys::schedule(number));
-        out.delete(Space::LongLived, keys::schedule_state(number));
+        out.delete(&ScheduleKey { schedule: number });
+        out.delete(&ScheduleStateKey { schedule: number });
         self.schedules.remove(number);
         Ok(DoneReply { call_number: ask.call_number }.into())
     }

@@ -18,10 +18,10 @@ use super::output::{Action, Note, Output, StoreRead};
 use super::queue::QueuedItem;
 use super::start::{check_name, check_name_length, check_range, check_tags};
 use crate::canary::canary;
-use crate::keys::StoppedRecord;
 use crate::model::id::{ProcessInstance, RunNo, SessionId};
 use crate::model::limits::{NAME_BYTES_MAX, QUEUES_MAX};
 use crate::model::request::{NotUnderstood, Refusal, StaleToken};
+use crate::tables::StoppedRecord;
 use crate::wire::message::{Hello, Message, PROTOCOL, QueueSlots, RefusedReply, Revoked, Welcome};
 
 /// Runs returned to their queues in one transition at most.

@@ -4,8 +4,6 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use stepwell_storage::Space;
-
 use super::Core;
 use super::atomic_start::AtomicCall;
 use super::batch::BatchCall;
@@ -14,8 +12,6 @@ use super::output::Output;
 use super::run::{Run, hash_of};
 use super::unique;
 use crate::canary::canary;
-use crate::keys::unique::UniqueRecord;
-use crate::keys::{self, GenerationRecord, IndexRecord, Record, TimerRecord};
 use crate::model::batch::BatchNo;
 use crate::model::entry::{Entry, Started};
 use crate::model::id::{RUN_NAME_BYTES_MAX, RunId, RunNo, SessionId};
@@ -30,6 +26,8 @@ use crate::model::request::{
 use crate::model::run::RunState;
 use crate::model::time::Time;
 use crate::model::unique::UniqueKey;
+use crate::tables::unique::UniqueRecord;
+use crate::tables::{GenerationKey, GenerationRecord, IndexKey, IndexRecord, TimerRecord};
 use crate::wire::message::{BackfillReply, Message, RefusedReply, Start, StartAnswer, StartReply};
 
 /// The longest delay: ten years.
@@ -239,11 +237,7 @@ impl Core {
             self.joined_batch(batch, no);
         }
         if !canary!("a start leaves no index row") {
-            out.put(
-                Space::LongLived,
-                keys::index(run.namespace, id),
-                IndexRecord { run: no }.to_bytes(),
-            );
+            out.put(&IndexKey { namespace: run.namespace, id }, &IndexRecord { run: no });
         }
         match not_before {
             Some(due) => self.schedule(&run, due, out),
@@ -293,11 +287,7 @@ impl Core {
         match newest {
             Some(newest) if newest >= today => newest,
             _ => {
-                out.put(
-                    Space::LongLived,
-                    keys::generation(today),
-                    GenerationRecord { first: no }.to_bytes(),
-                );
+                out.put(&GenerationKey { generation: today }, &GenerationRecord { first: no });
                 self.generations.insert(no, today);
                 today
             }

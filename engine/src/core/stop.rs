@@ -5,19 +5,17 @@
 //! runs normally, so that it can clean up. A run that was never dispatched has nothing to clean up
 //! and is cancelled at once.
 
-use stepwell_storage::Space;
-
 use super::Core;
 use super::output::{Note, Output};
 use super::queue::QueuedItem;
 use super::run::{Run, RunImage};
 use crate::canary::canary;
-use crate::keys::{self, Record, StoppedRecord};
 use crate::model::dead::AuditAction;
 use crate::model::entry::{CancelRequested, Cancelled, Entry};
 use crate::model::id::{RunNo, SessionId};
 use crate::model::request::{Caller, HasEnded, Refusal};
 use crate::model::run::RunState;
+use crate::tables::{StoppedKey, StoppedRecord};
 use crate::wire::message::{DoneReply, RefusedReply, Revoked, TurnMismatched};
 
 /// Builds remembered of a run that does not go on.
@@ -70,7 +68,7 @@ impl Core {
         });
         let workflow = run.workflow.clone();
         let record = StoppedRecord { state, reason, builds, at: self.now(), workflow };
-        out.put(Space::LongLived, keys::stopped(no), record.to_bytes());
+        out.put(&StoppedKey { run: no }, &record);
         self.shift(lease.record.queue, RunState::Running, state);
         if state == RunState::Parked {
             // A worker that is away now is asked when it is back; one that came while the run was
@@ -150,7 +148,7 @@ impl Core {
         let Some(stopped) = image.stopped.as_ref() else {
             return;
         };
-        out.delete(Space::LongLived, keys::stopped(run.no));
+        out.delete(&StoppedKey { run: run.no });
         let queue = self.queue_number(&run.queue, out);
         self.becomes_queued(queue, stopped.state);
         let mut item: QueuedItem = self.arrival_of(run, queue);
@@ -224,7 +222,7 @@ impl Core {
             self.memos.wakes(run.no);
         }
         if stopped.is_some() {
-            out.delete(Space::LongLived, keys::stopped(run.no));
+            out.delete(&StoppedKey { run: run.no });
         }
         Self::tell_done(asker, out);
         let at = self.now();

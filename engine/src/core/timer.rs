@@ -6,16 +6,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use stepwell_storage::Space;
-
 use super::Core;
 use super::output::{Output, StoreRead};
 use crate::canary::canary;
-use crate::keys::{self, Record, TimerRecord};
 use crate::model::entry::{Entry, TimerFired};
 use crate::model::id::RunNo;
 use crate::model::run::RunState;
 use crate::model::time::Time;
+use crate::tables::{TimerKey, TimerRecord};
 
 /// Stored timers held in memory at most.
 const WINDOW_MAX: usize = 4_096;
@@ -150,7 +148,7 @@ impl Core {
         record: TimerRecord,
         out: &mut Output,
     ) {
-        out.put(Space::ShortLived, keys::timer(due, no), record.to_bytes());
+        out.put(&TimerKey { due, run: no }, &record);
         if due < self.mark.timers {
             self.mark_dirty = true;
         }
@@ -159,7 +157,7 @@ impl Core {
 
     /// Takes the stored timer of a waiting run away.
     pub(super) fn disarm_stored(&mut self, due: Time, no: RunNo, out: &mut Output) {
-        out.delete(Space::ShortLived, keys::timer(due, no));
+        out.delete(&TimerKey { due, run: no });
         self.timers.remove((due, no));
     }
 
@@ -218,7 +216,7 @@ impl Core {
             };
             let ((due, no), record) = entry.remove_entry();
             self.timers.cursor = self.timers.cursor.max(due);
-            out.delete(Space::ShortLived, keys::timer(due, no));
+            out.delete(&TimerKey { due, run: no });
             self.changed_while_read(no);
             let from = if record.delayed && !canary!("a delayed run is counted as a suspended one")
             {

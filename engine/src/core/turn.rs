@@ -7,7 +7,6 @@ use super::lease::Lease;
 use super::output::Output;
 use super::stop::StopReason;
 use crate::canary::canary;
-use crate::keys::TimerRecord;
 use crate::model::entry::{
     AttemptFailed, Cancelled, Completed, Entry, FunctionEnd, SourceLocation,
 };
@@ -15,6 +14,7 @@ use crate::model::failure::{Failure, FailureKind, PAYLOAD};
 use crate::model::id::{CommandIndex, SessionId};
 use crate::model::retry::Retry;
 use crate::model::run::RunState;
+use crate::tables::TimerRecord;
 use crate::wire::message::{Requeue, TurnCompleted, TurnFailed, TurnMismatched, TurnSuspended};
 
 impl Core {

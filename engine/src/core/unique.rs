@@ -24,20 +24,18 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use stepwell_storage::Space;
-
 use super::Core;
 use super::load::Lookup;
 use super::output::{Output, StoreRead};
 use super::run::Run;
 use crate::canary::canary;
-use crate::keys::Record;
-use crate::keys::expiry::{self, Expires, Expiry};
-use crate::keys::unique::{self, UniqueRecord};
 use crate::model::id::{Namespace, RunId, RunNo};
 use crate::model::request::{Damaged, StartRun};
 use crate::model::time::Time;
 use crate::model::unique::{Unique, UniqueKey};
+use crate::tables::UniqueHolderKey;
+use crate::tables::expiry::{Expires, Expiry};
+use crate::tables::unique::UniqueRecord;
 
 /// A key, in its namespace.
 pub(super) type KeyId = (Namespace, u128);
@@ -208,14 +206,14 @@ impl Core {
         let (namespace, hash) = key;
         let row = |at| Expiry { at, what: Expires::Unique, namespace, hash };
         if let Some(before) = before.filter(|before| before.until > Time(0)) {
-            out.delete(Space::LongLived, expiry::expiry(row(before.until)));
+            out.delete(&row(before.until));
         }
         let until = match unique.scope() {
             Some(Unique::Ttl(ttl)) => self.now().after(ttl).max(Time(1)),
             _ => Time(0),
         };
         let record = UniqueRecord { run, id, until };
-        out.put(Space::LongLived, unique::unique(namespace, hash), record.to_bytes());
+        out.put(&UniqueHolderKey { namespace, hash }, &record);
         self.uniques.changed(key, Some(record));
         self.expires(row(until), out);
     }
@@ -234,7 +232,7 @@ impl Core {
         if canary!("a unique key is never let go of") {
             return;
         }
-        out.delete(Space::LongLived, unique::unique(run.namespace, held.hash));
+        out.delete(&UniqueHolderKey { namespace: run.namespace, hash: held.hash });
         self.uniques.changed((run.namespace, held.hash), None);
     }
 }

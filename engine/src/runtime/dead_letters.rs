@@ -9,7 +9,6 @@ use stepwell_storage::{Row, Scan, Space};
 
 use super::query::{View, damaged};
 use crate::core::run::RunImage;
-use crate::keys::{self, AuditRecord, DeadRecord, Family, Record};
 use crate::model::dead::{AuditCursor, AuditEntry, DeadCursor, DeadFilter, DeadLetter};
 use crate::model::entry::Entry;
 use crate::model::failure::is_class;
@@ -19,6 +18,9 @@ use crate::model::request::Refusal;
 use crate::model::run::Outcome;
 use crate::model::time::Time;
 use crate::store_reader::{self, Unreadable};
+use crate::tables::{
+    self, AuditKey, AuditRecord, DeadKey, DeadRecord, FixedSpace, Record, TableKey,
+};
 use crate::wire::message::{AskAudit, AskLetters, AuditReply, LettersReply, Message};
 
 /// Rows looked at for one page at most; the answer says where to go on.
@@ -26,8 +28,9 @@ const LOOK_MAX: usize = 2_000;
 /// Rows read at once.
 const READ: usize = 256;
 
-/// A scan from the newest row on.
+/// A scan of a table from the newest row on.
 struct Backwards {
+    space: Space,
     from: Bytes,
     to: Bytes,
     looked: usize,
@@ -40,7 +43,7 @@ impl Backwards {
             return Ok(Vec::new());
         }
         let scan = Scan {
-            space: Space::LongLived,
+            space: self.space,
             from: self.from.clone(),
             to: self.to.clone(),
             limit: READ,
@@ -66,12 +69,13 @@ impl Backwards {
 pub(super) async fn letters(view: &View, ask: &AskLetters) -> Result<Message, Refusal> {
     let limit = ask.limit.clamp(1, PAGE_ROWS_MAX) as usize;
     let filter = &ask.filter;
-    let family = keys::family(Family::Dead);
-    let until = filter.before.map(|before| keys::dead(before, RunNo(0)));
-    let behind = ask.behind.map(|at| keys::dead(at.died_at, at.run));
-    let ends = [Some(keys::end_of(&family)), until, behind];
+    let all = DeadKey::TABLE.prefix();
+    let from = |died_at| DeadKey { died_at, run: RunNo(0) }.to_bytes();
+    let behind = ask.behind.map(|at| DeadKey { died_at: at.died_at, run: at.run }.to_bytes());
+    let ends = [Some(tables::end_of(&all)), filter.before.map(from), behind];
     let mut scan = Backwards {
-        from: filter.since.map_or(family, |since| keys::dead(since, RunNo(0))),
+        space: DeadKey::SPACE,
+        from: filter.since.map_or(all, from),
         to: ends.into_iter().flatten().min().unwrap_or_default(),
         looked: 0,
     };
@@ -82,7 +86,7 @@ pub(super) async fn letters(view: &View, ask: &AskLetters) -> Result<Message, Re
             break;
         }
         for row in &rows {
-            let Some((died_at, run)) = keys::time_and_run_of(&row.key) else {
+            let Some(DeadKey { died_at, run }) = DeadKey::from_bytes(&row.key) else {
                 continue;
             };
             last = Some(DeadCursor { died_at, run });
@@ -184,11 +188,12 @@ async fn worker_of(view: &View, image: &RunImage) -> Result<(ProcessInstance, St
 
 pub(super) async fn audit(view: &View, ask: &AskAudit) -> Result<Message, Refusal> {
     let limit = ask.limit.clamp(1, PAGE_ROWS_MAX) as usize;
-    let family = keys::family(Family::Audit);
-    let end = keys::end_of(&family);
+    let end = tables::end_of(&AuditKey::TABLE.prefix());
+    let key = |at, number| AuditKey { at, number }.to_bytes();
     let mut scan = Backwards {
-        to: ask.behind.map_or(end, |at| keys::audit(at.at, at.number)),
-        from: keys::audit(view.audit_from(), 0).max(family),
+        space: AuditKey::SPACE,
+        to: ask.behind.map_or(end, |at| key(at.at, at.number)),
+        from: key(view.audit_from(), 0),
         looked: 0,
     };
     let (mut entries, mut last) = (Vec::new(), None);
@@ -198,7 +203,7 @@ pub(super) async fn audit(view: &View, ask: &AskAudit) -> Result<Message, Refusa
             break;
         }
         for row in &rows {
-            let Some((at, number)) = keys::audit_of(&row.key) else {
+            let Some(AuditKey { at, number }) = AuditKey::from_bytes(&row.key) else {
                 continue;
             };
             if entries.len() >= limit {
@@ -236,12 +241,12 @@ mod tests {
     use stepwell_storage::{MemDisk, MemOptions, MemStore};
 
     use super::*;
-    use crate::keys::journal;
     use crate::model::failure::Failure;
     use crate::model::request::ListRuns;
     use crate::runtime::client::dead::ManyDeed;
     use crate::runtime::engine::EngineOptions;
     use crate::runtime::retry_tests;
+    use crate::tables::JournalKey;
     use crate::workflow::{Ctx, Workflow, secs};
 
     const BREAK: Workflow<u32, u32> = Workflow::new("break");
@@ -265,12 +270,11 @@ mod tests {
         tokio::time::sleep(secs(1)).await; // they died before now
         let content = disk.content();
         let of_first = |row: &Row| {
-            journal::parts_of(&row.key).is_some_and(|(no, entry, _)| (no, entry) == (RunNo(1), 0))
+            let key = JournalKey::from_bytes(&row.key);
+            key.is_some_and(|key| (key.run, key.entry) == (RunNo(1), 0))
         };
-        let second = |row: &Row| {
-            row.key.starts_with(&keys::family(Family::Dead))
-                && keys::time_and_run_of(&row.key).is_some_and(|(_, no)| no == RunNo(2))
-        };
+        let second =
+            |row: &Row| DeadKey::from_bytes(&row.key).is_some_and(|key| key.run == RunNo(2));
         let mut damaged = 0;
         for (space, row) in content {
             if of_first(&row) || second(&row) {

@@ -8,26 +8,17 @@ use stepwell_storage::{FjallStore, Options, Row, Space, Store};
 
 use super::engine::OpenError;
 use crate::core::run::RunFold;
-use crate::keys::applied_request::AppliedRequestRecord;
-use crate::keys::batch::{BatchRecord, FollowUpRecord};
-use crate::keys::expiry::{self, ExpiryMark};
-use crate::keys::journal::{self, Joiner};
-use crate::keys::memo::MemoRecord;
-use crate::keys::unique::UniqueRecord;
-use crate::keys::{
-    AuditRecord, DeadRecord, Family, GenerationRecord, IndexRecord, LeaseRecord, Mark, MovedRecord,
-    PoolRecord, QueueRecord, QueuedRecord, Record, ScheduleRecord, ScheduleState, StoppedRecord,
-    Tally, TimerRecord,
-};
 use crate::model::chain::CHAIN_BYTES;
 use crate::model::entry::Entry;
 use crate::model::id::RunNo;
 use crate::store_reader::{Unreadable, all_rows};
+use crate::tables::journal::{Joiner, JournalRow};
+use crate::tables::{HEAD_BYTES, JournalKey, Table, TableRow};
 
 /// What a check found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct StoreReport {
-    /// Rows read, by family.
+    /// Rows read, by the names of their tables.
     pub rows: BTreeMap<String, u64>,
     /// Runs whose journal was read and whose chain was verified.
     pub runs: u64,
@@ -72,13 +63,11 @@ pub async fn store_check(path: impl AsRef<Path>) -> Result<StoreReport, OpenErro
         let mut journals = JournalCheck::default();
         let read = all_rows(&store, space, bytes::Bytes::new(), bytes::Bytes::new(), |row| {
             report.bytes += (row.key.len() + row.value.len()) as u64;
-            let family = Family::from_key(&row.key);
-            let name = family.map_or("unknown".to_owned(), |f| format!("{f:?}").to_lowercase());
-            *report.rows.entry(name).or_default() += 1;
-            let problem = match family {
-                Some(Family::Journal) => journals.push(space, row, &mut report),
-                Some(family) => decode(family, row).err(),
-                None => Some("a key of no known family".to_owned()),
+            *report.rows.entry(name_of(row).to_owned()).or_default() += 1;
+            let problem = match TableRow::read(space, &row.key, &row.value) {
+                Ok(TableRow::Journal(key, row)) => journals.push(space, &key, row, &mut report),
+                Ok(_) => None, // its record decodes
+                Err(bad) => Some(bad.to_string()),
             };
             report.damage.extend(
                 problem.map(|problem| format!("{space}: key {}: {problem}", hex(&row.key))),
@@ -101,8 +90,14 @@ struct JournalCheck {
 }
 
 impl JournalCheck {
-    fn push(&mut self, space: Space, row: &Row, report: &mut StoreReport) -> Option<String> {
-        let (no, ..) = journal::parts_of(&row.key)?;
+    fn push(
+        &mut self,
+        space: Space,
+        key: &JournalKey,
+        row: JournalRow,
+        report: &mut StoreReport,
+    ) -> Option<String> {
+        let no = key.run;
         if self.run.as_ref().is_none_or(|(current, ..)| *current != no) {
             let generation = if let Space::Generation(generation) = space { generation } else { 0 };
             self.finish(report);
@@ -111,7 +106,7 @@ impl JournalCheck {
             report.runs += 1;
         }
         let (_, joiner, fold) = self.run.as_mut().filter(|_| !self.bad)?;
-        let pushed = joiner.push(row).and_then(|whole| match whole {
+        let pushed = joiner.push(key, row).and_then(|whole| match whole {
             Some(entry) => {
                 report.entries += 1;
                 fold.push(&entry)
@@ -132,36 +127,9 @@ impl JournalCheck {
     }
 }
 
-fn decode(family: Family, row: &Row) -> Result<String, String> {
-    fn text<R: Record + std::fmt::Debug>(value: &[u8]) -> Result<String, String> {
-        R::from_bytes(value).map(|record| format!("{record:?}")).map_err(|e| e.to_string())
-    }
-    let value = &row.value;
-    match family {
-        Family::Tally => text::<Tally>(value),
-        Family::Index => text::<IndexRecord>(value),
-        Family::Queue => text::<QueueRecord>(value),
-        Family::Stopped => text::<StoppedRecord>(value),
-        Family::Dead => text::<DeadRecord>(value),
-        Family::Queued => text::<QueuedRecord>(value),
-        Family::Lease => text::<LeaseRecord>(value),
-        Family::Timer => text::<TimerRecord>(value),
-        Family::Generation => text::<GenerationRecord>(value),
-        Family::Moved => text::<MovedRecord>(value),
-        Family::Mark => text::<Mark>(value),
-        Family::Pool => text::<PoolRecord>(value),
-        Family::Audit => text::<AuditRecord>(value),
-        Family::Schedule => text::<ScheduleRecord>(value),
-        Family::ScheduleState => text::<ScheduleState>(value),
-        Family::Journal => Ok(String::new()),
-        Family::Unique => text::<UniqueRecord>(value),
-        Family::Memo => text::<MemoRecord>(value),
-        Family::Batch | Family::EndedBatch => text::<BatchRecord>(value),
-        Family::Expiry if expiry::is_mark(&row.key) => text::<ExpiryMark>(value),
-        Family::Expiry => Ok(String::new()),
-        Family::FollowUp => text::<FollowUpRecord>(value),
-        Family::AppliedRequest => text::<AppliedRequestRecord>(value),
-    }
+/// The name of a row's table.
+fn name_of(row: &Row) -> &'static str {
+    Table::from_key(&row.key).map_or("unknown", Table::name)
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -180,18 +148,13 @@ pub async fn store_dump(
     for space in spaces(&store).await? {
         let mut joiner: Option<(RunNo, Joiner)> = None;
         all_rows(&store, space, bytes::Bytes::new(), bytes::Bytes::new(), |row| {
-            let line = match Family::from_key(&row.key) {
-                Some(Family::Journal) => match journal_line(row, &mut joiner) {
+            let line = match TableRow::read(space, &row.key, &row.value) {
+                Ok(TableRow::Journal(key, row)) => match journal_line(&key, &row, &mut joiner) {
                     Some(line) => line,
                     None => return Ok(()),
                 },
-                Some(family) => {
-                    let key = hex(row.key.get(3..).unwrap_or_default());
-                    let record = decode(family, row)
-                        .unwrap_or_else(|e| format!("{} ({e})", hex(&row.value)));
-                    format!("{} {key} {record}", format!("{family:?}").to_lowercase())
-                }
-                None => format!("unknown {} {}", hex(&row.key), hex(&row.value)),
+                Ok(read) => line_of(row, format_args!("{:?}", read.record())),
+                Err(bad) => line_of(row, format_args!("{} ({bad})", hex(&row.value))),
             };
             writeln!(into, "{space} {line}").map_err(|e| {
                 Unreadable::Store(stepwell_storage::ReadFailure::Io { cause: e.to_string() })
@@ -203,13 +166,22 @@ pub async fn store_dump(
     Ok(())
 }
 
-fn journal_line(row: &Row, joiner: &mut Option<(RunNo, Joiner)>) -> Option<String> {
-    let (no, number, _) = journal::parts_of(&row.key)?;
+fn line_of(row: &Row, record: std::fmt::Arguments<'_>) -> String {
+    let parts = row.key.get(HEAD_BYTES..).unwrap_or_default();
+    format!("{} {} {record}", name_of(row), hex(parts))
+}
+
+fn journal_line(
+    key: &JournalKey,
+    row: &JournalRow,
+    joiner: &mut Option<(RunNo, Joiner)>,
+) -> Option<String> {
+    let (no, number) = (key.run, key.entry);
     if joiner.as_ref().is_none_or(|(current, _)| *current != no) {
         *joiner = Some((no, Joiner::default()));
     }
     let (_, joiner) = joiner.as_mut()?;
-    match joiner.push(row) {
+    match joiner.push(key, row.clone()) {
         Ok(None) => None,
         Ok(Some(stored)) => {
             let body =
@@ -219,7 +191,7 @@ fn journal_line(row: &Row, joiner: &mut Option<(RunNo, Joiner)>) -> Option<Strin
             Some(format!("journal run {no} entry {number} {entry}"))
         }
         Err(problem) => {
-            Some(format!("journal run {no} entry {number} {} ({problem})", hex(&row.value)))
+            Some(format!("journal run {no} entry {number} {} ({problem})", hex(&row.0)))
         }
     }
 }

@@ -5,12 +5,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use stepwell_storage::{Scan, Space, Store};
+use stepwell_storage::{Scan, Store};
 
 use super::dead_letters;
 use crate::core::clock::ClockSample;
 use crate::core::{Core, summary};
-use crate::keys::{self, Family};
 use crate::model::chain::{self, CHAIN_BYTES};
 use crate::model::id::{Namespace, ProcessInstance, RunId, RunNo};
 use crate::model::limits::PAGE_ROWS_MAX;
@@ -18,6 +17,7 @@ use crate::model::request::{Damaged, ListRuns, NoSuchRun, Refusal};
 use crate::model::run::{RunState, RunSummary, Stats};
 use crate::model::time::Time;
 use crate::store_reader::{self, Unreadable};
+use crate::tables::{self, DeadKey, FixedSpace, TableKey};
 use crate::wire::frame::JOURNAL_FRAME_BYTES;
 use crate::wire::message::{
     AskAudit, AskDead, AskJournal, AskLetters, AskList, AskStats, JournalReply, ListReply, Message,
@@ -176,13 +176,13 @@ async fn dead(
     call_number: u64,
 ) -> Result<Message, Refusal> {
     let limit = list.limit.clamp(1, PAGE_ROWS_MAX) as usize;
-    let prefix = keys::family(Family::Dead);
-    let mut to = keys::end_of(&prefix);
+    let prefix = DeadKey::TABLE.prefix();
+    let mut to = tables::end_of(&prefix);
     let (mut runs, mut next) = (Vec::new(), None);
     let mut skipping = list.before;
     'pages: loop {
         let scan = Scan {
-            space: Space::LongLived,
+            space: DeadKey::SPACE,
             from: prefix.clone(),
             to: to.clone(),
             limit: 256,
@@ -192,7 +192,7 @@ async fn dead(
         let Some(last) = rows.last() else { break };
         to = last.key.clone();
         for row in &rows {
-            let Some((_, no)) = keys::time_and_run_of(&row.key) else {
+            let Some(DeadKey { run: no, .. }) = DeadKey::from_bytes(&row.key) else {
                 continue;
             };
             if let Some(before) = skipping {

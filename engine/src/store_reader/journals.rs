@@ -5,20 +5,21 @@
 //! is read as a range.
 
 use bytes::Bytes;
-use stepwell_storage::{Row, Space, Store};
+use stepwell_storage::{Row, Store};
 
 use super::prefetch::Lone;
 use super::{PAGE_ROWS, Unreadable, all_rows, record, scan};
 use crate::core::run::{Run, RunFold, RunImage};
-use crate::keys::journal::{self, Joiner};
-use crate::keys::unique::UniqueRecord;
-use crate::keys::{self, MovedRecord, StoppedRecord};
 use crate::model::chain::{self, CHAIN_BYTES};
 use crate::model::entry::Entry;
 use crate::model::id::RunNo;
 use crate::model::payload::Payload;
 use crate::model::time::Time;
 use crate::numbered::Undecodable;
+use crate::tables::journal::{self, Joiner, JournalKey, JournalRow};
+use crate::tables::{
+    self, BadRow, FixedSpace, MovedKey, StoppedKey, TableKey, TimerKey, UniqueHolderKey,
+};
 
 /// So few entries of a journal are looked up one by one.
 const FEW_ENTRIES: u32 = 2;
@@ -33,7 +34,7 @@ pub async fn generation_of(
     if !may_have_moved {
         return Ok(generation);
     }
-    let moved = record::<MovedRecord>(store, Space::LongLived, keys::moved(run)).await?;
+    let moved = record(store, &MovedKey { run }).await?;
     Ok(moved.map_or(generation, |moved| moved.generation))
 }
 
@@ -46,8 +47,8 @@ async fn few_entries(
 ) -> Result<Option<Vec<Bytes>>, Unreadable> {
     let (mut joiner, mut found) = (Joiner::from(from), Vec::new());
     for row in few_rows(store, generation, run, (from, until)).await? {
-        let Some(row) = row else { return Ok(None) };
-        match joiner.push(&row)? {
+        let Some((key, row)) = row else { return Ok(None) };
+        match joiner.push(&key, row)? {
             Some(entry) => found.push(entry),
             None => return Ok(None),
         }
@@ -72,14 +73,14 @@ pub async fn entries(
     }
     let mut joiner = Joiner::from(from);
     let (mut found, mut bytes) = (Vec::new(), 0);
-    let mut start = journal::row(run, from, 0);
-    let end = journal::row(run, until, 0);
+    let mut start = JournalKey::first(run, from).to_bytes();
+    let end = JournalKey::first(run, until).to_bytes();
     loop {
         let limit = PAGE_ROWS.min(8 + (until - joiner.next().min(until)) as usize);
-        let rows =
-            store.scan(scan(Space::Generation(generation), start, end.clone(), limit)).await?;
+        let space = journal::space(generation);
+        let rows = store.scan(scan(space, start, end.clone(), limit)).await?;
         for row in &rows {
-            if let Some(entry) = joiner.push(row)? {
+            if let Some(entry) = push(&mut joiner, row)? {
                 bytes += entry.len();
                 found.push(entry);
                 if bytes >= bytes_max {
@@ -106,7 +107,7 @@ async fn lone_entry(
 ) -> Result<Option<Bytes>, Unreadable> {
     let mut rows = few_rows(store, generation, run, (0, 2)).await?.into_iter();
     match (rows.next().flatten(), rows.next().flatten()) {
-        (Some(row), None) => Ok(Joiner::default().push(&row)?),
+        (Some((key, row)), None) => Ok(Joiner::default().push(&key, row)?),
         _ => Ok(None),
     }
 }
@@ -117,14 +118,20 @@ async fn few_rows(
     generation: u32,
     run: RunNo,
     (from, until): (u32, u32),
-) -> Result<Vec<Option<Row>>, Unreadable> {
+) -> Result<Vec<Option<(JournalKey, JournalRow)>>, Unreadable> {
     let mut rows = Vec::new();
     for entry in from..until {
-        let key = journal::row(run, entry, 0);
-        let value = store.get(Space::Generation(generation), &key).await?;
-        rows.push(value.map(|value| Row { key, value }));
+        let key = JournalKey::first(run, entry);
+        let value = store.get(journal::space(generation), &key.to_bytes()).await?;
+        rows.push(value.map(|value| (key, JournalRow(value))));
     }
     Ok(rows)
+}
+
+/// Gives a joiner a stored row.
+fn push(joiner: &mut Joiner, row: &Row) -> Result<Option<Bytes>, BadRow> {
+    let (key, row) = tables::read_row(&row.key, &row.value)?;
+    Ok(joiner.push(&key, row)?)
 }
 
 /// Whether no entry is cut off.
@@ -142,11 +149,11 @@ async fn fold_of(store: &dyn Store, generation: u32, run: RunNo) -> Result<RunFo
     let mut joiner = Joiner::default();
     all_rows(
         store,
-        Space::Generation(generation),
-        journal::row(run, 0, 0),
-        journal::row(RunNo(run.0 + 1), 0, 0),
+        journal::space(generation),
+        JournalKey::first(run, 0).to_bytes(),
+        JournalKey::first(RunNo(run.0 + 1), 0).to_bytes(),
         |row| {
-            if let Some(entry) = joiner.push(row)? {
+            if let Some(entry) = push(&mut joiner, row)? {
                 fold.push(&entry)?;
             }
             Ok(())
@@ -229,16 +236,14 @@ pub(super) async fn image_of(
     };
     if let Some(held) = run.unique {
         // Its journal does not tell whether it has let go of its key: the key's row does.
-        let key = keys::unique::unique(run.namespace, held.hash);
-        let row = record::<UniqueRecord>(store, Space::LongLived, key).await?;
+        let key = UniqueHolderKey { namespace: run.namespace, hash: held.hash };
+        let row = record(store, &key).await?;
         run.unique = run.unique.filter(|_| row.is_some_and(|row| row.run == run.no));
     }
     let stopped = match (run.ended.is_some(), stopped) {
         (true, _) => None,
         (false, Some(known)) => known,
-        (false, None) => {
-            record::<StoppedRecord>(store, Space::LongLived, keys::stopped(run.no)).await?
-        }
+        (false, None) => record(store, &StoppedKey { run: run.no }).await?,
     };
     let sleeps = match stopped {
         Some(_) => None,
@@ -257,7 +262,8 @@ async fn sleeps(store: &dyn Store, run: &Run, in_line: bool) -> Result<Option<Ti
     let never = (!in_line).then_some(Time::NEVER); // it waits for memo keys
     let instants = run.commands.instants().into_iter().chain(delayed);
     for due in instants.chain(never) {
-        if store.get(Space::ShortLived, &keys::timer(due, run.no)).await?.is_some() {
+        let key = TimerKey { due, run: run.no };
+        if store.get(TimerKey::SPACE, &key.to_bytes()).await?.is_some() {
             return Ok(Some(due));
         }
     }

@@ -12,14 +12,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use stepwell_storage::{Space, Store};
+use stepwell_storage::Store;
 
-use super::{Unreadable, scan};
+use super::{Unreadable, first_of, scan};
 use crate::canary::canary;
 use crate::core::output::StoreRead;
-use crate::keys::journal::{self, Joiner};
-use crate::keys::{self, Record, StoppedRecord};
 use crate::model::id::RunNo;
+use crate::tables::journal::{self, Joiner};
+use crate::tables::{self, JournalKey, StoppedKey, StoppedRecord, TableKey};
 
 /// Fewer runs are looked up one by one: a range costs what several look-ups do.
 const TOGETHER_MIN: usize = 4;
@@ -119,23 +119,23 @@ async fn lone_entries(
 ) -> Result<BTreeMap<RunNo, Bytes>, Unreadable> {
     // One row of each, and some that have more.
     let limit = 2 * (behind.0 - first.0) as usize;
-    let (from, to) = (journal::row(first, 0, 0), journal::row(behind, 0, 0));
-    let rows = store.scan(scan(Space::Generation(generation), from, to, limit)).await?;
+    let [from, to] = [first, behind].map(|run| JournalKey::first(run, 0).to_bytes());
+    let rows = store.scan(scan(journal::space(generation), from, to, limit)).await?;
     let cut = rows.len() == limit;
     let (mut found, mut counted) = (BTreeMap::new(), BTreeMap::<RunNo, usize>::new());
     for row in &rows {
-        let Some((run, ..)) = journal::parts_of(&row.key) else {
+        let Ok((key, row)) = tables::read_row::<JournalKey>(&row.key, &row.value) else {
             continue;
         };
-        let count = counted.entry(run).or_default();
+        let count = counted.entry(key.run).or_default();
         *count += 1;
-        match (*count, Joiner::default().push(row)) {
+        match (*count, Joiner::default().push(&key, row)) {
             (1, Ok(Some(entry))) => {
-                found.insert(run, entry);
+                found.insert(key.run, entry);
             }
             _ if canary!("a journal that goes on is read as its first entry") => {}
             _ => {
-                found.remove(&run);
+                found.remove(&key.run);
             }
         }
     }
@@ -151,16 +151,10 @@ async fn stopped(
     first: RunNo,
     behind: RunNo,
 ) -> Result<BTreeMap<RunNo, StoppedRecord>, Unreadable> {
-    let (from, to) = (keys::stopped(first), keys::stopped(behind));
+    let [from, to] = [first, behind].map(|run| StoppedKey { run }.to_bytes());
     let limit = (behind.0 - first.0) as usize;
-    let rows = store.scan(scan(Space::LongLived, from, to, limit)).await?;
-    let mut stopped = BTreeMap::new();
-    for row in &rows {
-        let run =
-            keys::run_of(&row.key).ok_or(Unreadable::Key { family: keys::Family::Stopped })?;
-        stopped.insert(run, StoppedRecord::from_bytes(&row.value)?);
-    }
-    Ok(stopped)
+    let rows = first_of::<StoppedKey>(store, from, to, limit).await?;
+    Ok(rows.into_iter().map(|(key, record)| (key.run, record)).collect())
 }
 
 #[cfg(test)]
@@ -170,6 +164,7 @@ mod tests {
     use super::*;
     use crate::model::run::RunState;
     use crate::model::time::Time;
+    use crate::tables::{FixedSpace, TableValue};
 
     const GENERATION: u32 = 3;
 
@@ -232,8 +227,8 @@ mod tests {
         let store = store.expect("the disk opens");
         let mut batch = WriteBatch::new();
         for (run, entry, part, value) in rows {
-            let key = journal::row(RunNo(run), entry, part);
-            batch.put(Space::Generation(GENERATION), key, value);
+            let key = JournalKey { run: RunNo(run), entry, part };
+            batch.put(journal::space(GENERATION), key.to_bytes(), value);
         }
         let stopped = StoppedRecord {
             state: RunState::Paused,
@@ -242,7 +237,8 @@ mod tests {
             at: Time(1),
             workflow: "w".to_owned(),
         };
-        batch.put(Space::LongLived, keys::stopped(RunNo(5)), stopped.to_bytes());
+        let key = StoppedKey { run: RunNo(5) };
+        batch.put(StoppedKey::SPACE, key.to_bytes(), stopped.to_value());
         store.submit(batch).expect("it fits");
         store
     }
@@ -295,7 +291,8 @@ mod tests {
     fn damage_is_left_to_who_reads_the_run_by_itself() {
         let store = store_of((1..=4).map(|run| (run, 0, 0, vec![0, run as u8])));
         let mut batch = WriteBatch::new();
-        batch.put(Space::LongLived, keys::stopped(RunNo(2)), vec![0xff]);
+        let key = StoppedKey { run: RunNo(2) };
+        batch.put(StoppedKey::SPACE, key.to_bytes(), vec![0xff]);
         store.submit(batch).expect("it fits");
         let prefetched =
             block_on(Prefetched::of(&store, &reads(1..=4))).expect("no reason to stop");

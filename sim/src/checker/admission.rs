@@ -10,9 +10,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use stepwell::RateLimit;
-use stepwell::keys::LeaseRecord;
 use stepwell::model::id::ProcessInstance;
 use stepwell::model::time::Time;
+use stepwell::tables::LeaseRecord;
 use stepwell::wire::message::Hello;
 
 use super::Findings;

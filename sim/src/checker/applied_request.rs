@@ -8,9 +8,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use stepwell::keys::ScheduleRecord;
 use stepwell::model::id::RequestId;
 use stepwell::model::schedule::ScheduleSpec;
+use stepwell::tables::ScheduleRecord;
 use stepwell::wire::message::Message;
 use stepwell::{QueueChange, QueueSettings};
 

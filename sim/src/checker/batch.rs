@@ -8,10 +8,10 @@
 
 use std::collections::BTreeMap;
 
-use stepwell::keys::batch::BatchRecord;
 use stepwell::model::batch::{BatchCounts, BatchEnded, BatchNo};
 use stepwell::model::entry::Entry;
 use stepwell::model::id::RunNo;
+use stepwell::tables::batch::BatchRecord;
 
 use super::Findings;
 use crate::durable::{Durable, DurableRun};

@@ -7,9 +7,9 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use stepwell::keys::journal;
 use stepwell::model::id::RunNo;
 use stepwell::store_reader;
+use stepwell::tables::{JournalKey, TableKey, journal};
 use stepwell_storage::{MemDisk, MemOptions, MemStore, Row, Space, block_on};
 
 use super::Findings;
@@ -30,12 +30,12 @@ pub(super) fn at_the_end(
     let content = disk.content();
     let mut journals: BTreeMap<(Space, RunNo), Vec<&Row>> = BTreeMap::new();
     for (space, row) in &content {
-        if let Some((no, ..)) = journal::parts_of(&row.key) {
-            journals.entry((*space, no)).or_default().push(row);
+        if let Some(key) = JournalKey::from_bytes(&row.key) {
+            journals.entry((*space, key.run)).or_default().push(row);
         }
     }
     for (no, run) in durable.kept() {
-        let space = Space::Generation(run.generation);
+        let space = journal::space(run.generation);
         let rows = journals.remove(&(space, *no)).unwrap_or_default();
         let rows: Vec<&Row> = rows.into_iter().filter(|row| is_of(row, *no, run)).collect();
         if rows.is_empty() {
@@ -60,11 +60,11 @@ pub(super) fn at_the_end(
 /// Whether it is a row of the journal. The parts of a long start that was lost with the power lie
 /// beside it, and nobody reads them: its number was given again.
 fn is_of(row: &Row, no: RunNo, run: &DurableRun) -> bool {
-    let Some((of, entry, _)) = journal::parts_of(&row.key) else {
+    let Some(key) = JournalKey::from_bytes(&row.key) else {
         return false;
     };
-    let stored = run.stored.get(entry as usize).filter(|_| of == no);
+    let stored = run.stored.get(key.entry as usize).filter(|_| key.run == no);
     stored.is_some_and(|stored| {
-        journal::rows(no, entry, stored.to_vec()).any(|(key, _)| key == row.key)
+        journal::rows(no, key.entry, stored.to_vec()).any(|(of_entry, _)| of_entry == key)
     })
 }

@@ -6,9 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use stepwell::keys::LeaseRecord;
 use stepwell::model::entry::Entry;
 use stepwell::model::id::{CommandIndex, RunNo, Token};
+use stepwell::tables::LeaseRecord;
 use stepwell::wire::message::Message;
 
 use super::Findings;

@@ -14,11 +14,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use stepwell::keys::LeaseRecord;
-use stepwell::keys::memo::MemoRecord;
 use stepwell::model::entry::{AttemptFailed, Entry, StepCompleted, StepFailed};
 use stepwell::model::id::{CommandIndex, MemoKey, Namespace, ProcessInstance, RunId, RunNo, Token};
 use stepwell::model::time::Time;
+use stepwell::tables::LeaseRecord;
+use stepwell::tables::memo::MemoRecord;
 use stepwell::wire::message::{AttemptMemo, Message};
 
 use super::Findings;

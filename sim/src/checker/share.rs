@@ -15,9 +15,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use stepwell::keys::{LeaseRecord, QueuedRecord};
 use stepwell::model::id::{ProcessInstance, RunNo};
 use stepwell::model::time::Time;
+use stepwell::tables::{LeaseRecord, QueuedRecord};
 
 use super::Findings;
 use super::admission::Admissions;

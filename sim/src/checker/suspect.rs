@@ -5,9 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use stepwell::keys::LeaseRecord;
 use stepwell::model::entry::Entry;
 use stepwell::model::id::RunNo;
+use stepwell::tables::LeaseRecord;
 
 use super::Findings;
 use super::liveness::Liveness;

@@ -9,12 +9,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
 use stepwell::Unique;
-use stepwell::keys::unique;
 use stepwell::model::entry::Started;
 use stepwell::model::id::{Namespace, RunId, RunNo};
 use stepwell::model::time::Time;
+use stepwell::tables::UniqueHolderKey;
 
 use super::Findings;
 use crate::durable::Durable;
@@ -25,7 +24,7 @@ const NAME: &str = "one run for each unique key";
 #[derive(Debug, Default)]
 pub(super) struct Keys {
     /// The runs of each key, in the order in which they began.
-    of: BTreeMap<Bytes, Vec<RunNo>>,
+    of: BTreeMap<UniqueHolderKey, Vec<RunNo>>,
     /// Runs that were leased at least once.
     leased: BTreeSet<RunNo>,
     /// Runs that have ended at least once.
@@ -37,14 +36,15 @@ pub(super) struct Keys {
 /// What is known when a call begins.
 #[derive(Debug, Clone)]
 pub(crate) struct KeysBegun {
-    key: Bytes,
+    key: UniqueHolderKey,
     /// Runs that have let go of the key already.
     released: BTreeSet<RunId>,
 }
 
-fn key_of(started: &Started) -> Option<Bytes> {
+fn key_of(started: &Started) -> Option<UniqueHolderKey> {
     let key = started.unique.as_ref()?;
-    Some(unique::unique(started.namespace, key.hash(&started.workflow)))
+    let hash = key.hash(&started.workflow);
+    Some(UniqueHolderKey { namespace: started.namespace, hash })
 }
 
 impl Keys {
@@ -127,7 +127,7 @@ impl Keys {
     /// A client is about to ask for a key.
     pub(super) fn asked(&self, durable: &Durable, workflow: &str, key: &str) -> KeysBegun {
         let hash = stepwell::model::unique::UniqueKey::new(key, Unique::Queued).hash(workflow);
-        let key = unique::unique(Namespace::default(), hash);
+        let key = UniqueHolderKey { namespace: Namespace::default(), hash };
         let released = self.of.get(&key).into_iter().flatten().filter_map(|no| {
             let id = durable.runs.get(no)?.started()?.id;
             (!self.holds(durable, *no, self.latest)).then_some(id)

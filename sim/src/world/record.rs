@@ -9,12 +9,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use stepwell::keys::journal;
 use stepwell::model::chain;
 use stepwell::model::entry::{Entry, Started};
 use stepwell::model::id::{ProcessInstance, RunId, RunNo, Token};
+use stepwell::tables::journal::{Joiner, JournalRow};
+use stepwell::tables::{JournalKey, TableKey};
 use stepwell::wire::message::Message;
-use stepwell_storage::{Op, Row, Seq, Space};
+use stepwell_storage::{Op, Seq};
 
 use super::{Host, World, lock};
 use crate::checker::Checkers;
@@ -95,10 +96,10 @@ impl Recorder {
             }
         }
         ops.iter()
-            .filter(|op| matches!(op.space(), Space::Generation(_)) && op.value().is_some())
-            .filter_map(|op| journal::parts_of(op.key()))
-            .filter(|(_, _, part)| *part == 0)
-            .map(|(run, index, _)| EntryAt { run: self.name(run), index })
+            .filter(|op| op.value().is_some())
+            .filter_map(|op| JournalKey::from_bytes(op.key()))
+            .filter(|key| key.part == 0)
+            .map(|key| EntryAt { run: self.name(key.run), index: key.entry })
             .collect()
     }
 
@@ -275,14 +276,12 @@ impl Recorder {
 
 /// The start that an operation writes, if it writes one in one piece.
 fn start_in(op: &Op) -> Option<(RunNo, Started)> {
-    let (run, 0, 0) = journal::parts_of(op.key())? else {
-        return None;
-    };
-    let row = Row { key: op.key().clone(), value: op.value()?.clone() };
-    let stored = journal::Joiner::from(0).push(&row).ok()??;
+    let key = JournalKey::from_bytes(op.key()).filter(|key| (key.entry, key.part) == (0, 0))?;
+    let row = JournalRow(op.value()?.clone());
+    let stored = Joiner::from(0).push(&key, row).ok()??;
     let (entry, _) = stored.split_last_chunk::<{ chain::CHAIN_BYTES }>()?;
     match Entry::decode(entry) {
-        Ok(Entry::Started(started)) => Some((run, started)),
+        Ok(Entry::Started(started)) => Some((key.run, started)),
         _ => None,
     }
 }

@@ -22,11 +22,11 @@ use crate::core::load::Want;
 use crate::core::output::{Output, StoreRead};
 use crate::core::run::RunImage;
 use crate::core::unique::KeyId;
-use crate::keys::TimerRecord;
-use crate::keys::memo::MemoWait;
 use crate::model::id::{MemoKey, RunNo};
 use crate::model::run::RunState;
 use crate::model::time::Time;
+use crate::tables::TimerRecord;
+use crate::tables::memo::MemoWait;
 use crate::wire::message::TurnSuspended;
 
 /// Runs that are read at a time to be woken.

@@ -2,10 +2,9 @@
 //! that an engine that opens reads as many rows as there are open batches; those that have ended
 //! lie under their names.
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{Family, KeyBuilder, Record};
+use super::Record;
 use crate::model::batch::{BatchCounts, BatchNo, Span};
 use crate::model::id::{Namespace, RunId};
 use crate::model::request::{Caller, StartRun};
@@ -63,35 +62,19 @@ pub struct OpenBatchRow {
     pub follow_up: Option<FollowUpRecord>,
 }
 
-/// Where a batch is that has not ended.
-pub fn batch(slot: u32) -> Bytes {
-    KeyBuilder::new(Family::Batch).part(&slot.to_be_bytes()).done()
-}
-
-/// Where it says what follows a batch.
-pub fn follow_up(slot: u32) -> Bytes {
-    KeyBuilder::new(Family::FollowUp).part(&slot.to_be_bytes()).done()
-}
-
-/// Where a batch is that has ended.
-pub fn ended(namespace: Namespace, hash: u128) -> Bytes {
-    KeyBuilder::new(Family::EndedBatch)
-        .part(&namespace.0.to_be_bytes())
-        .part(&hash.to_be_bytes())
-        .done()
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::{EndedBatchKey, FollowUpKey, OpenBatchKey, TableKey};
     use super::*;
     use crate::model::id::RunNo;
 
     #[test]
     fn golden_bytes() {
         let hex = |bytes: &[u8]| -> String { bytes.iter().map(|b| format!("{b:02x}")).collect() };
-        assert_eq!(hex(&batch(7)), "00001500000007");
-        assert_eq!(hex(&follow_up(7)), "00001800000007");
-        assert_eq!(hex(&ended(Namespace(1), 2)), "0000170000000100000000000000000000000000000002");
+        assert_eq!(hex(&OpenBatchKey { slot: 7 }.to_bytes()), "00001500000007");
+        assert_eq!(hex(&FollowUpKey { slot: 7 }.to_bytes()), "00001800000007");
+        let ended = EndedBatchKey { namespace: Namespace(1), hash: 2 };
+        assert_eq!(hex(&ended.to_bytes()), "0000170000000100000000000000000000000000000002");
         let record = BatchRecord {
             no: BatchNo(5),
             namespace: Namespace(0),

@@ -12,34 +12,48 @@
 //! ```
 
 use bytes::{Buf, Bytes};
-use stepwell_storage::Row;
+use stepwell_storage::Space;
 
-use super::{Family, KeyBuilder};
+pub use super::JournalKey;
+use super::TableValue;
 use crate::model::id::RunNo;
 use crate::numbered::Undecodable;
 
 /// The longest part, in bytes: with its key it stays below the store's value limit.
 pub const PART_BYTES: usize = 3_400;
 
-/// The key of one row.
-pub fn row(run: RunNo, entry: u32, part: u16) -> Bytes {
-    KeyBuilder::new(Family::Journal)
-        .part(&run.0.to_be_bytes())
-        .part(&entry.to_be_bytes())
-        .part(&part.to_be_bytes())
-        .done()
+/// The value of a row: an entry with its form before it, or a part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JournalRow(pub Bytes);
+
+impl TableValue for JournalRow {
+    fn to_value(&self) -> Bytes {
+        self.0.clone()
+    }
+
+    fn from_value(value: &Bytes) -> Result<Self, Undecodable> {
+        Ok(Self(value.clone()))
+    }
 }
 
-/// The run, entry and part of a key.
-pub fn parts_of(key: &[u8]) -> Option<(RunNo, u32, u16)> {
-    let run = u64::from_be_bytes(key.get(3..11)?.try_into().ok()?);
-    let entry = u32::from_be_bytes(key.get(11..15)?.try_into().ok()?);
-    let part = u16::from_be_bytes(key.get(15..17)?.try_into().ok()?);
-    Some((RunNo(run), entry, part))
+/// The space of the journals of a generation.
+pub fn space(generation: u32) -> Space {
+    Space::Generation(generation)
+}
+
+impl JournalKey {
+    /// The key of the first row of an entry, before its parts.
+    pub fn first(run: RunNo, entry: u32) -> Self {
+        Self { run, entry, part: 0 }
+    }
 }
 
 /// The rows of a stored entry, in the order in which they must be written: the first row last.
-pub fn rows(run: RunNo, entry: u32, stored: Vec<u8>) -> impl Iterator<Item = (Bytes, Bytes)> {
+pub fn rows(
+    run: RunNo,
+    entry: u32,
+    stored: Vec<u8>,
+) -> impl Iterator<Item = (JournalKey, JournalRow)> {
     let long = stored.len() >= PART_BYTES;
     let mut head = Vec::with_capacity(5);
     if long {
@@ -62,9 +76,9 @@ pub fn rows(run: RunNo, entry: u32, stored: Vec<u8>) -> impl Iterator<Item = (By
         .map(move |part| {
             let from = (part - 1) * PART_BYTES;
             let to = (from + PART_BYTES).min(rest.len());
-            (row(run, entry, part as u16), rest.slice(from..to))
+            (JournalKey { run, entry, part: part as u16 }, JournalRow(rest.slice(from..to)))
         })
-        .chain(std::iter::once((row(run, entry, 0), first)))
+        .chain(std::iter::once((JournalKey::first(run, entry), JournalRow(first))))
 }
 
 /// Joins rows, in key order, to stored entries of one run.
@@ -91,15 +105,18 @@ impl Joiner {
     }
 
     /// Takes a row; gives the entry it completes.
-    pub fn push(&mut self, row: &Row) -> Result<Option<Bytes>, Undecodable> {
+    pub fn push(
+        &mut self,
+        key: &JournalKey,
+        row: JournalRow,
+    ) -> Result<Option<Bytes>, Undecodable> {
         let damaged = |cause: String| Undecodable::Damaged { what: "a journal", cause };
-        let (_, entry, part) =
-            parts_of(&row.key).ok_or_else(|| damaged("a key is too short".to_owned()))?;
+        let JournalKey { entry, part, .. } = *key;
         if let Some((_, bytes, next_part)) = &mut self.pending {
             if entry != self.next || part != *next_part {
                 return Err(damaged(format!("part {next_part} of entry {} is missing", self.next)));
             }
-            bytes.extend_from_slice(&row.value);
+            bytes.extend_from_slice(&row.0);
             *next_part = next_part
                 .checked_add(1)
                 .ok_or_else(|| damaged(format!("entry {entry} has no end")))?;
@@ -117,7 +134,7 @@ impl Joiner {
         if entry == u32::MAX {
             return Err(damaged(format!("entry {entry} is more than a journal can hold")));
         }
-        let mut value = row.value.clone();
+        let JournalRow(mut value) = row;
         match value.first() {
             Some(0) => {
                 value.advance(1);
@@ -169,26 +186,23 @@ mod tests {
         let mut rows_found = Vec::new();
         for (entry, length) in lengths.iter().enumerate() {
             let stored: Vec<u8> = (0..*length).map(|i| (i % 251) as u8).collect();
-            rows_found.extend(
-                rows(RunNo(1), entry as u32, stored).map(|(key, value)| Row { key, value }),
-            );
+            rows_found.extend(rows(RunNo(1), entry as u32, stored));
         }
-        rows_found.sort_by(|a, b| a.key.cmp(&b.key));
+        rows_found.sort_by_key(|(key, _)| *key);
         let mut joiner = Joiner::default();
-        let found: Vec<usize> =
-            rows_found.iter().filter_map(|r| joiner.push(r).unwrap()).map(|b| b.len()).collect();
+        let joined =
+            rows_found.iter().filter_map(|(key, row)| joiner.push(key, row.clone()).unwrap());
+        let found: Vec<usize> = joined.map(|entry| entry.len()).collect();
         assert_eq!(found, lengths);
         assert!(joiner.is_whole());
     }
 
     #[test]
     fn a_missing_entry_is_found() {
-        let all: Vec<Row> = (0..3)
-            .flat_map(|e| rows(RunNo(1), e, vec![1]))
-            .map(|(key, value)| Row { key, value })
-            .collect();
+        let all: Vec<_> = (0..3).flat_map(|entry| rows(RunNo(1), entry, vec![1])).collect();
         let mut joiner = Joiner::default();
-        assert!(joiner.push(&all[0]).is_ok());
-        assert!(joiner.push(&all[2]).is_err());
+        let mut push = |at: usize| joiner.push(&all[at].0, all[at].1.clone());
+        assert!(push(0).is_ok());
+        assert!(push(2).is_err());
     }
 }

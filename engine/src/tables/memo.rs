@@ -1,9 +1,8 @@
 //! Where the first result for a memo key is.
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{Family, KeyBuilder, Record};
+use super::Record;
 use crate::model::id::{MemoKey, Namespace, RunNo};
 use crate::model::time::Time;
 
@@ -34,30 +33,16 @@ pub struct MemoWait {
     pub wakes_at: Option<Time>,
 }
 
-/// Where it says what the first result for a key is.
-pub fn memo(namespace: Namespace, hash: u128) -> Bytes {
-    KeyBuilder::new(Family::Memo).part(&namespace.0.to_be_bytes()).part(&hash.to_be_bytes()).done()
-}
-
-/// The namespace and the hash of a key of the family.
-#[cfg(any(test, feature = "inspect"))]
-pub fn from_key(key: &[u8]) -> Option<(Namespace, u128)> {
-    Some((
-        Namespace(u32::from_be_bytes(key.get(3..7)?.try_into().ok()?)),
-        u128::from_be_bytes(key.get(7..23)?.try_into().ok()?),
-    ))
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::{MemoResultKey, TableKey};
     use super::*;
 
     #[test]
     fn golden_bytes() {
         let hex = |bytes: &[u8]| -> String { bytes.iter().map(|b| format!("{b:02x}")).collect() };
-        let key = memo(Namespace(1), 2);
-        assert_eq!(hex(&key), "0000140000000100000000000000000000000000000002");
-        assert_eq!(from_key(&key), Some((Namespace(1), 2)));
+        let key = MemoResultKey { namespace: Namespace(1), hash: 2 };
+        assert_eq!(hex(&key.to_bytes()), "0000140000000100000000000000000000000000000002");
         let record = MemoRecord { run: RunNo(1), entry: 2, until: Time(3) };
         assert_eq!(hex(&record.to_bytes()), "93010203");
         assert_eq!(MemoRecord::from_bytes(&record.to_bytes()).unwrap(), record);

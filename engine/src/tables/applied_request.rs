@@ -1,10 +1,9 @@
 //! Operators' requests about queues and schedules that were applied: the last ones, in a ring of
 //! numbered slots.
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{Family, KeyBuilder, Record};
+use super::{AppliedRequestKey, Record};
 use crate::model::id::RequestId;
 use crate::model::limits::APPLIED_REQUESTS_KEPT;
 
@@ -21,20 +20,25 @@ impl Record for AppliedRequestRecord {
     const WHAT: &'static str = "AppliedRequestRecord";
 }
 
-/// The key of an applied request; the one that is [`APPLIED_REQUESTS_KEPT`] older had the same.
-pub fn applied_request(number: u64) -> Bytes {
-    let slot = (number % APPLIED_REQUESTS_KEPT) as u32;
-    KeyBuilder::new(Family::AppliedRequest).part(&slot.to_be_bytes()).done()
+impl AppliedRequestKey {
+    /// The key of an applied request; the one that is [`APPLIED_REQUESTS_KEPT`] older had the same.
+    pub fn of(number: u64) -> Self {
+        Self { slot: (number % APPLIED_REQUESTS_KEPT) as u32 }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::TableKey;
     use super::*;
 
     #[test]
     fn golden_bytes() {
         let hex = |bytes: &[u8]| -> String { bytes.iter().map(|b| format!("{b:02x}")).collect() };
-        assert_eq!(hex(&applied_request(APPLIED_REQUESTS_KEPT + 7)), "00001a00000007");
+        assert_eq!(
+            hex(&AppliedRequestKey::of(APPLIED_REQUESTS_KEPT + 7).to_bytes()),
+            "00001a00000007"
+        );
         let record = AppliedRequestRecord { number: 7, request_id: RequestId(5) };
         let bytes = record.to_bytes();
         assert_eq!(hex(&bytes), "9207c41000000000000000000000000000000005");
