@@ -50,9 +50,8 @@ async fn check(directory: &Directory, terminal: Terminal) -> Result<Answer, Comm
 }
 
 fn text(report: &StoreReport) -> String {
-    let rows =
-        report.rows.iter().map(|(family, rows)| vec![family.clone(), grouped(*rows)]).collect();
-    let mut text = table(&[Column::Left("FAMILY"), Column::Right("ROWS")], rows);
+    let rows = report.rows.iter().map(|(name, rows)| vec![name.clone(), grouped(*rows)]).collect();
+    let mut text = table(&[Column::Left("TABLE"), Column::Right("ROWS")], rows);
     text.push_str(&format!(
         "\n{} with {} verified, {}\n",
         counted(report.runs, "journal", "journals"),
