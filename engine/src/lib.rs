@@ -103,7 +103,6 @@ macro_rules! internal {
 internal! {
     #[cfg(any(feature = "server", feature = "inspect"))]
     core,
-    #[cfg(any(feature = "server", feature = "inspect"))]
     numbered,
     #[cfg(any(feature = "server", feature = "inspect"))]
     store_reader,

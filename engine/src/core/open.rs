@@ -29,7 +29,7 @@ use crate::model::time::Time;
 use crate::tables::applied_request::AppliedRequestRecord;
 use crate::tables::batch::OpenBatchRow;
 use crate::tables::{
-    FORMAT, HEADS_MAX, LeaseRecord, Mark, PoolRecord, QueueKey, QueueRecord, Tally,
+    FORMAT, FORMAT_OLDEST, HEADS_MAX, LeaseRecord, Mark, PoolRecord, QueueKey, QueueRecord, Tally,
 };
 
 /// A queue as stored.
@@ -72,12 +72,16 @@ pub struct Opened {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OpenRefused {
     /// Written by another version.
-    #[error("the engine's records have format {found}; this version knows format {supported}")]
+    #[error(
+        "the engine's records have format {found}; this version opens formats {oldest} to {newest}: open the directory with the version that wrote it, or a later one"
+    )]
     Format {
-        /// What the store holds.
+        /// The format of the store's records.
         found: u32,
-        /// What this version reads.
-        supported: u32,
+        /// The oldest format that this version opens.
+        oldest: u32,
+        /// The newest, in which it writes.
+        newest: u32,
     },
     /// The machine's clock is behind what was stored.
     #[error("the wall clock says {wall}, but engine time had reached {mark} already")]
@@ -108,8 +112,9 @@ impl Core {
             next_sequence: 1,
             runs: vec![0; RunState::ALL.len()],
         });
-        if tally.format != FORMAT {
-            return Err(OpenRefused::Format { found: tally.format, supported: FORMAT });
+        if !(FORMAT_OLDEST..=FORMAT).contains(&tally.format) {
+            let (found, oldest, newest) = (tally.format, FORMAT_OLDEST, FORMAT);
+            return Err(OpenRefused::Format { found, oldest, newest });
         }
         if tally.runs.is_empty() || tally.runs.len() > RunState::ALL.len() {
             return Err(OpenRefused::Damaged {
@@ -119,6 +124,7 @@ impl Core {
         // States that came with later versions have no run yet.
         let mut tally = tally;
         tally.runs.resize(RunState::ALL.len(), 0);
+        let is_older = std::mem::replace(&mut tally.format, FORMAT) != FORMAT;
         let is_new = opened.mark.is_none();
         let mark = opened.mark.unwrap_or(Mark {
             time: Time(0),
@@ -144,7 +150,7 @@ impl Core {
             clock,
             mono: sample.mono,
             watch_at: sample.mono,
-            tally_dirty: false,
+            tally_dirty: is_older,
             mark_dirty: true,
             next_lease: 0,
             next_start: 0,
@@ -284,5 +290,39 @@ impl Core {
         self.pools_dirty.insert(number);
         self.queues.insert(number, Queue::new(self.tally.next_sequence));
         number
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn opened(format: u32) -> Result<Core, OpenRefused> {
+        let runs = vec![0; RunState::ALL.len()];
+        let tally = Tally { format, next_run: 1, next_sequence: 1, runs };
+        let mark = Mark {
+            time: Time(1),
+            heads: Vec::new(),
+            timers: Time(0),
+            rest: 0,
+            audit: Time(0),
+        };
+        let opened = Opened { tally: Some(tally), mark: Some(mark), ..Opened::default() };
+        let sample = ClockSample { mono: Duration::ZERO, wall: Time(1) };
+        Core::open(Settings::default(), sample, opened)
+    }
+
+    // A directory of the format before goes on in this one, so that older versions refuse it from
+    // then on instead of stumbling over a longer record; one of a later format is refused.
+    #[test]
+    fn older_records_go_on_in_this_format_and_later_ones_are_refused() {
+        for format in FORMAT_OLDEST..=FORMAT {
+            let core = opened(format).unwrap();
+            assert_eq!((core.tally.format, core.tally_dirty), (FORMAT, format != FORMAT));
+        }
+        let (oldest, newest) = (FORMAT_OLDEST, FORMAT);
+        let refused = opened(FORMAT + 1).unwrap_err();
+        assert_eq!(refused, OpenRefused::Format { found: FORMAT + 1, oldest, newest });
+        assert!(opened(0).is_err());
     }
 }

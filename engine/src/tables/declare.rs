@@ -103,11 +103,13 @@ macro_rules! tables {
             }
 
             /// Its table.
+            #[cfg(any(test, feature = "inspect"))]
             pub fn table(&self) -> Table {
                 match self { $(Self::$table(..) => Table::$table),+ }
             }
 
             /// The stored key and value.
+            #[cfg(any(test, feature = "inspect"))]
             pub fn to_stored(&self) -> (Bytes, Bytes) {
                 match self { $(Self::$table(key, record) => (key.to_bytes(), record.to_value())),+ }
             }
@@ -119,10 +121,12 @@ macro_rules! tables {
         }
 
         /// What a write does to a row: its key and its new record, or none if it is deleted.
+        #[cfg(any(test, feature = "inspect"))]
         #[derive(Debug, Clone, PartialEq)]
         #[allow(missing_docs, clippy::large_enum_variant, reason = "a row a table, of passage")]
         pub enum TableChange { $($table($key, Option<$record>)),+ }
 
+        #[cfg(any(test, feature = "inspect"))]
         impl TableChange {
             /// Reads a write.
             pub fn read(op: &Op) -> Result<Self, BadRow> {

@@ -58,14 +58,18 @@ pub mod unique;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use stepwell_storage::{Op, Space};
+#[cfg(any(test, feature = "inspect"))]
+use stepwell_storage::Op;
+use stepwell_storage::Space;
 
 use self::applied_request::AppliedRequestRecord;
 use self::batch::{BatchRecord, FollowUpRecord};
 use self::declare::tables;
 use self::expiry::{ExpiryKey, ExpiryRecord};
 use self::journal::JournalRow;
-pub use self::key::{FixedSpace, HEAD_BYTES, KeyPart, SHARD, TableKey, end_of};
+#[cfg(feature = "inspect")]
+pub use self::key::SHARD;
+pub use self::key::{FixedSpace, HEAD_BYTES, KeyPart, TableKey, end_of};
 use self::memo::MemoRecord;
 pub use self::record::{Empty, Record, TableValue};
 use self::unique::UniqueRecord;
@@ -78,8 +82,14 @@ pub use crate::model::schedule::ScheduleState;
 use crate::model::time::Time;
 use crate::numbered::Undecodable;
 
-/// The number of the engine's stored format, beside the store's own.
-pub const FORMAT: u32 = 1;
+/// The number of the records' format, beside the store's own.
+///
+/// Versions of format 1 refuse records that have a field more than they know, without saying why;
+/// from 2 on a field that is not known is skipped. The bytes are the same.
+pub const FORMAT: u32 = 2;
+
+/// The oldest format of records that this version opens. It goes on as [`FORMAT`].
+pub const FORMAT_OLDEST: u32 = 1;
 
 /// Lanes named in the [`Mark`], so that it fits a value however many queues there are.
 pub const HEADS_MAX: usize = 128;
@@ -218,6 +228,7 @@ pub fn read_row<K: TableKey>(key: &[u8], value: &Bytes) -> Result<(K, K::Record)
     Ok((key, record))
 }
 
+#[cfg(any(test, feature = "inspect"))]
 fn read_change<K: TableKey>(op: &Op) -> Result<(K, Option<K::Record>), BadRow> {
     let key: K = read_key(op.key())?;
     let record = op.value().map(|value| key.read_record(value)).transpose()?;

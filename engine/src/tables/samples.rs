@@ -25,7 +25,7 @@ const ID: RunId = RunId(0x0607);
 pub fn sample(table: Table) -> TableRow {
     match table {
         Table::Tally => {
-            let tally = Tally { format: FORMAT, next_run: 2, next_sequence: 3, runs: vec![1, 0] };
+            let tally = Tally { format: 1, next_run: 2, next_sequence: 3, runs: vec![1, 0] };
             TableRow::Tally(TallyKey {}, tally)
         }
         Table::Index => {
