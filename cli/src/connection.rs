@@ -26,10 +26,10 @@ pub(crate) struct ConnectArgs {
     /// runs there
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Whose runs are meant
+    /// The namespace whose runs are meant
     #[arg(long, value_name = "N", default_value_t = 0)]
     namespace: u32,
-    /// Who asks (default: USER@HOST)
+    /// The principal: who asks (default: USER@HOST)
     #[arg(long, value_name = "NAME")]
     principal: Option<String>,
 }

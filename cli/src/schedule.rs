@@ -60,10 +60,10 @@ pub(crate) struct Set {
     /// The input of its runs: JSON, @FILE, or - for stdin
     #[arg(long, value_name = "JSON", default_value = "null")]
     input: String,
-    /// The queue their turns go through
+    /// The queue in which its runs wait for a worker
     #[arg(long, value_name = "QUEUE", default_value = "default")]
     queue: String,
-    /// Their priority, 0 first
+    /// The priority of its runs, 0 first
     #[arg(long, value_name = "0-9", default_value_t = 5, value_parser = clap::value_parser!(u8).range(0..=9))]
     priority: u8,
     /// Only on workers that offer this tag; may be given more than once

@@ -55,7 +55,7 @@ pub(crate) struct RunSeeds {
     /// How many seeds
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
-    /// The first seed; without it, one of chance
+    /// The first seed; default: random
     #[arg(long)]
     from: Option<u64>,
     /// Seeds at a time; default: one a core

@@ -169,7 +169,7 @@ fn stats_count_every_state() {
     assert!(scene.ask(&["stats"]).stdout.contains("steps committed"));
 }
 
-/// Who waits is told why the run does not begin.
+/// A command that waits for a run tells why it does not begin.
 #[test]
 fn who_waits_for_a_run_that_nobody_takes_is_told_why() {
     let scene = Scene::set();

@@ -112,7 +112,7 @@ pub(crate) struct Figures {
     /// The same, when only the server was killed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) finish_server_killed_s: Option<f64>,
-    /// The same, when both were killed at once: one session time-out longer.
+    /// The same, when both were killed at once: one session timeout longer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) finish_both_killed_s: Option<f64>,
     /// Starts and outcomes that were not as expected.
@@ -194,7 +194,7 @@ impl Figures {
         row(
             "  both killed at once",
             self.finish_both_killed_s.map(seconds),
-            Some("reserved for one session time-out".to_owned()),
+            Some("reserved for one session timeout".to_owned()),
         );
         row("errors", Some(grouped(self.errors)), None);
         row(

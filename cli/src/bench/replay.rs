@@ -25,7 +25,7 @@ const FINISH_WITHIN: Duration = Duration::from_secs(300);
 /// its worker in its own process, which is killed.
 ///
 /// `finish_s` is the slower of the first two. With both killed, the leases of the dead worker stay
-/// reserved for one session time-out, because an engine that opens cannot know that it is dead.
+/// reserved for one session timeout, because an engine that opens cannot know that it is dead.
 pub(crate) async fn measure(
     bench: &Bench,
     dir: &Path,

@@ -45,7 +45,7 @@ pub(crate) async fn mend(context: SceneContext, order: Order) -> Result<DeadLett
     let letter = found(&context, &order).await;
     let input = Payload::of(&order)
         .map_err(|e| CommandError::fault("an order does not become a payload").caused_by(&e))?;
-    // Commands of their own: however often they arrive, they act once.
+    // Request ids of their own: however often they arrive, they take effect once.
     let (edit, redrive) = (context.client.new_request_id(), context.client.new_request_id());
     let id = letter.id;
     context

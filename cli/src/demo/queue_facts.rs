@@ -25,8 +25,8 @@ pub(crate) struct QueueFacts {
     pub(crate) orders_waited_ms: Vec<u64>,
     /// How long each export waited.
     pub(crate) exports_waited_ms: Vec<u64>,
-    /// How long the quickest export took, once it had begun: who waits for a slot of theirs waits
-    /// about so long.
+    /// How long the quickest export took, once it had begun: a run that waits for a slot of
+    /// theirs waits about so long.
     pub(crate) export_ms_min: Option<u64>,
 }
 

@@ -22,7 +22,7 @@ use crate::terminal::Terminal;
 
 pub(crate) use self::journal::payload_json;
 
-/// Who waits for a run this long is told where it is.
+/// After waiting this long for a run, the command tells where it is.
 const TELL_AFTER: Duration = Duration::from_secs(2);
 /// How many rows a listing has unless told otherwise.
 const ROWS: u32 = 50;
@@ -53,7 +53,7 @@ pub(crate) struct Start {
     /// A name for the run: starting it again finds the first one
     #[arg(long, value_name = "NAME")]
     id: Option<String>,
-    /// The queue its turns go through
+    /// The queue in which it waits for a worker
     #[arg(long, value_name = "QUEUE", default_value = "default")]
     queue: String,
     /// 0 (first) to 9
