@@ -157,7 +157,7 @@ pub(crate) struct ClientLog {
     pub(crate) listed: BTreeMap<RunId, RunSummary>,
     /// The dead letters, newest first, at the end.
     pub(crate) letters: Option<Vec<RunNo>>,
-    /// The acts, newest first, at the end.
+    /// The audit entries, newest first, at the end.
     pub(crate) acts: Option<Vec<(Time, AuditAction)>>,
 }
 

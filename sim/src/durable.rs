@@ -156,7 +156,7 @@ pub(crate) enum Change {
     BatchForgotten { batch: BatchNo },
     /// How far a schedule is was written, or the schedule deleted.
     Scheduled { number: u32 },
-    /// An operator's request about a queue or a schedule was applied.
+    /// An operator request about a queue or a schedule was applied.
     RequestApplied { request_id: RequestId },
     /// Nothing that is looked at.
     Other,

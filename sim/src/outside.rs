@@ -83,7 +83,7 @@ impl Outside {
     /// the step is to be safe. Answers with a number that is the same whenever the effect is found
     /// done.
     ///
-    /// Takes 0 to 700 simulated milliseconds. Fails, hangs for 20 s (as behind a client's time-out)
+    /// Takes 0 to 700 simulated milliseconds. Fails, hangs for 20 s (as behind a client's timeout)
     /// or panics as the seed says, three times a key at most.
     ///
     /// **Cancel safety**: dropped, it has had its effect or not.

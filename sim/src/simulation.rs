@@ -30,7 +30,7 @@ const LOOK_MS: u64 = 50;
 const AUDITS_AGAIN_MAX: u32 = 20;
 /// A program that ended by itself is started again after this time.
 const RESTART_MS: u64 = 150;
-/// When for so many session time-outs after the faults only parked and paused runs were left,
+/// When for so many session timeouts after the faults only parked and paused runs were left,
 /// nothing ends any more.
 const STUCK_TIMEOUTS: u64 = 3;
 /// A server's wall clock that is further ahead of engine time than this is set right in the end.

@@ -2,7 +2,7 @@
 //! clocks are put forward at once, until just before the first one is due, or the next occurrence
 //! of a schedule.
 //!
-//! Leases, heartbeats and time-outs live on monotonic time, durable timers on engine time, which
+//! Leases, heartbeats and timeouts live on monotonic time, durable timers on engine time, which
 //! follows the wall clock. So a skip is what a world sees in which all machines slept: nothing was
 //! on its way, everybody's date has moved on, and no monotonic clock. A running engine follows a
 //! forward jump of up to 48 hours; a step is shorter, and the next one comes once the server has

@@ -62,7 +62,7 @@ fn a_worker_that_slept_past_its_lease_is_not_heard() {
     assert!(revoked > Some(0), "what it holds and says counts no more: {report}");
 }
 
-/// Shorter than the session time-out: its connection is whole, nothing is taken from it.
+/// Shorter than the session timeout: its connection is whole, nothing is taken from it.
 #[test]
 fn a_short_pause_costs_nothing_but_time() {
     let plan = paused(FaultKind::WorkerPaused, "worker-1", 150);

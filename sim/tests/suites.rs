@@ -446,8 +446,8 @@ async fn work(ctx: Ctx, n: u64, world: Outside) -> Result<u64, Failure> {
     ctx.step("work", |s| world.call("work", s.key(), n)).await
 }
 
-// A38, A44: who waits for a key holds no slot. Of two slots one is taken by who finds the rate;
-// five others want it, too, and do not keep the second from work that comes later.
+// A38, A44: a run that waits for a key holds no slot. Of two slots one is taken by the run that
+// finds the rate; five others want it, too, and do not keep the second from work that comes later.
 #[test]
 fn runs_that_wait_for_a_key_do_not_keep_others_from_working() {
     Sim::suite("waits")

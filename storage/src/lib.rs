@@ -13,16 +13,16 @@
 //! - `raw` (feature `fjall`) measures what the disk can do, to compare with.
 //!
 //! ```
-//! use stepwell_storage::{WriteBatch, MemDisk, MemOptions, MemStore, Space, Store, block_on};
+//! use stepwell_storage::{MemDisk, MemOptions, MemStore, Space, Store, WriteBatch, block_on};
 //!
 //! let disk = MemDisk::new();
 //! let store = MemStore::acquire(&disk, MemOptions::default())?;
 //!
 //! let mut batch = WriteBatch::new();
-//! batch.put(Space::Lasting, "run/17", "queued");
+//! batch.put(Space::LongLived, "run/17", "queued");
 //! batch.put(Space::Generation(1), "run/17/entry/0", "started");
 //! let seq = store.submit(batch)?;
-//! assert_eq!(block_on(store.get(Space::Lasting, b"run/17"))?.as_deref(), Some(&b"queued"[..]));
+//! assert_eq!(block_on(store.get(Space::LongLived, b"run/17"))?.as_deref(), Some(&b"queued"[..]));
 //!
 //! let receipt = block_on(store.commit())?;
 //! assert!(receipt.covers(seq)); // only now may anybody hear of it
@@ -45,7 +45,7 @@
 //! |---|---|---|
 //! | key | 1 to 512 bytes | with the value below one page |
 //! | value | 3,500 bytes | an item of a page or more can be torn so that fjall refuses the whole store |
-//! | batch | 1 MiB, 4,096 operations | bounds how far a group overshoots; one statement of a remote store |
+//! | write batch | 1 MiB, 4,096 operations | bounds how far a group overshoots; one statement of a remote store |
 //! | commit group | 4 MiB, 65,536 operations | beyond it a sync is bound by its bytes |
 //! | spaces | 2, and as many generations as files allow; tens are meant | up to 5 memtables of 16 MiB each, in the worst case |
 //! | write-ahead log | 128 MiB and the file being written | 0.5 s of opening after a kill for each 64 MiB |

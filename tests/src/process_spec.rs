@@ -49,7 +49,7 @@ pub struct EngineSpec {
     pub data: PathBuf,
     /// Where to listen.
     pub listen: String,
-    /// The session time-out.
+    /// The session timeout.
     pub session_timeout: Duration,
     /// How long a worker may be away after its connection broke.
     pub disconnect_grace: Duration,

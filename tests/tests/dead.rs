@@ -222,7 +222,7 @@ async fn a_run_that_kills_its_workers_is_a_dead_letter() {
     shop.close().await;
 }
 
-// A49: edited and redriven, under the recorded act of an operator; finished steps are not run
+// A49: edited and redriven, under the recorded request of an operator; finished steps are not run
 // again.
 #[tokio::test]
 async fn a_dead_letter_is_edited_redriven_and_audited() {

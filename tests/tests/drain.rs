@@ -13,7 +13,7 @@ use crate::host::{Host, PATIENCE, count, effects, until_stats};
 /// So long that no lease comes back by waiting for it.
 const SESSION_TIMEOUT: std::time::Duration = secs(60);
 
-// A deployment restarts all workers. If their leases came back only with the session time-out, each
+// A deployment restarts all workers. If their leases came back only with the session timeout, each
 // deployment would stop all runs for as long; and if steps were cut short, each would do them
 // twice.
 #[tokio::test]

@@ -15,8 +15,8 @@ const LONG: Workflow<(), u32> = Workflow::new("long");
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 // R6: liveness, not age, decides. While a long step runs nothing is said about its run for many
-// session time-outs, on either side; only heartbeats tell the worker that the engine lives, and the
-// engine that the worker does. Without one direction the worker would drop the step at the time-out
+// session timeouts, on either side; only heartbeats tell the worker that the engine lives, and the
+// engine that the worker does. Without one direction the worker would drop the step at the timeout
 // and run it again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_step_many_session_time_outs_long_runs_once() {

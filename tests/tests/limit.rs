@@ -208,7 +208,7 @@ async fn signal(host: &Host, name: &str) {
 /// How long a worker may be silent.
 const LEASE: Duration = secs(2);
 
-// A39: a worker that stands still, its connection open, loses its lease with the session time-out,
+// A39: a worker that stands still, its connection open, loses its lease with the session timeout,
 // and within a second more the next one has the run. The first learns it when it goes on, and drops
 // what it did.
 #[tokio::test]

@@ -198,8 +198,9 @@ async fn a_killed_engine_forgets_no_result() {
     shop.engine.close().await;
 }
 
-// A38: who waits for a key holds no slot: the one slot of a worker goes to other work, at once and
-// however many wait. The engine is killed meanwhile. When the work is done, all get its result.
+// A38: a run that waits for a key holds no slot: the one slot of a worker goes to other work, at
+// once and however many wait. The engine is killed meanwhile. When the work is done, all get its
+// result.
 #[tokio::test]
 async fn a_run_that_waits_for_a_key_holds_no_slot() {
     let mut shop = Shop::open().await;

@@ -23,7 +23,7 @@ use crate::peer::{Peer, hello, start, worker_hello};
 const GRACE: Duration = millis(500);
 
 // A39. R6 and R3: a killed process closes its connection, which tells more than the session
-// time-out would; its runs go to the next worker after the short grace for broken connections,
+// timeout would; its runs go to the next worker after the short grace for broken connections,
 // within a second more. The step is done again, and the world can tell by its key.
 #[tokio::test]
 async fn the_step_of_a_killed_worker_is_done_again_by_another_under_the_same_key() {

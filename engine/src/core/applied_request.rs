@@ -1,4 +1,4 @@
-//! Operators' requests about queues and schedules: each takes effect once, however often it
+//! Operator requests about queues and schedules: each takes effect once, however often it
 //! arrives.
 //!
 //! What is done with a run is remembered in its journal. A queue and a schedule have none, and a
@@ -16,9 +16,9 @@
 //! - **N1** A request that is among the last applied ones changes nothing when it comes again.
 //! - **N2** What a request changes and that it was applied is written in one batch.
 //!
-//! A request that was refused changed nothing and is not remembered. One that never arrived acts
-//! when it does, however late. A caller whose request id is zero has named none, and each of its
-//! requests is a new one.
+//! A request that was refused changed nothing and is not remembered. One that never arrived takes
+//! effect when it does, however late. A caller whose request id is zero has named none, and each of
+//! its requests is a new one.
 
 use std::collections::{BTreeSet, VecDeque};
 

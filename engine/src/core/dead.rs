@@ -7,7 +7,7 @@
 //! ```
 //!
 //! No code of the user's runs on the way there. Whatever is done with a dead letter is an entry of
-//! its journal and an act ([`act`](super::act)), written in one batch.
+//! its journal and an audit entry ([`audit_log`](super::audit_log)), written in one batch.
 //!
 //! # Invariants
 //!
@@ -20,7 +20,7 @@
 //! - **D3** After it the retries are counted anew, the workers lost too.
 //! - **D4** A run whose function went on after it had seen the failure it ended with is not
 //!   redriven: the commands it gave since have numbers, and keys, that other commands would get.
-//! - **D5** An operator's request takes effect once, however often it arrives.
+//! - **D5** An operator request takes effect once, however often it arrives.
 
 use super::Core;
 use super::output::{Note, Output};
@@ -168,7 +168,7 @@ impl Core {
         Err(BadInput { problem }.into())
     }
 
-    /// The answer to an operator's request about a run that is no dead letter.
+    /// The answer to an operator request about a run that is no dead letter.
     pub(super) fn no_dead_letter(
         run: &Run,
         state: RunState,

@@ -1073,8 +1073,9 @@ impl Holding {
         (self.token.lease.0.is_multiple_of(2)).then_some(end)
     }
 
-    /// Asks before each attempt. What was leased is mostly done, sometimes given back; a worker
-    /// that an engine left in the middle of it comes with a result without having asked this one.
+    /// Asks before each attempt. An attempt it may make is mostly made, sometimes released; a
+    /// worker that an engine left in the middle of it comes with a result without having asked this
+    /// one.
     fn next_memo(
         &self,
         (run, number): (RunNo, CommandIndex),

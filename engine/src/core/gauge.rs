@@ -1,5 +1,5 @@
 //! What is told of queues: gauges that are exact at the commit they are told with, and work that
-//! nobody offers.
+//! no connected worker offers.
 //!
 //! Counts are kept per queue and written with every batch that changes them
 //! ([`PoolRecord`](crate::tables::PoolRecord)). The run that waits longest is at the head of some

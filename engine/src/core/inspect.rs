@@ -23,7 +23,7 @@ impl Core {
         self.check_waiters();
     }
 
-    /// Who holds what is told in two places, alike.
+    /// The sessions that hold leases are recorded in two places, alike.
     fn check_leases(&self) {
         for (no, lease) in &self.leases {
             assert_eq!(lease.record.run, *no, "G1: the record of run number {no} is its own");
@@ -179,7 +179,7 @@ impl Core {
         }
     }
 
-    /// Who waits for the end of what is told in two places, alike.
+    /// The calls that wait for the end of a run are recorded in two places, alike.
     fn check_waiters(&self) {
         for (no, waiting) in &self.waiters {
             assert!(!waiting.is_empty(), "somebody waits for {no}");

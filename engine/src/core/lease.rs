@@ -2,7 +2,7 @@
 //!
 //! A lease is held by a live session and never expires by age. It is durable: one small record in a
 //! slot of its own, written in the batch whose commit causes the dispatch. After a restart of the
-//! engine leased runs stay reserved for their worker process for one session time-out.
+//! engine leased runs stay reserved for their worker process for one session timeout.
 
 use std::collections::BTreeSet;
 

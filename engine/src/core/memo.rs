@@ -2,28 +2,28 @@
 //!
 //! A key is of a namespace. Its row names the first result: an entry in the journal of the run that
 //! came to it, written in the batch of that entry. The row is kept for the retention, like a run
-//! that ended at that instant. Who makes an attempt and who waits a moment is in memory only, so
-//! that a first result costs one small row and such a wait nothing.
+//! that ended at that instant. Which step makes an attempt and which ones wait a moment is in
+//! memory only, so that a first result costs one small row and such a wait nothing.
 //!
 //! ```text
 //!   worker                    core                                          store
 //!     asks (before each ──► is the key in memory? ── no ──► read the row ──► read the result in its journal
 //!     attempt)                 │                                              │
-//!     granted ◄── none holds ──┤                  told of the first result ◄──┘
+//!     may try ◄── none holds ──┤                  told of the first result ◄──┘
 //!     body                     │ others wait, in line            ▲
 //!     succeeded ─────────────► first: entry and row, one batch ──┴─► entries of those who wait, without an attempt
-//!     failed, gone, dropped ─► the next in line is granted
+//!     failed, gone, dropped ─► the next in line may try
 //! ```
 //!
-//! Who waits for longer than a moment is suspended and holds no slot: see `asleep.rs`.
+//! A run that waits for longer than a moment is suspended and holds no slot: see `asleep.rs`.
 //!
 //! What is told to a run is an entry of its own journal (attempt 0: it made none, or its own did
 //! not count), so that each journal is whole by itself.
 //!
 //! After a restart of the engine nobody holds a key: a worker that makes an attempt asks again when
-//! it comes back, but another one may have been granted the key before. Then two bodies run, and
-//! the result that is committed first is the result. Who slept has a row, which is read then: its
-//! keys are looked at as if it had just asked.
+//! it comes back, but another one may hold the key by then. Then two bodies run, and the result
+//! that is committed first is the result. A run that slept has a row, which is read then: its keys
+//! are looked at as if it had just asked.
 //!
 //! # Invariants
 //!
@@ -33,14 +33,14 @@
 //!   another result.
 //! - **E3** At most one step holds a key, and only while no result is known. If steps wait and
 //!   nothing is read, one holds it.
-//! - **E4** Who holds a key or waits for it is a step without an outcome of a leased run. Who
-//!   waits has its worker here: one that comes back asks again.
+//! - **E4** What holds a key or waits for it is a step without an outcome of a leased run. A step
+//!   that waits has its worker here: one that comes back asks again.
 //! - **E5** No place outlives its lease, and a key without places and without runs that sleep for
 //!   it is not in memory.
 //! - **E6** A run that sleeps for memo keys has one timer, at the end of time, whose row names
 //!   them. Once the rows have been read after an opening, each of its keys knows it, or it is being
 //!   woken. If a key that runs sleep for has no result, is not being read and is held by nobody,
-//!   one of them has been called within the last second; after an opening, once the workers that
+//!   one of them has been woken within the last second; after an opening, once the workers that
 //!   held something have had time to come back.
 //! - **E7** If a key has a result, the runs that sleep for it are being woken, so many at a time;
 //!   none of them waits for another one to do anything.
@@ -143,7 +143,7 @@ impl Memos {
         self.key_ids.len() + self.asleep.len()
     }
 
-    /// Whether a result is to be told to more of those who wait.
+    /// Whether a result is to be told to more of the steps that wait.
     pub(super) fn has_news(&self) -> bool {
         !self.telling.is_empty() || self.has_to_wake()
     }
@@ -493,7 +493,7 @@ impl Core {
         self.serve_memo(key_id, out);
     }
 
-    /// Tells some of those who wait what the result is.
+    /// Tells some of the steps that wait what the result is.
     pub(super) fn tell_results(&mut self, out: &mut Output) {
         let (mut told, mut bytes) = (0, 0);
         while told < TELL_MAX

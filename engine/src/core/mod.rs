@@ -38,11 +38,11 @@
 //! - **C1** The tally equals the states of all runs; what a queue counts equals the states of its
 //!   runs.
 //! - **L1** to **L4** What a queue's settings let through: see `admission`.
-//! - **O1**–**O6** are about schedules, in `schedule.rs`; **N1**, **N2** about operators' requests,
+//! - **O1**–**O6** are about schedules, in `schedule.rs`; **N1**, **N2** about operator requests,
 //!   in `applied_request.rs`.
 //!
 //! Those of unique keys (U) are in `unique.rs`, of memoized steps (E) in `memo.rs`, of
-//! atomic starts (A) in `atomic_start.rs`, of batches (B) in `batch.rs`.
+//! atomic starts (M) in `atomic_start.rs`, of batches (B) in `batch.rs`.
 
 mod admission;
 mod applied_request;
@@ -203,7 +203,7 @@ pub enum Input {
         /// Whether it said goodbye.
         goodbye: bool,
     },
-    /// An answer to [`StoreRead::Index`](output::Read::Index).
+    /// An answer to [`StoreRead::Index`](output::StoreRead::Index).
     IndexLoaded {
         /// Whose run.
         namespace: Namespace,
@@ -212,14 +212,14 @@ pub enum Input {
         /// Its number, if there is such a run, or what is damaged.
         found: Result<Option<RunNo>, String>,
     },
-    /// An answer to [`StoreRead::Run`](output::Read::Run).
+    /// An answer to [`StoreRead::Run`](output::StoreRead::Run).
     RunLoaded {
         /// Which.
         run: RunNo,
         /// The run, or what is damaged.
         found: Result<Option<Box<RunImage>>, String>,
     },
-    /// An answer to [`StoreRead::Queued`](output::Read::Queued).
+    /// An answer to [`StoreRead::Queued`](output::StoreRead::Queued).
     QueuedLoaded {
         /// The queue.
         queue: u32,
@@ -230,21 +230,21 @@ pub enum Input {
         /// Whether there are no more behind them.
         end: bool,
     },
-    /// An answer to [`StoreRead::Timers`](output::Read::Timers).
+    /// An answer to [`StoreRead::Timers`](output::StoreRead::Timers).
     TimersLoaded {
         /// The rows, in order.
         rows: Vec<(Time, RunNo, TimerRecord)>,
         /// Whether there are no more behind them.
         end: bool,
     },
-    /// An answer to [`StoreRead::Stopped`](output::Read::Stopped).
+    /// An answer to [`StoreRead::Stopped`](output::StoreRead::Stopped).
     StoppedLoaded {
         /// The rows, in order.
         rows: Vec<(RunNo, StoppedRecord)>,
         /// Whether there are no more behind them.
         end: bool,
     },
-    /// An answer to [`StoreRead::Generation`](output::Read::Generation).
+    /// An answer to [`StoreRead::Generation`](output::StoreRead::Generation).
     GenerationLoaded {
         /// Which.
         generation: u32,
@@ -253,14 +253,14 @@ pub enum Input {
         /// Whether there are no more behind them.
         end: bool,
     },
-    /// An answer to [`StoreRead::Copy`](output::Read::Copy).
+    /// An answer to [`StoreRead::Copy`](output::StoreRead::Copy).
     RunCopied {
         /// Which.
         run: RunNo,
         /// Its entries as stored.
         entries: Vec<Bytes>,
     },
-    /// An answer to [`StoreRead::Audit`](output::Read::Audit).
+    /// An answer to [`StoreRead::Audit`](output::StoreRead::Audit).
     AuditLoaded {
         /// When each was done, and its number, in order.
         rows: Vec<(Time, u64)>,
@@ -274,7 +274,7 @@ pub enum Input {
         /// What is damaged.
         what: String,
     },
-    /// An answer to [`StoreRead::Unique`](output::Read::Unique).
+    /// An answer to [`StoreRead::Unique`](output::StoreRead::Unique).
     UniqueLoaded {
         /// Whose key.
         namespace: Namespace,
@@ -283,7 +283,7 @@ pub enum Input {
         /// Who holds it, or what is damaged.
         found: Result<Option<UniqueRecord>, String>,
     },
-    /// An answer to [`StoreRead::Memo`](output::Read::Memo).
+    /// An answer to [`StoreRead::Memo`](output::StoreRead::Memo).
     MemoLoaded {
         /// Whose key.
         namespace: Namespace,
@@ -292,14 +292,14 @@ pub enum Input {
         /// Where its first result is, if there is one, or what is damaged.
         found: Result<Option<MemoRecord>, String>,
     },
-    /// An answer to [`StoreRead::MemoWaits`](output::Read::MemoWaits).
+    /// An answer to [`StoreRead::MemoWaits`](output::StoreRead::MemoWaits).
     MemoWaitsLoaded {
         /// The runs and what they wait for, in order.
         rows: Vec<(RunNo, Option<MemoWait>)>,
         /// Whether there are no more behind them.
         end: bool,
     },
-    /// An answer to [`StoreRead::MemoResult`](output::Read::MemoResult).
+    /// An answer to [`StoreRead::MemoResult`](output::StoreRead::MemoResult).
     MemoResultLoaded {
         /// Whose key.
         namespace: Namespace,
@@ -308,7 +308,7 @@ pub enum Input {
         /// The result, unless the run is gone, or what is damaged.
         found: Result<Option<Payload>, String>,
     },
-    /// An answer to [`StoreRead::Batch`](output::Read::Batch).
+    /// An answer to [`StoreRead::Batch`](output::StoreRead::Batch).
     BatchLoaded {
         /// Whose batch.
         namespace: Namespace,
@@ -317,7 +317,7 @@ pub enum Input {
         /// The batch, if one of this name has ended, or what is damaged.
         found: Result<Option<BatchRecord>, String>,
     },
-    /// An answer to [`StoreRead::Expired`](output::Read::Expired).
+    /// An answer to [`StoreRead::Expired`](output::StoreRead::Expired).
     ExpiredLoaded {
         /// What has expired, in order.
         rows: Vec<Expiry>,

@@ -60,7 +60,7 @@ pub struct Opened {
     pub generations: Vec<(u32, RunNo)>,
     /// All batches that have not ended.
     pub batches: Vec<OpenBatchRow>,
-    /// The last orders about queues and schedules, in any order.
+    /// The last applied requests about queues and schedules, in any order.
     pub applied: Vec<AppliedRequestRecord>,
     /// When the first thing expires that does.
     pub first_expiry: Option<Time>,

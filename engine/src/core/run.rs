@@ -144,7 +144,7 @@ pub struct Run {
     pub redriven: u32,
     /// Whether its input was edited.
     pub edited: bool,
-    /// The commands of operators that acted on it: each acts once.
+    /// The operator requests that changed it: each takes effect once.
     pub acts: Vec<RequestId>,
     /// Commands below this number have been told of.
     told_below: u32,

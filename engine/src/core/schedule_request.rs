@@ -311,8 +311,8 @@ fn note(schedule: &str, what: &str, by: &str, out: &mut Output) {
     });
 }
 
-/// What is wanted of a schedule, and acts once. A backfill is remembered when all its runs are
-/// decided.
+/// What is wanted of a schedule, and takes effect once. A backfill is remembered when all its runs
+/// are decided.
 struct ScheduleRequest {
     call_number: u64,
     caller: Caller,

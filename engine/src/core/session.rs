@@ -1,7 +1,7 @@
 //! Sessions: connections of workers and clients, their credits, their loss and their return.
 //!
 //! ```text
-//!   hello ──► open ── silence for the time-out ──► lost ─┐
+//!   hello ──► open ── silence for the timeout ───► lost ─┐
 //!              │  └─── closed with a goodbye ────────────┼─► its leases go back to their queues
 //!              └── closed without ──► absent ── grace ───┘   (lost or absent: as suspects)
 //!                                       └── the same instance says hello ──►    leases go on, under new tokens

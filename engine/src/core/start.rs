@@ -58,7 +58,7 @@ pub(super) enum CallKind {
 }
 
 impl Core {
-    /// Looks for a run on which somebody acts, if what they say of themselves can be kept.
+    /// Looks for the run that an operator request is about, if what its caller says can be kept.
     pub(super) fn act_on_run(
         &mut self,
         session: SessionId,

@@ -1,15 +1,15 @@
 //! Runs of unregistered workflows: after a time in line they become dead letters.
 //!
-//! Counted is only time in which some worker that offers slots of the run's queue is connected:
-//! while a whole fleet is down nothing dies. A worker that has registered the workflow, connected
-//! anywhere, stops the count, and it begins anew when the last such worker has left. It begins anew
-//! too when the engine opens. It goes by monotonic time, so that a jump of the wall clock kills
+//! The clock runs only while some worker that offers slots of the run's queue is connected: while a
+//! whole fleet is down nothing dies. A worker that has registered the workflow, connected anywhere,
+//! stops the clock, and it begins anew when the last such worker has left. It begins anew too when
+//! the engine opens. It goes by monotonic time, so that a jump of the wall clock kills
 //! nothing.
 //!
 //! There is no object for a run. Each queue that is served has a clock of its service and, every
-//! tenth of the time, a mark: how far the sequence numbers were given then. What waits at a place
-//! before a mark that is old enough has waited for long enough. Who dies is taken from what is set
-//! aside at the front of the lanes, a bounded number at a time.
+//! tenth of the time, a mark: how far the sequence numbers were given then. A run whose place
+//! in line is before a mark that is old enough has waited for long enough. The runs that die are
+//! taken from what is set aside at the front of the lanes, a bounded number at a time.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;

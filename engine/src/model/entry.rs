@@ -55,7 +55,7 @@ pub struct Started {
     pub batch: Option<BatchNo>,
 }
 
-/// Where in its source code a workflow gave a command, for people to read.
+/// Where in its source code a workflow asked for a command, for people to read.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct SourceLocation {
     /// The name the author gave it; empty for a timer.
@@ -76,7 +76,7 @@ pub struct StepCompleted {
     pub at: Time,
     /// The index of the command.
     pub number: CommandIndex,
-    /// Where the code gave the command.
+    /// Where the code asked for the command.
     pub location: SourceLocation,
     /// Which attempt, the first is 1. 0 if another run came to the result: see
     /// [`Ctx::memoize`](crate::Ctx::memoize).
@@ -92,7 +92,7 @@ pub struct StepFailed {
     pub at: Time,
     /// The index of the command.
     pub number: CommandIndex,
-    /// Where the code gave the command.
+    /// Where the code asked for the command.
     pub location: SourceLocation,
     /// How many attempts were made.
     pub attempt: u32,
@@ -113,7 +113,7 @@ pub struct AttemptFailed {
     pub at: Time,
     /// The command; [`CommandIndex::FUNCTION`] if it was the function itself.
     pub number: CommandIndex,
-    /// Where the code gave the command.
+    /// Where the code asked for the command.
     pub location: SourceLocation,
     /// Which attempt, the first is 1.
     pub attempt: u32,
@@ -136,7 +136,7 @@ pub struct TimerArmed {
     pub at: Time,
     /// The index of the command.
     pub number: CommandIndex,
-    /// Where the code gave the command.
+    /// Where the code asked for the command.
     pub location: SourceLocation,
     /// When it is due.
     pub due: Time,
@@ -336,7 +336,7 @@ impl Entry {
             || matches!(self, Self::InputEdited(_) | Self::Discarded(_))
     }
 
-    /// The id of the operator's request that brought it about, if one did: it takes effect once.
+    /// The id of the operator request that brought it about, if one did: it takes effect once.
     pub fn act(&self) -> Option<RequestId> {
         match self {
             Self::Redriven(e) => Some(e.request_id),

@@ -46,7 +46,7 @@ pub const ATOMIC_START_WRITES_MAX: usize = 4_032;
 /// each run.
 pub const ATOMIC_START_BYTES_MAX: usize = 900 << 10;
 
-/// How many operators' requests about queues and schedules are remembered, so that a copy that
+/// How many operator requests about queues and schedules are remembered, so that a copy that
 /// comes late does nothing.
 pub const APPLIED_REQUESTS_KEPT: u64 = 4_096;
 
@@ -63,8 +63,8 @@ pub const FOLLOW_UP_BYTES_MAX: usize = 2_048;
 /// How many rows one page of a listing may have.
 pub const PAGE_ROWS_MAX: u32 = 1_000;
 
-/// How many times one run may be edited, redriven and discarded: each act is an entry of its
-/// journal.
+/// How many times one run may be edited, redriven and discarded: each time is an entry of
+/// its journal.
 pub const ACTS_PER_RUN_MAX: usize = 1_000;
 
 /// The limits an operator may set.

@@ -66,7 +66,7 @@ impl fmt::Display for RateLimit {
 pub struct QueueSettings {
     /// Nothing is dispatched. Running runs go on, and starts are taken.
     pub paused: bool,
-    /// Runs running at once, over all workers. What waits takes no place.
+    /// Runs running at once, over all workers. Runs that wait do not count.
     pub concurrency: Option<u32>,
     /// The limit on dispatches in a period.
     pub rate: Option<RateLimit>,

@@ -37,9 +37,9 @@
 //! - **W11** How a function came to its failure is told with it: the entry of the first failed step
 //!   it saw after it had asked for its last command, or the step whose failure it ended with
 //!   although it had gone on.
-//! - **W12** A body of a memoized step starts only when the engine has
-//!   granted that. An attempt that the engine counts on and that is not made is given back, and
-//!   that is kept until it is answered (W6).
+//! - **W12** A body of a memoized step starts only when the engine has let it make an attempt. An
+//!   attempt that the engine counts on and that is not made is released, and the release is kept
+//!   until it is answered (W6).
 //!
 //! Why a redrive is sound: let `i` be the first superseded entry. Up to there the function sees
 //! what it saw before, so it gives the same commands, under the same numbers. Behind `i` it gave

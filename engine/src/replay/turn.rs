@@ -502,7 +502,7 @@ impl Turn {
         self.phase = Phase::Suspending;
     }
 
-    /// What is not asked of the context ends with the function's limit: nobody else knows that it
+    /// What is not asked of the context ends at the function's timeout: nobody else knows that it
     /// is waited for.
     fn waits_foreign(&mut self, asked: u32, cx: &mut Context<'_>) {
         if !self.warned {

@@ -7,10 +7,10 @@
 //!   the function's     ├───┤    ├────────┤     ├──────────┤   each stretch by itself
 //! ```
 //!
-//! Bodies have limits of their own, from their beginnings on. The function has its timeout for each
-//! stretch of a poll that is its own; if it waits for something foreign, for that and the stretch
-//! that follows together. While it waits for what it has asked of its context it has none: that is
-//! not its code's time.
+//! Bodies have timeouts of their own, from their beginnings on. The function has its timeout for
+//! each stretch of a poll that is its own; if it waits for something foreign, for that and the
+//! stretch that follows together. While it waits for what it has asked of its context it has none:
+//! that is not its code's time.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! What all turns of one worker share: time, the gate before bodies, limits, counts.
+//! What all turns of one worker share: time, the gate before bodies, payload limits, counts.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
@@ -105,7 +105,7 @@ impl World {
     }
 }
 
-/// Bodies start only while it is open: for two thirds of the session time-out after the engine was
+/// Bodies start only while it is open: for two thirds of the session timeout after the engine was
 /// heard, and never again once the worker drains.
 #[derive(Debug, Default)]
 pub(crate) struct Gate {

@@ -215,7 +215,7 @@ pub(super) async fn audit(view: &View, ask: &AskAudit) -> Result<Message, Refusa
                 let of_run = ask.run.is_none() || record.run == ask.run;
                 of_run && record.namespace == ask.caller.namespace
             };
-            let record = listed(record, format_args!("act {number}"))?.filter(wanted);
+            let record = listed(record, format_args!("audit entry {number}"))?.filter(wanted);
             entries.extend(record.map(|record| act(at, record)));
         }
     }

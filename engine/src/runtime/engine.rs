@@ -149,7 +149,7 @@ impl EngineOptions {
             return bad(
                 "session_timeout",
                 value,
-                "heartbeats of 10 ms or more, a time-out of two heartbeats or more",
+                "heartbeats of 10 ms or more, a timeout of two heartbeats or more",
             );
         }
         Ok(Settings {

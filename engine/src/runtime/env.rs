@@ -16,7 +16,7 @@ use crate::model::time::Time;
 
 /// Clocks. All instants of one process are told by one clock.
 pub trait Clock: Send + Sync {
-    /// Monotonic time since some fixed instant of this process; leases and time-outs live on it.
+    /// Monotonic time since some fixed instant of this process; leases and timeouts live on it.
     fn mono(&self) -> Duration;
     /// The machine's idea of the date. May jump either way; no decision is made by it alone.
     fn wall(&self) -> Time;

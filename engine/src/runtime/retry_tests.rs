@@ -1,4 +1,4 @@
-//! Retries and limits in the whole engine, on simulated time: the clock of the test jumps to
+//! Retries and timeouts in the whole engine, on simulated time: the clock of the test jumps to
 //! whatever is due next.
 
 use std::sync::{Arc, Mutex};

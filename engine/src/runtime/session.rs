@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   away ── dial (5 s) ── Hello ──► Welcome (5 s) ──► connected ──┐
-//!    ▲        │ no                     │ Closing        │ closed, or silent for the time-out
+//!    ▲        │ no                     │ Closing        │ closed, or silent for the timeout
 //!    └─ backoff, 50 ms … 5 s ◄─────────┴────────────────┴─ the first new dial is made at once
 //! ```
 //!

@@ -1,4 +1,4 @@
-//! Operators' requests about queues and schedules that were applied: the last ones, in a ring of
+//! Operator requests about queues and schedules that were applied: the last ones, in a ring of
 //! numbered slots.
 
 use serde::{Deserialize, Serialize};

@@ -212,7 +212,7 @@ messages! {
         token: Token,
         /// The index of the command.
         number: CommandIndex,
-        /// Where the code gave the command.
+        /// Where the code asked for the command.
         location: SourceLocation,
         /// Which attempt.
         attempt: u32,
@@ -231,7 +231,7 @@ messages! {
         token: Token,
         /// The index of the command.
         number: CommandIndex,
-        /// Where the code gave the command.
+        /// Where the code asked for the command.
         location: SourceLocation,
         /// Which attempt.
         attempt: u32,
@@ -248,7 +248,7 @@ messages! {
         token: Token,
         /// The index of the command.
         number: CommandIndex,
-        /// Where the code gave the command.
+        /// Where the code asked for the command.
         location: SourceLocation,
         /// Due after this many milliseconds.
         delay_ms: u64,
@@ -329,7 +329,7 @@ messages! {
         token: Token,
         /// The index of the command.
         number: CommandIndex,
-        /// Where the code gave the command.
+        /// Where the code asked for the command.
         location: SourceLocation,
         /// The key.
         memo: MemoKey,

@@ -19,11 +19,11 @@
 //!
 //! A frame is a length (4 bytes, little endian, of what follows), a kind number and positional
 //! MessagePack fields. A memoized step says `MemoRequested` before each attempt,
-//! and hears `AttemptMemo`, or `Appended` with somebody else's result. What is not wanted any more
+//! and hears `AttemptMemo`, or `Appended` with another step's result. What is not wanted any more
 //! is said by `MemoReleased`, and answered by the same.
 //!
 //! Every frame of the engine was released by the commit that caused it. Duplicates are harmless:
-//! requests carry a number, starts are idempotent by run id, reports by (run, token, step).
+//! requests carry a call number, starts are idempotent by run id, reports by (run, token, step).
 
 pub mod frame;
 pub mod message;

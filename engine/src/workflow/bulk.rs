@@ -13,9 +13,9 @@
 //!
 //! - **H1** An item is in one group for each attempt, and in a group once.
 //! - **H2** The outcome at place `n` is that of the item at place `n`.
-//! - **H3** What ends a call as a whole (a panic, its limit, a wrong number of outcomes) fails the
-//!   attempt of each of its items, and nothing else.
-//! - **H4** The limits of a call count from when it begins, for the watch over blocked threads,
+//! - **H3** What ends a call as a whole (a panic, its timeout, a wrong number of outcomes) fails
+//!   the attempt of each of its items, and nothing else.
+//! - **H4** The timeouts of a call count from when it begins, for the watch over blocked threads,
 //!   too: an item that has waited for it has used up nothing of them.
 
 use std::panic::AssertUnwindSafe;

@@ -91,7 +91,7 @@ impl Ctx {
     /// ```
     ///
     /// In all else it is a [`step`](Self::step), which is called as the key: it has a number,
-    /// attempts, retries and limits of its own, and its result is recorded in this run's journal.
+    /// attempts, retries and timeouts of its own, and its result is recorded in this run's journal.
     /// Before each attempt the engine is asked. It answers with the result if there is one;
     /// otherwise one attempt at a time is made, and the other steps wait in line for its result.
     /// They are told of it; nobody polls. If it fails, if its worker is lost, or if its run no
@@ -103,7 +103,7 @@ impl Ctx {
     /// days by default), counted from when it was committed; then the work is done again, under the
     /// same [`Step::key`].
     ///
-    /// A run that waits for longer than a moment holds no slot, as if it slept. Its limits count
+    /// A run that waits for longer than a moment holds no slot, as if it slept. Its timeouts count
     /// from when its body begins. For work of many minutes that thousands wait for,
     /// [`Client::get_or_run`](crate::Client::get_or_run) runs a workflow of its own, in a queue of
     /// its own.
@@ -116,8 +116,8 @@ impl Ctx {
     /// ever a body may also run twice if its worker is lost. The result that is committed first is
     /// the result, of the other bodies as well. [`Step::key`] is the same in all of them.
     ///
-    /// **Cancel safety**: dropping the future stops the body, or the wait, and the next in line is
-    /// leased.
+    /// **Cancel safety**: dropping the future stops the body, or the wait, and the next in line
+    /// makes an attempt.
     ///
     /// Errors: the failure of this step's last attempt; a cancelled failure once the run has been
     /// cancelled; a retryable failure of class `once` for each attempt while the stored result
@@ -190,7 +190,7 @@ impl Ctx {
     }
 
     /// Which attempt at the whole function this is, the first is 1. More than 1 only for a function
-    /// that failed before it asked for anything, or ended at its limit
+    /// that failed before it asked for anything, or ended at its timeout
     /// ([`Workflow::timeout`](crate::Workflow::timeout)): other failures are those of its steps.
     ///
     /// **Determinism**: recorded. Before the steps that were recorded when an attempt failed, it

@@ -68,7 +68,7 @@ impl<In, Out> Workflow<In, Out> {
     /// outside of steps: then this attempt at the whole function has failed, and is made again by
     /// [`Retry::default`](crate::Retry). Default 5 min 30 s.
     ///
-    /// Time in steps does not count (they have limits of their own), nor does time in which the
+    /// Time in steps does not count (they have timeouts of their own), nor does time in which the
     /// function waits for its context. A function without steps has it for all that it does.
     ///
     /// ```

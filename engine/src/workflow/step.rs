@@ -73,7 +73,7 @@ pub struct Step {
 }
 
 impl Step {
-    /// From now on it has these limits: its body has waited for others, and begins with them.
+    /// From now on it has these timeouts: its body has waited for others, and begins with them.
     pub(crate) fn begins_anew(&mut self, soft: Duration, hard: Duration) {
         let now = self.clock.mono();
         (self.soft, self.soft_at) = (soft, now.saturating_add(soft));
@@ -327,7 +327,7 @@ where
     /// Polls the attempt; once it has ended in whatever way, answers with what is to be reported.
     fn poll_attempt(&mut self, cx: &mut Context<'_>) -> Poll<Result<Payload, Failure>> {
         if let Some(attempt) = &mut self.isolated_attempt {
-            // Whoever makes it there ends it, too, at its limit.
+            // The process that makes it ends it, too, at its timeout.
             return match ready!(attempt.as_mut().poll(cx)) {
                 Ok(payload) => Poll::Ready(self.came_back(payload)),
                 Err(failure) => Poll::Ready(Err(failure)),
@@ -462,7 +462,7 @@ impl<F, Fut, T> std::fmt::Debug for StepFuture<F, Fut, T> {
 }
 
 /// A value as a payload; the failure is final, because another attempt would meet the same type and
-/// the same limit.
+/// the same timeout.
 pub(crate) fn encode<T: Serialize + ?Sized>(
     value: &T,
     bytes_max: usize,

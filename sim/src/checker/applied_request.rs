@@ -1,4 +1,4 @@
-//! **An operator's request about a queue or a schedule takes effect once, and it does.**
+//! **An operator request about a queue or a schedule takes effect once, and it does.**
 //!
 //! Source: the core's invariants N1 and N2, and the clients' calls: what is recorded as carried out
 //! is so in the same batch, and a copy of a request that comes late does not undo what was asked

@@ -1,7 +1,7 @@
 //! **Who is heard is not given up, and who is silent is.**
 //!
 //! Source: rule R6 of the design, liveness and not age decides, and P2 and P3 of the sessions: any
-//! frame counts as heard, and only a silence of the time-out, or a broken connection, ends a
+//! frame counts as heard, and only a silence of the timeout, or a broken connection, ends a
 //! session. A run's worker is taken for dead only then. After such a silence the session does end,
 //! whatever the others do.
 
@@ -47,7 +47,7 @@ fn patience_ms(plan: &Plan) -> u64 {
 }
 
 impl Liveness {
-    /// A frame has arrived. The limit is a little less than the time-out: what arrives is looked at
+    /// A frame has arrived. The limit is a little less than the timeout: what arrives is looked at
     /// later.
     pub(super) fn heard(&mut self, who: ProcessInstance, plan: &Plan, findings: &mut Findings<'_>) {
         self.limit_ms = plan.settings.session_timeout_ms * 9 / 10;

@@ -4,12 +4,12 @@
 //! row are committed in one batch; as long as the row counts it does not change, and whoever gets a
 //! result gets that one: its entry tells of attempt 0. Each result says whose body came to it.
 //!
-//! At most one step at a time holds the engine's leave to make an attempt (E3), in one life of the
-//! server: not bodies are judged, which may go on in a worker that is given up, but what the server
-//! says. A leave that was given ends with what the worker says of the step next, with an entry
-//! about it, with a refusal, or with the run's lease: when its row goes, or is another worker's.
-//! Under a new token of the same worker it stays. A body begins only by such a leave. A run sleeps
-//! for keys that it has asked for (E6); that it is woken shows in the end, when all runs must have
+//! At most one step at a time holds a key (may make an attempt, E3), in one life of the server: not
+//! bodies are judged, which may go on in a worker that is given up, but what the server says. The
+//! permission ends with what the worker says of the step next, with an entry about it, with a
+//! refusal, or with the run's lease: when its row goes, or is another worker's. Under a new token
+//! of the same worker it stays. A body begins only while its step holds the key. A run sleeps for
+//! keys that it has asked for (E6); that it is woken shows in the end, when all runs must have
 //! ended.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,7 +49,7 @@ pub(super) struct Memos {
     asleep: BTreeSet<RunNo>,
     /// How often one fell asleep.
     pub(super) slept: u64,
-    /// Steps that were ever given leave.
+    /// Steps that ever held a key.
     leaves: BTreeSet<Asker>,
     /// Leases of runs, as they are stored.
     leases: BTreeMap<RunNo, Lease>,
@@ -224,7 +224,7 @@ impl Memos {
         }
     }
 
-    /// The server gives leave to make an attempt, or says something that ends one.
+    /// The server lets a step make an attempt, or says something that ends one.
     pub(super) fn released(&mut self, message: &Message, life: u32, findings: &mut Findings<'_>) {
         match message {
             Message::AttemptMemo(leave) => self.gives_leave(leave, life, findings),

@@ -19,8 +19,8 @@
 //!   by any other.
 //! - A cancel is acknowledged while the run lives. It is a request: the run may complete or die all
 //!   the same. Its journal holds it, though, whatever comes after.
-//! - What operators do with a dead letter is in its journal, in its order, each request once: an
-//!   act that was acknowledged is the journal's next one, or has been done. One that was refused
+//! - What operators do with a dead letter is in its journal, in its order, each request once:
+//!   one that was acknowledged is the journal's next one, or has been done. One that was refused
 //!   because the run is no dead letter, is none then.
 //! - An outcome once told never changes, unless the run is redriven: each of its lives has its own.
 //! - A run is forgotten once, after its end: between the moment at which the engine gave that to
@@ -133,7 +133,7 @@ impl Held {
         })
     }
 
-    /// Which life of the run it is after so many acts.
+    /// Which life of the run it is after so many requests of operators.
     fn life_after(&self, acts: u32) -> usize {
         let redrive = |act: &&(u32, RequestId, AuditAction)| act.2 == AuditAction::Redrive;
         let done = self.acts.iter().take(acts as usize);
@@ -149,7 +149,7 @@ impl Held {
         last.is_some_and(|act| act.2 == AuditAction::Discard)
     }
 
-    /// How many entries its journal has when it has ended, after so many acts.
+    /// How many entries its journal has when it has ended, after so many requests of operators.
     fn entries_after(&self, acts: u32) -> u32 {
         let act = acts.checked_sub(1).and_then(|at| self.acts.get(at as usize));
         match act.filter(|act| act.2 != AuditAction::Redrive) {
@@ -235,7 +235,7 @@ struct RunLife {
     delayed: bool,
     /// Its journal holds this much at least.
     entries: u32,
-    /// How many acts of operators have been done.
+    /// How many requests of operators have been done.
     acts: u32,
 }
 
@@ -277,7 +277,7 @@ impl CallHistory {
         Some(if discarded { RunState::Discarded } else { end })
     }
 
-    /// Does the journal's next act, if that is `command`.
+    /// Does the journal's next operator request, if that is `request_id`.
     fn act(&self, request_id: RequestId, life: RunLife) -> Option<RunModel> {
         let held = self.journal_of(life)?;
         let dead = self.end_state(life) == Some(RunState::Dead);

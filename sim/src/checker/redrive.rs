@@ -136,7 +136,7 @@ fn the_list_is_true(durable: &Durable, findings: &mut Findings<'_>) {
     }
 }
 
-/// What clients were told in the end of dead letters and acts.
+/// What clients were told in the end of dead letters and audit entries.
 pub(super) fn at_the_end(durable: &Durable, told: &ClientLog, findings: &mut Findings<'_>) {
     if let Some(letters) = &told.letters {
         let held: Vec<RunNo> = durable.dead.iter().rev().map(|(_, no)| *no).collect();

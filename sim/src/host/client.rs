@@ -425,7 +425,7 @@ async fn audit(host: &Host, client: &Client) {
         }
     }
     if let Err(error) = list_letters_and_audit(host, client).await {
-        let text = format!("the dead letters and acts are not listed: {error}");
+        let text = format!("the dead letters and audit entries are not listed: {error}");
         return host.world.client_log().wrong.push(text);
     }
     match stats_at_rest(host, client).await {

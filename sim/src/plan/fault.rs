@@ -174,7 +174,7 @@ fn draw_one(draw: &mut Draw, settings: &Settings) -> TimedFault {
     let peer = if draw.chance(750) { worker.clone() } else { client.clone() };
     let server = "server".to_owned();
     let timeout = settings.session_timeout_ms;
-    // From less than a heartbeat to well beyond the session time-out.
+    // From less than a heartbeat to well beyond the session timeout.
     let span_ms = draw.between(10, timeout * 2);
     let extent = draw.bits();
     // Long enough that a worker starts no more steps, too short for its session to end.
@@ -210,7 +210,7 @@ fn draw_one(draw: &mut Draw, settings: &Settings) -> TimedFault {
             (host, String::new(), by_ms)
         }
     };
-    // From less than the grace for a broken connection to several session time-outs.
+    // From less than the grace for a broken connection to several session timeouts.
     let span_ms = match kind {
         FaultKind::WorkerPaused | FaultKind::Held if nearly_lost => nearly_lost_ms,
         FaultKind::WorkerPaused | FaultKind::ServerPaused | FaultKind::ClientPaused => {

@@ -96,10 +96,10 @@ pub enum Strike {
     /// All workers are swapped to the next version of the code.
     Deploy,
     /// Nothing passes between the server and the worker that the point is about, for twice the
-    /// session time-out: the worker lives on, its work is given to others, and it hears of that
+    /// session timeout: the worker lives on, its work is given to others, and it hears of that
     /// afterwards. At a sync, the first worker.
     CutWorker,
-    /// The worker that the point is about stands still for twice the session time-out, and then
+    /// The worker that the point is about stands still for twice the session timeout, and then
     /// goes on where it was: a zombie, whose work has been given to others. At a sync, the first
     /// worker.
     PauseWorker,

@@ -41,7 +41,7 @@ pub struct Settings {
     pub latency_max_ms: u64,
     /// The engine's heartbeats.
     pub heartbeat_ms: u64,
-    /// The engine's session time-out.
+    /// The engine's session timeout.
     pub session_timeout_ms: u64,
     /// The engine's grace for broken connections.
     pub disconnect_grace_ms: u64,

@@ -127,7 +127,7 @@ pub(super) enum Watch<'a> {
 }
 
 impl Watch<'_> {
-    /// A line past the capture of the test runner: who waits looks at it now, not when all is over.
+    /// A line past the capture of the test runner: it is read while the suite runs.
     fn line(&self, suite: &Ready, text: fmt::Arguments<'_>) {
         if matches!(self, Self::Lines) {
             let line = format!("suite `{}`: {text}\n", suite.program.name);

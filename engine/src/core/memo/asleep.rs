@@ -2,14 +2,14 @@
 //!
 //! ```text
 //!   asks ──► waits in line ── a moment ──► suspended: a row at the end of time names its keys
-//!     ▲                                      │ a key is free: one run is called, another one each second
+//!     ▲                                      │ a key is free: one run is woken each second
 //!     │                                      │ a key has a result: all are woken, some at a time
 //!     └── running ◄── queued ◄───────────────┘ its own instant is due, it is cancelled
 //! ```
 //!
-//! A run that is called is promised nothing: it asks like any other, and may find that somebody
+//! A run that is woken is promised nothing: it asks like any other, and may find that another run
 //! came before it. It may come late (its queue is paused, all slots are taken) or not at all (it
-//! was cancelled): therefore others are called meanwhile. In memory are the keys of each run and
+//! was cancelled): therefore others are woken meanwhile. In memory are the keys of each run and
 //! nothing else of it: to be woken, it is read.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,7 +33,7 @@ use crate::wire::message::TurnSuspended;
 const WAKING_MAX: usize = 64;
 /// Rows read at a time after an opening.
 const PAGE: usize = 256;
-/// A key that stays free calls another run after this time.
+/// While a key stays free, another run is woken after this time.
 const CALL_AGAIN: Duration = Duration::from_secs(1);
 
 /// Runs that sleep, by the keys that wake them.
@@ -218,8 +218,8 @@ impl Core {
         }
     }
 
-    /// If nobody makes an attempt at a key, and nobody in line could, one of those who sleep is
-    /// called (E6).
+    /// If no step makes an attempt at a key, and none in line could, one of the sleeping runs is
+    /// woken (E6).
     pub(super) fn call_for_memo(&mut self, key_id: KeyId, out: &mut Output) {
         let (mono, calls_from) = (self.mono, self.memos.asleep.calls_from);
         let Some(key) = self.memos.keys.get_mut(&key_id) else {
@@ -303,7 +303,7 @@ impl Core {
         self.read_memo_waits(out);
     }
 
-    /// What is stored of a key cannot be read: who sleeps asks again, and is told.
+    /// What is stored of a key cannot be read: the runs that sleep ask again, and are told.
     pub(super) fn wake_all(&mut self, runs: BTreeSet<RunNo>) {
         for run in runs {
             self.memos.wakes(run);

@@ -78,7 +78,7 @@ fn a_function_without_steps_has_a_timeout() {
 }
 
 // A41: nobody else knows of what a function waits for without its context, so that has the
-// function's limit, too. Whatever it asks in between gives it its time anew.
+// function's timeout, too. Whatever it asks in between gives it its time anew.
 #[test]
 fn a_function_that_waits_for_something_foreign_ends_at_its_limit() {
     let mut harness = TurnHarness::new(&(), |ctx: Ctx, (): ()| async move {
@@ -110,7 +110,7 @@ fn a_function_that_waits_for_something_foreign_ends_at_its_limit() {
 
 static FOREIGN: AtomicU32 = AtomicU32::new(0);
 
-// A41: what a function waits for of its context has limits of its own, or none.
+// A41: what a function waits for of its context has timeouts of its own, or none.
 #[test]
 fn a_function_that_waits_for_its_context_has_no_limit() {
     let mut harness = TurnHarness::new(&(), |ctx: Ctx, (): ()| async move {

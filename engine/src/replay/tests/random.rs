@@ -247,7 +247,7 @@ fn live(harness: &mut TurnHarness, dice: &mut Dice, cancels: bool) -> String {
                 wait > 0 || harness.journal.len() as u32 > suspended.seen,
                 "suspended for nothing"
             );
-            // Who sleeps for a key may be called at any time.
+            // A run that sleeps for a key may be woken at any time.
             let wait = match suspended.memos.is_empty() {
                 true => wait,
                 false => wait.min(dice.roll(3_000) as u64),

@@ -48,7 +48,7 @@ impl Client {
     }
 
     /// A request id, to give to [`redrive_as`](Self::redrive_as) and its like: however
-    /// often it is given, by this process or another one, it acts once.
+    /// often it is used, by this process or another one, the request takes effect once.
     pub fn new_request_id(&self) -> RequestId {
         RequestId(self.random())
     }
@@ -86,8 +86,8 @@ impl Client {
     /// ended.
     ///
     /// Errors: [`NotDead`](crate::model::request::NotDead);
-    /// [`WentOn`](crate::model::request::WentOn) if the workflow gave further commands after it had
-    /// seen the failure; [`NoSuchRun`](crate::model::request::NoSuchRun).
+    /// [`WentOn`](crate::model::request::WentOn) if the workflow asked for further commands after
+    /// it had seen the failure; [`NoSuchRun`](crate::model::request::NoSuchRun).
     pub async fn redrive(&self, id: RunId) -> Result<(), ClientError> {
         self.redrive_as(self.new_request_id(), id).await
     }

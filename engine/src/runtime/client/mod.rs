@@ -1,8 +1,8 @@
 //! The client: starts runs, asks about them, stops them.
 //!
-//! All calls of a client and its clones share one connection, on which requests carry numbers.
+//! All calls of a client and its clones share one connection, on which calls carry numbers.
 //! After a reconnect, what has no answer is sent again as the same request; starts are idempotent
-//! by run id, acts on dead letters by their request id, cancel and resume by what they ask for. So
+//! by run id, operator requests by their request id, cancel and resume by what they ask for. So
 //! nothing is lost or done twice, and a call ends with an answer, a refusal, or within its time
 //! limit.
 

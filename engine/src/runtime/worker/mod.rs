@@ -12,17 +12,17 @@
 //! - **K1 Liveness is the session's.** Heartbeats come from a thread that no user code runs on. A
 //!   function that blocks holds up its own runtime, not its session.
 //! - **K2 A body starts only while the engine is near**: less than two thirds of the session
-//!   time-out after anything was heard of it, connected or not. So a body that starts has at least
-//!   a third of the time-out before another worker could start it too.
+//!   timeout after anything was heard of it, connected or not. So a body that starts has at least
+//!   a third of the timeout before another worker could start it too.
 //! - **K3 A held turn goes on while the connection is away.** Its body runs, its reports wait. It
-//!   is dropped one session time-out after the engine was last heard; or, if the connection broke
-//!   (rather than fell silent) while the engine was near, one time-out after the break. An engine
+//!   is dropped one session timeout after the engine was last heard; or, if the connection broke
+//!   (rather than fell silent) while the engine was near, one timeout after the break. An engine
 //!   that restarts reserves its leases for as long, counted from its own start, which is later: so
 //!   a restart of the engine under a long step does not run the step twice.
 //! - **K4 A return lists what is held**: run, token, and how many entries are known without a gap.
 //!   For each, the engine answers `LeaseContinued` (the rest of the journal follows; then the
 //!   reports without an answer go out again, under the new token) or `Revoked`. What it does not
-//!   answer within a session time-out is dropped.
+//!   answer within a session timeout is dropped.
 //! - **K5 A report is sent under the token it belongs to, over the connection that token belongs
 //!   to.** A turn that has not heard yet of its next token stays silent.
 //! - **K6 What arrives twice or late changes nothing.** Frames for a run that is not held or under
@@ -450,8 +450,8 @@ pub struct WorkerHandle {
 }
 
 impl WorkerHandle {
-    /// Takes no more work, lets the steps that run end (within the grace), reports them, gives
-    /// everything back, and leaves.
+    /// Takes no more work, lets the steps that run end (within the grace), reports them,
+    /// requeues its runs, and leaves.
     ///
     /// **Cancel safety**: the worker drains even if this future is dropped.
     pub async fn drain(&self) {

@@ -157,7 +157,7 @@ impl WorkerPeer {
         }
     }
 
-    /// Bodies start for two thirds of the session time-out after the engine was heard.
+    /// Bodies start for two thirds of the session timeout after the engine was heard.
     fn quiet_after(&self) -> Duration {
         self.heard_at + self.session_timeout * 2 / 3
     }
@@ -265,7 +265,7 @@ impl WorkerPeer {
         if dropped > 0 {
             tracing::warn!(
                 turns = dropped,
-                "turns are dropped: the engine was not heard of for the session time-out"
+                "turns are dropped: the engine was not heard of for the session timeout"
             );
             self.world.counts.dropped.fetch_add(dropped as u64, Ordering::Relaxed);
         }
@@ -394,7 +394,7 @@ impl Peer for WorkerPeer {
         self.outlet.close();
         self.pages.clear();
         // A connection that broke while the engine was well heard: the engine has died and may be
-        // back within the time-out, and keeps our leases for us. After a silence we cannot know
+        // back within the timeout, and keeps our leases for us. After a silence we cannot know
         // since when we are given up.
         let since = if now < self.quiet_after() { now } else { self.heard_at };
         self.hold_until = Some(since + self.session_timeout);

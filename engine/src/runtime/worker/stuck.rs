@@ -2,13 +2,13 @@
 //!
 //! Code that does not await cannot be ended from within its process. Once a body is [`STUCK_AFTER`]
 //! past its timeout, its attempt has failed all the same: the session says so, under the turn's
-//! token, and gives the run back, so that whatever the body still does or says is refused (G3).
+//! token, and requeues the run, so that whatever the body still does or says is refused (G3).
 //! This is the one exception of K7. The worker then drains: it takes no more work, ends what can be
 //! ended, and leaves; a thread that may never come back is no place for further runs.
 //!
 //! The same holds for the workflow's function outside of bodies, once its own code has been running
-//! that much past the function's limit: what has failed is an attempt at the whole of it. What the
-//! journal holds stays, and the next attempt replays it. A turn that is not held any more has
+//! that much past the function's timeout: what has failed is an attempt at the whole of it. What
+//! the journal holds stays, and the next attempt replays it. A turn that is not held any more has
 //! nothing to report, but its thread is as lost.
 //!
 //! [`STUCK_AFTER`]: crate::replay::watch::STUCK_AFTER

@@ -240,7 +240,7 @@ async fn a_revoked_turn_is_dropped() {
     assert!(connection.arrived().await.is_empty());
 }
 
-// K3: an engine that is away for less than the time-out finds its worker at work.
+// K3: an engine that is away for less than the timeout finds its worker at work.
 #[tokio::test(start_paused = true)]
 async fn turns_are_held_for_one_time_out_after_a_break() {
     let (mut engine, connection, handle, bodies) = running().await;
@@ -320,7 +320,7 @@ async fn a_closed_gate_opens_when_the_engine_is_heard_again() {
     settle().await;
     assert!(
         order.lock().unwrap().is_empty(),
-        "the engine was not heard for two thirds of the time-out"
+        "the engine was not heard for two thirds of the timeout"
     );
     connection.send(Heartbeat { beat: 1 });
     settle().await;

@@ -34,9 +34,9 @@ pub(crate) enum ToTurn {
     MemoReleased { number: CommandIndex },
     /// Bodies may start again.
     GateOpened,
-    /// Give the run back as soon as nothing is lost by it.
+    /// Requeue the run as soon as nothing is lost by it.
     Drain,
-    /// Give the run back now.
+    /// Requeue the run now.
     Stop,
 }
 
