@@ -24,11 +24,11 @@ const CALL: usize = 2_000;
 #[derive(Debug, Subcommand)]
 pub(crate) enum BatchCommand {
     /// Start a run for each line of a file, as one batch; durable when it returns
-    StartBatch(StartBatch),
+    Start(StartBatch),
     /// Show how far a batch is
     Show(Show),
     /// Ask all runs of a batch that have not ended to stop; what follows it begins when they have
-    CancelBatch(CancelBatch),
+    Cancel(CancelBatch),
 }
 
 #[derive(Debug, Args)]
@@ -99,9 +99,9 @@ pub(crate) struct CancelBatch {
 impl BatchCommand {
     pub(crate) async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
         match self {
-            Self::StartBatch(start) => start.execute(terminal).await,
+            Self::Start(start) => start.execute(terminal).await,
             Self::Show(show) => show.execute(terminal).await,
-            Self::CancelBatch(cancel) => cancel.execute(terminal).await,
+            Self::Cancel(cancel) => cancel.execute(terminal).await,
         }
     }
 }

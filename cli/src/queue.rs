@@ -20,7 +20,7 @@ const LOOKS_PER_LINE: u32 = 50;
 #[derive(Debug, Subcommand)]
 pub(crate) enum QueueCommand {
     /// List the queues: what waits, for how long, and why
-    ListQueues(ListQueues),
+    List(ListQueues),
     /// Print one queue
     Show(OneQueue),
     /// Dispatch no more runs; running ones go on, and starts are taken
@@ -72,7 +72,7 @@ pub(crate) struct Limit {
 impl QueueCommand {
     pub(crate) async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
         match self {
-            Self::ListQueues(list) => list.execute(terminal).await,
+            Self::List(list) => list.execute(terminal).await,
             Self::Show(one) => one.show(terminal).await,
             Self::Pause(one) => one.pause(true, terminal).await,
             Self::Resume(one) => one.pause(false, terminal).await,

@@ -24,7 +24,7 @@ pub(crate) enum ScheduleCommand {
     /// Make a schedule, or change it; durable when it returns
     Set(Set),
     /// List schedules, by name
-    ListSchedules(ListSchedules),
+    List(ListSchedules),
     /// Print a schedule and its next occurrences
     Next(Next),
     /// Start no more occurrences until it is resumed
@@ -124,7 +124,7 @@ impl ScheduleCommand {
     pub(crate) async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
         match self {
             Self::Set(set) => set.execute(terminal).await,
-            Self::ListSchedules(list) => list.execute(terminal).await,
+            Self::List(list) => list.execute(terminal).await,
             Self::Next(next) => next.execute(terminal).await,
             Self::Pause(one) => one.switch(terminal, true).await,
             Self::Resume(one) => one.switch(terminal, false).await,

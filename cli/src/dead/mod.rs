@@ -27,7 +27,7 @@ const PAGE: u32 = 200;
 #[derive(Debug, Subcommand)]
 pub(crate) enum DeadCommand {
     /// List dead letters, newest first
-    ListDead(ListDead),
+    List(ListDead),
     /// Print a dead letter: its input, every attempt, why
     Show(One),
     /// Give a dead letter another input; it counts once the run is redriven
@@ -72,7 +72,7 @@ pub(crate) struct ListDead {
 impl DeadCommand {
     pub(crate) async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
         match self {
-            Self::ListDead(list) => list.execute(terminal).await,
+            Self::List(list) => list.execute(terminal).await,
             Self::Show(one) => show::show(&one, terminal).await,
             Self::Edit(edit) => edit.execute(terminal).await,
             Self::Redrive(redrive) => redrive.execute(terminal).await,
