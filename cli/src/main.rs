@@ -15,8 +15,6 @@ mod failure;
 mod process;
 mod quantity;
 mod queue;
-#[cfg(test)]
-mod requests;
 mod run;
 mod schedule;
 mod serve;

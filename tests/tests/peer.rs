@@ -3,12 +3,11 @@
 
 use bytes::BytesMut;
 use serde::Serialize;
-use stepwell::model::id::{Namespace, ProcessInstance, RequestId};
-use stepwell::model::request::StartRun;
+use stepwell::model::id::{ProcessInstance, RequestId};
+use stepwell::model::request::{Caller, StartRun};
 use stepwell::wire::frame::{self, FRAME_BYTES_MAX};
 use stepwell::wire::message::{
-    Call, Hello, Message, Protocols, QueueSlots, Register, Request, Requested, Start, Welcome,
-    WorkflowOffer,
+    Hello, Message, PROTOCOL, QueueSlots, Start, Welcome, WorkflowOffer,
 };
 use stepwell::{Payload, RunId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -41,16 +40,6 @@ impl Peer {
         }
     }
 
-    /// A connection of a worker that is registered.
-    pub(crate) async fn registered(address: &str, hello: Hello, register: Register) -> Self {
-        let (mut peer, _) = Self::greeted(address, hello).await;
-        peer.send(&[register.into()]).await;
-        match peer.next().await {
-            Some(Message::Registered(_)) => peer,
-            other => panic!("not registered: {other:?}"),
-        }
-    }
-
     /// Sends bytes as they are; whether they went out.
     pub(crate) async fn send_raw(&mut self, bytes: &[u8]) -> bool {
         self.stream.write_all(bytes).await.is_ok()
@@ -59,7 +48,7 @@ impl Peer {
     /// Sends frames, in one write; whether they went out.
     pub(crate) async fn send(&mut self, messages: &[Message]) -> bool {
         let mut bytes = Vec::new();
-        messages.iter().for_each(|message| frame::encode(message, Protocols::OWN, &mut bytes));
+        messages.iter().for_each(|message| frame::encode(message, &mut bytes));
         self.send_raw(&bytes).await
     }
 
@@ -83,14 +72,6 @@ impl Peer {
         }
     }
 
-    /// All bytes that come until the end of the connection.
-    pub(crate) async fn rest(mut self) -> Vec<u8> {
-        let mut bytes = self.buffer.to_vec();
-        let read = timeout(PATIENCE, self.stream.read_to_end(&mut bytes)).await;
-        read.expect("the end within reach").unwrap();
-        bytes
-    }
-
     /// The reason that the connection is closed with.
     pub(crate) async fn closed_with(&mut self) -> String {
         let mut reason = None;
@@ -103,40 +84,30 @@ impl Peer {
     }
 }
 
-/// The hello of a client or of a worker.
+/// The hello of a client.
 pub(crate) fn hello(number: u128) -> Hello {
+    let principal = "by hand".to_owned();
     Hello {
-        protocol_min: Protocols::OWN.min,
-        protocol_max: Protocols::OWN.max,
-        process: ProcessInstance(number),
-        namespace: Namespace::default(),
-        principal: "by hand".to_owned(),
+        protocol: PROTOCOL,
+        caller: Caller { principal, request_id: RequestId(number), ..Caller::default() },
         credentials: None,
-        proof: None,
-    }
-}
-
-/// What a worker of `workflow` says next.
-pub(crate) fn register(workflow: &str, slots: u32) -> Register {
-    Register {
+        process: ProcessInstance(number),
         build: "by hand".to_owned(),
-        workflows: vec![WorkflowOffer { workflow: workflow.to_owned(), version: 1 }],
-        queues: vec![QueueSlots { queue: "default".to_owned(), slots }],
-        tags: Vec::new(),
+        workflows: Vec::new(),
+        queues: Vec::new(),
         held: Vec::new(),
+        tags: Vec::new(),
     }
 }
 
-/// A request.
-pub(crate) fn call(call_number: u64, request_id: u128, request: impl Into<Request>) -> Message {
-    Call {
-        call_number,
-        request_id: RequestId(request_id),
-        traceparent: None,
-        request: Requested::Known(request.into()),
-        on_behalf: None,
+/// The hello of a worker of `workflow`.
+pub(crate) fn worker_hello(number: u128, workflow: &str, slots: u32) -> Hello {
+    let queue = "default".to_owned();
+    Hello {
+        workflows: vec![WorkflowOffer { workflow: workflow.to_owned(), version: 1 }],
+        queues: vec![QueueSlots { queue, slots }],
+        ..hello(number)
     }
-    .into()
 }
 
 /// A request to start one run.
@@ -158,5 +129,6 @@ pub(crate) fn start(
         tags: Vec::new(),
         unique: None,
     };
-    call(call_number, id.0, Start { runs: vec![run] })
+    let caller = Caller { request_id: RequestId(id.0), ..Caller::default() };
+    Start { call_number, caller, runs: vec![run] }.into()
 }

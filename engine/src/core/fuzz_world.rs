@@ -32,11 +32,10 @@ use crate::model::time::Time;
 use crate::model::unique::{Unique, UniqueKey};
 use crate::store_reader;
 use crate::wire::message::{
-    Answer, AskOutcome, AskQueues, AskStatus, AtomicStart, AttemptFailedReport, Cancel, Discard,
-    EditInput, Heartbeat, Held, Hello, MemoReleased, MemoRequested, Message, Offer, QueueSlots,
-    Redrive, Register, Reply, Requeue, Resume, SetQueue, Start, StartBatch, StepCompletedReport,
-    TimerRequested, TurnCompleted, TurnFailed, TurnMismatched, TurnSuspended, WorkflowOffer,
-    call_as,
+    AskOutcome, AskQueues, AskStatus, AtomicStart, AttemptFailedReport, Cancel, Discard, EditInput,
+    Heartbeat, Held, Hello, MemoReleased, MemoRequested, Message, Offer, PROTOCOL, QueueSlots,
+    Redrive, Requeue, Resume, SetQueue, Start, StartBatch, StepCompletedReport, TimerRequested,
+    TurnCompleted, TurnFailed, TurnMismatched, TurnSuspended, WorkflowOffer,
 };
 
 /// One step: what happens, and three numbers that say to whom and how.
@@ -286,13 +285,7 @@ impl FuzzWorld {
 
     fn flush(&mut self) {
         let (_, actions) = self.stepped.flush();
-        if let [
-            Action::Send {
-                message: Message::Reply(Reply { answer: Answer::QueuesReply(told), .. }),
-                ..
-            },
-        ] = &actions[..]
-        {
+        if let [Action::Send { message: Message::QueuesReply(told), .. }] = &actions[..] {
             Facts::of(&self.stepped.store).check_gauges(&told.queues);
         }
         for action in actions {
@@ -486,8 +479,11 @@ impl FuzzWorld {
         let known = if at == 2 { &WORKFLOWS[..5] } else { &WORKFLOWS[..] };
         let offer =
             |workflow: &&str| WorkflowOffer { workflow: (*workflow).to_owned(), version: 1 };
-        let hello = Hello::test(worker.process, "drill");
-        let register = Register {
+        let hello = Hello {
+            protocol: PROTOCOL,
+            caller: caller(),
+            credentials: None,
+            process: worker.process,
             build: worker.build.clone(),
             workflows: known.iter().map(offer).collect(),
             queues: slots(worker.slots, how),
@@ -496,10 +492,6 @@ impl FuzzWorld {
             tags: (at == 0).then(|| TAG.to_owned()).into_iter().collect(),
         };
         self.handle(Input::Received { session, message: hello.into() });
-        // Now and then it gets no further than that.
-        if how % 32 != 31 {
-            self.handle(Input::Received { session, message: register.into() });
-        }
     }
 
     fn close(&mut self, at: usize, how: u8) {
@@ -657,7 +649,17 @@ impl FuzzWorld {
         }
         let session = self.session();
         self.client = Some(session);
-        let hello = Hello::test(ProcessInstance(u128::MAX), "drill");
+        let hello = Hello {
+            protocol: PROTOCOL,
+            caller: caller(),
+            credentials: None,
+            process: ProcessInstance(u128::MAX),
+            build: String::new(),
+            workflows: Vec::new(),
+            queues: Vec::new(),
+            held: Vec::new(),
+            tags: Vec::new(),
+        };
         self.handle(Input::Received { session, message: hello.into() });
         session
     }
@@ -692,7 +694,9 @@ impl FuzzWorld {
         if how % 16 >= 13 {
             return self.start_batch(id, how, runs);
         }
-        self.request(run_id(id), |call_number| call_as(call_number, caller(), Start { runs }));
+        self.request(run_id(id), |call_number| {
+            Start { call_number, caller: caller(), runs }.into()
+        });
     }
 
     /// All or nothing, with a second run.
@@ -708,7 +712,7 @@ impl FuzzWorld {
             ..StartRun::default()
         });
         self.request(run_id(id), |call_number| {
-            call_as(call_number, caller(), AtomicStart { runs })
+            AtomicStart { call_number, caller: caller(), runs }.into()
         });
     }
 
@@ -723,17 +727,26 @@ impl FuzzWorld {
         let name = format!("b{}", self.next_request / 16);
         let (seal, follows) = (how & 32 == 0, how & 64 == 0);
         self.request(run_id(id), |call_number| {
-            call_as(
+            StartBatch {
                 call_number,
-                caller(),
-                StartBatch { name, runs, follow_up: follows.then(|| Box::new(follow_up)), seal },
-            )
+                caller: caller(),
+                name,
+                runs,
+                follow_up: follows.then(|| Box::new(follow_up)),
+                seal,
+            }
+            .into()
         });
     }
 
     fn cancel(&mut self, id: u8) {
-        let (id, reason) = (run_id(id), "no longer".to_owned());
-        self.request(id, |call_number| call_as(call_number, caller(), Cancel { id, reason }));
+        let ask = |call_number| Cancel {
+            call_number,
+            caller: caller(),
+            id: run_id(id),
+            reason: "no longer".to_owned(),
+        };
+        self.request(run_id(id), |call_number| ask(call_number).into());
     }
 
     /// Somebody wants something of a run; while it is being read, time passes.
@@ -773,7 +786,7 @@ impl FuzzWorld {
     fn change_queue(&mut self, queue: usize, change: QueueChange, who: fn(u64) -> Caller) {
         let queue = QUEUES[queue % QUEUES.len()].to_owned();
         self.request(RunId(0), |call_number| {
-            call_as(call_number, who(call_number), SetQueue { queue, change })
+            SetQueue { call_number, caller: who(call_number), queue, change }.into()
         });
     }
 
@@ -781,13 +794,13 @@ impl FuzzWorld {
     fn ask_queues(&mut self, how: u8) {
         self.check_store(false);
         let queue = how.is_multiple_of(4).then(|| QUEUES[usize::from(how / 4) % 2].to_owned());
-        self.request(RunId(0), |call_number| call_as(call_number, caller(), AskQueues { queue }));
+        self.request(RunId(0), |call_number| AskQueues { call_number, queue }.into());
         self.check_store(false);
     }
 
     fn resume(&mut self, id: u8) {
         self.request(run_id(id), |call_number| {
-            call_as(call_number, caller(), Resume { id: run_id(id) })
+            Resume { call_number, caller: caller(), id: run_id(id) }.into()
         });
     }
 
@@ -798,39 +811,43 @@ impl FuzzWorld {
         let request_id = if how.is_multiple_of(4) { u64::from(how) } else { 1_000 + new };
         let caller = Caller { request_id: RequestId(u128::from(request_id)), ..caller() };
         self.request(id, |call_number| match what % 8 {
-            0 => call_as(call_number, caller, Discard { id, reason: "of no use".to_owned() }),
-            1 | 2 => call_as(
+            0 => Discard { call_number, caller, id, reason: "of no use".to_owned() }.into(),
+            1 | 2 => EditInput {
                 call_number,
                 caller,
-                EditInput { id, input: Payload(vec![1; 1 + usize::from(how) * 30].into()) },
-            ),
-            _ => call_as(call_number, caller, Redrive { id }),
+                id,
+                input: Payload(vec![1; 1 + usize::from(how) * 30].into()),
+            }
+            .into(),
+            _ => Redrive { call_number, caller, id }.into(),
         });
     }
 
     fn ask(&mut self, id: u8, how: u8) {
         let (id, wait) = (run_id(id), !how.is_multiple_of(4));
         match how % 5 {
-            0 => self.request(id, |call_number| call_as(call_number, caller(), AskStatus { id })),
-            _ => self
-                .request(id, |call_number| call_as(call_number, caller(), AskOutcome { id, wait })),
+            0 => self
+                .request(id, |call_number| AskStatus { call_number, caller: caller(), id }.into()),
+            _ => self.request(id, |call_number| {
+                AskOutcome { call_number, caller: caller(), id, wait }.into()
+            }),
         }
     }
 
     fn client_hears(&mut self, message: Message) {
         match message {
-            Message::Reply(Reply { answer: Answer::StartReply(reply), .. }) => {
+            Message::StartReply(reply) => {
                 for answer in reply.runs.iter().filter(|answer| answer.refused.is_none()) {
                     self.invariants.started.insert(answer.id, ());
                 }
             }
-            Message::Reply(Reply { answer: Answer::BatchReply(reply), .. }) => {
+            Message::BatchReply(reply) => {
                 for answer in reply.runs.iter().filter(|answer| answer.refused.is_none()) {
                     self.invariants.started.insert(answer.id, ());
                 }
             }
-            Message::Reply(Reply { call_number, answer: Answer::OutcomeReply(reply) }) => {
-                let Some(id) = self.asked.get(&call_number).copied() else {
+            Message::OutcomeReply(reply) => {
+                let Some(id) = self.asked.get(&reply.call_number).copied() else {
                     return;
                 };
                 if !matches!(reply.outcome, Outcome::OutcomePending(_)) {
@@ -844,10 +861,18 @@ impl FuzzWorld {
 
     /// Somebody says anything at all.
     pub(crate) fn say(&mut self, message: Message) {
-        // A call is made in the namespace of its session, which its hello says.
         let namespace = match &message {
-            Message::Hello(hello) => hello.namespace,
-            _ => Namespace::default(),
+            Message::Start(m) => m.caller.namespace,
+            Message::AtomicStart(m) => m.caller.namespace,
+            Message::StartBatch(m) => m.caller.namespace,
+            Message::Cancel(m) => m.caller.namespace,
+            Message::Resume(m) => m.caller.namespace,
+            Message::EditInput(m) => m.caller.namespace,
+            Message::Redrive(m) => m.caller.namespace,
+            Message::Discard(m) => m.caller.namespace,
+            Message::AskOutcome(m) => m.caller.namespace,
+            Message::SetSchedule(m) => m.caller.namespace,
+            _ => Default::default(),
         };
         // The auditor knows runs by their ids, which are of the default namespace.
         if namespace != Default::default() {
@@ -907,7 +932,9 @@ impl FuzzWorld {
                 let stopped: Vec<RunId> =
                     facts.stopped.keys().map(|no| facts.runs[no].run.id).collect();
                 for id in stopped {
-                    self.request(id, |call_number| call_as(call_number, caller(), Resume { id }));
+                    self.request(id, |call_number| {
+                        Resume { call_number, caller: caller(), id }.into()
+                    });
                 }
             }
         }

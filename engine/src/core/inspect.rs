@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Core;
 use super::load::Want;
-use super::output::ReplyTo;
 use crate::model::id::{RunNo, SessionId};
 
 impl Core {
@@ -184,7 +183,7 @@ impl Core {
     fn check_waiters(&self) {
         for (no, waiting) in &self.waiters {
             assert!(!waiting.is_empty(), "somebody waits for {no}");
-            for ReplyTo { session, .. } in waiting {
+            for (session, _) in waiting {
                 assert!(
                     self.sessions.get(session).is_some_and(|s| s.waits.contains(no)),
                     "{session} waits for {no}"
@@ -196,7 +195,7 @@ impl Core {
                 let waits = self
                     .waiters
                     .get(no)
-                    .is_some_and(|w| w.iter().any(|waiter| waiter.session == *id));
+                    .is_some_and(|w| w.iter().any(|(session, _)| session == id));
                 assert!(waits, "session {id} waits for {no}");
             }
         }

@@ -13,7 +13,6 @@ use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::model::time::Time;
-use crate::wire::handshake::Protocols;
 
 /// Clocks. All instants of one process are told by one clock.
 pub trait Clock: Send + Sync {
@@ -80,8 +79,6 @@ pub struct Env {
     pub net: Arc<dyn Net>,
     /// Threads.
     pub exec: Arc<dyn Exec>,
-    /// The protocols that this side speaks.
-    pub protocols: Protocols,
 }
 
 impl Env {
@@ -92,7 +89,6 @@ impl Env {
             entropy: Arc::new(RealEntropy),
             net: Arc::new(RealNet),
             exec: Arc::new(RealExec),
-            protocols: Protocols::OWN,
         }
     }
 }

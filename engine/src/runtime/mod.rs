@@ -32,6 +32,3 @@ mod query;
 mod retry_tests;
 #[cfg(feature = "server")]
 mod server;
-#[cfg(feature = "server")]
-#[cfg(test)]
-mod wire_tests;

@@ -23,7 +23,6 @@ mod model;
 mod outcome;
 mod place;
 mod proof;
-mod protocol;
 mod redrive;
 mod release;
 mod replay;
@@ -42,7 +41,6 @@ use stepwell::QueueSummary;
 
 pub(crate) use self::attempt::Moment;
 pub(crate) use self::limit::Attempt;
-pub(crate) use self::protocol::Agreement;
 
 use stepwell::model::id::{CommandIndex, ProcessInstance, RunId, RunNo};
 use stepwell::model::time::Time;
@@ -319,18 +317,12 @@ impl Checkers {
     }
 
     /// A worker or a client sends something.
-    pub(crate) fn reported(
-        &mut self,
-        now: Moment,
-        (from, process): (&str, Option<ProcessInstance>),
-        message: &Message,
-    ) {
+    pub(crate) fn reported(&mut self, now: Moment, from: &str, message: &Message) {
         self.requests.sent(from, message);
         self.applied.given(message);
-        match (message, process) {
-            (Message::Hello(hello), _) => self.shares.session_begins(hello.process),
-            (Message::Register(register), Some(who)) => self.admissions.registers(who, register),
-            _ => {}
+        if let Message::Hello(hello) = message {
+            self.admissions.hello(hello);
+            self.shares.session_begins(hello.process);
         }
         self.memo.reported(message);
         self.fence.reported(message);
@@ -388,8 +380,10 @@ impl Checkers {
             (Message::Closing(closing), Some(who)) => {
                 self.liveness.closes(who, closing, &mut findings);
             }
-            (Message::Welcome(_), Some(who)) => self.shares.session_begins(who),
-            (Message::Registered(_), Some(who)) => self.patience.registered(now_ms, who),
+            (Message::Welcome(_), Some(who)) => {
+                self.patience.welcomed(now_ms, who);
+                self.shares.session_begins(who);
+            }
             _ => {}
         }
         release::released(&self.durable, to, message, &mut findings);
