@@ -39,9 +39,9 @@
 //! ```
 //! use stepwell_sim::{Plan, run};
 //!
-//! let report = run(Plan::of_seed(17));
+//! let report = run(Plan::from_seed(17));
 //! assert!(report.is_sound(), "{report}");
-//! assert_eq!(run(Plan::of_seed(17)).trace_hash, report.trace_hash); // the same seed, the same world
+//! assert_eq!(run(Plan::from_seed(17)).trace_hash, report.trace_hash); // the same seed, the same world
 //! ```
 //!
 //! - [`plan`]: all that chance decides before the run, as data, drawn from labelled streams.

@@ -21,7 +21,7 @@ const DETAIL_MAX: usize = 240;
 /// ```
 /// use stepwell_sim::{Plan, run_recorded};
 ///
-/// let recording = run_recorded(Plan::of_seed(17).calm());
+/// let recording = run_recorded(Plan::from_seed(17).calm());
 /// assert!(recording.to_html().starts_with("<!doctype html>"));
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
