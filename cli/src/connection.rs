@@ -2,9 +2,12 @@
 //! store itself.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 use stepwell::model::id::{Namespace, RunId};
+use stepwell::runtime::env::Env;
+use stepwell::runtime::link::NetDial;
 use stepwell::{Client, ClientError, Engine, EngineOptions, OpenError};
 
 use crate::failure::CommandError;
@@ -47,25 +50,48 @@ pub(crate) struct Connection {
 impl ConnectArgs {
     /// Finds the engine.
     pub(crate) async fn open(&self) -> Result<Connection, CommandError> {
-        let namespace = Namespace(self.namespace);
         let (client, engine) = match &self.data {
-            None => (connect(&self.server()).await?, None),
-            Some(dir) => match connect_socket(dir).await? {
+            None => (self.reach(self.server()).await.map_err(|e| asked(&e))?, None),
+            Some(dir) => match self.reach_socket(dir).await? {
                 Some(client) => (client, None),
                 None => {
                     let engine = open_store(dir).await?;
-                    (engine.client(), Some(engine))
+                    (self.identified(engine.client()), Some(engine))
                 }
             },
         };
-        let client = client
-            .namespace(namespace)
-            .principal(self.principal.clone().unwrap_or_else(user_at_host));
-        Ok(Connection { client, engine, namespace })
+        Ok(Connection { client, engine, namespace: Namespace(self.namespace) })
     }
-}
 
-impl ConnectArgs {
+    /// The client of whoever asks.
+    fn identified(&self, client: Client) -> Client {
+        let principal = self.principal.clone().unwrap_or_else(user_at_host);
+        client.namespace(Namespace(self.namespace)).principal(principal)
+    }
+
+    /// Connects to the engine at `address`.
+    async fn reach(&self, address: String) -> Result<Client, ClientError> {
+        let env = Env::real();
+        let client = Client::new(Arc::new(NetDial::new(env.clone(), address)), env);
+        let client = self.identified(client);
+        client.connected().await?;
+        Ok(client)
+    }
+
+    /// Connects to the engine that runs in `dir`, if one does.
+    async fn reach_socket(&self, dir: &Path) -> Result<Option<Client>, CommandError> {
+        let socket = dir.join(SOCKET);
+        if !socket.exists() {
+            return Ok(None);
+        }
+        match self.reach(format!("unix:{}", socket.display())).await {
+            Ok(client) => Ok(Some(client)),
+            // What an engine that was killed has left behind.
+            Err(ClientError::NotReachable { .. }) => Ok(None),
+            Err(error) => Err(asked(&error)),
+        }
+    }
+
     fn server(&self) -> String {
         let named = self.server.clone().or_else(|| std::env::var(SERVER_VARIABLE).ok());
         named.filter(|server| !server.is_empty()).unwrap_or_else(|| SERVER.to_owned())
@@ -95,20 +121,6 @@ impl Connection {
 /// A client of the engine at `address`.
 pub(crate) async fn connect(address: &str) -> Result<Client, CommandError> {
     Client::connect(address).await.map_err(|e| asked(&e))
-}
-
-/// A client of the engine that runs in `dir`, if one does.
-async fn connect_socket(dir: &Path) -> Result<Option<Client>, CommandError> {
-    let socket = dir.join(SOCKET);
-    if !socket.exists() {
-        return Ok(None);
-    }
-    match Client::connect(format!("unix:{}", socket.display())).await {
-        Ok(client) => Ok(Some(client)),
-        // What an engine that was killed has left behind.
-        Err(ClientError::NotReachable { .. }) => Ok(None),
-        Err(error) => Err(asked(&error)),
-    }
 }
 
 async fn open_store(dir: &Path) -> Result<Engine, CommandError> {

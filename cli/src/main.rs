@@ -15,6 +15,8 @@ mod failure;
 mod process;
 mod quantity;
 mod queue;
+#[cfg(test)]
+mod requests;
 mod run;
 mod schedule;
 mod serve;

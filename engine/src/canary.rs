@@ -193,6 +193,15 @@ mod planted {
             "progress clears a suspect: only deaths in a row make a dead letter",
         ),
         canary("a suspect is not leased alone", "after two deaths in a row a run is leased alone"),
+        // Protocols.
+        canary(
+            "a frame of a later protocol goes to a peer of protocol 2",
+            "a frame that a peer may not know is sent only where its protocol was agreed",
+        ),
+        canary(
+            "the lowest common protocol is agreed",
+            "what follows a welcome is of the highest protocol that both sides speak",
+        ),
         // Queues and timers across restarts.
         canary(
             "queued runs are forgotten at a restart",

@@ -43,7 +43,7 @@ use crate::tables::{
     ScheduleStateKey, StoppedKey, StoppedRecord, TableKey, Tally, TallyKey, TimerKey, TimerRecord,
     UniqueHolderKey,
 };
-use crate::wire::message::Message;
+use crate::wire::message::{Answer, Message, Request};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
@@ -530,7 +530,13 @@ fn kinds(lines: &mut Lines) {
     lines.text("outcomes", list(Outcome::KINDS));
     lines.text("schedule times", list(When::KINDS));
     lines.text("refusals", list(Refusal::KINDS));
-    lines.text("frames of protocol 1", list(Message::KINDS));
+    // Requests and replies were frames; the hello and the welcome of then were 1 and 2.
+    let since = ["Hello", "Welcome", "Register", "Registered", "JournalPageRequested"];
+    let since = [&since[..], &["JournalPage", "Call", "Reply", "Later"]].concat();
+    let then = |kind: &&(u8, &str)| !since.contains(&kind.1);
+    let mut frames: Vec<(u8, &str)> = Message::KINDS.iter().filter(then).copied().collect();
+    frames.push((2, "the welcome of protocol 1"));
+    lines.text("frames of protocol 1", list(&[&frames, Request::KINDS, Answer::KINDS].concat()));
 }
 
 #[test]

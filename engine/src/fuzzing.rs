@@ -13,7 +13,7 @@ use crate::model::time::Time;
 use crate::tables::journal::{Joiner, JournalRow};
 use crate::tables::{self, EachTable, JournalKey, KeyPart, QueuedKey, Table, TableKey, TableValue};
 use crate::wire::frame::{self, FRAME_BYTES_MAX};
-use crate::wire::message::Message;
+use crate::wire::message::{Message, Protocols};
 
 /// Steps of one run of [`core_inputs`] at most.
 const DRILL_STEPS_MAX: usize = 400;
@@ -42,7 +42,7 @@ pub fn frames(data: &[u8]) {
 
 fn says_the_same_again(message: &Message) {
     let mut bytes = Vec::new();
-    frame::encode(message, &mut bytes);
+    frame::encode(message, Protocols::OWN, &mut bytes);
     let again = frame::decode(&mut BytesMut::from(&bytes[..]), FRAME_BYTES_MAX);
     assert_eq!(again, Ok(Some(message.clone())), "a message is what was sent");
 }
@@ -279,138 +279,13 @@ mod seeds {
         AttemptFailed, Completed, SourceLocation, Started, StepCompleted, TimerArmed,
     };
     use crate::model::failure::Failure;
-    use crate::model::id::{
-        CommandIndex, LeaseNo, MemoKey, Namespace, ProcessInstance, RequestId, SessionId, Token,
-    };
+    use crate::model::id::{CommandIndex, Namespace, ProcessInstance, RequestId};
     use crate::model::payload::Payload;
-    use crate::model::request::{Caller, NoSuchRun, StartRun};
-    use crate::model::retry::Retry;
-    use crate::model::unique::{Unique, UniqueKey};
     use crate::tables::samples::sample;
-    use crate::wire::message::{
-        AskBatch, AtomicStart, AttemptFailedReport, AttemptMemo, Cancel, Dispatch, Held, Hello,
-        MemoReleased, MemoRequested, PROTOCOL, QueueSlots, RefusedReply, Start, StartBatch,
-        StepCompletedReport, TurnSuspended, Welcome, WorkflowOffer,
-    };
-
-    const TOKEN: Token = Token { store: 7, epoch: 2, lease: LeaseNo(9) };
-
-    fn caller() -> Caller {
-        Caller { principal: "ann".into(), request_id: RequestId(3), ..Caller::default() }
-    }
+    use crate::wire::samples;
 
     fn location() -> SourceLocation {
         SourceLocation { name: "charge".into(), at: "order.rs:41".into(), version: 2 }
-    }
-
-    fn messages() -> Vec<Message> {
-        let run = StartRun {
-            id: RunId(5),
-            name: Some("order-17".into()),
-            workflow: "order".into(),
-            version: 1,
-            queue: "q".into(),
-            priority: 5,
-            delay_ms: 0,
-            input: Payload(Bytes::from_static(b"\x01\x2a")),
-            tags: vec!["gpu".into()],
-            unique: Some(UniqueKey::new("k", Unique::Running)),
-        };
-        let again = run.clone();
-        let (run_no, number, output) =
-            (RunNo(1), CommandIndex(0), Payload(Bytes::from_static(b"\x01\xc0")));
-        vec![
-            Hello {
-                protocol: PROTOCOL,
-                caller: caller(),
-                credentials: None,
-                process: ProcessInstance(4),
-                build: "b1".into(),
-                workflows: vec![WorkflowOffer { workflow: "order".into(), version: 1 }],
-                queues: vec![QueueSlots { queue: "q".into(), slots: 8 }],
-                held: vec![Held { run: run_no, token: TOKEN, seen: 3 }],
-                tags: vec!["gpu".into()],
-            }
-            .into(),
-            Welcome {
-                protocol: PROTOCOL,
-                session: SessionId(1),
-                store: 7,
-                epoch: 2,
-                heartbeat_ms: 2_000,
-                session_timeout_ms: 10_000,
-                payload_bytes_max: 65_536,
-                now: Time(1_000),
-                suspends_for_memo: true,
-            }
-            .into(),
-            Dispatch {
-                run: run_no,
-                token: TOKEN,
-                id: RunId(5),
-                count: 1,
-                entries: vec![Bytes::from_static(b"x")],
-                now: Time(1_000),
-            }
-            .into(),
-            StepCompletedReport {
-                run: run_no,
-                token: TOKEN,
-                number,
-                location: location(),
-                attempt: 1,
-                output,
-                memo: None,
-            }
-            .into(),
-            AttemptFailedReport {
-                run: run_no,
-                token: TOKEN,
-                number,
-                location: location(),
-                attempt: 1,
-                failure: Failure::retryable("no answer"),
-                retry: Retry::default(),
-            }
-            .into(),
-            TurnSuspended {
-                run: run_no,
-                token: TOKEN,
-                seen: 3,
-                wakes_at: Time(9),
-                memos: vec![number],
-            }
-            .into(),
-            Start { call_number: 1, caller: caller(), runs: vec![run] }.into(),
-            Cancel { call_number: 2, caller: caller(), id: RunId(5), reason: "no".into() }.into(),
-            RefusedReply { call_number: 2, reason: NoSuchRun { id: RunId(5) }.into() }.into(),
-            AtomicStart {
-                call_number: 3,
-                caller: caller(),
-                runs: vec![again.clone(), again.clone()],
-            }
-            .into(),
-            StartBatch {
-                call_number: 4,
-                caller: caller(),
-                name: "b".into(),
-                runs: vec![again.clone()],
-                follow_up: Some(Box::new(StartRun { name: None, unique: None, ..again })),
-                seal: true,
-            }
-            .into(),
-            AskBatch { call_number: 5, caller: caller(), name: "b".into() }.into(),
-            MemoRequested {
-                run: run_no,
-                token: TOKEN,
-                number,
-                location: location(),
-                memo: MemoKey::of(Namespace(0), "rate"),
-            }
-            .into(),
-            AttemptMemo { run: run_no, token: TOKEN, number }.into(),
-            MemoReleased { run: run_no, token: TOKEN, number }.into(),
-        ]
     }
 
     fn entries() -> Vec<Entry> {
@@ -469,21 +344,11 @@ mod seeds {
         bytes
     }
 
-    /// Each frame as a later version would write it, which has one field more in everything.
-    #[test]
-    fn frames_of_a_later_version_are_read() {
-        for message in messages() {
-            let later = crate::numbered::later::write(|| message.encode());
-            assert_ne!(later, message.encode());
-            assert_eq!(Message::decode(&later), Ok(message));
-        }
-    }
-
     pub(super) fn all() -> Vec<(&'static str, Vec<u8>)> {
         let mut seeds: Vec<(&'static str, Vec<u8>)> = Vec::new();
-        for message in messages() {
+        for message in samples::messages() {
             let mut bytes = Vec::new();
-            frame::encode(&message, &mut bytes);
+            frame::encode(&message, Protocols::OWN, &mut bytes);
             seeds.push(("frames", bytes));
         }
         for entry in entries() {
@@ -502,7 +367,7 @@ mod seeds {
         seeds.push(("core_inputs", (0..400u32).map(|n| (n * 37 + n / 7) as u8).collect()));
         let mut said = vec![0, 0, 0, 0, 200, 0, 1, 1, 200];
         said.extend([255; 4]);
-        messages().iter().for_each(|message| frame::encode(message, &mut said));
+        samples::messages().iter().for_each(|m| frame::encode(m, Protocols::OWN, &mut said));
         seeds.push(("core_inputs", said));
         seeds
     }

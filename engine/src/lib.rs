@@ -143,8 +143,8 @@ pub use model::time::Time;
 pub use model::unique::Unique;
 #[cfg(feature = "worker")]
 pub use runtime::client::{
-    BatchBuilder, BatchCancelled, BatchStarted, Client, ClientError, Filled, Queues, Run, RunError,
-    ScheduleBuilder, ScheduleSet, Schedules, StartBuilder, StartMany,
+    BatchBuilder, BatchCancelled, BatchStarted, Client, ClientError, Filled, Gateway, Queues, Run,
+    RunError, ScheduleBuilder, ScheduleSet, Schedules, StartBuilder, StartMany,
 };
 #[cfg(feature = "server")]
 pub use runtime::engine::{Engine, EngineOptions, OpenError};

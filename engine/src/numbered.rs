@@ -2,10 +2,11 @@
 //!
 //! Stored records and frames are a kind number followed by the fields in order (MessagePack,
 //! positional). A number never changes its meaning and is never used again; a field is only ever
-//! added at the end, with `#[serde(default)]`, so that old bytes still decode. Elements beyond
-//! those that this version knows are skipped at every depth (`lenient.rs`), so that the bytes of a
-//! later version decode, too. Serde's own enum encoding would store variant *names*, which makes
-//! renaming a variant a change of format.
+//! added at the end, with `#[serde(default)]`, so that old bytes still decode. It is always
+//! written: one that is left out would hand its place to the next. Elements beyond those that this
+//! version knows are skipped at every depth (`lenient.rs`), so that the bytes of a later version
+//! decode, too. Serde's own enum encoding would store variant *names*, which makes renaming a
+//! variant a change of format.
 
 use crate::lenient;
 
@@ -86,7 +87,6 @@ pub(crate) mod later {
     }
 
     /// Encodes what `encode` encodes, at every depth, as a later version would.
-    #[cfg(test)]
     pub(crate) fn write<T>(encode: impl FnOnce() -> T) -> T {
         let before = IS_WRITTEN.replace(true);
         let done = encode();
@@ -114,30 +114,35 @@ where
 }
 
 /// Declares an enum of record types with explicit kind numbers, its encoding, and serde impls that
-/// carry it as a byte string (so that it may be nested in other records).
+/// carry it as a byte string (so that it may be nested in other records). `if` says in which builds
+/// there is a record.
 macro_rules! numbered {
-    ($(#[$meta:meta])* $vis:vis enum $name:ident { $($(#[$vmeta:meta])* $number:literal => $variant:ident),+ $(,)? }) => {
+    ($(#[$meta:meta])* $vis:vis enum $name:ident {
+        $($(#[$vmeta:meta])* $number:literal => $variant:ident $(if $cfg:meta)?),+ $(,)?
+    }) => {
         $(#[$meta])*
-        $vis enum $name { $($(#[$vmeta])* $variant($variant)),+ }
+        $vis enum $name { $($(#[cfg($cfg)])? $(#[$vmeta])* $variant($variant)),+ }
 
         impl $name {
             /// Every kind number with the name of its record, in order.
-            pub const KINDS: &'static [(u8, &'static str)] = &[$(($number, stringify!($variant))),+];
+            pub const KINDS: &'static [(u8, &'static str)] = &[$($(#[cfg($cfg)])? ($number, stringify!($variant))),+];
 
             /// The kind number.
             pub fn kind(&self) -> u8 {
-                match self { $(Self::$variant(_) => $number),+ }
+                match self { $($(#[cfg($cfg)])? Self::$variant(_) => $number),+ }
             }
 
             /// The name of the record.
             pub fn kind_name(&self) -> &'static str {
-                match self { $(Self::$variant(_) => stringify!($variant)),+ }
+                match self { $($(#[cfg($cfg)])? Self::$variant(_) => stringify!($variant)),+ }
             }
 
             /// Appends the kind number and the fields.
             pub fn encode_into(&self, into: &mut Vec<u8>) {
                 into.push(self.kind());
-                match self { $(Self::$variant(fields) => $crate::numbered::encode_fields(fields, into)),+ }
+                match self {
+                    $($(#[cfg($cfg)])? Self::$variant(fields) => $crate::numbered::encode_fields(fields, into)),+
+                }
             }
 
             /// The kind number and the fields as bytes.
@@ -152,13 +157,13 @@ macro_rules! numbered {
             pub fn decode(bytes: &[u8]) -> Result<Self, $crate::numbered::Undecodable> {
                 let (&kind, fields) = bytes.split_first().ok_or($crate::numbered::Undecodable::Empty)?;
                 match kind {
-                    $($number => $crate::numbered::decode_fields(stringify!($variant), fields).map(Self::$variant),)+
+                    $($(#[cfg($cfg)])? $number => $crate::numbered::decode_fields(stringify!($variant), fields).map(Self::$variant),)+
                     _ => Err($crate::numbered::Undecodable::UnknownKind { what: stringify!($name), kind }),
                 }
             }
         }
 
-        $(impl From<$variant> for $name {
+        $($(#[cfg($cfg)])? impl From<$variant> for $name {
             fn from(record: $variant) -> Self { Self::$variant(record) }
         })+
 

@@ -14,6 +14,8 @@ use crate::plan::{FaultKind, Plan};
 
 /// Plans whose JSON holds every field and nearly every variant.
 const PLANS: u64 = 400;
+/// Streams that are newer than the file: what was drawn before them is drawn as before.
+const ADDED: [&str; 2] = ["label protocols # #", "label protocols server #"];
 /// Seeds that are played for their labels.
 const PLAYED: u64 = 6;
 
@@ -95,7 +97,7 @@ fn labels_and_plans_have_not_changed() {
     // A label that is not drawn in these few seeds any more is no fault; another text is.
     for label in found.lines().filter(is_label) {
         assert!(
-            known.contains(label),
+            known.contains(label) || ADDED.contains(&label),
             "`{label}` is not in golden/fixed.txt: seeds mean something else now"
         );
     }

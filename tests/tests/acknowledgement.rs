@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 
 use stepwell::model::entry::{Entry, SourceLocation, StepCompleted};
 use stepwell::model::id::CommandIndex;
-use stepwell::wire::message::{Dispatch, Message, StepCompletedReport, TurnCompleted};
+use stepwell::wire::message::{
+    Answer, Dispatch, Message, Reply, StepCompletedReport, TurnCompleted,
+};
 use stepwell::{Client, Payload, RunId, RunState, Worker, millis};
 use stepwell_tests::process_spec::EngineSpec;
 use stepwell_tests::workflow::{self, Entry as Input, LEDGER, World};
 
 use crate::host::{Host, until_stats};
-use crate::peer::{Peer, hello, start, worker_hello};
+use crate::peer::{Peer, hello, register, start};
 
 /// How often the engine dies.
 const CYCLES: u64 = 100;
@@ -77,8 +79,8 @@ async fn nothing_acknowledged_is_lost_when_the_engine_is_killed_at_that_instant(
 async fn killed_at_an_acknowledgement(mut engine: Host, address: &str, cycle: u64) -> Acknowledged {
     let fatal = 1 + cycle * 37 % 101;
     let (mut client, _) = Peer::greeted(address, hello(u128::from(cycle) + 1_000)).await;
-    let (mut worker, _) =
-        Peer::greeted(address, worker_hello(u128::from(cycle) + 2_000, LEDGER.name(), 16)).await;
+    let offer = register(LEDGER.name(), 16);
+    let mut worker = Peer::registered(address, hello(u128::from(cycle) + 2_000), offer).await;
     let (mut life, mut sent) = (Acknowledged::default(), 0);
     let mut next = |count: u64| -> Vec<Message> {
         let numbers = sent..sent + count;
@@ -97,7 +99,7 @@ async fn killed_at_an_acknowledgement(mut engine: Host, address: &str, cycle: u6
         let mut is_acknowledgement = false;
         tokio::select! {
             message = client.next(), if client_is_there => match message {
-                Some(Message::StartReply(reply)) => {
+                Some(Message::Reply(Reply { answer: Answer::StartReply(reply), .. })) => {
                     assert!(reply.runs.iter().all(|run| run.started && run.refused.is_none()), "{reply:?}");
                     life.starts.extend(reply.runs.iter().map(|run| run.id));
                     is_acknowledgement = true;

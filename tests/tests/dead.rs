@@ -15,7 +15,7 @@ use stepwell::{
 use tempfile::TempDir;
 
 use crate::host::{PATIENCE, until_stats};
-use crate::peer::{Peer, worker_hello};
+use crate::peer::{Peer, hello, register};
 
 const FAILS: Workflow<String, u32> = Workflow::new("fails");
 const PANICS: Workflow<u32, u32> = Workflow::new("panics");
@@ -203,8 +203,8 @@ async fn a_run_that_kills_its_workers_is_a_dead_letter() {
     let address = shop.engine.listen("127.0.0.1:0").await.unwrap();
     let run = shop.client().start_raw("killer", text("x")).id("killer").await.unwrap();
     for number in 1..=3 {
-        let hello = worker_hello(number, "killer", 1);
-        let (mut victim, _) = Peer::greeted(&address, hello).await;
+        let offer = register("killer", 1);
+        let mut victim = Peer::registered(&address, hello(number), offer).await;
         loop {
             match victim.next().await {
                 Some(Message::Dispatch(dispatched)) if dispatched.id == run.id() => break,

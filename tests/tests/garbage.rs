@@ -2,13 +2,13 @@
 
 use stepwell::model::run::RunState;
 use stepwell::wire::frame::FRAME_BYTES_MAX;
-use stepwell::wire::message::{AskStats, Heartbeat, Message};
+use stepwell::wire::message::{Answer, AskStats, Heartbeat, Message, Reply};
 use stepwell::{Client, secs};
 use stepwell_tests::process_spec::{EngineSpec, WorkerSpec};
 use stepwell_tests::workflow::{Entry, LEDGER, LONG, Long};
 
 use crate::host::{Host, count, effects, until_stats};
-use crate::peer::{Peer, hello};
+use crate::peer::{Peer, call, hello};
 
 /// Sends `bytes` over a connection of its own; the reason with which that is closed.
 async fn told(address: &str, bytes: &[u8]) -> String {
@@ -60,10 +60,13 @@ async fn garbage_closes_its_own_connection_with_a_reason_and_no_other() {
     known.send_raw(&[0xff; 4]).await;
     assert!(known.closed_with().await.contains("does not speak this protocol"));
 
-    bystander.send(&[AskStats { call_number: 7 }.into()]).await;
+    bystander.send(&[call(7, 7, AskStats {})]).await;
     let answer = bystander.next().await;
     assert!(
-        matches!(&answer, Some(Message::StatsReply(reply)) if reply.call_number == 7),
+        matches!(
+            &answer,
+            Some(Message::Reply(Reply { call_number: 7, answer: Answer::StatsReply(_) }))
+        ),
         "{answer:?}"
     );
     assert_eq!(run.outcome().await.unwrap(), "both done");

@@ -8,7 +8,7 @@ use stepwell::wire::message::{Heartbeat, Message};
 use stepwell::{Client, Ctx, EngineOptions, Failure, RunId, Worker, Workflow};
 
 use crate::host::PATIENCE;
-use crate::peer::{Peer, hello, start, worker_hello};
+use crate::peer::{Peer, hello, register, start};
 
 const LONG: Workflow<(), u32> = Workflow::new("long");
 /// Long enough for a machine with other work to do to send one heartbeat of five in it.
@@ -76,7 +76,7 @@ async fn a_silent_worker_is_noticed_while_others_talk() {
     let engine = options.open(directory.path().join("data")).await.unwrap();
     let address = engine.listen("127.0.0.1:0").await.unwrap();
     let (mut talker, _) = Peer::greeted(&address, hello(1)).await;
-    let (mut silent, _) = Peer::greeted(&address, worker_hello(2, "long", 1)).await;
+    let mut silent = Peer::registered(&address, hello(2), register("long", 1)).await;
     assert!(talker.send(&[start(1, "long", RunId(7), &())]).await);
     assert!(matches!(silent.next().await, Some(Message::Dispatch(_))));
 

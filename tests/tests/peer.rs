@@ -3,11 +3,12 @@
 
 use bytes::BytesMut;
 use serde::Serialize;
-use stepwell::model::id::{ProcessInstance, RequestId};
-use stepwell::model::request::{Caller, StartRun};
+use stepwell::model::id::{Namespace, ProcessInstance, RequestId};
+use stepwell::model::request::StartRun;
 use stepwell::wire::frame::{self, FRAME_BYTES_MAX};
 use stepwell::wire::message::{
-    Hello, Message, PROTOCOL, QueueSlots, Start, Welcome, WorkflowOffer,
+    Call, Hello, Message, Protocols, QueueSlots, Register, Request, Requested, Start, Welcome,
+    WorkflowOffer,
 };
 use stepwell::{Payload, RunId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -40,6 +41,16 @@ impl Peer {
         }
     }
 
+    /// A connection of a worker that is registered.
+    pub(crate) async fn registered(address: &str, hello: Hello, register: Register) -> Self {
+        let (mut peer, _) = Self::greeted(address, hello).await;
+        peer.send(&[register.into()]).await;
+        match peer.next().await {
+            Some(Message::Registered(_)) => peer,
+            other => panic!("not registered: {other:?}"),
+        }
+    }
+
     /// Sends bytes as they are; whether they went out.
     pub(crate) async fn send_raw(&mut self, bytes: &[u8]) -> bool {
         self.stream.write_all(bytes).await.is_ok()
@@ -48,7 +59,7 @@ impl Peer {
     /// Sends frames, in one write; whether they went out.
     pub(crate) async fn send(&mut self, messages: &[Message]) -> bool {
         let mut bytes = Vec::new();
-        messages.iter().for_each(|message| frame::encode(message, &mut bytes));
+        messages.iter().for_each(|message| frame::encode(message, Protocols::OWN, &mut bytes));
         self.send_raw(&bytes).await
     }
 
@@ -72,6 +83,14 @@ impl Peer {
         }
     }
 
+    /// All bytes that come until the end of the connection.
+    pub(crate) async fn rest(mut self) -> Vec<u8> {
+        let mut bytes = self.buffer.to_vec();
+        let read = timeout(PATIENCE, self.stream.read_to_end(&mut bytes)).await;
+        read.expect("the end within reach").unwrap();
+        bytes
+    }
+
     /// The reason that the connection is closed with.
     pub(crate) async fn closed_with(&mut self) -> String {
         let mut reason = None;
@@ -84,30 +103,40 @@ impl Peer {
     }
 }
 
-/// The hello of a client.
+/// The hello of a client or of a worker.
 pub(crate) fn hello(number: u128) -> Hello {
-    let principal = "by hand".to_owned();
     Hello {
-        protocol: PROTOCOL,
-        caller: Caller { principal, request_id: RequestId(number), ..Caller::default() },
-        credentials: None,
+        protocol_min: Protocols::OWN.min,
+        protocol_max: Protocols::OWN.max,
         process: ProcessInstance(number),
-        build: "by hand".to_owned(),
-        workflows: Vec::new(),
-        queues: Vec::new(),
-        held: Vec::new(),
-        tags: Vec::new(),
+        namespace: Namespace::default(),
+        principal: "by hand".to_owned(),
+        credentials: None,
+        proof: None,
     }
 }
 
-/// The hello of a worker of `workflow`.
-pub(crate) fn worker_hello(number: u128, workflow: &str, slots: u32) -> Hello {
-    let queue = "default".to_owned();
-    Hello {
+/// What a worker of `workflow` says next.
+pub(crate) fn register(workflow: &str, slots: u32) -> Register {
+    Register {
+        build: "by hand".to_owned(),
         workflows: vec![WorkflowOffer { workflow: workflow.to_owned(), version: 1 }],
-        queues: vec![QueueSlots { queue, slots }],
-        ..hello(number)
+        queues: vec![QueueSlots { queue: "default".to_owned(), slots }],
+        tags: Vec::new(),
+        held: Vec::new(),
     }
+}
+
+/// A request.
+pub(crate) fn call(call_number: u64, request_id: u128, request: impl Into<Request>) -> Message {
+    Call {
+        call_number,
+        request_id: RequestId(request_id),
+        traceparent: None,
+        request: Requested::Known(request.into()),
+        on_behalf: None,
+    }
+    .into()
 }
 
 /// A request to start one run.
@@ -129,6 +158,5 @@ pub(crate) fn start(
         tags: Vec::new(),
         unique: None,
     };
-    let caller = Caller { request_id: RequestId(id.0), ..Caller::default() };
-    Start { call_number, caller, runs: vec![run] }.into()
+    call(call_number, id.0, Start { runs: vec![run] })
 }

@@ -1,7 +1,7 @@
 //! How the engine says no: by type, with the figures in it, and without any effect.
 
 use stepwell::model::request::{IdTaken, ListRuns, PayloadTooLarge};
-use stepwell::wire::message::{Hello, PROTOCOL};
+use stepwell::wire::message::{Hello, Protocols};
 use stepwell::{Client, ClientError, Refusal, RunState};
 use stepwell_tests::process_spec::EngineSpec;
 use stepwell_tests::workflow::{Entry, LEDGER, SLEEPER};
@@ -9,17 +9,49 @@ use stepwell_tests::workflow::{Entry, LEDGER, SLEEPER};
 use crate::host::Host;
 use crate::peer::{Peer, hello};
 
-// An old worker against a new engine must not guess at frames.
+// A worker and an engine without a protocol in common must not guess at frames.
 #[tokio::test]
 async fn another_protocol_version_is_refused_naming_both() {
     let directory = tempfile::tempdir().unwrap();
     let (engine, address) = Host::engine(&EngineSpec::new(directory.path().join("data"))).await;
     let mut peer = Peer::connect(&address).await;
-    peer.send(&[Hello { protocol: PROTOCOL + 1, ..hello(1) }.into()]).await;
-    let (ours, theirs) =
-        (format!("speaks protocol {PROTOCOL}"), format!("speaks {}", PROTOCOL + 1));
+    let (own, other) = (Protocols::OWN, Protocols::OWN.max + 1);
+    let hello = Hello { protocol_min: other, protocol_max: other, ..hello(1) };
+    peer.send(&[hello.into()]).await;
+    let (ours, theirs) = (format!("speaks {own}"), format!("speaks protocol {other}"));
     let reason = peer.closed_with().await;
     assert!(reason.contains(&ours) && reason.contains(&theirs), "{reason}");
+    engine.close().await;
+}
+
+/// The hello of a worker of protocol 1, as it was recorded then, without its length.
+const HELLO_V1: &[u8] = b"\x01\x98\x01\x94\x00\xa3ann\xc4\x10\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x03\xc0\xc0\xc4\x10\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x04\xa2b1\x91\x92\xa5order\x01\x91\x92\xa1q\x08\x91\x93\x01\x93\x07\x02\x09\x03";
+
+// A binary of before protocol 2 reads one thing that this engine says: why it is refused.
+#[tokio::test]
+async fn a_binary_of_protocol_1_is_told_in_its_own_layout_that_it_is_too_old() {
+    let directory = tempfile::tempdir().unwrap();
+    let (engine, address) = Host::engine(&EngineSpec::new(directory.path().join("data"))).await;
+    let mut peer = Peer::connect(&address).await;
+    peer.send_raw(&(HELLO_V1.len() as u32).to_le_bytes()).await;
+    peer.send_raw(HELLO_V1).await;
+    // What it was sent, byte by byte: a frame of kind 4 with one text, and the end.
+    let bytes = peer.rest().await;
+    let (head, frame) = bytes.split_at(4);
+    assert_eq!(head, (frame.len() as u32).to_le_bytes(), "one frame, and nothing after it");
+    let [4, 0x91, 0xd9, length, reason @ ..] = frame else {
+        panic!("not a closing: {frame:?}");
+    };
+    assert_eq!(usize::from(*length), reason.len());
+    let reason = std::str::from_utf8(reason).unwrap();
+    let own = format!("speaks {}", Protocols::OWN);
+    assert!(reason.contains(&own) && reason.contains("speaks protocol 1"), "{reason}");
+    assert!(reason.contains("newer version"), "{reason}");
+
+    // It changes nothing, and others are served.
+    let client = Client::connect(&address).await.unwrap();
+    let run = client.start(LEDGER, &Entry::of(1)).await.unwrap();
+    assert_eq!(run.status().await.unwrap().state, RunState::Queued);
     engine.close().await;
 }
 

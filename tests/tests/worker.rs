@@ -6,7 +6,7 @@ use std::time::Duration;
 use stepwell::model::entry::{Entry, SourceLocation};
 use stepwell::model::id::CommandIndex;
 use stepwell::model::request::Refusal;
-use stepwell::wire::message::{Dispatch, Held, Hello, Message, StepCompletedReport};
+use stepwell::wire::message::{Dispatch, Held, Message, Register, StepCompletedReport};
 use stepwell::{
     Client, Ctx, EngineOptions, Failure, Payload, RunId, Worker, WorkerHandle, Workflow, millis,
     secs,
@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::host::{Host, count, effects, until_stats, within};
-use crate::peer::{Peer, hello, start, worker_hello};
+use crate::peer::{Peer, hello, register, start};
 
 /// What a worker may be away for after its connection broke.
 const GRACE: Duration = millis(500);
@@ -105,9 +105,9 @@ async fn the_late_result_of_a_worker_that_was_given_up_is_refused() {
     };
     let engine = options.open(directory.path().join("data")).await.unwrap();
     let address = engine.listen("127.0.0.1:0").await.unwrap();
-    let offer = || worker_hello(2, ONE_STEP.name(), 1);
+    let offer = || register(ONE_STEP.name(), 1);
     let (mut client, _) = Peer::greeted(&address, hello(1)).await;
-    let (mut silent, _) = Peer::greeted(&address, offer()).await;
+    let mut silent = Peer::registered(&address, hello(2), offer()).await;
     assert!(client.send(&[start(1, ONE_STEP.name(), RunId(7), &())]).await);
     let Some(Message::Dispatch(dispatched)) = silent.next().await else {
         panic!("nothing is dispatched")
@@ -120,8 +120,8 @@ async fn the_late_result_of_a_worker_that_was_given_up_is_refused() {
 
     let client = Client::connect(&address).await.unwrap();
     until_stats(&client, "the next one has it", |stats| stats.dispatches == 2).await;
-    let no_slots = || Hello { queues: Vec::new(), ..offer() };
-    let (mut back, _) = Peer::greeted(&address, no_slots()).await;
+    let no_slots = || Register { queues: Vec::new(), ..offer() };
+    let mut back = Peer::registered(&address, hello(2), no_slots()).await;
     assert!(back.send(&[result(&dispatched, 1)]).await);
     is_revoked(&mut back, &dispatched).await;
     assert_eq!(client.stats().await.unwrap().refused_late, 1);
@@ -132,8 +132,8 @@ async fn the_late_result_of_a_worker_that_was_given_up_is_refused() {
     is_revoked(&mut back, &dispatched).await;
     // It says itself what it believes to hold.
     let held = Held { run: dispatched.run, token: dispatched.token, seen: 1 };
-    let believes = Hello { held: vec![held], ..no_slots() };
-    let (mut back, _) = Peer::greeted(&address, believes).await;
+    let believes = Register { held: vec![held], ..no_slots() };
+    let mut back = Peer::registered(&address, hello(2), believes).await;
     is_revoked(&mut back, &dispatched).await;
     let stats = client.stats().await.unwrap();
     assert_eq!((stats.refused_late, stats.steps), (3, 1), "{stats:?}");

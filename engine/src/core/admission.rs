@@ -17,17 +17,17 @@
 //!   worker. Otherwise the smallest priority goes first.
 
 use super::Core;
+use super::asked::Asked;
 use super::output::{Note, Output};
 use super::start::{check_name, check_name_length, check_range};
 use crate::canary::canary;
-use crate::model::id::SessionId;
 use crate::model::limits::{NAME_BYTES_MAX, QUEUE_BURST_MAX, QUEUES_MAX};
 use crate::model::queue::{QueueChange, QueueSettings, RateLimit};
 use crate::model::request::{BadRate, Caller, NoSuchQueue, Refusal};
 use crate::model::run::RunState;
 use crate::model::time::Time;
 use crate::tables::{PoolKey, PoolRecord, QueueKey, QueueRecord};
-use crate::wire::message::{DoneReply, RefusedReply, SetQueue};
+use crate::wire::message::{DoneReply, SetQueue};
 
 /// Counts of an older store's queues that are written with one batch.
 const UNWRITTEN_MAX: usize = 64;
@@ -251,19 +251,19 @@ impl Admission {
 
 impl Core {
     /// Sets something on a queue, at once for what is decided from now on.
-    pub(super) fn set_queue(&mut self, session: SessionId, ask: SetQueue, out: &mut Output) {
-        let call_number = ask.call_number;
+    pub(super) fn set_queue(&mut self, ask: Asked<SetQueue>, out: &mut Output) {
+        let SetQueue { queue, change } = ask.request;
         let done = match self.was_applied(&ask.caller) {
             true => Ok(()),
             false if canary!("a request is acknowledged and has no effect") => Ok(()),
-            false => self.change_queue(&ask.queue, ask.change, &ask.caller, out),
+            false => self.change_queue(&queue, change, &ask.caller, out),
         };
         match done {
             Ok(()) => {
                 self.remember_applied(&ask.caller, out);
-                out.send(session, DoneReply { call_number });
+                out.reply(ask.to, DoneReply {});
             }
-            Err(reason) => out.send(session, RefusedReply { call_number, reason }),
+            Err(reason) => out.refuse(ask.to, reason),
         }
     }
 

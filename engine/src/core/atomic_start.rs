@@ -18,19 +18,20 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Core;
+use super::asked::Asked;
 use super::load::Lookup;
 use super::output::Output;
 use super::start::{CallKind, PendingStart, check_caller, check_count};
 use super::unique::{self, KeyId, Waiter};
 use crate::canary::canary;
-use crate::model::id::{Namespace, RunId, SessionId};
+use crate::model::id::{Namespace, RunId};
 use crate::model::limits::{ATOMIC_START_BYTES_MAX, ATOMIC_START_WRITES_MAX};
 use crate::model::request::{
     Caller, Damaged, NotAllStarted, Offender, Offenders, Refusal, StartRun, TooMany,
 };
 use crate::model::unique::Unique;
 use crate::tables::unique::UniqueRecord;
-use crate::wire::message::{AtomicStart, RefusedReply, StartAnswer, StartReply};
+use crate::wire::message::{AtomicStart, StartAnswer, StartReply};
 
 /// What the rows of a run hold besides names, tags and input, at most; 128 of it is the build of a
 /// worker that gets it at once.
@@ -51,22 +52,17 @@ pub(super) struct AtomicCall {
 }
 
 impl Core {
-    pub(super) fn start_atomic(
-        &mut self,
-        session: SessionId,
-        start: AtomicStart,
-        out: &mut Output,
-    ) {
-        let AtomicStart { call_number, caller, runs } = start;
+    pub(super) fn start_atomic(&mut self, start: Asked<AtomicStart>, out: &mut Output) {
+        let Asked { to, caller, request: AtomicStart { runs } } = start;
         let checked = check_count(runs.len(), 1)
             .and_then(|()| check_caller(&caller))
             .and_then(|()| self.check_fits(&caller, &runs));
         if let Err(reason) = checked {
-            return out.send(session, RefusedReply { call_number, reason });
+            return out.refuse(to, reason);
         }
         let namespace = caller.namespace;
         let atomic = CallKind::Atomic(AtomicCall::default());
-        let number = self.begin_call(session, call_number, caller, runs.len(), atomic);
+        let number = self.begin_call(to, caller, runs.len(), atomic);
         self.atomic_starts.insert(number);
         let mut seen: BTreeMap<RunId, usize> = BTreeMap::new();
         let mut wanted = Vec::new();
@@ -250,14 +246,14 @@ impl Core {
         }
         let queues = atomic.free.values().map(|(run, _)| run.queue.as_str());
         let queues = self.check_new_queues(queues).err();
-        let (session, call_number) = (call.session, call.call_number);
+        let to = call.to;
         match refusal(&call).or(queues) {
             Some(reason) if !canary!("an atomic start starts some") => {
-                out.send(session, RefusedReply { call_number, reason });
+                out.refuse(to, reason);
             }
             _ => {
                 let runs = self.begin_atomic(call, out);
-                out.send(session, StartReply { call_number, runs });
+                out.reply(to, StartReply { runs });
             }
         }
     }

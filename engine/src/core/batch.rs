@@ -22,7 +22,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Core;
+use super::asked::Asked;
 use super::lease::RecordSlots;
+use super::output::ReplyTo;
 use super::output::{Output, StoreRead};
 use super::run::Run;
 use super::start::{CallKind, PendingStart, check_caller, check_count, check_name};
@@ -30,7 +32,7 @@ use crate::canary::canary;
 use crate::model::batch::{
     BatchCounts, BatchNo, BatchSummary, Span, batch_hash, ended_payload, follow_up_id,
 };
-use crate::model::id::{Namespace, RunId, RunNo, SessionId};
+use crate::model::id::{Namespace, RunId, RunNo};
 use crate::model::limits::{BATCH_RUNS_MAX, BATCHES_OPEN_MAX, FOLLOW_UP_BYTES_MAX, NAME_BYTES_MAX};
 use crate::model::payload::CODEC_MESSAGEPACK;
 use crate::model::request::{
@@ -40,7 +42,7 @@ use crate::model::request::{
 use crate::tables::batch::{BatchRecord, FollowUpRecord, OpenBatchRow};
 use crate::tables::expiry::{Expires, Expiry};
 use crate::tables::{EndedBatchKey, FollowUpKey, OpenBatchKey};
-use crate::wire::message::{AskBatch, BatchReply, RefusedReply, StartAnswer, StartBatch};
+use crate::wire::message::{AskBatch, BatchReply, StartAnswer, StartBatch};
 
 /// A batch's name, in its namespace.
 type BatchKey = (Namespace, u128);
@@ -68,8 +70,8 @@ struct OpenBatch {
 /// Waits for a batch to be read.
 #[derive(Debug)]
 enum BatchWaiter {
-    Start(SessionId, Box<StartBatch>),
-    Show(SessionId, AskBatch),
+    Start(Box<Asked<StartBatch>>),
+    Show(Asked<AskBatch>),
 }
 
 /// What a call is about that adds runs to a batch.
@@ -123,23 +125,23 @@ fn summary(record: &BatchRecord) -> BatchSummary {
 }
 
 impl Core {
-    pub(super) fn start_batch(&mut self, session: SessionId, start: StartBatch, out: &mut Output) {
+    pub(super) fn start_batch(&mut self, start: Asked<StartBatch>, out: &mut Output) {
         if let Err(reason) = self.check_batch(&start) {
-            let call_number = start.call_number;
-            return out.send(session, RefusedReply { call_number, reason });
+            return out.refuse(start.to, reason);
         }
-        let batch_key = (start.caller.namespace, batch_hash(&start.name));
-        self.with_batch(batch_key, BatchWaiter::Start(session, Box::new(start)), out);
+        let batch_key = (start.caller.namespace, batch_hash(&start.request.name));
+        self.with_batch(batch_key, BatchWaiter::Start(Box::new(start)), out);
     }
 
-    pub(super) fn ask_batch(&mut self, session: SessionId, ask: AskBatch, out: &mut Output) {
-        let batch_key = (ask.caller.namespace, batch_hash(&ask.name));
-        self.with_batch(batch_key, BatchWaiter::Show(session, ask), out);
+    pub(super) fn ask_batch(&mut self, ask: Asked<AskBatch>, out: &mut Output) {
+        let batch_key = (ask.caller.namespace, batch_hash(&ask.request.name));
+        self.with_batch(batch_key, BatchWaiter::Show(ask), out);
     }
 
-    fn check_batch(&self, start: &StartBatch) -> Result<(), Refusal> {
+    fn check_batch(&self, ask: &Asked<StartBatch>) -> Result<(), Refusal> {
+        let start = &ask.request;
         check_name("batch", &start.name, NAME_BYTES_MAX)?;
-        check_caller(&start.caller)?;
+        check_caller(&ask.caller)?;
         check_count(start.runs.len(), 0)?;
         let Some(follow_up) = &start.follow_up else {
             return Ok(());
@@ -193,19 +195,15 @@ impl Core {
             }
             match (&found, asked) {
                 (Ok(Some(record)), asked) => self.serve_ended(record, asked, out),
-                (Ok(None), BatchWaiter::Start(session, start)) => {
-                    self.open_batch(session, *start, out)
+                (Ok(None), BatchWaiter::Start(start)) => self.open_batch(*start, out),
+                (Ok(None), BatchWaiter::Show(ask)) => {
+                    out.refuse(ask.to, NoSuchBatch { name: ask.request.name });
                 }
-                (Ok(None), BatchWaiter::Show(session, ask)) => {
-                    let (call_number, reason) =
-                        (ask.call_number, NoSuchBatch { name: ask.name }.into());
-                    out.send(session, RefusedReply { call_number, reason });
+                (Err(what), BatchWaiter::Start(start)) => {
+                    refuse_damaged(start.to, what, out);
                 }
-                (Err(what), BatchWaiter::Start(session, start)) => {
-                    refuse_damaged(session, start.call_number, what, out);
-                }
-                (Err(what), BatchWaiter::Show(session, ask)) => {
-                    refuse_damaged(session, ask.call_number, what, out);
+                (Err(what), BatchWaiter::Show(ask)) => {
+                    refuse_damaged(ask.to, what, out);
                 }
             }
         }
@@ -216,46 +214,34 @@ impl Core {
             return;
         };
         match asked {
-            BatchWaiter::Show(session, ask) => out.send(
-                session,
-                BatchReply {
-                    call_number: ask.call_number,
-                    batch: summary(&open.record),
-                    runs: Vec::new(),
-                },
-            ),
-            BatchWaiter::Start(session, start) => self.add_to_batch(no, session, *start, out),
+            BatchWaiter::Show(ask) => {
+                out.reply(ask.to, BatchReply { batch: summary(&open.record), runs: Vec::new() })
+            }
+            BatchWaiter::Start(start) => self.add_to_batch(no, *start, out),
         }
     }
 
     /// A batch that has ended takes nothing; runs that exist are found all the same.
     fn serve_ended(&mut self, record: &BatchRecord, asked: BatchWaiter, out: &mut Output) {
         match asked {
-            BatchWaiter::Show(session, ask) => out.send(
-                session,
-                BatchReply {
-                    call_number: ask.call_number,
-                    batch: summary(record),
-                    runs: Vec::new(),
-                },
-            ),
-            BatchWaiter::Start(session, start) => {
+            BatchWaiter::Show(ask) => {
+                out.reply(ask.to, BatchReply { batch: summary(record), runs: Vec::new() })
+            }
+            BatchWaiter::Start(start) => {
                 let ended = Some(Box::new(record.clone()));
-                self.begin_batch_call(record.no, ended, session, *start, out);
+                self.begin_batch_call(record.no, ended, *start, out);
             }
         }
     }
 
-    fn open_batch(&mut self, session: SessionId, start: StartBatch, out: &mut Output) {
+    fn open_batch(&mut self, start: Asked<StartBatch>, out: &mut Output) {
         if self.batches.open.len() >= BATCHES_OPEN_MAX {
             let reason = crate::model::request::OutOfRange {
                 what: "the number of open batches".to_owned(),
                 value: self.batches.open.len() as u64 + 1,
                 max: BATCHES_OPEN_MAX as u64,
-            }
-            .into();
-            let call_number = start.call_number;
-            return out.send(session, RefusedReply { call_number, reason });
+            };
+            return out.refuse(start.to, reason);
         }
         let no = BatchNo(self.tally.next_sequence);
         self.tally.next_sequence += 1;
@@ -264,7 +250,7 @@ impl Core {
         let record = BatchRecord {
             no,
             namespace,
-            name: start.name.clone(),
+            name: start.request.name.clone(),
             sealed: false,
             counts: BatchCounts::default(),
             opened_at: self.now(),
@@ -274,33 +260,27 @@ impl Core {
         };
         let slot = self.batches.slots.lowest();
         out.put(&OpenBatchKey { slot }, &record);
-        self.batches.names.insert((namespace, batch_hash(&start.name)), no);
+        self.batches.names.insert((namespace, batch_hash(&start.request.name)), no);
         let open = OpenBatch { slot, record, follow_up: None };
         self.batches.open.insert(no, open);
-        self.add_to_batch(no, session, start, out);
+        self.add_to_batch(no, start, out);
     }
 
-    fn add_to_batch(
-        &mut self,
-        no: BatchNo,
-        session: SessionId,
-        start: StartBatch,
-        out: &mut Output,
-    ) {
+    fn add_to_batch(&mut self, no: BatchNo, start: Asked<StartBatch>, out: &mut Output) {
         if let Err(reason) = self.set_follow_up(no, &start, out) {
-            let call_number = start.call_number;
-            return out.send(session, RefusedReply { call_number, reason });
+            return out.refuse(start.to, reason);
         }
-        self.begin_batch_call(no, None, session, start, out);
+        self.begin_batch_call(no, None, start, out);
     }
 
     /// The first call that names what follows a batch decides; others may name the same.
     fn set_follow_up(
         &mut self,
         no: BatchNo,
-        start: &StartBatch,
+        ask: &Asked<StartBatch>,
         out: &mut Output,
     ) -> Result<(), Refusal> {
+        let start = &ask.request;
         let (Some(asked), Some(open)) = (&start.follow_up, self.batches.open.get_mut(&no)) else {
             return Ok(());
         };
@@ -322,7 +302,7 @@ impl Core {
                     id: follow_up_id(open.record.namespace, &open.record.name, no),
                     ..StartRun::clone(asked)
                 };
-                let mut caller = start.caller.clone();
+                let mut caller = ask.caller.clone();
                 caller.traceparent = None; // of any length, and the row must be short
                 let record = FollowUpRecord { caller, run };
                 out.put(&FollowUpKey { slot: open.slot }, &record);
@@ -336,14 +316,13 @@ impl Core {
         &mut self,
         no: BatchNo,
         ended: Option<Box<BatchRecord>>,
-        session: SessionId,
-        start: StartBatch,
+        start: Asked<StartBatch>,
         out: &mut Output,
     ) {
-        let StartBatch { call_number, caller, name, runs, seal, .. } = start;
+        let Asked { to, caller, request: StartBatch { name, runs, seal, .. } } = start;
         let call = BatchCall { no, name, seal, ended };
         let kind = CallKind::Batch(call);
-        let number = self.begin_call(session, call_number, caller, runs.len(), kind);
+        let number = self.begin_call(to, caller, runs.len(), kind);
         match runs.is_empty() {
             true => self.conclude(number, out),
             false => self.look_up_all(number, runs, out),
@@ -442,16 +421,16 @@ impl Core {
             Some(open) => Some(&open.record),
             None => ended.as_ref().or(batch.ended.as_deref()),
         };
-        let (session, call_number) = (call.session, call.call_number);
+        let to = call.to;
         match record {
             Some(record) => {
                 let batch = summary(record);
-                out.send(session, BatchReply { call_number, batch, runs });
+                out.reply(to, BatchReply { batch, runs });
             }
             // It ended while the call was under way: another call had sealed it.
             None => {
-                let reason = BatchSealed { name: batch.name }.into();
-                out.send(session, RefusedReply { call_number, reason });
+                let reason = BatchSealed { name: batch.name };
+                out.refuse(to, reason);
             }
         }
     }
@@ -503,7 +482,7 @@ impl Core {
     }
 }
 
-fn refuse_damaged(session: SessionId, call_number: u64, what: &str, out: &mut Output) {
-    let reason = Damaged { id: None, what: what.to_owned() }.into();
-    out.send(session, RefusedReply { call_number, reason });
+fn refuse_damaged(to: ReplyTo, what: &str, out: &mut Output) {
+    let reason = Damaged { id: None, what: what.to_owned() };
+    out.refuse(to, reason);
 }

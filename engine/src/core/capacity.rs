@@ -14,8 +14,9 @@ use crate::model::request::{Caller, Refusal, StartRun};
 use crate::model::run::RunState;
 use crate::model::time::Time;
 use crate::wire::message::{
-    AtomicStart, Cancel, Heartbeat, Held, Hello, Message, PROTOCOL, QueueSlots, Resume, Start,
-    StartAnswer, TimerRequested, TurnCompleted, TurnSuspended, WorkflowOffer,
+    Answer, AtomicStart, Cancel, Heartbeat, Held, Hello, Message, QueueSlots, Register, Reply,
+    Resume, Start, StartAnswer, TimerRequested, TurnCompleted, TurnSuspended, WorkflowOffer,
+    call_as,
 };
 
 pub(super) const CLIENT: SessionId = SessionId(1);
@@ -42,18 +43,11 @@ impl Capacity {
 
     pub(super) fn hello(&mut self, session: SessionId, queues: &[QueueSlots], held: Vec<Held>) {
         let workflows = vec![WorkflowOffer { workflow: "order".into(), version: 1 }];
-        let hello = Hello {
-            protocol: PROTOCOL,
-            caller: Caller::default(),
-            credentials: None,
-            process: ProcessInstance(u128::from(session.0 % 10)),
-            build: "b1".into(),
-            workflows: if queues.is_empty() { Vec::new() } else { workflows },
-            queues: queues.to_vec(),
-            held,
-            tags: Vec::new(),
-        };
-        self.hear(session, hello);
+        self.hear(session, Hello::test(ProcessInstance(u128::from(session.0 % 10)), ""));
+        if !queues.is_empty() {
+            let (build, queues, tags) = ("b1".into(), queues.to_vec(), Vec::new());
+            self.hear(session, Register { build, workflows, queues, tags, held });
+        }
     }
 
     pub(super) fn hear(&mut self, session: SessionId, message: impl Into<Message>) {
@@ -73,7 +67,7 @@ impl Capacity {
         };
         let runs = (self.started..self.started + count).map(run).collect();
         self.started += count;
-        self.hear(CLIENT, Start { call_number: 1, caller: Caller::default(), runs });
+        self.hear(CLIENT, call_as(1, Caller::default(), Start { runs }));
         self.settle();
     }
 
@@ -172,51 +166,48 @@ fn callers_that_say_too_much_of_themselves_are_refused() {
         let caller = caller(principal, context);
         let runs = || vec![plain(9)];
         let messages: [Message; 4] = [
-            Resume { call_number, caller: caller.clone(), id }.into(),
-            Cancel { call_number, caller: caller.clone(), id, reason: reason.clone() }.into(),
-            Start { call_number, caller: caller.clone(), runs: runs() }.into(),
-            AtomicStart { call_number, caller, runs: runs() }.into(),
+            call_as(call_number, caller.clone(), Resume { id }),
+            call_as(call_number, caller.clone(), Cancel { id, reason: reason.clone() }),
+            call_as(call_number, caller.clone(), Start { runs: runs() }),
+            call_as(call_number, caller, AtomicStart { runs: runs() }),
         ];
         for message in messages {
             capacity.sent.clear();
             capacity.hear(CLIENT, message);
             capacity.settle();
             assert!(
-                matches!(&capacity.sent[..], [Message::RefusedReply(refused)] if matches!(refused.reason, Refusal::BadName(_))),
+                matches!(&capacity.sent[..], [Message::Reply(Reply { answer: Answer::RefusedReply(refused), .. })] if matches!(refused.reason, Refusal::BadName(_))),
                 "{:?}",
                 capacity.sent
             );
         }
     }
     let caller = caller(128, 256);
-    let cancel = Cancel { call_number, caller, id, reason };
+    let cancel = call_as(call_number, caller, Cancel { id, reason });
     capacity.hear(CLIENT, cancel);
     capacity.settle();
     assert_eq!(capacity.runs_in(RunState::Cancelled), 1);
 }
 
-/// A hello is of a moderate size.
+/// A registration is of a moderate size.
 #[test]
 fn a_worker_of_too_many_workflows_is_refused() {
     let mut capacity = Capacity::new();
     let offer = |n: u32| WorkflowOffer { workflow: format!("w{n}"), version: 1 };
     for (count, taken) in [(1_024, true), (1_025, false)] {
         capacity.sent.clear();
-        let hello = Hello {
-            protocol: PROTOCOL,
-            caller: Caller::default(),
-            credentials: None,
-            process: ProcessInstance(7),
+        let register = Register {
             build: "b".into(),
             workflows: (0..count).map(offer).collect(),
             queues: vec![slots("q", 1)],
             held: Vec::new(),
             tags: Vec::new(),
         };
-        capacity.hear(SessionId(7), hello);
+        capacity.hear(SessionId(7), Hello::test(ProcessInstance(7), ""));
+        capacity.hear(SessionId(7), register);
         capacity.settle();
-        let welcomed = |message: &Message| matches!(message, Message::Welcome(_));
-        assert_eq!(capacity.sent.iter().any(welcomed), taken, "{count}");
+        let registered = |message: &Message| matches!(message, Message::Registered(_));
+        assert_eq!(capacity.sent.iter().any(registered), taken, "{count}");
     }
 }
 
@@ -338,18 +329,15 @@ fn a_backlog_of_a_workflow_that_nobody_knows_dies() {
     let mut capacity = Capacity::new();
     capacity.start(RUNS, |_| "q".to_owned());
     let worker = SessionId(2);
-    let hello = Hello {
-        protocol: PROTOCOL,
-        caller: Caller::default(),
-        credentials: None,
-        process: ProcessInstance(2),
+    let register = Register {
         build: "b1".into(),
         workflows: vec![WorkflowOffer { workflow: "another".into(), version: 1 }],
         queues: vec![slots("q", 1)],
         held: Vec::new(),
         tags: Vec::new(),
     };
-    capacity.hear(worker, hello);
+    capacity.hear(worker, Hello::test(ProcessInstance(2), ""));
+    capacity.hear(worker, register);
     capacity.settle();
     let limit = Settings::default().unregistered_workflow_after;
     let (mut passed, mut most) = (Duration::ZERO, 0);
@@ -375,14 +363,18 @@ fn one_call_does_not_make_more_queues_than_there_may_be() {
     capacity.start(9_999, queue);
     let atomic = (20_000..20_002).map(|n| StartRun { queue: queue(n), ..plain(n) });
     let (call_number, caller, runs) = (2, Caller::default(), atomic.collect());
-    capacity.hear(CLIENT, AtomicStart { call_number, caller, runs });
+    capacity.hear(CLIENT, call_as(call_number, caller, AtomicStart { runs }));
     capacity.settle();
-    let Some(Message::RefusedReply(refused)) = capacity.sent.last() else {
+    let Some(Message::Reply(Reply { answer: Answer::RefusedReply(refused), .. })) =
+        capacity.sent.last()
+    else {
         panic!("two more are too many");
     };
     assert!(matches!(&refused.reason, Refusal::OutOfRange(_)), "{}", refused.reason);
     capacity.start(3, queue);
-    let Some(Message::StartReply(reply)) = capacity.sent.last() else {
+    let Some(Message::Reply(Reply { answer: Answer::StartReply(reply), .. })) =
+        capacity.sent.last()
+    else {
         panic!("an answer for each");
     };
     let started: Vec<bool> = reply.runs.iter().map(|run| run.started).collect();

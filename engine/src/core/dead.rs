@@ -23,20 +23,22 @@
 //! - **D5** An operator request takes effect once, however often it arrives.
 
 use super::Core;
+use super::asked::Asked;
+use super::output::ReplyTo;
 use super::output::{Note, Output};
 use super::run::{Run, RunImage};
 use crate::canary::canary;
 use crate::model::dead::{AuditAction, WORKER_LOST};
 use crate::model::entry::{Died, Discarded, Entry, FunctionEnd, InputEdited, Redriven};
 use crate::model::failure::{Failure, FailureKind};
-use crate::model::id::{ProcessInstance, SessionId};
+use crate::model::id::{ProcessInstance, RunId};
 use crate::model::limits::{ACTS_PER_RUN_MAX, REASON_BYTES_MAX};
 use crate::model::payload::{CODEC_MESSAGEPACK, Payload};
 use crate::model::request::{BadInput, Caller, NotDead, PayloadTooLarge, Refusal, WentOn};
 use crate::model::run::RunState;
 use crate::model::time::Time;
 use crate::tables::{DeadKey, DeadRecord};
-use crate::wire::message::{Discard, DoneReply, EditInput, Redrive, RefusedReply};
+use crate::wire::message::{Discard, DoneReply, EditInput, Redrive};
 
 /// Characters of a failure's class in the listing of dead letters.
 const CLASS_CHARS_MAX: usize = 256;
@@ -58,45 +60,35 @@ pub(super) enum DeadLetterAction {
     Discard(String),
 }
 
-/// What an operator asks to be done with a dead letter, and over which session.
+/// What an operator asks to be done with a dead letter, and where the answer goes.
 #[derive(Debug)]
 pub(super) struct OperatorRequest {
-    pub(super) session: SessionId,
-    pub(super) call_number: u64,
+    pub(super) to: ReplyTo,
     pub(super) caller: Caller,
     pub(super) action: DeadLetterAction,
 }
 
-impl From<EditInput> for OperatorRequest {
-    fn from(ask: EditInput) -> Self {
-        Self {
-            session: SessionId(0),
-            call_number: ask.call_number,
-            caller: ask.caller,
-            action: DeadLetterAction::Edit(ask.input),
-        }
+/// A request to do something with a dead letter.
+pub(super) trait OnDeadLetter {
+    /// The run, and what is to be done with it.
+    fn action(self) -> (RunId, DeadLetterAction);
+}
+
+impl OnDeadLetter for EditInput {
+    fn action(self) -> (RunId, DeadLetterAction) {
+        (self.id, DeadLetterAction::Edit(self.input))
     }
 }
 
-impl From<Redrive> for OperatorRequest {
-    fn from(ask: Redrive) -> Self {
-        Self {
-            session: SessionId(0),
-            call_number: ask.call_number,
-            caller: ask.caller,
-            action: DeadLetterAction::Redrive,
-        }
+impl OnDeadLetter for Redrive {
+    fn action(self) -> (RunId, DeadLetterAction) {
+        (self.id, DeadLetterAction::Redrive)
     }
 }
 
-impl From<Discard> for OperatorRequest {
-    fn from(ask: Discard) -> Self {
-        Self {
-            session: SessionId(0),
-            call_number: ask.call_number,
-            caller: ask.caller,
-            action: DeadLetterAction::Discard(cut(ask.reason)),
-        }
+impl OnDeadLetter for Discard {
+    fn action(self) -> (RunId, DeadLetterAction) {
+        (self.id, DeadLetterAction::Discard(cut(self.reason)))
     }
 }
 
@@ -133,20 +125,14 @@ impl Core {
     }
 
     /// An operator wants something done with a run.
-    pub(super) fn operator_request(
-        &mut self,
-        session: SessionId,
-        id: crate::model::id::RunId,
-        request: impl Into<OperatorRequest>,
-        out: &mut Output,
-    ) {
-        let request = OperatorRequest { session, ..request.into() };
+    pub(super) fn operator_request(&mut self, ask: Asked<impl OnDeadLetter>, out: &mut Output) {
+        let Asked { to, caller, request } = ask;
+        let (id, action) = request.action();
+        let request = OperatorRequest { to, caller, action };
         let namespace = request.caller.namespace;
         match self.check_request(&request) {
             Ok(()) => self.ask(namespace, id, super::load::Want::OperatorRequest(request), out),
-            Err(reason) => {
-                out.send(session, RefusedReply { call_number: request.call_number, reason })
-            }
+            Err(reason) => out.refuse(request.to, reason),
         }
     }
 
@@ -175,12 +161,12 @@ impl Core {
         request: &OperatorRequest,
         out: &mut Output,
     ) {
-        let (session, call_number) = (request.session, request.call_number);
+        let to = request.to;
         if run.acts.contains(&request.caller.request_id) {
-            return out.send(session, DoneReply { call_number }); // D5
+            return out.reply(to, DoneReply {}); // D5
         }
-        let reason = NotDead { id: run.id, state }.into();
-        out.send(session, RefusedReply { call_number, reason });
+        let reason = NotDead { id: run.id, state };
+        out.refuse(to, reason);
     }
 
     /// Does what is wanted with a dead letter, unless it has been done.
@@ -191,14 +177,14 @@ impl Core {
         out: &mut Output,
     ) {
         let mut run = image.run;
-        let (session, call_number) = (request.session, request.call_number);
+        let to = request.to;
         let done = run.acts.contains(&request.caller.request_id)
             && !(canary!("a redrive given twice acts twice")
                 && matches!(request.action, DeadLetterAction::Redrive));
         if !done && let Err(reason) = self.carry_out(&mut run, request, out) {
-            return out.send(session, RefusedReply { call_number, reason });
+            return out.refuse(to, reason);
         }
-        out.send(session, DoneReply { call_number });
+        out.reply(to, DoneReply {});
     }
 
     fn carry_out(

@@ -32,10 +32,11 @@ use crate::model::time::Time;
 use crate::model::unique::{Unique, UniqueKey};
 use crate::store_reader;
 use crate::wire::message::{
-    AskOutcome, AskQueues, AskStatus, AtomicStart, AttemptFailedReport, Cancel, Discard, EditInput,
-    Heartbeat, Held, Hello, MemoReleased, MemoRequested, Message, Offer, PROTOCOL, QueueSlots,
-    Redrive, Requeue, Resume, SetQueue, Start, StartBatch, StepCompletedReport, TimerRequested,
-    TurnCompleted, TurnFailed, TurnMismatched, TurnSuspended, WorkflowOffer,
+    Answer, AskOutcome, AskQueues, AskStatus, AtomicStart, AttemptFailedReport, Cancel, Discard,
+    EditInput, Heartbeat, Held, Hello, MemoReleased, MemoRequested, Message, Offer, QueueSlots,
+    Redrive, Register, Reply, Requeue, Resume, SetQueue, Start, StartBatch, StepCompletedReport,
+    TimerRequested, TurnCompleted, TurnFailed, TurnMismatched, TurnSuspended, WorkflowOffer,
+    call_as,
 };
 
 /// One step: what happens, and three numbers that say to whom and how.
@@ -285,7 +286,13 @@ impl FuzzWorld {
 
     fn flush(&mut self) {
         let (_, actions) = self.stepped.flush();
-        if let [Action::Send { message: Message::QueuesReply(told), .. }] = &actions[..] {
+        if let [
+            Action::Send {
+                message: Message::Reply(Reply { answer: Answer::QueuesReply(told), .. }),
+                ..
+            },
+        ] = &actions[..]
+        {
             Facts::of(&self.stepped.store).check_gauges(&told.queues);
         }
         for action in actions {
@@ -479,11 +486,8 @@ impl FuzzWorld {
         let known = if at == 2 { &WORKFLOWS[..5] } else { &WORKFLOWS[..] };
         let offer =
             |workflow: &&str| WorkflowOffer { workflow: (*workflow).to_owned(), version: 1 };
-        let hello = Hello {
-            protocol: PROTOCOL,
-            caller: caller(),
-            credentials: None,
-            process: worker.process,
+        let hello = Hello::test(worker.process, "drill");
+        let register = Register {
             build: worker.build.clone(),
             workflows: known.iter().map(offer).collect(),
             queues: slots(worker.slots, how),
@@ -492,6 +496,10 @@ impl FuzzWorld {
             tags: (at == 0).then(|| TAG.to_owned()).into_iter().collect(),
         };
         self.handle(Input::Received { session, message: hello.into() });
+        // Now and then it gets no further than that.
+        if how % 32 != 31 {
+            self.handle(Input::Received { session, message: register.into() });
+        }
     }
 
     fn close(&mut self, at: usize, how: u8) {
@@ -649,17 +657,7 @@ impl FuzzWorld {
         }
         let session = self.session();
         self.client = Some(session);
-        let hello = Hello {
-            protocol: PROTOCOL,
-            caller: caller(),
-            credentials: None,
-            process: ProcessInstance(u128::MAX),
-            build: String::new(),
-            workflows: Vec::new(),
-            queues: Vec::new(),
-            held: Vec::new(),
-            tags: Vec::new(),
-        };
+        let hello = Hello::test(ProcessInstance(u128::MAX), "drill");
         self.handle(Input::Received { session, message: hello.into() });
         session
     }
@@ -694,9 +692,7 @@ impl FuzzWorld {
         if how % 16 >= 13 {
             return self.start_batch(id, how, runs);
         }
-        self.request(run_id(id), |call_number| {
-            Start { call_number, caller: caller(), runs }.into()
-        });
+        self.request(run_id(id), |call_number| call_as(call_number, caller(), Start { runs }));
     }
 
     /// All or nothing, with a second run.
@@ -712,7 +708,7 @@ impl FuzzWorld {
             ..StartRun::default()
         });
         self.request(run_id(id), |call_number| {
-            AtomicStart { call_number, caller: caller(), runs }.into()
+            call_as(call_number, caller(), AtomicStart { runs })
         });
     }
 
@@ -727,26 +723,17 @@ impl FuzzWorld {
         let name = format!("b{}", self.next_request / 16);
         let (seal, follows) = (how & 32 == 0, how & 64 == 0);
         self.request(run_id(id), |call_number| {
-            StartBatch {
+            call_as(
                 call_number,
-                caller: caller(),
-                name,
-                runs,
-                follow_up: follows.then(|| Box::new(follow_up)),
-                seal,
-            }
-            .into()
+                caller(),
+                StartBatch { name, runs, follow_up: follows.then(|| Box::new(follow_up)), seal },
+            )
         });
     }
 
     fn cancel(&mut self, id: u8) {
-        let ask = |call_number| Cancel {
-            call_number,
-            caller: caller(),
-            id: run_id(id),
-            reason: "no longer".to_owned(),
-        };
-        self.request(run_id(id), |call_number| ask(call_number).into());
+        let (id, reason) = (run_id(id), "no longer".to_owned());
+        self.request(id, |call_number| call_as(call_number, caller(), Cancel { id, reason }));
     }
 
     /// Somebody wants something of a run; while it is being read, time passes.
@@ -786,7 +773,7 @@ impl FuzzWorld {
     fn change_queue(&mut self, queue: usize, change: QueueChange, who: fn(u64) -> Caller) {
         let queue = QUEUES[queue % QUEUES.len()].to_owned();
         self.request(RunId(0), |call_number| {
-            SetQueue { call_number, caller: who(call_number), queue, change }.into()
+            call_as(call_number, who(call_number), SetQueue { queue, change })
         });
     }
 
@@ -794,13 +781,13 @@ impl FuzzWorld {
     fn ask_queues(&mut self, how: u8) {
         self.check_store(false);
         let queue = how.is_multiple_of(4).then(|| QUEUES[usize::from(how / 4) % 2].to_owned());
-        self.request(RunId(0), |call_number| AskQueues { call_number, queue }.into());
+        self.request(RunId(0), |call_number| call_as(call_number, caller(), AskQueues { queue }));
         self.check_store(false);
     }
 
     fn resume(&mut self, id: u8) {
         self.request(run_id(id), |call_number| {
-            Resume { call_number, caller: caller(), id: run_id(id) }.into()
+            call_as(call_number, caller(), Resume { id: run_id(id) })
         });
     }
 
@@ -811,43 +798,39 @@ impl FuzzWorld {
         let request_id = if how.is_multiple_of(4) { u64::from(how) } else { 1_000 + new };
         let caller = Caller { request_id: RequestId(u128::from(request_id)), ..caller() };
         self.request(id, |call_number| match what % 8 {
-            0 => Discard { call_number, caller, id, reason: "of no use".to_owned() }.into(),
-            1 | 2 => EditInput {
+            0 => call_as(call_number, caller, Discard { id, reason: "of no use".to_owned() }),
+            1 | 2 => call_as(
                 call_number,
                 caller,
-                id,
-                input: Payload(vec![1; 1 + usize::from(how) * 30].into()),
-            }
-            .into(),
-            _ => Redrive { call_number, caller, id }.into(),
+                EditInput { id, input: Payload(vec![1; 1 + usize::from(how) * 30].into()) },
+            ),
+            _ => call_as(call_number, caller, Redrive { id }),
         });
     }
 
     fn ask(&mut self, id: u8, how: u8) {
         let (id, wait) = (run_id(id), !how.is_multiple_of(4));
         match how % 5 {
-            0 => self
-                .request(id, |call_number| AskStatus { call_number, caller: caller(), id }.into()),
-            _ => self.request(id, |call_number| {
-                AskOutcome { call_number, caller: caller(), id, wait }.into()
-            }),
+            0 => self.request(id, |call_number| call_as(call_number, caller(), AskStatus { id })),
+            _ => self
+                .request(id, |call_number| call_as(call_number, caller(), AskOutcome { id, wait })),
         }
     }
 
     fn client_hears(&mut self, message: Message) {
         match message {
-            Message::StartReply(reply) => {
+            Message::Reply(Reply { answer: Answer::StartReply(reply), .. }) => {
                 for answer in reply.runs.iter().filter(|answer| answer.refused.is_none()) {
                     self.invariants.started.insert(answer.id, ());
                 }
             }
-            Message::BatchReply(reply) => {
+            Message::Reply(Reply { answer: Answer::BatchReply(reply), .. }) => {
                 for answer in reply.runs.iter().filter(|answer| answer.refused.is_none()) {
                     self.invariants.started.insert(answer.id, ());
                 }
             }
-            Message::OutcomeReply(reply) => {
-                let Some(id) = self.asked.get(&reply.call_number).copied() else {
+            Message::Reply(Reply { call_number, answer: Answer::OutcomeReply(reply) }) => {
+                let Some(id) = self.asked.get(&call_number).copied() else {
                     return;
                 };
                 if !matches!(reply.outcome, Outcome::OutcomePending(_)) {
@@ -861,18 +844,10 @@ impl FuzzWorld {
 
     /// Somebody says anything at all.
     pub(crate) fn say(&mut self, message: Message) {
+        // A call is made in the namespace of its session, which its hello says.
         let namespace = match &message {
-            Message::Start(m) => m.caller.namespace,
-            Message::AtomicStart(m) => m.caller.namespace,
-            Message::StartBatch(m) => m.caller.namespace,
-            Message::Cancel(m) => m.caller.namespace,
-            Message::Resume(m) => m.caller.namespace,
-            Message::EditInput(m) => m.caller.namespace,
-            Message::Redrive(m) => m.caller.namespace,
-            Message::Discard(m) => m.caller.namespace,
-            Message::AskOutcome(m) => m.caller.namespace,
-            Message::SetSchedule(m) => m.caller.namespace,
-            _ => Default::default(),
+            Message::Hello(hello) => hello.namespace,
+            _ => Namespace::default(),
         };
         // The auditor knows runs by their ids, which are of the default namespace.
         if namespace != Default::default() {
@@ -932,9 +907,7 @@ impl FuzzWorld {
                 let stopped: Vec<RunId> =
                     facts.stopped.keys().map(|no| facts.runs[no].run.id).collect();
                 for id in stopped {
-                    self.request(id, |call_number| {
-                        Resume { call_number, caller: caller(), id }.into()
-                    });
+                    self.request(id, |call_number| call_as(call_number, caller(), Resume { id }));
                 }
             }
         }

@@ -9,16 +9,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::admission::Shut;
+use super::asked::Asked;
 use super::lane::WINDOW_LOW;
 use super::load::Want;
 use super::output::{Note, Output};
 use super::{Core, Session};
-use crate::model::id::SessionId;
 use crate::model::queue::QueueSummary;
 use crate::model::request::NoSuchQueue;
 use crate::model::run::RunState;
 use crate::model::time::Time;
-use crate::wire::message::{AskQueues, QueuesReply, RefusedReply};
+use crate::wire::message::{AskQueues, QueuesReply};
 
 /// Work that nobody offers is looked for this often while any is queued, or more often if it is to
 /// be told sooner.
@@ -27,13 +27,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 const REASONS_MAX: usize = 16;
 /// Kinds of work of one queue that are looked at, at most.
 const KINDS_MAX: usize = 256;
-
-/// A question about queues.
-#[derive(Debug)]
-pub(super) struct AskedQueues {
-    session: SessionId,
-    ask: AskQueues,
-}
 
 /// A workflow, the tags that are asked for, the builds to avoid; none: whatever is queued in the
 /// queue.
@@ -50,22 +43,20 @@ pub(super) struct UnservedQueues {
 }
 
 impl Core {
-    pub(super) fn ask_queues(&mut self, session: SessionId, ask: AskQueues) {
-        self.asked_queues.push(AskedQueues { session, ask });
+    pub(super) fn ask_queues(&mut self, ask: Asked<AskQueues>) {
+        self.asked_queues.push(ask);
     }
 
     /// Answers questions about queues, unless something must be read first.
     pub(super) fn answer_queues(&mut self, out: &mut Output) {
         for asked in std::mem::take(&mut self.asked_queues) {
-            if !self.sessions.contains_key(&asked.session) {
+            if !self.sessions.contains_key(&asked.to.session) {
                 continue;
             }
-            let call_number = asked.ask.call_number;
-            let numbers = match self.queues_asked(&asked.ask) {
+            let numbers = match self.queues_asked(&asked.request) {
                 Ok(numbers) => numbers,
                 Err(reason) => {
-                    let reason = reason.into();
-                    out.send(asked.session, RefusedReply { call_number, reason });
+                    out.refuse(asked.to, reason);
                     continue;
                 }
             };
@@ -75,7 +66,7 @@ impl Core {
             }
             let queues = numbers.iter().map(|(name, no)| self.gauges(name, *no));
             let queues = queues.collect();
-            out.send(asked.session, QueuesReply { call_number, queues });
+            out.reply(asked.to, QueuesReply { queues });
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Core;
 use super::load::Want;
+use super::output::ReplyTo;
 use crate::model::id::{RunNo, SessionId};
 
 impl Core {
@@ -183,7 +184,7 @@ impl Core {
     fn check_waiters(&self) {
         for (no, waiting) in &self.waiters {
             assert!(!waiting.is_empty(), "somebody waits for {no}");
-            for (session, _) in waiting {
+            for ReplyTo { session, .. } in waiting {
                 assert!(
                     self.sessions.get(session).is_some_and(|s| s.waits.contains(no)),
                     "{session} waits for {no}"
@@ -195,7 +196,7 @@ impl Core {
                 let waits = self
                     .waiters
                     .get(no)
-                    .is_some_and(|w| w.iter().any(|(session, _)| session == id));
+                    .is_some_and(|w| w.iter().any(|waiter| waiter.session == *id));
                 assert!(waits, "session {id} waits for {no}");
             }
         }

@@ -8,6 +8,8 @@
 use std::collections::BTreeMap;
 
 use super::Core;
+use super::asked::Asked;
+use super::output::ReplyTo;
 use super::output::{Note, Output, StoreRead};
 use super::queue::QueuedItem;
 use super::run::{Run, RunImage};
@@ -19,7 +21,7 @@ use crate::model::request::{Caller, Damaged, NoSuchRun, Refusal, StartRun};
 use crate::model::run::{Outcome, OutcomePending, RunState, RunSummary};
 use crate::model::time::Time;
 use crate::wire::message::{
-    AskOutcome, AskStatus, Cancel, Held, OutcomeReply, RefusedReply, Resume, Revoked, StatusReply,
+    AskOutcome, AskStatus, Cancel, Held, OutcomeReply, Resume, Revoked, StatusReply,
 };
 
 /// Waits for a run's number.
@@ -50,23 +52,19 @@ pub(super) enum Want {
         run: Box<StartRun>,
     },
     Outcome {
-        session: SessionId,
-        call_number: u64,
+        to: ReplyTo,
         wait: bool,
     },
     Status {
-        session: SessionId,
-        call_number: u64,
+        to: ReplyTo,
     },
     Cancel {
-        session: SessionId,
-        call_number: u64,
+        to: ReplyTo,
         caller: Caller,
         reason: String,
     },
     Resume {
-        session: SessionId,
-        call_number: u64,
+        to: ReplyTo,
         caller: Caller,
     },
     /// To be leased to a session that has a slot reserved.
@@ -98,30 +96,30 @@ pub(super) enum Want {
 }
 
 impl Want {
-    pub(super) fn outcome(session: SessionId, ask: &AskOutcome) -> Self {
-        Self::Outcome { session, call_number: ask.call_number, wait: ask.wait }
+    pub(super) fn outcome(ask: &Asked<AskOutcome>) -> Self {
+        Self::Outcome { to: ask.to, wait: ask.request.wait }
     }
 
-    pub(super) fn status(session: SessionId, ask: &AskStatus) -> Self {
-        Self::Status { session, call_number: ask.call_number }
+    pub(super) fn status(ask: &Asked<AskStatus>) -> Self {
+        Self::Status { to: ask.to }
     }
 
-    pub(super) fn cancel(session: SessionId, ask: &Cancel) -> Self {
-        let (caller, reason) = (ask.caller.clone(), super::dead::cut(ask.reason.clone()));
-        Self::Cancel { session, call_number: ask.call_number, caller, reason }
+    pub(super) fn cancel(ask: &Asked<Cancel>) -> Self {
+        let (caller, reason) = (ask.caller.clone(), super::dead::cut(ask.request.reason.clone()));
+        Self::Cancel { to: ask.to, caller, reason }
     }
 
-    pub(super) fn resume(session: SessionId, ask: &Resume) -> Self {
-        Self::Resume { session, call_number: ask.call_number, caller: ask.caller.clone() }
+    pub(super) fn resume(ask: &Asked<Resume>) -> Self {
+        Self::Resume { to: ask.to, caller: ask.caller.clone() }
     }
 
-    fn asker(&self) -> Option<(SessionId, u64)> {
+    fn asker(&self) -> Option<ReplyTo> {
         match self {
-            Self::Outcome { session, call_number, .. }
-            | Self::Status { session, call_number }
-            | Self::Cancel { session, call_number, .. }
-            | Self::Resume { session, call_number, .. } => Some((*session, *call_number)),
-            Self::OperatorRequest(request) => Some((request.session, request.call_number)),
+            Self::Outcome { to, .. }
+            | Self::Status { to }
+            | Self::Cancel { to, .. }
+            | Self::Resume { to, .. } => Some(*to),
+            Self::OperatorRequest(request) => Some(request.to),
             _ => None,
         }
     }
@@ -225,8 +223,8 @@ impl Core {
     }
 
     fn refuse(&mut self, want: &Want, reason: impl Into<Refusal>, out: &mut Output) {
-        if let Some((session, call_number)) = want.asker() {
-            out.send(session, RefusedReply { call_number, reason: reason.into() });
+        if let Some(to) = want.asker() {
+            out.refuse(to, reason);
         }
     }
 
@@ -353,8 +351,8 @@ impl Core {
         match want {
             Want::Return { death } => self.return_run(no, death, out),
             Want::ContinueLease { session, held } => self.continue_lease(no, session, &held, out),
-            Want::Cancel { session, call_number, caller, reason } => {
-                self.cancel_leased(no, Some((session, call_number)), caller, reason, out);
+            Want::Cancel { to, caller, reason } => {
+                self.cancel_leased(no, Some(to), caller, reason, out);
             }
             Want::LastRunCheck(look) => {
                 if look.stops {
@@ -391,8 +389,8 @@ impl Core {
         self.invalidate_copy(image.run.no);
         match want {
             Want::Lease { session, item } => self.lease_loaded(image, session, item, out),
-            Want::Cancel { session, call_number, caller, reason } => {
-                self.cancel_waiting(image, Some((session, call_number)), caller, reason, out);
+            Want::Cancel { to, caller, reason } => {
+                self.cancel_waiting(image, Some(to), caller, reason, out);
             }
             Want::LastRunCheck(look) => {
                 let goes = image.run.ended.is_none();
@@ -409,12 +407,12 @@ impl Core {
             Want::OperatorRequest(request) if image.run.is_dead_letter() => {
                 self.follow_request(image, request, out);
             }
-            Want::Resume { session, call_number, caller } if image.stopped.is_some() => {
+            Want::Resume { to, caller } if image.stopped.is_some() => {
                 self.record_resume(&image.run, &caller, out);
-                self.resume_stopped(image, Some((session, call_number)), out);
+                self.resume_stopped(image, Some(to), out);
             }
-            Want::Resume { session, call_number, caller } if self.avoids_builds(&image) => {
-                self.avoid_nothing(&image.run, (session, call_number), &caller, out);
+            Want::Resume { to, caller } if self.avoids_builds(&image) => {
+                self.avoid_nothing(&image.run, to, &caller, out);
             }
             Want::TryBuild if image.stopped.is_some() => self.try_build(image, out),
             Want::Return { .. } | Want::ContinueLease { .. } => {} // it is not leased any more
@@ -474,37 +472,35 @@ impl Core {
                 let answer = Self::same_start(&run, &asked);
                 self.answer_start(start, at, run.id, answer.map(|()| false), out);
             }
-            Want::Status { session, call_number } => {
-                out.send(session, StatusReply { call_number, run: summary })
-            }
-            Want::Outcome { session, call_number, wait } => match run.ended {
-                Some(outcome) => out.send(session, OutcomeReply { call_number, outcome }),
-                None if wait => self.wait_for_end(run.no, session, call_number),
+            Want::Status { to } => out.reply(to, StatusReply { run: summary }),
+            Want::Outcome { to, wait } => match run.ended {
+                Some(outcome) => out.reply(to, OutcomeReply { outcome }),
+                None if wait => self.wait_for_end(run.no, to),
                 None => {
                     let outcome: Outcome = OutcomePending { state: summary.state }.into();
-                    out.send(session, OutcomeReply { call_number, outcome });
+                    out.reply(to, OutcomeReply { outcome });
                 }
             },
             Want::OperatorRequest(request) => {
                 Self::no_dead_letter(&run, summary.state, &request, out)
             }
-            Want::Resume { session, call_number, .. } => {
+            Want::Resume { to, .. } => {
                 let reason =
                     crate::model::request::NotResumable { id: run.id, state: summary.state };
-                out.send(session, RefusedReply { call_number, reason: reason.into() });
+                out.refuse(to, reason);
             }
             _ => {}
         }
     }
 
-    fn wait_for_end(&mut self, no: RunNo, session: SessionId, call_number: u64) {
-        let Some(waiter) = self.sessions.get_mut(&session) else {
+    fn wait_for_end(&mut self, no: RunNo, to: ReplyTo) {
+        let Some(waiter) = self.sessions.get_mut(&to.session) else {
             return;
         };
         waiter.waits.insert(no);
         let waiting = self.waiters.entry(no).or_default();
-        if !waiting.contains(&(session, call_number)) {
-            waiting.push((session, call_number));
+        if !waiting.contains(&to) {
+            waiting.push(to);
         }
     }
 
@@ -519,10 +515,10 @@ impl Core {
         } else {
             self.waiters.remove(&run.no)
         };
-        for (session, call_number) in waiters.unwrap_or_default() {
-            if let Some(waiter) = self.sessions.get_mut(&session) {
+        for to in waiters.unwrap_or_default() {
+            if let Some(waiter) = self.sessions.get_mut(&to.session) {
                 waiter.waits.remove(&run.no);
-                out.send(session, OutcomeReply { call_number, outcome: outcome.clone() });
+                out.reply(to, OutcomeReply { outcome: outcome.clone() });
             }
         }
     }

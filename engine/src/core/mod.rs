@@ -46,6 +46,7 @@
 
 mod admission;
 mod applied_request;
+mod asked;
 mod atomic_start;
 mod audit_log;
 mod batch;
@@ -96,11 +97,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use self::applied_request::AppliedRequests;
+use self::asked::Asked;
 use self::audit_log::AuditLog;
 use self::batch::Batches;
 use self::clock::{ClockAlert, ClockSample, EngineClock, MARK_LEAD};
 use self::expiry::Expiries;
-use self::gauge::{AskedQueues, UnservedQueues};
+use self::gauge::UnservedQueues;
 use self::lease::{Lease, RecordSlots};
 pub use self::load::summary;
 use self::load::{Lookup, Mailbox, Want};
@@ -108,7 +110,7 @@ use self::memo::Memos;
 #[cfg(feature = "inspect")]
 pub use self::open::QueueRow;
 pub use self::open::{OpenRefused, Opened};
-use self::output::{Note, Output};
+use self::output::{Note, Output, ReplyTo};
 use self::queue::Queue;
 use self::retention::Cleaner;
 pub use self::retention::{DEAD_RETENTION_DEFAULT, GenerationRow, RETENTION_DEFAULT};
@@ -127,6 +129,7 @@ use crate::model::id::{
 };
 use crate::model::limits::Limits;
 use crate::model::payload::Payload;
+use crate::model::request::NotUnderstood;
 use crate::model::run::{InMemory, RunState, Stats};
 use crate::model::time::Time;
 use crate::tables::batch::BatchRecord;
@@ -134,7 +137,7 @@ use crate::tables::expiry::Expiry;
 use crate::tables::memo::{MemoRecord, MemoWait};
 use crate::tables::unique::UniqueRecord;
 use crate::tables::{Mark, MarkKey, QueuedRecord, StoppedRecord, Tally, TallyKey, TimerRecord};
-use crate::wire::message::{Held, Message};
+use crate::wire::message::{AskQueues, Call, Held, Message, Protocols, Request, Requested};
 use bytes::Bytes;
 
 /// How a core behaves.
@@ -165,6 +168,8 @@ pub struct Settings {
     pub unserved_queue_after: Duration,
     /// Whether the workers of an engine that ended are known to have ended with it (embedded).
     pub workers_die_with_engine: bool,
+    /// The protocols it speaks. Default: those of this version.
+    pub protocols: Protocols,
 }
 
 impl Default for Settings {
@@ -180,6 +185,7 @@ impl Default for Settings {
             accept_clock: false,
             unserved_queue_after: Duration::from_secs(60),
             workers_die_with_engine: false,
+            protocols: Protocols::OWN,
         }
     }
 }
@@ -360,7 +366,7 @@ pub struct Core {
     /// When a rate limit lets something through again.
     opens_at: BTreeSet<(Time, u32)>,
     /// Who asked for gauges that something must be read for.
-    asked_queues: Vec<AskedQueues>,
+    asked_queues: Vec<Asked<AskQueues>>,
     /// Unserved queues: work that no connected worker offers.
     unserved: UnservedQueues,
     leases: BTreeMap<RunNo, Lease>,
@@ -386,7 +392,7 @@ pub struct Core {
     batches: Batches,
     expiries: Expiries,
     /// Who waits for a run to end.
-    waiters: BTreeMap<RunNo, Vec<(SessionId, u64)>>,
+    waiters: BTreeMap<RunNo, Vec<ReplyTo>>,
     /// First run number of each generation.
     generations: BTreeMap<RunNo, u32>,
     cleaner: Cleaner,
@@ -411,7 +417,6 @@ impl Core {
     }
 
     /// The settings.
-    #[cfg(feature = "inspect")]
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
@@ -526,7 +531,7 @@ impl Core {
         }
     }
 
-    /// The router: passes a message to the part of the core that handles it.
+    /// The router of frames: passes each to the part of the core that handles it.
     fn route(&mut self, session: SessionId, message: Message, out: &mut Output) {
         if let Message::Hello(hello) = message {
             return self.hello(session, hello, out);
@@ -541,6 +546,9 @@ impl Core {
         }
         match message {
             Message::Heartbeat(_) => {}
+            #[cfg(any(test, feature = "inspect"))]
+            Message::Later(_) => {}
+            Message::Register(register) => self.register(session, register, out),
             Message::StepCompletedReport(report) => self.step_completed(session, report, out),
             Message::AttemptFailedReport(report) => self.attempt_failed(session, report, out),
             Message::TimerRequested(report) => self.timer_requested(session, report, out),
@@ -552,37 +560,89 @@ impl Core {
             Message::MemoRequested(ask) => self.memo_requested(session, ask, out),
             Message::MemoReleased(report) => self.memo_released(session, &report, out),
             Message::Offer(offer) => self.offer(session, &offer.queues, out),
-            Message::Start(start) => self.start(session, start, out),
-            Message::AtomicStart(start) => self.start_atomic(session, start, out),
-            Message::StartBatch(start) => self.start_batch(session, start, out),
-            Message::AskBatch(ask) => self.ask_batch(session, ask, out),
-            Message::AskOutcome(ask) => {
-                self.ask(ask.caller.namespace, ask.id, Want::outcome(session, &ask), out)
+            Message::Call(call) => self.route_call(session, call, out),
+            // The reader answers this, and the driver passes the others on to nobody.
+            Message::JournalPageRequested(_)
+            | Message::HelloV1(_)
+            | Message::Hello(_)
+            | Message::Welcome(_)
+            | Message::Closing(_)
+            | Message::Registered(_)
+            | Message::Reply(_)
+            | Message::Dispatch(_)
+            | Message::Journal(_)
+            | Message::JournalPage(_)
+            | Message::Appended(_)
+            | Message::TurnEnded(_)
+            | Message::Revoked(_)
+            | Message::LeaseContinued(_)
+            | Message::ReportRefused(_)
+            | Message::AttemptMemo(_) => self.not_understood(session, &message, out),
+        }
+    }
+
+    /// The router of requests.
+    fn route_call(&mut self, session: SessionId, mut call: Call, out: &mut Output) {
+        let to = ReplyTo { session, call_number: call.call_number };
+        let caller = self.caller_of(to, &call);
+        let request = std::mem::replace(&mut call.request, Requested::Unknown(0));
+        let request = match request {
+            Requested::Known(request) => request,
+            Requested::Unknown(kind) => {
+                let cause = format!("request {kind} is not known to this version of the engine");
+                return out.refuse(to, NotUnderstood { cause });
             }
-            Message::AskStatus(ask) => {
-                self.ask(ask.caller.namespace, ask.id, Want::status(session, &ask), out)
+        };
+        macro_rules! asked {
+            ($request:expr) => {
+                Asked { to, caller, request: $request }
+            };
+        }
+        match request {
+            Request::Start(start) => self.start(asked!(start), out),
+            Request::AtomicStart(start) => self.start_atomic(asked!(start), out),
+            Request::StartBatch(start) => self.start_batch(asked!(start), out),
+            Request::AskBatch(ask) => self.ask_batch(asked!(ask), out),
+            Request::AskOutcome(ask) => {
+                let (namespace, id) = (caller.namespace, ask.id);
+                self.ask(namespace, id, Want::outcome(&asked!(ask)), out);
             }
-            Message::Cancel(ask) => {
-                let want = Want::cancel(session, &ask);
-                self.act_on_run(session, ask.call_number, &ask.caller, (ask.id, want), out);
+            Request::AskStatus(ask) => {
+                let (namespace, id) = (caller.namespace, ask.id);
+                self.ask(namespace, id, Want::status(&asked!(ask)), out);
             }
-            Message::Resume(ask) => {
-                let want = Want::resume(session, &ask);
-                self.act_on_run(session, ask.call_number, &ask.caller, (ask.id, want), out);
+            Request::Cancel(ask) => {
+                let ask = asked!(ask);
+                let want = Want::cancel(&ask);
+                self.act_on_run(to, &ask.caller, (ask.request.id, want), out);
             }
-            Message::AskQueues(ask) => self.ask_queues(session, ask),
-            Message::SetQueue(ask) => self.set_queue(session, ask, out),
-            Message::EditInput(ask) => self.operator_request(session, ask.id, ask, out),
-            Message::Redrive(ask) => self.operator_request(session, ask.id, ask, out),
-            Message::Discard(ask) => self.operator_request(session, ask.id, ask, out),
-            Message::SetSchedule(_)
-            | Message::AskSchedules(_)
-            | Message::AskOccurrences(_)
-            | Message::PauseSchedule(_)
-            | Message::ResumeSchedule(_)
-            | Message::RemoveSchedule(_)
-            | Message::Backfill(_) => self.schedule_asked(session, message, out),
-            _ => self.not_understood(session, &message, out),
+            Request::Resume(ask) => {
+                let ask = asked!(ask);
+                let want = Want::resume(&ask);
+                self.act_on_run(to, &ask.caller, (ask.request.id, want), out);
+            }
+            Request::AskQueues(ask) => self.ask_queues(asked!(ask)),
+            Request::SetQueue(ask) => self.set_queue(asked!(ask), out),
+            Request::EditInput(ask) => self.operator_request(asked!(ask), out),
+            Request::Redrive(ask) => self.operator_request(asked!(ask), out),
+            Request::Discard(ask) => self.operator_request(asked!(ask), out),
+            Request::SetSchedule(ask) => self.change_of_schedule(asked!(ask), out),
+            Request::PauseSchedule(ask) => self.change_of_schedule(asked!(ask), out),
+            Request::ResumeSchedule(ask) => self.change_of_schedule(asked!(ask), out),
+            Request::RemoveSchedule(ask) => self.change_of_schedule(asked!(ask), out),
+            Request::AskSchedules(ask) => self.ask_schedules(&asked!(ask), out),
+            Request::AskOccurrences(ask) => self.ask_occurrences(&asked!(ask), out),
+            Request::Backfill(ask) => self.ask_backfill(asked!(ask), out),
+            // The reader answers these, outside the core.
+            Request::AskList(_)
+            | Request::AskJournal(_)
+            | Request::AskDead(_)
+            | Request::AskStats(_)
+            | Request::AskLetters(_)
+            | Request::AskAudit(_) => {
+                let cause = "this question is for the reader, not for the core".to_owned();
+                out.refuse(to, NotUnderstood { cause });
+            }
         }
     }
 

@@ -23,9 +23,9 @@ use crate::model::time::Time;
 use crate::store_reader;
 use crate::tables::{JournalKey, TableKey};
 use crate::wire::message::{
-    AskOccurrences, AskStatus, Backfill, BackfillReply, Cancel, Heartbeat, Hello, Message,
-    PROTOCOL, PauseSchedule, Redrive, RemoveSchedule, ResumeSchedule, ScheduleReply, SetSchedule,
-    TurnFailed, WorkflowOffer,
+    Answer, AskOccurrences, AskStatus, Backfill, BackfillReply, Cancel, Heartbeat, Hello, Message,
+    PauseSchedule, Redrive, Register, RemoveSchedule, Reply, ResumeSchedule, ScheduleReply,
+    SetSchedule, TurnFailed, WorkflowOffer, call_as,
 };
 
 const CLIENT: SessionId = SessionId(1);
@@ -96,17 +96,7 @@ impl Desk {
     }
 
     fn hello(&mut self) {
-        self.hear(Hello {
-            protocol: PROTOCOL,
-            caller: caller(),
-            credentials: None,
-            process: ProcessInstance(1),
-            build: String::new(),
-            workflows: Vec::new(),
-            queues: Vec::new(),
-            held: Vec::new(),
-            tags: Vec::new(),
-        });
+        self.hear(Hello::test(ProcessInstance(1), "desk"));
     }
 
     fn hear(&mut self, message: impl Into<Message>) {
@@ -129,40 +119,42 @@ impl Desk {
 
     fn set(&mut self, spec: ScheduleSpec) -> ScheduleReply {
         let (call_number, caller, spec) = (1, self.operator(), Box::new(spec));
-        match self.ask(SetSchedule { call_number, caller, spec }) {
-            Message::ScheduleReply(reply) => reply,
+        match self.ask(call_as(call_number, caller, SetSchedule { spec })) {
+            Message::Reply(Reply { answer: Answer::ScheduleReply(reply), .. }) => reply,
             other => panic!("{other:?}"),
         }
     }
 
     fn show(&mut self, name: &str) -> ScheduleInfo {
         let (call_number, caller, name) = (1, caller(), name.to_owned());
-        match self.ask(AskOccurrences { call_number, caller, name, count: 0 }) {
-            Message::ScheduleReply(reply) => *reply.schedule,
+        match self.ask(call_as(call_number, caller, AskOccurrences { name, count: 0 })) {
+            Message::Reply(Reply { answer: Answer::ScheduleReply(reply), .. }) => *reply.schedule,
             other => panic!("{other:?}"),
         }
     }
 
     fn pause(&mut self, name: &str) -> Message {
         let (call_number, caller, name) = (1, self.operator(), name.to_owned());
-        self.ask(PauseSchedule { call_number, caller, name })
+        self.ask(call_as(call_number, caller, PauseSchedule { name }))
     }
 
     fn resume(&mut self, name: &str) -> Message {
         let (call_number, caller, name) = (1, self.operator(), name.to_owned());
-        self.ask(ResumeSchedule { call_number, caller, name })
+        self.ask(call_as(call_number, caller, ResumeSchedule { name }))
     }
 
     fn remove(&mut self, name: &str) -> Message {
         let (call_number, caller, name) = (1, self.operator(), name.to_owned());
-        self.ask(RemoveSchedule { call_number, caller, name })
+        self.ask(call_as(call_number, caller, RemoveSchedule { name }))
     }
 
     fn backfill(&mut self, name: &str, from: Time, to: Time) -> Result<BackfillReply, Refusal> {
         let (call_number, caller, name) = (1, self.operator(), name.to_owned());
-        match self.ask(Backfill { call_number, caller, name, from, to, limit: u32::MAX }) {
-            Message::BackfillReply(reply) => Ok(reply),
-            Message::RefusedReply(refused) => Err(refused.reason),
+        match self.ask(call_as(call_number, caller, Backfill { name, from, to, limit: u32::MAX })) {
+            Message::Reply(Reply { answer: Answer::BackfillReply(reply), .. }) => Ok(reply),
+            Message::Reply(Reply { answer: Answer::RefusedReply(refused), .. }) => {
+                Err(refused.reason)
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -171,8 +163,11 @@ impl Desk {
     fn end(&mut self, name: &str) {
         let id = RunId::from_name(Namespace::default(), name);
         let (call_number, caller, reason) = (1, caller(), String::new());
-        let answer = self.ask(Cancel { call_number, caller, id, reason });
-        assert!(matches!(answer, Message::DoneReply(_)), "{answer:?}");
+        let answer = self.ask(call_as(call_number, caller, Cancel { id, reason }));
+        assert!(
+            matches!(answer, Message::Reply(Reply { answer: Answer::DoneReply(_), .. })),
+            "{answer:?}"
+        );
     }
 
     fn flush(&mut self) {
@@ -423,14 +418,20 @@ fn a_paused_schedule_starts_nothing_and_goes_on_from_now() {
     desk.set(spec("often", every(MINUTE, NEW_YEAR), Overlap::Allow));
     desk.pass_until(Time(NEW_YEAR.0 + 61_000));
     desk.hello();
-    assert!(matches!(desk.pause("often"), Message::ScheduleReply(reply) if reply.changed));
-    assert!(matches!(desk.pause("often"), Message::ScheduleReply(reply) if !reply.changed));
+    assert!(
+        matches!(desk.pause("often"), Message::Reply(Reply { answer: Answer::ScheduleReply(reply), .. }) if reply.changed)
+    );
+    assert!(
+        matches!(desk.pause("often"), Message::Reply(Reply { answer: Answer::ScheduleReply(reply), .. }) if !reply.changed)
+    );
     desk.pass_until(Time(NEW_YEAR.0 + 10 * MINUTE + 1_000));
     desk.restart(0);
     desk.hello();
     assert_eq!(desk.runs().len(), 1);
     assert_eq!(desk.show("often").state.paused_by.as_deref(), Some("desk"));
-    assert!(matches!(desk.resume("often"), Message::ScheduleReply(reply) if reply.changed));
+    assert!(
+        matches!(desk.resume("often"), Message::Reply(Reply { answer: Answer::ScheduleReply(reply), .. }) if reply.changed)
+    );
     desk.pass_until(Time(NEW_YEAR.0 + 11 * MINUTE + 500));
     let runs: Vec<String> = desk.runs().into_keys().collect();
     assert_eq!(runs[1..], ["schedule/often/2026-01-01T00:11:00Z"]);
@@ -482,10 +483,13 @@ fn set_again_it_is_the_same_and_changed_it_goes_on_from_now() {
     let reply = desk.set(other);
     assert!(reply.changed);
     assert_eq!(reply.schedule.state.next, Some(Time(NEW_YEAR.0 + 30 * MINUTE)));
-    assert!(matches!(desk.remove("report"), Message::DoneReply(_)));
+    assert!(matches!(
+        desk.remove("report"),
+        Message::Reply(Reply { answer: Answer::DoneReply(_), .. })
+    ));
     let gone = desk.remove("report");
     assert!(
-        matches!(&gone, Message::RefusedReply(refused) if matches!(refused.reason, Refusal::NoSuchSchedule(_))),
+        matches!(&gone, Message::Reply(Reply { answer: Answer::RefusedReply(refused), .. }) if matches!(refused.reason, Refusal::NoSuchSchedule(_))),
         "{gone:?}"
     );
     desk.pass_until(Time(NEW_YEAR.0 + 2 * HOUR));
@@ -559,18 +563,16 @@ impl Desk {
     /// A worker comes, and the run dispatched to it fails for good.
     fn fail(&mut self) {
         let session = SessionId(2);
-        let hello = Hello {
-            protocol: PROTOCOL,
-            caller: caller(),
-            credentials: None,
-            process: ProcessInstance(2),
+        let message = Hello::test(ProcessInstance(2), "desk").into();
+        self.stepped.handle(Input::Received { session, message });
+        let register = Register {
             build: "b1".to_owned(),
             workflows: vec![WorkflowOffer { workflow: "report".to_owned(), version: 1 }],
             queues: vec![slots("default", 1)],
             held: Vec::new(),
             tags: Vec::new(),
         };
-        let message = hello.into();
+        let message = register.into();
         self.stepped.handle(Input::Received { session, message });
         self.settle();
         let (session, run, token) = self.dispatched.take().expect("a run is dispatched");
@@ -591,8 +593,11 @@ impl Desk {
     fn redrive(&mut self, name: &str) {
         let id = RunId::from_name(Namespace::default(), name);
         let (call_number, caller) = (1, self.operator());
-        let answer = self.ask(Redrive { call_number, caller, id });
-        assert!(matches!(answer, Message::DoneReply(_)), "{answer:?}");
+        let answer = self.ask(call_as(call_number, caller, Redrive { id }));
+        assert!(
+            matches!(answer, Message::Reply(Reply { answer: Answer::DoneReply(_), .. })),
+            "{answer:?}"
+        );
     }
 }
 
@@ -622,8 +627,8 @@ fn the_last_run_of_a_schedule_goes_on_when_it_is_redriven() {
     desk.hello();
     let id = RunId::from_name(Namespace::default(), first);
     let (call_number, caller) = (1, caller());
-    let status = desk.ask(AskStatus { call_number, caller, id });
-    let Message::StatusReply(status) = status else {
+    let status = desk.ask(call_as(call_number, caller, AskStatus { id }));
+    let Message::Reply(Reply { answer: Answer::StatusReply(status), .. }) = status else {
         panic!("{status:?}");
     };
     assert_eq!(status.run.entries, 4, "started, died, redriven, asked to stop");
@@ -640,7 +645,7 @@ fn a_run_that_is_redriven_while_the_next_one_is_looked_up_hinders_it() {
     let first = RunId::from_name(Namespace::default(), "schedule/s/2026-01-01T00:01:00Z");
     desk.stepped.pass(Duration::from_millis(MINUTE - 500));
     desk.hear(Heartbeat { beat: 0 });
-    desk.hear(Redrive { call_number: 1, caller: caller(), id: first });
+    desk.hear(call_as(1, caller(), Redrive { id: first }));
     desk.flush();
     desk.stepped.handle(Input::Ticked);
     desk.flush();
@@ -677,7 +682,8 @@ fn a_late_copy_of_a_request_undoes_nothing() {
             desk.hello();
         }
         desk.request_id = 2;
-        let Message::ScheduleReply(again) = desk.pause("s") else {
+        let Message::Reply(Reply { answer: Answer::ScheduleReply(again), .. }) = desk.pause("s")
+        else {
             panic!("the schedule as it is");
         };
         assert!(!again.changed && again.schedule.state.paused_by.is_none());
@@ -701,12 +707,15 @@ fn a_late_copy_of_a_request_undoes_nothing() {
     desk.request_id = 1;
     let spec = Box::new(spec("s", daily, Overlap::Skip));
     let (call_number, caller) = (1, desk.operator());
-    let again = desk.ask(SetSchedule { call_number, caller, spec });
-    let gone = |answer: &Message| matches!(answer, Message::RefusedReply(refused) if matches!(refused.reason, Refusal::NoSuchSchedule(_)));
+    let again = desk.ask(call_as(call_number, caller, SetSchedule { spec }));
+    let gone = |answer: &Message| matches!(answer, Message::Reply(Reply { answer: Answer::RefusedReply(refused), .. }) if matches!(refused.reason, Refusal::NoSuchSchedule(_)));
     assert!(gone(&again), "{again:?}");
     desk.request_id = 7;
     let again = desk.remove("s");
-    assert!(matches!(again, Message::DoneReply(_)), "{again:?}");
+    assert!(
+        matches!(again, Message::Reply(Reply { answer: Answer::DoneReply(_), .. })),
+        "{again:?}"
+    );
     desk.request_id = 8;
     let other = desk.remove("s");
     assert!(gone(&other), "{other:?}");
@@ -742,8 +751,10 @@ fn a_schedule_that_cannot_be_is_refused_with_what_to_do() {
         let mut spec = spec("s", every(MINUTE, NEW_YEAR), Overlap::Skip);
         change(&mut spec);
         let (call_number, caller, spec) = (1, caller(), Box::new(spec));
-        match desk.ask(SetSchedule { call_number, caller, spec }) {
-            Message::RefusedReply(refused) => refused.reason.to_string(),
+        match desk.ask(call_as(call_number, caller, SetSchedule { spec })) {
+            Message::Reply(Reply { answer: Answer::RefusedReply(refused), .. }) => {
+                refused.reason.to_string()
+            }
             other => panic!("{other:?}"),
         }
     };

@@ -8,9 +8,10 @@ use crate::core::run::Run;
 use crate::model::chain;
 use crate::model::entry::Entry;
 use crate::model::id::{Namespace, ProcessInstance, RunId, RunNo, SessionId, Token};
+use crate::model::request::Refusal;
 use crate::model::time::Time;
 use crate::tables::{FixedSpace, TableKey, TableValue, journal};
-use crate::wire::message::Message;
+use crate::wire::message::{Answer, Message, RefusedReply, Reply};
 
 /// A batch this full is closed before the next transition, so that what one transition writes is in
 /// one batch.
@@ -78,6 +79,15 @@ pub enum Action {
     },
     /// Tell the operator.
     Note(Note),
+}
+
+/// Where the answer to a call goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ReplyTo {
+    /// The session that called.
+    pub(crate) session: SessionId,
+    /// The number of its call.
+    pub(crate) call_number: u64,
 }
 
 /// Something an operator should know; the runtime logs it.
@@ -466,6 +476,17 @@ impl Output {
 
     pub(crate) fn send(&mut self, session: SessionId, message: impl Into<Message>) {
         self.actions.0.push(Action::Send { session, message: message.into() });
+    }
+
+    /// Answers a call.
+    pub(crate) fn reply(&mut self, to: ReplyTo, answer: impl Into<Answer>) {
+        let ReplyTo { session, call_number } = to;
+        self.send(session, Reply { call_number, answer: answer.into() });
+    }
+
+    /// Answers a call: it is refused.
+    pub(crate) fn refuse(&mut self, to: ReplyTo, reason: impl Into<Refusal>) {
+        self.reply(to, RefusedReply { reason: reason.into() });
     }
 
     pub(crate) fn read(&mut self, read: StoreRead) {

@@ -12,8 +12,8 @@ use crate::model::request::{Caller, StartRun};
 use crate::model::run::RunState;
 use crate::tables::{JournalKey, TableKey};
 use crate::wire::message::{
-    AskQueues, Held, Hello, Message, Offer, PROTOCOL, QueueSlots, SetQueue, TurnCompleted,
-    WorkflowOffer,
+    Answer, AskQueues, Held, Hello, Message, Offer, QueueSlots, Register, Reply, SetQueue,
+    TurnCompleted, WorkflowOffer, call_as,
 };
 
 const WORKER: SessionId = SessionId(2);
@@ -33,34 +33,33 @@ impl Capacity {
         let change = QueueChange { create: true, ..change };
         self.hear(
             CLIENT,
-            SetQueue { call_number: 1, caller: Caller::default(), queue: queue.to_owned(), change },
+            call_as(1, Caller::default(), SetQueue { queue: queue.to_owned(), change }),
         );
         self.settle();
     }
 
     fn queue(&mut self, name: &str) -> QueueSummary {
         let queue = Some(name.to_owned());
-        self.hear(CLIENT, AskQueues { call_number: 1, queue });
+        self.hear(CLIENT, call_as(1, Caller::default(), AskQueues { queue }));
         self.settle();
         match self.sent.last() {
-            Some(Message::QueuesReply(reply)) => reply.queues[0].clone(),
+            Some(Message::Reply(Reply { answer: Answer::QueuesReply(reply), .. })) => {
+                reply.queues[0].clone()
+            }
             other => panic!("{other:?}"),
         }
     }
 
     fn tagged(&mut self, session: SessionId, queues: &[QueueSlots], tags: &[&str]) {
-        let hello = Hello {
-            protocol: PROTOCOL,
-            caller: Caller::default(),
-            credentials: None,
-            process: ProcessInstance(u128::from(session.0)),
+        let register = Register {
             build: "b1".into(),
             workflows: vec![WorkflowOffer { workflow: "order".into(), version: 1 }],
             queues: queues.to_vec(),
             held: Vec::new(),
             tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
         };
-        self.hear(session, hello);
+        self.hear(session, Hello::test(ProcessInstance(u128::from(session.0)), ""));
+        self.hear(session, register);
         self.settle();
     }
 }

@@ -6,7 +6,8 @@
 //! Each input is followed until nothing is left to do, unless it begins with `~`. The language:
 //!
 //! ```text
-//! worker a build=b1 workflows=order queues=q:2 held=r1@1.1:2     a worker process says hello (again)
+//! worker a build=b1 workflows=order queues=q:2 held=r1@1.1:2     a worker process says hello (again) and registers
+//! hello a process=p protocols=2..3 | register a build=b1 …        one of both only
 //! client c                                                      a client says hello
 //! start r1 workflow=order queue=q priority=0 delay=5s input=x   and name=…; more than one: `start r1 r2`
 //! … unique=k:running atomic                                     also `:queued`, `:5s`; an atomic start
@@ -58,11 +59,11 @@ use crate::tables::{
     TallyKey, TimerKey,
 };
 use crate::wire::message::{
-    AskBatch, AskOutcome, AskQueues, AskStatus, AtomicStart, AttemptFailedReport, Cancel, Discard,
-    EditInput, Heartbeat, Held, Hello, MemoReleased, MemoRequested, Message, Offer, PROTOCOL,
-    QueueSlots, Redrive, Requeue, Resume, SetQueue, Start, StartAnswer, StartBatch,
-    StepCompletedReport, TimerRequested, TurnCompleted, TurnFailed, TurnMismatched, TurnSuspended,
-    WorkflowOffer,
+    Answer, AskBatch, AskOutcome, AskQueues, AskStatus, AtomicStart, AttemptFailedReport, Cancel,
+    Discard, EditInput, Heartbeat, Held, Hello, MemoReleased, MemoRequested, Message, Offer,
+    QueueSlots, Redrive, Register, Reply, Requeue, Resume, SetQueue, Start, StartAnswer,
+    StartBatch, StepCompletedReport, TimerRequested, TurnCompleted, TurnFailed, TurnMismatched,
+    TurnSuspended, WorkflowOffer, call_as,
 };
 
 const START: Time = Time(20_000 * 86_400_000);
@@ -373,7 +374,12 @@ impl Scene {
     fn follow(&mut self, line: &ScenarioLine<'_>) {
         match line.word(0) {
             "settings" => self.set(line),
-            "worker" | "client" => self.hello(line),
+            "worker" => {
+                self.hello(line);
+                self.register(line);
+            }
+            "hello" | "client" => self.hello(line),
+            "register" => self.register(line),
             "start" => self.start(line),
             "memo" | "release" | "step" | "fail" | "timer" | "suspend" | "complete" | "failed"
             | "mismatch" | "requeue" => self.report(line),
@@ -382,13 +388,13 @@ impl Scene {
             "queues" => {
                 let (by, call_number) = self.client(line);
                 let queue = line.words.get(1).map(|name| (*name).to_owned());
-                self.hear(&by, AskQueues { call_number, queue });
+                self.hear(&by, call_as(call_number, caller(), AskQueues { queue }));
             }
             "redrive" | "edit" | "discard" => self.operate(line),
             "batch" => {
                 let (by, call_number) = self.client(line);
                 let (caller, name) = (caller(), line.word(1).to_owned());
-                let ask = AskBatch { call_number, caller, name };
+                let ask = call_as(call_number, caller, AskBatch { name });
                 self.hear(&by, ask);
             }
             "offer" => self.hear(line.word(1), Offer { queues: queues(line) }),
@@ -485,16 +491,23 @@ impl Scene {
             *self.processes.entry(line.text("process", line.word(1)).to_owned()).or_insert(next);
         self.sessions.insert(name.clone(), session);
         self.names.insert(session, name);
-        let workflows = line.text("workflows", if line.word(0) == "worker" { "order" } else { "" });
-        let offer = |workflow: &str| WorkflowOffer { workflow: workflow.to_owned(), version: 1 };
+        let protocols = line.text("protocols", "2..2").split_once("..").unwrap();
         let message = Hello {
-            protocol: line.number("protocol", PROTOCOL),
-            caller: caller(),
-            credentials: None,
-            process,
-            build: line.text("build", if line.word(0) == "worker" { "b1" } else { "" }).to_owned(),
-            workflows: workflows.split(',').filter(|name| !name.is_empty()).map(offer).collect(),
-            queues: if line.word(0) == "worker" { queues(line) } else { Vec::new() },
+            protocol_min: protocols.0.parse().unwrap(),
+            protocol_max: protocols.1.parse().unwrap(),
+            ..Hello::test(process, line.text("principal", "ann"))
+        };
+        self.stepped.handle(Input::Received { session, message: message.into() });
+    }
+
+    fn register(&mut self, line: &ScenarioLine<'_>) {
+        let session = self.sessions[line.word(1)];
+        let offer = |workflow: &str| WorkflowOffer { workflow: workflow.to_owned(), version: 1 };
+        let workflows = line.text("workflows", "order").split(',');
+        let message = Register {
+            build: line.text("build", "b1").to_owned(),
+            workflows: workflows.filter(|name| !name.is_empty()).map(offer).collect(),
+            queues: queues(line),
             held: line
                 .text("held", "")
                 .split(',')
@@ -558,24 +571,25 @@ impl Scene {
         let runs = names.map(run).collect();
         let caller = caller();
         let message: Message = match line.fields.get("batch") {
-            Some(name) => StartBatch {
+            Some(name) => call_as(
                 call_number,
                 caller,
-                name: (*name).to_owned(),
-                runs,
-                follow_up: line.fields.get("then").map(|workflow| {
-                    Box::new(StartRun {
-                        workflow: (*workflow).to_owned(),
-                        queue: line.text("queue", "q").to_owned(),
-                        input: Payload::of(&1).unwrap(),
-                        ..StartRun::default()
-                    })
-                }),
-                seal: line.has("seal"),
-            }
-            .into(),
-            None if line.has("atomic") => AtomicStart { call_number, caller, runs }.into(),
-            None => Start { call_number, caller, runs }.into(),
+                StartBatch {
+                    name: (*name).to_owned(),
+                    runs,
+                    follow_up: line.fields.get("then").map(|workflow| {
+                        Box::new(StartRun {
+                            workflow: (*workflow).to_owned(),
+                            queue: line.text("queue", "q").to_owned(),
+                            input: Payload::of(&1).unwrap(),
+                            ..StartRun::default()
+                        })
+                    }),
+                    seal: line.has("seal"),
+                },
+            ),
+            None if line.has("atomic") => call_as(call_number, caller, AtomicStart { runs }),
+            None => call_as(call_number, caller, Start { runs }),
         };
         self.hear(&by, message);
     }
@@ -600,17 +614,17 @@ impl Scene {
         };
         let queue = line.word(1).to_owned();
         let caller = Caller { request_id: RequestId(line.number("request", 0)), ..caller() };
-        self.hear(&by, SetQueue { call_number, caller, queue, change });
+        self.hear(&by, call_as(call_number, caller, SetQueue { queue, change }));
     }
 
     fn ask(&mut self, line: &ScenarioLine<'_>) {
         let (by, call_number) = self.client(line);
         let (id, caller) = (run_id(line.word(1)), caller());
         let message: Message = match line.word(0) {
-            "cancel" => Cancel { call_number, caller, id, reason: "no longer".to_owned() }.into(),
-            "resume" => Resume { call_number, caller, id }.into(),
-            "status" => AskStatus { call_number, caller, id }.into(),
-            _ => AskOutcome { call_number, caller, id, wait: line.has("wait") }.into(),
+            "cancel" => call_as(call_number, caller, Cancel { id, reason: "no longer".to_owned() }),
+            "resume" => call_as(call_number, caller, Resume { id }),
+            "status" => call_as(call_number, caller, AskStatus { id }),
+            _ => call_as(call_number, caller, AskOutcome { id, wait: line.has("wait") }),
         };
         self.hear(&by, message);
     }
@@ -623,7 +637,7 @@ impl Scene {
             ..caller()
         };
         let message: Message = match line.word(0) {
-            "redrive" => Redrive { call_number, caller, id }.into(),
+            "redrive" => call_as(call_number, caller, Redrive { id }),
             "edit" => {
                 let mut input = match line.has("raw") {
                     true => Vec::new(),
@@ -633,9 +647,9 @@ impl Scene {
                     0 => input.extend(line.text("input", "").bytes()),
                     bytes => input.resize(bytes, 7),
                 }
-                EditInput { call_number, caller, id, input: Payload(input.into()) }.into()
+                call_as(call_number, caller, EditInput { id, input: Payload(input.into()) })
             }
-            _ => Discard { call_number, caller, id, reason: "of no use".to_owned() }.into(),
+            _ => call_as(call_number, caller, Discard { id, reason: "of no use".to_owned() }),
         };
         self.hear(&by, message);
     }
@@ -1043,8 +1057,10 @@ impl Scene {
                     refusal_text(&refused.reason)
                 )
             }
-            Message::StartReply(reply) => format!("start reply{}", answers_text(&reply.runs)),
-            Message::BatchReply(reply) => {
+            Message::Reply(Reply { answer: Answer::StartReply(reply), .. }) => {
+                format!("start reply{}", answers_text(&reply.runs))
+            }
+            Message::Reply(Reply { answer: Answer::BatchReply(reply), .. }) => {
                 let batch = &reply.batch;
                 let sealed = if batch.sealed { " sealed" } else { "" };
                 let ended = batch.ended_at.map_or("", |_| " ended");
@@ -1052,7 +1068,7 @@ impl Scene {
                 let (over, total) = (batch.counts.ended(), batch.counts.total);
                 format!("batch {name}{sealed}{ended}, {over} of {total} ended{runs}")
             }
-            Message::OutcomeReply(reply) => format!(
+            Message::Reply(Reply { answer: Answer::OutcomeReply(reply), .. }) => format!(
                 "outcome {}",
                 match &reply.outcome {
                     Outcome::OutcomeCompleted(_) => "completed".to_owned(),
@@ -1061,7 +1077,7 @@ impl Scene {
                     Outcome::OutcomePending(pending) => format!("pending: {}", pending.state),
                 }
             ),
-            Message::StatusReply(reply) => {
+            Message::Reply(Reply { answer: Answer::StatusReply(reply), .. }) => {
                 let run = &reply.run;
                 let wakes =
                     run.wakes_at.map_or(String::new(), |time| format!(" wakes={}", at(time)));
@@ -1075,12 +1091,16 @@ impl Scene {
                     run.entries
                 )
             }
-            Message::DoneReply(_) => "done".to_owned(),
-            Message::QueuesReply(reply) => {
+            Message::Reply(Reply { answer: Answer::DoneReply(_), .. }) => "done".to_owned(),
+            Message::Reply(Reply { answer: Answer::QueuesReply(reply), .. }) => {
                 let queues: Vec<String> = reply.queues.iter().map(queue_text).collect();
                 format!("queues: {}", queues.join("; "))
             }
-            Message::RefusedReply(refused) => format!("refused: {}", refusal_text(&refused.reason)),
+            Message::Reply(Reply { answer: Answer::RefusedReply(refused), .. }) => {
+                format!("refused: {}", refusal_text(&refused.reason))
+            }
+            Message::Registered(_) => "registered".to_owned(),
+            Message::Reply(reply) => reply.answer.kind_name().to_owned(),
             other => other.kind_name().to_owned(),
         }
     }

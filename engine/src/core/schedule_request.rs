@@ -1,14 +1,14 @@
 //! What clients ask of schedules. All of it is in memory, so that it is answered at once.
 
 use super::Core;
+use super::asked::Asked;
 use super::load::Lookup;
-use super::output::{Note, Output};
+use super::output::{Note, Output, ReplyTo};
 use super::schedule::Schedule;
 use super::start::CallKind;
 use super::start::{check_name, check_name_length, check_range};
 use crate::canary::canary;
 use crate::model::calendar::Calendar;
-use crate::model::id::SessionId;
 use crate::model::limits::NAME_BYTES_MAX;
 use crate::model::request::{
     BadBackfill, BadSpan, Caller, NoSuchSchedule, Refusal, ScheduleInputTooLarge, TooManySchedules,
@@ -20,61 +20,53 @@ use crate::model::schedule::{
 use crate::model::time::Time;
 use crate::tables::{ScheduleKey, ScheduleRecord, ScheduleStateKey};
 use crate::wire::message::{
-    AskOccurrences, AskSchedules, Backfill, BackfillReply, DoneReply, Message, PauseSchedule,
-    RefusedReply, RemoveSchedule, ResumeSchedule, ScheduleReply, SchedulesReply, SetSchedule,
+    Answer, AskOccurrences, AskSchedules, Backfill, BackfillReply, DoneReply, PauseSchedule,
+    RemoveSchedule, ResumeSchedule, ScheduleReply, SchedulesReply, SetSchedule,
 };
 
 impl Core {
-    /// A message about schedules.
-    pub(super) fn schedule_asked(
+    /// A request that changes a schedule, and acts once. One that was applied and comes again is
+    /// told how its schedule is now.
+    pub(super) fn change_of_schedule<R: ScheduleChange>(
         &mut self,
-        session: SessionId,
-        message: Message,
+        ask: Asked<R>,
         out: &mut Output,
     ) {
-        let request = request_of(&message);
-        if let Some(request) = request.as_ref().filter(|request| self.was_applied(&request.caller))
-        {
-            return self.answer_again(session, request, out);
-        }
-        let (call_number, answer) = match message {
-            Message::SetSchedule(ask) => (ask.call_number, self.set_schedule(ask, out)),
-            Message::AskSchedules(ask) => (ask.call_number, Ok(Some(self.list_schedules(&ask)))),
-            Message::AskOccurrences(ask) => (ask.call_number, self.occurrences(&ask).map(Some)),
-            Message::PauseSchedule(ask) => {
-                (ask.call_number, self.pause_schedule(&ask, out).map(Some))
+        let (to, caller) = (ask.to, ask.caller.clone());
+        let answer = match self.was_applied(&caller) {
+            true if R::REMOVES => return out.reply(to, DoneReply {}),
+            true => {
+                let schedule = self.schedule_of(&caller, ask.request.name());
+                schedule.map(|(_, schedule)| reply(schedule, false))
             }
-            Message::ResumeSchedule(ask) => {
-                (ask.call_number, self.resume_schedule(&ask, out).map(Some))
-            }
-            Message::RemoveSchedule(ask) => {
-                (ask.call_number, self.remove_schedule(&ask, out).map(Some))
-            }
-            Message::Backfill(ask) => (ask.call_number, self.backfill(session, ask, out)),
-            _ => return,
-        };
-        match answer {
-            Ok(Some(message)) => {
-                if let Some(request) = request {
-                    self.remember_applied(&request.caller, out);
+            false => {
+                let answer = ask.request.apply(self, &caller, out);
+                if answer.is_ok() {
+                    self.remember_applied(&caller, out);
                 }
-                out.send(session, message);
+                answer
             }
-            Ok(None) => {} // answered later
-            Err(reason) => out.send(session, RefusedReply { call_number, reason }),
-        }
+        };
+        answer_or_refuse(to, answer, out);
     }
 
-    /// A request that was applied comes again: it is told how its schedule is now.
-    fn answer_again(&self, session: SessionId, request: &ScheduleRequest, out: &mut Output) {
-        let call_number = request.call_number;
-        let schedule = match request.removes {
-            true => return out.send(session, DoneReply { call_number }),
-            false => self.schedule_of(&request.caller, &request.name),
-        };
-        match schedule {
-            Ok((_, schedule)) => out.send(session, reply(call_number, schedule, false)),
-            Err(reason) => out.send(session, RefusedReply { call_number, reason }),
+    /// Answers a question about schedules.
+    pub(super) fn ask_schedules(&mut self, ask: &Asked<AskSchedules>, out: &mut Output) {
+        out.reply(ask.to, self.list_schedules(ask));
+    }
+
+    /// Answers a question about a schedule.
+    pub(super) fn ask_occurrences(&mut self, ask: &Asked<AskOccurrences>, out: &mut Output) {
+        answer_or_refuse(ask.to, self.occurrences(ask), out);
+    }
+
+    /// Starts a page of occurrences of the past. It is remembered when all its runs are decided.
+    pub(super) fn ask_backfill(&mut self, ask: Asked<Backfill>, out: &mut Output) {
+        let to = ask.to;
+        match self.backfill(ask, out) {
+            Ok(Some(answer)) => out.reply(to, answer),
+            Ok(None) => {} // answered later
+            Err(reason) => out.refuse(to, reason),
         }
     }
 
@@ -83,15 +75,15 @@ impl Core {
     /// else its next occurrence is the first from now.
     fn set_schedule(
         &mut self,
-        ask: SetSchedule,
+        spec: ScheduleSpec,
+        caller: &Caller,
         out: &mut Output,
-    ) -> Result<Option<Message>, Refusal> {
-        let SetSchedule { call_number, caller, spec } = ask;
-        let calendar = self.check_schedule(&caller, &spec)?;
+    ) -> Result<Answer, Refusal> {
+        let calendar = self.check_schedule(caller, &spec)?;
         let (now, namespace) = (self.now(), caller.namespace);
         let known = self.schedules.find(namespace, &spec.name);
-        if let Some((_, schedule)) = known.filter(|(_, schedule)| schedule.record.spec == *spec) {
-            return Ok(Some(reply(call_number, schedule, false)));
+        if let Some((_, schedule)) = known.filter(|(_, schedule)| schedule.record.spec == spec) {
+            return Ok(reply(schedule, false));
         }
         let (number, before) = match known {
             Some((number, schedule)) => (number, schedule.state.clone()),
@@ -127,15 +119,15 @@ impl Core {
             ..before
         };
         let record =
-            ScheduleRecord { namespace, spec: *spec, set_at: now, set_by: caller.principal };
+            ScheduleRecord { namespace, spec, set_at: now, set_by: caller.principal.clone() };
         self.queue_number(&record.spec.queue, out);
         out.put(&ScheduleKey { schedule: number }, &record);
         out.put(&ScheduleStateKey { schedule: number }, &state);
         let name = record.spec.name.clone();
         note(&name, "set", &record.set_by, out);
         self.schedules.insert(number, record, state, calendar);
-        let set = self.schedules.find(namespace, &name);
-        Ok(set.map(|(_, schedule)| reply(call_number, schedule, true)))
+        let (_, schedule) = self.schedule_of(caller, &name)?;
+        Ok(reply(schedule, true))
     }
 
     fn check_schedule(&self, caller: &Caller, spec: &ScheduleSpec) -> Result<Calendar, Refusal> {
@@ -164,61 +156,63 @@ impl Core {
         })
     }
 
-    fn list_schedules(&self, ask: &AskSchedules) -> Message {
-        let limit = ask.limit.clamp(1, SCHEDULE_ROWS_MAX) as usize;
-        let rows = self.schedules.page(ask.caller.namespace, ask.after.as_deref());
+    fn list_schedules(&self, ask: &Asked<AskSchedules>) -> SchedulesReply {
+        let limit = ask.request.limit.clamp(1, SCHEDULE_ROWS_MAX) as usize;
+        let rows = self.schedules.page(ask.caller.namespace, ask.request.after.as_deref());
         let schedules: Vec<ScheduleInfo> = rows.take(limit).map(info).collect();
         let last = schedules.last().filter(|_| schedules.len() == limit);
         let next = last.map(|last| last.spec.name.clone());
-        SchedulesReply { call_number: ask.call_number, schedules, next }.into()
+        SchedulesReply { schedules, next }
     }
 
-    fn occurrences(&self, ask: &AskOccurrences) -> Result<Message, Refusal> {
-        check_range("the number of occurrences", u64::from(ask.count), u64::from(NEXT_MAX))?;
-        let (_, schedule) = self.schedule_of(&ask.caller, &ask.name)?;
+    fn occurrences(&self, ask: &Asked<AskOccurrences>) -> Result<Answer, Refusal> {
+        let AskOccurrences { name, count } = &ask.request;
+        check_range("the number of occurrences", u64::from(*count), u64::from(NEXT_MAX))?;
+        let (_, schedule) = self.schedule_of(&ask.caller, name)?;
         let calendar = &schedule.calendar;
         let first = schedule.state.next.or_else(|| calendar.after(self.now()));
         Ok(ScheduleReply {
-            call_number: ask.call_number,
             schedule: Box::new(info(schedule)),
             changed: false,
-            next: schedule.record.spec.occurrences(calendar, first, ask.count),
+            next: schedule.record.spec.occurrences(calendar, first, *count),
         }
         .into())
     }
 
     fn pause_schedule(
         &mut self,
-        ask: &PauseSchedule,
+        name: &str,
+        caller: &Caller,
         out: &mut Output,
-    ) -> Result<Message, Refusal> {
-        check_name_length("principal", &ask.caller.principal)?;
-        let (number, schedule) = self.schedule_of(&ask.caller, &ask.name)?;
+    ) -> Result<Answer, Refusal> {
+        check_name_length("principal", &caller.principal)?;
+        let (number, schedule) = self.schedule_of(caller, name)?;
         let is_paused = schedule.state.paused_by.is_some();
         if is_paused || canary!("a request is acknowledged and has no effect") {
-            return Ok(reply(ask.call_number, schedule, false));
+            return Ok(reply(schedule, false));
         }
         let state = ScheduleState {
-            paused_by: Some(ask.caller.principal.clone()),
+            paused_by: Some(caller.principal.clone()),
             next: schedule.state.next.filter(|_| canary!("a paused schedule fires")),
             ..schedule.state.clone()
         };
         self.change_schedule(number, state, out);
-        note(&ask.name, "paused", &ask.caller.principal, out);
-        let (_, schedule) = self.schedule_of(&ask.caller, &ask.name)?;
-        Ok(reply(ask.call_number, schedule, true))
+        note(name, "paused", &caller.principal, out);
+        let (_, schedule) = self.schedule_of(caller, name)?;
+        Ok(reply(schedule, true))
     }
 
     /// What came due meanwhile is not made up for: the next occurrence is the first from now on.
     fn resume_schedule(
         &mut self,
-        ask: &ResumeSchedule,
+        name: &str,
+        caller: &Caller,
         out: &mut Output,
-    ) -> Result<Message, Refusal> {
-        check_name_length("principal", &ask.caller.principal)?;
-        let (number, schedule) = self.schedule_of(&ask.caller, &ask.name)?;
+    ) -> Result<Answer, Refusal> {
+        check_name_length("principal", &caller.principal)?;
+        let (number, schedule) = self.schedule_of(caller, name)?;
         if schedule.state.paused_by.is_none() {
-            return Ok(reply(ask.call_number, schedule, false));
+            return Ok(reply(schedule, false));
         }
         let state = ScheduleState {
             paused_by: None,
@@ -226,9 +220,9 @@ impl Core {
             ..schedule.state.clone()
         };
         self.change_schedule(number, state, out);
-        note(&ask.name, "resumed", &ask.caller.principal, out);
-        let (_, schedule) = self.schedule_of(&ask.caller, &ask.name)?;
-        Ok(reply(ask.call_number, schedule, true))
+        note(name, "resumed", &caller.principal, out);
+        let (_, schedule) = self.schedule_of(caller, name)?;
+        Ok(reply(schedule, true))
     }
 
     fn change_schedule(&mut self, number: u32, mut state: ScheduleState, out: &mut Output) {
@@ -239,29 +233,30 @@ impl Core {
 
     fn remove_schedule(
         &mut self,
-        ask: &RemoveSchedule,
+        name: &str,
+        caller: &Caller,
         out: &mut Output,
-    ) -> Result<Message, Refusal> {
-        check_name_length("principal", &ask.caller.principal)?;
-        let (number, _) = self.schedule_of(&ask.caller, &ask.name)?;
-        note(&ask.name, "removed", &ask.caller.principal, out);
+    ) -> Result<Answer, Refusal> {
+        check_name_length("principal", &caller.principal)?;
+        let (number, _) = self.schedule_of(caller, name)?;
+        note(name, "removed", &caller.principal, out);
         out.delete(&ScheduleKey { schedule: number });
         out.delete(&ScheduleStateKey { schedule: number });
         self.schedules.remove(number);
-        Ok(DoneReply { call_number: ask.call_number }.into())
+        Ok(DoneReply {}.into())
     }
 
     /// Starts a page of the occurrences of a part of the past; the answer comes when all of them
     /// are decided.
     fn backfill(
         &mut self,
-        session: SessionId,
-        ask: Backfill,
+        ask: Asked<Backfill>,
         out: &mut Output,
-    ) -> Result<Option<Message>, Refusal> {
-        let (now, namespace) = (self.now(), ask.caller.namespace);
-        check_name_length("principal", &ask.caller.principal)?;
-        let (_, schedule) = self.schedule_of(&ask.caller, &ask.name)?;
+    ) -> Result<Option<Answer>, Refusal> {
+        let Asked { to, caller, request: ask } = ask;
+        let (now, namespace) = (self.now(), caller.namespace);
+        check_name_length("principal", &caller.principal)?;
+        let (_, schedule) = self.schedule_of(&caller, &ask.name)?;
         let bad =
             |problem: &str| BadBackfill { from: ask.from, to: ask.to, problem: problem.to_owned() };
         if ask.from > ask.to {
@@ -280,17 +275,12 @@ impl Core {
             .map(|nominal| spec.run(namespace, nominal, now))
             .collect();
         let next = nominals.next();
-        if self.was_applied(&ask.caller) {
-            let again = BackfillReply {
-                call_number: ask.call_number,
-                started: 0,
-                existed: runs.len() as u64,
-                next,
-            };
+        if self.was_applied(&caller) {
+            let again = BackfillReply { started: 0, existed: runs.len() as u64, next };
             return Ok(Some(again.into()));
         }
         let kind = CallKind::Page(next);
-        let start = self.begin_call(session, ask.call_number, ask.caller, runs.len(), kind);
+        let start = self.begin_call(to, caller, runs.len(), kind);
         if runs.is_empty() {
             self.conclude(start, out);
         }
@@ -311,29 +301,65 @@ fn note(schedule: &str, what: &str, by: &str, out: &mut Output) {
     });
 }
 
-/// What is wanted of a schedule, and takes effect once. A backfill is remembered when all its runs
-/// are decided.
-struct ScheduleRequest {
-    call_number: u64,
-    caller: Caller,
-    name: String,
-    removes: bool,
+/// A request that changes a schedule.
+pub(super) trait ScheduleChange {
+    /// Whether there is no schedule any more once it was applied.
+    const REMOVES: bool = false;
+
+    /// The schedule's name.
+    fn name(&self) -> &str;
+
+    /// Carries it out.
+    fn apply(self, core: &mut Core, by: &Caller, out: &mut Output) -> Result<Answer, Refusal>;
 }
 
-fn request_of(message: &Message) -> Option<ScheduleRequest> {
-    let (call_number, caller, name) = match message {
-        Message::SetSchedule(ask) => (ask.call_number, &ask.caller, &ask.spec.name),
-        Message::PauseSchedule(ask) => (ask.call_number, &ask.caller, &ask.name),
-        Message::ResumeSchedule(ask) => (ask.call_number, &ask.caller, &ask.name),
-        Message::RemoveSchedule(ask) => (ask.call_number, &ask.caller, &ask.name),
-        _ => return None,
-    };
-    Some(ScheduleRequest {
-        call_number,
-        caller: caller.clone(),
-        name: name.clone(),
-        removes: matches!(message, Message::RemoveSchedule(_)),
-    })
+impl ScheduleChange for SetSchedule {
+    fn name(&self) -> &str {
+        &self.spec.name
+    }
+
+    fn apply(self, core: &mut Core, by: &Caller, out: &mut Output) -> Result<Answer, Refusal> {
+        core.set_schedule(*self.spec, by, out)
+    }
+}
+
+impl ScheduleChange for PauseSchedule {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn apply(self, core: &mut Core, by: &Caller, out: &mut Output) -> Result<Answer, Refusal> {
+        core.pause_schedule(&self.name, by, out)
+    }
+}
+
+impl ScheduleChange for ResumeSchedule {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn apply(self, core: &mut Core, by: &Caller, out: &mut Output) -> Result<Answer, Refusal> {
+        core.resume_schedule(&self.name, by, out)
+    }
+}
+
+impl ScheduleChange for RemoveSchedule {
+    const REMOVES: bool = true;
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn apply(self, core: &mut Core, by: &Caller, out: &mut Output) -> Result<Answer, Refusal> {
+        core.remove_schedule(&self.name, by, out)
+    }
+}
+
+fn answer_or_refuse(to: ReplyTo, answer: Result<Answer, Refusal>, out: &mut Output) {
+    match answer {
+        Ok(answer) => out.reply(to, answer),
+        Err(reason) => out.refuse(to, reason),
+    }
 }
 
 fn info(schedule: &Schedule) -> ScheduleInfo {
@@ -346,7 +372,6 @@ fn info(schedule: &Schedule) -> ScheduleInfo {
     }
 }
 
-fn reply(call_number: u64, schedule: &Schedule, changed: bool) -> Message {
-    ScheduleReply { call_number, schedule: Box::new(info(schedule)), changed, next: Vec::new() }
-        .into()
+fn reply(schedule: &Schedule, changed: bool) -> Answer {
+    ScheduleReply { schedule: Box::new(info(schedule)), changed, next: Vec::new() }.into()
 }

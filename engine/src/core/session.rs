@@ -14,15 +14,17 @@ use twox_hash::XxHash3_128;
 
 use super::Core;
 use super::load::Want;
+use super::output::ReplyTo;
 use super::output::{Action, Note, Output, StoreRead};
 use super::queue::QueuedItem;
 use super::start::{check_name, check_name_length, check_range, check_tags};
 use crate::canary::canary;
+use crate::tables::StoppedRecord;
+use crate::model::id::Namespace;
 use crate::model::id::{ProcessInstance, RunNo, SessionId};
 use crate::model::limits::{NAME_BYTES_MAX, QUEUES_MAX};
 use crate::model::request::{NotUnderstood, Refusal, StaleToken};
-use crate::tables::StoppedRecord;
-use crate::wire::message::{Hello, Message, PROTOCOL, QueueSlots, RefusedReply, Revoked, Welcome};
+use crate::wire::message::{Hello, Message, QueueSlots, Register, Registered, Revoked, Welcome};
 
 /// Runs returned to their queues in one transition at most.
 pub(super) const RETURN_MAX: usize = 128;
@@ -47,6 +49,10 @@ struct QueueSlotUse {
 pub(super) struct Session {
     pub(super) id: SessionId,
     pub(super) process: ProcessInstance,
+    pub(super) namespace: Namespace,
+    pub(super) principal: String,
+    /// It has said what it can run and what it holds. A client never does.
+    registered: bool,
     pub(super) build: String,
     workflows: BTreeSet<String>,
     tags: BTreeSet<String>,
@@ -192,18 +198,17 @@ impl Absent {
 }
 
 impl Core {
+    /// A peer says who it is. What it can run and what it holds follows, if it is a worker.
     pub(super) fn hello(&mut self, session: SessionId, hello: Hello, out: &mut Output) {
         if self.sessions.contains_key(&session) {
             return; // the same hello again
         }
-        if hello.protocol != PROTOCOL {
-            let reason = format!(
-                "this engine speaks protocol {PROTOCOL}, the peer speaks {}",
-                hello.protocol
-            );
+        let own = self.settings.protocols;
+        let Some(protocol) = own.agreed(hello.protocols()) else {
+            let reason = format!("this engine speaks {own}, the peer speaks {}", hello.protocols());
             return out.action(Action::Close { session, reason });
-        }
-        if let Err(refusal) = self.check_hello(&hello) {
+        };
+        if let Err(refusal) = check_name_length("principal", &hello.principal) {
             return out.action(Action::Close { session, reason: refusal.to_string() });
         }
         if let Some(older) = self.session_of_instance.get(&hello.process).copied() {
@@ -212,18 +217,25 @@ impl Core {
                 reason: "the same process has connected again".to_owned(),
             });
             if let Some(left) = self.leave(older) {
-                // For the lines below only.
                 self.absent.insert(left.process, Absent { until: self.mono, runs: left.runs });
             }
+        }
+        // It is here, and says in a moment what it still holds.
+        let until = self.mono.saturating_add(self.settings.session_timeout);
+        if let Some(absent) = self.absent.get_mut(&hello.process) {
+            absent.until = absent.until.max(until);
         }
         self.sessions.insert(
             session,
             Session {
                 id: session,
                 process: hello.process,
-                build: hello.build,
-                workflows: hello.workflows.iter().map(|offer| offer.workflow.clone()).collect(),
-                tags: hello.tags.into_iter().collect(),
+                namespace: hello.namespace,
+                principal: hello.principal,
+                registered: false,
+                build: String::new(),
+                workflows: BTreeSet::new(),
+                tags: BTreeSet::new(),
                 slots: BTreeMap::new(),
                 leased: BTreeSet::new(),
                 reserved: 0,
@@ -238,7 +250,7 @@ impl Core {
         out.send(
             session,
             Welcome {
-                protocol: PROTOCOL,
+                protocol,
                 session,
                 store: self.store,
                 epoch: self.epoch,
@@ -246,28 +258,47 @@ impl Core {
                 session_timeout_ms: ms(self.settings.session_timeout),
                 payload_bytes_max: self.settings.limits.payload_bytes_max as u64,
                 now: self.now(),
-                suspends_for_memo: true,
             },
         );
-        self.take_back(session, hello.process, hello.held, out);
-        self.set_slots(session, &hello.queues, out);
+        #[cfg(any(test, feature = "inspect"))]
+        if let Some(later) = crate::wire::message::Later::of(own, protocol) {
+            out.send(session, later);
+        }
     }
 
-    /// What a peer calls itself and offers goes into records, which are short.
-    fn check_hello(&self, hello: &Hello) -> Result<(), Refusal> {
-        check_name_length("build", &hello.build)?;
-        check_name_length("principal", &hello.caller.principal)?;
-        hello
+    /// A worker says what it can run and what it holds.
+    pub(super) fn register(&mut self, session: SessionId, register: Register, out: &mut Output) {
+        if let Err(refusal) = self.check_register(&register) {
+            return out.action(Action::Close { session, reason: refusal.to_string() });
+        }
+        let Some(worker) = self.sessions.get_mut(&session).filter(|session| !session.registered)
+        else {
+            return; // the same registration again
+        };
+        worker.registered = true;
+        worker.build = register.build;
+        worker.workflows = register.workflows.into_iter().map(|offer| offer.workflow).collect();
+        worker.tags = register.tags.into_iter().collect();
+        let process = worker.process;
+        out.send(session, Registered {});
+        self.take_back(session, process, register.held, out);
+        self.set_slots(session, &register.queues, out);
+    }
+
+    /// What a worker calls itself and offers goes into records, which are short.
+    fn check_register(&self, register: &Register) -> Result<(), Refusal> {
+        check_name_length("build", &register.build)?;
+        register
             .workflows
             .iter()
             .try_for_each(|offer| check_name("workflow", &offer.workflow, NAME_BYTES_MAX))?;
         check_range(
             "the number of workflows of one worker",
-            hello.workflows.len() as u64,
+            register.workflows.len() as u64,
             WORKFLOWS_PER_WORKER_MAX,
         )?;
-        check_tags(&hello.tags)?;
-        self.check_queues(&hello.queues)
+        check_tags(&register.tags)?;
+        self.check_queues(&register.queues)
     }
 
     fn check_queues(&self, queues: &[QueueSlots]) -> Result<(), Refusal> {
@@ -382,13 +413,20 @@ impl Core {
 
     pub(super) fn offer(&mut self, session: SessionId, queues: &[QueueSlots], out: &mut Output) {
         if let Err(reason) = self.check_queues(queues) {
-            return out.send(session, RefusedReply { call_number: 0, reason });
+            return out.refuse(ReplyTo { session, call_number: 0 }, reason);
         }
         self.set_slots(session, queues, out);
     }
 
     pub(super) fn session_closed(&mut self, session: SessionId, goodbye: bool, out: &mut Output) {
+        let process = self.sessions.get(&session).map(|session| session.process);
         let Some(left) = self.leave(session) else {
+            // A worker that was here and had not said yet what it holds has the grace again.
+            let until = self.mono.saturating_add(self.settings.disconnect_grace);
+            if let Some(absent) = process.and_then(|process| self.absent.get_mut(&process)) {
+                absent.until = absent.until.min(until);
+                self.watch_at = self.watch_at.min(until);
+            }
             return;
         };
         if goodbye {
@@ -412,13 +450,13 @@ impl Core {
         self.unsettled.extend(session.slots.keys());
         for run in &session.waits {
             if let Some(waiting) = self.waiters.get_mut(run) {
-                waiting.retain(|(waiter, _)| *waiter != id);
+                waiting.retain(|waiter| waiter.session != id);
                 if waiting.is_empty() {
                     self.waiters.remove(run);
                 }
             }
         }
-        self.starts.retain(|_, start| start.session != id);
+        self.starts.retain(|_, start| start.to.session != id);
         let others = &self.sessions;
         let lost =
             session.workflows.iter().filter(|workflow| !others.values().any(|s| s.knows(workflow)));
@@ -514,8 +552,7 @@ impl Core {
         out: &mut Output,
     ) {
         let cause = format!("a {} is not something a peer may send", message.kind_name());
-        let reason: Refusal = NotUnderstood { cause }.into();
-        out.send(session, RefusedReply { call_number: 0, reason });
+        out.refuse(ReplyTo { session, call_number: 0 }, NotUnderstood { cause });
     }
 
     /// Parked runs try again by themselves on a build that they have not failed on.

@@ -5,16 +5,18 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::Core;
+use super::asked::Asked;
 use super::atomic_start::AtomicCall;
 use super::batch::BatchCall;
 use super::load::{Lookup, Want};
 use super::output::Output;
+use super::output::ReplyTo;
 use super::run::{Run, hash_of};
 use super::unique;
 use crate::canary::canary;
 use crate::model::batch::BatchNo;
 use crate::model::entry::{Entry, Started};
-use crate::model::id::{RUN_NAME_BYTES_MAX, RunId, RunNo, SessionId};
+use crate::model::id::{RUN_NAME_BYTES_MAX, RunId, RunNo};
 use crate::model::limits::{
     NAME_BYTES_MAX, QUEUES_MAX, START_MANY_MAX, TAG_BYTES_MAX, TAGS_MAX, TRACEPARENT_BYTES_MAX,
     UNIQUE_KEY_BYTES_MAX,
@@ -28,7 +30,7 @@ use crate::model::time::Time;
 use crate::model::unique::UniqueKey;
 use crate::tables::unique::UniqueRecord;
 use crate::tables::{GenerationKey, GenerationRecord, IndexKey, IndexRecord, TimerRecord};
-use crate::wire::message::{BackfillReply, Message, RefusedReply, Start, StartAnswer, StartReply};
+use crate::wire::message::{Answer, BackfillReply, Start, StartAnswer, StartReply};
 
 /// The longest delay: ten years.
 const DELAY_MAX: Duration = Duration::from_secs(10 * 366 * 86_400);
@@ -36,8 +38,7 @@ const DELAY_MAX: Duration = Duration::from_secs(10 * 366 * 86_400);
 /// A call of which not all answers are known yet.
 #[derive(Debug)]
 pub(super) struct PendingStart {
-    pub(super) session: SessionId,
-    pub(super) call_number: u64,
+    pub(super) to: ReplyTo,
     pub(super) caller: Caller,
     pub(super) answers: Vec<Option<StartAnswer>>,
     pub(super) left: usize,
@@ -61,43 +62,38 @@ impl Core {
     /// Looks for the run that an operator request is about, if what its caller says can be kept.
     pub(super) fn act_on_run(
         &mut self,
-        session: SessionId,
-        call_number: u64,
+        to: ReplyTo,
         caller: &Caller,
         (id, want): (RunId, Want),
         out: &mut Output,
     ) {
         match check_caller(caller) {
             Ok(()) => self.ask(caller.namespace, id, want, out),
-            Err(reason) => out.send(session, RefusedReply { call_number, reason }),
+            Err(reason) => out.refuse(to, reason),
         }
     }
 
-    pub(super) fn start(&mut self, session: SessionId, start: Start, out: &mut Output) {
-        let Start { call_number, caller, runs } = start;
+    pub(super) fn start(&mut self, start: Asked<Start>, out: &mut Output) {
+        let Asked { to, caller, request: Start { runs } } = start;
         let checked = check_count(runs.len(), 1).and_then(|()| check_caller(&caller));
         if let Err(reason) = checked {
-            return out.send(session, RefusedReply { call_number, reason });
+            return out.refuse(to, reason);
         }
-        let number = self.begin_call(session, call_number, caller, runs.len(), CallKind::Each);
+        let number = self.begin_call(to, caller, runs.len(), CallKind::Each);
         self.look_up_all(number, runs, out);
     }
 
     /// A call that waits for answers about its runs.
     pub(super) fn begin_call(
         &mut self,
-        session: SessionId,
-        call_number: u64,
+        to: ReplyTo,
         caller: Caller,
         runs: usize,
         kind: CallKind,
     ) -> u64 {
         self.next_start += 1;
         let answers = vec![None; runs];
-        self.starts.insert(
-            self.next_start,
-            PendingStart { session, call_number, caller, answers, left: runs, kind },
-        );
+        self.starts.insert(self.next_start, PendingStart { to, caller, answers, left: runs, kind });
         self.next_start
     }
 
@@ -328,16 +324,15 @@ impl Core {
             CallKind::Batch(_) => self.conclude_batch(whole, out),
             CallKind::Each => {
                 let runs = whole.answers.into_iter().flatten().collect();
-                out.send(whole.session, StartReply { call_number: whole.call_number, runs });
+                out.reply(whole.to, StartReply { runs });
             }
             CallKind::Page(next) => {
-                let (session, call_number) = (whole.session, whole.call_number);
                 let runs: Vec<StartAnswer> = whole.answers.into_iter().flatten().collect();
-                let reply = BackfillReply::of(call_number, &runs, next);
-                if !matches!(reply, Message::RefusedReply(_)) {
+                let reply = BackfillReply::of(&runs, next);
+                if !matches!(reply, Answer::RefusedReply(_)) {
                     self.remember_applied(&whole.caller, out);
                 }
-                out.send(session, reply);
+                out.reply(whole.to, reply);
             }
         }
     }

@@ -6,17 +6,18 @@
 //! and is cancelled at once.
 
 use super::Core;
+use super::output::ReplyTo;
 use super::output::{Note, Output};
 use super::queue::QueuedItem;
 use super::run::{Run, RunImage};
 use crate::canary::canary;
 use crate::model::dead::AuditAction;
 use crate::model::entry::{CancelRequested, Cancelled, Entry};
-use crate::model::id::{RunNo, SessionId};
+use crate::model::id::RunNo;
 use crate::model::request::{Caller, HasEnded, Refusal};
 use crate::model::run::RunState;
 use crate::tables::{StoppedKey, StoppedRecord};
-use crate::wire::message::{DoneReply, RefusedReply, Revoked, TurnMismatched};
+use crate::wire::message::{DoneReply, Revoked, TurnMismatched};
 
 /// Builds remembered of a run that does not go on.
 const BUILDS_MAX: usize = 16;
@@ -32,8 +33,6 @@ pub(super) enum StopReason {
     /// Its worker says it waits, but there is nothing to wait for.
     WaitsForNothing,
 }
-
-type Requester = (SessionId, u64);
 
 impl Core {
     /// Stops a leased run where it is. Its journal is not changed.
@@ -116,7 +115,7 @@ impl Core {
     pub(super) fn avoid_nothing(
         &mut self,
         run: &Run,
-        (session, call_number): Requester,
+        to: ReplyTo,
         caller: &Caller,
         out: &mut Output,
     ) {
@@ -128,7 +127,7 @@ impl Core {
         self.record_resume(run, caller, out);
         item.avoid.clear();
         self.enqueue_item(item, out);
-        out.send(session, DoneReply { call_number });
+        out.reply(to, DoneReply {});
     }
 
     pub(super) fn record_resume(&mut self, run: &Run, caller: &Caller, out: &mut Output) {
@@ -141,7 +140,7 @@ impl Core {
     pub(super) fn resume_stopped(
         &mut self,
         image: RunImage,
-        asker: Option<Requester>,
+        asker: Option<ReplyTo>,
         out: &mut Output,
     ) {
         let run = &image.run;
@@ -156,15 +155,15 @@ impl Core {
             item.avoid = stopped.builds.clone();
         }
         self.enqueue_item(item, out);
-        if let Some((session, call_number)) = asker {
-            out.send(session, DoneReply { call_number });
+        if let Some(to) = asker {
+            out.reply(to, DoneReply {});
         }
     }
 
     pub(super) fn cancel_leased(
         &mut self,
         no: RunNo,
-        asker: Option<Requester>,
+        asker: Option<ReplyTo>,
         caller: Caller,
         reason: String,
         out: &mut Output,
@@ -188,9 +187,9 @@ impl Core {
         Self::tell_done(asker, out);
     }
 
-    fn tell_done(asker: Option<Requester>, out: &mut Output) {
-        if let Some((session, call_number)) = asker {
-            out.send(session, DoneReply { call_number });
+    fn tell_done(asker: Option<ReplyTo>, out: &mut Output) {
+        if let Some(to) = asker {
+            out.reply(to, DoneReply {});
         }
     }
 
@@ -203,7 +202,7 @@ impl Core {
     pub(super) fn cancel_waiting(
         &mut self,
         image: RunImage,
-        asker: Option<Requester>,
+        asker: Option<ReplyTo>,
         caller: Caller,
         reason: String,
         out: &mut Output,
@@ -211,9 +210,9 @@ impl Core {
         let state = Self::state_of(&image);
         let RunImage { mut run, stopped, sleeps } = image;
         if state.is_final() {
-            let reason = HasEnded { id: run.id, state }.into();
-            if let Some((session, call_number)) = asker {
-                out.send(session, RefusedReply { call_number, reason });
+            let reason = HasEnded { id: run.id, state };
+            if let Some(to) = asker {
+                out.refuse(to, reason);
             }
             return;
         }

@@ -160,7 +160,7 @@ pub struct ScheduleSpec {
     /// Of the occurrences missed within this time only the newest is started.
     pub catch_up_ms: u64,
     /// Its runs go only to workers that offer all of these.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub tags: Vec<String>,
 }
 

@@ -484,7 +484,7 @@ impl Turn {
     fn suspend_for_memo(&mut self, at: Option<Time>, cx: &mut Context<'_>) {
         let under_way = !self.outstanding.only_asks() || self.history.seen() < self.count;
         let soon = self.world.engine_now().after(MOMENT);
-        if under_way || !self.world.suspends_for_memo() || at.is_some_and(|at| at <= soon) {
+        if under_way || at.is_some_and(|at| at <= soon) {
             return;
         }
         let clock = &self.world.clock;

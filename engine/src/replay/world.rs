@@ -48,7 +48,6 @@ pub(crate) struct World {
     /// The one step that this process is for, if it is an isolated step's.
     pub(crate) isolated_step: OnceLock<IsolatedStep>,
     payload_bytes_max: AtomicUsize,
-    suspends_for_memo: AtomicBool,
 }
 
 impl World {
@@ -62,7 +61,6 @@ impl World {
             isolated_runner: None,
             isolated_step: OnceLock::new(),
             payload_bytes_max: AtomicUsize::new(Limits::default().payload_bytes_max),
-            suspends_for_memo: AtomicBool::new(false),
         }
     }
 
@@ -82,16 +80,6 @@ impl World {
     pub(crate) fn set_payload_bytes_max(&self, bytes_max: u64) {
         self.payload_bytes_max
             .store(usize::try_from(bytes_max).unwrap_or(usize::MAX), Ordering::Relaxed);
-    }
-
-    /// Whether the engine wakes a turn that was suspended while it waits for memo keys, as it said
-    /// in its welcome.
-    pub(crate) fn suspends_for_memo(&self) -> bool {
-        self.suspends_for_memo.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn set_suspends_for_memo(&self, does: bool) {
-        self.suspends_for_memo.store(does, Ordering::Relaxed);
     }
 
     /// Engine time now, or a little earlier; never later.

@@ -12,7 +12,7 @@ use crate::core::run::RunImage;
 use crate::model::dead::{AuditCursor, AuditEntry, DeadCursor, DeadFilter, DeadLetter};
 use crate::model::entry::Entry;
 use crate::model::failure::is_class;
-use crate::model::id::{ProcessInstance, RunNo};
+use crate::model::id::{Namespace, ProcessInstance, RunNo};
 use crate::model::limits::PAGE_ROWS_MAX;
 use crate::model::request::Refusal;
 use crate::model::run::Outcome;
@@ -21,7 +21,7 @@ use crate::store_reader::{self, Unreadable};
 use crate::tables::{
     self, AuditKey, AuditRecord, DeadKey, DeadRecord, FixedSpace, Record, TableKey,
 };
-use crate::wire::message::{AskAudit, AskLetters, AuditReply, LettersReply, Message};
+use crate::wire::message::{AskAudit, AskLetters, AuditReply, LettersReply};
 
 /// Rows looked at for one page at most; the answer says where to go on.
 const LOOK_MAX: usize = 2_000;
@@ -66,7 +66,11 @@ impl Backwards {
     }
 }
 
-pub(super) async fn letters(view: &View, ask: &AskLetters) -> Result<Message, Refusal> {
+pub(super) async fn letters(
+    view: &View,
+    namespace: Namespace,
+    ask: &AskLetters,
+) -> Result<LettersReply, Refusal> {
     let limit = ask.limit.clamp(1, PAGE_ROWS_MAX) as usize;
     let filter = &ask.filter;
     let all = DeadKey::TABLE.prefix();
@@ -92,21 +96,17 @@ pub(super) async fn letters(view: &View, ask: &AskLetters) -> Result<Message, Re
             last = Some(DeadCursor { died_at, run });
             let found = match DeadRecord::from_bytes(&row.value) {
                 Ok(record) if !fits(&record, filter) => continue,
-                Ok(_) => letter(view, run, ask).await,
+                Ok(_) => letter(view, run, namespace, ask).await,
                 Err(error) => Err(error.into()),
             };
             letters.extend(listed(found, run)?.flatten());
             if letters.len() >= limit {
-                return Ok(reply(ask.call_number, letters, last));
+                return Ok(LettersReply { letters, next: last });
             }
             tokio::task::yield_now().await;
         }
     }
-    Ok(reply(ask.call_number, letters, last.filter(|_| scan.has_more())))
-}
-
-fn reply(call_number: u64, letters: Vec<DeadLetter>, next: Option<DeadCursor>) -> Message {
-    LettersReply { call_number, letters, next }.into()
+    Ok(LettersReply { letters, next: last.filter(|_| scan.has_more()) })
 }
 
 /// Whether a row may stand for a letter that is wanted. What older versions wrote does not name its
@@ -139,6 +139,7 @@ pub(super) fn listed<T>(
 async fn letter(
     view: &View,
     no: RunNo,
+    namespace: Namespace,
     ask: &AskLetters,
 ) -> Result<Option<DeadLetter>, Unreadable> {
     let Some(image) = store_reader::image(view.store(), no, view.birth_of(no)).await? else {
@@ -146,7 +147,7 @@ async fn letter(
     };
     let run = &image.run;
     let wanted = ask.filter.queue.as_ref().is_none_or(|q| *q == run.queue);
-    if run.namespace != ask.caller.namespace || !wanted || !run.is_dead_letter() {
+    if run.namespace != namespace || !wanted || !run.is_dead_letter() {
         return Ok(None);
     }
     let (process, build) = worker_of(view, &image).await?;
@@ -186,7 +187,11 @@ async fn worker_of(view: &View, image: &RunImage) -> Result<(ProcessInstance, St
     })
 }
 
-pub(super) async fn audit(view: &View, ask: &AskAudit) -> Result<Message, Refusal> {
+pub(super) async fn audit(
+    view: &View,
+    namespace: Namespace,
+    ask: &AskAudit,
+) -> Result<AuditReply, Refusal> {
     let limit = ask.limit.clamp(1, PAGE_ROWS_MAX) as usize;
     let end = tables::end_of(&AuditKey::TABLE.prefix());
     let key = |at, number| AuditKey { at, number }.to_bytes();
@@ -213,14 +218,14 @@ pub(super) async fn audit(view: &View, ask: &AskAudit) -> Result<Message, Refusa
             let record = AuditRecord::from_bytes(&row.value).map_err(Unreadable::from);
             let wanted = |record: &AuditRecord| {
                 let of_run = ask.run.is_none() || record.run == ask.run;
-                of_run && record.namespace == ask.caller.namespace
+                of_run && record.namespace == namespace
             };
             let record = listed(record, format_args!("audit entry {number}"))?.filter(wanted);
             entries.extend(record.map(|record| act(at, record)));
         }
     }
     let next = last.filter(|_| entries.len() >= limit || scan.has_more());
-    Ok(AuditReply { call_number: ask.call_number, entries, next }.into())
+    Ok(AuditReply { entries, next })
 }
 
 fn act(at: Time, record: AuditRecord) -> AuditEntry {

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use stepwell_storage::{Receipt, Seq, Store, SubmitRefusal};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -28,10 +29,12 @@ use crate::canary::canary;
 use crate::core::clock::ClockSample;
 use crate::core::output::{Action, Output, Withheld};
 use crate::core::{Core, Input};
-use crate::model::id::{RunNo, SessionId, Token};
+use crate::model::id::{Namespace, RunNo, SessionId, Token};
 use crate::store_reader::{self, Unreadable};
 use crate::wire::frame::JOURNAL_FRAME_BYTES;
-use crate::wire::message::{Closing, Dispatch, Journal, LeaseContinued, Message};
+use crate::wire::message::{
+    Call, Closing, Dispatch, Heartbeat, Journal, LeaseContinued, Message, Reply, Requested,
+};
 
 /// Events handled between two submits at most.
 const EVENTS_MAX: usize = 512;
@@ -95,7 +98,8 @@ struct Connection {
     sender: LinkSender,
     closer: Closer,
     from: String,
-    greeted: bool,
+    /// Whose requests come over it, once it has said hello.
+    identity: Option<(Namespace, String)>,
 }
 
 /// Why a driver ended.
@@ -254,7 +258,7 @@ impl Driver {
         match event {
             Event::Opened { session, sender, from, closer } => {
                 tracing::debug!(%session, from, "connected");
-                let connection = Connection { sender, closer, from, greeted: false };
+                let connection = Connection { sender, closer, from, identity: None };
                 self.connections.insert(session, connection);
             }
             Event::Message { session, message } => self.message(session, message),
@@ -291,7 +295,17 @@ impl Driver {
             return;
         };
         match &message {
-            Message::Hello(_) => connection.greeted = true,
+            Message::Hello(hello) => {
+                connection.identity = Some((hello.namespace, hello.principal.clone()));
+            }
+            Message::HelloV1(hello) => {
+                let own = self.core.settings().protocols;
+                let reason = format!(
+                    "this engine speaks {own}, the peer speaks protocol {}: build it with a newer version",
+                    hello.protocol
+                );
+                return self.close(session, reason);
+            }
             Message::Closing(closing) => {
                 tracing::debug!(%session, reason = closing.reason, "the peer says goodbye");
                 // It is gone with this: in the same process no socket will tell, and it waits for
@@ -304,33 +318,59 @@ impl Driver {
             }
             // An echo tells nothing but that the engine lives, so it does not wait for the disk.
             Message::Heartbeat(_) if canary!("heartbeats are not answered") => {}
-            Message::Heartbeat(heartbeat) if connection.greeted => {
+            Message::Heartbeat(heartbeat) if connection.identity.is_some() => {
                 let _ = connection.sender.send(heartbeat.clone());
             }
-            _ if !connection.greeted => {
+            _ if connection.identity.is_none() => {
                 let reason = "the first frame of a connection must be a hello".to_owned();
                 return self.close(session, reason);
             }
             _ => {}
         }
-        match Query::of(message) {
-            Ok(query) => {
-                let now = self.sample();
-                let stats = self.core.stats();
-                let view = query::View::of(&self.core, self.store.clone(), stats, now);
-                let handle = self.handle.clone();
-                tokio::spawn(async move {
-                    let message = query.answer(&view).await;
-                    let _ = handle.send(Event::Answer { session, message });
-                });
-                // The core hears that the peer lives.
-                self.handle(Input::Received {
-                    session,
-                    message: crate::wire::message::Heartbeat { beat: 0 }.into(),
-                });
+        let namespace = connection.identity.as_ref().map(|(namespace, _)| *namespace);
+        let heard = Heartbeat { beat: 0 }.into();
+        let message = match message {
+            Message::Call(call) => match self.question(&call, namespace.unwrap_or_default()) {
+                Some(answer) => {
+                    self.spawn_answer(session, answer);
+                    heard // the core hears that the peer lives
+                }
+                None => call.into(),
+            },
+            Message::JournalPageRequested(ask) => {
+                let view = self.view();
+                let answer = async move { query::journal_page(&view, ask).await.into() };
+                self.spawn_answer(session, Box::pin(answer));
+                heard
             }
-            Err(message) => self.handle(Input::Received { session, message: *message }),
-        }
+            message => message,
+        };
+        self.handle(Input::Received { session, message });
+    }
+
+    /// The answer to a call that only reads, and so is none of the core's.
+    fn question(&self, call: &Call, namespace: Namespace) -> Option<BoxFuture<'static, Message>> {
+        let Requested::Known(request) = &call.request else {
+            return None;
+        };
+        let query = Query::of(request)?;
+        let namespace = call.on_behalf.as_ref().map_or(namespace, |other| other.namespace);
+        let (view, call_number) = (self.view(), call.call_number);
+        Some(Box::pin(async move {
+            Reply { call_number, answer: query.answer(&view, namespace).await }.into()
+        }))
+    }
+
+    fn view(&self) -> query::View {
+        query::View::of(&self.core, self.store.clone(), self.core.stats(), self.sample())
+    }
+
+    fn spawn_answer(&self, session: SessionId, answer: BoxFuture<'static, Message>) {
+        let handle = self.handle.clone();
+        tokio::spawn(async move {
+            let message = answer.await;
+            let _ = handle.send(Event::Answer { session, message });
+        });
     }
 
     fn close(&mut self, session: SessionId, reason: String) {

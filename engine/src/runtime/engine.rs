@@ -16,7 +16,9 @@ use super::worker::Worker;
 use crate::core::clock::ClockSample;
 use crate::core::{Core, OpenRefused, RETENTION_DEFAULT, Settings};
 use crate::model::limits::{Limits, PAYLOAD_BYTES_CEILING};
+use crate::runtime::client::Gateway;
 use crate::store_reader::{self, Unreadable};
+use crate::wire::handshake::Protocols;
 
 /// The socket in an engine's directory, through which the command line reaches an embedded engine.
 pub const SOCKET: &str = "stepwell.sock";
@@ -132,7 +134,7 @@ impl OpenError {
 }
 
 impl EngineOptions {
-    fn settings(&self) -> Result<Settings, OpenError> {
+    fn settings(&self, protocols: Protocols) -> Result<Settings, OpenError> {
         let bad = |setting, value, range| Err(OpenError::Setting { setting, value, range });
         if self.limits.payload_bytes_max > PAYLOAD_BYTES_CEILING
             || self.limits.payload_bytes_max < 1_024
@@ -163,13 +165,15 @@ impl EngineOptions {
             accept_clock: self.accept_clock,
             unserved_queue_after: self.unserved_queue_after,
             workers_die_with_engine: self.embedded,
+            protocols,
         })
     }
 
     /// Opens the engine in `path`, creating it if there is nothing.
     pub async fn open(self, path: impl AsRef<Path>) -> Result<Engine, OpenError> {
         let path = path.as_ref().to_owned();
-        let (env, settings) = (Env::real(), self.settings()?);
+        let env = Env::real();
+        let settings = self.settings(env.protocols)?;
         if is_isolated() {
             return Ok(Engine::closed(env));
         }
@@ -197,7 +201,7 @@ impl EngineOptions {
 
     /// An engine on another store and in another world: how a simulation opens one.
     pub async fn open_on(self, env: Env, store: Arc<dyn Store>) -> Result<Engine, OpenError> {
-        let settings = self.settings()?;
+        let settings = self.settings(env.protocols)?;
         Engine::launch(env, settings, move || Ok(store)).await
     }
 }
@@ -266,12 +270,12 @@ impl Engine {
             };
             let (store, core) = core;
             let _ = opened.send(Ok(()));
-            let (net, clock, accepting) = (world.net.clone(), world.clock.clone(), handle.clone());
+            let (accepts, accepting) = (world.clone(), handle.clone());
             let listening = tokio::spawn(async move {
                 while let Some(Listen { address, answer }) = to_listen.recv().await {
-                    let bound = net.bind(&address).await.map(|listener| {
+                    let bound = accepts.net.bind(&address).await.map(|listener| {
                         let real = listener.address();
-                        tokio::spawn(server::accept(listener, accepting.clone(), clock.clone()));
+                        tokio::spawn(server::accept(listener, accepting.clone(), accepts.clone()));
                         real
                     });
                     let _ = answer.send(bound);
@@ -306,6 +310,12 @@ impl Engine {
     /// A client of this engine.
     pub fn client(&self) -> Client {
         Client::new(Arc::new(self.dial()), self.env.clone())
+    }
+
+    /// A gateway to this engine: what turns the requests of others, of an HTTP server say, into the
+    /// engine's own.
+    pub fn gateway(&self) -> Gateway {
+        Gateway(self.client())
     }
 
     /// A worker of this engine, in this process.
@@ -352,6 +362,7 @@ async fn prepare(
     let store = open()?;
     let opened = store_reader::open(&*store).await.map_err(OpenError::Records)?;
     let now = ClockSample { mono: env.clock.mono(), wall: env.clock.wall() };
+    let settings = Settings { protocols: env.protocols, ..settings };
     let core = Core::open(settings, now, opened).map_err(OpenError::Core)?;
     Ok((store, core))
 }

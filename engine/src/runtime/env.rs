@@ -13,6 +13,7 @@ use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::model::time::Time;
+use crate::wire::handshake::Protocols;
 
 /// Clocks. All instants of one process are told by one clock.
 pub trait Clock: Send + Sync {
@@ -79,6 +80,8 @@ pub struct Env {
     pub net: Arc<dyn Net>,
     /// Threads.
     pub exec: Arc<dyn Exec>,
+    /// The protocols that this side speaks.
+    pub protocols: Protocols,
 }
 
 impl Env {
@@ -89,6 +92,7 @@ impl Env {
             entropy: Arc::new(RealEntropy),
             net: Arc::new(RealNet),
             exec: Arc::new(RealExec),
+            protocols: Protocols::OWN,
         }
     }
 }

@@ -16,7 +16,10 @@ use crate::model::entry::{Entry, Started};
 use crate::model::id::{LeaseNo, RunId, RunNo, SessionId, Token};
 use crate::model::payload::Payload;
 use crate::model::time::Time;
-use crate::wire::message::{Dispatch, Heartbeat, Hello, Message, PROTOCOL, Welcome};
+use crate::wire::message::{
+    Answer, Call, Dispatch, Heartbeat, Hello, Message, Protocols, Register, Registered, Reply,
+    Request, Requested, Welcome,
+};
 
 struct PausedClock(Instant);
 
@@ -69,6 +72,7 @@ pub(crate) fn env() -> Env {
         entropy: Arc::new(Counting(AtomicU64::new(1))),
         net: Arc::new(NoNet),
         exec: Arc::new(Tasks),
+        protocols: Protocols::OWN,
     }
 }
 
@@ -116,6 +120,8 @@ pub(crate) struct FakeEngine {
 pub(crate) struct FakeConnection {
     pub(crate) link: Link,
     pub(crate) hello: Hello,
+    /// What a worker registered with.
+    register: Option<Register>,
 }
 
 impl FakeEngine {
@@ -136,23 +142,24 @@ impl FakeEngine {
     pub(crate) async fn hello(&mut self) -> FakeConnection {
         let mut link = self.dialled.recv().await.unwrap();
         let Some(Message::Hello(hello)) = link.receiver.recv().await else { panic!("no hello") };
-        FakeConnection { link, hello }
+        FakeConnection { link, hello, register: None }
     }
 
-    /// The next connection, welcomed.
+    /// The next connection, a client's, welcomed.
     pub(crate) async fn accept(&mut self) -> FakeConnection {
         let connection = self.hello().await;
-        connection.send(Welcome {
-            protocol: PROTOCOL,
-            session: SessionId(1),
-            store: 7,
-            epoch: 1,
-            heartbeat_ms: 2_000,
-            session_timeout_ms: 10_000,
-            payload_bytes_max: 1_000,
-            now: Time(1_000_000),
-            suspends_for_memo: true,
-        });
+        connection.welcome();
+        connection
+    }
+
+    /// The next connection, a worker's, welcomed and registered.
+    pub(crate) async fn accept_worker(&mut self) -> FakeConnection {
+        let mut connection = self.accept().await;
+        match connection.next().await {
+            Message::Register(register) => connection.register = Some(register),
+            other => panic!("not a registration: {other:?}"),
+        }
+        connection.send(Registered {});
         connection
     }
 
@@ -163,6 +170,33 @@ impl FakeEngine {
 }
 
 impl FakeConnection {
+    fn welcome(&self) {
+        self.send(Welcome {
+            protocol: Protocols::OWN.max,
+            session: SessionId(1),
+            store: 7,
+            epoch: 1,
+            heartbeat_ms: 2_000,
+            session_timeout_ms: 10_000,
+            payload_bytes_max: 1_000,
+            now: Time(1_000_000),
+        });
+    }
+
+    /// What a worker registered with.
+    pub(crate) fn register(&self) -> &Register {
+        self.register.as_ref().expect("a worker registers")
+    }
+
+    /// The next message, which is a call: its number and what is asked.
+    pub(crate) async fn next_call(&mut self) -> (u64, Request) {
+        asked(self.next().await)
+    }
+
+    pub(crate) fn reply(&self, call_number: u64, answer: impl Into<Answer>) {
+        self.send(Reply { call_number, answer: answer.into() });
+    }
+
     pub(crate) fn send(&self, message: impl Into<Message>) {
         let _ = self.link.sender.send(message);
     }
@@ -214,6 +248,16 @@ impl FakeConnection {
             now: Time(0),
         };
         self.send(message);
+    }
+}
+
+/// A call's number and what is asked.
+pub(crate) fn asked(message: Message) -> (u64, Request) {
+    match message {
+        Message::Call(Call { call_number, request: Requested::Known(request), .. }) => {
+            (call_number, request)
+        }
+        other => panic!("not a call: {other:?}"),
     }
 }
 

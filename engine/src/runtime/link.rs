@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 
 use super::env::{Env, Stream};
 use crate::wire::frame::{self, FRAME_BYTES_MAX};
+use crate::wire::handshake::Protocols;
 use crate::wire::message::{Closing, Message};
 
 /// One write carries at most about this many bytes.
@@ -72,7 +73,7 @@ impl Link {
     }
 
     /// Pumps a byte stream, on tasks of the current runtime, until either side closes it.
-    pub fn over(stream: Box<dyn Stream>) -> Self {
+    pub fn over(stream: Box<dyn Stream>, protocols: Protocols) -> Self {
         let (read, write) = tokio::io::split(stream);
         let (outward, to_write) = mpsc::unbounded_channel();
         let (to_user, receiver) = mpsc::unbounded_channel();
@@ -97,7 +98,7 @@ impl Link {
             }
             let _ = told.set(problem);
         });
-        tokio::spawn(write_frames(write, to_write, |_| {}));
+        tokio::spawn(write_frames(write, to_write, protocols, |_| {}));
         Self {
             sender: LinkSender::new(move |m| outward.send(m).map_err(|_| Closed)),
             receiver,
@@ -110,11 +111,19 @@ impl Link {
 pub(crate) struct FrameReader {
     read: ReadHalf<Box<dyn Stream>>,
     buffer: BytesMut,
+    bytes_max: usize,
 }
 
 impl FrameReader {
     pub(crate) fn new(read: ReadHalf<Box<dyn Stream>>) -> Self {
-        Self { read, buffer: BytesMut::with_capacity(WRITE_BYTES) }
+        let buffer = BytesMut::with_capacity(WRITE_BYTES);
+        Self { read, buffer, bytes_max: FRAME_BYTES_MAX }
+    }
+
+    /// A reader whose first frame is a hello, and so is short.
+    #[cfg(feature = "server")]
+    pub(crate) fn of_stranger(read: ReadHalf<Box<dyn Stream>>) -> Self {
+        Self { bytes_max: crate::wire::handshake::HELLO_BYTES_MAX, ..Self::new(read) }
     }
 
     /// The next message; `None` at the end of the stream; an error if it is not our protocol or
@@ -122,8 +131,9 @@ impl FrameReader {
     pub(crate) async fn next(&mut self) -> Result<Option<Message>, String> {
         loop {
             if let Some(message) =
-                frame::decode(&mut self.buffer, FRAME_BYTES_MAX).map_err(|e| chain(&e))?
+                frame::decode(&mut self.buffer, self.bytes_max).map_err(|e| chain(&e))?
             {
+                self.bytes_max = FRAME_BYTES_MAX;
                 return Ok(Some(message));
             }
             match self.read.read_buf(&mut self.buffer).await {
@@ -142,18 +152,19 @@ impl FrameReader {
 pub(crate) async fn write_frames(
     mut write: WriteHalf<Box<dyn Stream>>,
     mut queue: mpsc::UnboundedReceiver<Message>,
+    protocols: Protocols,
     written: impl Fn(usize) + Send,
 ) {
     let mut buffer = Vec::with_capacity(WRITE_BYTES);
     while let Some(message) = queue.recv().await {
         buffer.clear();
-        frame::encode(&message, &mut buffer);
+        frame::encode(&message, protocols, &mut buffer);
         let mut closing = matches!(message, Message::Closing(_));
         let mut taken = 1;
         while buffer.len() < WRITE_BYTES && !closing {
             let Ok(message) = queue.try_recv() else { break };
             closing = matches!(message, Message::Closing(_));
-            frame::encode(&message, &mut buffer);
+            frame::encode(&message, protocols, &mut buffer);
             taken += 1;
         }
         written(taken);
@@ -202,7 +213,8 @@ impl NetDial {
 impl Dial for NetDial {
     fn dial(&self) -> BoxFuture<'static, io::Result<Link>> {
         let connecting = self.env.net.connect(&self.address);
-        Box::pin(async move { Ok(Link::over(connecting.await?)) })
+        let protocols = self.env.protocols;
+        Box::pin(async move { Ok(Link::over(connecting.await?, protocols)) })
     }
 
     fn address(&self) -> String {

@@ -32,3 +32,6 @@ mod query;
 mod retry_tests;
 #[cfg(feature = "server")]
 mod server;
+#[cfg(feature = "server")]
+#[cfg(test)]
+mod wire_tests;

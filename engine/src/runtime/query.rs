@@ -20,8 +20,8 @@ use crate::store_reader::{self, Unreadable};
 use crate::tables::{self, DeadKey, FixedSpace, TableKey};
 use crate::wire::frame::JOURNAL_FRAME_BYTES;
 use crate::wire::message::{
-    AskAudit, AskDead, AskJournal, AskLetters, AskList, AskStats, JournalReply, ListReply, Message,
-    RefusedReply, StatsReply,
+    Answer, AskAudit, AskJournal, AskLetters, AskStats, JournalPage, JournalPageRequested,
+    JournalReply, ListReply, RefusedReply, Request, StatsReply,
 };
 
 /// Runs looked at for one page at most; the answer says where to go on.
@@ -82,46 +82,75 @@ impl View {
     }
 }
 
-/// A question.
+/// A question that the reader answers.
 pub(super) enum Query {
-    List(AskList),
+    List(ListRuns),
     Journal(AskJournal),
-    Dead(AskDead),
-    Stats(AskStats),
+    Dead(ListRuns),
+    Stats,
     Letters(AskLetters),
     Audit(AskAudit),
 }
 
 impl Query {
-    /// The question a message asks; any other message comes back.
-    pub(super) fn of(message: Message) -> Result<Self, Box<Message>> {
-        match message {
-            Message::AskList(ask) => Ok(Self::List(ask)),
-            Message::AskJournal(ask) => Ok(Self::Journal(ask)),
-            Message::AskDead(ask) => Ok(Self::Dead(ask)),
-            Message::AskStats(ask) => Ok(Self::Stats(ask)),
-            Message::AskLetters(ask) => Ok(Self::Letters(ask)),
-            Message::AskAudit(ask) => Ok(Self::Audit(ask)),
-            other => Err(Box::new(other)),
+    /// The question that a request asks; none if it is for the core.
+    pub(super) fn of(request: &Request) -> Option<Self> {
+        match request {
+            Request::AskList(ask) => Some(Self::List(ask.list.clone())),
+            Request::AskJournal(ask) => Some(Self::Journal(ask.clone())),
+            Request::AskDead(ask) => Some(Self::Dead(ask.list.clone())),
+            Request::AskStats(AskStats {}) => Some(Self::Stats),
+            Request::AskLetters(ask) => Some(Self::Letters(ask.clone())),
+            Request::AskAudit(ask) => Some(Self::Audit(ask.clone())),
+            Request::Start(_)
+            | Request::AskOutcome(_)
+            | Request::AskStatus(_)
+            | Request::Cancel(_)
+            | Request::Resume(_)
+            | Request::AskQueues(_)
+            | Request::SetQueue(_)
+            | Request::EditInput(_)
+            | Request::Redrive(_)
+            | Request::Discard(_)
+            | Request::SetSchedule(_)
+            | Request::AskSchedules(_)
+            | Request::AskOccurrences(_)
+            | Request::PauseSchedule(_)
+            | Request::ResumeSchedule(_)
+            | Request::RemoveSchedule(_)
+            | Request::Backfill(_)
+            | Request::StartBatch(_)
+            | Request::AskBatch(_)
+            | Request::AtomicStart(_) => None,
         }
     }
 
-    pub(super) async fn answer(self, view: &View) -> Message {
-        let (call_number, answer) = match self {
-            Self::List(ask) => (
-                ask.call_number,
-                list(view, ask.caller.namespace, &ask.list, ask.call_number).await,
-            ),
-            Self::Journal(ask) => (ask.call_number, journal(view, &ask).await),
-            Self::Dead(ask) => (
-                ask.call_number,
-                dead(view, ask.caller.namespace, &ask.list, ask.call_number).await,
-            ),
-            Self::Stats(ask) => (ask.call_number, Ok(stats(view, ask.call_number))),
-            Self::Letters(ask) => (ask.call_number, dead_letters::letters(view, &ask).await),
-            Self::Audit(ask) => (ask.call_number, dead_letters::audit(view, &ask).await),
+    /// The answer, for who asks from `namespace`.
+    pub(super) async fn answer(self, view: &View, namespace: Namespace) -> Answer {
+        let answer = match self {
+            Self::List(list) => self::list(view, namespace, &list).await.map(Answer::from),
+            Self::Journal(ask) => {
+                let page = page(view, namespace, ask.id, ask.from, ask.limit).await;
+                let reply = |(count, entries)| JournalReply { from: ask.from, count, entries };
+                page.map(|page| reply(page).into())
+            }
+            Self::Dead(list) => dead(view, namespace, &list).await.map(Answer::from),
+            Self::Stats => Ok(stats(view).into()),
+            Self::Letters(ask) => {
+                dead_letters::letters(view, namespace, &ask).await.map(Answer::from)
+            }
+            Self::Audit(ask) => dead_letters::audit(view, namespace, &ask).await.map(Answer::from),
         };
-        answer.unwrap_or_else(|reason| RefusedReply { call_number, reason }.into())
+        answer.unwrap_or_else(|reason| RefusedReply { reason }.into())
+    }
+}
+
+/// A page of the journal of a run that a worker holds.
+pub(super) async fn journal_page(view: &View, ask: JournalPageRequested) -> JournalPage {
+    let found = page(view, ask.namespace, ask.id, ask.from, ask.limit).await;
+    match found {
+        Ok((_, entries)) => JournalPage { page: ask.page, entries, refused: None },
+        Err(reason) => JournalPage { page: ask.page, entries: Vec::new(), refused: Some(reason) },
     }
 }
 
@@ -129,7 +158,7 @@ pub(super) fn damaged(error: &Unreadable) -> Refusal {
     Damaged { id: None, what: error.chain() }.into()
 }
 
-fn stats(view: &View, call_number: u64) -> Message {
+fn stats(view: &View) -> StatsReply {
     let usage = view.store.usage();
     let stats = Stats {
         disk_bytes: usage.disk_bytes,
@@ -137,7 +166,7 @@ fn stats(view: &View, call_number: u64) -> Message {
         commits: usage.commits,
         ..view.stats.clone()
     };
-    StatsReply { call_number, stats }.into()
+    StatsReply { stats }
 }
 
 fn fits(row: &RunSummary, list: &ListRuns) -> bool {
@@ -146,12 +175,7 @@ fn fits(row: &RunSummary, list: &ListRuns) -> bool {
         && list.batch.is_none_or(|batch| row.batch == Some(batch))
 }
 
-async fn list(
-    view: &View,
-    namespace: Namespace,
-    list: &ListRuns,
-    call_number: u64,
-) -> Result<Message, Refusal> {
+async fn list(view: &View, namespace: Namespace, list: &ListRuns) -> Result<ListReply, Refusal> {
     let limit = list.limit.clamp(1, PAGE_ROWS_MAX) as usize;
     let mut no = view.newest.0.min(list.before.map_or(u64::MAX, |before| before.saturating_sub(1)));
     let (mut runs, mut looked) = (Vec::new(), 0);
@@ -166,15 +190,10 @@ async fn list(
         looked += 1;
         tokio::task::yield_now().await;
     }
-    Ok(ListReply { call_number, runs, next: (no > until).then_some(no + 1) }.into())
+    Ok(ListReply { runs, next: (no > until).then_some(no + 1) })
 }
 
-async fn dead(
-    view: &View,
-    namespace: Namespace,
-    list: &ListRuns,
-    call_number: u64,
-) -> Result<Message, Refusal> {
+async fn dead(view: &View, namespace: Namespace, list: &ListRuns) -> Result<ListReply, Refusal> {
     let limit = list.limit.clamp(1, PAGE_ROWS_MAX) as usize;
     let prefix = DeadKey::TABLE.prefix();
     let mut to = tables::end_of(&prefix);
@@ -211,19 +230,25 @@ async fn dead(
             tokio::task::yield_now().await;
         }
     }
-    Ok(ListReply { call_number, runs, next }.into())
+    Ok(ListReply { runs, next })
 }
 
-async fn journal(view: &View, ask: &AskJournal) -> Result<Message, Refusal> {
-    let id: RunId = ask.id;
+/// How many entries a run's journal has, and some of them, verified and without their chain.
+async fn page(
+    view: &View,
+    namespace: Namespace,
+    id: RunId,
+    from: u32,
+    limit: u32,
+) -> Result<(u32, Vec<Bytes>), Refusal> {
     let local = |e: Unreadable| damaged(&e);
-    let found = store_reader::index(&*view.store, ask.caller.namespace, id).await.map_err(local)?;
+    let found = store_reader::index(&*view.store, namespace, id).await.map_err(local)?;
     let no = found.ok_or(NoSuchRun { id })?;
     let generation =
         store_reader::generation_of(&*view.store, no, (view.births)(no)).await.map_err(local)?;
     let count = store_reader::count(&*view.store, generation, no).await.map_err(local)?;
-    let until = ask.from.saturating_add(ask.limit).min(count);
-    let mut chain = match ask.from {
+    let until = from.saturating_add(limit).min(count);
+    let mut chain = match from {
         0 => chain::root(id),
         from if from < until => {
             // It was verified with the page that it was on.
@@ -241,16 +266,12 @@ async fn journal(view: &View, ask: &AskJournal) -> Result<Message, Refusal> {
         }
         _ => 0,
     };
-    let entries = match ask.from < until {
-        true => store_reader::entries(
-            &*view.store,
-            generation,
-            no,
-            (ask.from, until),
-            JOURNAL_FRAME_BYTES,
-        )
-        .await
-        .map_err(local)?,
+    let entries = match from < until {
+        true => {
+            store_reader::entries(&*view.store, generation, no, (from, until), JOURNAL_FRAME_BYTES)
+                .await
+                .map_err(local)?
+        }
         false => Vec::new(),
     };
     for stored in &entries {
@@ -260,5 +281,5 @@ async fn journal(view: &View, ask: &AskJournal) -> Result<Message, Refusal> {
         .into_iter()
         .map(|stored| stored.slice(..stored.len().saturating_sub(CHAIN_BYTES)))
         .collect();
-    Ok(JournalReply { call_number: ask.call_number, from: ask.from, count, entries }.into())
+    Ok((count, entries))
 }

@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 
 use super::driver::{DriverHandle, Event};
-use super::env::{Clock, Listener, Stream};
+use super::env::{Env, Listener, Stream};
 use super::link::{Closed, Dial, FrameReader, Link, LinkSender, write_frames};
 use crate::model::id::SessionId;
 use crate::wire::message::{Closing, Message};
@@ -23,11 +23,7 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts until the driver is gone.
-pub(super) async fn accept(
-    mut listener: Box<dyn Listener>,
-    driver: DriverHandle,
-    clock: Arc<dyn Clock>,
-) {
+pub(super) async fn accept(mut listener: Box<dyn Listener>, driver: DriverHandle, env: Env) {
     loop {
         let accepted = tokio::select! {
             biased;
@@ -35,28 +31,28 @@ pub(super) async fn accept(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, from)) => serve(stream, from, &driver, &clock),
+            Ok((stream, from)) => serve(stream, from, &driver, &env),
             Err(error) => {
                 tracing::warn!(%error, "a connection was not accepted");
-                clock.sleep(ACCEPT_PAUSE).await;
+                env.clock.sleep(ACCEPT_PAUSE).await;
             }
         }
     }
 }
 
-fn serve(stream: Box<dyn Stream>, from: String, driver: &DriverHandle, clock: &Arc<dyn Clock>) {
+fn serve(stream: Box<dyn Stream>, from: String, driver: &DriverHandle, env: &Env) {
     let session = driver.next_session();
     let (read, write) = tokio::io::split(stream);
     let (outward, to_write) = mpsc::unbounded_channel::<Message>();
     let refusal = outward.downgrade();
     let queued = Arc::new(AtomicUsize::new(0));
     let leaving = queued.clone();
-    tokio::spawn(write_frames(write, to_write, move |count| {
+    tokio::spawn(write_frames(write, to_write, env.protocols, move |count| {
         leaving.fetch_sub(count, Ordering::Relaxed);
     }));
-    let (driver, clock, inbox) = (driver.clone(), clock.clone(), driver.clone());
+    let (driver, clock, inbox) = (driver.clone(), env.clock.clone(), driver.clone());
     let reader = tokio::spawn(async move {
-        let mut reader = FrameReader::new(read);
+        let mut reader = FrameReader::of_stranger(read);
         let mut patience = Some(clock.sleep(HELLO_TIMEOUT));
         let problem = loop {
             while inbox.depth.load(Ordering::Relaxed) > INBOX_MAX {

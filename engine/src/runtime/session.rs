@@ -9,7 +9,8 @@
 //!
 //! What both sides rely on:
 //!
-//! - **P1** The first frame each way is `Hello` and `Welcome`; nothing else is believed before.
+//! - **P1** The first frame each way is `Hello` and `Welcome`; nothing else is believed before. A worker
+//!   then says `Register`, and holds and gets nothing before it is `Registered`.
 //! - **P2** Each side sends a heartbeat every `heartbeat_ms`, whatever else it sends. Any frame
 //!   counts as heard.
 //! - **P3** A side that has heard nothing for `session_timeout_ms` closes the connection.
@@ -26,7 +27,7 @@ use tokio::sync::mpsc;
 
 use super::env::Env;
 use super::link::{Dial, Link, LinkSender};
-use crate::wire::message::{Closing, Heartbeat, Hello, Message, PROTOCOL, Welcome};
+use crate::wire::message::{Closing, Heartbeat, Hello, Message, Register, Welcome};
 
 /// How long opening a connection may take.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -70,6 +71,8 @@ pub(crate) trait Peer: Send {
 
     /// What it says first.
     fn hello(&mut self) -> Hello;
+    /// What a worker says next: what it can run, and what it holds.
+    fn register(&mut self) -> Option<Register>;
     /// The connection is there.
     fn welcomed(&mut self, welcome: &Welcome, sender: LinkSender, now: Duration);
     /// Something arrived; called before the messages are handed on.
@@ -126,7 +129,8 @@ impl<P: Peer> PeerSession<P> {
         let mut failures = 0;
         loop {
             let hello = self.peer.hello();
-            let connecting = connect(self.env.clone(), self.dial.clone(), hello);
+            let register = self.peer.register();
+            let connecting = connect(self.env.clone(), self.dial.clone(), hello, register);
             match self.while_away(connecting).await {
                 Err(Leaving) => return,
                 Ok(Ok(connected)) => {
@@ -212,7 +216,9 @@ impl<P: Peer> PeerSession<P> {
                     let mut closing = None;
                     for message in messages.drain(..) {
                         match message {
-                            Message::Heartbeat(_) | Message::Welcome(_) => {}
+                            Message::Heartbeat(_) | Message::Welcome(_) | Message::Registered(_) => {}
+                            #[cfg(any(test, feature = "inspect"))]
+                            Message::Later(_) => {}
                             Message::Closing(said) => closing = Some(said.reason),
                             message => self.peer.received(message, heard_at),
                         }
@@ -260,8 +266,13 @@ impl<P: Peer> PeerSession<P> {
     }
 }
 
-/// Dials and says hello.
-async fn connect(env: Env, dial: Arc<dyn Dial>, hello: Hello) -> Result<Connected, SessionError> {
+/// Dials, says hello and, if it is a worker, registers.
+async fn connect(
+    env: Env,
+    dial: Arc<dyn Dial>,
+    hello: Hello,
+    register: Option<Register>,
+) -> Result<Connected, SessionError> {
     let address = dial.address();
     let not = |cause: String| SessionError::NotReachable { address: address.clone(), cause };
     let mut link = match within(&env, DIAL_TIMEOUT, dial.dial()).await {
@@ -269,19 +280,36 @@ async fn connect(env: Env, dial: Arc<dyn Dial>, hello: Hello) -> Result<Connecte
         Some(Err(error)) => return Err(not(error.to_string())),
         Some(Ok(link)) => link,
     };
+    let own = hello.protocols();
     let _ = link.sender.send(hello);
     let answered = async {
+        let mut welcomed = None;
         loop {
-            match link.receiver.recv().await {
-                Some(Message::Welcome(welcome)) => return Ok(welcome),
-                Some(Message::Closing(Closing { reason })) => {
+            let Some(message) = link.receiver.recv().await else {
+                return Err(not("the connection was closed before the engine answered".to_owned()));
+            };
+            match message {
+                Message::Welcome(welcome) => {
+                    #[cfg(any(test, feature = "inspect"))]
+                    if let Some(later) = crate::wire::message::Later::of(own, welcome.protocol) {
+                        let _ = link.sender.send(later);
+                    }
+                    let Some(register) = &register else {
+                        return Ok(welcome);
+                    };
+                    let _ = link.sender.send(register.clone());
+                    welcomed = Some(welcome);
+                }
+                Message::Registered(_) => {
+                    if let Some(welcome) = welcomed.take() {
+                        return Ok(welcome);
+                    }
+                }
+                Message::Closing(Closing { reason }) => {
                     return Err(refused(&address, reason));
                 }
-                Some(_) => {}
-                None => {
-                    return Err(not(
-                        "the connection was closed before the engine answered".to_owned()
-                    ));
+                other => {
+                    tracing::debug!(kind = other.kind_name(), "before the session begins");
                 }
             }
         }
@@ -290,9 +318,8 @@ async fn connect(env: Env, dial: Arc<dyn Dial>, hello: Hello) -> Result<Connecte
     let welcome = answer.unwrap_or_else(|| {
         Err(not(format!("no answer to the hello within {WELCOME_TIMEOUT:?}")))
     })?;
-    if welcome.protocol != PROTOCOL {
-        let reason =
-            format!("it speaks protocol {}, this side speaks {PROTOCOL}", welcome.protocol);
+    if !(own.min..=own.max).contains(&welcome.protocol) {
+        let reason = format!("it answers in protocol {}, this side speaks {own}", welcome.protocol);
         return Err(refused(&address, reason));
     }
     Ok(Connected { link, welcome })

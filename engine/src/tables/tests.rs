@@ -83,9 +83,12 @@ fn golden_schedules() {
     let bytes = record.to_bytes();
     assert_eq!(
         hex(&bytes),
-        "94019aa16ea17701a17105c40201c0c4100192a9302036202a202a202aa35554430003cd271002a170"
+        "94019ba16ea17701a17105c40201c0c4100192a9302036202a202a202aa35554430003cd27109002a170"
     );
     assert_eq!(ScheduleRecord::from_bytes(&bytes).unwrap(), record);
+    // As format 1 wrote it: a schedule without tags did not say so.
+    let before = b"\x94\x01\x9a\xa1n\xa1w\x01\xa1q\x05\xc4\x02\x01\xc0\xc4\x10\x01\x92\xa90 6 * * *\xa3UTC\x00\x03\xcd\x27\x10\x02\xa1p";
+    assert_eq!(ScheduleRecord::from_bytes(before).unwrap(), record);
     let every = EveryTimes { every_ms: 900_000, anchor: Time(0) };
     assert_eq!(hex(&crate::model::schedule::When::from(every).encode()), "0292ce000dbba000");
     let state = ScheduleState {

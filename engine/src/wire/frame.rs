@@ -2,6 +2,7 @@
 
 use bytes::{Buf, BytesMut};
 
+use super::handshake::Protocols;
 use super::message::Message;
 use crate::numbered::Undecodable;
 
@@ -32,13 +33,27 @@ pub enum FrameError {
     Undecodable(#[from] Undecodable),
 }
 
-/// Appends one frame.
-pub fn encode(message: &Message, into: &mut Vec<u8>) {
+/// Appends one frame, as a side writes it that speaks `protocols`.
+pub fn encode(message: &Message, protocols: Protocols, into: &mut Vec<u8>) {
     let start = into.len();
     into.extend_from_slice(&[0; 4]);
-    message.encode_into(into);
+    encode_message(message, protocols, into);
     let length = (into.len() - start - 4) as u32;
     into[start..start + 4].copy_from_slice(&length.to_le_bytes());
+}
+
+#[cfg(any(test, feature = "inspect"))]
+fn encode_message(message: &Message, protocols: Protocols, into: &mut Vec<u8>) {
+    // A later version writes longer frames to everybody, but for those that are frozen.
+    if protocols.max >= Protocols::LATER.max && !message.is_frozen() {
+        return crate::numbered::later::write(|| message.encode_into(into));
+    }
+    message.encode_into(into);
+}
+
+#[cfg(not(any(test, feature = "inspect")))]
+fn encode_message(message: &Message, _protocols: Protocols, into: &mut Vec<u8>) {
+    message.encode_into(into);
 }
 
 /// Takes the next whole frame off the front of `buffer`, if there is one.
@@ -62,23 +77,28 @@ pub fn decode(buffer: &mut BytesMut, bytes_max: usize) -> Result<Option<Message>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::message::{Closing, Heartbeat};
+    use crate::wire::message::{Closing, Heartbeat, Requeue};
 
     #[test]
     fn frames_survive_any_split() {
-        let messages =
-            [Message::from(Heartbeat { beat: 300 }), Closing { reason: "done".into() }.into()];
-        let mut bytes = Vec::new();
-        messages.iter().for_each(|m| encode(m, &mut bytes));
-        for cut in 0..=bytes.len() {
-            let (mut buffer, mut found) = (BytesMut::new(), Vec::new());
-            for part in [&bytes[..cut], &bytes[cut..]] {
-                buffer.extend_from_slice(part);
-                while let Some(message) = decode(&mut buffer, FRAME_BYTES_MAX).unwrap() {
-                    found.push(message);
+        let messages = [
+            Message::from(Heartbeat { beat: 300 }),
+            Requeue { run: Default::default(), token: Default::default() }.into(),
+            Closing { reason: "done".into() }.into(),
+        ];
+        for protocols in [Protocols::OWN, Protocols::LATER] {
+            let mut bytes = Vec::new();
+            messages.iter().for_each(|m| encode(m, protocols, &mut bytes));
+            for cut in 0..=bytes.len() {
+                let (mut buffer, mut found) = (BytesMut::new(), Vec::new());
+                for part in [&bytes[..cut], &bytes[cut..]] {
+                    buffer.extend_from_slice(part);
+                    while let Some(message) = decode(&mut buffer, FRAME_BYTES_MAX).unwrap() {
+                        found.push(message);
+                    }
                 }
+                assert_eq!(found, messages);
             }
-            assert_eq!(found, messages);
         }
     }
 

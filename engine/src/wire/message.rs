@@ -1,28 +1,27 @@
-//! The messages, one struct each. Kind numbers are never used again; fields are only added at the
+//! The frames, one struct each. Kind numbers are never used again; fields are only added at the
 //! end.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::model::batch::BatchSummary;
-use crate::model::dead::{AuditCursor, AuditEntry, DeadCursor, DeadFilter, DeadLetter};
+pub use super::handshake::{Closing, Heartbeat, Hello, HelloV1, Protocols, Welcome};
+#[cfg(any(test, feature = "inspect"))]
+pub use super::handshake::Later;
+pub use super::request::*;
 use crate::model::entry::{FunctionEnd, SourceLocation};
 use crate::model::failure::Failure;
-use crate::model::id::{CommandIndex, MemoKey, ProcessInstance, RunId, RunNo, SessionId, Token};
+use crate::model::id::{CommandIndex, MemoKey, Namespace, RunId, RunNo, Token};
 use crate::model::payload::Payload;
-use crate::model::queue::{QueueChange, QueueSummary};
-use crate::model::request::{Caller, ListRuns, Refusal, StartRun};
+use crate::model::request::Refusal;
 use crate::model::retry::Retry;
-use crate::model::run::{Outcome, RunSummary, Stats};
-use crate::model::schedule::{Occurrence, ScheduleInfo, ScheduleSpec};
 use crate::model::time::Time;
 use crate::numbered::numbered;
 
-/// The protocol's version. A hello with another one is refused with a reason.
-pub const PROTOCOL: u16 = 1;
-
-macro_rules! messages {
-    ($($(#[$meta:meta])* $number:literal => $name:ident { $($(#[$fmeta:meta])* $field:ident : $type:ty),* $(,)? }),+ $(,)?) => {
+macro_rules! frames {
+    (
+        declared elsewhere { $($(#[$emeta:meta])* $enumber:literal => $ename:ident $(if $cfg:meta)?),+ $(,)? }
+        $($(#[$meta:meta])* $number:literal => $name:ident { $($(#[$fmeta:meta])* $field:ident : $type:ty),* $(,)? }),+ $(,)?
+    ) => {
         $(
             $(#[$meta])*
             #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,7 +31,7 @@ macro_rules! messages {
         numbered! {
             /// One frame, either way.
             #[derive(Debug, Clone, PartialEq, Eq)]
-            pub enum Message { $($(#[$meta])* $number => $name),+ }
+            pub enum Message { $($(#[$emeta])* $enumber => $ename $(if $cfg)?,)+ $($(#[$meta])* $number => $name),+ }
         }
     };
 }
@@ -66,61 +65,42 @@ pub struct WorkflowOffer {
     pub version: u32,
 }
 
-messages! {
-    /// The first frame of a connection, from the peer.
-    1 => Hello {
-        /// [`PROTOCOL`].
-        protocol: u16,
-        /// The namespace, the principal, and a request id that names this connection.
-        caller: Caller,
-        /// What proves it. Unused so far.
-        credentials: Option<Bytes>,
-        /// The process instance that connects.
-        process: ProcessInstance,
-        /// What code it runs.
+frames! {
+    declared elsewhere {
+        /// The hello of protocol 1.
+        1 => HelloV1,
+        /// Keep-alive, sent in both directions.
+        3 => Heartbeat,
+        /// The last frame before the sender closes.
+        4 => Closing,
+        /// The first frame of a connection, from the peer.
+        5 => Hello,
+        /// The engine's answer to a hello.
+        6 => Welcome,
+        /// Client to engine: a request.
+        50 => Call,
+        /// Engine to client: what answers a call.
+        51 => Reply,
+        /// Either way, right after the welcome: a frame of protocol 3, which exists for tests only.
+        250 => Later if any(test, feature = "inspect"),
+    }
+
+    /// Worker to engine, first after the welcome: what it can run, and what it holds. Answered by
+    /// [`Registered`].
+    7 => Register {
+        /// The build of its code.
         build: String,
-        /// Workflows it can run; empty for a client.
+        /// Workflows it can run.
         workflows: Vec<WorkflowOffer>,
-        /// Slots it offers; empty for a client.
+        /// Slots it offers.
         queues: Vec<QueueSlots>,
+        /// Tags it offers: runs that ask for others go elsewhere.
+        tags: Vec<String>,
         /// Leases it still holds from before.
         held: Vec<Held>,
-        /// Tags it offers: runs that ask for others go elsewhere.
-        #[serde(default)]
-        tags: Vec<String>,
     },
-    /// The engine's answer to a hello.
-    2 => Welcome {
-        /// [`PROTOCOL`].
-        protocol: u16,
-        /// The number of this session.
-        session: SessionId,
-        /// The store's identity.
-        store: u64,
-        /// The epoch of this opening of the store.
-        epoch: u64,
-        /// Send a heartbeat this often, in milliseconds.
-        heartbeat_ms: u64,
-        /// A peer not heard of for this long is gone, in milliseconds.
-        session_timeout_ms: u64,
-        /// The largest payload.
-        payload_bytes_max: u64,
-        /// Engine time.
-        now: Time,
-        /// Whether a turn may be suspended that waits for memo keys.
-        #[serde(default)]
-        suspends_for_memo: bool,
-    },
-    /// I am there. Either way.
-    3 => Heartbeat {
-        /// Counts up, for traces.
-        beat: u64,
-    },
-    /// The last frame before the sender closes, with the reason.
-    4 => Closing {
-        /// Why.
-        reason: String,
-    },
+    /// Engine to worker: it may get runs from now on.
+    8 => Registered {},
 
     /// Engine to worker: run this. Its journal follows in this and, if long, in further [`Journal`]
     /// frames.
@@ -203,7 +183,6 @@ messages! {
         /// Why.
         reason: Refusal,
     },
-
     /// Worker to engine: a step ended well.
     20 => StepCompletedReport {
         /// The run.
@@ -352,51 +331,13 @@ messages! {
         /// The index of the command.
         number: CommandIndex,
     },
-
-    /// Client to engine: start these runs.
-    40 => Start {
-        /// The call number, unique on this connection.
-        call_number: u64,
-        /// Who asks.
-        caller: Caller,
-        /// The runs.
-        runs: Vec<StartRun>,
-    },
-    /// Client to engine: how did it end?
-    41 => AskOutcome {
-        /// The call number, unique on this connection.
-        call_number: u64,
-        /// Who asks.
-        caller: Caller,
-        /// The run.
-        id: RunId,
-        /// Answer only once it has ended.
-        wait: bool,
-    },
-    /// Client to engine: where is it?
-    42 => AskStatus {
-        /// The call number, unique on this connection.
-        call_number: u64,
-        /// Who asks.
-        caller: Caller,
-        /// The run.
-        id: RunId,
-    },
-    /// Client to engine: a page of runs, newest first.
-    43 => AskList {
-        /// The call number, unique on this connection.
-        call_number: u64,
-        /// Who asks.
-        caller: Caller,
-        /// Which.
-        list: ListRuns,
-    },
-    /// Client to engine: a page of a run's journal.
-    44 => AskJournal {
-        /// The call number, unique on this connection.
-        call_number: u64,
-        /// Who asks.
-        caller: Caller,
+    /// Worker to engine: a page of the journal of a run that it holds, for an isolated step. Answered
+    /// by [`JournalPage`].
+    38 => JournalPageRequested {
+        /// Matches the answer to the question, on this connection.
+        page: u64,
+        /// The run's namespace: a worker serves all of them.
+        namespace: Namespace,
         /// The run.
         id: RunId,
         /// From this entry.
@@ -404,373 +345,63 @@ messages! {
         /// At most this many.
         limit: u32,
     },
-    /// Client to engine: stop it.
-    45 => Cancel {
-        /// The call number, unique on this connection.
-        call_number: u64,
-        /// Who asks.
-        caller: Caller,
-        /// The run.
-        id: RunId,
-        /// Why.
-        reason: String,
-    },
-    /// Client to engine: let a parked or paused run go on.
-    46 => Resume {
-        /// The call number, unique on this connection.
-        call_number: u64,
-        /// Who asks.
-        caller: Caller,
-        /// The run.
-        id: RunId,
-    },
-    /// Client to engine: a page of the dead letters, newest first.
-    47 => AskDead {
-        /// The call number, unique on this connection.
-        call_number: u64,
-        /// Who asks.
-        caller: Caller,
-        /// Which; its `state` is not looked at.
-        list: ListRuns,
-    },
-    /// Client to engine: the counts.
-    48 => AskStats {
-        /// The call number, unique on this connection.
-        call_number: u64,
-    },
-
-    /// Client to engine: a page of the dead letters that fit, newest first.
-    90 => AskLetters {
-        /// The call number, unique on this connection.
-        call_number: u64,
-        /// Who asks.
-        caller: Caller,
-        /// Which.
-        filter: DeadFilter,
-        /// Behind this one.
-        behind: Option<DeadCursor>,
-        /// At most this many.
-        limit: u32,
-    },
-    /// Client to engine: give a dead letter another input.
-    91 => EditInput {
-        /// The call number, unique on this connection.
-        call_number: u64,
-        /// The caller, whose request takes effect once.
-        caller: Caller,
-        /// The run.
-        id: RunId,
-        /// What its function gets from now on.
-        input: Payload,
-    },
-    /// Client to engine: send a dead letter back to work.
-    92 => Redrive {
-        /// The call number, unique on this connection.
-        call_number: u64,
-        /// The caller, whose request takes effect once.
-        caller: Caller,
-        /// The run.
-        id: RunId,
-    },
-    /// Client to engine: take a dead letter off the list.
-    93 => Discard {
-        /// The call number, unique on this connection.
-        call_number: u64,
-        /// The caller, whose request takes effect once.
-        caller: Caller,
-        /// The run.
-        id: RunId,
-        /// Why.
-        reason: String,
-    },
-    /// Client to engine: a page of what operators did, newest first.
-    94 => AskAudit {
-        /// The call number, unique on this connection.
-        call_number: u64,
-        /// Who asks.
-        caller: Caller,
-        /// Only what was done with this run.
-        run: Option<RunId>,
-        /// Behind this one.
-        behind: Option<AuditCursor>,
-        /// At most this many.
-        limit: u32,
-    },
-
-    /// Engine to client: a run each, in the order of the request.
-    60 => StartReply {
-        /// The number of the call that this answers.
-        call_number: u64,
-        /// The answers.
-        runs: Vec<StartAnswer>,
-    },
-    /// Engine to client.
-    61 => OutcomeReply {
-        /// The number of the call that this answers.
-        call_number: u64,
-        /// How it ended, or that it has not.
-        outcome: Outcome,
-    },
-    /// Engine to client.
-    62 => StatusReply {
-        /// The number of the call that this answers.
-        call_number: u64,
-        /// Where it is.
-        run: RunSummary,
-    },
-    /// Engine to client.
-    63 => ListReply {
-        /// The number of the call that this answers.
-        call_number: u64,
-        /// The page.
-        runs: Vec<RunSummary>,
-        /// Ask for `before` this number for the next page, if there may be more.
-        next: Option<u64>,
-    },
-    /// Engine to client.
-    64 => JournalReply {
-        /// The number of the call that this answers.
-        call_number: u64,
-        /// The index of the first entry here.
-        from: u32,
-        /// How many entries the journal has.
-        count: u32,
+    /// Engine to worker: a page of a journal.
+    39 => JournalPage {
+        /// The number of the question.
+        page: u64,
         /// Entries, encoded without their chain.
         entries: Vec<Bytes>,
-    },
-    /// Engine to client: it is done (cancel, resume).
-    65 => DoneReply {
-        /// The number of the call that this answers.
-        call_number: u64,
-    },
-    /// Engine to client.
-    66 => StatsReply {
-        /// The number of the call that this answers.
-        call_number: u64,
-        /// The counts.
-        stats: Stats,
-    },
-    /// Engine to client: no, and nothing was changed.
-    67 => RefusedReply {
-        /// The number of the call that this answers.
-        call_number: u64,
-        /// Why.
-        reason: Refusal,
-    },
-
-    /// Client to engine: how are the queues?
-    80 => AskQueues {
-        /// The call number, unique on this connection.
-        call_number: u64,
-        /// Only this one.
-        queue: Option<String>,
-    },
-    /// Client to engine: set something on a queue.
-    81 => SetQueue {
-        /// The call number, unique on this connection.
-        call_number: u64,
-        /// Who asks.
-        caller: Caller,
-        /// The queue's name.
-        queue: String,
-        /// What to set.
-        change: QueueChange,
-    },
-    /// Engine to client: the queues, by name.
-    87 => QueuesReply {
-        /// The number of the call that this answers.
-        call_number: u64,
-        /// The queues.
-        queues: Vec<QueueSummary>,
-    },
-    /// Engine to client.
-    97 => LettersReply {
-        /// The number of the call that this answers.
-        call_number: u64,
-        /// The page.
-        letters: Vec<DeadLetter>,
-        /// Where to go on, if there may be more.
-        next: Option<DeadCursor>,
-    },
-    /// Engine to client.
-    98 => AuditReply {
-        /// The number of the call that this answers.
-        call_number: u64,
-        /// The page.
-        entries: Vec<AuditEntry>,
-        /// Where to go on, if there may be more.
-        next: Option<AuditCursor>,
-    },
-    /// Client to engine: add runs to a batch, which is opened if there is none of this name.
-    110 => StartBatch {
-        /// The call number, unique on this connection.
-        call_number: u64,
-        /// Who asks.
-        caller: Caller,
-        /// The batch's name.
-        name: String,
-        /// The runs.
-        runs: Vec<StartRun>,
-        /// The run that follows when all have ended; its id is the engine's.
-        follow_up: Option<Box<StartRun>>,
-        /// These are all.
-        seal: bool,
-    },
-    /// Client to engine: how far is it?
-    111 => AskBatch {
-        /// The call number, unique on this connection.
-        call_number: u64,
-        /// Who asks.
-        caller: Caller,
-        /// The batch's name.
-        name: String,
-    },
-    /// Client to engine: start all of these runs or none.
-    112 => AtomicStart {
-        /// The call number, unique on this connection.
-        call_number: u64,
-        /// Who asks.
-        caller: Caller,
-        /// The runs.
-        runs: Vec<StartRun>,
-    },
-    /// Engine to client: the batch as it is now, and an answer for each run of the call.
-    117 => BatchReply {
-        /// The number of the call that this answers.
-        call_number: u64,
-        /// The batch.
-        batch: BatchSummary,
-        /// The answers, in the order of the request.
-        runs: Vec<StartAnswer>,
-    },
-    /// Client to engine: there be this schedule. Answered by [`ScheduleReply`].
-    100 => SetSchedule {
-        /// The call number, unique on this connection.
-        call_number: u64,
-        /// Who asks.
-        caller: Caller,
-        /// The schedule.
-        spec: Box<ScheduleSpec>,
-    },
-    /// Client to engine: a page of schedules, by name. Answered by [`SchedulesReply`].
-    101 => AskSchedules {
-        /// The call number, unique on this connection.
-        call_number: u64,
-        /// Who asks.
-        caller: Caller,
-        /// Only those behind this name (the last of the page before).
-        after: Option<String>,
-        /// At most this many.
-        limit: u32,
-    },
-    /// Client to engine: a schedule, and its next occurrences. Answered by [`ScheduleReply`].
-    102 => AskOccurrences {
-        /// The call number, unique on this connection.
-        call_number: u64,
-        /// Who asks.
-        caller: Caller,
-        /// The schedule.
-        name: String,
-        /// At most this many.
-        count: u32,
-    },
-    /// Client to engine: start no more occurrences. Answered by [`ScheduleReply`].
-    103 => PauseSchedule {
-        /// The call number, unique on this connection.
-        call_number: u64,
-        /// Who asks.
-        caller: Caller,
-        /// The schedule.
-        name: String,
-    },
-    /// Client to engine: go on with the next occurrence from now. Answered by [`ScheduleReply`].
-    104 => ResumeSchedule {
-        /// The call number, unique on this connection.
-        call_number: u64,
-        /// Who asks.
-        caller: Caller,
-        /// The schedule.
-        name: String,
-    },
-    /// Client to engine: forget this schedule; its runs go on. Answered by [`DoneReply`].
-    105 => RemoveSchedule {
-        /// The call number, unique on this connection.
-        call_number: u64,
-        /// Who asks.
-        caller: Caller,
-        /// The schedule.
-        name: String,
-    },
-    /// Client to engine: start occurrences of the past. Answered by [`BackfillReply`].
-    106 => Backfill {
-        /// The call number, unique on this connection.
-        call_number: u64,
-        /// Who asks.
-        caller: Caller,
-        /// The schedule.
-        name: String,
-        /// Nominal times from here on.
-        from: Time,
-        /// And before this, which has passed.
-        to: Time,
-        /// At most this many.
-        limit: u32,
-    },
-    /// Engine to client.
-    107 => ScheduleReply {
-        /// The number of the call that this answers.
-        call_number: u64,
-        /// The schedule as it is now.
-        schedule: Box<ScheduleInfo>,
-        /// Whether this call changed anything.
-        changed: bool,
-        /// Its next occurrences, if they were asked for.
-        next: Vec<Occurrence>,
-    },
-    /// Engine to client.
-    108 => SchedulesReply {
-        /// The number of the call that this answers.
-        call_number: u64,
-        /// The page.
-        schedules: Vec<ScheduleInfo>,
-        /// Ask for those `after` this for the next page, if there may be more.
-        next: Option<String>,
-    },
-    /// Engine to client.
-    109 => BackfillReply {
-        /// The number of the call that this answers.
-        call_number: u64,
-        /// Runs that were started.
-        started: u64,
-        /// Runs that were there already.
-        existed: u64,
-        /// Go on from here, if there is more.
-        next: Option<Time>,
+        /// Why there are none, if it was refused.
+        refused: Option<Refusal>,
     },
 }
 
-#[cfg(any(feature = "server", feature = "inspect"))]
-impl BackfillReply {
-    /// What became of a page. A run that is there already is that of its occurrence, whatever it
-    /// was started with.
-    pub(crate) fn of(call_number: u64, runs: &[StartAnswer], next: Option<Time>) -> Message {
-        let refused = runs.iter().filter_map(|run| run.refused.as_ref());
-        let mut others = refused.filter(|reason| !matches!(reason, Refusal::IdTaken(_)));
-        if let Some(reason) = others.next().cloned() {
-            return RefusedReply { call_number, reason }.into();
-        }
-        let started = runs.iter().filter(|run| run.started).count() as u64;
-        Self { call_number, started, existed: runs.len() as u64 - started, next }.into()
+impl Message {
+    /// Whether its layout is frozen for ever: see [`handshake`](super::handshake).
+    pub fn is_frozen(&self) -> bool {
+        matches!(self, Self::Hello(_) | Self::Welcome(_) | Self::Heartbeat(_) | Self::Closing(_))
+            || matches!(self, Self::HelloV1(_))
     }
-}
 
-/// The answer to one start.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StartAnswer {
-    /// The run.
-    pub id: RunId,
-    /// Whether this call started it; `false` if it existed already, the same.
-    pub started: bool,
-    /// Why not, if it was refused.
-    pub refused: Option<Refusal>,
+    /// The role that a peer needs to send it; none for what every peer may send, and for what only
+    /// the engine sends.
+    pub fn role(&self) -> Option<Role> {
+        match self {
+            Self::Register(_)
+            | Self::StepCompletedReport(_)
+            | Self::AttemptFailedReport(_)
+            | Self::TimerRequested(_)
+            | Self::TurnSuspended(_)
+            | Self::TurnCompleted(_)
+            | Self::TurnFailed(_)
+            | Self::TurnMismatched(_)
+            | Self::Requeue(_)
+            | Self::Offer(_)
+            | Self::MemoRequested(_)
+            | Self::MemoReleased(_)
+            | Self::JournalPageRequested(_) => Some(Role::Work),
+            Self::Call(call) => match &call.request {
+                Requested::Known(request) => Some(request.role()),
+                Requested::Unknown(_) => None,
+            },
+            Self::HelloV1(_)
+            | Self::Hello(_)
+            | Self::Welcome(_)
+            | Self::Heartbeat(_)
+            | Self::Closing(_)
+            | Self::Registered(_)
+            | Self::Reply(_)
+            | Self::Dispatch(_)
+            | Self::Journal(_)
+            | Self::Appended(_)
+            | Self::TurnEnded(_)
+            | Self::Revoked(_)
+            | Self::LeaseContinued(_)
+            | Self::ReportRefused(_)
+            | Self::AttemptMemo(_)
+            | Self::JournalPage(_) => None,
+            #[cfg(any(test, feature = "inspect"))]
+            Self::Later(_) => None,
+        }
+    }
 }

@@ -13,7 +13,7 @@ use stepwell::RateLimit;
 use stepwell::model::id::ProcessInstance;
 use stepwell::model::time::Time;
 use stepwell::tables::LeaseRecord;
-use stepwell::wire::message::Hello;
+use stepwell::wire::message::Register;
 
 use super::Findings;
 use crate::durable::Durable;
@@ -36,11 +36,11 @@ pub(super) struct Admissions {
 
 impl Admissions {
     /// A worker says what it offers.
-    pub(super) fn hello(&mut self, hello: &Hello) {
-        let tags = hello.tags.iter().cloned().collect();
-        self.tags.insert(hello.process, tags);
-        let known = hello.workflows.iter().map(|offer| offer.workflow.clone());
-        self.workflows.insert(hello.process, known.collect());
+    pub(super) fn registers(&mut self, who: ProcessInstance, register: &Register) {
+        let tags = register.tags.iter().cloned().collect();
+        self.tags.insert(who, tags);
+        let known = register.workflows.iter().map(|offer| offer.workflow.clone());
+        self.workflows.insert(who, known.collect());
     }
 
     /// Whether a worker process knows this workflow.

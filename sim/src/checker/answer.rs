@@ -8,9 +8,8 @@ use std::collections::BTreeMap;
 
 use stepwell::model::entry::Entry;
 use stepwell::model::id::{RequestId, RunId};
-use stepwell::model::request::Caller;
 use stepwell::model::run::Outcome;
-use stepwell::wire::message::Message;
+use stepwell::wire::message::{Answer, Call, Message, Reply, Request, Requested};
 
 use super::Findings;
 use super::applied_request::AppliedRequests;
@@ -36,27 +35,26 @@ enum AskedRequest {
 impl Requests {
     /// A client sends something, perhaps again.
     pub(super) fn sent(&mut self, host: &str, message: &Message) {
-        let operator_request = |caller: &Caller| AskedRequest::OperatorRequest(caller.request_id);
-        let (call_number, asked) = match message {
-            Message::SetQueue(m) => (m.call_number, operator_request(&m.caller)),
-            Message::SetSchedule(m) => (m.call_number, operator_request(&m.caller)),
-            Message::PauseSchedule(m) => (m.call_number, operator_request(&m.caller)),
-            Message::ResumeSchedule(m) => (m.call_number, operator_request(&m.caller)),
-            Message::RemoveSchedule(m) => (m.call_number, operator_request(&m.caller)),
-            Message::Cancel(m) => (m.call_number, AskedRequest::Cancel(m.id)),
-            Message::Redrive(m) => {
-                (m.call_number, AskedRequest::Operate(m.id, m.caller.request_id))
-            }
-            Message::EditInput(m) => {
-                (m.call_number, AskedRequest::Operate(m.id, m.caller.request_id))
-            }
-            Message::Discard(m) => {
-                (m.call_number, AskedRequest::Operate(m.id, m.caller.request_id))
-            }
-            Message::AskOutcome(m) => (m.call_number, AskedRequest::Outcome(m.id)),
+        let Message::Call(Call { call_number, request_id, request, .. }) = message else {
+            return;
+        };
+        let Requested::Known(request) = request else {
+            return;
+        };
+        let asked = match request {
+            Request::SetQueue(_)
+            | Request::SetSchedule(_)
+            | Request::PauseSchedule(_)
+            | Request::ResumeSchedule(_)
+            | Request::RemoveSchedule(_) => AskedRequest::OperatorRequest(*request_id),
+            Request::Cancel(m) => AskedRequest::Cancel(m.id),
+            Request::Redrive(m) => AskedRequest::Operate(m.id, *request_id),
+            Request::EditInput(m) => AskedRequest::Operate(m.id, *request_id),
+            Request::Discard(m) => AskedRequest::Operate(m.id, *request_id),
+            Request::AskOutcome(m) => AskedRequest::Outcome(m.id),
             _ => return,
         };
-        self.known.insert((host.to_owned(), call_number), asked);
+        self.known.insert((host.to_owned(), *call_number), asked);
     }
 
     /// The server answers.
@@ -67,13 +65,15 @@ impl Requests {
         (to, message): (&str, &Message),
         findings: &mut Findings<'_>,
     ) {
-        let (call_number, outcome) = match message {
-            Message::DoneReply(m) => (m.call_number, None),
-            Message::ScheduleReply(m) => (m.call_number, None),
-            Message::OutcomeReply(m) => (m.call_number, Some(&m.outcome)),
+        let Message::Reply(Reply { call_number, answer }) = message else {
+            return;
+        };
+        let outcome = match answer {
+            Answer::DoneReply(_) | Answer::ScheduleReply(_) => None,
+            Answer::OutcomeReply(m) => Some(&m.outcome),
             _ => return,
         };
-        let Some(asked) = self.known.get(&(to.to_owned(), call_number)) else {
+        let Some(asked) = self.known.get(&(to.to_owned(), *call_number)) else {
             return;
         };
         let holds =

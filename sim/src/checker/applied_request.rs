@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use stepwell::model::id::RequestId;
 use stepwell::model::schedule::ScheduleSpec;
 use stepwell::tables::ScheduleRecord;
-use stepwell::wire::message::Message;
+use stepwell::wire::message::{Call, Message, Request, Requested};
 use stepwell::{QueueChange, QueueSettings};
 
 use super::Findings;
@@ -59,15 +59,21 @@ impl AppliedRequests {
 
     /// A client makes a request, perhaps again.
     pub(super) fn given(&mut self, message: &Message) {
-        let (caller, wanted) = match message {
-            Message::SetQueue(m) => (&m.caller, Wanted::Queue(m.queue.clone(), m.change)),
-            Message::SetSchedule(m) => (&m.caller, Wanted::Set(m.spec.clone())),
-            Message::PauseSchedule(m) => (&m.caller, Wanted::Paused(m.name.clone(), true)),
-            Message::ResumeSchedule(m) => (&m.caller, Wanted::Paused(m.name.clone(), false)),
-            Message::RemoveSchedule(m) => (&m.caller, Wanted::Removed(m.name.clone())),
+        let Message::Call(Call { request_id, request, .. }) = message else {
+            return;
+        };
+        let Requested::Known(request) = request else {
+            return;
+        };
+        let wanted = match request {
+            Request::SetQueue(m) => Wanted::Queue(m.queue.clone(), m.change),
+            Request::SetSchedule(m) => Wanted::Set(m.spec.clone()),
+            Request::PauseSchedule(m) => Wanted::Paused(m.name.clone(), true),
+            Request::ResumeSchedule(m) => Wanted::Paused(m.name.clone(), false),
+            Request::RemoveSchedule(m) => Wanted::Removed(m.name.clone()),
             _ => return,
         };
-        self.wanted.insert(caller.request_id, wanted);
+        self.wanted.insert(*request_id, wanted);
     }
 
     pub(super) fn applied(&mut self, request_id: RequestId, findings: &mut Findings<'_>) {

@@ -23,6 +23,7 @@ mod model;
 mod outcome;
 mod place;
 mod proof;
+mod protocol;
 mod redrive;
 mod release;
 mod replay;
@@ -41,6 +42,7 @@ use stepwell::QueueSummary;
 
 pub(crate) use self::attempt::Moment;
 pub(crate) use self::limit::Attempt;
+pub(crate) use self::protocol::Agreement;
 
 use stepwell::model::id::{CommandIndex, ProcessInstance, RunId, RunNo};
 use stepwell::model::time::Time;
@@ -317,12 +319,18 @@ impl Checkers {
     }
 
     /// A worker or a client sends something.
-    pub(crate) fn reported(&mut self, now: Moment, from: &str, message: &Message) {
+    pub(crate) fn reported(
+        &mut self,
+        now: Moment,
+        (from, process): (&str, Option<ProcessInstance>),
+        message: &Message,
+    ) {
         self.requests.sent(from, message);
         self.applied.given(message);
-        if let Message::Hello(hello) = message {
-            self.admissions.hello(hello);
-            self.shares.session_begins(hello.process);
+        match (message, process) {
+            (Message::Hello(hello), _) => self.shares.session_begins(hello.process),
+            (Message::Register(register), Some(who)) => self.admissions.registers(who, register),
+            _ => {}
         }
         self.memo.reported(message);
         self.fence.reported(message);
@@ -380,10 +388,8 @@ impl Checkers {
             (Message::Closing(closing), Some(who)) => {
                 self.liveness.closes(who, closing, &mut findings);
             }
-            (Message::Welcome(_), Some(who)) => {
-                self.patience.welcomed(now_ms, who);
-                self.shares.session_begins(who);
-            }
+            (Message::Welcome(_), Some(who)) => self.shares.session_begins(who),
+            (Message::Registered(_), Some(who)) => self.patience.registered(now_ms, who),
             _ => {}
         }
         release::released(&self.durable, to, message, &mut findings);

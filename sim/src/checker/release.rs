@@ -6,7 +6,7 @@ use stepwell::model::batch::BatchSummary;
 use stepwell::model::id::{RunId, RunNo, Token};
 use stepwell::model::request::Refusal;
 use stepwell::model::run::Outcome;
-use stepwell::wire::message::{Message, StartAnswer};
+use stepwell::wire::message::{Answer, Message, StartAnswer};
 
 use super::Findings;
 use crate::durable::Durable;
@@ -32,28 +32,7 @@ pub(super) fn released(
             .values()
             .any(|lease| lease.token == m.token)
             .then(|| format!("the end of the turn of run {} under {}", m.run, m.token)),
-        Message::StartReply(m) => m.runs.iter().find_map(|answer| match &answer.refused {
-            None => no_start(durable, answer.id),
-            Some(Refusal::IdTaken(taken)) => no_start(durable, taken.id),
-            Some(_) => None,
-        }),
-        Message::BatchReply(m) => {
-            let refused = |answer: &&StartAnswer| answer.refused.is_none();
-            let missing =
-                m.runs.iter().filter(refused).find_map(|answer| no_start(durable, answer.id));
-            missing.or_else(|| no_batch(durable, &m.batch))
-        }
-        Message::OutcomeReply(m) => no_outcome(durable, &m.outcome),
-        Message::StatusReply(m) => {
-            no_start(durable, m.run.id).or_else(|| no_entry(durable, m.run.no, m.run.entries))
-        }
-        Message::ScheduleReply(m) => {
-            let (name, told) = (&m.schedule.spec.name, &m.schedule.state);
-            let mut schedules = durable.schedules.values();
-            schedules
-                .any(|known| known.record.spec.name == *name && known.state.at < told.at)
-                .then(|| format!("the state of `{name}` of {}", told.at))
-        }
+        Message::Reply(reply) => not_durable(durable, &reply.answer),
         _ => None,
     };
     if let Some(missing) = missing {
@@ -61,6 +40,44 @@ pub(super) fn released(
             NAME,
             format!("{to} is sent {}, and {missing} is not durable", message.kind_name()),
         );
+    }
+}
+
+/// What an answer tells that is not durable.
+fn not_durable(durable: &Durable, answer: &Answer) -> Option<String> {
+    match answer {
+        Answer::StartReply(m) => m.runs.iter().find_map(|answer| match &answer.refused {
+            None => no_start(durable, answer.id),
+            Some(Refusal::IdTaken(taken)) => no_start(durable, taken.id),
+            Some(_) => None,
+        }),
+        Answer::BatchReply(m) => {
+            let refused = |answer: &&StartAnswer| answer.refused.is_none();
+            let missing =
+                m.runs.iter().filter(refused).find_map(|answer| no_start(durable, answer.id));
+            missing.or_else(|| no_batch(durable, &m.batch))
+        }
+        Answer::OutcomeReply(m) => no_outcome(durable, &m.outcome),
+        Answer::StatusReply(m) => {
+            no_start(durable, m.run.id).or_else(|| no_entry(durable, m.run.no, m.run.entries))
+        }
+        Answer::ScheduleReply(m) => {
+            let (name, told) = (&m.schedule.spec.name, &m.schedule.state);
+            let mut schedules = durable.schedules.values();
+            schedules
+                .any(|known| known.record.spec.name == *name && known.state.at < told.at)
+                .then(|| format!("the state of `{name}` of {}", told.at))
+        }
+        Answer::ListReply(_)
+        | Answer::JournalReply(_)
+        | Answer::DoneReply(_)
+        | Answer::StatsReply(_)
+        | Answer::RefusedReply(_)
+        | Answer::QueuesReply(_)
+        | Answer::LettersReply(_)
+        | Answer::AuditReply(_)
+        | Answer::SchedulesReply(_)
+        | Answer::BackfillReply(_) => None,
     }
 }
 

@@ -16,7 +16,7 @@ use stepwell::model::id::{LeaseNo, RunNo, SessionId, Token};
 use stepwell::model::time::Time;
 use stepwell::runtime::env::{Clock, Entropy, Env, Exec, Listener, Net, Stream};
 use stepwell::runtime::link::{Dial, Link};
-use stepwell::wire::message::{Dispatch, Message, PROTOCOL, TurnEnded, Welcome};
+use stepwell::wire::message::{Dispatch, Message, Protocols, Registered, TurnEnded, Welcome};
 
 use super::Findings;
 use crate::durable::{Durable, DurableRun};
@@ -72,6 +72,7 @@ async fn replay_with(
         entropy: Arc::new(Counter::default()),
         net: Arc::new(NoNet),
         exec: Arc::new(ReplayTasks),
+        protocols: Protocols::OWN,
     };
     let outside = Outside::closed(bodies.clone());
     let worker = program.worker(Worker::new(dial, env), outside, version, 1_000);
@@ -81,7 +82,7 @@ async fn replay_with(
     };
     let _ = engine.receiver.recv().await; // its hello
     let _ = engine.sender.send(Welcome {
-        protocol: PROTOCOL,
+        protocol: Protocols::OWN.max,
         session: SessionId(1),
         store: 1,
         epoch: 1,
@@ -89,8 +90,9 @@ async fn replay_with(
         session_timeout_ms: 3 * HOUR_MS,
         payload_bytes_max: 1 << 20,
         now: Time(0),
-        suspends_for_memo: false,
     });
+    let _ = engine.receiver.recv().await; // what it can run
+    let _ = engine.sender.send(Registered {});
     let mut problems = Vec::new();
     for (no, run) in runs {
         let problem = replay(&mut engine, *no, run).await.err();

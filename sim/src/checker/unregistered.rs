@@ -29,7 +29,7 @@ pub(super) struct Patience {
     pub(super) limit_ms: u64,
     /// That it is in line becomes durable this much later at most.
     pub(super) told_late_ms: u64,
-    /// Processes with a session, since when, and when the last one of the others ended.
+    /// Workers that are registered, since when, and when those of the others ended that were.
     open_ms: BTreeMap<ProcessInstance, u64>,
     left_ms: BTreeMap<ProcessInstance, u64>,
 }
@@ -43,8 +43,8 @@ pub(super) fn told_late_ms(plan: &Plan) -> u64 {
 }
 
 impl Patience {
-    /// A process is told that it has a session.
-    pub(super) fn welcomed(&mut self, now_ms: u64, who: ProcessInstance) {
+    /// A worker is told that it is registered.
+    pub(super) fn registered(&mut self, now_ms: u64, who: ProcessInstance) {
         self.open_ms.entry(who).or_insert(now_ms);
     }
 
@@ -55,7 +55,7 @@ impl Patience {
         }
     }
 
-    /// Processes with a session at some instant of the wait that ends now.
+    /// Workers that were registered at some instant of the wait that ends now.
     fn were_there(&self, now_ms: u64) -> BTreeSet<ProcessInstance> {
         let decided_ms = now_ms.saturating_sub(DECIDED_MS + self.told_late_ms);
         let open = self.open_ms.iter().filter(|(_, since)| **since < decided_ms);

@@ -5,6 +5,7 @@ mod clock;
 mod directory;
 mod entropy;
 mod exec;
+mod frame;
 mod net;
 mod pause;
 mod point;
@@ -21,12 +22,13 @@ use bytes::Bytes;
 use stepwell::model::id::ProcessInstance;
 use stepwell::model::request::Refusal;
 use stepwell::runtime::env::Env;
-use stepwell::wire::message::Message;
+use stepwell::wire::message::{Message, Protocols};
 use stepwell_storage::{Crash, MemDisk, MemOptions, MemStore, Op, OpenRefusal, Seq, Store};
 use turmoil::net::TcpStream;
 
 use crate::checker::{Checkers, Moment};
 use crate::client_log::ClientLog;
+use crate::draw::hash;
 use crate::event::What;
 use crate::history::History;
 use crate::ledger::Ledger;
@@ -287,10 +289,10 @@ impl World {
     }
 
     /// A worker or a client sends something.
-    fn reported(&self, host: &str, message: &Message) {
+    fn reported(&self, (host, process): (&str, Option<ProcessInstance>), message: &Message) {
         let now = self.moment(self.now_ms());
-        self.checkers().reported(now, host, message);
-        if matches!(message.kind(), 20..=25) {
+        self.checkers().reported(now, (host, process), message);
+        if frame::is_report(message) {
             self.passes(&Point::Reported, Some(host));
         }
     }
@@ -540,6 +542,16 @@ impl Host {
             entropy: Arc::new(entropy::HostEntropy::new(self)),
             net: Arc::new(net::HostNet(self.clone())),
             exec: Arc::new(exec::Tasks),
+            protocols: self.protocols(),
+        }
+    }
+
+    /// The protocols that this life speaks: those of this version, or of the one to come.
+    pub(crate) fn protocols(&self) -> Protocols {
+        let label = format_args!("protocols {} {}", self.name, self.life);
+        match hash(self.world.plan.seed, label).is_multiple_of(2) {
+            true => Protocols::OWN,
+            false => Protocols::LATER,
         }
     }
 }

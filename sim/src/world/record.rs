@@ -14,9 +14,10 @@ use stepwell::model::entry::{Entry, Started};
 use stepwell::model::id::{ProcessInstance, RunId, RunNo, Token};
 use stepwell::tables::journal::{Joiner, JournalRow};
 use stepwell::tables::{JournalKey, TableKey};
-use stepwell::wire::message::Message;
+use stepwell::wire::message::{Answer, Message, Request, Requested};
 use stepwell_storage::{Op, Seq};
 
+use super::frame::kind_name;
 use super::{Host, World, lock};
 use crate::checker::Checkers;
 use crate::client_log::run_id;
@@ -109,7 +110,7 @@ impl Recorder {
             peer: to.to_owned(),
             connection: 0,
             number: 0,
-            kind: Cow::Borrowed(message.kind_name()),
+            kind: Cow::Borrowed(kind_name(message)),
             copy: Copies::First,
             runs: Vec::new(),
             token: None,
@@ -125,6 +126,8 @@ impl Recorder {
         match message {
             Message::Hello(m) => {
                 self.holders.insert(m.process, from.to_owned());
+            }
+            Message::Register(m) => {
                 frame.runs = m.held.iter().map(|held| self.name(held.run)).collect();
             }
             Message::Welcome(m) => frame.text = m.session.to_string(),
@@ -187,81 +190,26 @@ impl Recorder {
                 frame.text = format!("{} / {}", m.journal_holds, m.code_asked);
             }
             Message::Requeue(m) => turn(m.run, m.token),
-            Message::Start(m) => {
-                for run in &m.runs {
-                    let name = run.name.clone().unwrap_or_else(|| run.id.to_string());
-                    self.ids.insert(run.id, name);
+            Message::Call(m) => {
+                frame.call_number = Some(m.call_number);
+                if let Requested::Known(request) = &m.request {
+                    self.request(request, &mut frame);
                 }
-                frame.call_number = Some(m.call_number);
-                frame.runs = m.runs.iter().map(|run| self.name_of_id(run.id)).collect();
             }
-            Message::AskOutcome(m) => {
+            Message::Reply(m) => {
                 frame.call_number = Some(m.call_number);
-                frame.runs = vec![self.name_of_id(m.id)];
+                frame.text = answer(&m.answer);
             }
-            Message::AskStatus(m) => {
-                frame.call_number = Some(m.call_number);
-                frame.runs = vec![self.name_of_id(m.id)];
-            }
-            Message::Cancel(m) => {
-                frame.call_number = Some(m.call_number);
-                frame.runs = vec![self.name_of_id(m.id)];
-                frame.text.clone_from(&m.reason);
-            }
-            Message::EditInput(m) => {
-                frame.call_number = Some(m.call_number);
-                frame.runs = vec![self.name_of_id(m.id)];
-            }
-            Message::Redrive(m) => {
-                frame.call_number = Some(m.call_number);
-                frame.runs = vec![self.name_of_id(m.id)];
-            }
-            Message::Discard(m) => {
-                frame.call_number = Some(m.call_number);
-                frame.runs = vec![self.name_of_id(m.id)];
-                frame.text.clone_from(&m.reason);
-            }
-            Message::AskList(m) => frame.call_number = Some(m.call_number),
-            Message::AskStats(m) => frame.call_number = Some(m.call_number),
-            Message::AskQueues(m) => frame.call_number = Some(m.call_number),
-            Message::SetQueue(m) => {
-                frame.call_number = Some(m.call_number);
-                frame.text = format!("{}: {}", m.queue, m.change);
-            }
-            Message::QueuesReply(m) => frame.call_number = Some(m.call_number),
-            Message::StartReply(m) => {
-                frame.call_number = Some(m.call_number);
-                let answers = m.runs.iter().map(|answer| match &answer.refused {
-                    Some(refused) => refused.to_string(),
-                    None if answer.started => "started".to_owned(),
-                    None => "was there".to_owned(),
-                });
-                frame.text = answers.collect::<Vec<_>>().join(", ");
-            }
-            Message::BatchReply(m) => {
-                frame.call_number = Some(m.call_number);
-                frame.text =
-                    format!("{} of {} ended", m.batch.counts.ended(), m.batch.counts.total);
-            }
-            Message::StartBatch(m) => frame.call_number = Some(m.call_number),
-            Message::AtomicStart(m) => frame.call_number = Some(m.call_number),
-            Message::AskBatch(m) => frame.call_number = Some(m.call_number),
-            Message::OutcomeReply(m) => {
-                frame.call_number = Some(m.call_number);
-                m.outcome.kind_name().clone_into(&mut frame.text);
-            }
-            Message::StatusReply(m) => {
-                frame.call_number = Some(m.call_number);
-                frame.text = m.run.state.to_string();
-            }
-            Message::ListReply(m) => frame.call_number = Some(m.call_number),
-            Message::DoneReply(m) => frame.call_number = Some(m.call_number),
-            Message::StatsReply(m) => frame.call_number = Some(m.call_number),
-            Message::RefusedReply(m) => {
-                frame.call_number = Some(m.call_number);
-                frame.text = m.reason.to_string();
-            }
-            _ => {}
+            Message::HelloV1(_)
+            | Message::Heartbeat(_)
+            | Message::Registered(_)
+            | Message::Offer(_)
+            | Message::MemoRequested(_)
+            | Message::AttemptMemo(_)
+            | Message::MemoReleased(_)
+            | Message::JournalPageRequested(_)
+            | Message::JournalPage(_)
+            | Message::Later(_) => {}
         }
         if let Some(call_number) = frame.call_number {
             if to == super::SERVER_NAME {
@@ -271,6 +219,85 @@ impl Recorder {
             }
         }
         frame
+    }
+
+    /// What a request is about.
+    fn request(&mut self, request: &Request, frame: &mut Frame) {
+        let run = match request {
+            Request::Start(m) => {
+                for run in &m.runs {
+                    let name = run.name.clone().unwrap_or_else(|| run.id.to_string());
+                    self.ids.insert(run.id, name);
+                }
+                frame.runs = m.runs.iter().map(|run| self.name_of_id(run.id)).collect();
+                return;
+            }
+            Request::AskOutcome(m) => m.id,
+            Request::AskStatus(m) => m.id,
+            Request::Cancel(m) => {
+                frame.text.clone_from(&m.reason);
+                m.id
+            }
+            Request::EditInput(m) => m.id,
+            Request::Redrive(m) => m.id,
+            Request::Discard(m) => {
+                frame.text.clone_from(&m.reason);
+                m.id
+            }
+            Request::SetQueue(m) => {
+                frame.text = format!("{}: {}", m.queue, m.change);
+                return;
+            }
+            Request::AskList(_)
+            | Request::AskJournal(_)
+            | Request::Resume(_)
+            | Request::AskDead(_)
+            | Request::AskStats(_)
+            | Request::AskQueues(_)
+            | Request::AskLetters(_)
+            | Request::AskAudit(_)
+            | Request::SetSchedule(_)
+            | Request::AskSchedules(_)
+            | Request::AskOccurrences(_)
+            | Request::PauseSchedule(_)
+            | Request::ResumeSchedule(_)
+            | Request::RemoveSchedule(_)
+            | Request::Backfill(_)
+            | Request::StartBatch(_)
+            | Request::AskBatch(_)
+            | Request::AtomicStart(_) => return,
+        };
+        frame.runs = vec![self.name_of_id(run)];
+    }
+}
+
+/// What an answer says.
+fn answer(answer: &Answer) -> String {
+    match answer {
+        Answer::StartReply(m) => {
+            let answers = m.runs.iter().map(|answer| match &answer.refused {
+                Some(refused) => refused.to_string(),
+                None if answer.started => "started".to_owned(),
+                None => "was there".to_owned(),
+            });
+            answers.collect::<Vec<_>>().join(", ")
+        }
+        Answer::BatchReply(m) => {
+            format!("{} of {} ended", m.batch.counts.ended(), m.batch.counts.total)
+        }
+        Answer::OutcomeReply(m) => m.outcome.kind_name().to_owned(),
+        Answer::StatusReply(m) => m.run.state.to_string(),
+        Answer::RefusedReply(m) => m.reason.to_string(),
+        Answer::ListReply(_)
+        | Answer::JournalReply(_)
+        | Answer::DoneReply(_)
+        | Answer::StatsReply(_)
+        | Answer::QueuesReply(_)
+        | Answer::LettersReply(_)
+        | Answer::AuditReply(_)
+        | Answer::ScheduleReply(_)
+        | Answer::SchedulesReply(_)
+        | Answer::BackfillReply(_) => String::new(),
     }
 }
 

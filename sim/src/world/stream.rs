@@ -11,13 +11,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use stepwell::model::id::{ProcessInstance, RunNo, Token};
+use stepwell::model::id::ProcessInstance;
 use stepwell::wire::message::Message;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use turmoil::net::TcpStream;
 use twox_hash::XxHash3_64;
 
-use super::Host;
+use super::frame::{brief, is_answer, is_of_schedule, kind_name, may_come_late};
+use super::{Host, SERVER_NAME};
+use crate::checker::Agreement;
 use crate::draw::Draw;
 use crate::event::{Copies, What};
 
@@ -27,23 +29,6 @@ const HEAD_BYTES: usize = 4;
 const LATE_MAX_MS: u64 = 3_000;
 /// The latest a copy comes that is late by hours.
 const VERY_LATE_MAX_MS: u64 = 47 * 3_600_000;
-
-/// Whether a frame of the server tells of a commit.
-fn is_answer(frame: &Bytes) -> bool {
-    let kind = frame.get(HEAD_BYTES);
-    kind.is_some_and(|kind| matches!(kind, 10 | 12 | 13 | 15 | 60..=62 | 65))
-}
-
-/// Whether a frame is one that stands for itself. What is about the connection as such (hello,
-/// welcome, heartbeat, closing, offer) has no meaning outside its place.
-fn may_come_late(frame: &Bytes) -> bool {
-    frame.get(HEAD_BYTES).is_some_and(|kind| matches!(kind, 10..=27 | 40..=48 | 60..))
-}
-
-/// Whether a frame is about a schedule: its copies are drawn from a stream of their own.
-fn is_of_schedule(frame: &Bytes) -> bool {
-    frame.get(HEAD_BYTES).is_some_and(|kind| matches!(kind, 100..=106))
-}
 
 /// A connection as the simulator has it; empty once it is closed.
 pub(super) type Socket = Arc<Mutex<Option<TcpStream>>>;
@@ -61,6 +46,9 @@ pub(super) struct FrameStream {
     greeted: bool,
     /// The process at the other end, if this is the server's.
     who: Option<ProcessInstance>,
+    /// The process at this end, if it is not the server's.
+    own: Option<ProcessInstance>,
+    agreement: Agreement,
     opened_ms: u64,
     heard_ms: u64,
     sent: Frames,
@@ -96,6 +84,8 @@ impl FrameStream {
             reader: None,
             greeted: false,
             who: None,
+            own: None,
+            agreement: Agreement::default(),
             opened_ms: now_ms,
             heard_ms: now_ms,
             sent,
@@ -114,14 +104,15 @@ impl FrameStream {
         self.sent.0.extend_from_slice(bytes);
         let mut out = BytesMut::new();
         while let Some(frame) = self.sent.next() {
-            if self.is_cut_before(&frame) {
+            let message = Message::decode(&frame[HEAD_BYTES..]).ok();
+            if message.as_ref().is_some_and(|message| self.is_cut_before(message)) {
                 return self.cut(&frame);
             }
-            let message = Message::decode(&frame[HEAD_BYTES..]).ok();
             self.count_sent(message.as_ref(), Copies::First);
             self.look_at_sent(&frame, message.as_ref());
             out.extend_from_slice(&frame);
-            if let Some(after_ms) = self.comes_again_after(&frame) {
+            let again = message.as_ref().and_then(|message| self.comes_again_after(message));
+            if let Some(after_ms) = again {
                 self.host.send_again(&self.peer, &self.label, after_ms, frame.clone());
             }
             if self.draw.chance(settings.duplicates_per_mille) {
@@ -162,13 +153,13 @@ impl FrameStream {
     }
 
     /// After how many milliseconds a copy of the frame comes, if one does.
-    fn comes_again_after(&mut self, frame: &Bytes) -> Option<u64> {
+    fn comes_again_after(&mut self, message: &Message) -> Option<u64> {
         let settings = &self.host.world.plan.settings;
-        let draw = match is_of_schedule(frame) {
+        let draw = match is_of_schedule(message) {
             true => &mut self.order_draw,
             false => &mut self.draw,
         };
-        if !may_come_late(frame) || !draw.chance(settings.late_copies_per_mille) {
+        if !may_come_late(message) || !draw.chance(settings.late_copies_per_mille) {
             return None;
         }
         let very = settings.very_late_copies_per_mille;
@@ -178,10 +169,10 @@ impl FrameStream {
     }
 
     /// Whether this answer of the server never leaves.
-    fn is_cut_before(&mut self, frame: &Bytes) -> bool {
+    fn is_cut_before(&mut self, message: &Message) -> bool {
         let settings = &self.host.world.plan.settings;
         let per_mille = settings.cut_replies_per_mille;
-        if per_mille == 0 || self.host.name != "server" || !is_answer(frame) {
+        if per_mille == 0 || self.host.name != SERVER_NAME || !is_answer(message) {
             return false;
         }
         self.host.now_ms() < settings.faults_end_ms && self.draw.chance(per_mille)
@@ -199,21 +190,31 @@ impl FrameStream {
         }
     }
 
-    fn look_at_sent(&self, frame: &Bytes, message: Option<&Message>) {
-        let kind = message.map_or("garbage", Message::kind_name);
+    fn look_at_sent(&mut self, frame: &Bytes, message: Option<&Message>) {
+        let kind = message.map_or("garbage", kind_name);
         let about = message.map_or(String::new(), brief);
         self.host.line(format_args!(
             "> {} {kind}{about} {:016x}",
             self.peer,
             XxHash3_64::oneshot(frame)
         ));
-        match (message, self.host.name.as_str()) {
-            (Some(message), "server") => {
-                self.host.world.released(self.host.now_ms(), (&self.peer, self.who), message)
-            }
-            (Some(message), host) => self.host.world.reported(host, message),
-            (None, _) => {}
+        let Some(message) = message else {
+            return;
+        };
+        let (world, now_ms) = (&self.host.world, self.host.now_ms());
+        if let Err(text) = self.agreement.sent(self.host.protocols(), message) {
+            world.checkers().report(Agreement::NAME, now_ms, format!("{}: {text}", self.host.name));
         }
+        if self.host.name == SERVER_NAME {
+            if matches!(message, Message::Welcome(_)) {
+                world.saw(self.agreement.between(self.host.protocols()));
+            }
+            return world.released(now_ms, (&self.peer, self.who), message);
+        }
+        if let Message::Hello(hello) = message {
+            self.own = Some(hello.process);
+        }
+        world.reported((&self.host.name, self.own), message);
     }
 
     fn count_sent(&mut self, message: Option<&Message>, copy: Copies) {
@@ -237,13 +238,16 @@ impl FrameStream {
             frame.get(HEAD_BYTES).unwrap_or(&0),
             XxHash3_64::oneshot(frame)
         ));
-        if self.host.name != "server" {
-            return;
-        }
-        if self.who.is_none()
-            && let Ok(Message::Hello(hello)) = Message::decode(&frame[HEAD_BYTES..])
+        if !self.agreement.is_made()
+            && let Ok(message) = Message::decode(&frame[HEAD_BYTES..])
         {
-            self.who = Some(hello.process);
+            self.agreement.received(&message);
+            if let Message::Hello(hello) = &message {
+                self.who = self.who.or(Some(hello.process));
+            }
+        }
+        if self.host.name != SERVER_NAME {
+            return;
         }
         if let Some(who) = self.who {
             let world = &self.host.world;
@@ -293,40 +297,6 @@ impl FrameStream {
             }
         }
         Poll::Ready(Ok(()))
-    }
-}
-
-/// What a message is about, for the trace.
-fn brief(message: &Message) -> String {
-    let of = |run: RunNo, token: Token| format!(" run {run} lease {}.{}", token.epoch, token.lease);
-    match message {
-        Message::Hello(m) => format!(" holds {}", m.held.len()),
-        Message::Welcome(m) => format!(" {}", m.session),
-        Message::Closing(m) => format!(" `{}`", m.reason),
-        Message::Dispatch(m) => {
-            format!("{}, {} of {}", of(m.run, m.token), m.entries.len(), m.count)
-        }
-        Message::Journal(m) => {
-            format!("{}, {} from {}", of(m.run, m.token), m.entries.len(), m.from)
-        }
-        Message::Appended(m) => format!("{} entry {}", of(m.run, m.token), m.index),
-        Message::TurnEnded(m) => of(m.run, m.token),
-        Message::Revoked(m) => format!("{}: {}", of(m.run, m.token), m.reason),
-        Message::LeaseContinued(m) => format!("{}, has {}", of(m.run, m.token), m.count),
-        Message::ReportRefused(m) => format!("{} step {}", of(m.run, m.token), m.number),
-        Message::StepCompletedReport(m) => format!("{} step {}", of(m.run, m.token), m.number),
-        Message::AttemptFailedReport(m) => {
-            format!("{} step {} attempt {}", of(m.run, m.token), m.number, m.attempt)
-        }
-        Message::TimerRequested(m) => format!("{} step {}", of(m.run, m.token), m.number),
-        Message::TurnSuspended(m) => {
-            format!("{} seen {} until {}", of(m.run, m.token), m.seen, m.wakes_at.0)
-        }
-        Message::TurnCompleted(m) => of(m.run, m.token),
-        Message::TurnFailed(m) => of(m.run, m.token),
-        Message::TurnMismatched(m) => format!("{} entry {}", of(m.run, m.token), m.index),
-        Message::Requeue(m) => of(m.run, m.token),
-        _ => String::new(),
     }
 }
 

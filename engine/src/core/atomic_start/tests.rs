@@ -3,8 +3,9 @@
 
 use super::*;
 use crate::core::capacity::{CLIENT, Capacity, slots};
+use crate::model::id::SessionId;
 use crate::model::unique::UniqueKey;
-use crate::wire::message::Message;
+use crate::wire::message::{Answer, Message, Reply, call_as};
 
 const WORKER: SessionId = SessionId(2);
 
@@ -34,7 +35,7 @@ fn most(made: impl Fn(usize, &mut StartRun)) -> usize {
         };
         (0..count).map(made).collect()
     };
-    let ask = |runs: Vec<StartRun>| AtomicStart { call_number: 1, caller: Caller::default(), runs };
+    let ask = |runs: Vec<StartRun>| call_as(1, Caller::default(), AtomicStart { runs });
     let taken = |count: usize| {
         let mut capacity = Capacity::new();
         capacity.hello(WORKER, &[slots("q", 5_000)], Vec::new());
@@ -42,12 +43,16 @@ fn most(made: impl Fn(usize, &mut StartRun)) -> usize {
         capacity.sent.clear();
         capacity.hear(CLIENT, ask(runs(count)));
         capacity.settle();
-        let refused = |message: &Message| matches!(message, Message::RefusedReply(_));
+        let refused = |message: &Message| {
+            matches!(message, Message::Reply(Reply { answer: Answer::RefusedReply(_), .. }))
+        };
         match capacity.sent.iter().any(refused) {
             true => false,
             false => {
                 let started = capacity.sent.iter().find_map(|message| match message {
-                    Message::StartReply(reply) => Some(reply.runs.len()),
+                    Message::Reply(Reply { answer: Answer::StartReply(reply), .. }) => {
+                        Some(reply.runs.len())
+                    }
                     _ => None,
                 });
                 assert_eq!(started, Some(count));

@@ -7,8 +7,8 @@ use crate::model::payload::Payload;
 use crate::model::schedule::{EveryTimes, Overlap, ScheduleSpec};
 use crate::model::time::Time;
 use crate::wire::message::{
-    AskOccurrences, Backfill, Message, PauseSchedule, Redrive, RemoveSchedule, ResumeSchedule,
-    SetSchedule,
+    AskOccurrences, Backfill, PauseSchedule, Redrive, RemoveSchedule, ResumeSchedule, SetSchedule,
+    call_as,
 };
 
 const NAMES: [&str; 3] = ["x", "y", "z"];
@@ -25,21 +25,17 @@ impl FuzzWorld {
             let caller = repeating_caller(call_number);
             match what % 9 {
                 0..=2 => {
-                    SetSchedule { call_number, caller, spec: Box::new(spec(name, how)) }.into()
+                    call_as(call_number, caller, SetSchedule { spec: Box::new(spec(name, how)) })
                 }
-                3 => PauseSchedule { call_number, caller, name }.into(),
-                4 => ResumeSchedule { call_number, caller, name }.into(),
-                5 => RemoveSchedule { call_number, caller, name }.into(),
-                6 => Backfill {
+                3 => call_as(call_number, caller, PauseSchedule { name }),
+                4 => call_as(call_number, caller, ResumeSchedule { name }),
+                5 => call_as(call_number, caller, RemoveSchedule { name }),
+                6 => call_as(
                     call_number,
                     caller,
-                    name,
-                    from: Time(now.0 - u64::from(how) * 200),
-                    to: now,
-                    limit: 5,
-                }
-                .into(),
-                _ => AskOccurrences { call_number, caller, name, count: 3 }.into(),
+                    Backfill { name, from: Time(now.0 - u64::from(how) * 200), to: now, limit: 5 },
+                ),
+                _ => call_as(call_number, caller, AskOccurrences { name, count: 3 }),
             }
         });
     }
@@ -56,7 +52,7 @@ impl FuzzWorld {
         let id = RunId::from_name(Namespace::default(), &last);
         self.request(id, |call_number| {
             let caller = new_caller(call_number);
-            Redrive { call_number, caller, id }.into()
+            call_as(call_number, caller, Redrive { id })
         });
     }
 
@@ -66,8 +62,7 @@ impl FuzzWorld {
         let names: Vec<String> = rows.map(|row| row.record.spec.name.clone()).collect();
         for name in names {
             self.request(RunId(0), |call_number| {
-                let caller = caller();
-                Message::from(RemoveSchedule { call_number, caller, name })
+                call_as(call_number, caller(), RemoveSchedule { name })
             });
         }
     }

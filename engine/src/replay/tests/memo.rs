@@ -44,7 +44,6 @@ fn asks(message: &Message) -> bool {
 #[test]
 fn a_turn_that_waits_for_others_is_suspended() {
     let (mut harness, bodies) = harness();
-    harness.world.set_suspends_for_memo(true);
     harness.poll();
     harness.clock.advance(249);
     harness.poll();
@@ -83,7 +82,6 @@ fn a_turn_that_waits_for_others_and_for_time_is_suspended_until_then() {
             drop(select(memo, sleep).await);
             Ok::<(), Failure>(())
         });
-        harness.world.set_suspends_for_memo(true);
         harness.poll();
         let armed = harness.sent.pop();
         assert!(matches!(armed, Some(Message::TimerRequested(_))));
@@ -103,8 +101,7 @@ fn a_turn_that_waits_for_others_and_for_time_is_suspended_until_then() {
     }
 }
 
-// E3: no body begins before the engine has said so. A turn that waits is not in the way of a drain,
-// and is not suspended while an older engine does not wake it.
+// E3: no body begins before the engine has said so. A turn that waits is not in the way of a drain.
 #[test]
 fn a_body_begins_when_the_engine_grants_it() {
     let (mut harness, bodies) = harness();
@@ -112,7 +109,7 @@ fn a_body_begins_when_the_engine_grants_it() {
     assert!(harness.sent.len() == 1 && asks(&harness.sent[0]), "{:?}", harness.sent);
     assert!(harness.turn.is_idle());
     harness.sent.clear();
-    harness.clock.advance(1_000);
+    harness.clock.advance(249);
     harness.poll();
     assert_eq!((harness.sent.len(), bodies.load(Ordering::SeqCst)), (0, 0));
     harness.turn.attempt_memo(CommandIndex(0));

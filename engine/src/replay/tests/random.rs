@@ -176,7 +176,6 @@ fn harness(program: &Program) -> (TurnHarness, Log) {
         log.lock().unwrap().clear();
         async move { Ok(run(&ctx, &log, &program).await) }
     });
-    harness.world.set_suspends_for_memo(true);
     (harness, log)
 }
 

@@ -15,7 +15,7 @@ use crate::model::id::RunId;
 use crate::model::limits::PAGE_ROWS_MAX;
 use crate::model::payload::{Payload, PayloadError};
 use crate::model::request::{ListRuns, Refusal, StartRun};
-use crate::wire::message::{AskBatch, BatchReply, Message, StartBatch};
+use crate::wire::message::{AskBatch, BatchReply, StartBatch};
 use crate::workflow::Workflow;
 
 /// Runs of a batch that are asked to stop at a time.
@@ -88,12 +88,7 @@ impl Client {
     /// Errors: [`Refusal::NoSuchBatch`] if there is none of this name, or it ended longer ago than
     /// the retention.
     pub async fn batch_status(&self, name: &str) -> Result<BatchSummary, ClientError> {
-        let (caller, name) = (self.calls(), name.to_owned());
-        let ask = |call_number| AskBatch { call_number, caller, name }.into();
-        match self.call(ask).await? {
-            Message::BatchReply(reply) => Ok(reply.batch),
-            other => Err(misfit(&other)),
-        }
+        Ok(self.ask(AskBatch { name: name.to_owned() }).await?.batch)
     }
 
     /// Asks all runs of a batch that have not ended to stop, each by a request of its own in its
@@ -308,14 +303,10 @@ impl Client {
         follow_up: &Option<StartRun>,
         seal: bool,
     ) -> Result<BatchReply, ClientError> {
-        let (count, caller) = (runs.len(), self.calls());
+        let count = runs.len();
         let (name, follow_up) = (name.to_owned(), follow_up.clone().map(Box::new));
-        let ask =
-            |call_number| StartBatch { call_number, caller, name, runs, follow_up, seal }.into();
-        match self.call(ask).await? {
-            Message::BatchReply(reply) if reply.runs.len() == count => Ok(reply),
-            other => Err(misfit(&other)),
-        }
+        let reply = self.ask(StartBatch { name, runs, follow_up, seal }).await?;
+        if reply.runs.len() == count { Ok(reply) } else { Err(misfit(&reply.into())) }
     }
 
     fn answers<Out>(

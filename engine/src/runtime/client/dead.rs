@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use super::{Client, ClientError, misfit};
+use super::{Client, ClientError};
 use crate::model::dead::{AuditCursor, AuditEntry, DeadCursor, DeadFilter, DeadLetter};
 use crate::model::id::{RequestId, RunId};
 use crate::model::payload::Payload;
-use crate::model::request::Caller;
-use crate::wire::message::{AskAudit, AskLetters, Discard, EditInput, Message, Redrive};
+use crate::wire::message::{AskAudit, AskLetters, Discard, DoneReply, EditInput, Redrive};
 
 /// Dead letters asked for at once.
 const PAGE: u32 = 200;
@@ -39,22 +38,14 @@ impl Client {
         behind: Option<DeadCursor>,
         limit: u32,
     ) -> Result<(Vec<DeadLetter>, Option<DeadCursor>), ClientError> {
-        let (caller, filter) = (self.calls(), filter.clone());
-        let ask = |call_number| AskLetters { call_number, caller, filter, behind, limit }.into();
-        match self.call(ask).await? {
-            Message::LettersReply(reply) => Ok((reply.letters, reply.next)),
-            other => Err(misfit(&other)),
-        }
+        let reply = self.ask(AskLetters { filter: filter.clone(), behind, limit }).await?;
+        Ok((reply.letters, reply.next))
     }
 
     /// A request id, to give to [`redrive_as`](Self::redrive_as) and its like: however
     /// often it is used, by this process or another one, the request takes effect once.
     pub fn new_request_id(&self) -> RequestId {
         RequestId(self.random())
-    }
-
-    fn caller_as(&self, request_id: RequestId) -> Caller {
-        Caller { request_id, ..self.calls() }
     }
 
     /// Gives a dead letter another input, which its function gets once it is redriven. Finished
@@ -76,9 +67,8 @@ impl Client {
         id: RunId,
         input: Payload,
     ) -> Result<(), ClientError> {
-        let caller = self.caller_as(request_id);
-        let ask = |call_number| EditInput { call_number, caller, id, input }.into();
-        self.done(ask).await
+        let DoneReply {} = self.ask_as(request_id, EditInput { id, input }).await?;
+        Ok(())
     }
 
     /// Sends a dead letter back to work: finished steps are kept, the failed one is tried again
@@ -94,9 +84,8 @@ impl Client {
 
     /// The same, as a request that may have been made before.
     pub async fn redrive_as(&self, request_id: RequestId, id: RunId) -> Result<(), ClientError> {
-        let caller = self.caller_as(request_id);
-        let ask = |call_number| Redrive { call_number, caller, id }.into();
-        self.done(ask).await
+        let DoneReply {} = self.ask_as(request_id, Redrive { id }).await?;
+        Ok(())
     }
 
     /// Takes a dead letter off the list. The run stays ended, as discarded.
@@ -114,9 +103,9 @@ impl Client {
         id: RunId,
         reason: &str,
     ) -> Result<(), ClientError> {
-        let (caller, reason) = (self.caller_as(request_id), reason.to_owned());
-        let ask = |call_number| Discard { call_number, caller, id, reason }.into();
-        self.done(ask).await
+        let DoneReply {} =
+            self.ask_as(request_id, Discard { id, reason: reason.to_owned() }).await?;
+        Ok(())
     }
 
     /// Redrives or discards all dead letters that fit, newest first, at most `per_second` of them a
@@ -171,11 +160,7 @@ impl Client {
         behind: Option<AuditCursor>,
         limit: u32,
     ) -> Result<(Vec<AuditEntry>, Option<AuditCursor>), ClientError> {
-        let caller = self.calls();
-        let ask = |call_number| AskAudit { call_number, caller, run, behind, limit }.into();
-        match self.call(ask).await? {
-            Message::AuditReply(reply) => Ok((reply.entries, reply.next)),
-            other => Err(misfit(&other)),
-        }
+        let reply = self.ask(AskAudit { run, behind, limit }).await?;
+        Ok((reply.entries, reply.next))
     }
 }

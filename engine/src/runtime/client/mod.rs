@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, watch};
 
 pub use self::batch::{BatchBuilder, BatchCancelled, BatchStarted};
 pub use self::error::{ClientError, RunError};
-use self::pending_requests::{ClientPeer, PendingRequests};
+use self::pending_requests::{ClientPeer, PendingCall, PendingRequests};
 pub use self::queues::Queues;
 pub use self::run::Run;
 pub use self::schedule::{Filled, ScheduleBuilder, ScheduleSet, Schedules};
@@ -35,10 +35,11 @@ use super::link::{Dial, NetDial};
 use super::session::{PeerSession, SessionError, within};
 use crate::model::entry::Entry;
 use crate::model::id::{Namespace, ProcessInstance, RequestId, RunId};
-use crate::model::request::{Caller, ListRuns};
+use crate::model::request::ListRuns;
 use crate::model::run::{Outcome, RunSummary, Stats};
 use crate::wire::message::{
-    AskDead, AskJournal, AskList, AskOutcome, AskStats, AskStatus, Cancel, Message, Resume,
+    Answer, Ask, AskDead, AskJournal, AskList, AskOutcome, AskStats, AskStatus, Call, Cancel,
+    DoneReply, OnBehalf, Request, Requested, Resume,
 };
 
 /// How long a call may take unless told otherwise. Waiting for an outcome has no timeout.
@@ -63,16 +64,32 @@ const JOURNAL_PAGE: u32 = 1_000;
 /// ```
 #[derive(Clone)]
 pub struct Client {
-    caller: Caller,
     timeout: Duration,
     shared: Arc<ClientInner>,
+    /// Who a gateway's requests are for.
+    on_behalf: Option<OnBehalf>,
 }
 
 struct ClientInner {
     env: Env,
     dial: Arc<dyn Dial>,
+    identity: Identity,
     requests: Arc<PendingRequests>,
     serving: Mutex<Option<Serving>>,
+}
+
+/// Who a client is, as it says in its hello.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) namespace: Namespace,
+    pub(crate) principal: String,
+}
+
+impl ClientInner {
+    fn new(dial: Arc<dyn Dial>, env: Env, identity: Identity) -> Self {
+        let requests = Arc::new(PendingRequests::numbered_from(env.entropy.next_u64()));
+        Self { env, dial, identity, requests, serving: Mutex::default() }
+    }
 }
 
 /// The task that serves the connection. Dropping this ends it.
@@ -96,25 +113,42 @@ impl Client {
     /// A client that reaches its engine by `dial`, in the world that `env` is. It connects with the
     /// first call.
     pub fn new(dial: Arc<dyn Dial>, env: Env) -> Self {
-        let requests = Arc::new(PendingRequests::numbered_from(env.entropy.next_u64()));
-        let shared = ClientInner { env, dial, requests, serving: Mutex::default() };
-        let caller = Caller { principal: "client".to_owned(), ..Caller::default() };
-        Self { caller, timeout: CALL_TIMEOUT_DEFAULT, shared: Arc::new(shared) }
+        let identity = Identity { namespace: Namespace::default(), principal: "client".to_owned() };
+        let shared = Arc::new(ClientInner::new(dial, env, identity));
+        Self { timeout: CALL_TIMEOUT_DEFAULT, shared, on_behalf: None }
     }
 
-    /// The same connection, for runs of another namespace.
+    /// A client of the same engine for runs of another namespace, over a connection of its own: a
+    /// session has one namespace and one principal.
     #[must_use]
-    pub fn namespace(mut self, namespace: Namespace) -> Self {
-        self.caller.namespace = namespace;
-        self
+    pub fn namespace(self, namespace: Namespace) -> Self {
+        let identity = Identity { namespace, ..self.shared.identity.clone() };
+        self.with_identity(identity)
     }
 
-    /// The same connection, for another principal: who asks, as the journal names it. Default
-    /// `client`.
+    /// A client of the same engine for another principal, as journals and audit entries name it,
+    /// over a connection of its own. Default `client`.
     #[must_use]
-    pub fn principal(mut self, principal: impl Into<String>) -> Self {
-        self.caller.principal = principal.into();
-        self
+    pub fn principal(self, principal: impl Into<String>) -> Self {
+        let identity = Identity { principal: principal.into(), ..self.shared.identity.clone() };
+        self.with_identity(identity)
+    }
+
+    fn with_identity(self, identity: Identity) -> Self {
+        if self.shared.identity == identity {
+            return self;
+        }
+        let shared = &self.shared;
+        let other = ClientInner::new(shared.dial.clone(), shared.env.clone(), identity);
+        Self { shared: Arc::new(other), ..self }
+    }
+
+    /// The namespace of its requests.
+    pub(super) fn own_namespace(&self) -> Namespace {
+        match &self.on_behalf {
+            Some(other) => other.namespace,
+            None => self.shared.identity.namespace,
+        }
     }
 
     /// The same connection, with another timeout for its calls. Default 30 s. Waiting for an
@@ -143,31 +177,23 @@ impl Client {
 
     /// A handle on the run that a person means: by its id as printed, or by its name.
     pub fn find<Out>(&self, text: &str) -> Run<Out> {
-        self.run(RunId::from_id_or_name(self.caller.namespace, text))
+        self.run(RunId::from_id_or_name(self.own_namespace(), text))
     }
 
     /// How a run ended, or that it has not; with `wait`, only once it has ended, however long that
     /// takes.
     pub async fn outcome(&self, id: RunId, wait: bool) -> Result<Outcome, ClientError> {
-        let caller = self.calls();
-        let ask = |call_number| AskOutcome { call_number, caller, id, wait }.into();
-        let answer = match wait {
-            true => self.call_without_limit(ask).await?,
-            false => self.call(ask).await?,
+        let ask = AskOutcome { id, wait };
+        let reply = match wait {
+            true => self.ask_without_limit(ask).await?,
+            false => self.ask(ask).await?,
         };
-        match answer {
-            Message::OutcomeReply(reply) => Ok(reply.outcome),
-            other => Err(misfit(&other)),
-        }
+        Ok(reply.outcome)
     }
 
     /// Where a run is in its life.
     pub async fn status(&self, id: RunId) -> Result<RunSummary, ClientError> {
-        let caller = self.calls();
-        match self.call(|call_number| AskStatus { call_number, caller, id }.into()).await? {
-            Message::StatusReply(reply) => Ok(reply.run),
-            other => Err(misfit(&other)),
-        }
+        Ok(self.ask(AskStatus { id }).await?.run)
     }
 
     /// A page of runs, newest first, and what to ask `before` for the next page, if there may be
@@ -176,11 +202,8 @@ impl Client {
         &self,
         list: ListRuns,
     ) -> Result<(Vec<RunSummary>, Option<u64>), ClientError> {
-        let caller = self.calls();
-        match self.call(|call_number| AskList { call_number, caller, list }.into()).await? {
-            Message::ListReply(reply) => Ok((reply.runs, reply.next)),
-            other => Err(misfit(&other)),
-        }
+        let reply = self.ask(AskList { list }).await?;
+        Ok((reply.runs, reply.next))
     }
 
     /// A page of the dead letters, newest first, and what to ask `before` for the next page, if
@@ -189,25 +212,19 @@ impl Client {
         &self,
         list: ListRuns,
     ) -> Result<(Vec<RunSummary>, Option<u64>), ClientError> {
-        let caller = self.calls();
-        match self.call(|call_number| AskDead { call_number, caller, list }.into()).await? {
-            Message::ListReply(reply) => Ok((reply.runs, reply.next)),
-            other => Err(misfit(&other)),
-        }
+        let reply = self.ask(AskDead { list }).await?;
+        Ok((reply.runs, reply.next))
     }
 
     /// All entries of a run's journal.
     pub async fn journal(&self, id: RunId) -> Result<Vec<Entry>, ClientError> {
         let mut entries = Vec::new();
         loop {
-            let (caller, from) = (self.calls(), entries.len() as u32);
-            let ask = |call_number| {
-                AskJournal { call_number, caller, id, from, limit: JOURNAL_PAGE }.into()
-            };
-            let reply = match self.call(ask).await? {
-                Message::JournalReply(reply) if reply.from == from => reply,
-                other => return Err(misfit(&other)),
-            };
+            let from = entries.len() as u32;
+            let reply = self.ask(AskJournal { id, from, limit: JOURNAL_PAGE }).await?;
+            if reply.from != from {
+                return Err(misfit(&reply.into()));
+            }
             for (index, bytes) in (from..).zip(&reply.entries) {
                 entries.push(
                     Entry::decode(bytes)
@@ -225,47 +242,60 @@ impl Client {
     /// Errors: [`Refusal::NoSuchRun`](crate::model::request::Refusal::NoSuchRun),
     /// [`Refusal::HasEnded`](crate::model::request::Refusal::HasEnded).
     pub async fn cancel(&self, id: RunId, reason: &str) -> Result<(), ClientError> {
-        let (caller, reason) = (self.calls(), reason.to_owned());
-        self.done(|call_number| Cancel { call_number, caller, id, reason }.into()).await
+        self.done(Cancel { id, reason: reason.to_owned() }).await
     }
 
     /// Lets a parked or paused run go on. One that is queued for another build than those it failed
     /// on is queued for all again.
     pub async fn resume(&self, id: RunId) -> Result<(), ClientError> {
-        let caller = self.calls();
-        self.done(|call_number| Resume { call_number, caller, id }.into()).await
+        self.done(Resume { id }).await
     }
 
     /// The engine's counts.
     pub async fn stats(&self) -> Result<Stats, ClientError> {
-        match self.call(|call_number| AskStats { call_number }.into()).await? {
-            Message::StatsReply(reply) => Ok(reply.stats),
-            other => Err(misfit(&other)),
-        }
+        Ok(self.ask(AskStats {}).await?.stats)
     }
 
-    async fn done(&self, request: impl FnOnce(u64) -> Message) -> Result<(), ClientError> {
-        match self.call(request).await? {
-            Message::DoneReply(_) => Ok(()),
-            other => Err(misfit(&other)),
-        }
+    pub(super) async fn done<R: Ask<Reply = DoneReply>>(
+        &self,
+        request: R,
+    ) -> Result<(), ClientError> {
+        let DoneReply {} = self.ask(request).await?;
+        Ok(())
     }
 
-    async fn call(&self, request: impl FnOnce(u64) -> Message) -> Result<Message, ClientError> {
-        self.serve();
-        let mut asked = self.shared.requests.ask(request);
+    /// Sends a request, and waits for its reply within the timeout.
+    pub(super) async fn ask<R: Ask>(&self, request: R) -> Result<R::Reply, ClientError> {
+        self.ask_as(self.new_request_id(), request).await
+    }
+
+    /// The same, as a request that may have been made before.
+    pub(super) async fn ask_as<R: Ask>(
+        &self,
+        request_id: RequestId,
+        request: R,
+    ) -> Result<R::Reply, ClientError> {
+        let mut asked = self.send(request_id, request.into());
         match within(&self.shared.env, self.timeout, asked.answer()).await {
-            Some(answer) => answer,
+            Some(answer) => typed(answer?),
             None => Err(asked.unanswered(self.timeout, self.shared.dial.address())),
         }
     }
 
-    async fn call_without_limit(
-        &self,
-        request: impl FnOnce(u64) -> Message,
-    ) -> Result<Message, ClientError> {
+    async fn ask_without_limit<R: Ask>(&self, request: R) -> Result<R::Reply, ClientError> {
+        typed(self.send(self.new_request_id(), request.into()).answer().await?)
+    }
+
+    fn send(&self, request_id: RequestId, request: Request) -> PendingCall {
         self.serve();
-        self.shared.requests.ask(request).answer().await
+        let on_behalf = self.on_behalf.clone();
+        self.shared.requests.ask(|call_number| Call {
+            call_number,
+            request_id,
+            traceparent: None,
+            request: Requested::Known(request),
+            on_behalf,
+        })
     }
 
     /// Makes sure that there is a task that serves the connection: none yet, or its runtime was
@@ -278,10 +308,10 @@ impl Client {
             _ => {
                 let (alive, is_alive) = mpsc::unbounded_channel();
                 let (reached, is_reached) = watch::channel(None);
-                let caller = Caller { request_id: RequestId(self.random()), ..self.caller.clone() };
                 let peer = ClientPeer::new(
                     shared.requests.clone(),
-                    caller,
+                    shared.identity.clone(),
+                    shared.env.protocols,
                     ProcessInstance(self.random()),
                     reached,
                 );
@@ -299,12 +329,40 @@ impl Client {
     }
 }
 
+/// Acts for others over one connection of its own, within the engine's process: the part of an HTTP
+/// server, say, that has found out who asks.
+///
+/// No peer on the network can do this: over a socket a session is one principal's.
+///
+/// ```no_run
+/// # use stepwell::Engine;
+/// # async fn serve(engine: Engine) {
+/// let gateway = engine.gateway();
+/// let ann = gateway.client(Default::default(), "ann"); // journals and audit entries name ann
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Gateway(pub(crate) Client);
+
+impl Gateway {
+    /// A client whose requests are made for `principal`, in `namespace`.
+    pub fn client(&self, namespace: Namespace, principal: impl Into<String>) -> Client {
+        let on_behalf = Some(OnBehalf { namespace, principal: principal.into() });
+        Client { on_behalf, ..self.0.clone() }
+    }
+}
+
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Client of {}", self.shared.dial.address())
     }
 }
 
-fn misfit(message: &Message) -> ClientError {
-    ClientError::Misfit { kind: message.kind_name() }
+fn misfit(answer: &Answer) -> ClientError {
+    ClientError::Misfit { kind: answer.kind_name() }
+}
+
+/// The answer as the reply that belongs to the request.
+fn typed<R: TryFrom<Answer, Error = Answer>>(answer: Answer) -> Result<R, ClientError> {
+    R::try_from(answer).map_err(|other| misfit(&other))
 }

@@ -7,13 +7,16 @@ use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 
+use super::Identity;
 use super::error::ClientError;
 use crate::canary::canary;
 use crate::model::id::ProcessInstance;
-use crate::model::request::Caller;
 use crate::runtime::link::LinkSender;
 use crate::runtime::session::{Peer, SessionError};
-use crate::wire::message::{Hello, Message, PROTOCOL, RefusedReply, Welcome};
+use crate::wire::handshake::Protocols;
+use crate::wire::message::{
+    Answer, Call, Hello, Message, RefusedReply, Register, Reply, Requested, Welcome,
+};
 
 /// The requests of a client that have no answer yet, shared by all its calls. Callers send by it
 /// themselves; the session hands the answers back.
@@ -31,8 +34,8 @@ struct RequestsState {
 /// A request without an answer.
 #[derive(Debug)]
 struct Pending {
-    message: Message,
-    answer: oneshot::Sender<Result<Message, ClientError>>,
+    call: Call,
+    answer: oneshot::Sender<Result<Answer, ClientError>>,
     sent: bool,
 }
 
@@ -41,7 +44,7 @@ struct Pending {
 pub(crate) struct PendingCall {
     requests: Arc<PendingRequests>,
     number: u64,
-    answer: oneshot::Receiver<Result<Message, ClientError>>,
+    answer: oneshot::Receiver<Result<Answer, ClientError>>,
 }
 
 impl PendingRequests {
@@ -63,14 +66,14 @@ impl PendingRequests {
     }
 
     /// Sends a request, now or over the next connection.
-    pub(crate) fn ask(self: &Arc<Self>, request: impl FnOnce(u64) -> Message) -> PendingCall {
+    pub(crate) fn ask(self: &Arc<Self>, call: impl FnOnce(u64) -> Call) -> PendingCall {
         let (reply, answer) = oneshot::channel();
         let mut state = self.state();
         state.last += 1;
         let number = state.last;
-        let message = request(number);
-        let sent = state.sender.as_ref().is_some_and(|sender| sender.send(message.clone()).is_ok());
-        state.pending.insert(number, Pending { message, answer: reply, sent });
+        let call = call(number);
+        let sent = state.sender.as_ref().is_some_and(|sender| sender.send(call.clone()).is_ok());
+        state.pending.insert(number, Pending { call, answer: reply, sent });
         PendingCall { requests: self.clone(), number, answer }
     }
 
@@ -82,7 +85,7 @@ impl PendingRequests {
             if canary!("requests are lost with their connection") && pending.sent {
                 continue;
             }
-            pending.sent |= sender.send(pending.message.clone()).is_ok();
+            pending.sent |= sender.send(pending.call.clone()).is_ok();
         }
         state.sender = Some(sender);
         state.problem = None;
@@ -92,18 +95,13 @@ impl PendingRequests {
         self.state().sender = None;
     }
 
-    /// An answer. One for a request that nobody waits for any more is dropped.
-    fn answered(&self, message: Message) {
-        let Some(number) = request_of(&message) else {
-            return;
-        };
-        let pending = self.state().pending.remove(&number);
+    /// A reply. One to a call that nobody waits for any more is dropped.
+    fn answered(&self, reply: Reply) {
+        let pending = self.state().pending.remove(&reply.call_number);
         if let Some(pending) = pending {
-            let answer = match message {
-                Message::RefusedReply(RefusedReply { reason, .. }) => {
-                    Err(ClientError::Refused(reason))
-                }
-                message => Ok(message),
+            let answer = match reply.answer {
+                Answer::RefusedReply(RefusedReply { reason }) => Err(ClientError::Refused(reason)),
+                answer => Ok(answer),
             };
             let _ = pending.answer.send(answer);
         }
@@ -119,7 +117,7 @@ impl PendingRequests {
             let (open, hopeless) =
                 std::mem::take(&mut state.pending).into_iter().partition(|(_, pending)| {
                     pending.sent
-                        && changes_state(&pending.message)
+                        && changes_state(&pending.call)
                         && !canary!("a refused hello answers for requests sent before")
                 });
             state.pending = open;
@@ -148,7 +146,7 @@ impl PendingRequests {
 
 impl PendingCall {
     /// The answer.
-    pub(crate) async fn answer(&mut self) -> Result<Message, ClientError> {
+    pub(crate) async fn answer(&mut self) -> Result<Answer, ClientError> {
         match (&mut self.answer).await {
             Ok(answer) => answer,
             Err(_) => Err(ClientError::Closed),
@@ -167,53 +165,19 @@ impl Drop for PendingCall {
     }
 }
 
-/// Whether a request changes something; else it only asks.
-fn changes_state(message: &Message) -> bool {
-    matches!(
-        message,
-        Message::Start(_)
-            | Message::Cancel(_)
-            | Message::Resume(_)
-            | Message::SetQueue(_)
-            | Message::EditInput(_)
-            | Message::Redrive(_)
-            | Message::Discard(_)
-            | Message::AtomicStart(_)
-            | Message::StartBatch(_)
-            | Message::SetSchedule(_)
-            | Message::PauseSchedule(_)
-            | Message::ResumeSchedule(_)
-            | Message::RemoveSchedule(_)
-            | Message::Backfill(_)
-    )
-}
-
-/// The number of the call that a message answers.
-fn request_of(message: &Message) -> Option<u64> {
-    Some(match message {
-        Message::StartReply(reply) => reply.call_number,
-        Message::OutcomeReply(reply) => reply.call_number,
-        Message::StatusReply(reply) => reply.call_number,
-        Message::ListReply(reply) => reply.call_number,
-        Message::JournalReply(reply) => reply.call_number,
-        Message::DoneReply(reply) => reply.call_number,
-        Message::StatsReply(reply) => reply.call_number,
-        Message::QueuesReply(reply) => reply.call_number,
-        Message::RefusedReply(reply) => reply.call_number,
-        Message::LettersReply(reply) => reply.call_number,
-        Message::AuditReply(reply) => reply.call_number,
-        Message::BatchReply(reply) => reply.call_number,
-        Message::ScheduleReply(reply) => reply.call_number,
-        Message::SchedulesReply(reply) => reply.call_number,
-        Message::BackfillReply(reply) => reply.call_number,
-        _ => return None,
-    })
+/// Whether a call changes something, or may: else it only asks.
+fn changes_state(call: &Call) -> bool {
+    match &call.request {
+        Requested::Known(request) => request.changes(),
+        Requested::Unknown(_) => true,
+    }
 }
 
 /// The client's side of the connection.
 pub(crate) struct ClientPeer {
     requests: Arc<PendingRequests>,
-    caller: Caller,
+    identity: Identity,
+    protocols: Protocols,
     process: ProcessInstance,
     reached: watch::Sender<Option<Result<(), SessionError>>>,
     deserted: bool,
@@ -222,11 +186,12 @@ pub(crate) struct ClientPeer {
 impl ClientPeer {
     pub(crate) fn new(
         requests: Arc<PendingRequests>,
-        caller: Caller,
+        identity: Identity,
+        protocols: Protocols,
         process: ProcessInstance,
         reached: watch::Sender<Option<Result<(), SessionError>>>,
     ) -> Self {
-        Self { requests, caller, process, reached, deserted: false }
+        Self { requests, identity, protocols, process, reached, deserted: false }
     }
 }
 
@@ -236,16 +201,18 @@ impl Peer for ClientPeer {
 
     fn hello(&mut self) -> Hello {
         Hello {
-            protocol: PROTOCOL,
-            caller: self.caller.clone(),
-            credentials: None,
+            protocol_min: self.protocols.min,
+            protocol_max: self.protocols.max,
             process: self.process,
-            build: String::new(),
-            workflows: Vec::new(),
-            queues: Vec::new(),
-            held: Vec::new(),
-            tags: Vec::new(),
+            namespace: self.identity.namespace,
+            principal: self.identity.principal.clone(),
+            credentials: None,
+            proof: None,
         }
+    }
+
+    fn register(&mut self) -> Option<Register> {
+        None
     }
 
     fn welcomed(&mut self, _welcome: &Welcome, sender: LinkSender, _now: Duration) {
@@ -256,7 +223,10 @@ impl Peer for ClientPeer {
     fn heard(&mut self, _now: Duration) {}
 
     fn received(&mut self, message: Message, _now: Duration) {
-        self.requests.answered(message);
+        match message {
+            Message::Reply(reply) => self.requests.answered(reply),
+            message => tracing::debug!(kind = message.kind_name(), "not a message for a client"),
+        }
     }
 
     fn lost(&mut self, _reason: &str, _now: Duration) {

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use super::Client;
 use super::error::ClientError;
-use super::{Client, misfit};
 use crate::model::queue::{QueueChange, QueueSummary};
-use crate::wire::message::{AskQueues, Message, SetQueue};
+use crate::wire::message::{AskQueues, SetQueue};
 
 /// How often a drain asks which runs are still running.
 const LOOK: Duration = Duration::from_millis(100);
@@ -84,16 +84,10 @@ impl Queues {
     /// `change.create`; [`Refusal::BadRate`](crate::model::request::Refusal::BadRate),
     /// [`Refusal::OutOfRange`](crate::model::request::Refusal::OutOfRange).
     pub async fn set(&self, queue: &str, change: QueueChange) -> Result<(), ClientError> {
-        let (caller, queue) = (self.client.calls(), queue.to_owned());
-        let ask = |call_number| SetQueue { call_number, caller, queue, change }.into();
-        self.client.done(ask).await
+        self.client.done(SetQueue { queue: queue.to_owned(), change }).await
     }
 
     async fn ask(&self, queue: Option<String>) -> Result<Vec<QueueSummary>, ClientError> {
-        let ask = |call_number| AskQueues { call_number, queue }.into();
-        match self.client.call(ask).await? {
-            Message::QueuesReply(reply) => Ok(reply.queues),
-            other => Err(misfit(&other)),
-        }
+        Ok(self.client.ask(AskQueues { queue }).await?.queues)
     }
 }

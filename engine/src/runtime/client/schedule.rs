@@ -5,8 +5,8 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use serde::Serialize;
 
+use super::Client;
 use super::error::ClientError;
-use super::{Client, misfit};
 use crate::model::id::RunId;
 use crate::model::payload::{Payload, PayloadError};
 use crate::model::schedule::{
@@ -15,8 +15,8 @@ use crate::model::schedule::{
 };
 use crate::model::time::Time;
 use crate::wire::message::{
-    AskOccurrences, AskSchedules, Backfill, Message, PauseSchedule, RemoveSchedule, ResumeSchedule,
-    ScheduleReply, SetSchedule,
+    AskOccurrences, AskSchedules, Backfill, PauseSchedule, RemoveSchedule, ResumeSchedule,
+    SetSchedule,
 };
 use crate::workflow::Workflow;
 
@@ -153,11 +153,8 @@ impl ScheduleBuilder {
     /// start.
     pub fn set(self) -> BoxFuture<'static, Result<ScheduleSet, ClientError>> {
         Box::pin(async move {
-            let (caller, spec) = (self.client.calls(), Box::new(self.spec?));
-            let reply = self
-                .client
-                .schedule_reply(|call_number| SetSchedule { call_number, caller, spec }.into());
-            let reply = reply.await?;
+            let spec = Box::new(self.spec?);
+            let reply = self.client.ask(SetSchedule { spec }).await?;
             Ok(ScheduleSet { schedule: *reply.schedule, changed: reply.changed })
         })
     }
@@ -220,16 +217,6 @@ impl Client {
     pub fn schedules(&self) -> Schedules {
         Schedules(self.clone())
     }
-
-    async fn schedule_reply(
-        &self,
-        ask: impl FnOnce(u64) -> Message,
-    ) -> Result<ScheduleReply, ClientError> {
-        match self.call(ask).await? {
-            Message::ScheduleReply(reply) => Ok(reply),
-            other => Err(misfit(&other)),
-        }
-    }
 }
 
 impl Schedules {
@@ -237,17 +224,9 @@ impl Schedules {
     pub async fn list(&self) -> Result<Vec<ScheduleInfo>, ClientError> {
         let (mut all, mut after) = (Vec::new(), None);
         loop {
-            let caller = self.0.calls();
-            let ask = |call_number| {
-                AskSchedules { call_number, caller, after, limit: SCHEDULE_ROWS_MAX }.into()
-            };
-            match self.0.call(ask).await? {
-                Message::SchedulesReply(reply) => {
-                    all.extend(reply.schedules);
-                    after = reply.next;
-                }
-                other => return Err(misfit(&other)),
-            }
+            let reply = self.0.ask(AskSchedules { after, limit: SCHEDULE_ROWS_MAX }).await?;
+            all.extend(reply.schedules);
+            after = reply.next;
             if after.is_none() {
                 return Ok(all);
             }
@@ -260,11 +239,8 @@ impl Schedules {
         name: &str,
         count: u32,
     ) -> Result<(ScheduleInfo, Vec<Occurrence>), ClientError> {
-        let (caller, name) = (self.0.calls(), name.to_owned());
-        let reply = self.0.schedule_reply(|call_number| {
-            AskOccurrences { call_number, caller, name, count }.into()
-        });
-        reply.await.map(|reply| (*reply.schedule, reply.next))
+        let reply = self.0.ask(AskOccurrences { name: name.to_owned(), count }).await?;
+        Ok((*reply.schedule, reply.next))
     }
 
     /// A schedule.
@@ -277,27 +253,18 @@ impl Schedules {
 
     /// Starts no more occurrences until it is resumed. Tells whether that changed anything.
     pub async fn pause(&self, name: &str) -> Result<bool, ClientError> {
-        let (caller, name) = (self.0.calls(), name.to_owned());
-        let reply =
-            self.0.schedule_reply(|call_number| PauseSchedule { call_number, caller, name }.into());
-        reply.await.map(|reply| reply.changed)
+        Ok(self.0.ask(PauseSchedule { name: name.to_owned() }).await?.changed)
     }
 
     /// Goes on with the first occurrence from now; what came due meanwhile is not made up for.
     /// Tells whether that changed anything.
     pub async fn resume(&self, name: &str) -> Result<bool, ClientError> {
-        let (caller, name) = (self.0.calls(), name.to_owned());
-        let reply = self
-            .0
-            .schedule_reply(|call_number| ResumeSchedule { call_number, caller, name }.into());
-        reply.await.map(|reply| reply.changed)
+        Ok(self.0.ask(ResumeSchedule { name: name.to_owned() }).await?.changed)
     }
 
     /// Forgets a schedule. Runs that it started go on.
     pub async fn remove(&self, name: &str) -> Result<(), ClientError> {
-        let (caller, name) = (self.0.calls(), name.to_owned());
-        let remove = |call_number| RemoveSchedule { call_number, caller, name }.into();
-        self.0.done(remove).await
+        self.0.done(RemoveSchedule { name: name.to_owned() }).await
     }
 
     /// Starts a page of the occurrences from `from` on and before `to`, at most 100, whatever the
@@ -312,20 +279,14 @@ impl Schedules {
         to: Time,
         limit: u32,
     ) -> Result<Filled, ClientError> {
-        let (caller, name) = (self.0.calls(), name.to_owned());
         let limit = limit.min(BACKFILL_PAGE_MAX);
-        let ask = |call_number| Backfill { call_number, caller, name, from, to, limit }.into();
-        match self.0.call(ask).await? {
-            Message::BackfillReply(reply) => {
-                Ok(Filled { started: reply.started, existed: reply.existed, next: reply.next })
-            }
-            other => Err(misfit(&other)),
-        }
+        let reply = self.0.ask(Backfill { name: name.to_owned(), from, to, limit }).await?;
+        Ok(Filled { started: reply.started, existed: reply.existed, next: reply.next })
     }
 
     /// The id of an occurrence's run.
     pub fn run_id(&self, spec: &ScheduleSpec, nominal: Time) -> RunId {
-        RunId::from_name(self.0.caller.namespace, &spec.run_name(nominal))
+        RunId::from_name(self.0.own_namespace(), &spec.run_name(nominal))
     }
 }
 

@@ -9,12 +9,12 @@ use serde::Serialize;
 use super::error::ClientError;
 use super::run::Run;
 use super::{Client, misfit};
-use crate::model::id::{RequestId, RunId};
+use crate::model::id::RunId;
 use crate::model::limits::{ATOMIC_START_BYTES_MAX, PAYLOAD_BYTES_CEILING, START_MANY_MAX};
 use crate::model::payload::{Payload, PayloadError};
 use crate::model::request::{PayloadTooLarge, Refusal, StartRun, TooMany};
 use crate::model::unique::{Unique, UniqueKey};
-use crate::wire::message::{AtomicStart, Message, Start, StartAnswer};
+use crate::wire::message::{AtomicStart, Start, StartAnswer, StartReply};
 use crate::workflow::Workflow;
 
 /// One frame of a bulk start carries about this many bytes at most.
@@ -71,7 +71,7 @@ impl<Out> StartBuilder<Out> {
     pub fn id(self, name: impl Into<String>) -> Self {
         let name = name.into();
         self.with(|client, run| {
-            run.id = RunId::from_name(client.caller.namespace, &name);
+            run.id = RunId::from_name(client.own_namespace(), &name);
             run.name = Some(name);
         })
     }
@@ -304,12 +304,7 @@ impl Client {
                 TooMany { what: what.to_owned(), count: count as u64, count_max: count_max as u64 };
             return Err(ClientError::Refused(refusal.into()));
         }
-        let caller = self.calls();
-        let ask = |call_number| AtomicStart { call_number, caller, runs }.into();
-        match self.call(ask).await? {
-            Message::StartReply(reply) if reply.runs.len() == count => Ok(reply.runs),
-            other => Err(misfit(&other)),
-        }
+        answers(count, self.ask(AtomicStart { runs }).await?)
     }
 
     async fn send_start(&self, runs: Vec<StartRun>) -> Result<Vec<StartAnswer>, ClientError> {
@@ -318,11 +313,7 @@ impl Client {
             let (bytes, bytes_max) = (run.input.len() as u64, PAYLOAD_BYTES_CEILING as u64);
             return Err(ClientError::Refused(PayloadTooLarge { bytes, bytes_max }.into()));
         }
-        let caller = self.calls();
-        match self.call(|call_number| Start { call_number, caller, runs }.into()).await? {
-            Message::StartReply(reply) if reply.runs.len() == count => Ok(reply.runs),
-            other => Err(misfit(&other)),
-        }
+        answers(count, self.ask(Start { runs }).await?)
     }
 
     pub(super) fn started<Out>(&self, answer: StartAnswer) -> Result<Run<Out>, Refusal> {
@@ -335,12 +326,9 @@ impl Client {
     fn random_id(&self) -> RunId {
         RunId(self.random())
     }
+}
 
-    /// The caller of a new request.
-    pub(super) fn calls(&self) -> crate::model::request::Caller {
-        crate::model::request::Caller {
-            request_id: RequestId(self.random()),
-            ..self.caller.clone()
-        }
-    }
+/// The answers of a reply, one for each run.
+fn answers(count: usize, reply: StartReply) -> Result<Vec<StartAnswer>, ClientError> {
+    if reply.runs.len() == count { Ok(reply.runs) } else { Err(misfit(&reply.into())) }
 }

@@ -10,10 +10,12 @@ use crate::model::payload::Payload;
 use crate::model::request::{NoSuchRun, Refusal};
 use crate::model::run::{Outcome, OutcomeCancelled, OutcomeCompleted, OutcomeDead};
 use crate::model::time::Time;
-use crate::runtime::fake_engine::{DialAnswer, FakeConnection, FakeEngine, env, settle, started};
+use crate::runtime::fake_engine::{
+    DialAnswer, FakeConnection, FakeEngine, asked, env, settle, started,
+};
 use crate::wire::message::{
-    Closing, DoneReply, JournalReply, Message, OutcomeReply, RefusedReply, Start, StartAnswer,
-    StartReply,
+    Closing, DoneReply, JournalReply, Message, OutcomeReply, RefusedReply, Request, Start,
+    StartAnswer, StartReply,
 };
 use crate::workflow::{Workflow, secs};
 
@@ -24,9 +26,9 @@ fn client() -> (FakeEngine, Client) {
     (engine, Client::new(dial, env()))
 }
 
-async fn start(connection: &mut FakeConnection) -> Start {
-    match connection.next().await {
-        Message::Start(start) => start,
+async fn start(connection: &mut FakeConnection) -> (u64, Start) {
+    match connection.next_call().await {
+        (call_number, Request::Start(start)) => (call_number, start),
         other => panic!("not a start: {other:?}"),
     }
 }
@@ -37,7 +39,7 @@ fn answer(start: &Start) -> StartReply {
         .iter()
         .map(|run| StartAnswer { id: run.id, started: true, refused: None })
         .collect();
-    StartReply { call_number: start.call_number, runs }
+    StartReply { runs }
 }
 
 #[tokio::test(start_paused = true)]
@@ -52,14 +54,14 @@ async fn a_start_says_all_it_was_given() {
         .into_future();
     let starting = tokio::spawn(starting);
     let mut connection = engine.accept().await;
-    let asked = start(&mut connection).await;
+    let (call_number, asked) = start(&mut connection).await;
     let run = &asked.runs[0];
     assert_eq!((run.workflow.as_str(), run.version, run.queue.as_str()), ("greet", 3, "mail"));
     assert_eq!((run.delay_ms, run.priority, run.name.as_deref()), (3_000, 2, Some("greet-you")));
     assert_eq!(run.id, RunId::from_name(Default::default(), "greet-you"));
-    assert_eq!(asked.caller.principal, "web");
-    connection.send(answer(&asked));
-    connection.send(answer(&asked));
+    assert_eq!(connection.hello.principal, "web");
+    connection.reply(call_number, answer(&asked));
+    connection.reply(call_number, answer(&asked));
     let run = starting.await.unwrap().unwrap();
     assert!(run.started() && run.id() == asked.runs[0].id);
 }
@@ -70,13 +72,14 @@ async fn what_has_no_answer_is_sent_again_as_the_same_request() {
     let (mut engine, client) = client();
     let starting = tokio::spawn(client.start(GREET, &"you".to_owned()).into_future());
     let mut connection = engine.accept().await;
-    let first = start(&mut connection).await;
+    let Message::Call(first) = connection.next().await else { panic!("not a call") };
     drop(connection);
     let mut connection = engine.accept().await;
-    let second = start(&mut connection).await;
+    let Message::Call(second) = connection.next().await else { panic!("not a call") };
     assert_eq!(first, second);
-    assert_ne!(first.caller.request_id, Default::default());
-    connection.send(answer(&second));
+    assert_ne!(first.request_id, Default::default());
+    let (call_number, Request::Start(start)) = asked(second.into()) else { panic!("not a start") };
+    connection.reply(call_number, answer(&start));
     starting.await.unwrap().unwrap();
 }
 
@@ -89,9 +92,9 @@ async fn a_sent_request_without_an_answer_is_unknown_and_an_unsent_one_is_not() 
         async move { client.resume(RunId(1)).await }
     });
     let mut connection = engine.accept().await;
-    let Message::Resume(asked) = connection.next().await else { panic!() };
+    let (call_number, Request::Resume(_)) = connection.next_call().await else { panic!() };
     assert_eq!(asking.await.unwrap(), Err(ClientError::TimedOut { timeout: secs(3) }));
-    connection.send(DoneReply { call_number: asked.call_number });
+    connection.reply(call_number, DoneReply {});
     engine.answer_dials(DialAnswer::Refused);
     drop(connection);
     settle().await;
@@ -154,11 +157,11 @@ async fn many_wait_for_outcomes_on_one_connection_for_longer_than_a_call_may_tak
         })
         .collect();
     let mut connection = engine.accept().await;
-    let asked = connection.arrived().await;
-    assert_eq!(asked.len(), 600);
+    let arrived = connection.arrived().await;
+    assert_eq!(arrived.len(), 600);
     connection.beat_for(secs(100)).await;
-    for message in asked.into_iter().rev() {
-        let Message::AskOutcome(ask) = message else { panic!() };
+    for message in arrived.into_iter().rev() {
+        let (call_number, Request::AskOutcome(ask)) = asked(message) else { panic!() };
         assert!(ask.wait);
         let outcome: Outcome = match ask.id.0 {
             0 => OutcomeCancelled {}.into(),
@@ -166,7 +169,7 @@ async fn many_wait_for_outcomes_on_one_connection_for_longer_than_a_call_may_tak
             2 => OutcomeCompleted { output: Payload::of("word").unwrap() }.into(),
             id => OutcomeCompleted { output: Payload::of(&(id as u32)).unwrap() }.into(),
         };
-        connection.send(OutcomeReply { call_number: ask.call_number, outcome });
+        connection.reply(call_number, OutcomeReply { outcome });
     }
     for (id, waiting) in waiting.into_iter().enumerate() {
         match (id, waiting.await.unwrap()) {
@@ -182,9 +185,9 @@ async fn a_refusal_is_told_as_it_is() {
     let (mut engine, client) = client();
     let asking = tokio::spawn(async move { client.find::<u32>("order-17").status().await });
     let mut connection = engine.accept().await;
-    let Message::AskStatus(ask) = connection.next().await else { panic!() };
+    let (call_number, Request::AskStatus(ask)) = connection.next_call().await else { panic!() };
     let reason = Refusal::from(NoSuchRun { id: ask.id });
-    connection.send(RefusedReply { call_number: ask.call_number, reason: reason.clone() });
+    connection.reply(call_number, RefusedReply { reason: reason.clone() });
     assert_eq!(asking.await.unwrap(), Err(ClientError::Refused(reason)));
 }
 
@@ -196,15 +199,12 @@ async fn a_journal_is_read_page_by_page() {
     let journal: Vec<Entry> =
         vec![started("greet"), Cancelled { at: Time(2) }.into(), Cancelled { at: Time(3) }.into()];
     for _ in 0..2 {
-        let Message::AskJournal(ask) = connection.next().await else { panic!() };
+        let (call_number, Request::AskJournal(ask)) = connection.next_call().await else {
+            panic!()
+        };
         let entries =
             journal[ask.from as usize..].iter().take(2).map(|e| e.encode().into()).collect();
-        connection.send(JournalReply {
-            call_number: ask.call_number,
-            from: ask.from,
-            count: 3,
-            entries,
-        });
+        connection.reply(call_number, JournalReply { from: ask.from, count: 3, entries });
     }
     assert_eq!(asking.await.unwrap(), Ok(journal));
 }
@@ -217,10 +217,10 @@ async fn a_bulk_start_goes_in_frames_of_bounded_size() {
     let mut connection = engine.accept().await;
     let (mut frames, mut seen) = (0, 0);
     while seen < 25_000 {
-        let asked = start(&mut connection).await;
+        let (call_number, asked) = start(&mut connection).await;
         (frames, seen) = (frames + 1, seen + asked.runs.len());
         assert!(asked.runs.len() <= 10_000);
-        connection.send(answer(&asked));
+        connection.reply(call_number, answer(&asked));
     }
     let started = starting.await.unwrap().unwrap();
     assert_eq!((frames, started.len()), (3, 25_000));

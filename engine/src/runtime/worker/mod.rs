@@ -66,9 +66,8 @@ use super::isolated;
 use super::link::{Dial, NetDial};
 use super::session::{PeerSession, SessionError};
 use crate::model::failure::Failure;
-use crate::model::id::{ProcessInstance, RequestId};
+use crate::model::id::ProcessInstance;
 use crate::model::limits::NAME_BYTES_MAX;
-use crate::model::request::Caller;
 use crate::replay::isolated_step::IsolatedRunner;
 use crate::replay::world::{Begin, Code, Registry, World};
 use crate::wire::message::WorkflowOffer;
@@ -103,7 +102,7 @@ pub struct Worker {
     workflows: Vec<WorkflowOffer>,
     slots: WorkerSlots,
     tags: Vec<String>,
-    caller: Caller,
+    principal: String,
     build: String,
     grace: Duration,
     exits_when_stuck: Option<bool>,
@@ -161,7 +160,7 @@ impl Worker {
             workflows: Vec::new(),
             slots: WorkerSlots::default(),
             tags: Vec::new(),
-            caller: Caller { principal: "worker".to_owned(), ..Caller::default() },
+            principal: "worker".to_owned(),
             build: "unknown".to_owned(),
             grace: GRACE_DEFAULT,
             exits_when_stuck: None,
@@ -170,7 +169,7 @@ impl Worker {
 
     /// Sets who the worker is, for logs and records. Default `worker`.
     pub fn principal(mut self, principal: impl Into<String>) -> Self {
-        self.caller.principal = principal.into();
+        self.principal = principal.into();
         self
     }
 
@@ -350,14 +349,22 @@ impl Worker {
             workflows,
             slots: _,
             tags,
-            caller,
+            principal,
             build,
             grace,
             exits_when_stuck,
         } = self;
-        let caller = Caller { request_id: RequestId(env.entropy.next_u128()), ..caller };
         let process = ProcessInstance(env.entropy.next_u128());
-        let introduction = Introduction { caller, process, build, workflows, queues, tags, grace };
+        let introduction = Introduction {
+            principal,
+            protocols: env.protocols,
+            process,
+            build,
+            workflows,
+            queues,
+            tags,
+            grace,
+        };
         let (controls, from_handles) = mpsc::unbounded_channel();
         let world = World::new(env.clock.clone(), registry);
         let world = Arc::new(world.with_isolated_runner(isolated_runner(&env, &controls)));

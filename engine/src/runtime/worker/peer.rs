@@ -14,16 +14,17 @@ use super::outlet::Outlet;
 use super::turn_task::{Gone, ToTurn, TurnTask};
 use crate::canary::canary;
 use crate::model::id::{Namespace, ProcessInstance, RunId, RunNo, Token};
-use crate::model::request::Caller;
 use crate::model::time::Time;
 use crate::replay::turn::Turn;
 use crate::replay::watch::Watch;
 use crate::replay::world::{World, count};
 use crate::runtime::link::LinkSender;
 use crate::runtime::session::{Peer, SessionError};
+use crate::wire::handshake::Protocols;
 use crate::wire::message::{
-    Appended, AttemptMemo, Dispatch, Held, Hello, Journal, LeaseContinued, MemoReleased, Message,
-    Offer, PROTOCOL, QueueSlots, ReportRefused, Requeue, Welcome, WorkflowOffer,
+    Appended, AttemptMemo, Dispatch, Held, Hello, Journal, JournalPage, LeaseContinued,
+    MemoReleased, Message, Offer, QueueSlots, Register, ReportRefused, Requeue, Welcome,
+    WorkflowOffer,
 };
 
 /// How many ended turns are remembered, so that a late copy of a dispatch does not begin one of
@@ -62,7 +63,8 @@ pub(crate) struct PageWanted {
 /// Who the worker is and what it offers.
 #[derive(Debug, Clone)]
 pub(crate) struct Introduction {
-    pub(crate) caller: Caller,
+    pub(crate) principal: String,
+    pub(crate) protocols: Protocols,
     pub(crate) process: ProcessInstance,
     pub(crate) build: String,
     pub(crate) workflows: Vec<WorkflowOffer>,
@@ -305,28 +307,37 @@ impl Peer for WorkerPeer {
 
     fn hello(&mut self) -> Hello {
         let me = &self.introduction;
+        Hello {
+            protocol_min: me.protocols.min,
+            protocol_max: me.protocols.max,
+            process: me.process,
+            namespace: Namespace::default(),
+            principal: me.principal.clone(),
+            credentials: None,
+            proof: None,
+        }
+    }
+
+    fn register(&mut self) -> Option<Register> {
+        let me = &self.introduction;
         let held = |(run, held): (&RunNo, &HeldTurn)| Held {
             run: *run,
             token: held.token,
             seen: held.seen.load(Ordering::Relaxed),
         };
-        Hello {
-            protocol: PROTOCOL,
-            caller: me.caller.clone(),
-            credentials: None,
-            process: me.process,
+        let register = Register {
             build: me.build.clone(),
             workflows: me.workflows.clone(),
             queues: if self.stage == WorkerStage::Working { me.queues.clone() } else { Vec::new() },
-            held: self.turns.iter().map(held).collect(),
             tags: me.tags.clone(),
-        }
+            held: self.turns.iter().map(held).collect(),
+        };
+        Some(register)
     }
 
     fn welcomed(&mut self, welcome: &Welcome, sender: LinkSender, now: Duration) {
         self.session_timeout = Duration::from_millis(welcome.session_timeout_ms);
         self.world.set_payload_bytes_max(welcome.payload_bytes_max);
-        self.world.set_suspends_for_memo(welcome.suspends_for_memo);
         self.world.engine_time.heard(welcome.now, now);
         self.connection = self.outlet.open(sender);
         self.hold_until = None;
@@ -367,14 +378,10 @@ impl Peer for WorkerPeer {
                 self.tell(run, token, ToTurn::MemoReleased { number });
             }
             Message::LeaseContinued(continued) => self.lease_continued(continued),
-            Message::JournalReply(reply) => {
-                if let Some(wanted) = self.pages.remove(&reply.call_number) {
-                    let _ = wanted.answer.send(Ok(reply.entries));
-                }
-            }
-            Message::RefusedReply(reply) => {
-                if let Some(wanted) = self.pages.remove(&reply.call_number) {
-                    let _ = wanted.answer.send(Err(reply.reason.to_string()));
+            Message::JournalPage(JournalPage { page, entries, refused }) => {
+                if let Some(wanted) = self.pages.remove(&page) {
+                    let found = refused.map_or(Ok(entries), |reason| Err(reason.to_string()));
+                    let _ = wanted.answer.send(found);
                 }
             }
             Message::TurnEnded(ended) => {

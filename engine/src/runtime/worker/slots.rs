@@ -81,7 +81,7 @@ mod tests {
     async fn offered(with: impl FnOnce(Worker) -> Worker) -> Vec<(String, u32)> {
         let (mut engine, dial) = FakeEngine::new();
         let worker = with(Worker::new(dial, env())).start().unwrap();
-        let queues = engine.accept().await.hello.queues;
+        let queues = engine.accept_worker().await.register().queues.clone();
         worker.stop();
         queues.into_iter().map(|q| (q.queue, q.slots)).collect()
     }

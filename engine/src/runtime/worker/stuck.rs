@@ -20,11 +20,10 @@ use super::peer::{HeldTurn, PageWanted, WorkerPeer};
 use crate::model::failure::TIMEOUT_CLASS;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::id::{CommandIndex, RunNo, Token};
-use crate::model::request::Caller;
 use crate::replay::mismatch::span_text;
 use crate::replay::watch::{Blocker, RunningAttempt, Watch};
 use crate::replay::world::count;
-use crate::wire::message::{AskJournal, AttemptFailedReport, Requeue, TurnFailed};
+use crate::wire::message::{AttemptFailedReport, JournalPageRequested, Requeue, TurnFailed};
 
 /// How often turns are looked at. Code runs without a word to the session, so there is no better
 /// instant to wake at.
@@ -140,13 +139,8 @@ impl WorkerPeer {
     /// tells the asker.
     pub(super) fn ask_page(&mut self, wanted: PageWanted) {
         self.next_page += 1;
-        let ask = AskJournal {
-            call_number: self.next_page,
-            caller: Caller { namespace: wanted.namespace, ..self.introduction.caller.clone() },
-            id: wanted.run,
-            from: wanted.from,
-            limit: wanted.limit,
-        };
+        let PageWanted { namespace, run: id, from, limit, .. } = wanted;
+        let ask = JournalPageRequested { page: self.next_page, namespace, id, from, limit };
         if self.outlet.send(self.connection, ask) {
             self.pages.retain(|_, wanted| !wanted.answer.is_closed());
             self.pages.insert(self.next_page, wanted);
@@ -177,7 +171,7 @@ mod tests {
 
     use super::*;
     use crate::model::id::{ProcessInstance, RunId, SessionId};
-    use crate::model::request::{Caller, HasEnded};
+    use crate::model::request::HasEnded;
     use crate::model::run::RunState;
     use crate::model::time::Time;
     use crate::replay::world::{Registry, World};
@@ -185,7 +179,7 @@ mod tests {
     use crate::runtime::link::Link;
     use crate::runtime::session::Peer;
     use crate::runtime::worker::peer::Introduction;
-    use crate::wire::message::{Dispatch, Message, PROTOCOL, Revoked, Welcome};
+    use crate::wire::message::{Dispatch, Message, Protocols, Revoked, Welcome};
 
     const RUN: RunNo = RunNo(1);
 
@@ -197,7 +191,8 @@ mod tests {
     /// says what it does.
     fn holding() -> (WorkerPeer, Arc<Watch>, Link) {
         let introduction = Introduction {
-            caller: Caller::default(),
+            protocols: Protocols::OWN,
+            principal: String::new(),
             process: ProcessInstance(1),
             build: "b".to_owned(),
             workflows: Vec::new(),
@@ -212,7 +207,7 @@ mod tests {
         let mut peer = WorkerPeer::new(introduction, world, runtime, reached, controls);
         let (ours, theirs) = Link::pair();
         let welcome = Welcome {
-            protocol: PROTOCOL,
+            protocol: Protocols::OWN.max,
             session: SessionId(1),
             store: 7,
             epoch: 1,
@@ -220,7 +215,6 @@ mod tests {
             session_timeout_ms: 10_000,
             payload_bytes_max: 1_000,
             now: Time(1_000_000),
-            suspends_for_memo: true,
         };
         peer.welcomed(&welcome, theirs.sender, at(99));
         let journal = [started("work")];

@@ -107,7 +107,7 @@ fn report(message: Message) -> (u32, Token) {
 /// A connected worker whose first step runs.
 async fn running() -> (FakeEngine, FakeConnection, WorkerHandle, Bodies) {
     let (mut engine, handle, bodies) = worker();
-    let connection = engine.accept().await;
+    let connection = engine.accept_worker().await;
     connection.dispatch(1, &[started("work")]);
     settle().await;
     assert_eq!(bodies.begun(), 1);
@@ -117,8 +117,8 @@ async fn running() -> (FakeEngine, FakeConnection, WorkerHandle, Bodies) {
 #[tokio::test(start_paused = true)]
 async fn a_run_goes_from_dispatch_to_the_end_of_its_turn() {
     let (_engine, mut connection, handle, bodies) = running().await;
-    assert_eq!(connection.hello.queues.len(), 1);
-    assert!(connection.hello.held.is_empty());
+    assert_eq!(connection.register().queues.len(), 1);
+    assert!(connection.register().held.is_empty());
     for number in 0..2 {
         bodies.go.notify_one();
         assert_eq!(report(connection.next().await), (number, token(1)));
@@ -160,7 +160,7 @@ async fn copies_of_frames_change_nothing() {
 #[tokio::test(start_paused = true)]
 async fn heartbeats_keep_their_pace() {
     let (mut engine, _handle, _bodies) = worker();
-    let mut connection = engine.accept().await;
+    let mut connection = engine.accept_worker().await;
     let before = tokio::time::Instant::now();
     for beat in 1..=20u64 {
         connection.send(Heartbeat { beat });
@@ -180,8 +180,8 @@ async fn a_step_outlives_a_broken_connection_and_reports_under_the_next_token() 
     drop(connection);
     settle().await;
     assert!(engine.is_dialled(), "the first new dial is made at once");
-    let mut connection = engine.accept().await;
-    let held = &connection.hello.held;
+    let mut connection = engine.accept_worker().await;
+    let held = &connection.register().held;
     assert_eq!((held.len(), held[0].run, held[0].token, held[0].seen), (1, RUN, token(1), 1));
     bodies.go.notify_one();
     assert!(
@@ -203,7 +203,7 @@ async fn a_report_that_the_journal_answers_is_not_sent_again() {
     bodies.go.notify_one();
     connection.next().await;
     drop(connection);
-    let mut connection = engine.accept().await;
+    let mut connection = engine.accept_worker().await;
     connection.send(LeaseContinued { run: RUN, old: token(1), token: token(2), count: 2 });
     assert!(connection.arrived().await.is_empty());
     let journal = stored(&[started("work"), completed(0)]);
@@ -220,7 +220,7 @@ async fn a_report_that_got_lost_is_sent_again() {
     bodies.go.notify_one();
     connection.next().await;
     drop(connection);
-    let mut connection = engine.accept().await;
+    let mut connection = engine.accept_worker().await;
     connection.send(LeaseContinued { run: RUN, old: token(1), token: token(2), count: 1 });
     assert_eq!(report(connection.next().await), (0, token(2)));
 }
@@ -229,7 +229,7 @@ async fn a_report_that_got_lost_is_sent_again() {
 async fn a_revoked_turn_is_dropped() {
     let (mut engine, connection, handle, bodies) = running().await;
     drop(connection);
-    let mut connection = engine.accept().await;
+    let mut connection = engine.accept_worker().await;
     let reason = Refusal::from(HasEnded { id: RunId(1), state: RunState::Cancelled });
     connection.send(Revoked { run: RUN, token: token(9), reason: reason.clone() });
     settle().await;
@@ -252,7 +252,7 @@ async fn turns_are_held_for_one_time_out_after_a_break() {
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!((bodies.dropped(), handle.stats().dropped), (1, 1));
     engine.answer_dials(DialAnswer::Open);
-    assert!(engine.accept().await.hello.held.is_empty());
+    assert!(engine.accept_worker().await.register().held.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -265,7 +265,7 @@ async fn an_engine_that_hangs_when_dialled_is_given_up_in_time() {
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(bodies.dropped(), 1);
     engine.answer_dials(DialAnswer::Open);
-    engine.accept().await;
+    engine.accept_worker().await;
 }
 
 // K3: after a silence nobody knows since when the engine has given us up.
@@ -313,7 +313,7 @@ async fn a_closed_gate_opens_when_the_engine_is_heard_again() {
     };
     let mut engine = engine;
     let _handle = Worker::new(dial, env()).register(WORK, function).start().unwrap();
-    let connection = engine.accept().await;
+    let connection = engine.accept_worker().await;
     connection.dispatch(1, &[started("work")]);
     tokio::time::sleep(Duration::from_millis(6_700)).await;
     release.notify_one();
@@ -335,7 +335,7 @@ async fn a_continued_lease_of_a_dropped_turn_is_requeued() {
     drop(connection);
     tokio::time::sleep(secs(11)).await;
     engine.answer_dials(DialAnswer::Open);
-    let mut connection = engine.accept().await;
+    let mut connection = engine.accept_worker().await;
     connection.send(LeaseContinued { run: RUN, old: token(1), token: token(2), count: 1 });
     assert!(
         matches!(connection.next().await, Message::Requeue(Requeue { token: t, .. }) if t == token(2))
@@ -346,7 +346,7 @@ async fn a_continued_lease_of_a_dropped_turn_is_requeued() {
 async fn a_held_turn_that_the_engine_does_not_mention_is_dropped() {
     let (mut engine, connection, _handle, bodies) = running().await;
     drop(connection);
-    let connection = engine.accept().await;
+    let connection = engine.accept_worker().await;
     connection.beat_for(Duration::from_millis(9_900)).await;
     assert_eq!(bodies.dropped(), 0);
     connection.beat_for(Duration::from_millis(200)).await;
@@ -356,7 +356,7 @@ async fn a_held_turn_that_the_engine_does_not_mention_is_dropped() {
 #[tokio::test(start_paused = true)]
 async fn a_run_of_an_unregistered_workflow_is_requeued() {
     let (mut engine, _handle, _bodies) = worker();
-    let mut connection = engine.accept().await;
+    let mut connection = engine.accept_worker().await;
     connection.dispatch(1, &[started("other")]);
     assert!(matches!(connection.next().await, Message::Requeue(_)));
 }
@@ -387,7 +387,7 @@ async fn a_drain_requeues_runs_that_only_wait() {
         ctx.sleep(Duration::from_millis(200)).await.map(|()| 1u32)
     };
     let handle = Worker::new(dial, env()).register(WORK, function).start().unwrap();
-    let mut connection = engine.accept().await;
+    let mut connection = engine.accept_worker().await;
     connection.dispatch(1, &[started("work")]);
     let Message::TimerRequested(asked) = connection.next().await else { panic!() };
     let (at, due) = (Time(1_000_000), Time(1_000_200));
@@ -452,7 +452,7 @@ async fn a_refused_hello_is_told_and_tried_again() {
     engine.hello().await.send(Closing { reason: "protocol 9 is spoken here".to_owned() });
     let Err(SessionError::HelloRefused { reason, .. }) = handle.connected().await else { panic!() };
     assert_eq!(reason, "protocol 9 is spoken here");
-    engine.accept().await;
+    engine.accept_worker().await;
     settle().await;
     assert_eq!(handle.connected().await, Ok(()));
 }
