@@ -2,6 +2,7 @@
 
 use stepwell::model::run::RunState;
 use stepwell::wire::frame::FRAME_BYTES_MAX;
+use stepwell::wire::handshake::HELLO_BYTES_MAX;
 use stepwell::wire::message::{Answer, AskStats, Heartbeat, Message, Reply};
 use stepwell::{Client, secs};
 use stepwell_tests::process_spec::{EngineSpec, WorkerSpec};
@@ -35,7 +36,7 @@ async fn garbage_closes_its_own_connection_with_a_reason_and_no_other() {
     let http = told(&address, b"GET / HTTP/1.1\r\nHost: stepwell\r\n\r\n").await;
     assert!(http.contains("the peer does not speak this protocol"), "{http}");
     let huge = told(&address, &[0xff; 4]).await;
-    assert!(huge.contains("4294967295") && huge.contains(&FRAME_BYTES_MAX.to_string()), "{huge}");
+    assert!(huge.contains("4294967295") && huge.contains(&HELLO_BYTES_MAX.to_string()), "{huge}");
     let unknown = told(&address, &[2, 0, 0, 0, 255, 255]).await;
     assert!(unknown.contains("does not decode") && unknown.contains("255"), "{unknown}");
     let empty = told(&address, &[0, 0, 0, 0]).await;
@@ -58,7 +59,9 @@ async fn garbage_closes_its_own_connection_with_a_reason_and_no_other() {
     // Garbage from somebody who was welcomed is garbage.
     let (mut known, _) = Peer::greeted(&address, hello(2)).await;
     known.send_raw(&[0xff; 4]).await;
-    assert!(known.closed_with().await.contains("does not speak this protocol"));
+    let huge = known.closed_with().await;
+    assert!(huge.contains("4294967295") && huge.contains(&FRAME_BYTES_MAX.to_string()), "{huge}");
+    assert!(huge.contains("does not speak this protocol"), "{huge}");
 
     bystander.send(&[call(7, 7, AskStats {})]).await;
     let answer = bystander.next().await;
