@@ -204,7 +204,7 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Lenient<A> {
 #[cfg(any(test, feature = "inspect"))]
 pub(crate) mod longer {
     use serde::ser::{
-        Serialize, SerializeMap, SerializeSeq, SerializeStruct, SerializeTuple,
+        Error, Serialize, SerializeMap, SerializeSeq, SerializeStruct, SerializeTuple,
         SerializeTupleStruct, Serializer,
     };
 
@@ -399,6 +399,10 @@ pub(crate) mod longer {
             self.0.serialize_field(name, &Longer(value))
         }
 
+        fn skip_field(&mut self, name: &'static str) -> Result<(), S::Error> {
+            Err(S::Error::custom(format!("`{name}` is left out and hands its place to the next")))
+        }
+
         fn end(mut self) -> Result<S::Ok, S::Error> {
             self.0.serialize_field("added", &ADDED)?;
             self.0.end()
@@ -441,5 +445,44 @@ mod tests {
         let bytes = rmp_serde::to_vec(&(vec![(1u8, 2u8)],)).unwrap();
         let mut decoder = rmp_serde::Deserializer::from_read_ref(&bytes[..]);
         assert!(deserialize::<Outer, _>(&mut decoder).is_err());
+    }
+
+    #[derive(Serialize)]
+    struct Skipping {
+        #[serde(skip_serializing_if = "Option::is_none")] // the one that may
+        first: Option<u8>,
+        second: u8,
+    }
+
+    #[test]
+    fn a_field_that_is_left_out_cannot_be_written_as_a_later_version_does() {
+        let mut bytes = Vec::new();
+        let full = Skipping { first: Some(1), second: 2 };
+        rmp_serde::encode::write(&mut bytes, &longer::Longer(&full)).unwrap();
+        let sparse = Skipping { first: None, ..full };
+        let error = rmp_serde::encode::write(&mut bytes, &longer::Longer(&sparse)).unwrap_err();
+        assert!(error.to_string().contains("`first` is left out"), "{error}");
+    }
+
+    // Samples are full, and full ones do not show it.
+    #[test]
+    fn no_field_of_this_crate_is_left_out_when_it_is_empty() {
+        let mut folders = vec![std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+        let attribute = ["skip_serializing", "_if"].concat();
+        let mut found = Vec::new();
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else {
+                    let text = std::fs::read_to_string(&path).unwrap();
+                    let lines = text.lines().filter(|line| line.contains(&attribute));
+                    found.extend(lines.map(|line| format!("{}: {line}", path.display())));
+                }
+            }
+        }
+        found.retain(|line| !line.ends_with("// the one that may"));
+        assert_eq!(found, Vec::<String>::new(), "it would hand its place to the next field");
     }
 }

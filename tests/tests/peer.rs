@@ -120,7 +120,7 @@ pub(crate) fn hello(number: u128) -> Hello {
 pub(crate) fn register(workflow: &str, slots: u32) -> Register {
     Register {
         build: "by hand".to_owned(),
-        workflows: vec![WorkflowOffer { workflow: workflow.to_owned(), version: 1 }],
+        workflows: vec![WorkflowOffer::test(workflow)],
         queues: vec![QueueSlots { queue: "default".to_owned(), slots }],
         tags: Vec::new(),
         held: Vec::new(),

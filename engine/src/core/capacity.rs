@@ -42,7 +42,7 @@ impl Capacity {
     }
 
     pub(super) fn hello(&mut self, session: SessionId, queues: &[QueueSlots], held: Vec<Held>) {
-        let workflows = vec![WorkflowOffer { workflow: "order".into(), version: 1 }];
+        let workflows = vec![WorkflowOffer::test("order")];
         self.hear(session, Hello::test(ProcessInstance(u128::from(session.0 % 10)), ""));
         if !queues.is_empty() {
             let (build, queues, tags) = ("b1".into(), queues.to_vec(), Vec::new());
@@ -193,7 +193,7 @@ fn callers_that_say_too_much_of_themselves_are_refused() {
 #[test]
 fn a_worker_of_too_many_workflows_is_refused() {
     let mut capacity = Capacity::new();
-    let offer = |n: u32| WorkflowOffer { workflow: format!("w{n}"), version: 1 };
+    let offer = |n: u32| WorkflowOffer::test(&format!("w{n}"));
     for (count, taken) in [(1_024, true), (1_025, false)] {
         capacity.sent.clear();
         let register = Register {
@@ -331,7 +331,7 @@ fn a_backlog_of_a_workflow_that_nobody_knows_dies() {
     let worker = SessionId(2);
     let register = Register {
         build: "b1".into(),
-        workflows: vec![WorkflowOffer { workflow: "another".into(), version: 1 }],
+        workflows: vec![WorkflowOffer::test("another")],
         queues: vec![slots("q", 1)],
         held: Vec::new(),
         tags: Vec::new(),

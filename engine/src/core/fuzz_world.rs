@@ -484,8 +484,7 @@ impl FuzzWorld {
         worker.holds.values_mut().for_each(|holding| holding.asked = None);
         // The third worker does not know all workflows.
         let known = if at == 2 { &WORKFLOWS[..5] } else { &WORKFLOWS[..] };
-        let offer =
-            |workflow: &&str| WorkflowOffer { workflow: (*workflow).to_owned(), version: 1 };
+        let offer = |workflow: &&str| WorkflowOffer::test(workflow);
         let hello = Hello::test(worker.process, "drill");
         let register = Register {
             build: worker.build.clone(),

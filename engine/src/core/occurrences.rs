@@ -567,7 +567,7 @@ impl Desk {
         self.stepped.handle(Input::Received { session, message });
         let register = Register {
             build: "b1".to_owned(),
-            workflows: vec![WorkflowOffer { workflow: "report".to_owned(), version: 1 }],
+            workflows: vec![WorkflowOffer::test("report")],
             queues: vec![slots("default", 1)],
             held: Vec::new(),
             tags: Vec::new(),

@@ -53,7 +53,7 @@ impl Capacity {
     fn tagged(&mut self, session: SessionId, queues: &[QueueSlots], tags: &[&str]) {
         let register = Register {
             build: "b1".into(),
-            workflows: vec![WorkflowOffer { workflow: "order".into(), version: 1 }],
+            workflows: vec![WorkflowOffer::test("order")],
             queues: queues.to_vec(),
             held: Vec::new(),
             tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),

@@ -502,7 +502,7 @@ impl Scene {
 
     fn register(&mut self, line: &ScenarioLine<'_>) {
         let session = self.sessions[line.word(1)];
-        let offer = |workflow: &str| WorkflowOffer { workflow: workflow.to_owned(), version: 1 };
+        let offer = |workflow: &str| WorkflowOffer::test(workflow);
         let workflows = line.text("workflows", "order").split(',');
         let message = Register {
             build: line.text("build", "b1").to_owned(),

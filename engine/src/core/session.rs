@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use twox_hash::XxHash3_128;
 
+use crate::model::time::as_ms;
 use super::Core;
 use super::load::Want;
 use super::output::ReplyTo;
@@ -246,7 +247,6 @@ impl Core {
             },
         );
         self.session_of_instance.insert(hello.process, session);
-        let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         out.send(
             session,
             Welcome {
@@ -254,8 +254,8 @@ impl Core {
                 session,
                 store: self.store,
                 epoch: self.epoch,
-                heartbeat_ms: ms(self.settings.heartbeat),
-                session_timeout_ms: ms(self.settings.session_timeout),
+                heartbeat_ms: as_ms(self.settings.heartbeat),
+                session_timeout_ms: as_ms(self.settings.session_timeout),
                 payload_bytes_max: self.settings.limits.payload_bytes_max as u64,
                 now: self.now(),
             },
@@ -288,10 +288,11 @@ impl Core {
     /// What a worker calls itself and offers goes into records, which are short.
     fn check_register(&self, register: &Register) -> Result<(), Refusal> {
         check_name_length("build", &register.build)?;
-        register
-            .workflows
-            .iter()
-            .try_for_each(|offer| check_name("workflow", &offer.workflow, NAME_BYTES_MAX))?;
+        for offer in &register.workflows {
+            check_name("workflow", &offer.workflow, NAME_BYTES_MAX)?;
+            check_name("queue", &offer.defaults.queue, NAME_BYTES_MAX)?;
+            check_tags(&offer.defaults.tags)?;
+        }
         check_range(
             "the number of workflows of one worker",
             register.workflows.len() as u64,

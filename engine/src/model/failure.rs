@@ -1,5 +1,6 @@
 //! A failure of the user's code.
 
+use super::time::as_ms;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -115,9 +116,8 @@ impl Failure {
     ///
     /// Such a failure uses up no retry; it is bounded by the policy's `give_up_after` instead.
     pub fn retry_after(after: Duration, message: impl std::fmt::Display) -> Self {
-        let ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
         Self {
-            retry_after_ms: Some(ms),
+            retry_after_ms: Some(as_ms(after)),
             ..Self::new(FailureKind::Retryable, "retry after", message)
         }
     }

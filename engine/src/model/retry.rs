@@ -7,7 +7,7 @@ use twox_hash::XxHash3_64;
 
 use super::failure::Failure;
 use super::id::{CommandIndex, RunId};
-use super::time::Time;
+use super::time::{Time, as_ms};
 
 /// A step's retry policy: exponential backoff with jitter.
 ///
@@ -43,10 +43,6 @@ impl Default for Retry {
     }
 }
 
-fn ms(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
-}
-
 impl Retry {
     /// No retry: the first failure is final.
     pub fn never() -> Self {
@@ -55,12 +51,12 @@ impl Retry {
 
     /// Waits `first`, twice that, four times that, …; 5 retries.
     pub fn exponential(first: Duration) -> Self {
-        Self { backoff_min_ms: ms(first), ..Self::default() }
+        Self { backoff_min_ms: as_ms(first), ..Self::default() }
     }
 
     /// Waits `every` each time; 5 retries.
     pub fn fixed(every: Duration) -> Self {
-        Self { backoff_min_ms: ms(every), factor_percent: 100, ..Self::default() }
+        Self { backoff_min_ms: as_ms(every), factor_percent: 100, ..Self::default() }
     }
 
     /// Sets the number of retries after the first attempt.
@@ -72,7 +68,7 @@ impl Retry {
     /// Sets the longest wait, before its jitter.
     #[must_use]
     pub fn cap(self, backoff_max: Duration) -> Self {
-        Self { backoff_max_ms: ms(backoff_max), ..self }
+        Self { backoff_max_ms: as_ms(backoff_max), ..self }
     }
 
     /// Sets how much shorter or longer a wait may be; 100 at most.
@@ -84,7 +80,7 @@ impl Retry {
     /// Sets the time after the first attempt from which on no retry is made.
     #[must_use]
     pub fn give_up_after(self, span: Duration) -> Self {
-        Self { give_up_after_ms: ms(span), ..self }
+        Self { give_up_after_ms: as_ms(span), ..self }
     }
 
     /// The wait after attempt number `attempt` (the first is 1) has failed, without jitter.

@@ -14,6 +14,11 @@ use serde::{Deserialize, Serialize};
 #[serde(transparent)]
 pub struct Time(pub u64);
 
+/// A span in whole milliseconds; the longest there is, if it is longer.
+pub(crate) fn as_ms(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl Time {
     /// The end of time, which is not reached.
     pub const NEVER: Self = Self(u64::MAX);
@@ -21,8 +26,7 @@ impl Time {
     /// The instant `span` later; the end of time at most.
     #[must_use]
     pub fn after(self, span: Duration) -> Self {
-        let ms = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-        Self(self.0.saturating_add(ms))
+        Self(self.0.saturating_add(as_ms(span)))
     }
 
     /// How long ago `earlier` was; zero if it is later.

@@ -1,5 +1,6 @@
 //! Unique keys: at most one run at a time holds one.
 
+use super::time::as_ms;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -34,7 +35,7 @@ impl UniqueKey {
         let (number, ttl_ms) = match scope {
             Unique::Queued => (1, 0),
             Unique::Running => (2, 0),
-            Unique::Ttl(ttl) => (3, u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
+            Unique::Ttl(ttl) => (3, as_ms(ttl)),
         };
         Self { key: key.into(), scope: number, ttl_ms }
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::model::time::Time;
+use crate::model::time::{Time, as_ms};
 use crate::wire::handshake::Protocols;
 
 /// Clocks. All instants of one process are told by one clock.
@@ -129,7 +129,7 @@ impl Clock for RealClock {
     fn wall(&self) -> Time {
         let since =
             std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        Time(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+        Time(as_ms(since))
     }
 
     fn sleep(&self, span: Duration) -> BoxFuture<'static, ()> {

@@ -63,6 +63,29 @@ pub struct WorkflowOffer {
     pub workflow: String,
     /// The version of its code.
     pub version: u32,
+    /// What its code says of its runs.
+    pub defaults: WorkflowDefaults,
+}
+
+impl WorkflowOffer {
+    /// As tests offer it: version 1, of the queue `default`.
+    #[cfg(any(test, feature = "inspect"))]
+    pub fn test(workflow: &str) -> Self {
+        let defaults = WorkflowDefaults { queue: "default".to_owned(), ..Default::default() };
+        Self { workflow: workflow.to_owned(), version: 1, defaults }
+    }
+}
+
+/// What the code of a workflow says of its runs. Each start carries its own: these are for those
+/// who start a workflow without its code. The engine checks them and does not use them so far.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct WorkflowDefaults {
+    /// The queue they go through.
+    pub queue: String,
+    /// Tags that a worker must offer to get them.
+    pub tags: Vec<String>,
+    /// How long its function may run outside of steps, in milliseconds.
+    pub timeout_ms: u64,
 }
 
 frames! {

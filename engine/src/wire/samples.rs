@@ -178,9 +178,11 @@ fn handshake() -> Vec<Sample<Message>> {
         payload_bytes_max: 65_536,
         now: AT,
     };
+    let defaults =
+        WorkflowDefaults { queue: text("q"), tags: vec![text("gpu")], timeout_ms: 330_000 };
     let register = Register {
         build: text("b1"),
-        workflows: vec![WorkflowOffer { workflow: text("order"), version: 1 }],
+        workflows: vec![WorkflowOffer { workflow: text("order"), version: 1, defaults }],
         queues: slots(),
         tags: vec![text("gpu")],
         held: vec![Held { run: RUN, token: TOKEN, seen: 3 }],

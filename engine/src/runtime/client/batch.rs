@@ -15,6 +15,7 @@ use crate::model::id::RunId;
 use crate::model::limits::PAGE_ROWS_MAX;
 use crate::model::payload::{Payload, PayloadError};
 use crate::model::request::{ListRuns, Refusal, StartRun};
+use crate::model::time::as_ms;
 use crate::wire::message::{AskBatch, BatchReply, StartBatch};
 use crate::workflow::Workflow;
 
@@ -191,7 +192,7 @@ impl<Out> BatchBuilder<Out> {
 
     /// Runs none of the runs added so far before this much engine time has passed.
     pub fn delay(self, delay: Duration) -> Self {
-        let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        let delay_ms = as_ms(delay);
         self.each(|run| run.delay_ms = delay_ms)
     }
 

@@ -13,7 +13,7 @@ use crate::model::schedule::{
     BACKFILL_PAGE_MAX, CATCH_UP_DEFAULT, CronTimes, EveryTimes, Occurrence, Overlap,
     SCHEDULE_ROWS_MAX, ScheduleInfo, ScheduleSpec, When,
 };
-use crate::model::time::Time;
+use crate::model::time::{Time, as_ms};
 use crate::wire::message::{
     AskOccurrences, AskSchedules, Backfill, PauseSchedule, RemoveSchedule, ResumeSchedule,
     SetSchedule,
@@ -49,7 +49,7 @@ impl ScheduleBuilder {
             when: CronTimes { expression: String::new(), zone: "UTC".to_owned() }.into(),
             jitter_ms: 0,
             overlap: Overlap::default(),
-            catch_up_ms: ms(CATCH_UP_DEFAULT),
+            catch_up_ms: as_ms(CATCH_UP_DEFAULT),
             tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
         });
         Self { client, spec }
@@ -91,7 +91,7 @@ impl ScheduleBuilder {
     /// least a second.
     pub fn every(self, every: Duration) -> Self {
         self.with(|spec| {
-            spec.when = EveryTimes { every_ms: ms(every), anchor: Time(0) }.into();
+            spec.when = EveryTimes { every_ms: as_ms(every), anchor: Time(0) }.into();
         })
     }
 
@@ -124,7 +124,7 @@ impl ScheduleBuilder {
     /// Puts each occurrence off by up to this much, never beyond the next. How much is made of the
     /// schedule's name and the nominal time, which stays as it is.
     pub fn jitter(self, jitter: Duration) -> Self {
-        self.with(|spec| spec.jitter_ms = ms(jitter))
+        self.with(|spec| spec.jitter_ms = as_ms(jitter))
     }
 
     /// What happens to an occurrence while the last run has not ended. Default [`Overlap::Skip`].
@@ -135,7 +135,7 @@ impl ScheduleBuilder {
     /// Of the occurrences missed within this time only the newest is started. Default 1 h, at least
     /// 10 s.
     pub fn catch_up(self, window: Duration) -> Self {
-        self.with(|spec| spec.catch_up_ms = ms(window))
+        self.with(|spec| spec.catch_up_ms = as_ms(window))
     }
 
     /// Sets it. Setting the same again changes nothing. Another content goes on where it was if its
@@ -288,8 +288,4 @@ impl Schedules {
     pub fn run_id(&self, spec: &ScheduleSpec, nominal: Time) -> RunId {
         RunId::from_name(self.0.own_namespace(), &spec.run_name(nominal))
     }
-}
-
-fn ms(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }

@@ -13,6 +13,7 @@ use crate::model::id::RunId;
 use crate::model::limits::{ATOMIC_START_BYTES_MAX, PAYLOAD_BYTES_CEILING, START_MANY_MAX};
 use crate::model::payload::{Payload, PayloadError};
 use crate::model::request::{PayloadTooLarge, Refusal, StartRun, TooMany};
+use crate::model::time::as_ms;
 use crate::model::unique::{Unique, UniqueKey};
 use crate::wire::message::{AtomicStart, Start, StartAnswer, StartReply};
 use crate::workflow::Workflow;
@@ -83,7 +84,7 @@ impl<Out> StartBuilder<Out> {
 
     /// Does not run it before this much engine time has passed.
     pub fn delay(self, delay: Duration) -> Self {
-        self.with(|_, run| run.delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX))
+        self.with(|_, run| run.delay_ms = as_ms(delay))
     }
 
     /// Gives the run a unique key. If another run of the workflow holds it, that run is the answer,
@@ -170,7 +171,7 @@ impl<Out> StartMany<Out> {
 
     /// Runs none of the runs before this much engine time has passed.
     pub fn delay(self, delay: Duration) -> Self {
-        let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        let delay_ms = as_ms(delay);
         self.each(|run| run.delay_ms = delay_ms)
     }
 

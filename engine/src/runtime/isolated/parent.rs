@@ -22,6 +22,7 @@ use super::{ISOLATED_VARIABLE, PROCESS, WORKFLOW_VARIABLE};
 use crate::model::failure::TIMEOUT_CLASS;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::payload::Payload;
+use crate::model::time::as_ms;
 use crate::replay::isolated_step::{IsolatedAttempt, IsolatedRunner};
 use crate::replay::mismatch::span_text;
 use crate::runtime::env::{Clock, Env};
@@ -202,7 +203,7 @@ impl Process {
             run: attempt.run,
             number: attempt.number,
             seen: attempt.seen,
-            age_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
+            age_ms: as_ms(age),
             memory_bytes_max: attempt.memory_bytes_max,
             payload_bytes_max: attempt.payload_bytes_max as u64,
             now: attempt.now,

@@ -68,9 +68,10 @@ use super::session::{PeerSession, SessionError};
 use crate::model::failure::Failure;
 use crate::model::id::ProcessInstance;
 use crate::model::limits::NAME_BYTES_MAX;
+use crate::model::time::as_ms;
 use crate::replay::isolated_step::IsolatedRunner;
 use crate::replay::world::{Begin, Code, Registry, World};
-use crate::wire::message::WorkflowOffer;
+use crate::wire::message::{WorkflowDefaults, WorkflowOffer};
 use crate::workflow::{BulkHandler, BulkPolicy, Ctx, Item, Workflow, encode};
 
 /// How long running steps may take to end once a worker drains, unless told otherwise.
@@ -254,7 +255,12 @@ impl Worker {
         let (name, version) = (workflow.name().to_owned(), workflow.code_version());
         let code = Code { version, timeout: workflow.function_timeout(), begin };
         self.registry.insert(name.clone(), code);
-        self.workflows.push(WorkflowOffer { workflow: name, version });
+        let defaults = WorkflowDefaults {
+            queue: workflow.queue_name().to_owned(),
+            tags: workflow.tag_names().iter().map(|tag| (*tag).to_owned()).collect(),
+            timeout_ms: as_ms(workflow.function_timeout()),
+        };
+        self.workflows.push(WorkflowOffer { workflow: name, version, defaults });
     }
 
     /// Takes runs of this queue, at most `slots` at a time. May be called for several queues.
