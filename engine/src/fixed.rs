@@ -529,7 +529,9 @@ fn kinds(lines: &mut Lines) {
     lines.text("entries", list(Entry::KINDS));
     lines.text("outcomes", list(Outcome::KINDS));
     lines.text("schedule times", list(When::KINDS));
-    lines.text("refusals", list(Refusal::KINDS));
+    let then = |kind: &&(u8, &str)| kind.1 != "OfLaterVersion";
+    let refusals: Vec<(u8, &str)> = Refusal::KINDS.iter().filter(then).copied().collect();
+    lines.text("refusals", list(&refusals));
     // Requests and replies were frames; the hello and the welcome of then were 1 and 2.
     let since = ["Hello", "Welcome", "Register", "Registered", "JournalPageRequested"];
     let since = [&since[..], &["JournalPage", "Call", "Reply", "Later"]].concat();

@@ -115,10 +115,12 @@ where
 
 /// Declares an enum of record types with explicit kind numbers, its encoding, and serde impls that
 /// carry it as a byte string (so that it may be nested in other records). `if` says in which builds
-/// there is a record.
+/// there is a record. `; else` names the record that stands for kinds of a later version, where one
+/// that is not known must not make what it is in unreadable.
 macro_rules! numbered {
     ($(#[$meta:meta])* $vis:vis enum $name:ident {
         $($(#[$vmeta:meta])* $number:literal => $variant:ident $(if $cfg:meta)?),+ $(,)?
+        $(; else $other:ident)?
     }) => {
         $(#[$meta])*
         $vis enum $name { $($(#[cfg($cfg)])? $(#[$vmeta])* $variant($variant)),+ }
@@ -158,7 +160,7 @@ macro_rules! numbered {
                 let (&kind, fields) = bytes.split_first().ok_or($crate::numbered::Undecodable::Empty)?;
                 match kind {
                     $($(#[cfg($cfg)])? $number => $crate::numbered::decode_fields(stringify!($variant), fields).map(Self::$variant),)+
-                    _ => Err($crate::numbered::Undecodable::UnknownKind { what: stringify!($name), kind }),
+                    _ => $crate::numbered::numbered!(@unknown $name kind $($other)?),
                 }
             }
         }
@@ -178,6 +180,12 @@ macro_rules! numbered {
                 deserializer.deserialize_bytes($crate::numbered::InBytes(|bytes: &[u8]| Self::decode(bytes)))
             }
         }
+    };
+    (@unknown $name:ident $kind:ident) => {
+        Err($crate::numbered::Undecodable::UnknownKind { what: stringify!($name), kind: $kind })
+    };
+    (@unknown $name:ident $kind:ident $other:ident) => {
+        Ok(Self::$other($other { number: $kind }))
     };
 }
 pub(crate) use numbered;

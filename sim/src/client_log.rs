@@ -263,6 +263,7 @@ impl From<&ClientError> for Answer {
             | ClientError::Payload(_) => Self::NotAsked,
             ClientError::TimedOut { .. }
             | ClientError::Unreadable { .. }
+            | ClientError::UnreadableAnswer { .. }
             | ClientError::Misfit { .. }
             | ClientError::Closed => Self::Unknown,
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use stepwell::model::entry::{Entry, SourceLocation, StepCompleted};
 use stepwell::model::id::CommandIndex;
 use stepwell::wire::message::{
-    Answer, Dispatch, Message, Reply, StepCompletedReport, TurnCompleted,
+    Answer, Answered, Dispatch, Message, Reply, StepCompletedReport, TurnCompleted,
 };
 use stepwell::{Client, Payload, RunId, RunState, Worker, millis};
 use stepwell_tests::process_spec::EngineSpec;
@@ -99,7 +99,7 @@ async fn killed_at_an_acknowledgement(mut engine: Host, address: &str, cycle: u6
         let mut is_acknowledgement = false;
         tokio::select! {
             message = client.next(), if client_is_there => match message {
-                Some(Message::Reply(Reply { answer: Answer::StartReply(reply), .. })) => {
+                Some(Message::Reply(Reply { answer: Answered::Known(Answer::StartReply(reply)), .. })) => {
                     assert!(reply.runs.iter().all(|run| run.started && run.refused.is_none()), "{reply:?}");
                     life.starts.extend(reply.runs.iter().map(|run| run.id));
                     is_acknowledgement = true;

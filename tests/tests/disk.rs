@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use stepwell::wire::message::{Answer, Message};
+use stepwell::wire::message::{Answer, Answered, Message};
 use stepwell::{Client, RunId, Worker};
 use stepwell_tests::process_spec::{EngineSpec, ProcessSpec};
 use stepwell_tests::workflow::{self, Entry, LEDGER, World};
@@ -32,7 +32,10 @@ async fn fill(address: &str, lives: u128) -> (Vec<u64>, String) {
     while let Some(message) = client.next().await {
         match message {
             Message::Reply(reply) => {
-                assert!(matches!(reply.answer, Answer::StartReply(_)), "not a start: {reply:?}");
+                assert!(
+                    matches!(reply.answer, Answered::Known(Answer::StartReply(_))),
+                    "not a start: {reply:?}"
+                );
                 assert!(reason.is_empty(), "acknowledged after it had stopped: {reply:?}");
                 acknowledged.push(reply.call_number);
                 client.send(&[next(sent)]).await;

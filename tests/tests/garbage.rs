@@ -3,7 +3,7 @@
 use stepwell::model::run::RunState;
 use stepwell::wire::frame::FRAME_BYTES_MAX;
 use stepwell::wire::handshake::HELLO_BYTES_MAX;
-use stepwell::wire::message::{Answer, AskStats, Heartbeat, Message, Reply};
+use stepwell::wire::message::{Answer, Answered, AskStats, Heartbeat, Message, Reply};
 use stepwell::{Client, secs};
 use stepwell_tests::process_spec::{EngineSpec, WorkerSpec};
 use stepwell_tests::workflow::{Entry, LEDGER, LONG, Long};
@@ -68,7 +68,10 @@ async fn garbage_closes_its_own_connection_with_a_reason_and_no_other() {
     assert!(
         matches!(
             &answer,
-            Some(Message::Reply(Reply { call_number: 7, answer: Answer::StatsReply(_) }))
+            Some(Message::Reply(Reply {
+                call_number: 7,
+                answer: Answered::Known(Answer::StatsReply(_))
+            }))
         ),
         "{answer:?}"
     );

@@ -19,8 +19,9 @@
 use super::Core;
 use super::asked::Asked;
 use super::output::{Note, Output};
-use super::start::{check_name, check_name_length, check_range};
+use super::start::check_range;
 use crate::canary::canary;
+use crate::model::name::{check_name, check_name_length};
 use crate::model::limits::{NAME_BYTES_MAX, QUEUE_BURST_MAX, QUEUES_MAX};
 use crate::model::queue::{QueueChange, QueueSettings, RateLimit};
 use crate::model::request::{BadRate, Caller, NoSuchQueue, Refusal};
@@ -329,7 +330,7 @@ impl Core {
             RunState::Queued => &mut pool.queued,
             RunState::Delayed => &mut pool.delayed,
             RunState::Suspended => &mut pool.suspended,
-            _ => return,
+            RunState::Running | RunState::Parked | RunState::Paused | RunState::Completed | RunState::Dead | RunState::Cancelled | RunState::Discarded => return,
         };
         *count = count
             .checked_add_signed(change)

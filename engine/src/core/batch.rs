@@ -27,8 +27,9 @@ use super::lease::RecordSlots;
 use super::output::ReplyTo;
 use super::output::{Output, StoreRead};
 use super::run::Run;
-use super::start::{CallKind, PendingStart, check_caller, check_count, check_name};
+use super::start::{CallKind, PendingStart, check_caller, check_count};
 use crate::canary::canary;
+use crate::model::name::check_name;
 use crate::model::batch::{
     BatchCounts, BatchNo, BatchSummary, Span, batch_hash, ended_payload, follow_up_id,
 };
@@ -342,7 +343,9 @@ impl Core {
             _ => {
                 let name = match self.starts.get(&start).map(|call| &call.kind) {
                     Some(CallKind::Batch(call)) => call.name.clone(),
-                    _ => String::new(),
+                    Some(CallKind::Each | CallKind::Atomic(_) | CallKind::Page(_)) | None => {
+                        String::new()
+                    }
                 };
                 Err(BatchSealed { name }.into())
             }

@@ -14,7 +14,7 @@ use crate::model::request::{Caller, Refusal, StartRun};
 use crate::model::run::RunState;
 use crate::model::time::Time;
 use crate::wire::message::{
-    Answer, AtomicStart, Cancel, Heartbeat, Held, Hello, Message, QueueSlots, Register, Reply,
+    Answered, Answer, AtomicStart, Cancel, Heartbeat, Held, Hello, Message, QueueSlots, Register, Reply,
     Resume, Start, StartAnswer, TimerRequested, TurnCompleted, TurnSuspended, WorkflowOffer,
     call_as,
 };
@@ -176,7 +176,7 @@ fn callers_that_say_too_much_of_themselves_are_refused() {
             capacity.hear(CLIENT, message);
             capacity.settle();
             assert!(
-                matches!(&capacity.sent[..], [Message::Reply(Reply { answer: Answer::RefusedReply(refused), .. })] if matches!(refused.reason, Refusal::BadName(_))),
+                matches!(&capacity.sent[..], [Message::Reply(Reply { answer: Answered::Known(Answer::RefusedReply(refused)), .. })] if matches!(refused.reason, Refusal::BadName(_))),
                 "{:?}",
                 capacity.sent
             );
@@ -365,14 +365,14 @@ fn one_call_does_not_make_more_queues_than_there_may_be() {
     let (call_number, caller, runs) = (2, Caller::default(), atomic.collect());
     capacity.hear(CLIENT, call_as(call_number, caller, AtomicStart { runs }));
     capacity.settle();
-    let Some(Message::Reply(Reply { answer: Answer::RefusedReply(refused), .. })) =
+    let Some(Message::Reply(Reply { answer: Answered::Known(Answer::RefusedReply(refused)), .. })) =
         capacity.sent.last()
     else {
         panic!("two more are too many");
     };
     assert!(matches!(&refused.reason, Refusal::OutOfRange(_)), "{}", refused.reason);
     capacity.start(3, queue);
-    let Some(Message::Reply(Reply { answer: Answer::StartReply(reply), .. })) =
+    let Some(Message::Reply(Reply { answer: Answered::Known(Answer::StartReply(reply)), .. })) =
         capacity.sent.last()
     else {
         panic!("an answer for each");

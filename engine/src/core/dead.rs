@@ -137,7 +137,7 @@ impl Core {
     }
 
     fn check_request(&self, request: &OperatorRequest) -> Result<(), Refusal> {
-        super::start::check_name_length("principal", &request.caller.principal)?;
+        crate::model::name::check_name_length("principal", &request.caller.principal)?;
         let DeadLetterAction::Edit(input) = &request.action else {
             return Ok(());
         };
@@ -222,7 +222,7 @@ impl Core {
                 let queue = self.queue_number(&run.queue, out);
                 self.shift(queue, RunState::Dead, RunState::Discarded);
             }
-            _ => {}
+            AuditAction::Edit | AuditAction::Resume | AuditAction::Cancel => {}
         }
         Ok(())
     }

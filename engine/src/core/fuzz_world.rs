@@ -32,7 +32,7 @@ use crate::model::time::Time;
 use crate::model::unique::{Unique, UniqueKey};
 use crate::store_reader;
 use crate::wire::message::{
-    Answer, AskOutcome, AskQueues, AskStatus, AtomicStart, AttemptFailedReport, Cancel, Discard,
+    Answered, Answer, AskOutcome, AskQueues, AskStatus, AtomicStart, AttemptFailedReport, Cancel, Discard,
     EditInput, Heartbeat, Held, Hello, MemoReleased, MemoRequested, Message, Offer, QueueSlots,
     Redrive, Register, Reply, Requeue, Resume, SetQueue, Start, StartBatch, StepCompletedReport,
     TimerRequested, TurnCompleted, TurnFailed, TurnMismatched, TurnSuspended, WorkflowOffer,
@@ -288,7 +288,7 @@ impl FuzzWorld {
         let (_, actions) = self.stepped.flush();
         if let [
             Action::Send {
-                message: Message::Reply(Reply { answer: Answer::QueuesReply(told), .. }),
+                message: Message::Reply(Reply { answer: Answered::Known(Answer::QueuesReply(told)), .. }),
                 ..
             },
         ] = &actions[..]
@@ -818,17 +818,17 @@ impl FuzzWorld {
 
     fn client_hears(&mut self, message: Message) {
         match message {
-            Message::Reply(Reply { answer: Answer::StartReply(reply), .. }) => {
+            Message::Reply(Reply { answer: Answered::Known(Answer::StartReply(reply)), .. }) => {
                 for answer in reply.runs.iter().filter(|answer| answer.refused.is_none()) {
                     self.invariants.started.insert(answer.id, ());
                 }
             }
-            Message::Reply(Reply { answer: Answer::BatchReply(reply), .. }) => {
+            Message::Reply(Reply { answer: Answered::Known(Answer::BatchReply(reply)), .. }) => {
                 for answer in reply.runs.iter().filter(|answer| answer.refused.is_none()) {
                     self.invariants.started.insert(answer.id, ());
                 }
             }
-            Message::Reply(Reply { call_number, answer: Answer::OutcomeReply(reply) }) => {
+            Message::Reply(Reply { call_number, answer: Answered::Known(Answer::OutcomeReply(reply)) }) => {
                 let Some(id) = self.asked.get(&call_number).copied() else {
                     return;
                 };

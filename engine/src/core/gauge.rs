@@ -133,9 +133,9 @@ impl Core {
     /// Since when the first run in line has its place: in a lane, or on its way to a worker.
     fn oldest_since(&self, number: u32) -> Option<Time> {
         let wants = self.mailboxes.values().flat_map(|mailbox| &mailbox.wants);
-        let leaving = wants.filter_map(|want| match want {
-            Want::Lease { item, .. } if item.queue == number => Some(item.since),
-            _ => None,
+        let leaving = wants.filter_map(|want| {
+            let Want::Lease { item, .. } = want else { return None };
+            (item.queue == number).then_some(item.since)
         });
         let waiting = self.queues.get(&number).and_then(|queue| queue.oldest_since());
         leaving.chain(waiting).min()

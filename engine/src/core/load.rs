@@ -95,6 +95,18 @@ pub(super) enum Want {
     LastRunCheck(LastRunCheck),
 }
 
+/// A question that is answered by how its run stands.
+#[derive(Debug)]
+enum Question {
+    Start { start: u64, at: usize, run: Box<StartRun> },
+    Outcome { to: ReplyTo, wait: bool },
+    Status { to: ReplyTo },
+    /// Of a run that is neither parked nor paused.
+    Resume { to: ReplyTo },
+    /// Of a run that is no dead letter.
+    OperatorRequest(super::dead::OperatorRequest),
+}
+
 impl Want {
     pub(super) fn outcome(ask: &Asked<AskOutcome>) -> Self {
         Self::Outcome { to: ask.to, wait: ask.request.wait }
@@ -120,7 +132,14 @@ impl Want {
             | Self::Cancel { to, .. }
             | Self::Resume { to, .. } => Some(*to),
             Self::OperatorRequest(request) => Some(request.to),
-            _ => None,
+            Self::Start { .. } // a call of several: each of its runs has a place in the answer
+            | Self::Lease { .. }
+            | Self::ContinueLease { .. }
+            | Self::Return { .. }
+            | Self::Unregistered { .. }
+            | Self::TryBuild
+            | Self::Wake
+            | Self::LastRunCheck(_) => None,
         }
     }
 }
@@ -293,14 +312,9 @@ impl Core {
     /// A run that was cancelled in line leaves its row there, even longer than its retention.
     /// Nothing else is wanted of a run without a journal.
     fn cannot_find(&mut self, no: RunNo, wants: Vec<Want>, out: &mut Output) {
-        let (ghosts, others): (Vec<Want>, Vec<Want>) = wants.into_iter().partition(|want| {
-            matches!(
-                want,
-                Want::Lease { .. } | Want::Unregistered { .. } | Want::Wake | Want::LastRunCheck(_)
-            )
-        });
-        for ghost in ghosts {
-            match ghost {
+        let mut others = Vec::new();
+        for want in wants {
+            match want {
                 Want::Lease { session, item } => {
                     self.release_reserved(session, &item);
                     Self::dequeue_row(&item, out);
@@ -312,7 +326,15 @@ impl Core {
                 Want::Wake => self.memos.woken(no),
                 // It ended longer ago than its retention.
                 Want::LastRunCheck(look) => self.last_run_checked(look, false, out),
-                _ => {}
+                Want::Start { .. }
+                | Want::Outcome { .. }
+                | Want::Status { .. }
+                | Want::Cancel { .. }
+                | Want::Resume { .. }
+                | Want::ContinueLease { .. }
+                | Want::Return { .. }
+                | Want::OperatorRequest(_)
+                | Want::TryBuild => others.push(want),
             }
         }
         if !others.is_empty() {
@@ -341,7 +363,13 @@ impl Core {
                 Want::TryBuild => {}
                 Want::Wake => self.memos.woken(no), // the next opening tries again
                 Want::LastRunCheck(look) => self.last_run_checked(look, false, out), // it will not go on
-                asked => self.refuse(&asked, Damaged { id: None, what: what.to_owned() }, out),
+                asked @ (Want::Outcome { .. }
+                | Want::Status { .. }
+                | Want::Cancel { .. }
+                | Want::Resume { .. }
+                | Want::OperatorRequest(_)) => {
+                    self.refuse(&asked, Damaged { id: None, what: what.to_owned() }, out);
+                }
             }
         }
     }
@@ -370,17 +398,28 @@ impl Core {
                 self.unregistered.one_less(); // a ghost too
                 Self::dequeue_row(&item, out);
             }
-            want => {
-                let Some(lease) = self.leases.get(&no) else {
-                    return;
-                };
-                let Some(run) = &lease.run else { return };
-                let process = lease.record.process;
-                let mut summary = summary(run, RunState::Running);
-                summary.process = Some(process);
-                self.answer(want, run.clone(), summary, out);
+            Want::TryBuild => {} // it goes on
+            Want::Start { start, at, run } => {
+                self.answer_leased(no, Question::Start { start, at, run }, out);
+            }
+            Want::Outcome { to, wait } => {
+                self.answer_leased(no, Question::Outcome { to, wait }, out);
+            }
+            Want::Status { to } => self.answer_leased(no, Question::Status { to }, out),
+            Want::Resume { to, .. } => self.answer_leased(no, Question::Resume { to }, out),
+            Want::OperatorRequest(request) => {
+                self.answer_leased(no, Question::OperatorRequest(request), out);
             }
         }
+    }
+
+    fn answer_leased(&mut self, no: RunNo, question: Question, out: &mut Output) {
+        let Some(lease) = self.leases.get(&no) else { return };
+        let Some(run) = &lease.run else { return };
+        let process = lease.record.process;
+        let mut summary = summary(run, RunState::Running);
+        summary.process = Some(process);
+        self.answer(question, run.clone(), summary, out);
     }
 
     /// What is wanted of a run that nobody holds. `fresh` runs go back to memory unless they were
@@ -416,17 +455,43 @@ impl Core {
             }
             Want::TryBuild if image.stopped.is_some() => self.try_build(image, out),
             Want::Return { .. } | Want::ContinueLease { .. } => {} // it is not leased any more
-            want => {
-                let state = Self::state_of(&image);
-                let mut summary = summary(&image.run, state);
-                summary.reason =
-                    image.stopped.as_ref().map(|stopped| stopped.reason.clone()).or(summary.reason);
-                summary.wakes_at = image.sleeps.filter(|at| *at < Time::NEVER);
-                self.answer(want, image.run.clone(), summary, out);
-                if fresh {
-                    self.fresh.insert(image.run.no, image.run);
-                }
+            Want::TryBuild if fresh => {
+                self.fresh.insert(image.run.no, image.run);
             }
+            Want::TryBuild => {}
+            Want::Start { start, at, run } => {
+                self.answer_waiting(image, Question::Start { start, at, run }, fresh, out);
+            }
+            Want::Outcome { to, wait } => {
+                self.answer_waiting(image, Question::Outcome { to, wait }, fresh, out);
+            }
+            Want::Status { to } => {
+                self.answer_waiting(image, Question::Status { to }, fresh, out);
+            }
+            Want::Resume { to, .. } => {
+                self.answer_waiting(image, Question::Resume { to }, fresh, out);
+            }
+            Want::OperatorRequest(request) => {
+                self.answer_waiting(image, Question::OperatorRequest(request), fresh, out);
+            }
+        }
+    }
+
+    fn answer_waiting(
+        &mut self,
+        image: RunImage,
+        question: Question,
+        fresh: bool,
+        out: &mut Output,
+    ) {
+        let state = Self::state_of(&image);
+        let mut summary = summary(&image.run, state);
+        summary.reason =
+            image.stopped.as_ref().map(|stopped| stopped.reason.clone()).or(summary.reason);
+        summary.wakes_at = image.sleeps.filter(|at| *at < Time::NEVER);
+        self.answer(question, image.run.clone(), summary, out);
+        if fresh {
+            self.fresh.insert(image.run.no, image.run);
         }
     }
 
@@ -466,14 +531,14 @@ impl Core {
         move |no| super::birth(&generations, no)
     }
 
-    fn answer(&mut self, want: Want, run: Run, summary: RunSummary, out: &mut Output) {
-        match want {
-            Want::Start { start, at, run: asked } => {
+    fn answer(&mut self, question: Question, run: Run, summary: RunSummary, out: &mut Output) {
+        match question {
+            Question::Start { start, at, run: asked } => {
                 let answer = Self::same_start(&run, &asked);
                 self.answer_start(start, at, run.id, answer.map(|()| false), out);
             }
-            Want::Status { to } => out.reply(to, StatusReply { run: summary }),
-            Want::Outcome { to, wait } => match run.ended {
+            Question::Status { to } => out.reply(to, StatusReply { run: summary }),
+            Question::Outcome { to, wait } => match run.ended {
                 Some(outcome) => out.reply(to, OutcomeReply { outcome }),
                 None if wait => self.wait_for_end(run.no, to),
                 None => {
@@ -481,15 +546,14 @@ impl Core {
                     out.reply(to, OutcomeReply { outcome });
                 }
             },
-            Want::OperatorRequest(request) => {
+            Question::OperatorRequest(request) => {
                 Self::no_dead_letter(&run, summary.state, &request, out)
             }
-            Want::Resume { to, .. } => {
+            Question::Resume { to } => {
                 let reason =
                     crate::model::request::NotResumable { id: run.id, state: summary.state };
                 out.refuse(to, reason);
             }
-            _ => {}
         }
     }
 
@@ -573,7 +637,7 @@ pub fn summary(run: &Run, state: RunState) -> RunSummary {
     let wakes_at = match state {
         RunState::Delayed => run.not_before,
         RunState::Suspended => run.commands.instants().first().copied(),
-        _ => None,
+        RunState::Queued | RunState::Running | RunState::Parked | RunState::Paused | RunState::Completed | RunState::Dead | RunState::Cancelled | RunState::Discarded => None,
     };
     let reason = match &run.ended {
         Some(Outcome::OutcomeDead(dead)) => {

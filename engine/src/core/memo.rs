@@ -504,7 +504,7 @@ impl Core {
             let key = self.memos.keys.get_mut(&key_id);
             let next = key.and_then(|key| match &key.known {
                 Known::Result(output) => Some((key.waiting.pop_front()?, output.clone())),
-                _ => None,
+                Known::Reading(_) | Known::Nothing => None,
             });
             let Some((waiter, output)) = next else {
                 self.memos.telling.remove(&key_id);

@@ -44,6 +44,9 @@
 //! Those of unique keys (U) are in `unique.rs`, of memoized steps (E) in `memo.rs`, of
 //! atomic starts (M) in `atomic_start.rs`, of batches (B) in `batch.rs`.
 
+// A message, a state or a want that is new must not be forgotten anywhere.
+#![cfg_attr(not(test), warn(clippy::wildcard_enum_match_arm))]
+
 mod admission;
 mod applied_request;
 mod asked;
@@ -130,6 +133,7 @@ use crate::model::id::{
 use crate::model::limits::Limits;
 use crate::model::payload::Payload;
 use crate::model::request::NotUnderstood;
+use crate::model::time::as_ms;
 use crate::model::run::{InMemory, RunState, Stats};
 use crate::model::time::Time;
 use crate::tables::batch::BatchRecord;
@@ -561,7 +565,7 @@ impl Core {
             Message::MemoReleased(report) => self.memo_released(session, &report, out),
             Message::Offer(offer) => self.offer(session, &offer.queues, out),
             Message::Call(call) => self.route_call(session, call, out),
-            // The reader answers this, and the driver passes the others on to nobody.
+            // The driver answers this, and passes the others on to nobody.
             Message::JournalPageRequested(_)
             | Message::HelloV1(_)
             | Message::Hello(_)
@@ -582,14 +586,13 @@ impl Core {
     }
 
     /// The router of requests.
-    fn route_call(&mut self, session: SessionId, mut call: Call, out: &mut Output) {
+    fn route_call(&mut self, session: SessionId, call: Call, out: &mut Output) {
         let to = ReplyTo { session, call_number: call.call_number };
         let caller = self.caller_of(to, &call);
-        let request = std::mem::replace(&mut call.request, Requested::Unknown(0));
-        let request = match request {
+        let request = match call.request {
             Requested::Known(request) => request,
-            Requested::Unknown(kind) => {
-                let cause = format!("request {kind} is not known to this version of the engine");
+            Requested::Unreadable(why) => {
+                let cause = format!("this version of the engine cannot read it: {why}");
                 return out.refuse(to, NotUnderstood { cause });
             }
         };
@@ -648,11 +651,10 @@ impl Core {
 
     fn advance(&mut self, sample: ClockSample, out: &mut Output) {
         self.mono = self.mono.max(sample.mono);
-        let ms = |by: Duration| u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
         match self.clock.advance(sample) {
-            Some(ClockAlert::Jumped { by }) => out.note(Note::ClockJumped { by_ms: ms(by) }),
+            Some(ClockAlert::Jumped { by }) => out.note(Note::ClockJumped { by_ms: as_ms(by) }),
             Some(ClockAlert::NotBelieved { by }) => {
-                out.note(Note::ClockNotBelieved { by_ms: ms(by) })
+                out.note(Note::ClockNotBelieved { by_ms: as_ms(by) })
             }
             None => {}
         }

@@ -23,7 +23,7 @@ use crate::model::time::Time;
 use crate::store_reader;
 use crate::tables::{JournalKey, TableKey};
 use crate::wire::message::{
-    Answer, AskOccurrences, AskStatus, Backfill, BackfillReply, Cancel, Heartbeat, Hello, Message,
+    Answered, Answer, AskOccurrences, AskStatus, Backfill, BackfillReply, Cancel, Heartbeat, Hello, Message,
     PauseSchedule, Redrive, Register, RemoveSchedule, Reply, ResumeSchedule, ScheduleReply,
     SetSchedule, TurnFailed, WorkflowOffer, call_as,
 };
@@ -120,7 +120,7 @@ impl Desk {
     fn set(&mut self, spec: ScheduleSpec) -> ScheduleReply {
         let (call_number, caller, spec) = (1, self.operator(), Box::new(spec));
         match self.ask(call_as(call_number, caller, SetSchedule { spec })) {
-            Message::Reply(Reply { answer: Answer::ScheduleReply(reply), .. }) => reply,
+            Message::Reply(Reply { answer: Answered::Known(Answer::ScheduleReply(reply)), .. }) => reply,
             other => panic!("{other:?}"),
         }
     }
@@ -128,7 +128,7 @@ impl Desk {
     fn show(&mut self, name: &str) -> ScheduleInfo {
         let (call_number, caller, name) = (1, caller(), name.to_owned());
         match self.ask(call_as(call_number, caller, AskOccurrences { name, count: 0 })) {
-            Message::Reply(Reply { answer: Answer::ScheduleReply(reply), .. }) => *reply.schedule,
+            Message::Reply(Reply { answer: Answered::Known(Answer::ScheduleReply(reply)), .. }) => *reply.schedule,
             other => panic!("{other:?}"),
         }
     }
@@ -151,8 +151,8 @@ impl Desk {
     fn backfill(&mut self, name: &str, from: Time, to: Time) -> Result<BackfillReply, Refusal> {
         let (call_number, caller, name) = (1, self.operator(), name.to_owned());
         match self.ask(call_as(call_number, caller, Backfill { name, from, to, limit: u32::MAX })) {
-            Message::Reply(Reply { answer: Answer::BackfillReply(reply), .. }) => Ok(reply),
-            Message::Reply(Reply { answer: Answer::RefusedReply(refused), .. }) => {
+            Message::Reply(Reply { answer: Answered::Known(Answer::BackfillReply(reply)), .. }) => Ok(reply),
+            Message::Reply(Reply { answer: Answered::Known(Answer::RefusedReply(refused)), .. }) => {
                 Err(refused.reason)
             }
             other => panic!("{other:?}"),
@@ -165,7 +165,7 @@ impl Desk {
         let (call_number, caller, reason) = (1, caller(), String::new());
         let answer = self.ask(call_as(call_number, caller, Cancel { id, reason }));
         assert!(
-            matches!(answer, Message::Reply(Reply { answer: Answer::DoneReply(_), .. })),
+            matches!(answer, Message::Reply(Reply { answer: Answered::Known(Answer::DoneReply(_)), .. })),
             "{answer:?}"
         );
     }
@@ -419,10 +419,10 @@ fn a_paused_schedule_starts_nothing_and_goes_on_from_now() {
     desk.pass_until(Time(NEW_YEAR.0 + 61_000));
     desk.hello();
     assert!(
-        matches!(desk.pause("often"), Message::Reply(Reply { answer: Answer::ScheduleReply(reply), .. }) if reply.changed)
+        matches!(desk.pause("often"), Message::Reply(Reply { answer: Answered::Known(Answer::ScheduleReply(reply)), .. }) if reply.changed)
     );
     assert!(
-        matches!(desk.pause("often"), Message::Reply(Reply { answer: Answer::ScheduleReply(reply), .. }) if !reply.changed)
+        matches!(desk.pause("often"), Message::Reply(Reply { answer: Answered::Known(Answer::ScheduleReply(reply)), .. }) if !reply.changed)
     );
     desk.pass_until(Time(NEW_YEAR.0 + 10 * MINUTE + 1_000));
     desk.restart(0);
@@ -430,7 +430,7 @@ fn a_paused_schedule_starts_nothing_and_goes_on_from_now() {
     assert_eq!(desk.runs().len(), 1);
     assert_eq!(desk.show("often").state.paused_by.as_deref(), Some("desk"));
     assert!(
-        matches!(desk.resume("often"), Message::Reply(Reply { answer: Answer::ScheduleReply(reply), .. }) if reply.changed)
+        matches!(desk.resume("often"), Message::Reply(Reply { answer: Answered::Known(Answer::ScheduleReply(reply)), .. }) if reply.changed)
     );
     desk.pass_until(Time(NEW_YEAR.0 + 11 * MINUTE + 500));
     let runs: Vec<String> = desk.runs().into_keys().collect();
@@ -485,11 +485,11 @@ fn set_again_it_is_the_same_and_changed_it_goes_on_from_now() {
     assert_eq!(reply.schedule.state.next, Some(Time(NEW_YEAR.0 + 30 * MINUTE)));
     assert!(matches!(
         desk.remove("report"),
-        Message::Reply(Reply { answer: Answer::DoneReply(_), .. })
+        Message::Reply(Reply { answer: Answered::Known(Answer::DoneReply(_)), .. })
     ));
     let gone = desk.remove("report");
     assert!(
-        matches!(&gone, Message::Reply(Reply { answer: Answer::RefusedReply(refused), .. }) if matches!(refused.reason, Refusal::NoSuchSchedule(_))),
+        matches!(&gone, Message::Reply(Reply { answer: Answered::Known(Answer::RefusedReply(refused)), .. }) if matches!(refused.reason, Refusal::NoSuchSchedule(_))),
         "{gone:?}"
     );
     desk.pass_until(Time(NEW_YEAR.0 + 2 * HOUR));
@@ -595,7 +595,7 @@ impl Desk {
         let (call_number, caller) = (1, self.operator());
         let answer = self.ask(call_as(call_number, caller, Redrive { id }));
         assert!(
-            matches!(answer, Message::Reply(Reply { answer: Answer::DoneReply(_), .. })),
+            matches!(answer, Message::Reply(Reply { answer: Answered::Known(Answer::DoneReply(_)), .. })),
             "{answer:?}"
         );
     }
@@ -628,7 +628,7 @@ fn the_last_run_of_a_schedule_goes_on_when_it_is_redriven() {
     let id = RunId::from_name(Namespace::default(), first);
     let (call_number, caller) = (1, caller());
     let status = desk.ask(call_as(call_number, caller, AskStatus { id }));
-    let Message::Reply(Reply { answer: Answer::StatusReply(status), .. }) = status else {
+    let Message::Reply(Reply { answer: Answered::Known(Answer::StatusReply(status)), .. }) = status else {
         panic!("{status:?}");
     };
     assert_eq!(status.run.entries, 4, "started, died, redriven, asked to stop");
@@ -682,7 +682,7 @@ fn a_late_copy_of_a_request_undoes_nothing() {
             desk.hello();
         }
         desk.request_id = 2;
-        let Message::Reply(Reply { answer: Answer::ScheduleReply(again), .. }) = desk.pause("s")
+        let Message::Reply(Reply { answer: Answered::Known(Answer::ScheduleReply(again)), .. }) = desk.pause("s")
         else {
             panic!("the schedule as it is");
         };
@@ -708,12 +708,12 @@ fn a_late_copy_of_a_request_undoes_nothing() {
     let spec = Box::new(spec("s", daily, Overlap::Skip));
     let (call_number, caller) = (1, desk.operator());
     let again = desk.ask(call_as(call_number, caller, SetSchedule { spec }));
-    let gone = |answer: &Message| matches!(answer, Message::Reply(Reply { answer: Answer::RefusedReply(refused), .. }) if matches!(refused.reason, Refusal::NoSuchSchedule(_)));
+    let gone = |answer: &Message| matches!(answer, Message::Reply(Reply { answer: Answered::Known(Answer::RefusedReply(refused)), .. }) if matches!(refused.reason, Refusal::NoSuchSchedule(_)));
     assert!(gone(&again), "{again:?}");
     desk.request_id = 7;
     let again = desk.remove("s");
     assert!(
-        matches!(again, Message::Reply(Reply { answer: Answer::DoneReply(_), .. })),
+        matches!(again, Message::Reply(Reply { answer: Answered::Known(Answer::DoneReply(_)), .. })),
         "{again:?}"
     );
     desk.request_id = 8;
@@ -752,7 +752,7 @@ fn a_schedule_that_cannot_be_is_refused_with_what_to_do() {
         change(&mut spec);
         let (call_number, caller, spec) = (1, caller(), Box::new(spec));
         match desk.ask(call_as(call_number, caller, SetSchedule { spec })) {
-            Message::Reply(Reply { answer: Answer::RefusedReply(refused), .. }) => {
+            Message::Reply(Reply { answer: Answered::Known(Answer::RefusedReply(refused)), .. }) => {
                 refused.reason.to_string()
             }
             other => panic!("{other:?}"),

@@ -11,7 +11,7 @@ use crate::model::id::{Namespace, ProcessInstance, RunId, RunNo, SessionId, Toke
 use crate::model::request::Refusal;
 use crate::model::time::Time;
 use crate::tables::{FixedSpace, TableKey, TableValue, journal};
-use crate::wire::message::{Answer, Message, RefusedReply, Reply};
+use crate::wire::message::{Answer, Answered, Message, RefusedReply, Reply};
 
 /// A batch this full is closed before the next transition, so that what one transition writes is in
 /// one batch.
@@ -481,7 +481,8 @@ impl Output {
     /// Answers a call.
     pub(crate) fn reply(&mut self, to: ReplyTo, answer: impl Into<Answer>) {
         let ReplyTo { session, call_number } = to;
-        self.send(session, Reply { call_number, answer: answer.into() });
+        let answer = Answered::Known(answer.into());
+        self.send(session, Reply { call_number, answer });
     }
 
     /// Answers a call: it is refused.

@@ -12,7 +12,7 @@ use crate::model::request::{Caller, StartRun};
 use crate::model::run::RunState;
 use crate::tables::{JournalKey, TableKey};
 use crate::wire::message::{
-    Answer, AskQueues, Held, Hello, Message, Offer, QueueSlots, Register, Reply, SetQueue,
+    Answered, Answer, AskQueues, Held, Hello, Message, Offer, QueueSlots, Register, Reply, SetQueue,
     TurnCompleted, WorkflowOffer, call_as,
 };
 
@@ -43,7 +43,7 @@ impl Capacity {
         self.hear(CLIENT, call_as(1, Caller::default(), AskQueues { queue }));
         self.settle();
         match self.sent.last() {
-            Some(Message::Reply(Reply { answer: Answer::QueuesReply(reply), .. })) => {
+            Some(Message::Reply(Reply { answer: Answered::Known(Answer::QueuesReply(reply)), .. })) => {
                 reply.queues[0].clone()
             }
             other => panic!("{other:?}"),

@@ -162,9 +162,9 @@ impl Core {
 
     /// For how long a run that has ended so is kept.
     fn retention_of(&self, state: RunState) -> Duration {
-        match state {
-            RunState::Dead => self.dead_retention(),
-            _ => self.settings.retention,
+        match state == RunState::Dead {
+            true => self.dead_retention(),
+            false => self.settings.retention,
         }
     }
 

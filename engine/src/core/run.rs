@@ -274,7 +274,7 @@ impl Run {
             Entry::Redriven(_) | Entry::InputEdited(_) | Entry::Discarded(_) => {
                 self.is_dead_letter()
             }
-            _ => self.ended.is_none(),
+            Entry::Started(_) | Entry::StepCompleted(_) | Entry::StepFailed(_) | Entry::AttemptFailed(_) | Entry::TimerArmed(_) | Entry::TimerFired(_) | Entry::CancelRequested(_) | Entry::Completed(_) | Entry::Died(_) | Entry::Cancelled(_) => self.ended.is_none(),
         }
     }
 

@@ -59,7 +59,7 @@ use crate::tables::{
     TallyKey, TimerKey,
 };
 use crate::wire::message::{
-    Answer, AskBatch, AskOutcome, AskQueues, AskStatus, AtomicStart, AttemptFailedReport, Cancel,
+    Answered, Answer, AskBatch, AskOutcome, AskQueues, AskStatus, AtomicStart, AttemptFailedReport, Cancel,
     Discard, EditInput, Heartbeat, Held, Hello, MemoReleased, MemoRequested, Message, Offer,
     QueueSlots, Redrive, Register, Reply, Requeue, Resume, SetQueue, Start, StartAnswer,
     StartBatch, StepCompletedReport, TimerRequested, TurnCompleted, TurnFailed, TurnMismatched,
@@ -1057,10 +1057,10 @@ impl Scene {
                     refusal_text(&refused.reason)
                 )
             }
-            Message::Reply(Reply { answer: Answer::StartReply(reply), .. }) => {
+            Message::Reply(Reply { answer: Answered::Known(Answer::StartReply(reply)), .. }) => {
                 format!("start reply{}", answers_text(&reply.runs))
             }
-            Message::Reply(Reply { answer: Answer::BatchReply(reply), .. }) => {
+            Message::Reply(Reply { answer: Answered::Known(Answer::BatchReply(reply)), .. }) => {
                 let batch = &reply.batch;
                 let sealed = if batch.sealed { " sealed" } else { "" };
                 let ended = batch.ended_at.map_or("", |_| " ended");
@@ -1068,7 +1068,7 @@ impl Scene {
                 let (over, total) = (batch.counts.ended(), batch.counts.total);
                 format!("batch {name}{sealed}{ended}, {over} of {total} ended{runs}")
             }
-            Message::Reply(Reply { answer: Answer::OutcomeReply(reply), .. }) => format!(
+            Message::Reply(Reply { answer: Answered::Known(Answer::OutcomeReply(reply)), .. }) => format!(
                 "outcome {}",
                 match &reply.outcome {
                     Outcome::OutcomeCompleted(_) => "completed".to_owned(),
@@ -1077,7 +1077,7 @@ impl Scene {
                     Outcome::OutcomePending(pending) => format!("pending: {}", pending.state),
                 }
             ),
-            Message::Reply(Reply { answer: Answer::StatusReply(reply), .. }) => {
+            Message::Reply(Reply { answer: Answered::Known(Answer::StatusReply(reply)), .. }) => {
                 let run = &reply.run;
                 let wakes =
                     run.wakes_at.map_or(String::new(), |time| format!(" wakes={}", at(time)));
@@ -1091,16 +1091,18 @@ impl Scene {
                     run.entries
                 )
             }
-            Message::Reply(Reply { answer: Answer::DoneReply(_), .. }) => "done".to_owned(),
-            Message::Reply(Reply { answer: Answer::QueuesReply(reply), .. }) => {
+            Message::Reply(Reply { answer: Answered::Known(Answer::DoneReply(_)), .. }) => "done".to_owned(),
+            Message::Reply(Reply { answer: Answered::Known(Answer::QueuesReply(reply)), .. }) => {
                 let queues: Vec<String> = reply.queues.iter().map(queue_text).collect();
                 format!("queues: {}", queues.join("; "))
             }
-            Message::Reply(Reply { answer: Answer::RefusedReply(refused), .. }) => {
+            Message::Reply(Reply { answer: Answered::Known(Answer::RefusedReply(refused)), .. }) => {
                 format!("refused: {}", refusal_text(&refused.reason))
             }
             Message::Registered(_) => "registered".to_owned(),
-            Message::Reply(reply) => reply.answer.kind_name().to_owned(),
+            Message::Reply(Reply { answer: Answered::Known(answer), .. }) => {
+                answer.kind_name().to_owned()
+            }
             other => other.kind_name().to_owned(),
         }
     }

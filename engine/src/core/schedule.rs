@@ -385,7 +385,7 @@ impl Core {
         let room = match schedule.spec().overlap {
             Overlap::QueueOne => 1,
             Overlap::QueueAll => PENDING_MAX,
-            _ => 0,
+            Overlap::Skip | Overlap::CancelOld | Overlap::Allow => 0,
         };
         let full = schedule.state.pending.len() >= room;
         let overflows = full && room == PENDING_MAX;

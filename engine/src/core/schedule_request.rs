@@ -6,8 +6,9 @@ use super::load::Lookup;
 use super::output::{Note, Output, ReplyTo};
 use super::schedule::Schedule;
 use super::start::CallKind;
-use super::start::{check_name, check_name_length, check_range};
+use super::start::check_range;
 use crate::canary::canary;
+use crate::model::name::{check_name, check_name_length};
 use crate::model::calendar::Calendar;
 use crate::model::limits::NAME_BYTES_MAX;
 use crate::model::request::{

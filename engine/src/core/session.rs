@@ -12,19 +12,19 @@ use std::time::Duration;
 
 use twox_hash::XxHash3_128;
 
+use crate::model::name::{check_name, check_name_length};
 use crate::model::time::as_ms;
 use super::Core;
 use super::load::Want;
-use super::output::ReplyTo;
 use super::output::{Action, Note, Output, StoreRead};
 use super::queue::QueuedItem;
-use super::start::{check_name, check_name_length, check_range, check_tags};
+use super::start::{check_range, check_tags};
 use crate::canary::canary;
 use crate::tables::StoppedRecord;
 use crate::model::id::Namespace;
-use crate::model::id::{ProcessInstance, RunNo, SessionId};
+use crate::model::id::{ProcessInstance, RunId, RunNo, SessionId, Token};
 use crate::model::limits::{NAME_BYTES_MAX, QUEUES_MAX};
-use crate::model::request::{NotUnderstood, Refusal, StaleToken};
+use crate::model::request::{Refusal, StaleToken};
 use crate::wire::message::{Hello, Message, QueueSlots, Register, Registered, Revoked, Welcome};
 
 /// Runs returned to their queues in one transition at most.
@@ -72,6 +72,12 @@ pub(super) struct Session {
 }
 
 impl Session {
+    /// Whether a hello is that of this process, for the same principal.
+    fn is_of(&self, hello: &Hello) -> bool {
+        (self.process, self.namespace) == (hello.process, hello.namespace)
+            && self.principal == hello.principal
+    }
+
     pub(super) fn offers_anything(&self) -> bool {
         self.slots.values().any(|slots| slots.offered > 0)
     }
@@ -201,8 +207,12 @@ impl Absent {
 impl Core {
     /// A peer says who it is. What it can run and what it holds follows, if it is a worker.
     pub(super) fn hello(&mut self, session: SessionId, hello: Hello, out: &mut Output) {
-        if self.sessions.contains_key(&session) {
-            return; // the same hello again
+        if let Some(known) = self.sessions.get(&session) {
+            if !known.is_of(&hello) {
+                let reason = "a session has one hello, and this is another".to_owned();
+                out.action(Action::Close { session, reason });
+            }
+            return;
         }
         let own = self.settings.protocols;
         let Some(protocol) = own.agreed(hello.protocols()) else {
@@ -213,6 +223,10 @@ impl Core {
             return out.action(Action::Close { session, reason: refusal.to_string() });
         }
         if let Some(older) = self.session_of_instance.get(&hello.process).copied() {
+            if self.sessions.get(&older).is_some_and(|older| !older.is_of(&hello)) {
+                let reason = "this process is connected for another principal".to_owned();
+                return out.action(Action::Close { session, reason });
+            }
             out.action(Action::Close {
                 session: older,
                 reason: "the same process has connected again".to_owned(),
@@ -264,6 +278,23 @@ impl Core {
         if let Some(later) = crate::wire::message::Later::of(own, protocol) {
             out.send(session, later);
         }
+    }
+
+    /// The namespace of a session.
+    pub(crate) fn namespace_of(&self, session: SessionId) -> Option<Namespace> {
+        self.sessions.get(&session).map(|session| session.namespace)
+    }
+
+    /// The run that a session holds under this token, by namespace and id.
+    pub(crate) fn held_run(
+        &self,
+        session: SessionId,
+        (no, token): (RunNo, Token),
+    ) -> Option<(Namespace, RunId)> {
+        let lease = self.leases.get(&no)?;
+        let is_held = lease.holder == Some(session) && lease.record.token == token;
+        let run = lease.run.as_ref().filter(|_| is_held)?;
+        Some((run.namespace, run.id))
     }
 
     /// A worker says what it can run and what it holds.
@@ -412,11 +443,17 @@ impl Core {
         }
     }
 
+    /// A worker changes what it offers. Whoever has not registered has nothing to offer.
     pub(super) fn offer(&mut self, session: SessionId, queues: &[QueueSlots], out: &mut Output) {
-        if let Err(reason) = self.check_queues(queues) {
-            return out.refuse(ReplyTo { session, call_number: 0 }, reason);
+        let registered = self.sessions.get(&session).is_some_and(|session| session.registered);
+        let checked = match registered {
+            true => self.check_queues(queues).map_err(|refusal| refusal.to_string()),
+            false => Err("slots are offered by a worker that has registered".to_owned()),
+        };
+        match checked {
+            Ok(()) => self.set_slots(session, queues, out),
+            Err(reason) => out.action(Action::Close { session, reason }),
         }
-        self.set_slots(session, queues, out);
     }
 
     pub(super) fn session_closed(&mut self, session: SessionId, goodbye: bool, out: &mut Output) {
@@ -552,8 +589,8 @@ impl Core {
         message: &Message,
         out: &mut Output,
     ) {
-        let cause = format!("a {} is not something a peer may send", message.kind_name());
-        out.refuse(ReplyTo { session, call_number: 0 }, NotUnderstood { cause });
+        let reason = format!("a {} is not something a peer may send", message.kind_name());
+        out.action(Action::Close { session, reason });
     }
 
     /// Parked runs try again by themselves on a build that they have not failed on.

@@ -14,6 +14,7 @@ use super::output::ReplyTo;
 use super::run::{Run, hash_of};
 use super::unique;
 use crate::canary::canary;
+use crate::model::name::{check_name, check_name_length};
 use crate::model::batch::BatchNo;
 use crate::model::entry::{Entry, Started};
 use crate::model::id::{RUN_NAME_BYTES_MAX, RunId, RunNo};
@@ -22,7 +23,7 @@ use crate::model::limits::{
     UNIQUE_KEY_BYTES_MAX,
 };
 use crate::model::request::{
-    BadName, Caller, IdTaken, NotUnderstood, OutOfRange, PayloadTooLarge, Refusal, StartRun,
+    Caller, IdTaken, NotUnderstood, OutOfRange, PayloadTooLarge, Refusal, StartRun,
     TooMany,
 };
 use crate::model::run::RunState;
@@ -391,30 +392,18 @@ pub(super) fn check_caller(caller: &Caller) -> Result<(), Refusal> {
     check_name_length("principal", &caller.principal)?;
     match caller.traceparent.as_deref() {
         None | Some("") => Ok(()),
-        Some(context) => check_name("trace context", context, TRACEPARENT_BYTES_MAX),
+        Some(context) => Ok(check_name("trace context", context, TRACEPARENT_BYTES_MAX)?),
     }
 }
 
 /// A name that may be empty.
-pub(super) fn check_name_length(what: &str, name: &str) -> Result<(), Refusal> {
-    if name.is_empty() { Ok(()) } else { check_name(what, name, NAME_BYTES_MAX) }
-}
-
-pub(super) fn check_name(what: &str, name: &str, bytes_max: usize) -> Result<(), Refusal> {
-    let problem = match name {
-        "" => "is empty".to_owned(),
-        _ if name.len() > bytes_max => format!("has {} bytes, more than {bytes_max}", name.len()),
-        _ if name.chars().any(char::is_control) => "holds control characters".to_owned(),
-        _ => return Ok(()),
-    };
-    let name = name.chars().take(64).collect();
-    Err(BadName { what: what.to_owned(), name, problem }.into())
-}
-
 /// Tags are in every record of a run.
 pub(super) fn check_tags(tags: &[String]) -> Result<(), Refusal> {
     check_range("the number of tags", tags.len() as u64, TAGS_MAX as u64)?;
-    tags.iter().try_for_each(|tag| check_name("tag", tag, TAG_BYTES_MAX))
+    for tag in tags {
+        check_name("tag", tag, TAG_BYTES_MAX)?;
+    }
+    Ok(())
 }
 
 pub(super) fn check_range(what: &str, value: u64, max: u64) -> Result<(), Refusal> {

@@ -49,11 +49,14 @@ impl Core {
                 (RunState::Paused, text.to_owned())
             }
         };
-        match (why, lease.holder) {
-            (StopReason::Paused(reason), Some(session)) => {
-                out.send(session, Revoked { run: no, token: lease.record.token, reason });
-            }
-            _ => Self::end_turn(&lease, out),
+        match why {
+            StopReason::Paused(reason) => match lease.holder {
+                Some(session) => {
+                    out.send(session, Revoked { run: no, token: lease.record.token, reason });
+                }
+                None => Self::end_turn(&lease, out),
+            },
+            StopReason::Mismatch(_) | StopReason::WaitsForNothing => Self::end_turn(&lease, out),
         }
         let mut builds = lease.record.avoid.clone();
         if state == RunState::Parked && !builds.contains(&build) {
@@ -61,9 +64,9 @@ impl Core {
             let surplus = builds.len().saturating_sub(BUILDS_MAX);
             builds.drain(..surplus);
         }
-        out.note(match state {
-            RunState::Parked => Note::Parked { id: run.id, reason: reason.clone() },
-            _ => Note::Paused { id: run.id, reason: reason.clone() },
+        out.note(match state == RunState::Parked {
+            true => Note::Parked { id: run.id, reason: reason.clone() },
+            false => Note::Paused { id: run.id, reason: reason.clone() },
         });
         let workflow = run.workflow.clone();
         let record = StoppedRecord { state, reason, builds, at: self.now(), workflow };

@@ -176,8 +176,13 @@ impl Core {
         if lookups.is_empty() {
             return;
         }
-        let Lookup::Start { start, at, run } = lookups.remove(0) else {
-            return;
+        let (start, at, run) = match lookups.remove(0) {
+            Lookup::Start { start, at, run } => (start, at, run),
+            // What waits for a key is the first that waits for its id: the others ask afresh.
+            first @ (Lookup::Occurrence(_) | Lookup::Want(_)) => {
+                let all = std::iter::once(first).chain(lookups);
+                return all.for_each(|lookup| self.lookup(namespace, id, lookup, out));
+            }
         };
         let mut begun = None;
         match row {

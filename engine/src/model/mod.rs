@@ -11,6 +11,8 @@ pub mod failure;
 pub mod id;
 mod json;
 pub mod limits;
+#[cfg(any(feature = "worker", feature = "inspect"))]
+pub(crate) mod name;
 pub mod payload;
 pub mod queue;
 pub mod request;

@@ -114,7 +114,7 @@ macro_rules! refusals {
             /// How the engine says no. Nothing was changed by a call that got one.
             #[derive(Debug, Clone, PartialEq, Eq)]
             #[cfg_attr(not(feature = "inspect"), non_exhaustive)]
-            pub enum Refusal { $($(#[$meta])* $number => $name),+ }
+            pub enum Refusal { $($(#[$meta])* $number => $name),+; else OfLaterVersion }
         }
 
         impl std::fmt::Display for Refusal {
@@ -229,6 +229,11 @@ refusals! {
         /// Why.
         cause: String,
     } "the request is not understood: {cause}",
+    /// A reason that this version does not know.
+    14 => OfLaterVersion {
+        /// Its number.
+        number: u8,
+    } "the engine is of a later version and has a reason of its own (number {number})",
     /// No queue of this name.
     20 => NoSuchQueue {
         /// The name.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use crate::model::failure::Failure;
-use crate::model::id::{Namespace, RunId};
+use crate::model::id::RunId;
 use crate::model::payload::Payload;
 use crate::model::time::Time;
 
@@ -15,8 +15,6 @@ use crate::model::time::Time;
 pub(crate) struct IsolatedAttempt {
     /// The run.
     pub(crate) run: RunId,
-    /// Whose it is.
-    pub(crate) namespace: Namespace,
     /// Its workflow.
     pub(crate) workflow: String,
     /// The index of the command.

@@ -29,11 +29,13 @@ use crate::canary::canary;
 use crate::core::clock::ClockSample;
 use crate::core::output::{Action, Output, Withheld};
 use crate::core::{Core, Input};
-use crate::model::id::{Namespace, RunNo, SessionId, Token};
+use crate::model::id::{RunNo, SessionId, Token};
+use crate::model::request::StaleToken;
 use crate::store_reader::{self, Unreadable};
 use crate::wire::frame::JOURNAL_FRAME_BYTES;
 use crate::wire::message::{
-    Call, Closing, Dispatch, Heartbeat, Journal, LeaseContinued, Message, Reply, Requested,
+    Call, Closing, Dispatch, Heartbeat, Journal, JournalPage, JournalPageRequested, LeaseContinued,
+    Message, Reply, Requested,
 };
 
 /// Events handled between two submits at most.
@@ -98,8 +100,7 @@ struct Connection {
     sender: LinkSender,
     closer: Closer,
     from: String,
-    /// Whose requests come over it, once it has said hello.
-    identity: Option<(Namespace, String)>,
+    said_hello: bool,
 }
 
 /// Why a driver ended.
@@ -258,7 +259,7 @@ impl Driver {
         match event {
             Event::Opened { session, sender, from, closer } => {
                 tracing::debug!(%session, from, "connected");
-                let connection = Connection { sender, closer, from, identity: None };
+                let connection = Connection { sender, closer, from, said_hello: false };
                 self.connections.insert(session, connection);
             }
             Event::Message { session, message } => self.message(session, message),
@@ -294,71 +295,95 @@ impl Driver {
         let Some(connection) = self.connections.get_mut(&session) else {
             return;
         };
-        match &message {
-            Message::Hello(hello) => {
-                connection.identity = Some((hello.namespace, hello.principal.clone()));
-            }
-            Message::HelloV1(hello) => {
-                let own = self.core.settings().protocols;
-                let reason = format!(
-                    "this engine speaks {own}, the peer speaks protocol {}: build it with a newer version",
-                    hello.protocol
-                );
-                return self.close(session, reason);
-            }
-            Message::Closing(closing) => {
-                tracing::debug!(%session, reason = closing.reason, "the peer says goodbye");
-                // It is gone with this: in the same process no socket will tell, and it waits for
-                // our end to close. Nor does a socket whose link is cut: it would be read for ever.
-                let connection = self.connections.remove(&session);
-                if let Some(closer) = connection.and_then(|connection| connection.closer) {
-                    closer.abort();
-                }
-                return self.handle(Input::SessionClosed { session, goodbye: true });
-            }
-            // An echo tells nothing but that the engine lives, so it does not wait for the disk.
-            Message::Heartbeat(_) if canary!("heartbeats are not answered") => {}
-            Message::Heartbeat(heartbeat) if connection.identity.is_some() => {
-                let _ = connection.sender.send(heartbeat.clone());
-            }
-            _ if connection.identity.is_none() => {
-                let reason = "the first frame of a connection must be a hello".to_owned();
-                return self.close(session, reason);
-            }
-            _ => {}
+        if matches!(message, Message::Hello(_)) {
+            connection.said_hello = true;
         }
-        let namespace = connection.identity.as_ref().map(|(namespace, _)| *namespace);
+        if let Message::HelloV1(hello) = &message {
+            let own = self.core.settings().protocols;
+            let reason = format!(
+                "this engine speaks {own}, the peer speaks protocol {}: build it with a newer version",
+                hello.protocol
+            );
+            return self.close(session, reason);
+        }
+        if let Message::Closing(closing) = &message {
+            tracing::debug!(%session, reason = closing.reason, "the peer says goodbye");
+            // It is gone with this: in the same process no socket will tell, and it waits for our
+            // end to close. Nor does a socket whose link is cut: it would be read for ever.
+            let connection = self.connections.remove(&session);
+            if let Some(closer) = connection.and_then(|connection| connection.closer) {
+                closer.abort();
+            }
+            return self.handle(Input::SessionClosed { session, goodbye: true });
+        }
+        if !connection.said_hello {
+            let reason = "the first frame of a connection must be a hello".to_owned();
+            return self.close(session, reason);
+        }
+        // An echo tells nothing but that the engine lives, so it does not wait for the disk.
+        if let Message::Heartbeat(heartbeat) = &message
+            && !canary!("heartbeats are not answered")
+        {
+            let _ = connection.sender.send(heartbeat.clone());
+        }
+        // Of what a reader answers the core hears that the peer lives. It matches all messages.
         let heard = Heartbeat { beat: 0 }.into();
-        let message = match message {
-            Message::Call(call) => match self.question(&call, namespace.unwrap_or_default()) {
-                Some(answer) => {
-                    self.spawn_answer(session, answer);
-                    heard // the core hears that the peer lives
-                }
-                None => call.into(),
-            },
-            Message::JournalPageRequested(ask) => {
-                let view = self.view();
-                let answer = async move { query::journal_page(&view, ask).await.into() };
-                self.spawn_answer(session, Box::pin(answer));
+        let message = match self.answer_of_reader(session, &message) {
+            Some(answer) => {
+                self.spawn_answer(session, answer);
                 heard
             }
-            message => message,
+            None => message,
         };
         self.handle(Input::Received { session, message });
     }
 
+    /// The answer to what only reads, and so is none of the core's.
+    fn answer_of_reader(
+        &self,
+        session: SessionId,
+        message: &Message,
+    ) -> Option<BoxFuture<'static, Message>> {
+        if let Message::Call(call) = message {
+            return self.question(session, call);
+        }
+        let Message::JournalPageRequested(ask) = message else { return None };
+        Some(self.journal_page(session, ask.clone()))
+    }
+
     /// The answer to a call that only reads, and so is none of the core's.
-    fn question(&self, call: &Call, namespace: Namespace) -> Option<BoxFuture<'static, Message>> {
-        let Requested::Known(request) = &call.request else {
-            return None;
+    fn question(&self, session: SessionId, call: &Call) -> Option<BoxFuture<'static, Message>> {
+        let request = match &call.request {
+            Requested::Known(request) => request,
+            Requested::Unreadable(_) => return None, // the core refuses it
         };
         let query = Query::of(request)?;
-        let namespace = call.on_behalf.as_ref().map_or(namespace, |other| other.namespace);
+        let namespace = match &call.on_behalf {
+            Some(other) => other.namespace,
+            None => self.core.namespace_of(session)?,
+        };
         let (view, call_number) = (self.view(), call.call_number);
         Some(Box::pin(async move {
-            Reply { call_number, answer: query.answer(&view, namespace).await }.into()
+            let answer = query.answer(&view, namespace).await.into();
+            Reply { call_number, answer }.into()
         }))
+    }
+
+    /// The answer to a worker that asks for the journal of a run it holds.
+    fn journal_page(
+        &self,
+        session: SessionId,
+        ask: JournalPageRequested,
+    ) -> BoxFuture<'static, Message> {
+        let Some(run) = self.core.held_run(session, (ask.run, ask.token)) else {
+            let (token, page) = (ask.token, ask.page);
+            let reason = StaleToken { id: None, number: None, token, current: None };
+            let refused = Some(reason.into());
+            let answer = JournalPage { page, entries: Vec::new(), refused };
+            return Box::pin(std::future::ready(answer.into()));
+        };
+        let view = self.view();
+        Box::pin(async move { query::journal_page(&view, run, ask).await.into() })
     }
 
     fn view(&self) -> query::View {

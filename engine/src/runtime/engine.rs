@@ -128,7 +128,10 @@ impl OpenError {
             Self::Core(OpenRefused::ClockBehind { .. }) => Some(
                 "set the machine's clock, or open with `--accept-clock` if the clock is right now",
             ),
-            _ => None,
+            Self::Records(_)
+            | Self::Core(OpenRefused::Format { .. } | OpenRefused::Damaged { .. })
+            | Self::Setting { .. }
+            | Self::Thread(_) => None,
         }
     }
 }

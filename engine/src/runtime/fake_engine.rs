@@ -17,8 +17,8 @@ use crate::model::id::{LeaseNo, RunId, RunNo, SessionId, Token};
 use crate::model::payload::Payload;
 use crate::model::time::Time;
 use crate::wire::message::{
-    Answer, Call, Dispatch, Heartbeat, Hello, Message, Protocols, Register, Registered, Reply,
-    Request, Requested, Welcome,
+    Answer, Answered, Call, Dispatch, Heartbeat, Hello, Message, Protocols, Register, Registered,
+    Reply, Request, Requested, Welcome,
 };
 
 struct PausedClock(Instant);
@@ -194,7 +194,8 @@ impl FakeConnection {
     }
 
     pub(crate) fn reply(&self, call_number: u64, answer: impl Into<Answer>) {
-        self.send(Reply { call_number, answer: answer.into() });
+        let answer = Answered::Known(answer.into());
+        self.send(Reply { call_number, answer });
     }
 
     pub(crate) fn send(&self, message: impl Into<Message>) {

@@ -7,6 +7,8 @@
 use std::io;
 use std::sync::{Arc, OnceLock};
 
+#[cfg(feature = "server")]
+use bytes::Buf;
 use bytes::BytesMut;
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
@@ -14,7 +16,9 @@ use tokio::sync::mpsc;
 
 use super::env::{Env, Stream};
 use crate::wire::frame::{self, FRAME_BYTES_MAX};
-use crate::wire::handshake::Protocols;
+use crate::wire::handshake::{HELLO_BYTES_MAX, Protocols};
+#[cfg(feature = "server")]
+use crate::wire::message::HelloV1;
 use crate::wire::message::{Closing, Message};
 
 /// One write carries at most about this many bytes.
@@ -111,33 +115,67 @@ impl Link {
 pub(crate) struct FrameReader {
     read: ReadHalf<Box<dyn Stream>>,
     buffer: BytesMut,
-    bytes_max: usize,
+    /// It has not said hello yet, and must not fill memory.
+    is_stranger: bool,
 }
 
 impl FrameReader {
     pub(crate) fn new(read: ReadHalf<Box<dyn Stream>>) -> Self {
         let buffer = BytesMut::with_capacity(WRITE_BYTES);
-        Self { read, buffer, bytes_max: FRAME_BYTES_MAX }
+        Self { read, buffer, is_stranger: false }
     }
 
     /// A reader whose first frame is a hello, and so is short.
     #[cfg(feature = "server")]
     pub(crate) fn of_stranger(read: ReadHalf<Box<dyn Stream>>) -> Self {
-        Self { bytes_max: crate::wire::handshake::HELLO_BYTES_MAX, ..Self::new(read) }
+        Self { is_stranger: true, ..Self::new(read) }
+    }
+
+    fn bytes_max(&self) -> usize {
+        if self.is_stranger { HELLO_BYTES_MAX } else { FRAME_BYTES_MAX }
     }
 
     /// The next message; `None` at the end of the stream; an error if it is not our protocol or
     /// reading fails.
     pub(crate) async fn next(&mut self) -> Result<Option<Message>, String> {
         loop {
-            if let Some(message) =
-                frame::decode(&mut self.buffer, self.bytes_max).map_err(|e| chain(&e))?
+            #[cfg(feature = "server")]
+            if self.is_stranger
+                && let Some(bytes) = frame::long_hello_of_protocol_1(&self.buffer, HELLO_BYTES_MAX)
             {
-                self.bytes_max = FRAME_BYTES_MAX;
+                return self.skip(bytes).await.map(|()| Some(HelloV1 { protocol: 1 }.into()));
+            }
+            let bytes_max = self.bytes_max();
+            if let Some(message) =
+                frame::decode(&mut self.buffer, bytes_max).map_err(|e| chain(&e))?
+            {
+                self.is_stranger &= !matches!(message, Message::Hello(_));
                 return Ok(Some(message));
             }
             match self.read.read_buf(&mut self.buffer).await {
                 Ok(0) if self.buffer.is_empty() => return Ok(None),
+                Ok(0) => return Err("the peer closed the connection within a frame".to_owned()),
+                Ok(_) => {}
+                Err(e) => return Err(format!("reading failed: {e}")),
+            }
+        }
+    }
+}
+
+#[cfg(feature = "server")]
+impl FrameReader {
+    /// Reads and drops so many bytes: with unread ones the close of a connection takes back what was
+    /// written to the peer.
+    async fn skip(&mut self, bytes: usize) -> Result<(), String> {
+        let mut left = bytes;
+        loop {
+            let now = left.min(self.buffer.len());
+            self.buffer.advance(now);
+            left -= now;
+            if left == 0 {
+                return Ok(());
+            }
+            match self.read.read_buf(&mut self.buffer).await {
                 Ok(0) => return Err("the peer closed the connection within a frame".to_owned()),
                 Ok(_) => {}
                 Err(e) => return Err(format!("reading failed: {e}")),

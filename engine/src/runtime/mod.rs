@@ -1,6 +1,9 @@
 //! The only code that touches tokio: connections, worker, client, and (with the `server` feature)
 //! the engine's driver.
 
+// A message, a state or a want that is new must not be forgotten anywhere.
+#![cfg_attr(not(test), warn(clippy::wildcard_enum_match_arm))]
+
 pub mod client;
 pub mod env;
 #[cfg(test)]

@@ -145,10 +145,13 @@ impl Query {
     }
 }
 
-/// A page of the journal of a run that a worker holds.
-pub(super) async fn journal_page(view: &View, ask: JournalPageRequested) -> JournalPage {
-    let found = page(view, ask.namespace, ask.id, ask.from, ask.limit).await;
-    match found {
+/// A page of the journal of a run that a worker holds, which is this one.
+pub(super) async fn journal_page(
+    view: &View,
+    (namespace, id): (Namespace, RunId),
+    ask: JournalPageRequested,
+) -> JournalPage {
+    match page(view, namespace, id, ask.from, ask.limit).await {
         Ok((_, entries)) => JournalPage { page: ask.page, entries, refused: None },
         Err(reason) => JournalPage { page: ask.page, entries: Vec::new(), refused: Some(reason) },
     }

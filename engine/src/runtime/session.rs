@@ -4,7 +4,8 @@
 //! ```text
 //!   away ── dial (5 s) ── Hello ──► Welcome (5 s) ──► connected ──┐
 //!    ▲        │ no                     │ Closing        │ closed, or silent for the timeout
-//!    └─ backoff, 50 ms … 5 s ◄─────────┴────────────────┴─ the first new dial is made at once
+//!    └─ backoff, 50 ms … 5 s ◄─────────┴────────────────┴─ the first new dial is made at once,
+//!                                                          if the connection lasted for a second
 //! ```
 //!
 //! What both sides rely on:
@@ -39,6 +40,8 @@ const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// The longest wait between two dials.
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// A connection that ends sooner counts as a failed try: what ended it may end the next one, too.
+const LASTS_AFTER: Duration = Duration::from_secs(1);
 /// Messages taken at a time, so that heartbeats keep their turn.
 const MESSAGES_MAX: usize = 256;
 
@@ -134,21 +137,25 @@ impl<P: Peer> PeerSession<P> {
             match self.while_away(connecting).await {
                 Err(Leaving) => return,
                 Ok(Ok(connected)) => {
-                    failures = 0;
+                    let began = self.now();
                     if let Err(Leaving) = self.attend(connected).await {
                         return;
                     }
-                }
-                Ok(Err(error)) => {
-                    failures += 1;
-                    tracing::debug!(%error, failures, "no connection to the engine");
-                    self.peer.failed(&error);
-                    let wait = backoff(failures, self.env.entropy.next_u64());
-                    let waiting = self.env.clock.sleep(wait);
-                    if let Err(Leaving) = self.while_away(waiting).await {
-                        return;
+                    if self.now() >= began + LASTS_AFTER {
+                        failures = 0;
+                        continue;
                     }
                 }
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, failures, "no connection to the engine");
+                    self.peer.failed(&error);
+                }
+            }
+            failures += 1;
+            let wait = backoff(failures, self.env.entropy.next_u64());
+            let waiting = self.env.clock.sleep(wait);
+            if let Err(Leaving) = self.while_away(waiting).await {
+                return;
             }
         }
     }
@@ -290,6 +297,12 @@ async fn connect(
             };
             match message {
                 Message::Welcome(welcome) => {
+                    if !(own.min..=own.max).contains(&welcome.protocol) {
+                        let agreed = welcome.protocol;
+                        let reason =
+                            format!("it answers in protocol {agreed}, this side speaks {own}");
+                        return Err(refused(&address, reason));
+                    }
                     #[cfg(any(test, feature = "inspect"))]
                     if let Some(later) = crate::wire::message::Later::of(own, welcome.protocol) {
                         let _ = link.sender.send(later);
@@ -308,8 +321,40 @@ async fn connect(
                 Message::Closing(Closing { reason }) => {
                     return Err(refused(&address, reason));
                 }
-                other => {
-                    tracing::debug!(kind = other.kind_name(), "before the session begins");
+                Message::Heartbeat(_) => {}
+                #[cfg(any(test, feature = "inspect"))]
+                Message::Later(_) => {}
+                other @ (Message::HelloV1(_)
+                | Message::Hello(_)
+                | Message::Call(_)
+                | Message::Reply(_)
+                | Message::Dispatch(_)
+                | Message::Journal(_)
+                | Message::JournalPage(_)
+                | Message::Appended(_)
+                | Message::TurnEnded(_)
+                | Message::Revoked(_)
+                | Message::LeaseContinued(_)
+                | Message::ReportRefused(_)
+                | Message::AttemptMemo(_)
+                | Message::Register(_)
+                | Message::StepCompletedReport(_)
+                | Message::AttemptFailedReport(_)
+                | Message::TimerRequested(_)
+                | Message::TurnSuspended(_)
+                | Message::TurnCompleted(_)
+                | Message::TurnFailed(_)
+                | Message::TurnMismatched(_)
+                | Message::Requeue(_)
+                | Message::Offer(_)
+                | Message::MemoRequested(_)
+                | Message::MemoReleased(_)
+                | Message::JournalPageRequested(_)) => {
+                    let what = other.kind_name();
+                    return Err(refused(
+                        &address,
+                        format!("it says a {what} before the session begins"),
+                    ));
                 }
             }
         }
@@ -318,14 +363,15 @@ async fn connect(
     let welcome = answer.unwrap_or_else(|| {
         Err(not(format!("no answer to the hello within {WELCOME_TIMEOUT:?}")))
     })?;
-    if !(own.min..=own.max).contains(&welcome.protocol) {
-        let reason = format!("it answers in protocol {}, this side speaks {own}", welcome.protocol);
-        return Err(refused(&address, reason));
-    }
     Ok(Connected { link, welcome })
 }
 
 fn refused(address: &str, reason: String) -> SessionError {
+    // As an engine of protocol 1 says it.
+    let reason = match reason.contains("kind 5 of Message is not known") {
+        true => format!("it is of an earlier version and does not know this hello ({reason})"),
+        false => reason,
+    };
     SessionError::HelloRefused { address: address.to_owned(), reason }
 }
 

@@ -20,13 +20,14 @@ use super::worker::Worker;
 use crate::model::dead::AuditAction;
 use crate::model::entry::Entry;
 use crate::model::failure::Failure;
-use crate::model::id::{Namespace, ProcessInstance, RequestId, RunId};
+use crate::model::id::{LeaseNo, Namespace, ProcessInstance, RequestId, RunId, RunNo, Token};
 use crate::model::limits::NAME_BYTES_MAX;
 use crate::model::request::Refusal;
 use crate::wire::frame::{self, FRAME_BYTES_MAX};
 use crate::wire::handshake::{HELLO_BYTES_MAX, Protocols};
 use crate::wire::message::{
-    Answer, AskStats, Call, Hello, Message, OnBehalf, Reply, Request, Requested, Start,
+    Answer, AskStats, Call, Hello, JournalPageRequested, Message, Offer, OnBehalf, QueueSlots,
+    Readable, Reply, Request, Requested, Start,
 };
 use crate::wire::samples::HELLO_V1;
 use crate::workflow::{Ctx, Workflow};
@@ -170,7 +171,10 @@ impl Stranger {
         let answer = self.hear().await;
         matches!(
             answer,
-            Some(Message::Reply(Reply { call_number: 99, answer: Answer::StatsReply(_) }))
+            Some(Message::Reply(Reply {
+                call_number: 99,
+                answer: Readable::Known(Answer::StatsReply(_))
+            }))
         )
     }
 }
@@ -199,6 +203,78 @@ async fn a_peer_of_protocol_1_is_told_why_in_its_own_layout() {
     );
 }
 
+// Its hello held all that it registered and every lease, and so could be long.
+#[tokio::test(start_paused = true)]
+async fn a_long_hello_of_protocol_1_is_refused_in_its_own_layout_too() {
+    let listening = Listening::open(Protocols::OWN).await;
+    let mut old = listening.stranger();
+    let long = [HELLO_V1, &[0; 20 * HELLO_BYTES_MAX]].concat();
+    old.framed(&long).await;
+    let reason = old.refusal().await;
+    assert!(reason.contains("the peer speaks protocol 1"), "{reason}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_has_one_hello() {
+    let listening = Listening::open(Protocols::OWN).await;
+    let mut peer = listening.peer().await;
+    let hello = Hello::test(ProcessInstance(77), "eve");
+    peer.say(&hello.clone().into()).await;
+    assert!(peer.is_served().await, "the same again is taken for a copy");
+    peer.say(&Hello { namespace: Namespace(2), ..hello.clone() }.into()).await;
+    assert_eq!(peer.refusal().await, "a session has one hello, and this is another");
+
+    // Nor does another principal take the place of a process that is connected.
+    let mut eve = listening.peer().await;
+    let mut other = listening.stranger();
+    other.say(&Hello { principal: "mallory".to_owned(), ..hello }.into()).await;
+    assert_eq!(other.refusal().await, "this process is connected for another principal");
+    assert!(eve.is_served().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_not_registered_offers_nothing_and_reads_no_journal() {
+    let listening = Listening::open(Protocols::OWN).await;
+    let client = listening.client(Protocols::OWN);
+    let run = client.start(WORK, &1).id("mine").await.unwrap();
+    let mut peer = listening.peer().await;
+    for number in 0..3 {
+        let (run, token) = (RunNo(number), Token { store: 0, epoch: 0, lease: LeaseNo(number) });
+        let ask = JournalPageRequested { page: 5, run, token, from: 0, limit: 9 };
+        peer.say(&ask.into()).await;
+        let Some(Message::JournalPage(page)) = peer.hear().await else { panic!("no answer") };
+        assert_eq!((page.page, page.entries.len()), (5, 0));
+        assert!(matches!(page.refused, Some(Refusal::StaleToken(_))));
+    }
+    let queues = vec![QueueSlots { queue: "default".to_owned(), slots: 1 }];
+    peer.say(&Offer { queues }.into()).await;
+    assert_eq!(peer.refusal().await, "slots are offered by a worker that has registered");
+    assert_eq!(client.stats().await.unwrap().workers, 0);
+    assert!(client.status(run.id()).await.is_ok());
+}
+
+// Values of a later version within frames that this one knows concern their call alone.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_not_readable_is_refused_and_the_connection_goes_on() {
+    let listening = Listening::open(Protocols::OWN).await;
+    let mut peer = listening.peer().await;
+    let bytes = |bytes: &'static [u8]| Bytes::from_static(bytes);
+    for request in [bytes(&[100, 0x91, 0x9a]), bytes(&[45]), bytes(&[])] {
+        let call = (12u64, RequestId(3), None::<String>, request);
+        peer.framed(&[vec![50], rmp_serde::to_vec(&call).unwrap()].concat()).await;
+        let heard = peer.hear().await;
+        let Some(Message::Reply(Reply {
+            call_number: 12,
+            answer: Readable::Known(Answer::RefusedReply(refused)),
+        })) = heard
+        else {
+            panic!("{heard:?}")
+        };
+        assert!(matches!(refused.reason, Refusal::NotUnderstood(_)), "{}", refused.reason);
+    }
+    assert!(peer.is_served().await);
+}
+
 #[tokio::test(start_paused = true)]
 async fn protocols_that_do_not_meet_are_refused_with_both_ranges() {
     let listening = Listening::open(Protocols::OWN).await;
@@ -224,8 +300,10 @@ async fn a_request_of_a_later_version_is_refused_and_the_connection_goes_on() {
     // Call 12, request 250 with a field.
     let unknown = (12u64, RequestId(3), None::<String>, Bytes::from_static(&[250, 0x91, 7]));
     peer.framed(&[vec![50], rmp_serde::to_vec(&unknown).unwrap()].concat()).await;
-    let Some(Message::Reply(Reply { call_number: 12, answer: Answer::RefusedReply(refused) })) =
-        peer.hear().await
+    let Some(Message::Reply(Reply {
+        call_number: 12,
+        answer: Readable::Known(Answer::RefusedReply(refused)),
+    })) = peer.hear().await
     else {
         panic!("refused")
     };
@@ -262,7 +340,10 @@ async fn the_first_frame_is_a_short_hello() {
     assert!(
         matches!(
             &answer,
-            Some(Message::Reply(Reply { call_number: 7, answer: Answer::RefusedReply(_) }))
+            Some(Message::Reply(Reply {
+                call_number: 7,
+                answer: Readable::Known(Answer::RefusedReply(_))
+            }))
         ),
         "{answer:?}"
     );
@@ -315,14 +396,18 @@ async fn a_gateway_acts_for_others_and_a_client_does_not() {
     let on_behalf = OnBehalf { namespace: Namespace(3), principal: "ann".to_owned() };
     eve.say(&Call { on_behalf: Some(on_behalf), ..start.clone() }.into()).await;
     let reply = eve.hear().await;
-    let Some(Message::Reply(Reply { answer: Answer::StartReply(reply), .. })) = reply else {
+    let Some(Message::Reply(Reply { answer: Readable::Known(Answer::StartReply(reply)), .. })) =
+        reply
+    else {
         panic!("{reply:?}")
     };
     assert!(reply.runs[0].started);
     let longer = (2u64, start.request_id, None::<String>, start.request, (3u32, "ann"));
     eve.framed(&[vec![50], rmp_serde::to_vec(&longer).unwrap()].concat()).await;
     let reply = eve.hear().await;
-    let Some(Message::Reply(Reply { answer: Answer::StartReply(reply), .. })) = reply else {
+    let Some(Message::Reply(Reply { answer: Readable::Known(Answer::StartReply(reply)), .. })) =
+        reply
+    else {
         panic!("{reply:?}")
     };
     assert!(!reply.runs[0].started && reply.runs[0].refused.is_none(), "the same run again");

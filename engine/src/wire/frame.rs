@@ -2,6 +2,8 @@
 
 use bytes::{Buf, BytesMut};
 
+#[cfg(feature = "server")]
+use super::handshake::HELLO_V1_KIND;
 use super::handshake::Protocols;
 use super::message::Message;
 use crate::numbered::Undecodable;
@@ -10,10 +12,24 @@ use crate::numbered::Undecodable;
 /// rest.
 pub const FRAME_BYTES_MAX: usize = (16 << 20) + (1 << 20);
 
+/// The length of the frame at the front of `buffer`, if that is a hello of protocol 1 that is longer
+/// than `bytes_max`: it held all that a worker registers, and its peer must still hear why it is
+/// refused.
+#[cfg(feature = "server")]
+pub(crate) fn long_hello_of_protocol_1(buffer: &[u8], bytes_max: usize) -> Option<usize> {
+    let (head, frame) = buffer.split_first_chunk::<4>()?;
+    let bytes = u32::from_le_bytes(*head) as usize;
+    let is_long = bytes > bytes_max && bytes <= FRAME_BYTES_MAX;
+    (is_long && frame.first() == Some(&HELLO_V1_KIND)).then_some(4 + bytes)
+}
+
 #[cfg(any(feature = "server", feature = "inspect"))]
 /// A page of journal entries in one frame stays around this size, so that heartbeats are not held
 /// up behind it.
 pub const JOURNAL_FRAME_BYTES: usize = 256 << 10;
+
+/// Room for a frame that is on its way is made in steps of this.
+const RESERVE_BYTES: usize = 256 << 10;
 
 /// Why a stream of frames cannot be read on. Ends the connection, nothing else.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -66,7 +82,8 @@ pub fn decode(buffer: &mut BytesMut, bytes_max: usize) -> Result<Option<Message>
         return Err(FrameError::TooLong { bytes, bytes_max });
     }
     if buffer.len() < 4 + bytes {
-        buffer.reserve(4 + bytes - buffer.len());
+        // Not for all of it at once: it was announced, and has not come.
+        buffer.reserve((4 + bytes - buffer.len()).min(RESERVE_BYTES));
         return Ok(None);
     }
     let message = Message::decode(&buffer[4..4 + bytes])?;

@@ -44,7 +44,7 @@ impl Protocols {
     /// Those of a version that is to come and exists for tests only: it writes every frame with one
     /// field more in everything, and has a frame that this version does not know.
     #[cfg(any(test, feature = "inspect"))]
-    pub const LATER: Self = Self { min: 2, max: 3 };
+    pub const LATER: Self = Self { min: 2, max: Self::OWN.max + 1 };
 
     /// The highest protocol that both sides speak.
     pub fn agreed(self, other: Self) -> Option<u16> {
@@ -159,6 +159,10 @@ impl Later {
         (is_known && is_agreed).then_some(Self {})
     }
 }
+
+/// The kind number of [`HelloV1`].
+#[cfg(feature = "server")]
+pub(crate) const HELLO_V1_KIND: u8 = 1;
 
 /// The hello of protocol 1, as far as it is read: its peers are refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,7 +10,7 @@ pub use super::handshake::Later;
 pub use super::request::*;
 use crate::model::entry::{FunctionEnd, SourceLocation};
 use crate::model::failure::Failure;
-use crate::model::id::{CommandIndex, MemoKey, Namespace, RunId, RunNo, Token};
+use crate::model::id::{CommandIndex, MemoKey, RunId, RunNo, Token};
 use crate::model::payload::Payload;
 use crate::model::request::Refusal;
 use crate::model::retry::Retry;
@@ -359,10 +359,10 @@ frames! {
     38 => JournalPageRequested {
         /// Matches the answer to the question, on this connection.
         page: u64,
-        /// The run's namespace: a worker serves all of them.
-        namespace: Namespace,
         /// The run.
-        id: RunId,
+        run: RunNo,
+        /// The token of the lease.
+        token: Token,
         /// From this entry.
         from: u32,
         /// At most this many.
@@ -405,7 +405,7 @@ impl Message {
             | Self::JournalPageRequested(_) => Some(Role::Work),
             Self::Call(call) => match &call.request {
                 Requested::Known(request) => Some(request.role()),
-                Requested::Unknown(_) => None,
+                Requested::Unreadable(_) => None,
             },
             Self::HelloV1(_)
             | Self::Hello(_)

@@ -35,6 +35,9 @@
 //! - A new request ([`request`]) may be sent to any engine: one that does not know it refuses it and
 //!   goes on.
 
+// A message, a state or a want that is new must not be forgotten anywhere.
+#![cfg_attr(not(test), warn(clippy::wildcard_enum_match_arm))]
+
 pub mod frame;
 pub mod handshake;
 pub mod message;

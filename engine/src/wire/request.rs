@@ -31,7 +31,7 @@ use crate::numbered::{InBytes, Undecodable, numbered};
 
 /// What a peer must be allowed to do for a request or a frame. Declared here; enforced once there
 /// are accounts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// Look at runs, queues, schedules and counters.
     Read,
@@ -49,10 +49,17 @@ pub enum Role {
 impl Role {
     /// Whether who has this role may do what needs `other`.
     pub fn includes(self, other: Self) -> bool {
-        match (self, other) {
-            (Self::Work, other) => other == Self::Work,
-            (_, Self::Work) => false,
-            (role, other) => role >= other,
+        let rank = |role| match role {
+            Self::Read => Some(1),
+            Self::Start => Some(2),
+            Self::Operate => Some(3),
+            Self::Admin => Some(4),
+            Self::Work => None,
+        };
+        match (rank(self), rank(other)) {
+            (Some(own), Some(needed)) => own >= needed,
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
         }
     }
 }
@@ -115,6 +122,7 @@ macro_rules! replies {
 
         numbered! {
             /// What answers a request.
+            #[allow(clippy::enum_variant_names, reason = "each is named as the frame that it is in")]
             #[derive(Debug, Clone, PartialEq, Eq)]
             pub enum Answer { $($(#[$meta])* $number => $name),+ }
         }
@@ -393,33 +401,52 @@ impl Request {
     }
 }
 
-/// A request as it arrives.
+/// What arrives in an envelope. One that cannot be read concerns its call alone: the connection
+/// goes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Requested {
-    /// One that this version knows.
-    Known(Request),
-    /// One of a later version, by its number. It is refused; the connection goes on.
-    Unknown(u8),
+pub enum Readable<T> {
+    /// This version knows it, and all that is in it.
+    Known(T),
+    /// It is of a later version, or holds a value of one, or is garbage: why it does not decode.
+    Unreadable(Undecodable),
 }
 
-impl Serialize for Requested {
+/// A request as it arrives. One that is not readable is refused.
+pub type Requested = Readable<Request>;
+
+/// An answer as it arrives. One that is not readable fails its call.
+pub type Answered = Readable<Answer>;
+
+impl<T: Serialize> Serialize for Readable<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            Self::Known(request) => request.serialize(serializer),
-            Self::Unknown(kind) => serializer.serialize_bytes(&[*kind]),
+            Self::Known(known) => known.serialize(serializer),
+            // What was not readable is not handed on.
+            Self::Unreadable(_) => serializer.serialize_bytes(&[]),
         }
     }
 }
 
-impl<'de> Deserialize<'de> for Requested {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_bytes(InBytes(|bytes: &[u8]| match Request::decode(bytes) {
-            Ok(request) => Ok(Self::Known(request)),
-            Err(Undecodable::UnknownKind { kind, .. }) => Ok(Self::Unknown(kind)),
-            Err(error) => Err(error),
-        }))
-    }
+macro_rules! readable {
+    ($($type:ident),+) => {
+        $(
+            impl From<$type> for Readable<$type> {
+                fn from(known: $type) -> Self {
+                    Self::Known(known)
+                }
+            }
+
+            impl<'de> Deserialize<'de> for Readable<$type> {
+                fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                    deserializer.deserialize_bytes(InBytes(|bytes: &[u8]| {
+                        Ok($type::decode(bytes).map_or_else(Self::Unreadable, Self::Known))
+                    }))
+                }
+            }
+        )+
+    };
 }
+readable!(Request, Answer);
 
 /// Who a gateway acts for in place of its session's principal.
 ///
@@ -453,7 +480,7 @@ pub struct Reply {
     /// The number of the call.
     pub call_number: u64,
     /// The answer.
-    pub answer: Answer,
+    pub answer: Answered,
 }
 
 /// A call as tests and scenarios make it, for any caller.
@@ -512,10 +539,22 @@ mod tests {
     }
 
     #[test]
-    fn a_request_of_a_later_version_is_kept_by_its_number() {
+    fn a_request_of_a_later_version_is_unreadable() {
         let bytes = rmp_serde::to_vec(&serde_bytes_of(&[250, 0x91, 7])).unwrap();
         let found: Requested = rmp_serde::from_slice(&bytes).unwrap();
-        assert_eq!(found, Requested::Unknown(250));
+        let kind = |kind| Undecodable::UnknownKind { what: "Request", kind };
+        assert_eq!(found, Requested::Unreadable(kind(250)));
+    }
+
+    #[test]
+    fn a_value_of_a_later_version_makes_its_request_unreadable_and_nothing_else() {
+        // The overlap policy 9 of a schedule.
+        let bytes = rmp_serde::to_vec(&serde_bytes_of(&[100, 0x91, 0x9a])).unwrap();
+        let found: Requested = rmp_serde::from_slice(&bytes).unwrap();
+        assert!(matches!(found, Requested::Unreadable(Undecodable::Fields { .. })), "{found:?}");
+        let empty = rmp_serde::to_vec(&serde_bytes_of(&[])).unwrap();
+        let found: Answered = rmp_serde::from_slice(&empty).unwrap();
+        assert_eq!(found, Answered::Unreadable(Undecodable::Empty));
     }
 
     fn serde_bytes_of(bytes: &'static [u8]) -> Bytes {

@@ -270,7 +270,6 @@ impl<F, Fut, T> StepFuture<F, Fut, T> {
         };
         self.isolated_attempt = Some(isolated_runner.run(IsolatedAttempt {
             run: self.shared.started.id,
-            namespace: self.shared.started.namespace,
             workflow: self.shared.started.workflow.clone(),
             number: self.number,
             seen: self.shared.seen(),

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use stepwell::model::entry::Entry;
 use stepwell::model::id::{RequestId, RunId};
 use stepwell::model::run::Outcome;
-use stepwell::wire::message::{Answer, Call, Message, Reply, Request, Requested};
+use stepwell::wire::message::{Answer, Answered, Call, Message, Reply, Request, Requested};
 
 use super::Findings;
 use super::applied_request::AppliedRequests;
@@ -67,6 +67,9 @@ impl Requests {
     ) {
         let Message::Reply(Reply { call_number, answer }) = message else {
             return;
+        };
+        let Answered::Known(answer) = answer else {
+            return findings.report(NAME, format!("{to} is sent an answer that is not readable"));
         };
         let outcome = match answer {
             Answer::DoneReply(_) | Answer::ScheduleReply(_) => None,

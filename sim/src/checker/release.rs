@@ -6,7 +6,7 @@ use stepwell::model::batch::BatchSummary;
 use stepwell::model::id::{RunId, RunNo, Token};
 use stepwell::model::request::Refusal;
 use stepwell::model::run::Outcome;
-use stepwell::wire::message::{Answer, Message, StartAnswer};
+use stepwell::wire::message::{Answer, Answered, Message, StartAnswer};
 
 use super::Findings;
 use crate::durable::Durable;
@@ -32,7 +32,10 @@ pub(super) fn released(
             .values()
             .any(|lease| lease.token == m.token)
             .then(|| format!("the end of the turn of run {} under {}", m.run, m.token)),
-        Message::Reply(reply) => not_durable(durable, &reply.answer),
+        Message::Reply(reply) => match &reply.answer {
+            Answered::Known(answer) => not_durable(durable, answer),
+            Answered::Unreadable(_) => Some("an answer that is not readable".to_owned()),
+        },
         _ => None,
     };
     if let Some(missing) = missing {

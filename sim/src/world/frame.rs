@@ -2,7 +2,7 @@
 //! says it here.
 
 use stepwell::model::id::{RunNo, Token};
-use stepwell::wire::message::{Answer, Message, Request, Requested};
+use stepwell::wire::message::{Answer, Answered, Message, Reply, Request, Requested};
 
 /// Whether a frame of the server tells of a commit.
 pub(super) fn is_answer(message: &Message) -> bool {
@@ -11,7 +11,8 @@ pub(super) fn is_answer(message: &Message) -> bool {
         | Message::Appended(_)
         | Message::TurnEnded(_)
         | Message::LeaseContinued(_) => true,
-        Message::Reply(reply) => match &reply.answer {
+        Message::Reply(Reply { answer: Answered::Unreadable(_), .. }) => false,
+        Message::Reply(Reply { answer: Answered::Known(answer), .. }) => match answer {
             Answer::StartReply(_)
             | Answer::OutcomeReply(_)
             | Answer::StatusReply(_)
@@ -152,9 +153,12 @@ pub(super) fn kind_name(message: &Message) -> &'static str {
     match message {
         Message::Call(call) => match &call.request {
             Requested::Known(request) => request.kind_name(),
-            Requested::Unknown(_) => "Unknown",
+            Requested::Unreadable(_) => "Unreadable",
         },
-        Message::Reply(reply) => reply.answer.kind_name(),
+        Message::Reply(reply) => match &reply.answer {
+            Answered::Known(answer) => answer.kind_name(),
+            Answered::Unreadable(_) => "Unreadable",
+        },
         message => message.kind_name(),
     }
 }

@@ -14,7 +14,7 @@ use stepwell::model::entry::{Entry, Started};
 use stepwell::model::id::{ProcessInstance, RunId, RunNo, Token};
 use stepwell::tables::journal::{Joiner, JournalRow};
 use stepwell::tables::{JournalKey, TableKey};
-use stepwell::wire::message::{Answer, Message, Request, Requested};
+use stepwell::wire::message::{Answer, Answered, Message, Request, Requested};
 use stepwell_storage::{Op, Seq};
 
 use super::frame::kind_name;
@@ -198,7 +198,10 @@ impl Recorder {
             }
             Message::Reply(m) => {
                 frame.call_number = Some(m.call_number);
-                frame.text = answer(&m.answer);
+                frame.text = match &m.answer {
+                    Answered::Known(known) => answer(known),
+                    Answered::Unreadable(why) => why.to_string(),
+                };
             }
             Message::HelloV1(_)
             | Message::Heartbeat(_)

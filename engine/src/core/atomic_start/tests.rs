@@ -5,7 +5,7 @@ use super::*;
 use crate::core::capacity::{CLIENT, Capacity, slots};
 use crate::model::id::SessionId;
 use crate::model::unique::UniqueKey;
-use crate::wire::message::{Answer, Message, Reply, call_as};
+use crate::wire::message::{Answered, Answer, Message, Reply, call_as};
 
 const WORKER: SessionId = SessionId(2);
 
@@ -44,13 +44,13 @@ fn most(made: impl Fn(usize, &mut StartRun)) -> usize {
         capacity.hear(CLIENT, ask(runs(count)));
         capacity.settle();
         let refused = |message: &Message| {
-            matches!(message, Message::Reply(Reply { answer: Answer::RefusedReply(_), .. }))
+            matches!(message, Message::Reply(Reply { answer: Answered::Known(Answer::RefusedReply(_)), .. }))
         };
         match capacity.sent.iter().any(refused) {
             true => false,
             false => {
                 let started = capacity.sent.iter().find_map(|message| match message {
-                    Message::Reply(Reply { answer: Answer::StartReply(reply), .. }) => {
+                    Message::Reply(Reply { answer: Answered::Known(Answer::StartReply(reply)), .. }) => {
                         Some(reply.runs.len())
                     }
                     _ => None,

@@ -50,6 +50,14 @@ pub enum ClientError {
         #[source]
         cause: Undecodable,
     },
+    /// The request was carried out or refused, and the answer cannot be read: the engine is of a
+    /// later version. Ask for what became of it with a client of that version.
+    #[error("the engine's answer cannot be read: it is of a later version")]
+    UnreadableAnswer {
+        /// Why.
+        #[source]
+        cause: Undecodable,
+    },
     /// An answer that does not fit the question.
     #[error("the engine answered with a {kind}, which does not fit the question")]
     Misfit {

@@ -35,6 +35,7 @@ use super::link::{Dial, NetDial};
 use super::session::{PeerSession, SessionError, within};
 use crate::model::entry::Entry;
 use crate::model::id::{Namespace, ProcessInstance, RequestId, RunId};
+use crate::model::name::check_name_length;
 use crate::model::request::ListRuns;
 use crate::model::run::{Outcome, RunSummary, Stats};
 use crate::wire::message::{
@@ -118,19 +119,27 @@ impl Client {
         Self { timeout: CALL_TIMEOUT_DEFAULT, shared, on_behalf: None }
     }
 
-    /// A client of the same engine for runs of another namespace, over a connection of its own: a
-    /// session has one namespace and one principal.
+    /// A client of the same engine for runs of another namespace, over a connection of its own (a
+    /// session has one namespace and one principal) unless it is a [`Gateway`]'s.
     #[must_use]
     pub fn namespace(self, namespace: Namespace) -> Self {
+        if let Some(other) = self.on_behalf.clone() {
+            return Self { on_behalf: Some(OnBehalf { namespace, ..other }), ..self };
+        }
         let identity = Identity { namespace, ..self.shared.identity.clone() };
         self.with_identity(identity)
     }
 
     /// A client of the same engine for another principal, as journals and audit entries name it,
-    /// over a connection of its own. Default `client`.
+    /// over a connection of its own unless it is a [`Gateway`]'s. At most 128 bytes. Default
+    /// `client`.
     #[must_use]
     pub fn principal(self, principal: impl Into<String>) -> Self {
-        let identity = Identity { principal: principal.into(), ..self.shared.identity.clone() };
+        let principal = principal.into();
+        if let Some(other) = self.on_behalf.clone() {
+            return Self { on_behalf: Some(OnBehalf { principal, ..other }), ..self };
+        }
+        let identity = Identity { principal, ..self.shared.identity.clone() };
         self.with_identity(identity)
     }
 
@@ -161,6 +170,7 @@ impl Client {
 
     /// Ends with the next attempt to connect, if there is no connection yet.
     pub async fn connected(&self) -> Result<(), ClientError> {
+        self.check_principal()?;
         let mut reached = self.serve();
         loop {
             if let Some(answer) = reached.borrow_and_update().clone() {
@@ -275,6 +285,7 @@ impl Client {
         request_id: RequestId,
         request: R,
     ) -> Result<R::Reply, ClientError> {
+        self.check_principal()?;
         let mut asked = self.send(request_id, request.into());
         match within(&self.shared.env, self.timeout, asked.answer()).await {
             Some(answer) => typed(answer?),
@@ -283,7 +294,15 @@ impl Client {
     }
 
     async fn ask_without_limit<R: Ask>(&self, request: R) -> Result<R::Reply, ClientError> {
+        self.check_principal()?;
         typed(self.send(self.new_request_id(), request.into()).answer().await?)
+    }
+
+    /// The principal goes into the hello, which is short. That of others whom a gateway acts for
+    /// goes into calls, and the engine looks at it.
+    fn check_principal(&self) -> Result<(), ClientError> {
+        let checked = check_name_length("principal", &self.shared.identity.principal);
+        checked.map_err(|bad| ClientError::Refused(bad.into()))
     }
 
     fn send(&self, request_id: RequestId, request: Request) -> PendingCall {

@@ -15,7 +15,7 @@ use crate::runtime::link::LinkSender;
 use crate::runtime::session::{Peer, SessionError};
 use crate::wire::handshake::Protocols;
 use crate::wire::message::{
-    Answer, Call, Hello, Message, RefusedReply, Register, Reply, Requested, Welcome,
+    Answer, Answered, Call, Hello, Message, RefusedReply, Register, Reply, Requested, Welcome,
 };
 
 /// The requests of a client that have no answer yet, shared by all its calls. Callers send by it
@@ -100,8 +100,11 @@ impl PendingRequests {
         let pending = self.state().pending.remove(&reply.call_number);
         if let Some(pending) = pending {
             let answer = match reply.answer {
-                Answer::RefusedReply(RefusedReply { reason }) => Err(ClientError::Refused(reason)),
-                answer => Ok(answer),
+                Answered::Known(Answer::RefusedReply(RefusedReply { reason })) => {
+                    Err(ClientError::Refused(reason))
+                }
+                Answered::Known(answer) => Ok(answer),
+                Answered::Unreadable(cause) => Err(ClientError::UnreadableAnswer { cause }),
             };
             let _ = pending.answer.send(answer);
         }
@@ -169,7 +172,7 @@ impl Drop for PendingCall {
 fn changes_state(call: &Call) -> bool {
     match &call.request {
         Requested::Known(request) => request.changes(),
-        Requested::Unknown(_) => true,
+        Requested::Unreadable(_) => true,
     }
 }
 
@@ -225,7 +228,42 @@ impl Peer for ClientPeer {
     fn received(&mut self, message: Message, _now: Duration) {
         match message {
             Message::Reply(reply) => self.requests.answered(reply),
-            message => tracing::debug!(kind = message.kind_name(), "not a message for a client"),
+            #[cfg(any(test, feature = "inspect"))]
+            Message::Later(_) => {}
+            message @ (Message::HelloV1(_)
+            | Message::Hello(_)
+            | Message::Heartbeat(_)
+            | Message::Closing(_)
+            | Message::Call(_)
+            | Message::Welcome(_)
+            | Message::Registered(_)
+            | Message::Dispatch(_)
+            | Message::Journal(_)
+            | Message::JournalPage(_)
+            | Message::Appended(_)
+            | Message::TurnEnded(_)
+            | Message::Revoked(_)
+            | Message::LeaseContinued(_)
+            | Message::ReportRefused(_)
+            | Message::AttemptMemo(_)
+            | Message::Register(_)
+            | Message::StepCompletedReport(_)
+            | Message::AttemptFailedReport(_)
+            | Message::TimerRequested(_)
+            | Message::TurnSuspended(_)
+            | Message::TurnCompleted(_)
+            | Message::TurnFailed(_)
+            | Message::TurnMismatched(_)
+            | Message::Requeue(_)
+            | Message::Offer(_)
+            | Message::MemoRequested(_)
+            | Message::MemoReleased(_)
+            | Message::JournalPageRequested(_)) => {
+                tracing::warn!(
+                    kind = message.kind_name(),
+                    "the engine said something that is not for a client"
+                );
+            }
         }
     }
 

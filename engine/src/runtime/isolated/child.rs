@@ -109,8 +109,12 @@ async fn replay(
     mut inbox: mpsc::UnboundedReceiver<Said>,
     outbox: mpsc::UnboundedSender<Said>,
 ) {
-    let Some(Said::Task(task)) = inbox.recv().await else {
-        return;
+    let task = match inbox.recv().await {
+        Some(Said::Task(task)) => task,
+        // The parent sees the end of this process, and the attempt fails.
+        Some(Said::Ready(_) | Said::Page(_) | Said::Returned(_) | Said::Failed(_)) | None => {
+            return end();
+        }
     };
     let answer = match prepare(&world, &task) {
         Ok(()) => answer(&world, &task, inbox).await,
@@ -198,7 +202,35 @@ fn answer_of(message: Message, number: u32) -> Option<Said> {
             Some(astray(&format!("the function failed: {}", failed.failure)))
         }
         Message::TurnSuspended(_) => Some(astray("the function waits for a timer")),
-        _ => None,
+        // Of other steps, or none of what a turn says.
+        #[cfg(any(test, feature = "inspect"))]
+        Message::Later(_) => None,
+        Message::HelloV1(_)
+        | Message::Hello(_)
+        | Message::Heartbeat(_)
+        | Message::Closing(_)
+        | Message::Call(_)
+        | Message::Welcome(_)
+        | Message::Registered(_)
+        | Message::Reply(_)
+        | Message::Dispatch(_)
+        | Message::Journal(_)
+        | Message::JournalPage(_)
+        | Message::Appended(_)
+        | Message::TurnEnded(_)
+        | Message::Revoked(_)
+        | Message::LeaseContinued(_)
+        | Message::ReportRefused(_)
+        | Message::AttemptMemo(_)
+        | Message::Register(_)
+        | Message::StepCompletedReport(_)
+        | Message::AttemptFailedReport(_)
+        | Message::TimerRequested(_)
+        | Message::Requeue(_)
+        | Message::Offer(_)
+        | Message::MemoRequested(_)
+        | Message::MemoReleased(_)
+        | Message::JournalPageRequested(_) => None,
     }
 }
 

@@ -333,13 +333,7 @@ async fn page(
 ) -> Result<Vec<bytes::Bytes>, Broken> {
     loop {
         let (answer, answered) = oneshot::channel();
-        let wanted = PageWanted {
-            run: attempt.run,
-            namespace: attempt.namespace,
-            from,
-            limit: attempt.seen - from,
-            answer,
-        };
+        let wanted = PageWanted { run: attempt.run, from, limit: attempt.seen - from, answer };
         if session.send(SessionControl::Read(wanted)).is_err() {
             return Err(Broken::Failed(failed("the worker has left")));
         }

@@ -68,6 +68,8 @@ use super::session::{PeerSession, SessionError};
 use crate::model::failure::Failure;
 use crate::model::id::ProcessInstance;
 use crate::model::limits::NAME_BYTES_MAX;
+use crate::model::name::check_name;
+use crate::model::request::BadName;
 use crate::model::time::as_ms;
 use crate::replay::isolated_step::IsolatedRunner;
 use crate::replay::world::{Begin, Code, Registry, World};
@@ -123,13 +125,8 @@ pub enum WorkerError {
         workflow: String,
     },
     /// A name that no engine would take.
-    #[error("the {what} name `{name}` is empty or longer than {NAME_BYTES_MAX} bytes")]
-    BadName {
-        /// Of what.
-        what: &'static str,
-        /// The name.
-        name: String,
-    },
+    #[error(transparent)]
+    BadName(#[from] BadName),
     /// The engine does not want this worker.
     #[error(transparent)]
     Refused(SessionError),
@@ -432,10 +429,9 @@ impl Worker {
         let queues = queues.iter().map(|slots| ("queue", &slots.queue));
         let tags = self.tags.iter().map(|tag| ("tag", tag));
         let named = workflows.chain(queues).chain(tags);
-        for (what, name) in named.chain([("build", &self.build)]) {
-            if name.is_empty() || name.len() > NAME_BYTES_MAX {
-                return Err(WorkerError::BadName { what, name: name.clone() });
-            }
+        let own = [("build", &self.build), ("principal", &self.principal)];
+        for (what, name) in named.chain(own) {
+            check_name(what, name, NAME_BYTES_MAX)?;
         }
         for (index, offer) in self.workflows.iter().enumerate() {
             if self.workflows[..index].iter().any(|earlier| earlier.workflow == offer.workflow) {

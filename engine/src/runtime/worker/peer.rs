@@ -54,7 +54,6 @@ pub(crate) enum SessionControl {
 #[derive(Debug)]
 pub(crate) struct PageWanted {
     pub(crate) run: RunId,
-    pub(crate) namespace: Namespace,
     pub(crate) from: u32,
     pub(crate) limit: u32,
     pub(crate) answer: oneshot::Sender<Result<Vec<Bytes>, String>>,
@@ -111,6 +110,7 @@ pub(crate) struct WorkerPeer {
 /// A turn as the session sees it.
 pub(super) struct HeldTurn {
     pub(super) token: Token,
+    id: RunId,
     inbox: mpsc::UnboundedSender<ToTurn>,
     seen: Arc<AtomicU32>,
     pub(super) watch: Arc<Watch>,
@@ -202,6 +202,7 @@ impl WorkerPeer {
         };
         let held = HeldTurn {
             token,
+            id,
             inbox,
             seen: task.seen.clone(),
             watch: task.watch.clone(),
@@ -239,6 +240,14 @@ impl WorkerPeer {
                 self.outlet.send(self.connection, Requeue { run, token });
             }
         }
+    }
+
+    /// The turn of a run by its id, once the engine has said over this connection that its lease
+    /// goes on.
+    pub(super) fn confirmed(&self, id: RunId) -> Option<(RunNo, Token)> {
+        let mut turns = self.turns.iter();
+        let found = turns.find(|(_, held)| held.id == id && held.answer_by.is_none());
+        found.map(|(run, held)| (*run, held.token))
     }
 
     /// The engine says that a turn is over; dropping its channel ends the task.
@@ -393,7 +402,33 @@ impl Peer for WorkerPeer {
                     count(&self.world.counts.revoked);
                 }
             }
-            message => tracing::debug!(kind = message.kind_name(), "not a message for a worker"),
+            #[cfg(any(test, feature = "inspect"))]
+            Message::Later(_) => {}
+            message @ (Message::HelloV1(_)
+            | Message::Hello(_)
+            | Message::Heartbeat(_)
+            | Message::Closing(_)
+            | Message::Call(_)
+            | Message::Welcome(_)
+            | Message::Registered(_)
+            | Message::Reply(_)
+            | Message::Register(_)
+            | Message::StepCompletedReport(_)
+            | Message::AttemptFailedReport(_)
+            | Message::TimerRequested(_)
+            | Message::TurnSuspended(_)
+            | Message::TurnCompleted(_)
+            | Message::TurnFailed(_)
+            | Message::TurnMismatched(_)
+            | Message::Requeue(_)
+            | Message::Offer(_)
+            | Message::MemoRequested(_)
+            | Message::JournalPageRequested(_)) => {
+                tracing::warn!(
+                    kind = message.kind_name(),
+                    "the engine said something that is not for a worker"
+                );
+            }
         }
     }
 
@@ -460,27 +495,30 @@ impl Peer for WorkerPeer {
         self.drop_turns(|held| held.answer_by.is_some_and(|by| by <= now));
         self.look_for_stuck(now);
         match &mut self.stage {
-            WorkerStage::Draining { until } if *until <= now => self.stop(now, "drained"),
-            WorkerStage::Stopping { until, gave_up, .. } if *until <= now && !*gave_up => {
-                *gave_up = true;
-                let blocking = self.turns.values().filter(|held| held.watch.blocks(now));
-                self.world.counts.stuck.fetch_add(blocking.count() as u64, Ordering::Relaxed);
+            WorkerStage::Working => {}
+            WorkerStage::Draining { until } => {
+                if *until <= now {
+                    self.stop(now, "drained");
+                }
             }
-            _ => {}
+            WorkerStage::Stopping { until, gave_up, .. } => {
+                if *until <= now && !*gave_up {
+                    *gave_up = true;
+                    let blocking = self.turns.values().filter(|held| held.watch.blocks(now));
+                    self.world.counts.stuck.fetch_add(blocking.count() as u64, Ordering::Relaxed);
+                }
+            }
         }
     }
 
     fn leaves(&self) -> Option<String> {
+        let is_done = self.tasks == self.stuck.len();
         match &self.stage {
-            WorkerStage::Draining { .. } if self.tasks == self.stuck.len() => {
-                Some("drained".to_owned())
+            WorkerStage::Working => None,
+            WorkerStage::Draining { .. } => is_done.then(|| "drained".to_owned()),
+            WorkerStage::Stopping { gave_up, reason, .. } => {
+                (is_done || *gave_up).then(|| (*reason).to_owned())
             }
-            WorkerStage::Stopping { gave_up, reason, .. }
-                if self.tasks == self.stuck.len() || *gave_up =>
-            {
-                Some((*reason).to_owned())
-            }
-            _ => None,
         }
     }
 }

@@ -135,12 +135,15 @@ impl WorkerPeer {
         told
     }
 
-    /// Asks the engine for a page of a journal. Without a connection the question is dropped, which
-    /// tells the asker.
+    /// Asks the engine for a page of a journal. Without a connection, or before the engine has said
+    /// over it that the lease goes on, the question is dropped, which tells the asker.
     pub(super) fn ask_page(&mut self, wanted: PageWanted) {
+        let Some((run, token)) = self.confirmed(wanted.run) else {
+            return;
+        };
         self.next_page += 1;
-        let PageWanted { namespace, run: id, from, limit, .. } = wanted;
-        let ask = JournalPageRequested { page: self.next_page, namespace, id, from, limit };
+        let (from, limit) = (wanted.from, wanted.limit);
+        let ask = JournalPageRequested { page: self.next_page, run, token, from, limit };
         if self.outlet.send(self.connection, ask) {
             self.pages.retain(|_, wanted| !wanted.answer.is_closed());
             self.pages.insert(self.next_page, wanted);
