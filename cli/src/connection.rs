@@ -135,7 +135,7 @@ async fn open_store(dir: &Path) -> Result<Engine, CommandError> {
         }));
     }
     // Workers of a server that has died may still be there: their leases are theirs for a while.
-    let options = EngineOptions { embedded: false, socket: false, ..EngineOptions::default() };
+    let options = EngineOptions::default().embedded(false).socket(false);
     options.open(dir).await.map_err(|e| opened(&e))
 }
 

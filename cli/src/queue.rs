@@ -144,15 +144,12 @@ impl Limit {
             return Err(CommandError::bad_input("nothing is to be set")
                 .hint("name at least one of --concurrency, --rate and --oldest-every"));
         }
-        let rate =
-            self.rate.map(|rate| RateLimit { burst: self.burst.unwrap_or(rate.burst), ..rate });
-        let change = QueueChange {
-            concurrency: self.concurrency,
-            rate,
-            oldest_every: self.oldest_every,
-            create: true,
-            ..QueueChange::default()
-        };
+        let rate = self.rate.map(|rate| rate.burst(self.burst.unwrap_or(rate.burst)));
+        let change = QueueChange::default()
+            .concurrency(self.concurrency)
+            .rate(rate)
+            .oldest_every(self.oldest_every)
+            .create(true);
         let connection = self.connect.open().await?;
         let set = connection.client.queues().set(&self.queue, change).await;
         set.map_err(|e| asked(&e))?;
@@ -364,7 +361,7 @@ fn number_or_none(text: &str) -> Result<u32, String> {
 /// Reads `100/s`, `30/m`, `5/250ms`; the burst is as large as the count.
 fn rate_or_none(text: &str) -> Result<RateLimit, String> {
     if text == "none" {
-        return Ok(RateLimit { count: 0, per_ms: 1, burst: 1 });
+        return Ok(RateLimit::NONE);
     }
     let hint =
         "expected a number of one or more and a time, like 100/s, 30/m or 5/250ms, or `none`";
@@ -375,8 +372,7 @@ fn rate_or_none(text: &str) -> Result<RateLimit, String> {
         true => quantity::span(per)?,
         false => quantity::span(&format!("1{per}"))?,
     };
-    let per_ms = u64::try_from(per.as_millis()).map_err(|_| hint)?;
-    Ok(RateLimit { count, per_ms, burst: count })
+    Ok(RateLimit::new(count, per))
 }
 
 #[cfg(test)]

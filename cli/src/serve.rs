@@ -101,23 +101,19 @@ impl Serve {
     }
 
     fn options(&self) -> EngineOptions {
-        let limits = Limits {
-            payload_bytes_max: self.payload_max,
-            journal_entries_max: self.journal_max,
-            ..Limits::default()
-        };
-        EngineOptions {
-            limits,
-            session_timeout: self.session_timeout,
-            heartbeat: self.session_timeout / 5,
-            retention: self.retention,
-            dead_retention: self.dead_retention,
-            unregistered_workflow_after: self.unregistered_workflow_after,
-            accept_clock: self.accept_clock,
-            unserved_queue_after: self.unserved_queue_after,
-            embedded: false,
-            ..EngineOptions::default()
-        }
+        let limits = Limits::default()
+            .payload_bytes_max(self.payload_max)
+            .journal_entries_max(self.journal_max);
+        EngineOptions::default()
+            .limits(limits)
+            .session_timeout(self.session_timeout)
+            .heartbeat(self.session_timeout / 5)
+            .retention(self.retention)
+            .dead_retention(self.dead_retention)
+            .unregistered_workflow_after(self.unregistered_workflow_after)
+            .accept_clock(self.accept_clock)
+            .unserved_queue_after(self.unserved_queue_after)
+            .embedded(false)
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use stepwell::EngineOptions;
+use stepwell::{EngineOptions, Limits};
 
 use crate::workflow::Crash;
 
@@ -76,15 +76,12 @@ impl EngineSpec {
 
     /// The options that it means.
     pub fn options(&self) -> EngineOptions {
-        let mut options = EngineOptions {
-            session_timeout: self.session_timeout,
-            heartbeat: self.session_timeout / 5,
-            disconnect_grace: self.disconnect_grace,
-            embedded: false,
-            ..EngineOptions::default()
-        };
-        options.limits.payload_bytes_max = self.payload_bytes_max;
-        options
+        EngineOptions::default()
+            .session_timeout(self.session_timeout)
+            .heartbeat(self.session_timeout / 5)
+            .disconnect_grace(self.disconnect_grace)
+            .embedded(false)
+            .limits(Limits::default().payload_bytes_max(self.payload_bytes_max))
     }
 }
 

@@ -38,7 +38,7 @@ pub struct Known {
 impl Content {
     /// All that a client is told, oldest run first.
     pub async fn of(client: &Client) -> Result<Self, ClientError> {
-        let list = ListRuns { limit: 1_000, ..ListRuns::default() };
+        let list = ListRuns::default().limit(1_000);
         let (rows, _) = client.list(list).await?;
         let mut all = Vec::new();
         for row in rows.into_iter().rev() {

@@ -37,20 +37,13 @@ impl Shop {
 
     /// One that does not wait long for somebody who knows a workflow.
     async fn open_impatient() -> Self {
-        Self::open_with(EngineOptions {
-            unregistered_workflow_after: Duration::from_millis(400),
-            ..EngineOptions::default()
-        })
-        .await
+        let after = Duration::from_millis(400);
+        Self::open_with(EngineOptions::default().unregistered_workflow_after(after)).await
     }
 
     async fn open_with(options: EngineOptions) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let options = EngineOptions {
-            disconnect_grace: Duration::from_millis(10),
-            embedded: false,
-            ..options
-        };
+        let options = options.disconnect_grace(Duration::from_millis(10)).embedded(false);
         let engine = options.open(directory.path().join("data")).await.unwrap();
         let (first, second) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
         let counts = (first.clone(), second.clone());
@@ -189,8 +182,7 @@ async fn a_panic_a_bad_input_and_an_unregistered_workflow_are_dead_letters() {
     let (_, failure) = shop.dies("nobody-knows", "type", text("x")).await;
     assert_eq!(failure.class, "unknown workflow");
     assert_eq!(shop.dead(&DeadFilter::default()).await.len(), 5);
-    let letters =
-        shop.dead(&DeadFilter { class: Some("input".to_owned()), ..DeadFilter::default() }).await;
+    let letters = shop.dead(&DeadFilter::default().class("input")).await;
     let names: Vec<_> = letters.iter().map(|letter| letter.name.as_deref().unwrap()).collect();
     assert_eq!(names, ["rubbish", "shape"]);
     shop.close().await;
@@ -258,7 +250,7 @@ async fn many_dead_letters_are_redriven_and_discarded_by_filter() {
         shop.dies("fails", &format!("many-{n}"), text("terminal")).await;
     }
     shop.dies("panics", "other", Payload::of(&7).unwrap()).await;
-    let filter = DeadFilter { workflow: Some("fails".to_owned()), ..DeadFilter::default() };
+    let filter = DeadFilter::default().workflow("fails");
     let mut looked = Vec::new();
     let redriven = client.dead_many(&filter, &ManyDeed::Redrive, Some(1_000), |one| {
         assert_eq!(one.answer, Ok(()));

@@ -76,14 +76,13 @@ async fn open(data: &Path, later_by: Duration) -> Engine {
     let env = Env::real();
     let clock = Arc::new(Later { clock: env.clock.clone(), by: later_by });
     let store = FjallStore::open(data, Options::default()).unwrap();
-    let options =
-        EngineOptions { accept_clock: true, retention: days(36_500), ..EngineOptions::default() };
+    let options = EngineOptions::default().accept_clock(true).retention(days(36_500));
     options.open_on(Env { clock, ..env }, Arc::new(store)).await.unwrap()
 }
 
 /// Runs and their journals, for people: what any later version must still be able to tell.
 async fn told(client: &Client) -> String {
-    let all = ListRuns { limit: 1_000, ..ListRuns::default() };
+    let all = ListRuns::default().limit(1_000);
     let (mut runs, _) = client.list(all).await.unwrap();
     runs.reverse();
     let mut text = String::new();
@@ -186,11 +185,7 @@ async fn dead_letters_of_format_1_are_listed_and_redriven() {
     let engine = open(&data, Duration::ZERO).await;
     let client = engine.client();
     let listed = async |queue: &str| {
-        let filter = DeadFilter {
-            queue: Some(queue.to_owned()),
-            workflow: Some("doomed".to_owned()),
-            ..DeadFilter::default()
-        };
+        let filter = DeadFilter::default().queue(queue).workflow("doomed");
         client.dead_letters(&filter, None, 100).await.unwrap().0
     };
     let letters = listed("default").await;

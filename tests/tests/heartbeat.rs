@@ -21,12 +21,10 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_step_many_session_time_outs_long_runs_once() {
     let directory = tempfile::tempdir().unwrap();
-    let options = EngineOptions {
-        heartbeat: Duration::from_millis(400),
-        session_timeout: TIMEOUT,
-        embedded: false,
-        ..EngineOptions::default()
-    };
+    let options = EngineOptions::default()
+        .heartbeat(Duration::from_millis(400))
+        .session_timeout(TIMEOUT)
+        .embedded(false);
     let engine = options.open(directory.path().join("data")).await.unwrap();
     let address = engine.listen("127.0.0.1:0").await.unwrap();
 
@@ -67,12 +65,10 @@ async fn a_step_many_session_time_outs_long_runs_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_worker_is_noticed_while_others_talk() {
     let directory = tempfile::tempdir().unwrap();
-    let options = EngineOptions {
-        heartbeat: Duration::from_millis(400),
-        session_timeout: TIMEOUT,
-        embedded: false,
-        ..EngineOptions::default()
-    };
+    let options = EngineOptions::default()
+        .heartbeat(Duration::from_millis(400))
+        .session_timeout(TIMEOUT)
+        .embedded(false);
     let engine = options.open(directory.path().join("data")).await.unwrap();
     let address = engine.listen("127.0.0.1:0").await.unwrap();
     let (mut talker, _) = Peer::greeted(&address, hello(1)).await;

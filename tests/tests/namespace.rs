@@ -66,7 +66,7 @@ async fn what_has_the_same_name_in_another_namespace_is_something_else() {
     assert_eq!(fill(&two, 30).await, [60, 30]);
     for (client, number) in [(&one, 10), (&two, 30)] {
         assert_eq!(client.find::<u64>("order").outcome().await, Ok(number * 2));
-        let (runs, _) = client.list(ListRuns { limit: 100, ..ListRuns::default() }).await.unwrap();
+        let (runs, _) = client.list(ListRuns::default().limit(100)).await.unwrap();
         assert_eq!(runs.len(), 6, "{runs:?}");
         let (letters, _) = client.dead_letters(&Default::default(), None, 100).await.unwrap();
         assert_eq!(letters.len(), 1, "{letters:?}");

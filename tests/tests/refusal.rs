@@ -77,7 +77,7 @@ async fn the_same_name_finds_its_run_and_another_input_is_refused() {
         "input"
     );
     assert_eq!(differs(client.start(SLEEPER, &1).id("order-1").await.unwrap_err()), "workflow");
-    let all = ListRuns { limit: 10, ..ListRuns::default() };
+    let all = ListRuns::default().limit(10);
     assert_eq!(client.list(all).await.unwrap().0.len(), 1);
     engine.close().await;
 }

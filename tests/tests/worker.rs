@@ -97,12 +97,8 @@ async fn is_revoked(peer: &mut Peer, dispatched: &Dispatch) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_late_result_of_a_worker_that_was_given_up_is_refused() {
     let directory = tempfile::tempdir().unwrap();
-    let options = EngineOptions {
-        session_timeout: secs(2),
-        heartbeat: millis(400),
-        embedded: false,
-        ..EngineOptions::default()
-    };
+    let options =
+        EngineOptions::default().session_timeout(secs(2)).heartbeat(millis(400)).embedded(false);
     let engine = options.open(directory.path().join("data")).await.unwrap();
     let address = engine.listen("127.0.0.1:0").await.unwrap();
     let offer = || register(ONE_STEP.name(), 1);

@@ -120,7 +120,7 @@ fn rate(count: u64, seconds: f64) -> Option<f64> {
 }
 
 async fn pause(client: &Client, paused: bool) -> Result<(), CommandError> {
-    let change = QueueChange { paused: Some(paused), create: true, ..QueueChange::default() };
+    let change = QueueChange::default().paused(paused).create(true);
     let set = client.queues().set(QUEUE, change).await;
     set.map_err(|e| asked(&e))
 }

@@ -101,13 +101,13 @@ impl Filter {
             let ms = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
             Time(now.0.saturating_sub(ms))
         };
-        Ok(DeadFilter {
-            queue: self.queue.clone(),
-            workflow: self.workflow.clone(),
-            class: self.class.clone(),
-            since: self.younger_than.map(ago),
-            before: self.older_than.map(ago),
-        })
+        let mut filter = DeadFilter::default()
+            .since(self.younger_than.map(ago))
+            .before(self.older_than.map(ago));
+        filter.queue.clone_from(&self.queue);
+        filter.workflow.clone_from(&self.workflow);
+        filter.class.clone_from(&self.class);
+        Ok(filter)
     }
 }
 

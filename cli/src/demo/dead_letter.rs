@@ -68,11 +68,7 @@ pub(crate) async fn mend(context: SceneContext, order: Order) -> Result<DeadLett
 }
 
 async fn found(context: &SceneContext, order: &Order) -> DeadLetter {
-    let filter = DeadFilter {
-        queue: Some(ORDERS.to_owned()),
-        workflow: Some(CHECKOUT.name().to_owned()),
-        ..DeadFilter::default()
-    };
+    let filter = DeadFilter::default().queue(ORDERS).workflow(CHECKOUT.name());
     loop {
         // A server that is dead just now has no list.
         if let Ok((letters, _)) = context.client.dead_letters(&filter, None, ROWS).await {

@@ -150,12 +150,8 @@ pub(crate) async fn reconcile(
     let mut runs: BTreeMap<String, Vec<RunState>> = BTreeMap::new();
     let mut before = None;
     loop {
-        let page = ListRuns {
-            workflow: Some(STOCK_REPORT.name().to_owned()),
-            before,
-            limit: PAGE_ROWS_MAX,
-            ..ListRuns::default()
-        };
+        let page =
+            ListRuns::default().workflow(STOCK_REPORT.name()).before(before).limit(PAGE_ROWS_MAX);
         let (rows, next) = context
             .insist(|client| {
                 let page = page.clone();

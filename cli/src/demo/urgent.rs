@@ -25,9 +25,7 @@ const PAUSED: Duration = Duration::from_secs(2);
 /// What was killed last is replaced by now.
 const SETTLED: Duration = Duration::from_millis(200);
 /// Dispatches one after the other, so far apart that it shows who came first.
-const SLOWLY: RateLimit = RateLimit { count: 1, per_ms: 200, burst: 1 };
-/// Takes the limit away.
-const UNLIMITED: RateLimit = RateLimit { count: 0, per_ms: 0, burst: 0 };
+const SLOWLY: RateLimit = RateLimit::new(1, Duration::from_millis(200));
 /// How often it is asked whether the order has begun.
 const LOOK: Duration = Duration::from_millis(10);
 /// The queue is limited for at most this long.
@@ -66,7 +64,7 @@ pub(crate) async fn overtake(context: SceneContext, order: Order) -> Result<Span
     context.tell(format!("{} came in behind it, priority 0; queue orders resumed", order.order_id));
     begins(&context, &order).await;
     drop(all_spared);
-    set(&context, None, UNLIMITED).await?;
+    set(&context, None, RateLimit::NONE).await?;
     let until = now(&context).await?;
     Ok(Span { from, until })
 }
@@ -101,7 +99,7 @@ async fn set(
     paused: Option<bool>,
     rate: RateLimit,
 ) -> Result<(), CommandError> {
-    let change = QueueChange { paused, rate: Some(rate), ..QueueChange::default() };
+    let change = QueueChange::default().paused(paused).rate(rate);
     context.insist(|client| async move { client.queues().set(ORDERS, change).await }).await
 }
 

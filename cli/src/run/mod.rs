@@ -184,7 +184,7 @@ impl Start {
 impl List {
     async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
         let connection = self.connect.open().await?;
-        let list = ListRuns { state: self.state, ..self.page.list() };
+        let list = self.page.list().state(self.state);
         let (runs, more) =
             pages(list, self.page.limit, async |list| connection.client.list(list).await).await?;
         print_list(&runs, more, terminal)?;
@@ -196,11 +196,9 @@ impl List {
 impl Page {
     /// The first page of it.
     pub(crate) fn list(&self) -> ListRuns {
-        ListRuns {
-            workflow: self.workflow.clone(),
-            limit: self.limit.min(PAGE),
-            ..ListRuns::default()
-        }
+        let mut list = ListRuns::default().limit(self.limit.min(PAGE));
+        list.workflow.clone_from(&self.workflow);
+        list
     }
 }
 

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::entry::Entry;
 use super::id::{ProcessInstance, RunId, RunNo};
+use super::setters::setters;
 use super::time::Time;
 
 /// The class of a run that killed its workers, one after the other.
@@ -14,7 +15,15 @@ pub const WORKER_LOST: &str = "worker lost";
 pub const UNREGISTERED_WORKFLOW: &str = "unknown workflow";
 
 /// Which dead letters are meant. What is not set fits all of them.
+///
+/// ```
+/// use stepwell::model::dead::DeadFilter;
+///
+/// let filter = DeadFilter::default().workflow("checkout").class("timeout");
+/// assert_eq!(filter.queue, None);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct DeadFilter {
     /// Only of this queue.
     pub queue: Option<String>,
@@ -26,6 +35,18 @@ pub struct DeadFilter {
     pub since: Option<Time>,
     /// Only those that died before this instant.
     pub before: Option<Time>,
+}
+
+impl DeadFilter {
+    setters! {
+        queue: Option<String>,
+        workflow: Option<String>,
+        class: Option<String>,
+        /// Milliseconds of engine time.
+        since: Option<Time>,
+        /// Milliseconds of engine time.
+        before: Option<Time>,
+    }
 }
 
 /// Where a page of dead letters ended. The next one goes on behind it.

@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::setters::setters;
+
 /// The largest setting of `payload_bytes_max`.
 pub const PAYLOAD_BYTES_CEILING: usize = 16 << 20;
 
@@ -68,7 +70,15 @@ pub const PAGE_ROWS_MAX: u32 = 1_000;
 pub const ACTS_PER_RUN_MAX: usize = 1_000;
 
 /// The limits an operator may set.
+///
+/// ```
+/// use stepwell::Limits;
+///
+/// let limits = Limits::default().payload_bytes_max(1 << 20);
+/// assert_eq!(limits.journal_entries_max, 500_000);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Limits {
     /// The largest input or output of a step or run, in bytes. Default 64 KiB, at most 16 MiB.
     pub payload_bytes_max: usize,
@@ -76,6 +86,17 @@ pub struct Limits {
     pub journal_entries_warn: u32,
     /// At this many entries the next step is refused and the run is paused. Default 500,000.
     pub journal_entries_max: u32,
+}
+
+impl Limits {
+    setters! {
+        /// Default 64 KiB, from 1 KiB to 16 MiB.
+        payload_bytes_max: usize,
+        /// Default 10,000.
+        journal_entries_warn: u32,
+        /// Default 500,000.
+        journal_entries_max: u32,
+    }
 }
 
 impl Default for Limits {

@@ -19,5 +19,6 @@ pub mod request;
 pub mod retry;
 pub mod run;
 pub mod schedule;
+pub(crate) mod setters;
 pub mod time;
 pub mod unique;

@@ -1,19 +1,33 @@
 //! Queues: what an operator sets, and what is told of them.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::limits::{QUEUE_BURST_MAX, QUEUE_RATE_PERIOD_MS_MAX};
+use super::setters::setters;
 use super::time::Time;
 
 /// Every so many dispatches of a queue one goes to the run that has waited longest, unless the
 /// queue says otherwise.
 pub const OLDEST_EVERY_DEFAULT: u32 = 10;
 
-/// So many dispatches in a period: a token bucket. In any span there are at most `burst` dispatches
-/// and the rate's share of the span, in engine time, across restarts too.
+/// A limit on a queue's dispatches per period: a token bucket. In any span there are at most
+/// `burst` dispatches and the rate's share of the span, in engine time, across restarts too.
+///
+/// ```
+/// use stepwell::{RateLimit, secs};
+///
+/// let rate = RateLimit::new(100, secs(1)).burst(20);
+/// assert_eq!(rate.to_string(), "100/s, burst 20");
+/// ```
+///
+/// The engine refuses a limit that is out of range, as
+/// [`BadRate`](super::request::BadRate): `count` and `burst` go from 1 to 1,000,000, the period
+/// from 1 ms to one day. A `count` of 0 takes a limit away, see [`NONE`](Self::NONE).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct RateLimit {
     /// Dispatches in each period.
     pub count: u32,
@@ -24,6 +38,25 @@ pub struct RateLimit {
 }
 
 impl RateLimit {
+    /// No limit: takes away the one that a queue has.
+    pub const NONE: Self = Self { count: 0, per_ms: 1, burst: 1 };
+
+    /// A limit of `count` dispatches in each period of length `per`, of which all may go at once
+    /// after a quiet time. `per` is rounded down to whole milliseconds.
+    #[must_use]
+    pub const fn new(count: u32, per: Duration) -> Self {
+        let ms = per.as_millis();
+        let per_ms = if ms > u64::MAX as u128 { u64::MAX } else { ms as u64 };
+        Self { count, per_ms, burst: count }
+    }
+
+    /// Sets [`burst`](field@Self::burst). Default: as many dispatches as in a period.
+    #[must_use]
+    pub const fn burst(mut self, burst: u32) -> Self {
+        self.burst = burst;
+        self
+    }
+
     #[cfg_attr(
         not(any(feature = "server", feature = "inspect")),
         expect(dead_code, reason = "the engine's, and a worker has none")
@@ -83,19 +116,43 @@ impl QueueSettings {
 }
 
 /// What to set on a queue. What is `None` stays.
+///
+/// ```
+/// use stepwell::{QueueChange, RateLimit, secs};
+///
+/// let slower = QueueChange::default().concurrency(4).rate(RateLimit::new(100, secs(1)));
+/// let unlimited = QueueChange::default().concurrency(0).rate(RateLimit::NONE);
+/// # let _ = (slower, unlimited);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct QueueChange {
     /// Whether it is paused.
     pub paused: Option<bool>,
     /// Runs running at once; 0 takes the limit away. Lowering it ends nothing: it only admits no
     /// more.
     pub concurrency: Option<u32>,
-    /// The limit on dispatches in a period; a count of 0 takes the limit away.
+    /// The limit on dispatches in a period; [`RateLimit::NONE`] takes the limit away.
     pub rate: Option<RateLimit>,
     /// One dispatch in so many goes to the oldest; 0: none does.
     pub oldest_every: Option<u32>,
     /// Whether a queue that nobody has named yet begins to exist; refused otherwise.
     pub create: bool,
+}
+
+impl QueueChange {
+    setters! {
+        /// `None`: it stays as it is.
+        paused: Option<bool>,
+        /// 0 takes the limit away; `None`: it stays as it is.
+        concurrency: Option<u32>,
+        /// [`RateLimit::NONE`] takes the limit away; `None`: it stays as it is.
+        rate: Option<RateLimit>,
+        /// 0: no dispatch goes to the oldest; `None`: it stays as it is.
+        oldest_every: Option<u32>,
+        /// Default: a queue that does not exist is refused.
+        create: bool,
+    }
 }
 
 impl fmt::Display for QueueChange {

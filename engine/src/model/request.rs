@@ -7,6 +7,7 @@ use super::id::{CommandIndex, Namespace, RequestId, RunId, Token};
 use super::payload::Payload;
 use super::run::RunState;
 use super::schedule::span_text;
+use super::setters::setters;
 use super::time::Time;
 use super::unique::UniqueKey;
 use crate::numbered::numbered;
@@ -82,8 +83,17 @@ impl std::fmt::Display for Offenders {
     }
 }
 
-/// Which runs to list, newest first.
+/// Which runs to list, newest first. What is not set fits all of them.
+///
+/// ```
+/// use stepwell::RunState;
+/// use stepwell::model::request::ListRuns;
+///
+/// let list = ListRuns::default().workflow("checkout").state(RunState::Dead).limit(100);
+/// assert_eq!(list.before, None);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ListRuns {
     /// Only runs in this state.
     pub state: Option<RunState>,
@@ -99,6 +109,21 @@ pub struct ListRuns {
     /// Only this run and those started after it.
     #[serde(default)]
     pub from: Option<u64>,
+}
+
+impl ListRuns {
+    setters! {
+        state: Option<RunState>,
+        workflow: Option<String>,
+        /// The number is the run's place in the order of starts.
+        before: Option<u64>,
+        /// From 1 to 1,000 rows; a number outside that range counts as the nearer end of it. The
+        /// default, 0, lists one row.
+        limit: u32,
+        batch: Option<BatchNo>,
+        /// The number is the run's place in the order of starts.
+        from: Option<u64>,
+    }
 }
 
 macro_rules! refusals {

@@ -16,6 +16,7 @@ use super::worker::Worker;
 use crate::core::clock::ClockSample;
 use crate::core::{Core, OpenRefused, RETENTION_DEFAULT, Settings};
 use crate::model::limits::{Limits, PAYLOAD_BYTES_CEILING};
+use crate::model::setters::setters;
 use crate::runtime::client::Gateway;
 use crate::store_reader::{self, Unreadable};
 use crate::wire::handshake::Protocols;
@@ -23,8 +24,22 @@ use crate::wire::handshake::Protocols;
 /// The socket in an engine's directory, through which the command line reaches an embedded engine.
 pub const SOCKET: &str = "stepwell.sock";
 
-/// How an engine behaves. `..Default::default()` for the rest.
+/// How an engine behaves.
+///
+/// ```no_run
+/// use stepwell::{EngineOptions, Limits, days};
+///
+/// # async fn run() -> Result<(), stepwell::OpenError> {
+/// let options = EngineOptions::default()
+///     .retention(days(30))
+///     .limits(Limits::default().payload_bytes_max(1 << 20));
+/// let engine = options.open("data").await?;
+/// # engine.close().await;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct EngineOptions {
     /// Limits on what users put in.
     pub limits: Limits,
@@ -43,15 +58,16 @@ pub struct EngineOptions {
     /// A run becomes a dead letter when it has been queued for so long, and no worker that
     /// registers its workflow was connected while others served its queue. Default 10 min.
     pub unregistered_workflow_after: Duration,
-    /// Follow the wall clock wherever it goes (after it was wrong, and has been set right).
+    /// Follow the wall clock wherever it goes (after it was wrong, and has been set right). Default
+    /// no.
     pub accept_clock: bool,
     /// The log warns of an unserved queue after work in it was offered by no connected worker (its
     /// queue, workflow or tags) for this long. Default 60 s.
     pub unserved_queue_after: Duration,
-    /// Memory for blocks read from disk. Default 64 MiB.
+    /// Memory for blocks read from disk, in bytes. Default 64 MiB.
     pub cache_bytes: u64,
     /// The directory is a restored copy: it gets a new store id, so that workers of its past are
-    /// fenced.
+    /// fenced. Default no.
     pub restored: bool,
     /// Whether to listen on `DIR/stepwell.sock`. Default yes.
     pub socket: bool,
@@ -137,6 +153,34 @@ impl OpenError {
 }
 
 impl EngineOptions {
+    setters! {
+        limits: Limits,
+        /// Default 2 s, at least 10 ms.
+        heartbeat: Duration,
+        /// Default 10 s, at least two heartbeats.
+        session_timeout: Duration,
+        /// Default 500 ms.
+        disconnect_grace: Duration,
+        /// Default 7 days.
+        retention: Duration,
+        /// Default 30 days.
+        dead_retention: Duration,
+        /// Default 10 min.
+        unregistered_workflow_after: Duration,
+        /// Default no.
+        accept_clock: bool,
+        /// Default 60 s.
+        unserved_queue_after: Duration,
+        /// Default 64 MiB.
+        cache_bytes: u64,
+        /// Default no.
+        restored: bool,
+        /// Default yes.
+        socket: bool,
+        /// Default yes.
+        embedded: bool,
+    }
+
     fn settings(&self, protocols: Protocols) -> Result<Settings, OpenError> {
         let bad = |setting, value, range| Err(OpenError::Setting { setting, value, range });
         if self.limits.payload_bytes_max > PAYLOAD_BYTES_CEILING

@@ -355,12 +355,10 @@ async fn tidy(host: &Host, client: &Client) {
     if !(settings.paused || late && limited) {
         return;
     }
-    let change = QueueChange {
-        paused: Some(false),
-        concurrency: late.then_some(0),
-        rate: late.then_some(RateLimit { count: 0, per_ms: 1, burst: 1 }),
-        ..QueueChange::default()
-    };
+    let change = QueueChange::default()
+        .paused(false)
+        .concurrency(late.then_some(0))
+        .rate(late.then_some(RateLimit::NONE));
     let _ = client.queues().set(name, change).await;
 }
 
@@ -407,7 +405,7 @@ async fn audit(host: &Host, client: &Client) {
     }
     let mut before = None;
     loop {
-        match client.list(ListRuns { before, limit: PAGE, ..ListRuns::default() }).await {
+        match client.list(ListRuns::default().before(before).limit(PAGE)).await {
             Ok((rows, next)) => {
                 host.world.client_log().listed.extend(rows.into_iter().map(|row| (row.id, row)));
                 before = next;

@@ -33,18 +33,16 @@ pub(crate) async fn serve(world: Arc<World>, air: Arc<Mutex<InAir>>) -> turmoil:
         }
     };
     let settings = &world.plan.settings;
-    let options = EngineOptions {
-        heartbeat: Duration::from_millis(settings.heartbeat_ms),
-        session_timeout: Duration::from_millis(settings.session_timeout_ms),
-        disconnect_grace: Duration::from_millis(settings.disconnect_grace_ms),
-        embedded: false,
-        socket: false,
-        accept_clock: world.clocks().consents(),
-        ..EngineOptions::default()
-    };
+    let options = EngineOptions::default()
+        .heartbeat(Duration::from_millis(settings.heartbeat_ms))
+        .session_timeout(Duration::from_millis(settings.session_timeout_ms))
+        .disconnect_grace(Duration::from_millis(settings.disconnect_grace_ms))
+        .embedded(false)
+        .socket(false)
+        .accept_clock(world.clocks().consents());
     let options = match settings.unregistered_after_ms {
         0 => options,
-        ms => EngineOptions { unregistered_workflow_after: Duration::from_millis(ms), ..options },
+        ms => options.unregistered_workflow_after(Duration::from_millis(ms)),
     };
     let engine = match options.open_on(host.env(), Arc::new(store)).await {
         Ok(engine) => engine,

@@ -1,7 +1,7 @@
 //! Errands: short runs in a queue of their own, of all priorities, some with tags, while an
 //! operator pauses the queue and limits it, and looks at its gauges.
 
-use stepwell::{QueueChange, RateLimit};
+use stepwell::{QueueChange, RateLimit, millis};
 
 use super::job::{ChainInput, Job, TimedJob, Work};
 use super::settings::Settings;
@@ -56,10 +56,8 @@ fn errand(n: u64, draw: &mut Draw) -> Job {
 fn operate(seed: u64, settings: &Settings, jobs: &mut Vec<TimedJob>) {
     let mut draw = Draw::of(seed, "operator");
     let begins_ms = draw.between(50, 600);
-    let first = QueueChange {
-        oldest_every: *draw.pick(&[None, Some(2), Some(3), Some(4), Some(0)]),
-        ..limits(&mut draw)
-    };
+    let oldest_every = *draw.pick(&[None, Some(2), Some(3), Some(4), Some(0)]);
+    let first = limits(&mut draw).oldest_every(oldest_every);
     push(jobs, &mut draw, settings, begins_ms, set(first));
     for n in 0..draw.between(0, 4) {
         let mut draw = Draw::of(seed, format_args!("operator {n}"));
@@ -81,27 +79,19 @@ fn operate(seed: u64, settings: &Settings, jobs: &mut Vec<TimedJob>) {
 }
 
 fn limits(draw: &mut Draw) -> QueueChange {
-    let rate = RateLimit {
-        count: draw.between(1, 4) as u32,
-        per_ms: *draw.pick(&[100, 250, 400]),
-        burst: draw.between(1, 4) as u32,
-    };
-    QueueChange {
-        concurrency: *draw.pick(&[None, Some(0), Some(1), Some(1), Some(2), Some(3)]),
-        rate: draw.chance(500).then_some(rate),
-        ..QueueChange::default()
-    }
+    let rate = RateLimit::new(draw.between(1, 4) as u32, millis(*draw.pick(&[100, 250, 400])))
+        .burst(draw.between(1, 4) as u32);
+    QueueChange::default()
+        .concurrency(*draw.pick(&[None, Some(0), Some(1), Some(1), Some(2), Some(3)]))
+        .rate(draw.chance(500).then_some(rate))
 }
 
 fn paused(paused: bool) -> QueueChange {
-    QueueChange { paused: Some(paused), ..QueueChange::default() }
+    QueueChange::default().paused(paused)
 }
 
 fn set(change: QueueChange) -> Job {
-    Job::SetQueue {
-        queue: ERRAND.queue_name().to_owned(),
-        change: QueueChange { create: true, ..change },
-    }
+    Job::SetQueue { queue: ERRAND.queue_name().to_owned(), change: change.create(true) }
 }
 
 fn push(jobs: &mut Vec<TimedJob>, draw: &mut Draw, settings: &Settings, at_ms: u64, job: Job) {
