@@ -591,7 +591,7 @@ impl Core {
         let caller = self.caller_of(to, &call);
         let request = match call.request {
             Requested::Known(request) => request,
-            Requested::Unreadable(why) => {
+            Requested::Unreadable { why, .. } => {
                 let cause = format!("this version of the engine cannot read it: {why}");
                 return out.refuse(to, NotUnderstood { cause });
             }

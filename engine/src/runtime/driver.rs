@@ -355,7 +355,7 @@ impl Driver {
     fn question(&self, session: SessionId, call: &Call) -> Option<BoxFuture<'static, Message>> {
         let request = match &call.request {
             Requested::Known(request) => request,
-            Requested::Unreadable(_) => return None, // the core refuses it
+            Requested::Unreadable { .. } => return None, // the core refuses it
         };
         let query = Query::of(request)?;
         let namespace = match &call.on_behalf {

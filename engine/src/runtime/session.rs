@@ -4,8 +4,8 @@
 //! ```text
 //!   away ── dial (5 s) ── Hello ──► Welcome (5 s) ──► connected ──┐
 //!    ▲        │ no                     │ Closing        │ closed, or silent for the timeout
-//!    └─ backoff, 50 ms … 5 s ◄─────────┴────────────────┴─ the first new dial is made at once,
-//!                                                          if the connection lasted for a second
+//!    └─ backoff, 50 ms … 5 s ◄─────────┴────────────────┴─ the first new dial is made at once; not
+//!                                                          so the next, if that ends within a second
 //! ```
 //!
 //! What both sides rely on:
@@ -40,7 +40,8 @@ const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// The longest wait between two dials.
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
-/// A connection that ends sooner counts as a failed try: what ended it may end the next one, too.
+/// A connection that ends sooner counts as a failed try, so that the second in a row is waited for:
+/// what ended it may end each of them, such as a frame that is not readable.
 const LASTS_AFTER: Duration = Duration::from_secs(1);
 /// Messages taken at a time, so that heartbeats keep their turn.
 const MESSAGES_MAX: usize = 256;
@@ -141,17 +142,19 @@ impl<P: Peer> PeerSession<P> {
                     if let Err(Leaving) = self.attend(connected).await {
                         return;
                     }
-                    if self.now() >= began + LASTS_AFTER {
-                        failures = 0;
+                    let lasted = self.now() >= began + LASTS_AFTER;
+                    let was_first = failures == 0;
+                    failures = if lasted { 0 } else { failures + 1 };
+                    if lasted || was_first {
                         continue;
                     }
                 }
                 Ok(Err(error)) => {
+                    failures += 1;
                     tracing::debug!(%error, failures, "no connection to the engine");
                     self.peer.failed(&error);
                 }
             }
-            failures += 1;
             let wait = backoff(failures, self.env.entropy.next_u64());
             let waiting = self.env.clock.sleep(wait);
             if let Err(Leaving) = self.while_away(waiting).await {

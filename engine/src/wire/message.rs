@@ -405,7 +405,7 @@ impl Message {
             | Self::JournalPageRequested(_) => Some(Role::Work),
             Self::Call(call) => match &call.request {
                 Requested::Known(request) => Some(request.role()),
-                Requested::Unreadable(_) => None,
+                Requested::Unreadable { .. } => None,
             },
             Self::HelloV1(_)
             | Self::Hello(_)

@@ -407,8 +407,13 @@ impl Request {
 pub enum Readable<T> {
     /// This version knows it, and all that is in it.
     Known(T),
-    /// It is of a later version, or holds a value of one, or is garbage: why it does not decode.
-    Unreadable(Undecodable),
+    /// It is of a later version, or holds a value of one, or is garbage.
+    Unreadable {
+        /// As it came.
+        bytes: Vec<u8>,
+        /// Why it does not decode.
+        why: Undecodable,
+    },
 }
 
 /// A request as it arrives. One that is not readable is refused.
@@ -421,8 +426,7 @@ impl<T: Serialize> Serialize for Readable<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Known(known) => known.serialize(serializer),
-            // What was not readable is not handed on.
-            Self::Unreadable(_) => serializer.serialize_bytes(&[]),
+            Self::Unreadable { bytes, .. } => serializer.serialize_bytes(bytes),
         }
     }
 }
@@ -439,7 +443,10 @@ macro_rules! readable {
             impl<'de> Deserialize<'de> for Readable<$type> {
                 fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                     deserializer.deserialize_bytes(InBytes(|bytes: &[u8]| {
-                        Ok($type::decode(bytes).map_or_else(Self::Unreadable, Self::Known))
+                        Ok(match $type::decode(bytes) {
+                            Ok(known) => Self::Known(known),
+                            Err(why) => Self::Unreadable { bytes: bytes.to_vec(), why },
+                        })
                     }))
                 }
             }
@@ -542,8 +549,9 @@ mod tests {
     fn a_request_of_a_later_version_is_unreadable() {
         let bytes = rmp_serde::to_vec(&serde_bytes_of(&[250, 0x91, 7])).unwrap();
         let found: Requested = rmp_serde::from_slice(&bytes).unwrap();
-        let kind = |kind| Undecodable::UnknownKind { what: "Request", kind };
-        assert_eq!(found, Requested::Unreadable(kind(250)));
+        let why = Undecodable::UnknownKind { what: "Request", kind: 250 };
+        assert_eq!(found, Requested::Unreadable { bytes: vec![250, 0x91, 7], why });
+        assert_eq!(rmp_serde::to_vec(&found).unwrap(), bytes, "it is handed on as it came");
     }
 
     #[test]
@@ -551,10 +559,10 @@ mod tests {
         // The overlap policy 9 of a schedule.
         let bytes = rmp_serde::to_vec(&serde_bytes_of(&[100, 0x91, 0x9a])).unwrap();
         let found: Requested = rmp_serde::from_slice(&bytes).unwrap();
-        assert!(matches!(found, Requested::Unreadable(Undecodable::Fields { .. })), "{found:?}");
+        assert!(matches!(found, Requested::Unreadable { why: Undecodable::Fields { .. }, .. }));
         let empty = rmp_serde::to_vec(&serde_bytes_of(&[])).unwrap();
         let found: Answered = rmp_serde::from_slice(&empty).unwrap();
-        assert_eq!(found, Answered::Unreadable(Undecodable::Empty));
+        assert_eq!(found, Answered::Unreadable { bytes: Vec::new(), why: Undecodable::Empty });
     }
 
     fn serde_bytes_of(bytes: &'static [u8]) -> Bytes {

@@ -34,7 +34,7 @@ pub(super) fn released(
             .then(|| format!("the end of the turn of run {} under {}", m.run, m.token)),
         Message::Reply(reply) => match &reply.answer {
             Answered::Known(answer) => not_durable(durable, answer),
-            Answered::Unreadable(_) => Some("an answer that is not readable".to_owned()),
+            Answered::Unreadable { .. } => Some("an answer that is not readable".to_owned()),
         },
         _ => None,
     };

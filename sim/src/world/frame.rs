@@ -11,7 +11,7 @@ pub(super) fn is_answer(message: &Message) -> bool {
         | Message::Appended(_)
         | Message::TurnEnded(_)
         | Message::LeaseContinued(_) => true,
-        Message::Reply(Reply { answer: Answered::Unreadable(_), .. }) => false,
+        Message::Reply(Reply { answer: Answered::Unreadable { .. }, .. }) => false,
         Message::Reply(Reply { answer: Answered::Known(answer), .. }) => match answer {
             Answer::StartReply(_)
             | Answer::OutcomeReply(_)
@@ -153,11 +153,11 @@ pub(super) fn kind_name(message: &Message) -> &'static str {
     match message {
         Message::Call(call) => match &call.request {
             Requested::Known(request) => request.kind_name(),
-            Requested::Unreadable(_) => "Unreadable",
+            Requested::Unreadable { .. } => "Unreadable",
         },
         Message::Reply(reply) => match &reply.answer {
             Answered::Known(answer) => answer.kind_name(),
-            Answered::Unreadable(_) => "Unreadable",
+            Answered::Unreadable { .. } => "Unreadable",
         },
         message => message.kind_name(),
     }

@@ -200,7 +200,7 @@ impl Recorder {
                 frame.call_number = Some(m.call_number);
                 frame.text = match &m.answer {
                     Answered::Known(known) => answer(known),
-                    Answered::Unreadable(why) => why.to_string(),
+                    Answered::Unreadable { why, .. } => why.to_string(),
                 };
             }
             Message::HelloV1(_)

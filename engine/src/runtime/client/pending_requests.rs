@@ -104,7 +104,9 @@ impl PendingRequests {
                     Err(ClientError::Refused(reason))
                 }
                 Answered::Known(answer) => Ok(answer),
-                Answered::Unreadable(cause) => Err(ClientError::UnreadableAnswer { cause }),
+                Answered::Unreadable { why: cause, .. } => {
+                    Err(ClientError::UnreadableAnswer { cause })
+                }
             };
             let _ = pending.answer.send(answer);
         }
@@ -172,7 +174,7 @@ impl Drop for PendingCall {
 fn changes_state(call: &Call) -> bool {
     match &call.request {
         Requested::Known(request) => request.changes(),
-        Requested::Unreadable(_) => true,
+        Requested::Unreadable { .. } => true,
     }
 }
 
