@@ -171,5 +171,5 @@ struct Readme;
 struct QueuesPage;
 /// Those of the pages.
 #[cfg(all(doctest, feature = "server"))]
-#[doc = include_str!("../../docs/limits.md")]
+#[doc = include_str!("../../docs/timeouts.md")]
 struct LimitsPage;
