@@ -54,10 +54,10 @@ pub(crate) struct StartBatch {
     /// Only on workers that offer this tag; may be given more than once
     #[arg(long, value_name = "TAG")]
     tag: Vec<String>,
-    /// Name the runs after this field of their inputs, so that the command may be repeated
-    /// (default: after their lines)
+    /// Name each run after this field of its input, so that the command can be repeated
+    /// (default: after the number of its line)
     #[arg(long, value_name = "FIELD")]
-    id_field: Option<String>,
+    name_field: Option<String>,
     /// The workflow of the run that follows when all have ended
     #[arg(long, value_name = "WORKFLOW")]
     then: Option<String>,
@@ -187,7 +187,7 @@ impl StartBatch {
             let input: Value = serde_json::from_str(line).map_err(|e| {
                 CommandError::bad_input(format!("{place} is not JSON")).caused_by(&e)
             })?;
-            let id = match &self.id_field {
+            let name = match &self.name_field {
                 None => number.to_string(),
                 Some(field) => field_of(&input, field).ok_or_else(|| {
                     CommandError::bad_input(format!(
@@ -195,15 +195,15 @@ impl StartBatch {
                     ))
                 })?,
             };
-            if let Some(before) = seen.insert(id.clone(), number) {
+            if let Some(before) = seen.insert(name.clone(), number) {
                 return Err(CommandError::bad_input(format!(
-                    "{place} names the same run as line {before}: `{id}`"
+                    "{place} names the same run as line {before}: `{name}`"
                 )));
             }
             let payload = Payload::from_json(&input).map_err(|e| {
                 CommandError::bad_input(format!("{place} does not become a payload")).caused_by(&e)
             })?;
-            runs.push((Some(format!("{batch}/{id}")), payload));
+            runs.push((Some(format!("{batch}/{name}")), payload));
         }
         Ok(runs)
     }

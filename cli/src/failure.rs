@@ -170,7 +170,7 @@ impl CommandError {
 
 fn refused_kind(refusal: &Refusal) -> &'static str {
     match refusal {
-        Refusal::IdTaken(_) => "id_taken",
+        Refusal::IdTaken(_) => "name_taken",
         Refusal::NoSuchRun(_) => "no_such_run",
         Refusal::PayloadTooLarge(_) => "payload_too_large",
         Refusal::BadName(_) => "bad_name",

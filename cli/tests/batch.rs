@@ -25,7 +25,7 @@ fn a_file_becomes_a_batch_that_is_watched_to_its_end() {
     let file = file.to_str().unwrap();
     let start = |more: &[&str]| {
         let args = ["batch", "start", file, "--workflow", "bench-sequence"];
-        ask(&[&args[..], &["--id-field", "order", "--then", "report"], more].concat())
+        ask(&[&args[..], &["--name-field", "order", "--then", "report"], more].concat())
     };
 
     let open = start(&["--open", "--json"]);
@@ -96,11 +96,11 @@ fn a_unique_key_is_answered_with_its_holder() {
     let dir = tempfile::tempdir().unwrap();
     let server = Running::server(dir.path());
     let address = server.address();
-    let start = |scope: &str| {
-        let args = ["run", "start", "bill", "--unique", "invoice-17", "--unique-scope", scope];
+    let start = |until: &str| {
+        let args = ["run", "start", "bill", "--unique", "invoice-17", "--unique-until", until];
         stepwell(&[&args[..], &["--json", "--server", &address]].concat())
     };
-    let (first, second) = (start("1h").json(), start("running").json());
+    let (first, second) = (start("1h").json(), start("ended").json());
     assert_eq!((&first["started"], &second["started"]), (&json!(true), &json!(false)));
     assert_eq!(first["id"], second["id"]);
     let args = ["run", "start", "bill", "--unique", "invoice-17"];

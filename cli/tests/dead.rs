@@ -37,8 +37,16 @@ impl Scene {
 
     fn fail(&self, name: &str) {
         let input = r#"{"steps":2,"payload":3,"fail_at":1}"#;
-        let failed =
-            self.ask(&["run", "start", "bench-sequence", "--id", name, "--input", input, "--wait"]);
+        let failed = self.ask(&[
+            "run",
+            "start",
+            "bench-sequence",
+            "--name",
+            name,
+            "--input",
+            input,
+            "--wait",
+        ]);
         assert_eq!(failed.code, 1, "{}", failed.stderr);
     }
 

@@ -94,7 +94,7 @@ impl Shop {
 
     /// Starts a run of any workflow with any input, and waits for its death.
     async fn dies(&self, workflow: &str, name: &str, input: Payload) -> (RunId, Failure) {
-        let run = self.client().start_raw(workflow, input).id(name).await.unwrap();
+        let run = self.client().start_raw(workflow, input).name(name).await.unwrap();
         let outcome = self.client().outcome(run.id(), true).await.unwrap();
         match outcome {
             Outcome::OutcomeDead(dead) => (run.id(), dead.failure),
@@ -201,7 +201,7 @@ async fn a_panic_a_bad_input_and_an_unregistered_workflow_are_dead_letters() {
 async fn a_run_that_kills_its_workers_is_a_dead_letter() {
     let shop = Shop::open().await;
     let address = shop.engine.listen("127.0.0.1:0").await.unwrap();
-    let run = shop.client().start_raw("killer", text("x")).id("killer").await.unwrap();
+    let run = shop.client().start_raw("killer", text("x")).name("killer").await.unwrap();
     for number in 1..=3 {
         let offer = register("killer", 1);
         let mut victim = Peer::registered(&address, hello(number), offer).await;
@@ -308,8 +308,8 @@ async fn what_was_acknowledged_of_a_dead_letter_survives_a_restart() {
     let worker = worker.start().unwrap();
     let client = engine.client();
     let (one, two) = (
-        client.start(PANICS, &1).id("one").await.unwrap(),
-        client.start(PANICS, &2).id("two").await.unwrap(),
+        client.start(PANICS, &1).name("one").await.unwrap(),
+        client.start(PANICS, &2).name("two").await.unwrap(),
     );
     assert!(one.outcome().await.is_err() && two.outcome().await.is_err());
     worker.drain().await;

@@ -138,7 +138,7 @@ refusals! {
         existing: String,
         /// What was asked for.
         asked: String,
-    } "{id} exists already with another {differs}: it has {existing}, the call asks for {asked}",
+    } "the name is taken: {id} exists already with another {differs}: it has {existing}, the call asks for {asked}",
     /// No run of this id.
     2 => NoSuchRun {
         /// The run.

@@ -272,7 +272,7 @@ async fn the_first_frame_is_a_short_hello() {
 /// Starts a run that dies, has it redriven and cancelled by `client`, and tells who did that as
 /// the journal and the audit log have it.
 async fn names_of(client: &Client, id: &str) -> (Vec<String>, Vec<(AuditAction, String)>) {
-    let run = client.start(WORK, &0).id(id).await.unwrap();
+    let run = client.start(WORK, &0).name(id).await.unwrap();
     run.outcome().await.unwrap_err();
     client.redrive(run.id()).await.unwrap();
     run.outcome().await.unwrap_err();

@@ -140,7 +140,7 @@ async fn start(host: &Host, client: &Client, name: &str, work: Work, how: How) {
         let call = host.begins_call(name, begins(&work, delay_ms));
         let answer = client
             .start(workflow, &work.input)
-            .id(name)
+            .name(name)
             .delay(delay)
             .priority(priority)
             .tags(tags.clone())
