@@ -52,7 +52,7 @@ fn main() {
         }
         let report = run(plan_of(seed));
         if twice && run(plan_of(seed)) != report {
-            println!("seed {seed} is not the same twice");
+            println!("seed {seed} is not deterministic");
             failed.push(seed);
         }
         simulated_ms += report.simulated_ms;

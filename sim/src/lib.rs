@@ -58,7 +58,7 @@
 //!
 //! Not a proof: a seed that holds says nothing of the next one. Not a simulation of the machine:
 //! memory, threads and the file system are as they are; the disk is a model of one, tied to the
-//! real store by the storage's conformance suite, and by seeds that are played on both
+//! real store by the storage's conformance suite, and by seeds that are run on both
 //! ([`Plan::on_fjall`]) and take the same path on both. TCP is simulated without retransmission: a
 //! connection that lost a segment stays dead, as after a long cut.
 //!

@@ -86,7 +86,7 @@ fn the_engine_suite_tells_how_many_worlds_were_on_the_production_store() {
     let report = Sim::engine().check(options).expect("it can be run");
     assert!(report.is_sound(), "{report}");
     assert_eq!(report.seen.get("worlds on the production store"), Some(&1));
-    assert_eq!(report.compared, 1, "each of these is played twice");
+    assert_eq!(report.rerun, 1, "each of these is run twice");
     assert!(report.to_string().contains("1 seeds (1 on the production store)"));
 }
 
