@@ -72,7 +72,7 @@ fn a_batch_is_asked_to_stop() {
 
     let asked = ask(&["batch", "cancel", "wrong", "--reason", "not this one"]);
     assert_eq!(asked.code, 0, "{}", asked.stderr);
-    let told = "wrong: 2 runs asked to stop; 2 of 2 ended; it is open for more";
+    let told = "wrong: cancellation requested for 2 runs; 2 of 2 ended; it is open";
     assert!(asked.stdout.contains(told), "{}", asked.stdout);
     let shown = ask(&["run", "show", "wrong/1"]);
     assert!(shown.stdout.contains("not this one"), "{}", shown.stdout);
@@ -83,7 +83,7 @@ fn a_batch_is_asked_to_stop() {
     let again = ask(&["batch", "cancel", "wrong", "--json"]);
     assert_eq!(again.code, 0, "{}", again.stderr);
     let document = again.json();
-    assert_eq!(document["asked_to_stop"], json!(0));
+    assert_eq!(document["cancel_requested"], json!(0));
     assert_eq!(document["counts"]["cancelled"], json!(2));
     let none = ask(&["batch", "cancel", "none"]);
     assert_eq!(none.code, 1);

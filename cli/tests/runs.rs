@@ -172,8 +172,8 @@ fn stats_count_every_state() {
     let stats = scene.ask(&["stats", "--json"]).json();
     assert_eq!(stats["runs"]["completed"], 1);
     assert_eq!(stats["runs"].as_object().unwrap().len(), 10);
-    assert_eq!(stats["steps"], 2);
-    assert!(scene.ask(&["stats"]).stdout.contains("steps committed"));
+    assert_eq!(stats["steps_completed"], 2);
+    assert!(scene.ask(&["stats"]).stdout.contains("steps completed"));
 }
 
 /// A command that waits for a run tells why it does not begin.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use stepwell::model::dead::{AuditAction, DeadFilter, DeadLetter};
 use stepwell::model::entry::Entry;
-use stepwell::runtime::client::dead::ManyDeed;
+use stepwell::runtime::client::dead::BulkAction;
 use stepwell::wire::message::Message;
 use stepwell::{
     Client, ClientError, Ctx, Engine, EngineOptions, Failure, Outcome, Payload, Refusal, Retry,
@@ -260,7 +260,7 @@ async fn many_dead_letters_are_redriven_and_discarded_by_filter() {
     shop.dies("panics", "other", Payload::of(&7).unwrap()).await;
     let filter = DeadFilter { workflow: Some("fails".to_owned()), ..DeadFilter::default() };
     let mut looked = Vec::new();
-    let redriven = client.dead_many(&filter, &ManyDeed::Redrive, Some(1_000), |one| {
+    let redriven = client.dead_many(&filter, &BulkAction::Redrive, Some(1_000), |one| {
         assert_eq!(one.answer, Ok(()));
         looked.push(one.letter.no);
     });
@@ -282,8 +282,8 @@ async fn many_dead_letters_are_redriven_and_discarded_by_filter() {
     assert_eq!(paged.len(), 7);
     assert!(paged.is_sorted_by(|a, b| (a.0, a.1) > (b.0, b.1)), "{paged:?}");
     assert!(paged.iter().all(|(.., redriven)| *redriven == 1));
-    let deed = ManyDeed::Discard("of no use".to_owned());
-    client.dead_many(&filter, &deed, None, |_| {}).await.unwrap();
+    let action = BulkAction::Discard("of no use".to_owned());
+    client.dead_many(&filter, &action, None, |_| {}).await.unwrap();
     let left = shop.dead(&DeadFilter::default()).await;
     assert_eq!(
         left.iter().map(|letter| letter.name.as_deref()).collect::<Vec<_>>(),

@@ -1,4 +1,4 @@
-//! `stepwell run …`: start runs, look at them, stop them.
+//! `stepwell run …`: start, list, show, cancel and resume runs.
 
 pub(crate) mod journal;
 pub(crate) mod summary;
@@ -35,11 +35,11 @@ pub(crate) enum RunCommand {
     List(List),
     /// Print a run and its journal
     Show(One),
-    /// Wait until a run has ended and print what it returned
+    /// Wait until a run has ended and print its output
     Wait(One),
-    /// Ask a run to stop; it may clean up
+    /// Request cancellation of a run; its function may clean up
     Cancel(Cancel),
-    /// Let a parked or paused run go on
+    /// Resume a parked or paused run
     Resume(One),
 }
 
@@ -70,7 +70,7 @@ pub(crate) struct Start {
     unique: Option<String>,
     /// Release the key when the run first starts (`started`), when it ends (`ended`), or after a
     /// duration (10s, 5m, 7d)
-    #[arg(long, value_name = "UNTIL", default_value = "ended", value_parser = until, requires = "unique")]
+    #[arg(long, value_name = "started|ended|DURATION", default_value = "ended", value_parser = until, requires = "unique")]
     unique_until: Unique,
     /// Wait until the run has ended and print its output
     #[arg(long)]
@@ -113,7 +113,7 @@ pub(crate) struct One {
 pub(crate) struct Cancel {
     #[command(flatten)]
     one: One,
-    /// Why, for those who look later
+    /// The reason, kept in the journal
     #[arg(long, value_name = "TEXT", default_value = "")]
     reason: String,
 }
@@ -353,7 +353,8 @@ impl Cancel {
             .cancel(id, &self.reason)
             .await
             .map_err(|e| asked(&e).calling(id, &self.one.run))?;
-        asked_to(&connection, id, "cancel_requested", "asked to stop", terminal).await?;
+        let done = format!("cancellation requested for {}", self.one.run);
+        asked_to(&connection, id, "cancel_requested", &done, terminal).await?;
         connection.close().await;
         Ok(Answer::Yes)
     }
@@ -363,7 +364,7 @@ async fn resume(one: &One, terminal: Terminal) -> Result<Answer, CommandError> {
     let connection = one.connect.open().await?;
     let id = connection.run(&one.run);
     connection.client.resume(id).await.map_err(|e| asked(&e).calling(id, &one.run))?;
-    asked_to(&connection, id, "resumed", "resumed", terminal).await?;
+    asked_to(&connection, id, "resumed", &format!("{} resumed", one.run), terminal).await?;
     connection.close().await;
     Ok(Answer::Yes)
 }
@@ -378,7 +379,7 @@ async fn asked_to(
     let run = connection.client.status(id).await.map_err(|e| asked(&e))?;
     let mut document = summary::json(&run);
     document[key] = json!(true);
-    terminal.data(&document, || format!("{id} {done}; it is {}", run.state))
+    terminal.data(&document, || format!("{done}; it is {}", run.state))
 }
 
 /// Reads the input of a run.
