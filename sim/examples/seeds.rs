@@ -1,4 +1,4 @@
-//! Plays seeds: `seeds FROM COUNT`; each of them twice, to compare: `seeds FROM COUNT twice`; one
+//! Runs seeds: `seeds FROM COUNT`; each of them twice, to compare: `seeds FROM COUNT twice`; one
 //! with its trace: `seeds SEED trace`. `SIM_HEAVY=1` plays timer-heavy plans instead. With `fjall`
 //! as the last word, on the production store in a temporary directory.
 

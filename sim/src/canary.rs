@@ -2,7 +2,7 @@
 //! seed shows each.
 //!
 //! A canary that no seed shows within its budget says that a checker, a fault or a workload is
-//! missing. A seed that shows one is played once more while all of them sleep: what it shows then,
+//! missing. A seed that shows one is run once more while all of them sleep: what it shows then,
 //! if anything, was not the canary's doing.
 //!
 //! The reduced plan of each is kept in a bank: the plan must show its canary, in any draw of seeds

@@ -24,7 +24,7 @@
 //!     .faults(Faults::swarm())
 //!     .effect("charge", Effect::once_per_key().once_per_request())
 //!     .seeds(Seeds::fresh_only(3).from(0))
-//!     .run(); // panics with the seed, the reduced plan, a report, and the line that plays it again
+//!     .run(); // panics with the seed, the shrunk plan, a report, and the line that runs it again
 //! ```
 //!
 //! The server, workers and clients run unchanged on simulated hosts, over a simulated network, on a

@@ -201,7 +201,7 @@ impl Suite {
         self
     }
 
-    /// Plays so many of a thousand seeds on the production store, in a temporary directory: real
+    /// Runs so many of a thousand seeds on the production store, in a temporary directory: real
     /// files, kills and power cuts. Its syncs and reads do not fail and there is always room, so
     /// such a seed is without these faults. Default: none; 40 in the engine's own suite. Only Linux
     /// tells what a power cut needs to know; elsewhere it changes nothing.
@@ -211,7 +211,7 @@ impl Suite {
         Self { on_fjall_per_mille: per_mille, ..self }
     }
 
-    /// Which seeds are played. Default: 100 fresh ones.
+    /// Which seeds are run. Default: 100 fresh ones.
     pub fn seeds(self, seeds: Seeds) -> Self {
         Self { seeds, ..self }
     }
@@ -342,7 +342,7 @@ fn named(
     Named { name: name.into(), rule: Arc::new(rule) }
 }
 
-/// A suite that is being played.
+/// A suite that is being run.
 pub(crate) struct Ready {
     pub(crate) program: Arc<Program>,
     faults: Faults,

@@ -1,4 +1,4 @@
-//! Plays the seeds of a suite on all cores.
+//! Runs the seeds of a suite on all cores.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -17,14 +17,14 @@ use crate::shrink::shrink;
 
 /// Real time for shrinking a failing plan.
 const SHRINK_BUDGET: Duration = Duration::from_secs(60);
-/// Every so many seeds one is played twice; and each that is on the production store.
+/// Every so many seeds one is run twice; and each that is on the production store.
 const TWICE_EVERY: u64 = 10;
 /// How often a line tells how far a suite is.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 /// Failing seeds after which no further ones are begun.
 const FAILURES_MAX: usize = 3;
 
-/// How a suite is played.
+/// How a suite is run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options {
     /// This seed alone.
@@ -101,9 +101,9 @@ enum Item {
 /// How far a suite is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
-    /// Seeds and plans that were played.
+    /// Seeds and plans that were run.
     pub played: u64,
-    /// Seeds and plans to be played.
+    /// Seeds and plans to be run.
     pub total: u64,
     /// Those that failed.
     pub failed: u64,
@@ -251,7 +251,7 @@ fn locked<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
     what.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// What is to be played.
+/// What is to be run.
 #[derive(Default)]
 struct Items {
     /// What comes from the bank, or was asked for alone.
