@@ -70,7 +70,7 @@ pub(crate) struct Start {
     unique: Option<String>,
     /// Release the key when the run first starts (`started`), when it ends (`ended`), or after a
     /// duration (10s, 5m, 7d)
-    #[arg(long, value_name = "started|ended|DURATION", default_value = "ended", value_parser = until, requires = "unique")]
+    #[arg(long, value_name = "UNTIL", default_value = "ended", value_parser = until, requires = "unique")]
     unique_until: Unique,
     /// Wait until the run has ended and print its output
     #[arg(long)]
