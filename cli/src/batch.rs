@@ -1,5 +1,4 @@
-//! `stepwell batch …`: start many runs with one that follows them, see how far they are, and stop
-//! them.
+//! `stepwell batch …`: start many runs with a follow-up, watch their progress, and cancel them.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -23,17 +22,18 @@ const CALL: usize = 2_000;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum BatchCommand {
-    /// Start a run for each line of a file, as one batch; durable when it returns
+    /// Start one run per line of a file, as one batch; durable when it returns
     Start(StartBatch),
-    /// Show how far a batch is
+    /// Print the state and the counts of a batch
     Show(Show),
-    /// Ask all runs of a batch that have not ended to stop; what follows it begins when they have
+    /// Request cancellation of all runs of a batch that have not ended; the follow-up starts when
+    /// they have
     Cancel(CancelBatch),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct StartBatch {
-    /// A file of JSON lines, an input each, or - for stdin
+    /// A file of JSON lines, one input per line, or - for stdin
     #[arg(value_name = "FILE.jsonl")]
     file: String,
     /// The workflow of the runs
@@ -45,29 +45,29 @@ pub(crate) struct StartBatch {
     /// The queue of the runs
     #[arg(long, value_name = "QUEUE", default_value = "default")]
     queue: String,
-    /// Their priority, 0 (first) to 9
+    /// The priority of the runs, 0 (first) to 9
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u8).range(0..=9))]
     priority: u8,
-    /// Not before this much time has passed (10s, 5m, 7d)
-    #[arg(long, value_name = "SPAN", value_parser = quantity::span)]
+    /// Queue the runs after this delay (10s, 5m, 7d)
+    #[arg(long, value_name = "DURATION", value_parser = quantity::span)]
     delay: Option<Duration>,
-    /// Only on workers that offer this tag; may be given more than once
+    /// Require workers with this tag; may be given more than once
     #[arg(long, value_name = "TAG")]
     tag: Vec<String>,
-    /// Name the runs after this field of their inputs, so that the command may be repeated
-    /// (default: after their lines)
+    /// Name each run after this field of its input, so that the command can be repeated
+    /// (default: after the number of its line)
     #[arg(long, value_name = "FIELD")]
-    id_field: Option<String>,
-    /// The workflow of the run that follows when all have ended
+    name_field: Option<String>,
+    /// The workflow of the follow-up, which starts when all runs have ended
     #[arg(long, value_name = "WORKFLOW")]
     then: Option<String>,
-    /// What it gets besides the counts: JSON of at most 2 KB
+    /// The input of the follow-up, besides the counts: JSON of at most 2 KB
     #[arg(long, value_name = "JSON", default_value = "null", requires = "then")]
     then_input: String,
-    /// What follows runs only on workers that offer this tag; may be given more than once
+    /// Require workers with this tag for the follow-up; may be given more than once
     #[arg(long, value_name = "TAG", requires = "then")]
     then_tag: Vec<String>,
-    /// Leave the batch open for more
+    /// Do not seal the batch, so that runs can be added later
     #[arg(long)]
     open: bool,
     #[command(flatten)]
@@ -78,7 +78,7 @@ pub(crate) struct StartBatch {
 pub(crate) struct Show {
     /// The batch's name
     name: String,
-    /// Until it has ended
+    /// Print the progress until the batch has ended
     #[arg(long)]
     watch: bool,
     #[command(flatten)]
@@ -89,7 +89,7 @@ pub(crate) struct Show {
 pub(crate) struct CancelBatch {
     /// The batch's name
     name: String,
-    /// Why, for those who look later
+    /// The reason, kept in the journals
     #[arg(long, value_name = "TEXT", default_value = "")]
     reason: String,
     #[command(flatten)]
@@ -187,7 +187,7 @@ impl StartBatch {
             let input: Value = serde_json::from_str(line).map_err(|e| {
                 CommandError::bad_input(format!("{place} is not JSON")).caused_by(&e)
             })?;
-            let id = match &self.id_field {
+            let name = match &self.name_field {
                 None => number.to_string(),
                 Some(field) => field_of(&input, field).ok_or_else(|| {
                     CommandError::bad_input(format!(
@@ -195,15 +195,15 @@ impl StartBatch {
                     ))
                 })?,
             };
-            if let Some(before) = seen.insert(id.clone(), number) {
+            if let Some(before) = seen.insert(name.clone(), number) {
                 return Err(CommandError::bad_input(format!(
-                    "{place} names the same run as line {before}: `{id}`"
+                    "{place} names the same run as line {before}: `{name}`"
                 )));
             }
             let payload = Payload::from_json(&input).map_err(|e| {
                 CommandError::bad_input(format!("{place} does not become a payload")).caused_by(&e)
             })?;
-            runs.push((Some(format!("{batch}/{id}")), payload));
+            runs.push((Some(format!("{batch}/{name}")), payload));
         }
         Ok(runs)
     }
@@ -300,13 +300,13 @@ impl Show {
 impl CancelBatch {
     async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
         let connection = self.connect.open().await?;
-        let asks = spinner(terminal, "asking its runs to stop");
+        let asks = spinner(terminal, "requesting cancellation of its runs");
         let told = connection.client.cancel_batch(&self.name, &self.reason).await;
         asks.finish_and_clear();
         let told = told.map_err(|e| asked(&e))?;
         connection.close().await;
         let mut document = document(&told.batch);
-        document["asked_to_stop"] = json!(told.asked);
+        document["cancel_requested"] = json!(told.asked);
         terminal.data(&document, || cancelled_text(&told))?;
         Ok(Answer::Yes)
     }
@@ -317,7 +317,7 @@ fn cancelled_text(told: &BatchCancelled) -> String {
     let runs = counted(told.asked, "run", "runs");
     let (ended, total) = (grouped(counts.ended()), grouped(counts.total));
     format!(
-        "{}: {runs} asked to stop; {ended} of {total} ended; it is {}",
+        "{}: cancellation requested for {runs}; {ended} of {total} ended; it is {}",
         batch.name,
         state(batch)
     )
@@ -358,7 +358,7 @@ fn state(batch: &BatchSummary) -> &'static str {
     match (batch.ended_at, batch.sealed) {
         (Some(_), _) => "ended",
         (None, true) => "sealed",
-        (None, false) => "open for more",
+        (None, false) => "open",
     }
 }
 

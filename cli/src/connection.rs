@@ -25,14 +25,14 @@ pub(crate) struct ConnectArgs {
     /// The server's address [env: STEPWELL_SERVER] [default: 127.0.0.1:7400]
     #[arg(long, value_name = "ADDR", conflicts_with = "data")]
     server: Option<String>,
-    /// The data directory of an engine on this machine; opened by the command itself if no engine
-    /// runs there
+    /// The data directory of an engine on this machine; the command opens the store itself if no
+    /// engine runs there
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// The namespace whose runs are meant
+    /// The namespace of the runs
     #[arg(long, value_name = "N", default_value_t = 0)]
     namespace: u32,
-    /// The principal: who asks (default: USER@HOST)
+    /// The principal to act as [default: USER@HOST]
     #[arg(long, value_name = "NAME")]
     principal: Option<String>,
 }
@@ -124,19 +124,27 @@ pub(crate) async fn connect(address: &str) -> Result<Client, CommandError> {
 }
 
 async fn open_store(dir: &Path) -> Result<Engine, CommandError> {
-    if !dir.is_dir() {
-        return Err(CommandError::bad_input(format!(
-            "there is no data directory {}",
-            dir.display()
-        ))
-        .hint(match dir.exists() {
-            true => "it is there, and is not a directory",
-            false => "`stepwell serve --data DIR` makes one",
-        }));
-    }
+    require_directory(dir).map_err(|e| match dir.exists() {
+        true => e,
+        false => e.hint("`stepwell serve --data DIR` creates one"),
+    })?;
     // Workers of a server that has died may still be there: their leases are theirs for a while.
     let options = EngineOptions::default().embedded(false).socket(false);
     options.open(dir).await.map_err(|e| opened(&e))
+}
+
+/// An error unless `dir` is a directory.
+pub(crate) fn require_directory(dir: &Path) -> Result<(), CommandError> {
+    let shown = dir.display();
+    match (dir.is_dir(), dir.exists()) {
+        (true, _) => Ok(()),
+        (false, true) => {
+            Err(CommandError::bad_input(format!("{shown} is a file, not a data directory")))
+        }
+        (false, false) => {
+            Err(CommandError::bad_input(format!("there is no data directory {shown}")))
+        }
+    }
 }
 
 /// An engine that did not open, as the command's error.
@@ -154,7 +162,7 @@ pub(crate) fn opened(error: &OpenError) -> CommandError {
 pub(crate) fn asked(error: &ClientError) -> CommandError {
     match error {
         ClientError::NotReachable { address, cause } => CommandError::not_reachable(format!(
-            "no engine answers on {address}"
+            "no server answers at {address}"
         ))
         .cause(cause)
         .hint(

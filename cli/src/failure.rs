@@ -92,17 +92,33 @@ impl CommandError {
     pub(crate) fn refused(refusal: &Refusal) -> Self {
         let error = Self::new(refused_kind(refusal), NO, refusal);
         match refusal {
-            Refusal::NoSuchRun(_) => {
-                error.hint("a run is told by its id or by the name it was started with; `stepwell run list` prints them")
+            Refusal::NoSuchRun(_) => error
+                .hint("give the run's id (`run_…`) or its name; `stepwell run list` prints them"),
+            Refusal::IdTaken(taken) => {
+                error.hint(format!("`stepwell run show {}` prints the existing run", taken.id))
             }
-            Refusal::IdTaken(taken) => error.hint(format!("`stepwell run show {}` prints the existing run", taken.id)),
-            Refusal::HasEnded(ended) => error.hint(format!("`stepwell run show {}` prints how", ended.id)),
-            Refusal::NotResumable(run) => error.hint(format!("`stepwell run show {}` prints where it is", run.id)),
-            Refusal::NoSuchQueue(_) => error.hint("`stepwell queue list` prints them; `queue limit` makes one"),
-            Refusal::NoSuchSchedule(_) => error.hint("`stepwell schedule list` prints the schedules there are"),
-            Refusal::BadCron(_) | Refusal::UnknownZone(_) | Refusal::NeverFires(_) | Refusal::BadSpan(_)
-            | Refusal::BadBackfill(_) | Refusal::ScheduleInputTooLarge(_) => Self { exit: USAGE, ..error },
-            Refusal::BadName(_) | Refusal::BadRate(_) | Refusal::PayloadTooLarge(_) | Refusal::OutOfRange(_) => Self { exit: USAGE, ..error },
+            Refusal::HasEnded(ended) => {
+                error.hint(format!("`stepwell run show {}` prints how", ended.id))
+            }
+            Refusal::NotResumable(run) => {
+                error.hint(format!("`stepwell run show {}` prints where it is", run.id))
+            }
+            Refusal::NoSuchQueue(_) => error.hint(
+                "`stepwell queue list` prints the queues; `stepwell queue limit` creates one",
+            ),
+            Refusal::NoSuchSchedule(_) => {
+                error.hint("`stepwell schedule list` prints the schedules there are")
+            }
+            Refusal::BadCron(_)
+            | Refusal::UnknownZone(_)
+            | Refusal::NeverFires(_)
+            | Refusal::BadSpan(_)
+            | Refusal::BadBackfill(_)
+            | Refusal::ScheduleInputTooLarge(_) => Self { exit: USAGE, ..error },
+            Refusal::BadName(_)
+            | Refusal::BadRate(_)
+            | Refusal::PayloadTooLarge(_)
+            | Refusal::OutOfRange(_) => Self { exit: USAGE, ..error },
             _ => error,
         }
     }
@@ -170,7 +186,7 @@ impl CommandError {
 
 fn refused_kind(refusal: &Refusal) -> &'static str {
     match refusal {
-        Refusal::IdTaken(_) => "id_taken",
+        Refusal::IdTaken(_) => "name_taken",
         Refusal::NoSuchRun(_) => "no_such_run",
         Refusal::PayloadTooLarge(_) => "payload_too_large",
         Refusal::BadName(_) => "bad_name",
@@ -182,7 +198,7 @@ fn refused_kind(refusal: &Refusal) -> &'static str {
         Refusal::NoSuchQueue(_) => "no_such_queue",
         Refusal::BadRate(_) => "bad_rate",
         Refusal::NotDead(_) => "not_dead",
-        Refusal::WentOn(_) => "went_on",
+        Refusal::WentOn(_) => "not_redrivable",
         Refusal::BadInput(_) => "bad_input",
         Refusal::NoSuchSchedule(_) => "no_such_schedule",
         Refusal::BadCron(_) => "bad_cron",
@@ -201,12 +217,12 @@ mod tests {
 
     #[test]
     fn an_error_reads_as_kind_message_causes_hint() {
-        let error = CommandError::not_reachable("no engine answers on 127.0.0.1:1")
+        let error = CommandError::not_reachable("no server answers at 127.0.0.1:1")
             .caused_by(&std::io::Error::other("connection refused"))
             .hint("start one with `stepwell serve --data DIR`");
         assert_eq!(
             error.text(),
-            "error: no engine answers on 127.0.0.1:1\n  caused by: connection refused\nhint: start one with `stepwell serve --data DIR`\n"
+            "error: no server answers at 127.0.0.1:1\n  caused by: connection refused\nhint: start one with `stepwell serve --data DIR`\n"
         );
         assert_eq!(error.json()["error"]["exit_code"], 3);
     }

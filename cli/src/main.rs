@@ -50,27 +50,28 @@ struct Arguments {
 enum Command {
     /// Run the engine as a server
     Serve(serve::Serve),
-    /// Start runs, look at them, stop them
+    /// Start, list, show, cancel and resume runs
     #[command(subcommand)]
     Run(run::RunCommand),
-    /// Look at queues, pause them, limit them
+    /// List, pause and limit queues
     #[command(subcommand)]
     Queue(queue::QueueCommand),
-    /// Start many runs as one batch, and see how far they are
+    /// Start many runs as one batch and watch its progress
     #[command(subcommand)]
     Batch(batch::BatchCommand),
-    /// Look at runs that failed for good
+    /// List, edit, redrive and discard dead letters: runs that failed for good
     #[command(subcommand)]
     Dead(dead::DeadCommand),
-    /// List what operators did, newest first
+    /// List edits, redrives, discards and resumes of runs, newest first (changes of queues and
+    /// schedules are in the server's log)
     Audit(audit::AuditCommand),
-    /// Start runs again and again: cron expressions and intervals
+    /// Start runs at the times of cron expressions and at intervals
     #[command(subcommand)]
     Schedule(schedule::ScheduleCommand),
-    /// Look at a store that no engine has open
+    /// Check or dump a store that no engine has open
     #[command(subcommand)]
     Store(store::StoreCommand),
-    /// Count runs in every state, and what the engine has done
+    /// Print the number of runs in each state and the counters of the engine
     Stats(stats::StatsCommand),
     /// Work through 2,000 orders while workers and the server are killed
     Demo(demo::Demo),
@@ -92,7 +93,7 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return usage(&error),
     };
-    log(matches!(arguments.command, Command::Sim(_)));
+    log(&arguments.command);
     let terminal = Terminal { json: arguments.json };
     let answered = match arguments.command {
         // A simulation brings runtimes of its own.
@@ -154,10 +155,14 @@ fn usage(error: &clap::Error) -> ExitCode {
     if is_data { ExitCode::SUCCESS } else { ExitCode::from(USAGE) }
 }
 
-/// What simulated engines and workers warn of is what the simulation is about: it is not logged
-/// unless asked for.
-fn log(simulates: bool) {
-    let usual = if simulates { "off" } else { "warn" };
+/// Logs to stderr: warnings, from a server also the changes of queues and schedules, from a
+/// simulation nothing, because there the faults are on purpose. `STEPWELL_LOG` overrides it.
+fn log(command: &Command) {
+    let usual = match command {
+        Command::Serve(_) => "warn,stepwell::runtime::log=info",
+        Command::Sim(_) => "off",
+        _ => "warn",
+    };
     let filter = tracing_subscriber::EnvFilter::try_from_env("STEPWELL_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(usual));
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());

@@ -1,4 +1,4 @@
-//! `stepwell queue …`: how the queues are, and what an operator sets on them.
+//! `stepwell queue …`: list queues, pause them and limit them.
 
 use std::time::Duration;
 
@@ -19,17 +19,17 @@ const LOOKS_PER_LINE: u32 = 50;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum QueueCommand {
-    /// List the queues: what waits, for how long, and why
+    /// List queues: their counts, limits, and why runs wait
     List(ListQueues),
     /// Print one queue
     Show(OneQueue),
-    /// Dispatch no more runs; running ones go on, and starts are taken
+    /// Pause a queue: new runs are accepted, none is dispatched, running ones go on
     Pause(OneQueue),
-    /// Dispatch runs again
+    /// Resume a paused queue
     Resume(OneQueue),
-    /// Pause, and wait until no run of the queue is running
+    /// Pause a queue and wait until none of its runs is running
     Drain(OneQueue),
-    /// Limit how many runs are dispatched; limits that are not named stay
+    /// Limit how many runs a queue dispatches; limits that are not named stay as they are
     Limit(Limit),
 }
 
@@ -50,15 +50,15 @@ pub(crate) struct OneQueue {
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(crate) struct Limit {
-    /// The queue's name; it begins to exist if there is none
+    /// The queue's name; created if missing
     queue: String,
-    /// Runs running at once, over all workers, or `none`
+    /// Limit the running runs to N over all workers, or `none`
     #[arg(long, value_name = "N", value_parser = number_or_none)]
     concurrency: Option<u32>,
-    /// Dispatches in a period (100/s, 30/m, 5/250ms), or `none`
+    /// Limit the dispatches per period (100/s, 30/m, 5/250ms), or `none`
     #[arg(long, value_name = "RATE", value_parser = rate_or_none)]
     rate: Option<RateLimit>,
-    /// Dispatches at once after a quiet time [default: as many as in the rate's period]
+    /// Allow N dispatches at once after a quiet time [default: the count of the rate]
     #[arg(long, value_name = "N", requires = "rate", value_parser = clap::value_parser!(u32).range(1..))]
     burst: Option<u32>,
     /// Give one dispatch in N to the run that waits longest, whatever its priority, or `none`
@@ -141,7 +141,7 @@ impl OneQueue {
 impl Limit {
     async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
         if self.concurrency.is_none() && self.rate.is_none() && self.oldest_every.is_none() {
-            return Err(CommandError::bad_input("nothing is to be set")
+            return Err(CommandError::bad_input("no limit given")
                 .hint("name at least one of --concurrency, --rate and --oldest-every"));
         }
         let rate = self.rate.map(|rate| rate.burst(self.burst.unwrap_or(rate.burst)));
@@ -223,8 +223,8 @@ fn is_set(queue: &QueueSummary) -> String {
     let state = match (queue.settings.paused, limits.is_empty()) {
         (true, true) => "paused".to_owned(),
         (true, false) => format!("paused; {limits}"),
-        (false, true) => "open, without limits".to_owned(),
-        (false, false) => format!("open; {limits}"),
+        (false, true) => "active, without limits".to_owned(),
+        (false, false) => format!("active; {limits}"),
     };
     format!(
         "`{}` is {state} ({} running, {} queued)",
@@ -278,7 +278,7 @@ fn text(queue: &QueueSummary) -> String {
     };
     let mut rows = vec![
         ("queue", queue.name.clone()),
-        ("state", if settings.paused { "paused" } else { "open" }.to_owned()),
+        ("state", if settings.paused { "paused" } else { "active" }.to_owned()),
         ("queued", grouped(queue.queued)),
         ("oldest queued", Some(age(queue)).filter(|a| !a.is_empty()).unwrap_or_else(none)),
         ("running", grouped(queue.running)),
@@ -298,6 +298,7 @@ fn document(queue: &QueueSummary) -> Value {
     let settings = &queue.settings;
     json!({
         "name": queue.name,
+        "state": if settings.paused { "paused" } else { "active" },
         "paused": settings.paused,
         "queued": queue.queued,
         "running": queue.running,

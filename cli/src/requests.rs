@@ -39,7 +39,7 @@ commands! {
     AskAudit => ["audit"],
     SetSchedule => ["schedule set"],
     AskSchedules => ["schedule list"],
-    AskOccurrences => ["schedule next"],
+    AskOccurrences => ["schedule show"],
     PauseSchedule => ["schedule pause"],
     ResumeSchedule => ["schedule resume"],
     RemoveSchedule => ["schedule remove"],

@@ -1,4 +1,4 @@
-//! `stepwell schedule …`: what is started again and again, and when.
+//! `stepwell schedule …`: start runs at the times of cron expressions and at intervals.
 
 use std::time::Duration;
 
@@ -21,19 +21,20 @@ use crate::terminal::{Column, Terminal, pairs, table};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ScheduleCommand {
-    /// Make a schedule, or change it; durable when it returns
+    /// Create or change a schedule; durable when it returns
     Set(Set),
     /// List schedules, by name
     List(ListSchedules),
     /// Print a schedule and its next occurrences
-    Next(Next),
-    /// Start no more occurrences until it is resumed
+    #[command(alias = "next")]
+    Show(ShowSchedule),
+    /// Start no more occurrences until the schedule is resumed
     Pause(OneSchedule),
-    /// Go on with the first occurrence from now
+    /// Resume with the first occurrence from now on
     Resume(OneSchedule),
-    /// Start the occurrences of a part of the past that have no run
+    /// Start the occurrences of a past time range that have no run
     Backfill(Backfill),
-    /// Forget a schedule; its runs go on
+    /// Remove a schedule; its runs go on
     Remove(OneSchedule),
 }
 
@@ -48,14 +49,14 @@ pub(crate) struct Set {
     /// When: minute, hour, day of month, month, day of week; or six fields with the second in front
     #[arg(long, value_name = "EXPR", group = "when")]
     cron: Option<String>,
-    /// When: every so often (15m, 2h)
-    #[arg(long, value_name = "SPAN", value_parser = quantity::span, group = "when")]
+    /// When: at this interval (15m, 2h)
+    #[arg(long, value_name = "DURATION", value_parser = quantity::span, group = "when")]
     every: Option<Duration>,
     /// The time zone of the cron expression
     #[arg(long, value_name = "ZONE", default_value = "UTC", conflicts_with = "every")]
     zone: String,
-    /// An instant from which intervals are counted [default: 1970-01-01T00:00:00Z]
-    #[arg(long, value_name = "INSTANT", value_parser = instant, requires = "every")]
+    /// The time from which intervals are counted [default: 1970-01-01T00:00:00Z]
+    #[arg(long, value_name = "TIMESTAMP", value_parser = timestamp, requires = "every")]
     anchor: Option<Time>,
     /// The input of its runs: JSON, @FILE, or - for stdin
     #[arg(long, value_name = "JSON", default_value = "null")]
@@ -66,17 +67,17 @@ pub(crate) struct Set {
     /// The priority of its runs, 0 first
     #[arg(long, value_name = "0-9", default_value_t = 5, value_parser = clap::value_parser!(u8).range(0..=9))]
     priority: u8,
-    /// Only on workers that offer this tag; may be given more than once
+    /// Require workers with this tag; may be given more than once
     #[arg(long, value_name = "TAG")]
     tag: Vec<String>,
-    /// Put each occurrence off by up to this much
-    #[arg(long, value_name = "SPAN", value_parser = quantity::span)]
+    /// Delay each occurrence by up to this much
+    #[arg(long, value_name = "DURATION", value_parser = quantity::span)]
     jitter: Option<Duration>,
-    /// While the last run has not ended: skip, queue-one, queue-all, cancel-old, allow
+    /// What to do while the last run has not ended: skip, queue-one, queue-all, cancel-old, allow
     #[arg(long, value_name = "POLICY", default_value = "skip", value_parser = overlap)]
     overlap: Overlap,
-    /// Of what was missed within this time the newest is started [default: 1h]
-    #[arg(long, value_name = "SPAN", value_parser = quantity::span)]
+    /// Start the newest missed occurrence if it is at most this old [default: 1h]
+    #[arg(long, value_name = "DURATION", value_parser = quantity::span)]
     catch_up: Option<Duration>,
     #[command(flatten)]
     connect: ConnectArgs,
@@ -97,10 +98,10 @@ pub(crate) struct OneSchedule {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Next {
+pub(crate) struct ShowSchedule {
     #[command(flatten)]
     one: OneSchedule,
-    /// How many occurrences
+    /// How many occurrences to print
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=i64::from(NEXT_MAX)))]
     count: u32,
 }
@@ -109,13 +110,13 @@ pub(crate) struct Next {
 pub(crate) struct Backfill {
     #[command(flatten)]
     one: OneSchedule,
-    /// Occurrences from this instant on (2026-03-01T00:00:00Z)
-    #[arg(long, value_name = "INSTANT", value_parser = instant)]
+    /// Start occurrences from this time on (2026-03-01T00:00:00Z)
+    #[arg(long, value_name = "TIMESTAMP", value_parser = timestamp)]
     from: Time,
-    /// And before this one, which has passed
-    #[arg(long, value_name = "INSTANT", value_parser = instant)]
+    /// Start occurrences before this time, which must have passed
+    #[arg(long, value_name = "TIMESTAMP", value_parser = timestamp)]
     to: Time,
-    /// At most this many a second
+    /// Limit the rate to this many runs per second
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rate: u32,
 }
@@ -125,7 +126,7 @@ impl ScheduleCommand {
         match self {
             Self::Set(set) => set.execute(terminal).await,
             Self::List(list) => list.execute(terminal).await,
-            Self::Next(next) => next.execute(terminal).await,
+            Self::Show(show) => show.execute(terminal).await,
             Self::Pause(one) => one.switch(terminal, true).await,
             Self::Resume(one) => one.switch(terminal, false).await,
             Self::Backfill(backfill) => backfill.execute(terminal).await,
@@ -181,14 +182,14 @@ impl ListSchedules {
     }
 }
 
-impl Next {
+impl ShowSchedule {
     async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
         let (connection, schedules) = self.one.open().await?;
         let (schedule, next) =
             schedules.next(&self.one.name, self.count).await.map_err(|e| asked(&e))?;
         let mut document = info_json(&schedule);
         document["next"] = next.iter().map(|at| occurrence_json(&schedule, at)).collect();
-        terminal.data(&document, || next_text(&schedule, &next))?;
+        terminal.data(&document, || show_text(&schedule, &next))?;
         connection.close().await;
         Ok(Answer::Yes)
     }
@@ -243,7 +244,7 @@ impl Backfill {
             if let Some(bar) = &bar {
                 bar.set_position(from.since(self.from).as_secs());
                 bar.set_message(format!(
-                    "{started} started, {existed} were there, at {}",
+                    "{started} started, {existed} existed already, at {}",
                     nominal_text(from)
                 ));
             }
@@ -255,7 +256,7 @@ impl Backfill {
         }
         let document = json!({ "name": self.one.name, "started": started, "existed": existed });
         terminal.data(&document, || {
-            format!("{} started, {existed} were there already", counted(started, "run", "runs"))
+            format!("{} started, {existed} existed already", counted(started, "run", "runs"))
         })?;
         connection.close().await;
         Ok(Answer::Yes)
@@ -295,7 +296,8 @@ fn list_text(schedules: &[ScheduleInfo]) -> String {
             spec.when.to_string(),
             spec.workflow.clone(),
             spec.overlap.as_str().to_owned(),
-            next_cell(info),
+            state_word(info).to_owned(),
+            state.next.map_or("-".to_owned(), nominal_text),
             state.last.map_or("-".to_owned(), nominal_text),
             quantity::grouped(state.started),
             quantity::grouped(state.skipped),
@@ -308,6 +310,7 @@ fn list_text(schedules: &[ScheduleInfo]) -> String {
             Column::Left("WHEN"),
             Column::Left("WORKFLOW"),
             Column::Left("OVERLAP"),
+            Column::Left("STATE"),
             Column::Left("NEXT"),
             Column::Left("LAST"),
             Column::Right("STARTED"),
@@ -318,19 +321,16 @@ fn list_text(schedules: &[ScheduleInfo]) -> String {
     )
 }
 
-fn next_cell(info: &ScheduleInfo) -> String {
-    match (&info.state.paused_by, info.state.next) {
-        (Some(_), _) => "paused".to_owned(),
-        (None, Some(next)) => nominal_text(next),
-        (None, None) => "none".to_owned(),
-    }
+fn state_word(info: &ScheduleInfo) -> &'static str {
+    if info.state.paused_by.is_some() { "paused" } else { "active" }
 }
 
-fn next_text(info: &ScheduleInfo, next: &[Occurrence]) -> String {
+fn show_text(info: &ScheduleInfo, next: &[Occurrence]) -> String {
     let (spec, state) = (&info.spec, &info.state);
     let input = serde_json::to_string(&payload_json(&spec.input)).unwrap_or_default();
     let mut rows = vec![
         ("schedule", spec.name.clone()),
+        ("state", state_word(info).to_owned()),
         ("when", spec.when.to_string()),
         ("workflow", spec.workflow.clone()),
         ("queue", format!("{}, priority {}", spec.queue, spec.priority)),
@@ -351,7 +351,7 @@ fn next_text(info: &ScheduleInfo, next: &[Occurrence]) -> String {
         ),
     ];
     if spec.jitter_ms > 0 {
-        rows.insert(6, ("jitter", span_text(spec.jitter_ms)));
+        rows.insert(7, ("jitter", span_text(spec.jitter_ms)));
     }
     if let Some(by) = &state.paused_by {
         rows.push(("paused", format!("{} by {by}", state.at)));
@@ -360,7 +360,7 @@ fn next_text(info: &ScheduleInfo, next: &[Occurrence]) -> String {
     if !next.is_empty() {
         text.push('\n');
         let mut columns = vec![Column::Left("NOMINAL (UTC)"), Column::Left("LOCAL")];
-        columns.extend((spec.jitter_ms > 0).then_some(Column::Left("STARTED AT")));
+        columns.extend((spec.jitter_ms > 0).then_some(Column::Left("STARTS AT")));
         let row = |at: &Occurrence| {
             let mut row = vec![nominal_text(at.nominal), local_text(&spec.when, at.nominal)];
             row.extend((spec.jitter_ms > 0).then(|| nominal_text(at.due)));
@@ -392,6 +392,7 @@ fn info_json(info: &ScheduleInfo) -> Value {
     };
     json!({
         "name": spec.name,
+        "state": state_word(info),
         "workflow": spec.workflow,
         "queue": spec.queue,
         "priority": spec.priority,
@@ -432,8 +433,8 @@ fn overlap(word: &str) -> Result<Overlap, String> {
     word.parse::<Overlap>().map_err(|_| format!("the policies are {}", words()))
 }
 
-fn instant(text: &str) -> Result<Time, String> {
-    let expected = "expected an instant like 2026-03-01T00:00:00Z, from 1970 on";
+fn timestamp(text: &str) -> Result<Time, String> {
+    let expected = "expected a timestamp like 2026-03-01T00:00:00Z, from 1970 on";
     let at: Timestamp = text.parse().map_err(|_| expected.to_owned())?;
     let ms = u64::try_from(at.as_millisecond()).map_err(|_| expected.to_owned())?;
     Ok(Time(ms))
@@ -444,9 +445,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn instants_are_read_in_any_offset() {
-        assert_eq!(instant("2026-03-01T00:00:00Z"), instant("2026-03-01T01:00:00+01:00"));
-        assert!(instant("2026-03-01").unwrap_err().contains("2026-03-01T00:00:00Z"));
-        assert!(instant("1969-03-01T00:00:00Z").is_err());
+    fn timestamps_are_read_in_any_offset() {
+        assert_eq!(timestamp("2026-03-01T00:00:00Z"), timestamp("2026-03-01T01:00:00+01:00"));
+        assert!(timestamp("2026-03-01").unwrap_err().contains("2026-03-01T00:00:00Z"));
+        assert!(timestamp("1969-03-01T00:00:00Z").is_err());
     }
 }

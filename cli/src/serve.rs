@@ -20,23 +20,24 @@ const PAYLOAD_BYTES_FLOOR: usize = 1 << 10;
 
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
-    /// The data directory; made if it is not there
+    /// The data directory; created if missing
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
-    /// Listen here; port 0 takes a free one
+    /// Listen on this address; port 0 takes a free one
     #[arg(long, value_name = "ADDR", default_value = SERVER)]
     listen: String,
-    /// A worker not heard of for this long is gone, and its runs go to others
-    #[arg(long, value_name = "SPAN", default_value = "10s", value_parser = quantity::span)]
+    /// Consider a worker lost after this silence; its runs go to other workers
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = quantity::span)]
     session_timeout: Duration,
     /// Keep ended runs for this long
-    #[arg(long, value_name = "SPAN", default_value = "7d", value_parser = quantity::span)]
+    #[arg(long, value_name = "DURATION", default_value = "7d", value_parser = quantity::span)]
     retention: Duration,
-    /// Keep dead letters about which nobody has decided, and what operators did, for this long
-    #[arg(long, value_name = "SPAN", default_value = "30d", value_parser = quantity::span)]
+    /// Keep dead letters that were neither redriven nor discarded, and audit entries, for this long
+    #[arg(long, value_name = "DURATION", default_value = "30d", value_parser = quantity::span)]
     dead_retention: Duration,
-    /// A run whose workflow no worker has registered for this long becomes a dead letter
-    #[arg(long, value_name = "SPAN", default_value = "10m", value_parser = quantity::span)]
+    /// Turn a queued run into a dead letter when no worker has registered its workflow for this
+    /// long
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = quantity::span)]
     unregistered_workflow_after: Duration,
     /// The largest input or output of a step or run, at most 16MiB
     #[arg(long, value_name = "BYTES", default_value = "64KiB", value_parser = payload_bytes)]
@@ -45,9 +46,9 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "N", default_value_t = Limits::default().journal_entries_max, value_parser = clap::value_parser!(u32).range(1..))]
     journal_max: u32,
     /// Warn of an unserved queue (queued work that no connected worker offers) after this time
-    #[arg(long, value_name = "SPAN", default_value = "60s", value_parser = quantity::span)]
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = quantity::span)]
     unserved_queue_after: Duration,
-    /// Accept a machine's clock that stands far from where the store last saw it
+    /// Accept a machine's clock that is far from the time the store last saw
     #[arg(long)]
     accept_clock: bool,
     /// Stop when stdin closes

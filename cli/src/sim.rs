@@ -1,4 +1,4 @@
-//! `stepwell sim …`: the suites that come with Stepwell, played from the terminal.
+//! `stepwell sim …`: run the suites that come with Stepwell from the terminal.
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -16,19 +16,19 @@ use crate::terminal::{Column, Terminal, table};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SimCommand {
-    /// Play seeds of a suite: everything must hold, and each seed must be the same twice
+    /// Run seeds of a suite; fail if a rule is broken or a seed is not deterministic
     Run(RunSeeds),
-    /// Play a plan again
-    Replay(ReplayPlan),
-    /// Reduce a failing plan or seed to what is needed to fail
+    /// Run a plan again
+    Rerun(RerunPlan),
+    /// Shrink a failing plan or seed to what it needs to fail
     Shrink(ShrinkPlan),
-    /// Draw what happened in a plan or seed as a page
+    /// Render an HTML report of a plan or seed
     Report(DrawReport),
-    /// Kill a worker right after each outside effect, and tell which steps are not safe to repeat
+    /// Kill a worker right after each outside effect and report which steps are not safe to repeat
     Idempotency(CheckSuite),
-    /// Strike every point that a run passes, once each
+    /// Inject each kind of crash at every point that a run passes
     Map(CheckSuite),
-    /// Look for each bug that was planted on purpose, in a build that holds them (`tests/canaries`)
+    /// Look for each deliberately planted bug, in a build that contains them (`tests/canaries`)
     Canaries(HuntCanaries),
     /// List the suites
     List,
@@ -36,42 +36,45 @@ pub(crate) enum SimCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct HuntCanaries {
-    /// Only those with this in their names
+    /// Only canaries whose names contain this
     #[arg(default_value = "")]
     pattern: String,
-    /// Processor time for each
-    #[arg(long, default_value = "5m", value_parser = span)]
+    /// Processor time for each canary
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = span)]
     cpu: Duration,
-    /// Reduce each plan that caught one, for so long at most
-    #[arg(long, default_value = "0s", value_parser = span)]
+    /// Shrink each plan that caught a canary, for at most this long
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = span)]
     shrink: Duration,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct RunSeeds {
-    /// Which suite; `stepwell sim list` tells
-    #[arg(long, default_value = "engine")]
+    /// The suite; `stepwell sim list` prints them
+    #[arg(long, value_name = "SUITE", default_value = "engine")]
     suite: String,
-    /// How many seeds
+    /// How many seeds to run
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
     /// The first seed; default: random
     #[arg(long)]
     from: Option<u64>,
-    /// Seeds at a time; default: one a core
+    /// Seeds to run in parallel; default: one per core
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=64))]
     jobs: Option<u64>,
-    /// Play all seeds, also after failures, and reduce none
+    /// Run all seeds, also after failures, and shrink none
     #[arg(long)]
     keep_going: bool,
-    /// Where plans and reports of failures go
+    /// Also print how often notable events were seen
+    #[arg(long)]
+    verbose: bool,
+    /// The directory for the plans and reports of failures
     #[arg(long, default_value = "sim-reports")]
     out: PathBuf,
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct ReplayPlan {
-    /// The plan, as a failing run wrote it
+pub(crate) struct RerunPlan {
+    /// The plan file that a failing suite wrote
     plan: PathBuf,
 }
 
@@ -79,7 +82,7 @@ pub(crate) struct ReplayPlan {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 pub(crate) struct Chosen {
-    /// A plan
+    /// A plan file
     plan: Option<PathBuf>,
     /// A seed of the suite
     #[arg(long)]
@@ -93,10 +96,10 @@ pub(crate) struct ShrinkPlan {
     /// The suite of the seed
     #[arg(long, default_value = "engine", requires = "seed")]
     suite: String,
-    /// How long to search
-    #[arg(long, default_value = "60s", value_parser = span)]
+    /// How long to search for a smaller plan
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = span)]
     budget: Duration,
-    /// Where the reduced plan goes
+    /// The directory for the shrunk plan
     #[arg(long, default_value = "sim-reports")]
     out: PathBuf,
 }
@@ -108,14 +111,14 @@ pub(crate) struct DrawReport {
     /// The suite of the seed
     #[arg(long, default_value = "engine", requires = "seed")]
     suite: String,
-    /// Where the page and its data go
+    /// The directory for the page and its data
     #[arg(long, default_value = "sim-reports")]
     out: PathBuf,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct CheckSuite {
-    /// Which suite; `stepwell sim list` tells
+    /// The suite; `stepwell sim list` prints them
     #[arg(long, default_value = "checkout")]
     suite: String,
     /// The seed of the inputs
@@ -127,7 +130,7 @@ impl SimCommand {
     pub(crate) fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
         match self {
             Self::Run(command) => command.execute(terminal),
-            Self::Replay(command) => command.execute(terminal),
+            Self::Rerun(command) => command.execute(terminal),
             Self::Shrink(command) => command.execute(terminal),
             Self::Report(command) => command.execute(terminal),
             Self::Idempotency(command) => command.idempotency(terminal),
@@ -140,9 +143,8 @@ impl SimCommand {
 
 fn suite_of(name: &str) -> Result<Suite, CommandError> {
     Shipped::named(name).map(|shipped| shipped.suite()).ok_or_else(|| {
-        CommandError::bad_input(format!("there is no suite `{name}`")).hint(
-            "`stepwell sim list` tells which there are; suites of your own are tests: `cargo test`",
-        )
+        CommandError::bad_input(format!("there is no suite `{name}`"))
+            .hint("`stepwell sim list` prints them; suites of your own are tests: `cargo test`")
     })
 }
 
@@ -195,36 +197,39 @@ impl RunSeeds {
             None => suite.check(options),
         };
         let report = report.map_err(CommandError::bad_input)?;
-        tell(&report, terminal)
+        tell(&report, self.verbose, terminal)
     }
 }
 
-fn tell(report: &SuiteReport, terminal: Terminal) -> Result<Answer, CommandError> {
-    terminal.data(report, || text(report))?;
+fn tell(report: &SuiteReport, verbose: bool, terminal: Terminal) -> Result<Answer, CommandError> {
+    terminal.data(report, || text(report, verbose))?;
     Ok(if report.is_sound() { Answer::Yes } else { Answer::No })
 }
 
-fn text(report: &SuiteReport) -> String {
+fn text(report: &SuiteReport, verbose: bool) -> String {
     let mut text = report.to_string();
     let rows = |counts: Vec<(String, u64)>| {
         let rows = counts.into_iter().map(|(name, count)| vec![name, grouped(count)]);
         rows.collect::<Vec<_>>()
     };
-    let faults = report.faults.iter().map(|(kind, count)| (format!("{kind:?}"), *count));
-    let seen = report.seen.iter().map(|(what, count)| (what.clone(), *count));
+    let faults = report.faults.iter().map(|(kind, count)| (kind.to_string(), *count));
     if report.failure.is_none() {
-        let left =
-            table(&[Column::Left("FAULTS"), Column::Right("STRUCK")], rows(faults.collect()));
-        let right = table(&[Column::Left("SEEN"), Column::Right("TIMES")], rows(seen.collect()));
-        text.push_str(&format!("\n\n{left}\n{right}"));
+        let faults = rows(faults.collect());
+        let faults = table(&[Column::Left("FAULTS"), Column::Right("COUNT")], faults);
+        text.push_str(&format!("\n\n{faults}"));
+        if verbose {
+            let seen = rows(report.seen.iter().map(|(what, n)| (what.clone(), *n)).collect());
+            let seen = table(&[Column::Left("SEEN"), Column::Right("COUNT")], seen);
+            text.push_str(&format!("\n{seen}"));
+        }
     }
     if let Some(plan) = report.files.first().filter(|_| report.failure.is_some()) {
-        text.push_str(&format!("\nagain    stepwell sim replay {}\n", plan.display()));
+        text.push_str(&format!("\nagain    stepwell sim rerun {}\n", plan.display()));
     }
     text
 }
 
-impl ReplayPlan {
+impl RerunPlan {
     fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
         let plan = read_plan(&self.plan)?;
         let suite = suite_of(&plan.suite)?;
@@ -241,7 +246,7 @@ fn shown(
 ) -> Result<Answer, CommandError> {
     let report = &recording.report;
     let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
-    let document = json!({ "sound": report.is_sound(), "report": report, "files": files });
+    let document = json!({ "ok": report.is_sound(), "report": report, "files": files });
     terminal.data(&document, || {
         let mut text = report.to_string();
         for file in &files {
@@ -266,8 +271,9 @@ impl ShrinkPlan {
         let (faults, jobs) = (plan.faults.len(), plan.jobs.len());
         let name = format!("{}-{}.json", plan.suite, plan.seed);
         let shrunk = suite.shrink(plan, self.budget).map_err(|problem| {
-            CommandError::bad_input(problem)
-                .hint("only what fails can be reduced: `stepwell sim replay` tells")
+            CommandError::bad_input(problem).hint(
+                "only a failing plan can be shrunk; `stepwell sim rerun` shows whether it fails",
+            )
         })?;
         let file = self.out.join(name);
         let cannot = |e: &std::io::Error| {
@@ -288,7 +294,7 @@ impl ShrinkPlan {
         });
         terminal.data(&document, || {
             format!(
-                "{}reduced from {} and {} to {} and {}; {} played\n{}",
+                "{}shrunk from {} and {} to {} and {}; {} run\n{}",
                 shrunk.report,
                 counted(faults as u64, "fault", "faults"),
                 counted(jobs as u64, "job", "jobs"),
@@ -343,11 +349,11 @@ impl HuntCanaries {
         });
         let hunts = hunts.map_err(|none| {
             CommandError::bad_input(none)
-                .hint("`tests/canaries` builds with them and looks for each")
+                .hint("`tests/canaries` builds with them and runs the search for each")
         })?;
         terminal.data(&hunts, || {
             let rows = hunts.iter().map(|hunt| {
-                let checker = hunt.checker.clone().unwrap_or_else(|| "nobody".to_owned());
+                let checker = hunt.checker.clone().unwrap_or_else(|| "-".to_owned());
                 vec![
                     hunt.name.to_owned(),
                     checker,

@@ -31,19 +31,19 @@ fn json(stats: &Stats) -> serde_json::Value {
     json!({
         "runs": runs,
         "workers": stats.workers,
-        "steps": stats.steps,
-        "replayed": stats.replayed,
+        "steps_completed": stats.steps,
+        "outcomes_replayed": stats.replayed,
         "dispatches": stats.dispatches,
         "redeliveries": stats.redeliveries,
-        "refused_late": stats.refused_late,
-        "repeated": stats.repeated,
+        "late_reports_refused": stats.refused_late,
+        "duplicate_reports": stats.repeated,
         "sessions_lost": stats.sessions_lost,
         "commits": stats.commits,
         "wal_bytes": stats.wal_bytes,
         "disk_bytes": stats.disk_bytes,
         "store": format!("{:016x}", stats.store),
         "epoch": stats.epoch,
-        "now": stats.now.to_string(),
+        "engine_time": stats.now.to_string(),
     })
 }
 
@@ -59,12 +59,12 @@ fn text(stats: &Stats) -> String {
     ]));
     text.push_str("\nsince it was opened\n");
     text.push_str(&pairs(vec![
-        ("steps committed", grouped(stats.steps)),
+        ("steps completed", grouped(stats.steps)),
         ("outcomes replayed", grouped(stats.replayed)),
         ("dispatches", grouped(stats.dispatches)),
         ("redeliveries", grouped(stats.redeliveries)),
         ("late reports refused", grouped(stats.refused_late)),
-        ("repeated reports", grouped(stats.repeated)),
+        ("duplicate reports", grouped(stats.repeated)),
         ("sessions lost", grouped(stats.sessions_lost)),
         ("commits", grouped(stats.commits)),
         ("written to the log", bytes_text(stats.wal_bytes)),

@@ -1,4 +1,4 @@
-//! `stepwell store …`: look at a store that no engine has open.
+//! `stepwell store …`: check or dump a store that no engine has open.
 
 use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
@@ -7,16 +7,16 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 use stepwell::StoreReport;
 
-use crate::connection::opened;
+use crate::connection::{opened, require_directory};
 use crate::failure::{Answer, CommandError};
 use crate::quantity::{bytes_text, counted, grouped};
 use crate::terminal::{Column, Terminal, table};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum StoreCommand {
-    /// Read everything and verify each record and each journal's chain
+    /// Read the whole store and verify each record and each journal's chain
     Check(Directory),
-    /// Print every record, one a line
+    /// Print every record, one per line
     Dump(Directory),
 }
 
@@ -36,9 +36,10 @@ impl StoreCommand {
 }
 
 async fn check(directory: &Directory, terminal: Terminal) -> Result<Answer, CommandError> {
+    require_directory(&directory.dir)?;
     let report = stepwell::store_check(&directory.dir).await.map_err(|e| opened(&e))?;
     let document = json!({
-        "sound": report.is_sound(),
+        "ok": report.is_sound(),
         "rows": report.rows,
         "runs": report.runs,
         "entries": report.entries,
@@ -62,12 +63,13 @@ fn text(report: &StoreReport) -> String {
         text.push_str(&format!("damaged: {damage}\n"));
     }
     if report.is_sound() {
-        text.push_str("the store is sound\n");
+        text.push_str("the store is valid\n");
     }
     text
 }
 
 async fn dump(directory: &Directory, terminal: Terminal) -> Result<Answer, CommandError> {
+    require_directory(&directory.dir)?;
     if terminal.json {
         let mut bytes = Vec::new();
         stepwell::store_dump(&directory.dir, &mut bytes).await.map_err(|e| opened(&e))?;

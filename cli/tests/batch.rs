@@ -25,7 +25,7 @@ fn a_file_becomes_a_batch_that_is_watched_to_its_end() {
     let file = file.to_str().unwrap();
     let start = |more: &[&str]| {
         let args = ["batch", "start", file, "--workflow", "bench-sequence"];
-        ask(&[&args[..], &["--id-field", "order", "--then", "report"], more].concat())
+        ask(&[&args[..], &["--name-field", "order", "--then", "report"], more].concat())
     };
 
     let open = start(&["--open", "--json"]);
@@ -72,7 +72,7 @@ fn a_batch_is_asked_to_stop() {
 
     let asked = ask(&["batch", "cancel", "wrong", "--reason", "not this one"]);
     assert_eq!(asked.code, 0, "{}", asked.stderr);
-    let told = "wrong: 2 runs asked to stop; 2 of 2 ended; it is open for more";
+    let told = "wrong: cancellation requested for 2 runs; 2 of 2 ended; it is open";
     assert!(asked.stdout.contains(told), "{}", asked.stdout);
     let shown = ask(&["run", "show", "wrong/1"]);
     assert!(shown.stdout.contains("not this one"), "{}", shown.stdout);
@@ -83,7 +83,7 @@ fn a_batch_is_asked_to_stop() {
     let again = ask(&["batch", "cancel", "wrong", "--json"]);
     assert_eq!(again.code, 0, "{}", again.stderr);
     let document = again.json();
-    assert_eq!(document["asked_to_stop"], json!(0));
+    assert_eq!(document["cancel_requested"], json!(0));
     assert_eq!(document["counts"]["cancelled"], json!(2));
     let none = ask(&["batch", "cancel", "none"]);
     assert_eq!(none.code, 1);
@@ -96,11 +96,11 @@ fn a_unique_key_is_answered_with_its_holder() {
     let dir = tempfile::tempdir().unwrap();
     let server = Running::server(dir.path());
     let address = server.address();
-    let start = |scope: &str| {
-        let args = ["run", "start", "bill", "--unique", "invoice-17", "--unique-scope", scope];
+    let start = |until: &str| {
+        let args = ["run", "start", "bill", "--unique", "invoice-17", "--unique-until", until];
         stepwell(&[&args[..], &["--json", "--server", &address]].concat())
     };
-    let (first, second) = (start("1h").json(), start("running").json());
+    let (first, second) = (start("1h").json(), start("ended").json());
     assert_eq!((&first["started"], &second["started"]), (&json!(true), &json!(false)));
     assert_eq!(first["id"], second["id"]);
     let args = ["run", "start", "bill", "--unique", "invoice-17"];

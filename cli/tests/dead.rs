@@ -37,15 +37,23 @@ impl Scene {
 
     fn fail(&self, name: &str) {
         let input = r#"{"steps":2,"payload":3,"fail_at":1}"#;
-        let failed =
-            self.ask(&["run", "start", "bench-sequence", "--id", name, "--input", input, "--wait"]);
+        let failed = self.ask(&[
+            "run",
+            "start",
+            "bench-sequence",
+            "--name",
+            name,
+            "--input",
+            input,
+            "--wait",
+        ]);
         assert_eq!(failed.code, 1, "{}", failed.stderr);
     }
 
     /// The names of the dead letters that a listing has.
     fn dead(&self, args: &[&str]) -> Vec<String> {
         let listed = self.json(&[&["dead", "list"], args].concat());
-        let letters = listed["letters"].as_array().unwrap();
+        let letters = listed["dead_letters"].as_array().unwrap();
         let name = |letter: &serde_json::Value| letter["name"].as_str().unwrap().to_owned();
         letters.iter().map(name).collect()
     }
@@ -61,7 +69,7 @@ fn a_dead_letter_is_found_edited_and_redriven() {
     assert_eq!(scene.dead(&["--class", "nothing"]), [""; 0]);
     assert_eq!(scene.dead(&["--older-than", "1h"]), [""; 0]);
     assert_eq!(scene.dead(&["--younger-than", "1h"]), ["order-1"]);
-    let class = scene.json(&["dead", "list"])["letters"][0]["class"].clone();
+    let class = scene.json(&["dead", "list"])["dead_letters"][0]["class"].clone();
     assert_eq!(scene.dead(&["--class", class.as_str().unwrap()]), ["order-1"]);
 
     let shown = scene.json(&["dead", "show", "order-1"]);
@@ -91,7 +99,7 @@ fn a_dead_letter_is_found_edited_and_redriven() {
 
     // The first step has one outcome: it was not run again.
     let journal = scene.json(&["run", "show", "order-1"])["journal"].clone();
-    let of_first = |entry: &&serde_json::Value| entry["number"] == 0;
+    let of_first = |entry: &&serde_json::Value| entry["command_index"] == 0;
     assert_eq!(journal.as_array().unwrap().iter().filter(of_first).count(), 1);
     let entries = scene.json(&["audit"]);
     let entries: Vec<_> = entries["entries"]
@@ -104,7 +112,7 @@ fn a_dead_letter_is_found_edited_and_redriven() {
     assert_eq!(entries, [act("redrive"), act("edit")]);
     let again = scene.ask(&["dead", "redrive", "order-1"]);
     assert_eq!(again.code, 1);
-    assert!(again.stderr.contains("it is no dead letter"), "{}", again.stderr);
+    assert!(again.stderr.contains("it is not a dead letter"), "{}", again.stderr);
 }
 
 // A49: many by filter, dry run first, at a rate; what is discarded leaves the list.

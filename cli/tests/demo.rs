@@ -25,10 +25,10 @@ fn sixty_orders_survive_the_kills() {
     for key in ["orders_lost", "dead_letters", "steps_wrong"] {
         assert_eq!(report[key], 0, "{key}: {report}");
     }
-    assert_eq!(report["steps"], 240);
+    assert_eq!(report["steps_completed"], 240);
     assert_eq!(report["server_kills"], 2);
     assert!(report["worker_kills"].as_u64().unwrap() >= 5, "{report}");
-    assert!(report["replays"].as_u64().unwrap() >= 60, "{report}");
+    assert!(report["outcomes_replayed"].as_u64().unwrap() >= 60, "{report}");
     assert_eq!(report["broken"], serde_json::json!([]));
     exports_did_not_delay_orders(&report["queues"]);
     the_urgent_one_overtook_the_line(&report["urgent"]);

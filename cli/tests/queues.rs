@@ -28,7 +28,7 @@ impl Scene {
 
     fn start(&self, name: &str, more: &[&str]) -> Answer {
         let input = r#"{"steps":1,"payload":3}"#;
-        let start = ["run", "start", "bench-sequence", "--id", name];
+        let start = ["run", "start", "bench-sequence", "--name", name];
         self.ask(&[&start, &["--input", input][..], more].concat())
     }
 }
@@ -79,7 +79,7 @@ fn a_drain_waits_for_running_runs() {
     let scene = Scene::set();
     let _worker = Running::worker(&scene.server.address());
     let export = ["run", "start", "bench-export", "--queue", "bench-exports"];
-    let long = ["--id", "long", "--input", r#"{"ms":3600000}"#];
+    let long = ["--name", "long", "--input", r#"{"ms":3600000}"#];
     scene.ask(&[&export[..], &long].concat());
     let exports = || scene.ask(&["queue", "show", "bench-exports", "--json"]).json();
     until("it runs", || exports()["running"] == 1);
@@ -95,7 +95,7 @@ fn a_drain_waits_for_running_runs() {
     let mut told = BufReader::new(drain.stderr.take().unwrap()).lines();
     let line = told.next().unwrap().unwrap();
     assert!(line.contains("1 run is still running"), "{line}");
-    scene.ask(&[&export[..], &["--id", "behind", "--input", r#"{"ms":1}"#]].concat());
+    scene.ask(&[&export[..], &["--name", "behind", "--input", r#"{"ms":1}"#]].concat());
     let told = exports();
     assert_eq!((&told["running"], &told["queued"]), (&1.into(), &1.into()));
     assert_eq!(told["paused"], true);

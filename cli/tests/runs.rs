@@ -31,12 +31,12 @@ impl Scene {
 
     fn complete(&self, name: &str) -> Answer {
         let input = r#"{"steps":2,"payload":3}"#;
-        self.ask(&["run", "start", "bench-sequence", "--id", name, "--input", input, "--wait"])
+        self.ask(&["run", "start", "bench-sequence", "--name", name, "--input", input, "--wait"])
     }
 
     fn fail(&self, name: &str) -> Answer {
         let input = r#"{"steps":2,"payload":3,"fail_at":1}"#;
-        self.ask(&["run", "start", "bench-sequence", "--id", name, "--input", input, "--wait"])
+        self.ask(&["run", "start", "bench-sequence", "--name", name, "--input", input, "--wait"])
     }
 }
 
@@ -59,7 +59,7 @@ fn the_same_start_twice_finds_the_first_and_another_one_is_refused() {
         "run",
         "start",
         "bench-sequence",
-        "--id",
+        "--name",
         "order-1",
         "--input",
         r#"{"steps":2,"payload":3}"#,
@@ -70,7 +70,7 @@ fn the_same_start_twice_finds_the_first_and_another_one_is_refused() {
         "run",
         "start",
         "bench-sequence",
-        "--id",
+        "--name",
         "order-1",
         "--input",
         r#"{"steps":9,"payload":3}"#,
@@ -104,8 +104,15 @@ fn an_unknown_run_ends_with_1() {
 #[test]
 fn a_sleeping_run_can_be_cancelled() {
     let scene = Scene::set();
-    let start =
-        scene.ask(&["run", "start", "bench-nap", "--id", "nap-1", "--input", r#"{"ms":86400000}"#]);
+    let start = scene.ask(&[
+        "run",
+        "start",
+        "bench-nap",
+        "--name",
+        "nap-1",
+        "--input",
+        r#"{"ms":86400000}"#,
+    ]);
     assert_eq!(start.code, 0, "{}", start.stderr);
     assert_eq!(scene.ask(&["run", "cancel", "nap-1", "--reason", "changed my mind"]).code, 0);
     let waited = scene.ask(&["run", "wait", "nap-1"]);
@@ -165,8 +172,8 @@ fn stats_count_every_state() {
     let stats = scene.ask(&["stats", "--json"]).json();
     assert_eq!(stats["runs"]["completed"], 1);
     assert_eq!(stats["runs"].as_object().unwrap().len(), 10);
-    assert_eq!(stats["steps"], 2);
-    assert!(scene.ask(&["stats"]).stdout.contains("steps committed"));
+    assert_eq!(stats["steps_completed"], 2);
+    assert!(scene.ask(&["stats"]).stdout.contains("steps completed"));
 }
 
 /// A command that waits for a run tells why it does not begin.
@@ -174,7 +181,7 @@ fn stats_count_every_state() {
 fn who_waits_for_a_run_that_nobody_takes_is_told_why() {
     let scene = Scene::set();
     let address = scene.server.address();
-    let started = scene.ask(&["run", "start", "of-nobody", "--queue", "empty", "--id", "late"]);
+    let started = scene.ask(&["run", "start", "of-nobody", "--queue", "empty", "--name", "late"]);
     assert_eq!(started.code, 0, "{}", started.stderr);
     let mut waiting = Command::new(env!("CARGO_BIN_EXE_stepwell"))
         .args(["run", "wait", "late", "--server", &address])

@@ -80,7 +80,7 @@ fn a_schedule_is_set_listed_and_shown() {
     insta::assert_snapshot!("list", golden(&scene.ask(&["schedule", "list"])));
     insta::assert_snapshot!(
         "next",
-        golden(&scene.ask(&["schedule", "next", "nightly", "--count", "2"]))
+        golden(&scene.ask(&["schedule", "show", "nightly", "--count", "2"]))
     );
     insta::assert_snapshot!(
         "next_json",

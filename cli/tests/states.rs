@@ -56,7 +56,7 @@ impl Scene {
 
     fn start(&self, name: &str, how: &str, more: &[&str]) {
         let input = format!("\"{how}\"");
-        let start = ["run", "start", "walk", "--queue", "walk", "--id", name];
+        let start = ["run", "start", "walk", "--queue", "walk", "--name", name];
         self.ask(&[&start[..], &["--input", &input], more].concat());
     }
 

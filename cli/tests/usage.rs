@@ -89,5 +89,5 @@ fn what_cannot_be_listened_on_is_told_by_its_cause() {
     std::fs::write(&file, "").unwrap();
     let answer = stepwell(&["run", "list", "--data", &file]);
     assert_eq!(answer.code, 2, "{}", answer.stderr);
-    assert!(answer.stderr.contains("is not a directory"), "{}", answer.stderr);
+    assert!(answer.stderr.contains("is a file, not a data directory"), "{}", answer.stderr);
 }

@@ -27,7 +27,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let directory = tempfile::tempdir()?;
     let engine = Engine::open(directory.path()).await?;
     let worker = engine.worker().register(CHECKOUT, checkout).start()?;
-    let run = engine.client().start(CHECKOUT, &Order { cents: 1_999 }).id("order-17").await?;
+    let run = engine.client().start(CHECKOUT, &Order { cents: 1_999 }).name("order-17").await?;
     println!("{}: {}", run.id(), run.outcome().await?);
     worker.drain().await;
     engine.close().await;

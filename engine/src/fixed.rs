@@ -138,7 +138,7 @@ fn start() -> StartRun {
         delay_ms: 16,
         input: input(),
         tags: vec!["gpu".into()],
-        unique: Some(UniqueKey::new("k", Unique::Ttl(std::time::Duration::from_millis(17)))),
+        unique: Some(UniqueKey::new("k", Unique::For(std::time::Duration::from_millis(17)))),
     }
 }
 
@@ -434,12 +434,12 @@ fn names(lines: &mut Lines) {
     lines.text("run of a schedule", schedule().run_name(Time(1_700_000_000_000)));
     lines.text("follow-up of a batch", batch::follow_up_id(SPACE, "b", BatchNo(27)));
     lines.text("hash of a batch", format!("{:x}", batch::batch_hash("b")));
-    let unique = UniqueKey::new("k", Unique::Queued);
+    let unique = UniqueKey::new("k", Unique::UntilStarted);
     lines.text("hash of a unique key", format!("{:x}", unique.hash("order")));
     for (label, scope) in [
-        ("unique while queued", Unique::Queued),
-        ("unique while running", Unique::Running),
-        ("unique for a time", Unique::Ttl(std::time::Duration::from_millis(17))),
+        ("unique while queued", Unique::UntilStarted),
+        ("unique while running", Unique::UntilEnded),
+        ("unique for a time", Unique::For(std::time::Duration::from_millis(17))),
     ] {
         lines.text(label, UniqueKey::new("k", scope).scope);
     }

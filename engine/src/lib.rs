@@ -36,7 +36,7 @@
 //! # let path = directory.path();
 //! let engine = Engine::open(path).await?;
 //! let worker = engine.worker().register(CHECKOUT, checkout).queue("default", 32).start()?;
-//! let run = engine.client().start(CHECKOUT, &Order { id: 17, cents: 1999 }).id("order-17").await?; // durable now
+//! let run = engine.client().start(CHECKOUT, &Order { id: 17, cents: 1999 }).name("order-17").await?; // durable now
 //! println!("{}", run.outcome().await?);
 //! worker.drain().await;
 //! engine.close().await;

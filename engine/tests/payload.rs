@@ -183,7 +183,7 @@ fn a_field_may_be_added_and_another_left_out() {
 fn what_does_not_fit_is_told() {
     let payload = Payload::of("word").unwrap();
     let told = payload.to::<u64>().unwrap_err().to_string();
-    assert!(told.starts_with("the payload (6 bytes) does not hold a u64: "), "{told}");
+    assert!(told.starts_with("the payload (6 bytes) does not decode as `u64`: "), "{told}");
     assert_eq!(
         Payload(Bytes::from_static(&[9, 1])).to::<u8>(),
         Err(PayloadError::Codec { codec: 9 })

@@ -1,8 +1,8 @@
 //! Looks for the bugs that were planted on purpose: `canaries [--json] [--seeds N] [--cpu SECONDS]
 //! [--shrink SECONDS] [--bank DIR] [--keep DIR] [--share N/M] [PATTERN]`.
 //!
-//! With `--bank`, the plan of each in that directory is played before any seed; with `--keep` (and
-//! `--shrink`) the reduced plans are written there. With `--share 1/2` every second canary, with
+//! With `--bank`, the plan of each in that directory is run before any seed; with `--keep` (and
+//! `--shrink`) the shrunk plans are written there. With `--share 1/2` every second canary, with
 //! `--share 2/2` the others.
 //!
 //! Exit 0 if each was caught, 1 if one was not, 2 if this build holds none.

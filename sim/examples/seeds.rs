@@ -1,4 +1,4 @@
-//! Plays seeds: `seeds FROM COUNT`; each of them twice, to compare: `seeds FROM COUNT twice`; one
+//! Runs seeds: `seeds FROM COUNT`; each of them twice, to compare: `seeds FROM COUNT twice`; one
 //! with its trace: `seeds SEED trace`. `SIM_HEAVY=1` plays timer-heavy plans instead. With `fjall`
 //! as the last word, on the production store in a temporary directory.
 
@@ -52,7 +52,7 @@ fn main() {
         }
         let report = run(plan_of(seed));
         if twice && run(plan_of(seed)) != report {
-            println!("seed {seed} is not the same twice");
+            println!("seed {seed} is not deterministic");
             failed.push(seed);
         }
         simulated_ms += report.simulated_ms;

@@ -2,7 +2,7 @@
 //! seed shows each.
 //!
 //! A canary that no seed shows within its budget says that a checker, a fault or a workload is
-//! missing. A seed that shows one is played once more while all of them sleep: what it shows then,
+//! missing. A seed that shows one is run once more while all of them sleep: what it shows then,
 //! if anything, was not the canary's doing.
 //!
 //! The reduced plan of each is kept in a bank: the plan must show its canary, in any draw of seeds
@@ -25,11 +25,11 @@ pub struct Budget {
     pub seeds: u64,
     /// Processor time, looked at between two seeds.
     pub cpu: Duration,
-    /// Real time for reducing the plan that caught it; none, and it is not reduced.
+    /// Real time for shrinking the plan that caught it; none, and it is not shrunk.
     pub shrink: Duration,
-    /// Plans in this directory are played before any seed.
+    /// Plans in this directory are run before any seed.
     pub bank: Option<PathBuf>,
-    /// Reduced plans are written into this directory.
+    /// Shrunk plans are written into this directory.
     pub keep: Option<PathBuf>,
     /// Every `.1`th canary from the `.0`th on, so that several processes may share the work.
     /// Default: all, (0, 1).
@@ -59,9 +59,9 @@ pub struct Hunt {
     pub breaks: &'static str,
     /// Whether a seed showed it.
     pub caught: bool,
-    /// Whether the plan in the bank showed it; otherwise seeds were played.
+    /// Whether the plan in the bank showed it; otherwise seeds were run.
     pub banked: bool,
-    /// How many seeds were played with it.
+    /// How many seeds were run with it.
     pub seeds: u64,
     /// The processor time they took, in seconds.
     pub cpu_s: f64,
@@ -69,7 +69,7 @@ pub struct Hunt {
     pub checker: Option<String>,
     /// What was found.
     pub text: Option<String>,
-    /// Faults and strikes that are left of the catching plan when it is reduced, if that was asked
+    /// Faults and strikes that are left of the catching plan when it is shrunk, if that was asked
     /// for.
     pub faults_after_shrink: Option<usize>,
     /// Real seconds that took.
@@ -147,7 +147,7 @@ mod planted {
     use crate::suite::Stopwatch;
     use crate::{Plan, Report, run};
 
-    /// Plays the plan in the bank, then seeds, until one shows the canary or the budget is used up.
+    /// Runs the plan in the bank, then seeds, until one shows the canary or the budget is used up.
     pub(super) fn hunt(canary: &Canary, budget: &Budget) -> Hunt {
         let begun = processor_time();
         let mut hunt = Hunt {
@@ -203,7 +203,7 @@ mod planted {
         Some(plan.unwrap_or_else(|error| panic!("{} is no plan: {error}", file.display())))
     }
 
-    /// Plays a plan with the canary, and if that shows anything, without it. Tells whether it
+    /// Runs a plan with the canary, and if that shows anything, without it. Tells whether it
     /// showed anything.
     fn show(hunt: &mut Hunt, plan: &Plan) -> bool {
         select(Some(hunt.name));
@@ -219,7 +219,7 @@ mod planted {
         true
     }
 
-    /// Reduces the plan that caught it to one that fails by the same property.
+    /// Shrinks the plan that caught it to one that fails by the same property.
     fn reduce(hunt: &mut Hunt, plan: Plan, budget: Duration) -> Plan {
         let clock = Stopwatch::begin();
         select(Some(hunt.name));

@@ -18,7 +18,7 @@ const PLANS: u64 = 400;
 /// drawn before, and of an old one that these seeds did not draw from when it was written.
 const ADDED: [&str; 3] =
     ["label protocols # #", "label protocols server #", "label effect kill # #"];
-/// Seeds that are played for their labels.
+/// Seeds that are run for their labels.
 const PLAYED: u64 = 6;
 
 /// A label without its numbers: `fault 3` and `fault 12` are one.

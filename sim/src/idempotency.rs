@@ -200,12 +200,12 @@ pub(crate) fn idempotency(suite: &Ready, seed: u64) -> Result<Idempotency, Strin
             text: match (problems.first(), was_struck) {
                 (Some(problem), _) => problem.clone(),
                 (None, false) => {
-                    "it was not reached again: the calm world is not the same twice".to_owned()
+                    "it was not reached again: the calm world is not deterministic".to_owned()
                 }
                 (None, true) if absorbed > 0 => {
-                    "done again, and found done under its key".to_owned()
+                    "re-executed; deduplicated by its idempotency key".to_owned()
                 }
-                (None, true) => "not done again".to_owned(),
+                (None, true) => "not re-executed".to_owned(),
             },
         });
     }
@@ -279,11 +279,12 @@ impl fmt::Display for CrashMap {
             write!(f, "\n{name:<width$}")?;
             for strike in &strikes {
                 let cell = match row.get(strike) {
-                    Some((count, 0)) => format!("{count} good"),
+                    Some((count, 0)) => format!("{count} ok"),
                     Some((count, bad)) => format!("{bad} of {count} BAD"),
                     None => String::new(),
                 };
-                write!(f, "  {cell:>13}")?;
+                let width = strike.head().len().max(13);
+                write!(f, "  {cell:>width$}")?;
             }
         }
         for point in self.points.iter().filter(|point| !point.problems.is_empty()) {

@@ -24,7 +24,7 @@
 //!     .faults(Faults::swarm())
 //!     .effect("charge", Effect::once_per_key().once_per_request())
 //!     .seeds(Seeds::fresh_only(3).from(0))
-//!     .run(); // panics with the seed, the reduced plan, a report, and the line that plays it again
+//!     .run(); // panics with the seed, the shrunk plan, a report, and the line that runs it again
 //! ```
 //!
 //! The server, workers and clients run unchanged on simulated hosts, over a simulated network, on a
@@ -58,7 +58,7 @@
 //!
 //! Not a proof: a seed that holds says nothing of the next one. Not a simulation of the machine:
 //! memory, threads and the file system are as they are; the disk is a model of one, tied to the
-//! real store by the storage's conformance suite, and by seeds that are played on both
+//! real store by the storage's conformance suite, and by seeds that are run on both
 //! ([`Plan::on_fjall`]) and take the same path on both. TCP is simulated without retransmission: a
 //! connection that lost a segment stays dead, as after a long cut.
 //!

@@ -173,7 +173,7 @@ impl AttemptWatch {
     pub(crate) fn told(&mut self) {
         if let Some((host, id)) = &self.0 {
             let world = &host.world;
-            world.saw("soft timeouts told");
+            world.saw("soft timeouts reported");
             let pauses = world.stood_still();
             world.checkers().soft_timeout_told(world.now_ms(), *id, pauses);
         }
@@ -212,7 +212,7 @@ async fn called(
     let step = step_of(&key);
     if step.is_some_and(|(run, _)| world.checkers().durable.is_forgotten(run)) {
         // Its worker was away for longer than the run was kept, and than the world remembers keys.
-        world.saw("bodies of forgotten runs");
+        world.saw("step bodies of forgotten runs");
         return Err(no_answer());
     }
     let seed = world.plan.seed;
@@ -231,7 +231,7 @@ async fn called(
             return Err(no_answer());
         }
         CallPlan::Hangs => {
-            world.saw("calls that hang");
+            world.saw("calls that hung");
             if world.program.is_engine {
                 std::future::pending::<()>().await;
             }

@@ -26,7 +26,7 @@ const DETAIL_MAX: usize = 240;
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Recording {
-    /// What was played.
+    /// What was run.
     pub plan: Plan,
     /// What it showed.
     pub report: Report,

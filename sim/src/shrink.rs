@@ -14,21 +14,21 @@ use crate::report::Report;
 use crate::simulation::run_unless;
 use crate::suite::Stopwatch;
 
-/// A reduced plan.
+/// A shrunk plan.
 #[derive(Debug, Clone)]
 pub struct Shrunk {
     /// What is left.
     pub plan: Plan,
     /// What it shows.
     pub report: Report,
-    /// Plans that were played to find it.
+    /// Plans that were run to find it.
     pub tried: u64,
 }
 
 /// Whether a report fails in the same way.
 pub(crate) type Same = dyn Fn(&Report) -> bool;
 
-/// Reduces `plan` within `budget` of real time, to one that still fails as `same` says.
+/// Shrinks `plan` within `budget` of real time, to one that still fails as `same` says.
 pub(crate) fn shrink(
     program: &Arc<Program>,
     plan: Plan,
@@ -69,7 +69,7 @@ impl Search<'_> {
         self.clock.passed() > self.budget
     }
 
-    /// Plays `plan` and keeps it if it still fails in the same way.
+    /// Runs `plan` and keeps it if it still fails in the same way.
     fn keeps(&mut self, plan: Plan) -> bool {
         if self.is_over() || plan == self.best.plan {
             return false;

@@ -175,12 +175,12 @@ fn report(world: &World, violations: Vec<Violation>) -> (Report, Vec<String>) {
         (ledger.absorbed(), late, moves, ledger.ring_counts())
     };
     world.saw_many("nodes moved along the ring", moved);
-    world.saw_many("swaps in the ring that somebody else was ahead of", missed);
+    world.saw_many("swaps in the ring that lost a race", missed);
     if world.plan.settings.disk == Disk::Fjall {
         world.saw(ON_FJALL);
     }
     world.saw_many("effects absorbed", absorbed);
-    world.saw_many("bodies begun late", late_bodies);
+    world.saw_many("step bodies started late", late_bodies);
     world.saw_many("journals that outlived their generation", moves);
     let counts = world.counts();
     let mut trace = world.trace();
@@ -375,7 +375,7 @@ impl Simulation<'_> {
             return;
         }
         if let Some(by_ms) = skip::skippable_ms(&self.world) {
-            self.world.saw("skips");
+            self.world.saw("clock skips");
             self.world.clocks().skip(by_ms);
             self.world.note(format_args!(
                 "{} skips {by_ms} ms: all wall clocks are put forward",

@@ -1,6 +1,6 @@
 //! The same worlds on the production store, in a directory of this machine.
 //!
-//! `SIM_FJALL_SEEDS` sets how many seeds are played (6), `SIM_FROM` the first (0).
+//! `SIM_FJALL_SEEDS` sets how many seeds are run (6), `SIM_FROM` the first (0).
 
 use stepwell_sim::plan::{Disk, FaultKind};
 use stepwell_sim::{Options, Plan, Point, Shipped, Sim, Strike, first_difference, run_traced};
@@ -74,7 +74,7 @@ fn a_seed_is_the_same_twice_on_the_production_store() {
     }
 }
 
-/// A share of the engine's own seeds is played there without being asked for, and is counted.
+/// A share of the engine's own seeds is run there without being asked for, and is counted.
 #[test]
 #[cfg(target_os = "linux")]
 fn the_engine_suite_tells_how_many_worlds_were_on_the_production_store() {
@@ -86,7 +86,7 @@ fn the_engine_suite_tells_how_many_worlds_were_on_the_production_store() {
     let report = Sim::engine().check(options).expect("it can be run");
     assert!(report.is_sound(), "{report}");
     assert_eq!(report.seen.get("worlds on the production store"), Some(&1));
-    assert_eq!(report.compared, 1, "each of these is played twice");
+    assert_eq!(report.rerun, 1, "each of these is run twice");
     assert!(report.to_string().contains("1 seeds (1 on the production store)"));
 }
 

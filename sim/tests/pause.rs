@@ -4,7 +4,7 @@ use stepwell_sim::plan::{ChainInput, Fault, FaultKind, Job, TimedFault, TimedJob
 use stepwell_sim::{Plan, run};
 
 /// How often a worker was told that a lease is not its any more.
-const REVOKED: &str = "leases revoked from those who came late";
+const REVOKED: &str = "leases revoked from late workers";
 
 /// Many chains, and this host stands still now and then, for so long.
 fn paused(kind: FaultKind, host: &str, span_ms: u64) -> Plan {

@@ -1,6 +1,6 @@
 //! The engine under chaos, seed by seed.
 //!
-//! `SIM_SEEDS` sets how many seeds are played (300), `SIM_FROM` the first (0); `SIM_SEED` plays one
+//! `SIM_SEEDS` sets how many seeds are run (300), `SIM_FROM` the first (0); `SIM_SEED` plays one
 //! alone. The seeds are shared out over tests of their own, so that they run on all cores.
 // A3: seeds in which servers are killed and lose power with acknowledgements under way.
 // `tests/requirements A3` plays a thousand of them (`SIM_SEEDS=1000`).
@@ -22,7 +22,7 @@ fn number(name: &str) -> Option<u64> {
         .map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
 }
 
-/// Plays every `SHARES`-th seed.
+/// Runs every `SHARES`-th seed.
 fn play(share: u64) {
     let (from, seeds) = (number("SIM_FROM").unwrap_or(0), number("SIM_SEEDS").unwrap_or(SEEDS));
     let seeds: Vec<u64> = match number("SIM_SEED") {

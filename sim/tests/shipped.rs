@@ -7,7 +7,7 @@ use stepwell_sim::{FaultClass, Options, Shipped, SuiteReport};
 
 /// What shows that steps failed and were tried again.
 const RETRIED: [&str; 4] =
-    ["calls that failed", "calls that hang", "steps that panicked", "replies lost"];
+    ["calls that failed", "calls that hung", "steps that panicked", "replies lost"];
 /// What shows that messages came twice and late.
 const DUPLICATED: [&str; 4] = [
     "frames sent twice",
@@ -16,7 +16,7 @@ const DUPLICATED: [&str; 4] = [
     "replies cut off after their commit",
 ];
 
-/// Plays `seeds` seeds of the suite of a class, all of which must be sound, and in which all that
+/// Runs `seeds` seeds of the suite of a class, all of which must be sound, and in which all that
 /// belongs to the class must have happened, and nothing else.
 fn plays(name: &str, class: FaultClass, seeds: u64) {
     let suite = Shipped::named(name).expect("it is shipped").suite();

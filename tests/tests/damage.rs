@@ -34,15 +34,15 @@ pub(crate) async fn furnished(data: &Path, end: End) -> Content {
     for number in 0..6_u64 {
         let weight = "w".repeat(if number == 0 { 9_000 } else { 10 });
         let entry = Entry { number, weight };
-        client.start(LEDGER, &entry).id(format!("ledger-{number}")).await.unwrap();
-        client.start(SLEEPER, &number).id(format!("sleeper-{number}")).await.unwrap();
+        client.start(LEDGER, &entry).name(format!("ledger-{number}")).await.unwrap();
+        client.start(SLEEPER, &number).name(format!("sleeper-{number}")).await.unwrap();
     }
     for number in 0..2 {
-        client.start(DOOMED, &number).id(format!("doomed-{number}")).await.unwrap();
-        client.start(LONG, &Long { work: millis(1) }).id(format!("long-{number}")).await.unwrap();
+        client.start(DOOMED, &number).name(format!("doomed-{number}")).await.unwrap();
+        client.start(LONG, &Long { work: millis(1) }).name(format!("long-{number}")).await.unwrap();
     }
-    client.start(RETRIED, &1).id("retried").await.unwrap();
-    let tidy = client.start(TIDY, &1).id("tidy").await.unwrap();
+    client.start(RETRIED, &1).name("retried").await.unwrap();
+    let tidy = client.start(TIDY, &1).name("tidy").await.unwrap();
     worker.says("begun occupy").await;
     tidy.cancel("the shop closes").await.unwrap();
     until_stats(&client, "all have ended or sleep", |stats| {
@@ -55,7 +55,7 @@ pub(crate) async fn furnished(data: &Path, end: End) -> Content {
     worker.close().await;
     // These are still to be done.
     for number in 10..14 {
-        client.start(LEDGER, &Entry::of(number)).id(format!("ready-{number}")).await.unwrap();
+        client.start(LEDGER, &Entry::of(number)).name(format!("ready-{number}")).await.unwrap();
     }
     let mut content = Content::of(&client).await.unwrap();
     assert_eq!(content.0.len(), 22);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use stepwell::model::dead::{AuditAction, DeadFilter, DeadLetter};
 use stepwell::model::entry::Entry;
-use stepwell::runtime::client::dead::ManyDeed;
+use stepwell::runtime::client::dead::BulkAction;
 use stepwell::wire::message::Message;
 use stepwell::{
     Client, ClientError, Ctx, Engine, EngineOptions, Failure, Outcome, Payload, Refusal, Retry,
@@ -87,7 +87,7 @@ impl Shop {
 
     /// Starts a run of any workflow with any input, and waits for its death.
     async fn dies(&self, workflow: &str, name: &str, input: Payload) -> (RunId, Failure) {
-        let run = self.client().start_raw(workflow, input).id(name).await.unwrap();
+        let run = self.client().start_raw(workflow, input).name(name).await.unwrap();
         let outcome = self.client().outcome(run.id(), true).await.unwrap();
         match outcome {
             Outcome::OutcomeDead(dead) => (run.id(), dead.failure),
@@ -193,7 +193,7 @@ async fn a_panic_a_bad_input_and_an_unregistered_workflow_are_dead_letters() {
 async fn a_run_that_kills_its_workers_is_a_dead_letter() {
     let shop = Shop::open().await;
     let address = shop.engine.listen("127.0.0.1:0").await.unwrap();
-    let run = shop.client().start_raw("killer", text("x")).id("killer").await.unwrap();
+    let run = shop.client().start_raw("killer", text("x")).name("killer").await.unwrap();
     for number in 1..=3 {
         let offer = register("killer", 1);
         let mut victim = Peer::registered(&address, hello(number), offer).await;
@@ -252,7 +252,7 @@ async fn many_dead_letters_are_redriven_and_discarded_by_filter() {
     shop.dies("panics", "other", Payload::of(&7).unwrap()).await;
     let filter = DeadFilter::default().workflow("fails");
     let mut looked = Vec::new();
-    let redriven = client.dead_many(&filter, &ManyDeed::Redrive, Some(1_000), |one| {
+    let redriven = client.dead_many(&filter, &BulkAction::Redrive, Some(1_000), |one| {
         assert_eq!(one.answer, Ok(()));
         looked.push(one.letter.no);
     });
@@ -274,8 +274,8 @@ async fn many_dead_letters_are_redriven_and_discarded_by_filter() {
     assert_eq!(paged.len(), 7);
     assert!(paged.is_sorted_by(|a, b| (a.0, a.1) > (b.0, b.1)), "{paged:?}");
     assert!(paged.iter().all(|(.., redriven)| *redriven == 1));
-    let deed = ManyDeed::Discard("of no use".to_owned());
-    client.dead_many(&filter, &deed, None, |_| {}).await.unwrap();
+    let action = BulkAction::Discard("of no use".to_owned());
+    client.dead_many(&filter, &action, None, |_| {}).await.unwrap();
     let left = shop.dead(&DeadFilter::default()).await;
     assert_eq!(
         left.iter().map(|letter| letter.name.as_deref()).collect::<Vec<_>>(),
@@ -300,8 +300,8 @@ async fn what_was_acknowledged_of_a_dead_letter_survives_a_restart() {
     let worker = worker.start().unwrap();
     let client = engine.client();
     let (one, two) = (
-        client.start(PANICS, &1).id("one").await.unwrap(),
-        client.start(PANICS, &2).id("two").await.unwrap(),
+        client.start(PANICS, &1).name("one").await.unwrap(),
+        client.start(PANICS, &2).name("two").await.unwrap(),
     );
     assert!(one.outcome().await.is_err() && two.outcome().await.is_err());
     worker.drain().await;

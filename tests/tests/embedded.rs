@@ -14,7 +14,7 @@ async fn an_embedded_engine_is_reached_by_another_process_through_its_directory(
     let data = directory.path().join("data");
     let engine = Engine::open(&data).await.unwrap();
     let client = engine.client();
-    let run = client.start(LEDGER, &Entry::of(21)).id("answer").await.unwrap();
+    let run = client.start(LEDGER, &Entry::of(21)).name("answer").await.unwrap();
 
     let server = format!("unix:{}", data.join("stepwell.sock").display());
     let mut other = Host::start(&ProcessSpec::Client { server, run: "answer".to_owned() });

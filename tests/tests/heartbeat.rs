@@ -47,7 +47,7 @@ async fn a_step_many_session_time_outs_long_runs_once() {
         .start()
         .unwrap();
     let client = Client::connect(&address).await.unwrap();
-    let run = client.start(LONG, &()).id("long").await.unwrap();
+    let run = client.start(LONG, &()).name("long").await.unwrap();
     // Without heartbeats it would begin again and again.
     let outcome = tokio::time::timeout(PATIENCE, run.outcome()).await;
     assert_eq!(outcome.expect("it ends"), Ok(1));

@@ -22,7 +22,7 @@ async fn a_second_process_on_the_same_directory_is_refused_naming_the_lock() {
     }
     // The first one has not noticed; and its lock goes with it, however it ends.
     let client = Client::connect(&server).await.unwrap();
-    client.start(LEDGER, &Entry::of(1)).id("first").await.unwrap();
+    client.start(LEDGER, &Entry::of(1)).name("first").await.unwrap();
     engine.kill();
     engine.ended().await;
     let (engine, server) = Host::engine(&spec).await;

@@ -29,15 +29,15 @@ async fn doomed(_: Ctx, _: u64) -> Result<u64, Failure> {
 
 /// All that has a name, in one namespace. Tells what each came to.
 async fn fill(client: &Client, number: u64) -> Vec<u64> {
-    let run = client.start(DOUBLE, &number).id("order").await.unwrap();
+    let run = client.start(DOUBLE, &number).name("order").await.unwrap();
     assert!(run.started(), "its name is free");
     let sleeper = client.start(DOUBLE, &number).delay(secs(3_600));
-    let held = sleeper.unique("key", Unique::Running).await.unwrap();
+    let held = sleeper.unique("key", Unique::UntilEnded).await.unwrap();
     assert!(held.started(), "its key is free");
     let mut came_to = vec![run.outcome().await.unwrap()];
-    let run = client.start(SHARED, &number).id("shared").await.unwrap();
+    let run = client.start(SHARED, &number).name("shared").await.unwrap();
     came_to.push(run.outcome().await.unwrap());
-    let run = client.start(DOOMED, &number).id("doomed").await.unwrap();
+    let run = client.start(DOOMED, &number).name("doomed").await.unwrap();
     run.outcome().await.unwrap_err();
     let batch = client.batch("all").starts(DOUBLE, vec![(None, number)]);
     let batch = batch.then(REPORT, &number).start().await.unwrap();

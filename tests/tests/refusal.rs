@@ -62,8 +62,8 @@ async fn the_same_name_finds_its_run_and_another_input_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let (engine, address) = Host::engine(&EngineSpec::new(directory.path().join("data"))).await;
     let client = Client::connect(&address).await.unwrap();
-    let first = client.start(LEDGER, &Entry::of(1)).id("order-1").await.unwrap();
-    let again = client.start(LEDGER, &Entry::of(1)).id("order-1").await.unwrap();
+    let first = client.start(LEDGER, &Entry::of(1)).name("order-1").await.unwrap();
+    let again = client.start(LEDGER, &Entry::of(1)).name("order-1").await.unwrap();
     assert!(first.started() && !again.started() && first.id() == again.id());
 
     let differs = |error: ClientError| match error {
@@ -73,10 +73,10 @@ async fn the_same_name_finds_its_run_and_another_input_is_refused() {
         other => panic!("{other}"),
     };
     assert_eq!(
-        differs(client.start(LEDGER, &Entry::of(2)).id("order-1").await.unwrap_err()),
+        differs(client.start(LEDGER, &Entry::of(2)).name("order-1").await.unwrap_err()),
         "input"
     );
-    assert_eq!(differs(client.start(SLEEPER, &1).id("order-1").await.unwrap_err()), "workflow");
+    assert_eq!(differs(client.start(SLEEPER, &1).name("order-1").await.unwrap_err()), "workflow");
     let all = ListRuns::default().limit(10);
     assert_eq!(client.list(all).await.unwrap().0.len(), 1);
     engine.close().await;

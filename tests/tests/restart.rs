@@ -24,7 +24,7 @@ async fn an_engine_restart_under_a_long_step_does_not_run_it_twice() {
         effects: world.clone(),
     });
     let client = Client::connect(&server).await.unwrap();
-    let run = client.start(LONG, &Long { work: secs(3) }).id("long").await.unwrap();
+    let run = client.start(LONG, &Long { work: secs(3) }).name("long").await.unwrap();
     worker.says("begun work").await;
 
     engine.kill();

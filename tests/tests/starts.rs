@@ -131,7 +131,7 @@ async fn a_crowd_with_one_unique_key_is_one_run() {
     let gate = Arc::new(Semaphore::new(0));
     let worker = held(engine.worker(), &gate).queue("default", 4).start().unwrap();
     let start = |client: Client, number: u64| async move {
-        client.start(HELD, &number).unique("invoice-17", Unique::Running).await.unwrap()
+        client.start(HELD, &number).unique("invoice-17", Unique::UntilEnded).await.unwrap()
     };
     let crowd = join_all((0..50).map(|number| start(engine.client(), number))).await;
     let ids: BTreeSet<_> = crowd.iter().map(|run| run.id()).collect();
@@ -152,9 +152,9 @@ async fn a_crowd_with_one_unique_key_is_one_run() {
 async fn a_unique_key_is_held_across_a_restart_of_the_engine() {
     let (directory, engine) = engine().await;
     let client = engine.client();
-    let running = client.start(HELD, &1).unique("a", Unique::Running).await.unwrap();
-    let queued = client.start(HELD, &2).unique("b", Unique::Queued).await.unwrap();
-    let timed = client.start(HELD, &3).unique("c", Unique::Ttl(hours(1))).await.unwrap();
+    let running = client.start(HELD, &1).unique("a", Unique::UntilEnded).await.unwrap();
+    let queued = client.start(HELD, &2).unique("b", Unique::UntilStarted).await.unwrap();
+    let timed = client.start(HELD, &3).unique("c", Unique::For(hours(1))).await.unwrap();
     timed.cancel("no longer").await.unwrap();
     queued.cancel("no longer").await.unwrap();
     drop(client);
@@ -162,9 +162,9 @@ async fn a_unique_key_is_held_across_a_restart_of_the_engine() {
     let engine = Engine::open(directory.path().join("data")).await.unwrap();
     let client = engine.client();
     let again = |key: &str, scope| client.start(HELD, &9).unique(key, scope);
-    assert_eq!(again("a", Unique::Queued).await.unwrap().id(), running.id());
-    assert_eq!(again("c", Unique::Queued).await.unwrap().id(), timed.id());
-    assert!(again("b", Unique::Queued).await.unwrap().started());
+    assert_eq!(again("a", Unique::UntilStarted).await.unwrap().id(), running.id());
+    assert_eq!(again("c", Unique::UntilStarted).await.unwrap().id(), timed.id());
+    assert!(again("b", Unique::UntilStarted).await.unwrap().started());
     engine.close().await;
 }
 
@@ -200,7 +200,7 @@ async fn a_redriven_run_that_is_read_back_takes_no_key_from_another() {
     };
     let start = async |client: &Client, number: u64| {
         let start = client.start(FRAGILE, &number);
-        start.unique("k", Unique::Running).await.unwrap()
+        start.unique("k", Unique::UntilEnded).await.unwrap()
     };
     let serving = worker(&engine);
     let first = start(&engine.client(), 1).await;
@@ -233,7 +233,7 @@ async fn a_redriven_run_that_is_read_back_takes_no_key_from_another() {
 async fn a_thousand_starts_are_atomic() {
     let (_directory, engine) = engine().await;
     let client = engine.client();
-    client.start(HELD, &7).id("order-500").await.unwrap();
+    client.start(HELD, &7).name("order-500").await.unwrap();
     let orders = |count: u64| -> Vec<(Option<String>, u64)> {
         (0..count).map(|n| (Some(format!("order-{n}")), n)).collect()
     };

@@ -35,7 +35,7 @@ const RAW_SECONDS: u64 = 1;
 
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
-    /// The engine in the worker's process, or in one of its own over TCP
+    /// Run the engine in the worker's process, or in its own process over TCP
     #[arg(long, value_enum, default_value = "served")]
     pub(crate) mode: Mode,
     #[command(flatten)]
@@ -60,8 +60,8 @@ pub(crate) struct Bench {
     /// Instead: keep all handlers busy for seconds each, and measure N calls of start
     #[arg(long, value_name = "N", conflicts_with_all = ["replay", "suspended", "queued", "arrivals"], value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     starts: Option<u64>,
-    /// A worker not heard of for this long is gone
-    #[arg(long, value_name = "SPAN", default_value = "10s", value_parser = quantity::span)]
+    /// Consider a worker lost after this silence
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = quantity::span)]
     pub(crate) session_timeout: Duration,
     /// Measure on the disk of this directory [default: the temporary directory]
     #[arg(long, value_name = "DIR")]

@@ -19,7 +19,7 @@ const EDITOR: &str = "vi";
 pub(crate) struct Edit {
     #[command(flatten)]
     one: One,
-    /// The input: JSON, @FILE, or - for stdin. Without it the present one is opened in $EDITOR
+    /// The input: JSON, @FILE, or - for stdin. Default: edit the present input in $EDITOR
     #[arg(long, value_name = "JSON")]
     input: Option<String>,
 }
@@ -46,10 +46,10 @@ impl Edit {
         done.map_err(|e| asked(&e).calling(id, &self.one.run))?;
         let document = json!({ "id": id.to_string(), "edited": true, "input": input });
         terminal.data(&document, || {
-            format!("{id} has another input; it counts once the run is redriven")
+            format!("{}: input replaced; takes effect at the next redrive", self.one.run)
         })?;
         if !terminal.json {
-            terminal.note(format!("hint: `stepwell dead redrive {id}`"));
+            terminal.note(format!("hint: `stepwell dead redrive {}`", self.one.run));
         }
         connection.close().await;
         Ok(Answer::Yes)
@@ -81,7 +81,8 @@ fn in_editor(path: &std::path::Path, text: &str) -> Result<String, CommandError>
     let named = ["VISUAL", "EDITOR"].into_iter().find_map(|name| std::env::var(name).ok());
     let named = named.filter(|name| !name.is_empty());
     if named.is_none() && !std::io::stdin().is_terminal() {
-        let message = "no input is given, and there is nobody to edit the present one";
+        let message =
+            "no input is given, and stdin is not a terminal in which to edit the present one";
         return Err(CommandError::bad_input(message)
             .hint("--input takes JSON, @FILE, or - for stdin; $EDITOR may name a program"));
     }

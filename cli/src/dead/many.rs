@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 use stepwell::model::dead::DeadFilter;
 use stepwell::model::id::RunId;
-use stepwell::runtime::client::dead::ManyDeed;
+use stepwell::runtime::client::dead::BulkAction;
 use stepwell::{Client, ClientError, Refusal, RunState};
 
 use super::{Filter, letter_json, letters, list_text};
@@ -29,18 +29,18 @@ pub(crate) struct Which {
     /// These runs: ids (`run_…`) or names
     #[arg(value_name = "RUN")]
     runs: Vec<String>,
-    /// All dead letters, or all that fit
+    /// All dead letters matching the filters
     #[arg(long, conflicts_with = "runs")]
     all: bool,
     #[command(flatten)]
     filter: Filter,
-    /// At most so many a second: 50/s
+    /// Limit the rate to N dead letters per second: 50/s
     #[arg(long, value_name = "N/s", value_parser = rate)]
     rate: Option<u32>,
-    /// Print which it would be, and do nothing
+    /// Print the dead letters that match, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
@@ -57,21 +57,21 @@ pub(crate) struct RedriveCommand {
 pub(crate) struct DiscardCommand {
     #[command(flatten)]
     which: Which,
-    /// Why, for those who look later
+    /// The reason, kept in the journal and the audit log
     #[arg(long, value_name = "TEXT", default_value = "")]
     reason: String,
 }
 
 impl RedriveCommand {
     pub(super) async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
-        self.which.execute(&ManyDeed::Redrive, terminal).await
+        self.which.execute(&BulkAction::Redrive, terminal).await
     }
 }
 
 impl DiscardCommand {
     pub(super) async fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
-        let deed = ManyDeed::Discard(self.reason);
-        self.which.execute(&deed, terminal).await
+        let action = BulkAction::Discard(self.reason);
+        self.which.execute(&action, terminal).await
     }
 }
 
@@ -94,7 +94,11 @@ impl Done {
 }
 
 impl Which {
-    async fn execute(&self, deed: &ManyDeed, terminal: Terminal) -> Result<Answer, CommandError> {
+    async fn execute(
+        &self,
+        action: &BulkAction,
+        terminal: Terminal,
+    ) -> Result<Answer, CommandError> {
         if self.runs.is_empty() && !self.all && !self.filter.is_set() {
             return Err(CommandError::bad_input("no run is named, and no filter")
                 .hint("name runs, or some of --queue, --workflow, --class, --older-than, --younger-than, or --all"));
@@ -105,8 +109,8 @@ impl Which {
         }
         let connection = self.connect.open().await?;
         let answer = match self.runs.is_empty() {
-            false => self.named(&connection, deed, terminal).await,
-            true => self.filtered(&connection, deed, terminal).await,
+            false => self.named(&connection, action, terminal).await,
+            true => self.filtered(&connection, action, terminal).await,
         };
         connection.close().await;
         answer
@@ -116,19 +120,19 @@ impl Which {
     async fn named(
         &self,
         connection: &Connection,
-        deed: &ManyDeed,
+        action: &BulkAction,
         terminal: Terminal,
     ) -> Result<Answer, CommandError> {
         let ids: Vec<RunId> = self.runs.iter().map(|run| connection.run(run)).collect();
         if self.dry_run {
-            return self.named_dry(&ids, connection, deed, terminal).await;
+            return self.named_dry(&ids, connection, action, terminal).await;
         }
         let mut done = Done::default();
         done.names.extend(ids.iter().copied().zip(self.runs.iter().cloned()));
         for (id, name) in ids.into_iter().zip(&self.runs) {
-            let answer = match deed {
-                ManyDeed::Redrive => connection.client.redrive(id).await,
-                ManyDeed::Discard(reason) => connection.client.discard(id, reason).await,
+            let answer = match action {
+                BulkAction::Redrive => connection.client.redrive(id).await,
+                BulkAction::Discard(reason) => connection.client.discard(id, reason).await,
             };
             match answer {
                 // What is said of the only one is the command's own answer.
@@ -142,7 +146,7 @@ impl Which {
                 tokio::time::sleep(Duration::from_secs(1) / rate).await;
             }
         }
-        tell(&done, deed, terminal)
+        tell(&done, action, terminal)
     }
 
     /// Which of the named runs are dead letters, and what the others are.
@@ -150,7 +154,7 @@ impl Which {
         &self,
         ids: &[RunId],
         connection: &Connection,
-        deed: &ManyDeed,
+        action: &BulkAction,
         terminal: Terminal,
     ) -> Result<Answer, CommandError> {
         let (mut dead, mut others) = (Vec::new(), Vec::new());
@@ -170,10 +174,10 @@ impl Which {
         terminal.data(&document, || lines(&dead))?;
         if !terminal.json {
             for (run, why) in &others {
-                terminal.note(format!("{run} would not be {}: {why}", word(deed)));
+                terminal.note(format!("{run} would not be {}: {why}", word(action)));
             }
             let count = counted(dead.len() as u64, "dead letter", "dead letters");
-            terminal.note(format!("{count} would be {}; nothing is done", word(deed)));
+            terminal.note(format!("{count} would be {}; nothing was changed", word(action)));
         }
         Ok(match others.is_empty() {
             true => Answer::Yes,
@@ -185,7 +189,7 @@ impl Which {
     async fn filtered(
         &self,
         connection: &Connection,
-        deed: &ManyDeed,
+        action: &BulkAction,
         terminal: Terminal,
     ) -> Result<Answer, CommandError> {
         let filter = self.filter.of(&connection.client).await?;
@@ -202,34 +206,34 @@ impl Which {
         if self.dry_run {
             let document = json!({
                 "dry_run": true, "count": found.len(), "more": more,
-                "letters": found.iter().map(letter_json).collect::<Vec<_>>(),
+                "dead_letters": found.iter().map(letter_json).collect::<Vec<_>>(),
             });
             terminal.data(&document, || list_text(&found[..found.len().min(SHOWN)]))?;
             if !terminal.json {
-                terminal.note(format!("{count} would be {}; nothing is done", word(deed)));
+                terminal.note(format!("{count} would be {}; nothing was changed", word(action)));
             }
             return Ok(Answer::Yes);
         }
-        if !found.is_empty() && !self.yes && !consents(&count, deed)? {
-            terminal.note("nothing is done");
+        if !found.is_empty() && !self.yes && !consents(&count, action)? {
+            terminal.note("nothing was changed");
             return Ok(Answer::No);
         }
         let bar = bar(terminal, found.len() as u64);
         drop(found);
-        let done = self.work(&connection.client, &filter, deed, &bar).await;
+        let done = self.work(&connection.client, &filter, action, &bar).await;
         bar.finish_and_clear();
-        tell(&done?, deed, terminal)
+        tell(&done?, action, terminal)
     }
 
     async fn work(
         &self,
         client: &Client,
         filter: &DeadFilter,
-        deed: &ManyDeed,
+        action: &BulkAction,
         bar: &ProgressBar,
     ) -> Result<Done, CommandError> {
         let mut done = Done::default();
-        let worked = client.dead_many(filter, deed, self.rate, |looked| {
+        let worked = client.dead_many(filter, action, self.rate, |looked| {
             done.take(looked.letter.id, looked.answer);
             bar.inc(1);
         });
@@ -241,25 +245,25 @@ impl Which {
 }
 
 /// Asks, if there is somebody to be asked.
-fn consents(count: &str, deed: &ManyDeed) -> Result<bool, CommandError> {
+fn consents(count: &str, action: &BulkAction) -> Result<bool, CommandError> {
     if !std::io::stdin().is_terminal() {
         return Err(CommandError::bad_input(format!(
-            "{count} would be {}, and there is nobody to be asked",
-            word(deed)
+            "{count} would be {}, and stdin is not a terminal: pass --yes",
+            word(action)
         ))
-        .hint("--yes does it, --dry-run prints which they are"));
+        .hint("--yes goes on without asking, --dry-run prints the dead letters"));
     }
-    let _ = write!(std::io::stderr(), "{count} will be {}: go on? [y/N] ", word(deed));
+    let _ = write!(std::io::stderr(), "{count} will be {}: go on? [y/N] ", word(action));
     let mut answer = String::new();
     let read = std::io::stdin().read_line(&mut answer);
     read.map_err(|e| CommandError::bad_input("the answer cannot be read").caused_by(&e))?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-fn word(deed: &ManyDeed) -> &'static str {
-    match deed {
-        ManyDeed::Redrive => "redriven",
-        ManyDeed::Discard(_) => "discarded",
+fn word(action: &BulkAction) -> &'static str {
+    match action {
+        BulkAction::Redrive => "redriven",
+        BulkAction::Discard(_) => "discarded",
     }
 }
 
@@ -278,17 +282,17 @@ fn lines(ids: &[RunId]) -> String {
     ids.iter().map(|id| format!("{id}\n")).collect()
 }
 
-fn tell(done: &Done, deed: &ManyDeed, terminal: Terminal) -> Result<Answer, CommandError> {
+fn tell(done: &Done, action: &BulkAction, terminal: Terminal) -> Result<Answer, CommandError> {
     let refused = |(id, refusal): &(RunId, Refusal)| -> Value {
         json!({ "id": id.to_string(), "why": refusal.to_string() })
     };
     let mut document = json!({
         "refused": done.refused.iter().map(refused).collect::<Vec<_>>(),
     });
-    document[word(deed)] = json!(done.done.iter().map(ToString::to_string).collect::<Vec<_>>());
+    document[word(action)] = json!(done.done.iter().map(ToString::to_string).collect::<Vec<_>>());
     terminal.data(&document, || {
         let count = counted(done.done.len() as u64, "dead letter", "dead letters");
-        format!("{count} {}", word(deed))
+        format!("{count} {}", word(action))
     })?;
     if !terminal.json {
         for (id, refusal) in &done.refused {

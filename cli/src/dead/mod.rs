@@ -1,4 +1,4 @@
-//! `stepwell dead …`: runs that failed for good, and what is done about them.
+//! `stepwell dead …`: list, edit, redrive and discard runs that failed for good.
 
 mod edit;
 mod many;
@@ -28,11 +28,11 @@ const PAGE: u32 = 200;
 pub(crate) enum DeadCommand {
     /// List dead letters, newest first
     List(ListDead),
-    /// Print a dead letter: its input, every attempt, why
+    /// Print a dead letter: its input, every attempt and its failure
     Show(One),
-    /// Give a dead letter another input; it counts once the run is redriven
+    /// Replace the input of a dead letter; takes effect at the next redrive
     Edit(edit::Edit),
-    /// Send dead letters back to work: finished steps are kept, the failed one is tried again
+    /// Send dead letters back to their queues: completed steps are kept, the failed one is retried
     Redrive(many::RedriveCommand),
     /// Take dead letters off the list; the runs stay ended
     Discard(many::DiscardCommand),
@@ -41,20 +41,20 @@ pub(crate) enum DeadCommand {
 /// Which dead letters are meant.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Filter {
-    /// Only of this queue
+    /// Only dead letters of this queue
     #[arg(long, value_name = "QUEUE")]
     queue: Option<String>,
-    /// Only of this workflow
+    /// Only dead letters of this workflow
     #[arg(long, value_name = "WORKFLOW")]
     workflow: Option<String>,
-    /// Only of this error class, as `dead list` prints it
+    /// Only dead letters of this error class, as `dead list` prints it
     #[arg(long, value_name = "CLASS")]
     class: Option<String>,
-    /// Only those that died longer ago than this (10m, 2h, 7d)
-    #[arg(long, value_name = "SPAN", value_parser = quantity::span)]
+    /// Only runs that died longer ago than this (10m, 2h, 7d)
+    #[arg(long, value_name = "DURATION", value_parser = quantity::span)]
     older_than: Option<Duration>,
-    /// Only those that died within this time
-    #[arg(long, value_name = "SPAN", value_parser = quantity::span)]
+    /// Only runs that died within this time
+    #[arg(long, value_name = "DURATION", value_parser = quantity::span)]
     younger_than: Option<Duration>,
 }
 
@@ -135,8 +135,7 @@ impl ListDead {
         let connection = self.connect.open().await?;
         let filter = self.filter.of(&connection.client).await?;
         let (found, more) = letters(&connection.client, &filter, self.limit as usize).await?;
-        let document =
-            json!({ "letters": found.iter().map(letter_json).collect::<Vec<_>>(), "more": more });
+        let document = json!({ "dead_letters": found.iter().map(letter_json).collect::<Vec<_>>(), "more": more });
         terminal.data(&document, || list_text(&found))?;
         if more && !terminal.json {
             terminal.note("there are more: ask with a higher --limit");
@@ -179,7 +178,7 @@ fn letter_json(letter: &DeadLetter) -> Value {
     json!({
         "id": letter.id.to_string(),
         "name": letter.name,
-        "no": letter.no.0,
+        "run_number": letter.no.0,
         "workflow": letter.workflow,
         "queue": letter.queue,
         "class": displayed_class(&letter.class),

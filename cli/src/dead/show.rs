@@ -35,7 +35,7 @@ pub(super) async fn show(one: &One, terminal: Terminal) -> Result<Answer, Comman
     if run.state != RunState::Dead {
         return Err(CommandError::refused_as(
             "not_dead",
-            format!("{id} is {}: it is no dead letter", run.state),
+            format!("{id} is {}: it is not a dead letter", run.state),
         )
         .hint(format!("`stepwell run show {id}` prints it"))
         .calling(id, &one.run));
@@ -122,7 +122,7 @@ fn worker(worker: ProcessInstance) -> Option<String> {
 fn attempt_json(attempt: &Attempt<'_>) -> Value {
     json!({
         "at": attempt.at.to_string(),
-        "step": attempt.step.map(|(number, _)| number.0),
+        "command_index": attempt.step.map(|(number, _)| number.0),
         "name": attempt.step.map(|(_, name)| name),
         "attempt": attempt.attempt,
         "failure": journal::failure_json(attempt.failure),

@@ -88,7 +88,7 @@ async fn now(context: &SceneContext) -> Result<Time, CommandError> {
 /// By its name, so that it may be asked for again.
 async fn start(context: &SceneContext, order: &Order) -> Result<(), CommandError> {
     let start = context.insist(|client| {
-        let start = client.start(CHECKOUT, order).id(&order.order_id);
+        let start = client.start(CHECKOUT, order).name(&order.order_id);
         async move { start.priority(0).await }
     });
     start.await.map(drop)

@@ -40,7 +40,7 @@ pub(crate) fn text(entries: &[Entry]) -> String {
             Column::Right("ENTRY"),
             Column::Right("TIME"),
             Column::Left("KIND"),
-            Column::Right("NO"),
+            Column::Right("INDEX"),
             Column::Left("NAME"),
             Column::Left("LOCATION"),
             Column::Left("WHAT"),
@@ -172,7 +172,7 @@ fn entry_json(index: usize, entry: &Entry) -> Value {
     let mut json = match entry {
         Entry::Started(e) => json!({
             "workflow": e.workflow,
-            "version": e.version,
+            "workflow_version": e.version,
             "queue": e.queue,
             "priority": e.priority,
             "principal": e.principal,
@@ -187,15 +187,15 @@ fn entry_json(index: usize, entry: &Entry) -> Value {
         Entry::StepFailed(e) => json!({
             "attempt": e.attempt,
             "failure": failure_json(&e.failure),
-            "process_instance": e.process.to_string(),
+            "worker": e.process.to_string(),
             "build": e.build,
         }),
         Entry::AttemptFailed(e) => json!({
             "attempt": e.attempt,
             "failure": failure_json(&e.failure),
             "retry_at": e.retry_at.to_string(),
-            "counted": e.counted,
-            "process_instance": e.process.to_string(),
+            "counts_as_retry": e.counted,
+            "worker": e.process.to_string(),
             "build": e.build,
         }),
         Entry::TimerArmed(e) => json!({ "due_at": e.due.to_string() }),
@@ -204,7 +204,7 @@ fn entry_json(index: usize, entry: &Entry) -> Value {
         Entry::Completed(e) => json!({ "output": payload_json(&e.output) }),
         Entry::Died(e) => json!({
             "failure": failure_json(&e.failure),
-            "process_instance": e.process.to_string(),
+            "worker": e.process.to_string(),
             "build": e.build,
         }),
         Entry::Redriven(e) => json!({
@@ -227,12 +227,12 @@ fn entry_json(index: usize, entry: &Entry) -> Value {
     json["at"] = json!(entry.at().to_string());
     json["kind"] = json!(kind(entry).replace(' ', "_"));
     if let Some(number) = number(entry) {
-        json["number"] = json!(number.0);
+        json["command_index"] = json!(number.0);
     }
     if let Some(location) = place_of(entry) {
         json["name"] = json!(location.name);
         json["location"] = json!(location.at);
-        json["version"] = json!(location.version);
+        json["workflow_version"] = json!(location.version);
     }
     json
 }
@@ -309,10 +309,10 @@ mod tests {
         assert_eq!(
             text(&entries),
             "\
-ENTRY      TIME  KIND            NO  NAME    LOCATION     WHAT
-    0  +0.000 s  step completed   0  charge  order.rs:41  attempt 2: \"charge-17\"
-    1  +0.020 s  timer armed      1          order.rs:45  due in 2.0 s, 1970-01-01T00:00:03.020Z
-    2  +2.100 s  completed                                17
+ENTRY      TIME  KIND            INDEX  NAME    LOCATION     WHAT
+    0  +0.000 s  step completed      0  charge  order.rs:41  attempt 2: \"charge-17\"
+    1  +0.020 s  timer armed         1          order.rs:45  due in 2.0 s, 1970-01-01T00:00:03.020Z
+    2  +2.100 s  completed                                   17
 "
         );
     }

@@ -1,4 +1,4 @@
-//! `stepwell run …`: start runs, look at them, stop them.
+//! `stepwell run …`: start, list, show, cancel and resume runs.
 
 pub(crate) mod journal;
 pub(crate) mod summary;
@@ -35,11 +35,11 @@ pub(crate) enum RunCommand {
     List(List),
     /// Print a run and its journal
     Show(One),
-    /// Wait until a run has ended and print what it returned
+    /// Wait until a run has ended and print its output
     Wait(One),
-    /// Ask a run to stop; it may clean up
+    /// Request cancellation of a run; its function may clean up
     Cancel(Cancel),
-    /// Let a parked or paused run go on
+    /// Resume a parked or paused run
     Resume(One),
 }
 
@@ -50,28 +50,29 @@ pub(crate) struct Start {
     /// The input: JSON, @FILE, or - for stdin
     #[arg(long, value_name = "JSON", default_value = "null")]
     input: String,
-    /// A name for the run: starting it again finds the first one
+    /// Name the run; starting the same name again returns the existing run
     #[arg(long, value_name = "NAME")]
-    id: Option<String>,
-    /// The queue in which it waits for a worker
+    name: Option<String>,
+    /// The queue in which the run waits for a worker
     #[arg(long, value_name = "QUEUE", default_value = "default")]
     queue: String,
-    /// 0 (first) to 9
+    /// The priority of the run, 0 (first) to 9 [default: 5]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=9))]
     priority: Option<u8>,
-    /// Only on workers that offer this tag; may be given more than once
+    /// Require workers with this tag; may be given more than once
     #[arg(long, value_name = "TAG")]
     tag: Vec<String>,
-    /// Not before this much time has passed (10s, 5m, 7d)
-    #[arg(long, value_name = "SPAN", value_parser = quantity::span)]
+    /// Queue the run after this delay (10s, 5m, 7d)
+    #[arg(long, value_name = "DURATION", value_parser = quantity::span)]
     delay: Option<Duration>,
-    /// Not if another run of the workflow holds this key: that run is the answer then
+    /// Return the run that already holds this key instead of starting one
     #[arg(long, value_name = "KEY")]
     unique: Option<String>,
-    /// Until when the run holds its key: `queued`, `running`, or a span (10s, 5m, 7d)
-    #[arg(long, value_name = "SCOPE", default_value = "running", value_parser = scope, requires = "unique")]
-    unique_scope: Unique,
-    /// Wait until it has ended and print what it returned
+    /// Release the key when the run first starts (`started`), when it ends (`ended`), or after a
+    /// duration (10s, 5m, 7d)
+    #[arg(long, value_name = "UNTIL", default_value = "ended", value_parser = until, requires = "unique")]
+    unique_until: Unique,
+    /// Wait until the run has ended and print its output
     #[arg(long)]
     wait: bool,
     #[command(flatten)]
@@ -112,7 +113,7 @@ pub(crate) struct One {
 pub(crate) struct Cancel {
     #[command(flatten)]
     one: One,
-    /// Why, for those who look later
+    /// The reason, kept in the journal
     #[arg(long, value_name = "TEXT", default_value = "")]
     reason: String,
 }
@@ -142,27 +143,29 @@ impl Start {
         if let Some(priority) = self.priority {
             start = start.priority(priority);
         }
-        if let Some(id) = &self.id {
-            start = start.id(id);
+        if let Some(name) = &self.name {
+            start = start.name(name);
         }
         if let Some(key) = &self.unique {
-            start = start.unique(key, self.unique_scope);
+            start = start.unique(key, self.unique_until);
         }
         if let Some(delay) = self.delay {
             start = start.delay(delay);
         }
-        let run = start.await.map_err(|e| match &self.id {
+        let run = start.await.map_err(|e| match &self.name {
             Some(name) => asked(&e).calling(connection.run(name), name),
             None => asked(&e),
         })?;
         let (id, started) = (run.id(), run.started());
         if !self.wait {
-            let document = json!({ "id": id.to_string(), "name": self.id, "started": started });
+            let document = json!({ "id": id.to_string(), "name": self.name, "started": started });
             terminal.data(&document, || {
                 match &self.unique {
                     _ if started => id.to_string(),
-                    // The id that was asked for, if one was, means another run.
-                    Some(key) if self.id.as_ref().is_none_or(|name| connection.run(name) != id) => {
+                    // The name that was asked for, if one was, means another run.
+                    Some(key)
+                        if self.name.as_ref().is_none_or(|name| connection.run(name) != id) =>
+                    {
                         format!("{id} (holds the key {key} already)")
                     }
                     _ => format!("{id} (existed already)"),
@@ -176,7 +179,7 @@ impl Start {
         } else {
             format!("{id} existed already")
         });
-        let name = self.id.unwrap_or_else(|| id.to_string());
+        let name = self.name.unwrap_or_else(|| id.to_string());
         ended(connection, (id, &name), terminal).await
     }
 }
@@ -348,7 +351,8 @@ impl Cancel {
             .cancel(id, &self.reason)
             .await
             .map_err(|e| asked(&e).calling(id, &self.one.run))?;
-        asked_to(&connection, id, "cancel_requested", "asked to stop", terminal).await?;
+        let done = format!("cancellation requested for {}", self.one.run);
+        asked_to(&connection, id, "cancel_requested", &done, terminal).await?;
         connection.close().await;
         Ok(Answer::Yes)
     }
@@ -358,7 +362,7 @@ async fn resume(one: &One, terminal: Terminal) -> Result<Answer, CommandError> {
     let connection = one.connect.open().await?;
     let id = connection.run(&one.run);
     connection.client.resume(id).await.map_err(|e| asked(&e).calling(id, &one.run))?;
-    asked_to(&connection, id, "resumed", "resumed", terminal).await?;
+    asked_to(&connection, id, "resumed", &format!("{} resumed", one.run), terminal).await?;
     connection.close().await;
     Ok(Answer::Yes)
 }
@@ -373,7 +377,7 @@ async fn asked_to(
     let run = connection.client.status(id).await.map_err(|e| asked(&e))?;
     let mut document = summary::json(&run);
     document[key] = json!(true);
-    terminal.data(&document, || format!("{id} {done}; it is {}", run.state))
+    terminal.data(&document, || format!("{done}; it is {}", run.state))
 }
 
 /// Reads the input of a run.
@@ -404,13 +408,13 @@ pub(crate) fn input(text: &str) -> Result<Value, CommandError> {
     })
 }
 
-fn scope(text: &str) -> Result<Unique, String> {
+fn until(text: &str) -> Result<Unique, String> {
     match text {
-        "queued" => Ok(Unique::Queued),
-        "running" => Ok(Unique::Running),
+        "started" => Ok(Unique::UntilStarted),
+        "ended" => Ok(Unique::UntilEnded),
         span => quantity::span(span)
-            .map(Unique::Ttl)
-            .map_err(|e| format!("{e}; or `queued`, or `running`")),
+            .map(Unique::For)
+            .map_err(|e| format!("{e}; or `started`, or `ended`")),
     }
 }
 

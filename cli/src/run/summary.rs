@@ -65,7 +65,7 @@ pub(crate) fn json(run: &RunSummary) -> Value {
     json!({
         "id": run.id.to_string(),
         "name": run.name,
-        "no": run.no.0,
+        "run_number": run.no.0,
         "workflow": run.workflow,
         "queue": run.queue,
         "state": run.state.as_str(),
@@ -74,7 +74,7 @@ pub(crate) fn json(run: &RunSummary) -> Value {
         "entries": run.entries,
         "wakes_at": run.wakes_at.map(|t| t.to_string()),
         "reason": run.reason,
-        "process_instance": run.process.map(|i| i.to_string()),
+        "worker": run.process.map(|i| i.to_string()),
     })
 }
 

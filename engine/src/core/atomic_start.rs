@@ -98,9 +98,9 @@ impl Core {
         // is written and deleted.
         let writes = |run: &StartRun| match run.unique.as_ref().and_then(|key| key.scope()) {
             None => 3,
-            Some(Unique::Running) => 4,
-            Some(Unique::Queued) => 5,
-            Some(Unique::Ttl(_)) => 6,
+            Some(Unique::UntilEnded) => 4,
+            Some(Unique::UntilStarted) => 5,
+            Some(Unique::For(_)) => 6,
         };
         // The counts of each queue's states, and the queue itself if it is new.
         let queues: BTreeSet<&str> = runs.iter().map(|run| run.queue.as_str()).collect();

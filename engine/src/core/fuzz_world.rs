@@ -159,9 +159,9 @@ fn run_id(id: u8) -> RunId {
 /// A share of the ids has a unique key, which several ids share.
 fn unique(id: u8, how: u8) -> Option<UniqueKey> {
     let scope = match how % 8 {
-        0 | 4 => Unique::Queued,
-        1 => Unique::Running,
-        2 => Unique::Ttl(Duration::from_secs(u64::from(how) / 16 + 1)),
+        0 | 4 => Unique::UntilStarted,
+        1 => Unique::UntilEnded,
+        2 => Unique::For(Duration::from_secs(u64::from(how) / 16 + 1)),
         _ => return None,
     };
     id.is_multiple_of(3).then(|| UniqueKey::new("key", scope))

@@ -175,13 +175,13 @@ impl Core {
             }
             let knowing: Vec<_> = serving.iter().filter(|s| s.knows(workflow)).collect();
             let reason = if knowing.is_empty() {
-                format!("no worker offers workflow `{workflow}`")
+                format!("no worker has registered workflow `{workflow}`")
             } else if knowing.iter().any(|s| s.has(tags)) {
-                format!("no worker offers workflow `{workflow}` in a build it has not failed on")
+                format!("no worker has registered workflow `{workflow}` in a build it has not failed on")
             } else {
                 let tags: Vec<String> = tags.iter().map(|tag| format!("`{tag}`")).collect();
                 let (tags, s) = (tags.join(" and "), if tags.len() == 1 { "" } else { "s" });
-                format!("no worker offers workflow `{workflow}` with tag{s} {tags}")
+                format!("no worker that has registered workflow `{workflow}` offers tag{s} {tags}")
             };
             reasons.insert(kind, reason);
         }

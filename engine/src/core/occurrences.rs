@@ -759,16 +759,16 @@ fn a_schedule_that_cannot_be_is_refused_with_what_to_do() {
         }
     };
     let hour = refused(&|spec| spec.when = cron("0 25 * * *", "UTC"));
-    assert!(hour.contains("wrong at character 3: `25` is no hour: 0 to 23"), "{hour}");
+    assert!(hour.contains("wrong at character 3: `25` is not a valid hour: 0 to 23"), "{hour}");
     let zone = refused(&|spec| spec.when = cron("0 5 * * *", "Europe/Berln"));
     assert!(
-        zone.contains("there is no time zone `Europe/Berln`; there is Europe/Berlin"),
+        zone.contains("there is no time zone `Europe/Berln`: did you mean Europe/Berlin"),
         "{zone}"
     );
     let fields = refused(&|spec| spec.when = cron("0 5 *", "UTC"));
     assert!(fields.contains("it has 3 fields: 5 are expected"), "{fields}");
     let never = refused(&|spec| spec.when = cron("0 0 30 2 *", "UTC"));
-    assert!(never.contains("names no instant that will ever come"), "{never}");
+    assert!(never.contains("never matches"), "{never}");
     let short = refused(&|spec| spec.when = every(10, NEW_YEAR));
     assert!(short.contains("the interval is 10ms: from 1s to 366d are allowed"), "{short}");
     let large = refused(&|spec| spec.input = Payload(vec![0; 2_049].into()));

@@ -143,7 +143,7 @@ fn tagged_runs_go_where_their_tags_are_offered() {
     assert_eq!(capacity.leased.len(), 2, "of 6,003 it can take 3");
     assert!(capacity.leased.iter().all(|(run, _)| run.0 > 6_000));
     let told = capacity.queue("q").reasons;
-    assert_eq!(told, ["no worker offers workflow `order` with tag `gpu`"]);
+    assert_eq!(told, ["no worker that has registered workflow `order` offers tag `gpu`"]);
 
     capacity.tagged(SessionId(3), &[slots("q", 5)], &["gpu"]);
     let taken: Vec<u64> = capacity.leased[2..].iter().map(|(run, _)| run.0).collect();

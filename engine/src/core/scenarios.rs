@@ -263,9 +263,9 @@ fn run_name(id: RunId) -> String {
 fn unique(line: &ScenarioLine<'_>) -> Option<UniqueKey> {
     let (key, scope) = line.fields.get("unique")?.split_once(':')?;
     let scope = match scope {
-        "queued" => Unique::Queued,
-        "running" => Unique::Running,
-        ttl => Unique::Ttl(span(ttl)),
+        "started" => Unique::UntilStarted,
+        "ended" => Unique::UntilEnded,
+        ttl => Unique::For(span(ttl)),
     };
     Some(UniqueKey::new(key, scope))
 }

@@ -377,11 +377,11 @@ pub(super) fn check_count(count: usize, least: usize) -> Result<(), Refusal> {
 fn check_unique(unique: &UniqueKey) -> Result<(), Refusal> {
     check_name("unique key", &unique.key, UNIQUE_KEY_BYTES_MAX)?;
     let ttl_max = DELAY_MAX.as_millis() as u64;
-    check_range("time to hold a key, in milliseconds,", unique.ttl_ms, ttl_max)?;
+    check_range("duration of a unique key, in milliseconds,", unique.ttl_ms, ttl_max)?;
     match unique.scope() {
         Some(_) => Ok(()),
         None => {
-            Err(NotUnderstood { cause: format!("the scope {} of a unique key", unique.scope) }
+            Err(NotUnderstood { cause: format!("release {} of a unique key", unique.scope) }
                 .into())
         }
     }

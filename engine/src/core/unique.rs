@@ -54,9 +54,9 @@ impl HeldKey {
     pub fn of(workflow: &str, key: Option<&UniqueKey>) -> Option<Self> {
         let key = key?;
         let until_leased = match key.scope()? {
-            Unique::Queued => true,
-            Unique::Running => false,
-            Unique::Ttl(_) => return None, // time lets go of it
+            Unique::UntilStarted => true,
+            Unique::UntilEnded => false,
+            Unique::For(_) => return None, // time lets go of it
         };
         Some(Self { hash: key.hash(workflow), until_leased })
     }
@@ -214,7 +214,7 @@ impl Core {
             out.delete(&row(before.until));
         }
         let until = match unique.scope() {
-            Some(Unique::Ttl(ttl)) => self.now().after(ttl).max(Time(1)),
+            Some(Unique::For(ttl)) => self.now().after(ttl).max(Time(1)),
             _ => Time(0),
         };
         let record = UniqueRecord { run, id, until };

@@ -202,7 +202,7 @@ impl Core {
         }
         Self::dequeue_row(&item, out);
         let why = format!(
-            "no worker that was connected in the last {} knew the workflow `{}`: deploy one that does and redrive the run",
+            "no worker connected in the last {} has registered the workflow `{}`: deploy one that does and redrive the run",
             minutes(self.settings.unregistered_workflow_after),
             run.workflow
         );

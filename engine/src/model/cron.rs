@@ -133,7 +133,7 @@ fn parsed(expression: &str) -> Result<Pattern, Refusal> {
             let (name, range) = FIELDS[at + FIELDS.len() - fields.len()];
             let position = field.as_ptr() as usize - expression.as_ptr() as usize + 1;
             let problem = format!(
-                "`{field}` is no {name}: {range}, or lists, ranges and steps of them, or *"
+                "`{field}` is not a valid {name}: {range}, or lists, ranges and steps of them, or *"
             );
             return Err(bad(expression, position, problem));
         }

@@ -1,5 +1,6 @@
 //! A failure of the user's code.
 
+use super::dead::UNREGISTERED_WORKFLOW;
 use super::time::as_ms;
 use std::time::Duration;
 
@@ -19,7 +20,12 @@ pub const TIMEOUT_CLASS: &str = "time limit";
 
 /// The displayed word of a stored class.
 pub fn displayed_class(stored: &str) -> &str {
-    if stored == TIMEOUT_CLASS { "timeout" } else { stored }
+    match stored {
+        TIMEOUT_CLASS => "timeout",
+        UNREGISTERED_WORKFLOW => "unregistered workflow",
+        ONCE => "memo",
+        other => other,
+    }
 }
 
 /// Whether a filter's word names a stored class, by the stored or by the displayed word.
@@ -217,10 +223,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stored_time_limit_is_displayed_as_timeout_and_found_by_both_words() {
-        assert_eq!(displayed_class("time limit"), "timeout");
+    fn stored_classes_are_displayed_by_their_words_of_today_and_found_by_both() {
+        for (stored, displayed) in [
+            ("time limit", "timeout"),
+            ("unknown workflow", "unregistered workflow"),
+            ("once", "memo"),
+        ] {
+            assert_eq!(displayed_class(stored), displayed);
+            assert!(is_class(stored, stored) && is_class(displayed, stored));
+        }
         assert_eq!(displayed_class("panic"), "panic");
-        assert!(is_class("timeout", "time limit") && is_class("time limit", "time limit"));
         assert!(is_class("timeout", "timeout"), "a class of the user's own");
         assert!(!is_class("time limit", "timeout") && !is_class("timeout", "panic"));
     }

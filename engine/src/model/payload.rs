@@ -39,7 +39,7 @@ pub enum PayloadError {
         cause: String,
     },
     /// The bytes do not hold the wanted type.
-    #[error("the payload ({len} bytes) does not hold a {}: {cause}", short(wanted))]
+    #[error("the payload ({len} bytes) does not decode as `{}`: {cause}", short(wanted))]
     Decode {
         /// Length of the payload.
         len: usize,

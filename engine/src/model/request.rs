@@ -163,7 +163,7 @@ refusals! {
         existing: String,
         /// What was asked for.
         asked: String,
-    } "{id} exists already with another {differs}: it has {existing}, the call asks for {asked}",
+    } "the name is taken: {id} exists already with another {differs}: it has {existing}, the call asks for {asked}",
     /// No run of this id.
     2 => NoSuchRun {
         /// The run.
@@ -275,7 +275,7 @@ refusals! {
         id: RunId,
         /// Its state.
         state: RunState,
-    } "{id} is {state}: it is no dead letter",
+    } "{id} is {state}: it is not a dead letter",
     /// The workflow did more after it had seen the failure it died of.
     31 => WentOn {
         /// The run.
@@ -287,7 +287,7 @@ refusals! {
     32 => BadInput {
         /// What is wrong with them.
         problem: String,
-    } "the input is no payload: {problem}",
+    } "the input is not a payload: {problem}",
     /// An atomic start, some of whose runs cannot be started.
     55 => NotAllStarted {
         /// Runs in the call.
@@ -336,7 +336,7 @@ refusals! {
         zone: String,
         /// Names that are near it.
         near: String,
-    } "there is no time zone `{zone}`; there is {near}",
+    } "there is no time zone `{zone}`: did you mean {near}?",
     /// A span that is too short or too long.
     43 => BadSpan {
         /// Of what.
@@ -352,7 +352,7 @@ refusals! {
     44 => NeverFires {
         /// The expression.
         expression: String,
-    } "the cron expression `{expression}` names no instant that will ever come",
+    } "the cron expression `{expression}` never matches",
     /// As many schedules as there may be.
     45 => TooManySchedules {
         /// The limit.

@@ -86,7 +86,7 @@ impl std::str::FromStr for RunState {
         Self::ALL
             .into_iter()
             .find(|state| state.as_str() == word)
-            .ok_or_else(|| format!("`{word}` is no state of a run"))
+            .ok_or_else(|| format!("`{word}` is not a state of a run"))
     }
 }
 

@@ -113,7 +113,7 @@ impl std::str::FromStr for Overlap {
         Self::ALL
             .into_iter()
             .find(|policy| policy.as_str() == word)
-            .ok_or_else(|| format!("`{word}` is no overlap policy"))
+            .ok_or_else(|| format!("`{word}` is not an overlap policy"))
     }
 }
 

@@ -6,15 +6,15 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use twox_hash::XxHash3_128;
 
-/// Until when a run holds its unique key.
+/// When a run releases its unique key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unique {
-    /// Until it begins its first turn, or ends before.
-    Queued,
-    /// Until it ends.
-    Running,
-    /// For so long after its start, in engine time, however it ends.
-    Ttl(Duration),
+    /// Hold the key until a worker first runs the run, or until it ends before that.
+    UntilStarted,
+    /// Hold the key until the run ends.
+    UntilEnded,
+    /// Hold the key for this much engine time after the start, whether or not the run ends before.
+    For(Duration),
 }
 
 /// A unique key as it travels and as the journal holds it. Keys are of a workflow: the same key of
@@ -23,9 +23,9 @@ pub enum Unique {
 pub struct UniqueKey {
     /// The key.
     pub key: String,
-    /// 1 queued, 2 running, 3 for a time.
+    /// 1 until started, 2 until ended, 3 for a duration.
     pub scope: u8,
-    /// For how long, in milliseconds, if for a time.
+    /// The duration in milliseconds, if the key is held for one.
     pub ttl_ms: u64,
 }
 
@@ -33,9 +33,9 @@ impl UniqueKey {
     /// `key`, held until `scope` says.
     pub fn new(key: impl Into<String>, scope: Unique) -> Self {
         let (number, ttl_ms) = match scope {
-            Unique::Queued => (1, 0),
-            Unique::Running => (2, 0),
-            Unique::Ttl(ttl) => (3, as_ms(ttl)),
+            Unique::UntilStarted => (1, 0),
+            Unique::UntilEnded => (2, 0),
+            Unique::For(ttl) => (3, as_ms(ttl)),
         };
         Self { key: key.into(), scope: number, ttl_ms }
     }
@@ -43,9 +43,9 @@ impl UniqueKey {
     /// Until when it is held; none if a later version wrote it.
     pub fn scope(&self) -> Option<Unique> {
         match self.scope {
-            1 => Some(Unique::Queued),
-            2 => Some(Unique::Running),
-            3 => Some(Unique::Ttl(Duration::from_millis(self.ttl_ms))),
+            1 => Some(Unique::UntilStarted),
+            2 => Some(Unique::UntilEnded),
+            3 => Some(Unique::For(Duration::from_millis(self.ttl_ms))),
             _ => None,
         }
     }
@@ -66,14 +66,15 @@ mod tests {
 
     #[test]
     fn a_key_is_of_its_workflow() {
-        let key = UniqueKey::new("invoice-17", Unique::Running);
+        let key = UniqueKey::new("invoice-17", Unique::UntilEnded);
         assert_eq!(key.hash("bill"), key.hash("bill"));
         assert_ne!(key.hash("bill"), key.hash("mail"));
         assert_ne!(
-            UniqueKey::new("b", Unique::Queued).hash("a"),
-            UniqueKey::new("", Unique::Queued).hash("ab")
+            UniqueKey::new("b", Unique::UntilStarted).hash("a"),
+            UniqueKey::new("", Unique::UntilStarted).hash("ab")
         );
-        for scope in [Unique::Queued, Unique::Running, Unique::Ttl(Duration::from_secs(5))] {
+        for scope in [Unique::UntilStarted, Unique::UntilEnded, Unique::For(Duration::from_secs(5))]
+        {
             assert_eq!(UniqueKey::new("k", scope).scope(), Some(scope));
         }
     }

@@ -661,7 +661,7 @@ impl State {
                 );
                 format!("nothing: it waits for {text}")
             }
-            None => "nothing: it waits for something it did not ask of its context".to_owned(),
+            None => "nothing: it awaits a future that does not come from `ctx`".to_owned(),
         }
     }
 }

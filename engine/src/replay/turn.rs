@@ -64,7 +64,7 @@ struct Function {
     polled: bool,
 }
 
-/// A wait for something that the function did not ask of its context.
+/// The function awaits a future that does not come from its context.
 struct Foreign {
     /// What it had asked for before.
     asked: u32,
@@ -510,7 +510,7 @@ impl Turn {
             tracing::warn!(
                 run = %self.id,
                 timeout = ?self.timeout,
-                "the function waits for something it did not ask of its context: that is not recorded and not replayed"
+                "the function awaits a future that does not come from `ctx`: that is not recorded and not replayed"
             );
         }
         let known = self.foreign.take().filter(|known| known.asked == asked);
@@ -608,7 +608,7 @@ impl Drop for Turn {
 
 fn waited_in_vain(timeout: Duration) -> Failure {
     let text = format!(
-        "the function has waited for something it did not ask of its context, for longer than its timeout of {}",
+        "the function awaited a future that does not come from `ctx`, for longer than its timeout of {}",
         span_text(timeout)
     );
     Failure::new(FailureKind::Retryable, TIMEOUT_CLASS, text)

@@ -248,7 +248,7 @@ mod tests {
     use super::*;
     use crate::model::failure::Failure;
     use crate::model::request::ListRuns;
-    use crate::runtime::client::dead::ManyDeed;
+    use crate::runtime::client::dead::BulkAction;
     use crate::runtime::engine::EngineOptions;
     use crate::runtime::retry_tests;
     use crate::tables::JournalKey;
@@ -302,7 +302,7 @@ mod tests {
             redriven.push((looked.letter.no, looked.answer.is_ok()));
         };
         let all = DeadFilter::default();
-        client.dead_many(&all, &ManyDeed::Redrive, None, each).await.unwrap();
+        client.dead_many(&all, &BulkAction::Redrive, None, each).await.unwrap();
         assert_eq!(redriven, [(RunNo(3), true)]);
     }
 }

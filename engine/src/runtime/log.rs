@@ -11,10 +11,10 @@ pub(super) fn log(note: &Note) {
         ),
         Note::ClockNotBelieved { by_ms } => tracing::error!(
             by_ms,
-            "the wall clock jumped further than is believed, engine time did not follow: set the clock right, or open with `--accept-clock`"
+            "the wall clock's jump exceeds the accepted limit, engine time did not follow: set the clock right, or open with `--accept-clock`"
         ),
         Note::SessionLost { process, runs } => {
-            tracing::warn!(%process, runs, "a worker is lost, its runs go back to their queues")
+            tracing::warn!(%process, runs, "a worker was lost, its runs go back to their queues")
         }
         Note::Parked { id, reason } => tracing::error!(%id, "parked: {reason}"),
         Note::Paused { id, reason } => tracing::warn!(%id, "paused: {reason}"),
@@ -22,18 +22,19 @@ pub(super) fn log(note: &Note) {
         Note::LongJournal { id, entries } => {
             tracing::warn!(%id, entries, "a journal has become long")
         }
-        Note::QueueSet { queue, what, by } => {
-            tracing::warn!(queue, by, "a queue was set: {what}")
-        }
+        Note::QueueSet { queue, what, by } => match what.as_str() {
+            "paused" | "resumed" => tracing::info!(queue, by, "queue {what}"),
+            limits => tracing::info!(queue, by, "queue limits set: {limits}"),
+        },
         Note::UnservedQueue { queue, reason, for_ms } => {
             tracing::warn!(queue, for_ms, "unserved_queue: runs are queued, and {reason}")
         }
         Note::UnservedQueueCleared { queue, reason } => {
-            tracing::warn!(queue, "unserved_queue is over: it was that {reason}")
+            tracing::warn!(queue, "unserved_queue resolved: {reason}")
         }
         Note::LettersForgotten { count } => tracing::warn!(
             count,
-            "dead letters are deleted: nobody has redriven or discarded them in the time they are kept (`--dead-retention`)"
+            "dead letters were deleted: they were neither redriven nor discarded within their retention (`--dead-retention`)"
         ),
         Note::NotCleaned { generation, what } => {
             tracing::error!(
@@ -43,7 +44,7 @@ pub(super) fn log(note: &Note) {
             );
         }
         Note::ScheduleSet { schedule, what, by } => {
-            tracing::warn!(schedule, by, "a schedule was {what}")
+            tracing::info!(schedule, by, "schedule {what}")
         }
         Note::OccurrencesMissed { schedule, missed, from } => {
             let from = from.map(|from| from.to_string());

@@ -236,7 +236,7 @@ async fn a_session_has_one_hello() {
 async fn who_has_not_registered_offers_nothing_and_reads_no_journal() {
     let listening = Listening::open(Protocols::OWN).await;
     let client = listening.client(Protocols::OWN);
-    let run = client.start(WORK, &1).id("mine").await.unwrap();
+    let run = client.start(WORK, &1).name("mine").await.unwrap();
     let mut peer = listening.peer().await;
     for number in 0..3 {
         let (run, token) = (RunNo(number), Token { store: 0, epoch: 0, lease: LeaseNo(number) });
@@ -353,7 +353,7 @@ async fn the_first_frame_is_a_short_hello() {
 /// Starts a run that dies, has it redriven and cancelled by `client`, and tells who did that as
 /// the journal and the audit log have it.
 async fn names_of(client: &Client, id: &str) -> (Vec<String>, Vec<(AuditAction, String)>) {
-    let run = client.start(WORK, &0).id(id).await.unwrap();
+    let run = client.start(WORK, &0).name(id).await.unwrap();
     run.outcome().await.unwrap_err();
     client.redrive(run.id()).await.unwrap();
     run.outcome().await.unwrap_err();

@@ -208,7 +208,7 @@ fn start() -> StartRun {
         delay_ms: 16,
         input: input(),
         tags: vec!["gpu".into()],
-        unique: Some(UniqueKey::new("k", Unique::Ttl(ttl))),
+        unique: Some(UniqueKey::new("k", Unique::For(ttl))),
     }
 }
 

@@ -79,7 +79,7 @@ fn run() -> StartRun {
         delay_ms: 16,
         input: payload(),
         tags: vec![text("gpu")],
-        unique: Some(UniqueKey::new("k", Unique::Ttl(std::time::Duration::from_secs(5)))),
+        unique: Some(UniqueKey::new("k", Unique::For(std::time::Duration::from_secs(5)))),
     }
 }
 

@@ -64,7 +64,7 @@ impl<In, Out> Workflow<In, Out> {
         Self { tags, ..self }
     }
 
-    /// Sets how long its function may run, or wait for something it did not ask of its context,
+    /// Sets how long its function may run, or await a future that does not come from `ctx`,
     /// outside of steps: then this attempt at the whole function has failed, and is made again by
     /// [`Retry::default`](crate::Retry). Default 5 min 30 s.
     ///

@@ -421,14 +421,14 @@ pub(crate) fn at_the_end(world: &World, in_time: bool) {
     outcome::at_the_end(&checkers.durable, &told, &mut findings);
     let checked =
         model::at_the_end(&checkers.durable, &told.calls, &world.plan.settings, &mut findings);
-    world.saw_many("calls explained", checked.calls);
-    world.saw_many("calls explained that have no answer", checked.unknown);
-    world.saw_many("runs explained beyond their retention", checked.forgotten);
-    world.saw_many("runs with too many orders of calls", checked.given_up);
-    world.saw_many("results of memoized steps", checkers.memo.results);
-    world.saw_many("results told to others", checkers.memo.told);
-    world.saw_many("attempts at memoized steps asked for", checkers.memo.waited);
-    world.saw_many("sleeps for memo keys", checkers.memo.slept);
+    world.saw_many("calls with a consistent outcome", checked.calls);
+    world.saw_many("calls with unknown outcome, consistent", checked.unknown);
+    world.saw_many("runs consistent beyond their retention", checked.forgotten);
+    world.saw_many("runs with too many possible orders of calls", checked.given_up);
+    world.saw_many("memoized results recorded", checkers.memo.results);
+    world.saw_many("memoized results given to other runs", checkers.memo.told);
+    world.saw_many("requests to attempt a memoized step", checkers.memo.waited);
+    world.saw_many("waits for memo keys", checkers.memo.slept);
     world.saw_many("operator requests applied", checkers.applied.count());
     world.saw_many("runs of open batches redriven", checkers.batches.rejoined);
     world.saw_many("runs of batches redriven after their end", checkers.batches.left());

@@ -27,10 +27,10 @@ impl Agreement {
     pub(crate) fn between(&self, own: Protocols) -> &'static str {
         let is_later = |protocols: Protocols| protocols.max >= Protocols::LATER.max;
         match (is_later(own), self.offered.is_some_and(is_later)) {
-            (false, false) => "sessions of two of this version",
-            (false, true) => "sessions of later peers with an engine of this version",
-            (true, false) => "sessions of peers of this version with a later engine",
-            (true, true) => "sessions of two of the later version",
+            (false, false) => "sessions: this peer, this engine",
+            (false, true) => "sessions: newer peer, this engine",
+            (true, false) => "sessions: this peer, newer engine",
+            (true, true) => "sessions: newer peer, newer engine",
         }
     }
 

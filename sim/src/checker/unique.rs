@@ -96,9 +96,9 @@ impl Keys {
             return false;
         };
         match started.unique.as_ref().and_then(|key| key.scope()) {
-            Some(Unique::Queued) => !self.leased.contains(&no) && !self.ended.contains(&no),
-            Some(Unique::Running) => !self.ended.contains(&no),
-            Some(Unique::Ttl(ttl)) => started.at.after(ttl) > now,
+            Some(Unique::UntilStarted) => !self.leased.contains(&no) && !self.ended.contains(&no),
+            Some(Unique::UntilEnded) => !self.ended.contains(&no),
+            Some(Unique::For(ttl)) => started.at.after(ttl) > now,
             None => false,
         }
     }
@@ -110,7 +110,7 @@ impl Keys {
                 let run = durable.runs.get(no);
                 let started = run.and_then(|run| run.started());
                 let scope = started.and_then(|s| s.unique.as_ref()?.scope());
-                !matches!(scope, Some(Unique::Ttl(_))) && self.holds(durable, **no, self.latest)
+                !matches!(scope, Some(Unique::For(_))) && self.holds(durable, **no, self.latest)
             });
             let holders: Vec<RunNo> = holders.copied().collect();
             let row = durable.keys.get(key).filter(|row| row.until == Time(0));
@@ -126,7 +126,8 @@ impl Keys {
 
     /// A client is about to ask for a key.
     pub(super) fn asked(&self, durable: &Durable, workflow: &str, key: &str) -> KeysBegun {
-        let hash = stepwell::model::unique::UniqueKey::new(key, Unique::Queued).hash(workflow);
+        let hash =
+            stepwell::model::unique::UniqueKey::new(key, Unique::UntilStarted).hash(workflow);
         let key = UniqueHolderKey { namespace: Namespace::default(), hash };
         let released = self.of.get(&key).into_iter().flatten().filter_map(|no| {
             let id = durable.runs.get(no)?.started()?.id;

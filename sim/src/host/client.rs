@@ -140,7 +140,7 @@ async fn start(host: &Host, client: &Client, name: &str, work: Work, how: How) {
         let call = host.begins_call(name, begins(&work, delay_ms));
         let answer = client
             .start(workflow, &work.input)
-            .id(name)
+            .name(name)
             .delay(delay)
             .priority(priority)
             .tags(tags.clone())
@@ -267,14 +267,14 @@ async fn operate(host: &Host, client: &Client, name: &str, act: PlannedAction) {
         host.ends_call(call, &answer);
         match &answer {
             Ok(()) => {
-                host.world.saw("acts on dead letters");
+                host.world.saw("operator requests on dead letters");
                 return host.tell(format_args!("is told that {act:?} of {name} is done"), || {
                     What::ClientLog { run: name.to_owned(), answer: format!("{act:?} is done") }
                 });
             }
             Err(ClientError::Refused(refusal)) => {
                 if matches!(refusal, Refusal::WentOn(_)) {
-                    host.world.saw("redrives refused because the run went on");
+                    host.world.saw("redrives refused, not redrivable");
                 }
                 let error = ClientError::Refused(refusal.clone());
                 return refused(host, name, acknowledged, &error);
@@ -333,7 +333,7 @@ async fn gauges(host: &Host, client: &Client) {
         let mut checkers = host.world.checkers();
         checkers.gauges_told(host.now_ms(), from, &queues);
         drop(checkers);
-        host.world.saw("gauges told");
+        host.world.saw("gauges read");
     }
 }
 

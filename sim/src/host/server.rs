@@ -71,7 +71,7 @@ pub(crate) async fn serve(world: Arc<World>, air: Arc<Mutex<InAir>>) -> turmoil:
     host.tell(format_args!("stops by itself: {reason}"), || What::LifeEnded {
         how: format!("it stops by itself: {reason}"),
     });
-    world.saw("engines that poisoned themselves");
+    world.saw("engines that stopped after a failed sync");
     Ok(())
 }
 

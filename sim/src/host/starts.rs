@@ -26,7 +26,7 @@ pub(super) async fn unique(
     loop {
         let begun = host.world.checkers().keys_asked(&work.workflow, key);
         let call = host.begins_call(name, begins(&work, 0));
-        let start = client.start(workflow, &work.input).id(name);
+        let start = client.start(workflow, &work.input).name(name);
         match start.unique(key, hold.scope()).await {
             Ok(run) => {
                 let (id, started) = (run.id(), run.started());

@@ -121,6 +121,17 @@ impl FaultKind {
     }
 }
 
+impl fmt::Display for FaultKind {
+    /// Its name in lower-case words, `worker killed`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, letter) in format!("{self:?}").char_indices() {
+            let space = if at > 0 && letter.is_ascii_uppercase() { " " } else { "" };
+            write!(f, "{space}{}", letter.to_ascii_lowercase())?;
+        }
+        Ok(())
+    }
+}
+
 /// What goes wrong with whom.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
@@ -149,7 +160,7 @@ pub struct TimedFault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { kind, host, other, span_ms, extent } = self;
-        write!(f, "{kind:?} {host} {other} for {span_ms} ms, extent {extent}")
+        write!(f, "{kind} {host} {other} for {span_ms} ms, extent {extent}")
     }
 }
 

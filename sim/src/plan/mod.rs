@@ -40,7 +40,7 @@ pub use self::workload::Workload;
 /// The name of the engine's own suite.
 pub const ENGINE: &str = "engine";
 
-/// So many of a thousand seeds of the engine's own suite are played on the production store.
+/// So many of a thousand seeds of the engine's own suite are run on the production store.
 pub(crate) const ENGINE_ON_FJALL_PER_MILLE: u64 = 40;
 
 /// Within this time everything ends in the suites of others than the engine, unless they say
@@ -172,7 +172,7 @@ mod tests {
         }
     }
 
-    /// A share of the engine's seeds is played on the production store, and draws all else as it
+    /// A share of the engine's seeds is run on the production store, and draws all else as it
     /// would on the other.
     #[test]
     #[cfg(target_os = "linux")]

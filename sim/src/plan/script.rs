@@ -125,11 +125,11 @@ impl Strike {
     pub(crate) fn head(self) -> &'static str {
         match self {
             Self::KillWorker => "WORKER KILLED",
-            Self::KillWorkerSilently => "SILENTLY",
+            Self::KillWorkerSilently => "WORKER KILLED SILENTLY",
             Self::KillServer => "SERVER KILLED",
             Self::LosePower => "POWER LOST",
             Self::Deploy => "DEPLOYED",
-            Self::CutWorker => "LINK CUT",
+            Self::CutWorker => "PARTITIONED",
             Self::PauseWorker => "WORKER PAUSED",
             Self::FailSync => "SYNC FAILED",
         }

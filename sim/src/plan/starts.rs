@@ -26,9 +26,9 @@ pub enum Hold {
 impl Hold {
     pub(crate) fn scope(self) -> Unique {
         match self {
-            Self::Queued => Unique::Queued,
-            Self::Running => Unique::Running,
-            Self::Ttl(ms) => Unique::Ttl(Duration::from_millis(ms)),
+            Self::Queued => Unique::UntilStarted,
+            Self::Running => Unique::UntilEnded,
+            Self::Ttl(ms) => Unique::For(Duration::from_millis(ms)),
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::trace::first_difference;
 /// Tells a child process which seed to play, and where its trace goes.
 const CHILD: &str = "SIM_GATE_CHILD";
 
-/// Plays `plan` again, and tells how it differs.
+/// Runs `plan` again, and tells how it differs.
 pub(super) fn twice(suite: &Ready, plan: &Plan, first: &Report) -> Option<String> {
     let again = suite.simulate(plan.clone());
     if again.trace_hash == first.trace_hash {
@@ -23,7 +23,7 @@ pub(super) fn twice(suite: &Ready, plan: &Plan, first: &Report) -> Option<String
     Some(format!("seed {}: {told}", plan.seed))
 }
 
-/// Plays `seed` here and in another process, and tells how they differ. Nothing, if this is neither
+/// Runs `seed` here and in another process, and tells how they differ. Nothing, if this is neither
 /// a test that can be called by its name nor a program that may be called again.
 pub(super) fn other_process(suite: &Ready, seed: u64, calls_itself: bool) -> Option<String> {
     let arguments: Vec<String> = if calls_itself {

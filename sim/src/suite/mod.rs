@@ -39,8 +39,8 @@ pub use self::play::{Options, Progress};
 pub use self::seeds::Seeds;
 pub use self::suite_report::{Failed, SuiteReport};
 
-/// What chance from outside decides cannot be made smaller: the next play is another one.
-const NOT_REDUCED: &str = "not reduced: this seed is not the same twice";
+/// What chance from outside decides cannot be made smaller: the next run is another one.
+const NOT_SHRUNK: &str = "not shrunk: this seed is not deterministic";
 
 /// Where suites begin.
 #[derive(Debug, Clone, Copy)]
@@ -201,7 +201,7 @@ impl Suite {
         self
     }
 
-    /// Plays so many of a thousand seeds on the production store, in a temporary directory: real
+    /// Runs so many of a thousand seeds on the production store, in a temporary directory: real
     /// files, kills and power cuts. Its syncs and reads do not fail and there is always room, so
     /// such a seed is without these faults. Default: none; 40 in the engine's own suite. Only Linux
     /// tells what a power cut needs to know; elsewhere it changes nothing.
@@ -211,15 +211,15 @@ impl Suite {
         Self { on_fjall_per_mille: per_mille, ..self }
     }
 
-    /// Which seeds are played. Default: 100 fresh ones.
+    /// Which seeds are run. Default: 100 fresh ones.
     pub fn seeds(self, seeds: Seeds) -> Self {
         Self { seeds, ..self }
     }
 
-    /// Runs it, as the body of a test: prints a line, or panics with the reason, the reduced plan,
-    /// the report and the line that plays it again.
+    /// Runs it, as the body of a test: prints a line, or panics with the reason, the shrunk plan,
+    /// the report and the line that runs it again.
     ///
-    /// The environment: `SIM_SEED=N` plays one seed, `SIM_PLAN=FILE` one plan, `SIM_SEEDS=N` that
+    /// The environment: `SIM_SEED=N` runs one seed, `SIM_PLAN=FILE` one plan, `SIM_SEEDS=N` that
     /// many fresh seeds, `SIM_FROM=N` from that one on, `SIM_JOBS=N` so many at a time,
     /// `SIM_REPORT=DIR` puts plans and reports there, also of what is good if it was asked for
     /// alone.
@@ -238,7 +238,7 @@ impl Suite {
         }
     }
 
-    /// Plays one plan, which was written by a run of this suite.
+    /// Runs one plan, which was written by a run of this suite.
     #[track_caller]
     pub fn replay(self, plan: impl Into<PathBuf>) {
         let name = self.program.name.clone();
@@ -268,7 +268,7 @@ impl Suite {
         play::play(&self.ready(), &self.seeds, &options, &Watch::Call(&watch))
     }
 
-    /// Reduces a plan that fails, within `budget` of real time, to one that fails in the same way.
+    /// Shrinks a plan that fails, within `budget` of real time, to one that fails in the same way.
     /// An error says why not: it does not fail, say.
     pub fn shrink(self, plan: Plan, budget: Duration) -> Result<Shrunk, String> {
         let suite = self.ready();
@@ -277,7 +277,7 @@ impl Suite {
             return Err("the plan does not fail".to_owned());
         };
         if let Some(difference) = gate::twice(&suite, &plan, &report) {
-            return Err(format!("{NOT_REDUCED}: {difference}"));
+            return Err(format!("{NOT_SHRUNK}: {difference}"));
         }
         let checker = first.checker.clone();
         let same = move |report: &Report| {
@@ -292,7 +292,7 @@ impl Suite {
         self.ready().plan(seed)
     }
 
-    /// Plays a plan and takes down all that happens, for a report.
+    /// Runs a plan and takes down all that happens, for a report.
     pub fn record(&self, plan: Plan) -> Recording {
         self.ready().record(plan)
     }
@@ -342,7 +342,7 @@ fn named(
     Named { name: name.into(), rule: Arc::new(rule) }
 }
 
-/// A suite that is being played.
+/// A suite that is being run.
 pub(crate) struct Ready {
     pub(crate) program: Arc<Program>,
     faults: Faults,

@@ -1,4 +1,4 @@
-//! Plays the seeds of a suite on all cores.
+//! Runs the seeds of a suite on all cores.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,16 +15,16 @@ use crate::plan::{Disk, Plan, Point};
 use crate::report::Report;
 use crate::shrink::shrink;
 
-/// Real time for reducing a failing plan.
+/// Real time for shrinking a failing plan.
 const SHRINK_BUDGET: Duration = Duration::from_secs(60);
-/// Every so many seeds one is played twice; and each that is on the production store.
+/// Every so many seeds one is run twice; and each that is on the production store.
 const TWICE_EVERY: u64 = 10;
 /// How often a line tells how far a suite is.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 /// Failing seeds after which no further ones are begun.
 const FAILURES_MAX: usize = 3;
 
-/// How a suite is played.
+/// How a suite is run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options {
     /// This seed alone.
@@ -39,7 +39,7 @@ pub struct Options {
     pub jobs: Option<usize>,
     /// Where plans and reports go. Default: `sim` in the target directory.
     pub report: Option<PathBuf>,
-    /// Play on after failures, and reduce none.
+    /// Run on after failures, and shrink none.
     pub keeps_going: bool,
     /// The program may be called again with its own arguments, to compare a seed in two processes;
     /// it must come to this suite first. Tests are called by their names.
@@ -101,9 +101,9 @@ enum Item {
 /// How far a suite is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
-    /// Seeds and plans that were played.
+    /// Seeds and plans that were run.
     pub played: u64,
-    /// Seeds and plans to be played.
+    /// Seeds and plans to be run.
     pub total: u64,
     /// Those that failed.
     pub failed: u64,
@@ -251,7 +251,7 @@ fn locked<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
     what.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// What is to be played.
+/// What is to be run.
 #[derive(Default)]
 struct Items {
     /// What comes from the bank, or was asked for alone.
@@ -274,7 +274,7 @@ fn items(seeds: &Seeds, options: &Options) -> Result<Items, String> {
     }
     let missing = seeds.bank.iter().filter(|path| !path.exists());
     let notes = missing.map(|path| {
-        format!("the bank {} is not there: no seeds and plans of it are played", path.display())
+        format!("the bank {} is not there: no seeds and plans of it are run", path.display())
     });
     let bank = match &seeds.bank {
         Some(path) => super::seeds::Bank::read(path)?,
@@ -333,7 +333,7 @@ fn one_plan(suite: &Ready, items: &[Item]) -> Result<Plan, String> {
     match items.first() {
         Some(Item::Plan { file, .. }) => read_plan(suite, file),
         Some(Item::Seed { seed, .. }) => Ok(suite.plan(*seed)),
-        None => Err("there is nothing to play".to_owned()),
+        None => Err("there is nothing to run".to_owned()),
     }
 }
 
@@ -353,7 +353,7 @@ fn read_plan(suite: &Ready, file: &Path) -> Result<Plan, String> {
     Ok(plan)
 }
 
-/// Reduces the first failing plan and writes it down.
+/// Shrinks the first failing plan and writes it down.
 fn write_up(
     suite: &Ready,
     options: &Options,
@@ -366,17 +366,17 @@ fn write_up(
     };
     let (faults, jobs) = (plan.faults.len(), plan.jobs.len());
     let clock = Stopwatch::begin();
-    let not_reduced = match options.keeps_going {
+    let not_shrunk = match options.keeps_going {
         true => None,
         false => parts_from_itself(suite, &plan, &first, report),
     };
-    let (plan, shown, tried) = if options.keeps_going || not_reduced.is_some() {
+    let (plan, shown, tried) = if options.keeps_going || not_shrunk.is_some() {
         (plan, first, 0)
     } else {
         watch.line(
             suite,
             format_args!(
-                "seed {} fails and is reduced, for {} s at most",
+                "seed {} fails and is shrunk, for {} s at most",
                 first.seed,
                 SHRINK_BUDGET.as_secs()
             ),
@@ -402,14 +402,14 @@ fn write_up(
         jobs: plan.jobs.len(),
         tried,
         shrink_s: clock.passed().as_secs_f64(),
-        not_reduced,
+        not_shrunk,
         test: gate::test_name(),
     });
     report.files.extend(files);
     Ok(())
 }
 
-/// Why a plan is not reduced: it is another one each time. Then that is told of the suite besides.
+/// Why a plan is not shrunk: it is another one each time. Then that is told of the suite besides.
 fn parts_from_itself(
     suite: &Ready,
     plan: &Plan,
@@ -419,17 +419,17 @@ fn parts_from_itself(
     let known = format!("seed {}: ", plan.seed);
     if !told.differences.iter().any(|told| told.starts_with(&known)) {
         let difference = gate::twice(suite, plan, first)?;
-        told.mismatches += 1;
+        told.non_deterministic += 1;
         told.differences.push(difference);
     }
-    Some(super::NOT_REDUCED.to_owned())
+    Some(super::NOT_SHRUNK.to_owned())
 }
 
 /// What was seen over all seeds.
 #[derive(Default)]
 struct Tally {
     seeds: u64,
-    /// Of these, such as were drawn: plans may have been reduced.
+    /// Of these, such as were drawn: plans may have been shrunk.
     drawn: u64,
     /// How often each point was passed in the seed that passed it most.
     passed: BTreeMap<Point, u32>,
@@ -502,8 +502,8 @@ impl Tally {
             from,
             failed: self.failed.len() as u64,
             failing_seeds: self.failed.iter().map(|(_, report)| report.seed).collect(),
-            mismatches: self.differences.len() as u64,
-            compared: self.compared,
+            non_deterministic: self.differences.len() as u64,
+            rerun: self.compared,
             differences: self.differences.clone(),
             seconds,
             seeds_per_min: (self.seeds + self.compared) as f64 * 60.0 / seconds.max(0.001),

@@ -50,7 +50,7 @@ impl Seeds {
         Self { from: Some(seed), ..self }
     }
 
-    /// Begins no further fresh seed after this much real time; the first is played in any case. If
+    /// Begins no further fresh seed after this much real time; the first is run in any case. If
     /// it leaves some out, what [should be reached](crate::Suite::sometimes) in some seed and was
     /// not is told and not held against the suite.
     #[must_use]

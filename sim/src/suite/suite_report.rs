@@ -14,7 +14,7 @@ use crate::report::{ON_FJALL, Violation};
 pub struct SuiteReport {
     /// Its name.
     pub suite: String,
-    /// Seeds and plans that were played.
+    /// Seeds and plans that were run.
     pub seeds: u64,
     /// The first of the fresh seeds, if there were any.
     pub from: Option<u64>,
@@ -22,10 +22,10 @@ pub struct SuiteReport {
     pub failed: u64,
     /// Which.
     pub failing_seeds: Vec<u64>,
-    /// Seeds that were not the same twice.
-    pub mismatches: u64,
-    /// Seeds that were played twice.
-    pub compared: u64,
+    /// Seeds whose traces differed between two runs.
+    pub non_deterministic: u64,
+    /// Seeds that were run twice, to compare their traces.
+    pub rerun: u64,
     /// How they differed.
     pub differences: Vec<String>,
     /// Real time, in seconds.
@@ -52,34 +52,34 @@ pub struct SuiteReport {
     pub faults: BTreeMap<FaultKind, u64>,
     /// What else occurred.
     pub seen: BTreeMap<String, u64>,
-    /// The first seed that failed, reduced.
+    /// The first seed that failed, shrunk.
     pub failure: Option<Failed>,
     /// What was written.
     pub files: Vec<PathBuf>,
 }
 
-/// A failing seed, reduced.
+/// A failing seed, shrunk.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Failed {
     /// The seed.
     pub seed: u64,
     /// What did not hold.
     pub violations: Vec<Violation>,
-    /// Faults of its plan before it was reduced.
+    /// Faults of its plan before it was shrunk.
     pub faults_before: usize,
-    /// Jobs of its plan before it was reduced.
+    /// Jobs of its plan before it was shrunk.
     pub jobs_before: usize,
     /// The faults that are left.
     pub faults: Vec<String>,
     /// How many jobs are left.
     pub jobs: usize,
-    /// Plans that were played to reduce it.
+    /// Plans that were run to shrink it.
     pub tried: u64,
     /// Real seconds that took.
     pub shrink_s: f64,
-    /// Why it was not reduced, if it was not.
+    /// Why it was not shrunk, if it was not.
     #[serde(default)]
-    pub not_reduced: Option<String>,
+    pub not_shrunk: Option<String>,
     /// The test that found it, if that is known.
     pub test: Option<String>,
 }
@@ -89,13 +89,13 @@ impl SuiteReport {
     /// have been.
     pub fn is_sound(&self) -> bool {
         self.failed == 0
-            && self.mismatches == 0
+            && self.non_deterministic == 0
             && self.sometimes_unmet.is_empty()
             && self.unreached.is_empty()
     }
 
     /// The budget has ended it before all of `total` seeds were begun: what was not reached in
-    /// those that were played may be in the others, and is not held against it.
+    /// those that were run may be in the others, and is not held against it.
     pub(super) fn is_cut_short(&mut self, total: u64) {
         let mut note = format!("the budget was used up after {} of {total} seeds", self.seeds);
         if !self.sometimes_unmet.is_empty() {
@@ -139,12 +139,12 @@ impl fmt::Display for SuiteReport {
         };
         write!(
             f,
-            "suite `{}`: {} seeds{on_fjall}, {} failed, {} not the same twice (of {}); {struck} faults; runs: {}; {:.1} s, {:.0} seeds/min, {:.0} simulated s/s",
+            "suite `{}`: {} seeds{on_fjall}, {} failed, {} non-deterministic (of {} rerun); {struck} faults; runs: {}; {:.1} s, {:.0} seeds/min, {:.0} simulated s/s",
             self.suite,
             self.seeds,
             self.failed,
-            self.mismatches,
-            self.compared,
+            self.non_deterministic,
+            self.rerun,
             self.ends(),
             self.seconds,
             self.seeds_per_min,
@@ -168,7 +168,7 @@ impl fmt::Display for SuiteReport {
         for known in &self.known {
             write!(f, "\n\n{known}")?;
         }
-        // One may be in the bank twice: as a seed, and as its reduced plan.
+        // One may be in the bank twice: as a seed, and as its shrunk plan.
         let seeds: BTreeSet<u64> = self.failing_seeds.iter().copied().collect();
         if seeds.len() > 1 {
             let seeds: Vec<String> = seeds.iter().map(u64::to_string).collect();
@@ -208,12 +208,12 @@ impl fmt::Display for Failed {
                 violation.at_ms, violation.checker, violation.text
             )?;
         }
-        if let Some(why) = &self.not_reduced {
+        if let Some(why) = &self.not_shrunk {
             return writeln!(f, "\n\n{why}");
         }
         write!(
             f,
-            "\n\nreduced from {} faults and {} jobs to {} and {} in {:.1} s ({} plans played)",
+            "\n\nshrunk from {} faults and {} jobs to {} and {} in {:.1} s ({} plans run)",
             self.faults_before,
             self.jobs_before,
             self.faults.len(),

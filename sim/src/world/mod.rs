@@ -372,9 +372,9 @@ impl World {
     fn released(&self, now_ms: u64, (to, who): (&str, Option<ProcessInstance>), message: &Message) {
         match message {
             Message::Revoked(revoked) if matches!(revoked.reason, Refusal::StaleToken(_)) => {
-                self.saw("leases revoked from those who came late");
+                self.saw("leases revoked from late workers");
             }
-            Message::ReportRefused(_) => self.saw("reports refused"),
+            Message::ReportRefused(_) => self.saw("late reports refused"),
             _ => {}
         }
         let mut checkers = self.checkers();

@@ -79,9 +79,9 @@ fn key(n: usize, scope: Unique) -> Option<UniqueKey> {
 #[test]
 fn the_largest_call_of_each_sort_fits_one_batch() {
     assert_eq!(most(|_, _| {}), 1_343);
-    assert_eq!(most(|n, run| run.unique = key(n, Unique::Running)), 1_007);
-    assert_eq!(most(|n, run| run.unique = key(n, Unique::Queued)), 806);
-    let ttl = Unique::Ttl(std::time::Duration::from_secs(60));
+    assert_eq!(most(|n, run| run.unique = key(n, Unique::UntilEnded)), 1_007);
+    assert_eq!(most(|n, run| run.unique = key(n, Unique::UntilStarted)), 806);
+    let ttl = Unique::For(std::time::Duration::from_secs(60));
     assert_eq!(most(|n, run| run.unique = key(n, ttl)), 671);
     assert_eq!(most(|n, run| run.queue = format!("q{n}")), 806);
     assert_eq!(most(|_, run| run.delay_ms = 1_000), 1_343);
@@ -98,7 +98,7 @@ fn tags_count() {
         run.workflow = "w".repeat(128);
         run.name = Some(format!("{n:0>256}"));
         run.id = RunId::from_name(Namespace::default(), &format!("{n:0>256}"));
-        run.unique = Some(UniqueKey::new(format!("{n:0>256}"), Unique::Queued));
+        run.unique = Some(UniqueKey::new(format!("{n:0>256}"), Unique::UntilStarted));
     });
     assert!((600..806).contains(&long), "{long}");
 }

@@ -102,7 +102,8 @@ fn a_function_that_waits_for_something_foreign_ends_at_its_limit() {
     harness.clock.advance(1);
     let told = harness.poll().told_engine();
     assert!(
-        told[0].contains("(time limit): the function has waited for something it did not ask")
+        told[0]
+            .contains("(time limit): the function awaited a future that does not come from `ctx`")
             && told[0].ends_with("its timeout of 5m 30s whole true"),
         "{told:?}"
     );

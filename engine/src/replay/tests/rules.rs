@@ -213,7 +213,7 @@ fn a_recorded_output_of_another_type_is_a_mismatch() {
     harness.commit(completed(5, 0, "one", "a word")).dispatch();
     let told = harness.poll().told_engine().pop().unwrap();
     assert!(told.starts_with("mismatch\n  entry 1 holds"), "{told}");
-    assert!(told.contains("does not hold a u32"), "{told}");
+    assert!(told.contains("does not decode as `u32`"), "{told}");
 }
 
 #[test]
@@ -617,7 +617,8 @@ fn an_input_of_another_type_ends_the_run() {
     let mut harness = TurnHarness::new("word", |_: Ctx, n: u32| ok(n));
     let told = harness.poll().told_engine();
     assert!(
-        told[0].starts_with("died Terminal (input): the payload (6 bytes) does not hold a u32"),
+        told[0]
+            .starts_with("died Terminal (input): the payload (6 bytes) does not decode as `u32`"),
         "{told:?}"
     );
 }

@@ -153,7 +153,7 @@ impl<Out> BatchBuilder<Out> {
         let more = runs.into_iter().map(|(name, input)| {
             let start = client.start(workflow, &input);
             match name {
-                Some(name) => start.id(name).run,
+                Some(name) => start.name(name).run,
                 None => start.run,
             }
         });
@@ -171,7 +171,7 @@ impl<Out> BatchBuilder<Out> {
         let more = runs.into_iter().map(|(name, input)| {
             let start = client.start_raw(workflow, input).queue(queue);
             match name {
-                Some(name) => start.id(name).run,
+                Some(name) => start.name(name).run,
                 None => start.run,
             }
         });

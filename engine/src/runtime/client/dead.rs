@@ -13,7 +13,7 @@ const PAGE: u32 = 200;
 
 /// What is done with many dead letters.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ManyDeed {
+pub enum BulkAction {
     /// They are sent back to work.
     Redrive,
     /// They are taken off the list, for this reason.
@@ -119,7 +119,7 @@ impl Client {
     pub async fn dead_many(
         &self,
         filter: &DeadFilter,
-        deed: &ManyDeed,
+        action: &BulkAction,
         per_second: Option<u32>,
         mut each: impl FnMut(Looked),
     ) -> Result<(), ClientError> {
@@ -133,9 +133,9 @@ impl Client {
         loop {
             let (letters, next) = self.dead_letters(&filter, behind, PAGE).await?;
             for letter in letters {
-                let answer = match deed {
-                    ManyDeed::Redrive => self.redrive(letter.id).await,
-                    ManyDeed::Discard(reason) => self.discard(letter.id, reason).await,
+                let answer = match action {
+                    BulkAction::Redrive => self.redrive(letter.id).await,
+                    BulkAction::Discard(reason) => self.discard(letter.id, reason).await,
                 };
                 let answer = match answer {
                     Err(ClientError::Refused(refusal)) => Err(refusal),

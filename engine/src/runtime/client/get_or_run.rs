@@ -49,7 +49,7 @@ impl Client {
     {
         let client = self.clone();
         let name = run_name(workflow.name(), key.as_ref());
-        let start: StartBuilder<Out> = self.start(workflow, input).id(name.clone());
+        let start: StartBuilder<Out> = self.start(workflow, input).name(name.clone());
         async move {
             let run = match start.await {
                 Ok(run) => run,

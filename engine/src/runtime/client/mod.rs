@@ -58,7 +58,7 @@ const JOURNAL_PAGE: u32 = 1_000;
 ///
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
 /// let client = Client::connect("127.0.0.1:7400").await?;
-/// let run = client.start(GREET, &"you".to_owned()).id("greet-you").await?; // durable when it returns
+/// let run = client.start(GREET, &"you".to_owned()).name("greet-you").await?; // durable when it returns
 /// println!("{}", run.outcome().await?);
 /// # Ok(())
 /// # }

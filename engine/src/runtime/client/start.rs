@@ -64,12 +64,12 @@ impl<Out> StartBuilder<Out> {
         self
     }
 
-    /// Names the run. Starting the same name again finds the first run, as long as that is kept;
-    /// the run's id is made of the name. Without a name the id is random.
+    /// Names the run. Starting the same name again returns the first run, as long as that is kept;
+    /// the run's id (`run_…`) is derived from the name. Without a name the id is random.
     ///
     /// Errors (when awaited): [`Refusal::IdTaken`] if a run of that name exists with another
     /// workflow or input.
-    pub fn id(self, name: impl Into<String>) -> Self {
+    pub fn name(self, name: impl Into<String>) -> Self {
         let name = name.into();
         self.with(|client, run| {
             run.id = RunId::from_name(client.own_namespace(), &name);
@@ -87,15 +87,15 @@ impl<Out> StartBuilder<Out> {
         self.with(|_, run| run.delay_ms = as_ms(delay))
     }
 
-    /// Gives the run a unique key. If another run of the workflow holds it, that run is the answer,
-    /// and nothing is started ([`Run::started`] tells); it is never an error. How long a run holds
-    /// its key is the scope *it* was started with.
+    /// Gives the run a unique key. If another run of the workflow holds it, that run is returned
+    /// instead of starting one ([`Run::started`] tells which); it is never an error. A run holds
+    /// its key until the moment given in *its* start.
     ///
-    /// **Durability**: the key is taken in the commit that starts the run and let go of in the one
-    /// that ends it (or leases it, if [`Unique::Queued`]); a kill or a power cut changes nothing.
-    /// Two starts at once begin one run.
-    pub fn unique(self, key: impl Into<String>, scope: Unique) -> Self {
-        self.with(|_, run| run.unique = Some(UniqueKey::new(key, scope)))
+    /// **Durability**: the key is taken in the commit that starts the run and released in the one
+    /// that ends it (or leases it, if [`Unique::UntilStarted`]); a kill or a power cut changes
+    /// nothing. Two starts at once begin one run.
+    pub fn unique(self, key: impl Into<String>, until: Unique) -> Self {
+        self.with(|_, run| run.unique = Some(UniqueKey::new(key, until)))
     }
 
     /// Sets the priority, 0 (first) to 9. Default 5.
@@ -190,10 +190,10 @@ impl<Out> StartMany<Out> {
     }
 
     /// Gives each run a unique key, made of its place in the call. See [`StartBuilder::unique`].
-    pub fn unique(mut self, scope: Unique, key: impl Fn(usize) -> String) -> Self {
+    pub fn unique(mut self, until: Unique, key: impl Fn(usize) -> String) -> Self {
         if let Ok(runs) = &mut self.runs {
             for (at, run) in runs.iter_mut().enumerate() {
-                run.unique = Some(UniqueKey::new(key(at), scope));
+                run.unique = Some(UniqueKey::new(key(at), until));
             }
         }
         self
@@ -278,7 +278,7 @@ impl Client {
         let runs = runs.into_iter().map(|(name, input)| {
             let builder: StartBuilder<Out> = self.start(workflow, &input);
             match name {
-                Some(name) => builder.id(name).run,
+                Some(name) => builder.name(name).run,
                 None => builder.run,
             }
         });

@@ -48,7 +48,7 @@ async fn a_start_says_all_it_was_given() {
     let client = client.principal("web");
     let starting = client
         .start(GREET, &"you".to_owned())
-        .id("greet-you")
+        .name("greet-you")
         .delay(secs(3))
         .priority(2)
         .into_future();
