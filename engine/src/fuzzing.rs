@@ -13,7 +13,8 @@ use crate::model::time::Time;
 use crate::tables::journal::{Joiner, JournalRow};
 use crate::tables::{self, EachTable, JournalKey, KeyPart, QueuedKey, Table, TableKey, TableValue};
 use crate::wire::frame::{self, FRAME_BYTES_MAX};
-use crate::wire::message::{Message, Protocols};
+use crate::wire::handshake::Protocols;
+use crate::wire::message::Message;
 
 /// Steps of one run of [`core_inputs`] at most.
 const DRILL_STEPS_MAX: usize = 400;

@@ -6,9 +6,9 @@ use serde::Serialize;
 use stepwell::model::id::{Namespace, ProcessInstance, RequestId};
 use stepwell::model::request::StartRun;
 use stepwell::wire::frame::{self, FRAME_BYTES_MAX};
+use stepwell::wire::handshake::Protocols;
 use stepwell::wire::message::{
-    Call, Hello, Message, Protocols, QueueSlots, Register, Request, Requested, Start, Welcome,
-    WorkflowOffer,
+    Call, Hello, Message, QueueSlots, Register, Request, Requested, Start, Welcome, WorkflowOffer,
 };
 use stepwell::{Payload, RunId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -1,7 +1,8 @@
 //! How the engine says no: by type, with the figures in it, and without any effect.
 
 use stepwell::model::request::{IdTaken, ListRuns, PayloadTooLarge};
-use stepwell::wire::message::{Hello, Protocols};
+use stepwell::wire::handshake::Protocols;
+use stepwell::wire::message::Hello;
 use stepwell::{Client, ClientError, Refusal, RunState};
 use stepwell_tests::process_spec::EngineSpec;
 use stepwell_tests::workflow::{Entry, LEDGER, SLEEPER};

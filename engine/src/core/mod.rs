@@ -57,11 +57,14 @@ pub mod clock;
 mod dead;
 mod expiry;
 #[cfg(any(test, feature = "inspect"))]
+#[allow(clippy::wildcard_enum_match_arm, reason = "a world of its own, which answers nobody")]
 pub(crate) mod fuzz_world;
 mod gauge;
 #[cfg(any(test, feature = "inspect"))]
+#[allow(clippy::wildcard_enum_match_arm, reason = "it looks, and answers nobody")]
 mod inspect;
 #[cfg(any(test, feature = "inspect"))]
+#[allow(clippy::wildcard_enum_match_arm, reason = "it looks, and answers nobody")]
 mod invariants;
 mod lane;
 mod lease;
@@ -141,7 +144,8 @@ use crate::tables::expiry::Expiry;
 use crate::tables::memo::{MemoRecord, MemoWait};
 use crate::tables::unique::UniqueRecord;
 use crate::tables::{Mark, MarkKey, QueuedRecord, StoppedRecord, Tally, TallyKey, TimerRecord};
-use crate::wire::message::{AskQueues, Call, Held, Message, Protocols, Request, Requested};
+use crate::wire::handshake::Protocols;
+use crate::wire::message::{AskQueues, Call, Held, Message, Request, Requested};
 use bytes::Bytes;
 
 /// How a core behaves.

@@ -22,7 +22,9 @@ use super::start::{check_range, check_tags};
 use crate::canary::canary;
 use crate::tables::StoppedRecord;
 use crate::model::id::Namespace;
-use crate::model::id::{ProcessInstance, RunId, RunNo, SessionId, Token};
+use crate::model::id::{ProcessInstance, RunNo, SessionId};
+#[cfg(feature = "server")]
+use crate::model::id::{RunId, Token};
 use crate::model::limits::{NAME_BYTES_MAX, QUEUES_MAX};
 use crate::model::request::{Refusal, StaleToken};
 use crate::wire::message::{Hello, Message, QueueSlots, Register, Registered, Revoked, Welcome};
@@ -281,11 +283,13 @@ impl Core {
     }
 
     /// The namespace of a session.
+    #[cfg(feature = "server")]
     pub(crate) fn namespace_of(&self, session: SessionId) -> Option<Namespace> {
         self.sessions.get(&session).map(|session| session.namespace)
     }
 
     /// The run that a session holds under this token, by namespace and id.
+    #[cfg(feature = "server")]
     pub(crate) fn held_run(
         &self,
         session: SessionId,

@@ -77,6 +77,7 @@ pub struct BatchSummary {
 
 /// The first and the last run of a batch. Zero is not known: older versions did not note it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct Span {
     /// The first.
     pub first: RunNo,
@@ -86,6 +87,7 @@ pub struct Span {
 
 /// What the run gets that follows a batch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct BatchEnded<In> {
     /// The batch's name.
     pub batch: String,

@@ -51,6 +51,7 @@ impl DeadFilter {
 
 /// Where a page of dead letters ended. The next one goes on behind it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct DeadCursor {
     /// When the last one died.
     pub died_at: Time,
@@ -175,6 +176,7 @@ pub struct AuditEntry {
 
 /// Where a page of the audit log ended. The next one goes on behind it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct AuditCursor {
     /// When the last one was done.
     pub at: Time,

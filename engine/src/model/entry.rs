@@ -16,6 +16,7 @@ use crate::numbered::numbered;
 
 /// The run began to exist. Always entry 0.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct Started {
     /// When, and the first answer of `ctx.now()`.
     pub at: Time,
@@ -57,6 +58,7 @@ pub struct Started {
 
 /// Where in its source code a workflow asked for a command, for people to read.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct SourceLocation {
     /// The name the author gave it; empty for a timer.
     pub name: String,
@@ -71,6 +73,7 @@ pub const NOT_ATTEMPTED: u32 = 0;
 
 /// A step ended well.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct StepCompleted {
     /// When it was committed.
     pub at: Time,
@@ -87,6 +90,7 @@ pub struct StepCompleted {
 
 /// A step ended badly, after its retries. The workflow sees the failure.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct StepFailed {
     /// When it was committed.
     pub at: Time,
@@ -108,6 +112,7 @@ pub struct StepFailed {
 
 /// One attempt at a step failed and another will be made. Resolves nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct AttemptFailed {
     /// When it was committed.
     pub at: Time,
@@ -131,6 +136,7 @@ pub struct AttemptFailed {
 
 /// A timer was set. Resolves nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct TimerArmed {
     /// When it was committed.
     pub at: Time,
@@ -144,6 +150,7 @@ pub struct TimerArmed {
 
 /// A timer was due.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct TimerFired {
     /// When it was committed; not before it was due.
     pub at: Time,
@@ -154,6 +161,7 @@ pub struct TimerFired {
 /// Somebody asked the run to stop. Everything pending in the function answers with a cancelled
 /// failure; what it starts afterwards runs normally, so that it can clean up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct CancelRequested {
     /// When it was committed.
     pub at: Time,
@@ -165,6 +173,7 @@ pub struct CancelRequested {
 
 /// The function returned. The last entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct Completed {
     /// When it was committed.
     pub at: Time,
@@ -175,6 +184,7 @@ pub struct Completed {
 /// How a function came to its failure, as the worker that ran it saw it: what a redrive has to
 /// supersede.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct FunctionEnd {
     /// The entry of the first failed step that the function saw after it had asked for its last
     /// command.
@@ -186,6 +196,7 @@ pub struct FunctionEnd {
 
 /// The run failed and is a dead letter. The last entry, unless it is edited, redriven or discarded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct Died {
     /// When it was committed.
     pub at: Time,
@@ -203,6 +214,7 @@ pub struct Died {
 /// Somebody sent a dead letter back to work. Supersedes the death, the failed steps from `from` on
 /// and all failed attempts of steps without an outcome; they stay in the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct Redriven {
     /// When it was committed.
     pub at: Time,
@@ -220,6 +232,7 @@ pub struct Redriven {
 
 /// Somebody gave a dead letter another input. The last one counts; the first stays in [`Started`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct InputEdited {
     /// When it was committed.
     pub at: Time,
@@ -235,6 +248,7 @@ pub struct InputEdited {
 
 /// Somebody took a dead letter off the list. The last entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct Discarded {
     /// When it was committed.
     pub at: Time,
@@ -248,6 +262,7 @@ pub struct Discarded {
 
 /// The run ended because it was cancelled. The last entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct Cancelled {
     /// When it was committed.
     pub at: Time,
@@ -362,6 +377,7 @@ impl Entry {
 
 /// The sorts of numbered commands a workflow gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub enum CommandKind {
     /// `ctx.step`
     Step,

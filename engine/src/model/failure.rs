@@ -40,6 +40,7 @@ pub const FAILURE_CAUSES_MAX: usize = 8;
 /// Whether trying again can help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "u8", try_from = "u8")]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub enum FailureKind {
     /// Try again by the step's retry policy. The default of any error passed on with `?`.
     Retryable,
@@ -92,6 +93,7 @@ impl TryFrom<u8> for FailureKind {
 /// assert!(!parse("0").unwrap_err().is_retryable());
 /// ```
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct Failure {
     /// Whether trying again can help.
     pub kind: FailureKind,

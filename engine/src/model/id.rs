@@ -133,6 +133,7 @@ impl RunId {
 /// Text that is not an id of the wanted sort.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{text}` is not an id: expected `{prefix}` and 26 digits of base 32")]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct NotAnId {
     text: String,
     prefix: &'static str,
@@ -188,6 +189,7 @@ impl CommandIndex {
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
 )]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct Token {
     /// The store that issued it.
     pub store: u64,

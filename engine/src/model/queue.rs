@@ -96,6 +96,7 @@ impl fmt::Display for RateLimit {
 /// What an operator has set on a queue. **Durability**: survives a kill and a power cut once it is
 /// acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct QueueSettings {
     /// Nothing is dispatched. Running runs go on, and starts are taken.
     pub paused: bool,

@@ -14,6 +14,7 @@ use crate::numbered::numbered;
 
 /// Travels with every request.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct Caller {
     /// Whose runs are meant.
     pub namespace: Namespace,
@@ -27,6 +28,7 @@ pub struct Caller {
 
 /// Start a run, unless one of this id exists.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct StartRun {
     /// The run.
     pub id: RunId,
@@ -54,6 +56,7 @@ pub struct StartRun {
 
 /// A run of a call that could not be started, and so none of the call was.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct Offender {
     /// Its place in the call, from 0.
     pub at: u32,
@@ -132,6 +135,7 @@ macro_rules! refusals {
             $(#[$meta])*
             #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
             #[error($message)]
+            #[cfg_attr(not(feature = "inspect"), non_exhaustive)]
             pub struct $name { $($(#[$fmeta])* pub $field: $type),* }
         )+
 

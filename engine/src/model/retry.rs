@@ -15,6 +15,7 @@ use super::time::{Time, as_ms};
 /// longer; before that, none is longer than 5 min. **Determinism**: the jitter is drawn from (run,
 /// step, attempt), so that a policy gives the same times in every replay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct Retry {
     /// The wait before the first retry, in milliseconds. Default 2,000.
     pub backoff_min_ms: u64,

@@ -143,6 +143,7 @@ pub struct RunSummary {
 
 /// The run's function returned this.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct OutcomeCompleted {
     /// What it returned.
     pub output: Payload,
@@ -150,6 +151,7 @@ pub struct OutcomeCompleted {
 
 /// The run is a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct OutcomeDead {
     /// Why.
     pub failure: Failure,
@@ -157,10 +159,12 @@ pub struct OutcomeDead {
 
 /// The run was cancelled.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct OutcomeCancelled {}
 
 /// The run has not ended yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct OutcomePending {
     /// Where it is in its life.
     pub state: RunState,

@@ -44,6 +44,7 @@ pub const MISSED_COUNTED_MAX: u64 = 1_000;
 
 /// At the wall times of a zone that a cron expression names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct CronTimes {
     /// Five fields (minute, hour, day of month, month, day of week), or six with the second in
     /// front.
@@ -54,6 +55,7 @@ pub struct CronTimes {
 
 /// Every so often.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct EveryTimes {
     /// The interval in milliseconds.
     pub every_ms: u64,
@@ -64,6 +66,7 @@ pub struct EveryTimes {
 numbered! {
     /// When a schedule's occurrences are.
     #[derive(Debug, Clone, PartialEq, Eq)]
+    #[cfg_attr(not(feature = "inspect"), non_exhaustive)]
     pub enum When {
         /// By a cron expression.
         1 => CronTimes,
@@ -75,6 +78,7 @@ numbered! {
 /// What happens to an occurrence while the schedule's last run has not ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(into = "u8", try_from = "u8")]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub enum Overlap {
     /// It is left out.
     #[default]
@@ -137,6 +141,7 @@ impl TryFrom<u8> for Overlap {
 
 /// What a schedule starts, and when: all that its owner says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct ScheduleSpec {
     /// Its name, unique in its namespace.
     pub name: String,
@@ -166,6 +171,7 @@ pub struct ScheduleSpec {
 
 /// How far a schedule is.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct ScheduleState {
     /// When this was written.
     pub at: Time,
@@ -214,6 +220,7 @@ pub struct Occurrence {
 
 /// Occurrences whose time has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct Passed {
     /// The newest of them, if it is not too old.
     pub newest: Option<Time>,

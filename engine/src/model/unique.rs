@@ -8,6 +8,7 @@ use twox_hash::XxHash3_128;
 
 /// When a run releases its unique key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub enum Unique {
     /// Hold the key until a worker first runs the run, or until it ends before that.
     UntilStarted,
@@ -20,6 +21,7 @@ pub enum Unique {
 /// A unique key as it travels and as the journal holds it. Keys are of a workflow: the same key of
 /// another workflow is another key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct UniqueKey {
     /// The key.
     pub key: String,

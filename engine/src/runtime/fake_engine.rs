@@ -16,9 +16,10 @@ use crate::model::entry::{Entry, Started};
 use crate::model::id::{LeaseNo, RunId, RunNo, SessionId, Token};
 use crate::model::payload::Payload;
 use crate::model::time::Time;
+use crate::wire::handshake::Protocols;
 use crate::wire::message::{
-    Answer, Answered, Call, Dispatch, Heartbeat, Hello, Message, Protocols, Register, Registered,
-    Reply, Request, Requested, Welcome,
+    Answer, Answered, Call, Dispatch, Heartbeat, Hello, Message, Register, Registered, Reply,
+    Request, Requested, Welcome,
 };
 
 struct PausedClock(Instant);

@@ -17,6 +17,7 @@ use crate::tables::{HEAD_BYTES, JournalKey, Table, TableRow};
 
 /// What a check found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct StoreReport {
     /// Rows read, by the names of their tables.
     pub rows: BTreeMap<String, u64>,

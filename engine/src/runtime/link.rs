@@ -53,6 +53,7 @@ impl std::fmt::Debug for LinkSender {
 
 /// Both ends of one side. Dropping the sender (all clones of it) closes the link.
 #[derive(Debug)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct Link {
     /// To the other side.
     pub sender: LinkSender,

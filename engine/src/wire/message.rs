@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-pub use super::handshake::{Closing, Heartbeat, Hello, HelloV1, Protocols, Welcome};
+pub use super::handshake::{Closing, Heartbeat, Hello, HelloV1, Welcome};
 #[cfg(any(test, feature = "inspect"))]
 pub use super::handshake::Later;
 pub use super::request::*;

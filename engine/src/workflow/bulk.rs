@@ -95,6 +95,7 @@ impl BulkPolicy {
 
 /// One run, as a bulk handler gets it.
 #[derive(Debug)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct Item<In> {
     /// What the run was started with.
     pub input: In,

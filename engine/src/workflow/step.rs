@@ -151,6 +151,7 @@ impl Step {
 /// The soft timeout of an attempt has passed. As a failure (by `?`) it is retryable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the attempt took longer than its soft timeout of {}", span_text(*.timeout))]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct SoftTimeout {
     /// The timeout.
     pub timeout: Duration,

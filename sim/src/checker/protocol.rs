@@ -4,7 +4,8 @@
 //! what follows it is of that protocol; before it, nothing is sent but what is frozen for ever. Each
 //! life of a host draws what it speaks, and says so in its hello.
 
-use stepwell::wire::message::{Message, Protocols};
+use stepwell::wire::handshake::Protocols;
+use stepwell::wire::message::Message;
 
 /// What the two sides of a connection have said of their protocols, as one of them sees it.
 #[derive(Debug, Default)]

@@ -16,7 +16,8 @@ use stepwell::model::id::{LeaseNo, RunNo, SessionId, Token};
 use stepwell::model::time::Time;
 use stepwell::runtime::env::{Clock, Entropy, Env, Exec, Listener, Net, Stream};
 use stepwell::runtime::link::{Dial, Link};
-use stepwell::wire::message::{Dispatch, Message, Protocols, Registered, TurnEnded, Welcome};
+use stepwell::wire::handshake::Protocols;
+use stepwell::wire::message::{Dispatch, Message, Registered, TurnEnded, Welcome};
 
 use super::Findings;
 use crate::durable::{Durable, DurableRun};

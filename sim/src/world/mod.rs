@@ -22,7 +22,8 @@ use bytes::Bytes;
 use stepwell::model::id::ProcessInstance;
 use stepwell::model::request::Refusal;
 use stepwell::runtime::env::Env;
-use stepwell::wire::message::{Message, Protocols};
+use stepwell::wire::handshake::Protocols;
+use stepwell::wire::message::Message;
 use stepwell_storage::{Crash, MemDisk, MemOptions, MemStore, Op, OpenRefusal, Seq, Store};
 use turmoil::net::TcpStream;
 

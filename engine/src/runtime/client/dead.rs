@@ -13,6 +13,7 @@ const PAGE: u32 = 200;
 
 /// What is done with many dead letters.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub enum BulkAction {
     /// They are sent back to work.
     Redrive,
@@ -22,6 +23,7 @@ pub enum BulkAction {
 
 /// One of many dead letters has been looked after.
 #[derive(Debug)]
+#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct Looked {
     /// Which.
     pub letter: DeadLetter,

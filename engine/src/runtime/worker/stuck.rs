@@ -182,7 +182,8 @@ mod tests {
     use crate::runtime::link::Link;
     use crate::runtime::session::Peer;
     use crate::runtime::worker::peer::Introduction;
-    use crate::wire::message::{Dispatch, Message, Protocols, Revoked, Welcome};
+    use crate::wire::handshake::Protocols;
+    use crate::wire::message::{Dispatch, Message, Revoked, Welcome};
 
     const RUN: RunNo = RunNo(1);
 
