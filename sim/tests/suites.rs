@@ -246,7 +246,7 @@ fn a_suite_that_starts_nothing_fails_and_a_bank_that_is_not_there_is_told() {
     assert!(!report.is_sound(), "{report}");
     assert!(report.unreached[0].starts_with("no run was started"));
     let text = report.to_string();
-    let told = "the bank tests/nope.toml is not there: no seeds and plans of it are played";
+    let told = "the bank tests/nope.toml is missing: its seeds and plans are not run";
     assert!(text.contains(told), "{text}");
     assert!(text.contains("runs: none"), "{text}");
 }

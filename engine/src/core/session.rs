@@ -197,12 +197,18 @@ impl Session {
 #[derive(Debug)]
 pub(super) struct Absent {
     pub(super) until: Duration,
+    /// Until then in any case; a hello without a registration adds to `until` alone.
+    promised: Duration,
     pub(super) runs: BTreeSet<RunNo>,
 }
 
 impl Absent {
+    fn holding(until: Duration, runs: BTreeSet<RunNo>) -> Self {
+        Self { until, promised: until, runs }
+    }
+
     pub(super) fn until(until: Duration) -> Self {
-        Self { until, runs: BTreeSet::new() }
+        Self::holding(until, BTreeSet::new())
     }
 }
 
@@ -234,7 +240,7 @@ impl Core {
                 reason: "the same process has connected again".to_owned(),
             });
             if let Some(left) = self.leave(older) {
-                self.absent.insert(left.process, Absent { until: self.mono, runs: left.runs });
+                self.absent.insert(left.process, Absent::holding(self.mono, left.runs));
             }
         }
         // It is here, and says in a moment what it still holds.
@@ -463,11 +469,12 @@ impl Core {
     pub(super) fn session_closed(&mut self, session: SessionId, goodbye: bool, out: &mut Output) {
         let process = self.sessions.get(&session).map(|session| session.process);
         let Some(left) = self.leave(session) else {
-            // A worker that was here and had not said yet what it holds has the grace again.
+            // A worker that was here and had not said yet what it holds has the grace again, and what
+            // it had been promised before.
             let until = self.mono.saturating_add(self.settings.disconnect_grace);
             if let Some(absent) = process.and_then(|process| self.absent.get_mut(&process)) {
-                absent.until = absent.until.min(until);
-                self.watch_at = self.watch_at.min(until);
+                absent.until = absent.until.min(until.max(absent.promised));
+                self.watch_at = self.watch_at.min(absent.until);
             }
             return;
         };
@@ -477,7 +484,7 @@ impl Core {
         }
         let until = self.mono.saturating_add(self.settings.disconnect_grace);
         self.watch_at = self.watch_at.min(until);
-        self.absent.insert(left.process, Absent { until, runs: left.runs });
+        self.absent.insert(left.process, Absent::holding(until, left.runs));
     }
 
     /// Forgets a session; its leases, if any, have no holder until somebody decides about them.

@@ -391,3 +391,20 @@ impl BadSpan {
         .into()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // A refusal is in replies, answers to starts, and what a worker is told: none of them must
+    // become unreadable because an engine has a new reason.
+    #[test]
+    fn a_reason_of_a_later_version_is_told_by_its_number() {
+        assert!(Refusal::KINDS.iter().all(|(number, _)| *number != 250));
+        let found = Refusal::decode(&[250, 0x92, 1, 2]);
+        assert_eq!(found, Ok(OfLaterVersion { number: 250 }.into()));
+        let handed_on = found.map(|refusal| refusal.encode());
+        assert_eq!(handed_on, Ok(vec![14, 0x91, 0xcc, 250]), "as this version says it");
+        assert!(Refusal::decode(&[]).is_err());
+    }
+}

@@ -372,7 +372,9 @@ async fn connect(
 fn refused(address: &str, reason: String) -> SessionError {
     // As an engine of protocol 1 says it.
     let reason = match reason.contains("kind 5 of Message is not known") {
-        true => format!("it is of an earlier version and does not know this hello ({reason})"),
+        true => {
+            format!("it is of an earlier version and speaks protocol 1 only: upgrade it ({reason})")
+        }
         false => reason,
     };
     SessionError::HelloRefused { address: address.to_owned(), reason }

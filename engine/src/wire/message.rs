@@ -19,6 +19,7 @@ use crate::numbered::numbered;
 
 macro_rules! frames {
     (
+        frozen { $($(#[$zmeta:meta])* $znumber:literal => $zname:ident),+ $(,)? }
         declared elsewhere { $($(#[$emeta:meta])* $enumber:literal => $ename:ident $(if $cfg:meta)?),+ $(,)? }
         $($(#[$meta:meta])* $number:literal => $name:ident { $($(#[$fmeta:meta])* $field:ident : $type:ty),* $(,)? }),+ $(,)?
     ) => {
@@ -31,7 +32,18 @@ macro_rules! frames {
         numbered! {
             /// One frame, either way.
             #[derive(Debug, Clone, PartialEq, Eq)]
-            pub enum Message { $($(#[$emeta])* $enumber => $ename $(if $cfg)?,)+ $($(#[$meta])* $number => $name),+ }
+            pub enum Message { $($(#[$zmeta])* $znumber => $zname,)+ $($(#[$emeta])* $enumber => $ename $(if $cfg)?,)+ $($(#[$meta])* $number => $name),+ }
+        }
+
+        impl Message {
+            /// Whether its layout is frozen for ever: see [`handshake`](super::handshake).
+            pub fn is_frozen(&self) -> bool {
+                match self {
+                    $(Self::$zname(_) => true,)+
+                    $($(#[cfg($cfg)])? Self::$ename(_) => false,)+
+                    $(Self::$name(_) => false,)+
+                }
+            }
         }
     };
 }
@@ -89,7 +101,7 @@ pub struct WorkflowDefaults {
 }
 
 frames! {
-    declared elsewhere {
+    frozen {
         /// The hello of protocol 1.
         1 => HelloV1,
         /// Keep-alive, sent in both directions.
@@ -100,6 +112,8 @@ frames! {
         5 => Hello,
         /// The engine's answer to a hello.
         6 => Welcome,
+    }
+    declared elsewhere {
         /// Client to engine: a request.
         50 => Call,
         /// Engine to client: what answers a call.
@@ -380,12 +394,6 @@ frames! {
 }
 
 impl Message {
-    /// Whether its layout is frozen for ever: see [`handshake`](super::handshake).
-    pub fn is_frozen(&self) -> bool {
-        matches!(self, Self::Hello(_) | Self::Welcome(_) | Self::Heartbeat(_) | Self::Closing(_))
-            || matches!(self, Self::HelloV1(_))
-    }
-
     /// The role that a peer needs to send it; none for what every peer may send, and for what only
     /// the engine sends.
     pub fn role(&self) -> Option<Role> {

@@ -51,7 +51,10 @@ impl Agreement {
                 return Err(format!("it speaks {own}, and says {}", hello.protocols()));
             }
             Message::Welcome(welcome) => {
-                let highest = self.offered.map(|offered| offered.max.min(own.max));
+                let highest = self.offered.and_then(|offered| {
+                    let highest = offered.max.min(own.max);
+                    (highest >= offered.min.max(own.min)).then_some(highest)
+                });
                 self.agreed = Some(welcome.protocol);
                 if highest != Some(welcome.protocol) {
                     return Err(format!(

@@ -274,7 +274,7 @@ fn items(seeds: &Seeds, options: &Options) -> Result<Items, String> {
     }
     let missing = seeds.bank.iter().filter(|path| !path.exists());
     let notes = missing.map(|path| {
-        format!("the bank {} is not there: no seeds and plans of it are run", path.display())
+        format!("the bank {} is missing: its seeds and plans are not run", path.display())
     });
     let bank = match &seeds.bank {
         Some(path) => super::seeds::Bank::read(path)?,

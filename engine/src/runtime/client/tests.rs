@@ -10,12 +10,13 @@ use crate::model::payload::Payload;
 use crate::model::request::{NoSuchRun, Refusal};
 use crate::model::run::{Outcome, OutcomeCancelled, OutcomeCompleted, OutcomeDead};
 use crate::model::time::Time;
+use crate::numbered::Undecodable;
 use crate::runtime::fake_engine::{
     DialAnswer, FakeConnection, FakeEngine, asked, env, settle, started,
 };
 use crate::wire::message::{
-    Closing, DoneReply, JournalReply, Message, OutcomeReply, RefusedReply, Request, Start,
-    StartAnswer, StartReply,
+    Answered, Closing, DoneReply, JournalReply, Message, OutcomeReply, RefusedReply, Reply,
+    Request, Start, StartAnswer, StartReply,
 };
 use crate::workflow::{Workflow, secs};
 
@@ -189,6 +190,57 @@ async fn a_refusal_is_told_as_it_is() {
     let reason = Refusal::from(NoSuchRun { id: ask.id });
     connection.reply(call_number, RefusedReply { reason: reason.clone() });
     assert_eq!(asking.await.unwrap(), Err(ClientError::Refused(reason)));
+}
+
+// An answer of a later version, or with a value of one, concerns its call alone.
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_not_readable_fails_its_call_and_no_other() {
+    let (mut engine, client) = client();
+    let both = tokio::spawn(async move {
+        let (first, second) = (client.status(RunId(1)), client.cancel(RunId(2), "enough"));
+        tokio::join!(first, second)
+    });
+    let mut connection = engine.accept().await;
+    let (first, second) = (connection.next_call().await.0, connection.next_call().await.0);
+    let why = Undecodable::UnknownKind { what: "Answer", kind: 250 };
+    let answer = Answered::Unreadable { bytes: vec![250, 0x90], why: why.clone() };
+    connection.send(Reply { call_number: first, answer });
+    connection.reply(second, DoneReply {});
+    let both = both.await.unwrap();
+    assert_eq!(both, (Err(ClientError::UnreadableAnswer { cause: why }), Ok(())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn connections_that_end_at_once_are_dialled_with_a_backoff() {
+    let (mut engine, client) = client();
+    let asking = tokio::spawn(async move { client.status(RunId(1)).await });
+    let mut dials = 0;
+    let until = tokio::time::Instant::now() + secs(20);
+    while tokio::time::Instant::now() < until {
+        tokio::select! {
+            biased;
+            connection = engine.accept() => drop(connection),
+            () = tokio::time::sleep_until(until) => break,
+        }
+        dials += 1;
+    }
+    assert!((6..=16).contains(&dials), "{dials} dials in 20 s: at once, then 50 ms to 5 s later");
+    asking.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_principal_that_no_engine_takes_is_refused_before_anything_is_dialled() {
+    let (mut engine, client) = client();
+    for name in ["p".repeat(129), "p\n".to_owned()] {
+        let client = client.clone().principal(name);
+        let refused = client.status(RunId(1)).await.unwrap_err();
+        assert!(
+            matches!(&refused, ClientError::Refused(Refusal::BadName(bad)) if bad.what == "principal")
+        );
+        assert_eq!(client.connected().await, Err(refused));
+    }
+    settle().await;
+    assert!(!engine.is_dialled());
 }
 
 #[tokio::test(start_paused = true)]
