@@ -141,6 +141,7 @@ pub use model::run::{Outcome, RunState};
 pub use model::schedule::Overlap;
 pub use model::time::Time;
 pub use model::unique::Unique;
+pub use numbered::Undecodable;
 #[cfg(feature = "worker")]
 pub use runtime::client::{
     BatchBuilder, BatchCancelled, BatchStarted, Client, ClientError, Filled, Gateway, Queues, Run,
