@@ -170,6 +170,9 @@ pub(crate) fn asked(error: &ClientError) -> CommandError {
         ),
         ClientError::Refused(refusal) => CommandError::refused(refusal),
         ClientError::HelloRefused { .. } => CommandError::not_reachable(error),
+        ClientError::UnreadableAnswer { cause } => CommandError::refused_as("later_version", error)
+            .caused_by(cause)
+            .hint("ask what became of it with a `stepwell` of the server's version"),
         other => CommandError::fault("the engine gave no answer").caused_by(other),
     }
 }

@@ -119,7 +119,22 @@ impl CommandError {
             | Refusal::BadRate(_)
             | Refusal::PayloadTooLarge(_)
             | Refusal::OutOfRange(_) => Self { exit: USAGE, ..error },
-            _ => error,
+            Refusal::NotUnderstood(_) | Refusal::OfLaterVersion(_) => error.hint(
+                "server and command are of two versions; `stepwell --version` prints this one's",
+            ),
+            Refusal::TooMany(_)
+            | Refusal::StaleToken(_)
+            | Refusal::JournalFull(_)
+            | Refusal::Damaged(_)
+            | Refusal::Poisoned(_)
+            | Refusal::NotDead(_)
+            | Refusal::WentOn(_)
+            | Refusal::BadInput(_)
+            | Refusal::NotAllStarted(_)
+            | Refusal::NoSuchBatch(_)
+            | Refusal::BatchSealed(_)
+            | Refusal::OtherFollowUp(_)
+            | Refusal::TooManySchedules(_) => error,
         }
     }
 
@@ -207,7 +222,16 @@ fn refused_kind(refusal: &Refusal) -> &'static str {
         Refusal::BadSpan(_) => "bad_span",
         Refusal::BadBackfill(_) => "bad_backfill",
         Refusal::TooManySchedules(_) => "too_many_schedules",
-        _ => "refused",
+        Refusal::ScheduleInputTooLarge(_) => "schedule_input_too_large",
+        Refusal::TooMany(_) => "too_many",
+        Refusal::StaleToken(_) => "stale_token",
+        Refusal::JournalFull(_) => "journal_full",
+        Refusal::NotUnderstood(_) => "not_understood",
+        Refusal::OfLaterVersion(_) => "later_version",
+        Refusal::NotAllStarted(_) => "not_all_started",
+        Refusal::NoSuchBatch(_) => "no_such_batch",
+        Refusal::BatchSealed(_) => "batch_sealed",
+        Refusal::OtherFollowUp(_) => "other_follow_up",
     }
 }
 

@@ -74,7 +74,7 @@ fn tell(hunt: &Hunt) {
         hunt.name, hunt.cpu_s, hunt.breaks
     );
     if let Some(faults) = hunt.faults_after_shrink {
-        println!("    reduced to {faults} faults in {:.1} s", hunt.shrink_s);
+        println!("    shrunk to {faults} faults in {:.1} s", hunt.shrink_s);
     }
     for violation in &hunt.without {
         println!("    without it: {}: {}", violation.checker, violation.text);
@@ -85,10 +85,10 @@ fn sum_up(hunts: &[Hunt]) {
     let mut cpu_s: Vec<f64> = hunts.iter().map(|hunt| hunt.cpu_s).collect();
     cpu_s.sort_by(f64::total_cmp);
     let missed = hunts.iter().filter(|hunt| !hunt.caught).count();
-    let reduced = hunts.iter().filter_map(|hunt| hunt.faults_after_shrink);
-    let few = reduced.clone().filter(|faults| *faults <= 5).count();
-    if reduced.clone().count() > 0 {
-        println!("{few} of {} reduced to at most 5 faults", reduced.count());
+    let shrunk = hunts.iter().filter_map(|hunt| hunt.faults_after_shrink);
+    let few = shrunk.clone().filter(|faults| *faults <= 5).count();
+    if shrunk.clone().count() > 0 {
+        println!("{few} of {} shrunk to at most 5 faults", shrunk.count());
     }
     println!(
         "{} canaries, {missed} not caught; CPU: median {:.2} s, longest {:.2} s, all {:.0} s",

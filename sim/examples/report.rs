@@ -1,5 +1,5 @@
 //! Writes the report of a plan, a page and its data: `report SEED [DIRECTORY]`, or `report
-//! FILE.json [DIRECTORY]` to play the plan of an earlier report, or a plan alone, again.
+//! FILE.json [DIRECTORY]` to run the plan of an earlier report, or a plan alone, again.
 
 use stepwell_sim::{Plan, Recording, run_recorded};
 

@@ -1,5 +1,5 @@
 //! Runs seeds: `seeds FROM COUNT`; each of them twice, to compare: `seeds FROM COUNT twice`; one
-//! with its trace: `seeds SEED trace`. `SIM_HEAVY=1` plays timer-heavy plans instead. With `fjall`
+//! with its trace: `seeds SEED trace`. `SIM_HEAVY=1` runs timer-heavy plans instead. With `fjall`
 //! as the last word, on the production store in a temporary directory.
 
 use std::collections::BTreeMap;
@@ -44,11 +44,11 @@ fn main() {
     #[expect(clippy::disallowed_methods, reason = "how long it takes, for who watches")]
     let begun = std::time::Instant::now();
     for seed in from..from + count {
-        let played = seed - from;
-        if played > 0 && played.is_multiple_of(1_000) {
+        let done = seed - from;
+        if done > 0 && done.is_multiple_of(1_000) {
             let failed = failed.len();
             let seconds = begun.elapsed().as_secs();
-            eprintln!("{played} of {count} seeds, {failed} failed, {seconds} s");
+            eprintln!("{done} of {count} seeds, {failed} failed, {seconds} s");
         }
         let report = run(plan_of(seed));
         if twice && run(plan_of(seed)) != report {
