@@ -38,13 +38,13 @@ pub(crate) struct UrgentFacts {
     pub(crate) order_id: String,
     /// Its priority, as its journal has it.
     pub(crate) priority: Option<u8>,
-    /// Orders that stood in line when it came in.
-    pub(crate) in_line: u64,
+    /// Orders that were queued when it arrived.
+    pub(crate) queued_before: u64,
     /// Those of them that were dispatched before it, or in the same millisecond.
     pub(crate) ahead: u64,
     /// From its start until it began, in milliseconds; none if it never did.
     pub(crate) waited_ms: Option<u64>,
-    /// How long the others in line waited, in milliseconds, sorted.
+    /// How long the other queued orders waited, in milliseconds, sorted.
     pub(crate) others_waited_ms: Vec<u64>,
 }
 
@@ -55,13 +55,14 @@ pub(crate) async fn overtake(context: SceneContext, order: Order) -> Result<Span
     moves(&context).await?;
     let from = now(&context).await?;
     context.insist(|client| async move { client.queues().pause(ORDERS).await }).await?;
-    context.tell("queue orders paused: a line forms");
+    context.tell("queue orders paused: runs queue up");
     tokio::time::sleep(PAUSED).await;
     let all_spared = (spared, context.spare(Victim::Workers));
     tokio::time::sleep(SETTLED).await;
     start(&context, &order).await?;
     set(&context, Some(false), SLOWLY).await?;
-    context.tell(format!("{} came in behind it, priority 0; queue orders resumed", order.order_id));
+    context
+        .tell(format!("{} arrived behind them, priority 0; queue orders resumed", order.order_id));
     begins(&context, &order).await;
     drop(all_spared);
     set(&context, None, RateLimit::NONE).await?;
@@ -125,7 +126,7 @@ pub(crate) fn reconcile(order: &Order, journal: &[Entry], others: &[Span]) -> Ur
     facts.waited_ms = first(journal).map(|stand| stand.ms());
     let line = others.iter().filter(|s| s.from <= started.at && s.until > started.at);
     for stand in line {
-        facts.in_line += 1;
+        facts.queued_before += 1;
         facts.ahead += u64::from(begun.is_none_or(|at| stand.until <= at));
         facts.others_waited_ms.push(stand.ms());
     }
@@ -156,7 +157,7 @@ mod tests {
         let others =
             [stand(10, 100), stand(20, 111), stand(30, 105), stand(40, 110), stand(101, 105)];
         let facts = reconcile(order, &journal, &others);
-        assert_eq!((facts.in_line, facts.ahead), (3, 2));
+        assert_eq!((facts.queued_before, facts.ahead), (3, 2));
         assert_eq!(facts.waited_ms, Some(10));
         assert_eq!(facts.others_waited_ms, [70, 75, 91]);
         assert_eq!(facts.ahead_of_urgent(), Some(2));
@@ -169,7 +170,7 @@ mod tests {
         let order = &orders::read(None, Some(1)).unwrap()[0];
         let stand = Span { from: Time(1), until: Time(200) };
         let facts = reconcile(order, &[started(100, 0)], &[stand]);
-        assert_eq!((facts.in_line, facts.ahead), (1, 1));
+        assert_eq!((facts.queued_before, facts.ahead), (1, 1));
         assert_eq!(facts.ahead_of_urgent(), None);
     }
 }
