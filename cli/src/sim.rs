@@ -460,3 +460,16 @@ impl Bar {
         self.0.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).finish_and_clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_for_programs_are_in_the_words_of_the_text() {
+        let faults = BTreeMap::from([(FaultKind::WorkerKilled, 2)]);
+        let document = in_words(json!({ "seeds": 1 }), vec![("dead", 3)], &faults);
+        let words = json!({ "seeds": 1, "runs": { "dead": 3 }, "faults": { "worker killed": 2 } });
+        assert_eq!(document, words);
+    }
+}

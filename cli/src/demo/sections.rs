@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use stepwell::model::dead::AuditEntry;
+use stepwell::model::failure::displayed_class;
 
 use super::dead_letter::DeadLetterFacts;
 use super::processes::WORKERS;
@@ -147,7 +148,7 @@ impl DeadLetterFacts {
         };
         json!({
             "order": self.order_id,
-            "class": self.letter.as_ref().map(|l| &l.class),
+            "class": self.letter.as_ref().map(|l| displayed_class(&l.class)),
             "message": self.letter.as_ref().map(|l| &l.message),
             "died_at": self.letter.as_ref().map(|l| l.died_at.to_string()),
             "audit": self.entries.iter().map(entry).collect::<Vec<_>>(),

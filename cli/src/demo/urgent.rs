@@ -1,6 +1,6 @@
-//! The urgent order: it comes in behind a long line and is dispatched before it.
+//! The urgent order: it arrives behind many queued runs and is dispatched before them.
 //!
-//! A line forms because somebody pauses the queue, for stocktaking say. When the queue goes on, its
+//! Runs queue up because somebody pauses the queue, for stocktaking say. When the queue goes on, its
 //! dispatches are limited to a few a second until the urgent order has begun: so the journals tell
 //! which run was dispatched before which, and not which of many workers was quicker. For as long as
 //! that takes, nothing is killed; the server lives from the pause on.
@@ -20,7 +20,7 @@ use crate::failure::CommandError;
 
 /// So many dispatches may go to others before an urgent run: one in ten is the oldest's.
 pub(crate) const AHEAD_MAX: u64 = 9;
-/// The line forms for this long.
+/// Runs queue up for this long.
 const PAUSED: Duration = Duration::from_secs(2);
 /// What was killed last is replaced by now.
 const SETTLED: Duration = Duration::from_millis(200);
@@ -48,7 +48,7 @@ pub(crate) struct UrgentFacts {
     pub(crate) others_waited_ms: Vec<u64>,
 }
 
-/// Lets a line form, starts the order behind it with priority 0, and lets the queue go on. Returns
+/// Lets runs queue up, starts the order behind them with priority 0, and lets the queue go on. Returns
 /// when the queue was not as usual: orders that waited then are no measure of how long orders wait.
 pub(crate) async fn overtake(context: SceneContext, order: Order) -> Result<Span, CommandError> {
     let spared = context.spare(Victim::Server);
@@ -115,7 +115,7 @@ async fn begins(context: &SceneContext, order: &Order) {
     }
 }
 
-/// Compares its journal with when the other orders stood in line.
+/// Compares its journal with when the other orders were queued.
 pub(crate) fn reconcile(order: &Order, journal: &[Entry], others: &[Span]) -> UrgentFacts {
     let mut facts = UrgentFacts { order_id: order.order_id.clone(), ..UrgentFacts::default() };
     let Some(Entry::Started(started)) = journal.first() else {
@@ -135,7 +135,7 @@ pub(crate) fn reconcile(order: &Order, journal: &[Entry], others: &[Span]) -> Ur
 }
 
 impl UrgentFacts {
-    /// How many of the line were dispatched before it; none if it was not urgent, or never began.
+    /// How many of the others were dispatched before it; none if it was not urgent, or never began.
     pub(crate) fn ahead_of_urgent(&self) -> Option<u64> {
         (self.priority == Some(0) && self.waited_ms.is_some()).then_some(self.ahead)
     }
@@ -152,7 +152,7 @@ mod tests {
         let order = &orders::read(None, Some(1)).unwrap()[0];
         let journal = [started(100, 0), begun(110)];
         let stand = |from, until| Span { from: Time(from), until: Time(until) };
-        // Gone already; in line and behind; in line and before, in the same millisecond too; came
+        // Gone already; queued and behind; queued and before, in the same millisecond too; arrived
         // later.
         let others =
             [stand(10, 100), stand(20, 111), stand(30, 105), stand(40, 110), stand(101, 105)];

@@ -437,6 +437,13 @@ mod tests {
     }
 
     #[test]
+    fn the_help_lists_every_state() {
+        let help = List::augment_args(clap::Command::new("list")).render_help().to_string();
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(help.contains(&RunState::ALL.map(RunState::as_str).join(", ")), "{help}");
+    }
+
+    #[test]
     fn states_are_told_by_their_word() {
         assert_eq!(state("parked"), Ok(RunState::Parked));
         assert!(state("gone").unwrap_err().contains("delayed, queued, running"));

@@ -195,7 +195,7 @@ pub struct QueueSummary {
     /// Runs that wait for a timer or a backoff.
     pub suspended: u64,
     /// Since when the queued run waits that waits longest. Of a run whose worker was lost: since it
-    /// was in line before.
+    /// was queued before.
     pub oldest_since: Option<Time>,
     /// Workers connected now that offer slots to it.
     pub workers: u64,
