@@ -1,4 +1,4 @@
-//! `stepwell batch …`: start many runs with a follow-up, watch their progress, and cancel them.
+//! `stepwell batch …`: start many runs with a follow-up run, watch their progress, and cancel them.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -26,8 +26,8 @@ pub(crate) enum BatchCommand {
     Start(StartBatch),
     /// Print the state and the counts of a batch
     Show(Show),
-    /// Request cancellation of all runs of a batch that have not ended; the follow-up starts when
-    /// they have
+    /// Request cancellation of all runs of a batch that have not ended; the follow-up run starts
+    /// when they have
     Cancel(CancelBatch),
 }
 
@@ -39,7 +39,7 @@ pub(crate) struct StartBatch {
     /// The workflow of the runs
     #[arg(long, value_name = "WORKFLOW")]
     workflow: String,
-    /// The batch's name (default: the file's)
+    /// The batch's name [default: the file's, without its extension]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
     /// The queue of the runs
@@ -54,17 +54,17 @@ pub(crate) struct StartBatch {
     /// Require workers with this tag; may be given more than once
     #[arg(long, value_name = "TAG")]
     tag: Vec<String>,
-    /// Name each run after this field of its input, so that the command can be repeated
-    /// (default: after the number of its line)
+    /// Name each run BATCH/VALUE, after this field of its input, so that the command can be
+    /// repeated [default: BATCH/LINE]
     #[arg(long, value_name = "FIELD")]
     name_field: Option<String>,
-    /// The workflow of the follow-up, which starts when all runs have ended
+    /// The workflow of the follow-up run, which starts when all runs have ended
     #[arg(long, value_name = "WORKFLOW")]
     then: Option<String>,
-    /// The input of the follow-up, besides the counts: JSON of at most 2 KB
+    /// The input of the follow-up run, besides the counts: JSON of at most 2 KB
     #[arg(long, value_name = "JSON", default_value = "null", requires = "then")]
     then_input: String,
-    /// Require workers with this tag for the follow-up; may be given more than once
+    /// Require workers with this tag for the follow-up run; may be given more than once
     #[arg(long, value_name = "TAG", requires = "then")]
     then_tag: Vec<String>,
     /// Do not seal the batch, so that runs can be added later
@@ -338,7 +338,7 @@ fn bar(terminal: Terminal, total: u64, what: &str) -> ProgressBar {
 fn document(batch: &BatchSummary) -> Value {
     let counts = batch.counts;
     json!({
-        "batch": batch.name,
+        "name": batch.name,
         "sealed": batch.sealed,
         "ended": batch.ended_at.is_some(),
         "opened_at": batch.opened_at.to_string(),

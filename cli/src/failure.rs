@@ -8,7 +8,7 @@ use stepwell::model::request::Refusal;
 
 /// What the exit code tells: 0 done.
 pub(crate) const DONE: u8 = 0;
-/// Done, and the answer is no: the run failed, the call was refused, a promise was not kept.
+/// It was not done, or the answer is no: refused, not found, the run failed, a promise was broken.
 pub(crate) const NO: u8 = 1;
 /// Wrong usage or bad input; nothing was done.
 pub(crate) const USAGE: u8 = 2;

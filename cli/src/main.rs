@@ -1,8 +1,8 @@
 //! The `stepwell` binary: the engine as a process, conduct at the terminal, a demo and a load
 //! generator.
 //!
-//! Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 done and the answer is no,
-//! 2 wrong usage or bad input, 3 not reachable.
+//! Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 not done, or the answer is
+//! no, 2 wrong usage or bad input, 3 not reachable.
 
 mod audit;
 mod batch;

@@ -42,6 +42,14 @@ pub(crate) fn bytes(text: &str) -> Result<usize, String> {
         .ok_or_else(|| "it is too large".to_owned())
 }
 
+/// Reads a number a second: `50/s`, or `50`.
+pub(crate) fn per_second(text: &str) -> Result<u32, String> {
+    match text.strip_suffix("/s").unwrap_or(text).trim().parse() {
+        Ok(rate) if rate > 0 => Ok(rate),
+        _ => Err("expected a whole number a second, like 50/s".to_owned()),
+    }
+}
+
 fn split(text: &str) -> Option<(u64, &str)> {
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let number = text[..end].parse().ok()?;
@@ -89,6 +97,13 @@ mod tests {
         assert!(span("ten").is_err());
         assert!(bytes("3 stones").is_err());
         assert!(span("99999999999999999d").is_err());
+    }
+
+    #[test]
+    fn a_rate_is_a_number_a_second() {
+        assert_eq!(per_second("50/s"), Ok(50));
+        assert_eq!(per_second("7"), Ok(7));
+        assert!(per_second("0/s").is_err() && per_second("fast").is_err());
     }
 
     #[test]

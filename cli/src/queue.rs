@@ -61,7 +61,7 @@ pub(crate) struct Limit {
     /// Allow N dispatches at once after a quiet time [default: the count of the rate]
     #[arg(long, value_name = "N", requires = "rate", value_parser = clap::value_parser!(u32).range(1..))]
     burst: Option<u32>,
-    /// Give one dispatch in N to the run that waits longest, whatever its priority, or `none`
+    /// Give one dispatch in N to the run that has been queued longest, whatever its priority, or `none`
     /// [default: 10]
     #[arg(long, value_name = "N", value_parser = number_or_none)]
     oldest_every: Option<u32>,
@@ -273,7 +273,7 @@ fn text(queue: &QueueSummary) -> String {
     let settings = &queue.settings;
     let none = || "none".to_owned();
     let every = match settings.oldest_every() {
-        0 => "no share: strictly by priority".to_owned(),
+        0 => "none: strictly by priority".to_owned(),
         every => format!("one dispatch in {every}"),
     };
     let mut rows = vec![
@@ -288,7 +288,7 @@ fn text(queue: &QueueSummary) -> String {
         ("slots", grouped(queue.slots)),
         ("concurrency limit", settings.concurrency.map_or_else(none, |n| grouped(n.into()))),
         ("rate limit", settings.rate.map_or_else(none, |rate| rate.to_string())),
-        ("for the oldest", every),
+        ("share of the oldest", every),
     ];
     rows.extend(queue.reasons.iter().map(|why| ("waits because", why.clone())));
     pairs(rows)
@@ -320,11 +320,11 @@ fn document(queue: &QueueSummary) -> Value {
 
 fn limits(settings: &QueueSettings) -> String {
     let parts = [
-        settings.concurrency.map(|limit| format!("{} at once", grouped(limit.into()))),
-        settings.rate.map(|rate| rate.to_string()),
+        settings.concurrency.map(|limit| format!("concurrency {}", grouped(limit.into()))),
+        settings.rate.map(|rate| format!("rate {rate}")),
         settings.oldest_every.map(|every| match every {
-            0 => "no share for the oldest".to_owned(),
-            _ => format!("oldest 1 in {every}"),
+            0 => "no share of the oldest".to_owned(),
+            _ => format!("share of the oldest 1 in {every}"),
         }),
     ];
     let parts: Vec<String> = parts.into_iter().flatten().collect();

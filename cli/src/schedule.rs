@@ -116,8 +116,8 @@ pub(crate) struct Backfill {
     /// Start occurrences before this time, which must have passed
     #[arg(long, value_name = "TIMESTAMP", value_parser = timestamp)]
     to: Time,
-    /// Limit the rate to this many runs per second
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    /// Limit the rate to N runs per second: 50/s
+    #[arg(long, value_name = "N/s", default_value = "100/s", value_parser = quantity::per_second)]
     rate: u32,
 }
 

@@ -1,14 +1,18 @@
 //! `stepwell sim …`: run the suites that come with Stepwell from the terminal.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde_json::json;
+use serde_json::{Value, json};
 use stepwell_sim::canary::{Budget, hunt_all};
-use stepwell_sim::{Options, Plan, Progress, Recording, Shipped, Strike, Suite, SuiteReport};
+use stepwell_sim::plan::FaultKind;
+use stepwell_sim::{
+    Options, Plan, Progress, Recording, Report, Shipped, Strike, Suite, SuiteReport,
+};
 
 use crate::failure::{Answer, CommandError};
 use crate::quantity::{counted, grouped, span};
@@ -22,11 +26,11 @@ pub(crate) enum SimCommand {
     Rerun(RerunPlan),
     /// Shrink a failing plan or seed to what it needs to fail
     Shrink(ShrinkPlan),
-    /// Render an HTML report of a plan or seed
+    /// Draw a plan or seed as a page (HTML)
     Report(DrawReport),
     /// Kill a worker right after each outside effect and report which steps are not safe to repeat
     Idempotency(CheckSuite),
-    /// Inject each kind of crash at every point that a run passes
+    /// Inject each kind of crash at every failpoint that a run passes
     Map(CheckSuite),
     /// Look for each deliberately planted bug, in a build that contains them (`tests/canaries`)
     Canaries(HuntCanaries),
@@ -55,10 +59,10 @@ pub(crate) struct RunSeeds {
     /// How many seeds to run
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
-    /// The first seed; default: random
+    /// The first seed [default: random]
     #[arg(long)]
     from: Option<u64>,
-    /// Seeds to run in parallel; default: one per core
+    /// Seeds to run in parallel [default: one per core]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=64))]
     jobs: Option<u64>,
     /// Run all seeds, also after failures, and shrink none
@@ -67,7 +71,7 @@ pub(crate) struct RunSeeds {
     /// Also print how often notable events were seen
     #[arg(long)]
     verbose: bool,
-    /// The directory for the plans and reports of failures
+    /// The directory for the plans and pages of failures
     #[arg(long, default_value = "sim-reports")]
     out: PathBuf,
 }
@@ -202,8 +206,41 @@ impl RunSeeds {
 }
 
 fn tell(report: &SuiteReport, verbose: bool, terminal: Terminal) -> Result<Answer, CommandError> {
-    terminal.data(report, || text(report, verbose))?;
+    let document = suite_json(report)?;
+    terminal.data(&document, || text(report, verbose))?;
     Ok(if report.is_sound() { Answer::Yes } else { Answer::No })
+}
+
+/// What a suite showed, for programs: runs and faults counted under the words of the text.
+fn suite_json(report: &SuiteReport) -> Result<Value, CommandError> {
+    let document = serde_json::to_value(report);
+    document
+        .map(|document| in_words(document, report.ends(), &report.faults))
+        .map_err(|e| no_json(&e))
+}
+
+/// What a seed showed, for programs.
+fn seed_json(report: &Report) -> Result<Value, CommandError> {
+    let document = serde_json::to_value(report);
+    document
+        .map(|document| in_words(document, report.ends(), &report.faults))
+        .map_err(|e| no_json(&e))
+}
+
+fn in_words(
+    mut document: Value,
+    ends: Vec<(&'static str, u64)>,
+    faults: &BTreeMap<FaultKind, u64>,
+) -> Value {
+    document["runs"] =
+        ends.into_iter().map(|(how, count)| (how.to_owned(), json!(count))).collect();
+    document["faults"] =
+        faults.iter().map(|(kind, count)| (kind.to_string(), json!(count))).collect();
+    document
+}
+
+fn no_json(error: &serde_json::Error) -> CommandError {
+    CommandError::fault("the report does not become JSON").caused_by(error)
 }
 
 fn text(report: &SuiteReport, verbose: bool) -> String {
@@ -246,7 +283,7 @@ fn shown(
 ) -> Result<Answer, CommandError> {
     let report = &recording.report;
     let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
-    let document = json!({ "ok": report.is_sound(), "report": report, "files": files });
+    let document = json!({ "ok": report.is_sound(), "report": seed_json(report)?, "files": files });
     terminal.data(&document, || {
         let mut text = report.to_string();
         for file in &files {
@@ -259,7 +296,7 @@ fn shown(
 
 fn written(recording: &Recording, out: &Path) -> Result<Vec<PathBuf>, CommandError> {
     let written = recording.write(out).map_err(|e| {
-        CommandError::fault(format!("the report cannot be written into {}", out.display()))
+        CommandError::fault(format!("the page cannot be written into {}", out.display()))
             .caused_by(&e)
     })?;
     Ok(vec![written.html, written.json])
@@ -268,7 +305,7 @@ fn written(recording: &Recording, out: &Path) -> Result<Vec<PathBuf>, CommandErr
 impl ShrinkPlan {
     fn execute(self, terminal: Terminal) -> Result<Answer, CommandError> {
         let (suite, plan) = self.chosen.plan(&self.suite)?;
-        let (faults, jobs) = (plan.faults.len(), plan.jobs.len());
+        let (faults, client_operations) = (plan.faults.len(), plan.jobs.len());
         let name = format!("{}-{}.json", plan.suite, plan.seed);
         let shrunk = suite.shrink(plan, self.budget).map_err(|problem| {
             CommandError::bad_input(problem).hint(
@@ -287,17 +324,17 @@ impl ShrinkPlan {
             "plan": file,
             "tried": shrunk.tried,
             "faults_before": faults,
-            "jobs_before": jobs,
+            "client_operations_before": client_operations,
             "faults": shrunk.plan.faults.len(),
-            "jobs": shrunk.plan.jobs.len(),
-            "report": shrunk.report,
+            "client_operations": shrunk.plan.jobs.len(),
+            "report": seed_json(&shrunk.report)?,
         });
         terminal.data(&document, || {
             format!(
                 "{}shrunk from {} and {} to {} and {}; {} run\n{}",
                 shrunk.report,
                 counted(faults as u64, "fault", "faults"),
-                counted(jobs as u64, "job", "jobs"),
+                counted(client_operations as u64, "client operation", "client operations"),
                 shrunk.plan.faults.len(),
                 shrunk.plan.jobs.len(),
                 counted(shrunk.tried, "plan", "plans"),
@@ -421,5 +458,18 @@ impl Bar {
 
     fn end(self) {
         self.0.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_for_programs_are_in_the_words_of_the_text() {
+        let faults = BTreeMap::from([(FaultKind::WorkerKilled, 2)]);
+        let document = in_words(json!({ "seeds": 1 }), vec![("dead", 3)], &faults);
+        let words = json!({ "seeds": 1, "runs": { "dead": 3 }, "faults": { "worker killed": 2 } });
+        assert_eq!(document, words);
     }
 }

@@ -67,7 +67,7 @@ fn text(stats: &Stats) -> String {
         ("duplicate reports", grouped(stats.repeated)),
         ("sessions lost", grouped(stats.sessions_lost)),
         ("commits", grouped(stats.commits)),
-        ("written to the log", bytes_text(stats.wal_bytes)),
+        ("written to the write-ahead log", bytes_text(stats.wal_bytes)),
     ]));
     text
 }

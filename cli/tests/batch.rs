@@ -43,6 +43,7 @@ fn a_file_becomes_a_batch_that_is_watched_to_its_end() {
     assert_eq!(watched.code, 1, "one run is dead: {}", watched.stdout);
     assert!(watched.stdout.contains("state      ended"), "{}", watched.stdout);
     let shown = ask(&["batch", "show", "orders", "--json"]).json();
+    assert_eq!(shown["name"], json!("orders"));
     let counts = json!({ "total": 30, "ended": 30, "completed": 29, "dead": 1, "cancelled": 0 });
     assert_eq!(shown["counts"], counts);
     let follow_up = shown["follow_up"].as_str().unwrap().to_owned();

@@ -69,11 +69,15 @@ fn a_dead_letter_is_found_edited_and_redriven() {
     assert_eq!(scene.dead(&["--class", "nothing"]), [""; 0]);
     assert_eq!(scene.dead(&["--older-than", "1h"]), [""; 0]);
     assert_eq!(scene.dead(&["--younger-than", "1h"]), ["order-1"]);
-    let class = scene.json(&["dead", "list"])["dead_letters"][0]["class"].clone();
-    assert_eq!(scene.dead(&["--class", class.as_str().unwrap()]), ["order-1"]);
+    let listed = scene.json(&["dead", "list"])["dead_letters"][0].clone();
+    assert_eq!(scene.dead(&["--class", listed["class"].as_str().unwrap()]), ["order-1"]);
 
     let shown = scene.json(&["dead", "show", "order-1"]);
     assert_eq!(shown["input"]["fail_at"], 1);
+    for key in ["class", "died_at", "redriven", "edited"] {
+        assert!(!shown[key].is_null(), "{key}: {shown}");
+        assert_eq!(shown[key], listed[key], "{key}: {shown}");
+    }
     let attempts = shown["attempts"].as_array().unwrap();
     assert!(attempts.len() >= 2, "{attempts:?}");
     for attempt in attempts {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use stepwell::model::entry::Entry;
+use stepwell::model::failure::displayed_failure;
 
 use crate::durable::{Durable, DurableRun};
 use crate::event::{EntryAt, Event, What};
@@ -223,7 +224,7 @@ fn journal_entry(at: &EntryAt, entry: &Entry, known: &Known) -> JournalEntry {
         Entry::TimerArmed(e) => (None, format!("due in {} ms", e.due.0.saturating_sub(e.at.0))),
         Entry::CancelRequested(e) => (None, format!("by {}: {}", e.principal, e.reason)),
         Entry::Completed(e) => (None, format!("{:?}", e.output)),
-        Entry::Died(e) => (None, format!("{}: {}", e.failure.class, e.failure.message)),
+        Entry::Died(e) => (None, displayed_failure(&e.failure)),
         Entry::TimerFired(_) | Entry::Cancelled(_) => (None, String::new()),
         Entry::Redriven(e) => (None, format!("by {}, from entry {}", e.principal, e.from)),
         Entry::InputEdited(e) => (None, format!("by {}, input {:?}", e.principal, e.input)),

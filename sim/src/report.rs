@@ -52,6 +52,28 @@ pub struct Report {
     pub violations: Vec<Violation>,
 }
 
+/// Counts of runs by the kinds of their last entries, as counts by how the runs ended.
+pub(crate) fn ends(runs: &BTreeMap<String, u64>) -> Vec<(&'static str, u64)> {
+    let of = |kinds: &[&str]| -> u64 { kinds.iter().filter_map(|kind| runs.get(*kind)).sum() };
+    let ends = [
+        ("completed", of(&["Completed"])),
+        // An edited input leaves a dead letter where it is.
+        ("dead", of(&["Died", "InputEdited"])),
+        ("discarded", of(&["Discarded"])),
+        ("cancelled", of(&["Cancelled"])),
+    ];
+    let all: u64 = runs.values().sum();
+    let ended: u64 = ends.iter().map(|(_, count)| count).sum();
+    ends.into_iter().chain([("not ended", all - ended)]).filter(|(_, count)| *count > 0).collect()
+}
+
+/// `596 completed, 3 dead`.
+pub(crate) fn counts_text(counts: impl IntoIterator<Item = (impl fmt::Display, u64)>) -> String {
+    let counts = counts.into_iter().map(|(what, count)| format!("{count} {what}"));
+    let text = counts.collect::<Vec<_>>().join(", ");
+    if text.is_empty() { "none".to_owned() } else { text }
+}
+
 /// Writes a plan into a directory, and what it showed beside it.
 pub(crate) fn write(suite: &Ready, plan: &Plan, directory: &Path) -> Result<Vec<PathBuf>, String> {
     let cannot = |path: &Path, error: std::io::Error| {
@@ -69,6 +91,12 @@ pub(crate) fn write(suite: &Ready, plan: &Plan, directory: &Path) -> Result<Vec<
 }
 
 impl Report {
+    /// How many runs ended how: `completed`, `dead`, `discarded`, `cancelled`, `not ended`. An end
+    /// that no run had is left out.
+    pub fn ends(&self) -> Vec<(&'static str, u64)> {
+        ends(&self.runs)
+    }
+
     /// Whether everything held.
     pub fn is_sound(&self) -> bool {
         self.violations.is_empty()
@@ -82,9 +110,11 @@ impl fmt::Display for Report {
             f,
             "seed {seed}: {events} events in {simulated_ms} ms and {skipped_ms} skipped, trace {trace_hash:016x}"
         )?;
-        writeln!(f, "  runs {:?}", self.runs)?;
-        writeln!(f, "  faults {:?}", self.faults)?;
-        writeln!(f, "  seen {:?}", self.seen)?;
+        writeln!(f, "  runs: {}", counts_text(self.ends()))?;
+        let faults = self.faults.iter().map(|(kind, count)| (kind, *count));
+        writeln!(f, "  faults: {}", counts_text(faults))?;
+        let seen = self.seen.iter().map(|(what, count)| (what, *count));
+        writeln!(f, "  seen: {}", counts_text(seen))?;
         for violation in &self.violations {
             writeln!(
                 f,

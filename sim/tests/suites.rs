@@ -110,7 +110,7 @@ fn a_key_that_changes_is_caught_and_reduced() {
     assert!(report.failed > 0, "{report}");
     let failure = report.failure.unwrap();
     assert!(failure.violations[0].text.contains("happened twice"), "{failure}");
-    assert!(failure.faults.len() <= 5 && failure.jobs <= 2, "{failure}");
+    assert!(failure.faults.len() <= 5 && failure.client_operations <= 2, "{failure}");
 }
 
 /// The wall clock and a counter outside the journal decide: the gate says so.

@@ -25,7 +25,7 @@ use crate::connection::asked;
 use crate::failure::CommandError;
 
 const QUEUE: &str = "default";
-/// Arrivals run at a time; more wait in line.
+/// Arrivals run at a time; more wait.
 const SLOTS: u32 = 64;
 /// Windows with nothing beside them, and as many with the slow runs.
 const WINDOWS: usize = 5;

@@ -44,7 +44,7 @@ pub(crate) struct Figures {
     /// The same, 99th percentile.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) step_p99_us: Option<u64>,
-    /// A call of start, at the client, with all handlers busy.
+    /// A call of start, at the client, with all slots busy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) call_p50_us: Option<u64>,
     /// The same, 99th percentile.
@@ -66,7 +66,7 @@ pub(crate) struct Figures {
     /// `start_p99_us` beside slow runs of another queue.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) start_p99_us_beside: Option<u64>,
-    /// How many of those were in line in the end.
+    /// How many of those were queued in the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) beside_queued: Option<u64>,
     /// Resident memory of the engine's process.
@@ -78,19 +78,19 @@ pub(crate) struct Figures {
     /// Bytes handed to the write-ahead log for each step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) wal_bytes_per_step: Option<f64>,
-    /// Until all runs were in line.
+    /// Until all runs were queued.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) queue_s: Option<f64>,
-    /// Runs dispatched a second, of the long line.
+    /// Runs dispatched a second, with all of them queued.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) dispatches_per_s: Option<f64>,
-    /// The same of a line of 1,000.
+    /// The same with 1,000 queued.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) dispatches_per_s_few: Option<f64>,
-    /// From the start of an urgent run behind the long line to its outcome.
+    /// From the start of an urgent run behind them to its outcome.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) urgent_ms: Option<f64>,
-    /// Bytes on disk for each suspended run, or each run in line.
+    /// Bytes on disk for each suspended run, or each queued run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) disk_bytes_per_run: Option<f64>,
     /// Until all runs were started and suspended.
@@ -155,9 +155,8 @@ impl Figures {
         row(
             "call of start, p99",
             self.call_p99_us.map(us),
-            self.beside_queued.map(|queued| {
-                format!("handlers of 5 s all busy, {} runs in line", grouped(queued))
-            }),
+            self.beside_queued
+                .map(|queued| format!("all slots busy for 5 s each, {} queued", grouped(queued))),
         );
         row("started to begun, p50", self.start_p50_us.map(us), None);
         row(
@@ -170,20 +169,24 @@ impl Figures {
         row(
             "  beside slow runs, p50",
             self.start_p50_us_beside.map(us),
-            self.beside_queued.map(|queued| format!("{} of them in line", grouped(queued))),
+            self.beside_queued.map(|queued| format!("{} of them queued", grouped(queued))),
         );
         row("  beside slow runs, p99", self.start_p99_us_beside.map(us), None);
         row("memory of the engine", self.rss_bytes_server.map(bytes_text), None);
         row("memory of the worker", self.rss_bytes_worker.map(bytes_text), None);
-        row("log bytes per step", self.wal_bytes_per_step.map(|n| format!("{n:.0} B")), None);
+        row(
+            "write-ahead log bytes per step",
+            self.wal_bytes_per_step.map(|n| format!("{n:.0} B")),
+            None,
+        );
         row("disk bytes per run", self.disk_bytes_per_run.map(|n| format!("{n:.0} B")), None);
-        row("all in line after", self.queue_s.map(seconds), None);
+        row("all queued after", self.queue_s.map(seconds), None);
         row(
             "dispatched per second",
             self.dispatches_per_s.map(per_s),
-            times(self.dispatches_per_s, self.dispatches_per_s_few, "that of a line of 1,000"),
+            times(self.dispatches_per_s, self.dispatches_per_s_few, "that with 1,000 queued"),
         );
-        row("  of a line of 1,000", self.dispatches_per_s_few.map(per_s), None);
+        row("  with 1,000 queued", self.dispatches_per_s_few.map(per_s), None);
         row("an urgent run behind them", self.urgent_ms.map(|ms| format!("{ms:.1} ms")), None);
         row("all suspended after", self.suspend_s.map(seconds), None);
         row("memory after reopening", self.rss_bytes_reopened.map(bytes_text), None);
@@ -194,7 +197,7 @@ impl Figures {
         row(
             "  both killed at once",
             self.finish_both_killed_s.map(seconds),
-            Some("reserved for one session timeout".to_owned()),
+            Some("leased to it for one session timeout".to_owned()),
         );
         row("errors", Some(grouped(self.errors)), None);
         row(

@@ -47,17 +47,17 @@ pub(crate) struct Bench {
     /// wait until it has finished
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(100..))]
     replay: Option<u32>,
-    /// Instead: put N runs in line (5,000 at least), dispatch some of them, start an urgent one
+    /// Instead: queue N runs (5,000 at least), dispatch some of them, start an urgent one
     /// behind them, kill the engine
     #[arg(long, value_name = "N", conflicts_with_all = ["replay", "suspended"], value_parser = clap::value_parser!(u64).range(5_000..))]
     queued: Option<u64>,
     /// Instead: start N runs a second at a steady pace, and measure how soon they begin
     #[arg(long, value_name = "N", conflicts_with_all = ["replay", "suspended", "queued"], value_parser = clap::value_parser!(u32).range(1..=20_000))]
     arrivals: Option<u32>,
-    /// Measure that again with N slow runs in line in another queue
+    /// Measure that again with N slow runs queued in another queue
     #[arg(long, value_name = "N", requires = "arrivals", default_value_t = 0)]
     beside: u64,
-    /// Instead: keep all handlers busy for seconds each, and measure N calls of start
+    /// Instead: keep all slots busy for seconds each, and measure N calls of start
     #[arg(long, value_name = "N", conflicts_with_all = ["replay", "suspended", "queued", "arrivals"], value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     starts: Option<u64>,
     /// Consider a worker lost after this silence

@@ -1,4 +1,4 @@
-//! Many runs in line: what they cost, how fast they are dispatched beside a short line, how soon
+//! Many queued runs: what they cost, how fast they are dispatched beside a few, how soon
 //! the engine is there again after it was killed, and how long an urgent run takes behind them.
 
 use std::path::Path;

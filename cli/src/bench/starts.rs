@@ -1,4 +1,4 @@
-//! How long a call of start takes while all handlers are busy for seconds: what a request waits
+//! How long a call of start takes while all slots are busy for seconds: what a request waits
 //! that leaves work behind.
 //!
 //! The calls are made one after another over one connection, as a request would make them, and the
@@ -23,12 +23,12 @@ const HANDLER_MS: u64 = 5_000;
 const SLOTS: u32 = 1;
 /// Calls that are not counted: until everything is in its stride.
 const WARM_UP: u64 = 100;
-/// How long it may take until all handlers have a run.
+/// How long it may take until all slots have a run.
 const BUSY_WITHIN: Duration = Duration::from_secs(10);
 /// How often is looked.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// Makes `count` calls of start, with all handlers busy.
+/// Makes `count` calls of start, with all slots busy.
 pub(crate) async fn measure(
     bench: &Bench,
     dir: &Path,
@@ -37,7 +37,7 @@ pub(crate) async fn measure(
 ) -> Result<(), CommandError> {
     let mut rig = Rig::start(bench.mode, dir, SLOTS, bench.session_timeout).await?;
     let client = rig.client().await?;
-    // Twice as many as there are handlers: they stay busy.
+    // Twice as many as there are slots: they stay busy.
     for _ in 0..WARM_UP.max(2 * u64::from(EXPORTS_AT_ONCE)) {
         start(&client).await?;
     }
@@ -52,7 +52,7 @@ pub(crate) async fn measure(
     figures.seconds = clock::now().duration_since(begin).as_secs_f64();
     (figures.call_p50_us, figures.call_p99_us) =
         (percentile(&mut calls, 50), percentile(&mut calls, 99));
-    // The handlers are busy still, or something else was measured.
+    // The slots are busy still, or something else was measured.
     figures.errors += u64::from(!are_busy(&client).await?);
     figures.beside_queued = Some(exports(&client).await?.queued);
     (figures.rss_bytes_server, figures.rss_bytes_worker) = (rig.rss_engine(), rig.rss_worker());
@@ -71,7 +71,7 @@ async fn exports(client: &Client) -> Result<QueueSummary, CommandError> {
     queue.map_err(|e| asked(&e))
 }
 
-/// Whether all handlers are busy and more waits for them: at once, or as soon as the next runs are
+/// Whether all slots are busy and more waits for them: at once, or as soon as the next runs are
 /// on their way.
 async fn are_busy(client: &Client) -> Result<bool, CommandError> {
     let begin = clock::now();

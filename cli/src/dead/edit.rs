@@ -19,7 +19,7 @@ const EDITOR: &str = "vi";
 pub(crate) struct Edit {
     #[command(flatten)]
     one: One,
-    /// The input: JSON, @FILE, or - for stdin. Default: edit the present input in $EDITOR
+    /// The input: JSON, @FILE, or - for stdin [default: edit the present input in $EDITOR]
     #[arg(long, value_name = "JSON")]
     input: Option<String>,
 }

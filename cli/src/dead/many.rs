@@ -15,7 +15,7 @@ use stepwell::{Client, ClientError, Refusal, RunState};
 use super::{Filter, letter_json, letters, list_text};
 use crate::connection::{ConnectArgs, Connection, asked};
 use crate::failure::{Answer, CommandError};
-use crate::quantity::counted;
+use crate::quantity::{counted, per_second};
 use crate::terminal::{Terminal, spinner};
 
 /// Letters counted beforehand at most, for the bar and the question.
@@ -35,7 +35,7 @@ pub(crate) struct Which {
     #[command(flatten)]
     filter: Filter,
     /// Limit the rate to N dead letters per second: 50/s
-    #[arg(long, value_name = "N/s", value_parser = rate)]
+    #[arg(long, value_name = "N/s", value_parser = per_second)]
     rate: Option<u32>,
     /// Print the dead letters that match, and change nothing
     #[arg(long)]
@@ -320,25 +320,5 @@ fn explained(error: &ClientError, id: RunId) -> CommandError {
             asked(error).hint(format!("`stepwell run show {id}` prints it"))
         }
         other => asked(other),
-    }
-}
-
-fn rate(text: &str) -> Result<u32, String> {
-    let number = text.strip_suffix("/s").unwrap_or(text);
-    match number.parse() {
-        Ok(rate) if rate > 0 => Ok(rate),
-        _ => Err("expected a whole number a second, like 50/s".to_owned()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_rate_is_a_number_a_second() {
-        assert_eq!(rate("50/s"), Ok(50));
-        assert_eq!(rate("7"), Ok(7));
-        assert!(rate("0/s").is_err() && rate("fast").is_err());
     }
 }

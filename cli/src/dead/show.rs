@@ -27,6 +27,13 @@ struct Attempt<'a> {
     superseded: bool,
 }
 
+impl Attempt<'_> {
+    /// Whether it is the run's end, and no attempt.
+    fn is_death(&self) -> bool {
+        self.step.is_none() && self.attempt.is_none()
+    }
+}
+
 pub(super) async fn show(one: &One, terminal: Terminal) -> Result<Answer, CommandError> {
     let connection = one.connect.open().await?;
     let id = connection.run(&one.run);
@@ -47,6 +54,10 @@ pub(super) async fn show(one: &One, terminal: Terminal) -> Result<Answer, Comman
     let mut document = summary::json(&run);
     document["input"] = input.clone();
     document["edited"] = json!(edited);
+    let death = attempts.iter().rev().find(|attempt| attempt.is_death());
+    document["class"] = json!(death.map(|death| displayed_class(&death.failure.class)));
+    document["died_at"] = json!(death.map(|death| death.at.to_string()));
+    document["redriven"] = json!(redriven(&entries));
     document["attempts"] = json!(attempts.iter().map(attempt_json).collect::<Vec<_>>());
     document["journal"] = json!(journal::json(&entries));
     terminal.data(&document, || {
@@ -74,6 +85,11 @@ pub(super) fn input(entries: &[Entry]) -> (Option<&Payload>, bool) {
         _ => None,
     });
     (edited.or(started), edited.is_some())
+}
+
+/// How often it was redriven.
+fn redriven(entries: &[Entry]) -> usize {
+    entries.iter().filter(|entry| matches!(entry, Entry::Redriven(_))).count()
 }
 
 fn attempts(entries: &[Entry]) -> Vec<Attempt<'_>> {
@@ -115,10 +131,6 @@ fn attempts(entries: &[Entry]) -> Vec<Attempt<'_>> {
     (0..).zip(entries).filter_map(attempt).collect()
 }
 
-fn worker(worker: ProcessInstance) -> Option<String> {
-    (worker != ProcessInstance::default()).then(|| worker.to_string())
-}
-
 fn attempt_json(attempt: &Attempt<'_>) -> Value {
     json!({
         "at": attempt.at.to_string(),
@@ -126,7 +138,7 @@ fn attempt_json(attempt: &Attempt<'_>) -> Value {
         "name": attempt.step.map(|(_, name)| name),
         "attempt": attempt.attempt,
         "failure": journal::failure_json(attempt.failure),
-        "worker": worker(attempt.worker),
+        "worker": journal::worker(attempt.worker),
         "build": attempt.build,
         "superseded": attempt.superseded,
     })
@@ -144,7 +156,7 @@ fn attempts_text(attempts: &[Attempt<'_>]) -> String {
             step,
             attempt.attempt.map_or_else(String::new, |n| n.to_string()),
             displayed_class(&attempt.failure.class).to_owned(),
-            worker(attempt.worker).unwrap_or_else(|| "no worker".to_owned()),
+            journal::worker(attempt.worker).unwrap_or_else(|| "no worker".to_owned()),
             attempt.build.to_owned(),
             match attempt.superseded {
                 true => format!("(redriven since) {}", attempt.failure),

@@ -1,4 +1,4 @@
-//! The order that died: found in the list of dead letters, mended, sent back to work, and
+//! The order that died: found in the list of dead letters, repaired, sent back to work, and
 //! reconciled.
 
 use std::time::Duration;
@@ -134,7 +134,7 @@ impl DeadLetterFacts {
     }
 
     /// Whether it ended as if nothing had been wrong, charged and mailed once.
-    pub(crate) fn is_mended(&self) -> bool {
+    pub(crate) fn is_repaired(&self) -> bool {
         self.completed && self.charges == 1 && self.mails == 1
     }
 }

@@ -18,7 +18,7 @@ const ORDERS_PER_S: f64 = 45.0;
 const SPREAD_MIN: Duration = Duration::from_secs(8);
 /// All orders come in within at most this long.
 const SPREAD_MAX: Duration = Duration::from_secs(45);
-/// How often orders that came in are started.
+/// How often orders that arrived are started.
 const TICK: Duration = Duration::from_millis(50);
 /// At most this many starts in one call.
 const BATCH: usize = 1_000;

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! The server and the workers are real processes, the kills are real kills. Meanwhile slow exports
-//! go through a queue of their own, an urgent order overtakes a long line, one order becomes a dead
-//! letter and is mended, and a schedule fires. At the end every order is reconciled: its run, its
+//! go through a queue of their own, an urgent order overtakes many others, one order becomes a dead
+//! letter and is repaired, and a schedule fires. At the end every order is reconciled: its run, its
 //! journal, and the provider's books; and each of those scenes.
 
 mod dead_letter;
@@ -73,7 +73,7 @@ const STUCK_AFTER: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Args)]
 pub(crate) struct Demo {
-    /// A CSV file of orders; 2,000 orders are shipped
+    /// A CSV file of orders [default: 2,000 built-in orders]
     #[arg(long, value_name = "FILE")]
     input: Option<PathBuf>,
     /// Keep the data here; must be empty [default: a temporary directory]
@@ -175,7 +175,7 @@ impl Shopping {
         exports::start(context, exports).await?;
         self.tally = Tally::new(exports);
         self.progress.tell(&format!(
-            "{} in line for {} slots of their own; a stock report every {} s",
+            "{} queued for {} slots of their own; a stock report every {} s",
             counted(exports, "export", "exports"),
             WORKERS as u32 * EXPORT_SLOTS,
             schedule::EVERY.as_secs()

@@ -52,7 +52,7 @@ impl Progress {
     /// Shows where things are.
     pub(crate) fn show(&mut self, tally: &Tally, kills: Kills) {
         let state = format!(
-            "{} steps replayed, {} and {} killed",
+            "{} outcomes replayed, {} and {} killed",
             grouped(tally.counts().replayed),
             counted(kills.workers, "worker", "workers"),
             counted(kills.servers, "server", "servers"),

@@ -81,7 +81,7 @@ pub(crate) struct Ledger {
     pub(crate) charges: BTreeMap<String, Vec<Charge>>,
     /// The mails of each order that went out.
     pub(crate) mails: BTreeMap<String, Vec<Mail>>,
-    /// How many stock reports of each run came in.
+    /// How many stock reports of each run arrived.
     pub(crate) reports: BTreeMap<String, u64>,
     /// Calls of any kind.
     pub(crate) calls: u64,

@@ -1,5 +1,5 @@
-//! Two queues with slots of their own: what the journals tell of orders that came in while exports
-//! stood in line.
+//! Two queues with slots of their own: what the journals tell of orders that arrived while exports
+//! were queued.
 
 use std::collections::BTreeSet;
 
@@ -19,9 +19,9 @@ pub(crate) struct QueueFacts {
     pub(crate) exports: u64,
     /// Exports that completed with all their rows, each page once in their journal.
     pub(crate) completed: u64,
-    /// The most exports that stood in line when an order came in.
-    pub(crate) in_line_max: u64,
-    /// How long each order waited that came in while exports stood in line, and that was measured.
+    /// The most exports that were queued when an order arrived.
+    pub(crate) queued_max: u64,
+    /// How long each order waited that arrived while exports were queued, and that was measured.
     pub(crate) orders_waited_ms: Vec<u64>,
     /// How long each export waited.
     pub(crate) exports_waited_ms: Vec<u64>,
@@ -30,7 +30,7 @@ pub(crate) struct QueueFacts {
     pub(crate) export_ms_min: Option<u64>,
 }
 
-/// Follows each export, and compares when they stood in line with when the orders did.
+/// Follows each export, and compares when they were queued with when the orders were.
 pub(crate) async fn reconcile(
     context: &SceneContext,
     exports: u64,
@@ -82,13 +82,13 @@ fn is_measured(span: &Span, unmeasured: &[Span]) -> bool {
     !unmeasured.iter().any(|other| other.touches(span))
 }
 
-/// Orders that came in while exports stood in line.
+/// Orders that arrived while exports were queued.
 fn beside(facts: &mut QueueFacts, exports: &[Span], orders: &[Span], unmeasured: &[Span]) {
     for order in orders.iter().filter(|order| is_measured(order, unmeasured)) {
-        let in_line = exports.iter().filter(|e| e.from <= order.from && e.until > order.from);
-        let in_line = in_line.count() as u64;
-        if in_line > 0 {
-            facts.in_line_max = facts.in_line_max.max(in_line);
+        let queued = exports.iter().filter(|e| e.from <= order.from && e.until > order.from);
+        let queued = queued.count() as u64;
+        if queued > 0 {
+            facts.queued_max = facts.queued_max.max(queued);
             facts.orders_waited_ms.push(order.ms());
         }
     }
@@ -115,7 +115,7 @@ mod tests {
         let orders = [stand(10, 13), stand(21, 26), stand(29, 31), stand(101, 102)];
         let mut facts = QueueFacts::default();
         beside(&mut facts, &exports, &orders, &[pause]);
-        assert_eq!((facts.in_line_max, &facts.orders_waited_ms[..]), (2, &[3, 5][..]));
+        assert_eq!((facts.queued_max, &facts.orders_waited_ms[..]), (2, &[3, 5][..]));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! When runs stood in line for a worker, as their journals tell it.
+//! When runs were queued for a worker, as their journals tell it.
 //!
 //! The journal has no entry for a dispatch. But the first step of an order does nothing and is
 //! committed at once, and a timer's firing is journaled in the very commit that hands its run out.
@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use stepwell::Time;
 use stepwell::model::entry::Entry;
 
-/// A stretch of engine time: one in which a run stood in line, from when it was started, or its
+/// A stretch of engine time: one in which a run was queued, from when it was started, or its
 /// timer was due, until it was dispatched; or one in which nothing is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Span {
@@ -42,7 +42,7 @@ pub(crate) fn first(journal: &[Entry]) -> Option<Span> {
     Some(Span { from, until })
 }
 
-/// Each time a run stood in line: when it was started, and whenever a timer of it was due.
+/// Each time a run was queued: when it was started, and whenever a timer of it was due.
 pub(crate) fn stands(journal: &[Entry]) -> Vec<Span> {
     let mut due = BTreeMap::new();
     let mut stands: Vec<Span> = first(journal).into_iter().collect();
@@ -103,7 +103,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_run_stands_in_line_when_it_is_started_and_when_it_wakes() {
+    fn a_run_is_queued_when_it_is_started_and_when_it_wakes() {
         let (number, location) = (CommandIndex(1), SourceLocation::default());
         let armed = TimerArmed { at: Time(20), number, location, due: Time(30) };
         let fired = TimerFired { at: Time(45), number };

@@ -23,7 +23,7 @@ const STEPS: usize = 4;
 /// How many findings are told.
 const FINDINGS_MAX: usize = 10;
 
-/// What the journals tell of when orders stood in line.
+/// What the journals tell of when orders were queued.
 #[derive(Debug, Default)]
 struct Lines {
     /// Until they began.

@@ -49,7 +49,7 @@ pub(crate) struct Report {
     pub(crate) queue_facts: QueueFacts,
     /// The order that overtook the others, if there was one.
     pub(crate) urgent: Option<UrgentFacts>,
-    /// The order that died and was mended.
+    /// The order that died and was repaired.
     pub(crate) dead_letter: DeadLetterFacts,
     /// The schedule's times and their runs.
     pub(crate) schedule: ScheduleFacts,
@@ -243,7 +243,7 @@ mod tests {
     fn what_was_not_seen_is_not_kept() {
         let report = Report { urgent: Some(UrgentFacts::default()), ..Report::default() };
         let broken = report.broken().join("\n");
-        for what in ["urgent", "edit and redrive", "mended", "stock reports"] {
+        for what in ["urgent", "edit and redrive", "repaired", "stock reports"] {
             assert!(broken.contains(what), "{what} is not in\n{broken}");
         }
     }

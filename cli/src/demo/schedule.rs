@@ -1,4 +1,4 @@
-//! The stock report, every two seconds: whatever is killed, each time that came due has one run.
+//! The stock report, every two seconds: whatever is killed, each occurrence has one run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -26,7 +26,7 @@ pub(crate) const STOCK_REPORT: Workflow<Shelf, String> =
 const NAME: &str = "stock";
 /// How often it is.
 pub(crate) const EVERY: Duration = Duration::from_secs(2);
-/// Occurrences made up for in one call.
+/// Occurrences caught up on in one call.
 const PAGE: u32 = 100;
 /// How often it is looked at while it comes to its end.
 const LOOK: Duration = Duration::from_millis(50);
@@ -53,7 +53,7 @@ pub(crate) async fn stock_report(shop: Shop, ctx: Ctx, ask: Shelf) -> Result<Str
     Ok(sent.confirmation)
 }
 
-/// The times that came due in the demo.
+/// The occurrences in the demo.
 #[derive(Debug, Clone)]
 pub(crate) struct Times {
     spec: ScheduleSpec,
@@ -62,22 +62,22 @@ pub(crate) struct Times {
     /// Those before this instant count.
     until: Time,
     /// Missed ones whose runs an operator started, by a backfill.
-    made_up: u64,
+    caught_up: u64,
 }
 
 /// What is found of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct ScheduleFacts {
-    /// Times that came due.
-    pub(crate) due: u64,
+    /// Occurrences in the demo.
+    pub(crate) occurrences: u64,
     /// Those that have exactly one run, and it completed.
     pub(crate) one_run: u64,
     /// Those whose report the provider got exactly once.
     pub(crate) one_report: u64,
     /// Runs of no time of the schedule, and further ones of one that has a run.
     pub(crate) stray: u64,
-    /// Missed ones that were made up for.
-    pub(crate) made_up: u64,
+    /// Missed ones that a backfill caught up on.
+    pub(crate) caught_up: u64,
     /// The first run and the last.
     pub(crate) names: Option<(String, String)>,
 }
@@ -94,8 +94,8 @@ pub(crate) async fn set(context: &SceneContext) -> Result<ScheduleInfo, CommandE
     Ok(set.schedule)
 }
 
-/// Ends the schedule: all that came due until now counts. What was missed while the server was dead
-/// is made up for.
+/// Ends the schedule: all occurrences until now count. A backfill starts those that were missed
+/// while the server was dead.
 pub(crate) async fn end(context: &SceneContext, set: ScheduleInfo) -> Result<Times, CommandError> {
     let first = set.state.next.unwrap_or(set.set_at);
     let stats = context.insist(|client| async move { client.stats().await }).await?;
@@ -108,32 +108,32 @@ pub(crate) async fn end(context: &SceneContext, set: ScheduleInfo) -> Result<Tim
         info = show(context).await?;
     }
     context.insist(|client| async move { client.schedules().pause(NAME).await }).await?;
-    let made_up = match info.state.missed {
+    let caught_up = match info.state.missed {
         0 => 0,
-        _ => make_up(context, first, until).await?,
+        _ => catch_up(context, first, until).await?,
     };
     while !is_idle(context).await? && clock::now().duration_since(begin) < ENDS_WITHIN {
         tokio::time::sleep(LOOK).await;
     }
-    Ok(Times { spec: set.spec, first, until, made_up })
+    Ok(Times { spec: set.spec, first, until, caught_up })
 }
 
 async fn show(context: &SceneContext) -> Result<ScheduleInfo, CommandError> {
     context.insist(|client| async move { client.schedules().show(NAME).await }).await
 }
 
-async fn make_up(context: &SceneContext, first: Time, until: Time) -> Result<u64, CommandError> {
-    let (mut made_up, mut from) = (0, Some(first));
+async fn catch_up(context: &SceneContext, first: Time, until: Time) -> Result<u64, CommandError> {
+    let (mut caught_up, mut from) = (0, Some(first));
     while let Some(begin) = from {
         let filled = context
             .insist(
                 |client| async move { client.schedules().backfill(NAME, begin, until, PAGE).await },
             )
             .await?;
-        made_up += filled.started;
+        caught_up += filled.started;
         from = filled.next;
     }
-    Ok(made_up)
+    Ok(caught_up)
 }
 
 async fn is_idle(context: &SceneContext) -> Result<bool, CommandError> {
@@ -194,11 +194,11 @@ fn compare(
         false => states.len() as u64,
     };
     ScheduleFacts {
-        due: due.len() as u64,
+        occurrences: due.len() as u64,
         one_run: due.iter().filter(is_one).count() as u64,
         one_report: due.iter().filter(|n| reports.get(*n) == Some(&1)).count() as u64,
         stray: runs.iter().map(surplus).sum(),
-        made_up: times.made_up,
+        caught_up: times.caught_up,
         names: due.first().cloned().zip(due.last().cloned()),
     }
 }
@@ -223,7 +223,7 @@ mod tests {
             catch_up_ms: 3_600_000,
             tags: Vec::new(),
         };
-        Times { spec, first: Time(2_000), until: Time(6_001), made_up: 0 }
+        Times { spec, first: Time(2_000), until: Time(6_001), caught_up: 0 }
     }
 
     // A run that is missing, one too many, one of no time and one that was not sent are each found.
@@ -237,8 +237,9 @@ mod tests {
             names.iter().map(one).collect()
         };
         let sent = |names: &[String]| names.iter().map(|n| (n.clone(), 1)).collect();
-        let found =
-            |facts: ScheduleFacts| (facts.due, facts.one_run, facts.one_report, facts.stray);
+        let found = |facts: ScheduleFacts| {
+            (facts.occurrences, facts.one_run, facts.one_report, facts.stray)
+        };
 
         let sound = compare(&times, &ran(&names[..4]), &sent(&names[..4]));
         assert_eq!(found(sound), (3, 3, 3, 0), "the fourth came later");

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use stepwell::model::dead::AuditEntry;
+use stepwell::model::failure::displayed_class;
 
 use super::dead_letter::DeadLetterFacts;
 use super::processes::WORKERS;
@@ -22,7 +23,7 @@ impl QueueFacts {
             self.exports,
             self.completed,
         )];
-        // Of a handful of orders none may come in while exports wait. Then there is nothing to
+        // Of a handful of orders none may arrive while exports wait. Then there is nothing to
         // promise.
         let waited = percentile(&self.orders_waited_ms, 50);
         if let (Some(waited), Some(took)) = (waited, self.export_ms_min) {
@@ -44,7 +45,7 @@ impl QueueFacts {
             "export_slots": slots(EXPORT_SLOTS),
             "exports": self.exports,
             "exports_completed": self.completed,
-            "exports_in_line_max": self.in_line_max,
+            "exports_queued_max": self.queued_max,
             "orders_beside_exports": self.orders_waited_ms.len(),
             "order_waited_ms_p50": orders(50),
             "order_waited_ms_p99": orders(99),
@@ -58,11 +59,11 @@ impl QueueFacts {
     /// For people.
     pub(crate) fn text(&self) -> String {
         let beside = match self.orders_waited_ms.len() as u64 {
-            0 => "none came in while exports waited".to_owned(),
+            0 => "none arrived while exports waited".to_owned(),
             count => format!(
-                "{} came in beside up to {} in line",
+                "{} arrived beside up to {}",
                 counted(count, "order", "orders"),
-                counted(self.in_line_max, "export", "exports"),
+                counted(self.queued_max, "queued export", "queued exports"),
             ),
         };
         let took = self.export_ms_min.map_or("none did".to_owned(), span);
@@ -83,7 +84,7 @@ impl UrgentFacts {
     /// Of the order.
     pub(crate) fn promises(&self) -> Vec<Promise> {
         vec![Promise::at_most(
-            "orders in line dispatched before the urgent one",
+            "queued orders dispatched before the urgent one",
             AHEAD_MAX,
             self.ahead_of_urgent(),
         )]
@@ -94,7 +95,7 @@ impl UrgentFacts {
         json!({
             "order": self.order_id,
             "priority": self.priority,
-            "in_line": self.in_line,
+            "queued_before": self.queued_before,
             "dispatched_before": self.ahead,
             "waited_ms": self.waited_ms,
             "others_waited_ms_p50": percentile(&self.others_waited_ms, 50),
@@ -110,7 +111,7 @@ impl UrgentFacts {
         };
         pairs(vec![
             ("order", self.order_id.clone()),
-            ("in line when it came in", grouped(self.in_line)),
+            ("queued when it arrived", grouped(self.queued_before)),
             ("dispatched before it", grouped(self.ahead)),
             ("it waited", waited),
             ("the others waited", waits(&self.others_waited_ms)),
@@ -128,9 +129,9 @@ impl DeadLetterFacts {
                 u64::from(self.is_recorded()),
             ),
             Promise::exactly(
-                "dead letters mended: completed, charged once",
+                "dead letters repaired: completed, charged once",
                 1,
-                u64::from(self.is_mended()),
+                u64::from(self.is_repaired()),
             ),
         ]
     }
@@ -147,7 +148,7 @@ impl DeadLetterFacts {
         };
         json!({
             "order": self.order_id,
-            "class": self.letter.as_ref().map(|l| &l.class),
+            "class": self.letter.as_ref().map(|l| displayed_class(&l.class)),
             "message": self.letter.as_ref().map(|l| &l.message),
             "died_at": self.letter.as_ref().map(|l| l.died_at.to_string()),
             "audit": self.entries.iter().map(entry).collect::<Vec<_>>(),
@@ -178,20 +179,20 @@ impl DeadLetterFacts {
         };
         let charged = counted(self.charges, "charge", "charges");
         let mailed = counted(self.mails, "mail", "mails");
-        rows.push(("in the end", format!("{end}, {charged}, {mailed}")));
+        rows.push(("outcome", format!("{end}, {charged}, {mailed}")));
         pairs(rows)
     }
 }
 
 impl ScheduleFacts {
-    /// Of the times that came due.
+    /// Of the occurrences.
     pub(crate) fn promises(&self) -> Vec<Promise> {
-        // A demo takes seconds: some time must have come due.
-        let due = self.due.max(1);
+        // A demo takes seconds: there must have been an occurrence.
+        let occurrences = self.occurrences.max(1);
         vec![
-            Promise::exactly("scheduled times with exactly one run", due, self.one_run),
+            Promise::exactly("occurrences with exactly one run", occurrences, self.one_run),
             Promise::exactly("scheduled runs too many", 0, self.stray),
-            Promise::exactly("stock reports sent exactly once", due, self.one_report),
+            Promise::exactly("stock reports sent exactly once", occurrences, self.one_report),
         ]
     }
 
@@ -199,11 +200,11 @@ impl ScheduleFacts {
     pub(crate) fn json(&self) -> Value {
         json!({
             "every_ms": EVERY.as_millis() as u64,
-            "came_due": self.due,
+            "occurrences": self.occurrences,
             "ran_once": self.one_run,
             "reported_once": self.one_report,
             "runs_too_many": self.stray,
-            "made_up_for": self.made_up,
+            "caught_up": self.caught_up,
             "first_run": self.names.as_ref().map(|n| &n.0),
             "last_run": self.names.as_ref().map(|n| &n.1),
         })
@@ -212,16 +213,16 @@ impl ScheduleFacts {
     /// For people.
     pub(crate) fn text(&self) -> String {
         let (first, last) = self.names.clone().unwrap_or_default();
-        let times = format!("{}, one every {} s", grouped(self.due), EVERY.as_secs());
+        let times = format!("{}, one every {} s", grouped(self.occurrences), EVERY.as_secs());
         let mut rows = vec![
-            ("came due", times),
+            ("occurrences", times),
             ("ran exactly once", grouped(self.one_run)),
             ("first run", first),
             ("last run", last),
         ];
-        if self.made_up > 0 {
-            let made_up = format!("{}, missed while the server was dead", self.made_up);
-            rows.insert(2, ("of these by a backfill", made_up));
+        if self.caught_up > 0 {
+            let caught_up = format!("{}, missed while the server was dead", self.caught_up);
+            rows.insert(2, ("of these by a backfill", caught_up));
         }
         pairs(rows)
     }

@@ -1,6 +1,6 @@
-//! The urgent order: it comes in behind a long line and is dispatched before it.
+//! The urgent order: it arrives behind many queued runs and is dispatched before them.
 //!
-//! A line forms because somebody pauses the queue, for stocktaking say. When the queue goes on, its
+//! Runs queue up because somebody pauses the queue, for stocktaking say. When the queue goes on, its
 //! dispatches are limited to a few a second until the urgent order has begun: so the journals tell
 //! which run was dispatched before which, and not which of many workers was quicker. For as long as
 //! that takes, nothing is killed; the server lives from the pause on.
@@ -20,7 +20,7 @@ use crate::failure::CommandError;
 
 /// So many dispatches may go to others before an urgent run: one in ten is the oldest's.
 pub(crate) const AHEAD_MAX: u64 = 9;
-/// The line forms for this long.
+/// Runs queue up for this long.
 const PAUSED: Duration = Duration::from_secs(2);
 /// What was killed last is replaced by now.
 const SETTLED: Duration = Duration::from_millis(200);
@@ -38,30 +38,31 @@ pub(crate) struct UrgentFacts {
     pub(crate) order_id: String,
     /// Its priority, as its journal has it.
     pub(crate) priority: Option<u8>,
-    /// Orders that stood in line when it came in.
-    pub(crate) in_line: u64,
+    /// Orders that were queued when it arrived.
+    pub(crate) queued_before: u64,
     /// Those of them that were dispatched before it, or in the same millisecond.
     pub(crate) ahead: u64,
     /// From its start until it began, in milliseconds; none if it never did.
     pub(crate) waited_ms: Option<u64>,
-    /// How long the others in line waited, in milliseconds, sorted.
+    /// How long the other queued orders waited, in milliseconds, sorted.
     pub(crate) others_waited_ms: Vec<u64>,
 }
 
-/// Lets a line form, starts the order behind it with priority 0, and lets the queue go on. Returns
+/// Lets runs queue up, starts the order behind them with priority 0, and lets the queue go on. Returns
 /// when the queue was not as usual: orders that waited then are no measure of how long orders wait.
 pub(crate) async fn overtake(context: SceneContext, order: Order) -> Result<Span, CommandError> {
     let spared = context.spare(Victim::Server);
     moves(&context).await?;
     let from = now(&context).await?;
     context.insist(|client| async move { client.queues().pause(ORDERS).await }).await?;
-    context.tell("queue orders paused: a line forms");
+    context.tell("queue orders paused: runs queue up");
     tokio::time::sleep(PAUSED).await;
     let all_spared = (spared, context.spare(Victim::Workers));
     tokio::time::sleep(SETTLED).await;
     start(&context, &order).await?;
     set(&context, Some(false), SLOWLY).await?;
-    context.tell(format!("{} came in behind it, priority 0; queue orders resumed", order.order_id));
+    context
+        .tell(format!("{} arrived behind them, priority 0; queue orders resumed", order.order_id));
     begins(&context, &order).await;
     drop(all_spared);
     set(&context, None, RateLimit::NONE).await?;
@@ -114,7 +115,7 @@ async fn begins(context: &SceneContext, order: &Order) {
     }
 }
 
-/// Compares its journal with when the other orders stood in line.
+/// Compares its journal with when the other orders were queued.
 pub(crate) fn reconcile(order: &Order, journal: &[Entry], others: &[Span]) -> UrgentFacts {
     let mut facts = UrgentFacts { order_id: order.order_id.clone(), ..UrgentFacts::default() };
     let Some(Entry::Started(started)) = journal.first() else {
@@ -125,7 +126,7 @@ pub(crate) fn reconcile(order: &Order, journal: &[Entry], others: &[Span]) -> Ur
     facts.waited_ms = first(journal).map(|stand| stand.ms());
     let line = others.iter().filter(|s| s.from <= started.at && s.until > started.at);
     for stand in line {
-        facts.in_line += 1;
+        facts.queued_before += 1;
         facts.ahead += u64::from(begun.is_none_or(|at| stand.until <= at));
         facts.others_waited_ms.push(stand.ms());
     }
@@ -134,7 +135,7 @@ pub(crate) fn reconcile(order: &Order, journal: &[Entry], others: &[Span]) -> Ur
 }
 
 impl UrgentFacts {
-    /// How many of the line were dispatched before it; none if it was not urgent, or never began.
+    /// How many of the others were dispatched before it; none if it was not urgent, or never began.
     pub(crate) fn ahead_of_urgent(&self) -> Option<u64> {
         (self.priority == Some(0) && self.waited_ms.is_some()).then_some(self.ahead)
     }
@@ -151,12 +152,12 @@ mod tests {
         let order = &orders::read(None, Some(1)).unwrap()[0];
         let journal = [started(100, 0), begun(110)];
         let stand = |from, until| Span { from: Time(from), until: Time(until) };
-        // Gone already; in line and behind; in line and before, in the same millisecond too; came
+        // Gone already; queued and behind; queued and before, in the same millisecond too; arrived
         // later.
         let others =
             [stand(10, 100), stand(20, 111), stand(30, 105), stand(40, 110), stand(101, 105)];
         let facts = reconcile(order, &journal, &others);
-        assert_eq!((facts.in_line, facts.ahead), (3, 2));
+        assert_eq!((facts.queued_before, facts.ahead), (3, 2));
         assert_eq!(facts.waited_ms, Some(10));
         assert_eq!(facts.others_waited_ms, [70, 75, 91]);
         assert_eq!(facts.ahead_of_urgent(), Some(2));
@@ -169,7 +170,7 @@ mod tests {
         let order = &orders::read(None, Some(1)).unwrap()[0];
         let stand = Span { from: Time(1), until: Time(200) };
         let facts = reconcile(order, &[started(100, 0)], &[stand]);
-        assert_eq!((facts.in_line, facts.ahead), (1, 1));
+        assert_eq!((facts.queued_before, facts.ahead), (1, 1));
         assert_eq!(facts.ahead_of_urgent(), None);
     }
 }

@@ -2,9 +2,8 @@
 
 use serde_json::{Value, json};
 use stepwell::model::entry::{Entry, SourceLocation};
-use stepwell::model::failure::displayed_class;
-use stepwell::model::failure::{Failure, FailureKind};
-use stepwell::model::id::CommandIndex;
+use stepwell::model::failure::{Failure, FailureKind, displayed_class, displayed_failure};
+use stepwell::model::id::{CommandIndex, ProcessInstance};
 use stepwell::model::payload::Payload;
 use stepwell::model::time::Time;
 
@@ -14,8 +13,8 @@ use crate::terminal::{Column, table};
 /// The longest payload or message in a table's cell, in characters.
 const CELL_CHARS: usize = 100;
 
-/// The journal as a table: index, time since the start, kind, number, name, where in the code,
-/// what.
+/// The journal as a table: index, time since the start, kind, command index, name, where in the
+/// code, what.
 pub(crate) fn text(entries: &[Entry]) -> String {
     let start = entries.first().map_or(Time(0), Entry::at);
     let rows = entries
@@ -40,7 +39,7 @@ pub(crate) fn text(entries: &[Entry]) -> String {
             Column::Right("ENTRY"),
             Column::Right("TIME"),
             Column::Left("KIND"),
-            Column::Right("INDEX"),
+            Column::Right("COMMAND"),
             Column::Left("NAME"),
             Column::Left("LOCATION"),
             Column::Left("WHAT"),
@@ -70,6 +69,11 @@ pub(crate) fn failure_json(failure: &Failure) -> Value {
         "causes": failure.causes,
         "retry_after_ms": failure.retry_after_ms,
     })
+}
+
+/// The worker that made an attempt; none if the engine itself wrote the failure.
+pub(crate) fn worker(process: ProcessInstance) -> Option<String> {
+    (process != ProcessInstance::default()).then(|| process.to_string())
 }
 
 /// The word for a kind of failure.
@@ -125,7 +129,7 @@ fn what(entry: &Entry) -> String {
         }
         Entry::StepCompleted(e) => payload_json(&e.output).to_string(),
         Entry::StepFailed(e) => {
-            format!("after attempt {}: {}", e.attempt, failure_text(&e.failure))
+            format!("after attempt {}: {}", e.attempt, displayed_failure(&e.failure))
         }
         Entry::AttemptFailed(e) => {
             format!(
@@ -133,7 +137,7 @@ fn what(entry: &Entry) -> String {
                 e.attempt,
                 clock::span(e.retry_at.since(e.at)),
                 if e.counted { "" } else { ", no retry used up" },
-                failure_text(&e.failure)
+                displayed_failure(&e.failure)
             )
         }
         Entry::TimerArmed(e) => format!("due in {}, {}", clock::span(e.due.since(e.at)), e.due),
@@ -141,21 +145,11 @@ fn what(entry: &Entry) -> String {
         Entry::CancelRequested(e) if e.reason.is_empty() => format!("by {}", e.principal),
         Entry::CancelRequested(e) => format!("by {}: {}", e.principal, e.reason),
         Entry::Completed(e) => payload_json(&e.output).to_string(),
-        Entry::Died(e) => failure_text(&e.failure),
+        Entry::Died(e) => displayed_failure(&e.failure),
         Entry::Redriven(e) => format!("by {}, from entry {}", e.principal, e.from),
         Entry::InputEdited(e) => format!("by {}: {}", e.principal, payload_json(&e.input)),
         Entry::Discarded(e) if e.reason.is_empty() => format!("by {}", e.principal),
         Entry::Discarded(e) => format!("by {}: {}", e.principal, e.reason),
-    }
-}
-
-/// What failed, after its class where that says more than that something did. A Rust type's name is
-/// for `--json`.
-fn failure_text(failure: &Failure) -> String {
-    match displayed_class(&failure.class) {
-        "retryable" | "terminal" | "retry after" | "cancelled" => failure.to_string(),
-        class if class.is_empty() || class.contains("::") => failure.to_string(),
-        class => format!("{class}: {failure}"),
     }
 }
 
@@ -187,7 +181,7 @@ fn entry_json(index: usize, entry: &Entry) -> Value {
         Entry::StepFailed(e) => json!({
             "attempt": e.attempt,
             "failure": failure_json(&e.failure),
-            "worker": e.process.to_string(),
+            "worker": worker(e.process),
             "build": e.build,
         }),
         Entry::AttemptFailed(e) => json!({
@@ -195,7 +189,7 @@ fn entry_json(index: usize, entry: &Entry) -> Value {
             "failure": failure_json(&e.failure),
             "retry_at": e.retry_at.to_string(),
             "counts_as_retry": e.counted,
-            "worker": e.process.to_string(),
+            "worker": worker(e.process),
             "build": e.build,
         }),
         Entry::TimerArmed(e) => json!({ "due_at": e.due.to_string() }),
@@ -204,7 +198,7 @@ fn entry_json(index: usize, entry: &Entry) -> Value {
         Entry::Completed(e) => json!({ "output": payload_json(&e.output) }),
         Entry::Died(e) => json!({
             "failure": failure_json(&e.failure),
-            "worker": e.process.to_string(),
+            "worker": worker(e.process),
             "build": e.build,
         }),
         Entry::Redriven(e) => json!({
@@ -309,10 +303,10 @@ mod tests {
         assert_eq!(
             text(&entries),
             "\
-ENTRY      TIME  KIND            INDEX  NAME    LOCATION     WHAT
-    0  +0.000 s  step completed      0  charge  order.rs:41  attempt 2: \"charge-17\"
-    1  +0.020 s  timer armed         1          order.rs:45  due in 2.0 s, 1970-01-01T00:00:03.020Z
-    2  +2.100 s  completed                                   17
+ENTRY      TIME  KIND            COMMAND  NAME    LOCATION     WHAT
+    0  +0.000 s  step completed        0  charge  order.rs:41  attempt 2: \"charge-17\"
+    1  +0.020 s  timer armed           1          order.rs:45  due in 2.0 s, 1970-01-01T00:00:03.020Z
+    2  +2.100 s  completed                                     17
 "
         );
     }

@@ -68,7 +68,7 @@ pub(crate) struct Start {
     /// Return the run that already holds this key instead of starting one
     #[arg(long, value_name = "KEY")]
     unique: Option<String>,
-    /// Release the key when the run first starts (`started`), when it ends (`ended`), or after a
+    /// Release the key when a worker first runs it (`started`), when it ends (`ended`), or after a
     /// duration (10s, 5m, 7d)
     #[arg(long, value_name = "UNTIL", default_value = "ended", value_parser = until, requires = "unique")]
     unique_until: Unique,
@@ -81,7 +81,8 @@ pub(crate) struct Start {
 
 #[derive(Debug, Args)]
 pub(crate) struct List {
-    /// Only runs in this state
+    /// Only runs in this state: delayed, queued, running, suspended, parked, paused, completed,
+    /// dead, cancelled, discarded
     #[arg(long, value_name = "STATE", value_parser = state)]
     state: Option<RunState>,
     #[command(flatten)]
@@ -433,6 +434,13 @@ mod tests {
         let error = input("{a:1}").unwrap_err();
         assert_eq!(error.exit, crate::failure::USAGE);
         assert_eq!(error.message, "the input from --input is not JSON");
+    }
+
+    #[test]
+    fn the_help_lists_every_state() {
+        let help = List::augment_args(clap::Command::new("list")).render_help().to_string();
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(help.contains(&RunState::ALL.map(RunState::as_str).join(", ")), "{help}");
     }
 
     #[test]

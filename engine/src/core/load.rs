@@ -16,6 +16,7 @@ use super::run::{Run, RunImage};
 use super::schedule::{LastRunCheck, Starting};
 use super::unique;
 use crate::canary::canary;
+use crate::model::failure::displayed_failure;
 use crate::model::id::{Namespace, ProcessInstance, RunId, RunNo, SessionId};
 use crate::model::request::{Caller, Damaged, NoSuchRun, Refusal, StartRun};
 use crate::model::run::{Outcome, OutcomePending, RunState, RunSummary};
@@ -640,13 +641,7 @@ pub fn summary(run: &Run, state: RunState) -> RunSummary {
         RunState::Queued | RunState::Running | RunState::Parked | RunState::Paused | RunState::Completed | RunState::Dead | RunState::Cancelled | RunState::Discarded => None,
     };
     let reason = match &run.ended {
-        Some(Outcome::OutcomeDead(dead)) => {
-            let failure = &dead.failure;
-            Some(match failure.class.as_str() {
-                "terminal" | "retryable" => failure.to_string(), // no class of its own
-                class => format!("{class}: {failure}"),
-            })
-        }
+        Some(Outcome::OutcomeDead(dead)) => Some(displayed_failure(&dead.failure)),
         _ => None,
     };
     RunSummary {

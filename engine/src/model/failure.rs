@@ -28,6 +28,16 @@ pub fn displayed_class(stored: &str) -> &str {
     }
 }
 
+/// A failure in a line: its message and causes, after the displayed class if that says more than
+/// the kind does. The path of a Rust type is left out.
+pub fn displayed_failure(failure: &Failure) -> String {
+    match displayed_class(&failure.class) {
+        "retryable" | "terminal" | "retry after" | "cancelled" => failure.to_string(),
+        class if class.is_empty() || class.contains("::") => failure.to_string(),
+        class => format!("{class}: {failure}"),
+    }
+}
+
 /// Whether a filter's word names a stored class, by the stored or by the displayed word.
 #[cfg(feature = "server")]
 pub(crate) fn is_class(word: &str, stored: &str) -> bool {
@@ -223,6 +233,19 @@ impl std::fmt::Debug for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failure_is_displayed_after_its_class_if_that_says_more_than_the_kind() {
+        for (class, displayed) in [
+            ("time limit", "timeout: too slow"),
+            ("declined", "declined: too slow"),
+            ("retry after", "too slow"),
+            ("shop::CallError", "too slow"),
+        ] {
+            let failure = Failure::terminal("too slow").class(class);
+            assert_eq!(displayed_failure(&failure), displayed);
+        }
+    }
 
     #[test]
     fn stored_classes_are_displayed_by_their_words_of_today_and_found_by_both() {

@@ -167,7 +167,10 @@ impl fmt::Display for QueueChange {
             _ => format!("concurrency {limit}"),
         });
         let paused = self.paused.map(|paused| if paused { "paused" } else { "resumed" }.to_owned());
-        let oldest = self.oldest_every.map(|every| format!("oldest every {every}"));
+        let oldest = self.oldest_every.map(|every| match every {
+            0 => "no share of the oldest".to_owned(),
+            _ => format!("share of the oldest 1 in {every}"),
+        });
         let parts: Vec<String> =
             [paused, concurrency, rate, oldest].into_iter().flatten().collect();
         f.write_str(&parts.join(", "))
@@ -192,7 +195,7 @@ pub struct QueueSummary {
     /// Runs that wait for a timer or a backoff.
     pub suspended: u64,
     /// Since when the queued run waits that waits longest. Of a run whose worker was lost: since it
-    /// was in line before.
+    /// was queued before.
     pub oldest_since: Option<Time>,
     /// Workers connected now that offer slots to it.
     pub workers: u64,

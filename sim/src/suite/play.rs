@@ -364,7 +364,7 @@ fn write_up(
     let Some((plan, first)) = failed.into_iter().next() else {
         return Ok(());
     };
-    let (faults, jobs) = (plan.faults.len(), plan.jobs.len());
+    let (faults, client_operations) = (plan.faults.len(), plan.jobs.len());
     let clock = Stopwatch::begin();
     let not_shrunk = match options.keeps_going {
         true => None,
@@ -393,13 +393,13 @@ fn write_up(
         seed: shown.seed,
         violations: shown.violations,
         faults_before: faults,
-        jobs_before: jobs,
+        client_operations_before: client_operations,
         faults: plan
             .faults
             .iter()
             .map(|timed| format!("{:>6} ms  {}", timed.at_ms, timed.fault))
             .collect(),
-        jobs: plan.jobs.len(),
+        client_operations: plan.jobs.len(),
         tried,
         shrink_s: clock.passed().as_secs_f64(),
         not_shrunk,

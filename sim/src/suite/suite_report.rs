@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::plan::FaultKind;
-use crate::report::{ON_FJALL, Violation};
+use crate::report::{ON_FJALL, Violation, counts_text, ends};
 
 /// What a suite showed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -67,12 +67,12 @@ pub struct Failed {
     pub violations: Vec<Violation>,
     /// Faults of its plan before it was shrunk.
     pub faults_before: usize,
-    /// Jobs of its plan before it was shrunk.
-    pub jobs_before: usize,
+    /// Client operations of its plan before it was shrunk.
+    pub client_operations_before: usize,
     /// The faults that are left.
     pub faults: Vec<String>,
-    /// How many jobs are left.
-    pub jobs: usize,
+    /// How many client operations are left.
+    pub client_operations: usize,
     /// Plans that were run to shrink it.
     pub tried: u64,
     /// Real seconds that took.
@@ -105,28 +105,10 @@ impl SuiteReport {
         self.notes.push(note);
     }
 
-    /// Runs by how they ended, in words.
-    fn ends(&self) -> String {
-        let of = |kinds: &[&str]| -> u64 { kinds.iter().filter_map(|k| self.runs.get(*k)).sum() };
-        let ends = [
-            ("completed", of(&["Completed"])),
-            // An edited input leaves a dead letter where it is.
-            ("dead", of(&["Died", "InputEdited"])),
-            ("discarded", of(&["Discarded"])),
-            ("cancelled", of(&["Cancelled"])),
-        ];
-        let all: u64 = self.runs.values().sum();
-        let ended: u64 = ends.iter().map(|(_, count)| count).sum();
-        let told: Vec<String> = ends
-            .into_iter()
-            .chain([("not ended", all - ended)])
-            .filter(|(_, count)| *count > 0)
-            .map(|(how, count)| format!("{count} {how}"))
-            .collect();
-        match told.is_empty() {
-            true => "none".to_owned(),
-            false => told.join(", "),
-        }
+    /// How many runs ended how: `completed`, `dead`, `discarded`, `cancelled`, `not ended`. An end
+    /// that no run had is left out.
+    pub fn ends(&self) -> Vec<(&'static str, u64)> {
+        ends(&self.runs)
     }
 }
 
@@ -145,7 +127,7 @@ impl fmt::Display for SuiteReport {
             self.failed,
             self.non_deterministic,
             self.rerun,
-            self.ends(),
+            counts_text(self.ends()),
             self.seconds,
             self.seeds_per_min,
             self.sim_seconds_per_s,
@@ -180,7 +162,7 @@ impl fmt::Display for SuiteReport {
         for file in &self.files {
             let name = file.to_string_lossy();
             let what = match name.rsplit_once('.') {
-                Some((_, "html")) => "report",
+                Some((_, "html")) => "page",
                 Some((stem, _)) if stem.ends_with(".events") => "events",
                 _ => "plan",
             };
@@ -213,11 +195,11 @@ impl fmt::Display for Failed {
         }
         write!(
             f,
-            "\n\nshrunk from {} faults and {} jobs to {} and {} in {:.1} s ({} plans run)",
+            "\n\nshrunk from {} faults and {} client operations to {} and {} in {:.1} s ({} plans run)",
             self.faults_before,
-            self.jobs_before,
+            self.client_operations_before,
             self.faults.len(),
-            self.jobs,
+            self.client_operations,
             self.shrink_s,
             self.tried
         )?;
