@@ -32,8 +32,8 @@ pub(crate) struct ConnectArgs {
     /// The namespace of the runs
     #[arg(long, value_name = "N", default_value_t = 0)]
     namespace: u32,
-    /// The principal to act as [default: USER@HOST]
-    #[arg(long, value_name = "NAME")]
+    /// The principal to act as
+    #[arg(help = "The principal to act as [default: USER@HOST]", long, value_name = "NAME")]
     principal: Option<String>,
 }
 
