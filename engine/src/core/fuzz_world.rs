@@ -285,6 +285,8 @@ impl FuzzWorld {
     }
 
     fn flush(&mut self) {
+        // What is told of queues is what is there then, and not after further inputs.
+        let is_told_last = !self.stepped.wrote_since_action();
         let (_, actions) = self.stepped.flush();
         if let [
             Action::Send {
@@ -292,6 +294,7 @@ impl FuzzWorld {
                 ..
             },
         ] = &actions[..]
+            && is_told_last
         {
             Facts::of(&self.stepped.store).check_gauges(&told.queues);
         }

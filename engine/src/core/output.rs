@@ -388,6 +388,12 @@ impl Output {
         )
     }
 
+    /// How many actions have been collected.
+    #[cfg(any(test, feature = "inspect"))]
+    pub(crate) fn actions_collected(&self) -> usize {
+        self.actions.peek().len()
+    }
+
     /// Bytes and operations collected so far, so that a driver can stop adding to them.
     pub fn size(&self) -> usize {
         self.batches.iter().map(WriteBatch::bytes).sum::<usize>() + self.current.bytes()

@@ -71,3 +71,20 @@ fn a_cancel_request_between_a_hello_and_its_continued_lease_is_told_twice() {
         ],
     );
 }
+
+// The queues are asked for, and before the commit a run whose worker is lost leaves its state: what is
+// told is from before.
+#[test]
+fn what_is_told_of_queues_is_from_between_two_inputs() {
+    fuzz_world(
+        0,
+        &[
+            (0, 87, 0, 96),
+            (52, 0, 0, 0),
+            (0, 0, 0, 96),
+            (66, 21, 0, 0),
+            (47, 100, 0, 0),
+            (40, 3, 0, 0),
+        ],
+    );
+}

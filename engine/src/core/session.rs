@@ -199,16 +199,26 @@ pub(super) struct Absent {
     pub(super) until: Duration,
     /// Until then in any case; a hello without a registration adds to `until` alone.
     promised: Duration,
+    /// Whose it is; not known after a restart.
+    owner: Option<(Namespace, String)>,
     pub(super) runs: BTreeSet<RunNo>,
 }
 
 impl Absent {
-    fn holding(until: Duration, runs: BTreeSet<RunNo>) -> Self {
-        Self { until, promised: until, runs }
+    fn of(left: Left, until: Duration) -> Self {
+        Self { until, promised: until, owner: Some(left.owner), runs: left.runs }
+    }
+
+    /// Whether a hello may be that of its process.
+    fn may_be_of(&self, hello: &Hello) -> bool {
+        let is_same = |(namespace, principal): &(Namespace, String)| {
+            *namespace == hello.namespace && *principal == hello.principal
+        };
+        self.owner.as_ref().is_none_or(is_same)
     }
 
     pub(super) fn until(until: Duration) -> Self {
-        Self::holding(until, BTreeSet::new())
+        Self { until, promised: until, owner: None, runs: BTreeSet::new() }
     }
 }
 
@@ -230,17 +240,21 @@ impl Core {
         if let Err(refusal) = check_name_length("principal", &hello.principal) {
             return out.action(Action::Close { session, reason: refusal.to_string() });
         }
-        if let Some(older) = self.session_of_instance.get(&hello.process).copied() {
-            if self.sessions.get(&older).is_some_and(|older| !older.is_of(&hello)) {
-                let reason = "this process is connected for another principal".to_owned();
-                return out.action(Action::Close { session, reason });
-            }
+        let older = self.session_of_instance.get(&hello.process).copied();
+        let is_there = older.and_then(|older| self.sessions.get(&older));
+        if is_there.is_some_and(|older| !older.is_of(&hello))
+            || self.absent.get(&hello.process).is_some_and(|absent| !absent.may_be_of(&hello))
+        {
+            let reason = "this process is known as another principal's".to_owned();
+            return out.action(Action::Close { session, reason });
+        }
+        if let Some(older) = older {
             out.action(Action::Close {
                 session: older,
                 reason: "the same process has connected again".to_owned(),
             });
             if let Some(left) = self.leave(older) {
-                self.absent.insert(left.process, Absent::holding(self.mono, left.runs));
+                self.absent.insert(left.process, Absent::of(left, self.mono));
             }
         }
         // It is here, and says in a moment what it still holds.
@@ -484,7 +498,7 @@ impl Core {
         }
         let until = self.mono.saturating_add(self.settings.disconnect_grace);
         self.watch_at = self.watch_at.min(until);
-        self.absent.insert(left.process, Absent::holding(until, left.runs));
+        self.absent.insert(left.process, Absent::of(left, until));
     }
 
     /// Forgets a session; its leases, if any, have no holder until somebody decides about them.
@@ -517,7 +531,11 @@ impl Core {
             self.memos.stop_waiting(*run);
         }
         (!session.leased.is_empty())
-            .then_some(Left { process: session.process, runs: session.leased })
+            .then_some(Left {
+                process: session.process,
+                owner: (session.namespace, session.principal),
+                runs: session.leased,
+            })
     }
 
     /// What silence is measured by.
@@ -627,5 +645,6 @@ impl Core {
 /// What a session left behind.
 struct Left {
     process: ProcessInstance,
+    owner: (Namespace, String),
     runs: BTreeSet<RunNo>,
 }

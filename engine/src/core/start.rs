@@ -396,7 +396,6 @@ pub(super) fn check_caller(caller: &Caller) -> Result<(), Refusal> {
     }
 }
 
-/// A name that may be empty.
 /// Tags are in every record of a run.
 pub(super) fn check_tags(tags: &[String]) -> Result<(), Refusal> {
     check_range("the number of tags", tags.len() as u64, TAGS_MAX as u64)?;

@@ -23,6 +23,8 @@ pub(super) struct SteppedCore {
     pub(super) check_every: u64,
     handled: u64,
     out: Output,
+    /// How much was collected once the input was handled that caused the last action.
+    written_at_action: usize,
     /// Reads that have been asked for and not been done.
     pub(super) reads: VecDeque<StoreRead>,
     /// Reads that have been done and not been told.
@@ -58,6 +60,7 @@ impl SteppedCore {
             mono,
             wall,
             out: Output::new(),
+            written_at_action: 0,
             reads,
             answers,
             gate,
@@ -73,6 +76,7 @@ impl SteppedCore {
     /// The engine opens again.
     pub(super) fn reopen(&mut self) -> Result<(), OpenRefused> {
         self.out = Output::new();
+        self.written_at_action = 0;
         self.reads.clear();
         self.answers.clear();
         self.gate.clear();
@@ -97,17 +101,27 @@ impl SteppedCore {
 
     pub(super) fn handle(&mut self, input: Input) {
         let at = ClockSample { mono: self.mono, wall: self.wall };
+        let before = self.out.actions_collected();
         self.core.handle(at, input, &mut self.out);
+        if self.out.actions_collected() > before {
+            self.written_at_action = self.out.size();
+        }
         self.handled += 1;
         if self.handled.is_multiple_of(self.check_every) {
             self.core.check();
         }
     }
 
+    /// Whether something was written after the input that caused the last action.
+    pub(super) fn wrote_since_action(&self) -> bool {
+        self.out.size() > self.written_at_action
+    }
+
     /// Submits what has been collected. Tells the batches and shows the actions, which stay
     /// withheld.
     pub(super) fn flush(&mut self) -> (Vec<WriteBatch>, Vec<Action>) {
         self.core.seal(&mut self.out);
+        self.written_at_action = 0;
         let (batches, withheld, reads) = self.out.take();
         for batch in &batches {
             self.store.submit(batch.clone()).expect("the core writes batches that the store takes");

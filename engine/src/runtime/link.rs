@@ -7,19 +7,15 @@
 use std::io;
 use std::sync::{Arc, OnceLock};
 
-#[cfg(feature = "server")]
-use bytes::Buf;
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
 
 use super::env::{Env, Stream};
-use crate::wire::frame::{self, FRAME_BYTES_MAX};
+use crate::wire::frame::{self, FRAME_BYTES_MAX, LongFirstFrame};
 use crate::wire::handshake::{HELLO_BYTES_MAX, Protocols};
-#[cfg(feature = "server")]
-use crate::wire::message::HelloV1;
-use crate::wire::message::{Closing, Message};
+use crate::wire::message::{Closing, HelloV1, Message};
 
 /// One write carries at most about this many bytes.
 const WRITE_BYTES: usize = 64 << 10;
@@ -140,15 +136,14 @@ impl FrameReader {
     /// reading fails.
     pub(crate) async fn next(&mut self) -> Result<Option<Message>, String> {
         loop {
-            #[cfg(feature = "server")]
-            if self.is_stranger
-                && let Some(bytes) = frame::long_hello_of_protocol_1(&self.buffer, HELLO_BYTES_MAX)
-            {
+            let long = self.is_stranger.then(|| LongFirstFrame::of(&self.buffer)).flatten();
+            if let Some(LongFirstFrame::HelloV1(bytes)) = long {
                 return self.skip(bytes).await.map(|()| Some(HelloV1 { protocol: 1 }.into()));
             }
             let bytes_max = self.bytes_max();
-            if let Some(message) =
-                frame::decode(&mut self.buffer, bytes_max).map_err(|e| chain(&e))?
+            if long.is_none()
+                && let Some(message) =
+                    frame::decode(&mut self.buffer, bytes_max).map_err(|e| chain(&e))?
             {
                 self.is_stranger &= !matches!(message, Message::Hello(_));
                 return Ok(Some(message));
@@ -163,7 +158,6 @@ impl FrameReader {
     }
 }
 
-#[cfg(feature = "server")]
 impl FrameReader {
     /// Reads and drops so many bytes: with unread ones the close of a connection takes back what was
     /// written to the peer.

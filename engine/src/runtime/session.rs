@@ -40,9 +40,12 @@ const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// The longest wait between two dials.
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
-/// A connection that ends sooner counts as a failed try, so that the second in a row is waited for:
-/// what ended it may end each of them, such as a frame that is not readable.
+/// After a second connection in a row that ends sooner there is a wait: what ended it may end each
+/// of them, such as a frame that is not readable.
 const LASTS_AFTER: Duration = Duration::from_secs(1);
+/// That wait grows up to this step of the backoff, 200 ms, and stays below the time for which an
+/// engine keeps the leases of a worker whose connection broke.
+const SHORT_MAX: u32 = 3;
 /// Messages taken at a time, so that heartbeats keep their turn.
 const MESSAGES_MAX: usize = 256;
 
@@ -130,7 +133,7 @@ impl<P: Peer> PeerSession<P> {
 
     /// Runs. **Cancel safety**: dropping it closes the connection without a goodbye.
     pub(crate) async fn run(mut self) {
-        let mut failures = 0;
+        let (mut failures, mut short) = (0, 0);
         loop {
             let hello = self.peer.hello();
             let register = self.peer.register();
@@ -142,10 +145,9 @@ impl<P: Peer> PeerSession<P> {
                     if let Err(Leaving) = self.attend(connected).await {
                         return;
                     }
-                    let lasted = self.now() >= began + LASTS_AFTER;
-                    let was_first = failures == 0;
-                    failures = if lasted { 0 } else { failures + 1 };
-                    if lasted || was_first {
+                    failures = 0;
+                    short = if self.now() >= began + LASTS_AFTER { 0 } else { short + 1 };
+                    if short <= 1 {
                         continue;
                     }
                 }
@@ -155,7 +157,8 @@ impl<P: Peer> PeerSession<P> {
                     self.peer.failed(&error);
                 }
             }
-            let wait = backoff(failures, self.env.entropy.next_u64());
+            let nth = if failures > 0 { failures } else { short.min(SHORT_MAX) };
+            let wait = backoff(nth, self.env.entropy.next_u64());
             let waiting = self.env.clock.sleep(wait);
             if let Err(Leaving) = self.while_away(waiting).await {
                 return;
@@ -416,6 +419,14 @@ fn closed(link: &Link) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(feature = "server")]
+    #[test]
+    fn short_connections_do_not_cost_a_worker_its_leases() {
+        let grace = crate::core::Settings::default().disconnect_grace;
+        let waits = (0..200).map(|drawn| backoff(SHORT_MAX, drawn));
+        assert!(waits.max() <= Some(grace / 2), "{grace:?}");
+    }
 
     #[test]
     fn backoffs_grow_to_five_seconds() {

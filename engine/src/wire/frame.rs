@@ -2,8 +2,8 @@
 
 use bytes::{Buf, BytesMut};
 
-#[cfg(feature = "server")]
-use super::handshake::HELLO_V1_KIND;
+#[cfg(feature = "worker")]
+use super::handshake::{HELLO_BYTES_MAX, HELLO_V1_KIND};
 use super::handshake::Protocols;
 use super::message::Message;
 use crate::numbered::Undecodable;
@@ -12,15 +12,32 @@ use crate::numbered::Undecodable;
 /// rest.
 pub const FRAME_BYTES_MAX: usize = (16 << 20) + (1 << 20);
 
-/// The length of the frame at the front of `buffer`, if that is a hello of protocol 1 that is longer
-/// than `bytes_max`: it held all that a worker registers, and its peer must still hear why it is
-/// refused.
-#[cfg(feature = "server")]
-pub(crate) fn long_hello_of_protocol_1(buffer: &[u8], bytes_max: usize) -> Option<usize> {
-    let (head, frame) = buffer.split_first_chunk::<4>()?;
-    let bytes = u32::from_le_bytes(*head) as usize;
-    let is_long = bytes > bytes_max && bytes <= FRAME_BYTES_MAX;
-    (is_long && frame.first() == Some(&HELLO_V1_KIND)).then_some(4 + bytes)
+/// What a first frame that is longer than a hello may be, is.
+#[cfg(feature = "worker")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LongFirstFrame {
+    /// Its kind has not come yet.
+    Unknown,
+    /// A hello of protocol 1, of so many bytes with its length: it held all that a worker registers,
+    /// and its peer must still hear why it is refused.
+    HelloV1(usize),
+}
+
+#[cfg(feature = "worker")]
+impl LongFirstFrame {
+    /// Looks at the front of what a stranger says.
+    pub(crate) fn of(buffer: &[u8]) -> Option<Self> {
+        let (head, frame) = buffer.split_first_chunk::<4>()?;
+        let bytes = u32::from_le_bytes(*head) as usize;
+        if bytes <= HELLO_BYTES_MAX || bytes > FRAME_BYTES_MAX {
+            return None;
+        }
+        match frame.first() {
+            None => Some(Self::Unknown),
+            Some(&HELLO_V1_KIND) => Some(Self::HelloV1(4 + bytes)),
+            Some(_) => None,
+        }
+    }
 }
 
 #[cfg(any(feature = "server", feature = "inspect"))]

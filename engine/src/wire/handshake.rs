@@ -161,7 +161,7 @@ impl Later {
 }
 
 /// The kind number of [`HelloV1`].
-#[cfg(feature = "server")]
+#[cfg(feature = "worker")]
 pub(crate) const HELLO_V1_KIND: u8 = 1;
 
 /// The hello of protocol 1, as far as it is read: its peers are refused.

@@ -67,8 +67,8 @@ use super::link::{Dial, NetDial};
 use super::session::{PeerSession, SessionError};
 use crate::model::failure::Failure;
 use crate::model::id::ProcessInstance;
-use crate::model::limits::NAME_BYTES_MAX;
-use crate::model::name::check_name;
+use crate::model::limits::{NAME_BYTES_MAX, TAG_BYTES_MAX, TAGS_MAX};
+use crate::model::name::{check_name, check_name_length};
 use crate::model::request::BadName;
 use crate::model::time::as_ms;
 use crate::replay::isolated_step::IsolatedRunner;
@@ -127,6 +127,12 @@ pub enum WorkerError {
     /// A name that no engine would take.
     #[error(transparent)]
     BadName(#[from] BadName),
+    /// More tags than a worker or a run may have.
+    #[error("{tags} tags, more than {TAGS_MAX}")]
+    TooManyTags {
+        /// How many.
+        tags: usize,
+    },
     /// The engine does not want this worker.
     #[error(transparent)]
     Refused(SessionError),
@@ -427,11 +433,20 @@ impl Worker {
         let workflows = self.workflows.iter().map(|offer| ("workflow", &offer.workflow));
         let queues = self.slots.offered();
         let queues = queues.iter().map(|slots| ("queue", &slots.queue));
-        let tags = self.tags.iter().map(|tag| ("tag", tag));
-        let named = workflows.chain(queues).chain(tags);
-        let own = [("build", &self.build), ("principal", &self.principal)];
-        for (what, name) in named.chain(own) {
+        let defaults = self.workflows.iter().map(|offer| ("queue", &offer.defaults.queue));
+        let named = workflows.chain(queues).chain(defaults);
+        for (what, name) in named.chain([("build", &self.build)]) {
             check_name(what, name, NAME_BYTES_MAX)?;
+        }
+        check_name_length("principal", &self.principal)?;
+        let defaults = self.workflows.iter().map(|offer| &offer.defaults.tags);
+        for tags in defaults.chain([&self.tags]) {
+            for tag in tags {
+                check_name("tag", tag, TAG_BYTES_MAX)?;
+            }
+            if tags.len() > TAGS_MAX {
+                return Err(WorkerError::TooManyTags { tags: tags.len() });
+            }
         }
         for (index, offer) in self.workflows.iter().enumerate() {
             if self.workflows[..index].iter().any(|earlier| earlier.workflow == offer.workflow) {

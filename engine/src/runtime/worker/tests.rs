@@ -468,6 +468,9 @@ async fn a_worker_that_can_do_nothing_does_not_start() {
         build(new()).queue("", 1).start(),
         Err(WorkerError::BadName(bad)) if bad.what == "queue"
     ));
+    let tagged = (0..9).fold(build(new()), |worker, n| worker.tag(format!("tag {n}")));
+    assert!(matches!(tagged.start(), Err(WorkerError::TooManyTags { tags: 9 })));
+    assert!(build(new()).principal("").start().is_ok());
 }
 
 impl FakeConnection {
