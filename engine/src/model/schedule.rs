@@ -44,7 +44,6 @@ pub const MISSED_COUNTED_MAX: u64 = 1_000;
 
 /// At the wall times of a zone that a cron expression names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct CronTimes {
     /// Five fields (minute, hour, day of month, month, day of week), or six with the second in
     /// front.
@@ -55,7 +54,6 @@ pub struct CronTimes {
 
 /// Every so often.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct EveryTimes {
     /// The interval in milliseconds.
     pub every_ms: u64,
@@ -141,7 +139,6 @@ impl TryFrom<u8> for Overlap {
 
 /// What a schedule starts, and when: all that its owner says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(not(feature = "inspect"), non_exhaustive)]
 pub struct ScheduleSpec {
     /// Its name, unique in its namespace.
     pub name: String,
