@@ -26,7 +26,7 @@ use crate::model::limits::{NAME_BYTES_MAX, QUEUE_BURST_MAX, QUEUES_MAX};
 use crate::model::queue::{QueueChange, QueueSettings, RateLimit};
 use crate::model::request::{BadRate, Caller, NoSuchQueue, Refusal};
 use crate::model::run::RunState;
-use crate::model::time::Time;
+use crate::model::time::{Time, as_ms};
 use crate::tables::{PoolKey, PoolRecord, QueueKey, QueueRecord};
 use crate::wire::message::{DoneReply, SetQueue};
 
@@ -55,7 +55,7 @@ struct Bucket {
 
 impl Bucket {
     fn level(&self, rate: &RateLimit, now: Time) -> u64 {
-        let passed_ms = u64::try_from(now.since(self.at).as_millis()).unwrap_or(u64::MAX);
+        let passed_ms = as_ms(now.since(self.at));
         let brought = passed_ms.saturating_mul(u64::from(rate.count));
         self.level.saturating_add(brought).min(rate.full())
     }

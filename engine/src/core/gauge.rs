@@ -17,7 +17,7 @@ use super::{Core, Session};
 use crate::model::queue::QueueSummary;
 use crate::model::request::NoSuchQueue;
 use crate::model::run::RunState;
-use crate::model::time::Time;
+use crate::model::time::{Time, as_ms};
 use crate::wire::message::{AskQueues, QueuesReply};
 
 /// Work that nobody offers is looked for this often while any is queued, or more often if it is to
@@ -225,7 +225,7 @@ impl Core {
                     out.note(Note::UnservedQueue {
                         queue: name.clone(),
                         reason: key.1.clone(),
-                        for_ms: u64::try_from(span.as_millis()).unwrap_or(u64::MAX),
+                        for_ms: as_ms(span),
                     });
                 }
                 if told.remove(&key) || span >= after {

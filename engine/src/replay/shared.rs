@@ -25,7 +25,7 @@ use crate::model::id::CommandIndex;
 use crate::model::limits::NAME_BYTES_MAX;
 use crate::model::payload::{Payload, PayloadError};
 use crate::model::retry::Retry;
-use crate::model::time::Time;
+use crate::model::time::{Time, as_ms};
 
 /// See the module.
 pub(crate) struct Shared {
@@ -346,7 +346,7 @@ impl Shared {
         command.woken_by(waker);
         if may_move && command.stage == CommandStage::Asked {
             command.stage = CommandStage::Reported;
-            let delay_ms = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+            let delay_ms = as_ms(span);
             let location = command.source_location(self.version);
             state.outbox.push(Report::TimerRequested { number, location, delay_ms });
         }
